@@ -1,1 +1,13 @@
-//! placeholder
+//! The decisions of retide: when an attempt may start, where a task waits, how it ends, and what may be committed.
+//!
+//! Pure: no clock, no randomness, no Kafka, no async. Time arrives as [`Timestamp`], randomness as a hash of the task.
+
+pub mod entry;
+pub mod outcome;
+pub mod task;
+pub mod time;
+
+pub use entry::{Alert, Ended, Entry, Event, Poison, Transition};
+pub use outcome::{Outcome, Reason, Terminal, Verdict};
+pub use task::{Failure, Header, Kind, Origin, Record, Task};
+pub use time::Timestamp;

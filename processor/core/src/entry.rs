@@ -1,0 +1,184 @@
+//! What the core asks to be written: one [`Entry`] per record on a topic.
+//!
+//! Typed, not encoded: names of topics, headers and wire formats are `retide-avro`'s and the shell's. Invariant: everything that
+//! follows from one decision stands in one batch.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::outcome::{Reason, Terminal};
+use crate::task::{Failure, Kind, Origin, Record, Task};
+use crate::time::Timestamp;
+
+/// One record to write, on the partition of its shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// Park the task in a tier.
+    Park {
+        /// The tier, as its place in the ladder.
+        tier: usize,
+        /// The task, with its due time set.
+        task: Arc<Task>,
+    },
+    /// Deliver the task to a topic of the same cluster, exactly once.
+    Deliver {
+        /// The topic.
+        topic: Arc<str>,
+        /// The task.
+        task: Arc<Task>,
+    },
+    /// Keep a task that ended badly, replayable.
+    DeadLetter {
+        /// The task as it was last tried.
+        task: Arc<Task>,
+        /// How and why it ended.
+        ended: Arc<Ended>,
+    },
+    /// Keep a record that could not be read, bytes untouched.
+    Poison {
+        /// The record as it came.
+        poison: Arc<Poison>,
+        /// How and why it ended.
+        ended: Arc<Ended>,
+    },
+    /// Report the end of a task.
+    Callback(Arc<Ended>),
+    /// Report a transition of a task.
+    Event(Event),
+    /// Tell people.
+    Alert(Alert),
+}
+
+/// A record that could not be read as a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Poison {
+    /// The identity of its origin: the same after a replay.
+    pub id: Arc<str>,
+    /// The scene it named, or nothing.
+    pub scene: Arc<str>,
+    /// Where it was read.
+    pub origin: Origin,
+    /// Key, value and *all* headers as they came.
+    pub record: Record,
+    /// Why it cannot be run.
+    pub reason: Reason,
+    /// What exactly was wrong, for people.
+    pub detail: Failure,
+}
+
+/// The end of a task: the content of its callback record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// The task's identity.
+    pub id: Arc<str>,
+    /// The scene it followed, or nothing where the record named none.
+    pub scene: Arc<str>,
+    /// Whether this is the work or the delivery of a callback.
+    pub kind: Kind,
+    /// How it ended.
+    pub terminal: Terminal,
+    /// Why, if it ended badly.
+    pub reason: Option<Reason>,
+    /// How many attempts were made.
+    pub attempts: u32,
+    /// Where the task entered.
+    pub origin: Origin,
+    /// When retide first saw it.
+    pub first_failed_at: Timestamp,
+    /// When it ended.
+    pub at: Timestamp,
+    /// What the last failed attempt said.
+    pub failure: Option<Failure>,
+    /// The key of the producer's record.
+    pub key: Option<Bytes>,
+}
+
+/// One transition of one task: the audit log's line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The task's identity.
+    pub id: Arc<str>,
+    /// The scene it follows.
+    pub scene: Arc<str>,
+    /// Whether this is the work or the delivery of a callback.
+    pub kind: Kind,
+    /// When it was decided.
+    pub at: Timestamp,
+    /// What happened.
+    pub transition: Transition,
+}
+
+/// What happened to a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transition {
+    /// It was read from the retry topic and parked until it is due.
+    Parked {
+        /// When its attempt may start.
+        due: Timestamp,
+    },
+    /// It was forwarded from one tier to another.
+    Hopped {
+        /// When its attempt may start.
+        due: Timestamp,
+        /// How often it was forwarded by now.
+        hops: u32,
+    },
+    /// Its gate had no room for long; it waits in a tier, no attempt was used up.
+    Deferred {
+        /// When the gate is expected to admit it.
+        due: Timestamp,
+    },
+    /// An attempt failed and another one follows.
+    Failed {
+        /// The attempt that failed, from 1.
+        attempt: u32,
+        /// What the target said, in the words of [`crate::Outcome::word`].
+        outcome: &'static str,
+        /// The details.
+        failure: Failure,
+        /// When the next attempt may start.
+        due: Timestamp,
+    },
+    /// It ended.
+    Ended {
+        /// How.
+        terminal: Terminal,
+        /// How many attempts were made.
+        attempts: u32,
+        /// Why, if it ended badly.
+        reason: Option<Reason>,
+    },
+}
+
+/// What a human must know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alert {
+    /// The rule that fired, such as `dead-tasks`.
+    pub rule: &'static str,
+    /// The scene it is about.
+    pub scene: Arc<str>,
+    /// When it fired.
+    pub at: Timestamp,
+    /// How many tasks it is about.
+    pub count: u32,
+    /// One of those tasks, to start looking.
+    pub example: Arc<str>,
+    /// Why that one ended.
+    pub reason: Reason,
+}
+
+// === impl Transition ===
+
+impl Transition {
+    /// The word for this transition in the `retry-event` header.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Parked { .. } => "parked",
+            Self::Hopped { .. } => "hopped",
+            Self::Deferred { .. } => "deferred",
+            Self::Failed { .. } => "failed",
+            Self::Ended { terminal, .. } => terminal.word(),
+        }
+    }
+}

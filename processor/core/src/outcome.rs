@@ -1,0 +1,163 @@
+//! What a target said (outcome), what that means for the task (verdict), and why a task ended badly.
+//!
+//! Invariant: the words here are the words on the topics, in logs and in metrics.
+
+use std::time::Duration;
+
+use crate::task::Failure;
+use crate::time::Timestamp;
+
+/// What the target said of one attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is done.
+    Success,
+    /// It failed in a way that another attempt may mend.
+    Retryable(Failure),
+    /// It failed in a way that no attempt will mend.
+    Permanent(Failure),
+    /// The target asks to be left alone for a while.
+    Throttled {
+        /// The least time to wait before the next attempt.
+        after: Duration,
+        /// What it said.
+        failure: Failure,
+    },
+    /// No answer within the target's time limit.
+    Timeout(Failure),
+}
+
+/// How a task ended. Exactly one of these stands on the callbacks topic for each task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Terminal {
+    /// The target took it.
+    Delivered,
+    /// It was given up; it stands on the dead-letters topic with its [`Reason`].
+    Dead,
+    /// Its deadline passed; it stands on the dead-letters topic.
+    Expired,
+}
+
+/// What the engine does about an outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The task ended well.
+    Delivered,
+    /// The next attempt may start at `due`.
+    Retry {
+        /// When the next attempt may start.
+        due: Timestamp,
+    },
+    /// The task is given up.
+    Dead(Reason),
+    /// No further attempt can start before the deadline.
+    Expired,
+}
+
+/// Why a record stands on the dead-letters topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// A header of retide's could not be read.
+    BadHeader,
+    /// The due time or delay could not be read: never taken for "now".
+    BadDue,
+    /// The due time is further away than retide parks tasks.
+    DueTooFar,
+    /// The envelope in the value could not be decoded.
+    BadEnvelope,
+    /// More headers than retide carries along.
+    TooManyHeaders,
+    /// The record names no scene, and there is none called `default`.
+    NoScene,
+    /// The scene it names does not exist, and there is none called `default`.
+    UnknownScene,
+    /// The target refused it for good.
+    Rejected,
+    /// The last attempt that its scene allows has failed.
+    AttemptsExhausted,
+    /// The deadline passed before an attempt succeeded.
+    DeadlinePassed,
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    /// The word for this outcome in headers, events and metrics.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Retryable(_) => "retryable",
+            Self::Permanent(_) => "permanent",
+            Self::Throttled { .. } => "throttled",
+            Self::Timeout(_) => "timeout",
+        }
+    }
+
+    /// What the target said, if it was not success.
+    pub const fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Success => None,
+            Self::Retryable(failure)
+            | Self::Permanent(failure)
+            | Self::Throttled { failure, .. }
+            | Self::Timeout(failure) => Some(failure),
+        }
+    }
+}
+
+// === impl Terminal ===
+
+impl Terminal {
+    /// Every way a task can end.
+    pub const ALL: [Self; 3] = [Self::Delivered, Self::Dead, Self::Expired];
+
+    /// The word for this end in headers, records and metrics.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Dead => "dead",
+            Self::Expired => "expired",
+        }
+    }
+
+    /// The end that `word` names, if it names one.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|terminal| terminal.word() == word)
+    }
+}
+
+// === impl Reason ===
+
+impl Reason {
+    /// Every reason there is.
+    pub const ALL: [Self; 10] = [
+        Self::BadHeader,
+        Self::BadDue,
+        Self::DueTooFar,
+        Self::BadEnvelope,
+        Self::TooManyHeaders,
+        Self::NoScene,
+        Self::UnknownScene,
+        Self::Rejected,
+        Self::AttemptsExhausted,
+        Self::DeadlinePassed,
+    ];
+
+    /// The word for this reason in the `retry-reason` header.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::BadHeader => "bad-header",
+            Self::BadDue => "bad-due",
+            Self::DueTooFar => "due-too-far",
+            Self::BadEnvelope => "bad-envelope",
+            Self::TooManyHeaders => "too-many-headers",
+            Self::NoScene => "no-scene",
+            Self::UnknownScene => "unknown-scene",
+            Self::Rejected => "rejected",
+            Self::AttemptsExhausted => "attempts-exhausted",
+            Self::DeadlinePassed => "deadline-passed",
+        }
+    }
+}

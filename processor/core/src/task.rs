@@ -1,0 +1,180 @@
+//! A thing to be retried, and the record it travels in.
+//!
+//! Not the wire form: headers are parsed and written by `retide-avro`. Invariant: the payload, the key and the producer's own
+//! headers are never changed, copied or reordered on the way.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::time::Timestamp;
+
+/// One header as it stands on a record; names may repeat, and the order counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The header's name.
+    pub name: Box<str>,
+    /// The header's value; Kafka allows none.
+    pub value: Option<Bytes>,
+}
+
+/// What a producer wrote: key, payload and headers, byte for byte.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// The record's key.
+    pub key: Option<Bytes>,
+    /// The payload; `None` is a tombstone and is delivered as an empty body.
+    pub value: Option<Bytes>,
+    /// The headers, in order.
+    pub headers: Vec<Header>,
+}
+
+/// Where a record first entered retide: `topic/partition/offset`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// The topic it was read from.
+    pub topic: Arc<str>,
+    /// The partition of that topic.
+    pub partition: i32,
+    /// The offset in that partition.
+    pub offset: i64,
+}
+
+/// Why the last attempt failed, kept short so that a record does not grow from hop to hop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// A stable word a program can match on, such as `http-503` or `timeout`.
+    pub class: Box<str>,
+    /// A short text for people; at most [`MAX_MESSAGE`] bytes.
+    pub message: Box<str>,
+}
+
+/// What the attempt of a task does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// The thing a producer asked for; its end is reported on the callbacks topic.
+    #[default]
+    Work,
+    /// The delivery of a callback record to a scene's callback target; its end is not reported again.
+    Callback,
+}
+
+/// A task: something that failed and is to be tried again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// The stable identity, the same on each attempt and after a replay; also the idempotency key.
+    pub id: Arc<str>,
+    /// The name of the rules it follows.
+    pub scene: Arc<str>,
+    /// Whether this is the work itself or the delivery of its callback.
+    pub kind: Kind,
+    /// The number of the next attempt, from 1.
+    pub attempt: u32,
+    /// The instant before which the next attempt must not start.
+    pub due: Timestamp,
+    /// When retide first saw the task.
+    pub first_failed_at: Timestamp,
+    /// The instant after which no attempt may start, if the producer named one.
+    pub deadline: Option<Timestamp>,
+    /// Where the task entered.
+    pub origin: Origin,
+    /// What the last attempt said, if there was one.
+    pub failure: Option<Failure>,
+    /// How often it was forwarded between topics.
+    pub hops: u32,
+    /// The producer's key, payload and headers; retide's own headers are not among them.
+    pub record: Record,
+}
+
+/// Longest message kept in a [`Failure`]: enough for a person to recognise the error, small beside any payload.
+pub const MAX_MESSAGE: usize = 256;
+
+/// Longest class kept in a [`Failure`]; classes are words.
+pub const MAX_CLASS: usize = 64;
+
+// === impl Record ===
+
+impl Record {
+    /// Memory held by this record, in bytes: what the caps of agenda and lanes count.
+    pub fn weight(&self) -> usize {
+        let bytes = |value: &Option<Bytes>| value.as_ref().map_or(0, Bytes::len);
+        let headers: usize = self
+            .headers
+            .iter()
+            .map(|header| header.name.len() + bytes(&header.value) + size_of::<Header>())
+            .sum();
+        bytes(&self.key) + bytes(&self.value) + headers
+    }
+
+    /// The first header called `name`, if it has a value.
+    pub fn header(&self, name: &str) -> Option<&Bytes> {
+        self.headers
+            .iter()
+            .find(|header| &*header.name == name)
+            .and_then(|header| header.value.as_ref())
+    }
+}
+
+// === impl Failure ===
+
+impl Failure {
+    /// A failure with class and message cut to their limits, never inside a character, and free of control characters.
+    pub fn new(class: &str, message: &str) -> Self {
+        Self {
+            class: clip(class, MAX_CLASS),
+            message: clip(message, MAX_MESSAGE),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {}", self.class, self.message)
+    }
+}
+
+/// At most `limit` bytes of `text`, with control characters replaced by spaces so that it stays one line of a header.
+fn clip(text: &str, limit: usize) -> Box<str> {
+    let mut end = text.len().min(limit);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].replace(char::is_control, " ").into_boxed_str()
+}
+
+// === impl Task ===
+
+impl Task {
+    /// Memory held while the task is open, in bytes.
+    pub fn weight(&self) -> usize {
+        size_of::<Self>() + self.id.len() + self.record.weight()
+    }
+}
+
+// === impl Origin ===
+
+impl fmt::Display for Origin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "{}/{}/{}",
+            self.topic, self.partition, self.offset
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_cut_at_a_character_and_stays_one_line() {
+        let message = format!("line\n{}", "é".repeat(MAX_MESSAGE));
+
+        let failure = Failure::new("timeout", &message);
+
+        assert!(failure.message.len() <= MAX_MESSAGE);
+        assert!(failure.message.starts_with("line é"));
+    }
+}
