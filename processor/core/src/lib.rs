@@ -4,10 +4,14 @@
 
 pub mod entry;
 pub mod outcome;
+pub mod scene;
 pub mod task;
+pub mod tier;
 pub mod time;
 
 pub use entry::{Alert, Ended, Entry, Event, Poison, Transition};
 pub use outcome::{Outcome, Reason, Terminal, Verdict};
+pub use scene::{Backoff, Jitter, Rate, Scene, Scenes};
 pub use task::{Failure, Header, Kind, Origin, Record, Task};
+pub use tier::{Ladder, Tier};
 pub use time::Timestamp;
