@@ -2,12 +2,14 @@
 //!
 //! Pure: no clock, no randomness, no Kafka, no async. Time arrives as [`Timestamp`], randomness as a hash of the task.
 
+pub mod completions;
 pub mod entry;
 pub mod outcome;
 pub mod scene;
 pub mod task;
 pub mod tier;
 pub mod time;
+pub mod window;
 
 pub use entry::{Alert, Ended, Entry, Event, Poison, Transition};
 pub use outcome::{Outcome, Reason, Terminal, Verdict};

@@ -1,0 +1,351 @@
+//! Completions above the watermark, as they ride in the metadata of an offset commit.
+//!
+//! Text form: `1.<checksum>.<base64url>`, at most 4,096 bytes (Kafka's `offset.metadata.max.bytes`). The body is `base` and `end` as varints, then
+//! the shorter of a bitmap and alternating run lengths. Invariant: decoding what cannot be read gives an error, never a guess.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use thiserror::Error;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Longest text: Kafka's default limit for commit metadata.
+pub const MAX_TEXT: usize = 4_096;
+
+/// Longest span of offsets whose bitmap always fits the text: 3,000 bytes of bitmap become 4,000 characters.
+pub const MAX_SPAN: i64 = 24_000;
+
+/// Most open offsets whose runs always fit the text: two runs for each, of at most three bytes as long as [`MAX_RUN`] holds.
+pub const MAX_RUNS: usize = 480;
+
+/// Longest span that [`MAX_RUNS`] reckons with: what a varint of three bytes holds.
+pub const MAX_RUN: i64 = (1 << 21) - 1;
+
+/// The version of the text form.
+const VERSION: &str = "1";
+
+/// Marks a body of run lengths.
+const RUNS: u8 = 0;
+/// Marks a body of one bit per offset.
+const BITMAP: u8 = 1;
+
+/// A set of offsets whose consequence is durable although one below them is open.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Completions {
+    /// Disjoint, rising, non-adjacent ranges `start..end`.
+    ranges: Vec<(i64, i64)>,
+}
+
+/// Why commit metadata could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Error {
+    /// Written by something else or by a newer version.
+    #[error("unknown version")]
+    Version,
+    /// Changed on its way.
+    #[error("checksum does not match")]
+    Checksum,
+    /// Not in the documented form.
+    #[error("malformed")]
+    Malformed,
+}
+
+// === impl Completions ===
+
+impl Completions {
+    /// Everything in `start..end` except `open`, which rises.
+    pub fn between(start: i64, end: i64, open: impl Iterator<Item = i64>) -> Self {
+        let mut ranges = Vec::new();
+        let mut from = start;
+        for offset in open {
+            if offset > from {
+                ranges.push((from, offset));
+            }
+            from = from.max(offset + 1);
+        }
+        if end > from {
+            ranges.push((from, end));
+        }
+        Self { ranges }
+    }
+
+    /// Whether `offset` is complete.
+    pub fn contains(&self, offset: i64) -> bool {
+        let index = self.ranges.partition_point(|(_, end)| *end <= offset);
+        self.ranges
+            .get(index)
+            .is_some_and(|(start, _)| *start <= offset)
+    }
+
+    /// One past the last completed offset, or 0.
+    pub fn end(&self) -> i64 {
+        self.ranges.last().map_or(0, |(_, end)| *end)
+    }
+
+    /// The first offset at or after `offset` that is not complete.
+    pub fn first_open_from(&self, offset: i64) -> i64 {
+        let index = self.ranges.partition_point(|(_, end)| *end <= offset);
+        match self.ranges.get(index) {
+            Some((start, end)) if *start <= offset => *end,
+            _ => offset,
+        }
+    }
+
+    /// Adds what `other` holds at or above `floor` and beyond the end of this set.
+    pub fn extend(&mut self, other: &Self, floor: i64) {
+        let from = self.end().max(floor);
+        for (start, end) in other.ranges.iter().filter(|(_, end)| *end > from) {
+            let start = *start.max(&floor);
+            match self.ranges.last_mut() {
+                Some(last) if last.1 >= start => last.1 = *end,
+                _ => self.ranges.push((start, *end)),
+            }
+        }
+    }
+
+    /// Takes `offset` out.
+    pub fn remove(&mut self, offset: i64) {
+        let index = self.ranges.partition_point(|(_, end)| *end <= offset);
+        let Some((start, end)) = self.ranges.get(index).copied() else {
+            return;
+        };
+        if start > offset {
+            return;
+        }
+        let halves = [(start, offset), (offset + 1, end)];
+        self.ranges.splice(
+            index..=index,
+            halves.into_iter().filter(|(start, end)| start < end),
+        );
+    }
+
+    /// Adds everything in `start..end`, all of which lies below the set.
+    pub fn prepend(&mut self, start: i64, end: i64) {
+        if start >= end {
+            return;
+        }
+        match self.ranges.first_mut() {
+            Some(first) if first.0 <= end => first.0 = start,
+            _ => self.ranges.insert(0, (start, end)),
+        }
+    }
+
+    /// Whether the set is empty.
+    pub fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// The text for the metadata of an offset commit; empty for the empty set.
+    pub fn encode(&self) -> String {
+        let Some((base, _)) = self.ranges.first().copied() else {
+            return String::new();
+        };
+        let mut body = Vec::new();
+        put_varint(&mut body, base as u64);
+        put_varint(&mut body, (self.end() - base) as u64);
+        let runs = self.encode_runs(base);
+        // One bit per offset, rounded up to whole bytes.
+        let bitmap_length = ((self.end() - base) as usize).div_ceil(8);
+        if runs.len() <= bitmap_length {
+            body.push(RUNS);
+            body.extend(runs);
+        } else {
+            body.push(BITMAP);
+            body.extend(self.encode_bitmap(base, bitmap_length));
+        }
+        format!(
+            "{VERSION}.{:08x}.{}",
+            xxh3_64(&body) as u32,
+            URL_SAFE_NO_PAD.encode(&body)
+        )
+    }
+
+    /// Reads what [`Self::encode`] wrote.
+    pub fn decode(text: &str) -> Result<Self, Error> {
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
+        if text.len() > MAX_TEXT {
+            return Err(Error::Malformed);
+        }
+        let mut parts = text.splitn(3, '.');
+        if parts.next() != Some(VERSION) {
+            return Err(Error::Version);
+        }
+        let (Some(checksum), Some(body)) = (parts.next(), parts.next()) else {
+            return Err(Error::Malformed);
+        };
+        let body = URL_SAFE_NO_PAD.decode(body).map_err(|_| Error::Malformed)?;
+        if u32::from_str_radix(checksum, 16) != Ok(xxh3_64(&body) as u32) {
+            return Err(Error::Checksum);
+        }
+        Self::decode_body(&body).ok_or(Error::Malformed)
+    }
+
+    /// Run lengths, complete and open in turn, starting with complete at `base`.
+    fn encode_runs(&self, base: i64) -> Vec<u8> {
+        let mut runs = Vec::new();
+        let mut from = base;
+        for (start, end) in &self.ranges {
+            if *start > base {
+                put_varint(&mut runs, (start - from) as u64);
+            }
+            put_varint(&mut runs, (end - start) as u64);
+            from = *end;
+        }
+        runs
+    }
+
+    /// One bit per offset from `base`, lowest bit first.
+    fn encode_bitmap(&self, base: i64, length: usize) -> Vec<u8> {
+        let mut bits = vec![0_u8; length];
+        for (start, end) in &self.ranges {
+            for offset in (start - base)..(end - base) {
+                bits[(offset / 8) as usize] |= 1 << (offset % 8);
+            }
+        }
+        bits
+    }
+
+    /// Reads the body, checked to be exactly what a writer would have written.
+    fn decode_body(mut body: &[u8]) -> Option<Self> {
+        let base = i64::try_from(take_varint(&mut body)?).ok()?;
+        let span = i64::try_from(take_varint(&mut body)?).ok()?;
+        let end = base.checked_add(span)?;
+        let (form, mut rest) = body.split_first()?;
+        let mut ranges = Vec::new();
+        let mut from = base;
+        match *form {
+            RUNS => {
+                let mut complete = true;
+                while !rest.is_empty() {
+                    let length = i64::try_from(take_varint(&mut rest)?).ok()?;
+                    let to = from.checked_add(length).filter(|to| *to > from)?;
+                    if complete {
+                        ranges.push((from, to));
+                    }
+                    complete = !complete;
+                    from = to;
+                }
+            }
+            BITMAP => {
+                for (index, bits) in rest.iter().enumerate() {
+                    for bit in (0..8).filter(|bit| bits >> bit & 1 == 1) {
+                        let offset = base.checked_add(index as i64 * 8 + bit)?;
+                        match ranges.last_mut() {
+                            Some((_, last)) if *last == offset => *last = offset + 1,
+                            _ => ranges.push((offset, offset + 1)),
+                        }
+                    }
+                }
+            }
+            _ => return None,
+        }
+        (ranges.last()?.1 == end).then_some(Self { ranges })
+    }
+}
+
+/// Appends `value`, seven bits per byte, lowest first (as in Protocol Buffers).
+fn put_varint(into: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        into.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    into.push(value as u8);
+}
+
+/// Takes what [`put_varint`] wrote.
+fn take_varint(from: &mut &[u8]) -> Option<u64> {
+    let mut value = 0_u64;
+    for shift in (0..63).step_by(7) {
+        let (byte, rest) = from.split_first()?;
+        *from = rest;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    fn set(offsets: &BTreeSet<i64>) -> Completions {
+        let (Some(first), Some(last)) = (offsets.first(), offsets.last()) else {
+            return Completions::default();
+        };
+        Completions::between(
+            *first,
+            last + 1,
+            (*first..=*last).filter(|offset| !offsets.contains(offset)),
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded(offsets in prop::collection::btree_set(1_000_i64..3_000, 0..400), base in 0_i64..1 << 50) {
+            let offsets = offsets.into_iter().map(|offset| offset + base).collect();
+            let completions = set(&offsets);
+
+            let decoded = Completions::decode(&completions.encode());
+
+            prop_assert_eq!(decoded, Ok(completions.clone()));
+            for offset in base..base + 3_100 {
+                prop_assert_eq!(completions.contains(offset), offsets.contains(&offset));
+            }
+        }
+
+        #[test]
+        fn removing_leaves_the_rest(offsets in prop::collection::btree_set(0_i64..60, 0..40), removed in 0_i64..60) {
+            let mut completions = set(&offsets);
+
+            completions.remove(removed);
+
+            let mut rest = offsets;
+            rest.remove(&removed);
+            prop_assert_eq!(completions, set(&rest));
+        }
+
+        #[test]
+        fn no_text_panics(text in "\\PC{0,64}", bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let forged = format!("1.{:08x}.{}", xxh3_64(&bytes) as u32, URL_SAFE_NO_PAD.encode(&bytes));
+
+            let _ = Completions::decode(&text);
+            // Whatever is accepted can be written again.
+            if let Ok(completions) = Completions::decode(&forged) {
+                prop_assert_eq!(Completions::decode(&completions.encode()), Ok(completions));
+            }
+        }
+    }
+
+    #[test]
+    fn a_changed_text_is_refused() {
+        let text = Completions {
+            ranges: vec![(5, 9), (12, 13)],
+        }
+        .encode();
+        let other = Completions {
+            ranges: vec![(5, 9), (12, 14)],
+        }
+        .encode();
+        let body = other.rsplit('.').next().unwrap_or_default();
+        let (head, _) = text.rsplit_once('.').unwrap_or_default();
+
+        assert_eq!(
+            Completions::decode(&format!("{head}.{body}")),
+            Err(Error::Checksum)
+        );
+        assert_eq!(Completions::decode("2.x.y"), Err(Error::Version));
+        assert_eq!(
+            Completions::decode("written by something else"),
+            Err(Error::Version)
+        );
+        assert_eq!(Completions::decode("1.x"), Err(Error::Malformed));
+        assert_eq!(Completions::decode(""), Ok(Completions::default()));
+    }
+}

@@ -1,0 +1,280 @@
+//! The window of one partition: which offsets are open, and what may be committed.
+//!
+//! Not the tasks themselves. Invariant: the watermark never passes an open offset, and every completion above it is in the
+//! [`Completions`] that are committed with it, so a crash repeats only what is unknown.
+
+use std::collections::VecDeque;
+
+use crate::completions::{self, Completions};
+
+/// Open and completed offsets of one partition, from the lowest open one up.
+#[derive(Clone, Debug)]
+pub struct Window {
+    /// Offsets read and not yet below the watermark, rising; offsets between them never reach us (transaction markers, compaction).
+    slots: VecDeque<Slot>,
+    /// One past the last offset read.
+    end: i64,
+    /// Completions known from the offset commit that this window started from.
+    known: Completions,
+    /// How many slots are open.
+    open: usize,
+}
+
+/// One offset of the window.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    /// The offset.
+    offset: i64,
+    /// Whether its consequence stands in a ledger batch.
+    complete: bool,
+}
+
+/// What reading an offset means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// New: its consequence is still to be found.
+    Open,
+    /// Its consequence is durable already, or it was read before.
+    Known,
+}
+
+// === impl Window ===
+
+impl Window {
+    /// The window that continues from an offset commit: reading starts at `start`.
+    pub fn resume(start: i64, known: Completions) -> Self {
+        Self {
+            slots: VecDeque::new(),
+            end: start,
+            known,
+            open: 0,
+        }
+    }
+
+    /// Notes that `offset` was read.
+    pub fn read(&mut self, offset: i64) -> Read {
+        if offset < self.end {
+            return Read::Known;
+        }
+        self.end = offset + 1;
+        let complete = self.known.contains(offset);
+        // Completed offsets with nothing open below them need no slot.
+        if complete && self.slots.is_empty() {
+            return Read::Known;
+        }
+        self.slots.push_back(Slot { offset, complete });
+        if complete {
+            return Read::Known;
+        }
+        self.open += 1;
+        Read::Open
+    }
+
+    /// Notes that the consequence of `offset` stands in a ledger batch.
+    ///
+    /// # Panics
+    /// If `offset` is not open: a task would have two consequences.
+    pub fn complete(&mut self, offset: i64) {
+        let index = self
+            .slots
+            .binary_search_by_key(&offset, |slot| slot.offset)
+            .unwrap_or_else(|_| unreachable!("offset {offset} completed but not open"));
+        assert!(
+            !self.slots[index].complete,
+            "offset {offset} completed twice"
+        );
+        self.slots[index].complete = true;
+        self.open -= 1;
+    }
+
+    /// Takes back the completion of `offset`, whose ledger batch was refused.
+    pub fn reopen(&mut self, offset: i64) {
+        let index = self
+            .slots
+            .binary_search_by_key(&offset, |slot| slot.offset)
+            .unwrap_or_else(|_| unreachable!("offset {offset} reopened after it was forgotten"));
+        assert!(
+            self.slots[index].complete,
+            "offset {offset} reopened while open"
+        );
+        self.slots[index].complete = false;
+        self.open += 1;
+    }
+
+    /// The next offset to commit: one past the last completed one with nothing open below it.
+    pub fn watermark(&self) -> i64 {
+        self.slots
+            .iter()
+            .find(|slot| !slot.complete)
+            .map_or(self.end, |slot| slot.offset)
+            // What was completed before a restart and not read again yet stays completed.
+            .max(self.known_prefix())
+    }
+
+    /// The completions above the watermark, to be committed with it.
+    pub fn completions(&self) -> Completions {
+        let watermark = self.watermark();
+        let open = self
+            .slots
+            .iter()
+            .filter(|slot| !slot.complete)
+            .map(|slot| slot.offset);
+        let mut completions = Completions::between(watermark, self.end, open);
+        completions.extend(&self.known, watermark);
+        completions
+    }
+
+    /// Forgets everything below `watermark`, which a commit has made durable.
+    pub fn forget_below(&mut self, watermark: i64) {
+        while self
+            .slots
+            .front()
+            .is_some_and(|slot| slot.offset < watermark && slot.complete)
+        {
+            self.slots.pop_front();
+        }
+    }
+
+    /// How many offsets are open.
+    pub const fn open(&self) -> usize {
+        self.open
+    }
+
+    /// Whether one more offset may be read: whatever completes in whatever order, the completions still fit an offset commit.
+    ///
+    /// Either every offset of the window has its bit, or so few are open that a run for each of them fits.
+    pub fn has_room(&self) -> bool {
+        let low = self.slots.front().map_or(self.end, |slot| slot.offset);
+        let span = self.end.max(self.known.end()) - low;
+        span < completions::MAX_SPAN
+            || (self.open < completions::MAX_RUNS && span < completions::MAX_RUN)
+    }
+
+    /// Where the completions known from the last commit leave the watermark while nothing is open below.
+    fn known_prefix(&self) -> i64 {
+        if self.open > 0 {
+            return i64::MIN;
+        }
+        self.known.first_open_from(self.end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    /// A step of the model.
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// Read the next offset, after a gap.
+        Read { gap: i64 },
+        /// Complete the n-th open offset.
+        Complete { nth: usize },
+        /// Commit, and crash and resume from the commit.
+        Crash,
+        /// Commit and forget.
+        Commit,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (0_i64..3).prop_map(|gap| Step::Read { gap }),
+            6 => (0_usize..64).prop_map(|nth| Step::Complete { nth }),
+            1 => Just(Step::Crash),
+            2 => Just(Step::Commit),
+        ]
+    }
+
+    /// What is known of every offset, kept naively.
+    #[derive(Default)]
+    struct Model {
+        /// Every offset that holds a record.
+        records: BTreeSet<i64>,
+        /// Read and not completed.
+        open: BTreeSet<i64>,
+        /// Completed.
+        complete: BTreeSet<i64>,
+    }
+
+    impl Model {
+        fn lowest_unfinished(&self) -> Option<i64> {
+            self.records
+                .iter()
+                .find(|offset| !self.complete.contains(offset))
+                .copied()
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_commit_covers_exactly_what_is_complete(steps in prop::collection::vec(step(), 1..200)) {
+            let mut window = Window::resume(0, Completions::default());
+            let mut model = Model::default();
+            let mut log_end = 0;
+
+            for step in steps {
+                match step {
+                    Step::Read { gap } => {
+                        // After a crash the records that were there are read again first.
+                        let unread = model.records.iter().find(|offset| **offset >= window.end).copied();
+                        let offset = unread.unwrap_or(log_end + gap);
+                        log_end = log_end.max(offset + 1);
+                        model.records.insert(offset);
+                        let read = window.read(offset);
+                        prop_assert_eq!(read == Read::Known, model.complete.contains(&offset));
+                        if read == Read::Open {
+                            model.open.insert(offset);
+                        }
+                    }
+                    Step::Complete { nth } => {
+                        if let Some(offset) = model.open.iter().nth(nth % model.open.len().max(1)).copied() {
+                            window.complete(offset);
+                            model.open.remove(&offset);
+                            model.complete.insert(offset);
+                        }
+                    }
+                    Step::Crash => {
+                        let text = window.completions().encode();
+                        window = Window::resume(window.watermark(), Completions::decode(&text).unwrap());
+                        model.open.clear();
+                    }
+                    Step::Commit => window.forget_below(window.watermark()),
+                }
+                let watermark = window.watermark();
+                if let Some(lowest) = model.lowest_unfinished() {
+                    prop_assert!(watermark <= lowest, "watermark {watermark} passes {lowest}");
+                }
+                let covered = window.completions();
+                for offset in &model.records {
+                    let known = *offset < watermark || covered.contains(*offset);
+                    prop_assert_eq!(known, model.complete.contains(offset), "offset {}", offset);
+                }
+                prop_assert_eq!(window.open(), model.open.len());
+            }
+        }
+
+        #[test]
+        fn completions_always_fit_an_offset_commit(done in prop::collection::vec(any::<bool>(), 1..2_000), stretch in 1_i64..40) {
+            let mut window = Window::resume(7, Completions::default());
+            let mut next = 7;
+            for complete in done.iter().cycle().take(60_000) {
+                if !window.has_room() {
+                    break;
+                }
+                window.read(next);
+                if *complete {
+                    window.complete(next);
+                }
+                next += stretch;
+            }
+
+            let text = window.completions().encode();
+
+            prop_assert!(text.len() <= completions::MAX_TEXT, "{} bytes", text.len());
+        }
+    }
+}
