@@ -2,16 +2,25 @@
 //!
 //! Pure: no clock, no randomness, no Kafka, no async. Time arrives as [`Timestamp`], randomness as a hash of the task.
 
+mod agenda;
 pub mod completions;
+mod consequence;
+pub mod engine;
 pub mod entry;
+pub mod gate;
+pub mod lane;
 pub mod outcome;
 pub mod scene;
 pub mod task;
 pub mod tier;
 pub mod time;
+pub mod verdict;
 pub mod window;
 
+pub use engine::{Action, Commit, Engine, Input, Now, Settlement};
 pub use entry::{Alert, Ended, Entry, Event, Poison, Transition};
+pub use gate::Gates;
+pub use lane::{LaneId, Source};
 pub use outcome::{Outcome, Reason, Terminal, Verdict};
 pub use scene::{Backoff, Jitter, Rate, Scene, Scenes};
 pub use task::{Failure, Header, Kind, Origin, Record, Task};

@@ -39,7 +39,7 @@ pub enum Terminal {
 }
 
 /// What the engine does about an outcome.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The task ended well.
     Delivered,

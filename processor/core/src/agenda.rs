@@ -1,0 +1,88 @@
+//! The agenda: what is to be done next, over all lanes of a worker, in order of time.
+//!
+//! Not a clock, nor a limit: lanes stop reading before it grows too large. Invariant: an item leaves at or after its time, earliest first.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+
+use crate::lane::LaneId;
+use crate::task::Task;
+use crate::time::Timestamp;
+
+/// A task that waits in memory; its offset is open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Item {
+    /// When to look at it again.
+    pub(crate) wake: Timestamp,
+    /// Tells items of the same time apart: first in, first out.
+    pub(crate) sequence: u64,
+    /// The lane it was read from.
+    pub(crate) lane: LaneId,
+    /// Its offset in that lane.
+    pub(crate) offset: i64,
+    /// The task.
+    pub(crate) task: Arc<Task>,
+}
+
+/// Items by time.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Agenda {
+    /// The earliest item on top.
+    heap: BinaryHeap<Item>,
+}
+
+// === impl Item ===
+
+impl Ord for Item {
+    /// The earlier item is the greater one, since [`BinaryHeap`] hands out the greatest first.
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.wake, other.sequence).cmp(&(self.wake, self.sequence))
+    }
+}
+
+impl PartialOrd for Item {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+// === impl Agenda ===
+
+impl Agenda {
+    /// Puts an item in its place.
+    pub(crate) fn push(&mut self, item: Item) {
+        self.heap.push(item);
+    }
+
+    /// Takes the earliest item whose time has come.
+    pub(crate) fn pop_due(&mut self, now: Timestamp) -> Option<Item> {
+        let due = self.heap.peek().is_some_and(|item| item.wake <= now);
+        if due { self.heap.pop() } else { None }
+    }
+
+    /// Takes the earliest item, whatever its time.
+    pub(crate) fn pop(&mut self) -> Option<Item> {
+        self.heap.pop()
+    }
+
+    /// The time of the earliest item.
+    pub(crate) fn next(&self) -> Option<Timestamp> {
+        self.heap.peek().map(|item| item.wake)
+    }
+
+    /// Drops the items of a shard that is given away.
+    pub(crate) fn forget(&mut self, shard: i32) {
+        self.heap.retain(|item| item.lane.shard != shard);
+    }
+
+    /// How many items wait.
+    pub(crate) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// Whether nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.heap.is_empty()
+    }
+}

@@ -1,0 +1,159 @@
+//! The records that follow from a decision about a task.
+//!
+//! Not the decision. Invariant: an end of work is one callback and one event; a bad end is a dead letter besides.
+
+use std::sync::Arc;
+
+use crate::entry::{Ended, Entry, Event, Poison, Transition};
+use crate::outcome::{Reason, Terminal, Verdict};
+use crate::task::{Failure, Kind, Task};
+use crate::tier::Ladder;
+use crate::time::Timestamp;
+
+/// How a task ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct End {
+    /// How.
+    pub(crate) terminal: Terminal,
+    /// Why, if badly.
+    pub(crate) reason: Option<Reason>,
+    /// How many attempts were made.
+    pub(crate) attempts: u32,
+}
+
+/// Parks `task`, which stands in `task.due` and is counted as one hop.
+pub(crate) fn park(
+    mut task: Task,
+    ladder: &Ladder,
+    now: Timestamp,
+    transition: Transition,
+) -> Vec<Entry> {
+    task.hops = task.hops.saturating_add(1);
+    let event = event(&task, now, transition);
+    let tier = ladder.tier_for(task.due.since(now));
+    vec![
+        Entry::Park {
+            tier,
+            task: Arc::new(task),
+        },
+        event,
+    ]
+}
+
+/// Ends `task`.
+pub(crate) fn end(task: Arc<Task>, how: End, now: Timestamp) -> Vec<Entry> {
+    let End {
+        terminal,
+        reason,
+        attempts,
+    } = how;
+    let ended = Arc::new(Ended {
+        id: Arc::clone(&task.id),
+        scene: Arc::clone(&task.scene),
+        kind: task.kind,
+        terminal,
+        reason,
+        attempts,
+        origin: task.origin.clone(),
+        first_failed_at: task.first_failed_at,
+        at: now,
+        failure: task.failure.clone(),
+        key: task.record.key.clone(),
+    });
+    let transition = Transition::Ended {
+        terminal,
+        attempts,
+        reason,
+    };
+    let mut entries = vec![event(&task, now, transition)];
+    match task.kind {
+        Kind::Work => entries.push(Entry::Callback(Arc::clone(&ended))),
+        // Its end stands in the events; a callback about a callback would never end.
+        Kind::Callback => {}
+    }
+    match terminal {
+        Terminal::Delivered => {}
+        Terminal::Dead | Terminal::Expired => entries.push(Entry::DeadLetter { task, ended }),
+    }
+    entries
+}
+
+/// What follows from `verdict` on attempt number `task.attempt`, whose answer was `outcome` in words and `failure` in detail.
+pub(crate) fn of_verdict(
+    mut task: Task,
+    verdict: Verdict,
+    (outcome, failure): (&'static str, Option<Failure>),
+    ladder: &Ladder,
+    now: Timestamp,
+) -> Vec<Entry> {
+    let attempts = task.attempt;
+    if failure.is_some() {
+        task.failure.clone_from(&failure);
+    }
+    let (terminal, reason) = match verdict {
+        Verdict::Retry { due } => {
+            task.attempt = attempts.saturating_add(1);
+            task.due = due;
+            let transition = Transition::Failed {
+                attempt: attempts,
+                outcome,
+                failure: failure.unwrap_or_else(|| unreachable!("a retry without a failure")),
+                due,
+            };
+            return park(task, ladder, now, transition);
+        }
+        Verdict::Delivered => (Terminal::Delivered, None),
+        Verdict::Dead(reason) => (Terminal::Dead, Some(reason)),
+        Verdict::Expired => (Terminal::Expired, Some(Reason::DeadlinePassed)),
+    };
+    let how = End {
+        terminal,
+        reason,
+        attempts,
+    };
+    end(Arc::new(task), how, now)
+}
+
+/// Ends a record that could not be read as a task.
+pub(crate) fn poison(poison: Arc<Poison>, now: Timestamp) -> Vec<Entry> {
+    let ended = Arc::new(Ended {
+        id: Arc::clone(&poison.id),
+        scene: Arc::clone(&poison.scene),
+        kind: Kind::Work,
+        terminal: Terminal::Dead,
+        reason: Some(poison.reason),
+        attempts: 0,
+        origin: poison.origin.clone(),
+        first_failed_at: now,
+        at: now,
+        failure: Some(poison.detail.clone()),
+        key: poison.record.key.clone(),
+    });
+    let event = Entry::Event(Event {
+        id: Arc::clone(&poison.id),
+        scene: Arc::clone(&poison.scene),
+        kind: Kind::Work,
+        at: now,
+        transition: Transition::Ended {
+            terminal: Terminal::Dead,
+            attempts: 0,
+            reason: Some(poison.reason),
+        },
+    });
+    vec![
+        event,
+        Entry::Callback(Arc::clone(&ended)),
+        Entry::Poison { poison, ended },
+    ]
+}
+
+/// The event that tells of `transition`.
+fn event(task: &Task, now: Timestamp, transition: Transition) -> Entry {
+    Entry::Event(Event {
+        id: Arc::clone(&task.id),
+        scene: Arc::clone(&task.scene),
+        kind: task.kind,
+        at: now,
+        transition,
+    })
+}

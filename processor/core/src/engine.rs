@@ -1,0 +1,835 @@
+//! The engine: what happens to each record of a worker's shards, from the read to its one consequence.
+//!
+//! Pure: it is told the time and what happened, and answers with actions. The shell reads, calls targets and writes. Invariants: an
+//! open offset is settled exactly once; a call starts at or after its task's due time; a task that waits is either in memory with its
+//! offset open, or parked in a tier.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::mem;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::agenda::{Agenda, Item};
+use crate::completions::Completions;
+use crate::consequence::{self, End};
+use crate::entry::{Entry, Poison, Transition};
+use crate::gate::{Denied, Gate, Gates};
+use crate::lane::{Lane, LaneId, Limits, Source};
+use crate::outcome::{Outcome, Reason, Terminal};
+use crate::scene::{Scene, Scenes, Target};
+use crate::task::{Failure, Kind, Task};
+use crate::tier::{HORIZON, Ladder, STRAIGHT};
+use crate::time::Timestamp;
+use crate::verdict;
+use crate::window::Read;
+
+/// The time, as the caller sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Wall-clock time: what due times are compared with.
+    pub wall: Timestamp,
+    /// Time since a fixed instant, which no clock step changes: what rates are measured by.
+    pub steady: Duration,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A lane is ours: reading starts at `start`, where `known` is done already.
+    Assign {
+        /// The lane.
+        lane: LaneId,
+        /// The first offset that will be read.
+        start: i64,
+        /// What the last commit says of the offsets above it.
+        known: Completions,
+    },
+    /// A record was read.
+    Record {
+        /// Where it was read.
+        position: Position,
+        /// When the broker appended it.
+        appended: Timestamp,
+        /// The task it holds.
+        task: Box<Task>,
+    },
+    /// A record was read that is no task.
+    Poison {
+        /// Where it was read.
+        position: Position,
+        /// The record, and what is wrong with it.
+        poison: Arc<Poison>,
+    },
+    /// A call came back.
+    Attempted {
+        /// The call.
+        ticket: u64,
+        /// What the target said.
+        outcome: Outcome,
+    },
+    /// The offset commit of a lane is durable.
+    Committed {
+        /// The lane.
+        lane: LaneId,
+        /// The epoch of [`Commit`].
+        epoch: u64,
+        /// The watermark of [`Commit`].
+        watermark: i64,
+    },
+    /// Time has passed.
+    Tick,
+    /// These scenes are in force from now on.
+    Rules(Scenes),
+    /// The shard is to be given away: nothing more is started for it; [`Action::Drained`] says when its last call is back.
+    Revoke {
+        /// The shard.
+        shard: i32,
+    },
+    /// The shard is given away; calls that come back later are ignored.
+    Release {
+        /// The shard.
+        shard: i32,
+    },
+}
+
+/// Where a record was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The lane.
+    pub lane: LaneId,
+    /// The run of the lane in which it was read: 0, or what the last [`Action::Resume`] said.
+    pub run: u64,
+    /// The offset.
+    pub offset: i64,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Call the target of `scene`, and report with this ticket.
+    Dispatch {
+        /// The number of the call.
+        ticket: u64,
+        /// The rules in force.
+        scene: Arc<Scene>,
+        /// The task.
+        task: Arc<Task>,
+    },
+    /// Write these records; the offset is complete in the same transaction.
+    Settle(Settlement),
+    /// Stop reading a lane; the next record wanted is at or after `next`.
+    Pause {
+        /// The lane.
+        lane: LaneId,
+        /// One past the last offset that was taken.
+        next: i64,
+    },
+    /// Read on from where [`Action::Pause`] said.
+    Resume {
+        /// The lane.
+        lane: LaneId,
+        /// To be given with each record read from now on.
+        run: u64,
+    },
+    /// The last call of a shard that is to be given away is back, and what follows from it was said.
+    Drained {
+        /// The shard.
+        shard: i32,
+    },
+}
+
+/// The consequence of one offset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settlement {
+    /// The lane.
+    pub lane: LaneId,
+    /// The offset.
+    pub offset: i64,
+    /// The records to write.
+    pub entries: Vec<Entry>,
+    /// The records to write instead if a topic of the producer's choice refuses its [`Entry::Deliver`].
+    pub otherwise: Vec<Entry>,
+}
+
+/// What may be committed for a lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// The lane.
+    pub lane: LaneId,
+    /// Which assignment of the lane it is for.
+    pub epoch: u64,
+    /// The next offset to read.
+    pub watermark: i64,
+    /// What is complete above it.
+    pub completions: Completions,
+}
+
+/// The decisions of one worker.
+#[derive(Debug)]
+pub struct Engine {
+    /// The tiers.
+    ladder: Ladder,
+    /// How much may be held.
+    limits: Limits,
+    /// The gates, shared with the other workers of the process.
+    gates: Arc<Gates>,
+    /// The scenes in force.
+    scenes: Scenes,
+    /// The assigned lanes.
+    lanes: BTreeMap<LaneId, Lane>,
+    /// When to ask whether paused lanes may read on.
+    paused: BTreeSet<(Timestamp, LaneId)>,
+    /// Tasks that wait for their time.
+    agenda: Agenda,
+    /// Tasks that are due and wait for their gate, by scene.
+    ready: BTreeMap<Arc<str>, Queue>,
+    /// Calls in flight.
+    calls: HashMap<u64, Call>,
+    /// Bytes held by all lanes.
+    held: usize,
+    /// The number of the next call, item or epoch.
+    next: u64,
+}
+
+/// Due tasks of one scene, earliest first.
+#[derive(Debug, Default)]
+struct Queue {
+    /// The tasks.
+    items: Agenda,
+    /// When the gate is to be asked again.
+    ask_at: Timestamp,
+}
+
+/// A call in flight.
+#[derive(Debug)]
+struct Call {
+    /// The lane its task was read from.
+    lane: LaneId,
+    /// The assignment of that lane.
+    epoch: u64,
+    /// Its offset.
+    offset: i64,
+    /// The task.
+    task: Arc<Task>,
+    /// The rules it was started under.
+    scene: Arc<Scene>,
+    /// The gate to give it back to.
+    gate: Arc<Gate>,
+}
+
+/// Whether a due task found its way.
+enum Admission {
+    /// It was dispatched or settled.
+    Gone,
+    /// Its gate is closed until then.
+    Closed(Item, Timestamp),
+}
+
+/// Most tasks of one scene that wait in memory for its gate; more are deferred to a tier.
+const READY: usize = 1_000;
+
+/// How long to wait before asking a gate whose calls are all in flight again: another worker may have given one back.
+const ASK_CALLS: Duration = Duration::from_millis(5);
+
+/// Least wait of a deferred task: shorter, and it would be back before there is room.
+const DEFER: Duration = Duration::from_secs(5);
+
+// === impl Engine ===
+
+impl Engine {
+    /// The engine of a worker without shards and scenes.
+    pub fn new(ladder: Ladder, limits: Limits, gates: Arc<Gates>) -> Self {
+        Self {
+            ladder,
+            limits,
+            gates,
+            scenes: Scenes::default(),
+            lanes: BTreeMap::new(),
+            paused: BTreeSet::new(),
+            agenda: Agenda::default(),
+            ready: BTreeMap::new(),
+            calls: HashMap::new(),
+            held: 0,
+            next: 0,
+        }
+    }
+
+    /// Takes in what happened and says what is to be done.
+    pub fn step(&mut self, now: Now, input: Input, actions: &mut Vec<Action>) {
+        match input {
+            Input::Assign { lane, start, known } => {
+                let epoch = self.number();
+                self.lanes.insert(lane, Lane::resume(epoch, start, known));
+            }
+            Input::Record {
+                position,
+                appended,
+                task,
+            } => self.record(now, position, appended, task, actions),
+            Input::Poison { position, poison } => self.poison(now, position, poison, actions),
+            Input::Attempted { ticket, outcome } => self.attempted(now, ticket, &outcome, actions),
+            Input::Committed {
+                lane,
+                epoch,
+                watermark,
+            } => self.committed(lane, epoch, watermark),
+            Input::Tick => {}
+            Input::Rules(scenes) => self.scenes = scenes,
+            Input::Revoke { shard } => self.revoke(shard, actions),
+            Input::Release { shard } => self.release(shard),
+        }
+        self.wake(now, actions);
+    }
+
+    /// When [`Input::Tick`] is wanted next, if nothing else happens before.
+    pub fn next_wake(&self) -> Option<Timestamp> {
+        let queues = self.ready.values().map(|queue| queue.ask_at);
+        let paused = self.paused.first().map(|(time, _)| *time);
+        queues.chain(paused).chain(self.agenda.next()).min()
+    }
+
+    /// What may be committed now, of the lanes where that has changed; everything settled so far is to be written with it.
+    pub fn commits(&mut self) -> Vec<Commit> {
+        let mut commits = Vec::new();
+        for (id, lane) in &mut self.lanes {
+            if mem::take(&mut lane.dirty) {
+                commits.push(Commit {
+                    lane: *id,
+                    epoch: lane.epoch,
+                    watermark: lane.window.watermark(),
+                    completions: lane.window.completions(),
+                });
+            }
+        }
+        commits
+    }
+
+    /// How many offsets are open, over all lanes.
+    pub fn open(&self) -> usize {
+        self.lanes.values().map(|lane| lane.window.open()).sum()
+    }
+
+    /// How many bytes open tasks hold.
+    pub const fn held(&self) -> usize {
+        self.held
+    }
+
+    /// How many calls are in flight.
+    pub fn in_flight(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// Notes a read; false if the record is stale, known, or of a lane that is given away.
+    fn read(&mut self, Position { lane, run, offset }: Position) -> bool {
+        let Some(state) = self.lanes.get_mut(&lane) else {
+            return false;
+        };
+        if state.draining || state.paused || state.run != run {
+            return false;
+        }
+        let read = state.window.read(offset);
+        state.dirty = true;
+        read == Read::Open
+    }
+
+    /// A task was read: run it soon, or park it.
+    fn record(
+        &mut self,
+        now: Now,
+        position: Position,
+        appended: Timestamp,
+        task: Box<Task>,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.read(position) {
+            let weight = task.weight();
+            self.held += weight;
+            self.lane(position.lane).held += weight;
+            let item = Item {
+                wake: task.due,
+                sequence: self.number(),
+                lane: position.lane,
+                offset: position.offset,
+                task: Arc::new(*task),
+            };
+            match position.lane.source {
+                Source::Tasks => self.ingest(now, item, actions),
+                Source::Callbacks => self.report(now, item, actions),
+                Source::Tier(tier) => self.unpark(now, tier, appended, item, actions),
+            }
+        }
+        self.pause_if_full(now, position, actions);
+    }
+
+    /// A record was read that is no task: keep its bytes, say why, go on.
+    fn poison(
+        &mut self,
+        now: Now,
+        position: Position,
+        poison: Arc<Poison>,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.read(position) {
+            let entries = consequence::poison(poison, now.wall);
+            self.settle(position.lane, position.offset, 0, entries, actions);
+        }
+        self.pause_if_full(now, position, actions);
+    }
+
+    /// A task from the retry topic.
+    fn ingest(&mut self, now: Now, item: Item, actions: &mut Vec<Action>) {
+        let Some(scene) = self.scenes.find(&item.task.scene) else {
+            return self.end_without_scene(now, &item, actions);
+        };
+        if verdict::expires(scene, &item.task, item.task.due.max(now.wall)) {
+            return self.expire(now, &item, actions);
+        }
+        let due = item.task.due;
+        if due.since(now.wall) <= STRAIGHT {
+            return self.agenda.push(item);
+        }
+        self.park(now, item, Transition::Parked { due }, actions);
+    }
+
+    /// A callback record: a task of its own if its scene wants it delivered.
+    fn report(&mut self, now: Now, item: Item, actions: &mut Vec<Action>) {
+        let ended = item
+            .task
+            .record
+            .header("retry-outcome")
+            .and_then(|word| str::from_utf8(word).ok())
+            .and_then(Terminal::from_word);
+        let callback = self
+            .scenes
+            .get(&item.task.scene)
+            .and_then(|scene| scene.callback.as_ref());
+        match (callback, ended) {
+            (Some(callback), Some(ended)) if callback.on.contains(&ended) => {
+                self.ingest(now, item, actions);
+            }
+            _ => self.settle_item(&item, Vec::new(), actions),
+        }
+    }
+
+    /// A task from a tier: into the agenda if it is due soon, else on to the next tier once this one lets it go.
+    fn unpark(
+        &mut self,
+        now: Now,
+        tier: usize,
+        appended: Timestamp,
+        mut item: Item,
+        actions: &mut Vec<Action>,
+    ) {
+        if item.task.due.since(now.wall) > HORIZON {
+            let readable_at = self
+                .ladder
+                .tiers()
+                .get(tier)
+                .map_or(Timestamp::EPOCH, |tier| tier.readable_at(appended));
+            if readable_at <= now.wall {
+                return self.hop(now, item, actions);
+            }
+            item.wake = readable_at.min(item.task.due);
+        }
+        let lane = self.lane(item.lane);
+        lane.reach = lane.reach.max(item.wake);
+        self.agenda.push(item);
+    }
+
+    /// Forwards a task to another tier.
+    fn hop(&mut self, now: Now, item: Item, actions: &mut Vec<Action>) {
+        let (due, hops) = (item.task.due, item.task.hops.saturating_add(1));
+        self.park(now, item, Transition::Hopped { due, hops }, actions);
+    }
+
+    /// Parks a task until it is due.
+    fn park(&mut self, now: Now, item: Item, transition: Transition, actions: &mut Vec<Action>) {
+        let weight = item.task.weight();
+        let task = Arc::unwrap_or_clone(item.task);
+        let entries = consequence::park(task, &self.ladder, now.wall, transition);
+        self.settle(item.lane, item.offset, weight, entries, actions);
+    }
+
+    /// Ends a task whose scene does not exist.
+    fn end_without_scene(&mut self, now: Now, item: &Item, actions: &mut Vec<Action>) {
+        let reason = if item.task.scene.is_empty() {
+            Reason::NoScene
+        } else {
+            Reason::UnknownScene
+        };
+        self.end(now, item, (Terminal::Dead, reason), actions);
+    }
+
+    /// Ends a task whose deadline has passed before its next attempt.
+    fn expire(&mut self, now: Now, item: &Item, actions: &mut Vec<Action>) {
+        let end = (Terminal::Expired, Reason::DeadlinePassed);
+        self.end(now, item, end, actions);
+    }
+
+    /// Ends a task badly without another attempt.
+    fn end(
+        &mut self,
+        now: Now,
+        item: &Item,
+        (terminal, reason): (Terminal, Reason),
+        actions: &mut Vec<Action>,
+    ) {
+        let how = End {
+            terminal,
+            reason: Some(reason),
+            attempts: item.task.attempt.saturating_sub(1),
+        };
+        let entries = consequence::end(Arc::clone(&item.task), how, now.wall);
+        self.settle_item(item, entries, actions);
+    }
+
+    /// Does everything whose time has come.
+    fn wake(&mut self, now: Now, actions: &mut Vec<Action>) {
+        // The queues first: their tasks have waited longest.
+        self.ask_gates(now, actions);
+        while let Some(item) = self.agenda.pop_due(now.wall) {
+            if item.task.due <= now.wall {
+                self.due(now, item, actions);
+            } else if item.task.due.since(now.wall) > HORIZON {
+                self.hop(now, item, actions);
+            } else {
+                let wake = item.task.due;
+                self.agenda.push(Item { wake, ..item });
+            }
+        }
+        while let Some((_, lane)) = self
+            .paused
+            .first()
+            .copied()
+            .filter(|(time, _)| *time <= now.wall)
+        {
+            self.paused.pop_first();
+            self.resume_if_room(now, lane, actions);
+        }
+    }
+
+    /// Asks the gates that have tasks waiting and may be open again.
+    fn ask_gates(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let asked: Vec<Arc<str>> = self
+            .ready
+            .iter()
+            .filter(|(_, queue)| queue.ask_at <= now.wall)
+            .map(|(name, _)| Arc::clone(name))
+            .collect();
+        for name in asked {
+            let Some(mut queue) = self.ready.remove(&name) else {
+                continue;
+            };
+            while let Some(item) = queue.items.pop() {
+                if let Admission::Closed(item, until) = self.admit(now, item, actions) {
+                    queue.items.push(item);
+                    queue.ask_at = until;
+                    break;
+                }
+            }
+            if !queue.items.is_empty() {
+                self.ready.insert(name, queue);
+            }
+        }
+    }
+
+    /// A task is due: through its gate, or in line before it.
+    fn due(&mut self, now: Now, item: Item, actions: &mut Vec<Action>) {
+        let name = self.scenes.find(&item.task.scene).map_or_else(
+            || Arc::clone(&item.task.scene),
+            |scene| Arc::clone(&scene.name),
+        );
+        if let Some(queue) = self.ready.get_mut(&name) {
+            if queue.items.len() < READY {
+                queue.items.push(item);
+                return;
+            }
+            return self.defer(now, &name, item, actions);
+        }
+        if let Admission::Closed(item, until) = self.admit(now, item, actions) {
+            let queue = self.ready.entry(name).or_default();
+            queue.ask_at = until;
+            queue.items.push(item);
+        }
+    }
+
+    /// Parks a due task that finds no place in line until its gate is expected to admit it.
+    fn defer(&mut self, now: Now, scene: &str, item: Item, actions: &mut Vec<Action>) {
+        let spacing = self
+            .scenes
+            .find(scene)
+            .and_then(|scene| self.gates.gate(scene).spacing())
+            .unwrap_or_default();
+        // The line in front of it goes first.
+        let wait = spacing.saturating_mul(READY as u32).max(DEFER);
+        let due = (now.wall + wait).ceil_to_millis();
+        let weight = item.task.weight();
+        let mut task = Arc::unwrap_or_clone(item.task);
+        task.due = due;
+        let entries = consequence::park(task, &self.ladder, now.wall, Transition::Deferred { due });
+        self.settle(item.lane, item.offset, weight, entries, actions);
+    }
+
+    /// Starts the attempt of a due task if its gate is open.
+    fn admit(&mut self, now: Now, item: Item, actions: &mut Vec<Action>) -> Admission {
+        let Some(scene) = self.scenes.find(&item.task.scene).map(Arc::clone) else {
+            self.end_without_scene(now, &item, actions);
+            return Admission::Gone;
+        };
+        if verdict::expires(&scene, &item.task, now.wall) {
+            self.expire(now, &item, actions);
+            return Admission::Gone;
+        }
+        let target = match item.task.kind {
+            Kind::Work => Some(&scene.target),
+            Kind::Callback => scene.callback.as_ref().map(|callback| &callback.target),
+        };
+        let Some(target) = target else {
+            // The scene no longer wants its callbacks delivered.
+            self.settle_item(&item, Vec::new(), actions);
+            return Admission::Gone;
+        };
+        let gate = self.gates.gate(&scene);
+        let admitted = match target {
+            Target::Call => gate.admit_call(now.steady),
+            Target::Produce { .. } => gate.admit(now.steady),
+        };
+        match (admitted, target) {
+            (Err(Denied::Rate { until }), _) => {
+                return Admission::Closed(item, now.wall + until.saturating_sub(now.steady));
+            }
+            (Err(Denied::Concurrency), _) => {
+                return Admission::Closed(item, now.wall + ASK_CALLS);
+            }
+            (Ok(()), Target::Call) => self.dispatch(item, scene, gate, actions),
+            (Ok(()), Target::Produce { topic }) => self.deliver(now, item, &scene, topic, actions),
+        }
+        Admission::Gone
+    }
+
+    /// Calls the target.
+    fn dispatch(
+        &mut self,
+        item: Item,
+        scene: Arc<Scene>,
+        gate: Arc<Gate>,
+        actions: &mut Vec<Action>,
+    ) {
+        let ticket = self.number();
+        let lane = self.lane(item.lane);
+        lane.calls += 1;
+        let call = Call {
+            lane: item.lane,
+            epoch: lane.epoch,
+            offset: item.offset,
+            task: Arc::clone(&item.task),
+            scene: Arc::clone(&scene),
+            gate,
+        };
+        self.calls.insert(ticket, call);
+        actions.push(Action::Dispatch {
+            ticket,
+            scene,
+            task: item.task,
+        });
+    }
+
+    /// Delivers to a topic: the attempt is part of the settlement, and so is what follows if the topic refuses it.
+    fn deliver(
+        &mut self,
+        now: Now,
+        item: Item,
+        scene: &Scene,
+        topic: &Arc<str>,
+        actions: &mut Vec<Action>,
+    ) {
+        let weight = item.task.weight();
+        let delivered = End {
+            terminal: Terminal::Delivered,
+            reason: None,
+            attempts: item.task.attempt,
+        };
+        let mut entries = vec![Entry::Deliver {
+            topic: Arc::clone(topic),
+            task: Arc::clone(&item.task),
+        }];
+        entries.extend(consequence::end(
+            Arc::clone(&item.task),
+            delivered,
+            now.wall,
+        ));
+
+        let failure = Failure::new("produce", "the target topic refused the record");
+        let refused = Outcome::Retryable(failure.clone());
+        let verdict = verdict::verdict(scene, &item.task, &refused, now.wall);
+        let otherwise = consequence::of_verdict(
+            Arc::unwrap_or_clone(item.task),
+            verdict,
+            (refused.word(), Some(failure)),
+            &self.ladder,
+            now.wall,
+        );
+        self.close(item.lane, item.offset, weight);
+        actions.push(Action::Settle(Settlement {
+            lane: item.lane,
+            offset: item.offset,
+            entries,
+            otherwise,
+        }));
+    }
+
+    /// A call came back: what its outcome means, unless the lane is ours no more.
+    fn attempted(&mut self, now: Now, ticket: u64, outcome: &Outcome, actions: &mut Vec<Action>) {
+        let Some(call) = self.calls.remove(&ticket) else {
+            unreachable!("call {ticket} came back twice");
+        };
+        call.gate.release();
+        if let Some(queue) = self.ready.get_mut(&call.scene.name) {
+            queue.ask_at = queue.ask_at.min(now.wall);
+        }
+        let Some(lane) = self
+            .lanes
+            .get_mut(&call.lane)
+            .filter(|lane| lane.epoch == call.epoch)
+        else {
+            return;
+        };
+        lane.calls -= 1;
+        let weight = call.task.weight();
+        let verdict = verdict::verdict(&call.scene, &call.task, outcome, now.wall);
+        let entries = consequence::of_verdict(
+            Arc::unwrap_or_clone(call.task),
+            verdict,
+            (outcome.word(), outcome.failure().cloned()),
+            &self.ladder,
+            now.wall,
+        );
+        self.settle(call.lane, call.offset, weight, entries, actions);
+        self.say_if_drained(call.lane.shard, actions);
+    }
+
+    /// What stands below a durable watermark need not be remembered.
+    fn committed(&mut self, lane: LaneId, epoch: u64, watermark: i64) {
+        if let Some(lane) = self.lanes.get_mut(&lane).filter(|lane| lane.epoch == epoch) {
+            lane.window.forget_below(watermark);
+        }
+    }
+
+    /// Stops everything of a shard that has not started; the next owner reads it again.
+    fn revoke(&mut self, shard: i32, actions: &mut Vec<Action>) {
+        self.agenda.forget(shard);
+        for queue in self.ready.values_mut() {
+            queue.items.forget(shard);
+        }
+        self.ready.retain(|_, queue| !queue.items.is_empty());
+        self.paused.retain(|(_, lane)| lane.shard != shard);
+        for (id, lane) in &mut self.lanes {
+            lane.draining |= id.shard == shard;
+        }
+        self.say_if_drained(shard, actions);
+    }
+
+    /// Forgets a shard.
+    fn release(&mut self, shard: i32) {
+        self.lanes.retain(|id, lane| {
+            if id.shard == shard {
+                assert!(
+                    lane.draining,
+                    "shard {shard} released before it was revoked"
+                );
+                self.held -= lane.held;
+            }
+            id.shard != shard
+        });
+    }
+
+    /// Says so when the last call of a draining shard is back.
+    fn say_if_drained(&self, shard: i32, actions: &mut Vec<Action>) {
+        let mut lanes = self.lanes.iter().filter(|(id, _)| id.shard == shard);
+        if lanes.all(|(_, lane)| lane.draining && lane.calls == 0) {
+            actions.push(Action::Drained { shard });
+        }
+    }
+
+    /// Stops reading a lane that holds enough.
+    fn pause_if_full(&mut self, now: Now, position: Position, actions: &mut Vec<Action>) {
+        let (total, limits) = (self.held, self.limits);
+        let Some(lane) = self.lanes.get_mut(&position.lane) else {
+            return;
+        };
+        if lane.paused
+            || lane.draining
+            || lane.run != position.run
+            || !lane.must_pause(now.wall, total, &limits)
+        {
+            return;
+        }
+        lane.paused = true;
+        self.paused
+            .insert((lane.ask_again(now.wall), position.lane));
+        actions.push(Action::Pause {
+            lane: position.lane,
+            next: position.offset + 1,
+        });
+    }
+
+    /// Reads a paused lane on, or asks again later.
+    fn resume_if_room(&mut self, now: Now, id: LaneId, actions: &mut Vec<Action>) {
+        let (total, limits) = (self.held, self.limits);
+        let lane = self.lane(id);
+        if !lane.may_resume(now.wall, total, &limits) {
+            let time = lane.ask_again(now.wall);
+            self.paused.insert((time, id));
+            return;
+        }
+        lane.paused = false;
+        lane.run += 1;
+        let run = lane.run;
+        actions.push(Action::Resume { lane: id, run });
+    }
+
+    /// Settles the offset of a task that waited.
+    fn settle_item(&mut self, item: &Item, entries: Vec<Entry>, actions: &mut Vec<Action>) {
+        self.settle(item.lane, item.offset, item.task.weight(), entries, actions);
+    }
+
+    /// Completes an offset with the records that follow from it.
+    fn settle(
+        &mut self,
+        lane: LaneId,
+        offset: i64,
+        weight: usize,
+        entries: Vec<Entry>,
+        actions: &mut Vec<Action>,
+    ) {
+        self.close(lane, offset, weight);
+        actions.push(Action::Settle(Settlement {
+            lane,
+            offset,
+            entries,
+            otherwise: Vec::new(),
+        }));
+    }
+
+    /// Marks an offset complete and lets go of the `weight` bytes it held.
+    fn close(&mut self, id: LaneId, offset: i64, weight: usize) {
+        self.held -= weight;
+        let lane = self.lane(id);
+        lane.held -= weight;
+        lane.window.complete(offset);
+        lane.dirty = true;
+    }
+
+    /// An assigned lane.
+    fn lane(&mut self, id: LaneId) -> &mut Lane {
+        self.lanes
+            .get_mut(&id)
+            .unwrap_or_else(|| unreachable!("{id:?} has tasks but is not assigned"))
+    }
+
+    /// A number not given before.
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+}

@@ -1,0 +1,135 @@
+//! The lane: the state of one assigned partition.
+//!
+//! Not its tasks, which wait in the agenda. Invariant: a lane that is full or has read far enough ahead stops reading; it never drops.
+
+use std::time::Duration;
+
+use crate::completions::Completions;
+use crate::tier::HORIZON;
+use crate::time::Timestamp;
+use crate::window::Window;
+
+/// One partition of one of retide's topics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LaneId {
+    /// The partition, the same number on every topic of a shard.
+    pub shard: i32,
+    /// The topic.
+    pub source: Source,
+}
+
+/// The topics that tasks are read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// The retry topic.
+    Tasks,
+    /// The callbacks topic, for scenes that deliver callbacks to a target of their own.
+    Callbacks,
+    /// A tier, as its place in the ladder.
+    Tier(usize),
+}
+
+/// How much a worker holds in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes held by all lanes together before lanes above their own minimum stop reading.
+    pub total: usize,
+    /// Bytes each lane may hold whatever the others do.
+    pub lane_least: usize,
+    /// Bytes no lane exceeds by more than one record.
+    pub lane_most: usize,
+    /// Open offsets of a lane.
+    pub lane_open: usize,
+}
+
+/// The state of one assigned partition.
+#[derive(Clone, Debug)]
+pub(crate) struct Lane {
+    /// Which assignment of the partition this is; an answer to a call of another one is not for this lane.
+    pub(crate) epoch: u64,
+    /// Open and completed offsets.
+    pub(crate) window: Window,
+    /// Counts resumptions; records polled before the last one are stale and come again.
+    pub(crate) run: u64,
+    /// Bytes held by open tasks.
+    pub(crate) held: usize,
+    /// Calls in flight.
+    pub(crate) calls: usize,
+    /// When the last record read is to be looked at.
+    pub(crate) reach: Timestamp,
+    /// Whether reading is stopped.
+    pub(crate) paused: bool,
+    /// Whether the shard is being given away.
+    pub(crate) draining: bool,
+    /// Whether there is something to commit.
+    pub(crate) dirty: bool,
+}
+
+/// How far a lane reads ahead: as far as tasks wait in the agenda rather than in a tier.
+const READ_AHEAD: Duration = HORIZON;
+
+/// How much of [`READ_AHEAD`] is left when a lane reads on: half, so that a busy tier is fetched in large pieces.
+const READ_ON: Duration = Duration::from_secs(5);
+
+// === impl Limits ===
+
+impl Limits {
+    /// The limits of a worker that may hold `total` bytes.
+    pub const fn of(total: usize) -> Self {
+        Self {
+            total,
+            // With 12 partitions and 13 topics, the minimums add up to 20 MiB.
+            lane_least: 128 << 10,
+            // A quarter: no lane alone fills the worker.
+            lane_most: total / 4,
+            // Small tasks cost more than their bytes: heap entries, slots of the window.
+            lane_open: 50_000,
+        }
+    }
+}
+
+// === impl Lane ===
+
+impl Lane {
+    /// A lane that reads from `start`, where `known` is done already.
+    pub(crate) fn resume(epoch: u64, start: i64, known: Completions) -> Self {
+        Self {
+            epoch,
+            window: Window::resume(start, known),
+            run: 0,
+            held: 0,
+            calls: 0,
+            reach: Timestamp::EPOCH,
+            paused: false,
+            draining: false,
+            dirty: false,
+        }
+    }
+
+    /// Whether to stop reading, where the worker holds `total` bytes.
+    pub(crate) fn must_pause(&self, now: Timestamp, total: usize, limits: &Limits) -> bool {
+        self.reach > now + READ_AHEAD || self.is_full(self.held, total, limits)
+    }
+
+    /// Whether to read on after a pause, where the worker holds `total` bytes.
+    pub(crate) fn may_resume(&self, now: Timestamp, total: usize, limits: &Limits) -> bool {
+        // Twice what is held: reading goes on at half the limit, not record by record.
+        self.reach <= now + READ_ON && !self.is_full(self.held.saturating_mul(2), total, limits)
+    }
+
+    /// When to ask again whether a paused lane may read on.
+    pub(crate) fn ask_again(&self, now: Timestamp) -> Timestamp {
+        // A full lane empties at a pace nobody knows; 20 ms is short beside the reading that follows.
+        self.reach
+            .before(READ_ON)
+            .max(now + Duration::from_millis(20))
+    }
+
+    /// Whether `held` bytes, or the open offsets, are as much as this lane may hold.
+    fn is_full(&self, held: usize, total: usize, limits: &Limits) -> bool {
+        held >= limits.lane_most
+            || (held >= limits.lane_least && total >= limits.total)
+            || self.window.open() >= limits.lane_open
+            || !self.window.has_room()
+    }
+}

@@ -1,0 +1,801 @@
+//! The engine seen from outside: whole action lists, and properties over random histories.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use retide_core::completions::Completions;
+use retide_core::engine::Position;
+use retide_core::lane::Limits;
+use retide_core::scene::{Callback, Target};
+use retide_core::{
+    Action, Backoff, Ended, Engine, Entry, Event, Failure, Gates, Header, Input, Jitter, Kind,
+    Ladder, LaneId, Now, Origin, Outcome, Poison, Rate, Reason, Record, Scene, Scenes, Settlement,
+    Source, Task, Terminal, Timestamp, Transition,
+};
+
+/// Where every test starts: an instant of no meaning.
+const START: u64 = 1_000_000_000;
+
+const TASKS: LaneId = LaneId {
+    shard: 0,
+    source: Source::Tasks,
+};
+
+const fn tier(index: usize) -> LaneId {
+    LaneId {
+        shard: 0,
+        source: Source::Tier(index),
+    }
+}
+
+fn at(millis: u64) -> Now {
+    Now {
+        wall: Timestamp::from_millis(START + millis),
+        steady: Duration::from_millis(millis),
+    }
+}
+
+fn scene(change: impl FnOnce(&mut Scene)) -> Scenes {
+    let mut scene = Scene {
+        name: "pay".into(),
+        target: Target::Call,
+        backoff: Backoff::Fixed {
+            delay: Duration::from_secs(30),
+        },
+        jitter: Jitter::None,
+        max_attempts: NonZeroU32::new(3).unwrap(),
+        deadline: None,
+        rate: None,
+        concurrency: NonZeroU32::new(4).unwrap(),
+        callback: None,
+    };
+    change(&mut scene);
+    [scene].into_iter().collect()
+}
+
+fn task(name: &str, due: Now) -> Task {
+    Task {
+        id: name.into(),
+        scene: "pay".into(),
+        kind: Kind::Work,
+        attempt: 1,
+        due: due.wall,
+        first_failed_at: at(0).wall,
+        deadline: None,
+        origin: Origin {
+            topic: "retry.tasks".into(),
+            partition: 0,
+            offset: 7,
+        },
+        failure: None,
+        hops: 0,
+        record: Record {
+            value: Some("payload".into()),
+            ..Record::default()
+        },
+    }
+}
+
+fn position(lane: LaneId, offset: i64) -> Position {
+    Position {
+        lane,
+        run: 0,
+        offset,
+    }
+}
+
+/// An engine with one shard, and the steps it takes.
+struct Bench {
+    engine: Engine,
+}
+
+impl Bench {
+    fn new(scenes: Scenes) -> Self {
+        let limits = Limits::of(64 << 20);
+        let mut bench = Self {
+            engine: Engine::new(Ladder::default(), limits, Arc::new(Gates::default())),
+        };
+        bench.step(at(0), Input::Rules(scenes));
+        bench.assign(0);
+        bench
+    }
+
+    fn assign(&mut self, start: i64) {
+        let tiers = (0..11).map(Source::Tier);
+        for source in [Source::Tasks, Source::Callbacks].into_iter().chain(tiers) {
+            let lane = LaneId { shard: 0, source };
+            let known = Completions::default();
+            self.step(at(0), Input::Assign { lane, start, known });
+        }
+    }
+
+    fn step(&mut self, now: Now, input: Input) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.engine.step(now, input, &mut actions);
+        actions
+    }
+
+    fn record(&mut self, now: Now, lane: LaneId, offset: i64, task: Task) -> Vec<Action> {
+        let input = Input::Record {
+            position: position(lane, offset),
+            appended: now.wall,
+            task: Box::new(task),
+        };
+        self.step(now, input)
+    }
+
+    /// Answers the one call that `actions` start.
+    fn answer(&mut self, now: Now, actions: &[Action], outcome: Outcome) -> Vec<Action> {
+        let [Action::Dispatch { ticket, .. }] = actions else {
+            panic!("one dispatch expected, not {actions:?}");
+        };
+        let ticket = *ticket;
+        self.step(now, Input::Attempted { ticket, outcome })
+    }
+
+    fn watermark(&mut self, lane: LaneId) -> Option<i64> {
+        let commits = self.engine.commits();
+        let commit = commits.iter().find(|commit| commit.lane == lane)?;
+        Some(commit.watermark)
+    }
+}
+
+fn event(name: &str, now: Now, transition: Transition) -> Entry {
+    Entry::Event(Event {
+        id: name.into(),
+        scene: "pay".into(),
+        kind: Kind::Work,
+        at: now.wall,
+        transition,
+    })
+}
+
+fn ended(
+    task: &Task,
+    now: Now,
+    terminal: Terminal,
+    reason: Option<Reason>,
+    attempts: u32,
+) -> Arc<Ended> {
+    Arc::new(Ended {
+        id: Arc::clone(&task.id),
+        scene: Arc::clone(&task.scene),
+        kind: task.kind,
+        terminal,
+        reason,
+        attempts,
+        origin: task.origin.clone(),
+        first_failed_at: task.first_failed_at,
+        at: now.wall,
+        failure: task.failure.clone(),
+        key: None,
+    })
+}
+
+/// The records of an end: event, callback, and a dead letter if it is a bad one.
+fn end_of(
+    task: &Task,
+    now: Now,
+    terminal: Terminal,
+    reason: Option<Reason>,
+    attempts: u32,
+) -> Vec<Entry> {
+    let ended = ended(task, now, terminal, reason, attempts);
+    let transition = Transition::Ended {
+        terminal,
+        attempts,
+        reason,
+    };
+    let mut entries = vec![
+        event(&task.id, now, transition),
+        Entry::Callback(Arc::clone(&ended)),
+    ];
+    if terminal != Terminal::Delivered {
+        let task = Arc::new(task.clone());
+        entries.push(Entry::DeadLetter { task, ended });
+    }
+    entries
+}
+
+fn settle(lane: LaneId, offset: i64, entries: Vec<Entry>) -> Action {
+    Action::Settle(Settlement {
+        lane,
+        offset,
+        entries,
+        otherwise: Vec::new(),
+    })
+}
+
+#[test]
+fn a_task_due_now_is_called_and_ends_once() {
+    let mut bench = Bench::new(scene(|_| {}));
+    let task = task("a", at(0));
+
+    let called = bench.record(at(1), TASKS, 7, task.clone());
+    let before = bench.watermark(TASKS);
+    let settled = bench.answer(at(9), &called, Outcome::Success);
+
+    assert_eq!(before, Some(7));
+    let entries = end_of(&task, at(9), Terminal::Delivered, None, 1);
+    assert_eq!(settled, [settle(TASKS, 7, entries)]);
+    assert_eq!(bench.watermark(TASKS), Some(8));
+}
+
+#[test]
+fn a_failed_attempt_is_parked_for_the_wait_of_its_scene() {
+    let mut bench = Bench::new(scene(|_| {}));
+    let failure = Failure::new("http-503", "busy");
+    let mut next = task("a", at(0));
+
+    let called = bench.record(at(1), TASKS, 0, next.clone());
+    let settled = bench.answer(at(5), &called, Outcome::Retryable(failure.clone()));
+
+    next.attempt = 2;
+    next.hops = 1;
+    next.due = at(30_005).wall;
+    next.failure = Some(failure.clone());
+    let failed = Transition::Failed {
+        attempt: 1,
+        outcome: "retryable",
+        failure,
+        due: next.due,
+    };
+    let entries = vec![
+        Entry::Park {
+            tier: 3,
+            task: Arc::new(next),
+        },
+        event("a", at(5), failed),
+    ];
+    assert_eq!(settled, [settle(TASKS, 0, entries)]);
+}
+
+#[test]
+fn a_target_that_asks_for_longer_gets_longer() {
+    let mut bench = Bench::new(scene(|_| {}));
+    let outcome = Outcome::Throttled {
+        after: Duration::from_mins(1),
+        failure: Failure::new("http-429", "slow down"),
+    };
+
+    let called = bench.record(at(0), TASKS, 0, task("a", at(0)));
+    let settled = bench.answer(at(5), &called, outcome);
+
+    let [Action::Settle(Settlement { entries, .. })] = &settled[..] else {
+        panic!("one settlement expected, not {settled:?}");
+    };
+    let [Entry::Park { tier, task }, _] = &entries[..] else {
+        panic!("a parked task expected, not {entries:?}");
+    };
+    assert_eq!((*tier, task.due), (4, at(60_005).wall));
+}
+
+#[test]
+fn the_last_attempt_and_a_rejection_are_dead_letters() {
+    for (attempt, permanent, reason) in [
+        (3, false, Reason::AttemptsExhausted),
+        (1, true, Reason::Rejected),
+    ] {
+        let mut bench = Bench::new(scene(|_| {}));
+        let failure = Failure::new("http-4xx", "no");
+        let mut task = task("a", at(0));
+        task.attempt = attempt;
+        let outcome = if permanent {
+            Outcome::Permanent(failure.clone())
+        } else {
+            Outcome::Retryable(failure.clone())
+        };
+
+        let called = bench.record(at(0), tier(0), 0, task.clone());
+        let settled = bench.answer(at(5), &called, outcome);
+
+        task.failure = Some(failure);
+        let entries = end_of(&task, at(5), Terminal::Dead, Some(reason), attempt);
+        assert_eq!(settled, [settle(tier(0), 0, entries)]);
+    }
+}
+
+#[test]
+fn a_task_past_its_deadline_expires_without_an_attempt() {
+    let mut bench = Bench::new(scene(|scene| scene.deadline = Some(Duration::from_secs(1))));
+    let task = task("a", at(0));
+
+    let settled = bench.record(at(1_001), TASKS, 0, task.clone());
+
+    let reason = Some(Reason::DeadlinePassed);
+    let entries = end_of(&task, at(1_001), Terminal::Expired, reason, 0);
+    assert_eq!(settled, [settle(TASKS, 0, entries)]);
+}
+
+#[test]
+fn a_retry_that_would_come_after_the_deadline_expires_at_once() {
+    let mut bench = Bench::new(scene(|scene| {
+        scene.deadline = Some(Duration::from_secs(20));
+    }));
+    let failure = Failure::new("timeout", "5s");
+    let mut task = task("a", at(0));
+
+    let called = bench.record(at(0), TASKS, 0, task.clone());
+    let settled = bench.answer(at(5), &called, Outcome::Timeout(failure.clone()));
+
+    task.failure = Some(failure);
+    let reason = Some(Reason::DeadlinePassed);
+    let entries = end_of(&task, at(5), Terminal::Expired, reason, 1);
+    assert_eq!(settled, [settle(TASKS, 0, entries)]);
+}
+
+#[test]
+fn a_task_without_rules_is_a_dead_letter_with_the_reason() {
+    for (name, reason) in [("", Reason::NoScene), ("nobody", Reason::UnknownScene)] {
+        let mut bench = Bench::new(scene(|_| {}));
+        let mut task = task("a", at(0));
+        task.scene = name.into();
+
+        let settled = bench.record(at(0), TASKS, 0, task.clone());
+
+        let ended = ended(&task, at(0), Terminal::Dead, Some(reason), 0);
+        let [Action::Settle(settlement)] = &settled[..] else {
+            panic!("one settlement expected, not {settled:?}");
+        };
+        let letter = Entry::DeadLetter {
+            task: Arc::new(task),
+            ended,
+        };
+        assert_eq!(settlement.entries.last(), Some(&letter));
+    }
+}
+
+#[test]
+fn poison_is_kept_and_the_lane_moves_on() {
+    let mut bench = Bench::new(scene(|_| {}));
+    let poison = Arc::new(Poison {
+        id: "p".into(),
+        scene: "".into(),
+        origin: task("p", at(0)).origin,
+        record: Record::default(),
+        reason: Reason::BadDue,
+        detail: Failure::new("bad-due", "soon"),
+    });
+
+    let input = Input::Poison {
+        position: position(TASKS, 3),
+        poison: Arc::clone(&poison),
+    };
+    let settled = bench.step(at(0), input);
+
+    let [Action::Settle(settlement)] = &settled[..] else {
+        panic!("one settlement expected, not {settled:?}");
+    };
+    let kept = settlement.entries.iter().any(
+        |entry| matches!(entry, Entry::Poison { poison: kept, ended } if *kept == poison && ended.terminal == Terminal::Dead),
+    );
+    assert!(kept);
+    assert_eq!(bench.watermark(TASKS), Some(4));
+}
+
+#[test]
+fn a_task_due_later_is_parked_in_the_longest_tier_that_fits() {
+    let mut bench = Bench::new(scene(|_| {}));
+    let mut parked = task("a", at(12_000));
+
+    let settled = bench.record(at(0), TASKS, 0, parked.clone());
+
+    parked.hops = 1;
+    let due = parked.due;
+    let entries = vec![
+        Entry::Park {
+            tier: 2,
+            task: Arc::new(parked),
+        },
+        event("a", at(0), Transition::Parked { due }),
+    ];
+    assert_eq!(settled, [settle(TASKS, 0, entries)]);
+}
+
+#[test]
+fn no_call_starts_a_microsecond_early() {
+    let mut bench = Bench::new(scene(|_| {}));
+    let due = at(4_000);
+    bench.record(at(0), tier(0), 0, task("a", due));
+    let almost = Now {
+        wall: Timestamp::from_micros(due.wall.as_micros() - 1),
+        ..due
+    };
+
+    let early = bench.step(almost, Input::Tick);
+    let wake = bench.engine.next_wake();
+    let in_time = bench.step(due, Input::Tick);
+
+    assert_eq!(early, []);
+    assert_eq!(wake, Some(due.wall));
+    assert!(matches!(&in_time[..], [Action::Dispatch { .. }]));
+}
+
+#[test]
+fn a_tier_lets_a_task_with_much_time_left_hop() {
+    let mut bench = Bench::new(scene(|_| {}));
+    // In the tier of 30 s, readable from 28 s on; 42 s are left then.
+    let mut hopped = task("a", at(70_000));
+    let read = bench.record(at(0), tier(3), 0, hopped.clone());
+
+    let before = bench.step(at(27_999), Input::Tick);
+    let after = bench.step(at(28_000), Input::Tick);
+
+    // It is far ahead, so its lane has stopped reading until it is nearer.
+    assert_eq!(
+        read,
+        [Action::Pause {
+            lane: tier(3),
+            next: 1
+        }]
+    );
+    assert_eq!(
+        before,
+        [Action::Resume {
+            lane: tier(3),
+            run: 1
+        }]
+    );
+    hopped.hops = 1;
+    let transition = Transition::Hopped {
+        due: hopped.due,
+        hops: 1,
+    };
+    let entries = vec![
+        Entry::Park {
+            tier: 3,
+            task: Arc::new(hopped),
+        },
+        event("a", at(28_000), transition),
+    ];
+    assert_eq!(after, [settle(tier(3), 0, entries)]);
+}
+
+#[test]
+fn records_polled_before_a_pause_come_again() {
+    let mut bench = Bench::new(scene(|_| {}));
+    bench.record(at(0), tier(10), 0, task("a", at(86_400_000)));
+
+    let stale = bench.record(at(0), tier(10), 1, task("b", at(0)));
+
+    assert_eq!(stale, []);
+    assert_eq!(bench.watermark(tier(10)), Some(0));
+}
+
+#[test]
+fn a_closed_gate_holds_a_line_and_overflow_is_deferred_without_an_attempt() {
+    let mut bench = Bench::new(scene(|scene| {
+        scene.concurrency = NonZeroU32::MIN;
+    }));
+    let called = bench.record(at(0), TASKS, 0, task("first", at(0)));
+    for offset in 1..=1_000 {
+        let waits = bench.record(at(0), TASKS, offset, task("waits", at(0)));
+        assert_eq!(waits, []);
+    }
+    let mut deferred = task("late", at(0));
+
+    let overflow = bench.record(at(0), TASKS, 1_001, deferred.clone());
+    let answered = bench.answer(at(1), &called, Outcome::Success);
+
+    deferred.due = at(5_000).wall;
+    deferred.hops = 1;
+    let due = deferred.due;
+    let entries = vec![
+        Entry::Park {
+            tier: 1,
+            task: Arc::new(deferred),
+        },
+        event("late", at(0), Transition::Deferred { due }),
+    ];
+    assert_eq!(overflow, [settle(TASKS, 1_001, entries)]);
+    // The place of the first is the second's at once.
+    assert!(matches!(
+        &answered[..],
+        [
+            Action::Settle(Settlement { offset: 0, .. }),
+            Action::Dispatch { .. }
+        ]
+    ));
+}
+
+#[test]
+fn a_rate_opens_the_gate_when_it_said() {
+    let mut bench = Bench::new(scene(|scene| {
+        scene.rate = Some(Rate {
+            limit: NonZeroU32::new(10).unwrap(),
+            per: Duration::from_secs(1),
+            burst: NonZeroU32::MIN,
+        });
+    }));
+    bench.record(at(0), TASKS, 0, task("a", at(0)));
+    bench.record(at(0), TASKS, 1, task("b", at(0)));
+
+    assert_eq!(bench.engine.next_wake(), Some(at(100).wall));
+    assert_eq!(bench.step(at(99), Input::Tick), []);
+    let opened = bench.step(at(100), Input::Tick);
+    assert!(matches!(&opened[..], [Action::Dispatch { .. }]));
+}
+
+#[test]
+fn a_topic_target_is_settled_with_both_ends() {
+    let mut bench = Bench::new(scene(|scene| {
+        scene.target = Target::Produce {
+            topic: "orders".into(),
+        };
+    }));
+    let task = task("a", at(0));
+
+    let settled = bench.record(at(0), TASKS, 0, task.clone());
+
+    let [Action::Settle(settlement)] = &settled[..] else {
+        panic!("one settlement expected, not {settled:?}");
+    };
+    let mut entries = vec![Entry::Deliver {
+        topic: "orders".into(),
+        task: Arc::new(task.clone()),
+    }];
+    entries.extend(end_of(&task, at(0), Terminal::Delivered, None, 1));
+    assert_eq!(settlement.entries, entries);
+    assert!(matches!(
+        &settlement.otherwise[..],
+        [Entry::Park { tier: 3, .. }, Entry::Event(_)]
+    ));
+}
+
+#[test]
+fn a_callback_is_delivered_only_where_its_scene_wants_it() {
+    for (word, wanted) in [("dead", true), ("delivered", false), ("nonsense", false)] {
+        let mut bench = Bench::new(scene(|scene| {
+            scene.callback = Some(Callback {
+                target: Target::Call,
+                on: vec![Terminal::Dead],
+            });
+        }));
+        let lane = LaneId {
+            shard: 0,
+            source: Source::Callbacks,
+        };
+        let mut callback = task("a", at(0));
+        callback.kind = Kind::Callback;
+        callback.record.headers = vec![Header {
+            name: "retry-outcome".into(),
+            value: Some(word.into()),
+        }];
+
+        let actions = bench.record(at(0), lane, 0, callback);
+
+        if wanted {
+            let ended = bench.answer(at(1), &actions, Outcome::Success);
+            let [Action::Settle(settlement)] = &ended[..] else {
+                panic!("one settlement expected, not {ended:?}");
+            };
+            assert!(matches!(&settlement.entries[..], [Entry::Event(_)]));
+        } else {
+            assert_eq!(actions, [settle(lane, 0, Vec::new())]);
+        }
+    }
+}
+
+#[test]
+fn a_shard_is_drained_when_its_last_call_is_back() {
+    let mut bench = Bench::new(scene(|_| {}));
+    let called = bench.record(at(0), TASKS, 0, task("flies", at(0)));
+    bench.record(at(0), TASKS, 1, task("waits", at(900)));
+
+    let revoked = bench.step(at(1), Input::Revoke { shard: 0 });
+    let read = bench.record(at(2), TASKS, 2, task("too late", at(0)));
+    let ticked = bench.step(at(1_000), Input::Tick);
+    let answered = bench.answer(at(1_001), &called, Outcome::Success);
+    let watermark = bench.watermark(TASKS);
+    bench.step(at(1_002), Input::Release { shard: 0 });
+
+    assert_eq!((revoked, read, ticked), (vec![], vec![], vec![]));
+    assert!(matches!(
+        &answered[..],
+        [
+            Action::Settle(Settlement { offset: 0, .. }),
+            Action::Drained { shard: 0 }
+        ]
+    ));
+    // The one that waited is read again by the next owner.
+    assert_eq!(watermark, Some(1));
+    assert_eq!((bench.engine.open(), bench.engine.held()), (0, 0));
+}
+
+#[test]
+fn a_call_that_returns_after_its_shard_was_given_away_is_ignored() {
+    let mut bench = Bench::new(scene(|scene| scene.concurrency = NonZeroU32::MIN));
+    let called = bench.record(at(0), TASKS, 0, task("a", at(0)));
+    bench.step(at(0), Input::Revoke { shard: 0 });
+    bench.step(at(0), Input::Release { shard: 0 });
+    bench.assign(0);
+    let again = bench.record(at(1), TASKS, 0, task("a", at(0)));
+
+    let late = bench.answer(at(2), &called, Outcome::Success);
+
+    // It gives its place back, and that is all.
+    assert_eq!(again, []);
+    assert!(matches!(&late[..], [Action::Dispatch { .. }]));
+}
+
+/// A step of a random history.
+#[derive(Clone, Debug)]
+enum Chance {
+    /// A record is read from a lane.
+    Read { lane: usize, due_in: i64 },
+    /// The n-th call in flight comes back.
+    Return { nth: usize, kind: usize },
+    /// Time passes.
+    Pass { millis: u64 },
+    /// The shard is given away and taken again.
+    Move,
+    /// The rules change.
+    Rules { concurrency: u32, limit: u32 },
+}
+
+fn chance() -> impl Strategy<Value = Chance> {
+    prop_oneof![
+        8 => (0_usize..6, -5_000_i64..100_000).prop_map(|(lane, due_in)| Chance::Read { lane, due_in }),
+        6 => (0_usize..16, 0_usize..5).prop_map(|(nth, kind)| Chance::Return { nth, kind }),
+        4 => (0_u64..20_000).prop_map(|millis| Chance::Pass { millis }),
+        1 => Just(Chance::Move),
+        1 => (1_u32..6, 1_u32..50).prop_map(|(concurrency, limit)| Chance::Rules { concurrency, limit }),
+    ]
+}
+
+/// What a random history has shown so far.
+#[derive(Default)]
+struct History {
+    /// Offsets read in this assignment and not settled.
+    open: BTreeSet<(LaneId, i64)>,
+    /// Calls in flight and the open offset they are for, if it is still ours.
+    calls: BTreeMap<u64, Option<(LaneId, i64)>>,
+    /// The next offset of each lane.
+    ends: BTreeMap<LaneId, i64>,
+    /// The run of each lane, and whether it is paused.
+    runs: BTreeMap<LaneId, (u64, bool)>,
+}
+
+impl History {
+    fn observe(&mut self, now: Now, actions: &[Action]) -> Result<(), TestCaseError> {
+        for action in actions {
+            match action {
+                Action::Dispatch { ticket, task, .. } => {
+                    prop_assert!(task.due <= now.wall, "early");
+                    let place = task.id.split_once('/').map(|(lane, offset)| {
+                        let lane = lane.parse::<usize>().unwrap();
+                        (lane_of(lane), offset.parse::<i64>().unwrap())
+                    });
+                    prop_assert!(self.open.contains(&place.unwrap()));
+                    prop_assert!(
+                        !self.calls.values().any(|call| *call == place),
+                        "called twice"
+                    );
+                    prop_assert!(self.calls.insert(*ticket, place).is_none());
+                }
+                Action::Settle(Settlement { lane, offset, .. }) => {
+                    prop_assert!(
+                        self.open.remove(&(*lane, *offset)),
+                        "settled twice or never read"
+                    );
+                }
+                Action::Pause { lane, next } => {
+                    prop_assert_eq!(Some(next), self.ends.get(lane));
+                    self.runs.entry(*lane).or_default().1 = true;
+                }
+                Action::Resume { lane, run } => {
+                    self.runs.insert(*lane, (*run, false));
+                }
+                Action::Drained { .. } => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn lane_of(index: usize) -> LaneId {
+    [TASKS, tier(0), tier(1), tier(3), tier(4), tier(5)][index]
+}
+
+proptest! {
+    #[test]
+    fn every_offset_is_settled_once_never_early_and_no_commit_passes_an_open_one(chances in prop::collection::vec(chance(), 1..120)) {
+        let mut bench = Bench::new(scene(|_| {}));
+        let mut history = History::default();
+        let mut millis = 0;
+
+        for chance in chances {
+            let now = at(millis);
+            let input = match chance {
+                Chance::Read { lane: index, due_in } => {
+                    let lane = lane_of(index);
+                    let (run, paused) = history.runs.get(&lane).copied().unwrap_or_default();
+                    if paused {
+                        continue;
+                    }
+                    let end = history.ends.entry(lane).or_default();
+                    let offset = *end;
+                    *end += 1;
+                    history.open.insert((lane, offset));
+                    let due = at(millis.saturating_add_signed(due_in));
+                    let task = Box::new(task(&format!("{index}/{offset}"), due));
+                    Input::Record { position: Position { lane, run, offset }, appended: now.wall, task }
+                }
+                Chance::Return { nth, kind } => {
+                    let Some(ticket) = history.calls.keys().nth(nth).copied() else { continue };
+                    history.calls.remove(&ticket);
+                    let failure = Failure::new("x", "y");
+                    let outcome = match kind {
+                        0 | 1 => Outcome::Success,
+                        2 => Outcome::Retryable(failure),
+                        3 => Outcome::Permanent(failure),
+                        _ => Outcome::Throttled { after: Duration::from_secs(3), failure },
+                    };
+                    Input::Attempted { ticket, outcome }
+                }
+                Chance::Pass { millis: more } => {
+                    millis += more;
+                    Input::Tick
+                }
+                Chance::Move => {
+                    let actions = bench.step(now, Input::Revoke { shard: 0 });
+                    history.observe(now, &actions)?;
+                    bench.step(now, Input::Release { shard: 0 });
+                    prop_assert_eq!((bench.engine.open(), bench.engine.held()), (0, 0));
+                    // What was open is read again under new offsets: the test's lanes never go back.
+                    let start = history.ends.values().max().copied().unwrap_or_default();
+                    bench.assign(start);
+                    history.open.clear();
+                    history.runs.clear();
+                    history.calls.values_mut().for_each(|call| *call = None);
+                    history.ends.clear();
+                    for index in 0..6 {
+                        history.ends.insert(lane_of(index), start);
+                    }
+                    continue;
+                }
+                Chance::Rules { concurrency, limit } => Input::Rules(scene(|scene| {
+                    scene.concurrency = NonZeroU32::new(concurrency).unwrap();
+                    scene.rate = Some(Rate {
+                        limit: NonZeroU32::new(limit).unwrap(),
+                        per: Duration::from_secs(1),
+                        burst: NonZeroU32::MIN,
+                    });
+                })),
+            };
+            let now = at(millis);
+            let actions = bench.step(now, input);
+            history.observe(now, &actions)?;
+            for commit in bench.engine.commits() {
+                let open = history.open.iter().filter(|(lane, _)| *lane == commit.lane);
+                for (_, offset) in open {
+                    prop_assert!(commit.watermark <= *offset);
+                    prop_assert!(!commit.completions.contains(*offset));
+                }
+            }
+            prop_assert_eq!(bench.engine.open(), history.open.len());
+        }
+
+        // Left alone, everything comes to its end: no task is forgotten.
+        for _ in 0..2_000 {
+            if history.open.is_empty() {
+                break;
+            }
+            let wake = bench.engine.next_wake().map_or(0, |wake| wake.as_millis().saturating_sub(START) + 1);
+            millis = wake.max(millis + 1);
+            let actions = bench.step(at(millis), Input::Tick);
+            history.observe(at(millis), &actions)?;
+            for ticket in history.calls.keys().copied().collect::<Vec<_>>() {
+                history.calls.remove(&ticket);
+                let actions = bench.step(at(millis), Input::Attempted { ticket, outcome: Outcome::Success });
+                history.observe(at(millis), &actions)?;
+            }
+        }
+        prop_assert!(history.open.is_empty(), "{:?} never ended", history.open);
+        prop_assert_eq!(bench.engine.held(), 0);
+    }
+}
