@@ -1,9 +1,22 @@
 //! Where attempts go.
+//!
+//! | read | for |
+//! | --- | --- |
+//! | [`http`] | a request per attempt; the model for further connectors |
+//! | [`kafka`] | a record per attempt, produced by the ledger itself |
+//!
+//! Each connector has a `Config` that a scene names, a dispatch that makes the attempt, and a classify that turns the answer into an
+//! [`Outcome`]. Nothing here decides what follows from an outcome.
 
+pub mod http;
+pub mod kafka;
+
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use retide_core::{Outcome, Task};
+use retide_core::{Outcome, Task, scene};
+use serde::{Deserialize, Serialize};
 
 /// Makes one attempt of a task. One of the four seams.
 ///
@@ -12,4 +25,165 @@ use retide_core::{Outcome, Task};
 pub trait Target: Send + Sync {
     /// Makes the attempt and says how it went.
     async fn attempt(&self, task: Arc<Task>) -> Outcome;
+}
+
+/// A target as a scene names it, such as `{ http = { url = "https://shop.example/paid" } }`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TargetConfig {
+    /// An HTTP request per attempt.
+    Http(http::Config),
+    /// A record on a Kafka topic per attempt.
+    Kafka(kafka::Config),
+}
+
+/// Why a target cannot be used as it is configured.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The HTTP target is at fault.
+    #[error("http target")]
+    Http(#[from] http::Error),
+    /// The Kafka target is at fault.
+    #[error("kafka target")]
+    Kafka(#[from] kafka::Error),
+}
+
+// === impl TargetConfig ===
+
+impl TargetConfig {
+    /// This target as far as the core must know it.
+    pub fn core(&self) -> scene::Target {
+        match self {
+            Self::Http(_) => scene::Target::Call,
+            Self::Kafka(config) => scene::Target::Produce {
+                topic: Arc::from(config.topic.as_str()),
+            },
+        }
+    }
+
+    /// Checks the configuration and makes the target ready; `None` if the ledger makes the attempts itself.
+    pub fn connect(&self) -> Result<Option<Arc<dyn Target>>, Error> {
+        match self {
+            Self::Http(config) => Ok(Some(Arc::new(http::Http::try_new(config.clone())?))),
+            Self::Kafka(config) => {
+                config.validate()?;
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// What a target is told about the attempt, as header names and texts.
+pub(crate) fn identity(task: &Task) -> [(&'static str, Cow<'_, str>); 5] {
+    [
+        ("retry-id", Cow::Borrowed(&*task.id)),
+        ("retry-scene", Cow::Borrowed(&*task.scene)),
+        ("retry-attempt", Cow::Owned(task.attempt.to_string())),
+        ("retry-due-at", Cow::Owned(task.due.as_millis().to_string())),
+        ("retry-origin", Cow::Owned(task.origin.to_string())),
+    ]
+}
+
+#[cfg(test)]
+pub(crate) mod fixture {
+    use bytes::Bytes;
+    use retide_core::{Header, Kind, Origin, Record, Timestamp};
+
+    use super::*;
+
+    /// A task about to make its third attempt, with these headers of the producer's.
+    pub(crate) fn task(headers: &[(&str, Option<&'static [u8]>)]) -> Task {
+        Task {
+            id: Arc::from("order-7"),
+            scene: Arc::from("payment"),
+            kind: Kind::Work,
+            attempt: 3,
+            due: Timestamp::from_millis(1_700_000_000_123),
+            first_failed_at: Timestamp::from_millis(1_700_000_000_000),
+            deadline: None,
+            origin: Origin {
+                topic: Arc::from("orders"),
+                partition: 4,
+                offset: 99,
+            },
+            failure: None,
+            hops: 0,
+            record: Record {
+                key: Some(Bytes::from_static(b"key")),
+                value: Some(Bytes::from_static(b"\x00\xffpayload\n")),
+                headers: headers
+                    .iter()
+                    .map(|(name, value)| Header {
+                        name: Box::from(*name),
+                        value: value.map(Bytes::from_static),
+                    })
+                    .collect(),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn parse(text: &str) -> Result<TargetConfig, toml::de::Error> {
+        let mut keys: BTreeMap<String, TargetConfig> = toml::from_str(text)?;
+        Ok(keys.remove("target").expect("a key called target"))
+    }
+
+    #[test]
+    fn an_http_target_is_a_call() {
+        let target = parse(r#"target = { http = { url = "http://127.0.0.1/paid" } }"#)
+            .expect("a valid target");
+
+        assert_eq!(target.core(), scene::Target::Call);
+        assert!(target.connect().expect("it connects").is_some());
+    }
+
+    #[test]
+    fn a_kafka_target_is_produced_by_the_ledger() {
+        let target = parse(r#"target = { kafka = { topic = "paid" } }"#).expect("a valid target");
+
+        let topic = Arc::from("paid");
+        assert_eq!(target.core(), scene::Target::Produce { topic });
+        assert!(target.connect().expect("it is valid").is_none());
+    }
+
+    #[test]
+    fn unknown_targets_and_keys_are_errors() {
+        for text in [
+            r#"target = { htp = { url = "http://127.0.0.1/" } }"#,
+            r#"target = { http = { url = "http://127.0.0.1/", tmeout = "5s" } }"#,
+            r#"target = { http = { timeout = "5s" } }"#,
+            r#"target = { kafka = { topic = "paid", key = "x" } }"#,
+        ] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_target_that_cannot_work_does_not_connect() {
+        for text in [
+            r#"target = { http = { url = "ftp://127.0.0.1/" } }"#,
+            r#"target = { kafka = { topic = "../paid" } }"#,
+        ] {
+            let target = parse(text).expect("it parses");
+
+            assert!(target.connect().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_target_survives_being_written_and_read() {
+        let text = r#"target = { http = { url = "https://shop.example/", timeout = "1m 5s", success = [404, "3xx"] } }"#;
+        let target = parse(text).expect("a valid target");
+
+        let written = serde_json::to_string(&target).expect("it serializes");
+        let read: TargetConfig = serde_json::from_str(&written).expect("it parses");
+
+        assert_eq!(read, target);
+    }
 }

@@ -1,0 +1,518 @@
+//! An HTTP request per attempt.
+//!
+//! Not a general client: one method, one address, no redirects, no proxy and no state of a task. Invariant: whatever a record holds
+//! and whatever the other side answers, an attempt ends within its timeout with an [`Outcome`], and the payload is sent byte for byte.
+
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use reqwest::header::{
+    CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderName, InvalidHeaderValue,
+    RETRY_AFTER,
+};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Response, Url};
+use retide_core::task::MAX_MESSAGE;
+use retide_core::{Failure, Kind, Outcome, Task};
+use serde::{Deserialize, Serialize};
+
+use crate::Target;
+
+pub use self::status::Status;
+
+use self::status::Meaning;
+
+/// Time for one attempt where the configuration names none: long for a healthy service, short beside the first waits of a scene.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of a reply that are read where the configuration names no limit: enough to keep the connection of any usual answer.
+pub const DEFAULT_MAX_REPLY: usize = 64 * 1024;
+
+/// Longest wait a target may ask for: a wrong clock or unit at the other side must not park a task for good.
+pub const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
+
+/// Bytes of producer's headers sent along, names and values: what common servers accept without configuration.
+pub const MAX_HEADERS: usize = 16 * 1024;
+
+/// The content type of a payload whose producer named none.
+const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// Headers of the connection or the message frame, never taken from a record or a configuration.
+const FRAMING: [&str; 13] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "http2-settings",
+    "idempotency-key",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Where the requests go and how answers are read.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The address, `http` or `https`.
+    pub url: String,
+    /// Time for a whole attempt: connection, request and reply.
+    #[serde(default = "default_timeout", with = "span")]
+    pub timeout: Duration,
+    /// Headers sent with each request, in place of the producer's of the same name; the place for credentials.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// Statuses that count as success, whatever HTTP makes of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub success: Vec<Status>,
+    /// Statuses that another attempt may mend, whatever HTTP makes of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retryable: Vec<Status>,
+    /// Statuses that no attempt will mend, whatever HTTP makes of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub permanent: Vec<Status>,
+    /// Bytes of a reply that are read; a longer one costs its connection.
+    #[serde(default = "default_max_reply")]
+    pub max_reply: usize,
+}
+
+/// Why an HTTP target cannot be used as it is configured.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address cannot be read.
+    #[error("parse url")]
+    Url {
+        /// What is wrong with it.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The address is neither `http` nor `https`.
+    #[error("url scheme {scheme} is neither http nor https")]
+    Scheme {
+        /// The scheme.
+        scheme: String,
+    },
+    /// The address holds a user or a password, and addresses reach logs.
+    #[error("url holds credentials, which belong in the authorization header")]
+    Credentials,
+    /// The timeout leaves no time for an attempt.
+    #[error("timeout is zero")]
+    Timeout,
+    /// The name of a header is not one.
+    #[error("header name {name:?}")]
+    HeaderName {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: InvalidHeaderName,
+    },
+    /// The value of a header is not one; it may be secret and is not shown.
+    #[error("value of header {name}")]
+    HeaderValue {
+        /// The header's name.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: InvalidHeaderValue,
+    },
+    /// The header is set by retide or belongs to the connection.
+    #[error("header {name} is not free to set")]
+    Reserved {
+        /// The header's name.
+        name: String,
+    },
+    /// A status is given two meanings.
+    #[error("status {status:?} stands in more than one list")]
+    Ambiguous {
+        /// The status.
+        status: Status,
+    },
+    /// The client cannot be set up, as a rule for want of root certificates.
+    #[error("set up client")]
+    Client {
+        /// What failed.
+        #[source]
+        source: reqwest::Error,
+    },
+}
+
+/// Makes attempts as HTTP requests over a pool of connections.
+pub struct Http {
+    /// The pooled client.
+    client: Client,
+    /// The parsed address.
+    url: Url,
+    /// The parsed headers of the configuration.
+    headers: HeaderMap,
+    /// The configuration, valid.
+    config: Config,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// A configuration for `url` with everything else as by default.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            timeout: DEFAULT_TIMEOUT,
+            headers: BTreeMap::new(),
+            success: Vec::new(),
+            retryable: Vec::new(),
+            permanent: Vec::new(),
+            max_reply: DEFAULT_MAX_REPLY,
+        }
+    }
+
+    /// The address, if requests can be sent to it.
+    fn parse_url(&self) -> Result<Url, Error> {
+        let url = Url::parse(&self.url).map_err(|error| Error::Url {
+            source: error.into(),
+        })?;
+        if !["http", "https"].contains(&url.scheme()) {
+            let scheme = url.scheme().to_owned();
+            return Err(Error::Scheme { scheme });
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Error::Credentials);
+        }
+        Ok(url)
+    }
+
+    /// The headers, if they can be sent.
+    fn parse_headers(&self) -> Result<HeaderMap, Error> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &self.headers {
+            let parsed =
+                HeaderName::from_bytes(name.as_bytes()).map_err(|source| Error::HeaderName {
+                    name: name.clone(),
+                    source,
+                })?;
+            if is_reserved(&parsed) {
+                return Err(Error::Reserved { name: name.clone() });
+            }
+            let mut value = HeaderValue::from_str(value).map_err(|source| Error::HeaderValue {
+                name: name.clone(),
+                source,
+            })?;
+            value.set_sensitive(true);
+            headers.insert(parsed, value);
+        }
+        Ok(headers)
+    }
+
+    /// Refuses a status that stands in two of the lists.
+    fn check_statuses(&self) -> Result<(), Error> {
+        let twice = |status: &&Status| {
+            let lists = [&self.success, &self.retryable, &self.permanent];
+            lists.iter().filter(|list| list.contains(status)).count() > 1
+        };
+        let mut listed = self.success.iter().chain(&self.retryable);
+        match listed.find(twice) {
+            Some(&status) => Err(Error::Ambiguous { status }),
+            None => Ok(()),
+        }
+    }
+
+    /// What `code` means: an exact code first, then a class, then what HTTP makes of it.
+    fn meaning(&self, code: u16) -> Meaning {
+        let lists = [
+            (&self.success, Meaning::Success),
+            (&self.retryable, Meaning::Retryable),
+            (&self.permanent, Meaning::Permanent),
+        ];
+        for (list, meaning) in lists {
+            if list.contains(&Status::Code(code)) {
+                return meaning;
+            }
+        }
+        for (list, meaning) in lists {
+            if list.iter().any(|status| status.contains(code)) {
+                return meaning;
+            }
+        }
+        Meaning::of(code)
+    }
+}
+
+impl fmt::Debug for Config {
+    /// Leaves out what may be secret: values of headers, and the query of the address.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let url = self.parse_url().map(|mut url| {
+            url.set_query(None);
+            url.to_string()
+        });
+        formatter
+            .debug_struct("Config")
+            .field("url", &url.as_deref().unwrap_or("invalid"))
+            .field("timeout", &self.timeout)
+            .field("headers", &self.headers.keys())
+            .field("success", &self.success)
+            .field("retryable", &self.retryable)
+            .field("permanent", &self.permanent)
+            .field("max_reply", &self.max_reply)
+            .finish()
+    }
+}
+
+// === impl Http ===
+
+impl Http {
+    /// Checks the configuration and sets up the client; connects to nothing yet.
+    pub fn try_new(config: Config) -> Result<Self, Error> {
+        let url = config.parse_url()?;
+        let headers = config.parse_headers()?;
+        config.check_statuses()?;
+        if config.timeout.is_zero() {
+            return Err(Error::Timeout);
+        }
+        // Refused if the process has a provider already, which then serves as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = Client::builder()
+            .user_agent(concat!("retide/", env!("CARGO_PKG_VERSION")))
+            .redirect(Policy::none())
+            .no_proxy()
+            .tcp_nodelay(true)
+            .timeout(config.timeout);
+        if url.scheme() == "http" {
+            // Never speaks TLS, so it must not need the system's root certificates.
+            builder = builder.tls_certs_only([]);
+        }
+        let client = builder.build().map_err(|source| Error::Client { source })?;
+        Ok(Self {
+            client,
+            url,
+            headers,
+            config,
+        })
+    }
+
+    /// The headers of a request: retide's, the configuration's, then the producer's that are none of these.
+    fn headers(&self, task: &Task) -> HeaderMap {
+        let mut headers = self.headers.clone();
+        headers.insert("idempotency-key", text(&task.id));
+        for (name, value) in crate::identity(task) {
+            headers.insert(name, text(&value));
+        }
+        let mut room = MAX_HEADERS;
+        for header in &task.record.headers {
+            let Some((name, value)) = parse(&header.name, header.value.as_deref()) else {
+                continue;
+            };
+            let outcome = task.kind == Kind::Callback && name == "retry-outcome";
+            if self.headers.contains_key(&name) || is_reserved(&name) && !outcome {
+                continue;
+            }
+            let size = name.as_str().len() + value.len();
+            // A second content type would make the first one void.
+            if size > room || name == CONTENT_TYPE && headers.contains_key(CONTENT_TYPE) {
+                continue;
+            }
+            room -= size;
+            headers.append(name, value);
+        }
+        headers.entry(CONTENT_TYPE).or_insert(OCTETS);
+        headers
+    }
+
+    /// What an answer means for the attempt.
+    async fn classify(&self, mut response: Response) -> Outcome {
+        let code = response.status().as_u16();
+        let headers = std::mem::take(response.headers_mut());
+        let reason = response.status().canonical_reason().unwrap_or_default();
+        // The status is the answer; a body that breaks off or takes too long does not change it.
+        let start = read(&mut response, self.config.max_reply).await;
+        let message = match String::from_utf8_lossy(&start) {
+            start if start.trim().is_empty() => reason.to_owned(),
+            start => start.into_owned(),
+        };
+        let failure = Failure::new(&format!("http-{code}"), &message);
+        let stopped = headers
+            .get("retry-control")
+            .is_some_and(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"stop"));
+        match self.config.meaning(code) {
+            Meaning::Success => Outcome::Success,
+            Meaning::Permanent => Outcome::Permanent(failure),
+            Meaning::Retryable if stopped => Outcome::Permanent(failure),
+            Meaning::Retryable => match retry_after(code, &headers, SystemTime::now()) {
+                Some(after) => Outcome::Throttled { after, failure },
+                None => Outcome::Retryable(failure),
+            },
+        }
+    }
+}
+
+#[async_trait]
+impl Target for Http {
+    async fn attempt(&self, task: Arc<Task>) -> Outcome {
+        let body = task.record.value.clone().unwrap_or_default();
+        let request = self
+            .client
+            .post(self.url.clone())
+            .headers(self.headers(&task))
+            .body(body);
+        match request.send().await {
+            Ok(response) => self.classify(response).await,
+            Err(error) => no_answer(error),
+        }
+    }
+}
+
+impl fmt::Debug for Http {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Http")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether retide or the connection sets this header.
+fn is_reserved(name: &HeaderName) -> bool {
+    name.as_str().starts_with("retry-") || FRAMING.contains(&name.as_str())
+}
+
+/// A record's header as HTTP can carry it: a valid name and a text of one line.
+fn parse(name: &str, value: Option<&[u8]>) -> Option<(HeaderName, HeaderValue)> {
+    let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+    let value = str::from_utf8(value?).ok()?;
+    let value = HeaderValue::from_bytes(value.as_bytes()).ok()?;
+    Some((name, value))
+}
+
+/// `text` as a header's value; what HTTP does not allow in one is percent-encoded, since the header must not be missing.
+fn text(text: &str) -> HeaderValue {
+    if let Ok(value) = HeaderValue::from_str(text) {
+        return value;
+    }
+    let encode = |byte: u8| match byte {
+        b' '..=b'~' if byte != b'%' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    let encoded: String = text.bytes().map(encode).collect();
+    HeaderValue::from_str(&encoded).expect("only visible characters are left")
+}
+
+/// Reads at most `limit` bytes of the body, for the sake of the connection, and keeps as many as a message can hold.
+async fn read(response: &mut Response, limit: usize) -> Vec<u8> {
+    let mut start = Vec::new();
+    let mut seen = 0;
+    while seen < limit {
+        let Ok(Some(chunk)) = response.chunk().await else {
+            break;
+        };
+        let kept = (MAX_MESSAGE - start.len())
+            .min(limit - seen)
+            .min(chunk.len());
+        start.extend_from_slice(&chunk[..kept]);
+        seen += chunk.len();
+    }
+    start
+}
+
+/// What it means that no answer came.
+fn no_answer(error: reqwest::Error) -> Outcome {
+    // The address may hold a secret in its query.
+    let error = error.without_url();
+    let message = root_cause(&error);
+    if error.is_timeout() {
+        return Outcome::Timeout(Failure::new("timeout", &message));
+    }
+    if error.is_builder() {
+        return Outcome::Permanent(Failure::new("request", &message));
+    }
+    let class = if error.is_connect() {
+        "connect"
+    } else {
+        "reply"
+    };
+    Outcome::Retryable(Failure::new(class, &message))
+}
+
+/// The innermost error, which says most in the fewest words.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+/// How long the target asks to be left alone, if it does so in a way that can be read.
+fn retry_after(code: u16, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    if !matches!(code, 429 | 503) {
+        return None;
+    }
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let after = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        // Only a number too large for its type fails here.
+        Duration::from_secs(value.parse().unwrap_or(u64::MAX))
+    } else {
+        // A date in the past asks for nothing.
+        parse_date(value)?.duration_since(now).unwrap_or_default()
+    };
+    Some(after.min(MAX_RETRY_AFTER))
+}
+
+/// The instant of an HTTP date in the one form senders may use, `Sun, 06 Nov 1994 08:49:37 GMT`.
+fn parse_date(text: &str) -> Option<SystemTime> {
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let (_weekday, date) = text.split_once(", ")?;
+    let mut parts = date.split(' ');
+    let (day, month, year) = (parts.next()?, parts.next()?, parts.next()?);
+    let time = parts.next()?;
+    if parts.next() != Some("GMT") || parts.next().is_some() {
+        return None;
+    }
+    let month = MONTHS.iter().position(|name| *name == month)? + 1;
+    humantime::parse_rfc3339(&format!("{year}-{month:02}-{day}T{time}Z")).ok()
+}
+
+/// For serde: see [`DEFAULT_TIMEOUT`].
+const fn default_timeout() -> Duration {
+    DEFAULT_TIMEOUT
+}
+
+/// For serde: see [`DEFAULT_MAX_REPLY`].
+const fn default_max_reply() -> usize {
+    DEFAULT_MAX_REPLY
+}
+
+/// Spans of time written as `10s` or `1m 30s`.
+mod span {
+    use std::time::Duration;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// Writes a span.
+    pub(super) fn serialize<S: Serializer>(
+        span: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_duration(*span))
+    }
+
+    /// Reads a span.
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_duration(&text).map_err(D::Error::custom)
+    }
+}
