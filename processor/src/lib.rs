@@ -1,1 +1,9 @@
-//! placeholder
+//! The shell around `retide-core`: it reads and writes Kafka and calls targets, as the core decides.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`topics`] | the names of retide's topics |
+//! | [`shell`] | feed, ledger and the loop between them |
+
+pub mod shell;
+pub mod topics;

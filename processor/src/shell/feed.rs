@@ -1,0 +1,391 @@
+//! The feed: one OS thread per worker that polls the consumer and hands on what it reads, in order.
+//!
+//! Nothing user-written runs here, and nothing is decided: it decodes nothing and keeps no offsets. Invariant: when a shard is given
+//! away, the feed waits inside the rebalance until the drive says that everything of it is committed.
+//!
+//! Ownership: all topics are subscribed to with the `range` assignor, which gives partition p of each of them to the same member as
+//! long as they have the same number of partitions.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaRespErr;
+use tracing::{error, info, warn};
+
+use retide_core::completions::Completions;
+use retide_core::engine::Position;
+use retide_core::{Header, LaneId, Record, Timestamp};
+
+use crate::topics::Topics;
+
+/// What the feed tells the drive.
+#[derive(Debug)]
+pub enum Reading {
+    /// These lanes are ours.
+    Assigned(Vec<Assignment>),
+    /// These shards are to be given away; the feed waits for `done`.
+    Revoked {
+        /// The shards.
+        shards: Vec<i32>,
+        /// Whether they are gone already, so that nothing more can be committed for them.
+        lost: bool,
+        /// Dropped or sent to when the drive has let go of them.
+        done: Sender<()>,
+    },
+    /// A record, as it stands on the topic.
+    Record {
+        /// Where it was read.
+        position: Position,
+        /// When the broker appended it, or what its producer said if the topic does not keep append times.
+        appended: Timestamp,
+        /// The record.
+        record: Record,
+    },
+    /// The consumer cannot go on.
+    Failed(KafkaError),
+}
+
+/// A lane that was assigned, and where its last commit left it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// The lane.
+    pub lane: LaneId,
+    /// The next offset to read.
+    pub start: i64,
+    /// What is complete above it.
+    pub known: Completions,
+}
+
+/// What the drive asks of the feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Stop reading a lane.
+    Pause {
+        /// The lane.
+        lane: LaneId,
+    },
+    /// Read a lane from `next` on.
+    Resume {
+        /// The lane.
+        lane: LaneId,
+        /// The run to give with each record.
+        run: u64,
+        /// The first offset wanted.
+        next: i64,
+    },
+}
+
+/// The feed as the drive sees it.
+pub struct Feed {
+    /// What was read.
+    pub readings: Receiver<Reading>,
+    /// What is wanted.
+    pub requests: Sender<Request>,
+    /// The consumer, for group metadata and committed offsets.
+    pub consumer: Arc<Client>,
+    /// Set to leave the group.
+    stop: Arc<AtomicBool>,
+    /// The thread.
+    thread: JoinHandle<()>,
+}
+
+/// The consumer of a worker.
+pub type Client = BaseConsumer<Context>;
+
+/// What runs inside the consumer's callbacks.
+#[derive(Debug)]
+pub struct Context {
+    /// The topics.
+    topics: Arc<Topics>,
+    /// To the drive.
+    readings: Sender<Reading>,
+}
+
+/// Records on their way to the drive: enough to bridge a commit, few beside what lanes hold.
+const BUFFER: usize = 1_024;
+
+/// Longest wait for a record, after which requests are looked at again.
+const POLL: Duration = Duration::from_millis(10);
+
+/// Longest wait for committed offsets: an open transaction of the former owner has to end or time out before they are known.
+const COMMITTED: Duration = Duration::from_secs(20);
+
+// === impl Feed ===
+
+impl Feed {
+    /// Joins the group of `config` and starts to read.
+    ///
+    /// # Errors
+    /// If the configuration is refused, or the thread cannot be started.
+    pub fn start(
+        config: &ClientConfig,
+        topics: &Arc<Topics>,
+        name: &str,
+    ) -> Result<Self, KafkaError> {
+        let (to_drive, readings) = bounded(BUFFER);
+        let (requests, from_drive) = bounded(BUFFER);
+        let mut config = config.clone();
+        for (key, value) in [
+            ("partition.assignment.strategy", "range"),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("auto.offset.reset", "error"),
+            ("isolation.level", "read_committed"),
+            // One queue for all partitions: what is prefetched stays within this, however many lanes there are.
+            ("queued.max.messages.kbytes", "16384"),
+        ] {
+            config.set(key, value);
+        }
+        let context = Context {
+            topics: Arc::clone(topics),
+            readings: to_drive.clone(),
+        };
+        let consumer: Arc<Client> = Arc::new(config.create_with_context(context)?);
+        let names: Vec<&str> = topics.read().map(|(_, name)| &**name).collect();
+        consumer.subscribe(&names)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let reader = Reader {
+            consumer: Arc::clone(&consumer),
+            topics: Arc::clone(topics),
+            runs: HashMap::new(),
+            readings: to_drive,
+            requests: from_drive,
+        };
+        let stopping = Arc::clone(&stop);
+        let thread = thread::Builder::new()
+            .name(format!("{name}-feed"))
+            .spawn(move || reader.run(&stopping))
+            .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
+        Ok(Self {
+            readings,
+            requests,
+            consumer,
+            stop,
+            thread,
+        })
+    }
+
+    /// Leaves the group; the drive has to have let go of every shard.
+    pub fn stop(self) {
+        self.stop.store(true, Ordering::Release);
+        // Whoever is blocked on sending sees that nobody reads.
+        drop(self.readings);
+        if self.thread.join().is_err() {
+            error!("feed panicked");
+        }
+    }
+}
+
+/// The state of the feed's thread.
+struct Reader {
+    /// The consumer.
+    consumer: Arc<Client>,
+    /// The topics.
+    topics: Arc<Topics>,
+    /// The run of each lane that was ever paused in this assignment.
+    runs: HashMap<LaneId, u64>,
+    /// To the drive.
+    readings: Sender<Reading>,
+    /// From the drive.
+    requests: Receiver<Request>,
+}
+
+// === impl Reader ===
+
+impl Reader {
+    /// Polls until told to stop.
+    fn run(mut self, stop: &AtomicBool) {
+        while !stop.load(Ordering::Acquire) {
+            while let Ok(request) = self.requests.try_recv() {
+                if let Err(error) = self.follow(request) {
+                    // As a rule the lane has just been given away; if not, the drive has to know.
+                    warn!(%error, ?request, "lane not paused or resumed");
+                }
+            }
+            let reading = match self.consumer.poll(POLL) {
+                None => continue,
+                Some(Ok(message)) => self.reading(&message),
+                Some(Err(error)) => failure(error),
+            };
+            let Some(reading) = reading else {
+                continue;
+            };
+            if self.readings.send(reading).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// A record as the drive wants it.
+    fn reading(&self, message: &BorrowedMessage<'_>) -> Option<Reading> {
+        let source = self.topics.source(message.topic())?;
+        let lane = LaneId {
+            shard: message.partition(),
+            source,
+        };
+        let run = self.runs.get(&lane).copied().unwrap_or_default();
+        let millis = message.timestamp().to_millis().unwrap_or_default();
+        Some(Reading::Record {
+            position: Position {
+                lane,
+                run,
+                offset: message.offset(),
+            },
+            appended: Timestamp::from_millis(u64::try_from(millis).unwrap_or_default()),
+            record: record(message),
+        })
+    }
+
+    /// Does what the drive asks.
+    fn follow(&mut self, request: Request) -> Result<(), KafkaError> {
+        match request {
+            Request::Pause { lane } => self.consumer.pause(&self.partition(lane)),
+            Request::Resume { lane, run, next } => {
+                let name = self.topics.name(lane.source);
+                self.consumer.seek(
+                    name,
+                    lane.shard,
+                    Offset::Offset(next),
+                    Duration::from_secs(5),
+                )?;
+                self.runs.insert(lane, run);
+                self.consumer.resume(&self.partition(lane))
+            }
+        }
+    }
+
+    /// The lane as the client names it.
+    fn partition(&self, lane: LaneId) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(self.topics.name(lane.source), lane.shard);
+        list
+    }
+}
+
+/// What an error of the consumer means to the drive, if it is more than passing.
+fn failure(error: KafkaError) -> Option<Reading> {
+    if let Some(
+        RDKafkaErrorCode::Fatal
+        | RDKafkaErrorCode::AutoOffsetReset
+        | RDKafkaErrorCode::TopicAuthorizationFailed
+        | RDKafkaErrorCode::GroupAuthorizationFailed,
+    ) = error.rdkafka_error_code()
+    {
+        return Some(Reading::Failed(error));
+    }
+    // The client goes on by itself.
+    warn!(%error, "consumer reports");
+    None
+}
+
+/// The record of a message, copied out of the client's buffer at once.
+fn record(message: &BorrowedMessage<'_>) -> Record {
+    let headers = message.headers().map_or_else(Vec::new, |headers| {
+        headers
+            .iter()
+            .map(|header| Header {
+                name: header.key.into(),
+                value: header.value.map(Bytes::copy_from_slice),
+            })
+            .collect()
+    });
+    Record {
+        key: message.key().map(Bytes::copy_from_slice),
+        value: message.payload().map(Bytes::copy_from_slice),
+        headers,
+    }
+}
+
+// === impl Context ===
+
+impl ClientContext for Context {}
+
+impl ConsumerContext for Context {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        err: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        let done = match err {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                self.assign(consumer, partitions)
+            }
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => {
+                self.revoke(consumer, partitions);
+                consumer.unassign()
+            }
+            _ => consumer.unassign(),
+        };
+        if let Err(error) = done {
+            error!(%error, "rebalance failed");
+            let _ = self.readings.send(Reading::Failed(error));
+        }
+    }
+}
+
+impl Context {
+    /// Starts every lane where its last commit left it.
+    fn assign(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        partitions: &TopicPartitionList,
+    ) -> Result<(), KafkaError> {
+        let committed = consumer.committed_offsets(partitions.clone(), COMMITTED)?;
+        let mut starts = TopicPartitionList::with_capacity(committed.count());
+        let mut assignments = Vec::with_capacity(committed.count());
+        for element in committed.elements() {
+            element.error()?;
+            let (start, offset) = match element.offset() {
+                Offset::Offset(next) => (next, Offset::Offset(next)),
+                // Never committed: everything that is there is still to be done.
+                _ => (0, Offset::Beginning),
+            };
+            starts.add_partition_offset(element.topic(), element.partition(), offset)?;
+            let known = Completions::decode(element.metadata()).unwrap_or_else(|error| {
+                warn!(%error, topic = element.topic(), partition = element.partition(), "commit metadata unreadable, taken as empty");
+                Completions::default()
+            });
+            if let Some(source) = self.topics.source(element.topic()) {
+                let shard = element.partition();
+                let lane = LaneId { shard, source };
+                assignments.push(Assignment { lane, start, known });
+            }
+        }
+        info!(lanes = assignments.len(), "lanes assigned");
+        if self.readings.send(Reading::Assigned(assignments)).is_err() {
+            return Ok(());
+        }
+        consumer.assign(&starts)
+    }
+
+    /// Waits until the drive has let go of the shards of `partitions`.
+    fn revoke(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
+        let mut shards: Vec<i32> = partitions
+            .elements()
+            .iter()
+            .map(rdkafka::topic_partition_list::TopicPartitionListElem::partition)
+            .collect();
+        shards.sort_unstable();
+        shards.dedup();
+        let (done, is_done) = bounded(1);
+        let lost = consumer.assignment_lost();
+        info!(?shards, lost, "shards revoked");
+        let reading = Reading::Revoked { shards, lost, done };
+        if self.readings.send(reading).is_ok() {
+            // An error says the same as a word: the drive has let go.
+            let _ = is_done.recv();
+        }
+    }
+}

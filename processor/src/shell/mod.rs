@@ -1,0 +1,3 @@
+//! What does, where the core decides: reading, writing and the loop between them.
+
+pub mod feed;

@@ -1,0 +1,96 @@
+//! The names of retide's topics and what is read from them.
+//!
+//! Invariant: shard p is partition p of every one of them but the scenes topic, so that a record never changes its owner on its way.
+
+use std::sync::Arc;
+
+use retide_core::{Ladder, Source};
+
+/// The names of a prefix's topics.
+#[derive(Clone, Debug)]
+pub struct Topics {
+    /// The retry topic: anyone produces here.
+    pub tasks: Arc<str>,
+    /// One record per end of a task.
+    pub callbacks: Arc<str>,
+    /// What a human must know.
+    pub alerts: Arc<str>,
+    /// Tasks that ended badly.
+    pub dead_letters: Arc<str>,
+    /// Every transition of every task.
+    pub events: Arc<str>,
+    /// Scene rules, keyed by name; one partition.
+    pub scenes: Arc<str>,
+    /// Parked tasks, one topic for each tier of the ladder.
+    pub tiers: Vec<Arc<str>>,
+}
+
+// === impl Topics ===
+
+impl Topics {
+    /// The topics of `prefix` with the tiers of `ladder`.
+    pub fn new(prefix: &str, ladder: &Ladder) -> Self {
+        let topic = |name: &str| Arc::from(format!("{prefix}.{name}"));
+        Self {
+            tasks: topic("tasks"),
+            callbacks: topic("callbacks"),
+            alerts: topic("alerts"),
+            dead_letters: topic("dead-letters"),
+            events: topic("events"),
+            scenes: topic("scenes"),
+            tiers: ladder
+                .tiers()
+                .iter()
+                .map(|tier| topic(&format!("delay.{tier}")))
+                .collect(),
+        }
+    }
+
+    /// The topics that tasks are read from, which have the same number of partitions.
+    pub fn read(&self) -> impl Iterator<Item = (Source, &Arc<str>)> {
+        let tiers = self.tiers.iter().enumerate();
+        [
+            (Source::Tasks, &self.tasks),
+            (Source::Callbacks, &self.callbacks),
+        ]
+        .into_iter()
+        .chain(tiers.map(|(index, topic)| (Source::Tier(index), topic)))
+    }
+
+    /// The topics that are only written, with the same number of partitions again.
+    pub fn written(&self) -> [&Arc<str>; 3] {
+        [&self.alerts, &self.dead_letters, &self.events]
+    }
+
+    /// The name of a topic that is read.
+    pub fn name(&self, source: Source) -> &Arc<str> {
+        match source {
+            Source::Tasks => &self.tasks,
+            Source::Callbacks => &self.callbacks,
+            Source::Tier(index) => &self.tiers[index],
+        }
+    }
+
+    /// What is read from `topic`, if it is one that is read.
+    pub fn source(&self, topic: &str) -> Option<Source> {
+        self.read()
+            .find_map(|(source, name)| (&**name == topic).then_some(source))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_topic_that_is_read_is_found_by_its_name() {
+        let topics = Topics::new("retry", &Ladder::default());
+
+        for (source, name) in topics.read() {
+            assert_eq!(topics.source(name), Some(source));
+            assert_eq!(topics.name(source), name);
+        }
+        assert_eq!(&*topics.tiers[4], "retry.delay.1m");
+        assert_eq!(topics.source("retry.scenes"), None);
+    }
+}
