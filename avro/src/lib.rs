@@ -1,1 +1,12 @@
-//! placeholder
+//! What stands on retide's topics: Avro schemas, the headers of a task, and the wire formats of the other records.
+//!
+//! Not the decisions, nor the topics themselves: types come from `retide-core`, Kafka from the shell. Invariant: whatever bytes
+//! come in, the answer is a value or a typed refusal that still holds them.
+
+mod envelope;
+pub mod headers;
+pub mod wire;
+
+pub use envelope::{ENVELOPE_AVRO, ENVELOPE_JSON, RETRY_TASK_FINGERPRINT, RETRY_TASK_SCHEMA};
+pub use headers::{ingest, parked, write_task};
+pub use wire::{Codec, Format, Framing};

@@ -1,0 +1,525 @@
+//! The headers of a task: read from a record, written to one.
+//!
+//! Times are decimal milliseconds since the epoch, rounded up: a task is never early by its trip through a header. Names may
+//! repeat on a record; where one of retide's does, **the last one counts**, as in Kafka's own `Headers.lastHeader`. That is what
+//! lets a dead letter keep every header it came with and still carry retide's, written after them. Invariant: what [`write_task`]
+//! writes, [`parked`] reads back equal, and a refused record is handed back untouched.
+
+use std::str;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use retide_core::{
+    Alert, Ended, Event, Failure, Header, Kind, Origin, Poison, Reason, Record, Task, Timestamp,
+    scene,
+};
+
+use crate::envelope::{self, Broken, Envelope};
+
+/// The name of the rules; the only header that a producer must set.
+pub const SCENE: &str = "retry-scene";
+/// The stable identity; a producer may set it.
+pub const ID: &str = "retry-id";
+/// The number of the next attempt, from 1; on dead letters, the attempts made.
+pub const ATTEMPT: &str = "retry-attempt";
+/// When the next attempt may start; a producer may set it.
+pub const DUE_AT: &str = "retry-due-at";
+/// Milliseconds from the first sight of the task to its first attempt; only a producer sets it.
+pub const DELAY_MS: &str = "retry-delay-ms";
+/// When retide first saw the task.
+pub const FIRST_FAILED_AT: &str = "retry-first-failed-at";
+/// When no attempt may start any more; a producer may set it.
+pub const DEADLINE_AT: &str = "retry-deadline-at";
+/// Where the task entered: `topic/partition/offset`.
+pub const ORIGIN: &str = "retry-origin";
+/// What the last attempt said: `class: message`.
+pub const ERROR: &str = "retry-error";
+/// How often the task was forwarded between topics.
+pub const HOPS: &str = "retry-hops";
+/// Whether the task is the work itself (`work`) or the delivery of its callback (`callback`).
+pub const KIND: &str = "retry-kind";
+/// Why the task ended badly.
+pub const REASON: &str = "retry-reason";
+/// How the task ended.
+pub const OUTCOME: &str = "retry-outcome";
+/// What happened to the task.
+pub const EVENT: &str = "retry-event";
+
+/// Every name that is retide's; a task's record holds none of them.
+pub const NAMES: [&str; 14] = [
+    SCENE,
+    ID,
+    ATTEMPT,
+    DUE_AT,
+    DELAY_MS,
+    FIRST_FAILED_AT,
+    DEADLINE_AT,
+    ORIGIN,
+    ERROR,
+    HOPS,
+    KIND,
+    REASON,
+    OUTCOME,
+    EVENT,
+];
+
+/// Most headers a producer's record may have: far above any real record, low enough that looking through them is cheap.
+pub const MAX_HEADERS: usize = 512;
+
+/// Longest scene name, in bytes: it is a key, a label of metrics and part of every record.
+pub const MAX_SCENE: usize = 128;
+
+/// Longest identity, in bytes: it is a key and travels as the idempotency key.
+pub const MAX_ID: usize = 256;
+
+/// The namespace of identities derived from an [`Origin`]; drawn at random once. Changing it changes the identity of replays.
+pub const ORIGIN_NAMESPACE: Uuid = Uuid::from_u128(0x6f1d_9c52_0b7e_4a86_9d35_e2c4_71a8_f30b);
+
+/// Where headers are written to: a name and a value, in order.
+pub type Sink<'a> = dyn FnMut(&str, Option<&[u8]>) + 'a;
+
+/// Why a record is not a task.
+struct Refusal {
+    /// The word for it.
+    reason: Reason,
+    /// What exactly was wrong.
+    detail: Failure,
+}
+
+/// What a producer asked for.
+struct Order {
+    /// The identity, if it named one.
+    id: Option<Arc<str>>,
+    /// The scene, or nothing.
+    scene: Arc<str>,
+    /// When the first attempt may start.
+    due: Timestamp,
+    /// When no attempt may start any more.
+    deadline: Option<Timestamp>,
+    /// What the value was wrapped in.
+    envelope: Option<Envelope>,
+}
+
+/// Reads a record of the retry topic, which anyone may have written.
+///
+/// A producer decides scene, id, due time and deadline. Headers that only retide may set are dropped and set afresh. A record
+/// without the scene header may be an envelope; its fields stand in for headers that are not there. A record that names no scene
+/// at all becomes a task with an empty one: whether that can run is for the rules in force to say.
+pub fn ingest(record: Record, origin: Origin, now: Timestamp) -> Result<Task, Box<Poison>> {
+    let Order {
+        id,
+        scene,
+        due,
+        deadline,
+        envelope,
+    } = match order(&record, now) {
+        Ok(order) => order,
+        Err(refusal) => return Err(poison(record, origin, refusal)),
+    };
+    Ok(Task {
+        id: id.unwrap_or_else(|| identity(&origin)),
+        scene,
+        kind: Kind::Work,
+        attempt: 1,
+        due,
+        first_failed_at: now,
+        deadline,
+        origin,
+        failure: None,
+        hops: 0,
+        record: strip(match envelope {
+            Some(envelope) => unwrap(record, envelope),
+            None => record,
+        }),
+    })
+}
+
+/// Reads a record of a delay topic, which only retide writes: every header of its own must be there and in order.
+pub fn parked(record: Record, at: Origin) -> Result<Task, Box<Poison>> {
+    match resume(&record) {
+        Ok(task) => Ok(Task {
+            record: strip(record),
+            ..task
+        }),
+        Err(refusal) => Err(poison(record, at, refusal)),
+    }
+}
+
+/// The identity of a task that came without one: the same whenever the record is read again.
+pub fn identity(origin: &Origin) -> Arc<str> {
+    Uuid::new_v5(&ORIGIN_NAMESPACE, origin.to_string().as_bytes())
+        .to_string()
+        .into()
+}
+
+/// Writes the headers of a task that goes on: the producer's in order, then retide's.
+pub fn write_task(task: &Task, sink: &mut Sink<'_>) {
+    write_headers(&task.record, sink);
+    write_state(task, task.attempt, sink);
+    if let Some(failure) = &task.failure {
+        write_text(sink, ERROR, &failure.to_string());
+    }
+}
+
+/// Writes the headers of a dead letter: the producer's in order, then the task's last state and how it ended.
+///
+/// Produced to the retry topic as it is, it is a new attempt at the same task: id, scene and deadline count, the rest is dropped.
+pub fn write_dead_letter(task: &Task, ended: &Ended, sink: &mut Sink<'_>) {
+    write_headers(&task.record, sink);
+    write_state(task, ended.attempts, sink);
+    write_end(ended, sink);
+}
+
+/// Writes the headers of a record that could not be read: all it came with, byte for byte, then retide's.
+///
+/// A name that was there already stays where it was, and retide's comes after it: the last one counts. Due time and deadline are
+/// not written, so that whatever was wrong with them is still wrong, and still to be seen.
+pub fn write_poison(poison: &Poison, ended: &Ended, sink: &mut Sink<'_>) {
+    write_headers(&poison.record, sink);
+    if !poison.scene.is_empty() {
+        write_text(sink, SCENE, &poison.scene);
+    }
+    write_text(sink, ID, &poison.id);
+    write_text(sink, KIND, kind_word(ended.kind));
+    write_text(sink, ATTEMPT, &ended.attempts.to_string());
+    write_text(
+        sink,
+        FIRST_FAILED_AT,
+        &millis(ended.first_failed_at).to_string(),
+    );
+    write_text(sink, ORIGIN, &poison.origin.to_string());
+    write_end(ended, sink);
+}
+
+/// Writes the text headers of a callback record.
+pub fn write_ended(ended: &Ended, sink: &mut Sink<'_>) {
+    write_text(sink, ID, &ended.id);
+    write_text(sink, SCENE, &ended.scene);
+    write_text(sink, OUTCOME, ended.terminal.word());
+}
+
+/// Writes the text headers of an event.
+pub fn write_event(event: &Event, sink: &mut Sink<'_>) {
+    write_text(sink, ID, &event.id);
+    write_text(sink, SCENE, &event.scene);
+    write_text(sink, EVENT, event.transition.word());
+}
+
+/// Writes the text headers of an alert.
+pub fn write_alert(alert: &Alert, sink: &mut Sink<'_>) {
+    write_text(sink, ID, &alert.example);
+    write_text(sink, SCENE, &alert.scene);
+    write_text(sink, REASON, alert.reason.word());
+}
+
+/// Whether a header of this name is retide's.
+pub fn is_own(name: &str) -> bool {
+    name.starts_with("retry-") && NAMES.contains(&name)
+}
+
+/// The word for a kind of task.
+pub const fn kind_word(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Work => "work",
+        Kind::Callback => "callback",
+    }
+}
+
+/// The kind of task that `word` names, if it names one.
+pub fn kind_of(word: &str) -> Option<Kind> {
+    [Kind::Work, Kind::Callback]
+        .into_iter()
+        .find(|kind| kind_word(*kind) == word)
+}
+
+/// The place that `text` names as `topic/partition/offset`, if it does.
+pub fn origin_of(text: &str) -> Option<Origin> {
+    let mut parts = text.rsplitn(3, '/');
+    let offset = parts.next()?.parse().ok()?;
+    let partition = parts.next()?.parse().ok()?;
+    let topic = parts.next()?.into();
+    Some(Origin {
+        topic,
+        partition,
+        offset,
+    })
+}
+
+/// Whole milliseconds since the epoch, rounded up even where [`Timestamp::ceil_to_millis`] would saturate.
+pub fn millis(time: Timestamp) -> u64 {
+    time.as_micros().div_ceil(1_000)
+}
+
+// === reading ===
+
+/// What the producer of `record` asked for.
+fn order(record: &Record, now: Timestamp) -> Result<Order, Refusal> {
+    if record.headers.len() > MAX_HEADERS {
+        return Err(too_many(record.headers.len()));
+    }
+    let scene = word(record, SCENE, MAX_SCENE)?;
+    let id = identifier(record)?;
+    let envelope = match scene {
+        Some(_) => None,
+        None => envelope::open(record).map_err(|Broken(why)| refuse(Reason::BadEnvelope, &why))?,
+    };
+    let headers = envelope
+        .as_ref()
+        .map_or(0, |envelope| envelope.headers.len());
+    if record.headers.len() + headers > MAX_HEADERS {
+        return Err(too_many(record.headers.len() + headers));
+    }
+
+    let field = |name, reason, get: fn(&Envelope) -> Option<i64>| {
+        let wrapped = match envelope.as_ref().and_then(get) {
+            Some(value) => Some(u64::try_from(value).map_err(|_| unreadable(name, reason))?),
+            None => None,
+        };
+        Ok::<_, Refusal>(number(record, name, reason)?.or(wrapped))
+    };
+    let due_at = field(DUE_AT, Reason::BadDue, |envelope| envelope.due_at)?;
+    let delay_ms = field(DELAY_MS, Reason::BadDue, |envelope| envelope.delay_ms)?;
+    let deadline = field(DEADLINE_AT, Reason::BadHeader, |envelope| {
+        envelope.deadline_at
+    })?;
+
+    Ok(Order {
+        id: id
+            .or(envelope
+                .as_ref()
+                .and_then(|envelope| envelope.id.as_deref()))
+            .map(Arc::from),
+        scene: scene
+            .or(envelope.as_ref().map(|envelope| &*envelope.scene))
+            .unwrap_or_default()
+            .into(),
+        due: due(due_at, delay_ms, now)?,
+        deadline: deadline.map(Timestamp::from_millis),
+        envelope,
+    })
+}
+
+/// When the first attempt may start: not before `now`, not further away than retide parks tasks.
+fn due(due_at: Option<u64>, delay_ms: Option<u64>, now: Timestamp) -> Result<Timestamp, Refusal> {
+    let due = match (due_at, delay_ms) {
+        (Some(_), Some(_)) => {
+            return Err(refuse(
+                Reason::BadDue,
+                &format!("both {DUE_AT} and {DELAY_MS}"),
+            ));
+        }
+        (Some(due), None) => Timestamp::from_millis(due).max(now),
+        (None, Some(delay)) => now + Duration::from_millis(delay),
+        (None, None) => now,
+    };
+    if due > now + scene::MAX_DELAY {
+        return Err(refuse(
+            Reason::DueTooFar,
+            &format!("due {} ms from now", due.since(now).as_millis()),
+        ));
+    }
+    Ok(due)
+}
+
+/// The state of a parked task; its record is left empty.
+fn resume(record: &Record) -> Result<Task, Refusal> {
+    // Retide's own come on top of what ingest let through.
+    if record.headers.len() > MAX_HEADERS + NAMES.len() {
+        return Err(too_many(record.headers.len()));
+    }
+    let bad = |name| unreadable(name, Reason::BadHeader);
+    let required = |name| number(record, name, Reason::BadHeader)?.ok_or_else(|| missing(name));
+    let count = |name| u32::try_from(required(name)?).map_err(|_| bad(name));
+
+    let attempt = count(ATTEMPT)?;
+    if attempt == 0 {
+        return Err(bad(ATTEMPT));
+    }
+    let due = number(record, DUE_AT, Reason::BadDue)?.ok_or_else(|| missing(DUE_AT))?;
+    let kind = text(record, KIND)?.ok_or_else(|| missing(KIND))?;
+    let origin = text(record, ORIGIN)?.ok_or_else(|| missing(ORIGIN))?;
+    let failure = match text(record, ERROR)? {
+        Some(text) => {
+            let (class, message) = text.split_once(": ").ok_or_else(|| bad(ERROR))?;
+            Some(Failure::new(class, message))
+        }
+        None => None,
+    };
+    Ok(Task {
+        id: identifier(record)?.ok_or_else(|| missing(ID))?.into(),
+        scene: word(record, SCENE, MAX_SCENE)?
+            .ok_or_else(|| missing(SCENE))?
+            .into(),
+        kind: kind_of(kind).ok_or_else(|| bad(KIND))?,
+        attempt,
+        due: Timestamp::from_millis(due),
+        first_failed_at: Timestamp::from_millis(required(FIRST_FAILED_AT)?),
+        deadline: number(record, DEADLINE_AT, Reason::BadHeader)?.map(Timestamp::from_millis),
+        origin: origin_of(origin).ok_or_else(|| bad(ORIGIN))?,
+        failure,
+        hops: count(HOPS)?,
+        record: Record::default(),
+    })
+}
+
+/// The record without retide's headers, the others as they were.
+fn strip(mut record: Record) -> Record {
+    record.headers.retain(|header| !is_own(&header.name));
+    record
+}
+
+/// What the envelope holds, as if its producer had set headers.
+///
+/// The record's own content type described the envelope, which is gone; its other headers stay, before those of the envelope.
+fn unwrap(mut record: Record, envelope: Envelope) -> Record {
+    record
+        .headers
+        .retain(|header| !envelope::is_content_type(header));
+    if let Some(content_type) = envelope.content_type {
+        record.headers.push(Header {
+            name: "content-type".into(),
+            value: Some(Bytes::from(content_type)),
+        });
+    }
+    record.headers.extend(envelope.headers);
+    Record {
+        key: envelope.key.or(record.key),
+        value: envelope.payload,
+        headers: record.headers,
+    }
+}
+
+/// The last header of this name, if there is one; one without a value is refused.
+fn text<'a>(record: &'a Record, name: &str) -> Result<Option<&'a str>, Refusal> {
+    let Some(header) = record.headers.iter().rfind(|header| &*header.name == name) else {
+        return Ok(None);
+    };
+    header
+        .value
+        .as_deref()
+        .and_then(|value| str::from_utf8(value).ok())
+        .map(Some)
+        .ok_or_else(|| unreadable(name, Reason::BadHeader))
+}
+
+/// One line of at most `limit` bytes: it goes on into headers of other protocols.
+fn word<'a>(record: &'a Record, name: &str, limit: usize) -> Result<Option<&'a str>, Refusal> {
+    match text(record, name)? {
+        Some(text) if text.len() > limit || text.contains(char::is_control) => {
+            Err(unreadable(name, Reason::BadHeader))
+        }
+        found => Ok(found),
+    }
+}
+
+/// The identity; an empty one is refused.
+fn identifier(record: &Record) -> Result<Option<&str>, Refusal> {
+    match word(record, ID, MAX_ID)? {
+        Some("") => Err(unreadable(ID, Reason::BadHeader)),
+        found => Ok(found),
+    }
+}
+
+/// Decimal digits and nothing else: no sign, no space, no fraction.
+fn number(record: &Record, name: &str, reason: Reason) -> Result<Option<u64>, Refusal> {
+    let refusal = || unreadable(name, reason);
+    let Some(text) = text(record, name).map_err(|_| refusal())? else {
+        return Ok(None);
+    };
+    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(refusal());
+    }
+    text.parse().map(Some).map_err(|_| refusal())
+}
+
+// === refusing ===
+
+/// The record as it came, with the reason. Identity and scene are the producer's where they can be read.
+fn poison(record: Record, origin: Origin, Refusal { reason, detail }: Refusal) -> Box<Poison> {
+    let id = match identifier(&record) {
+        Ok(Some(id)) => id.into(),
+        Ok(None) | Err(_) => identity(&origin),
+    };
+    let scene = match word(&record, SCENE, MAX_SCENE) {
+        Ok(Some(scene)) => scene.into(),
+        Ok(None) | Err(_) => Arc::from(""),
+    };
+    Box::new(Poison {
+        id,
+        scene,
+        origin,
+        record,
+        reason,
+        detail,
+    })
+}
+
+/// A refusal whose class is the reason's word.
+fn refuse(reason: Reason, why: &str) -> Refusal {
+    Refusal {
+        reason,
+        detail: Failure::new(reason.word(), why),
+    }
+}
+
+/// The header `name` does not say what it should.
+fn unreadable(name: &str, reason: Reason) -> Refusal {
+    refuse(reason, &format!("cannot read {name}"))
+}
+
+/// The header `name` is not there.
+fn missing(name: &str) -> Refusal {
+    refuse(Reason::BadHeader, &format!("no {name}"))
+}
+
+/// There are `count` headers.
+fn too_many(count: usize) -> Refusal {
+    refuse(Reason::TooManyHeaders, &format!("{count} headers"))
+}
+
+// === writing ===
+
+/// Writes one header of text.
+fn write_text(sink: &mut Sink<'_>, name: &str, text: &str) {
+    sink(name, Some(text.as_bytes()));
+}
+
+/// Writes the headers of a record as they are.
+fn write_headers(record: &Record, sink: &mut Sink<'_>) {
+    for header in &record.headers {
+        sink(&header.name, header.value.as_deref());
+    }
+}
+
+/// Writes what retide knows of a task, except its last failure.
+fn write_state(task: &Task, attempt: u32, sink: &mut Sink<'_>) {
+    write_text(sink, SCENE, &task.scene);
+    write_text(sink, ID, &task.id);
+    write_text(sink, KIND, kind_word(task.kind));
+    write_text(sink, ATTEMPT, &attempt.to_string());
+    write_text(sink, DUE_AT, &millis(task.due).to_string());
+    write_text(
+        sink,
+        FIRST_FAILED_AT,
+        &millis(task.first_failed_at).to_string(),
+    );
+    if let Some(deadline) = task.deadline {
+        write_text(sink, DEADLINE_AT, &millis(deadline).to_string());
+    }
+    write_text(sink, ORIGIN, &task.origin.to_string());
+    write_text(sink, HOPS, &task.hops.to_string());
+}
+
+/// Writes how a task ended.
+fn write_end(ended: &Ended, sink: &mut Sink<'_>) {
+    write_text(sink, OUTCOME, ended.terminal.word());
+    if let Some(reason) = ended.reason {
+        write_text(sink, REASON, reason.word());
+    }
+    if let Some(failure) = &ended.failure {
+        write_text(sink, ERROR, &failure.to_string());
+    }
+}

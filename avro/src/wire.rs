@@ -1,0 +1,489 @@
+//! The records on the topics of callbacks, events, alerts and scenes, and their bytes in Avro or JSON.
+//!
+//! Not the task: its payload is the producer's and its fields are headers. Both formats have the same field names; times are
+//! whole milliseconds since the epoch, rounded up. Invariant: decoding refuses what is too large before it looks inside, and what
+//! it accepts it has read to the last byte.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use apache_avro::rabin::Rabin;
+use apache_avro::util::max_allocation_bytes;
+use apache_avro::{Schema, from_avro_datum, from_value, write_avro_datum_ref};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::de::{self, DeserializeOwned, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use retide_core::{Ended, Failure, Reason, Terminal, Transition};
+
+use crate::headers::{kind_of, kind_word, millis, origin_of};
+
+/// The first byte of a value in Confluent's frame; the schema's number follows, four bytes, highest first.
+pub const CONFLUENT_MAGIC: u8 = 0;
+
+/// The first bytes of a value in Avro's single-object frame; the schema's fingerprint follows.
+pub const SINGLE_OBJECT_MARKER: [u8; 2] = [0xc3, 0x01];
+
+/// Largest value that is decoded, in bytes: well above what brokers take by default (1 MiB), small beside a worker's memory.
+pub const MAX_ENCODED: usize = 16 * 1024 * 1024;
+
+/// The content type of a record in JSON.
+pub const CONTENT_TYPE_JSON: &str = "application/json";
+
+/// The content type of a record in Avro.
+pub const CONTENT_TYPE_AVRO: &str = "application/avro";
+
+/// How a record is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Avro, in a [`Framing`].
+    #[default]
+    Avro,
+    /// JSON, unframed.
+    Json,
+}
+
+/// What stands before an Avro datum so that a reader finds its schema.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Framing {
+    /// Avro's own: marker and fingerprint. Needs no registry.
+    #[default]
+    SingleObject,
+    /// Confluent's: the number that a schema registry gave the schema.
+    Confluent {
+        /// That number.
+        schema_id: u32,
+    },
+}
+
+/// Why a record could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The value is larger than [`MAX_ENCODED`].
+    #[error("value of {size} bytes is over the limit of {MAX_ENCODED}")]
+    TooLarge {
+        /// Its size in bytes.
+        size: usize,
+    },
+    /// The value does not start with the frame of this codec.
+    #[error("value is not in the expected avro frame")]
+    Frame,
+    /// The value goes on after the record's end.
+    #[error("{left} bytes after the end of the record")]
+    Trailing {
+        /// How many bytes are left.
+        left: usize,
+    },
+    /// The Avro datum could not be written or read.
+    #[error("avro")]
+    Avro(#[source] Box<apache_avro::Error>),
+    /// The JSON text could not be written or read.
+    #[error("json")]
+    Json(#[source] serde_json::Error),
+    /// A field has a value that this version does not know.
+    #[error("unknown value in field {name}")]
+    Field {
+        /// The field's name, as in the schema.
+        name: &'static str,
+    },
+}
+
+/// A record with a schema of its own.
+pub trait Wire: Serialize + DeserializeOwned {
+    /// The Avro schema.
+    const SCHEMA: &'static str;
+}
+
+/// Writes and reads records of one kind in one format.
+pub struct Codec<R> {
+    /// The parsed schema.
+    schema: Schema,
+    /// The format.
+    format: Format,
+    /// What stands before an Avro datum.
+    frame: Vec<u8>,
+    /// The kind of record.
+    record: PhantomData<fn(R) -> R>,
+}
+
+/// Bytes in a record: themselves in Avro, base64 in JSON.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Blob(pub Bytes);
+
+/// The end of a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Callback {
+    /// The task's identity.
+    pub id: String,
+    /// The scene it followed, or nothing.
+    pub scene: String,
+    /// `work` or `callback`.
+    pub kind: String,
+    /// How it ended, in the words of [`Terminal::word`].
+    pub outcome: String,
+    /// Why, if it ended badly, in the words of [`Reason::word`].
+    pub reason: Option<String>,
+    /// How many attempts were made.
+    pub attempts: i64,
+    /// Where the task entered: `topic/partition/offset`.
+    pub origin: String,
+    /// When retide first saw it.
+    pub first_failed_at: i64,
+    /// When it ended.
+    pub ended_at: i64,
+    /// The class of what the last failed attempt said.
+    pub error_class: Option<String>,
+    /// The message of what the last failed attempt said.
+    pub error_message: Option<String>,
+    /// The key of the producer's record.
+    pub key: Option<Blob>,
+}
+
+/// One transition of one task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    /// The task's identity.
+    pub id: String,
+    /// The scene it follows, or nothing.
+    pub scene: String,
+    /// `work` or `callback`.
+    pub kind: String,
+    /// When it was decided.
+    pub at: i64,
+    /// What happened, in the words of [`Transition::word`].
+    pub event: String,
+    /// When the next attempt may start, if there is one.
+    pub due_at: Option<i64>,
+    /// Attempts made by now; on `failed` and on ends.
+    pub attempts: Option<i64>,
+    /// Forwards by now; on `hopped`.
+    pub hops: Option<i64>,
+    /// What the target said; on `failed`.
+    pub outcome: Option<String>,
+    /// Why it ended badly.
+    pub reason: Option<String>,
+    /// The class of what the attempt said; on `failed`.
+    pub error_class: Option<String>,
+    /// The message of what the attempt said; on `failed`.
+    pub error_message: Option<String>,
+}
+
+/// What a human must know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Alert {
+    /// The rule that fired.
+    pub rule: String,
+    /// The scene it is about.
+    pub scene: String,
+    /// When it fired.
+    pub at: i64,
+    /// How many tasks it is about.
+    pub count: i64,
+    /// The identity of one of those tasks.
+    pub example: String,
+    /// Why that one ended, in the words of [`Reason::word`].
+    pub reason: String,
+}
+
+/// The rules of one scene, as they were applied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Scene {
+    /// The scene's name.
+    pub name: String,
+    /// The rules, as the text of their configuration.
+    pub rules: String,
+    /// When they were applied.
+    pub updated_at: i64,
+}
+
+// === impl Wire ===
+
+impl Wire for Callback {
+    const SCHEMA: &'static str = include_str!("../schemas/Callback.avsc");
+}
+
+impl Wire for Event {
+    const SCHEMA: &'static str = include_str!("../schemas/Event.avsc");
+}
+
+impl Wire for Alert {
+    const SCHEMA: &'static str = include_str!("../schemas/Alert.avsc");
+}
+
+impl Wire for Scene {
+    const SCHEMA: &'static str = include_str!("../schemas/Scene.avsc");
+}
+
+// === impl Format ===
+
+impl Format {
+    /// The content type of a record in this format.
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Avro => CONTENT_TYPE_AVRO,
+            Self::Json => CONTENT_TYPE_JSON,
+        }
+    }
+}
+
+// === impl Codec ===
+
+impl<R: Wire> Codec<R> {
+    /// A codec; the framing counts for Avro only.
+    ///
+    /// The Avro library keeps its allocation limit in a global that can be set once per process; the first codec sets it.
+    pub fn new(format: Format, framing: Framing) -> Self {
+        max_allocation_bytes(MAX_ENCODED);
+        let schema = Schema::parse_str(R::SCHEMA).expect("the schemas of this crate are valid");
+        let frame = match framing {
+            Framing::SingleObject => {
+                let fingerprint = schema.fingerprint::<Rabin>().bytes;
+                [&SINGLE_OBJECT_MARKER[..], &fingerprint].concat()
+            }
+            Framing::Confluent { schema_id } => {
+                [&[CONFLUENT_MAGIC][..], &schema_id.to_be_bytes()].concat()
+            }
+        };
+        Self {
+            schema,
+            format,
+            frame,
+            record: PhantomData,
+        }
+    }
+
+    /// The format it writes and reads.
+    pub const fn format(&self) -> Format {
+        self.format
+    }
+
+    /// The bytes of `record`.
+    pub fn encode(&self, record: &R) -> Result<Vec<u8>, Error> {
+        match self.format {
+            Format::Avro => {
+                let mut bytes = self.frame.clone();
+                write_avro_datum_ref(&self.schema, record, &mut bytes)
+                    .map_err(|error| Error::Avro(Box::new(error)))?;
+                Ok(bytes)
+            }
+            Format::Json => serde_json::to_vec(record).map_err(Error::Json),
+        }
+    }
+
+    /// The record in `bytes`.
+    pub fn decode(&self, bytes: &[u8]) -> Result<R, Error> {
+        if bytes.len() > MAX_ENCODED {
+            return Err(Error::TooLarge { size: bytes.len() });
+        }
+        match self.format {
+            Format::Avro => {
+                let mut datum = bytes.strip_prefix(&self.frame[..]).ok_or(Error::Frame)?;
+                let value = from_avro_datum(&self.schema, &mut datum, None)
+                    .map_err(|error| Error::Avro(Box::new(error)))?;
+                if !datum.is_empty() {
+                    return Err(Error::Trailing { left: datum.len() });
+                }
+                from_value(&value).map_err(|error| Error::Avro(Box::new(error)))
+            }
+            Format::Json => serde_json::from_slice(bytes).map_err(Error::Json),
+        }
+    }
+}
+
+impl<R> fmt::Debug for Codec<R> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Codec")
+            .field("format", &self.format)
+            .field("frame", &self.frame)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Blob ===
+
+impl Serialize for Blob {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            serializer.serialize_str(&STANDARD.encode(&self.0))
+        } else {
+            serializer.serialize_bytes(&self.0)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Blob {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if deserializer.is_human_readable() {
+            let text = String::deserialize(deserializer)?;
+            let bytes = STANDARD.decode(text).map_err(de::Error::custom)?;
+            Ok(Self(bytes.into()))
+        } else {
+            deserializer.deserialize_byte_buf(BlobVisitor)
+        }
+    }
+}
+
+/// Takes bytes as they come.
+struct BlobVisitor;
+
+impl Visitor<'_> for BlobVisitor {
+    type Value = Blob;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("bytes")
+    }
+
+    fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Blob, E> {
+        Ok(Blob(Bytes::copy_from_slice(bytes)))
+    }
+
+    fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<Blob, E> {
+        Ok(Blob(bytes.into()))
+    }
+}
+
+// === conversions ===
+
+impl From<&Ended> for Callback {
+    fn from(ended: &Ended) -> Self {
+        let (error_class, error_message) = error_fields(ended.failure.as_ref());
+        Self {
+            id: ended.id.to_string(),
+            scene: ended.scene.to_string(),
+            kind: kind_word(ended.kind).to_owned(),
+            outcome: ended.terminal.word().to_owned(),
+            reason: ended.reason.map(|reason| reason.word().to_owned()),
+            attempts: ended.attempts.into(),
+            origin: ended.origin.to_string(),
+            first_failed_at: millis(ended.first_failed_at) as i64,
+            ended_at: millis(ended.at) as i64,
+            error_class,
+            error_message,
+            key: ended.key.clone().map(Blob),
+        }
+    }
+}
+
+impl TryFrom<Callback> for Ended {
+    type Error = Error;
+
+    fn try_from(callback: Callback) -> Result<Self, Error> {
+        let field = |name| Error::Field { name };
+        let reason = match callback.reason {
+            Some(word) => Some(reason_of(&word).ok_or_else(|| field("reason"))?),
+            None => None,
+        };
+        let failure = match (callback.error_class, callback.error_message) {
+            (None, None) => None,
+            (class, message) => Some(Failure::new(
+                &class.unwrap_or_default(),
+                &message.unwrap_or_default(),
+            )),
+        };
+        Ok(Self {
+            id: callback.id.into(),
+            scene: callback.scene.into(),
+            kind: kind_of(&callback.kind).ok_or_else(|| field("kind"))?,
+            terminal: Terminal::from_word(&callback.outcome).ok_or_else(|| field("outcome"))?,
+            reason,
+            attempts: u32::try_from(callback.attempts).map_err(|_| field("attempts"))?,
+            origin: origin_of(&callback.origin).ok_or_else(|| field("origin"))?,
+            first_failed_at: instant(callback.first_failed_at)
+                .ok_or_else(|| field("firstFailedAt"))?,
+            at: instant(callback.ended_at).ok_or_else(|| field("endedAt"))?,
+            failure,
+            key: callback.key.map(|Blob(bytes)| bytes),
+        })
+    }
+}
+
+impl From<&retide_core::Event> for Event {
+    fn from(event: &retide_core::Event) -> Self {
+        let mut line = Self {
+            id: event.id.to_string(),
+            scene: event.scene.to_string(),
+            kind: kind_word(event.kind).to_owned(),
+            at: millis(event.at) as i64,
+            event: event.transition.word().to_owned(),
+            due_at: None,
+            attempts: None,
+            hops: None,
+            outcome: None,
+            reason: None,
+            error_class: None,
+            error_message: None,
+        };
+        match &event.transition {
+            Transition::Parked { due } | Transition::Deferred { due } => {
+                line.due_at = Some(millis(*due) as i64);
+            }
+            Transition::Hopped { due, hops } => {
+                line.due_at = Some(millis(*due) as i64);
+                line.hops = Some((*hops).into());
+            }
+            Transition::Failed {
+                attempt,
+                outcome,
+                failure,
+                due,
+            } => {
+                line.due_at = Some(millis(*due) as i64);
+                line.attempts = Some((*attempt).into());
+                line.outcome = Some((*outcome).to_owned());
+                (line.error_class, line.error_message) = error_fields(Some(failure));
+            }
+            Transition::Ended {
+                terminal: _,
+                attempts,
+                reason,
+            } => {
+                line.attempts = Some((*attempts).into());
+                line.reason = reason.map(|reason| reason.word().to_owned());
+            }
+        }
+        line
+    }
+}
+
+impl From<&retide_core::Alert> for Alert {
+    fn from(alert: &retide_core::Alert) -> Self {
+        Self {
+            rule: alert.rule.to_owned(),
+            scene: alert.scene.to_string(),
+            at: millis(alert.at) as i64,
+            count: alert.count.into(),
+            example: alert.example.to_string(),
+            reason: alert.reason.word().to_owned(),
+        }
+    }
+}
+
+/// Class and message, as fields.
+fn error_fields(failure: Option<&Failure>) -> (Option<String>, Option<String>) {
+    failure.map_or((None, None), |failure| {
+        (
+            Some(failure.class.to_string()),
+            Some(failure.message.to_string()),
+        )
+    })
+}
+
+/// The reason that `word` names, if it names one.
+fn reason_of(word: &str) -> Option<Reason> {
+    Reason::ALL.into_iter().find(|reason| reason.word() == word)
+}
+
+/// The instant in a field.
+fn instant(millis: i64) -> Option<retide_core::Timestamp> {
+    u64::try_from(millis)
+        .ok()
+        .map(retide_core::Timestamp::from_millis)
+}

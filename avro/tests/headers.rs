@@ -1,0 +1,434 @@
+//! The rules of a task's headers, through the public functions only.
+
+use bytes::Bytes;
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use retide_avro::headers::{self, ingest, parked, write_poison, write_task};
+use retide_avro::{ENVELOPE_AVRO, ENVELOPE_JSON, RETRY_TASK_FINGERPRINT, RETRY_TASK_SCHEMA};
+use retide_core::{
+    Ended, Failure, Header, Kind, Origin, Reason, Record, Task, Terminal, Timestamp, scene,
+};
+
+/// Name and value of a header.
+type Pair<'a> = (&'a str, &'a str);
+
+const NOW_MS: u64 = 1_700_000_000_000;
+
+fn now() -> Timestamp {
+    Timestamp::from_millis(NOW_MS)
+}
+
+fn origin() -> Origin {
+    Origin {
+        topic: "retry.tasks".into(),
+        partition: 3,
+        offset: 42,
+    }
+}
+
+fn header(name: &str, value: &[u8]) -> Header {
+    Header {
+        name: name.into(),
+        value: Some(Bytes::copy_from_slice(value)),
+    }
+}
+
+fn record(value: &[u8], headers: &[(&str, &str)]) -> Record {
+    Record {
+        key: Some(Bytes::from_static(b"key")),
+        value: Some(Bytes::copy_from_slice(value)),
+        headers: headers
+            .iter()
+            .map(|(name, value)| header(name, value.as_bytes()))
+            .collect(),
+    }
+}
+
+fn written(task: &Task) -> Record {
+    let mut headers = Vec::new();
+    write_task(task, &mut |name, value| {
+        headers.push(Header {
+            name: name.into(),
+            value: value.map(Bytes::copy_from_slice),
+        });
+    });
+    Record {
+        headers,
+        ..task.record.clone()
+    }
+}
+
+/// `RetryTask` in Avro, by the library's own writer.
+fn avro_envelope(scene: &str, due_at: Option<i64>) -> Vec<u8> {
+    use apache_avro::types::Value;
+    let some = |value| Value::Union(1, Box::new(value));
+    let null = || Value::Union(0, Box::new(Value::Null));
+    let schema = apache_avro::Schema::parse_str(RETRY_TASK_SCHEMA).unwrap();
+    let fields = [
+        ("scene", Value::String(scene.to_owned())),
+        ("id", some(Value::String("order-1".to_owned()))),
+        ("payload", Value::Bytes(b"pay".to_vec())),
+        ("contentType", some(Value::String("text/plain".to_owned()))),
+        (
+            "headers",
+            Value::Array(vec![Value::Record(vec![
+                ("name".to_owned(), Value::String("trace".to_owned())),
+                ("value".to_owned(), some(Value::Bytes(vec![0xff]))),
+            ])]),
+        ),
+        ("key", null()),
+        (
+            "dueAt",
+            due_at.map_or_else(null, |due| some(Value::TimestampMillis(due))),
+        ),
+        ("delayMs", null()),
+        ("deadlineAt", null()),
+    ];
+    let fields = fields.map(|(name, value)| (name.to_owned(), value));
+    apache_avro::to_avro_datum(&schema, Value::Record(fields.to_vec())).unwrap()
+}
+
+fn single_object(datum: &[u8]) -> Vec<u8> {
+    [&[0xc3, 0x01][..], &RETRY_TASK_FINGERPRINT, datum].concat()
+}
+
+fn confluent(datum: &[u8]) -> Vec<u8> {
+    [&[0, 0, 0, 0, 7][..], datum].concat()
+}
+
+#[test]
+fn the_fingerprint_is_that_of_the_schema() {
+    let schema = apache_avro::Schema::parse_str(RETRY_TASK_SCHEMA).unwrap();
+
+    let fingerprint = schema.fingerprint::<apache_avro::rabin::Rabin>().bytes;
+
+    assert_eq!(fingerprint, RETRY_TASK_FINGERPRINT);
+}
+
+#[test]
+fn a_producer_cannot_set_what_only_retide_may() {
+    let spoofed = record(
+        b"v",
+        &[
+            ("a", "1"),
+            ("retry-scene", "pay"),
+            ("retry-attempt", "9"),
+            ("retry-origin", "x/1/1"),
+            ("retry-first-failed-at", "1"),
+            ("retry-error", "a: b"),
+            ("retry-hops", "9"),
+            ("retry-kind", "callback"),
+            ("a", "2"),
+        ],
+    );
+
+    let task = ingest(spoofed, origin(), now()).unwrap();
+
+    assert_eq!(task.attempt, 1);
+    assert_eq!(task.origin, origin());
+    assert_eq!(task.first_failed_at, now());
+    assert_eq!((task.failure, task.hops, task.kind), (None, 0, Kind::Work));
+    assert_eq!(task.id, headers::identity(&origin()));
+    assert_eq!(task.record, record(b"v", &[("a", "1"), ("a", "2")]));
+}
+
+#[test]
+fn due_times_follow_the_table() {
+    let later = (NOW_MS + 5).to_string();
+    let edge = scene::MAX_DELAY.as_millis().to_string();
+    let beyond = (scene::MAX_DELAY.as_millis() + 1).to_string();
+    let huge = u64::MAX.to_string();
+    let table: &[(&[Pair], Result<Timestamp, Reason>)] = &[
+        (&[], Ok(now())),
+        (&[("retry-due-at", "5")], Ok(now())),
+        (
+            &[("retry-due-at", &later)],
+            Ok(Timestamp::from_millis(NOW_MS + 5)),
+        ),
+        (&[("retry-delay-ms", "0")], Ok(now())),
+        (&[("retry-delay-ms", &edge)], Ok(now() + scene::MAX_DELAY)),
+        (&[("retry-delay-ms", &beyond)], Err(Reason::DueTooFar)),
+        (&[("retry-due-at", &huge)], Err(Reason::DueTooFar)),
+        (&[("retry-due-at", "-1")], Err(Reason::BadDue)),
+        (&[("retry-delay-ms", "-1")], Err(Reason::BadDue)),
+        (&[("retry-due-at", "+1")], Err(Reason::BadDue)),
+        (&[("retry-due-at", "")], Err(Reason::BadDue)),
+        (&[("retry-due-at", "soon")], Err(Reason::BadDue)),
+        (&[("retry-delay-ms", "1.5")], Err(Reason::BadDue)),
+        (
+            &[("retry-due-at", "5"), ("retry-delay-ms", "5")],
+            Err(Reason::BadDue),
+        ),
+        // The last one counts.
+        (
+            &[("retry-due-at", "soon"), ("retry-due-at", "5")],
+            Ok(now()),
+        ),
+    ];
+
+    for (headers, expected) in table {
+        let due = ingest(record(b"v", headers), origin(), now())
+            .map(|task| task.due)
+            .map_err(|poison| poison.reason);
+
+        assert_eq!(due, *expected, "{headers:?}");
+    }
+}
+
+#[test]
+fn bad_headers_are_refused_and_the_record_stays_untouched() {
+    let long_scene = "s".repeat(headers::MAX_SCENE + 1);
+    let long_id = "i".repeat(headers::MAX_ID + 1);
+    let table: &[(&str, &[u8])] = &[
+        ("retry-scene", b"\xff"),
+        ("retry-scene", long_scene.as_bytes()),
+        ("retry-id", b""),
+        ("retry-id", b"a\nb"),
+        ("retry-id", long_id.as_bytes()),
+        ("retry-deadline-at", b"-4"),
+    ];
+
+    for (name, value) in table {
+        let mut bad = record(b"v", &[("x", "1"), ("retry-attempt", "7")]);
+        bad.headers.push(header(name, value));
+        let poison = ingest(bad.clone(), origin(), now()).unwrap_err();
+
+        assert_eq!(poison.reason, Reason::BadHeader, "{name}");
+        assert_eq!(poison.record, bad);
+        assert_eq!(poison.id, headers::identity(&origin()));
+    }
+}
+
+#[test]
+fn more_than_512_headers_are_refused() {
+    let many = |count| Record {
+        headers: vec![header("x", b""); count],
+        ..Record::default()
+    };
+
+    let poison = ingest(many(513), origin(), now()).unwrap_err();
+
+    assert!(ingest(many(512), origin(), now()).is_ok());
+    assert_eq!(poison.reason, Reason::TooManyHeaders);
+}
+
+#[test]
+fn an_envelope_is_unwrapped_in_every_frame() {
+    let datum = avro_envelope("pay", Some(NOW_MS as i64 + 9));
+    let json = format!(
+        r#"{{"scene":"pay","id":"order-1","payload":"pay","contentType":"text/plain",
+            "headers":[{{"name":"trace","valueBase64":"/w=="}}],"dueAt":{}}}"#,
+        NOW_MS + 9
+    );
+    let values = [
+        (single_object(&datum), "application/avro"),
+        (confluent(&datum), "application/avro"),
+        (confluent(&datum), ENVELOPE_AVRO),
+        (json.into_bytes(), ENVELOPE_JSON),
+    ];
+
+    for (value, content_type) in values {
+        let wrapped = record(&value, &[("x", "1"), ("content-type", content_type)]);
+        let task = ingest(wrapped, origin(), now()).unwrap();
+
+        let mut plain = record(b"pay", &[("x", "1"), ("content-type", "text/plain")]);
+        plain.headers.push(header("trace", b"\xff"));
+        assert_eq!((&*task.scene, &*task.id), ("pay", "order-1"));
+        assert_eq!(task.due, Timestamp::from_millis(NOW_MS + 9));
+        assert_eq!(task.record, plain);
+    }
+}
+
+#[test]
+fn a_broken_envelope_is_refused_only_if_it_surely_is_one() {
+    let datum = avro_envelope("pay", None);
+    let cut = &datum[..datum.len() - 1];
+
+    let reason = |value: &[u8], headers: &[(&str, &str)]| {
+        ingest(record(value, headers), origin(), now())
+            .map(|task| task.scene.to_string())
+            .map_err(|poison| poison.reason)
+    };
+
+    let json = &[("content-type", ENVELOPE_JSON)];
+    let avro = &[("content-type", ENVELOPE_AVRO)];
+    assert_eq!(reason(&single_object(cut), &[]), Err(Reason::BadEnvelope));
+    assert_eq!(reason(&confluent(cut), avro), Err(Reason::BadEnvelope));
+    assert_eq!(reason(b"{", json), Err(Reason::BadEnvelope));
+    assert_eq!(reason(b"{\"scene\":\"\"}", json), Err(Reason::BadEnvelope));
+    assert_eq!(reason(&confluent(cut), &[]), Ok(String::new()));
+    assert_eq!(reason(b"\0plain", &[]), Ok(String::new()));
+    let scene = &[("retry-scene", "mine")];
+    assert_eq!(reason(&single_object(cut), scene), Ok("mine".to_owned()));
+}
+
+#[test]
+fn poison_keeps_its_headers_and_ours_come_last() {
+    let bad = record(
+        b"v",
+        &[("retry-origin", "theirs"), ("retry-due-at", "soon")],
+    );
+    let poison = ingest(bad.clone(), origin(), now()).unwrap_err();
+    let ended = Ended {
+        id: poison.id.clone(),
+        scene: poison.scene.clone(),
+        kind: Kind::Work,
+        terminal: Terminal::Dead,
+        reason: Some(poison.reason),
+        attempts: 0,
+        origin: origin(),
+        first_failed_at: now(),
+        at: now(),
+        failure: Some(poison.detail.clone()),
+        key: None,
+    };
+
+    let mut headers = Vec::new();
+    write_poison(&poison, &ended, &mut |name, value| {
+        headers.push(header(name, value.unwrap()));
+    });
+
+    let last = |name: &str| {
+        headers
+            .iter()
+            .rfind(|header| &*header.name == name)
+            .unwrap()
+    };
+    assert_eq!(headers[..2], bad.headers[..]);
+    assert_eq!(
+        last("retry-origin").value.as_deref(),
+        Some(&b"retry.tasks/3/42"[..])
+    );
+    assert_eq!(last("retry-reason").value.as_deref(), Some(&b"bad-due"[..]));
+    assert_eq!(last("retry-outcome").value.as_deref(), Some(&b"dead"[..]));
+}
+
+fn any_bytes() -> impl Strategy<Value = Option<Bytes>> {
+    option::of(vec(any::<u8>(), 0..40).prop_map(Bytes::from))
+}
+
+fn any_record() -> impl Strategy<Value = Record> {
+    let headers = vec(("[a-z-]{0,8}", any_bytes()), 0..6).prop_map(|headers| {
+        headers
+            .into_iter()
+            .map(|(name, value)| Header {
+                name: name.into(),
+                value,
+            })
+            .collect()
+    });
+    (any_bytes(), any_bytes(), headers).prop_map(|(key, value, headers)| Record {
+        key,
+        value,
+        headers,
+    })
+}
+
+prop_compose! {
+    fn any_task()(
+        id in "[^\\p{Cc}]{1,40}",
+        scene in "[^\\p{Cc}]{0,20}",
+        callback in any::<bool>(),
+        attempt in 1..=u32::MAX,
+        times in (0..1_u64 << 50, 0..1_u64 << 50, option::of(0..1_u64 << 50)),
+        place in ("[a-z./]{1,20}", any::<i32>(), any::<i64>()),
+        failure in option::of(("[a-z0-9-]{0,80}", ".{0,300}")),
+        hops in any::<u32>(),
+        record in any_record(),
+    ) -> Task {
+        Task {
+            id: id.into(),
+            scene: scene.into(),
+            kind: if callback { Kind::Callback } else { Kind::Work },
+            attempt,
+            due: Timestamp::from_millis(times.0),
+            first_failed_at: Timestamp::from_millis(times.1),
+            deadline: times.2.map(Timestamp::from_millis),
+            origin: Origin { topic: place.0.into(), partition: place.1, offset: place.2 },
+            failure: failure.map(|(class, message)| Failure::new(&class, &message)),
+            hops,
+            record,
+        }
+    }
+}
+
+/// Flips, cuts and inserts.
+fn mutate(bytes: &mut Vec<u8>, at: usize, byte: u8, how: u8) {
+    let at = at % (bytes.len() + 1);
+    match how % 3 {
+        0 if at < bytes.len() => bytes[at] = byte,
+        1 => bytes.truncate(at),
+        _ => bytes.insert(at, byte),
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read_back_equal(task in any_task()) {
+        let read = parked(written(&task), origin());
+
+        prop_assert_eq!(read, Ok(task));
+    }
+
+    #[test]
+    fn no_time_comes_back_early(micros in any::<u64>(), task in any_task()) {
+        let task = Task { due: Timestamp::from_micros(micros), ..task };
+
+        let read = parked(written(&task), origin()).unwrap();
+
+        prop_assert!(read.due >= task.due);
+        prop_assert!(read.due.since(task.due).as_micros() < 1_000);
+    }
+
+    #[test]
+    fn a_missing_or_broken_header_never_panics_and_loses_nothing(
+        task in any_task(), which in any::<usize>(), value in any_bytes(),
+    ) {
+        let mut record = written(&task);
+        let which = which % record.headers.len();
+        record.headers[which].value = value;
+        for result in [parked(record.clone(), origin()), ingest(record.clone(), origin(), now())] {
+            if let Err(poison) = result {
+                prop_assert_eq!(&poison.record, &record);
+            }
+        }
+        let name = record.headers.remove(which).name;
+        let optional = ["retry-deadline-at", "retry-error"].contains(&&*name);
+        if headers::is_own(&name) && !optional {
+            prop_assert!(parked(record, origin()).is_err());
+        }
+    }
+
+    #[test]
+    fn no_bytes_panic(
+        record in any_record(), own in 0..headers::NAMES.len(), value in any_bytes(),
+    ) {
+        let mut record = record;
+        record.headers.push(Header { name: headers::NAMES[own].into(), value });
+        let _ = parked(record.clone(), origin());
+        if let Err(poison) = ingest(record.clone(), origin(), now()) {
+            prop_assert_eq!(poison.record, record);
+        }
+    }
+
+    #[test]
+    fn no_mutated_envelope_panics(
+        edits in vec((any::<usize>(), any::<u8>(), any::<u8>()), 1..6), frame in 0..3_u8,
+    ) {
+        let json = br#"{"scene":"pay","payload":{"a":[1]},"headers":[{"name":"t"}]}"#;
+        let mut datum = if frame == 2 { json.to_vec() } else { avro_envelope("pay", Some(5)) };
+        for (at, byte, how) in edits {
+            mutate(&mut datum, at, byte, how);
+        }
+        let (value, content_type) = match frame {
+            0 => (single_object(&datum), ""),
+            1 => (confluent(&datum), ENVELOPE_AVRO),
+            _ => (datum, ENVELOPE_JSON),
+        };
+        let record = record(&value, &[("content-type", content_type)]);
+        if let Err(poison) = ingest(record.clone(), origin(), now()) {
+            prop_assert_eq!(poison.record, record);
+        }
+    }
+}

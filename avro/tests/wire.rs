@@ -1,0 +1,165 @@
+//! Every record, in every format and frame.
+
+use std::fmt::Debug;
+
+use bytes::Bytes;
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use retide_avro::wire::{Alert, Blob, Callback, Codec, Error, Event, MAX_ENCODED, Scene, Wire};
+use retide_avro::{Format, Framing};
+use retide_core::{Ended, Failure, Kind, Origin, Reason, Terminal, Timestamp};
+
+fn codecs<R: Wire>() -> [Codec<R>; 3] {
+    [
+        Codec::new(Format::Avro, Framing::SingleObject),
+        Codec::new(Format::Avro, Framing::Confluent { schema_id: 258 }),
+        Codec::new(Format::Json, Framing::SingleObject),
+    ]
+}
+
+/// Round trip in every codec; then the same bytes damaged must not panic.
+fn check<R: Wire + PartialEq + Debug>(record: &R, edits: &[(usize, u8, bool)]) {
+    for codec in codecs::<R>() {
+        let mut bytes = codec.encode(record).unwrap();
+        assert_eq!(&codec.decode(&bytes).unwrap(), record);
+        for (at, byte, cut) in edits {
+            let at = at % (bytes.len() + 1);
+            if *cut {
+                bytes.truncate(at);
+            } else if at < bytes.len() {
+                bytes[at] = *byte;
+            }
+            let _ = codec.decode(&bytes);
+        }
+    }
+}
+
+fn edits() -> impl Strategy<Value = Vec<(usize, u8, bool)>> {
+    vec(
+        (any::<usize>(), any::<u8>(), prop::bool::weighted(0.2)),
+        0..8,
+    )
+}
+
+fn text() -> impl Strategy<Value = Option<String>> {
+    option::of(".{0,20}")
+}
+
+prop_compose! {
+    fn any_callback()(
+        texts in (".{0,20}", ".{0,20}", ".{0,20}", ".{0,20}", ".{0,20}"),
+        options in (text(), text(), text()),
+        numbers in (any::<i64>(), any::<i64>(), any::<i64>()),
+        key in option::of(vec(any::<u8>(), 0..20)),
+    ) -> Callback {
+        Callback {
+            id: texts.0, scene: texts.1, kind: texts.2, outcome: texts.3, origin: texts.4,
+            reason: options.0, error_class: options.1, error_message: options.2,
+            attempts: numbers.0, first_failed_at: numbers.1, ended_at: numbers.2,
+            key: key.map(|key| Blob(key.into())),
+        }
+    }
+}
+
+prop_compose! {
+    fn any_event()(
+        texts in (".{0,20}", ".{0,20}", ".{0,20}", ".{0,20}"),
+        options in (text(), text(), text(), text()),
+        at in any::<i64>(),
+        numbers in (option::of(any::<i64>()), option::of(any::<i64>()), option::of(any::<i64>())),
+    ) -> Event {
+        Event {
+            id: texts.0, scene: texts.1, kind: texts.2, event: texts.3, at,
+            due_at: numbers.0, attempts: numbers.1, hops: numbers.2,
+            outcome: options.0, reason: options.1, error_class: options.2, error_message: options.3,
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn callbacks_survive_every_format(record in any_callback(), edits in edits()) {
+        check(&record, &edits);
+        let _ = Ended::try_from(record);
+    }
+
+    #[test]
+    fn events_survive_every_format(record in any_event(), edits in edits()) {
+        check(&record, &edits);
+    }
+
+    #[test]
+    fn alerts_and_scenes_survive_every_format(
+        a in ".{0,20}", b in ".{0,20}", c in ".{0,20}", d in ".{0,20}",
+        at in any::<i64>(), count in any::<i64>(), edits in edits(),
+    ) {
+        check(&Scene { name: a.clone(), rules: b.clone(), updated_at: at }, &edits);
+        check(&Alert { rule: a, scene: b, at, count, example: c, reason: d }, &edits);
+    }
+
+    #[test]
+    fn no_bytes_panic(bytes in vec(any::<u8>(), 0..60)) {
+        for codec in codecs::<Callback>() {
+            let _ = codec.decode(&bytes);
+            let empty = Scene { name: String::new(), rules: String::new(), updated_at: 0 };
+            let framed = Codec::<Scene>::new(codec.format(), Framing::SingleObject);
+            let mut framed_bytes = framed.encode(&empty).unwrap();
+            framed_bytes.truncate(10);
+            framed_bytes.extend(&bytes);
+            let _ = framed.decode(&framed_bytes);
+        }
+    }
+}
+
+#[test]
+fn an_end_survives_its_callback() {
+    for terminal in Terminal::ALL {
+        for reason in Reason::ALL.map(Some).into_iter().chain([None]) {
+            let ended = Ended {
+                id: "id".into(),
+                scene: "pay".into(),
+                kind: Kind::Callback,
+                terminal,
+                reason,
+                attempts: u32::MAX,
+                origin: Origin {
+                    topic: "a/b".into(),
+                    partition: 1,
+                    offset: 2,
+                },
+                first_failed_at: Timestamp::from_millis(5),
+                at: Timestamp::from_millis(6),
+                failure: Some(Failure::new("timeout", "none")),
+                key: Some(Bytes::from_static(b"\xff")),
+            };
+
+            assert_eq!(Ended::try_from(Callback::from(&ended)).unwrap(), ended);
+        }
+    }
+}
+
+#[test]
+fn what_is_too_large_or_goes_on_is_refused() {
+    let scene = Scene {
+        name: "pay".to_owned(),
+        rules: String::new(),
+        updated_at: 1,
+    };
+    let [avro, _, json] = codecs::<Scene>();
+
+    let mut bytes = avro.encode(&scene).unwrap();
+    bytes.push(0);
+
+    assert!(matches!(
+        avro.decode(&bytes),
+        Err(Error::Trailing { left: 1 })
+    ));
+    assert!(matches!(avro.decode(b"{}"), Err(Error::Frame)));
+    let large = vec![b' '; MAX_ENCODED + 1];
+    assert!(matches!(json.decode(&large), Err(Error::TooLarge { .. })));
+    assert_eq!(
+        String::from_utf8(json.encode(&scene).unwrap()).unwrap(),
+        r#"{"name":"pay","rules":"","updatedAt":1}"#
+    );
+}
