@@ -1,3 +1,4 @@
 //! What does, where the core decides: reading, writing and the loop between them.
 
 pub mod feed;
+pub mod ledger;

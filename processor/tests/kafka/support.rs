@@ -1,0 +1,138 @@
+//! A broker to test against, topics of one's own, and a worker as far as ownership goes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::env;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+
+use retide::shell::feed::{Assignment, Feed, Reading};
+use retide::topics::Topics;
+use retide_core::{Ladder, LaneId};
+
+/// Partitions of each topic of a test.
+pub(crate) const SHARDS: i32 = 4;
+/// Longest wait for anything; only a failure takes as long.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+
+/// The broker's address, if there is one to test against.
+pub(crate) fn bootstrap() -> Option<String> {
+    let bootstrap = env::var("RETIDE_TEST_BOOTSTRAP").ok();
+    if bootstrap.is_none() {
+        assert!(
+            env::var("RETIDE_REQUIRE_KAFKA").as_deref() != Ok("1"),
+            "RETIDE_REQUIRE_KAFKA=1, but RETIDE_TEST_BOOTSTRAP names no broker"
+        );
+        eprintln!("NOT TESTED: RETIDE_TEST_BOOTSTRAP names no broker");
+    }
+    bootstrap
+}
+
+pub(crate) fn config(bootstrap: &str, group: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", group)
+        .set("session.timeout.ms", "6000")
+        .set("max.poll.interval.ms", "6000")
+        .set("heartbeat.interval.ms", "500");
+    config
+}
+
+/// Topics of their own for one test.
+pub(crate) fn create(bootstrap: &str, prefix: &str) -> Arc<Topics> {
+    let ladder = Ladder::try_new(&["now", "5s", "1m"]).unwrap();
+    let topics = Topics::new(prefix, &ladder);
+    let admin: AdminClient<DefaultClientContext> = config(bootstrap, "admin").create().unwrap();
+    let new: Vec<NewTopic<'_>> = topics
+        .read()
+        .map(|(_, name)| NewTopic::new(name, SHARDS, TopicReplication::Fixed(1)))
+        .collect();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let results = runtime
+        .block_on(admin.create_topics(&new, &AdminOptions::new()))
+        .unwrap();
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    Arc::new(topics)
+}
+
+/// A worker as far as ownership goes: it lets go at once.
+pub(crate) struct Worker {
+    pub(crate) feed: Feed,
+    pub(crate) lanes: BTreeMap<LaneId, Assignment>,
+    pub(crate) records: Vec<(LaneId, i64)>,
+}
+
+impl Worker {
+    pub(crate) fn join(bootstrap: &str, group: &str, topics: &Arc<Topics>) -> Self {
+        let feed = Feed::start(&config(bootstrap, group), topics, "test").unwrap();
+        Self {
+            feed,
+            lanes: BTreeMap::new(),
+            records: Vec::new(),
+        }
+    }
+
+    /// Takes in one reading, if there is one.
+    pub(crate) fn turn(&mut self) {
+        match self.feed.readings.recv_timeout(Duration::from_millis(20)) {
+            Ok(Reading::Assigned(lanes)) => {
+                self.lanes
+                    .extend(lanes.into_iter().map(|lane| (lane.lane, lane)));
+            }
+            Ok(Reading::Revoked { shards, done, .. }) => {
+                self.lanes.retain(|lane, _| !shards.contains(&lane.shard));
+                done.send(()).unwrap();
+            }
+            Ok(Reading::Record { position, .. }) => {
+                self.records.push((position.lane, position.offset));
+            }
+            Ok(Reading::Failed(error)) => panic!("{error}"),
+            Err(_) => {}
+        }
+    }
+
+    pub(crate) fn shards(&self) -> BTreeSet<i32> {
+        self.lanes.keys().map(|lane| lane.shard).collect()
+    }
+
+    /// Whether every shard it has is whole.
+    pub(crate) fn is_whole(&self, topics: &Topics) -> bool {
+        self.lanes.len() == self.shards().len() * topics.read().count()
+    }
+
+    pub(crate) fn leave(mut self) {
+        let stopping = std::thread::spawn({
+            let readings = self.feed.readings.clone();
+            move || {
+                while let Ok(reading) = readings.recv() {
+                    drop(reading);
+                }
+            }
+        });
+        self.lanes.clear();
+        self.feed.stop();
+        stopping.join().unwrap();
+    }
+}
+
+/// Turns all workers until `reached`, or fails.
+pub(crate) fn until(
+    what: &str,
+    workers: &mut [&mut Worker],
+    mut reached: impl FnMut(&[&mut Worker]) -> bool,
+) {
+    let start = Instant::now();
+    while !reached(workers) {
+        assert!(start.elapsed() < PATIENCE, "never: {what}");
+        for worker in workers.iter_mut() {
+            worker.turn();
+        }
+    }
+}
