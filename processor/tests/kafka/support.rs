@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
-use std::sync::Arc;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -18,15 +20,32 @@ pub(crate) const SHARDS: i32 = 4;
 /// Longest wait for anything; only a failure takes as long.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
-/// The broker's address, if there is one to test against.
+/// The broker that this process has started; it ends with the process, which closes its standard input.
+static RIG: LazyLock<Option<(Child, String)>> = LazyLock::new(|| {
+    let run = concat!(env!("CARGO_MANIFEST_DIR"), "/../docker/kafka/run");
+    let mut child = Command::new(run)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .ok()?;
+    let mut line = String::new();
+    BufReader::new(child.stdout.take()?)
+        .read_line(&mut line)
+        .ok()?;
+    let bootstrap = line.trim_end().strip_prefix("bootstrap ")?.to_owned();
+    Some((child, bootstrap))
+});
+
+/// A broker's address: the cluster that `RETIDE_TEST_BOOTSTRAP` names, or one started here; none where that is impossible.
 pub(crate) fn bootstrap() -> Option<String> {
-    let bootstrap = env::var("RETIDE_TEST_BOOTSTRAP").ok();
+    let named = env::var("RETIDE_TEST_BOOTSTRAP").ok();
+    let bootstrap = named.or_else(|| RIG.as_ref().map(|(_, bootstrap)| bootstrap.clone()));
     if bootstrap.is_none() {
         assert!(
             env::var("RETIDE_REQUIRE_KAFKA").as_deref() != Ok("1"),
-            "RETIDE_REQUIRE_KAFKA=1, but RETIDE_TEST_BOOTSTRAP names no broker"
+            "RETIDE_REQUIRE_KAFKA=1, but there is no broker: see the message of docker/kafka/run above"
         );
-        eprintln!("NOT TESTED: RETIDE_TEST_BOOTSTRAP names no broker");
+        eprintln!("NOT TESTED: no broker; install Java 17 and Maven, or set RETIDE_TEST_BOOTSTRAP");
     }
     bootstrap
 }
