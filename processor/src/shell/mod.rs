@@ -1,4 +1,6 @@
 //! What does, where the core decides: reading, writing and the loop between them.
 
+pub mod drive;
+pub mod encode;
 pub mod feed;
 pub mod ledger;

@@ -68,7 +68,9 @@ pub(crate) fn create(bootstrap: &str, prefix: &str) -> Arc<Topics> {
     let admin: AdminClient<DefaultClientContext> = config(bootstrap, "admin").create().unwrap();
     let new: Vec<NewTopic<'_>> = topics
         .read()
-        .map(|(_, name)| NewTopic::new(name, SHARDS, TopicReplication::Fixed(1)))
+        .map(|(_, name)| name)
+        .chain(topics.written())
+        .map(|name| NewTopic::new(name, SHARDS, TopicReplication::Fixed(1)))
         .collect();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,0 +1,420 @@
+//! The drive: one thread per worker that carries what happened to the engine, and does what the engine says.
+//!
+//! It decides nothing. Invariant: an offset is handed to the ledger together with everything settled before it, and a shard is let go
+//! only after what was settled for it is durable, or can no longer be.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Receiver, Sender, never, select_biased, unbounded};
+use rdkafka::error::KafkaError;
+use tokio::runtime::Handle;
+use tracing::{error, warn};
+
+use retide_avro::headers;
+use retide_connectors::Target;
+use retide_core::engine::Position;
+use retide_core::{
+    Action, Commit, Engine, Failure, Input, Kind, LaneId, Now, Origin, Outcome, Record, Scene,
+    Scenes, Settlement, Source, Task, Timestamp,
+};
+
+use crate::shell::encode::Encoder;
+use crate::shell::feed::{Feed, Reading, Request};
+use crate::shell::ledger::{Batch, Ledger, Ownership, Progress, Receipt};
+use crate::topics::Topics;
+
+/// The scenes in force and the targets they call.
+#[derive(Clone, Default)]
+pub struct Rules {
+    /// The scenes.
+    pub scenes: Scenes,
+    /// The target of each scene's tasks, by the scene's name.
+    pub targets: HashMap<Arc<str>, Arc<dyn Target>>,
+    /// The target of each scene's callbacks, by the scene's name.
+    pub callbacks: HashMap<Arc<str>, Arc<dyn Target>>,
+}
+
+/// How a worker paces itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// How long a batch is collected.
+    pub commit_interval: Duration,
+    /// How long calls in flight and the last commit are waited for when a shard is given away.
+    pub drain_deadline: Duration,
+}
+
+/// What a worker is made of.
+pub struct Drive<L> {
+    /// Decides.
+    pub engine: Engine,
+    /// Reads.
+    pub feed: Feed,
+    /// Writes.
+    pub ledger: L,
+    /// Which shards the ledger may commit for.
+    pub ownership: Arc<Ownership>,
+    /// Turns decisions into records.
+    pub encoder: Encoder,
+    /// The topics.
+    pub topics: Arc<Topics>,
+    /// How a worker paces itself.
+    pub pace: Pace,
+    /// Where calls run.
+    pub runtime: Handle,
+}
+
+/// What changes while a worker runs.
+struct State<L> {
+    /// What it is made of.
+    parts: Drive<L>,
+    /// The rules in force.
+    rules: Rules,
+    /// Calls that came back.
+    outcomes: Receiver<(u64, Outcome)>,
+    /// Given to each call. As many answers can wait as there are calls in flight, which the gates limit.
+    answer: Sender<(u64, Outcome)>,
+    /// What was settled since the last batch.
+    settled: Vec<Settlement>,
+    /// The offsets of the batches under way, oldest first.
+    under_way: VecDeque<Vec<Commit>>,
+    /// When the batch being collected is due.
+    commit_at: Instant,
+    /// Where paused lanes read on.
+    paused: HashMap<LaneId, i64>,
+    /// Assigned shards.
+    shards: BTreeSet<i32>,
+    /// Shards being given away whose calls are all back.
+    drained: BTreeSet<i32>,
+    /// The instant steady time is measured from.
+    start: Instant,
+}
+
+/// Most batches under way: one commits while the other fills.
+const UNDER_WAY: usize = 2;
+
+/// Settlements after which no more records are read until a batch is taken: bounds what waits for the ledger.
+const MOST_SETTLED: usize = 20_000;
+
+// === impl Drive ===
+
+impl<L: Ledger> Drive<L> {
+    /// Runs until `stop` is sent to or dropped, then drains. Rules from `rules` take effect at once.
+    ///
+    /// # Errors
+    /// If the consumer cannot go on.
+    pub fn run(
+        self,
+        rules: &Receiver<Rules>,
+        stop: &Receiver<()>,
+    ) -> Result<(Feed, L), KafkaError> {
+        let (answer, outcomes) = unbounded();
+        let mut state = State {
+            parts: self,
+            rules: Rules::default(),
+            outcomes,
+            answer,
+            settled: Vec::new(),
+            under_way: VecDeque::new(),
+            commit_at: Instant::now(),
+            paused: HashMap::new(),
+            shards: BTreeSet::new(),
+            drained: BTreeSet::new(),
+            start: Instant::now(),
+        };
+        let result = state.run(rules, stop);
+        let all: Vec<i32> = state.shards.iter().copied().collect();
+        state.let_go(&all);
+        result.map(|()| (state.parts.feed, state.parts.ledger))
+    }
+}
+
+// === impl State ===
+
+impl<L: Ledger> State<L> {
+    /// The loop.
+    fn run(&mut self, rules: &Receiver<Rules>, stop: &Receiver<()>) -> Result<(), KafkaError> {
+        let nothing = never();
+        loop {
+            self.commit_if_due();
+            let timeout = self.timeout();
+            let full = self.settled.len() >= MOST_SETTLED;
+            let readings = if full {
+                &nothing
+            } else {
+                &self.parts.feed.readings
+            };
+            // Answers and receipts before records: what is under way has to end before more begins.
+            select_biased! {
+                recv(self.outcomes) -> answered => self.answered(answered.ok()),
+                recv(self.parts.ledger.receipts()) -> receipt => self.received(receipt.ok()),
+                recv(stop) -> _ => return Ok(()),
+                recv(rules) -> rules => match rules {
+                    Ok(rules) => self.change(rules),
+                    // Whoever made the rules has ended, and so shall we.
+                    Err(_) => return Ok(()),
+                },
+                recv(readings) -> reading => match reading {
+                    Ok(reading) => self.read(reading)?,
+                    Err(_) => return Ok(()),
+                },
+                default(timeout) => self.step(Input::Tick),
+            }
+        }
+    }
+
+    /// How long nothing has to be done.
+    fn timeout(&self) -> Duration {
+        // A clock that is set forward is noticed within this time.
+        let mut timeout = Duration::from_millis(100);
+        if let Some(wake) = self.parts.engine.next_wake() {
+            timeout = timeout.min(wake.since(self.now().wall));
+        }
+        if !self.settled.is_empty() && self.under_way.len() < UNDER_WAY {
+            timeout = timeout.min(self.commit_at.saturating_duration_since(Instant::now()));
+        }
+        timeout
+    }
+
+    /// The time.
+    fn now(&self) -> Now {
+        let wall = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Now {
+            wall: Timestamp::EPOCH + wall,
+            steady: self.start.elapsed(),
+        }
+    }
+
+    /// Tells the engine what happened and does what it says.
+    fn step(&mut self, input: Input) {
+        let mut actions = Vec::new();
+        let now = self.now();
+        self.parts.engine.step(now, input, &mut actions);
+        for action in actions {
+            match action {
+                Action::Dispatch {
+                    ticket,
+                    scene,
+                    task,
+                } => self.dispatch(ticket, &scene, task),
+                Action::Settle(settlement) => {
+                    if self.settled.is_empty() {
+                        self.commit_at = Instant::now() + self.parts.pace.commit_interval;
+                    }
+                    self.settled.push(settlement);
+                }
+                Action::Pause { lane, next } => {
+                    self.paused.insert(lane, next);
+                    self.request(Request::Pause { lane });
+                }
+                Action::Resume { lane, run } => {
+                    let next = self.paused.remove(&lane).unwrap_or_default();
+                    self.request(Request::Resume { lane, run, next });
+                }
+                Action::Drained { shard } => {
+                    self.drained.insert(shard);
+                }
+            }
+        }
+    }
+
+    /// Asks something of the feed.
+    fn request(&self, request: Request) {
+        // A feed that has ended reads nothing anyway.
+        let _ = self.parts.feed.requests.send(request);
+    }
+
+    /// Starts a call; its answer comes back as an outcome, whatever happens to it.
+    fn dispatch(&self, ticket: u64, scene: &Scene, task: Arc<Task>) {
+        let targets = match task.kind {
+            Kind::Work => &self.rules.targets,
+            Kind::Callback => &self.rules.callbacks,
+        };
+        let answer = self.answer.clone();
+        let Some(target) = targets.get(&scene.name).map(Arc::clone) else {
+            let failure = Failure::new("no-target", "the scene's target could not be set up");
+            let _ = answer.send((ticket, Outcome::Retryable(failure)));
+            return;
+        };
+        let call = self
+            .parts
+            .runtime
+            .spawn(async move { target.attempt(task).await });
+        self.parts.runtime.spawn(async move {
+            let outcome = call.await.unwrap_or_else(|error| {
+                error!(%error, "target panicked");
+                Outcome::Retryable(Failure::new("panic", "the target's connector panicked"))
+            });
+            let _ = answer.send((ticket, outcome));
+        });
+    }
+
+    /// A call came back.
+    fn answered(&mut self, answered: Option<(u64, Outcome)>) {
+        if let Some((ticket, outcome)) = answered {
+            self.step(Input::Attempted { ticket, outcome });
+        }
+    }
+
+    /// A batch is durable, or was dropped with its shards.
+    fn received(&mut self, receipt: Option<Receipt>) {
+        let Some(receipt) = receipt else { return };
+        let commits = self.under_way.pop_front().unwrap_or_default();
+        match receipt {
+            Receipt::Committed { .. } => {
+                for commit in commits {
+                    self.step(Input::Committed {
+                        lane: commit.lane,
+                        epoch: commit.epoch,
+                        watermark: commit.watermark,
+                    });
+                }
+            }
+            Receipt::Dropped => warn!("batch dropped: its shards are no longer ours"),
+        }
+    }
+
+    /// Other rules are in force.
+    fn change(&mut self, rules: Rules) {
+        let scenes = rules.scenes.clone();
+        self.rules = rules;
+        self.step(Input::Rules(scenes));
+    }
+
+    /// Something was read.
+    fn read(&mut self, reading: Reading) -> Result<(), KafkaError> {
+        match reading {
+            Reading::Assigned(assignments) => {
+                for assignment in assignments {
+                    self.shards.insert(assignment.lane.shard);
+                    self.parts.ownership.take(assignment.lane.shard);
+                    self.step(Input::Assign {
+                        lane: assignment.lane,
+                        start: assignment.start,
+                        known: assignment.known,
+                    });
+                }
+            }
+            Reading::Revoked { shards, lost, done } => {
+                if lost {
+                    for shard in &shards {
+                        self.parts.ownership.give_up(*shard);
+                    }
+                }
+                self.let_go(&shards);
+                drop(done);
+            }
+            Reading::Record {
+                position,
+                appended,
+                record,
+            } => self.record(position, appended, record),
+            Reading::Failed(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// A record was read: a task, or poison.
+    fn record(&mut self, position: Position, appended: Timestamp, record: Record) {
+        let LaneId { shard, source } = position.lane;
+        let origin = Origin {
+            topic: Arc::clone(self.parts.topics.name(source)),
+            partition: shard,
+            offset: position.offset,
+        };
+        let now = self.now().wall;
+        let read = match source {
+            Source::Tasks => headers::ingest(record, origin, now),
+            Source::Callbacks => self.parts.encoder.callback(record, origin, now),
+            Source::Tier(_) => headers::parked(record, origin),
+        };
+        self.step(match read {
+            Ok(task) => Input::Record {
+                position,
+                appended,
+                task: Box::new(task),
+            },
+            Err(poison) => Input::Poison {
+                position,
+                poison: Arc::from(poison),
+            },
+        });
+    }
+
+    /// Hands over what was collected, if it is time and the ledger has room.
+    fn commit_if_due(&mut self) {
+        if !self.settled.is_empty()
+            && self.under_way.len() < UNDER_WAY
+            && Instant::now() >= self.commit_at
+        {
+            self.commit();
+        }
+    }
+
+    /// Hands over what was collected.
+    fn commit(&mut self) {
+        let mut batch = Batch::default();
+        let mut dead = BTreeMap::new();
+        for settlement in self.settled.drain(..) {
+            Encoder::count(&mut dead, &settlement);
+            let settled = self.parts.encoder.settled(&settlement);
+            batch
+                .settled
+                .push(settled.unwrap_or_else(|error| unreachable!("{error}")));
+        }
+        for (shard, alert) in dead.into_values() {
+            let settled = self.parts.encoder.alert(shard, &alert);
+            batch
+                .settled
+                .push(settled.unwrap_or_else(|error| unreachable!("{error}")));
+        }
+        let commits = self.parts.engine.commits();
+        for commit in &commits {
+            batch.progress.push(Progress {
+                topic: Arc::clone(self.parts.topics.name(commit.lane.source)),
+                shard: commit.lane.shard,
+                next: commit.watermark,
+                metadata: commit.completions.encode(),
+            });
+        }
+        self.under_way.push_back(commits);
+        self.parts.ledger.submit(batch);
+    }
+
+    /// Drains shards and lets go of them: waits for their calls and the last commit, as long as the deadline allows.
+    fn let_go(&mut self, shards: &[i32]) {
+        let deadline = Instant::now() + self.parts.pace.drain_deadline;
+        self.drained.clear();
+        for shard in shards {
+            self.step(Input::Revoke { shard: *shard });
+        }
+        loop {
+            let drained = shards.iter().all(|shard| self.drained.contains(shard));
+            let late = Instant::now() >= deadline;
+            if (drained || late) && !self.settled.is_empty() && self.under_way.len() < UNDER_WAY {
+                self.commit();
+            }
+            if late || (drained && self.settled.is_empty() && self.under_way.is_empty()) {
+                break;
+            }
+            self.commit_if_due();
+            select_biased! {
+                recv(self.outcomes) -> answered => self.answered(answered.ok()),
+                recv(self.parts.ledger.receipts()) -> receipt => self.received(receipt.ok()),
+                default(deadline.saturating_duration_since(Instant::now())) => {}
+            }
+        }
+        for shard in shards {
+            // From here on nothing is committed for it, even if a batch is still under way.
+            self.parts.ownership.give_up(*shard);
+            self.step(Input::Release { shard: *shard });
+            self.shards.remove(shard);
+        }
+        self.settled
+            .retain(|settlement| !shards.contains(&settlement.lane.shard));
+        self.paused.retain(|lane, _| !shards.contains(&lane.shard));
+    }
+}

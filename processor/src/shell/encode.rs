@@ -1,0 +1,286 @@
+//! From decisions to records: the topic, the partition and the bytes of each entry.
+//!
+//! Invariant: everything but a delivery goes to the partition of its shard.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use retide_avro::headers::{self, Sink};
+use retide_avro::wire::{self, Codec, Format, Framing};
+use retide_connectors::kafka;
+use retide_core::task::Failure;
+use retide_core::{
+    Alert, Entry, Header, Kind, Origin, Poison, Reason, Record, Settlement, Task, Terminal,
+    Timestamp,
+};
+
+use crate::shell::ledger::{OutRecord, Settled};
+use crate::topics::Topics;
+
+/// Encodes entries for the topics of one prefix.
+pub struct Encoder {
+    /// The topics.
+    topics: Arc<Topics>,
+    /// Of the callbacks topic.
+    callbacks: Codec<wire::Callback>,
+    /// Of the body of a callback that is delivered.
+    bodies: Codec<wire::Callback>,
+    /// Of the events topic.
+    events: Codec<wire::Event>,
+    /// Of the alerts topic.
+    alerts: Codec<wire::Alert>,
+}
+
+/// The rule that counts tasks that died.
+const DEAD_TASKS: &str = "dead-tasks";
+
+// === impl Encoder ===
+
+impl Encoder {
+    /// Encodes callbacks, events and alerts in `format`.
+    pub fn new(topics: Arc<Topics>, format: Format) -> Self {
+        Self {
+            topics,
+            callbacks: Codec::new(format, Framing::SingleObject),
+            bodies: Codec::new(Format::Json, Framing::SingleObject),
+            events: Codec::new(format, Framing::SingleObject),
+            alerts: Codec::new(format, Framing::SingleObject),
+        }
+    }
+
+    /// The records of one settlement.
+    ///
+    /// # Errors
+    /// If an entry has no encoding, which is a broken invariant of the codec.
+    pub fn settled(&self, settlement: &Settlement) -> Result<Settled, wire::Error> {
+        let shard = settlement.lane.shard;
+        let encode = |entries: &[Entry]| -> Result<Vec<OutRecord>, wire::Error> {
+            entries
+                .iter()
+                .map(|entry| self.entry(shard, entry))
+                .collect()
+        };
+        Ok(Settled {
+            shard,
+            records: encode(&settlement.entries)?,
+            otherwise: encode(&settlement.otherwise)?,
+        })
+    }
+
+    /// Counts the dead tasks of one transaction by scene.
+    pub fn count(dead: &mut BTreeMap<Arc<str>, (i32, Alert)>, settlement: &Settlement) {
+        for entry in &settlement.entries {
+            let (Entry::DeadLetter { ended, .. } | Entry::Poison { ended, .. }) = entry else {
+                continue;
+            };
+            let (Terminal::Dead, Some(reason)) = (ended.terminal, ended.reason) else {
+                continue;
+            };
+            let alert = Alert {
+                rule: DEAD_TASKS,
+                scene: Arc::clone(&ended.scene),
+                at: ended.at,
+                count: 0,
+                example: Arc::clone(&ended.id),
+                reason,
+            };
+            let (_, alert) = dead
+                .entry(Arc::clone(&ended.scene))
+                .or_insert((settlement.lane.shard, alert));
+            alert.count += 1;
+        }
+    }
+
+    /// The records of the alerts of one transaction.
+    ///
+    /// # Errors
+    /// As [`Self::settled`].
+    pub fn alert(&self, shard: i32, alert: &Alert) -> Result<Settled, wire::Error> {
+        let key = format!("{}/{}", alert.scene, alert.rule);
+        let value = self.alerts.encode(&alert.into())?;
+        let headers = typed(self.alerts.format(), |sink| {
+            headers::write_alert(alert, sink);
+        });
+        let topic = Arc::clone(&self.topics.alerts);
+        Ok(Settled {
+            shard,
+            records: vec![out(
+                topic,
+                shard,
+                Some(key.into()),
+                Some(value.into()),
+                headers,
+            )],
+            otherwise: Vec::new(),
+        })
+    }
+
+    /// The task that delivers a callback record.
+    ///
+    /// # Errors
+    /// If the record is no callback.
+    pub fn callback(
+        &self,
+        record: Record,
+        origin: Origin,
+        now: Timestamp,
+    ) -> Result<Task, Box<Poison>> {
+        let decoded = self
+            .callbacks
+            .decode(record.value.as_deref().unwrap_or_default())
+            .and_then(|callback| self.bodies.encode(&callback));
+        let body = match decoded {
+            Ok(body) => body,
+            Err(error) => {
+                return Err(Box::new(Poison {
+                    id: headers::identity(&origin),
+                    scene: "".into(),
+                    origin,
+                    record,
+                    reason: Reason::BadEnvelope,
+                    detail: Failure::new("bad-callback", &error.to_string()),
+                }));
+            }
+        };
+        let text = |name: &str| {
+            let value = record
+                .header(name)
+                .map(|value| String::from_utf8_lossy(value));
+            Arc::<str>::from(value.unwrap_or_default())
+        };
+        let header = |name: &str, value: Bytes| Header {
+            name: name.into(),
+            value: Some(value),
+        };
+        let outcome = record.header(headers::OUTCOME).cloned().unwrap_or_default();
+        Ok(Task {
+            id: text(headers::ID),
+            scene: text(headers::SCENE),
+            kind: Kind::Callback,
+            attempt: 1,
+            due: now,
+            first_failed_at: now,
+            deadline: None,
+            origin,
+            failure: None,
+            hops: 0,
+            record: Record {
+                key: record.key,
+                value: Some(body.into()),
+                headers: vec![
+                    header("content-type", wire::CONTENT_TYPE_JSON.into()),
+                    header(headers::OUTCOME, outcome),
+                ],
+            },
+        })
+    }
+
+    /// The record of one entry.
+    fn entry(&self, shard: i32, entry: &Entry) -> Result<OutRecord, wire::Error> {
+        let topics = &self.topics;
+        Ok(match entry {
+            Entry::Park { tier, task } => {
+                let headers = collect(|sink| headers::write_task(task, sink));
+                let Record { key, value, .. } = task.record.clone();
+                out(Arc::clone(&topics.tiers[*tier]), shard, key, value, headers)
+            }
+            Entry::Deliver { topic, task } => {
+                let headers = collect(|sink| kafka::write_headers(task, sink));
+                let Record { key, value, .. } = task.record.clone();
+                OutRecord {
+                    topic: Arc::clone(topic),
+                    partition: None,
+                    key,
+                    value,
+                    headers,
+                }
+            }
+            Entry::DeadLetter { task, ended } => {
+                let headers = collect(|sink| headers::write_dead_letter(task, ended, sink));
+                let Record { key, value, .. } = task.record.clone();
+                out(Arc::clone(&topics.dead_letters), shard, key, value, headers)
+            }
+            Entry::Poison { poison, ended } => {
+                let headers = collect(|sink| headers::write_poison(poison, ended, sink));
+                let Record { key, value, .. } = poison.record.clone();
+                out(Arc::clone(&topics.dead_letters), shard, key, value, headers)
+            }
+            Entry::Callback(ended) => {
+                let value = self.callbacks.encode(&(&**ended).into())?.into();
+                let headers = typed(self.callbacks.format(), |sink| {
+                    headers::write_ended(ended, sink);
+                });
+                let key = Bytes::copy_from_slice(ended.id.as_bytes());
+                out(
+                    Arc::clone(&topics.callbacks),
+                    shard,
+                    Some(key),
+                    Some(value),
+                    headers,
+                )
+            }
+            Entry::Event(event) => {
+                let value = self.events.encode(&event.into())?.into();
+                let headers = typed(self.events.format(), |sink| {
+                    headers::write_event(event, sink);
+                });
+                let key = Bytes::copy_from_slice(event.id.as_bytes());
+                out(
+                    Arc::clone(&topics.events),
+                    shard,
+                    Some(key),
+                    Some(value),
+                    headers,
+                )
+            }
+            Entry::Alert(alert) => {
+                let mut settled = self.alert(shard, alert)?;
+                settled
+                    .records
+                    .pop()
+                    .unwrap_or_else(|| unreachable!("an alert is one record"))
+            }
+        })
+    }
+}
+
+/// A record on the partition of its shard.
+fn out(
+    topic: Arc<str>,
+    shard: i32,
+    key: Option<Bytes>,
+    value: Option<Bytes>,
+    headers: Vec<Header>,
+) -> OutRecord {
+    OutRecord {
+        topic,
+        partition: Some(shard),
+        key,
+        value,
+        headers,
+    }
+}
+
+/// The headers that `write` writes.
+fn collect(write: impl FnOnce(&mut Sink<'_>)) -> Vec<Header> {
+    let mut headers = Vec::new();
+    write(&mut |name, value| {
+        headers.push(Header {
+            name: name.into(),
+            value: value.map(Bytes::copy_from_slice),
+        });
+    });
+    headers
+}
+
+/// The headers that `write` writes, and the content type of the value.
+fn typed(format: Format, write: impl FnOnce(&mut Sink<'_>)) -> Vec<Header> {
+    let mut headers = collect(write);
+    headers.push(Header {
+        name: "content-type".into(),
+        value: Some(format.content_type().into()),
+    });
+    headers
+}

@@ -1,0 +1,248 @@
+//! The whole way of a task: from the retry topic over tiers and a target to exactly one end.
+
+use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use crossbeam_channel::{Sender, bounded};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Header as OutHeader, Headers, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::runtime::Runtime;
+
+use retide::shell::drive::{Drive, Pace, Rules};
+use retide::shell::encode::Encoder;
+use retide::shell::feed::Feed;
+use retide::shell::ledger::{Ownership, Transactional};
+use retide::topics::Topics;
+use retide_avro::Format;
+use retide_connectors::Target;
+use retide_core::lane::Limits;
+use retide_core::{
+    Backoff, Engine, Failure, Gates, Jitter, Ladder, Outcome, Scene, Task, Timestamp, scene,
+};
+
+use crate::support::{PATIENCE, SHARDS, bootstrap, config, create};
+
+/// One attempt as the target saw it.
+#[derive(Clone, Debug)]
+struct Attempt {
+    number: u32,
+    early: bool,
+    value: Vec<u8>,
+    foreign: Vec<(String, Vec<u8>)>,
+}
+
+/// A target that fails each task as often as its payload says, and remembers what it saw.
+#[derive(Default)]
+struct Recorder {
+    attempts: Mutex<HashMap<String, Vec<Attempt>>>,
+}
+
+#[async_trait]
+impl Target for Recorder {
+    async fn attempt(&self, task: Arc<Task>) -> Outcome {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let value = task.record.value.clone().unwrap_or_default();
+        let failures: u32 = String::from_utf8_lossy(&value).parse().unwrap();
+        let foreign = task.record.headers.iter().map(|header| {
+            let value = header.value.as_deref().unwrap_or_default();
+            (header.name.to_string(), value.to_vec())
+        });
+        let attempt = Attempt {
+            number: task.attempt,
+            early: Timestamp::EPOCH + wall < task.due,
+            value: value.to_vec(),
+            foreign: foreign.collect(),
+        };
+        let mut attempts = self.attempts.lock().unwrap();
+        attempts
+            .entry(task.id.to_string())
+            .or_default()
+            .push(attempt);
+        if task.attempt > failures {
+            Outcome::Success
+        } else {
+            Outcome::Retryable(Failure::new("test", "not yet"))
+        }
+    }
+}
+
+/// A worker under test.
+struct Running {
+    stop: Sender<()>,
+    _rules: Sender<Rules>,
+    thread: JoinHandle<()>,
+    _runtime: Runtime,
+}
+
+impl Running {
+    fn start(bootstrap: &str, group: &str, topics: &Arc<Topics>, recorder: &Arc<Recorder>) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let feed = Feed::start(&config(bootstrap, group), topics, "test").unwrap();
+        let ownership = Arc::new(Ownership::default());
+        let mut producer = rdkafka::ClientConfig::new();
+        producer.set("bootstrap.servers", bootstrap);
+        let id = format!("{group}-{}", uuid::Uuid::new_v4());
+        let ledger = Transactional::start(&producer, &id, &feed.consumer, &ownership).unwrap();
+        let ladder = Ladder::try_new(&["now", "5s", "1m"]).unwrap();
+        let drive = Drive {
+            engine: Engine::new(ladder, Limits::of(64 << 20), Arc::new(Gates::default())),
+            feed,
+            ledger,
+            ownership,
+            encoder: Encoder::new(Arc::clone(topics), Format::Avro),
+            topics: Arc::clone(topics),
+            pace: Pace {
+                commit_interval: Duration::from_millis(100),
+                drain_deadline: Duration::from_secs(5),
+            },
+            runtime: runtime.handle().clone(),
+        };
+        let scene = Scene {
+            name: "flaky".into(),
+            target: scene::Target::Call,
+            backoff: Backoff::Fixed {
+                delay: Duration::from_millis(300),
+            },
+            jitter: Jitter::None,
+            max_attempts: NonZeroU32::new(4).unwrap(),
+            deadline: None,
+            rate: None,
+            concurrency: NonZeroU32::new(64).unwrap(),
+            callback: None,
+        };
+        let target: Arc<dyn Target> = Arc::<Recorder>::clone(recorder);
+        let (rules, changed) = bounded(1);
+        rules
+            .send(Rules {
+                targets: [(Arc::clone(&scene.name), target)].into_iter().collect(),
+                scenes: [scene].into_iter().collect(),
+                callbacks: HashMap::new(),
+            })
+            .unwrap();
+        let (stop, stopped) = bounded(1);
+        let thread = thread::spawn(move || {
+            let (feed, ledger) = drive.run(&changed, &stopped).unwrap();
+            ledger.stop();
+            feed.stop();
+        });
+        Self {
+            stop,
+            _rules: rules,
+            thread,
+            _runtime: runtime,
+        }
+    }
+
+    fn stop(self) {
+        self.stop.send(()).unwrap();
+        self.thread.join().unwrap();
+    }
+}
+
+/// The header `name` of every record of a topic, as a read-committed consumer sees them, with the record's `retry-id`.
+fn outcomes(bootstrap: &str, topic: &str) -> Vec<(String, String)> {
+    let consumer: BaseConsumer = config(bootstrap, "reader")
+        .set("isolation.level", "read_committed")
+        .set("enable.partition.eof", "true")
+        .create()
+        .unwrap();
+    let mut list = TopicPartitionList::new();
+    for shard in 0..SHARDS {
+        list.add_partition_offset(topic, shard, Offset::Beginning)
+            .unwrap();
+    }
+    consumer.assign(&list).unwrap();
+    let (mut seen, mut ends) = (Vec::new(), 0);
+    while ends < SHARDS {
+        match consumer.poll(PATIENCE).expect("an end of the partition") {
+            Ok(message) => {
+                let text = |name: &str| {
+                    let headers = message.headers().unwrap();
+                    let header = headers.iter().filter(|header| header.key == name).last();
+                    let value = header.and_then(|header| header.value).unwrap_or_default();
+                    String::from_utf8_lossy(value).into_owned()
+                };
+                seen.push((text("retry-id"), text("retry-outcome")));
+            }
+            Err(rdkafka::error::KafkaError::PartitionEOF(_)) => ends += 1,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    seen
+}
+
+#[test]
+fn a_task_is_tried_until_it_succeeds_or_is_given_up_and_ends_exactly_once() {
+    let Some(bootstrap) = bootstrap() else { return };
+    let group = format!("drive-{}", uuid::Uuid::new_v4());
+    let topics = create(&bootstrap, &group);
+    let recorder = Arc::new(Recorder::default());
+    let tasks = 1_000_u32;
+    let producer: BaseProducer = config(&bootstrap, &group).create().unwrap();
+    for number in 0..tasks {
+        let header = |key, value| OutHeader { key, value };
+        let headers = OwnedHeaders::new()
+            .insert(header("trace", Some("1")))
+            .insert(header("retry-scene", Some("flaky")))
+            .insert(header("trace", Some("2")))
+            .insert(header("retry-attempt", Some("99")));
+        let failures = (number % 5).to_string();
+        let record = BaseRecord::<(), str>::to(&topics.tasks)
+            .payload(&failures)
+            .partition(i32::try_from(number).unwrap() % SHARDS)
+            .headers(headers);
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+    }
+    producer.flush(PATIENCE).unwrap();
+
+    let running = Running::start(&bootstrap, &group, &topics, &recorder);
+    let start = Instant::now();
+    let mut ends = Vec::new();
+    while ends.len() < tasks as usize {
+        assert!(start.elapsed() < PATIENCE, "only {} ended", ends.len());
+        ends = outcomes(&bootstrap, &topics.callbacks);
+    }
+    running.stop();
+    // A second worker finds nothing left to do.
+    let before = recorder.attempts.lock().unwrap().clone();
+    let again = Running::start(&bootstrap, &group, &topics, &recorder);
+    again.stop();
+
+    let ends: BTreeMap<String, String> = outcomes(&bootstrap, &topics.callbacks)
+        .into_iter()
+        .inspect(|(id, _)| assert!(before.contains_key(id), "{id} was never tried"))
+        .collect();
+    assert_eq!(ends.len(), tasks as usize, "each id once");
+    assert_eq!(
+        outcomes(&bootstrap, &topics.callbacks).len(),
+        tasks as usize
+    );
+    let dead: Vec<_> = outcomes(&bootstrap, &topics.dead_letters);
+    assert_eq!(dead.len(), tasks as usize / 5);
+    let after = recorder.attempts.lock().unwrap();
+    for (id, attempts) in after.iter() {
+        assert_eq!(
+            attempts.len(),
+            before[id].len(),
+            "tried again after its end"
+        );
+        let failures: u32 = String::from_utf8_lossy(&attempts[0].value).parse().unwrap();
+        let numbers: Vec<u32> = attempts.iter().map(|attempt| attempt.number).collect();
+        // Four attempts at most: a task that fails four times is given up.
+        assert_eq!(numbers, (1..=(failures + 1).min(4)).collect::<Vec<_>>());
+        let end = if failures < 4 { "delivered" } else { "dead" };
+        assert_eq!(ends[id], end);
+        for attempt in attempts {
+            assert!(!attempt.early, "{id} was tried early");
+            let foreign = [("trace", "1"), ("trace", "2")];
+            let foreign = foreign.map(|(name, value)| (name.to_owned(), value.into()));
+            assert_eq!(attempt.foreign, foreign);
+        }
+    }
+}
