@@ -177,6 +177,34 @@ fn outcomes(bootstrap: &str, topic: &str) -> Vec<(String, String)> {
     seen
 }
 
+/// Produces a task of the scene `flaky` that fails `failures` times, with headers of its own and one that only retide may set.
+fn produce(producer: &BaseProducer, topics: &Topics, number: u32, failures: u32) {
+    let header = |key, value| OutHeader { key, value };
+    let headers = OwnedHeaders::new()
+        .insert(header("trace", Some("1")))
+        .insert(header("retry-scene", Some("flaky")))
+        .insert(header("trace", Some("2")))
+        .insert(header("retry-attempt", Some("99")));
+    let failures = failures.to_string();
+    let record = BaseRecord::<(), str>::to(&topics.tasks)
+        .payload(&failures)
+        .partition(number.cast_signed() % SHARDS)
+        .headers(headers);
+    producer.send(record).map_err(|(error, _)| error).unwrap();
+}
+
+/// Waits until there are as many callbacks.
+fn wait_for_ends(bootstrap: &str, topics: &Topics, count: usize) {
+    let start = Instant::now();
+    loop {
+        let ended = outcomes(bootstrap, &topics.callbacks).len();
+        if ended >= count {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "only {ended} of {count} ended");
+    }
+}
+
 #[test]
 fn a_task_is_tried_until_it_succeeds_or_is_given_up_and_ends_exactly_once() {
     let Some(bootstrap) = bootstrap() else { return };
@@ -186,52 +214,32 @@ fn a_task_is_tried_until_it_succeeds_or_is_given_up_and_ends_exactly_once() {
     let tasks = 1_000_u32;
     let producer: BaseProducer = config(&bootstrap, &group).create().unwrap();
     for number in 0..tasks {
-        let header = |key, value| OutHeader { key, value };
-        let headers = OwnedHeaders::new()
-            .insert(header("trace", Some("1")))
-            .insert(header("retry-scene", Some("flaky")))
-            .insert(header("trace", Some("2")))
-            .insert(header("retry-attempt", Some("99")));
-        let failures = (number % 5).to_string();
-        let record = BaseRecord::<(), str>::to(&topics.tasks)
-            .payload(&failures)
-            .partition(i32::try_from(number).unwrap() % SHARDS)
-            .headers(headers);
-        producer.send(record).map_err(|(error, _)| error).unwrap();
+        produce(&producer, &topics, number, number % 5);
     }
     producer.flush(PATIENCE).unwrap();
 
     let running = Running::start(&bootstrap, &group, &topics, &recorder);
-    let start = Instant::now();
-    let mut ends = Vec::new();
-    while ends.len() < tasks as usize {
-        assert!(start.elapsed() < PATIENCE, "only {} ended", ends.len());
-        ends = outcomes(&bootstrap, &topics.callbacks);
-    }
+    wait_for_ends(&bootstrap, &topics, tasks as usize);
     running.stop();
-    // A second worker finds nothing left to do.
-    let before = recorder.attempts.lock().unwrap().clone();
+    // A second worker goes on where the first one stopped: at one more task in each shard, and nothing else.
     let again = Running::start(&bootstrap, &group, &topics, &recorder);
+    for shard in 0..SHARDS.cast_unsigned() {
+        produce(&producer, &topics, shard, 0);
+    }
+    producer.flush(PATIENCE).unwrap();
+    let all = tasks as usize + SHARDS as usize;
+    wait_for_ends(&bootstrap, &topics, all);
     again.stop();
 
-    let ends: BTreeMap<String, String> = outcomes(&bootstrap, &topics.callbacks)
-        .into_iter()
-        .inspect(|(id, _)| assert!(before.contains_key(id), "{id} was never tried"))
-        .collect();
-    assert_eq!(ends.len(), tasks as usize, "each id once");
-    assert_eq!(
-        outcomes(&bootstrap, &topics.callbacks).len(),
-        tasks as usize
-    );
-    let dead: Vec<_> = outcomes(&bootstrap, &topics.dead_letters);
+    let callbacks = outcomes(&bootstrap, &topics.callbacks);
+    assert_eq!(callbacks.len(), all);
+    let ends: BTreeMap<String, String> = callbacks.into_iter().collect();
+    assert_eq!(ends.len(), all, "each id once");
+    let dead = outcomes(&bootstrap, &topics.dead_letters);
     assert_eq!(dead.len(), tasks as usize / 5);
-    let after = recorder.attempts.lock().unwrap();
-    for (id, attempts) in after.iter() {
-        assert_eq!(
-            attempts.len(),
-            before[id].len(),
-            "tried again after its end"
-        );
+    let attempts = recorder.attempts.lock().unwrap();
+    assert_eq!(attempts.len(), all);
+    for (id, attempts) in attempts.iter() {
         let failures: u32 = String::from_utf8_lossy(&attempts[0].value).parse().unwrap();
         let numbers: Vec<u32> = attempts.iter().map(|attempt| attempt.number).collect();
         // Four attempts at most: a task that fails four times is given up.
