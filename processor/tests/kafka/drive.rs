@@ -40,6 +40,7 @@ struct Attempt {
 /// A target that fails each task as often as its payload says, and remembers what it saw.
 #[derive(Default)]
 struct Recorder {
+    takes: Duration,
     attempts: Mutex<HashMap<String, Vec<Attempt>>>,
 }
 
@@ -59,11 +60,13 @@ impl Target for Recorder {
             value: value.to_vec(),
             foreign: foreign.collect(),
         };
-        let mut attempts = self.attempts.lock().unwrap();
-        attempts
+        self.attempts
+            .lock()
+            .unwrap()
             .entry(task.id.to_string())
             .or_default()
             .push(attempt);
+        tokio::time::sleep(self.takes).await;
         if task.attempt > failures {
             Outcome::Success
         } else {
@@ -245,7 +248,11 @@ fn workers_that_join_and_leave_lose_nothing_and_repeat_nothing() {
     let Some(bootstrap) = bootstrap() else { return };
     let group = format!("drive-{}", uuid::Uuid::new_v4());
     let topics = create(&bootstrap, &group);
-    let recorder = Arc::new(Recorder::default());
+    // So slow that calls are in flight at each moment of the test.
+    let recorder = Arc::new(Recorder {
+        takes: Duration::from_millis(100),
+        ..Recorder::default()
+    });
     let tasks = 2_000_u32;
     let producer: BaseProducer = config(&bootstrap, &group).create().unwrap();
     let worker = || Running::start(&bootstrap, &group, &topics, &recorder);
