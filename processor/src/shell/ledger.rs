@@ -4,7 +4,7 @@
 //! order; a batch is written again from memory until it is durable or its shards are no longer ours; whether a transaction that was
 //! lost sight of has committed is read from the group's offsets, never guessed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -98,18 +98,39 @@ pub trait Ledger: Send {
 /// The shards whose offsets may be committed: taken by the drive at assignment, given up before anyone else has them.
 #[derive(Debug, Default)]
 pub struct Ownership {
-    /// The shards.
-    shards: Mutex<BTreeSet<i32>>,
+    /// The shards and how often we have had each of them: a shard that was away in between is another one.
+    shards: Mutex<Shards>,
+}
+
+/// The shards that are ours.
+#[derive(Debug, Default)]
+struct Shards {
+    /// Each with the epoch in which it was taken.
+    owned: BTreeMap<i32, u64>,
+    /// The latest epoch.
+    epoch: u64,
+}
+
+/// A batch on its way to a writer.
+struct Submitted {
+    /// What to write.
+    batch: Batch,
+    /// The epochs of the shards that were ours when it was submitted.
+    epochs: BTreeMap<i32, u64>,
+    /// When it was submitted.
+    since: Instant,
 }
 
 /// The ledger of the `exactly_once` guarantee.
 pub struct Transactional {
     /// To the two writers, in turn.
-    batches: Vec<Sender<(Instant, Batch)>>,
+    batches: Vec<Sender<Submitted>>,
     /// Whose turn it is to get a batch.
     next: usize,
     /// From the writers.
     receipts: Receiver<Receipt>,
+    /// The shards that are ours.
+    ownership: Arc<Ownership>,
     /// The writers' threads.
     threads: Vec<JoinHandle<()>>,
 }
@@ -148,6 +169,8 @@ struct Deliveries {
 enum Trouble {
     /// The transaction can be aborted and the batch written again.
     Abortable(KafkaError),
+    /// A shard of it was given up meanwhile.
+    GivenUp,
     /// Topics refuse the records of these consequences; others would be accepted.
     Refused(BTreeSet<usize>),
     /// Nobody knows what became of the transaction, or the producer is of no use any more.
@@ -166,19 +189,35 @@ const AGAIN: Duration = Duration::from_millis(50);
 // === impl Ownership ===
 
 impl Ownership {
-    /// The shard is ours.
+    /// The shard is ours. Batches of the time before it was given up stay dropped.
     pub fn take(&self, shard: i32) {
-        lock(&self.shards).insert(shard);
+        let mut shards = lock(&self.shards);
+        if !shards.owned.contains_key(&shard) {
+            shards.epoch += 1;
+            let epoch = shards.epoch;
+            shards.owned.insert(shard, epoch);
+        }
     }
 
     /// The shard is ours no more: what is not committed for it yet will not be.
     pub fn give_up(&self, shard: i32) {
-        lock(&self.shards).remove(&shard);
+        lock(&self.shards).owned.remove(&shard);
     }
 
     /// Whether the shard is ours.
     pub fn has(&self, shard: i32) -> bool {
-        lock(&self.shards).contains(&shard)
+        lock(&self.shards).owned.contains_key(&shard)
+    }
+
+    /// Our shards, each with its epoch.
+    fn epochs(&self) -> BTreeMap<i32, u64> {
+        lock(&self.shards).owned.clone()
+    }
+
+    /// Whether the shard has been ours without a break since `epochs`.
+    fn still_has(&self, shard: i32, epochs: &BTreeMap<i32, u64>) -> bool {
+        let since = epochs.get(&shard);
+        since.is_some() && lock(&self.shards).owned.get(&shard) == since
     }
 }
 
@@ -188,13 +227,6 @@ impl Batch {
     /// Whether there is nothing to commit.
     pub fn is_empty(&self) -> bool {
         self.progress.is_empty()
-    }
-
-    /// Drops what belongs to shards that are not ours.
-    fn keep_owned(&mut self, ownership: &Ownership) {
-        self.settled.retain(|settled| ownership.has(settled.shard));
-        self.progress
-            .retain(|progress| ownership.has(progress.shard));
     }
 
     /// The offsets as the client wants them.
@@ -213,6 +245,30 @@ impl Batch {
             }
         }
         Ok(list)
+    }
+}
+
+// === impl Submitted ===
+
+impl Submitted {
+    /// Drops what belongs to shards that are not ours, or have been away since.
+    fn keep_owned(&mut self, ownership: &Ownership) {
+        let Self { batch, epochs, .. } = self;
+        batch
+            .settled
+            .retain(|settled| ownership.still_has(settled.shard, epochs));
+        batch
+            .progress
+            .retain(|progress| ownership.still_has(progress.shard, epochs));
+    }
+
+    /// Whether all of its shards are still ours.
+    fn is_owned(&self, ownership: &Ownership) -> bool {
+        let progress = self.batch.progress.iter().map(|progress| progress.shard);
+        let settled = self.batch.settled.iter().map(|settled| settled.shard);
+        progress
+            .chain(settled)
+            .all(|shard| ownership.still_has(shard, &self.epochs))
     }
 }
 
@@ -245,13 +301,13 @@ impl Transactional {
                 held: false,
             };
             // One under way at each writer, none waiting: the drive collects meanwhile.
-            let (to_writer, from_drive) = bounded::<(Instant, Batch)>(0);
+            let (to_writer, from_drive) = bounded::<Submitted>(0);
             let to_drive = to_drive.clone();
             let thread = thread::Builder::new()
                 .name(format!("ledger-{number}"))
                 .spawn(move || {
-                    while let Ok((since, batch)) = from_drive.recv() {
-                        let receipt = writer.write(batch, since, &mut turn);
+                    while let Ok(submitted) = from_drive.recv() {
+                        let receipt = writer.write(submitted, &mut turn);
                         // Receipts come in order, also of a batch that came to nothing.
                         turn.take();
                         let _ = to_drive.send(receipt);
@@ -266,6 +322,7 @@ impl Transactional {
             batches,
             next: 0,
             receipts,
+            ownership: Arc::clone(ownership),
             threads,
         })
     }
@@ -285,8 +342,13 @@ impl Ledger for Transactional {
     fn submit(&mut self, batch: Batch) {
         let writer = &self.batches[self.next];
         self.next = (self.next + 1) % self.batches.len();
+        let submitted = Submitted {
+            batch,
+            epochs: self.ownership.epochs(),
+            since: Instant::now(),
+        };
         writer
-            .send((Instant::now(), batch))
+            .send(submitted)
             .unwrap_or_else(|_| unreachable!("a writer ended before its ledger"));
     }
 
@@ -362,14 +424,15 @@ impl Writer {
     }
 
     /// Writes a batch until it is durable, or nothing of it is ours.
-    fn write(&mut self, mut batch: Batch, since: Instant, turn: &mut Turn) -> Receipt {
+    fn write(&mut self, mut submitted: Submitted, turn: &mut Turn) -> Receipt {
+        let since = submitted.since;
         let mut refused = 0;
         loop {
-            batch.keep_owned(&self.ownership);
-            if batch.is_empty() {
+            submitted.keep_owned(&self.ownership);
+            if submitted.batch.is_empty() {
                 return Receipt::Dropped;
             }
-            match self.try_write(&batch, turn) {
+            match self.try_write(&submitted, turn) {
                 Ok(()) => {
                     return Receipt::Committed {
                         took: since.elapsed(),
@@ -379,11 +442,12 @@ impl Writer {
                 Err(Trouble::Refused(indices)) => {
                     refused += indices.len();
                     for index in indices {
-                        let settled = &mut batch.settled[index];
+                        let settled = &mut submitted.batch.settled[index];
                         settled.records = std::mem::take(&mut settled.otherwise);
                     }
                     self.abort();
                 }
+                Err(Trouble::GivenUp) => self.abort(),
                 Err(Trouble::Abortable(error)) => {
                     warn!(%error, "transaction aborted, writing its batch again");
                     self.abort();
@@ -392,7 +456,7 @@ impl Writer {
                 Err(Trouble::Unknown(error)) => {
                     warn!(%error, "transaction lost sight of, starting a new producer");
                     self.producer = None;
-                    if self.settle_doubt(&batch) {
+                    if self.settle_doubt(&mut submitted) {
                         return Receipt::Committed {
                             took: since.elapsed(),
                             refused,
@@ -405,8 +469,10 @@ impl Writer {
     }
 
     /// One transaction: records, turn, offsets, commit.
-    fn try_write(&mut self, batch: &Batch, turn: &mut Turn) -> Result<(), Trouble> {
+    fn try_write(&mut self, submitted: &Submitted, turn: &mut Turn) -> Result<(), Trouble> {
+        let batch = &submitted.batch;
         let group = Arc::clone(&self.group);
+        let ownership = Arc::clone(&self.ownership);
         let producer = self.ready().map_err(Trouble::Unknown)?;
         producer.begin_transaction().map_err(classify)?;
         for (index, settled) in batch.settled.iter().enumerate() {
@@ -424,6 +490,11 @@ impl Writer {
         let membership = group
             .group_metadata()
             .ok_or(Trouble::Abortable(KafkaError::Canceled))?;
+        // After the membership, and again: the batch before may have been dropped, and this one must not commit past it. A shard that
+        // goes from here on ends the generation just read, and the broker refuses it.
+        if !submitted.is_owned(&ownership) {
+            return Err(Trouble::GivenUp);
+        }
         producer
             .send_offsets_to_transaction(&offsets, &membership, CALL)
             .map_err(classify)?;
@@ -446,20 +517,18 @@ impl Writer {
     }
 
     /// Whether a batch whose transaction was lost sight of did commit: then, and only then, the group's offsets are its offsets.
-    fn settle_doubt(&mut self, batch: &Batch) -> bool {
+    fn settle_doubt(&mut self, submitted: &mut Submitted) -> bool {
         loop {
-            if batch
-                .progress
-                .iter()
-                .all(|at| !self.ownership.has(at.shard))
-            {
+            // What others own now, they may have committed further.
+            submitted.keep_owned(&self.ownership);
+            if submitted.batch.is_empty() {
                 return false;
             }
             // The new producer's first act completes or aborts what the old one left; only then do the offsets stand still.
             match self
                 .ready()
                 .map(|_| ())
-                .and_then(|()| self.committed(batch))
+                .and_then(|()| self.committed(&submitted.batch))
             {
                 Ok(committed) => return committed,
                 Err(error) => {

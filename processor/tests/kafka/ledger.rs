@@ -261,3 +261,76 @@ fn a_member_that_was_replaced_cannot_commit() {
     other.leave();
     bench.worker.leave();
 }
+
+#[test]
+fn a_batch_behind_a_dropped_one_does_not_commit_for_its_shard() {
+    let Some(mut bench) = Bench::new() else {
+        return;
+    };
+    // No other form: this batch is written again and again, and keeps its turn.
+    let mut stuck = bench.record(0, "first");
+    stuck.topic = format!("{}.missing", bench.group).into();
+    stuck.partition = None;
+
+    bench.ledger.submit(Batch {
+        settled: vec![settled(0, vec![stuck])],
+        progress: vec![bench.progress(0, 5, "")],
+    });
+    bench.ledger.submit(Batch {
+        settled: vec![settled(0, vec![bench.record(0, "second")])],
+        progress: vec![bench.progress(0, 9, "")],
+    });
+    // Until the second batch is produced and waits for its turn.
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(6) {
+        bench.worker.turn();
+    }
+    bench.ownership.give_up(0);
+    let receipts = [bench.receipt(), bench.receipt()];
+
+    assert_eq!(bench.committed(0).0, Offset::Invalid, "{receipts:?}");
+    assert_eq!(receipts, [Receipt::Dropped, Receipt::Dropped]);
+    assert_eq!(bench.values(0, "read_committed"), Vec::<String>::new());
+    bench.stop();
+}
+
+#[test]
+fn a_shard_that_comes_back_brings_no_old_batch_with_it() {
+    let Some(mut bench) = Bench::new() else {
+        return;
+    };
+    let mut stuck = bench.record(0, "first");
+    stuck.topic = format!("{}.missing", bench.group).into();
+    stuck.partition = None;
+
+    bench.ledger.submit(Batch {
+        settled: vec![settled(0, vec![stuck])],
+        progress: vec![bench.progress(0, 5, "")],
+    });
+    bench.ledger.submit(Batch {
+        settled: vec![settled(0, vec![bench.record(0, "second")])],
+        progress: vec![bench.progress(0, 9, "")],
+    });
+    bench.ownership.give_up(0);
+    bench.ownership.take(0);
+    bench.ledger.submit(Batch {
+        settled: vec![settled(0, vec![bench.record(0, "new")])],
+        progress: vec![bench.progress(0, 2, "")],
+    });
+    let receipts = [bench.receipt(), bench.receipt(), bench.receipt()];
+
+    assert!(
+        matches!(
+            receipts,
+            [
+                Receipt::Dropped,
+                Receipt::Dropped,
+                Receipt::Committed { .. }
+            ]
+        ),
+        "{receipts:?}"
+    );
+    assert_eq!(bench.committed(0).0, Offset::Offset(2));
+    assert_eq!(bench.values(0, "read_committed"), ["new"]);
+    bench.stop();
+}
