@@ -8,12 +8,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, never};
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -86,7 +86,7 @@ pub enum Request {
     },
 }
 
-/// The feed as the drive sees it.
+/// The feed as the drive sees it. Dropping it leaves the group; the drive has to have let go of every shard.
 pub struct Feed {
     /// What was read.
     pub readings: Receiver<Reading>,
@@ -96,8 +96,8 @@ pub struct Feed {
     pub consumer: Arc<Client>,
     /// Set to leave the group.
     stop: Arc<AtomicBool>,
-    /// The thread.
-    thread: JoinHandle<()>,
+    /// The thread, until it is waited for.
+    thread: Option<JoinHandle<()>>,
 }
 
 /// The consumer of a worker.
@@ -110,6 +110,8 @@ pub struct Context {
     topics: Arc<Topics>,
     /// To the drive.
     readings: Sender<Reading>,
+    /// How often lanes were assigned.
+    assignments: AtomicU64,
 }
 
 /// Records on their way to the drive: enough to bridge a commit, few beside what lanes hold.
@@ -150,6 +152,7 @@ impl Feed {
         let context = Context {
             topics: Arc::clone(topics),
             readings: to_drive.clone(),
+            assignments: AtomicU64::new(0),
         };
         let consumer: Arc<Client> = Arc::new(config.create_with_context(context)?);
         let names: Vec<&str> = topics.read().map(|(_, name)| &**name).collect();
@@ -159,6 +162,7 @@ impl Feed {
             consumer: Arc::clone(&consumer),
             topics: Arc::clone(topics),
             runs: HashMap::new(),
+            assignment: 0,
             readings: to_drive,
             requests: from_drive,
         };
@@ -172,16 +176,21 @@ impl Feed {
             requests,
             consumer,
             stop,
-            thread,
+            thread: Some(thread),
         })
     }
+}
 
-    /// Leaves the group; the drive has to have let go of every shard.
-    pub fn stop(self) {
+impl Drop for Feed {
+    fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         // Whoever is blocked on sending sees that nobody reads.
-        drop(self.readings);
-        if self.thread.join().is_err() {
+        self.readings = never();
+        if self
+            .thread
+            .take()
+            .is_some_and(|thread| thread.join().is_err())
+        {
             error!("feed panicked");
         }
     }
@@ -195,6 +204,8 @@ struct Reader {
     topics: Arc<Topics>,
     /// The run of each lane that was ever paused in this assignment.
     runs: HashMap<LaneId, u64>,
+    /// The assignment of `runs`.
+    assignment: u64,
     /// To the drive.
     readings: Sender<Reading>,
     /// From the drive.
@@ -206,6 +217,7 @@ struct Reader {
 impl Reader {
     /// Polls until told to stop.
     fn run(mut self, stop: &AtomicBool) {
+        let consumer = Arc::clone(&self.consumer);
         while !stop.load(Ordering::Acquire) {
             while let Ok(request) = self.requests.try_recv() {
                 if let Err(error) = self.follow(request) {
@@ -213,9 +225,12 @@ impl Reader {
                     warn!(%error, ?request, "lane not paused or resumed");
                 }
             }
-            let reading = match self.consumer.poll(POLL) {
+            let reading = match consumer.poll(POLL) {
                 None => continue,
-                Some(Ok(message)) => self.reading(&message),
+                Some(Ok(message)) => {
+                    self.notice_assignment();
+                    self.reading(&message)
+                }
                 Some(Err(error)) => failure(error),
             };
             let Some(reading) = reading else {
@@ -245,6 +260,15 @@ impl Reader {
             appended: Timestamp::from_millis(u64::try_from(millis).unwrap_or_default()),
             record: record(message),
         })
+    }
+
+    /// Forgets the runs of lanes that were assigned anew: they start from the first one.
+    fn notice_assignment(&mut self) {
+        let assignment = self.consumer.context().assignments.load(Ordering::Acquire);
+        if self.assignment != assignment {
+            self.assignment = assignment;
+            self.runs.clear();
+        }
     }
 
     /// Does what the drive asks.
@@ -367,7 +391,10 @@ impl Context {
         if self.readings.send(Reading::Assigned(assignments)).is_err() {
             return Ok(());
         }
-        consumer.assign(&starts)
+        self.assignments.fetch_add(1, Ordering::Release);
+        consumer.assign(&starts)?;
+        // The client keeps a lane paused that was paused before it went away.
+        consumer.resume(&starts)
     }
 
     /// Waits until the drive has let go of the shards of `partitions`.

@@ -132,7 +132,7 @@ impl Running {
         let thread = thread::spawn(move || {
             let (feed, ledger) = drive.run(&changed, &stopped).unwrap();
             ledger.stop();
-            feed.stop();
+            drop(feed);
         });
         Self {
             stop,

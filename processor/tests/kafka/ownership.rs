@@ -3,14 +3,13 @@
 use std::collections::BTreeSet;
 
 use rdkafka::consumer::{CommitMode, Consumer};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use retide::shell::feed::{Assignment, Request};
 use retide_core::completions::Completions;
 use retide_core::{LaneId, Source};
 
-use crate::support::{PATIENCE, SHARDS, Worker, bootstrap, config, create, until};
+use crate::support::{SHARDS, Worker, bootstrap, create, produce_ten, until};
 
 #[test]
 fn workers_own_whole_shards_and_every_shard_has_one_owner() {
@@ -52,14 +51,7 @@ fn the_next_owner_starts_where_the_last_commit_and_its_completions_say() {
     let Some(bootstrap) = bootstrap() else { return };
     let prefix = format!("next-{}", uuid::Uuid::new_v4());
     let topics = create(&bootstrap, &prefix);
-    let producer: BaseProducer = config(&bootstrap, &prefix).create().unwrap();
-    for _ in 0..10 {
-        let record = BaseRecord::<(), str>::to(&topics.tasks)
-            .payload("x")
-            .partition(1);
-        producer.send(record).map_err(|(error, _)| error).unwrap();
-    }
-    producer.flush(PATIENCE).unwrap();
+    produce_ten(&bootstrap, &topics.tasks, 1);
     let lane = LaneId {
         shard: 1,
         source: Source::Tasks,
@@ -101,14 +93,7 @@ fn a_resumed_lane_reads_again_from_the_offset_it_was_paused_at() {
     let Some(bootstrap) = bootstrap() else { return };
     let prefix = format!("pause-{}", uuid::Uuid::new_v4());
     let topics = create(&bootstrap, &prefix);
-    let producer: BaseProducer = config(&bootstrap, &prefix).create().unwrap();
-    for _ in 0..10 {
-        let record = BaseRecord::<(), str>::to(&topics.tiers[1])
-            .payload("x")
-            .partition(0);
-        producer.send(record).map_err(|(error, _)| error).unwrap();
-    }
-    producer.flush(PATIENCE).unwrap();
+    produce_ten(&bootstrap, &topics.tiers[1], 0);
     let lane = LaneId {
         shard: 0,
         source: Source::Tier(1),
@@ -129,10 +114,53 @@ fn a_resumed_lane_reads_again_from_the_offset_it_was_paused_at() {
     until("four more", &mut [&mut worker], |workers| {
         workers[0].records.len() == 14
     });
-    let again: Vec<i64> = worker.records[10..]
+    let again: Vec<(u64, i64)> = worker.records[10..]
         .iter()
-        .map(|(_, offset)| *offset)
+        .map(|position| (position.run, position.offset))
         .collect();
     worker.leave();
-    assert_eq!(again, [6, 7, 8, 9]);
+    assert_eq!(again, [(1, 6), (1, 7), (1, 8), (1, 9)]);
+}
+
+#[test]
+fn a_lane_that_is_assigned_again_is_read_afresh() {
+    let Some(bootstrap) = bootstrap() else { return };
+    let prefix = format!("afresh-{}", uuid::Uuid::new_v4());
+    let topics = create(&bootstrap, &prefix);
+    produce_ten(&bootstrap, &topics.tiers[1], 0);
+    let lane = LaneId {
+        shard: 0,
+        source: Source::Tier(1),
+    };
+    let mut worker = Worker::join(&bootstrap, &prefix, &topics);
+    until("ten records", &mut [&mut worker], |workers| {
+        workers[0].records.len() == 10
+    });
+    let requests = worker.feed.requests.clone();
+    requests.send(Request::Pause { lane }).unwrap();
+    let (run, next) = (1, 6);
+    requests.send(Request::Resume { lane, run, next }).unwrap();
+    until("four more", &mut [&mut worker], |workers| {
+        workers[0].records.len() == 14
+    });
+    requests.send(Request::Pause { lane }).unwrap();
+
+    // All shards move, and come back.
+    let mut other = Worker::join(&bootstrap, &prefix, &topics);
+    until(
+        "two workers share all",
+        &mut [&mut worker, &mut other],
+        |workers| workers.iter().all(|worker| worker.shards().len() == 2),
+    );
+    other.leave();
+
+    until("ten records afresh", &mut [&mut worker], |workers| {
+        workers[0].shards().len() == SHARDS as usize && workers[0].records.len() == 10
+    });
+    let afresh = worker.records.iter().all(|position| position.run == 0);
+    worker.leave();
+    assert!(
+        afresh,
+        "records carry the run of an assignment that is over"
+    );
 }

@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use retide::shell::feed::{Assignment, Feed, Reading};
 use retide::topics::Topics;
+use retide_core::engine::Position;
 use retide_core::{Ladder, LaneId};
 
 /// Partitions of each topic of a test.
@@ -83,11 +85,24 @@ pub(crate) fn create(bootstrap: &str, prefix: &str) -> Arc<Topics> {
     Arc::new(topics)
 }
 
+/// Ten records on one partition.
+pub(crate) fn produce_ten(bootstrap: &str, topic: &str, shard: i32) {
+    let producer: BaseProducer = config(bootstrap, "producer").create().unwrap();
+    for _ in 0..10 {
+        let record = BaseRecord::<(), str>::to(topic)
+            .payload("x")
+            .partition(shard);
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+    }
+    producer.flush(PATIENCE).unwrap();
+}
+
 /// A worker as far as ownership goes: it lets go at once.
 pub(crate) struct Worker {
     pub(crate) feed: Feed,
     pub(crate) lanes: BTreeMap<LaneId, Assignment>,
-    pub(crate) records: Vec<(LaneId, i64)>,
+    /// What was read since the last assignment.
+    pub(crate) records: Vec<Position>,
 }
 
 impl Worker {
@@ -104,6 +119,7 @@ impl Worker {
     pub(crate) fn turn(&mut self) {
         match self.feed.readings.recv_timeout(Duration::from_millis(20)) {
             Ok(Reading::Assigned(lanes)) => {
+                self.records.clear();
                 self.lanes
                     .extend(lanes.into_iter().map(|lane| (lane.lane, lane)));
             }
@@ -112,7 +128,7 @@ impl Worker {
                 done.send(()).unwrap();
             }
             Ok(Reading::Record { position, .. }) => {
-                self.records.push((position.lane, position.offset));
+                self.records.push(position);
             }
             Ok(Reading::Failed(error)) => panic!("{error}"),
             Err(_) => {}
@@ -138,7 +154,7 @@ impl Worker {
             }
         });
         self.lanes.clear();
-        self.feed.stop();
+        drop(self.feed);
         stopping.join().unwrap();
     }
 }
