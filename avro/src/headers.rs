@@ -48,7 +48,7 @@ pub const OUTCOME: &str = "retry-outcome";
 /// What happened to the task.
 pub const EVENT: &str = "retry-event";
 
-/// Every name that is retide's; a task's record holds none of them.
+/// Every name that is retide's; a task's record holds none of them, except [`OUTCOME`] where the task is the delivery of a callback.
 pub const NAMES: [&str; 14] = [
     SCENE,
     ID,
@@ -140,10 +140,20 @@ pub fn ingest(record: Record, origin: Origin, now: Timestamp) -> Result<Task, Bo
 /// Reads a record of a delay topic, which only retide writes: every header of its own must be there and in order.
 pub fn parked(record: Record, at: Origin) -> Result<Task, Box<Poison>> {
     match resume(&record) {
-        Ok(task) => Ok(Task {
-            record: strip(record),
-            ..task
-        }),
+        Ok(task) => {
+            // The end that a callback reports is part of what it delivers.
+            let outcome = match task.kind {
+                Kind::Work => None,
+                Kind::Callback => record
+                    .headers
+                    .iter()
+                    .rfind(|header| &*header.name == OUTCOME)
+                    .cloned(),
+            };
+            let mut record = strip(record);
+            record.headers.extend(outcome);
+            Ok(Task { record, ..task })
+        }
         Err(refusal) => Err(poison(record, at, refusal)),
     }
 }

@@ -107,6 +107,17 @@ fn the_fingerprint_is_that_of_the_schema() {
 }
 
 #[test]
+fn a_callback_that_is_parked_still_says_how_its_task_ended() {
+    let mut task = ingest(record(b"{}", &[("retry-scene", "pay")]), origin(), now()).unwrap();
+    task.kind = Kind::Callback;
+    task.record.headers.push(header("retry-outcome", b"dead"));
+
+    let resumed = parked(written(&task), origin()).unwrap();
+
+    assert_eq!(resumed.record, task.record);
+}
+
+#[test]
 fn a_producer_cannot_set_what_only_retide_may() {
     let spoofed = record(
         b"v",
