@@ -46,8 +46,6 @@ pub enum Entry {
     Callback(Arc<Ended>),
     /// Report a transition of a task.
     Event(Event),
-    /// Tell people.
-    Alert(Alert),
 }
 
 /// A record that could not be read as a task.

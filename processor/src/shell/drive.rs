@@ -211,7 +211,10 @@ impl<L: Ledger> State<L> {
                     self.request(Request::Pause { lane });
                 }
                 Action::Resume { lane, run } => {
-                    let next = self.paused.remove(&lane).unwrap_or_default();
+                    let next = self
+                        .paused
+                        .remove(&lane)
+                        .unwrap_or_else(|| unreachable!("{lane:?} resumed before it was paused"));
                     self.request(Request::Resume { lane, run, next });
                 }
                 Action::Drained { shard } => {

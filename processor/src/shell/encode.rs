@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use retide_avro::headers::{self, Sink};
-use retide_avro::wire::{self, Codec, Format, Framing};
+use retide_avro::wire::{self, Codec, Format, Framing, Wire};
 use retide_connectors::kafka;
 use retide_core::task::Failure;
 use retide_core::{
@@ -99,20 +99,17 @@ impl Encoder {
     /// As [`Self::settled`].
     pub fn alert(&self, shard: i32, alert: &Alert) -> Result<Settled, wire::Error> {
         let key = format!("{}/{}", alert.scene, alert.rule);
-        let value = self.alerts.encode(&alert.into())?;
-        let headers = typed(self.alerts.format(), |sink| {
-            headers::write_alert(alert, sink);
-        });
-        let topic = Arc::clone(&self.topics.alerts);
+        let headers = collect(|sink| headers::write_alert(alert, sink));
+        let report = &alert.into();
         Ok(Settled {
             shard,
-            records: vec![out(
-                topic,
+            records: vec![report_on(
+                &self.topics.alerts,
                 shard,
-                Some(key.into()),
-                Some(value.into()),
+                &key,
+                (&self.alerts, report),
                 headers,
-            )],
+            )?],
             otherwise: Vec::new(),
         })
     }
@@ -183,84 +180,79 @@ impl Encoder {
         Ok(match entry {
             Entry::Park { tier, task } => {
                 let headers = collect(|sink| headers::write_task(task, sink));
-                let Record { key, value, .. } = task.record.clone();
-                out(Arc::clone(&topics.tiers[*tier]), shard, key, value, headers)
+                out(&topics.tiers[*tier], shard, &task.record, headers)
             }
             Entry::Deliver { topic, task } => {
                 let headers = collect(|sink| kafka::write_headers(task, sink));
-                let Record { key, value, .. } = task.record.clone();
                 OutRecord {
-                    topic: Arc::clone(topic),
                     partition: None,
-                    key,
-                    value,
-                    headers,
+                    ..out(topic, shard, &task.record, headers)
                 }
             }
             Entry::DeadLetter { task, ended } => {
                 let headers = collect(|sink| headers::write_dead_letter(task, ended, sink));
-                let Record { key, value, .. } = task.record.clone();
-                out(Arc::clone(&topics.dead_letters), shard, key, value, headers)
+                out(&topics.dead_letters, shard, &task.record, headers)
             }
             Entry::Poison { poison, ended } => {
                 let headers = collect(|sink| headers::write_poison(poison, ended, sink));
-                let Record { key, value, .. } = poison.record.clone();
-                out(Arc::clone(&topics.dead_letters), shard, key, value, headers)
+                out(&topics.dead_letters, shard, &poison.record, headers)
             }
             Entry::Callback(ended) => {
-                let value = self.callbacks.encode(&(&**ended).into())?.into();
-                let headers = typed(self.callbacks.format(), |sink| {
-                    headers::write_ended(ended, sink);
-                });
-                let key = Bytes::copy_from_slice(ended.id.as_bytes());
-                out(
-                    Arc::clone(&topics.callbacks),
+                let headers = collect(|sink| headers::write_ended(ended, sink));
+                let report = &(&**ended).into();
+                report_on(
+                    &topics.callbacks,
                     shard,
-                    Some(key),
-                    Some(value),
+                    &ended.id,
+                    (&self.callbacks, report),
                     headers,
-                )
+                )?
             }
             Entry::Event(event) => {
-                let value = self.events.encode(&event.into())?.into();
-                let headers = typed(self.events.format(), |sink| {
-                    headers::write_event(event, sink);
-                });
-                let key = Bytes::copy_from_slice(event.id.as_bytes());
-                out(
-                    Arc::clone(&topics.events),
+                let headers = collect(|sink| headers::write_event(event, sink));
+                let report = &event.into();
+                report_on(
+                    &topics.events,
                     shard,
-                    Some(key),
-                    Some(value),
+                    &event.id,
+                    (&self.events, report),
                     headers,
-                )
-            }
-            Entry::Alert(alert) => {
-                let mut settled = self.alert(shard, alert)?;
-                settled
-                    .records
-                    .pop()
-                    .unwrap_or_else(|| unreachable!("an alert is one record"))
+                )?
             }
         })
     }
 }
 
-/// A record on the partition of its shard.
-fn out(
-    topic: Arc<str>,
-    shard: i32,
-    key: Option<Bytes>,
-    value: Option<Bytes>,
-    headers: Vec<Header>,
-) -> OutRecord {
+/// A record that goes on as it came, but for its headers.
+fn out(topic: &Arc<str>, shard: i32, record: &Record, headers: Vec<Header>) -> OutRecord {
     OutRecord {
-        topic,
+        topic: Arc::clone(topic),
         partition: Some(shard),
-        key,
-        value,
+        key: record.key.clone(),
+        value: record.value.clone(),
         headers,
     }
+}
+
+/// A record of retide's own, and the header that names its content type.
+fn report_on<R: Wire>(
+    topic: &Arc<str>,
+    shard: i32,
+    key: &str,
+    (codec, report): (&Codec<R>, &R),
+    mut headers: Vec<Header>,
+) -> Result<OutRecord, wire::Error> {
+    headers.push(Header {
+        name: "content-type".into(),
+        value: Some(codec.format().content_type().into()),
+    });
+    Ok(OutRecord {
+        topic: Arc::clone(topic),
+        partition: Some(shard),
+        key: Some(Bytes::copy_from_slice(key.as_bytes())),
+        value: Some(codec.encode(report)?.into()),
+        headers,
+    })
 }
 
 /// The headers that `write` writes.
@@ -271,16 +263,6 @@ fn collect(write: impl FnOnce(&mut Sink<'_>)) -> Vec<Header> {
             name: name.into(),
             value: value.map(Bytes::copy_from_slice),
         });
-    });
-    headers
-}
-
-/// The headers that `write` writes, and the content type of the value.
-fn typed(format: Format, write: impl FnOnce(&mut Sink<'_>)) -> Vec<Header> {
-    let mut headers = collect(write);
-    headers.push(Header {
-        name: "content-type".into(),
-        value: Some(format.content_type().into()),
     });
     headers
 }

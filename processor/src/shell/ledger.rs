@@ -204,11 +204,6 @@ impl Ownership {
         lock(&self.shards).owned.remove(&shard);
     }
 
-    /// Whether the shard is ours.
-    pub fn has(&self, shard: i32) -> bool {
-        lock(&self.shards).owned.contains_key(&shard)
-    }
-
     /// Our shards, each with its epoch.
     fn epochs(&self) -> BTreeMap<i32, u64> {
         lock(&self.shards).owned.clone()
