@@ -5,5 +5,6 @@
 //! | [`topics`] | the names of retide's topics |
 //! | [`shell`] | feed, ledger and the loop between them |
 
+pub mod embedded;
 pub mod shell;
 pub mod topics;
