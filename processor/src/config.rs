@@ -1,0 +1,618 @@
+//! The configuration: `retide.toml`, environment variables over it, and what they mean.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`source`] | files and variables, and errors with their places |
+//! | [`scene`] | the rules of a scene |
+//! | `text` | durations, sizes and addresses |
+//!
+//! Invariant: a [`Config`] that exists is valid but for what only a broker or a target can tell.
+
+pub mod scene;
+pub mod source;
+mod text;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use retide_avro::Format;
+use retide_core::Ladder;
+
+pub use self::scene::Scene;
+pub use self::source::Error;
+
+use self::source::Source;
+
+/// The file that is read when none is named, if it is there.
+pub const FILE: &str = "retide.toml";
+
+/// Where Kafka is when nobody says.
+const BOOTSTRAP: &str = "localhost:9092";
+
+/// Properties that retide sets by itself, since its promises hang on them, and what to do instead.
+const RESERVED: [(&str, &str); 12] = [
+    ("group.id", "set `group` in [processor]"),
+    (
+        "partition.assignment.strategy",
+        "shards are assigned by `range`",
+    ),
+    ("enable.auto.commit", "offsets are committed by the ledger"),
+    (
+        "enable.auto.offset.store",
+        "offsets are committed by the ledger",
+    ),
+    ("auto.offset.reset", "a lost offset must not go unnoticed"),
+    ("isolation.level", "set by the guarantee"),
+    ("transactional.id", "made for each worker"),
+    ("enable.idempotence", "always on"),
+    ("partitioner", "Java's, `murmur2_random`"),
+    ("group.protocol", "the classic protocol"),
+    ("group.instance.id", "membership is dynamic"),
+    ("enable.partition.eof", "not used"),
+];
+
+/// The whole configuration.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// How Kafka is reached.
+    pub kafka: Kafka,
+    /// retide's topics.
+    pub topics: Topics,
+    /// The process and its workers.
+    pub processor: Processor,
+    /// The endpoints for operators.
+    pub admin: Admin,
+    /// The scenes, by name; those on the scenes topic go before them.
+    pub scenes: BTreeMap<String, Scene>,
+}
+
+/// How Kafka is reached: properties of librdkafka, verbatim.
+#[derive(Clone, Default, Deserialize)]
+#[serde(try_from = "Table")]
+pub struct Kafka {
+    /// Of every client.
+    common: BTreeMap<String, String>,
+    /// Of consumers, over those of every client.
+    consumer: BTreeMap<String, String>,
+    /// Of producers, over those of every client.
+    producer: BTreeMap<String, String>,
+}
+
+/// retide's topics.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Topics {
+    /// What their names begin with.
+    #[serde(deserialize_with = "text::prefix")]
+    pub prefix: String,
+    /// Partitions of each of them: as many shards there are.
+    #[serde(deserialize_with = "text::partitions")]
+    pub partitions: i32,
+    /// Copies of each partition; -1 leaves it to the broker.
+    #[serde(deserialize_with = "text::replication_factor")]
+    pub replication_factor: i16,
+    /// The tiers.
+    #[serde(deserialize_with = "text::ladder")]
+    pub tiers: Ladder,
+    /// The callbacks topic.
+    pub callbacks: Reports,
+    /// The alerts topic.
+    pub alerts: Reports,
+    /// The events topic.
+    pub events: Reports,
+    /// The scenes topic.
+    pub scenes: Reports,
+}
+
+/// A topic with records of retide's own.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Reports {
+    /// How its records are written.
+    pub format: Format,
+}
+
+/// The process and its workers.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Processor {
+    /// The consumer group.
+    #[serde(deserialize_with = "text::group")]
+    pub group: String,
+    /// Workers of the process, each with its own shards.
+    pub workers: NonZeroU32,
+    /// What is promised about a crash.
+    pub guarantee: Guarantee,
+    /// How long a transaction collects.
+    #[serde(deserialize_with = "text::positive")]
+    pub commit_interval: Duration,
+    /// Bytes of tasks held in memory, of the whole process.
+    #[serde(deserialize_with = "text::size")]
+    pub memory_limit: u64,
+    /// How long calls in flight are waited for when a shard is given away.
+    #[serde(deserialize_with = "text::positive")]
+    pub drain_deadline: Duration,
+}
+
+/// What is promised about a crash.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Guarantee {
+    /// Consequence and offset are one transaction.
+    #[default]
+    ExactlyOnce,
+    /// Consequences first, then the offset: a crash repeats what lies between.
+    AtLeastOnce,
+}
+
+/// The endpoints for operators.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    /// The address, or none.
+    #[serde(deserialize_with = "text::address")]
+    pub listen: Option<SocketAddr>,
+}
+
+/// What the command line says over the file and the variables.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// The address of Kafka.
+    pub bootstrap: Option<String>,
+    /// The prefix of the topics.
+    pub prefix: Option<String>,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Reads `file`, or [`FILE`] if that is there, the variables, and what the command line says.
+    pub fn load(
+        file: Option<&Path>,
+        variables: impl IntoIterator<Item = (String, String)>,
+        overrides: Overrides,
+    ) -> Result<Self, Error> {
+        let source = match file {
+            Some(file) => Source::file(file)?,
+            None if Path::new(FILE).exists() => Source::file(Path::new(FILE))?,
+            None => Source::default(),
+        };
+        Self::from_source(&source.overlay(variables)?, overrides)
+    }
+
+    /// Gives what was read its meaning.
+    fn from_source(source: &Source, overrides: Overrides) -> Result<Self, Error> {
+        let mut config: Self = source.read()?;
+        check_scenes(source, &config.scenes)?;
+        if let Some(bootstrap) = overrides.bootstrap {
+            let key = "bootstrap.servers";
+            for properties in [&mut config.kafka.consumer, &mut config.kafka.producer] {
+                properties.remove(key);
+            }
+            config.kafka.common.insert(key.into(), bootstrap);
+        }
+        if let Some(prefix) = overrides.prefix {
+            config.topics.prefix = prefix;
+        }
+        for (section, client) in [
+            (None, config.kafka.client()),
+            (Some("consumer"), config.kafka.consumer()),
+            (Some("producer"), config.kafka.producer()),
+        ] {
+            let Err(KafkaError::ClientConfig(_, message, property, _)) =
+                client.create_native_config()
+            else {
+                continue;
+            };
+            let path = ["kafka"].into_iter().chain(section).chain([&*property]);
+            let path = path.map(str::to_owned).collect();
+            return Err(source.error(path, &redacted(&message, client.get(&property))));
+        }
+        Ok(config)
+    }
+}
+
+/// Reads the scenes of a file; whatever else stands in it has to be valid, too, but does not count.
+pub fn scenes(file: &str, text: String) -> Result<BTreeMap<String, Scene>, Error> {
+    let source = Source::text(file, text)?;
+    let Config { scenes, .. } = source.read()?;
+    check_scenes(&source, &scenes)?;
+    Ok(scenes)
+}
+
+/// Reads the rules of one scene, as they stand on the scenes topic.
+pub fn rules(name: &str, text: String) -> Result<Scene, Error> {
+    let source = Source::text(name, text)?;
+    let scene: Scene = source.read()?;
+    check_scene(&source, name, &scene, &[])?;
+    Ok(scene)
+}
+
+/// Refuses scenes that could not be scheduled or have no usable target.
+fn check_scenes(source: &Source, scenes: &BTreeMap<String, Scene>) -> Result<(), Error> {
+    for (name, scene) in scenes {
+        check_scene(source, name, scene, &["scenes", name])?;
+    }
+    Ok(())
+}
+
+/// Refuses a scene that could not be scheduled or has no usable target; it stands where `path` leads.
+fn check_scene(source: &Source, name: &str, scene: &Scene, path: &[&str]) -> Result<(), Error> {
+    let below = |keys: &[String]| -> Vec<String> {
+        let path = path.iter().map(|&key| key.to_owned());
+        path.chain(keys.iter().cloned()).collect()
+    };
+    if let Err(error) = scene.rules(name) {
+        return Err(source.error(below(&error.path), &error.message));
+    }
+    let callback = scene.callback.as_ref().map(|callback| &callback.target);
+    for (keys, target) in [
+        (&["target"][..], Some(&scene.target)),
+        (&["callback", "target"], callback),
+    ] {
+        let Some(Err(error)) = target.map(retide_connectors::TargetConfig::connect) else {
+            continue;
+        };
+        let keys: Vec<String> = keys.iter().map(|&key| key.to_owned()).collect();
+        return Err(source.error(below(&keys), &with_causes(&error)));
+    }
+    Ok(())
+}
+
+/// An error and what caused it, on one line.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// A message of the Kafka client's without the value that it may repeat.
+fn redacted(message: &str, value: Option<&str>) -> String {
+    match value {
+        Some(value) if !value.is_empty() => message.replace(value, "<value not shown>"),
+        _ => message.to_owned(),
+    }
+}
+
+// === impl Kafka ===
+
+impl Kafka {
+    /// What every client is configured with.
+    pub fn client(&self) -> ClientConfig {
+        self.with(&BTreeMap::new())
+    }
+
+    /// What a consumer is configured with.
+    pub fn consumer(&self) -> ClientConfig {
+        self.with(&self.consumer)
+    }
+
+    /// What a producer is configured with.
+    pub fn producer(&self) -> ClientConfig {
+        self.with(&self.producer)
+    }
+
+    /// The addresses at which Kafka is looked for.
+    pub fn bootstrap(&self) -> &str {
+        self.common
+            .get("bootstrap.servers")
+            .map_or(BOOTSTRAP, String::as_str)
+    }
+
+    /// The common properties, and some over them.
+    fn with(&self, over: &BTreeMap<String, String>) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", BOOTSTRAP);
+        config.set("client.id", "retide");
+        for (property, value) in self.common.iter().chain(over) {
+            config.set(property, value);
+        }
+        config
+    }
+}
+
+impl TryFrom<Table> for Kafka {
+    type Error = String;
+
+    fn try_from(table: Table) -> Result<Self, String> {
+        let mut kafka = Self::default();
+        for (key, value) in table {
+            match (key.as_str(), value) {
+                ("consumer", Value::Table(table)) => {
+                    properties("", table.into(), &mut kafka.consumer)?;
+                }
+                ("producer", Value::Table(table)) => {
+                    properties("", table.into(), &mut kafka.producer)?;
+                }
+                (_, value) => properties(&key, value, &mut kafka.common)?,
+            }
+        }
+        Ok(kafka)
+    }
+}
+
+impl fmt::Debug for Kafka {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The values may be secret.
+        formatter
+            .debug_struct("Kafka")
+            .field("common", &self.common.keys())
+            .field("consumer", &self.consumer.keys())
+            .field("producer", &self.producer.keys())
+            .finish()
+    }
+}
+
+/// Collects properties; a key with dots that stands unquoted is a table in a table.
+fn properties(
+    key: &str,
+    value: Value,
+    properties_of: &mut BTreeMap<String, String>,
+) -> Result<(), String> {
+    let text = match value {
+        Value::String(text) => text,
+        Value::Integer(number) => number.to_string(),
+        Value::Float(number) => number.to_string(),
+        Value::Boolean(value) => value.to_string(),
+        Value::Table(table) => {
+            for (next, value) in table {
+                let next = if key.is_empty() {
+                    next
+                } else {
+                    format!("{key}.{next}")
+                };
+                properties(&next, value, properties_of)?;
+            }
+            return Ok(());
+        }
+        Value::Array(_) | Value::Datetime(_) => {
+            return Err(format!(
+                "`{key}`: expected a string, a number, true or false"
+            ));
+        }
+    };
+    if let Some((_, instead)) = RESERVED.iter().find(|(reserved, _)| *reserved == key) {
+        return Err(format!("`{key}` is set by retide: {instead}"));
+    }
+    properties_of.insert(key.to_owned(), text);
+    Ok(())
+}
+
+// === impl Topics ===
+
+impl Default for Topics {
+    fn default() -> Self {
+        Self {
+            prefix: "retry".into(),
+            partitions: 12,
+            replication_factor: -1,
+            tiers: Ladder::default(),
+            callbacks: Reports::default(),
+            alerts: Reports::default(),
+            events: Reports::default(),
+            scenes: Reports::default(),
+        }
+    }
+}
+
+// === impl Processor ===
+
+impl Default for Processor {
+    fn default() -> Self {
+        Self {
+            group: "retide".into(),
+            workers: NonZeroU32::MIN,
+            guarantee: Guarantee::default(),
+            commit_interval: Duration::from_millis(100),
+            memory_limit: 256 << 20,
+            drain_deadline: Duration::from_secs(5),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str, variables: &[(&str, &str)]) -> Result<Config, Error> {
+        let variables = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let source = Source::text("retide.toml", text.to_owned())?.overlay(variables)?;
+        Config::from_source(&source, Overrides::default())
+    }
+
+    fn refusal(text: &str, variables: &[(&str, &str)]) -> String {
+        read(text, variables).expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn the_example_of_the_readme_is_valid() {
+        let config = read(
+            r#"
+            [kafka]
+            bootstrap.servers = "kafka-1:9092"
+            "security.protocol" = "SASL_SSL"
+            [kafka.consumer]
+            session.timeout.ms = 10000
+            [topics]
+            prefix = "again"
+            tiers = ["now", "10s", "1h"]
+            [topics.callbacks]
+            format = "json"
+            [processor]
+            guarantee = "at_least_once"
+            commit_interval = "50ms"
+            memory_limit = "64MiB"
+            [admin]
+            listen = "127.0.0.1:9464"
+            [scenes.payment]
+            target = { http = { url = "https://shop.example/paid", timeout = "5s" } }
+            backoff = { exponential = { first = "1s", factor = 2.0, max = "1h" } }
+            jitter = "equal"
+            max_attempts = 16
+            deadline = "24h"
+            rate = { limit = 100, per = "1s", burst = 20 }
+            concurrency = 64
+            callback = { target = { http = { url = "https://shop.example/retry-ended" } }, on = ["delivered", "dead", "expired"] }
+            "#,
+            &[],
+        )
+        .unwrap();
+
+        assert_eq!(config.kafka.bootstrap(), "kafka-1:9092");
+        let consumer = config.kafka.consumer();
+        assert_eq!(consumer.get("session.timeout.ms"), Some("10000"));
+        assert_eq!(consumer.get("security.protocol"), Some("SASL_SSL"));
+        assert_eq!(config.kafka.producer().get("session.timeout.ms"), None);
+        assert_eq!(config.topics.tiers.tiers().len(), 3);
+        assert_eq!(config.topics.callbacks.format, Format::Json);
+        assert_eq!(config.topics.events.format, Format::Avro);
+        assert_eq!(config.processor.guarantee, Guarantee::AtLeastOnce);
+        assert_eq!(config.processor.memory_limit, 64 << 20);
+        assert!(config.scenes.contains_key("payment"));
+    }
+
+    #[test]
+    fn a_mistake_is_named_with_its_place_and_what_was_expected() {
+        let scene = "[scenes.a]\ntarget = { http = { url = 'http://h/' } }\n";
+        let with = |line: &str| format!("{scene}{line}\n");
+
+        for (text, expected) in [
+            (
+                "[topics]\nprefx = 'a'".to_owned(),
+                "retide.toml:2:1: topics.prefx: unknown key `prefx`; did you mean `prefix`?",
+            ),
+            (
+                "[processor]\nworkers = 0".to_owned(),
+                "retide.toml:2:1: processor.workers: invalid value: integer `0`, expected a whole number of at least 1",
+            ),
+            (
+                "[processor]\ncommit_interval = 5".to_owned(),
+                "retide.toml:2:1: processor.commit_interval: invalid type: integer `5`, expected a duration of more than nothing, such as \"100ms\"",
+            ),
+            (
+                with("backoff = { exponential = { first = '1s', factor = 0.5, max = '1h' } }"),
+                "retide.toml:3:43: scenes.a.backoff.exponential.factor: expected a number of at least 1, found `0.5`",
+            ),
+            (
+                with("max_atempts = 3"),
+                "retide.toml:3:1: scenes.a.max_atempts: unknown key `max_atempts`; did you mean `max_attempts`?",
+            ),
+            (
+                with("backoff = { expnential = {} }"),
+                "retide.toml:3:1: scenes.a.backoff: unknown value `expnential`; did you mean `exponential`?",
+            ),
+            (
+                with("rate = { limit = 0 }"),
+                "retide.toml:3:10: scenes.a.rate.limit: invalid value: integer `0`, expected a whole number of at least 1",
+            ),
+            (
+                "[scenes.a]\nmax_attempts = 3".to_owned(),
+                "retide.toml:1:9: scenes.a: missing key `target`",
+            ),
+            (
+                "[scenes.a]\ntarget = { http = { url = 'ftp://h/' } }".to_owned(),
+                "retide.toml:2:1: scenes.a.target: http target: url scheme ftp is neither http nor https",
+            ),
+            (
+                "[kafka]\ngroup.id = 'x'".to_owned(),
+                "retide.toml:1:2: kafka: `group.id` is set by retide: set `group` in [processor]",
+            ),
+            (
+                "[topics]\ntiers = ['5s']".to_owned(),
+                "retide.toml:2:1: topics.tiers: the first tier must be `now`",
+            ),
+        ] {
+            assert_eq!(refusal(&text, &[]), expected);
+        }
+    }
+
+    #[test]
+    fn syntax_errors_have_a_place() {
+        let message = refusal("[topics]\nprefix = \n", &[]);
+
+        assert!(message.starts_with("retide.toml:2:"), "{message}");
+    }
+
+    #[test]
+    fn a_variable_goes_before_the_file_and_is_named_in_errors() {
+        let text = "[processor]\nworkers = 2\n";
+        let config = read(
+            text,
+            &[
+                ("RETIDE__PROCESSOR__WORKERS", "3"),
+                ("RETIDE__KAFKA__BOOTSTRAP_SERVERS", "b:1"),
+                ("RETIDE__TOPICS__PREFIX", "other"),
+                ("UNRELATED", "x"),
+            ],
+        )
+        .unwrap();
+
+        assert_eq!(config.processor.workers.get(), 3);
+        assert_eq!(config.kafka.bootstrap(), "b:1");
+        assert_eq!(config.topics.prefix, "other");
+        assert_eq!(
+            refusal(text, &[("RETIDE__PROCESSOR__WORKRS", "3")]),
+            "RETIDE__PROCESSOR__WORKRS: processor.workrs: unknown key `workrs`; did you mean `workers`?"
+        );
+        assert_eq!(
+            refusal(text, &[("RETIDE__PROCESSOR__WORKERS", "many")]),
+            "RETIDE__PROCESSOR__WORKERS: processor.workers: invalid type: string \"many\", expected a whole number of at least 1"
+        );
+    }
+
+    #[test]
+    fn a_variable_can_name_a_file_with_a_secret() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "s3cret\n").unwrap();
+        let name = "RETIDE__KAFKA__SASL_PASSWORD_FILE";
+
+        let config = read("", &[(name, file.path().to_str().unwrap())]).unwrap();
+
+        let client = config.kafka.client();
+        assert_eq!(client.get("sasl.password"), Some("s3cret"));
+        assert!(!format!("{config:?}").contains("s3cret"));
+        let refused = refusal("", &[(name, "/nowhere")]);
+        assert_eq!(refused, format!("read /nowhere, named by {name},"));
+    }
+
+    #[test]
+    fn no_error_shows_a_secret() {
+        for text in [
+            "[kafka]\nsasl.password = ['s3cret']",
+            "[kafka]\nsecurity.protocol = 's3cret'",
+            "[kafka]\nno.such.property = 's3cret'",
+            "[scenes.a]\ntarget = { http = { url = 'http://h/', headers = { authorization = [\"s3cret\"] } } }",
+            "[scenes.a]\ntarget = { http = { url = 'http://h/', headers = \"s3cret\" } }",
+        ] {
+            let message = refusal(text, &[]);
+
+            assert!(!message.contains("s3cret"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_scene_survives_being_written_and_read() {
+        let text = "target = { http = { url = 'http://h/' } }\nbackoff = { levels = { preset = 'classic' } }\nrate = { limit = 5, per = '1m' }\ndeadline = '1h'\n";
+        let scene = rules("a", text.to_owned()).unwrap();
+
+        let written = toml::to_string(&scene).unwrap();
+
+        assert_eq!(rules("a", written).unwrap(), scene);
+    }
+}
