@@ -13,6 +13,10 @@ use crate::time::Timestamp;
 /// How long before the end of a tier's delay its head may be read, so that the task is in the agenda when it is due.
 pub const LOOKAHEAD: Duration = Duration::from_secs(2);
 
+/// How much longer than a task has left its tier may be: a wait of exactly a rung that lost some milliseconds on its way here still
+/// makes one hop. Small beside [`LOOKAHEAD`], so that the tier lets go of the task before it is due.
+pub const GRACE: Duration = Duration::from_millis(500);
+
 /// A task read with no more than this left waits in the agenda; with more left, it hops to another tier.
 pub const HORIZON: Duration = Duration::from_secs(10);
 
@@ -112,7 +116,8 @@ impl Ladder {
     /// The longest tier that does not release a task after it is due, if `remaining` is left now.
     pub fn tier_for(&self, remaining: Duration) -> usize {
         // The first tier has no delay, so there is always one.
-        self.tiers.partition_point(|tier| tier.delay <= remaining) - 1
+        let most = remaining.saturating_add(GRACE);
+        self.tiers.partition_point(|tier| tier.delay <= most) - 1
     }
 }
 
@@ -168,6 +173,7 @@ mod tests {
 
         for tier in &ladder.tiers()[1..] {
             assert_eq!(travel(&ladder, tier.delay).0, 1, "{tier}");
+            assert_eq!(travel(&ladder, tier.delay - GRACE).0, 1, "{tier}");
         }
         assert_eq!(travel(&ladder, STRAIGHT).0, 0);
         assert_eq!(travel(&ladder, Duration::from_secs(3)).0, 1);
