@@ -1,4 +1,4 @@
-//! One transaction per batch: records and offsets, in order, and nothing for shards that are not ours.
+//! Records before offsets, in order, and nothing for shards that are not ours: in one transaction, or one after the other.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,26 +7,29 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use retide::shell::feed::Reading;
 use retide::shell::ledger::{
-    Batch, Ledger, OutRecord, Ownership, Progress, Receipt, Settled, Transactional,
+    AtLeastOnce, Batch, Ledger, OutRecord, Ownership, Progress, Receipt, Settled, Transactional,
 };
 use retide::topics::Topics;
 
-use crate::support::{PATIENCE, SHARDS, Worker, bootstrap, config, create, until};
+use crate::support::{
+    Guarantee, PATIENCE, SHARDS, Worker, bootstrap, config, create, create_topics, until,
+};
 
 /// A worker with all shards and the ledger that commits for it.
-struct Bench {
+struct Bench<L> {
     bootstrap: String,
     group: String,
     topics: Arc<Topics>,
     worker: Worker,
     ownership: Arc<Ownership>,
-    ledger: Transactional,
+    ledger: L,
 }
 
-impl Bench {
-    fn new() -> Option<Self> {
-        let bootstrap = bootstrap()?;
+impl<L: Guarantee> Bench<L> {
+    fn new() -> Self {
+        let bootstrap = bootstrap();
         let group = format!("ledger-{}", uuid::Uuid::new_v4());
         let topics = create(&bootstrap, &group);
         let mut worker = Worker::join(&bootstrap, &group, &topics);
@@ -37,18 +40,15 @@ impl Bench {
         for shard in 0..SHARDS {
             ownership.take(shard);
         }
-        let mut producer = rdkafka::ClientConfig::new();
-        producer.set("bootstrap.servers", &bootstrap);
-        let ledger =
-            Transactional::start(&producer, &group, &worker.feed.consumer, &ownership).unwrap();
-        Some(Self {
+        let ledger = L::start(&bootstrap, &group, &worker.feed.consumer, &ownership);
+        Self {
             bootstrap,
             group,
             topics,
             worker,
             ownership,
             ledger,
-        })
+        }
     }
 
     fn record(&self, shard: i32, value: &str) -> OutRecord {
@@ -59,6 +59,16 @@ impl Bench {
             value: Some(value.to_owned().into()),
             headers: Vec::new(),
         }
+    }
+
+    /// A record to a topic that there is not, and that topic's name.
+    fn stray(&self, value: &str) -> (OutRecord, String) {
+        let missing = format!("{}.missing", self.group);
+        let record = OutRecord {
+            topic: missing.as_str().into(),
+            ..self.record(0, value)
+        };
+        (record, missing)
     }
 
     fn progress(&self, shard: i32, next: i64, metadata: &str) -> Progress {
@@ -96,15 +106,41 @@ impl Bench {
         (element.offset(), element.metadata().to_owned())
     }
 
-    /// The values on a shard of the first tier, as a read-committed consumer sees them.
+    /// Whether there is no receipt yet, after a time in which several tries fail.
+    fn still_waits(&mut self) -> bool {
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(5) {
+            if !self.ledger.receipts().is_empty() {
+                return false;
+            }
+            self.worker.turn();
+        }
+        true
+    }
+
+    /// Waits until the values on a shard of the first tier are these, for a reader of everything.
+    fn wait_for_values(&mut self, shard: i32, values: &[&str]) {
+        let start = Instant::now();
+        while self.values(shard, "read_uncommitted") != values {
+            assert!(start.elapsed() < PATIENCE, "never: {values:?}");
+            self.worker.turn();
+        }
+    }
+
+    /// The values on a shard of the first tier, as a consumer of this isolation sees them.
     fn values(&self, shard: i32, isolation: &str) -> Vec<String> {
+        self.values_of(&self.topics.tiers[0], shard, isolation)
+    }
+
+    /// The values on a partition.
+    fn values_of(&self, topic: &str, shard: i32, isolation: &str) -> Vec<String> {
         let consumer: BaseConsumer = config(&self.bootstrap, "reader")
             .set("isolation.level", isolation)
             .set("enable.partition.eof", "true")
             .create()
             .unwrap();
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&self.topics.tiers[0], shard, Offset::Beginning)
+        list.add_partition_offset(topic, shard, Offset::Beginning)
             .unwrap();
         consumer.assign(&list).unwrap();
         let mut values = Vec::new();
@@ -136,9 +172,16 @@ fn settled(shard: i32, records: Vec<OutRecord>) -> Settled {
 
 #[test]
 fn batches_commit_in_order_with_their_offsets_and_completions() {
-    let Some(mut bench) = Bench::new() else {
-        return;
-    };
+    batches_in_order::<Transactional>();
+}
+
+#[test]
+fn batches_are_durable_before_their_offsets_at_least_once() {
+    batches_in_order::<AtLeastOnce>();
+}
+
+fn batches_in_order<L: Guarantee>() {
+    let mut bench = Bench::<L>::new();
     let batches = 40;
 
     for number in 1..=batches {
@@ -168,9 +211,16 @@ fn batches_commit_in_order_with_their_offsets_and_completions() {
 
 #[test]
 fn nothing_is_written_for_a_shard_that_was_given_up() {
-    let Some(mut bench) = Bench::new() else {
-        return;
-    };
+    nothing_for_others::<Transactional>();
+}
+
+#[test]
+fn nothing_is_written_for_a_shard_that_was_given_up_at_least_once() {
+    nothing_for_others::<AtLeastOnce>();
+}
+
+fn nothing_for_others<L: Guarantee>() {
+    let mut bench = Bench::<L>::new();
     bench.ownership.give_up(1);
 
     let both = Batch {
@@ -201,15 +251,18 @@ fn nothing_is_written_for_a_shard_that_was_given_up() {
 
 #[test]
 fn a_topic_that_refuses_a_record_does_not_hold_up_the_batch() {
-    let Some(mut bench) = Bench::new() else {
-        return;
-    };
-    let mut refused = settled(
-        0,
-        vec![bench.record(0, "delivered"), bench.record(0, "lost")],
-    );
-    refused.records[1].topic = format!("{}.missing", bench.group).into();
-    refused.records[1].partition = None;
+    a_refusal::<Transactional>();
+}
+
+#[test]
+fn a_topic_that_refuses_a_record_gets_nothing_that_rests_on_it_at_least_once() {
+    a_refusal::<AtLeastOnce>();
+}
+
+fn a_refusal<L: Guarantee>() {
+    let mut bench = Bench::<L>::new();
+    let (stray, _) = bench.stray("lost");
+    let mut refused = settled(0, vec![stray, bench.record(0, "delivered")]);
     refused.otherwise = vec![bench.record(0, "parked")];
     let other = settled(2, vec![bench.record(2, "other")]);
 
@@ -230,9 +283,21 @@ fn a_topic_that_refuses_a_record_does_not_hold_up_the_batch() {
 
 #[test]
 fn a_member_that_was_replaced_cannot_commit() {
-    let Some(mut bench) = Bench::new() else {
-        return;
-    };
+    let bench = Bench::<Transactional>::new();
+
+    assert_eq!(replaced_member(bench), Vec::<String>::new());
+}
+
+#[test]
+fn a_member_that_was_replaced_cannot_commit_at_least_once_either() {
+    let bench = Bench::<AtLeastOnce>::new();
+
+    // What it wrote stays, and is written again by the other.
+    assert_eq!(replaced_member(bench), ["stale"]);
+}
+
+/// What is left of a batch of a member that was replaced.
+fn replaced_member<L: Guarantee>(mut bench: Bench<L>) -> Vec<String> {
     // Another member joins; the first one takes no part in the rebalance, so its generation is over.
     let mut other = Worker::join(&bench.bootstrap, &bench.group, &bench.topics);
     until("the other owns all", &mut [&mut other], |workers| {
@@ -255,22 +320,22 @@ fn a_member_that_was_replaced_cannot_commit() {
     bench.ownership.give_up(0);
     let receipt = early.unwrap_or_else(|| bench.ledger.receipts().recv_timeout(PATIENCE).unwrap());
 
-    assert_eq!(receipt, Receipt::Dropped);
-    assert_eq!(bench.values(0, "read_committed"), Vec::<String>::new());
+    let committed = bench.committed(0).0;
+    let values = bench.values(0, "read_committed");
     bench.ledger.stop();
+    // Before anything is asserted: a member that does not answer would keep a failed test from ending.
     other.leave();
     bench.worker.leave();
+    assert_eq!(receipt, Receipt::Dropped);
+    assert_eq!(committed, Offset::Invalid);
+    values
 }
 
 #[test]
 fn a_batch_behind_a_dropped_one_does_not_commit_for_its_shard() {
-    let Some(mut bench) = Bench::new() else {
-        return;
-    };
+    let mut bench = Bench::<Transactional>::new();
     // No other form: this batch is written again and again, and keeps its turn.
-    let mut stuck = bench.record(0, "first");
-    stuck.topic = format!("{}.missing", bench.group).into();
-    stuck.partition = None;
+    let (stuck, _) = bench.stray("first");
 
     bench.ledger.submit(Batch {
         settled: vec![settled(0, vec![stuck])],
@@ -281,11 +346,7 @@ fn a_batch_behind_a_dropped_one_does_not_commit_for_its_shard() {
         progress: vec![bench.progress(0, 9, "")],
     });
     // Until the second batch is produced and waits for its turn.
-    let start = Instant::now();
-    while bench.values(0, "read_uncommitted") != ["second"] {
-        assert!(start.elapsed() < PATIENCE, "never: the second batch");
-        bench.worker.turn();
-    }
+    bench.wait_for_values(0, &["second"]);
     bench.ownership.give_up(0);
     let receipts = [bench.receipt(), bench.receipt()];
 
@@ -297,12 +358,17 @@ fn a_batch_behind_a_dropped_one_does_not_commit_for_its_shard() {
 
 #[test]
 fn a_shard_that_comes_back_brings_no_old_batch_with_it() {
-    let Some(mut bench) = Bench::new() else {
-        return;
-    };
-    let mut stuck = bench.record(0, "first");
-    stuck.topic = format!("{}.missing", bench.group).into();
-    stuck.partition = None;
+    nothing_from_before::<Transactional>();
+}
+
+#[test]
+fn a_shard_that_comes_back_brings_no_old_batch_with_it_at_least_once() {
+    nothing_from_before::<AtLeastOnce>();
+}
+
+fn nothing_from_before<L: Guarantee>() {
+    let mut bench = Bench::<L>::new();
+    let (stuck, _) = bench.stray("first");
 
     bench.ledger.submit(Batch {
         settled: vec![settled(0, vec![stuck])],
@@ -333,5 +399,116 @@ fn a_shard_that_comes_back_brings_no_old_batch_with_it() {
     );
     assert_eq!(bench.committed(0).0, Offset::Offset(2));
     assert_eq!(bench.values(0, "read_committed"), ["new"]);
+    bench.stop();
+}
+
+#[test]
+fn a_batch_is_committed_while_a_rebalance_waits_for_it() {
+    commit_in_rebalance::<Transactional>();
+}
+
+#[test]
+fn a_batch_is_committed_while_a_rebalance_waits_for_it_at_least_once() {
+    commit_in_rebalance::<AtLeastOnce>();
+}
+
+fn commit_in_rebalance<L: Guarantee>() {
+    let mut bench = Bench::<L>::new();
+    let mut other = Worker::join(&bench.bootstrap, &bench.group, &bench.topics);
+    let done = loop {
+        match bench.worker.feed.readings.recv_timeout(PATIENCE).unwrap() {
+            Reading::Revoked { done, .. } => break done,
+            Reading::Assigned(_) | Reading::Record { .. } => {}
+            Reading::Failed(error) => panic!("{error}"),
+        }
+    };
+
+    bench.ledger.submit(Batch {
+        settled: vec![settled(0, vec![bench.record(0, "last")])],
+        progress: vec![bench.progress(0, 3, "")],
+    });
+    let receipt = bench.ledger.receipts().recv_timeout(PATIENCE).unwrap();
+    let committed = bench.committed(0).0;
+    for shard in 0..SHARDS {
+        bench.ownership.give_up(shard);
+    }
+    done.send(()).unwrap();
+    bench.worker.lanes.clear();
+    until(
+        "two workers share all",
+        &mut [&mut bench.worker, &mut other],
+        |workers| workers.iter().all(|worker| worker.shards().len() == 2),
+    );
+
+    assert!(matches!(receipt, Receipt::Committed { .. }), "{receipt:?}");
+    assert_eq!(committed, Offset::Offset(3));
+    let starts = [&bench.worker, &other].map(|worker| {
+        let mut lanes = worker.lanes.values();
+        lanes.any(|lane| lane.start == 3)
+    });
+    assert!(
+        starts.contains(&true),
+        "nobody goes on where the first left"
+    );
+    bench.ledger.stop();
+    other.leave();
+    bench.worker.leave();
+}
+
+#[test]
+fn offsets_do_not_move_past_a_batch_that_is_not_written() {
+    let mut bench = Bench::<AtLeastOnce>::new();
+    let (stuck, missing) = bench.stray("first");
+
+    bench.ledger.submit(Batch {
+        settled: vec![settled(0, vec![bench.record(0, "beside"), stuck])],
+        progress: vec![bench.progress(0, 5, "")],
+    });
+    bench.ledger.submit(Batch {
+        settled: vec![settled(0, vec![bench.record(0, "second")])],
+        progress: vec![bench.progress(0, 9, "")],
+    });
+    let waits = bench.still_waits();
+    let before = bench.committed(0).0;
+    create_topics(&bench.bootstrap, &[&missing]);
+    let receipts = [bench.receipt(), bench.receipt()];
+
+    assert!(waits, "a receipt for what is not written");
+    assert_eq!(before, Offset::Invalid);
+    assert!(
+        matches!(
+            receipts,
+            [Receipt::Committed { .. }, Receipt::Committed { .. }]
+        ),
+        "{receipts:?}"
+    );
+    assert_eq!(bench.committed(0).0, Offset::Offset(9));
+    assert_eq!(bench.values_of(&missing, 0, "read_committed"), ["first"]);
+    // What was accepted at once was not written again.
+    assert_eq!(bench.values(0, "read_committed"), ["beside", "second"]);
+    bench.stop();
+}
+
+#[test]
+fn a_shard_given_up_while_its_batch_is_written_is_not_committed() {
+    let mut bench = Bench::<AtLeastOnce>::new();
+    let (stuck, missing) = bench.stray("ours");
+
+    bench.ledger.submit(Batch {
+        settled: vec![
+            settled(0, vec![stuck]),
+            settled(1, vec![bench.record(1, "theirs")]),
+        ],
+        progress: vec![bench.progress(0, 5, ""), bench.progress(1, 5, "")],
+    });
+    bench.wait_for_values(1, &["theirs"]);
+    bench.ownership.give_up(1);
+    create_topics(&bench.bootstrap, &[&missing]);
+    let receipt = bench.receipt();
+
+    assert!(matches!(receipt, Receipt::Committed { .. }), "{receipt:?}");
+    assert_eq!(bench.committed(0).0, Offset::Offset(5));
+    assert_eq!(bench.committed(1).0, Offset::Invalid);
+    assert_eq!(bench.values_of(&missing, 0, "read_committed"), ["ours"]);
     bench.stop();
 }

@@ -1,0 +1,241 @@
+//! The guarantee `at_least_once`: an idempotent producer, and offsets committed once everything below them is acknowledged.
+//!
+//! Not a transaction: what was written before a crash and not committed is written again by whoever goes on. Invariants: one batch at
+//! a time, so that offsets never pass one that is not written; what rests on a record that may be refused is written after that one
+//! was accepted; what was accepted is not written again; no shard is given up while its offsets are on their way, since the client
+//! commits in whatever generation it is by then.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseProducer, Producer};
+use tracing::{error, warn};
+
+use crate::shell::feed;
+use crate::shell::ledger::{
+    AGAIN, Batch, CALL, Deliveries, Ledger, Ownership, Receipt, Settled, Submitted, is_refusal,
+    lock, produce, producer_config,
+};
+
+/// The ledger of the `at_least_once` guarantee.
+pub struct AtLeastOnce {
+    /// To the writer.
+    batches: Sender<Submitted>,
+    /// From the writer.
+    receipts: Receiver<Receipt>,
+    /// The shards that are ours.
+    ownership: Arc<Ownership>,
+    /// The writer's thread.
+    thread: JoinHandle<()>,
+}
+
+/// The writer: a producer and the group it commits for.
+struct Writer {
+    /// The producer's configuration.
+    config: ClientConfig,
+    /// The producer, unless it was given up and not made again yet.
+    producer: Option<BaseProducer<Deliveries>>,
+    /// The group whose offsets are committed.
+    group: Arc<feed::Client>,
+    /// The shards that are ours.
+    ownership: Arc<Ownership>,
+}
+
+// === impl AtLeastOnce ===
+
+impl AtLeastOnce {
+    /// Starts the writer. `config` is the producer's.
+    ///
+    /// # Errors
+    /// If the configuration is refused, or the thread cannot be started.
+    pub fn start(
+        config: &ClientConfig,
+        group: &Arc<feed::Client>,
+        ownership: &Arc<Ownership>,
+    ) -> Result<Self, KafkaError> {
+        let mut config = producer_config(config);
+        config.remove("transactional.id");
+        let mut writer = Writer {
+            config,
+            producer: None,
+            group: Arc::clone(group),
+            ownership: Arc::clone(ownership),
+        };
+        writer.ready()?;
+        // One is written and one waits, which makes two under way.
+        let (batches, from_drive) = bounded(1);
+        let (to_drive, receipts) = unbounded();
+        let thread = thread::Builder::new()
+            .name("ledger".to_owned())
+            .spawn(move || {
+                while let Ok(submitted) = from_drive.recv() {
+                    let _ = to_drive.send(writer.write(submitted));
+                }
+            })
+            .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
+        Ok(Self {
+            batches,
+            receipts,
+            ownership: Arc::clone(ownership),
+            thread,
+        })
+    }
+}
+
+impl Ledger for AtLeastOnce {
+    fn submit(&mut self, batch: Batch) {
+        self.batches
+            .send(Submitted::new(batch, &self.ownership))
+            .unwrap_or_else(|_| unreachable!("the writer ended before its ledger"));
+    }
+
+    fn receipts(&self) -> &Receiver<Receipt> {
+        &self.receipts
+    }
+
+    fn stop(self) {
+        drop(self.batches);
+        if self.thread.join().is_err() {
+            error!("ledger writer panicked");
+        }
+    }
+}
+
+// === impl Writer ===
+
+impl Writer {
+    /// Makes the producer if there is none, or one that is of no use any more.
+    fn ready(&mut self) -> Result<&BaseProducer<Deliveries>, KafkaError> {
+        let usable = |producer: &BaseProducer<_>| producer.client().fatal_error().is_none();
+        if !self.producer.as_ref().is_some_and(usable) {
+            self.producer = None;
+            self.producer = Some(self.config.create_with_context(Deliveries::default())?);
+        }
+        self.producer.as_ref().ok_or(KafkaError::Canceled)
+    }
+
+    /// Writes a batch until it is durable, or nothing of it is ours.
+    fn write(&mut self, mut submitted: Submitted) -> Receipt {
+        let mut refused = 0;
+        loop {
+            submitted.keep_owned(&self.ownership);
+            let Submitted { batch, .. } = &mut submitted;
+            if batch.settled.iter().all(|one| one.records.is_empty()) {
+                return self.commit(submitted, refused);
+            }
+            match self.try_write(&submitted) {
+                Ok(mut failed) => {
+                    refused += keep_failed(&mut submitted.batch, &mut failed);
+                    if let Some((_, error)) = failed.first_key_value() {
+                        warn!(%error, records = failed.len(), "records not accepted, writing them again");
+                        thread::sleep(AGAIN);
+                    }
+                }
+                Err(error) => {
+                    warn!(%error, "producer given up, writing again what it has not reported");
+                    self.producer = None;
+                    thread::sleep(AGAIN);
+                }
+            }
+        }
+    }
+
+    /// Writes what is next of a batch. Says which of those records failed, by their number.
+    fn try_write(
+        &mut self,
+        submitted: &Submitted,
+    ) -> Result<BTreeMap<usize, KafkaError>, KafkaError> {
+        let ownership = Arc::clone(&self.ownership);
+        let producer = self.ready()?;
+        let records = submitted.batch.settled.iter().flat_map(|settled| {
+            let next = next(settled);
+            settled.records[..next].iter()
+        });
+        for (number, record) in records.enumerate() {
+            produce(producer, record, number)?;
+        }
+        // The client tries again by itself, and without repeating anything, as long as we let it.
+        while let Err(error) = producer.flush(CALL) {
+            if !submitted.is_owned(&ownership) {
+                return Err(error);
+            }
+            warn!(%error, "records not acknowledged yet");
+        }
+        Ok(std::mem::take(&mut *lock(&producer.context().failed))
+            .into_iter()
+            .collect())
+    }
+
+    /// Commits the offsets of a batch that is written, as far as they are still ours to commit.
+    fn commit(&self, mut submitted: Submitted, refused: usize) -> Receipt {
+        loop {
+            let commit = self.ownership.hold();
+            submitted.keep_owned(&self.ownership);
+            if submitted.batch.is_empty() {
+                return Receipt::Dropped;
+            }
+            let committed = submitted
+                .batch
+                .offsets()
+                .and_then(|offsets| self.group.commit(&offsets, CommitMode::Sync));
+            drop(commit);
+            match committed {
+                Ok(()) => {
+                    return Receipt::Committed {
+                        took: submitted.since.elapsed(),
+                        refused,
+                    };
+                }
+                // In a rebalance too: it ends with the shards given up, or with a membership in which the commit is accepted.
+                Err(error) => warn!(%error, "offsets not committed, trying again"),
+            }
+            thread::sleep(AGAIN);
+        }
+    }
+}
+
+/// How many records of a consequence are written next: one that may be refused goes first, and alone.
+fn next(settled: &Settled) -> usize {
+    let all = settled.records.len();
+    if settled.otherwise.is_empty() {
+        all
+    } else {
+        all.min(1)
+    }
+}
+
+/// Leaves of a batch what is still to be written, after its next records were, but for those that failed. Says how many consequences
+/// take their other form; their failures are dealt with.
+fn keep_failed(batch: &mut Batch, failed: &mut BTreeMap<usize, KafkaError>) -> usize {
+    let (mut first, mut replaced) = (0, 0);
+    for settled in &mut batch.settled {
+        let mut numbers = first..first + next(settled);
+        first = numbers.end;
+        let Some((&number, error)) = failed.range(numbers.clone()).next() else {
+            settled.records.drain(..numbers.len());
+            // Accepted: there is no other form of it any more.
+            settled.otherwise.clear();
+            continue;
+        };
+        let refused = error.rdkafka_error_code().is_some_and(is_refusal);
+        if refused && !settled.otherwise.is_empty() {
+            warn!(%error, "target topic refuses a record");
+            settled.records = std::mem::take(&mut settled.otherwise);
+            failed.remove(&number);
+            replaced += 1;
+            continue;
+        }
+        // Those that were not written yet have no number, and stay.
+        settled.records.retain(|_| {
+            numbers
+                .next()
+                .is_none_or(|number| failed.contains_key(&number))
+        });
+    }
+    replaced
+}

@@ -1,0 +1,366 @@
+//! The guarantee `exactly_once`: what was decided, and the offsets it was decided for, in one transaction.
+//!
+//! Two writers take batches in turn, so that one fills its transaction while the other commits. Invariants: batches commit strictly in
+//! order; a batch is written again from memory until it is durable or its shards are no longer ours; whether a transaction that was
+//! lost sight of has committed is read from the group's offsets, never guessed.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::Consumer;
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseProducer, Producer};
+use rdkafka::topic_partition_list::Offset;
+use tracing::{error, warn};
+
+use crate::shell::feed;
+use crate::shell::ledger::{
+    AGAIN, Batch, CALL, Deliveries, Ledger, Ownership, Receipt, Submitted, is_refusal, lock,
+    produce, producer_config,
+};
+
+/// The ledger of the `exactly_once` guarantee.
+pub struct Transactional {
+    /// To the two writers, in turn.
+    batches: Vec<Sender<Submitted>>,
+    /// Whose turn it is to get a batch.
+    next: usize,
+    /// From the writers.
+    receipts: Receiver<Receipt>,
+    /// The shards that are ours.
+    ownership: Arc<Ownership>,
+    /// The writers' threads.
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// One writer: a transactional producer and what it needs to start over.
+struct Writer {
+    /// The producer's configuration, with its transactional id.
+    config: ClientConfig,
+    /// The producer, unless it was given up and not made again yet.
+    producer: Option<BaseProducer<Deliveries>>,
+    /// The group whose offsets are committed.
+    group: Arc<feed::Client>,
+    /// The shards that are ours.
+    ownership: Arc<Ownership>,
+}
+
+/// The right to commit: held by one writer at a time, in the order of the batches.
+struct Turn {
+    /// Receives the right.
+    take: Receiver<()>,
+    /// Passes it on.
+    pass: Sender<()>,
+    /// Whether it is held.
+    held: bool,
+}
+
+/// Why a batch was not committed.
+#[derive(Debug)]
+enum Trouble {
+    /// The transaction can be aborted and the batch written again.
+    Abortable(KafkaError),
+    /// A shard of it was given up meanwhile.
+    GivenUp,
+    /// Topics refuse the records of these consequences; others would be accepted.
+    Refused(BTreeSet<usize>),
+    /// Nobody knows what became of the transaction, or the producer is of no use any more.
+    Unknown(KafkaError),
+}
+
+/// How long an open transaction may live, in milliseconds: after a crash it holds back readers of its partitions for as long.
+const TRANSACTION_TIMEOUT: &str = "10000";
+
+// === impl Transactional ===
+
+impl Transactional {
+    /// Starts the two writers. `config` is the producer's, `id` the prefix of their transactional ids, unique to this worker.
+    ///
+    /// # Errors
+    /// If the configuration is refused, no transaction can be initialised within 10 s, or a thread cannot be started.
+    pub fn start(
+        config: &ClientConfig,
+        id: &str,
+        group: &Arc<feed::Client>,
+        ownership: &Arc<Ownership>,
+    ) -> Result<Self, KafkaError> {
+        let (to_drive, receipts) = unbounded();
+        let (first_pass, second_take) = bounded(1);
+        let (second_pass, first_take) = bounded(1);
+        // The first batch is the first writer's, and so is the first turn.
+        let _ = second_pass.send(());
+        let turns = [(first_take, first_pass), (second_take, second_pass)];
+        let (mut batches, mut threads) = (Vec::new(), Vec::new());
+        for (number, (take, pass)) in turns.into_iter().enumerate() {
+            let mut writer = Writer::new(config, &format!("{id}-{number}"), group, ownership);
+            writer.ready()?;
+            let mut turn = Turn {
+                take,
+                pass,
+                held: false,
+            };
+            // One under way at each writer, none waiting: the drive collects meanwhile.
+            let (to_writer, from_drive) = bounded::<Submitted>(0);
+            let to_drive = to_drive.clone();
+            let thread = thread::Builder::new()
+                .name(format!("ledger-{number}"))
+                .spawn(move || {
+                    while let Ok(submitted) = from_drive.recv() {
+                        let receipt = writer.write(submitted, &mut turn);
+                        // Receipts come in order, also of a batch that came to nothing.
+                        turn.take();
+                        let _ = to_drive.send(receipt);
+                        turn.pass();
+                    }
+                })
+                .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
+            batches.push(to_writer);
+            threads.push(thread);
+        }
+        Ok(Self {
+            batches,
+            next: 0,
+            receipts,
+            ownership: Arc::clone(ownership),
+            threads,
+        })
+    }
+}
+
+impl Ledger for Transactional {
+    fn submit(&mut self, batch: Batch) {
+        let writer = &self.batches[self.next];
+        self.next = (self.next + 1) % self.batches.len();
+        writer
+            .send(Submitted::new(batch, &self.ownership))
+            .unwrap_or_else(|_| unreachable!("a writer ended before its ledger"));
+    }
+
+    fn receipts(&self) -> &Receiver<Receipt> {
+        &self.receipts
+    }
+
+    fn stop(self) {
+        drop(self.batches);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                error!("ledger writer panicked");
+            }
+        }
+    }
+}
+
+// === impl Turn ===
+
+impl Turn {
+    /// Waits for the right to commit.
+    fn take(&mut self) {
+        if !self.held {
+            // The other writer gone means that nothing is before us.
+            let _ = self.take.recv();
+            self.held = true;
+        }
+    }
+
+    /// Gives the right to the other writer.
+    fn pass(&mut self) {
+        self.take();
+        self.held = false;
+        let _ = self.pass.try_send(());
+    }
+}
+
+// === impl Writer ===
+
+impl Writer {
+    /// A writer whose producer is still to be made.
+    fn new(
+        config: &ClientConfig,
+        id: &str,
+        group: &Arc<feed::Client>,
+        ownership: &Arc<Ownership>,
+    ) -> Self {
+        let mut config = producer_config(config);
+        config
+            .set("transactional.id", id)
+            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT);
+        Self {
+            config,
+            producer: None,
+            group: Arc::clone(group),
+            ownership: Arc::clone(ownership),
+        }
+    }
+
+    /// Makes the producer if there is none. Its transactional id ends whatever its predecessor left open.
+    fn ready(&mut self) -> Result<&BaseProducer<Deliveries>, KafkaError> {
+        if self.producer.is_none() {
+            let producer: BaseProducer<Deliveries> =
+                self.config.create_with_context(Deliveries::default())?;
+            producer.init_transactions(CALL)?;
+            self.producer = Some(producer);
+        }
+        self.producer.as_ref().ok_or(KafkaError::Canceled)
+    }
+
+    /// Writes a batch until it is durable, or nothing of it is ours.
+    fn write(&mut self, mut submitted: Submitted, turn: &mut Turn) -> Receipt {
+        let since = submitted.since;
+        let mut refused = 0;
+        loop {
+            submitted.keep_owned(&self.ownership);
+            if submitted.batch.is_empty() {
+                return Receipt::Dropped;
+            }
+            match self.try_write(&submitted, turn) {
+                Ok(()) => {
+                    return Receipt::Committed {
+                        took: since.elapsed(),
+                        refused,
+                    };
+                }
+                Err(Trouble::Refused(indices)) => {
+                    refused += indices.len();
+                    for index in indices {
+                        let settled = &mut submitted.batch.settled[index];
+                        settled.records = std::mem::take(&mut settled.otherwise);
+                    }
+                    self.abort();
+                }
+                Err(Trouble::GivenUp) => self.abort(),
+                Err(Trouble::Abortable(error)) => {
+                    warn!(%error, "transaction aborted, writing its batch again");
+                    self.abort();
+                    thread::sleep(AGAIN);
+                }
+                Err(Trouble::Unknown(error)) => {
+                    warn!(%error, "transaction lost sight of, starting a new producer");
+                    self.producer = None;
+                    if self.settle_doubt(&mut submitted) {
+                        return Receipt::Committed {
+                            took: since.elapsed(),
+                            refused,
+                        };
+                    }
+                    thread::sleep(AGAIN);
+                }
+            }
+        }
+    }
+
+    /// One transaction: records, turn, offsets, commit.
+    fn try_write(&mut self, submitted: &Submitted, turn: &mut Turn) -> Result<(), Trouble> {
+        let batch = &submitted.batch;
+        let group = Arc::clone(&self.group);
+        let ownership = Arc::clone(&self.ownership);
+        let producer = self.ready().map_err(Trouble::Unknown)?;
+        producer.begin_transaction().map_err(classify)?;
+        for (index, settled) in batch.settled.iter().enumerate() {
+            for record in &settled.records {
+                produce(producer, record, index).map_err(classify)?;
+            }
+        }
+        producer.flush(CALL).map_err(classify)?;
+        let failed = std::mem::take(&mut *lock(&producer.context().failed));
+        if !failed.is_empty() {
+            return Err(refusals(batch, failed));
+        }
+        turn.take();
+        let offsets = batch.offsets().map_err(Trouble::Abortable)?;
+        let membership = group
+            .group_metadata()
+            .ok_or(Trouble::Abortable(KafkaError::Canceled))?;
+        // After the membership, and again: the batch before may have been dropped, and this one must not commit past it. A shard that
+        // goes from here on ends the generation just read, and the broker refuses it.
+        if !submitted.is_owned(&ownership) {
+            return Err(Trouble::GivenUp);
+        }
+        producer
+            .send_offsets_to_transaction(&offsets, &membership, CALL)
+            .map_err(classify)?;
+        producer.commit_transaction(CALL).map_err(classify)
+    }
+
+    /// Aborts the open transaction; gives the producer up if that fails.
+    fn abort(&mut self) {
+        let Some(producer) = &self.producer else {
+            return;
+        };
+        if let Err(error) = producer.abort_transaction(CALL) {
+            warn!(%error, "abort failed, starting a new producer");
+            self.producer = None;
+            return;
+        }
+        // Records purged by the abort report themselves as failed.
+        producer.poll(Duration::ZERO);
+        lock(&producer.context().failed).clear();
+    }
+
+    /// Whether a batch whose transaction was lost sight of did commit: then, and only then, the group's offsets are its offsets.
+    fn settle_doubt(&mut self, submitted: &mut Submitted) -> bool {
+        loop {
+            // What others own now, they may have committed further.
+            submitted.keep_owned(&self.ownership);
+            if submitted.batch.is_empty() {
+                return false;
+            }
+            // The new producer's first act completes or aborts what the old one left; only then do the offsets stand still.
+            match self
+                .ready()
+                .map(|_| ())
+                .and_then(|()| self.committed(&submitted.batch))
+            {
+                Ok(committed) => return committed,
+                Err(error) => {
+                    warn!(%error, "fate of a transaction still unknown");
+                    self.producer = None;
+                    thread::sleep(AGAIN);
+                }
+            }
+        }
+    }
+
+    /// Whether the group's offsets are those of `batch`.
+    fn committed(&self, batch: &Batch) -> Result<bool, KafkaError> {
+        let committed = self.group.committed_offsets(batch.offsets()?, CALL)?;
+        for progress in &batch.progress {
+            let Some(element) = committed.find_partition(&progress.topic, progress.shard) else {
+                return Ok(false);
+            };
+            element.error()?;
+            let offset = Offset::Offset(progress.next);
+            if element.offset() != offset || element.metadata() != progress.metadata {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// What failed deliveries mean: refused, if each of them has another form; else the batch is written again.
+fn refusals(batch: &Batch, failed: Vec<(usize, KafkaError)>) -> Trouble {
+    let mut indices = BTreeSet::new();
+    for (index, error) in failed {
+        let refused = error.rdkafka_error_code().is_some_and(is_refusal);
+        if !refused || batch.settled[index].otherwise.is_empty() {
+            return Trouble::Abortable(error);
+        }
+        warn!(%error, "target topic refuses a record");
+        indices.insert(index);
+    }
+    Trouble::Refused(indices)
+}
+
+/// What an error of the transaction protocol means for the transaction.
+fn classify(error: KafkaError) -> Trouble {
+    match &error {
+        KafkaError::Transaction(cause) if cause.txn_requires_abort() => Trouble::Abortable(error),
+        // Timed out, fatal or fenced. A call that timed out may still take effect: on a transaction that comes after it, if the
+        // producer were kept.
+        _ => Trouble::Unknown(error),
+    }
+}
