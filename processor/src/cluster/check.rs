@@ -1,0 +1,578 @@
+//! What in a cluster keeps retide from its promises, and the command line that mends it.
+//!
+//! Not how the cluster is asked. Invariant: what cannot be seen is not called wrong; it is said that it cannot be seen.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use humantime::format_duration;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use crate::cluster::plan::{self, Plan, Role, TopicPlan};
+use crate::cluster::tools::Tools;
+
+/// Whether retide runs in spite of a finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    /// It does not: tasks would be lost, early, or stuck.
+    Refuse,
+    /// It does, but an operator should know.
+    Warn,
+}
+
+/// One thing that is not as retide needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Whether retide runs in spite of it.
+    pub severity: Severity,
+    /// The topic or the transactional id that it is about.
+    pub subject: String,
+    /// What is wrong, and what comes of it.
+    pub problem: String,
+    /// The command line that mends it.
+    pub fix: String,
+}
+
+/// A cluster as far as it was looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// The numbers of its brokers, and the addresses that they advertise.
+    pub(super) brokers: BTreeMap<i32, String>,
+    /// The topics that may be described.
+    pub(super) topics: BTreeMap<String, SeenTopic>,
+}
+
+/// A topic of a cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct SeenTopic {
+    /// The brokers that have each of its partitions.
+    pub(super) replicas: Vec<Vec<i32>>,
+    /// Its settings; none if they may not be read.
+    pub(super) settings: BTreeMap<String, String>,
+}
+
+/// A planned topic that exists, and what it is measured by.
+struct Subject<'a> {
+    /// The topic as planned.
+    topic: &'a TopicPlan,
+    /// The topic as it is.
+    seen: &'a SeenTopic,
+    /// The brokers.
+    brokers: &'a BTreeMap<i32, String>,
+    /// Writes the fixes.
+    tools: &'a Tools,
+    /// The planned topic with the most partitions, and how many.
+    widest: (&'a str, usize),
+    /// The largest batch of the retry topic, where that is known.
+    task_bytes: Option<i64>,
+}
+
+/// How long a topic that is read keeps its records at least, beyond their wait: an outage of a night must cost nothing.
+const SHORTEST_OUTAGE: Duration = Duration::from_hours(24);
+
+/// Largest record that the ledger's producers write.
+const WRITABLE: i64 = 10_000_000;
+
+/// Replicas of a partition that survive the loss of one broker while another one is down for maintenance.
+const SAFE_REPLICAS: usize = 3;
+
+/// Setting: how many replicas must have a record before it counts as written.
+const MIN_INSYNC: &str = "min.insync.replicas";
+
+/// What is wrong with the planned topics, refusals first.
+pub(super) fn findings(plan: &Plan, seen: &Seen, tools: &Tools) -> Vec<Finding> {
+    let widest = widest(plan, seen);
+    let task_bytes = plan
+        .topics
+        .iter()
+        .filter(|topic| topic.role == Role::Tasks)
+        .find_map(|topic| seen.topics.get(&*topic.name)?.number(plan::MAX_BYTES));
+    let mut findings = Vec::new();
+    for topic in &plan.topics {
+        match seen.topics.get(&*topic.name) {
+            Some(found) => {
+                let subject = Subject {
+                    topic,
+                    seen: found,
+                    brokers: &seen.brokers,
+                    tools,
+                    widest,
+                    task_bytes,
+                };
+                findings.extend(subject.findings());
+            }
+            None => findings.push(Finding {
+                severity: Severity::Refuse,
+                subject: topic.name.to_string(),
+                problem: "does not exist, or retide may not describe it".to_owned(),
+                fix: "retide init".to_owned(),
+            }),
+        }
+    }
+    findings.sort_by_key(|finding| finding.severity);
+    findings
+}
+
+/// What it means that no transaction can be begun with `id`, one of the ids with `prefix`.
+pub(super) fn no_transactions(
+    prefix: &str,
+    id: &str,
+    error: &KafkaError,
+    tools: &Tools,
+) -> Finding {
+    let (problem, fix) = match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::TransactionalIdAuthorizationFailed) => (
+            "retide may not use transactions with this id".to_owned(),
+            tools.allow(&["Describe", "Write"], "--transactional-id", prefix),
+        ),
+        Some(
+            RDKafkaErrorCode::OperationTimedOut
+            | RDKafkaErrorCode::RequestTimedOut
+            | RDKafkaErrorCode::CoordinatorNotAvailable
+            | RDKafkaErrorCode::CoordinatorLoadInProgress,
+        ) => (
+            format!(
+                "no transaction coordinator answers ({error}): the topic __transaction_state has no leaders, or cannot be created \
+                 since the cluster has fewer brokers than the broker settings transaction.state.log.replication.factor (3 by \
+                 default) and transaction.state.log.min.isr (2) ask for"
+            ),
+            tools.describe("__transaction_state"),
+        ),
+        _ => (
+            format!("transactions fail ({error}), which guarantee = \"exactly_once\" needs"),
+            "set guarantee = \"at_least_once\" in [processor] of retide.toml".to_owned(),
+        ),
+    };
+    Finding {
+        severity: Severity::Refuse,
+        subject: format!("transactional id {id}"),
+        problem,
+        fix,
+    }
+}
+
+/// The topic with the most partitions: partitions can be added, never taken away.
+fn widest<'a>(plan: &'a Plan, seen: &Seen) -> (&'a str, usize) {
+    let mut widest = ("", 0);
+    for topic in &plan.topics {
+        let partitions = seen
+            .topics
+            .get(&*topic.name)
+            .map_or(0, |found| found.replicas.len());
+        if topic.role != Role::Scenes && partitions > widest.1 {
+            widest = (&topic.name, partitions);
+        }
+    }
+    widest
+}
+
+// === impl SeenTopic ===
+
+impl SeenTopic {
+    /// A setting, if it is known.
+    fn text(&self, key: &str) -> Option<&str> {
+        self.settings.get(key).map(String::as_str)
+    }
+
+    /// A setting that is a number, if it is known.
+    fn number(&self, key: &str) -> Option<i64> {
+        self.text(key)?.parse().ok()
+    }
+}
+
+// === impl Subject ===
+
+impl Subject<'_> {
+    /// What is wrong with this topic.
+    fn findings(&self) -> impl Iterator<Item = Finding> {
+        [
+            self.partitions(),
+            self.readable(),
+            self.cleanup(),
+            self.timestamps(),
+            self.retention(),
+            self.retention_bytes(),
+            self.max_bytes(),
+            self.in_sync(),
+            self.replication(),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    /// A finding about this topic.
+    fn finding(&self, severity: Severity, problem: String, fix: String) -> Finding {
+        Finding {
+            severity,
+            subject: self.topic.name.to_string(),
+            problem,
+            fix,
+        }
+    }
+
+    /// The command line that sets one of its settings.
+    fn set(&self, key: &str, value: &str) -> String {
+        self.tools.set(&self.topic.name, key, value)
+    }
+
+    /// A shard is the same partition of every topic.
+    fn partitions(&self) -> Option<Finding> {
+        let (other, wanted) = self.widest;
+        let partitions = self.seen.replicas.len();
+        if self.topic.role == Role::Scenes || partitions == wanted {
+            return None;
+        }
+        Some(self.finding(
+            Severity::Refuse,
+            format!(
+                "has {partitions} partitions, {other} has {wanted}: all must have the same number"
+            ),
+            self.tools.widen(&self.topic.name, wanted),
+        ))
+    }
+
+    /// Settings that may not be read cannot be checked.
+    fn readable(&self) -> Option<Finding> {
+        self.seen.settings.is_empty().then(|| {
+            self.finding(
+                Severity::Warn,
+                "its settings may not be read, so they are not checked".to_owned(),
+                self.tools.allow(
+                    &["Describe", "DescribeConfigs"],
+                    "--topic",
+                    &self.topic.name,
+                ),
+            )
+        })
+    }
+
+    /// Rules are kept until they are replaced; everything else is kept whatever its key.
+    fn cleanup(&self) -> Option<Finding> {
+        let policy = self.seen.text(plan::CLEANUP)?;
+        let policies: Vec<&str> = policy.split(',').map(str::trim).collect();
+        let (problem, wanted) = match self.topic.role {
+            Role::Scenes if policies == ["compact"] => return None,
+            Role::Scenes => ("scene rules get lost as they age", "compact"),
+            Role::Tasks
+            | Role::Tier { .. }
+            | Role::Callbacks
+            | Role::Alerts
+            | Role::DeadLetters
+            | Role::Events => {
+                if !policies.contains(&"compact") {
+                    return None;
+                }
+                (
+                    "of records with the same key all but the last one get lost",
+                    "delete",
+                )
+            }
+        };
+        Some(self.finding(
+            Severity::Refuse,
+            format!("{} is {policy}: {problem}", plan::CLEANUP),
+            self.set(plan::CLEANUP, wanted),
+        ))
+    }
+
+    /// A tier's records wait from the moment the broker has them.
+    fn timestamps(&self) -> Option<Finding> {
+        let Role::Tier { .. } = self.topic.role else {
+            return None;
+        };
+        let found = self.seen.text(plan::TIMESTAMP_TYPE)?;
+        let wanted = "LogAppendTime";
+        (found != wanted).then(|| {
+            self.finding(
+                Severity::Refuse,
+                format!(
+                    "{} is {found}: the wait of a tier counts from the broker's append time",
+                    plan::TIMESTAMP_TYPE
+                ),
+                self.set(plan::TIMESTAMP_TYPE, wanted),
+            )
+        })
+    }
+
+    /// Records are kept until they have waited, and an outage longer.
+    fn retention(&self) -> Option<Finding> {
+        let role = self.topic.role;
+        // None at all is -1.
+        let retention = u64::try_from(self.seen.number(plan::RETENTION)?).ok()?;
+        let retention = Duration::from_millis(retention);
+        let least = role.delay() + SHORTEST_OUTAGE;
+        if !role.is_read() || retention >= least {
+            return None;
+        }
+        let severity = match role {
+            Role::Tier { .. } => Severity::Refuse,
+            Role::Tasks
+            | Role::Callbacks
+            | Role::Alerts
+            | Role::DeadLetters
+            | Role::Events
+            | Role::Scenes => Severity::Warn,
+        };
+        Some(self.finding(
+            severity,
+            format!(
+                "{} is {}, which is less than {}: tasks are deleted before they are read",
+                plan::RETENTION,
+                format_duration(retention),
+                format_duration(least),
+            ),
+            self.set(plan::RETENTION, self.topic.config.get(plan::RETENTION)?),
+        ))
+    }
+
+    /// Size knows nothing of due times.
+    fn retention_bytes(&self) -> Option<Finding> {
+        let bytes = self.seen.number(plan::RETENTION_BYTES)?;
+        (self.topic.role.is_read() && bytes >= 0).then(|| {
+            self.finding(
+                Severity::Warn,
+                format!(
+                    "{} is {bytes}: tasks that wait are deleted once a partition has more than that",
+                    plan::RETENTION_BYTES
+                ),
+                self.set(plan::RETENTION_BYTES, "-1"),
+            )
+        })
+    }
+
+    /// What the retry topic takes must fit, with what retide adds, wherever it may go.
+    fn max_bytes(&self) -> Option<Finding> {
+        let role = self.topic.role;
+        let (found, tasks) = (self.seen.number(plan::MAX_BYTES)?, self.task_bytes?);
+        let needed = plan::copy_bytes(tasks);
+        if role == Role::Tasks && needed > WRITABLE {
+            return Some(self.finding(
+                Severity::Refuse,
+                format!(
+                    "{} is {found}: a copy of a task may be larger than the {WRITABLE} bytes that retide writes, and would be stuck",
+                    plan::MAX_BYTES
+                ),
+                self.set(plan::MAX_BYTES, &plan::largest_task(WRITABLE).to_string()),
+            ));
+        }
+        (role.is_copied_to() && found < needed).then(|| {
+            self.finding(
+                Severity::Refuse,
+                format!(
+                    "{} is {found}, and the retry topic's is {tasks}: a task with the headers that retide adds may need {needed}, and \
+                     would be stuck",
+                    plan::MAX_BYTES
+                ),
+                self.set(plan::MAX_BYTES, &needed.max(plan::COPY_BYTES).to_string()),
+            )
+        })
+    }
+
+    /// With one replica in sync, the loss of its broker is the loss of records that counted as written.
+    fn in_sync(&self) -> Option<Finding> {
+        let least = self.seen.number(MIN_INSYNC)?;
+        (least < 2 && self.least_replicas() >= SAFE_REPLICAS).then(|| {
+            self.finding(
+                Severity::Warn,
+                format!("{MIN_INSYNC} is {least}: the loss of one broker can be the loss of tasks"),
+                self.set(MIN_INSYNC, "2"),
+            )
+        })
+    }
+
+    /// A partition with one replica is lost with its broker.
+    fn replication(&self) -> Option<Finding> {
+        (self.least_replicas() < 2 && self.brokers.len() >= SAFE_REPLICAS).then(|| {
+            self.finding(
+                Severity::Warn,
+                format!(
+                    "has partitions with one replica on a cluster of {} brokers: the loss of one broker is the loss of tasks",
+                    self.brokers.len()
+                ),
+                self.tools.reassign(&self.topic.name, &self.reassignment()),
+            )
+        })
+    }
+
+    /// The fewest replicas that one of its partitions has.
+    fn least_replicas(&self) -> usize {
+        self.seen.replicas.iter().map(Vec::len).min().unwrap_or(0)
+    }
+
+    /// More replicas for each of its partitions, spread over the brokers; those there are stay first.
+    fn reassignment(&self) -> String {
+        let mut partitions = Vec::new();
+        for (partition, found) in self.seen.replicas.iter().enumerate() {
+            let others = self.brokers.keys().filter(|broker| !found.contains(broker));
+            let others: Vec<i32> = others.copied().collect();
+            let missing = SAFE_REPLICAS.saturating_sub(found.len());
+            let mut replicas = found.clone();
+            replicas.extend(
+                others
+                    .iter()
+                    .cycle()
+                    .skip(partition)
+                    .take(missing.min(others.len())),
+            );
+            partitions.push(serde_json::json!({
+                "topic": &*self.topic.name,
+                "partition": partition,
+                "replicas": replicas,
+            }));
+        }
+        serde_json::json!({ "version": 1, "partitions": partitions }).to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use rdkafka::ClientConfig;
+
+    use retide_core::Ladder;
+
+    use crate::cluster::Layout;
+    use crate::topics::Topics;
+
+    fn tools() -> Tools {
+        Tools::new(&ClientConfig::new(), "a:9092")
+    }
+
+    /// The plan with one tier, and a cluster of `brokers` that has it, with `replicas` of each of its two partitions.
+    fn planned(brokers: i32, replicas: usize) -> (Plan, Seen) {
+        let ladder = Ladder::try_new(&["now"]).unwrap();
+        let layout = Layout {
+            partitions: 2,
+            replication_factor: -1,
+        };
+        let plan = Plan::new(&Topics::new("r", &ladder), &ladder, layout);
+        let topics = plan.topics.iter().map(|topic| {
+            let settings = topic
+                .config
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), value.clone()));
+            let seen = SeenTopic {
+                replicas: vec![(1..).take(replicas).collect(); topic.partitions as usize],
+                settings: settings.collect(),
+            };
+            (topic.name.to_string(), seen)
+        });
+        let seen = Seen {
+            brokers: (1..=brokers)
+                .map(|broker| (broker, String::new()))
+                .collect(),
+            topics: topics.collect(),
+        };
+        (plan, seen)
+    }
+
+    /// What is found after one setting of a topic was changed.
+    fn changed(topic: &str, key: &str, value: &str) -> Vec<Finding> {
+        let (plan, mut seen) = planned(3, 3);
+        let settings = &mut seen.topics.get_mut(topic).unwrap().settings;
+        settings.insert(key.to_owned(), value.to_owned());
+        findings(&plan, &seen, &tools())
+    }
+
+    fn finding(severity: Severity, subject: &str, problem: &str, fix: &str) -> Finding {
+        Finding {
+            severity,
+            subject: subject.to_owned(),
+            problem: problem.to_owned(),
+            fix: fix.to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_cluster_as_planned_has_nothing_wrong() {
+        let (plan, seen) = planned(3, 3);
+
+        assert_eq!(findings(&plan, &seen, &tools()), []);
+    }
+
+    #[test]
+    fn one_replica_in_sync_is_worth_a_warning() {
+        assert_eq!(
+            changed("r.events", MIN_INSYNC, "1"),
+            [finding(
+                Severity::Warn,
+                "r.events",
+                "min.insync.replicas is 1: the loss of one broker can be the loss of tasks",
+                "kafka-configs.sh --bootstrap-server a:9092 --alter --entity-type topics --entity-name r.events --add-config \
+                 min.insync.replicas=2",
+            )]
+        );
+    }
+
+    #[test]
+    fn one_replica_on_several_brokers_is_worth_a_warning_and_a_reassignment() {
+        let (plan, mut seen) = planned(4, 3);
+        seen.topics.get_mut("r.tasks").unwrap().replicas = vec![vec![2], vec![3]];
+
+        assert_eq!(
+            findings(&plan, &seen, &tools()),
+            [finding(
+                Severity::Warn,
+                "r.tasks",
+                "has partitions with one replica on a cluster of 4 brokers: the loss of one broker is the loss of tasks",
+                "printf %s '{\"partitions\":[{\"partition\":0,\"replicas\":[2,1,3],\"topic\":\"r.tasks\"},\
+                 {\"partition\":1,\"replicas\":[3,2,4],\"topic\":\"r.tasks\"}],\"version\":1}' > r.tasks.json && \
+                 kafka-reassign-partitions.sh --bootstrap-server a:9092 --reassignment-json-file r.tasks.json --execute",
+            )]
+        );
+        let (plan, seen) = planned(1, 1);
+        assert_eq!(findings(&plan, &seen, &tools()), []);
+    }
+
+    #[test]
+    fn settings_that_may_not_be_read_are_said_to_be_unchecked() {
+        let (plan, mut seen) = planned(3, 3);
+        seen.topics.get_mut("r.tasks").unwrap().settings.clear();
+
+        assert_eq!(
+            findings(&plan, &seen, &tools()),
+            [finding(
+                Severity::Warn,
+                "r.tasks",
+                "its settings may not be read, so they are not checked",
+                "kafka-acls.sh --bootstrap-server a:9092 --add --allow-principal User:NAME --operation Describe --operation \
+                 DescribeConfigs --topic r.tasks --resource-pattern-type prefixed",
+            )]
+        );
+    }
+
+    #[test]
+    fn a_retry_topic_that_takes_more_than_retide_writes_is_refused() {
+        let found = changed("r.tasks", plan::MAX_BYTES, "20000000");
+
+        assert_eq!(
+            found[0],
+            finding(
+                Severity::Refuse,
+                "r.tasks",
+                "max.message.bytes is 20000000: a copy of a task may be larger than the 10000000 bytes that retide writes, and would \
+                 be stuck",
+                "kafka-configs.sh --bootstrap-server a:9092 --alter --entity-type topics --entity-name r.tasks --add-config \
+                 max.message.bytes=7450848",
+            )
+        );
+        assert_eq!(changed("r.tasks", plan::MAX_BYTES, "1500000"), []);
+    }
+
+    #[test]
+    fn transactions_that_are_not_allowed_need_an_acl() {
+        let error = KafkaError::Global(RDKafkaErrorCode::TransactionalIdAuthorizationFailed);
+
+        assert_eq!(
+            no_transactions("r", "r-check", &error, &tools()),
+            finding(
+                Severity::Refuse,
+                "transactional id r-check",
+                "retide may not use transactions with this id",
+                "kafka-acls.sh --bootstrap-server a:9092 --add --allow-principal User:NAME --operation Describe --operation Write \
+                 --transactional-id r --resource-pattern-type prefixed",
+            )
+        );
+    }
+}
