@@ -199,7 +199,7 @@ impl Config {
             for properties in [&mut config.kafka.consumer, &mut config.kafka.producer] {
                 properties.remove(key);
             }
-            config.kafka.common.insert(key.into(), bootstrap);
+            config.kafka.set(key, &bootstrap);
         }
         if let Some(prefix) = overrides.prefix {
             config.topics.prefix = prefix;
@@ -236,6 +236,12 @@ pub fn rules(name: &str, text: String) -> Result<Scene, Error> {
     let scene: Scene = source.read()?;
     check_scene(&source, name, &scene, &[])?;
     Ok(scene)
+}
+
+/// What the names of topics may begin with.
+pub(crate) fn prefix(text: &str) -> Option<String> {
+    // Topics have names of at most 249 characters, and the longest ending is `.delay.` and a tier.
+    text::is_name(text, 200).then(|| text.to_owned())
 }
 
 /// Refuses scenes that could not be scheduled or have no usable target.
@@ -304,6 +310,11 @@ impl Kafka {
     /// What a producer is configured with.
     pub fn producer(&self) -> ClientConfig {
         self.with(&self.producer)
+    }
+
+    /// Sets a property of every client.
+    pub fn set(&mut self, property: &str, value: &str) {
+        self.common.insert(property.to_owned(), value.to_owned());
     }
 
     /// The addresses at which Kafka is looked for.

@@ -185,8 +185,7 @@ pub(super) fn ladder<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Ladde
 pub(super) fn prefix<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     deserializer.deserialize_str(Parse {
         expected: "1 to 200 letters, digits, dots, underscores or dashes",
-        // Topics have names of at most 249 characters, and the longest ending is `.delay.` and a tier.
-        parse: |text| is_name(text, 200).then(|| text.to_owned()),
+        parse: super::prefix,
     })
 }
 

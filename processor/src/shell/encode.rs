@@ -33,20 +33,31 @@ pub struct Encoder {
     alerts: Codec<wire::Alert>,
 }
 
+/// How the records on retide's own topics are written.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Formats {
+    /// On the callbacks topic.
+    pub callbacks: Format,
+    /// On the events topic.
+    pub events: Format,
+    /// On the alerts topic.
+    pub alerts: Format,
+}
+
 /// The rule that counts tasks that died.
 const DEAD_TASKS: &str = "dead-tasks";
 
 // === impl Encoder ===
 
 impl Encoder {
-    /// Encodes callbacks, events and alerts in `format`.
-    pub fn new(topics: Arc<Topics>, format: Format) -> Self {
+    /// Encodes callbacks, events and alerts in `formats`.
+    pub fn new(topics: Arc<Topics>, formats: Formats) -> Self {
         Self {
             topics,
-            callbacks: Codec::new(format, Framing::SingleObject),
+            callbacks: Codec::new(formats.callbacks, Framing::SingleObject),
             bodies: Codec::new(Format::Json, Framing::SingleObject),
-            events: Codec::new(format, Framing::SingleObject),
-            alerts: Codec::new(format, Framing::SingleObject),
+            events: Codec::new(formats.events, Framing::SingleObject),
+            alerts: Codec::new(formats.alerts, Framing::SingleObject),
         }
     }
 

@@ -121,7 +121,8 @@ const BUFFER: usize = 1_024;
 const POLL: Duration = Duration::from_millis(10);
 
 /// Longest wait for committed offsets: an open transaction of the former owner has to end or time out before they are known.
-const COMMITTED: Duration = Duration::from_secs(20);
+/// Brokers look for overdue transactions every ten seconds, and a transaction may take ten; short beside `max.poll.interval.ms`.
+const COMMITTED: Duration = Duration::from_mins(1);
 
 // === impl Feed ===
 

@@ -1,0 +1,297 @@
+//! A process: its workers, and the thread that keeps their rules up to date.
+//!
+//! Not the command: no signals, no files, no exit codes. Invariant: when [`Process::stop`] returns, every shard was drained and given
+//! away, or its deadline has passed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rdkafka::error::KafkaError;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tracing::{error, info};
+use uuid::Uuid;
+
+use retide_core::lane::Limits;
+use retide_core::{Engine, Gates};
+
+use crate::config::{Config, Guarantee, Scene};
+use crate::rules::{self, Connected};
+use crate::scenes::{self, Follower};
+use crate::shell::drive::{Drive, Pace, Rules};
+use crate::shell::encode::{Encoder, Formats};
+use crate::shell::feed::Feed;
+use crate::shell::ledger::{AtLeastOnce, Ledger, Ownership, Transactional};
+use crate::topics::Topics;
+
+/// A running process.
+pub struct Process {
+    /// Its workers.
+    workers: Vec<Worker>,
+    /// The thread that follows the scenes.
+    follower: JoinHandle<()>,
+    /// Set to end that thread.
+    stop: Arc<AtomicBool>,
+    /// Tells of workers that ended by themselves.
+    failures: mpsc::Receiver<Error>,
+}
+
+/// Why a process cannot start, or a worker cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The scenes could not be read.
+    #[error("read scenes")]
+    Scenes(#[from] scenes::Error),
+    /// A worker's Kafka client gave up.
+    #[error("worker {worker}")]
+    Worker {
+        /// The number of the worker.
+        worker: usize,
+        /// What Kafka or its client says.
+        #[source]
+        source: KafkaError,
+    },
+    /// A thread cannot be started, or has panicked.
+    #[error("thread {name}")]
+    Thread {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// One worker: its thread, and the ways to reach it.
+struct Worker {
+    /// Its thread.
+    thread: JoinHandle<()>,
+    /// Sent to, or dropped, when it is to drain and end.
+    stop: Sender<()>,
+}
+
+/// What the workers of a process share.
+struct Shared<'a> {
+    /// The configuration.
+    config: &'a Config,
+    /// The topics.
+    topics: &'a Arc<Topics>,
+    /// The gates.
+    gates: Arc<Gates>,
+    /// What the process is called in transactional ids: another one each time it starts.
+    id: Uuid,
+    /// Where calls run.
+    runtime: &'a Handle,
+    /// To tell of a worker that ended by itself.
+    failed: mpsc::Sender<Error>,
+}
+
+// === impl Process ===
+
+impl Process {
+    /// Reads the scenes of the topic, joins the group and starts to work. `scenes` are those configured outside the topic; calls run
+    /// on `runtime`.
+    pub fn start(
+        config: &Config,
+        scenes: BTreeMap<String, Scene>,
+        runtime: &Handle,
+    ) -> Result<Self, Error> {
+        let topics = Arc::new(Topics::new(&config.topics.prefix, &config.topics.tiers));
+        let follower = Follower::start(&config.kafka.consumer(), &topics.scenes)?;
+        let count = config.processor.workers.get() as usize;
+        let (failed, failures) = mpsc::channel(count);
+        let shared = Shared {
+            config,
+            topics: &topics,
+            gates: Arc::default(),
+            id: Uuid::new_v4(),
+            runtime,
+            failed,
+        };
+        let mut connected = Connected::default();
+        let rules = connected.rules(&rules::merged(&scenes, follower.scenes()));
+        info!(scenes = rules.scenes.len(), "rules in force");
+        let (mut workers, mut told) = (Vec::new(), Vec::new());
+        for number in 0..count {
+            // One change waits while the worker drains; the thread that follows the scenes waits with it.
+            let (to_worker, changes) = bounded(1);
+            let _ = to_worker.send(rules.clone());
+            workers.push(shared.worker(number, changes)?);
+            told.push(to_worker);
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let following = Following {
+            follower,
+            scenes,
+            connected,
+            told,
+            stop: Arc::clone(&stop),
+        };
+        let follower = spawn("scenes", move || following.run())?;
+        Ok(Self {
+            workers,
+            follower,
+            stop,
+            failures,
+        })
+    }
+
+    /// Waits for a worker that cannot go on.
+    pub async fn failure(&mut self) -> Option<Error> {
+        self.failures.recv().await
+    }
+
+    /// Drains all workers and leaves the group.
+    pub fn stop(self) -> Result<(), Error> {
+        let Self {
+            workers,
+            follower,
+            stop,
+            mut failures,
+        } = self;
+        // All drain at the same time.
+        let threads: Vec<_> = workers
+            .into_iter()
+            .map(|Worker { thread, stop }| {
+                drop(stop);
+                thread
+            })
+            .collect();
+        stop.store(true, Ordering::Release);
+        for thread in threads.into_iter().chain([follower]) {
+            let name = thread.thread().name().unwrap_or_default().to_owned();
+            thread.join().map_err(|_| Error::Thread { name })?;
+        }
+        failures.try_recv().map_or(Ok(()), Err)
+    }
+}
+
+// === impl Shared ===
+
+impl Shared<'_> {
+    /// Starts worker `number`.
+    fn worker(&self, number: usize, rules: Receiver<Rules>) -> Result<Worker, Error> {
+        let failed = |source| Error::Worker {
+            worker: number,
+            source,
+        };
+        let Self { config, topics, .. } = self;
+        let name = format!("worker-{number}");
+        let mut consumer = config.kafka.consumer();
+        consumer.set("group.id", &config.processor.group);
+        let feed = Feed::start(&consumer, topics, &name).map_err(failed)?;
+        let ownership = Arc::new(Ownership::default());
+        let producer = config.kafka.producer();
+        match config.processor.guarantee {
+            Guarantee::ExactlyOnce => {
+                let id = format!("{}-{}-{number}", config.processor.group, self.id);
+                let ledger = Transactional::start(&producer, &id, &feed.consumer, &ownership)
+                    .map_err(failed)?;
+                self.run(number, self.drive(feed, ledger, ownership), rules)
+            }
+            Guarantee::AtLeastOnce => {
+                let ledger =
+                    AtLeastOnce::start(&producer, &feed.consumer, &ownership).map_err(failed)?;
+                self.run(number, self.drive(feed, ledger, ownership), rules)
+            }
+        }
+    }
+
+    /// The parts of a worker.
+    fn drive<L: Ledger>(&self, feed: Feed, ledger: L, ownership: Arc<Ownership>) -> Drive<L> {
+        let config = self.config;
+        let memory = config.processor.memory_limit / u64::from(config.processor.workers.get());
+        let limits = Limits::of(usize::try_from(memory).unwrap_or(usize::MAX));
+        let formats = Formats {
+            callbacks: config.topics.callbacks.format,
+            events: config.topics.events.format,
+            alerts: config.topics.alerts.format,
+        };
+        Drive {
+            engine: Engine::new(config.topics.tiers.clone(), limits, Arc::clone(&self.gates)),
+            feed,
+            ledger,
+            ownership,
+            encoder: Encoder::new(Arc::clone(self.topics), formats),
+            topics: Arc::clone(self.topics),
+            pace: Pace {
+                commit_interval: config.processor.commit_interval,
+                drain_deadline: config.processor.drain_deadline,
+            },
+            runtime: self.runtime.clone(),
+        }
+    }
+
+    /// Runs a worker on a thread of its own.
+    fn run<L: Ledger + 'static>(
+        &self,
+        number: usize,
+        drive: Drive<L>,
+        rules: Receiver<Rules>,
+    ) -> Result<Worker, Error> {
+        let (stop, stopped) = bounded(1);
+        let failed = self.failed.clone();
+        let thread = spawn(&format!("worker-{number}"), move || {
+            match drive.run(&rules, &stopped) {
+                Ok((feed, ledger)) => {
+                    ledger.stop();
+                    drop(feed);
+                }
+                Err(source) => {
+                    let failure = Error::Worker {
+                        worker: number,
+                        source,
+                    };
+                    // There is room for one failure of each worker.
+                    let _ = failed.try_send(failure);
+                }
+            }
+        })?;
+        Ok(Worker { thread, stop })
+    }
+}
+
+/// Keeps the rules of the workers up to date.
+struct Following {
+    /// Reads the scenes topic.
+    follower: Follower,
+    /// The scenes configured outside the topic.
+    scenes: BTreeMap<String, Scene>,
+    /// Keeps what is connected.
+    connected: Connected,
+    /// The workers.
+    told: Vec<Sender<Rules>>,
+    /// Set when it is time to end.
+    stop: Arc<AtomicBool>,
+}
+
+// === impl Following ===
+
+impl Following {
+    /// Tells the workers of every change until it is time to end.
+    fn run(mut self) {
+        while !self.stop.load(Ordering::Acquire) {
+            if !self.follower.follow() {
+                continue;
+            }
+            let merged = rules::merged(&self.scenes, self.follower.scenes());
+            let rules = self.connected.rules(&merged);
+            info!(scenes = rules.scenes.len(), "rules changed");
+            for worker in &self.told {
+                // A worker that has ended needs no rules.
+                let _ = worker.send(rules.clone());
+            }
+        }
+    }
+}
+
+/// Starts a thread called `name`.
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Error> {
+    let started = thread::Builder::new().name(name.to_owned()).spawn(body);
+    started.map_err(|error| {
+        error!(%error, name, "thread not started");
+        Error::Thread {
+            name: name.to_owned(),
+        }
+    })
+}

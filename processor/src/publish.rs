@@ -1,0 +1,145 @@
+//! Producing from the command line: a few records, each acknowledged by every replica in sync, or an error for each.
+//!
+//! Not the ledger: nothing here is part of a transaction.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header as OutHeader, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+
+use retide_core::Header;
+
+use crate::shell::ledger::OutRecord;
+
+/// Produces records and remembers what became of each.
+pub struct Publisher {
+    /// The producer.
+    producer: BaseProducer<Deliveries>,
+    /// How many records were handed to it.
+    sent: usize,
+}
+
+/// Where a record stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The partition.
+    pub partition: i32,
+    /// The offset.
+    pub offset: i64,
+}
+
+/// What became of the records, by the order in which they were sent.
+#[derive(Default)]
+struct Deliveries(Mutex<BTreeMap<usize, Result<Stored, KafkaError>>>);
+
+/// Longest time for a record to be acknowledged: the broker has been reached already.
+const DELIVERY: Duration = Duration::from_secs(15);
+
+// === impl Publisher ===
+
+impl Publisher {
+    /// A publisher for the cluster that `config` names.
+    pub fn try_new(config: &ClientConfig) -> Result<Self, KafkaError> {
+        let mut config = config.clone();
+        for (key, value) in [
+            ("enable.idempotence", "true".to_owned()),
+            ("compression.type", "lz4".to_owned()),
+            // The one of the Java clients, so that a key has one partition whoever produces.
+            ("partitioner", "murmur2_random".to_owned()),
+            ("delivery.timeout.ms", DELIVERY.as_millis().to_string()),
+            // Whether a record is too large is the topic's to say.
+            ("message.max.bytes", "10000000".to_owned()),
+        ] {
+            config.set(key, value);
+        }
+        Ok(Self {
+            producer: config.create_with_context(Deliveries::default())?,
+            sent: 0,
+        })
+    }
+
+    /// Hands a record over; what becomes of it is told by [`Self::finish`].
+    pub fn send(&mut self, record: &OutRecord) {
+        let index = self.sent;
+        self.sent += 1;
+        let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+        for Header { name, value } in &record.headers {
+            headers = headers.insert(OutHeader {
+                key: name,
+                value: value.as_deref(),
+            });
+        }
+        let mut out =
+            BaseRecord::<[u8], [u8], usize>::with_opaque_to(&record.topic, index).headers(headers);
+        out.partition = record.partition;
+        out.key = record.key.as_deref();
+        out.payload = record.value.as_deref();
+        let deadline = Instant::now() + DELIVERY;
+        while let Err((error, again)) = self.producer.send(out) {
+            let full = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
+            if !full || Instant::now() >= deadline {
+                self.producer.context().note(index, Err(error));
+                return;
+            }
+            self.producer.poll(POLL);
+            out = again;
+        }
+        self.producer.poll(Duration::ZERO);
+    }
+
+    /// Waits for the acknowledgements: one result for each record, in the order they were sent.
+    pub fn finish(self) -> Vec<Result<Stored, KafkaError>> {
+        // A little longer than a delivery takes at most, so that each record's own error is known.
+        let flushed = self.producer.flush(DELIVERY + POLL * 10);
+        let mut deliveries = self
+            .producer
+            .context()
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        (0..self.sent)
+            .map(|index| {
+                deliveries
+                    .remove(&index)
+                    .unwrap_or_else(|| Err(flushed.clone().err().unwrap_or(KafkaError::Canceled)))
+            })
+            .collect()
+    }
+}
+
+/// Longest wait for room in the producer's queue before time is looked at again.
+const POLL: Duration = Duration::from_millis(100);
+
+// === impl Deliveries ===
+
+impl Deliveries {
+    /// Notes what became of a record.
+    fn note(&self, index: usize, result: Result<Stored, KafkaError>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(index, result);
+    }
+}
+
+impl ClientContext for Deliveries {}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
+        self.note(
+            index,
+            match result {
+                Ok(message) => Ok(Stored {
+                    partition: message.partition(),
+                    offset: message.offset(),
+                }),
+                Err((error, _)) => Err(error.clone()),
+            },
+        );
+    }
+}

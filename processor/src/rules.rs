@@ -1,0 +1,142 @@
+//! From scenes as they are configured to rules in force: what the core must know, and connected targets.
+//!
+//! Invariant: a target whose configuration did not change keeps its connections.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use tracing::{error, warn};
+
+use retide_connectors::{Target, TargetConfig};
+
+use crate::config::{Scene, with_causes};
+use crate::shell::drive::Rules;
+
+/// Makes rules of scenes, again and again.
+#[derive(Default)]
+pub struct Connected {
+    /// The targets of the scenes' tasks.
+    targets: Targets,
+    /// The targets of the scenes' callbacks.
+    callbacks: Targets,
+}
+
+/// Connected targets by the name of their scene, each with the configuration it was made of.
+type Targets = HashMap<Arc<str>, (TargetConfig, Arc<dyn Target>)>;
+
+// === impl Connected ===
+
+impl Connected {
+    /// The rules of `scenes`. A scene that cannot be put in force, which its checks should have found, is left out and logged.
+    pub fn rules(&mut self, scenes: &BTreeMap<String, Scene>) -> Rules {
+        let mut rules = Rules::default();
+        let before = std::mem::take(self);
+        for (name, scene) in scenes {
+            let core = match scene.rules(name) {
+                Ok(core) => core,
+                Err(error) => {
+                    error!(scene = name, %error, "scene left out");
+                    continue;
+                }
+            };
+            let name = Arc::clone(&core.name);
+            keep(&mut self.targets, &before.targets, &name, &scene.target);
+            if let Some(callback) = &scene.callback {
+                keep(
+                    &mut self.callbacks,
+                    &before.callbacks,
+                    &name,
+                    &callback.target,
+                );
+            }
+            rules.scenes.insert(core);
+        }
+        rules.targets = connected(&self.targets);
+        rules.callbacks = connected(&self.callbacks);
+        rules
+    }
+}
+
+/// The scenes in force where some stand in a file and some on the topic, which go first.
+pub fn merged(
+    file: &BTreeMap<String, Scene>,
+    topic: &BTreeMap<String, Scene>,
+) -> BTreeMap<String, Scene> {
+    let mut scenes = file.clone();
+    for (name, scene) in topic {
+        let shadowed = scenes.insert(name.clone(), scene.clone());
+        if shadowed.is_some_and(|shadowed| shadowed != *scene) {
+            warn!(
+                scene = name,
+                "the scene on the scenes topic differs from the one configured, and goes before it"
+            );
+        }
+    }
+    scenes
+}
+
+/// Connects the target of scene `name`, or takes over its connection.
+fn keep(targets: &mut Targets, before: &Targets, name: &Arc<str>, config: &TargetConfig) {
+    let kept = before
+        .get(name)
+        .filter(|(before, _)| before == config)
+        .map(|(_, target)| Ok(Some(Arc::clone(target))));
+    match kept.unwrap_or_else(|| config.connect()) {
+        Ok(Some(target)) => {
+            targets.insert(Arc::clone(name), (config.clone(), target));
+        }
+        Ok(None) => {}
+        Err(error) => {
+            let error = with_causes(&error);
+            error!(scene = &**name, %error, "target could not be set up");
+        }
+    }
+}
+
+/// The targets without what they were made of.
+fn connected(targets: &Targets) -> HashMap<Arc<str>, Arc<dyn Target>> {
+    targets
+        .iter()
+        .map(|(name, (_, target))| (Arc::clone(name), Arc::clone(target)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scenes(text: &str) -> BTreeMap<String, Scene> {
+        crate::config::scenes("scenes.toml", text.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn a_target_is_connected_anew_only_if_its_configuration_changed() {
+        let mut connected = Connected::default();
+        let first = scenes(
+            "scenes.a.target = { http = { url = 'http://a/' } }\nscenes.b.target = { http = { url = 'http://b/' } }",
+        );
+        let second = scenes(
+            "scenes.a = { target = { http = { url = 'http://a/' } }, max_attempts = 3 }\nscenes.b.target = { http = { url = 'http://c/' } }",
+        );
+
+        let before = connected.rules(&first);
+        let after = connected.rules(&second);
+
+        assert!(Arc::ptr_eq(&before.targets["a"], &after.targets["a"]));
+        assert!(!Arc::ptr_eq(&before.targets["b"], &after.targets["b"]));
+        assert_eq!(after.scenes.get("a").unwrap().max_attempts.get(), 3);
+    }
+
+    #[test]
+    fn scenes_of_the_topic_go_before_those_of_the_file() {
+        let file = scenes(
+            "scenes.a.target = { kafka = { topic = 'x' } }\nscenes.b.target = { kafka = { topic = 'x' } }",
+        );
+        let topic = scenes("scenes.a.target = { kafka = { topic = 'y' } }");
+
+        let merged = merged(&file, &topic);
+
+        assert_eq!(merged["a"], topic["a"]);
+        assert_eq!(merged["b"], file["b"]);
+    }
+}

@@ -1,0 +1,314 @@
+//! The scenes topic: the rules of scenes, keyed by name, read from its beginning and followed live.
+//!
+//! Not the rules' meaning. Invariant: a record that cannot be read leaves its scene as it was.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tracing::{info, warn};
+
+use retide_avro::wire::{self, Codec, Format, Framing};
+use retide_core::{Header, Timestamp};
+
+use crate::config::{self, Scene};
+use crate::shell::ledger::OutRecord;
+
+/// The scenes of the topic, as far as they were read.
+pub struct Follower {
+    /// The consumer.
+    consumer: BaseConsumer<Context>,
+    /// Reads records in Avro.
+    avro: Codec<wire::Scene>,
+    /// Reads records in JSON.
+    json: Codec<wire::Scene>,
+    /// The scenes by name.
+    scenes: BTreeMap<String, Scene>,
+}
+
+/// Hears the client's complaints; the end of a partition is none.
+struct Context;
+
+/// A change of one scene.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// The scene has these rules.
+    Put(String, Box<Scene>),
+    /// The scene is no more.
+    Delete(String),
+}
+
+/// Why scenes could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Kafka cannot be reached, or refuses.
+    #[error("scenes topic {topic}")]
+    Kafka {
+        /// The topic.
+        topic: String,
+        /// What Kafka or its client says.
+        #[source]
+        source: KafkaError,
+    },
+    /// The topic does not exist.
+    #[error("topic {topic} does not exist; `retide init` creates it")]
+    Missing {
+        /// The topic.
+        topic: String,
+    },
+    /// The topic's end was not reached in time.
+    #[error("topic {topic} not read within {} s", LOAD.as_secs())]
+    Slow {
+        /// The topic.
+        topic: String,
+    },
+    /// A scene cannot be written as text.
+    #[error("scene {name}: {message}")]
+    Encode {
+        /// The scene.
+        name: String,
+        /// Why not.
+        message: String,
+    },
+}
+
+/// Longest time for reading all scenes: compacted, they are few.
+const LOAD: Duration = Duration::from_secs(30);
+
+/// Longest wait for one answer of the broker.
+const CALL: Duration = Duration::from_secs(10);
+
+/// Longest wait for a record, after which time is looked at again.
+const POLL: Duration = Duration::from_millis(100);
+
+// === impl Follower ===
+
+impl Follower {
+    /// Reads the scenes that the topic holds now.
+    pub fn start(config: &ClientConfig, topic: &str) -> Result<Self, Error> {
+        let kafka = |source| Error::Kafka {
+            topic: topic.to_owned(),
+            source,
+        };
+        let mut config = config.clone();
+        for (key, value) in [
+            // The client wants one, although nothing joins it and nothing is committed.
+            ("group.id", "retide-scenes"),
+            ("enable.auto.commit", "false"),
+            ("enable.partition.eof", "true"),
+            ("isolation.level", "read_committed"),
+            ("auto.offset.reset", "earliest"),
+        ] {
+            config.set(key, value);
+        }
+        let consumer: BaseConsumer<Context> = config.create_with_context(Context).map_err(kafka)?;
+        let metadata = consumer.fetch_metadata(Some(topic), CALL).map_err(kafka)?;
+        let partitions = metadata
+            .topics()
+            .first()
+            .map_or(0, |topic| topic.partitions().len());
+        if partitions == 0 {
+            return Err(Error::Missing {
+                topic: topic.to_owned(),
+            });
+        }
+        let mut list = TopicPartitionList::with_capacity(partitions);
+        for partition in 0..partitions {
+            list.add_partition_offset(topic, partition as i32, Offset::Beginning)
+                .map_err(kafka)?;
+        }
+        consumer.assign(&list).map_err(kafka)?;
+        let mut follower = Self {
+            consumer,
+            avro: Codec::new(Format::Avro, Framing::SingleObject),
+            json: Codec::new(Format::Json, Framing::SingleObject),
+            scenes: BTreeMap::new(),
+        };
+        follower
+            .load(partitions)
+            .map_err(kafka)?
+            .ok_or_else(|| Error::Slow {
+                topic: topic.to_owned(),
+            })?;
+        Ok(follower)
+    }
+
+    /// The scenes by name.
+    pub fn scenes(&self) -> &BTreeMap<String, Scene> {
+        &self.scenes
+    }
+
+    /// Waits a short while for changes; true if there were any.
+    pub fn follow(&mut self) -> bool {
+        let mut wait = POLL;
+        let mut changed = false;
+        while let Some(polled) = self.consumer.poll(wait) {
+            // Whatever else is there already is the same change to those who follow.
+            wait = Duration::ZERO;
+            match polled.map(|message| self.change(&message)) {
+                Ok(Some(change)) => changed |= self.apply(change),
+                Ok(None) | Err(KafkaError::PartitionEOF(_)) => {}
+                // The client goes on by itself.
+                Err(error) => warn!(%error, "scenes consumer reports"),
+            }
+        }
+        changed
+    }
+
+    /// Reads to the end of every partition; none if that takes too long.
+    fn load(&mut self, partitions: usize) -> Result<Option<()>, KafkaError> {
+        let deadline = Instant::now() + LOAD;
+        let mut ended = 0;
+        while ended < partitions {
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            match self.consumer.poll(POLL) {
+                None => {}
+                Some(Ok(message)) => {
+                    if let Some(change) = self.change(&message) {
+                        self.apply(change);
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,
+                Some(Err(error)) if is_fatal(&error) => return Err(error),
+                Some(Err(error)) => warn!(%error, "scenes consumer reports"),
+            }
+        }
+        Ok(Some(()))
+    }
+
+    /// What a record says, if it can be read.
+    fn change(&self, message: &BorrowedMessage<'_>) -> Option<Change> {
+        let (partition, offset) = (message.partition(), message.offset());
+        let Some(name) = message.key().and_then(|key| str::from_utf8(key).ok()) else {
+            warn!(partition, offset, "scene ignored: its key is no name");
+            return None;
+        };
+        let Some(value) = message.payload() else {
+            return Some(Change::Delete(name.to_owned()));
+        };
+        let codec = if is_json(message) {
+            &self.json
+        } else {
+            &self.avro
+        };
+        let scene = codec
+            .decode(value)
+            .map_err(|error| config::with_causes(&error))
+            .and_then(|scene| {
+                config::rules(name, scene.rules).map_err(|error| config::with_causes(&error))
+            });
+        match scene {
+            Ok(scene) => Some(Change::Put(name.to_owned(), Box::new(scene))),
+            Err(error) => {
+                warn!(%error, scene = name, partition, offset, "scene ignored: it cannot be read");
+                None
+            }
+        }
+    }
+
+    /// Takes a change in; true if it changes anything.
+    fn apply(&mut self, change: Change) -> bool {
+        match change {
+            Change::Put(name, scene) => {
+                if self.scenes.get(&name) == Some(&scene) {
+                    return false;
+                }
+                info!(scene = name, "scene read");
+                self.scenes.insert(name, *scene);
+                true
+            }
+            Change::Delete(name) => {
+                let known = self.scenes.remove(&name).is_some();
+                if known {
+                    info!(scene = name, "scene deleted");
+                }
+                known
+            }
+        }
+    }
+}
+
+// === impl Context ===
+
+impl ClientContext for Context {
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {
+            warn!(%error, reason, "scenes consumer reports");
+        }
+    }
+}
+
+impl ConsumerContext for Context {}
+
+/// The record that puts a scene on the topic.
+pub fn put(
+    topic: &Arc<str>,
+    format: Format,
+    name: &str,
+    scene: &Scene,
+    now: Timestamp,
+) -> Result<OutRecord, Error> {
+    let encode = |message: String| Error::Encode {
+        name: name.to_owned(),
+        message,
+    };
+    let record = wire::Scene {
+        name: name.to_owned(),
+        rules: toml::to_string(scene).map_err(|error| encode(error.to_string()))?,
+        updated_at: i64::try_from(now.as_millis()).unwrap_or(i64::MAX),
+    };
+    let value = Codec::new(format, Framing::SingleObject)
+        .encode(&record)
+        .map_err(|error| encode(config::with_causes(&error)))?;
+    Ok(OutRecord {
+        value: Some(value.into()),
+        headers: vec![Header {
+            name: "content-type".into(),
+            value: Some(format.content_type().into()),
+        }],
+        ..delete(topic, name)
+    })
+}
+
+/// The record that takes a scene off the topic.
+pub fn delete(topic: &Arc<str>, name: &str) -> OutRecord {
+    OutRecord {
+        topic: Arc::clone(topic),
+        partition: None,
+        key: Some(Bytes::copy_from_slice(name.as_bytes())),
+        value: None,
+        headers: Vec::new(),
+    }
+}
+
+/// Whether a record says that it is in JSON.
+fn is_json(message: &BorrowedMessage<'_>) -> bool {
+    message.headers().is_some_and(|headers| {
+        headers.iter().any(|header| {
+            header.key.eq_ignore_ascii_case("content-type")
+                && header.value == Some(wire::CONTENT_TYPE_JSON.as_bytes())
+        })
+    })
+}
+
+/// Whether reading cannot go on.
+fn is_fatal(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::Fatal
+                | RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::Authentication
+        )
+    )
+}
