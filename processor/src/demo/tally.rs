@@ -1,0 +1,127 @@
+//! What the callbacks topic says of the demo's tasks, as any read-committed consumer sees it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use retide_avro::headers;
+use retide_core::Terminal;
+
+use crate::demo::plan::{Kind, Script};
+
+/// Counts the ends of tasks.
+pub(crate) struct Tally {
+    /// Reads the callbacks topic.
+    consumer: BaseConsumer,
+    /// What should have happened.
+    script: Script,
+    /// The end of each task, by its number.
+    ends: HashMap<u64, Terminal>,
+    /// What was counted.
+    pub(crate) counts: Counts,
+}
+
+/// Counts of ends.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counts {
+    /// Callback records of the demo's tasks.
+    pub(crate) callbacks: u64,
+    /// Callback records beyond the first of a task.
+    pub(crate) repeated: u64,
+    /// Tasks that ended otherwise than the script says.
+    pub(crate) unexpected: u64,
+    /// Tasks by scene and end, each once.
+    by_scene: HashMap<(Kind, Terminal), u64>,
+}
+
+// === impl Tally ===
+
+impl Tally {
+    /// Reads `topic` from its beginning.
+    pub(crate) fn start(
+        config: &ClientConfig,
+        topic: &str,
+        partitions: i32,
+        script: Script,
+    ) -> Result<Self, KafkaError> {
+        let mut config = config.clone();
+        // The client wants a group, although nothing joins it.
+        config.set("group.id", "demo-tally");
+        config.set("isolation.level", "read_committed");
+        config.set("enable.auto.commit", "false");
+        let consumer: BaseConsumer = config.create()?;
+        let mut list = TopicPartitionList::with_capacity(partitions as usize);
+        for partition in 0..partitions {
+            list.add_partition_offset(topic, partition, Offset::Beginning)?;
+        }
+        consumer.assign(&list)?;
+        Ok(Self {
+            consumer,
+            script,
+            ends: HashMap::new(),
+            counts: Counts::default(),
+        })
+    }
+
+    /// Reads what is there, waiting at most `wait` for the first record.
+    pub(crate) fn read(&mut self, wait: Duration) -> Result<(), KafkaError> {
+        let mut wait = wait;
+        while let Some(message) = self.consumer.poll(wait) {
+            wait = Duration::ZERO;
+            let end = end(&message?);
+            if let Some((index, end)) = end {
+                self.count(index, end);
+            }
+        }
+        Ok(())
+    }
+
+    /// How many tasks have ended.
+    pub(crate) fn ended(&self) -> u64 {
+        self.ends.len() as u64
+    }
+
+    /// Counts one end.
+    fn count(&mut self, index: u64, end: Terminal) {
+        self.counts.callbacks += 1;
+        if self.ends.insert(index, end).is_some() {
+            self.counts.repeated += 1;
+            return;
+        }
+        let plan = self.script.plan(index);
+        if plan.terminal() != end {
+            self.counts.unexpected += 1;
+        }
+        *self.counts.by_scene.entry((plan.kind, end)).or_default() += 1;
+    }
+}
+
+// === impl Counts ===
+
+impl Counts {
+    /// Tasks of one scene that ended so.
+    pub(crate) fn of(&self, kind: Kind, end: Terminal) -> u64 {
+        self.by_scene.get(&(kind, end)).copied().unwrap_or_default()
+    }
+
+    /// Tasks that ended so.
+    pub(crate) fn total(&self, end: Terminal) -> u64 {
+        Kind::ALL.iter().map(|kind| self.of(*kind, end)).sum()
+    }
+}
+
+/// The number and the end of the task that a callback record is about, if it is one of the demo's.
+fn end(message: &BorrowedMessage<'_>) -> Option<(u64, Terminal)> {
+    let text = |name: &str| {
+        let mut headers = message.headers()?.iter();
+        let header = headers.find(|header| header.key == name)?;
+        str::from_utf8(header.value?).ok()
+    };
+    let index = Script::index(text(headers::ID)?)?;
+    Some((index, Terminal::from_word(text(headers::OUTCOME)?)?))
+}
