@@ -2,11 +2,26 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`cli`] | the command line |
 //! | [`config`] | what users configure |
+//! | [`process`] | the workers of a process, and their rules |
+//! | [`shell`] | a worker: feed, ledger and the loop between them |
 //! | [`topics`] | the names of retide's topics |
-//! | [`shell`] | feed, ledger and the loop between them |
+//! | [`cluster`] | which topics a cluster needs, and what is wrong with those it has |
+//! | [`scenes`] | the scenes topic |
+//! | [`rules`] | scenes put in force |
+//! | [`publish`] | producing from the command line |
+//! | [`demo`] | everything on one machine |
+//! | [`embedded`] | a broker in process, for the demo and quick tests |
 
+pub mod cli;
+pub mod cluster;
 pub mod config;
+pub mod demo;
 pub mod embedded;
+pub mod process;
+pub mod publish;
+pub mod rules;
+pub mod scenes;
 pub mod shell;
 pub mod topics;

@@ -15,18 +15,17 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::runtime::Runtime;
 
 use retide::shell::drive::{Drive, Pace, Rules};
-use retide::shell::encode::Encoder;
+use retide::shell::encode::{Encoder, Formats};
 use retide::shell::feed::Feed;
-use retide::shell::ledger::{Ownership, Transactional};
+use retide::shell::ledger::{AtLeastOnce, Ownership, Transactional};
 use retide::topics::Topics;
-use retide_avro::Format;
 use retide_connectors::Target;
 use retide_core::lane::Limits;
 use retide_core::{
     Backoff, Engine, Failure, Gates, Jitter, Ladder, Outcome, Scene, Task, Timestamp, scene,
 };
 
-use crate::support::{PATIENCE, SHARDS, bootstrap, config, create};
+use crate::support::{Guarantee, PATIENCE, SHARDS, bootstrap, config, create};
 
 /// One attempt as the target saw it.
 #[derive(Clone, Debug)]
@@ -84,21 +83,24 @@ struct Running {
 }
 
 impl Running {
-    fn start(bootstrap: &str, group: &str, topics: &Arc<Topics>, recorder: &Arc<Recorder>) -> Self {
+    fn start<L: Guarantee>(
+        bootstrap: &str,
+        group: &str,
+        topics: &Arc<Topics>,
+        recorder: &Arc<Recorder>,
+    ) -> Self {
         let runtime = Runtime::new().unwrap();
         let feed = Feed::start(&config(bootstrap, group), topics, "test").unwrap();
         let ownership = Arc::new(Ownership::default());
-        let mut producer = rdkafka::ClientConfig::new();
-        producer.set("bootstrap.servers", bootstrap);
         let id = format!("{group}-{}", uuid::Uuid::new_v4());
-        let ledger = Transactional::start(&producer, &id, &feed.consumer, &ownership).unwrap();
+        let ledger = L::start(bootstrap, &id, &feed.consumer, &ownership);
         let ladder = Ladder::try_new(&["now", "5s", "1m"]).unwrap();
         let drive = Drive {
             engine: Engine::new(ladder, Limits::of(64 << 20), Arc::new(Gates::default())),
             feed,
             ledger,
             ownership,
-            encoder: Encoder::new(Arc::clone(topics), Format::Avro),
+            encoder: Encoder::new(Arc::clone(topics), Formats::default()),
             topics: Arc::clone(topics),
             pace: Pace {
                 commit_interval: Duration::from_millis(100),
@@ -210,7 +212,16 @@ fn wait_for_ends(bootstrap: &str, topics: &Topics, count: usize) {
 
 #[test]
 fn a_task_is_tried_until_it_succeeds_or_is_given_up_and_ends_exactly_once() {
-    let Some(bootstrap) = bootstrap() else { return };
+    each_task_ends_once::<Transactional>();
+}
+
+#[test]
+fn a_task_ends_exactly_once_at_least_once_too_if_nothing_crashes() {
+    each_task_ends_once::<AtLeastOnce>();
+}
+
+fn each_task_ends_once<L: Guarantee>() {
+    let bootstrap = bootstrap();
     let group = format!("drive-{}", uuid::Uuid::new_v4());
     let topics = create(&bootstrap, &group);
     let recorder = Arc::new(Recorder::default());
@@ -221,11 +232,11 @@ fn a_task_is_tried_until_it_succeeds_or_is_given_up_and_ends_exactly_once() {
     }
     producer.flush(PATIENCE).unwrap();
 
-    let running = Running::start(&bootstrap, &group, &topics, &recorder);
+    let running = Running::start::<L>(&bootstrap, &group, &topics, &recorder);
     wait_for_ends(&bootstrap, &topics, tasks as usize);
     running.stop();
     // A second worker goes on where the first one stopped: at one more task in each shard, and nothing else.
-    let again = Running::start(&bootstrap, &group, &topics, &recorder);
+    let again = Running::start::<L>(&bootstrap, &group, &topics, &recorder);
     for shard in 0..SHARDS.cast_unsigned() {
         produce(&producer, &topics, shard, 0);
     }
@@ -245,7 +256,16 @@ fn a_task_is_tried_until_it_succeeds_or_is_given_up_and_ends_exactly_once() {
 
 #[test]
 fn workers_that_join_and_leave_lose_nothing_and_repeat_nothing() {
-    let Some(bootstrap) = bootstrap() else { return };
+    workers_join_and_leave::<Transactional>();
+}
+
+#[test]
+fn workers_that_join_and_leave_repeat_nothing_at_least_once_either() {
+    workers_join_and_leave::<AtLeastOnce>();
+}
+
+fn workers_join_and_leave<L: Guarantee>() {
+    let bootstrap = bootstrap();
     let group = format!("drive-{}", uuid::Uuid::new_v4());
     let topics = create(&bootstrap, &group);
     // So slow that calls are in flight at each moment of the test.
@@ -255,7 +275,7 @@ fn workers_that_join_and_leave_lose_nothing_and_repeat_nothing() {
     });
     let tasks = 2_000_u32;
     let producer: BaseProducer = config(&bootstrap, &group).create().unwrap();
-    let worker = || Running::start(&bootstrap, &group, &topics, &recorder);
+    let worker = || Running::start::<L>(&bootstrap, &group, &topics, &recorder);
 
     let first = worker();
     for number in 0..tasks / 2 {

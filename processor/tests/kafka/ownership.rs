@@ -13,7 +13,7 @@ use crate::support::{SHARDS, Worker, bootstrap, create, produce_ten, until};
 
 #[test]
 fn workers_own_whole_shards_and_every_shard_has_one_owner() {
-    let Some(bootstrap) = bootstrap() else { return };
+    let bootstrap = bootstrap();
     let prefix = format!("own-{}", uuid::Uuid::new_v4());
     let topics = create(&bootstrap, &prefix);
     let all: BTreeSet<i32> = (0..SHARDS).collect();
@@ -48,7 +48,7 @@ fn workers_own_whole_shards_and_every_shard_has_one_owner() {
 
 #[test]
 fn the_next_owner_starts_where_the_last_commit_and_its_completions_say() {
-    let Some(bootstrap) = bootstrap() else { return };
+    let bootstrap = bootstrap();
     let prefix = format!("next-{}", uuid::Uuid::new_v4());
     let topics = create(&bootstrap, &prefix);
     produce_ten(&bootstrap, &topics.tasks, 1);
@@ -90,7 +90,7 @@ fn the_next_owner_starts_where_the_last_commit_and_its_completions_say() {
 
 #[test]
 fn a_resumed_lane_reads_again_from_the_offset_it_was_paused_at() {
-    let Some(bootstrap) = bootstrap() else { return };
+    let bootstrap = bootstrap();
     let prefix = format!("pause-{}", uuid::Uuid::new_v4());
     let topics = create(&bootstrap, &prefix);
     produce_ten(&bootstrap, &topics.tiers[1], 0);
@@ -124,7 +124,7 @@ fn a_resumed_lane_reads_again_from_the_offset_it_was_paused_at() {
 
 #[test]
 fn a_lane_that_is_assigned_again_is_read_afresh() {
-    let Some(bootstrap) = bootstrap() else { return };
+    let bootstrap = bootstrap();
     let prefix = format!("afresh-{}", uuid::Uuid::new_v4());
     let topics = create(&bootstrap, &prefix);
     produce_ten(&bootstrap, &topics.tiers[1], 0);

@@ -12,7 +12,9 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use retide::shell::feed::{Assignment, Feed, Reading};
+use retide::embedded::Broker;
+use retide::shell::feed::{Assignment, Client, Feed, Reading};
+use retide::shell::ledger::{AtLeastOnce, Ledger, Ownership, Transactional};
 use retide::topics::Topics;
 use retide_core::engine::Position;
 use retide_core::{Ladder, LaneId};
@@ -38,18 +40,27 @@ static RIG: LazyLock<Option<(Child, String)>> = LazyLock::new(|| {
     Some((child, bootstrap))
 });
 
-/// A broker's address: the cluster that `RETIDE_TEST_BOOTSTRAP` names, or one started here; none where that is impossible.
-pub(crate) fn bootstrap() -> Option<String> {
-    let named = env::var("RETIDE_TEST_BOOTSTRAP").ok();
-    let bootstrap = named.or_else(|| RIG.as_ref().map(|(_, bootstrap)| bootstrap.clone()));
-    if bootstrap.is_none() {
-        assert!(
-            env::var("RETIDE_REQUIRE_KAFKA").as_deref() != Ok("1"),
-            "RETIDE_REQUIRE_KAFKA=1, but there is no broker: see the message of docker/kafka/run above"
-        );
-        eprintln!("NOT TESTED: no broker; install Java 17 and Maven, or set RETIDE_TEST_BOOTSTRAP");
+/// The broker in this process, where no other can be had.
+static EMBEDDED: LazyLock<Broker> = LazyLock::new(|| {
+    eprintln!(
+        "NOT ON KAFKA: these tests use the embedded broker; install Java 17 and Maven, or set RETIDE_TEST_BOOTSTRAP"
+    );
+    Broker::start().unwrap()
+});
+
+/// A broker's address: the cluster that `RETIDE_TEST_BOOTSTRAP` names, else one started here, else the embedded one.
+pub(crate) fn bootstrap() -> String {
+    if let Ok(named) = env::var("RETIDE_TEST_BOOTSTRAP") {
+        return named;
     }
-    bootstrap
+    if let Some((_, bootstrap)) = &*RIG {
+        return bootstrap.clone();
+    }
+    assert!(
+        env::var("RETIDE_REQUIRE_KAFKA").as_deref() != Ok("1"),
+        "RETIDE_REQUIRE_KAFKA=1, but there is no broker: see the message of docker/kafka/run above"
+    );
+    EMBEDDED.bootstrap().to_owned()
 }
 
 pub(crate) fn config(bootstrap: &str, group: &str) -> ClientConfig {
@@ -67,11 +78,17 @@ pub(crate) fn config(bootstrap: &str, group: &str) -> ClientConfig {
 pub(crate) fn create(bootstrap: &str, prefix: &str) -> Arc<Topics> {
     let ladder = Ladder::try_new(&["now", "5s", "1m"]).unwrap();
     let topics = Topics::new(prefix, &ladder);
+    let read = topics.read().map(|(_, name)| &**name);
+    let names: Vec<&str> = read.chain(topics.written().map(|name| &**name)).collect();
+    create_topics(bootstrap, &names);
+    Arc::new(topics)
+}
+
+/// Topics of these names.
+pub(crate) fn create_topics(bootstrap: &str, names: &[&str]) {
     let admin: AdminClient<DefaultClientContext> = config(bootstrap, "admin").create().unwrap();
-    let new: Vec<NewTopic<'_>> = topics
-        .read()
-        .map(|(_, name)| name)
-        .chain(topics.written())
+    let new: Vec<NewTopic<'_>> = names
+        .iter()
         .map(|name| NewTopic::new(name, SHARDS, TopicReplication::Fixed(1)))
         .collect();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -82,7 +99,30 @@ pub(crate) fn create(bootstrap: &str, prefix: &str) -> Arc<Topics> {
         .block_on(admin.create_topics(&new, &AdminOptions::new()))
         .unwrap();
     assert!(results.iter().all(Result::is_ok), "{results:?}");
-    Arc::new(topics)
+}
+
+/// A ledger as a test starts it.
+pub(crate) trait Guarantee: Ledger + Sized + 'static {
+    /// Starts it; `id` is its own.
+    fn start(bootstrap: &str, id: &str, group: &Arc<Client>, ownership: &Arc<Ownership>) -> Self;
+}
+
+impl Guarantee for Transactional {
+    fn start(bootstrap: &str, id: &str, group: &Arc<Client>, ownership: &Arc<Ownership>) -> Self {
+        Self::start(&producer(bootstrap), id, group, ownership).unwrap()
+    }
+}
+
+impl Guarantee for AtLeastOnce {
+    fn start(bootstrap: &str, _: &str, group: &Arc<Client>, ownership: &Arc<Ownership>) -> Self {
+        Self::start(&producer(bootstrap), group, ownership).unwrap()
+    }
+}
+
+fn producer(bootstrap: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", bootstrap);
+    config
 }
 
 /// Ten records on one partition.

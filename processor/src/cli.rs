@@ -1,0 +1,203 @@
+//! The command line: what each command takes, what it prints, and how it exits.
+//!
+//! | module | command |
+//! |---|---|
+//! | `demo` | `retide demo` |
+//! | `init` | `retide init` |
+//! | `run` | `retide run` |
+//! | `scenes` | `retide scenes` |
+//! | `submit` | `retide submit` |
+//! | `output` | tables, JSON, and the ways a command can fail |
+//!
+//! Data goes to stdout, talk to stderr.
+
+mod demo;
+mod init;
+mod output;
+mod run;
+mod scenes;
+mod submit;
+
+use std::env;
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Config, Overrides};
+
+use self::output::{Exit, Failed, Output};
+
+/// retide retries failed tasks, and Kafka is its only store.
+#[derive(Debug, Parser)]
+#[command(
+    name = "retide",
+    version,
+    about,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    after_help = EXAMPLES,
+    after_long_help = LONG,
+)]
+struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+struct Global {
+    /// The configuration [default: retide.toml, if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Kafka's address, over the configuration's
+    #[arg(long, global = true, value_name = "HOST:PORT,…")]
+    bootstrap: Option<String>,
+    /// What the topics' names begin with, over the configuration's
+    #[arg(long, global = true, value_name = "PREFIX", value_parser = prefix)]
+    prefix: Option<String>,
+    /// How data is printed
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        default_value_t
+    )]
+    output: Output,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show it all on this machine: a broker in memory, a target that fails, retide between them
+    Demo(demo::Options),
+    /// Create the topics
+    Init(init::Options),
+    /// Run workers: wait, try again, end tasks
+    Run(run::Options),
+    /// Put one task, or one per line, on the retry topic
+    Submit(submit::Options),
+    /// Show and change the rules on the scenes topic; workers follow at once
+    #[command(subcommand)]
+    Scenes(scenes::Command),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Shown by `-h` and `--help`.
+const EXAMPLES: &str = "\
+Examples:
+  retide demo                                   watch it work; needs nothing but this binary
+  retide --bootstrap kafka:9092 init            create the topics
+  retide scenes apply scenes.toml               say what a scene's tasks are to do
+  retide run                                    work
+  echo '{\"order\":7}' | retide submit --scene payment --delay 10s";
+
+/// Shown by `--help` only.
+const LONG: &str = "\
+Examples:
+  retide demo                                   watch it work; needs nothing but this binary
+  retide --bootstrap kafka:9092 init            create the topics
+  retide scenes apply scenes.toml               say what a scene's tasks are to do
+  retide run                                    work
+  echo '{\"order\":7}' | retide submit --scene payment --delay 10s
+
+Environment:
+  RETIDE__SECTION__KEY        sets a key of the configuration, such as RETIDE__KAFKA__BOOTSTRAP_SERVERS
+  RETIDE__SECTION__KEY_FILE   the same, from a file: for secrets
+  RETIDE_LOG                  what is logged to stderr, such as info or retide=debug
+
+Exit codes:
+  0 ok · 1 failure · 2 usage or configuration · 3 not found · 4 conflict or failed precondition
+  5 unreachable · 6 partly done · 130 interrupted";
+
+/// Parses the command line, does what it says, and gives the exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log(&cli.command);
+    match dispatch(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => failed.report(),
+    }
+}
+
+/// Does what the command line says.
+fn dispatch(Cli { global, command }: Cli) -> Result<(), Failed> {
+    match command {
+        Command::Demo(options) => demo::demo(&options),
+        Command::Completions { shell } => {
+            let mut command = Cli::command();
+            clap_complete::generate(shell, &mut command, "retide", &mut io::stdout());
+            Ok(())
+        }
+        Command::Init(options) => init::init(&load(&global)?, &options, global.output),
+        Command::Run(options) => run::run(load(&global)?, &options),
+        Command::Submit(options) => submit::submit(&load(&global)?, &options, global.output),
+        Command::Scenes(command) => scenes::scenes(&load(&global)?, command, global.output),
+    }
+}
+
+/// The configuration.
+fn load(global: &Global) -> Result<Config, Failed> {
+    let overrides = Overrides {
+        bootstrap: global.bootstrap.clone(),
+        prefix: global.prefix.clone(),
+    };
+    // A variable whose name or value is not Unicode is none of ours, or would be refused anyway.
+    let variables = env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    Config::load(global.config.as_deref(), variables, overrides)
+        .map_err(|error| Failed::new(Exit::Usage, &error))
+}
+
+/// A prefix of topics' names.
+fn prefix(text: &str) -> Result<String, String> {
+    crate::config::prefix(text)
+        .ok_or_else(|| "expected 1 to 200 letters, digits, dots, underscores or dashes".to_owned())
+}
+
+/// Logs to stderr: everything notable while workers run, else only what goes wrong.
+fn log(command: &Command) {
+    let default = match command {
+        Command::Run(_) => "info",
+        Command::Demo(_) => "error",
+        Command::Init(_)
+        | Command::Submit(_)
+        | Command::Scenes(_)
+        | Command::Completions { .. } => "warn",
+    };
+    let filter = EnvFilter::try_from_env("RETIDE_LOG")
+        .unwrap_or_else(|_| EnvFilter::new(format!("{default},librdkafka=error")));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
+    match command {
+        Command::Run(run::Options {
+            log_format: run::LogFormat::Json,
+            ..
+        }) => builder.json().init(),
+        _ => builder.init(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,153 @@
+//! Tables, JSON, and the ways a command can fail.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use comfy_table::{Table, presets};
+use serde::Serialize;
+
+use crate::config::with_causes;
+
+/// How data is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// One JSON document.
+    Json,
+    /// One JSON document per line.
+    Ndjson,
+}
+
+/// How a command exits, other than well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exit {
+    /// Something went wrong.
+    Failure = 1,
+    /// The command line or the configuration is at fault.
+    Usage = 2,
+    /// What was named is not there.
+    NotFound = 3,
+    /// Something has to be put right first.
+    Precondition = 4,
+    /// Kafka does not answer.
+    Unreachable = 5,
+    /// Some of it was done.
+    Partly = 6,
+    /// It was told twice to stop.
+    Interrupted = 130,
+}
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(super) struct Failed {
+    /// How to exit.
+    exit: Exit,
+    /// What to say; nothing if it was said already.
+    message: Option<String>,
+}
+
+/// A row of a table, which is an object in JSON.
+pub(super) trait Row: Serialize {
+    /// What stands above the columns.
+    const HEADINGS: &'static [&'static str];
+
+    /// What stands in the columns.
+    fn cells(&self) -> Vec<String>;
+}
+
+// === impl Failed ===
+
+impl Failed {
+    /// Fails with an error and its causes.
+    pub(super) fn new(exit: Exit, error: &dyn std::error::Error) -> Self {
+        Self::because(exit, with_causes(error))
+    }
+
+    /// Fails with a message.
+    pub(super) fn because(exit: Exit, message: impl Into<String>) -> Self {
+        Self {
+            exit,
+            message: Some(message.into()),
+        }
+    }
+
+    /// Fails after everything was said.
+    pub(super) fn silently(exit: Exit) -> Self {
+        Self {
+            exit,
+            message: None,
+        }
+    }
+
+    /// Says why, and gives the exit code.
+    pub(super) fn report(self) -> ExitCode {
+        if let Some(message) = self.message {
+            say(&format!("error: {message}"));
+        }
+        ExitCode::from(self.exit as u8)
+    }
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self::new(Exit::Failure, &error)
+    }
+}
+
+impl From<crate::cluster::Error> for Failed {
+    fn from(error: crate::cluster::Error) -> Self {
+        let exit = match error {
+            crate::cluster::Error::Unreachable { .. } => Exit::Unreachable,
+            crate::cluster::Error::NoAddress => Exit::Usage,
+            crate::cluster::Error::Client(_)
+            | crate::cluster::Error::Request { .. }
+            | crate::cluster::Error::Unseen { .. }
+            | crate::cluster::Error::Thread(_) => Exit::Failure,
+        };
+        Self::new(exit, &error)
+    }
+}
+
+/// Prints rows.
+pub(super) fn print<R: Row>(rows: &[R], output: Output) -> Result<(), Failed> {
+    match output {
+        Output::Table => {
+            let mut table = Table::new();
+            table.load_preset(presets::NOTHING);
+            table.set_header(R::HEADINGS.iter().map(|heading| heading.to_uppercase()));
+            for row in rows {
+                table.add_row(row.cells());
+            }
+            put(&table.trim_fmt())
+        }
+        Output::Json => put(&serde_json::to_string_pretty(rows).map_err(io::Error::from)?),
+        Output::Ndjson => {
+            for row in rows {
+                put(&serde_json::to_string(row).map_err(io::Error::from)?)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Prints a line, or several, of data.
+pub(super) fn put(text: &str) -> Result<(), Failed> {
+    let mut stdout = io::stdout().lock();
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(()),
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            Err(Failed::silently(Exit::Failure))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Talks to the user.
+pub(super) fn say(text: &str) {
+    // Nothing can be done about a stderr that is closed.
+    let _ = writeln!(io::stderr(), "{text}");
+}

@@ -1,0 +1,366 @@
+//! `retide scenes`: shows and changes the rules on the scenes topic.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use tokio::runtime::Runtime;
+
+use retide_core::Timestamp;
+
+use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
+use crate::cli::{init, run};
+use crate::cluster;
+use crate::config::{Config, Scene};
+use crate::publish::Publisher;
+use crate::scenes::{self, Follower};
+use crate::shell::ledger::OutRecord;
+use crate::topics::Topics;
+
+/// What `scenes` does.
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  retide scenes apply scenes.toml               put the file's scenes in force
+  retide scenes diff scenes.toml                what that would change
+  retide scenes export > scenes.toml            what is in force
+  retide scenes delete payment")]
+pub(super) enum Command {
+    /// Put the scenes of a file on the topic; those that are the same already are left alone
+    Apply(Apply),
+    /// Show how a file differs from the topic
+    Diff(Diff),
+    /// Print the scenes of the topic, as a file that `apply` takes
+    Export {
+        /// The scenes [default: all]
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Take scenes off the topic
+    Delete {
+        /// The scenes
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<String>,
+    },
+}
+
+/// What `apply` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  retide scenes apply scenes.toml
+  retide scenes apply --prune --dry-run scenes.toml
+
+The file holds [scenes.NAME] sections as retide.toml does.")]
+pub(super) struct Apply {
+    /// The file
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Delete scenes that are not in the file
+    #[arg(long)]
+    prune: bool,
+    /// Only say what would change
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// What `diff` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  retide scenes diff scenes.toml
+  retide scenes diff --exit-code scenes.toml || echo 'not applied yet'")]
+pub(super) struct Diff {
+    /// The file
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Exit with 1 if there are differences
+    #[arg(long)]
+    exit_code: bool,
+}
+
+/// What becomes of a scene.
+#[derive(Debug, Serialize)]
+struct Line {
+    /// The scene.
+    scene: String,
+    /// `created`, `changed`, `deleted` or `unchanged`.
+    change: &'static str,
+    /// The rules before, as text; nothing if there were none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    before: Option<String>,
+    /// The rules after, as text; nothing if there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    after: Option<String>,
+}
+
+/// The scenes topic and what stands on it.
+struct Board<'a> {
+    /// The configuration.
+    config: &'a Config,
+    /// The topics.
+    topics: Topics,
+    /// The scenes on the topic.
+    scenes: BTreeMap<String, Scene>,
+}
+
+// === impl Line ===
+
+impl Row for Line {
+    const HEADINGS: &'static [&'static str] = &["scene", "change"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.scene.clone(), self.change.to_owned()]
+    }
+}
+
+/// Shows and changes the rules on the scenes topic.
+pub(super) fn scenes(config: &Config, command: Command, output: Output) -> Result<(), Failed> {
+    // The file first: what is wrong with it needs no broker.
+    match command {
+        Command::Apply(options) => {
+            let file = run::scenes(&options.file)?;
+            Board::open(config)?.apply(&file, &options, output)
+        }
+        Command::Diff(options) => {
+            let file = run::scenes(&options.file)?;
+            Board::open(config)?.diff(&file, &options, output)
+        }
+        Command::Export { names } => Board::open(config)?.export(&names, output),
+        Command::Delete { names } => Board::open(config)?.delete(&names, output),
+    }
+}
+
+// === impl Board ===
+
+impl<'a> Board<'a> {
+    /// Reads the topic.
+    fn open(config: &'a Config) -> Result<Self, Failed> {
+        let topics = Topics::new(&config.topics.prefix, &config.topics.tiers);
+        let plan = init::plan(config);
+        let client = config.kafka.client();
+        // Finds out whether Kafka can be reached at all, and says so well.
+        Runtime::new()?.block_on(cluster::existing(&client, &plan))?;
+        let follower = Follower::start(&config.kafka.consumer(), &topics.scenes)?;
+        Ok(Self {
+            config,
+            scenes: follower.scenes().clone(),
+            topics,
+        })
+    }
+
+    /// Puts the scenes of a file on the topic.
+    fn apply(
+        &self,
+        file: &BTreeMap<String, Scene>,
+        options: &Apply,
+        output: Output,
+    ) -> Result<(), Failed> {
+        if file.is_empty() && !options.prune {
+            return Err(Failed::because(
+                Exit::Usage,
+                format!("{} holds no [scenes.NAME]", options.file.display()),
+            ));
+        }
+        let lines = self.changes(file, options.prune)?;
+        if !options.dry_run {
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
+            let mut records = Vec::new();
+            for line in lines.iter().filter(|line| line.change != "unchanged") {
+                records.push(match file.get(&line.scene) {
+                    Some(scene) => scenes::put(
+                        &self.topics.scenes,
+                        self.config.topics.scenes.format,
+                        &line.scene,
+                        scene,
+                        Timestamp::EPOCH + now,
+                    )?,
+                    None => scenes::delete(&self.topics.scenes, &line.scene),
+                });
+            }
+            self.write(&records)?;
+        }
+        print(&lines, output)
+    }
+
+    /// Shows how a file differs from the topic.
+    fn diff(
+        &self,
+        file: &BTreeMap<String, Scene>,
+        options: &Diff,
+        output: Output,
+    ) -> Result<(), Failed> {
+        let mut lines = self.changes(file, true)?;
+        lines.retain(|line| line.change != "unchanged");
+        match output {
+            Output::Table => {
+                for line in &lines {
+                    put(&difference(line))?;
+                }
+            }
+            Output::Json | Output::Ndjson => print(&lines, output)?,
+        }
+        if lines.is_empty() {
+            say("no differences");
+        } else if options.exit_code {
+            return Err(Failed::silently(Exit::Failure));
+        }
+        Ok(())
+    }
+
+    /// Prints scenes.
+    fn export(&self, names: &[String], output: Output) -> Result<(), Failed> {
+        let mut some = BTreeMap::new();
+        for name in names {
+            some.insert(name, self.find(name)?);
+        }
+        if names.is_empty() {
+            some.extend(&self.scenes);
+        }
+        match output {
+            Output::Table => {
+                let file = BTreeMap::from([("scenes", some)]);
+                put(rendered(&file)?.trim_end())
+            }
+            Output::Json => put(&serde_json::to_string_pretty(&some).map_err(json)?),
+            Output::Ndjson => {
+                for (name, scene) in some {
+                    let one = BTreeMap::from([(name, scene)]);
+                    put(&serde_json::to_string(&one).map_err(json)?)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes scenes off the topic; all of them, or none.
+    fn delete(&self, names: &[String], output: Output) -> Result<(), Failed> {
+        let mut lines = Vec::new();
+        for name in names.iter().collect::<BTreeSet<_>>() {
+            let before = rendered(self.find(name)?)?;
+            lines.push(Line {
+                scene: name.clone(),
+                change: "deleted",
+                before: Some(before),
+                after: None,
+            });
+        }
+        let records: Vec<OutRecord> = lines
+            .iter()
+            .map(|line| scenes::delete(&self.topics.scenes, &line.scene))
+            .collect();
+        self.write(&records)?;
+        print(&lines, output)
+    }
+
+    /// A scene of the topic.
+    fn find(&self, name: &str) -> Result<&Scene, Failed> {
+        self.scenes.get(name).ok_or_else(|| {
+            let message = format!("scene {name} is not on topic {}", self.topics.scenes);
+            Failed::because(Exit::NotFound, message)
+        })
+    }
+
+    /// What a file changes; with `prune`, what is not in it is deleted.
+    fn changes(&self, file: &BTreeMap<String, Scene>, prune: bool) -> Result<Vec<Line>, Failed> {
+        let mut lines = Vec::new();
+        for (name, scene) in file {
+            let before = self.scenes.get(name);
+            lines.push(Line {
+                scene: name.clone(),
+                change: match before {
+                    None => "created",
+                    Some(before) if before == scene => "unchanged",
+                    Some(_) => "changed",
+                },
+                before: before.map(rendered).transpose()?,
+                after: Some(rendered(scene)?),
+            });
+        }
+        let gone = self
+            .scenes
+            .iter()
+            .filter(|(name, _)| !file.contains_key(*name));
+        for (name, scene) in gone.filter(|_| prune) {
+            lines.push(Line {
+                scene: name.clone(),
+                change: "deleted",
+                before: Some(rendered(scene)?),
+                after: None,
+            });
+        }
+        Ok(lines)
+    }
+
+    /// Produces records and waits until they are stored.
+    fn write(&self, records: &[OutRecord]) -> Result<(), Failed> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let mut publisher = Publisher::try_new(&self.config.kafka.producer())
+            .map_err(|error| Failed::new(Exit::Failure, &error))?;
+        for record in records {
+            publisher.send(record);
+        }
+        let results = publisher.finish();
+        let refused: Vec<_> = results
+            .iter()
+            .filter_map(|result| result.as_ref().err())
+            .collect();
+        let Some(error) = refused.first() else {
+            return Ok(());
+        };
+        let exit = if refused.len() == records.len() {
+            Exit::Failure
+        } else {
+            Exit::Partly
+        };
+        let (count, all) = (refused.len(), records.len());
+        Err(Failed::because(
+            exit,
+            format!("{count} of {all} changes were not stored: {error}"),
+        ))
+    }
+}
+
+/// The lines of a scene that differ, as `diff` shows them.
+fn difference(line: &Line) -> String {
+    let lines = |text: &Option<String>| -> Vec<String> {
+        let text = text.as_deref().unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    };
+    let (before, after) = (lines(&line.before), lines(&line.after));
+    let mut text = vec![format!("[scenes.{}] {}", line.scene, line.change)];
+    let gone = before.iter().filter(|line| !after.contains(line));
+    text.extend(gone.map(|line| format!("- {line}")));
+    let new = after.iter().filter(|line| !before.contains(line));
+    text.extend(new.map(|line| format!("+ {line}")));
+    text.join("\n")
+}
+
+/// Something as text of the configuration.
+fn rendered(value: &impl Serialize) -> Result<String, Failed> {
+    toml::to_string(value).map_err(|error| Failed::new(Exit::Failure, &error))
+}
+
+/// JSON that cannot be written.
+fn json(error: serde_json::Error) -> Failed {
+    Failed::from(std::io::Error::from(error))
+}
+
+impl From<scenes::Error> for Failed {
+    /// A topic that cannot be read or written.
+    fn from(error: scenes::Error) -> Self {
+        let exit = match &error {
+            scenes::Error::Missing { .. } => Exit::Precondition,
+            scenes::Error::Kafka { .. }
+            | scenes::Error::Slow { .. }
+            | scenes::Error::Encode { .. } => Exit::Failure,
+        };
+        Failed::new(exit, &error)
+    }
+}

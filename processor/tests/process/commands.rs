@@ -1,0 +1,221 @@
+//! Every command, its output and its exit code.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::rig::{FLAKY, Rig};
+use crate::support::bootstrap;
+
+/// What a command printed.
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// What a command said.
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn init_creates_what_is_missing_and_run_refuses_without_it() {
+    let rig = Rig::bare(bootstrap(), FLAKY);
+
+    let refused = rig.retide(&["run"]);
+    assert_eq!(refused.status.code(), Some(4), "{refused:?}");
+    assert!(
+        stderr(&refused).contains("retide init"),
+        "{}",
+        stderr(&refused)
+    );
+    let dry = rig.retide(&["init", "--dry-run", "--output", "json"]);
+    assert_eq!(dry.status.code(), Some(0));
+    let dry: serde_json::Value = serde_json::from_str(&stdout(&dry)).unwrap();
+    assert!(
+        dry.as_array()
+            .unwrap()
+            .iter()
+            .all(|topic| topic["state"] == "missing")
+    );
+    let created = rig.retide(&["init"]);
+    assert_eq!(created.status.code(), Some(0), "{created:?}");
+    assert_eq!(stdout(&created).matches("created").count(), 11);
+    let again = rig.retide(&["init"]);
+    assert_eq!(again.status.code(), Some(0));
+    assert_eq!(stdout(&again).matches("exists").count(), 11);
+
+    let printed = rig.retide(&["init", "--format", "kafka-topics"]);
+    assert_eq!(stdout(&printed).lines().count(), 11);
+    let printed = rig.retide(&["init", "--format", "strimzi"]);
+    assert_eq!(stdout(&printed).matches("kind: KafkaTopic").count(), 11);
+}
+
+#[test]
+fn a_broker_that_does_not_answer_is_exit_code_5_within_15_seconds() {
+    // Taken, and never answered.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let rig = Rig::bare(address.clone(), FLAKY);
+
+    for command in [&["run"][..], &["init"], &["scenes", "export"]] {
+        let start = Instant::now();
+        let output = rig.retide(command);
+
+        assert_eq!(output.status.code(), Some(5), "{command:?} {output:?}");
+        assert!(start.elapsed() < Duration::from_secs(15), "{command:?}");
+        assert!(stderr(&output).contains(&address), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_mistake_in_the_configuration_is_exit_code_2_with_its_place() {
+    let rig = Rig::bare("127.0.0.1:1".to_owned(), "");
+    fs::write(
+        rig.file("retide.toml"),
+        "[processor]\nworkers = 2\nguarante = 'x'\n",
+    )
+    .unwrap();
+
+    let output = rig.retide(&["run"]);
+
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(
+        stderr(&output),
+        "error: retide.toml:3:1: processor.guarante: unknown key `guarante`; did you mean `guarantee`?\n"
+    );
+    let output = rig.retide(&["submt"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("'submit'"), "{}", stderr(&output));
+}
+
+#[test]
+fn scenes_are_applied_compared_exported_and_deleted() {
+    let rig = Rig::new(Duration::ZERO, "");
+    let text = FLAKY.replace("TARGET", "127.0.0.1:9");
+    fs::write(rig.file("scenes.toml"), &text).unwrap();
+
+    let output = rig.retide(&["scenes", "apply", "scenes.toml"]);
+    assert!(stdout(&output).contains("created"), "{output:?}");
+    let output = rig.retide(&["scenes", "apply", "scenes.toml"]);
+    assert!(stdout(&output).contains("unchanged"), "{output:?}");
+    let output = rig.retide(&["scenes", "diff", "--exit-code", "scenes.toml"]);
+    assert_eq!(
+        (output.status.code(), stdout(&output).as_str()),
+        (Some(0), "")
+    );
+
+    fs::write(
+        rig.file("other.toml"),
+        text.replace("max_attempts = 4", "max_attempts = 5"),
+    )
+    .unwrap();
+    let output = rig.retide(&["scenes", "diff", "--exit-code", "other.toml"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        stdout(&output),
+        "[scenes.flaky] changed\n- max_attempts = 4\n+ max_attempts = 5\n"
+    );
+
+    let exported = rig.retide(&["scenes", "export"]);
+    fs::write(rig.file("exported.toml"), &exported.stdout).unwrap();
+    let output = rig.retide(&["scenes", "diff", "--exit-code", "exported.toml"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+
+    let output = rig.retide(&["scenes", "delete", "nowhere"]);
+    assert_eq!(output.status.code(), Some(3));
+    let output = rig.retide(&["scenes", "delete", "flaky"]);
+    assert_eq!(output.status.code(), Some(0));
+    let output = rig.retide(&["scenes", "export", "flaky"]);
+    assert_eq!(output.status.code(), Some(3));
+
+    fs::write(
+        rig.file("bad.toml"),
+        text.replace("delay = \"700ms\"", "delay = \"-1s\""),
+    )
+    .unwrap();
+    let output = rig.retide(&["scenes", "apply", "bad.toml"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).starts_with("error: bad.toml:4:23: scenes.flaky.backoff.fixed.delay: "),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn submitted_tasks_are_run() {
+    let rig = Rig::new(Duration::ZERO, FLAKY);
+    let submit = |arguments: &[&str], payload: &[u8]| -> Output {
+        let mut child = rig
+            .command(
+                &[
+                    &["submit", "--scene", "flaky", "--output", "ndjson"],
+                    arguments,
+                ]
+                .concat(),
+            )
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(payload).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let _retide = rig.run();
+
+    let one = submit(
+        &[
+            "--id", "one", "--delay", "1500ms", "--header", "x=y", "--key", "k",
+        ],
+        b"0",
+    );
+    let lines = submit(&["--lines"], b"0\n1\n");
+    let refused = submit(&["--header", "retry-attempt=3"], b"0");
+
+    assert_eq!(one.status.code(), Some(0), "{one:?}");
+    let line: serde_json::Value = serde_json::from_str(&stdout(&one)).unwrap();
+    assert_eq!(line["id"], "one");
+    assert_eq!(stdout(&lines).lines().count(), 2);
+    assert_eq!(refused.status.code(), Some(2));
+    let ends = rig.ends(3);
+    assert_eq!(ends["one"], ["delivered"]);
+    rig.target.wait_for(4);
+    assert_eq!(rig.target.early(), 0);
+    let requests = rig.target.requests();
+    let one = requests
+        .iter()
+        .find(|request| request.text("retry-id") == "one")
+        .unwrap();
+    assert_eq!(one.text("x"), "y");
+}
+
+#[test]
+fn the_demo_counts_what_it_promises() {
+    let rig = Rig::bare("127.0.0.1:1".to_owned(), "");
+
+    let output = rig.retide(&["demo", "--exit", "--json", "--tasks", "2000", "--seed", "3"]);
+
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = stdout(&output);
+    let report: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    let number = |key: &str| report[key].as_u64().unwrap();
+    assert_eq!(number("tasks"), 2_000);
+    assert_eq!(
+        number("delivered") + number("dead") + number("expired"),
+        2_000
+    );
+    assert!(number("dead") > 0 && number("expired") > 0);
+    assert_eq!(
+        (number("lost"), number("early"), number("duplicates")),
+        (0, 0, 0)
+    );
+    assert_eq!(number("callbacks"), 2_000);
+    assert!(number("attempts") > 2_000);
+    assert!(report["seconds"].as_f64().unwrap() < 30.0);
+    for key in ["p50", "p99", "max"] {
+        assert!(report["lateness_ms"][key].as_f64().is_some(), "{key}");
+    }
+}

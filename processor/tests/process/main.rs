@@ -1,0 +1,17 @@
+//! What only real processes on a real broker can show: `retide run`, killed, stopped and joined by others; and every command.
+//!
+//! The broker is found as in the tests of `kafka`. One test at a time: they measure time, and start processes.
+
+#![allow(
+    unreachable_pub,
+    reason = "the support is shared with the tests of `kafka`"
+)]
+
+mod bad_input;
+mod commands;
+mod crash;
+mod promises;
+mod rig;
+#[path = "../kafka/support.rs"]
+#[allow(dead_code, reason = "the tests of `kafka` use the rest")]
+mod support;

@@ -1,0 +1,172 @@
+//! Promises to those who produce tasks and to those who receive them.
+
+use std::fs;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use retide::embedded::Broker;
+
+use crate::rig::{FLAKY, Rig};
+
+/// The whole way of tasks that fail none to four times where four attempts are allowed.
+fn end_to_end(rig: &Rig) {
+    const TASKS: usize = 500;
+    let failures = |index: usize| index as u32 % 5;
+    let retide = rig.run();
+
+    rig.produce(0, (0..TASKS).map(failures));
+    let ends = rig.ends(TASKS);
+
+    let dead = TASKS / 5;
+    for index in 0..TASKS {
+        let id = format!("task-{index}");
+        let expected = if failures(index) > 3 {
+            "dead"
+        } else {
+            "delivered"
+        };
+        assert_eq!(ends[&id], [expected], "{id}");
+    }
+    assert_eq!(rig.read("callbacks").len(), TASKS);
+    assert_eq!(rig.read("dead-letters").len(), dead);
+    let expected: usize = (0..TASKS)
+        .map(|index| failures(index).min(3) as usize + 1)
+        .sum();
+    assert_eq!(rig.target.attempts().len(), expected);
+    assert_eq!(rig.target.count(), expected);
+    assert_eq!(rig.target.early(), 0);
+    retide.terminate();
+    assert_eq!(retide.wait(), Some(0));
+}
+
+#[test]
+fn every_task_ends_once_after_its_attempts() {
+    end_to_end(&Rig::new(Duration::ZERO, FLAKY));
+}
+
+#[test]
+fn every_task_ends_once_after_its_attempts_on_the_embedded_broker() {
+    let broker = Broker::start().unwrap();
+    let rig = Rig::bare(broker.bootstrap().to_owned(), FLAKY);
+    assert!(rig.retide(&["init"]).status.success());
+    end_to_end(&rig);
+}
+
+#[test]
+fn every_task_ends_once_after_its_attempts_at_least_once() {
+    let rig = Rig::new(Duration::ZERO, FLAKY);
+    let basics = format!("{}guarantee = 'at_least_once'\nworkers = 2\n", rig.basics());
+    rig.configure(&format!("{basics}{FLAKY}"));
+    end_to_end(&rig);
+}
+
+#[test]
+fn a_deadline_ends_a_task_as_expired_and_its_callback_is_delivered() {
+    let scenes = r#"
+[scenes.flaky]
+target = { http = { url = "http://TARGET/flaky" } }
+backoff = { fixed = { delay = "1s" } }
+deadline = "2500ms"
+callback = { target = { http = { url = "http://TARGET/ended" } }, on = ["expired"] }
+"#;
+    let rig = Rig::new(Duration::ZERO, scenes);
+    let _retide = rig.run();
+
+    rig.produce(0, [9, 0].into_iter());
+    let ends = rig.ends(2);
+
+    assert_eq!(ends["task-0"], ["expired"]);
+    assert_eq!(ends["task-1"], ["delivered"]);
+    // Three attempts for one, one for the other, and one callback, since only one task expired.
+    rig.target.wait_for(5);
+    let requests = rig.target.requests();
+    let callbacks: Vec<_> = requests
+        .iter()
+        .filter(|request| request.path == "ended")
+        .collect();
+    let [callback] = callbacks[..] else {
+        panic!("{callbacks:?}");
+    };
+    assert_eq!(callback.text("retry-id"), "task-0");
+    assert_eq!(callback.text("retry-outcome"), "expired");
+    assert_eq!(callback.text("content-type"), "application/json");
+    let body: serde_json::Value = serde_json::from_slice(&callback.body).unwrap();
+    assert_eq!(body["outcome"], "expired");
+    assert_eq!(body["attempts"], 3);
+    let [letter] = &rig.read("dead-letters")[..] else {
+        panic!("one dead letter");
+    };
+    assert_eq!(letter.value.as_deref(), Some(&b"9"[..]));
+    assert_eq!(letter.text("retry-outcome"), "expired");
+}
+
+#[test]
+fn a_scene_applied_takes_effect_without_a_restart() {
+    let rig = Rig::new(Duration::ZERO, "");
+    let retide = rig.run();
+    let apply = |text: &str| {
+        let text = text.replace("TARGET", &rig.target.address.to_string());
+        fs::write(rig.file("scenes.toml"), text).unwrap();
+        let output = rig.retide(&["scenes", "apply", "scenes.toml"]);
+        assert!(output.status.success(), "{output:?}");
+    };
+
+    rig.produce(0, [0].into_iter());
+    assert_eq!(
+        rig.ends(1)["task-0"],
+        ["dead"],
+        "its scene does not exist yet"
+    );
+    apply(FLAKY);
+    retide.wait_for("rules changed scenes=1");
+    rig.produce(1, [9].into_iter());
+    assert_eq!(rig.ends(2)["task-1"], ["dead"]);
+    assert_eq!(rig.target.count(), 4, "attempts of the first rules");
+    apply(&FLAKY.replace("max_attempts = 4", "max_attempts = 2"));
+    retide.wait_for("scene read scene=\"flaky\"");
+    rig.produce(2, [9].into_iter());
+    assert_eq!(rig.ends(3)["task-2"], ["dead"]);
+
+    assert_eq!(rig.target.count(), 6, "attempts of the second rules");
+}
+
+#[test]
+fn a_task_of_12_seconds_is_not_held_up_by_10_000_tasks_of_an_hour_before_it() {
+    let rig = Rig::new(Duration::ZERO, FLAKY);
+    let retide = rig.run();
+    let producer = rig.producer();
+    for index in 0..10_000 {
+        let id = format!("later-{index}");
+        let headers = [
+            ("retry-scene", "flaky"),
+            ("retry-id", &id),
+            ("retry-delay-ms", "3600000"),
+        ];
+        rig.send(&producer, &headers, b"0");
+    }
+    let due = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + Duration::from_secs(12);
+    let due = due.as_millis();
+    let headers = [
+        ("retry-scene", "flaky"),
+        ("retry-id", "soon"),
+        ("retry-due-at", &due.to_string()),
+    ];
+    rig.send(&producer, &headers, b"0");
+    rdkafka::producer::Producer::flush(&producer, Duration::from_secs(10)).unwrap();
+
+    let start = Instant::now();
+    rig.target.wait_for(1);
+
+    assert!(start.elapsed() < Duration::from_secs(14));
+    let requests = rig.target.requests();
+    let [request] = &requests[..] else {
+        panic!("{requests:?}");
+    };
+    assert_eq!(request.text("retry-id"), "soon");
+    let late = request.at_micros - due * 1_000;
+    eprintln!("late by {late} µs");
+    assert!(late < 250_000, "late by {late} µs");
+    // The 10,000 are parked, not forgotten.
+    retide.terminate();
+    assert_eq!(retide.wait(), Some(0));
+    assert_eq!(rig.read("delay.1h").len(), 10_000);
+}

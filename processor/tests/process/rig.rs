@@ -1,0 +1,499 @@
+//! One test's topics, processes and target.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{BorrowedMessage, Header as OutHeader, Headers, Message, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use uuid::Uuid;
+
+use crate::support::{PATIENCE, bootstrap, config};
+
+/// Taken by each test: they measure time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// One test's topics, processes and target.
+pub(crate) struct Rig {
+    pub(crate) bootstrap: String,
+    pub(crate) prefix: String,
+    pub(crate) target: Target,
+    directory: TempDir,
+    _runtime: Runtime,
+    _alone: MutexGuard<'static, ()>,
+}
+
+/// A target over HTTP that remembers what it saw.
+#[derive(Clone)]
+pub(crate) struct Target {
+    pub(crate) address: SocketAddr,
+    seen: Arc<Seen>,
+}
+
+/// What a target saw, and how it answers.
+struct Seen {
+    requests: Mutex<Vec<Request>>,
+    takes: Duration,
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) path: String,
+    pub(crate) at_micros: u128,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
+}
+
+/// A record as a read-committed consumer sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    pub(crate) value: Option<Vec<u8>>,
+    pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+/// A `retide run`, killed when dropped.
+pub(crate) struct Retide {
+    pub(crate) child: Child,
+    log: Arc<Mutex<String>>,
+}
+
+/// The scene whose tasks fail as often as their payload says.
+pub(crate) const FLAKY: &str = r#"
+[scenes.flaky]
+target = { http = { url = "http://TARGET/flaky", timeout = "5s" } }
+backoff = { fixed = { delay = "700ms" } }
+max_attempts = 4
+concurrency = 256
+"#;
+
+// === impl Rig ===
+
+impl Rig {
+    /// Topics, a target that takes `takes` for each answer, and a configuration with these scenes.
+    pub(crate) fn new(takes: Duration, scenes: &str) -> Self {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let rig = Self::on(bootstrap(), takes, scenes, alone);
+        assert!(rig.retide(&["init"]).status.success());
+        rig
+    }
+
+    /// As [`Self::new`], on this broker and without topics.
+    pub(crate) fn bare(bootstrap: String, scenes: &str) -> Self {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::on(bootstrap, Duration::ZERO, scenes, alone)
+    }
+
+    fn on(
+        bootstrap: String,
+        takes: Duration,
+        scenes: &str,
+        alone: MutexGuard<'static, ()>,
+    ) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let target = runtime.block_on(Target::start(takes));
+        let prefix = format!("t{}", Uuid::new_v4().simple());
+        let directory = TempDir::new().unwrap();
+        let rig = Self {
+            bootstrap,
+            prefix,
+            target,
+            directory,
+            _runtime: runtime,
+            _alone: alone,
+        };
+        rig.configure(&format!("{}{scenes}", rig.basics()));
+        rig
+    }
+
+    /// The sections of a configuration without scenes.
+    pub(crate) fn basics(&self) -> String {
+        let Self {
+            bootstrap, prefix, ..
+        } = self;
+        format!(
+            "[kafka]\nbootstrap.servers = '{bootstrap}'\n\
+             [kafka.consumer]\nsession.timeout.ms = 6000\nheartbeat.interval.ms = 500\n\
+             [topics]\nprefix = '{prefix}'\npartitions = 4\ntiers = ['now', '5s', '10s', '1m', '1h']\n\
+             callbacks = {{ format = 'json' }}\n\
+             [processor]\ngroup = '{prefix}'\n"
+        )
+    }
+
+    /// Replaces the configuration; `TARGET` stands for the target's address.
+    pub(crate) fn configure(&self, text: &str) {
+        let text = text.replace("TARGET", &self.target.address.to_string());
+        fs::write(self.file("retide.toml"), text).unwrap();
+    }
+
+    /// A file of this test's.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// A topic of this test's.
+    pub(crate) fn topic(&self, name: &str) -> String {
+        format!("{}.{name}", self.prefix)
+    }
+
+    /// A command, in the directory of this test's.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_retide"));
+        command
+            .current_dir(self.directory.path())
+            .env_remove("RETIDE_LOG")
+            .args(arguments);
+        command
+    }
+
+    /// Runs a command to its end.
+    pub(crate) fn retide(&self, arguments: &[&str]) -> Output {
+        self.command(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// Starts `retide run` and waits until it has its shards.
+    pub(crate) fn run(&self) -> Retide {
+        let retide = self.launch(&["run"]);
+        retide.wait_for("lanes assigned");
+        retide
+    }
+
+    /// Starts `retide run` with these arguments.
+    pub(crate) fn launch(&self, arguments: &[&str]) -> Retide {
+        let mut child = self
+            .command(arguments)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let written = Arc::clone(&log);
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let mut log = written.lock().unwrap();
+                writeln!(log, "{line}").unwrap();
+            }
+        });
+        Retide { child, log }
+    }
+
+    /// A producer.
+    pub(crate) fn producer(&self) -> BaseProducer {
+        config(&self.bootstrap, "producer")
+            .set("linger.ms", "5")
+            .create()
+            .unwrap()
+    }
+
+    /// Produces tasks of scene `flaky` that fail as often as said, with ids from `task-FIRST`.
+    pub(crate) fn produce(&self, first: usize, failures: impl Iterator<Item = u32>) {
+        let producer = self.producer();
+        for (index, failures) in failures.enumerate() {
+            let id = format!("task-{}", first + index);
+            let headers = [("retry-scene", "flaky"), ("retry-id", &id)];
+            self.send(&producer, &headers, failures.to_string().as_bytes());
+        }
+        producer.flush(PATIENCE).unwrap();
+    }
+
+    /// Hands one task to a producer.
+    pub(crate) fn send(&self, producer: &BaseProducer, headers: &[(&str, &str)], value: &[u8]) {
+        let mut all = OwnedHeaders::new();
+        for (key, value) in headers {
+            let value = Some(value.as_bytes());
+            all = all.insert(OutHeader { key, value });
+        }
+        let topic = self.topic("tasks");
+        let record = BaseRecord::<(), [u8]>::to(&topic)
+            .payload(value)
+            .headers(all);
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+        producer.poll(Duration::ZERO);
+    }
+
+    /// Everything on a topic, as a read-committed consumer sees it.
+    pub(crate) fn read(&self, topic: &str) -> Vec<Stored> {
+        self.reader(topic).read_all()
+    }
+
+    /// Reads a topic from its beginning.
+    pub(crate) fn reader(&self, topic: &str) -> Reader {
+        let topic = self.topic(topic);
+        let consumer: BaseConsumer = config(&self.bootstrap, "reader")
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
+            .create()
+            .unwrap();
+        let mut list = TopicPartitionList::new();
+        for partition in 0..4 {
+            list.add_partition_offset(&topic, partition, Offset::Beginning)
+                .unwrap();
+        }
+        consumer.assign(&list).unwrap();
+        Reader { consumer }
+    }
+
+    /// Waits until `count` tasks have ended, and gives the outcomes by id: one for each callback record.
+    pub(crate) fn ends(&self, count: usize) -> BTreeMap<String, Vec<String>> {
+        self.ends_within(count, Duration::from_mins(3))
+    }
+
+    /// As [`Self::ends`], within this time.
+    pub(crate) fn ends_within(
+        &self,
+        count: usize,
+        patience: Duration,
+    ) -> BTreeMap<String, Vec<String>> {
+        let reader = self.reader("callbacks");
+        let start = Instant::now();
+        let mut ends: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        while ends.len() < count {
+            assert!(
+                start.elapsed() < patience,
+                "{} of {count} tasks have ended",
+                ends.len()
+            );
+            if let Some(record) = reader.next(Duration::from_millis(100)) {
+                let (id, outcome) = (record.text("retry-id"), record.text("retry-outcome"));
+                ends.entry(id).or_default().push(outcome);
+            }
+        }
+        ends
+    }
+}
+
+/// Reads a topic from its beginning.
+pub(crate) struct Reader {
+    consumer: BaseConsumer,
+}
+
+// === impl Reader ===
+
+impl Reader {
+    /// The next record, if one comes in time.
+    pub(crate) fn next(&self, wait: Duration) -> Option<Stored> {
+        match self.consumer.poll(wait)? {
+            Ok(message) => Some(Stored::of(&message)),
+            Err(_) => None,
+        }
+    }
+
+    /// Everything to the end.
+    pub(crate) fn read_all(&self) -> Vec<Stored> {
+        let (mut records, mut ended) = (Vec::new(), 0);
+        let start = Instant::now();
+        while ended < 4 {
+            assert!(start.elapsed() < PATIENCE, "the end was not reached");
+            match self.consumer.poll(Duration::from_millis(100)) {
+                Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => ended += 1,
+                Some(Ok(message)) => records.push(Stored::of(&message)),
+                Some(Err(error)) => panic!("{error}"),
+                None => {}
+            }
+        }
+        records
+    }
+}
+
+// === impl Stored ===
+
+impl Stored {
+    fn of(message: &BorrowedMessage<'_>) -> Self {
+        let headers = message.headers().map_or_else(Vec::new, |headers| {
+            let header = |header: OutHeader<'_, &[u8]>| {
+                (header.key.to_owned(), header.value.map(<[u8]>::to_vec))
+            };
+            headers.iter().map(header).collect()
+        });
+        Self {
+            value: message.payload().map(<[u8]>::to_vec),
+            headers,
+        }
+    }
+
+    /// The last header of this name, as text; empty if there is none.
+    pub(crate) fn text(&self, name: &str) -> String {
+        let header = self.headers.iter().rfind(|(header, _)| header == name);
+        let value = header.and_then(|(_, value)| value.clone());
+        String::from_utf8(value.unwrap_or_default()).unwrap()
+    }
+}
+
+// === impl Target ===
+
+impl Target {
+    async fn start(takes: Duration) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen = Arc::new(Seen {
+            requests: Mutex::default(),
+            takes,
+        });
+        let router = Router::new()
+            .route("/{path}", post(answer))
+            .with_state(Arc::clone(&seen));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { address, seen }
+    }
+
+    /// Everything seen so far.
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        self.seen.requests.lock().unwrap().clone()
+    }
+
+    /// How many requests were seen.
+    pub(crate) fn count(&self) -> usize {
+        self.seen.requests.lock().unwrap().len()
+    }
+
+    /// Waits until so many requests were seen.
+    pub(crate) fn wait_for(&self, count: usize) {
+        let start = Instant::now();
+        while self.count() < count {
+            assert!(
+                start.elapsed() < PATIENCE,
+                "{} of {count} requests",
+                self.count()
+            );
+            thread::yield_now();
+            thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
+    /// How often each attempt of each task was seen.
+    pub(crate) fn attempts(&self) -> HashMap<(String, u32), usize> {
+        let mut attempts = HashMap::new();
+        for request in self.requests() {
+            let key = (
+                request.text("retry-id"),
+                request.number("retry-attempt") as u32,
+            );
+            *attempts.entry(key).or_default() += 1;
+        }
+        attempts
+    }
+
+    /// How many attempts arrived before their due time.
+    pub(crate) fn early(&self) -> usize {
+        let requests = self.requests();
+        let early = requests.iter().filter(|request| {
+            request.at_micros < u128::from(request.number("retry-due-at")) * 1000
+        });
+        early.count()
+    }
+}
+
+/// Answers by the payload: the number of attempts that fail, or success if it is none.
+async fn answer(
+    State(seen): State<Arc<Seen>>,
+    Path(path): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> StatusCode {
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let request = Request {
+        path,
+        at_micros: at.as_micros(),
+        headers,
+        body: body.to_vec(),
+    };
+    let failures: u64 = String::from_utf8_lossy(&body).parse().unwrap_or(0);
+    let fails = request.path == "flaky" && request.number("retry-attempt") <= failures;
+    seen.requests.lock().unwrap().push(request);
+    tokio::time::sleep(seen.takes).await;
+    if fails {
+        StatusCode::SERVICE_UNAVAILABLE
+    } else {
+        StatusCode::OK
+    }
+}
+
+// === impl Request ===
+
+impl Request {
+    /// A header as text; empty if there is none.
+    pub(crate) fn text(&self, name: &str) -> String {
+        let value = self.headers.get(name).map(|value| value.to_str().unwrap());
+        value.unwrap_or_default().to_owned()
+    }
+
+    /// A header as a number.
+    pub(crate) fn number(&self, name: &str) -> u64 {
+        self.text(name).parse().unwrap_or_default()
+    }
+}
+
+// === impl Retide ===
+
+impl Retide {
+    /// Waits until the log holds `text`.
+    pub(crate) fn wait_for(&self, text: &str) {
+        let start = Instant::now();
+        while !self.log().contains(text) {
+            let waited = start.elapsed();
+            assert!(waited < PATIENCE, "never logged: {text}\n{}", self.log());
+            thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
+    /// The log so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Sends SIGTERM.
+    pub(crate) fn terminate(&self) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits for the end and gives the exit code.
+    pub(crate) fn wait(mut self) -> Option<i32> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(start.elapsed() < PATIENCE, "still running\n{}", self.log());
+            thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Retide {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("--- log of a retide run\n{}", self.log());
+        }
+    }
+}
