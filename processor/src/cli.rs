@@ -2,6 +2,7 @@
 //!
 //! | module | command |
 //! |---|---|
+//! | `bench` | `retide bench` |
 //! | `demo` | `retide demo` |
 //! | `init` | `retide init` |
 //! | `run` | `retide run` |
@@ -11,6 +12,7 @@
 //!
 //! Data goes to stdout, talk to stderr.
 
+mod bench;
 mod demo;
 mod init;
 mod output;
@@ -88,6 +90,9 @@ enum Command {
     /// Show and change the rules on the scenes topic; workers follow at once
     #[command(subcommand)]
     Scenes(scenes::Command),
+    /// Measure retide on a cluster, beside a raw baseline in the same run
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -144,6 +149,7 @@ fn dispatch(Cli { global, command }: Cli) -> Result<(), Failed> {
         Command::Init(options) => init::init(&load(&global)?, &options, global.output),
         Command::Run(options) => run::run(load(&global)?, &options),
         Command::Submit(options) => submit::submit(&load(&global)?, &options, global.output),
+        Command::Bench(command) => bench::bench(load(&global)?, &command, global.output),
         Command::Scenes(command) => scenes::scenes(&load(&global)?, command, global.output),
     }
 }
@@ -173,6 +179,7 @@ fn log(command: &Command) {
         Command::Run(_) => "info",
         Command::Demo(_) => "error",
         Command::Init(_)
+        | Command::Bench(_)
         | Command::Submit(_)
         | Command::Scenes(_)
         | Command::Completions { .. } => "warn",

@@ -12,9 +12,12 @@
 //! | [`rules`] | scenes put in force |
 //! | [`publish`] | producing from the command line |
 //! | [`demo`] | everything on one machine |
+//! | [`bench`] | measurements, each beside a raw baseline |
 //! | [`embedded`] | a broker in process, for the demo and quick tests |
 
+pub mod bench;
 pub mod cli;
+mod client;
 pub mod cluster;
 pub mod config;
 pub mod demo;

@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rdkafka::ClientConfig;
-use rdkafka::client::ClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -18,13 +17,14 @@ use tracing::{info, warn};
 use retide_avro::wire::{self, Codec, Format, Framing};
 use retide_core::{Header, Timestamp};
 
+use crate::client::Quiet;
 use crate::config::{self, Scene};
 use crate::shell::ledger::OutRecord;
 
 /// The scenes of the topic, as far as they were read.
 pub struct Follower {
     /// The consumer.
-    consumer: BaseConsumer<Context>,
+    consumer: BaseConsumer<Quiet>,
     /// Reads records in Avro.
     avro: Codec<wire::Scene>,
     /// Reads records in JSON.
@@ -32,9 +32,6 @@ pub struct Follower {
     /// The scenes by name.
     scenes: BTreeMap<String, Scene>,
 }
-
-/// Hears the client's complaints; the end of a partition is none.
-struct Context;
 
 /// A change of one scene.
 #[derive(Clone, Debug)]
@@ -108,7 +105,7 @@ impl Follower {
         ] {
             config.set(key, value);
         }
-        let consumer: BaseConsumer<Context> = config.create_with_context(Context).map_err(kafka)?;
+        let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(kafka)?;
         let metadata = consumer.fetch_metadata(Some(topic), CALL).map_err(kafka)?;
         let partitions = metadata
             .topics()
@@ -236,18 +233,6 @@ impl Follower {
         }
     }
 }
-
-// === impl Context ===
-
-impl ClientContext for Context {
-    fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {
-            warn!(%error, reason, "scenes consumer reports");
-        }
-    }
-}
-
-impl ConsumerContext for Context {}
 
 /// The record that puts a scene on the topic.
 pub fn put(

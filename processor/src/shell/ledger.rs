@@ -238,7 +238,7 @@ impl Submitted {
 }
 
 /// The configuration of a producer: the user's, and what every guarantee needs.
-fn producer_config(config: &ClientConfig) -> ClientConfig {
+pub(crate) fn producer_config(config: &ClientConfig) -> ClientConfig {
     let mut config = config.clone();
     for (key, value) in [
         ("enable.idempotence", "true"),

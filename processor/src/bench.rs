@@ -1,0 +1,139 @@
+//! Measurements, each beside a raw baseline of its own in the same run.
+//!
+//! | module | what |
+//! |---|---|
+//! | `hop` | tasks that are due later, forwarded between topics; beside a plain transactional copy |
+//!
+//! Invariant: what went in is counted where it comes out; a measurement whose counts differ is an error, not a figure.
+
+mod bed;
+mod hop;
+
+use std::time::{Duration, Instant};
+
+use rdkafka::error::KafkaError;
+use serde::Serialize;
+
+use crate::{cluster, process};
+
+pub use self::bed::Bed;
+pub use self::hop::{Hop, Load, hop};
+
+/// Why a measurement came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A client of the measurement's own failed.
+    #[error("measure")]
+    Kafka(#[from] KafkaError),
+    /// The topics could not be created.
+    #[error("create topics")]
+    Topics(#[from] cluster::Error),
+    /// retide could not start, or could not go on.
+    #[error("run retide")]
+    Process(#[from] process::Error),
+    /// A thread or a runtime cannot be started.
+    #[error("start")]
+    Start(#[from] std::io::Error),
+    /// Nothing moved for too long.
+    #[error("{what}: {done} of {all} after {} s without any", PATIENCE.as_secs())]
+    Stuck {
+        /// What was waited for.
+        what: &'static str,
+        /// How many were done.
+        done: u64,
+        /// How many there are.
+        all: u64,
+    },
+    /// What came out is not what went in.
+    #[error("{what}: {found} where {expected} went in")]
+    Count {
+        /// What was counted.
+        what: &'static str,
+        /// How many came out.
+        found: u64,
+        /// How many went in.
+        expected: u64,
+    },
+}
+
+/// Longest time in which nothing moves.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// How many of something were done by when.
+#[derive(Debug)]
+pub(crate) struct Samples {
+    /// Times since the first look, and the count at each.
+    seen: Vec<(Duration, u64)>,
+    /// The first look.
+    start: Instant,
+}
+
+/// A speed, without the start and the end of its measurement.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Speed {
+    /// Records per second.
+    pub per_second: f64,
+    /// How long was measured.
+    pub seconds: f64,
+}
+
+// === impl Samples ===
+
+impl Samples {
+    /// Nothing is done yet.
+    pub(crate) fn start() -> Self {
+        Self {
+            seen: Vec::new(),
+            start: Instant::now(),
+        }
+    }
+
+    /// So many are done now.
+    pub(crate) fn add(&mut self, count: u64) {
+        if self.seen.last().is_none_or(|(_, last)| count > *last) {
+            self.seen.push((self.start.elapsed(), count));
+        }
+    }
+
+    /// How many were done at the last look.
+    pub(crate) fn last(&self) -> u64 {
+        self.seen.last().map_or(0, |(_, count)| *count)
+    }
+
+    /// How long nothing was done.
+    pub(crate) fn idle(&self) -> Duration {
+        let last = self.seen.last().map_or(Duration::ZERO, |(time, _)| *time);
+        self.start.elapsed().saturating_sub(last)
+    }
+
+    /// The speed from the first sample above a tenth of `all` on: before that, clients warm up. From the start if there is no other sample.
+    pub(crate) fn speed(&self, all: u64) -> Speed {
+        let (to, after) = self.seen.last().copied().unwrap_or_default();
+        let warm = |(_, count): &&(Duration, u64)| *count >= all / 10 && *count < after;
+        let (from, before) = self.seen.iter().find(warm).copied().unwrap_or_default();
+        let seconds = to.saturating_sub(from).as_secs_f64();
+        Speed {
+            per_second: (after - before) as f64 / seconds.max(1e-9),
+            seconds,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_speed_leaves_the_warm_up_out() {
+        let at = |millis, count| (Duration::from_millis(millis), count);
+        let samples = Samples {
+            seen: vec![at(900, 5), at(1_000, 20), at(1_500, 60), at(2_000, 100)],
+            start: Instant::now(),
+        };
+
+        let speed = samples.speed(100);
+
+        assert!((speed.per_second - 80.0).abs() < 1e-6, "{speed:?}");
+        assert!((speed.seconds - 1.0).abs() < 1e-9);
+    }
+}

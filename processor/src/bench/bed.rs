@@ -1,0 +1,142 @@
+//! Where measurements take place: topics of their own on a cluster, deleted afterwards.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::runtime::Runtime;
+use tracing::warn;
+use uuid::Uuid;
+
+use crate::bench::{Error, PATIENCE, Samples};
+use crate::client::Quiet;
+use crate::cluster::{self, Layout, Plan};
+use crate::config::Config;
+use crate::topics::Topics;
+
+/// Topics of a measurement, and the configuration that uses them.
+pub struct Bed {
+    /// The configuration: the user's, but with a prefix and a group of its own.
+    pub config: Config,
+    /// The topics.
+    pub topics: Topics,
+    /// Where calls run.
+    pub runtime: Runtime,
+    /// The planned topics.
+    plan: Plan,
+}
+
+/// Longest wait for one answer of the broker.
+const CALL: Duration = Duration::from_secs(30);
+
+// === impl Bed ===
+
+impl Bed {
+    /// Creates the topics of a measurement on the cluster that `config` names.
+    pub fn make(config: &Config) -> Result<Self, Error> {
+        let mut config = config.clone();
+        let name = format!("bench-{}", Uuid::new_v4().simple());
+        config.topics.prefix.clone_from(&name);
+        config.processor.group = name;
+        config.scenes.clear();
+        let topics = Topics::new(&config.topics.prefix, &config.topics.tiers);
+        let layout = Layout {
+            partitions: config.topics.partitions,
+            replication_factor: config.topics.replication_factor,
+        };
+        let plan = Plan::new(&topics, &config.topics.tiers, layout);
+        let runtime = Runtime::new()?;
+        runtime.block_on(cluster::create(&config.kafka.client(), &plan, CALL))?;
+        Ok(Self {
+            config,
+            topics,
+            runtime,
+            plan,
+        })
+    }
+
+    /// Waits until the group has committed `count` offsets of `topic`, looking every few milliseconds.
+    pub(crate) fn follow(&self, topic: &str, count: u64) -> Result<Samples, Error> {
+        let mut config = self.config.kafka.consumer();
+        config.set("group.id", &self.config.processor.group);
+        let consumer: BaseConsumer = config.create()?;
+        let mut samples = Samples::start();
+        while samples.last() < count {
+            if samples.idle() > PATIENCE {
+                return Err(Error::Stuck {
+                    what: "committed offsets",
+                    done: samples.last(),
+                    all: count,
+                });
+            }
+            let asked = Instant::now();
+            let committed = consumer.committed_offsets(self.partitions(topic), CALL)?;
+            let elements = committed.elements();
+            let offsets = elements.iter().map(|element| match element.offset() {
+                Offset::Offset(offset) => offset as u64,
+                _ => 0,
+            });
+            samples.add(offsets.sum());
+            std::thread::sleep(Duration::from_millis(20).saturating_sub(asked.elapsed()));
+        }
+        Ok(samples)
+    }
+
+    /// Counts the records of a topic, as a read-committed consumer sees them.
+    pub(crate) fn count(&self, topic: &str) -> Result<u64, Error> {
+        let mut config = self.config.kafka.consumer();
+        config.set("group.id", &self.config.processor.group);
+        config.set("enable.partition.eof", "true");
+        config.set("isolation.level", "read_committed");
+        let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet)?;
+        let mut partitions = self.partitions(topic);
+        partitions.set_all_offsets(Offset::Beginning)?;
+        consumer.assign(&partitions)?;
+        let (mut records, mut open, mut since) = (0, partitions.count(), Instant::now());
+        while open > 0 {
+            match consumer.poll(Duration::from_millis(100)) {
+                Some(Ok(_)) => {
+                    records += 1;
+                    since = Instant::now();
+                }
+                Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => open -= 1,
+                Some(Err(error)) => return Err(error.into()),
+                None if since.elapsed() > PATIENCE => {
+                    return Err(Error::Stuck {
+                        what: "records read",
+                        done: records,
+                        all: records + 1,
+                    });
+                }
+                None => {}
+            }
+        }
+        Ok(records)
+    }
+
+    /// All partitions of a topic.
+    pub(crate) fn partitions(&self, topic: &str) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_range(topic, 0, self.config.topics.partitions - 1);
+        list
+    }
+
+    /// Deletes the topics.
+    pub fn remove(self) {
+        let names: Vec<&str> = self.plan.topics.iter().map(|topic| &*topic.name).collect();
+        let client: ClientConfig = self.config.kafka.client();
+        let deleted = client
+            .create::<AdminClient<DefaultClientContext>>()
+            .and_then(|admin| {
+                let options = AdminOptions::new().request_timeout(Some(CALL));
+                self.runtime.block_on(admin.delete_topics(&names, &options))
+            });
+        if let Err(error) = deleted {
+            let prefix = &self.config.topics.prefix;
+            warn!(%error, prefix, "topics of a measurement are left behind");
+        }
+    }
+}

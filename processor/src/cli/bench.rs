@@ -1,0 +1,147 @@
+//! `retide bench`: measures retide, each mode beside a raw baseline of its own in the same run.
+
+use std::io;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use tokio::runtime::Runtime;
+
+use crate::bench::{self, Load};
+use crate::cli::init;
+use crate::cli::output::{Exit, Failed, Output, put, say};
+use crate::cluster;
+use crate::config::Config;
+use crate::embedded::Broker;
+
+/// What is measured.
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  retide bench hop
+  retide bench hop --records 500000 --output json
+  retide bench hop --embedded                   on a broker in this process: the accounting means something, the speed little
+
+Topics of their own are created on the cluster and deleted afterwards. Compare ratios, not figures of different machines.")]
+pub(super) enum Command {
+    /// Tasks that are due later, forwarded into a tier and from tier to tier; beside a plain transactional copy
+    Hop(Hop),
+}
+
+/// What `hop` takes.
+#[derive(Debug, Args)]
+pub(super) struct Hop {
+    /// Records of each part
+    #[arg(long, default_value_t = 200_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1_000..=100_000_000))]
+    records: u64,
+    /// Bytes of each payload
+    #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=900_000))]
+    bytes: u32,
+    /// Measure on a broker in this process
+    #[arg(long)]
+    embedded: bool,
+}
+
+/// A result, with what has to be known to compare it.
+#[derive(Debug, Serialize)]
+struct Figures<R> {
+    /// The version of retide.
+    version: &'static str,
+    /// Processors of this machine.
+    processors: usize,
+    /// Whether the program was built with optimisations.
+    optimised: bool,
+    /// The guarantee.
+    guarantee: String,
+    /// Partitions of each topic.
+    partitions: i32,
+    /// Workers of the process.
+    workers: u32,
+    /// Milliseconds that a transaction collects.
+    commit_interval_ms: u128,
+    /// What was measured.
+    #[serde(flatten)]
+    measured: R,
+}
+
+/// Measures.
+pub(super) fn bench(mut config: Config, command: &Command, output: Output) -> Result<(), Failed> {
+    let Command::Hop(options) = command;
+    let broker = options.embedded.then(Broker::start).transpose()?;
+    if let Some(broker) = &broker {
+        config.kafka.set("bootstrap.servers", broker.bootstrap());
+        config.topics.replication_factor = 1;
+    }
+    // Finds out whether Kafka can be reached at all, and says so well.
+    let plan = init::plan(&config);
+    Runtime::new()?.block_on(cluster::existing(&config.kafka.client(), &plan))?;
+    let load = Load {
+        records: options.records,
+        bytes: options.bytes as usize,
+    };
+    let measured = bench::hop(&config, load, say)?;
+    show(&config, measured, output, hop)
+}
+
+/// The table of a measurement of hops.
+fn hop(measured: &bench::Hop) -> String {
+    let bench::Hop {
+        records,
+        bytes,
+        ingest,
+        tier,
+        copy,
+        ingest_ratio,
+        tier_ratio,
+    } = measured;
+    format!(
+        "{records} records of {bytes} bytes each\n\
+         plain transactional copy   {:>9.0} /s   1.00\n\
+         retry topic to a tier      {:>9.0} /s   {ingest_ratio:.2}\n\
+         tier to tier               {:>9.0} /s   {tier_ratio:.2}",
+        copy.per_second, ingest.per_second, tier.per_second,
+    )
+}
+
+/// Prints a result.
+fn show<R: Serialize>(
+    config: &Config,
+    measured: R,
+    output: Output,
+    table: impl FnOnce(&R) -> String,
+) -> Result<(), Failed> {
+    let figures = Figures {
+        version: env!("CARGO_PKG_VERSION"),
+        processors: std::thread::available_parallelism().map_or(1, Into::into),
+        optimised: !cfg!(debug_assertions),
+        guarantee: config.processor.guarantee.to_string(),
+        partitions: config.topics.partitions,
+        workers: config.processor.workers.get(),
+        commit_interval_ms: config.processor.commit_interval.as_millis(),
+        measured,
+    };
+    match output {
+        Output::Table => {
+            if !figures.optimised {
+                say("built without optimisations: the ratios mean little");
+            }
+            put(&format!(
+                "retide {} · {} · {} partitions · {} workers · commit every {} ms · {} processors",
+                figures.version,
+                figures.guarantee,
+                figures.partitions,
+                figures.workers,
+                figures.commit_interval_ms,
+                figures.processors,
+            ))?;
+            put(&table(&figures.measured))
+        }
+        Output::Json => put(&serde_json::to_string_pretty(&figures).map_err(io::Error::from)?),
+        Output::Ndjson => put(&serde_json::to_string(&figures).map_err(io::Error::from)?),
+    }
+}
+
+impl From<bench::Error> for Failed {
+    fn from(error: bench::Error) -> Self {
+        Self::new(Exit::Failure, &error)
+    }
+}
