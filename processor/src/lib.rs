@@ -14,6 +14,8 @@
 //! | [`demo`] | everything on one machine |
 //! | [`bench`] | measurements, each beside a raw baseline |
 //! | [`embedded`] | a broker in process, for the demo and quick tests |
+//! | [`shell`] | feed, ledger and the loop between them |
+//! | [`health`] | whether its workers turn and have what they need |
 
 pub mod bench;
 pub mod cli;
@@ -22,6 +24,7 @@ pub mod cluster;
 pub mod config;
 pub mod demo;
 pub mod embedded;
+pub mod health;
 pub mod process;
 pub mod publish;
 pub mod rules;
