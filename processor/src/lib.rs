@@ -14,7 +14,8 @@
 //! | [`demo`] | everything on one machine |
 //! | [`bench`] | measurements, each beside a raw baseline |
 //! | [`embedded`] | a broker in process, for the demo and quick tests |
-//! | [`shell`] | feed, ledger and the loop between them |
+//! | `event` | what is worth telling people: log line and metric together |
+//! | [`metrics`] | the numbers of a process |
 //! | [`health`] | whether its workers turn and have what they need |
 
 pub mod bench;
@@ -24,7 +25,9 @@ pub mod cluster;
 pub mod config;
 pub mod demo;
 pub mod embedded;
+mod event;
 pub mod health;
+pub mod metrics;
 pub mod process;
 pub mod publish;
 pub mod rules;

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crossbeam_channel::{Receiver, Sender, never, select_biased, unbounded};
 use rdkafka::error::KafkaError;
 use tokio::runtime::Handle;
-use tracing::{error, warn};
 
 use retide_avro::headers;
 use retide_connectors::Target;
@@ -20,6 +19,12 @@ use retide_core::{
     Scenes, Settlement, Source, Task, Timestamp,
 };
 
+use crate::event::{
+    BatchCommitted, BatchDropped, RecordsRefused, RulesChanged, TargetPanicked, WorkerStarted,
+    WorkerStopped,
+};
+use crate::health::Heartbeat;
+use crate::metrics::{Load, Metrics, SceneSet, Share, Tally};
 use crate::shell::encode::Encoder;
 use crate::shell::feed::{Feed, Reading, Request};
 use crate::shell::ledger::{Batch, Ledger, Ownership, Progress, Receipt};
@@ -63,6 +68,10 @@ pub struct Drive<L> {
     pub pace: Pace,
     /// Where calls run.
     pub runtime: Handle,
+    /// Where events are counted.
+    pub metrics: Arc<Metrics>,
+    /// Says that the loop turns.
+    pub heartbeat: Arc<Heartbeat>,
 }
 
 /// What changes while a worker runs.
@@ -77,8 +86,8 @@ struct State<L> {
     answer: Sender<(u64, Outcome)>,
     /// What was settled since the last batch.
     settled: Vec<Settlement>,
-    /// The offsets of the batches under way, oldest first.
-    under_way: VecDeque<Vec<Commit>>,
+    /// The batches under way, oldest first.
+    under_way: VecDeque<UnderWay>,
     /// When the batch being collected is due.
     commit_at: Instant,
     /// Where paused lanes read on.
@@ -89,6 +98,20 @@ struct State<L> {
     drained: BTreeSet<i32>,
     /// The instant steady time is measured from.
     start: Instant,
+    /// The counters of the scenes in force.
+    counters: Arc<SceneSet>,
+    /// This worker's part in the gauges of the process.
+    share: Share,
+    /// When to give the next sign of life.
+    beat_at: Instant,
+}
+
+/// A batch that the ledger has.
+struct UnderWay {
+    /// Its offsets.
+    commits: Vec<Commit>,
+    /// What to count once it is durable.
+    tally: Tally,
 }
 
 /// Most batches under way: one commits while the other fills.
@@ -96,6 +119,9 @@ const UNDER_WAY: usize = 2;
 
 /// Settlements after which no more records are read until a batch is taken: bounds what waits for the ledger.
 const MOST_SETTLED: usize = 20_000;
+
+/// Time between two signs of life: as often as the loop turns when nothing happens, far less often than it can.
+const BEAT: Duration = Duration::from_millis(100);
 
 // === impl Drive ===
 
@@ -109,23 +135,16 @@ impl<L: Ledger> Drive<L> {
         rules: &Receiver<Rules>,
         stop: &Receiver<()>,
     ) -> Result<(Feed, L), KafkaError> {
-        let (answer, outcomes) = unbounded();
-        let mut state = State {
-            parts: self,
-            rules: Rules::default(),
-            outcomes,
-            answer,
-            settled: Vec::new(),
-            under_way: VecDeque::new(),
-            commit_at: Instant::now(),
-            paused: HashMap::new(),
-            shards: BTreeSet::new(),
-            drained: BTreeSet::new(),
-            start: Instant::now(),
-        };
+        let (metrics, heartbeat) = (Arc::clone(&self.metrics), Arc::clone(&self.heartbeat));
+        let worker = heartbeat.name();
+        WorkerStarted { worker }.emit(&metrics);
+        let mut state = State::new(self);
         let result = state.run(rules, stop);
         let all: Vec<i32> = state.shards.iter().copied().collect();
         state.let_go(&all);
+        heartbeat.ended();
+        let error = result.as_ref().err();
+        WorkerStopped { worker, error }.emit(&metrics);
         result.map(|()| (state.parts.feed, state.parts.ledger))
     }
 }
@@ -133,10 +152,35 @@ impl<L: Ledger> Drive<L> {
 // === impl State ===
 
 impl<L: Ledger> State<L> {
+    /// The state of a worker that has nothing yet.
+    fn new(parts: Drive<L>) -> Self {
+        let (answer, outcomes) = unbounded();
+        let counters = parts.metrics.in_force();
+        let share = Share::new(Arc::clone(&parts.metrics));
+        let now = Instant::now();
+        Self {
+            parts,
+            rules: Rules::default(),
+            outcomes,
+            answer,
+            settled: Vec::new(),
+            under_way: VecDeque::new(),
+            commit_at: now,
+            paused: HashMap::new(),
+            shards: BTreeSet::new(),
+            drained: BTreeSet::new(),
+            start: now,
+            counters,
+            share,
+            beat_at: now,
+        }
+    }
+
     /// The loop.
     fn run(&mut self, rules: &Receiver<Rules>, stop: &Receiver<()>) -> Result<(), KafkaError> {
         let nothing = never();
         loop {
+            self.beat();
             self.commit_if_due();
             let timeout = self.timeout();
             let full = self.settled.len() >= MOST_SETTLED;
@@ -164,10 +208,28 @@ impl<L: Ledger> State<L> {
         }
     }
 
+    /// Gives a sign of life, if it is time, and says what the worker holds.
+    fn beat(&mut self) {
+        let now = Instant::now();
+        // Without its feed a worker only seems alive.
+        if now < self.beat_at || self.parts.feed.has_ended() {
+            return;
+        }
+        self.beat_at = now + BEAT;
+        self.parts.heartbeat.beat();
+        let engine = &self.parts.engine;
+        self.share.report(Load {
+            open: engine.open(),
+            held: engine.held(),
+            calls: engine.in_flight(),
+            shards: self.shards.len(),
+        });
+    }
+
     /// How long nothing has to be done.
     fn timeout(&self) -> Duration {
         // A clock that is set forward is noticed within this time.
-        let mut timeout = Duration::from_millis(100);
+        let mut timeout = BEAT;
         if let Some(wake) = self.parts.engine.next_wake() {
             timeout = timeout.min(wake.since(self.now().wall));
         }
@@ -237,20 +299,28 @@ impl<L: Ledger> State<L> {
             Kind::Callback => &self.rules.callbacks,
         };
         let answer = self.answer.clone();
+        let counters = Arc::clone(self.counters.of(&scene.name));
+        counters.started(self.now().wall.since(task.due));
         let Some(target) = targets.get(&scene.name).map(Arc::clone) else {
             let failure = Failure::new("no-target", "the scene's target could not be set up");
-            let _ = answer.send((ticket, Outcome::Retryable(failure)));
+            let outcome = Outcome::Retryable(failure);
+            counters.answered(&outcome, Duration::ZERO);
+            let _ = answer.send((ticket, outcome));
             return;
         };
+        let start = Instant::now();
         let call = self
             .parts
             .runtime
             .spawn(async move { target.attempt(task).await });
+        let (name, metrics) = (Arc::clone(&scene.name), Arc::clone(&self.parts.metrics));
         self.parts.runtime.spawn(async move {
             let outcome = call.await.unwrap_or_else(|error| {
-                error!(%error, "target panicked");
+                let (scene, error) = (&*name, &error);
+                TargetPanicked { scene, error }.emit(&metrics);
                 Outcome::Retryable(Failure::new("panic", "the target's connector panicked"))
             });
+            counters.answered(&outcome, start.elapsed());
             let _ = answer.send((ticket, outcome));
         });
     }
@@ -265,9 +335,17 @@ impl<L: Ledger> State<L> {
     /// A batch is durable, or was dropped with its shards.
     fn received(&mut self, receipt: Option<Receipt>) {
         let Some(receipt) = receipt else { return };
-        let commits = self.under_way.pop_front().unwrap_or_default();
+        let UnderWay { commits, tally } = self
+            .under_way
+            .pop_front()
+            .unwrap_or_else(|| unreachable!("a receipt without a batch"));
         match receipt {
-            Receipt::Committed { .. } => {
+            Receipt::Committed { took, refused } => {
+                let metrics = &self.parts.metrics;
+                BatchCommitted { took, tally }.emit(metrics);
+                if refused > 0 {
+                    RecordsRefused { count: refused }.emit(metrics);
+                }
                 for commit in commits {
                     self.step(Input::Committed {
                         lane: commit.lane,
@@ -276,7 +354,10 @@ impl<L: Ledger> State<L> {
                     });
                 }
             }
-            Receipt::Dropped => warn!("batch dropped: its shards are no longer ours"),
+            Receipt::Dropped => {
+                let lanes = commits.len();
+                BatchDropped { lanes }.emit(&self.parts.metrics);
+            }
         }
     }
 
@@ -284,6 +365,13 @@ impl<L: Ledger> State<L> {
     fn change(&mut self, rules: Rules) {
         let scenes = rules.scenes.clone();
         self.rules = rules;
+        self.counters = self.parts.metrics.put_in_force(&scenes);
+        self.parts.heartbeat.ruled();
+        RulesChanged {
+            worker: self.parts.heartbeat.name(),
+            scenes: scenes.iter().count(),
+        }
+        .emit(&self.parts.metrics);
         self.step(Input::Rules(scenes));
     }
 
@@ -300,8 +388,11 @@ impl<L: Ledger> State<L> {
                         known: assignment.known,
                     });
                 }
+                // No shard at all, where there are more workers than shards, is an assignment too.
+                self.parts.heartbeat.assigned();
             }
             Reading::Revoked { shards, lost, done } => {
+                self.parts.heartbeat.revoked();
                 if lost {
                     for shard in &shards {
                         self.parts.ownership.give_up(*shard);
@@ -361,18 +452,20 @@ impl<L: Ledger> State<L> {
     fn commit(&mut self) {
         let mut batch = Batch::default();
         let mut dead = BTreeMap::new();
+        let mut tally = Tally::new(&self.parts.metrics, &self.counters);
+        let now = self.now().wall;
         for settlement in self.settled.drain(..) {
             Encoder::count(&mut dead, &settlement);
             let settled = self.parts.encoder.settled(&settlement);
-            batch
-                .settled
-                .push(settled.unwrap_or_else(|error| unreachable!("{error}")));
+            let settled = settled.unwrap_or_else(|error| unreachable!("{error}"));
+            tally.count(&settlement, settled.records.len(), now);
+            batch.settled.push(settled);
         }
         for (shard, alert) in dead.into_values() {
             let settled = self.parts.encoder.alert(shard, &alert);
-            batch
-                .settled
-                .push(settled.unwrap_or_else(|error| unreachable!("{error}")));
+            let settled = settled.unwrap_or_else(|error| unreachable!("{error}"));
+            tally.count_records(settled.records.len());
+            batch.settled.push(settled);
         }
         let commits = self.parts.engine.commits();
         for commit in &commits {
@@ -383,7 +476,7 @@ impl<L: Ledger> State<L> {
                 metadata: commit.completions.encode(),
             });
         }
-        self.under_way.push_back(commits);
+        self.under_way.push_back(UnderWay { commits, tally });
         self.parts.ledger.submit(batch);
     }
 
@@ -395,6 +488,7 @@ impl<L: Ledger> State<L> {
             self.step(Input::Revoke { shard: *shard });
         }
         loop {
+            self.beat();
             let drained = shards.iter().all(|shard| self.drained.contains(shard));
             let late = Instant::now() >= deadline;
             if (drained || late) && !self.settled.is_empty() && self.under_way.len() < UNDER_WAY {
@@ -407,7 +501,7 @@ impl<L: Ledger> State<L> {
             select_biased! {
                 recv(self.outcomes) -> answered => self.answered(answered.ok()),
                 recv(self.parts.ledger.receipts()) -> receipt => self.received(receipt.ok()),
-                default(deadline.saturating_duration_since(Instant::now())) => {}
+                default(deadline.saturating_duration_since(Instant::now()).min(BEAT)) => {}
             }
         }
         for shard in shards {

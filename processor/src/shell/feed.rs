@@ -6,7 +6,7 @@
 //! Ownership: all topics are subscribed to with the `range` assignor, which gives partition p of each of them to the same member as
 //! long as they have the same number of partitions.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -19,14 +19,16 @@ use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 use rdkafka::types::RDKafkaRespErr;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use retide_core::completions::Completions;
 use retide_core::engine::Position;
 use retide_core::{Header, LaneId, Record, Timestamp};
 
+use crate::event::{CommitUnreadable, ConsumerReported, ShardsAssigned, ShardsLost, ShardsRevoked};
+use crate::metrics::Metrics;
 use crate::topics::Topics;
 
 /// What the feed tells the drive.
@@ -112,6 +114,8 @@ pub struct Context {
     readings: Sender<Reading>,
     /// How often lanes were assigned.
     assignments: AtomicU64,
+    /// Where events are counted.
+    metrics: Arc<Metrics>,
 }
 
 /// Records on their way to the drive: enough to bridge a commit, few beside what lanes hold.
@@ -135,6 +139,7 @@ impl Feed {
         config: &ClientConfig,
         topics: &Arc<Topics>,
         name: &str,
+        metrics: &Arc<Metrics>,
     ) -> Result<Self, KafkaError> {
         let (to_drive, readings) = bounded(BUFFER);
         let (requests, from_drive) = bounded(BUFFER);
@@ -154,6 +159,7 @@ impl Feed {
             topics: Arc::clone(topics),
             readings: to_drive.clone(),
             assignments: AtomicU64::new(0),
+            metrics: Arc::clone(metrics),
         };
         let consumer: Arc<Client> = Arc::new(config.create_with_context(context)?);
         let names: Vec<&str> = topics.read().map(|(_, name)| &**name).collect();
@@ -179,6 +185,13 @@ impl Feed {
             stop,
             thread: Some(thread),
         })
+    }
+}
+
+impl Feed {
+    /// Whether its thread has ended, so that nothing will be read any more.
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 }
 
@@ -232,7 +245,7 @@ impl Reader {
                     self.notice_assignment();
                     self.reading(&message)
                 }
-                Some(Err(error)) => failure(error),
+                Some(Err(error)) => failure(error, consumer.context().metrics()),
             };
             let Some(reading) = reading else {
                 continue;
@@ -299,7 +312,7 @@ impl Reader {
 }
 
 /// What an error of the consumer means to the drive, if it is more than passing.
-fn failure(error: KafkaError) -> Option<Reading> {
+fn failure(error: KafkaError, metrics: &Metrics) -> Option<Reading> {
     if let Some(
         RDKafkaErrorCode::Fatal
         | RDKafkaErrorCode::AutoOffsetReset
@@ -310,7 +323,7 @@ fn failure(error: KafkaError) -> Option<Reading> {
         return Some(Reading::Failed(error));
     }
     // The client goes on by itself.
-    warn!(%error, "consumer reports");
+    ConsumerReported { error: &error }.emit(metrics);
     None
 }
 
@@ -361,6 +374,11 @@ impl ConsumerContext for Context {
 }
 
 impl Context {
+    /// Where events are counted.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// Starts every lane where its last commit left it.
     fn assign(
         &self,
@@ -379,7 +397,12 @@ impl Context {
             };
             starts.add_partition_offset(element.topic(), element.partition(), offset)?;
             let known = Completions::decode(element.metadata()).unwrap_or_else(|error| {
-                warn!(%error, topic = element.topic(), partition = element.partition(), "commit metadata unreadable, taken as empty");
+                CommitUnreadable {
+                    topic: element.topic(),
+                    partition: element.partition(),
+                    error: &error,
+                }
+                .emit(&self.metrics);
                 Completions::default()
             });
             if let Some(source) = self.topics.source(element.topic()) {
@@ -388,7 +411,8 @@ impl Context {
                 assignments.push(Assignment { lane, start, known });
             }
         }
-        info!(lanes = assignments.len(), "lanes assigned");
+        let shards = &shards(partitions);
+        ShardsAssigned { shards }.emit(&self.metrics);
         if self.readings.send(Reading::Assigned(assignments)).is_err() {
             return Ok(());
         }
@@ -400,20 +424,28 @@ impl Context {
 
     /// Waits until the drive has let go of the shards of `partitions`.
     fn revoke(&self, consumer: &BaseConsumer<Self>, partitions: &TopicPartitionList) {
-        let mut shards: Vec<i32> = partitions
-            .elements()
-            .iter()
-            .map(rdkafka::topic_partition_list::TopicPartitionListElem::partition)
-            .collect();
-        shards.sort_unstable();
-        shards.dedup();
+        let shards = shards(partitions);
         let (done, is_done) = bounded(1);
         let lost = consumer.assignment_lost();
-        info!(?shards, lost, "shards revoked");
+        if lost {
+            ShardsLost { shards: &shards }.emit(&self.metrics);
+        } else {
+            ShardsRevoked { shards: &shards }.emit(&self.metrics);
+        }
         let reading = Reading::Revoked { shards, lost, done };
         if self.readings.send(reading).is_ok() {
             // An error says the same as a word: the drive has let go.
             let _ = is_done.recv();
         }
     }
+}
+
+/// The shards of `partitions`, each once.
+fn shards(partitions: &TopicPartitionList) -> Vec<i32> {
+    let elements = partitions.elements();
+    let shards: BTreeSet<i32> = elements
+        .iter()
+        .map(TopicPartitionListElem::partition)
+        .collect();
+    shards.into_iter().collect()
 }

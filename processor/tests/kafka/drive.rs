@@ -14,6 +14,8 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::runtime::Runtime;
 
+use retide::health::{Health, STALL};
+use retide::metrics::Metrics;
 use retide::shell::drive::{Drive, Pace, Rules};
 use retide::shell::encode::{Encoder, Formats};
 use retide::shell::feed::Feed;
@@ -25,7 +27,7 @@ use retide_core::{
     Backoff, Engine, Failure, Gates, Jitter, Ladder, Outcome, Scene, Task, Timestamp, scene,
 };
 
-use crate::support::{Guarantee, PATIENCE, SHARDS, bootstrap, config, create};
+use crate::support::{Guarantee, PATIENCE, SHARDS, bootstrap, config, create, metrics};
 
 /// One attempt as the target saw it.
 #[derive(Clone, Debug)]
@@ -76,6 +78,8 @@ impl Target for Recorder {
 
 /// A worker under test.
 struct Running {
+    metrics: Arc<Metrics>,
+    health: Health,
     stop: Sender<()>,
     _rules: Sender<Rules>,
     thread: JoinHandle<()>,
@@ -90,7 +94,8 @@ impl Running {
         recorder: &Arc<Recorder>,
     ) -> Self {
         let runtime = Runtime::new().unwrap();
-        let feed = Feed::start(&config(bootstrap, group), topics, "test").unwrap();
+        let (metrics, health) = (metrics(), Health::new(STALL));
+        let feed = Feed::start(&config(bootstrap, group), topics, "test", &metrics).unwrap();
         let ownership = Arc::new(Ownership::default());
         let id = format!("{group}-{}", uuid::Uuid::new_v4());
         let ledger = L::start(bootstrap, &id, &feed.consumer, &ownership);
@@ -107,6 +112,8 @@ impl Running {
                 drain_deadline: Duration::from_secs(5),
             },
             runtime: runtime.handle().clone(),
+            metrics: Arc::clone(&metrics),
+            heartbeat: health.worker("test"),
         };
         let scene = Scene {
             name: "flaky".into(),
@@ -137,6 +144,8 @@ impl Running {
             drop(feed);
         });
         Self {
+            metrics,
+            health,
             stop,
             _rules: rules,
             thread,
@@ -144,9 +153,13 @@ impl Running {
         }
     }
 
-    fn stop(self) {
+    /// Stops the worker; gives what its metrics say in the end.
+    fn stop(self) -> String {
+        assert!(self.health.liveness().live && self.health.readiness().ready);
+        self.health.drain();
         self.stop.send(()).unwrap();
         self.thread.join().unwrap();
+        self.metrics.encode()
     }
 }
 
@@ -234,7 +247,7 @@ fn each_task_ends_once<L: Guarantee>() {
 
     let running = Running::start::<L>(&bootstrap, &group, &topics, &recorder);
     wait_for_ends(&bootstrap, &topics, tasks as usize);
-    running.stop();
+    let metrics = [running.stop()];
     // A second worker goes on where the first one stopped: at one more task in each shard, and nothing else.
     let again = Running::start::<L>(&bootstrap, &group, &topics, &recorder);
     for shard in 0..SHARDS.cast_unsigned() {
@@ -243,10 +256,11 @@ fn each_task_ends_once<L: Guarantee>() {
     producer.flush(PATIENCE).unwrap();
     let all = tasks as usize + SHARDS as usize;
     wait_for_ends(&bootstrap, &topics, all);
-    again.stop();
+    let metrics = [&metrics[..], &[again.stop()]].concat();
 
     let callbacks = outcomes(&bootstrap, &topics.callbacks);
     assert_eq!(callbacks.len(), all);
+    check_metrics(&bootstrap, &topics, &metrics);
     let ends: BTreeMap<String, String> = callbacks.into_iter().collect();
     assert_eq!(ends.len(), all, "each id once");
     let dead = outcomes(&bootstrap, &topics.dead_letters);
@@ -316,5 +330,62 @@ fn check_attempts(recorder: &Recorder, ends: &BTreeMap<String, String>) {
             let foreign = foreign.map(|(name, value)| (name.to_owned(), value.into()));
             assert_eq!(attempt.foreign, foreign);
         }
+    }
+}
+
+/// Checks that what the workers counted, all together, is what stands on the topics.
+fn check_metrics(bootstrap: &str, topics: &Topics, metrics: &[String]) {
+    let counted = |sample: &str| -> usize {
+        let lines = metrics.iter().flat_map(|text| text.lines());
+        let values = lines.filter_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        values.map(|value| value.parse::<usize>().unwrap()).sum()
+    };
+    let records = |topic: &str, outcome: &str| {
+        let all = outcomes(bootstrap, topic);
+        all.iter().filter(|(_, found)| found == outcome).count()
+    };
+    let parked: Vec<usize> = topics
+        .tiers
+        .iter()
+        .map(|topic| outcomes(bootstrap, topic).len())
+        .collect();
+    let (delivered, dead) = (
+        records(&topics.callbacks, "delivered"),
+        records(&topics.callbacks, "dead"),
+    );
+
+    for (sample, count) in [
+        (
+            r#"retide_tasks_ended_total{scene="flaky",outcome="delivered"}"#,
+            delivered,
+        ),
+        (
+            r#"retide_tasks_ended_total{scene="flaky",outcome="dead"}"#,
+            dead,
+        ),
+        (
+            r#"retide_dead_letters_total{reason="attempts-exhausted"}"#,
+            dead,
+        ),
+        (
+            r#"retide_attempts_total{scene="flaky",outcome="success"}"#,
+            delivered,
+        ),
+        // Each failed attempt is a record on a tier, but for the last one of a dead task.
+        (
+            r#"retide_attempts_total{scene="flaky",outcome="retryable"}"#,
+            parked.iter().sum::<usize>() + dead,
+        ),
+        (r#"retide_parked_total{tier="now"}"#, parked[0]),
+        (r#"retide_parked_total{tier="5s"}"#, parked[1]),
+        (r#"retide_rebalances_total{kind="assigned"}"#, metrics.len()),
+        (r#"retide_ledger_batches_total{result="dropped"}"#, 0),
+        ("retide_open_records", 0),
+        ("retide_held_bytes", 0),
+        ("retide_calls_in_flight", 0),
+        ("retide_owned_shards", 0),
+        ("retide_workers", 0),
+    ] {
+        assert_eq!(counted(sample), count, "{sample}");
     }
 }

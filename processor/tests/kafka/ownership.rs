@@ -47,6 +47,27 @@ fn workers_own_whole_shards_and_every_shard_has_one_owner() {
 }
 
 #[test]
+fn a_worker_for_which_no_shard_is_left_is_told_so() {
+    let Some(bootstrap) = bootstrap() else { return };
+    let prefix = format!("more-{}", uuid::Uuid::new_v4());
+    let topics = create(&bootstrap, &prefix);
+
+    let mut workers: Vec<Worker> = (0..=SHARDS)
+        .map(|_| Worker::join(&bootstrap, &prefix, &topics))
+        .collect();
+    let mut turning: Vec<&mut Worker> = workers.iter_mut().collect();
+    until("each has a shard or none", &mut turning, |workers| {
+        let shards: usize = workers.iter().map(|worker| worker.shards().len()).sum();
+        let one_each = workers.iter().all(|worker| worker.shards().len() <= 1);
+        shards == SHARDS as usize && one_each && workers.iter().all(|worker| worker.assignments > 0)
+    });
+
+    for worker in workers {
+        worker.leave();
+    }
+}
+
+#[test]
 fn the_next_owner_starts_where_the_last_commit_and_its_completions_say() {
     let bootstrap = bootstrap();
     let prefix = format!("next-{}", uuid::Uuid::new_v4());

@@ -13,6 +13,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use retide::embedded::Broker;
+use retide::metrics::Metrics;
 use retide::shell::feed::{Assignment, Client, Feed, Reading};
 use retide::shell::ledger::{AtLeastOnce, Ledger, Ownership, Transactional};
 use retide::topics::Topics;
@@ -72,6 +73,12 @@ pub(crate) fn config(bootstrap: &str, group: &str) -> ClientConfig {
         .set("max.poll.interval.ms", "6000")
         .set("heartbeat.interval.ms", "500");
     config
+}
+
+/// Metrics for the tiers of [`create`].
+pub(crate) fn metrics() -> Arc<Metrics> {
+    let ladder = Ladder::try_new(&["now", "5s", "1m"]).unwrap();
+    Arc::new(Metrics::new(&ladder))
 }
 
 /// Topics of their own for one test.
@@ -140,6 +147,8 @@ pub(crate) fn produce_ten(bootstrap: &str, topic: &str, shard: i32) {
 /// A worker as far as ownership goes: it lets go at once.
 pub(crate) struct Worker {
     pub(crate) feed: Feed,
+    /// How often it was told which shards are its.
+    pub(crate) assignments: u32,
     pub(crate) lanes: BTreeMap<LaneId, Assignment>,
     /// What was read since the last assignment.
     pub(crate) records: Vec<Position>,
@@ -147,9 +156,10 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn join(bootstrap: &str, group: &str, topics: &Arc<Topics>) -> Self {
-        let feed = Feed::start(&config(bootstrap, group), topics, "test").unwrap();
+        let feed = Feed::start(&config(bootstrap, group), topics, "test", &metrics()).unwrap();
         Self {
             feed,
+            assignments: 0,
             lanes: BTreeMap::new(),
             records: Vec::new(),
         }
@@ -159,6 +169,7 @@ impl Worker {
     pub(crate) fn turn(&mut self) {
         match self.feed.readings.recv_timeout(Duration::from_millis(20)) {
             Ok(Reading::Assigned(lanes)) => {
+                self.assignments += 1;
                 self.records.clear();
                 self.lanes
                     .extend(lanes.into_iter().map(|lane| (lane.lane, lane)));

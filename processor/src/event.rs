@@ -1,0 +1,233 @@
+//! What is worth telling people: each notable thing is a struct, and `emit` writes its log line and its metric together.
+//!
+//! Not the audit log of tasks, which is a topic. Invariant: no line and no label names a task or holds what a producer wrote.
+
+use std::time::Duration;
+
+use rdkafka::error::KafkaError;
+use tokio::task::JoinError;
+use tracing::{debug, error, info, warn};
+
+use retide_core::completions;
+
+use crate::metrics::{Metrics, Tally};
+
+/// A worker has begun.
+pub(crate) struct WorkerStarted<'a> {
+    /// Its name.
+    pub(crate) worker: &'a str,
+}
+
+/// A worker has let go of everything.
+pub(crate) struct WorkerStopped<'a> {
+    /// Its name.
+    pub(crate) worker: &'a str,
+    /// What ended it, unless it was asked to stop.
+    pub(crate) error: Option<&'a KafkaError>,
+}
+
+/// Other rules are in force in a worker.
+pub(crate) struct RulesChanged<'a> {
+    /// The worker.
+    pub(crate) worker: &'a str,
+    /// How many scenes there are.
+    pub(crate) scenes: usize,
+}
+
+/// A worker was given shards, or none.
+pub(crate) struct ShardsAssigned<'a> {
+    /// The shards.
+    pub(crate) shards: &'a [i32],
+}
+
+/// A worker is asked to give shards away.
+pub(crate) struct ShardsRevoked<'a> {
+    /// The shards.
+    pub(crate) shards: &'a [i32],
+}
+
+/// A worker was out of the group for so long that its shards are gone.
+pub(crate) struct ShardsLost<'a> {
+    /// The shards.
+    pub(crate) shards: &'a [i32],
+}
+
+/// What a commit says of offsets above it could not be read: they are done again.
+pub(crate) struct CommitUnreadable<'a> {
+    /// The topic.
+    pub(crate) topic: &'a str,
+    /// The partition.
+    pub(crate) partition: i32,
+    /// What is wrong with it.
+    pub(crate) error: &'a completions::Error,
+}
+
+/// The consumer met an error and goes on by itself.
+pub(crate) struct ConsumerReported<'a> {
+    /// The error.
+    pub(crate) error: &'a KafkaError,
+}
+
+/// A batch is durable.
+pub(crate) struct BatchCommitted {
+    /// How long that took.
+    pub(crate) took: Duration,
+    /// What was in it.
+    pub(crate) tally: Tally,
+}
+
+/// A batch came to nothing: its shards are no longer ours.
+pub(crate) struct BatchDropped {
+    /// Of how many lanes offsets were in it.
+    pub(crate) lanes: usize,
+}
+
+/// Target topics refused records; what follows from that was written instead.
+pub(crate) struct RecordsRefused {
+    /// How many.
+    pub(crate) count: usize,
+}
+
+/// A target's connector panicked; its task is tried again.
+pub(crate) struct TargetPanicked<'a> {
+    /// The scene.
+    pub(crate) scene: &'a str,
+    /// The panic.
+    pub(crate) error: &'a JoinError,
+}
+
+// === impl WorkerStarted ===
+
+impl WorkerStarted<'_> {
+    /// Writes log and metric.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        info!(worker = self.worker, "worker started");
+        metrics.workers.inc();
+    }
+}
+
+// === impl WorkerStopped ===
+
+impl WorkerStopped<'_> {
+    /// Writes log and metric.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        let Self { worker, error } = self;
+        match error {
+            None => info!(worker, "worker stopped"),
+            Some(error) => error!(%error, worker, "worker failed"),
+        }
+        metrics.workers.dec();
+    }
+}
+
+// === impl RulesChanged ===
+
+impl RulesChanged<'_> {
+    /// Writes log and metric.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        let Self { worker, scenes } = self;
+        info!(worker, scenes, "scene rules changed");
+        metrics.scenes_in_force.set(scenes as i64);
+    }
+}
+
+// === impl ShardsAssigned ===
+
+impl ShardsAssigned<'_> {
+    /// Writes log and metric.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        info!(shards = ?self.shards, "shards assigned");
+        metrics.rebalances_assigned.inc();
+    }
+}
+
+// === impl ShardsRevoked ===
+
+impl ShardsRevoked<'_> {
+    /// Writes log and metric.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        info!(shards = ?self.shards, "shards revoked");
+        metrics.rebalances_revoked.inc();
+    }
+}
+
+// === impl ShardsLost ===
+
+impl ShardsLost<'_> {
+    /// Writes log and metric.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        warn!(shards = ?self.shards, "shards lost");
+        metrics.rebalances_lost.inc();
+    }
+}
+
+// === impl CommitUnreadable ===
+
+impl CommitUnreadable<'_> {
+    /// Writes log and metric.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        let Self {
+            topic,
+            partition,
+            error,
+        } = self;
+        warn!(%error, topic, partition, "commit metadata unreadable, taken as empty");
+        metrics.unreadable_commits.inc();
+    }
+}
+
+// === impl ConsumerReported ===
+
+impl ConsumerReported<'_> {
+    /// Writes log and metric.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        warn!(error = %self.error, "consumer reports an error");
+        metrics.consumer_errors.inc();
+    }
+}
+
+// === impl BatchCommitted ===
+
+impl BatchCommitted {
+    /// Writes log and metrics.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        let Self { took, tally } = self;
+        debug!(?took, "batch committed");
+        metrics.batches_committed.inc();
+        metrics.ledger_commit.observe(took.as_secs_f64());
+        tally.add_to(metrics);
+    }
+}
+
+// === impl BatchDropped ===
+
+impl BatchDropped {
+    /// Writes log and metric.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        warn!(
+            lanes = self.lanes,
+            "batch dropped, its shards are no longer ours"
+        );
+        metrics.batches_dropped.inc();
+    }
+}
+
+// === impl RecordsRefused ===
+
+impl RecordsRefused {
+    /// Writes log and metric.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        warn!(count = self.count, "target topics refused records");
+        metrics.refused_records.inc_by(self.count as u64);
+    }
+}
+
+// === impl TargetPanicked ===
+
+impl TargetPanicked<'_> {
+    /// Writes log and metric.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        error!(error = %self.error, scene = self.scene, "target panicked");
+        metrics.target_panics.inc();
+    }
+}

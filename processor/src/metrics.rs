@@ -1,0 +1,606 @@
+//! The numbers of a process, as Prometheus reads them.
+//!
+//! Not what happened: that is told by [`crate::event`], whose `emit` counts here. What belongs to a batch (ends, hops, dead letters,
+//! records) is counted once the batch is durable, so that counters and topics say the same; attempts are counted when they are
+//! answered, since the target saw them whatever becomes of the batch. A record that a target topic refuses is the exception: the
+//! ledger does not say which it was, so it counts as delivered, and among the refused ones.
+//!
+//! Invariant: no label holds a task's id, and the scenes named are those in force; everything else is counted for `unknown`.
+//! A worker looks the counters of its scenes up when the rules change, never per record.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::iter;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Metric, Registry};
+
+use retide_core::{
+    Entry, Kind, Ladder, Outcome, Reason, Scenes, Settlement, Terminal, Timestamp, Transition,
+    scene,
+};
+
+/// The metrics of a process, shared by its workers.
+pub struct Metrics {
+    /// What is read.
+    registry: Registry,
+    /// What is counted by scene.
+    scenes: Arc<SceneFamilies>,
+    /// The counters of the scenes that were put in force last: they stay when no worker is left.
+    in_force: Mutex<Arc<SceneSet>>,
+    /// Tasks written to each tier, in the order of the ladder.
+    parked: Vec<Counter>,
+    /// Records on the dead-letters topic, in the order of [`Reason::ALL`].
+    dead_letters: [Counter; Reason::ALL.len()],
+    /// Offsets whose consequence is not decided.
+    open_records: Gauge,
+    /// Bytes of the tasks held in memory.
+    held_bytes: Gauge,
+    /// Calls under way.
+    calls_in_flight: Gauge,
+    /// Shards this process owns.
+    owned_shards: Gauge,
+    /// How long batches took, from hand-over to durable.
+    pub(crate) ledger_commit: Histogram,
+    /// Records in durable batches.
+    ledger_records: Counter,
+    /// Batches that became durable.
+    pub(crate) batches_committed: Counter,
+    /// Batches that came to nothing, their shards being someone else's.
+    pub(crate) batches_dropped: Counter,
+    /// Records that a target topic refused.
+    pub(crate) refused_records: Counter,
+    /// Assignments.
+    pub(crate) rebalances_assigned: Counter,
+    /// Shards asked back.
+    pub(crate) rebalances_revoked: Counter,
+    /// Shards gone without being asked back.
+    pub(crate) rebalances_lost: Counter,
+    /// Errors the consumer went on after.
+    pub(crate) consumer_errors: Counter,
+    /// Commits whose metadata could not be read.
+    pub(crate) unreadable_commits: Counter,
+    /// Connectors that panicked.
+    pub(crate) target_panics: Counter,
+    /// Scenes in force.
+    pub(crate) scenes_in_force: Gauge,
+    /// Running workers.
+    pub(crate) workers: Gauge,
+}
+
+/// The counters of one scene, shared by the workers in which it is in force; its series go when it is in force nowhere.
+pub(crate) struct SceneMetrics {
+    /// Where the series stand.
+    families: Arc<SceneFamilies>,
+    /// The scene.
+    name: Arc<str>,
+    /// How late attempts started.
+    lateness: Histogram,
+    /// Attempts, in the order of [`OUTCOMES`].
+    attempts: [Counter; OUTCOMES.len()],
+    /// How long attempts took.
+    attempt: Histogram,
+    /// Ends of tasks, in the order of [`Terminal::ALL`].
+    tasks_ended: [Counter; Terminal::ALL.len()],
+    /// Ends of callbacks, in the order of [`Terminal::ALL`].
+    callbacks_ended: [Counter; Terminal::ALL.len()],
+    /// Tasks that found no place before their gate.
+    deferred: Counter,
+}
+
+/// The counters of the scenes in force, as one worker sees them between two changes of the rules.
+pub(crate) struct SceneSet {
+    /// The place of each scene.
+    places: HashMap<Arc<str>, usize>,
+    /// The counters; the first ones are those of scenes that do not exist.
+    scenes: Vec<Arc<SceneMetrics>>,
+}
+
+/// What is to be counted once a batch is durable.
+pub(crate) struct Tally {
+    /// The scenes in force when it was handed over.
+    set: Arc<SceneSet>,
+    /// What happened in each of them.
+    scenes: Vec<SceneTally>,
+    /// Tasks written to each tier.
+    parked: Vec<u64>,
+    /// Records written to the dead-letters topic.
+    dead_letters: [u64; Reason::ALL.len()],
+    /// Records written.
+    records: u64,
+}
+
+/// What happened in one scene.
+#[derive(Clone, Default)]
+struct SceneTally {
+    /// Ends of tasks.
+    tasks: [u64; Terminal::ALL.len()],
+    /// Ends of callbacks.
+    callbacks: [u64; Terminal::ALL.len()],
+    /// Attempts the ledger made itself.
+    delivered: u64,
+    /// Tasks that found no place before their gate.
+    deferred: u64,
+}
+
+/// What a worker holds at the moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Load {
+    /// Open offsets.
+    pub(crate) open: usize,
+    /// Bytes of the tasks in memory.
+    pub(crate) held: usize,
+    /// Calls in flight.
+    pub(crate) calls: usize,
+    /// Shards.
+    pub(crate) shards: usize,
+}
+
+/// A worker's part in the gauges of its process; it is taken out again when this is dropped.
+pub(crate) struct Share {
+    /// The gauges.
+    metrics: Arc<Metrics>,
+    /// What is in them of this worker.
+    load: Load,
+}
+
+/// What is counted by scene.
+struct SceneFamilies {
+    /// How late attempts started.
+    lateness: Histograms,
+    /// Attempts by outcome.
+    attempts: Family<OutcomeLabels, Counter>,
+    /// How long attempts took.
+    attempt: Histograms,
+    /// Ends of tasks.
+    tasks_ended: Family<OutcomeLabels, Counter>,
+    /// Ends of callbacks.
+    callbacks_ended: Family<OutcomeLabels, Counter>,
+    /// Tasks that found no place before their gate.
+    deferred: Family<SceneLabels, Counter>,
+    /// The scenes whose series stand in the families.
+    live: Mutex<HashMap<Arc<str>, Weak<SceneMetrics>>>,
+}
+
+/// A histogram by scene.
+type Histograms = Family<SceneLabels, Histogram, fn() -> Histogram>;
+
+/// Which scene.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SceneLabels {
+    /// Its name, escaped.
+    scene: String,
+}
+
+/// Which scene, and how it went.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    /// The scene's name, escaped.
+    scene: String,
+    /// The word for how it went.
+    outcome: &'static str,
+}
+
+/// What [`Metrics::encode`] writes.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The scene that attempts and ends count for if there are no rules for them.
+const UNKNOWN: &str = "unknown";
+
+/// The words of [`Outcome`], in the order of [`place`].
+const OUTCOMES: [&str; 5] = ["success", "retryable", "permanent", "throttled", "timeout"];
+
+/// Bounds of lateness, in seconds: fine around the milliseconds a task is late as a rule, up to the hour it is late after an outage.
+const LATENESS: [f64; 20] = [
+    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
+    30.0, 60.0, 300.0, 900.0, 3600.0,
+];
+
+/// Bounds of the length of a call or commit, in seconds: from one within a rack to the longest time limit.
+const LENGTH: [f64; 16] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+];
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// The metrics of a process whose tiers are those of `ladder`, all at nothing.
+    pub fn new(ladder: &Ladder) -> Self {
+        let mut registry = Registry::with_prefix("retide");
+        let r = &mut registry;
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        r.register("build", "Version of retide", Info::new(version));
+        let scenes = Arc::new(SceneFamilies::register(r));
+        let in_force = Mutex::new(Arc::new(SceneSet::new(&scenes, &Scenes::default())));
+        let tiers = ladder.tiers().iter().map(|tier| &*tier.name);
+        let help = "Tasks written to a tier, to wait there";
+        let parked = words(r, ("parked", help), "tier", tiers);
+        let reasons = Reason::ALL.map(Reason::word);
+        let help = "Records written to the dead-letters topic";
+        let dead_letters = words(r, ("dead_letters", help), "reason", reasons.into_iter());
+        let help = "Batches of the ledger, by what became of them";
+        let results = ["committed", "dropped", "aborted"];
+        let batches = words(r, ("ledger_batches", help), "result", results.into_iter());
+        let help = "Changes of the shards of a worker";
+        let kinds = ["assigned", "revoked", "lost"];
+        let rebalances = words(r, ("rebalances", help), "kind", kinds.into_iter());
+        let length = Histogram::new(LENGTH);
+        let help = "How long batches took, from hand-over to durable";
+        let ledger_commit = add(r, ("ledger_commit_seconds", help), length);
+        Self {
+            scenes,
+            in_force,
+            parked,
+            dead_letters: dead_letters
+                .try_into()
+                .unwrap_or_else(|_| unreachable!("as many counters as reasons")),
+            open_records: gauge(r, "open_records", "Records read whose end is not decided"),
+            held_bytes: gauge(r, "held_bytes", "Bytes of tasks held in memory"),
+            calls_in_flight: gauge(r, "calls_in_flight", "Calls to targets under way"),
+            owned_shards: gauge(r, "owned_shards", "Shards that this process owns"),
+            ledger_commit,
+            ledger_records: counter(r, "ledger_records", "Records in durable batches"),
+            batches_committed: batches[0].clone(),
+            batches_dropped: batches[1].clone(),
+            refused_records: counter(r, "refused_records", "Records target topics refused"),
+            rebalances_assigned: rebalances[0].clone(),
+            rebalances_revoked: rebalances[1].clone(),
+            rebalances_lost: rebalances[2].clone(),
+            consumer_errors: counter(r, "consumer_errors", "Errors the consumer survived"),
+            unreadable_commits: counter(r, "unreadable_commits", "Commit metadata not understood"),
+            target_panics: counter(r, "target_panics", "Connectors that panicked in a call"),
+            scenes_in_force: gauge(r, "scenes", "Scenes in force"),
+            workers: gauge(r, "workers", "Running workers"),
+            registry,
+        }
+    }
+
+    /// All of it as `OpenMetrics` text, of [`CONTENT_TYPE`].
+    pub fn encode(&self) -> String {
+        let mut out = String::new();
+        text::encode(&mut out, &self.registry)
+            .unwrap_or_else(|error| unreachable!("a string takes any text: {error}"));
+        out
+    }
+
+    /// Puts these scenes in force; gives their counters.
+    pub(crate) fn put_in_force(&self, scenes: &Scenes) -> Arc<SceneSet> {
+        let set = Arc::new(SceneSet::new(&self.scenes, scenes));
+        *lock(&self.in_force) = Arc::clone(&set);
+        set
+    }
+
+    /// The counters of the scenes put in force last.
+    pub(crate) fn in_force(&self) -> Arc<SceneSet> {
+        Arc::clone(&lock(&self.in_force))
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+/// Registers a metric.
+fn add<M: Metric + Clone>(registry: &mut Registry, (name, help): (&str, &str), metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+/// A new counter.
+fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
+    add(registry, (name, help), Counter::default())
+}
+
+/// A new gauge.
+fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
+    add(registry, (name, help), Gauge::default())
+}
+
+/// A new counter for each of `words`, told apart by `label`.
+fn words<'a>(
+    registry: &mut Registry,
+    named: (&str, &str),
+    label: &'static str,
+    words: impl Iterator<Item = &'a str>,
+) -> Vec<Counter> {
+    let family = Family::<[(&'static str, String); 1], Counter>::default();
+    let family = add(registry, named, family);
+    words
+        .map(|word| family.get_or_create_owned(&[(label, word.to_owned())]))
+        .collect()
+}
+
+// === impl SceneFamilies ===
+
+impl SceneFamilies {
+    /// Registers what is counted by scene.
+    fn register(registry: &mut Registry) -> Self {
+        let lateness: Histograms = Family::new_with_constructor(|| Histogram::new(LATENESS));
+        let attempt: Histograms = Family::new_with_constructor(|| Histogram::new(LENGTH));
+        let r = registry;
+        let help = "How long after its due time an attempt started";
+        let lateness = add(r, ("lateness_seconds", help), lateness);
+        let attempts = add(r, ("attempts", "Answered attempts"), Family::default());
+        let help = "How long an attempt took, from its start to its answer";
+        let attempt = add(r, ("attempt_seconds", help), attempt);
+        let tasks_ended = add(r, ("tasks_ended", "Ends of tasks"), Family::default());
+        let help = "Ends of deliveries of callbacks";
+        let callbacks_ended = add(r, ("callbacks_ended", help), Family::default());
+        let help = "Due tasks sent back to a tier, the line before their gate being full";
+        let deferred = add(r, ("deferred", help), Family::default());
+        Self {
+            lateness,
+            attempts,
+            attempt,
+            tasks_ended,
+            callbacks_ended,
+            deferred,
+            live: Mutex::default(),
+        }
+    }
+
+    /// The counters of a scene: those there are, or new ones.
+    fn of(self: &Arc<Self>, name: &Arc<str>) -> Arc<SceneMetrics> {
+        let mut live = lock(&self.live);
+        if let Some(metrics) = live.get(name).and_then(Weak::upgrade) {
+            return metrics;
+        }
+        let scene = SceneLabels::new(name);
+        let by = |family: &Family<OutcomeLabels, Counter>, outcome: &'static str| {
+            family.get_or_create_owned(&OutcomeLabels::new(name, outcome))
+        };
+        let metrics = Arc::new(SceneMetrics {
+            families: Arc::clone(self),
+            name: Arc::clone(name),
+            lateness: self.lateness.get_or_create_owned(&scene),
+            attempts: OUTCOMES.map(|word| by(&self.attempts, word)),
+            attempt: self.attempt.get_or_create_owned(&scene),
+            tasks_ended: Terminal::ALL.map(|end| by(&self.tasks_ended, end.word())),
+            callbacks_ended: Terminal::ALL.map(|end| by(&self.callbacks_ended, end.word())),
+            deferred: self.deferred.get_or_create_owned(&scene),
+        });
+        live.insert(Arc::clone(name), Arc::downgrade(&metrics));
+        metrics
+    }
+}
+
+// === impl SceneLabels ===
+
+impl SceneLabels {
+    /// The labels of a scene.
+    fn new(scene: &str) -> Self {
+        let scene = escape(scene);
+        Self { scene }
+    }
+}
+
+// === impl OutcomeLabels ===
+
+impl OutcomeLabels {
+    /// The labels of how it went in a scene.
+    fn new(scene: &str, outcome: &'static str) -> Self {
+        let scene = escape(scene);
+        Self { scene, outcome }
+    }
+}
+
+/// The text of a label's value, which the encoder writes as it is.
+fn escape(text: &str) -> String {
+    text.replace('\\', r"\\")
+        .replace('"', "\\\"")
+        .replace('\n', r"\n")
+}
+
+// === impl SceneMetrics ===
+
+impl SceneMetrics {
+    /// An attempt starts this long after its due time.
+    pub(crate) fn started(&self, late: Duration) {
+        self.lateness.observe(late.as_secs_f64());
+    }
+
+    /// An attempt was answered.
+    pub(crate) fn answered(&self, outcome: &Outcome, took: Duration) {
+        self.attempts[place(outcome)].inc();
+        self.attempt.observe(took.as_secs_f64());
+    }
+}
+
+impl Drop for SceneMetrics {
+    fn drop(&mut self) {
+        let families = &self.families;
+        let mut live = lock(&families.live);
+        // Another worker may have brought the scene back meanwhile; then the series are its.
+        if live
+            .get(&self.name)
+            .is_none_or(|other| other.strong_count() > 0)
+        {
+            return;
+        }
+        live.remove(&self.name);
+        let scene = SceneLabels::new(&self.name);
+        families.lateness.remove(&scene);
+        families.attempt.remove(&scene);
+        families.deferred.remove(&scene);
+        for outcome in OUTCOMES {
+            let labels = OutcomeLabels::new(&self.name, outcome);
+            families.attempts.remove(&labels);
+        }
+        for end in Terminal::ALL {
+            let labels = OutcomeLabels::new(&self.name, end.word());
+            families.tasks_ended.remove(&labels);
+            families.callbacks_ended.remove(&labels);
+        }
+    }
+}
+
+/// The place of an outcome among [`OUTCOMES`].
+const fn place(outcome: &Outcome) -> usize {
+    match outcome {
+        Outcome::Success => 0,
+        Outcome::Retryable(_) => 1,
+        Outcome::Permanent(_) => 2,
+        Outcome::Throttled { .. } => 3,
+        Outcome::Timeout(_) => 4,
+    }
+}
+
+// === impl SceneSet ===
+
+impl SceneSet {
+    /// The counters of these scenes.
+    fn new(families: &Arc<SceneFamilies>, scenes: &Scenes) -> Self {
+        let unknown: Arc<str> = UNKNOWN.into();
+        // The first ones are for what has no scene: the rules it follows, or nothing.
+        let default = scenes.get(scene::DEFAULT).map(|scene| &scene.name);
+        let names = iter::once(default.unwrap_or(&unknown))
+            .chain(scenes.iter().map(|scene| &scene.name))
+            .map(Arc::clone);
+        let mut set = Self {
+            places: HashMap::new(),
+            scenes: Vec::new(),
+        };
+        for (place, name) in names.enumerate() {
+            set.scenes.push(families.of(&name));
+            set.places.insert(name, place);
+        }
+        set
+    }
+
+    /// The counters for a task of this scene.
+    pub(crate) fn of(&self, scene: &str) -> &Arc<SceneMetrics> {
+        &self.scenes[self.place(scene)]
+    }
+
+    /// The place of a scene.
+    fn place(&self, scene: &str) -> usize {
+        self.places.get(scene).copied().unwrap_or_default()
+    }
+}
+
+// === impl Tally ===
+
+impl Tally {
+    /// Nothing, yet.
+    pub(crate) fn new(metrics: &Metrics, set: &Arc<SceneSet>) -> Self {
+        Self {
+            set: Arc::clone(set),
+            scenes: vec![SceneTally::default(); set.scenes.len()],
+            parked: vec![0; metrics.parked.len()],
+            dead_letters: [0; Reason::ALL.len()],
+            records: 0,
+        }
+    }
+
+    /// Notes the consequence of an offset that is handed over `now`, as so many records.
+    pub(crate) fn count(&mut self, settlement: &Settlement, records: usize, now: Timestamp) {
+        self.records += records as u64;
+        for entry in &settlement.entries {
+            match entry {
+                Entry::Park { tier, .. } => self.parked[*tier] += 1,
+                Entry::Deliver { task, .. } => {
+                    let place = self.set.place(&task.scene);
+                    self.scenes[place].delivered += 1;
+                    self.set.scenes[place].started(now.since(task.due));
+                }
+                Entry::DeadLetter { ended, .. } | Entry::Poison { ended, .. } => {
+                    if let Some(reason) = ended.reason {
+                        self.dead_letters[reason as usize] += 1;
+                    }
+                }
+                Entry::Callback(_) => {}
+                Entry::Event(event) => {
+                    let scene = &mut self.scenes[self.set.place(&event.scene)];
+                    match (&event.transition, event.kind) {
+                        (Transition::Ended { terminal, .. }, Kind::Work) => {
+                            scene.tasks[*terminal as usize] += 1;
+                        }
+                        (Transition::Ended { terminal, .. }, Kind::Callback) => {
+                            scene.callbacks[*terminal as usize] += 1;
+                        }
+                        (Transition::Deferred { .. }, _) => scene.deferred += 1,
+                        (
+                            Transition::Parked { .. }
+                            | Transition::Hopped { .. }
+                            | Transition::Failed { .. },
+                            _,
+                        ) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Notes records beside those of offsets.
+    pub(crate) fn count_records(&mut self, records: usize) {
+        self.records += records as u64;
+    }
+
+    /// Counts it all: it is durable.
+    pub(crate) fn add_to(&self, metrics: &Metrics) {
+        metrics.ledger_records.inc_by(self.records);
+        for (counter, count) in metrics.parked.iter().zip(&self.parked) {
+            counter.inc_by(*count);
+        }
+        for (counter, count) in metrics.dead_letters.iter().zip(self.dead_letters) {
+            counter.inc_by(count);
+        }
+        for (scene, tally) in self.set.scenes.iter().zip(&self.scenes) {
+            scene.attempts[place(&Outcome::Success)].inc_by(tally.delivered);
+            scene.deferred.inc_by(tally.deferred);
+            for (counter, count) in scene.tasks_ended.iter().zip(tally.tasks) {
+                counter.inc_by(count);
+            }
+            for (counter, count) in scene.callbacks_ended.iter().zip(tally.callbacks) {
+                counter.inc_by(count);
+            }
+        }
+    }
+}
+
+// === impl Share ===
+
+impl Share {
+    /// The part of a worker that holds nothing.
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        let load = Load::default();
+        Self { metrics, load }
+    }
+
+    /// The worker holds this now.
+    pub(crate) fn report(&mut self, load: Load) {
+        let metrics = &self.metrics;
+        for (gauge, now, before) in [
+            (&metrics.open_records, load.open, self.load.open),
+            (&metrics.held_bytes, load.held, self.load.held),
+            (&metrics.calls_in_flight, load.calls, self.load.calls),
+            (&metrics.owned_shards, load.shards, self.load.shards),
+        ] {
+            gauge.inc_by(now as i64 - before as i64);
+        }
+        self.load = load;
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.report(Load::default());
+    }
+}
+
+/// Locks what no panic leaves half-changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

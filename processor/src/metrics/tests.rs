@@ -1,0 +1,309 @@
+//! What the text says after something has happened.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use retide_core::entry::Event;
+use retide_core::task::Failure;
+use retide_core::{
+    Backoff, Ended, Jitter, LaneId, Origin, Record, Scene, Source, Task, Transition,
+};
+
+use super::*;
+use crate::event::{BatchCommitted, BatchDropped, RecordsRefused, ShardsLost};
+
+fn rules(names: &[&str]) -> Scenes {
+    let scene = |name: &&str| Scene {
+        name: Arc::from(*name),
+        target: scene::Target::Call,
+        backoff: Backoff::Fixed {
+            delay: Duration::from_secs(1),
+        },
+        jitter: Jitter::None,
+        max_attempts: 3.try_into().expect("not zero"),
+        deadline: None,
+        rate: None,
+        concurrency: 1.try_into().expect("not zero"),
+        callback: None,
+    };
+    names.iter().map(scene).collect()
+}
+
+fn metrics() -> Metrics {
+    Metrics::new(&Ladder::try_new(&["now", "5s"]).expect("a ladder"))
+}
+
+fn origin() -> Origin {
+    Origin {
+        topic: "retry.tasks".into(),
+        partition: 0,
+        offset: 7,
+    }
+}
+
+fn task(scene: &str, kind: Kind) -> Arc<Task> {
+    Arc::new(Task {
+        id: "the-id".into(),
+        scene: scene.into(),
+        kind,
+        attempt: 1,
+        due: Timestamp::from_millis(1_000),
+        first_failed_at: Timestamp::EPOCH,
+        deadline: None,
+        origin: origin(),
+        failure: None,
+        hops: 0,
+        record: Record::default(),
+    })
+}
+
+fn event(scene: &str, kind: Kind, transition: Transition) -> Entry {
+    Entry::Event(Event {
+        id: "the-id".into(),
+        scene: scene.into(),
+        kind,
+        at: Timestamp::EPOCH,
+        transition,
+    })
+}
+
+fn ended(scene: &str, kind: Kind, terminal: Terminal) -> Entry {
+    let transition = Transition::Ended {
+        terminal,
+        attempts: 1,
+        reason: None,
+    };
+    event(scene, kind, transition)
+}
+
+fn dead_letter(scene: &str, reason: Reason) -> Entry {
+    let task = task(scene, Kind::Work);
+    let ended = Arc::new(Ended {
+        id: Arc::clone(&task.id),
+        scene: Arc::clone(&task.scene),
+        kind: task.kind,
+        terminal: Terminal::Dead,
+        reason: Some(reason),
+        attempts: 1,
+        origin: origin(),
+        first_failed_at: Timestamp::EPOCH,
+        at: Timestamp::EPOCH,
+        failure: None,
+        key: None,
+    });
+    Entry::DeadLetter { task, ended }
+}
+
+/// One batch of these entries, all of one offset.
+fn commit(metrics: &Metrics, set: &Arc<SceneSet>, entries: Vec<Entry>) -> BatchCommitted {
+    let records = entries.len();
+    let settlement = Settlement {
+        lane: LaneId {
+            shard: 0,
+            source: Source::Tasks,
+        },
+        offset: 7,
+        entries,
+        otherwise: Vec::new(),
+    };
+    let mut tally = Tally::new(metrics, set);
+    tally.count(&settlement, records, Timestamp::from_millis(1_004));
+    BatchCommitted {
+        took: Duration::from_millis(120),
+        tally,
+    }
+}
+
+/// Checks that the text has each of these lines.
+fn says(metrics: &Metrics, lines: &[&str]) {
+    let text = metrics.encode();
+    for line in lines {
+        let found = text.lines().any(|found| found == *line);
+        assert!(found, "no {line} in\n{text}");
+    }
+}
+
+#[test]
+fn what_a_batch_holds_is_counted_once_it_is_durable() {
+    let metrics = metrics();
+    let set = metrics.put_in_force(&rules(&["pay"]));
+    let due = Timestamp::EPOCH;
+    let entries = vec![
+        ended("pay", Kind::Work, Terminal::Dead),
+        dead_letter("pay", Reason::AttemptsExhausted),
+        ended("pay", Kind::Callback, Terminal::Delivered),
+        Entry::Park {
+            tier: 1,
+            task: task("pay", Kind::Work),
+        },
+        event("pay", Kind::Work, Transition::Deferred { due }),
+        Entry::Deliver {
+            topic: "orders".into(),
+            task: task("pay", Kind::Work),
+        },
+    ];
+
+    let batch = commit(&metrics, &set, entries);
+    says(
+        &metrics,
+        &[r#"retide_tasks_ended_total{scene="pay",outcome="dead"} 0"#],
+    );
+    batch.emit(&metrics);
+
+    says(
+        &metrics,
+        &[
+            r#"retide_tasks_ended_total{scene="pay",outcome="dead"} 1"#,
+            r#"retide_tasks_ended_total{scene="pay",outcome="delivered"} 0"#,
+            r#"retide_callbacks_ended_total{scene="pay",outcome="delivered"} 1"#,
+            r#"retide_dead_letters_total{reason="attempts-exhausted"} 1"#,
+            r#"retide_dead_letters_total{reason="rejected"} 0"#,
+            r#"retide_parked_total{tier="5s"} 1"#,
+            r#"retide_parked_total{tier="now"} 0"#,
+            r#"retide_deferred_total{scene="pay"} 1"#,
+            r#"retide_attempts_total{scene="pay",outcome="success"} 1"#,
+            r#"retide_lateness_seconds_bucket{le="0.005",scene="pay"} 1"#,
+            r#"retide_lateness_seconds_bucket{le="0.003",scene="pay"} 0"#,
+            "retide_ledger_records_total 6",
+            "retide_ledger_commit_seconds_count 1",
+            r#"retide_ledger_batches_total{result="committed"} 1"#,
+        ],
+    );
+}
+
+#[test]
+fn events_are_counted_and_attempts_with_them() {
+    let metrics = metrics();
+    let set = metrics.put_in_force(&rules(&["pay"]));
+
+    BatchDropped { lanes: 1 }.emit(&metrics);
+    RecordsRefused { count: 3 }.emit(&metrics);
+    ShardsLost { shards: &[1, 2] }.emit(&metrics);
+    let timeout = Outcome::Timeout(Failure::new("timeout", "too slow"));
+    set.of("pay").answered(&timeout, Duration::from_secs(2));
+    set.of("pay").started(Duration::from_hours(2));
+
+    says(
+        &metrics,
+        &[
+            r#"retide_ledger_batches_total{result="dropped"} 1"#,
+            "retide_refused_records_total 3",
+            r#"retide_rebalances_total{kind="lost"} 1"#,
+            r#"retide_attempts_total{scene="pay",outcome="timeout"} 1"#,
+            r#"retide_attempt_seconds_bucket{le="2.5",scene="pay"} 1"#,
+            r#"retide_lateness_seconds_bucket{le="3600.0",scene="pay"} 0"#,
+            r#"retide_lateness_seconds_bucket{le="+Inf",scene="pay"} 1"#,
+        ],
+    );
+}
+
+#[test]
+fn only_scenes_in_force_are_named_and_no_task() {
+    let metrics = metrics();
+    let set = metrics.put_in_force(&rules(&["pay"]));
+
+    for number in 0..1_000 {
+        let scene = format!("made-up-{number}");
+        let entries = vec![
+            ended(&scene, Kind::Work, Terminal::Dead),
+            dead_letter(&scene, Reason::UnknownScene),
+        ];
+        commit(&metrics, &set, entries).emit(&metrics);
+    }
+
+    let unknown = r#"retide_tasks_ended_total{scene="unknown",outcome="dead"} 1000"#;
+    says(&metrics, &[unknown]);
+    let text = metrics.encode();
+    assert!(!text.contains("made-up"));
+    assert!(!text.contains("the-id"));
+}
+
+#[test]
+fn a_task_without_rules_of_its_own_counts_for_those_it_follows() {
+    let metrics = metrics();
+    let set = metrics.put_in_force(&rules(&["pay", "default"]));
+
+    let entries = vec![ended("made-up", Kind::Work, Terminal::Delivered)];
+    commit(&metrics, &set, entries).emit(&metrics);
+
+    let line = r#"retide_tasks_ended_total{scene="default",outcome="delivered"} 1"#;
+    says(&metrics, &[line]);
+}
+
+#[test]
+fn the_series_of_a_scene_go_when_it_is_in_force_nowhere() {
+    let metrics = metrics();
+    let one = metrics.put_in_force(&rules(&["pay"]));
+    let other = metrics.put_in_force(&rules(&["pay"]));
+    one.of("pay").answered(&Outcome::Success, Duration::ZERO);
+    let line = r#"retide_attempts_total{scene="pay",outcome="success"} 2"#;
+
+    drop(one);
+    other.of("pay").answered(&Outcome::Success, Duration::ZERO);
+    let _set = metrics.put_in_force(&rules(&["ship"]));
+    says(&metrics, &[line]);
+
+    drop(other);
+    assert!(!metrics.encode().contains("pay"));
+}
+
+#[test]
+fn a_scenes_name_cannot_break_out_of_its_label() {
+    let metrics = metrics();
+
+    let _set = metrics.put_in_force(&rules(&["a\"} 1\n\\"]));
+
+    let line = r#"retide_deferred_total{scene="a\"} 1\n\\"} 0"#;
+    says(&metrics, &[line]);
+}
+
+#[test]
+fn gauges_are_the_sum_of_the_workers_that_are_left() {
+    let metrics = Arc::new(metrics());
+    let load = Load {
+        open: 5,
+        held: 100,
+        calls: 2,
+        shards: 3,
+    };
+    let mut one = Share::new(Arc::clone(&metrics));
+    let mut other = Share::new(Arc::clone(&metrics));
+    one.report(load);
+    other.report(load);
+    other.report(Load { open: 1, ..load });
+
+    says(
+        &metrics,
+        &["retide_open_records 6", "retide_held_bytes 200"],
+    );
+    drop(one);
+    says(
+        &metrics,
+        &["retide_open_records 1", "retide_owned_shards 3"],
+    );
+}
+
+#[test]
+fn places_and_words_are_in_the_same_order() {
+    let failure = || Failure::new("x", "y");
+    let outcomes = [
+        Outcome::Success,
+        Outcome::Retryable(failure()),
+        Outcome::Permanent(failure()),
+        Outcome::Throttled {
+            after: Duration::ZERO,
+            failure: failure(),
+        },
+        Outcome::Timeout(failure()),
+    ];
+
+    for outcome in &outcomes {
+        assert_eq!(OUTCOMES[place(outcome)], outcome.word());
+    }
+    for (index, reason) in Reason::ALL.into_iter().enumerate() {
+        assert_eq!(reason as usize, index);
+    }
+    for (index, terminal) in Terminal::ALL.into_iter().enumerate() {
+        assert_eq!(terminal as usize, index);
+    }
+}
