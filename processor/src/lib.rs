@@ -17,7 +17,9 @@
 //! | `event` | what is worth telling people: log line and metric together |
 //! | [`metrics`] | the numbers of a process |
 //! | [`health`] | whether its workers turn and have what they need |
+//! | [`admin`] | both of them over HTTP |
 
+pub mod admin;
 pub mod bench;
 pub mod cli;
 mod client;
