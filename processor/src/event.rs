@@ -82,6 +82,20 @@ pub(crate) struct BatchDropped {
     pub(crate) lanes: usize,
 }
 
+/// A transaction was aborted; its batch is written again.
+pub(crate) struct BatchAborted<'a> {
+    /// Why.
+    pub(crate) error: &'a KafkaError,
+}
+
+/// A producer is of no use any more, and another one is made.
+pub(crate) struct ProducerReplaced<'a> {
+    /// What it failed at.
+    pub(crate) at: &'static str,
+    /// How.
+    pub(crate) error: &'a KafkaError,
+}
+
 /// Target topics refused records; what follows from that was written instead.
 pub(crate) struct RecordsRefused {
     /// How many.
@@ -209,6 +223,27 @@ impl BatchDropped {
             "batch dropped, its shards are no longer ours"
         );
         metrics.batches_dropped.inc();
+    }
+}
+
+// === impl BatchAborted ===
+
+impl BatchAborted<'_> {
+    /// Writes log and metric.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        warn!(error = %self.error, "transaction aborted, writing its batch again");
+        metrics.batches_aborted.inc();
+    }
+}
+
+// === impl ProducerReplaced ===
+
+impl ProducerReplaced<'_> {
+    /// Writes log and metric.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        let Self { at, error } = self;
+        warn!(%error, at, "producer given up, starting a new one");
+        metrics.producers_replaced.inc();
     }
 }
 

@@ -55,6 +55,10 @@ pub struct Metrics {
     pub(crate) batches_committed: Counter,
     /// Batches that came to nothing, their shards being someone else's.
     pub(crate) batches_dropped: Counter,
+    /// Transactions aborted; their batches are written again.
+    pub(crate) batches_aborted: Counter,
+    /// Producers made anew.
+    pub(crate) producers_replaced: Counter,
     /// Records that a target topic refused.
     pub(crate) refused_records: Counter,
     /// Assignments.
@@ -249,6 +253,8 @@ impl Metrics {
             ledger_records: counter(r, "ledger_records", "Records in durable batches"),
             batches_committed: batches[0].clone(),
             batches_dropped: batches[1].clone(),
+            batches_aborted: batches[2].clone(),
+            producers_replaced: counter(r, "producers_replaced", "Producers made anew"),
             refused_records: counter(r, "refused_records", "Records target topics refused"),
             rebalances_assigned: rebalances[0].clone(),
             rebalances_revoked: rebalances[1].clone(),

@@ -16,6 +16,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, Producer};
 use tracing::{error, warn};
 
+use crate::event::ProducerReplaced;
 use crate::shell::feed;
 use crate::shell::ledger::{
     AGAIN, Batch, CALL, Deliveries, Ledger, Ownership, Receipt, Settled, Submitted, is_refusal,
@@ -137,7 +138,8 @@ impl Writer {
                     }
                 }
                 Err(error) => {
-                    warn!(%error, "producer given up, writing again what it has not reported");
+                    let at = "writing a batch";
+                    ProducerReplaced { at, error: &error }.emit(self.group.context().metrics());
                     self.producer = None;
                     thread::sleep(AGAIN);
                 }

@@ -17,6 +17,7 @@ use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::topic_partition_list::Offset;
 use tracing::{error, warn};
 
+use crate::event::{BatchAborted, ProducerReplaced};
 use crate::shell::feed;
 use crate::shell::ledger::{
     AGAIN, Batch, CALL, Deliveries, Ledger, Ownership, Receipt, Submitted, is_refusal, lock,
@@ -233,13 +234,12 @@ impl Writer {
                 }
                 Err(Trouble::GivenUp) => self.abort(),
                 Err(Trouble::Abortable(error)) => {
-                    warn!(%error, "transaction aborted, writing its batch again");
+                    BatchAborted { error: &error }.emit(self.group.context().metrics());
                     self.abort();
                     thread::sleep(AGAIN);
                 }
                 Err(Trouble::Unknown(error)) => {
-                    warn!(%error, "transaction lost sight of, starting a new producer");
-                    self.producer = None;
+                    self.give_up("transaction", &error);
                     if self.settle_doubt(&mut submitted) {
                         return Receipt::Committed {
                             took: since.elapsed(),
@@ -291,13 +291,18 @@ impl Writer {
             return;
         };
         if let Err(error) = producer.abort_transaction(CALL) {
-            warn!(%error, "abort failed, starting a new producer");
-            self.producer = None;
+            self.give_up("abort", &error);
             return;
         }
         // Records purged by the abort report themselves as failed.
         producer.poll(Duration::ZERO);
         lock(&producer.context().failed).clear();
+    }
+
+    /// Gives the producer up: the next use makes another one.
+    fn give_up(&mut self, at: &'static str, error: &KafkaError) {
+        ProducerReplaced { at, error }.emit(self.group.context().metrics());
+        self.producer = None;
     }
 
     /// Whether a batch whose transaction was lost sight of did commit: then, and only then, the group's offsets are its offsets.
@@ -316,8 +321,7 @@ impl Writer {
             {
                 Ok(committed) => return committed,
                 Err(error) => {
-                    warn!(%error, "fate of a transaction still unknown");
-                    self.producer = None;
+                    self.give_up("settling what became of a transaction", &error);
                     thread::sleep(AGAIN);
                 }
             }
