@@ -1,6 +1,6 @@
 //! The numbers of a process, as Prometheus reads them.
 //!
-//! Not what happened: that is told by [`crate::event`], whose `emit` counts here. What belongs to a batch (ends, hops, dead letters,
+//! Not what happened: that is told by `crate::event`, whose `emit` counts here. What belongs to a batch (ends, hops, dead letters,
 //! records) is counted once the batch is durable, so that counters and topics say the same; attempts are counted when they are
 //! answered, since the target saw them whatever becomes of the batch. A record that a target topic refuses is the exception: the
 //! ledger does not say which it was, so it counts as delivered, and among the refused ones.
