@@ -38,6 +38,16 @@ pub const FILE: &str = "retide.toml";
 /// Where Kafka is when nobody says.
 const BOOTSTRAP: &str = "localhost:9092";
 
+/// Properties of consumers where the user names none.
+const CONSUMER: [(&str, &str); 3] = [
+    // A worker that died is missed after this; the others take over what it had.
+    ("session.timeout.ms", "15000"),
+    // How soon a worker hears of a rebalance, which all wait for: it decides how late tasks are when one joins or leaves.
+    ("heartbeat.interval.ms", "1000"),
+    // A lane that is read again waits for the fetch under way.
+    ("fetch.wait.max.ms", "100"),
+];
+
 /// Properties that retide sets by itself, since its promises hang on them, and what to do instead.
 const RESERVED: [(&str, &str); 12] = [
     ("group.id", "set `group` in [processor]"),
@@ -308,17 +318,17 @@ fn redacted(message: &str, value: Option<&str>) -> String {
 impl Kafka {
     /// What every client is configured with.
     pub fn client(&self) -> ClientConfig {
-        self.with(&BTreeMap::new())
+        self.with(&[], &BTreeMap::new())
     }
 
     /// What a consumer is configured with.
     pub fn consumer(&self) -> ClientConfig {
-        self.with(&self.consumer)
+        self.with(&CONSUMER, &self.consumer)
     }
 
     /// What a producer is configured with.
     pub fn producer(&self) -> ClientConfig {
-        self.with(&self.producer)
+        self.with(&[], &self.producer)
     }
 
     /// Sets a property of every client.
@@ -333,11 +343,14 @@ impl Kafka {
             .map_or(BOOTSTRAP, String::as_str)
     }
 
-    /// The common properties, and some over them.
-    fn with(&self, over: &BTreeMap<String, String>) -> ClientConfig {
+    /// Defaults, the common properties over them, and some over these.
+    fn with(&self, defaults: &[(&str, &str)], over: &BTreeMap<String, String>) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", BOOTSTRAP);
         config.set("client.id", "retide");
+        for (property, value) in defaults {
+            config.set(*property, *value);
+        }
         for (property, value) in self.common.iter().chain(over) {
             config.set(property, value);
         }
@@ -499,6 +512,7 @@ mod tests {
         assert_eq!(consumer.get("session.timeout.ms"), Some("10000"));
         assert_eq!(consumer.get("security.protocol"), Some("SASL_SSL"));
         assert_eq!(config.kafka.producer().get("session.timeout.ms"), None);
+        assert_eq!(consumer.get("fetch.wait.max.ms"), Some("100"));
         assert_eq!(config.topics.tiers.tiers().len(), 3);
         assert_eq!(config.topics.callbacks.format, Format::Json);
         assert_eq!(config.topics.events.format, Format::Avro);

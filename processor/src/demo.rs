@@ -28,6 +28,8 @@ use retide_core::{Header, Ladder, Terminal};
 use crate::cluster;
 use crate::config::{self, Config};
 use crate::embedded::Broker;
+use crate::health::{Health, STALL};
+use crate::metrics::Metrics;
 use crate::process::{self, Process};
 use crate::publish::Publisher;
 use crate::shell::ledger::OutRecord;
@@ -180,7 +182,12 @@ impl Demo {
         runtime.block_on(cluster::create(&client, &plan, CREATE))?;
         let tally = Tally::start(&client, &topics.callbacks, PARTITIONS, script)?;
         let scenes = config.scenes.clone();
-        let process = Process::start(&config, scenes, runtime.handle())?;
+        let process = {
+            // Not shown: the demo counts from outside.
+            let metrics = Arc::new(Metrics::new(&config.topics.tiers));
+            let health = Arc::new(Health::new(STALL));
+            Process::start(&config, scenes, runtime.handle(), &metrics, &health)?
+        };
         Ok(Self {
             script,
             tasks,

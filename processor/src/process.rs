@@ -19,6 +19,8 @@ use retide_core::lane::Limits;
 use retide_core::{Engine, Gates};
 
 use crate::config::{Config, Guarantee, Scene};
+use crate::health::{Health, Heartbeat};
+use crate::metrics::Metrics;
 use crate::rules::{self, Connected};
 use crate::scenes::{self, Follower};
 use crate::shell::drive::{Drive, Pace, Rules};
@@ -35,6 +37,8 @@ pub struct Process {
     follower: JoinHandle<()>,
     /// Set to end that thread.
     stop: Arc<AtomicBool>,
+    /// Whether the workers turn.
+    health: Arc<Health>,
     /// Tells of workers that ended by themselves.
     failures: mpsc::Receiver<Error>,
 }
@@ -82,6 +86,8 @@ struct Shared<'a> {
     id: Uuid,
     /// Where calls run.
     runtime: &'a Handle,
+    /// The numbers.
+    metrics: &'a Arc<Metrics>,
     /// To tell of a worker that ended by itself.
     failed: mpsc::Sender<Error>,
 }
@@ -90,15 +96,20 @@ struct Shared<'a> {
 
 impl Process {
     /// Reads the scenes of the topic, joins the group and starts to work. `scenes` are those configured outside the topic; calls run
-    /// on `runtime`.
+    /// on `runtime`; what can be known of the workers is in `metrics` and `health`.
     pub fn start(
         config: &Config,
         scenes: BTreeMap<String, Scene>,
         runtime: &Handle,
+        metrics: &Arc<Metrics>,
+        health: &Arc<Health>,
     ) -> Result<Self, Error> {
+        let count = config.processor.workers.get() as usize;
+        let names = (0..count).map(|number| format!("worker-{number}"));
+        // All of them before the first one starts: a process is ready when all are.
+        let heartbeats: Vec<_> = names.map(|name| health.worker(&name)).collect();
         let topics = Arc::new(Topics::new(&config.topics.prefix, &config.topics.tiers));
         let follower = Follower::start(&config.kafka.consumer(), &topics.scenes)?;
-        let count = config.processor.workers.get() as usize;
         let (failed, failures) = mpsc::channel(count);
         let shared = Shared {
             config,
@@ -106,17 +117,18 @@ impl Process {
             gates: Arc::default(),
             id: Uuid::new_v4(),
             runtime,
+            metrics,
             failed,
         };
         let mut connected = Connected::default();
         let rules = connected.rules(&rules::merged(&scenes, follower.scenes()));
         info!(scenes = rules.scenes.len(), "rules in force");
         let (mut workers, mut told) = (Vec::new(), Vec::new());
-        for number in 0..count {
+        for (number, heartbeat) in heartbeats.into_iter().enumerate() {
             // One change waits while the worker drains; the thread that follows the scenes waits with it.
             let (to_worker, changes) = bounded(1);
             let _ = to_worker.send(rules.clone());
-            workers.push(shared.worker(number, changes)?);
+            workers.push(shared.worker(number, heartbeat, changes)?);
             told.push(to_worker);
         }
         let stop = Arc::new(AtomicBool::new(false));
@@ -132,6 +144,7 @@ impl Process {
             workers,
             follower,
             stop,
+            health: Arc::clone(health),
             failures,
         })
     }
@@ -147,8 +160,10 @@ impl Process {
             workers,
             follower,
             stop,
+            health,
             mut failures,
         } = self;
+        health.drain();
         // All drain at the same time.
         let threads: Vec<_> = workers
             .into_iter()
@@ -170,7 +185,12 @@ impl Process {
 
 impl Shared<'_> {
     /// Starts worker `number`.
-    fn worker(&self, number: usize, rules: Receiver<Rules>) -> Result<Worker, Error> {
+    fn worker(
+        &self,
+        number: usize,
+        heartbeat: Arc<Heartbeat>,
+        rules: Receiver<Rules>,
+    ) -> Result<Worker, Error> {
         let failed = |source| Error::Worker {
             worker: number,
             source,
@@ -179,7 +199,7 @@ impl Shared<'_> {
         let name = format!("worker-{number}");
         let mut consumer = config.kafka.consumer();
         consumer.set("group.id", &config.processor.group);
-        let feed = Feed::start(&consumer, topics, &name).map_err(failed)?;
+        let feed = Feed::start(&consumer, topics, &name, self.metrics).map_err(failed)?;
         let ownership = Arc::new(Ownership::default());
         let producer = config.kafka.producer();
         match config.processor.guarantee {
@@ -187,18 +207,26 @@ impl Shared<'_> {
                 let id = format!("{}-{}-{number}", config.processor.group, self.id);
                 let ledger = Transactional::start(&producer, &id, &feed.consumer, &ownership)
                     .map_err(failed)?;
-                self.run(number, self.drive(feed, ledger, ownership), rules)
+                let drive = self.drive(feed, ledger, ownership, heartbeat);
+                self.run(number, drive, rules)
             }
             Guarantee::AtLeastOnce => {
                 let ledger =
                     AtLeastOnce::start(&producer, &feed.consumer, &ownership).map_err(failed)?;
-                self.run(number, self.drive(feed, ledger, ownership), rules)
+                let drive = self.drive(feed, ledger, ownership, heartbeat);
+                self.run(number, drive, rules)
             }
         }
     }
 
     /// The parts of a worker.
-    fn drive<L: Ledger>(&self, feed: Feed, ledger: L, ownership: Arc<Ownership>) -> Drive<L> {
+    fn drive<L: Ledger>(
+        &self,
+        feed: Feed,
+        ledger: L,
+        ownership: Arc<Ownership>,
+        heartbeat: Arc<Heartbeat>,
+    ) -> Drive<L> {
         let config = self.config;
         let memory = config.processor.memory_limit / u64::from(config.processor.workers.get());
         let limits = Limits::of(usize::try_from(memory).unwrap_or(usize::MAX));
@@ -219,6 +247,8 @@ impl Shared<'_> {
                 drain_deadline: config.processor.drain_deadline,
             },
             runtime: self.runtime.clone(),
+            metrics: Arc::clone(self.metrics),
+            heartbeat,
         }
     }
 

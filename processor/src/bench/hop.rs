@@ -18,6 +18,8 @@ use retide_core::{Header, Kind, Origin, Record, Task, Timestamp};
 
 use crate::bench::{Bed, Error, Samples, Speed};
 use crate::config::{Config, scenes};
+use crate::health::{Health, STALL};
+use crate::metrics::Metrics;
 use crate::process::Process;
 use crate::shell::ledger::producer_config;
 
@@ -128,7 +130,9 @@ fn forward(bed: &Bed, load: Load, topic: &str) -> Result<Samples, Error> {
     let text = "scenes.bench.target = { http = { url = 'http://127.0.0.1:9/' } }";
     let scenes =
         scenes("bench.toml", text.to_owned()).unwrap_or_else(|error| unreachable!("{error}"));
-    let process = Process::start(&bed.config, scenes, bed.runtime.handle())?;
+    let metrics = Arc::new(Metrics::new(&bed.config.topics.tiers));
+    let health = Arc::new(Health::new(STALL));
+    let process = Process::start(&bed.config, scenes, bed.runtime.handle(), &metrics, &health)?;
     let samples = bed.follow(topic, load.records);
     process.stop()?;
     samples

@@ -4,16 +4,20 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process;
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
+use crate::admin::Admin;
 use crate::cli::init;
 use crate::cli::output::{Exit, Failed, say};
 use crate::cluster;
 use crate::config::{self, Config, Guarantee, Scene};
+use crate::health::{Health, STALL};
+use crate::metrics::Metrics;
 use crate::process::Process;
 
 /// What `run` takes.
@@ -55,8 +59,11 @@ pub(super) fn run(mut config: Config, options: &Options) -> Result<(), Failed> {
     runtime.block_on(check(&config))?;
     // Before the first worker: a signal during the start counts, too.
     let signals = runtime.block_on(async { Signals::listen() })?;
+    let metrics = Arc::new(Metrics::new(&config.topics.tiers));
+    let health = Arc::new(Health::new(STALL));
+    let admin = listen(&config, &metrics, &health)?;
     let scenes = std::mem::take(&mut config.scenes);
-    let process = Process::start(&config, scenes, runtime.handle())?;
+    let process = Process::start(&config, scenes, runtime.handle(), &metrics, &health)?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         bootstrap = config.kafka.bootstrap(),
@@ -64,7 +71,29 @@ pub(super) fn run(mut config: Config, options: &Options) -> Result<(), Failed> {
         workers = config.processor.workers.get(),
         "retide runs"
     );
+    if let Some(admin) = admin {
+        // Until the process ends, so that a probe sees it drain.
+        runtime.spawn(admin.serve(std::future::pending()));
+    }
     runtime.block_on(work(process, signals))
+}
+
+/// Binds the admin endpoints, if there are to be any: what is wrong with their address is known before the group is joined.
+fn listen(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    health: &Arc<Health>,
+) -> Result<Option<Admin>, Failed> {
+    let Some(address) = config.admin.listen else {
+        info!("no admin endpoints: [admin] listen is off");
+        return Ok(None);
+    };
+    let admin = Admin::bind(address, Arc::clone(metrics), Arc::clone(health)).map_err(|error| {
+        let message = format!("listen on {address}, as [admin] listen says: {error}");
+        Failed::because(Exit::Precondition, message)
+    })?;
+    info!(address = %admin.local_addr(), "admin endpoints listen");
+    Ok(Some(admin))
 }
 
 /// The scenes of a file.

@@ -141,7 +141,8 @@ impl<L: Ledger> Drive<L> {
         let mut state = State::new(self);
         let result = state.run(rules, stop);
         let all: Vec<i32> = state.shards.iter().copied().collect();
-        state.let_go(&all);
+        let patience = state.parts.pace.drain_deadline;
+        state.let_go(&all, patience);
         heartbeat.ended();
         let error = result.as_ref().err();
         WorkerStopped { worker, error }.emit(&metrics);
@@ -398,7 +399,13 @@ impl<L: Ledger> State<L> {
                         self.parts.ownership.give_up(*shard);
                     }
                 }
-                self.let_go(&shards);
+                // What is lost cannot be committed any more: nothing is to be waited for.
+                let patience = if lost {
+                    Duration::ZERO
+                } else {
+                    self.parts.pace.drain_deadline
+                };
+                self.let_go(&shards, patience);
                 drop(done);
             }
             Reading::Record {
@@ -480,9 +487,9 @@ impl<L: Ledger> State<L> {
         self.parts.ledger.submit(batch);
     }
 
-    /// Drains shards and lets go of them: waits for their calls and the last commit, as long as the deadline allows.
-    fn let_go(&mut self, shards: &[i32]) {
-        let deadline = Instant::now() + self.parts.pace.drain_deadline;
+    /// Drains shards and lets go of them: waits for their calls and the last commit, as long as `patience` lasts.
+    fn let_go(&mut self, shards: &[i32], patience: Duration) {
+        let deadline = Instant::now() + patience;
         self.drained.clear();
         for shard in shards {
             self.step(Input::Revoke { shard: *shard });

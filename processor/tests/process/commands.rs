@@ -1,8 +1,8 @@
 //! Every command, its output and its exit code.
 
 use std::fs;
-use std::io::Write as _;
-use std::net::TcpListener;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -142,6 +142,92 @@ fn scenes_are_applied_compared_exported_and_deleted() {
         "{}",
         stderr(&output)
     );
+}
+
+/// The body of `path` of the admin endpoints, with its status, by hand: one request on one connection.
+fn get(address: &str, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    )
+    .ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    let status = text.split(' ').nth(1)?.parse().ok()?;
+    Some((status, text))
+}
+
+#[test]
+fn the_admin_endpoints_say_how_a_process_does() {
+    let rig = Rig::new(Duration::ZERO, "");
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let address = format!("127.0.0.1:{port}");
+    let basics = rig.basics();
+    rig.configure(&format!(
+        "{basics}workers = 2\n[admin]\nlisten = '{address}'\n{FLAKY}"
+    ));
+    let retide = rig.run();
+    let start = Instant::now();
+    while get(&address, "/readyz").is_none_or(|(status, _)| status != 200) {
+        assert!(
+            start.elapsed() < Duration::from_secs(30),
+            "{:?}",
+            get(&address, "/readyz")
+        );
+        std::thread::yield_now();
+    }
+
+    rig.produce(0, [0, 1, 9].into_iter());
+    rig.ends(3);
+
+    assert_eq!(get(&address, "/livez").unwrap().0, 200);
+    assert_eq!(get(&address, "/nowhere").unwrap().0, 404);
+    let (status, version) = get(&address, "/version").unwrap();
+    assert_eq!(status, 200);
+    assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
+    // The receipt of the last transaction may still be on its way to the worker when its records can be read.
+    let expected = [
+        "retide_tasks_ended_total{scene=\"flaky\",outcome=\"delivered\"} 2",
+        "retide_tasks_ended_total{scene=\"flaky\",outcome=\"dead\"} 1",
+        "retide_attempts_total{scene=\"flaky\",outcome=\"success\"} 2",
+        "retide_attempts_total{scene=\"flaky\",outcome=\"retryable\"} 5",
+        "retide_open_records 0",
+    ];
+    let missing = || {
+        let (_, metrics) = get(&address, "/metrics").unwrap();
+        expected
+            .iter()
+            .filter(|line| !metrics.contains(**line))
+            .collect::<Vec<_>>()
+    };
+    while !missing().is_empty() {
+        assert!(
+            start.elapsed() < Duration::from_secs(40),
+            "{:?}\n{}",
+            missing(),
+            get(&address, "/metrics").unwrap().1
+        );
+        std::thread::yield_now();
+    }
+    let (_, metrics) = get(&address, "/metrics").unwrap();
+    for name in [
+        "retide_lateness_seconds",
+        "retide_ledger_commit_seconds",
+        "retide_rebalances_total",
+    ] {
+        assert!(metrics.contains(name), "{name}");
+    }
+    // The address is taken.
+    let second = rig.retide(&["run"]);
+    assert_eq!(second.status.code(), Some(4), "{second:?}");
+    assert!(stderr(&second).contains(&address), "{}", stderr(&second));
+    retide.terminate();
+    assert_eq!(retide.wait(), Some(0));
 }
 
 #[test]

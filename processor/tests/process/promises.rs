@@ -117,12 +117,12 @@ fn a_scene_applied_takes_effect_without_a_restart() {
         "its scene does not exist yet"
     );
     apply(FLAKY);
-    retide.wait_for("rules changed scenes=1");
+    retide.wait_for_times(2, "scene rules changed");
     rig.produce(1, [9].into_iter());
     assert_eq!(rig.ends(2)["task-1"], ["dead"]);
     assert_eq!(rig.target.count(), 4, "attempts of the first rules");
     apply(&FLAKY.replace("max_attempts = 4", "max_attempts = 2"));
-    retide.wait_for("scene read scene=\"flaky\"");
+    retide.wait_for_times(3, "scene rules changed");
     rig.produce(2, [9].into_iter());
     assert_eq!(rig.ends(3)["task-2"], ["dead"]);
 

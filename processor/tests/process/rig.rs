@@ -173,7 +173,7 @@ impl Rig {
     /// Starts `retide run` and waits until it has its shards.
     pub(crate) fn run(&self) -> Retide {
         let retide = self.launch(&["run"]);
-        retide.wait_for("lanes assigned");
+        retide.wait_for("shards assigned");
         retide
     }
 
@@ -448,8 +448,13 @@ impl Request {
 impl Retide {
     /// Waits until the log holds `text`.
     pub(crate) fn wait_for(&self, text: &str) {
+        self.wait_for_times(1, text);
+    }
+
+    /// Waits until the log holds `text` so often.
+    pub(crate) fn wait_for_times(&self, times: usize, text: &str) {
         let start = Instant::now();
-        while !self.log().contains(text) {
+        while self.log().matches(text).count() < times {
             let waited = start.elapsed();
             assert!(waited < PATIENCE, "never logged: {text}\n{}", self.log());
             thread::park_timeout(Duration::from_millis(5));
