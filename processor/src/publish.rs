@@ -9,10 +9,8 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header as OutHeader, Message, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
-
-use retide_core::Header;
+use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 
 use crate::shell::ledger::OutRecord;
 
@@ -67,18 +65,7 @@ impl Publisher {
     pub fn send(&mut self, record: &OutRecord) {
         let index = self.sent;
         self.sent += 1;
-        let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
-        for Header { name, value } in &record.headers {
-            headers = headers.insert(OutHeader {
-                key: name,
-                value: value.as_deref(),
-            });
-        }
-        let mut out =
-            BaseRecord::<[u8], [u8], usize>::with_opaque_to(&record.topic, index).headers(headers);
-        out.partition = record.partition;
-        out.key = record.key.as_deref();
-        out.payload = record.value.as_deref();
+        let mut out = record.to_produce(index);
         let deadline = Instant::now() + DELIVERY;
         while let Err((error, again)) = self.producer.send(out) {
             let full = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);

@@ -141,6 +141,26 @@ const CALL: Duration = Duration::from_secs(10);
 /// Pause before a batch is written again: a rebalance or an election takes longer than a few milliseconds.
 const AGAIN: Duration = Duration::from_millis(50);
 
+// === impl OutRecord ===
+
+impl OutRecord {
+    /// The record as the client takes it; `index` comes back with its delivery.
+    pub(crate) fn to_produce(&self, index: usize) -> BaseRecord<'_, [u8], [u8], usize> {
+        let mut headers = OwnedHeaders::new_with_capacity(self.headers.len());
+        for Header { name, value } in &self.headers {
+            headers = headers.insert(OutHeader {
+                key: name,
+                value: value.as_deref(),
+            });
+        }
+        let mut out = BaseRecord::with_opaque_to(&self.topic, index).headers(headers);
+        out.partition = self.partition;
+        out.key = self.key.as_deref();
+        out.payload = self.value.as_deref();
+        out
+    }
+}
+
 // === impl Ownership ===
 
 impl Ownership {
@@ -264,18 +284,7 @@ fn produce(
     index: usize,
 ) -> Result<(), KafkaError> {
     let deadline = Instant::now() + CALL;
-    let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
-    for Header { name, value } in &record.headers {
-        headers = headers.insert(OutHeader {
-            key: name,
-            value: value.as_deref(),
-        });
-    }
-    let mut out =
-        BaseRecord::<[u8], [u8], usize>::with_opaque_to(&record.topic, index).headers(headers);
-    out.partition = record.partition;
-    out.key = record.key.as_deref();
-    out.payload = record.value.as_deref();
+    let mut out = record.to_produce(index);
     while let Err((error, again)) = producer.send(out) {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::QueueFull) if Instant::now() < deadline => {
