@@ -12,7 +12,7 @@
 //! | [`rules`] | scenes put in force |
 //! | [`publish`] | producing from the command line |
 //! | [`demo`] | everything on one machine |
-//! | [`bench`] | measurements, each beside a raw baseline |
+//! | [`mod@bench`] | measurements, each beside a raw baseline |
 //! | [`embedded`] | a broker in process, for the demo and quick tests |
 //! | `event` | what is worth telling people: log line and metric together |
 //! | [`metrics`] | the numbers of a process |

@@ -173,7 +173,11 @@ mod tests {
 
         for tier in &ladder.tiers()[1..] {
             assert_eq!(travel(&ladder, tier.delay).0, 1, "{tier}");
-            assert_eq!(travel(&ladder, tier.delay.saturating_sub(GRACE)).0, 1, "{tier}");
+            assert_eq!(
+                travel(&ladder, tier.delay.saturating_sub(GRACE)).0,
+                1,
+                "{tier}"
+            );
         }
         assert_eq!(travel(&ladder, STRAIGHT).0, 0);
         assert_eq!(travel(&ladder, Duration::from_secs(3)).0, 1);
