@@ -173,6 +173,36 @@ pub struct Event {
     pub error_message: Option<String>,
 }
 
+/// An [`Event`] that is only written: it borrows what it can from the event it is made of.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventLine<'a> {
+    /// As [`Event::id`], and so are the others.
+    id: &'a str,
+    /// The scene.
+    scene: &'a str,
+    /// The kind.
+    kind: &'a str,
+    /// The time.
+    at: i64,
+    /// The event.
+    event: &'a str,
+    /// The due time.
+    due_at: Option<i64>,
+    /// The attempts.
+    attempts: Option<i64>,
+    /// The hops.
+    hops: Option<i64>,
+    /// The outcome.
+    outcome: Option<&'a str>,
+    /// The reason.
+    reason: Option<&'a str>,
+    /// The class of the error.
+    error_class: Option<&'a str>,
+    /// The message of the error.
+    error_message: Option<&'a str>,
+}
+
 /// What a human must know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -264,11 +294,13 @@ impl<R: Wire> Codec<R> {
         self.format
     }
 
-    /// The bytes of `record`.
-    pub fn encode(&self, record: &R) -> Result<Vec<u8>, Error> {
+    /// The bytes of `record`: an `R`, or something with the same fields, such as an [`EventLine`].
+    pub fn encode(&self, record: &impl Serialize) -> Result<Vec<u8>, Error> {
         match self.format {
             Format::Avro => {
-                let mut bytes = self.frame.clone();
+                // Most records of retide's own fit.
+                let mut bytes = Vec::with_capacity(256);
+                bytes.extend_from_slice(&self.frame);
                 write_avro_datum_ref(&self.schema, record, &mut bytes)
                     .map_err(|error| Error::Avro(Box::new(error)))?;
                 Ok(bytes)
@@ -405,14 +437,14 @@ impl TryFrom<Callback> for Ended {
     }
 }
 
-impl From<&retide_core::Event> for Event {
-    fn from(event: &retide_core::Event) -> Self {
+impl<'a> From<&'a retide_core::Event> for EventLine<'a> {
+    fn from(event: &'a retide_core::Event) -> Self {
         let mut line = Self {
-            id: event.id.to_string(),
-            scene: event.scene.to_string(),
-            kind: kind_word(event.kind).to_owned(),
+            id: &event.id,
+            scene: &event.scene,
+            kind: kind_word(event.kind),
             at: millis(event.at) as i64,
-            event: event.transition.word().to_owned(),
+            event: event.transition.word(),
             due_at: None,
             attempts: None,
             hops: None,
@@ -437,8 +469,9 @@ impl From<&retide_core::Event> for Event {
             } => {
                 line.due_at = Some(millis(*due) as i64);
                 line.attempts = Some((*attempt).into());
-                line.outcome = Some((*outcome).to_owned());
-                (line.error_class, line.error_message) = error_fields(Some(failure));
+                line.outcome = Some(outcome);
+                line.error_class = Some(&failure.class);
+                line.error_message = Some(&failure.message);
             }
             Transition::Ended {
                 terminal: _,
@@ -446,7 +479,7 @@ impl From<&retide_core::Event> for Event {
                 reason,
             } => {
                 line.attempts = Some((*attempts).into());
-                line.reason = reason.map(|reason| reason.word().to_owned());
+                line.reason = reason.map(Reason::word);
             }
         }
         line

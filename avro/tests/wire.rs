@@ -6,9 +6,11 @@ use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use retide_avro::wire::{Alert, Blob, Callback, Codec, Error, Event, MAX_ENCODED, Scene, Wire};
+use retide_avro::wire::{
+    Alert, Blob, Callback, Codec, Error, Event, EventLine, MAX_ENCODED, Scene, Wire,
+};
 use retide_avro::{Format, Framing};
-use retide_core::{Ended, Failure, Kind, Origin, Reason, Terminal, Timestamp};
+use retide_core::{Ended, Failure, Kind, Origin, Reason, Terminal, Timestamp, Transition};
 
 fn codecs<R: Wire>() -> [Codec<R>; 3] {
     [
@@ -73,6 +75,82 @@ prop_compose! {
             id: texts.0, scene: texts.1, kind: texts.2, event: texts.3, at,
             due_at: numbers.0, attempts: numbers.1, hops: numbers.2,
             outcome: options.0, reason: options.1, error_class: options.2, error_message: options.3,
+        }
+    }
+}
+
+/// Every kind of event.
+fn every_event() -> Vec<retide_core::Event> {
+    let due = Timestamp::from_micros(1_700_000_000_000_001);
+    let failed = Transition::Failed {
+        attempt: 3,
+        outcome: "timeout",
+        failure: Failure::new("timeout", "no answer"),
+        due,
+    };
+    let ended = |reason| Transition::Ended {
+        terminal: Terminal::Dead,
+        attempts: 2,
+        reason,
+    };
+    [
+        Transition::Parked { due },
+        Transition::Hopped { due, hops: 7 },
+        Transition::Deferred { due },
+        failed,
+        ended(None),
+        ended(Some(Reason::Rejected)),
+    ]
+    .map(|transition| retide_core::Event {
+        id: "id".into(),
+        scene: "pay".into(),
+        kind: Kind::Work,
+        at: Timestamp::from_millis(5),
+        transition,
+    })
+    .into()
+}
+
+#[test]
+fn an_event_is_read_as_it_was_written() {
+    for event in every_event() {
+        for codec in codecs::<Event>() {
+            let line = EventLine::from(&event);
+
+            let read = codec.decode(&codec.encode(&line).unwrap()).unwrap();
+
+            let due = |due: Timestamp| Some(due.as_micros().div_ceil(1_000) as i64);
+            let (due_at, attempts, hops) = match &event.transition {
+                Transition::Parked { due: at } | Transition::Deferred { due: at } => {
+                    (due(*at), None, None)
+                }
+                Transition::Hopped { due: at, hops } => (due(*at), None, Some((*hops).into())),
+                Transition::Failed {
+                    due: at, attempt, ..
+                } => (due(*at), Some((*attempt).into()), None),
+                Transition::Ended { attempts, .. } => (None, Some((*attempts).into()), None),
+            };
+            assert_eq!(read.event, event.transition.word());
+            assert_eq!(
+                (&*read.id, &*read.scene, &*read.kind, read.at),
+                ("id", "pay", "work", 5)
+            );
+            assert_eq!(
+                (read.due_at, read.attempts, read.hops),
+                (due_at, attempts, hops)
+            );
+            let failed = read.event == "failed";
+            assert_eq!(read.outcome.as_deref(), failed.then_some("timeout"));
+            assert_eq!(read.error_class.as_deref(), failed.then_some("timeout"));
+            assert_eq!(read.error_message.as_deref(), failed.then_some("no answer"));
+            let rejected = matches!(
+                event.transition,
+                Transition::Ended {
+                    reason: Some(_),
+                    ..
+                }
+            );
+            assert_eq!(read.reason.as_deref(), rejected.then_some("rejected"));
         }
     }
 }

@@ -379,10 +379,12 @@ fn task(topic: &Arc<str>, script: Script, index: u64) -> OutRecord {
         partition: None,
         key: Some(Bytes::from(index.to_string())),
         value: Some(Bytes::from(format!("{{\"order\":{index}}}"))),
-        headers: vec![
+        headers: [
             header(headers::SCENE, script.plan(index).kind.name().to_owned()),
             header(headers::ID, Script::id(index)),
             header("content-type", "application/json".to_owned()),
-        ],
+        ]
+        .into_iter()
+        .collect(),
     }
 }

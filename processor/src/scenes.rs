@@ -15,11 +15,11 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::{info, warn};
 
 use retide_avro::wire::{self, Codec, Format, Framing};
-use retide_core::{Header, Timestamp};
+use retide_core::Timestamp;
 
 use crate::client::Quiet;
 use crate::config::{self, Scene};
-use crate::shell::ledger::OutRecord;
+use crate::shell::ledger::{OutHeaders, OutRecord};
 
 /// The scenes of the topic, as far as they were read.
 pub struct Follower {
@@ -251,15 +251,14 @@ pub fn put(
         rules: toml::to_string(scene).map_err(|error| encode(error.to_string()))?,
         updated_at: i64::try_from(now.as_millis()).unwrap_or(i64::MAX),
     };
-    let value = Codec::new(format, Framing::SingleObject)
+    let value = Codec::<wire::Scene>::new(format, Framing::SingleObject)
         .encode(&record)
         .map_err(|error| encode(config::with_causes(&error)))?;
+    let mut headers = OutHeaders::default();
+    headers.push("content-type", Some(format.content_type().as_bytes()));
     Ok(OutRecord {
         value: Some(value.into()),
-        headers: vec![Header {
-            name: "content-type".into(),
-            value: Some(format.content_type().into()),
-        }],
+        headers,
         ..delete(topic, name)
     })
 }
@@ -271,7 +270,7 @@ pub fn delete(topic: &Arc<str>, name: &str) -> OutRecord {
         partition: None,
         key: Some(Bytes::copy_from_slice(name.as_bytes())),
         value: None,
-        headers: Vec::new(),
+        headers: OutHeaders::default(),
     }
 }
 

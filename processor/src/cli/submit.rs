@@ -229,7 +229,7 @@ impl Submission<'_> {
             partition: None,
             key: options.key.clone().map(Bytes::from),
             value: Some(payload.into()),
-            headers: all,
+            headers: all.into_iter().collect(),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! only after what was settled for it is durable, or can no longer be.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,10 +14,9 @@ use tokio::runtime::Handle;
 
 use retide_avro::headers;
 use retide_connectors::Target;
-use retide_core::engine::Position;
 use retide_core::{
-    Action, Commit, Engine, Failure, Input, Kind, LaneId, Now, Origin, Outcome, Record, Scene,
-    Scenes, Settlement, Source, Task, Timestamp,
+    Action, Commit, Engine, Failure, Input, Kind, LaneId, Now, Origin, Outcome, Scene, Scenes,
+    Settlement, Source, Task, Timestamp,
 };
 
 use crate::event::{
@@ -26,7 +26,7 @@ use crate::event::{
 use crate::health::Heartbeat;
 use crate::metrics::{Load, Metrics, SceneSet, Share, Tally};
 use crate::shell::encode::Encoder;
-use crate::shell::feed::{Feed, Reading, Request};
+use crate::shell::feed::{Feed, Read, Reading, Request};
 use crate::shell::ledger::{Batch, Ledger, Ownership, Progress, Receipt};
 use crate::topics::Topics;
 
@@ -104,6 +104,8 @@ struct State<L> {
     share: Share,
     /// When to give the next sign of life.
     beat_at: Instant,
+    /// What the engine says; empty between steps, and kept for its memory.
+    actions: Vec<Action>,
 }
 
 /// A batch that the ledger has.
@@ -174,6 +176,7 @@ impl<L: Ledger> State<L> {
             counters,
             share,
             beat_at: now,
+            actions: Vec::new(),
         }
     }
 
@@ -253,10 +256,14 @@ impl<L: Ledger> State<L> {
 
     /// Tells the engine what happened and does what it says.
     fn step(&mut self, input: Input) {
-        let mut actions = Vec::new();
-        let now = self.now();
+        self.step_at(self.now(), input);
+    }
+
+    /// As [`Self::step`], at a time that was looked up already.
+    fn step_at(&mut self, now: Now, input: Input) {
+        let mut actions = mem::take(&mut self.actions);
         self.parts.engine.step(now, input, &mut actions);
-        for action in actions {
+        for action in actions.drain(..) {
             match action {
                 Action::Dispatch {
                     ticket,
@@ -285,6 +292,7 @@ impl<L: Ledger> State<L> {
                 }
             }
         }
+        self.actions = actions;
     }
 
     /// Asks something of the feed.
@@ -408,31 +416,37 @@ impl<L: Ledger> State<L> {
                 self.let_go(&shards, patience);
                 drop(done);
             }
-            Reading::Record {
-                position,
-                appended,
-                record,
-            } => self.record(position, appended, record),
+            Reading::Records(records) => {
+                // One look at the clock for all: if anything, it is behind, and nothing is early by that.
+                let now = self.now();
+                for read in records {
+                    self.record(now, read);
+                }
+            }
             Reading::Failed(error) => return Err(error),
         }
         Ok(())
     }
 
     /// A record was read: a task, or poison.
-    fn record(&mut self, position: Position, appended: Timestamp, record: Record) {
+    fn record(&mut self, now: Now, read: Read) {
+        let Read {
+            position,
+            appended,
+            record,
+        } = read;
         let LaneId { shard, source } = position.lane;
         let origin = Origin {
             topic: Arc::clone(self.parts.topics.name(source)),
             partition: shard,
             offset: position.offset,
         };
-        let now = self.now().wall;
         let read = match source {
-            Source::Tasks => headers::ingest(record, origin, now),
-            Source::Callbacks => self.parts.encoder.callback(record, origin, now),
+            Source::Tasks => headers::ingest(record, origin, now.wall),
+            Source::Callbacks => self.parts.encoder.callback(record, origin, now.wall),
             Source::Tier(_) => headers::parked(record, origin),
         };
-        self.step(match read {
+        let input = match read {
             Ok(task) => Input::Record {
                 position,
                 appended,
@@ -442,7 +456,8 @@ impl<L: Ledger> State<L> {
                 position,
                 poison: Arc::from(poison),
             },
-        });
+        };
+        self.step_at(now, input);
     }
 
     /// Hands over what was collected, if it is time and the ledger has room.

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::Serialize;
 
 use retide_avro::headers::{self, Sink};
-use retide_avro::wire::{self, Codec, Format, Framing, Wire};
+use retide_avro::wire::{self, Codec, EventLine, Format, Framing, Wire};
 use retide_connectors::kafka;
 use retide_core::task::Failure;
 use retide_core::{
@@ -16,7 +17,7 @@ use retide_core::{
     Timestamp,
 };
 
-use crate::shell::ledger::{OutRecord, Settled};
+use crate::shell::ledger::{OutHeaders, OutRecord, Settled};
 use crate::topics::Topics;
 
 /// Encodes entries for the topics of one prefix.
@@ -111,7 +112,7 @@ impl Encoder {
     pub fn alert(&self, shard: i32, alert: &Alert) -> Result<Settled, wire::Error> {
         let key = format!("{}/{}", alert.scene, alert.rule);
         let headers = collect(|sink| headers::write_alert(alert, sink));
-        let report = &alert.into();
+        let report = &wire::Alert::from(alert);
         Ok(Settled {
             shard,
             records: vec![report_on(
@@ -210,7 +211,7 @@ impl Encoder {
             }
             Entry::Callback(ended) => {
                 let headers = collect(|sink| headers::write_ended(ended, sink));
-                let report = &(&**ended).into();
+                let report = &wire::Callback::from(&**ended);
                 report_on(
                     &topics.callbacks,
                     shard,
@@ -221,7 +222,7 @@ impl Encoder {
             }
             Entry::Event(event) => {
                 let headers = collect(|sink| headers::write_event(event, sink));
-                let report = &event.into();
+                let report = &EventLine::from(event);
                 report_on(
                     &topics.events,
                     shard,
@@ -235,7 +236,7 @@ impl Encoder {
 }
 
 /// A record that goes on as it came, but for its headers.
-fn out(topic: &Arc<str>, shard: i32, record: &Record, headers: Vec<Header>) -> OutRecord {
+fn out(topic: &Arc<str>, shard: i32, record: &Record, headers: OutHeaders) -> OutRecord {
     OutRecord {
         topic: Arc::clone(topic),
         partition: Some(shard),
@@ -250,13 +251,11 @@ fn report_on<R: Wire>(
     topic: &Arc<str>,
     shard: i32,
     key: &str,
-    (codec, report): (&Codec<R>, &R),
-    mut headers: Vec<Header>,
+    (codec, report): (&Codec<R>, &impl Serialize),
+    mut headers: OutHeaders,
 ) -> Result<OutRecord, wire::Error> {
-    headers.push(Header {
-        name: "content-type".into(),
-        value: Some(codec.format().content_type().into()),
-    });
+    let content_type = codec.format().content_type();
+    headers.push("content-type", Some(content_type.as_bytes()));
     Ok(OutRecord {
         topic: Arc::clone(topic),
         partition: Some(shard),
@@ -267,13 +266,8 @@ fn report_on<R: Wire>(
 }
 
 /// The headers that `write` writes.
-fn collect(write: impl FnOnce(&mut Sink<'_>)) -> Vec<Header> {
-    let mut headers = Vec::new();
-    write(&mut |name, value| {
-        headers.push(Header {
-            name: name.into(),
-            value: value.map(Bytes::copy_from_slice),
-        });
-    });
+fn collect(write: impl FnOnce(&mut Sink<'_>)) -> OutHeaders {
+    let mut headers = OutHeaders::default();
+    write(&mut |name, value| headers.push(name, value));
     headers
 }

@@ -49,17 +49,21 @@ pub enum Reading {
         /// Dropped or sent to when the drive has let go of them.
         done: Sender<()>,
     },
-    /// A record, as it stands on the topic.
-    Record {
-        /// Where it was read.
-        position: Position,
-        /// When the broker appended it, or what its producer said if the topic does not keep append times.
-        appended: Timestamp,
-        /// The record.
-        record: Record,
-    },
+    /// Records, in the order in which they were read; at most [`BATCH`].
+    Records(Vec<Read>),
     /// The consumer cannot go on.
     Failed(KafkaError),
+}
+
+/// A record, as it stands on the topic.
+#[derive(Clone, Debug)]
+pub struct Read {
+    /// Where it was read.
+    pub position: Position,
+    /// When the broker appended it, or what its producer said if the topic does not keep append times.
+    pub appended: Timestamp,
+    /// The record.
+    pub record: Record,
 }
 
 /// A lane that was assigned, and where its last commit left it.
@@ -122,8 +126,14 @@ pub struct Context {
     metrics: Arc<Metrics>,
 }
 
-/// Records on their way to the drive: enough to bridge a commit, few beside what lanes hold.
-const BUFFER: usize = 1_024;
+/// Most records that go to the drive at once: enough that the hand-over costs nothing, few enough that no timer waits for them.
+pub const BATCH: usize = 64;
+
+/// Readings on their way to the drive: enough to bridge a commit, few beside what lanes hold.
+const BUFFER: usize = 32;
+
+/// Requests on their way to the feed: a drive never has more lanes to pause at once.
+const REQUESTS: usize = 1_024;
 
 /// Longest wait for a record, after which requests are looked at again.
 const POLL: Duration = Duration::from_millis(10);
@@ -146,7 +156,7 @@ impl Feed {
         metrics: &Arc<Metrics>,
     ) -> Result<Self, KafkaError> {
         let (to_drive, readings) = bounded(BUFFER);
-        let (requests, from_drive) = bounded(BUFFER);
+        let (requests, from_drive) = bounded(REQUESTS);
         let mut config = config.clone();
         for (key, value) in [
             ("partition.assignment.strategy", "range"),
@@ -241,25 +251,42 @@ impl Reader {
         let consumer = Arc::clone(&self.consumer);
         while !stop.load(Ordering::Acquire) {
             self.follow_all();
-            let reading = match consumer.poll(POLL) {
-                None => continue,
-                Some(Ok(message)) => {
-                    self.notice_assignment();
-                    self.reading(&message)
+            let (records, failed) = self.collect(&consumer);
+            let records = (!records.is_empty()).then_some(Reading::Records(records));
+            for reading in records.into_iter().chain(failed) {
+                if self.readings.send(reading).is_err() {
+                    return;
                 }
-                Some(Err(error)) => failure(error, consumer.context().metrics()),
-            };
-            let Some(reading) = reading else {
-                continue;
-            };
-            if self.readings.send(reading).is_err() {
-                return;
             }
         }
     }
 
+    /// Polls until there is nothing, enough, or a failure.
+    fn collect(&mut self, consumer: &Client) -> (Vec<Read>, Option<Reading>) {
+        let mut records = Vec::new();
+        let mut wait = POLL;
+        while records.len() < BATCH {
+            let polled = consumer.poll(wait);
+            if self.notice_assignment() {
+                // Read before the poll in which the lanes were assigned anew: they come again, and what comes now is ahead of them.
+                records.clear();
+            }
+            match polled {
+                None => break,
+                Some(Ok(message)) => records.extend(self.read(&message)),
+                Some(Err(error)) => {
+                    if let Some(failed) = failure(error, consumer.context().metrics()) {
+                        return (records, Some(failed));
+                    }
+                }
+            }
+            wait = Duration::ZERO;
+        }
+        (records, None)
+    }
+
     /// A record as the drive wants it.
-    fn reading(&self, message: &BorrowedMessage<'_>) -> Option<Reading> {
+    fn read(&self, message: &BorrowedMessage<'_>) -> Option<Read> {
         let source = self.topics.source(message.topic())?;
         let lane = LaneId {
             shard: message.partition(),
@@ -267,7 +294,7 @@ impl Reader {
         };
         let run = self.runs.get(&lane).copied().unwrap_or_default();
         let millis = message.timestamp().to_millis().unwrap_or_default();
-        Some(Reading::Record {
+        Some(Read {
             position: Position {
                 lane,
                 run,
@@ -296,14 +323,17 @@ impl Reader {
         }
     }
 
-    /// Forgets the runs of lanes that were assigned anew: they start from the first one. So do requests about what they were before.
-    fn notice_assignment(&mut self) {
+    /// Forgets the runs of lanes that were assigned anew: they start from the first one. So do requests about what they were before. Says
+    /// whether there were any.
+    fn notice_assignment(&mut self) -> bool {
         let assignment = self.consumer.context().assignments.load(Ordering::Acquire);
-        if self.assignment != assignment {
+        let anew = self.assignment != assignment;
+        if anew {
             self.assignment = assignment;
             self.runs.clear();
             self.failed.clear();
         }
+        anew
     }
 
     /// Does what the drive asks.

@@ -36,7 +36,16 @@ pub struct OutRecord {
     /// The value.
     pub value: Option<Bytes>,
     /// The headers, in order.
-    pub headers: Vec<Header>,
+    pub headers: OutHeaders,
+}
+
+/// Headers of a record to write, in one piece of memory however many they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OutHeaders {
+    /// Names and values, one after the other.
+    bytes: Vec<u8>,
+    /// The ends of each name and value in `bytes`; the value has none if there is no value.
+    ends: Vec<(usize, Option<usize>)>,
 }
 
 /// The consequence of one offset.
@@ -141,17 +150,50 @@ const CALL: Duration = Duration::from_secs(10);
 /// Pause before a batch is written again: a rebalance or an election takes longer than a few milliseconds.
 const AGAIN: Duration = Duration::from_millis(50);
 
+// === impl OutHeaders ===
+
+impl OutHeaders {
+    /// Adds a header behind those that are there.
+    pub fn push(&mut self, name: &str, value: Option<&[u8]>) {
+        self.bytes.extend_from_slice(name.as_bytes());
+        let name_end = self.bytes.len();
+        let value_end = value.map(|value| {
+            self.bytes.extend_from_slice(value);
+            self.bytes.len()
+        });
+        self.ends.push((name_end, value_end));
+    }
+
+    /// Names and values, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
+        let mut start = 0;
+        self.ends.iter().map(move |&(name_end, value_end)| {
+            let name = &self.bytes[start..name_end];
+            let name = str::from_utf8(name).unwrap_or_else(|error| unreachable!("{error}"));
+            start = value_end.unwrap_or(name_end);
+            (name, value_end.map(|end| &self.bytes[name_end..end]))
+        })
+    }
+}
+
+impl FromIterator<Header> for OutHeaders {
+    fn from_iter<I: IntoIterator<Item = Header>>(headers: I) -> Self {
+        let mut all = Self::default();
+        for Header { name, value } in headers {
+            all.push(&name, value.as_deref());
+        }
+        all
+    }
+}
+
 // === impl OutRecord ===
 
 impl OutRecord {
     /// The record as the client takes it; `index` comes back with its delivery.
     pub(crate) fn to_produce(&self, index: usize) -> BaseRecord<'_, [u8], [u8], usize> {
-        let mut headers = OwnedHeaders::new_with_capacity(self.headers.len());
-        for Header { name, value } in &self.headers {
-            headers = headers.insert(OutHeader {
-                key: name,
-                value: value.as_deref(),
-            });
+        let mut headers = OwnedHeaders::new_with_capacity(self.headers.ends.len());
+        for (key, value) in self.headers.iter() {
+            headers = headers.insert(OutHeader { key, value });
         }
         let mut out = BaseRecord::with_opaque_to(&self.topic, index).headers(headers);
         out.partition = self.partition;

@@ -9,7 +9,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use retide::shell::feed::Reading;
 use retide::shell::ledger::{
-    AtLeastOnce, Batch, Ledger, OutRecord, Ownership, Progress, Receipt, Settled, Transactional,
+    AtLeastOnce, Batch, Ledger, OutHeaders, OutRecord, Ownership, Progress, Receipt, Settled,
+    Transactional,
 };
 use retide::topics::Topics;
 
@@ -57,7 +58,7 @@ impl<L: Guarantee> Bench<L> {
             partition: Some(shard),
             key: None,
             value: Some(value.to_owned().into()),
-            headers: Vec::new(),
+            headers: OutHeaders::default(),
         }
     }
 
@@ -418,7 +419,7 @@ fn commit_in_rebalance<L: Guarantee>() {
     let done = loop {
         match bench.worker.feed.readings.recv_timeout(PATIENCE).unwrap() {
             Reading::Revoked { done, .. } => break done,
-            Reading::Assigned(_) | Reading::Record { .. } => {}
+            Reading::Assigned(_) | Reading::Records(_) => {}
             Reading::Failed(error) => panic!("{error}"),
         }
     };

@@ -178,8 +178,9 @@ impl Worker {
                 self.lanes.retain(|lane, _| !shards.contains(&lane.shard));
                 done.send(()).unwrap();
             }
-            Ok(Reading::Record { position, .. }) => {
-                self.records.push(position);
+            Ok(Reading::Records(records)) => {
+                self.records
+                    .extend(records.iter().map(|read| read.position));
             }
             Ok(Reading::Failed(error)) => panic!("{error}"),
             Err(_) => {}
