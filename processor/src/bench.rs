@@ -2,12 +2,15 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | `dispatch` | attempts over HTTP, and how late they are; beside a bare client |
 //! | `hop` | tasks that are due later, forwarded between topics; beside a plain transactional copy |
 //!
 //! Invariant: what went in is counted where it comes out; a measurement whose counts differ is an error, not a figure.
 
 mod bed;
+mod dispatch;
 mod hop;
+mod target;
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +20,9 @@ use serde::Serialize;
 use crate::{cluster, process};
 
 pub use self::bed::Bed;
+pub use self::dispatch::{Dispatch, Pace, Steady, Volume, dispatch, steady};
 pub use self::hop::{Hop, Load, hop};
+pub use self::target::Lateness;
 
 /// Why a measurement came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +109,14 @@ impl Samples {
     pub(crate) fn idle(&self) -> Duration {
         let last = self.seen.last().map_or(Duration::ZERO, |(time, _)| *time);
         self.start.elapsed().saturating_sub(last)
+    }
+
+    /// From the first sample to the last.
+    pub(crate) fn span(&self) -> Duration {
+        match (self.seen.first(), self.seen.last()) {
+            (Some((from, _)), Some((to, _))) => to.saturating_sub(*from),
+            _ => Duration::ZERO,
+        }
     }
 
     /// The speed from the first sample above a tenth of `all` on: before that, clients warm up. From the start if there is no other sample.

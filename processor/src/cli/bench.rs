@@ -1,12 +1,13 @@
 //! `retide bench`: measures retide, each mode beside a raw baseline of its own in the same run.
 
 use std::io;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
-use crate::bench::{self, Load};
+use crate::bench::{self, Load, Pace, Volume};
 use crate::cli::init;
 use crate::cli::output::{Exit, Failed, Output, put, say};
 use crate::cluster;
@@ -19,12 +20,18 @@ use crate::embedded::Broker;
 Examples:
   retide bench hop
   retide bench hop --records 500000 --output json
+  retide bench dispatch --failures 3
+  retide bench lateness --rate 200 --output json
   retide bench hop --embedded                   on a broker in this process: the accounting means something, the speed little
 
 Topics of their own are created on the cluster and deleted afterwards. Compare ratios, not figures of different machines.")]
 pub(super) enum Command {
     /// Tasks that are due later, forwarded into a tier and from tier to tier; beside a plain transactional copy
     Hop(Hop),
+    /// Tasks that are due at once, to an HTTP target in this process; beside a bare client that makes the same requests
+    Dispatch(Dispatch),
+    /// How late attempts are under a steady load; beside a bare client with a timer for each request
+    Lateness(Steady),
 }
 
 /// What `hop` takes.
@@ -36,6 +43,46 @@ pub(super) struct Hop {
     /// Bytes of each payload
     #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=900_000))]
     bytes: u32,
+    /// Measure on a broker in this process
+    #[arg(long)]
+    embedded: bool,
+}
+
+/// What `dispatch` takes.
+#[derive(Debug, Args)]
+pub(super) struct Dispatch {
+    /// Tasks
+    #[arg(long, default_value_t = 20_000, value_name = "N", value_parser = clap::value_parser!(u64).range(100..=10_000_000))]
+    tasks: u64,
+    /// Bytes of each payload
+    #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=900_000))]
+    bytes: u32,
+    /// Requests in flight at once
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    concurrency: u32,
+    /// Attempts of each task that fail; it waits 1 s, 2 s, 4 s, and 4 s again
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=50))]
+    failures: u64,
+    /// How long the target takes
+    #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    takes: Duration,
+    /// Measure on a broker in this process
+    #[arg(long)]
+    embedded: bool,
+}
+
+/// What `lateness` takes.
+#[derive(Debug, Args)]
+pub(super) struct Steady {
+    /// New tasks a second
+    #[arg(long, default_value_t = 200, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    rate: u64,
+    /// Seconds
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    seconds: u64,
+    /// Attempts of each task that fail; it waits 1 s, 2 s, 4 s, and 4 s again
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=50))]
+    failures: u64,
     /// Measure on a broker in this process
     #[arg(long)]
     embedded: bool,
@@ -65,8 +112,10 @@ struct Figures<R> {
 
 /// Measures.
 pub(super) fn bench(mut config: Config, command: &Command, output: Output) -> Result<(), Failed> {
-    let Command::Hop(options) = command;
-    let broker = options.embedded.then(Broker::start).transpose()?;
+    let (Command::Hop(Hop { embedded, .. })
+    | Command::Dispatch(Dispatch { embedded, .. })
+    | Command::Lateness(Steady { embedded, .. })) = command;
+    let broker = embedded.then(Broker::start).transpose()?;
     if let Some(broker) = &broker {
         config.kafka.set("bootstrap.servers", broker.bootstrap());
         config.topics.replication_factor = 1;
@@ -74,12 +123,88 @@ pub(super) fn bench(mut config: Config, command: &Command, output: Output) -> Re
     // Finds out whether Kafka can be reached at all, and says so well.
     let plan = init::plan(&config);
     Runtime::new()?.block_on(cluster::existing(&config.kafka.client(), &plan))?;
-    let load = Load {
-        records: options.records,
-        bytes: options.bytes as usize,
-    };
-    let measured = bench::hop(&config, load, say)?;
-    show(&config, measured, output, hop)
+    match command {
+        Command::Hop(options) => {
+            let load = Load {
+                records: options.records,
+                bytes: options.bytes as usize,
+            };
+            show(&config, bench::hop(&config, load, say)?, output, hop)
+        }
+        Command::Dispatch(options) => {
+            let volume = Volume {
+                tasks: options.tasks,
+                bytes: options.bytes as usize,
+                concurrency: options.concurrency,
+                failures: options.failures,
+                takes: options.takes,
+            };
+            let measured = bench::dispatch(&config, volume, say)?;
+            show(&config, measured, output, dispatch)
+        }
+        Command::Lateness(options) => {
+            let pace = Pace {
+                rate: options.rate,
+                time: Duration::from_secs(options.seconds),
+                failures: options.failures,
+            };
+            show(&config, bench::steady(&config, pace, say)?, output, steady)
+        }
+    }
+}
+
+/// The table of a measurement of attempts a second.
+fn dispatch(measured: &bench::Dispatch) -> String {
+    let bench::Dispatch {
+        tasks,
+        attempts,
+        concurrency,
+        retide,
+        bare,
+        ratio,
+        wall_seconds,
+        bare_seconds,
+        lateness_ms,
+    } = measured;
+    format!(
+        "{tasks} tasks, {attempts} attempts, {concurrency} at a time\n\
+         bare client   {:>9.0} /s   1.00      {bare_seconds:>6.1} s in all\n\
+         retide        {:>9.0} /s   {ratio:.2}      {wall_seconds:>6.1} s in all\n\
+         {}",
+        bare.per_second,
+        retide.per_second,
+        late("retide", lateness_ms),
+    )
+}
+
+/// The table of a measurement of lateness.
+fn steady(measured: &bench::Steady) -> String {
+    let bench::Steady {
+        rate,
+        failures,
+        retide_ms,
+        bare_ms,
+    } = measured;
+    format!(
+        "{rate} new tasks a second, {failures} failures each\n{}\n{}",
+        late("bare client", bare_ms),
+        late("retide", retide_ms),
+    )
+}
+
+/// One line about lateness.
+fn late(who: &str, lateness: &bench::Lateness) -> String {
+    let bench::Lateness {
+        p50,
+        p99,
+        p999,
+        max,
+        early,
+        attempts,
+    } = lateness;
+    format!(
+        "{who:<13} late by p50 {p50:.2} ms · p99 {p99:.2} ms · p99.9 {p999:.2} ms · max {max:.2} ms · {early} of {attempts} early"
+    )
 }
 
 /// The table of a measurement of hops.

@@ -351,7 +351,8 @@ fn encryption_on_a_port_without_it_is_given_up() {
     let (message, cause) = give_up(&config);
 
     assert_eq!(message, format!("no kafka broker answers at {bootstrap}"));
-    assert!(cause.contains("SSL handshake failed"), "{cause}");
+    // The handshake fails, or the broker hangs up first.
+    assert!(cause.contains(": SSL "), "{cause}");
 }
 
 #[test]

@@ -1,0 +1,162 @@
+//! A target over HTTP that answers at once or after a while, fails the first attempts of each task, and counts.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+/// A target that runs on a thread of its own, until it is dropped.
+pub(crate) struct Target {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    /// What it has seen.
+    seen: Arc<Seen>,
+    /// Dropped to end it.
+    _stop: oneshot::Sender<()>,
+}
+
+/// How a target answers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Manner {
+    /// How long it takes.
+    pub(crate) takes: Duration,
+    /// How many attempts of each task fail.
+    pub(crate) failures: u64,
+}
+
+/// Arrival at the target after the due time, in milliseconds; the figures say how many attempts were at most so late.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Lateness {
+    /// Half of them.
+    pub p50: f64,
+    /// 99 in 100.
+    pub p99: f64,
+    /// 999 in 1,000.
+    pub p999: f64,
+    /// All.
+    pub max: f64,
+    /// Attempts before their due time.
+    pub early: u64,
+    /// Attempts in all.
+    pub attempts: u64,
+}
+
+/// What a target has seen.
+struct Seen {
+    /// How it answers.
+    manner: Manner,
+    /// Requests so far.
+    requests: AtomicU64,
+    /// Requests before their due time.
+    early: AtomicU64,
+    /// Arrival after due time, in microseconds.
+    lateness: Mutex<Histogram<u64>>,
+}
+
+/// Longest lateness that is told apart: an hour, in microseconds.
+const MOST_LATE: u64 = 3_600_000_000;
+
+// === impl Target ===
+
+impl Target {
+    /// Starts to listen on a free port.
+    pub(crate) fn start(manner: Manner) -> io::Result<Self> {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let seen = Arc::new(Seen {
+            manner,
+            requests: AtomicU64::new(0),
+            early: AtomicU64::new(0),
+            lateness: Mutex::new(
+                Histogram::new_with_bounds(1, MOST_LATE, 3)
+                    .unwrap_or_else(|error| unreachable!("{error}")),
+            ),
+        });
+        let (stop, stopped) = oneshot::channel::<()>();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let shared = Arc::clone(&seen);
+        thread::Builder::new()
+            .name("bench-target".to_owned())
+            .spawn(move || {
+                runtime.block_on(async move {
+                    let listener = TcpListener::from_std(listener)?;
+                    let router = Router::new().route("/", post(answer)).with_state(shared);
+                    tokio::select! {
+                        served = async { axum::serve(listener, router).await } => served,
+                        _ = stopped => Ok(()),
+                    }
+                })
+            })?;
+        Ok(Self {
+            address,
+            seen,
+            _stop: stop,
+        })
+    }
+
+    /// How many requests it has seen.
+    pub(crate) fn requests(&self) -> u64 {
+        self.seen.requests.load(Ordering::Acquire)
+    }
+
+    /// How late they were since this was last asked.
+    pub(crate) fn take_lateness(&self) -> Lateness {
+        let mut histogram = self
+            .seen
+            .lateness
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let millis = |micros: u64| micros as f64 / 1e3;
+        let lateness = Lateness {
+            p50: millis(histogram.value_at_quantile(0.5)),
+            p99: millis(histogram.value_at_quantile(0.99)),
+            p999: millis(histogram.value_at_quantile(0.999)),
+            max: millis(histogram.max()),
+            early: self.seen.early.swap(0, Ordering::AcqRel),
+            attempts: histogram.len(),
+        };
+        histogram.reset();
+        lateness
+    }
+}
+
+/// Answers one request.
+async fn answer(State(seen): State<Arc<Seen>>, headers: HeaderMap) -> StatusCode {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let number = |name: &str| -> Option<u64> { headers.get(name)?.to_str().ok()?.parse().ok() };
+    if let Some(due) = number("retry-due-at") {
+        match (now.as_micros() as u64).checked_sub(due.saturating_mul(1_000)) {
+            Some(late) => {
+                let mut histogram = seen.lateness.lock().unwrap_or_else(PoisonError::into_inner);
+                histogram.saturating_record(late);
+            }
+            None => {
+                seen.early.fetch_add(1, Ordering::AcqRel);
+            }
+        }
+    }
+    seen.requests.fetch_add(1, Ordering::AcqRel);
+    if !seen.manner.takes.is_zero() {
+        tokio::time::sleep(seen.manner.takes).await;
+    }
+    if number("retry-attempt").unwrap_or(u64::MAX) <= seen.manner.failures {
+        return StatusCode::SERVICE_UNAVAILABLE;
+    }
+    StatusCode::OK
+}
