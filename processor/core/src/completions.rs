@@ -134,6 +134,15 @@ impl Completions {
         self.ranges.is_empty()
     }
 
+    /// The set with every offset `by` higher.
+    #[cfg(feature = "planted")]
+    pub(crate) fn moved(&self, by: i64) -> Self {
+        let moved = |(start, end): &(i64, i64)| (start + by, end + by);
+        Self {
+            ranges: self.ranges.iter().map(moved).collect(),
+        }
+    }
+
     /// The text for the metadata of an offset commit; empty for the empty set.
     pub fn encode(&self) -> String {
         let Some((base, _)) = self.ranges.first().copied() else {

@@ -16,6 +16,8 @@ use crate::entry::{Entry, Poison, Transition};
 use crate::gate::{Denied, Gate, Gates};
 use crate::lane::{Lane, LaneId, Limits, Source};
 use crate::outcome::{Outcome, Reason, Terminal};
+#[cfg(feature = "planted")]
+use crate::planted::Bug;
 use crate::scene::{Scene, Scenes, Target};
 use crate::task::{Failure, Kind, Task};
 use crate::tier::{HORIZON, Ladder, STRAIGHT};
@@ -189,6 +191,9 @@ pub struct Engine {
     held: usize,
     /// The number of the next call, item or epoch.
     next: u64,
+    /// The mistake it makes.
+    #[cfg(feature = "planted")]
+    bug: Bug,
 }
 
 /// Due tasks of one scene, earliest first.
@@ -251,7 +256,16 @@ impl Engine {
             calls: HashMap::new(),
             held: 0,
             next: 0,
+            #[cfg(feature = "planted")]
+            bug: Bug::None,
         }
+    }
+
+    /// This engine, making a mistake.
+    #[cfg(feature = "planted")]
+    #[must_use]
+    pub fn planted(self, bug: Bug) -> Self {
+        Self { bug, ..self }
     }
 
     /// Takes in what happened and says what is to be done.
@@ -259,6 +273,8 @@ impl Engine {
         match input {
             Input::Assign { lane, start, known } => {
                 let epoch = self.number();
+                #[cfg(feature = "planted")]
+                let known = self.bug.known(known);
                 self.lanes.insert(lane, Lane::resume(epoch, start, known));
             }
             Input::Record {
@@ -301,6 +317,11 @@ impl Engine {
                 });
             }
         }
+        #[cfg(feature = "planted")]
+        let commits = commits
+            .into_iter()
+            .map(|commit| self.bug.commit(commit))
+            .collect();
         commits
     }
 
@@ -485,6 +506,8 @@ impl Engine {
 
     /// Does everything whose time has come.
     fn wake(&mut self, now: Now, actions: &mut Vec<Action>) {
+        #[cfg(feature = "planted")]
+        let now = self.bug.clock(now);
         // The queues first: their tasks have waited longest.
         self.ask_gates(now, actions);
         while let Some(item) = self.agenda.pop_due(now.wall) {
@@ -687,6 +710,8 @@ impl Engine {
         if let Some(queue) = self.ready.get_mut(&call.scene.name) {
             queue.ask_at = queue.ask_at.min(now.wall);
         }
+        #[cfg(feature = "planted")]
+        let (call, outcome) = (self.adopted(call), &self.bug.heard(outcome));
         let Some(lane) = self
             .lanes
             .get_mut(&call.lane)
@@ -708,6 +733,16 @@ impl Engine {
         self.say_if_drained(call.lane.shard, actions);
     }
 
+    /// The call as if it had been started in this assignment, if that is the mistake.
+    #[cfg(feature = "planted")]
+    fn adopted(&self, call: Call) -> Call {
+        let epoch = match (self.bug, self.lanes.get(&call.lane)) {
+            (Bug::NoEpochCheck, Some(lane)) => lane.epoch,
+            _ => call.epoch,
+        };
+        Call { epoch, ..call }
+    }
+
     /// What stands below a durable watermark need not be remembered.
     fn committed(&mut self, lane: LaneId, epoch: u64, watermark: i64) {
         if let Some(lane) = self.lanes.get_mut(&lane).filter(|lane| lane.epoch == epoch) {
@@ -717,12 +752,25 @@ impl Engine {
 
     /// Stops everything of a shard that has not started; the next owner reads it again.
     fn revoke(&mut self, shard: i32, actions: &mut Vec<Action>) {
+        #[cfg(feature = "planted")]
+        if self.bug == Bug::DrainedEarly {
+            actions.push(Action::Drained { shard });
+        }
+        #[cfg(feature = "planted")]
+        if self.bug == Bug::AgendaKept {
+            return self.drain(shard, actions);
+        }
         self.agenda.forget(shard);
         for queue in self.ready.values_mut() {
             queue.items.forget(shard);
         }
         self.ready.retain(|_, queue| !queue.items.is_empty());
         self.paused.retain(|(_, lane)| lane.shard != shard);
+        self.drain(shard, actions);
+    }
+
+    /// Reads nothing more of a shard.
+    fn drain(&mut self, shard: i32, actions: &mut Vec<Action>) {
         for (id, lane) in &mut self.lanes {
             lane.draining |= id.shard == shard;
         }
@@ -753,6 +801,10 @@ impl Engine {
 
     /// Stops reading a lane that holds enough.
     fn pause_if_full(&mut self, now: Now, position: Position, actions: &mut Vec<Action>) {
+        #[cfg(feature = "planted")]
+        if self.bug == Bug::NeverFull {
+            return;
+        }
         let (total, limits) = (self.held, self.limits);
         let Some(lane) = self.lanes.get_mut(&position.lane) else {
             return;
@@ -802,6 +854,8 @@ impl Engine {
         entries: Vec<Entry>,
         actions: &mut Vec<Action>,
     ) {
+        #[cfg(feature = "planted")]
+        let entries = self.bug.written(entries);
         self.close(lane, offset, weight);
         actions.push(Action::Settle(Settlement {
             lane,

@@ -14,6 +14,8 @@ use governor::nanos::Nanos;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 
+#[cfg(feature = "planted")]
+use crate::planted::Bug;
 use crate::scene::{Rate, Scene};
 
 /// The gates of a process, by scene.
@@ -21,6 +23,9 @@ use crate::scene::{Rate, Scene};
 pub struct Gates {
     /// One gate per scene.
     by_scene: DashMap<Arc<str>, Arc<Gate>>,
+    /// The mistake it makes.
+    #[cfg(feature = "planted")]
+    bug: Bug,
 }
 
 /// The gate of one scene.
@@ -59,12 +64,25 @@ struct ToldClock {
 // === impl Gates ===
 
 impl Gates {
+    /// Gates that make a mistake.
+    #[cfg(feature = "planted")]
+    pub fn planted(bug: Bug) -> Self {
+        Self {
+            bug,
+            ..Self::default()
+        }
+    }
+
     /// The gate of `scene`, made or changed to follow its rules.
     pub fn gate(&self, scene: &Scene) -> Arc<Gate> {
         let mut gate = self
             .by_scene
             .entry(Arc::clone(&scene.name))
             .or_insert_with(|| Arc::new(Gate::new(scene)));
+        #[cfg(feature = "planted")]
+        if self.bug == Bug::FreshBurst && !gate.follows(scene) {
+            *gate = Arc::new(Gate::new(scene));
+        }
         if !gate.follows(scene) {
             *gate = Arc::new(gate.changed(scene));
         }

@@ -2,6 +2,9 @@
 //!
 //! Pure: no clock, no randomness, no Kafka, no async. Time arrives as [`Timestamp`], randomness as a hash of the task.
 
+#[cfg(all(feature = "planted", not(debug_assertions)))]
+compile_error!("planted bugs do not go into a release build");
+
 mod agenda;
 pub mod completions;
 mod consequence;
@@ -10,6 +13,8 @@ pub mod entry;
 pub mod gate;
 pub mod lane;
 pub mod outcome;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod scene;
 pub mod task;
 pub mod tier;

@@ -1,0 +1,128 @@
+//! Planted bugs: mistakes that the simulation has to notice.
+//!
+//! Not in a build that anyone runs: only behind the feature `planted`, which a release build refuses. Invariant: with [`Bug::None`]
+//! nothing behaves differently.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::completions::Completions;
+use crate::engine::{Commit, Now};
+use crate::entry::Entry;
+use crate::outcome::{Outcome, Terminal};
+
+/// A mistake.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bug {
+    /// None.
+    #[default]
+    None,
+    /// The offset committed is one too high.
+    OffsetByOne,
+    /// The completions committed are counted from a wrong base.
+    WrongBase,
+    /// A task is due one tick too early.
+    Early,
+    /// The answer to a call of an earlier assignment is taken for one of this assignment.
+    NoEpochCheck,
+    /// Tasks of a shard that is given away stay in the agenda.
+    AgendaKept,
+    /// Completions of the last commit are not looked at, so that what they cover ends a second time.
+    CompletionsForgotten,
+    /// A change of rules grants a fresh burst.
+    FreshBurst,
+    /// A full lane reads on.
+    NeverFull,
+    /// A shard is said to be drained while its calls are in flight.
+    DrainedEarly,
+    /// A target that asks for time is not heard.
+    ThrottleUnheard,
+    /// A failed attempt is not counted.
+    AttemptUncounted,
+    /// A task that expires is not reported.
+    CallbackForgotten,
+}
+
+// === impl Bug ===
+
+impl Bug {
+    /// Every mistake there is.
+    pub const ALL: [Self; 12] = [
+        Self::OffsetByOne,
+        Self::WrongBase,
+        Self::Early,
+        Self::NoEpochCheck,
+        Self::AgendaKept,
+        Self::CompletionsForgotten,
+        Self::FreshBurst,
+        Self::NeverFull,
+        Self::DrainedEarly,
+        Self::ThrottleUnheard,
+        Self::AttemptUncounted,
+        Self::CallbackForgotten,
+    ];
+
+    /// The time as the agenda sees it.
+    pub(crate) fn clock(self, now: Now) -> Now {
+        match self {
+            Self::Early => Now {
+                wall: now.wall + Duration::from_millis(1),
+                ..now
+            },
+            _ => now,
+        }
+    }
+
+    /// What a new lane is told of the last commit.
+    pub(crate) fn known(self, known: Completions) -> Completions {
+        match self {
+            Self::CompletionsForgotten => Completions::default(),
+            _ => known,
+        }
+    }
+
+    /// What is committed.
+    pub(crate) fn commit(self, commit: Commit) -> Commit {
+        match self {
+            Self::OffsetByOne => Commit {
+                watermark: commit.watermark + 1,
+                ..commit
+            },
+            Self::WrongBase => Commit {
+                completions: commit.completions.moved(1),
+                ..commit
+            },
+            _ => commit,
+        }
+    }
+
+    /// What a target is taken to have said.
+    pub(crate) fn heard(self, outcome: &Outcome) -> Outcome {
+        match (self, outcome) {
+            (Self::ThrottleUnheard, Outcome::Throttled { failure, .. }) => {
+                Outcome::Retryable(failure.clone())
+            }
+            _ => outcome.clone(),
+        }
+    }
+
+    /// What is written.
+    pub(crate) fn written(self, mut entries: Vec<Entry>) -> Vec<Entry> {
+        match self {
+            Self::AttemptUncounted => {
+                for entry in &mut entries {
+                    if let Entry::Park { task, .. } = entry
+                        && task.attempt > 2
+                    {
+                        Arc::make_mut(task).attempt -= 1;
+                    }
+                }
+            }
+            Self::CallbackForgotten => entries.retain(|entry| {
+                !matches!(entry, Entry::Callback(ended) if ended.terminal == Terminal::Expired)
+            }),
+            _ => {}
+        }
+        entries
+    }
+}
