@@ -1,1 +1,78 @@
-//! x
+//! A deterministic simulation of a whole group of retide processes: the real engine of `retide-core`, and models of everything around
+//! it.
+//!
+//! | module | what |
+//! |---|---|
+//! | `world` | time, events, the way between workers, broker and targets |
+//! | `plan` | who takes part, what is asked for, what goes wrong: all of it from the seed |
+//! | `broker`, `group` | a model of Kafka: partitions, transactions, offsets, generations |
+//! | `worker`, `ledger` | the shell's duties around the engine, without threads |
+//! | `check` | the judge, which knows the promises and nothing of the code |
+//! | `bug` | mistakes to plant, to see that the judge notices |
+//!
+//! One seed is one history: the same seed gives the same [`Report::hash`].
+
+mod broker;
+mod bug;
+mod chance;
+mod check;
+mod group;
+mod ledger;
+mod plan;
+mod trace;
+mod worker;
+mod world;
+
+use std::any::Any;
+use std::panic::{self, AssertUnwindSafe};
+
+pub use bug::Bug;
+pub use check::Figures;
+pub use trace::Keep;
+
+use crate::world::World;
+
+/// What one history has shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Its seed.
+    pub seed: u64,
+    /// The hash of its trace.
+    pub hash: u64,
+    /// How much happened.
+    pub notes: u64,
+    /// The promise that was broken, if one was.
+    pub broken: Option<String>,
+    /// Figures.
+    pub figures: Figures,
+    /// The trace, if it was to be kept.
+    pub text: String,
+}
+
+/// Plays the history of `seed`, with `bug` planted.
+pub fn play(seed: u64, bug: Bug, keep: Keep) -> Report {
+    let mut world = World::new(seed, bug, keep);
+    // An engine that finds itself in a state that cannot be has found a bug, too.
+    let ended = panic::catch_unwind(AssertUnwindSafe(|| world.run()));
+    if let Err(panicked) = ended {
+        let why = message(panicked.as_ref());
+        world.env.judge.object(|| format!("panic: {why}"));
+    }
+    let env = world.env;
+    Report {
+        seed,
+        hash: env.trace.hash(),
+        notes: env.trace.notes(),
+        broken: env.judge.broken().cloned(),
+        figures: env.judge.figures,
+        text: env.trace.into_text(),
+    }
+}
+
+/// What a panic said.
+fn message(panicked: &(dyn Any + Send)) -> String {
+    let text = panicked.downcast_ref::<String>().map(String::as_str);
+    text.or(panicked.downcast_ref::<&str>().copied())
+        .unwrap_or("without a word")
+        .to_owned()
+}

@@ -1,0 +1,501 @@
+//! The broker: partitions, transactions and what readers may see of them.
+//!
+//! One broker, never down; what goes wrong on the way to it and back is the world's. Modelled on Kafka's transaction protocol as
+//! librdkafka speaks it, without the epoch bump at each transaction of KIP-890. Invariant: a reader sees a record once its
+//! transaction has committed, and no offset is handed out twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use retide_core::{Ended, Event, LaneId, Poison, Source, Task, Timestamp};
+
+use crate::bug::Bug;
+use crate::group::{Group, Membership};
+use crate::plan::Submission;
+
+/// A partition of one of retide's topics, or of a target's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    /// The topic.
+    pub(crate) topic: Topic,
+    /// The partition.
+    pub(crate) shard: i32,
+}
+
+/// A topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Topic {
+    /// One that tasks are read from.
+    Read(Source),
+    /// The events.
+    Events,
+    /// The dead letters.
+    DeadLetters,
+    /// What a topic target delivers to.
+    Orders,
+}
+
+/// What a record holds.
+#[derive(Clone, Debug)]
+pub(crate) enum Payload {
+    /// What a producer asks for.
+    Submitted(Arc<Submission>),
+    /// A task that waits.
+    Parked(Arc<Task>),
+    /// The end of a task.
+    Callback(Arc<Ended>),
+    /// A task that ended badly.
+    DeadLetter(Arc<Task>, Arc<Ended>),
+    /// A record that is no task.
+    Poison(Arc<Poison>),
+    /// A task delivered to a topic.
+    Delivered(Arc<Task>),
+    /// A transition.
+    Event(Arc<Event>),
+}
+
+/// A record to write, as part of the consequence of one offset.
+#[derive(Clone, Debug)]
+pub(crate) struct Outgoing {
+    /// Where to.
+    pub(crate) place: Place,
+    /// What.
+    pub(crate) payload: Payload,
+    /// Which offset it follows from.
+    pub(crate) cause: Cause,
+}
+
+/// The offset that a record follows from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Cause {
+    /// The lane.
+    pub(crate) lane: LaneId,
+    /// The offset.
+    pub(crate) offset: i64,
+    /// How many records follow from it.
+    pub(crate) of: usize,
+}
+
+/// The next offset of one lane, as it is committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// The lane.
+    pub(crate) lane: LaneId,
+    /// The next offset to read.
+    pub(crate) next: i64,
+    /// The completions above it, as text.
+    pub(crate) metadata: String,
+}
+
+/// A transactional id: a worker and one of its two writers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ProducerId {
+    /// The worker.
+    pub(crate) worker: usize,
+    /// The writer.
+    pub(crate) writer: usize,
+}
+
+/// One record or marker of a partition; its index is its offset.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    /// When it was appended, by the broker's clock.
+    pub(crate) appended: Timestamp,
+    /// What it holds; nothing if it is a marker.
+    pub(crate) payload: Option<Payload>,
+    /// What became of its transaction.
+    pub(crate) fate: Fate,
+}
+
+/// What became of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Nothing yet.
+    Open(ProducerId),
+    /// It is to be read.
+    Committed,
+    /// It is to be skipped.
+    Aborted,
+}
+
+/// A partition.
+#[derive(Debug, Default)]
+pub(crate) struct Partition {
+    /// Its records and markers.
+    pub(crate) log: Vec<Entry>,
+    /// The first offset of each open transaction.
+    open: BTreeMap<ProducerId, i64>,
+}
+
+/// The state of a transactional id.
+#[derive(Debug)]
+struct Producer {
+    /// The epoch; requests of a lower one are refused.
+    epoch: u32,
+    /// Its transaction.
+    transaction: Transaction,
+}
+
+/// A transaction.
+#[derive(Debug)]
+enum Transaction {
+    /// None, or the last one has ended.
+    None {
+        /// How the last one ended.
+        last: Option<Fate>,
+    },
+    /// Records may be added.
+    Open(Open),
+    /// Decided; its markers are being written.
+    Ending {
+        /// How it ends.
+        fate: Fate,
+        /// The partitions without a marker yet.
+        places: BTreeSet<Place>,
+        /// The offsets, until they are in force.
+        offsets: Option<Vec<Progress>>,
+    },
+}
+
+/// A transaction that records may be added to.
+#[derive(Debug, Default)]
+struct Open {
+    /// Tells it from the next one.
+    serial: u64,
+    /// The partitions written to.
+    places: BTreeSet<Place>,
+    /// The records written.
+    records: Vec<Outgoing>,
+    /// The offsets to commit.
+    offsets: Vec<Progress>,
+    /// Offsets from which nothing follows.
+    silent: Vec<Cause>,
+}
+
+/// Why a request was not followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// A newer producer has the transactional id, or there is no such transaction.
+    Fenced,
+    /// The transaction before is not over.
+    Concurrent,
+    /// The member is not one of the group, or of another generation.
+    Generation,
+}
+
+/// What a commit made durable.
+#[derive(Debug, Default)]
+pub(crate) struct Decided {
+    /// How it was decided.
+    pub(crate) committed: bool,
+    /// The partitions whose markers are to be written.
+    pub(crate) places: Vec<Place>,
+    /// The records it made durable.
+    pub(crate) records: Vec<Outgoing>,
+    /// Offsets from which nothing follows.
+    pub(crate) silent: Vec<Cause>,
+}
+
+/// All that the broker knows.
+#[derive(Debug, Default)]
+pub(crate) struct Broker {
+    /// The partitions.
+    partitions: BTreeMap<Place, Partition>,
+    /// The transactional ids.
+    producers: BTreeMap<ProducerId, Producer>,
+    /// The group.
+    pub(crate) group: Group,
+    /// The offsets in force.
+    pub(crate) committed: BTreeMap<LaneId, Progress>,
+    /// The number of the last transaction.
+    serial: u64,
+    /// Whether the targets' topic refuses records.
+    pub(crate) refuses_orders: bool,
+}
+
+/// Longest metadata of an offset commit: the broker's default.
+pub(crate) const MAX_METADATA: usize = 4_096;
+
+// === impl Entry ===
+
+impl Entry {
+    /// Whether a reader is given it.
+    pub(crate) fn is_readable(&self, bug: Bug) -> bool {
+        match self.fate {
+            Fate::Committed => true,
+            Fate::Open(_) => bug == Bug::ReadUncommitted,
+            Fate::Aborted => false,
+        }
+    }
+}
+
+// === impl Partition ===
+
+impl Partition {
+    /// One past the last offset that readers may see: no open transaction below it.
+    pub(crate) fn stable_end(&self) -> i64 {
+        let first_open = self.open.values().min().copied();
+        first_open.unwrap_or(self.log.len() as i64)
+    }
+
+    /// Appends a record or a marker.
+    fn append(&mut self, entry: Entry) {
+        self.log.push(entry);
+    }
+}
+
+// === impl Broker ===
+
+impl Broker {
+    /// The partition at `place`.
+    pub(crate) fn partition(&mut self, place: Place) -> &mut Partition {
+        self.partitions.entry(place).or_default()
+    }
+
+    /// Every partition there is.
+    pub(crate) fn partitions(&self) -> impl Iterator<Item = (&Place, &Partition)> {
+        self.partitions.iter()
+    }
+
+    /// A record outside of any transaction.
+    pub(crate) fn append(&mut self, place: Place, payload: Payload, appended: Timestamp) {
+        self.partition(place).append(Entry {
+            appended,
+            payload: Some(payload),
+            fate: Fate::Committed,
+        });
+    }
+
+    /// Gives out a new epoch, once the transaction before it is over. If there is one to be aborted, it says so.
+    pub(crate) fn init(&mut self, id: ProducerId) -> (Result<u32, Refusal>, Option<Decided>) {
+        let producer = self.producers.entry(id).or_insert(Producer {
+            epoch: 0,
+            transaction: Transaction::None { last: None },
+        });
+        match &producer.transaction {
+            Transaction::None { .. } => {
+                producer.epoch += 1;
+                producer.transaction = Transaction::None { last: None };
+                (Ok(producer.epoch), None)
+            }
+            Transaction::Open(_) => {
+                producer.epoch += 1;
+                let decided = self.decide(id, Fate::Aborted);
+                (Err(Refusal::Concurrent), Some(decided))
+            }
+            Transaction::Ending { .. } => (Err(Refusal::Concurrent), None),
+        }
+    }
+
+    /// Adds records to the transaction of `id`, which begins with them if need be; says the number of one that has begun.
+    pub(crate) fn produce(
+        &mut self,
+        id: ProducerId,
+        epoch: u32,
+        records: Vec<Outgoing>,
+        appended: Timestamp,
+    ) -> Result<Option<u64>, Refusal> {
+        let begun = self.open(id, epoch)?;
+        for record in records {
+            let partition = self.partitions.entry(record.place).or_default();
+            let offset = partition.log.len() as i64;
+            partition.open.entry(id).or_insert(offset);
+            partition.append(Entry {
+                appended,
+                payload: Some(record.payload.clone()),
+                fate: Fate::Open(id),
+            });
+            let open = self.transaction(id);
+            open.places.insert(record.place);
+            open.records.push(record);
+        }
+        Ok(begun)
+    }
+
+    /// Adds offsets to the transaction of `id`, if the member may commit them.
+    pub(crate) fn add_offsets(
+        &mut self,
+        id: ProducerId,
+        epoch: u32,
+        (offsets, silent): (Vec<Progress>, Vec<Cause>),
+        membership: Membership,
+    ) -> Result<Option<u64>, Refusal> {
+        let begun = self.open(id, epoch)?;
+        if !self.group.accepts(membership) {
+            return Err(Refusal::Generation);
+        }
+        let open = self.transaction(id);
+        open.offsets.extend(offsets);
+        open.silent.extend(silent);
+        Ok(begun)
+    }
+
+    /// Ends the transaction of `id`.
+    pub(crate) fn end(
+        &mut self,
+        id: ProducerId,
+        epoch: u32,
+        fate: Fate,
+    ) -> Result<Option<Decided>, Refusal> {
+        let producer = self.producers.get(&id).ok_or(Refusal::Fenced)?;
+        if producer.epoch != epoch {
+            return Err(Refusal::Fenced);
+        }
+        match &producer.transaction {
+            Transaction::Open(_) => Ok(Some(self.decide(id, fate))),
+            Transaction::Ending { .. } => Err(Refusal::Concurrent),
+            // Said again, or there was nothing to end, which a client does not even ask.
+            Transaction::None { last } if last.is_none_or(|last| last == fate) => Ok(None),
+            Transaction::None { .. } => Err(Refusal::Fenced),
+        }
+    }
+
+    /// Aborts a transaction that takes too long; its producer is fenced.
+    pub(crate) fn time_out(&mut self, id: ProducerId, serial: u64) -> Option<Decided> {
+        let producer = self.producers.get_mut(&id)?;
+        match &producer.transaction {
+            Transaction::Open(open) if open.serial == serial => {
+                producer.epoch += 1;
+                Some(self.decide(id, Fate::Aborted))
+            }
+            Transaction::Open(_) | Transaction::None { .. } | Transaction::Ending { .. } => None,
+        }
+    }
+
+    /// Writes the marker of a decided transaction to a partition.
+    pub(crate) fn mark(&mut self, id: ProducerId, place: Place, appended: Timestamp) {
+        let Some(Producer {
+            transaction: Transaction::Ending { fate, places, .. },
+            ..
+        }) = self.producers.get_mut(&id)
+        else {
+            unreachable!("a marker without a decision");
+        };
+        places.remove(&place);
+        let fate = *fate;
+        let partition = self.partitions.entry(place).or_default();
+        let first = partition
+            .open
+            .remove(&id)
+            .unwrap_or_else(|| unreachable!("a marker without records"));
+        for entry in &mut partition.log[first as usize..] {
+            if entry.fate == Fate::Open(id) {
+                entry.fate = fate;
+            }
+        }
+        partition.append(Entry {
+            appended,
+            payload: None,
+            fate,
+        });
+        self.close_if_marked(id);
+    }
+
+    /// Puts the offsets of a decided transaction in force; gives those that are.
+    pub(crate) fn mark_offsets(&mut self, id: ProducerId) -> Vec<Progress> {
+        let Some(Producer {
+            transaction: Transaction::Ending { fate, offsets, .. },
+            ..
+        }) = self.producers.get_mut(&id)
+        else {
+            unreachable!("a marker without a decision");
+        };
+        let mut offsets = offsets.take().unwrap_or_default();
+        if *fate == Fate::Aborted {
+            offsets.clear();
+        }
+        for progress in &offsets {
+            self.committed.insert(progress.lane, progress.clone());
+        }
+        self.close_if_marked(id);
+        offsets
+    }
+
+    /// The committed offsets of lanes, unless a transaction that holds some of them is not over.
+    pub(crate) fn fetch(&self, lanes: &[LaneId]) -> Option<Vec<Progress>> {
+        let pending = |progress: &Progress| lanes.contains(&progress.lane);
+        let unstable = self
+            .producers
+            .values()
+            .any(|producer| match &producer.transaction {
+                Transaction::None { .. } => false,
+                Transaction::Open(open) => open.offsets.iter().any(pending),
+                Transaction::Ending { offsets, .. } => offsets.iter().flatten().any(pending),
+            });
+        if unstable {
+            return None;
+        }
+        let committed = lanes.iter().filter_map(|lane| self.committed.get(lane));
+        Some(committed.cloned().collect())
+    }
+
+    /// Whether any transaction is not over.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.producers
+            .values()
+            .any(|producer| !matches!(producer.transaction, Transaction::None { .. }))
+    }
+
+    /// Begins a transaction of `id` if none is open.
+    fn open(&mut self, id: ProducerId, epoch: u32) -> Result<Option<u64>, Refusal> {
+        let producer = self.producers.get_mut(&id).ok_or(Refusal::Fenced)?;
+        if producer.epoch != epoch {
+            return Err(Refusal::Fenced);
+        }
+        match producer.transaction {
+            Transaction::Open(_) => Ok(None),
+            Transaction::Ending { .. } => Err(Refusal::Concurrent),
+            Transaction::None { .. } => {
+                self.serial += 1;
+                producer.transaction = Transaction::Open(Open {
+                    serial: self.serial,
+                    ..Open::default()
+                });
+                Ok(Some(self.serial))
+            }
+        }
+    }
+
+    /// The open transaction of `id`.
+    fn transaction(&mut self, id: ProducerId) -> &mut Open {
+        match self.producers.get_mut(&id) {
+            Some(Producer {
+                transaction: Transaction::Open(open),
+                ..
+            }) => open,
+            _ => unreachable!("checked to be open"),
+        }
+    }
+
+    /// Decides the open transaction of `id`.
+    fn decide(&mut self, id: ProducerId, fate: Fate) -> Decided {
+        let open = std::mem::take(self.transaction(id));
+        if let Some(producer) = self.producers.get_mut(&id) {
+            producer.transaction = Transaction::Ending {
+                fate,
+                places: open.places.clone(),
+                offsets: Some(open.offsets),
+            };
+        }
+        Decided {
+            committed: fate == Fate::Committed,
+            places: open.places.into_iter().collect(),
+            records: open.records,
+            silent: open.silent,
+        }
+    }
+
+    /// Ends a transaction whose last marker was written.
+    fn close_if_marked(&mut self, id: ProducerId) {
+        if let Some(producer) = self.producers.get_mut(&id)
+            && let Transaction::Ending {
+                fate,
+                places,
+                offsets: None,
+            } = &producer.transaction
+            && places.is_empty()
+        {
+            producer.transaction = Transaction::None { last: Some(*fate) };
+        }
+    }
+}

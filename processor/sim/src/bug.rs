@@ -1,0 +1,60 @@
+//! The mistakes that can be planted: in the model of the shell always, in the core with the feature `planted`.
+
+/// A mistake.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Bug {
+    /// None.
+    #[default]
+    None,
+    /// A transaction commits before its records are acknowledged.
+    CommitBeforeProduce,
+    /// Batches are committed whether their shards are still ours or not.
+    CommitAfterRevoke,
+    /// A record that was not delivered is taken as delivered.
+    SwallowedDelivery,
+    /// A batch whose transaction was aborted is not written again.
+    DroppedOnAbort,
+    /// A producer whose commit timed out is used for the next transaction.
+    ProducerKept,
+    /// A commit that timed out is taken as done.
+    DoubtTakenAsDone,
+    /// A commit that timed out is taken as failed.
+    DoubtTakenAsFailed,
+    /// The writers commit in any order.
+    TurnIgnored,
+    /// Records are read before their transaction has committed.
+    ReadUncommitted,
+    /// Records polled before a pause are taken for records polled after it.
+    StaleRun,
+    /// A shard is given away without waiting for its last commit.
+    NoDrain,
+    /// A mistake of the core.
+    #[cfg(feature = "planted")]
+    Core(retide_core::planted::Bug),
+}
+
+// === impl Bug ===
+
+impl Bug {
+    /// Every mistake there is.
+    pub fn all() -> Vec<Self> {
+        let of_shell = [
+            Self::CommitBeforeProduce,
+            Self::CommitAfterRevoke,
+            Self::SwallowedDelivery,
+            Self::DroppedOnAbort,
+            Self::ProducerKept,
+            Self::DoubtTakenAsDone,
+            Self::DoubtTakenAsFailed,
+            Self::TurnIgnored,
+            Self::ReadUncommitted,
+            Self::StaleRun,
+            Self::NoDrain,
+        ];
+        #[cfg(feature = "planted")]
+        let of_core = retide_core::planted::Bug::ALL.map(Self::Core);
+        #[cfg(not(feature = "planted"))]
+        let of_core = [];
+        of_shell.into_iter().chain(of_core).collect()
+    }
+}

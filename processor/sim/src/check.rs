@@ -1,0 +1,504 @@
+//! The judge: watches what becomes durable and what targets see, and says where a promise is broken.
+//!
+//! It knows what was asked for and what the broker keeps; of the code under test it asks only how much memory it holds. Invariant: a
+//! promise that is broken is reported at the step that breaks it, or at the end if only the end shows it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use retide_core::completions::Completions;
+use retide_core::{
+    Ended, Kind, LaneId, Outcome, Rate, Scene, Task, Terminal, Timestamp, Transition,
+};
+
+use crate::broker::{Cause, Entry, Fate, Outgoing, Payload, Progress, Topic};
+use crate::plan::Submission;
+use crate::world::{At, SECOND};
+
+/// One attempt of one task.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Attempt {
+    /// The task.
+    id: Arc<str>,
+    /// Whether it is the delivery of the task's callback.
+    of_callback: bool,
+    /// The number of the attempt.
+    number: u32,
+}
+
+/// What is known of an attempt.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    /// The assignments in which it was started.
+    starts: Vec<u64>,
+    /// Whether what followed from it is durable.
+    durable: bool,
+    /// Whether a target said that it is done.
+    succeeded: bool,
+    /// The least wait that the target asked for.
+    asked: Duration,
+    /// The earliest due time of the next attempt, once that is durable.
+    next_due: Option<Timestamp>,
+}
+
+/// What is known of a task.
+#[derive(Clone, Debug, Default)]
+struct Ends {
+    /// Its callback records.
+    callbacks: Vec<Arc<Ended>>,
+    /// How often the end of its callback's delivery was told.
+    callback_ends: u32,
+    /// How often it was delivered to a topic.
+    delivered: u32,
+    /// How often it was kept as a dead letter.
+    dead_letters: u32,
+}
+
+/// How many attempts a process may start under a rate.
+#[derive(Clone, Copy, Debug)]
+struct Allowance {
+    /// The rate.
+    rate: Rate,
+    /// Attempts that may start at once, in units of a microsecond's worth.
+    saved: u64,
+    /// When that was so.
+    since: At,
+}
+
+/// Where a start comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Start {
+    /// The assignment of the shard.
+    pub(crate) assignment: u64,
+    /// The process, as it runs since it was last started.
+    pub(crate) process: u64,
+    /// Its wall clock.
+    pub(crate) wall: Timestamp,
+    /// Whether the group takes its worker for the owner of the shard.
+    pub(crate) is_owner: bool,
+}
+
+/// Figures of a history.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Tasks that ended.
+    pub tasks: u64,
+    /// Attempts that targets saw.
+    pub attempts: u64,
+    /// Attempts that targets saw more than once.
+    pub duplicates: u64,
+    /// Records that were settled.
+    pub settled: u64,
+    /// Most hops of a task.
+    pub hops: u64,
+}
+
+/// The judge.
+#[derive(Debug, Default)]
+pub(crate) struct Judge {
+    /// What was asked for.
+    submitted: BTreeMap<Arc<str>, Arc<Submission>>,
+    /// What is known of each attempt.
+    attempts: BTreeMap<Attempt, Known>,
+    /// What is known of each task's end.
+    ends: BTreeMap<Arc<str>, Ends>,
+    /// The offsets whose consequence is durable.
+    done: BTreeSet<(LaneId, i64)>,
+    /// Records that are to be read and not done.
+    unfinished: u64,
+    /// The offsets in force.
+    committed: BTreeMap<LaneId, (i64, Completions)>,
+    /// Attempts started in an assignment that has not ended.
+    by_assignment: BTreeMap<u64, Vec<Attempt>>,
+    /// What processes may start.
+    allowances: BTreeMap<(u64, Arc<str>), Allowance>,
+    /// The most attempts any rules allowed.
+    most_attempts: u32,
+    /// The first promise found broken.
+    broken: Option<String>,
+    /// Figures.
+    pub(crate) figures: Figures,
+}
+
+// === impl Judge ===
+
+impl Judge {
+    /// The first promise found broken.
+    pub(crate) fn broken(&self) -> Option<&String> {
+        self.broken.as_ref()
+    }
+
+    /// A promise is broken.
+    pub(crate) fn object(&mut self, why: impl FnOnce() -> String) {
+        if self.broken.is_none() {
+            self.broken = Some(why());
+        }
+    }
+
+    /// Whether everything that was asked for has come to its end.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.unfinished == 0
+    }
+
+    /// These scenes are in force somewhere.
+    pub(crate) fn rules(&mut self, scenes: &[Scene]) {
+        for scene in scenes {
+            self.most_attempts = self.most_attempts.max(scene.max_attempts.get());
+        }
+    }
+
+    /// A producer has asked for something.
+    pub(crate) fn submitted(&mut self, submission: &Arc<Submission>) {
+        self.unfinished += 1;
+        self.submitted
+            .insert(Arc::clone(&submission.id), Arc::clone(submission));
+    }
+
+    /// A target is called.
+    pub(crate) fn started(&mut self, at: At, start: Start, task: &Task, scene: &Scene) {
+        self.figures.attempts += 1;
+        if task.due > start.wall {
+            self.object(|| {
+                format!(
+                    "{} started early: due {}, now {}",
+                    task.id, task.due, start.wall
+                )
+            });
+        }
+        let attempt = Attempt::of(task, task.attempt);
+        self.in_order(&attempt, task);
+        if let Some(rate) = scene.rate {
+            self.within_rate(at, start.process, &scene.name, rate);
+        }
+        let known = self.attempts.entry(attempt.clone()).or_default();
+        let twice = known.starts.contains(&start.assignment);
+        // Someone whose shard was taken away without a word may still start what another one has ended.
+        let settled = known.durable && start.is_owner;
+        self.figures.duplicates += u64::from(!known.starts.is_empty());
+        known.starts.push(start.assignment);
+        if twice {
+            self.object(|| format!("{attempt:?} started twice in one assignment"));
+        }
+        if settled {
+            self.object(|| format!("{attempt:?} started by its owner after its end was durable"));
+        }
+        self.by_assignment
+            .entry(start.assignment)
+            .or_default()
+            .push(attempt);
+    }
+
+    /// What the target said, or would have, had its answer arrived.
+    pub(crate) fn answered(&mut self, task: &Task, outcome: &Outcome) {
+        let known = self
+            .attempts
+            .entry(Attempt::of(task, task.attempt))
+            .or_default();
+        match outcome {
+            Outcome::Success => known.succeeded = true,
+            Outcome::Throttled { after, .. } => known.asked = known.asked.max(*after),
+            Outcome::Retryable(_) | Outcome::Permanent(_) | Outcome::Timeout(_) => {}
+        }
+    }
+
+    /// A shard was given away after all its calls were back and everything was committed.
+    pub(crate) fn drained(&mut self, assignment: u64) {
+        for attempt in self.by_assignment.remove(&assignment).unwrap_or_default() {
+            if !self
+                .attempts
+                .get(&attempt)
+                .is_some_and(|known| known.durable)
+            {
+                self.object(|| {
+                    format!("{attempt:?} is not durable although its shard was drained")
+                });
+            }
+        }
+    }
+
+    /// A transaction was decided to commit.
+    pub(crate) fn committed(&mut self, records: &[Outgoing], silent: &[Cause]) {
+        let mut counts: BTreeMap<Cause, usize> = silent.iter().map(|cause| (*cause, 0)).collect();
+        for record in records {
+            *counts.entry(record.cause).or_default() += 1;
+        }
+        for (cause, count) in counts {
+            let Cause { lane, offset, of } = cause;
+            if count != of {
+                self.object(|| {
+                    format!("{count} of {of} consequences of {lane:?}/{offset} are durable")
+                });
+            }
+            if !self.done.insert((lane, offset)) {
+                self.object(|| format!("{lane:?}/{offset} was settled twice"));
+            }
+            self.figures.settled += 1;
+            self.unfinished = self.unfinished.saturating_sub(1);
+        }
+        for record in records {
+            if let Topic::Read(_) = record.place.topic {
+                self.unfinished += 1;
+            }
+            self.written(&record.payload);
+        }
+    }
+
+    /// Offsets are in force.
+    pub(crate) fn offsets(&mut self, progress: &Progress, log: &[Entry]) {
+        let Progress {
+            lane,
+            next,
+            metadata,
+        } = progress;
+        let completions = Completions::decode(metadata).unwrap_or_default();
+        let (before, known) = self.committed.get(lane).cloned().unwrap_or_default();
+        if *next < before {
+            self.object(|| format!("{lane:?} went back from {before} to {next}"));
+        }
+        for offset in before..completions.end().max(*next) {
+            let covered = offset < *next || completions.contains(offset);
+            let is_done = match log.get(offset as usize) {
+                None => false,
+                Some(
+                    Entry { payload: None, .. }
+                    | Entry {
+                        fate: Fate::Aborted,
+                        ..
+                    },
+                ) => true,
+                Some(_) => self.done.contains(&(*lane, offset)),
+            };
+            if covered && !is_done {
+                self.object(|| {
+                    format!("{lane:?}/{offset} is committed, up to {next}, but not done")
+                });
+            }
+            if !covered && known.contains(offset) {
+                self.object(|| format!("{lane:?}/{offset} was complete and is no more"));
+            }
+        }
+        self.committed.insert(*lane, (*next, completions));
+    }
+
+    /// Whether everything settled is covered by the offsets in force.
+    pub(crate) fn all_covered(&mut self) {
+        for (lane, offset) in &self.done {
+            let covered = self
+                .committed
+                .get(lane)
+                .is_some_and(|(next, completions)| offset < next || completions.contains(*offset));
+            if !covered && self.broken.is_none() {
+                self.broken = Some(format!("{lane:?}/{offset} is done but not committed"));
+            }
+        }
+    }
+
+    /// Everything has come to its end: is it the right one?
+    pub(crate) fn finish(&mut self) {
+        self.all_covered();
+        for submission in self.submitted.clone().into_values() {
+            self.figures.tasks += 1;
+            let ends = self.ends.remove(&submission.id).unwrap_or_default();
+            if let Err(why) = self.right_end(&submission, &ends) {
+                self.object(|| format!("{}: {why}: {ends:?}", submission.id));
+            }
+        }
+        if let Some((id, ends)) = self.ends.pop_first() {
+            self.object(|| format!("{id} was never asked for: {ends:?}"));
+        }
+    }
+
+    /// Whether a task ended as it should.
+    fn right_end(&self, submission: &Submission, ends: &Ends) -> Result<(), &'static str> {
+        let [ended] = &ends.callbacks[..] else {
+            return Err("not one terminal outcome");
+        };
+        let good = ended.terminal == Terminal::Delivered;
+        if ends.dead_letters != u32::from(!good) {
+            return Err("dead letters do not fit its end");
+        }
+        let to_topic = good && &*submission.scene == "topic";
+        if ends.delivered != u32::from(to_topic) {
+            return Err("deliveries to the topic do not fit its end");
+        }
+        let wanted = &*submission.scene == "rate" && ended.terminal != Terminal::Expired;
+        if ends.callback_ends != u32::from(wanted && !submission.poison) {
+            return Err("its callback was not delivered once");
+        }
+        let last = Attempt {
+            id: Arc::clone(&submission.id),
+            of_callback: false,
+            number: ended.attempts,
+        };
+        if good
+            && !to_topic
+            && !self
+                .attempts
+                .get(&last)
+                .is_some_and(|known| known.succeeded)
+        {
+            return Err("delivered, but no target has said so");
+        }
+        if submission.poison && good {
+            return Err("poison delivered");
+        }
+        Ok(())
+    }
+
+    /// Whether an attempt comes after the one before it, and no earlier than that one allows.
+    fn in_order(&mut self, attempt: &Attempt, task: &Task) {
+        let due = if attempt.number <= 1 {
+            let submission = self.submitted.get(&attempt.id);
+            submission
+                .and_then(|submission| submission.due)
+                .filter(|_| !attempt.of_callback)
+        } else {
+            let before = Attempt {
+                number: attempt.number - 1,
+                ..attempt.clone()
+            };
+            let before = self.attempts.entry(before).or_default().clone();
+            if !before.durable {
+                self.object(|| format!("{attempt:?} started before the attempt before it"));
+            }
+            before.next_due
+        };
+        if due.is_some_and(|due| task.due < due) {
+            self.object(|| format!("{attempt:?} is due at {}, {due:?} was promised", task.due));
+        }
+        if attempt.number > self.most_attempts {
+            self.object(|| format!("{attempt:?} is more than any rules allowed"));
+        }
+    }
+
+    /// Whether a process may start one more under the rate of its scene.
+    fn within_rate(&mut self, at: At, process: u64, scene: &Arc<str>, rate: Rate) {
+        let cost = |rate: &Rate| (rate.per / rate.limit.get()).as_micros() as u64;
+        let key = (process, Arc::clone(scene));
+        let allowance = self.allowances.entry(key).or_insert(Allowance {
+            rate,
+            saved: cost(&rate) * u64::from(rate.burst.get()),
+            since: at,
+        });
+        let before = allowance.rate;
+        if before != rate {
+            // Of two rates, the faster one counts for the time between: the judge does not know when the rules changed.
+            let gained = (at - allowance.since) * cost(&rate) / cost(&before).min(cost(&rate));
+            let whole = allowance.saved * cost(&rate) / cost(&before);
+            allowance.saved = whole + gained;
+            allowance.rate = rate;
+        } else {
+            allowance.saved += at - allowance.since;
+        }
+        allowance.since = at;
+        let most = cost(&rate) * u64::from(rate.burst.get());
+        allowance.saved = allowance.saved.min(most);
+        // A microsecond for each rounding.
+        if let Some(left) = (allowance.saved + 2).checked_sub(cost(&rate)) {
+            allowance.saved = left;
+        } else {
+            self.object(|| {
+                format!("process {process} starts more of {scene} than {rate:?} at {at}")
+            });
+        }
+    }
+
+    /// A record is durable.
+    fn written(&mut self, payload: &Payload) {
+        match payload {
+            Payload::Parked(task) => self.figures.hops = self.figures.hops.max(task.hops.into()),
+            Payload::Callback(ended) => {
+                self.unexpected(&ended.id);
+                let ends = self.ends.entry(Arc::clone(&ended.id)).or_default();
+                ends.callbacks.push(Arc::clone(ended));
+                if ends.callbacks.len() > 1 {
+                    self.object(|| format!("{} has two terminal outcomes", ended.id));
+                }
+            }
+            Payload::DeadLetter(task, ended) if ended.kind == Kind::Work => {
+                self.unchanged(task);
+                self.ends
+                    .entry(Arc::clone(&ended.id))
+                    .or_default()
+                    .dead_letters += 1;
+            }
+            Payload::DeadLetter(..) => {}
+            Payload::Poison(poison) => {
+                self.ends
+                    .entry(Arc::clone(&poison.id))
+                    .or_default()
+                    .dead_letters += 1;
+            }
+            Payload::Delivered(task) => {
+                self.unchanged(task);
+                self.ends.entry(Arc::clone(&task.id)).or_default().delivered += 1;
+            }
+            Payload::Event(event) => match &event.transition {
+                Transition::Failed { attempt, due, .. } => {
+                    let attempt = Attempt {
+                        id: Arc::clone(&event.id),
+                        of_callback: event.kind == Kind::Callback,
+                        number: *attempt,
+                    };
+                    let known = self.attempts.entry(attempt.clone()).or_default();
+                    known.durable = true;
+                    known.next_due = Some(*due);
+                    let least = event.at + known.asked;
+                    // The answer of a start that came to nothing may have asked for more.
+                    if known.starts.len() == 1 && *due < least {
+                        self.object(|| format!("{attempt:?}: {least} was asked for, not {due}"));
+                    }
+                }
+                Transition::Ended { attempts, .. } => {
+                    let attempt = Attempt {
+                        id: Arc::clone(&event.id),
+                        of_callback: event.kind == Kind::Callback,
+                        number: *attempts,
+                    };
+                    self.attempts.entry(attempt).or_default().durable = true;
+                    if event.kind == Kind::Callback {
+                        self.ends
+                            .entry(Arc::clone(&event.id))
+                            .or_default()
+                            .callback_ends += 1;
+                    }
+                }
+                Transition::Parked { .. }
+                | Transition::Hopped { .. }
+                | Transition::Deferred { .. } => {}
+            },
+            Payload::Submitted(_) => {}
+        }
+    }
+
+    /// Whether a task was asked for.
+    fn unexpected(&mut self, id: &Arc<str>) {
+        if !self.submitted.contains_key(id) {
+            self.object(|| format!("{id} ended but was never asked for"));
+        }
+    }
+
+    /// Whether a task still carries what its producer gave it.
+    fn unchanged(&mut self, task: &Task) {
+        if task.record.value.as_deref() != Some(task.id.as_bytes()) {
+            self.object(|| format!("{} carries other bytes", task.id));
+        }
+    }
+}
+
+// === impl Attempt ===
+
+impl Attempt {
+    /// Attempt `number` of `task`.
+    fn of(task: &Task, number: u32) -> Self {
+        Self {
+            id: Arc::clone(&task.id),
+            of_callback: task.kind == Kind::Callback,
+            number,
+        }
+    }
+}
+
+/// Longest time from the healing to the end: clocks may be hours off, and tasks wait for them.
+pub(crate) const LONGEST: At = 24 * 3_600 * SECOND;

@@ -1,0 +1,529 @@
+//! The ledger of a worker: two writers that take batches in turn, as `shell::ledger::transactional` has them.
+//!
+//! The same steps without threads: what waits there for an answer is a [`Stage`] here. Invariants: those of the shell's ledger.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use retide_core::LaneId;
+
+use crate::broker::{Cause, Fate, Outgoing, ProducerId, Progress, Refusal};
+use crate::bug::Bug;
+use crate::world::{At, Caller, Env, Event, MILLI, Part, Reply, Request};
+
+/// The consequence of one offset.
+#[derive(Clone, Debug)]
+pub(crate) struct Settled {
+    /// The offset.
+    pub(crate) cause: Cause,
+    /// The records to write.
+    pub(crate) records: Vec<Outgoing>,
+    /// The records to write instead if a topic refuses one of those.
+    pub(crate) otherwise: Vec<Outgoing>,
+}
+
+/// What is committed together.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Batch {
+    /// The consequences.
+    pub(crate) settled: Vec<Settled>,
+    /// The offsets they are the consequences of.
+    pub(crate) progress: Vec<Progress>,
+}
+
+/// What became of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Receipt {
+    /// It is durable, as far as its shards were still ours.
+    Committed,
+    /// None of its shards is ours any more.
+    Dropped,
+}
+
+/// The shards whose offsets may be committed, each with the epoch in which it was taken.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ownership {
+    /// The shards.
+    pub(crate) owned: BTreeMap<i32, u64>,
+}
+
+/// A batch on its way.
+#[derive(Clone, Debug)]
+struct Submitted {
+    /// What to write.
+    batch: Batch,
+    /// The epochs of the shards that were ours when it was submitted.
+    epochs: BTreeMap<i32, u64>,
+}
+
+/// What a writer waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// A batch.
+    Idle,
+    /// A producer.
+    Init,
+    /// The delivery of its records.
+    Deliveries,
+    /// Its turn, to commit.
+    Turn,
+    /// The offsets to be taken.
+    Offsets,
+    /// The transaction to commit.
+    Commit,
+    /// The transaction to abort; then it begins again at once or after a pause.
+    Abort(Pause),
+    /// A moment to pass, to begin again.
+    Again,
+    /// A new producer, which ends what the old one left.
+    DoubtInit,
+    /// The offsets of the group, which tell what became of a transaction.
+    DoubtOffsets,
+    /// A moment to pass, to ask again what became of a transaction.
+    DoubtAgain,
+    /// Its turn, to say what became of its batch.
+    Report(Receipt),
+}
+
+/// Whether to begin again at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pause {
+    /// At once.
+    No,
+    /// After a moment.
+    Yes,
+}
+
+/// One of the two writers.
+#[derive(Debug)]
+struct Writer {
+    /// Its transactional id.
+    id: ProducerId,
+    /// The epoch of its producer, unless that was given up.
+    epoch: Option<u32>,
+    /// What it waits for.
+    stage: Stage,
+    /// Its batch.
+    submitted: Option<Submitted>,
+    /// The requests that are not answered.
+    calls: BTreeSet<u64>,
+    /// Whether a delivery failed.
+    failed: bool,
+    /// The consequences that were refused.
+    refused: BTreeSet<Cause>,
+}
+
+/// The ledger.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    /// The writers.
+    writers: [Writer; 2],
+    /// Who gets the next batch.
+    next: usize,
+    /// Who may commit.
+    turn: usize,
+    /// The mistake it makes.
+    bug: Bug,
+}
+
+/// Pause before a batch is written again.
+const AGAIN: At = 50 * MILLI;
+
+// === impl Ownership ===
+
+impl Ownership {
+    /// Whether the shard has been ours without a break since `epochs`.
+    fn still_has(&self, shard: i32, epochs: &BTreeMap<i32, u64>) -> bool {
+        let since = epochs.get(&shard);
+        since.is_some() && self.owned.get(&shard) == since
+    }
+}
+
+// === impl Submitted ===
+
+impl Submitted {
+    /// Drops what belongs to shards that are not ours, or have been away since.
+    fn keep_owned(&mut self, ownership: &Ownership) {
+        let Self { batch, epochs } = self;
+        let ours = |lane: LaneId| ownership.still_has(lane.shard, epochs);
+        batch.settled.retain(|settled| ours(settled.cause.lane));
+        batch.progress.retain(|progress| ours(progress.lane));
+    }
+
+    /// Whether all of its shards are still ours.
+    fn is_owned(&self, ownership: &Ownership) -> bool {
+        let progress = self.batch.progress.iter().map(|progress| progress.lane);
+        let settled = self.batch.settled.iter().map(|settled| settled.cause.lane);
+        progress
+            .chain(settled)
+            .all(|lane| ownership.still_has(lane.shard, &self.epochs))
+    }
+}
+
+// === impl Ledger ===
+
+impl Ledger {
+    /// The ledger of `worker`.
+    pub(crate) fn new(worker: usize, bug: Bug) -> Self {
+        let writer = |writer| Writer {
+            id: ProducerId { worker, writer },
+            epoch: None,
+            stage: Stage::Idle,
+            submitted: None,
+            calls: BTreeSet::new(),
+            failed: false,
+            refused: BTreeSet::new(),
+        };
+        Self {
+            writers: [writer(0), writer(1)],
+            next: 0,
+            turn: 0,
+            bug,
+        }
+    }
+
+    /// Hands over a batch.
+    pub(crate) fn submit(&mut self, batch: Batch, desk: &mut Desk<'_>) {
+        let index = self.next;
+        self.next = 1 - self.next;
+        let writer = &mut self.writers[index];
+        assert_eq!(writer.stage, Stage::Idle, "a writer was given two batches");
+        writer.submitted = Some(Submitted {
+            batch,
+            epochs: desk.ownership.owned.clone(),
+        });
+        self.begin(index, desk);
+    }
+
+    /// A moment has passed.
+    pub(crate) fn again(&mut self, index: usize, desk: &mut Desk<'_>) {
+        match self.writers[index].stage {
+            Stage::Again => self.begin(index, desk),
+            Stage::DoubtAgain => self.doubt(index, desk),
+            _ => unreachable!("woken while not asleep"),
+        }
+    }
+
+    /// A request was answered, or not in time.
+    pub(crate) fn answered(&mut self, index: usize, call: u64, reply: Reply, desk: &mut Desk<'_>) {
+        // What comes after its sender has stopped waiting is dropped by the client.
+        if !self.writers[index].calls.remove(&call) {
+            return;
+        }
+        match (self.writers[index].stage, reply) {
+            (Stage::Init, Reply::Epoch(epoch)) => {
+                self.writers[index].epoch = Some(epoch);
+                self.send(index, desk);
+            }
+            (Stage::Deliveries, reply) => self.delivered(index, reply, desk),
+            (Stage::Offsets, Reply::Done) => self.end(index, Fate::Committed, Stage::Commit, desk),
+            (Stage::Offsets | Stage::Commit, Reply::Refused(Refusal::Generation)) => {
+                self.abort(index, Pause::Yes, desk);
+            }
+            (Stage::Commit, Reply::Done) => self.report(index, Receipt::Committed, desk),
+            (Stage::Offsets | Stage::Commit, Reply::Failed) => self.abort(index, Pause::Yes, desk),
+            (Stage::Abort(Pause::Yes), Reply::Done) if self.bug == Bug::DroppedOnAbort => {
+                self.report(index, Receipt::Committed, desk);
+            }
+            (Stage::Abort(Pause::No), Reply::Done) => self.begin(index, desk),
+            (Stage::Abort(Pause::Yes), Reply::Done) => self.sleep(index, Stage::Again, desk),
+            (Stage::Abort(pause), _) => {
+                self.writers[index].epoch = None;
+                match pause {
+                    Pause::No => self.begin(index, desk),
+                    Pause::Yes => self.sleep(index, Stage::Again, desk),
+                }
+            }
+            (Stage::DoubtInit, Reply::Epoch(epoch)) => {
+                self.writers[index].epoch = Some(epoch);
+                self.ask_offsets(index, desk);
+            }
+            (Stage::DoubtOffsets, Reply::Offsets(offsets)) => self.compare(index, &offsets, desk),
+            (Stage::DoubtInit | Stage::DoubtOffsets, _) => {
+                self.writers[index].epoch = None;
+                self.sleep(index, Stage::DoubtAgain, desk);
+            }
+            (Stage::Init | Stage::Offsets | Stage::Commit, _) => self.lose_sight(index, desk),
+            (stage, reply) => unreachable!("{reply:?} while waiting for {stage:?}"),
+        }
+    }
+
+    /// Writes a batch, or what is left of it.
+    fn begin(&mut self, index: usize, desk: &mut Desk<'_>) {
+        let writer = &mut self.writers[index];
+        writer.failed = false;
+        writer.calls.clear();
+        let Some(submitted) = &mut writer.submitted else {
+            unreachable!("nothing to write");
+        };
+        if self.bug != Bug::CommitAfterRevoke {
+            submitted.keep_owned(desk.ownership);
+        }
+        for settled in &mut submitted.batch.settled {
+            if writer.refused.contains(&settled.cause) {
+                settled.records = std::mem::take(&mut settled.otherwise);
+            }
+        }
+        writer.refused.clear();
+        if submitted.batch.progress.is_empty() {
+            return self.report(index, Receipt::Dropped, desk);
+        }
+        if writer.epoch.is_none() {
+            let request = Request::Init { id: writer.id };
+            return self.call(index, Stage::Init, request, desk);
+        }
+        self.send(index, desk);
+    }
+
+    /// Sends the records of a batch.
+    fn send(&mut self, index: usize, desk: &mut Desk<'_>) {
+        let writer = &self.writers[index];
+        let (Some(submitted), Some(epoch)) = (&writer.submitted, writer.epoch) else {
+            unreachable!("nothing to send");
+        };
+        let id = writer.id;
+        // A few requests of whole partitions each.
+        let requests = desk.env.chance.between(1, 3);
+        let mut parts: BTreeMap<u64, Vec<Outgoing>> = BTreeMap::new();
+        for record in submitted.batch.settled.iter().flat_map(|one| &one.records) {
+            let place = record.place;
+            let hash = place.shard as u64 * 3 + topic_number(place.topic);
+            parts
+                .entry(hash % requests)
+                .or_default()
+                .push(record.clone());
+        }
+        self.writers[index].stage = Stage::Deliveries;
+        let empty = parts.is_empty();
+        for records in parts.into_values() {
+            let request = Request::Produce { id, epoch, records };
+            self.call(index, Stage::Deliveries, request, desk);
+        }
+        if empty || self.bug == Bug::CommitBeforeProduce {
+            self.writers[index].calls.clear();
+            self.take_turn(index, desk);
+        }
+    }
+
+    /// A request with records was answered.
+    fn delivered(&mut self, index: usize, reply: Reply, desk: &mut Desk<'_>) {
+        let swallow = self.bug == Bug::SwallowedDelivery;
+        let writer = &mut self.writers[index];
+        match reply {
+            Reply::Done => {}
+            Reply::Failed if swallow => {}
+            Reply::Failed => writer.failed = true,
+            Reply::Rejected(causes) => {
+                writer.failed |= causes.is_empty();
+                writer.refused.extend(causes);
+            }
+            _ => return self.lose_sight(index, desk),
+        }
+        if !writer.calls.is_empty() {
+            return;
+        }
+        if writer.failed {
+            // What failed for another reason is written again as it was.
+            writer.refused.clear();
+            return self.abort(index, Pause::Yes, desk);
+        }
+        if !writer.refused.is_empty() {
+            return self.abort(index, Pause::No, desk);
+        }
+        self.take_turn(index, desk);
+    }
+
+    /// Waits for the right to commit.
+    fn take_turn(&mut self, index: usize, desk: &mut Desk<'_>) {
+        self.writers[index].stage = Stage::Turn;
+        if self.turn == index || self.bug == Bug::TurnIgnored {
+            self.offsets(index, desk);
+        }
+    }
+
+    /// Adds the offsets to the transaction.
+    fn offsets(&mut self, index: usize, desk: &mut Desk<'_>) {
+        let writer = &self.writers[index];
+        let (Some(submitted), Some(epoch)) = (&writer.submitted, writer.epoch) else {
+            unreachable!("nothing to commit");
+        };
+        let Some(membership) = desk.membership else {
+            return self.abort(index, Pause::Yes, desk);
+        };
+        if self.bug != Bug::CommitAfterRevoke && !submitted.is_owned(desk.ownership) {
+            return self.abort(index, Pause::No, desk);
+        }
+        let silent = submitted.batch.settled.iter();
+        let silent = silent
+            .filter(|settled| settled.records.is_empty())
+            .map(|settled| settled.cause);
+        let request = Request::Offsets {
+            id: writer.id,
+            epoch,
+            offsets: submitted.batch.progress.clone(),
+            silent: silent.collect(),
+            membership,
+        };
+        self.call(index, Stage::Offsets, request, desk);
+    }
+
+    /// Aborts the transaction and begins again.
+    fn abort(&mut self, index: usize, pause: Pause, desk: &mut Desk<'_>) {
+        self.writers[index].calls.clear();
+        self.end(index, Fate::Aborted, Stage::Abort(pause), desk);
+    }
+
+    /// Ends the transaction.
+    fn end(&mut self, index: usize, fate: Fate, stage: Stage, desk: &mut Desk<'_>) {
+        let Writer { id, epoch, .. } = self.writers[index];
+        let Some(epoch) = epoch else {
+            unreachable!("no transaction to end");
+        };
+        self.call(index, stage, Request::End { id, epoch, fate }, desk);
+    }
+
+    /// Nobody knows what became of a transaction: gives the producer up, and finds out.
+    fn lose_sight(&mut self, index: usize, desk: &mut Desk<'_>) {
+        let timed_out_in_commit = self.writers[index].stage == Stage::Commit;
+        match self.bug {
+            Bug::DoubtTakenAsDone if timed_out_in_commit => {
+                self.writers[index].epoch = None;
+                return self.report(index, Receipt::Committed, desk);
+            }
+            Bug::DoubtTakenAsFailed if timed_out_in_commit => {
+                self.writers[index].epoch = None;
+                return self.sleep(index, Stage::Again, desk);
+            }
+            // Ends what it does not know to be ended and goes on with the same epoch.
+            Bug::ProducerKept if timed_out_in_commit => {
+                return self.ask_offsets(index, desk);
+            }
+            _ => {}
+        }
+        self.writers[index].epoch = None;
+        self.doubt(index, desk);
+    }
+
+    /// Finds out what became of a transaction.
+    fn doubt(&mut self, index: usize, desk: &mut Desk<'_>) {
+        let writer = &mut self.writers[index];
+        writer.calls.clear();
+        let Some(submitted) = &mut writer.submitted else {
+            unreachable!("no transaction to find out about");
+        };
+        submitted.keep_owned(desk.ownership);
+        if submitted.batch.progress.is_empty() {
+            return self.sleep(index, Stage::Again, desk);
+        }
+        if writer.epoch.is_some() {
+            return self.ask_offsets(index, desk);
+        }
+        let request = Request::Init { id: writer.id };
+        self.call(index, Stage::DoubtInit, request, desk);
+    }
+
+    /// Asks for the offsets of the group.
+    fn ask_offsets(&mut self, index: usize, desk: &mut Desk<'_>) {
+        let submitted = submitted_of(&self.writers[index]);
+        let lanes = submitted
+            .batch
+            .progress
+            .iter()
+            .map(|progress| progress.lane);
+        let request = Request::Fetch {
+            lanes: lanes.collect(),
+        };
+        self.call(index, Stage::DoubtOffsets, request, desk);
+    }
+
+    /// The transaction has committed if, and only if, the group's offsets are those of the batch.
+    fn compare(&mut self, index: usize, offsets: &[Progress], desk: &mut Desk<'_>) {
+        let submitted = submitted_of(&self.writers[index]);
+        let committed = submitted
+            .batch
+            .progress
+            .iter()
+            .all(|progress| offsets.contains(progress));
+        if committed {
+            return self.report(index, Receipt::Committed, desk);
+        }
+        self.sleep(index, Stage::Again, desk);
+    }
+
+    /// Lets a moment pass.
+    fn sleep(&mut self, index: usize, stage: Stage, desk: &mut Desk<'_>) {
+        let writer = &mut self.writers[index];
+        writer.stage = stage;
+        writer.calls.clear();
+        let event = Event::Again {
+            worker: writer.id.worker,
+            writer: index,
+        };
+        desk.env.after(AGAIN, event);
+    }
+
+    /// Says what became of a batch, when it is this writer's turn.
+    fn report(&mut self, index: usize, receipt: Receipt, desk: &mut Desk<'_>) {
+        let writer = &mut self.writers[index];
+        writer.calls.clear();
+        writer.stage = Stage::Report(receipt);
+        if self.turn != index && self.bug != Bug::TurnIgnored {
+            return;
+        }
+        writer.stage = Stage::Idle;
+        writer.submitted = None;
+        desk.receipts.push(receipt);
+        let other = 1 - index;
+        self.turn = other;
+        match self.writers[other].stage {
+            Stage::Turn => self.offsets(other, desk),
+            Stage::Report(receipt) => self.report(other, receipt, desk),
+            _ => {}
+        }
+    }
+
+    /// Asks something of the broker.
+    fn call(&mut self, index: usize, stage: Stage, request: Request, desk: &mut Desk<'_>) {
+        let writer = &mut self.writers[index];
+        writer.stage = stage;
+        let caller = Caller {
+            worker: writer.id.worker,
+            part: Part::Writer(index),
+        };
+        let call = desk.env.ask(caller, request);
+        writer.calls.insert(call);
+    }
+}
+
+/// What a ledger needs of the worker it belongs to.
+pub(crate) struct Desk<'a> {
+    /// The world.
+    pub(crate) env: &'a mut Env,
+    /// The shards that are ours.
+    pub(crate) ownership: &'a Ownership,
+    /// The consumer's place in the group.
+    pub(crate) membership: Option<crate::group::Membership>,
+    /// What became of batches.
+    pub(crate) receipts: &'a mut Vec<Receipt>,
+}
+
+/// The batch a writer works on.
+fn submitted_of(writer: &Writer) -> &Submitted {
+    let Some(submitted) = &writer.submitted else {
+        unreachable!("no batch");
+    };
+    submitted
+}
+
+/// A number for each topic.
+fn topic_number(topic: crate::broker::Topic) -> u64 {
+    use crate::broker::Topic;
+    use retide_core::Source;
+    match topic {
+        Topic::Events => 0,
+        Topic::DeadLetters => 1,
+        Topic::Orders => 2,
+        Topic::Read(Source::Tasks) => 3,
+        Topic::Read(Source::Callbacks) => 4,
+        Topic::Read(Source::Tier(tier)) => 5 + tier as u64,
+    }
+}

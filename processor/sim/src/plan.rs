@@ -1,0 +1,326 @@
+//! The plan of one history: who takes part, what is asked of them, and what goes wrong.
+//!
+//! All of it drawn from the seed before anything happens. Invariant: faults end at [`Plan::heals_at`]; from there on everything works.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use retide_core::lane::Limits;
+use retide_core::scene::{Callback, DEFAULT, Target};
+use retide_core::{Backoff, Jitter, Ladder, Rate, Scene, Terminal, Timestamp};
+
+use crate::chance::Chance;
+use crate::group::Protocol;
+use crate::world::{At, MILLI, SECOND, wall};
+
+/// What a producer asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Submission {
+    /// Its identity.
+    pub(crate) id: Arc<str>,
+    /// When it is produced.
+    pub(crate) at: At,
+    /// The partition.
+    pub(crate) shard: i32,
+    /// The scene it names.
+    pub(crate) scene: Arc<str>,
+    /// When its first attempt may start, if not at once.
+    pub(crate) due: Option<Timestamp>,
+    /// When no attempt may start any more.
+    pub(crate) deadline: Option<Timestamp>,
+    /// Whether it is a record that cannot be read.
+    pub(crate) poison: bool,
+}
+
+/// Something that goes wrong at an instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// A process ends without a word, and starts again after this time.
+    Crash(usize, At),
+    /// A process stands still for this time.
+    Freeze(usize, At),
+    /// A process drains, leaves and starts again after this time.
+    Leave(usize, At),
+    /// The group does not hear of a process for longer than it waits.
+    Cut(usize),
+    /// The group forms a new generation for no reason of its own.
+    Rebalance,
+    /// A process's wall clock is set by so many microseconds.
+    Step(usize, i64),
+    /// The broker's clock is set by so many microseconds.
+    StepBroker(i64),
+    /// Other rules are in force.
+    Rules,
+    /// The targets' topic refuses records, or accepts them again.
+    Refuse(bool),
+}
+
+/// What goes wrong with requests to the broker and calls of targets, in chances of a thousand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Odds {
+    /// A request never arrives.
+    pub(crate) request_lost: u64,
+    /// A request is followed, but nobody hears of it.
+    pub(crate) reply_lost: u64,
+    /// A request arrives after its sender has stopped waiting.
+    pub(crate) request_late: u64,
+    /// A request is answered with an error that passes.
+    pub(crate) refused: u64,
+    /// A request is followed and answered with an error.
+    pub(crate) indeterminate: u64,
+    /// A call takes seconds.
+    pub(crate) slow: u64,
+    /// A call is not answered within its limit.
+    pub(crate) hung: u64,
+}
+
+/// The plan.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// How many shards there are.
+    pub(crate) shards: i32,
+    /// How many workers each process has.
+    pub(crate) workers: Vec<usize>,
+    /// How shards change hands.
+    pub(crate) protocol: Protocol,
+    /// How much a worker holds.
+    pub(crate) limits: Limits,
+    /// The tiers.
+    pub(crate) ladder: Ladder,
+    /// How long a batch is collected.
+    pub(crate) commit_interval: At,
+    /// How long a drain may take.
+    pub(crate) drain_deadline: At,
+    /// The scenes at the start.
+    pub(crate) scenes: Vec<Scene>,
+    /// What is asked for.
+    pub(crate) submissions: Vec<Arc<Submission>>,
+    /// By how many microseconds each process's clock is off, the broker's last.
+    pub(crate) skews: Vec<i64>,
+    /// What goes wrong at an instant.
+    pub(crate) faults: Vec<(At, Fault)>,
+    /// What goes wrong by chance.
+    pub(crate) odds: Odds,
+    /// When everything works again.
+    pub(crate) heals_at: At,
+}
+
+/// The scenes' names: a call, a call with a rate and callbacks, a topic.
+const SCENES: [&str; 3] = ["call", "rate", "topic"];
+
+/// Largest step and skew of a clock.
+const HOUR: i64 = 3_600 * SECOND as i64;
+
+// === impl Plan ===
+
+impl Plan {
+    /// The plan that follows from `chance`.
+    pub(crate) fn draw(chance: &mut Chance) -> Self {
+        let shards = chance.between(1, 4) as i32;
+        let processes = chance.between(1, 6).min(chance.between(1, 6)) as usize;
+        let workers = (0..processes)
+            .map(|_| 1 + usize::from(chance.one_in(3)))
+            .collect();
+        let heals_at = chance.between(20, 60) * SECOND;
+        let mut plan = Self {
+            shards,
+            workers,
+            protocol: chance.pick(&[Protocol::Eager, Protocol::Cooperative]),
+            limits: limits(chance),
+            ladder: Ladder::try_new(&["now", "5s", "10s", "30s"])
+                .unwrap_or_else(|error| unreachable!("{error}")),
+            commit_interval: chance.pick(&[20, 100, 300]) * MILLI,
+            drain_deadline: chance.pick(&[200, 2_000, 5_000]) * MILLI,
+            scenes: scenes(chance),
+            submissions: submissions(chance, heals_at, shards),
+            skews: vec![0; processes + 1],
+            faults: Vec::new(),
+            odds: Odds::default(),
+            heals_at,
+        };
+        plan.draw_odds(chance);
+        plan.draw_clocks(chance);
+        plan.draw_faults(chance);
+        plan.faults.sort_by_key(|(at, _)| *at);
+        plan
+    }
+
+    /// Which requests and calls go wrong.
+    fn draw_odds(&mut self, chance: &mut Chance) {
+        let often = chance.pick(&[5, 20, 60]);
+        for odds in [
+            &mut self.odds.request_lost,
+            &mut self.odds.reply_lost,
+            &mut self.odds.request_late,
+            &mut self.odds.refused,
+            &mut self.odds.indeterminate,
+            &mut self.odds.slow,
+            &mut self.odds.hung,
+        ] {
+            if chance.one_in(3) {
+                *odds = often;
+            }
+        }
+    }
+
+    /// Which clocks are wrong.
+    fn draw_clocks(&mut self, chance: &mut Chance) {
+        let most = chance.pick(&[
+            20 * MILLI as i64,
+            3 * SECOND as i64,
+            60 * SECOND as i64,
+            HOUR,
+        ]);
+        if chance.one_in(3) {
+            for skew in &mut self.skews {
+                *skew = chance.around_zero(most);
+            }
+        }
+        if chance.one_in(4) {
+            for _ in 0..chance.between(1, 4) {
+                let by = chance.around_zero(most);
+                let fault = if chance.one_in(5) {
+                    Fault::StepBroker(by)
+                } else {
+                    Fault::Step(self.process(chance), by)
+                };
+                self.add(chance, fault);
+            }
+        }
+    }
+
+    /// What happens to processes and to the group.
+    fn draw_faults(&mut self, chance: &mut Chance) {
+        for kind in 0..7 {
+            if !chance.one_in(3) {
+                continue;
+            }
+            for _ in 0..chance.between(1, 4) {
+                let process = self.process(chance);
+                let fault = match kind {
+                    0 => Fault::Crash(process, chance.between(1, 8_000) * MILLI),
+                    1 => Fault::Freeze(process, chance.between(1, 25_000) * MILLI),
+                    2 => Fault::Leave(process, chance.between(1, 8_000) * MILLI),
+                    3 => Fault::Cut(process),
+                    4 => Fault::Rebalance,
+                    5 => Fault::Rules,
+                    _ => Fault::Refuse(true),
+                };
+                self.add(chance, fault);
+            }
+        }
+    }
+
+    /// Adds a fault at some time before the end of all faults.
+    fn add(&mut self, chance: &mut Chance, fault: Fault) {
+        let at = chance.between(SECOND, self.heals_at - SECOND);
+        self.faults.push((at, fault));
+    }
+
+    /// One of the processes.
+    fn process(&self, chance: &mut Chance) -> usize {
+        chance.below(self.workers.len() as u64) as usize
+    }
+}
+
+/// How much a worker holds: as a rule more than enough, else hardly anything.
+fn limits(chance: &mut Chance) -> Limits {
+    if !chance.one_in(3) {
+        return Limits::of(1 << 20);
+    }
+    let lane_least = chance.between(300, 1_500) as usize;
+    Limits {
+        total: chance.between(1_000, 6_000) as usize,
+        lane_least,
+        lane_most: lane_least * 2,
+        lane_open: chance.between(1, 5) as usize,
+    }
+}
+
+/// The scenes at the start, with or without one for tasks that name none.
+fn scenes(chance: &mut Chance) -> Vec<Scene> {
+    let names = if chance.one_in(2) {
+        [SCENES.as_slice(), &[DEFAULT]].concat()
+    } else {
+        SCENES.to_vec()
+    };
+    names.into_iter().map(|name| scene(name, chance)).collect()
+}
+
+/// A scene. Its target and its callback stay what they are; [`change`] changes the rest.
+fn scene(name: &str, chance: &mut Chance) -> Scene {
+    let topic = (name == "topic").then(|| Target::Produce {
+        topic: "orders".into(),
+    });
+    let callback = (name == "rate").then(|| Callback {
+        target: Target::Call,
+        on: vec![Terminal::Delivered, Terminal::Dead],
+    });
+    let mut scene = Scene {
+        name: name.into(),
+        target: topic.unwrap_or(Target::Call),
+        backoff: Backoff::Fixed {
+            delay: Duration::from_secs(1),
+        },
+        jitter: Jitter::None,
+        max_attempts: NonZeroU32::MIN,
+        deadline: None,
+        rate: None,
+        concurrency: NonZeroU32::MIN,
+        callback,
+    };
+    change(&mut scene, chance);
+    scene
+}
+
+/// Changes the rules of a scene.
+pub(crate) fn change(scene: &mut Scene, chance: &mut Chance) {
+    let count = |count: u64| NonZeroU32::new(count as u32).unwrap_or(NonZeroU32::MIN);
+    scene.backoff = Backoff::Fixed {
+        delay: Duration::from_millis(chance.pick(&[10, 700, 4_000, 5_000, 12_000, 20_000])),
+    };
+    scene.jitter = chance.pick(&[Jitter::None, Jitter::Full, Jitter::Equal]);
+    scene.max_attempts = count(chance.between(1, 5));
+    scene.concurrency = count(chance.pick(&[1, 2, 64]));
+    scene.deadline = chance
+        .one_in(4)
+        .then(|| Duration::from_millis(chance.between(1, 60_000)));
+    if &*scene.name == "rate" {
+        scene.rate = Some(Rate {
+            limit: count(chance.between(1, 5)),
+            per: Duration::from_secs(1),
+            burst: count(chance.between(1, 4)),
+        });
+    }
+}
+
+/// What is asked for, and when.
+fn submissions(chance: &mut Chance, heals_at: At, shards: i32) -> Vec<Arc<Submission>> {
+    // Half of all seeds ask for little, so that one thing after the other happens to it.
+    let count = chance.pick(&[3, 12, 25, 50]);
+    let mut submissions = Vec::new();
+    for number in 0..count {
+        let at = chance.between(0, heals_at);
+        let wait = chance.pick(&[0, 1, 800, 3_000, 9_000, 12_000, 33_000, 65_000]);
+        let name = if chance.one_in(20) {
+            chance.pick(&["", "nobody"])
+        } else {
+            chance.pick(&SCENES)
+        };
+        submissions.push(Arc::new(Submission {
+            id: format!("t{number}").into(),
+            at,
+            shard: chance.below(shards as u64) as i32,
+            scene: name.into(),
+            due: chance
+                .one_in(2)
+                .then(|| (wall(at, 0) + Duration::from_millis(wait)).ceil_to_millis()),
+            deadline: chance
+                .one_in(10)
+                .then(|| wall(at, 0) + Duration::from_millis(chance.between(1, 40_000))),
+            poison: chance.one_in(25),
+        }));
+    }
+    submissions
+}

@@ -1,0 +1,949 @@
+//! A worker: the feed and the drive of the shell, restated without threads around the real engine.
+//!
+//! The order of its steps is `shell::drive`'s: answers and receipts at any time, records and rules only while no shard is being given
+//! away. Invariant: it decides nothing; what it says to the engine, the shell would say.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use retide_core::completions::Completions;
+use retide_core::engine::Position;
+use retide_core::{
+    Action, Commit, Engine, Failure, Gates, Header, Input, Kind, LaneId, Now, Origin, Outcome,
+    Poison, Reason, Record, Scenes, Settlement, Source, Task, Timestamp,
+};
+
+use crate::broker::{Cause, Outgoing, Payload, Place, Progress, Topic};
+use crate::bug::Bug;
+use crate::check::Start;
+use crate::group::{Given, Member, Membership, Protocol};
+use crate::ledger::{Batch, Desk, Ledger, Ownership, Receipt, Settled};
+use crate::plan::Submission;
+use crate::world::{At, Caller, Env, Event, MILLI, Part, Reply, Request};
+
+/// What the feed tells the drive.
+#[derive(Debug)]
+enum Reading {
+    /// These lanes are ours.
+    Assigned(BTreeSet<i32>, Vec<Progress>),
+    /// These shards are to be given away.
+    Revoked {
+        /// The shards.
+        shards: BTreeSet<i32>,
+        /// Whether they are gone already.
+        lost: bool,
+    },
+    /// A record.
+    Record {
+        /// Where it was read.
+        position: Position,
+        /// When the broker appended it.
+        appended: Timestamp,
+        /// What it holds.
+        payload: Payload,
+    },
+}
+
+/// Where the consumer stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Not in the group.
+    Out,
+    /// Waits for the next generation.
+    Joining,
+    /// Waits for the offsets of new shards.
+    Fetching,
+    /// Reads.
+    In,
+    /// Waits for the drive to let go of shards.
+    Revoking,
+}
+
+/// A lane as the consumer reads it.
+#[derive(Clone, Copy, Debug)]
+struct Reader {
+    /// The next offset to read.
+    next: i64,
+    /// The run given with each record.
+    run: u64,
+    /// Whether it is not read.
+    paused: bool,
+}
+
+/// Shards that are being given away.
+#[derive(Debug)]
+struct LettingGo {
+    /// The shards.
+    shards: BTreeSet<i32>,
+    /// When it ends at the latest.
+    deadline: At,
+    /// When it would end at the latest if nothing were wrong.
+    due: At,
+    /// Whether they were gone already.
+    lost: bool,
+}
+
+/// The worker.
+pub(crate) struct Worker {
+    /// Its number, not used again.
+    pub(crate) id: usize,
+    /// The process it belongs to.
+    pub(crate) process: usize,
+    /// Tells the lives of a process apart.
+    life: u64,
+    /// The engine.
+    engine: Engine,
+    /// The ledger.
+    ledger: Ledger,
+    /// The shards whose offsets may be committed.
+    ownership: Ownership,
+    /// The consumer's place in the group.
+    membership: Option<Membership>,
+    /// Where the consumer stands.
+    phase: Phase,
+    /// Whether another generation was announced while the consumer could not follow.
+    announced: bool,
+    /// The lanes that are read.
+    readers: BTreeMap<LaneId, Reader>,
+    /// The shards that the group has given it.
+    assigned: BTreeSet<i32>,
+    /// The shards that the drive was told of.
+    held: BTreeSet<i32>,
+    /// The last assignment of each shard, for the judge.
+    epochs: BTreeMap<i32, u64>,
+    /// What was read and not handed on.
+    readings: VecDeque<Reading>,
+    /// Whether a look at the broker is planned.
+    polling: bool,
+    /// The request for offsets that is under way.
+    fetch: Option<u64>,
+    /// What was settled since the last batch.
+    settled: Vec<Settlement>,
+    /// The offsets of the batches under way.
+    under_way: VecDeque<Vec<Commit>>,
+    /// When the batch being collected is due.
+    commit_at: At,
+    /// Where paused lanes read on.
+    paused: BTreeMap<LaneId, i64>,
+    /// Shards being given away whose calls are all back.
+    drained: BTreeSet<i32>,
+    /// The shards being given away.
+    letting_go: Option<LettingGo>,
+    /// Rules that came while shards were being given away.
+    rules: Option<Scenes>,
+    /// Whether it is to end.
+    stopping: bool,
+    /// When it is woken next.
+    tick_at: Option<At>,
+    /// The mistake it makes.
+    bug: Bug,
+}
+
+/// What makes a worker.
+pub(crate) struct Birth {
+    /// Its number.
+    pub(crate) id: usize,
+    /// The process it belongs to.
+    pub(crate) process: usize,
+    /// Tells the lives of a process apart.
+    pub(crate) life: u64,
+    /// The gates of its process.
+    pub(crate) gates: Arc<Gates>,
+    /// The mistake it makes.
+    pub(crate) bug: Bug,
+}
+
+/// Most batches under way, as in the shell.
+const UNDER_WAY: usize = 2;
+
+/// Most records handed on at once, so that other things happen between them.
+const MOST_READ: u64 = 12;
+
+// === impl Worker ===
+
+impl Worker {
+    /// A worker that asks to be a member.
+    pub(crate) fn new(birth: Birth, scenes: Scenes, env: &mut Env) -> Self {
+        let Birth {
+            id,
+            process,
+            life,
+            gates,
+            bug,
+        } = birth;
+        let engine = Engine::new(env.plan.ladder.clone(), env.plan.limits, gates);
+        #[cfg(feature = "planted")]
+        let engine = match bug {
+            Bug::Core(bug) => engine.planted(bug),
+            _ => engine,
+        };
+        let mut worker = Self {
+            id,
+            process,
+            life,
+            engine,
+            ledger: Ledger::new(id, bug),
+            ownership: Ownership::default(),
+            membership: None,
+            phase: Phase::Out,
+            announced: false,
+            readers: BTreeMap::new(),
+            assigned: BTreeSet::new(),
+            held: BTreeSet::new(),
+            epochs: BTreeMap::new(),
+            readings: VecDeque::new(),
+            polling: false,
+            fetch: None,
+            settled: Vec::new(),
+            under_way: VecDeque::new(),
+            commit_at: 0,
+            paused: BTreeMap::new(),
+            drained: BTreeSet::new(),
+            letting_go: None,
+            rules: None,
+            stopping: false,
+            tick_at: None,
+            bug,
+        };
+        worker.step(Input::Rules(scenes), env);
+        worker.join(env);
+        worker
+    }
+
+    /// Whether the worker has the shard.
+    pub(crate) fn reads(&self, shard: i32) -> bool {
+        self.held.contains(&shard)
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.stopping && self.phase == Phase::Out
+    }
+
+    /// Its member id.
+    pub(crate) fn member(&self) -> Option<Member> {
+        self.membership.map(|membership| membership.member)
+    }
+
+    /// What it holds: open offsets and bytes.
+    pub(crate) fn holds(&self) -> (usize, usize) {
+        (self.engine.open(), self.engine.held())
+    }
+
+    // What the consumer is told.
+
+    /// The next generation has begun.
+    pub(crate) fn joined(&mut self, given: Given, env: &mut Env) {
+        if self.phase != Phase::Joining {
+            return;
+        }
+        self.membership = Some(given.membership);
+        self.assigned = given.shards;
+        let new = self.new_shards();
+        if new.is_empty() {
+            self.phase = Phase::In;
+            return self.follow(env);
+        }
+        self.phase = Phase::Fetching;
+        self.ask_offsets(&new, env);
+    }
+
+    /// A new generation is being formed.
+    pub(crate) fn noticed(&mut self, member: Member, env: &mut Env) {
+        if self.member() == Some(member) || self.phase == Phase::Joining {
+            self.announced = true;
+            self.follow(env);
+        }
+    }
+
+    /// The group has given this member up: from now on the consumer has no membership.
+    pub(crate) fn kicked(&mut self, member: Member, env: &mut Env) {
+        if self.member() != Some(member) {
+            return;
+        }
+        self.membership = None;
+        match self.phase {
+            Phase::In | Phase::Fetching | Phase::Joining => {
+                self.fetch = None;
+                self.announced = false;
+                self.phase = Phase::Revoking;
+                // The drive hears of it when the consumer is polled next.
+                let delay = env.chance.between(0, 200) * MILLI;
+                env.after(delay, Event::Lost { worker: self.id });
+            }
+            Phase::Out | Phase::Revoking => {}
+        }
+    }
+
+    /// The consumer tells that everything it had is lost.
+    pub(crate) fn lost(&mut self, env: &mut Env) {
+        self.assigned.clear();
+        let shards = std::mem::take(&mut self.held);
+        self.readings
+            .push_back(Reading::Revoked { shards, lost: true });
+        self.drive(env);
+    }
+
+    /// Ends, after giving everything away.
+    pub(crate) fn stop(&mut self, env: &mut Env) {
+        self.stopping = true;
+        if self.letting_go.is_none() {
+            self.let_go_of_all(env);
+        }
+    }
+
+    /// Follows the announcement of a new generation, as soon as the consumer can.
+    fn follow(&mut self, env: &mut Env) {
+        if self.phase != Phase::In {
+            return;
+        }
+        let gone: BTreeSet<i32> = match env.plan.protocol {
+            Protocol::Eager if self.announced => self.held.clone(),
+            Protocol::Eager => BTreeSet::new(),
+            // What has moved is given away first, and given out in the next generation.
+            Protocol::Cooperative => self.held.difference(&self.assigned).copied().collect(),
+        };
+        if !gone.is_empty() {
+            self.phase = Phase::Revoking;
+            self.held.retain(|shard| !gone.contains(shard));
+            self.assigned = self.held.clone();
+            self.readings.push_back(Reading::Revoked {
+                shards: gone,
+                lost: false,
+            });
+            self.drive(env);
+        } else if self.announced {
+            self.join(env);
+        }
+    }
+
+    /// The shards that are given to it and not begun.
+    fn new_shards(&self) -> BTreeSet<i32> {
+        self.assigned.difference(&self.held).copied().collect()
+    }
+
+    /// Asks to be a member of the next generation.
+    fn join(&mut self, env: &mut Env) {
+        self.phase = Phase::Joining;
+        self.announced = false;
+        let event = Event::Join {
+            worker: self.id,
+            member: self.member(),
+            owned: self.held.clone(),
+        };
+        let delay = env.chance.between(1, 20) * MILLI;
+        env.after(delay, event);
+    }
+
+    /// Asks where the last commits left the lanes of these shards.
+    fn ask_offsets(&mut self, shards: &BTreeSet<i32>, env: &mut Env) {
+        let tiers = env.plan.ladder.tiers().len();
+        let sources = (0..tiers)
+            .map(Source::Tier)
+            .chain([Source::Tasks, Source::Callbacks]);
+        let lanes = sources
+            .flat_map(|source| {
+                shards.iter().map(move |shard| LaneId {
+                    shard: *shard,
+                    source,
+                })
+            })
+            .collect();
+        let caller = Caller {
+            worker: self.id,
+            part: Part::Feed,
+        };
+        self.fetch = Some(env.ask(caller, Request::Fetch { lanes }));
+    }
+
+    /// The offsets are there, or not.
+    fn fetched(&mut self, call: u64, reply: Reply, env: &mut Env) {
+        if self.fetch != Some(call) {
+            return;
+        }
+        let new = self.new_shards();
+        let Reply::Offsets(offsets) = reply else {
+            // The client asks again by itself.
+            return self.ask_offsets(&new, env);
+        };
+        self.fetch = None;
+        self.phase = Phase::In;
+        self.held.extend(&new);
+        self.readings.push_back(Reading::Assigned(new, offsets));
+        self.drive(env);
+        self.follow(env);
+        self.poll_soon(env);
+    }
+
+    // What the drive does.
+
+    /// A request was answered, or not in time.
+    pub(crate) fn answered(&mut self, part: Part, call: u64, reply: Reply, env: &mut Env) {
+        match part {
+            Part::Feed => self.fetched(call, reply, env),
+            Part::Writer(writer) => {
+                self.with_ledger(env, |ledger, desk| {
+                    ledger.answered(writer, call, reply, desk)
+                });
+            }
+        }
+    }
+
+    /// A writer's pause is over.
+    pub(crate) fn again(&mut self, writer: usize, env: &mut Env) {
+        self.with_ledger(env, |ledger, desk| ledger.again(writer, desk));
+    }
+
+    /// A call came back.
+    pub(crate) fn called(&mut self, ticket: u64, outcome: Outcome, env: &mut Env) {
+        self.step(Input::Attempted { ticket, outcome }, env);
+        self.go_on(env);
+    }
+
+    /// Other rules are in force.
+    pub(crate) fn change(&mut self, scenes: Scenes, env: &mut Env) {
+        self.rules = Some(scenes);
+        self.drive(env);
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&mut self, at: At, env: &mut Env) {
+        if self.tick_at != Some(at) {
+            return;
+        }
+        self.tick_at = None;
+        if self.letting_go.is_none() {
+            self.step(Input::Tick, env);
+        }
+        self.go_on(env);
+    }
+
+    /// Its clock was set.
+    pub(crate) fn clock_set(&mut self, env: &mut Env) {
+        self.wake_at(env.now + 100 * MILLI, env);
+    }
+
+    /// Looks for records.
+    pub(crate) fn poll(&mut self, env: &mut Env) {
+        self.polling = false;
+        // The consumer's thread waits for the drive while shards are given away.
+        if self.letting_go.is_none() && self.readings.is_empty() {
+            self.fill(env);
+        }
+        self.drive(env);
+        if !self.readings.is_empty() {
+            self.poll_soon(env);
+        }
+    }
+
+    /// Plans a look for records.
+    pub(crate) fn poll_soon(&mut self, env: &mut Env) {
+        if !self.polling {
+            self.polling = true;
+            let delay = env.chance.between(100, 8_000);
+            env.after(delay, Event::Poll { worker: self.id });
+        }
+    }
+
+    /// Reads some records of each lane.
+    fn fill(&mut self, env: &mut Env) {
+        let mut more = false;
+        for (lane, reader) in &mut self.readers {
+            if reader.paused {
+                continue;
+            }
+            let place = Place {
+                topic: Topic::Read(lane.source),
+                shard: lane.shard,
+            };
+            let partition = env.broker.partition(place);
+            let end = match self.bug {
+                Bug::ReadUncommitted => partition.log.len() as i64,
+                _ => partition.stable_end(),
+            };
+            let most = reader.next + MOST_READ as i64;
+            while reader.next < end.min(most) {
+                let entry = &partition.log[reader.next as usize];
+                if let (Some(payload), true) = (&entry.payload, entry.is_readable(self.bug)) {
+                    self.readings.push_back(Reading::Record {
+                        position: Position {
+                            lane: *lane,
+                            run: reader.run,
+                            offset: reader.next,
+                        },
+                        appended: entry.appended,
+                        payload: payload.clone(),
+                    });
+                }
+                reader.next += 1;
+            }
+            more |= reader.next < end;
+        }
+        if more {
+            self.poll_soon(env);
+        }
+    }
+
+    /// Hands on what was read.
+    fn drive(&mut self, env: &mut Env) {
+        let mut most = env.chance.between(1, MOST_READ);
+        while self.letting_go.is_none() && !self.stopping {
+            if let Some(scenes) = self.rules.take() {
+                self.step(Input::Rules(scenes), env);
+            }
+            let Some(reading) = self.readings.pop_front() else {
+                break;
+            };
+            match reading {
+                Reading::Assigned(shards, offsets) => self.assign(shards, &offsets, env),
+                Reading::Revoked { shards, lost } => self.let_go(shards, lost, env),
+                Reading::Record {
+                    position,
+                    appended,
+                    payload,
+                } => {
+                    let input = self.input(position, appended, payload, env);
+                    self.step(input, env);
+                    most -= 1;
+                    if most == 0 {
+                        self.poll_soon(env);
+                        break;
+                    }
+                }
+            }
+        }
+        self.go_on(env);
+    }
+
+    /// Lanes are ours.
+    fn assign(&mut self, shards: BTreeSet<i32>, offsets: &[Progress], env: &mut Env) {
+        let tiers = env.plan.ladder.tiers().len();
+        env.trace.note(env.now, "assign", &[self.id as u64], || {
+            format!("{shards:?} {offsets:?}")
+        });
+        for shard in shards {
+            let epoch = env.number();
+            self.ownership.owned.insert(shard, epoch);
+            self.epochs.insert(shard, epoch);
+            let sources = (0..tiers)
+                .map(Source::Tier)
+                .chain([Source::Tasks, Source::Callbacks]);
+            for source in sources {
+                let lane = LaneId { shard, source };
+                let progress = offsets.iter().find(|progress| progress.lane == lane);
+                let start = progress.map_or(0, |progress| progress.next);
+                let known = progress
+                    .and_then(|progress| Completions::decode(&progress.metadata).ok())
+                    .unwrap_or_default();
+                let reader = Reader {
+                    next: start,
+                    run: 0,
+                    paused: false,
+                };
+                self.readers.insert(lane, reader);
+                self.step(Input::Assign { lane, start, known }, env);
+            }
+        }
+    }
+
+    /// Begins to give shards away.
+    fn let_go(&mut self, shards: BTreeSet<i32>, lost: bool, env: &mut Env) {
+        if lost {
+            for shard in &shards {
+                self.ownership.owned.remove(shard);
+            }
+        }
+        self.drained.clear();
+        for shard in shards.iter().copied() {
+            self.step(Input::Revoke { shard }, env);
+        }
+        let patience = match self.bug {
+            Bug::NoDrain => 0,
+            _ => env.plan.drain_deadline,
+        };
+        self.letting_go = Some(LettingGo {
+            shards,
+            deadline: env.now + patience,
+            due: env.now + env.plan.drain_deadline,
+            lost,
+        });
+        env.trace
+            .note(env.now, "let go", &[self.id as u64], String::new);
+    }
+
+    /// Gives everything away that is left.
+    fn let_go_of_all(&mut self, env: &mut Env) {
+        let all = self.readers.keys().map(|lane| lane.shard).collect();
+        self.assigned.clear();
+        self.held.clear();
+        self.let_go(all, false, env);
+        self.go_on(env);
+    }
+
+    /// Commits if it is time, and lets go if it is.
+    fn go_on(&mut self, env: &mut Env) {
+        while let Some(letting_go) = &self.letting_go {
+            let mut shards = letting_go.shards.iter();
+            let drained = shards.all(|shard| self.drained.contains(shard));
+            let late = env.now >= letting_go.deadline;
+            let room = self.under_way.len() < UNDER_WAY;
+            if (drained || late) && !self.settled.is_empty() && room {
+                self.commit(env);
+                continue;
+            }
+            let clean = drained && self.settled.is_empty() && self.under_way.is_empty();
+            if !clean && !late {
+                break;
+            }
+            self.gone(clean, env);
+        }
+        let room = self.under_way.len() < UNDER_WAY;
+        if !self.settled.is_empty() && room && env.now >= self.commit_at {
+            self.commit(env);
+        }
+        self.plan_tick(env);
+    }
+
+    /// Lets go of shards.
+    fn gone(&mut self, clean: bool, env: &mut Env) {
+        let Some(LettingGo {
+            shards, lost, due, ..
+        }) = self.letting_go.take()
+        else {
+            return;
+        };
+        for shard in &shards {
+            let epoch = self.ownership.owned.remove(shard);
+            self.step(Input::Release { shard: *shard }, env);
+            if let Some(epoch) = epoch.filter(|_| clean || env.now < due) {
+                env.judge.drained(epoch);
+            }
+        }
+        let gone = |lane: &LaneId| shards.contains(&lane.shard);
+        self.settled.retain(|settlement| !gone(&settlement.lane));
+        self.paused.retain(|lane, _| !gone(lane));
+        self.readers.retain(|lane, _| !gone(lane));
+        env.trace
+            .note(env.now, "gone", &[self.id as u64, u64::from(clean)], || {
+                format!("{shards:?} lost {lost}")
+            });
+        if self.stopping {
+            if !self.readers.is_empty() {
+                return self.let_go_of_all(env);
+            }
+            self.phase = Phase::Out;
+            let event = Event::Left {
+                worker: self.id,
+                process: self.process,
+                member: self.member(),
+            };
+            env.after(MILLI, event);
+            return;
+        }
+        if self.phase == Phase::Revoking {
+            self.join(env);
+        }
+        self.poll_soon(env);
+    }
+
+    /// Hands over what was collected.
+    fn commit(&mut self, env: &mut Env) {
+        let settled = std::mem::take(&mut self.settled);
+        let commits = self.engine.commits();
+        let batch = Batch {
+            settled: settled.iter().map(outgoing).collect(),
+            progress: commits
+                .iter()
+                .map(|commit| Progress {
+                    lane: commit.lane,
+                    next: commit.watermark,
+                    metadata: commit.completions.encode(),
+                })
+                .collect(),
+        };
+        env.trace.note(env.now, "batch", &[self.id as u64], || {
+            format!("{:?}", batch.progress)
+        });
+        self.under_way.push_back(commits);
+        self.with_ledger(env, |ledger, desk| ledger.submit(batch, desk));
+    }
+
+    /// Lets the ledger do something, and hears what became of batches.
+    fn with_ledger(&mut self, env: &mut Env, act: impl FnOnce(&mut Ledger, &mut Desk<'_>)) {
+        let mut receipts = Vec::new();
+        let mut desk = Desk {
+            env,
+            ownership: &self.ownership,
+            membership: self.membership,
+            receipts: &mut receipts,
+        };
+        act(&mut self.ledger, &mut desk);
+        for receipt in receipts {
+            let commits = self.under_way.pop_front().unwrap_or_default();
+            match receipt {
+                Receipt::Committed => {
+                    for commit in commits {
+                        let input = Input::Committed {
+                            lane: commit.lane,
+                            epoch: commit.epoch,
+                            watermark: commit.watermark,
+                        };
+                        self.step(input, env);
+                    }
+                }
+                Receipt::Dropped => {}
+            }
+        }
+        self.go_on(env);
+    }
+
+    /// Tells the engine what happened and does what it says.
+    fn step(&mut self, input: Input, env: &mut Env) {
+        let now = Now {
+            wall: env.wall_of(self.process),
+            steady: std::time::Duration::from_micros(env.now),
+        };
+        let mut actions = Vec::new();
+        self.engine.step(now, input, &mut actions);
+        for action in actions {
+            match action {
+                Action::Dispatch {
+                    ticket,
+                    scene,
+                    task,
+                } => {
+                    let shard = task.origin.partition;
+                    let start = Start {
+                        assignment: self.epochs.get(&shard).copied().unwrap_or_default(),
+                        process: self.life,
+                        wall: now.wall,
+                        is_owner: self
+                            .member()
+                            .is_some_and(|member| env.broker.group.owns(member, shard)),
+                    };
+                    env.call(self.id, ticket, start, &task, &scene);
+                }
+                Action::Settle(settlement) => {
+                    if self.settled.is_empty() {
+                        self.commit_at = env.now + env.plan.commit_interval;
+                    }
+                    self.settled.push(settlement);
+                }
+                Action::Pause { lane, next } => {
+                    self.paused.insert(lane, next);
+                    if let Some(reader) = self.readers.get_mut(&lane) {
+                        reader.paused = true;
+                    }
+                }
+                Action::Resume { lane, run } => self.resume(lane, run, env),
+                Action::Drained { shard } => {
+                    self.drained.insert(shard);
+                }
+            }
+        }
+        self.within_limits(env);
+    }
+
+    /// Reads a paused lane on.
+    fn resume(&mut self, lane: LaneId, run: u64, env: &mut Env) {
+        let next = self
+            .paused
+            .remove(&lane)
+            .unwrap_or_else(|| unreachable!("{lane:?} resumed before it was paused"));
+        if let Some(reader) = self.readers.get_mut(&lane) {
+            *reader = Reader {
+                next,
+                run,
+                paused: false,
+            };
+        }
+        if self.bug == Bug::StaleRun {
+            for reading in &mut self.readings {
+                if let Reading::Record { position, .. } = reading
+                    && position.lane == lane
+                {
+                    position.run = run;
+                }
+            }
+        }
+        self.poll_soon(env);
+    }
+
+    /// Whether the engine holds no more than it may.
+    fn within_limits(&self, env: &mut Env) {
+        /// No record of a history is heavier.
+        const HEAVIEST: usize = 1_024;
+        let limits = env.plan.limits;
+        let lanes = self.readers.len();
+        let (open, held) = self.holds();
+        if open > lanes * limits.lane_open {
+            env.judge
+                .object(|| format!("{open} offsets open in {lanes} lanes, {limits:?}"));
+        }
+        if held > limits.total + lanes * (limits.lane_least + HEAVIEST) {
+            env.judge
+                .object(|| format!("{held} bytes held in {lanes} lanes, {limits:?}"));
+        }
+    }
+
+    /// Plans to be woken when there is something to do.
+    fn plan_tick(&mut self, env: &mut Env) {
+        let wake = match &self.letting_go {
+            Some(letting_go) => Some(letting_go.deadline),
+            None => {
+                let commit = (!self.settled.is_empty() && self.under_way.len() < UNDER_WAY)
+                    .then_some(self.commit_at);
+                let wake = self.engine.next_wake();
+                let wake = wake.map(|wake| env.at_of(self.process, wake));
+                commit.into_iter().chain(wake).min()
+            }
+        };
+        if let Some(wake) = wake {
+            self.wake_at(wake, env);
+        }
+    }
+
+    /// Plans to be woken at `at`, or a little later, as timers do.
+    fn wake_at(&mut self, at: At, env: &mut Env) {
+        let at = at.max(env.now);
+        if self.tick_at.is_some_and(|planned| planned <= at + 300) {
+            return;
+        }
+        let at = at + env.chance.between(50, 300);
+        self.tick_at = Some(at);
+        let worker = self.id;
+        env.after(at - env.now, Event::Tick { worker, at });
+    }
+
+    /// A record as the engine wants it.
+    fn input(&self, position: Position, appended: Timestamp, payload: Payload, env: &Env) -> Input {
+        let now = env.wall_of(self.process);
+        let origin = Origin {
+            topic: "retry".into(),
+            partition: position.lane.shard,
+            offset: position.offset,
+        };
+        let task = match payload {
+            Payload::Submitted(submission) if submission.poison => {
+                let poison = Arc::new(Poison {
+                    id: Arc::clone(&submission.id),
+                    scene: "".into(),
+                    origin,
+                    record: Record::default(),
+                    reason: Reason::BadHeader,
+                    detail: Failure::new("bad", "cannot be read"),
+                });
+                return Input::Poison { position, poison };
+            }
+            Payload::Submitted(submission) => submitted(&submission, origin, now),
+            Payload::Parked(task) => Arc::unwrap_or_clone(task),
+            Payload::Callback(ended) => Task {
+                id: Arc::clone(&ended.id),
+                scene: Arc::clone(&ended.scene),
+                kind: Kind::Callback,
+                attempt: 1,
+                due: now,
+                first_failed_at: now,
+                deadline: None,
+                origin,
+                failure: None,
+                hops: 0,
+                record: Record {
+                    key: None,
+                    value: Some(ended.id.as_bytes().to_vec().into()),
+                    headers: vec![Header {
+                        name: "retry-outcome".into(),
+                        value: Some(ended.terminal.word().into()),
+                    }],
+                },
+            },
+            Payload::DeadLetter(..)
+            | Payload::Poison(_)
+            | Payload::Delivered(_)
+            | Payload::Event(_) => unreachable!("not on a topic that is read"),
+        };
+        Input::Record {
+            position,
+            appended,
+            task: Box::new(task),
+        }
+    }
+}
+
+/// A task as `headers::ingest` reads it: with the time of its producer, or now.
+fn submitted(submission: &Submission, origin: Origin, now: Timestamp) -> Task {
+    Task {
+        id: Arc::clone(&submission.id),
+        scene: Arc::clone(&submission.scene),
+        kind: Kind::Work,
+        attempt: 1,
+        due: submission.due.unwrap_or(now),
+        first_failed_at: now,
+        deadline: submission.deadline,
+        origin,
+        failure: None,
+        hops: 0,
+        record: Record {
+            value: Some(submission.id.as_bytes().to_vec().into()),
+            ..Record::default()
+        },
+    }
+}
+
+/// A settlement as the ledger writes it.
+fn outgoing(settlement: &Settlement) -> Settled {
+    let records = |entries: &[retide_core::Entry]| -> Vec<Outgoing> {
+        let cause = Cause {
+            lane: settlement.lane,
+            offset: settlement.offset,
+            of: entries.len(),
+        };
+        let shard = settlement.lane.shard;
+        entries
+            .iter()
+            .map(|entry| record(entry, shard, cause))
+            .collect()
+    };
+    let written = records(&settlement.entries);
+    Settled {
+        cause: Cause {
+            lane: settlement.lane,
+            offset: settlement.offset,
+            of: written.len(),
+        },
+        records: written,
+        otherwise: records(&settlement.otherwise),
+    }
+}
+
+/// The record of one entry.
+fn record(entry: &retide_core::Entry, shard: i32, cause: Cause) -> Outgoing {
+    use retide_core::Entry;
+    let (topic, payload) = match entry {
+        Entry::Park { tier, task } => {
+            assert_eq!(
+                task.due,
+                task.due.ceil_to_millis(),
+                "headers hold milliseconds"
+            );
+            let source = Source::Tier(*tier);
+            (Topic::Read(source), Payload::Parked(Arc::clone(task)))
+        }
+        Entry::Deliver { task, .. } => (Topic::Orders, Payload::Delivered(Arc::clone(task))),
+        Entry::DeadLetter { task, ended } => {
+            let letter = Payload::DeadLetter(Arc::clone(task), Arc::clone(ended));
+            (Topic::DeadLetters, letter)
+        }
+        Entry::Poison { poison, .. } => (Topic::DeadLetters, Payload::Poison(Arc::clone(poison))),
+        Entry::Callback(ended) => {
+            let source = Source::Callbacks;
+            (Topic::Read(source), Payload::Callback(Arc::clone(ended)))
+        }
+        Entry::Event(event) => (Topic::Events, Payload::Event(Arc::new(event.clone()))),
+    };
+    Outgoing {
+        place: Place { topic, shard },
+        payload,
+        cause,
+    }
+}

@@ -1,0 +1,1110 @@
+//! The world: time, what happens in which order, and the way between workers, broker and targets.
+//!
+//! One queue of events, one instant after the other; nothing here waits, and nothing depends on anything but the seed.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use retide_core::{Failure, Gates, LaneId, Outcome, Scene, Scenes, Source, Task, Timestamp};
+
+use crate::broker::{
+    Broker, Cause, Decided, Fate, MAX_METADATA, Outgoing, Payload, Place, ProducerId, Progress,
+    Refusal, Topic,
+};
+use crate::bug::Bug;
+use crate::chance::Chance;
+use crate::check::{Judge, LONGEST, Start};
+use crate::group::{Given, Member, Membership};
+use crate::plan::{self, Fault, Odds, Plan};
+use crate::trace::{Keep, Trace};
+use crate::worker::{Birth, Worker};
+
+/// An instant: microseconds since the beginning of the world.
+pub(crate) type At = u64;
+
+/// A millisecond.
+pub(crate) const MILLI: At = 1_000;
+
+/// A second.
+pub(crate) const SECOND: At = 1_000 * MILLI;
+
+/// The beginning of the world on a wall clock that is right, in microseconds since the epoch: far enough from it for clocks to go back.
+const BEGINNING: u64 = 1_700_000_000_000_000;
+
+/// Longest wait for an answer of the broker, as in the shell.
+const CALL: At = 10 * SECOND;
+
+/// How long the group does not hear of a member before it gives it up.
+const SESSION: At = 10 * SECOND;
+
+/// Longest time between two heartbeats: how late a member hears of a new generation.
+const HEARTBEAT: At = 3 * SECOND;
+
+/// How long the group waits for its members when it forms a generation.
+const REBALANCE: At = 30 * SECOND;
+
+/// How long a transaction may be open.
+const TRANSACTION: At = 10 * SECOND;
+
+/// Most events of one history: more, and it goes round in circles.
+const MOST_EVENTS: u64 = 3_000_000;
+
+/// Who asks the broker.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller {
+    /// The worker.
+    pub(crate) worker: usize,
+    /// Which part of it.
+    pub(crate) part: Part,
+}
+
+/// A part of a worker that asks the broker.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Part {
+    /// The consumer.
+    Feed,
+    /// One of the ledger's writers.
+    Writer(usize),
+}
+
+/// What is asked of the broker.
+#[derive(Clone, Debug)]
+pub(crate) enum Request {
+    /// An epoch.
+    Init {
+        /// The transactional id.
+        id: ProducerId,
+    },
+    /// To add records to a transaction.
+    Produce {
+        /// The transactional id.
+        id: ProducerId,
+        /// Its epoch.
+        epoch: u32,
+        /// The records.
+        records: Vec<Outgoing>,
+    },
+    /// To add offsets to a transaction.
+    Offsets {
+        /// The transactional id.
+        id: ProducerId,
+        /// Its epoch.
+        epoch: u32,
+        /// The offsets.
+        offsets: Vec<Progress>,
+        /// Offsets from which nothing follows.
+        silent: Vec<Cause>,
+        /// The consumer's place in the group.
+        membership: Membership,
+    },
+    /// To end a transaction.
+    End {
+        /// The transactional id.
+        id: ProducerId,
+        /// Its epoch.
+        epoch: u32,
+        /// How.
+        fate: Fate,
+    },
+    /// The offsets in force.
+    Fetch {
+        /// Of these lanes.
+        lanes: Vec<LaneId>,
+    },
+}
+
+/// What the broker answers.
+#[derive(Clone, Debug)]
+pub(crate) enum Reply {
+    /// An epoch.
+    Epoch(u32),
+    /// It is done.
+    Done,
+    /// It was not done, and may be asked again.
+    Refused(Refusal),
+    /// Topics refuse the records of these consequences.
+    Rejected(Vec<Cause>),
+    /// An error that passes; it may have been done.
+    Failed,
+    /// The offsets in force.
+    Offsets(Vec<Progress>),
+    /// Nothing was heard in time.
+    TimedOut,
+}
+
+/// What becomes of a request on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// It is answered.
+    Answered,
+    /// It is followed, and answered with an error.
+    Indeterminate,
+    /// It is followed, and nobody hears of it.
+    Unheard,
+}
+
+/// What happens.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A producer asks for something.
+    Submit(usize),
+    /// A request arrives at the broker.
+    Arrive {
+        /// Who asks.
+        caller: Caller,
+        /// The number of the request.
+        call: u64,
+        /// What is asked.
+        request: Request,
+        /// What becomes of it.
+        way: Way,
+    },
+    /// An answer arrives.
+    Reply {
+        /// Who asked.
+        caller: Caller,
+        /// The number of the request.
+        call: u64,
+        /// The answer.
+        reply: Reply,
+    },
+    /// The broker writes a marker.
+    Mark {
+        /// The transactional id.
+        id: ProducerId,
+        /// The partition; none for the offsets.
+        place: Option<Place>,
+    },
+    /// A transaction has been open for long.
+    Overdue {
+        /// The transactional id.
+        id: ProducerId,
+        /// The transaction.
+        serial: u64,
+    },
+    /// A target has answered.
+    Called {
+        /// The worker that called.
+        worker: usize,
+        /// The number of the call.
+        ticket: u64,
+        /// The answer.
+        outcome: Outcome,
+    },
+    /// A worker looks for records.
+    Poll {
+        /// The worker.
+        worker: usize,
+    },
+    /// A worker is woken.
+    Tick {
+        /// The worker.
+        worker: usize,
+        /// When it wanted to be.
+        at: At,
+    },
+    /// A writer's pause is over.
+    Again {
+        /// The worker.
+        worker: usize,
+        /// The writer.
+        writer: usize,
+    },
+    /// A worker asks to be a member.
+    Join {
+        /// The worker.
+        worker: usize,
+        /// Its member id.
+        member: Option<Member>,
+        /// The shards it has.
+        owned: BTreeSet<i32>,
+    },
+    /// A member hears that a generation has begun.
+    Joined(Given),
+    /// A member hears that a generation is being formed.
+    Notice {
+        /// The worker.
+        worker: usize,
+        /// The member.
+        member: Member,
+    },
+    /// A member hears that it is none any more.
+    Kicked {
+        /// The worker.
+        worker: usize,
+        /// The member.
+        member: Member,
+    },
+    /// A drive hears that its shards are lost.
+    Lost {
+        /// The worker.
+        worker: usize,
+    },
+    /// A worker has ended.
+    Left {
+        /// The worker.
+        worker: usize,
+        /// Its process.
+        process: usize,
+        /// Its member id.
+        member: Option<Member>,
+    },
+    /// The group has not heard of a worker for long, if it still stands still.
+    Silent {
+        /// The worker.
+        worker: usize,
+    },
+    /// The group has waited long enough for its members.
+    Impatient {
+        /// The generation before.
+        generation: u64,
+    },
+    /// Something goes wrong.
+    Fault(Fault),
+    /// A process starts.
+    Start(usize),
+    /// A worker hears of other rules, or that its clock was set.
+    Rules {
+        /// The worker.
+        worker: usize,
+    },
+    /// Nothing goes wrong any more.
+    Heal,
+    /// Has everything come to its end?
+    Look,
+}
+
+/// An event and its time.
+#[derive(Debug)]
+struct Scheduled {
+    /// When.
+    at: At,
+    /// Tells events of the same time apart: first in, first out.
+    sequence: u64,
+    /// What.
+    event: Event,
+}
+
+/// Everything but the workers.
+pub(crate) struct Env {
+    /// The time.
+    pub(crate) now: At,
+    /// What is not decided by the code under test.
+    pub(crate) chance: Chance,
+    /// What happened.
+    pub(crate) trace: Trace,
+    /// The broker.
+    pub(crate) broker: Broker,
+    /// The judge.
+    pub(crate) judge: Judge,
+    /// The plan.
+    pub(crate) plan: Plan,
+    /// What is still to happen.
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    /// The last number given.
+    last: u64,
+    /// By how much each clock is off, the broker's last.
+    clocks: Vec<i64>,
+    /// What goes wrong by chance now.
+    odds: Odds,
+}
+
+/// A process.
+#[derive(Default)]
+struct Process {
+    /// Its workers.
+    workers: Vec<usize>,
+    /// Until when it stands still.
+    frozen_until: At,
+    /// How long after its end it starts again.
+    restart: At,
+}
+
+/// The world.
+pub(crate) struct World {
+    /// Everything but the workers.
+    pub(crate) env: Env,
+    /// All workers there ever were.
+    workers: Vec<Option<Worker>>,
+    /// The processes.
+    processes: Vec<Process>,
+    /// The rules in force.
+    scenes: BTreeMap<Arc<str>, Scene>,
+    /// What was produced so far.
+    submitted: usize,
+    /// The mistake that workers make.
+    bug: Bug,
+}
+
+/// The instant `at` on a wall clock that is `off` by so many microseconds.
+pub(crate) fn wall(at: At, off: i64) -> Timestamp {
+    Timestamp::from_micros((BEGINNING + at).saturating_add_signed(off))
+}
+
+// === impl Scheduled ===
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.sequence) == (other.at, other.sequence)
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.sequence).cmp(&(other.at, other.sequence))
+    }
+}
+
+// === impl Env ===
+
+impl Env {
+    /// Lets something happen after `delay`.
+    pub(crate) fn after(&mut self, delay: At, event: Event) {
+        let scheduled = Scheduled {
+            at: self.now + delay,
+            sequence: self.number(),
+            event,
+        };
+        self.queue.push(Reverse(scheduled));
+    }
+
+    /// A number not given before.
+    pub(crate) fn number(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    /// The wall clock of a process.
+    pub(crate) fn wall_of(&self, process: usize) -> Timestamp {
+        wall(self.now, self.clocks[process])
+    }
+
+    /// When the wall clock of a process shows `time`, as it goes now.
+    pub(crate) fn at_of(&self, process: usize, time: Timestamp) -> At {
+        let beginning = wall(0, self.clocks[process]);
+        time.since(beginning).as_micros() as u64
+    }
+
+    /// The broker's wall clock.
+    fn broker_wall(&self) -> Timestamp {
+        wall(self.now, self.clocks.last().copied().unwrap_or_default())
+    }
+
+    /// Asks something of the broker; the answer comes with the number given here.
+    pub(crate) fn ask(&mut self, caller: Caller, request: Request) -> u64 {
+        let call = self.number();
+        let odds = self.odds;
+        let delay = self.chance.between(200, 3_000);
+        let arrive = |way| Event::Arrive {
+            caller,
+            call,
+            request: request.clone(),
+            way,
+        };
+        let timed_out = Event::Reply {
+            caller,
+            call,
+            reply: Reply::TimedOut,
+        };
+        if self.chance.permille(odds.request_lost) {
+            self.after(CALL, timed_out);
+        } else if self.chance.permille(odds.reply_lost) {
+            self.after(delay, arrive(Way::Unheard));
+            self.after(CALL, timed_out);
+        } else if self.chance.permille(odds.request_late) {
+            // It may meet whatever its sender does next.
+            let late = CALL + self.chance.between(1, 500) * MILLI;
+            self.after(CALL, timed_out);
+            self.after(late, arrive(Way::Unheard));
+        } else if self.chance.permille(odds.refused) {
+            let reply = Reply::Failed;
+            self.after(
+                delay,
+                Event::Reply {
+                    caller,
+                    call,
+                    reply,
+                },
+            );
+        } else if self.chance.permille(odds.indeterminate) && request.may_be_indeterminate() {
+            self.after(delay, arrive(Way::Indeterminate));
+        } else {
+            self.after(delay, arrive(Way::Answered));
+        }
+        call
+    }
+
+    /// Calls a target.
+    pub(crate) fn call(
+        &mut self,
+        worker: usize,
+        ticket: u64,
+        start: Start,
+        task: &Arc<Task>,
+        scene: &Scene,
+    ) {
+        let now = self.now;
+        self.trace
+            .note(now, "call", &[worker as u64, task.attempt.into()], || {
+                format!("{start:?} {task:?}")
+            });
+        self.judge.started(now, start, task, scene);
+        let failure = || Failure::new("target", "no");
+        let mut outcome = match self.chance.below(10) {
+            0..=3 => Outcome::Success,
+            4..=6 => Outcome::Retryable(failure()),
+            7 => Outcome::Permanent(failure()),
+            8 => Outcome::Throttled {
+                after: Duration::from_millis(self.chance.between(0, 30_000)),
+                failure: failure(),
+            },
+            _ => Outcome::Timeout(failure()),
+        };
+        let mut delay = self.chance.between(1, 50) * MILLI;
+        if self.chance.permille(self.odds.slow) {
+            delay = self.chance.between(50, 4_900) * MILLI;
+        }
+        if self.chance.permille(self.odds.hung) {
+            // Done or not, nobody hears of it.
+            delay = 5 * SECOND;
+            outcome = Outcome::Timeout(failure());
+        }
+        self.judge.answered(task, &outcome);
+        self.after(
+            delay,
+            Event::Called {
+                worker,
+                ticket,
+                outcome,
+            },
+        );
+    }
+
+    /// A request has arrived: follows it, unless something is in its way that passes.
+    fn follow(&mut self, request: &Request) -> Result<Reply, Refusal> {
+        let appended = self.broker_wall();
+        match request.clone() {
+            Request::Init { id } => {
+                let (epoch, decided) = self.broker.init(id);
+                if let Some(decided) = decided {
+                    self.decided(id, decided);
+                }
+                epoch.map(Reply::Epoch)
+            }
+            Request::Produce { id, epoch, records } => {
+                let rejected: Vec<Cause> = records
+                    .iter()
+                    .filter(|record| record.place.topic == Topic::Orders)
+                    .filter(|_| self.broker.refuses_orders)
+                    .map(|record| record.cause)
+                    .collect();
+                if !rejected.is_empty() {
+                    return Ok(Reply::Rejected(rejected));
+                }
+                let begun = self.broker.produce(id, epoch, records, appended)?;
+                self.begun(id, begun);
+                Ok(Reply::Done)
+            }
+            Request::Offsets {
+                id,
+                epoch,
+                offsets,
+                silent,
+                membership,
+            } => {
+                for progress in &offsets {
+                    if progress.metadata.len() > MAX_METADATA {
+                        self.judge
+                            .object(|| format!("metadata too large: {progress:?}"));
+                    }
+                }
+                let offsets = (offsets, silent);
+                let begun = self.broker.add_offsets(id, epoch, offsets, membership)?;
+                self.begun(id, begun);
+                Ok(Reply::Done)
+            }
+            Request::End { id, epoch, fate } => {
+                if let Some(decided) = self.broker.end(id, epoch, fate)? {
+                    self.decided(id, decided);
+                }
+                Ok(Reply::Done)
+            }
+            Request::Fetch { lanes } => self
+                .broker
+                .fetch(&lanes)
+                .map(Reply::Offsets)
+                .ok_or(Refusal::Concurrent),
+        }
+    }
+
+    /// A request arrives at the broker.
+    fn arrive(&mut self, caller: Caller, call: u64, request: Request, way: Way) {
+        let reply = match self.follow(&request) {
+            Ok(reply) => reply,
+            Err(Refusal::Concurrent) => {
+                // The client asks again until it is over.
+                let delay = self.chance.between(5, 40) * MILLI;
+                let event = Event::Arrive {
+                    caller,
+                    call,
+                    request,
+                    way,
+                };
+                return self.after(delay, event);
+            }
+            Err(refusal) => Reply::Refused(refusal),
+        };
+        let now = self.now;
+        self.trace
+            .note(now, request.word(), &[caller.worker as u64, call], || {
+                format!("{way:?} {reply:?} {request:?}")
+            });
+        let reply = match (way, reply) {
+            (Way::Unheard, _) => return,
+            (Way::Indeterminate, Reply::Done) => Reply::Failed,
+            (Way::Answered | Way::Indeterminate, reply) => reply,
+        };
+        let delay = self.chance.between(200, 3_000);
+        self.after(
+            delay,
+            Event::Reply {
+                caller,
+                call,
+                reply,
+            },
+        );
+    }
+
+    /// A transaction has begun: it is looked at when it is overdue.
+    fn begun(&mut self, id: ProducerId, begun: Option<u64>) {
+        if let Some(serial) = begun {
+            let delay = TRANSACTION + self.chance.between(0, 10) * SECOND;
+            self.after(delay, Event::Overdue { id, serial });
+        }
+    }
+
+    /// A transaction is decided: its markers are written one by one.
+    fn decided(&mut self, id: ProducerId, decided: Decided) {
+        let figures = [id.worker as u64, u64::from(decided.committed)];
+        self.trace.note(self.now, "decided", &figures, || {
+            format!("{:?}", decided.silent)
+        });
+        if decided.committed {
+            self.judge.committed(&decided.records, &decided.silent);
+        }
+        for place in decided.places.into_iter().map(Some).chain([None]) {
+            let delay = self.chance.between(0, 6) * self.chance.between(0, 4) * MILLI;
+            self.after(delay, Event::Mark { id, place });
+        }
+    }
+
+    /// Offsets are in force, and the judge looks at them.
+    fn marked_offsets(&mut self, id: ProducerId) {
+        for progress in self.broker.mark_offsets(id) {
+            let place = Place {
+                topic: Topic::Read(progress.lane.source),
+                shard: progress.lane.shard,
+            };
+            let log = &self.broker.partition(place).log;
+            self.judge.offsets(&progress, log);
+        }
+    }
+
+    /// A generation is to be formed.
+    fn form(&mut self) {
+        let was_forming = self.broker.group.is_forming();
+        for (worker, member) in self.broker.group.form() {
+            let delay = self.chance.between(0, HEARTBEAT);
+            self.after(delay, Event::Notice { worker, member });
+        }
+        if !was_forming {
+            let generation = self.broker.group.generation();
+            self.after(REBALANCE, Event::Impatient { generation });
+        }
+        self.complete();
+    }
+
+    /// The next generation begins, if all are there.
+    fn complete(&mut self) {
+        let Some(given) = self.broker.group.complete() else {
+            return;
+        };
+        let generation = self.broker.group.generation();
+        self.trace.note(self.now, "generation", &[generation], || {
+            format!("{given:?}")
+        });
+        for given in given {
+            let delay = self.chance.between(1, 20) * MILLI;
+            self.after(delay, Event::Joined(given));
+        }
+    }
+
+    /// The group gives a member up.
+    fn kick(&mut self, member: Member) {
+        let Some(worker) = self.broker.group.remove(member) else {
+            return;
+        };
+        self.trace
+            .note(self.now, "kick", &[worker as u64, member], String::new);
+        let delay = self.chance.between(0, HEARTBEAT);
+        self.after(delay, Event::Kicked { worker, member });
+        self.form();
+    }
+}
+
+// === impl Request ===
+
+impl Request {
+    /// Whether it can be followed and answered with an error that lets its sender abort.
+    const fn may_be_indeterminate(&self) -> bool {
+        matches!(self, Self::Produce { .. } | Self::Offsets { .. })
+    }
+
+    /// A word for the trace.
+    const fn word(&self) -> &'static str {
+        match self {
+            Self::Init { .. } => "init",
+            Self::Produce { .. } => "produce",
+            Self::Offsets { .. } => "offsets",
+            Self::End { .. } => "end",
+            Self::Fetch { .. } => "fetch",
+        }
+    }
+}
+
+// === impl World ===
+
+impl World {
+    /// The world of a seed.
+    pub(crate) fn new(seed: u64, bug: Bug, keep: Keep) -> Self {
+        let mut chance = Chance::new(seed);
+        let plan = Plan::draw(&mut chance);
+        let mut broker = Broker::default();
+        broker.group.protocol = plan.protocol;
+        broker.group.shards = plan.shards;
+        let mut env = Env {
+            now: 0,
+            chance,
+            trace: Trace::new(keep),
+            broker,
+            judge: Judge::default(),
+            queue: BinaryHeap::new(),
+            last: 0,
+            clocks: plan.skews.clone(),
+            odds: plan.odds,
+            plan,
+        };
+        env.trace.note(0, "plan", &[seed], String::new);
+        let mut world = Self {
+            workers: Vec::new(),
+            processes: env
+                .plan
+                .workers
+                .iter()
+                .map(|_| Process::default())
+                .collect(),
+            scenes: BTreeMap::new(),
+            submitted: 0,
+            bug,
+            env,
+        };
+        world.begin();
+        world
+    }
+
+    /// Plans what is to happen anyway.
+    fn begin(&mut self) {
+        let Plan {
+            scenes,
+            faults,
+            submissions,
+            heals_at,
+            ..
+        } = self.env.plan.clone();
+        self.env.judge.rules(&scenes);
+        let named = |scene: Scene| (Arc::clone(&scene.name), scene);
+        self.scenes = scenes.into_iter().map(named).collect();
+        for process in 0..self.processes.len() {
+            let delay = self.env.chance.between(0, 500) * MILLI;
+            self.env.after(delay, Event::Start(process));
+        }
+        for (number, submission) in submissions.iter().enumerate() {
+            self.env.after(submission.at, Event::Submit(number));
+        }
+        for (at, fault) in faults {
+            self.env.after(at, Event::Fault(fault));
+        }
+        self.env.after(heals_at, Event::Heal);
+    }
+
+    /// Runs until everything has come to its end, or a promise is broken.
+    pub(crate) fn run(&mut self) {
+        let mut events = 0_u64;
+        let longest = self.env.plan.heals_at + LONGEST;
+        while let Some(Reverse(Scheduled { at, event, .. })) = self.env.queue.pop() {
+            self.env.now = at;
+            if matches!(event, Event::Look) && self.is_over() {
+                return self.finish();
+            }
+            self.happen(event);
+            events += 1;
+            if self.env.judge.broken().is_some() {
+                return;
+            }
+            if at > longest || events > MOST_EVENTS {
+                return self.never_ends(events);
+            }
+        }
+        self.never_ends(events);
+    }
+
+    /// Whether there is nothing left to do.
+    fn is_over(&self) -> bool {
+        let produced = self.submitted == self.env.plan.submissions.len();
+        let open: usize = self
+            .workers
+            .iter()
+            .flatten()
+            .map(|worker| worker.holds().0)
+            .sum();
+        produced && self.env.judge.is_finished() && !self.env.broker.is_busy() && open == 0
+    }
+
+    /// Checks the end.
+    fn finish(&mut self) {
+        self.env.judge.finish();
+        let held: usize = self
+            .workers
+            .iter()
+            .flatten()
+            .map(|worker| worker.holds().1)
+            .sum();
+        if held > 0 {
+            self.env
+                .judge
+                .object(|| format!("{held} bytes held and no offset open"));
+        }
+    }
+
+    /// It does not end.
+    fn never_ends(&mut self, events: u64) {
+        let now = self.env.now / SECOND;
+        let holds: Vec<_> = self.workers.iter().flatten().map(Worker::holds).collect();
+        self.env.judge.object(|| {
+            format!("no end in sight after {now} s and {events} events; open and held: {holds:?}")
+        });
+    }
+
+    /// Something happens.
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Submit(number) => self.submit(number),
+            Event::Arrive {
+                caller,
+                call,
+                request,
+                way,
+            } => self.env.arrive(caller, call, request, way),
+            Event::Mark { id, place } => match place {
+                None => self.env.marked_offsets(id),
+                Some(place) => {
+                    let appended = self.env.broker_wall();
+                    self.env.broker.mark(id, place, appended);
+                    self.wake_readers(place);
+                }
+            },
+            Event::Overdue { id, serial } => {
+                if let Some(decided) = self.env.broker.time_out(id, serial) {
+                    self.env.decided(id, decided);
+                }
+            }
+            Event::Join {
+                worker,
+                member,
+                owned,
+            } => {
+                if self.workers[worker].is_some() {
+                    self.env.broker.group.join(worker, member, owned);
+                    self.env.form();
+                }
+            }
+            Event::Silent { worker } => {
+                if !self.is_awake(worker) {
+                    for member in self.env.broker.group.members_of(worker) {
+                        self.env.kick(member);
+                    }
+                }
+            }
+            Event::Impatient { generation } => {
+                let group = &self.env.broker.group;
+                if group.is_forming() && group.generation() == generation {
+                    for member in group.silent() {
+                        self.env.kick(member);
+                    }
+                }
+            }
+            Event::Left {
+                worker,
+                process,
+                member,
+            } => self.left(worker, process, member),
+            Event::Fault(fault) => self.go_wrong(fault),
+            Event::Start(process) => self.start(process),
+            Event::Heal => self.heal(),
+            Event::Look => self.env.after(SECOND, Event::Look),
+            Event::Reply { .. }
+            | Event::Called { .. }
+            | Event::Poll { .. }
+            | Event::Tick { .. }
+            | Event::Again { .. }
+            | Event::Joined(_)
+            | Event::Notice { .. }
+            | Event::Kicked { .. }
+            | Event::Lost { .. }
+            | Event::Rules { .. } => self.to_worker(event),
+        }
+    }
+
+    /// Something happens to a worker, now or when it is awake.
+    fn to_worker(&mut self, event: Event) {
+        let index = event.worker();
+        let Some(worker) = &mut self.workers[index] else {
+            return;
+        };
+        let frozen_until = self.processes[worker.process].frozen_until;
+        let env = &mut self.env;
+        if frozen_until > env.now {
+            return env.after(frozen_until - env.now, event);
+        }
+        match event {
+            Event::Reply {
+                caller,
+                call,
+                reply,
+            } => worker.answered(caller.part, call, reply, env),
+            Event::Called {
+                ticket, outcome, ..
+            } => worker.called(ticket, outcome, env),
+            Event::Poll { .. } => worker.poll(env),
+            Event::Tick { at, .. } => worker.tick(at, env),
+            Event::Again { writer, .. } => worker.again(writer, env),
+            Event::Joined(given) => worker.joined(given, env),
+            Event::Notice { member, .. } => {
+                if env.broker.group.must_join(member) {
+                    worker.noticed(member, env);
+                }
+            }
+            Event::Kicked { member, .. } => worker.kicked(member, env),
+            Event::Lost { .. } => worker.lost(env),
+            Event::Rules { .. } => {
+                let scenes: Scenes = self.scenes.values().cloned().collect();
+                worker.change(scenes, env);
+            }
+            _ => unreachable!("not for a worker"),
+        }
+    }
+
+    /// Whether a worker is there and not frozen.
+    fn is_awake(&self, worker: usize) -> bool {
+        self.workers[worker]
+            .as_ref()
+            .is_some_and(|worker| self.processes[worker.process].frozen_until <= self.env.now)
+    }
+
+    /// A producer asks for something.
+    fn submit(&mut self, number: usize) {
+        let submission = Arc::clone(&self.env.plan.submissions[number]);
+        self.submitted += 1;
+        let place = Place {
+            topic: Topic::Read(Source::Tasks),
+            shard: submission.shard,
+        };
+        let appended = self.env.broker_wall();
+        self.env.judge.submitted(&submission);
+        self.env
+            .broker
+            .append(place, Payload::Submitted(submission), appended);
+        self.wake_readers(place);
+    }
+
+    /// There may be something new to read.
+    fn wake_readers(&mut self, place: Place) {
+        let Topic::Read(_) = place.topic else { return };
+        for worker in self.workers.iter_mut().flatten() {
+            if worker.reads(place.shard) {
+                worker.poll_soon(&mut self.env);
+            }
+        }
+    }
+
+    /// A process starts.
+    fn start(&mut self, process: usize) {
+        let life = self.env.number();
+        let gates = Arc::new(gates(self.bug));
+        for _ in 0..self.env.plan.workers[process] {
+            let birth = Birth {
+                id: self.workers.len(),
+                process,
+                life,
+                gates: Arc::clone(&gates),
+                bug: self.bug,
+            };
+            self.processes[process].workers.push(birth.id);
+            let scenes: Scenes = self.scenes.values().cloned().collect();
+            let worker = Worker::new(birth, scenes, &mut self.env);
+            self.workers.push(Some(worker));
+        }
+    }
+
+    /// A worker has drained and left.
+    fn left(&mut self, worker: usize, process: usize, member: Option<Member>) {
+        self.workers[worker] = None;
+        if let Some(member) = member {
+            self.env.broker.group.remove(member);
+            self.env.form();
+        }
+        let Process {
+            workers, restart, ..
+        } = &mut self.processes[process];
+        workers.retain(|id| *id != worker);
+        if workers.is_empty() {
+            let restart = *restart;
+            self.env.after(restart, Event::Start(process));
+        }
+    }
+
+    /// Something goes wrong.
+    fn go_wrong(&mut self, fault: Fault) {
+        self.env
+            .trace
+            .note(self.env.now, "fault", &[], || format!("{fault:?}"));
+        match fault {
+            Fault::Crash(process, restart) => {
+                let workers = std::mem::take(&mut self.processes[process].workers);
+                if workers.is_empty() {
+                    return;
+                }
+                for worker in workers {
+                    self.workers[worker] = None;
+                    self.env.after(SESSION, Event::Silent { worker });
+                }
+                self.processes[process].frozen_until = 0;
+                self.env.after(restart, Event::Start(process));
+            }
+            Fault::Freeze(process, span) => {
+                let Process {
+                    workers,
+                    frozen_until,
+                    ..
+                } = &mut self.processes[process];
+                *frozen_until = (*frozen_until).max(self.env.now + span);
+                for worker in workers.clone() {
+                    self.env.after(SESSION, Event::Silent { worker });
+                }
+            }
+            Fault::Leave(process, restart) => {
+                if self.processes[process].frozen_until > self.env.now {
+                    return;
+                }
+                self.processes[process].restart = restart;
+                for worker in self.processes[process].workers.clone() {
+                    if let Some(worker) = &mut self.workers[worker] {
+                        worker.stop(&mut self.env);
+                    }
+                }
+            }
+            Fault::Cut(process) => {
+                for worker in self.processes[process].workers.clone() {
+                    for member in self.env.broker.group.members_of(worker) {
+                        self.env.kick(member);
+                    }
+                }
+            }
+            Fault::Rebalance => self.env.form(),
+            Fault::Step(process, by) => {
+                self.env.clocks[process] += by;
+                for worker in self.processes[process].workers.clone() {
+                    if let Some(worker) = &mut self.workers[worker] {
+                        worker.clock_set(&mut self.env);
+                    }
+                }
+            }
+            Fault::StepBroker(by) => {
+                if let Some(clock) = self.env.clocks.last_mut() {
+                    *clock += by;
+                }
+            }
+            Fault::Rules => self.change_rules(),
+            Fault::Refuse(refuses) => self.env.broker.refuses_orders = refuses,
+        }
+    }
+
+    /// Other rules are in force.
+    fn change_rules(&mut self) {
+        for scene in self.scenes.values_mut() {
+            if self.env.chance.one_in(2) {
+                plan::change(scene, &mut self.env.chance);
+                self.env.judge.rules(std::slice::from_ref(scene));
+            }
+        }
+        for worker in 0..self.workers.len() {
+            if self.workers[worker].is_some() {
+                self.env.after(0, Event::Rules { worker });
+            }
+        }
+    }
+
+    /// Nothing goes wrong any more.
+    fn heal(&mut self) {
+        self.env.trace.note(self.env.now, "heal", &[], String::new);
+        self.env.odds = Odds::default();
+        self.env.broker.refuses_orders = false;
+        self.env.after(SECOND, Event::Look);
+    }
+}
+
+// === impl Event ===
+
+impl Event {
+    /// The worker it happens to.
+    fn worker(&self) -> usize {
+        match self {
+            Self::Reply { caller, .. } => caller.worker,
+            Self::Joined(given) => given.worker,
+            Self::Called { worker, .. }
+            | Self::Poll { worker }
+            | Self::Tick { worker, .. }
+            | Self::Again { worker, .. }
+            | Self::Notice { worker, .. }
+            | Self::Kicked { worker, .. }
+            | Self::Lost { worker }
+            | Self::Rules { worker } => *worker,
+            _ => unreachable!("not for a worker"),
+        }
+    }
+}
+
+/// The gates of a process.
+#[cfg(feature = "planted")]
+fn gates(bug: Bug) -> Gates {
+    match bug {
+        Bug::Core(bug) => Gates::planted(bug),
+        _ => Gates::default(),
+    }
+}
+
+/// The gates of a process.
+#[cfg(not(feature = "planted"))]
+fn gates(_: Bug) -> Gates {
+    Gates::default()
+}
