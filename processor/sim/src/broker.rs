@@ -153,7 +153,7 @@ enum Transaction {
         /// The partitions without a marker yet.
         places: BTreeSet<Place>,
         /// The offsets, until they are in force.
-        offsets: Option<Vec<Progress>>,
+        offsets: Option<Vec<(u64, Progress)>>,
     },
 }
 
@@ -166,8 +166,8 @@ struct Open {
     places: BTreeSet<Place>,
     /// The records written.
     records: Vec<Outgoing>,
-    /// The offsets to commit.
-    offsets: Vec<Progress>,
+    /// The offsets to commit, each with its place in the order in which they came.
+    offsets: Vec<(u64, Progress)>,
     /// Offsets from which nothing follows.
     silent: Vec<Cause>,
 }
@@ -206,7 +206,9 @@ pub(crate) struct Broker {
     /// The group.
     pub(crate) group: Group,
     /// The offsets in force.
-    pub(crate) committed: BTreeMap<LaneId, Progress>,
+    committed: BTreeMap<LaneId, (u64, Progress)>,
+    /// How many offsets came.
+    came: u64,
     /// The number of the last transaction.
     serial: u64,
     /// Whether the targets' topic refuses records.
@@ -250,11 +252,6 @@ impl Broker {
     /// The partition at `place`.
     pub(crate) fn partition(&mut self, place: Place) -> &mut Partition {
         self.partitions.entry(place).or_default()
-    }
-
-    /// Every partition there is.
-    pub(crate) fn partitions(&self) -> impl Iterator<Item = (&Place, &Partition)> {
-        self.partitions.iter()
     }
 
     /// A record outside of any transaction.
@@ -324,8 +321,10 @@ impl Broker {
         if !self.group.accepts(membership) {
             return Err(Refusal::Generation);
         }
+        let first = self.came;
+        self.came += offsets.len() as u64;
         let open = self.transaction(id);
-        open.offsets.extend(offsets);
+        open.offsets.extend((first..).zip(offsets));
         open.silent.extend(silent);
         Ok(begun)
     }
@@ -404,16 +403,23 @@ impl Broker {
         if *fate == Fate::Aborted {
             offsets.clear();
         }
-        for progress in &offsets {
-            self.committed.insert(progress.lane, progress.clone());
+        // Markers may come in another order than the offsets did: the offsets that came last count.
+        let committed = &self.committed;
+        offsets.retain(|(order, progress)| {
+            let before = committed.get(&progress.lane);
+            before.is_none_or(|(before, _)| before < order)
+        });
+        for (order, progress) in &offsets {
+            let offset = (*order, progress.clone());
+            self.committed.insert(progress.lane, offset);
         }
         self.close_if_marked(id);
-        offsets
+        offsets.into_iter().map(|(_, progress)| progress).collect()
     }
 
     /// The committed offsets of lanes, unless a transaction that holds some of them is not over.
     pub(crate) fn fetch(&self, lanes: &[LaneId]) -> Option<Vec<Progress>> {
-        let pending = |progress: &Progress| lanes.contains(&progress.lane);
+        let pending = |(_, progress): &(u64, Progress)| lanes.contains(&progress.lane);
         let unstable = self
             .producers
             .values()
@@ -426,7 +432,7 @@ impl Broker {
             return None;
         }
         let committed = lanes.iter().filter_map(|lane| self.committed.get(lane));
-        Some(committed.cloned().collect())
+        Some(committed.map(|(_, progress)| progress.clone()).collect())
     }
 
     /// Whether any transaction is not over.

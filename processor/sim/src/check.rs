@@ -136,9 +136,9 @@ impl Judge {
         }
     }
 
-    /// Whether everything that was asked for has come to its end.
-    pub(crate) fn is_finished(&self) -> bool {
-        self.unfinished == 0
+    /// How many records wait for their consequence.
+    pub(crate) fn unfinished(&self) -> u64 {
+        self.unfinished
     }
 
     /// These scenes are in force somewhere.
@@ -172,7 +172,7 @@ impl Judge {
             self.within_rate(at, start.process, &scene.name, rate);
         }
         let known = self.attempts.entry(attempt.clone()).or_default();
-        let twice = known.starts.contains(&start.assignment);
+        let twice = known.starts.contains(&start.assignment) && start.is_owner;
         // Someone whose shard was taken away without a word may still start what another one has ended.
         let settled = known.durable && start.is_owner;
         self.figures.duplicates += u64::from(!known.starts.is_empty());

@@ -215,11 +215,6 @@ impl Worker {
         self.held.contains(&shard)
     }
 
-    /// Whether it has ended.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.stopping && self.phase == Phase::Out
-    }
-
     /// Its member id.
     pub(crate) fn member(&self) -> Option<Member> {
         self.membership.map(|membership| membership.member)
@@ -258,7 +253,8 @@ impl Worker {
 
     /// The group has given this member up: from now on the consumer has no membership.
     pub(crate) fn kicked(&mut self, member: Member, env: &mut Env) {
-        if self.member() != Some(member) {
+        let unknown = self.phase == Phase::Joining && env.broker.group.members_of(self.id).is_empty();
+        if self.member() != Some(member) && !unknown {
             return;
         }
         self.membership = None;
@@ -427,11 +423,12 @@ impl Worker {
     pub(crate) fn poll(&mut self, env: &mut Env) {
         self.polling = false;
         // The consumer's thread waits for the drive while shards are given away.
-        if self.letting_go.is_none() && self.readings.is_empty() {
+        let busy = self.letting_go.is_some() || !self.readings.is_empty();
+        if !busy {
             self.fill(env);
         }
         self.drive(env);
-        if !self.readings.is_empty() {
+        if busy || !self.readings.is_empty() {
             self.poll_soon(env);
         }
     }

@@ -777,7 +777,7 @@ impl World {
             .flatten()
             .map(|worker| worker.holds().0)
             .sum();
-        produced && self.env.judge.is_finished() && !self.env.broker.is_busy() && open == 0
+        produced && self.env.judge.unfinished() == 0 && !self.env.broker.is_busy() && open == 0
     }
 
     /// Checks the end.
@@ -800,8 +800,9 @@ impl World {
     fn never_ends(&mut self, events: u64) {
         let now = self.env.now / SECOND;
         let holds: Vec<_> = self.workers.iter().flatten().map(Worker::holds).collect();
+        let unfinished = self.env.judge.unfinished();
         self.env.judge.object(|| {
-            format!("no end in sight after {now} s and {events} events; open and held: {holds:?}")
+            format!("no end in sight after {now} s and {events} events, {unfinished} records unfinished; open and held: {holds:?}")
         });
     }
 
