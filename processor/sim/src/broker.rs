@@ -209,6 +209,8 @@ pub(crate) struct Broker {
     committed: BTreeMap<LaneId, (u64, Progress)>,
     /// How many offsets came.
     came: u64,
+    /// The transaction that began last, until someone asks.
+    begun: Option<(ProducerId, u64)>,
     /// The number of the last transaction.
     serial: u64,
     /// Whether the targets' topic refuses records.
@@ -284,15 +286,20 @@ impl Broker {
         }
     }
 
-    /// Adds records to the transaction of `id`, which begins with them if need be; says the number of one that has begun.
+    /// The transaction that has begun since this was asked last, and its number.
+    pub(crate) fn begun(&mut self) -> Option<(ProducerId, u64)> {
+        self.begun.take()
+    }
+
+    /// Adds records to the transaction of `id`, which begins with them if need be.
     pub(crate) fn produce(
         &mut self,
         id: ProducerId,
         epoch: u32,
         records: Vec<Outgoing>,
         appended: Timestamp,
-    ) -> Result<Option<u64>, Refusal> {
-        let begun = self.open(id, epoch)?;
+    ) -> Result<(), Refusal> {
+        self.open(id, epoch)?;
         for record in records {
             let partition = self.partitions.entry(record.place).or_default();
             let offset = partition.log.len() as i64;
@@ -306,7 +313,7 @@ impl Broker {
             open.places.insert(record.place);
             open.records.push(record);
         }
-        Ok(begun)
+        Ok(())
     }
 
     /// Adds offsets to the transaction of `id`, if the member may commit them.
@@ -316,8 +323,8 @@ impl Broker {
         epoch: u32,
         (offsets, silent): (Vec<Progress>, Vec<Cause>),
         membership: Membership,
-    ) -> Result<Option<u64>, Refusal> {
-        let begun = self.open(id, epoch)?;
+    ) -> Result<(), Refusal> {
+        self.open(id, epoch)?;
         if !self.group.accepts(membership) {
             return Err(Refusal::Generation);
         }
@@ -326,7 +333,7 @@ impl Broker {
         let open = self.transaction(id);
         open.offsets.extend((first..).zip(offsets));
         open.silent.extend(silent);
-        Ok(begun)
+        Ok(())
     }
 
     /// Ends the transaction of `id`.
@@ -443,13 +450,13 @@ impl Broker {
     }
 
     /// Begins a transaction of `id` if none is open.
-    fn open(&mut self, id: ProducerId, epoch: u32) -> Result<Option<u64>, Refusal> {
+    fn open(&mut self, id: ProducerId, epoch: u32) -> Result<(), Refusal> {
         let producer = self.producers.get_mut(&id).ok_or(Refusal::Fenced)?;
         if producer.epoch != epoch {
             return Err(Refusal::Fenced);
         }
         match producer.transaction {
-            Transaction::Open(_) => Ok(None),
+            Transaction::Open(_) => Ok(()),
             Transaction::Ending { .. } => Err(Refusal::Concurrent),
             Transaction::None { .. } => {
                 self.serial += 1;
@@ -457,7 +464,8 @@ impl Broker {
                     serial: self.serial,
                     ..Open::default()
                 });
-                Ok(Some(self.serial))
+                self.begun = Some((id, self.serial));
+                Ok(())
             }
         }
     }

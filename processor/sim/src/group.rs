@@ -121,6 +121,8 @@ impl Group {
             waiting: true,
             owned,
         };
+        // What a consumer was before and has forgotten is forgotten by the group, too.
+        self.members.retain(|_, joined| joined.worker != worker);
         self.members.insert(member, joined);
     }
 

@@ -253,7 +253,8 @@ impl Worker {
 
     /// The group has given this member up: from now on the consumer has no membership.
     pub(crate) fn kicked(&mut self, member: Member, env: &mut Env) {
-        let unknown = self.phase == Phase::Joining && env.broker.group.members_of(self.id).is_empty();
+        let unknown =
+            self.phase == Phase::Joining && env.broker.group.members_of(self.id).is_empty();
         if self.member() != Some(member) && !unknown {
             return;
         }
@@ -571,8 +572,6 @@ impl Worker {
     /// Gives everything away that is left.
     fn let_go_of_all(&mut self, env: &mut Env) {
         let all = self.readers.keys().map(|lane| lane.shard).collect();
-        self.assigned.clear();
-        self.held.clear();
         self.let_go(all, false, env);
         self.go_on(env);
     }
@@ -632,12 +631,15 @@ impl Worker {
             let event = Event::Left {
                 worker: self.id,
                 process: self.process,
-                member: self.member(),
             };
             env.after(MILLI, event);
             return;
         }
         if self.phase == Phase::Revoking {
+            if self.membership.is_none() && !self.held.is_empty() {
+                // Given up by the group in the middle of it: the rest is lost, too.
+                return env.after(0, Event::Lost { worker: self.id });
+            }
             self.join(env);
         }
         self.poll_soon(env);

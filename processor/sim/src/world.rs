@@ -248,8 +248,6 @@ pub(crate) enum Event {
         worker: usize,
         /// Its process.
         process: usize,
-        /// Its member id.
-        member: Option<Member>,
     },
     /// The group has not heard of a worker for long, if it still stands still.
     Silent {
@@ -511,8 +509,7 @@ impl Env {
                 if !rejected.is_empty() {
                     return Ok(Reply::Rejected(rejected));
                 }
-                let begun = self.broker.produce(id, epoch, records, appended)?;
-                self.begun(id, begun);
+                self.broker.produce(id, epoch, records, appended)?;
                 Ok(Reply::Done)
             }
             Request::Offsets {
@@ -529,8 +526,7 @@ impl Env {
                     }
                 }
                 let offsets = (offsets, silent);
-                let begun = self.broker.add_offsets(id, epoch, offsets, membership)?;
-                self.begun(id, begun);
+                self.broker.add_offsets(id, epoch, offsets, membership)?;
                 Ok(Reply::Done)
             }
             Request::End { id, epoch, fate } => {
@@ -549,7 +545,12 @@ impl Env {
 
     /// A request arrives at the broker.
     fn arrive(&mut self, caller: Caller, call: u64, request: Request, way: Way) {
-        let reply = match self.follow(&request) {
+        let followed = self.follow(&request);
+        if let Some((id, serial)) = self.broker.begun() {
+            let delay = TRANSACTION + self.chance.between(0, 10) * SECOND;
+            self.after(delay, Event::Overdue { id, serial });
+        }
+        let reply = match followed {
             Ok(reply) => reply,
             Err(Refusal::Concurrent) => {
                 // The client asks again until it is over.
@@ -583,14 +584,6 @@ impl Env {
                 reply,
             },
         );
-    }
-
-    /// A transaction has begun: it is looked at when it is overdue.
-    fn begun(&mut self, id: ProducerId, begun: Option<u64>) {
-        if let Some(serial) = begun {
-            let delay = TRANSACTION + self.chance.between(0, 10) * SECOND;
-            self.after(delay, Event::Overdue { id, serial });
-        }
     }
 
     /// A transaction is decided: its markers are written one by one.
@@ -854,11 +847,7 @@ impl World {
                     }
                 }
             }
-            Event::Left {
-                worker,
-                process,
-                member,
-            } => self.left(worker, process, member),
+            Event::Left { worker, process } => self.left(worker, process),
             Event::Fault(fault) => self.go_wrong(fault),
             Event::Start(process) => self.start(process),
             Event::Heal => self.heal(),
@@ -968,12 +957,12 @@ impl World {
     }
 
     /// A worker has drained and left.
-    fn left(&mut self, worker: usize, process: usize, member: Option<Member>) {
+    fn left(&mut self, worker: usize, process: usize) {
         self.workers[worker] = None;
-        if let Some(member) = member {
+        for member in self.env.broker.group.members_of(worker) {
             self.env.broker.group.remove(member);
-            self.env.form();
         }
+        self.env.form();
         let Process {
             workers, restart, ..
         } = &mut self.processes[process];
