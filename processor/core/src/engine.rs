@@ -189,6 +189,8 @@ pub struct Engine {
     calls: HashMap<u64, Call>,
     /// Bytes held by all lanes.
     held: usize,
+    /// The wall-clock time of the last step.
+    latest: Timestamp,
     /// The number of the next call, item or epoch.
     next: u64,
     /// The mistake it makes.
@@ -255,6 +257,7 @@ impl Engine {
             ready: BTreeMap::new(),
             calls: HashMap::new(),
             held: 0,
+            latest: Timestamp::EPOCH,
             next: 0,
             #[cfg(feature = "planted")]
             bug: Bug::None,
@@ -270,6 +273,10 @@ impl Engine {
 
     /// Takes in what happened and says what is to be done.
     pub fn step(&mut self, now: Now, input: Input, actions: &mut Vec<Action>) {
+        if now.wall < self.latest {
+            self.follow_clock_back(now);
+        }
+        self.latest = now.wall;
         match input {
             Input::Assign { lane, start, known } => {
                 let epoch = self.number();
@@ -529,6 +536,24 @@ impl Engine {
             self.paused.pop_first();
             self.resume_if_room(now, lane, actions);
         }
+    }
+
+    /// The wall clock was set back: what was due may be so no more, and how far lanes have read ahead is not known any more.
+    fn follow_clock_back(&mut self, now: Now) {
+        for mut queue in mem::take(&mut self.ready).into_values() {
+            while let Some(item) = queue.items.pop() {
+                let wake = item.task.due;
+                self.agenda.push(Item { wake, ..item });
+            }
+        }
+        for lane in self.lanes.values_mut() {
+            lane.reach = lane.reach.min(now.wall);
+        }
+        let paused = mem::take(&mut self.paused);
+        self.paused = paused
+            .into_iter()
+            .map(|(_, lane)| (now.wall, lane))
+            .collect();
     }
 
     /// Asks the gates that have tasks waiting and may be open again.

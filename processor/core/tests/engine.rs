@@ -416,6 +416,34 @@ fn no_call_starts_a_microsecond_early() {
 }
 
 #[test]
+fn a_task_in_line_is_not_due_any_more_when_the_clock_is_set_back() {
+    let mut bench = Bench::new(scene(|scene| scene.concurrency = NonZeroU32::MIN));
+    let called = bench.record(at(5_000), TASKS, 0, task("first", at(0)));
+    bench.record(at(5_000), TASKS, 1, task("second", at(4_000)));
+
+    let answered = bench.answer(at(3_000), &called, Outcome::Success);
+    let in_time = bench.step(at(4_000), Input::Tick);
+
+    assert!(matches!(&answered[..], [Action::Settle(_)]));
+    assert!(matches!(&in_time[..], [Action::Dispatch { .. }]));
+}
+
+#[test]
+fn a_lane_reads_on_when_the_clock_is_set_back() {
+    let mut bench = Bench::new(scene(|_| {}));
+    let far = Now {
+        wall: at(3_600_000).wall,
+        ..at(0)
+    };
+    let read = bench.record(far, tier(3), 0, task("a", at(3_670_000)));
+
+    let set_back = bench.step(at(1), Input::Tick);
+
+    assert!(matches!(&read[..], [Action::Pause { .. }]));
+    assert!(matches!(&set_back[..], [Action::Resume { run: 1, .. }]));
+}
+
+#[test]
 fn a_tier_lets_a_task_with_much_time_left_hop() {
     let mut bench = Bench::new(scene(|_| {}));
     // In the tier of 30 s, readable from 28 s on; 42 s are left then.
