@@ -121,6 +121,22 @@ pub(crate) struct Judge {
     pub(crate) figures: Figures,
 }
 
+// === impl Figures ===
+
+impl Figures {
+    /// These figures and those of another history.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            tasks: self.tasks + other.tasks,
+            attempts: self.attempts + other.attempts,
+            duplicates: self.duplicates + other.duplicates,
+            settled: self.settled + other.settled,
+            hops: self.hops.max(other.hops),
+        }
+    }
+}
+
 // === impl Judge ===
 
 impl Judge {

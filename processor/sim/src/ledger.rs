@@ -237,6 +237,11 @@ impl Ledger {
                 self.writers[index].epoch = Some(epoch);
                 self.ask_offsets(index, desk);
             }
+            (Stage::DoubtInit, Reply::Done | Reply::Refused(_))
+                if self.bug == Bug::ProducerKept =>
+            {
+                self.ask_offsets(index, desk);
+            }
             (Stage::DoubtOffsets, Reply::Offsets(offsets)) => self.compare(index, &offsets, desk),
             (Stage::DoubtInit | Stage::DoubtOffsets, _) => {
                 self.writers[index].epoch = None;
@@ -393,9 +398,9 @@ impl Ledger {
                 self.writers[index].epoch = None;
                 return self.sleep(index, Stage::Again, desk);
             }
-            // Ends what it does not know to be ended and goes on with the same epoch.
+            // Ends what may have ended already, and goes on with the same epoch.
             Bug::ProducerKept if timed_out_in_commit => {
-                return self.ask_offsets(index, desk);
+                return self.end(index, Fate::Aborted, Stage::DoubtInit, desk);
             }
             _ => {}
         }

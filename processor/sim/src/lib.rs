@@ -8,12 +8,14 @@
 //! | `broker`, `group` | a model of Kafka: partitions, transactions, offsets, generations |
 //! | `worker`, `ledger` | the shell's duties around the engine, without threads |
 //! | `check` | the judge, which knows the promises and nothing of the code |
+//! | `campaign` | many histories at a time |
 //! | `bug` | mistakes to plant, to see that the judge notices |
 //!
 //! One seed is one history: the same seed gives the same [`Report::hash`].
 
 mod broker;
 mod bug;
+mod campaign;
 mod chance;
 mod check;
 mod group;
@@ -27,6 +29,7 @@ use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
 
 pub use bug::Bug;
+pub use campaign::{AtBroken, Summary, campaign};
 pub use check::Figures;
 pub use trace::Keep;
 

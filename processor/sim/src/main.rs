@@ -1,36 +1,116 @@
-//! Campaigns: many seeds, one after the other.
+//! `retide-sim`: campaigns of many histories, or one history in every detail.
 
-fn main() {
-    let from: u64 = std::env::args()
-        .nth(1)
-        .and_then(|s| s.parse().ok())
-        .unwrap_or(0);
-    let n: u64 = std::env::args()
-        .nth(2)
-        .and_then(|s| s.parse().ok())
-        .unwrap_or(1);
-    let text = std::env::args().nth(3).is_some();
-    std::panic::set_hook(Box::new(|_| {}));
-    let started = std::time::Instant::now();
-    let mut slow = (0, 0);
-    for seed in from..from + n {
-        let t = std::time::Instant::now();
-        let keep = if text {
-            retide_sim::Keep::Text
-        } else {
-            retide_sim::Keep::Hash
-        };
-        let report = retide_sim::play(seed, retide_sim::Bug::None, keep);
-        slow = slow.max((t.elapsed().as_millis(), seed));
-        if text {
-            println!("{}", report.text);
-        }
-        if n == 1 || report.broken.is_some() {
-            println!(
-                "{seed}: {:?} {:?} {:x} notes {}",
-                report.broken, report.figures, report.hash, report.notes
-            );
+use std::env;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use retide_sim::{AtBroken, Bug, Keep, campaign, play};
+
+/// How to call it.
+const USAGE: &str = "usage: retide-sim --seeds N [--from S] [--jobs J]
+       retide-sim --seed S
+
+Plays N histories from seed S on, J at a time, and names those in which a promise is broken;
+or one history, and prints its trace.
+";
+
+/// Histories between two words about how far it is.
+const CHUNK: u64 = 10_000;
+
+/// What is asked for.
+struct Order {
+    /// The one seed to look at, if only one.
+    seed: Option<u64>,
+    /// How many seeds.
+    seeds: u64,
+    /// The first one.
+    from: u64,
+    /// How many at a time.
+    jobs: usize,
+}
+
+fn main() -> ExitCode {
+    let Some(order) = parse(env::args().skip(1)) else {
+        let _ = io::stderr().write_all(USAGE.as_bytes());
+        return ExitCode::from(2);
+    };
+    let done = match order.seed {
+        Some(seed) => show(seed),
+        None => play_all(&order),
+    };
+    done.unwrap_or(ExitCode::FAILURE)
+}
+
+/// Reads the arguments.
+fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Order> {
+    let mut order = Order {
+        seed: None,
+        seeds: 0,
+        from: 0,
+        jobs: std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    while let Some(name) = arguments.next() {
+        let value: u64 = arguments.next()?.parse().ok()?;
+        match name.as_str() {
+            "--seed" => order.seed = Some(value),
+            "--seeds" => order.seeds = value,
+            "--from" => order.from = value,
+            "--jobs" => order.jobs = usize::try_from(value).ok()?,
+            _ => return None,
         }
     }
-    println!("{:?} slowest {slow:?}", started.elapsed());
+    (order.seed.is_some() || order.seeds > 0).then_some(order)
+}
+
+/// Shows one history.
+fn show(seed: u64) -> io::Result<ExitCode> {
+    let report = play(seed, Bug::None, Keep::Text);
+    let mut out = io::stdout().lock();
+    out.write_all(report.text.as_bytes())?;
+    writeln!(
+        out,
+        "seed {seed}, hash {:016x}: {:?}",
+        report.hash, report.figures
+    )?;
+    match report.broken {
+        None => Ok(ExitCode::SUCCESS),
+        Some(why) => {
+            writeln!(out, "broken: {why}")?;
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// Plays many histories.
+fn play_all(order: &Order) -> io::Result<ExitCode> {
+    let begun = Instant::now();
+    let end = order.from.saturating_add(order.seeds);
+    let (mut from, mut broken) = (order.from, 0);
+    let mut out = io::stdout().lock();
+    let mut total = retide_sim::Figures::default();
+    while from < end {
+        let to = end.min(from.saturating_add(CHUNK));
+        let summary = campaign(from..to, order.jobs, Bug::None, AtBroken::GoOn);
+        for report in &summary.broken {
+            let why = report.broken.as_deref().unwrap_or_default();
+            writeln!(out, "seed {}: {why}", report.seed)?;
+        }
+        broken += summary.broken.len();
+        total = total.and(summary.figures);
+        let seconds = begun.elapsed().as_secs();
+        writeln!(io::stderr(), "{to}: {broken} broken, {seconds} s")?;
+        from = to;
+    }
+    let seconds = begun.elapsed().as_secs();
+    writeln!(
+        out,
+        "{} histories, {broken} broken, {seconds} s: {total:?}",
+        order.seeds
+    )?;
+    Ok(if broken == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

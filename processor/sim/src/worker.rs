@@ -438,7 +438,9 @@ impl Worker {
     pub(crate) fn poll_soon(&mut self, env: &mut Env) {
         if !self.polling {
             self.polling = true;
-            let delay = env.chance.between(100, 8_000);
+            // As a rule at once; now and then the drive has been busy.
+            let most = env.chance.pick(&[2_000, 2_000, 8_000, 80_000]);
+            let delay = env.chance.between(100, most);
             env.after(delay, Event::Poll { worker: self.id });
         }
     }

@@ -1,0 +1,37 @@
+//! Planted bugs: the judge notices every one. Those of the core take the feature `planted`.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::panic;
+
+use retide_sim::{AtBroken, Bug, campaign};
+
+/// Histories within which a bug has to be noticed.
+const MOST: u64 = 500;
+
+/// Tests run beside others; two at a time leave room for them.
+const JOBS: usize = 2;
+
+#[test]
+fn every_planted_bug_is_noticed() {
+    // Engines that notice their own bug panic; the report says so.
+    panic::set_hook(Box::new(|_| {}));
+    let mut table = String::new();
+    let mut unnoticed = Vec::new();
+
+    for bug in Bug::all() {
+        let summary = campaign(0..MOST, JOBS, bug, AtBroken::Stop);
+        match summary.broken.first() {
+            Some(report) => {
+                let why = report.broken.as_deref().unwrap_or_default();
+                let within = report.seed + 1;
+                let _ = writeln!(table, "{bug:?}: within {within} seeds: {why}");
+            }
+            None => unnoticed.push(bug),
+        }
+    }
+
+    let _ = io::stderr().write_all(table.as_bytes());
+    let _ = panic::take_hook();
+    assert_eq!(unnoticed, [], "{table}");
+}
