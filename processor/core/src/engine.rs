@@ -238,6 +238,10 @@ const READY: usize = 1_000;
 /// How long to wait before asking a gate whose calls are all in flight again: another worker may have given one back.
 const ASK_CALLS: Duration = Duration::from_millis(5);
 
+/// Least time a task with much time left is held before it hops. To a clock that is ahead of the broker's by a tier's delay, every record
+/// of that tier is readable at once, and without this it would hop as fast as transactions commit until it is due.
+const HOLD: Duration = Duration::from_secs(5);
+
 /// Least wait of a deferred task: shorter, and it would be back before there is room.
 const DEFER: Duration = Duration::from_secs(5);
 
@@ -383,7 +387,7 @@ impl Engine {
             match position.lane.source {
                 Source::Tasks => self.ingest(now, item, actions),
                 Source::Callbacks => self.report(now, item, actions),
-                Source::Tier(tier) => self.unpark(now, tier, appended, item, actions),
+                Source::Tier(tier) => self.unpark(now, tier, appended, item),
             }
         }
         self.pause_if_full(now, position, actions);
@@ -439,25 +443,15 @@ impl Engine {
         }
     }
 
-    /// A task from a tier: into the agenda if it is due soon, else on to the next tier once this one lets it go.
-    fn unpark(
-        &mut self,
-        now: Now,
-        tier: usize,
-        appended: Timestamp,
-        mut item: Item,
-        actions: &mut Vec<Action>,
-    ) {
+    /// A task from a tier: into the agenda until it is due, or until it is to hop on to the next tier.
+    fn unpark(&mut self, now: Now, tier: usize, appended: Timestamp, mut item: Item) {
         if item.task.due.since(now.wall) > HORIZON {
             let readable_at = self
                 .ladder
                 .tiers()
                 .get(tier)
                 .map_or(Timestamp::EPOCH, |tier| tier.readable_at(appended));
-            if readable_at <= now.wall {
-                return self.hop(now, item, actions);
-            }
-            item.wake = readable_at.min(item.task.due);
+            item.wake = readable_at.max(now.wall + HOLD).min(item.task.due);
         }
         let lane = self.lane(item.lane);
         lane.reach = lane.reach.max(item.wake);

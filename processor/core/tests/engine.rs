@@ -484,6 +484,28 @@ fn a_tier_lets_a_task_with_much_time_left_hop() {
 }
 
 #[test]
+fn a_clock_ahead_of_the_brokers_makes_no_storm_of_hops() {
+    let mut bench = Bench::new(scene(|_| {}));
+    // By this clock, the tier of 30 s would have let go of it long ago.
+    let ahead = at(3_600_000);
+    let input = Input::Record {
+        position: position(tier(3), 0),
+        appended: at(0).wall,
+        task: Box::new(task("a", at(3_640_000))),
+    };
+
+    let read = bench.step(ahead, input);
+    let before = bench.step(at(3_604_999), Input::Tick);
+    let after = bench.step(at(3_605_000), Input::Tick);
+
+    assert_eq!((read, before), (vec![], vec![]));
+    assert!(matches!(
+        &after[..],
+        [Action::Settle(Settlement { entries, .. })] if matches!(entries[0], Entry::Park { tier: 3, .. })
+    ));
+}
+
+#[test]
 fn records_polled_before_a_pause_come_again() {
     let mut bench = Bench::new(scene(|_| {}));
     bench.record(at(0), tier(10), 0, task("a", at(86_400_000)));

@@ -423,7 +423,12 @@ impl Judge {
     /// A record is durable.
     fn written(&mut self, payload: &Payload) {
         match payload {
-            Payload::Parked(task) => self.figures.hops = self.figures.hops.max(task.hops.into()),
+            Payload::Parked(task) => {
+                self.figures.hops = self.figures.hops.max(task.hops.into());
+                if task.hops > MOST_HOPS {
+                    self.object(|| format!("{} hops in circles", task.id));
+                }
+            }
             Payload::Callback(ended) => {
                 self.unexpected(&ended.id);
                 let ends = self.ends.entry(Arc::clone(&ended.id)).or_default();
@@ -515,6 +520,10 @@ impl Attempt {
         }
     }
 }
+
+/// Most hops of a task. No task has more than a few minutes to wait, but clocks are set by hours, several times; the engine holds what
+/// comes too soon for seconds.
+const MOST_HOPS: u32 = 4_000;
 
 /// Longest time from the healing to the end: clocks may be hours off, and tasks wait for them.
 pub(crate) const LONGEST: At = 24 * 3_600 * SECOND;
