@@ -240,9 +240,10 @@ impl Completions {
                 for (index, bits) in rest.iter().enumerate() {
                     for bit in (0..8).filter(|bit| bits >> bit & 1 == 1) {
                         let offset = base.checked_add(index as i64 * 8 + bit)?;
+                        let next = offset.checked_add(1)?;
                         match ranges.last_mut() {
-                            Some((_, last)) if *last == offset => *last = offset + 1,
-                            _ => ranges.push((offset, offset + 1)),
+                            Some((_, last)) if *last == offset => *last = next,
+                            _ => ranges.push((offset, next)),
                         }
                     }
                 }
@@ -322,14 +323,47 @@ mod tests {
 
         #[test]
         fn no_text_panics(text in "\\PC{0,64}", bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-            let forged = format!("1.{:08x}.{}", xxh3_64(&bytes) as u32, URL_SAFE_NO_PAD.encode(&bytes));
-
             let _ = Completions::decode(&text);
             // Whatever is accepted can be written again.
-            if let Ok(completions) = Completions::decode(&forged) {
+            if let Ok(completions) = Completions::decode(&forged(&bytes)) {
                 prop_assert_eq!(Completions::decode(&completions.encode()), Ok(completions));
             }
         }
+    }
+
+    /// The text of a body, however senseless, with the right checksum.
+    fn forged(body: &[u8]) -> String {
+        let checksum = xxh3_64(body) as u32;
+        format!("1.{checksum:08x}.{}", URL_SAFE_NO_PAD.encode(body))
+    }
+
+    #[test]
+    fn a_set_at_the_end_of_all_offsets_is_refused() {
+        for form in [RUNS, BITMAP] {
+            let mut body = Vec::new();
+            put_varint(&mut body, i64::MAX as u64);
+            put_varint(&mut body, 0);
+            body.extend([form, 1]);
+
+            assert_eq!(Completions::decode(&forged(&body)), Err(Error::Malformed));
+        }
+    }
+
+    #[test]
+    fn no_text_makes_a_set_larger_than_itself() {
+        // The most ranges that fit: every other bit, and runs of one.
+        let bits = [vec![0, 0xff, 0xb7, 1, BITMAP], vec![0x55; 3_050]].concat();
+        let runs = [vec![0, 0xe9, 0x17, RUNS], vec![1; 3_049]].concat();
+
+        for body in [bits, runs] {
+            let text = forged(&body);
+            assert!(text.len() <= MAX_TEXT);
+            if let Ok(set) = Completions::decode(&text) {
+                assert!(set.ranges.len() <= 4 * MAX_TEXT);
+            }
+        }
+        let long = forged(&[1; MAX_TEXT]);
+        assert_eq!(Completions::decode(&long), Err(Error::Malformed));
     }
 
     #[test]
