@@ -90,6 +90,11 @@ impl Group {
         joined.is_some_and(|joined| joined.owned.contains(&shard))
     }
 
+    /// Whether a member is one.
+    pub(crate) fn has(&self, member: Member) -> bool {
+        self.members.contains_key(&member)
+    }
+
     /// Whether a member has to ask for the generation that is being formed.
     pub(crate) fn must_join(&self, member: Member) -> bool {
         self.forming
@@ -108,14 +113,12 @@ impl Group {
         members.map(|(member, _)| *member).collect()
     }
 
-    /// A worker asks to be a member of the next generation. Its former member id, if it is none any more, is replaced.
+    /// A worker asks to be a member of the next generation, a new one if it was none.
     pub(crate) fn join(&mut self, worker: usize, member: Option<Member>, owned: BTreeSet<i32>) {
-        let member = member
-            .filter(|member| self.members.contains_key(member))
-            .unwrap_or_else(|| {
-                self.last += 1;
-                self.last
-            });
+        let member = member.unwrap_or_else(|| {
+            self.last += 1;
+            self.last
+        });
         let joined = Joined {
             worker,
             waiting: true,

@@ -613,6 +613,16 @@ impl Env {
         }
     }
 
+    /// A worker asks to be a member.
+    fn join(&mut self, worker: usize, member: Option<Member>, owned: BTreeSet<i32>) {
+        if let Some(member) = member.filter(|member| !self.broker.group.has(*member)) {
+            // It hears so now, if it has not before.
+            return self.after(MILLI, Event::Kicked { worker, member });
+        }
+        self.broker.group.join(worker, member, owned);
+        self.form();
+    }
+
     /// A generation is to be formed.
     fn form(&mut self) {
         let was_forming = self.broker.group.is_forming();
@@ -828,8 +838,7 @@ impl World {
                 owned,
             } => {
                 if self.workers[worker].is_some() {
-                    self.env.broker.group.join(worker, member, owned);
-                    self.env.form();
+                    self.env.join(worker, member, owned);
                 }
             }
             Event::Silent { worker } => {
