@@ -351,12 +351,18 @@ impl Engine {
         self.calls.len()
     }
 
-    /// Notes a read; false if the record is stale, known, or of a lane that is given away.
-    fn read(&mut self, Position { lane, run, offset }: Position) -> bool {
+    /// Notes a read; false if the record is stale, known, of a lane that is given away, or to be read again when there is room for it.
+    fn read(&mut self, now: Now, position: Position, actions: &mut Vec<Action>) -> bool {
+        let Position { lane, run, offset } = position;
         let Some(state) = self.lanes.get_mut(&lane) else {
             return false;
         };
         if state.draining || state.paused || state.run != run {
+            return false;
+        }
+        if !state.window.has_room_for(offset) {
+            state.wanted = offset;
+            self.pause(now, lane, offset, actions);
             return false;
         }
         let read = state.window.read(offset);
@@ -373,7 +379,7 @@ impl Engine {
         task: Box<Task>,
         actions: &mut Vec<Action>,
     ) {
-        if self.read(position) {
+        if self.read(now, position, actions) {
             let weight = task.weight();
             self.held += weight;
             self.lane(position.lane).held += weight;
@@ -401,7 +407,7 @@ impl Engine {
         poison: Arc<Poison>,
         actions: &mut Vec<Action>,
     ) {
-        if self.read(position) {
+        if self.read(now, position, actions) {
             let entries = consequence::poison(poison, now.wall);
             self.settle(position.lane, position.offset, 0, entries, actions);
         }
@@ -825,7 +831,7 @@ impl Engine {
             return;
         }
         let (total, limits) = (self.held, self.limits);
-        let Some(lane) = self.lanes.get_mut(&position.lane) else {
+        let Some(lane) = self.lanes.get(&position.lane) else {
             return;
         };
         if lane.paused
@@ -835,13 +841,16 @@ impl Engine {
         {
             return;
         }
+        self.pause(now, position.lane, position.offset + 1, actions);
+    }
+
+    /// Stops reading a lane before `next`.
+    fn pause(&mut self, now: Now, id: LaneId, next: i64, actions: &mut Vec<Action>) {
+        let lane = self.lane(id);
         lane.paused = true;
-        self.paused
-            .insert((lane.ask_again(now.wall), position.lane));
-        actions.push(Action::Pause {
-            lane: position.lane,
-            next: position.offset + 1,
-        });
+        let time = lane.ask_again(now.wall);
+        self.paused.insert((time, id));
+        actions.push(Action::Pause { lane: id, next });
     }
 
     /// Reads a paused lane on, or asks again later.

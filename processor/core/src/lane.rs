@@ -57,6 +57,8 @@ pub(crate) struct Lane {
     pub(crate) calls: usize,
     /// When the last record read is to be looked at.
     pub(crate) reach: Timestamp,
+    /// The offset that lay too far beyond the open ones to be read when it came, or 0.
+    pub(crate) wanted: i64,
     /// Whether reading is stopped.
     pub(crate) paused: bool,
     /// Whether the shard is being given away.
@@ -100,6 +102,7 @@ impl Lane {
             held: 0,
             calls: 0,
             reach: Timestamp::EPOCH,
+            wanted: 0,
             paused: false,
             draining: false,
             dirty: false,
@@ -131,5 +134,6 @@ impl Lane {
             || (held >= limits.lane_least && total >= limits.total)
             || self.window.open() >= limits.lane_open
             || !self.window.has_room()
+            || !self.window.has_room_for(self.wanted)
     }
 }

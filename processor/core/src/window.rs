@@ -141,13 +141,22 @@ impl Window {
     }
 
     /// Whether one more offset may be read: whatever completes in whatever order, the completions still fit an offset commit.
+    pub fn has_room(&self) -> bool {
+        self.has_room_for(self.end)
+    }
+
+    /// Whether `offset` may be read, which may lie far beyond the last one: aborted transactions and compaction leave gaps of any
+    /// length.
     ///
     /// Either every offset of the window has its bit, or so few are open that a run for each of them fits.
-    pub fn has_room(&self) -> bool {
-        let low = self.slots.front().map_or(self.end, |slot| slot.offset);
-        let span = self.end.max(self.known.end()) - low;
-        span < completions::MAX_SPAN
-            || (self.open < completions::MAX_RUNS && span < completions::MAX_RUN)
+    pub fn has_room_for(&self, offset: i64) -> bool {
+        let Some(low) = self.slots.front().map(|slot| slot.offset) else {
+            // Nothing below it is open, so that nothing is to be remembered but what the last commit held.
+            return true;
+        };
+        let span = self.end.max(self.known.end()).max(offset + 1) - low;
+        span <= completions::MAX_SPAN
+            || (self.open < completions::MAX_RUNS && span <= completions::MAX_RUN)
     }
 
     /// Where the completions known from the last commit leave the watermark while nothing is open below.
@@ -258,11 +267,11 @@ mod tests {
         }
 
         #[test]
-        fn completions_always_fit_an_offset_commit(done in prop::collection::vec(any::<bool>(), 1..2_000), stretch in 1_i64..40) {
+        fn completions_always_fit_an_offset_commit(done in prop::collection::vec(any::<bool>(), 1..2_000), stretch in 1_i64..40, gap in 0_i64..100_000) {
             let mut window = Window::resume(7, Completions::default());
             let mut next = 7;
             for complete in done.iter().cycle().take(60_000) {
-                if !window.has_room() {
+                if !window.has_room_for(next) {
                     break;
                 }
                 window.read(next);
@@ -270,6 +279,10 @@ mod tests {
                     window.complete(next);
                 }
                 next += stretch;
+                if !window.has_room_for(next + 1_000) {
+                    // A long transaction was aborted.
+                    next += gap;
+                }
             }
 
             let text = window.completions().encode();

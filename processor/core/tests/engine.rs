@@ -506,6 +506,52 @@ fn a_clock_ahead_of_the_brokers_makes_no_storm_of_hops() {
 }
 
 #[test]
+fn a_record_too_far_beyond_the_open_ones_is_read_when_there_is_room() {
+    let mut bench = Bench::new(scene(|scene| {
+        scene.concurrency = NonZeroU32::new(1_000).unwrap();
+    }));
+    let mut called = Vec::new();
+    for offset in 0..600 {
+        called.extend(bench.record(at(0), TASKS, offset, task("open", at(0))));
+    }
+
+    // Between them lies what a transaction has written and aborted.
+    let far = bench.record(at(0), TASKS, 30_000, task("far", at(0)));
+    let before = bench.watermark(TASKS);
+    for action in &called {
+        bench.answer(at(1), std::slice::from_ref(action), Outcome::Success);
+    }
+    let commits = bench.engine.commits();
+    let commit = commits.iter().find(|commit| commit.lane == TASKS).unwrap();
+    let committed = Input::Committed {
+        lane: TASKS,
+        epoch: commit.epoch,
+        watermark: commit.watermark,
+    };
+    let resumed = [
+        bench.step(at(2), committed),
+        bench.step(at(21), Input::Tick),
+    ]
+    .concat();
+
+    assert_eq!(
+        far,
+        [Action::Pause {
+            lane: TASKS,
+            next: 30_000
+        }]
+    );
+    assert_eq!((before, commit.watermark), (Some(0), 600));
+    assert_eq!(
+        resumed,
+        [Action::Resume {
+            lane: TASKS,
+            run: 1
+        }]
+    );
+}
+
+#[test]
 fn records_polled_before_a_pause_come_again() {
     let mut bench = Bench::new(scene(|_| {}));
     bench.record(at(0), tier(10), 0, task("a", at(86_400_000)));
