@@ -64,64 +64,55 @@ impl Bug {
 
     /// The time as the agenda sees it.
     pub(crate) fn clock(self, now: Now) -> Now {
-        match self {
-            Self::Early => Now {
-                wall: now.wall + Duration::from_millis(1),
-                ..now
-            },
-            _ => now,
+        if self != Self::Early {
+            return now;
         }
+        let wall = now.wall + Duration::from_millis(1);
+        Now { wall, ..now }
     }
 
     /// What a new lane is told of the last commit.
     pub(crate) fn known(self, known: Completions) -> Completions {
-        match self {
-            Self::CompletionsForgotten => Completions::default(),
-            _ => known,
+        if self == Self::CompletionsForgotten {
+            return Completions::default();
         }
+        known
     }
 
     /// What is committed.
-    pub(crate) fn commit(self, commit: Commit) -> Commit {
-        match self {
-            Self::OffsetByOne => Commit {
-                watermark: commit.watermark + 1,
-                ..commit
-            },
-            Self::WrongBase => Commit {
-                completions: commit.completions.moved(1),
-                ..commit
-            },
-            _ => commit,
+    pub(crate) fn commit(self, mut commit: Commit) -> Commit {
+        if self == Self::OffsetByOne {
+            commit.watermark += 1;
         }
+        if self == Self::WrongBase {
+            commit.completions = commit.completions.moved(1);
+        }
+        commit
     }
 
     /// What a target is taken to have said.
     pub(crate) fn heard(self, outcome: &Outcome) -> Outcome {
-        match (self, outcome) {
-            (Self::ThrottleUnheard, Outcome::Throttled { failure, .. }) => {
-                Outcome::Retryable(failure.clone())
-            }
-            _ => outcome.clone(),
+        if let (Self::ThrottleUnheard, Outcome::Throttled { failure, .. }) = (self, outcome) {
+            return Outcome::Retryable(failure.clone());
         }
+        outcome.clone()
     }
 
     /// What is written.
     pub(crate) fn written(self, mut entries: Vec<Entry>) -> Vec<Entry> {
-        match self {
-            Self::AttemptUncounted => {
-                for entry in &mut entries {
-                    if let Entry::Park { task, .. } = entry
-                        && task.attempt > 2
-                    {
-                        Arc::make_mut(task).attempt -= 1;
-                    }
+        if self == Self::AttemptUncounted {
+            for entry in &mut entries {
+                if let Entry::Park { task, .. } = entry
+                    && task.attempt > 2
+                {
+                    Arc::make_mut(task).attempt -= 1;
                 }
             }
-            Self::CallbackForgotten => entries.retain(|entry| {
+        }
+        if self == Self::CallbackForgotten {
+            entries.retain(|entry| {
                 !matches!(entry, Entry::Callback(ended) if ended.terminal == Terminal::Expired)
-            }),
-            _ => {}
+            });
         }
         entries
     }

@@ -472,13 +472,14 @@ impl Broker {
 
     /// The open transaction of `id`.
     fn transaction(&mut self, id: ProducerId) -> &mut Open {
-        match self.producers.get_mut(&id) {
-            Some(Producer {
-                transaction: Transaction::Open(open),
-                ..
-            }) => open,
-            _ => unreachable!("checked to be open"),
-        }
+        let Some(Producer {
+            transaction: Transaction::Open(open),
+            ..
+        }) = self.producers.get_mut(&id)
+        else {
+            unreachable!("checked to be open");
+        };
+        open
     }
 
     /// Decides the open transaction of `id`.

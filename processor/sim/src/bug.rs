@@ -36,6 +36,15 @@ pub enum Bug {
 // === impl Bug ===
 
 impl Bug {
+    /// The mistake of the core, if it is one.
+    #[cfg(feature = "planted")]
+    pub(crate) fn of_core(self) -> retide_core::planted::Bug {
+        if let Self::Core(bug) = self {
+            return bug;
+        }
+        retide_core::planted::Bug::None
+    }
+
     /// Every mistake there is.
     pub fn all() -> Vec<Self> {
         let of_shell = [

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use retide_core::completions::Completions;
 use retide_core::{
-    Ended, Kind, LaneId, Outcome, Rate, Scene, Task, Terminal, Timestamp, Transition,
+    Ended, Event, Kind, LaneId, Outcome, Rate, Scene, Task, Terminal, Timestamp, Transition,
 };
 
 use crate::broker::{Cause, Entry, Fate, Outgoing, Payload, Progress, Topic};
@@ -48,7 +48,7 @@ struct Ends {
     /// Its callback records.
     callbacks: Vec<Arc<Ended>>,
     /// How often the end of its callback's delivery was told.
-    callback_ends: u32,
+    reports_ended: u32,
     /// How often it was delivered to a topic.
     delivered: u32,
     /// How often it was kept as a dead letter.
@@ -339,7 +339,7 @@ impl Judge {
             return Err("deliveries to the topic do not fit its end");
         }
         let wanted = &*submission.scene == "rate" && ended.terminal != Terminal::Expired;
-        if ends.callback_ends != u32::from(wanted && !submission.poison) {
+        if ends.reports_ended != u32::from(wanted && !submission.poison) {
             return Err("its callback was not delivered once");
         }
         let last = Attempt {
@@ -398,14 +398,14 @@ impl Judge {
             since: at,
         });
         let before = allowance.rate;
-        if before != rate {
+        if before == rate {
+            allowance.saved += at - allowance.since;
+        } else {
             // Of two rates, the faster one counts for the time between: the judge does not know when the rules changed.
             let gained = (at - allowance.since) * cost(&rate) / cost(&before).min(cost(&rate));
             let whole = allowance.saved * cost(&rate) / cost(&before);
             allowance.saved = whole + gained;
             allowance.rate = rate;
-        } else {
-            allowance.saved += at - allowance.since;
         }
         allowance.since = at;
         let most = cost(&rate) * u64::from(rate.burst.get());
@@ -444,7 +444,6 @@ impl Judge {
                     .or_default()
                     .dead_letters += 1;
             }
-            Payload::DeadLetter(..) => {}
             Payload::Poison(poison) => {
                 self.ends
                     .entry(Arc::clone(&poison.id))
@@ -455,41 +454,44 @@ impl Judge {
                 self.unchanged(task);
                 self.ends.entry(Arc::clone(&task.id)).or_default().delivered += 1;
             }
-            Payload::Event(event) => match &event.transition {
-                Transition::Failed { attempt, due, .. } => {
-                    let attempt = Attempt {
-                        id: Arc::clone(&event.id),
-                        of_callback: event.kind == Kind::Callback,
-                        number: *attempt,
-                    };
-                    let known = self.attempts.entry(attempt.clone()).or_default();
-                    known.durable = true;
-                    known.next_due = Some(*due);
-                    let least = event.at + known.asked;
-                    // The answer of a start that came to nothing may have asked for more.
-                    if known.starts.len() == 1 && *due < least {
-                        self.object(|| format!("{attempt:?}: {least} was asked for, not {due}"));
-                    }
+            Payload::Event(event) => self.told(event),
+            Payload::DeadLetter(..) | Payload::Submitted(_) => {}
+        }
+    }
+
+    /// A transition of a task is durable.
+    fn told(&mut self, event: &Event) {
+        let attempt = |number: u32| Attempt {
+            id: Arc::clone(&event.id),
+            of_callback: event.kind == Kind::Callback,
+            number,
+        };
+        match &event.transition {
+            Transition::Failed {
+                attempt: number,
+                due,
+                ..
+            } => {
+                let attempt = attempt(*number);
+                let known = self.attempts.entry(attempt.clone()).or_default();
+                known.durable = true;
+                known.next_due = Some(*due);
+                let least = event.at + known.asked;
+                // The answer of a start that came to nothing may have asked for more.
+                if known.starts.len() == 1 && *due < least {
+                    self.object(|| format!("{attempt:?}: {least} was asked for, not {due}"));
                 }
-                Transition::Ended { attempts, .. } => {
-                    let attempt = Attempt {
-                        id: Arc::clone(&event.id),
-                        of_callback: event.kind == Kind::Callback,
-                        number: *attempts,
-                    };
-                    self.attempts.entry(attempt).or_default().durable = true;
-                    if event.kind == Kind::Callback {
-                        self.ends
-                            .entry(Arc::clone(&event.id))
-                            .or_default()
-                            .callback_ends += 1;
-                    }
+            }
+            Transition::Ended { attempts, .. } => {
+                let known = self.attempts.entry(attempt(*attempts)).or_default();
+                known.durable = true;
+                if event.kind == Kind::Callback {
+                    let ends = self.ends.entry(Arc::clone(&event.id)).or_default();
+                    ends.reports_ended += 1;
                 }
-                Transition::Parked { .. }
-                | Transition::Hopped { .. }
-                | Transition::Deferred { .. } => {}
-            },
-            Payload::Submitted(_) => {}
+            }
+            Transition::Parked { .. } | Transition::Hopped { .. } | Transition::Deferred { .. } => {
+            }
         }
     }
 

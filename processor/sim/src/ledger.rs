@@ -8,7 +8,7 @@ use retide_core::LaneId;
 
 use crate::broker::{Cause, Fate, Outgoing, ProducerId, Progress, Refusal};
 use crate::bug::Bug;
-use crate::world::{At, Caller, Env, Event, MILLI, Part, Reply, Request};
+use crate::world::{At, Caller, Env, MILLI, News, Part, Reply, Request};
 
 /// The consequence of one offset.
 #[derive(Clone, Debug)]
@@ -196,11 +196,10 @@ impl Ledger {
 
     /// A moment has passed.
     pub(crate) fn again(&mut self, index: usize, desk: &mut Desk<'_>) {
-        match self.writers[index].stage {
-            Stage::Again => self.begin(index, desk),
-            Stage::DoubtAgain => self.doubt(index, desk),
-            _ => unreachable!("woken while not asleep"),
+        if self.writers[index].stage == Stage::DoubtAgain {
+            return self.doubt(index, desk);
         }
+        self.begin(index, desk);
     }
 
     /// A request was answered, or not in time.
@@ -274,7 +273,7 @@ impl Ledger {
         }
         if writer.epoch.is_none() {
             let request = Request::Init { id: writer.id };
-            return self.call(index, Stage::Init, request, desk);
+            return self.call(index, Stage::Init, &request, desk);
         }
         self.send(index, desk);
     }
@@ -301,7 +300,7 @@ impl Ledger {
         let empty = parts.is_empty();
         for records in parts.into_values() {
             let request = Request::Produce { id, epoch, records };
-            self.call(index, Stage::Deliveries, request, desk);
+            self.call(index, Stage::Deliveries, &request, desk);
         }
         if empty || self.bug == Bug::CommitBeforeProduce {
             self.writers[index].calls.clear();
@@ -321,7 +320,9 @@ impl Ledger {
                 writer.failed |= causes.is_empty();
                 writer.refused.extend(causes);
             }
-            _ => return self.lose_sight(index, desk),
+            Reply::Refused(_) | Reply::TimedOut | Reply::Epoch(_) | Reply::Offsets(_) => {
+                return self.lose_sight(index, desk);
+            }
         }
         if !writer.calls.is_empty() {
             return;
@@ -368,7 +369,7 @@ impl Ledger {
             silent: silent.collect(),
             membership,
         };
-        self.call(index, Stage::Offsets, request, desk);
+        self.call(index, Stage::Offsets, &request, desk);
     }
 
     /// Aborts the transaction and begins again.
@@ -383,26 +384,23 @@ impl Ledger {
         let Some(epoch) = epoch else {
             unreachable!("no transaction to end");
         };
-        self.call(index, stage, Request::End { id, epoch, fate }, desk);
+        self.call(index, stage, &Request::End { id, epoch, fate }, desk);
     }
 
     /// Nobody knows what became of a transaction: gives the producer up, and finds out.
     fn lose_sight(&mut self, index: usize, desk: &mut Desk<'_>) {
         let timed_out_in_commit = self.writers[index].stage == Stage::Commit;
-        match self.bug {
-            Bug::DoubtTakenAsDone if timed_out_in_commit => {
-                self.writers[index].epoch = None;
-                return self.report(index, Receipt::Committed, desk);
-            }
-            Bug::DoubtTakenAsFailed if timed_out_in_commit => {
-                self.writers[index].epoch = None;
-                return self.sleep(index, Stage::Again, desk);
-            }
+        if timed_out_in_commit && self.bug == Bug::DoubtTakenAsDone {
+            self.writers[index].epoch = None;
+            return self.report(index, Receipt::Committed, desk);
+        }
+        if timed_out_in_commit && self.bug == Bug::DoubtTakenAsFailed {
+            self.writers[index].epoch = None;
+            return self.sleep(index, Stage::Again, desk);
+        }
+        if timed_out_in_commit && self.bug == Bug::ProducerKept {
             // Ends what may have ended already, and goes on with the same epoch.
-            Bug::ProducerKept if timed_out_in_commit => {
-                return self.end(index, Fate::Aborted, Stage::DoubtInit, desk);
-            }
-            _ => {}
+            return self.end(index, Fate::Aborted, Stage::DoubtInit, desk);
         }
         self.writers[index].epoch = None;
         self.doubt(index, desk);
@@ -423,7 +421,7 @@ impl Ledger {
             return self.ask_offsets(index, desk);
         }
         let request = Request::Init { id: writer.id };
-        self.call(index, Stage::DoubtInit, request, desk);
+        self.call(index, Stage::DoubtInit, &request, desk);
     }
 
     /// Asks for the offsets of the group.
@@ -437,7 +435,7 @@ impl Ledger {
         let request = Request::Fetch {
             lanes: lanes.collect(),
         };
-        self.call(index, Stage::DoubtOffsets, request, desk);
+        self.call(index, Stage::DoubtOffsets, &request, desk);
     }
 
     /// The transaction has committed if, and only if, the group's offsets are those of the batch.
@@ -459,11 +457,8 @@ impl Ledger {
         let writer = &mut self.writers[index];
         writer.stage = stage;
         writer.calls.clear();
-        let event = Event::Again {
-            worker: writer.id.worker,
-            writer: index,
-        };
-        desk.env.after(AGAIN, event);
+        let worker = writer.id.worker;
+        desk.env.tell(AGAIN, worker, News::Again { writer: index });
     }
 
     /// Says what became of a batch, when it is this writer's turn.
@@ -479,15 +474,15 @@ impl Ledger {
         desk.receipts.push(receipt);
         let other = 1 - index;
         self.turn = other;
-        match self.writers[other].stage {
-            Stage::Turn => self.offsets(other, desk),
-            Stage::Report(receipt) => self.report(other, receipt, desk),
-            _ => {}
+        if self.writers[other].stage == Stage::Turn {
+            self.offsets(other, desk);
+        } else if let Stage::Report(receipt) = self.writers[other].stage {
+            self.report(other, receipt, desk);
         }
     }
 
     /// Asks something of the broker.
-    fn call(&mut self, index: usize, stage: Stage, request: Request, desk: &mut Desk<'_>) {
+    fn call(&mut self, index: usize, stage: Stage, request: &Request, desk: &mut Desk<'_>) {
         let writer = &mut self.writers[index];
         writer.stage = stage;
         let caller = Caller {

@@ -19,7 +19,7 @@ use crate::check::Start;
 use crate::group::{Given, Member, Membership, Protocol};
 use crate::ledger::{Batch, Desk, Ledger, Ownership, Receipt, Settled};
 use crate::plan::Submission;
-use crate::world::{At, Caller, Env, Event, MILLI, Part, Reply, Request};
+use crate::world::{At, Caller, Env, Event, MILLI, News, Part, Reply, Request};
 
 /// What the feed tells the drive.
 #[derive(Debug)]
@@ -173,10 +173,7 @@ impl Worker {
         } = birth;
         let engine = Engine::new(env.plan.ladder.clone(), env.plan.limits, gates);
         #[cfg(feature = "planted")]
-        let engine = match bug {
-            Bug::Core(bug) => engine.planted(bug),
-            _ => engine,
-        };
+        let engine = engine.planted(bug.of_core());
         let mut worker = Self {
             id,
             process,
@@ -225,10 +222,26 @@ impl Worker {
         (self.engine.open(), self.engine.held())
     }
 
+    /// Hears of something.
+    pub(crate) fn hear(&mut self, news: News, env: &mut Env) {
+        match news {
+            News::Reply { part, call, reply } => self.answered(part, call, reply, env),
+            News::Called { ticket, outcome } => self.called(ticket, outcome, env),
+            News::Poll => self.poll(env),
+            News::Tick { at } => self.tick(at, env),
+            News::Again { writer } => self.again(writer, env),
+            News::Joined(given) => self.joined(given, env),
+            News::Notice { member } => self.noticed(member, env),
+            News::Kicked { member } => self.kicked(member, env),
+            News::Lost => self.lost(env),
+            News::Rules(scenes) => self.change(scenes, env),
+        }
+    }
+
     // What the consumer is told.
 
     /// The next generation has begun.
-    pub(crate) fn joined(&mut self, given: Given, env: &mut Env) {
+    fn joined(&mut self, given: Given, env: &mut Env) {
         if self.phase != Phase::Joining {
             return;
         }
@@ -244,15 +257,17 @@ impl Worker {
     }
 
     /// A new generation is being formed.
-    pub(crate) fn noticed(&mut self, member: Member, env: &mut Env) {
-        if self.member() == Some(member) || self.phase == Phase::Joining {
+    fn noticed(&mut self, member: Member, env: &mut Env) {
+        // It may have joined since this was said.
+        let must_join = env.broker.group.must_join(member);
+        if must_join && (self.member() == Some(member) || self.phase == Phase::Joining) {
             self.announced = true;
             self.follow(env);
         }
     }
 
     /// The group has given this member up: from now on the consumer has no membership.
-    pub(crate) fn kicked(&mut self, member: Member, env: &mut Env) {
+    fn kicked(&mut self, member: Member, env: &mut Env) {
         let unknown =
             self.phase == Phase::Joining && env.broker.group.members_of(self.id).is_empty();
         if self.member() != Some(member) && !unknown {
@@ -266,14 +281,14 @@ impl Worker {
                 self.phase = Phase::Revoking;
                 // The drive hears of it when the consumer is polled next.
                 let delay = env.chance.between(0, 200) * MILLI;
-                env.after(delay, Event::Lost { worker: self.id });
+                env.tell(delay, self.id, News::Lost);
             }
             Phase::Out | Phase::Revoking => {}
         }
     }
 
     /// The consumer tells that everything it had is lost.
-    pub(crate) fn lost(&mut self, env: &mut Env) {
+    fn lost(&mut self, env: &mut Env) {
         self.assigned.clear();
         let shards = std::mem::take(&mut self.held);
         self.readings
@@ -350,7 +365,7 @@ impl Worker {
             worker: self.id,
             part: Part::Feed,
         };
-        self.fetch = Some(env.ask(caller, Request::Fetch { lanes }));
+        self.fetch = Some(env.ask(caller, &Request::Fetch { lanes }));
     }
 
     /// The offsets are there, or not.
@@ -375,36 +390,36 @@ impl Worker {
     // What the drive does.
 
     /// A request was answered, or not in time.
-    pub(crate) fn answered(&mut self, part: Part, call: u64, reply: Reply, env: &mut Env) {
+    fn answered(&mut self, part: Part, call: u64, reply: Reply, env: &mut Env) {
         match part {
             Part::Feed => self.fetched(call, reply, env),
             Part::Writer(writer) => {
                 self.with_ledger(env, |ledger, desk| {
-                    ledger.answered(writer, call, reply, desk)
+                    ledger.answered(writer, call, reply, desk);
                 });
             }
         }
     }
 
     /// A writer's pause is over.
-    pub(crate) fn again(&mut self, writer: usize, env: &mut Env) {
+    fn again(&mut self, writer: usize, env: &mut Env) {
         self.with_ledger(env, |ledger, desk| ledger.again(writer, desk));
     }
 
     /// A call came back.
-    pub(crate) fn called(&mut self, ticket: u64, outcome: Outcome, env: &mut Env) {
+    fn called(&mut self, ticket: u64, outcome: Outcome, env: &mut Env) {
         self.step(Input::Attempted { ticket, outcome }, env);
         self.go_on(env);
     }
 
     /// Other rules are in force.
-    pub(crate) fn change(&mut self, scenes: Scenes, env: &mut Env) {
+    fn change(&mut self, scenes: Scenes, env: &mut Env) {
         self.rules = Some(scenes);
         self.drive(env);
     }
 
     /// Time has passed.
-    pub(crate) fn tick(&mut self, at: At, env: &mut Env) {
+    fn tick(&mut self, at: At, env: &mut Env) {
         if self.tick_at != Some(at) {
             return;
         }
@@ -421,7 +436,7 @@ impl Worker {
     }
 
     /// Looks for records.
-    pub(crate) fn poll(&mut self, env: &mut Env) {
+    fn poll(&mut self, env: &mut Env) {
         self.polling = false;
         // The consumer's thread waits for the drive while shards are given away.
         let busy = self.letting_go.is_some() || !self.readings.is_empty();
@@ -441,7 +456,7 @@ impl Worker {
             // As a rule at once; now and then the drive has been busy.
             let most = env.chance.pick(&[2_000, 2_000, 8_000, 80_000]);
             let delay = env.chance.between(100, most);
-            env.after(delay, Event::Poll { worker: self.id });
+            env.tell(delay, self.id, News::Poll);
         }
     }
 
@@ -457,9 +472,10 @@ impl Worker {
                 shard: lane.shard,
             };
             let partition = env.broker.partition(place);
-            let end = match self.bug {
-                Bug::ReadUncommitted => partition.log.len() as i64,
-                _ => partition.stable_end(),
+            let end = if self.bug == Bug::ReadUncommitted {
+                partition.log.len() as i64
+            } else {
+                partition.stable_end()
             };
             let most = reader.next + MOST_READ as i64;
             while reader.next < end.min(most) {
@@ -557,9 +573,10 @@ impl Worker {
         for shard in shards.iter().copied() {
             self.step(Input::Revoke { shard }, env);
         }
-        let patience = match self.bug {
-            Bug::NoDrain => 0,
-            _ => env.plan.drain_deadline,
+        let patience = if self.bug == Bug::NoDrain {
+            0
+        } else {
+            env.plan.drain_deadline
         };
         self.letting_go = Some(LettingGo {
             shards,
@@ -640,7 +657,7 @@ impl Worker {
         if self.phase == Phase::Revoking {
             if self.membership.is_none() && !self.held.is_empty() {
                 // Given up by the group in the middle of it: the rest is lost, too.
-                return env.after(0, Event::Lost { worker: self.id });
+                return env.tell(0, self.id, News::Lost);
             }
             self.join(env);
         }
@@ -789,15 +806,17 @@ impl Worker {
 
     /// Plans to be woken when there is something to do.
     fn plan_tick(&mut self, env: &mut Env) {
-        let wake = match &self.letting_go {
-            Some(letting_go) => Some(letting_go.deadline),
-            None => {
-                let commit = (!self.settled.is_empty() && self.under_way.len() < UNDER_WAY)
-                    .then_some(self.commit_at);
-                let wake = self.engine.next_wake();
-                let wake = wake.map(|wake| env.at_of(self.process, wake));
-                commit.into_iter().chain(wake).min()
-            }
+        let wake = if let Some(letting_go) = &self.letting_go {
+            Some(letting_go.deadline)
+        } else {
+            let commit = !self.settled.is_empty() && self.under_way.len() < UNDER_WAY;
+            let wake = self.engine.next_wake();
+            let wake = wake.map(|wake| env.at_of(self.process, wake));
+            commit
+                .then_some(self.commit_at)
+                .into_iter()
+                .chain(wake)
+                .min()
         };
         if let Some(wake) = wake {
             self.wake_at(wake, env);
@@ -812,8 +831,7 @@ impl Worker {
         }
         let at = at + env.chance.between(50, 300);
         self.tick_at = Some(at);
-        let worker = self.id;
-        env.after(at - env.now, Event::Tick { worker, at });
+        env.tell(at - env.now, self.id, News::Tick { at });
     }
 
     /// A record as the engine wants it.

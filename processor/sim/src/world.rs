@@ -161,14 +161,12 @@ pub(crate) enum Event {
         /// What becomes of it.
         way: Way,
     },
-    /// An answer arrives.
-    Reply {
-        /// Who asked.
-        caller: Caller,
-        /// The number of the request.
-        call: u64,
-        /// The answer.
-        reply: Reply,
+    /// A worker hears of something, now or when it is awake.
+    News {
+        /// The worker.
+        worker: usize,
+        /// What it hears.
+        news: News,
     },
     /// The broker writes a marker.
     Mark {
@@ -184,34 +182,6 @@ pub(crate) enum Event {
         /// The transaction.
         serial: u64,
     },
-    /// A target has answered.
-    Called {
-        /// The worker that called.
-        worker: usize,
-        /// The number of the call.
-        ticket: u64,
-        /// The answer.
-        outcome: Outcome,
-    },
-    /// A worker looks for records.
-    Poll {
-        /// The worker.
-        worker: usize,
-    },
-    /// A worker is woken.
-    Tick {
-        /// The worker.
-        worker: usize,
-        /// When it wanted to be.
-        at: At,
-    },
-    /// A writer's pause is over.
-    Again {
-        /// The worker.
-        worker: usize,
-        /// The writer.
-        writer: usize,
-    },
     /// A worker asks to be a member.
     Join {
         /// The worker.
@@ -220,27 +190,6 @@ pub(crate) enum Event {
         member: Option<Member>,
         /// The shards it has.
         owned: BTreeSet<i32>,
-    },
-    /// A member hears that a generation has begun.
-    Joined(Given),
-    /// A member hears that a generation is being formed.
-    Notice {
-        /// The worker.
-        worker: usize,
-        /// The member.
-        member: Member,
-    },
-    /// A member hears that it is none any more.
-    Kicked {
-        /// The worker.
-        worker: usize,
-        /// The member.
-        member: Member,
-    },
-    /// A drive hears that its shards are lost.
-    Lost {
-        /// The worker.
-        worker: usize,
     },
     /// A worker has ended.
     Left {
@@ -263,15 +212,59 @@ pub(crate) enum Event {
     Fault(Fault),
     /// A process starts.
     Start(usize),
-    /// A worker hears of other rules, or that its clock was set.
-    Rules {
-        /// The worker.
-        worker: usize,
-    },
     /// Nothing goes wrong any more.
     Heal,
     /// Has everything come to its end?
     Look,
+}
+
+/// What a worker hears of.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// The broker has answered, or not in time.
+    Reply {
+        /// Which part of the worker asked.
+        part: Part,
+        /// The number of the request.
+        call: u64,
+        /// The answer.
+        reply: Reply,
+    },
+    /// A target has answered.
+    Called {
+        /// The number of the call.
+        ticket: u64,
+        /// The answer.
+        outcome: Outcome,
+    },
+    /// There may be records to read.
+    Poll,
+    /// It is the time it wanted to be woken at.
+    Tick {
+        /// The time.
+        at: At,
+    },
+    /// A writer's pause is over.
+    Again {
+        /// The writer.
+        writer: usize,
+    },
+    /// A generation has begun.
+    Joined(Given),
+    /// A generation is being formed.
+    Notice {
+        /// The member it is to be told as.
+        member: Member,
+    },
+    /// It is no member any more.
+    Kicked {
+        /// The member it was.
+        member: Member,
+    },
+    /// The drive hears that all shards are lost.
+    Lost,
+    /// Other rules are in force.
+    Rules(Scenes),
 }
 
 /// An event and its time.
@@ -341,6 +334,17 @@ pub(crate) fn wall(at: At, off: i64) -> Timestamp {
     Timestamp::from_micros((BEGINNING + at).saturating_add_signed(off))
 }
 
+// === impl Caller ===
+
+impl Caller {
+    /// It hears the answer to its request.
+    fn hears(self, call: u64, reply: Reply) -> Event {
+        let Self { worker, part } = self;
+        let news = News::Reply { part, call, reply };
+        Event::News { worker, news }
+    }
+}
+
 // === impl Scheduled ===
 
 impl PartialEq for Scheduled {
@@ -376,6 +380,11 @@ impl Env {
         self.queue.push(Reverse(scheduled));
     }
 
+    /// Lets a worker hear of something after `delay`.
+    pub(crate) fn tell(&mut self, delay: At, worker: usize, news: News) {
+        self.after(delay, Event::News { worker, news });
+    }
+
     /// A number not given before.
     pub(crate) fn number(&mut self) -> u64 {
         self.last += 1;
@@ -399,7 +408,7 @@ impl Env {
     }
 
     /// Asks something of the broker; the answer comes with the number given here.
-    pub(crate) fn ask(&mut self, caller: Caller, request: Request) -> u64 {
+    pub(crate) fn ask(&mut self, caller: Caller, request: &Request) -> u64 {
         let call = self.number();
         let odds = self.odds;
         let delay = self.chance.between(200, 3_000);
@@ -409,11 +418,7 @@ impl Env {
             request: request.clone(),
             way,
         };
-        let timed_out = Event::Reply {
-            caller,
-            call,
-            reply: Reply::TimedOut,
-        };
+        let timed_out = caller.hears(call, Reply::TimedOut);
         if self.chance.permille(odds.request_lost) {
             self.after(CALL, timed_out);
         } else if self.chance.permille(odds.reply_lost) {
@@ -425,15 +430,7 @@ impl Env {
             self.after(CALL, timed_out);
             self.after(late, arrive(Way::Unheard));
         } else if self.chance.permille(odds.refused) {
-            let reply = Reply::Failed;
-            self.after(
-                delay,
-                Event::Reply {
-                    caller,
-                    call,
-                    reply,
-                },
-            );
+            self.after(delay, caller.hears(call, Reply::Failed));
         } else if self.chance.permille(odds.indeterminate) && request.may_be_indeterminate() {
             self.after(delay, arrive(Way::Indeterminate));
         } else {
@@ -478,14 +475,7 @@ impl Env {
             outcome = Outcome::Timeout(failure());
         }
         self.judge.answered(task, &outcome);
-        self.after(
-            delay,
-            Event::Called {
-                worker,
-                ticket,
-                outcome,
-            },
-        );
+        self.tell(delay, worker, News::Called { ticket, outcome });
     }
 
     /// A request has arrived: follows it, unless something is in its way that passes.
@@ -576,14 +566,7 @@ impl Env {
             (Way::Answered | Way::Indeterminate, reply) => reply,
         };
         let delay = self.chance.between(200, 3_000);
-        self.after(
-            delay,
-            Event::Reply {
-                caller,
-                call,
-                reply,
-            },
-        );
+        self.after(delay, caller.hears(call, reply));
     }
 
     /// A transaction is decided: its markers are written one by one.
@@ -617,7 +600,7 @@ impl Env {
     fn join(&mut self, worker: usize, member: Option<Member>, owned: BTreeSet<i32>) {
         if let Some(member) = member.filter(|member| !self.broker.group.has(*member)) {
             // It hears so now, if it has not before.
-            return self.after(MILLI, Event::Kicked { worker, member });
+            return self.tell(MILLI, worker, News::Kicked { member });
         }
         self.broker.group.join(worker, member, owned);
         self.form();
@@ -628,7 +611,7 @@ impl Env {
         let was_forming = self.broker.group.is_forming();
         for (worker, member) in self.broker.group.form() {
             let delay = self.chance.between(0, HEARTBEAT);
-            self.after(delay, Event::Notice { worker, member });
+            self.tell(delay, worker, News::Notice { member });
         }
         if !was_forming {
             let generation = self.broker.group.generation();
@@ -648,7 +631,7 @@ impl Env {
         });
         for given in given {
             let delay = self.chance.between(1, 20) * MILLI;
-            self.after(delay, Event::Joined(given));
+            self.tell(delay, given.worker, News::Joined(given));
         }
     }
 
@@ -660,7 +643,7 @@ impl Env {
         self.trace
             .note(self.now, "kick", &[worker as u64, member], String::new);
         let delay = self.chance.between(0, HEARTBEAT);
-        self.after(delay, Event::Kicked { worker, member });
+        self.tell(delay, worker, News::Kicked { member });
         self.form();
     }
 }
@@ -861,56 +844,21 @@ impl World {
             Event::Start(process) => self.start(process),
             Event::Heal => self.heal(),
             Event::Look => self.env.after(SECOND, Event::Look),
-            Event::Reply { .. }
-            | Event::Called { .. }
-            | Event::Poll { .. }
-            | Event::Tick { .. }
-            | Event::Again { .. }
-            | Event::Joined(_)
-            | Event::Notice { .. }
-            | Event::Kicked { .. }
-            | Event::Lost { .. }
-            | Event::Rules { .. } => self.to_worker(event),
+            Event::News { worker, news } => self.tell(worker, news),
         }
     }
 
-    /// Something happens to a worker, now or when it is awake.
-    fn to_worker(&mut self, event: Event) {
-        let index = event.worker();
-        let Some(worker) = &mut self.workers[index] else {
+    /// A worker hears of something, now or when it is awake.
+    fn tell(&mut self, worker: usize, news: News) {
+        let Some(listener) = &mut self.workers[worker] else {
             return;
         };
-        let frozen_until = self.processes[worker.process].frozen_until;
-        let env = &mut self.env;
-        if frozen_until > env.now {
-            return env.after(frozen_until - env.now, event);
+        let frozen_until = self.processes[listener.process].frozen_until;
+        if frozen_until > self.env.now {
+            let delay = frozen_until - self.env.now;
+            return self.env.tell(delay, worker, news);
         }
-        match event {
-            Event::Reply {
-                caller,
-                call,
-                reply,
-            } => worker.answered(caller.part, call, reply, env),
-            Event::Called {
-                ticket, outcome, ..
-            } => worker.called(ticket, outcome, env),
-            Event::Poll { .. } => worker.poll(env),
-            Event::Tick { at, .. } => worker.tick(at, env),
-            Event::Again { writer, .. } => worker.again(writer, env),
-            Event::Joined(given) => worker.joined(given, env),
-            Event::Notice { member, .. } => {
-                if env.broker.group.must_join(member) {
-                    worker.noticed(member, env);
-                }
-            }
-            Event::Kicked { member, .. } => worker.kicked(member, env),
-            Event::Lost { .. } => worker.lost(env),
-            Event::Rules { .. } => {
-                let scenes: Scenes = self.scenes.values().cloned().collect();
-                worker.change(scenes, env);
-            }
-            _ => unreachable!("not for a worker"),
-        }
+        listener.hear(news, &mut self.env);
     }
 
     /// Whether a worker is there and not frozen.
@@ -1056,10 +1004,9 @@ impl World {
                 self.env.judge.rules(std::slice::from_ref(scene));
             }
         }
-        for worker in 0..self.workers.len() {
-            if self.workers[worker].is_some() {
-                self.env.after(0, Event::Rules { worker });
-            }
+        let scenes: Scenes = self.scenes.values().cloned().collect();
+        for worker in self.workers.iter().flatten() {
+            self.env.tell(0, worker.id, News::Rules(scenes.clone()));
         }
     }
 
@@ -1072,34 +1019,10 @@ impl World {
     }
 }
 
-// === impl Event ===
-
-impl Event {
-    /// The worker it happens to.
-    fn worker(&self) -> usize {
-        match self {
-            Self::Reply { caller, .. } => caller.worker,
-            Self::Joined(given) => given.worker,
-            Self::Called { worker, .. }
-            | Self::Poll { worker }
-            | Self::Tick { worker, .. }
-            | Self::Again { worker, .. }
-            | Self::Notice { worker, .. }
-            | Self::Kicked { worker, .. }
-            | Self::Lost { worker }
-            | Self::Rules { worker } => *worker,
-            _ => unreachable!("not for a worker"),
-        }
-    }
-}
-
 /// The gates of a process.
 #[cfg(feature = "planted")]
 fn gates(bug: Bug) -> Gates {
-    match bug {
-        Bug::Core(bug) => Gates::planted(bug),
-        _ => Gates::default(),
-    }
+    Gates::planted(bug.of_core())
 }
 
 /// The gates of a process.
