@@ -113,6 +113,8 @@ pub(crate) struct Judge {
     by_assignment: BTreeMap<u64, Vec<Attempt>>,
     /// What processes may start.
     allowances: BTreeMap<(u64, Arc<str>), Allowance>,
+    /// Calls in flight, by process and scene.
+    calls: BTreeMap<(u64, Arc<str>), u32>,
     /// The most attempts any rules allowed.
     most_attempts: u32,
     /// The first promise found broken.
@@ -187,6 +189,7 @@ impl Judge {
         if let Some(rate) = scene.rate {
             self.within_rate(at, start.process, &scene.name, rate);
         }
+        self.within_concurrency(start.process, scene);
         let known = self.attempts.entry(attempt.clone()).or_default();
         let twice = known.starts.contains(&start.assignment) && start.is_owner;
         // Someone whose shard was taken away without a word may still start what another one has ended.
@@ -203,6 +206,18 @@ impl Judge {
             .entry(start.assignment)
             .or_default()
             .push(attempt);
+    }
+
+    /// A process has heard the answer to a call.
+    pub(crate) fn returned(&mut self, process: u64, scene: Arc<str>) {
+        *self.calls.entry((process, scene)).or_default() -= 1;
+    }
+
+    /// A task is delivered to a topic.
+    pub(crate) fn delivers(&mut self, task: &Task, wall: Timestamp) {
+        if task.due > wall {
+            self.object(|| format!("{} delivered early: due {}, now {wall}", task.id, task.due));
+        }
     }
 
     /// What the target said, or would have, had its answer arrived.
@@ -388,6 +403,24 @@ impl Judge {
         }
     }
 
+    /// Whether a process may have one more call of a scene in flight.
+    fn within_concurrency(&mut self, process: u64, scene: &Scene) {
+        let calls = self
+            .calls
+            .entry((process, Arc::clone(&scene.name)))
+            .or_default();
+        *calls += 1;
+        let calls = *calls;
+        if calls > scene.concurrency.get() {
+            self.object(|| {
+                format!(
+                    "process {process} has {calls} calls of {} in flight",
+                    scene.name
+                )
+            });
+        }
+    }
+
     /// Whether a process may start one more under the rate of its scene.
     fn within_rate(&mut self, at: At, process: u64, scene: &Arc<str>, rate: Rate) {
         let cost = |rate: &Rate| (rate.per / rate.limit.get()).as_micros() as u64;
@@ -527,5 +560,9 @@ impl Attempt {
 /// comes too soon for seconds.
 const MOST_HOPS: u32 = 4_000;
 
-/// Longest time from the healing to the end: clocks may be hours off, and tasks wait for them.
-pub(crate) const LONGEST: At = 24 * 3_600 * SECOND;
+/// Longest time from the healing to the end: the last task, with all the attempts it may make and the longest waits between them, and
+/// as much again for its callback and for those in line before it.
+pub(crate) const LONGEST: At = 900 * SECOND;
+
+/// The same where clocks are hours off, and tasks wait for them.
+pub(crate) const LONGEST_BY_WRONG_CLOCKS: At = 24 * 3_600 * SECOND;

@@ -146,6 +146,13 @@ impl Plan {
         plan
     }
 
+    /// Whether no clock is off, and none is set.
+    pub(crate) fn clocks_are_right(&self) -> bool {
+        let sets = |fault: &Fault| matches!(fault, Fault::Step(..) | Fault::StepBroker(_));
+        self.skews.iter().all(|skew| *skew == 0)
+            && !self.faults.iter().any(|(_, fault)| sets(fault))
+    }
+
     /// Which requests and calls go wrong.
     fn draw_odds(&mut self, chance: &mut Chance) {
         let often = chance.pick(&[5, 20, 60]);

@@ -117,6 +117,8 @@ pub(crate) struct Worker {
     polling: bool,
     /// The request for offsets that is under way.
     fetch: Option<u64>,
+    /// The scene of each call in flight, for the judge.
+    calls: BTreeMap<u64, Arc<str>>,
     /// What was settled since the last batch.
     settled: Vec<Settlement>,
     /// The offsets of the batches under way.
@@ -191,6 +193,7 @@ impl Worker {
             readings: VecDeque::new(),
             polling: false,
             fetch: None,
+            calls: BTreeMap::new(),
             settled: Vec::new(),
             under_way: VecDeque::new(),
             commit_at: 0,
@@ -408,6 +411,9 @@ impl Worker {
 
     /// A call came back.
     fn called(&mut self, ticket: u64, outcome: Outcome, env: &mut Env) {
+        if let Some(scene) = self.calls.remove(&ticket) {
+            env.judge.returned(self.life, scene);
+        }
         self.step(Input::Attempted { ticket, outcome }, env);
         self.go_on(env);
     }
@@ -739,11 +745,17 @@ impl Worker {
                             .member()
                             .is_some_and(|member| env.broker.group.owns(member, shard)),
                     };
+                    self.calls.insert(ticket, Arc::clone(&scene.name));
                     env.call(self.id, ticket, start, &task, &scene);
                 }
                 Action::Settle(settlement) => {
                     if self.settled.is_empty() {
                         self.commit_at = env.now + env.plan.commit_interval;
+                    }
+                    for entry in &settlement.entries {
+                        if let retide_core::Entry::Deliver { task, .. } = entry {
+                            env.judge.delivers(task, now.wall);
+                        }
                     }
                     self.settled.push(settlement);
                 }

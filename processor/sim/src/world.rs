@@ -15,7 +15,7 @@ use crate::broker::{
 };
 use crate::bug::Bug;
 use crate::chance::Chance;
-use crate::check::{Judge, LONGEST, Start};
+use crate::check::{Judge, LONGEST, LONGEST_BY_WRONG_CLOCKS, Start};
 use crate::group::{Given, Member, Membership};
 use crate::plan::{self, Fault, Odds, Plan};
 use crate::trace::{Keep, Trace};
@@ -736,7 +736,12 @@ impl World {
     /// Runs until everything has come to its end, or a promise is broken.
     pub(crate) fn run(&mut self) {
         let mut events = 0_u64;
-        let longest = self.env.plan.heals_at + LONGEST;
+        let longest = self.env.plan.heals_at
+            + if self.env.plan.clocks_are_right() {
+                LONGEST
+            } else {
+                LONGEST_BY_WRONG_CLOCKS
+            };
         while let Some(Reverse(Scheduled { at, event, .. })) = self.env.queue.pop() {
             self.env.now = at;
             if matches!(event, Event::Look) && self.is_over() {
