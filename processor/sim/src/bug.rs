@@ -16,6 +16,8 @@ pub enum Bug {
     DroppedOnAbort,
     /// A producer whose commit timed out is used for the next transaction.
     ProducerKept,
+    /// A producer whose client has sent the end of a transaction twice is used for the next transaction.
+    RepeatedKept,
     /// A commit that timed out is taken as done.
     DoubtTakenAsDone,
     /// A commit that timed out is taken as failed.
@@ -53,6 +55,7 @@ impl Bug {
             Self::SwallowedDelivery,
             Self::DroppedOnAbort,
             Self::ProducerKept,
+            Self::RepeatedKept,
             Self::DoubtTakenAsDone,
             Self::DoubtTakenAsFailed,
             Self::TurnIgnored,

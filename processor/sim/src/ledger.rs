@@ -208,6 +208,7 @@ impl Ledger {
         if !self.writers[index].calls.remove(&call) {
             return;
         }
+        let reply = self.heard(index, reply);
         match (self.writers[index].stage, reply) {
             (Stage::Init, Reply::Epoch(epoch)) => {
                 self.writers[index].epoch = Some(epoch);
@@ -249,6 +250,18 @@ impl Ledger {
             (Stage::Init | Stage::Offsets | Stage::Commit, _) => self.lose_sight(index, desk),
             (stage, reply) => unreachable!("{reply:?} while waiting for {stage:?}"),
         }
+    }
+
+    /// An answer, with what it means for the producer: what its client has sent twice may arrive once more, and end a transaction
+    /// that comes after it.
+    fn heard(&mut self, index: usize, reply: Reply) -> Reply {
+        if !matches!(reply, Reply::DoneAgain) {
+            return reply;
+        }
+        if self.bug != Bug::RepeatedKept {
+            self.writers[index].epoch = None;
+        }
+        Reply::Done
     }
 
     /// Writes a batch, or what is left of it.
@@ -320,7 +333,11 @@ impl Ledger {
                 writer.failed |= causes.is_empty();
                 writer.refused.extend(causes);
             }
-            Reply::Refused(_) | Reply::TimedOut | Reply::Epoch(_) | Reply::Offsets(_) => {
+            Reply::Refused(_)
+            | Reply::TimedOut
+            | Reply::Epoch(_)
+            | Reply::DoneAgain
+            | Reply::Offsets(_) => {
                 return self.lose_sight(index, desk);
             }
         }

@@ -69,6 +69,8 @@ pub(crate) struct Odds {
     pub(crate) refused: u64,
     /// A request is followed and answered with an error.
     pub(crate) indeterminate: u64,
+    /// The end of a transaction is sent twice by the client, and the first one arrives last.
+    pub(crate) repeated: u64,
     /// A call takes seconds.
     pub(crate) slow: u64,
     /// A call is not answered within its limit.
@@ -162,6 +164,7 @@ impl Plan {
             &mut self.odds.request_late,
             &mut self.odds.refused,
             &mut self.odds.indeterminate,
+            &mut self.odds.repeated,
             &mut self.odds.slow,
             &mut self.odds.hung,
         ] {

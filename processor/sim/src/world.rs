@@ -122,6 +122,8 @@ pub(crate) enum Reply {
     Epoch(u32),
     /// It is done.
     Done,
+    /// It is done, and the client had to send it more than once.
+    DoneAgain,
     /// It was not done, and may be asked again.
     Refused(Refusal),
     /// Topics refuse the records of these consequences.
@@ -143,6 +145,8 @@ pub(crate) enum Way {
     Indeterminate,
     /// It is followed, and nobody hears of it.
     Unheard,
+    /// It is answered, but the client has sent it before.
+    Repeated,
 }
 
 /// What happens.
@@ -433,6 +437,11 @@ impl Env {
             self.after(delay, caller.hears(call, Reply::Failed));
         } else if self.chance.permille(odds.indeterminate) && request.may_be_indeterminate() {
             self.after(delay, arrive(Way::Indeterminate));
+        } else if self.chance.permille(odds.repeated) && matches!(request, Request::End { .. }) {
+            // The connection was lost; the client has sent it again, and what it sent first comes later.
+            let first = delay + self.chance.between(1, 300) * MILLI;
+            self.after(delay, arrive(Way::Repeated));
+            self.after(first, arrive(Way::Unheard));
         } else {
             self.after(delay, arrive(Way::Answered));
         }
@@ -563,7 +572,8 @@ impl Env {
         let reply = match (way, reply) {
             (Way::Unheard, _) => return,
             (Way::Indeterminate, Reply::Done) => Reply::Failed,
-            (Way::Answered | Way::Indeterminate, reply) => reply,
+            (Way::Repeated, Reply::Done) => Reply::DoneAgain,
+            (Way::Answered | Way::Indeterminate | Way::Repeated, reply) => reply,
         };
         let delay = self.chance.between(200, 3_000);
         self.after(delay, caller.hears(call, reply));
