@@ -442,6 +442,12 @@ impl Broker {
         Some(committed.map(|(_, progress)| progress.clone()).collect())
     }
 
+    /// Whether a transaction of `id` is open.
+    pub(crate) fn has_open(&self, id: ProducerId) -> bool {
+        let producer = self.producers.get(&id);
+        producer.is_some_and(|producer| matches!(producer.transaction, Transaction::Open(_)))
+    }
+
     /// Whether any transaction is not over.
     pub(crate) fn is_busy(&self) -> bool {
         self.producers

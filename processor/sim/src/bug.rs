@@ -16,7 +16,7 @@ pub enum Bug {
     DroppedOnAbort,
     /// A producer whose commit timed out is used for the next transaction.
     ProducerKept,
-    /// A producer whose client has sent the end of a transaction twice is used for the next transaction.
+    /// A producer whose client has sent a request twice is used for the next transaction.
     RepeatedKept,
     /// A commit that timed out is taken as done.
     DoubtTakenAsDone,

@@ -106,6 +106,8 @@ struct Writer {
     submitted: Option<Submitted>,
     /// The requests that are not answered.
     calls: BTreeSet<u64>,
+    /// Whether its producer is not to be used for another transaction.
+    suspect: bool,
     /// Whether a delivery failed.
     failed: bool,
     /// The consequences that were refused.
@@ -170,6 +172,7 @@ impl Ledger {
             stage: Stage::Idle,
             submitted: None,
             calls: BTreeSet::new(),
+            suspect: false,
             failed: false,
             refused: BTreeSet::new(),
         };
@@ -252,15 +255,13 @@ impl Ledger {
         }
     }
 
-    /// An answer, with what it means for the producer: what its client has sent twice may arrive once more, and end a transaction
-    /// that comes after it.
+    /// An answer, with what it means for the producer: what its client has sent twice may arrive once more, in a transaction that comes
+    /// after it.
     fn heard(&mut self, index: usize, reply: Reply) -> Reply {
         if !matches!(reply, Reply::DoneAgain) {
             return reply;
         }
-        if self.bug != Bug::RepeatedKept {
-            self.writers[index].epoch = None;
-        }
+        self.writers[index].suspect = self.bug != Bug::RepeatedKept;
         Reply::Done
     }
 
@@ -269,6 +270,9 @@ impl Ledger {
         let writer = &mut self.writers[index];
         writer.failed = false;
         writer.calls.clear();
+        if std::mem::take(&mut writer.suspect) {
+            writer.epoch = None;
+        }
         let Some(submitted) = &mut writer.submitted else {
             unreachable!("nothing to write");
         };

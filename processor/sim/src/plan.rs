@@ -69,7 +69,7 @@ pub(crate) struct Odds {
     pub(crate) refused: u64,
     /// A request is followed and answered with an error.
     pub(crate) indeterminate: u64,
-    /// The end of a transaction is sent twice by the client, and the first one arrives last.
+    /// A request is sent twice by the client, and the first one arrives last.
     pub(crate) repeated: u64,
     /// A call takes seconds.
     pub(crate) slow: u64,

@@ -147,6 +147,8 @@ pub(crate) enum Way {
     Unheard,
     /// It is answered, but the client has sent it before.
     Repeated,
+    /// It is what the client has sent before, and nobody waits for it any more.
+    Copy,
 }
 
 /// What happens.
@@ -437,11 +439,11 @@ impl Env {
             self.after(delay, caller.hears(call, Reply::Failed));
         } else if self.chance.permille(odds.indeterminate) && request.may_be_indeterminate() {
             self.after(delay, arrive(Way::Indeterminate));
-        } else if self.chance.permille(odds.repeated) && matches!(request, Request::End { .. }) {
+        } else if self.chance.permille(odds.repeated) && request.may_be_repeated() {
             // The connection was lost; the client has sent it again, and what it sent first comes later.
             let first = delay + self.chance.between(1, 300) * MILLI;
             self.after(delay, arrive(Way::Repeated));
-            self.after(first, arrive(Way::Unheard));
+            self.after(first, arrive(Way::Copy));
         } else {
             self.after(delay, arrive(Way::Answered));
         }
@@ -544,6 +546,12 @@ impl Env {
 
     /// A request arrives at the broker.
     fn arrive(&mut self, caller: Caller, call: u64, request: Request, way: Way) {
+        // Kafka makes sure that the transaction is open to which offsets are added, and only a first copy opens one.
+        if let (Way::Copy, Request::Offsets { id, .. }) = (way, &request)
+            && !self.broker.has_open(*id)
+        {
+            return;
+        }
         let followed = self.follow(&request);
         if let Some((id, serial)) = self.broker.begun() {
             let delay = TRANSACTION + self.chance.between(0, 10) * SECOND;
@@ -570,7 +578,7 @@ impl Env {
                 format!("{way:?} {reply:?} {request:?}")
             });
         let reply = match (way, reply) {
-            (Way::Unheard, _) => return,
+            (Way::Unheard | Way::Copy, _) => return,
             (Way::Indeterminate, Reply::Done) => Reply::Failed,
             (Way::Repeated, Reply::Done) => Reply::DoneAgain,
             (Way::Answered | Way::Indeterminate | Way::Repeated, reply) => reply,
@@ -664,6 +672,12 @@ impl Request {
     /// Whether it can be followed and answered with an error that lets its sender abort.
     const fn may_be_indeterminate(&self) -> bool {
         matches!(self, Self::Produce { .. } | Self::Offsets { .. })
+    }
+
+    /// Whether a copy of it can do harm that comes after the client has heard the answer to the next one; of records, the broker knows
+    /// their sequence.
+    const fn may_be_repeated(&self) -> bool {
+        matches!(self, Self::Offsets { .. } | Self::End { .. })
     }
 
     /// A word for the trace.
