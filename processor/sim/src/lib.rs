@@ -12,6 +12,18 @@
 //! | `bug` | mistakes to plant, to see that the judge notices |
 //!
 //! One seed is one history: the same seed gives the same [`Report::hash`].
+//!
+//! ```text
+//! cargo test -p retide-sim                                              seeds that once failed, and 2,000 more
+//! cargo test -p retide-sim --features planted                           and every planted bug, those of the core too
+//! SEED=7 cargo test -p retide-sim replay -- --nocapture                 one history, line by line
+//! cargo run --release -p retide-sim -- --seeds 1000000 --from 0 --jobs 2   a campaign
+//! ```
+//!
+//! A seed that fails goes into `seeds.txt`. What it means changes with the model: it is worth a new test, too, where the rule is clear.
+//!
+//! Not modelled: brokers that die, the guarantee `at_least_once`, what librdkafka does between a call and its requests (but for requests
+//! that it sends twice), alerts, encoding, lines of more than a thousand tasks, and gaps in offsets longer than a few dozen.
 
 mod broker;
 mod bug;

@@ -215,7 +215,7 @@ impl Plan {
                     3 => Fault::Cut(process),
                     4 => Fault::Rebalance,
                     5 => Fault::Rules,
-                    _ => Fault::Refuse(true),
+                    _ => Fault::Refuse(!chance.one_in(3)),
                 };
                 self.add(chance, fault);
             }

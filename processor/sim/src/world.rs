@@ -329,6 +329,8 @@ pub(crate) struct World {
     processes: Vec<Process>,
     /// The rules in force.
     scenes: BTreeMap<Arc<str>, Scene>,
+    /// A scene that was taken out of force.
+    shelved: Option<Scene>,
     /// What was produced so far.
     submitted: usize,
     /// The mistake that workers make.
@@ -724,6 +726,7 @@ impl World {
                 .map(|_| Process::default())
                 .collect(),
             scenes: BTreeMap::new(),
+            shelved: None,
             submitted: 0,
             bug,
             env,
@@ -1031,6 +1034,14 @@ impl World {
             if self.env.chance.one_in(2) {
                 plan::change(scene, &mut self.env.chance);
                 self.env.judge.rules(std::slice::from_ref(scene));
+            }
+        }
+        if self.env.chance.one_in(3) {
+            match self.shelved.take() {
+                Some(scene) => {
+                    self.scenes.insert(Arc::clone(&scene.name), scene);
+                }
+                None => self.shelved = self.scenes.remove("call"),
             }
         }
         let scenes: Scenes = self.scenes.values().cloned().collect();
