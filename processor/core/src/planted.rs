@@ -41,13 +41,15 @@ pub enum Bug {
     AttemptUncounted,
     /// A task that expires is not reported.
     CallbackForgotten,
+    /// A clock that is set back is not noticed.
+    ClockBackIgnored,
 }
 
 // === impl Bug ===
 
 impl Bug {
     /// Every mistake there is.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::OffsetByOne,
         Self::WrongBase,
         Self::Early,
@@ -60,6 +62,7 @@ impl Bug {
         Self::ThrottleUnheard,
         Self::AttemptUncounted,
         Self::CallbackForgotten,
+        Self::ClockBackIgnored,
     ];
 
     /// The time as the agenda sees it.

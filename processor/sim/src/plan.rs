@@ -187,8 +187,9 @@ impl Plan {
                 *skew = chance.around_zero(most);
             }
         }
-        if chance.one_in(4) {
-            for _ in 0..chance.between(1, 4) {
+        if chance.one_in(3) {
+            // Many, so that some of them find tasks that are due and wait in line.
+            for _ in 0..chance.pick(&[1, 5, 20]) {
                 let by = chance.around_zero(most);
                 let fault = if chance.one_in(5) {
                     Fault::StepBroker(by)

@@ -434,7 +434,7 @@ impl Env {
             self.after(CALL, timed_out);
         } else if self.chance.permille(odds.request_late) {
             // It may meet whatever its sender does next.
-            let late = CALL + self.chance.between(1, 200) * MILLI;
+            let late = CALL + self.chance.between(1, 120) * MILLI;
             self.after(CALL, timed_out);
             self.after(late, arrive(Way::Unheard));
         } else if self.chance.permille(odds.refused) {
