@@ -1,0 +1,790 @@
+// What a campaign did and saw, checked against what retide promises.
+//
+// Java and Kafka's own clients on purpose: it shares no code with retide, and reads only what anyone could read: topics and their
+// text headers, the group's committed offsets, and the ledgers of those who produced and received the tasks.
+//
+//   java -cp 'target/kafka/VERSION/*' processor/chaos/Checker.java check [--bootstrap HOST:PORT] [--dump FILE] DIR...
+//   java -cp 'target/kafka/VERSION/*' processor/chaos/Checker.java sample --bootstrap HOST:PORT --group GROUP --out FILE
+//
+// `check` prints one line for each promise, and exits with 1 if one was broken. With --bootstrap the topics are read from the broker and
+// written to DIR/topics.tsv; without it they are read from there, or from the file that --dump names. `sample` appends the committed
+// offsets to a file every second until it is killed.
+//
+// Ledgers are lines of tab-separated fields, times are microseconds since the epoch unless they say otherwise:
+//   campaign.tsv   key, value
+//   generator.tsv  intent, time, id, outcome it must have, attempts that takes, delay in ms, fingerprint of the payload
+//                  ack, time, id, partition, offset | error, time, id, what
+//   target.tsv     time, monotonic time, id, attempt, due time in ms, idempotency key, fingerprint of the body, origin, status
+//   faults.tsv     begin, number, time, kind, process, detail | end, number, time | exit, time, process, itself or sigterm, status
+//   offsets.tsv    time, topic, partition, offset
+//   topics.tsv     C (committed) or A (aborted), topic, partition, offset, append time in ms, id, outcome, event, attempt, hops,
+//                  origin, fingerprint of the value
+
+import java.io.BufferedReader;
+import java.io.IOException;
+import java.io.Writer;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.StandardOpenOption;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.Collection;
+import java.util.Comparator;
+import java.util.HashMap;
+import java.util.HashSet;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Properties;
+import java.util.Set;
+import java.util.TreeMap;
+import java.util.TreeSet;
+import java.util.concurrent.TimeUnit;
+import org.apache.kafka.clients.admin.Admin;
+import org.apache.kafka.clients.admin.ListConsumerGroupOffsetsOptions;
+import org.apache.kafka.clients.consumer.ConsumerRecord;
+import org.apache.kafka.clients.consumer.KafkaConsumer;
+import org.apache.kafka.clients.consumer.OffsetAndMetadata;
+import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.header.Header;
+import org.apache.kafka.common.serialization.ByteArrayDeserializer;
+
+public final class Checker {
+    /** How long a fault is felt after its end: a session (6 s), and then a transaction that has to time out (10 s), and a start. */
+    static final long TAIL = 25_000_000;
+    /** How long a stopped process works on when it goes on, before it knows that it was replaced. */
+    static final long ZOMBIE = 5_000_000;
+    /** How long a consequence may be on a topic before its transaction has ended, with a fault in between. */
+    static final long COMMIT = 30_000_000;
+    /** Longest lateness of 99 of 100 attempts while nothing is wrong: several times what a busy machine needs. */
+    static final long LATE = 3_000;
+
+    public static void main(String[] arguments) throws Exception {
+        Map<String, String> options = new HashMap<>();
+        List<String> rest = new ArrayList<>();
+        for (int i = 0; i < arguments.length; i++) {
+            if (arguments[i].startsWith("--") && i + 1 < arguments.length) {
+                options.put(arguments[i], arguments[++i]);
+            } else {
+                rest.add(arguments[i]);
+            }
+        }
+        String command = rest.isEmpty() ? "" : rest.remove(0);
+        switch (command) {
+            case "sample" -> sample(options);
+            case "check" -> System.exit(check(options, rest) ? 0 : 1);
+            default -> {
+                System.err.println("usage: Checker.java check [--bootstrap B] [--dump FILE] DIR... | sample --bootstrap B --group G --out FILE");
+                System.exit(2);
+            }
+        }
+    }
+
+    /** Checks each history; whether all are clean. */
+    static boolean check(Map<String, String> options, List<String> directories) throws Exception {
+        boolean clean = true;
+        for (String directory : directories) {
+            Path dir = Path.of(directory);
+            History history = new History(dir);
+            if (options.containsKey("--bootstrap")) {
+                history.readTopics(options.get("--bootstrap"));
+                history.writeDump(dir.resolve("topics.tsv"));
+            } else {
+                history.readDump(options.containsKey("--dump") ? Path.of(options.get("--dump")) : dir.resolve("topics.tsv"));
+            }
+            System.out.println("== " + directory);
+            clean &= new Promises(history).check();
+        }
+        return clean;
+    }
+
+    /** Appends the group's committed offsets to a file every second. */
+    static void sample(Map<String, String> options) throws Exception {
+        Properties properties = new Properties();
+        properties.put("bootstrap.servers", options.get("--bootstrap"));
+        properties.put("default.api.timeout.ms", "3000");
+        properties.put("request.timeout.ms", "2000");
+        String group = options.get("--group");
+        try (Admin admin = Admin.create(properties);
+                Writer out = Files.newBufferedWriter(Path.of(options.get("--out")), StandardOpenOption.CREATE, StandardOpenOption.APPEND)) {
+            while (true) {
+                Thread.sleep(1_000);
+                try {
+                    Map<TopicPartition, OffsetAndMetadata> offsets = admin
+                            .listConsumerGroupOffsets(group, new ListConsumerGroupOffsetsOptions())
+                            .partitionsToOffsetAndMetadata()
+                            .get(4, TimeUnit.SECONDS);
+                    // After the answer: what it says was so before this time.
+                    long time = System.currentTimeMillis() * 1_000 + 999;
+                    StringBuilder lines = new StringBuilder();
+                    offsets.forEach((partition, offset) -> {
+                        if (offset != null) {
+                            lines.append(time).append('\t').append(partition.topic()).append('\t').append(partition.partition())
+                                    .append('\t').append(offset.offset()).append('\n');
+                        }
+                    });
+                    out.write(lines.toString());
+                    out.flush();
+                } catch (java.util.concurrent.ExecutionException | java.util.concurrent.TimeoutException error) {
+                    System.err.println("no sample: " + error);
+                }
+            }
+        }
+    }
+
+    /** What identifies bytes: their length and 64 bits of FNV-1a. */
+    static String fingerprint(byte[] bytes) {
+        if (bytes == null) {
+            return "-";
+        }
+        long hash = 0xcbf29ce484222325L;
+        for (byte one : bytes) {
+            hash = (hash ^ (one & 0xff)) * 0x100000001b3L;
+        }
+        return bytes.length + ":" + String.format("%016x", hash);
+    }
+
+    /** The lines of a ledger, split into fields; a file that is not there is empty. */
+    static List<String[]> lines(Path file) throws IOException {
+        List<String[]> lines = new ArrayList<>();
+        if (!Files.exists(file)) {
+            return lines;
+        }
+        try (BufferedReader reader = Files.newBufferedReader(file, StandardCharsets.UTF_8)) {
+            for (String line = reader.readLine(); line != null; line = reader.readLine()) {
+                lines.add(line.split("\t", -1));
+            }
+        }
+        return lines;
+    }
+
+    /** What the generator intended. */
+    record Intent(long time, String id, String outcome, int attempts, long delayMs, String fingerprint) {}
+
+    /** What the target saw. */
+    record Attempt(long time, long steady, String id, int number, long dueMs, String key, String fingerprint) {}
+
+    /** A fault; open-ended if nobody wrote down its end. */
+    record Fault(int number, String kind, String process, String detail, long begin, long end) {
+        boolean covers(long time, long tail) {
+            return time >= begin && time <= (end == Long.MAX_VALUE ? end : end + tail);
+        }
+    }
+
+    /** The end of a process. */
+    record Exit(long time, String process, String why, String status) {}
+
+    /** The group's committed offset at a time. */
+    record Sample(long time, String topic, int partition, long offset) {}
+
+    /** A record on one of retide's topics. */
+    record Entry(boolean committed, String topic, int partition, long offset, long timeMs, String id, String outcome, String event,
+            int attempt, int hops, String origin, String fingerprint) {
+        String place() {
+            return topic + "/" + partition + "/" + offset;
+        }
+
+        boolean isParked() {
+            return topic.contains(".delay.");
+        }
+    }
+
+    /** Everything that is known of a campaign. */
+    static final class History {
+        final Map<String, String> campaign = new HashMap<>();
+        final Map<String, Intent> intents = new LinkedHashMap<>();
+        /** The place of each acknowledged task on the retry topic. */
+        final Map<String, String> acked = new HashMap<>();
+        final List<Attempt> attempts = new ArrayList<>();
+        final List<Fault> faults = new ArrayList<>();
+        final List<Exit> exits = new ArrayList<>();
+        final List<Sample> samples = new ArrayList<>();
+        final List<Entry> entries = new ArrayList<>();
+        final String prefix;
+
+        History(Path dir) throws IOException {
+            for (String[] line : lines(dir.resolve("campaign.tsv"))) {
+                campaign.put(line[0], line[1]);
+            }
+            prefix = campaign.getOrDefault("prefix", "retry");
+            for (String[] line : lines(dir.resolve("generator.tsv"))) {
+                if (line[0].equals("intent")) {
+                    intents.put(line[2], new Intent(Long.parseLong(line[1]), line[2], line[3], Integer.parseInt(line[4]),
+                            Long.parseLong(line[5]), line[6]));
+                } else if (line[0].equals("ack")) {
+                    acked.put(line[2], prefix + ".tasks/" + line[3] + "/" + line[4]);
+                }
+            }
+            for (String[] line : lines(dir.resolve("target.tsv"))) {
+                attempts.add(new Attempt(Long.parseLong(line[0]), Long.parseLong(line[1]), line[2], number(line[3]), Long.parseLong(line[4]),
+                        line[5], line[6]));
+            }
+            attempts.sort(Comparator.comparingLong(Attempt::steady));
+            readFaults(dir.resolve("faults.tsv"));
+            for (String[] line : lines(dir.resolve("offsets.tsv"))) {
+                samples.add(new Sample(Long.parseLong(line[0]), line[1], Integer.parseInt(line[2]), Long.parseLong(line[3])));
+            }
+        }
+
+        private void readFaults(Path file) throws IOException {
+            Map<String, Long> ends = new HashMap<>();
+            for (String[] line : lines(file)) {
+                switch (line[0]) {
+                    case "end" -> ends.put(line[1], Long.parseLong(line[2]));
+                    case "exit" -> exits.add(new Exit(Long.parseLong(line[1]), line[2], line[3], line[4]));
+                    default -> { }
+                }
+            }
+            for (String[] line : lines(file)) {
+                if (line[0].equals("begin")) {
+                    faults.add(new Fault(Integer.parseInt(line[1]), line[3], line[4], line[5], Long.parseLong(line[2]),
+                            ends.getOrDefault(line[1], Long.MAX_VALUE)));
+                }
+            }
+        }
+
+        private static int number(String text) {
+            return text.isEmpty() ? 0 : Integer.parseInt(text);
+        }
+
+        /** Reads all topics, once with and once without what was aborted. */
+        void readTopics(String bootstrap) throws Exception {
+            Map<TopicPartition, Set<Long>> committed = new HashMap<>();
+            read(bootstrap, "read_committed",
+                    record -> committed.computeIfAbsent(new TopicPartition(record.topic(), record.partition()), key -> new HashSet<>())
+                            .add(record.offset()));
+            read(bootstrap, "read_uncommitted", record -> {
+                Set<Long> offsets = committed.getOrDefault(new TopicPartition(record.topic(), record.partition()), Set.of());
+                entries.add(entry(record, offsets.contains(record.offset())));
+            });
+        }
+
+        private void read(String bootstrap, String isolation, java.util.function.Consumer<ConsumerRecord<byte[], byte[]>> each) throws Exception {
+            Properties properties = new Properties();
+            properties.put("bootstrap.servers", bootstrap);
+            properties.put("isolation.level", isolation);
+            properties.put("enable.auto.commit", "false");
+            try (KafkaConsumer<byte[], byte[]> consumer = new KafkaConsumer<>(properties, new ByteArrayDeserializer(), new ByteArrayDeserializer())) {
+                List<TopicPartition> partitions = new ArrayList<>();
+                consumer.listTopics().forEach((topic, infos) -> {
+                    if (topic.startsWith(prefix + ".")) {
+                        infos.forEach(info -> partitions.add(new TopicPartition(topic, info.partition())));
+                    }
+                });
+                consumer.assign(partitions);
+                consumer.seekToBeginning(partitions);
+                Map<TopicPartition, Long> ends = ends(bootstrap, partitions);
+                long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(60);
+                while (true) {
+                    consumer.poll(Duration.ofMillis(200)).forEach(each);
+                    boolean done = true;
+                    for (Map.Entry<TopicPartition, Long> end : ends.entrySet()) {
+                        done &= consumer.position(end.getKey()) >= end.getValue();
+                    }
+                    if (done) {
+                        return;
+                    }
+                    if (System.nanoTime() > deadline) {
+                        throw new IllegalStateException("the end of the topics was not reached, " + isolation);
+                    }
+                }
+            }
+        }
+
+        /** The ends of the topics, also behind transactions that are still open. */
+        private static Map<TopicPartition, Long> ends(String bootstrap, List<TopicPartition> partitions) {
+            Properties properties = new Properties();
+            properties.put("bootstrap.servers", bootstrap);
+            try (KafkaConsumer<byte[], byte[]> consumer = new KafkaConsumer<>(properties, new ByteArrayDeserializer(), new ByteArrayDeserializer())) {
+                return consumer.endOffsets(partitions);
+            }
+        }
+
+        private static Entry entry(ConsumerRecord<byte[], byte[]> record, boolean committed) {
+            return new Entry(committed, record.topic(), record.partition(), record.offset(), record.timestamp(), header(record, "retry-id"),
+                    header(record, "retry-outcome"), header(record, "retry-event"), number(header(record, "retry-attempt")),
+                    number(header(record, "retry-hops")), header(record, "retry-origin"), fingerprint(record.value()));
+        }
+
+        private static String header(ConsumerRecord<byte[], byte[]> record, String name) {
+            Header header = record.headers().lastHeader(name);
+            return header == null || header.value() == null ? "" : new String(header.value(), StandardCharsets.UTF_8).replaceAll("[\\t\\n\\r]", " ");
+        }
+
+        void writeDump(Path file) throws IOException {
+            try (Writer out = Files.newBufferedWriter(file)) {
+                for (Entry entry : entries) {
+                    out.write(String.join("\t", entry.committed ? "C" : "A", entry.topic, "" + entry.partition, "" + entry.offset,
+                            "" + entry.timeMs, entry.id, entry.outcome, entry.event, "" + entry.attempt, "" + entry.hops, entry.origin,
+                            entry.fingerprint) + "\n");
+                }
+            }
+        }
+
+        void readDump(Path file) throws IOException {
+            for (String[] line : lines(file)) {
+                entries.add(new Entry(line[0].equals("C"), line[1], Integer.parseInt(line[2]), Long.parseLong(line[3]), Long.parseLong(line[4]),
+                        line[5], line[6], line[7], number(line[8]), number(line[9]), line[10], line[11]));
+            }
+        }
+    }
+
+    /** The promises, one line each. */
+    static final class Promises {
+        final History history;
+        /** Committed records by task. */
+        final Map<String, List<Entry>> callbacks = new HashMap<>();
+        final Map<String, List<Entry>> deadLetters = new HashMap<>();
+        final Map<String, List<Entry>> ended = new HashMap<>();
+        final Map<String, List<Entry>> parked = new HashMap<>();
+        final Map<String, Entry> tasks = new HashMap<>();
+        final Map<String, List<Attempt>> attempts = new HashMap<>();
+        boolean clean = true;
+
+        Promises(History history) {
+            this.history = history;
+            for (Entry entry : history.entries) {
+                if (!entry.committed) {
+                    continue;
+                }
+                String name = entry.topic.substring(history.prefix.length() + 1);
+                if (name.equals("callbacks")) {
+                    add(callbacks, entry);
+                } else if (name.equals("dead-letters")) {
+                    add(deadLetters, entry);
+                } else if (name.equals("events") && TERMINALS.contains(entry.event)) {
+                    add(ended, entry);
+                } else if (name.equals("tasks")) {
+                    tasks.put(entry.id, entry);
+                } else if (entry.isParked()) {
+                    add(parked, entry);
+                }
+            }
+            for (Attempt attempt : history.attempts) {
+                attempts.computeIfAbsent(attempt.id, key -> new ArrayList<>()).add(attempt);
+            }
+        }
+
+        static final Set<String> TERMINALS = Set.of("delivered", "dead", "expired", "cancelled");
+
+        private static void add(Map<String, List<Entry>> map, Entry entry) {
+            map.computeIfAbsent(entry.id, key -> new ArrayList<>()).add(entry);
+        }
+
+        boolean check() {
+            lost();
+            phantom();
+            terminals();
+            conflicting();
+            callbacks();
+            deadLetters();
+            early();
+            order();
+            beyond();
+            missing();
+            duplicates();
+            repeated();
+            committed();
+            bytes();
+            keys();
+            exits();
+            lateness();
+            aborted();
+            return clean;
+        }
+
+        /** Prints one promise; `broken` holds what broke it. */
+        private void line(String name, Collection<String> broken, String figures) {
+            boolean ok = broken.isEmpty();
+            clean &= ok;
+            List<String> examples = broken.stream().limit(5).toList();
+            System.out.printf("%-4s %-12s %s%s%n", ok ? "ok" : "FAIL", name, figures,
+                    ok ? "" : "; broken " + broken.size() + ": " + String.join(", ", examples));
+        }
+
+        /** Every acknowledged task has an end. */
+        private void lost() {
+            Set<String> lost = new TreeSet<>();
+            Set<String> written = new HashSet<>(history.acked.keySet());
+            // A task that was written without its producer being told is a task, too.
+            tasks.keySet().stream().filter(history.intents::containsKey).forEach(written::add);
+            for (String id : written) {
+                if (!callbacks.containsKey(id)) {
+                    lost.add(id);
+                }
+            }
+            line("lost", lost, "acknowledged " + history.acked.size() + ", written " + written.size() + ", intended " + history.intents.size());
+        }
+
+        /** Nothing happens to tasks that nobody intended. */
+        private void phantom() {
+            Set<String> phantoms = new TreeSet<>();
+            for (Collection<String> ids : List.of(callbacks.keySet(), deadLetters.keySet(), ended.keySet(), parked.keySet(), attempts.keySet())) {
+                ids.stream().filter(id -> !history.intents.containsKey(id)).forEach(phantoms::add);
+            }
+            line("phantom", phantoms, "tasks seen " + attempts.size());
+        }
+
+        /** No task ends more than once: no outcome has two callback records. */
+        private void terminals() {
+            Set<String> broken = new TreeSet<>();
+            int records = 0;
+            for (Map.Entry<String, List<Entry>> task : callbacks.entrySet()) {
+                records += task.getValue().size();
+                long outcomes = task.getValue().stream().map(Entry::outcome).distinct().count();
+                if (task.getValue().size() > outcomes) {
+                    broken.add(task.getKey() + " x" + task.getValue().size());
+                }
+            }
+            line("terminals", broken, "callback records " + records + ", tasks " + callbacks.size());
+        }
+
+        /** No task has two different ends, or another one than it must have. */
+        private void conflicting() {
+            Set<String> broken = new TreeSet<>();
+            Map<String, Integer> outcomes = new TreeMap<>();
+            callbacks.forEach((id, records) -> {
+                Set<String> words = new TreeSet<>();
+                records.forEach(record -> words.add(record.outcome));
+                words.forEach(word -> outcomes.merge(word, 1, Integer::sum));
+                Intent intent = history.intents.get(id);
+                if (intent != null && !words.equals(Set.of(intent.outcome))) {
+                    broken.add(id + " " + words + " not " + intent.outcome);
+                }
+            });
+            line("conflicting", broken, "outcomes " + outcomes);
+        }
+
+        /** Every end has a callback record, and every callback record an end. */
+        private void callbacks() {
+            Set<String> broken = new TreeSet<>();
+            int ends = 0;
+            Set<String> ids = new TreeSet<>(callbacks.keySet());
+            ids.addAll(ended.keySet());
+            for (String id : ids) {
+                List<String> events = words(ended.get(id), Entry::event);
+                List<String> records = words(callbacks.get(id), Entry::outcome);
+                ends += events.size();
+                if (!events.equals(records)) {
+                    broken.add(id + " events " + events + " callbacks " + records);
+                }
+            }
+            line("callbacks", broken, "ends in the events " + ends);
+        }
+
+        private static List<String> words(List<Entry> entries, java.util.function.Function<Entry, String> word) {
+            return entries == null ? List.of() : entries.stream().map(word).sorted().toList();
+        }
+
+        /** Every task that ended badly has one dead letter, and no other task has any. */
+        private void deadLetters() {
+            Set<String> broken = new TreeSet<>();
+            Set<String> ids = new TreeSet<>(deadLetters.keySet());
+            callbacks.forEach((id, records) -> {
+                if (records.stream().anyMatch(record -> !record.outcome.equals("delivered"))) {
+                    ids.add(id);
+                }
+            });
+            int letters = 0;
+            for (String id : ids) {
+                // As many as bad ends: an end that came twice is the affair of another line.
+                long bad = callbacks.getOrDefault(id, List.of()).stream().filter(record -> !record.outcome.equals("delivered")).count();
+                int have = deadLetters.getOrDefault(id, List.of()).size();
+                letters += have;
+                if (have != bad) {
+                    broken.add(id + " x" + have + " for " + bad);
+                }
+            }
+            line("dead-letters", broken, "dead letters " + letters);
+        }
+
+        /** No attempt starts before its due time, before its producer wanted it, or before the backoff after the one before. */
+        private void early() {
+            Set<String> broken = new TreeSet<>();
+            long[] backoff = Arrays.stream(history.campaign.getOrDefault("backoff_ms", "0").split(",")).mapToLong(Long::parseLong).toArray();
+            Map<String, Long> firsts = new HashMap<>();
+            for (Attempt attempt : history.attempts) {
+                String name = attempt.id + "#" + attempt.number;
+                Intent intent = history.intents.get(attempt.id);
+                if (attempt.time < attempt.dueMs * 1_000) {
+                    broken.add(name + " by " + (attempt.dueMs * 1_000 - attempt.time) + " us");
+                } else if (attempt.number == 1 && intent != null && attempt.time < intent.time + intent.delayMs * 1_000) {
+                    broken.add(name + " before its delay");
+                }
+                firsts.putIfAbsent(name, attempt.time);
+                Long before = firsts.get(attempt.id + "#" + (attempt.number - 1));
+                if (before != null && attempt.number > 1) {
+                    long wait = backoff[Math.min(attempt.number - 2, backoff.length - 1)];
+                    if (attempt.time < before + wait * 1_000) {
+                        broken.add(name + " before its backoff");
+                    }
+                }
+            }
+            line("early", broken, "attempts " + history.attempts.size());
+        }
+
+        /** Each attempt is first made after the one before it. */
+        private void order() {
+            Set<String> broken = new TreeSet<>();
+            attempts.forEach((id, all) -> {
+                Map<Integer, Long> firsts = firsts(all);
+                int before = 0;
+                for (int number : firsts.keySet().stream().sorted(Comparator.comparingLong(firsts::get)).toList()) {
+                    if (number < before) {
+                        broken.add(id + "#" + number + " after #" + before);
+                    }
+                    before = Math.max(before, number);
+                }
+            });
+            line("order", broken, "tasks " + attempts.size());
+        }
+
+        private static Map<Integer, Long> firsts(List<Attempt> attempts) {
+            Map<Integer, Long> firsts = new TreeMap<>();
+            attempts.forEach(attempt -> firsts.putIfAbsent(attempt.number, attempt.steady));
+            return firsts;
+        }
+
+        /** No attempt is made beyond the last one that a task needs. */
+        private void beyond() {
+            Set<String> broken = new TreeSet<>();
+            int most = 0;
+            for (Attempt attempt : history.attempts) {
+                Intent intent = history.intents.get(attempt.id);
+                most = Math.max(most, attempt.number);
+                if (intent != null && (attempt.number > intent.attempts || attempt.number < 1)) {
+                    broken.add(attempt.id + "#" + attempt.number + " of " + intent.attempts);
+                }
+            }
+            line("beyond", broken, "highest attempt " + most);
+        }
+
+        /** Every attempt that a task needs was made, if it has ended. */
+        private void missing() {
+            Set<String> broken = new TreeSet<>();
+            int needed = 0;
+            for (String id : callbacks.keySet()) {
+                Intent intent = history.intents.get(id);
+                Map<Integer, Long> firsts = firsts(attempts.getOrDefault(id, List.of()));
+                for (int number = 1; intent != null && number <= intent.attempts; number++) {
+                    needed++;
+                    if (!firsts.containsKey(number)) {
+                        broken.add(id + "#" + number);
+                    }
+                }
+            }
+            line("missing", broken, "attempts needed " + needed);
+        }
+
+        /** Attempts are made twice only after a fault, and no more of them than were in flight or not committed. */
+        private void duplicates() {
+            Set<String> broken = new TreeSet<>();
+            long concurrency = Long.parseLong(history.campaign.getOrDefault("concurrency", "0"));
+            long processes = Long.parseLong(history.campaign.getOrDefault("processes", "1"));
+            Map<Fault, Integer> blamed = new LinkedHashMap<>();
+            Set<String> seen = new HashSet<>();
+            int twice = 0;
+            for (Attempt attempt : history.attempts) {
+                if (seen.add(attempt.id + "#" + attempt.number)) {
+                    continue;
+                }
+                twice++;
+                Fault fault = null;
+                for (Fault candidate : history.faults) {
+                    if (candidate.covers(attempt.time, TAIL) && (fault == null || candidate.begin > fault.begin)) {
+                        fault = candidate;
+                    }
+                }
+                if (fault == null) {
+                    broken.add(attempt.id + "#" + attempt.number + " without a fault");
+                } else {
+                    blamed.merge(fault, 1, Integer::sum);
+                }
+            }
+            String worst = "";
+            double share = 0;
+            for (Map.Entry<Fault, Integer> entry : blamed.entrySet()) {
+                Fault fault = entry.getKey();
+                // What was in flight, of all processes where all are hit, and what was not durable.
+                long hit = fault.kind.equals("broker") ? processes : 1;
+                long bound = hit * concurrency + uncommitted(fault);
+                if ((double) entry.getValue() / bound >= share) {
+                    share = (double) entry.getValue() / bound;
+                    worst = ", nearest to its bound: fault " + fault.number + " " + fault.kind + " " + entry.getValue() + " of " + bound;
+                }
+                if (entry.getValue() > bound) {
+                    broken.add("fault " + fault.number + " " + fault.kind + " " + entry.getValue() + " > " + bound);
+                }
+            }
+            line("duplicates", broken, "attempts made twice " + twice + " after " + history.faults.size() + " faults" + worst);
+        }
+
+        /** How many attempts may not have been durable when a fault began: a second's, or those since an earlier fault still held them up. */
+        private long uncommitted(Fault fault) {
+            long from = fault.begin - 1_000_000;
+            for (Fault other : history.faults) {
+                if (other.begin < fault.begin && other.covers(fault.begin, 10_000_000)) {
+                    from = Math.min(from, other.begin);
+                }
+            }
+            long since = from;
+            return history.attempts.stream().filter(attempt -> attempt.time >= since && attempt.time <= fault.begin + 1_000_000).count();
+        }
+
+        /** No attempt is made again once its consequence is durable, but by a process that does not know yet that it was replaced. */
+        private void repeated() {
+            Set<String> broken = new TreeSet<>();
+            for (Attempt attempt : history.attempts) {
+                long durable = Long.MAX_VALUE;
+                for (Entry entry : parked.getOrDefault(attempt.id, List.of())) {
+                    if (entry.attempt > attempt.number) {
+                        durable = Math.min(durable, entry.timeMs * 1_000);
+                    }
+                }
+                for (Entry entry : callbacks.getOrDefault(attempt.id, List.of())) {
+                    durable = Math.min(durable, entry.timeMs * 1_000);
+                }
+                boolean zombie = history.faults.stream()
+                        .anyMatch(fault -> !fault.kind.equals("kill") && fault.covers(attempt.time, ZOMBIE + 6_000_000));
+                if (durable != Long.MAX_VALUE && attempt.time > durable + COMMIT && !zombie) {
+                    broken.add(attempt.id + "#" + attempt.number);
+                }
+            }
+            line("repeated", broken, "attempts " + history.attempts.size());
+        }
+
+        /** No offset is committed before the consequence of every record below it is on a topic. */
+        private void committed() {
+            Map<String, List<Entry>> read = new HashMap<>();
+            for (Entry entry : history.entries) {
+                if (entry.committed && (entry.isParked() || entry.topic.equals(history.prefix + ".tasks"))) {
+                    read.computeIfAbsent(entry.topic + "/" + entry.partition, key -> new ArrayList<>()).add(entry);
+                }
+            }
+            Map<String, List<long[]>> since = new HashMap<>();
+            read.forEach((partition, entries) -> {
+                entries.sort(Comparator.comparingLong(Entry::offset));
+                // The offset, and when everything up to it had its consequence.
+                List<long[]> steps = new ArrayList<>();
+                long latest = 0;
+                for (Entry entry : entries) {
+                    latest = Math.max(latest, consequence(entry));
+                    steps.add(new long[] {entry.offset, latest});
+                }
+                since.put(partition, steps);
+            });
+            Set<String> broken = new TreeSet<>();
+            for (Sample sample : history.samples) {
+                String partition = sample.topic + "/" + sample.partition;
+                for (long[] step : since.getOrDefault(partition, List.of())) {
+                    if (step[0] >= sample.offset) {
+                        break;
+                    }
+                    if (step[1] > sample.time) {
+                        broken.add(partition + " at " + sample.offset + ", " + step[0] + " unfinished");
+                        break;
+                    }
+                }
+            }
+            long records = read.values().stream().mapToLong(List::size).sum();
+            line("committed", broken, "samples " + history.samples.size() + ", records read " + records);
+        }
+
+        /** When the first consequence of a record was written, in microseconds. */
+        private long consequence(Entry entry) {
+            long first = Long.MAX_VALUE;
+            for (Entry later : parked.getOrDefault(entry.id, List.of())) {
+                boolean after = !entry.isParked() || later.attempt > entry.attempt
+                        || (later.attempt == entry.attempt && later.hops > entry.hops);
+                if (after) {
+                    first = Math.min(first, later.timeMs * 1_000);
+                }
+            }
+            for (Entry callback : callbacks.getOrDefault(entry.id, List.of())) {
+                first = Math.min(first, callback.timeMs * 1_000);
+            }
+            return first;
+        }
+
+        /** Payloads arrive as they were produced: at the target, in tiers and as dead letters. */
+        private void bytes() {
+            Set<String> broken = new TreeSet<>();
+            for (Attempt attempt : history.attempts) {
+                same(attempt.id, attempt.fingerprint, "at the target", broken);
+            }
+            for (Map<String, List<Entry>> place : List.of(deadLetters, parked)) {
+                place.values().forEach(entries -> entries.forEach(entry -> same(entry.id, entry.fingerprint, "on " + entry.topic, broken)));
+            }
+            line("bytes", broken, "payloads compared " + (history.attempts.size() + sum(deadLetters) + sum(parked)));
+        }
+
+        private void same(String id, String fingerprint, String where, Set<String> broken) {
+            Intent intent = history.intents.get(id);
+            if (intent != null && !intent.fingerprint.equals(fingerprint)) {
+                broken.add(id + " " + where);
+            }
+        }
+
+        private static int sum(Map<String, List<Entry>> map) {
+            return map.values().stream().mapToInt(List::size).sum();
+        }
+
+        /** The idempotency key is the task's identity, on every attempt. */
+        private void keys() {
+            Set<String> broken = new TreeSet<>();
+            for (Attempt attempt : history.attempts) {
+                if (!attempt.key.equals(attempt.id)) {
+                    broken.add(attempt.id + "#" + attempt.number + " " + attempt.key);
+                }
+            }
+            line("keys", broken, "attempts " + history.attempts.size());
+        }
+
+        /** A process that is told to leave ends with 0, and none ends by itself, unless the broker is away. */
+        private void exits() {
+            Set<String> broken = new TreeSet<>();
+            int itself = 0;
+            for (Exit exit : history.exits) {
+                boolean away = history.faults.stream().anyMatch(fault -> fault.kind.equals("broker") && fault.covers(exit.time, TAIL));
+                itself += exit.why.equals("itself") ? 1 : 0;
+                boolean fine = exit.why.equals("sigterm") ? exit.status.equals("0") : away && exit.status.equals("1");
+                if (!fine) {
+                    broken.add(exit.process + " " + exit.why + " " + exit.status);
+                }
+            }
+            line("exits", broken, "ended on SIGTERM " + (history.exits.size() - itself) + ", by themselves " + itself);
+        }
+
+        /** Attempts start soon after their due time while nothing is wrong. */
+        private void lateness() {
+            List<Long> inside = new ArrayList<>();
+            List<Long> outside = new ArrayList<>();
+            for (Attempt attempt : history.attempts) {
+                boolean fault = history.faults.stream().anyMatch(candidate -> candidate.covers(attempt.time, TAIL));
+                (fault ? inside : outside).add((attempt.time - attempt.dueMs * 1_000) / 1_000);
+            }
+            List<String> broken = percentile(outside, 99) > LATE ? List.of("p99 above " + LATE + " ms outside faults") : List.of();
+            line("lateness", broken, "outside faults " + figures(outside) + "; inside " + figures(inside));
+        }
+
+        private static String figures(List<Long> millis) {
+            return "p50 " + percentile(millis, 50) + " p99 " + percentile(millis, 99) + " max " + percentile(millis, 100) + " ms of " + millis.size();
+        }
+
+        private static long percentile(List<Long> values, int percent) {
+            if (values.isEmpty()) {
+                return 0;
+            }
+            List<Long> sorted = values.stream().sorted().toList();
+            return sorted.get(Math.min(sorted.size() - 1, sorted.size() * percent / 100));
+        }
+
+        /** What was aborted, for information: it shows that transactions were in the way of faults. */
+        private void aborted() {
+            long aborted = history.entries.stream().filter(entry -> !entry.committed).count();
+            line("aborted", List.of(), "records aborted " + aborted + " of " + history.entries.size());
+        }
+    }
+}

@@ -1,0 +1,502 @@
+//! A campaign: broker, proxy, target, processes and tasks; faults by the seed; then the checker's verdict.
+//!
+//! Invariant: it ends, whatever happens, and leaves no process behind.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+
+use crate::Failed;
+use crate::broker::{self, Broker, Ports};
+use crate::fleet::{Fleet, Held, name};
+use crate::generator::{Generator, Progress};
+use crate::ledger::{Faults, Ledger, now_micros};
+use crate::options::{Options, Reply};
+use crate::plan::{self, BACKOFF_MS, Fault, MAX_ATTEMPTS, Random};
+use crate::proxy::{Loss, Proxy};
+use crate::target;
+
+/// How a campaign ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Every promise was kept.
+    Kept,
+    /// One was broken.
+    Broken,
+    /// A signal came first.
+    Interrupted,
+}
+
+/// What faults are done to.
+struct Stage {
+    /// The processes.
+    fleet: Fleet,
+    /// The broker; locked while it is away.
+    broker: tokio::sync::Mutex<Broker>,
+    /// Between odd processes and the broker.
+    proxy: Proxy,
+    /// One loss at a time.
+    losing: tokio::sync::Mutex<()>,
+    /// The journal.
+    faults: Arc<Faults>,
+}
+
+/// The group's session timeout.
+const SESSION: Duration = Duration::from_secs(6);
+
+/// Longest time after the last fault and the last task until every task has ended: the longest way of a task, a session, a transaction
+/// and a rebalance, several times over.
+const FINISH: Duration = Duration::from_mins(2);
+
+/// How long after the last end is looked for ends that come twice: longer than a transaction that a dead process left open.
+const AFTER: Duration = Duration::from_secs(3);
+
+/// Longest time a lost reply is waited for: heartbeats and transactions come every second.
+const LOSS: Duration = Duration::from_secs(10);
+
+/// What retide's topics' names begin with; the group has the same name.
+const PREFIX: &str = "chaos";
+
+/// Runs a campaign and its check.
+pub(crate) async fn run(options: &Options) -> Result<Verdict, Failed> {
+    let dir = folder(options)?;
+    eprintln!("seed {}, ledgers in {}", options.seed, dir.display());
+    let retide = match &options.retide {
+        Some(path) => fs::canonicalize(path)?,
+        None => build()?,
+    };
+    let jars = broker::jars()?;
+    let mut signals = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
+    let interrupted = async {
+        tokio::select! {
+            _ = signals.0.recv() => {}
+            _ = signals.1.recv() => {}
+        }
+    };
+    // Everything that was started lives in this future, and ends with it.
+    tokio::select! {
+        verdict = campaign(options, &dir, retide, &jars) => verdict,
+        () = interrupted => Ok(Verdict::Interrupted),
+    }
+}
+
+/// The campaign itself.
+async fn campaign(
+    options: &Options,
+    dir: &Path,
+    retide: PathBuf,
+    jars: &Path,
+) -> Result<Verdict, Failed> {
+    let started = Instant::now();
+    let partitions = Random::new(options.seed, 2).between(4, 7);
+    let (proxy, listener) = Proxy::bind().await?;
+    let ports = Ports::free();
+    let mut broker = Broker::format(&dir.join("broker"), jars, ports, proxy.port)?;
+    broker.start().await?;
+    tokio::spawn(proxy.clone().run(listener, ports.proxied));
+    let target = target::start(&dir.join("target.tsv")).await?;
+    let bootstrap = broker.bootstrap();
+    configure(dir, "retide.toml", &bootstrap, partitions, target.port())?;
+    let proxied = format!("127.0.0.1:{}", proxy.port);
+    configure(dir, "proxied.toml", &proxied, partitions, target.port())?;
+    describe(dir, options, partitions)?;
+    let faults = Arc::new(Faults::create(&dir.join("faults.tsv"))?);
+    let fleet = Fleet::new(retide, dir.to_owned(), Arc::clone(&faults));
+    if !fleet.command(0).arg("init").status()?.success() {
+        return Err("retide init failed".into());
+    }
+    let sampler = Java::sampler(jars, &bootstrap, dir)?;
+    for _ in 0..options.processes {
+        fleet.join(Held::No);
+    }
+    let stage = Arc::new(Stage {
+        fleet,
+        broker: tokio::sync::Mutex::new(broker),
+        proxy,
+        losing: tokio::sync::Mutex::default(),
+        faults,
+    });
+    let progress = Guard(Arc::<Progress>::default());
+    let ends = Ends::watch(&bootstrap, partitions)?;
+    Generator {
+        bootstrap: bootstrap.clone(),
+        topic: format!("{PREFIX}.tasks"),
+        seed: options.seed,
+        tasks: options.tasks,
+        rate: options.rate,
+        ledger: Ledger::create(&dir.join("generator.tsv"))?,
+        progress: Arc::clone(&progress.0),
+    }
+    .start()?;
+
+    let finished = {
+        let (supervised, storm) = (stage.fleet.supervise(), happen(&stage, options));
+        tokio::select! {
+            () = supervised => unreachable!("supervision does not end"),
+            finished = async { storm.await; finish(&progress.0, &ends).await } => finished,
+        }
+    };
+    eprintln!(
+        "{}: {} acknowledged, {} ended, {:.0} s",
+        if finished { "finished" } else { "not finished" },
+        progress.0.acked.load(Ordering::Acquire),
+        ends.count.load(Ordering::Acquire),
+        started.elapsed().as_secs_f32(),
+    );
+    stage.fleet.leave_all().await;
+    drop(sampler);
+    check(jars, &bootstrap, dir).await
+}
+
+/// Makes the folder of a campaign.
+fn folder(options: &Options) -> Result<PathBuf, Failed> {
+    let dir = options.dir.clone().unwrap_or_else(|| {
+        let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/chaos"));
+        root.join(format!("{}-{}", options.seed, now_micros() / 1_000_000))
+    });
+    if dir.exists() {
+        return Err(format!("{} must not exist yet", dir.display()).into());
+    }
+    fs::create_dir_all(dir.join("logs"))?;
+    Ok(fs::canonicalize(dir)?)
+}
+
+/// Builds retide and gives its binary.
+fn build() -> Result<PathBuf, Failed> {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = Command::new(cargo)
+        .args(["build", "-q", "-p", "retide"])
+        .current_dir(root)
+        .status()?;
+    if !built.success() {
+        return Err("retide cannot be built".into());
+    }
+    // Beside our own binary, or above it where that is a test's.
+    let own = std::env::current_exe()?;
+    let found = own
+        .ancestors()
+        .map(|folder| folder.join("retide"))
+        .find(|path| path.is_file());
+    found.ok_or_else(|| {
+        "retide was built, but is not beside this binary: name it with --retide".into()
+    })
+}
+
+/// Writes a configuration of retide's.
+fn configure(
+    dir: &Path,
+    file: &str,
+    bootstrap: &str,
+    partitions: u64,
+    target: u16,
+) -> Result<(), Failed> {
+    let backoff: Vec<String> = BACKOFF_MS.iter().map(|ms| format!("'{ms}ms'")).collect();
+    let text = format!(
+        "[kafka]\nbootstrap.servers = '{bootstrap}'\n\
+         [kafka.consumer]\nsession.timeout.ms = {}\nheartbeat.interval.ms = 500\n\
+         [topics]\nprefix = '{PREFIX}'\npartitions = {partitions}\ntiers = ['now', '5s', '10s', '30s', '1m']\n\
+         [processor]\ngroup = '{PREFIX}'\n\
+         [scenes.chaos]\ntarget = {{ http = {{ url = 'http://127.0.0.1:{target}/task', timeout = '30s' }} }}\n\
+         backoff = {{ levels = {{ delays = [{}] }} }}\nmax_attempts = {MAX_ATTEMPTS}\nconcurrency = {CONCURRENCY}\n",
+        SESSION.as_millis(),
+        backoff.join(", "),
+    );
+    Ok(fs::write(dir.join(file), text)?)
+}
+
+/// Calls in flight of one process.
+const CONCURRENCY: u32 = 64;
+
+/// Writes down what the checker has to know.
+fn describe(dir: &Path, options: &Options, partitions: u64) -> Result<(), Failed> {
+    let ledger = Ledger::create(&dir.join("campaign.tsv"))?;
+    let backoff: Vec<String> = BACKOFF_MS.iter().map(u64::to_string).collect();
+    for (key, value) in [
+        ("seed", options.seed.to_string()),
+        ("tasks", options.tasks.to_string()),
+        ("prefix", PREFIX.to_owned()),
+        ("partitions", partitions.to_string()),
+        ("processes", options.processes.to_string()),
+        ("concurrency", CONCURRENCY.to_string()),
+        ("backoff_ms", backoff.join(",")),
+    ] {
+        ledger.write(&[key, &value]);
+    }
+    Ok(())
+}
+
+/// Waits until every acknowledged task has ended, and a little longer.
+async fn finish(progress: &Progress, ends: &Ends) -> bool {
+    let mut since = Instant::now();
+    let mut last = 0;
+    loop {
+        let done = progress.done.load(Ordering::Acquire);
+        let acked = progress.acked.load(Ordering::Acquire);
+        let ended = ends.count.load(Ordering::Acquire);
+        if done && ended >= acked {
+            tokio::time::sleep(AFTER).await;
+            return true;
+        }
+        if ended > last {
+            (since, last) = (Instant::now(), ended);
+        }
+        if since.elapsed() > FINISH {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Stops the generator when a campaign ends early.
+struct Guard(Arc<Progress>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Ordering::Release);
+    }
+}
+
+// === faults ===
+
+/// Does the faults of the plan, one after another or at the same time, as their pauses have it.
+async fn happen(stage: &Arc<Stage>, options: &Options) {
+    // The first tasks are on their way before anything happens.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let mut running = JoinSet::new();
+    for (number, (pause, fault)) in plan::faults(options).into_iter().enumerate() {
+        tokio::time::sleep(pause).await;
+        let stage = Arc::clone(stage);
+        let random = Random::new(options.seed, 100 + number as u64);
+        running.spawn(async move { stage.inflict(fault, random).await });
+    }
+    while let Some(done) = running.join_next().await {
+        if let Err(error) = done {
+            eprintln!("retide-chaos: a fault failed: {error}");
+            std::process::abort();
+        }
+    }
+}
+
+// === impl Stage ===
+
+impl Stage {
+    /// Does one fault, from its beginning to its end.
+    async fn inflict(&self, fault: Fault, mut random: Random) {
+        match fault {
+            Fault::Kill(down) => {
+                let number = self.take(&mut random).await;
+                let fault = self.faults.begin("kill", &name(number), "");
+                self.fleet.kill(number);
+                tokio::time::sleep(down).await;
+                self.fleet.start(number);
+                self.fleet.release(number);
+                self.faults.end(fault);
+            }
+            Fault::Zombie => {
+                let number = self.take(&mut random).await;
+                let fault = self.faults.begin("zombie", &name(number), "");
+                self.fleet.signal(number, "STOP");
+                tokio::time::sleep(SESSION.mul_f32(1.5)).await;
+                self.fleet.signal(number, "CONT");
+                self.fleet.release(number);
+                self.faults.end(fault);
+            }
+            Fault::Lose(reply, loss) => self.lose(reply, loss).await,
+            Fault::Broker(down) => {
+                let mut broker = self.broker.lock().await;
+                let fault = self.faults.begin("broker", "", &format!("{down:?}"));
+                broker.kill();
+                tokio::time::sleep(down).await;
+                if let Err(error) = broker.start().await {
+                    eprintln!("retide-chaos: {error}");
+                    std::process::abort();
+                }
+                self.faults.end(fault);
+            }
+            Fault::Storm => self.storm(&mut random).await,
+        }
+    }
+
+    /// Loses a reply, or all heartbeats for longer than a session.
+    async fn lose(&self, reply: Reply, loss: Loss) {
+        let _one = self.losing.lock().await;
+        let detail = format!("{} {}", reply.word(), loss.word());
+        let fault = self.faults.begin("reply", "", &detail);
+        if reply == Reply::Heartbeat {
+            self.proxy.lose(reply.api(), loss, usize::MAX);
+            tokio::time::sleep(SESSION.mul_f32(1.5)).await;
+        } else {
+            self.proxy.lose(reply.api(), loss, 1);
+            let since = Instant::now();
+            while self.proxy.is_losing() && since.elapsed() < LOSS {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        let lost = self.proxy.stop_losing();
+        eprintln!("fault {fault}: {lost} replies lost");
+        // What was lost silently is missed after ten seconds.
+        if loss == Loss::Silent && lost > 0 {
+            tokio::time::sleep(LOSS).await;
+        }
+        self.faults.end(fault);
+    }
+
+    /// Processes that join and leave again, two of each.
+    async fn storm(&self, random: &mut Random) {
+        let fault = self.faults.begin("storm", "", "");
+        let first = self.fleet.join(Held::Yes);
+        tokio::time::sleep(random.millis(500, 2_500)).await;
+        let second = self.fleet.join(Held::Yes);
+        tokio::time::sleep(random.millis(500, 2_500)).await;
+        self.fleet.leave(first).await;
+        tokio::time::sleep(random.millis(0, 1_500)).await;
+        self.fleet.leave(second).await;
+        self.faults.end(fault);
+    }
+
+    /// Takes hold of a process, waiting for one that may be taken.
+    async fn take(&self, random: &mut Random) -> usize {
+        loop {
+            if let Some(number) = self.fleet.take(random) {
+                return number;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+// === ends ===
+
+/// Counts the tasks that have ended, as a read-committed consumer sees it.
+struct Ends {
+    /// How many.
+    count: Arc<AtomicUsize>,
+    /// Set to stop counting.
+    stop: Arc<AtomicBool>,
+}
+
+impl Ends {
+    /// Starts to count on a thread of its own.
+    fn watch(bootstrap: &str, partitions: u64) -> Result<Self, Failed> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", bootstrap)
+            .set("group.id", "chaos-ends")
+            .set("enable.auto.commit", "false")
+            .set("isolation.level", "read_committed")
+            .create()?;
+        let mut list = TopicPartitionList::new();
+        for partition in 0..partitions {
+            let topic = format!("{PREFIX}.callbacks");
+            list.add_partition_offset(&topic, partition as i32, Offset::Beginning)?;
+        }
+        consumer.assign(&list)?;
+        let ends = Self {
+            count: Arc::default(),
+            stop: Arc::default(),
+        };
+        let (count, stop) = (Arc::clone(&ends.count), Arc::clone(&ends.stop));
+        thread::Builder::new().name("ends".into()).spawn(move || {
+            let mut ids = HashSet::new();
+            while !stop.load(Ordering::Acquire) {
+                // Errors pass: the broker comes back.
+                let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else {
+                    continue;
+                };
+                let id = message.headers().and_then(|headers| {
+                    let mut headers = headers.iter();
+                    let id = headers.find(|header| header.key == "retry-id")?;
+                    Some(id.value?.to_vec())
+                });
+                ids.extend(id);
+                count.store(ids.len(), Ordering::Release);
+            }
+        })?;
+        Ok(ends)
+    }
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+    }
+}
+
+// === checker ===
+
+/// A Java process; it ends when this is dropped.
+struct Java(Child);
+
+impl Java {
+    /// Samples the group's offsets.
+    fn sampler(jars: &Path, bootstrap: &str, dir: &Path) -> Result<Self, Failed> {
+        let child = checker(jars)
+            .args([
+                "sample",
+                "--bootstrap",
+                bootstrap,
+                "--group",
+                PREFIX,
+                "--out",
+            ])
+            .arg(dir.join("offsets.tsv"))
+            .stdin(Stdio::null())
+            .stderr(fs::File::create(dir.join("logs/sampler.log"))?)
+            .spawn()?;
+        Ok(Self(child))
+    }
+}
+
+impl Drop for Java {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The checker, without arguments.
+fn checker(jars: &Path) -> Command {
+    let mut command = Command::new("java");
+    command
+        .args(["-XX:TieredStopAtLevel=1", "-cp"])
+        .arg(format!("{}/*", jars.display()))
+        .arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=error")
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Checker.java"));
+    command
+}
+
+/// Runs the checker.
+async fn check(jars: &Path, bootstrap: &str, dir: &Path) -> Result<Verdict, Failed> {
+    let child = checker(jars)
+        .args(["check", "--bootstrap", bootstrap])
+        .arg(dir)
+        .stdin(Stdio::null())
+        .spawn()?;
+    let mut java = Java(child);
+    loop {
+        if let Some(status) = java.0.try_wait()? {
+            return match status.code() {
+                Some(0) => Ok(Verdict::Kept),
+                Some(1) => Ok(Verdict::Broken),
+                _ => Err("the checker failed".into()),
+            };
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

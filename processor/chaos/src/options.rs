@@ -1,0 +1,87 @@
+//! What a campaign is made of.
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+/// A crash campaign against retide on a real Kafka, and its check.
+///
+/// Everything that happens follows from the seed, except what clocks and schedulers add. Exits with 0 if every promise was kept, 1 if
+/// one was broken, 2 if the campaign itself failed.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "chaos/run")]
+pub(crate) struct Options {
+    /// Decides tasks, faults and their times
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// How many tasks are produced
+    #[arg(long, default_value_t = 2_000)]
+    pub(crate) tasks: usize,
+    /// How often a process is killed and started again
+    #[arg(long, default_value_t = 3)]
+    pub(crate) kills: usize,
+    /// How often a process is stopped for 1.5 times the session timeout, and goes on
+    #[arg(long, default_value_t = 1)]
+    pub(crate) zombies: usize,
+    /// How often a reply of the broker is lost
+    #[arg(long, default_value_t = 2)]
+    pub(crate) lost_replies: usize,
+    /// Which replies are lost, in turn
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "end-txn")]
+    pub(crate) replies: Vec<Reply>,
+    /// How often the broker is killed and started again on its data
+    #[arg(long, default_value_t = 0)]
+    pub(crate) broker_kills: usize,
+    /// How often processes join and leave in quick succession
+    #[arg(long, default_value_t = 0)]
+    pub(crate) storms: usize,
+    /// How many processes run
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(2..=4))]
+    pub(crate) processes: u64,
+    /// Tasks a second
+    #[arg(long, default_value_t = 60)]
+    pub(crate) rate: u64,
+    /// Where ledgers and logs go; must not exist yet [default: target/chaos/SEED-TIME]
+    #[arg(long)]
+    pub(crate) dir: Option<PathBuf>,
+    /// The binary under test [default: built from this checkout]
+    #[arg(long)]
+    pub(crate) retide: Option<PathBuf>,
+}
+
+/// A reply of the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Reply {
+    /// To the end of a transaction
+    EndTxn,
+    /// To the offsets of a transaction
+    TxnOffsetCommit,
+    /// To records
+    Produce,
+    /// To a heartbeat of the group
+    Heartbeat,
+}
+
+// === impl Reply ===
+
+impl Reply {
+    /// The number of the API it answers.
+    pub(crate) const fn api(self) -> i16 {
+        match self {
+            Self::Produce => 0,
+            Self::Heartbeat => 12,
+            Self::EndTxn => 26,
+            Self::TxnOffsetCommit => 28,
+        }
+    }
+
+    /// Its name in the fault journal.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Produce => "produce",
+            Self::Heartbeat => "heartbeat",
+            Self::EndTxn => "end-txn",
+            Self::TxnOffsetCommit => "txn-offset-commit",
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! What the seed decides: the tasks, the faults and when they come.
+
+use std::time::Duration;
+
+use crate::options::{Options, Reply};
+use crate::proxy::Loss;
+
+/// Random numbers that are the same for the same seed (SplitMix64).
+pub(crate) struct Random(u64);
+
+/// What a task is to go through.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// Its identity.
+    pub(crate) id: String,
+    /// How the target answers.
+    pub(crate) fate: Fate,
+    /// How long its first attempt waits.
+    pub(crate) delay: Duration,
+    /// The payload: the fate as text, a space, and bytes that are no text.
+    pub(crate) payload: Vec<u8>,
+}
+
+/// How the target answers a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// So many attempts fail; the next one does not.
+    Fails(u32),
+    /// The first attempt is refused for good.
+    Refused,
+}
+
+/// One fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// A process is killed and started again after this time.
+    Kill(Duration),
+    /// A process is stopped, and goes on.
+    Zombie,
+    /// The next reply of this kind is lost.
+    Lose(Reply, Loss),
+    /// The broker is killed and started again after this time.
+    Broker(Duration),
+    /// Processes join and leave.
+    Storm,
+}
+
+/// Most attempts of a task.
+pub(crate) const MAX_ATTEMPTS: u32 = 4;
+
+/// Waits before the second and later attempts: one rung exactly, and one that takes several.
+pub(crate) const BACKOFF_MS: [u64; 3] = [500, 1_700, 6_000];
+
+// === impl Random ===
+
+impl Random {
+    /// The numbers of this seed; `stream` keeps different uses apart.
+    pub(crate) fn new(seed: u64, stream: u64) -> Self {
+        Self(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ stream.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    /// The next number.
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number from `from` to below `to`.
+    pub(crate) fn between(&mut self, from: u64, to: u64) -> u64 {
+        from + self.next() % (to - from)
+    }
+
+    /// A time from `from` to below `to` milliseconds.
+    pub(crate) fn millis(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(self.between(from, to))
+    }
+}
+
+// === impl Plan ===
+
+impl Plan {
+    /// The task with this number.
+    pub(crate) fn of(seed: u64, number: usize) -> Self {
+        let mut random = Random::new(seed, 1_000 + number as u64);
+        let fate = match random.between(0, 100) {
+            0..60 => Fate::Fails(0),
+            60..80 => Fate::Fails(1),
+            80..88 => Fate::Fails(2),
+            88..92 => Fate::Fails(3),
+            92..97 => Fate::Fails(9),
+            _ => Fate::Refused,
+        };
+        let delay = match random.between(0, 4) {
+            0 => random.millis(1, 12_000),
+            _ => Duration::ZERO,
+        };
+        let mut payload = format!("{} ", fate.word()).into_bytes();
+        let length = random.between(0, 300);
+        payload.extend((0..length).map(|_| random.next() as u8));
+        Self {
+            id: format!("t{number}"),
+            fate,
+            delay,
+            payload,
+        }
+    }
+}
+
+// === impl Fate ===
+
+impl Fate {
+    /// How it is written at the front of a payload.
+    pub(crate) fn word(self) -> String {
+        match self {
+            Self::Fails(times) => times.to_string(),
+            Self::Refused => "x".to_owned(),
+        }
+    }
+
+    /// What stands at the front of a payload.
+    pub(crate) fn of(payload: &[u8]) -> Self {
+        let end = payload.iter().position(|byte| *byte == b' ');
+        let word = &payload[..end.unwrap_or(payload.len())];
+        std::str::from_utf8(word)
+            .ok()
+            .and_then(|word| word.parse().ok())
+            .map_or(Self::Refused, Self::Fails)
+    }
+
+    /// How the task has to end.
+    pub(crate) const fn outcome(self) -> &'static str {
+        match self {
+            Self::Fails(times) if times < MAX_ATTEMPTS => "delivered",
+            Self::Fails(_) | Self::Refused => "dead",
+        }
+    }
+
+    /// How many attempts that takes.
+    pub(crate) fn attempts(self) -> u32 {
+        match self {
+            Self::Fails(times) => MAX_ATTEMPTS.min(times + 1),
+            Self::Refused => 1,
+        }
+    }
+}
+
+/// The faults of a campaign, each with the pause before it.
+pub(crate) fn faults(options: &Options) -> Vec<(Duration, Fault)> {
+    let mut random = Random::new(options.seed, 1);
+    let mut faults = Vec::new();
+    for _ in 0..options.kills {
+        faults.push(Fault::Kill(random.millis(0, 3_000)));
+    }
+    faults.extend((0..options.zombies).map(|_| Fault::Zombie));
+    for (number, reply) in (0..options.lost_replies).zip(options.replies.iter().cycle()) {
+        let loss = match number % 3 {
+            0 => Loss::Silent,
+            1 => Loss::Closing,
+            // Around the ten seconds after which retide gives a call up.
+            _ => Loss::Late(random.millis(2_000, 13_000)),
+        };
+        faults.push(Fault::Lose(*reply, loss));
+    }
+    for _ in 0..options.broker_kills {
+        faults.push(Fault::Broker(random.millis(1_000, 7_000)));
+    }
+    faults.extend((0..options.storms).map(|_| Fault::Storm));
+    // Fisher and Yates.
+    for last in (1..faults.len()).rev() {
+        faults.swap(last, random.between(0, last as u64 + 1) as usize);
+    }
+    faults
+        .into_iter()
+        .map(|fault| (random.millis(2_000, 7_000), fault))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_says_its_fate() {
+        for number in 0..1_000 {
+            let plan = Plan::of(7, number);
+
+            assert_eq!(Fate::of(&plan.payload), plan.fate);
+        }
+    }
+}
