@@ -1,7 +1,10 @@
 //! A Kafka broker of the rig that can be killed and started again on its data and ports.
 //!
 //! It has two listeners: one for whoever looks on, and one that is advertised at the proxy's port, so that a client that comes through
-//! the proxy stays there.
+//! the proxy stays there. Its controller is a process of its own that nobody kills. A broker that is its own controller and comes back
+//! within its session believes for a while that it still leads its partitions, and when it is fenced then, Kafka 4.3 takes the partitions
+//! of open transactions for deleted, skips their markers (`Couldn't find leader endpoint … can be skipped`), and leaves the transactions
+//! hanging for good. Invariant: a broker that was killed comes back after its session.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -20,8 +23,12 @@ pub(crate) struct Broker {
     jars: PathBuf,
     /// Its ports.
     ports: Ports,
+    /// Its controller.
+    controller: Option<Child>,
     /// The process, unless it is down.
     child: Option<Child>,
+    /// When it was killed.
+    killed: Option<Instant>,
     /// How often it was started.
     starts: usize,
 }
@@ -39,6 +46,9 @@ pub(crate) struct Ports {
 
 /// Longest time a start takes.
 const START: Duration = Duration::from_mins(1);
+
+/// How long the controller waits for a sign of the broker's life; one comes every half second.
+const SESSION: Duration = Duration::from_millis(2_500);
 
 /// The folder of the Kafka rig.
 const RIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docker/kafka");
@@ -91,61 +101,100 @@ impl Broker {
             proxied,
             controller,
         } = ports;
-        let data = dir.join("data");
         let text = fs::read_to_string(format!("{RIG}/server.properties"))?
-            .replace("127.0.0.1:CONTROLLER", &format!("127.0.0.1:{controller}"))
+            .replace("127.0.0.1:CONTROLLER", &format!("127.0.0.1:{controller}"));
+        let data = |name: &str| format!("={}", dir.join(name).display());
+        let own = text
             .replace(
-                "\nlisteners=PLAINTEXT://127.0.0.1:PORT",
-                &format!("\nlisteners=PLAINTEXT://127.0.0.1:{direct},PROXIED://127.0.0.1:{proxied}"),
+                "process.roles=broker,controller",
+                "process.roles=controller",
             )
+            .replace("PLAINTEXT://127.0.0.1:PORT,", "")
             .replace(
                 "advertised.listeners=PLAINTEXT://127.0.0.1:PORT",
-                &format!("advertised.listeners=PLAINTEXT://127.0.0.1:{direct},PROXIED://127.0.0.1:{proxy}"),
+                &format!("advertised.listeners=CONTROLLER://127.0.0.1:{controller}"),
             )
+            .replace("node.id=1", "node.id=100")
+            .replace("=DATA", &data("controller-data"));
+        let session = SESSION.as_millis();
+        fs::write(
+            dir.join("controller.properties"),
+            format!("{own}broker.session.timeout.ms={session}\n"),
+        )?;
+        let both = format!("PLAINTEXT://127.0.0.1:{direct},PROXIED://127.0.0.1");
+        let own = text
+            .replace("process.roles=broker,controller", "process.roles=broker")
+            .replace(
+                &format!(
+                    "\nlisteners=PLAINTEXT://127.0.0.1:PORT,CONTROLLER://127.0.0.1:{controller}"
+                ),
+                &format!("\nlisteners={both}:{proxied}"),
+            )
+            .replace("PLAINTEXT://127.0.0.1:PORT", &format!("{both}:{proxy}"))
             .replace(
                 "map=PLAINTEXT:PLAINTEXT",
                 "map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT",
             )
-            .replace("=DATA", &format!("={}", data.display()));
+            .replace("=DATA", &data("data"));
         fs::write(
-            dir.join("server.properties"),
-            format!("{text}inter.broker.listener.name=PLAINTEXT\n"),
+            dir.join("broker.properties"),
+            format!(
+                "{own}inter.broker.listener.name=PLAINTEXT\nbroker.heartbeat.interval.ms=500\n"
+            ),
         )?;
-        let broker = Self {
+        let mut broker = Self {
             dir: dir.to_owned(),
             jars: jars.to_owned(),
             ports,
+            controller: None,
             child: None,
+            killed: None,
             starts: 0,
         };
-        let log = File::create(dir.join("format.log"))?;
-        let formatted = broker
-            .java(
-                "kafka.tools.StorageTool",
-                &["format", "--standalone", "-t", "AAAAAAAAAAAAAAAAAAAAAQ"],
-            )
+        broker.format_data("controller", &["--standalone"])?;
+        broker.format_data("broker", &[])?;
+        let log = File::create(dir.join("controller.log"))?;
+        broker.controller = Some(broker.kafka("controller", log)?);
+        Ok(broker)
+    }
+
+    /// Formats the data folder of one of the two.
+    fn format_data(&self, name: &str, arguments: &[&str]) -> Result<(), Failed> {
+        let log = File::create(self.dir.join(format!("format-{name}.log")))?;
+        let formatted = self
+            .java("kafka.tools.StorageTool")
+            .args(["format", "-t", "AAAAAAAAAAAAAAAAAAAAAQ"])
+            .args(arguments)
             .arg("-c")
-            .arg(dir.join("server.properties"))
+            .arg(self.dir.join(format!("{name}.properties")))
             .stdout(log.try_clone()?)
             .stderr(log)
             .status()?;
         if !formatted.success() {
-            return Err("the broker's data could not be formatted: see format.log".into());
+            return Err(format!("the data could not be formatted: see format-{name}.log").into());
         }
-        Ok(broker)
+        Ok(())
+    }
+
+    /// Starts one of the two.
+    fn kafka(&self, name: &str, log: File) -> Result<Child, Failed> {
+        let child = self
+            .java("kafka.Kafka")
+            .arg(self.dir.join(format!("{name}.properties")))
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        Ok(child)
     }
 
     /// Starts it and waits until it answers.
     pub(crate) async fn start(&mut self) -> Result<(), Failed> {
+        if let Some(killed) = self.killed {
+            tokio::time::sleep((SESSION * 2).saturating_sub(killed.elapsed())).await;
+        }
         self.starts += 1;
         let log = self.dir.join(format!("broker-{}.log", self.starts));
-        let out = File::create(&log)?;
-        let child = self
-            .java("kafka.Kafka", &[])
-            .arg(self.dir.join("server.properties"))
-            .stdout(out.try_clone()?)
-            .stderr(out)
-            .spawn()?;
+        let child = self.kafka("broker", File::create(&log)?)?;
         let child = self.child.insert(child);
         let since = Instant::now();
         while since.elapsed() < START {
@@ -164,11 +213,8 @@ impl Broker {
 
     /// `kill -9`.
     pub(crate) fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // It may have ended by itself.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        stop(&mut self.child);
+        self.killed = Some(Instant::now());
     }
 
     /// The address for whoever looks on.
@@ -177,13 +223,12 @@ impl Broker {
     }
 
     /// A command of Kafka's.
-    fn java(&self, class: &str, arguments: &[&str]) -> Command {
+    fn java(&self, class: &str) -> Command {
         let mut command = Command::new("java");
         command
             .args(["-Xms256m", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-cp"])
             .arg(format!("{}/*", self.jars.display()))
             .arg(class)
-            .args(arguments)
             .stdin(Stdio::null());
         command
     }
@@ -191,6 +236,16 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        self.kill();
+        stop(&mut self.child);
+        stop(&mut self.controller);
+    }
+}
+
+/// Kills a process and waits for it.
+fn stop(child: &mut Option<Child>) {
+    if let Some(mut child) = child.take() {
+        // It may have ended by itself.
+        let _ = child.kill();
+        let _ = child.wait();
     }
 }
