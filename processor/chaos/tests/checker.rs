@@ -1,0 +1,385 @@
+//! The checker, checked: histories that break one promise each are caught by its line and no other, and a clean one passes.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// The ledgers of a campaign that never happened, by file: lines of fields.
+#[derive(Clone, Default)]
+struct History(BTreeMap<&'static str, Vec<Vec<String>>>);
+
+/// A task of it.
+struct Task {
+    id: &'static str,
+    outcome: &'static str,
+    attempts: i64,
+    delay_ms: i64,
+}
+
+/// A change to a history that breaks one promise.
+struct Breach {
+    name: &'static str,
+    line: &'static str,
+    change: fn(&mut History),
+}
+
+const GENERATOR: &str = "generator.tsv";
+const TARGET: &str = "target.tsv";
+const FAULTS: &str = "faults.tsv";
+const OFFSETS: &str = "offsets.tsv";
+const TOPICS: &str = "topics.tsv";
+
+/// When the campaign began, in microseconds: any time will do.
+const START: i64 = 1_700_000_000_000_000;
+/// Between two tasks.
+const APART: i64 = 10_000_000;
+/// Waits before the second and later attempts.
+const BACKOFF_MS: [i64; 3] = [500, 1_700, 6_000];
+
+/// The tasks, each ten seconds after the one before.
+const TASKS: [Task; 5] = [
+    task("a", "delivered", 1, 0),
+    task("b", "delivered", 2, 0),
+    task("c", "dead", 4, 0),
+    task("d", "dead", 1, 0),
+    task("e", "delivered", 1, 1_000),
+];
+
+const fn task(id: &'static str, outcome: &'static str, attempts: i64, delay_ms: i64) -> Task {
+    Task {
+        id,
+        outcome,
+        attempts,
+        delay_ms,
+    }
+}
+
+// === impl History ===
+
+impl History {
+    /// A campaign in which nothing is wrong: five tasks, and one process that was killed.
+    fn clean() -> Self {
+        let mut history = Self::default();
+        for (key, value) in [
+            ("prefix", "chaos"),
+            ("processes", "2"),
+            ("concurrency", "2"),
+            ("backoff_ms", "500,1700,6000"),
+        ] {
+            history.add("campaign.tsv", &[&key, &value]);
+        }
+        for (index, task) in TASKS.iter().enumerate() {
+            history.task(index as i64, task);
+        }
+        let (killed, back) = (START + 5_000_000, START + 6_000_000);
+        history.add(FAULTS, &[&"begin", &1, &killed, &"kill", &"p1", &""]);
+        history.add(FAULTS, &[&"end", &1, &back]);
+        history.add(
+            FAULTS,
+            &[&"exit", &(START + 60_000_000), &"p0", &"sigterm", &0],
+        );
+        history.sample(START + 1_000_000, "chaos.tasks", 1);
+        history.sample(START + 60_000_000, "chaos.tasks", 5);
+        history.sample(START + 60_000_000, "chaos.delay.now", 100);
+        history
+    }
+
+    /// Everything that belongs to one task.
+    fn task(&mut self, index: i64, task: &Task) {
+        let Task {
+            id,
+            outcome,
+            attempts,
+            delay_ms,
+        } = task;
+        let (sent, bytes) = (START + index * APART, format!("1:{id}"));
+        self.add(
+            GENERATOR,
+            &[&"intent", &sent, id, outcome, attempts, delay_ms, &bytes],
+        );
+        self.add(GENERATOR, &[&"ack", &(sent + 4_000), id, &0, &index]);
+        let origin = format!("chaos.tasks/0/{index}");
+        let mut at = sent + delay_ms * 1_000 + 6_000;
+        self.record("tasks", index, sent, (id, "", "", 0, 0), &bytes);
+        for attempt in 1..=*attempts {
+            let steady = at - START;
+            let due = (at - 2_000) / 1_000;
+            self.add(
+                TARGET,
+                &[&at, &steady, id, &attempt, &due, id, &bytes, &origin, &"?"],
+            );
+            if attempt < *attempts {
+                let place = index * 10 + attempt;
+                let parked = (*id, "", "", attempt + 1, attempt);
+                self.record("delay.now", place, at + 50_000, parked, &bytes);
+                self.record(
+                    "events",
+                    place,
+                    at + 50_000,
+                    (id, "", "failed", 0, 0),
+                    "0:e",
+                );
+                at += BACKOFF_MS[attempt as usize - 1] * 1_000 + 60_000;
+            }
+        }
+        self.end(index, at + 50_000, (id, outcome), &bytes);
+    }
+
+    /// The end of a task: callback, event and, if it is a bad one, dead letter.
+    fn end(&mut self, index: i64, at: i64, (id, outcome): (&str, &str), bytes: &str) {
+        self.record("callbacks", index, at, (id, outcome, "", 0, 0), "0:c");
+        self.record("events", index * 10, at, (id, "", outcome, 0, 0), "0:e");
+        if outcome != "delivered" {
+            self.record("dead-letters", index, at, (id, outcome, "", 1, 0), bytes);
+        }
+    }
+
+    /// A committed record.
+    fn record(
+        &mut self,
+        topic: &str,
+        offset: i64,
+        at: i64,
+        (id, outcome, event, attempt, hops): (&str, &str, &str, i64, i64),
+        bytes: &str,
+    ) {
+        let (topic, at) = (format!("chaos.{topic}"), at / 1_000);
+        self.add(
+            TOPICS,
+            &[
+                &"C", &topic, &0, &offset, &at, &id, &outcome, &event, &attempt, &hops, &"", &bytes,
+            ],
+        );
+    }
+
+    /// A sample of the group's offsets.
+    fn sample(&mut self, at: i64, topic: &str, next: i64) {
+        self.add(OFFSETS, &[&at, &topic, &0, &next]);
+    }
+
+    /// Adds a line.
+    fn add(&mut self, file: &'static str, fields: &[&dyn ToString]) {
+        let line = fields.iter().map(|field| field.to_string()).collect();
+        self.0.entry(file).or_default().push(line);
+    }
+
+    /// The lines of a file in which all of these fields are as said.
+    fn find(&mut self, file: &str, fields: &[(usize, &str)]) -> Vec<&mut Vec<String>> {
+        let lines = self.0.get_mut(file).unwrap().iter_mut();
+        let found: Vec<_> = lines
+            .filter(|line| fields.iter().all(|(at, value)| line[*at] == *value))
+            .collect();
+        assert!(!found.is_empty(), "nothing to break");
+        found
+    }
+
+    /// Takes those lines away.
+    fn remove(&mut self, file: &str, fields: &[(usize, &str)]) {
+        let found: Vec<Vec<String>> = self
+            .find(file, fields)
+            .into_iter()
+            .map(|line| line.clone())
+            .collect();
+        let lines = self.0.get_mut(file).unwrap();
+        lines.retain(|line| !found.contains(line));
+    }
+
+    /// The attempt with this number of a task is seen again, so much later.
+    fn repeat(&mut self, id: &str, number: &str, later: i64) {
+        let mut line = self.find(TARGET, &[(2, id), (3, number)])[0].clone();
+        for (field, by) in [(0, later), (1, later), (4, later / 1_000)] {
+            line[field] = (line[field].parse::<i64>().unwrap() + by).to_string();
+        }
+        self.0.get_mut(TARGET).unwrap().push(line);
+    }
+
+    /// Writes the ledgers.
+    fn write(&self, dir: &Path) {
+        fs::create_dir(dir).unwrap();
+        for (file, lines) in &self.0 {
+            let text: Vec<String> = lines.iter().map(|line| line.join("\t") + "\n").collect();
+            fs::write(dir.join(file), text.concat()).unwrap();
+        }
+    }
+}
+
+/// One line broken at a time.
+const BREACHES: [Breach; 22] = [
+    breach("a task without an end", "lost", |history| {
+        history.remove(TOPICS, &[(1, "chaos.callbacks"), (5, "a")]);
+        history.remove(TOPICS, &[(1, "chaos.events"), (5, "a")]);
+        history.0.remove(OFFSETS);
+    }),
+    breach("an end of nobody's task", "phantom", |history| {
+        history.end(9, START, ("z", "delivered"), "1:z");
+    }),
+    breach("an end that came twice", "terminals", |history| {
+        history.end(9, START + 50_000, ("a", "delivered"), "1:a");
+    }),
+    breach("two different ends", "conflicting", |history| {
+        history.end(9, START + 50_000, ("a", "dead"), "1:a");
+    }),
+    breach("another end than it must have", "conflicting", |history| {
+        history.find(TOPICS, &[(1, "chaos.callbacks"), (5, "c")])[0][6] = "expired".into();
+        history.find(TOPICS, &[(1, "chaos.events"), (7, "dead"), (5, "c")])[0][7] =
+            "expired".into();
+    }),
+    breach("an end without its event", "callbacks", |history| {
+        history.remove(TOPICS, &[(1, "chaos.events"), (5, "a")]);
+    }),
+    breach(
+        "a dead task without its letter",
+        "dead-letters",
+        |history| {
+            history.remove(TOPICS, &[(1, "chaos.dead-letters"), (5, "c")]);
+        },
+    ),
+    breach("a letter of a delivered task", "dead-letters", |history| {
+        history.record("dead-letters", 9, START, ("a", "dead", "", 1, 0), "1:a");
+    }),
+    breach("an attempt before its due time", "early", |history| {
+        let line = &mut history.find(TARGET, &[(2, "e")])[0];
+        line[4] = (line[0].parse::<i64>().unwrap() / 1_000 + 5).to_string();
+    }),
+    breach("an attempt before its delay", "early", |history| {
+        shift(history.find(TARGET, &[(2, "e")])[0], -500_000);
+    }),
+    breach("an attempt before its backoff", "early", |history| {
+        shift(history.find(TARGET, &[(2, "b"), (3, "2")])[0], -300_000);
+    }),
+    breach("attempts in the wrong order", "order", |history| {
+        history.find(TARGET, &[(2, "b"), (3, "1")])[0][3] = "9".into();
+        history.find(TARGET, &[(2, "b"), (3, "2")])[0][3] = "1".into();
+        history.find(TARGET, &[(2, "b"), (3, "9")])[0][3] = "2".into();
+    }),
+    breach("an attempt too many", "beyond", |history| {
+        history.repeat("a", "1", 1_000_000);
+        history.find(TARGET, &[(2, "a")])[1][3] = "2".into();
+    }),
+    breach("an attempt too few", "missing", |history| {
+        history.remove(TARGET, &[(2, "c"), (3, "3")]);
+    }),
+    breach("an attempt twice for no reason", "duplicates", |history| {
+        history.repeat("e", "1", 100_000);
+    }),
+    breach("too many attempts twice", "duplicates", |history| {
+        for time in 1..=4 {
+            history.repeat("a", "1", 7_000_000 + time * 1_000);
+        }
+    }),
+    breach("an attempt after its end", "repeated", |history| {
+        let at = START + 45_000_000;
+        history.add(FAULTS, &[&"begin", &2, &at, &"kill", &"p0", &""]);
+        history.add(FAULTS, &[&"end", &2, &(at + 1_000)]);
+        history.repeat("a", "1", 46_000_000);
+    }),
+    breach("an offset before its consequence", "committed", |history| {
+        history.sample(START + 20_100_000, "chaos.delay.now", 22);
+    }),
+    breach("other bytes at the target", "bytes", |history| {
+        history.find(TARGET, &[(2, "b"), (3, "2")])[0][6] = "2:b".into();
+    }),
+    breach("other bytes in a dead letter", "bytes", |history| {
+        history.find(TOPICS, &[(1, "chaos.dead-letters"), (5, "d")])[0][11] = "2:d".into();
+    }),
+    breach("another idempotency key", "keys", |history| {
+        history.find(TARGET, &[(2, "b"), (3, "2")])[0][5] = "b-2".into();
+    }),
+    breach("a process that panicked", "exits", |history| {
+        history.add(FAULTS, &[&"exit", &START, &"p0", &"itself", &101]);
+    }),
+];
+
+const fn breach(name: &'static str, line: &'static str, change: fn(&mut History)) -> Breach {
+    Breach { name, line, change }
+}
+
+/// Moves an attempt and its due time.
+fn shift(line: &mut [String], by: i64) {
+    for (field, by) in [(0, by), (1, by), (4, by / 1_000)] {
+        line[field] = (line[field].parse::<i64>().unwrap() + by).to_string();
+    }
+}
+
+/// The lines that failed, for each history, in order; and whether the checker says that all is well.
+fn check(jars: &str, dirs: &[String]) -> (Vec<Vec<String>>, bool) {
+    let output = Command::new("java")
+        .args(["-XX:TieredStopAtLevel=1", "-cp", &format!("{jars}/*")])
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Checker.java"))
+        .arg("check")
+        .args(dirs)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    let mut failed = Vec::new();
+    for line in text.lines() {
+        if line.starts_with("== ") {
+            failed.push(Vec::new());
+        } else if let Some(rest) = line.strip_prefix("FAIL ") {
+            let name = rest.split_whitespace().next().unwrap().to_owned();
+            failed.last_mut().unwrap().push(name);
+        }
+    }
+    assert_eq!(failed.len(), dirs.len(), "{text}{output:?}");
+    (failed, output.status.success())
+}
+
+#[test]
+fn each_breach_is_caught_by_its_line_and_no_other() {
+    let Some(jars) = support::jars() else { return };
+    let root = TempDir::new().unwrap();
+    let mut dirs = Vec::new();
+    for (number, breach) in BREACHES.iter().enumerate() {
+        let mut history = History::clean();
+        (breach.change)(&mut history);
+        let dir = root.path().join(number.to_string());
+        history.write(&dir);
+        dirs.push(dir.display().to_string());
+    }
+
+    let (failed, clean) = check(&jars, &dirs);
+
+    for (breach, failed) in BREACHES.iter().zip(failed) {
+        assert_eq!(failed, [breach.line], "{}", breach.name);
+    }
+    assert!(!clean);
+}
+
+#[test]
+fn late_attempts_are_caught_unless_a_fault_explains_them() {
+    let Some(jars) = support::jars() else { return };
+    let root = TempDir::new().unwrap();
+    let mut dirs = Vec::new();
+    for id in ["a", "e"] {
+        let mut history = History::clean();
+        history.add(FAULTS, &[&"begin", &2, &START, &"zombie", &"p0", &""]);
+        history.add(FAULTS, &[&"end", &2, &START]);
+        let line = &mut history.find(TARGET, &[(2, id)])[0];
+        line[4] = (line[4].parse::<i64>().unwrap() - 10_000).to_string();
+        let dir = root.path().join(id);
+        history.write(&dir);
+        dirs.push(dir.display().to_string());
+    }
+
+    let (failed, _) = check(&jars, &dirs);
+
+    assert_eq!(failed, [vec![], vec!["lateness".to_owned()]]);
+}
+
+#[test]
+fn a_clean_history_passes() {
+    let Some(jars) = support::jars() else { return };
+    let root = TempDir::new().unwrap();
+    let dir = root.path().join("clean");
+    History::clean().write(&dir);
+
+    let (failed, clean) = check(&jars, &[dir.display().to_string()]);
+
+    assert_eq!(failed, [Vec::<String>::new()]);
+    assert!(clean);
+}
