@@ -104,33 +104,12 @@ async fn campaign(
 ) -> Result<Verdict, Failed> {
     let started = Instant::now();
     let partitions = Random::new(options.seed, 2).between(4, 7);
-    let (proxy, listener) = Proxy::bind().await?;
-    let ports = Ports::free();
-    let mut broker = Broker::format(&dir.join("broker"), jars, ports, proxy.port)?;
-    broker.start().await?;
-    tokio::spawn(proxy.clone().run(listener, ports.proxied));
-    let target = target::start(&dir.join("target.tsv")).await?;
-    let bootstrap = broker.bootstrap();
-    configure(dir, "retide.toml", &bootstrap, partitions, target.port())?;
-    let proxied = format!("127.0.0.1:{}", proxy.port);
-    configure(dir, "proxied.toml", &proxied, partitions, target.port())?;
+    let (stage, bootstrap) = Stage::set(dir, retide, jars, partitions).await?;
     describe(dir, options, partitions)?;
-    let faults = Arc::new(Faults::create(&dir.join("faults.tsv"))?);
-    let fleet = Fleet::new(retide, dir.to_owned(), Arc::clone(&faults));
-    if !fleet.command(0).arg("init").status()?.success() {
-        return Err("retide init failed".into());
-    }
     let sampler = Java::sampler(jars, &bootstrap, dir)?;
     for _ in 0..options.processes {
-        fleet.join(Held::No);
+        stage.fleet.join(Held::No);
     }
-    let stage = Arc::new(Stage {
-        fleet,
-        broker: tokio::sync::Mutex::new(broker),
-        proxy,
-        losing: tokio::sync::Mutex::default(),
-        faults,
-    });
     let progress = Guard(Arc::<Progress>::default());
     let ends = Ends::watch(&bootstrap, partitions)?;
     Generator {
@@ -144,12 +123,13 @@ async fn campaign(
     }
     .start()?;
 
-    let finished = {
-        let (supervised, storm) = (stage.fleet.supervise(), happen(&stage, options));
-        tokio::select! {
-            () = supervised => unreachable!("supervision does not end"),
-            finished = async { storm.await; finish(&progress.0, &ends).await } => finished,
-        }
+    let performance = async {
+        happen(&stage, options).await;
+        finish(&progress.0, &ends).await
+    };
+    let finished = tokio::select! {
+        () = stage.fleet.supervise() => unreachable!("supervision does not end"),
+        finished = performance => finished,
     };
     eprintln!(
         "{}: {} acknowledged, {} ended, {:.0} s",
@@ -296,6 +276,38 @@ async fn happen(stage: &Arc<Stage>, options: &Options) {
 // === impl Stage ===
 
 impl Stage {
+    /// Starts broker, proxy and target, and creates the topics; gives the broker's address, too.
+    async fn set(
+        dir: &Path,
+        retide: PathBuf,
+        jars: &Path,
+        partitions: u64,
+    ) -> Result<(Arc<Self>, String), Failed> {
+        let (proxy, listener) = Proxy::bind().await?;
+        let ports = Ports::free();
+        let mut broker = Broker::format(&dir.join("broker"), jars, ports, proxy.port)?;
+        broker.start().await?;
+        tokio::spawn(proxy.clone().run(listener, ports.proxied));
+        let target = target::start(&dir.join("target.tsv")).await?.port();
+        let bootstrap = broker.bootstrap();
+        configure(dir, "retide.toml", &bootstrap, partitions, target)?;
+        let proxied = format!("127.0.0.1:{}", proxy.port);
+        configure(dir, "proxied.toml", &proxied, partitions, target)?;
+        let faults = Arc::new(Faults::create(&dir.join("faults.tsv"))?);
+        let fleet = Fleet::new(retide, dir.to_owned(), Arc::clone(&faults));
+        if !fleet.command(0).arg("init").status()?.success() {
+            return Err("retide init failed".into());
+        }
+        let stage = Arc::new(Self {
+            fleet,
+            broker: tokio::sync::Mutex::new(broker),
+            proxy,
+            losing: tokio::sync::Mutex::default(),
+            faults,
+        });
+        Ok((stage, bootstrap))
+    }
+
     /// Does one fault, from its beginning to its end.
     async fn inflict(&self, fault: Fault, mut random: Random) {
         match fault {
@@ -348,10 +360,10 @@ impl Stage {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
-        let lost = self.proxy.stop_losing();
-        eprintln!("fault {fault}: {lost} replies lost");
+        let count = self.proxy.stop_losing();
+        eprintln!("fault {fault}: {count} replies lost");
         // What was lost silently is missed after ten seconds.
-        if loss == Loss::Silent && lost > 0 {
+        if loss == Loss::Silent && count > 0 {
             tokio::time::sleep(LOSS).await;
         }
         self.faults.end(fault);

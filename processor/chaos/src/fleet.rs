@@ -209,7 +209,7 @@ impl Fleet {
             Ok(child) => slot.child = Some(child),
             Err(error) => {
                 self.faults
-                    .exit(&name(number), "start", &format!("not started: {error}"))
+                    .exit(&name(number), "start", &format!("not started: {error}"));
             }
         }
     }

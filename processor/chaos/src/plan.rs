@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::options::{Options, Reply};
 use crate::proxy::Loss;
 
-/// Random numbers that are the same for the same seed (SplitMix64).
+/// Random numbers that are the same for the same seed (`SplitMix64`).
 pub(crate) struct Random(u64);
 
 /// What a task is to go through.

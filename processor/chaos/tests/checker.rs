@@ -243,7 +243,8 @@ const BREACHES: [Breach; 22] = [
         history.record("dead-letters", 9, START, ("a", "dead", "", 1, 0), "1:a");
     }),
     breach("an attempt before its due time", "early", |history| {
-        let line = &mut history.find(TARGET, &[(2, "e")])[0];
+        let mut lines = history.find(TARGET, &[(2, "e")]);
+        let line = &mut *lines[0];
         line[4] = (line[0].parse::<i64>().unwrap() / 1_000 + 5).to_string();
     }),
     breach("an attempt before its delay", "early", |history| {
@@ -359,7 +360,8 @@ fn late_attempts_are_caught_unless_a_fault_explains_them() {
         let mut history = History::clean();
         history.add(FAULTS, &[&"begin", &2, &START, &"zombie", &"p0", &""]);
         history.add(FAULTS, &[&"end", &2, &START]);
-        let line = &mut history.find(TARGET, &[(2, id)])[0];
+        let mut lines = history.find(TARGET, &[(2, id)]);
+        let line = &mut *lines[0];
         line[4] = (line[4].parse::<i64>().unwrap() - 10_000).to_string();
         let dir = root.path().join(id);
         history.write(&dir);
