@@ -39,6 +39,14 @@ pub(crate) enum Verdict {
     Interrupted,
 }
 
+/// How the work is laid out.
+struct Layout {
+    /// Partitions of each topic.
+    partitions: u64,
+    /// Workers of each process.
+    workers: u64,
+}
+
 /// What faults are done to.
 struct Stage {
     /// The processes.
@@ -104,7 +112,11 @@ async fn campaign(
 ) -> Result<Verdict, Failed> {
     let started = Instant::now();
     let partitions = Random::new(options.seed, 2).between(4, 7);
-    let (stage, bootstrap) = Stage::set(dir, retide, jars, partitions).await?;
+    let layout = Layout {
+        partitions,
+        workers: options.workers,
+    };
+    let (stage, bootstrap) = Stage::set(dir, retide, jars, &layout).await?;
     describe(dir, options, partitions)?;
     let sampler = Java::sampler(jars, &bootstrap, dir)?;
     for _ in 0..options.processes {
@@ -179,25 +191,23 @@ fn build() -> Result<PathBuf, Failed> {
 }
 
 /// Writes a configuration of retide's.
-fn configure(
-    dir: &Path,
-    file: &str,
-    bootstrap: &str,
-    partitions: u64,
-    target: u16,
-) -> Result<(), Failed> {
+fn configure(path: &Path, layout: &Layout, bootstrap: &str, target: u16) -> Result<(), Failed> {
+    let Layout {
+        partitions,
+        workers,
+    } = layout;
     let backoff: Vec<String> = BACKOFF_MS.iter().map(|ms| format!("'{ms}ms'")).collect();
     let text = format!(
         "[kafka]\nbootstrap.servers = '{bootstrap}'\n\
          [kafka.consumer]\nsession.timeout.ms = {}\nheartbeat.interval.ms = 500\n\
          [topics]\nprefix = '{PREFIX}'\npartitions = {partitions}\ntiers = ['now', '5s', '10s', '30s', '1m']\n\
-         [processor]\ngroup = '{PREFIX}'\n\
+         [processor]\ngroup = '{PREFIX}'\nworkers = {workers}\n\
          [scenes.chaos]\ntarget = {{ http = {{ url = 'http://127.0.0.1:{target}/task', timeout = '30s' }} }}\n\
          backoff = {{ levels = {{ delays = [{}] }} }}\nmax_attempts = {MAX_ATTEMPTS}\nconcurrency = {CONCURRENCY}\n",
         SESSION.as_millis(),
         backoff.join(", "),
     );
-    Ok(fs::write(dir.join(file), text)?)
+    Ok(fs::write(path, text)?)
 }
 
 /// Calls in flight of one process.
@@ -213,6 +223,7 @@ fn describe(dir: &Path, options: &Options, partitions: u64) -> Result<(), Failed
         ("prefix", PREFIX.to_owned()),
         ("partitions", partitions.to_string()),
         ("processes", options.processes.to_string()),
+        ("workers", options.workers.to_string()),
         ("concurrency", CONCURRENCY.to_string()),
         ("backoff_ms", backoff.join(",")),
     ] {
@@ -281,7 +292,7 @@ impl Stage {
         dir: &Path,
         retide: PathBuf,
         jars: &Path,
-        partitions: u64,
+        layout: &Layout,
     ) -> Result<(Arc<Self>, String), Failed> {
         let (proxy, listener) = Proxy::bind().await?;
         let ports = Ports::free();
@@ -290,9 +301,9 @@ impl Stage {
         tokio::spawn(proxy.clone().run(listener, ports.proxied));
         let target = target::start(&dir.join("target.tsv")).await?.port();
         let bootstrap = broker.bootstrap();
-        configure(dir, "retide.toml", &bootstrap, partitions, target)?;
+        configure(&dir.join("retide.toml"), layout, &bootstrap, target)?;
         let proxied = format!("127.0.0.1:{}", proxy.port);
-        configure(dir, "proxied.toml", &proxied, partitions, target)?;
+        configure(&dir.join("proxied.toml"), layout, &proxied, target)?;
         let faults = Arc::new(Faults::create(&dir.join("faults.tsv"))?);
         let fleet = Fleet::new(retide, dir.to_owned(), Arc::clone(&faults));
         if !fleet.command(0).arg("init").status()?.success() {
@@ -329,7 +340,7 @@ impl Stage {
                 self.fleet.release(number);
                 self.faults.end(fault);
             }
-            Fault::Lose(reply, loss) => self.lose(reply, loss).await,
+            Fault::Lose(reply, loss, count) => self.lose(reply, loss, count).await,
             Fault::Broker(down) => {
                 let mut broker = self.broker.lock().await;
                 let fault = self.faults.begin("broker", "", &format!("{down:?}"));
@@ -345,25 +356,25 @@ impl Stage {
         }
     }
 
-    /// Loses a reply, or all heartbeats for longer than a session.
-    async fn lose(&self, reply: Reply, loss: Loss) {
+    /// Loses replies, or all heartbeats for longer than a session.
+    async fn lose(&self, reply: Reply, loss: Loss, count: usize) {
         let _one = self.losing.lock().await;
-        let detail = format!("{} {}", reply.word(), loss.word());
+        let detail = format!("{} {} x{count}", reply.word(), loss.word());
         let fault = self.faults.begin("reply", "", &detail);
         if reply == Reply::Heartbeat {
             self.proxy.lose(reply.api(), loss, usize::MAX);
             tokio::time::sleep(SESSION.mul_f32(1.5)).await;
         } else {
-            self.proxy.lose(reply.api(), loss, 1);
+            self.proxy.lose(reply.api(), loss, count);
             let since = Instant::now();
-            while self.proxy.is_losing() && since.elapsed() < LOSS {
+            while self.proxy.is_losing() && since.elapsed() < LOSS * count as u32 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
-        let count = self.proxy.stop_losing();
-        eprintln!("fault {fault}: {count} replies lost");
+        let missing = self.proxy.stop_losing();
+        eprintln!("fault {fault}: {missing} replies lost");
         // What was lost silently is missed after ten seconds.
-        if loss == Loss::Silent && count > 0 {
+        if loss == Loss::Silent && missing > 0 {
             tokio::time::sleep(LOSS).await;
         }
         self.faults.end(fault);

@@ -38,6 +38,9 @@ pub(crate) struct Options {
     /// How many processes run
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(2..=4))]
     pub(crate) processes: u64,
+    /// How many workers each process has
+    #[arg(long, default_value_t = 1)]
+    pub(crate) workers: u64,
     /// Tasks a second
     #[arg(long, default_value_t = 60)]
     pub(crate) rate: u64,

@@ -37,8 +37,8 @@ pub(crate) enum Fault {
     Kill(Duration),
     /// A process is stopped, and goes on.
     Zombie,
-    /// The next reply of this kind is lost.
-    Lose(Reply, Loss),
+    /// The next replies of this kind are lost, so many of them.
+    Lose(Reply, Loss, usize),
     /// The broker is killed and started again after this time.
     Broker(Duration),
     /// Processes join and leave.
@@ -162,7 +162,9 @@ pub(crate) fn faults(options: &Options) -> Vec<(Duration, Fault)> {
             // Around the ten seconds after which retide gives a call up.
             _ => Loss::Late(random.millis(2_000, 13_000)),
         };
-        faults.push(Fault::Lose(*reply, loss));
+        // Half of the time more than one: also the first call of whoever tries again.
+        let count = random.between(0, 6).saturating_sub(2).max(1) as usize;
+        faults.push(Fault::Lose(*reply, loss, count));
     }
     for _ in 0..options.broker_kills {
         faults.push(Fault::Broker(random.millis(1_000, 7_000)));
