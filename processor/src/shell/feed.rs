@@ -14,7 +14,7 @@ use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded, never};
@@ -124,6 +124,8 @@ pub struct Context {
     assignments: AtomicU64,
     /// Where events are counted.
     metrics: Arc<Metrics>,
+    /// Set to leave the group.
+    stop: Arc<AtomicBool>,
 }
 
 /// Most records that go to the drive at once: enough that the hand-over costs nothing, few enough that no timer waits for them.
@@ -141,6 +143,9 @@ const POLL: Duration = Duration::from_millis(10);
 /// Longest wait for committed offsets: an open transaction of the former owner has to end or time out before they are known.
 /// Brokers look for overdue transactions every ten seconds, and a transaction may take ten; short beside `max.poll.interval.ms`.
 const COMMITTED: Duration = Duration::from_mins(1);
+
+/// Longest wait for them at a time, after which it is seen whether they are still wanted: short beside the time a process has to drain.
+const ASK: Duration = Duration::from_secs(2);
 
 // === impl Feed ===
 
@@ -169,16 +174,17 @@ impl Feed {
         ] {
             config.set(key, value);
         }
+        let stop = Arc::new(AtomicBool::new(false));
         let context = Context {
             topics: Arc::clone(topics),
             readings: to_drive.clone(),
             assignments: AtomicU64::new(0),
             metrics: Arc::clone(metrics),
+            stop: Arc::clone(&stop),
         };
         let consumer: Arc<Client> = Arc::new(config.create_with_context(context)?);
         let names: Vec<&str> = topics.read().map(|(_, name)| &**name).collect();
         consumer.subscribe(&names)?;
-        let stop = Arc::new(AtomicBool::new(false));
         let reader = Reader {
             consumer: Arc::clone(&consumer),
             topics: Arc::clone(topics),
@@ -442,7 +448,9 @@ impl Context {
         consumer: &BaseConsumer<Self>,
         partitions: &TopicPartitionList,
     ) -> Result<(), KafkaError> {
-        let committed = consumer.committed_offsets(partitions.clone(), COMMITTED)?;
+        let Some(committed) = self.committed(consumer, partitions)? else {
+            return consumer.unassign();
+        };
         let mut starts = TopicPartitionList::with_capacity(committed.count());
         let mut assignments = Vec::with_capacity(committed.count());
         for element in committed.elements() {
@@ -477,6 +485,30 @@ impl Context {
         consumer.assign(&starts)?;
         // The client keeps a lane paused that was paused before it went away.
         consumer.resume(&starts)
+    }
+
+    /// The committed offsets, waiting for transactions that still may change them; none if nobody wants them any more.
+    fn committed(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        partitions: &TopicPartitionList,
+    ) -> Result<Option<TopicPartitionList>, KafkaError> {
+        let deadline = Instant::now() + COMMITTED;
+        loop {
+            match consumer.committed_offsets(partitions.clone(), ASK) {
+                Ok(committed) => return Ok(Some(committed)),
+                Err(_) if self.stop.load(Ordering::Acquire) => return Ok(None),
+                Err(error)
+                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut)
+                        && Instant::now() < deadline => {}
+                Err(error) => {
+                    error!(
+                        "committed offsets unknown: no answer, or a transaction that never ends; `kafka-transactions.sh find-hanging` finds those"
+                    );
+                    return Err(error);
+                }
+            }
+        }
     }
 
     /// Waits until the drive has let go of the shards of `partitions`.

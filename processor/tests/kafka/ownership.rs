@@ -1,15 +1,17 @@
 //! Who owns which shard: every worker has whole shards, each shard has one worker, and what one has committed the next one starts from.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use retide::shell::feed::{Assignment, Request};
 use retide_core::completions::Completions;
 use retide_core::{LaneId, Source};
 
-use crate::support::{SHARDS, Worker, bootstrap, create, produce_ten, until};
+use crate::support::{PATIENCE, SHARDS, Worker, bootstrap, config, create, produce_ten, until};
 
 #[test]
 fn workers_own_whole_shards_and_every_shard_has_one_owner() {
@@ -184,4 +186,36 @@ fn a_lane_that_is_assigned_again_is_read_afresh() {
         afresh,
         "records carry the run of an assignment that is over"
     );
+}
+
+#[test]
+fn a_worker_that_waits_for_an_open_transaction_can_leave() {
+    let bootstrap = bootstrap();
+    let prefix = format!("hang-{}", uuid::Uuid::new_v4());
+    let topics = create(&bootstrap, &prefix);
+    let group: BaseConsumer = config(&bootstrap, &prefix).create().unwrap();
+    let producer: BaseProducer = config(&bootstrap, "producer")
+        .set("transactional.id", &prefix)
+        .create()
+        .unwrap();
+    producer.init_transactions(PATIENCE).unwrap();
+    producer.begin_transaction().unwrap();
+    let mut offsets = TopicPartitionList::new();
+    offsets
+        .add_partition_offset(&topics.tasks, 1, Offset::Offset(0))
+        .unwrap();
+    producer
+        .send_offsets_to_transaction(&offsets, &group.group_metadata().unwrap(), PATIENCE)
+        .unwrap();
+    let mut worker = Worker::join(&bootstrap, &prefix, &topics);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(4) {
+        worker.turn();
+    }
+
+    let start = Instant::now();
+    worker.leave();
+
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
 }
