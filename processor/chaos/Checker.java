@@ -226,6 +226,7 @@ public final class Checker {
             for (String[] line : lines(dir.resolve("offsets.tsv"))) {
                 samples.add(new Sample(Long.parseLong(line[0]), line[1], Integer.parseInt(line[2]), Long.parseLong(line[3])));
             }
+            samples.sort(Comparator.comparingLong(Sample::time));
         }
 
         private void readFaults(Path file) throws IOException {
@@ -387,6 +388,7 @@ public final class Checker {
             duplicates();
             repeated();
             committed();
+            backwards();
             bytes();
             keys();
             exits();
@@ -696,6 +698,19 @@ public final class Checker {
             line("committed", broken, "samples " + history.samples.size() + ", records read " + records);
         }
 
+        /** Committed offsets never go back: nobody commits for a shard that somebody else has by now. */
+        private void backwards() {
+            Set<String> broken = new TreeSet<>();
+            Map<String, Sample> latest = new HashMap<>();
+            for (Sample sample : history.samples) {
+                Sample before = latest.put(sample.topic + "/" + sample.partition, sample);
+                if (before != null && before.offset > sample.offset) {
+                    broken.add(sample.topic + "/" + sample.partition + " from " + before.offset + " to " + sample.offset);
+                }
+            }
+            line("backwards", broken, "partitions " + latest.size());
+        }
+
         /** When the first consequence of a record was written, in microseconds. */
         private long consequence(Entry entry) {
             long first = Long.MAX_VALUE;
@@ -746,14 +761,17 @@ public final class Checker {
             line("keys", broken, "attempts " + history.attempts.size());
         }
 
-        /** A process that is told to leave ends with 0; one ends by itself only while the broker is away, as failed (1) or not started (5). */
+        /**
+         * A process that is told to leave ends with 0, or by that signal if it had not begun to work; one ends by itself only while the
+         * broker is away, as failed (1) or not started (5).
+         */
         private void exits() {
             Set<String> broken = new TreeSet<>();
             int itself = 0;
             for (Exit exit : history.exits) {
                 boolean away = history.faults.stream().anyMatch(fault -> fault.kind.equals("broker") && fault.covers(exit.time, TAIL));
                 itself += exit.why.equals("itself") ? 1 : 0;
-                boolean fine = exit.why.equals("sigterm") ? exit.status.equals("0") : away && Set.of("1", "5").contains(exit.status);
+                boolean fine = exit.why.equals("sigterm") ? Set.of("0", "signal 15").contains(exit.status) : away && Set.of("1", "5").contains(exit.status);
                 if (!fine) {
                     broken.add(exit.process + " " + exit.why + " " + exit.status);
                 }

@@ -3,6 +3,7 @@
 //! Invariant: no process outlives the fleet; signals go to processes that we started and have not waited for.
 
 use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -246,11 +247,12 @@ pub(crate) fn name(number: usize) -> String {
     format!("p{number}")
 }
 
-/// A status in one word.
+/// A status in a word or two.
 fn describe(status: ExitStatus) -> String {
-    status
-        .code()
-        .map_or_else(|| "signal".to_owned(), |code| code.to_string())
+    match (status.code(), status.signal()) {
+        (Some(code), _) => code.to_string(),
+        (None, signal) => format!("signal {}", signal.unwrap_or_default()),
+    }
 }
 
 /// Sends a signal to a child that was not waited for.

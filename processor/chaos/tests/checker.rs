@@ -209,7 +209,7 @@ impl History {
 }
 
 /// One line broken at a time.
-const BREACHES: [Breach; 22] = [
+const BREACHES: [Breach; 23] = [
     breach("a task without an end", "lost", |history| {
         history.remove(TOPICS, &[(1, "chaos.callbacks"), (5, "a")]);
         history.remove(TOPICS, &[(1, "chaos.events"), (5, "a")]);
@@ -281,6 +281,9 @@ const BREACHES: [Breach; 22] = [
     }),
     breach("an offset before its consequence", "committed", |history| {
         history.sample(START + 20_100_000, "chaos.delay.now", 22);
+    }),
+    breach("an offset that went back", "backwards", |history| {
+        history.sample(START + 61_000_000, "chaos.tasks", 4);
     }),
     breach("other bytes at the target", "bytes", |history| {
         history.find(TARGET, &[(2, "b"), (3, "2")])[0][6] = "2:b".into();
