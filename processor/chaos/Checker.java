@@ -590,9 +590,9 @@ public final class Checker {
             long processes = Long.parseLong(history.campaign.getOrDefault("processes", "1"));
             Map<Fault, Long> bounds = new LinkedHashMap<>();
             for (Fault fault : history.faults) {
-                // What was in flight, of all processes where all are hit, and what was not durable.
+                // What was in flight, of all processes where all are hit, and what was not durable; nothing where processes drain.
                 long hit = fault.kind.equals("broker") ? processes : 1;
-                bounds.put(fault, hit * concurrency + uncommitted(fault));
+                bounds.put(fault, fault.kind.equals("storm") ? 0 : hit * concurrency + uncommitted(fault));
             }
             Map<Fault, Long> blamed = new HashMap<>();
             Set<String> seen = new HashSet<>();

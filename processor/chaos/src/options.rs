@@ -32,6 +32,9 @@ pub(crate) struct Options {
     /// How often the broker is killed and started again on its data
     #[arg(long, default_value_t = 0)]
     pub(crate) broker_kills: usize,
+    /// How long it is away, in seconds, beyond what a start takes [default: 1 to 7, by the seed]
+    #[arg(long)]
+    pub(crate) broker_away: Option<u64>,
     /// How often processes join and leave in quick succession
     #[arg(long, default_value_t = 0)]
     pub(crate) storms: usize,

@@ -167,7 +167,9 @@ pub(crate) fn faults(options: &Options) -> Vec<(Duration, Fault)> {
         faults.push(Fault::Lose(*reply, loss, count));
     }
     for _ in 0..options.broker_kills {
-        faults.push(Fault::Broker(random.millis(1_000, 7_000)));
+        let away = random.millis(1_000, 7_000);
+        let away = options.broker_away.map_or(away, Duration::from_secs);
+        faults.push(Fault::Broker(away));
     }
     faults.extend((0..options.storms).map(|_| Fault::Storm));
     // Fisher and Yates.

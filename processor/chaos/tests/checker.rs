@@ -209,7 +209,7 @@ impl History {
 }
 
 /// One line broken at a time.
-const BREACHES: [Breach; 23] = [
+const BREACHES: [Breach; 24] = [
     breach("a task without an end", "lost", |history| {
         history.remove(TOPICS, &[(1, "chaos.callbacks"), (5, "a")]);
         history.remove(TOPICS, &[(1, "chaos.events"), (5, "a")]);
@@ -267,6 +267,10 @@ const BREACHES: [Breach; 23] = [
     }),
     breach("an attempt twice for no reason", "duplicates", |history| {
         history.repeat("e", "1", 100_000);
+    }),
+    breach("an attempt twice by a storm", "duplicates", |history| {
+        history.find(FAULTS, &[(0, "begin")])[0][3] = "storm".into();
+        history.repeat("a", "1", 7_000_000);
     }),
     breach("too many attempts twice", "duplicates", |history| {
         for time in 1..=4 {
