@@ -141,7 +141,7 @@ async fn campaign(
     };
     let finished = tokio::select! {
         () = stage.fleet.supervise() => unreachable!("supervision does not end"),
-        finished = performance => finished,
+        finished = tokio::time::timeout(limit(options), performance) => finished.unwrap_or(false),
     };
     eprintln!(
         "{}: {} acknowledged, {} ended, {:.0} s",
@@ -159,6 +159,13 @@ async fn campaign(
         fs::remove_dir_all(dir.join("broker/data"))?;
     }
     Ok(verdict)
+}
+
+/// Longest time for tasks and faults; only a campaign that hangs takes as long.
+fn limit(options: &Options) -> Duration {
+    let tasks = Duration::from_secs(options.tasks as u64 / options.rate.max(1));
+    let faults = plan::faults(options).len() as u32;
+    FINISH * 2 + tasks + Duration::from_mins(1) * faults
 }
 
 /// Makes the folder of a campaign.

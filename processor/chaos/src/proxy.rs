@@ -1,8 +1,7 @@
 //! A proxy between retide and the broker that knows enough of Kafka's protocol to lose the reply it is told to lose.
 //!
 //! Every request and reply is a length and a body; a request's body begins with the number of its API, its version and a correlation id,
-//! a reply's with that id. Nothing else is looked at, nothing is changed. Invariant: a request that was read reaches the broker, whatever
-//! becomes of its reply.
+//! a reply's with that id. Nothing else is looked at, nothing is changed. Invariant: what the lost reply was to has been done.
 
 use std::collections::HashMap;
 use std::io;
