@@ -66,6 +66,14 @@ pub(crate) enum Reply {
     Produce,
     /// To a heartbeat of the group
     Heartbeat,
+    /// To the question for committed offsets
+    OffsetFetch,
+    /// To a new transactional producer
+    InitProducerId,
+    /// To the partitions of a transaction
+    AddPartitions,
+    /// To the group of a transaction
+    AddOffsets,
 }
 
 // === impl Reply ===
@@ -75,7 +83,11 @@ impl Reply {
     pub(crate) const fn api(self) -> i16 {
         match self {
             Self::Produce => 0,
+            Self::OffsetFetch => 9,
             Self::Heartbeat => 12,
+            Self::InitProducerId => 22,
+            Self::AddPartitions => 24,
+            Self::AddOffsets => 25,
             Self::EndTxn => 26,
             Self::TxnOffsetCommit => 28,
         }
@@ -86,6 +98,10 @@ impl Reply {
         match self {
             Self::Produce => "produce",
             Self::Heartbeat => "heartbeat",
+            Self::OffsetFetch => "offset-fetch",
+            Self::InitProducerId => "init-producer-id",
+            Self::AddPartitions => "add-partitions",
+            Self::AddOffsets => "add-offsets",
             Self::EndTxn => "end-txn",
             Self::TxnOffsetCommit => "txn-offset-commit",
         }
