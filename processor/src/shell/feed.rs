@@ -219,13 +219,15 @@ impl Feed {
 impl Drop for Feed {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
-        // Whoever is blocked on sending sees that nobody reads.
-        self.readings = never();
-        if self
-            .thread
-            .take()
-            .is_some_and(|thread| thread.join().is_err())
-        {
+        let readings = std::mem::replace(&mut self.readings, never());
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        // A channel keeps what is in it beyond its last receiver: a revocation would wait for ever for somebody to drop its `done`.
+        while !thread.is_finished() {
+            let _ = readings.recv_timeout(POLL);
+        }
+        if thread.join().is_err() {
             error!("feed panicked");
         }
     }

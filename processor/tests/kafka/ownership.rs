@@ -219,3 +219,30 @@ fn a_worker_that_waits_for_an_open_transaction_can_leave() {
     let took = start.elapsed();
     assert!(took < Duration::from_secs(10), "{took:?}");
 }
+
+#[test]
+fn a_worker_that_was_asked_for_its_shards_can_leave_without_an_answer() {
+    let bootstrap = bootstrap();
+    let prefix = format!("asked-{}", uuid::Uuid::new_v4());
+    let topics = create(&bootstrap, &prefix);
+    let all: BTreeSet<i32> = (0..SHARDS).collect();
+    let mut first = Worker::join(&bootstrap, &prefix, &topics);
+    until("one worker owns all", &mut [&mut first], |workers| {
+        workers[0].shards() == all
+    });
+    let second = Worker::join(&bootstrap, &prefix, &topics);
+    let start = Instant::now();
+    while first.feed.readings.is_empty() {
+        assert!(start.elapsed() < PATIENCE, "never asked");
+        std::thread::yield_now();
+    }
+
+    let leaving = std::thread::spawn(move || drop(first));
+
+    let start = Instant::now();
+    while !leaving.is_finished() {
+        assert!(start.elapsed() < Duration::from_secs(10), "still there");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    second.leave();
+}
