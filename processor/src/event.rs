@@ -96,6 +96,12 @@ pub(crate) struct ProducerReplaced<'a> {
     pub(crate) error: &'a KafkaError,
 }
 
+/// A producer took so long that one of its requests may have been sent twice; another one is made before the first copy can do harm.
+pub(crate) struct ProducerDistrusted {
+    /// How long it took.
+    pub(crate) took: Duration,
+}
+
 /// Target topics refused records; what follows from that was written instead.
 pub(crate) struct RecordsRefused {
     /// How many.
@@ -243,6 +249,17 @@ impl ProducerReplaced<'_> {
     pub(crate) fn emit(self, metrics: &Metrics) {
         let Self { at, error } = self;
         warn!(%error, at, "producer given up, starting a new one");
+        metrics.producers_replaced.inc();
+    }
+}
+
+// === impl ProducerDistrusted ===
+
+impl ProducerDistrusted {
+    /// Writes log and metric.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        let took_ms = self.took.as_millis();
+        info!(took_ms, "slow transaction, starting a new producer");
         metrics.producers_replaced.inc();
     }
 }

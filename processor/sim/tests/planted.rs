@@ -1,8 +1,12 @@
-//! Planted bugs: the judge notices every one. Those of the core take the feature `planted`.
+//! Planted bugs: the judge notices every one.
+//!
+//! Those of the core take the feature `planted`, with which nothing else must be tested: they are built and judged apart.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::panic;
+#[cfg(not(feature = "planted"))]
+use std::{path::Path, process::Command};
 
 use retide_sim::{AtBroken, Bug, campaign};
 
@@ -11,6 +15,29 @@ const MOST: u64 = 500;
 
 /// Tests run beside others; two at a time leave room for them.
 const JOBS: usize = 2;
+
+#[test]
+#[cfg(not(feature = "planted"))]
+fn every_planted_bug_of_the_core_is_noticed_too() {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("planted");
+    let status = Command::new(env!("CARGO"))
+        .args([
+            "test",
+            "--locked",
+            "--features",
+            "planted",
+            "--test",
+            "planted",
+            "--manifest-path",
+        ])
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
+        .arg("--target-dir")
+        .arg(target)
+        .status()
+        .unwrap();
+
+    assert!(status.success());
+}
 
 #[test]
 fn every_planted_bug_is_noticed() {

@@ -219,7 +219,7 @@ impl Feed {
 impl Drop for Feed {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
-        let readings = std::mem::replace(&mut self.readings, never());
+        let readings = mem::replace(&mut self.readings, never());
         let Some(thread) = self.thread.take() else {
             return;
         };

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use rdkafka::ClientConfig;
@@ -17,7 +17,7 @@ use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::topic_partition_list::Offset;
 use tracing::{error, warn};
 
-use crate::event::{BatchAborted, ProducerReplaced};
+use crate::event::{BatchAborted, ProducerDistrusted, ProducerReplaced};
 use crate::shell::feed;
 use crate::shell::ledger::{
     AGAIN, Batch, CALL, Deliveries, Ledger, Ownership, Receipt, Submitted, is_refusal, lock,
@@ -72,6 +72,14 @@ enum Trouble {
     /// Nobody knows what became of the transaction, or the producer is of no use any more.
     Unknown(KafkaError),
 }
+
+/// A call that took so long may have been sent twice: the client sends it again, without a word, when its connection breaks, and waits
+/// [`RETRY_BACKOFF`] less a fifth before that.
+const RESENT: Duration = Duration::from_millis(800);
+
+/// Pause of the client before it sends a request again, in milliseconds: far above what a commit takes, so that few producers are given
+/// up for nothing; short beside an election, after which it is what records wait for.
+const RETRY_BACKOFF: &str = "1000";
 
 /// How long an open transaction may live, in milliseconds: after a crash it holds back readers of its partitions for as long.
 const TRANSACTION_TIMEOUT: &str = "10000";
@@ -188,7 +196,9 @@ impl Writer {
         let mut config = producer_config(config);
         config
             .set("transactional.id", id)
-            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT);
+            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT)
+            .set("retry.backoff.ms", RETRY_BACKOFF)
+            .set("retry.backoff.max.ms", RETRY_BACKOFF);
         Self {
             config,
             producer: None,
@@ -279,10 +289,21 @@ impl Writer {
         if !submitted.is_owned(&ownership) {
             return Err(Trouble::GivenUp);
         }
+        let asked = Instant::now();
         producer
             .send_offsets_to_transaction(&offsets, &membership, CALL)
             .map_err(classify)?;
-        producer.commit_transaction(CALL).map_err(classify)
+        producer.commit_transaction(CALL).map_err(classify)?;
+        self.distrust(asked.elapsed());
+        Ok(())
+    }
+
+    /// Gives the producer up if one of its calls may have been sent twice: the first copy could still arrive, and end what comes after.
+    fn distrust(&mut self, took: Duration) {
+        if took >= RESENT {
+            ProducerDistrusted { took }.emit(self.group.context().metrics());
+            self.producer = None;
+        }
     }
 
     /// Aborts the open transaction; gives the producer up if that fails.
@@ -290,6 +311,7 @@ impl Writer {
         let Some(producer) = &self.producer else {
             return;
         };
+        let asked = Instant::now();
         if let Err(error) = producer.abort_transaction(CALL) {
             self.give_up("abort", &error);
             return;
@@ -297,6 +319,7 @@ impl Writer {
         // Records purged by the abort report themselves as failed.
         producer.poll(Duration::ZERO);
         lock(&producer.context().failed).clear();
+        self.distrust(asked.elapsed());
     }
 
     /// Gives the producer up: the next use makes another one.
