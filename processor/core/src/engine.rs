@@ -238,8 +238,11 @@ const READY: usize = 1_000;
 /// How long to wait before asking a gate whose calls are all in flight again: another worker may have given one back.
 const ASK_CALLS: Duration = Duration::from_millis(5);
 
-/// Least time a task with much time left is held before it hops. To a clock that is ahead of the broker's by a tier's delay, every record
-/// of that tier is readable at once, and without this it would hop as fast as transactions commit until it is due.
+/// Hops after which a task is held for [`HOLD`] before it hops again: more than the ladder asks for within a day.
+const MANY_HOPS: u32 = 40;
+
+/// Least time between the hops of a task that has made many. To a clock that is ahead of the broker's by a tier's delay, every record of
+/// that tier is readable at once, and without this it would hop as fast as transactions commit until it is due.
 const HOLD: Duration = Duration::from_secs(5);
 
 /// Least wait of a deferred task: shorter, and it would be back before there is room.
@@ -457,7 +460,12 @@ impl Engine {
                 .tiers()
                 .get(tier)
                 .map_or(Timestamp::EPOCH, |tier| tier.readable_at(appended));
-            item.wake = readable_at.max(now.wall + HOLD).min(item.task.due);
+            let hold = if item.task.hops < MANY_HOPS {
+                Duration::ZERO
+            } else {
+                HOLD
+            };
+            item.wake = readable_at.max(now.wall + hold).min(item.task.due);
         }
         let lane = self.lane(item.lane);
         lane.reach = lane.reach.max(item.wake);

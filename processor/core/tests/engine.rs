@@ -488,21 +488,29 @@ fn a_clock_ahead_of_the_brokers_makes_no_storm_of_hops() {
     let mut bench = Bench::new(scene(|_| {}));
     // By this clock, the tier of 30 s would have let go of it long ago.
     let ahead = at(3_600_000);
-    let input = Input::Record {
-        position: position(tier(3), 0),
+    let input = |offset, hops| Input::Record {
+        position: position(tier(3), offset),
         appended: at(0).wall,
-        task: Box::new(task("a", at(3_640_000))),
+        task: Box::new(Task {
+            hops,
+            ..task("a", at(3_640_000))
+        }),
+    };
+    let hops = |actions: &[Action]| {
+        matches!(
+            actions,
+            [Action::Settle(Settlement { entries, .. })] if matches!(entries[0], Entry::Park { tier: 3, .. })
+        )
     };
 
-    let read = bench.step(ahead, input);
+    let few = bench.step(ahead, input(0, 39));
+    let many = bench.step(ahead, input(1, 40));
     let before = bench.step(at(3_604_999), Input::Tick);
     let after = bench.step(at(3_605_000), Input::Tick);
 
-    assert_eq!((read, before), (vec![], vec![]));
-    assert!(matches!(
-        &after[..],
-        [Action::Settle(Settlement { entries, .. })] if matches!(entries[0], Entry::Park { tier: 3, .. })
-    ));
+    assert!(hops(&few), "{few:?}");
+    assert_eq!((many, before), (vec![], vec![]));
+    assert!(hops(&after), "{after:?}");
 }
 
 #[test]
