@@ -18,7 +18,7 @@ use crate::lane::{Lane, LaneId, Limits, Source};
 use crate::outcome::{Outcome, Reason, Terminal};
 #[cfg(feature = "planted")]
 use crate::planted::Bug;
-use crate::scene::{Scene, Scenes, Target};
+use crate::scene::{MAX_DELAY, Scene, Scenes, Target};
 use crate::task::{Failure, Kind, Task};
 use crate::tier::{HORIZON, Ladder, STRAIGHT};
 use crate::time::Timestamp;
@@ -205,6 +205,12 @@ struct Queue {
     items: Agenda,
     /// When the gate is to be asked again.
     ask_at: Timestamp,
+    /// Since when tasks are in line.
+    since: Timestamp,
+    /// How many of them the gate has let through.
+    served: u32,
+    /// When the gate is expected to admit the next task that finds no place.
+    expected: Timestamp,
 }
 
 /// A call in flight.
@@ -232,7 +238,7 @@ enum Admission {
     Closed(Item, Timestamp),
 }
 
-/// Most tasks of one scene that wait in memory for its gate; more are deferred to a tier.
+/// Tasks of one scene that may wait in memory for its gate in any case; more are deferred to a tier where their lane is crowded.
 const READY: usize = 1_000;
 
 /// How long to wait before asking a gate whose calls are all in flight again: another worker may have given one back.
@@ -247,6 +253,17 @@ const HOLD: Duration = Duration::from_secs(5);
 
 /// Least wait of a deferred task: shorter, and it would be back before there is room.
 const DEFER: Duration = Duration::from_secs(5);
+
+// === impl Queue ===
+
+impl Queue {
+    /// The time between two admissions, as it was so far; none if there was none yet.
+    fn spacing(&self, now: Timestamp) -> Duration {
+        now.since(self.since)
+            .checked_div(self.served)
+            .unwrap_or_default()
+    }
+}
 
 // === impl Engine ===
 
@@ -586,6 +603,7 @@ impl Engine {
                     queue.ask_at = until;
                     break;
                 }
+                queue.served = queue.served.saturating_add(1);
             }
             if !queue.items.is_empty() {
                 self.ready.insert(name, queue);
@@ -599,30 +617,38 @@ impl Engine {
             || Arc::clone(&item.task.scene),
             |scene| Arc::clone(&scene.name),
         );
+        let (held, limits) = (self.held, self.limits);
+        let crowded = self.lane(item.lane).is_crowded(held, &limits);
         if let Some(queue) = self.ready.get_mut(&name) {
-            if queue.items.len() < READY {
-                queue.items.push(item);
-                return;
+            if queue.items.len() < READY || !crowded {
+                return queue.items.push(item);
             }
             return self.defer(now, &name, item, actions);
         }
         if let Admission::Closed(item, until) = self.admit(now, item, actions) {
-            let queue = self.ready.entry(name).or_default();
+            let queue = self.ready.entry(name).or_insert_with(|| Queue {
+                since: now.wall,
+                ..Queue::default()
+            });
             queue.ask_at = until;
             queue.items.push(item);
         }
     }
 
-    /// Parks a due task that finds no place in line until its gate is expected to admit it.
-    fn defer(&mut self, now: Now, scene: &str, item: Item, actions: &mut Vec<Action>) {
+    /// Parks a due task that finds no place in line until its gate is expected to admit it: behind the line, and behind those that found
+    /// no place before it.
+    fn defer(&mut self, now: Now, name: &Arc<str>, item: Item, actions: &mut Vec<Action>) {
         let spacing = self
             .scenes
-            .find(scene)
-            .and_then(|scene| self.gates.gate(scene).spacing())
-            .unwrap_or_default();
-        // The line in front of it goes first.
-        let wait = spacing.saturating_mul(READY as u32).max(DEFER);
-        let due = (now.wall + wait).ceil_to_millis();
+            .find(name)
+            .and_then(|scene| self.gates.gate(scene).spacing());
+        let Some(queue) = self.ready.get_mut(name) else {
+            unreachable!("deferred behind a line that does not exist");
+        };
+        let spacing = spacing.unwrap_or_else(|| queue.spacing(now.wall));
+        let line = spacing.saturating_mul(queue.items.len() as u32);
+        queue.expected = queue.expected.max(now.wall + line.max(DEFER)) + spacing;
+        let due = queue.expected.min(now.wall + MAX_DELAY).ceil_to_millis();
         let weight = item.task.weight();
         let mut task = Arc::unwrap_or_clone(item.task);
         task.due = due;

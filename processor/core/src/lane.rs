@@ -73,6 +73,9 @@ const READ_AHEAD: Duration = HORIZON;
 /// How much of [`READ_AHEAD`] is left when a lane reads on: half, so that a busy tier is fetched in large pieces.
 const READ_ON: Duration = Duration::from_secs(5);
 
+/// The part of the open offsets that a lane may have at which it is crowded. Small: they also have to fit an offset commit.
+const CROWDED: usize = 5;
+
 // === impl Limits ===
 
 impl Limits {
@@ -126,6 +129,13 @@ impl Lane {
         self.reach
             .before(READ_ON)
             .max(now + Duration::from_millis(20))
+    }
+
+    /// Whether so much is held, here or in all, that a task which waits for its gate is better parked, lest others cannot be read.
+    pub(crate) fn is_crowded(&self, total: usize, limits: &Limits) -> bool {
+        self.held >= limits.lane_most / 2
+            || total >= limits.total / 2
+            || self.window.open() >= limits.lane_open / CROWDED
     }
 
     /// Whether `held` bytes, or the open offsets, are as much as this lane may hold.

@@ -576,13 +576,14 @@ fn a_closed_gate_holds_a_line_and_overflow_is_deferred_without_an_attempt() {
         scene.concurrency = NonZeroU32::MIN;
     }));
     let called = bench.record(at(0), TASKS, 0, task("first", at(0)));
-    for offset in 1..=1_000 {
+    // Until a fifth of the offsets that a lane may have are open.
+    for offset in 1..9_999 {
         let waits = bench.record(at(0), TASKS, offset, task("waits", at(0)));
         assert_eq!(waits, []);
     }
     let mut deferred = task("late", at(0));
 
-    let overflow = bench.record(at(0), TASKS, 1_001, deferred.clone());
+    let overflow = bench.record(at(0), TASKS, 9_999, deferred.clone());
     let answered = bench.answer(at(1), &called, Outcome::Success);
 
     deferred.due = at(5_000).wall;
@@ -595,7 +596,7 @@ fn a_closed_gate_holds_a_line_and_overflow_is_deferred_without_an_attempt() {
         },
         event("late", at(0), Transition::Deferred { due }),
     ];
-    assert_eq!(overflow, [settle(TASKS, 1_001, entries)]);
+    assert_eq!(overflow, [settle(TASKS, 9_999, entries)]);
     // The place of the first is the second's at once.
     assert!(matches!(
         &answered[..],
@@ -604,6 +605,34 @@ fn a_closed_gate_holds_a_line_and_overflow_is_deferred_without_an_attempt() {
             Action::Dispatch { .. }
         ]
     ));
+}
+
+#[test]
+fn overflow_is_deferred_to_when_its_gate_is_expected_to_admit_it() {
+    let mut bench = Bench::new(scene(|scene| {
+        scene.rate = Some(Rate {
+            limit: NonZeroU32::new(10).unwrap(),
+            per: Duration::from_secs(1),
+            burst: NonZeroU32::MIN,
+        });
+    }));
+    for offset in 0..9_999 {
+        bench.record(at(0), TASKS, offset, task("waits", at(0)));
+    }
+
+    let due = |actions: &[Action]| match actions {
+        [Action::Settle(settlement)] => match &settlement.entries[0] {
+            Entry::Park { task, .. } => task.due,
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    };
+    let first = bench.record(at(0), TASKS, 9_999, task("late", at(0)));
+    let second = bench.record(at(0), TASKS, 10_000, task("later", at(0)));
+
+    // One is called, 9,998 are in line, ten of them a second; then these, one after the other.
+    assert_eq!(due(&first), at(999_900).wall);
+    assert_eq!(due(&second), at(1_000_000).wall);
 }
 
 #[test]

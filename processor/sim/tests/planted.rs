@@ -11,7 +11,7 @@ use std::{path::Path, process::Command};
 use retide_sim::{AtBroken, Bug, campaign};
 
 /// Histories within which a bug has to be noticed.
-const MOST: u64 = 500;
+const MOST: u64 = 2_000;
 
 /// Tests run beside others; two at a time leave room for them.
 const JOBS: usize = 2;
