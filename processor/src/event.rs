@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use rdkafka::error::KafkaError;
-use tokio::task::JoinError;
 use tracing::{debug, error, info, warn};
 
 use retide_core::completions;
@@ -112,8 +111,8 @@ pub(crate) struct RecordsRefused {
 pub(crate) struct TargetPanicked<'a> {
     /// The scene.
     pub(crate) scene: &'a str,
-    /// The panic.
-    pub(crate) error: &'a JoinError,
+    /// What it said.
+    pub(crate) message: &'a str,
 }
 
 // === impl WorkerStarted ===
@@ -279,7 +278,11 @@ impl RecordsRefused {
 impl TargetPanicked<'_> {
     /// Writes log and metric.
     pub(crate) fn emit(self, metrics: &Metrics) {
-        error!(error = %self.error, scene = self.scene, "target panicked");
+        error!(
+            message = self.message,
+            scene = self.scene,
+            "target panicked"
+        );
         metrics.target_panics.inc();
     }
 }

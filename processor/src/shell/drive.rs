@@ -3,12 +3,15 @@
 //! It decides nothing. Invariant: an offset is handed to the ledger together with everything settled before it, and a shard is let go
 //! only after what was settled for it is durable, or can no longer be.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::mem;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, never, select_biased, unbounded};
+use futures_util::FutureExt;
 use rdkafka::error::KafkaError;
 use tokio::runtime::Handle;
 
@@ -318,15 +321,13 @@ impl<L: Ledger> State<L> {
             return;
         };
         let start = Instant::now();
-        let call = self
-            .parts
-            .runtime
-            .spawn(async move { target.attempt(task).await });
         let (name, metrics) = (Arc::clone(&scene.name), Arc::clone(&self.parts.metrics));
         self.parts.runtime.spawn(async move {
-            let outcome = call.await.unwrap_or_else(|error| {
-                let (scene, error) = (&*name, &error);
-                TargetPanicked { scene, error }.emit(&metrics);
+            // Nothing of the target's is used after a panic but the target itself, which holds no state of a task.
+            let call = AssertUnwindSafe(target.attempt(task)).catch_unwind();
+            let outcome = call.await.unwrap_or_else(|panic| {
+                let (scene, message) = (&*name, message(&*panic));
+                TargetPanicked { scene, message }.emit(&metrics);
                 Outcome::Retryable(Failure::new("panic", "the target's connector panicked"))
             });
             counters.answered(&outcome, start.elapsed());
@@ -536,4 +537,11 @@ impl<L: Ledger> State<L> {
             .retain(|settlement| !shards.contains(&settlement.lane.shard));
         self.paused.retain(|lane, _| !shards.contains(&lane.shard));
     }
+}
+
+/// What a panic says.
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message")
 }

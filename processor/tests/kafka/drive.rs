@@ -42,6 +42,8 @@ struct Attempt {
 #[derive(Default)]
 struct Recorder {
     takes: Duration,
+    /// Panics where it would fail.
+    panics: bool,
     attempts: Mutex<HashMap<String, Vec<Attempt>>>,
 }
 
@@ -71,6 +73,7 @@ impl Target for Recorder {
         if task.attempt > failures {
             Outcome::Success
         } else {
+            assert!(!self.panics, "as it was told to");
             Outcome::Retryable(Failure::new("test", "not yet"))
         }
     }
@@ -266,6 +269,35 @@ fn each_task_ends_once<L: Guarantee>() {
     let dead = outcomes(&bootstrap, &topics.dead_letters);
     assert_eq!(dead.len(), tasks as usize / 5);
     check_attempts(&recorder, &ends);
+}
+
+#[test]
+fn a_target_that_panics_has_failed_and_is_tried_again() {
+    let bootstrap = bootstrap();
+    let group = format!("drive-{}", uuid::Uuid::new_v4());
+    let topics = create(&bootstrap, &group);
+    let recorder = Arc::new(Recorder {
+        panics: true,
+        ..Recorder::default()
+    });
+    let producer: BaseProducer = config(&bootstrap, &group).create().unwrap();
+    produce(&producer, &topics, 0, 1);
+    producer.flush(PATIENCE).unwrap();
+
+    let running = Running::start::<Transactional>(&bootstrap, &group, &topics, &recorder);
+    wait_for_ends(&bootstrap, &topics, 1);
+    let metrics = running.stop();
+
+    let [(_, outcome)] = &outcomes(&bootstrap, &topics.callbacks)[..] else {
+        panic!("one callback expected");
+    };
+    assert_eq!(outcome, "delivered");
+    let attempts = recorder.attempts.lock().unwrap();
+    assert_eq!(attempts.values().map(Vec::len).sum::<usize>(), 2);
+    assert!(
+        metrics.contains("retide_target_panics_total 1"),
+        "{metrics}"
+    );
 }
 
 #[test]
