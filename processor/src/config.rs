@@ -119,7 +119,7 @@ pub struct Topics {
     /// The alerts topic.
     pub alerts: Reports,
     /// The events topic.
-    pub events: Reports,
+    pub events: Events,
     /// The scenes topic.
     pub scenes: Reports,
 }
@@ -130,6 +130,16 @@ pub struct Topics {
 pub struct Reports {
     /// How its records are written.
     pub format: Format,
+}
+
+/// The events topic.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Events {
+    /// How its records are written.
+    pub format: Format,
+    /// Whether there are any: without them there is no audit log, and hops cost half.
+    pub enabled: bool,
 }
 
 /// The process and its workers.
@@ -436,8 +446,19 @@ impl Default for Topics {
             tiers: Ladder::default(),
             callbacks: Reports::default(),
             alerts: Reports::default(),
-            events: Reports::default(),
+            events: Events::default(),
             scenes: Reports::default(),
+        }
+    }
+}
+
+// === impl Events ===
+
+impl Default for Events {
+    fn default() -> Self {
+        Self {
+            format: Format::default(),
+            enabled: true,
         }
     }
 }
@@ -485,6 +506,7 @@ mod tests {
             [topics]
             prefix = "again"
             tiers = ["now", "10s", "1h"]
+            events = { enabled = false }
             [topics.callbacks]
             format = "json"
             [processor]
@@ -516,6 +538,7 @@ mod tests {
         assert_eq!(config.topics.tiers.tiers().len(), 3);
         assert_eq!(config.topics.callbacks.format, Format::Json);
         assert_eq!(config.topics.events.format, Format::Avro);
+        assert!(!config.topics.events.enabled);
         assert_eq!(config.processor.guarantee, Guarantee::AtLeastOnce);
         assert_eq!(config.processor.memory_limit, 64 << 20);
         assert!(config.scenes.contains_key("payment"));

@@ -232,7 +232,9 @@ impl Shared<'_> {
         let limits = Limits::of(usize::try_from(memory).unwrap_or(usize::MAX));
         let formats = Formats {
             callbacks: config.topics.callbacks.format,
-            events: config.topics.events.format,
+            events: Some(config.topics.events)
+                .filter(|events| events.enabled)
+                .map(|events| events.format),
             alerts: config.topics.alerts.format,
         };
         Drive {

@@ -105,6 +105,8 @@ struct Figures<R> {
     workers: u32,
     /// Milliseconds that a transaction collects.
     commit_interval_ms: u128,
+    /// Whether events are written.
+    events: bool,
     /// What was measured.
     #[serde(flatten)]
     measured: R,
@@ -242,6 +244,7 @@ fn show<R: Serialize>(
         partitions: config.topics.partitions,
         workers: config.processor.workers.get(),
         commit_interval_ms: config.processor.commit_interval.as_millis(),
+        events: config.topics.events.enabled,
         measured,
     };
     match output {
@@ -250,9 +253,10 @@ fn show<R: Serialize>(
                 say("built without optimisations: the ratios mean little");
             }
             put(&format!(
-                "retide {} · {} · {} partitions · {} workers · commit every {} ms · {} processors",
+                "retide {} · {} · events {} · {} partitions · {} workers · commit every {} ms · {} processors",
                 figures.version,
                 figures.guarantee,
+                if figures.events { "on" } else { "off" },
                 figures.partitions,
                 figures.workers,
                 figures.commit_interval_ms,

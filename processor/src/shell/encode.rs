@@ -28,25 +28,38 @@ pub struct Encoder {
     callbacks: Codec<wire::Callback>,
     /// Of the body of a callback that is delivered.
     bodies: Codec<wire::Callback>,
-    /// Of the events topic.
-    events: Codec<wire::Event>,
+    /// Of the events topic; none if no events are written.
+    events: Option<Codec<wire::Event>>,
     /// Of the alerts topic.
     alerts: Codec<wire::Alert>,
 }
 
 /// How the records on retide's own topics are written.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Formats {
     /// On the callbacks topic.
     pub callbacks: Format,
-    /// On the events topic.
-    pub events: Format,
+    /// On the events topic; none writes no events.
+    pub events: Option<Format>,
     /// On the alerts topic.
     pub alerts: Format,
 }
 
 /// The rule that counts tasks that died.
 const DEAD_TASKS: &str = "dead-tasks";
+
+// === impl Formats ===
+
+impl Default for Formats {
+    /// Avro everywhere.
+    fn default() -> Self {
+        Self {
+            callbacks: Format::Avro,
+            events: Some(Format::Avro),
+            alerts: Format::Avro,
+        }
+    }
+}
 
 // === impl Encoder ===
 
@@ -57,7 +70,9 @@ impl Encoder {
             topics,
             callbacks: Codec::new(formats.callbacks, Framing::SingleObject),
             bodies: Codec::new(Format::Json, Framing::SingleObject),
-            events: Codec::new(formats.events, Framing::SingleObject),
+            events: formats
+                .events
+                .map(|format| Codec::new(format, Framing::SingleObject)),
             alerts: Codec::new(formats.alerts, Framing::SingleObject),
         }
     }
@@ -71,7 +86,7 @@ impl Encoder {
         let encode = |entries: &[Entry]| -> Result<Vec<OutRecord>, wire::Error> {
             entries
                 .iter()
-                .map(|entry| self.entry(shard, entry))
+                .filter_map(|entry| self.entry(shard, entry).transpose())
                 .collect()
         };
         Ok(Settled {
@@ -186,10 +201,10 @@ impl Encoder {
         })
     }
 
-    /// The record of one entry.
-    fn entry(&self, shard: i32, entry: &Entry) -> Result<OutRecord, wire::Error> {
+    /// The record of one entry, if it has one.
+    fn entry(&self, shard: i32, entry: &Entry) -> Result<Option<OutRecord>, wire::Error> {
         let topics = &self.topics;
-        Ok(match entry {
+        Ok(Some(match entry {
             Entry::Park { tier, task } => {
                 let headers = collect(|sink| headers::write_task(task, sink));
                 out(&topics.tiers[*tier], shard, &task.record, headers)
@@ -221,17 +236,14 @@ impl Encoder {
                 )?
             }
             Entry::Event(event) => {
+                let Some(codec) = &self.events else {
+                    return Ok(None);
+                };
                 let headers = collect(|sink| headers::write_event(event, sink));
                 let report = &EventLine::from(event);
-                report_on(
-                    &topics.events,
-                    shard,
-                    &event.id,
-                    (&self.events, report),
-                    headers,
-                )?
+                report_on(&topics.events, shard, &event.id, (codec, report), headers)?
             }
-        })
+        }))
     }
 }
 
