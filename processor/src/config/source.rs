@@ -21,6 +21,9 @@ const FROM_FILE: &str = "_FILE";
 /// The section whose keys are the Kafka client's: its names have dots where variables have underscores, its values are text.
 const KAFKA: &str = "kafka";
 
+/// The section whose keys are names of the user's.
+const SCENES: &str = "scenes";
+
 /// Most edits between a key and the one that was probably meant: two letters swapped, or two typed wrong.
 const EDITS: usize = 2;
 
@@ -332,20 +335,26 @@ fn inside(value: &Spanned<DeValue<'_>>, path: &[String]) -> Option<usize> {
 
 /// Whether the value that `path` leads to must not be shown.
 fn is_secret(path: &[String]) -> bool {
-    let mut keys = path.iter();
-    match keys.next() {
-        Some(section) if section == KAFKA => true,
-        _ => keys.any(|key| {
-            let key = key.to_ascii_lowercase();
-            SECRETS.iter().any(|word| key.contains(word))
-        }),
-    }
+    let keys = match path {
+        [section, ..] if section == KAFKA => return true,
+        // A scene may be called `token`; what its rules are is not secret for that.
+        [section, _, keys @ ..] if section == SCENES => keys,
+        keys => keys,
+    };
+    keys.iter().any(|key| {
+        let key = key.to_ascii_lowercase();
+        SECRETS.iter().any(|word| key.contains(word))
+    })
 }
 
 /// A message of serde's without the value it complains about.
 fn without_value(message: &str) -> String {
-    match message.split_once(", expected ") {
-        Some((_, expected)) if message.starts_with("invalid ") => {
+    let with_value = ["invalid ", "unknown variant "]
+        .iter()
+        .any(|start| message.starts_with(start));
+    // The last one: the value itself may speak of what it expects.
+    match message.rsplit_once(", expected ") {
+        Some((_, expected)) if with_value => {
             format!("the value is not shown; expected {expected}")
         }
         _ => message.to_owned(),
@@ -408,6 +417,30 @@ mod tests {
             suggest("unknown variant `zzz`, expected `avro` or `json`"),
             "unknown value `zzz`; expected `avro` or `json`"
         );
+    }
+
+    #[test]
+    fn a_secret_is_not_shown_whatever_it_says() {
+        for message in [
+            "invalid type: string \"a, expected s3cret\", expected a map",
+            "unknown variant `a, expected s3cret`, expected a map",
+        ] {
+            assert_eq!(
+                without_value(message),
+                "the value is not shown; expected a map"
+            );
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_scene_makes_no_secret_of_its_rules() {
+        let secret =
+            |path: &str| is_secret(&path.split('.').map(str::to_owned).collect::<Vec<_>>());
+
+        assert!(!secret("scenes.token.jitter"));
+        assert!(secret("scenes.token.target.http.headers.x"));
+        assert!(secret("target.http.headers"));
+        assert!(secret("kafka.client.id"));
     }
 
     #[test]
