@@ -66,7 +66,7 @@ pub const NAMES: [&str; 14] = [
     EVENT,
 ];
 
-/// Most headers a producer's record may have: far above any real record, low enough that looking through them is cheap.
+/// Most headers a producer's record may have besides retide's: far above any real record, low enough that looking through them is cheap.
 pub const MAX_HEADERS: usize = 512;
 
 /// Longest scene name, in bytes: it is a key, a label of metrics and part of every record.
@@ -267,7 +267,8 @@ pub fn millis(time: Timestamp) -> u64 {
 
 /// What the producer of `record` asked for.
 fn order(record: &Record, now: Timestamp) -> Result<Order, Refusal> {
-    if record.headers.len() > MAX_HEADERS {
+    // A dead letter that is produced again has retide's on top.
+    if record.headers.len() > MAX_HEADERS + NAMES.len() {
         return Err(too_many(record.headers.len()));
     }
     let scene = word(record, SCENE, MAX_SCENE)?;
@@ -276,11 +277,9 @@ fn order(record: &Record, now: Timestamp) -> Result<Order, Refusal> {
         Some(_) => None,
         None => envelope::open(record).map_err(|Broken(why)| refuse(Reason::BadEnvelope, &why))?,
     };
-    let headers = envelope
-        .as_ref()
-        .map_or(0, |envelope| envelope.headers.len());
-    if record.headers.len() + headers > MAX_HEADERS {
-        return Err(too_many(record.headers.len() + headers));
+    let kept = kept(record, envelope.as_ref());
+    if kept > MAX_HEADERS {
+        return Err(too_many(kept));
     }
 
     let field = |name, reason, get: fn(&Envelope) -> Option<i64>| {
@@ -310,6 +309,16 @@ fn order(record: &Record, now: Timestamp) -> Result<Order, Refusal> {
         deadline: deadline.map(Timestamp::from_millis),
         envelope,
     })
+}
+
+/// How many headers the task will carry along.
+fn kept(record: &Record, envelope: Option<&Envelope>) -> usize {
+    let outer = record.headers.iter();
+    let outer = outer.filter(|header| envelope.is_none() || !envelope::is_content_type(header));
+    let inner = envelope.iter().flat_map(|envelope| &envelope.headers);
+    let content_type = envelope.is_some_and(|envelope| envelope.content_type.is_some());
+    let kept = outer.chain(inner).filter(|header| !is_own(&header.name));
+    kept.count() + usize::from(content_type)
 }
 
 /// When the first attempt may start: not before `now`, not further away than retide parks tasks.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use retide_avro::headers::{self, ingest, parked, write_poison, write_task};
+use retide_avro::headers::{self, ingest, parked, write_dead_letter, write_poison, write_task};
 use retide_avro::{ENVELOPE_AVRO, ENVELOPE_JSON, RETRY_TASK_FINGERPRINT, RETRY_TASK_SCHEMA};
 use retide_core::{
     Ended, Failure, Header, Kind, Origin, Reason, Record, Task, Terminal, Timestamp, scene,
@@ -222,6 +222,53 @@ fn more_than_512_headers_are_refused() {
 
     assert!(ingest(many(512), origin(), now()).is_ok());
     assert_eq!(poison.reason, Reason::TooManyHeaders);
+}
+
+#[test]
+fn a_dead_letter_of_many_headers_can_be_produced_again() {
+    let mut full = record(b"v", &[("retry-scene", "pay"), ("retry-deadline-at", "5")]);
+    full.headers.extend(vec![header("x", b""); 512]);
+    let task = ingest(full, origin(), now()).unwrap();
+    let ended = Ended {
+        id: task.id.clone(),
+        scene: task.scene.clone(),
+        kind: task.kind,
+        terminal: Terminal::Dead,
+        reason: Some(Reason::Rejected),
+        attempts: 1,
+        origin: origin(),
+        first_failed_at: now(),
+        at: now(),
+        failure: Some(Failure::new("http-400", "no")),
+        key: None,
+    };
+    let mut headers = Vec::new();
+    write_dead_letter(&task, &ended, &mut |name, value| {
+        headers.push(header(name, value.unwrap()));
+    });
+    let letter = Record {
+        headers,
+        ..task.record.clone()
+    };
+
+    let again = ingest(letter, origin(), now()).unwrap();
+
+    assert_eq!(again.record, task.record);
+}
+
+#[test]
+fn the_content_type_of_an_envelope_counts_as_a_header() {
+    let inner = vec![r#"{"name":"x"}"#; 512].join(",");
+    let envelope = |content_type: &str| {
+        let value = format!(r#"{{"scene":"pay"{content_type},"headers":[{inner}]}}"#);
+        let record = record(value.as_bytes(), &[("content-type", ENVELOPE_JSON)]);
+        ingest(record, origin(), now()).map(|task| task.record.headers.len())
+    };
+
+    let refused = envelope(r#","contentType":"text/plain""#).unwrap_err();
+
+    assert_eq!(envelope(""), Ok(512));
+    assert_eq!(refused.reason, Reason::TooManyHeaders);
 }
 
 #[test]
