@@ -391,7 +391,7 @@ prop_compose! {
         attempt in 1..=u32::MAX,
         times in (0..1_u64 << 50, 0..1_u64 << 50, option::of(0..1_u64 << 50)),
         place in ("[a-z./]{1,20}", any::<i32>(), any::<i64>()),
-        failure in option::of(("[a-z0-9-]{0,80}", ".{0,300}")),
+        failure in option::of(("(?s)[a-z: \n-]{0,80}", ".{0,300}")),
         hops in any::<u32>(),
         record in any_record(),
     ) -> Task {

@@ -120,9 +120,11 @@ impl Record {
 
 impl Failure {
     /// A failure with class and message cut to their limits, never inside a character, and free of control characters.
+    ///
+    /// The class is one word, so that `class: message` is read back as it was written.
     pub fn new(class: &str, message: &str) -> Self {
         Self {
-            class: clip(class, MAX_CLASS),
+            class: clip(class, MAX_CLASS).replace(' ', "-").into_boxed_str(),
             message: clip(message, MAX_MESSAGE),
         }
     }
@@ -176,5 +178,12 @@ mod tests {
 
         assert!(failure.message.len() <= MAX_MESSAGE);
         assert!(failure.message.starts_with("line é"));
+    }
+
+    #[test]
+    fn a_class_is_one_word() {
+        let failure = Failure::new("http:\n503: busy", "try later");
+
+        assert_eq!(failure.to_string(), "http:-503:-busy: try later");
     }
 }
