@@ -1,0 +1,135 @@
+//! Headers: whatever a record says, it becomes a task that survives a delay topic and a dead letter, or is handed back.
+
+use std::str;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use retide_avro::headers::{SCENE, write_dead_letter, write_poison};
+use retide_avro::{ingest, parked};
+use retide_core::{
+    Ended, Header, Kind, Poison, Reason, Record, Task, Terminal, Timestamp, scene::MAX_DELAY,
+};
+
+use crate::record;
+
+/// When a record is read whose bytes do not say: in milliseconds since the epoch.
+const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+/// Reads a record as one of the retry topic and as one of a delay topic.
+///
+/// The bytes are `now|key|value|name=value|name…`: a time in microseconds, then what stands on the record.
+pub fn headers(data: &[u8]) {
+    let mut parts = data.split(|byte| *byte == b'|');
+    let now = parts.next().and_then(number).unwrap_or(NOW);
+    let record = Record {
+        key: parts.next().and_then(some),
+        value: parts.next().and_then(some),
+        headers: parts.map(header).collect(),
+    };
+
+    match ingest(record.clone(), record::place(), now) {
+        Ok(task) => {
+            record::check_task(&task, data.len());
+            record::check_count(&task);
+            check_ingested(&task, &record, now);
+            check_replay(&task, now);
+        }
+        Err(poison) => check_poison(&poison, &record, now),
+    }
+    match parked(record.clone(), record::place()) {
+        Ok(task) => {
+            record::check_task(&task, data.len());
+            let producers = record::producers(&record);
+            assert_eq!(task.record.headers[..producers.len()], producers);
+        }
+        Err(poison) => check_poison(&poison, &record, now),
+    }
+}
+
+/// A time in microseconds.
+fn number(text: &[u8]) -> Option<Timestamp> {
+    let micros = str::from_utf8(text).ok()?.parse().ok()?;
+    Some(Timestamp::from_micros(micros))
+}
+
+/// Bytes, unless there are none.
+fn some(bytes: &[u8]) -> Option<Bytes> {
+    (!bytes.is_empty()).then(|| Bytes::copy_from_slice(bytes))
+}
+
+/// A header; without `=` it has no value.
+fn header(part: &[u8]) -> Header {
+    let mut parts = part.splitn(2, |byte| *byte == b'=');
+    let name = String::from_utf8_lossy(parts.next().unwrap_or_default());
+    record::header(&name, parts.next())
+}
+
+/// What a producer may decide, and what not.
+fn check_ingested(task: &Task, record: &Record, now: Timestamp) {
+    assert_eq!((task.attempt, task.hops, task.kind), (1, 0, Kind::Work));
+    assert_eq!((task.first_failed_at, &task.failure), (now, &None));
+    assert_eq!(task.origin, record::place());
+    assert!(task.due >= now && task.due <= now + MAX_DELAY);
+    let named = record.headers.iter().any(|header| &*header.name == SCENE);
+    if named || task.scene.is_empty() {
+        let producers = record::producers(record);
+        let headers = producers;
+        assert_eq!(
+            task.record,
+            Record {
+                headers,
+                ..record.clone()
+            }
+        );
+    }
+}
+
+/// Its dead letter, produced to the retry topic as it is, is a new attempt at the same task.
+fn check_replay(task: &Task, now: Timestamp) {
+    let ended = Ended {
+        id: task.id.clone(),
+        scene: task.scene.clone(),
+        kind: task.kind,
+        terminal: Terminal::Dead,
+        reason: Some(Reason::AttemptsExhausted),
+        attempts: task.attempt,
+        origin: task.origin.clone(),
+        first_failed_at: task.first_failed_at,
+        at: now,
+        failure: task.failure.clone(),
+        key: task.record.key.clone(),
+    };
+    let letter = Record {
+        headers: record::collect(|sink| write_dead_letter(task, &ended, sink)),
+        ..task.record.clone()
+    };
+
+    let again = ingest(letter, record::place(), now + Duration::from_secs(1)).unwrap();
+
+    assert_eq!((&again.id, &again.scene), (&task.id, &task.scene));
+    assert_eq!(again.deadline, task.deadline);
+    assert_eq!(again.record, task.record);
+}
+
+/// A refused record is untouched, and its dead letter begins with what it came with.
+fn check_poison(poison: &Poison, record: &Record, now: Timestamp) {
+    record::check_poison(poison, record);
+    let ended = Ended {
+        id: poison.id.clone(),
+        scene: poison.scene.clone(),
+        kind: Kind::Work,
+        terminal: Terminal::Dead,
+        reason: Some(poison.reason),
+        attempts: 0,
+        origin: poison.origin.clone(),
+        first_failed_at: now,
+        at: now,
+        failure: Some(poison.detail.clone()),
+        key: record.key.clone(),
+    };
+
+    let headers = record::collect(|sink| write_poison(poison, &ended, sink));
+
+    assert_eq!(headers[..record.headers.len()], record.headers);
+}
