@@ -215,7 +215,7 @@ impl Completions {
         bits
     }
 
-    /// Reads the body, checked to be exactly what a writer would have written.
+    /// Reads the body, checked to be a set that can be written.
     fn decode_body(mut body: &[u8]) -> Option<Self> {
         let base = i64::try_from(take_varint(&mut body)?).ok()?;
         let span = i64::try_from(take_varint(&mut body)?).ok()?;

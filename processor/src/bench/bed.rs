@@ -1,11 +1,14 @@
 //! Where measurements take place: topics of their own on a cluster, deleted afterwards.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, BaseRecord};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::runtime::Runtime;
 use tracing::warn;
@@ -14,7 +17,10 @@ use uuid::Uuid;
 use crate::bench::{Error, PATIENCE, Samples};
 use crate::client::Quiet;
 use crate::cluster::{self, Layout, Plan};
-use crate::config::Config;
+use crate::config::{Config, scenes};
+use crate::health::{Health, STALL};
+use crate::metrics::Metrics;
+use crate::process::Process;
 use crate::topics::Topics;
 
 /// Topics of a measurement, and the configuration that uses them.
@@ -56,6 +62,21 @@ impl Bed {
             runtime,
             plan,
         })
+    }
+
+    /// Runs retide on the topics with the scenes of `text`, which are this program's own.
+    pub(crate) fn run(&self, text: String) -> Result<Process, Error> {
+        let scenes = scenes("bench.toml", text).unwrap_or_else(|error| unreachable!("{error}"));
+        let metrics = Arc::new(Metrics::new(&self.config.topics.tiers));
+        let health = Arc::new(Health::new(STALL));
+        let runtime = self.runtime.handle();
+        Ok(Process::start(
+            &self.config,
+            scenes,
+            runtime,
+            &metrics,
+            &health,
+        )?)
     }
 
     /// Waits until the group has committed `count` offsets of `topic`, looking every few milliseconds.
@@ -102,7 +123,7 @@ impl Bed {
                     records += 1;
                     since = Instant::now();
                 }
-                Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => open -= 1,
+                Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
                 Some(Err(error)) => return Err(error.into()),
                 None if since.elapsed() > PATIENCE => {
                     return Err(Error::Stuck {
@@ -139,4 +160,19 @@ impl Bed {
             warn!(%error, prefix, "topics of a measurement are left behind");
         }
     }
+}
+
+/// Hands a record to a producer, waiting while its queue is full.
+pub(crate) fn send(
+    producer: &BaseProducer,
+    mut record: BaseRecord<'_, [u8], [u8]>,
+) -> Result<(), KafkaError> {
+    while let Err((error, again)) = producer.send(record) {
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
+            return Err(error);
+        }
+        producer.poll(Duration::from_millis(10));
+        record = again;
+    }
+    Ok(())
 }

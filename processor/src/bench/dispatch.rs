@@ -1,8 +1,6 @@
 //! Attempts over HTTP: how many a second, where each task fails a few times first; and how late they are under a steady load. Beside a
 //! bare client that makes the same requests from memory.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,11 +12,10 @@ use tokio::runtime::Runtime;
 
 use retide_avro::headers;
 
+use crate::bench::bed::send;
 use crate::bench::target::{Lateness, Manner, Target};
 use crate::bench::{Bed, Error, PATIENCE, Samples, Speed};
-use crate::config::{Config, Scene, scenes};
-use crate::health::{Health, STALL};
-use crate::metrics::Metrics;
+use crate::config::Config;
 use crate::process::Process;
 
 /// How much is dispatched.
@@ -210,18 +207,7 @@ fn start(bed: &Bed, target: &Target, concurrency: u32) -> Result<Process, Error>
          concurrency = {concurrency}\n",
         target.address
     );
-    let scenes: BTreeMap<String, Scene> =
-        scenes("bench.toml", text).unwrap_or_else(|error| unreachable!("{error}"));
-    let metrics = Arc::new(Metrics::new(&bed.config.topics.tiers));
-    let health = Arc::new(Health::new(STALL));
-    let runtime = bed.runtime.handle();
-    Ok(Process::start(
-        &bed.config,
-        scenes,
-        runtime,
-        &metrics,
-        &health,
-    )?)
+    bed.run(text)
 }
 
 /// Waits until a target has seen `count` requests more than `before`.
@@ -334,17 +320,11 @@ impl<'a> Tasks<'a> {
             value: Some("bench"),
         };
         let partition = index % self.bed.config.topics.partitions as u64;
-        let mut record = BaseRecord::<[u8], [u8]>::to(&self.bed.topics.tasks)
+        let record = BaseRecord::to(&self.bed.topics.tasks)
             .partition(partition as i32)
-            .payload(&self.payload)
+            .payload(&self.payload[..])
             .headers(OwnedHeaders::new().insert(header));
-        while let Err((error, again)) = self.producer.send(record) {
-            if error.rdkafka_error_code() != Some(rdkafka::types::RDKafkaErrorCode::QueueFull) {
-                return Err(error.into());
-            }
-            self.producer.poll(Duration::from_millis(10));
-            record = again;
-        }
+        send(&self.producer, record)?;
         self.producer.poll(Duration::ZERO);
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedHeaders, Header as OutHeader, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -16,11 +16,9 @@ use serde::Serialize;
 use retide_avro::headers;
 use retide_core::{Header, Kind, Origin, Record, Task, Timestamp};
 
+use crate::bench::bed::send;
 use crate::bench::{Bed, Error, Samples, Speed};
-use crate::config::{Config, scenes};
-use crate::health::{Health, STALL};
-use crate::metrics::Metrics;
-use crate::process::Process;
+use crate::config::Config;
 use crate::shell::ledger::producer_config;
 
 /// How much is measured.
@@ -128,11 +126,7 @@ fn measure(bed: &Bed, load: Load, say: impl Fn(&str)) -> Result<Hop, Error> {
 /// Runs retide until everything on `topic` has gone on.
 fn forward(bed: &Bed, load: Load, topic: &str) -> Result<Samples, Error> {
     let text = "scenes.bench.target = { http = { url = 'http://127.0.0.1:9/' } }";
-    let scenes =
-        scenes("bench.toml", text.to_owned()).unwrap_or_else(|error| unreachable!("{error}"));
-    let metrics = Arc::new(Metrics::new(&bed.config.topics.tiers));
-    let health = Arc::new(Health::new(STALL));
-    let process = Process::start(&bed.config, scenes, bed.runtime.handle(), &metrics, &health)?;
+    let process = bed.run(text.to_owned())?;
     let samples = bed.follow(topic, load.records);
     process.stop()?;
     samples
@@ -193,13 +187,7 @@ fn copy_once(bed: &Bed, consumer: &BaseConsumer, producer: &BaseProducer) -> Res
             );
         record.payload = message.payload();
         record.key = message.key();
-        while let Err((error, again)) = producer.send(record) {
-            if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
-                return Err(error.into());
-            }
-            producer.poll(Duration::from_millis(10));
-            record = again;
-        }
+        send(producer, record)?;
         next.insert(
             message.partition(),
             (message.topic().to_owned(), message.offset() + 1),
@@ -281,17 +269,11 @@ impl Part<'_> {
             });
         }
         for index in 0..load.records {
-            let mut record = BaseRecord::<[u8], [u8]>::to(self.topic)
+            let record = BaseRecord::to(self.topic)
                 .partition((index % partitions) as i32)
-                .payload(&payload)
+                .payload(&*payload)
                 .headers(headers.clone());
-            while let Err((error, again)) = producer.send(record) {
-                if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
-                    return Err(error.into());
-                }
-                producer.poll(Duration::from_millis(10));
-                record = again;
-            }
+            send(&producer, record)?;
         }
         producer.flush(Duration::from_mins(2))?;
         Ok(())
