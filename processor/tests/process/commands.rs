@@ -305,3 +305,32 @@ fn the_demo_counts_what_it_promises() {
         assert!(report["lateness_ms"][key].as_f64().is_some(), "{key}");
     }
 }
+
+#[test]
+fn measurements_count_what_goes_in_where_it_comes_out() {
+    let rig = Rig::bare("127.0.0.1:1".to_owned(), "");
+    let bench = |arguments: &[&str]| -> serde_json::Value {
+        let common = ["--embedded", "--output", "ndjson"];
+        let output = rig.retide(&[&["bench"], arguments, &common[..]].concat());
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        serde_json::from_str(&stdout(&output)).unwrap()
+    };
+
+    let hop = bench(&["hop", "--records", "2000"]);
+    let dispatch = bench(&["dispatch", "--tasks", "200", "--failures", "1"]);
+    let lateness = bench(&[
+        "lateness",
+        "--rate",
+        "20",
+        "--seconds",
+        "2",
+        "--failures",
+        "1",
+    ]);
+
+    assert_eq!(hop["records"], 2_000);
+    assert_eq!(dispatch["lateness_ms"]["attempts"], 400);
+    assert_eq!(dispatch["lateness_ms"]["early"], 0);
+    assert_eq!(lateness["retide_ms"]["attempts"], 80);
+    assert_eq!(lateness["retide_ms"]["early"], 0);
+}
