@@ -147,6 +147,9 @@ struct Deliveries {
 /// Longest wait for one call to a producer; in a transaction, a producer that takes longer is made anew.
 const CALL: Duration = Duration::from_secs(10);
 
+/// Longest time between the last acknowledgement and its notice.
+const STEP: Duration = Duration::from_millis(1);
+
 /// Pause before a batch is written again: a rebalance or an election takes longer than a few milliseconds.
 const AGAIN: Duration = Duration::from_millis(50);
 
@@ -339,6 +342,20 @@ fn produce(
             }
             _ => return Err(error),
         }
+    }
+    Ok(())
+}
+
+/// Waits until every record is acknowledged or has failed, at most [`CALL`].
+///
+/// [`Producer::flush`] of the client polls in steps of 100 ms and ends no step early, which would be most of the time of a commit.
+pub(crate) fn flush<C: ProducerContext>(producer: &BaseProducer<C>) -> Result<(), KafkaError> {
+    let deadline = Instant::now() + CALL;
+    while let Err(error) = producer.flush(Duration::ZERO) {
+        if Instant::now() >= deadline {
+            return Err(error);
+        }
+        producer.poll(STEP);
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ use tracing::{error, warn};
 use crate::event::ProducerReplaced;
 use crate::shell::feed;
 use crate::shell::ledger::{
-    AGAIN, Batch, CALL, Deliveries, Ledger, Ownership, Receipt, Settled, Submitted, is_refusal,
+    AGAIN, Batch, Deliveries, Ledger, Ownership, Receipt, Settled, Submitted, flush, is_refusal,
     lock, produce, producer_config,
 };
 
@@ -162,7 +162,7 @@ impl Writer {
             produce(producer, record, number)?;
         }
         // The client tries again by itself, and without repeating anything, as long as we let it.
-        while let Err(error) = producer.flush(CALL) {
+        while let Err(error) = flush(producer) {
             if !submitted.is_owned(&ownership) {
                 return Err(error);
             }

@@ -20,7 +20,7 @@ use tracing::{error, warn};
 use crate::event::{BatchAborted, ProducerDistrusted, ProducerReplaced};
 use crate::shell::feed;
 use crate::shell::ledger::{
-    AGAIN, Batch, CALL, Deliveries, Ledger, Ownership, Receipt, Submitted, is_refusal, lock,
+    AGAIN, Batch, CALL, Deliveries, Ledger, Ownership, Receipt, Submitted, flush, is_refusal, lock,
     produce, producer_config,
 };
 
@@ -274,7 +274,7 @@ impl Writer {
                 produce(producer, record, index).map_err(classify)?;
             }
         }
-        producer.flush(CALL).map_err(classify)?;
+        flush(producer).map_err(classify)?;
         let failed = std::mem::take(&mut *lock(&producer.context().failed));
         if !failed.is_empty() {
             return Err(refusals(batch, failed));
