@@ -4,14 +4,21 @@
 //! |---|---|
 //! | `dispatch` | attempts over HTTP, and how late they are; beside a bare client |
 //! | `hop` | tasks that are due later, forwarded between topics; beside a plain transactional copy |
+//! | `park` | a process with many parked tasks: start, memory, idling, take-over, and all of them due at once; beside one with none |
+//! | `storm` | a healthy scene while others hang, reject and are flooded; beside itself without them |
 //!
 //! Invariant: what went in is counted where it comes out; a measurement whose counts differ is an error, not a figure.
 
 mod bed;
 mod dispatch;
 mod hop;
+mod park;
+mod storm;
+mod stream;
 mod target;
+mod worker;
 
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::KafkaError;
@@ -22,7 +29,10 @@ use crate::{cluster, process};
 pub use self::bed::Bed;
 pub use self::dispatch::{Dispatch, Pace, Steady, Volume, dispatch, steady};
 pub use self::hop::{Hop, Load, hop};
+pub use self::park::{Drained, Park, Parked, Stage, TakeOver, park};
+pub use self::storm::{Sea, Storm, Weather, storm};
 pub use self::target::Lateness;
+pub use self::worker::Memory;
 
 /// Why a measurement came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +68,28 @@ pub enum Error {
         found: u64,
         /// How many went in.
         expected: u64,
+    },
+    /// Attempts were made before they were due.
+    #[error("{count} attempts were early")]
+    Early {
+        /// How many.
+        count: u64,
+    },
+    /// Tasks that are to be due at once were still being produced when they were due.
+    #[error("{count} tasks due {} s after the first one was produced took {} s to produce: more time is needed", due_in.as_secs(), took.as_secs())]
+    TooSoon {
+        /// How many.
+        count: u64,
+        /// When they were due, from the start of producing.
+        due_in: Duration,
+        /// How long producing took.
+        took: Duration,
+    },
+    /// A process that was measured ended by itself, and has said why.
+    #[error("a process of retide's ended by itself: {status}")]
+    Worker {
+        /// How.
+        status: ExitStatus,
     },
 }
 

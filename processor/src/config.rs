@@ -346,6 +346,21 @@ impl Kafka {
         self.common.insert(property.to_owned(), value.to_owned());
     }
 
+    /// The section of a file that says the same. It may hold secrets.
+    pub(crate) fn written(&self) -> Table {
+        let table = |properties: &BTreeMap<String, String>| -> Table {
+            let properties = properties.iter();
+            properties
+                .map(|(key, value)| (key.clone(), Value::String(value.clone())))
+                .collect()
+        };
+        let mut written = table(&self.common);
+        for (key, properties) in [("consumer", &self.consumer), ("producer", &self.producer)] {
+            written.insert(key.to_owned(), Value::Table(table(properties)));
+        }
+        written
+    }
+
     /// The addresses at which Kafka is looked for.
     pub fn bootstrap(&self) -> &str {
         self.common

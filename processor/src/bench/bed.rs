@@ -1,5 +1,6 @@
 //! Where measurements take place: topics of their own on a cluster, deleted afterwards.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use uuid::Uuid;
 
 use crate::bench::{Error, PATIENCE, Samples};
 use crate::client::Quiet;
-use crate::cluster::{self, Layout, Plan};
+use crate::cluster::{self, Layout, Plan, Role, TopicPlan};
 use crate::config::{Config, scenes};
 use crate::health::{Health, STALL};
 use crate::metrics::Metrics;
@@ -62,6 +63,26 @@ impl Bed {
             runtime,
             plan,
         })
+    }
+
+    /// Creates one more topic, in which records have the time at which the broker appended them.
+    pub(crate) fn add(&mut self, name: &str) -> Result<Arc<str>, Error> {
+        let name: Arc<str> = format!("{}.{name}", self.config.topics.prefix).into();
+        let topic = TopicPlan {
+            name: Arc::clone(&name),
+            role: Role::Events,
+            partitions: self.config.topics.partitions,
+            replication_factor: self.config.topics.replication_factor,
+            config: BTreeMap::from([("message.timestamp.type", "LogAppendTime".to_owned())]),
+        };
+        let plan = Plan {
+            topics: vec![topic.clone()],
+        };
+        let client = self.config.kafka.client();
+        self.runtime
+            .block_on(cluster::create(&client, &plan, CALL))?;
+        self.plan.topics.push(topic);
+        Ok(name)
     }
 
     /// Runs retide on the topics with the scenes of `text`, which are this program's own.

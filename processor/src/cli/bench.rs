@@ -1,5 +1,8 @@
 //! `retide bench`: measures retide, each mode beside a raw baseline of its own in the same run.
 
+mod park;
+mod storm;
+
 use std::io;
 use std::time::Duration;
 
@@ -22,6 +25,8 @@ Examples:
   retide bench hop --records 500000 --output json
   retide bench dispatch --failures 3
   retide bench lateness --rate 200 --output json
+  retide bench park --due-in 90s                a million tasks parked, and a million due at once
+  retide bench storm
   retide bench hop --embedded                   on a broker in this process: the accounting means something, the speed little
 
 Topics of their own are created on the cluster and deleted afterwards. Compare ratios, not figures of different machines.")]
@@ -32,6 +37,10 @@ pub(super) enum Command {
     Dispatch(Dispatch),
     /// How late attempts are under a steady load; beside a bare client with a timer for each request
     Lateness(Steady),
+    /// What parked tasks cost a process: start, memory, idling, take-over, and all of them due at once; beside one with none
+    Park(park::Options),
+    /// How late a healthy scene is while others hang, reject and are flooded; beside itself without them
+    Storm(storm::Options),
 }
 
 /// What `hop` takes.
@@ -116,7 +125,9 @@ struct Figures<R> {
 pub(super) fn bench(mut config: Config, command: &Command, output: Output) -> Result<(), Failed> {
     let (Command::Hop(Hop { embedded, .. })
     | Command::Dispatch(Dispatch { embedded, .. })
-    | Command::Lateness(Steady { embedded, .. })) = command;
+    | Command::Lateness(Steady { embedded, .. })
+    | Command::Park(park::Options { embedded, .. })
+    | Command::Storm(storm::Options { embedded, .. })) = command;
     let broker = embedded.then(Broker::start).transpose()?;
     if let Some(broker) = &broker {
         config.kafka.set("bootstrap.servers", broker.bootstrap());
@@ -151,6 +162,14 @@ pub(super) fn bench(mut config: Config, command: &Command, output: Output) -> Re
                 failures: options.failures,
             };
             show(&config, bench::steady(&config, pace, say)?, output, steady)
+        }
+        Command::Park(options) => {
+            let measured = bench::park(&config, options.parked(), say)?;
+            show(&config, measured, output, park::table)
+        }
+        Command::Storm(options) => {
+            let measured = bench::storm(&config, options.weather(), say)?;
+            show(&config, measured, output, storm::table)
         }
     }
 }

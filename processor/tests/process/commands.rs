@@ -307,6 +307,42 @@ fn the_demo_counts_what_it_promises() {
 }
 
 #[test]
+fn parked_tasks_and_storms_are_measured_and_counted() {
+    let rig = Rig::bare(bootstrap(), "");
+    let bench = |arguments: &[&str]| -> serde_json::Value {
+        let output = rig.retide(&[&["bench"], arguments, &["--output", "ndjson"]].concat());
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        serde_json::from_str(&stdout(&output)).unwrap()
+    };
+
+    let park = bench(&[
+        "park", "--tasks", "2000", "--bytes", "100", "--idle", "1s", "--due-in", "6s",
+    ]);
+    let storm = bench(&["storm", "--rate", "40", "--seconds", "3", "--flood", "300"]);
+
+    assert_eq!(park["tasks"], 2_000);
+    assert_eq!(park["tiers"], serde_json::json!(["1h"]));
+    assert_eq!(park["take_over"]["session_timeout_ms"], "6000");
+    let drain = &park["drain"];
+    assert_eq!(drain["tasks"], 2_000);
+    assert_eq!(drain["drained_ms"]["attempts"], 2_000);
+    for lateness in ["drained_ms", "before_ms", "meanwhile_ms"] {
+        assert_eq!(drain[lateness]["early"], 0, "{lateness}");
+    }
+    for stage in ["empty", "parked"] {
+        let measured = park[stage]["memory"]["resident"].as_u64();
+        assert_eq!(measured.is_some(), cfg!(target_os = "linux"), "{stage}");
+    }
+    let number = |value: &serde_json::Value| value.as_u64().unwrap();
+    let attempts = |sea: &str| number(&storm[sea]["lateness_ms"]["attempts"]);
+    assert!(attempts("calm") >= 100 && attempts("storm") >= 100);
+    // Those of the warm-up were delivered, too.
+    assert!(number(&storm["delivered"]) >= attempts("calm") + attempts("storm") + 200);
+    assert!(number(&storm["hung"]) >= 64 && number(&storm["rejected"]) >= 100);
+    assert!(number(&storm["flooded"]) >= 300);
+}
+
+#[test]
 fn measurements_count_what_goes_in_where_it_comes_out() {
     let rig = Rig::bare("127.0.0.1:1".to_owned(), "");
     let bench = |arguments: &[&str]| -> serde_json::Value {
