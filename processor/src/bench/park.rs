@@ -119,11 +119,8 @@ const LONG: Duration = Duration::from_hours(1);
 /// How far off the tasks are due: beyond the longest tier.
 const LATER: Duration = Duration::from_hours(30 * 24);
 
-/// How long a process that has just become ready is left alone before it is watched: its first fetches and rules are not idling.
+/// Longest time that a process that has just become ready is left alone before it is watched: its first fetches and rules are not idling.
 const SETTLE: Duration = Duration::from_secs(3);
-
-/// How long before tasks come due that is not counted as before: they are being read then.
-const QUIET: Duration = Duration::from_secs(12);
 
 /// Tasks between two looks at the clock when they are produced: a few milliseconds.
 const CHUNK: u64 = 500;
@@ -227,7 +224,7 @@ fn measure(bed: &Bed, parked: Parked, topic: &str, say: impl Fn(&str)) -> Result
 /// Watches a process that has nothing to do.
 fn idle(worker: &mut Worker, time: Duration) -> Result<Stage, Error> {
     let ready = worker.ready()?;
-    thread::sleep(SETTLE);
+    thread::sleep(SETTLE.min(time));
     let (start, before) = (Instant::now(), worker.processor_seconds());
     thread::sleep(time);
     let (time, after) = (start.elapsed(), worker.processor_seconds());
@@ -285,7 +282,7 @@ fn fill(
     mut tier: impl FnMut() -> usize,
 ) -> Result<(), Error> {
     let producer = producer(bed, "20")?;
-    let payload = vec![b'x'; parked.bytes];
+    let mut payload = Payload::new(parked.bytes);
     let partitions = bed.config.topics.partitions as u64;
     let common = waiting(scene, due);
     let mut topic = &bed.topics.tiers[0];
@@ -296,7 +293,7 @@ fn fill(
         let id = identity(scene, index);
         let record = BaseRecord::to(topic)
             .partition((index % partitions) as i32)
-            .payload(&payload[..])
+            .payload(payload.of(index))
             .headers(common.clone().insert(OutHeader {
                 key: headers::ID,
                 value: Some(&id),
@@ -305,6 +302,42 @@ fn fill(
     }
     producer.flush(PATIENCE * 2)?;
     Ok(())
+}
+
+/// Payloads that compress as JSON full of identities does with lz4, about by half: what is fetched is counted in compressed bytes, and
+/// what is held is not.
+struct Payload(Vec<u8>);
+
+// === impl Payload ===
+
+impl Payload {
+    /// What a payload repeats.
+    const PIECE: &[u8] = b"{\"order\":\"0123456789abcdef\",\"paid\":true},";
+
+    /// Where its identity begins.
+    const IDENTITY: usize = 10;
+
+    /// Payloads of so many bytes.
+    fn new(bytes: usize) -> Self {
+        Self(Self::PIECE.iter().copied().cycle().take(bytes).collect())
+    }
+
+    /// The payload of a task.
+    fn of(&mut self, index: u64) -> &[u8] {
+        // SplitMix64 (Steele, Lea and Flood, 2014).
+        let mut state = index << 20;
+        for piece in self.0.chunks_mut(Self::PIECE.len()) {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut mixed = state;
+            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            mixed ^= mixed >> 31;
+            for (number, byte) in piece.iter_mut().skip(Self::IDENTITY).take(16).enumerate() {
+                *byte = b"0123456789abcdef"[(mixed >> (4 * number)) as usize & 15];
+            }
+        }
+        &self.0
+    }
 }
 
 /// What retide sets on a task that is parked, but for its identity.
@@ -352,7 +385,7 @@ impl Drain<'_> {
         say("warming up another scene");
         arrive(self.target, OTHER.rate * 3)?;
         self.target.take_lateness();
-        thread::sleep(parked.idle.max(QUIET));
+        thread::sleep(parked.idle);
         let before = self.target.take_lateness();
         let due = (Timestamp::EPOCH + now() + due_in).ceil_to_millis();
         say(&format!(

@@ -79,8 +79,8 @@ const HUNG: u64 = 50;
 /// How long the flooded target takes.
 const SLOW: Duration = Duration::from_millis(50);
 
-/// How long the healthy scene runs before it is measured: connections, caches and the first transactions are not what is measured.
-const WARM: u64 = 5;
+/// How many seconds the healthy scene runs before it is measured: connections, caches and the first transactions are not what is measured.
+const WARM: u64 = 3;
 
 /// Measures a healthy scene in a storm on the cluster that `config` names; `say` is told what is going on.
 ///
