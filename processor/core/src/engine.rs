@@ -4,7 +4,7 @@
 //! open offset is settled exactly once; a call starts at or after its task's due time; a task that waits is either in memory with its
 //! offset open, or parked in a tier.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::completions::Completions;
 use crate::consequence::{self, End};
 use crate::entry::{Entry, Poison, Transition};
 use crate::gate::{Denied, Gate, Gates};
-use crate::lane::{Lane, LaneId, Limits, Source};
+use crate::lane::{Lane, LaneId, Limits, Load, Source};
 use crate::outcome::{Outcome, Reason, Terminal};
 #[cfg(feature = "planted")]
 use crate::planted::Bug;
@@ -185,6 +185,12 @@ pub struct Engine {
     agenda: Agenda,
     /// Tasks that are due and wait for their gate, by scene.
     ready: BTreeMap<Arc<str>, Queue>,
+    /// The scene whose tasks were started last; the others are served before it.
+    served: Option<Arc<str>>,
+    /// Tasks that are to be parked, or to hop, and wait for room in the batch.
+    outbound: VecDeque<Item>,
+    /// What was settled since [`Self::commits`] was last asked.
+    batch: Load,
     /// Calls in flight.
     calls: HashMap<u64, Call>,
     /// Bytes held by all lanes.
@@ -205,6 +211,8 @@ struct Queue {
     items: Agenda,
     /// When the gate is to be asked again.
     ask_at: Timestamp,
+    /// Whether it is the batch that has no room for its tasks.
+    crowded_out: bool,
     /// Since when tasks are in line.
     since: Timestamp,
     /// How many of them the gate has let through.
@@ -236,10 +244,18 @@ enum Admission {
     Gone,
     /// Its gate is closed until then.
     Closed(Item, Timestamp),
+    /// The batch has no room for what follows from it.
+    NoRoom(Item),
 }
 
 /// Tasks of one scene that may wait in memory for its gate in any case; more are deferred to a tier where their lane is crowded.
 const READY: usize = 1_000;
+
+/// Most tasks that one step starts or forwards: a few milliseconds, after which answers are heard again.
+const STEP: usize = 1_000;
+
+/// Tasks of one scene that are started before those of the next one.
+const TURN: usize = 64;
 
 /// How long to wait before asking a gate whose calls are all in flight again: another worker may have given one back.
 const ASK_CALLS: Duration = Duration::from_millis(5);
@@ -257,6 +273,20 @@ const DEFER: Duration = Duration::from_secs(5);
 // === impl Queue ===
 
 impl Queue {
+    /// Puts a task back in line, whose gate is closed until then.
+    fn wait(&mut self, item: Item, until: Timestamp) {
+        self.items.push(item);
+        self.ask_at = until;
+        self.crowded_out = false;
+    }
+
+    /// Puts a task back in line until the batch has room.
+    fn wait_for_room(&mut self, item: Item, now: Timestamp) {
+        self.items.push(item);
+        self.ask_at = now;
+        self.crowded_out = true;
+    }
+
     /// The time between two admissions, as it was so far; none if there was none yet.
     fn spacing(&self, now: Timestamp) -> Duration {
         now.since(self.since)
@@ -279,6 +309,9 @@ impl Engine {
             paused: BTreeSet::new(),
             agenda: Agenda::default(),
             ready: BTreeMap::new(),
+            served: None,
+            outbound: VecDeque::new(),
+            batch: Load::default(),
             calls: HashMap::new(),
             held: 0,
             latest: Timestamp::EPOCH,
@@ -330,15 +363,33 @@ impl Engine {
 
     /// When [`Input::Tick`] is wanted next, if nothing else happens before.
     pub fn next_wake(&self) -> Option<Timestamp> {
-        let queues = self.ready.values().map(|queue| queue.ask_at);
+        let room = !self.is_full();
+        let queues = self
+            .ready
+            .values()
+            .filter(|queue| room || !queue.crowded_out)
+            .map(|queue| queue.ask_at);
         let paused = self.paused.first().map(|(time, _)| *time);
-        queues.chain(paused).chain(self.agenda.next()).min()
+        let outbound = (room && !self.outbound.is_empty()).then_some(self.latest);
+        queues
+            .chain(paused)
+            .chain(outbound)
+            .chain(self.agenda.next())
+            .min()
+    }
+
+    /// Whether so much was settled that it should be written before more is: nothing that can wait is settled until
+    /// [`Self::commits`] is asked.
+    pub const fn is_full(&self) -> bool {
+        self.batch.tasks >= self.limits.batch_tasks || self.batch.bytes >= self.limits.batch_bytes
     }
 
     /// What may be committed now, of the lanes where that has changed; everything settled so far is to be written with it.
     pub fn commits(&mut self) -> Vec<Commit> {
+        self.batch = Load::default();
         let mut commits = Vec::new();
         for (id, lane) in &mut self.lanes {
+            lane.batch = Load::default();
             if mem::take(&mut lane.dirty) {
                 commits.push(Commit {
                     lane: *id,
@@ -442,11 +493,10 @@ impl Engine {
         if verdict::expires(scene, &item.task, item.task.due.max(now.wall)) {
             return self.expire(now, &item, actions);
         }
-        let due = item.task.due;
-        if due.since(now.wall) <= STRAIGHT {
+        if item.task.due.since(now.wall) <= STRAIGHT {
             return self.agenda.push(item);
         }
-        self.park(now, item, Transition::Parked { due }, actions);
+        self.forward(now, item, actions);
     }
 
     /// A callback record: a task of its own if its scene wants it delivered.
@@ -489,14 +539,19 @@ impl Engine {
         self.agenda.push(item);
     }
 
-    /// Forwards a task to another tier.
-    fn hop(&mut self, now: Now, item: Item, actions: &mut Vec<Action>) {
-        let (due, hops) = (item.task.due, item.task.hops.saturating_add(1));
-        self.park(now, item, Transition::Hopped { due, hops }, actions);
-    }
-
-    /// Parks a task until it is due.
-    fn park(&mut self, now: Now, item: Item, transition: Transition, actions: &mut Vec<Action>) {
+    /// Appends a task that is not due yet to a tier, once there is room for that.
+    fn forward(&mut self, now: Now, item: Item, actions: &mut Vec<Action>) {
+        if self.is_full() {
+            return self.outbound.push_back(item);
+        }
+        let due = item.task.due;
+        let transition = match item.lane.source {
+            Source::Tasks | Source::Callbacks => Transition::Parked { due },
+            Source::Tier(_) => Transition::Hopped {
+                due,
+                hops: item.task.hops.saturating_add(1),
+            },
+        };
         let weight = item.task.weight();
         let task = Arc::unwrap_or_clone(item.task);
         let entries = consequence::park(task, &self.ladder, now.wall, transition);
@@ -536,22 +591,20 @@ impl Engine {
         self.settle_item(item, entries, actions);
     }
 
-    /// Does everything whose time has come.
+    /// Does what has come to its time, as much as fits one step; [`Self::next_wake`] says whether there is more.
     fn wake(&mut self, now: Now, actions: &mut Vec<Action>) {
         #[cfg(feature = "planted")]
         let now = self.bug.clock(now);
-        // The queues first: their tasks have waited longest.
+        // Half of the room is for tasks that move on, however many are due. Then the queues: their tasks have waited longest.
+        self.send_outbound(now, self.limits.batch_tasks / 2, actions);
         self.ask_gates(now, actions);
-        while let Some(item) = self.agenda.pop_due(now.wall) {
-            if item.task.due <= now.wall {
-                self.due(now, item, actions);
-            } else if item.task.due.since(now.wall) > HORIZON {
-                self.hop(now, item, actions);
-            } else {
-                let wake = item.task.due;
-                self.agenda.push(Item { wake, ..item });
-            }
+        for _ in 0..STEP {
+            let Some(item) = self.agenda.pop_due(now.wall) else {
+                break;
+            };
+            self.look_at(now, item, actions);
         }
+        self.send_outbound(now, usize::MAX, actions);
         while let Some((_, lane)) = self
             .paused
             .first()
@@ -560,6 +613,18 @@ impl Engine {
         {
             self.paused.pop_first();
             self.resume_if_room(now, lane, actions);
+        }
+    }
+
+    /// A task is to be looked at: it is due, or soon, or far off.
+    fn look_at(&mut self, now: Now, item: Item, actions: &mut Vec<Action>) {
+        if item.task.due <= now.wall {
+            self.due(now, item, actions);
+        } else if item.task.due.since(now.wall) > HORIZON {
+            self.forward(now, item, actions);
+        } else {
+            let wake = item.task.due;
+            self.agenda.push(Item { wake, ..item });
         }
     }
 
@@ -585,30 +650,77 @@ impl Engine {
             .collect();
     }
 
-    /// Asks the gates that have tasks waiting and may be open again.
-    fn ask_gates(&mut self, now: Now, actions: &mut Vec<Action>) {
-        let asked: Vec<Arc<str>> = self
-            .ready
-            .iter()
-            .filter(|(_, queue)| queue.ask_at <= now.wall)
-            .map(|(name, _)| Arc::clone(name))
-            .collect();
-        for name in asked {
-            let Some(mut queue) = self.ready.remove(&name) else {
-                continue;
-            };
-            while let Some(item) = queue.items.pop() {
-                if let Admission::Closed(item, until) = self.admit(now, item, actions) {
-                    queue.items.push(item);
-                    queue.ask_at = until;
-                    break;
-                }
-                queue.served = queue.served.saturating_add(1);
+    /// Forwards tasks that had to wait for room, as long as the batch holds fewer than `below`.
+    fn send_outbound(&mut self, now: Now, below: usize, actions: &mut Vec<Action>) {
+        for _ in 0..self.outbound.len().min(STEP) {
+            if self.is_full() || self.batch.tasks >= below {
+                return;
             }
-            if !queue.items.is_empty() {
-                self.ready.insert(name, queue);
+            if let Some(item) = self.outbound.pop_front() {
+                self.look_at(now, item, actions);
             }
         }
+    }
+
+    /// Asks the gates that have tasks waiting and may be open again, scene by scene in turn.
+    fn ask_gates(&mut self, now: Now, actions: &mut Vec<Action>) {
+        let room = !self.is_full();
+        let mut asked: Vec<Arc<str>> = self
+            .ready
+            .iter()
+            .filter(|(_, queue)| queue.ask_at <= now.wall && (room || !queue.crowded_out))
+            .map(|(name, _)| Arc::clone(name))
+            .collect();
+        if let Some(last) = &self.served {
+            let next = asked.partition_point(|name| name <= last);
+            asked.rotate_left(next);
+        }
+        let mut left = STEP;
+        while left > 0 && !asked.is_empty() {
+            asked.retain(|name| {
+                let turn = left.min(TURN);
+                let started = self.serve(now, name, turn, actions);
+                left -= started;
+                started == turn && left > 0
+            });
+        }
+    }
+
+    /// Starts tasks of one scene, at most `most`; how many it were.
+    fn serve(
+        &mut self,
+        now: Now,
+        name: &Arc<str>,
+        most: usize,
+        actions: &mut Vec<Action>,
+    ) -> usize {
+        let Some(mut queue) = self.ready.remove(name) else {
+            return 0;
+        };
+        let mut started = 0;
+        while started < most
+            && let Some(item) = queue.items.pop()
+        {
+            match self.admit(now, item, actions) {
+                Admission::Gone => started += 1,
+                Admission::Closed(item, until) => {
+                    queue.wait(item, until);
+                    break;
+                }
+                Admission::NoRoom(item) => {
+                    queue.wait_for_room(item, now.wall);
+                    break;
+                }
+            }
+        }
+        if started > 0 {
+            queue.served = queue.served.saturating_add(started as u32);
+            self.served = Some(Arc::clone(name));
+        }
+        if !queue.items.is_empty() {
+            self.ready.insert(Arc::clone(name), queue);
+        }
+        started
     }
 
     /// A task is due: through its gate, or in line before it.
@@ -617,21 +729,29 @@ impl Engine {
             || Arc::clone(&item.task.scene),
             |scene| Arc::clone(&scene.name),
         );
-        let (held, limits) = (self.held, self.limits);
+        let (held, limits, full) = (self.held, self.limits, self.is_full());
         let crowded = self.lane(item.lane).is_crowded(held, &limits);
         if let Some(queue) = self.ready.get_mut(&name) {
-            if queue.items.len() < READY || !crowded {
+            // What waits for the batch is not helped by another record in it.
+            if queue.items.len() < READY || !crowded || queue.crowded_out || full {
                 return queue.items.push(item);
             }
             return self.defer(now, &name, item, actions);
         }
-        if let Admission::Closed(item, until) = self.admit(now, item, actions) {
-            let queue = self.ready.entry(name).or_insert_with(|| Queue {
-                since: now.wall,
-                ..Queue::default()
-            });
-            queue.ask_at = until;
-            queue.items.push(item);
+        let admission = self.admit(now, item, actions);
+        let new = || Queue {
+            since: now.wall,
+            ..Queue::default()
+        };
+        match admission {
+            Admission::Gone => {}
+            Admission::Closed(item, until) => {
+                self.ready.entry(name).or_insert_with(new).wait(item, until);
+            }
+            Admission::NoRoom(item) => {
+                let queue = self.ready.entry(name).or_insert_with(new);
+                queue.wait_for_room(item, now.wall);
+            }
         }
     }
 
@@ -658,11 +778,18 @@ impl Engine {
 
     /// Starts the attempt of a due task if its gate is open.
     fn admit(&mut self, now: Now, item: Item, actions: &mut Vec<Action>) -> Admission {
+        let full = self.is_full();
         let Some(scene) = self.scenes.find(&item.task.scene).map(Arc::clone) else {
+            if full {
+                return Admission::NoRoom(item);
+            }
             self.end_without_scene(now, &item, actions);
             return Admission::Gone;
         };
         if verdict::expires(&scene, &item.task, now.wall) {
+            if full {
+                return Admission::NoRoom(item);
+            }
             self.expire(now, &item, actions);
             return Admission::Gone;
         }
@@ -675,6 +802,9 @@ impl Engine {
             self.settle_item(&item, Vec::new(), actions);
             return Admission::Gone;
         };
+        if full && matches!(target, Target::Produce { .. }) {
+            return Admission::NoRoom(item);
+        }
         let gate = self.gates.gate(&scene);
         let admitted = match target {
             Target::Call => gate.admit_call(now.steady),
@@ -828,6 +958,7 @@ impl Engine {
             queue.items.forget(shard);
         }
         self.ready.retain(|_, queue| !queue.items.is_empty());
+        self.outbound.retain(|item| item.lane.shard != shard);
         self.paused.retain(|(_, lane)| lane.shard != shard);
         self.drain(shard, actions);
     }
@@ -849,6 +980,7 @@ impl Engine {
                     "shard {shard} released before it was revoked"
                 );
                 self.held -= lane.held;
+                self.batch.take(lane.batch);
             }
             id.shard != shard
         });
@@ -931,10 +1063,12 @@ impl Engine {
         }));
     }
 
-    /// Marks an offset complete and lets go of the `weight` bytes it held.
+    /// Marks an offset complete and lets go of the `weight` bytes it held: its consequence is in the batch.
     fn close(&mut self, id: LaneId, offset: i64, weight: usize) {
         self.held -= weight;
+        self.batch.add(weight);
         let lane = self.lane(id);
+        lane.batch.add(weight);
         lane.held -= weight;
         lane.window.complete(offset);
         lane.dirty = true;

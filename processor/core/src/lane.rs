@@ -40,6 +40,19 @@ pub struct Limits {
     pub lane_most: usize,
     /// Open offsets of a lane.
     pub lane_open: usize,
+    /// Settlements that are written together; what can wait does so from there on.
+    pub batch_tasks: usize,
+    /// Bytes of the tasks that are written together.
+    pub batch_bytes: usize,
+}
+
+/// How much waits to be written.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Load {
+    /// Settlements.
+    pub(crate) tasks: usize,
+    /// Bytes of their tasks.
+    pub(crate) bytes: usize,
 }
 
 /// The state of one assigned partition.
@@ -53,6 +66,8 @@ pub(crate) struct Lane {
     pub(crate) run: u64,
     /// Bytes held by open tasks.
     pub(crate) held: usize,
+    /// Its part in the batch that is being collected.
+    pub(crate) batch: Load,
     /// Calls in flight.
     pub(crate) calls: usize,
     /// When the last record read is to be looked at.
@@ -89,7 +104,27 @@ impl Limits {
             lane_most: total / 4,
             // Small tasks cost more than their bytes: heap entries, slots of the window.
             lane_open: 50_000,
+            // A tenth of a second of work where everything goes well.
+            batch_tasks: 20_000,
+            // Three batches are in memory at once, each as tasks, as records and in the client's queue.
+            batch_bytes: if total < 1 << 20 { 1 << 16 } else { total / 16 },
         }
+    }
+}
+
+// === impl Load ===
+
+impl Load {
+    /// One more settlement.
+    pub(crate) const fn add(&mut self, bytes: usize) {
+        self.tasks += 1;
+        self.bytes += bytes;
+    }
+
+    /// Takes away what is not to be written any more.
+    pub(crate) const fn take(&mut self, part: Self) {
+        self.tasks -= part.tasks;
+        self.bytes -= part.bytes;
     }
 }
 
@@ -103,6 +138,7 @@ impl Lane {
             window: Window::resume(start, known),
             run: 0,
             held: 0,
+            batch: Load::default(),
             calls: 0,
             reach: Timestamp::EPOCH,
             wanted: 0,

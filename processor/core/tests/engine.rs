@@ -95,7 +95,10 @@ struct Bench {
 
 impl Bench {
     fn new(scenes: Scenes) -> Self {
-        let limits = Limits::of(64 << 20);
+        Self::limited(scenes, Limits::of(64 << 20))
+    }
+
+    fn limited(scenes: Scenes, limits: Limits) -> Self {
         let mut bench = Self {
             engine: Engine::new(Ladder::default(), limits, Arc::new(Gates::default())),
         };
@@ -677,6 +680,62 @@ fn a_topic_target_is_settled_with_both_ends() {
         &settlement.otherwise[..],
         [Entry::Park { tier: 3, .. }, Entry::Event(_)]
     ));
+}
+
+#[test]
+fn a_flood_fills_one_batch_at_a_time_and_holds_no_other_scene_back() {
+    let topic = Target::Produce {
+        topic: "paid".into(),
+    };
+    let mut scenes = scene(|scene| scene.concurrency = NonZeroU32::MAX);
+    let flood = Scene {
+        name: "flood".into(),
+        target: topic,
+        ..Scene::clone(scenes.get("pay").unwrap())
+    };
+    scenes.insert(flood);
+    let limits = Limits {
+        batch_tasks: 100,
+        ..Limits::of(64 << 20)
+    };
+    let mut bench = Bench::limited(scenes, limits);
+    let mut settled = Vec::new();
+    for offset in 0..5_000 {
+        // Of each fifty one is called, and one is not due yet and has to be parked.
+        let mut task = task("a", at(1_000));
+        match offset % 50 {
+            48 => task.due = at(3_600_000).wall,
+            49 => {}
+            _ => task.scene = "flood".into(),
+        }
+        settled.extend(bench.record(at(0), TASKS, offset, task));
+    }
+    let mut batches = vec![settled.len()];
+
+    let mut calls = 0;
+    while batches.last() != Some(&0) {
+        bench.engine.commits();
+        let mut batch = 0;
+        // As the drive does: whatever is to be done now, then a batch.
+        while bench
+            .engine
+            .next_wake()
+            .is_some_and(|wake| wake <= at(1_000).wall)
+        {
+            for action in bench.step(at(1_000), Input::Tick) {
+                match action {
+                    Action::Dispatch { .. } => calls += 1,
+                    Action::Settle(_) => batch += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        assert_eq!(calls, 100, "called before the second batch");
+        batches.push(batch);
+    }
+
+    assert_eq!(batches.iter().sum::<usize>(), 4_900);
+    assert!(batches.iter().all(|batch| *batch <= 100), "{batches:?}");
 }
 
 #[test]

@@ -246,6 +246,8 @@ fn limits(chance: &mut Chance) -> Limits {
         lane_least,
         lane_most: lane_least * 2,
         lane_open: chance.between(1, 5) as usize,
+        batch_tasks: chance.between(1, 5) as usize,
+        batch_bytes: chance.between(300, 3_000) as usize,
     }
 }
 

@@ -619,7 +619,8 @@ impl Worker {
             self.gone(clean, env);
         }
         let room = self.under_way.len() < UNDER_WAY;
-        if !self.settled.is_empty() && room && env.now >= self.commit_at {
+        if !self.settled.is_empty() && room && (self.engine.is_full() || env.now >= self.commit_at)
+        {
             self.commit(env);
         }
         self.plan_tick(env);

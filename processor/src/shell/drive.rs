@@ -122,8 +122,9 @@ struct UnderWay {
 /// Most batches under way: one commits while the other fills.
 const UNDER_WAY: usize = 2;
 
-/// Settlements after which no more records are read until a batch is taken: bounds what waits for the ledger.
-const MOST_SETTLED: usize = 20_000;
+/// Settlements after which no more records are read until a batch is taken. The engine stops long before with all that can wait: left is
+/// what follows from a record at once, such as a dead letter of one that cannot be read.
+const MOST_SETTLED: usize = 40_000;
 
 /// Time between two signs of life: as often as the loop turns when nothing happens, far less often than it can.
 const BEAT: Duration = Duration::from_millis(100);
@@ -465,7 +466,7 @@ impl<L: Ledger> State<L> {
     fn commit_if_due(&mut self) {
         if !self.settled.is_empty()
             && self.under_way.len() < UNDER_WAY
-            && Instant::now() >= self.commit_at
+            && (self.parts.engine.is_full() || Instant::now() >= self.commit_at)
         {
             self.commit();
         }
