@@ -3,19 +3,22 @@
 // Java and Kafka's own clients on purpose: it shares no code with retide, and reads only what anyone could read: topics and their
 // text headers, the group's committed offsets, and the ledgers of those who produced and received the tasks.
 //
-//   java -cp 'target/kafka/VERSION/*' processor/chaos/Checker.java check [--bootstrap HOST:PORT] [--dump FILE] DIR...
+//   java -cp 'target/kafka/VERSION/*' processor/chaos/Checker.java check [--bootstrap HOST:PORT] [--dump FILE] [--list FILE] DIR...
 //   java -cp 'target/kafka/VERSION/*' processor/chaos/Checker.java sample --bootstrap HOST:PORT --group GROUP --out FILE
 //
 // `check` prints one line for each promise, and exits with 1 if one was broken. With --bootstrap the topics are read from the broker and
-// written to DIR/topics.tsv; without it they are read from there, or from the file that --dump names. `sample` appends the committed
-// offsets to a file every second until it is killed.
+// written to DIR/topics.tsv; without it they are read from there, or from the file that --dump names. --list names a file
+// with more directories, one a line. `sample` appends the committed offsets to a file every second until it is killed.
 //
 // Ledgers are lines of tab-separated fields, times are microseconds since the epoch unless they say otherwise:
 //   campaign.tsv   key, value
 //   generator.tsv  intent, time, id, outcome it must have, attempts that takes, delay in ms, fingerprint of the payload
 //                  ack, time, id, partition, offset | error, time, id, what
-//   target.tsv     time, monotonic time, id, attempt, due time in ms, idempotency key, fingerprint of the body, origin, status
+//   target.tsv     time, monotonic time, id, attempt, due time in ms, idempotency key, fingerprint of the body, origin, status,
+//                  and, if it asked for one, the least wait before the next attempt in ms
 //   faults.tsv     begin, number, time, kind, process, detail | end, number, time | exit, time, process, itself or sigterm, status
+//                  kinds of campaigns: kill, zombie, reply, broker, storm; of simulations, too: cut, from when the group gives a process
+//                  up until it hears of it, and stall, from a call without an answer until that is noticed
 //   offsets.tsv    time, topic, partition, offset
 //   topics.tsv     C (committed) or A (aborted), topic, partition, offset, append time in ms, id, outcome, event, attempt, hops,
 //                  origin, fingerprint of the value
@@ -56,6 +59,8 @@ public final class Checker {
     static final long TAIL = 25_000_000;
     /** How long a stopped process works on when it goes on, before it knows that it was replaced. */
     static final long ZOMBIE = 5_000_000;
+    /** Faults in which a process commits nothing from begin to end, and works on. Simulations know both; a campaign cannot. */
+    static final Set<String> UNNOTICED = Set.of("cut", "stall");
     /** How long a consequence may be on a topic before its transaction has ended, with a fault in between. */
     static final long COMMIT = 30_000_000;
     /** Longest lateness of 99 of 100 attempts while nothing is wrong, in ms: what a busy machine needs to start all processes, twice. */
@@ -74,9 +79,14 @@ public final class Checker {
         String command = rest.isEmpty() ? "" : rest.remove(0);
         switch (command) {
             case "sample" -> sample(options);
-            case "check" -> System.exit(check(options, rest) ? 0 : 1);
+            case "check" -> {
+                if (options.containsKey("--list")) {
+                    rest.addAll(Files.readAllLines(Path.of(options.get("--list"))));
+                }
+                System.exit(check(options, rest) ? 0 : 1);
+            }
             default -> {
-                System.err.println("usage: Checker.java check [--bootstrap B] [--dump FILE] DIR... | sample --bootstrap B --group G --out FILE");
+                System.err.println("usage: Checker.java check [--bootstrap B] [--dump FILE] [--list FILE] DIR... | sample --bootstrap B --group G --out FILE");
                 System.exit(2);
             }
         }
@@ -164,7 +174,7 @@ public final class Checker {
     record Intent(long time, String id, String outcome, int attempts, long delayMs, String fingerprint) {}
 
     /** What the target saw. */
-    record Attempt(long time, long steady, String id, int number, long dueMs, String key, String fingerprint) {}
+    record Attempt(long time, long steady, String id, int number, long dueMs, String key, String fingerprint, long askedMs) {}
 
     /** A fault; open-ended if nobody wrote down its end. */
     record Fault(int number, String kind, String process, String detail, long begin, long end) {
@@ -219,7 +229,7 @@ public final class Checker {
             }
             for (String[] line : lines(dir.resolve("target.tsv"))) {
                 attempts.add(new Attempt(Long.parseLong(line[0]), Long.parseLong(line[1]), line[2], number(line[3]), Long.parseLong(line[4]),
-                        line[5], line[6]));
+                        line[5], line[6], line.length > 9 ? Long.parseLong(line[9]) : 0));
             }
             attempts.sort(Comparator.comparingLong(Attempt::steady));
             readFaults(dir.resolve("faults.tsv"));
@@ -502,11 +512,11 @@ public final class Checker {
             line("dead-letters", broken, "dead letters " + letters);
         }
 
-        /** No attempt starts before its due time, before its producer wanted it, or before the backoff after the one before. */
+        /** No attempt starts before its due time, before its producer wanted it, or before the backoff, and what its target asked for, after the one before. */
         private void early() {
             Set<String> broken = new TreeSet<>();
             long[] backoff = Arrays.stream(history.campaign.getOrDefault("backoff_ms", "0").split(",")).mapToLong(Long::parseLong).toArray();
-            Map<String, Long> firsts = new HashMap<>();
+            Map<String, Attempt> firsts = new HashMap<>();
             for (Attempt attempt : history.attempts) {
                 String name = attempt.id + "#" + attempt.number;
                 Intent intent = history.intents.get(attempt.id);
@@ -515,12 +525,14 @@ public final class Checker {
                 } else if (attempt.number == 1 && intent != null && attempt.time < intent.time + intent.delayMs * 1_000) {
                     broken.add(name + " before its delay");
                 }
-                firsts.putIfAbsent(name, attempt.time);
-                Long before = firsts.get(attempt.id + "#" + (attempt.number - 1));
+                firsts.putIfAbsent(name, attempt);
+                Attempt before = firsts.get(attempt.id + "#" + (attempt.number - 1));
                 if (before != null && attempt.number > 1) {
                     long wait = backoff[Math.min(attempt.number - 2, backoff.length - 1)];
-                    if (attempt.time < before + wait * 1_000) {
+                    if (attempt.time < before.time + wait * 1_000) {
                         broken.add(name + " before its backoff");
+                    } else if (attempt.time < before.time + before.askedMs * 1_000) {
+                        broken.add(name + " before its target wanted it");
                     }
                 }
             }
@@ -627,7 +639,10 @@ public final class Checker {
             line("duplicates", broken, "attempts made twice " + twice + " after " + history.faults.size() + " faults" + worst);
         }
 
-        /** How many attempts may not have been durable when a fault began: a second's, or those since an earlier fault still held them up. */
+        /**
+         * How many attempts may not have been durable when a fault began: a second's, or those since an earlier fault still held them up;
+         * and, while a process can commit nothing and does not know it yet, those until then.
+         */
         private long uncommitted(Fault fault) {
             long from = fault.begin - 1_000_000;
             for (Fault other : history.faults) {
@@ -636,7 +651,8 @@ public final class Checker {
                 }
             }
             long since = from;
-            return history.attempts.stream().filter(attempt -> attempt.time >= since && attempt.time <= fault.begin + 1_000_000).count();
+            long until = Math.max(fault.begin + 1_000_000, UNNOTICED.contains(fault.kind) ? fault.end : 0);
+            return history.attempts.stream().filter(attempt -> attempt.time >= since && attempt.time <= until).count();
         }
 
         /** No attempt is made again once its consequence is durable, but by a process that does not know yet that it was replaced. */

@@ -198,6 +198,15 @@ impl History {
         self.0.get_mut(TARGET).unwrap().push(line);
     }
 
+    /// The process is given up instead of killed, makes one attempt until it hears of it, and then so many are made again.
+    fn cut(&mut self, again: i64) {
+        self.find(FAULTS, &[(0, "begin")])[0][3] = "cut".into();
+        self.find(FAULTS, &[(0, "end")])[0][2] = (START + 10_200_000).to_string();
+        for time in 0..again {
+            self.repeat("a", "1", 10_300_000 + time * 1_000);
+        }
+    }
+
     /// Writes the ledgers.
     fn write(&self, dir: &Path) {
         fs::create_dir(dir).unwrap();
@@ -209,7 +218,7 @@ impl History {
 }
 
 /// One line broken at a time.
-const BREACHES: [Breach; 24] = [
+const BREACHES: [Breach; 26] = [
     breach("a task without an end", "lost", |history| {
         history.remove(TOPICS, &[(1, "chaos.callbacks"), (5, "a")]);
         history.remove(TOPICS, &[(1, "chaos.events"), (5, "a")]);
@@ -253,6 +262,14 @@ const BREACHES: [Breach; 24] = [
     breach("an attempt before its backoff", "early", |history| {
         shift(history.find(TARGET, &[(2, "b"), (3, "2")])[0], -300_000);
     }),
+    breach(
+        "an attempt before its target wants it",
+        "early",
+        |history| {
+            let mut lines = history.find(TARGET, &[(2, "b"), (3, "1")]);
+            lines[0].push("10000".into());
+        },
+    ),
     breach("attempts in the wrong order", "order", |history| {
         history.find(TARGET, &[(2, "b"), (3, "1")])[0][3] = "9".into();
         history.find(TARGET, &[(2, "b"), (3, "2")])[0][3] = "1".into();
@@ -277,6 +294,13 @@ const BREACHES: [Breach; 24] = [
             history.repeat("a", "1", 7_000_000 + time * 1_000);
         }
     }),
+    breach(
+        "too many attempts twice by a cut",
+        "duplicates",
+        |history| {
+            history.cut(4);
+        },
+    ),
     breach("an attempt after its end", "repeated", |history| {
         let at = START + 45_000_000;
         history.add(FAULTS, &[&"begin", &2, &at, &"kill", &"p0", &""]);
@@ -378,6 +402,20 @@ fn late_attempts_are_caught_unless_a_fault_explains_them() {
     let (failed, _) = check(&jars, &dirs);
 
     assert_eq!(failed, [vec![], vec!["lateness".to_owned()]]);
+}
+
+#[test]
+fn what_was_in_flight_or_attempted_until_a_cut_was_noticed_may_be_made_again() {
+    let Some(jars) = support::jars() else { return };
+    let root = TempDir::new().unwrap();
+    let dir = root.path().join("cut");
+    let mut history = History::clean();
+    history.cut(3);
+    history.write(&dir);
+
+    let (failed, _) = check(&jars, &[dir.display().to_string()]);
+
+    assert_eq!(failed, [Vec::<String>::new()]);
 }
 
 #[test]
