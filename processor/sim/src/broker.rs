@@ -256,13 +256,21 @@ impl Broker {
         self.partitions.entry(place).or_default()
     }
 
-    /// A record outside of any transaction.
-    pub(crate) fn append(&mut self, place: Place, payload: Payload, appended: Timestamp) {
-        self.partition(place).append(Entry {
+    /// All partitions that anything was written to.
+    pub(crate) fn partitions(&self) -> impl Iterator<Item = (&Place, &Partition)> {
+        self.partitions.iter()
+    }
+
+    /// A record outside of any transaction; gives its offset.
+    pub(crate) fn append(&mut self, place: Place, payload: Payload, appended: Timestamp) -> i64 {
+        let partition = self.partition(place);
+        let offset = partition.log.len() as i64;
+        partition.append(Entry {
             appended,
             payload: Some(payload),
             fate: Fate::Committed,
         });
+        offset
     }
 
     /// Gives out a new epoch, once the transaction before it is over. If there is one to be aborted, it says so.

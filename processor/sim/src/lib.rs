@@ -9,6 +9,7 @@
 //! | `worker`, `ledger` | the shell's duties around the engine, without threads |
 //! | `check` | the judge, which knows the promises and nothing of the code |
 //! | `campaign` | many histories at a time |
+//! | `export` | what could be seen of a history from outside, for the checker of the crash campaign |
 //! | `bug` | mistakes to plant, to see that the judge notices |
 //!
 //! One seed is one history: the same seed gives the same [`Report::hash`].
@@ -18,7 +19,12 @@
 //! cargo test -p retide-sim --features planted                           and every planted bug, those of the core too
 //! SEED=7 cargo test -p retide-sim replay -- --nocapture                 one history, line by line
 //! cargo run --release -p retide-sim -- --seeds 1000000 --from 0 --jobs 2   a campaign
+//! cargo run -p retide-sim -- --seeds 9 --bug NoDrain --export DIR       ledgers for the checker, with a bug
 //! ```
+//!
+//! The crash campaign has a checker of its own, in another language. It judges these histories, too: [`export()`] plays a campaign as that
+//! checker knows it and writes down what producers, targets and topics saw; `tests/checker.rs` shows that it takes no history without a bug
+//! for a broken one, and catches planted bugs.
 //!
 //! A seed that fails goes into `seeds.txt`. What it means changes with the model: it is worth a new test, too, where the rule is clear.
 //!
@@ -30,6 +36,7 @@ mod bug;
 mod campaign;
 mod chance;
 mod check;
+mod export;
 mod group;
 mod ledger;
 mod plan;
@@ -43,6 +50,7 @@ use std::panic::{self, AssertUnwindSafe};
 pub use bug::Bug;
 pub use campaign::{AtBroken, Summary, campaign};
 pub use check::Figures;
+pub use export::export;
 pub use trace::Keep;
 
 use crate::world::World;

@@ -1,18 +1,21 @@
-//! `retide-sim`: campaigns of many histories, or one history in every detail.
+//! `retide-sim`: campaigns of many histories, one history in every detail, or histories for the checker of the crash campaign.
 
 use std::env;
 use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use retide_sim::{AtBroken, Bug, Keep, campaign, play};
+use retide_sim::{AtBroken, Bug, Keep, campaign, export, play};
 
 /// How to call it.
 const USAGE: &str = "usage: retide-sim --seeds N [--from S] [--jobs J]
        retide-sim --seed S
+       retide-sim --seeds N [--from S] [--bug BUG] --export DIR
 
 Plays N histories from seed S on, J at a time, and names those in which a promise is broken;
-or one history, and prints its trace.
+or one history, and prints its trace; or as many campaigns, with a bug if one is named, of which it writes
+the ledgers to DIR/SEED, for the checker of the crash campaign.
 ";
 
 /// Histories between two words about how far it is.
@@ -28,6 +31,10 @@ struct Order {
     from: u64,
     /// How many at a time.
     jobs: usize,
+    /// The bug to plant in what is exported.
+    bug: Bug,
+    /// Where to export to, if that is asked for.
+    export: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -35,9 +42,10 @@ fn main() -> ExitCode {
         let _ = io::stderr().write_all(USAGE.as_bytes());
         return ExitCode::from(2);
     };
-    let done = match order.seed {
-        Some(seed) => show(seed),
-        None => play_all(&order),
+    let done = match (&order.export, order.seed) {
+        (Some(dir), _) => export_all(&order, dir),
+        (None, Some(seed)) => show(seed),
+        (None, None) => play_all(&order),
     };
     done.unwrap_or(ExitCode::FAILURE)
 }
@@ -49,18 +57,42 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Order> {
         seeds: 0,
         from: 0,
         jobs: std::thread::available_parallelism().map_or(1, usize::from),
+        bug: Bug::None,
+        export: None,
     };
     while let Some(name) = arguments.next() {
-        let value: u64 = arguments.next()?.parse().ok()?;
+        let value = arguments.next()?;
         match name.as_str() {
-            "--seed" => order.seed = Some(value),
-            "--seeds" => order.seeds = value,
-            "--from" => order.from = value,
-            "--jobs" => order.jobs = usize::try_from(value).ok()?,
+            "--seed" => order.seed = Some(value.parse().ok()?),
+            "--seeds" => order.seeds = value.parse().ok()?,
+            "--from" => order.from = value.parse().ok()?,
+            "--jobs" => order.jobs = value.parse().ok()?,
+            "--bug" => order.bug = bug(&value)?,
+            "--export" => order.export = Some(value.into()),
             _ => return None,
         }
     }
-    (order.seed.is_some() || order.seeds > 0).then_some(order)
+    let exports = order.export.is_some();
+    // What is judged here is the code as it is.
+    let fits = exports || order.bug == Bug::None;
+    let asked = order.seeds > 0 || order.seed.is_some() && !exports;
+    (fits && asked).then_some(order)
+}
+
+/// The bug of this name.
+fn bug(name: &str) -> Option<Bug> {
+    Bug::all()
+        .into_iter()
+        .find(|bug| format!("{bug:?}") == name)
+}
+
+/// Exports many campaigns.
+fn export_all(order: &Order, dir: &Path) -> io::Result<ExitCode> {
+    let end = order.from.saturating_add(order.seeds);
+    for seed in order.from..end {
+        export(seed, order.bug, &dir.join(seed.to_string()))?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Shows one history.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use retide_core::lane::Limits;
 use retide_core::scene::{Callback, DEFAULT, Target};
-use retide_core::{Backoff, Jitter, Ladder, Rate, Scene, Terminal, Timestamp};
+use retide_core::{Backoff, Failure, Jitter, Ladder, Outcome, Rate, Scene, Terminal, Timestamp};
 
 use crate::chance::Chance;
 use crate::group::Protocol;
@@ -31,6 +31,21 @@ pub(crate) struct Submission {
     pub(crate) deadline: Option<Timestamp>,
     /// Whether it is a record that cannot be read.
     pub(crate) poison: bool,
+    /// What it is to go through; none if chance decides at each call.
+    pub(crate) fate: Option<Fate>,
+}
+
+/// What a task of a campaign is to go through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// So many attempts fail, and the next one does not.
+    Fails(u32),
+    /// The first attempt is throttled for this time, and the next one succeeds.
+    Throttled(Duration),
+    /// The first attempt is refused for good.
+    Refused,
+    /// Its deadline is before its first attempt.
+    Expires,
 }
 
 /// Something that goes wrong at an instant.
@@ -111,8 +126,61 @@ pub(crate) struct Plan {
 /// The scenes' names: a call, a call with a rate and callbacks, a topic.
 const SCENES: [&str; 3] = ["call", "rate", "topic"];
 
+/// The scene of a campaign.
+const CAMPAIGN: &str = "chaos";
+
+/// Most attempts of a task of a campaign: one for each wait.
+const CAMPAIGN_ATTEMPTS: u32 = 4;
+
+/// Waits before the second and later attempts of a campaign, in milliseconds: those of the crash campaign.
+pub(crate) const CAMPAIGN_BACKOFF: [u64; 3] = [500, 1_700, 6_000];
+
+/// Most calls of a campaign that a process has in flight: so many that few tasks wait for one, so few that it bounds something.
+pub(crate) const CAMPAIGN_CONCURRENCY: u32 = 8;
+
 /// Largest step and skew of a clock.
 const HOUR: i64 = 3_600 * SECOND as i64;
+
+/// Kinds of faults that happen to processes and to the group.
+const KINDS: u32 = 7;
+
+/// Those of a campaign: no other rules, and no topic that refuses.
+const CAMPAIGN_KINDS: u32 = 5;
+
+// === impl Fate ===
+
+impl Fate {
+    /// How the task has to end.
+    pub(crate) const fn outcome(self) -> &'static str {
+        match self {
+            Self::Fails(times) if times < CAMPAIGN_ATTEMPTS => "delivered",
+            Self::Fails(_) | Self::Refused => "dead",
+            Self::Throttled(_) => "delivered",
+            Self::Expires => "expired",
+        }
+    }
+
+    /// How many attempts that takes.
+    pub(crate) fn attempts(self) -> u32 {
+        match self {
+            Self::Fails(times) => CAMPAIGN_ATTEMPTS.min(times + 1),
+            Self::Throttled(_) => 2,
+            Self::Refused => 1,
+            Self::Expires => 0,
+        }
+    }
+
+    /// What the target answers to this attempt.
+    pub(crate) fn answer(self, attempt: u32) -> Outcome {
+        let failure = Failure::new("target", "no");
+        match self {
+            Self::Fails(times) if attempt <= times => Outcome::Retryable(failure),
+            Self::Throttled(after) if attempt <= 1 => Outcome::Throttled { after, failure },
+            Self::Fails(_) | Self::Throttled(_) => Outcome::Success,
+            Self::Refused | Self::Expires => Outcome::Permanent(failure),
+        }
+    }
+}
 
 // === impl Plan ===
 
@@ -143,8 +211,43 @@ impl Plan {
         };
         plan.draw_odds(chance);
         plan.draw_clocks(chance);
-        plan.draw_faults(chance);
+        plan.draw_faults(chance, KINDS);
         plan.faults.sort_by_key(|(at, _)| *at);
+        plan
+    }
+
+    /// The plan of a campaign as the checker knows it: one scene, clocks that are right, and what each task must come to is known before.
+    pub(crate) fn draw_campaign(chance: &mut Chance) -> Self {
+        let mut plan = Self::draw(chance);
+        plan.drain_deadline = 5 * SECOND;
+        plan.limits = Limits::of(1 << 20);
+        if chance.one_in(2) {
+            // So few that lanes are paused, and enough for attempts to be in time.
+            plan.limits.lane_open = chance.between(8, 24) as usize;
+        }
+        plan.scenes = vec![campaign_scene()];
+        plan.submissions = campaign_submissions(chance, plan.heals_at, plan.shards);
+        plan.skews.fill(0);
+        plan.odds = Odds::default();
+        plan.draw_odds(chance);
+        // Calls take the time that the model of the target says; one without an answer would be an attempt more than planned.
+        plan.odds.slow = 0;
+        plan.odds.hung = 0;
+        plan.faults.clear();
+        plan.draw_faults(chance, CAMPAIGN_KINDS);
+        plan.faults.sort_by_key(|(at, _)| *at);
+        // Who stands still is not stopped again: when it hears of anything would not be known when that happens.
+        let mut until = vec![0; plan.workers.len()];
+        plan.faults.retain(|(at, fault)| {
+            let Fault::Freeze(process, span) = *fault else {
+                return true;
+            };
+            let stands = until[process] > *at;
+            if !stands {
+                until[process] = at + span;
+            }
+            !stands
+        });
         plan
     }
 
@@ -201,9 +304,9 @@ impl Plan {
         }
     }
 
-    /// What happens to processes and to the group.
-    fn draw_faults(&mut self, chance: &mut Chance) {
-        for kind in 0..7 {
+    /// What happens to processes and to the group, of so many kinds.
+    fn draw_faults(&mut self, chance: &mut Chance, kinds: u32) {
+        for kind in 0..kinds {
             if !chance.one_in(3) {
                 continue;
             }
@@ -333,6 +436,63 @@ fn submissions(chance: &mut Chance, heals_at: At, shards: i32) -> Vec<Arc<Submis
                 .one_in(10)
                 .then(|| wall(at, 0) + Duration::from_millis(chance.between(1, 40_000))),
             poison: chance.one_in(25),
+            fate: None,
+        }));
+    }
+    submissions
+}
+
+/// The scene of a campaign.
+fn campaign_scene() -> Scene {
+    let count = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
+    Scene {
+        name: CAMPAIGN.into(),
+        target: Target::Call,
+        backoff: Backoff::Levels {
+            delays: CAMPAIGN_BACKOFF.map(Duration::from_millis).to_vec(),
+        },
+        jitter: Jitter::None,
+        max_attempts: count(CAMPAIGN_ATTEMPTS),
+        deadline: None,
+        rate: None,
+        concurrency: count(CAMPAIGN_CONCURRENCY),
+        callback: None,
+    }
+}
+
+/// What a campaign asks for.
+fn campaign_submissions(chance: &mut Chance, heals_at: At, shards: i32) -> Vec<Arc<Submission>> {
+    let count = chance.pick(&[12, 50, 150]);
+    let mut submissions = Vec::new();
+    for number in 0..count {
+        let at = chance.between(0, heals_at);
+        let fate = match chance.below(20) {
+            0..=7 => Fate::Fails(0),
+            8..=11 => Fate::Fails(1),
+            12 => Fate::Fails(2),
+            13 => Fate::Fails(3),
+            14 | 15 => Fate::Fails(9),
+            16 => Fate::Refused,
+            17 | 18 => Fate::Throttled(Duration::from_millis(chance.between(600, 12_000))),
+            _ => Fate::Expires,
+        };
+        let delayed = fate == Fate::Expires || chance.one_in(4);
+        let wait = Duration::from_millis(if delayed {
+            chance.between(2, 12_000)
+        } else {
+            0
+        });
+        let due = (wall(at, 0) + wait).ceil_to_millis();
+        let deadline = wall(at, 0) + Duration::from_millis(1);
+        submissions.push(Arc::new(Submission {
+            id: format!("t{number}").into(),
+            at,
+            shard: chance.below(shards as u64) as i32,
+            scene: CAMPAIGN.into(),
+            due: delayed.then_some(due),
+            deadline: (fate == Fate::Expires).then_some(deadline),
+            poison: false,
+            fate: Some(fate),
         }));
     }
     submissions

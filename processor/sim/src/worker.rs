@@ -19,7 +19,7 @@ use crate::check::Start;
 use crate::group::{Given, Member, Membership, Protocol};
 use crate::ledger::{Batch, Desk, Ledger, Ownership, Receipt, Settled};
 use crate::plan::Submission;
-use crate::world::{At, Caller, Env, Event, MILLI, News, Part, Reply, Request};
+use crate::world::{At, Caller, Env, Event, MILLI, News, POLLED, Part, Reply, Request};
 
 /// What the feed tells the drive.
 #[derive(Debug)]
@@ -283,7 +283,7 @@ impl Worker {
                 self.announced = false;
                 self.phase = Phase::Revoking;
                 // The drive hears of it when the consumer is polled next.
-                let delay = env.chance.between(0, 200) * MILLI;
+                let delay = env.chance.between(0, POLLED / MILLI) * MILLI;
                 env.tell(delay, self.id, News::Lost);
             }
             Phase::Out | Phase::Revoking => {}

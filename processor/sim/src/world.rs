@@ -16,8 +16,9 @@ use crate::broker::{
 use crate::bug::Bug;
 use crate::chance::Chance;
 use crate::check::{Judge, LONGEST, LONGEST_BY_WRONG_CLOCKS, Start};
+use crate::export::Witness;
 use crate::group::{Given, Member, Membership};
-use crate::plan::{self, Fault, Odds, Plan};
+use crate::plan::{self, Fate as Planned, Fault, Odds, Plan};
 use crate::trace::{Keep, Trace};
 use crate::worker::{Birth, Worker};
 
@@ -45,8 +46,15 @@ const HEARTBEAT: At = 3 * SECOND;
 /// How long the group waits for its members when it forms a generation.
 const REBALANCE: At = 30 * SECOND;
 
+/// Longest time until a consumer that has lost everything is polled, and says so.
+pub(crate) const POLLED: At = 200 * MILLI;
+
 /// How long a transaction may be open.
 const TRANSACTION: At = 10 * SECOND;
+
+/// How long a campaign waits for its tasks when nothing goes wrong any more: a transaction that has to time out, a generation that waits
+/// for its members, and then all attempts of a task with its longest waits, several times over.
+const PATIENCE: At = 180 * SECOND;
 
 /// Most events of one history: more, and it goes round in circles.
 const MOST_EVENTS: u64 = 3_000_000;
@@ -296,6 +304,8 @@ pub(crate) struct Env {
     pub(crate) broker: Broker,
     /// The judge.
     pub(crate) judge: Judge,
+    /// Who writes down what can be seen from outside, if that is to be exported.
+    pub(crate) witness: Option<Witness>,
     /// The plan.
     pub(crate) plan: Plan,
     /// What is still to happen.
@@ -428,12 +438,15 @@ impl Env {
         };
         let timed_out = caller.hears(call, Reply::TimedOut);
         if self.chance.permille(odds.request_lost) {
+            self.stalls();
             self.after(CALL, timed_out);
         } else if self.chance.permille(odds.reply_lost) {
+            self.stalls();
             self.after(delay, arrive(Way::Unheard));
             self.after(CALL, timed_out);
         } else if self.chance.permille(odds.request_late) {
             // It may meet whatever its sender does next.
+            self.stalls();
             let late = CALL + self.chance.between(1, 120) * MILLI;
             self.after(CALL, timed_out);
             self.after(late, arrive(Way::Unheard));
@@ -452,6 +465,13 @@ impl Env {
         call
     }
 
+    /// Someone waits for an answer that does not come.
+    fn stalls(&mut self) {
+        if let Some(witness) = &mut self.witness {
+            witness.fault("stall", self.now..self.now + CALL);
+        }
+    }
+
     /// Calls a target.
     pub(crate) fn call(
         &mut self,
@@ -467,6 +487,17 @@ impl Env {
                 format!("{start:?} {task:?}")
             });
         self.judge.started(now, start, task, scene);
+        if let Some(fate) = self.fate(task) {
+            let outcome = fate.answer(task.attempt);
+            if let Some(witness) = &mut self.witness {
+                witness.attempt(now, task, &outcome);
+            }
+            self.judge.answered(task, &outcome);
+            // Some long enough to be in flight when something happens, none too long for a drain.
+            let longest = self.chance.pick(&[60, 60, 60, 60, 60, 60, 60, 1_500]);
+            let delay = self.chance.between(5, longest) * MILLI;
+            return self.tell(delay, worker, News::Called { ticket, outcome });
+        }
         let failure = || Failure::new("target", "no");
         let mut outcome = match self.chance.below(10) {
             0..=3 => Outcome::Success,
@@ -489,6 +520,13 @@ impl Env {
         }
         self.judge.answered(task, &outcome);
         self.tell(delay, worker, News::Called { ticket, outcome });
+    }
+
+    /// What a task is to go through, if that was planned.
+    fn fate(&self, task: &Task) -> Option<Planned> {
+        let mut submissions = self.plan.submissions.iter();
+        let submission = submissions.find(|submission| submission.id == task.id)?;
+        submission.fate
     }
 
     /// A request has arrived: follows it, unless something is in its way that passes.
@@ -611,6 +649,9 @@ impl Env {
                 topic: Topic::Read(progress.lane.source),
                 shard: progress.lane.shard,
             };
+            if let Some(witness) = &mut self.witness {
+                witness.offset(self.now, &progress, &self.plan.ladder);
+            }
             let log = &self.broker.partition(place).log;
             self.judge.offsets(&progress, log);
         }
@@ -655,16 +696,15 @@ impl Env {
         }
     }
 
-    /// The group gives a member up.
-    fn kick(&mut self, member: Member) {
-        let Some(worker) = self.broker.group.remove(member) else {
-            return;
-        };
+    /// The group gives a member up; gives the worker that it was, and how long it takes to hear of it.
+    fn kick(&mut self, member: Member) -> Option<(usize, At)> {
+        let worker = self.broker.group.remove(member)?;
         self.trace
             .note(self.now, "kick", &[worker as u64, member], String::new);
         let delay = self.chance.between(0, HEARTBEAT);
         self.tell(delay, worker, News::Kicked { member });
         self.form();
+        Some((worker, delay))
     }
 }
 
@@ -701,6 +741,21 @@ impl World {
     pub(crate) fn new(seed: u64, bug: Bug, keep: Keep) -> Self {
         let mut chance = Chance::new(seed);
         let plan = Plan::draw(&mut chance);
+        Self::of(seed, plan, chance, bug, keep)
+    }
+
+    /// The world of a seed, for a campaign with a witness.
+    pub(crate) fn campaign(seed: u64, bug: Bug) -> Self {
+        let mut chance = Chance::new(seed);
+        let plan = Plan::draw_campaign(&mut chance);
+        let witness = Witness::of(&plan);
+        let mut world = Self::of(seed, plan, chance, bug, Keep::Hash);
+        world.env.witness = Some(witness);
+        world
+    }
+
+    /// The world of a plan.
+    fn of(seed: u64, plan: Plan, chance: Chance, bug: Bug, keep: Keep) -> Self {
         let mut broker = Broker::default();
         broker.group.protocol = plan.protocol;
         broker.group.shards = plan.shards;
@@ -710,6 +765,7 @@ impl World {
             trace: Trace::new(keep),
             broker,
             judge: Judge::default(),
+            witness: None,
             queue: BinaryHeap::new(),
             last: 0,
             clocks: plan.skews.clone(),
@@ -786,6 +842,20 @@ impl World {
         self.never_ends(events);
     }
 
+    /// Runs for as long as a campaign waits for its tasks, whatever the judge says.
+    pub(crate) fn run_unjudged(&mut self) {
+        let end = self.env.plan.heals_at + PATIENCE;
+        let mut events = 0_u64;
+        while let Some(Reverse(Scheduled { at, event, .. })) = self.env.queue.pop() {
+            if at > end || events > MOST_EVENTS {
+                return;
+            }
+            self.env.now = at;
+            self.happen(event);
+            events += 1;
+        }
+    }
+
     /// Whether there is nothing left to do.
     fn is_over(&self) -> bool {
         let produced = self.submitted == self.env.plan.submissions.len();
@@ -859,7 +929,7 @@ impl World {
             Event::Silent { worker } => {
                 if !self.is_awake(worker) {
                     for member in self.env.broker.group.members_of(worker) {
-                        self.env.kick(member);
+                        self.kick(member);
                     }
                 }
             }
@@ -867,7 +937,7 @@ impl World {
                 let group = &self.env.broker.group;
                 if group.is_forming() && group.generation() == generation {
                     for member in group.silent() {
-                        self.env.kick(member);
+                        self.kick(member);
                     }
                 }
             }
@@ -900,6 +970,19 @@ impl World {
             .is_some_and(|worker| self.processes[worker.process].frozen_until <= self.env.now)
     }
 
+    /// The group gives a member up.
+    fn kick(&mut self, member: Member) {
+        let Some((worker, unheard)) = self.env.kick(member) else {
+            return;
+        };
+        let now = self.env.now;
+        if let (Some(witness), Some(worker)) = (&mut self.env.witness, &self.workers[worker]) {
+            // Its consumer hears of it when it is awake, and tells it when it is polled next.
+            let heard = (now + unheard).max(self.processes[worker.process].frozen_until);
+            witness.fault("cut", now..heard + POLLED);
+        }
+    }
+
     /// A producer asks for something.
     fn submit(&mut self, number: usize) {
         let submission = Arc::clone(&self.env.plan.submissions[number]);
@@ -910,9 +993,11 @@ impl World {
         };
         let appended = self.env.broker_wall();
         self.env.judge.submitted(&submission);
-        self.env
-            .broker
-            .append(place, Payload::Submitted(submission), appended);
+        let payload = Payload::Submitted(Arc::clone(&submission));
+        let offset = self.env.broker.append(place, payload, appended);
+        if let Some(witness) = &mut self.env.witness {
+            witness.acknowledged(self.env.now, &submission, offset);
+        }
         self.wake_readers(place);
     }
 
@@ -928,6 +1013,9 @@ impl World {
 
     /// A process starts.
     fn start(&mut self, process: usize) {
+        if let Some(witness) = &mut self.env.witness {
+            witness.back(self.env.now, process);
+        }
         let life = self.env.number();
         let gates = Arc::new(gates(self.bug));
         for _ in 0..self.env.plan.workers[process] {
@@ -958,12 +1046,40 @@ impl World {
         workers.retain(|id| *id != worker);
         if workers.is_empty() {
             let restart = *restart;
+            if let Some(witness) = &mut self.env.witness {
+                witness.left(self.env.now, process);
+            }
             self.env.after(restart, Event::Start(process));
+        }
+    }
+
+    /// Writes a fault down, if it meets anyone.
+    fn witness(&mut self, fault: Fault) {
+        let now = self.env.now;
+        let Some(witness) = &mut self.env.witness else {
+            return;
+        };
+        let meets = |process: usize| !self.processes[process].workers.is_empty();
+        let awake = |process: usize| self.processes[process].frozen_until <= now;
+        match fault {
+            Fault::Crash(process, _) if meets(process) => witness.away("kill", now, process),
+            Fault::Leave(process, _) if meets(process) && awake(process) => {
+                witness.away("storm", now, process);
+            }
+            // One that is away stands still when it is back.
+            Fault::Freeze(_, span) => witness.fault("zombie", now..now + span),
+            // Whoever is cut off is given up, which is written down there.
+            Fault::Crash(..) | Fault::Leave(..) | Fault::Cut(_) => {}
+            Fault::Rebalance => witness.fault("storm", now..now),
+            Fault::Step(..) | Fault::StepBroker(_) | Fault::Rules | Fault::Refuse(_) => {
+                unreachable!("not a fault of a campaign")
+            }
         }
     }
 
     /// Something goes wrong.
     fn go_wrong(&mut self, fault: Fault) {
+        self.witness(fault);
         self.env
             .trace
             .note(self.env.now, "fault", &[], || format!("{fault:?}"));
@@ -1005,7 +1121,7 @@ impl World {
             Fault::Cut(process) => {
                 for worker in self.processes[process].workers.clone() {
                     for member in self.env.broker.group.members_of(worker) {
-                        self.env.kick(member);
+                        self.kick(member);
                     }
                 }
             }

@@ -1,0 +1,240 @@
+//! The checker of the crash campaign, on histories of the simulation: those without a bug are clean, planted bugs are caught.
+//!
+//! The checker shares nothing with the judge, so that this says of each whether the other one could do without it. Like the bugs of the
+//! core, this is built apart: see `planted.rs`.
+
+#[cfg(feature = "planted")]
+#[path = "../../chaos/tests/support/mod.rs"]
+mod support;
+
+#[cfg(not(feature = "planted"))]
+use std::{path::Path, process::Command};
+
+#[test]
+#[cfg(not(feature = "planted"))]
+fn the_checker_catches_planted_bugs() {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("planted");
+    let status = Command::new(env!("CARGO"))
+        .args([
+            "test",
+            "--locked",
+            "--features",
+            "planted",
+            "--test",
+            "checker",
+            "--manifest-path",
+        ])
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
+        .arg("--target-dir")
+        .arg(target)
+        .args(["--", "--nocapture"])
+        .status()
+        .unwrap();
+
+    assert!(status.success());
+}
+
+#[cfg(feature = "planted")]
+mod planted {
+    use std::collections::BTreeMap;
+    use std::fmt::Write as _;
+    use std::fs;
+    use std::io::{self, Write as _};
+    use std::ops::Range;
+    use std::panic;
+    use std::process::Command;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+
+    use retide_core::planted::Bug as Core;
+    use retide_sim::{Bug, export};
+    use tempfile::TempDir;
+
+    use super::support;
+
+    /// Histories without a bug.
+    const CLEAN: u64 = 300;
+
+    /// Histories within which a bug has to be caught: most take the first few, some more.
+    const ROUNDS: [Range<u64>; 2] = [0..40, 40..400];
+
+    /// Tests run beside others; two at a time leave room for them.
+    const JOBS: usize = 2;
+
+    /// Attempts made twice in all histories without a bug: fewer, and there were no false alarms to be had.
+    const TWICE: u64 = 2_000;
+
+    /// What the checker does not see, and why.
+    const UNSEEN: [(Bug, &str); 5] = [
+        (
+            Bug::Core(Core::FreshBurst),
+            "it knows no rates, nor which process an attempt comes from",
+        ),
+        (
+            Bug::Core(Core::NeverFull),
+            "it sees no memory; a lane that is too full keeps every promise to a producer",
+        ),
+        (
+            Bug::Core(Core::ClockBackIgnored),
+            "its times are of one clock, and clocks of a campaign are right",
+        ),
+        (
+            Bug::Core(Core::NoEpochCheck),
+            "what it breaks is a count of the engine's, which then panics; nothing is wrong on the topics or at the target",
+        ),
+        (
+            Bug::ProducerKept,
+            "a late request has to meet the next transaction within milliseconds: 1 of several hundred histories",
+        ),
+    ];
+
+    /// A history to export.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    struct Case {
+        /// What is planted in it.
+        bug: Bug,
+        /// Its seed.
+        seed: u64,
+    }
+
+    /// What the checker says of a history.
+    #[derive(Clone, Debug, Default)]
+    struct Said {
+        /// The lines that failed.
+        failed: Vec<String>,
+        /// Attempts made twice.
+        twice: u64,
+    }
+
+    impl Said {
+        /// Whether the checker has caught something: of a process that panics, the code has noticed it itself.
+        fn is_caught(&self) -> bool {
+            !self.failed.is_empty() && !self.failed.iter().any(|line| line == "exits")
+        }
+    }
+
+    /// Exports all of these, and lets one checker look at them.
+    fn check(jars: &str, cases: &[Case]) -> Vec<Said> {
+        let root = TempDir::new().unwrap();
+        let dir = |number: usize| root.path().join(number.to_string());
+        let next = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..JOBS {
+                scope.spawn(|| {
+                    loop {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(Case { bug, seed }) = cases.get(number) else {
+                            break;
+                        };
+                        export(*seed, *bug, &dir(number)).unwrap();
+                    }
+                });
+            }
+        });
+        // More directories than fit on a command line.
+        let list: Vec<String> = (0..cases.len())
+            .map(|number| format!("{}\n", dir(number).display()))
+            .collect();
+        let arguments = root.path().join("arguments");
+        fs::write(&arguments, list.concat()).unwrap();
+        let output = Command::new("java")
+            .args(["-XX:TieredStopAtLevel=1", "-cp", &format!("{jars}/*")])
+            .arg(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../chaos/Checker.java"
+            ))
+            .args(["check", "--list"])
+            .arg(arguments)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout.clone()).unwrap();
+        let said = read(&text);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(said.len(), cases.len(), "{errors}");
+        let clean = said.iter().all(|said| said.failed.is_empty());
+        assert_eq!(output.status.success(), clean, "{errors}");
+        said
+    }
+
+    /// What the checker has said of each history, in order.
+    fn read(text: &str) -> Vec<Said> {
+        let mut all: Vec<Said> = Vec::new();
+        for line in text.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match (&words[..], all.last_mut()) {
+                (["==", ..], _) => all.push(Said::default()),
+                ([word, name, rest @ ..], Some(said)) => {
+                    if *word == "FAIL" {
+                        said.failed.push((*name).to_owned());
+                    }
+                    if let ("duplicates", ["attempts", "made", "twice", twice, ..]) = (*name, rest)
+                    {
+                        said.twice = twice.parse().unwrap();
+                    }
+                }
+                (_, _) => panic!("what is {line}?"),
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn histories_without_a_bug_are_clean() {
+        let Some(jars) = support::jars() else { return };
+        let cases: Vec<Case> = (0..CLEAN)
+            .map(|seed| Case {
+                bug: Bug::None,
+                seed,
+            })
+            .collect();
+
+        let said = check(&jars, &cases);
+
+        let broken: Vec<_> = cases
+            .iter()
+            .zip(&said)
+            .filter(|(_, said)| !said.failed.is_empty())
+            .collect();
+        assert!(broken.is_empty(), "{broken:?}");
+        let twice: u64 = said.iter().map(|said| said.twice).sum();
+        assert!(twice > TWICE, "only {twice} attempts were made twice");
+    }
+
+    #[test]
+    fn planted_bugs_are_caught() {
+        let Some(jars) = support::jars() else { return };
+        // Engines that notice their own bug panic; the history says so.
+        panic::set_hook(Box::new(|_| {}));
+        let seen = |bug: &Bug| !UNSEEN.iter().any(|(unseen, _)| unseen == bug);
+        let mut open: Vec<Bug> = Bug::all().into_iter().filter(seen).collect();
+        let wanted = open.len();
+        let mut table = String::new();
+
+        for seeds in ROUNDS {
+            let cases: Vec<Case> = open
+                .iter()
+                .flat_map(|bug| seeds.clone().map(|seed| Case { bug: *bug, seed }))
+                .collect();
+            let said = check(&jars, &cases);
+            let mut caught: BTreeMap<String, usize> = BTreeMap::new();
+            for (case, said) in cases.iter().zip(&said).filter(|(_, said)| said.is_caught()) {
+                let name = format!("{:?}", case.bug);
+                let times = caught.entry(name.clone()).or_default();
+                *times += 1;
+                if *times == 1 {
+                    let lines = said.failed.join(", ");
+                    let _ = writeln!(table, "{name}: by seed {}: {lines}", case.seed);
+                }
+            }
+            open.retain(|bug| !caught.contains_key(&format!("{bug:?}")));
+        }
+
+        let _ = panic::take_hook();
+        for (bug, why) in UNSEEN {
+            let _ = writeln!(table, "{bug:?}: not seen: {why}");
+        }
+        let _ = io::stderr().write_all(table.as_bytes());
+        assert_eq!(open, [], "{table}");
+        assert!(wanted >= 10, "{table}");
+    }
+}
