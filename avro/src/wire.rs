@@ -296,16 +296,22 @@ impl<R: Wire> Codec<R> {
 
     /// The bytes of `record`: an `R`, or something with the same fields, such as an [`EventLine`].
     pub fn encode(&self, record: &impl Serialize) -> Result<Vec<u8>, Error> {
+        // Most records of retide's own fit.
+        let mut bytes = Vec::with_capacity(256);
+        self.encode_into(record, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Appends the bytes of `record` to `bytes`; see [`Self::encode`].
+    pub fn encode_into(&self, record: &impl Serialize, bytes: &mut Vec<u8>) -> Result<(), Error> {
         match self.format {
             Format::Avro => {
-                // Most records of retide's own fit.
-                let mut bytes = Vec::with_capacity(256);
                 bytes.extend_from_slice(&self.frame);
-                write_avro_datum_ref(&self.schema, record, &mut bytes)
+                write_avro_datum_ref(&self.schema, record, bytes)
                     .map_err(|error| Error::Avro(Box::new(error)))?;
-                Ok(bytes)
+                Ok(())
             }
-            Format::Json => serde_json::to_vec(record).map_err(Error::Json),
+            Format::Json => serde_json::to_writer(bytes, record).map_err(Error::Json),
         }
     }
 

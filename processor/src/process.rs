@@ -202,34 +202,28 @@ impl Shared<'_> {
         let feed = Feed::start(&consumer, topics, &name, self.metrics).map_err(failed)?;
         let ownership = Arc::new(Ownership::default());
         let producer = config.kafka.producer();
+        let encoder = &self.encoder();
+        let group = &feed.consumer;
         match config.processor.guarantee {
             Guarantee::ExactlyOnce => {
                 let id = format!("{}-{}-{number}", config.processor.group, self.id);
-                let ledger = Transactional::start(&producer, &id, &feed.consumer, &ownership)
+                let ledger = Transactional::start(&producer, &id, group, &ownership, encoder)
                     .map_err(failed)?;
-                let drive = self.drive(feed, ledger, ownership, heartbeat);
+                let drive = self.drive(feed, (ledger, encoder), ownership, heartbeat);
                 self.run(number, drive, rules)
             }
             Guarantee::AtLeastOnce => {
                 let ledger =
-                    AtLeastOnce::start(&producer, &feed.consumer, &ownership).map_err(failed)?;
-                let drive = self.drive(feed, ledger, ownership, heartbeat);
+                    AtLeastOnce::start(&producer, group, &ownership, encoder).map_err(failed)?;
+                let drive = self.drive(feed, (ledger, encoder), ownership, heartbeat);
                 self.run(number, drive, rules)
             }
         }
     }
 
-    /// The parts of a worker.
-    fn drive<L: Ledger>(
-        &self,
-        feed: Feed,
-        ledger: L,
-        ownership: Arc<Ownership>,
-        heartbeat: Arc<Heartbeat>,
-    ) -> Drive<L> {
+    /// What turns a worker's decisions into records.
+    fn encoder(&self) -> Arc<Encoder> {
         let config = self.config;
-        let memory = config.processor.memory_limit / u64::from(config.processor.workers.get());
-        let limits = Limits::of(usize::try_from(memory).unwrap_or(usize::MAX));
         let formats = Formats {
             callbacks: config.topics.callbacks.format,
             events: Some(config.topics.events)
@@ -237,12 +231,26 @@ impl Shared<'_> {
                 .map(|events| events.format),
             alerts: config.topics.alerts.format,
         };
+        Arc::new(Encoder::new(Arc::clone(self.topics), formats))
+    }
+
+    /// The parts of a worker.
+    fn drive<L: Ledger>(
+        &self,
+        feed: Feed,
+        (ledger, encoder): (L, &Arc<Encoder>),
+        ownership: Arc<Ownership>,
+        heartbeat: Arc<Heartbeat>,
+    ) -> Drive<L> {
+        let config = self.config;
+        let memory = config.processor.memory_limit / u64::from(config.processor.workers.get());
+        let limits = Limits::of(usize::try_from(memory).unwrap_or(usize::MAX));
         Drive {
             engine: Engine::new(config.topics.tiers.clone(), limits, Arc::clone(&self.gates)),
             feed,
             ledger,
             ownership,
-            encoder: Encoder::new(Arc::clone(self.topics), formats),
+            encoder: Arc::clone(encoder),
             topics: Arc::clone(self.topics),
             pace: Pace {
                 commit_interval: config.processor.commit_interval,

@@ -254,6 +254,13 @@ const READY: usize = 1_000;
 /// Most tasks that one step starts or forwards: a few milliseconds, after which answers are heard again.
 const STEP: usize = 1_000;
 
+/// Most tasks that are started or forwarded beside what a step is about: more than it can add, so that nothing piles up, and few enough
+/// that reading goes on.
+const BESIDE: usize = 16;
+
+/// Tasks that are put in line in the time in which one is started: behind those of one scene, others may be due that need not wait.
+const MOVES: usize = 16;
+
 /// Tasks of one scene that are started before those of the next one.
 const TURN: usize = 64;
 
@@ -334,6 +341,10 @@ impl Engine {
             self.follow_clock_back(now);
         }
         self.latest = now.wall;
+        let most = match input {
+            Input::Tick => STEP,
+            _ => BESIDE,
+        };
         match input {
             Input::Assign { lane, start, known } => {
                 let epoch = self.number();
@@ -358,7 +369,7 @@ impl Engine {
             Input::Revoke { shard } => self.revoke(shard, actions),
             Input::Release { shard } => self.release(shard),
         }
-        self.wake(now, actions);
+        self.wake(now, most, actions);
     }
 
     /// When [`Input::Tick`] is wanted next, if nothing else happens before.
@@ -591,20 +602,24 @@ impl Engine {
         self.settle_item(item, entries, actions);
     }
 
-    /// Does what has come to its time, as much as fits one step; [`Self::next_wake`] says whether there is more.
-    fn wake(&mut self, now: Now, actions: &mut Vec<Action>) {
+    /// Does what has come to its time, `most` of each sort; [`Self::next_wake`] says whether there is more.
+    fn wake(&mut self, now: Now, most: usize, actions: &mut Vec<Action>) {
         #[cfg(feature = "planted")]
         let now = self.bug.clock(now);
         // Half of the room is for tasks that move on, however many are due. Then the queues: their tasks have waited longest.
-        self.send_outbound(now, self.limits.batch_tasks / 2, actions);
-        self.ask_gates(now, actions);
-        for _ in 0..STEP {
+        self.send_outbound(now, most, self.limits.batch_tasks / 2, actions);
+        self.ask_gates(now, most, actions);
+        let enough = actions.len() + most;
+        for _ in 0..most * MOVES {
+            if actions.len() >= enough {
+                break;
+            }
             let Some(item) = self.agenda.pop_due(now.wall) else {
                 break;
             };
             self.look_at(now, item, actions);
         }
-        self.send_outbound(now, usize::MAX, actions);
+        self.send_outbound(now, most, usize::MAX, actions);
         while let Some((_, lane)) = self
             .paused
             .first()
@@ -650,9 +665,9 @@ impl Engine {
             .collect();
     }
 
-    /// Forwards tasks that had to wait for room, as long as the batch holds fewer than `below`.
-    fn send_outbound(&mut self, now: Now, below: usize, actions: &mut Vec<Action>) {
-        for _ in 0..self.outbound.len().min(STEP) {
+    /// Forwards tasks that had to wait for room, at most `most`, as long as the batch holds fewer than `below`.
+    fn send_outbound(&mut self, now: Now, most: usize, below: usize, actions: &mut Vec<Action>) {
+        for _ in 0..self.outbound.len().min(most) {
             if self.is_full() || self.batch.tasks >= below {
                 return;
             }
@@ -663,7 +678,7 @@ impl Engine {
     }
 
     /// Asks the gates that have tasks waiting and may be open again, scene by scene in turn.
-    fn ask_gates(&mut self, now: Now, actions: &mut Vec<Action>) {
+    fn ask_gates(&mut self, now: Now, most: usize, actions: &mut Vec<Action>) {
         let room = !self.is_full();
         let mut asked: Vec<Arc<str>> = self
             .ready
@@ -675,7 +690,7 @@ impl Engine {
             let next = asked.partition_point(|name| name <= last);
             asked.rotate_left(next);
         }
-        let mut left = STEP;
+        let mut left = most;
         while left > 0 && !asked.is_empty() {
             asked.retain(|name| {
                 let turn = left.min(TURN);

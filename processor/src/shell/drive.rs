@@ -30,7 +30,7 @@ use crate::health::Heartbeat;
 use crate::metrics::{Load, Metrics, SceneSet, Share, Tally};
 use crate::shell::encode::Encoder;
 use crate::shell::feed::{Feed, Read, Reading, Request};
-use crate::shell::ledger::{Batch, Ledger, Ownership, Progress, Receipt};
+use crate::shell::ledger::{Batch, Content, Ledger, Ownership, Progress, Receipt, Settled};
 use crate::topics::Topics;
 
 /// The scenes in force and the targets they call.
@@ -64,7 +64,7 @@ pub struct Drive<L> {
     /// Which shards the ledger may commit for.
     pub ownership: Arc<Ownership>,
     /// Turns decisions into records.
-    pub encoder: Encoder,
+    pub encoder: Arc<Encoder>,
     /// The topics.
     pub topics: Arc<Topics>,
     /// How a worker paces itself.
@@ -480,16 +480,21 @@ impl<L: Ledger> State<L> {
         let now = self.now().wall;
         for settlement in self.settled.drain(..) {
             Encoder::count(&mut dead, &settlement);
-            let settled = self.parts.encoder.settled(&settlement);
-            let settled = settled.unwrap_or_else(|error| unreachable!("{error}"));
-            tally.count(&settlement, settled.records.len(), now);
-            batch.settled.push(settled);
+            let records = self.parts.encoder.records(&settlement.entries);
+            tally.count(&settlement, records, now);
+            batch.settled.push(Settled {
+                shard: settlement.lane.shard,
+                records: Content::Entries(settlement.entries),
+                otherwise: Content::Entries(settlement.otherwise),
+            });
         }
         for (shard, alert) in dead.into_values() {
-            let settled = self.parts.encoder.alert(shard, &alert);
-            let settled = settled.unwrap_or_else(|error| unreachable!("{error}"));
-            tally.count_records(settled.records.len());
-            batch.settled.push(settled);
+            tally.count_records(1);
+            batch.settled.push(Settled {
+                shard,
+                records: Content::Alert(alert),
+                otherwise: Content::none(),
+            });
         }
         let commits = self.parts.engine.commits();
         for commit in &commits {

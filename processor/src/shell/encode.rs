@@ -17,7 +17,6 @@ use retide_core::{
     Timestamp,
 };
 
-use crate::shell::ledger::{OutHeaders, OutRecord, Settled};
 use crate::topics::Topics;
 
 /// Encodes entries for the topics of one prefix.
@@ -32,6 +31,28 @@ pub struct Encoder {
     events: Option<Codec<wire::Event>>,
     /// Of the alerts topic.
     alerts: Codec<wire::Alert>,
+}
+
+/// A record to write, but for its headers.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts<'a> {
+    /// The topic.
+    pub topic: &'a Arc<str>,
+    /// The partition; none leaves it to the key.
+    pub partition: Option<i32>,
+    /// The key.
+    pub key: Option<&'a [u8]>,
+    /// The value.
+    pub value: Option<&'a [u8]>,
+}
+
+/// Memory for the record that is being written, used again for the next one.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// The key.
+    key: Vec<u8>,
+    /// The value.
+    value: Vec<u8>,
 }
 
 /// How the records on retide's own topics are written.
@@ -77,23 +98,10 @@ impl Encoder {
         }
     }
 
-    /// The records of one settlement.
-    ///
-    /// # Errors
-    /// If an entry has no encoding, which is a broken invariant of the codec.
-    pub fn settled(&self, settlement: &Settlement) -> Result<Settled, wire::Error> {
-        let shard = settlement.lane.shard;
-        let encode = |entries: &[Entry]| -> Result<Vec<OutRecord>, wire::Error> {
-            entries
-                .iter()
-                .filter_map(|entry| self.entry(shard, entry).transpose())
-                .collect()
-        };
-        Ok(Settled {
-            shard,
-            records: encode(&settlement.entries)?,
-            otherwise: encode(&settlement.otherwise)?,
-        })
+    /// How many records `entries` are.
+    pub fn records(&self, entries: &[Entry]) -> usize {
+        let left_out = |entry: &&Entry| self.events.is_none() && matches!(entry, Entry::Event(_));
+        entries.len() - entries.iter().filter(left_out).count()
     }
 
     /// Counts the dead tasks of one transaction by scene.
@@ -120,25 +128,22 @@ impl Encoder {
         }
     }
 
-    /// The records of the alerts of one transaction.
+    /// The record of an alert; its headers go to `sink`.
     ///
     /// # Errors
-    /// As [`Self::settled`].
-    pub fn alert(&self, shard: i32, alert: &Alert) -> Result<Settled, wire::Error> {
-        let key = format!("{}/{}", alert.scene, alert.rule);
-        let headers = collect(|sink| headers::write_alert(alert, sink));
+    /// If it has no encoding, which is a broken invariant of the codec.
+    pub fn alert<'a>(
+        &'a self,
+        shard: i32,
+        alert: &Alert,
+        scratch: &'a mut Scratch,
+        sink: &mut Sink<'_>,
+    ) -> Result<Parts<'a>, wire::Error> {
+        headers::write_alert(alert, sink);
+        let key = &[&*alert.scene, "/", alert.rule];
         let report = &wire::Alert::from(alert);
-        Ok(Settled {
-            shard,
-            records: vec![report_on(
-                &self.topics.alerts,
-                shard,
-                &key,
-                (&self.alerts, report),
-                headers,
-            )?],
-            otherwise: Vec::new(),
-        })
+        let topic = &self.topics.alerts;
+        scratch.report((topic, shard), key, (&self.alerts, report), sink)
     }
 
     /// The task that delivers a callback record.
@@ -201,85 +206,94 @@ impl Encoder {
         })
     }
 
-    /// The record of one entry, if it has one.
-    fn entry(&self, shard: i32, entry: &Entry) -> Result<Option<OutRecord>, wire::Error> {
+    /// The record of one entry, if it has one; its headers go to `sink`.
+    ///
+    /// # Errors
+    /// If it has no encoding, which is a broken invariant of the codec.
+    pub fn entry<'a>(
+        &'a self,
+        shard: i32,
+        entry: &'a Entry,
+        scratch: &'a mut Scratch,
+        sink: &mut Sink<'_>,
+    ) -> Result<Option<Parts<'a>>, wire::Error> {
         let topics = &self.topics;
         Ok(Some(match entry {
             Entry::Park { tier, task } => {
-                let headers = collect(|sink| headers::write_task(task, sink));
-                out(&topics.tiers[*tier], shard, &task.record, headers)
+                headers::write_task(task, sink);
+                Parts::of(&topics.tiers[*tier], shard, &task.record)
             }
             Entry::Deliver { topic, task } => {
-                let headers = collect(|sink| kafka::write_headers(task, sink));
-                OutRecord {
+                kafka::write_headers(task, sink);
+                Parts {
                     partition: None,
-                    ..out(topic, shard, &task.record, headers)
+                    ..Parts::of(topic, shard, &task.record)
                 }
             }
             Entry::DeadLetter { task, ended } => {
-                let headers = collect(|sink| headers::write_dead_letter(task, ended, sink));
-                out(&topics.dead_letters, shard, &task.record, headers)
+                headers::write_dead_letter(task, ended, sink);
+                Parts::of(&topics.dead_letters, shard, &task.record)
             }
             Entry::Poison { poison, ended } => {
-                let headers = collect(|sink| headers::write_poison(poison, ended, sink));
-                out(&topics.dead_letters, shard, &poison.record, headers)
+                headers::write_poison(poison, ended, sink);
+                Parts::of(&topics.dead_letters, shard, &poison.record)
             }
             Entry::Callback(ended) => {
-                let headers = collect(|sink| headers::write_ended(ended, sink));
+                headers::write_ended(ended, sink);
                 let report = &wire::Callback::from(&**ended);
-                report_on(
-                    &topics.callbacks,
-                    shard,
-                    &ended.id,
-                    (&self.callbacks, report),
-                    headers,
-                )?
+                let to = (&topics.callbacks, shard);
+                scratch.report(to, &[&ended.id], (&self.callbacks, report), sink)?
             }
             Entry::Event(event) => {
                 let Some(codec) = &self.events else {
                     return Ok(None);
                 };
-                let headers = collect(|sink| headers::write_event(event, sink));
+                headers::write_event(event, sink);
                 let report = &EventLine::from(event);
-                report_on(&topics.events, shard, &event.id, (codec, report), headers)?
+                scratch.report((&topics.events, shard), &[&event.id], (codec, report), sink)?
             }
         }))
     }
 }
 
-/// A record that goes on as it came, but for its headers.
-fn out(topic: &Arc<str>, shard: i32, record: &Record, headers: OutHeaders) -> OutRecord {
-    OutRecord {
-        topic: Arc::clone(topic),
-        partition: Some(shard),
-        key: record.key.clone(),
-        value: record.value.clone(),
-        headers,
+// === impl Parts ===
+
+impl<'a> Parts<'a> {
+    /// A record that goes on as it came, but for its headers.
+    fn of(topic: &'a Arc<str>, shard: i32, record: &'a Record) -> Self {
+        Self {
+            topic,
+            partition: Some(shard),
+            key: record.key.as_deref(),
+            value: record.value.as_deref(),
+        }
     }
 }
 
-/// A record of retide's own, and the header that names its content type.
-fn report_on<R: Wire>(
-    topic: &Arc<str>,
-    shard: i32,
-    key: &str,
-    (codec, report): (&Codec<R>, &impl Serialize),
-    mut headers: OutHeaders,
-) -> Result<OutRecord, wire::Error> {
-    let content_type = codec.format().content_type();
-    headers.push("content-type", Some(content_type.as_bytes()));
-    Ok(OutRecord {
-        topic: Arc::clone(topic),
-        partition: Some(shard),
-        key: Some(Bytes::copy_from_slice(key.as_bytes())),
-        value: Some(codec.encode(report)?.into()),
-        headers,
-    })
-}
+// === impl Scratch ===
 
-/// The headers that `write` writes.
-fn collect(write: impl FnOnce(&mut Sink<'_>)) -> OutHeaders {
-    let mut headers = OutHeaders::default();
-    write(&mut |name, value| headers.push(name, value));
-    headers
+impl Scratch {
+    /// A record of retide's own, and the header that names its content type.
+    fn report<'a, R: Wire>(
+        &'a mut self,
+        (topic, shard): (&'a Arc<str>, i32),
+        key: &[&str],
+        (codec, report): (&Codec<R>, &impl Serialize),
+        sink: &mut Sink<'_>,
+    ) -> Result<Parts<'a>, wire::Error> {
+        let content_type = codec.format().content_type();
+        sink("content-type", Some(content_type.as_bytes()));
+        self.key.clear();
+        for part in key {
+            self.key.extend_from_slice(part.as_bytes());
+        }
+        self.value.clear();
+        codec.encode_into(report, &mut self.value)?;
+        Ok(Parts {
+            topic,
+            partition: Some(shard),
+            key: Some(&self.key),
+            value: Some(&self.value),
+        })
+    }
 }

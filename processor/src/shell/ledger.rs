@@ -7,6 +7,7 @@ mod at_least_once;
 mod transactional;
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,9 @@ use rdkafka::message::{DeliveryResult, Header as OutHeader, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use retide_core::Header;
+use retide_core::{Alert, Entry, Header};
+
+use crate::shell::encode::{Encoder, Parts, Scratch};
 
 pub use at_least_once::AtLeastOnce;
 pub use transactional::Transactional;
@@ -54,9 +57,20 @@ pub struct Settled {
     /// The shard of the offset.
     pub shard: i32,
     /// The records to write. If there is another form of them, the first is the one that may be refused; the others rest on it.
-    pub records: Vec<OutRecord>,
+    pub records: Content,
     /// The records to write instead if the topic of one of those refuses it; empty if that cannot be.
-    pub otherwise: Vec<OutRecord>,
+    pub otherwise: Content,
+}
+
+/// Records to write, encoded or not: who writes them encodes them one by one, so that a batch never exists as bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// What was decided.
+    Entries(Vec<Entry>),
+    /// What a human must know.
+    Alert(Alert),
+    /// Records as they are written.
+    Records(Vec<OutRecord>),
 }
 
 /// The next offset of one partition.
@@ -94,6 +108,15 @@ pub enum Receipt {
     /// None of its shards is ours any more; nothing was committed.
     Dropped,
 }
+
+/// Collects the headers of a record, in order.
+trait Collect: Default {
+    /// Adds a header behind those that are there.
+    fn add(&mut self, name: &str, value: Option<&[u8]>);
+}
+
+/// Headers as the client takes them.
+struct ClientHeaders(OwnedHeaders);
 
 /// Writes batches durably, in order. One of the four seams.
 pub trait Ledger: Send {
@@ -153,6 +176,68 @@ const STEP: Duration = Duration::from_millis(1);
 /// Pause before a batch is written again: a rebalance or an election takes longer than a few milliseconds.
 const AGAIN: Duration = Duration::from_millis(50);
 
+// === impl Content ===
+
+impl Content {
+    /// Nothing to write.
+    pub const fn none() -> Self {
+        Self::Entries(Vec::new())
+    }
+
+    /// Whether there is nothing to write.
+    pub const fn is_empty(&self) -> bool {
+        match self {
+            Self::Entries(entries) => entries.is_empty(),
+            Self::Alert(_) => false,
+            Self::Records(records) => records.is_empty(),
+        }
+    }
+
+    /// Hands each record to `write`: its parts, and what hands its headers over.
+    ///
+    /// # Panics
+    /// If an entry has no encoding: a broken invariant of the codec.
+    fn each<H: Collect, E>(
+        &self,
+        shard: i32,
+        encoder: &Encoder,
+        scratch: &mut Scratch,
+        mut write: impl FnMut(Parts<'_>, H) -> Result<(), E>,
+    ) -> Result<(), E> {
+        match self {
+            Self::Entries(entries) => {
+                for entry in entries {
+                    let mut headers = H::default();
+                    let sink = &mut |name: &str, value: Option<&[u8]>| headers.add(name, value);
+                    let parts = encoder.entry(shard, entry, scratch, sink);
+                    if let Some(parts) = parts.unwrap_or_else(|error| unreachable!("{error}")) {
+                        write(parts, headers)?;
+                    }
+                }
+            }
+            Self::Alert(alert) => {
+                let mut headers = H::default();
+                let sink = &mut |name: &str, value: Option<&[u8]>| headers.add(name, value);
+                let parts = encoder.alert(shard, alert, scratch, sink);
+                write(
+                    parts.unwrap_or_else(|error| unreachable!("{error}")),
+                    headers,
+                )?;
+            }
+            Self::Records(records) => {
+                for record in records {
+                    let mut headers = H::default();
+                    for (name, value) in record.headers.iter() {
+                        headers.add(name, value);
+                    }
+                    write(record.parts(), headers)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 // === impl OutHeaders ===
 
 impl OutHeaders {
@@ -179,6 +264,28 @@ impl OutHeaders {
     }
 }
 
+impl Collect for OutHeaders {
+    fn add(&mut self, name: &str, value: Option<&[u8]>) {
+        self.push(name, value);
+    }
+}
+
+// === impl ClientHeaders ===
+
+impl Default for ClientHeaders {
+    fn default() -> Self {
+        // As many as a parked task has, and a few of the producer's.
+        Self(OwnedHeaders::new_with_capacity(16))
+    }
+}
+
+impl Collect for ClientHeaders {
+    fn add(&mut self, name: &str, value: Option<&[u8]>) {
+        let headers = mem::take(&mut self.0);
+        self.0 = headers.insert(OutHeader { key: name, value });
+    }
+}
+
 impl FromIterator<Header> for OutHeaders {
     fn from_iter<I: IntoIterator<Item = Header>>(headers: I) -> Self {
         let mut all = Self::default();
@@ -192,18 +299,48 @@ impl FromIterator<Header> for OutHeaders {
 // === impl OutRecord ===
 
 impl OutRecord {
+    /// A record to keep.
+    fn new(parts: Parts<'_>, headers: OutHeaders) -> Self {
+        Self {
+            topic: Arc::clone(parts.topic),
+            partition: parts.partition,
+            key: parts.key.map(Bytes::copy_from_slice),
+            value: parts.value.map(Bytes::copy_from_slice),
+            headers,
+        }
+    }
+
     /// The record as the client takes it; `index` comes back with its delivery.
     pub(crate) fn to_produce(&self, index: usize) -> BaseRecord<'_, [u8], [u8], usize> {
-        let mut headers = OwnedHeaders::new_with_capacity(self.headers.ends.len());
-        for (key, value) in self.headers.iter() {
-            headers = headers.insert(OutHeader { key, value });
+        let mut headers = ClientHeaders::default();
+        for (name, value) in self.headers.iter() {
+            headers.add(name, value);
         }
-        let mut out = BaseRecord::with_opaque_to(&self.topic, index).headers(headers);
-        out.partition = self.partition;
-        out.key = self.key.as_deref();
-        out.payload = self.value.as_deref();
-        out
+        to_produce(self.parts(), headers, index)
     }
+
+    /// The record but for its headers.
+    fn parts(&self) -> Parts<'_> {
+        Parts {
+            topic: &self.topic,
+            partition: self.partition,
+            key: self.key.as_deref(),
+            value: self.value.as_deref(),
+        }
+    }
+}
+
+/// A record as the client takes it; `index` comes back with its delivery.
+fn to_produce(
+    parts: Parts<'_>,
+    ClientHeaders(headers): ClientHeaders,
+    index: usize,
+) -> BaseRecord<'_, [u8], [u8], usize> {
+    let mut out = BaseRecord::with_opaque_to(parts.topic, index).headers(headers);
+    out.partition = parts.partition;
+    out.key = parts.key;
+    out.payload = parts.value;
+    out
 }
 
 // === impl Ownership ===
@@ -325,14 +462,16 @@ pub(crate) fn producer_config(config: &ClientConfig) -> ClientConfig {
 /// Hands a record to the producer, waiting while its queue is full. A refusal is collected like a failed delivery.
 fn produce(
     producer: &BaseProducer<Deliveries>,
-    record: &OutRecord,
-    index: usize,
+    mut out: BaseRecord<'_, [u8], [u8], usize>,
 ) -> Result<(), KafkaError> {
-    let deadline = Instant::now() + CALL;
-    let mut out = record.to_produce(index);
+    let index = out.delivery_opaque;
+    // No look at the clock unless the queue is full.
+    let mut deadline = None;
     while let Err((error, again)) = producer.send(out) {
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::QueueFull) if Instant::now() < deadline => {
+            Some(RDKafkaErrorCode::QueueFull)
+                if Instant::now() < *deadline.get_or_insert_with(|| Instant::now() + CALL) =>
+            {
                 producer.poll(Duration::from_millis(10));
                 out = again;
             }

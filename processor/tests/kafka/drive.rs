@@ -101,14 +101,15 @@ impl Running {
         let feed = Feed::start(&config(bootstrap, group), topics, "test", &metrics).unwrap();
         let ownership = Arc::new(Ownership::default());
         let id = format!("{group}-{}", uuid::Uuid::new_v4());
-        let ledger = L::start(bootstrap, &id, &feed.consumer, &ownership);
+        let encoder = Arc::new(Encoder::new(Arc::clone(topics), Formats::default()));
+        let ledger = L::start(bootstrap, &id, &feed.consumer, &ownership, &encoder);
         let ladder = Ladder::try_new(&["now", "5s", "1m"]).unwrap();
         let drive = Drive {
             engine: Engine::new(ladder, Limits::of(64 << 20), Arc::new(Gates::default())),
             feed,
             ledger,
             ownership,
-            encoder: Encoder::new(Arc::clone(topics), Formats::default()),
+            encoder,
             topics: Arc::clone(topics),
             pace: Pace {
                 commit_interval: Duration::from_millis(100),

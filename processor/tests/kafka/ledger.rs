@@ -7,10 +7,11 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use retide::shell::encode::{Encoder, Formats};
 use retide::shell::feed::Reading;
 use retide::shell::ledger::{
-    AtLeastOnce, Batch, Ledger, OutHeaders, OutRecord, Ownership, Progress, Receipt, Settled,
-    Transactional,
+    AtLeastOnce, Batch, Content, Ledger, OutHeaders, OutRecord, Ownership, Progress, Receipt,
+    Settled, Transactional,
 };
 use retide::topics::Topics;
 
@@ -41,7 +42,9 @@ impl<L: Guarantee> Bench<L> {
         for shard in 0..SHARDS {
             ownership.take(shard);
         }
-        let ledger = L::start(&bootstrap, &group, &worker.feed.consumer, &ownership);
+        let encoder = Arc::new(Encoder::new(Arc::clone(&topics), Formats::default()));
+        let consumer = &worker.feed.consumer;
+        let ledger = L::start(&bootstrap, &group, consumer, &ownership, &encoder);
         Self {
             bootstrap,
             group,
@@ -166,8 +169,8 @@ impl<L: Guarantee> Bench<L> {
 fn settled(shard: i32, records: Vec<OutRecord>) -> Settled {
     Settled {
         shard,
-        records,
-        otherwise: Vec::new(),
+        records: Content::Records(records),
+        otherwise: Content::none(),
     }
 }
 
@@ -264,7 +267,7 @@ fn a_refusal<L: Guarantee>() {
     let mut bench = Bench::<L>::new();
     let (stray, _) = bench.stray("lost");
     let mut refused = settled(0, vec![stray, bench.record(0, "delivered")]);
-    refused.otherwise = vec![bench.record(0, "parked")];
+    refused.otherwise = Content::Records(vec![bench.record(0, "parked")]);
     let other = settled(2, vec![bench.record(2, "other")]);
 
     bench.ledger.submit(Batch {

@@ -14,6 +14,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use retide::embedded::Broker;
 use retide::metrics::Metrics;
+use retide::shell::encode::Encoder;
 use retide::shell::feed::{Assignment, Client, Feed, Reading};
 use retide::shell::ledger::{AtLeastOnce, Ledger, Ownership, Transactional};
 use retide::topics::Topics;
@@ -111,18 +112,36 @@ pub(crate) fn create_topics(bootstrap: &str, names: &[&str]) {
 /// A ledger as a test starts it.
 pub(crate) trait Guarantee: Ledger + Sized + 'static {
     /// Starts it; `id` is its own.
-    fn start(bootstrap: &str, id: &str, group: &Arc<Client>, ownership: &Arc<Ownership>) -> Self;
+    fn start(
+        bootstrap: &str,
+        id: &str,
+        group: &Arc<Client>,
+        ownership: &Arc<Ownership>,
+        encoder: &Arc<Encoder>,
+    ) -> Self;
 }
 
 impl Guarantee for Transactional {
-    fn start(bootstrap: &str, id: &str, group: &Arc<Client>, ownership: &Arc<Ownership>) -> Self {
-        Self::start(&producer(bootstrap), id, group, ownership).unwrap()
+    fn start(
+        bootstrap: &str,
+        id: &str,
+        group: &Arc<Client>,
+        ownership: &Arc<Ownership>,
+        encoder: &Arc<Encoder>,
+    ) -> Self {
+        Self::start(&producer(bootstrap), id, group, ownership, encoder).unwrap()
     }
 }
 
 impl Guarantee for AtLeastOnce {
-    fn start(bootstrap: &str, _: &str, group: &Arc<Client>, ownership: &Arc<Ownership>) -> Self {
-        Self::start(&producer(bootstrap), group, ownership).unwrap()
+    fn start(
+        bootstrap: &str,
+        _: &str,
+        group: &Arc<Client>,
+        ownership: &Arc<Ownership>,
+        encoder: &Arc<Encoder>,
+    ) -> Self {
+        Self::start(&producer(bootstrap), group, ownership, encoder).unwrap()
     }
 }
 

@@ -6,6 +6,8 @@
 //! commits in whatever generation it is by then.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::mem;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -17,10 +19,11 @@ use rdkafka::producer::{BaseProducer, Producer};
 use tracing::{error, warn};
 
 use crate::event::ProducerReplaced;
+use crate::shell::encode::{Encoder, Parts, Scratch};
 use crate::shell::feed;
 use crate::shell::ledger::{
-    AGAIN, Batch, Deliveries, Ledger, Ownership, Receipt, Settled, Submitted, flush, is_refusal,
-    lock, produce, producer_config,
+    AGAIN, Batch, Content, Deliveries, Ledger, OutRecord, Ownership, Receipt, Settled, Submitted,
+    flush, is_refusal, lock, produce, producer_config,
 };
 
 /// The ledger of the `at_least_once` guarantee.
@@ -45,6 +48,18 @@ struct Writer {
     group: Arc<feed::Client>,
     /// The shards that are ours.
     ownership: Arc<Ownership>,
+    /// Turns what was decided into records.
+    encoder: Arc<Encoder>,
+}
+
+/// What is still to be written of the consequence of one offset.
+struct Pending {
+    /// The shard of the offset.
+    shard: i32,
+    /// The records; see [`Settled::records`].
+    records: Vec<OutRecord>,
+    /// Their other form; see [`Settled::otherwise`].
+    otherwise: Vec<OutRecord>,
 }
 
 // === impl AtLeastOnce ===
@@ -58,6 +73,7 @@ impl AtLeastOnce {
         config: &ClientConfig,
         group: &Arc<feed::Client>,
         ownership: &Arc<Ownership>,
+        encoder: &Arc<Encoder>,
     ) -> Result<Self, KafkaError> {
         let mut config = producer_config(config);
         config.remove("transactional.id");
@@ -66,6 +82,7 @@ impl AtLeastOnce {
             producer: None,
             group: Arc::clone(group),
             ownership: Arc::clone(ownership),
+            encoder: Arc::clone(encoder),
         };
         writer.ready()?;
         // One is written and one waits, which makes two under way.
@@ -122,16 +139,17 @@ impl Writer {
 
     /// Writes a batch until it is durable, or nothing of it is ours.
     fn write(&mut self, mut submitted: Submitted) -> Receipt {
+        let mut pending = self.encode(mem::take(&mut submitted.batch.settled));
         let mut refused = 0;
         loop {
             submitted.keep_owned(&self.ownership);
-            let Submitted { batch, .. } = &mut submitted;
-            if batch.settled.iter().all(|one| one.records.is_empty()) {
+            pending.retain(|one| self.ownership.still_has(one.shard, &submitted.epochs));
+            if pending.iter().all(|one| one.records.is_empty()) {
                 return self.commit(submitted, refused);
             }
-            match self.try_write(&submitted) {
+            match self.try_write(&pending, &submitted) {
                 Ok(mut failed) => {
-                    refused += keep_failed(&mut submitted.batch, &mut failed);
+                    refused += keep_failed(&mut pending, &mut failed);
                     if let Some((_, error)) = failed.first_key_value() {
                         warn!(%error, records = failed.len(), "records not accepted, writing them again");
                         thread::sleep(AGAIN);
@@ -147,19 +165,40 @@ impl Writer {
         }
     }
 
+    /// Encodes a batch: parts of it may have to be written again, others not.
+    fn encode(&self, settled: Vec<Settled>) -> Vec<Pending> {
+        let mut scratch = Scratch::default();
+        let mut encode = |shard, content: Content| match content {
+            Content::Records(records) => records,
+            Content::Entries(_) | Content::Alert(_) => {
+                let mut records = Vec::new();
+                let keep = |parts: Parts<'_>, headers| {
+                    records.push(OutRecord::new(parts, headers));
+                    Ok::<_, Infallible>(())
+                };
+                let Ok(()) = content.each(shard, &self.encoder, &mut scratch, keep);
+                records
+            }
+        };
+        let pending = settled.into_iter().map(|settled| Pending {
+            shard: settled.shard,
+            records: encode(settled.shard, settled.records),
+            otherwise: encode(settled.shard, settled.otherwise),
+        });
+        pending.collect()
+    }
+
     /// Writes what is next of a batch. Says which of those records failed, by their number.
     fn try_write(
         &mut self,
+        pending: &[Pending],
         submitted: &Submitted,
     ) -> Result<BTreeMap<usize, KafkaError>, KafkaError> {
         let ownership = Arc::clone(&self.ownership);
         let producer = self.ready()?;
-        let records = submitted.batch.settled.iter().flat_map(|settled| {
-            let next = next(settled);
-            settled.records[..next].iter()
-        });
+        let records = pending.iter().flat_map(|one| &one.records[..next(one)]);
         for (number, record) in records.enumerate() {
-            produce(producer, record, number)?;
+            produce(producer, record.to_produce(number))?;
         }
         // The client tries again by itself, and without repeating anything, as long as we let it.
         while let Err(error) = flush(producer) {
@@ -168,7 +207,7 @@ impl Writer {
             }
             warn!(%error, "records not acknowledged yet");
         }
-        Ok(std::mem::take(&mut *lock(&producer.context().failed))
+        Ok(mem::take(&mut *lock(&producer.context().failed))
             .into_iter()
             .collect())
     }
@@ -202,9 +241,9 @@ impl Writer {
 }
 
 /// How many records of a consequence are written next: one that may be refused goes first, and alone.
-fn next(settled: &Settled) -> usize {
-    let all = settled.records.len();
-    if settled.otherwise.is_empty() {
+fn next(pending: &Pending) -> usize {
+    let all = pending.records.len();
+    if pending.otherwise.is_empty() {
         all
     } else {
         all.min(1)
@@ -213,9 +252,9 @@ fn next(settled: &Settled) -> usize {
 
 /// Leaves of a batch what is still to be written, after its next records were, but for those that failed. Says how many consequences
 /// take their other form; their failures are dealt with.
-fn keep_failed(batch: &mut Batch, failed: &mut BTreeMap<usize, KafkaError>) -> usize {
+fn keep_failed(pending: &mut [Pending], failed: &mut BTreeMap<usize, KafkaError>) -> usize {
     let (mut first, mut replaced) = (0, 0);
-    for settled in &mut batch.settled {
+    for settled in pending {
         let mut numbers = first..first + next(settled);
         first = numbers.end;
         let Some((&number, error)) = failed.range(numbers.clone()).next() else {
@@ -227,7 +266,7 @@ fn keep_failed(batch: &mut Batch, failed: &mut BTreeMap<usize, KafkaError>) -> u
         let refused = error.rdkafka_error_code().is_some_and(is_refusal);
         if refused && !settled.otherwise.is_empty() {
             warn!(%error, "target topic refuses a record");
-            settled.records = std::mem::take(&mut settled.otherwise);
+            settled.records = mem::take(&mut settled.otherwise);
             failed.remove(&number);
             replaced += 1;
             continue;

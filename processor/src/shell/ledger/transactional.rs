@@ -5,6 +5,7 @@
 //! lost sight of has committed is read from the group's offsets, never guessed.
 
 use std::collections::BTreeSet;
+use std::mem;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -18,10 +19,11 @@ use rdkafka::topic_partition_list::Offset;
 use tracing::{error, warn};
 
 use crate::event::{BatchAborted, ProducerDistrusted, ProducerReplaced};
+use crate::shell::encode::{Encoder, Parts, Scratch};
 use crate::shell::feed;
 use crate::shell::ledger::{
-    AGAIN, Batch, CALL, Deliveries, Ledger, Ownership, Receipt, Submitted, flush, is_refusal, lock,
-    produce, producer_config,
+    AGAIN, Batch, CALL, Content, Deliveries, Ledger, Ownership, Receipt, Settled, Submitted, flush,
+    is_refusal, lock, produce, producer_config, to_produce,
 };
 
 /// The ledger of the `exactly_once` guarantee.
@@ -48,6 +50,8 @@ struct Writer {
     group: Arc<feed::Client>,
     /// The shards that are ours.
     ownership: Arc<Ownership>,
+    /// Turns what was decided into records.
+    encoder: Arc<Encoder>,
 }
 
 /// The right to commit: held by one writer at a time, in the order of the batches.
@@ -96,6 +100,7 @@ impl Transactional {
         id: &str,
         group: &Arc<feed::Client>,
         ownership: &Arc<Ownership>,
+        encoder: &Arc<Encoder>,
     ) -> Result<Self, KafkaError> {
         let (to_drive, receipts) = unbounded();
         let (first_pass, second_take) = bounded(1);
@@ -105,7 +110,14 @@ impl Transactional {
         let turns = [(first_take, first_pass), (second_take, second_pass)];
         let (mut batches, mut threads) = (Vec::new(), Vec::new());
         for (number, (take, pass)) in turns.into_iter().enumerate() {
-            let mut writer = Writer::new(config, &format!("{id}-{number}"), group, ownership);
+            let id = format!("{id}-{number}");
+            let mut writer = Writer {
+                config: writer_config(config, &id),
+                producer: None,
+                group: Arc::clone(group),
+                ownership: Arc::clone(ownership),
+                encoder: Arc::clone(encoder),
+            };
             writer.ready()?;
             let mut turn = Turn {
                 take,
@@ -186,27 +198,6 @@ impl Turn {
 // === impl Writer ===
 
 impl Writer {
-    /// A writer whose producer is still to be made.
-    fn new(
-        config: &ClientConfig,
-        id: &str,
-        group: &Arc<feed::Client>,
-        ownership: &Arc<Ownership>,
-    ) -> Self {
-        let mut config = producer_config(config);
-        config
-            .set("transactional.id", id)
-            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT)
-            .set("retry.backoff.ms", RETRY_BACKOFF)
-            .set("retry.backoff.max.ms", RETRY_BACKOFF);
-        Self {
-            config,
-            producer: None,
-            group: Arc::clone(group),
-            ownership: Arc::clone(ownership),
-        }
-    }
-
     /// Makes the producer if there is none. Its transactional id ends whatever its predecessor left open.
     fn ready(&mut self) -> Result<&BaseProducer<Deliveries>, KafkaError> {
         if self.producer.is_none() {
@@ -238,7 +229,7 @@ impl Writer {
                     refused += indices.len();
                     for index in indices {
                         let settled = &mut submitted.batch.settled[index];
-                        settled.records = std::mem::take(&mut settled.otherwise);
+                        settled.records = mem::replace(&mut settled.otherwise, Content::none());
                     }
                     self.abort();
                 }
@@ -267,15 +258,19 @@ impl Writer {
         let batch = &submitted.batch;
         let group = Arc::clone(&self.group);
         let ownership = Arc::clone(&self.ownership);
+        let encoder = Arc::clone(&self.encoder);
+        let mut scratch = Scratch::default();
         let producer = self.ready().map_err(Trouble::Unknown)?;
         producer.begin_transaction().map_err(classify)?;
         for (index, settled) in batch.settled.iter().enumerate() {
-            for record in &settled.records {
-                produce(producer, record, index).map_err(classify)?;
-            }
+            let Settled { shard, records, .. } = settled;
+            let write =
+                |parts: Parts<'_>, headers| produce(producer, to_produce(parts, headers, index));
+            let written = records.each(*shard, &encoder, &mut scratch, write);
+            written.map_err(classify)?;
         }
         flush(producer).map_err(classify)?;
-        let failed = std::mem::take(&mut *lock(&producer.context().failed));
+        let failed = mem::take(&mut *lock(&producer.context().failed));
         if !failed.is_empty() {
             return Err(refusals(batch, failed));
         }
@@ -366,6 +361,17 @@ impl Writer {
         }
         Ok(true)
     }
+}
+
+/// The configuration of a writer's producer: the user's, and what a transaction needs.
+fn writer_config(config: &ClientConfig, id: &str) -> ClientConfig {
+    let mut config = producer_config(config);
+    config
+        .set("transactional.id", id)
+        .set("transaction.timeout.ms", TRANSACTION_TIMEOUT)
+        .set("retry.backoff.ms", RETRY_BACKOFF)
+        .set("retry.backoff.max.ms", RETRY_BACKOFF);
+    config
 }
 
 /// What failed deliveries mean: refused, if each of them has another form; else the batch is written again.
