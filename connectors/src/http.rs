@@ -7,13 +7,14 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::str;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
+use chrono::NaiveDateTime;
 use reqwest::header::{
     CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderName, InvalidHeaderValue,
     RETRY_AFTER,
@@ -26,12 +27,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::Target;
 
-pub use self::status::Status;
+pub use self::status::{NoAnswer, Status};
 
 use self::status::Meaning;
 
 /// Time for one attempt where the configuration names none: long for a healthy service, short beside the first waits of a scene.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest time for one attempt: as long as it lasts, its place in memory and in the offsets is taken.
+pub const MAX_TIMEOUT: Duration = Duration::from_hours(1);
 
 /// Bytes of a reply that are read where the configuration names no limit: enough to keep the connection of any usual answer.
 pub const DEFAULT_MAX_REPLY: usize = 64 * 1024;
@@ -80,6 +84,9 @@ pub struct Config {
     /// Statuses that another attempt may mend, whatever HTTP makes of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retryable: Vec<Status>,
+    /// Statuses by which the target asks for some rest, whatever HTTP makes of them; `Retry-After` counts on them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub throttled: Vec<Status>,
     /// Statuses that no attempt will mend, whatever HTTP makes of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub permanent: Vec<Status>,
@@ -107,8 +114,11 @@ pub enum Error {
     /// The address holds a user or a password, and addresses reach logs.
     #[error("url holds credentials, which belong in the authorization header")]
     Credentials,
-    /// The timeout leaves no time for an attempt.
-    #[error("timeout is zero")]
+    /// The timeout leaves no time for an attempt, or for anything else.
+    #[error(
+        "expected a timeout of more than nothing, at most {}",
+        humantime::format_duration(MAX_TIMEOUT)
+    )]
     Timeout,
     /// The name of a header is not one.
     #[error("header name {name:?}")]
@@ -135,10 +145,24 @@ pub enum Error {
         name: String,
     },
     /// A status is given two meanings.
-    #[error("status {status:?} stands in more than one list")]
+    #[error("{status} stands in `{first}`, too")]
     Ambiguous {
         /// The status.
         status: Status,
+        /// The list that gives it the first one.
+        first: &'static str,
+        /// The list that gives it the second one.
+        second: &'static str,
+        /// Its place in that one.
+        index: usize,
+    },
+    /// A success is claimed where there is no answer.
+    #[error("{status} is no answer, and so no success")]
+    NoSuccess {
+        /// How no answer comes.
+        status: Status,
+        /// Its place in the list.
+        index: usize,
     },
     /// The client cannot be set up, as a rule for want of root certificates.
     #[error("set up client")]
@@ -172,6 +196,7 @@ impl Config {
             headers: BTreeMap::new(),
             success: Vec::new(),
             retryable: Vec::new(),
+            throttled: Vec::new(),
             permanent: Vec::new(),
             max_reply: DEFAULT_MAX_REPLY,
         }
@@ -214,37 +239,57 @@ impl Config {
         Ok(headers)
     }
 
-    /// Refuses a status that stands in two of the lists.
+    /// The lists of statuses, by their names, and what they make of a status.
+    const fn lists(&self) -> [(&'static str, &Vec<Status>, Meaning); 4] {
+        [
+            ("success", &self.success, Meaning::Success),
+            ("retryable", &self.retryable, Meaning::Retryable),
+            ("throttled", &self.throttled, Meaning::Throttled),
+            ("permanent", &self.permanent, Meaning::Permanent),
+        ]
+    }
+
+    /// Refuses a status that stands in two of the lists, or where it has no meaning.
     fn check_statuses(&self) -> Result<(), Error> {
-        let twice = |status: &&Status| {
-            let lists = [&self.success, &self.retryable, &self.permanent];
-            lists.iter().filter(|list| list.contains(status)).count() > 1
-        };
-        let mut listed = self.success.iter().chain(&self.retryable);
-        match listed.find(twice) {
-            Some(&status) => Err(Error::Ambiguous { status }),
-            None => Ok(()),
+        for (index, &status) in self.success.iter().enumerate() {
+            if matches!(status, Status::NoAnswer(_)) {
+                return Err(Error::NoSuccess { status, index });
+            }
         }
+        let mut seen = HashMap::new();
+        for (second, list, _) in self.lists() {
+            for (index, &status) in list.iter().enumerate() {
+                let first = *seen.entry(status).or_insert(second);
+                if first != second {
+                    return Err(Error::Ambiguous {
+                        status,
+                        first,
+                        second,
+                        index,
+                    });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// What `code` means: an exact code first, then a class, then what HTTP makes of it.
     fn meaning(&self, code: u16) -> Meaning {
-        let lists = [
-            (&self.success, Meaning::Success),
-            (&self.retryable, Meaning::Retryable),
-            (&self.permanent, Meaning::Permanent),
-        ];
-        for (list, meaning) in lists {
-            if list.contains(&Status::Code(code)) {
-                return meaning;
-            }
-        }
-        for (list, meaning) in lists {
-            if list.iter().any(|status| status.contains(code)) {
-                return meaning;
-            }
-        }
-        Meaning::of(code)
+        self.listed(Status::Code(code))
+            .or_else(|| {
+                let mut lists = self.lists().into_iter();
+                lists
+                    .find(|(_, list, _)| list.iter().any(|status| status.contains(code)))
+                    .map(|(_, _, meaning)| meaning)
+            })
+            .unwrap_or_else(|| Meaning::of(code))
+    }
+
+    /// What the lists make of exactly this status.
+    fn listed(&self, status: Status) -> Option<Meaning> {
+        let mut lists = self.lists().into_iter();
+        let (_, _, meaning) = lists.find(|(_, list, _)| list.contains(&status))?;
+        Some(meaning)
     }
 }
 
@@ -262,9 +307,29 @@ impl fmt::Debug for Config {
             .field("headers", &self.headers.keys())
             .field("success", &self.success)
             .field("retryable", &self.retryable)
+            .field("throttled", &self.throttled)
             .field("permanent", &self.permanent)
             .field("max_reply", &self.max_reply)
             .finish()
+    }
+}
+
+// === impl Error ===
+
+impl Error {
+    /// The keys that lead to what is wrong, within the target's configuration.
+    pub fn path(&self) -> Vec<String> {
+        let keys = |keys: &[&str]| keys.iter().map(|&key| key.to_owned()).collect();
+        match self {
+            Self::Url { .. } | Self::Scheme { .. } | Self::Credentials => keys(&["url"]),
+            Self::Timeout => keys(&["timeout"]),
+            Self::HeaderName { name, .. }
+            | Self::HeaderValue { name, .. }
+            | Self::Reserved { name } => keys(&["headers", name]),
+            Self::Ambiguous { second, index, .. } => keys(&[second, &format!("[{index}]")]),
+            Self::NoSuccess { index, .. } => keys(&["success", &format!("[{index}]")]),
+            Self::Client { .. } => Vec::new(),
+        }
     }
 }
 
@@ -276,7 +341,7 @@ impl Http {
         let url = config.parse_url()?;
         let headers = config.parse_headers()?;
         config.check_statuses()?;
-        if config.timeout.is_zero() {
+        if config.timeout.is_zero() || config.timeout > MAX_TIMEOUT {
             return Err(Error::Timeout);
         }
         // Refused if the process has a provider already, which then serves as well.
@@ -346,11 +411,48 @@ impl Http {
         match self.config.meaning(code) {
             Meaning::Success => Outcome::Success,
             Meaning::Permanent => Outcome::Permanent(failure),
-            Meaning::Retryable if stopped => Outcome::Permanent(failure),
-            Meaning::Retryable => match retry_after(code, &headers, SystemTime::now()) {
+            Meaning::Retryable | Meaning::Throttled if stopped => Outcome::Permanent(failure),
+            Meaning::Retryable => match asks_for_rest(code)
+                .then(|| retry_after(&headers, SystemTime::now()))
+                .flatten()
+            {
                 Some(after) => Outcome::Throttled { after, failure },
                 None => Outcome::Retryable(failure),
             },
+            Meaning::Throttled => Outcome::Throttled {
+                after: retry_after(&headers, SystemTime::now()).unwrap_or_default(),
+                failure,
+            },
+        }
+    }
+
+    /// What it means that no answer came.
+    fn no_answer(&self, error: reqwest::Error) -> Outcome {
+        // The address may hold a secret in its query.
+        let error = error.without_url();
+        let message = root_cause(&error);
+        if error.is_builder() {
+            return Outcome::Permanent(Failure::new("request", &message));
+        }
+        let way = if error.is_timeout() {
+            NoAnswer::Timeout
+        } else if error.is_connect() {
+            NoAnswer::Connect
+        } else {
+            NoAnswer::Reply
+        };
+        let failure = Failure::new(way.word(), &message);
+        match (self.config.listed(Status::NoAnswer(way)), way) {
+            (Some(Meaning::Success), _) => unreachable!("refused with the configuration"),
+            (Some(Meaning::Permanent), _) => Outcome::Permanent(failure),
+            (Some(Meaning::Throttled), _) => Outcome::Throttled {
+                after: Duration::ZERO,
+                failure,
+            },
+            (None, NoAnswer::Timeout) => Outcome::Timeout(failure),
+            (Some(Meaning::Retryable), _) | (None, NoAnswer::Connect | NoAnswer::Reply) => {
+                Outcome::Retryable(failure)
+            }
         }
     }
 }
@@ -366,7 +468,7 @@ impl Target for Http {
             .body(body);
         match request.send().await {
             Ok(response) => self.classify(response).await,
-            Err(error) => no_answer(error),
+            Err(error) => self.no_answer(error),
         }
     }
 }
@@ -423,25 +525,6 @@ async fn read(response: &mut Response, limit: usize) -> Vec<u8> {
     start
 }
 
-/// What it means that no answer came.
-fn no_answer(error: reqwest::Error) -> Outcome {
-    // The address may hold a secret in its query.
-    let error = error.without_url();
-    let message = root_cause(&error);
-    if error.is_timeout() {
-        return Outcome::Timeout(Failure::new("timeout", &message));
-    }
-    if error.is_builder() {
-        return Outcome::Permanent(Failure::new("request", &message));
-    }
-    let class = if error.is_connect() {
-        "connect"
-    } else {
-        "reply"
-    };
-    Outcome::Retryable(Failure::new(class, &message))
-}
-
 /// The innermost error, which says most in the fewest words.
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
@@ -451,11 +534,14 @@ fn root_cause(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
-/// How long the target asks to be left alone, if it does so in a way that can be read.
-fn retry_after(code: u16, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    if !matches!(code, 429 | 503) {
-        return None;
-    }
+/// Whether HTTP gives `Retry-After` a meaning on this status, and it is one that is tried again.
+const fn asks_for_rest(code: u16) -> bool {
+    matches!(code, 429 | 503)
+}
+
+/// How long the target asks to be left alone, if it does so in a way that can be read: seconds, or a date in any of HTTP's three forms.
+/// At most [`MAX_RETRY_AFTER`].
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let after = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
         // Only a number too large for its type fails here.
@@ -467,20 +553,19 @@ fn retry_after(code: u16, headers: &HeaderMap, now: SystemTime) -> Option<Durati
     Some(after.min(MAX_RETRY_AFTER))
 }
 
-/// The instant of an HTTP date in the one form senders may use, `Sun, 06 Nov 1994 08:49:37 GMT`.
+/// The instant of an HTTP date, such as `Sun, 06 Nov 1994 08:49:37 GMT`, `Sunday, 06-Nov-94 08:49:37 GMT` or
+/// `Sun Nov  6 08:49:37 1994`. The weekday says nothing that the rest does not say, and is not compared with it.
 fn parse_date(text: &str) -> Option<SystemTime> {
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
-    let (_weekday, date) = text.split_once(", ")?;
-    let mut parts = date.split(' ');
-    let (day, month, year) = (parts.next()?, parts.next()?, parts.next()?);
-    let time = parts.next()?;
-    if parts.next() != Some("GMT") || parts.next().is_some() {
-        return None;
-    }
-    let month = MONTHS.iter().position(|name| *name == month)? + 1;
-    humantime::parse_rfc3339(&format!("{year}-{month:02}-{day}T{time}Z")).ok()
+    let (_weekday, date) = text.split_once(' ')?;
+    let date = [
+        "%d %b %Y %H:%M:%S GMT",
+        "%d-%b-%y %H:%M:%S GMT",
+        "%b %e %H:%M:%S %Y",
+    ]
+    .into_iter()
+    .find_map(|form| NaiveDateTime::parse_from_str(date, form).ok())?;
+    let seconds = u64::try_from(date.and_utc().timestamp()).ok()?;
+    UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
 /// For serde: see [`DEFAULT_TIMEOUT`].

@@ -48,6 +48,19 @@ pub enum Error {
     Kafka(#[from] kafka::Error),
 }
 
+// === impl Error ===
+
+impl Error {
+    /// The keys that lead to what is wrong, from the kind of the target on.
+    pub fn path(&self) -> Vec<String> {
+        let (kind, keys) = match self {
+            Self::Http(error) => ("http", error.path()),
+            Self::Kafka(kafka::Error::Topic { .. }) => ("kafka", vec!["topic".to_owned()]),
+        };
+        [kind.to_owned()].into_iter().chain(keys).collect()
+    }
+}
+
 // === impl TargetConfig ===
 
 impl TargetConfig {

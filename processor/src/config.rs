@@ -298,7 +298,8 @@ fn check_scene(source: &Source, name: &str, scene: &Scene, path: &[&str]) -> Res
         let Some(Err(error)) = target.map(retide_connectors::TargetConfig::connect) else {
             continue;
         };
-        let keys: Vec<String> = keys.iter().map(|&key| key.to_owned()).collect();
+        let keys = keys.iter().map(|&key| key.to_owned());
+        let keys: Vec<String> = keys.chain(error.path()).collect();
         return Err(source.error(below(&keys), &with_causes(&error)));
     }
     Ok(())
@@ -497,6 +498,25 @@ impl Default for Processor {
 mod tests {
     use super::*;
 
+    use retide_core::{Backoff, Jitter};
+
+    const SCENE: &str = "target = { http = { url = 'http://h/' } }\nbackoff = { levels = { preset = 'classic' } }\nrate = { limit = 5, per = '1m' }\ndeadline = '1h'\n";
+
+    const POINTS: &str = "target = { kafka = { topic = 'x' } }\nbackoff = { at = { times = ['2026-12-24T09:00:00.5+01:00', 2027-01-01T00:00:00Z] } }\nfrom = 'scheduled'\n";
+
+    const CLASSES: &str = r"
+        target = { http = { url = 'http://h/', throttled = [503, 'timeout'], permanent = ['reply'] } }
+        backoff = { cron = { schedule = '30 2 * * MON-FRI', timezone = 'Europe/Berlin' } }
+        max_attempts = 9
+        [on.throttled]
+        backoff = { exponential = { first = '1s', max = '1h' } }
+        jitter = 'decorrelated'
+        [on.timeout]
+        backoff = { random = { min = '1s', max = '9s' } }
+        [on.retryable]
+        max_attempts = 3
+    ";
+
     fn read(text: &str, variables: &[(&str, &str)]) -> Result<Config, Error> {
         let variables = variables
             .iter()
@@ -599,7 +619,7 @@ mod tests {
             ),
             (
                 "[scenes.a]\ntarget = { http = { url = 'ftp://h/' } }".to_owned(),
-                "retide.toml:2:1: scenes.a.target: http target: url scheme ftp is neither http nor https",
+                "retide.toml:2:21: scenes.a.target.http.url: http target: url scheme ftp is neither http nor https",
             ),
             (
                 "[kafka]\ngroup.id = 'x'".to_owned(),
@@ -608,6 +628,122 @@ mod tests {
             (
                 "[topics]\ntiers = ['5s']".to_owned(),
                 "retide.toml:2:1: topics.tiers: the first tier must be `now`",
+            ),
+        ] {
+            assert_eq!(refusal(&text, &[]), expected);
+        }
+    }
+
+    #[test]
+    fn waits_that_could_not_be_scheduled_are_refused_with_their_place() {
+        let scene = "[scenes.a]\ntarget = { http = { url = 'http://h/' } }\n";
+        let with = |line: &str| format!("{scene}{line}\n");
+
+        for (text, expected) in [
+            (
+                with("backoff = { random = { min = '5s', max = '1s' } }"),
+                "retide.toml:3:36: scenes.a.backoff.random.max: expected a duration of at least `min`",
+            ),
+            (
+                with("backoff = { fixed = { delay = '-1s' } }"),
+                "retide.toml:3:23: scenes.a.backoff.fixed.delay: invalid value: string \"-1s\", expected a duration such as \"5s\" or \"24h\"",
+            ),
+            (
+                with("backoff = { levels = { delays = ['1s', '2000d'] } }"),
+                "retide.toml:3:40: scenes.a.backoff.levels.delays[1]: expected a duration of at most 366 days",
+            ),
+            (
+                with("backoff = { levels = { delays = [] } }"),
+                "retide.toml:3:13: scenes.a.backoff.levels: expected either `delays`, a list of durations, or `preset`",
+            ),
+            (
+                with("backoff = { exponential = { first = '0s', max = '1h' } }"),
+                "retide.toml:3:29: scenes.a.backoff.exponential.first: expected a duration of more than nothing",
+            ),
+            (
+                with("backoff = { exponential = { first = '1s', factor = nan, max = '1h' } }"),
+                "retide.toml:3:43: scenes.a.backoff.exponential.factor: expected a number of at least 1, found `NaN`",
+            ),
+            (
+                with("backoff = { cron = { schedule = '0 0 30 2 *' } }"),
+                "retide.toml:3:22: scenes.a.backoff.cron.schedule: a cron expression that does not fire in every year",
+            ),
+            (
+                with("backoff = { cron = { schedule = '0 25 * * *' } }"),
+                "retide.toml:3:22: scenes.a.backoff.cron.schedule: no cron expression: Component error: Number out of bounds.",
+            ),
+            (
+                with("backoff = { cron = { schedule = '@daily', timezone = 'Europe/Berln' } }"),
+                "retide.toml:3:43: scenes.a.backoff.cron.timezone: unknown time zone `Europe/Berln`; did you mean `Europe/Berlin`?",
+            ),
+            (
+                with("backoff = { at = { times = [] } }"),
+                "retide.toml:3:20: scenes.a.backoff.at.times: expected at least one time",
+            ),
+            (
+                with(
+                    "backoff = { at = { times = ['2026-12-24T09:00:00+01:00', 2026-12-24T08:00:00Z] } }",
+                ),
+                "retide.toml:3:58: scenes.a.backoff.at.times[1]: expected a time after the one before it",
+            ),
+            (
+                with("backoff = { at = { times = ['tomorrow'] } }"),
+                "retide.toml:3:29: scenes.a.backoff.at.times[0]: invalid value: string \"tomorrow\", expected a time with an offset such as \"2026-12-24T09:00:00+01:00\"",
+            ),
+            (
+                with("backoff = { at = { times = [2026-12-24] } }"),
+                "retide.toml:3:29: scenes.a.backoff.at.times[0]: invalid value: string \"2026-12-24\", expected a time with an offset such as \"2026-12-24T09:00:00+01:00\"",
+            ),
+        ] {
+            assert_eq!(refusal(&text, &[]), expected);
+        }
+    }
+
+    #[test]
+    fn what_says_two_things_or_nothing_is_refused_with_its_place() {
+        let scene = "[scenes.a]\ntarget = { http = { url = 'http://h/' } }\n";
+        let with = |line: &str| format!("{scene}{line}\n");
+
+        for (text, expected) in [
+            (
+                "[scenes.a.target.http]\nurl = 'http://h/'\nretryable = [404, 409]\npermanent = [\n  410,\n  409,\n]".to_owned(),
+                "retide.toml:6:3: scenes.a.target.http.permanent[1]: http target: 409 stands in `retryable`, too",
+            ),
+            (
+                "[scenes.a.target.http]\nurl = 'http://h/'\nsuccess = ['timeout']".to_owned(),
+                "retide.toml:3:12: scenes.a.target.http.success[0]: http target: timeout is no answer, and so no success",
+            ),
+            (
+                "[scenes.a.target.http]\nurl = 'http://h/'\ntimeout = '2h'".to_owned(),
+                "retide.toml:3:1: scenes.a.target.http.timeout: http target: expected a timeout of more than nothing, at most 1h",
+            ),
+            (
+                with("jitter = 'decorrelated'\nbackoff = { fixed = { delay = '1s' } }"),
+                "retide.toml:3:1: scenes.a.jitter: jitter `decorrelated` goes with `exponential` waits only",
+            ),
+            (
+                with("jitter = 'full'\n[scenes.a.on.timeout]\nbackoff = { random = { min = '1s', max = '2s' } }"),
+                "retide.toml:5:1: scenes.a.on.timeout.backoff: `random` waits are spread already: expected jitter `none`",
+            ),
+            (
+                with("[scenes.a.on.throttled]"),
+                "retide.toml:3:14: scenes.a.on.throttled: expected `backoff`, `jitter` or `max_attempts`",
+            ),
+            (
+                with("[scenes.a.on.permanent]\nmax_attempts = 2"),
+                "retide.toml:3:14: scenes.a.on.permanent: unknown key `permanent`; expected one of `throttled`, `timeout`, `retryable`",
+            ),
+            (
+                with("[scenes.a.on.timeout]\nmax_attempts = 0"),
+                "retide.toml:4:1: scenes.a.on.timeout.max_attempts: invalid value: integer `0`, expected a whole number of at least 1",
+            ),
+            (
+                with("rate = { limit = 5, per = '0s' }"),
+                "retide.toml:3:21: scenes.a.rate.per: expected a duration of more than nothing, at most 366 days",
+            ),
+            (
+                with("callback = { target = { kafka = { topic = 'x' } }, on = [] }"),
+                "retide.toml:3:52: scenes.a.callback.on: expected at least one of `delivered`, `dead` and `expired`",
             ),
         ] {
             assert_eq!(refusal(&text, &[]), expected);
@@ -679,12 +815,29 @@ mod tests {
     }
 
     #[test]
+    fn what_a_class_of_failures_leaves_out_is_as_in_the_scene() {
+        let core = rules("a", CLASSES.to_owned()).unwrap().rules("a").unwrap();
+
+        let [throttled, timeout, retryable] =
+            [core.on.throttled, core.on.timeout, core.on.retryable].map(|policy| policy.unwrap());
+        assert_eq!(throttled.jitter, Jitter::Decorrelated);
+        assert_eq!(throttled.max_attempts.get(), 9);
+        assert!(matches!(timeout.backoff, Backoff::Random { .. }));
+        assert_eq!(retryable.backoff, core.policy.backoff);
+        assert_eq!(retryable.max_attempts.get(), 3);
+    }
+
+    #[test]
     fn a_scene_survives_being_written_and_read() {
-        let text = "target = { http = { url = 'http://h/' } }\nbackoff = { levels = { preset = 'classic' } }\nrate = { limit = 5, per = '1m' }\ndeadline = '1h'\n";
-        let scene = rules("a", text.to_owned()).unwrap();
+        for text in [SCENE, POINTS, CLASSES] {
+            let scene = rules("a", text.to_owned()).unwrap();
 
-        let written = toml::to_string(&scene).unwrap();
+            let written = toml::to_string(&scene).unwrap();
 
-        assert_eq!(rules("a", written).unwrap(), scene);
+            assert_eq!(rules("a", written).unwrap(), scene);
+            // As a file in JSON, which is what `export` prints, too.
+            let json = serde_json::to_string(&scene).unwrap();
+            assert_eq!(serde_json::from_str::<Scene>(&json).unwrap(), scene);
+        }
     }
 }

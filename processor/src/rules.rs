@@ -124,7 +124,7 @@ mod tests {
 
         assert!(Arc::ptr_eq(&before.targets["a"], &after.targets["a"]));
         assert!(!Arc::ptr_eq(&before.targets["b"], &after.targets["b"]));
-        assert_eq!(after.scenes.get("a").unwrap().max_attempts.get(), 3);
+        assert_eq!(after.scenes.get("a").unwrap().policy.max_attempts.get(), 3);
     }
 
     #[test]

@@ -1,10 +1,12 @@
-//! Status codes as a configuration names them, and what each of them means.
+//! Answers, and the ways in which none comes, as a configuration names them, and what each of them means.
 //!
-//! Invariant: a code means one thing. An exact code outranks its class, and both outrank what HTTP makes of the code.
+//! Invariant: each means one thing. An exact code outranks its class, and both outrank what HTTP makes of the code.
+
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// One status, such as `404`, or a class of them, such as `"5xx"`.
+/// One status, such as `404`, a class of them, such as `"5xx"`, or a way in which no answer comes, such as `"connect"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "Written", into = "Written")]
 pub enum Status {
@@ -12,6 +14,19 @@ pub enum Status {
     Code(u16),
     /// Every code that begins with this digit.
     Class(u16),
+    /// Not a status: no answer came.
+    NoAnswer(NoAnswer),
+}
+
+/// The ways in which no answer comes; their names are the classes of the failures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NoAnswer {
+    /// No connection: the target has not seen the request.
+    Connect,
+    /// The connection broke: the target may have done what it was asked to.
+    Reply,
+    /// Not within the timeout: the target may be doing it still.
+    Timeout,
 }
 
 /// What a status says about the attempt.
@@ -21,6 +36,8 @@ pub(super) enum Meaning {
     Success,
     /// Another attempt may mend it.
     Retryable,
+    /// Another attempt may mend it, when the target has had some rest.
+    Throttled,
     /// No attempt will mend it.
     Permanent,
 }
@@ -31,8 +48,8 @@ pub(super) enum Meaning {
 enum Written {
     /// A code.
     Code(i64),
-    /// A class.
-    Class(String),
+    /// A class, or a way in which no answer comes.
+    Word(String),
 }
 
 // === impl Status ===
@@ -43,6 +60,16 @@ impl Status {
         match self {
             Self::Code(own) => own == code,
             Self::Class(digit) => code / 100 == digit,
+            Self::NoAnswer(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Written::from(*self) {
+            Written::Code(code) => write!(formatter, "{code}"),
+            Written::Word(word) => formatter.write_str(&word),
         }
     }
 }
@@ -54,9 +81,15 @@ impl TryFrom<Written> for Status {
         match written {
             Written::Code(code @ 100..=599) => Ok(Self::Code(code as u16)),
             Written::Code(code) => Err(format!("status {code} is not within 100 to 599")),
-            Written::Class(text) => match text.as_bytes() {
+            Written::Word(text) => match text.as_bytes() {
                 [digit @ b'1'..=b'5', b'x', b'x'] => Ok(Self::Class(u16::from(digit - b'0'))),
-                _ => Err(format!("status class {text:?} is not one of 1xx to 5xx")),
+                _ => NoAnswer::ALL
+                    .into_iter()
+                    .find(|way| way.word() == text)
+                    .map(Self::NoAnswer)
+                    .ok_or_else(|| {
+                        format!("{text:?} is none of 1xx to 5xx, connect, reply and timeout")
+                    }),
             },
         }
     }
@@ -66,7 +99,24 @@ impl From<Status> for Written {
     fn from(status: Status) -> Self {
         match status {
             Status::Code(code) => Self::Code(code.into()),
-            Status::Class(digit) => Self::Class(format!("{digit}xx")),
+            Status::Class(digit) => Self::Word(format!("{digit}xx")),
+            Status::NoAnswer(way) => Self::Word(way.word().to_owned()),
+        }
+    }
+}
+
+// === impl NoAnswer ===
+
+impl NoAnswer {
+    /// Every way.
+    const ALL: [Self; 3] = [Self::Connect, Self::Reply, Self::Timeout];
+
+    /// The word for it, in configurations and in failures.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Reply => "reply",
+            Self::Timeout => "timeout",
         }
     }
 }
@@ -78,7 +128,8 @@ impl Meaning {
     pub(super) const fn of(code: u16) -> Self {
         match code {
             200..=299 => Self::Success,
-            408 | 425 | 429 | 500..=599 => Self::Retryable,
+            429 => Self::Throttled,
+            408 | 425 | 500..=599 => Self::Retryable,
             _ => Self::Permanent,
         }
     }

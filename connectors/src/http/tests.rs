@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -75,12 +75,20 @@ async fn a_status_decides_the_outcome() {
 
         assert_eq!(outcome, Outcome::Success, "{code}");
     }
-    for code in [408, 425, 429, 500, 502, 503, 504, 599] {
+    for code in [408, 425, 500, 502, 503, 504, 599] {
         let outcome = attempt_answered((code, &[], "busy")).await;
 
         let expected = Outcome::Retryable(failure(&format!("http-{code}"), "busy"));
         assert_eq!(outcome, expected);
     }
+    let throttled = attempt_answered((429, &[], "busy")).await;
+    assert_eq!(
+        throttled,
+        Outcome::Throttled {
+            after: Duration::ZERO,
+            failure: failure("http-429", "busy"),
+        }
+    );
     for code in [300, 304, 400, 401, 404, 409, 410, 422] {
         let outcome = attempt_answered((code, &[], "")).await;
 
@@ -96,11 +104,19 @@ async fn a_configured_status_outranks_its_class_and_http() {
         (500, "permanent"),
         (503, "retryable"),
         (201, "retryable"),
+        (429, "retryable"),
+        (507, "throttled"),
     ] {
         let (address, _) = serve((code, &[], "")).await;
         let config = Config {
             success: vec![Status::Code(404)],
-            retryable: vec![Status::Code(409), Status::Code(503), Status::Class(2)],
+            retryable: vec![
+                Status::Code(409),
+                Status::Code(429),
+                Status::Code(503),
+                Status::Class(2),
+            ],
+            throttled: vec![Status::Code(507)],
             permanent: vec![Status::Class(5)],
             ..config(address)
         };
@@ -112,7 +128,7 @@ async fn a_configured_status_outranks_its_class_and_http() {
 }
 
 #[tokio::test]
-async fn retry_after_is_honoured_on_429_and_503_only() {
+async fn retry_after_is_honoured_on_429_503_and_what_counts_as_throttled() {
     let after = |seconds, code: u16| Outcome::Throttled {
         after: Duration::from_secs(seconds),
         failure: failure(&format!("http-{code}"), "later"),
@@ -132,8 +148,24 @@ async fn retry_after_is_honoured_on_429_and_503_only() {
     assert_eq!(asked, after(120, 429));
     assert_eq!(long, after(86_400, 503));
     assert_eq!(dated, after(86_400, 503));
-    assert_eq!(malformed, Outcome::Retryable(failure("http-429", "later")));
+    assert_eq!(malformed, after(0, 429));
     assert_eq!(elsewhere, Outcome::Retryable(failure("http-500", "later")));
+    for (list, expected) in [
+        ("throttled", after(120, 500)),
+        (
+            "permanent",
+            Outcome::Permanent(failure("http-500", "later")),
+        ),
+    ] {
+        let (address, _) = serve((500, &[("retry-after", "120")], "later")).await;
+        let mut config = config(address);
+        match list {
+            "throttled" => config.throttled = vec![Status::Class(5)],
+            _ => config.permanent = vec![Status::Class(5)],
+        }
+
+        assert_eq!(attempt(config).await, expected, "{list}");
+    }
 }
 
 #[test]
@@ -142,16 +174,26 @@ fn retry_after_reads_dates_against_the_clock() {
     let after = |value: &str| {
         let mut headers = HeaderMap::new();
         headers.insert(RETRY_AFTER, value.parse().expect("a header's value"));
-        retry_after(503, &headers, now).map(|after| after.as_secs())
+        retry_after(&headers, now).map(|after| after.as_secs())
     };
 
     assert_eq!(after("Sun, 06 Nov 1994 08:49:37 GMT"), Some(0));
     assert_eq!(after("Sun, 06 Nov 1994 08:50:00 GMT"), Some(23));
     assert_eq!(after("Sat, 05 Nov 1994 08:50:00 GMT"), Some(0));
+    // The forms that HTTP asks everyone to read still.
+    assert_eq!(after("Sunday, 06-Nov-94 08:50:00 GMT"), Some(23));
+    assert_eq!(after("Sun Nov  6 08:50:00 1994"), Some(23));
+    // A year, and more than there are.
+    assert_eq!(after("31536000"), Some(86_400));
+    assert_eq!(after("Mon, 06 Nov 1995 08:49:37 GMT"), Some(86_400));
     for malformed in [
         "",
         "soon",
         "1.5",
+        "-1",
+        "+1",
+        "120, 240",
+        "1e3",
         "Sun, 06 Foo 1994 08:49:37 GMT",
         "Sun, 06 Nov 1994 08:49:37 CET",
         "Sun, 99 Nov 1994 99:49:37 GMT",
@@ -305,6 +347,46 @@ async fn a_refused_connection_is_retryable() {
     assert!(matches!(&outcome, Outcome::Retryable(failure) if &*failure.class == "connect"));
 }
 
+#[tokio::test]
+async fn that_no_answer_comes_means_what_the_configuration_says() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let silent = listener.local_addr().expect("an address");
+    let closed = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        listener.local_addr().expect("an address")
+    };
+    let outcome = async |address, way: NoAnswer, word: &str| {
+        let mut config = Config {
+            timeout: Duration::from_millis(100),
+            ..config(address)
+        };
+        let list = match word {
+            "retryable" => &mut config.retryable,
+            "throttled" => &mut config.throttled,
+            _ => &mut config.permanent,
+        };
+        list.push(Status::NoAnswer(way));
+        attempt(config).await
+    };
+
+    for word in ["retryable", "throttled", "permanent"] {
+        let timeout = outcome(silent, NoAnswer::Timeout, word).await;
+        let connect = outcome(closed, NoAnswer::Connect, word).await;
+        let broken = serve_raw(b"", b"").await;
+        let reply = outcome(broken, NoAnswer::Reply, word).await;
+
+        assert_eq!([timeout.word(), connect.word(), reply.word()], [word; 3]);
+        let class = |outcome: &Outcome| outcome.failure().expect("it failed").class.clone();
+        assert_eq!(
+            [class(&timeout), class(&connect), class(&reply)],
+            ["timeout", "connect", "reply"].map(Box::from)
+        );
+    }
+    // What is not listed is what it is.
+    let other = outcome(closed, NoAnswer::Reply, "permanent").await;
+    assert_eq!(other.word(), "retryable");
+}
+
 /// Accepts one connection, reads the request's first bytes, writes `head`, then `chunk` again and again until the client hangs up.
 async fn serve_raw(head: &'static [u8], chunk: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -371,11 +453,19 @@ fn a_configuration_that_cannot_work_is_refused() {
         ..Config::new("http://127.0.0.1/")
     };
     assert!(matches!(Http::try_new(twice), Err(Error::Ambiguous { .. })));
-    let hasty = Config {
-        timeout: Duration::ZERO,
+    let nothing = Config {
+        success: vec![Status::Class(2), Status::NoAnswer(NoAnswer::Reply)],
         ..Config::new("http://127.0.0.1/")
     };
-    assert!(matches!(Http::try_new(hasty), Err(Error::Timeout)));
+    let error = Http::try_new(nothing).expect_err("no answer is no success");
+    assert_eq!(error.path(), ["success", "[1]"]);
+    for timeout in [Duration::ZERO, MAX_TIMEOUT + Duration::from_secs(1)] {
+        let config = Config {
+            timeout,
+            ..Config::new("http://127.0.0.1/")
+        };
+        assert!(matches!(Http::try_new(config), Err(Error::Timeout)));
+    }
 }
 
 #[test]
@@ -386,6 +476,7 @@ fn a_configuration_is_read_from_toml() {
         headers = { authorization = "Bearer abc" }
         success = [404, "3xx"]
         retryable = ["4xx"]
+        throttled = [418, "connect"]
         permanent = [501]
         max_reply = 100
     "#;
@@ -398,6 +489,7 @@ fn a_configuration_is_read_from_toml() {
         headers: BTreeMap::from([("authorization".to_owned(), "Bearer abc".to_owned())]),
         success: vec![Status::Code(404), Status::Class(3)],
         retryable: vec![Status::Class(4)],
+        throttled: vec![Status::Code(418), Status::NoAnswer(NoAnswer::Connect)],
         permanent: vec![Status::Code(501)],
         max_reply: 100,
     };

@@ -929,7 +929,9 @@ impl Engine {
         };
         lane.calls -= 1;
         let weight = call.task.weight();
-        let verdict = verdict::verdict(&call.scene, &call.task, outcome, now.wall);
+        // A verdict is a decision of its own: by the rules in force now, not by those that the call was started under.
+        let scene = self.scenes.find(&call.task.scene).unwrap_or(&call.scene);
+        let verdict = verdict::verdict(scene, &call.task, outcome, now.wall);
         let entries = consequence::of_verdict(
             Arc::unwrap_or_clone(call.task),
             verdict,

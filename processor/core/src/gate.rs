@@ -209,7 +209,8 @@ mod tests {
 
     use std::num::NonZeroU32;
 
-    use crate::scene::{Backoff, Jitter, Target};
+    use crate::backoff::{Backoff, Base, Jitter, Policy};
+    use crate::scene::{Overrides, Target};
 
     const fn count(value: u32) -> NonZeroU32 {
         NonZeroU32::new(value).unwrap()
@@ -219,9 +220,13 @@ mod tests {
         Scene {
             name: "s".into(),
             target: Target::Call,
-            backoff: Backoff::classic(),
-            jitter: Jitter::None,
-            max_attempts: count(3),
+            policy: Policy {
+                backoff: Backoff::classic(),
+                jitter: Jitter::None,
+                max_attempts: count(3),
+            },
+            on: Overrides::default(),
+            base: Base::Actual,
             deadline: None,
             rate: rate.map(|(limit, burst)| Rate {
                 limit: count(limit),

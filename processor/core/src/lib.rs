@@ -6,8 +6,10 @@
 compile_error!("planted bugs do not go into a release build");
 
 mod agenda;
+pub mod backoff;
 pub mod completions;
 mod consequence;
+pub mod cron;
 pub mod engine;
 pub mod entry;
 pub mod gate;
@@ -22,12 +24,13 @@ pub mod time;
 pub mod verdict;
 pub mod window;
 
+pub use backoff::{Backoff, Base, Jitter, Policy};
 pub use engine::{Action, Commit, Engine, Input, Now, Settlement};
 pub use entry::{Alert, Ended, Entry, Event, Poison, Transition};
 pub use gate::Gates;
 pub use lane::{LaneId, Source};
 pub use outcome::{Outcome, Reason, Terminal, Verdict};
-pub use scene::{Backoff, Jitter, Rate, Scene, Scenes};
+pub use scene::{Overrides, Rate, Scene, Scenes};
 pub use task::{Failure, Header, Kind, Origin, Record, Task};
 pub use tier::{Ladder, Tier};
 pub use time::Timestamp;

@@ -61,7 +61,7 @@ pub enum Reason {
     BadHeader,
     /// The due time or delay could not be read: never taken for "now".
     BadDue,
-    /// The due time is further away than retide parks tasks.
+    /// The due time, of the producer's or of the scene's schedule, is further away than retide parks tasks.
     DueTooFar,
     /// The envelope in the value could not be decoded.
     BadEnvelope,
@@ -77,6 +77,8 @@ pub enum Reason {
     AttemptsExhausted,
     /// The deadline passed before an attempt succeeded.
     DeadlinePassed,
+    /// No point in time is left at which its scene would have tried again.
+    ScheduleEnded,
 }
 
 // === impl Outcome ===
@@ -132,7 +134,7 @@ impl Terminal {
 
 impl Reason {
     /// Every reason there is.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::BadHeader,
         Self::BadDue,
         Self::DueTooFar,
@@ -143,6 +145,7 @@ impl Reason {
         Self::Rejected,
         Self::AttemptsExhausted,
         Self::DeadlinePassed,
+        Self::ScheduleEnded,
     ];
 
     /// The word for this reason in the `retry-reason` header.
@@ -158,6 +161,7 @@ impl Reason {
             Self::Rejected => "rejected",
             Self::AttemptsExhausted => "attempts-exhausted",
             Self::DeadlinePassed => "deadline-passed",
+            Self::ScheduleEnded => "schedule-ended",
         }
     }
 }

@@ -1,18 +1,15 @@
 //! Scenes: the named rule sets that tasks follow, as far as decisions need them.
 //!
 //! Not the configuration format, nor the target itself: the shell parses those and keeps the targets. Invariant: a [`Scene`] that
-//! exists is valid; [`Backoff`] constructors refuse what could not be scheduled.
+//! exists is valid, and one that is put in force is in force for every decision made from then on.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_64_with_seed;
-
-use crate::outcome::Terminal;
-use crate::task::Task;
+use crate::backoff::{Base, Policy};
+use crate::outcome::{Outcome, Terminal};
 
 /// The scene used for tasks that name none, or one that does not exist.
 pub const DEFAULT: &str = "default";
@@ -27,12 +24,12 @@ pub struct Scene {
     pub name: Arc<str>,
     /// How an attempt is made.
     pub target: Target,
-    /// How long to wait between attempts.
-    pub backoff: Backoff,
-    /// How the wait is spread.
-    pub jitter: Jitter,
-    /// Attempts made before the task is given up.
-    pub max_attempts: NonZeroU32,
+    /// When to try again, and how often.
+    pub policy: Policy,
+    /// The same for failures of one class.
+    pub on: Overrides,
+    /// What waits are counted from.
+    pub base: Base,
     /// Time from the first sight of a task after which no attempt starts.
     pub deadline: Option<Duration>,
     /// Attempts per time, of the whole group.
@@ -75,53 +72,15 @@ pub struct Rate {
     pub burst: NonZeroU32,
 }
 
-/// How long to wait after the n-th failed attempt.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Backoff {
-    /// Always the same.
-    Fixed {
-        /// The wait.
-        delay: Duration,
-    },
-    /// `first`, then `step` more each time, up to `max`.
-    Linear {
-        /// The first wait.
-        first: Duration,
-        /// What is added each time.
-        step: Duration,
-        /// The longest wait.
-        max: Duration,
-    },
-    /// `first`, then `factor` times more each time, up to `max`.
-    Exponential {
-        /// The first wait.
-        first: Duration,
-        /// What each wait is multiplied by; at least 1.
-        factor: f64,
-        /// The longest wait.
-        max: Duration,
-    },
-    /// One wait per attempt; past the end, the last one.
-    Levels {
-        /// The waits; not empty.
-        delays: Vec<Duration>,
-    },
-}
-
-/// How a wait is spread so that tasks which failed together do not come back together.
-///
-/// The names and shapes are those of the AWS Architecture Blog's "Exponential Backoff and Jitter" (2015).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Jitter {
-    /// The wait as it is.
-    #[default]
-    None,
-    /// Anything from nothing to the wait.
-    Full,
-    /// Half the wait, and anything up to the other half.
-    Equal,
+/// Policies for failures of one class, in place of the scene's.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Overrides {
+    /// Where the target asked to be left alone.
+    pub throttled: Option<Policy>,
+    /// Where no answer came in time.
+    pub timeout: Option<Policy>,
+    /// Where it failed otherwise in a way that another attempt may mend.
+    pub retryable: Option<Policy>,
 }
 
 /// The scenes in force, by name.
@@ -134,66 +93,33 @@ pub struct Scenes {
 // === impl Scene ===
 
 impl Scene {
-    /// The wait after attempt number `attempt` (from 1) of `task` has failed.
-    ///
-    /// Spread by a hash of the task and the attempt: the same after a crash, different from task to task.
-    pub fn delay(&self, task: &Task, attempt: u32) -> Duration {
-        let wait = self.backoff.delay(attempt);
-        self.jitter
-            .spread(wait, xxh3_64_with_seed(task.id.as_bytes(), attempt.into()))
-    }
-}
-
-// === impl Backoff ===
-
-impl Backoff {
-    /// The waits known as `classic`: a queue's sixteen levels from 10 s to 2 h that many message brokers have made familiar.
-    pub fn classic() -> Self {
-        const SECONDS: [u64; 16] = [
-            10, 30, 60, 120, 180, 240, 300, 360, 420, 480, 540, 600, 1200, 1800, 3600, 7200,
-        ];
-        Self::Levels {
-            delays: SECONDS.into_iter().map(Duration::from_secs).collect(),
-        }
-    }
-
-    /// The wait after attempt number `attempt` (from 1) has failed, before jitter; at most [`MAX_DELAY`].
-    pub fn delay(&self, attempt: u32) -> Duration {
-        let retries = attempt.saturating_sub(1);
-        let wait = match self {
-            Self::Fixed { delay } => *delay,
-            Self::Linear { first, step, max } => step
-                .checked_mul(retries)
-                .and_then(|more| first.checked_add(more))
-                .map_or(*max, |wait| wait.min(*max)),
-            Self::Exponential { first, factor, max } => {
-                let exponent = i32::try_from(retries).unwrap_or(i32::MAX);
-                let seconds = first.as_secs_f64() * factor.powi(exponent);
-                // NaN and infinity fall to `max`, too.
-                Duration::try_from_secs_f64(seconds).map_or(*max, |wait| wait.min(*max))
-            }
-            Self::Levels { delays } => delays
-                .get(retries as usize)
-                .or(delays.last())
-                .copied()
-                .unwrap_or_default(),
+    /// The policy after a failed attempt: the one for its class, or the scene's.
+    pub fn policy_for(&self, outcome: &Outcome) -> &Policy {
+        let Overrides {
+            throttled,
+            timeout,
+            retryable,
+        } = &self.on;
+        let own = match outcome {
+            Outcome::Throttled { .. } => throttled,
+            Outcome::Timeout(_) => timeout,
+            Outcome::Retryable(_) => retryable,
+            // Nothing follows them.
+            Outcome::Success | Outcome::Permanent(_) => &None,
         };
-        wait.min(MAX_DELAY)
+        own.as_ref().unwrap_or(&self.policy)
     }
-}
 
-// === impl Jitter ===
-
-impl Jitter {
-    /// Spreads `wait` by `hash`, which is taken as uniformly distributed.
-    pub fn spread(self, wait: Duration, hash: u64) -> Duration {
-        // 53 bits: what a double holds exactly; the quotient is in [0, 1).
-        let fraction = (hash >> 11) as f64 / (1_u64 << 53) as f64;
-        match self {
-            Self::None => wait,
-            Self::Full => wait.mul_f64(fraction),
-            Self::Equal => wait / 2 + (wait / 2).mul_f64(fraction),
-        }
+    /// The most attempts that any task of the scene can see.
+    pub fn most_attempts(&self) -> NonZeroU32 {
+        let Overrides {
+            throttled,
+            timeout,
+            retryable,
+        } = &self.on;
+        let own = [throttled, timeout, retryable];
+        let own = own.into_iter().flatten().map(|policy| policy.max_attempts);
+        own.fold(self.policy.max_attempts, NonZeroU32::max)
     }
 }
 
@@ -244,48 +170,5 @@ impl FromIterator<Scene> for Scenes {
             all.insert(scene);
         }
         all
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const fn secs(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-
-    #[test]
-    fn waits_follow_their_shape_and_stop_at_the_longest() {
-        let linear = Backoff::Linear {
-            first: secs(1),
-            step: secs(2),
-            max: secs(6),
-        };
-        let exponential = Backoff::Exponential {
-            first: secs(1),
-            factor: 2.0,
-            max: secs(5),
-        };
-        let levels = Backoff::Levels {
-            delays: vec![secs(3), secs(9)],
-        };
-        let waits = |backoff: &Backoff| [1, 2, 3, 4, u32::MAX].map(|n| backoff.delay(n).as_secs());
-
-        assert_eq!(waits(&Backoff::Fixed { delay: secs(7) }), [7, 7, 7, 7, 7]);
-        assert_eq!(waits(&linear), [1, 3, 5, 6, 6]);
-        assert_eq!(waits(&exponential), [1, 2, 4, 5, 5]);
-        assert_eq!(waits(&levels), [3, 9, 9, 9, 9]);
-        assert_eq!(Backoff::classic().delay(16), secs(7200));
-    }
-
-    #[test]
-    fn jitter_stays_within_its_bounds() {
-        for hash in [0, 1, u64::MAX / 2, u64::MAX] {
-            assert_eq!(Jitter::None.spread(secs(10), hash), secs(10));
-            assert!(Jitter::Full.spread(secs(10), hash) <= secs(10));
-            let equal = Jitter::Equal.spread(secs(10), hash);
-            assert!(equal >= secs(5) && equal <= secs(10));
-        }
     }
 }

@@ -6,6 +6,8 @@ use std::fmt;
 use std::ops::Add;
 use std::time::Duration;
 
+use chrono::DateTime;
+
 /// Microseconds in a millisecond.
 const MICROS_PER_MILLI: u64 = 1_000;
 
@@ -31,6 +33,12 @@ impl Timestamp {
     /// The instant `millis` milliseconds after the epoch, the unit of every header.
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis.saturating_mul(MICROS_PER_MILLI))
+    }
+
+    /// The instant that a text of RFC 3339 names, such as `2026-12-24T09:00:00+01:00`; none if it is no such text, or before the epoch.
+    pub fn from_rfc3339(text: &str) -> Option<Self> {
+        let time = DateTime::parse_from_rfc3339(text).ok()?;
+        u64::try_from(time.timestamp_micros()).ok().map(Self)
     }
 
     /// Whole microseconds since the epoch.
@@ -99,6 +107,24 @@ mod tests {
 
         assert_eq!(due, Timestamp::from_millis(1_501));
         assert_eq!(due.ceil_to_millis(), due);
+    }
+
+    #[test]
+    fn a_text_names_an_instant_whatever_its_offset() {
+        let instant = Some(Timestamp::from_millis(1_798_099_200_500));
+
+        for text in ["2026-12-24T08:00:00.5Z", "2026-12-24T09:00:00.500+01:00"] {
+            assert_eq!(Timestamp::from_rfc3339(text), instant, "{text}");
+        }
+        for text in [
+            "",
+            "2026-12-24",
+            "2026-12-24T08:00:00",
+            "1969-12-31T00:00:00Z",
+            "soon",
+        ] {
+            assert_eq!(Timestamp::from_rfc3339(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -12,9 +12,9 @@ use retide_core::engine::Position;
 use retide_core::lane::Limits;
 use retide_core::scene::{Callback, Target};
 use retide_core::{
-    Action, Backoff, Ended, Engine, Entry, Event, Failure, Gates, Header, Input, Jitter, Kind,
-    Ladder, LaneId, Now, Origin, Outcome, Poison, Rate, Reason, Record, Scene, Scenes, Settlement,
-    Source, Task, Terminal, Timestamp, Transition,
+    Action, Backoff, Base, Ended, Engine, Entry, Event, Failure, Gates, Header, Input, Jitter,
+    Kind, Ladder, LaneId, Now, Origin, Outcome, Overrides, Poison, Policy, Rate, Reason, Record,
+    Scene, Scenes, Settlement, Source, Task, Terminal, Timestamp, Transition,
 };
 
 /// Where every test starts: an instant of no meaning.
@@ -43,11 +43,15 @@ fn scene(change: impl FnOnce(&mut Scene)) -> Scenes {
     let mut scene = Scene {
         name: "pay".into(),
         target: Target::Call,
-        backoff: Backoff::Fixed {
-            delay: Duration::from_secs(30),
+        policy: Policy {
+            backoff: Backoff::Fixed {
+                delay: Duration::from_secs(30),
+            },
+            jitter: Jitter::None,
+            max_attempts: NonZeroU32::new(3).unwrap(),
         },
-        jitter: Jitter::None,
-        max_attempts: NonZeroU32::new(3).unwrap(),
+        on: Overrides::default(),
+        base: Base::Actual,
         deadline: None,
         rate: None,
         concurrency: NonZeroU32::new(4).unwrap(),
@@ -255,6 +259,49 @@ fn a_failed_attempt_is_parked_for_the_wait_of_its_scene() {
         event("a", at(5), failed),
     ];
     assert_eq!(settled, [settle(TASKS, 0, entries)]);
+}
+
+#[test]
+fn a_change_of_rules_counts_from_the_next_decision_on() {
+    let mut bench = Bench::new(scene(|_| {}));
+    let rules = |seconds, attempts| {
+        Input::Rules(scene(|scene| {
+            scene.policy.backoff = Backoff::Fixed {
+                delay: Duration::from_secs(seconds),
+            };
+            scene.policy.max_attempts = NonZeroU32::new(attempts).unwrap();
+        }))
+    };
+    let failed = || Outcome::Retryable(Failure::new("http-503", "busy"));
+    let due_of = |actions: &[Action]| match actions {
+        [Action::Settle(Settlement { entries, .. })] => match &entries[0] {
+            Entry::Park { task, .. } => Some(task.due),
+            _ => None,
+        },
+        _ => panic!("{actions:?}"),
+    };
+
+    // While the call is out: its verdict is the next decision.
+    let called = bench.record(at(0), TASKS, 0, task("a", at(0)));
+    bench.step(at(1_000), rules(5, 3));
+    let parked = bench.answer(at(2_000), &called, failed());
+    assert_eq!(due_of(&parked), Some(at(7_000).wall));
+
+    // While it is parked: when it is due stays, what follows from the attempt changes.
+    bench.step(at(3_000), rules(60, 2));
+    let mut again = task("a", at(7_000));
+    again.attempt = 2;
+    assert_eq!(bench.record(at(6_000), tier(1), 0, again), []);
+    let called = bench.step(at(7_000), Input::Tick);
+    assert!(matches!(&called[..], [Action::Dispatch { .. }]));
+    let dead = bench.answer(at(7_000), &called, failed());
+    assert_eq!(due_of(&dead), None);
+
+    // Taken away while the call is out: by the rules it was started under.
+    let called = bench.record(at(8_000), TASKS, 1, task("b", at(8_000)));
+    bench.step(at(8_000), Input::Rules(Scenes::default()));
+    let parked = bench.answer(at(8_000), &called, failed());
+    assert_eq!(due_of(&parked), Some(at(68_000).wall));
 }
 
 #[test]

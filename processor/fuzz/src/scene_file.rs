@@ -7,8 +7,8 @@ use toml::{Table, Value};
 
 use retide::config::source::Place;
 use retide::config::{Error, Scene, rules, scenes};
-use retide_core::Gates;
 use retide_core::scene::MAX_DELAY;
+use retide_core::{Backoff, Gates, Overrides, Policy, Timestamp};
 
 /// What the file is called.
 const FILE: &str = "scenes.toml";
@@ -38,6 +38,9 @@ const WORDS: [&str; 7] = [
     "authorization",
     "headers",
 ];
+
+/// An instant of no meaning.
+const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
 /// Longest message: a few words, and what it repeats of the file, which may come out four times as long when it is escaped.
 const MESSAGE: usize = 1_000;
@@ -151,11 +154,32 @@ fn check_error(error: &Error, text: &str) -> String {
     shown
 }
 
+/// A wait lies in its band, and a point in time comes within a year or two, or not at all.
+fn check_policy(policy: &Policy) {
+    for attempt in [0, 1, 2, 3, 40, u32::MAX] {
+        let next = policy.next("order-7", attempt, NOW, NOW);
+        let Some((least, most)) = policy.band(attempt) else {
+            assert!(next.is_none_or(|next| next >= NOW));
+            assert!(next.is_some() || !matches!(policy.backoff, Backoff::Cron(_)));
+            continue;
+        };
+        let wait = policy.wait("order-7", attempt);
+        assert!(least <= wait && wait <= most && most <= MAX_DELAY);
+        assert_eq!(next, Some(NOW + wait));
+    }
+}
+
 /// A scene that was accepted can be scheduled, and stands on the scenes topic as it was.
 fn check_scene(name: &str, scene: &Scene) {
     let core = scene.rules(name).expect("a scene that was accepted");
-    for attempt in [0, 1, 2, 3, 40, u32::MAX] {
-        assert!(core.backoff.delay(attempt) <= MAX_DELAY);
+    let Overrides {
+        throttled,
+        timeout,
+        retryable,
+    } = &core.on;
+    let own = [throttled, timeout, retryable];
+    for policy in own.into_iter().flatten().chain([&core.policy]) {
+        check_policy(policy);
     }
     let gates = Gates::default();
     assert!(gates.gate(&core).admit(MAX_DELAY).is_ok());

@@ -162,7 +162,7 @@ impl Judge {
     /// These scenes are in force somewhere.
     pub(crate) fn rules(&mut self, scenes: &[Scene]) {
         for scene in scenes {
-            self.most_attempts = self.most_attempts.max(scene.max_attempts.get());
+            self.most_attempts = self.most_attempts.max(scene.most_attempts().get());
         }
     }
 

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use retide_core::lane::Limits;
 use retide_core::scene::{Callback, DEFAULT, Target};
-use retide_core::{Backoff, Failure, Jitter, Ladder, Outcome, Rate, Scene, Terminal, Timestamp};
+use retide_core::{
+    Backoff, Base, Failure, Jitter, Ladder, Outcome, Overrides, Policy, Rate, Scene, Terminal,
+    Timestamp,
+};
 
 use crate::chance::Chance;
 use crate::group::Protocol;
@@ -376,11 +379,15 @@ fn scene(name: &str, chance: &mut Chance) -> Scene {
     let mut scene = Scene {
         name: name.into(),
         target: topic.unwrap_or(Target::Call),
-        backoff: Backoff::Fixed {
-            delay: Duration::from_secs(1),
+        policy: Policy {
+            backoff: Backoff::Fixed {
+                delay: Duration::from_secs(1),
+            },
+            jitter: Jitter::None,
+            max_attempts: NonZeroU32::MIN,
         },
-        jitter: Jitter::None,
-        max_attempts: NonZeroU32::MIN,
+        on: Overrides::default(),
+        base: Base::Actual,
         deadline: None,
         rate: None,
         concurrency: NonZeroU32::MIN,
@@ -393,11 +400,11 @@ fn scene(name: &str, chance: &mut Chance) -> Scene {
 /// Changes the rules of a scene.
 pub(crate) fn change(scene: &mut Scene, chance: &mut Chance) {
     let count = |count: u64| NonZeroU32::new(count as u32).unwrap_or(NonZeroU32::MIN);
-    scene.backoff = Backoff::Fixed {
+    scene.policy.backoff = Backoff::Fixed {
         delay: Duration::from_millis(chance.pick(&[10, 700, 4_000, 5_000, 12_000, 20_000])),
     };
-    scene.jitter = chance.pick(&[Jitter::None, Jitter::Full, Jitter::Equal]);
-    scene.max_attempts = count(chance.between(1, 5));
+    scene.policy.jitter = chance.pick(&[Jitter::None, Jitter::Full, Jitter::Equal]);
+    scene.policy.max_attempts = count(chance.between(1, 5));
     scene.concurrency = count(chance.pick(&[1, 2, 64]));
     scene.deadline = chance
         .one_in(4)

@@ -8,10 +8,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use retide_connectors::TargetConfig;
+use retide_core::cron::{self, Schedule};
 use retide_core::scene::{self, MAX_DELAY};
-use retide_core::{Jitter, Rate as CoreRate, Terminal};
+use retide_core::{
+    Backoff as Waits, Base, Jitter, Overrides, Policy, Rate as CoreRate, Terminal, Timestamp,
+};
 
-use crate::config::text;
+use crate::config::{text, with_causes};
 
 /// The rules of one scene, as they are written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,9 +28,15 @@ pub struct Scene {
     /// How the wait is spread.
     #[serde(default)]
     pub jitter: Jitter,
+    /// What waits are counted from.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub from: Base,
     /// Attempts made before the task is given up.
     #[serde(default = "max_attempts")]
     pub max_attempts: NonZeroU32,
+    /// What is different for failures of one class.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on: On,
     /// Time from the first sight of a task after which no attempt starts.
     #[serde(default, with = "text::maybe", skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Duration>,
@@ -40,6 +49,36 @@ pub struct Scene {
     /// Where the end of a task is reported besides the callbacks topic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callback: Option<Callback>,
+}
+
+/// What is different for failures of one class.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct On {
+    /// Where the target asked to be left alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttled: Option<Override>,
+    /// Where no answer came in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Override>,
+    /// Where it failed otherwise in a way that another attempt may mend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retryable: Option<Override>,
+}
+
+/// What is different for one class of failures; the rest is as in the scene.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Override {
+    /// How long to wait between attempts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<Backoff>,
+    /// How the wait is spread.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jitter: Option<Jitter>,
+    /// Attempts made before the task is given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_attempts: Option<NonZeroU32>,
 }
 
 /// The shapes of waits between attempts, as they are written.
@@ -89,13 +128,36 @@ pub enum Backoff {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         preset: Option<Preset>,
     },
+    /// Anything from `min` to `max`.
+    Random {
+        /// The shortest wait.
+        #[serde(with = "text::duration")]
+        min: Duration,
+        /// The longest wait.
+        #[serde(with = "text::duration")]
+        max: Duration,
+    },
+    /// Until a schedule says so.
+    Cron {
+        /// The cron expression.
+        schedule: String,
+        /// The zone whose wall clock it is read on.
+        #[serde(default = "utc")]
+        timezone: String,
+    },
+    /// Until the next of some points in time.
+    At {
+        /// The points.
+        #[serde(with = "text::times")]
+        times: Vec<Timestamp>,
+    },
 }
 
 /// Lists of waits known by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Preset {
-    /// [`scene::Backoff::classic`].
+    /// [`Waits::classic`].
     Classic,
 }
 
@@ -167,16 +229,49 @@ impl Scene {
         Ok(scene::Scene {
             name: name.into(),
             target: self.target.core(),
-            backoff: self.backoff.rules()?,
-            jitter: self.jitter,
-            max_attempts: self.max_attempts,
+            policy: self.policy()?,
+            on: self.overrides()?,
+            base: self.from,
             deadline: self.deadline,
             rate: self.rate.map(Rate::rules).transpose()?,
             concurrency: self.concurrency,
-            callback: self.callback.as_ref().map(|callback| scene::Callback {
-                target: callback.target.core(),
-                on: callback.on.iter().map(|end| end.terminal()).collect(),
+            callback: self.callback.as_ref().map(Callback::rules).transpose()?,
+        })
+    }
+
+    /// When to try again, and how often.
+    fn policy(&self) -> Result<Policy, Error> {
+        let backoff = self.backoff.rules()?;
+        check_jitter(&backoff, self.jitter).map_err(|message| error(&["jitter"], message))?;
+        Ok(Policy {
+            backoff,
+            jitter: self.jitter,
+            max_attempts: self.max_attempts,
+        })
+    }
+
+    /// The same for failures of one class.
+    fn overrides(&self) -> Result<Overrides, Error> {
+        let On {
+            throttled,
+            timeout,
+            retryable,
+        } = &self.on;
+        let policy = |class: &str, own: &Option<Override>| match own {
+            None => Ok(None),
+            Some(own) => own.policy(self).map(Some).map_err(|error| Error {
+                path: ["on", class]
+                    .map(str::to_owned)
+                    .into_iter()
+                    .chain(error.path)
+                    .collect(),
+                ..error
             }),
+        };
+        Ok(Overrides {
+            throttled: policy("throttled", throttled)?,
+            timeout: policy("timeout", timeout)?,
+            retryable: policy("retryable", retryable)?,
         })
     }
 
@@ -193,59 +288,83 @@ impl Scene {
     }
 }
 
+// === impl Override ===
+
+impl Override {
+    /// What it makes of the policy of `scene`.
+    fn policy(&self, scene: &Scene) -> Result<Policy, Error> {
+        let Self {
+            backoff,
+            jitter,
+            max_attempts,
+        } = self;
+        if backoff.is_none() && jitter.is_none() && max_attempts.is_none() {
+            let message = "expected `backoff`, `jitter` or `max_attempts`".into();
+            return Err(error(&[], message));
+        }
+        let own = backoff.as_ref().unwrap_or(&scene.backoff).rules()?;
+        let spread = jitter.unwrap_or(scene.jitter);
+        check_jitter(&own, spread).map_err(|message| {
+            let key = if jitter.is_some() {
+                "jitter"
+            } else {
+                "backoff"
+            };
+            error(&[key], message)
+        })?;
+        Ok(Policy {
+            backoff: own,
+            jitter: spread,
+            max_attempts: max_attempts.unwrap_or(scene.max_attempts),
+        })
+    }
+}
+
+// === impl Callback ===
+
+impl Callback {
+    /// The callback this stands for.
+    fn rules(&self) -> Result<scene::Callback, Error> {
+        if self.on.is_empty() {
+            let message = "expected at least one of `delivered`, `dead` and `expired`".into();
+            return Err(error(&["callback", "on"], message));
+        }
+        Ok(scene::Callback {
+            target: self.target.core(),
+            on: self.on.iter().map(|end| end.terminal()).collect(),
+        })
+    }
+}
+
 // === impl Backoff ===
 
 impl Backoff {
     /// The waits this stands for.
-    fn rules(&self) -> Result<scene::Backoff, Error> {
-        let checked = |shape: &str, key: &str, wait: Duration| {
-            check_delay(&["backoff", shape, key], wait).map(|()| wait)
-        };
-        Ok(match self {
-            Self::Fixed { delay } => scene::Backoff::Fixed {
+    fn rules(&self) -> Result<Waits, Error> {
+        match self {
+            Self::Fixed { delay } => Ok(Waits::Fixed {
                 delay: checked("fixed", "delay", *delay)?,
-            },
-            Self::Linear { first, step, max } => scene::Backoff::Linear {
-                first: checked("linear", "first", *first)?,
-                step: checked("linear", "step", *step)?,
-                max: checked("linear", "max", not_below("linear", *first, *max)?)?,
-            },
-            Self::Exponential { first, factor, max } => {
-                if !factor.is_finite() || *factor < 1.0 {
-                    return Err(error(
-                        &["backoff", "exponential", "factor"],
-                        format!("expected a number of at least 1, found `{factor}`"),
-                    ));
-                }
-                scene::Backoff::Exponential {
-                    first: checked("exponential", "first", *first)?,
-                    factor: *factor,
-                    max: checked(
-                        "exponential",
-                        "max",
-                        not_below("exponential", *first, *max)?,
-                    )?,
-                }
+            }),
+            Self::Linear { first, step, max } => {
+                not_below("linear", ("first", *first), *max)?;
+                Ok(Waits::Linear {
+                    first: checked("linear", "first", *first)?,
+                    step: checked("linear", "step", *step)?,
+                    max: checked("linear", "max", *max)?,
+                })
             }
-            Self::Levels { delays, preset } => match (delays.as_slice(), preset) {
-                ([], Some(Preset::Classic)) => scene::Backoff::classic(),
-                ([_, ..], None) => {
-                    for (index, delay) in delays.iter().enumerate() {
-                        let index = format!("[{index}]");
-                        check_delay(&["backoff", "levels", "delays", &index], *delay)?;
-                    }
-                    scene::Backoff::Levels {
-                        delays: delays.clone(),
-                    }
-                }
-                ([], None) | ([_, ..], Some(_)) => {
-                    return Err(error(
-                        &["backoff", "levels"],
-                        "expected either `delays`, a list of durations, or `preset`".into(),
-                    ));
-                }
-            },
-        })
+            Self::Exponential { first, factor, max } => exponential(*first, *factor, *max),
+            Self::Levels { delays, preset } => levels(delays, *preset),
+            Self::Random { min, max } => {
+                not_below("random", ("min", *min), *max)?;
+                Ok(Waits::Random {
+                    min: checked("random", "min", *min)?,
+                    max: checked("random", "max", *max)?,
+                })
+            }
+            Self::Cron { schedule, timezone } => cron(schedule, timezone),
+            Self::At { times } => at(times),
+        }
     }
 }
 
@@ -294,13 +413,122 @@ impl End {
     }
 }
 
-/// Refuses a longest wait below the first one.
-fn not_below(shape: &str, first: Duration, max: Duration) -> Result<Duration, Error> {
-    if max < first {
-        let message = "expected a duration of at least `first`".into();
+/// Exponential waits, which have to grow from something.
+fn exponential(first: Duration, factor: f64, max: Duration) -> Result<Waits, Error> {
+    if first.is_zero() {
+        let message = "expected a duration of more than nothing".into();
+        return Err(error(&["backoff", "exponential", "first"], message));
+    }
+    if !factor.is_finite() || factor < 1.0 {
+        let message = format!("expected a number of at least 1, found `{factor}`");
+        return Err(error(&["backoff", "exponential", "factor"], message));
+    }
+    not_below("exponential", ("first", first), max)?;
+    Ok(Waits::Exponential {
+        first: checked("exponential", "first", first)?,
+        factor,
+        max: checked("exponential", "max", max)?,
+    })
+}
+
+/// A list of waits, or one known by name.
+fn levels(delays: &[Duration], preset: Option<Preset>) -> Result<Waits, Error> {
+    match (delays, preset) {
+        ([], Some(Preset::Classic)) => Ok(Waits::classic()),
+        ([_, ..], None) => {
+            for (index, delay) in delays.iter().enumerate() {
+                let index = format!("[{index}]");
+                check_delay(&["backoff", "levels", "delays", &index], *delay)?;
+            }
+            Ok(Waits::Levels {
+                delays: delays.to_vec(),
+            })
+        }
+        ([], None) | ([_, ..], Some(_)) => Err(error(
+            &["backoff", "levels"],
+            "expected either `delays`, a list of durations, or `preset`".into(),
+        )),
+    }
+}
+
+/// A schedule in a zone.
+fn cron(schedule: &str, timezone: &str) -> Result<Waits, Error> {
+    Schedule::try_new(schedule, timezone)
+        .map(Waits::Cron)
+        .map_err(|refused| {
+            let (key, message) = match &refused {
+                cron::Error::Zone(zone) => ("timezone", unknown_zone(zone)),
+                cron::Error::TooLong | cron::Error::Unreadable { .. } | cron::Error::Rare => {
+                    ("schedule", with_causes(&refused))
+                }
+            };
+            error(&["backoff", "cron", key], message)
+        })
+}
+
+/// What is wrong with the name of a zone, and which one was probably meant.
+fn unknown_zone(zone: &str) -> String {
+    let nearest = cron::zones()
+        .map(|name| (strsim::damerau_levenshtein(zone, name), name))
+        .min();
+    match nearest {
+        Some((edits, name)) if edits <= 2.max(zone.len() / 3) => {
+            format!("unknown time zone `{zone}`; did you mean `{name}`?")
+        }
+        _ => format!("unknown time zone `{zone}`; expected a name such as `Europe/Berlin`"),
+    }
+}
+
+/// Points in time, one after the other.
+fn at(times: &[Timestamp]) -> Result<Waits, Error> {
+    let path = ["backoff", "at", "times"];
+    if times.is_empty() {
+        return Err(error(&path, "expected at least one time".into()));
+    }
+    let falling = times.windows(2).position(|pair| pair[0] >= pair[1]);
+    if let Some(index) = falling {
+        let index = format!("[{}]", index + 1);
+        let message = "expected a time after the one before it".into();
+        return Err(error(&[path.as_slice(), &[&index]].concat(), message));
+    }
+    Ok(Waits::At {
+        times: times.to_vec(),
+    })
+}
+
+/// Refuses a way of spreading waits that has no meaning for them; says why.
+fn check_jitter(backoff: &Waits, jitter: Jitter) -> Result<(), String> {
+    match (backoff, jitter) {
+        (_, Jitter::None)
+        | (Waits::Exponential { .. }, _)
+        | (
+            Waits::Fixed { .. } | Waits::Linear { .. } | Waits::Levels { .. },
+            Jitter::Full | Jitter::Equal,
+        ) => Ok(()),
+        (Waits::Random { .. }, _) => {
+            Err("`random` waits are spread already: expected jitter `none`".into())
+        }
+        (Waits::Cron(_) | Waits::At { .. }, _) => {
+            Err("points in time are not spread: expected jitter `none`".into())
+        }
+        (_, Jitter::Decorrelated) => {
+            Err("jitter `decorrelated` goes with `exponential` waits only".into())
+        }
+    }
+}
+
+/// Refuses a longest wait below the shortest one.
+fn not_below(shape: &str, (key, least): (&str, Duration), max: Duration) -> Result<(), Error> {
+    if max < least {
+        let message = format!("expected a duration of at least `{key}`");
         return Err(error(&["backoff", shape, "max"], message));
     }
-    Ok(max)
+    Ok(())
+}
+
+/// A wait of a shape, unless it is further off than retide parks tasks.
+fn checked(shape: &str, key: &str, wait: Duration) -> Result<Duration, Error> {
+    check_delay(&["backoff", shape, key], wait).map(|()| wait)
 }
 
 /// Refuses a wait that is further off than retide parks tasks.
@@ -335,6 +563,16 @@ const fn concurrency() -> NonZeroU32 {
 /// The first wait, and the span of a rate, where none is named.
 const fn second() -> Duration {
     Duration::from_secs(1)
+}
+
+/// The zone of a schedule where none is named.
+fn utc() -> String {
+    "UTC".into()
+}
+
+/// Whether a value is what it is where none is written.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// The factor of exponential waits where none is named.

@@ -3,12 +3,14 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
-use serde::de::{Deserialize, Deserializer, Error as _, Unexpected, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Unexpected, Visitor};
 use serde::{Serialize, Serializer};
+use toml::value::Datetime;
 
-use retide_core::Ladder;
+use retide_core::{Ladder, Timestamp};
 
 /// The units that a size may be written in, and their bytes.
 const UNITS: [(&str, u64); 3] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
@@ -112,6 +114,64 @@ pub(super) mod durations {
         Vec::<Human>::deserialize(deserializer)
             .map(|all| all.into_iter().map(|Human(duration)| duration).collect())
     }
+}
+
+/// Points in time, as texts of RFC 3339 or as TOML's own dates.
+pub(super) mod times {
+    use super::{Deserialize, Deserializer, Instant, Serializer, Timestamp, rfc3339};
+
+    /// Writes them.
+    pub(in crate::config) fn serialize<S: Serializer>(
+        times: &[Timestamp],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(times.iter().map(|&time| rfc3339(time)))
+    }
+
+    /// Reads them.
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<Timestamp>, D::Error> {
+        Vec::<Instant>::deserialize(deserializer)
+            .map(|all| all.into_iter().map(|Instant(time)| time).collect())
+    }
+}
+
+/// A point in time.
+struct Instant(Timestamp);
+
+impl<'de> Deserialize<'de> for Instant {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // Either, and nothing else: each tells what it expected.
+        deserializer.deserialize_any(Time).map(Self)
+    }
+}
+
+/// Reads a point in time.
+struct Time;
+
+impl<'de> Visitor<'de> for Time {
+    type Value = Timestamp;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a time with an offset such as \"2026-12-24T09:00:00+01:00\"")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Timestamp, E> {
+        Timestamp::from_rfc3339(text).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, date: A) -> Result<Timestamp, A::Error> {
+        let date = Datetime::deserialize(MapAccessDeserializer::new(date))
+            .map_err(|_| A::Error::invalid_type(Unexpected::Map, &Time))?;
+        self.visit_str(&date.to_string())
+    }
+}
+
+/// A point in time as text, in UTC.
+pub(crate) fn rfc3339(time: Timestamp) -> String {
+    let time = UNIX_EPOCH + Duration::from_micros(time.as_micros());
+    humantime::format_rfc3339_micros(time).to_string()
 }
 
 /// Reads a duration of more than nothing.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use retide_core::entry::Event;
 use retide_core::task::Failure;
 use retide_core::{
-    Backoff, Ended, Jitter, LaneId, Origin, Record, Scene, Source, Task, Transition,
+    Backoff, Base, Ended, Jitter, LaneId, Origin, Overrides, Policy, Record, Scene, Source, Task,
+    Transition,
 };
 
 use super::*;
@@ -16,11 +17,15 @@ fn rules(names: &[&str]) -> Scenes {
     let scene = |name: &&str| Scene {
         name: Arc::from(*name),
         target: scene::Target::Call,
-        backoff: Backoff::Fixed {
-            delay: Duration::from_secs(1),
+        policy: Policy {
+            backoff: Backoff::Fixed {
+                delay: Duration::from_secs(1),
+            },
+            jitter: Jitter::None,
+            max_attempts: 3.try_into().expect("not zero"),
         },
-        jitter: Jitter::None,
-        max_attempts: 3.try_into().expect("not zero"),
+        on: Overrides::default(),
+        base: Base::Actual,
         deadline: None,
         rate: None,
         concurrency: 1.try_into().expect("not zero"),

@@ -24,7 +24,8 @@ use retide::topics::Topics;
 use retide_connectors::Target;
 use retide_core::lane::Limits;
 use retide_core::{
-    Backoff, Engine, Failure, Gates, Jitter, Ladder, Outcome, Scene, Task, Timestamp, scene,
+    Backoff, Base, Engine, Failure, Gates, Jitter, Ladder, Outcome, Overrides, Policy, Scene, Task,
+    Timestamp, scene,
 };
 
 use crate::support::{Guarantee, PATIENCE, SHARDS, bootstrap, config, create, metrics};
@@ -122,11 +123,15 @@ impl Running {
         let scene = Scene {
             name: "flaky".into(),
             target: scene::Target::Call,
-            backoff: Backoff::Fixed {
-                delay: Duration::from_millis(300),
+            policy: Policy {
+                backoff: Backoff::Fixed {
+                    delay: Duration::from_millis(300),
+                },
+                jitter: Jitter::None,
+                max_attempts: NonZeroU32::new(4).unwrap(),
             },
-            jitter: Jitter::None,
-            max_attempts: NonZeroU32::new(4).unwrap(),
+            on: Overrides::default(),
+            base: Base::Actual,
             deadline: None,
             rate: None,
             concurrency: NonZeroU32::new(64).unwrap(),

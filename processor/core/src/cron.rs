@@ -1,0 +1,311 @@
+//! Cron schedules in a time zone: the instants they name, whatever the clocks of that zone do.
+//!
+//! Pure: the rules of all zones are compiled in (IANA's, by `chrono-tz`), the system's are never asked. Invariant: a [`Schedule`] that
+//! exists fires in every year.
+
+use std::fmt;
+use std::ops::Range;
+
+use chrono::{DateTime, TimeDelta, TimeZone};
+use chrono_tz::{TZ_VARIANTS, Tz};
+use croner::Cron;
+use croner::errors::CronError;
+use croner::parser::{CronParser, Seconds, Year};
+
+use crate::time::Timestamp;
+
+/// A cron expression and the zone whose wall clock it is read on.
+///
+/// Where the clock is set forward, an expression that names one time of the day fires right after the gap, and one that names several
+/// leaves out those that do not exist. Where it is set back, the former fires once, at the first of the two instants, and the latter
+/// at both.
+#[derive(Clone, PartialEq)]
+pub struct Schedule {
+    /// The expression as it was written.
+    text: Box<str>,
+    /// The zone.
+    zone: Tz,
+    /// The expression, parsed.
+    cron: Box<Cron>,
+}
+
+/// Why something is no schedule.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The zone is not one of IANA's.
+    #[error("unknown time zone `{0}`")]
+    Zone(String),
+    /// The expression is longer than any that makes sense.
+    #[error("a cron expression of more than {MAX_TEXT} bytes")]
+    TooLong,
+    /// The expression cannot be read.
+    #[error("no cron expression")]
+    Unreadable {
+        /// What is wrong with it.
+        #[source]
+        source: CronError,
+    },
+    /// The expression names instants that do not come, or not in every year, such as 30 February.
+    #[error("a cron expression that does not fire in every year")]
+    Rare,
+}
+
+/// Longest expression that is read, in bytes: room for lists in every field.
+pub const MAX_TEXT: usize = 256;
+
+/// The years in which a schedule has to fire: a whole cycle of weekdays and leap years.
+const CYCLE: Range<i32> = 2001..2029;
+
+// === impl Schedule ===
+
+impl Schedule {
+    /// The schedule of a cron expression (five fields, or six with seconds first) on the wall clock of an IANA zone.
+    pub fn try_new(text: &str, zone: &str) -> Result<Self, Error> {
+        let zone: Tz = zone.parse().map_err(|_| Error::Zone(zone.to_owned()))?;
+        if text.len() > MAX_TEXT {
+            return Err(Error::TooLong);
+        }
+        let cron = CronParser::builder()
+            .seconds(Seconds::Optional)
+            .year(Year::Disallowed)
+            .build()
+            .parse(text)
+            .map_err(|source| Error::Unreadable { source })?;
+        let schedule = Self {
+            text: text.into(),
+            zone,
+            cron: Box::new(cron),
+        };
+        if !CYCLE.into_iter().all(|year| schedule.fires_in(year)) {
+            return Err(Error::Rare);
+        }
+        Ok(schedule)
+    }
+
+    /// The first instant of the schedule at or after `earliest`; none if that is further off than the calendar goes.
+    pub fn first_from(&self, earliest: Timestamp) -> Option<Timestamp> {
+        // A schedule names whole seconds: past the second before, at or after.
+        let before = earliest.as_micros().saturating_sub(1) / 1_000_000;
+        let start = DateTime::from_timestamp(before.try_into().ok()?, 0)?;
+        let next = self.next_after(&start.with_timezone(&self.zone))?;
+        let millis = u64::try_from(next.timestamp_millis()).ok()?;
+        Some(Timestamp::from_millis(millis)).filter(|next| *next >= earliest)
+    }
+
+    /// Whether the schedule fires in a year.
+    fn fires_in(&self, year: i32) -> bool {
+        let start = |year| self.zone.with_ymd_and_hms(year, 1, 1, 0, 0, 0).earliest();
+        let (Some(first), Some(last)) = (start(year), start(year + 1)) else {
+            // No zone sets its clock forward at New Year within the cycle.
+            return false;
+        };
+        let before = first - TimeDelta::seconds(1);
+        self.next_after(&before).is_some_and(|next| next < last)
+    }
+
+    /// The first instant of the schedule after `start`, which is a whole second.
+    fn next_after(&self, start: &DateTime<Tz>) -> Option<DateTime<Tz>> {
+        self.cron.find_next_occurrence(start, false).ok()
+    }
+}
+
+impl fmt::Debug for Schedule {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Schedule")
+            .field("text", &self.text)
+            .field("zone", &self.zone)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The names of all zones.
+pub fn zones() -> impl Iterator<Item = &'static str> {
+    TZ_VARIANTS.iter().map(|zone| zone.name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use chrono::{Datelike, Timelike};
+    use proptest::prelude::*;
+
+    fn schedule(text: &str, zone: &str) -> Schedule {
+        Schedule::try_new(text, zone).unwrap()
+    }
+
+    fn instant(text: &str) -> Timestamp {
+        Timestamp::from_rfc3339(text).unwrap()
+    }
+
+    /// The `count` instants from `start` on, on the wall clock of the zone.
+    fn firings(text: &str, zone: &str, start: &str, count: usize) -> Vec<String> {
+        let schedule = schedule(text, zone);
+        let mut earliest = instant(start);
+        let mut all = Vec::new();
+        for _ in 0..count {
+            let next = schedule.first_from(earliest).unwrap();
+            let millis = i64::try_from(next.as_millis()).unwrap();
+            let local = schedule.zone.timestamp_millis_opt(millis).unwrap();
+            all.push(local.format("%d %H:%M %Z").to_string());
+            earliest = Timestamp::from_micros(next.as_micros() + 1);
+        }
+        all
+    }
+
+    #[test]
+    fn one_time_of_the_day_fires_once_a_day_whatever_the_clock_does() {
+        // Set forward at 02:00, to 03:00.
+        assert_eq!(
+            firings("30 2 * * *", "Europe/Berlin", "2026-03-28T00:00:00Z", 3),
+            ["28 02:30 CET", "29 03:00 CEST", "30 02:30 CEST"]
+        );
+        assert_eq!(
+            firings("30 2 * * *", "America/New_York", "2026-03-07T00:00:00Z", 3),
+            ["07 02:30 EST", "08 03:00 EDT", "09 02:30 EDT"]
+        );
+        // Set back at 03:00, to 02:00, and at 02:00, to 01:00.
+        assert_eq!(
+            firings("30 2 * * *", "Europe/Berlin", "2026-10-24T12:00:00Z", 2),
+            ["25 02:30 CEST", "26 02:30 CET"]
+        );
+        assert_eq!(
+            firings("30 1 * * *", "America/New_York", "2026-10-31T12:00:00Z", 2),
+            ["01 01:30 EDT", "02 01:30 EST"]
+        );
+    }
+
+    #[test]
+    fn an_interval_goes_on_through_both_hours_and_leaves_out_the_one_that_is_not() {
+        assert_eq!(
+            firings("*/30 * * * *", "Europe/Berlin", "2026-03-29T00:30:00Z", 3),
+            ["29 01:30 CET", "29 03:00 CEST", "29 03:30 CEST"]
+        );
+        assert_eq!(
+            firings("*/30 * * * *", "Europe/Berlin", "2026-10-25T00:00:00Z", 5),
+            [
+                "25 02:00 CEST",
+                "25 02:30 CEST",
+                "25 02:00 CET",
+                "25 02:30 CET",
+                "25 03:00 CET"
+            ]
+        );
+        assert_eq!(
+            firings("0 * * * *", "America/New_York", "2026-11-01T05:00:00Z", 3),
+            ["01 01:00 EDT", "01 01:00 EST", "01 02:00 EST"]
+        );
+    }
+
+    #[test]
+    fn what_never_or_hardly_ever_fires_is_refused() {
+        for text in [
+            "0 0 30 2 *",
+            "* * 31 2,4,6 *",
+            "0 0 29 2 *",
+            "0 0 * 2 MON#5",
+            "0 0 30W 2 *",
+        ] {
+            let error = Schedule::try_new(text, "UTC").unwrap_err();
+            assert!(matches!(error, Error::Rare), "{text}: {error}");
+        }
+        for text in [
+            "",
+            "* * * *",
+            "60 * * * *",
+            "*/0 * * * *",
+            "0 0 1 1 * 0 2026",
+            "x",
+        ] {
+            let error = Schedule::try_new(text, "UTC").unwrap_err();
+            assert!(matches!(error, Error::Unreadable { .. }), "{text}: {error}");
+        }
+        let long = format!("{} * * * *", "0,".repeat(MAX_TEXT));
+        assert!(matches!(
+            Schedule::try_new(&long, "UTC"),
+            Err(Error::TooLong)
+        ));
+        for zone in ["", "Europe/Berln", "Local", "+01:00"] {
+            assert!(matches!(
+                Schedule::try_new("* * * * *", zone),
+                Err(Error::Zone(_))
+            ));
+        }
+        for text in [
+            "0 0 1 1 *",
+            "0 0 L 2 *",
+            "@daily",
+            "0 9 * * MON#1",
+            "0 0 1 1 1#1",
+        ] {
+            schedule(text, "UTC");
+        }
+    }
+
+    #[test]
+    fn an_instant_beyond_the_calendar_is_none() {
+        let schedule = schedule("0 0 1 1 *", "UTC");
+
+        assert_eq!(schedule.first_from(Timestamp::MAX), None);
+    }
+
+    /// The two hours around each change of the clock in 2026, as seconds since the epoch of the change.
+    fn changes() -> impl Strategy<Value = (&'static str, i64)> {
+        prop::sample::select(vec![
+            ("Europe/Berlin", 1_774_746_000),
+            ("Europe/Berlin", 1_792_890_000),
+            ("America/New_York", 1_772_953_200),
+            ("America/New_York", 1_793_512_800),
+        ])
+    }
+
+    proptest! {
+        #[test]
+        fn an_interval_fires_whenever_the_wall_clock_says_so(
+            (zone, change) in changes(),
+            around in -7_200_i64..7_200,
+            step in 1_u32..30,
+            hours in prop::sample::select(vec!["*", "0-23/2", "1,2,3"]),
+        ) {
+            let schedule = schedule(&format!("*/{step} {hours} * * *"), zone);
+            let start = schedule.zone.timestamp_opt(change + around, 0).unwrap();
+            let matches = |time: &DateTime<Tz>| {
+                let hour = match hours {
+                    "*" => true,
+                    "0-23/2" => time.hour().is_multiple_of(2),
+                    _ => (1..=3).contains(&time.hour()),
+                };
+                time.second() == 0 && time.minute().is_multiple_of(step) && hour
+            };
+            let mut naive = start;
+            while !matches(&naive) {
+                naive += TimeDelta::seconds(1);
+            }
+
+            let next = schedule.first_from(Timestamp::from_millis(start.timestamp_millis() as u64));
+
+            let naive = Timestamp::from_millis(naive.timestamp_millis() as u64);
+            prop_assert_eq!(next, Some(naive));
+        }
+
+        #[test]
+        fn one_time_of_the_day_comes_on_each_day_once(
+            (zone, change) in changes(),
+            minute in 0_u32..60,
+            hour in 0_u32..24,
+        ) {
+            let schedule = schedule(&format!("{minute} {hour} * * *"), zone);
+            let mut earliest = Timestamp::from_millis((change as u64 - 3 * 86_400) * 1_000);
+            let mut days = Vec::new();
+            for _ in 0..5 {
+                let next = schedule.first_from(earliest).unwrap();
+                prop_assert!(next >= earliest);
+                days.push(schedule.zone.timestamp_millis_opt(next.as_millis() as i64).unwrap().num_days_from_ce());
+                earliest = Timestamp::from_micros(next.as_micros() + 1);
+            }
+
+            prop_assert!(days.windows(2).all(|pair| pair[1] == pair[0] + 1), "{days:?}");
+        }
+    }
+}
