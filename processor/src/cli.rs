@@ -7,6 +7,7 @@
 //! | `init` | `retide init` |
 //! | `run` | `retide run` |
 //! | `scenes` | `retide scenes` |
+//! | `preview` | `retide scenes preview` |
 //! | `submit` | `retide submit` |
 //! | `output` | tables, JSON, and the ways a command can fail |
 //!
@@ -16,6 +17,7 @@ mod bench;
 mod demo;
 mod init;
 mod output;
+mod preview;
 mod run;
 mod scenes;
 mod submit;

@@ -30,6 +30,8 @@ use retide_core::Ladder;
 pub use self::scene::Scene;
 pub use self::source::Error;
 
+pub(crate) use self::text::rfc3339;
+
 use self::source::Source;
 
 /// The file that is read when none is named, if it is there.

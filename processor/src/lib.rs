@@ -10,6 +10,7 @@
 //! | [`cluster`] | which topics a cluster needs, and what is wrong with those it has |
 //! | [`scenes`] | the scenes topic |
 //! | [`rules`] | scenes put in force |
+//! | [`parked`] | which scenes still have tasks |
 //! | [`publish`] | producing from the command line |
 //! | [`demo`] | everything on one machine |
 //! | [`mod@bench`] | measurements, each beside a raw baseline |
@@ -30,6 +31,7 @@ pub mod embedded;
 mod event;
 pub mod health;
 pub mod metrics;
+pub mod parked;
 pub mod process;
 pub mod publish;
 pub mod rules;

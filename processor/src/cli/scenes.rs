@@ -8,13 +8,15 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
-use retide_core::Timestamp;
+use retide_core::{Origin, Timestamp};
 
 use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
-use crate::cli::{init, run};
+use crate::cli::{init, preview, run};
 use crate::cluster;
 use crate::config::{Config, Scene};
+use crate::parked::{self, Found};
 use crate::publish::Publisher;
+use crate::rules;
 use crate::scenes::{self, Follower};
 use crate::shell::ledger::OutRecord;
 use crate::topics::Topics;
@@ -26,6 +28,7 @@ Examples:
   retide scenes apply scenes.toml               put the file's scenes in force
   retide scenes diff scenes.toml                what that would change
   retide scenes export > scenes.toml            what is in force
+  retide scenes preview payment                 when its tasks are tried again
   retide scenes delete payment")]
 pub(super) enum Command {
     /// Put the scenes of a file on the topic; those that are the same already are left alone
@@ -38,12 +41,10 @@ pub(super) enum Command {
         #[arg(value_name = "NAME")]
         names: Vec<String>,
     },
+    /// Show when a scene's tasks are tried again, attempt by attempt
+    Preview(preview::Options),
     /// Take scenes off the topic
-    Delete {
-        /// The scenes
-        #[arg(value_name = "NAME", required = true)]
-        names: Vec<String>,
-    },
+    Delete(Delete),
 }
 
 /// What `apply` takes.
@@ -61,9 +62,30 @@ pub(super) struct Apply {
     /// Delete scenes that are not in the file
     #[arg(long)]
     prune: bool,
+    /// Delete them even if they have tasks under way
+    #[arg(long, requires = "prune")]
+    force: bool,
     /// Only say what would change
     #[arg(long)]
     dry_run: bool,
+}
+
+/// What `delete` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  retide scenes delete payment
+  retide scenes delete --force payment
+
+A scene whose tasks are under way is not deleted without --force: those tasks would follow the scene
+`default`, or be dead letters if there is none.")]
+pub(super) struct Delete {
+    /// The scenes
+    #[arg(value_name = "NAME", required = true)]
+    names: Vec<String>,
+    /// Even if they have tasks under way
+    #[arg(long)]
+    force: bool,
 }
 
 /// What `diff` takes.
@@ -129,7 +151,14 @@ pub(super) fn scenes(config: &Config, command: Command, output: Output) -> Resul
             Board::open(config)?.diff(&file, &options, output)
         }
         Command::Export { names } => Board::open(config)?.export(&names, output),
-        Command::Delete { names } => Board::open(config)?.delete(&names, output),
+        Command::Preview(options) => {
+            let scenes = match &options.scenes {
+                Some(file) => run::scenes(file)?,
+                None => rules::merged(&config.scenes, &Board::open(config)?.scenes),
+            };
+            preview::preview(&scenes, &options, output)
+        }
+        Command::Delete(options) => Board::open(config)?.delete(&options, output),
     }
 }
 
@@ -166,6 +195,10 @@ impl<'a> Board<'a> {
         }
         let lines = self.changes(file, options.prune)?;
         if !options.dry_run {
+            if !options.force {
+                let gone = lines.iter().filter(|line| line.change == "deleted");
+                self.check_unused(&gone.map(|line| line.scene.clone()).collect())?;
+            }
             let now = SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .unwrap_or_default();
@@ -237,10 +270,47 @@ impl<'a> Board<'a> {
         }
     }
 
+    /// Refuses if one of these scenes has tasks under way.
+    fn check_unused(&self, names: &BTreeSet<String>) -> Result<(), Failed> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let found = parked::find(self.config, &self.topics, &self.scenes, names).map_err(
+            |error| match &error {
+                parked::Error::Kafka(_) => Failed::new(Exit::Failure, &error),
+                parked::Error::Committed { .. } | parked::Error::Slow { .. } => Failed::because(
+                    Exit::Precondition,
+                    format!(
+                        "whether tasks are under way is not known: {error}; --force does not look"
+                    ),
+                ),
+            },
+        )?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        let lines: Vec<String> = found
+            .iter()
+            .map(|(name, Found { id, origin })| {
+                let Origin {
+                    topic,
+                    partition,
+                    offset,
+                } = origin;
+                format!("scene {name} has tasks under way: the first one seen is {id}, on {topic}, partition {partition}, offset {offset}")
+            })
+            .collect();
+        let message = format!(
+            "{}\nnothing was deleted; --force does it, and tasks follow the scene `default` then, or are dead letters if there is none",
+            lines.join("\n")
+        );
+        Err(Failed::because(Exit::Precondition, message))
+    }
+
     /// Takes scenes off the topic; all of them, or none.
-    fn delete(&self, names: &[String], output: Output) -> Result<(), Failed> {
+    fn delete(&self, options: &Delete, output: Output) -> Result<(), Failed> {
         let mut lines = Vec::new();
-        for name in names.iter().collect::<BTreeSet<_>>() {
+        for name in options.names.iter().collect::<BTreeSet<_>>() {
             let before = rendered(self.find(name)?)?;
             lines.push(Line {
                 scene: name.clone(),
@@ -248,6 +318,9 @@ impl<'a> Board<'a> {
                 before: Some(before),
                 after: None,
             });
+        }
+        if !options.force {
+            self.check_unused(&options.names.iter().cloned().collect())?;
         }
         let records: Vec<OutRecord> = lines
             .iter()

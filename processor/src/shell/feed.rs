@@ -393,7 +393,7 @@ fn failure(error: KafkaError, metrics: &Metrics) -> Option<Reading> {
 }
 
 /// The record of a message, copied out of the client's buffer at once.
-fn record(message: &BorrowedMessage<'_>) -> Record {
+pub(crate) fn record(message: &BorrowedMessage<'_>) -> Record {
     let headers = message.headers().map_or_else(Vec::new, |headers| {
         headers
             .iter()

@@ -144,6 +144,119 @@ fn scenes_are_applied_compared_exported_and_deleted() {
     );
 }
 
+/// Two scenes over the same target.
+const TWO: &str = r#"
+[scenes.one]
+target = { http = { url = "http://TARGET/one" } }
+[scenes.two]
+target = { http = { url = "http://TARGET/two" } }
+"#;
+
+#[test]
+fn a_scene_with_tasks_under_way_is_not_deleted_unless_forced() {
+    let rig = Rig::new(Duration::ZERO, "");
+    let text = TWO.replace("TARGET", &rig.target.address.to_string());
+    fs::write(rig.file("scenes.toml"), text).unwrap();
+    fs::write(rig.file("none.toml"), "").unwrap();
+    let submit = |scene: &str, id: &str, delay: &str| {
+        fs::write(rig.file("payload"), "0").unwrap();
+        let task = ["--scene", scene, "--id", id, "--delay", delay, "--key", "k"];
+        let output = rig.retide(&[&["submit"], &task[..], &["payload"]].concat());
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+    };
+    let refused = |arguments: &[&str], words: &[&str]| {
+        let output = rig.retide(arguments);
+        assert_eq!(output.status.code(), Some(4), "{output:?}");
+        for word in words {
+            assert!(stderr(&output).contains(word), "{output:?}");
+        }
+    };
+    rig.retide(&["scenes", "apply", "scenes.toml"]);
+
+    // Not read yet.
+    submit("one", "far", "1h");
+    refused(
+        &["scenes", "delete", "two", "one"],
+        &["scene one has tasks", "far", &rig.topic("tasks"), "--force"],
+    );
+
+    // Parked; and one that is done, above one that is not.
+    let retide = rig.run();
+    submit("one", "near", "17s");
+    submit("two", "done", "10s");
+    rig.ends(1);
+    let tier = rig.topic("delay.");
+    refused(
+        &["scenes", "delete", "one"],
+        &["scene one has tasks", &tier],
+    );
+    refused(
+        &["scenes", "apply", "--prune", "none.toml"],
+        &["scene one has tasks", &tier],
+    );
+    let output = rig.retide(&["scenes", "delete", "two"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+
+    let output = rig.retide(&["scenes", "delete", "--force", "one"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    retide.terminate();
+    assert_eq!(retide.wait(), Some(0));
+}
+
+#[test]
+fn the_default_scene_is_not_deleted_while_tasks_of_others_need_it() {
+    let rig = Rig::new(Duration::ZERO, "");
+    let text = "[scenes.default]\ntarget = { kafka = { topic = 'x' } }\n";
+    fs::write(rig.file("scenes.toml"), text).unwrap();
+    fs::write(rig.file("payload"), "0").unwrap();
+    rig.retide(&["scenes", "apply", "scenes.toml"]);
+    rig.retide(&["submit", "--scene", "unknown", "--id", "a", "payload"]);
+
+    let output = rig.retide(&["scenes", "delete", "default"]);
+
+    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    assert!(
+        stderr(&output).contains("scene default has tasks"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn a_scene_is_previewed_from_a_file_without_a_broker() {
+    let rig = Rig::bare("127.0.0.1:1".to_owned(), "");
+    fs::write(
+        rig.file("scenes.toml"),
+        "[scenes.a]\ntarget = { kafka = { topic = 'x' } }\nmax_attempts = 3\njitter = 'full'\n\
+         [scenes.a.on.throttled]\nbackoff = { cron = { schedule = '0 9 * * *', timezone = 'Europe/Berlin' } }\njitter = 'none'\n",
+    )
+    .unwrap();
+    let preview = |arguments: &[&str]| {
+        rig.retide(&[&["scenes", "preview", "--scenes", "scenes.toml"], arguments].concat())
+    };
+
+    let table = preview(&["a"]);
+    let json = preview(&["a", "--output", "json"]);
+    let start = "2026-10-24T12:00:00Z";
+    let points = preview(&["a", "--on", "throttled", "--start", start]);
+    let missing = preview(&["b"]);
+
+    assert_eq!(table.status.code(), Some(0), "{table:?}");
+    assert!(stdout(&table).contains("dead after attempt 3"), "{table:?}");
+    let json: serde_json::Value = serde_json::from_str(&stdout(&json)).unwrap();
+    assert_eq!(json["attempts"][2]["since_first_ms"]["max"], 3_000);
+    assert_eq!(json["end"]["reason"], "attempts-exhausted");
+    // The clock is set back in between: 25 hours from nine to nine.
+    assert!(
+        stdout(&points).contains("2026-10-25T08:00:00Z"),
+        "{points:?}"
+    );
+    assert!(
+        stdout(&points).contains("2026-10-26T08:00:00Z"),
+        "{points:?}"
+    );
+    assert_eq!(missing.status.code(), Some(3), "{missing:?}");
+}
+
 /// The body of `path` of the admin endpoints, with its status, by hand: one request on one connection.
 fn get(address: &str, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).ok()?;

@@ -1,0 +1,295 @@
+//! Tasks under way: which scenes still have some, found by reading the topics they wait in.
+//!
+//! Not a count: the first task of a scene is enough. What a transaction under way is about to park is not seen. Invariant: nothing is
+//! committed and no group is joined, so that nobody notices.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
+use tracing::warn;
+
+use retide_avro::headers;
+use retide_core::completions::Completions;
+use retide_core::{Origin, Source, Timestamp};
+
+use crate::client::Quiet;
+use crate::config::{Config, Scene};
+use crate::shell::feed;
+use crate::topics::Topics;
+
+/// A task of a scene that is under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its identity, as far as it can be read.
+    pub id: String,
+    /// Where it stands.
+    pub origin: Origin,
+}
+
+/// Why tasks could not be looked for.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Kafka refuses.
+    #[error("look for tasks")]
+    Kafka(#[from] KafkaError),
+    /// The offsets up to which tasks are done are not known.
+    #[error(
+        "committed offsets of group {group} not known within {} s: no answer, or a transaction that does not end",
+        COMMITTED.as_secs()
+    )]
+    Committed {
+        /// The group.
+        group: String,
+    },
+    /// There is more to read than is read in time.
+    #[error(
+        "{read} records read in {} s, and not all that wait",
+        PATIENCE.as_secs()
+    )]
+    Slow {
+        /// How many were read.
+        read: u64,
+    },
+}
+
+/// Looks for tasks that would lose their rules.
+struct Search<'a> {
+    /// The group whose offsets say what is done.
+    group: &'a str,
+    /// The scenes there are.
+    scenes: &'a BTreeMap<String, Scene>,
+    /// The scenes looked for.
+    names: &'a BTreeSet<String>,
+    /// What is complete above the first offset read, by topic and partition.
+    done: HashMap<(Source, i32), Completions>,
+    /// What was found, by scene.
+    found: BTreeMap<String, Found>,
+}
+
+/// Longest time for reading: some millions of tasks.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Longest wait for the committed offsets: as long as a transaction may hold them up, as a rule.
+const COMMITTED: Duration = Duration::from_secs(15);
+
+/// Longest wait for one answer of the broker.
+const CALL: Duration = Duration::from_secs(5);
+
+/// Longest wait for a record, after which time is looked at again.
+const POLL: Duration = Duration::from_millis(100);
+
+/// The first task of each of the scenes `names`, among all `scenes`, that has one under way. Stops as soon as each has.
+pub fn find(
+    config: &Config,
+    topics: &Topics,
+    scenes: &BTreeMap<String, Scene>,
+    names: &BTreeSet<String>,
+) -> Result<BTreeMap<String, Found>, Error> {
+    let mut client = config.kafka.consumer();
+    for (key, value) in [
+        // For its committed offsets; nothing joins it.
+        ("group.id", config.processor.group.as_str()),
+        ("enable.auto.commit", "false"),
+        ("enable.partition.eof", "true"),
+        ("isolation.level", "read_committed"),
+        // The end of each topic is waited for in turn.
+        ("fetch.wait.max.ms", "10"),
+        // What was deleted needs no rules.
+        ("auto.offset.reset", "earliest"),
+    ] {
+        client.set(key, value);
+    }
+    let consumer: BaseConsumer<Quiet> = client.create_with_context(Quiet)?;
+    let mut search = Search {
+        group: &config.processor.group,
+        scenes,
+        names,
+        done: HashMap::new(),
+        found: BTreeMap::new(),
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let mut read = 0;
+    // One after the other: the end of a partition is told without its topic.
+    for (source, topic) in topics.read() {
+        if search.looks_at(source) && !search.is_over() {
+            search.topic(&consumer, (source, topic), deadline, &mut read)?;
+        }
+    }
+    Ok(search.found)
+}
+
+// === impl Search ===
+
+impl Search<'_> {
+    /// Whether every scene looked for has a task.
+    fn is_over(&self) -> bool {
+        self.found.len() == self.names.len()
+    }
+
+    /// Whether tasks of the scenes may stand in a topic.
+    fn looks_at(&self, source: Source) -> bool {
+        match source {
+            Source::Tasks | Source::Tier(_) => true,
+            Source::Callbacks => self.names.iter().any(|name| {
+                let scene = self.scenes.get(name);
+                scene.is_some_and(|scene| scene.callback.is_some())
+            }),
+        }
+    }
+
+    /// Reads a topic from what is not done to its end, or until every scene has a task.
+    fn topic(
+        &mut self,
+        consumer: &BaseConsumer<Quiet>,
+        (source, topic): (Source, &Arc<str>),
+        deadline: Instant,
+        read: &mut u64,
+    ) -> Result<(), Error> {
+        let metadata = consumer.fetch_metadata(Some(topic), CALL)?;
+        let mut partitions = TopicPartitionList::new();
+        for topic in metadata.topics() {
+            for partition in topic.partitions() {
+                partitions.add_partition(topic.name(), partition.id());
+            }
+        }
+        let mut open: BTreeSet<i32> = partitions
+            .elements()
+            .iter()
+            .map(TopicPartitionListElem::partition)
+            .collect();
+        if open.is_empty() {
+            // A topic that does not exist holds nothing.
+            return Ok(());
+        }
+        let starts = self.starts(source, &self.committed(consumer, &partitions)?)?;
+        consumer.assign(&starts)?;
+        while !open.is_empty() && !self.is_over() {
+            if Instant::now() >= deadline {
+                return Err(Error::Slow { read: *read });
+            }
+            match consumer.poll(POLL) {
+                None => {}
+                Some(Ok(message)) => {
+                    *read += 1;
+                    self.look(source, &message);
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    open.remove(&partition);
+                }
+                Some(Err(error)) if is_fatal(&error) => return Err(error.into()),
+                // The client goes on by itself.
+                Some(Err(error)) => warn!(%error, "consumer reports"),
+            }
+        }
+        Ok(())
+    }
+
+    /// The committed offsets, waiting for transactions that still may change them.
+    fn committed(
+        &self,
+        consumer: &BaseConsumer<Quiet>,
+        partitions: &TopicPartitionList,
+    ) -> Result<TopicPartitionList, Error> {
+        let deadline = Instant::now() + COMMITTED;
+        loop {
+            match consumer.committed_offsets(partitions.clone(), CALL) {
+                Ok(committed) => return Ok(committed),
+                Err(error)
+                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut) =>
+                {
+                    if Instant::now() >= deadline {
+                        let group = self.group.to_owned();
+                        return Err(Error::Committed { group });
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Where to start reading: at what is not done.
+    fn starts(
+        &mut self,
+        source: Source,
+        committed: &TopicPartitionList,
+    ) -> Result<TopicPartitionList, KafkaError> {
+        let mut starts = TopicPartitionList::with_capacity(committed.count());
+        for element in committed.elements() {
+            element.error()?;
+            let start = match element.offset() {
+                Offset::Offset(next) => Offset::Offset(next),
+                // Nothing was ever done.
+                _ => Offset::Beginning,
+            };
+            starts.add_partition_offset(element.topic(), element.partition(), start)?;
+            // Unreadable is as good as nothing: more is looked at.
+            let done = Completions::decode(element.metadata()).unwrap_or_default();
+            self.done.insert((source, element.partition()), done);
+        }
+        Ok(starts)
+    }
+
+    /// Notes a task if its scene is looked for and has none yet.
+    fn look(&mut self, source: Source, message: &BorrowedMessage<'_>) {
+        let (partition, offset) = (message.partition(), message.offset());
+        let done = self.done.get(&(source, partition));
+        if done.is_some_and(|done| done.contains(offset)) {
+            return;
+        }
+        let origin = Origin {
+            topic: Arc::from(message.topic()),
+            partition,
+            offset,
+        };
+        let (id, named) = match source {
+            Source::Tasks => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH);
+                let now = Timestamp::EPOCH + now.unwrap_or_default();
+                // The scene may stand in an envelope; what is no task at all needs no rules.
+                let Ok(task) = headers::ingest(feed::record(message), origin.clone(), now) else {
+                    return;
+                };
+                (task.id.to_string(), task.scene.to_string())
+            }
+            Source::Callbacks | Source::Tier(_) => (
+                last(message, headers::ID).unwrap_or_default(),
+                last(message, headers::SCENE).unwrap_or_default(),
+            ),
+        };
+        let scene = match source {
+            // Only the scene itself has callbacks of its own.
+            Source::Callbacks => named.as_str(),
+            Source::Tasks | Source::Tier(_) if self.scenes.contains_key(&named) => named.as_str(),
+            Source::Tasks | Source::Tier(_) => retide_core::scene::DEFAULT,
+        };
+        if self.names.contains(scene) && !self.found.contains_key(scene) {
+            self.found.insert(scene.to_owned(), Found { id, origin });
+        }
+    }
+}
+
+/// The text of the last header of this name, which is the one that counts.
+fn last(message: &BorrowedMessage<'_>, name: &str) -> Option<String> {
+    let headers = message.headers()?;
+    let values = headers.iter().filter(|header| header.key == name);
+    let value = values.last()?.value?;
+    Some(String::from_utf8_lossy(value).into_owned())
+}
+
+/// Whether reading cannot go on.
+fn is_fatal(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::Fatal
+                | RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::GroupAuthorizationFailed
+                | RDKafkaErrorCode::Authentication
+        )
+    )
+}
