@@ -243,10 +243,8 @@ impl Preview {
         let headings = ["ATTEMPT", "WAIT", "SINCE THE FIRST"].into_iter();
         table.set_header(headings.chain(due).chain(["", ""]));
         for row in attempts {
-            let due = points.then(|| {
-                rfc3339(start + Duration::from_millis(row.since_first_ms.min))
-                    .replace(".000000Z", "Z")
-            });
+            let due =
+                points.then(|| rfc3339(start + Duration::from_millis(row.since_first_ms.min)));
             let cells = [
                 row.attempt.to_string(),
                 row.wait_ms.text(),
@@ -411,13 +409,19 @@ impl Scale {
 
 /// A time as people read it: not more exact than its length makes worthwhile.
 fn human(millis: u64) -> String {
+    const DAY: u64 = 86_400_000;
     let unit = match millis {
         0..60_000 => 1,
-        60_000..86_400_000 => 1_000,
+        60_000..DAY => 1_000,
         _ => 60_000,
     };
     let rounded = millis.saturating_add(unit / 2) / unit * unit;
-    humantime::format_duration(Duration::from_millis(rounded)).to_string()
+    let (days, rest) = (rounded / DAY, Duration::from_millis(rounded % DAY));
+    match (days, rest.is_zero()) {
+        (0, _) => humantime::format_duration(rest).to_string(),
+        (_, true) => format!("{days}d"),
+        (_, false) => format!("{days}d {}", humantime::format_duration(rest)),
+    }
 }
 
 /// Whole milliseconds, rounded up as due times are.

@@ -171,7 +171,7 @@ impl<'de> Visitor<'de> for Time {
 /// A point in time as text, in UTC.
 pub(crate) fn rfc3339(time: Timestamp) -> String {
     let time = UNIX_EPOCH + Duration::from_micros(time.as_micros());
-    humantime::format_rfc3339_micros(time).to_string()
+    humantime::format_rfc3339(time).to_string()
 }
 
 /// Reads a duration of more than nothing.
