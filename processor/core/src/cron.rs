@@ -6,7 +6,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use chrono::{DateTime, TimeDelta, TimeZone};
+use chrono::{DateTime, TimeDelta, TimeZone, Utc};
 use chrono_tz::{TZ_VARIANTS, Tz};
 use croner::Cron;
 use croner::errors::CronError;
@@ -56,6 +56,10 @@ pub const MAX_TEXT: usize = 256;
 /// The years in which a schedule has to fire: a whole cycle of weekdays and leap years.
 const CYCLE: Range<i32> = 2001..2029;
 
+/// How long after New Year a schedule may fire that fires once in every year: some days more than a year, since what fell on 1 January where
+/// the day begins early was before it in UTC, and the first Monday of January comes up to six days later in the year after.
+const LONG_YEAR: TimeDelta = TimeDelta::days(374);
+
 // === impl Schedule ===
 
 impl Schedule {
@@ -92,15 +96,15 @@ impl Schedule {
         Some(Timestamp::from_millis(millis)).filter(|next| *next >= earliest)
     }
 
-    /// Whether the schedule fires in a year.
+    /// Whether the schedule fires within about a year from New Year.
     fn fires_in(&self, year: i32) -> bool {
-        let start = |year| self.zone.with_ymd_and_hms(year, 1, 1, 0, 0, 0).earliest();
-        let (Some(first), Some(last)) = (start(year), start(year + 1)) else {
-            // No zone sets its clock forward at New Year within the cycle.
-            return false;
-        };
-        let before = first - TimeDelta::seconds(1);
-        self.next_after(&before).is_some_and(|next| next < last)
+        // In UTC: there are zones that leave out midnight, or all of New Year.
+        let start = Utc.with_ymd_and_hms(year, 1, 1, 0, 0, 0).earliest();
+        let next = start.and_then(|start| self.next_after(&start.with_timezone(&self.zone)));
+        match (start, next) {
+            (Some(start), Some(next)) => next.with_timezone(&Utc) - start < LONG_YEAR,
+            _ => false,
+        }
     }
 
     /// The first instant of the schedule after `start`, which is a whole second.
@@ -244,6 +248,18 @@ mod tests {
     }
 
     #[test]
+    fn every_zone_has_schedules() {
+        for zone in zones() {
+            schedule("0 0 1 1 *", zone);
+            assert!(
+                schedule("* * * * *", zone)
+                    .first_from(instant("2026-01-01T00:00:00Z"))
+                    .is_some()
+            );
+        }
+    }
+
+    #[test]
     fn an_instant_beyond_the_calendar_is_none() {
         let schedule = schedule("0 0 1 1 *", "UTC");
 
@@ -261,6 +277,21 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn no_text_breaks_it(
+            text in prop_oneof![
+                "\\PC{0,40}",
+                "[0-9*/,#LWwl?@a-zA-Z -]{0,40}",
+                "([0-9*LW?][0-9/,#LW-]{0,6} ){4,5}[0-9A-Z*?][0-9A-Z/,#LW-]{0,6}",
+            ],
+            now in any::<u64>(),
+        ) {
+            if let Ok(schedule) = Schedule::try_new(&text, "Europe/Berlin") {
+                let now = Timestamp::from_micros(now);
+                prop_assert!(schedule.first_from(now).is_none_or(|next| next >= now));
+            }
+        }
+
         #[test]
         fn an_interval_fires_whenever_the_wall_clock_says_so(
             (zone, change) in changes(),
