@@ -500,7 +500,7 @@ impl Default for Processor {
 mod tests {
     use super::*;
 
-    use retide_core::{Backoff, Jitter};
+    use retide_core::{Backoff, Jitter, Timestamp};
 
     const SCENE: &str = "target = { http = { url = 'http://h/' } }\nbackoff = { levels = { preset = 'classic' } }\nrate = { limit = 5, per = '1m' }\ndeadline = '1h'\n";
 
@@ -814,6 +814,22 @@ mod tests {
 
             assert!(!message.contains("s3cret"), "{message}");
         }
+    }
+
+    #[test]
+    fn a_scene_is_over_when_its_last_time_has_passed() {
+        let over = |text: &str, now: &str| {
+            let scene = rules("a", text.to_owned()).unwrap();
+            scene.is_over(Timestamp::from_rfc3339(now).unwrap())
+        };
+
+        assert!(!over(POINTS, "2026-12-31T00:00:00Z"));
+        assert!(over(POINTS, "2027-01-01T00:00:01Z"));
+        assert!(!over(SCENE, "2027-01-01T00:00:01Z"));
+        let class = format!(
+            "{SCENE}on = {{ timeout = {{ backoff = {{ at = {{ times = [2026-01-01T00:00:00Z] }} }} }} }}"
+        );
+        assert!(over(&class, "2027-01-01T00:00:01Z"));
     }
 
     #[test]

@@ -194,14 +194,24 @@ impl<'a> Board<'a> {
             ));
         }
         let lines = self.changes(file, options.prune)?;
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let now = Timestamp::EPOCH + now;
+        for name in file
+            .iter()
+            .filter(|(_, scene)| scene.is_over(now))
+            .map(|(name, _)| name)
+        {
+            say(&format!(
+                "scene {name}: all times of `at` have passed; a task whose attempt fails is dead at once"
+            ));
+        }
         if !options.dry_run {
             if !options.force {
                 let gone = lines.iter().filter(|line| line.change == "deleted");
                 self.check_unused(&gone.map(|line| line.scene.clone()).collect())?;
             }
-            let now = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default();
             let mut records = Vec::new();
             for line in lines.iter().filter(|line| line.change != "unchanged") {
                 records.push(match file.get(&line.scene) {
@@ -210,7 +220,7 @@ impl<'a> Board<'a> {
                         self.config.topics.scenes.format,
                         &line.scene,
                         scene,
-                        Timestamp::EPOCH + now,
+                        now,
                     )?,
                     None => scenes::delete(&self.topics.scenes, &line.scene),
                 });

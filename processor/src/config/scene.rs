@@ -239,6 +239,28 @@ impl Scene {
         })
     }
 
+    /// Whether tasks wait for points in time, in one of the ways they can fail, all of which have passed.
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        let On {
+            throttled,
+            timeout,
+            retryable,
+        } = &self.on;
+        let own = [throttled, timeout, retryable].into_iter().flatten();
+        let mut all = own
+            .filter_map(|own| own.backoff.as_ref())
+            .chain([&self.backoff]);
+        all.any(|backoff| match backoff {
+            Backoff::At { times } => times.last().is_none_or(|last| *last < now),
+            Backoff::Fixed { .. }
+            | Backoff::Linear { .. }
+            | Backoff::Exponential { .. }
+            | Backoff::Levels { .. }
+            | Backoff::Random { .. }
+            | Backoff::Cron { .. } => false,
+        })
+    }
+
     /// When to try again, and how often.
     fn policy(&self) -> Result<Policy, Error> {
         let backoff = self.backoff.rules()?;
