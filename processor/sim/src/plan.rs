@@ -455,11 +455,15 @@ fn campaign_scene() -> Scene {
     Scene {
         name: CAMPAIGN.into(),
         target: Target::Call,
-        backoff: Backoff::Levels {
-            delays: CAMPAIGN_BACKOFF.map(Duration::from_millis).to_vec(),
+        policy: Policy {
+            backoff: Backoff::Levels {
+                delays: CAMPAIGN_BACKOFF.map(Duration::from_millis).to_vec(),
+            },
+            jitter: Jitter::None,
+            max_attempts: count(CAMPAIGN_ATTEMPTS),
         },
-        jitter: Jitter::None,
-        max_attempts: count(CAMPAIGN_ATTEMPTS),
+        on: Overrides::default(),
+        base: Base::default(),
         deadline: None,
         rate: None,
         concurrency: count(CAMPAIGN_CONCURRENCY),
