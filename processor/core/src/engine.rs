@@ -395,6 +395,14 @@ impl Engine {
         self.batch.tasks >= self.limits.batch_tasks || self.batch.bytes >= self.limits.batch_bytes
     }
 
+    /// Whether the end of a task of `scene` that `outcome` names is delivered to a target of the scene's own.
+    pub fn wants_callback(&self, scene: &str, outcome: &[u8]) -> bool {
+        let ended = str::from_utf8(outcome).ok().and_then(Terminal::from_word);
+        let scene = self.scenes.get(scene);
+        let callback = scene.and_then(|scene| scene.callback.as_ref());
+        callback.is_some_and(|callback| ended.is_some_and(|ended| callback.on.contains(&ended)))
+    }
+
     /// What may be committed now, of the lanes where that has changed; everything settled so far is to be written with it.
     pub fn commits(&mut self) -> Vec<Commit> {
         self.batch = Load::default();
@@ -512,21 +520,11 @@ impl Engine {
 
     /// A callback record: a task of its own if its scene wants it delivered.
     fn report(&mut self, now: Now, item: Item, actions: &mut Vec<Action>) {
-        let ended = item
-            .task
-            .record
-            .header("retry-outcome")
-            .and_then(|word| str::from_utf8(word).ok())
-            .and_then(Terminal::from_word);
-        let callback = self
-            .scenes
-            .get(&item.task.scene)
-            .and_then(|scene| scene.callback.as_ref());
-        match (callback, ended) {
-            (Some(callback), Some(ended)) if callback.on.contains(&ended) => {
-                self.ingest(now, item, actions);
-            }
-            _ => self.settle_item(&item, Vec::new(), actions),
+        let outcome = item.task.record.header("retry-outcome");
+        if self.wants_callback(&item.task.scene, outcome.map_or(&[], |word| word)) {
+            self.ingest(now, item, actions);
+        } else {
+            self.settle_item(&item, Vec::new(), actions);
         }
     }
 

@@ -146,21 +146,27 @@ impl Encoder {
         scratch.report((topic, shard), key, (&self.alerts, report), sink)
     }
 
-    /// The task that delivers a callback record.
+    /// The task that delivers a callback record. Its body is made only if it is `wanted`, as its scene and its outcome say.
     ///
     /// # Errors
-    /// If the record is no callback.
+    /// If the record is wanted, and no callback.
     pub fn callback(
         &self,
         record: Record,
         origin: Origin,
         now: Timestamp,
+        wanted: impl FnOnce(&str, &[u8]) -> bool,
     ) -> Result<Task, Box<Poison>> {
-        let decoded = self
-            .callbacks
-            .decode(record.value.as_deref().unwrap_or_default())
-            .and_then(|callback| self.bodies.encode(&callback));
-        let body = match decoded {
+        let bytes = |name: &str| record.header(name).map_or(&[][..], |value| value);
+        let scene = String::from_utf8_lossy(bytes(headers::SCENE));
+        let body = if wanted(&scene, bytes(headers::OUTCOME)) {
+            self.callbacks
+                .decode(record.value.as_deref().unwrap_or_default())
+                .and_then(|callback| self.bodies.encode(&callback))
+        } else {
+            Ok(Vec::new())
+        };
+        let body = match body {
             Ok(body) => body,
             Err(error) => {
                 return Err(Box::new(Poison {
