@@ -3,16 +3,28 @@
 //! | module | what |
 //! |---|---|
 //! | `dispatch` | attempts over HTTP, and how late they are; beside a bare client |
-//! | `hop` | tasks that are due later, forwarded between topics; beside a plain transactional copy |
+//! | `deliver` | attempts that are records on a topic of the same cluster; beside a plain transactional copy |
+//! | `hop` | tasks that are due later, forwarded between topics, with each guarantee; beside a plain transactional copy |
+//! | `copy` | the plain copies |
+//! | `loads` | how late attempts are at parts of the capacity; beside a bare client |
+//! | `causes` | where the time went |
+//! | `target` | the HTTP target |
+//! | `remote` | the HTTP target in a process of its own |
+//! | `bed` | topics of a measurement's own |
 //! | `park` | a process with many parked tasks: start, memory, idling, take-over, and all of them due at once; beside one with none |
 //! | `storm` | a healthy scene while others hang, reject and are flooded; beside itself without them |
 //!
 //! Invariant: what went in is counted where it comes out; a measurement whose counts differ is an error, not a figure.
 
 mod bed;
+mod causes;
+mod copy;
+mod deliver;
 mod dispatch;
 mod hop;
+mod loads;
 mod park;
+mod remote;
 mod storm;
 mod stream;
 mod target;
@@ -27,9 +39,13 @@ use serde::Serialize;
 use crate::{cluster, process};
 
 pub use self::bed::Bed;
+pub use self::causes::Cause;
+pub use self::deliver::{Deliver, deliver};
 pub use self::dispatch::{Dispatch, Pace, Steady, Volume, dispatch, steady};
-pub use self::hop::{Hop, Load, hop};
+pub use self::hop::{Hop, HopPart, Load, Measured, hop};
+pub use self::loads::{Late, Loads, Step, loads};
 pub use self::park::{Drained, Park, Parked, Stage, TakeOver, park};
+pub use self::remote::serve;
 pub use self::storm::{Sea, Storm, Weather, storm};
 pub use self::target::Lateness;
 pub use self::worker::Memory;
@@ -49,6 +65,14 @@ pub enum Error {
     /// A thread or a runtime cannot be started.
     #[error("start")]
     Start(#[from] std::io::Error),
+    /// The target in another process does not say what it was asked.
+    #[error("the target answers {text:?}")]
+    Target {
+        /// What it says.
+        text: String,
+        /// What is wrong with that.
+        source: serde_json::Error,
+    },
     /// Nothing moved for too long.
     #[error("{what}: {done} of {all} after {} s without any", PATIENCE.as_secs())]
     Stuck {

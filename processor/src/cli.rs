@@ -95,6 +95,9 @@ enum Command {
     /// Measure retide on a cluster, beside a raw baseline in the same run
     #[command(subcommand)]
     Bench(bench::Command),
+    /// Be the target of a measurement
+    #[command(hide = true)]
+    BenchTarget(bench::Target),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -151,6 +154,7 @@ fn dispatch(Cli { global, command }: Cli) -> Result<(), Failed> {
         Command::Init(options) => init::init(&load(&global)?, &options, global.output),
         Command::Run(options) => run::run(load(&global)?, &options),
         Command::Submit(options) => submit::submit(&load(&global)?, &options, global.output),
+        Command::BenchTarget(options) => bench::target(&options),
         Command::Bench(command) => bench::bench(load(&global)?, &command, global.output),
         Command::Scenes(command) => scenes::scenes(&load(&global)?, command, global.output),
     }
@@ -182,6 +186,7 @@ fn log(command: &Command) {
         Command::Demo(_) => "error",
         Command::Init(_)
         | Command::Bench(_)
+        | Command::BenchTarget(_)
         | Command::Submit(_)
         | Command::Scenes(_)
         | Command::Completions { .. } => "warn",

@@ -24,7 +24,7 @@ use prometheus_client::registry::{Metric, Registry};
 
 use retide_core::{
     Entry, Kind, Ladder, Outcome, Reason, Scenes, Settlement, Terminal, Timestamp, Transition,
-    scene,
+    Wait, scene,
 };
 
 /// The metrics of a process, shared by its workers.
@@ -159,6 +159,8 @@ pub(crate) struct Share {
 struct SceneFamilies {
     /// How late attempts started.
     lateness: Histograms,
+    /// How late attempts of all scenes started, by cause, in the order of [`CAUSES`].
+    causes: [Histogram; CAUSES.len()],
     /// Attempts by outcome.
     attempts: Family<OutcomeLabels, Counter>,
     /// How long attempts took.
@@ -200,6 +202,9 @@ const UNKNOWN: &str = "unknown";
 
 /// The words of [`Outcome`], in the order of [`place`].
 const OUTCOMES: [&str; 5] = ["success", "retryable", "permanent", "throttled", "timeout"];
+
+/// What makes attempts late: they are read late, nobody looks at them, their gate is closed, their call or batch begins late.
+pub(crate) const CAUSES: [&str; 4] = ["read", "agenda", "gate", "start"];
 
 /// Bounds of lateness, in seconds: fine around the milliseconds a task is late as a rule, up to the hour it is late after an outage.
 const LATENESS: [f64; 20] = [
@@ -335,6 +340,13 @@ impl SceneFamilies {
         let r = registry;
         let help = "How long after its due time an attempt started";
         let lateness = add(r, ("lateness_seconds", help), lateness);
+        let help = "How long after their due time attempts started, by what took the time";
+        let causes =
+            Family::<[(&'static str, &'static str); 1], Histogram, _>::new_with_constructor(
+                (|| Histogram::new(LATENESS)) as fn() -> Histogram,
+            );
+        let causes = add(r, ("lateness_by_cause_seconds", help), causes);
+        let causes = CAUSES.map(|cause| causes.get_or_create_owned(&[("cause", cause)]));
         let attempts = add(r, ("attempts", "Answered attempts"), Family::default());
         let help = "How long an attempt took, from its start to its answer";
         let attempt = add(r, ("attempt_seconds", help), attempt);
@@ -345,6 +357,7 @@ impl SceneFamilies {
         let deferred = add(r, ("deferred", help), Family::default());
         Self {
             lateness,
+            causes,
             attempts,
             attempt,
             tasks_ended,
@@ -409,9 +422,15 @@ fn escape(text: &str) -> String {
 // === impl SceneMetrics ===
 
 impl SceneMetrics {
-    /// An attempt starts this long after its due time.
-    pub(crate) fn started(&self, late: Duration) {
+    /// An attempt starts this long after it was decided, which was late itself.
+    pub(crate) fn started(&self, wait: Wait, start: Duration) {
+        let Wait { read, agenda, gate } = wait;
+        let parts = [read, agenda, gate, start];
+        let late: Duration = parts.iter().sum();
         self.lateness.observe(late.as_secs_f64());
+        for (cause, part) in self.families.causes.iter().zip(parts) {
+            cause.observe(part.as_secs_f64());
+        }
     }
 
     /// An attempt was answered.
@@ -513,10 +532,11 @@ impl Tally {
         for entry in &settlement.entries {
             match entry {
                 Entry::Park { tier, .. } => self.parked[*tier] += 1,
-                Entry::Deliver { task, .. } => {
+                Entry::Deliver { task, wait, .. } => {
                     let place = self.set.place(&task.scene);
                     self.scenes[place].delivered += 1;
-                    self.set.scenes[place].started(now.since(task.due));
+                    let start = now.since(task.due).saturating_sub(wait.total());
+                    self.set.scenes[place].started(*wait, start);
                 }
                 Entry::DeadLetter { ended, .. } | Entry::Poison { ended, .. } => {
                     if let Some(reason) = ended.reason {

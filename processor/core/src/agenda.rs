@@ -9,30 +9,47 @@ use std::sync::Arc;
 use crate::lane::LaneId;
 use crate::task::Task;
 use crate::time::Timestamp;
+use crate::wait::Way;
 
 /// A task that waits in memory; its offset is open.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Item {
+pub struct Item {
     /// When to look at it again.
-    pub(crate) wake: Timestamp,
+    pub wake: Timestamp,
     /// Tells items of the same time apart: first in, first out.
-    pub(crate) sequence: u64,
+    pub sequence: u64,
     /// The lane it was read from.
-    pub(crate) lane: LaneId,
+    pub lane: LaneId,
     /// Its offset in that lane.
-    pub(crate) offset: i64,
+    pub offset: i64,
+    /// When it was read.
+    pub read: Timestamp,
+    /// When it came before its gate, if it did.
+    pub in_line: Timestamp,
     /// The task.
-    pub(crate) task: Arc<Task>,
+    pub task: Arc<Task>,
 }
 
 /// Items by time.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Agenda {
+pub struct Agenda {
     /// The earliest item on top.
     heap: BinaryHeap<Item>,
 }
 
 // === impl Item ===
+
+impl Item {
+    /// Its way to an attempt that is decided now.
+    pub fn way(&self, decided: Timestamp) -> Way {
+        Way {
+            due: self.task.due,
+            read: self.read,
+            in_line: self.in_line,
+            decided,
+        }
+    }
+}
 
 impl Ord for Item {
     /// The earlier item is the greater one, since [`BinaryHeap`] hands out the greatest first.
@@ -51,38 +68,38 @@ impl PartialOrd for Item {
 
 impl Agenda {
     /// Puts an item in its place.
-    pub(crate) fn push(&mut self, item: Item) {
+    pub fn push(&mut self, item: Item) {
         self.heap.push(item);
     }
 
     /// Takes the earliest item whose time has come.
-    pub(crate) fn pop_due(&mut self, now: Timestamp) -> Option<Item> {
+    pub fn pop_due(&mut self, now: Timestamp) -> Option<Item> {
         let due = self.heap.peek().is_some_and(|item| item.wake <= now);
         if due { self.heap.pop() } else { None }
     }
 
     /// Takes the earliest item, whatever its time.
-    pub(crate) fn pop(&mut self) -> Option<Item> {
+    pub fn pop(&mut self) -> Option<Item> {
         self.heap.pop()
     }
 
     /// The time of the earliest item.
-    pub(crate) fn next(&self) -> Option<Timestamp> {
+    pub fn next(&self) -> Option<Timestamp> {
         self.heap.peek().map(|item| item.wake)
     }
 
     /// Drops the items of a shard that is given away.
-    pub(crate) fn forget(&mut self, shard: i32) {
+    pub fn forget(&mut self, shard: i32) {
         self.heap.retain(|item| item.lane.shard != shard);
     }
 
     /// How many items wait.
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.heap.len()
     }
 
     /// Whether nothing waits.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.heap.is_empty()
     }
 }

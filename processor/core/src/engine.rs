@@ -23,6 +23,7 @@ use crate::task::{Failure, Kind, Task};
 use crate::tier::{HORIZON, Ladder, STRAIGHT};
 use crate::time::Timestamp;
 use crate::verdict;
+use crate::wait::Wait;
 use crate::window::Read;
 
 /// The time, as the caller sees it.
@@ -116,6 +117,8 @@ pub enum Action {
         scene: Arc<Scene>,
         /// The task.
         task: Arc<Task>,
+        /// How late that is.
+        wait: Wait,
     },
     /// Write these records; the offset is complete in the same transaction.
     Settle(Settlement),
@@ -478,6 +481,8 @@ impl Engine {
                 sequence: self.number(),
                 lane: position.lane,
                 offset: position.offset,
+                read: now.wall,
+                in_line: Timestamp::EPOCH,
                 task: Arc::new(*task),
             };
             match position.lane.source {
@@ -737,7 +742,8 @@ impl Engine {
     }
 
     /// A task is due: through its gate, or in line before it.
-    fn due(&mut self, now: Now, item: Item, actions: &mut Vec<Action>) {
+    fn due(&mut self, now: Now, mut item: Item, actions: &mut Vec<Action>) {
+        item.in_line = now.wall;
         let name = self.scenes.find(&item.task.scene).map_or_else(
             || Arc::clone(&item.task.scene),
             |scene| Arc::clone(&scene.name),
@@ -830,7 +836,7 @@ impl Engine {
             (Err(Denied::Concurrency), _) => {
                 return Admission::Closed(item, now.wall + ASK_CALLS);
             }
-            (Ok(()), Target::Call) => self.dispatch(item, scene, gate, actions),
+            (Ok(()), Target::Call) => self.dispatch(now, item, scene, gate, actions),
             (Ok(()), Target::Produce { topic }) => self.deliver(now, item, &scene, topic, actions),
         }
         Admission::Gone
@@ -839,6 +845,7 @@ impl Engine {
     /// Calls the target.
     fn dispatch(
         &mut self,
+        now: Now,
         item: Item,
         scene: Arc<Scene>,
         gate: Arc<Gate>,
@@ -859,6 +866,7 @@ impl Engine {
         actions.push(Action::Dispatch {
             ticket,
             scene,
+            wait: item.way(now.wall).wait(),
             task: item.task,
         });
     }
@@ -881,6 +889,7 @@ impl Engine {
         let mut entries = vec![Entry::Deliver {
             topic: Arc::clone(topic),
             task: Arc::clone(&item.task),
+            wait: item.way(now.wall).wait(),
         }];
         entries.extend(consequence::end(
             Arc::clone(&item.task),

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use crate::outcome::{Reason, Terminal};
 use crate::task::{Failure, Kind, Origin, Record, Task};
 use crate::time::Timestamp;
+use crate::wait::Wait;
 
 /// One record to write, on the partition of its shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub enum Entry {
         topic: Arc<str>,
         /// The task.
         task: Arc<Task>,
+        /// How late it is so far.
+        wait: Wait,
     },
     /// Keep a task that ended badly, replayable.
     DeadLetter {

@@ -5,7 +5,7 @@
 #[cfg(all(feature = "planted", not(debug_assertions)))]
 compile_error!("planted bugs do not go into a release build");
 
-mod agenda;
+pub mod agenda;
 pub mod backoff;
 pub mod completions;
 mod consequence;
@@ -22,6 +22,7 @@ pub mod task;
 pub mod tier;
 pub mod time;
 pub mod verdict;
+pub mod wait;
 pub mod window;
 
 pub use backoff::{Backoff, Base, Jitter, Policy};
@@ -34,3 +35,4 @@ pub use scene::{Overrides, Rate, Scene, Scenes};
 pub use task::{Failure, Header, Kind, Origin, Record, Task};
 pub use tier::{Ladder, Tier};
 pub use time::Timestamp;
+pub use wait::Wait;

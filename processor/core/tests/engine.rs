@@ -14,7 +14,7 @@ use retide_core::scene::{Callback, Target};
 use retide_core::{
     Action, Backoff, Base, Ended, Engine, Entry, Event, Failure, Gates, Header, Input, Jitter,
     Kind, Ladder, LaneId, Now, Origin, Outcome, Overrides, Poison, Policy, Rate, Reason, Record,
-    Scene, Scenes, Settlement, Source, Task, Terminal, Timestamp, Transition,
+    Scene, Scenes, Settlement, Source, Task, Terminal, Timestamp, Transition, Wait,
 };
 
 /// Where every test starts: an instant of no meaning.
@@ -720,6 +720,7 @@ fn a_topic_target_is_settled_with_both_ends() {
     let mut entries = vec![Entry::Deliver {
         topic: "orders".into(),
         task: Arc::new(task.clone()),
+        wait: Wait::default(),
     }];
     entries.extend(end_of(&task, at(0), Terminal::Delivered, None, 1));
     assert_eq!(settlement.entries, entries);
@@ -727,6 +728,47 @@ fn a_topic_target_is_settled_with_both_ends() {
         &settlement.otherwise[..],
         [Entry::Park { tier: 3, .. }, Entry::Event(_)]
     ));
+}
+
+/// How late the one call that is started is, by cause, in milliseconds.
+fn waited(actions: &[Action]) -> [u128; 3] {
+    let mut waits = actions.iter().filter_map(|action| match action {
+        Action::Dispatch { wait, .. } => Some(wait),
+        _ => None,
+    });
+    let (Some(wait), None) = (waits.next(), waits.next()) else {
+        panic!("one dispatch expected, not {actions:?}");
+    };
+    [wait.read, wait.agenda, wait.gate].map(|part| part.as_millis())
+}
+
+#[test]
+fn a_late_attempt_says_where_the_time_went() {
+    let mut bench = Bench::new(scene(|scene| scene.concurrency = NonZeroU32::MIN));
+
+    let read_late = bench.record(at(30), TASKS, 0, task("a", at(10)));
+    // It comes before the gate 2 ms late, and stays there until the first call is back.
+    bench.record(at(40), TASKS, 1, task("b", at(50)));
+    bench.step(at(52), Input::Tick);
+    let in_line = bench.answer(at(59), &read_late, Outcome::Success);
+    let ticket = in_line.iter().find_map(|action| match action {
+        Action::Dispatch { ticket, .. } => Some(*ticket),
+        _ => None,
+    });
+    bench.step(
+        at(60),
+        Input::Attempted {
+            ticket: ticket.unwrap(),
+            outcome: Outcome::Success,
+        },
+    );
+    // A second late, and nobody looked.
+    bench.record(at(70), tier(0), 0, task("c", at(80)));
+    let looked_late = bench.step(at(1_080), Input::Tick);
+
+    assert_eq!(waited(&read_late), [20, 0, 0]);
+    assert_eq!(waited(&in_line), [0, 2, 7]);
+    assert_eq!(waited(&looked_late), [0, 1_000, 0]);
 }
 
 #[test]
@@ -903,8 +945,11 @@ impl History {
     fn observe(&mut self, now: Now, actions: &[Action]) -> Result<(), TestCaseError> {
         for action in actions {
             match action {
-                Action::Dispatch { ticket, task, .. } => {
+                Action::Dispatch {
+                    ticket, task, wait, ..
+                } => {
                     prop_assert!(task.due <= now.wall, "early");
+                    prop_assert_eq!(wait.total(), now.wall.since(task.due));
                     let place = task.id.split_once('/').map(|(lane, offset)| {
                         let lane = lane.parse::<usize>().unwrap();
                         (lane_of(lane), offset.parse::<i64>().unwrap())

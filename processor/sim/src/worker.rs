@@ -736,6 +736,7 @@ impl Worker {
                     ticket,
                     scene,
                     task,
+                    ..
                 } => {
                     let shard = task.origin.partition;
                     let start = Start {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -87,15 +87,23 @@ impl Bed {
 
     /// Runs retide on the topics with the scenes of `text`, which are this program's own.
     pub(crate) fn run(&self, text: String) -> Result<Process, Error> {
+        self.run_counted(text, &Arc::new(Metrics::new(&self.config.topics.tiers)))
+    }
+
+    /// As [`Self::run`], counting in `metrics`.
+    pub(crate) fn run_counted(
+        &self,
+        text: String,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Process, Error> {
         let scenes = scenes("bench.toml", text).unwrap_or_else(|error| unreachable!("{error}"));
-        let metrics = Arc::new(Metrics::new(&self.config.topics.tiers));
         let health = Arc::new(Health::new(STALL));
         let runtime = self.runtime.handle();
         Ok(Process::start(
             &self.config,
             scenes,
             runtime,
-            &metrics,
+            metrics,
             &health,
         )?)
     }
@@ -125,6 +133,19 @@ impl Bed {
             std::thread::sleep(Duration::from_millis(20).saturating_sub(asked.elapsed()));
         }
         Ok(samples)
+    }
+
+    /// Has the group pass over everything that stands on `topic`.
+    pub(crate) fn skip(&self, topic: &str) -> Result<(), Error> {
+        let mut config = self.config.kafka.consumer();
+        config.set("group.id", &self.config.processor.group);
+        let consumer: BaseConsumer = config.create()?;
+        let mut ends = TopicPartitionList::new();
+        for partition in 0..self.config.topics.partitions {
+            let (_, end) = consumer.fetch_watermarks(topic, partition, CALL)?;
+            ends.add_partition_offset(topic, partition, Offset::Offset(end))?;
+        }
+        Ok(consumer.commit(&ends, CommitMode::Sync)?)
     }
 
     /// Counts the records of a topic, as a read-committed consumer sees them.

@@ -1,6 +1,7 @@
 //! Attempts over HTTP: how many a second, where each task fails a few times first; and how late they are under a steady load. Beside a
 //! bare client that makes the same requests from memory.
 
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -11,12 +12,15 @@ use serde::Serialize;
 use tokio::runtime::Runtime;
 
 use retide_avro::headers;
+use retide_core::Timestamp;
 
 use crate::bench::bed::send;
-use crate::bench::target::{Lateness, Manner, Target};
+use crate::bench::causes::{Cause, Watch};
+use crate::bench::remote::Remote;
+use crate::bench::target::{Lateness, Manner};
 use crate::bench::{Bed, Error, PATIENCE, Samples, Speed};
 use crate::config::Config;
-use crate::process::Process;
+use crate::metrics::Metrics;
 
 /// How much is dispatched.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +56,8 @@ pub struct Dispatch {
     pub wall_seconds: f64,
     /// The same number of requests, by a bare client.
     pub bare_seconds: f64,
+    /// Requests a second that so many at a time can make at most, if the target takes its time.
+    pub most_per_second: Option<f64>,
     /// How late the attempts were.
     pub lateness_ms: Lateness,
 }
@@ -68,7 +74,7 @@ pub struct Pace {
 }
 
 /// How late attempts are under a steady load.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Steady {
     /// New tasks a second.
     pub rate: u64,
@@ -76,6 +82,8 @@ pub struct Steady {
     pub failures: u64,
     /// By retide.
     pub retide_ms: Lateness,
+    /// Where the time went.
+    pub causes: Vec<Cause>,
     /// By a bare client with a timer for each request, as many a second.
     pub bare_ms: Lateness,
 }
@@ -109,19 +117,15 @@ fn measure(bed: &Bed, volume: Volume, say: impl Fn(&str)) -> Result<Dispatch, Er
         takes: volume.takes,
         failures: volume.failures,
     };
-    let target = Target::start(manner)?;
+    let target = Remote::start(manner)?;
     say(&format!("{attempts} requests by a bare client"));
     let bare = bare(&target, volume, attempts)?;
-    target.take_lateness();
+    target.take_lateness()?;
     say(&format!("producing {} tasks", volume.tasks));
-    let tasks = Tasks::new(bed, volume.bytes)?;
-    for index in 0..volume.tasks {
-        tasks.send(index)?;
-    }
-    tasks.producer.flush(PATIENCE)?;
+    Tasks::new(bed, volume.bytes)?.send_all(volume.tasks)?;
     say(&format!("{attempts} attempts by retide"));
-    let before = target.requests();
-    let process = start(bed, &target, volume.concurrency)?;
+    let before = target.requests()?;
+    let process = bed.run(scene_for(&target, volume.concurrency))?;
     let samples = follow(&target, before, attempts);
     process.stop()?;
     let samples = samples?;
@@ -143,7 +147,9 @@ fn measure(bed: &Bed, volume: Volume, say: impl Fn(&str)) -> Result<Dispatch, Er
         ratio: retide.per_second / bare_speed.per_second,
         wall_seconds: samples.span().as_secs_f64(),
         bare_seconds: bare.span().as_secs_f64(),
-        lateness_ms: target.take_lateness(),
+        most_per_second: (!volume.takes.is_zero())
+            .then(|| f64::from(volume.concurrency) / volume.takes.as_secs_f64()),
+        lateness_ms: target.take_lateness()?,
     })
 }
 
@@ -153,27 +159,29 @@ fn pour(bed: &Bed, pace: Pace, say: impl Fn(&str)) -> Result<Steady, Error> {
         takes: Duration::ZERO,
         failures: pace.failures,
     };
-    let target = Target::start(manner)?;
+    let target = Remote::start(manner)?;
     let per_second = pace.rate * (pace.failures + 1);
     say(&format!("{per_second} requests a second by a bare client"));
     timers(&target, per_second, pace.time)?;
-    let bare_ms = target.take_lateness();
-    let process = start(bed, &target, 256)?;
+    let bare_ms = target.take_lateness()?;
+    let metrics = Arc::new(Metrics::new(&bed.config.topics.tiers));
+    let process = bed.run_counted(scene_for(&target, 256), &metrics)?;
     let tasks = Tasks::new(bed, 512)?;
     // Connections, caches and the first transactions are not what is measured.
     say("warming up");
-    let warm = target.requests() + pace.rate * (pace.failures + 1);
+    let warm = target.requests()? + pace.rate * (pace.failures + 1);
     for index in 0..pace.rate {
         tasks.send(index)?;
     }
     follow(&target, 0, warm)?;
-    target.take_lateness();
+    target.take_lateness()?;
     say(&format!(
         "{} new tasks a second, {per_second} attempts a second",
         pace.rate
     ));
     let count = pace.rate * pace.time.as_secs();
-    let before = target.requests();
+    let before = target.requests()?;
+    let watch = Watch::start(&metrics, &target)?;
     let poured = pour_tasks(&tasks, pace, count);
     let samples = poured.and_then(|()| follow(&target, before, count * (pace.failures + 1)));
     process.stop()?;
@@ -181,7 +189,8 @@ fn pour(bed: &Bed, pace: Pace, say: impl Fn(&str)) -> Result<Steady, Error> {
     Ok(Steady {
         rate: pace.rate,
         failures: pace.failures,
-        retide_ms: target.take_lateness(),
+        retide_ms: target.take_lateness()?,
+        causes: watch.causes()?,
         bare_ms,
     })
 }
@@ -194,24 +203,23 @@ fn pour_tasks(tasks: &Tasks<'_>, pace: Pace, count: u64) -> Result<(), Error> {
         thread::sleep(at.saturating_duration_since(Instant::now()));
         tasks.send(index)?;
     }
-    Ok(tasks.producer.flush(PATIENCE)?)
+    tasks.flush()
 }
 
-/// Runs retide with one scene for `target`.
-fn start(bed: &Bed, target: &Target, concurrency: u32) -> Result<Process, Error> {
-    let text = format!(
+/// One scene for `target`.
+fn scene_for(target: &Remote, concurrency: u32) -> String {
+    format!(
         "[scenes.bench]\n\
          target = {{ http = {{ url = 'http://{}/', timeout = '30s' }} }}\n\
          backoff = {{ levels = {{ delays = ['1s', '2s', '4s'] }} }}\n\
          max_attempts = 100\n\
          concurrency = {concurrency}\n",
         target.address
-    );
-    bed.run(text)
+    )
 }
 
 /// Waits until a target has seen `count` requests more than `before`.
-fn follow(target: &Target, before: u64, count: u64) -> Result<Samples, Error> {
+pub(super) fn follow(target: &Remote, before: u64, count: u64) -> Result<Samples, Error> {
     let mut samples = Samples::start();
     while samples.last() < count {
         if samples.idle() > PATIENCE {
@@ -221,16 +229,16 @@ fn follow(target: &Target, before: u64, count: u64) -> Result<Samples, Error> {
                 all: count,
             });
         }
-        samples.add(target.requests() - before);
+        samples.add(target.requests()? - before);
         thread::sleep(Duration::from_millis(5));
     }
     Ok(samples)
 }
 
 /// Makes `count` requests, so many at a time, from memory.
-fn bare(target: &Target, volume: Volume, count: u64) -> Result<Samples, Error> {
+fn bare(target: &Remote, volume: Volume, count: u64) -> Result<Samples, Error> {
     let runtime = Runtime::new()?;
-    let before = target.requests();
+    let before = target.requests()?;
     let url = format!("http://{}/", target.address);
     let client = client();
     for lane in 0..u64::from(volume.concurrency) {
@@ -251,9 +259,9 @@ fn bare(target: &Target, volume: Volume, count: u64) -> Result<Samples, Error> {
 }
 
 /// Makes requests at their times for a while, each with a timer of its own.
-fn timers(target: &Target, per_second: u64, time: Duration) -> Result<(), Error> {
+pub(super) fn timers(target: &Remote, per_second: u64, time: Duration) -> Result<(), Error> {
     let runtime = Runtime::new()?;
-    let before = target.requests();
+    let before = target.requests()?;
     let url = format!("http://{}/", target.address);
     let client = client();
     let count = per_second * time.as_secs();
@@ -288,8 +296,16 @@ fn client() -> Client {
         .unwrap_or_else(|error| unreachable!("{error}"))
 }
 
-/// Produces tasks that are due at once.
-struct Tasks<'a> {
+/// The header that names a scene.
+fn scene(name: &str) -> OwnedHeaders {
+    OwnedHeaders::new().insert(OutHeader {
+        key: headers::SCENE,
+        value: Some(name),
+    })
+}
+
+/// Produces tasks.
+pub(super) struct Tasks<'a> {
     /// The producer.
     producer: BaseProducer,
     /// The retry topic and its partitions.
@@ -302,7 +318,7 @@ struct Tasks<'a> {
 
 impl<'a> Tasks<'a> {
     /// Tasks with payloads of so many bytes.
-    fn new(bed: &'a Bed, bytes: usize) -> Result<Self, Error> {
+    pub(super) fn new(bed: &'a Bed, bytes: usize) -> Result<Self, Error> {
         let mut config = bed.config.kafka.producer();
         config.set("enable.idempotence", "true");
         config.set("linger.ms", "0");
@@ -313,17 +329,40 @@ impl<'a> Tasks<'a> {
         })
     }
 
-    /// Hands one over.
+    /// Produces so many.
+    pub(super) fn send_all(&self, count: u64) -> Result<(), Error> {
+        for index in 0..count {
+            self.send(index)?;
+        }
+        self.flush()
+    }
+
+    /// Hands one over that is due at once.
     fn send(&self, index: u64) -> Result<(), Error> {
-        let header = OutHeader {
-            key: headers::SCENE,
-            value: Some("bench"),
+        self.send_with(index, scene("bench"))
+    }
+
+    /// Hands one over that is due then.
+    pub(super) fn send_due(&self, index: u64, name: &str, due: Timestamp) -> Result<(), Error> {
+        let due = OutHeader {
+            key: headers::DUE_AT,
+            value: Some(&due.as_millis().to_string()),
         };
+        self.send_with(index, scene(name).insert(due))
+    }
+
+    /// Waits until all are stored.
+    pub(super) fn flush(&self) -> Result<(), Error> {
+        Ok(self.producer.flush(PATIENCE)?)
+    }
+
+    /// Hands one over with these headers.
+    fn send_with(&self, index: u64, headers: OwnedHeaders) -> Result<(), Error> {
         let partition = index % self.bed.config.topics.partitions as u64;
         let record = BaseRecord::to(&self.bed.topics.tasks)
             .partition(partition as i32)
             .payload(&self.payload[..])
-            .headers(OwnedHeaders::new().insert(header));
+            .headers(headers);
         send(&self.producer, record)?;
         self.producer.poll(Duration::ZERO);
         Ok(())

@@ -1,52 +1,72 @@
-//! Tasks that are due later: from the retry topic into a tier, and from tier to tier; beside a plain transactional copy of the same
-//! records with the same commit interval, batches and compression, on one thread.
+//! Tasks that are due later: from the retry topic into a tier, and from tier to tier, with each guarantee; beside plain copies of the
+//! same records with the same commit interval, batches and compression, on one thread.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedHeaders, Header as OutHeader, Message, OwnedHeaders};
+use rdkafka::message::{Header as OutHeader, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::Serialize;
 
 use retide_avro::headers;
 use retide_core::{Header, Kind, Origin, Record, Task, Timestamp};
 
 use crate::bench::bed::send;
-use crate::bench::{Bed, Error, Samples, Speed};
-use crate::config::Config;
-use crate::shell::ledger::producer_config;
+use crate::bench::{Bed, Error, Samples, Speed, copy};
+use crate::config::{Config, Guarantee};
 
 /// How much is measured.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Load {
     /// Records of each part.
     pub records: u64,
     /// Bytes of each payload.
     pub bytes: usize,
+    /// What is measured beside the transactional copy.
+    pub parts: BTreeSet<HopPart>,
+}
+
+/// One part of the measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HopPart {
+    /// A copy without transactions.
+    PlainCopy,
+    /// From the retry topic into a tier, exactly once.
+    Ingest,
+    /// From tier to tier, exactly once.
+    Tier,
+    /// From the retry topic into a tier, at least once.
+    IngestAtLeastOnce,
+    /// From tier to tier, at least once.
+    TierAtLeastOnce,
 }
 
 /// What was measured.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Hop {
     /// Records of each part.
     pub records: u64,
     /// Bytes of each payload.
     pub bytes: usize,
-    /// From the retry topic into a tier.
-    pub ingest: Speed,
-    /// From tier to tier.
-    pub tier: Speed,
     /// The plain transactional copy.
-    pub copy: Speed,
-    /// `ingest` by `copy`.
-    pub ingest_ratio: f64,
-    /// `tier` by `copy`.
-    pub tier_ratio: f64,
+    pub transactional_copy: Speed,
+    /// The other parts.
+    pub parts: Vec<Measured>,
+}
+
+/// What was measured in one part.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Measured {
+    /// The part.
+    pub part: HopPart,
+    /// How fast it was.
+    #[serde(flatten)]
+    pub speed: Speed,
+    /// By the speed of the transactional copy.
+    pub ratio: f64,
 }
 
 /// Where the records of one part stand, and which headers they have.
@@ -57,9 +77,6 @@ struct Part<'a> {
     headers: Vec<Header>,
 }
 
-/// Longest wait for one answer of the broker.
-const CALL: Duration = Duration::from_secs(30);
-
 /// How far off the tasks are due: beyond any measurement, and on the 1h rung.
 const LATER: Duration = Duration::from_hours(1);
 
@@ -67,44 +84,100 @@ const LATER: Duration = Duration::from_hours(1);
 ///
 /// # Errors
 /// If a client fails, nothing moves for a minute, or what comes out is not what went in.
-pub fn hop(config: &Config, load: Load, say: impl Fn(&str)) -> Result<Hop, Error> {
-    let bed = Bed::make(config)?;
-    let measured = measure(&bed, load, say);
-    bed.remove();
-    measured
+pub fn hop(config: &Config, load: &Load, say: impl Fn(&str)) -> Result<Hop, Error> {
+    let mut config = config.clone();
+    let (mut base, mut parts) = (None, Vec::new());
+    for guarantee in [Guarantee::ExactlyOnce, Guarantee::AtLeastOnce] {
+        let wanted = load.parts.iter().any(|part| part.guarantee() == guarantee);
+        if base.is_some() && !wanted {
+            continue;
+        }
+        config.processor.guarantee = guarantee;
+        // Topics of its own for each guarantee: what one run leaves in the tiers is not for the next one to read.
+        let bed = Bed::make(&config)?;
+        let measured = measure(&bed, load, &mut base, &say);
+        bed.remove();
+        parts.extend(measured?);
+    }
+    let base = base.unwrap_or_else(|| unreachable!("the first guarantee measures it"));
+    let rate = |(part, speed): (HopPart, Speed)| Measured {
+        part,
+        speed,
+        ratio: speed.per_second / base.per_second,
+    };
+    Ok(Hop {
+        records: load.records,
+        bytes: load.bytes,
+        transactional_copy: base,
+        parts: parts.into_iter().map(rate).collect(),
+    })
 }
 
-/// Measures on topics that are there.
-fn measure(bed: &Bed, load: Load, say: impl Fn(&str)) -> Result<Hop, Error> {
+/// Measures the parts of one guarantee on topics that are there, and the transactional copy if it is not known yet.
+fn measure(
+    bed: &Bed,
+    load: &Load,
+    base: &mut Option<Speed>,
+    say: impl Fn(&str),
+) -> Result<Vec<(HopPart, Speed)>, Error> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     let due = Timestamp::EPOCH + now + LATER + LATER / 2;
+    let guarantee = bed.config.processor.guarantee;
+    let wanted = |part: HopPart| load.parts.contains(&part).then_some(part);
+    let (ingest, tier) = match guarantee {
+        Guarantee::ExactlyOnce => (HopPart::Ingest, HopPart::Tier),
+        Guarantee::AtLeastOnce => (HopPart::IngestAtLeastOnce, HopPart::TierAtLeastOnce),
+    };
     let (tasks, parked) = (&*bed.topics.tasks, &*bed.topics.tiers[0]);
-    say(&format!("producing {} tasks", load.records));
-    let first = Part {
-        topic: tasks,
-        headers: entering(due),
-    };
-    first.produce(bed, load)?;
-    say("copying them in plain transactions");
-    let copy = copy(bed, load, tasks)?.speed(load.records);
-    say("forwarding them into a tier");
-    let ingest = forward(bed, load, tasks)?.speed(load.records);
-    say(&format!("producing {} parked tasks", load.records));
-    let second = Part {
-        topic: parked,
-        headers: waiting(due),
-    };
-    second.produce(bed, load)?;
-    say("forwarding them from tier to tier");
-    let tier = forward(bed, load, parked)?.speed(load.records);
+    let mut measured = Vec::new();
+    let mut expected = 0;
+    if base.is_none() || wanted(ingest).is_some() {
+        say(&format!("producing {} tasks", load.records));
+        let first = Part {
+            topic: tasks,
+            headers: entering(due),
+        };
+        first.produce(bed, load)?;
+    }
+    if base.is_none() {
+        say("copying them in plain transactions");
+        *base = Some(copy::transactional(bed, tasks, load.records)?.speed(load.records));
+        if let Some(part) = wanted(HopPart::PlainCopy) {
+            say("copying them without transactions");
+            let samples = copy::plain(bed, tasks, load.records)?;
+            measured.push((part, samples.speed(load.records)));
+        }
+    }
+    if let Some(part) = wanted(ingest) {
+        say(&format!("forwarding them into a tier, {guarantee}"));
+        let samples = forward(bed, load, tasks)?;
+        measured.push((part, samples.speed(load.records)));
+        expected += load.records;
+    }
+    if let Some(part) = wanted(tier) {
+        say(&format!("producing {} parked tasks", load.records));
+        let second = Part {
+            topic: parked,
+            headers: waiting(due),
+        };
+        second.produce(bed, load)?;
+        if wanted(ingest).is_none() {
+            // They stand in the retry topic for the copy only, and are not what is measured.
+            bed.skip(tasks)?;
+        }
+        say(&format!("forwarding them from tier to tier, {guarantee}"));
+        let samples = forward(bed, load, parked)?;
+        measured.push((part, samples.speed(load.records)));
+        expected += load.records;
+    }
     say("counting");
     let mut found = 0;
     for topic in &bed.topics.tiers[1..] {
         found += bed.count(topic)?;
     }
-    let expected = 2 * load.records;
+    // Nothing crashes here, so that even what may be repeated is not.
     if found != expected {
         return Err(Error::Count {
             what: "tasks in tiers",
@@ -112,96 +185,16 @@ fn measure(bed: &Bed, load: Load, say: impl Fn(&str)) -> Result<Hop, Error> {
             expected,
         });
     }
-    Ok(Hop {
-        records: load.records,
-        bytes: load.bytes,
-        ingest,
-        tier,
-        copy,
-        ingest_ratio: ingest.per_second / copy.per_second,
-        tier_ratio: tier.per_second / copy.per_second,
-    })
+    Ok(measured)
 }
 
 /// Runs retide until everything on `topic` has gone on.
-fn forward(bed: &Bed, load: Load, topic: &str) -> Result<Samples, Error> {
+fn forward(bed: &Bed, load: &Load, topic: &str) -> Result<Samples, Error> {
     let text = "scenes.bench.target = { http = { url = 'http://127.0.0.1:9/' } }";
     let process = bed.run(text.to_owned())?;
     let samples = bed.follow(topic, load.records);
     process.stop()?;
     samples
-}
-
-/// Copies everything on `topic` to the dead-letters topic, which nobody else writes, and commits as often as retide would.
-fn copy(bed: &Bed, load: Load, topic: &str) -> Result<Samples, Error> {
-    let group = format!("{}-copy", bed.config.processor.group);
-    let mut config = bed.config.kafka.consumer();
-    for (key, value) in [
-        ("group.id", group.as_str()),
-        ("enable.auto.commit", "false"),
-        ("isolation.level", "read_committed"),
-        ("queued.max.messages.kbytes", "16384"),
-    ] {
-        config.set(key, value);
-    }
-    let consumer: BaseConsumer = config.create()?;
-    let mut list = bed.partitions(topic);
-    list.set_all_offsets(Offset::Beginning)?;
-    consumer.assign(&list)?;
-    let mut config = producer_config(&bed.config.kafka.producer());
-    config.set("transactional.id", &group);
-    let producer: BaseProducer = config.create()?;
-    producer.init_transactions(CALL)?;
-    let (mut samples, mut done) = (Samples::start(), 0);
-    while done < load.records {
-        if samples.idle() > super::PATIENCE {
-            return Err(Error::Stuck {
-                what: "records copied",
-                done,
-                all: load.records,
-            });
-        }
-        done += copy_once(bed, &consumer, &producer)?;
-        samples.add(done);
-    }
-    Ok(samples)
-}
-
-/// One transaction of the copy: how many records it copied.
-fn copy_once(bed: &Bed, consumer: &BaseConsumer, producer: &BaseProducer) -> Result<u64, Error> {
-    let until = Instant::now() + bed.config.processor.commit_interval;
-    let mut next = BTreeMap::new();
-    let mut count = 0;
-    producer.begin_transaction()?;
-    while Instant::now() < until {
-        let Some(message) = consumer.poll(until.saturating_duration_since(Instant::now())) else {
-            break;
-        };
-        let message = message?;
-        let mut record = BaseRecord::<[u8], [u8]>::to(&bed.topics.dead_letters)
-            .partition(message.partition())
-            .headers(
-                message
-                    .headers()
-                    .map_or_else(OwnedHeaders::new, BorrowedHeaders::detach),
-            );
-        record.payload = message.payload();
-        record.key = message.key();
-        send(producer, record)?;
-        next.insert(
-            message.partition(),
-            (message.topic().to_owned(), message.offset() + 1),
-        );
-        count += 1;
-    }
-    let mut offsets = TopicPartitionList::new();
-    for (partition, (topic, offset)) in next {
-        offsets.add_partition_offset(&topic, partition, Offset::Offset(offset))?;
-    }
-    let membership = consumer.group_metadata().ok_or(KafkaError::Canceled)?;
-    producer.send_offsets_to_transaction(&offsets, &membership, CALL)?;
-    producer.commit_transaction(CALL)?;
-    Ok(count)
 }
 
 /// What a producer sets on a task.
@@ -249,11 +242,33 @@ fn waiting(due: Timestamp) -> Vec<Header> {
     all
 }
 
+// === impl HopPart ===
+
+impl HopPart {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::PlainCopy,
+        Self::Ingest,
+        Self::Tier,
+        Self::IngestAtLeastOnce,
+        Self::TierAtLeastOnce,
+    ];
+
+    /// The guarantee it is measured with.
+    const fn guarantee(self) -> Guarantee {
+        match self {
+            // With the copy it is compared with.
+            Self::PlainCopy | Self::Ingest | Self::Tier => Guarantee::ExactlyOnce,
+            Self::IngestAtLeastOnce | Self::TierAtLeastOnce => Guarantee::AtLeastOnce,
+        }
+    }
+}
+
 // === impl Part ===
 
 impl Part<'_> {
     /// Produces the records of this part, over all partitions in turn.
-    fn produce(&self, bed: &Bed, load: Load) -> Result<(), Error> {
+    fn produce(&self, bed: &Bed, load: &Load) -> Result<(), Error> {
         let mut config = bed.config.kafka.producer();
         config.set("enable.idempotence", "true");
         config.set("compression.type", "lz4");

@@ -3,16 +3,16 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -27,7 +27,7 @@ pub(crate) struct Target {
 }
 
 /// How a target answers.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Manner {
     /// How long it takes.
     pub(crate) takes: Duration,
@@ -36,7 +36,7 @@ pub(crate) struct Manner {
 }
 
 /// Arrival at the target after the due time, in milliseconds; the figures say how many attempts were at most so late.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Lateness {
     /// Half of them.
     pub p50: f64,
@@ -52,6 +52,24 @@ pub struct Lateness {
     pub attempts: u64,
 }
 
+/// A time in which attempts are due, in microseconds since the epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Window {
+    /// Its start.
+    pub(crate) from: u64,
+    /// Its end, which is not part of it.
+    pub(crate) to: u64,
+}
+
+/// All requests so far.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Arrivals {
+    /// How many.
+    pub(crate) requests: u64,
+    /// How late they were together, in microseconds.
+    pub(crate) late_micros: u64,
+}
+
 /// What a target has seen.
 struct Seen {
     /// How it answers.
@@ -60,8 +78,18 @@ struct Seen {
     requests: AtomicU64,
     /// Requests before their due time.
     early: AtomicU64,
+    /// How late they were together, in microseconds.
+    late_micros: AtomicU64,
+    /// How late each of them was.
+    lateness: Mutex<Noted>,
+}
+
+/// How late requests were.
+struct Noted {
+    /// Of those that are due in this time.
+    window: Window,
     /// Arrival after due time, in microseconds.
-    lateness: Mutex<Histogram<u64>>,
+    histogram: Histogram<u64>,
 }
 
 /// Header of a task: when it is due by the plan, in milliseconds since the epoch, where that is not what retide says.
@@ -82,10 +110,12 @@ impl Target {
             manner,
             requests: AtomicU64::new(0),
             early: AtomicU64::new(0),
-            lateness: Mutex::new(
-                Histogram::new_with_bounds(1, MOST_LATE, 3)
+            late_micros: AtomicU64::new(0),
+            lateness: Mutex::new(Noted {
+                window: Window::ALL,
+                histogram: Histogram::new_with_bounds(1, MOST_LATE, 3)
                     .unwrap_or_else(|error| unreachable!("{error}")),
-            ),
+            }),
         });
         let (stop, stopped) = oneshot::channel::<()>();
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -97,7 +127,10 @@ impl Target {
             .spawn(move || {
                 runtime.block_on(async move {
                     let listener = TcpListener::from_std(listener)?;
-                    let router = Router::new().route("/", post(answer)).with_state(shared);
+                    let router = Router::new()
+                        .route("/", post(answer))
+                        .route("/failing/{failures}", post(answer_failing))
+                        .with_state(shared);
                     tokio::select! {
                         served = async { axum::serve(listener, router).await } => served,
                         _ = stopped => Ok(()),
@@ -116,13 +149,23 @@ impl Target {
         self.seen.requests.load(Ordering::Acquire)
     }
 
+    /// How many requests it has seen, and how late they were together.
+    pub(crate) fn arrivals(&self) -> Arrivals {
+        Arrivals {
+            requests: self.requests(),
+            late_micros: self.seen.late_micros.load(Ordering::Acquire),
+        }
+    }
+
+    /// Forgets how late they were, and notes from now on the lateness of those only that are due in this time.
+    pub(crate) fn measure(&self, window: Window) {
+        self.take_lateness();
+        self.seen.noted().window = window;
+    }
+
     /// How late they were since this was last asked.
     pub(crate) fn take_lateness(&self) -> Lateness {
-        let mut histogram = self
-            .seen
-            .lateness
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let histogram = &mut self.seen.noted().histogram;
         let millis = |micros: u64| micros as f64 / 1e3;
         let lateness = Lateness {
             p50: millis(histogram.value_at_quantile(0.5)),
@@ -137,28 +180,67 @@ impl Target {
     }
 }
 
-/// Answers one request.
+// === impl Window ===
+
+impl Window {
+    /// Everything.
+    pub(crate) const ALL: Self = Self {
+        from: 0,
+        to: u64::MAX,
+    };
+}
+
+// === impl Seen ===
+
+impl Seen {
+    /// How late requests were.
+    fn noted(&self) -> MutexGuard<'_, Noted> {
+        self.lateness.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes how late a request is that arrives `now`, in microseconds.
+    fn note(&self, due: u64, now: u64) {
+        let Some(late) = now.checked_sub(due) else {
+            self.early.fetch_add(1, Ordering::AcqRel);
+            return;
+        };
+        self.late_micros.fetch_add(late, Ordering::AcqRel);
+        let noted = &mut *self.noted();
+        if (noted.window.from..noted.window.to).contains(&due) {
+            noted.histogram.saturating_record(late);
+        }
+    }
+}
+
+/// Answers one request as the target was told.
 async fn answer(State(seen): State<Arc<Seen>>, headers: HeaderMap) -> StatusCode {
+    let failures = seen.manner.failures;
+    reply(&seen, &headers, failures).await
+}
+
+/// Answers one request of a task whose first attempts fail.
+async fn answer_failing(
+    State(seen): State<Arc<Seen>>,
+    Path(failures): Path<u64>,
+    headers: HeaderMap,
+) -> StatusCode {
+    reply(&seen, &headers, failures).await
+}
+
+/// Notes a request and answers it.
+async fn reply(seen: &Seen, headers: &HeaderMap, failures: u64) -> StatusCode {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     let number = |name: &str| -> Option<u64> { headers.get(name)?.to_str().ok()?.parse().ok() };
     if let Some(due) = number(DUE).or_else(|| number("retry-due-at")) {
-        match (now.as_micros() as u64).checked_sub(due.saturating_mul(1_000)) {
-            Some(late) => {
-                let mut histogram = seen.lateness.lock().unwrap_or_else(PoisonError::into_inner);
-                histogram.saturating_record(late);
-            }
-            None => {
-                seen.early.fetch_add(1, Ordering::AcqRel);
-            }
-        }
+        seen.note(due.saturating_mul(1_000), now.as_micros() as u64);
     }
     seen.requests.fetch_add(1, Ordering::AcqRel);
     if !seen.manner.takes.is_zero() {
         tokio::time::sleep(seen.manner.takes).await;
     }
-    if number("retry-attempt").unwrap_or(u64::MAX) <= seen.manner.failures {
+    if number("retry-attempt").unwrap_or(u64::MAX) <= failures {
         return StatusCode::SERVICE_UNAVAILABLE;
     }
     StatusCode::OK

@@ -3,14 +3,15 @@
 mod park;
 mod storm;
 
+use std::fmt::Write as _;
 use std::io;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
-use crate::bench::{self, Load, Pace, Volume};
+use crate::bench::{self, Cause, HopPart, Load, Loads, Pace, Volume};
 use crate::cli::init;
 use crate::cli::output::{Exit, Failed, Output, put, say};
 use crate::cluster;
@@ -23,7 +24,11 @@ use crate::embedded::Broker;
 Examples:
   retide bench hop
   retide bench hop --records 500000 --output json
+  retide bench hop --parts ingest,ingest-at-least-once
   retide bench dispatch --failures 3
+  retide bench dispatch --takes 50ms --concurrency 512
+  retide bench dispatch --kafka
+  retide bench lateness                         25, 50 and 80 % of the capacity: five minutes
   retide bench lateness --rate 200 --output json
   retide bench park --due-in 90s                a million tasks parked, and a million due at once
   retide bench storm
@@ -31,16 +36,24 @@ Examples:
 
 Topics of their own are created on the cluster and deleted afterwards. Compare ratios, not figures of different machines.")]
 pub(super) enum Command {
-    /// Tasks that are due later, forwarded into a tier and from tier to tier; beside a plain transactional copy
+    /// Tasks that are due later, forwarded into a tier and from tier to tier, with each guarantee; beside plain copies
     Hop(Hop),
-    /// Tasks that are due at once, to an HTTP target in this process; beside a bare client that makes the same requests
+    /// Tasks that are due at once, to an HTTP target in another process, or to a topic; beside a bare client, or a plain copy
     Dispatch(Dispatch),
-    /// How late attempts are under a steady load; beside a bare client with a timer for each request
+    /// How late attempts are at parts of the capacity, and where the time went; beside a bare client with a timer for each request
     Lateness(Steady),
     /// What parked tasks cost a process: start, memory, idling, take-over, and all of them due at once; beside one with none
     Park(park::Options),
     /// How late a healthy scene is while others hang, reject and are flooded; beside itself without them
     Storm(storm::Options),
+}
+
+/// What the target of a measurement takes, which a measurement starts in a process of its own.
+#[derive(Debug, Args)]
+pub(super) struct Target {
+    /// How it answers, as JSON
+    #[arg(long)]
+    manner: String,
 }
 
 /// What `hop` takes.
@@ -52,9 +65,27 @@ pub(super) struct Hop {
     /// Bytes of each payload
     #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=900_000))]
     bytes: u32,
+    /// What to measure beside the plain transactional copy [default: all]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "PART,…")]
+    parts: Vec<Part>,
     /// Measure on a broker in this process
     #[arg(long)]
     embedded: bool,
+}
+
+/// A part of `hop`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Part {
+    /// A copy without transactions: records, then their offsets
+    PlainCopy,
+    /// From the retry topic into a tier, exactly once
+    Ingest,
+    /// From tier to tier, exactly once
+    Tier,
+    /// From the retry topic into a tier, at least once
+    IngestAtLeastOnce,
+    /// From tier to tier, at least once
+    TierAtLeastOnce,
 }
 
 /// What `dispatch` takes.
@@ -72,9 +103,12 @@ pub(super) struct Dispatch {
     /// Attempts of each task that fail; it waits 1 s, 2 s, 4 s, and 4 s again
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=50))]
     failures: u64,
-    /// How long the target takes
+    /// How long the target takes; more requests than concurrency by that time are not to be had
     #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     takes: Duration,
+    /// Deliver to a topic of the same cluster instead, beside a plain transactional copy
+    #[arg(long, conflicts_with_all = ["concurrency", "failures", "takes"])]
+    kafka: bool,
     /// Measure on a broker in this process
     #[arg(long)]
     embedded: bool,
@@ -83,19 +117,41 @@ pub(super) struct Dispatch {
 /// What `lateness` takes.
 #[derive(Debug, Args)]
 pub(super) struct Steady {
-    /// New tasks a second
-    #[arg(long, default_value_t = 200, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
-    rate: u64,
-    /// Seconds
+    /// The steps, in percent of the capacity, which is measured first
+    #[arg(long, value_delimiter = ',', default_value = "25,50,80", value_name = "PERCENT,…", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    loads: Vec<u32>,
+    /// How long tasks wait for their first attempt, as many of one as of another; as many again wait the first of these, and then fail
+    /// twice, with exponential backoff and jitter between 1 and 4 s
+    #[arg(long, value_delimiter = ',', default_value = "1s,7s,30s", value_name = "DURATION,…", value_parser = delay)]
+    delays: Vec<Duration>,
+    /// Tasks of the measurement of the capacity; each fails once
+    #[arg(long, default_value_t = 60_000, value_name = "N", value_parser = clap::value_parser!(u64).range(100..=10_000_000))]
+    tasks: u64,
+    /// Instead of steps: so many new tasks a second, due at once, that fail a few times
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000), conflicts_with_all = ["loads", "delays", "tasks"])]
+    rate: Option<u64>,
+    /// With --rate: attempts of each task that fail; it waits 1 s, 2 s, 4 s, and 4 s again
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=50), requires = "rate")]
+    failures: u64,
+    /// Seconds that are measured, of each step
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
-    /// Attempts of each task that fail; it waits 1 s, 2 s, 4 s, and 4 s again
-    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=50))]
-    failures: u64,
     /// Measure on a broker in this process
     #[arg(long)]
     embedded: bool,
 }
+
+/// How long a task may be made to wait.
+fn delay(text: &str) -> Result<Duration, String> {
+    let delay = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if delay > LONGEST {
+        return Err(format!("at most {}", humantime::format_duration(LONGEST)));
+    }
+    Ok(delay)
+}
+
+/// Longest delay of a task: every step lasts as long, and nobody waits for more.
+const LONGEST: Duration = Duration::from_mins(10);
 
 /// A result, with what has to be known to compare it.
 #[derive(Debug, Serialize)]
@@ -121,6 +177,11 @@ struct Figures<R> {
     measured: R,
 }
 
+/// Answers requests until the measurement is over.
+pub(super) fn target(options: &Target) -> Result<(), Failed> {
+    Ok(bench::serve(&options.manner)?)
+}
+
 /// Measures.
 pub(super) fn bench(mut config: Config, command: &Command, output: Output) -> Result<(), Failed> {
     let (Command::Hop(Hop { embedded, .. })
@@ -138,11 +199,22 @@ pub(super) fn bench(mut config: Config, command: &Command, output: Output) -> Re
     Runtime::new()?.block_on(cluster::existing(&config.kafka.client(), &plan))?;
     match command {
         Command::Hop(options) => {
+            let parts = options.parts.iter().map(|part| HopPart::from(*part));
             let load = Load {
                 records: options.records,
                 bytes: options.bytes as usize,
+                parts: if options.parts.is_empty() {
+                    HopPart::ALL.into()
+                } else {
+                    parts.collect()
+                },
             };
-            show(&config, bench::hop(&config, load, say)?, output, hop)
+            show(&config, bench::hop(&config, &load, say)?, output, hop)
+        }
+        Command::Dispatch(options) if options.kafka => {
+            let Dispatch { tasks, bytes, .. } = *options;
+            let measured = bench::deliver(&config, tasks, bytes as usize, say)?;
+            show(&config, measured, output, deliver)
         }
         Command::Dispatch(options) => {
             let volume = Volume {
@@ -156,9 +228,20 @@ pub(super) fn bench(mut config: Config, command: &Command, output: Output) -> Re
             show(&config, measured, output, dispatch)
         }
         Command::Lateness(options) => {
+            let time = Duration::from_secs(options.seconds);
+            let Some(rate) = options.rate else {
+                let loads = Loads {
+                    percent: options.loads.clone(),
+                    time,
+                    delays: options.delays.clone(),
+                    tasks: options.tasks,
+                };
+                let measured = bench::loads(&config, &loads, say)?;
+                return show(&config, measured, output, loads_table);
+            };
             let pace = Pace {
-                rate: options.rate,
-                time: Duration::from_secs(options.seconds),
+                rate,
+                time,
                 failures: options.failures,
             };
             show(&config, bench::steady(&config, pace, say)?, output, steady)
@@ -185,10 +268,14 @@ fn dispatch(measured: &bench::Dispatch) -> String {
         ratio,
         wall_seconds,
         bare_seconds,
+        most_per_second,
         lateness_ms,
     } = measured;
+    let most = most_per_second.map_or_else(String::new, |most| {
+        format!(", and so at most {most:.0} /s to this target")
+    });
     format!(
-        "{tasks} tasks, {attempts} attempts, {concurrency} at a time\n\
+        "{tasks} tasks, {attempts} attempts, {concurrency} at a time{most}\n\
          bare client   {:>9.0} /s   1.00      {bare_seconds:>6.1} s in all\n\
          retide        {:>9.0} /s   {ratio:.2}      {wall_seconds:>6.1} s in all\n\
          {}",
@@ -198,19 +285,82 @@ fn dispatch(measured: &bench::Dispatch) -> String {
     )
 }
 
+/// The table of a measurement of deliveries to a topic.
+fn deliver(measured: &bench::Deliver) -> String {
+    let bench::Deliver {
+        tasks,
+        bytes,
+        retide,
+        transactional_copy,
+        ratio,
+    } = measured;
+    format!(
+        "{tasks} tasks of {bytes} bytes each, to a topic\n\
+         plain transactional copy   {:>9.0} /s   1.00\n\
+         retide                     {:>9.0} /s   {ratio:.2}",
+        transactional_copy.per_second, retide.per_second,
+    )
+}
+
 /// The table of a measurement of lateness.
 fn steady(measured: &bench::Steady) -> String {
     let bench::Steady {
         rate,
         failures,
         retide_ms,
+        causes,
         bare_ms,
     } = measured;
     format!(
-        "{rate} new tasks a second, {failures} failures each\n{}\n{}",
+        "{rate} new tasks a second, {failures} failures each\n{}\n{}\n{}",
         late("bare client", bare_ms),
         late("retide", retide_ms),
+        where_it_went(causes),
     )
+}
+
+/// The table of a measurement of lateness at parts of the capacity.
+fn loads_table(measured: &bench::Late) -> String {
+    let bench::Late {
+        capacity,
+        bare,
+        steps,
+    } = measured;
+    let mut text = format!(
+        "capacity {:.0} attempts/s, bare client {:.0}/s",
+        capacity.per_second, bare.per_second
+    );
+    for step in steps {
+        let bench::Step {
+            percent,
+            attempts_per_second,
+            retide_ms,
+            causes,
+            bare_ms,
+            producer_late_ms,
+        } = step;
+        let _ = write!(
+            text,
+            "\n{percent} %: {attempts_per_second:.0} attempts/s, each task produced at most {producer_late_ms:.0} ms after its time\n\
+             {}\n{}\n{}",
+            late("bare client", bare_ms),
+            late("retide", retide_ms),
+            where_it_went(causes),
+        );
+    }
+    text
+}
+
+/// One line about where the time went.
+fn where_it_went(causes: &[Cause]) -> String {
+    let part = |cause: &Cause| {
+        let p99 = cause
+            .p99_at_most_ms
+            .map_or_else(String::new, |p99| format!(" (p99 ≤ {p99} ms)"));
+        format!("{} {:.2} ms{p99}", cause.cause, cause.mean_ms)
+    };
+    let parts: Vec<String> = causes.iter().map(part).collect();
+    format!("{:<13} on average {}", "", parts.join(" · "))
 }
 
 /// One line about lateness.
@@ -233,19 +383,29 @@ fn hop(measured: &bench::Hop) -> String {
     let bench::Hop {
         records,
         bytes,
-        ingest,
-        tier,
-        copy,
-        ingest_ratio,
-        tier_ratio,
+        transactional_copy,
+        parts,
     } = measured;
-    format!(
-        "{records} records of {bytes} bytes each\n\
-         plain transactional copy   {:>9.0} /s   1.00\n\
-         retry topic to a tier      {:>9.0} /s   {ingest_ratio:.2}\n\
-         tier to tier               {:>9.0} /s   {tier_ratio:.2}",
-        copy.per_second, ingest.per_second, tier.per_second,
-    )
+    let mut text = format!("{records} records of {bytes} bytes each");
+    let mut line = |what, per_second, ratio| {
+        let _ = write!(text, "\n{what:<38} {per_second:>9.0} /s   {ratio:.2}");
+    };
+    line(
+        "plain transactional copy",
+        transactional_copy.per_second,
+        1.0,
+    );
+    for part in parts {
+        let what = match part.part {
+            HopPart::PlainCopy => "plain copy without transactions",
+            HopPart::Ingest => "retry topic to a tier, exactly once",
+            HopPart::Tier => "tier to tier, exactly once",
+            HopPart::IngestAtLeastOnce => "retry topic to a tier, at least once",
+            HopPart::TierAtLeastOnce => "tier to tier, at least once",
+        };
+        line(what, part.speed.per_second, part.ratio);
+    }
+    text
 }
 
 /// Prints a result.
@@ -285,6 +445,18 @@ fn show<R: Serialize>(
         }
         Output::Json => put(&serde_json::to_string_pretty(&figures).map_err(io::Error::from)?),
         Output::Ndjson => put(&serde_json::to_string(&figures).map_err(io::Error::from)?),
+    }
+}
+
+impl From<Part> for HopPart {
+    fn from(part: Part) -> Self {
+        match part {
+            Part::PlainCopy => Self::PlainCopy,
+            Part::Ingest => Self::Ingest,
+            Part::Tier => Self::Tier,
+            Part::IngestAtLeastOnce => Self::IngestAtLeastOnce,
+            Part::TierAtLeastOnce => Self::TierAtLeastOnce,
+        }
     }
 }
 

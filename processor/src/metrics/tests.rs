@@ -145,6 +145,10 @@ fn what_a_batch_holds_is_counted_once_it_is_durable() {
         Entry::Deliver {
             topic: "orders".into(),
             task: task("pay", Kind::Work),
+            wait: Wait {
+                read: Duration::from_millis(1),
+                ..Wait::default()
+            },
         },
     ];
 
@@ -169,6 +173,9 @@ fn what_a_batch_holds_is_counted_once_it_is_durable() {
             r#"retide_attempts_total{scene="pay",outcome="success"} 1"#,
             r#"retide_lateness_seconds_bucket{le="0.005",scene="pay"} 1"#,
             r#"retide_lateness_seconds_bucket{le="0.003",scene="pay"} 0"#,
+            r#"retide_lateness_by_cause_seconds_sum{cause="read"} 0.001"#,
+            r#"retide_lateness_by_cause_seconds_sum{cause="gate"} 0.0"#,
+            r#"retide_lateness_by_cause_seconds_sum{cause="start"} 0.003"#,
             "retide_ledger_records_total 6",
             "retide_ledger_commit_seconds_count 1",
             r#"retide_ledger_batches_total{result="committed"} 1"#,
@@ -186,7 +193,11 @@ fn events_are_counted_and_attempts_with_them() {
     ShardsLost { shards: &[1, 2] }.emit(&metrics);
     let timeout = Outcome::Timeout(Failure::new("timeout", "too slow"));
     set.of("pay").answered(&timeout, Duration::from_secs(2));
-    set.of("pay").started(Duration::from_hours(2));
+    let wait = Wait {
+        gate: Duration::from_hours(2),
+        ..Wait::default()
+    };
+    set.of("pay").started(wait, Duration::from_secs(1));
 
     says(
         &metrics,
@@ -198,6 +209,10 @@ fn events_are_counted_and_attempts_with_them() {
             r#"retide_attempt_seconds_bucket{le="2.5",scene="pay"} 1"#,
             r#"retide_lateness_seconds_bucket{le="3600.0",scene="pay"} 0"#,
             r#"retide_lateness_seconds_bucket{le="+Inf",scene="pay"} 1"#,
+            r#"retide_lateness_seconds_sum{scene="pay"} 7201.0"#,
+            r#"retide_lateness_by_cause_seconds_sum{cause="gate"} 7200.0"#,
+            r#"retide_lateness_by_cause_seconds_bucket{le="1.0",cause="start"} 1"#,
+            r#"retide_lateness_by_cause_seconds_count{cause="agenda"} 1"#,
         ],
     );
 }

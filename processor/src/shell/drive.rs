@@ -19,7 +19,7 @@ use retide_avro::headers;
 use retide_connectors::Target;
 use retide_core::{
     Action, Commit, Engine, Failure, Input, Kind, LaneId, Now, Origin, Outcome, Scene, Scenes,
-    Settlement, Source, Task, Timestamp,
+    Settlement, Source, Task, Timestamp, Wait,
 };
 
 use crate::event::{
@@ -109,6 +109,15 @@ struct State<L> {
     beat_at: Instant,
     /// What the engine says; empty between steps, and kept for its memory.
     actions: Vec<Action>,
+}
+
+/// How late a call is that is to be started.
+#[derive(Clone, Copy)]
+struct Late {
+    /// Until it was decided.
+    wait: Wait,
+    /// When that was.
+    decided: Instant,
 }
 
 /// A batch that the ledger has.
@@ -273,7 +282,11 @@ impl<L: Ledger> State<L> {
                     ticket,
                     scene,
                     task,
-                } => self.dispatch(ticket, &scene, task),
+                    wait,
+                } => {
+                    let decided = self.start + now.steady;
+                    self.dispatch(ticket, &scene, task, Late { wait, decided });
+                }
                 Action::Settle(settlement) => {
                     if self.settled.is_empty() {
                         self.commit_at = Instant::now() + self.parts.pace.commit_interval;
@@ -306,24 +319,26 @@ impl<L: Ledger> State<L> {
     }
 
     /// Starts a call; its answer comes back as an outcome, whatever happens to it.
-    fn dispatch(&self, ticket: u64, scene: &Scene, task: Arc<Task>) {
+    fn dispatch(&self, ticket: u64, scene: &Scene, task: Arc<Task>, late: Late) {
         let targets = match task.kind {
             Kind::Work => &self.rules.targets,
             Kind::Callback => &self.rules.callbacks,
         };
         let answer = self.answer.clone();
         let counters = Arc::clone(self.counters.of(&scene.name));
-        counters.started(self.now().wall.since(task.due));
+        let Late { wait, decided } = late;
         let Some(target) = targets.get(&scene.name).map(Arc::clone) else {
             let failure = Failure::new("no-target", "the scene's target could not be set up");
             let outcome = Outcome::Retryable(failure);
+            counters.started(wait, Duration::ZERO);
             counters.answered(&outcome, Duration::ZERO);
             let _ = answer.send((ticket, outcome));
             return;
         };
-        let start = Instant::now();
         let (name, metrics) = (Arc::clone(&scene.name), Arc::clone(&self.parts.metrics));
         self.parts.runtime.spawn(async move {
+            let start = Instant::now();
+            counters.started(wait, start.saturating_duration_since(decided));
             // Nothing of the target's is used after a panic but the target itself, which holds no state of a task.
             let call = AssertUnwindSafe(target.attempt(task)).catch_unwind();
             let outcome = call.await.unwrap_or_else(|panic| {

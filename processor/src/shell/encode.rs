@@ -229,7 +229,7 @@ impl Encoder {
                 headers::write_task(task, sink);
                 Parts::of(&topics.tiers[*tier], shard, &task.record)
             }
-            Entry::Deliver { topic, task } => {
+            Entry::Deliver { topic, task, .. } => {
                 kafka::write_headers(task, sink);
                 Parts {
                     partition: None,

@@ -465,21 +465,56 @@ fn measurements_count_what_goes_in_where_it_comes_out() {
         serde_json::from_str(&stdout(&output)).unwrap()
     };
 
-    let hop = bench(&["hop", "--records", "2000"]);
-    let dispatch = bench(&["dispatch", "--tasks", "200", "--failures", "1"]);
-    let lateness = bench(&[
-        "lateness",
-        "--rate",
-        "20",
-        "--seconds",
-        "2",
+    let parts = "plain-copy,tier,ingest-at-least-once";
+    let hop = bench(&["hop", "--records", "2000", "--parts", parts]);
+    let dispatch = bench(&[
+        "dispatch",
+        "--tasks",
+        "200",
         "--failures",
         "1",
+        "--takes",
+        "20ms",
     ]);
+    let topic = bench(&["dispatch", "--tasks", "500", "--kafka"]);
 
+    let parts = hop["parts"].as_array().unwrap();
+    let parts: Vec<_> = parts.iter().map(|part| &part["part"]).collect();
     assert_eq!(hop["records"], 2_000);
+    assert_eq!(parts, ["plain_copy", "tier", "ingest_at_least_once"]);
     assert_eq!(dispatch["lateness_ms"]["attempts"], 400);
     assert_eq!(dispatch["lateness_ms"]["early"], 0);
-    assert_eq!(lateness["retide_ms"]["attempts"], 80);
-    assert_eq!(lateness["retide_ms"]["early"], 0);
+    assert_eq!(dispatch["most_per_second"], 3_200.0);
+    assert_eq!(topic["tasks"], 500);
+}
+
+#[test]
+fn lateness_is_measured_and_counted() {
+    let rig = Rig::bare("127.0.0.1:1".to_owned(), "");
+    let common = ["bench", "lateness", "--seconds", "2"];
+    let bench = |arguments: &str| -> serde_json::Value {
+        let output = ["--embedded", "--output", "ndjson"];
+        let arguments: Vec<&str> = arguments.split(' ').collect();
+        let output = rig.retide(&[&common, &arguments[..], &output].concat());
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        serde_json::from_str(&stdout(&output)).unwrap()
+    };
+
+    let ladder = bench("--rate 20 --failures 1");
+    let loads = bench("--loads 20 --delays 1s --tasks 500");
+
+    assert_eq!(ladder["retide_ms"]["attempts"], 80);
+    assert_eq!(ladder["retide_ms"]["early"], 0);
+    let causes = ladder["causes"].as_array().unwrap();
+    let causes: Vec<_> = causes.iter().map(|cause| &cause["cause"]).collect();
+    assert_eq!(causes, ["read", "agenda", "gate", "start", "connect"]);
+    let step = &loads["steps"][0];
+    assert_eq!(step["percent"], 20);
+    assert_eq!(step["retide_ms"]["early"], 0);
+    let made = step["retide_ms"]["attempts"].as_f64().unwrap();
+    let planned = step["attempts_per_second"].as_f64().unwrap() * 2.0;
+    assert!(
+        (made / planned - 1.0).abs() < 0.3,
+        "{made} made, {planned} planned"
+    );
 }
