@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `bench` | `retide bench` |
 //! | `demo` | `retide demo` |
+//! | `doctor` | `retide doctor` |
 //! | `init` | `retide init` |
 //! | `run` | `retide run` |
 //! | `scenes` | `retide scenes` |
@@ -15,6 +16,7 @@
 
 mod bench;
 mod demo;
+mod doctor;
 mod init;
 mod output;
 mod preview;
@@ -85,6 +87,8 @@ enum Command {
     Demo(demo::Options),
     /// Create the topics
     Init(init::Options),
+    /// Look at cluster, topics, permissions, clock, scenes and targets; say what to mend, and how
+    Doctor(doctor::Options),
     /// Run workers: wait, try again, end tasks
     Run(run::Options),
     /// Put one task, or one per line, on the retry topic
@@ -111,6 +115,7 @@ Examples:
   retide demo                                   watch it work; needs nothing but this binary
   retide --bootstrap kafka:9092 init            create the topics
   retide scenes apply scenes.toml               say what a scene's tasks are to do
+  retide doctor                                 see whether all is well, and how to mend it
   retide run                                    work
   echo '{\"order\":7}' | retide submit --scene payment --delay 10s";
 
@@ -120,6 +125,7 @@ Examples:
   retide demo                                   watch it work; needs nothing but this binary
   retide --bootstrap kafka:9092 init            create the topics
   retide scenes apply scenes.toml               say what a scene's tasks are to do
+  retide doctor                                 see whether all is well, and how to mend it
   retide run                                    work
   echo '{\"order\":7}' | retide submit --scene payment --delay 10s
 
@@ -152,6 +158,7 @@ fn dispatch(Cli { global, command }: Cli) -> Result<(), Failed> {
             Ok(())
         }
         Command::Init(options) => init::init(&load(&global)?, &options, global.output),
+        Command::Doctor(options) => doctor::doctor(&load(&global)?, &options, global.output),
         Command::Run(options) => run::run(load(&global)?, &options),
         Command::Submit(options) => submit::submit(&load(&global)?, &options, global.output),
         Command::BenchTarget(options) => bench::target(&options),
@@ -183,7 +190,7 @@ fn prefix(text: &str) -> Result<String, String> {
 fn log(command: &Command) {
     let default = match command {
         Command::Run(_) => "info",
-        Command::Demo(_) => "error",
+        Command::Demo(_) | Command::Doctor(_) => "error",
         Command::Init(_)
         | Command::Bench(_)
         | Command::BenchTarget(_)

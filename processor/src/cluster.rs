@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `plan` | the topics, and the forms in which other tools create them |
 //! | `check` | what is wrong with a cluster, and how it is mended |
+//! | `survey` | what can be asked besides: brokers, permissions, the clock |
 //! | `tools` | command lines of Kafka's own tools |
 //!
 //! Not the command line that calls it. Invariant: a topic that exists is never changed here, and no call waits without a limit.
 
 mod check;
 mod plan;
+mod survey;
 mod tools;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +44,7 @@ pub use check::{Finding, Severity};
 pub use plan::{
     COPY_BYTES, DEAD_LETTERS, Layout, OUTAGE, Plan, Role, TASK_BYTES, TopicPlan, copy_bytes,
 };
+pub use survey::{Access, Answer, Broker, Clock, Questions, Survey, survey};
 
 /// What became of a planned topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -206,6 +209,11 @@ pub async fn check(
     .await
 }
 
+/// The command line that creates a topic which is not retide's own, with as many partitions and replicas as brokers give by default.
+pub fn create_topic(config: &ClientConfig, bootstrap: &str, topic: &str) -> String {
+    Tools::new(config, bootstrap).create(topic)
+}
+
 /// Does `work` on a thread of its own, since the client library blocks. The answer does not wait for the end of the clients, which may
 /// hang in a lookup of names.
 async fn apart<T: Send + 'static>(
@@ -285,6 +293,11 @@ impl Session {
 
     /// See [`check`].
     fn check(&self, plan: &Plan, transactions: Option<&str>) -> Result<Vec<Finding>, Error> {
+        self.look(plan, transactions).map(|(_, findings)| findings)
+    }
+
+    /// What there is, and what is wrong with it.
+    fn look(&self, plan: &Plan, transactions: Option<&str>) -> Result<(Seen, Vec<Finding>), Error> {
         let mut seen = self.find()?;
         self.read_settings(plan, &mut seen)?;
         let tools = Tools::new(&self.config, &self.address);
@@ -295,7 +308,7 @@ impl Session {
                 findings.insert(0, check::no_transactions(prefix, &id, &error, &tools));
             }
         }
-        Ok(findings)
+        Ok((seen, findings))
     }
 
     /// See [`create`].

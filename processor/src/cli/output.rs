@@ -82,6 +82,11 @@ impl Failed {
         }
     }
 
+    /// How it exits.
+    pub(super) fn exit(&self) -> Exit {
+        self.exit
+    }
+
     /// Says why, and gives the exit code.
     pub(super) fn report(self) -> ExitCode {
         if let Some(message) = self.message {

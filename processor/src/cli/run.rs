@@ -104,14 +104,18 @@ pub(super) fn scenes(file: &PathBuf) -> Result<BTreeMap<String, Scene>, Failed> 
     config::scenes(&name, text).map_err(|error| Failed::new(Exit::Usage, &error))
 }
 
-/// Refuses a cluster on which retide could not keep its promises.
-async fn check(config: &Config) -> Result<(), Failed> {
-    let transactions = match config.processor.guarantee {
+/// What transactional ids begin with, if there are to be transactions.
+pub(super) fn transactions(config: &Config) -> Option<&str> {
+    match config.processor.guarantee {
         Guarantee::ExactlyOnce => Some(config.processor.group.as_str()),
         Guarantee::AtLeastOnce => None,
-    };
-    let findings =
-        cluster::check(&config.kafka.client(), &init::plan(config), transactions).await?;
+    }
+}
+
+/// Refuses a cluster on which retide could not keep its promises.
+async fn check(config: &Config) -> Result<(), Failed> {
+    let (client, plan) = (config.kafka.client(), init::plan(config));
+    let findings = cluster::check(&client, &plan, transactions(config)).await?;
     if init::tell(&findings) {
         return Err(Failed::because(
             Exit::Precondition,

@@ -58,6 +58,24 @@ impl Tools {
         )
     }
 
+    /// Creates a topic with what brokers give by default.
+    pub(super) fn create(&self, topic: &str) -> String {
+        self.run(
+            "kafka-topics.sh",
+            &["--create", "--if-not-exists", "--topic", topic],
+        )
+    }
+
+    /// Lists what users may do.
+    pub(super) fn list_acls(&self) -> String {
+        self.run("kafka-acls.sh", &["--list"])
+    }
+
+    /// Shows which requests the brokers know.
+    pub(super) fn versions(&self) -> String {
+        self.run("kafka-broker-api-versions.sh", &[])
+    }
+
     /// Shows a topic.
     pub(super) fn describe(&self, topic: &str) -> String {
         self.run("kafka-topics.sh", &["--describe", "--topic", topic])

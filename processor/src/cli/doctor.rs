@@ -1,0 +1,660 @@
+//! `retide doctor`: what keeps retide from its promises here, what only looks wrong, and the command that mends each.
+//!
+//! | module | what |
+//! |---|---|
+//! | `rules` | scenes that do not mean what they say |
+//! | `targets` | whether somebody listens where attempts go |
+//!
+//! What it says about topics and transactions is what `retide run` says: both ask [`cluster`]. Invariant: nothing is changed, no target
+//! is sent anything, and it ends within half a minute.
+
+mod rules;
+mod targets;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use humantime::format_duration;
+use serde::Serialize;
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+
+use retide_connectors::TargetConfig;
+
+use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
+use crate::cli::{init, run};
+use crate::cluster::{self, Access, Answer, Clock, Plan, Questions, Severity, Survey};
+use crate::config::{Config, Scene, with_causes};
+use crate::scenes::Follower;
+use crate::topics::Topics;
+
+/// What `doctor` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  retide doctor                                 before the first `retide run`, and after every change
+  retide doctor --scenes scenes.toml            with the scenes of a file, before they are applied
+  retide doctor --write-probe                   also measure the brokers' clock, and try whether topics may be written
+  retide doctor --output ndjson | jq 'select(.mark != \"ok\")'
+
+Each line is ✔ as it should be, ! worth knowing, or ✖ to be mended, with the command that does it.
+Nothing is changed, and targets are only connected to, never sent anything. --write-probe writes one record
+to each topic in a transaction that is aborted: who reads committed records, as retide does, never sees it.
+
+Exit codes: 0 nothing is to be mended · 4 something is · 5 Kafka, or nothing but a target, is unreachable")]
+pub(super) struct Options {
+    /// A file with scenes, which those on the scenes topic go before
+    #[arg(long, value_name = "FILE")]
+    scenes: Option<PathBuf>,
+    /// Write a record to each topic, in transactions that are aborted
+    #[arg(long)]
+    write_probe: bool,
+    /// Do not connect to targets
+    #[arg(long)]
+    no_targets: bool,
+}
+
+/// What a line is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Section {
+    /// Brokers.
+    Cluster,
+    /// Topics and transactions.
+    Topics,
+    /// What the user may do.
+    Access,
+    /// The brokers' clock.
+    Clock,
+    /// The rules.
+    Scenes,
+    /// Where attempts go.
+    Targets,
+}
+
+/// How something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Mark {
+    /// As it should be.
+    Ok,
+    /// Worth knowing.
+    Warn,
+    /// To be mended first.
+    Fail,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Line {
+    /// What it is about.
+    section: Section,
+    /// How it is.
+    mark: Mark,
+    /// The broker, topic, scene or target.
+    subject: String,
+    /// What was seen, and what comes of it.
+    message: String,
+    /// The command that mends it, or the key to change, or how to look.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fix: Option<String>,
+}
+
+/// What was found where scenes come from.
+struct Found {
+    /// The scenes in force, each with the file it stands in; none for the topic.
+    scenes: BTreeMap<String, (Scene, Option<String>)>,
+    /// What is said of the topic.
+    lines: Vec<Line>,
+}
+
+/// Longest time for reading the scenes topic: the cluster has answered by then.
+const SCENES: Duration = Duration::from_secs(8);
+
+/// Skew in milliseconds from which on it is said: half of what a tier is read ahead of time.
+const SKEW: i64 = 1_000;
+
+/// Skew in milliseconds from which on brokers refuse records as stamped too far in the future: Kafka's default.
+const REFUSED: i64 = 3_600_000;
+
+// === impl Section ===
+
+impl Section {
+    /// All of them, in the order in which they are shown.
+    const ALL: [Self; 6] = [
+        Self::Cluster,
+        Self::Topics,
+        Self::Access,
+        Self::Clock,
+        Self::Scenes,
+        Self::Targets,
+    ];
+
+    /// Its name.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Topics => "topics",
+            Self::Access => "access",
+            Self::Clock => "clock",
+            Self::Scenes => "scenes",
+            Self::Targets => "targets",
+        }
+    }
+}
+
+// === impl Mark ===
+
+impl Mark {
+    /// The sign that people see.
+    const fn sign(self) -> &'static str {
+        match self {
+            Self::Ok => "✔",
+            Self::Warn => "!",
+            Self::Fail => "✖",
+        }
+    }
+}
+
+// === impl Line ===
+
+impl Line {
+    /// Something that is as it should be.
+    fn ok(section: Section, subject: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            section,
+            mark: Mark::Ok,
+            subject: subject.into(),
+            message: message.into(),
+            fix: None,
+        }
+    }
+
+    /// Something that is worth knowing, and what to do.
+    fn warn(
+        section: Section,
+        subject: impl Into<String>,
+        message: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        Self {
+            mark: Mark::Warn,
+            fix: Some(fix.into()),
+            ..Self::ok(section, subject, message)
+        }
+    }
+
+    /// Something that is to be mended, and how.
+    fn fail(
+        section: Section,
+        subject: impl Into<String>,
+        message: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        Self {
+            mark: Mark::Fail,
+            ..Self::warn(section, subject, message, fix)
+        }
+    }
+}
+
+impl Row for Line {
+    const HEADINGS: &'static [&'static str] = &["section", "mark", "subject", "message", "fix"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.section.name().to_owned(),
+            self.mark.sign().to_owned(),
+            self.subject.clone(),
+            self.message.clone(),
+            self.fix.clone().unwrap_or_default(),
+        ]
+    }
+}
+
+/// Looks at everything, and says how it is.
+pub(super) fn doctor(config: &Config, options: &Options, output: Output) -> Result<(), Failed> {
+    let mut own = origin(&config.scenes, crate::config::FILE);
+    if let Some(file) = &options.scenes {
+        own.extend(origin(&run::scenes(file)?, &file.display().to_string()));
+    }
+    let plan = init::plan(config);
+    let runtime = Runtime::new()?;
+    let surveyed = runtime.block_on(cluster::survey(
+        &config.kafka.client(),
+        &questions(config, &plan, options),
+    ));
+    let found = runtime.block_on(scenes(config, surveyed.as_ref().ok(), own));
+    let mut lines = Vec::new();
+    match &surveyed {
+        Ok(survey) => {
+            lines.extend(brokers(survey));
+            lines.extend(topics(config, &plan, survey));
+            lines.extend(access(config, survey));
+            lines.push(clock(survey));
+        }
+        Err(error) => lines.push(silent(config, error)),
+    }
+    lines.extend(found.lines);
+    lines.extend(rules::lines(config, &found.scenes));
+    let kafka = surveyed.as_ref().ok().map(|survey| &survey.topics);
+    lines.extend(kafka_targets(config, kafka, &found.scenes));
+    if !options.no_targets {
+        lines.extend(runtime.block_on(targets::lines(&found.scenes)));
+    }
+    // A name may still be looked up; nobody waits for it.
+    runtime.shutdown_background();
+    match output {
+        Output::Table => put(&text(&lines))?,
+        Output::Json | Output::Ndjson => print(&lines, output)?,
+    }
+    say(&summary(&lines));
+    match surveyed {
+        Err(error) => Err(Failed::silently(Failed::from(error).exit())),
+        Ok(_) => exit(&lines).map_or(Ok(()), |exit| Err(Failed::silently(exit))),
+    }
+}
+
+/// What is asked of the cluster.
+fn questions(config: &Config, plan: &Plan, options: &Options) -> Questions {
+    Questions {
+        plan: plan.clone(),
+        transactions: run::transactions(config).map(str::to_owned),
+        group: config.processor.group.clone(),
+        consumer: config.kafka.consumer(),
+        producer: options.write_probe.then(|| config.kafka.producer()),
+    }
+}
+
+/// Scenes with the file that they stand in.
+fn origin(
+    scenes: &BTreeMap<String, Scene>,
+    file: &str,
+) -> BTreeMap<String, (Scene, Option<String>)> {
+    let scenes = scenes.iter();
+    scenes
+        .map(|(name, scene)| (name.clone(), (scene.clone(), Some(file.to_owned()))))
+        .collect()
+}
+
+/// How the process exits, other than well: what is to be mended goes before targets that do not answer.
+fn exit(lines: &[Line]) -> Option<Exit> {
+    let mut failed = lines.iter().filter(|line| line.mark == Mark::Fail);
+    let first = failed.next()?;
+    let is_reach = |line: &Line| line.section == Section::Targets && line.subject.contains("://");
+    if is_reach(first) && failed.all(is_reach) {
+        return Some(Exit::Unreachable);
+    }
+    Some(Exit::Precondition)
+}
+
+/// A cluster that cannot be asked.
+fn silent(config: &Config, error: &cluster::Error) -> Line {
+    let fix = match error {
+        cluster::Error::Unreachable { .. } | cluster::Error::NoAddress => {
+            "start the brokers, or set bootstrap.servers in [kafka] of retide.toml, or --bootstrap HOST:PORT; where they want TLS or a \
+             login, security.protocol and sasl.* in [kafka]"
+        }
+        cluster::Error::Client(_) => "correct [kafka] of retide.toml",
+        cluster::Error::Request { .. }
+        | cluster::Error::Unseen { .. }
+        | cluster::Error::Thread(_) => "look into the brokers' logs, and try again",
+    };
+    Line::fail(
+        Section::Cluster,
+        config.kafka.bootstrap(),
+        with_causes(error),
+        fix,
+    )
+}
+
+/// The brokers.
+fn brokers(survey: &Survey) -> Vec<Line> {
+    let mut lines = Vec::new();
+    let mut recent = true;
+    for broker in &survey.brokers {
+        let subject = format!("broker {} at {}", broker.id, broker.address);
+        lines.push(match &broker.answer {
+            Answer::Recent => Line::ok(Section::Cluster, subject, "answers; Kafka 3.6 or later"),
+            Answer::Any => {
+                recent = false;
+                Line::ok(Section::Cluster, subject, "answers")
+            }
+            Answer::Silence(reason) => Line::fail(
+                Section::Cluster,
+                subject,
+                format!("does not answer at the address that it advertises: {reason}"),
+                "start it, or correct its advertised.listeners; clients have to reach every broker at that address",
+            ),
+        });
+    }
+    if !recent {
+        lines.push(Line::warn(
+            Section::Cluster,
+            "versions",
+            "not known: brokers tell them only with a permission (DescribeConfigs on the cluster), or not at all; retide needs Kafka \
+             2.5 or later",
+            &*survey.show_versions,
+        ));
+    }
+    lines
+}
+
+/// The topics, and transactions.
+fn topics(config: &Config, plan: &Plan, survey: &Survey) -> Vec<Line> {
+    let mut lines = Vec::new();
+    let findings = survey.findings.iter();
+    let subjects: BTreeSet<&str> = findings.clone().map(|found| &*found.subject).collect();
+    let names = plan.topics.iter().map(|topic| &*topic.name);
+    let good = names.filter(|name| !subjects.contains(name)).count();
+    if good > 0 {
+        lines.push(Line::ok(
+            Section::Topics,
+            format!("{good} of {} topics", plan.topics.len()),
+            format!(
+                "as they should be: {} partitions, replicas, retention, cleanup, timestamps, sizes",
+                survey.shards
+            ),
+        ));
+    }
+    for found in findings {
+        let line = match found.severity {
+            Severity::Refuse => Line::fail,
+            Severity::Warn => Line::warn,
+        };
+        lines.push(line(
+            Section::Topics,
+            &*found.subject,
+            &*found.problem,
+            &*found.fix,
+        ));
+    }
+    let refused = subjects
+        .iter()
+        .any(|name| name.starts_with("transactional id"));
+    if run::transactions(config).is_some() && !refused {
+        lines.push(Line::ok(
+            Section::Topics,
+            "transactions",
+            "a coordinator answers, and retide may use them",
+        ));
+    }
+    lines.extend(strays(config, plan, survey));
+    let workers = config.processor.workers.get() as usize;
+    if survey.shards > 0 && workers > survey.shards {
+        lines.push(Line::warn(
+            Section::Topics,
+            "workers",
+            format!(
+                "{workers} workers of this process and {} partitions: the others have nothing to do",
+                survey.shards
+            ),
+            format!("set workers = {} in [processor]", survey.shards),
+        ));
+    }
+    lines
+}
+
+/// Tiers that the cluster has and the configuration does not: nobody reads what is parked there.
+fn strays(config: &Config, plan: &Plan, survey: &Survey) -> Vec<Line> {
+    let prefix = format!("{}.delay.", config.topics.prefix);
+    let planned = |name: &str| plan.topics.iter().any(|topic| &*topic.name == name);
+    let strays = survey.topics.iter().filter_map(|name| {
+        let tier = name.strip_prefix(&prefix)?;
+        (!planned(name)).then(|| {
+            Line::warn(
+                Section::Topics,
+                name.clone(),
+                "is no tier of this configuration: tasks that are parked there are not read",
+                format!("add \"{tier}\" to tiers in [topics], or delete the topic if it is empty"),
+            )
+        })
+    });
+    strays.collect()
+}
+
+/// What the user may do.
+fn access(config: &Config, survey: &Survey) -> Vec<Line> {
+    let group = format!("group {}", config.processor.group);
+    let mut lines = vec![match &survey.group {
+        Access::Granted => Line::ok(Section::Access, group, "its offsets may be read"),
+        other => refused(group, "its offsets may not be read", other, survey),
+    }];
+    lines.extend(may("read", &survey.read, survey));
+    match &survey.written {
+        Some(written) => lines.extend(may("write", written, survey)),
+        None => lines.push(Line::warn(
+            Section::Access,
+            "writing",
+            "not checked: a permission to write shows only by writing; `retide doctor --write-probe` does, in transactions that it aborts",
+            &*survey.list_acls,
+        )),
+    }
+    lines.push(Line::warn(
+        Section::Access,
+        "joining the group",
+        "not checked: it would take shards from workers that run; retide needs Read on the group",
+        &*survey.list_acls,
+    ));
+    lines
+}
+
+/// Whether topics may be read, or written.
+fn may(what: &str, topics: &[(Arc<str>, Access)], survey: &Survey) -> Vec<Line> {
+    let mut lines = Vec::new();
+    let granted = topics
+        .iter()
+        .filter(|(_, access)| *access == Access::Granted)
+        .count();
+    if granted > 0 {
+        lines.push(Line::ok(
+            Section::Access,
+            format!("{granted} topics"),
+            format!("retide may {what} them"),
+        ));
+    }
+    for (topic, access) in topics {
+        if *access != Access::Granted {
+            lines.push(refused(
+                topic.to_string(),
+                &format!("retide may not {what} it"),
+                access,
+                survey,
+            ));
+        }
+    }
+    lines
+}
+
+/// Something that may not be done, or of which that is not known.
+fn refused(subject: String, denied: &str, access: &Access, survey: &Survey) -> Line {
+    match access {
+        Access::Granted => Line::ok(Section::Access, subject, "granted"),
+        Access::Denied { fix } => Line::fail(Section::Access, subject, denied, &**fix),
+        Access::Unknown { reason } => Line::warn(
+            Section::Access,
+            subject,
+            format!("not checked: {reason}"),
+            &*survey.list_acls,
+        ),
+    }
+}
+
+/// The brokers' clock.
+fn clock(survey: &Survey) -> Line {
+    let subject = "brokers";
+    let (least, most) = match survey.clock {
+        Clock::Measured { least, most } => (least, most),
+        Clock::AtLeast(least) if least > SKEW => (least, i64::MAX),
+        Clock::AtLeast(_) | Clock::Unknown => {
+            return Line::warn(
+                Section::Clock,
+                subject,
+                "not measured: a broker tells its time only with a record that it appends; no record that is there is from the future",
+                "retide doctor --write-probe",
+            );
+        }
+    };
+    let fix = "chronyc tracking    # on the brokers and here: let all of them follow the same NTP servers";
+    let by = |millis: i64| format_duration(Duration::from_millis(millis.unsigned_abs()));
+    if most < -REFUSED {
+        let message = format!(
+            "their clock is behind the one here by {} or more: they refuse records stamped over an hour ahead",
+            by(most)
+        );
+        return Line::fail(Section::Clock, subject, message, fix);
+    }
+    if least > SKEW {
+        let message = format!(
+            "their clock is ahead of the one here by {} or more: what waits in a tier may be late by as much, less 2 s",
+            by(least)
+        );
+        return Line::warn(Section::Clock, subject, message, fix);
+    }
+    if most < -SKEW {
+        let message = format!(
+            "their clock is behind the one here by {} or more: tiers let go too early, which costs hops but starts nothing early",
+            by(most)
+        );
+        return Line::warn(Section::Clock, subject, message, fix);
+    }
+    let message = format!("their clock less the one here is between {least} and {most} ms");
+    Line::ok(Section::Clock, subject, message)
+}
+
+/// The scenes in force: those of files, and over them those of the topic.
+async fn scenes(
+    config: &Config,
+    survey: Option<&Survey>,
+    own: BTreeMap<String, (Scene, Option<String>)>,
+) -> Found {
+    let topic = Topics::new(&config.topics.prefix, &config.topics.tiers).scenes;
+    let mut found = Found {
+        scenes: own,
+        lines: Vec::new(),
+    };
+    // That it is missing was said with the topics, as that the cluster is.
+    if survey.is_some_and(|survey| survey.topics.contains(&*topic)) {
+        let consumer = config.kafka.consumer();
+        let name = Arc::clone(&topic);
+        let read = tokio::task::spawn_blocking(move || {
+            Follower::start(&consumer, &name).map(|follower| follower.scenes().clone())
+        });
+        let read = match timeout(SCENES, read).await {
+            Ok(Ok(Ok(scenes))) => Ok(scenes),
+            Ok(Ok(Err(error))) => Err(with_causes(&error)),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("not read within {}", format_duration(SCENES))),
+        };
+        match read {
+            Ok(scenes) => {
+                let scenes = scenes
+                    .into_iter()
+                    .map(|(name, scene)| (name, (scene, None)));
+                found.scenes.extend(scenes);
+            }
+            Err(reason) => found.lines.push(Line::fail(
+                Section::Scenes,
+                &*topic,
+                format!("cannot be read: {reason}"),
+                "retide scenes export",
+            )),
+        }
+    }
+    if found.scenes.is_empty() {
+        found.lines.push(Line::warn(
+            Section::Scenes,
+            &*topic,
+            "there is no scene: every task is a dead letter",
+            "retide scenes apply scenes.toml",
+        ));
+    }
+    found
+}
+
+/// How a scene is changed: where it stands, and what then.
+fn change(name: &str, file: Option<&str>, key: &str) -> String {
+    match file {
+        Some(file) => format!("set {key} of [scenes.{name}] in {file}"),
+        None => format!(
+            "retide scenes export {name} > {name}.toml; set {key} of [scenes.{name}] in it; retide scenes apply {name}.toml"
+        ),
+    }
+}
+
+/// Whether the topics of Kafka targets exist.
+fn kafka_targets(
+    config: &Config,
+    topics: Option<&BTreeSet<String>>,
+    scenes: &BTreeMap<String, (Scene, Option<String>)>,
+) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for (name, (scene, _)) in scenes {
+        let callback = scene.callback.as_ref().map(|callback| &callback.target);
+        for (what, target) in [("target", Some(&scene.target)), ("callback", callback)] {
+            let Some(TargetConfig::Kafka(kafka)) = target else {
+                continue;
+            };
+            let subject = format!("scene {name}: {what} topic {}", kafka.topic);
+            let fix = || {
+                cluster::create_topic(
+                    &config.kafka.client(),
+                    config.kafka.bootstrap(),
+                    &kafka.topic,
+                )
+            };
+            lines.push(match topics {
+                None => Line::warn(Section::Targets, subject, "not checked: no broker", fix()),
+                Some(topics) if topics.contains(&kafka.topic) => {
+                    Line::ok(Section::Targets, subject, "exists")
+                }
+                Some(_) => Line::fail(
+                    Section::Targets,
+                    subject,
+                    "does not exist, or retide may not describe it: its tasks cannot be delivered",
+                    fix(),
+                ),
+            });
+        }
+    }
+    lines
+}
+
+/// All lines, as people read them.
+fn text(lines: &[Line]) -> String {
+    let mut text = String::new();
+    for section in Section::ALL {
+        let mut some = lines
+            .iter()
+            .filter(|line| line.section == section)
+            .peekable();
+        if some.peek().is_none() {
+            continue;
+        }
+        let _ = writeln!(text, "{}", section.name());
+        for line in some {
+            let _ = writeln!(
+                text,
+                "  {} {}: {}",
+                line.mark.sign(),
+                line.subject,
+                line.message
+            );
+            if let Some(fix) = &line.fix {
+                let _ = writeln!(text, "      {fix}");
+            }
+        }
+    }
+    text.trim_end().to_owned()
+}
+
+/// How many lines there are of each kind.
+fn summary(lines: &[Line]) -> String {
+    let count = |mark| lines.iter().filter(|line| line.mark == mark).count();
+    let (ok, warn, fail) = (count(Mark::Ok), count(Mark::Warn), count(Mark::Fail));
+    format!("{ok} as they should be, {warn} worth knowing, {fail} to be mended")
+}

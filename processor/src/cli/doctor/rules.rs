@@ -1,0 +1,267 @@
+//! Scenes that do not mean what they say.
+//!
+//! What cannot be scheduled at all was refused when the scene was read; what is here runs, but hardly as it was meant. Invariant: what a
+//! scene may well mean is not called wrong.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use humantime::format_duration;
+
+use retide_connectors::TargetConfig;
+use retide_core::scene::{self, Overrides};
+use retide_core::{Policy, Rate, Timestamp};
+
+use crate::cli::doctor::{Line, Section, change};
+use crate::config::{Config, Scene};
+
+/// What is wrong, and the key to change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Odd {
+    /// What comes of the rules.
+    message: String,
+    /// The key, and what it should be.
+    key: String,
+}
+
+/// Attempts after which no wait grows any more that people would write down.
+const LATE: u32 = 1_000;
+
+/// Trips through the longest tier from which on a longer tier is worth having: each is a record written and read.
+const TRIPS: u32 = 100;
+
+/// A call that takes less has no network in it.
+const FASTEST: Duration = Duration::from_micros(100);
+
+/// What is odd about scenes; one good line for all the others.
+pub(super) fn lines(
+    config: &Config,
+    scenes: &BTreeMap<String, (Scene, Option<String>)>,
+) -> Vec<Line> {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let now = Timestamp::EPOCH + now;
+    let longest = config.topics.tiers.tiers().last();
+    let longest = longest.map_or(Duration::ZERO, |tier| tier.delay);
+    let (mut lines, mut good) = (Vec::new(), 0);
+    for (name, (scene, file)) in scenes {
+        let odd = odd(name, scene, longest, now);
+        good += usize::from(odd.is_empty());
+        let odd = odd.into_iter().map(|Odd { message, key }| {
+            let fix = if key.starts_with("tiers") {
+                format!("set {key} in [topics], then: retide init")
+            } else {
+                change(name, file.as_deref(), &key)
+            };
+            Line::warn(Section::Scenes, format!("scene {name}"), message, fix)
+        });
+        lines.extend(odd);
+    }
+    if good > 0 {
+        let message =
+            "their waits, deadlines, rates and concurrency fit together, and fit the tiers";
+        lines.insert(
+            0,
+            Line::ok(
+                Section::Scenes,
+                format!("{good} of {} scenes", scenes.len()),
+                message,
+            ),
+        );
+    }
+    lines
+}
+
+/// What is odd about one scene, where the longest tier waits so long.
+fn odd(name: &str, scene: &Scene, longest: Duration, now: Timestamp) -> Vec<Odd> {
+    let rules = match scene.rules(name) {
+        Ok(rules) => rules,
+        Err(error) => {
+            return vec![Odd {
+                message: error.to_string(),
+                key: error.path.join("."),
+            }];
+        }
+    };
+    let mut all = Vec::new();
+    if scene.is_over(now) {
+        all.push(Odd {
+            message: "all times of `at` have passed: a task whose attempt fails is dead at once"
+                .to_owned(),
+            key: "backoff.at.times".to_owned(),
+        });
+    }
+    for (key, policy) in policies(&rules) {
+        all.extend(never_again(&key, policy, rules.deadline));
+        all.extend(many_trips(policy, longest));
+    }
+    all.dedup();
+    if let Some(rate) = rules.rate {
+        all.extend(slow_rate(rate, rules.deadline));
+        if let TargetConfig::Http(_) = scene.target {
+            all.extend(fast_rate(rate, rules.concurrency.get()));
+        }
+    }
+    all
+}
+
+/// The policies of a scene, and the keys that lead to them.
+fn policies(rules: &scene::Scene) -> Vec<(String, &Policy)> {
+    let Overrides {
+        throttled,
+        timeout,
+        retryable,
+    } = &rules.on;
+    let own = [
+        ("on.throttled.backoff", throttled),
+        ("on.timeout.backoff", timeout),
+        ("on.retryable.backoff", retryable),
+    ];
+    let own = own
+        .into_iter()
+        .filter_map(|(key, policy)| Some((key.to_owned(), policy.as_ref()?)));
+    [("backoff".to_owned(), &rules.policy)]
+        .into_iter()
+        .chain(own)
+        .collect()
+}
+
+/// A deadline that has passed before there can be a second attempt.
+fn never_again(key: &str, policy: &Policy, deadline: Option<Duration>) -> Option<Odd> {
+    let deadline = deadline?;
+    let (least, _) = policy.band(1)?;
+    (policy.max_attempts.get() > 1 && least > deadline).then(|| Odd {
+        message: format!(
+            "the first wait of {key} is {} at least, and the deadline is {}: no task is ever tried a second time",
+            format_duration(least),
+            format_duration(deadline)
+        ),
+        key: format!("deadline (over {}) or {key}", format_duration(least)),
+    })
+}
+
+/// Waits that go through the longest tier again and again.
+fn many_trips(policy: &Policy, longest: Duration) -> Option<Odd> {
+    let last = policy.max_attempts.get().saturating_sub(1).min(LATE);
+    let (_, most) = policy.band(last.max(1))?;
+    if last == 0 || longest.is_zero() || most <= longest * TRIPS {
+        return None;
+    }
+    let trips = most.as_secs() / longest.as_secs().max(1);
+    Some(Odd {
+        message: format!(
+            "a wait of {} goes through the longest tier ({}) {trips} times, each time a record written and read",
+            format_duration(most),
+            format_duration(longest)
+        ),
+        key: "tiers (up to \"7d\")".to_owned(),
+    })
+}
+
+/// A rate that leaves no time before the deadline.
+fn slow_rate(rate: Rate, deadline: Option<Duration>) -> Option<Odd> {
+    let deadline = deadline?;
+    let every = rate.per / rate.limit.get();
+    (every > deadline).then(|| Odd {
+        message: format!(
+            "its rate lets one attempt start every {}, and the deadline is {}: tasks that queue up expire",
+            format_duration(every),
+            format_duration(deadline)
+        ),
+        key: "rate.limit or deadline".to_owned(),
+    })
+}
+
+/// A rate that so few calls at once can never reach.
+fn fast_rate(rate: Rate, concurrency: u32) -> Option<Odd> {
+    let each = rate.per.as_secs_f64() * f64::from(concurrency) / f64::from(rate.limit.get());
+    (each < FASTEST.as_secs_f64()).then(|| Odd {
+        message: format!(
+            "its rate is never reached: with {concurrency} calls at once, each would have to take less than {:.0} µs",
+            each * 1e6
+        ),
+        key: "concurrency or rate.limit".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_hours(1);
+
+    /// What is odd about a scene with these rules, where the longest tier is an hour.
+    fn messages(rules: &str) -> Vec<String> {
+        let text = format!("target = {{ http = {{ url = 'http://h/' }} }}\n{rules}");
+        let scene = crate::config::rules("a", text).unwrap();
+        let now = Timestamp::from_millis(1_700_000_000_000);
+        let odd = odd("a", &scene, HOUR, now);
+        odd.into_iter().map(|odd| odd.message).collect()
+    }
+
+    #[test]
+    fn a_deadline_before_the_second_attempt_is_odd() {
+        let fixed = |deadline| {
+            format!("backoff = {{ fixed = {{ delay = '10m' }} }}\ndeadline = '{deadline}'")
+        };
+
+        assert_eq!(
+            messages(&fixed("9m")),
+            [
+                "the first wait of backoff is 10m at least, and the deadline is 9m: no task is ever tried a second time"
+            ]
+        );
+        assert!(messages(&fixed("10m")).is_empty());
+        // Chance may make the wait short enough.
+        assert!(messages(&format!("{}\njitter = 'full'", fixed("9m"))).is_empty());
+        // There is no second attempt to wait for.
+        assert!(messages(&format!("{}\nmax_attempts = 1", fixed("9m"))).is_empty());
+        let own = "deadline = '1m'\n[on.throttled]\nbackoff = { fixed = { delay = '1h' } }";
+        assert!(
+            messages(own)[0].starts_with("the first wait of on.throttled.backoff is 1h at least")
+        );
+    }
+
+    #[test]
+    fn a_wait_far_beyond_the_longest_tier_is_odd() {
+        let fixed = |delay| format!("backoff = {{ fixed = {{ delay = '{delay}' }} }}");
+
+        assert!(messages(&fixed("100h")).is_empty());
+        assert_eq!(
+            messages(&fixed("101h")),
+            [
+                "a wait of 4days 5h goes through the longest tier (1h) 101 times, each time a record written and read"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_rate_that_cannot_be_reached_or_leaves_no_time_is_odd() {
+        assert_eq!(
+            messages("rate = { limit = 100000, per = '1s' }\nconcurrency = 1"),
+            [
+                "its rate is never reached: with 1 calls at once, each would have to take less than 10 µs"
+            ]
+        );
+        assert!(messages("rate = { limit = 10000, per = '1s' }\nconcurrency = 1").is_empty());
+        assert_eq!(
+            messages("rate = { limit = 1, per = '2h' }\ndeadline = '1h'"),
+            [
+                "its rate lets one attempt start every 2h, and the deadline is 1h: tasks that queue up expire"
+            ]
+        );
+    }
+
+    #[test]
+    fn points_in_time_that_have_passed_are_odd_and_an_ordinary_scene_is_not() {
+        assert_eq!(
+            messages("backoff = { at = { times = ['2020-01-01T00:00:00Z'] } }").len(),
+            1
+        );
+        assert!(messages("").is_empty());
+        assert!(
+            messages("deadline = '24h'\nrate = { limit = 100, per = '1s', burst = 20 }").is_empty()
+        );
+    }
+}
