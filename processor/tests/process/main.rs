@@ -10,6 +10,7 @@
 mod bad_input;
 mod commands;
 mod crash;
+mod doctor;
 mod promises;
 mod rig;
 #[path = "../kafka/support.rs"]
