@@ -269,15 +269,12 @@ impl Questions {
             .filter(wanted)
             .filter_map(|topic| Some((topic, seen.topics.get(&*topic.name)?.replicas.len())))
             .collect();
-        let allowed = match there.first() {
-            None => Access::Unknown {
-                reason: "there is no topic to ask for".to_owned(),
-            },
+        let committed = match there.first() {
+            None => None,
             Some((topic, partitions)) => {
                 let mut list = TopicPartitionList::new();
                 add_ends(&mut list, &topic.name, *partitions)?;
-                let fix = || tools.allow(&["Describe", "Read"], "--group", group);
-                access(consumer.committed_offsets(list, GROUP).map(|_| ()), fix)
+                Some(consumer.committed_offsets(list, GROUP).map(|_| ()))
             }
         };
         let fix = |topic: &str| tools.allow(&["Describe", "Read"], "--topic", topic);
@@ -288,6 +285,17 @@ impl Questions {
             let result = ends.result(&topic.name);
             all.push((Arc::clone(&topic.name), access(result, || fix(&topic.name))));
         }
+        let committed = match (ends.group, committed) {
+            (Some(refused), _) => Some(Err(refused)),
+            (None, committed) => committed,
+        };
+        let fix = || tools.allow(&["Describe", "Read"], "--group", group);
+        let allowed = match committed {
+            Some(result) => access(result, fix),
+            None => Access::Unknown {
+                reason: "there is no topic to ask for".to_owned(),
+            },
+        };
         Ok((allowed, all, newest))
     }
 
@@ -390,6 +398,8 @@ struct Ends {
     errors: BTreeMap<Arc<str>, KafkaError>,
     /// The newest stamp.
     newest: Newest,
+    /// Whether the group was refused, of which the client library tells only those who poll.
+    group: Option<KafkaError>,
 }
 
 // === impl Ends ===
@@ -418,6 +428,7 @@ impl Ends {
             open,
             errors: BTreeMap::new(),
             newest: None,
+            group: None,
         })
     }
 
@@ -443,6 +454,10 @@ impl Ends {
             // The client's own events; nothing of a partition comes this way. It is also the pause between two looks.
             if let Some(Err(error)) = self.consumer.poll(LOOK.min(left(deadline))) {
                 debug!(%error, "consumer reports");
+                let code = error.rdkafka_error_code();
+                if code == Some(RDKafkaErrorCode::GroupAuthorizationFailed) {
+                    self.group = Some(error);
+                }
             }
         }
         self
