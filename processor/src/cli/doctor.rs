@@ -368,9 +368,9 @@ fn topics(config: &Config, plan: &Plan, survey: &Survey) -> Vec<Line> {
         };
         lines.push(line(
             Section::Topics,
-            &*found.subject,
-            &*found.problem,
-            &*found.fix,
+            &found.subject,
+            &found.problem,
+            &found.fix,
         ));
     }
     let refused = subjects

@@ -371,20 +371,16 @@ fn probe(
             .payload("")
             .headers(headers),
     );
-    let result = match sent {
-        Err((error, _)) => Err(error),
-        Ok(()) => {
-            let flushed = producer.flush(left(deadline));
-            let mut receipt = receipt.lock().unwrap_or_else(PoisonError::into_inner);
-            let refused = producer.context().refusal();
-            match (receipt.result.take(), refused) {
-                // All that a transaction that may not go on says of its records is that they were dropped.
-                (Some(Err(_)), Some(code)) => Err(KafkaError::MessageProduction(code)),
-                (Some(result), _) => result,
-                (None, _) => Err(flushed.err().unwrap_or(KafkaError::Canceled)),
-            }
+    let result = sent.map_err(|(error, _)| error).and_then(|()| {
+        let flushed = producer.flush(left(deadline));
+        let mut receipt = receipt.lock().unwrap_or_else(PoisonError::into_inner);
+        match (receipt.result.take(), producer.context().refusal()) {
+            // All that a transaction that may not go on says of its records is that they were dropped.
+            (Some(Err(_)), Some(code)) => Err(KafkaError::MessageProduction(code)),
+            (Some(result), _) => result,
+            (None, _) => Err(flushed.err().unwrap_or(KafkaError::Canceled)),
         }
-    };
+    });
     (result, producer.abort_transaction(left(deadline)))
 }
 

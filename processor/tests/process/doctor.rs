@@ -89,6 +89,22 @@ fn tools(rig: &Rig) -> Option<String> {
     Some(folder.display().to_string())
 }
 
+/// Runs each command as it was printed, in a shell that finds Kafka's tools in the folder `tools`.
+fn mend(rig: &Rig, tools: &str, failed: &[Value]) {
+    for line in failed {
+        match line["fix"].as_str().unwrap() {
+            "retide init" => assert!(rig.retide(&["init"]).status.success()),
+            fix if fix.starts_with("kafka-") => {
+                let path = format!("{tools}:{}", std::env::var("PATH").unwrap());
+                let mut shell = Command::new("sh");
+                let mended = shell.args(["-c", fix]).env("PATH", path).output().unwrap();
+                assert!(mended.status.success(), "{fix}: {mended:?}");
+            }
+            fix => assert!(fix.starts_with("start what listens at "), "{fix}"),
+        }
+    }
+}
+
 #[test]
 fn each_planted_defect_has_a_line_and_its_command_mends_it() {
     let dead = nobody();
@@ -178,23 +194,8 @@ fn each_planted_defect_has_a_line_and_its_command_mends_it() {
     }
     assert!(!table.contains("secret"), "{table}");
 
-    // Each command as it was printed, in a shell.
     let listener = TcpListener::bind(&dead).unwrap();
-    for line in &failed {
-        match line["fix"].as_str().unwrap() {
-            "retide init" => assert!(rig.retide(&["init"]).status.success()),
-            fix if fix.starts_with("kafka-") => {
-                let path = format!("{tools}:{}", std::env::var("PATH").unwrap());
-                let mut shell = Command::new("sh");
-                let mended = shell.args(["-c", fix]).env("PATH", path).output().unwrap();
-                assert!(mended.status.success(), "{fix}: {mended:?}");
-            }
-            fix => assert!(
-                fix.starts_with(&format!("start what listens at {dead}")),
-                "{fix}"
-            ),
-        }
-    }
+    mend(&rig, &tools, &failed);
     let output = rig.retide(&["doctor", "--output", "ndjson"]);
     drop(listener);
     assert_eq!(marked(&output, "fail"), [] as [Value; 0]);
