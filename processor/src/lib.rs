@@ -11,6 +11,7 @@
 //! | [`scenes`] | the scenes topic |
 //! | [`rules`] | scenes put in force |
 //! | [`parked`] | which scenes still have tasks |
+//! | `scan` | reading topics once, from somewhere to their ends |
 //! | [`publish`] | producing from the command line |
 //! | [`demo`] | everything on one machine |
 //! | [`mod@bench`] | measurements, each beside a raw baseline |
@@ -35,6 +36,7 @@ pub mod parked;
 pub mod process;
 pub mod publish;
 pub mod rules;
+mod scan;
 pub mod scenes;
 pub mod shell;
 pub mod topics;

@@ -4,14 +4,14 @@
 //! committed and no group is joined, so that nobody notices.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
-use tracing::warn;
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use retide_avro::headers;
 use retide_core::completions::Completions;
@@ -19,6 +19,7 @@ use retide_core::{Origin, Source, Timestamp};
 
 use crate::client::Quiet;
 use crate::config::{Config, Scene};
+use crate::scan::{self, CALL, Scanned, last};
 use crate::shell::feed;
 use crate::topics::Topics;
 
@@ -77,12 +78,6 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// Longest wait for the committed offsets: as long as a transaction may hold them up, as a rule.
 const COMMITTED: Duration = Duration::from_secs(15);
 
-/// Longest wait for one answer of the broker.
-const CALL: Duration = Duration::from_secs(5);
-
-/// Longest wait for a record, after which time is looked at again.
-const POLL: Duration = Duration::from_millis(100);
-
 /// The first task of each of the scenes `names`, among all `scenes`, that has one under way. Stops as soon as each has.
 pub fn find(
     config: &Config,
@@ -90,21 +85,8 @@ pub fn find(
     scenes: &BTreeMap<String, Scene>,
     names: &BTreeSet<String>,
 ) -> Result<BTreeMap<String, Found>, Error> {
-    let mut client = config.kafka.consumer();
-    for (key, value) in [
-        // For its committed offsets; nothing joins it.
-        ("group.id", config.processor.group.as_str()),
-        ("enable.auto.commit", "false"),
-        ("enable.partition.eof", "true"),
-        ("isolation.level", "read_committed"),
-        // The end of each topic is waited for in turn.
-        ("fetch.wait.max.ms", "10"),
-        // What was deleted needs no rules.
-        ("auto.offset.reset", "earliest"),
-    ] {
-        client.set(key, value);
-    }
-    let consumer: BaseConsumer<Quiet> = client.create_with_context(Quiet)?;
+    // For its committed offsets.
+    let consumer = scan::consumer(config.kafka.consumer(), &config.processor.group)?;
     let mut search = Search {
         group: &config.processor.group,
         scenes,
@@ -150,43 +132,25 @@ impl Search<'_> {
         deadline: Instant,
         read: &mut u64,
     ) -> Result<(), Error> {
-        let metadata = consumer.fetch_metadata(Some(topic), CALL)?;
-        let mut partitions = TopicPartitionList::new();
-        for topic in metadata.topics() {
-            for partition in topic.partitions() {
-                partitions.add_partition(topic.name(), partition.id());
-            }
-        }
-        let mut open: BTreeSet<i32> = partitions
-            .elements()
-            .iter()
-            .map(TopicPartitionListElem::partition)
-            .collect();
-        if open.is_empty() {
+        let partitions = scan::partitions(consumer, topic)?;
+        if partitions.count() == 0 {
             // A topic that does not exist holds nothing.
             return Ok(());
         }
         let starts = self.starts(source, &self.committed(consumer, &partitions)?)?;
-        consumer.assign(&starts)?;
-        while !open.is_empty() && !self.is_over() {
-            if Instant::now() >= deadline {
-                return Err(Error::Slow { read: *read });
+        let scanned = scan::read(consumer, &starts, deadline, |message| {
+            *read += 1;
+            self.look(source, message);
+            if self.is_over() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
             }
-            match consumer.poll(POLL) {
-                None => {}
-                Some(Ok(message)) => {
-                    *read += 1;
-                    self.look(source, &message);
-                }
-                Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    open.remove(&partition);
-                }
-                Some(Err(error)) if is_fatal(&error) => return Err(error.into()),
-                // The client goes on by itself.
-                Some(Err(error)) => warn!(%error, "consumer reports"),
-            }
+        })?;
+        match scanned {
+            Scanned::ToEnd | Scanned::Enough => Ok(()),
+            Scanned::OutOfTime { .. } => Err(Error::Slow { read: *read }),
         }
-        Ok(())
     }
 
     /// The committed offsets, waiting for transactions that still may change them.
@@ -271,25 +235,4 @@ impl Search<'_> {
             self.found.insert(scene.to_owned(), Found { id, origin });
         }
     }
-}
-
-/// The text of the last header of this name, which is the one that counts.
-fn last(message: &BorrowedMessage<'_>, name: &str) -> Option<String> {
-    let headers = message.headers()?;
-    let values = headers.iter().filter(|header| header.key == name);
-    let value = values.last()?.value?;
-    Some(String::from_utf8_lossy(value).into_owned())
-}
-
-/// Whether reading cannot go on.
-fn is_fatal(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::Fatal
-                | RDKafkaErrorCode::TopicAuthorizationFailed
-                | RDKafkaErrorCode::GroupAuthorizationFailed
-                | RDKafkaErrorCode::Authentication
-        )
-    )
 }

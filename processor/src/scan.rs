@@ -1,0 +1,126 @@
+//! Reading topics once, from somewhere to their ends, within a time: what commands do that look for tasks.
+//!
+//! Not the feed of a worker. Invariant: no group is joined and nothing is committed, so that nobody notices.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::topic_partition_list::{TopicPartitionList, TopicPartitionListElem};
+use tracing::warn;
+
+use crate::client::Quiet;
+
+/// How far a topic was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Scanned {
+    /// To the end of each partition.
+    ToEnd,
+    /// Until whoever looks had seen enough.
+    Enough,
+    /// Until time was up.
+    OutOfTime {
+        /// The partitions whose ends were not reached.
+        left: BTreeSet<i32>,
+    },
+}
+
+/// Longest wait for one answer of the broker.
+pub(crate) const CALL: Duration = Duration::from_secs(5);
+
+/// Longest wait for a record, after which time is looked at again.
+const POLL: Duration = Duration::from_millis(100);
+
+/// A consumer that sees what is committed. The client wants the name of a group, although nothing joins it.
+pub(crate) fn consumer(
+    mut client: ClientConfig,
+    group: &str,
+) -> Result<BaseConsumer<Quiet>, KafkaError> {
+    for (key, value) in [
+        ("group.id", group),
+        ("enable.auto.commit", "false"),
+        ("enable.partition.eof", "true"),
+        ("isolation.level", "read_committed"),
+        // The end of each topic is waited for in turn.
+        ("fetch.wait.max.ms", "10"),
+        // What was deleted is of no interest.
+        ("auto.offset.reset", "earliest"),
+    ] {
+        client.set(key, value);
+    }
+    client.create_with_context(Quiet)
+}
+
+/// The partitions of a topic; none of one that does not exist.
+pub(crate) fn partitions(
+    consumer: &BaseConsumer<Quiet>,
+    topic: &str,
+) -> Result<TopicPartitionList, KafkaError> {
+    let metadata = consumer.fetch_metadata(Some(topic), CALL)?;
+    let mut partitions = TopicPartitionList::new();
+    for topic in metadata.topics() {
+        for partition in topic.partitions() {
+            partitions.add_partition(topic.name(), partition.id());
+        }
+    }
+    Ok(partitions)
+}
+
+/// Reads from `starts`, which are of one topic, since the end of a partition is told without it.
+pub(crate) fn read(
+    consumer: &BaseConsumer<Quiet>,
+    starts: &TopicPartitionList,
+    deadline: Instant,
+    mut look: impl FnMut(&BorrowedMessage<'_>) -> ControlFlow<()>,
+) -> Result<Scanned, KafkaError> {
+    let mut left: BTreeSet<i32> = starts
+        .elements()
+        .iter()
+        .map(TopicPartitionListElem::partition)
+        .collect();
+    consumer.assign(starts)?;
+    while !left.is_empty() {
+        if Instant::now() >= deadline {
+            return Ok(Scanned::OutOfTime { left });
+        }
+        match consumer.poll(POLL) {
+            None => {}
+            Some(Ok(message)) => match look(&message) {
+                ControlFlow::Continue(()) => {}
+                ControlFlow::Break(()) => return Ok(Scanned::Enough),
+            },
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                left.remove(&partition);
+            }
+            Some(Err(error)) if is_fatal(&error) => return Err(error),
+            // The client goes on by itself.
+            Some(Err(error)) => warn!(%error, "consumer reports"),
+        }
+    }
+    Ok(Scanned::ToEnd)
+}
+
+/// The text of the last header of this name, which is the one that counts.
+pub(crate) fn last(message: &BorrowedMessage<'_>, name: &str) -> Option<String> {
+    let headers = message.headers()?;
+    let values = headers.iter().filter(|header| header.key == name);
+    let value = values.last()?.value?;
+    Some(String::from_utf8_lossy(value).into_owned())
+}
+
+/// Whether reading cannot go on.
+fn is_fatal(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::Fatal
+                | RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::GroupAuthorizationFailed
+                | RDKafkaErrorCode::Authentication
+        )
+    )
+}
