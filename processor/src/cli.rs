@@ -5,6 +5,7 @@
 //! | `bench` | `retide bench` |
 //! | `demo` | `retide demo` |
 //! | `doctor` | `retide doctor` |
+//! | `explain` | `retide explain` |
 //! | `init` | `retide init` |
 //! | `run` | `retide run` |
 //! | `scenes` | `retide scenes` |
@@ -17,6 +18,7 @@
 mod bench;
 mod demo;
 mod doctor;
+mod explain;
 mod init;
 mod output;
 mod preview;
@@ -93,6 +95,8 @@ enum Command {
     Run(run::Options),
     /// Put one task, or one per line, on the retry topic
     Submit(submit::Options),
+    /// Tell what became of one task, from the topics alone
+    Explain(explain::Options),
     /// Show and change the rules on the scenes topic; workers follow at once
     #[command(subcommand)]
     Scenes(scenes::Command),
@@ -162,6 +166,7 @@ fn dispatch(Cli { global, command }: Cli) -> Result<(), Failed> {
         Command::Run(options) => run::run(load(&global)?, &options),
         Command::Submit(options) => submit::submit(&load(&global)?, &options, global.output),
         Command::BenchTarget(options) => bench::target(&options),
+        Command::Explain(options) => explain::explain(&load(&global)?, options, global.output),
         Command::Bench(command) => bench::bench(load(&global)?, &command, global.output),
         Command::Scenes(command) => scenes::scenes(&load(&global)?, command, global.output),
     }
@@ -195,6 +200,7 @@ fn log(command: &Command) {
         | Command::Bench(_)
         | Command::BenchTarget(_)
         | Command::Submit(_)
+        | Command::Explain(_)
         | Command::Scenes(_)
         | Command::Completions { .. } => "warn",
     };

@@ -30,7 +30,7 @@ use retide_core::Ladder;
 pub use self::scene::Scene;
 pub use self::source::Error;
 
-pub(crate) use self::text::rfc3339;
+pub(crate) use self::text::{human, rfc3339};
 
 use self::source::Source;
 

@@ -12,6 +12,7 @@
 //! | [`rules`] | scenes put in force |
 //! | [`parked`] | which scenes still have tasks |
 //! | `scan` | reading topics once, from somewhere to their ends |
+//! | `story` | what became of one task |
 //! | [`publish`] | producing from the command line |
 //! | [`demo`] | everything on one machine |
 //! | [`mod@bench`] | measurements, each beside a raw baseline |
@@ -39,4 +40,5 @@ pub mod rules;
 mod scan;
 pub mod scenes;
 pub mod shell;
+mod story;
 pub mod topics;

@@ -275,7 +275,7 @@ pub fn delete(topic: &Arc<str>, name: &str) -> OutRecord {
 }
 
 /// Whether a record says that it is in JSON.
-fn is_json(message: &BorrowedMessage<'_>) -> bool {
+pub(crate) fn is_json(message: &BorrowedMessage<'_>) -> bool {
     message.headers().is_some_and(|headers| {
         headers.iter().any(|header| {
             header.key.eq_ignore_ascii_case("content-type")

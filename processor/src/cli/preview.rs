@@ -16,7 +16,7 @@ use retide_core::verdict::LEAST_WAIT;
 use retide_core::{Base, Failure, Outcome, Policy, Reason, Terminal, Timestamp};
 
 use crate::cli::output::{Exit, Failed, Output, put};
-use crate::config::{Scene, rfc3339};
+use crate::config::{Scene, human, rfc3339};
 
 /// What `preview` takes.
 #[derive(Debug, Args)]
@@ -404,23 +404,6 @@ impl Scale {
             Self::Logarithmic(..) => ", on a logarithmic scale",
         };
         format!("bars: = waited in any case, - as chance has it{scale}")
-    }
-}
-
-/// A time as people read it: not more exact than its length makes worthwhile.
-fn human(millis: u64) -> String {
-    const DAY: u64 = 86_400_000;
-    let unit = match millis {
-        0..60_000 => 1,
-        60_000..DAY => 1_000,
-        _ => 60_000,
-    };
-    let rounded = millis.saturating_add(unit / 2) / unit * unit;
-    let (days, rest) = (rounded / DAY, Duration::from_millis(rounded % DAY));
-    match (days, rest.is_zero()) {
-        (0, _) => humantime::format_duration(rest).to_string(),
-        (_, true) => format!("{days}d"),
-        (_, false) => format!("{days}d {}", humantime::format_duration(rest)),
     }
 }
 

@@ -253,7 +253,7 @@ fn open(options: &Options) -> Result<Box<dyn BufRead>, Failed> {
 }
 
 /// A point in time, in milliseconds since the epoch; rounded up, so that a task is not early.
-fn time(text: &str) -> Result<u64, String> {
+pub(super) fn time(text: &str) -> Result<u64, String> {
     if let Ok(millis) = text.parse() {
         return Ok(millis);
     }

@@ -11,6 +11,7 @@ mod bad_input;
 mod commands;
 mod crash;
 mod doctor;
+mod explain;
 mod promises;
 mod rig;
 #[path = "../kafka/support.rs"]

@@ -1,0 +1,291 @@
+//! `retide explain`: what became of one task, as a timeline.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use comfy_table::{Table, presets};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use serde::Serialize;
+use tokio::runtime::Runtime;
+
+use retide_core::Timestamp;
+
+use crate::cli::init;
+use crate::cli::output::{Exit, Failed, Output, put, say};
+use crate::cli::submit;
+use crate::cluster;
+use crate::config::{Config, human};
+use crate::story::search::{self, Found, Query, Reading};
+use crate::story::{self, Line, Story};
+use crate::topics::Topics;
+
+/// What `explain` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  retide explain order-7
+  retide explain order-7 --from 6h                    nothing older than six hours
+  retide explain order-7 --partition 3 --timeout 5m
+  retide --output json explain order-7 | jq '.stories[].state'
+
+It reads the retry topic to find the partitions on which the task entered, and these partitions of the
+other topics; all of them if it is not found there. No group is joined and nothing is committed.")]
+pub(super) struct Options {
+    /// The task's identity, as in the header retry-id
+    #[arg(value_name = "TASK_ID")]
+    id: String,
+    /// Read this partition of each topic only
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    partition: Option<i32>,
+    /// Read nothing older: RFC 3339, milliseconds since the epoch, or a duration such as 6h
+    #[arg(long, value_name = "TIME", value_parser = from)]
+    from: Option<Timestamp>,
+    /// Stop reading after this, and tell what was found by then
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+}
+
+/// What is printed in JSON.
+#[derive(Debug, Serialize)]
+struct Document<'a> {
+    /// The task's identity.
+    id: &'a str,
+    /// What became of it; more than one if the identity was used more than once.
+    stories: &'a [Story],
+    /// What was read.
+    read: &'a [Reading],
+}
+
+/// One line of JSON.
+#[derive(Debug, Serialize)]
+struct Entry<'a> {
+    /// The task's identity.
+    id: &'a str,
+    /// Where the task entered, if that is known.
+    origin: Option<&'a str>,
+    /// What happened.
+    #[serde(flatten)]
+    line: &'a Line,
+}
+
+/// Tells what became of a task.
+pub(super) fn explain(config: &Config, options: Options, output: Output) -> Result<(), Failed> {
+    let topics = Topics::new(&config.topics.prefix, &config.topics.tiers);
+    let plan = init::plan(config);
+    let there = Runtime::new()?.block_on(cluster::existing(&config.kafka.client(), &plan))?;
+    if !there.contains(&topics.tasks) {
+        let message = format!(
+            "topic {} does not exist; `retide init` creates it",
+            topics.tasks
+        );
+        return Err(Failed::because(Exit::Precondition, message));
+    }
+    let Options {
+        id,
+        partition,
+        from,
+        timeout,
+    } = options;
+    let start = Instant::now();
+    let query = Query {
+        id,
+        partition,
+        from,
+        deadline: start + timeout,
+    };
+    let found = search::search(
+        config.kafka.consumer(),
+        &topics,
+        &query,
+        |topic, records| {
+            let seconds = start.elapsed().as_secs();
+            say(&format!(
+                "reading {topic}: {records} records so far, {seconds} s of {} s",
+                timeout.as_secs()
+            ));
+        },
+    )
+    .map_err(|error| unreadable(&error))?;
+    let Found { clues, readings } = found;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = Timestamp::EPOCH + now.unwrap_or_default();
+    let stories = story::tell(clues, &config.topics.tiers, now);
+    let unread = unread(&readings);
+    if stories.is_empty() {
+        return Err(nothing(&query, &readings, &unread));
+    }
+    if !config.topics.events.enabled {
+        say(
+            "events are off (topics.events.enabled): told from the other topics, without the times of decisions",
+        );
+    }
+    show(&query.id, &stories, &readings, output)?;
+    if unread.is_empty() {
+        Ok(())
+    } else {
+        let message = format!(
+            "not all was read within {}; not read to the end: {}",
+            human(timeout.as_millis() as u64),
+            unread.join(", ")
+        );
+        Err(Failed::because(Exit::Partly, message))
+    }
+}
+
+/// Prints stories.
+fn show(id: &str, stories: &[Story], read: &[Reading], output: Output) -> Result<(), Failed> {
+    let json = |written: serde_json::Result<String>| written.map_err(std::io::Error::from);
+    match output {
+        Output::Table => {
+            let texts = stories.iter().enumerate();
+            let texts = texts.map(|(index, story)| table(id, story, (index + 1, stories.len())));
+            put(&texts.collect::<Vec<_>>().join("\n\n"))
+        }
+        Output::Json => {
+            let document = Document { id, stories, read };
+            put(&json(serde_json::to_string_pretty(&document))?)
+        }
+        Output::Ndjson => {
+            for story in stories {
+                let origin = story.origin.as_deref();
+                for line in &story.lines {
+                    put(&json(serde_json::to_string(&Entry { id, origin, line }))?)?;
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+/// A story for people.
+fn table(id: &str, story: &Story, (number, of): (usize, usize)) -> String {
+    let mut head = vec![format!("task {id}")];
+    if of > 1 {
+        head.push(format!("{number} of {of} with this identity"));
+    }
+    if !story.scene.is_empty() {
+        head.push(format!("scene {}", story.scene));
+    }
+    head.extend(
+        story
+            .origin
+            .as_ref()
+            .map(|origin| format!("entered as {origin}")),
+    );
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table.set_header(["TIME", "SINCE START", "WHAT", "DETAILS"]);
+    let start = story.lines.first().map_or(Timestamp::EPOCH, |line| line.at);
+    for line in &story.lines {
+        let since = human(line.at.since(start).as_millis() as u64);
+        table.add_row([
+            story::clock(line.at),
+            format!("+{since}"),
+            line.what.clone(),
+            line.details(),
+        ]);
+    }
+    let mut text = vec![head.join(" · "), table.trim_fmt()];
+    text.extend(story.notes.iter().map(|note| format!("note: {note}")));
+    text.push(format!("now: {}", story.state.text));
+    text.join("\n")
+}
+
+/// What was not read to its end, as text.
+fn unread(readings: &[Reading]) -> Vec<String> {
+    let unread = readings.iter().filter(|reading| !reading.unread.is_empty());
+    unread
+        .map(|reading| {
+            if reading.unread.contains(&search::ALL) {
+                return reading.topic.to_string();
+            }
+            let partitions = reading.unread.iter().map(ToString::to_string);
+            let partitions = partitions.collect::<Vec<_>>().join(" ");
+            format!("{} (partition {partitions})", reading.topic)
+        })
+        .collect()
+}
+
+/// No record of the task was found.
+fn nothing(query: &Query, readings: &[Reading], unread: &[String]) -> Failed {
+    let records: u64 = readings.iter().map(|reading| reading.records).sum();
+    let mut message = vec![format!(
+        "task {} was not found among {records} records of {} topics",
+        query.id,
+        readings
+            .iter()
+            .filter(|reading| !reading.partitions.is_empty())
+            .count()
+    )];
+    let partition = query
+        .partition
+        .map(|partition| format!(", partition {partition} only"));
+    let from = query
+        .from
+        .map(|from| format!(", since {}", story::clock(from)));
+    message.extend(partition.into_iter().chain(from));
+    for reading in readings.iter().filter(|reading| reading.unread.is_empty()) {
+        let Reading {
+            topic,
+            partitions,
+            records,
+            ..
+        } = reading;
+        message.push(match partitions.len() {
+            0 => format!("\n  {topic}: no such topic, or partition"),
+            count => format!("\n  {topic}: {records} records on {count} partitions"),
+        });
+    }
+    if unread.is_empty() {
+        return Failed::because(Exit::NotFound, message.concat());
+    }
+    message.push(format!("\nnot read to the end: {}", unread.join(", ")));
+    Failed::because(Exit::Partly, message.concat())
+}
+
+/// Topics that cannot be read.
+fn unreadable(error: &KafkaError) -> Failed {
+    let silent = matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::AllBrokersDown
+        )
+    );
+    let exit = if silent {
+        Exit::Unreachable
+    } else {
+        Exit::Failure
+    };
+    Failed::new(exit, error)
+}
+
+/// When to start reading.
+fn from(text: &str) -> Result<Timestamp, String> {
+    if let Ok(ago) = humantime::parse_duration(text) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = Timestamp::EPOCH + now.unwrap_or_default();
+        return Ok(now.before(ago));
+    }
+    let time = submit::time(text).map_err(|_| {
+        "expected a time such as 2026-12-24T18:00:00Z, milliseconds since the epoch, or a duration such as 6h"
+    })?;
+    Ok(Timestamp::from_millis(time))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_starts_at_a_time_or_some_time_ago() {
+        assert_eq!(from("1500"), Ok(Timestamp::from_millis(1_500)));
+        assert_eq!(
+            from("1970-01-01T00:00:02Z"),
+            Ok(Timestamp::from_millis(2_000))
+        );
+        assert!(from("6h").unwrap() < from("1h").unwrap());
+        assert!(from("yesterday").is_err());
+    }
+}

@@ -1,0 +1,324 @@
+//! Finds the records of one task.
+//!
+//! A task's records stand on the partition on which it entered, so the retry topic is read first and says which partitions of the
+//! others to read; all of them if it does not. Tiers come longest first and events last, since that is the way tasks go: what moves
+//! while it is looked for is seen where it was, or where it went. Invariant: nothing is read after the deadline.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
+use serde::Serialize;
+use tracing::warn;
+
+use retide_avro::headers;
+use retide_avro::wire::{self, Codec, Format, Framing, Wire};
+use retide_core::{Kind, Origin, Timestamp};
+
+use crate::client::Quiet;
+use crate::config::with_causes;
+use crate::scan::{self, CALL, Scanned, last};
+use crate::scenes::is_json;
+use crate::shell::feed;
+use crate::story::{Clue, DeadLetter, What};
+use crate::topics::Topics;
+
+/// What to look for, and where.
+#[derive(Clone, Debug)]
+pub(crate) struct Query {
+    /// The task's identity.
+    pub(crate) id: String,
+    /// The only partition to read.
+    pub(crate) partition: Option<i32>,
+    /// Records before this are not read.
+    pub(crate) from: Option<Timestamp>,
+    /// When to stop reading.
+    pub(crate) deadline: Instant,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// The task's records.
+    pub(crate) clues: Vec<Clue>,
+    /// What was read for them.
+    pub(crate) readings: Vec<Reading>,
+}
+
+/// How far a topic was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Reading {
+    /// The topic.
+    pub(crate) topic: Arc<str>,
+    /// The partitions that were to be read; none of a topic that does not exist.
+    pub(crate) partitions: Vec<i32>,
+    /// How many records were read.
+    pub(crate) records: u64,
+    /// The partitions that were not read to their ends.
+    pub(crate) unread: BTreeSet<i32>,
+}
+
+/// A topic, by what its records are.
+#[derive(Clone, Copy, Debug)]
+enum Sort {
+    /// The retry topic.
+    Tasks,
+    /// A tier.
+    Tier(usize),
+    /// Dead letters.
+    DeadLetters,
+    /// Callback records.
+    Callbacks,
+    /// Events.
+    Events,
+}
+
+/// A search under way.
+struct Search<'a> {
+    /// What to look for.
+    query: &'a Query,
+    /// Reads.
+    consumer: BaseConsumer<Quiet>,
+    /// Events, in Avro and in JSON.
+    events: [Codec<wire::Event>; 2],
+    /// Callback records, in Avro and in JSON.
+    callbacks: [Codec<wire::Callback>; 2],
+    /// What was found.
+    found: Found,
+}
+
+/// Time after which it is said how far a search is, and again.
+const PROGRESS: Duration = Duration::from_secs(2);
+
+/// Looks for the records of a task; `progress` is told now and then which topic is read, and how many records were.
+pub(crate) fn search(
+    client: ClientConfig,
+    topics: &Topics,
+    query: &Query,
+    mut progress: impl FnMut(&str, u64),
+) -> Result<Found, KafkaError> {
+    let mut search = Search {
+        query,
+        consumer: scan::consumer(client, "retide-explain")?,
+        events: [Format::Avro, Format::Json]
+            .map(|format| Codec::new(format, Framing::SingleObject)),
+        callbacks: [Format::Avro, Format::Json]
+            .map(|format| Codec::new(format, Framing::SingleObject)),
+        found: Found::default(),
+    };
+    let tiers = topics.tiers.iter().enumerate().rev();
+    let rest = tiers.map(|(tier, topic)| (Sort::Tier(tier), topic)).chain([
+        (Sort::DeadLetters, &topics.dead_letters),
+        (Sort::Callbacks, &topics.callbacks),
+        (Sort::Events, &topics.events),
+    ]);
+    let mut only: BTreeSet<i32> = query.partition.into_iter().collect();
+    search.topic((Sort::Tasks, &topics.tasks), &only, &mut progress)?;
+    if only.is_empty() {
+        let clues = search.found.clues.iter();
+        only.extend(clues.map(|clue| clue.at.partition));
+    }
+    for topic in rest {
+        search.topic(topic, &only, &mut progress)?;
+    }
+    Ok(search.found)
+}
+
+// === impl Search ===
+
+impl Search<'_> {
+    /// Reads a topic, or these partitions of it.
+    fn topic(
+        &mut self,
+        (sort, topic): (Sort, &Arc<str>),
+        only: &BTreeSet<i32>,
+        progress: &mut impl FnMut(&str, u64),
+    ) -> Result<(), KafkaError> {
+        let deadline = self.query.deadline;
+        let mut reading = Reading {
+            topic: Arc::clone(topic),
+            partitions: only.iter().copied().collect(),
+            records: 0,
+            unread: only.clone(),
+        };
+        if Instant::now() >= deadline {
+            if reading.unread.is_empty() {
+                // Which partitions there are was not asked any more.
+                reading.unread.insert(ALL);
+            }
+            self.found.readings.push(reading);
+            return Ok(());
+        }
+        let starts = self.starts(topic, only)?;
+        reading.partitions = starts
+            .elements()
+            .iter()
+            .map(TopicPartitionListElem::partition)
+            .collect();
+        let before: u64 = self
+            .found
+            .readings
+            .iter()
+            .map(|reading| reading.records)
+            .sum();
+        let mut next = Instant::now() + PROGRESS;
+        let Self {
+            query,
+            consumer,
+            events,
+            callbacks,
+            found,
+        } = self;
+        let scanned = scan::read(consumer, &starts, deadline, |message| {
+            reading.records += 1;
+            if reading.records.is_multiple_of(1_024) && Instant::now() >= next {
+                next += PROGRESS;
+                progress(topic, before + reading.records);
+            }
+            let what = match sort {
+                Sort::Tasks => entered(message, &query.id),
+                _ if !is_of(message, &query.id) => None,
+                Sort::Tier(tier) => parked(message, tier),
+                Sort::DeadLetters => Some(dead_letter(message)),
+                Sort::Callbacks => decode(message, callbacks).map(What::Callback),
+                Sort::Events => decode(message, events).map(What::Event).or_else(|| {
+                    last(message, headers::EVENT).map(|event| What::Unreadable { event })
+                }),
+            };
+            found.clues.extend(what.map(|what| Clue {
+                at: place(message),
+                appended: appended(message),
+                what,
+            }));
+            ControlFlow::Continue(())
+        })?;
+        reading.unread = match scanned {
+            Scanned::ToEnd | Scanned::Enough => BTreeSet::new(),
+            Scanned::OutOfTime { left } => left,
+        };
+        self.found.readings.push(reading);
+        Ok(())
+    }
+
+    /// Where to start reading a topic.
+    fn starts(&self, topic: &str, only: &BTreeSet<i32>) -> Result<TopicPartitionList, KafkaError> {
+        let all = scan::partitions(&self.consumer, topic)?;
+        let mut starts = TopicPartitionList::with_capacity(all.count());
+        // Kafka takes the time for an offset.
+        let start = match self.query.from {
+            Some(from) => Offset::Offset(from.as_millis() as i64),
+            None => Offset::Beginning,
+        };
+        for element in all.elements() {
+            if only.is_empty() || only.contains(&element.partition()) {
+                starts.add_partition_offset(topic, element.partition(), start)?;
+            }
+        }
+        match self.query.from {
+            Some(_) if starts.count() > 0 => self.consumer.offsets_for_times(starts, CALL),
+            Some(_) | None => Ok(starts),
+        }
+    }
+}
+
+/// Stands for all partitions where it is not known which there are.
+pub(crate) const ALL: i32 = -1;
+
+// === reading ===
+
+/// Whether a record is about the task, by its header; the last one counts.
+fn is_of(message: &BorrowedMessage<'_>, id: &str) -> bool {
+    named(message) == Some(id.as_bytes())
+}
+
+/// The identity in the header.
+fn named<'a>(message: &'a BorrowedMessage<'_>) -> Option<&'a [u8]> {
+    let headers = message.headers()?;
+    let named = headers.iter().filter(|header| header.key == headers::ID);
+    named.last()?.value
+}
+
+/// What a record of the retry topic says, if it is the task.
+fn entered(message: &BorrowedMessage<'_>, id: &str) -> Option<What> {
+    let other = named(message)
+        .and_then(|name| str::from_utf8(name).ok())
+        .filter(|name| *name != id && !name.is_empty() && name.len() <= headers::MAX_ID)
+        .is_some_and(|name| !name.contains(char::is_control));
+    if other {
+        // By far the most, and it needs no decoding.
+        return None;
+    }
+    // Any other identity is in the envelope, or made of the place.
+    let (is_it, scene, due) =
+        match headers::ingest(feed::record(message), place(message), appended(message)) {
+            Ok(task) => (*task.id == *id, task.scene, Some(task.due)),
+            Err(poison) => (*poison.id == *id, poison.scene, None),
+        };
+    is_it.then_some(What::Entered { scene, due })
+}
+
+/// What a record of a tier says.
+fn parked(message: &BorrowedMessage<'_>, tier: usize) -> Option<What> {
+    match headers::parked(feed::record(message), place(message)) {
+        Ok(task) => Some(What::Parked {
+            tier,
+            task: Box::new(task),
+        }),
+        Err(poison) => {
+            let at = place(message);
+            warn!(reason = poison.reason.word(), %at, "parked task ignored: it cannot be read");
+            None
+        }
+    }
+}
+
+/// What a dead letter says.
+fn dead_letter(message: &BorrowedMessage<'_>) -> What {
+    let text = |name| last(message, name);
+    let kind = text(headers::KIND);
+    What::DeadLetter(Box::new(DeadLetter {
+        kind: kind
+            .and_then(|kind| headers::kind_of(&kind))
+            .unwrap_or(Kind::Work),
+        scene: text(headers::SCENE).unwrap_or_default(),
+        origin: text(headers::ORIGIN).and_then(|origin| headers::origin_of(&origin)),
+        outcome: text(headers::OUTCOME).unwrap_or_default(),
+        reason: text(headers::REASON),
+        attempts: text(headers::ATTEMPT).and_then(|attempts| attempts.parse().ok()),
+        error: text(headers::ERROR),
+    }))
+}
+
+/// A record of retide's own, in whichever format it is written.
+fn decode<R: Wire>(message: &BorrowedMessage<'_>, [avro, json]: &[Codec<R>; 2]) -> Option<Box<R>> {
+    let codec = if is_json(message) { json } else { avro };
+    match codec.decode(message.payload().unwrap_or_default()) {
+        Ok(record) => Some(Box::new(record)),
+        Err(error) => {
+            let (error, at) = (with_causes(&error), place(message));
+            warn!(error, %at, "record cannot be read");
+            None
+        }
+    }
+}
+
+/// Where a record stands.
+fn place(message: &BorrowedMessage<'_>) -> Origin {
+    Origin {
+        topic: Arc::from(message.topic()),
+        partition: message.partition(),
+        offset: message.offset(),
+    }
+}
+
+/// The time of a record.
+fn appended(message: &BorrowedMessage<'_>) -> Timestamp {
+    let millis = message.timestamp().to_millis().unwrap_or_default();
+    Timestamp::from_millis(u64::try_from(millis).unwrap_or_default())
+}
