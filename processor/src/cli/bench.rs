@@ -103,10 +103,10 @@ pub(super) struct Dispatch {
     /// Attempts of each task that fail; it waits 1 s, 2 s, 4 s, and 4 s again
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=50))]
     failures: u64,
-    /// How long the target takes; more requests than concurrency by that time are not to be had
+    /// How long the target takes: no more requests a second are possible than --concurrency by this
     #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     takes: Duration,
-    /// Deliver to a topic of the same cluster instead, beside a plain transactional copy
+    /// Deliver to a topic of the same cluster instead, in the transaction that commits; beside a plain transactional copy
     #[arg(long, conflicts_with_all = ["concurrency", "failures", "takes"])]
     kafka: bool,
     /// Measure on a broker in this process
