@@ -15,6 +15,8 @@ use tokio::runtime::Runtime;
 use tracing::warn;
 use uuid::Uuid;
 
+use retide_core::{Kind, Origin, Record, Task, Timestamp};
+
 use crate::bench::{Error, PATIENCE, Samples};
 use crate::client::Quiet;
 use crate::cluster::{self, Layout, Plan, Role, TopicPlan};
@@ -155,15 +157,9 @@ impl Bed {
 
     /// Counts the records of a topic, as a read-committed consumer sees them.
     pub(crate) fn count(&self, topic: &str) -> Result<u64, Error> {
-        let mut config = self.config.kafka.consumer();
-        config.set("group.id", &self.config.processor.group);
-        config.set("enable.partition.eof", "true");
-        config.set("isolation.level", "read_committed");
-        let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet)?;
-        let mut partitions = self.partitions(topic);
-        partitions.set_all_offsets(Offset::Beginning)?;
-        consumer.assign(&partitions)?;
-        let (mut records, mut open, mut since) = (0, partitions.count(), Instant::now());
+        let consumer = self.reader(topic)?;
+        let partitions = self.config.topics.partitions;
+        let (mut records, mut open, mut since) = (0, partitions, Instant::now());
         while open > 0 {
             match consumer.poll(Duration::from_millis(100)) {
                 Some(Ok(_)) => {
@@ -183,6 +179,19 @@ impl Bed {
             }
         }
         Ok(records)
+    }
+
+    /// A read-committed consumer of a topic, from its beginning, that says where a partition ends.
+    pub(crate) fn reader(&self, topic: &str) -> Result<BaseConsumer<Quiet>, Error> {
+        let mut config = self.config.kafka.consumer();
+        config.set("group.id", &self.config.processor.group);
+        config.set("enable.partition.eof", "true");
+        config.set("isolation.level", "read_committed");
+        let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet)?;
+        let mut partitions = self.partitions(topic);
+        partitions.set_all_offsets(Offset::Beginning)?;
+        consumer.assign(&partitions)?;
+        Ok(consumer)
     }
 
     /// All partitions of a topic.
@@ -222,4 +231,25 @@ pub(crate) fn send(
         record = again;
     }
     Ok(())
+}
+
+/// A task as retide parks it until `due`, for attempt number `attempt`.
+pub(crate) fn parked(scene: &str, attempt: u32, due: Timestamp) -> Task {
+    Task {
+        id: scene.into(),
+        scene: scene.into(),
+        kind: Kind::Work,
+        attempt,
+        due: due.ceil_to_millis(),
+        first_failed_at: Timestamp::from_millis(1),
+        deadline: None,
+        origin: Origin {
+            topic: "bench".into(),
+            partition: 0,
+            offset: 0,
+        },
+        failure: None,
+        hops: 1,
+        record: Record::default(),
+    }
 }

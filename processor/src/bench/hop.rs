@@ -11,9 +11,9 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde::Serialize;
 
 use retide_avro::headers;
-use retide_core::{Header, Kind, Origin, Record, Task, Timestamp};
+use retide_core::{Header, Timestamp};
 
-use crate::bench::bed::send;
+use crate::bench::bed::{parked, send};
 use crate::bench::{Bed, Error, Samples, Speed, copy};
 use crate::config::{Config, Guarantee};
 
@@ -211,27 +211,7 @@ fn entering(due: Timestamp) -> Vec<Header> {
 
 /// What retide sets on a task that is parked.
 fn waiting(due: Timestamp) -> Vec<Header> {
-    let task = Task {
-        id: "bench".into(),
-        scene: "bench".into(),
-        kind: Kind::Work,
-        attempt: 2,
-        due: due.ceil_to_millis(),
-        first_failed_at: Timestamp::from_millis(1),
-        deadline: None,
-        origin: Origin {
-            topic: "bench".into(),
-            partition: 0,
-            offset: 0,
-        },
-        failure: None,
-        hops: 1,
-        record: Record {
-            key: None,
-            value: None,
-            headers: Vec::new(),
-        },
-    };
+    let task = parked("bench", 2, due);
     let mut all = Vec::new();
     headers::write_task(&task, &mut |name, value| {
         all.push(Header {

@@ -11,9 +11,9 @@ use rdkafka::producer::{BaseRecord, Producer};
 use serde::Serialize;
 
 use retide_avro::headers;
-use retide_core::{Kind, Origin, Record, Task, Timestamp};
+use retide_core::Timestamp;
 
-use crate::bench::bed::send;
+use crate::bench::bed::{self, send};
 use crate::bench::stream::{Flow, Stream, account, arrive, identity, none_early, now, producer};
 use crate::bench::target::{Lateness, Manner, Target};
 use crate::bench::worker::{Memory, Worker, is_told};
@@ -342,23 +342,7 @@ impl Payload {
 
 /// What retide sets on a task that is parked, but for its identity.
 fn waiting(scene: &str, due: Timestamp) -> OwnedHeaders {
-    let task = Task {
-        id: scene.into(),
-        scene: scene.into(),
-        kind: Kind::Work,
-        attempt: 1,
-        due: due.ceil_to_millis(),
-        first_failed_at: Timestamp::from_millis(1),
-        deadline: None,
-        origin: Origin {
-            topic: "bench".into(),
-            partition: 0,
-            offset: 0,
-        },
-        failure: None,
-        hops: 1,
-        record: Record::default(),
-    };
+    let task = bed::parked(scene, 1, due);
     let mut all = Vec::new();
     headers::write_task(&task, &mut |name, value| {
         if name != headers::ID {

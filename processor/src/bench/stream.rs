@@ -9,11 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Header as OutHeader, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rdkafka::topic_partition_list::Offset;
 
 use retide_avro::headers;
 use retide_core::Timestamp;
@@ -21,7 +19,6 @@ use retide_core::Timestamp;
 use crate::bench::bed::send;
 use crate::bench::target::{DUE, Target};
 use crate::bench::{Bed, Error, PATIENCE};
-use crate::client::Quiet;
 
 /// What a stream is made of.
 #[derive(Clone, Copy, Debug)]
@@ -168,20 +165,13 @@ pub(crate) fn account(
     wanted: &BTreeMap<&str, u64>,
     mut look: impl FnMut(&BorrowedMessage<'_>),
 ) -> Result<(), Error> {
-    let mut config = bed.config.kafka.consumer();
-    config.set("group.id", &bed.config.processor.group);
-    config.set("enable.partition.eof", "true");
-    config.set("isolation.level", "read_committed");
-    let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet)?;
-    let mut partitions = bed.partitions(topic);
-    partitions.set_all_offsets(Offset::Beginning)?;
-    consumer.assign(&partitions)?;
+    let consumer = bed.reader(topic)?;
     let all: u64 = wanted.values().sum();
     let mut seen: BTreeMap<&str, Seen> = wanted
         .iter()
         .map(|(scene, count)| (*scene, Seen::none(*count)))
         .collect();
-    let mut ended = vec![false; partitions.count()];
+    let mut ended = vec![false; bed.config.topics.partitions as usize];
     let (mut done, mut since) = (0, Instant::now());
     while done < all || ended.contains(&false) {
         match consumer.poll(Duration::from_millis(100)) {

@@ -7,7 +7,6 @@ mod at_least_once;
 mod transactional;
 
 use std::collections::BTreeMap;
-use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -115,8 +114,8 @@ trait Collect: Default {
     fn add(&mut self, name: &str, value: Option<&[u8]>);
 }
 
-/// Headers as the client takes them.
-struct ClientHeaders(OwnedHeaders);
+/// Headers as the client takes them; none only while one is being added.
+struct ClientHeaders(Option<OwnedHeaders>);
 
 /// Writes batches durably, in order. One of the four seams.
 pub trait Ledger: Send {
@@ -193,7 +192,7 @@ impl Content {
         }
     }
 
-    /// Hands each record to `write`: its parts, and what hands its headers over.
+    /// Hands each record to `write`: its parts and its headers.
     ///
     /// # Panics
     /// If an entry has no encoding: a broken invariant of the codec.
@@ -275,14 +274,15 @@ impl Collect for OutHeaders {
 impl Default for ClientHeaders {
     fn default() -> Self {
         // As many as a parked task has, and a few of the producer's.
-        Self(OwnedHeaders::new_with_capacity(16))
+        Self(Some(OwnedHeaders::new_with_capacity(16)))
     }
 }
 
 impl Collect for ClientHeaders {
     fn add(&mut self, name: &str, value: Option<&[u8]>) {
-        let headers = mem::take(&mut self.0);
-        self.0 = headers.insert(OutHeader { key: name, value });
+        // The client's own default is a list of its own: it must not be made and thrown away for each header.
+        let headers = self.0.take();
+        self.0 = headers.map(|headers| headers.insert(OutHeader { key: name, value }));
     }
 }
 
@@ -336,7 +336,8 @@ fn to_produce(
     ClientHeaders(headers): ClientHeaders,
     index: usize,
 ) -> BaseRecord<'_, [u8], [u8], usize> {
-    let mut out = BaseRecord::with_opaque_to(parts.topic, index).headers(headers);
+    let mut out = BaseRecord::with_opaque_to(parts.topic, index);
+    out.headers = headers;
     out.partition = parts.partition;
     out.key = parts.key;
     out.payload = parts.value;
