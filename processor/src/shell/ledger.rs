@@ -7,7 +7,9 @@ mod at_least_once;
 mod transactional;
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -169,8 +171,8 @@ struct Deliveries {
 /// Longest wait for one call to a producer; in a transaction, a producer that takes longer is made anew.
 const CALL: Duration = Duration::from_secs(10);
 
-/// Longest time between the last acknowledgement and its notice.
-const STEP: Duration = Duration::from_millis(1);
+/// Pause between two looks for acknowledgements: nothing beside what a commit takes, and a wake-up costs little beside it.
+const STEP: Duration = Duration::from_micros(500);
 
 /// Pause before a batch is written again: a rebalance or an election takes longer than a few milliseconds.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -488,14 +490,21 @@ fn produce(
 
 /// Waits until every record is acknowledged or has failed, at most [`CALL`].
 ///
-/// [`Producer::flush`] of the client polls in steps of 100 ms and ends no step early, which would be most of the time of a commit.
+/// [`Producer::flush`] of the client polls in steps of 100 ms. A poll ends no earlier than asked for, which would be most of the time of a
+/// commit, and it spins for its last millisecond, which would be a core: none is asked to wait here.
 pub(crate) fn flush<C: ProducerContext>(producer: &BaseProducer<C>) -> Result<(), KafkaError> {
     let deadline = Instant::now() + CALL;
+    let mut left = producer.in_flight_count();
     while let Err(error) = producer.flush(Duration::ZERO) {
         if Instant::now() >= deadline {
             return Err(error);
         }
-        producer.poll(STEP);
+        // Takes one bundle of acknowledgements, if there is one.
+        producer.poll(Duration::ZERO);
+        let before = mem::replace(&mut left, producer.in_flight_count());
+        if left == before {
+            thread::sleep(STEP);
+        }
     }
     Ok(())
 }
