@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::message::{Header as OutHeader, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use reqwest::Client;
+use reqwest::{Client, RequestBuilder};
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
@@ -248,10 +248,7 @@ fn bare(target: &Remote, volume: Volume, count: u64) -> Result<Samples, Error> {
         let body = vec![b'x'; volume.bytes];
         runtime.spawn(async move {
             for _ in 0..own {
-                // A request that fails is missed in the count.
-                if let Ok(response) = client.post(&url).body(body.clone()).send().await {
-                    let _ = response.bytes().await;
-                }
+                post(|| client.post(&url).body(body.clone())).await;
             }
         });
     }
@@ -273,16 +270,29 @@ pub(super) fn timers(target: &Remote, per_second: u64, time: Duration) -> Result
         // Up to the next millisecond, as headers have it: never early.
         let due = (epoch + after).as_micros().div_ceil(1_000);
         let wait = Duration::from_millis(due as u64).saturating_sub(epoch);
-        let request = client.post(&url).header("retry-due-at", due.to_string());
+        let (client, url) = (client.clone(), url.clone());
         runtime.spawn(async move {
             tokio::time::sleep_until(instant + wait).await;
-            if let Ok(response) = request.body("x").send().await {
-                let _ = response.bytes().await;
-            }
+            let due = due.to_string();
+            post(|| client.post(&url).header("retry-due-at", &due).body("x")).await;
         });
     }
     follow(target, before, count)?;
     Ok(())
+}
+
+/// Makes a request, again if no answer came: a target that is told of too many connections at once refuses some. One that never gets
+/// through is missed in the count.
+async fn post(request: impl Fn() -> RequestBuilder) {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if let Ok(response) = request().send().await
+            && response.bytes().await.is_ok()
+        {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// A client as plain as it comes.

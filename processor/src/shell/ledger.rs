@@ -557,15 +557,15 @@ mod tests {
             let epochs = ownership.epochs();
 
             let commit = ownership.hold();
-            std::thread::scope(|scope| {
+            thread::scope(|scope| {
                 scope.spawn(|| {
                     ownership.give_up(0);
                     lock(&order).push("given up");
                 });
                 while ownership.still_has(0, &epochs) {
-                    std::thread::yield_now();
+                    thread::yield_now();
                 }
-                std::thread::yield_now();
+                thread::yield_now();
                 lock(&order).push("committed");
                 drop(commit);
             });
