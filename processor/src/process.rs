@@ -4,12 +4,16 @@
 //! away, or its deadline has passed.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaErrorCode;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tracing::{error, info};
@@ -25,7 +29,7 @@ use crate::rules::{self, Connected};
 use crate::scenes::{self, Follower};
 use crate::shell::drive::{Drive, Pace, Rules};
 use crate::shell::encode::{Encoder, Formats};
-use crate::shell::feed::Feed;
+use crate::shell::feed::{Client, Feed};
 use crate::shell::ledger::{AtLeastOnce, Ledger, Ownership, Transactional};
 use crate::topics::Topics;
 
@@ -91,6 +95,9 @@ struct Shared<'a> {
     /// To tell of a worker that ended by itself.
     failed: mpsc::Sender<Error>,
 }
+
+/// Longest wait for the number of shards.
+const CALL: Duration = Duration::from_secs(10);
 
 // === impl Process ===
 
@@ -200,6 +207,7 @@ impl Shared<'_> {
         let mut consumer = config.kafka.consumer();
         consumer.set("group.id", &config.processor.group);
         let feed = Feed::start(&consumer, topics, &name, self.metrics).map_err(failed)?;
+        let shards = shards(&feed.consumer, topics).map_err(failed)?;
         let ownership = Arc::new(Ownership::default());
         let producer = config.kafka.producer();
         let encoder = &self.encoder();
@@ -209,13 +217,13 @@ impl Shared<'_> {
                 let id = format!("{}-{}-{number}", config.processor.group, self.id);
                 let ledger = Transactional::start(&producer, &id, group, &ownership, encoder)
                     .map_err(failed)?;
-                let drive = self.drive(feed, (ledger, encoder), ownership, heartbeat);
+                let drive = self.drive((feed, shards), (ledger, encoder), ownership, heartbeat);
                 self.run(number, drive, rules)
             }
             Guarantee::AtLeastOnce => {
                 let ledger =
                     AtLeastOnce::start(&producer, group, &ownership, encoder).map_err(failed)?;
-                let drive = self.drive(feed, (ledger, encoder), ownership, heartbeat);
+                let drive = self.drive((feed, shards), (ledger, encoder), ownership, heartbeat);
                 self.run(number, drive, rules)
             }
         }
@@ -237,7 +245,7 @@ impl Shared<'_> {
     /// The parts of a worker.
     fn drive<L: Ledger>(
         &self,
-        feed: Feed,
+        (feed, shards): (Feed, NonZeroU32),
         (ledger, encoder): (L, &Arc<Encoder>),
         ownership: Arc<Ownership>,
         heartbeat: Arc<Heartbeat>,
@@ -246,7 +254,12 @@ impl Shared<'_> {
         let memory = config.processor.memory_limit / u64::from(config.processor.workers.get());
         let limits = Limits::of(usize::try_from(memory).unwrap_or(usize::MAX));
         Drive {
-            engine: Engine::new(config.topics.tiers.clone(), limits, Arc::clone(&self.gates)),
+            engine: Engine::new(
+                config.topics.tiers.clone(),
+                limits,
+                Arc::clone(&self.gates),
+                shards,
+            ),
             feed,
             ledger,
             ownership,
@@ -323,6 +336,15 @@ impl Following {
             }
         }
     }
+}
+
+/// How many shards there are: what the cluster has, whatever was configured when its topics were made.
+fn shards(consumer: &Client, topics: &Topics) -> Result<NonZeroU32, KafkaError> {
+    let metadata = consumer.fetch_metadata(Some(&topics.tasks), CALL)?;
+    let topic = metadata.topics().first();
+    let count = topic.map_or(0, |topic| topic.partitions().len());
+    let missing = KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition);
+    NonZeroU32::new(count as u32).ok_or(missing)
 }
 
 /// Starts a thread called `name`.

@@ -200,8 +200,9 @@ impl Rig {
             callback: None,
         };
         let limits = Limits::of(256 << 20);
+        let gates = Arc::new(Gates::default());
         let mut rig = Self {
-            engine: Engine::new(Ladder::default(), limits, Arc::new(Gates::default())),
+            engine: Engine::new(Ladder::default(), limits, gates, NonZeroU32::MIN),
             now: Now {
                 wall: START,
                 steady: Duration::ZERO,

@@ -21,9 +21,10 @@ pub(crate) struct End {
     pub(crate) attempts: u32,
 }
 
-/// Parks `task`, which stands in `task.due` and is counted as one hop.
+/// Parks `task` until the time in `task.due`, in the shard `to` if it is to move; it is counted as one hop.
 pub(crate) fn park(
     mut task: Task,
+    to: Option<i32>,
     ladder: &Ladder,
     now: Timestamp,
     transition: Transition,
@@ -34,6 +35,7 @@ pub(crate) fn park(
     vec![
         Entry::Park {
             tier,
+            to,
             task: Arc::new(task),
         },
         event,
@@ -100,7 +102,7 @@ pub(crate) fn of_verdict(
                 failure: failure.unwrap_or_else(|| unreachable!("a retry without a failure")),
                 due,
             };
-            return park(task, ladder, now, transition);
+            return park(task, None, ladder, now, transition);
         }
         Verdict::Delivered => (Terminal::Delivered, None),
         Verdict::Dead(reason) => (Terminal::Dead, Some(reason)),

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::mem;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::outcome::{Outcome, Reason, Terminal};
 #[cfg(feature = "planted")]
 use crate::planted::Bug;
 use crate::scene::{MAX_DELAY, Scene, Scenes, Target};
+use crate::share::Shares;
 use crate::task::{Failure, Kind, Task};
 use crate::tier::{HORIZON, Ladder, STRAIGHT};
 use crate::time::Timestamp;
@@ -113,6 +115,8 @@ pub enum Action {
     Dispatch {
         /// The number of the call.
         ticket: u64,
+        /// The lane its task was read from.
+        lane: LaneId,
         /// The rules in force.
         scene: Arc<Scene>,
         /// The task.
@@ -150,6 +154,8 @@ pub struct Settlement {
     pub lane: LaneId,
     /// The offset.
     pub offset: i64,
+    /// The shard in which the task entered: what is said of it is written there, wherever it moved to.
+    pub home: i32,
     /// The records to write.
     pub entries: Vec<Entry>,
     /// The records to write instead if a topic of the producer's choice refuses its [`Entry::Deliver`].
@@ -178,6 +184,8 @@ pub struct Engine {
     limits: Limits,
     /// The gates, shared with the other workers of the process.
     gates: Arc<Gates>,
+    /// This worker's part of the group's rates.
+    shares: Shares,
     /// The scenes in force.
     scenes: Scenes,
     /// The assigned lanes.
@@ -241,6 +249,19 @@ struct Call {
     gate: Arc<Gate>,
 }
 
+/// An open offset whose consequence is known.
+#[derive(Clone, Copy, Debug)]
+struct Closing {
+    /// The lane.
+    lane: LaneId,
+    /// The offset.
+    offset: i64,
+    /// The shard in which its task entered.
+    home: i32,
+    /// The bytes it holds.
+    weight: usize,
+}
+
 /// Whether a due task found its way.
 enum Admission {
     /// It was dispatched or settled.
@@ -280,6 +301,16 @@ const HOLD: Duration = Duration::from_secs(5);
 /// Least wait of a deferred task: shorter, and it would be back before there is room.
 const DEFER: Duration = Duration::from_secs(5);
 
+// === impl Admission ===
+
+impl Admission {
+    /// The rate is used up until then, in steady time.
+    fn closed(now: Now, item: Item, until: Duration) -> Self {
+        let wait = until.saturating_sub(now.steady).min(MAX_DELAY);
+        Self::Closed(item, now.wall + wait)
+    }
+}
+
 // === impl Queue ===
 
 impl Queue {
@@ -308,12 +339,13 @@ impl Queue {
 // === impl Engine ===
 
 impl Engine {
-    /// The engine of a worker without shards and scenes.
-    pub fn new(ladder: Ladder, limits: Limits, gates: Arc<Gates>) -> Self {
+    /// The engine of a worker without shards and scenes, where the group has `shards` in all.
+    pub fn new(ladder: Ladder, limits: Limits, gates: Arc<Gates>, shards: NonZeroU32) -> Self {
         Self {
             ladder,
             limits,
             gates,
+            shares: Shares::new(shards),
             scenes: Scenes::default(),
             lanes: BTreeMap::new(),
             paused: BTreeSet::new(),
@@ -334,7 +366,8 @@ impl Engine {
     /// This engine, making a mistake.
     #[cfg(feature = "planted")]
     #[must_use]
-    pub fn planted(self, bug: Bug) -> Self {
+    pub fn planted(mut self, bug: Bug) -> Self {
+        self.shares.bug = bug;
         Self { bug, ..self }
     }
 
@@ -354,6 +387,8 @@ impl Engine {
                 #[cfg(feature = "planted")]
                 let known = self.bug.known(known);
                 self.lanes.insert(lane, Lane::resume(epoch, start, known));
+                self.shares.take(now.steady, lane.shard);
+                self.ask_all_at(now.wall);
             }
             Input::Record {
                 position,
@@ -368,8 +403,15 @@ impl Engine {
                 watermark,
             } => self.committed(lane, epoch, watermark),
             Input::Tick => {}
-            Input::Rules(scenes) => self.scenes = scenes,
-            Input::Revoke { shard } => self.revoke(shard, actions),
+            Input::Rules(scenes) => {
+                self.shares.follow(now.steady, &scenes);
+                self.scenes = scenes;
+                self.ask_all_at(now.wall);
+            }
+            Input::Revoke { shard } => {
+                self.shares.give_up(now.steady, shard);
+                self.revoke(shard, actions);
+            }
             Input::Release { shard } => self.release(shard),
         }
         self.wake(now, most, actions);
@@ -504,7 +546,13 @@ impl Engine {
     ) {
         if self.read(now, position, actions) {
             let entries = consequence::poison(poison, now.wall);
-            self.settle(position.lane, position.offset, 0, entries, actions);
+            let closing = Closing {
+                lane: position.lane,
+                offset: position.offset,
+                home: position.lane.shard,
+                weight: 0,
+            };
+            self.settle(closing, entries, actions);
         }
         self.pause_if_full(now, position, actions);
     }
@@ -517,7 +565,8 @@ impl Engine {
         if verdict::expires(scene, &item.task, item.task.due.max(now.wall)) {
             return self.expire(now, &item, actions);
         }
-        if item.task.due.since(now.wall) <= STRAIGHT {
+        let here = self.shares.belongs(&scene.name, item.lane.shard);
+        if here && item.task.due.since(now.wall) <= STRAIGHT {
             return self.agenda.push(item);
         }
         self.forward(now, item, actions);
@@ -553,12 +602,12 @@ impl Engine {
         self.agenda.push(item);
     }
 
-    /// Appends a task that is not due yet to a tier, once there is room for that.
+    /// Appends a task that is not due yet, or not where it may start, to a tier, once there is room for that.
     fn forward(&mut self, now: Now, item: Item, actions: &mut Vec<Action>) {
         if self.is_full() {
             return self.outbound.push_back(item);
         }
-        let due = item.task.due;
+        let due = item.task.due.ceil_to_millis();
         let transition = match item.lane.source {
             Source::Tasks | Source::Callbacks => Transition::Parked { due },
             Source::Tier(_) => Transition::Hopped {
@@ -566,10 +615,26 @@ impl Engine {
                 hops: item.task.hops.saturating_add(1),
             },
         };
-        let weight = item.task.weight();
-        let task = Arc::unwrap_or_clone(item.task);
-        let entries = consequence::park(task, &self.ladder, now.wall, transition);
-        self.settle(item.lane, item.offset, weight, entries, actions);
+        let scene = self.scenes.find(&item.task.scene);
+        let to = scene.and_then(|scene| self.shares.detour(&scene.name, item.lane.shard));
+        self.park(now, item, to, transition, actions);
+    }
+
+    /// Appends a task to a tier, in the shard `to` if it is to move.
+    fn park(
+        &mut self,
+        now: Now,
+        item: Item,
+        to: Option<i32>,
+        transition: Transition,
+        actions: &mut Vec<Action>,
+    ) {
+        let closing = self.closing(&item);
+        let mut task = Arc::unwrap_or_clone(item.task);
+        // One that moves may be due already, to the microsecond; headers hold milliseconds.
+        task.due = task.due.ceil_to_millis();
+        let entries = consequence::park(task, to, &self.ladder, now.wall, transition);
+        self.settle(closing, entries, actions);
     }
 
     /// Ends a task whose scene does not exist.
@@ -603,6 +668,13 @@ impl Engine {
         };
         let entries = consequence::end(Arc::clone(&item.task), how, now.wall);
         self.settle_item(item, entries, actions);
+    }
+
+    /// Asks for every task in line again at `now`: what was said of their gates does not hold any more.
+    fn ask_all_at(&mut self, now: Timestamp) {
+        for queue in self.ready.values_mut() {
+            queue.ask_at = queue.ask_at.min(now);
+        }
     }
 
     /// Does what has come to its time, `most` of each sort; [`Self::next_wake`] says whether there is more.
@@ -750,6 +822,9 @@ impl Engine {
         );
         let (held, limits, full) = (self.held, self.limits, self.is_full());
         let crowded = self.lane(item.lane).is_crowded(held, &limits);
+        let Some(item) = self.move_on(now, &name, item, actions) else {
+            return;
+        };
         if let Some(queue) = self.ready.get_mut(&name) {
             // What waits for the batch is not helped by another record in it.
             if queue.items.len() < READY || !crowded || queue.crowded_out || full {
@@ -774,13 +849,38 @@ impl Engine {
         }
     }
 
+    /// Moves a task that is due behind a long line to another shard of its scene's rate, so that all of them have as much to do; gives it
+    /// back if it stays. Only where it entered: it moves once, and nothing goes round where there is too much for all of them.
+    fn move_on(
+        &mut self,
+        now: Now,
+        name: &Arc<str>,
+        item: Item,
+        actions: &mut Vec<Action>,
+    ) -> Option<Item> {
+        let queue = self.ready.get(name).filter(|queue| !queue.crowded_out);
+        let line = queue.map_or(0, |queue| queue.items.len());
+        let shard = item.lane.shard;
+        if self.home(&item.task) != shard || self.shares.line(name).is_none_or(|most| line <= most)
+        {
+            return Some(item);
+        }
+        if self.is_full() {
+            self.outbound.push_back(item);
+            return None;
+        }
+        let Some(to) = self.shares.elsewhere(name, shard) else {
+            return Some(item);
+        };
+        let due = item.task.due.ceil_to_millis();
+        self.park(now, item, Some(to), Transition::Deferred { due }, actions);
+        None
+    }
+
     /// Parks a due task that finds no place in line until its gate is expected to admit it: behind the line, and behind those that found
-    /// no place before it.
-    fn defer(&mut self, now: Now, name: &Arc<str>, item: Item, actions: &mut Vec<Action>) {
-        let spacing = self
-            .scenes
-            .find(name)
-            .and_then(|scene| self.gates.gate(scene).spacing());
+    /// no place before it. Where its rate belongs to several shards, each one goes to the next.
+    fn defer(&mut self, now: Now, name: &Arc<str>, mut item: Item, actions: &mut Vec<Action>) {
+        let spacing = self.shares.spacing(name);
         let Some(queue) = self.ready.get_mut(name) else {
             unreachable!("deferred behind a line that does not exist");
         };
@@ -788,11 +888,9 @@ impl Engine {
         let line = spacing.saturating_mul(queue.items.len() as u32);
         queue.expected = queue.expected.max(now.wall + line.max(DEFER)) + spacing;
         let due = queue.expected.min(now.wall + MAX_DELAY).ceil_to_millis();
-        let weight = item.task.weight();
-        let mut task = Arc::unwrap_or_clone(item.task);
-        task.due = due;
-        let entries = consequence::park(task, &self.ladder, now.wall, Transition::Deferred { due });
-        self.settle(item.lane, item.offset, weight, entries, actions);
+        let to = self.shares.elsewhere(name, item.lane.shard);
+        Arc::make_mut(&mut item.task).due = due;
+        self.park(now, item, to, Transition::Deferred { due }, actions);
     }
 
     /// Starts the attempt of a due task if its gate is open.
@@ -824,20 +922,31 @@ impl Engine {
         if full && matches!(target, Target::Produce { .. }) {
             return Admission::NoRoom(item);
         }
-        let gate = self.gates.gate(&scene);
-        let admitted = match target {
-            Target::Call => gate.admit_call(now.steady),
-            Target::Produce { .. } => gate.admit(now.steady),
-        };
-        match (admitted, target) {
-            (Err(Denied::Rate { until }), _) => {
-                return Admission::Closed(item, now.wall + until.saturating_sub(now.steady));
+        if !self.shares.belongs(&scene.name, item.lane.shard) {
+            if full {
+                return Admission::NoRoom(item);
             }
-            (Err(Denied::Concurrency), _) => {
-                return Admission::Closed(item, now.wall + ASK_CALLS);
+            self.forward(now, item, actions);
+            return Admission::Gone;
+        }
+        match target {
+            Target::Call => {
+                let gate = self.gates.gate(&scene);
+                if gate.admit() == Err(Denied) {
+                    return Admission::Closed(item, now.wall + ASK_CALLS);
+                }
+                if let Err(until) = self.shares.admit(now.steady, &scene.name) {
+                    gate.release();
+                    return Admission::closed(now, item, until);
+                }
+                self.dispatch(now, item, scene, gate, actions);
             }
-            (Ok(()), Target::Call) => self.dispatch(now, item, scene, gate, actions),
-            (Ok(()), Target::Produce { topic }) => self.deliver(now, item, &scene, topic, actions),
+            Target::Produce { topic } => {
+                if let Err(until) = self.shares.admit(now.steady, &scene.name) {
+                    return Admission::closed(now, item, until);
+                }
+                self.deliver(now, item, &scene, topic, actions);
+            }
         }
         Admission::Gone
     }
@@ -865,6 +974,7 @@ impl Engine {
         self.calls.insert(ticket, call);
         actions.push(Action::Dispatch {
             ticket,
+            lane: item.lane,
             scene,
             wait: item.way(now.wall).wait(),
             task: item.task,
@@ -880,7 +990,7 @@ impl Engine {
         topic: &Arc<str>,
         actions: &mut Vec<Action>,
     ) {
-        let weight = item.task.weight();
+        let closing = self.closing(&item);
         let delivered = End {
             terminal: Terminal::Delivered,
             reason: None,
@@ -907,13 +1017,7 @@ impl Engine {
             &self.ladder,
             now.wall,
         );
-        self.close(item.lane, item.offset, weight);
-        actions.push(Action::Settle(Settlement {
-            lane: item.lane,
-            offset: item.offset,
-            entries,
-            otherwise,
-        }));
+        self.close(closing, entries, otherwise, actions);
     }
 
     /// A call came back: what its outcome means, unless the lane is ours no more.
@@ -935,7 +1039,12 @@ impl Engine {
             return;
         };
         lane.calls -= 1;
-        let weight = call.task.weight();
+        let closing = Closing {
+            lane: call.lane,
+            offset: call.offset,
+            home: self.home(&call.task),
+            weight: call.task.weight(),
+        };
         // A verdict is a decision of its own: by the rules in force now, not by those that the call was started under.
         let scene = self.scenes.find(&call.task.scene).unwrap_or(&call.scene);
         let verdict = verdict::verdict(scene, &call.task, outcome, now.wall);
@@ -946,8 +1055,8 @@ impl Engine {
             &self.ladder,
             now.wall,
         );
-        self.settle(call.lane, call.offset, weight, entries, actions);
-        self.say_if_drained(call.lane.shard, actions);
+        self.settle(closing, entries, actions);
+        self.say_if_drained(closing.lane.shard, actions);
     }
 
     /// The call as if it had been started in this assignment, if that is the mistake.
@@ -1064,31 +1173,30 @@ impl Engine {
 
     /// Settles the offset of a task that waited.
     fn settle_item(&mut self, item: &Item, entries: Vec<Entry>, actions: &mut Vec<Action>) {
-        self.settle(item.lane, item.offset, item.task.weight(), entries, actions);
+        self.settle(self.closing(item), entries, actions);
     }
 
     /// Completes an offset with the records that follow from it.
-    fn settle(
-        &mut self,
-        lane: LaneId,
-        offset: i64,
-        weight: usize,
-        entries: Vec<Entry>,
-        actions: &mut Vec<Action>,
-    ) {
+    fn settle(&mut self, closing: Closing, entries: Vec<Entry>, actions: &mut Vec<Action>) {
         #[cfg(feature = "planted")]
         let entries = self.bug.written(entries);
-        self.close(lane, offset, weight);
-        actions.push(Action::Settle(Settlement {
-            lane,
-            offset,
-            entries,
-            otherwise: Vec::new(),
-        }));
+        self.close(closing, entries, Vec::new(), actions);
     }
 
-    /// Marks an offset complete and lets go of the `weight` bytes it held: its consequence is in the batch.
-    fn close(&mut self, id: LaneId, offset: i64, weight: usize) {
+    /// Marks an offset complete and lets go of the bytes it held: its consequence is in the batch.
+    fn close(
+        &mut self,
+        closing: Closing,
+        entries: Vec<Entry>,
+        otherwise: Vec<Entry>,
+        actions: &mut Vec<Action>,
+    ) {
+        let Closing {
+            lane: id,
+            offset,
+            home,
+            weight,
+        } = closing;
         self.held -= weight;
         self.batch.add(weight);
         let lane = self.lane(id);
@@ -1096,6 +1204,28 @@ impl Engine {
         lane.held -= weight;
         lane.window.complete(offset);
         lane.dirty = true;
+        actions.push(Action::Settle(Settlement {
+            lane: id,
+            offset,
+            home,
+            entries,
+            otherwise,
+        }));
+    }
+
+    /// The offset of a task that waited.
+    fn closing(&self, item: &Item) -> Closing {
+        Closing {
+            lane: item.lane,
+            offset: item.offset,
+            home: self.home(&item.task),
+            weight: item.task.weight(),
+        }
+    }
+
+    /// The shard in which a task entered.
+    fn home(&self, task: &Task) -> i32 {
+        self.shares.shard(task.origin.partition)
     }
 
     /// An assigned lane.

@@ -12,13 +12,15 @@ use crate::task::{Failure, Kind, Origin, Record, Task};
 use crate::time::Timestamp;
 use crate::wait::Wait;
 
-/// One record to write, on the partition of its shard.
+/// One record to write, on the partition of its shard, unless it moves to another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// Park the task in a tier.
     Park {
         /// The tier, as its place in the ladder.
         tier: usize,
+        /// The shard it moves to; none if it stays in its own.
+        to: Option<i32>,
         /// The task, with its due time set.
         task: Arc<Task>,
     },

@@ -18,6 +18,7 @@ pub mod outcome;
 #[cfg(feature = "planted")]
 pub mod planted;
 pub mod scene;
+pub mod share;
 pub mod task;
 pub mod tier;
 pub mod time;

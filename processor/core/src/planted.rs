@@ -31,6 +31,8 @@ pub enum Bug {
     CompletionsForgotten,
     /// A change of rules grants a fresh burst.
     FreshBurst,
+    /// A shard that comes or goes fills up what may be used at once.
+    LimiterResetOnRebalance,
     /// A full lane reads on.
     NeverFull,
     /// A shard is said to be drained while its calls are in flight.
@@ -49,7 +51,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every mistake there is.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::OffsetByOne,
         Self::WrongBase,
         Self::Early,
@@ -57,6 +59,7 @@ impl Bug {
         Self::AgendaKept,
         Self::CompletionsForgotten,
         Self::FreshBurst,
+        Self::LimiterResetOnRebalance,
         Self::NeverFull,
         Self::DrainedEarly,
         Self::ThrottleUnheard,

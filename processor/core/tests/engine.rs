@@ -103,11 +103,23 @@ impl Bench {
     }
 
     fn limited(scenes: Scenes, limits: Limits) -> Self {
+        let mut bench = Self::unassigned(1, scenes, limits);
+        bench.assign(0);
+        bench
+    }
+
+    /// An engine without shards, where the group has so many.
+    fn of_group(shards: u32, scenes: Scenes) -> Self {
+        Self::unassigned(shards, scenes, Limits::of(64 << 20))
+    }
+
+    fn unassigned(shards: u32, scenes: Scenes, limits: Limits) -> Self {
+        let gates = Arc::new(Gates::default());
+        let shards = NonZeroU32::new(shards).unwrap();
         let mut bench = Self {
-            engine: Engine::new(Ladder::default(), limits, Arc::new(Gates::default())),
+            engine: Engine::new(Ladder::default(), limits, gates, shards),
         };
         bench.step(at(0), Input::Rules(scenes));
-        bench.assign(0);
         bench
     }
 
@@ -208,10 +220,31 @@ fn end_of(
     entries
 }
 
+/// Where the task of a settlement that parks it is to wait, if it moves.
+fn where_parked(actions: &[Action]) -> Option<i32> {
+    match actions {
+        [Action::Settle(Settlement { entries, .. })] => match &entries[0] {
+            Entry::Park { to, .. } => *to,
+            other => panic!("a parked task expected, not {other:?}"),
+        },
+        [] => None,
+        other => panic!("one settlement at most expected, not {other:?}"),
+    }
+}
+
+fn fifty_a_second() -> Rate {
+    Rate {
+        limit: NonZeroU32::new(50).unwrap(),
+        per: Duration::from_secs(1),
+        burst: NonZeroU32::new(50).unwrap(),
+    }
+}
+
 fn settle(lane: LaneId, offset: i64, entries: Vec<Entry>) -> Action {
     Action::Settle(Settlement {
         lane,
         offset,
+        home: 0,
         entries,
         otherwise: Vec::new(),
     })
@@ -254,6 +287,7 @@ fn a_failed_attempt_is_parked_for_the_wait_of_its_scene() {
     let entries = vec![
         Entry::Park {
             tier: 3,
+            to: None,
             task: Arc::new(next),
         },
         event("a", at(5), failed),
@@ -318,7 +352,7 @@ fn a_target_that_asks_for_longer_gets_longer() {
     let [Action::Settle(Settlement { entries, .. })] = &settled[..] else {
         panic!("one settlement expected, not {settled:?}");
     };
-    let [Entry::Park { tier, task }, _] = &entries[..] else {
+    let [Entry::Park { tier, task, .. }, _] = &entries[..] else {
         panic!("a parked task expected, not {entries:?}");
     };
     assert_eq!((*tier, task.due), (4, at(60_005).wall));
@@ -439,6 +473,7 @@ fn a_task_due_later_is_parked_in_the_longest_tier_that_fits() {
     let entries = vec![
         Entry::Park {
             tier: 2,
+            to: None,
             task: Arc::new(parked),
         },
         event("a", at(0), Transition::Parked { due }),
@@ -526,6 +561,7 @@ fn a_tier_lets_a_task_with_much_time_left_hop() {
     let entries = vec![
         Entry::Park {
             tier: 3,
+            to: None,
             task: Arc::new(hopped),
         },
         event("a", at(28_000), transition),
@@ -642,6 +678,7 @@ fn a_closed_gate_holds_a_line_and_overflow_is_deferred_without_an_attempt() {
     let entries = vec![
         Entry::Park {
             tier: 1,
+            to: None,
             task: Arc::new(deferred),
         },
         event("late", at(0), Transition::Deferred { due }),
@@ -680,9 +717,9 @@ fn overflow_is_deferred_to_when_its_gate_is_expected_to_admit_it() {
     let first = bench.record(at(0), TASKS, 9_999, task("late", at(0)));
     let second = bench.record(at(0), TASKS, 10_000, task("later", at(0)));
 
-    // One is called, 9,998 are in line, ten of them a second; then these, one after the other.
-    assert_eq!(due(&first), at(999_900).wall);
-    assert_eq!(due(&second), at(1_000_000).wall);
+    // 9,999 are in line, ten of them a second; then these, one after the other.
+    assert_eq!(due(&first), at(1_000_000).wall);
+    assert_eq!(due(&second), at(1_000_100).wall);
 }
 
 #[test]
@@ -694,13 +731,126 @@ fn a_rate_opens_the_gate_when_it_said() {
             burst: NonZeroU32::MIN,
         });
     }));
-    bench.record(at(0), TASKS, 0, task("a", at(0)));
-    bench.record(at(0), TASKS, 1, task("b", at(0)));
+    bench.record(at(100), TASKS, 0, task("a", at(0)));
+    bench.record(at(100), TASKS, 1, task("b", at(0)));
 
-    assert_eq!(bench.engine.next_wake(), Some(at(100).wall));
-    assert_eq!(bench.step(at(99), Input::Tick), []);
-    let opened = bench.step(at(100), Input::Tick);
+    assert_eq!(bench.engine.next_wake(), Some(at(200).wall));
+    assert_eq!(bench.step(at(199), Input::Tick), []);
+    let opened = bench.step(at(200), Input::Tick);
     assert!(matches!(&opened[..], [Action::Dispatch { .. }]));
+}
+
+#[test]
+fn a_task_moves_to_a_shard_that_its_rate_belongs_to() {
+    let rate = Rate {
+        limit: NonZeroU32::new(10).unwrap(),
+        per: Duration::from_secs(1),
+        burst: NonZeroU32::MIN,
+    };
+    let mut bench = Bench::of_group(3, scene(|scene| scene.rate = Some(rate)));
+    // Which of the three it is follows from the scene's name.
+    let lane = |shard, source| LaneId { shard, source };
+    let (elsewhere, there) = (lane(0, Source::Tasks), lane(1, Source::Tier(0)));
+    for lane in [elsewhere, there] {
+        let known = Completions::default();
+        let start = 0;
+        bench.step(at(0), Input::Assign { lane, start, known });
+    }
+    let mut task = task("a", at(0));
+
+    let moved = bench.record(at(100), elsewhere, 0, task.clone());
+    task.hops = 1;
+    let called = bench.record(at(100), there, 0, task.clone());
+
+    let entries = vec![
+        Entry::Park {
+            tier: 0,
+            to: Some(1),
+            task: Arc::new(task),
+        },
+        event("a", at(100), Transition::Parked { due: at(0).wall }),
+    ];
+    assert_eq!(moved, [settle(elsewhere, 0, entries)]);
+    assert!(matches!(&called[..], [Action::Dispatch { lane, .. }] if *lane == there));
+}
+
+#[test]
+fn a_task_in_line_is_looked_at_again_when_another_shard_comes() {
+    // Twelve attempts a minute over twelve shards: one a minute for each.
+    let rate = Rate {
+        limit: NonZeroU32::new(12).unwrap(),
+        per: Duration::from_mins(1),
+        burst: NonZeroU32::new(12).unwrap(),
+    };
+    let mut bench = Bench::of_group(12, scene(|scene| scene.rate = Some(rate)));
+    let assign = |shard| Input::Assign {
+        lane: LaneId { shard, ..TASKS },
+        start: 0,
+        known: Completions::default(),
+    };
+    bench.step(at(0), assign(0));
+    bench.record(at(0), TASKS, 0, task("a", at(0)));
+    let alone = bench.engine.next_wake();
+
+    for shard in 1..12 {
+        bench.step(at(30_000), assign(shard));
+    }
+    let together = bench.engine.next_wake();
+
+    // What was saved up is lost, but the next attempt comes twelve times as fast.
+    assert_eq!(alone, Some(at(60_000).wall));
+    assert_eq!(together, Some(at(35_000).wall));
+}
+
+#[test]
+fn tasks_behind_a_long_line_move_to_the_other_shards_of_its_rate_in_turn_and_once() {
+    let mut bench = Bench::of_group(12, scene(|scene| scene.rate = Some(fifty_a_second())));
+    bench.assign(0);
+    // One shard of twelve admits 41 in ten seconds.
+    for offset in 0..42 {
+        assert_eq!(bench.record(at(0), TASKS, offset, task("a", at(0))), []);
+    }
+
+    let moved: Vec<Option<i32>> = (42..66)
+        .map(|offset| {
+            let actions = bench.record(at(0), TASKS, offset, task("a", at(0)));
+            where_parked(&actions)
+        })
+        .collect();
+    let mut elsewhere = task("a", at(0));
+    elsewhere.origin.partition = 5;
+    let tier = LaneId {
+        source: Source::Tier(0),
+        ..TASKS
+    };
+    let stays = bench.record(at(0), tier, 0, elsewhere);
+
+    // A twelfth of them stays.
+    assert_eq!(moved.iter().filter(|to| to.is_none()).count(), 2);
+    for shard in 1..12 {
+        assert_eq!(moved.iter().filter(|to| **to == Some(shard)).count(), 2);
+    }
+    assert_eq!(stays, []);
+}
+
+#[test]
+fn what_is_said_of_a_task_that_moved_is_written_where_it_entered() {
+    let mut bench = Bench::of_group(12, scene(|_| {}));
+    bench.assign(0);
+    let mut task = task("a", at(0));
+    // Whoever can write to a tier can name any partition.
+    task.origin.partition = 29;
+    let tier = LaneId {
+        source: Source::Tier(0),
+        ..TASKS
+    };
+
+    let called = bench.record(at(0), tier, 0, task);
+    let settled = bench.answer(at(1), &called, Outcome::Success);
+
+    assert!(
+        matches!(&settled[..], [Action::Settle(Settlement { lane, home: 5, .. })] if *lane == tier)
+    );
 }
 
 #[test]

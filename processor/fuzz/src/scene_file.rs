@@ -1,14 +1,17 @@
 //! The scene file: an error names its place and no secret, and what is accepted can be scheduled, written and read again.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::str;
+use std::time::Duration;
 
 use toml::{Table, Value};
 
 use retide::config::source::Place;
 use retide::config::{Error, Scene, rules, scenes};
 use retide_core::scene::MAX_DELAY;
-use retide_core::{Backoff, Gates, Overrides, Policy, Timestamp};
+use retide_core::share::Shares;
+use retide_core::{Backoff, Overrides, Policy, Scenes, Timestamp};
 
 /// What the file is called.
 const FILE: &str = "scenes.toml";
@@ -181,8 +184,11 @@ fn check_scene(name: &str, scene: &Scene) {
     for policy in own.into_iter().flatten().chain([&core.policy]) {
         check_policy(policy);
     }
-    let gates = Gates::default();
-    assert!(gates.gate(&core).admit(MAX_DELAY).is_ok());
+    let mut shares = Shares::new(NonZeroU32::MIN);
+    let in_force: Scenes = [core.clone()].into_iter().collect();
+    shares.take(Duration::ZERO, 0);
+    shares.follow(Duration::ZERO, &in_force);
+    assert!(shares.admit(MAX_DELAY, &core.name).is_ok());
 
     let written = toml::to_string(scene).expect("it can be written");
 

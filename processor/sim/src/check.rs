@@ -55,12 +55,10 @@ struct Ends {
     dead_letters: u32,
 }
 
-/// How many attempts a process may start under a rate.
+/// How many attempts the group may start under a rate.
 #[derive(Clone, Copy, Debug)]
 struct Allowance {
-    /// The rate.
-    rate: Rate,
-    /// Attempts that may start at once, in units of a microsecond's worth.
+    /// What may start at once, in parts of an attempt: as many as the rate's span has microseconds are one.
     saved: u64,
     /// When that was so.
     since: At,
@@ -77,6 +75,8 @@ pub(crate) struct Start {
     pub(crate) wall: Timestamp,
     /// Whether the group takes its worker for the owner of the shard.
     pub(crate) is_owner: bool,
+    /// Whether the group takes its worker for a member: one that was given up counts on until it hears of it.
+    pub(crate) is_member: bool,
 }
 
 /// Figures of a history.
@@ -111,8 +111,8 @@ pub(crate) struct Judge {
     committed: BTreeMap<LaneId, (i64, Completions)>,
     /// Attempts started in an assignment that has not ended.
     by_assignment: BTreeMap<u64, Vec<Attempt>>,
-    /// What processes may start.
-    allowances: BTreeMap<(u64, Arc<str>), Allowance>,
+    /// What the group may start, by scene, limit, span and burst: while other rules are on their way, each has its own.
+    allowances: BTreeMap<(Arc<str>, u32, Duration, u32), Allowance>,
     /// Calls in flight, by process and scene.
     calls: BTreeMap<(u64, Arc<str>), u32>,
     /// The most attempts any rules allowed.
@@ -159,9 +159,17 @@ impl Judge {
         self.unfinished
     }
 
-    /// These scenes are in force somewhere.
-    pub(crate) fn rules(&mut self, scenes: &[Scene]) {
+    /// These scenes are in force somewhere, from now on or longer.
+    pub(crate) fn rules(&mut self, at: At, scenes: &[Scene]) {
         for scene in scenes {
+            if let Some(rate) = scene.rate {
+                // Nothing can have been saved up under rules that nobody knew.
+                let new = Allowance {
+                    saved: 0,
+                    since: at,
+                };
+                self.allowances.entry(under(scene, rate)).or_insert(new);
+            }
             self.most_attempts = self.most_attempts.max(scene.most_attempts().get());
         }
     }
@@ -186,8 +194,8 @@ impl Judge {
         }
         let attempt = Attempt::of(task, task.attempt);
         self.in_order(&attempt, task);
-        if let Some(rate) = scene.rate {
-            self.within_rate(at, start.process, &scene.name, rate);
+        if let Some(rate) = scene.rate.filter(|_| start.is_member) {
+            self.within_rate(at, scene, rate);
         }
         self.within_concurrency(start.process, scene);
         let known = self.attempts.entry(attempt.clone()).or_default();
@@ -421,34 +429,24 @@ impl Judge {
         }
     }
 
-    /// Whether a process may start one more under the rate of its scene.
-    fn within_rate(&mut self, at: At, process: u64, scene: &Arc<str>, rate: Rate) {
-        let cost = |rate: &Rate| (rate.per / rate.limit.get()).as_micros() as u64;
-        let key = (process, Arc::clone(scene));
-        let allowance = self.allowances.entry(key).or_insert(Allowance {
-            rate,
-            saved: cost(&rate) * u64::from(rate.burst.get()),
-            since: at,
-        });
-        let before = allowance.rate;
-        if before == rate {
-            allowance.saved += at - allowance.since;
-        } else {
-            // Of two rates, the faster one counts for the time between: the judge does not know when the rules changed.
-            let gained = (at - allowance.since) * cost(&rate) / cost(&before).min(cost(&rate));
-            let whole = allowance.saved * cost(&rate) / cost(&before);
-            allowance.saved = whole + gained;
-            allowance.rate = rate;
-        }
+    /// Whether the group may start one more under the rate of its scene, in any span of time that ends now.
+    fn within_rate(&mut self, at: At, scene: &Scene, rate: Rate) {
+        let cost = rate.per.as_micros() as u64;
+        let most = cost * u64::from(rate.burst.get());
+        let Some(allowance) = self.allowances.get_mut(&under(scene, rate)) else {
+            return self.object(|| format!("{} starts under rules that nobody made", scene.name));
+        };
+        let gained = (at - allowance.since) * u64::from(rate.limit.get());
+        let saved = (allowance.saved + gained).min(most);
         allowance.since = at;
-        let most = cost(&rate) * u64::from(rate.burst.get());
-        allowance.saved = allowance.saved.min(most);
-        // A microsecond for each rounding.
-        if let Some(left) = (allowance.saved + 2).checked_sub(cost(&rate)) {
+        if let Some(left) = saved.checked_sub(cost) {
             allowance.saved = left;
         } else {
             self.object(|| {
-                format!("process {process} starts more of {scene} than {rate:?} at {at}")
+                format!(
+                    "the group starts more of {} than {rate:?} at {at}",
+                    scene.name
+                )
             });
         }
     }
@@ -554,6 +552,12 @@ impl Attempt {
             number,
         }
     }
+}
+
+/// What an allowance is known by.
+fn under(scene: &Scene, rate: Rate) -> (Arc<str>, u32, Duration, u32) {
+    let Rate { limit, per, burst } = rate;
+    (Arc::clone(&scene.name), limit.get(), per, burst.get())
 }
 
 /// Most hops of a task. No task has more than a few minutes to wait, but clocks are set by hours, several times; the engine holds what

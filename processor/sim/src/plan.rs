@@ -412,7 +412,7 @@ pub(crate) fn change(scene: &mut Scene, chance: &mut Chance) {
     if &*scene.name == "rate" {
         scene.rate = Some(Rate {
             limit: count(chance.between(1, 5)),
-            per: Duration::from_secs(1),
+            per: Duration::from_secs(chance.between(1, 2)),
             burst: count(chance.between(1, 4)),
         });
     }

@@ -4,6 +4,7 @@
 //! away. Invariant: it decides nothing; what it says to the engine, the shell would say.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use retide_core::completions::Completions;
@@ -173,7 +174,11 @@ impl Worker {
             gates,
             bug,
         } = birth;
-        let engine = Engine::new(env.plan.ladder.clone(), env.plan.limits, gates);
+        let engine = {
+            let shards = NonZeroU32::new(env.plan.shards.unsigned_abs());
+            let shards = shards.unwrap_or_else(|| unreachable!("a group without shards"));
+            Engine::new(env.plan.ladder.clone(), env.plan.limits, gates, shards)
+        };
         #[cfg(feature = "planted")]
         let engine = engine.planted(bug.of_core());
         let mut worker = Self {
@@ -734,11 +739,11 @@ impl Worker {
             match action {
                 Action::Dispatch {
                     ticket,
+                    lane: LaneId { shard, .. },
                     scene,
                     task,
                     ..
                 } => {
-                    let shard = task.origin.partition;
                     let start = Start {
                         assignment: self.epochs.get(&shard).copied().unwrap_or_default(),
                         process: self.life,
@@ -746,6 +751,9 @@ impl Worker {
                         is_owner: self
                             .member()
                             .is_some_and(|member| env.broker.group.owns(member, shard)),
+                        is_member: self
+                            .member()
+                            .is_some_and(|member| env.broker.group.has(member)),
                     };
                     self.calls.insert(ticket, Arc::clone(&scene.name));
                     env.call(self.id, ticket, start, &task, &scene);
@@ -931,10 +939,9 @@ fn outgoing(settlement: &Settlement) -> Settled {
             offset: settlement.offset,
             of: entries.len(),
         };
-        let shard = settlement.lane.shard;
         entries
             .iter()
-            .map(|entry| record(entry, shard, cause))
+            .map(|entry| record(entry, settlement, cause))
             .collect()
     };
     let written = records(&settlement.entries);
@@ -950,10 +957,12 @@ fn outgoing(settlement: &Settlement) -> Settled {
 }
 
 /// The record of one entry.
-fn record(entry: &retide_core::Entry, shard: i32, cause: Cause) -> Outgoing {
+fn record(entry: &retide_core::Entry, settlement: &Settlement, cause: Cause) -> Outgoing {
     use retide_core::Entry;
+    let mut shard = settlement.home;
     let (topic, payload) = match entry {
-        Entry::Park { tier, task } => {
+        Entry::Park { tier, to, task } => {
+            shard = to.unwrap_or(settlement.lane.shard);
             assert_eq!(
                 task.due,
                 task.due.ceil_to_millis(),

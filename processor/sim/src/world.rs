@@ -800,7 +800,7 @@ impl World {
             heals_at,
             ..
         } = self.env.plan.clone();
-        self.env.judge.rules(&scenes);
+        self.env.judge.rules(0, &scenes);
         let named = |scene: Scene| (Arc::clone(&scene.name), scene);
         self.scenes = scenes.into_iter().map(named).collect();
         for process in 0..self.processes.len() {
@@ -1017,7 +1017,7 @@ impl World {
             witness.back(self.env.now, process);
         }
         let life = self.env.number();
-        let gates = Arc::new(gates(self.bug));
+        let gates = Arc::new(Gates::default());
         for _ in 0..self.env.plan.workers[process] {
             let birth = Birth {
                 id: self.workers.len(),
@@ -1149,7 +1149,8 @@ impl World {
         for scene in self.scenes.values_mut() {
             if self.env.chance.one_in(2) {
                 plan::change(scene, &mut self.env.chance);
-                self.env.judge.rules(std::slice::from_ref(scene));
+                let now = self.env.now;
+                self.env.judge.rules(now, std::slice::from_ref(scene));
             }
         }
         if self.env.chance.one_in(3) {
@@ -1173,16 +1174,4 @@ impl World {
         self.env.broker.refuses_orders = false;
         self.env.after(SECOND, Event::Look);
     }
-}
-
-/// The gates of a process.
-#[cfg(feature = "planted")]
-fn gates(bug: Bug) -> Gates {
-    Gates::planted(bug.of_core())
-}
-
-/// The gates of a process.
-#[cfg(not(feature = "planted"))]
-fn gates(_: Bug) -> Gates {
-    Gates::default()
 }

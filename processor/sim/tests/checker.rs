@@ -65,10 +65,11 @@ mod planted {
     const TWICE: u64 = 2_000;
 
     /// What the checker does not see, and why.
-    const UNSEEN: [(Bug, &str); 5] = [
+    const UNSEEN: [(Bug, &str); 6] = [
+        (Bug::Core(Core::FreshBurst), "it knows no rates"),
         (
-            Bug::Core(Core::FreshBurst),
-            "it knows no rates, nor which process an attempt comes from",
+            Bug::Core(Core::LimiterResetOnRebalance),
+            "it knows no rates",
         ),
         (
             Bug::Core(Core::NeverFull),

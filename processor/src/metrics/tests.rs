@@ -108,6 +108,7 @@ fn commit(metrics: &Metrics, set: &Arc<SceneSet>, entries: Vec<Entry>) -> BatchC
             source: Source::Tasks,
         },
         offset: 7,
+        home: 0,
         entries,
         otherwise: Vec::new(),
     };
@@ -139,6 +140,7 @@ fn what_a_batch_holds_is_counted_once_it_is_durable() {
         ended("pay", Kind::Callback, Terminal::Delivered),
         Entry::Park {
             tier: 1,
+            to: None,
             task: task("pay", Kind::Work),
         },
         event("pay", Kind::Work, Transition::Deferred { due }),

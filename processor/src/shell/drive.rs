@@ -28,7 +28,7 @@ use crate::event::{
 };
 use crate::health::Heartbeat;
 use crate::metrics::{Load, Metrics, SceneSet, Share, Tally};
-use crate::shell::encode::Encoder;
+use crate::shell::encode::{Encoder, Place};
 use crate::shell::feed::{Feed, Read, Reading, Request};
 use crate::shell::ledger::{Batch, Content, Ledger, Ownership, Progress, Receipt, Settled};
 use crate::topics::Topics;
@@ -283,6 +283,7 @@ impl<L: Ledger> State<L> {
                     scene,
                     task,
                     wait,
+                    lane: _,
                 } => {
                     let decided = self.start + now.steady;
                     self.dispatch(ticket, &scene, task, Late { wait, decided });
@@ -504,7 +505,10 @@ impl<L: Ledger> State<L> {
             let records = self.parts.encoder.records(&settlement.entries);
             tally.count(&settlement, records, now);
             batch.settled.push(Settled {
-                shard: settlement.lane.shard,
+                place: Place {
+                    shard: settlement.lane.shard,
+                    home: settlement.home,
+                },
                 records: Content::Entries(settlement.entries),
                 otherwise: Content::Entries(settlement.otherwise),
             });
@@ -512,7 +516,7 @@ impl<L: Ledger> State<L> {
         for (shard, alert) in dead.into_values() {
             tally.count_records(1);
             batch.settled.push(Settled {
-                shard,
+                place: Place::at(shard),
                 records: Content::Alert(alert),
                 otherwise: Content::none(),
             });

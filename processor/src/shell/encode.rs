@@ -1,6 +1,7 @@
 //! From decisions to records: the topic, the partition and the bytes of each entry.
 //!
-//! Invariant: everything but a delivery goes to the partition of its shard.
+//! Invariant: a task is parked in the shard it was read from, unless it moves to another one; all that is said of it goes to the partition
+//! of the shard it entered by, so that it is in order there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,6 +32,15 @@ pub struct Encoder {
     events: Option<Codec<wire::Event>>,
     /// Of the alerts topic.
     alerts: Codec<wire::Alert>,
+}
+
+/// The shards of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The one it was read from.
+    pub shard: i32,
+    /// The one it entered by.
+    pub home: i32,
 }
 
 /// A record to write, but for its headers.
@@ -218,36 +228,36 @@ impl Encoder {
     /// If it has no encoding, which is a broken invariant of the codec.
     pub fn entry<'a>(
         &'a self,
-        shard: i32,
+        Place { shard, home }: Place,
         entry: &'a Entry,
         scratch: &'a mut Scratch,
         sink: &mut Sink<'_>,
     ) -> Result<Option<Parts<'a>>, wire::Error> {
         let topics = &self.topics;
         Ok(Some(match entry {
-            Entry::Park { tier, task } => {
+            Entry::Park { tier, to, task } => {
                 headers::write_task(task, sink);
-                Parts::of(&topics.tiers[*tier], shard, &task.record)
+                Parts::of(&topics.tiers[*tier], to.unwrap_or(shard), &task.record)
             }
             Entry::Deliver { topic, task, .. } => {
                 kafka::write_headers(task, sink);
                 Parts {
                     partition: None,
-                    ..Parts::of(topic, shard, &task.record)
+                    ..Parts::of(topic, home, &task.record)
                 }
             }
             Entry::DeadLetter { task, ended } => {
                 headers::write_dead_letter(task, ended, sink);
-                Parts::of(&topics.dead_letters, shard, &task.record)
+                Parts::of(&topics.dead_letters, home, &task.record)
             }
             Entry::Poison { poison, ended } => {
                 headers::write_poison(poison, ended, sink);
-                Parts::of(&topics.dead_letters, shard, &poison.record)
+                Parts::of(&topics.dead_letters, home, &poison.record)
             }
             Entry::Callback(ended) => {
                 headers::write_ended(ended, sink);
                 let report = &wire::Callback::from(&**ended);
-                let to = (&topics.callbacks, shard);
+                let to = (&topics.callbacks, home);
                 scratch.report(to, &[&ended.id], (&self.callbacks, report), sink)?
             }
             Entry::Event(event) => {
@@ -256,9 +266,18 @@ impl Encoder {
                 };
                 headers::write_event(event, sink);
                 let report = &EventLine::from(event);
-                scratch.report((&topics.events, shard), &[&event.id], (codec, report), sink)?
+                scratch.report((&topics.events, home), &[&event.id], (codec, report), sink)?
             }
         }))
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    /// The place of what never moved.
+    pub const fn at(shard: i32) -> Self {
+        Self { shard, home: shard }
     }
 }
 

@@ -23,7 +23,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use retide_core::{Alert, Entry, Header};
 
-use crate::shell::encode::{Encoder, Parts, Scratch};
+use crate::shell::encode::{Encoder, Parts, Place, Scratch};
 
 pub use at_least_once::AtLeastOnce;
 pub use transactional::Transactional;
@@ -55,8 +55,8 @@ pub struct OutHeaders {
 /// The consequence of one offset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settled {
-    /// The shard of the offset.
-    pub shard: i32,
+    /// The shard of the offset, and that in which its task entered.
+    pub place: Place,
     /// The records to write. If there is another form of them, the first is the one that may be refused; the others rest on it.
     pub records: Content,
     /// The records to write instead if the topic of one of those refuses it; empty if that cannot be.
@@ -200,7 +200,7 @@ impl Content {
     /// If an entry has no encoding: a broken invariant of the codec.
     fn each<H: Collect, E>(
         &self,
-        shard: i32,
+        place: Place,
         encoder: &Encoder,
         scratch: &mut Scratch,
         mut write: impl FnMut(Parts<'_>, H) -> Result<(), E>,
@@ -210,7 +210,7 @@ impl Content {
                 for entry in entries {
                     let mut headers = H::default();
                     let sink = &mut |name: &str, value: Option<&[u8]>| headers.add(name, value);
-                    let parts = encoder.entry(shard, entry, scratch, sink);
+                    let parts = encoder.entry(place, entry, scratch, sink);
                     if let Some(parts) = parts.unwrap_or_else(|error| unreachable!("{error}")) {
                         write(parts, headers)?;
                     }
@@ -219,7 +219,7 @@ impl Content {
             Self::Alert(alert) => {
                 let mut headers = H::default();
                 let sink = &mut |name: &str, value: Option<&[u8]>| headers.add(name, value);
-                let parts = encoder.alert(shard, alert, scratch, sink);
+                let parts = encoder.alert(place.shard, alert, scratch, sink);
                 write(
                     parts.unwrap_or_else(|error| unreachable!("{error}")),
                     headers,
@@ -426,7 +426,7 @@ impl Submitted {
         let Self { batch, epochs, .. } = self;
         batch
             .settled
-            .retain(|settled| ownership.still_has(settled.shard, epochs));
+            .retain(|settled| ownership.still_has(settled.place.shard, epochs));
         batch
             .progress
             .retain(|progress| ownership.still_has(progress.shard, epochs));
@@ -435,7 +435,7 @@ impl Submitted {
     /// Whether all of its shards are still ours.
     fn is_owned(&self, ownership: &Ownership) -> bool {
         let progress = self.batch.progress.iter().map(|progress| progress.shard);
-        let settled = self.batch.settled.iter().map(|settled| settled.shard);
+        let settled = self.batch.settled.iter().map(|settled| settled.place.shard);
         progress
             .chain(settled)
             .all(|shard| ownership.still_has(shard, &self.epochs))

@@ -106,7 +106,12 @@ impl Running {
         let ledger = L::start(bootstrap, &id, &feed.consumer, &ownership, &encoder);
         let ladder = Ladder::try_new(&["now", "5s", "1m"]).unwrap();
         let drive = Drive {
-            engine: Engine::new(ladder, Limits::of(64 << 20), Arc::new(Gates::default())),
+            engine: Engine::new(
+                ladder,
+                Limits::of(64 << 20),
+                Arc::new(Gates::default()),
+                NonZeroU32::new(SHARDS.unsigned_abs()).unwrap(),
+            ),
             feed,
             ledger,
             ownership,

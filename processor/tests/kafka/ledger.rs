@@ -7,7 +7,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use retide::shell::encode::{Encoder, Formats};
+use retide::shell::encode::{Encoder, Formats, Place};
 use retide::shell::feed::Reading;
 use retide::shell::ledger::{
     AtLeastOnce, Batch, Content, Ledger, OutHeaders, OutRecord, Ownership, Progress, Receipt,
@@ -168,7 +168,7 @@ impl<L: Guarantee> Bench<L> {
 
 fn settled(shard: i32, records: Vec<OutRecord>) -> Settled {
     Settled {
-        shard,
+        place: Place::at(shard),
         records: Content::Records(records),
         otherwise: Content::none(),
     }

@@ -168,7 +168,7 @@ impl Writer {
     /// Encodes a batch: parts of it may have to be written again, others not.
     fn encode(&self, settled: Vec<Settled>) -> Vec<Pending> {
         let mut scratch = Scratch::default();
-        let mut encode = |shard, content: Content| match content {
+        let mut encode = |place, content: Content| match content {
             Content::Records(records) => records,
             Content::Entries(_) | Content::Alert(_) => {
                 let mut records = Vec::new();
@@ -176,14 +176,14 @@ impl Writer {
                     records.push(OutRecord::new(parts, headers));
                     Ok::<_, Infallible>(())
                 };
-                let Ok(()) = content.each(shard, &self.encoder, &mut scratch, keep);
+                let Ok(()) = content.each(place, &self.encoder, &mut scratch, keep);
                 records
             }
         };
         let pending = settled.into_iter().map(|settled| Pending {
-            shard: settled.shard,
-            records: encode(settled.shard, settled.records),
-            otherwise: encode(settled.shard, settled.otherwise),
+            shard: settled.place.shard,
+            records: encode(settled.place, settled.records),
+            otherwise: encode(settled.place, settled.otherwise),
         });
         pending.collect()
     }

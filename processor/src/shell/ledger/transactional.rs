@@ -263,10 +263,10 @@ impl Writer {
         let producer = self.ready().map_err(Trouble::Unknown)?;
         producer.begin_transaction().map_err(classify)?;
         for (index, settled) in batch.settled.iter().enumerate() {
-            let Settled { shard, records, .. } = settled;
+            let Settled { place, records, .. } = settled;
             let write =
                 |parts: Parts<'_>, headers| produce(producer, to_produce(parts, headers, index));
-            let written = records.each(*shard, &encoder, &mut scratch, write);
+            let written = records.each(*place, &encoder, &mut scratch, write);
             written.map_err(classify)?;
         }
         flush(producer).map_err(classify)?;
