@@ -1,7 +1,7 @@
 //! Finds the records of one task.
 //!
-//! A task's records stand on the partition on which it entered, so the retry topic is read first and says which partitions of the
-//! others to read; all of them if it does not. Tiers come longest first and events last, since that is the way tasks go: what moves
+//! What is said of a task stands on the partition on which it entered, so the retry topic is read first and says which partitions of the
+//! others to read; all of them if it does not, and of tiers, where a task may have moved. Tiers come longest first and events last, since that is the way tasks go: what moves
 //! while it is looked for is seen where it was, or where it went. Invariant: nothing is read after the deadline.
 
 use std::collections::BTreeSet;
@@ -112,19 +112,22 @@ pub(crate) fn search(
             .map(|format| Codec::new(format, Framing::SingleObject)),
         found: Found::default(),
     };
-    let tiers = topics.tiers.iter().enumerate().rev();
-    let rest = tiers.map(|(tier, topic)| (Sort::Tier(tier), topic)).chain([
+    let said = [
         (Sort::DeadLetters, &topics.dead_letters),
         (Sort::Callbacks, &topics.callbacks),
         (Sort::Events, &topics.events),
-    ]);
+    ];
     let mut only: BTreeSet<i32> = query.partition.into_iter().collect();
     search.topic((Sort::Tasks, &topics.tasks), &only, &mut progress)?;
     if only.is_empty() {
         let clues = search.found.clues.iter();
         only.extend(clues.map(|clue| clue.at.partition));
     }
-    for topic in rest {
+    let anywhere = query.partition.into_iter().collect();
+    for (tier, topic) in topics.tiers.iter().enumerate().rev() {
+        search.topic((Sort::Tier(tier), topic), &anywhere, &mut progress)?;
+    }
+    for topic in said {
         search.topic(topic, &only, &mut progress)?;
     }
     Ok(search.found)
