@@ -13,6 +13,7 @@ mod crash;
 mod doctor;
 mod explain;
 mod promises;
+mod rate;
 mod rig;
 #[path = "../kafka/support.rs"]
 #[allow(dead_code, reason = "the tests of `kafka` use the rest")]

@@ -1,0 +1,114 @@
+//! A rate, as the target of a whole group sees it.
+
+use std::time::Duration;
+
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer};
+
+use crate::rig::{FLAKY, Rig};
+use crate::support::PATIENCE;
+
+/// Attempts in a second.
+const LIMIT: usize = 50;
+
+/// Attempts that may come at once besides: enough for late wakes to cost nothing.
+const BURST: usize = 10;
+
+/// How far the ways of two attempts to the target may differ, on a machine that is busy: what started first may arrive together with what
+/// started this much later. A process that took the whole rate for itself would be seen in every longer span.
+const ON_THE_WAY: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_rate_is_that_of_the_whole_group_through_a_join_and_a_kill() {
+    const TASKS: usize = 5_000;
+    // Beyond, the first shards have no task left, and their part of the rate is unused.
+    const MEASURED: usize = 4_250;
+    let rig = Rig::new(Duration::ZERO, &scenes());
+    rig.produce(0, (0..TASKS).map(|_| 0));
+    let first = rig.run();
+    let victim = rig.run();
+    let third = rig.run();
+
+    rig.target.wait_for(rig.target.count() + 1_000);
+    let fourth = rig.run();
+    rig.target.wait_for(rig.target.count() + 500);
+    victim.kill();
+    let killed = rig.target.count();
+    rig.target.wait_for(killed + (MEASURED - killed) / 2);
+    rig.target.wait_for(MEASURED);
+    let ends = rig.ends(TASKS);
+
+    assert!(ends.values().all(|outcomes| outcomes == &["delivered"]));
+    let times = times(&rig);
+    let (used, twice) = (used(&times[..MEASURED]), times.len() - TASKS);
+    eprintln!("{used:.3} of the rate used, {twice} attempts twice");
+    check_spans(&times);
+    assert!(used >= 0.95, "{used} of the rate used");
+    drop((first, third, fourth));
+}
+
+#[test]
+fn a_shard_that_has_all_the_tasks_lets_the_others_help() {
+    const TASKS: usize = 5_000;
+    // A minute.
+    const MEASURED: usize = 60 * LIMIT;
+    let rig = Rig::new(Duration::ZERO, &scenes());
+    let producer = rig.producer();
+    for _ in 0..TASKS {
+        let header = Header {
+            key: "retry-scene",
+            value: Some("flaky"),
+        };
+        let topic = rig.topic("tasks");
+        let record = BaseRecord::<str, str>::to(&topic)
+            .key("all of them")
+            .payload("0")
+            .headers(OwnedHeaders::new().insert(header));
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+        producer.poll(Duration::ZERO);
+    }
+    producer.flush(PATIENCE).unwrap();
+
+    let running = [rig.run(), rig.run()];
+    rig.target.wait_for(MEASURED / 2);
+    rig.target.wait_for(MEASURED);
+
+    let times = times(&rig);
+    let used = used(&times[..MEASURED]);
+    eprintln!("{used:.3} of the rate used");
+    check_spans(&times);
+    assert!(used >= 0.9, "{used} of the rate used");
+    drop(running);
+}
+
+/// The one scene, with its rate.
+fn scenes() -> String {
+    format!("{FLAKY}rate = {{ limit = {LIMIT}, per = '1s', burst = {BURST} }}\n")
+}
+
+/// When attempts came to the target, in order.
+fn times(rig: &Rig) -> Vec<u128> {
+    let requests = rig.target.requests();
+    let mut times: Vec<u128> = requests.iter().map(|request| request.at_micros).collect();
+    times.sort_unstable();
+    times
+}
+
+/// The part of the rate that was used.
+fn used(times: &[u128]) -> f64 {
+    let seconds = (times[times.len() - 1] - times[0]) as f64 / 1e6;
+    times.len() as f64 / (seconds * LIMIT as f64)
+}
+
+/// No span of time has more than the limit and one burst.
+fn check_spans(times: &[u128]) {
+    for span in [1, 2, 5, 10, 20, 40, 80].map(Duration::from_secs) {
+        let before = |at: u128| times.partition_point(|time| *time < at);
+        let within = times.iter().enumerate();
+        let counts = within.map(|(first, at)| before(at + span.as_micros()) - first);
+        let most = counts.max().unwrap_or_default();
+        let allowed = (span + ON_THE_WAY).as_secs_f64() * LIMIT as f64;
+        eprintln!("at most {most} in {span:?}");
+        assert!(most <= allowed as usize + BURST, "{most} in {span:?}");
+    }
+}
