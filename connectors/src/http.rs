@@ -217,6 +217,13 @@ impl Config {
         Ok(url)
     }
 
+    /// Scheme, host and port of the address, if requests can be sent to it.
+    pub fn authority(&self) -> Option<String> {
+        let url = self.parse_url().ok()?;
+        let (host, port) = (url.host_str()?, url.port_or_known_default()?);
+        Some(format!("{}://{host}:{port}", url.scheme()))
+    }
+
     /// The headers, if they can be sent.
     fn parse_headers(&self) -> Result<HeaderMap, Error> {
         let mut headers = HeaderMap::new();

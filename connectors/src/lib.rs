@@ -74,6 +74,14 @@ impl TargetConfig {
         }
     }
 
+    /// Whom it calls, such as `https://shop.example:443`, with nothing in it that could be secret; none if it calls nobody.
+    pub fn authority(&self) -> Option<String> {
+        match self {
+            Self::Http(config) => config.authority(),
+            Self::Kafka(_) => None,
+        }
+    }
+
     /// Checks the configuration and makes the target ready; `None` if the ledger makes the attempts itself.
     pub fn connect(&self) -> Result<Option<Arc<dyn Target>>, Error> {
         match self {
@@ -187,6 +195,30 @@ mod tests {
 
             assert!(target.connect().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn an_authority_is_host_and_port_and_nothing_else() {
+        let authority = |url: &str| {
+            let text = format!("target = {{ http = {{ url = '{url}' }} }}");
+            parse(&text).expect("a target").authority()
+        };
+
+        for (url, expected) in [
+            (
+                "https://shop.example/paid?token=s3cret#x",
+                "https://shop.example:443",
+            ),
+            ("HTTP://Shop.Example:80/", "http://shop.example:80"),
+            ("http://shop.example", "http://shop.example:80"),
+            ("http://[::1]:8000/x", "http://[::1]:8000"),
+        ] {
+            assert_eq!(authority(url).as_deref(), Some(expected));
+        }
+        assert_eq!(authority("http://user:s3cret@shop.example/"), None);
+        assert_eq!(authority("nonsense"), None);
+        let topic = parse(r#"target = { kafka = { topic = "paid" } }"#).expect("a target");
+        assert_eq!(topic.authority(), None);
     }
 
     #[test]

@@ -4,10 +4,12 @@
 //! |---|---|
 //! | [`source`] | files and variables, and errors with their places |
 //! | [`scene`] | the rules of a scene |
+//! | [`breaker`] | when its target is left alone |
 //! | `text` | durations, sizes and addresses |
 //!
 //! Invariant: a [`Config`] that exists is valid but for what only a broker or a target can tell.
 
+pub mod breaker;
 pub mod scene;
 pub mod source;
 mod text;
@@ -519,6 +521,8 @@ mod tests {
         max_attempts = 3
     ";
 
+    const BREAKER: &str = "target = { http = { url = 'http://h/' } }\nbreaker = { failure_rate = 0.25, slow_call = '5s', slow_rate = 0.9, window = '1m', min_calls = 5, open = '1s', probes = 1, slow_start = '0s' }\n";
+
     fn read(text: &str, variables: &[(&str, &str)]) -> Result<Config, Error> {
         let variables = variables
             .iter()
@@ -560,6 +564,7 @@ mod tests {
             deadline = "24h"
             rate = { limit = 100, per = "1s", burst = 20 }
             concurrency = 64
+            breaker = {}
             callback = { target = { http = { url = "https://shop.example/retry-ended" } }, on = ["delivered", "dead", "expired"] }
             "#,
             &[],
@@ -753,6 +758,94 @@ mod tests {
     }
 
     #[test]
+    fn a_breaker_that_means_nothing_is_refused_with_its_place() {
+        let scene = "[scenes.a]\ntarget = { http = { url = 'http://h/' } }\n";
+
+        for (breaker, expected) in [
+            (
+                "failure_rate = 0",
+                "3:13: scenes.a.breaker.failure_rate: expected a number over 0, at most 1, found `0`",
+            ),
+            (
+                "failure_rate = nan",
+                "3:13: scenes.a.breaker.failure_rate: expected a number over 0, at most 1, found `NaN`",
+            ),
+            (
+                "slow_call = '1s', slow_rate = 80",
+                "3:31: scenes.a.breaker.slow_rate: expected a number over 0, at most 1, found `80`",
+            ),
+            (
+                "slow_rate = 0.5",
+                "3:13: scenes.a.breaker.slow_rate: `slow_rate` goes with `slow_call`, which says what is slow",
+            ),
+            (
+                "slow_call = '0s'",
+                "3:13: scenes.a.breaker.slow_call: expected a duration of 1ms to 1h",
+            ),
+            (
+                "window = '1ms'",
+                "3:13: scenes.a.breaker.window: expected a duration of 100ms to 1h",
+            ),
+            (
+                "min_calls = 0",
+                "3:13: scenes.a.breaker.min_calls: expected a number of 1 to 1000000, found `0`",
+            ),
+            (
+                "open = '2h'",
+                "3:13: scenes.a.breaker.open: expected a duration of 100ms to 1h",
+            ),
+            (
+                "probes = 5000",
+                "3:13: scenes.a.breaker.probes: expected a number of 1 to 1000, found `5000`",
+            ),
+            (
+                "slow_start = '61m'",
+                "3:13: scenes.a.breaker.slow_start: expected a duration of 0s to 1h",
+            ),
+            (
+                "widow = '1s'",
+                "3:13: scenes.a.breaker.widow: unknown key `widow`; did you mean `window`?",
+            ),
+        ] {
+            let text = format!("{scene}breaker = {{ {breaker} }}");
+            assert_eq!(refusal(&text, &[]), format!("retide.toml:{expected}"));
+        }
+        let topic = "[scenes.a]\ntarget = { kafka = { topic = 'x' } }\nbreaker = {}";
+        assert_eq!(
+            refusal(topic, &[]),
+            "retide.toml:3:1: scenes.a.breaker: a breaker goes with a target that is called, such as `http`"
+        );
+    }
+
+    #[test]
+    fn targets_have_a_breaker_each_by_the_rule_of_their_scene() {
+        let of = |text: &str| rules("a", text.to_owned()).unwrap().rules("a").unwrap();
+        let callback = "callback = { target = { http = { url = 'https://ended/?token=s3cret' } } }";
+
+        let own = of(&format!(
+            "target = {{ http = {{ url = 'http://h/a' }} }}\nbreaker = {{}}\n{callback}"
+        ));
+        let same = of("target = { http = { url = 'http://h/b' } }\nbreaker = { probes = 5 }");
+        let other = of("target = { http = { url = 'http://h/b' } }\nbreaker = { probes = 6 }");
+        let topic = of(&format!(
+            "target = {{ kafka = {{ topic = 'x' }} }}\nbreaker = {{}}\n{callback}"
+        ));
+        let none = of(&format!(
+            "target = {{ http = {{ url = 'http://h/a' }} }}\n{callback}"
+        ));
+
+        let key = own.breaker.clone().unwrap();
+        assert_eq!(&*key.target, "http://h:80");
+        assert_eq!(own.breaker, same.breaker);
+        assert_ne!(own.breaker, other.breaker);
+        let key = own.callback.unwrap().breaker.unwrap();
+        assert_eq!(&*key.target, "https://ended:443");
+        assert_eq!(topic.breaker, None);
+        assert_eq!(topic.callback.unwrap().breaker, Some(key));
+        assert_eq!((none.breaker, none.callback.unwrap().breaker), (None, None));
+    }
+
+    #[test]
     fn syntax_errors_have_a_place() {
         let message = refusal("[topics]\nprefix = \n", &[]);
 
@@ -847,7 +940,7 @@ mod tests {
 
     #[test]
     fn a_scene_survives_being_written_and_read() {
-        for text in [SCENE, POINTS, CLASSES] {
+        for text in [SCENE, POINTS, CLASSES, BREAKER] {
             let scene = rules("a", text.to_owned()).unwrap();
 
             let written = toml::to_string(&scene).unwrap();

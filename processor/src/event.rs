@@ -7,6 +7,7 @@ use std::time::Duration;
 use rdkafka::error::KafkaError;
 use tracing::{debug, error, info, warn};
 
+use retide_core::breaker::{State, Switch};
 use retide_core::completions;
 
 use crate::metrics::{Metrics, Tally};
@@ -113,6 +114,14 @@ pub(crate) struct TargetPanicked<'a> {
     pub(crate) scene: &'a str,
     /// What it said.
     pub(crate) message: &'a str,
+}
+
+/// The breaker of a target has switched.
+pub(crate) struct BreakerSwitched<'a> {
+    /// The target.
+    pub(crate) target: &'a str,
+    /// From what to what.
+    pub(crate) switch: Switch,
 }
 
 // === impl WorkerStarted ===
@@ -284,5 +293,23 @@ impl TargetPanicked<'_> {
             "target panicked"
         );
         metrics.target_panics.inc();
+    }
+}
+
+// === impl BreakerSwitched ===
+
+impl BreakerSwitched<'_> {
+    /// Writes log and metric.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        let Self {
+            target,
+            switch: Switch { from, to },
+        } = self;
+        let (from, now) = (from.word(), to.word());
+        match to {
+            State::Open => warn!(target, from, to = now, "breaker switched"),
+            State::HalfOpen | State::Closed => info!(target, from, to = now, "breaker switched"),
+        }
+        metrics.breaker_switched(target, to);
     }
 }

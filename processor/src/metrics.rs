@@ -8,7 +8,7 @@
 //! Invariant: no label holds a task's id, and the scenes named are those in force; everything else is counted for `unknown`.
 //! A worker looks the counters of its scenes up when the rules change, never per record.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::iter;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -22,6 +22,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
+use retide_core::breaker::State;
 use retide_core::{
     Entry, Kind, Ladder, Outcome, Reason, Scenes, Settlement, Terminal, Timestamp, Transition,
     Wait, scene,
@@ -73,6 +74,8 @@ pub struct Metrics {
     pub(crate) unreadable_commits: Counter,
     /// Connectors that panicked.
     pub(crate) target_panics: Counter,
+    /// The breakers.
+    breakers: BreakerFamilies,
     /// Scenes in force.
     pub(crate) scenes_in_force: Gauge,
     /// Running workers.
@@ -267,6 +270,7 @@ impl Metrics {
             consumer_errors: counter(r, "consumer_errors", "Errors the consumer survived"),
             unreadable_commits: counter(r, "unreadable_commits", "Commit metadata not understood"),
             target_panics: counter(r, "target_panics", "Connectors that panicked in a call"),
+            breakers: BreakerFamilies::register(r),
             scenes_in_force: gauge(r, "scenes", "Scenes in force"),
             workers: gauge(r, "workers", "Running workers"),
             registry,
@@ -285,7 +289,18 @@ impl Metrics {
     pub(crate) fn put_in_force(&self, scenes: &Scenes) -> Arc<SceneSet> {
         let set = Arc::new(SceneSet::new(&self.scenes, scenes));
         *lock(&self.in_force) = Arc::clone(&set);
+        self.breakers.keep(scenes);
         set
+    }
+
+    /// A breaker of this target has switched.
+    pub(crate) fn breaker_switched(&self, target: &str, to: State) {
+        self.breakers.switched(target, to);
+    }
+
+    /// The breaker of this target is in this state.
+    pub(crate) fn breaker_is(&self, target: &Arc<str>, state: State) {
+        self.breakers.set(target, state);
     }
 
     /// The counters of the scenes put in force last.
@@ -353,7 +368,7 @@ impl SceneFamilies {
         let tasks_ended = add(r, ("tasks_ended", "Ends of tasks"), Family::default());
         let help = "Ends of deliveries of callbacks";
         let callbacks_ended = add(r, ("callbacks_ended", help), Family::default());
-        let help = "Due tasks sent back to a tier, the line before their gate being full";
+        let help = "Due tasks sent back to a tier, the line before their gate being full or their target's breaker open";
         let deferred = add(r, ("deferred", help), Family::default());
         Self {
             lateness,
@@ -620,6 +635,121 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         self.report(Load::default());
+    }
+}
+
+/// What is counted by target.
+struct BreakerFamilies {
+    /// The state of its breaker.
+    state: Family<TargetLabels, Gauge>,
+    /// How often it has switched, and to what.
+    switches: Family<SwitchLabels, Counter>,
+    /// The targets whose series stand in the families: those that have a breaker in the scenes in force.
+    live: Mutex<HashMap<Arc<str>, Gauge>>,
+}
+
+/// Which target.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TargetLabels {
+    /// Whom it calls, escaped.
+    target: String,
+}
+
+/// Which target, and what its breaker did.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SwitchLabels {
+    /// Whom it calls, escaped.
+    target: String,
+    /// The word for the state it is in since.
+    to: &'static str,
+}
+
+/// The states of a breaker, each with its value in the gauge.
+const STATES: [State; 3] = [State::Closed, State::HalfOpen, State::Open];
+
+// === impl BreakerFamilies ===
+
+impl BreakerFamilies {
+    /// Registers what is counted by target.
+    fn register(registry: &mut Registry) -> Self {
+        let r = registry;
+        let help = "State of the breaker of a target: 0 closed, 1 half-open, 2 open; the worst, where it has several";
+        let state = add(r, ("breaker_state", help), Family::default());
+        let help = "How often the breaker of a target has switched, by what to";
+        let switches = add(r, ("breaker_transitions", help), Family::default());
+        Self {
+            state,
+            switches,
+            live: Mutex::default(),
+        }
+    }
+
+    /// Only the targets of these scenes have breakers from now on.
+    fn keep(&self, scenes: &Scenes) {
+        let own = scenes.iter().filter_map(|scene| scene.breaker.as_ref());
+        let callbacks = scenes.iter().filter_map(|scene| scene.callback.as_ref());
+        let callbacks = callbacks.filter_map(|callback| callback.breaker.as_ref());
+        let targets: HashSet<&Arc<str>> = own.chain(callbacks).map(|key| &key.target).collect();
+        let mut live = lock(&self.live);
+        live.retain(|target, _| {
+            let stays = targets.contains(target);
+            if !stays {
+                self.state.remove(&TargetLabels::new(target));
+                for state in STATES {
+                    self.switches.remove(&SwitchLabels::new(target, state));
+                }
+            }
+            stays
+        });
+        for target in targets {
+            live.entry(Arc::clone(target)).or_insert_with(|| {
+                for state in STATES {
+                    let labels = SwitchLabels::new(target, state);
+                    drop(self.switches.get_or_create_owned(&labels));
+                }
+                self.state.get_or_create_owned(&TargetLabels::new(target))
+            });
+        }
+    }
+
+    /// A breaker has switched.
+    fn switched(&self, target: &str, to: State) {
+        // A worker may still have what is not in force any more.
+        if lock(&self.live).contains_key(target) {
+            let labels = SwitchLabels::new(target, to);
+            self.switches.get_or_create_owned(&labels).inc();
+        }
+    }
+
+    /// A breaker is in this state.
+    fn set(&self, target: &Arc<str>, state: State) {
+        if let Some(gauge) = lock(&self.live).get(target) {
+            gauge.set(match state {
+                State::Closed => 0,
+                State::HalfOpen => 1,
+                State::Open => 2,
+            });
+        }
+    }
+}
+
+// === impl TargetLabels ===
+
+impl TargetLabels {
+    /// The labels of a target.
+    fn new(target: &str) -> Self {
+        let target = escape(target);
+        Self { target }
+    }
+}
+
+// === impl SwitchLabels ===
+
+impl SwitchLabels {
+    /// The labels of what a target's breaker did.
+    fn new(target: &str, to: State) -> Self {
+        let (target, to) = (escape(target), to.word());
+        Self { target, to }
     }
 }
 

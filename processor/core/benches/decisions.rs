@@ -197,6 +197,7 @@ impl Rig {
             deadline: None,
             rate: None,
             concurrency: NonZeroU32::MAX,
+            breaker: None,
             callback: None,
         };
         let limits = Limits::of(256 << 20);
@@ -239,7 +240,10 @@ impl Rig {
                         black_box(settlement);
                         settled += 1;
                     }
-                    Action::Pause { .. } | Action::Resume { .. } | Action::Drained { .. } => {
+                    Action::Pause { .. }
+                    | Action::Resume { .. }
+                    | Action::Drained { .. }
+                    | Action::Switched { .. } => {
                         unreachable!("nothing fills up and nothing is given away")
                     }
                 }

@@ -11,6 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::agenda::{Agenda, Item};
+use crate::breaker::{
+    self, Answer, Breaker, Breakers, Denied as Turned, Fraction, Pass, Place, Switch,
+};
 use crate::completions::Completions;
 use crate::consequence::{self, End};
 use crate::entry::{Entry, Poison, Transition};
@@ -145,6 +148,13 @@ pub enum Action {
         /// The shard.
         shard: i32,
     },
+    /// Tell people that the breaker of a target has switched.
+    Switched {
+        /// The target.
+        target: Arc<str>,
+        /// From what to what.
+        switch: Switch,
+    },
 }
 
 /// The consequence of one offset.
@@ -184,6 +194,8 @@ pub struct Engine {
     limits: Limits,
     /// The gates, shared with the other workers of the process.
     gates: Arc<Gates>,
+    /// The breakers of the scenes in force, shared like the gates.
+    breakers: Breakers,
     /// This worker's part of the group's rates.
     shares: Shares,
     /// The scenes in force.
@@ -247,6 +259,21 @@ struct Call {
     scene: Arc<Scene>,
     /// The gate to give it back to.
     gate: Arc<Gate>,
+    /// The breaker to tell how it went.
+    leave: Option<Leave>,
+    /// The steady time at which it was started.
+    started: Duration,
+}
+
+/// Leave of a breaker for one call.
+#[derive(Clone, Debug)]
+struct Leave {
+    /// The target.
+    target: Arc<str>,
+    /// Its breaker.
+    breaker: Arc<Breaker>,
+    /// What it gave.
+    pass: Pass,
 }
 
 /// An open offset whose consequence is known.
@@ -298,6 +325,9 @@ const MANY_HOPS: u32 = 40;
 /// that tier is readable at once, and without this it would hop as fast as transactions commit until it is due.
 const HOLD: Duration = Duration::from_secs(5);
 
+/// How long before its deadline a task is looked at that waits for a breaker: long enough to be read from its tier, and short.
+const LAST_CHANCE: Duration = Duration::from_secs(1);
+
 /// Least wait of a deferred task: shorter, and it would be back before there is room.
 const DEFER: Duration = Duration::from_secs(5);
 
@@ -345,6 +375,7 @@ impl Engine {
             ladder,
             limits,
             gates,
+            breakers: Breakers::default(),
             shares: Shares::new(shards),
             scenes: Scenes::default(),
             lanes: BTreeMap::new(),
@@ -404,6 +435,7 @@ impl Engine {
             } => self.committed(lane, epoch, watermark),
             Input::Tick => {}
             Input::Rules(scenes) => {
+                self.breakers.follow(&scenes, &self.gates);
                 self.shares.follow(now.steady, &scenes);
                 self.scenes = scenes;
                 self.ask_all_at(now.wall);
@@ -484,6 +516,11 @@ impl Engine {
     /// How many calls are in flight.
     pub fn in_flight(&self) -> usize {
         self.calls.len()
+    }
+
+    /// The targets of the scenes in force that have a breaker, and the worst state that one of theirs is in.
+    pub fn breaker_states(&self) -> HashMap<Arc<str>, breaker::State> {
+        self.breakers.states()
     }
 
     /// Notes a read; false if the record is stale, known, of a lane that is given away, or to be read again when there is room for it.
@@ -724,10 +761,20 @@ impl Engine {
         if self.bug == Bug::ClockBackIgnored {
             return;
         }
-        for mut queue in mem::take(&mut self.ready).into_values() {
-            while let Some(item) = queue.items.pop() {
-                let wake = item.task.due;
-                self.agenda.push(Item { wake, ..item });
+        let waits = mem::take(&mut self.ready).into_values();
+        let waits = waits.map(|queue| queue.items);
+        // What waits for a breaker wakes after its due time: by a clock that is not this one any more.
+        for mut items in waits
+            .chain([mem::take(&mut self.agenda)])
+            .collect::<Vec<_>>()
+        {
+            while let Some(item) = items.pop() {
+                let wake = item.wake.min(item.task.due);
+                self.agenda.push(Item {
+                    wake,
+                    in_line: Timestamp::EPOCH,
+                    ..item
+                });
             }
         }
         for lane in self.lanes.values_mut() {
@@ -815,7 +862,9 @@ impl Engine {
 
     /// A task is due: through its gate, or in line before it.
     fn due(&mut self, now: Now, mut item: Item, actions: &mut Vec<Action>) {
-        item.in_line = now.wall;
+        if item.in_line == Timestamp::EPOCH {
+            item.in_line = now.wall;
+        }
         let name = self.scenes.find(&item.task.scene).map_or_else(
             || Arc::clone(&item.task.scene),
             |scene| Arc::clone(&scene.name),
@@ -879,7 +928,12 @@ impl Engine {
 
     /// Parks a due task that finds no place in line until its gate is expected to admit it: behind the line, and behind those that found
     /// no place before it. Where its rate belongs to several shards, each one goes to the next.
-    fn defer(&mut self, now: Now, name: &Arc<str>, mut item: Item, actions: &mut Vec<Action>) {
+    fn defer(&mut self, now: Now, name: &Arc<str>, item: Item, actions: &mut Vec<Action>) {
+        if let Some(left) = self.ramp_left(now, &item) {
+            // At what pace the gate admits is not known before that.
+            let due = now.wall + left.max(DEFER);
+            return self.park_deferred(now, item, None, due, actions);
+        }
         let spacing = self.shares.spacing(name);
         let Some(queue) = self.ready.get_mut(name) else {
             unreachable!("deferred behind a line that does not exist");
@@ -887,9 +941,25 @@ impl Engine {
         let spacing = spacing.unwrap_or_else(|| queue.spacing(now.wall));
         let line = spacing.saturating_mul(queue.items.len() as u32);
         queue.expected = queue.expected.max(now.wall + line.max(DEFER)) + spacing;
-        let due = queue.expected.min(now.wall + MAX_DELAY).ceil_to_millis();
+        let due = queue.expected.min(now.wall + MAX_DELAY);
         let to = self.shares.elsewhere(name, item.lane.shard);
-        Arc::make_mut(&mut item.task).due = due;
+        self.park_deferred(now, item, to, due, actions);
+    }
+
+    /// Parks a due task until then, without an attempt.
+    fn park_deferred(
+        &mut self,
+        now: Now,
+        mut item: Item,
+        to: Option<i32>,
+        due: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
+        let due = due.ceil_to_millis();
+        let task = Arc::make_mut(&mut item.task);
+        task.due = due;
+        #[cfg(feature = "planted")]
+        self.bug.deferred(task);
         self.park(now, item, to, Transition::Deferred { due }, actions);
     }
 
@@ -910,11 +980,7 @@ impl Engine {
             self.expire(now, &item, actions);
             return Admission::Gone;
         }
-        let target = match item.task.kind {
-            Kind::Work => Some(&scene.target),
-            Kind::Callback => scene.callback.as_ref().map(|callback| &callback.target),
-        };
-        let Some(target) = target else {
+        let Some((target, key)) = aim(&scene, item.task.kind) else {
             // The scene no longer wants its callbacks delivered.
             self.settle_item(&item, Vec::new(), actions);
             return Admission::Gone;
@@ -931,15 +997,22 @@ impl Engine {
         }
         match target {
             Target::Call => {
+                let leave = key.map(|key| self.ask_breaker(now, key, actions));
+                let leave = match (leave.transpose(), key) {
+                    (Ok(leave), _) => leave,
+                    (Err(turned), Some(key)) => {
+                        return self.turn_away(now, item, (&scene, key), turned, actions);
+                    }
+                    (Err(_), None) => unreachable!("turned away by no breaker"),
+                };
                 let gate = self.gates.gate(&scene);
-                if gate.admit() == Err(Denied) {
-                    return Admission::Closed(item, now.wall + ASK_CALLS);
-                }
-                if let Err(until) = self.shares.admit(now.steady, &scene.name) {
-                    gate.release();
+                if let Err(until) = self.pass(now, &scene, &gate, leave.as_ref()) {
+                    if let Some(Leave { breaker, pass, .. }) = leave {
+                        breaker.unused(pass);
+                    }
                     return Admission::closed(now, item, until);
                 }
-                self.dispatch(now, item, scene, gate, actions);
+                self.dispatch(now, item, Arc::clone(&scene), (gate, leave), actions);
             }
             Target::Produce { topic } => {
                 if let Err(until) = self.shares.admit(now.steady, &scene.name) {
@@ -951,13 +1024,98 @@ impl Engine {
         Admission::Gone
     }
 
+    /// Lets a call through its gate and its rate; if it may not, says until when, in steady time.
+    fn pass(
+        &self,
+        now: Now,
+        scene: &Scene,
+        gate: &Gate,
+        leave: Option<&Leave>,
+    ) -> Result<(), Duration> {
+        let ramp = leave.map_or(Fraction::WHOLE, |leave| leave.pass.ramp);
+        gate.admit(ramp).map_err(|Denied| now.steady + ASK_CALLS)?;
+        self.shares
+            .admit(now.steady, &scene.name)
+            .inspect_err(|_| gate.release())
+    }
+
+    /// Asks the breaker of a target whether it may be called.
+    fn ask_breaker(
+        &mut self,
+        now: Now,
+        key: &breaker::Key,
+        actions: &mut Vec<Action>,
+    ) -> Result<Leave, Turned> {
+        let breaker = self.breakers.get(key, &self.gates);
+        #[cfg(feature = "planted")]
+        self.bug.asks(&breaker, now.steady)?;
+        let Answer { permit, switch } = breaker.ask(now.steady);
+        let target = Arc::clone(&key.target);
+        say_switch(&target, switch, actions);
+        permit.map(|pass| Leave {
+            target,
+            breaker,
+            pass,
+        })
+    }
+
+    /// A due task whose target must not be called: it waits for the breaker in memory, if few do so, or else in a tier, and no attempt is
+    /// used up. One whose deadline is before that expires.
+    fn turn_away(
+        &mut self,
+        now: Now,
+        item: Item,
+        (scene, key): (&Scene, &breaker::Key),
+        turned: Turned,
+        actions: &mut Vec<Action>,
+    ) -> Admission {
+        let Turned { until, down_for } = turned;
+        let again = now.wall + until.saturating_sub(now.steady);
+        let expires = verdict::expires(scene, &item.task, again);
+        let (held, limits) = (self.held, self.limits);
+        let crowded = self.lane(item.lane).is_crowded(held, &limits);
+        let due = match self.breakers.place(key, now.steady, until) {
+            Place::Memory if !crowded && !expires => {
+                self.agenda.push(Item {
+                    wake: again,
+                    ..item
+                });
+                return Admission::Gone;
+            }
+            Place::Probe => again,
+            Place::Memory | Place::Tier => {
+                let due = now.wall + breaker::wait(&self.ladder, down_for);
+                // It gets its chance before its deadline.
+                verdict::deadline(scene, &item.task)
+                    .map_or(due, |end| due.min(end.before(LAST_CHANCE)).max(again))
+            }
+        };
+        if self.is_full() {
+            return Admission::NoRoom(item);
+        }
+        if expires {
+            self.expire(now, &item, actions);
+        } else {
+            self.park_deferred(now, item, None, due, actions);
+        }
+        Admission::Gone
+    }
+
+    /// How long the target of a task may not be called as often as usual, having been down.
+    fn ramp_left(&mut self, now: Now, item: &Item) -> Option<Duration> {
+        let scene = self.scenes.find(&item.task.scene)?;
+        let (_, key) = aim(scene, item.task.kind)?;
+        let breaker = self.breakers.get(key?, &self.gates);
+        breaker.ramp_left(now.steady)
+    }
+
     /// Calls the target.
     fn dispatch(
         &mut self,
         now: Now,
         item: Item,
         scene: Arc<Scene>,
-        gate: Arc<Gate>,
+        (gate, leave): (Arc<Gate>, Option<Leave>),
         actions: &mut Vec<Action>,
     ) {
         let ticket = self.number();
@@ -970,6 +1128,8 @@ impl Engine {
             task: Arc::clone(&item.task),
             scene: Arc::clone(&scene),
             gate,
+            leave,
+            started: now.steady,
         };
         self.calls.insert(ticket, call);
         actions.push(Action::Dispatch {
@@ -1026,6 +1186,12 @@ impl Engine {
             unreachable!("call {ticket} came back twice");
         };
         call.gate.release();
+        if let Some(leave) = &call.leave {
+            let took = now.steady.saturating_sub(call.started);
+            let went = breaker::Call::of(outcome, took);
+            let switch = leave.breaker.returned(now.steady, leave.pass, went);
+            say_switch(&leave.target, switch, actions);
+        }
         if let Some(queue) = self.ready.get_mut(&call.scene.name) {
             queue.ask_at = queue.ask_at.min(now.wall);
         }
@@ -1239,5 +1405,25 @@ impl Engine {
     fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
+    }
+}
+
+/// How an attempt of this kind is made, and the breaker it needs leave of; none where the scene does not want it.
+fn aim(scene: &Scene, kind: Kind) -> Option<(&Target, Option<&breaker::Key>)> {
+    let (target, breaker) = match (kind, &scene.callback) {
+        (Kind::Work, _) => (&scene.target, &scene.breaker),
+        (Kind::Callback, Some(callback)) => (&callback.target, &callback.breaker),
+        (Kind::Callback, None) => return None,
+    };
+    Some((target, breaker.as_ref()))
+}
+
+/// Says that a breaker has switched, if it has.
+fn say_switch(target: &Arc<str>, switch: Option<Switch>, actions: &mut Vec<Action>) {
+    if let Some(switch) = switch {
+        actions.push(Action::Switched {
+            target: Arc::clone(target),
+            switch,
+        });
     }
 }

@@ -4,18 +4,21 @@
 //! the workers of a process. Invariant: every admission to a call is given back exactly once, and calls in flight are counted on when
 //! the rules change.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 
 use dashmap::DashMap;
 
+use crate::breaker::{self, Breaker, Fraction};
 use crate::scene::Scene;
 
-/// The gates of a process, by scene.
+/// The gates of a process, by scene, and the breakers of their targets.
 #[derive(Debug, Default)]
 pub struct Gates {
     /// One gate per scene.
     by_scene: DashMap<Arc<str>, Arc<Gate>>,
+    /// One breaker per target and rule, as long as it is in force in a worker.
+    breakers: DashMap<breaker::Key, Weak<Breaker>>,
 }
 
 /// The gate of one scene.
@@ -46,6 +49,21 @@ impl Gates {
         }
         Arc::clone(&gate)
     }
+
+    /// The breaker of this key: the one that other workers have, or a new one.
+    pub fn breaker(&self, key: &breaker::Key) -> Arc<Breaker> {
+        if let Some(breaker) = self.breakers.get(key).and_then(|known| known.upgrade()) {
+            return breaker;
+        }
+        self.breakers.retain(|_, known| known.strong_count() > 0);
+        let mut known = self.breakers.entry(key.clone()).or_default();
+        // Another worker may have made it meanwhile.
+        known.upgrade().unwrap_or_else(|| {
+            let breaker = Arc::new(Breaker::new(key.rule));
+            *known = Arc::downgrade(&breaker);
+            breaker
+        })
+    }
 }
 
 // === impl Gate ===
@@ -67,11 +85,12 @@ impl Gate {
         }
     }
 
-    /// Admits one call, to be given back by [`Self::release`].
-    pub fn admit(&self) -> Result<(), Denied> {
+    /// Admits one call, to be given back by [`Self::release`], where so much of the concurrency may be used.
+    pub fn admit(&self, ramp: Fraction) -> Result<(), Denied> {
+        let most = ramp.of(self.concurrency);
         self.in_flight
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |calls| {
-                (calls < self.concurrency).then_some(calls + 1)
+                (calls < most).then_some(calls + 1)
             })
             .map(drop)
             .map_err(|_| Denied)
@@ -111,6 +130,7 @@ mod tests {
             deadline: Some(Duration::from_secs(9)),
             rate: None,
             concurrency: count(concurrency),
+            breaker: None,
             callback: None,
         }
     }
@@ -119,13 +139,13 @@ mod tests {
     fn calls_in_flight_are_counted_across_a_change_of_rules() {
         let gates = Gates::default();
         let before = gates.gate(&scene(1));
-        assert_eq!(before.admit(), Ok(()));
+        assert_eq!(before.admit(Fraction::WHOLE), Ok(()));
 
         let after = gates.gate(&scene(2));
-        assert_eq!(after.admit(), Ok(()));
-        assert_eq!(after.admit(), Err(Denied));
+        assert_eq!(after.admit(Fraction::WHOLE), Ok(()));
+        assert_eq!(after.admit(Fraction::WHOLE), Err(Denied));
         before.release();
 
-        assert_eq!(after.admit(), Ok(()));
+        assert_eq!(after.admit(Fraction::WHOLE), Ok(()));
     }
 }

@@ -7,6 +7,7 @@ compile_error!("planted bugs do not go into a release build");
 
 pub mod agenda;
 pub mod backoff;
+pub mod breaker;
 pub mod completions;
 mod consequence;
 pub mod cron;

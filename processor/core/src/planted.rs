@@ -6,10 +6,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::breaker::{Breaker, Denied, LONGEST_OPEN, PROBING, State};
 use crate::completions::Completions;
 use crate::engine::{Commit, Now};
 use crate::entry::Entry;
 use crate::outcome::{Outcome, Terminal};
+use crate::task::Task;
 
 /// A mistake.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,13 +47,17 @@ pub enum Bug {
     CallbackForgotten,
     /// A clock that is set back is not noticed.
     ClockBackIgnored,
+    /// A breaker that is open stays so.
+    BreakerStuckOpen,
+    /// A task that is deferred loses an attempt.
+    DeferralBurnsAttempt,
 }
 
 // === impl Bug ===
 
 impl Bug {
     /// Every mistake there is.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::OffsetByOne,
         Self::WrongBase,
         Self::Early,
@@ -66,6 +72,8 @@ impl Bug {
         Self::AttemptUncounted,
         Self::CallbackForgotten,
         Self::ClockBackIgnored,
+        Self::BreakerStuckOpen,
+        Self::DeferralBurnsAttempt,
     ];
 
     /// The time as the agenda sees it.
@@ -102,6 +110,24 @@ impl Bug {
             return Outcome::Retryable(failure.clone());
         }
         outcome.clone()
+    }
+
+    /// Whether a breaker is asked at all.
+    pub(crate) fn asks(self, breaker: &Breaker, now: Duration) -> Result<(), Denied> {
+        if self == Self::BreakerStuckOpen && breaker.state() == State::Open {
+            return Err(Denied {
+                until: now + PROBING,
+                down_for: LONGEST_OPEN,
+            });
+        }
+        Ok(())
+    }
+
+    /// A task that is deferred.
+    pub(crate) fn deferred(self, task: &mut Task) {
+        if self == Self::DeferralBurnsAttempt {
+            task.attempt += 1;
+        }
     }
 
     /// What is written.

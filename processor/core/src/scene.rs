@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backoff::{Base, Policy};
+use crate::breaker;
 use crate::outcome::{Outcome, Terminal};
 
 /// The scene used for tasks that name none, or one that does not exist.
@@ -36,6 +37,8 @@ pub struct Scene {
     pub rate: Option<Rate>,
     /// Attempts in flight at once, per process.
     pub concurrency: NonZeroU32,
+    /// The breaker of its target, if it has one and calls it.
+    pub breaker: Option<breaker::Key>,
     /// Where the end of a task is reported besides the callbacks topic.
     pub callback: Option<Callback>,
 }
@@ -57,6 +60,8 @@ pub enum Target {
 pub struct Callback {
     /// How the callback is made.
     pub target: Target,
+    /// The breaker of this target, if it has one and is called.
+    pub breaker: Option<breaker::Key>,
     /// The ends it is made for.
     pub on: Vec<Terminal>,
 }

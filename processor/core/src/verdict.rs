@@ -102,6 +102,7 @@ mod tests {
             deadline: None,
             rate: None,
             concurrency: NonZeroU32::MIN,
+            breaker: None,
             callback: None,
         }
     }

@@ -55,6 +55,7 @@ fn scene(change: impl FnOnce(&mut Scene)) -> Scenes {
         deadline: None,
         rate: None,
         concurrency: NonZeroU32::new(4).unwrap(),
+        breaker: None,
         callback: None,
     };
     change(&mut scene);
@@ -983,6 +984,7 @@ fn a_callback_is_delivered_only_where_its_scene_wants_it() {
         let mut bench = Bench::new(scene(|scene| {
             scene.callback = Some(Callback {
                 target: Target::Call,
+                breaker: None,
                 on: vec![Terminal::Dead],
             });
         }));
@@ -1124,7 +1126,7 @@ impl History {
                 Action::Resume { lane, run } => {
                     self.runs.insert(*lane, (*run, false));
                 }
-                Action::Drained { .. } => {}
+                Action::Drained { .. } | Action::Switched { .. } => {}
             }
         }
         Ok(())

@@ -30,6 +30,7 @@ fn rules(rate: Rate) -> Scenes {
         deadline: None,
         rate: Some(rate),
         concurrency: count(1),
+        breaker: None,
         callback: None,
     };
     [scene].into_iter().collect()

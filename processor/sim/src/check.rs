@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use retide_core::breaker::{Key, State};
 use retide_core::completions::Completions;
 use retide_core::{
     Ended, Event, Kind, LaneId, Outcome, Rate, Scene, Task, Terminal, Timestamp, Transition,
@@ -92,6 +93,10 @@ pub struct Figures {
     pub settled: u64,
     /// Most hops of a task.
     pub hops: u64,
+    /// Tasks deferred.
+    pub deferred: u64,
+    /// Breakers that opened.
+    pub openings: u64,
 }
 
 /// The judge.
@@ -115,6 +120,10 @@ pub(crate) struct Judge {
     allowances: BTreeMap<(Arc<str>, u32, Duration, u32), Allowance>,
     /// Calls in flight, by process and scene.
     calls: BTreeMap<(u64, Arc<str>), u32>,
+    /// How long the breaker of a target stays open at least.
+    open_for: BTreeMap<Arc<str>, At>,
+    /// Since when breakers are open, by process and target.
+    open_since: BTreeMap<(u64, Arc<str>), At>,
     /// The most attempts any rules allowed.
     most_attempts: u32,
     /// The first promise found broken.
@@ -135,6 +144,8 @@ impl Figures {
             duplicates: self.duplicates + other.duplicates,
             settled: self.settled + other.settled,
             hops: self.hops.max(other.hops),
+            deferred: self.deferred + other.deferred,
+            openings: self.openings + other.openings,
         }
     }
 }
@@ -171,6 +182,10 @@ impl Judge {
                 self.allowances.entry(under(scene, rate)).or_insert(new);
             }
             self.most_attempts = self.most_attempts.max(scene.most_attempts().get());
+            for key in keys(scene) {
+                let span = key.rule.open.as_micros() as At;
+                self.open_for.insert(Arc::clone(&key.target), span);
+            }
         }
     }
 
@@ -198,6 +213,7 @@ impl Judge {
             self.within_rate(at, scene, rate);
         }
         self.within_concurrency(start.process, scene);
+        self.allowed_by_breaker(start.process, task, scene);
         let known = self.attempts.entry(attempt.clone()).or_default();
         let twice = known.starts.contains(&start.assignment) && start.is_owner;
         // Someone whose shard was taken away without a word may still start what another one has ended.
@@ -214,6 +230,31 @@ impl Judge {
             .entry(start.assignment)
             .or_default()
             .push(attempt);
+    }
+
+    /// A process says that the breaker of a target has switched.
+    pub(crate) fn switched(&mut self, at: At, process: u64, target: &Arc<str>, to: State) {
+        let least = self.open_for.get(target).copied().unwrap_or_default();
+        let key = (process, Arc::clone(target));
+        match to {
+            State::Open => {
+                self.figures.openings += 1;
+                self.open_since.insert(key, at);
+            }
+            State::HalfOpen | State::Closed => {
+                let since = self.open_since.remove(&key);
+                if since.is_some_and(|since| at < since + least) {
+                    self.object(|| format!("the breaker of {target} was open for too short"));
+                }
+            }
+        }
+    }
+
+    /// Only these scenes are in force from now on: a breaker that none of them has may be forgotten.
+    pub(crate) fn in_force<'a>(&mut self, scenes: impl Iterator<Item = &'a Scene>) {
+        let targets: BTreeSet<&Arc<str>> = scenes.flat_map(keys).map(|key| &key.target).collect();
+        self.open_since
+            .retain(|(_, target), _| targets.contains(target));
     }
 
     /// A process has heard the answer to a call.
@@ -429,6 +470,25 @@ impl Judge {
         }
     }
 
+    /// Whether a process may call the target of a task.
+    fn allowed_by_breaker(&mut self, process: u64, task: &Task, scene: &Scene) {
+        let key = match (task.kind, &scene.callback) {
+            (Kind::Work, _) => &scene.breaker,
+            (Kind::Callback, Some(callback)) => &callback.breaker,
+            (Kind::Callback, None) => &None,
+        };
+        let Some(key) = key else { return };
+        let target = Arc::clone(&key.target);
+        if self.open_since.contains_key(&(process, target)) {
+            self.object(|| {
+                format!(
+                    "{} called {} while its breaker is open",
+                    task.id, key.target
+                )
+            });
+        }
+    }
+
     /// Whether the group may start one more under the rate of its scene, in any span of time that ends now.
     fn within_rate(&mut self, at: At, scene: &Scene, rate: Rate) {
         let cost = rate.per.as_micros() as u64;
@@ -521,8 +581,8 @@ impl Judge {
                     ends.reports_ended += 1;
                 }
             }
-            Transition::Parked { .. } | Transition::Hopped { .. } | Transition::Deferred { .. } => {
-            }
+            Transition::Deferred { .. } => self.figures.deferred += 1,
+            Transition::Parked { .. } | Transition::Hopped { .. } => {}
         }
     }
 
@@ -568,5 +628,16 @@ const MOST_HOPS: u32 = 4_000;
 /// as much again for its callback and for those in line before it.
 pub(crate) const LONGEST: At = 900 * SECOND;
 
+/// The same where targets have breakers. What a target answers stays a matter of chance: each attempt may be a probe that fails, and cost
+/// all others a minute.
+pub(crate) const LONGEST_BY_BREAKERS: At = 6 * 3_600 * SECOND;
+
 /// The same where clocks are hours off, and tasks wait for them.
 pub(crate) const LONGEST_BY_WRONG_CLOCKS: At = 24 * 3_600 * SECOND;
+
+/// The breakers of a scene's targets.
+fn keys(scene: &Scene) -> impl Iterator<Item = &Key> {
+    let callback = scene.callback.as_ref();
+    let callback = callback.and_then(|callback| callback.breaker.as_ref());
+    scene.breaker.iter().chain(callback)
+}

@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use retide_core::breaker::{Fraction, Key, Rule};
 use retide_core::lane::Limits;
 use retide_core::scene::{Callback, DEFAULT, Target};
 use retide_core::{
@@ -72,6 +73,8 @@ pub(crate) enum Fault {
     Rules,
     /// The targets' topic refuses records, or accepts them again.
     Refuse(bool),
+    /// The targets of calls answer none for this time.
+    Down(At),
 }
 
 /// What goes wrong with requests to the broker and calls of targets, in chances of a thousand.
@@ -145,7 +148,7 @@ pub(crate) const CAMPAIGN_CONCURRENCY: u32 = 8;
 const HOUR: i64 = 3_600 * SECOND as i64;
 
 /// Kinds of faults that happen to processes and to the group.
-const KINDS: u32 = 7;
+const KINDS: u32 = 8;
 
 /// Those of a campaign: no other rules, and no topic that refuses.
 const CAMPAIGN_KINDS: u32 = 5;
@@ -254,6 +257,11 @@ impl Plan {
         plan
     }
 
+    /// Whether a target has a breaker.
+    pub(crate) fn has_breakers(&self) -> bool {
+        self.scenes.iter().any(|scene| scene.breaker.is_some())
+    }
+
     /// Whether no clock is off, and none is set.
     pub(crate) fn clocks_are_right(&self) -> bool {
         let sets = |fault: &Fault| matches!(fault, Fault::Step(..) | Fault::StepBroker(_));
@@ -322,7 +330,8 @@ impl Plan {
                     3 => Fault::Cut(process),
                     4 => Fault::Rebalance,
                     5 => Fault::Rules,
-                    _ => Fault::Refuse(!chance.one_in(3)),
+                    6 => Fault::Refuse(!chance.one_in(3)),
+                    _ => Fault::Down(chance.between(500, 30_000) * MILLI),
                 };
                 self.add(chance, fault);
             }
@@ -364,7 +373,17 @@ fn scenes(chance: &mut Chance) -> Vec<Scene> {
     } else {
         SCENES.to_vec()
     };
-    names.into_iter().map(|name| scene(name, chance)).collect()
+    let mut scenes: Vec<Scene> = names.iter().map(|name| scene(name, chance)).collect();
+    if chance.one_in(3) {
+        // One rule: those that have it have a breaker in common.
+        let rule = breaker_rule(chance);
+        for scene in &mut scenes {
+            if !chance.one_in(4) {
+                give_breakers(scene, rule);
+            }
+        }
+    }
+    scenes
 }
 
 /// A scene. Its target and its callback stay what they are; [`change`] changes the rest.
@@ -374,6 +393,7 @@ fn scene(name: &str, chance: &mut Chance) -> Scene {
     });
     let callback = (name == "rate").then(|| Callback {
         target: Target::Call,
+        breaker: None,
         on: vec![Terminal::Delivered, Terminal::Dead],
     });
     let mut scene = Scene {
@@ -391,6 +411,7 @@ fn scene(name: &str, chance: &mut Chance) -> Scene {
         deadline: None,
         rate: None,
         concurrency: NonZeroU32::MIN,
+        breaker: None,
         callback,
     };
     change(&mut scene, chance);
@@ -415,6 +436,34 @@ pub(crate) fn change(scene: &mut Scene, chance: &mut Chance) {
             per: Duration::from_secs(chance.between(1, 2)),
             burst: count(chance.between(1, 4)),
         });
+    }
+}
+
+/// When breakers open, and how they close.
+fn breaker_rule(chance: &mut Chance) -> Rule {
+    let part = |part| Fraction::try_new(part).unwrap_or(Fraction::WHOLE);
+    Rule {
+        failure_rate: part(chance.pick(&[0.3, 0.5, 1.0])),
+        slow_call: chance.one_in(3).then(|| Duration::from_secs(1)),
+        slow_rate: part(0.8),
+        window: Duration::from_secs(chance.pick(&[2, 30])),
+        min_calls: chance.between(1, 4) as u32,
+        open: Duration::from_millis(chance.pick(&[200, 1_000, 6_000, 15_000])),
+        // What targets answer is a matter of chance, and so is whether two answers in a row are good ones.
+        probes: chance.between(1, 2) as u32,
+        slow_start: Duration::from_secs(chance.pick(&[0, 2, 20])),
+    }
+}
+
+/// Gives the targets of a scene breakers.
+fn give_breakers(scene: &mut Scene, rule: Rule) {
+    let key = |target: &str| Key {
+        target: target.into(),
+        rule,
+    };
+    scene.breaker = Some(key("http://target:80"));
+    if let Some(callback) = &mut scene.callback {
+        callback.breaker = Some(key("http://ended:80"));
     }
 }
 
@@ -467,6 +516,7 @@ fn campaign_scene() -> Scene {
         deadline: None,
         rate: None,
         concurrency: count(CAMPAIGN_CONCURRENCY),
+        breaker: None,
         callback: None,
     }
 }

@@ -779,6 +779,12 @@ impl Worker {
                 Action::Drained { shard } => {
                     self.drained.insert(shard);
                 }
+                Action::Switched { target, switch } => {
+                    let figures = [self.id as u64, switch.to as u64];
+                    let detail = || format!("{target} {switch:?}");
+                    env.trace.note(env.now, "breaker", &figures, detail);
+                    env.judge.switched(env.now, self.life, &target, switch.to);
+                }
             }
         }
         self.within_limits(env);

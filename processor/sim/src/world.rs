@@ -15,7 +15,7 @@ use crate::broker::{
 };
 use crate::bug::Bug;
 use crate::chance::Chance;
-use crate::check::{Judge, LONGEST, LONGEST_BY_WRONG_CLOCKS, Start};
+use crate::check::{Judge, LONGEST, LONGEST_BY_BREAKERS, LONGEST_BY_WRONG_CLOCKS, Start};
 use crate::export::Witness;
 use crate::group::{Given, Member, Membership};
 use crate::plan::{self, Fate as Planned, Fault, Odds, Plan};
@@ -316,6 +316,8 @@ pub(crate) struct Env {
     clocks: Vec<i64>,
     /// What goes wrong by chance now.
     odds: Odds,
+    /// Until when the targets of calls answer none.
+    down_until: At,
 }
 
 /// A process.
@@ -517,6 +519,10 @@ impl Env {
             // Done or not, nobody hears of it.
             delay = 5 * SECOND;
             outcome = Outcome::Timeout(failure());
+        }
+        if self.now < self.down_until {
+            delay = self.chance.between(1, 20) * MILLI;
+            outcome = Outcome::Retryable(Failure::new("connect", "refused"));
         }
         self.judge.answered(task, &outcome);
         self.tell(delay, worker, News::Called { ticket, outcome });
@@ -770,6 +776,7 @@ impl World {
             last: 0,
             clocks: plan.skews.clone(),
             odds: plan.odds,
+            down_until: 0,
             plan,
         };
         env.trace.note(0, "plan", &[seed], String::new);
@@ -820,10 +827,12 @@ impl World {
     pub(crate) fn run(&mut self) {
         let mut events = 0_u64;
         let longest = self.env.plan.heals_at
-            + if self.env.plan.clocks_are_right() {
-                LONGEST
-            } else {
+            + if !self.env.plan.clocks_are_right() {
                 LONGEST_BY_WRONG_CLOCKS
+            } else if self.env.plan.has_breakers() {
+                LONGEST_BY_BREAKERS
+            } else {
+                LONGEST
             };
         while let Some(Reverse(Scheduled { at, event, .. })) = self.env.queue.pop() {
             self.env.now = at;
@@ -1071,7 +1080,11 @@ impl World {
             // Whoever is cut off is given up, which is written down there.
             Fault::Crash(..) | Fault::Leave(..) | Fault::Cut(_) => {}
             Fault::Rebalance => witness.fault("storm", now..now),
-            Fault::Step(..) | Fault::StepBroker(_) | Fault::Rules | Fault::Refuse(_) => {
+            Fault::Step(..)
+            | Fault::StepBroker(_)
+            | Fault::Rules
+            | Fault::Refuse(_)
+            | Fault::Down(_) => {
                 unreachable!("not a fault of a campaign")
             }
         }
@@ -1141,6 +1154,9 @@ impl World {
             }
             Fault::Rules => self.change_rules(),
             Fault::Refuse(refuses) => self.env.broker.refuses_orders = refuses,
+            Fault::Down(span) => {
+                self.env.down_until = self.env.down_until.max(self.env.now + span);
+            }
         }
     }
 
@@ -1161,6 +1177,7 @@ impl World {
                 None => self.shelved = self.scenes.remove("call"),
             }
         }
+        self.env.judge.in_force(self.scenes.values());
         let scenes: Scenes = self.scenes.values().cloned().collect();
         for worker in self.workers.iter().flatten() {
             self.env.tell(0, worker.id, News::Rules(scenes.clone()));
@@ -1171,6 +1188,7 @@ impl World {
     fn heal(&mut self) {
         self.env.trace.note(self.env.now, "heal", &[], String::new);
         self.env.odds = Odds::default();
+        self.env.down_until = 0;
         self.env.broker.refuses_orders = false;
         self.env.after(SECOND, Event::Look);
     }

@@ -65,7 +65,7 @@ mod planted {
     const TWICE: u64 = 2_000;
 
     /// What the checker does not see, and why.
-    const UNSEEN: [(Bug, &str); 6] = [
+    const UNSEEN: [(Bug, &str); 8] = [
         (Bug::Core(Core::FreshBurst), "it knows no rates"),
         (
             Bug::Core(Core::LimiterResetOnRebalance),
@@ -82,6 +82,14 @@ mod planted {
         (
             Bug::Core(Core::NoEpochCheck),
             "what it breaks is a count of the engine's, which then panics; nothing is wrong on the topics or at the target",
+        ),
+        (
+            Bug::Core(Core::BreakerStuckOpen),
+            "a campaign has no breakers: what each task must come to is known before",
+        ),
+        (
+            Bug::Core(Core::DeferralBurnsAttempt),
+            "nor are tasks deferred in it for another reason",
         ),
         (
             Bug::ProducerKept,

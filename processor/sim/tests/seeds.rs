@@ -34,6 +34,8 @@ fn every_promise_is_kept() {
     // A world in which nothing happens keeps every promise.
     assert!(summary.figures.attempts > SEEDS * 10, "{summary:?}");
     assert!(summary.figures.duplicates > SEEDS, "{summary:?}");
+    assert!(summary.figures.openings > SEEDS, "{summary:?}");
+    assert!(summary.figures.deferred > SEEDS, "{summary:?}");
 }
 
 #[test]

@@ -8,12 +8,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use retide_connectors::TargetConfig;
+use retide_core::breaker::Rule;
 use retide_core::cron::{self, Schedule};
 use retide_core::scene::{self, MAX_DELAY};
 use retide_core::{
     Backoff as Waits, Base, Jitter, Overrides, Policy, Rate as CoreRate, Terminal, Timestamp,
 };
 
+use crate::config::breaker::{self, Breaker};
 use crate::config::{text, with_causes};
 
 /// The rules of one scene, as they are written.
@@ -46,6 +48,9 @@ pub struct Scene {
     /// Attempts in flight at once, per process.
     #[serde(default = "concurrency")]
     pub concurrency: NonZeroU32,
+    /// When its target is left alone, and how it is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<Breaker>,
     /// Where the end of a task is reported besides the callbacks topic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callback: Option<Callback>,
@@ -226,6 +231,9 @@ impl Scene {
             return Err(error(&[], message));
         }
         self.check_deadline()?;
+        let rule = self.breaker_rule()?;
+        let callback = self.callback.as_ref();
+        let callback = callback.map(|callback| callback.rules(rule));
         Ok(scene::Scene {
             name: name.into(),
             target: self.target.core(),
@@ -235,7 +243,8 @@ impl Scene {
             deadline: self.deadline,
             rate: self.rate.map(Rate::rules).transpose()?,
             concurrency: self.concurrency,
-            callback: self.callback.as_ref().map(Callback::rules).transpose()?,
+            breaker: rule.and_then(|rule| breaker::key(rule, &self.target)),
+            callback: callback.transpose()?,
         })
     }
 
@@ -297,6 +306,20 @@ impl Scene {
         })
     }
 
+    /// The rule of the breaker, which has to have a target that is called.
+    fn breaker_rule(&self) -> Result<Option<Rule>, Error> {
+        let Some(breaker) = self.breaker else {
+            return Ok(None);
+        };
+        let callback = self.callback.as_ref().map(|callback| &callback.target);
+        let mut targets = [&self.target].into_iter().chain(callback);
+        if targets.all(|target| target.core() != scene::Target::Call) {
+            let message = "a breaker goes with a target that is called, such as `http`".into();
+            return Err(error(&["breaker"], message));
+        }
+        breaker.rule().map(Some)
+    }
+
     /// Refuses a deadline that no attempt could meet, or that is further off than time is counted.
     fn check_deadline(&self) -> Result<(), Error> {
         match self.deadline {
@@ -345,14 +368,15 @@ impl Override {
 // === impl Callback ===
 
 impl Callback {
-    /// The callback this stands for.
-    fn rules(&self) -> Result<scene::Callback, Error> {
+    /// The callback this stands for, where its scene has a breaker of this rule.
+    fn rules(&self, rule: Option<Rule>) -> Result<scene::Callback, Error> {
         if self.on.is_empty() {
             let message = "expected at least one of `delivered`, `dead` and `expired`".into();
             return Err(error(&["callback", "on"], message));
         }
         Ok(scene::Callback {
             target: self.target.core(),
+            breaker: rule.and_then(|rule| breaker::key(rule, &self.target)),
             on: self.on.iter().map(|end| end.terminal()).collect(),
         })
     }
@@ -565,7 +589,7 @@ fn check_delay(path: &[&str], delay: Duration) -> Result<(), Error> {
 }
 
 /// An error at the value that `path` leads to within the scene.
-fn error(path: &[&str], message: String) -> Error {
+pub(super) fn error(path: &[&str], message: String) -> Error {
     Error {
         path: path.iter().map(|&key| key.to_owned()).collect(),
         message,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use retide_core::breaker;
 use retide_core::entry::Event;
 use retide_core::task::Failure;
 use retide_core::{
@@ -11,7 +12,7 @@ use retide_core::{
 };
 
 use super::*;
-use crate::event::{BatchCommitted, BatchDropped, RecordsRefused, ShardsLost};
+use crate::event::{BatchCommitted, BatchDropped, BreakerSwitched, RecordsRefused, ShardsLost};
 
 fn rules(names: &[&str]) -> Scenes {
     let scene = |name: &&str| Scene {
@@ -29,6 +30,7 @@ fn rules(names: &[&str]) -> Scenes {
         deadline: None,
         rate: None,
         concurrency: 1.try_into().expect("not zero"),
+        breaker: None,
         callback: None,
     };
     names.iter().map(scene).collect()
@@ -328,4 +330,50 @@ fn places_and_words_are_in_the_same_order() {
     for (index, terminal) in Terminal::ALL.into_iter().enumerate() {
         assert_eq!(terminal as usize, index);
     }
+}
+
+#[test]
+fn a_breaker_is_counted_for_its_target_as_long_as_a_scene_has_it() {
+    let metrics = metrics();
+    let target: Arc<str> = "http://h:80".into();
+    let mut scene = Scene::clone(rules(&["pay"]).get("pay").expect("a scene"));
+    scene.breaker = Some(breaker::Key {
+        target: Arc::clone(&target),
+        rule: breaker::Rule {
+            failure_rate: breaker::Fraction::WHOLE,
+            slow_call: None,
+            slow_rate: breaker::Fraction::WHOLE,
+            window: Duration::from_secs(1),
+            min_calls: 1,
+            open: Duration::from_secs(1),
+            probes: 1,
+            slow_start: Duration::ZERO,
+        },
+    });
+    drop(metrics.put_in_force(&[scene].into_iter().collect()));
+
+    let switch = breaker::Switch {
+        from: State::Closed,
+        to: State::Open,
+    };
+    let target_name = &*target;
+    BreakerSwitched {
+        target: target_name,
+        switch,
+    }
+    .emit(&metrics);
+    metrics.breaker_is(&target, State::Open);
+    let text = metrics.encode();
+    drop(metrics.put_in_force(&rules(&["pay"])));
+    metrics.breaker_is(&target, State::Open);
+    let gone = metrics.encode();
+
+    for line in [
+        "retide_breaker_state{target=\"http://h:80\"} 2",
+        "retide_breaker_transitions_total{target=\"http://h:80\",to=\"open\"} 1",
+        "retide_breaker_transitions_total{target=\"http://h:80\",to=\"closed\"} 0",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    assert!(!gone.contains("http://h:80"), "{gone}");
 }

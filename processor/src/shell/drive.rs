@@ -23,8 +23,8 @@ use retide_core::{
 };
 
 use crate::event::{
-    BatchCommitted, BatchDropped, RecordsRefused, RulesChanged, TargetPanicked, WorkerStarted,
-    WorkerStopped,
+    BatchCommitted, BatchDropped, BreakerSwitched, RecordsRefused, RulesChanged, TargetPanicked,
+    WorkerStarted, WorkerStopped,
 };
 use crate::health::Heartbeat;
 use crate::metrics::{Load, Metrics, SceneSet, Share, Tally};
@@ -241,6 +241,9 @@ impl<L: Ledger> State<L> {
             calls: engine.in_flight(),
             shards: self.shards.len(),
         });
+        for (target, state) in self.parts.engine.breaker_states() {
+            self.parts.metrics.breaker_is(&target, state);
+        }
     }
 
     /// How long nothing has to be done.
@@ -307,6 +310,10 @@ impl<L: Ledger> State<L> {
                 }
                 Action::Drained { shard } => {
                     self.drained.insert(shard);
+                }
+                Action::Switched { target, switch } => {
+                    let target = &*target;
+                    BreakerSwitched { target, switch }.emit(&self.parts.metrics);
                 }
             }
         }

@@ -140,6 +140,7 @@ impl Running {
             deadline: None,
             rate: None,
             concurrency: NonZeroU32::new(64).unwrap(),
+            breaker: None,
             callback: None,
         };
         let target: Arc<dyn Target> = Arc::<Recorder>::clone(recorder);

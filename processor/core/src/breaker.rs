@@ -1,0 +1,618 @@
+//! The breaker of a target: whether it may be called, judged by how its last calls went.
+//!
+//! Closed, it counts the calls of a rolling window; where too many failed, or were slow, it opens. After a while it is half-open: a few
+//! calls are let through as probes. One that fails opens it again, for twice as long; enough that succeed close it, and the number of calls
+//! in flight grows from a tenth to all of them. Not a queue: what waits, waits elsewhere. Pure: time is told, and is steady.
+//!
+//! Timeouts, connections that fail, and every other failure that another attempt may mend count as failed; so does a target that asks for
+//! rest, since rest is what an open breaker gives. What a target refuses for good, it has answered: that counts as a success.
+//!
+//! The window in buckets with a least number of calls, the slow calls and the number of probes are those of
+//! [resilience4j](https://resilience4j.readme.io/docs/circuitbreaker); [Failsafe](https://failsafe.dev/circuit-breaker/) takes ten buckets,
+//! too. The longer time after each probe that failed is that of
+//! [Envoy's outlier detection](https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/outlier), and the growth afterwards,
+//! linear from a tenth, that of [its slow start](https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/slow_start).
+//!
+//! Invariants: no more than [`Rule::probes`] calls are in flight of a half-open breaker; only calls that were started since its last switch
+//! count; its memory is fixed.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::gate::Gates;
+use crate::outcome::Outcome;
+use crate::scene::Scenes;
+use crate::tier::{HORIZON, Ladder};
+
+/// Which breaker: scenes that call the same target by the same rule have one in common.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The target, such as `https://shop.example:443`: nothing that could be secret.
+    pub target: Arc<str>,
+    /// The rule.
+    pub rule: Rule,
+}
+
+/// When a breaker opens, and how it closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rule {
+    /// The part of the calls that fail at which it opens.
+    pub failure_rate: Fraction,
+    /// A call that takes longer is slow.
+    pub slow_call: Option<Duration>,
+    /// The part of the calls that are slow at which it opens.
+    pub slow_rate: Fraction,
+    /// How long a call counts.
+    pub window: Duration,
+    /// Calls within the window below which it stays closed.
+    pub min_calls: u32,
+    /// How long it is open at first.
+    pub open: Duration,
+    /// Calls at once that are let through to see whether it may close, and how many of them have to succeed.
+    pub probes: u32,
+    /// How long it takes after that until as many calls may be in flight as before.
+    pub slow_start: Duration,
+}
+
+/// A part of a whole, in millionths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fraction(u32);
+
+/// The breaker of one target, shared by the workers of a process.
+#[derive(Debug)]
+pub struct Breaker {
+    /// The rule.
+    rule: Rule,
+    /// What changes.
+    inner: Mutex<Inner>,
+}
+
+/// Whether a target may be called; the worse, the greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum State {
+    /// It may.
+    Closed,
+    /// A few calls find out whether it may.
+    HalfOpen,
+    /// It may not.
+    Open,
+}
+
+/// A change of state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Switch {
+    /// The state before.
+    pub from: State,
+    /// The state from now on.
+    pub to: State,
+}
+
+/// What a breaker says to one more call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Whether it may be made.
+    pub permit: Result<Pass, Denied>,
+    /// What has changed by being asked.
+    pub switch: Option<Switch>,
+}
+
+/// Leave for one call, to be given back by [`Breaker::returned`] or [`Breaker::unused`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pass {
+    /// The part of the calls that may usually be in flight.
+    pub ramp: Fraction,
+    /// Between which two switches it was given.
+    era: u64,
+}
+
+/// Why a call may not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Denied {
+    /// The steady time at which to ask again, and not before.
+    pub until: Duration,
+    /// How long the target has not been well.
+    pub down_for: Duration,
+}
+
+/// How a call went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Whether it failed.
+    pub failed: bool,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// What changes.
+#[derive(Debug)]
+struct Inner {
+    /// The latest time that anyone told: workers may tell it out of order.
+    latest: Duration,
+    /// How often it has switched.
+    era: u64,
+    /// What it does.
+    phase: Phase,
+    /// The calls that count.
+    window: Window,
+}
+
+/// What a breaker does.
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    /// It counts.
+    Closed {
+        /// When it closed, if it has been open.
+        since: Option<Duration>,
+    },
+    /// It waits.
+    Open {
+        /// When the target was last well.
+        since: Duration,
+        /// When it ends.
+        until: Duration,
+        /// How long it takes.
+        span: Duration,
+    },
+    /// It probes.
+    HalfOpen {
+        /// When the target was last well.
+        since: Duration,
+        /// How long it was open.
+        span: Duration,
+        /// Probes in flight.
+        in_flight: u32,
+        /// Probes that succeeded.
+        succeeded: u32,
+        /// Those of them that were slow.
+        slow: u32,
+    },
+}
+
+/// Calls of the last while, in buckets.
+#[derive(Clone, Copy, Debug, Default)]
+struct Window {
+    /// The calls, by the number of the time they ended in.
+    buckets: [Count; BUCKETS],
+    /// The number of the time of the last call.
+    last: u128,
+}
+
+/// How many calls there were, and of which kinds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    /// All of them.
+    calls: u32,
+    /// Those that failed.
+    failed: u32,
+    /// Those that were slow.
+    slow: u32,
+}
+
+/// Buckets of a window: as old calls leave it by the bucket, it is between nine tenths of its length and all of it long.
+const BUCKETS: usize = 10;
+
+/// Longest time for which a breaker is open because probes fail, unless its rule asks for more: a target that is back is found within it.
+pub const LONGEST_OPEN: Duration = Duration::from_mins(1);
+
+/// The part of the calls that may be in flight when a breaker has just closed.
+const FIRST: u32 = Fraction::WHOLE.0 / 10;
+
+/// When to ask a breaker again whose probes are all in flight. Whole multiples of it, so that all who ask meanwhile come at the same time.
+pub const PROBING: Duration = Duration::from_millis(100);
+
+/// Shortest and longest wait of a task whose target is not well.
+const WAITS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(1));
+
+/// Tasks that wait in memory for a breaker to let something through: more than there are probes as a rule, so that a scene with few tasks
+/// goes on at once, and too few to keep offsets of a lane open that others need.
+const HELD: u32 = 32;
+
+// === impl Fraction ===
+
+impl Fraction {
+    /// All of it.
+    pub const WHOLE: Self = Self(1_000_000);
+
+    /// This part, if there is such a one: more than nothing, and not more than all.
+    pub fn try_new(part: f64) -> Option<Self> {
+        let whole = f64::from(Self::WHOLE.0);
+        // The comparison refuses what is not a number, too.
+        (part > 0.0 && part <= 1.0).then(|| Self(((part * whole).round() as u32).max(1)))
+    }
+
+    /// So much of `count`, rounded up, and at least one.
+    pub fn of(self, count: u32) -> u32 {
+        let part = (u64::from(count) * u64::from(self.0)).div_ceil(u64::from(Self::WHOLE.0));
+        (part as u32).max(1)
+    }
+
+    /// Whether `some` of `all` are this part, or more.
+    fn is_reached(self, some: u32, all: u32) -> bool {
+        u64::from(some) * u64::from(Self::WHOLE.0) >= u64::from(all) * u64::from(self.0)
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// The word for it in logs and metrics.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::HalfOpen => "half-open",
+            Self::Open => "open",
+        }
+    }
+}
+
+// === impl Call ===
+
+impl Call {
+    /// A call that was answered so, and took so long.
+    pub const fn of(outcome: &Outcome, took: Duration) -> Self {
+        let failed = match outcome {
+            Outcome::Retryable(_) | Outcome::Timeout(_) | Outcome::Throttled { .. } => true,
+            Outcome::Success | Outcome::Permanent(_) => false,
+        };
+        Self { failed, took }
+    }
+}
+
+// === impl Breaker ===
+
+impl Breaker {
+    /// A closed breaker.
+    pub fn new(rule: Rule) -> Self {
+        Self {
+            rule,
+            inner: Mutex::new(Inner {
+                latest: Duration::ZERO,
+                era: 0,
+                phase: Phase::Closed { since: None },
+                window: Window::default(),
+            }),
+        }
+    }
+
+    /// The state it is in.
+    pub fn state(&self) -> State {
+        self.lock().phase.state()
+    }
+
+    /// Whether one more call may be made.
+    pub fn ask(&self, now: Duration) -> Answer {
+        let mut inner = self.lock();
+        let now = inner.tell(now);
+        let switch = match inner.phase {
+            Phase::Open { since, until, span } if now >= until => {
+                Some(inner.switch(Phase::HalfOpen {
+                    since,
+                    span,
+                    in_flight: 0,
+                    succeeded: 0,
+                    slow: 0,
+                }))
+            }
+            Phase::Open { .. } | Phase::HalfOpen { .. } | Phase::Closed { .. } => None,
+        };
+        let era = inner.era;
+        let permit = match &mut inner.phase {
+            Phase::Closed { since } => Ok(self.ramp(*since, now)),
+            Phase::HalfOpen {
+                in_flight, since, ..
+            } if *in_flight >= self.rule.probes => Err(Denied {
+                until: next_multiple(now, PROBING),
+                down_for: now.saturating_sub(*since),
+            }),
+            Phase::HalfOpen { in_flight, .. } => {
+                *in_flight += 1;
+                Ok(Fraction::WHOLE)
+            }
+            Phase::Open { since, until, .. } => Err(Denied {
+                until: *until,
+                down_for: now.saturating_sub(*since),
+            }),
+        };
+        let permit = permit.map(|ramp| Pass { ramp, era });
+        Answer { permit, switch }
+    }
+
+    /// A call has come back.
+    pub fn returned(&self, now: Duration, pass: Pass, call: Call) -> Option<Switch> {
+        let mut inner = self.lock();
+        let now = inner.tell(now);
+        // What was started before the last switch says nothing about the target since.
+        if pass.era != inner.era {
+            return None;
+        }
+        let is_slow = self.rule.slow_call.is_some_and(|limit| call.took > limit);
+        match &mut inner.phase {
+            Phase::Closed { .. } => {
+                let width = self.rule.window / BUCKETS as u32;
+                inner.window.add(now, width, call.failed, is_slow);
+                let count = inner.window.count();
+                self.is_bad(count)
+                    .then(|| self.open(&mut inner, (now, now), self.rule.open))
+            }
+            Phase::HalfOpen {
+                since,
+                span,
+                in_flight,
+                succeeded,
+                slow,
+            } => {
+                *in_flight -= 1;
+                *succeeded += 1;
+                *slow += u32::from(is_slow);
+                let (since, again) = (*since, *span * 2);
+                let (all, slow) = (*succeeded, *slow);
+                if call.failed {
+                    return Some(self.open(&mut inner, (since, now), again));
+                }
+                if all < self.rule.probes {
+                    return None;
+                }
+                if self.rule.slow_rate.is_reached(slow, all) {
+                    return Some(self.open(&mut inner, (since, now), again));
+                }
+                Some(inner.switch(Phase::Closed { since: Some(now) }))
+            }
+            Phase::Open { .. } => unreachable!("a call of an open breaker"),
+        }
+    }
+
+    /// A pass was not used.
+    pub fn unused(&self, pass: Pass) {
+        let mut inner = self.lock();
+        if pass.era != inner.era {
+            return;
+        }
+        match &mut inner.phase {
+            Phase::HalfOpen { in_flight, .. } => *in_flight -= 1,
+            Phase::Closed { .. } | Phase::Open { .. } => {}
+        }
+    }
+
+    /// How long it takes until as many calls may be in flight as usual; none if they may be already, or if it is not closed.
+    pub fn ramp_left(&self, now: Duration) -> Option<Duration> {
+        let inner = self.lock();
+        let Phase::Closed { since: Some(since) } = inner.phase else {
+            return None;
+        };
+        let left = (since + self.rule.slow_start).checked_sub(now)?;
+        Some(left).filter(|left| !left.is_zero())
+    }
+
+    /// Opens it: the target has not been well for so long, or since now.
+    fn open(
+        &self,
+        inner: &mut Inner,
+        (since, now): (Duration, Duration),
+        span: Duration,
+    ) -> Switch {
+        let span = span.min(self.rule.open.max(LONGEST_OPEN));
+        inner.switch(Phase::Open {
+            since,
+            until: now + span,
+            span,
+        })
+    }
+
+    /// Whether such calls open it.
+    fn is_bad(&self, count: Count) -> bool {
+        let Count {
+            calls,
+            failed,
+            slow,
+        } = count;
+        calls >= self.rule.min_calls
+            && (self.rule.failure_rate.is_reached(failed, calls)
+                || self.rule.slow_rate.is_reached(slow, calls))
+    }
+
+    /// The part of the calls that may be in flight: from a tenth on, all of them once the time of the slow start is over.
+    fn ramp(&self, since: Option<Duration>, now: Duration) -> Fraction {
+        let Some(since) = since else {
+            return Fraction::WHOLE;
+        };
+        let (gone, all) = (now.saturating_sub(since), self.rule.slow_start);
+        if gone >= all {
+            return Fraction::WHOLE;
+        }
+        let rest = u128::from(Fraction::WHOLE.0 - FIRST);
+        let grown = rest * gone.as_nanos() / all.as_nanos();
+        Fraction(FIRST + grown as u32)
+    }
+
+    /// What changes; no panic leaves it half-changed.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Inner ===
+
+impl Inner {
+    /// Notes the time; it never goes back.
+    fn tell(&mut self, now: Duration) -> Duration {
+        self.latest = self.latest.max(now);
+        self.latest
+    }
+
+    /// Does something else from now on.
+    fn switch(&mut self, phase: Phase) -> Switch {
+        let from = self.phase.state();
+        self.phase = phase;
+        self.era += 1;
+        self.window = Window::default();
+        Switch {
+            from,
+            to: phase.state(),
+        }
+    }
+}
+
+// === impl Phase ===
+
+impl Phase {
+    /// The state in which that is.
+    const fn state(&self) -> State {
+        match self {
+            Self::Closed { .. } => State::Closed,
+            Self::HalfOpen { .. } => State::HalfOpen,
+            Self::Open { .. } => State::Open,
+        }
+    }
+}
+
+// === impl Window ===
+
+impl Window {
+    /// Counts a call that ended now; a bucket is so wide.
+    fn add(&mut self, now: Duration, width: Duration, failed: bool, slow: bool) {
+        let number = now.as_nanos() / width.as_nanos().max(1);
+        let gone = (number - self.last).min(BUCKETS as u128);
+        for old in 0..gone {
+            self.buckets[((number - old) % BUCKETS as u128) as usize] = Count::default();
+        }
+        self.last = number;
+        let bucket = &mut self.buckets[(number % BUCKETS as u128) as usize];
+        // A count that would not fit any more says enough as it is.
+        if bucket.calls < u32::MAX / BUCKETS as u32 {
+            bucket.calls += 1;
+            bucket.failed += u32::from(failed);
+            bucket.slow += u32::from(slow);
+        }
+    }
+
+    /// All calls that count.
+    fn count(&self) -> Count {
+        let none = Count::default();
+        self.buckets.iter().fold(none, |sum, bucket| Count {
+            calls: sum.calls + bucket.calls,
+            failed: sum.failed + bucket.failed,
+            slow: sum.slow + bucket.slow,
+        })
+    }
+}
+
+/// The next whole multiple of `step` after `now`.
+fn next_multiple(now: Duration, step: Duration) -> Duration {
+    let steps = now.as_nanos() / step.as_nanos() + 1;
+    let nanos = steps.saturating_mul(step.as_nanos());
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
+/// How long a task waits in a tier whose target has not been well for so long: about half of that, so that an outage costs it few hops and
+/// it is back soon after the target is. A rung of the ladder, where there is one so short: one hop.
+pub fn wait(ladder: &Ladder, down_for: Duration) -> Duration {
+    let (least, most) = WAITS;
+    let half = (down_for / 2).clamp(least, most);
+    let tier = &ladder.tiers()[ladder.tier_for(half)];
+    if tier.delay.is_zero() {
+        // It would hop until it is near enough; so it is from the start.
+        return half.min(HORIZON);
+    }
+    tier.delay
+}
+
+/// Where a task waits that may not be tried now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In memory, until the breaker is asked again.
+    Memory,
+    /// In a tier, until the breaker is asked again: it is one of the first, which probe.
+    Probe,
+    /// In a tier.
+    Tier,
+}
+
+/// The breakers of a worker's scenes.
+#[derive(Debug, Default)]
+pub(crate) struct Breakers {
+    /// Those in force.
+    by_key: HashMap<Key, Watched>,
+}
+
+/// A breaker, and what waits for it.
+#[derive(Debug)]
+struct Watched {
+    /// The breaker.
+    breaker: Arc<Breaker>,
+    /// When it is asked again.
+    until: Duration,
+    /// Tasks that wait in memory until then.
+    held: u32,
+    /// Tasks that wait in a tier until then.
+    probes: u32,
+}
+
+// === impl Breakers ===
+
+impl Breakers {
+    /// Has those of these scenes, and no others.
+    pub(crate) fn follow(&mut self, scenes: &Scenes, gates: &Gates) {
+        let own = scenes.iter().filter_map(|scene| scene.breaker.as_ref());
+        let callbacks = scenes.iter().filter_map(|scene| scene.callback.as_ref());
+        let callbacks = callbacks.filter_map(|callback| callback.breaker.as_ref());
+        let keys: Vec<&Key> = own.chain(callbacks).collect();
+        for key in &keys {
+            self.get(key, gates);
+        }
+        let keys: HashSet<&Key> = keys.into_iter().collect();
+        self.by_key.retain(|key, _| keys.contains(key));
+    }
+
+    /// The breaker of this key.
+    pub(crate) fn get(&mut self, key: &Key, gates: &Gates) -> Arc<Breaker> {
+        if let Some(watched) = self.by_key.get(key) {
+            return Arc::clone(&watched.breaker);
+        }
+        let breaker = gates.breaker(key);
+        let watched = Watched {
+            breaker: Arc::clone(&breaker),
+            until: Duration::ZERO,
+            held: 0,
+            probes: 0,
+        };
+        self.by_key.insert(key.clone(), watched);
+        breaker
+    }
+
+    /// Where to put a task whose breaker is asked again at `until`.
+    pub(crate) fn place(&mut self, key: &Key, now: Duration, until: Duration) -> Place {
+        let Some(watched) = self.by_key.get_mut(key) else {
+            unreachable!("denied by a breaker that was not asked");
+        };
+        if watched.until != until {
+            (watched.until, watched.held, watched.probes) = (until, 0, 0);
+        }
+        if until.saturating_sub(now) <= HORIZON {
+            if watched.held < HELD {
+                watched.held += 1;
+                return Place::Memory;
+            }
+        } else if watched.probes < key.rule.probes {
+            watched.probes += 1;
+            return Place::Probe;
+        }
+        Place::Tier
+    }
+
+    /// The targets, and the worst state that a breaker of theirs is in.
+    pub(crate) fn states(&self) -> HashMap<Arc<str>, State> {
+        let mut states: HashMap<Arc<str>, State> = HashMap::new();
+        for (key, watched) in &self.by_key {
+            let state = watched.breaker.state();
+            states
+                .entry(Arc::clone(&key.target))
+                .and_modify(|worst| *worst = state.max(*worst))
+                .or_insert(state);
+        }
+        states
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,464 @@
+//! The breaker against a model that keeps every call, and what it promises whatever happens.
+
+use super::*;
+
+use proptest::prelude::*;
+
+use crate::task::Failure;
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn part(part: f64) -> Fraction {
+    Fraction::try_new(part).unwrap()
+}
+
+fn rule() -> Rule {
+    Rule {
+        failure_rate: part(0.5),
+        slow_call: Some(secs(2)),
+        slow_rate: part(0.8),
+        window: secs(30),
+        min_calls: 4,
+        open: secs(10),
+        probes: 2,
+        slow_start: secs(30),
+    }
+}
+
+const GOOD: Call = Call {
+    failed: false,
+    took: millis(5),
+};
+const BAD: Call = Call {
+    failed: true,
+    took: millis(5),
+};
+const SLOW: Call = Call {
+    failed: false,
+    took: secs(3),
+};
+
+/// Makes one call that goes so, and gives the last switch.
+fn call(breaker: &Breaker, now: Duration, how: Call) -> Option<Switch> {
+    let Answer { permit, switch } = breaker.ask(now);
+    let pass = permit.expect("leave");
+    breaker.returned(now, pass, how).or(switch)
+}
+
+/// A breaker that opened at this time.
+fn opened(rule: Rule, now: Duration) -> Breaker {
+    let breaker = Breaker::new(rule);
+    for _ in 0..rule.min_calls {
+        call(&breaker, now, BAD);
+    }
+    assert_eq!(breaker.state(), State::Open);
+    breaker
+}
+
+#[test]
+fn it_opens_at_its_rate_and_not_before_enough_calls() {
+    let breaker = Breaker::new(rule());
+
+    let switches = [BAD, BAD, GOOD, GOOD].map(|how| call(&breaker, secs(1), how));
+
+    let opens = Switch {
+        from: State::Closed,
+        to: State::Open,
+    };
+    assert_eq!(switches, [None, None, None, Some(opens)]);
+    assert_eq!(
+        breaker.ask(secs(2)).permit,
+        Err(Denied {
+            until: secs(11),
+            down_for: secs(1)
+        })
+    );
+}
+
+#[test]
+fn slow_calls_open_it_and_a_refusal_does_not() {
+    let breaker = Breaker::new(rule());
+    for _ in 0..3 {
+        assert_eq!(call(&breaker, secs(1), SLOW), None);
+    }
+    call(&breaker, secs(1), SLOW);
+    assert_eq!(breaker.state(), State::Open);
+
+    let failure = || Failure::new("x", "y");
+    let after = Duration::ZERO;
+    let failed = |outcome: &Outcome| Call::of(outcome, after).failed;
+    assert!(failed(&Outcome::Retryable(failure())));
+    assert!(failed(&Outcome::Timeout(failure())));
+    assert!(failed(&Outcome::Throttled {
+        after,
+        failure: failure()
+    }));
+    assert!(!failed(&Outcome::Permanent(failure())));
+    assert!(!failed(&Outcome::Success));
+}
+
+#[test]
+fn a_probe_that_fails_opens_it_for_twice_as_long_up_to_a_minute() {
+    let breaker = opened(rule(), secs(0));
+    let mut now = secs(0);
+    let mut spans = Vec::new();
+
+    for _ in 0..5 {
+        let until = breaker.ask(now).permit.unwrap_err().until;
+        spans.push(until.saturating_sub(now).as_secs());
+        now = until;
+        let switch = call(&breaker, now, BAD);
+        assert_eq!(
+            switch,
+            Some(Switch {
+                from: State::HalfOpen,
+                to: State::Open
+            })
+        );
+    }
+
+    assert_eq!(spans, [10, 20, 40, 60, 60]);
+}
+
+#[test]
+fn probes_that_succeed_close_it_and_calls_grow_from_a_tenth() {
+    let breaker = opened(rule(), secs(0));
+    assert_eq!(call(&breaker, secs(10), GOOD).unwrap().to, State::HalfOpen);
+
+    let closes = call(&breaker, secs(10), GOOD);
+
+    assert_eq!(closes.unwrap().to, State::Closed);
+    let most = |now| breaker.ask(now).permit.unwrap().ramp.of(64);
+    assert_eq!(
+        [10, 20, 25, 40, 99].map(|at| most(secs(at))),
+        [7, 26, 36, 64, 64]
+    );
+    assert_eq!(breaker.ramp_left(secs(20)), Some(secs(20)));
+    assert_eq!(breaker.ramp_left(secs(40)), None);
+}
+
+#[test]
+fn probes_that_are_slow_open_it_again() {
+    let breaker = opened(rule(), secs(0));
+
+    call(&breaker, secs(10), SLOW);
+    let again = call(&breaker, secs(10), SLOW);
+
+    assert_eq!(again.unwrap().to, State::Open);
+}
+
+#[test]
+fn an_answer_from_before_a_switch_says_nothing() {
+    let breaker = Breaker::new(rule());
+    let old = breaker.ask(secs(0)).permit.unwrap();
+    for _ in 0..4 {
+        call(&breaker, secs(0), BAD);
+    }
+    let probe = breaker.ask(secs(10)).permit.unwrap();
+
+    assert_eq!(breaker.returned(secs(10), old, BAD), None);
+    assert_eq!(breaker.state(), State::HalfOpen);
+    // Nor does it give back what a probe has.
+    breaker.unused(old);
+    let second = breaker.ask(secs(10)).permit;
+    assert!(second.is_ok());
+    assert!(breaker.ask(secs(10)).permit.is_err());
+    breaker.unused(probe);
+    assert!(breaker.ask(secs(10)).permit.is_ok());
+}
+
+#[test]
+fn a_wait_is_a_rung_of_about_half_the_outage() {
+    let ladder = Ladder::default();
+    let waits = |ladder: &Ladder| {
+        [0, 11, 19, 20, 58, 60, 118, 120, 21_600].map(|down| wait(ladder, secs(down)).as_secs())
+    };
+
+    assert_eq!(waits(&ladder), [5, 5, 10, 10, 10, 30, 30, 60, 60]);
+    let coarse = Ladder::try_new(&["now", "1h"]).unwrap();
+    assert_eq!(waits(&coarse), [5, 5, 9, 10, 10, 10, 10, 10, 10]);
+}
+
+#[test]
+fn workers_have_a_breaker_in_common_as_long_as_one_has_it() {
+    let gates = Gates::default();
+    let key = |target: &str, open| Key {
+        target: target.into(),
+        rule: Rule {
+            open: secs(open),
+            ..rule()
+        },
+    };
+    let first = gates.breaker(&key("a", 1));
+
+    assert!(Arc::ptr_eq(&first, &gates.breaker(&key("a", 1))));
+    assert!(!Arc::ptr_eq(&first, &gates.breaker(&key("a", 2))));
+    assert!(!Arc::ptr_eq(&first, &gates.breaker(&key("b", 1))));
+    for _ in 0..rule().min_calls {
+        call(&first, secs(0), BAD);
+    }
+    drop(first);
+    assert_eq!(gates.breaker(&key("a", 1)).state(), State::Closed);
+}
+
+/// What happens to a breaker.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// Someone asks.
+    Ask,
+    /// The n-th call in flight comes back.
+    Return {
+        nth: usize,
+        failed: bool,
+        slow: bool,
+    },
+    /// The n-th call in flight is not made.
+    Unused { nth: usize },
+    /// Time passes.
+    Pass { millis: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => Just(Step::Ask),
+        5 => (0_usize..8, prop::bool::weighted(0.4), prop::bool::weighted(0.3)).prop_map(|(nth, failed, slow)| Step::Return { nth, failed, slow }),
+        1 => (0_usize..8).prop_map(|nth| Step::Unused { nth }),
+        3 => prop_oneof![0_u64..900, 900_u64..25_000].prop_map(|millis| Step::Pass { millis }),
+    ]
+}
+
+fn rules() -> impl Strategy<Value = Rule> {
+    let parts = prop::sample::select(vec![0.1, 0.3, 0.5, 0.9, 1.0]);
+    (
+        (parts.clone(), parts, prop::bool::ANY),
+        (100_u64..20_000, 1_u32..6),
+        (1_u64..90_000, 1_u32..5, 0_u64..20_000),
+    )
+        .prop_map(
+            |((failures, slow, watched), (window, min_calls), (open, probes, start))| Rule {
+                failure_rate: part(failures),
+                slow_call: watched.then_some(secs(1)),
+                slow_rate: part(slow),
+                window: millis(window),
+                min_calls,
+                open: millis(open),
+                probes,
+                slow_start: millis(start),
+            },
+        )
+}
+
+/// Keeps everything that ever happened since the last switch, and counts it anew each time.
+struct Model {
+    rule: Rule,
+    state: State,
+    /// When it last switched, and for how long it is open.
+    at: Duration,
+    span: Duration,
+    /// Asks, returns and calls not made since then.
+    given: usize,
+    back: Vec<(Duration, Call)>,
+    unused: usize,
+    /// How often it has switched.
+    switches: usize,
+}
+
+impl Model {
+    fn switch(&mut self, now: Duration, state: State, span: Duration) {
+        (self.state, self.at, self.span) = (state, now, span);
+        (self.given, self.unused) = (0, 0);
+        self.back.clear();
+        self.switches += 1;
+    }
+
+    /// Whether one more call may be made.
+    fn ask(&mut self, now: Duration) -> bool {
+        if self.state == State::Open && now >= self.at + self.span {
+            self.switch(now, State::HalfOpen, self.span);
+        }
+        let in_flight = self.given - self.unused - self.back.len();
+        let may = match self.state {
+            State::Closed => true,
+            State::HalfOpen => in_flight < self.rule.probes as usize,
+            State::Open => false,
+        };
+        self.given += usize::from(may);
+        may
+    }
+
+    fn returned(&mut self, now: Duration, call: Call) {
+        self.back.push((now, call));
+        let slow = |call: &Call| self.rule.slow_call.is_some_and(|limit| call.took > limit);
+        let reached = |some: usize, all: usize, part: Fraction| {
+            some as f64 * 1e6 >= all as f64 * f64::from(part.0)
+        };
+        let again = (self.span * 2).min(self.rule.open.max(secs(60)));
+        match self.state {
+            State::Closed => {
+                let width = self.rule.window.as_nanos() / 10;
+                let number = |at: Duration| at.as_nanos() / width;
+                let all: Vec<Call> = self
+                    .back
+                    .iter()
+                    .filter(|(at, _)| number(*at) + 10 > number(now))
+                    .map(|(_, call)| *call)
+                    .collect();
+                let failed = all.iter().filter(|call| call.failed).count();
+                let slow = all.iter().filter(|call| slow(call)).count();
+                if all.len() >= self.rule.min_calls as usize
+                    && (reached(failed, all.len(), self.rule.failure_rate)
+                        || reached(slow, all.len(), self.rule.slow_rate))
+                {
+                    self.switch(now, State::Open, self.rule.open);
+                }
+            }
+            State::HalfOpen => {
+                let calls = self.back.iter().map(|(_, call)| call);
+                let slow = calls.clone().filter(|call| slow(call)).count();
+                let enough = self.back.len() >= self.rule.probes as usize;
+                if calls.clone().any(|call| call.failed)
+                    || enough && reached(slow, self.back.len(), self.rule.slow_rate)
+                {
+                    self.switch(now, State::Open, again);
+                } else if enough {
+                    self.switch(now, State::Closed, Duration::ZERO);
+                }
+            }
+            State::Open => panic!("a call of an open breaker"),
+        }
+    }
+}
+
+/// A breaker and its model after some history.
+struct History {
+    breaker: Breaker,
+    model: Model,
+    now: Duration,
+    /// Calls in flight, and how often the model had switched when they began.
+    calls: Vec<(Pass, usize)>,
+}
+
+impl History {
+    fn new(rule: Rule) -> Self {
+        Self {
+            breaker: Breaker::new(rule),
+            model: Model {
+                rule,
+                state: State::Closed,
+                at: Duration::ZERO,
+                span: Duration::ZERO,
+                given: 0,
+                back: Vec::new(),
+                unused: 0,
+                switches: 0,
+            },
+            now: Duration::ZERO,
+            calls: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, step: Step) -> Result<(), TestCaseError> {
+        let before = self.model.state;
+        let mut switch = None;
+        match step {
+            Step::Ask => {
+                let answer = self.breaker.ask(self.now);
+                switch = answer.switch;
+                prop_assert_eq!(self.model.ask(self.now), answer.permit.is_ok());
+                match answer.permit {
+                    Ok(pass) => self.calls.push((pass, self.model.switches)),
+                    Err(Denied { until, .. }) => prop_assert!(until > self.now),
+                }
+            }
+            Step::Return { nth, failed, slow } if nth < self.calls.len() => {
+                let (pass, era) = self.calls.remove(nth);
+                let took = if slow { secs(2) } else { Duration::ZERO };
+                let call = Call { failed, took };
+                switch = self.breaker.returned(self.now, pass, call);
+                if era == self.model.switches {
+                    self.model.returned(self.now, call);
+                }
+            }
+            Step::Unused { nth } if nth < self.calls.len() => {
+                let (pass, era) = self.calls.remove(nth);
+                self.breaker.unused(pass);
+                self.model.unused += usize::from(era == self.model.switches);
+            }
+            Step::Return { .. } | Step::Unused { .. } => {}
+            Step::Pass { millis } => self.now += Duration::from_millis(millis),
+        }
+        prop_assert_eq!(self.breaker.state(), self.model.state);
+        let switched = (before != self.model.state).then_some(Switch {
+            from: before,
+            to: self.model.state,
+        });
+        prop_assert_eq!(switch, switched);
+        Ok(())
+    }
+}
+
+proptest! {
+    #[test]
+    fn it_does_what_a_model_does_that_keeps_every_call(rule in rules(), steps in prop::collection::vec(step(), 1..300)) {
+        let mut history = History::new(rule);
+
+        for step in steps {
+            history.take(step)?;
+            if history.model.state == State::HalfOpen {
+                let switches = history.model.switches;
+                let probes = history.calls.iter().filter(|(_, era)| *era == switches).count();
+                prop_assert!(probes <= rule.probes as usize);
+            }
+        }
+    }
+
+    #[test]
+    fn from_any_state_it_closes_when_the_target_answers_well_for_long_enough(rule in rules(), steps in prop::collection::vec(step(), 0..200)) {
+        let mut history = History::new(rule);
+        for step in steps {
+            history.take(step)?;
+        }
+        let History { breaker, mut now, calls, .. } = history;
+
+        // Whatever is in flight comes back well, and someone asks every second.
+        for (pass, _) in calls {
+            breaker.returned(now, pass, GOOD);
+        }
+        let longest = rule.open.max(LONGEST_OPEN) + rule.window + rule.slow_start + secs(10);
+        let end = now + longest;
+        while now < end {
+            if let Ok(pass) = breaker.ask(now).permit {
+                breaker.returned(now, pass, GOOD);
+            }
+            now += secs(1).min(rule.open);
+            if breaker.state() == State::Closed && breaker.ramp_left(now).is_none() {
+                break;
+            }
+        }
+
+        prop_assert_eq!(breaker.state(), State::Closed);
+        prop_assert_eq!(breaker.ask(end).permit.unwrap().ramp, Fraction::WHOLE);
+    }
+
+    #[test]
+    fn the_ramp_only_grows_from_a_tenth_to_all(start in 1_u64..100_000, mut times in prop::collection::vec(0_u64..120_000, 2..40), most in 1_u32..10_000) {
+        let breaker = Breaker::new(Rule { slow_start: millis(start), ..rule() });
+        times.sort_unstable();
+
+        let ramp = |at: u64| breaker.ramp(Some(Duration::ZERO), millis(at));
+
+        prop_assert_eq!(ramp(0).0, FIRST);
+        prop_assert_eq!(ramp(start), Fraction::WHOLE);
+        for pair in times.windows(2) {
+            prop_assert!(ramp(pair[0]) <= ramp(pair[1]));
+            let (less, more) = (ramp(pair[0]).of(most), ramp(pair[1]).of(most));
+            prop_assert!(1 <= less && less <= more && more <= most);
+        }
+    }
+}

@@ -1,0 +1,666 @@
+//! Tasks whose target is down, from the first failure until the last of them is through: an engine, its tiers and a target, in virtual time.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use retide_core::breaker::{self, Fraction, Rule, State};
+use retide_core::completions::Completions;
+use retide_core::engine::Position;
+use retide_core::lane::Limits;
+use retide_core::scene::{Callback, Target};
+use retide_core::{
+    Action, Backoff, Base, Engine, Entry, Failure, Gates, Header, Input, Jitter, Kind, Ladder,
+    LaneId, Now, Origin, Outcome, Overrides, Policy, Record, Scene, Scenes, Source, Task, Terminal,
+    Timestamp, Transition,
+};
+
+/// The wall clock at the beginning, in microseconds.
+const START: u64 = 1_000_000_000_000;
+
+/// How long a target takes for an answer.
+const TAKES: Duration = Duration::from_millis(20);
+
+/// How long it takes until what was settled stands in its topic.
+const COMMIT: Duration = Duration::from_millis(100);
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn rule() -> Rule {
+    Rule {
+        failure_rate: Fraction::try_new(0.5).unwrap(),
+        slow_call: None,
+        slow_rate: Fraction::WHOLE,
+        window: secs(30),
+        min_calls: 20,
+        open: secs(10),
+        probes: 5,
+        slow_start: secs(30),
+    }
+}
+
+/// A scene that calls its target, with a breaker.
+fn scene(name: &str) -> Scene {
+    Scene {
+        name: name.into(),
+        target: Target::Call,
+        policy: Policy {
+            backoff: Backoff::Fixed { delay: secs(5) },
+            jitter: Jitter::None,
+            max_attempts: NonZeroU32::new(1_000).unwrap(),
+        },
+        on: Overrides::default(),
+        base: Base::Actual,
+        deadline: None,
+        rate: None,
+        concurrency: NonZeroU32::new(64).unwrap(),
+        breaker: Some(breaker::Key {
+            target: format!("http://{name}:80").into(),
+            rule: rule(),
+        }),
+        callback: None,
+    }
+}
+
+fn task(scene: &str, id: &str, due: Timestamp) -> Task {
+    Task {
+        id: id.into(),
+        scene: scene.into(),
+        kind: Kind::Work,
+        attempt: 1,
+        due,
+        first_failed_at: due,
+        deadline: None,
+        origin: Origin {
+            topic: "retry.tasks".into(),
+            partition: 0,
+            offset: 7,
+        },
+        failure: None,
+        hops: 0,
+        record: Record::default(),
+    }
+}
+
+/// A call that a target saw.
+#[derive(Clone, Debug)]
+struct Called {
+    scene: Arc<str>,
+    id: Arc<str>,
+    attempt: u32,
+    late: Duration,
+}
+
+/// One lane, and what stands on it that was not read.
+#[derive(Default)]
+struct Topic {
+    records: VecDeque<(i64, Timestamp, Task)>,
+    end: i64,
+    run: u64,
+    paused: bool,
+}
+
+/// An engine, its topics, and targets of which one may be down.
+struct World {
+    engine: Engine,
+    now: Duration,
+    topics: BTreeMap<LaneId, Topic>,
+    /// When what was settled is there.
+    written: BTreeMap<(Duration, u64), (LaneId, Task)>,
+    answers: BTreeMap<(Duration, u64), Outcome>,
+    /// When each scene's target is down.
+    down: BTreeMap<Arc<str>, (Duration, Duration)>,
+    called: Vec<Called>,
+    ended: BTreeMap<Arc<str>, (Terminal, u32, Duration)>,
+    deferred: u64,
+    most_hops: u32,
+    switches: Vec<(Duration, Arc<str>, State)>,
+    most_open: usize,
+    /// When what was settled is committed, if anything was.
+    commit_at: Option<Duration>,
+    last: u64,
+}
+
+impl World {
+    fn new(scenes: impl IntoIterator<Item = Scene>) -> Self {
+        Self::limited(scenes, Limits::of(64 << 20))
+    }
+
+    fn limited(scenes: impl IntoIterator<Item = Scene>, limits: Limits) -> Self {
+        let gates = Arc::new(Gates::default());
+        let mut world = Self {
+            engine: Engine::new(Ladder::default(), limits, gates, NonZeroU32::MIN),
+            now: Duration::ZERO,
+            topics: BTreeMap::new(),
+            written: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            down: BTreeMap::new(),
+            called: Vec::new(),
+            ended: BTreeMap::new(),
+            deferred: 0,
+            most_hops: 0,
+            switches: Vec::new(),
+            most_open: 0,
+            commit_at: None,
+            last: 0,
+        };
+        world.step(Input::Rules(scenes.into_iter().collect::<Scenes>()));
+        let tiers = (0..Ladder::default().tiers().len()).map(Source::Tier);
+        for source in [Source::Tasks, Source::Callbacks].into_iter().chain(tiers) {
+            let lane = LaneId { shard: 0, source };
+            world.topics.insert(lane, Topic::default());
+            world.step(Input::Assign {
+                lane,
+                start: 0,
+                known: Completions::default(),
+            });
+        }
+        world
+    }
+
+    fn wall(&self) -> Timestamp {
+        Timestamp::from_micros(START) + self.now
+    }
+
+    fn produce(&mut self, task: Task) {
+        let source = match task.kind {
+            Kind::Work => Source::Tasks,
+            Kind::Callback => Source::Callbacks,
+        };
+        self.append(LaneId { shard: 0, source }, task);
+    }
+
+    fn append(&mut self, lane: LaneId, task: Task) {
+        let appended = self.wall();
+        let topic = self.topics.get_mut(&lane).unwrap();
+        topic.records.push_back((topic.end, appended, task));
+        topic.end += 1;
+    }
+
+    fn number(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    fn step(&mut self, input: Input) {
+        let now = Now {
+            wall: self.wall(),
+            steady: self.now,
+        };
+        let mut actions = Vec::new();
+        self.engine.step(now, input, &mut actions);
+        for action in actions {
+            self.follow(action);
+        }
+        self.most_open = self.most_open.max(self.engine.open());
+    }
+
+    fn commit(&mut self) {
+        self.commit_at = None;
+        for commit in self.engine.commits() {
+            self.step(Input::Committed {
+                lane: commit.lane,
+                epoch: commit.epoch,
+                watermark: commit.watermark,
+            });
+        }
+        // What had no room may have some now.
+        self.step(Input::Tick);
+    }
+
+    fn follow(&mut self, action: Action) {
+        match action {
+            Action::Dispatch {
+                ticket,
+                scene,
+                task,
+                wait,
+                ..
+            } => {
+                let name = match task.kind {
+                    Kind::Work => Arc::clone(&scene.name),
+                    Kind::Callback => format!("{}-callback", scene.name).into(),
+                };
+                let is_down = self
+                    .down
+                    .get(&name)
+                    .is_some_and(|(from, to)| (*from..*to).contains(&self.now));
+                let outcome = if is_down {
+                    Outcome::Retryable(Failure::new("connect", "refused"))
+                } else {
+                    Outcome::Success
+                };
+                self.answers.insert((self.now + TAKES, ticket), outcome);
+                self.called.push(Called {
+                    scene: name,
+                    id: Arc::clone(&task.id),
+                    attempt: task.attempt,
+                    late: wait.total(),
+                });
+            }
+            Action::Settle(settlement) => {
+                self.commit_at.get_or_insert(self.now + COMMIT);
+                for entry in settlement.entries {
+                    self.note(entry);
+                }
+            }
+            Action::Pause { lane, next } => {
+                let topic = self.topics.get_mut(&lane).unwrap();
+                topic.paused = true;
+                assert!(
+                    topic
+                        .records
+                        .front()
+                        .is_none_or(|(offset, ..)| *offset >= next)
+                );
+            }
+            Action::Resume { lane, run } => {
+                let topic = self.topics.get_mut(&lane).unwrap();
+                (topic.run, topic.paused) = (run, false);
+            }
+            Action::Drained { .. } => {}
+            Action::Switched { target, switch } => {
+                self.switches.push((self.now, target, switch.to));
+            }
+        }
+    }
+
+    fn note(&mut self, entry: Entry) {
+        match entry {
+            Entry::Park { tier, task, .. } => {
+                self.most_hops = self.most_hops.max(task.hops);
+                let lane = LaneId {
+                    shard: 0,
+                    source: Source::Tier(tier),
+                };
+                let key = (self.now + COMMIT, self.number());
+                self.written.insert(key, (lane, Arc::unwrap_or_clone(task)));
+            }
+            Entry::Event(event) => match event.transition {
+                Transition::Deferred { .. } => self.deferred += 1,
+                Transition::Ended {
+                    terminal, attempts, ..
+                } => {
+                    let end = (terminal, attempts, self.now);
+                    let before = self.ended.insert(event.id, end);
+                    assert_eq!(before, None, "ended twice");
+                }
+                Transition::Parked { .. }
+                | Transition::Hopped { .. }
+                | Transition::Failed { .. } => {}
+            },
+            Entry::Deliver { .. }
+            | Entry::DeadLetter { .. }
+            | Entry::Poison { .. }
+            | Entry::Callback(_) => {}
+        }
+    }
+
+    /// The next record that can be read, and its lane.
+    fn readable(&self) -> Option<(Duration, LaneId)> {
+        let ladder = Ladder::default();
+        let of = |(lane, topic): (&LaneId, &Topic)| {
+            let (_, appended, _) = topic.records.front().filter(|_| !topic.paused)?;
+            let at = match lane.source {
+                Source::Tasks | Source::Callbacks => *appended,
+                Source::Tier(tier) => ladder.tiers()[tier].readable_at(*appended),
+            };
+            Some((at.since(Timestamp::from_micros(START)), *lane))
+        };
+        self.topics.iter().filter_map(of).min()
+    }
+
+    /// Lets time pass until then.
+    fn run_until(&mut self, end: Duration) {
+        loop {
+            let written = self.written.keys().next().map(|(at, _)| *at);
+            let answered = self.answers.keys().next().map(|(at, _)| *at);
+            let read = self.readable();
+            let start = Timestamp::from_micros(START);
+            let wake = self.engine.next_wake().map(|wake| wake.since(start));
+            let times = [
+                written,
+                answered,
+                read.map(|(at, _)| at),
+                wake,
+                self.commit_at,
+            ];
+            let Some(next) = times.into_iter().flatten().min().filter(|at| *at <= end) else {
+                self.now = self.now.max(end);
+                return;
+            };
+            self.now = self.now.max(next);
+            if self.commit_at == Some(next) {
+                self.commit();
+            } else if answered == Some(next) {
+                let ((_, ticket), outcome) = self.answers.pop_first().unwrap();
+                self.step(Input::Attempted { ticket, outcome });
+            } else if written == Some(next) {
+                let (_, (lane, task)) = self.written.pop_first().unwrap();
+                self.append(lane, task);
+            } else if let Some((_, lane)) = read.filter(|(at, _)| *at == next) {
+                let topic = self.topics.get_mut(&lane).unwrap();
+                let (offset, appended, task) = topic.records.pop_front().unwrap();
+                let position = Position {
+                    lane,
+                    run: topic.run,
+                    offset,
+                };
+                self.step(Input::Record {
+                    position,
+                    appended,
+                    task: Box::new(task),
+                });
+            } else {
+                self.step(Input::Tick);
+            }
+        }
+    }
+
+    /// The target of a scene is down from now on, for so long.
+    fn take_down(&mut self, scene: &str, span: Duration) {
+        self.down.insert(scene.into(), (self.now, self.now + span));
+    }
+
+    fn calls(&self, scene: &str) -> impl Iterator<Item = &Called> {
+        let of = move |called: &&Called| &*called.scene == scene;
+        self.called
+            .iter()
+            .filter(of)
+            .collect::<Vec<_>>()
+            .into_iter()
+    }
+
+    /// Each attempt of each task was made once, one after the other, and there are as many as its end says.
+    fn check_attempts(&self) {
+        let mut made: BTreeMap<&str, u32> = BTreeMap::new();
+        for called in &self.called {
+            let last = made.entry(&called.id).or_default();
+            assert_eq!(called.attempt, *last + 1, "{called:?}");
+            *last += 1;
+        }
+        for (id, (_, attempts, _)) in &self.ended {
+            let made = made.get(&**id).copied().unwrap_or_default();
+            assert_eq!(*attempts, made, "{id}");
+        }
+    }
+}
+
+/// An outage of so long with so many tasks due at its beginning, and when the last of them was through after it; calls to the dead target,
+/// deferrals per task and most hops of one.
+fn outage(span: Duration, tasks: usize) -> (Duration, usize, f64, u32) {
+    let mut world = World::new([scene("pay")]);
+    world.take_down("pay", span);
+    for number in 0..tasks {
+        world.produce(task("pay", &format!("t{number}"), world.wall()));
+    }
+
+    world.run_until(span);
+    let calls = world.called.len();
+    assert_eq!(world.ended.len(), 0);
+    let mut end = span;
+    while world.ended.len() < tasks {
+        end += secs(1);
+        assert!(end < span + secs(600), "{} are through", world.ended.len());
+        world.run_until(end);
+    }
+
+    world.check_attempts();
+    let last = world.ended.values().map(|(_, _, at)| *at).max().unwrap();
+    let each = world.deferred as f64 / tasks as f64;
+    (last.saturating_sub(span), calls, each, world.most_hops)
+}
+
+#[test]
+fn an_outage_costs_few_calls_and_hops_and_all_are_through_soon_after() {
+    // The probe that finds it well, the wait of the last one deferred before, and the slow start of what is left.
+    let bound = MINUTE + MINUTE + rule().slow_start;
+    for (span, most_calls, most_hops) in [
+        (secs(30), 100, 10),
+        (secs(600), 180, 30),
+        (secs(21_600), 2_000, 450),
+    ] {
+        let (late, calls, deferred, hops) = outage(span, 300);
+
+        eprintln!(
+            "down for {span:?}: the last of 300 is through {late:?} after, {calls} calls meanwhile, {deferred:.1} deferrals per task, at most {hops} hops"
+        );
+        assert!(late < bound, "{late:?}");
+        assert!(calls <= most_calls, "{calls} calls to a dead target");
+        assert!(hops <= most_hops, "{hops} hops");
+    }
+}
+
+#[test]
+fn a_flood_is_drained_within_the_slow_start_and_a_minute() {
+    let mut world = World::new([scene("pay")]);
+    world.take_down("pay", secs(300));
+    for number in 0..5_000 {
+        world.produce(task("pay", &format!("t{number}"), world.wall()));
+    }
+
+    world.run_until(secs(300));
+    let open = world.most_open;
+    let mut end = world.now;
+    while world.ended.len() < 5_000 {
+        end += secs(1);
+        assert!(end < secs(500), "{} are through", world.ended.len());
+        world.run_until(end);
+    }
+
+    eprintln!(
+        "5,000 are through {:?} after the outage, at most {open} were open",
+        end.saturating_sub(secs(300))
+    );
+    world.check_attempts();
+    // 64 calls of 20 ms are 3,200 a second: by capacity alone, 6 s.
+    assert!(end < secs(300) + MINUTE + MINUTE + rule().slow_start);
+}
+
+#[test]
+fn while_it_is_open_nothing_is_called_and_no_attempt_is_used_up() {
+    let mut world = World::new([scene("pay")]);
+    world.take_down("pay", secs(9));
+    for number in 0..100 {
+        world.produce(task("pay", &format!("t{number}"), world.wall()));
+    }
+    world.run_until(secs(1));
+    let opened = world.switches.first().cloned();
+    let before = world.called.len();
+
+    world.run_until(secs(9));
+    let meanwhile = world.called.len() - before;
+    world.run_until(secs(200));
+
+    assert!(matches!(opened, Some((at, _, State::Open)) if at <= TAKES));
+    // As many as may be in flight, and one in the place of each that failed until it opened.
+    assert_eq!((before, meanwhile), (64 + 19, 0));
+    assert_eq!(world.ended.len(), 100);
+    let states: Vec<State> = world.switches.iter().map(|(.., state)| *state).collect();
+    assert_eq!(states, [State::Open, State::HalfOpen, State::Closed]);
+    world.check_attempts();
+    let attempts: BTreeSet<u32> = world.ended.values().map(|(_, made, _)| *made).collect();
+    assert_eq!(
+        attempts,
+        [1, 2].into(),
+        "those called before, and the others"
+    );
+}
+
+#[test]
+fn a_task_whose_deadline_is_before_the_next_probe_expires_and_others_get_their_chance() {
+    let mut world = World::new([scene("pay")]);
+    world.take_down("pay", secs(40));
+    for number in 0..70 {
+        world.produce(task("pay", &format!("t{number}"), world.wall()));
+    }
+    world.run_until(secs(35));
+    let (id, ..) = world
+        .switches
+        .last()
+        .map(|(at, _, state)| (*at, *state))
+        .unwrap();
+    assert!(id >= secs(30), "open until a minute or so");
+    let mut doomed = task("pay", "doomed", world.wall());
+    doomed.deadline = Some(world.wall() + secs(10));
+    let mut saved = task("pay", "saved", world.wall());
+    saved.deadline = Some(world.wall() + secs(120));
+    world.produce(doomed);
+    world.produce(saved);
+
+    world.run_until(secs(300));
+
+    let end = |id: &str| world.ended[id].0;
+    assert_eq!(end("doomed"), Terminal::Expired);
+    assert_eq!(world.ended["doomed"].1, 0, "attempts");
+    assert_eq!(end("saved"), Terminal::Delivered);
+    world.check_attempts();
+}
+
+#[test]
+fn a_scene_with_one_task_goes_on_as_soon_as_its_target_does() {
+    let mut world = World::new([Scene {
+        breaker: Some(breaker::Key {
+            target: "http://pay:80".into(),
+            rule: Rule {
+                min_calls: 1,
+                probes: 1,
+                ..rule()
+            },
+        }),
+        ..scene("pay")
+    }]);
+    world.take_down("pay", secs(60));
+    world.produce(task("pay", "only", world.wall()));
+
+    world.run_until(secs(200));
+
+    // Open for 10, 20, 40 s: probes at 10, 30 and 70 s, give or take the calls.
+    let (_, attempts, at) = world.ended["only"];
+    assert_eq!(attempts, 4);
+    assert!((secs(70)..secs(71)).contains(&at), "{at:?}");
+}
+
+#[test]
+fn another_scene_is_as_late_as_without_the_outage() {
+    let late = |down: bool| {
+        let limits = Limits::of(16 << 20);
+        let mut world = World::limited([scene("pay"), scene("other")], limits);
+        if down {
+            world.take_down("pay", secs(120));
+        }
+        for second in 0..130 {
+            for number in 0..20 {
+                let id = format!("{second}-{number}");
+                let due = world.wall();
+                world.produce(task("pay", &format!("p{id}"), due));
+                world.produce(task("other", &format!("o{id}"), due));
+            }
+            world.run_until(secs(second + 1));
+        }
+        world.run_until(secs(400));
+        assert_eq!(world.ended.len(), 5_200);
+        world.check_attempts();
+        let late = world.calls("other").map(|called| called.late);
+        late.max().unwrap()
+    };
+
+    let (without, with) = (late(false), late(true));
+
+    eprintln!("other scene: late by at most {with:?} in the outage, {without:?} without");
+    assert!(with <= without + Duration::from_millis(25), "{with:?}");
+}
+
+#[test]
+fn scenes_of_one_target_and_rule_share_its_breaker() {
+    let twin = Scene {
+        name: "twin".into(),
+        ..scene("pay")
+    };
+    let mut world = World::new([scene("pay"), twin]);
+    world.take_down("pay", secs(25));
+    for number in 0..70 {
+        world.produce(task("pay", &format!("t{number}"), world.wall()));
+    }
+    world.run_until(secs(5));
+    assert_eq!(world.switches.len(), 1);
+
+    world.produce(task("twin", "twin", world.wall()));
+    world.run_until(secs(9));
+
+    assert_eq!(world.calls("twin").count(), 0);
+    assert_eq!(
+        world.engine.breaker_states(),
+        [("http://pay:80".into(), State::Open)].into()
+    );
+}
+
+#[test]
+fn a_dead_callback_target_holds_up_no_work() {
+    let mut scene = scene("pay");
+    scene.callback = Some(Callback {
+        target: Target::Call,
+        breaker: Some(breaker::Key {
+            target: "http://ended:80".into(),
+            rule: rule(),
+        }),
+        on: vec![Terminal::Delivered],
+    });
+    let mut world = World::new([scene]);
+    world.take_down("pay-callback", secs(100));
+    for number in 0..100 {
+        let mut callback = task("pay", &format!("c{number}"), world.wall());
+        callback.kind = Kind::Callback;
+        callback.record.headers = vec![Header {
+            name: "retry-outcome".into(),
+            value: Some("delivered".into()),
+        }];
+        world.produce(callback);
+    }
+    world.run_until(secs(2));
+    let target = world
+        .switches
+        .first()
+        .map(|(_, target, _)| target.to_string());
+
+    world.produce(task("pay", "work", world.wall()));
+    world.run_until(secs(3));
+
+    assert_eq!(target.as_deref(), Some("http://ended:80"));
+    assert_eq!(
+        world.ended.get("work").map(|end| end.0),
+        Some(Terminal::Delivered)
+    );
+    world.run_until(secs(400));
+    assert_eq!(world.ended.len(), 101);
+    world.check_attempts();
+}
+
+#[test]
+fn what_waits_for_a_breaker_does_not_wait_for_a_clock_that_was_set_back() {
+    let mut world = World::new([scene("pay")]);
+    world.take_down("pay", secs(5));
+    for number in 0..100 {
+        world.produce(task("pay", &format!("t{number}"), world.wall()));
+    }
+    world.run_until(secs(1));
+    let waits = |world: &World| world.engine.open();
+    assert!(waits(&world) > 0, "some wait in memory");
+
+    // An hour back: what was due is due no more, and is so again at its due time.
+    let due = Timestamp::from_micros(START);
+    let back = Now {
+        wall: due.before(secs(3_600)),
+        steady: secs(2),
+    };
+    let mut actions = Vec::new();
+    world.engine.step(back, Input::Tick, &mut actions);
+
+    assert_eq!(actions, []);
+    assert_eq!(world.engine.next_wake(), Some(due));
+}

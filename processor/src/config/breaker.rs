@@ -1,0 +1,152 @@
+//! A breaker as it is written in a scene, and the rule it stands for.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use retide_connectors::TargetConfig;
+use retide_core::breaker::{Fraction, Key, Rule};
+
+use crate::config::scene::{Error, error};
+use crate::config::text;
+
+/// When a target is left alone, and how it is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Breaker {
+    /// The part of the calls that fail at which it opens.
+    #[serde(default = "failure_rate")]
+    pub failure_rate: f64,
+    /// A call that takes longer is slow; by default none is.
+    #[serde(default, with = "text::maybe", skip_serializing_if = "Option::is_none")]
+    pub slow_call: Option<Duration>,
+    /// The part of the calls that are slow at which it opens; by default [`SLOW_RATE`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_rate: Option<f64>,
+    /// How long a call counts.
+    #[serde(default = "half_a_minute", with = "text::duration")]
+    pub window: Duration,
+    /// Calls within the window below which it stays closed.
+    #[serde(default = "min_calls")]
+    pub min_calls: u32,
+    /// How long it is open at first.
+    #[serde(default = "open", with = "text::duration")]
+    pub open: Duration,
+    /// Calls at once that are let through to see whether it may close, and how many of them have to succeed.
+    #[serde(default = "probes")]
+    pub probes: u32,
+    /// How long it takes after that until as many calls may be in flight as before.
+    #[serde(default = "half_a_minute", with = "text::duration")]
+    pub slow_start: Duration,
+}
+
+/// The part of slow calls at which a breaker opens where none is named: a target that is slow still does its work.
+const SLOW_RATE: f64 = 0.8;
+
+/// Longest time in a rule: what happened before that says nothing of a target.
+const LONGEST: Duration = Duration::from_hours(1);
+
+/// Shortest window, of ten buckets, and shortest time to be open: shorter than a call takes, and neither means anything.
+const SHORTEST: Duration = Duration::from_millis(100);
+
+/// Most calls in a rule: more in an hour are as good as these.
+const MOST_CALLS: u32 = 1_000_000;
+
+/// Most probes: more at once are no probe.
+const MOST_PROBES: u32 = 1_000;
+
+// === impl Breaker ===
+
+impl Breaker {
+    /// The rule this stands for.
+    pub(super) fn rule(self) -> Result<Rule, Error> {
+        let Self {
+            failure_rate,
+            slow_call,
+            slow_rate,
+            window,
+            min_calls,
+            open,
+            probes,
+            slow_start,
+        } = self;
+        if slow_rate.is_some() && slow_call.is_none() {
+            let message = "`slow_rate` goes with `slow_call`, which says what is slow".into();
+            return Err(error(&["breaker", "slow_rate"], message));
+        }
+        if let Some(slow_call) = slow_call {
+            within("slow_call", slow_call, Duration::from_millis(1))?;
+        }
+        Ok(Rule {
+            failure_rate: part("failure_rate", failure_rate)?,
+            slow_call,
+            slow_rate: part("slow_rate", slow_rate.unwrap_or(SLOW_RATE))?,
+            window: within("window", window, SHORTEST)?,
+            min_calls: count("min_calls", min_calls, MOST_CALLS)?,
+            open: within("open", open, SHORTEST)?,
+            probes: count("probes", probes, MOST_PROBES)?,
+            slow_start: within("slow_start", slow_start, Duration::ZERO)?,
+        })
+    }
+}
+
+/// Which breaker of this rule is the target's, if it is called.
+pub(super) fn key(rule: Rule, target: &TargetConfig) -> Option<Key> {
+    let target = target.authority()?.into();
+    Some(Key { target, rule })
+}
+
+/// A part of all calls.
+fn part(key: &str, value: f64) -> Result<Fraction, Error> {
+    Fraction::try_new(value).ok_or_else(|| {
+        let message = format!("expected a number over 0, at most 1, found `{value}`");
+        error(&["breaker", key], message)
+    })
+}
+
+/// A time of at least `least`, and not over the longest one.
+fn within(key: &str, value: Duration, least: Duration) -> Result<Duration, Error> {
+    if (least..=LONGEST).contains(&value) {
+        return Ok(value);
+    }
+    let message = format!(
+        "expected a duration of {} to {}",
+        humantime::format_duration(least),
+        humantime::format_duration(LONGEST)
+    );
+    Err(error(&["breaker", key], message))
+}
+
+/// A number of calls.
+fn count(key: &str, value: u32, most: u32) -> Result<u32, Error> {
+    if (1..=most).contains(&value) {
+        return Ok(value);
+    }
+    let message = format!("expected a number of 1 to {most}, found `{value}`");
+    Err(error(&["breaker", key], message))
+}
+
+/// The part of failed calls where none is named.
+const fn failure_rate() -> f64 {
+    0.5
+}
+
+/// The window and the slow start where none is named.
+const fn half_a_minute() -> Duration {
+    Duration::from_secs(30)
+}
+
+/// Calls of a window where none are named: one or two failures of a quiet scene say little.
+const fn min_calls() -> u32 {
+    20
+}
+
+/// How long a breaker is open where it is not said.
+const fn open() -> Duration {
+    Duration::from_secs(10)
+}
+
+/// Probes where none are named.
+const fn probes() -> u32 {
+    5
+}
