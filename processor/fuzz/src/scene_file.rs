@@ -9,6 +9,7 @@ use toml::{Table, Value};
 
 use retide::config::source::Place;
 use retide::config::{Error, Scene, rules, scenes};
+use retide_core::breaker::{Breaker, Call};
 use retide_core::scene::MAX_DELAY;
 use retide_core::share::Shares;
 use retide_core::{Backoff, Overrides, Policy, Scenes, Timestamp};
@@ -189,6 +190,22 @@ fn check_scene(name: &str, scene: &Scene) {
     shares.take(Duration::ZERO, 0);
     shares.follow(Duration::ZERO, &in_force);
     assert!(shares.admit(MAX_DELAY, &core.name).is_ok());
+    let callback = core.callback.as_ref();
+    let callback = callback.and_then(|callback| callback.breaker.as_ref());
+    for key in core.breaker.iter().chain(callback) {
+        // Scheme, host and port: the rest of an address may be secret.
+        assert_eq!(key.target.matches(['/', '?', '#', '@']).count(), 2);
+        let breaker = Breaker::new(key.rule);
+        let pass = breaker.ask(MAX_DELAY).permit.expect("a closed one");
+        let call = Call {
+            failed: true,
+            took: MAX_DELAY,
+        };
+        assert_eq!(
+            breaker.returned(MAX_DELAY, pass, call).is_some(),
+            key.rule.min_calls == 1
+        );
+    }
 
     let written = toml::to_string(scene).expect("it can be written");
 

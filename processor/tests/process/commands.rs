@@ -258,7 +258,7 @@ fn a_scene_is_previewed_from_a_file_without_a_broker() {
 }
 
 /// The body of `path` of the admin endpoints, with its status, by hand: one request on one connection.
-fn get(address: &str, path: &str) -> Option<(u16, String)> {
+pub(crate) fn get(address: &str, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).ok()?;
     write!(
         stream,

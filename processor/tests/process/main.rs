@@ -8,6 +8,7 @@
 )]
 
 mod bad_input;
+mod breaker;
 mod commands;
 mod crash;
 mod doctor;

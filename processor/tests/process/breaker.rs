@@ -1,0 +1,176 @@
+//! A target that is down for half a minute, while another scene goes on.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use rdkafka::producer::{BaseProducer, Producer};
+use tokio::runtime::Runtime;
+
+use crate::commands::get;
+use crate::rig::{Request, Rig};
+use crate::support::PATIENCE;
+
+/// How long the target is well before, and how long it is down.
+const BEFORE: Duration = Duration::from_secs(10);
+const DOWN: Duration = Duration::from_secs(30);
+
+/// Time between two tasks of each scene.
+const EVERY: Duration = Duration::from_millis(25);
+
+/// Half-open again at the latest this long after the target is back: it was open for 10 s from its first failures on, then for 20 s.
+const PROBED: Duration = Duration::from_secs(5);
+
+/// The longest rung of tasks whose target has been down for half a minute, and the slow start.
+const RUNG: Duration = Duration::from_secs(10);
+const SLOW_START: Duration = Duration::from_secs(10);
+
+/// How late tasks of the other scene may be on a box that does other things, whatever they were before.
+const NOISE: u128 = 100_000;
+
+/// Calls to a target that is down: what opens its breaker, what was in flight then, and twice the probes; without a breaker over 4,000.
+const MOST_CALLS: usize = 100;
+
+/// A target that can be down.
+#[derive(Default)]
+struct Outage {
+    down: AtomicBool,
+    /// Attempts by task, and whether the target was down.
+    calls: Mutex<Vec<(String, bool)>>,
+}
+
+async fn answer(State(outage): State<Arc<Outage>>, headers: HeaderMap) -> StatusCode {
+    let id = headers["retry-id"].to_str().unwrap().to_owned();
+    let down = outage.down.load(Ordering::SeqCst);
+    outage.calls.lock().unwrap().push((id, down));
+    if down {
+        StatusCode::SERVICE_UNAVAILABLE
+    } else {
+        StatusCode::OK
+    }
+}
+
+fn serve(runtime: &Runtime, outage: &Arc<Outage>) -> SocketAddr {
+    let bound = tokio::net::TcpListener::bind("127.0.0.1:0");
+    let listener = runtime.block_on(bound).unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = Router::new()
+        .route("/paid", post(answer))
+        .with_state(Arc::clone(outage));
+    runtime.spawn(async move { axum::serve(listener, router).await });
+    address
+}
+
+/// Produces a task of each scene again and again for this time, all due at once.
+fn produce(rig: &Rig, producer: &BaseProducer, made: &mut usize, span: Duration) {
+    let start = Instant::now();
+    let mut next = start;
+    while start.elapsed() < span {
+        let due = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let due = due.as_millis().to_string();
+        for scene in ["paid", "other"] {
+            let id = format!("{scene}-{made}");
+            let headers = [
+                ("retry-scene", scene),
+                ("retry-id", &*id),
+                ("retry-due-at", &*due),
+            ];
+            rig.send(producer, &headers, b"0");
+        }
+        *made += 1;
+        next += EVERY;
+        thread::park_timeout(next.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// How late the slowest but one in a hundred of these was, in microseconds.
+fn p99(requests: &[Request]) -> u128 {
+    let late = |request: &Request| {
+        let due = u128::from(request.number("retry-due-at")) * 1_000;
+        request.at_micros.saturating_sub(due)
+    };
+    let mut late: Vec<u128> = requests.iter().map(late).collect();
+    late.sort_unstable();
+    late[late.len() * 99 / 100]
+}
+
+#[test]
+fn an_outage_uses_up_no_attempts_holds_up_no_other_scene_and_is_made_up_for_soon_after() {
+    let runtime = Runtime::new().unwrap();
+    let outage = Arc::<Outage>::default();
+    let dead = serve(&runtime, &outage);
+    let rig = Rig::new(Duration::ZERO, "");
+    let port = TcpListener::bind("127.0.0.1:0").unwrap();
+    let admin = port.local_addr().unwrap().to_string();
+    drop(port);
+    let basics = rig.basics();
+    let scenes = format!(
+        r#"
+[admin]
+listen = "{admin}"
+[scenes.paid]
+target = {{ http = {{ url = "http://{dead}/paid?token=s3cret", timeout = "5s" }} }}
+backoff = {{ fixed = {{ delay = "1s" }} }}
+max_attempts = 4
+concurrency = 16
+breaker = {{ window = "2s", slow_start = "10s" }}
+[scenes.other]
+target = {{ http = {{ url = "http://TARGET/other", timeout = "5s" }} }}
+concurrency = 16
+"#
+    );
+    rig.configure(&format!("{basics}{scenes}"));
+    let retide = rig.run();
+    let producer = rig.producer();
+    let mut made = 0;
+
+    produce(&rig, &producer, &mut made, BEFORE);
+    let before = rig.target.count();
+    outage.down.store(true, Ordering::SeqCst);
+    produce(&rig, &producer, &mut made, DOWN);
+    let metrics = get(&admin, "/metrics").unwrap().1;
+    outage.down.store(false, Ordering::SeqCst);
+    let back = Instant::now();
+    let during = rig.target.count();
+    producer.flush(PATIENCE).unwrap();
+    let ends = rig.ends_within(2 * made, PATIENCE);
+    let drained = back.elapsed();
+
+    let delivered = |outcomes: &&Vec<String>| *outcomes == &["delivered"];
+    assert_eq!(ends.values().filter(delivered).count(), 2 * made);
+    let calls = outage.calls.lock().unwrap().clone();
+    let in_vain = calls.iter().filter(|(_, down)| *down).count();
+    let mut seen: BTreeMap<String, u64> = BTreeMap::new();
+    for (id, _) in calls {
+        *seen.entry(id).or_default() += 1;
+    }
+    for record in rig.read("callbacks") {
+        let body: serde_json::Value = serde_json::from_slice(&record.value.unwrap()).unwrap();
+        if let Some(calls) = seen.remove(body["id"].as_str().unwrap()) {
+            assert_eq!(body["attempts"].as_u64(), Some(calls), "{body}");
+        }
+    }
+    assert!(seen.is_empty(), "{seen:?}");
+    let requests = rig.target.requests();
+    let (without, with) = (p99(&requests[..before]), p99(&requests[before..during]));
+    eprintln!(
+        "{made} tasks each; {in_vain} calls in vain; p99 lateness of the other scene {without} µs before, {with} µs during; all through {drained:?} after"
+    );
+    assert!(in_vain <= MOST_CALLS, "{in_vain} calls in vain");
+    assert!(with <= (without * 3 / 2).max(NOISE), "{with} µs");
+    assert!(drained < PROBED + RUNG + SLOW_START, "{drained:?}");
+    let line = format!("retide_breaker_state{{target=\"http://{dead}\"}} 2");
+    assert!(metrics.contains(&line), "{metrics}");
+    assert!(!metrics.contains("s3cret"));
+    let log = retide.log();
+    assert!(log.matches("breaker switched").count() >= 3, "{log}");
+    retide.terminate();
+    assert_eq!(retide.wait(), Some(0));
+}
