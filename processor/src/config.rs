@@ -846,6 +846,25 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_may_be_that_of_a_host_that_is_called() {
+        let of = |text: &str| rules("a", text.to_owned()).unwrap().rules("a").unwrap();
+        let target = "target = { http = { url = 'http://h/a' } }";
+
+        let own = of(&format!("{target}\nrate = {{ limit = 9 }}"));
+        let common = of(&format!("{target}\nrate = {{ limit = 9, of = 'host' }}"));
+        let text =
+            "[scenes.a]\ntarget = { kafka = { topic = 'x' } }\nrate = { limit = 9, of = 'host' }";
+
+        assert_eq!(&**own.pool(), "a");
+        assert_eq!(&**common.pool(), "http://h:80");
+        assert_eq!(own.rate, common.rate);
+        assert_eq!(
+            refusal(text, &[]),
+            "retide.toml:3:21: scenes.a.rate.of: a rate of the host goes with a target that is called, such as `http`"
+        );
+    }
+
+    #[test]
     fn syntax_errors_have_a_place() {
         let message = refusal("[topics]\nprefix = \n", &[]);
 

@@ -186,6 +186,7 @@ impl Rig {
     fn new(target: Target) -> Self {
         let scene = Scene {
             name: "pay".into(),
+            host: None,
             target,
             policy: Policy {
                 backoff: Backoff::classic(),

@@ -119,6 +119,7 @@ mod tests {
     fn scene(concurrency: u32) -> Scene {
         Scene {
             name: "s".into(),
+            host: None,
             target: Target::Call,
             policy: Policy {
                 backoff: Backoff::classic(),

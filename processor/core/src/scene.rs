@@ -23,6 +23,8 @@ pub const MAX_DELAY: Duration = Duration::from_hours(366 * 24);
 pub struct Scene {
     /// Its name.
     pub name: Arc<str>,
+    /// The host, if its rate is that of all scenes that call the same one, and name the same rate.
+    pub host: Option<Arc<str>>,
     /// How an attempt is made.
     pub target: Target,
     /// When to try again, and how often.
@@ -67,7 +69,7 @@ pub struct Callback {
 }
 
 /// How many attempts may start in a span of time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rate {
     /// Attempts per `per`.
     pub limit: NonZeroU32,
@@ -98,6 +100,11 @@ pub struct Scenes {
 // === impl Scene ===
 
 impl Scene {
+    /// Whose rate its attempts count in: the host's, or its own. A scene's name holds no `://`.
+    pub fn pool(&self) -> &Arc<str> {
+        self.host.as_ref().unwrap_or(&self.name)
+    }
+
     /// The policy after a failed attempt: the one for its class, or the scene's.
     pub fn policy_for(&self, outcome: &Outcome) -> &Policy {
         let Overrides {

@@ -22,7 +22,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 #[cfg(feature = "planted")]
 use crate::planted::Bug;
-use crate::scene::{Rate, Scene, Scenes};
+use crate::scene::{Rate, Scenes};
 
 /// The shares of a worker.
 #[derive(Debug)]
@@ -31,8 +31,10 @@ pub struct Shares {
     all: NonZeroU32,
     /// The shards that are ours.
     owned: BTreeSet<i32>,
-    /// The share in the rate of each scene that has one.
-    by_scene: HashMap<Arc<str>, Share>,
+    /// The share in each rate.
+    pools: Vec<Share>,
+    /// Which of them is for the tasks of a scene, if it has a rate.
+    by_scene: HashMap<Arc<str>, usize>,
     /// The time, for the limiters.
     clock: ToldClock,
     /// The mistake they make.
@@ -43,6 +45,8 @@ pub struct Shares {
 /// The share in one rate.
 #[derive(Debug)]
 struct Share {
+    /// Whose rate it is.
+    pool: Arc<str>,
     /// The rate of the group.
     rate: Rate,
     /// The shards it belongs to.
@@ -101,6 +105,7 @@ impl Shares {
         Self {
             all,
             owned: BTreeSet::new(),
+            pools: Vec::new(),
             by_scene: HashMap::new(),
             clock: ToldClock::default(),
             #[cfg(feature = "planted")]
@@ -112,14 +117,20 @@ impl Shares {
     /// and below.
     pub fn follow(&mut self, now: Duration, scenes: &Scenes) {
         self.clock.tell(now);
-        let mut before = std::mem::take(&mut self.by_scene);
+        let before = std::mem::take(&mut self.pools).into_iter();
+        let mut before: HashMap<_, _> = before.map(|share| (share.key(), share)).collect();
+        let mut places = HashMap::new();
+        self.by_scene.clear();
         for scene in scenes.iter() {
             let Some(rate) = scene.rate else { continue };
-            let share = before
-                .remove(&scene.name)
-                .filter(|share| share.rate == rate)
-                .unwrap_or_else(|| self.share(scene, rate));
-            self.by_scene.insert(Arc::clone(&scene.name), share);
+            let key = (Arc::clone(scene.pool()), rate);
+            let place = *places.entry(key).or_insert_with_key(|key| {
+                let share = before.remove(key);
+                let share = share.unwrap_or_else(|| self.share(&key.0, rate));
+                self.pools.push(share);
+                self.pools.len() - 1
+            });
+            self.by_scene.insert(Arc::clone(&scene.name), place);
         }
     }
 
@@ -145,25 +156,24 @@ impl Shares {
 
     /// Whether attempts of a scene may start in a shard.
     pub fn belongs(&self, scene: &str, shard: i32) -> bool {
-        let known = self.by_scene.get(scene);
-        known.is_none_or(|share| share.spread.has(shard))
+        self.of(scene).is_none_or(|share| share.spread.has(shard))
     }
 
     /// The shard to which a task has to move before its attempt, if it must: each one to the next.
     pub fn detour(&mut self, scene: &str, shard: i32) -> Option<i32> {
-        let known = self.by_scene.get_mut(scene)?;
+        let known = self.of_mut(scene)?;
         (!known.spread.has(shard)).then(|| known.next())
     }
 
     /// The shard in which a task should wait that cannot start soon: each one in the next, our own among them.
     pub fn elsewhere(&mut self, scene: &str, shard: i32) -> Option<i32> {
-        let next = self.by_scene.get_mut(scene)?.next();
+        let next = self.of_mut(scene)?.next();
         (next != shard).then_some(next)
     }
 
     /// How many tasks may be in line before others are better off in other shards; none if there are no others.
     pub fn line(&self, scene: &str) -> Option<usize> {
-        let share = self.by_scene.get(scene)?;
+        let share = self.of(scene)?;
         let period = share.part.as_ref()?.period;
         let line = LONG.as_nanos() / period.as_nanos();
         (share.spread.count > 1).then(|| usize::try_from(line).unwrap_or(usize::MAX))
@@ -171,7 +181,7 @@ impl Shares {
 
     /// Admits an attempt; if it may not start, when one may.
     pub fn admit(&self, now: Duration, scene: &str) -> Result<(), Duration> {
-        let Some(share) = self.by_scene.get(scene) else {
+        let Some(share) = self.of(scene) else {
             return Ok(());
         };
         let Some(Part { limiter, .. }) = &share.part else {
@@ -186,15 +196,27 @@ impl Shares {
 
     /// The time between two attempts where the rate is the limit, if there is one and we have a part in it.
     pub fn spacing(&self, scene: &str) -> Option<Duration> {
-        let share = self.by_scene.get(scene)?;
+        let share = self.of(scene)?;
         share.part.as_ref().map(|part| part.period)
     }
 
+    /// The share for the tasks of a scene, if it has a rate.
+    fn of(&self, scene: &str) -> Option<&Share> {
+        let place = self.by_scene.get(scene)?;
+        self.pools.get(*place)
+    }
+
+    /// The same, to be changed.
+    fn of_mut(&mut self, scene: &str) -> Option<&mut Share> {
+        let place = self.by_scene.get(scene)?;
+        self.pools.get_mut(*place)
+    }
+
     /// A share that begins now.
-    fn share(&self, scene: &Scene, rate: Rate) -> Share {
+    fn share(&self, pool: &Arc<str>, rate: Rate) -> Share {
         let all = self.all.get();
         let spread = Spread {
-            first: (xxh3_64(scene.name.as_bytes()) % u64::from(all)) as u32,
+            first: (xxh3_64(pool.as_bytes()) % u64::from(all)) as u32,
             count: rate.burst.get().min(all),
             all,
         };
@@ -207,6 +229,7 @@ impl Shares {
         #[cfg(not(feature = "planted"))]
         let part = Part::empty(rate, spread, owned, &self.clock);
         Share {
+            pool: Arc::clone(pool),
             rate,
             spread,
             owned,
@@ -218,7 +241,7 @@ impl Shares {
     /// Our shards have changed: where we have more or fewer of a rate's, what was saved up is lost.
     fn split(&mut self, now: Duration) {
         self.clock.tell(now);
-        for share in self.by_scene.values_mut() {
+        for share in &mut self.pools {
             let owned = share.spread.among(&self.owned);
             if owned == share.owned {
                 continue;
@@ -236,6 +259,11 @@ impl Shares {
 // === impl Share ===
 
 impl Share {
+    /// What tells it from others.
+    fn key(&self) -> (Arc<str>, Rate) {
+        (Arc::clone(&self.pool), self.rate)
+    }
+
     /// The shard of the spread whose turn it is.
     fn next(&mut self) -> i32 {
         let turn = self.moves;

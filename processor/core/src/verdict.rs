@@ -95,6 +95,7 @@ mod tests {
     fn scene(policy: Policy) -> Scene {
         Scene {
             name: "pay".into(),
+            host: None,
             target: Target::Call,
             policy,
             on: Overrides::default(),

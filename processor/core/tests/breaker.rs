@@ -48,6 +48,7 @@ fn rule() -> Rule {
 fn scene(name: &str) -> Scene {
     Scene {
         name: name.into(),
+        host: None,
         target: Target::Call,
         policy: Policy {
             backoff: Backoff::Fixed { delay: secs(5) },
@@ -580,6 +581,7 @@ fn another_scene_is_as_late_as_without_the_outage() {
 fn scenes_of_one_target_and_rule_share_its_breaker() {
     let twin = Scene {
         name: "twin".into(),
+        host: None,
         ..scene("pay")
     };
     let mut world = World::new([scene("pay"), twin]);

@@ -42,6 +42,7 @@ fn at(millis: u64) -> Now {
 fn scene(change: impl FnOnce(&mut Scene)) -> Scenes {
     let mut scene = Scene {
         name: "pay".into(),
+        host: None,
         target: Target::Call,
         policy: Policy {
             backoff: Backoff::Fixed {
@@ -930,6 +931,7 @@ fn a_flood_fills_one_batch_at_a_time_and_holds_no_other_scene_back() {
     let mut scenes = scene(|scene| scene.concurrency = NonZeroU32::MAX);
     let flood = Scene {
         name: "flood".into(),
+        host: None,
         target: topic,
         ..Scene::clone(scenes.get("pay").unwrap())
     };

@@ -17,8 +17,13 @@ const fn count(value: u32) -> NonZeroU32 {
 }
 
 fn rules(rate: Rate) -> Scenes {
-    let scene = Scene {
-        name: SCENE.into(),
+    [scene(SCENE, None, rate)].into_iter().collect()
+}
+
+fn scene(name: &str, host: Option<&str>, rate: Rate) -> Scene {
+    Scene {
+        name: name.into(),
+        host: host.map(Into::into),
         target: Target::Call,
         policy: Policy {
             backoff: Backoff::classic(),
@@ -32,8 +37,7 @@ fn rules(rate: Rate) -> Scenes {
         concurrency: count(1),
         breaker: None,
         callback: None,
-    };
-    [scene].into_iter().collect()
+    }
 }
 
 const fn rate_of(limit: u32, secs: u64, burst: u32) -> Rate {
@@ -365,4 +369,38 @@ fn what_is_saved_up_stays_while_a_worker_has_as_many_shards_of_a_rate() {
     group.start(0, 99);
 
     assert_eq!(group.starts[&0].len(), 3);
+}
+
+#[test]
+fn scenes_of_one_host_and_rate_have_it_in_common_and_others_do_not() {
+    let (rate, other) = (rate_of(10, 1, 12), rate_of(10, 1, 24));
+    let host = Some("https://shop.example:443");
+    let scenes: Scenes = [
+        scene("paid", host, rate),
+        scene("sent", host, rate),
+        scene("its-own", None, rate),
+        scene("another", host, other),
+    ]
+    .into_iter()
+    .collect();
+    let mut shares = Shares::new(count(12));
+    shares.follow(Duration::ZERO, &scenes);
+    for shard in 0..12 {
+        shares.take(Duration::ZERO, shard);
+    }
+    let later = Duration::from_mins(1);
+    let admitted = |shares: &Shares, scene: &str| {
+        let asks = std::iter::repeat_with(|| shares.admit(later, scene));
+        asks.take_while(Result::is_ok).count()
+    };
+
+    assert_eq!(admitted(&shares, "paid"), 12);
+    assert_eq!(admitted(&shares, "sent"), 0);
+    assert_eq!(admitted(&shares, "its-own"), 12);
+    assert_eq!(admitted(&shares, "another"), 24);
+
+    // What one of them has used up stays so when another one goes.
+    let left: Scenes = [scene("sent", host, rate)].into_iter().collect();
+    shares.follow(later, &left);
+    assert_eq!(admitted(&shares, "sent"), 0);
 }

@@ -398,6 +398,7 @@ fn scene(name: &str, chance: &mut Chance) -> Scene {
     });
     let mut scene = Scene {
         name: name.into(),
+        host: None,
         target: topic.unwrap_or(Target::Call),
         policy: Policy {
             backoff: Backoff::Fixed {
@@ -503,6 +504,7 @@ fn campaign_scene() -> Scene {
     let count = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
     Scene {
         name: CAMPAIGN.into(),
+        host: None,
         target: Target::Call,
         policy: Policy {
             backoff: Backoff::Levels {

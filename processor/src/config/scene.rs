@@ -3,6 +3,7 @@
 //! Invariant: what [`Scene::rules`] accepts can be scheduled.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -178,6 +179,20 @@ pub struct Rate {
     /// Attempts that may start at once after a quiet time; by default what passes in [`BURST`], at least one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub burst: Option<NonZeroU32>,
+    /// Whose attempts count.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub of: RateOf,
+}
+
+/// Whose attempts count in a rate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RateOf {
+    /// Those of the scene.
+    #[default]
+    Scene,
+    /// Those of all scenes that call the same scheme, host and port, and name the same rate.
+    Host,
 }
 
 /// The delivery of callback records to a target of the scene's own.
@@ -236,6 +251,7 @@ impl Scene {
         let callback = callback.map(|callback| callback.rules(rule));
         Ok(scene::Scene {
             name: name.into(),
+            host: self.host()?,
             target: self.target.core(),
             policy: self.policy()?,
             on: self.overrides()?,
@@ -304,6 +320,18 @@ impl Scene {
             timeout: policy("timeout", timeout)?,
             retryable: policy("retryable", retryable)?,
         })
+    }
+
+    /// The host that the rate is of, which has to be called.
+    fn host(&self) -> Result<Option<Arc<str>>, Error> {
+        if self.rate.is_none_or(|rate| rate.of == RateOf::Scene) {
+            return Ok(None);
+        }
+        let Some(host) = self.target.authority() else {
+            let message = "a rate of the host goes with a target that is called, such as `http`";
+            return Err(error(&["rate", "of"], message.into()));
+        };
+        Ok(Some(host.into()))
     }
 
     /// The rule of the breaker, which has to have a target that is called.
@@ -430,7 +458,9 @@ impl Default for Backoff {
 impl Rate {
     /// The rate this stands for.
     fn rules(self) -> Result<CoreRate, Error> {
-        let Self { limit, per, burst } = self;
+        let Self {
+            limit, per, burst, ..
+        } = self;
         // Longer, and one attempt would be further off than time is counted; zero is no span.
         if per.is_zero() || per > MAX_DELAY {
             return Err(error(

@@ -17,6 +17,7 @@ use crate::event::{BatchCommitted, BatchDropped, BreakerSwitched, RecordsRefused
 fn rules(names: &[&str]) -> Scenes {
     let scene = |name: &&str| Scene {
         name: Arc::from(*name),
+        host: None,
         target: scene::Target::Call,
         policy: Policy {
             backoff: Backoff::Fixed {

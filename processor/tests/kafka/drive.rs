@@ -127,6 +127,7 @@ impl Running {
         };
         let scene = Scene {
             name: "flaky".into(),
+            host: None,
             target: scene::Target::Call,
             policy: Policy {
                 backoff: Backoff::Fixed {
