@@ -5,11 +5,13 @@
 //! | [`source`] | files and variables, and errors with their places |
 //! | [`scene`] | the rules of a scene |
 //! | [`breaker`] | when its target is left alone |
+//! | [`concurrency`] | how many of its calls are in flight |
 //! | `text` | durations, sizes and addresses |
 //!
 //! Invariant: a [`Config`] that exists is valid but for what only a broker or a target can tell.
 
 pub mod breaker;
+pub mod concurrency;
 pub mod scene;
 pub mod source;
 mod text;
@@ -521,6 +523,8 @@ mod tests {
         max_attempts = 3
     ";
 
+    const ADAPTIVE: &str = "target = { http = { url = 'http://h/' } }\nconcurrency = { max = 9, min = 3, adaptive = false }\n";
+
     const BREAKER: &str = "target = { http = { url = 'http://h/' } }\nbreaker = { failure_rate = 0.25, slow_call = '5s', slow_rate = 0.9, window = '1m', min_calls = 5, open = '1s', probes = 1, slow_start = '0s' }\n";
 
     fn read(text: &str, variables: &[(&str, &str)]) -> Result<Config, Error> {
@@ -818,6 +822,49 @@ mod tests {
     }
 
     #[test]
+    fn a_concurrency_is_a_number_or_bounds() {
+        let of = |concurrency: &str| {
+            let text = format!(
+                "target = {{ http = {{ url = 'http://h/' }} }}\nconcurrency = {concurrency}"
+            );
+            let scene = rules("a", text).unwrap().rules("a").unwrap();
+            let least = scene.least_concurrency.map(NonZeroU32::get);
+            (scene.concurrency.get(), least)
+        };
+
+        assert_eq!(of("7"), (7, None));
+        assert_eq!(of("{}"), (64, Some(1)));
+        assert_eq!(of("{ max = 9, min = 3 }"), (9, Some(3)));
+        assert_eq!(of("{ max = 9, min = 3, adaptive = false }"), (9, None));
+        let scene = "[scenes.a]\ntarget = { http = { url = 'http://h/' } }\n";
+        for (concurrency, expected) in [
+            (
+                "0",
+                "3:1: scenes.a.concurrency: invalid value: integer `0`, expected a whole number of at least 1, or `{ max, min, adaptive }`",
+            ),
+            (
+                "'many'",
+                "3:1: scenes.a.concurrency: invalid type: string \"many\", expected a whole number of at least 1, or `{ max, min, adaptive }`",
+            ),
+            (
+                "{ max = 0 }",
+                "3:17: scenes.a.concurrency.max: invalid value: integer `0`, expected a whole number of at least 1",
+            ),
+            (
+                "{ max = 3, min = 4 }",
+                "3:26: scenes.a.concurrency.min: expected a number of at most `max`, 3, found `4`",
+            ),
+            (
+                "{ maks = 3 }",
+                "3:17: scenes.a.concurrency.maks: unknown key `maks`; did you mean `max`?",
+            ),
+        ] {
+            let text = format!("{scene}concurrency = {concurrency}");
+            assert_eq!(refusal(&text, &[]), format!("retide.toml:{expected}"));
+        }
+    }
+
+    #[test]
     fn targets_have_a_breaker_each_by_the_rule_of_their_scene() {
         let of = |text: &str| rules("a", text.to_owned()).unwrap().rules("a").unwrap();
         let callback = "callback = { target = { http = { url = 'https://ended/?token=s3cret' } } }";
@@ -959,7 +1006,7 @@ mod tests {
 
     #[test]
     fn a_scene_survives_being_written_and_read() {
-        for text in [SCENE, POINTS, CLASSES, BREAKER] {
+        for text in [SCENE, POINTS, CLASSES, BREAKER, ADAPTIVE] {
             let scene = rules("a", text.to_owned()).unwrap();
 
             let written = toml::to_string(&scene).unwrap();

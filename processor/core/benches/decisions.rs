@@ -198,6 +198,7 @@ impl Rig {
             deadline: None,
             rate: None,
             concurrency: NonZeroU32::MAX,
+            least_concurrency: None,
             breaker: None,
             callback: None,
         };

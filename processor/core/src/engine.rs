@@ -1185,10 +1185,14 @@ impl Engine {
         let Some(call) = self.calls.remove(&ticket) else {
             unreachable!("call {ticket} came back twice");
         };
-        call.gate.release();
+        let took = now.steady.saturating_sub(call.started);
+        let went = breaker::Call::of(outcome, took);
+        match call.task.kind {
+            Kind::Work => call.gate.returned(now.steady, went),
+            // Of another target.
+            Kind::Callback => call.gate.release(),
+        }
         if let Some(leave) = &call.leave {
-            let took = now.steady.saturating_sub(call.started);
-            let went = breaker::Call::of(outcome, took);
             let switch = leave.breaker.returned(now.steady, leave.pass, went);
             say_switch(&leave.target, switch, actions);
         }

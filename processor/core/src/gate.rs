@@ -4,12 +4,15 @@
 //! the workers of a process. Invariant: every admission to a call is given back exactly once, and calls in flight are counted on when
 //! the rules change.
 
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use dashmap::DashMap;
 
 use crate::breaker::{self, Breaker, Fraction};
+use crate::concurrency::{Bounds, Limit};
 use crate::scene::Scene;
 
 /// The gates of a process, by scene, and the breakers of their targets.
@@ -27,7 +30,16 @@ pub struct Gate {
     /// Calls in flight, of all workers; kept when the rules change.
     in_flight: Arc<AtomicU32>,
     /// Most calls in flight.
-    concurrency: u32,
+    concurrency: Concurrency,
+}
+
+/// Most calls in flight.
+#[derive(Clone, Debug)]
+enum Concurrency {
+    /// Always so many.
+    Fixed(u32),
+    /// As many as the target answers well.
+    Adaptive(Arc<Limit>),
 }
 
 /// As many calls are in flight as may be.
@@ -39,13 +51,12 @@ pub struct Denied;
 impl Gates {
     /// The gate of `scene`, made or changed to follow its rules.
     pub fn gate(&self, scene: &Scene) -> Arc<Gate> {
-        let concurrency = scene.concurrency.get();
         let mut gate = self
             .by_scene
             .entry(Arc::clone(&scene.name))
-            .or_insert_with(|| Arc::new(Gate::new(concurrency)));
-        if gate.concurrency != concurrency {
-            *gate = Arc::new(gate.changed(concurrency));
+            .or_insert_with(|| Arc::new(Gate::new(Concurrency::of(scene))));
+        if !gate.concurrency.follows(scene) {
+            *gate = Arc::new(gate.changed(Concurrency::of(scene)));
         }
         Arc::clone(&gate)
     }
@@ -70,7 +81,7 @@ impl Gates {
 
 impl Gate {
     /// A gate without calls.
-    fn new(concurrency: u32) -> Self {
+    fn new(concurrency: Concurrency) -> Self {
         Self {
             in_flight: Arc::default(),
             concurrency,
@@ -78,7 +89,7 @@ impl Gate {
     }
 
     /// A gate that goes on where this one is.
-    fn changed(&self, concurrency: u32) -> Self {
+    fn changed(&self, concurrency: Concurrency) -> Self {
         Self {
             in_flight: Arc::clone(&self.in_flight),
             concurrency,
@@ -87,7 +98,7 @@ impl Gate {
 
     /// Admits one call, to be given back by [`Self::release`], where so much of the concurrency may be used.
     pub fn admit(&self, ramp: Fraction) -> Result<(), Denied> {
-        let most = ramp.of(self.concurrency);
+        let most = ramp.of(self.concurrency.calls());
         self.in_flight
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |calls| {
                 (calls < most).then_some(calls + 1)
@@ -96,18 +107,60 @@ impl Gate {
             .map_err(|_| Denied)
     }
 
-    /// Gives a call back.
+    /// Gives a call back that was not made, or says nothing of how many at once the target answers well.
     pub fn release(&self) {
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Gives a call back that went so.
+    pub fn returned(&self, now: Duration, call: breaker::Call) {
+        let in_flight = self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        if let Concurrency::Adaptive(limit) = &self.concurrency {
+            limit.returned(now, in_flight, call);
+        }
+    }
+}
+
+// === impl Concurrency ===
+
+impl Concurrency {
+    /// That of a scene; one that follows its target knows nothing of it yet.
+    fn of(scene: &Scene) -> Self {
+        match scene.least_concurrency {
+            None => Self::Fixed(scene.concurrency.get()),
+            Some(least) => Self::Adaptive(Arc::new(Limit::new(bounds(scene, least)))),
+        }
+    }
+
+    /// Whether it is that of a scene.
+    fn follows(&self, scene: &Scene) -> bool {
+        match (self, scene.least_concurrency) {
+            (Self::Fixed(calls), None) => *calls == scene.concurrency.get(),
+            (Self::Adaptive(limit), Some(least)) => limit.bounds() == bounds(scene, least),
+            (Self::Fixed(_), Some(_)) | (Self::Adaptive(_), None) => false,
+        }
+    }
+
+    /// How many it is now.
+    fn calls(&self) -> u32 {
+        match self {
+            Self::Fixed(calls) => *calls,
+            Self::Adaptive(limit) => limit.calls(),
+        }
+    }
+}
+
+/// The bounds of a scene's concurrency.
+fn bounds(scene: &Scene, least: NonZeroU32) -> Bounds {
+    Bounds {
+        least,
+        most: scene.concurrency,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    use std::num::NonZeroU32;
-    use std::time::Duration;
 
     use crate::backoff::{Backoff, Base, Jitter, Policy};
     use crate::scene::{Overrides, Target};
@@ -131,6 +184,7 @@ mod tests {
             deadline: Some(Duration::from_secs(9)),
             rate: None,
             concurrency: count(concurrency),
+            least_concurrency: None,
             breaker: None,
             callback: None,
         }
@@ -148,5 +202,30 @@ mod tests {
         before.release();
 
         assert_eq!(after.admit(Fraction::WHOLE), Ok(()));
+    }
+
+    #[test]
+    fn a_concurrency_that_follows_its_target_is_kept_while_its_bounds_are() {
+        let gates = Gates::default();
+        let adaptive = |most| Scene {
+            least_concurrency: Some(count(2)),
+            ..scene(most)
+        };
+        let calls = |scene: &Scene| gates.gate(scene).concurrency.calls();
+        let failed = breaker::Call {
+            failed: true,
+            took: Duration::from_millis(1),
+        };
+        let gate = gates.gate(&adaptive(64));
+        assert_eq!(calls(&adaptive(64)), 20);
+
+        for second in 0..600 {
+            assert_eq!(gate.admit(Fraction::WHOLE), Ok(()));
+            gate.returned(Duration::from_secs(second), failed);
+        }
+
+        assert_eq!(calls(&adaptive(64)), 2);
+        assert_eq!(calls(&adaptive(65)), 20);
+        assert_eq!(calls(&scene(65)), 65);
     }
 }

@@ -9,6 +9,7 @@ pub mod agenda;
 pub mod backoff;
 pub mod breaker;
 pub mod completions;
+pub mod concurrency;
 mod consequence;
 pub mod cron;
 pub mod engine;

@@ -39,6 +39,8 @@ pub struct Scene {
     pub rate: Option<Rate>,
     /// Attempts in flight at once, per process.
     pub concurrency: NonZeroU32,
+    /// The fewest that this may become where it follows its target; none if it is what it is.
+    pub least_concurrency: Option<NonZeroU32>,
     /// The breaker of its target, if it has one and calls it.
     pub breaker: Option<breaker::Key>,
     /// Where the end of a task is reported besides the callbacks topic.

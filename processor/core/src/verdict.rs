@@ -103,6 +103,7 @@ mod tests {
             deadline: None,
             rate: None,
             concurrency: NonZeroU32::MIN,
+            least_concurrency: None,
             breaker: None,
             callback: None,
         }

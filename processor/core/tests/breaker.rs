@@ -60,6 +60,7 @@ fn scene(name: &str) -> Scene {
         deadline: None,
         rate: None,
         concurrency: NonZeroU32::new(64).unwrap(),
+        least_concurrency: None,
         breaker: Some(breaker::Key {
             target: format!("http://{name}:80").into(),
             rule: rule(),

@@ -56,6 +56,7 @@ fn scene(change: impl FnOnce(&mut Scene)) -> Scenes {
         deadline: None,
         rate: None,
         concurrency: NonZeroU32::new(4).unwrap(),
+        least_concurrency: None,
         breaker: None,
         callback: None,
     };

@@ -35,6 +35,7 @@ fn scene(name: &str, host: Option<&str>, rate: Rate) -> Scene {
         deadline: None,
         rate: Some(rate),
         concurrency: count(1),
+        least_concurrency: None,
         breaker: None,
         callback: None,
     }

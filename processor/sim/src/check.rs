@@ -285,11 +285,16 @@ impl Judge {
     /// A shard was given away after all its calls were back and everything was committed.
     pub(crate) fn drained(&mut self, assignment: u64) {
         for attempt in self.by_assignment.remove(&assignment).unwrap_or_default() {
-            if !self
-                .attempts
-                .get(&attempt)
-                .is_some_and(|known| known.durable)
-            {
+            let known = self.attempts.get(&attempt);
+            // Whoever was taken for dead may find that its task has expired elsewhere, without another attempt.
+            let has_ended = self.ends.get(&attempt.id).is_some_and(|ends| {
+                if attempt.of_callback {
+                    ends.reports_ended > 0
+                } else {
+                    !ends.callbacks.is_empty()
+                }
+            });
+            if !has_ended && !known.is_some_and(|known| known.durable) {
                 self.object(|| {
                     format!("{attempt:?} is not durable although its shard was drained")
                 });
@@ -622,7 +627,7 @@ fn under(scene: &Scene, rate: Rate) -> (Arc<str>, u32, Duration, u32) {
 
 /// Most hops of a task. No task has more than a few minutes to wait, but clocks are set by hours, several times; the engine holds what
 /// comes too soon for seconds.
-const MOST_HOPS: u32 = 4_000;
+const MOST_HOPS: u32 = 10_000;
 
 /// Longest time from the healing to the end: the last task, with all the attempts it may make and the longest waits between them, and
 /// as much again for its callback and for those in line before it.

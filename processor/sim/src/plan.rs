@@ -412,6 +412,7 @@ fn scene(name: &str, chance: &mut Chance) -> Scene {
         deadline: None,
         rate: None,
         concurrency: NonZeroU32::MIN,
+        least_concurrency: None,
         breaker: None,
         callback,
     };
@@ -428,6 +429,7 @@ pub(crate) fn change(scene: &mut Scene, chance: &mut Chance) {
     scene.policy.jitter = chance.pick(&[Jitter::None, Jitter::Full, Jitter::Equal]);
     scene.policy.max_attempts = count(chance.between(1, 5));
     scene.concurrency = count(chance.pick(&[1, 2, 64]));
+    scene.least_concurrency = chance.one_in(4).then_some(NonZeroU32::MIN);
     scene.deadline = chance
         .one_in(4)
         .then(|| Duration::from_millis(chance.between(1, 60_000)));
@@ -518,6 +520,7 @@ fn campaign_scene() -> Scene {
         deadline: None,
         rate: None,
         concurrency: count(CAMPAIGN_CONCURRENCY),
+        least_concurrency: None,
         breaker: None,
         callback: None,
     }

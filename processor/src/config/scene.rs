@@ -17,6 +17,7 @@ use retide_core::{
 };
 
 use crate::config::breaker::{self, Breaker};
+use crate::config::concurrency::Concurrency;
 use crate::config::{text, with_causes};
 
 /// The rules of one scene, as they are written.
@@ -47,8 +48,8 @@ pub struct Scene {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<Rate>,
     /// Attempts in flight at once, per process.
-    #[serde(default = "concurrency")]
-    pub concurrency: NonZeroU32,
+    #[serde(default)]
+    pub concurrency: Concurrency,
     /// When its target is left alone, and how it is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub breaker: Option<Breaker>,
@@ -258,7 +259,8 @@ impl Scene {
             base: self.from,
             deadline: self.deadline,
             rate: self.rate.map(Rate::rules).transpose()?,
-            concurrency: self.concurrency,
+            concurrency: self.concurrency.most(),
+            least_concurrency: self.concurrency.least()?,
             breaker: rule.and_then(|rule| breaker::key(rule, &self.target)),
             callback: callback.transpose()?,
         })
@@ -629,11 +631,6 @@ pub(super) fn error(path: &[&str], message: String) -> Error {
 /// Attempts where the scene names no number: with the default waits, about nine hours.
 const fn max_attempts() -> NonZeroU32 {
     NonZeroU32::new(16).unwrap()
-}
-
-/// Calls in flight where the scene names no number: enough for a fast target, bearable for a slow one.
-const fn concurrency() -> NonZeroU32 {
-    NonZeroU32::new(64).unwrap()
 }
 
 /// The first wait, and the span of a rate, where none is named.

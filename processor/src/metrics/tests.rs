@@ -31,6 +31,7 @@ fn rules(names: &[&str]) -> Scenes {
         deadline: None,
         rate: None,
         concurrency: 1.try_into().expect("not zero"),
+        least_concurrency: None,
         breaker: None,
         callback: None,
     };

@@ -141,6 +141,7 @@ impl Running {
             deadline: None,
             rate: None,
             concurrency: NonZeroU32::new(64).unwrap(),
+            least_concurrency: None,
             breaker: None,
             callback: None,
         };
