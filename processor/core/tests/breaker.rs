@@ -123,6 +123,8 @@ struct World {
     most_hops: u32,
     switches: Vec<(Duration, Arc<str>, State)>,
     most_open: usize,
+    /// How many calls at once the targets work on; more of them share what there is.
+    capacity: usize,
     /// When what was settled is committed, if anything was.
     commit_at: Option<Duration>,
     last: u64,
@@ -148,6 +150,7 @@ impl World {
             most_hops: 0,
             switches: Vec::new(),
             most_open: 0,
+            capacity: usize::MAX,
             commit_at: None,
             last: 0,
         };
@@ -237,7 +240,9 @@ impl World {
                 } else {
                     Outcome::Success
                 };
-                self.answers.insert((self.now + TAKES, ticket), outcome);
+                let load = (self.answers.len() + 1) as f64 / self.capacity as f64;
+                let takes = TAKES.mul_f64(load.max(1.0));
+                self.answers.insert((self.now + takes, ticket), outcome);
                 self.called.push(Called {
                     scene: name,
                     id: Arc::clone(&task.id),
@@ -666,4 +671,51 @@ fn what_waits_for_a_breaker_does_not_wait_for_a_clock_that_was_set_back() {
 
     assert_eq!(actions, []);
     assert_eq!(world.engine.next_wake(), Some(due));
+}
+
+#[test]
+fn as_many_are_in_flight_as_a_target_works_on_where_the_number_follows_it() {
+    // More than 500 a second, so that there is a line at all times.
+    let in_flight = |least: Option<NonZeroU32>| {
+        let mut world = World::new([Scene {
+            least_concurrency: least,
+            breaker: None,
+            ..scene("pay")
+        }]);
+        world.capacity = 10;
+        let mut sum = 0;
+        for second in 0..60 {
+            for number in 0..550 {
+                world.produce(task("pay", &format!("t{second}-{number}"), world.wall()));
+            }
+            world.run_until(secs(second + 1));
+            sum += if second >= 40 { world.answers.len() } else { 0 };
+        }
+        world.check_attempts();
+        sum / 20
+    };
+
+    let (fixed, follows) = (in_flight(None), in_flight(Some(NonZeroU32::MIN)));
+
+    assert_eq!(fixed, 64);
+    assert!((8..=18).contains(&follows), "{follows}");
+}
+
+#[test]
+fn a_call_that_comes_back_after_its_shard_is_gone_still_counts() {
+    let mut world = World::new([scene("pay")]);
+    world.take_down("pay", secs(5));
+    for number in 0..30 {
+        world.produce(task("pay", &format!("t{number}"), world.wall()));
+    }
+    world.run_until(Duration::from_millis(1));
+    assert_eq!((world.called.len(), world.switches.len()), (30, 0));
+
+    world.step(Input::Revoke { shard: 0 });
+    world.step(Input::Release { shard: 0 });
+    world.run_until(secs(1));
+
+    let states: Vec<State> = world.switches.iter().map(|(.., state)| *state).collect();
+    assert_eq!(states, [State::Open]);
+    assert_eq!(world.ended.len(), 0);
 }
