@@ -9,6 +9,7 @@ use tracing::{debug, error, info, warn};
 
 use retide_core::breaker::{State, Switch};
 use retide_core::completions;
+use retide_core::order::Unreadable;
 
 use crate::metrics::{Metrics, Tally};
 
@@ -60,6 +61,28 @@ pub(crate) struct CommitUnreadable<'a> {
     pub(crate) partition: i32,
     /// What is wrong with it.
     pub(crate) error: &'a completions::Error,
+}
+
+/// What former owners of shards knew of the order of tasks was read.
+pub(crate) struct OrderRead<'a> {
+    /// The shards.
+    pub(crate) shards: &'a [i32],
+    /// How many keys have outstanding tasks.
+    pub(crate) keys: usize,
+    /// How long that took.
+    pub(crate) took: Duration,
+}
+
+/// A record of the order topic could not be read: it is passed over.
+pub(crate) struct OrderUnreadable<'a> {
+    /// The topic.
+    pub(crate) topic: &'a str,
+    /// The partition.
+    pub(crate) partition: i32,
+    /// The offset.
+    pub(crate) offset: i64,
+    /// What is wrong with it.
+    pub(crate) error: Unreadable,
 }
 
 /// The consumer met an error and goes on by itself.
@@ -201,6 +224,32 @@ impl CommitUnreadable<'_> {
         } = self;
         warn!(%error, topic, partition, "commit metadata unreadable, taken as empty");
         metrics.unreadable_commits.inc();
+    }
+}
+
+// === impl OrderRead ===
+
+impl OrderRead<'_> {
+    /// Writes the log.
+    pub(crate) fn emit(self) {
+        let Self { shards, keys, took } = self;
+        info!(?shards, keys, ?took, "order of tasks read");
+    }
+}
+
+// === impl OrderUnreadable ===
+
+impl OrderUnreadable<'_> {
+    /// Writes log and metric.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        let Self {
+            topic,
+            partition,
+            offset,
+            error,
+        } = self;
+        warn!(%error, topic, partition, offset, "record unreadable, passed over: the order of its key is not known");
+        metrics.unreadable_orders.inc();
     }
 }
 

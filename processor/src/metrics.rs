@@ -48,6 +48,8 @@ pub struct Metrics {
     calls_in_flight: Gauge,
     /// Shards this process owns.
     owned_shards: Gauge,
+    /// Keys with outstanding tasks that go one after the other.
+    ordered_keys: Gauge,
     /// How long batches took, from hand-over to durable.
     pub(crate) ledger_commit: Histogram,
     /// Records in durable batches.
@@ -72,6 +74,8 @@ pub struct Metrics {
     pub(crate) consumer_errors: Counter,
     /// Commits whose metadata could not be read.
     pub(crate) unreadable_commits: Counter,
+    /// Records of the order topic that could not be read.
+    pub(crate) unreadable_orders: Counter,
     /// Connectors that panicked.
     pub(crate) target_panics: Counter,
     /// The breakers.
@@ -148,6 +152,8 @@ pub(crate) struct Load {
     pub(crate) calls: usize,
     /// Shards.
     pub(crate) shards: usize,
+    /// Keys with outstanding tasks that go one after the other.
+    pub(crate) keys: usize,
 }
 
 /// A worker's part in the gauges of its process; it is taken out again when this is dropped.
@@ -257,6 +263,11 @@ impl Metrics {
             held_bytes: gauge(r, "held_bytes", "Bytes of tasks held in memory"),
             calls_in_flight: gauge(r, "calls_in_flight", "Calls to targets under way"),
             owned_shards: gauge(r, "owned_shards", "Shards that this process owns"),
+            ordered_keys: gauge(
+                r,
+                "ordered_keys",
+                "Keys whose outstanding tasks go one after the other",
+            ),
             ledger_commit,
             ledger_records: counter(r, "ledger_records", "Records in durable batches"),
             batches_committed: batches[0].clone(),
@@ -269,6 +280,11 @@ impl Metrics {
             rebalances_lost: rebalances[2].clone(),
             consumer_errors: counter(r, "consumer_errors", "Errors the consumer survived"),
             unreadable_commits: counter(r, "unreadable_commits", "Commit metadata not understood"),
+            unreadable_orders: counter(
+                r,
+                "unreadable_orders",
+                "Records of the order topic not understood",
+            ),
             target_panics: counter(r, "target_panics", "Connectors that panicked in a call"),
             breakers: BreakerFamilies::register(r),
             scenes_in_force: gauge(r, "scenes", "Scenes in force"),
@@ -558,7 +574,7 @@ impl Tally {
                         self.dead_letters[reason as usize] += 1;
                     }
                 }
-                Entry::Callback(_) => {}
+                Entry::Callback(_) | Entry::Order(_) => {}
                 Entry::Event(event) => {
                     let scene = &mut self.scenes[self.set.place(&event.scene)];
                     match (&event.transition, event.kind) {
@@ -625,6 +641,7 @@ impl Share {
             (&metrics.held_bytes, load.held, self.load.held),
             (&metrics.calls_in_flight, load.calls, self.load.calls),
             (&metrics.owned_shards, load.shards, self.load.shards),
+            (&metrics.ordered_keys, load.keys, self.load.keys),
         ] {
             gauge.inc_by(now as i64 - before as i64);
         }

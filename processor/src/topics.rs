@@ -19,6 +19,8 @@ pub struct Topics {
     pub dead_letters: Arc<str>,
     /// Every transition of every task.
     pub events: Arc<str>,
+    /// Which tasks of a key are outstanding, for scenes that keep an order.
+    pub order: Arc<str>,
     /// Scene rules, keyed by name; one partition.
     pub scenes: Arc<str>,
     /// Parked tasks, one topic for each tier of the ladder.
@@ -37,6 +39,7 @@ impl Topics {
             alerts: topic("alerts"),
             dead_letters: topic("dead-letters"),
             events: topic("events"),
+            order: topic("order"),
             scenes: topic("scenes"),
             tiers: ladder
                 .tiers()
@@ -57,9 +60,9 @@ impl Topics {
         .chain(tiers.map(|(index, topic)| (Source::Tier(index), topic)))
     }
 
-    /// The topics that are only written, with the same number of partitions again.
-    pub fn written(&self) -> [&Arc<str>; 3] {
-        [&self.alerts, &self.dead_letters, &self.events]
+    /// The topics that are only written, or read by whoever gets a shard, with the same number of partitions again.
+    pub fn written(&self) -> [&Arc<str>; 4] {
+        [&self.alerts, &self.dead_letters, &self.events, &self.order]
     }
 
     /// The name of a topic that is read.

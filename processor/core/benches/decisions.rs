@@ -16,8 +16,8 @@ use retide_core::lane::Limits;
 use retide_core::scene::Target;
 use retide_core::window::Window;
 use retide_core::{
-    Action, Backoff, Base, Engine, Gates, Header, Input, Jitter, Kind, Ladder, LaneId, Now, Origin,
-    Outcome, Overrides, Policy, Record, Scene, Scenes, Source, Task, Timestamp,
+    Action, Backoff, Base, Engine, Gates, Header, Input, Jitter, Kind, Ladder, LaneId, Now,
+    Ordering, Origin, Outcome, Overrides, Policy, Record, Scene, Scenes, Source, Task, Timestamp,
 };
 
 /// Records of one bundle: about as many as a worker takes in between two batches.
@@ -200,6 +200,7 @@ impl Rig {
             concurrency: NonZeroU32::MAX,
             least_concurrency: None,
             breaker: None,
+            ordering: Ordering::None,
             callback: None,
         };
         let limits = Limits::of(256 << 20);

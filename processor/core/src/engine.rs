@@ -4,6 +4,8 @@
 //! open offset is settled exactly once; a call starts at or after its task's due time; a task that waits is either in memory with its
 //! offset open, or parked in a tier.
 
+mod ordering;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::mem;
 use std::num::NonZeroU32;
@@ -19,6 +21,7 @@ use crate::consequence::{self, End};
 use crate::entry::{Entry, Poison, Transition};
 use crate::gate::{Denied, Gate, Gates};
 use crate::lane::{Lane, LaneId, Limits, Load, Source};
+use crate::order::{self, Change, Orders};
 use crate::outcome::{Outcome, Reason, Terminal};
 #[cfg(feature = "planted")]
 use crate::planted::Bug;
@@ -52,6 +55,13 @@ pub enum Input {
         /// What the last commit says of the offsets above it.
         known: Completions,
     },
+    /// What former owners of a shard knew of the order of its tasks; it comes before the shard's first record.
+    Outstanding {
+        /// The shard.
+        shard: i32,
+        /// What they knew.
+        order: Box<order::Shard>,
+    },
     /// A record was read.
     Record {
         /// Where it was read.
@@ -75,7 +85,16 @@ pub enum Input {
         /// What the target said.
         outcome: Outcome,
     },
-    /// The offset commit of a lane is durable.
+    /// What was committed for an offset, as [`Self::Committed`] will say, is the other form of its consequence.
+    Refused {
+        /// The lane.
+        lane: LaneId,
+        /// The epoch of [`Commit`].
+        epoch: u64,
+        /// The offset.
+        offset: i64,
+    },
+    /// The offset commit of a lane is durable. There is one for each [`Commit`], in their order, as long as the lane is ours.
     Committed {
         /// The lane.
         lane: LaneId,
@@ -218,6 +237,8 @@ pub struct Engine {
     calls: HashMap<u64, Call>,
     /// Bytes held by all lanes.
     held: usize,
+    /// Which tasks with keys go one after the other.
+    orders: Orders,
     /// The wall-clock time of the last step.
     latest: Timestamp,
     /// The number of the next call, item or epoch.
@@ -387,6 +408,7 @@ impl Engine {
             batch: Load::default(),
             calls: HashMap::new(),
             held: 0,
+            orders: Orders::default(),
             latest: Timestamp::EPOCH,
             next: 0,
             #[cfg(feature = "planted")]
@@ -421,6 +443,7 @@ impl Engine {
                 self.shares.take(now.steady, lane.shard);
                 self.ask_all_at(now.wall);
             }
+            Input::Outstanding { shard, order } => self.begin_order(shard, *order),
             Input::Record {
                 position,
                 appended,
@@ -428,6 +451,11 @@ impl Engine {
             } => self.record(now, position, appended, task, actions),
             Input::Poison { position, poison } => self.poison(now, position, poison, actions),
             Input::Attempted { ticket, outcome } => self.attempted(now, ticket, &outcome, actions),
+            Input::Refused {
+                lane,
+                epoch,
+                offset,
+            } => self.refused(lane, epoch, offset),
             Input::Committed {
                 lane,
                 epoch,
@@ -439,6 +467,7 @@ impl Engine {
                 self.shares.follow(now.steady, &scenes);
                 self.scenes = scenes;
                 self.ask_all_at(now.wall);
+                self.reorder();
             }
             Input::Revoke { shard } => {
                 self.shares.give_up(now.steady, shard);
@@ -487,6 +516,7 @@ impl Engine {
         for (id, lane) in &mut self.lanes {
             lane.batch = Load::default();
             if mem::take(&mut lane.dirty) {
+                lane.ends.submit();
                 commits.push(Commit {
                     lane: *id,
                     epoch: lane.epoch,
@@ -501,6 +531,17 @@ impl Engine {
             .map(|commit| self.bug.commit(commit))
             .collect();
         commits
+    }
+
+    /// What is to be written of the order of each shard's tasks, besides what settlements hold: to be asked when [`Self::commits`] is, and
+    /// written with it.
+    pub fn changes(&mut self) -> Vec<(i32, Change)> {
+        self.orders.changes()
+    }
+
+    /// How many keys have outstanding tasks that go one after the other.
+    pub fn keys(&self) -> usize {
+        self.orders.keys()
     }
 
     /// How many offsets are open, over all lanes.
@@ -539,6 +580,9 @@ impl Engine {
         }
         let read = state.window.read(offset);
         state.dirty = true;
+        if lane.source == Source::Tasks {
+            self.read_to(lane.shard, offset + 1);
+        }
         read == Read::Open
     }
 
@@ -564,6 +608,7 @@ impl Engine {
                 in_line: Timestamp::EPOCH,
                 task: Arc::new(*task),
             };
+            self.enter(&item);
             match position.lane.source {
                 Source::Tasks => self.ingest(now, item, actions),
                 Source::Callbacks => self.report(now, item, actions),
@@ -641,9 +686,13 @@ impl Engine {
 
     /// Appends a task that is not due yet, or not where it may start, to a tier, once there is room for that.
     fn forward(&mut self, now: Now, item: Item, actions: &mut Vec<Action>) {
+        let Some(item) = self.if_settled(item) else {
+            return;
+        };
         if self.is_full() {
             return self.outbound.push_back(item);
         }
+        // A task without a due time of its own is due when it was read, which was in the future if the clock was set back since.
         let due = item.task.due.ceil_to_millis();
         let transition = match item.lane.source {
             Source::Tasks | Source::Callbacks => Transition::Parked { due },
@@ -871,6 +920,13 @@ impl Engine {
         );
         let (held, limits, full) = (self.held, self.limits, self.is_full());
         let crowded = self.lane(item.lane).is_crowded(held, &limits);
+        if self.ready.contains_key(&name) {
+            // Those that wait for others of their key are not in line.
+            match self.in_turn(now, item, actions) {
+                Some(first) => item = first,
+                None => return,
+            }
+        }
         let Some(item) = self.move_on(now, &name, item, actions) else {
             return;
         };
@@ -971,6 +1027,9 @@ impl Engine {
                 return Admission::NoRoom(item);
             }
             self.end_without_scene(now, &item, actions);
+            return Admission::Gone;
+        };
+        let Some(item) = self.in_turn(now, item, actions) else {
             return Admission::Gone;
         };
         if verdict::expires(&scene, &item.task, now.wall) {
@@ -1170,13 +1229,14 @@ impl Engine {
         let failure = Failure::new("produce", "the target topic refused the record");
         let refused = Outcome::Retryable(failure.clone());
         let verdict = verdict::verdict(scene, &item.task, &refused, now.wall);
-        let otherwise = consequence::of_verdict(
+        let mut otherwise = consequence::of_verdict(
             Arc::unwrap_or_clone(item.task),
             verdict,
             (refused.word(), Some(failure)),
             &self.ladder,
             now.wall,
         );
+        self.deliver_in_order(closing, &mut entries, &mut otherwise);
         self.close(closing, entries, otherwise, actions);
     }
 
@@ -1241,8 +1301,10 @@ impl Engine {
 
     /// What stands below a durable watermark need not be remembered.
     fn committed(&mut self, lane: LaneId, epoch: u64, watermark: i64) {
-        if let Some(lane) = self.lanes.get_mut(&lane).filter(|lane| lane.epoch == epoch) {
-            lane.window.forget_below(watermark);
+        if let Some(state) = self.lanes.get_mut(&lane).filter(|lane| lane.epoch == epoch) {
+            state.window.forget_below(watermark);
+            let ends = state.ends.committed();
+            self.pass_on(lane.shard, ends);
         }
     }
 
@@ -1262,6 +1324,7 @@ impl Engine {
         }
         self.ready.retain(|_, queue| !queue.items.is_empty());
         self.outbound.retain(|item| item.lane.shard != shard);
+        self.forget_held(shard);
         self.paused.retain(|(_, lane)| lane.shard != shard);
         self.drain(shard, actions);
     }
@@ -1287,6 +1350,7 @@ impl Engine {
             }
             id.shard != shard
         });
+        self.orders.end(shard);
     }
 
     /// Says so when the last call of a draining shard is back.
@@ -1350,6 +1414,7 @@ impl Engine {
     fn settle(&mut self, closing: Closing, entries: Vec<Entry>, actions: &mut Vec<Action>) {
         #[cfg(feature = "planted")]
         let entries = self.bug.written(entries);
+        self.note_order(closing, &entries);
         self.close(closing, entries, Vec::new(), actions);
     }
 

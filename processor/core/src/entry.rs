@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::order::Change;
 use crate::outcome::{Reason, Terminal};
 use crate::task::{Failure, Kind, Origin, Record, Task};
 use crate::time::Timestamp;
@@ -51,6 +52,8 @@ pub enum Entry {
     Callback(Arc<Ended>),
     /// Report a transition of a task.
     Event(Event),
+    /// Keep which tasks of a key are outstanding.
+    Order(Change),
 }
 
 /// A record that could not be read as a task.

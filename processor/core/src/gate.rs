@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     use crate::backoff::{Backoff, Base, Jitter, Policy};
-    use crate::scene::{Overrides, Target};
+    use crate::scene::{self, Overrides, Target};
 
     const fn count(value: u32) -> NonZeroU32 {
         NonZeroU32::new(value).unwrap()
@@ -186,6 +186,7 @@ mod tests {
             concurrency: count(concurrency),
             least_concurrency: None,
             breaker: None,
+            ordering: scene::Ordering::None,
             callback: None,
         }
     }

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::completions::Completions;
+use crate::order::Ends;
 use crate::tier::HORIZON;
 use crate::time::Timestamp;
 use crate::window::Window;
@@ -80,6 +81,8 @@ pub(crate) struct Lane {
     pub(crate) draining: bool,
     /// Whether there is something to commit.
     pub(crate) dirty: bool,
+    /// Ends of ordered tasks that are not committed yet.
+    pub(crate) ends: Ends,
 }
 
 /// How far a lane reads ahead: as far as tasks wait in the agenda rather than in a tier.
@@ -145,6 +148,7 @@ impl Lane {
             paused: false,
             draining: false,
             dirty: false,
+            ends: Ends::default(),
         }
     }
 

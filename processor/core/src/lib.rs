@@ -16,6 +16,7 @@ pub mod engine;
 pub mod entry;
 pub mod gate;
 pub mod lane;
+pub mod order;
 pub mod outcome;
 #[cfg(feature = "planted")]
 pub mod planted;
@@ -34,7 +35,7 @@ pub use entry::{Alert, Ended, Entry, Event, Poison, Transition};
 pub use gate::Gates;
 pub use lane::{LaneId, Source};
 pub use outcome::{Outcome, Reason, Terminal, Verdict};
-pub use scene::{Overrides, Rate, Scene, Scenes};
+pub use scene::{Ordering, Overrides, Rate, Scene, Scenes};
 pub use task::{Failure, Header, Kind, Origin, Record, Task};
 pub use tier::{Ladder, Tier};
 pub use time::Timestamp;

@@ -51,13 +51,17 @@ pub enum Bug {
     BreakerStuckOpen,
     /// A task that is deferred loses an attempt.
     DeferralBurnsAttempt,
+    /// What former owners of a shard knew of the order of its tasks is not looked at.
+    KeyOrderLostOnRevoke,
+    /// A task starts when the end of the one before it is decided, whether that is committed or not.
+    KeyOrderUncommitted,
 }
 
 // === impl Bug ===
 
 impl Bug {
     /// Every mistake there is.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::OffsetByOne,
         Self::WrongBase,
         Self::Early,
@@ -74,6 +78,8 @@ impl Bug {
         Self::ClockBackIgnored,
         Self::BreakerStuckOpen,
         Self::DeferralBurnsAttempt,
+        Self::KeyOrderLostOnRevoke,
+        Self::KeyOrderUncommitted,
     ];
 
     /// The time as the agenda sees it.

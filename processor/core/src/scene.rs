@@ -8,6 +8,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::backoff::{Base, Policy};
 use crate::breaker;
 use crate::outcome::{Outcome, Terminal};
@@ -43,6 +45,8 @@ pub struct Scene {
     pub least_concurrency: Option<NonZeroU32>,
     /// The breaker of its target, if it has one and calls it.
     pub breaker: Option<breaker::Key>,
+    /// Which of its tasks wait for each other.
+    pub ordering: Ordering,
     /// Where the end of a task is reported besides the callbacks topic.
     pub callback: Option<Callback>,
 }
@@ -79,6 +83,17 @@ pub struct Rate {
     pub per: Duration,
     /// Attempts that may start at once after a quiet time.
     pub burst: NonZeroU32,
+}
+
+/// Which tasks of a scene wait for each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ordering {
+    /// None.
+    #[default]
+    None,
+    /// One does not start before those with the same key that were produced before it, to the same partition, have ended.
+    Key,
 }
 
 /// Policies for failures of one class, in place of the scene's.

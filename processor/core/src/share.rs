@@ -7,7 +7,7 @@
 //! rounded up, bursts down. So no span of time sees more attempts than the limit allows in it, and one burst. Steady time is all that is
 //! looked at, and only differences of it: neither clock steps nor workers whose clocks have nothing in common change anything.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +22,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 #[cfg(feature = "planted")]
 use crate::planted::Bug;
-use crate::scene::{Rate, Scenes};
+use crate::scene::{self, Rate, Scenes};
 
 /// The shares of a worker.
 #[derive(Debug)]
@@ -33,8 +33,8 @@ pub struct Shares {
     owned: BTreeSet<i32>,
     /// The share in each rate.
     pools: Vec<Share>,
-    /// Which of them is for the tasks of a scene, if it has a rate.
-    by_scene: HashMap<Arc<str>, usize>,
+    /// How the tasks of a scene count, if it has a rate.
+    by_scene: HashMap<Arc<str>, Counts>,
     /// The time, for the limiters.
     clock: ToldClock,
     /// The mistake they make.
@@ -57,6 +57,15 @@ struct Share {
     part: Option<Part>,
     /// Counts the tasks that moved: each goes to the next shard of the spread.
     moves: u32,
+}
+
+/// How the tasks of a scene count.
+#[derive(Clone, Copy, Debug)]
+struct Counts {
+    /// The share they count in, as its place among all.
+    place: usize,
+    /// Whether they keep the order of keys, and stay where they are.
+    ordering: scene::Ordering,
 }
 
 /// Our part of a rate.
@@ -120,17 +129,29 @@ impl Shares {
         let before = std::mem::take(&mut self.pools).into_iter();
         let mut before: HashMap<_, _> = before.map(|share| (share.key(), share)).collect();
         let mut places = HashMap::new();
+        // What keeps an order cannot move to where there is more of its rate: that has a part, and an attempt of its burst, in each shard.
+        let ordered = scenes
+            .iter()
+            .filter(|scene| scene.ordering == scene::Ordering::Key);
+        let everywhere: HashSet<(Arc<str>, Rate)> = ordered
+            .filter_map(|scene| Some((Arc::clone(scene.pool()), scene.rate?)))
+            .collect();
         self.by_scene.clear();
         for scene in scenes.iter() {
             let Some(rate) = scene.rate else { continue };
-            let key = (Arc::clone(scene.pool()), rate);
+            let mut key = (Arc::clone(scene.pool()), rate);
+            if everywhere.contains(&key) {
+                key.1.burst = rate.burst.max(self.all);
+            }
             let place = *places.entry(key).or_insert_with_key(|key| {
                 let share = before.remove(key);
-                let share = share.unwrap_or_else(|| self.share(&key.0, rate));
+                let share = share.unwrap_or_else(|| self.share(&key.0, key.1));
                 self.pools.push(share);
                 self.pools.len() - 1
             });
-            self.by_scene.insert(Arc::clone(&scene.name), place);
+            let ordering = scene.ordering;
+            let known = Counts { place, ordering };
+            self.by_scene.insert(Arc::clone(&scene.name), known);
         }
     }
 
@@ -167,6 +188,9 @@ impl Shares {
 
     /// The shard in which a task should wait that cannot start soon: each one in the next, our own among them.
     pub fn elsewhere(&mut self, scene: &str, shard: i32) -> Option<i32> {
+        if self.stays(scene) {
+            return None;
+        }
         let next = self.of_mut(scene)?.next();
         (next != shard).then_some(next)
     }
@@ -176,7 +200,8 @@ impl Shares {
         let share = self.of(scene)?;
         let period = share.part.as_ref()?.period;
         let line = LONG.as_nanos() / period.as_nanos();
-        (share.spread.count > 1).then(|| usize::try_from(line).unwrap_or(usize::MAX))
+        let moves = !self.stays(scene) && share.spread.count > 1;
+        moves.then(|| usize::try_from(line).unwrap_or(usize::MAX))
     }
 
     /// Admits an attempt; if it may not start, when one may.
@@ -202,14 +227,20 @@ impl Shares {
 
     /// The share for the tasks of a scene, if it has a rate.
     fn of(&self, scene: &str) -> Option<&Share> {
-        let place = self.by_scene.get(scene)?;
-        self.pools.get(*place)
+        let counts = self.by_scene.get(scene)?;
+        self.pools.get(counts.place)
     }
 
     /// The same, to be changed.
     fn of_mut(&mut self, scene: &str) -> Option<&mut Share> {
-        let place = self.by_scene.get(scene)?;
-        self.pools.get_mut(*place)
+        let counts = self.by_scene.get(scene)?;
+        self.pools.get_mut(counts.place)
+    }
+
+    /// Whether the tasks of a scene stay where they entered.
+    fn stays(&self, scene: &str) -> bool {
+        let known = self.by_scene.get(scene);
+        known.is_some_and(|known| known.ordering == scene::Ordering::Key)
     }
 
     /// A share that begins now.

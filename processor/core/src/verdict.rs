@@ -68,7 +68,7 @@ mod tests {
 
     use crate::backoff::{Backoff, Jitter, Policy};
     use crate::cron::Schedule;
-    use crate::scene::{Overrides, Target};
+    use crate::scene::{self, Overrides, Target};
     use crate::task::{Failure, Kind, Origin, Record};
 
     /// An instant of no meaning.
@@ -105,6 +105,7 @@ mod tests {
             concurrency: NonZeroU32::MIN,
             least_concurrency: None,
             breaker: None,
+            ordering: scene::Ordering::None,
             callback: None,
         }
     }

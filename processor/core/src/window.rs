@@ -38,6 +38,17 @@ pub enum Read {
     Known,
 }
 
+/// Where an offset lies, seen from what was read so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ahead {
+    /// It was read, and with it everything below.
+    Read,
+    /// It is still to be read, and complete: as the last commit says, which says of those below it what is open.
+    Complete,
+    /// Nobody has said anything of it.
+    Unknown,
+}
+
 // === impl Window ===
 
 impl Window {
@@ -132,6 +143,17 @@ impl Window {
             .is_some_and(|slot| slot.offset < watermark && slot.complete)
         {
             self.slots.pop_front();
+        }
+    }
+
+    /// What is known of `offset`, seen from what was read so far.
+    pub fn ahead(&self, offset: i64) -> Ahead {
+        if offset < self.end {
+            Ahead::Read
+        } else if self.known.contains(offset) {
+            Ahead::Complete
+        } else {
+            Ahead::Unknown
         }
     }
 

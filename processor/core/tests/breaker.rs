@@ -12,8 +12,8 @@ use retide_core::lane::Limits;
 use retide_core::scene::{Callback, Target};
 use retide_core::{
     Action, Backoff, Base, Engine, Entry, Failure, Gates, Header, Input, Jitter, Kind, Ladder,
-    LaneId, Now, Origin, Outcome, Overrides, Policy, Record, Scene, Scenes, Source, Task, Terminal,
-    Timestamp, Transition,
+    LaneId, Now, Ordering, Origin, Outcome, Overrides, Policy, Record, Scene, Scenes, Source, Task,
+    Terminal, Timestamp, Transition,
 };
 
 /// The wall clock at the beginning, in microseconds.
@@ -65,6 +65,7 @@ fn scene(name: &str) -> Scene {
             target: format!("http://{name}:80").into(),
             rule: rule(),
         }),
+        ordering: Ordering::None,
         callback: None,
     }
 }
@@ -304,7 +305,8 @@ impl World {
             Entry::Deliver { .. }
             | Entry::DeadLetter { .. }
             | Entry::Poison { .. }
-            | Entry::Callback(_) => {}
+            | Entry::Callback(_)
+            | Entry::Order(_) => {}
         }
     }
 

@@ -13,8 +13,8 @@ use retide_core::lane::Limits;
 use retide_core::scene::{Callback, Target};
 use retide_core::{
     Action, Backoff, Base, Ended, Engine, Entry, Event, Failure, Gates, Header, Input, Jitter,
-    Kind, Ladder, LaneId, Now, Origin, Outcome, Overrides, Poison, Policy, Rate, Reason, Record,
-    Scene, Scenes, Settlement, Source, Task, Terminal, Timestamp, Transition, Wait,
+    Kind, Ladder, LaneId, Now, Ordering, Origin, Outcome, Overrides, Poison, Policy, Rate, Reason,
+    Record, Scene, Scenes, Settlement, Source, Task, Terminal, Timestamp, Transition, Wait,
 };
 
 /// Where every test starts: an instant of no meaning.
@@ -58,6 +58,7 @@ fn scene(change: impl FnOnce(&mut Scene)) -> Scenes {
         concurrency: NonZeroU32::new(4).unwrap(),
         least_concurrency: None,
         breaker: None,
+        ordering: Ordering::None,
         callback: None,
     };
     change(&mut scene);

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use retide_core::scene::Target;
 use retide_core::share::Shares;
-use retide_core::{Backoff, Base, Jitter, Overrides, Policy, Rate, Scene, Scenes};
+use retide_core::{Backoff, Base, Jitter, Ordering, Overrides, Policy, Rate, Scene, Scenes};
 
 const SCENE: &str = "pay";
 
@@ -37,6 +37,7 @@ fn scene(name: &str, host: Option<&str>, rate: Rate) -> Scene {
         concurrency: count(1),
         least_concurrency: None,
         breaker: None,
+        ordering: Ordering::None,
         callback: None,
     }
 }
@@ -187,6 +188,28 @@ fn step() -> impl Strategy<Value = Step> {
         1 => rate().prop_map(Step::Rules),
         2 => (0_usize..6).prop_map(Step::Follow),
     ]
+}
+
+#[test]
+fn a_scene_that_keeps_an_order_has_a_part_of_its_rate_in_each_shard_and_its_tasks_stay() {
+    let rate = rate_of(4, 1, 1);
+    let mut ordered = scene("ordered", Some("host"), rate);
+    ordered.ordering = Ordering::Key;
+    let free = scene("free", Some("host"), rate);
+    let mut shares = Shares::new(count(4));
+    shares.follow(Duration::ZERO, &[ordered, free].into_iter().collect());
+    (0..4).for_each(|shard| shares.take(Duration::ZERO, shard));
+
+    for shard in 0..4 {
+        assert!(shares.belongs("ordered", shard));
+        assert_eq!(shares.detour("ordered", shard), None);
+        assert_eq!(shares.elsewhere("ordered", shard), None);
+    }
+    assert_eq!(shares.line("ordered"), None);
+    // It is the rate of both, and those of the other one may move.
+    let elsewhere: Vec<_> = (0..4).map(|_| shares.elsewhere("free", 0)).collect();
+    assert_eq!(elsewhere.iter().flatten().count(), 3);
+    assert_eq!(shares.line("free"), Some(40));
 }
 
 proptest! {

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use retide_core::order::{Change, Shard};
 use retide_core::{Ended, Event, LaneId, Poison, Source, Task, Timestamp};
 
 use crate::bug::Bug;
@@ -33,6 +34,8 @@ pub(crate) enum Topic {
     DeadLetters,
     /// What a topic target delivers to.
     Orders,
+    /// Which tasks of a key are outstanding.
+    KeyOrder,
 }
 
 /// What a record holds.
@@ -52,6 +55,8 @@ pub(crate) enum Payload {
     Delivered(Arc<Task>),
     /// A transition.
     Event(Arc<Event>),
+    /// The outstanding tasks of a key.
+    KeyOrder(Change),
 }
 
 /// A record to write, as part of the consequence of one offset.
@@ -448,6 +453,37 @@ impl Broker {
         }
         let committed = lanes.iter().filter_map(|lane| self.committed.get(lane));
         Some(committed.map(|(_, progress)| progress.clone()).collect())
+    }
+
+    /// The order of shards, as it was written, unless a transaction is not over that has written of it; `bug` may not wait for that.
+    pub(crate) fn key_order(
+        &mut self,
+        shards: &BTreeSet<i32>,
+        bug: Bug,
+    ) -> Option<Vec<(i32, Shard)>> {
+        let mut orders = Vec::new();
+        for shard in shards.iter().copied() {
+            let topic = Topic::KeyOrder;
+            let partition = self.partition(Place { topic, shard });
+            let end = partition.stable_end();
+            if end < partition.log.len() as i64 && bug != Bug::KeyOrderReadEarly {
+                return None;
+            }
+            let mut order = Shard::default();
+            for entry in &partition.log[..end as usize] {
+                let (Some(Payload::KeyOrder(change)), Fate::Committed) =
+                    (&entry.payload, entry.fate)
+                else {
+                    continue;
+                };
+                let key = change.key.to_string();
+                if let Err(error) = order.replay(key.as_bytes(), change.value.as_deref()) {
+                    unreachable!("{error}");
+                }
+            }
+            orders.push((shard, order));
+        }
+        Some(orders)
     }
 
     /// Whether a transaction of `id` is open.

@@ -30,6 +30,10 @@ pub enum Bug {
     StaleRun,
     /// A shard is given away without waiting for its last commit.
     NoDrain,
+    /// The order of keys is read while transactions that have written of it are not over.
+    KeyOrderReadEarly,
+    /// The order of keys is written before the batch before has committed.
+    KeyOrderOutOfTurn,
     /// A mistake of the core.
     #[cfg(feature = "planted")]
     Core(retide_core::planted::Bug),
@@ -62,6 +66,8 @@ impl Bug {
             Self::ReadUncommitted,
             Self::StaleRun,
             Self::NoDrain,
+            Self::KeyOrderReadEarly,
+            Self::KeyOrderOutOfTurn,
         ];
         #[cfg(feature = "planted")]
         let of_core = retide_core::planted::Bug::ALL.map(Self::Core);

@@ -17,6 +17,12 @@ impl Chance {
         Self(Pcg64Mcg::seed_from_u64(seed))
     }
 
+    /// A stream that depends on this one, and leaves it as it is.
+    pub(crate) fn fork(&self) -> Self {
+        // Any other seed than one that somebody would begin with.
+        Self::new(self.clone().0.next_u64() ^ 0x6b65_795f_6f72_6465)
+    }
+
     /// A number below `limit`, which is not 0.
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
         // The bias of the remainder is far below what a few thousand draws could show.

@@ -10,7 +10,8 @@ use std::time::Duration;
 use retide_core::breaker::{Key, State};
 use retide_core::completions::Completions;
 use retide_core::{
-    Ended, Event, Kind, LaneId, Outcome, Rate, Scene, Task, Terminal, Timestamp, Transition,
+    Ended, Event, Kind, LaneId, Ordering, Outcome, Rate, Scene, Task, Terminal, Timestamp,
+    Transition,
 };
 
 use crate::broker::{Cause, Entry, Fate, Outgoing, Payload, Progress, Topic};
@@ -27,6 +28,9 @@ struct Attempt {
     /// The number of the attempt.
     number: u32,
 }
+
+/// A key of a scene in a shard.
+type Line = (i32, Arc<str>, Vec<u8>);
 
 /// What is known of an attempt.
 #[derive(Clone, Debug, Default)]
@@ -97,6 +101,8 @@ pub struct Figures {
     pub deferred: u64,
     /// Breakers that opened.
     pub openings: u64,
+    /// Attempts that had to wait for their turn.
+    pub in_turn: u64,
 }
 
 /// The judge.
@@ -104,6 +110,8 @@ pub struct Figures {
 pub(crate) struct Judge {
     /// What was asked for.
     submitted: BTreeMap<Arc<str>, Arc<Submission>>,
+    /// The tasks of each key of a scene that keeps order, in the order of their offsets.
+    in_line: BTreeMap<Line, Vec<(i64, Arc<str>)>>,
     /// What is known of each attempt.
     attempts: BTreeMap<Attempt, Known>,
     /// What is known of each task's end.
@@ -146,6 +154,7 @@ impl Figures {
             hops: self.hops.max(other.hops),
             deferred: self.deferred + other.deferred,
             openings: self.openings + other.openings,
+            in_turn: self.in_turn + other.in_turn,
         }
     }
 }
@@ -190,8 +199,14 @@ impl Judge {
     }
 
     /// A producer has asked for something.
-    pub(crate) fn submitted(&mut self, submission: &Arc<Submission>) {
+    pub(crate) fn submitted(&mut self, submission: &Arc<Submission>, offset: i64) {
         self.unfinished += 1;
+        if let (Some(key), false) = (submission.key, submission.poison) {
+            let scene = Arc::clone(&submission.scene);
+            let line = (submission.shard, scene, key.as_bytes().to_vec());
+            let task = (offset, Arc::clone(&submission.id));
+            self.in_line.entry(line).or_default().push(task);
+        }
         self.submitted
             .insert(Arc::clone(&submission.id), Arc::clone(submission));
     }
@@ -209,6 +224,7 @@ impl Judge {
         }
         let attempt = Attempt::of(task, task.attempt);
         self.in_order(&attempt, task);
+        self.in_turn(task, scene.ordering);
         if let Some(rate) = scene.rate.filter(|_| start.is_member) {
             self.within_rate(at, scene, rate);
         }
@@ -263,7 +279,8 @@ impl Judge {
     }
 
     /// A task is delivered to a topic.
-    pub(crate) fn delivers(&mut self, task: &Task, wall: Timestamp) {
+    pub(crate) fn delivers(&mut self, task: &Task, ordering: Ordering, wall: Timestamp) {
+        self.in_turn(task, ordering);
         if task.due > wall {
             self.object(|| format!("{} delivered early: due {}, now {wall}", task.id, task.due));
         }
@@ -305,7 +322,9 @@ impl Judge {
     /// A transaction was decided to commit.
     pub(crate) fn committed(&mut self, records: &[Outgoing], silent: &[Cause]) {
         let mut counts: BTreeMap<Cause, usize> = silent.iter().map(|cause| (*cause, 0)).collect();
-        for record in records {
+        // What is written of the order of a key follows from all that has happened to it.
+        let follows = |record: &&Outgoing| record.place.topic != Topic::KeyOrder;
+        for record in records.iter().filter(follows) {
             *counts.entry(record.cause).or_default() += 1;
         }
         for (cause, count) in counts {
@@ -403,7 +422,7 @@ impl Judge {
         if ends.dead_letters != u32::from(!good) {
             return Err("dead letters do not fit its end");
         }
-        let to_topic = good && &*submission.scene == "topic";
+        let to_topic = good && ["topic", "keyed-topic"].contains(&&*submission.scene);
         if ends.delivered != u32::from(to_topic) {
             return Err("deliveries to the topic do not fit its end");
         }
@@ -455,6 +474,27 @@ impl Judge {
         if attempt.number > self.most_attempts {
             self.object(|| format!("{attempt:?} is more than any rules allowed"));
         }
+    }
+
+    /// Whether all tasks of its key that were produced before it have ended durably.
+    fn in_turn(&mut self, task: &Task, ordering: Ordering) {
+        let (Kind::Work, Ordering::Key, Some(key)) = (task.kind, ordering, &task.record.key) else {
+            return;
+        };
+        let offset = task.origin.offset;
+        let line = (task.origin.partition, Arc::clone(&task.scene), key.to_vec());
+        let before = self.in_line.get(&line).into_iter().flatten();
+        let open = before
+            .take_while(|(before, _)| *before < offset)
+            .map(|(_, id)| id)
+            .find(|id| {
+                let ends = self.ends.get(*id);
+                ends.is_none_or(|ends| ends.callbacks.is_empty())
+            });
+        if let Some(open) = open.cloned() {
+            self.object(|| format!("{} started before {open} of its key had ended", task.id));
+        }
+        self.figures.in_turn += 1;
     }
 
     /// Whether a process may have one more call of a scene in flight.
@@ -551,7 +591,7 @@ impl Judge {
                 self.ends.entry(Arc::clone(&task.id)).or_default().delivered += 1;
             }
             Payload::Event(event) => self.told(event),
-            Payload::DeadLetter(..) | Payload::Submitted(_) => {}
+            Payload::DeadLetter(..) | Payload::Submitted(_) | Payload::KeyOrder(_) => {}
         }
     }
 

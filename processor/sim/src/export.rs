@@ -120,6 +120,7 @@ fn name(topic: Topic, ladder: &Ladder) -> String {
         Topic::Events => "events",
         Topic::DeadLetters => "dead-letters",
         Topic::Orders => return "orders".to_owned(),
+        Topic::KeyOrder => "order",
     };
     format!("{PREFIX}.{last}")
 }
@@ -153,6 +154,7 @@ fn headers(payload: &Payload) -> Headers<'_> {
             event: event.transition.word(),
             ..none
         },
+        Payload::KeyOrder(_) => none,
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use retide_core::LaneId;
 
-use crate::broker::{Cause, Fate, Outgoing, ProducerId, Progress, Refusal};
+use crate::broker::{Cause, Fate, Outgoing, ProducerId, Progress, Refusal, Topic};
 use crate::bug::Bug;
 use crate::world::{At, Caller, Env, MILLI, News, Part, Reply, Request};
 
@@ -66,6 +66,8 @@ enum Stage {
     Deliveries,
     /// Its turn, to commit.
     Turn,
+    /// The delivery of what it has to write of the order of keys.
+    KeyOrder,
     /// The offsets to be taken.
     Offsets,
     /// The transaction to commit.
@@ -112,6 +114,8 @@ struct Writer {
     failed: bool,
     /// The consequences that were refused.
     refused: BTreeSet<Cause>,
+    /// Those of its batch whose other form is written.
+    replaced: Vec<Cause>,
 }
 
 /// The ledger.
@@ -175,6 +179,7 @@ impl Ledger {
             suspect: false,
             failed: false,
             refused: BTreeSet::new(),
+            replaced: Vec::new(),
         };
         Self {
             writers: [writer(0), writer(1)],
@@ -218,12 +223,17 @@ impl Ledger {
                 self.send(index, desk);
             }
             (Stage::Deliveries, reply) => self.delivered(index, reply, desk),
+            (Stage::KeyOrder, Reply::Done) => {
+                if self.writers[index].calls.is_empty() {
+                    self.offsets(index, desk);
+                }
+            }
             (Stage::Offsets, Reply::Done) => self.end(index, Fate::Committed, Stage::Commit, desk),
-            (Stage::Offsets | Stage::Commit, Reply::Refused(Refusal::Generation)) => {
+            (Stage::Commit, Reply::Done) => self.report(index, Receipt::Committed, desk),
+            (Stage::Offsets | Stage::Commit, Reply::Refused(Refusal::Generation))
+            | (Stage::KeyOrder | Stage::Offsets | Stage::Commit, Reply::Failed) => {
                 self.abort(index, Pause::Yes, desk);
             }
-            (Stage::Commit, Reply::Done) => self.report(index, Receipt::Committed, desk),
-            (Stage::Offsets | Stage::Commit, Reply::Failed) => self.abort(index, Pause::Yes, desk),
             (Stage::Abort(Pause::Yes), Reply::Done) if self.bug == Bug::DroppedOnAbort => {
                 self.report(index, Receipt::Committed, desk);
             }
@@ -250,7 +260,9 @@ impl Ledger {
                 self.writers[index].epoch = None;
                 self.sleep(index, Stage::DoubtAgain, desk);
             }
-            (Stage::Init | Stage::Offsets | Stage::Commit, _) => self.lose_sight(index, desk),
+            (Stage::Init | Stage::KeyOrder | Stage::Offsets | Stage::Commit, _) => {
+                self.lose_sight(index, desk);
+            }
             (stage, reply) => unreachable!("{reply:?} while waiting for {stage:?}"),
         }
     }
@@ -282,6 +294,7 @@ impl Ledger {
         for settled in &mut submitted.batch.settled {
             if writer.refused.contains(&settled.cause) {
                 settled.records = std::mem::take(&mut settled.otherwise);
+                writer.replaced.push(settled.cause);
             }
         }
         writer.refused.clear();
@@ -305,7 +318,11 @@ impl Ledger {
         // A few requests of whole partitions each.
         let requests = desk.env.chance.between(1, 3);
         let mut parts: BTreeMap<u64, Vec<Outgoing>> = BTreeMap::new();
+        let out_of_turn = self.bug == Bug::KeyOrderOutOfTurn;
         for record in submitted.batch.settled.iter().flat_map(|one| &one.records) {
+            if record.place.topic == Topic::KeyOrder && !out_of_turn {
+                continue;
+            }
             let place = record.place;
             let hash = place.shard as u64 * 3 + topic_number(place.topic);
             parts
@@ -341,6 +358,7 @@ impl Ledger {
             | Reply::TimedOut
             | Reply::Epoch(_)
             | Reply::DoneAgain
+            | Reply::KeyOrder(_)
             | Reply::Offsets(_) => {
                 return self.lose_sight(index, desk);
             }
@@ -363,8 +381,27 @@ impl Ledger {
     fn take_turn(&mut self, index: usize, desk: &mut Desk<'_>) {
         self.writers[index].stage = Stage::Turn;
         if self.turn == index || self.bug == Bug::TurnIgnored {
-            self.offsets(index, desk);
+            self.key_order(index, desk);
         }
+    }
+
+    /// Writes what there is of the order of keys: nothing of the batch before can come behind it any more.
+    fn key_order(&mut self, index: usize, desk: &mut Desk<'_>) {
+        let writer = &self.writers[index];
+        let (Some(submitted), Some(epoch)) = (&writer.submitted, writer.epoch) else {
+            unreachable!("nothing to commit");
+        };
+        let id = writer.id;
+        let records = submitted.batch.settled.iter().flat_map(|one| &one.records);
+        let records: Vec<Outgoing> = records
+            .filter(|record| record.place.topic == Topic::KeyOrder)
+            .cloned()
+            .collect();
+        if records.is_empty() || self.bug == Bug::KeyOrderOutOfTurn {
+            return self.offsets(index, desk);
+        }
+        let request = Request::Produce { id, epoch, records };
+        self.call(index, Stage::KeyOrder, &request, desk);
     }
 
     /// Adds the offsets to the transaction.
@@ -492,11 +529,12 @@ impl Ledger {
         }
         writer.stage = Stage::Idle;
         writer.submitted = None;
-        desk.receipts.push(receipt);
+        let replaced = std::mem::take(&mut writer.replaced);
+        desk.receipts.push((receipt, replaced));
         let other = 1 - index;
         self.turn = other;
         if self.writers[other].stage == Stage::Turn {
-            self.offsets(other, desk);
+            self.key_order(other, desk);
         } else if let Stage::Report(receipt) = self.writers[other].stage {
             self.report(other, receipt, desk);
         }
@@ -523,8 +561,8 @@ pub(crate) struct Desk<'a> {
     pub(crate) ownership: &'a Ownership,
     /// The consumer's place in the group.
     pub(crate) membership: Option<crate::group::Membership>,
-    /// What became of batches.
-    pub(crate) receipts: &'a mut Vec<Receipt>,
+    /// What became of batches, and which consequences were written in their other form.
+    pub(crate) receipts: &'a mut Vec<(Receipt, Vec<Cause>)>,
 }
 
 /// The batch a writer works on.
@@ -536,11 +574,10 @@ fn submitted_of(writer: &Writer) -> &Submitted {
 }
 
 /// A number for each topic.
-fn topic_number(topic: crate::broker::Topic) -> u64 {
-    use crate::broker::Topic;
+fn topic_number(topic: Topic) -> u64 {
     use retide_core::Source;
     match topic {
-        Topic::Events => 0,
+        Topic::Events | Topic::KeyOrder => 0,
         Topic::DeadLetters => 1,
         Topic::Orders => 2,
         Topic::Read(Source::Tasks) => 3,

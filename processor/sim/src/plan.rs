@@ -10,8 +10,8 @@ use retide_core::breaker::{Fraction, Key, Rule};
 use retide_core::lane::Limits;
 use retide_core::scene::{Callback, DEFAULT, Target};
 use retide_core::{
-    Backoff, Base, Failure, Jitter, Ladder, Outcome, Overrides, Policy, Rate, Scene, Terminal,
-    Timestamp,
+    Backoff, Base, Failure, Jitter, Ladder, Ordering, Outcome, Overrides, Policy, Rate, Scene,
+    Terminal, Timestamp,
 };
 
 use crate::chance::Chance;
@@ -33,6 +33,8 @@ pub(crate) struct Submission {
     pub(crate) due: Option<Timestamp>,
     /// When no attempt may start any more.
     pub(crate) deadline: Option<Timestamp>,
+    /// The key of its record.
+    pub(crate) key: Option<&'static str>,
     /// Whether it is a record that cannot be read.
     pub(crate) poison: bool,
     /// What it is to go through; none if chance decides at each call.
@@ -132,6 +134,9 @@ pub(crate) struct Plan {
 /// The scenes' names: a call, a call with a rate and callbacks, a topic.
 const SCENES: [&str; 3] = ["call", "rate", "topic"];
 
+/// The scenes of those that keep the order of their keys: a call, and a topic.
+const KEYED: [&str; 2] = ["keyed", "keyed-topic"];
+
 /// The scene of a campaign.
 const CAMPAIGN: &str = "chaos";
 
@@ -219,6 +224,7 @@ impl Plan {
         plan.draw_clocks(chance);
         plan.draw_faults(chance, KINDS);
         plan.faults.sort_by_key(|(at, _)| *at);
+        plan.draw_order(&mut chance.fork());
         plan
     }
 
@@ -267,6 +273,42 @@ impl Plan {
         let sets = |fault: &Fault| matches!(fault, Fault::Step(..) | Fault::StepBroker(_));
         self.skews.iter().all(|skew| *skew == 0)
             && !self.faults.iter().any(|(_, fault)| sets(fault))
+    }
+
+    /// Whether any scene keeps the order of its keys.
+    pub(crate) fn keeps_order(&self) -> bool {
+        let mut scenes = self.scenes.iter();
+        scenes.any(|scene| scene.ordering == Ordering::Key)
+    }
+
+    /// Lets a third of all histories keep the order of keys: of half of their tasks.
+    fn draw_order(&mut self, chance: &mut Chance) {
+        if !chance.one_in(3) {
+            return;
+        }
+        for name in KEYED {
+            let mut scene = scene(name, chance);
+            scene.ordering = Ordering::Key;
+            scene.rate = chance.one_in(3).then(|| Rate {
+                limit: NonZeroU32::MIN.saturating_add(chance.between(1, 7) as u32),
+                per: Duration::from_secs(1),
+                // For each shard one, so that what is allowed is what the rule says.
+                burst: NonZeroU32::MIN.saturating_add(3),
+            });
+            self.scenes.push(scene);
+        }
+        let keys = chance.between(1, 3) as usize;
+        for submission in &mut self.submissions {
+            if submission.poison || chance.one_in(2) {
+                continue;
+            }
+            let submission = Arc::make_mut(submission);
+            submission.scene = chance.pick(&KEYED).into();
+            submission.key = Some(chance.pick(&["a", "b", "c"][..keys]));
+            if chance.one_in(8) {
+                submission.key = None;
+            }
+        }
     }
 
     /// Which requests and calls go wrong.
@@ -388,7 +430,7 @@ fn scenes(chance: &mut Chance) -> Vec<Scene> {
 
 /// A scene. Its target and its callback stay what they are; [`change`] changes the rest.
 fn scene(name: &str, chance: &mut Chance) -> Scene {
-    let topic = (name == "topic").then(|| Target::Produce {
+    let topic = name.ends_with("topic").then(|| Target::Produce {
         topic: "orders".into(),
     });
     let callback = (name == "rate").then(|| Callback {
@@ -414,6 +456,7 @@ fn scene(name: &str, chance: &mut Chance) -> Scene {
         concurrency: NonZeroU32::MIN,
         least_concurrency: None,
         breaker: None,
+        ordering: Ordering::None,
         callback,
     };
     change(&mut scene, chance);
@@ -433,6 +476,13 @@ pub(crate) fn change(scene: &mut Scene, chance: &mut Chance) {
     scene.deadline = chance
         .one_in(4)
         .then(|| Duration::from_millis(chance.between(1, 60_000)));
+    if KEYED.contains(&&*scene.name) {
+        // One after the other, they have to come to their end, too.
+        scene.policy.backoff = Backoff::Fixed {
+            delay: Duration::from_millis(chance.pick(&[10, 700, 4_000, 12_000])),
+        };
+        scene.policy.max_attempts = count(chance.between(1, 3));
+    }
     if &*scene.name == "rate" {
         scene.rate = Some(Rate {
             limit: count(chance.between(1, 5)),
@@ -494,6 +544,7 @@ fn submissions(chance: &mut Chance, heals_at: At, shards: i32) -> Vec<Arc<Submis
             deadline: chance
                 .one_in(10)
                 .then(|| wall(at, 0) + Duration::from_millis(chance.between(1, 40_000))),
+            key: None,
             poison: chance.one_in(25),
             fate: None,
         }));
@@ -522,6 +573,7 @@ fn campaign_scene() -> Scene {
         concurrency: count(CAMPAIGN_CONCURRENCY),
         least_concurrency: None,
         breaker: None,
+        ordering: Ordering::None,
         callback: None,
     }
 }
@@ -557,6 +609,7 @@ fn campaign_submissions(chance: &mut Chance, heals_at: At, shards: i32) -> Vec<A
             scene: CAMPAIGN.into(),
             due: delayed.then_some(due),
             deadline: (fate == Fate::Expires).then_some(deadline),
+            key: None,
             poison: false,
             fate: Some(fate),
         }));

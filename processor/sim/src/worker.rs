@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use retide_core::completions::Completions;
 use retide_core::engine::Position;
+use retide_core::order::{Change, Shard};
 use retide_core::{
-    Action, Commit, Engine, Failure, Gates, Header, Input, Kind, LaneId, Now, Origin, Outcome,
-    Poison, Reason, Record, Scenes, Settlement, Source, Task, Timestamp,
+    Action, Commit, Engine, Failure, Gates, Header, Input, Kind, LaneId, Now, Ordering, Origin,
+    Outcome, Poison, Reason, Record, Scenes, Settlement, Source, Task, Timestamp,
 };
 
 use crate::broker::{Cause, Outgoing, Payload, Place, Progress, Topic};
@@ -26,7 +27,7 @@ use crate::world::{At, Caller, Env, Event, MILLI, News, POLLED, Part, Reply, Req
 #[derive(Debug)]
 enum Reading {
     /// These lanes are ours.
-    Assigned(BTreeSet<i32>, Vec<Progress>),
+    Assigned(BTreeSet<i32>, Vec<Progress>, Vec<(i32, Shard)>),
     /// These shards are to be given away.
     Revoked {
         /// The shards.
@@ -116,8 +117,10 @@ pub(crate) struct Worker {
     readings: VecDeque<Reading>,
     /// Whether a look at the broker is planned.
     polling: bool,
-    /// The request for offsets that is under way.
+    /// The request for offsets, or for the order of keys, that is under way.
     fetch: Option<u64>,
+    /// The offsets that it has while it waits for the order of keys.
+    fetched: Option<Vec<Progress>>,
     /// The scene of each call in flight, for the judge.
     calls: BTreeMap<u64, Arc<str>>,
     /// What was settled since the last batch.
@@ -198,6 +201,7 @@ impl Worker {
             readings: VecDeque::new(),
             polling: false,
             fetch: None,
+            fetched: None,
             calls: BTreeMap::new(),
             settled: Vec::new(),
             under_way: VecDeque::new(),
@@ -285,6 +289,7 @@ impl Worker {
         match self.phase {
             Phase::In | Phase::Fetching | Phase::Joining => {
                 self.fetch = None;
+                self.fetched = None;
                 self.announced = false;
                 self.phase = Phase::Revoking;
                 // The drive hears of it when the consumer is polled next.
@@ -376,20 +381,40 @@ impl Worker {
         self.fetch = Some(env.ask(caller, &Request::Fetch { lanes }));
     }
 
+    /// Asks what was written of the order of keys: after the offsets, so that who has changed it is not going to any more.
+    fn ask_key_order(&mut self, shards: BTreeSet<i32>, env: &mut Env) {
+        let caller = Caller {
+            worker: self.id,
+            part: Part::Feed,
+        };
+        self.fetch = Some(env.ask(caller, &Request::KeyOrder { shards }));
+    }
+
     /// The offsets are there, or not.
     fn fetched(&mut self, call: u64, reply: Reply, env: &mut Env) {
         if self.fetch != Some(call) {
             return;
         }
         let new = self.new_shards();
-        let Reply::Offsets(offsets) = reply else {
+        let (offsets, orders) = match (reply, self.fetched.take()) {
+            (Reply::Offsets(offsets), _) if env.plan.keeps_order() => {
+                self.fetched = Some(offsets);
+                return self.ask_key_order(new, env);
+            }
+            (Reply::Offsets(offsets), _) => (offsets, Vec::new()),
+            (Reply::KeyOrder(orders), Some(offsets)) => (offsets, orders),
             // The client asks again by itself.
-            return self.ask_offsets(&new, env);
+            (_, None) => return self.ask_offsets(&new, env),
+            (_, offsets) => {
+                self.fetched = offsets;
+                return self.ask_key_order(new, env);
+            }
         };
         self.fetch = None;
         self.phase = Phase::In;
         self.held.extend(&new);
-        self.readings.push_back(Reading::Assigned(new, offsets));
+        self.readings
+            .push_back(Reading::Assigned(new, offsets, orders));
         self.drive(env);
         self.follow(env);
         self.poll_soon(env);
@@ -522,7 +547,13 @@ impl Worker {
                 break;
             };
             match reading {
-                Reading::Assigned(shards, offsets) => self.assign(shards, &offsets, env),
+                Reading::Assigned(shards, offsets, orders) => {
+                    for (shard, order) in orders {
+                        let order = Box::new(order);
+                        self.step(Input::Outstanding { shard, order }, env);
+                    }
+                    self.assign(shards, &offsets, env);
+                }
                 Reading::Revoked { shards, lost } => self.let_go(shards, lost, env),
                 Reading::Record {
                     position,
@@ -680,8 +711,12 @@ impl Worker {
     fn commit(&mut self, env: &mut Env) {
         let settled = std::mem::take(&mut self.settled);
         let commits = self.engine.commits();
+        let changes = self.engine.changes();
+        let changes = changes
+            .into_iter()
+            .map(|(shard, change)| changed(shard, change));
         let batch = Batch {
-            settled: settled.iter().map(outgoing).collect(),
+            settled: settled.iter().map(outgoing).chain(changes).collect(),
             progress: commits
                 .iter()
                 .map(|commit| Progress {
@@ -708,10 +743,24 @@ impl Worker {
             receipts: &mut receipts,
         };
         act(&mut self.ledger, &mut desk);
-        for receipt in receipts {
+        for (receipt, replaced) in receipts {
             let commits = self.under_way.pop_front().unwrap_or_default();
             match receipt {
                 Receipt::Committed => {
+                    for Cause { lane, offset, .. } in replaced {
+                        let commit = commits.iter().find(|commit| commit.lane == lane);
+                        if let Some(Commit { epoch, .. }) = commit {
+                            let epoch = *epoch;
+                            self.step(
+                                Input::Refused {
+                                    lane,
+                                    epoch,
+                                    offset,
+                                },
+                                env,
+                            );
+                        }
+                    }
                     for commit in commits {
                         let input = Input::Committed {
                             lane: commit.lane,
@@ -764,7 +813,14 @@ impl Worker {
                     }
                     for entry in &settlement.entries {
                         if let retide_core::Entry::Deliver { task, .. } = entry {
-                            env.judge.delivers(task, now.wall);
+                            // Scenes with a topic keep their order, or do not, for good.
+                            let scene = env
+                                .plan
+                                .scenes
+                                .iter()
+                                .find(|scene| scene.name == task.scene);
+                            let ordering = scene.map_or(Ordering::None, |scene| scene.ordering);
+                            env.judge.delivers(task, ordering, now.wall);
                         }
                     }
                     self.settled.push(settlement);
@@ -907,6 +963,7 @@ impl Worker {
             Payload::DeadLetter(..)
             | Payload::Poison(_)
             | Payload::Delivered(_)
+            | Payload::KeyOrder(_)
             | Payload::Event(_) => unreachable!("not on a topic that is read"),
         };
         Input::Record {
@@ -931,6 +988,7 @@ fn submitted(submission: &Submission, origin: Origin, now: Timestamp) -> Task {
         failure: None,
         hops: 0,
         record: Record {
+            key: submission.key.map(|key| key.as_bytes().into()),
             value: Some(submission.id.as_bytes().to_vec().into()),
             ..Record::default()
         },
@@ -943,7 +1001,7 @@ fn outgoing(settlement: &Settlement) -> Settled {
         let cause = Cause {
             lane: settlement.lane,
             offset: settlement.offset,
-            of: entries.len(),
+            of: consequences(entries),
         };
         entries
             .iter()
@@ -955,11 +1013,39 @@ fn outgoing(settlement: &Settlement) -> Settled {
         cause: Cause {
             lane: settlement.lane,
             offset: settlement.offset,
-            of: written.len(),
+            of: consequences(&settlement.entries),
         },
         records: written,
         otherwise: records(&settlement.otherwise),
     }
+}
+
+/// What is written of the order of a key besides what settlements hold, as the ledger writes it.
+fn changed(shard: i32, change: Change) -> Settled {
+    let source = Source::Tasks;
+    let cause = Cause {
+        lane: LaneId { shard, source },
+        offset: -1,
+        of: 0,
+    };
+    Settled {
+        cause,
+        records: vec![Outgoing {
+            place: Place {
+                topic: Topic::KeyOrder,
+                shard,
+            },
+            payload: Payload::KeyOrder(change),
+            cause,
+        }],
+        otherwise: Vec::new(),
+    }
+}
+
+/// How many entries are consequences of an offset, rather than of all that has happened to a key.
+fn consequences(entries: &[retide_core::Entry]) -> usize {
+    let is_order = |entry: &&retide_core::Entry| matches!(entry, retide_core::Entry::Order(_));
+    entries.len() - entries.iter().filter(is_order).count()
 }
 
 /// The record of one entry.
@@ -988,6 +1074,7 @@ fn record(entry: &retide_core::Entry, settlement: &Settlement, cause: Cause) -> 
             (Topic::Read(source), Payload::Callback(Arc::clone(ended)))
         }
         Entry::Event(event) => (Topic::Events, Payload::Event(Arc::new(event.clone()))),
+        Entry::Order(change) => (Topic::KeyOrder, Payload::KeyOrder(change.clone())),
     };
     Outgoing {
         place: Place { topic, shard },

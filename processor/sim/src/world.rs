@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use retide_core::order::Shard;
 use retide_core::{Failure, Gates, LaneId, Outcome, Scene, Scenes, Source, Task, Timestamp};
 
 use crate::broker::{
@@ -121,6 +122,11 @@ pub(crate) enum Request {
         /// Of these lanes.
         lanes: Vec<LaneId>,
     },
+    /// What was written of the order of keys.
+    KeyOrder {
+        /// Of these shards.
+        shards: BTreeSet<i32>,
+    },
 }
 
 /// What the broker answers.
@@ -140,6 +146,8 @@ pub(crate) enum Reply {
     Failed,
     /// The offsets in force.
     Offsets(Vec<Progress>),
+    /// The order of keys, by shard.
+    KeyOrder(Vec<(i32, Shard)>),
     /// Nothing was heard in time.
     TimedOut,
 }
@@ -314,6 +322,8 @@ pub(crate) struct Env {
     last: u64,
     /// By how much each clock is off, the broker's last.
     clocks: Vec<i64>,
+    /// The mistake that is made.
+    bug: Bug,
     /// What goes wrong by chance now.
     odds: Odds,
     /// Until when the targets of calls answer none.
@@ -587,6 +597,11 @@ impl Env {
                 .fetch(&lanes)
                 .map(Reply::Offsets)
                 .ok_or(Refusal::Concurrent),
+            Request::KeyOrder { shards } => self
+                .broker
+                .key_order(&shards, self.bug)
+                .map(Reply::KeyOrder)
+                .ok_or(Refusal::Concurrent),
         }
     }
 
@@ -736,6 +751,7 @@ impl Request {
             Self::Offsets { .. } => "offsets",
             Self::End { .. } => "end",
             Self::Fetch { .. } => "fetch",
+            Self::KeyOrder { .. } => "key order",
         }
     }
 }
@@ -775,6 +791,7 @@ impl World {
             queue: BinaryHeap::new(),
             last: 0,
             clocks: plan.skews.clone(),
+            bug,
             odds: plan.odds,
             down_until: 0,
             plan,
@@ -891,6 +908,15 @@ impl World {
                 .judge
                 .object(|| format!("{held} bytes held and no offset open"));
         }
+        let shards: BTreeSet<i32> = (0..self.env.plan.shards).collect();
+        let orders = self.env.broker.key_order(&shards, self.bug);
+        for (shard, order) in orders.unwrap_or_default() {
+            if !order.is_empty() {
+                self.env
+                    .judge
+                    .object(|| format!("keys of shard {shard} are written down: {order:?}"));
+            }
+        }
     }
 
     /// It does not end.
@@ -1001,9 +1027,9 @@ impl World {
             shard: submission.shard,
         };
         let appended = self.env.broker_wall();
-        self.env.judge.submitted(&submission);
         let payload = Payload::Submitted(Arc::clone(&submission));
         let offset = self.env.broker.append(place, payload, appended);
+        self.env.judge.submitted(&submission, offset);
         if let Some(witness) = &mut self.env.witness {
             witness.acknowledged(self.env.now, &submission, offset);
         }

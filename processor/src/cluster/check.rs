@@ -251,8 +251,12 @@ impl Subject<'_> {
         let policy = self.seen.text(plan::CLEANUP)?;
         let policies: Vec<&str> = policy.split(',').map(str::trim).collect();
         let (problem, wanted) = match self.topic.role {
-            Role::Scenes if policies == ["compact"] => return None,
+            Role::Scenes | Role::Order if policies == ["compact"] => return None,
             Role::Scenes => ("scene rules get lost as they age", "compact"),
+            Role::Order => (
+                "what is known of the order of tasks gets lost as it ages",
+                "compact",
+            ),
             Role::Tasks
             | Role::Tier { .. }
             | Role::Callbacks
@@ -311,6 +315,7 @@ impl Subject<'_> {
             | Role::Alerts
             | Role::DeadLetters
             | Role::Events
+            | Role::Order
             | Role::Scenes => Severity::Warn,
         };
         Some(self.finding(

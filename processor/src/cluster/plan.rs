@@ -41,6 +41,8 @@ pub enum Role {
     DeadLetters,
     /// The audit log.
     Events,
+    /// Which tasks of a key are outstanding.
+    Order,
     /// Scene rules.
     Scenes,
 }
@@ -84,6 +86,13 @@ pub const COPY_BYTES: i64 = 2 * 1_024 * 1_024;
 /// rest is for producers who cannot count to the byte.
 const ROOM: i64 = 64 * 1_024;
 
+/// Largest segment of a partition of the order topic. Only whole segments are compacted, and whoever gets a shard reads all of it.
+const ORDER_SEGMENT: u64 = 16 * 1_024 * 1_024;
+
+/// How long the order topic remembers that a key has no outstanding tasks any more: longer than anybody takes to read it, since who has
+/// seen tasks of a key must also see that there are none.
+const TOMBSTONE: Duration = Duration::from_mins(10);
+
 /// Setting: how a topic forgets.
 pub(super) const CLEANUP: &str = "cleanup.policy";
 /// Setting: how long records are kept.
@@ -92,6 +101,12 @@ pub(super) const RETENTION: &str = "retention.ms";
 pub(super) const RETENTION_BYTES: &str = "retention.bytes";
 /// Setting: whose clock a record's timestamp is from.
 pub(super) const TIMESTAMP_TYPE: &str = "message.timestamp.type";
+/// Setting: how large segments become.
+const SEGMENT_BYTES: &str = "segment.bytes";
+/// Setting: which part of a log is replaced at least before it is compacted.
+const DIRTY: &str = "min.cleanable.dirty.ratio";
+/// Setting: how long tombstones are kept.
+const TOMBSTONES: &str = "delete.retention.ms";
 /// Setting: the largest batch.
 pub(super) const MAX_BYTES: &str = "max.message.bytes";
 
@@ -114,7 +129,7 @@ impl Role {
     pub const fn is_read(self) -> bool {
         match self {
             Self::Tasks | Self::Tier { .. } | Self::Callbacks => true,
-            Self::Alerts | Self::DeadLetters | Self::Events | Self::Scenes => false,
+            Self::Alerts | Self::DeadLetters | Self::Events | Self::Order | Self::Scenes => false,
         }
     }
 
@@ -122,7 +137,7 @@ impl Role {
     pub const fn is_copied_to(self) -> bool {
         match self {
             Self::Tier { .. } | Self::Callbacks | Self::DeadLetters => true,
-            Self::Tasks | Self::Alerts | Self::Events | Self::Scenes => false,
+            Self::Tasks | Self::Alerts | Self::Events | Self::Order | Self::Scenes => false,
         }
     }
 
@@ -135,6 +150,7 @@ impl Role {
             | Self::Alerts
             | Self::DeadLetters
             | Self::Events
+            | Self::Order
             | Self::Scenes => Duration::ZERO,
         }
     }
@@ -146,7 +162,7 @@ impl Role {
                 Some(OUTAGE + self.delay())
             }
             Self::DeadLetters => Some(DEAD_LETTERS),
-            Self::Scenes => None,
+            Self::Order | Self::Scenes => None,
         }
     }
 
@@ -178,6 +194,11 @@ impl Role {
             Self::Tier { .. } => {
                 config.insert(TIMESTAMP_TYPE, "LogAppendTime".to_owned());
             }
+            Self::Order => {
+                config.insert(SEGMENT_BYTES, ORDER_SEGMENT.to_string());
+                config.insert(DIRTY, "0.1".to_owned());
+                config.insert(TOMBSTONES, TOMBSTONE.as_millis().to_string());
+            }
             Self::Callbacks | Self::Alerts | Self::DeadLetters | Self::Events | Self::Scenes => {}
         }
         config
@@ -199,7 +220,8 @@ impl Plan {
                 | Role::Callbacks
                 | Role::Alerts
                 | Role::DeadLetters
-                | Role::Events => layout.partitions,
+                | Role::Events
+                | Role::Order => layout.partitions,
             },
             replication_factor: layout.replication_factor,
             config: role.config(),
@@ -214,6 +236,7 @@ impl Plan {
             topic(&topics.alerts, Role::Alerts),
             topic(&topics.dead_letters, Role::DeadLetters),
             topic(&topics.events, Role::Events),
+            topic(&topics.order, Role::Order),
             topic(&topics.scenes, Role::Scenes),
         ]);
         Self { topics: plan }
@@ -342,6 +365,7 @@ mod tests {
                 r#"retry.alerts 12 {"cleanup.policy": "delete", "retention.ms": "604800000"}"#,
                 r#"retry.dead-letters 12 {"cleanup.policy": "delete", "max.message.bytes": "2097152", "retention.ms": "2592000000"}"#,
                 r#"retry.events 12 {"cleanup.policy": "delete", "retention.ms": "604800000"}"#,
+                r#"retry.order 12 {"cleanup.policy": "compact", "delete.retention.ms": "600000", "min.cleanable.dirty.ratio": "0.1", "segment.bytes": "16777216"}"#,
                 r#"retry.scenes 1 {"cleanup.policy": "compact"}"#,
             ]
         );
@@ -367,6 +391,7 @@ kafka-topics.sh --bootstrap-server a:9092,b:9092 --create --if-not-exists --topi
 kafka-topics.sh --bootstrap-server a:9092,b:9092 --create --if-not-exists --topic retry.alerts --partitions 12 --replication-factor 3 --config cleanup.policy=delete --config retention.ms=604800000
 kafka-topics.sh --bootstrap-server a:9092,b:9092 --create --if-not-exists --topic retry.dead-letters --partitions 12 --replication-factor 3 --config cleanup.policy=delete --config max.message.bytes=2097152 --config retention.ms=2592000000
 kafka-topics.sh --bootstrap-server a:9092,b:9092 --create --if-not-exists --topic retry.events --partitions 12 --replication-factor 3 --config cleanup.policy=delete --config retention.ms=604800000
+kafka-topics.sh --bootstrap-server a:9092,b:9092 --create --if-not-exists --topic retry.order --partitions 12 --replication-factor 3 --config cleanup.policy=compact --config delete.retention.ms=600000 --config min.cleanable.dirty.ratio=0.1 --config segment.bytes=16777216
 kafka-topics.sh --bootstrap-server a:9092,b:9092 --create --if-not-exists --topic retry.scenes --partitions 1 --replication-factor 3 --config cleanup.policy=compact
 "
         );
@@ -408,7 +433,7 @@ spec:
     retention.bytes: -1
     retention.ms: 691200000
 ";
-        assert_eq!(documents.matches("---\n").count(), 8);
+        assert_eq!(documents.matches("---\n").count(), 9);
         assert!(documents.contains(tier), "{documents}");
         assert!(!plan("retry", -1).strimzi("main").contains("replicas"));
     }

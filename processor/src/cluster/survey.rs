@@ -261,7 +261,9 @@ impl Questions {
         let consumer: BaseConsumer<Reasons> = config
             .create_with_context(Reasons::default())
             .map_err(Error::Client)?;
-        let wanted = |topic: &&TopicPlan| topic.role.is_read() || topic.role == Role::Scenes;
+        let wanted = |topic: &&TopicPlan| {
+            topic.role.is_read() || matches!(topic.role, Role::Order | Role::Scenes)
+        };
         let there: Vec<_> = self
             .plan
             .topics

@@ -13,7 +13,8 @@ use retide_core::breaker::Rule;
 use retide_core::cron::{self, Schedule};
 use retide_core::scene::{self, MAX_DELAY};
 use retide_core::{
-    Backoff as Waits, Base, Jitter, Overrides, Policy, Rate as CoreRate, Terminal, Timestamp,
+    Backoff as Waits, Base, Jitter, Ordering, Overrides, Policy, Rate as CoreRate, Terminal,
+    Timestamp,
 };
 
 use crate::config::breaker::{self, Breaker};
@@ -53,6 +54,9 @@ pub struct Scene {
     /// When its target is left alone, and how it is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub breaker: Option<Breaker>,
+    /// Which tasks wait for each other.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub ordering: Ordering,
     /// Where the end of a task is reported besides the callbacks topic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callback: Option<Callback>,
@@ -263,6 +267,7 @@ impl Scene {
             least_concurrency: self.concurrency.least()?,
             breaker: rule.and_then(|rule| breaker::key(rule, &self.target)),
             callback: callback.transpose()?,
+            ordering: self.ordering,
         })
     }
 

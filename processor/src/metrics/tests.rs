@@ -8,7 +8,7 @@ use retide_core::entry::Event;
 use retide_core::task::Failure;
 use retide_core::{
     Backoff, Base, Ended, Jitter, LaneId, Origin, Overrides, Policy, Record, Scene, Source, Task,
-    Transition,
+    Transition, scene,
 };
 
 use super::*;
@@ -33,6 +33,7 @@ fn rules(names: &[&str]) -> Scenes {
         concurrency: 1.try_into().expect("not zero"),
         least_concurrency: None,
         breaker: None,
+        ordering: scene::Ordering::None,
         callback: None,
     };
     names.iter().map(scene).collect()
@@ -291,6 +292,7 @@ fn gauges_are_the_sum_of_the_workers_that_are_left() {
         held: 100,
         calls: 2,
         shards: 3,
+        keys: 5,
     };
     let mut one = Share::new(Arc::clone(&metrics));
     let mut other = Share::new(Arc::clone(&metrics));

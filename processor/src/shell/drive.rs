@@ -17,9 +17,10 @@ use tokio::runtime::Handle;
 
 use retide_avro::headers;
 use retide_connectors::Target;
+use retide_core::order::{self, Change};
 use retide_core::{
-    Action, Commit, Engine, Failure, Input, Kind, LaneId, Now, Origin, Outcome, Scene, Scenes,
-    Settlement, Source, Task, Timestamp, Wait,
+    Action, Commit, Engine, Entry, Failure, Input, Kind, LaneId, Now, Origin, Outcome, Scene,
+    Scenes, Settlement, Source, Task, Timestamp, Wait,
 };
 
 use crate::event::{
@@ -89,6 +90,8 @@ struct State<L> {
     answer: Sender<(u64, Outcome)>,
     /// What was settled since the last batch.
     settled: Vec<Settlement>,
+    /// What was written of the order of tasks and is to be forgotten, by shard.
+    outdated: Vec<(i32, Change)>,
     /// The batches under way, oldest first.
     under_way: VecDeque<UnderWay>,
     /// When the batch being collected is due.
@@ -180,6 +183,7 @@ impl<L: Ledger> State<L> {
             outcomes,
             answer,
             settled: Vec::new(),
+            outdated: Vec::new(),
             under_way: VecDeque::new(),
             commit_at: now,
             paused: HashMap::new(),
@@ -240,6 +244,7 @@ impl<L: Ledger> State<L> {
             held: engine.held(),
             calls: engine.in_flight(),
             shards: self.shards.len(),
+            keys: engine.keys(),
         });
         for (target, state) in self.parts.engine.breaker_states() {
             self.parts.metrics.breaker_is(&target, state);
@@ -377,8 +382,19 @@ impl<L: Ledger> State<L> {
             Receipt::Committed { took, refused } => {
                 let metrics = &self.parts.metrics;
                 BatchCommitted { took, tally }.emit(metrics);
-                if refused > 0 {
-                    RecordsRefused { count: refused }.emit(metrics);
+                if !refused.is_empty() {
+                    let count = refused.len();
+                    RecordsRefused { count }.emit(metrics);
+                }
+                for (lane, offset) in refused.into_iter().flatten() {
+                    if let Some(commit) = commits.iter().find(|commit| commit.lane == lane) {
+                        let epoch = commit.epoch;
+                        self.step(Input::Refused {
+                            lane,
+                            epoch,
+                            offset,
+                        });
+                    }
                 }
                 for commit in commits {
                     self.step(Input::Committed {
@@ -412,7 +428,10 @@ impl<L: Ledger> State<L> {
     /// Something was read.
     fn read(&mut self, reading: Reading) -> Result<(), KafkaError> {
         match reading {
-            Reading::Assigned(assignments) => {
+            Reading::Assigned(assignments, orders) => {
+                for (shard, order) in orders {
+                    self.know_order(shard, order);
+                }
                 for assignment in assignments {
                     self.shards.insert(assignment.lane.shard);
                     self.parts.ownership.take(assignment.lane.shard);
@@ -451,6 +470,26 @@ impl<L: Ledger> State<L> {
             Reading::Failed(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// What former owners knew of the order of a shard's tasks: to go on with, or, where it is not kept, to be forgotten by all.
+    fn know_order(&mut self, shard: i32, order: order::Shard) {
+        if self.parts.ledger.keeps_order() {
+            let order = Box::new(order);
+            self.step(Input::Outstanding { shard, order });
+        } else {
+            let tombstones = order.tombstones().map(|change| (shard, change));
+            self.outdated.extend(tombstones);
+        }
+    }
+
+    /// What is to be written of the order of tasks besides what settlements hold.
+    fn changes(&mut self) -> Vec<(i32, Change)> {
+        let changes = self.parts.engine.changes();
+        if self.parts.ledger.keeps_order() {
+            return changes;
+        }
+        mem::take(&mut self.outdated)
     }
 
     /// A record was read: a task, or poison.
@@ -507,7 +546,13 @@ impl<L: Ledger> State<L> {
         let mut dead = BTreeMap::new();
         let mut tally = Tally::new(&self.parts.metrics, &self.counters);
         let now = self.now().wall;
-        for settlement in self.settled.drain(..) {
+        let keeps_order = self.parts.ledger.keeps_order();
+        for mut settlement in self.settled.drain(..) {
+            if !keeps_order {
+                let is_kept = |entry: &Entry| !matches!(entry, Entry::Order(_));
+                settlement.entries.retain(is_kept);
+                settlement.otherwise.retain(is_kept);
+            }
             Encoder::count(&mut dead, &settlement);
             let records = self.parts.encoder.records(&settlement.entries);
             tally.count(&settlement, records, now);
@@ -516,6 +561,7 @@ impl<L: Ledger> State<L> {
                     shard: settlement.lane.shard,
                     home: settlement.home,
                 },
+                offset: Some((settlement.lane, settlement.offset)),
                 records: Content::Entries(settlement.entries),
                 otherwise: Content::Entries(settlement.otherwise),
             });
@@ -524,11 +570,21 @@ impl<L: Ledger> State<L> {
             tally.count_records(1);
             batch.settled.push(Settled {
                 place: Place::at(shard),
+                offset: None,
                 records: Content::Alert(alert),
                 otherwise: Content::none(),
             });
         }
         let commits = self.parts.engine.commits();
+        for (shard, change) in self.changes() {
+            tally.count_records(1);
+            batch.settled.push(Settled {
+                place: Place::at(shard),
+                offset: None,
+                records: Content::Entries(vec![Entry::Order(change)]),
+                otherwise: Content::none(),
+            });
+        }
         for commit in &commits {
             batch.progress.push(Progress {
                 topic: Arc::clone(self.parts.topics.name(commit.lane.source)),
@@ -573,6 +629,7 @@ impl<L: Ledger> State<L> {
         }
         self.settled
             .retain(|settlement| !shards.contains(&settlement.lane.shard));
+        self.outdated.retain(|(shard, _)| !shards.contains(shard));
         self.paused.retain(|lane, _| !shards.contains(&lane.shard));
     }
 }

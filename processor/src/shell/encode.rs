@@ -4,6 +4,7 @@
 //! of the shard it entered by, so that it is in order there.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use serde::Serialize;
 use retide_avro::headers::{self, Sink};
 use retide_avro::wire::{self, Codec, EventLine, Format, Framing, Wire};
 use retide_connectors::kafka;
+use retide_core::order::Change;
 use retide_core::task::Failure;
 use retide_core::{
     Alert, Entry, Header, Kind, Origin, Poison, Reason, Record, Settlement, Task, Terminal,
@@ -222,6 +224,18 @@ impl Encoder {
         })
     }
 
+    /// The record of what is outstanding of a key.
+    fn order<'a>(&'a self, shard: i32, change: &'a Change, scratch: &'a mut Scratch) -> Parts<'a> {
+        scratch.key.clear();
+        let _ = write!(scratch.key, "{}", change.key);
+        Parts {
+            topic: &self.topics.order,
+            partition: Some(shard),
+            key: Some(&scratch.key),
+            value: change.value.as_deref(),
+        }
+    }
+
     /// The record of one entry, if it has one; its headers go to `sink`.
     ///
     /// # Errors
@@ -268,6 +282,7 @@ impl Encoder {
                 let report = &EventLine::from(event);
                 scratch.report((&topics.events, home), &[&event.id], (codec, report), sink)?
             }
+            Entry::Order(change) => self.order(shard, change, scratch),
         }))
     }
 }

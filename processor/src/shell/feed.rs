@@ -29,17 +29,19 @@ use tracing::{error, warn};
 
 use retide_core::completions::Completions;
 use retide_core::engine::Position;
+use retide_core::order::Shard;
 use retide_core::{Header, LaneId, Record, Timestamp};
 
 use crate::event::{CommitUnreadable, ConsumerReported, ShardsAssigned, ShardsLost, ShardsRevoked};
 use crate::metrics::Metrics;
+use crate::shell::order;
 use crate::topics::Topics;
 
 /// What the feed tells the drive.
 #[derive(Debug)]
 pub enum Reading {
-    /// These lanes are ours.
-    Assigned(Vec<Assignment>),
+    /// These lanes are ours, and this was known of the order of their shards' tasks.
+    Assigned(Vec<Assignment>, Vec<(i32, Shard)>),
     /// These shards are to be given away; the feed waits for `done`.
     Revoked {
         /// The shards.
@@ -116,6 +118,8 @@ pub type Client = BaseConsumer<Context>;
 /// What runs inside the consumer's callbacks.
 #[derive(Debug)]
 pub struct Context {
+    /// The consumer's configuration, for others that do not join.
+    config: ClientConfig,
     /// The topics.
     topics: Arc<Topics>,
     /// To the drive.
@@ -176,6 +180,7 @@ impl Feed {
         }
         let stop = Arc::new(AtomicBool::new(false));
         let context = Context {
+            config: config.clone(),
             topics: Arc::clone(topics),
             readings: to_drive.clone(),
             assignments: AtomicU64::new(0),
@@ -480,7 +485,24 @@ impl Context {
         }
         let shards = &shards(partitions);
         ShardsAssigned { shards }.emit(&self.metrics);
-        if self.readings.send(Reading::Assigned(assignments)).is_err() {
+        // After the offsets: only then it is decided what there is to read.
+        let orders = order::Source {
+            config: &self.config,
+            topic: &self.topics.order,
+            metrics: &self.metrics,
+            stop: &self.stop,
+        }
+        .read(shards);
+        let orders = match orders {
+            Ok(orders) => orders,
+            Err(_) if self.stop.load(Ordering::Acquire) => return consumer.unassign(),
+            Err(error) => {
+                error!(topic = &*self.topics.order, "order of tasks unknown");
+                return Err(error);
+            }
+        };
+        let assigned = Reading::Assigned(assignments, orders);
+        if self.readings.send(assigned).is_err() {
             return Ok(());
         }
         self.assignments.fetch_add(1, Ordering::Release);

@@ -21,7 +21,7 @@ use rdkafka::message::{DeliveryResult, Header as OutHeader, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use retide_core::{Alert, Entry, Header};
+use retide_core::{Alert, Entry, Header, LaneId};
 
 use crate::shell::encode::{Encoder, Parts, Place, Scratch};
 
@@ -43,6 +43,16 @@ pub struct OutRecord {
     pub headers: OutHeaders,
 }
 
+/// When a record is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RecordKind {
+    /// As soon as may be.
+    Consequence,
+    /// When the batch before is committed: of two records of a key, the one of the later batch has to be the later one in the log, too,
+    /// since that is the one which stays.
+    Order,
+}
+
 /// Headers of a record to write, in one piece of memory however many they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OutHeaders {
@@ -57,6 +67,8 @@ pub struct OutHeaders {
 pub struct Settled {
     /// The shard of the offset, and that in which its task entered.
     pub place: Place,
+    /// The offset, if it is to be said of it which form was written.
+    pub offset: Option<(LaneId, i64)>,
     /// The records to write. If there is another form of them, the first is the one that may be refused; the others rest on it.
     pub records: Content,
     /// The records to write instead if the topic of one of those refuses it; empty if that cannot be.
@@ -103,8 +115,8 @@ pub enum Receipt {
     Committed {
         /// How long that took, from the batch's submission.
         took: Duration,
-        /// How many consequences were written in their other form, since a topic refused the first one.
-        refused: usize,
+        /// The consequences that were written in their other form, since a topic refused the first one: their offsets, where they are known.
+        refused: Vec<Option<(LaneId, i64)>>,
     },
     /// None of its shards is ours any more; nothing was committed.
     Dropped,
@@ -126,6 +138,9 @@ pub trait Ledger: Send {
 
     /// What became of the batches, one receipt each, in order.
     fn receipts(&self) -> &Receiver<Receipt>;
+
+    /// Whether the order of tasks may be written: nothing of a former owner's gets in later.
+    fn keeps_order(&self) -> bool;
 
     /// Waits for the batches under way and ends.
     fn stop(self)
@@ -194,12 +209,21 @@ impl Content {
         }
     }
 
-    /// Hands each record to `write`: its parts and its headers.
+    /// Whether any of it is of this kind.
+    fn has(&self, kind: RecordKind) -> bool {
+        match self {
+            Self::Entries(entries) => entries.iter().any(|entry| RecordKind::of(entry) == kind),
+            Self::Alert(_) | Self::Records(_) => kind == RecordKind::Consequence,
+        }
+    }
+
+    /// Hands each record of this kind to `write`: its parts and its headers.
     ///
     /// # Panics
     /// If an entry has no encoding: a broken invariant of the codec.
     fn each<H: Collect, E>(
         &self,
+        kind: RecordKind,
         place: Place,
         encoder: &Encoder,
         scratch: &mut Scratch,
@@ -207,7 +231,7 @@ impl Content {
     ) -> Result<(), E> {
         match self {
             Self::Entries(entries) => {
-                for entry in entries {
+                for entry in entries.iter().filter(|entry| RecordKind::of(entry) == kind) {
                     let mut headers = H::default();
                     let sink = &mut |name: &str, value: Option<&[u8]>| headers.add(name, value);
                     let parts = encoder.entry(place, entry, scratch, sink);
@@ -216,6 +240,8 @@ impl Content {
                     }
                 }
             }
+            // All but the entries of a decision are of one kind.
+            Self::Alert(_) | Self::Records(_) if kind == RecordKind::Order => {}
             Self::Alert(alert) => {
                 let mut headers = H::default();
                 let sink = &mut |name: &str, value: Option<&[u8]>| headers.add(name, value);
@@ -236,6 +262,23 @@ impl Content {
             }
         }
         Ok(())
+    }
+}
+
+// === impl RecordKind ===
+
+impl RecordKind {
+    /// The kind of an entry's record.
+    const fn of(entry: &Entry) -> Self {
+        match entry {
+            Entry::Park { .. }
+            | Entry::Deliver { .. }
+            | Entry::DeadLetter { .. }
+            | Entry::Poison { .. }
+            | Entry::Callback(_)
+            | Entry::Event(_) => Self::Consequence,
+            Entry::Order(_) => Self::Order,
+        }
     }
 }
 

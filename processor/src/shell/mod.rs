@@ -4,3 +4,4 @@ pub mod drive;
 pub mod encode;
 pub mod feed;
 pub mod ledger;
+mod order;

@@ -143,6 +143,7 @@ impl Running {
             concurrency: NonZeroU32::new(64).unwrap(),
             least_concurrency: None,
             breaker: None,
+            ordering: scene::Ordering::None,
             callback: None,
         };
         let target: Arc<dyn Target> = Arc::<Recorder>::clone(recorder);

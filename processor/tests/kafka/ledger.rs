@@ -14,6 +14,7 @@ use retide::shell::ledger::{
     Settled, Transactional,
 };
 use retide::topics::Topics;
+use retide_core::{LaneId, Source};
 
 use crate::support::{
     Guarantee, PATIENCE, SHARDS, Worker, bootstrap, config, create, create_topics, until,
@@ -166,9 +167,15 @@ impl<L: Guarantee> Bench<L> {
     }
 }
 
+const fn tasks(shard: i32) -> LaneId {
+    let source = Source::Tasks;
+    LaneId { shard, source }
+}
+
 fn settled(shard: i32, records: Vec<OutRecord>) -> Settled {
     Settled {
         place: Place::at(shard),
+        offset: Some((tasks(shard), 0)),
         records: Content::Records(records),
         otherwise: Content::none(),
     }
@@ -197,7 +204,7 @@ fn batches_in_order<L: Guarantee>() {
     }
     let receipts: Vec<Receipt> = (0..batches).map(|_| bench.receipt()).collect();
 
-    let committed = |receipt: &Receipt| matches!(receipt, Receipt::Committed { refused: 0, .. });
+    let committed = |receipt: &Receipt| matches!(receipt, Receipt::Committed { refused, .. } if refused.is_empty());
     assert!(receipts.iter().all(committed), "{receipts:?}");
     assert_eq!(
         bench.committed(0),
@@ -276,10 +283,10 @@ fn a_refusal<L: Guarantee>() {
     });
     let receipt = bench.receipt();
 
-    assert!(
-        matches!(receipt, Receipt::Committed { refused: 1, .. }),
-        "{receipt:?}"
-    );
+    let Receipt::Committed { refused, .. } = receipt else {
+        panic!("{receipt:?}");
+    };
+    assert_eq!(refused, [Some((tasks(0), 0))]);
     assert_eq!(bench.values(0, "read_committed"), ["parked"]);
     assert_eq!(bench.values(2, "read_committed"), ["other"]);
     bench.stop();
@@ -422,13 +429,20 @@ fn commit_in_rebalance<L: Guarantee>() {
     let done = loop {
         match bench.worker.feed.readings.recv_timeout(PATIENCE).unwrap() {
             Reading::Revoked { done, .. } => break done,
-            Reading::Assigned(_) | Reading::Records(_) => {}
+            Reading::Assigned(..) | Reading::Records(_) => {}
             Reading::Failed(error) => panic!("{error}"),
         }
     };
 
+    // Whoever goes on there looks for the offset that is committed.
+    let task = OutRecord {
+        topic: Arc::clone(&bench.topics.tasks),
+        ..bench.record(0, "task")
+    };
+    let mut records = vec![task; 3];
+    records.push(bench.record(0, "last"));
     bench.ledger.submit(Batch {
-        settled: vec![settled(0, vec![bench.record(0, "last")])],
+        settled: vec![settled(0, records)],
         progress: vec![bench.progress(0, 3, "")],
     });
     let receipt = bench.ledger.receipts().recv_timeout(PATIENCE).unwrap();

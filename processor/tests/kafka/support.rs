@@ -187,7 +187,7 @@ impl Worker {
     /// Takes in one reading, if there is one.
     pub(crate) fn turn(&mut self) {
         match self.feed.readings.recv_timeout(Duration::from_millis(20)) {
-            Ok(Reading::Assigned(lanes)) => {
+            Ok(Reading::Assigned(lanes, _)) => {
                 self.assignments += 1;
                 self.records.clear();
                 self.lanes

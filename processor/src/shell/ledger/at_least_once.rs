@@ -4,6 +4,8 @@
 //! a time, so that offsets never pass one that is not written; what rests on a record that may be refused is written after that one
 //! was accepted; what was accepted is not written again; no shard is given up while its offsets are on their way, since the client
 //! commits in whatever generation it is by then.
+//!
+//! It does not keep the order of tasks: what a former owner writes too late would stay, and keep tasks from starting for ever.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -18,12 +20,14 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, Producer};
 use tracing::{error, warn};
 
+use retide_core::LaneId;
+
 use crate::event::ProducerReplaced;
 use crate::shell::encode::{Encoder, Parts, Scratch};
 use crate::shell::feed;
 use crate::shell::ledger::{
-    AGAIN, Batch, Content, Deliveries, Ledger, OutRecord, Ownership, Receipt, Settled, Submitted,
-    flush, is_refusal, lock, produce, producer_config,
+    AGAIN, Batch, Content, Deliveries, Ledger, OutRecord, Ownership, Receipt, RecordKind, Settled,
+    Submitted, flush, is_refusal, lock, produce, producer_config,
 };
 
 /// The ledger of the `at_least_once` guarantee.
@@ -56,6 +60,8 @@ struct Writer {
 struct Pending {
     /// The shard of the offset.
     shard: i32,
+    /// The offset, if it is known.
+    offset: Option<(LaneId, i64)>,
     /// The records; see [`Settled::records`].
     records: Vec<OutRecord>,
     /// Their other form; see [`Settled::otherwise`].
@@ -116,6 +122,10 @@ impl Ledger for AtLeastOnce {
         &self.receipts
     }
 
+    fn keeps_order(&self) -> bool {
+        false
+    }
+
     fn stop(self) {
         drop(self.batches);
         if self.thread.join().is_err() {
@@ -140,7 +150,7 @@ impl Writer {
     /// Writes a batch until it is durable, or nothing of it is ours.
     fn write(&mut self, mut submitted: Submitted) -> Receipt {
         let mut pending = self.encode(mem::take(&mut submitted.batch.settled));
-        let mut refused = 0;
+        let mut refused = Vec::new();
         loop {
             submitted.keep_owned(&self.ownership);
             pending.retain(|one| self.ownership.still_has(one.shard, &submitted.epochs));
@@ -149,7 +159,7 @@ impl Writer {
             }
             match self.try_write(&pending, &submitted) {
                 Ok(mut failed) => {
-                    refused += keep_failed(&mut pending, &mut failed);
+                    refused.extend(keep_failed(&mut pending, &mut failed));
                     if let Some((_, error)) = failed.first_key_value() {
                         warn!(%error, records = failed.len(), "records not accepted, writing them again");
                         thread::sleep(AGAIN);
@@ -172,16 +182,19 @@ impl Writer {
             Content::Records(records) => records,
             Content::Entries(_) | Content::Alert(_) => {
                 let mut records = Vec::new();
-                let keep = |parts: Parts<'_>, headers| {
-                    records.push(OutRecord::new(parts, headers));
-                    Ok::<_, Infallible>(())
-                };
-                let Ok(()) = content.each(place, &self.encoder, &mut scratch, keep);
+                for kind in [RecordKind::Consequence, RecordKind::Order] {
+                    let keep = |parts: Parts<'_>, headers| {
+                        records.push(OutRecord::new(parts, headers));
+                        Ok::<_, Infallible>(())
+                    };
+                    let Ok(()) = content.each(kind, place, &self.encoder, &mut scratch, keep);
+                }
                 records
             }
         };
         let pending = settled.into_iter().map(|settled| Pending {
             shard: settled.place.shard,
+            offset: settled.offset,
             records: encode(settled.place, settled.records),
             otherwise: encode(settled.place, settled.otherwise),
         });
@@ -213,7 +226,7 @@ impl Writer {
     }
 
     /// Commits the offsets of a batch that is written, as far as they are still ours to commit.
-    fn commit(&self, mut submitted: Submitted, refused: usize) -> Receipt {
+    fn commit(&self, mut submitted: Submitted, refused: Vec<Option<(LaneId, i64)>>) -> Receipt {
         loop {
             let commit = self.ownership.hold();
             submitted.keep_owned(&self.ownership);
@@ -250,10 +263,13 @@ fn next(pending: &Pending) -> usize {
     }
 }
 
-/// Leaves of a batch what is still to be written, after its next records were, but for those that failed. Says how many consequences
-/// take their other form; their failures are dealt with.
-fn keep_failed(pending: &mut [Pending], failed: &mut BTreeMap<usize, KafkaError>) -> usize {
-    let (mut first, mut replaced) = (0, 0);
+/// Leaves of a batch what is still to be written, after its next records were, but for those that failed. Says which consequences take
+/// their other form; their failures are dealt with.
+fn keep_failed(
+    pending: &mut [Pending],
+    failed: &mut BTreeMap<usize, KafkaError>,
+) -> Vec<Option<(LaneId, i64)>> {
+    let (mut first, mut replaced) = (0, Vec::new());
     for settled in pending {
         let mut numbers = first..first + next(settled);
         first = numbers.end;
@@ -268,7 +284,7 @@ fn keep_failed(pending: &mut [Pending], failed: &mut BTreeMap<usize, KafkaError>
             warn!(%error, "target topic refuses a record");
             settled.records = mem::take(&mut settled.otherwise);
             failed.remove(&number);
-            replaced += 1;
+            replaced.push(settled.offset);
             continue;
         }
         // Those that were not written yet have no number, and stay.

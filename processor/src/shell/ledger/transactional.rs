@@ -22,8 +22,8 @@ use crate::event::{BatchAborted, ProducerDistrusted, ProducerReplaced};
 use crate::shell::encode::{Encoder, Parts, Scratch};
 use crate::shell::feed;
 use crate::shell::ledger::{
-    AGAIN, Batch, CALL, Content, Deliveries, Ledger, Ownership, Receipt, Settled, Submitted, flush,
-    is_refusal, lock, produce, producer_config, to_produce,
+    AGAIN, Batch, CALL, Content, Deliveries, Ledger, Ownership, Receipt, RecordKind, Settled,
+    Submitted, flush, is_refusal, lock, produce, producer_config, to_produce,
 };
 
 /// The ledger of the `exactly_once` guarantee.
@@ -165,6 +165,10 @@ impl Ledger for Transactional {
         &self.receipts
     }
 
+    fn keeps_order(&self) -> bool {
+        true
+    }
+
     fn stop(self) {
         drop(self.batches);
         for thread in self.threads {
@@ -212,7 +216,7 @@ impl Writer {
     /// Writes a batch until it is durable, or nothing of it is ours.
     fn write(&mut self, mut submitted: Submitted, turn: &mut Turn) -> Receipt {
         let since = submitted.since;
-        let mut refused = 0;
+        let mut refused = Vec::new();
         loop {
             submitted.keep_owned(&self.ownership);
             if submitted.batch.is_empty() {
@@ -226,9 +230,9 @@ impl Writer {
                     };
                 }
                 Err(Trouble::Refused(indices)) => {
-                    refused += indices.len();
                     for index in indices {
                         let settled = &mut submitted.batch.settled[index];
+                        refused.push(settled.offset);
                         settled.records = mem::replace(&mut settled.otherwise, Content::none());
                     }
                     self.abort();
@@ -262,19 +266,30 @@ impl Writer {
         let mut scratch = Scratch::default();
         let producer = self.ready().map_err(Trouble::Unknown)?;
         producer.begin_transaction().map_err(classify)?;
-        for (index, settled) in batch.settled.iter().enumerate() {
-            let Settled { place, records, .. } = settled;
-            let write =
-                |parts: Parts<'_>, headers| produce(producer, to_produce(parts, headers, index));
-            let written = records.each(*place, &encoder, &mut scratch, write);
-            written.map_err(classify)?;
-        }
-        flush(producer).map_err(classify)?;
-        let failed = mem::take(&mut *lock(&producer.context().failed));
+        let mut write_all = |kind| {
+            for (index, settled) in batch.settled.iter().enumerate() {
+                let Settled { place, records, .. } = settled;
+                let write = |parts: Parts<'_>, headers| {
+                    produce(producer, to_produce(parts, headers, index))
+                };
+                let written = records.each(kind, *place, &encoder, &mut scratch, write);
+                written.map_err(classify)?;
+            }
+            flush(producer).map_err(classify)?;
+            Ok(mem::take(&mut *lock(&producer.context().failed)))
+        };
+        let failed = write_all(RecordKind::Consequence)?;
         if !failed.is_empty() {
             return Err(refusals(batch, failed));
         }
         turn.take();
+        let mut settled = batch.settled.iter();
+        if settled.any(|settled| settled.records.has(RecordKind::Order)) {
+            let mut failed = write_all(RecordKind::Order)?;
+            if let Some((_, error)) = failed.pop() {
+                return Err(Trouble::Abortable(error));
+            }
+        }
         let offsets = batch.offsets().map_err(Trouble::Abortable)?;
         let membership = group
             .group_metadata()

@@ -1,0 +1,418 @@
+//! The engine's part in the order of tasks with the same key: who waits where, and when it goes on.
+//!
+//! What the order is, is [`crate::order`]'s. Invariant: a task of an ordered scene passes [`Engine::in_turn`] before each attempt, and
+//! nothing that changes its line happens while a delivery of it is not committed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Action, Closing, Engine, Now};
+use crate::agenda::Item;
+use crate::entry::{Entry, Transition};
+use crate::lane::{LaneId, Source};
+use crate::order::{End, Fingerprint, Others, Shard, Turn};
+#[cfg(feature = "planted")]
+use crate::planted::Bug;
+use crate::scene::{MAX_DELAY, Ordering};
+use crate::task::{Kind, Task};
+use crate::tier::{HORIZON, STRAIGHT};
+use crate::verdict::{self, LEAST_WAIT};
+use crate::window::Ahead;
+
+/// Tasks of one key that may wait in memory for each other: as many as end while the next ones come back from a tier. All of them, and a
+/// key with many would hold the offsets of others.
+const NEAR: usize = 16;
+
+/// Least wait of a task that is parked since others of its key are before it.
+const LEAST: Duration = Duration::from_secs(1);
+
+/// Longest wait for a first one that should be back from its tier, and is not.
+const MOST: Duration = Duration::from_mins(1);
+
+/// Time that each task before it takes at least: one commit. So the last of many comes back a few times, not each time one ends.
+const EACH: Duration = Duration::from_millis(100);
+
+/// Whether the first task of a line starts.
+enum First {
+    /// It does.
+    Starts(Item),
+    /// It waits here until more is read.
+    Waits,
+    /// It is to come back later.
+    IsPutOff(Item),
+}
+
+impl Engine {
+    /// A shard is ours, of whose order this is known.
+    pub(super) fn begin_order(&mut self, shard: i32, order: Shard) {
+        #[cfg(feature = "planted")]
+        if self.bug == Bug::KeyOrderLostOnRevoke {
+            return;
+        }
+        self.orders.begin(shard, order);
+    }
+
+    /// A task was read: it has its place in line, if there is one for it.
+    pub(super) fn enter(&mut self, item: &Item) {
+        let Some(key) = self.line(item.lane.shard, &item.task) else {
+            return;
+        };
+        let (offset, due) = (item.task.origin.offset, item.task.due);
+        let orders = self.orders.of(item.lane.shard);
+        match key {
+            (key, Ordering::Key) => orders.enter(key, offset, due),
+            (key, Ordering::None) => orders.came_back(key, offset, due),
+        }
+    }
+
+    /// The retry topic was read up to `end`.
+    pub(super) fn read_to(&mut self, shard: i32, end: i64) {
+        let mut woken = Vec::new();
+        if let Some(order) = self.orders.get(shard) {
+            order.read_to(end, &mut woken);
+        }
+        self.look_again(woken);
+    }
+
+    /// Gives a due task back if it may start, or has expired; else it waits for those before it, here or in a tier.
+    pub(super) fn in_turn(
+        &mut self,
+        now: Now,
+        item: Item,
+        actions: &mut Vec<Action>,
+    ) -> Option<Item> {
+        let shard = item.lane.shard;
+        let Some((key, Ordering::Key)) = self.line(shard, &item.task) else {
+            return self.at_home(now, item, actions);
+        };
+        // Rules may have changed since it was read.
+        self.enter(&item);
+        let offset = item.task.origin.offset;
+        let turn = self.orders.of(shard).turn(key, offset);
+        let others = match turn {
+            Turn::First => match self.first(key, item) {
+                First::Starts(item) => return Some(item),
+                First::Waits => return None,
+                First::IsPutOff(item) => {
+                    self.put_off(now, item, actions);
+                    return None;
+                }
+            },
+            Turn::Unsettled => {
+                self.hold(now, key, item, actions);
+                return None;
+            }
+            Turn::Behind(others) => others,
+        };
+        let expires = self
+            .scenes
+            .find(&item.task.scene)
+            .is_some_and(|scene| verdict::expires(scene, &item.task, now.wall));
+        if expires {
+            return Some(item);
+        }
+        let (total, limits) = (self.held, self.limits);
+        if is_far(now, &item, others) || self.lane(item.lane).is_crowded(total, &limits) {
+            self.park_behind(now, item, others, actions);
+        } else {
+            self.hold(now, key, item, actions);
+        }
+        None
+    }
+
+    /// Gives a task back unless it is to be ordered and is in another shard than others of its key, to which it has moved when it was not:
+    /// it goes back.
+    fn at_home(&mut self, now: Now, item: Item, actions: &mut Vec<Action>) -> Option<Item> {
+        let home = self.home(&item.task);
+        if home == item.lane.shard || self.ordering(&item.task) == Ordering::None {
+            return Some(item);
+        }
+        if self.is_full() {
+            self.outbound.push_back(item);
+        } else {
+            let due = item.task.due.ceil_to_millis();
+            self.park(now, item, Some(home), Transition::Deferred { due }, actions);
+        }
+        None
+    }
+
+    /// Gives a task back if it may be parked; else it waits here until it may.
+    pub(super) fn if_settled(&mut self, item: Item) -> Option<Item> {
+        let Some((key, _)) = self.line(item.lane.shard, &item.task) else {
+            return Some(item);
+        };
+        let offset = item.task.origin.offset;
+        match self.orders.of(item.lane.shard).turn(key, offset) {
+            Turn::Unsettled => {
+                let held = self.orders.of(item.lane.shard).hold(key, Box::new(item));
+                held.err().map(|item| *item)
+            }
+            Turn::First | Turn::Behind(_) => Some(item),
+        }
+    }
+
+    /// A settlement: what it means for the order.
+    pub(super) fn note_order(&mut self, closing: Closing, entries: &[Entry]) {
+        let Closing { lane, offset, .. } = closing;
+        let mut woken = Vec::new();
+        if closing.home != lane.shard {
+            return;
+        }
+        // What cannot be read has no place in line, and its offset may be another task's.
+        if entries
+            .iter()
+            .any(|entry| matches!(entry, Entry::Poison { .. }))
+        {
+            return;
+        }
+        for entry in entries {
+            match entry {
+                Entry::Park { task, .. } => {
+                    let Some((key, _)) = self.line(lane.shard, task) else {
+                        continue;
+                    };
+                    let orders = self.orders.of(lane.shard);
+                    orders.parked(key, task.origin.offset, task.due, &mut woken);
+                }
+                Entry::Callback(ended) => {
+                    let (Some(bytes), Some(order)) = (&ended.key, self.orders.get(lane.shard))
+                    else {
+                        continue;
+                    };
+                    let key = Fingerprint::of(&ended.scene, bytes);
+                    let task = ended.origin.offset;
+                    let Some(decision) = order.ended(key, task) else {
+                        continue;
+                    };
+                    let end = End {
+                        key,
+                        task,
+                        offset,
+                        decision,
+                    };
+                    #[cfg(feature = "planted")]
+                    if self.bug == Bug::KeyOrderUncommitted {
+                        order.committed(end, &mut woken);
+                    }
+                    self.lane(lane).ends.add(end);
+                }
+                Entry::Deliver { .. }
+                | Entry::DeadLetter { .. }
+                | Entry::Poison { .. }
+                | Entry::Event(_)
+                | Entry::Order(_) => {}
+            }
+        }
+        self.look_again(woken);
+    }
+
+    /// A delivery to a topic: both forms of what follows from it get what is to be written of the order then.
+    pub(super) fn deliver_in_order(
+        &mut self,
+        Closing { lane, offset, .. }: Closing,
+        entries: &mut Vec<Entry>,
+        otherwise: &mut Vec<Entry>,
+    ) {
+        let delivered = entries.iter().find_map(|entry| match entry {
+            Entry::Deliver { task, .. } => Some(task),
+            Entry::Park { .. }
+            | Entry::DeadLetter { .. }
+            | Entry::Poison { .. }
+            | Entry::Callback(_)
+            | Entry::Event(_)
+            | Entry::Order(_) => None,
+        });
+        let parked = otherwise.iter().find_map(|entry| match entry {
+            Entry::Park { task, .. } => Some(task.due),
+            Entry::Deliver { .. }
+            | Entry::DeadLetter { .. }
+            | Entry::Poison { .. }
+            | Entry::Callback(_)
+            | Entry::Event(_)
+            | Entry::Order(_) => None,
+        });
+        let Some(task) = delivered else { return };
+        let Some((key, _)) = self.line(lane.shard, task) else {
+            return;
+        };
+        let task = task.origin.offset;
+        let orders = self.orders.of(lane.shard);
+        let Some((decision, if_taken, if_refused)) = orders.delivered(key, task, parked) else {
+            return;
+        };
+        self.lane(lane).ends.add(End {
+            key,
+            task,
+            offset,
+            decision,
+        });
+        entries.extend(if_taken.map(Entry::Order));
+        otherwise.extend(if_refused.map(Entry::Order));
+    }
+
+    /// Ends are committed: the next ones may start.
+    pub(super) fn pass_on(&mut self, shard: i32, ends: Vec<End>) {
+        let Some(order) = self.orders.get(shard) else {
+            return;
+        };
+        let mut woken = Vec::new();
+        for end in ends {
+            order.committed(end, &mut woken);
+        }
+        self.look_again(woken);
+    }
+
+    /// A delivery was refused, and the other form of what follows from it is committed.
+    pub(super) fn refused(&mut self, lane: LaneId, epoch: u64, offset: i64) {
+        let Some(state) = self.lanes.get(&lane).filter(|lane| lane.epoch == epoch) else {
+            return;
+        };
+        let (Some(end), Some(order)) = (state.ends.find(offset), self.orders.get(lane.shard))
+        else {
+            return;
+        };
+        let mut woken = Vec::new();
+        order.refused(end, &mut woken);
+        self.look_again(woken);
+    }
+
+    /// Other rules are in force: whoever waits for others may not have to any more.
+    pub(super) fn reorder(&mut self) {
+        let mut woken = Vec::new();
+        self.orders.wake_all(&mut woken);
+        self.look_again(woken);
+    }
+
+    /// Drops the tasks of a shard that wait here.
+    pub(super) fn forget_held(&mut self, shard: i32) {
+        if let Some(order) = self.orders.get(shard) {
+            order.forget_held();
+        }
+    }
+
+    /// The line of a task, and whether its scene puts it there. None if it is in none, and shall not be.
+    fn line(&mut self, shard: i32, task: &Task) -> Option<(Fingerprint, Ordering)> {
+        let bytes = task.record.key.as_ref()?;
+        let ordering = self.ordering(task);
+        match (ordering, task.kind) {
+            (_, Kind::Callback) => return None,
+            (Ordering::Key, Kind::Work) => {}
+            (Ordering::None, Kind::Work) => {
+                // Its scene may have been an ordered one.
+                let order = self.orders.get(shard)?;
+                if order.is_empty() {
+                    return None;
+                }
+            }
+        }
+        if self.home(task) != shard {
+            return None;
+        }
+        Some((Fingerprint::of(&task.scene, bytes), ordering))
+    }
+
+    /// Whether a task has to keep the order of its key.
+    fn ordering(&self, task: &Task) -> Ordering {
+        let scene = self.scenes.find(&task.scene);
+        match (task.kind, &task.record.key, scene) {
+            (Kind::Work, Some(_), Some(scene)) => scene.ordering,
+            (Kind::Work | Kind::Callback, _, _) => Ordering::None,
+        }
+    }
+
+    /// The first task of its line: may it start? Not if tasks before it may not have been read.
+    fn first(&mut self, key: Fingerprint, item: Item) -> First {
+        let (shard, offset) = (item.lane.shard, item.task.origin.offset);
+        let source = Source::Tasks;
+        let lane = self.lanes.get(&LaneId { shard, source });
+        let ahead = lane.map_or(Ahead::Read, |lane| lane.window.ahead(offset));
+        let order = self.orders.of(shard);
+        match ahead {
+            Ahead::Read => First::Starts(item),
+            Ahead::Complete => match order.hold_unread(key, Box::new(item)) {
+                Ok(()) => First::Waits,
+                Err(item) => First::IsPutOff(*item),
+            },
+            // Somebody else has read it there and parked it here, or the retry topic was made anew. If it comes back after it was put
+            // off, that was committed, and there is nobody else.
+            Ahead::Unknown if order.is_listed(key, offset) => First::Starts(item),
+            Ahead::Unknown => First::IsPutOff(item),
+        }
+    }
+
+    /// Keeps a task until something happens to its line; one that is there twice is put off.
+    fn hold(&mut self, now: Now, key: Fingerprint, item: Item, actions: &mut Vec<Action>) {
+        let held = self.orders.of(item.lane.shard).hold(key, Box::new(item));
+        if let Err(item) = held {
+            self.put_off(now, *item, actions);
+        }
+    }
+
+    /// Parks a task for a moment.
+    fn put_off(&mut self, now: Now, item: Item, actions: &mut Vec<Action>) {
+        let others = Others {
+            count: 1,
+            due: now.wall,
+            is_parked: false,
+        };
+        self.park_behind(now, item, others, actions);
+    }
+
+    /// Parks a task that others are before: until the first of them is due, and as long as those take at least that are before it.
+    fn park_behind(
+        &mut self,
+        wall: Now,
+        mut item: Item,
+        others: Others,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.is_full() {
+            return self.outbound.push_back(item);
+        }
+        let now = wall.wall;
+        let Others {
+            count,
+            due,
+            is_parked,
+        } = others;
+        let from = if is_parked && due < now {
+            // What is known may be old: the longer ago it was, the longer the first one may still take.
+            now + now.since(due).min(MOST)
+        } else {
+            due.max(now)
+        };
+        let behind_first = u32::try_from(count - 1).unwrap_or(u32::MAX);
+        let due = from + EACH.saturating_mul(behind_first);
+        let due = due.max(now + LEAST).min(now + MAX_DELAY);
+        let scene = self.scenes.find(&item.task.scene);
+        let deadline = scene.and_then(|scene| verdict::deadline(scene, &item.task));
+        // It expires in its place.
+        let due = deadline.map_or(due, |deadline| due.min(deadline + LEAST_WAIT));
+        let due = due.ceil_to_millis();
+        Arc::make_mut(&mut item.task).due = due;
+        self.park(wall, item, None, Transition::Deferred { due }, actions);
+    }
+
+    /// Tasks that waited here are to be looked at.
+    fn look_again(&mut self, woken: Vec<Item>) {
+        let wake = self.latest;
+        for item in woken {
+            self.agenda.push(Item { wake, ..item });
+        }
+    }
+}
+
+/// Whether a task is better parked than kept until those before it have ended.
+fn is_far(now: Now, item: &Item, others: Others) -> bool {
+    let Others {
+        count,
+        due,
+        is_parked,
+    } = others;
+    let most = match item.lane.source {
+        // As long as a task stays in memory that comes from there.
+        Source::Tasks | Source::Callbacks => STRAIGHT,
+        Source::Tier(_) => HORIZON,
+    };
+    count > NEAR || due.since(now.wall) > most || (is_parked && due < now.wall)
+}

@@ -1,0 +1,820 @@
+//! The order of tasks with the same key: which of them may start, and what of that has to outlive its owner.
+//!
+//! Not the tasks that start, which the engine keeps. Per shard, each key that has outstanding tasks is a [`Line`] of them, by their offsets
+//! in the retry topic; only the first may start, and it is first until its end is *committed*. What is parked would be forgotten by the
+//! next owner, so that the offsets of a line's parked tasks are written to a compacted topic whenever they change; what is in memory is read
+//! again anyway. Invariant: a line exists only while it has tasks, and what is written for it names exactly those that are parked, or were
+//! before they came into memory.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::fmt;
+use std::mem;
+
+use bytes::Bytes;
+use thiserror::Error;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
+
+use crate::agenda::Item;
+use crate::time::Timestamp;
+
+/// What stands for a scene and a key: of fixed length, whatever producers use as keys. It is written down, so it never changes.
+///
+/// Two keys with the same fingerprint, which nobody sees by chance, would be ordered as one: later than they had to, never wrongly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fingerprint(u128);
+
+/// What is to be written for a key: the record's key and value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The key.
+    pub key: Fingerprint,
+    /// Its outstanding tasks that are parked; none if there are none, which is a tombstone.
+    pub value: Option<Bytes>,
+}
+
+/// Why a record of the order topic is passed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Unreadable {
+    /// A key that is no fingerprint.
+    #[error("its key is no fingerprint of a key")]
+    Key,
+    /// A value of another version than this program writes.
+    #[error("its value has the unknown version {0}")]
+    Version(u8),
+    /// A value that ends in the middle.
+    #[error("its value ends in the middle")]
+    Short,
+    /// A number of more than 64 bits.
+    #[error("its value holds a number that is too large")]
+    TooLarge,
+    /// Offsets that do not rise.
+    #[error("the offsets in its value do not rise")]
+    NotRising,
+}
+
+/// The order of one shard's tasks.
+#[derive(Clone, Debug, Default)]
+pub struct Shard {
+    /// The keys that have outstanding tasks.
+    lines: HashMap<Fingerprint, Line>,
+    /// First tasks that wait until the retry topic is read beyond them.
+    unread: BTreeSet<(i64, Fingerprint)>,
+    /// The keys that are to be written.
+    changed: BTreeSet<Fingerprint>,
+    /// How many decisions there were.
+    decisions: u64,
+}
+
+/// The outstanding tasks of one key.
+#[derive(Clone, Debug, Default)]
+struct Line {
+    /// The tasks, by their offsets in the retry topic.
+    tasks: VecDeque<Outstanding>,
+}
+
+/// A task that has not ended durably.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Outstanding {
+    /// Its offset in the retry topic.
+    offset: i64,
+    /// When it was due when it was last heard of.
+    due: Timestamp,
+    /// Where it is.
+    place: Place,
+    /// Whether the next owner has to be told of it: it was parked at some time, and has not ended.
+    listed: bool,
+}
+
+/// Where an outstanding task is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    /// In a tier.
+    Parked,
+    /// In memory, somewhere in the engine.
+    Memory,
+    /// In memory, and here until something happens to its line.
+    Held(Box<Item>),
+    /// It has ended by this decision, which is not committed yet.
+    Ended(Decision),
+    /// It was delivered to a topic by this decision, which is not committed yet. If the topic refuses it, it has ended all the same.
+    Delivered(Decision),
+    /// As [`Self::Delivered`], but if the topic refuses it, it is parked until its due time.
+    DeliveredOrParked(Decision),
+}
+
+/// Tells decisions about tasks apart: what a topic refused may be back, and have ended, before its owner hears that it was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Decision(u64);
+
+/// Whether a task may start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// No other one is before it.
+    First,
+    /// What is to be written for its line depends on a delivery that is not committed yet: nothing that changes it may happen before.
+    Unsettled,
+    /// Others are before it.
+    Behind(Others),
+}
+
+/// The tasks before one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Others {
+    /// How many they are.
+    pub count: usize,
+    /// When the first one is due, as far as is known: a former owner may have put it off.
+    pub due: Timestamp,
+    /// Whether the first one is in a tier, and not in memory.
+    pub is_parked: bool,
+}
+
+/// An end that is not committed yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    /// The key.
+    pub(crate) key: Fingerprint,
+    /// The task's offset in the retry topic.
+    pub(crate) task: i64,
+    /// The offset of the lane whose consequence it is.
+    pub(crate) offset: i64,
+    /// The decision.
+    pub(crate) decision: Decision,
+}
+
+/// The ends in one lane that are not committed yet: a group for each batch under way, and those of the batch being collected.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ends {
+    /// Of batches under way, oldest first.
+    under_way: VecDeque<Vec<End>>,
+    /// Of the batch being collected.
+    collecting: Vec<End>,
+}
+
+/// The order of all shards of a worker.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Orders {
+    /// The shards in which there are ordered tasks.
+    shards: BTreeMap<i32, Shard>,
+}
+
+/// The version of the values written.
+const VERSION: u8 = 1;
+
+/// Most bytes of a value: what brokers take in any case, less some room. That is more than 100,000 tasks of one key; those behind would be
+/// known to the next owner when they are read, which is hours before their turn.
+const MOST_BYTES: usize = 512 << 10;
+
+/// Bytes of the two numbers of a task at most.
+const MOST_NUMBERS: usize = 20;
+
+// === impl Fingerprint ===
+
+impl Fingerprint {
+    /// The fingerprint of `key` among the tasks that name `scene`.
+    pub fn of(scene: &str, key: &[u8]) -> Self {
+        Self(xxh3_128_with_seed(key, xxh3_64(scene.as_bytes())))
+    }
+
+    /// The fingerprint that [`Self::fmt`] has written.
+    fn parse(text: &[u8]) -> Option<Self> {
+        let digit = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
+        if text.len() != 32 || !text.iter().all(digit) {
+            return None;
+        }
+        let text = str::from_utf8(text).ok()?;
+        u128::from_str_radix(text, 16).ok().map(Self)
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:032x}", self.0)
+    }
+}
+
+// === impl Orders ===
+
+impl Orders {
+    /// What a shard begins with.
+    pub(crate) fn begin(&mut self, number: i32, shard: Shard) {
+        self.shards.insert(number, shard);
+    }
+
+    /// The order of a shard, in which there may be none yet.
+    pub(crate) fn of(&mut self, number: i32) -> &mut Shard {
+        self.shards.entry(number).or_default()
+    }
+
+    /// The order of a shard, if there is any.
+    pub(crate) fn get(&mut self, number: i32) -> Option<&mut Shard> {
+        self.shards.get_mut(&number)
+    }
+
+    /// Forgets a shard.
+    pub(crate) fn end(&mut self, number: i32) {
+        self.shards.remove(&number);
+    }
+
+    /// What is to be written since this was last asked, by shard.
+    pub(crate) fn changes(&mut self) -> Vec<(i32, Change)> {
+        let mut changes = Vec::new();
+        for (number, shard) in &mut self.shards {
+            changes.extend(shard.changes().map(|change| (*number, change)));
+        }
+        changes
+    }
+
+    /// Lets everything go that is held: rules have changed.
+    pub(crate) fn wake_all(&mut self, woken: &mut Vec<Item>) {
+        for shard in self.shards.values_mut() {
+            for line in shard.lines.values_mut() {
+                line.wake_all(woken);
+            }
+        }
+    }
+
+    /// How many keys have outstanding tasks.
+    pub(crate) fn keys(&self) -> usize {
+        self.shards.values().map(|shard| shard.lines.len()).sum()
+    }
+}
+
+// === impl Shard ===
+
+impl Shard {
+    /// Takes in a record of the order topic, in the order of their offsets.
+    ///
+    /// # Errors
+    /// If it was not written by retide. What was known of its key stays.
+    pub fn replay(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), Unreadable> {
+        let line = Fingerprint::parse(key).ok_or(Unreadable::Key)?;
+        let tasks = value.map_or(Ok(VecDeque::new()), decode)?;
+        if tasks.is_empty() {
+            self.lines.remove(&line);
+        } else {
+            self.lines.insert(line, Line { tasks });
+        }
+        Ok(())
+    }
+
+    /// What is to be written for it to be forgotten.
+    pub fn tombstones(&self) -> impl Iterator<Item = Change> {
+        let lines = self.lines.keys();
+        lines.map(|line| Change {
+            key: *line,
+            value: None,
+        })
+    }
+
+    /// Whether there are no ordered tasks.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// How many keys have outstanding tasks.
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// A task was read, or is looked at: it is in memory now, and in its line.
+    pub(crate) fn enter(&mut self, line: Fingerprint, offset: i64, due: Timestamp) {
+        let line = self.lines.entry(line).or_insert_with(Line::with_one);
+        match line.find(offset) {
+            Ok(index) => line.tasks[index].came_back(due),
+            Err(index) => line.tasks.insert(index, Outstanding::new(offset, due)),
+        }
+    }
+
+    /// As [`Self::enter`], of a task that its scene would not put in line any more.
+    pub(crate) fn came_back(&mut self, line: Fingerprint, offset: i64, due: Timestamp) {
+        if let Some(task) = self.task(line, offset) {
+            task.came_back(due);
+        }
+    }
+
+    /// Whether a task may start that was put in line.
+    pub(crate) fn turn(&self, line: Fingerprint, offset: i64) -> Turn {
+        let Some(line) = self.lines.get(&line) else {
+            return Turn::First;
+        };
+        let (Some(first), Ok(count)) = (line.tasks.front(), line.find(offset)) else {
+            return Turn::First;
+        };
+        if count == 0 {
+            return Turn::First;
+        }
+        let is_parked = match first.place {
+            Place::Parked => true,
+            Place::Memory | Place::Held(_) | Place::Ended(_) => false,
+            Place::Delivered(_) | Place::DeliveredOrParked(_) => return Turn::Unsettled,
+        };
+        Turn::Behind(Others {
+            count,
+            due: first.due,
+            is_parked,
+        })
+    }
+
+    /// Holds a task until something happens to its line. Gives it back if there is another one of the same offset, as after an operator
+    /// has set the group's offsets back.
+    pub(crate) fn hold(&mut self, line: Fingerprint, item: Box<Item>) -> Result<(), Box<Item>> {
+        match self.task(line, item.task.origin.offset) {
+            Some(task) if task.place == Place::Memory => {
+                task.place = Place::Held(item);
+                Ok(())
+            }
+            Some(_) | None => Err(item),
+        }
+    }
+
+    /// Whether the next owner would be told of a task.
+    pub(crate) fn is_listed(&self, line: Fingerprint, offset: i64) -> bool {
+        let task = self.lines.get(&line).and_then(|line| {
+            let index = line.find(offset).ok()?;
+            line.tasks.get(index)
+        });
+        task.is_some_and(|task| task.listed)
+    }
+
+    /// As [`Self::hold`], of the first task of a line, until the retry topic is read beyond it.
+    pub(crate) fn hold_unread(
+        &mut self,
+        line: Fingerprint,
+        item: Box<Item>,
+    ) -> Result<(), Box<Item>> {
+        let offset = item.task.origin.offset;
+        self.hold(line, item)?;
+        self.unread.insert((offset, line));
+        Ok(())
+    }
+
+    /// The retry topic has been read up to `end`: gives the tasks that have waited for that.
+    pub(crate) fn read_to(&mut self, end: i64, woken: &mut Vec<Item>) {
+        while let Some((offset, line)) = self.unread.first().copied()
+            && offset < end
+        {
+            self.unread.pop_first();
+            if let Some(task) = self.task(line, offset) {
+                woken.extend(task.wake());
+            }
+        }
+    }
+
+    /// A task was parked until `due`. If it is the first one, gives those that were held behind it.
+    pub(crate) fn parked(
+        &mut self,
+        line: Fingerprint,
+        offset: i64,
+        due: Timestamp,
+        woken: &mut Vec<Item>,
+    ) {
+        let Some(tasks) = self.lines.get_mut(&line) else {
+            return;
+        };
+        let Ok(index) = tasks.find(offset) else {
+            return;
+        };
+        let task = &mut tasks.tasks[index];
+        if task.is_held() {
+            return;
+        }
+        let is_first = index == 0;
+        // Only of the first one others have to know when it is due.
+        if !task.listed || (is_first && task.due != due) {
+            self.changed.insert(line);
+        }
+        task.place = Place::Parked;
+        task.listed = true;
+        task.due = due;
+        if is_first {
+            tasks.wake_all(woken);
+        }
+    }
+
+    /// A task has ended; nothing if it did not stand in line.
+    pub(crate) fn ended(&mut self, line: Fingerprint, offset: i64) -> Option<Decision> {
+        let decision = self.decide();
+        let task = self.task(line, offset).filter(|task| !task.is_held())?;
+        task.place = Place::Ended(decision);
+        if mem::take(&mut task.listed) {
+            self.changed.insert(line);
+        }
+        Some(decision)
+    }
+
+    /// A task is delivered to a topic, and if that refuses it, it is parked until `otherwise`, or ends. Says what is to be written in
+    /// either case; nothing at all if it did not stand in line.
+    pub(crate) fn delivered(
+        &mut self,
+        line: Fingerprint,
+        offset: i64,
+        otherwise: Option<Timestamp>,
+    ) -> Option<(Decision, Option<Change>, Option<Change>)> {
+        let decision = self.decide();
+        let task = self.task(line, offset).filter(|task| !task.is_held())?;
+        let was_listed = mem::take(&mut task.listed);
+        task.place = Place::Delivered(decision);
+        // What was to be written anyway is part of it: behind this one nothing more is written in this batch.
+        let is_changed = self.changed.remove(&line) || was_listed;
+        let delivered = is_changed.then(|| self.change(line));
+        let Some(due) = otherwise else {
+            return Some((decision, delivered.clone(), delivered));
+        };
+        let task = self.task(line, offset)?;
+        task.due = due;
+        task.listed = true;
+        let refused = self.change(line);
+        let task = self.task(line, offset)?;
+        task.listed = false;
+        task.place = Place::DeliveredOrParked(decision);
+        Some((decision, delivered, Some(refused)))
+    }
+
+    /// The end of a task is committed: gives the tasks whose turn may have come by that.
+    pub(crate) fn committed(&mut self, end: End, woken: &mut Vec<Item>) {
+        let End {
+            key,
+            task,
+            decision,
+            ..
+        } = end;
+        let Some(line) = self.lines.get_mut(&key) else {
+            return;
+        };
+        let Ok(index) = line.find(task) else {
+            return;
+        };
+        if line.tasks[index].place.decision() != Some(decision) {
+            return;
+        }
+        line.tasks.remove(index);
+        if line.tasks.is_empty() {
+            self.lines.remove(&key);
+        } else if index == 0 {
+            line.wake_first(woken);
+        }
+    }
+
+    /// The topic has refused the delivery of a task, and what follows from that is committed. If it is parked, gives those that were held
+    /// behind it.
+    pub(crate) fn refused(&mut self, end: End, woken: &mut Vec<Item>) {
+        let End {
+            key,
+            task,
+            decision,
+            ..
+        } = end;
+        let Some(line) = self.lines.get_mut(&key) else {
+            return;
+        };
+        let Ok(index) = line.find(task) else {
+            return;
+        };
+        let task = &mut line.tasks[index];
+        if task.place == Place::DeliveredOrParked(decision) {
+            task.place = Place::Parked;
+            task.listed = true;
+            line.wake_all(woken);
+            self.changed.insert(key);
+        }
+    }
+
+    /// Drops the tasks that are held: the shard is given away.
+    pub(crate) fn forget_held(&mut self) {
+        for line in self.lines.values_mut() {
+            for task in &mut line.tasks {
+                drop(task.wake());
+            }
+        }
+    }
+
+    /// The number of a decision.
+    const fn decide(&mut self) -> Decision {
+        self.decisions += 1;
+        Decision(self.decisions)
+    }
+
+    /// What is to be written since this was last asked.
+    fn changes(&mut self) -> impl Iterator<Item = Change> {
+        let changed = mem::take(&mut self.changed);
+        changed.into_iter().map(|line| self.change(line))
+    }
+
+    /// What is to be written for a key.
+    fn change(&self, line: Fingerprint) -> Change {
+        let value = self.lines.get(&line).and_then(|line| encode(&line.tasks));
+        Change { key: line, value }
+    }
+
+    /// A task that stands in line.
+    fn task(&mut self, line: Fingerprint, offset: i64) -> Option<&mut Outstanding> {
+        let line = self.lines.get_mut(&line)?;
+        let index = line.find(offset).ok()?;
+        line.tasks.get_mut(index)
+    }
+}
+
+// === impl Line ===
+
+impl Line {
+    /// A line with room for one task: most keys never have more.
+    fn with_one() -> Self {
+        Self {
+            tasks: VecDeque::with_capacity(1),
+        }
+    }
+
+    /// Where the task of this offset stands, or belongs.
+    fn find(&self, offset: i64) -> Result<usize, usize> {
+        self.tasks.binary_search_by_key(&offset, |task| task.offset)
+    }
+
+    /// Gives everything that is held.
+    fn wake_all(&mut self, woken: &mut Vec<Item>) {
+        woken.extend(self.tasks.iter_mut().filter_map(Outstanding::wake));
+    }
+
+    /// Another task is first: gives it if it is held, or those behind it if it is parked, since they may have to wait for long.
+    fn wake_first(&mut self, woken: &mut Vec<Item>) {
+        let Some(first) = self.tasks.front_mut() else {
+            return;
+        };
+        match first.place {
+            Place::Held(_) => woken.extend(first.wake()),
+            Place::Parked => self.wake_all(woken),
+            Place::Memory | Place::Ended(_) | Place::Delivered(_) | Place::DeliveredOrParked(_) => {
+            }
+        }
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    /// The decision that is not committed yet.
+    const fn decision(&self) -> Option<Decision> {
+        match self {
+            Self::Ended(decision)
+            | Self::Delivered(decision)
+            | Self::DeliveredOrParked(decision) => Some(*decision),
+            Self::Parked | Self::Memory | Self::Held(_) => None,
+        }
+    }
+}
+
+// === impl Outstanding ===
+
+impl Outstanding {
+    /// A task that was never parked.
+    const fn new(offset: i64, due: Timestamp) -> Self {
+        Self {
+            offset,
+            due,
+            place: Place::Memory,
+            listed: false,
+        }
+    }
+
+    /// It is in memory.
+    fn came_back(&mut self, due: Timestamp) {
+        match self.place {
+            Place::Parked => {
+                self.place = Place::Memory;
+                self.due = due;
+            }
+            // It was parked, and is back before its owner has heard of that.
+            Place::DeliveredOrParked(_) => {
+                self.place = Place::Memory;
+                self.due = due;
+                self.listed = true;
+            }
+            // It never left, or is another one of the same offset.
+            Place::Memory | Place::Held(_) | Place::Ended(_) | Place::Delivered(_) => {}
+        }
+    }
+
+    /// Whether it waits here, so that whatever happens elsewhere happens to another one of the same offset.
+    const fn is_held(&self) -> bool {
+        matches!(self.place, Place::Held(_))
+    }
+
+    /// Gives what is held.
+    fn wake(&mut self) -> Option<Item> {
+        match mem::replace(&mut self.place, Place::Memory) {
+            Place::Held(item) => Some(*item),
+            place => {
+                self.place = place;
+                None
+            }
+        }
+    }
+}
+
+// === impl Ends ===
+
+impl Ends {
+    /// A task has ended, in the batch that is being collected.
+    pub(crate) fn add(&mut self, end: End) {
+        self.collecting.push(end);
+    }
+
+    /// The batch is handed over.
+    pub(crate) fn submit(&mut self) {
+        self.under_way.push_back(mem::take(&mut self.collecting));
+    }
+
+    /// The oldest batch is durable: its ends are.
+    pub(crate) fn committed(&mut self) -> Vec<End> {
+        self.under_way.pop_front().unwrap_or_default()
+    }
+
+    /// The end that is the consequence of `offset`, in the oldest batch.
+    pub(crate) fn find(&self, offset: i64) -> Option<End> {
+        let mut ends = self.under_way.front()?.iter();
+        ends.find(|end| end.offset == offset).copied()
+    }
+}
+
+/// The value that names the listed ones of `tasks`: the version, then for each of them two variable-length numbers, zigzag-encoded: by how
+/// much its offset is above the one before it, and by how many seconds its due time, rounded up, is after that one's.
+fn encode(tasks: &VecDeque<Outstanding>) -> Option<Bytes> {
+    let mut value = vec![VERSION];
+    let (mut offset, mut due) = (0_i64, 0_i64);
+    for task in tasks.iter().filter(|task| task.listed) {
+        if value.len() + MOST_NUMBERS > MOST_BYTES {
+            break;
+        }
+        let seconds = task.due.as_micros().div_ceil(1_000_000).cast_signed();
+        push(&mut value, task.offset.wrapping_sub(offset));
+        push(&mut value, seconds - due);
+        (offset, due) = (task.offset, seconds);
+    }
+    (value.len() > 1).then(|| value.into())
+}
+
+/// The tasks that [`encode`] has named.
+fn decode(value: &[u8]) -> Result<VecDeque<Outstanding>, Unreadable> {
+    let (version, mut rest) = value.split_first().ok_or(Unreadable::Short)?;
+    if *version != VERSION {
+        return Err(Unreadable::Version(*version));
+    }
+    // Most keys have one task.
+    let mut tasks: VecDeque<Outstanding> = VecDeque::with_capacity(1);
+    let (mut offset, mut due) = (0_i64, 0_i64);
+    while !rest.is_empty() {
+        offset = offset.wrapping_add(pull(&mut rest)?);
+        due = due.wrapping_add(pull(&mut rest)?);
+        if tasks.back().is_some_and(|before| before.offset >= offset) {
+            return Err(Unreadable::NotRising);
+        }
+        let seconds = u64::try_from(due).map_err(|_| Unreadable::TooLarge)?;
+        tasks.push_back(Outstanding {
+            offset,
+            due: Timestamp::from_millis(seconds.saturating_mul(1_000)),
+            place: Place::Parked,
+            listed: true,
+        });
+    }
+    tasks.shrink_to_fit();
+    Ok(tasks)
+}
+
+/// Appends a number, seven bits at a time, small ones of either sign first.
+fn push(value: &mut Vec<u8>, number: i64) {
+    let mut left = ((number << 1) ^ (number >> 63)).cast_unsigned();
+    while left >= 0x80 {
+        value.push((left as u8) | 0x80);
+        left >>= 7;
+    }
+    value.push(left as u8);
+}
+
+/// Takes a number off the front.
+fn pull(rest: &mut &[u8]) -> Result<i64, Unreadable> {
+    let mut number = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let (byte, tail) = rest.split_first().ok_or(Unreadable::Short)?;
+        *rest = tail;
+        let bits = u64::from(byte & 0x7f);
+        if shift == 63 && bits > 1 {
+            return Err(Unreadable::TooLarge);
+        }
+        number |= bits << shift;
+        if byte & 0x80 == 0 {
+            return Ok((number >> 1).cast_signed() ^ -(number & 1).cast_signed());
+        }
+    }
+    Err(Unreadable::TooLarge)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use proptest::prelude::*;
+
+    /// Parked tasks of these offsets and due times, in seconds.
+    fn parked(tasks: impl IntoIterator<Item = (i64, u64)>) -> VecDeque<Outstanding> {
+        tasks
+            .into_iter()
+            .map(|(offset, seconds)| Outstanding {
+                offset,
+                due: Timestamp::from_millis(seconds * 1_000),
+                place: Place::Parked,
+                listed: true,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_fingerprint_is_the_same_for_ever() {
+        let fingerprint = Fingerprint::of("payment", b"order-7");
+
+        assert_eq!(fingerprint.to_string(), "d515d537923147951ab8be652bb15d0c");
+        let text = fingerprint.to_string();
+        assert_eq!(Fingerprint::parse(text.as_bytes()), Some(fingerprint));
+        assert_ne!(Fingerprint::of("paymen", b"torder-7"), fingerprint);
+    }
+
+    #[test]
+    fn a_value_is_small_and_the_same_for_ever() {
+        let value = encode(&parked([(1_000, 1_700_000_000), (1_003, 1_700_000_001)])).unwrap();
+
+        assert_eq!(
+            &value[..],
+            [1, 0xd0, 0x0f, 0x80, 0xc4, 0x9f, 0xd5, 0x0c, 6, 2]
+        );
+    }
+
+    #[test]
+    fn a_task_costs_little_memory() {
+        assert_eq!(size_of::<Outstanding>(), 40);
+        assert_eq!(size_of::<(Fingerprint, Line)>(), 48);
+    }
+
+    #[test]
+    fn what_is_too_long_to_be_written_names_those_that_come_first() {
+        let all = parked((0..1_000_000).map(|offset| (offset, 0)));
+
+        let value = encode(&all).unwrap();
+
+        assert!(value.len() <= MOST_BYTES);
+        let named = decode(&value).unwrap();
+        assert!(named.len() > 100_000);
+        assert_eq!(
+            named,
+            all.range(..named.len()).cloned().collect::<VecDeque<_>>()
+        );
+    }
+
+    #[test]
+    fn what_retide_did_not_write_is_said_to_be_so_and_changes_nothing() {
+        let mut shard = Shard::default();
+        let key = Fingerprint::of("s", b"k").to_string();
+        shard
+            .replay(key.as_bytes(), encode(&parked([(7, 1)])).as_deref())
+            .unwrap();
+        let mut hostile = |key: &[u8], value: &[u8]| shard.replay(key, Some(value)).unwrap_err();
+        let number = |bits: u8| [[0xff; 9].as_slice(), &[bits]].concat();
+
+        assert_eq!(hostile(b"order-7", &[1]), Unreadable::Key);
+        assert_eq!(hostile(&[0xff; 32], &[1]), Unreadable::Key);
+        assert_eq!(hostile(key.as_bytes(), &[]), Unreadable::Short);
+        assert_eq!(hostile(key.as_bytes(), &[9]), Unreadable::Version(9));
+        assert_eq!(hostile(key.as_bytes(), &[1, 2]), Unreadable::Short);
+        assert_eq!(hostile(key.as_bytes(), &[1, 0x80]), Unreadable::Short);
+        assert_eq!(
+            hostile(key.as_bytes(), &[1, 2, 2, 0, 2]),
+            Unreadable::NotRising
+        );
+        assert_eq!(hostile(key.as_bytes(), &[1, 2, 1]), Unreadable::TooLarge);
+        let large = [&[1], &number(2)[..]].concat();
+        assert_eq!(hostile(key.as_bytes(), &large), Unreadable::TooLarge);
+        assert_eq!(shard.len(), 1);
+        shard.replay(key.as_bytes(), None).unwrap();
+        assert!(shard.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(tasks in prop::collection::btree_map(any::<i64>(), 0_u64..1 << 33, 0..50)) {
+            let tasks = parked(tasks);
+
+            let read = encode(&tasks).map_or_else(VecDeque::new, |value| decode(&value).unwrap());
+
+            prop_assert_eq!(read, tasks);
+        }
+
+        #[test]
+        fn no_bytes_are_read_as_tasks_out_of_order(mut value in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Some(version) = value.first_mut() {
+                *version %= 2;
+            }
+            if let Ok(tasks) = decode(&value) {
+                let offsets: Vec<i64> = tasks.iter().map(|task| task.offset).collect();
+                prop_assert!(offsets.is_sorted());
+                prop_assert!(tasks.len() <= value.len() / 2);
+            }
+        }
+    }
+}
