@@ -13,6 +13,7 @@ mod commands;
 mod crash;
 mod doctor;
 mod explain;
+mod ordering;
 mod promises;
 mod rate;
 mod rig;

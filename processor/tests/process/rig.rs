@@ -64,6 +64,7 @@ pub(crate) struct Request {
 /// A record as a read-committed consumer sees it.
 #[derive(Clone, Debug)]
 pub(crate) struct Stored {
+    pub(crate) key: Option<Vec<u8>>,
     pub(crate) value: Option<Vec<u8>>,
     pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
 }
@@ -326,6 +327,7 @@ impl Stored {
             headers.iter().map(header).collect()
         });
         Self {
+            key: message.key().map(<[u8]>::to_vec),
             value: message.payload().map(<[u8]>::to_vec),
             headers,
         }
