@@ -52,6 +52,7 @@ const WORDS: &[&str] = &[
     "max_attempts = 3\n",
     "deadline = '1h'\n",
     "rate = { limit = 5 }\n",
+    "ordering = 'key'\n",
     "jitter = 'full'\n",
     "factor = 2.0",
     "'366d'",

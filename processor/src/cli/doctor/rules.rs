@@ -10,10 +10,10 @@ use humantime::format_duration;
 
 use retide_connectors::TargetConfig;
 use retide_core::scene::{self, Overrides};
-use retide_core::{Policy, Rate, Timestamp};
+use retide_core::{Ordering, Policy, Rate, Timestamp};
 
 use crate::cli::doctor::{Line, Section, change};
-use crate::config::{Config, Scene};
+use crate::config::{Config, Guarantee, Scene};
 
 /// What is wrong, and the key to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,11 +46,14 @@ pub(super) fn lines(
     let longest = longest.map_or(Duration::ZERO, |tier| tier.delay);
     let (mut lines, mut good) = (Vec::new(), 0);
     for (name, (scene, file)) in scenes {
-        let odd = odd(name, scene, longest, now);
+        let mut odd = odd(name, scene, longest, now);
+        odd.extend(loose_order(scene, config.processor.guarantee));
         good += usize::from(odd.is_empty());
         let odd = odd.into_iter().map(|Odd { message, key }| {
             let fix = if key.starts_with("tiers") {
                 format!("set {key} in [topics], then: retide init")
+            } else if key.starts_with("guarantee") {
+                format!("set {key} in [processor]")
             } else {
                 change(name, file.as_deref(), &key)
             };
@@ -104,6 +107,19 @@ fn odd(name: &str, scene: &Scene, longest: Duration, now: Timestamp) -> Vec<Odd>
         }
     }
     all
+}
+
+/// An order that is not written down.
+fn loose_order(scene: &Scene, guarantee: Guarantee) -> Option<Odd> {
+    match (scene.ordering, guarantee) {
+        (Ordering::None, _) | (Ordering::Key, Guarantee::ExactlyOnce) => None,
+        (Ordering::Key, Guarantee::AtLeastOnce) => Some(Odd {
+            message: "the order of its keys is kept as long as shards stay where they are: after a crash or a rebalance, parked tasks may be \
+                      overtaken"
+                .to_owned(),
+            key: "guarantee (exactly_once)".to_owned(),
+        }),
+    }
 }
 
 /// The policies of a scene, and the keys that lead to them.
@@ -251,6 +267,18 @@ mod tests {
                 "its rate lets one attempt start every 2h, and the deadline is 1h: tasks that queue up expire"
             ]
         );
+    }
+
+    #[test]
+    fn an_order_that_is_not_written_down_is_odd() {
+        let text = "target = { http = { url = 'http://h/' } }\nordering = 'key'";
+        let scene = crate::config::rules("a", text.to_owned()).unwrap();
+
+        let odd = loose_order(&scene, Guarantee::AtLeastOnce).unwrap();
+
+        assert_eq!(odd.key, "guarantee (exactly_once)");
+        assert_eq!(loose_order(&scene, Guarantee::ExactlyOnce), None);
+        assert!(messages("ordering = 'key'").is_empty());
     }
 
     #[test]
