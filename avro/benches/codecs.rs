@@ -86,6 +86,7 @@ fn events(criterion: &mut Criterion) {
         transition: Transition::Parked {
             due: NOW + Duration::from_mins(1),
         },
+        wait: None,
     };
     for (name, format) in [("avro", Format::Avro), ("json", Format::Json)] {
         let codec = Codec::<Event>::new(format, Framing::default());

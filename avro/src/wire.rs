@@ -16,7 +16,8 @@ use bytes::Bytes;
 use serde::de::{self, DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use retide_core::{Ended, Failure, Reason, Terminal, Transition};
+use retide_core::wait::Held;
+use retide_core::{Ended, Failure, Reason, Terminal, Transition, Wait};
 
 use crate::headers::{kind_of, kind_word, millis, origin_of};
 
@@ -95,6 +96,8 @@ pub enum Error {
 pub trait Wire: Serialize + DeserializeOwned {
     /// The Avro schema.
     const SCHEMA: &'static str;
+    /// Those that it had in earlier versions, whose records are read as well.
+    const EARLIER: &'static [&'static str] = &[];
 }
 
 /// Writes and reads records of one kind in one format.
@@ -105,6 +108,8 @@ pub struct Codec<R> {
     format: Format,
     /// What stands before an Avro datum.
     frame: Vec<u8>,
+    /// The same of records of earlier versions, and the schemas.
+    earlier: Vec<(Vec<u8>, Schema)>,
     /// The kind of record.
     record: PhantomData<fn(R) -> R>,
 }
@@ -171,6 +176,28 @@ pub struct Event {
     pub error_class: Option<String>,
     /// The message of what the attempt said; on `failed`.
     pub error_message: Option<String>,
+    /// How late the attempt was, by cause.
+    pub lateness: Option<Lateness>,
+}
+
+/// How late an attempt was, by cause, in microseconds: see [`Wait`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Lateness {
+    /// As [`Wait::rebalance`], and so are the others.
+    pub rebalance: i64,
+    /// Late read.
+    pub read: i64,
+    /// Unseen in memory.
+    pub agenda: i64,
+    /// Held by the rate.
+    pub rate: i64,
+    /// Held by the concurrency.
+    pub concurrency: i64,
+    /// Held by the breaker.
+    pub breaker: i64,
+    /// Held for room.
+    pub room: i64,
 }
 
 /// An [`Event`] that is only written: it borrows what it can from the event it is made of.
@@ -201,6 +228,8 @@ pub struct EventLine<'a> {
     error_class: Option<&'a str>,
     /// The message of the error.
     error_message: Option<&'a str>,
+    /// The lateness.
+    lateness: Option<Lateness>,
 }
 
 /// What a human must know.
@@ -241,6 +270,7 @@ impl Wire for Callback {
 
 impl Wire for Event {
     const SCHEMA: &'static str = include_str!("../schemas/Event.avsc");
+    const EARLIER: &'static [&'static str] = &[include_str!("../schemas/earlier/Event.1.avsc")];
 }
 
 impl Wire for Alert {
@@ -271,20 +301,28 @@ impl<R: Wire> Codec<R> {
     /// The Avro library keeps its allocation limit in a global that can be set once per process; the first codec sets it.
     pub fn new(format: Format, framing: Framing) -> Self {
         max_allocation_bytes(MAX_ENCODED);
-        let schema = Schema::parse_str(R::SCHEMA).expect("the schemas of this crate are valid");
-        let frame = match framing {
+        let parse = |text| Schema::parse_str(text).expect("the schemas of this crate are valid");
+        let own = |schema: &Schema| {
+            let fingerprint = schema.fingerprint::<Rabin>().bytes;
+            [&SINGLE_OBJECT_MARKER[..], &fingerprint].concat()
+        };
+        let schema = parse(R::SCHEMA);
+        let (frame, earlier) = match framing {
             Framing::SingleObject => {
-                let fingerprint = schema.fingerprint::<Rabin>().bytes;
-                [&SINGLE_OBJECT_MARKER[..], &fingerprint].concat()
+                let earlier = R::EARLIER.iter().map(|text| parse(text));
+                let earlier = earlier.map(|schema| (own(&schema), schema)).collect();
+                (own(&schema), earlier)
             }
             Framing::Confluent { schema_id } => {
-                [&[CONFLUENT_MAGIC][..], &schema_id.to_be_bytes()].concat()
+                let frame = [&[CONFLUENT_MAGIC][..], &schema_id.to_be_bytes()].concat();
+                (frame, Vec::new())
             }
         };
         Self {
             schema,
             format,
             frame,
+            earlier,
             record: PhantomData,
         }
     }
@@ -322,8 +360,9 @@ impl<R: Wire> Codec<R> {
         }
         match self.format {
             Format::Avro => {
-                let mut datum = bytes.strip_prefix(&self.frame[..]).ok_or(Error::Frame)?;
-                let value = from_avro_datum(&self.schema, &mut datum, None)
+                let (mut datum, writer) = self.unframe(bytes).ok_or(Error::Frame)?;
+                let reader = writer.map(|_| &self.schema);
+                let value = from_avro_datum(writer.unwrap_or(&self.schema), &mut datum, reader)
                     .map_err(|error| Error::Avro(Box::new(error)))?;
                 if !datum.is_empty() {
                     return Err(Error::Trailing { left: datum.len() });
@@ -332,6 +371,20 @@ impl<R: Wire> Codec<R> {
             }
             Format::Json => serde_json::from_slice(bytes).map_err(Error::Json),
         }
+    }
+}
+
+impl<R> Codec<R> {
+    /// The datum in `bytes`, and its schema if it is an earlier one.
+    fn unframe<'a>(&self, bytes: &'a [u8]) -> Option<(&'a [u8], Option<&Schema>)> {
+        if let Some(datum) = bytes.strip_prefix(&self.frame[..]) {
+            return Some((datum, None));
+        }
+        let mut earlier = self.earlier.iter();
+        earlier.find_map(|(frame, schema)| {
+            let datum = bytes.strip_prefix(&frame[..])?;
+            Some((datum, Some(schema)))
+        })
     }
 }
 
@@ -458,6 +511,7 @@ impl<'a> From<&'a retide_core::Event> for EventLine<'a> {
             reason: None,
             error_class: None,
             error_message: None,
+            lateness: event.wait.map(Lateness::from),
         };
         match &event.transition {
             Transition::Parked { due } | Transition::Deferred { due } => {
@@ -489,6 +543,47 @@ impl<'a> From<&'a retide_core::Event> for EventLine<'a> {
             }
         }
         line
+    }
+}
+
+impl Lateness {
+    /// Its parts by name, in the order in which they come; nothing is earlier than nothing.
+    pub fn by_cause(&self) -> [(&'static str, u64); 7] {
+        let part = |long: i64| u64::try_from(long).unwrap_or_default();
+        let held = Held {
+            rate: part(self.rate),
+            concurrency: part(self.concurrency),
+            breaker: part(self.breaker),
+            room: part(self.room),
+        };
+        let wait = Wait {
+            rebalance: part(self.rebalance),
+            read: part(self.read),
+            agenda: part(self.agenda),
+            held,
+        };
+        wait.by_cause()
+    }
+}
+
+impl From<Wait> for Lateness {
+    fn from(wait: Wait) -> Self {
+        let Wait {
+            rebalance,
+            read,
+            agenda,
+            held,
+        } = wait;
+        let long = |micros| i64::try_from(micros).unwrap_or(i64::MAX);
+        Self {
+            rebalance: long(rebalance),
+            read: long(read),
+            agenda: long(agenda),
+            rate: long(held.rate),
+            concurrency: long(held.concurrency),
+            breaker: long(held.breaker),
+            room: long(held.room),
+        }
     }
 }
 

@@ -2,15 +2,18 @@
 
 use std::fmt::Debug;
 
+use apache_avro::Schema;
+use apache_avro::schema_compatibility::SchemaCompatibility;
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use retide_avro::wire::{
-    Alert, Blob, Callback, Codec, Error, Event, EventLine, MAX_ENCODED, Scene, Wire,
+    Alert, Blob, Callback, Codec, Error, Event, EventLine, Lateness, MAX_ENCODED, Scene, Wire,
 };
 use retide_avro::{Format, Framing};
-use retide_core::{Ended, Failure, Kind, Origin, Reason, Terminal, Timestamp, Transition};
+use retide_core::{Ended, Failure, Kind, Origin, Reason, Terminal, Timestamp, Transition, Wait};
+use serde::{Deserialize, Serialize};
 
 fn codecs<R: Wire>() -> [Codec<R>; 3] {
     [
@@ -70,11 +73,15 @@ prop_compose! {
         options in (text(), text(), text(), text()),
         at in any::<i64>(),
         numbers in (option::of(any::<i64>()), option::of(any::<i64>()), option::of(any::<i64>())),
+        lateness in option::of(prop::array::uniform7(any::<i64>())),
     ) -> Event {
         Event {
             id: texts.0, scene: texts.1, kind: texts.2, event: texts.3, at,
             due_at: numbers.0, attempts: numbers.1, hops: numbers.2,
             outcome: options.0, reason: options.1, error_class: options.2, error_message: options.3,
+            lateness: lateness.map(|[rebalance, read, agenda, rate, concurrency, breaker, room]| {
+                Lateness { rebalance, read, agenda, rate, concurrency, breaker, room }
+            }),
         }
     }
 }
@@ -106,9 +113,87 @@ fn every_event() -> Vec<retide_core::Event> {
         scene: "pay".into(),
         kind: Kind::Work,
         at: Timestamp::from_millis(5),
+        wait: matches!(transition, Transition::Failed { .. }).then_some(Wait {
+            read: 7,
+            ..Wait::default()
+        }),
         transition,
     })
     .into()
+}
+
+/// An event as versions before the lateness wrote it.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Before {
+    id: String,
+    scene: String,
+    kind: String,
+    at: i64,
+    event: String,
+    due_at: Option<i64>,
+    attempts: Option<i64>,
+    hops: Option<i64>,
+    outcome: Option<String>,
+    reason: Option<String>,
+    error_class: Option<String>,
+    error_message: Option<String>,
+}
+
+impl Wire for Before {
+    const SCHEMA: &'static str = include_str!("../schemas/earlier/Event.1.avsc");
+}
+
+#[test]
+fn an_event_of_an_earlier_version_is_read_and_says_nothing_of_lateness() {
+    for format in [Format::Avro, Format::Json] {
+        let before = Codec::<Before>::new(format, Framing::SingleObject);
+        let now = Codec::<Event>::new(format, Framing::SingleObject);
+        let old = Before {
+            id: "a".into(),
+            scene: "pay".into(),
+            kind: "work".into(),
+            at: 5,
+            event: "delivered".into(),
+            due_at: None,
+            attempts: Some(2),
+            hops: None,
+            outcome: None,
+            reason: None,
+            error_class: None,
+            error_message: None,
+        };
+
+        let read = now.decode(&before.encode(&old).unwrap()).unwrap();
+
+        assert_eq!(
+            (&*read.id, &*read.event, read.attempts),
+            ("a", "delivered", Some(2))
+        );
+        assert_eq!(read.lateness, None);
+    }
+}
+
+#[test]
+fn readers_of_the_earlier_schema_and_of_this_one_can_read_each_others_events() {
+    let schema = |text| Schema::parse_str(text).unwrap();
+    let (before, now) = (schema(Before::SCHEMA), schema(Event::SCHEMA));
+
+    SchemaCompatibility::can_read(&before, &now).unwrap();
+    SchemaCompatibility::can_read(&now, &before).unwrap();
+}
+
+#[test]
+fn lateness_that_is_nothing_costs_a_byte_for_each_cause() {
+    let codec = Codec::<Event>::new(Format::Avro, Framing::SingleObject);
+    let mut event = every_event().pop().unwrap();
+    let bytes = |event: &retide_core::Event| codec.encode(&EventLine::from(event)).unwrap().len();
+
+    let without = bytes(&event);
+    event.wait = Some(Wait::default());
+    let with = bytes(&event);
+
+    assert_eq!(with - without, 7);
 }
 
 #[test]

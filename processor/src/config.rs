@@ -753,6 +753,18 @@ mod tests {
                 "retide.toml:3:21: scenes.a.rate.per: expected a duration of more than nothing, at most 366 days",
             ),
             (
+                with("weight = 0"),
+                "retide.toml:3:1: scenes.a.weight: expected a whole number from 1 to 100",
+            ),
+            (
+                with("weight = 101"),
+                "retide.toml:3:1: scenes.a.weight: expected a whole number from 1 to 100",
+            ),
+            (
+                with("weight = -1"),
+                "retide.toml:3:1: scenes.a.weight: invalid value: integer `-1`, expected a whole number",
+            ),
+            (
                 with("callback = { target = { kafka = { topic = 'x' } }, on = [] }"),
                 "retide.toml:3:52: scenes.a.callback.on: expected at least one of `delivered`, `dead` and `expired`",
             ),

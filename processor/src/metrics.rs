@@ -212,8 +212,17 @@ const UNKNOWN: &str = "unknown";
 /// The words of [`Outcome`], in the order of [`place`].
 const OUTCOMES: [&str; 5] = ["success", "retryable", "permanent", "throttled", "timeout"];
 
-/// What makes attempts late: they are read late, nobody looks at them, their gate is closed, their call or batch begins late.
-pub(crate) const CAUSES: [&str; 4] = ["read", "agenda", "gate", "start"];
+/// What makes attempts late, in the words of [`Wait::by_cause`], and the late begin of their call or batch.
+pub(crate) const CAUSES: [&str; 8] = [
+    "rebalance",
+    "read",
+    "agenda",
+    "rate",
+    "concurrency",
+    "breaker",
+    "room",
+    "start",
+];
 
 /// Bounds of lateness, in seconds: fine around the milliseconds a task is late as a rule, up to the hour it is late after an outage.
 const LATENESS: [f64; 20] = [
@@ -455,11 +464,11 @@ fn escape(text: &str) -> String {
 impl SceneMetrics {
     /// An attempt starts this long after it was decided, which was late itself.
     pub(crate) fn started(&self, wait: Wait, start: Duration) {
-        let Wait { read, agenda, gate } = wait;
-        let parts = [read, agenda, gate, start];
-        let late: Duration = parts.iter().sum();
+        let late = wait.total() + start;
         self.lateness.observe(late.as_secs_f64());
-        for (cause, part) in self.families.causes.iter().zip(parts) {
+        let parts = wait.by_cause().into_iter();
+        let parts = parts.map(|(_, micros)| Duration::from_micros(micros));
+        for (cause, part) in self.families.causes.iter().zip(parts.chain([start])) {
             cause.observe(part.as_secs_f64());
         }
     }

@@ -5,6 +5,7 @@
 
 pub(crate) mod search;
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -123,6 +124,9 @@ pub(crate) struct Line {
     /// How many of them were scheduled; the rest went into reading, the gate, the attempt itself, or a worker that was not there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) scheduled_ms: Option<u64>,
+    /// How late the attempt started, by cause, in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) lateness: Option<wire::Lateness>,
     /// The record that holds the task from here on, or its end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) place: Option<String>,
@@ -226,6 +230,7 @@ impl Line {
                 None => format!("waited {}", human(waited)),
             });
         }
+        parts.extend(self.lateness.as_ref().and_then(late));
         parts.extend(self.place.as_ref().map(|place| format!("in {place}")));
         parts.join(" · ")
     }
@@ -471,6 +476,7 @@ impl Step {
                 reason: event.reason.clone(),
                 error: error(event.error_class.as_ref(), event.error_message.as_ref()),
                 due: event.due_at.map(instant),
+                lateness: event.lateness,
                 place: park.as_ref().map(|park| park.at.to_string()),
                 by_event: true,
                 ..Line::default()
@@ -604,6 +610,22 @@ fn notes(life: &Life, lives: &[Life]) -> Vec<String> {
 }
 
 // === telling ===
+
+/// How late an attempt started, and where the time went, unless it was hardly late.
+fn late(lateness: &wire::Lateness) -> Option<String> {
+    let causes = lateness.by_cause();
+    let total: u64 = causes.iter().map(|(_, micros)| micros / 1_000).sum();
+    if total == 0 {
+        return None;
+    }
+    let mut parts = causes.map(|(cause, micros)| (cause, micros / 1_000));
+    parts.sort_by_key(|(_, millis)| Reverse(*millis));
+    let parts = parts.into_iter().filter(|(_, millis)| *millis > 0);
+    let parts: Vec<String> = parts
+        .map(|(cause, millis)| format!("{cause} {}", human(millis)))
+        .collect();
+    Some(format!("late by {}", parts.join(" + ")))
+}
 
 /// Puts a record of a tier that no event tells of where it belongs: tasks count their hops.
 fn insert(steps: &mut Vec<Step>, park: Park) {

@@ -14,10 +14,12 @@ use retide_core::completions::Completions;
 use retide_core::engine::Position;
 use retide_core::lane::Limits;
 use retide_core::scene::Target;
+use retide_core::wait::Held;
 use retide_core::window::Window;
 use retide_core::{
     Action, Backoff, Base, Engine, Gates, Header, Input, Jitter, Kind, Ladder, LaneId, Now,
     Ordering, Origin, Outcome, Overrides, Policy, Record, Scene, Scenes, Source, Task, Timestamp,
+    Weight,
 };
 
 /// Records of one bundle: about as many as a worker takes in between two batches.
@@ -106,7 +108,7 @@ fn agenda(criterion: &mut Criterion) {
                 lane: TASKS,
                 offset: sequence as i64,
                 read: START,
-                in_line: START,
+                held: Held::default(),
                 task: Arc::clone(&task),
             }
         };
@@ -201,6 +203,7 @@ impl Rig {
             least_concurrency: None,
             breaker: None,
             ordering: Ordering::None,
+            weight: Weight::default(),
             callback: None,
         };
         let limits = Limits::of(256 << 20);

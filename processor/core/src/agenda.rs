@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::lane::LaneId;
 use crate::task::Task;
 use crate::time::Timestamp;
-use crate::wait::Way;
+use crate::wait::{Held, Way};
 
 /// A task that waits in memory; its offset is open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,8 +24,8 @@ pub struct Item {
     pub offset: i64,
     /// When it was read.
     pub read: Timestamp,
-    /// When it came before its gate, if it did.
-    pub in_line: Timestamp,
+    /// What held it in line so far; while it is there, what its line knows of that.
+    pub held: Held,
     /// The task.
     pub task: Arc<Task>,
 }
@@ -40,12 +40,13 @@ pub struct Agenda {
 // === impl Item ===
 
 impl Item {
-    /// Its way to an attempt that is decided now.
-    pub fn way(&self, decided: Timestamp) -> Way {
+    /// Its way to an attempt that is decided now, through a lane that became ours at `assigned`.
+    pub fn way(&self, assigned: Timestamp, decided: Timestamp) -> Way {
         Way {
             due: self.task.due,
+            assigned,
             read: self.read,
-            in_line: self.in_line,
+            held: self.held,
             decided,
         }
     }
@@ -72,6 +73,11 @@ impl Agenda {
         self.heap.push(item);
     }
 
+    /// The earliest item.
+    pub fn peek(&self) -> Option<&Item> {
+        self.heap.peek()
+    }
+
     /// Takes the earliest item whose time has come.
     pub fn pop_due(&mut self, now: Timestamp) -> Option<Item> {
         let due = self.heap.peek().is_some_and(|item| item.wake <= now);
@@ -85,7 +91,7 @@ impl Agenda {
 
     /// The time of the earliest item.
     pub fn next(&self) -> Option<Timestamp> {
-        self.heap.peek().map(|item| item.wake)
+        self.peek().map(|item| item.wake)
     }
 
     /// Drops the items of a shard that is given away.

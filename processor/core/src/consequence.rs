@@ -9,6 +9,7 @@ use crate::outcome::{Reason, Terminal, Verdict};
 use crate::task::{Failure, Kind, Task};
 use crate::tier::Ladder;
 use crate::time::Timestamp;
+use crate::wait::Wait;
 
 /// How a task ended.
 #[derive(Clone, Copy, Debug)]
@@ -19,18 +20,32 @@ pub(crate) struct End {
     pub(crate) reason: Option<Reason>,
     /// How many attempts were made.
     pub(crate) attempts: u32,
+    /// How late the last one was, or the decision that there is none.
+    pub(crate) wait: Option<Wait>,
 }
 
-/// Parks `task` until the time in `task.due`, in the shard `to` if it is to move; it is counted as one hop.
+/// What an attempt came to.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    /// In the words of [`crate::Outcome::word`].
+    pub(crate) outcome: &'static str,
+    /// In detail, unless it succeeded.
+    pub(crate) failure: Option<Failure>,
+    /// How late it was.
+    pub(crate) wait: Wait,
+}
+
+/// Parks `task` until the time in `task.due`, in the shard `to` if it is to move; it is counted as one hop. The `wait` is that of the
+/// attempt that was made of it, if one was.
 pub(crate) fn park(
     mut task: Task,
     to: Option<i32>,
     ladder: &Ladder,
     now: Timestamp,
-    transition: Transition,
+    (transition, wait): (Transition, Option<Wait>),
 ) -> Vec<Entry> {
     task.hops = task.hops.saturating_add(1);
-    let event = event(&task, now, transition);
+    let event = event(&task, now, transition, wait);
     let tier = ladder.tier_for(task.due.since(now));
     vec![
         Entry::Park {
@@ -48,6 +63,7 @@ pub(crate) fn end(task: Arc<Task>, how: End, now: Timestamp) -> Vec<Entry> {
         terminal,
         reason,
         attempts,
+        wait,
     } = how;
     let ended = Arc::new(Ended {
         id: Arc::clone(&task.id),
@@ -67,7 +83,7 @@ pub(crate) fn end(task: Arc<Task>, how: End, now: Timestamp) -> Vec<Entry> {
         attempts,
         reason,
     };
-    let mut entries = vec![event(&task, now, transition)];
+    let mut entries = vec![event(&task, now, transition, wait)];
     match task.kind {
         Kind::Work => entries.push(Entry::Callback(Arc::clone(&ended))),
         // Its end stands in the events; a callback about a callback would never end.
@@ -80,14 +96,19 @@ pub(crate) fn end(task: Arc<Task>, how: End, now: Timestamp) -> Vec<Entry> {
     entries
 }
 
-/// What follows from `verdict` on attempt number `task.attempt`, whose answer was `outcome` in words and `failure` in detail.
+/// What follows from `verdict` on attempt number `task.attempt`.
 pub(crate) fn of_verdict(
     mut task: Task,
     verdict: Verdict,
-    (outcome, failure): (&'static str, Option<Failure>),
+    answer: Answer,
     ladder: &Ladder,
     now: Timestamp,
 ) -> Vec<Entry> {
+    let Answer {
+        outcome,
+        failure,
+        wait,
+    } = answer;
     let attempts = task.attempt;
     if failure.is_some() {
         task.failure.clone_from(&failure);
@@ -102,7 +123,7 @@ pub(crate) fn of_verdict(
                 failure: failure.unwrap_or_else(|| unreachable!("a retry without a failure")),
                 due,
             };
-            return park(task, None, ladder, now, transition);
+            return park(task, None, ladder, now, (transition, Some(wait)));
         }
         Verdict::Delivered => (Terminal::Delivered, None),
         Verdict::Dead(reason) => (Terminal::Dead, Some(reason)),
@@ -112,6 +133,7 @@ pub(crate) fn of_verdict(
         terminal,
         reason,
         attempts,
+        wait: Some(wait),
     };
     end(Arc::new(task), how, now)
 }
@@ -141,6 +163,7 @@ pub(crate) fn poison(poison: Arc<Poison>, now: Timestamp) -> Vec<Entry> {
             attempts: 0,
             reason: Some(poison.reason),
         },
+        wait: None,
     });
     vec![
         event,
@@ -150,12 +173,13 @@ pub(crate) fn poison(poison: Arc<Poison>, now: Timestamp) -> Vec<Entry> {
 }
 
 /// The event that tells of `transition`.
-fn event(task: &Task, now: Timestamp, transition: Transition) -> Entry {
+fn event(task: &Task, now: Timestamp, transition: Transition, wait: Option<Wait>) -> Entry {
     Entry::Event(Event {
         id: Arc::clone(&task.id),
         scene: Arc::clone(&task.scene),
         kind: task.kind,
         at: now,
         transition,
+        wait,
     })
 }

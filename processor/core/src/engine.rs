@@ -17,10 +17,11 @@ use crate::breaker::{
     self, Answer, Breaker, Breakers, Denied as Turned, Fraction, Pass, Place, Switch,
 };
 use crate::completions::Completions;
-use crate::consequence::{self, End};
+use crate::consequence::{self, Answer as Said, End};
 use crate::entry::{Entry, Poison, Transition};
 use crate::gate::{Denied, Gate, Gates};
 use crate::lane::{Lane, LaneId, Limits, Load, Source};
+use crate::line::{Hold, Line};
 use crate::order::{self, Change, Orders};
 use crate::outcome::{Outcome, Reason, Terminal};
 #[cfg(feature = "planted")]
@@ -30,8 +31,9 @@ use crate::share::Shares;
 use crate::task::{Failure, Kind, Task};
 use crate::tier::{HORIZON, Ladder, STRAIGHT};
 use crate::time::Timestamp;
+use crate::turn::{self, Turns};
 use crate::verdict;
-use crate::wait::Wait;
+use crate::wait::{Held, Wait};
 use crate::window::Read;
 
 /// The time, as the caller sees it.
@@ -225,10 +227,10 @@ pub struct Engine {
     paused: BTreeSet<(Timestamp, LaneId)>,
     /// Tasks that wait for their time.
     agenda: Agenda,
-    /// Tasks that are due and wait for their gate, by scene.
-    ready: BTreeMap<Arc<str>, Queue>,
-    /// The scene whose tasks were started last; the others are served before it.
-    served: Option<Arc<str>>,
+    /// Tasks that are due and wait to be started, by scene.
+    ready: BTreeMap<Arc<str>, Line>,
+    /// Whose turn it is among them.
+    turns: Turns,
     /// Tasks that are to be parked, or to hop, and wait for room in the batch.
     outbound: VecDeque<Item>,
     /// What was settled since [`Self::commits`] was last asked.
@@ -246,23 +248,6 @@ pub struct Engine {
     /// The mistake it makes.
     #[cfg(feature = "planted")]
     bug: Bug,
-}
-
-/// Due tasks of one scene, earliest first.
-#[derive(Debug, Default)]
-struct Queue {
-    /// The tasks.
-    items: Agenda,
-    /// When the gate is to be asked again.
-    ask_at: Timestamp,
-    /// Whether it is the batch that has no room for its tasks.
-    crowded_out: bool,
-    /// Since when tasks are in line.
-    since: Timestamp,
-    /// How many of them the gate has let through.
-    served: u32,
-    /// When the gate is expected to admit the next task that finds no place.
-    expected: Timestamp,
 }
 
 /// A call in flight.
@@ -284,6 +269,8 @@ struct Call {
     leave: Option<Leave>,
     /// The steady time at which it was started.
     started: Duration,
+    /// How late that was.
+    wait: Wait,
 }
 
 /// Leave of a breaker for one call.
@@ -314,10 +301,8 @@ struct Closing {
 enum Admission {
     /// It was dispatched or settled.
     Gone,
-    /// Its gate is closed until then.
-    Closed(Item, Timestamp),
-    /// The batch has no room for what follows from it.
-    NoRoom(Item),
+    /// It is held, and to be looked at again then.
+    Held(Item, Hold, Timestamp),
 }
 
 /// Tasks of one scene that may wait in memory for its gate in any case; more are deferred to a tier where their lane is crowded.
@@ -332,9 +317,6 @@ const BESIDE: usize = 16;
 
 /// Tasks that are put in line in the time in which one is started: behind those of one scene, others may be due that need not wait.
 const MOVES: usize = 16;
-
-/// Tasks of one scene that are started before those of the next one.
-const TURN: usize = 64;
 
 /// How long to wait before asking a gate whose calls are all in flight again: another worker may have given one back.
 const ASK_CALLS: Duration = Duration::from_millis(5);
@@ -355,35 +337,15 @@ const DEFER: Duration = Duration::from_secs(5);
 // === impl Admission ===
 
 impl Admission {
-    /// The rate is used up until then, in steady time.
-    fn closed(now: Now, item: Item, until: Duration) -> Self {
+    /// It is held until then, in steady time.
+    fn held(now: Now, item: Item, hold: Hold, until: Duration) -> Self {
         let wait = until.saturating_sub(now.steady).min(MAX_DELAY);
-        Self::Closed(item, now.wall + wait)
-    }
-}
-
-// === impl Queue ===
-
-impl Queue {
-    /// Puts a task back in line, whose gate is closed until then.
-    fn wait(&mut self, item: Item, until: Timestamp) {
-        self.items.push(item);
-        self.ask_at = until;
-        self.crowded_out = false;
+        Self::Held(item, hold, now.wall + wait)
     }
 
-    /// Puts a task back in line until the batch has room.
-    fn wait_for_room(&mut self, item: Item, now: Timestamp) {
-        self.items.push(item);
-        self.ask_at = now;
-        self.crowded_out = true;
-    }
-
-    /// The time between two admissions, as it was so far; none if there was none yet.
-    fn spacing(&self, now: Timestamp) -> Duration {
-        now.since(self.since)
-            .checked_div(self.served)
-            .unwrap_or_default()
+    /// The batch has no room for what follows from it.
+    const fn no_room(now: Now, item: Item) -> Self {
+        Self::Held(item, Hold::Room, now.wall)
     }
 }
 
@@ -403,7 +365,7 @@ impl Engine {
             paused: BTreeSet::new(),
             agenda: Agenda::default(),
             ready: BTreeMap::new(),
-            served: None,
+            turns: Turns::default(),
             outbound: VecDeque::new(),
             batch: Load::default(),
             calls: HashMap::new(),
@@ -439,7 +401,8 @@ impl Engine {
                 let epoch = self.number();
                 #[cfg(feature = "planted")]
                 let known = self.bug.known(known);
-                self.lanes.insert(lane, Lane::resume(epoch, start, known));
+                self.lanes
+                    .insert(lane, Lane::resume(epoch, now.wall, start, known));
                 self.shares.take(now.steady, lane.shard);
                 self.ask_all_at(now.wall);
             }
@@ -481,14 +444,14 @@ impl Engine {
     /// When [`Input::Tick`] is wanted next, if nothing else happens before.
     pub fn next_wake(&self) -> Option<Timestamp> {
         let room = !self.is_full();
-        let queues = self
+        let lines = self
             .ready
             .values()
-            .filter(|queue| room || !queue.crowded_out)
-            .map(|queue| queue.ask_at);
+            .filter(|line| room || line.hold() != Hold::Room)
+            .map(|line| line.ask_at);
         let paused = self.paused.first().map(|(time, _)| *time);
         let outbound = (room && !self.outbound.is_empty()).then_some(self.latest);
-        queues
+        lines
             .chain(paused)
             .chain(outbound)
             .chain(self.agenda.next())
@@ -605,7 +568,7 @@ impl Engine {
                 lane: position.lane,
                 offset: position.offset,
                 read: now.wall,
-                in_line: Timestamp::EPOCH,
+                held: Held::default(),
                 task: Arc::new(*task),
             };
             self.enter(&item);
@@ -719,7 +682,7 @@ impl Engine {
         let mut task = Arc::unwrap_or_clone(item.task);
         // One that moves may be due already, to the microsecond; headers hold milliseconds.
         task.due = task.due.ceil_to_millis();
-        let entries = consequence::park(task, to, &self.ladder, now.wall, transition);
+        let entries = consequence::park(task, to, &self.ladder, now.wall, (transition, None));
         self.settle(closing, entries, actions);
     }
 
@@ -751,6 +714,7 @@ impl Engine {
             terminal,
             reason: Some(reason),
             attempts: item.task.attempt.saturating_sub(1),
+            wait: Some(self.wait_of(now, item)).filter(|_| item.task.due <= now.wall),
         };
         let entries = consequence::end(Arc::clone(&item.task), how, now.wall);
         self.settle_item(item, entries, actions);
@@ -758,8 +722,8 @@ impl Engine {
 
     /// Asks for every task in line again at `now`: what was said of their gates does not hold any more.
     fn ask_all_at(&mut self, now: Timestamp) {
-        for queue in self.ready.values_mut() {
-            queue.ask_at = queue.ask_at.min(now);
+        for line in self.ready.values_mut() {
+            line.ask_at = line.ask_at.min(now);
         }
     }
 
@@ -772,13 +736,23 @@ impl Engine {
         self.ask_gates(now, most, actions);
         let enough = actions.len() + most;
         for _ in 0..most * MOVES {
-            if actions.len() >= enough {
+            let is_enough = actions.len() >= enough;
+            if is_enough
+                && self
+                    .agenda
+                    .peek()
+                    .is_none_or(|item| item.task.due > now.wall)
+            {
                 break;
             }
             let Some(item) = self.agenda.pop_due(now.wall) else {
                 break;
             };
-            self.look_at(now, item, actions);
+            if is_enough {
+                self.line_up(now, item);
+            } else {
+                self.look_at(now, item, actions);
+            }
         }
         self.send_outbound(now, most, usize::MAX, actions);
         while let Some((_, lane)) = self
@@ -810,20 +784,17 @@ impl Engine {
         if self.bug == Bug::ClockBackIgnored {
             return;
         }
-        let waits = mem::take(&mut self.ready).into_values();
-        let waits = waits.map(|queue| queue.items);
+        let lines = mem::take(&mut self.ready).into_values();
+        let lines = lines.map(Line::into_items);
         // What waits for a breaker wakes after its due time: by a clock that is not this one any more.
-        for mut items in waits
+        for mut items in lines
             .chain([mem::take(&mut self.agenda)])
             .collect::<Vec<_>>()
         {
             while let Some(item) = items.pop() {
                 let wake = item.wake.min(item.task.due);
-                self.agenda.push(Item {
-                    wake,
-                    in_line: Timestamp::EPOCH,
-                    ..item
-                });
+                let held = Held::default();
+                self.agenda.push(Item { wake, held, ..item });
             }
         }
         for lane in self.lanes.values_mut() {
@@ -851,28 +822,36 @@ impl Engine {
     /// Asks the gates that have tasks waiting and may be open again, scene by scene in turn.
     fn ask_gates(&mut self, now: Now, most: usize, actions: &mut Vec<Action>) {
         let room = !self.is_full();
-        let mut asked: Vec<Arc<str>> = self
+        let mut asked: VecDeque<Arc<str>> = self
             .ready
             .iter()
-            .filter(|(_, queue)| queue.ask_at <= now.wall && (room || !queue.crowded_out))
+            .filter(|(_, line)| line.ask_at <= now.wall && (room || line.hold() != Hold::Room))
             .map(|(name, _)| Arc::clone(name))
             .collect();
-        if let Some(last) = &self.served {
-            let next = asked.partition_point(|name| name <= last);
-            asked.rotate_left(next);
-        }
+        self.turns.order(&mut asked);
         let mut left = most;
-        while left > 0 && !asked.is_empty() {
-            asked.retain(|name| {
-                let turn = left.min(TURN);
-                let started = self.serve(now, name, turn, actions);
-                left -= started;
-                started == turn && left > 0
-            });
+        while left > 0
+            && let Some(name) = asked.pop_front()
+        {
+            let started = self.serve(now, &name, left, actions);
+            left -= started;
+            let Some(line) = self.ready.get_mut(&name) else {
+                self.turns.started(&name, 0);
+                continue;
+            };
+            match line.hold() {
+                Hold::Turn if line.credit == 0 => asked.push_back(Arc::clone(&name)),
+                // Its turn goes on when there is time, or room, or a rate that it may share.
+                Hold::Turn | Hold::Room | Hold::Rate => {}
+                Hold::Concurrency => line.credit = 0,
+            }
+            if started > 0 {
+                self.turns.started(&name, line.credit);
+            }
         }
     }
 
-    /// Starts tasks of one scene, at most `most`; how many it were.
+    /// Starts tasks of one scene, at most `most` and what it may in its turn; how many it were.
     fn serve(
         &mut self,
         now: Now,
@@ -880,44 +859,39 @@ impl Engine {
         most: usize,
         actions: &mut Vec<Action>,
     ) -> usize {
-        let Some(mut queue) = self.ready.remove(name) else {
+        let Some(mut line) = self.ready.remove(name) else {
             return 0;
         };
+        line.wait(now.wall, Hold::Turn, now.wall);
+        if line.credit == 0 {
+            let scene = self.scenes.get(name);
+            line.credit = turn::credit(scene.map(|scene| scene.weight).unwrap_or_default());
+        }
+        let most = most.min(line.credit);
         let mut started = 0;
         while started < most
-            && let Some(item) = queue.items.pop()
+            && let Some(item) = line.pop(now.wall)
         {
             match self.admit(now, item, actions) {
                 Admission::Gone => started += 1,
-                Admission::Closed(item, until) => {
-                    queue.wait(item, until);
-                    break;
-                }
-                Admission::NoRoom(item) => {
-                    queue.wait_for_room(item, now.wall);
+                Admission::Held(item, hold, until) => {
+                    line.push(now.wall, item);
+                    line.wait(now.wall, hold, until);
                     break;
                 }
             }
         }
-        if started > 0 {
-            queue.served = queue.served.saturating_add(started as u32);
-            self.served = Some(Arc::clone(name));
-        }
-        if !queue.items.is_empty() {
-            self.ready.insert(Arc::clone(name), queue);
+        line.credit -= started;
+        line.serve(started);
+        if !line.is_empty() {
+            self.ready.insert(Arc::clone(name), line);
         }
         started
     }
 
     /// A task is due: through its gate, or in line before it.
     fn due(&mut self, now: Now, mut item: Item, actions: &mut Vec<Action>) {
-        if item.in_line == Timestamp::EPOCH {
-            item.in_line = now.wall;
-        }
-        let name = self.scenes.find(&item.task.scene).map_or_else(
-            || Arc::clone(&item.task.scene),
-            |scene| Arc::clone(&scene.name),
-        );
+        let name = self.scene_of(&item);
         let (held, limits, full) = (self.held, self.limits, self.is_full());
         let crowded = self.lane(item.lane).is_crowded(held, &limits);
         if self.ready.contains_key(&name) {
@@ -930,28 +904,33 @@ impl Engine {
         let Some(item) = self.move_on(now, &name, item, actions) else {
             return;
         };
-        if let Some(queue) = self.ready.get_mut(&name) {
-            // What waits for the batch is not helped by another record in it.
-            if queue.items.len() < READY || !crowded || queue.crowded_out || full {
-                return queue.items.push(item);
+        if let Some(line) = self.ready.get_mut(&name) {
+            // What waits for the batch, or its turn, is not helped by another record in it.
+            let waits = matches!(line.hold(), Hold::Room | Hold::Turn) || full;
+            if line.len() < READY || !crowded || waits {
+                return line.push(now.wall, item);
             }
             return self.defer(now, &name, item, actions);
         }
-        let admission = self.admit(now, item, actions);
-        let new = || Queue {
-            since: now.wall,
-            ..Queue::default()
-        };
-        match admission {
-            Admission::Gone => {}
-            Admission::Closed(item, until) => {
-                self.ready.entry(name).or_insert_with(new).wait(item, until);
-            }
-            Admission::NoRoom(item) => {
-                let queue = self.ready.entry(name).or_insert_with(new);
-                queue.wait_for_room(item, now.wall);
-            }
+        if let Admission::Held(item, hold, until) = self.admit(now, item, actions) {
+            let mut line = Line::new(now.wall);
+            line.push(now.wall, item);
+            line.wait(now.wall, hold, until);
+            self.ready.insert(name, line);
         }
+    }
+
+    /// Puts a due task in line, where those that come to their turn first are started first.
+    fn line_up(&mut self, now: Now, item: Item) {
+        let line = self.ready.entry(self.scene_of(&item));
+        let line = line.or_insert_with(|| Line::new(now.wall));
+        line.push(now.wall, item);
+    }
+
+    /// The scene whose rules a task follows, or the one it names.
+    fn scene_of(&self, item: &Item) -> Arc<str> {
+        let scene = self.scenes.find(&item.task.scene);
+        Arc::clone(scene.map_or(&item.task.scene, |scene| &scene.name))
     }
 
     /// Moves a task that is due behind a long line to another shard of its scene's rate, so that all of them have as much to do; gives it
@@ -963,8 +942,8 @@ impl Engine {
         item: Item,
         actions: &mut Vec<Action>,
     ) -> Option<Item> {
-        let queue = self.ready.get(name).filter(|queue| !queue.crowded_out);
-        let line = queue.map_or(0, |queue| queue.items.len());
+        let gated = |line: &&Line| matches!(line.hold(), Hold::Rate | Hold::Concurrency);
+        let line = self.ready.get(name).filter(gated).map_or(0, Line::len);
         let shard = item.lane.shard;
         if self.home(&item.task) != shard || self.shares.line(name).is_none_or(|most| line <= most)
         {
@@ -983,22 +962,37 @@ impl Engine {
     }
 
     /// Parks a due task that finds no place in line until its gate is expected to admit it: behind the line, and behind those that found
-    /// no place before it. Where its rate belongs to several shards, each one goes to the next.
+    /// no place before it. Where its rate belongs to several shards, each one goes to the next. One that its rate cannot admit before its
+    /// deadline expires; where that is less certain, it gets its chance before.
     fn defer(&mut self, now: Now, name: &Arc<str>, item: Item, actions: &mut Vec<Action>) {
-        if let Some(left) = self.ramp_left(now, &item) {
-            // At what pace the gate admits is not known before that.
-            let due = now.wall + left.max(DEFER);
-            return self.park_deferred(now, item, None, due, actions);
-        }
+        let scene = self.scenes.find(&item.task.scene);
+        let deadline = scene.and_then(|scene| verdict::deadline(scene, &item.task));
+        let left = self.ramp_left(now, &item);
         let spacing = self.shares.spacing(name);
-        let Some(queue) = self.ready.get_mut(name) else {
+        let Some(line) = self.ready.get_mut(name) else {
             unreachable!("deferred behind a line that does not exist");
         };
-        let spacing = spacing.unwrap_or_else(|| queue.spacing(now.wall));
-        let line = spacing.saturating_mul(queue.items.len() as u32);
-        queue.expected = queue.expected.max(now.wall + line.max(DEFER)) + spacing;
-        let due = queue.expected.min(now.wall + MAX_DELAY);
-        let to = self.shares.elsewhere(name, item.lane.shard);
+        let pace = spacing.unwrap_or_else(|| line.spacing(now.wall));
+        let wait = pace.saturating_mul(line.len() as u32);
+        if spacing.is_some() && deadline.is_some_and(|deadline| now.wall + wait > deadline) {
+            return self.expire(now, &item, actions);
+        }
+        let soonest = now.wall + DEFER;
+        let chance = deadline.map(|deadline| deadline.before(LAST_CHANCE));
+        if chance.is_some_and(|chance| chance < soonest) {
+            // It would not be back in time.
+            return line.push(now.wall, item);
+        }
+        let (due, to) = if let Some(left) = left {
+            // At what pace the gate admits is not known before that.
+            (soonest.max(now.wall + left), None)
+        } else {
+            line.expected = line.expected.max(soonest.max(now.wall + wait)) + pace;
+            let to = self.shares.elsewhere(name, item.lane.shard);
+            (line.expected, to)
+        };
+        let due = due.min(now.wall + MAX_DELAY);
+        let due = chance.map_or(due, |chance| due.min(chance));
         self.park_deferred(now, item, to, due, actions);
     }
 
@@ -1024,7 +1018,7 @@ impl Engine {
         let full = self.is_full();
         let Some(scene) = self.scenes.find(&item.task.scene).map(Arc::clone) else {
             if full {
-                return Admission::NoRoom(item);
+                return Admission::no_room(now, item);
             }
             self.end_without_scene(now, &item, actions);
             return Admission::Gone;
@@ -1034,7 +1028,7 @@ impl Engine {
         };
         if verdict::expires(&scene, &item.task, now.wall) {
             if full {
-                return Admission::NoRoom(item);
+                return Admission::no_room(now, item);
             }
             self.expire(now, &item, actions);
             return Admission::Gone;
@@ -1045,11 +1039,11 @@ impl Engine {
             return Admission::Gone;
         };
         if full && matches!(target, Target::Produce { .. }) {
-            return Admission::NoRoom(item);
+            return Admission::no_room(now, item);
         }
         if !self.shares.belongs(&scene.name, item.lane.shard) {
             if full {
-                return Admission::NoRoom(item);
+                return Admission::no_room(now, item);
             }
             self.forward(now, item, actions);
             return Admission::Gone;
@@ -1065,17 +1059,17 @@ impl Engine {
                     (Err(_), None) => unreachable!("turned away by no breaker"),
                 };
                 let gate = self.gates.gate(&scene);
-                if let Err(until) = self.pass(now, &scene, &gate, leave.as_ref()) {
+                if let Err((hold, until)) = self.pass(now, &scene, &gate, leave.as_ref()) {
                     if let Some(Leave { breaker, pass, .. }) = leave {
                         breaker.unused(pass);
                     }
-                    return Admission::closed(now, item, until);
+                    return Admission::held(now, item, hold, until);
                 }
                 self.dispatch(now, item, Arc::clone(&scene), (gate, leave), actions);
             }
             Target::Produce { topic } => {
                 if let Err(until) = self.shares.admit(now.steady, &scene.name) {
-                    return Admission::closed(now, item, until);
+                    return Admission::held(now, item, Hold::Rate, until);
                 }
                 self.deliver(now, item, &scene, topic, actions);
             }
@@ -1083,19 +1077,21 @@ impl Engine {
         Admission::Gone
     }
 
-    /// Lets a call through its gate and its rate; if it may not, says until when, in steady time.
+    /// Lets a call through its gate and its rate; if it may not, says what holds it, and until when, in steady time.
     fn pass(
         &self,
         now: Now,
         scene: &Scene,
         gate: &Gate,
         leave: Option<&Leave>,
-    ) -> Result<(), Duration> {
+    ) -> Result<(), (Hold, Duration)> {
         let ramp = leave.map_or(Fraction::WHOLE, |leave| leave.pass.ramp);
-        gate.admit(ramp).map_err(|Denied| now.steady + ASK_CALLS)?;
-        self.shares
-            .admit(now.steady, &scene.name)
-            .inspect_err(|_| gate.release())
+        gate.admit(ramp)
+            .map_err(|Denied| (Hold::Concurrency, now.steady + ASK_CALLS))?;
+        self.shares.admit(now.steady, &scene.name).map_err(|until| {
+            gate.release();
+            (Hold::Rate, until)
+        })
     }
 
     /// Asks the breaker of a target whether it may be called.
@@ -1135,10 +1131,13 @@ impl Engine {
         let crowded = self.lane(item.lane).is_crowded(held, &limits);
         let due = match self.breakers.place(key, now.steady, until) {
             Place::Memory if !crowded && !expires => {
-                self.agenda.push(Item {
+                let mut item = Item {
                     wake: again,
                     ..item
-                });
+                };
+                let left = again.since(now.wall).as_micros() as u64;
+                item.held.breaker = item.held.breaker.saturating_add(left);
+                self.agenda.push(item);
                 return Admission::Gone;
             }
             Place::Probe => again,
@@ -1150,7 +1149,7 @@ impl Engine {
             }
         };
         if self.is_full() {
-            return Admission::NoRoom(item);
+            return Admission::no_room(now, item);
         }
         if expires {
             self.expire(now, &item, actions);
@@ -1178,6 +1177,7 @@ impl Engine {
         actions: &mut Vec<Action>,
     ) {
         let ticket = self.number();
+        let wait = self.wait_of(now, &item);
         let lane = self.lane(item.lane);
         lane.calls += 1;
         let call = Call {
@@ -1189,13 +1189,14 @@ impl Engine {
             gate,
             leave,
             started: now.steady,
+            wait,
         };
         self.calls.insert(ticket, call);
         actions.push(Action::Dispatch {
             ticket,
             lane: item.lane,
             scene,
-            wait: item.way(now.wall).wait(),
+            wait,
             task: item.task,
         });
     }
@@ -1210,15 +1211,17 @@ impl Engine {
         actions: &mut Vec<Action>,
     ) {
         let closing = self.closing(&item);
+        let wait = self.wait_of(now, &item);
         let delivered = End {
             terminal: Terminal::Delivered,
             reason: None,
             attempts: item.task.attempt,
+            wait: Some(wait),
         };
         let mut entries = vec![Entry::Deliver {
             topic: Arc::clone(topic),
             task: Arc::clone(&item.task),
-            wait: item.way(now.wall).wait(),
+            wait,
         }];
         entries.extend(consequence::end(
             Arc::clone(&item.task),
@@ -1232,7 +1235,11 @@ impl Engine {
         let mut otherwise = consequence::of_verdict(
             Arc::unwrap_or_clone(item.task),
             verdict,
-            (refused.word(), Some(failure)),
+            Said {
+                outcome: refused.word(),
+                failure: Some(failure),
+                wait,
+            },
             &self.ladder,
             now.wall,
         );
@@ -1256,8 +1263,8 @@ impl Engine {
             let switch = leave.breaker.returned(now.steady, leave.pass, went);
             say_switch(&leave.target, switch, actions);
         }
-        if let Some(queue) = self.ready.get_mut(&call.scene.name) {
-            queue.ask_at = queue.ask_at.min(now.wall);
+        if let Some(line) = self.ready.get_mut(&call.scene.name) {
+            line.ask_at = line.ask_at.min(now.wall);
         }
         #[cfg(feature = "planted")]
         let (call, outcome) = (self.adopted(call), &self.bug.heard(outcome));
@@ -1281,7 +1288,11 @@ impl Engine {
         let entries = consequence::of_verdict(
             Arc::unwrap_or_clone(call.task),
             verdict,
-            (outcome.word(), outcome.failure().cloned()),
+            Said {
+                outcome: outcome.word(),
+                failure: outcome.failure().cloned(),
+                wait: call.wait,
+            },
             &self.ladder,
             now.wall,
         );
@@ -1319,10 +1330,10 @@ impl Engine {
             return self.drain(shard, actions);
         }
         self.agenda.forget(shard);
-        for queue in self.ready.values_mut() {
-            queue.items.forget(shard);
+        for line in self.ready.values_mut() {
+            line.forget(shard);
         }
-        self.ready.retain(|_, queue| !queue.items.is_empty());
+        self.ready.retain(|_, line| !line.is_empty());
         self.outbound.retain(|item| item.lane.shard != shard);
         self.forget_held(shard);
         self.paused.retain(|(_, lane)| lane.shard != shard);
@@ -1456,6 +1467,13 @@ impl Engine {
             home: self.home(&item.task),
             weight: item.task.weight(),
         }
+    }
+
+    /// How late a task is that is decided on now.
+    fn wait_of(&self, now: Now, item: &Item) -> Wait {
+        let lane = self.lanes.get(&item.lane);
+        let assigned = lane.map_or(item.read, |lane| lane.assigned);
+        item.way(assigned, now.wall).wait()
     }
 
     /// The shard in which a task entered.

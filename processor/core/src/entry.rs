@@ -113,6 +113,8 @@ pub struct Event {
     pub at: Timestamp,
     /// What happened.
     pub transition: Transition,
+    /// How late the attempt was that it is about, or the look at its deadline.
+    pub wait: Option<Wait>,
 }
 
 /// What happened to a task.

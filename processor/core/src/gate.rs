@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     use crate::backoff::{Backoff, Base, Jitter, Policy};
-    use crate::scene::{self, Overrides, Target};
+    use crate::scene::{self, Overrides, Target, Weight};
 
     const fn count(value: u32) -> NonZeroU32 {
         NonZeroU32::new(value).unwrap()
@@ -187,6 +187,7 @@ mod tests {
             least_concurrency: None,
             breaker: None,
             ordering: scene::Ordering::None,
+            weight: Weight::default(),
             callback: None,
         }
     }

@@ -61,6 +61,8 @@ pub(crate) struct Load {
 pub(crate) struct Lane {
     /// Which assignment of the partition this is; an answer to a call of another one is not for this lane.
     pub(crate) epoch: u64,
+    /// When it became ours.
+    pub(crate) assigned: Timestamp,
     /// Open and completed offsets.
     pub(crate) window: Window,
     /// Counts resumptions; records polled before the last one are stale and come again.
@@ -134,10 +136,11 @@ impl Load {
 // === impl Lane ===
 
 impl Lane {
-    /// A lane that reads from `start`, where `known` is done already.
-    pub(crate) fn resume(epoch: u64, start: i64, known: Completions) -> Self {
+    /// A lane that is ours from now on and reads from `start`, where `known` is done already.
+    pub(crate) fn resume(epoch: u64, now: Timestamp, start: i64, known: Completions) -> Self {
         Self {
             epoch,
+            assigned: now,
             window: Window::resume(start, known),
             run: 0,
             held: 0,

@@ -47,6 +47,8 @@ pub struct Scene {
     pub breaker: Option<breaker::Key>,
     /// Which of its tasks wait for each other.
     pub ordering: Ordering,
+    /// Its part of the service, where scenes have to wait for each other.
+    pub weight: Weight,
     /// Where the end of a task is reported besides the callbacks topic.
     pub callback: Option<Callback>,
 }
@@ -95,6 +97,9 @@ pub enum Ordering {
     /// One does not start before those with the same key that were produced before it, to the same partition, have ended.
     Key,
 }
+/// How much a scene counts beside others: 1 to 100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Weight(u8);
 
 /// Policies for failures of one class, in place of the scene's.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -149,6 +154,31 @@ impl Scene {
         let own = [throttled, timeout, retryable];
         let own = own.into_iter().flatten().map(|policy| policy.max_attempts);
         own.fold(self.policy.max_attempts, NonZeroU32::max)
+    }
+}
+
+// === impl Weight ===
+
+impl Weight {
+    /// The largest: a scene that counts for more than a hundred others would better have a group of its own.
+    pub const MAX: u8 = 100;
+
+    /// A weight, if it is one.
+    pub fn try_new(weight: u32) -> Option<Self> {
+        let weight = u8::try_from(weight).ok()?;
+        (1..=Self::MAX).contains(&weight).then_some(Self(weight))
+    }
+
+    /// The number.
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+}
+
+impl Default for Weight {
+    /// That of a scene that counts like any other.
+    fn default() -> Self {
+        Self(1)
     }
 }
 

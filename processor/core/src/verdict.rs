@@ -68,7 +68,7 @@ mod tests {
 
     use crate::backoff::{Backoff, Jitter, Policy};
     use crate::cron::Schedule;
-    use crate::scene::{self, Overrides, Target};
+    use crate::scene::{self, Overrides, Target, Weight};
     use crate::task::{Failure, Kind, Origin, Record};
 
     /// An instant of no meaning.
@@ -106,6 +106,7 @@ mod tests {
             least_concurrency: None,
             breaker: None,
             ordering: scene::Ordering::None,
+            weight: Weight::default(),
             callback: None,
         }
     }

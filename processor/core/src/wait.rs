@@ -6,15 +6,31 @@ use std::time::Duration;
 
 use crate::time::Timestamp;
 
-/// How late a decision to start an attempt was, by cause.
+/// How late a decision to start an attempt was, by cause, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Wait {
-    /// The task was due before it was read: its tier, the broker or the fetch was slow, or nobody was there.
-    pub read: Duration,
-    /// It was in memory, and nobody looked at it.
-    pub agenda: Duration,
-    /// Somebody looked at it, and it had to stay in line before its gate, or for room to write what follows from it.
-    pub gate: Duration,
+    /// The task was due before its lane was ours: nobody had it, or it was on its way to us.
+    pub rebalance: u64,
+    /// It was due before it was read: its tier, the broker or the fetch was slow.
+    pub read: u64,
+    /// It was in memory and could have started: nobody looked at it, or it was another scene's turn; or it waited for those before it that
+    /// have its key.
+    pub agenda: u64,
+    /// What held it in line.
+    pub held: Held,
+}
+
+/// How long a task was held in line before its gate, by cause, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Held {
+    /// The rate of its scene was used up.
+    pub rate: u64,
+    /// As many calls of its scene were in flight as may be.
+    pub concurrency: u64,
+    /// The breaker of its target was open.
+    pub breaker: u64,
+    /// There was no room to write what follows from it.
+    pub room: u64,
 }
 
 /// What a task went through on its way to its attempt.
@@ -22,10 +38,12 @@ pub struct Wait {
 pub struct Way {
     /// When its attempt may start.
     pub due: Timestamp,
+    /// When its lane became ours.
+    pub assigned: Timestamp,
     /// When it was read.
     pub read: Timestamp,
-    /// When it came before its gate.
-    pub in_line: Timestamp,
+    /// What held it in line since.
+    pub held: Held,
     /// When its attempt was decided.
     pub decided: Timestamp,
 }
@@ -35,8 +53,60 @@ pub struct Way {
 impl Wait {
     /// All of it.
     pub fn total(&self) -> Duration {
-        let Self { read, agenda, gate } = *self;
-        read + agenda + gate
+        let causes = self.by_cause().into_iter();
+        causes
+            .map(|(_, micros)| Duration::from_micros(micros))
+            .sum()
+    }
+
+    /// Its parts by name, in the order in which they come.
+    pub const fn by_cause(&self) -> [(&'static str, u64); 7] {
+        let Self {
+            rebalance,
+            read,
+            agenda,
+            held,
+        } = self;
+        [
+            ("rebalance", *rebalance),
+            ("read", *read),
+            ("agenda", *agenda),
+            ("rate", held.rate),
+            ("concurrency", held.concurrency),
+            ("breaker", held.breaker),
+            ("room", held.room),
+        ]
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    /// What came since `other`. A line that has held its tasks for `self` in all gives with it, from what a task was held for before, what is
+    /// to be remembered of it in line; and from that, what it was held for in the end: it wraps, and back.
+    pub(crate) const fn less(self, other: Self) -> Self {
+        Self {
+            rate: self.rate.wrapping_sub(other.rate),
+            concurrency: self.concurrency.wrapping_sub(other.concurrency),
+            breaker: self.breaker.wrapping_sub(other.breaker),
+            room: self.room.wrapping_sub(other.room),
+        }
+    }
+
+    /// As much of it as fits into `span`, and what is left of that.
+    fn within(self, mut span: u64) -> (Self, u64) {
+        let mut take = |part: u64| {
+            let part = part.min(span);
+            span -= part;
+            part
+        };
+        let held = Self {
+            rate: take(self.rate),
+            concurrency: take(self.concurrency),
+            breaker: take(self.breaker),
+            room: take(self.room),
+        };
+        (held, span)
     }
 }
 
@@ -45,13 +115,19 @@ impl Wait {
 impl Way {
     /// How late the decision was, by cause. A clock that was set in between cannot make the parts more, or less, than the whole.
     pub fn wait(self) -> Wait {
-        let Self { due, decided, .. } = self;
+        let Self {
+            due, decided, held, ..
+        } = self;
         let in_memory = self.read.max(due).min(decided);
-        let in_line = self.in_line.max(in_memory).min(decided);
+        let ours = self.assigned.max(due).min(in_memory);
+        let micros =
+            |from: Timestamp, to: Timestamp| to.as_micros().saturating_sub(from.as_micros());
+        let (held, agenda) = held.within(micros(in_memory, decided));
         Wait {
-            read: in_memory.since(due),
-            agenda: in_line.since(in_memory),
-            gate: decided.since(in_line),
+            rebalance: micros(due, ours),
+            read: micros(ours, in_memory),
+            agenda,
+            held,
         }
     }
 }
@@ -62,42 +138,71 @@ mod tests {
 
     use proptest::prelude::*;
 
-    const fn at(millis: u64) -> Timestamp {
-        Timestamp::from_millis(millis)
+    const fn at(micros: u64) -> Timestamp {
+        Timestamp::from_micros(micros)
     }
+
+    const HELD: Held = Held {
+        rate: 8,
+        concurrency: 16,
+        breaker: 32,
+        room: 64,
+    };
 
     #[test]
     fn each_cause_has_its_part() {
         let way = Way {
             due: at(100),
-            read: at(101),
-            in_line: at(103),
-            decided: at(107),
+            assigned: at(101),
+            read: at(103),
+            held: HELD,
+            decided: at(227),
         };
 
         let expected = Wait {
-            read: Duration::from_millis(1),
-            agenda: Duration::from_millis(2),
-            gate: Duration::from_millis(4),
+            rebalance: 1,
+            read: 2,
+            agenda: 4,
+            held: HELD,
         };
         assert_eq!(way.wait(), expected);
-        // Read in time, it was not late by that.
+        // Ours and read in time, it was not late by that.
+        let before = Way {
+            assigned: at(4),
+            read: at(5),
+            ..way
+        };
         assert_eq!(
-            Way { read: at(5), ..way }.wait(),
+            before.wait(),
             Wait {
-                read: Duration::ZERO,
-                agenda: Duration::from_millis(3),
-                ..expected
+                rebalance: 0,
+                read: 0,
+                agenda: 7,
+                held: HELD,
             }
         );
     }
 
+    #[test]
+    fn what_held_a_task_comes_out_of_a_line_as_it_went_in_and_what_came_since() {
+        let line = |rate| Held { rate, ..HELD };
+
+        let remembered = line(5).less(HELD);
+
+        assert_eq!(line(9).less(remembered), line(12));
+    }
+
     proptest! {
         #[test]
-        fn the_parts_add_up_whatever_the_clock_did(times in prop::array::uniform4(0_u64..1_000)) {
-            let [due, read, in_line, decided] = times.map(Timestamp::from_micros);
+        fn the_parts_add_up_whatever_the_clock_did(
+            times in prop::array::uniform4(0_u64..1_000),
+            held in prop::array::uniform4(0_u64..1_000),
+        ) {
+            let [due, assigned, read, decided] = times.map(Timestamp::from_micros);
+            let [rate, concurrency, breaker, room] = held;
+            let held = Held { rate, concurrency, breaker, room };
 
-            let wait = Way { due, read, in_line, decided }.wait();
+            let wait = Way { due, assigned, read, held, decided }.wait();
 
             prop_assert_eq!(wait.total(), decided.since(due));
         }

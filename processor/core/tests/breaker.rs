@@ -13,7 +13,7 @@ use retide_core::scene::{Callback, Target};
 use retide_core::{
     Action, Backoff, Base, Engine, Entry, Failure, Gates, Header, Input, Jitter, Kind, Ladder,
     LaneId, Now, Ordering, Origin, Outcome, Overrides, Policy, Record, Scene, Scenes, Source, Task,
-    Terminal, Timestamp, Transition,
+    Terminal, Timestamp, Transition, Weight,
 };
 
 /// The wall clock at the beginning, in microseconds.
@@ -66,6 +66,7 @@ fn scene(name: &str) -> Scene {
             rule: rule(),
         }),
         ordering: Ordering::None,
+        weight: Weight::default(),
         callback: None,
     }
 }

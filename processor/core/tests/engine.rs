@@ -14,7 +14,7 @@ use retide_core::scene::{Callback, Target};
 use retide_core::{
     Action, Backoff, Base, Ended, Engine, Entry, Event, Failure, Gates, Header, Input, Jitter,
     Kind, Ladder, LaneId, Now, Ordering, Origin, Outcome, Overrides, Poison, Policy, Rate, Reason,
-    Record, Scene, Scenes, Settlement, Source, Task, Terminal, Timestamp, Transition, Wait,
+    Record, Scene, Scenes, Settlement, Source, Task, Terminal, Timestamp, Transition, Wait, Weight,
 };
 
 /// Where every test starts: an instant of no meaning.
@@ -59,6 +59,7 @@ fn scene(change: impl FnOnce(&mut Scene)) -> Scenes {
         least_concurrency: None,
         breaker: None,
         ordering: Ordering::None,
+        weight: Weight::default(),
         callback: None,
     };
     change(&mut scene);
@@ -174,6 +175,7 @@ fn event(name: &str, now: Now, transition: Transition) -> Entry {
         kind: Kind::Work,
         at: now.wall,
         transition,
+        wait: None,
     })
 }
 
@@ -224,6 +226,19 @@ fn end_of(
     entries
 }
 
+/// The same where the attempt was late by so many microseconds in reading.
+fn read_late(mut entries: Vec<Entry>, read: u64) -> Vec<Entry> {
+    for entry in &mut entries {
+        if let Entry::Event(event) = entry {
+            event.wait = Some(Wait {
+                read,
+                ..Wait::default()
+            });
+        }
+    }
+    entries
+}
+
 /// Where the task of a settlement that parks it is to wait, if it moves.
 fn where_parked(actions: &[Action]) -> Option<i32> {
     match actions {
@@ -265,6 +280,7 @@ fn a_task_due_now_is_called_and_ends_once() {
 
     assert_eq!(before, Some(7));
     let entries = end_of(&task, at(9), Terminal::Delivered, None, 1);
+    let entries = read_late(entries, 1_000);
     assert_eq!(settled, [settle(TASKS, 7, entries)]);
     assert_eq!(bench.watermark(TASKS), Some(8));
 }
@@ -296,6 +312,7 @@ fn a_failed_attempt_is_parked_for_the_wait_of_its_scene() {
         },
         event("a", at(5), failed),
     ];
+    let entries = read_late(entries, 1_000);
     assert_eq!(settled, [settle(TASKS, 0, entries)]);
 }
 
@@ -383,6 +400,7 @@ fn the_last_attempt_and_a_rejection_are_dead_letters() {
 
         task.failure = Some(failure);
         let entries = end_of(&task, at(5), Terminal::Dead, Some(reason), attempt);
+        let entries = read_late(entries, 0);
         assert_eq!(settled, [settle(tier(0), 0, entries)]);
     }
 }
@@ -396,6 +414,7 @@ fn a_task_past_its_deadline_expires_without_an_attempt() {
 
     let reason = Some(Reason::DeadlinePassed);
     let entries = end_of(&task, at(1_001), Terminal::Expired, reason, 0);
+    let entries = read_late(entries, 1_001_000);
     assert_eq!(settled, [settle(TASKS, 0, entries)]);
 }
 
@@ -413,6 +432,7 @@ fn a_retry_that_would_come_after_the_deadline_expires_at_once() {
     task.failure = Some(failure);
     let reason = Some(Reason::DeadlinePassed);
     let entries = end_of(&task, at(5), Terminal::Expired, reason, 1);
+    let entries = read_late(entries, 0);
     assert_eq!(settled, [settle(TASKS, 0, entries)]);
 }
 
@@ -727,6 +747,69 @@ fn overflow_is_deferred_to_when_its_gate_is_expected_to_admit_it() {
 }
 
 #[test]
+fn overflow_that_its_rate_cannot_admit_before_its_deadline_expires_at_once() {
+    let mut bench = Bench::new(scene(|scene| {
+        scene.rate = Some(Rate {
+            limit: NonZeroU32::new(10).unwrap(),
+            per: Duration::from_secs(1),
+            burst: NonZeroU32::MIN,
+        });
+    }));
+    // A line of a thousand seconds.
+    for offset in 0..10_000 {
+        bench.record(at(0), TASKS, offset, task("waits", at(0)));
+    }
+    let with_deadline = |millis| {
+        let mut task = task("late", at(0));
+        task.deadline = Some(at(millis).wall);
+        task
+    };
+
+    let expired = bench.record(at(0), TASKS, 10_000, with_deadline(999_000));
+    let in_time = bench.record(at(0), TASKS, 10_001, with_deadline(1_000_500));
+
+    let [Action::Settle(expired)] = &expired[..] else {
+        panic!("one settlement expected, not {expired:?}");
+    };
+    assert!(matches!(
+        &expired.entries[..],
+        [_, Entry::Callback(ended), _] if ended.terminal == Terminal::Expired && ended.attempts == 0
+    ));
+    // It comes back in time for its deadline, although others found no place before it.
+    let [Action::Settle(in_time)] = &in_time[..] else {
+        panic!("one settlement expected, not {in_time:?}");
+    };
+    assert!(matches!(
+        &in_time.entries[..],
+        [Entry::Park { task, .. }, _] if task.due == at(999_500).wall
+    ));
+}
+
+#[test]
+fn overflow_of_a_gate_of_unknown_pace_is_parked_no_longer_than_until_its_deadline() {
+    let mut bench = Bench::new(scene(|scene| scene.concurrency = NonZeroU32::MIN));
+    for offset in 0..9_999 {
+        bench.record(at(0), TASKS, offset, task("waits", at(0)));
+    }
+    let mut soon = task("soon", at(0));
+    soon.deadline = Some(at(5_500).wall);
+    let mut later = task("later", at(0));
+    later.deadline = Some(at(6_500).wall);
+
+    let stays = bench.record(at(0), TASKS, 9_999, soon);
+    let parked = bench.record(at(0), TASKS, 10_000, later);
+
+    assert_eq!(stays, []);
+    let [Action::Settle(parked)] = &parked[..] else {
+        panic!("one settlement expected, not {parked:?}");
+    };
+    assert!(matches!(
+        &parked.entries[..],
+        [Entry::Park { task, .. }, _] if task.due == at(5_000).wall
+    ));
+}
+
+#[test]
 fn a_rate_opens_the_gate_when_it_said() {
     let mut bench = Bench::new(scene(|scene| {
         scene.rate = Some(Rate {
@@ -876,7 +959,8 @@ fn a_topic_target_is_settled_with_both_ends() {
         task: Arc::new(task.clone()),
         wait: Wait::default(),
     }];
-    entries.extend(end_of(&task, at(0), Terminal::Delivered, None, 1));
+    let ended = end_of(&task, at(0), Terminal::Delivered, None, 1);
+    entries.extend(read_late(ended, 0));
     assert_eq!(settlement.entries, entries);
     assert!(matches!(
         &settlement.otherwise[..],
@@ -885,7 +969,7 @@ fn a_topic_target_is_settled_with_both_ends() {
 }
 
 /// How late the one call that is started is, by cause, in milliseconds.
-fn waited(actions: &[Action]) -> [u128; 3] {
+fn waited(actions: &[Action]) -> Vec<(&'static str, u64)> {
     let mut waits = actions.iter().filter_map(|action| match action {
         Action::Dispatch { wait, .. } => Some(wait),
         _ => None,
@@ -893,7 +977,11 @@ fn waited(actions: &[Action]) -> [u128; 3] {
     let (Some(wait), None) = (waits.next(), waits.next()) else {
         panic!("one dispatch expected, not {actions:?}");
     };
-    [wait.read, wait.agenda, wait.gate].map(|part| part.as_millis())
+    let parts = wait.by_cause().into_iter();
+    let parts = parts.filter(|(_, micros)| *micros > 0);
+    parts
+        .map(|(cause, micros)| (cause, micros / 1_000))
+        .collect()
 }
 
 #[test]
@@ -920,9 +1008,56 @@ fn a_late_attempt_says_where_the_time_went() {
     bench.record(at(70), tier(0), 0, task("c", at(80)));
     let looked_late = bench.step(at(1_080), Input::Tick);
 
-    assert_eq!(waited(&read_late), [20, 0, 0]);
-    assert_eq!(waited(&in_line), [0, 2, 7]);
-    assert_eq!(waited(&looked_late), [0, 1_000, 0]);
+    assert_eq!(waited(&read_late), [("read", 20)]);
+    assert_eq!(waited(&in_line), [("agenda", 2), ("concurrency", 7)]);
+    assert_eq!(waited(&looked_late), [("agenda", 1_000)]);
+}
+
+#[test]
+fn a_line_that_was_held_by_several_things_says_for_how_long_by_each() {
+    // An attempt a second, one at a time.
+    let rate = Rate {
+        limit: NonZeroU32::MIN,
+        per: Duration::from_secs(1),
+        burst: NonZeroU32::MIN,
+    };
+    let mut bench = Bench::new(scene(|scene| {
+        scene.concurrency = NonZeroU32::MIN;
+        scene.rate = Some(rate);
+    }));
+    let first = bench.record(at(1_000), TASKS, 0, task("a", at(1_000)));
+    bench.record(at(1_000), TASKS, 1, task("b", at(1_000)));
+
+    // Its call comes back late; the rate has had an attempt to spare by then, but the first look is the one after.
+    let second = bench.answer(at(3_500), &first, Outcome::Success);
+    assert_eq!(second.len(), 2);
+    bench.record(at(3_500), TASKS, 2, task("c", at(3_500)));
+    let Action::Dispatch { ticket, .. } = second[1] else {
+        panic!("a dispatch expected, not {second:?}");
+    };
+    let outcome = Outcome::Success;
+    bench.step(at(3_700), Input::Attempted { ticket, outcome });
+    // The rate opens at 4,500.
+    let third = bench.step(at(4_600), Input::Tick);
+
+    assert_eq!(waited(&second), [("concurrency", 2_500)]);
+    let expected = [("agenda", 100), ("rate", 800), ("concurrency", 200)];
+    assert_eq!(waited(&third), expected);
+}
+
+#[test]
+fn a_task_that_was_due_before_its_lane_was_ours_says_so() {
+    let mut bench = Bench::of_group(1, scene(|_| {}));
+    let assign = Input::Assign {
+        lane: TASKS,
+        start: 0,
+        known: Completions::default(),
+    };
+    bench.step(at(500), assign);
+
+    let called = bench.record(at(600), TASKS, 0, task("a", at(100)));
+
+    assert_eq!(waited(&called), [("rebalance", 400), ("read", 100)]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use retide_core::scene::Target;
 use retide_core::{
     Action, Backoff, Base, Commit, Engine, Entry, Failure, Gates, Input, Jitter, Kind, Ladder,
     LaneId, Now, Ordering, Origin, Outcome, Overrides, Policy, Record, Scene, Scenes, Settlement,
-    Source, Task, Timestamp, Transition,
+    Source, Task, Timestamp, Transition, Weight,
 };
 
 /// Where every test starts: an instant of no meaning.
@@ -53,6 +53,7 @@ fn rules(name: &str, target: Target, ordering: Ordering, backoff: u64) -> Scene 
         least_concurrency: None,
         breaker: None,
         ordering,
+        weight: Weight::default(),
         callback: None,
     }
 }

@@ -8,7 +8,9 @@ use proptest::prelude::*;
 
 use retide_core::scene::Target;
 use retide_core::share::Shares;
-use retide_core::{Backoff, Base, Jitter, Ordering, Overrides, Policy, Rate, Scene, Scenes};
+use retide_core::{
+    Backoff, Base, Jitter, Ordering, Overrides, Policy, Rate, Scene, Scenes, Weight,
+};
 
 const SCENE: &str = "pay";
 
@@ -38,6 +40,7 @@ fn scene(name: &str, host: Option<&str>, rate: Rate) -> Scene {
         least_concurrency: None,
         breaker: None,
         ordering: Ordering::None,
+        weight: Weight::default(),
         callback: None,
     }
 }

@@ -11,7 +11,7 @@ use retide_core::lane::Limits;
 use retide_core::scene::{Callback, DEFAULT, Target};
 use retide_core::{
     Backoff, Base, Failure, Jitter, Ladder, Ordering, Outcome, Overrides, Policy, Rate, Scene,
-    Terminal, Timestamp,
+    Terminal, Timestamp, Weight,
 };
 
 use crate::chance::Chance;
@@ -457,6 +457,7 @@ fn scene(name: &str, chance: &mut Chance) -> Scene {
         least_concurrency: None,
         breaker: None,
         ordering: Ordering::None,
+        weight: Weight::default(),
         callback,
     };
     change(&mut scene, chance);
@@ -574,6 +575,7 @@ fn campaign_scene() -> Scene {
         least_concurrency: None,
         breaker: None,
         ordering: Ordering::None,
+        weight: Weight::default(),
         callback: None,
     }
 }

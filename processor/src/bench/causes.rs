@@ -11,7 +11,7 @@ use crate::metrics::{CAUSES, Metrics};
 /// What one cause had to do with it.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Cause {
-    /// The cause: `read`, `agenda`, `gate` and `start` as in the metrics, and `connect`, from the start of a call to its target.
+    /// The cause, as in the metrics, and `connect`, from the start of a call to its target.
     pub cause: &'static str,
     /// On average over all attempts, in milliseconds.
     pub mean_ms: f64,
@@ -175,23 +175,27 @@ mod tests {
 
     use std::time::Duration;
 
+    use retide_core::wait::Held;
     use retide_core::{Ladder, Scenes, Wait};
 
     #[test]
     fn what_was_lost_is_read_from_the_metrics() {
         let metrics = Metrics::new(&Ladder::default());
         let set = metrics.put_in_force(&Scenes::default());
-        let late = |millis| Wait {
-            gate: Duration::from_millis(millis),
+        let late = |millis: u64| Wait {
+            held: Held {
+                rate: millis * 1_000,
+                ..Held::default()
+            },
             ..Wait::default()
         };
         set.of("any").started(late(500), Duration::ZERO);
-        let before = Lost::read(&metrics.encode(), "gate");
+        let before = Lost::read(&metrics.encode(), "rate");
         for millis in [4, 6] {
             set.of("any").started(late(millis), Duration::ZERO);
         }
 
-        let lost = Lost::read(&metrics.encode(), "gate").since(&before);
+        let lost = Lost::read(&metrics.encode(), "rate").since(&before);
         let other = Lost::read(&metrics.encode(), "read");
 
         assert_eq!(lost.count, 2);

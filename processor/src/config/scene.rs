@@ -14,7 +14,7 @@ use retide_core::cron::{self, Schedule};
 use retide_core::scene::{self, MAX_DELAY};
 use retide_core::{
     Backoff as Waits, Base, Jitter, Ordering, Overrides, Policy, Rate as CoreRate, Terminal,
-    Timestamp,
+    Timestamp, Weight,
 };
 
 use crate::config::breaker::{self, Breaker};
@@ -57,6 +57,9 @@ pub struct Scene {
     /// Which tasks wait for each other.
     #[serde(default, skip_serializing_if = "is_default")]
     pub ordering: Ordering,
+    /// Its part of the service, where scenes have to wait for each other.
+    #[serde(default = "weight", skip_serializing_if = "is_usual")]
+    pub weight: u32,
     /// Where the end of a task is reported besides the callbacks topic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callback: Option<Callback>,
@@ -266,6 +269,10 @@ impl Scene {
             concurrency: self.concurrency.most(),
             least_concurrency: self.concurrency.least()?,
             breaker: rule.and_then(|rule| breaker::key(rule, &self.target)),
+            weight: Weight::try_new(self.weight).ok_or_else(|| {
+                let message = format!("expected a whole number from 1 to {}", Weight::MAX);
+                error(&["weight"], message)
+            })?,
             callback: callback.transpose()?,
             ordering: self.ordering,
         })
@@ -636,6 +643,17 @@ pub(super) fn error(path: &[&str], message: String) -> Error {
 /// Attempts where the scene names no number: with the default waits, about nine hours.
 const fn max_attempts() -> NonZeroU32 {
     NonZeroU32::new(16).unwrap()
+}
+
+/// What a scene counts where it names no weight.
+fn weight() -> u32 {
+    Weight::default().get().into()
+}
+
+/// Whether a weight is what it is where none is written.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it")]
+fn is_usual(weight: &u32) -> bool {
+    *weight == self::weight()
 }
 
 /// The first wait, and the span of a rate, where none is named.

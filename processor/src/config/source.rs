@@ -366,6 +366,7 @@ fn worded(message: &str) -> String {
     suggest(message)
         .replace("missing field", "missing key")
         .replace("a nonzero u32", "a whole number of at least 1")
+        .replace("expected u32", "expected a whole number")
         .replace("a map", "a table")
         .replace("a sequence", "an array")
 }

@@ -6,9 +6,10 @@ use std::time::Duration;
 use retide_core::breaker;
 use retide_core::entry::Event;
 use retide_core::task::Failure;
+use retide_core::wait::Held;
 use retide_core::{
     Backoff, Base, Ended, Jitter, LaneId, Origin, Overrides, Policy, Record, Scene, Source, Task,
-    Transition, scene,
+    Transition, Weight, scene,
 };
 
 use super::*;
@@ -34,6 +35,7 @@ fn rules(names: &[&str]) -> Scenes {
         least_concurrency: None,
         breaker: None,
         ordering: scene::Ordering::None,
+        weight: Weight::default(),
         callback: None,
     };
     names.iter().map(scene).collect()
@@ -74,6 +76,7 @@ fn event(scene: &str, kind: Kind, transition: Transition) -> Entry {
         kind,
         at: Timestamp::EPOCH,
         transition,
+        wait: None,
     })
 }
 
@@ -153,7 +156,7 @@ fn what_a_batch_holds_is_counted_once_it_is_durable() {
             topic: "orders".into(),
             task: task("pay", Kind::Work),
             wait: Wait {
-                read: Duration::from_millis(1),
+                read: 1_000,
                 ..Wait::default()
             },
         },
@@ -181,7 +184,7 @@ fn what_a_batch_holds_is_counted_once_it_is_durable() {
             r#"retide_lateness_seconds_bucket{le="0.005",scene="pay"} 1"#,
             r#"retide_lateness_seconds_bucket{le="0.003",scene="pay"} 0"#,
             r#"retide_lateness_by_cause_seconds_sum{cause="read"} 0.001"#,
-            r#"retide_lateness_by_cause_seconds_sum{cause="gate"} 0.0"#,
+            r#"retide_lateness_by_cause_seconds_sum{cause="rate"} 0.0"#,
             r#"retide_lateness_by_cause_seconds_sum{cause="start"} 0.003"#,
             "retide_ledger_records_total 6",
             "retide_ledger_commit_seconds_count 1",
@@ -201,7 +204,10 @@ fn events_are_counted_and_attempts_with_them() {
     let timeout = Outcome::Timeout(Failure::new("timeout", "too slow"));
     set.of("pay").answered(&timeout, Duration::from_secs(2));
     let wait = Wait {
-        gate: Duration::from_hours(2),
+        held: Held {
+            rate: 2 * 3_600 * 1_000_000,
+            ..Held::default()
+        },
         ..Wait::default()
     };
     set.of("pay").started(wait, Duration::from_secs(1));
@@ -217,7 +223,7 @@ fn events_are_counted_and_attempts_with_them() {
             r#"retide_lateness_seconds_bucket{le="3600.0",scene="pay"} 0"#,
             r#"retide_lateness_seconds_bucket{le="+Inf",scene="pay"} 1"#,
             r#"retide_lateness_seconds_sum{scene="pay"} 7201.0"#,
-            r#"retide_lateness_by_cause_seconds_sum{cause="gate"} 7200.0"#,
+            r#"retide_lateness_by_cause_seconds_sum{cause="rate"} 7200.0"#,
             r#"retide_lateness_by_cause_seconds_bucket{le="1.0",cause="start"} 1"#,
             r#"retide_lateness_by_cause_seconds_count{cause="agenda"} 1"#,
         ],

@@ -47,6 +47,11 @@ fn event(offset: i64, at: i64, word: &str, attempts: Option<i64>, due_at: Option
             reason: None,
             error_class: is_failure.then(|| "http-503".into()),
             error_message: is_failure.then(|| "busy".into()),
+            lateness: attempts.map(|_| wire::Lateness {
+                read: 1_000,
+                rate: 2_500_000,
+                ..wire::Lateness::default()
+            }),
         })),
     }
 }
@@ -169,11 +174,11 @@ fn two_failures_and_a_success_are_told_in_order_with_their_waits() {
     );
     assert_eq!(
         story.lines[2].details(),
-        "attempt 2 · retryable · http-503: busy · due 1970-01-01T00:00:02.440Z · waited 720ms, scheduled 700ms · in retry.delay/3/2"
+        "attempt 2 · retryable · http-503: busy · due 1970-01-01T00:00:02.440Z · waited 720ms, scheduled 700ms · late by rate 2s 500ms + read 1ms · in retry.delay/3/2"
     );
     assert_eq!(
         story.lines[3].details(),
-        "after 3 attempts · waited 710ms, scheduled 700ms"
+        "after 3 attempts · waited 710ms, scheduled 700ms · late by rate 2s 500ms + read 1ms"
     );
     assert_eq!(
         story.state.text,

@@ -25,7 +25,7 @@ use retide_connectors::Target;
 use retide_core::lane::Limits;
 use retide_core::{
     Backoff, Base, Engine, Failure, Gates, Jitter, Ladder, Outcome, Overrides, Policy, Scene, Task,
-    Timestamp, scene,
+    Timestamp, Weight, scene,
 };
 
 use crate::support::{Guarantee, PATIENCE, SHARDS, bootstrap, config, create, metrics};
@@ -144,6 +144,7 @@ impl Running {
             least_concurrency: None,
             breaker: None,
             ordering: scene::Ordering::None,
+            weight: Weight::default(),
             callback: None,
         };
         let target: Arc<dyn Target> = Arc::<Recorder>::clone(recorder);

@@ -39,7 +39,24 @@ fn a_rate_is_that_of_the_whole_group_through_a_join_and_a_kill() {
     let ends = rig.ends(TASKS);
 
     assert!(ends.values().all(|outcomes| outcomes == &["delivered"]));
+    // The last one has waited for a minute at least, and for its rate most of that.
     let times = times(&rig);
+    let last = rig
+        .target
+        .requests()
+        .into_iter()
+        .max_by_key(|request| request.at_micros);
+    let id = last.unwrap().headers["retry-id"]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let explained = rig.retide(&["--output", "json", "explain", &id]);
+    let story: serde_json::Value = serde_json::from_slice(&explained.stdout).unwrap();
+    let lines = story["stories"][0]["lines"].as_array().unwrap();
+    let lateness = lines.iter().find_map(|line| line.get("lateness"));
+    eprintln!("{id}: late by {lateness:?}");
+    let rate = lateness.and_then(|causes| causes["rate"].as_u64());
+    assert!(rate > Some(1_000_000), "{lines:?}");
     let (used, twice) = (used(&times[..MEASURED]), times.len() - TASKS);
     eprintln!("{used:.3} of the rate used, {twice} attempts twice");
     check_spans(&times);

@@ -1,0 +1,238 @@
+//! Weights: where scenes wait for each other, each has its part of the service, and none starves.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use retide_core::completions::Completions;
+use retide_core::engine::Position;
+use retide_core::lane::Limits;
+use retide_core::scene::Target;
+use retide_core::{
+    Action, Backoff, Base, Engine, Entry, Gates, Input, Jitter, Kind, Ladder, LaneId, Now,
+    Ordering, Origin, Overrides, Policy, Rate, Record, Scene, Scenes, Source, Task, Timestamp,
+    Weight,
+};
+
+const TASKS: LaneId = LaneId {
+    shard: 0,
+    source: Source::Tasks,
+};
+
+/// Tasks of a scene of weight 1 that are started in one turn.
+const QUANTUM: usize = 4;
+
+/// Tasks that are started in one step besides those in line.
+const BESIDE: usize = 1_000;
+
+const fn at(millis: u64) -> Now {
+    Now {
+        wall: Timestamp::from_millis(1_000_000 + millis),
+        steady: Duration::from_millis(millis),
+    }
+}
+
+fn scene(name: &str, weight: u32, target: Target) -> Scene {
+    Scene {
+        name: name.into(),
+        host: None,
+        target,
+        policy: Policy {
+            backoff: Backoff::classic(),
+            jitter: Jitter::None,
+            max_attempts: NonZeroU32::MIN,
+        },
+        on: Overrides::default(),
+        base: Base::Actual,
+        deadline: None,
+        rate: None,
+        concurrency: NonZeroU32::MAX,
+        least_concurrency: None,
+        breaker: None,
+        ordering: Ordering::None,
+        weight: Weight::try_new(weight).unwrap(),
+        callback: None,
+    }
+}
+
+fn task(scene: &str, due: Timestamp) -> Task {
+    Task {
+        id: "id".into(),
+        scene: scene.into(),
+        kind: Kind::Work,
+        attempt: 1,
+        due,
+        first_failed_at: due,
+        deadline: None,
+        origin: Origin {
+            topic: "retry.tasks".into(),
+            partition: 0,
+            offset: 0,
+        },
+        failure: None,
+        hops: 0,
+        record: Record::default(),
+    }
+}
+
+/// An engine with the backlogs of these scenes in its agenda, due half a second from the start, and in that order.
+fn engine(scenes: &[(String, u32)], backlogs: &[usize], target: &Target, batch: usize) -> Engine {
+    let limits = Limits {
+        batch_tasks: batch,
+        ..Limits::of(256 << 20)
+    };
+    let gates = Arc::new(Gates::default());
+    let mut engine = Engine::new(Ladder::default(), limits, gates, NonZeroU32::MIN);
+    let rules: Scenes = scenes
+        .iter()
+        .map(|(name, weight)| scene(name, *weight, target.clone()))
+        .collect();
+    let mut actions = Vec::new();
+    engine.step(at(0), Input::Rules(rules), &mut actions);
+    let assign = Input::Assign {
+        lane: TASKS,
+        start: 0,
+        known: Completions::default(),
+    };
+    engine.step(at(0), assign, &mut actions);
+    let mut offset = 0;
+    for ((name, _), backlog) in scenes.iter().zip(backlogs) {
+        for _ in 0..*backlog {
+            let record = Input::Record {
+                position: Position {
+                    lane: TASKS,
+                    run: 0,
+                    offset,
+                },
+                appended: at(0).wall,
+                task: Box::new(task(name, at(500).wall)),
+            };
+            engine.step(at(0), record, &mut actions);
+            offset += 1;
+        }
+    }
+    assert_eq!(actions, []);
+    engine
+}
+
+/// The scenes of the attempts that these actions start, in order.
+fn started(actions: &[Action]) -> Vec<String> {
+    let scene = |action: &Action| match action {
+        Action::Dispatch { task, .. } => Some(task.scene.to_string()),
+        Action::Settle(settlement) => match &settlement.entries[0] {
+            Entry::Deliver { task, .. } => Some(task.scene.to_string()),
+            other => panic!("a delivery expected, not {other:?}"),
+        },
+        other => panic!("an attempt expected, not {other:?}"),
+    };
+    actions.iter().filter_map(scene).collect()
+}
+
+/// Runs until nothing is left: what was started, in order.
+fn run(engine: &mut Engine, most: usize) -> Vec<String> {
+    let mut all = Vec::new();
+    let mut millis = 500;
+    while all.len() < most {
+        let mut actions = Vec::new();
+        engine.step(at(millis), Input::Tick, &mut actions);
+        assert_ne!(actions, [], "{} of {most} were started", all.len());
+        all.extend(started(&actions));
+        engine.commits();
+        millis += 1;
+    }
+    all
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn each_scene_has_its_part_of_the_service_and_none_starves(
+        weights in prop::collection::vec(1_u32..=100, 2..5),
+        backlogs in prop::collection::vec(1_usize..6_000, 5),
+        batch in 20_usize..3_000,
+        by_call in any::<bool>(),
+    ) {
+        let scenes: Vec<(String, u32)> =
+            weights.iter().enumerate().map(|(index, weight)| (format!("s{index}"), *weight)).collect();
+        let target = if by_call { Target::Call } else { Target::Produce { topic: "orders".into() } };
+        let total = backlogs[..scenes.len()].iter().sum();
+        let mut engine = engine(&scenes, &backlogs, &target, batch);
+
+        let order = run(&mut engine, total);
+
+        // The first step finds no lines and starts what is due in order of time; from then on, turns count.
+        let order = &order[order.len().min(2 * BESIDE)..];
+        let mut left: BTreeMap<&str, usize> = BTreeMap::new();
+        for name in order {
+            *left.entry(name).or_default() += 1;
+        }
+        let all: Vec<&str> = left.keys().copied().collect();
+        let mut had: BTreeMap<&str, usize> = BTreeMap::new();
+        for name in order {
+            *had.entry(name).or_default() += 1;
+            // As long as all of them have something in line, none is ahead of another one by more than a turn of each.
+            if all.iter().any(|name| had.get(name) == left.get(name)) {
+                break;
+            }
+            for (a, weight_a) in scenes.iter().filter(|(name, _)| left.contains_key(name.as_str())) {
+                for (b, weight_b) in scenes.iter().filter(|(name, _)| left.contains_key(name.as_str())) {
+                    let turns = |name: &str, weight: u32| {
+                        let had = had.get(name).copied().unwrap_or_default();
+                        had as f64 / (QUANTUM as f64 * f64::from(weight))
+                    };
+                    let ahead = turns(a, *weight_a) - turns(b, *weight_b);
+                    prop_assert!(ahead <= 2.0, "{a} is {ahead} turns ahead of {b}: {had:?} of {scenes:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_rate_that_scenes_share_is_theirs_by_weight() {
+    let rules: Scenes = [("heavy", 3), ("light", 1)]
+        .map(|(name, weight)| Scene {
+            host: Some("shop.example".into()),
+            rate: Some(Rate {
+                limit: NonZeroU32::new(10).unwrap(),
+                per: Duration::from_secs(1),
+                burst: NonZeroU32::MIN,
+            }),
+            ..scene(name, weight, Target::Call)
+        })
+        .into_iter()
+        .collect();
+    let scenes = [("heavy".to_owned(), 3), ("light".to_owned(), 1)];
+    let mut engine = engine(&scenes, &[200, 200], &Target::Call, 100);
+    engine.step(at(1), Input::Rules(rules), &mut Vec::new());
+
+    let mut order = Vec::new();
+    let mut millis = 500;
+    while order.len() < 160 {
+        let mut actions = Vec::new();
+        engine.step(at(millis), Input::Tick, &mut actions);
+        order.extend(started(&actions));
+        millis += 10;
+    }
+    let heavy = order.iter().filter(|name| *name == "heavy").count();
+
+    assert!((116..=124).contains(&heavy), "{heavy} of {order:?}");
+}
+
+#[test]
+fn a_weight_of_three_gets_three_times_as_much_where_a_batch_is_too_small_for_all() {
+    let scenes = [("heavy".to_owned(), 3), ("light".to_owned(), 1)];
+    let target = Target::Produce {
+        topic: "orders".into(),
+    };
+    let mut engine = engine(&scenes, &[4_000, 4_000], &target, 10);
+
+    let order = run(&mut engine, 2_000);
+    let heavy = order.iter().filter(|name| *name == "heavy").count();
+
+    assert!((1_490..=1_530).contains(&heavy), "{heavy}");
+}
