@@ -1,6 +1,6 @@
 //! The order of tasks with the same key: which of them may start, and what of that has to outlive its owner.
 //!
-//! Not the tasks that start, which the engine keeps. Per shard, each key that has outstanding tasks is a [`Line`] of them, by their offsets
+//! Not the tasks that start, which the engine keeps. Per shard, each key that has outstanding tasks is a line of them, by their offsets
 //! in the retry topic; only the first may start, and it is first until its end is *committed*. What is parked would be forgotten by the
 //! next owner, so that the offsets of a line's parked tasks are written to a compacted topic whenever they change; what is in memory is read
 //! again anyway. Invariant: a line exists only while it has tasks, and what is written for it names exactly those that are parked, or were

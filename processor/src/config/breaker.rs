@@ -20,7 +20,7 @@ pub struct Breaker {
     /// A call that takes longer is slow; by default none is.
     #[serde(default, with = "text::maybe", skip_serializing_if = "Option::is_none")]
     pub slow_call: Option<Duration>,
-    /// The part of the calls that are slow at which it opens; by default [`SLOW_RATE`].
+    /// The part of the calls that are slow at which it opens; by default 0.8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slow_rate: Option<f64>,
     /// How long a call counts.
