@@ -852,11 +852,11 @@ mod tests {
         for (concurrency, expected) in [
             (
                 "0",
-                "3:1: scenes.a.concurrency: invalid value: integer `0`, expected a whole number of at least 1, or `{ max, min, adaptive }`",
+                "3:1: scenes.a.concurrency: invalid value: integer `0`, expected a whole number of at least 1, or `{ max, min, adaptive, of }`",
             ),
             (
                 "'many'",
-                "3:1: scenes.a.concurrency: invalid type: string \"many\", expected a whole number of at least 1, or `{ max, min, adaptive }`",
+                "3:1: scenes.a.concurrency: invalid type: string \"many\", expected a whole number of at least 1, or `{ max, min, adaptive, of }`",
             ),
             (
                 "{ max = 0 }",
@@ -905,7 +905,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_may_be_that_of_a_host_that_is_called() {
+    fn a_limit_may_be_that_of_a_host_that_is_called() {
         let of = |text: &str| rules("a", text.to_owned()).unwrap().rules("a").unwrap();
         let target = "target = { http = { url = 'http://h/a' } }";
 
@@ -914,12 +914,26 @@ mod tests {
         let text =
             "[scenes.a]\ntarget = { kafka = { topic = 'x' } }\nrate = { limit = 9, of = 'host' }";
 
-        assert_eq!(&**own.pool(), "a");
-        assert_eq!(&**common.pool(), "http://h:80");
+        let calls = of(&format!(
+            "{target}\nconcurrency = {{ max = 8, adaptive = false, of = 'host' }}"
+        ));
+
+        assert_eq!((&**own.rate_of(), own.concurrency_of()), ("a", None));
+        assert_eq!(&**common.rate_of(), "http://h:80");
+        assert_eq!(common.concurrency_of(), None);
+        assert_eq!(&**calls.rate_of(), "a");
+        assert_eq!(
+            calls.concurrency_of().map(|host| &**host),
+            Some("http://h:80")
+        );
+        assert_eq!(
+            (calls.concurrency.get(), calls.least_concurrency),
+            (8, None)
+        );
         assert_eq!(own.rate, common.rate);
         assert_eq!(
             refusal(text, &[]),
-            "retide.toml:3:21: scenes.a.rate.of: a rate of the host goes with a target that is called, such as `http`"
+            "retide.toml:3:21: scenes.a.rate.of: a limit of the host goes with a target that is called, such as `http`"
         );
     }
 

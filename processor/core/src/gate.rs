@@ -1,4 +1,4 @@
-//! Gates: a scene's permission to dispatch, by concurrency.
+//! Gates: a scene's permission to dispatch, by concurrency: its own, or that of all scenes that call its host and name the same one.
 //!
 //! Not by rate, which is the whole group's and split by shard: see [`crate::share`]. Not the queue in front of them, either. Shared by
 //! the workers of a process. Invariant: every admission to a call is given back exactly once, and calls in flight are counted on when
@@ -18,13 +18,18 @@ use crate::scene::Scene;
 /// The gates of a process, by scene, and the breakers of their targets.
 #[derive(Debug, Default)]
 pub struct Gates {
-    /// One gate per scene.
+    /// One gate per scene that has its own.
     by_scene: DashMap<Arc<str>, Arc<Gate>>,
+    /// One gate per host and concurrency.
+    by_host: DashMap<(Arc<str>, Calls), Arc<Gate>>,
     /// One breaker per target and rule, as long as it is in force in a worker.
     breakers: DashMap<breaker::Key, Weak<Breaker>>,
 }
 
-/// The gate of one scene.
+/// The most calls in flight, and the fewest where that follows the target.
+type Calls = (NonZeroU32, Option<NonZeroU32>);
+
+/// The gate of one scene, or of those of one host.
 #[derive(Debug)]
 pub struct Gate {
     /// Calls in flight, of all workers; kept when the rules change.
@@ -51,6 +56,12 @@ pub struct Denied;
 impl Gates {
     /// The gate of `scene`, made or changed to follow its rules.
     pub fn gate(&self, scene: &Scene) -> Arc<Gate> {
+        if let Some(host) = scene.concurrency_of() {
+            let calls = (scene.concurrency, scene.least_concurrency);
+            let gate = self.by_host.entry((Arc::clone(host), calls));
+            let gate = gate.or_insert_with(|| Arc::new(Gate::new(Concurrency::of(scene))));
+            return Arc::clone(&gate);
+        }
         let mut gate = self
             .by_scene
             .entry(Arc::clone(&scene.name))
@@ -204,6 +215,31 @@ mod tests {
         before.release();
 
         assert_eq!(after.admit(Fraction::WHOLE), Ok(()));
+    }
+
+    #[test]
+    fn scenes_of_one_host_and_concurrency_have_it_in_common_and_others_do_not() {
+        let gates = Gates::default();
+        let named = |name: &str, host: Option<&str>, concurrency| Scene {
+            name: name.into(),
+            host: host.map(|name| scene::Host {
+                name: name.into(),
+                rate: false,
+                concurrency: true,
+            }),
+            ..scene(concurrency)
+        };
+        let admitted = |scene: &Scene| gates.gate(scene).admit(Fraction::WHOLE);
+        let (one, other) = (Some("http://one:80"), Some("http://other:80"));
+        assert_eq!(admitted(&named("a", one, 1)), Ok(()));
+
+        assert_eq!(admitted(&named("b", one, 1)), Err(Denied));
+        assert_eq!(admitted(&named("c", other, 1)), Ok(()));
+        assert_eq!(admitted(&named("d", one, 2)), Ok(()));
+        assert_eq!(admitted(&named("a", None, 1)), Ok(()));
+        gates.gate(&named("a", one, 1)).release();
+
+        assert_eq!(admitted(&named("b", one, 1)), Ok(()));
     }
 
     #[test]

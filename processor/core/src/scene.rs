@@ -25,8 +25,8 @@ pub const MAX_DELAY: Duration = Duration::from_hours(366 * 24);
 pub struct Scene {
     /// Its name.
     pub name: Arc<str>,
-    /// The host, if its rate is that of all scenes that call the same one, and name the same rate.
-    pub host: Option<Arc<str>>,
+    /// The host it calls, if it has limits in common with other scenes that call the same one.
+    pub host: Option<Host>,
     /// How an attempt is made.
     pub target: Target,
     /// When to try again, and how often.
@@ -76,6 +76,17 @@ pub struct Callback {
     pub on: Vec<Terminal>,
 }
 
+/// What a scene has in common with all that call the same host, and have the same limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// The host, such as `https://shop.example:443`. The name of a scene holds no `://`.
+    pub name: Arc<str>,
+    /// Whether it is the rate.
+    pub rate: bool,
+    /// Whether it is the concurrency.
+    pub concurrency: bool,
+}
+
 /// How many attempts may start in a span of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rate {
@@ -122,9 +133,16 @@ pub struct Scenes {
 // === impl Scene ===
 
 impl Scene {
-    /// Whose rate its attempts count in: the host's, or its own. A scene's name holds no `://`.
-    pub fn pool(&self) -> &Arc<str> {
-        self.host.as_ref().unwrap_or(&self.name)
+    /// Whose rate its attempts count in: the host's, or its own.
+    pub fn rate_of(&self) -> &Arc<str> {
+        let host = self.host.as_ref().filter(|host| host.rate);
+        host.map_or(&self.name, |host| &host.name)
+    }
+
+    /// Whose concurrency its calls count in, if that is not its own.
+    pub fn concurrency_of(&self) -> Option<&Arc<str>> {
+        let host = self.host.as_ref().filter(|host| host.concurrency);
+        host.map(|host| &host.name)
     }
 
     /// The policy after a failed attempt: the one for its class, or the scene's.

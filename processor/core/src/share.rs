@@ -134,12 +134,12 @@ impl Shares {
             .iter()
             .filter(|scene| scene.ordering == scene::Ordering::Key);
         let everywhere: HashSet<(Arc<str>, Rate)> = ordered
-            .filter_map(|scene| Some((Arc::clone(scene.pool()), scene.rate?)))
+            .filter_map(|scene| Some((Arc::clone(scene.rate_of()), scene.rate?)))
             .collect();
         self.by_scene.clear();
         for scene in scenes.iter() {
             let Some(rate) = scene.rate else { continue };
-            let mut key = (Arc::clone(scene.pool()), rate);
+            let mut key = (Arc::clone(scene.rate_of()), rate);
             if everywhere.contains(&key) {
                 key.1.burst = rate.burst.max(self.all);
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use retide_core::scene::Target;
+use retide_core::scene::{Host, Target};
 use retide_core::share::Shares;
 use retide_core::{
     Backoff, Base, Jitter, Ordering, Overrides, Policy, Rate, Scene, Scenes, Weight,
@@ -25,7 +25,11 @@ fn rules(rate: Rate) -> Scenes {
 fn scene(name: &str, host: Option<&str>, rate: Rate) -> Scene {
     Scene {
         name: name.into(),
-        host: host.map(Into::into),
+        host: host.map(|name| Host {
+            name: name.into(),
+            rate: true,
+            concurrency: false,
+        }),
         target: Target::Call,
         policy: Policy {
             backoff: Backoff::classic(),

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use retide_core::completions::Completions;
 use retide_core::engine::Position;
 use retide_core::lane::Limits;
-use retide_core::scene::Target;
+use retide_core::scene::{Host, Target};
 use retide_core::{
     Action, Backoff, Base, Engine, Entry, Gates, Input, Jitter, Kind, Ladder, LaneId, Now,
     Ordering, Origin, Overrides, Policy, Rate, Record, Scene, Scenes, Source, Task, Timestamp,
@@ -196,7 +196,11 @@ proptest! {
 fn a_rate_that_scenes_share_is_theirs_by_weight() {
     let rules: Scenes = [("heavy", 3), ("light", 1)]
         .map(|(name, weight)| Scene {
-            host: Some("shop.example".into()),
+            host: Some(Host {
+                name: "http://shop.example:80".into(),
+                rate: true,
+                concurrency: false,
+            }),
             rate: Some(Rate {
                 limit: NonZeroU32::new(10).unwrap(),
                 per: Duration::from_secs(1),

@@ -7,7 +7,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize};
 
-use crate::config::scene::{Error, error};
+use crate::config::scene::{Error, Of, error, is_default};
 
 /// Calls in flight at once, per process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -32,6 +32,9 @@ pub struct Bounds {
     /// Whether the number follows the target; if not, it is the most.
     #[serde(default = "adaptive")]
     pub adaptive: bool,
+    /// Whose calls count.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub of: Of,
 }
 
 // === impl Concurrency ===
@@ -42,6 +45,14 @@ impl Concurrency {
         match self {
             Self::Fixed(calls) => calls,
             Self::Within(bounds) => bounds.max,
+        }
+    }
+
+    /// Whose calls count.
+    pub(super) fn of(self) -> Of {
+        match self {
+            Self::Fixed(_) => Of::Scene,
+            Self::Within(bounds) => bounds.of,
         }
     }
 
@@ -78,7 +89,7 @@ impl<'de> Visitor<'de> for Either {
     type Value = Concurrency;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a whole number of at least 1, or `{ max, min, adaptive }`")
+        formatter.write_str("a whole number of at least 1, or `{ max, min, adaptive, of }`")
     }
 
     fn visit_i64<E: de::Error>(self, number: i64) -> Result<Concurrency, E> {

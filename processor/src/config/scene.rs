@@ -3,7 +3,6 @@
 //! Invariant: what [`Scene::rules`] accepts can be scheduled.
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -189,17 +188,17 @@ pub struct Rate {
     pub burst: Option<NonZeroU32>,
     /// Whose attempts count.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub of: RateOf,
+    pub of: Of,
 }
 
-/// Whose attempts count in a rate.
+/// Whose attempts count in a limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum RateOf {
+pub enum Of {
     /// Those of the scene.
     #[default]
     Scene,
-    /// Those of all scenes that call the same scheme, host and port, and name the same rate.
+    /// Those of all scenes that call the same scheme, host and port, and name the same limit.
     Host,
 }
 
@@ -336,16 +335,24 @@ impl Scene {
         })
     }
 
-    /// The host that the rate is of, which has to be called.
-    fn host(&self) -> Result<Option<Arc<str>>, Error> {
-        if self.rate.is_none_or(|rate| rate.of == RateOf::Scene) {
-            return Ok(None);
-        }
-        let Some(host) = self.target.authority() else {
-            let message = "a rate of the host goes with a target that is called, such as `http`";
-            return Err(error(&["rate", "of"], message.into()));
+    /// The host whose limits it has, which has to be called.
+    fn host(&self) -> Result<Option<scene::Host>, Error> {
+        let rate = self.rate.is_some_and(|rate| rate.of == Of::Host);
+        let concurrency = self.concurrency.of() == Of::Host;
+        let key = match (rate, concurrency) {
+            (false, false) => return Ok(None),
+            (true, _) => "rate",
+            (false, true) => "concurrency",
         };
-        Ok(Some(host.into()))
+        let Some(name) = self.target.authority() else {
+            let message = "a limit of the host goes with a target that is called, such as `http`";
+            return Err(error(&[key, "of"], message.into()));
+        };
+        Ok(Some(scene::Host {
+            name: name.into(),
+            rate,
+            concurrency,
+        }))
     }
 
     /// The rule of the breaker, which has to have a target that is called.
@@ -667,7 +674,7 @@ fn utc() -> String {
 }
 
 /// Whether a value is what it is where none is written.
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
