@@ -507,7 +507,14 @@ fn lateness_is_measured_and_counted() {
     assert_eq!(ladder["retide_ms"]["early"], 0);
     let causes = ladder["causes"].as_array().unwrap();
     let causes: Vec<_> = causes.iter().map(|cause| &cause["cause"]).collect();
-    assert_eq!(causes, ["read", "agenda", "gate", "start", "connect"]);
+    let line = ["rate", "concurrency", "breaker", "room"];
+    let expected = [
+        &["rebalance", "read", "agenda"][..],
+        &line,
+        &["start", "connect"],
+    ]
+    .concat();
+    assert_eq!(causes, expected);
     let step = &loads["steps"][0];
     assert_eq!(step["percent"], 20);
     assert_eq!(step["retide_ms"]["early"], 0);
