@@ -24,7 +24,7 @@ fn a_rate_is_that_of_the_whole_group_through_a_join_and_a_kill() {
     // Beyond, the first shards have no task left, and their part of the rate is unused.
     const MEASURED: usize = 4_250;
     let rig = Rig::new(Duration::ZERO, &scenes());
-    rig.produce(0, (0..TASKS).map(|_| 0));
+    produce(&rig, TASKS, |number| number.to_string());
     let first = rig.run();
     let victim = rig.run();
     let third = rig.run();
@@ -70,21 +70,7 @@ fn a_shard_that_has_all_the_tasks_lets_the_others_help() {
     // A minute.
     const MEASURED: usize = 60 * LIMIT;
     let rig = Rig::new(Duration::ZERO, &scenes());
-    let producer = rig.producer();
-    for _ in 0..TASKS {
-        let header = Header {
-            key: "retry-scene",
-            value: Some("flaky"),
-        };
-        let topic = rig.topic("tasks");
-        let record = BaseRecord::<str, str>::to(&topic)
-            .key("all of them")
-            .payload("0")
-            .headers(OwnedHeaders::new().insert(header));
-        producer.send(record).map_err(|(error, _)| error).unwrap();
-        producer.poll(Duration::ZERO);
-    }
-    producer.flush(PATIENCE).unwrap();
+    produce(&rig, TASKS, |_| "all of them".to_owned());
 
     let running = [rig.run(), rig.run()];
     rig.target.wait_for(MEASURED / 2);
@@ -96,6 +82,26 @@ fn a_shard_that_has_all_the_tasks_lets_the_others_help() {
     check_spans(&times);
     assert!(used >= 0.9, "{used} of the rate used");
     drop(running);
+}
+
+/// Produces so many tasks that are due at once, each with its key: without keys, the producer sends most of them to one partition.
+fn produce(rig: &Rig, tasks: usize, key: impl Fn(usize) -> String) {
+    let producer = rig.producer();
+    let topic = rig.topic("tasks");
+    for number in 0..tasks {
+        let header = Header {
+            key: "retry-scene",
+            value: Some("flaky"),
+        };
+        let key = key(number);
+        let record = BaseRecord::<str, str>::to(&topic)
+            .key(&key)
+            .payload("0")
+            .headers(OwnedHeaders::new().insert(header));
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+        producer.poll(Duration::ZERO);
+    }
+    producer.flush(PATIENCE).unwrap();
 }
 
 /// The one scene, with its rate.
