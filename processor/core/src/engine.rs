@@ -741,7 +741,7 @@ impl Engine {
                 && self
                     .agenda
                     .peek()
-                    .is_none_or(|item| item.task.due > now.wall)
+                    .is_none_or(|item| !self.can_line_up(now, item))
             {
                 break;
             }
@@ -904,10 +904,10 @@ impl Engine {
         let Some(item) = self.move_on(now, &name, item, actions) else {
             return;
         };
+        let gated = self.gated(&name);
         if let Some(line) = self.ready.get_mut(&name) {
             // What waits for the batch, or its turn, is not helped by another record in it.
-            let waits = matches!(line.hold(), Hold::Room | Hold::Turn) || full;
-            if line.len() < READY || !crowded || waits {
+            if gated < READY || !crowded || full {
                 return line.push(now.wall, item);
             }
             return self.defer(now, &name, item, actions);
@@ -918,6 +918,18 @@ impl Engine {
             line.wait(now.wall, hold, until);
             self.ready.insert(name, line);
         }
+    }
+
+    /// Whether a task is due and has a place in line: nothing is to be written of it yet.
+    fn can_line_up(&self, now: Now, item: &Item) -> bool {
+        let name = self.scene_of(item);
+        let crowded = self
+            .lanes
+            .get(&item.lane)
+            .is_none_or(|lane| lane.is_crowded(self.held, &self.limits));
+        item.task.due <= now.wall
+            && !self.is_far_back(&name, item)
+            && (self.gated(&name) < READY || !crowded)
     }
 
     /// Puts a due task in line, where those that come to their turn first are started first.
@@ -942,13 +954,10 @@ impl Engine {
         item: Item,
         actions: &mut Vec<Action>,
     ) -> Option<Item> {
-        let gated = |line: &&Line| matches!(line.hold(), Hold::Rate | Hold::Concurrency);
-        let line = self.ready.get(name).filter(gated).map_or(0, Line::len);
-        let shard = item.lane.shard;
-        if self.home(&item.task) != shard || self.shares.line(name).is_none_or(|most| line <= most)
-        {
+        if !self.is_far_back(name, &item) {
             return Some(item);
         }
+        let shard = item.lane.shard;
         if self.is_full() {
             self.outbound.push_back(item);
             return None;
@@ -959,6 +968,20 @@ impl Engine {
         let due = item.task.due.ceil_to_millis();
         self.park(now, item, Some(to), Transition::Deferred { due }, actions);
         None
+    }
+
+    /// Whether a task where it entered would wait so long for the rate of its scene that it is better off in another shard.
+    fn is_far_back(&self, name: &str, item: &Item) -> bool {
+        let line = self.shares.line(name);
+        line.is_some_and(|most| self.gated(name) > most) && self.home(&item.task) == item.lane.shard
+    }
+
+    /// How many tasks of a scene are in line, if its gate is what holds them.
+    fn gated(&self, name: &str) -> usize {
+        match self.ready.get(name) {
+            Some(line) if matches!(line.hold(), Hold::Rate | Hold::Concurrency) => line.len(),
+            Some(_) | None => 0,
+        }
     }
 
     /// Parks a due task that finds no place in line until its gate is expected to admit it: behind the line, and behind those that found
