@@ -432,24 +432,15 @@ impl Shard {
 
     /// The end of a task is committed: gives the tasks whose turn may have come by that.
     pub(crate) fn committed(&mut self, end: End, woken: &mut Vec<Item>) {
-        let End {
-            key,
-            task,
-            decision,
-            ..
-        } = end;
-        let Some(line) = self.lines.get_mut(&key) else {
+        let Some((line, index)) = self.find(end.key, end.task) else {
             return;
         };
-        let Ok(index) = line.find(task) else {
-            return;
-        };
-        if line.tasks[index].place.decision() != Some(decision) {
+        if line.tasks[index].place.decision() != Some(end.decision) {
             return;
         }
         line.tasks.remove(index);
         if line.tasks.is_empty() {
-            self.lines.remove(&key);
+            self.lines.remove(&end.key);
         } else if index == 0 {
             line.wake_first(woken);
         }
@@ -458,24 +449,15 @@ impl Shard {
     /// The topic has refused the delivery of a task, and what follows from that is committed. If it is parked, gives those that were held
     /// behind it.
     pub(crate) fn refused(&mut self, end: End, woken: &mut Vec<Item>) {
-        let End {
-            key,
-            task,
-            decision,
-            ..
-        } = end;
-        let Some(line) = self.lines.get_mut(&key) else {
-            return;
-        };
-        let Ok(index) = line.find(task) else {
+        let Some((line, index)) = self.find(end.key, end.task) else {
             return;
         };
         let task = &mut line.tasks[index];
-        if task.place == Place::DeliveredOrParked(decision) {
+        if task.place == Place::DeliveredOrParked(end.decision) {
             task.place = Place::Parked;
             task.listed = true;
             line.wake_all(woken);
-            self.changed.insert(key);
+            self.changed.insert(end.key);
         }
     }
 
@@ -508,9 +490,15 @@ impl Shard {
 
     /// A task that stands in line.
     fn task(&mut self, line: Fingerprint, offset: i64) -> Option<&mut Outstanding> {
+        let (line, index) = self.find(line, offset)?;
+        line.tasks.get_mut(index)
+    }
+
+    /// A key's line, and the place of one of its tasks there, if it still stands in it.
+    fn find(&mut self, line: Fingerprint, offset: i64) -> Option<(&mut Line, usize)> {
         let line = self.lines.get_mut(&line)?;
         let index = line.find(offset).ok()?;
-        line.tasks.get_mut(index)
+        Some((line, index))
     }
 }
 

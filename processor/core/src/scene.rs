@@ -108,6 +108,7 @@ pub enum Ordering {
     /// One does not start before those with the same key that were produced before it, to the same partition, have ended.
     Key,
 }
+
 /// How much a scene counts beside others: 1 to 100.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Weight(u8);
