@@ -17,9 +17,8 @@ use retide_core::scene::Target;
 use retide_core::wait::Held;
 use retide_core::window::Window;
 use retide_core::{
-    Action, Backoff, Base, Engine, Gates, Header, Input, Jitter, Kind, Ladder, LaneId, Now,
-    Ordering, Origin, Outcome, Overrides, Policy, Record, Scene, Scenes, Source, Task, Timestamp,
-    Weight,
+    Action, Backoff, Base, Engine, Gates, Header, Input, Jitter, Kind, Ladder, LaneId, Now, Origin,
+    Outcome, Policy, Record, Scene, Scenes, Source, Task, Timestamp,
 };
 
 /// Records of one bundle: about as many as a worker takes in between two batches.
@@ -187,24 +186,17 @@ impl Rig {
     /// An engine whose scene has this target, and no limits that matter here.
     fn new(target: Target) -> Self {
         let scene = Scene {
-            name: "pay".into(),
-            host: None,
-            target,
-            policy: Policy {
-                backoff: Backoff::classic(),
-                jitter: Jitter::Equal,
-                max_attempts: NonZeroU32::MAX,
-            },
-            on: Overrides::default(),
             base: Base::default(),
-            deadline: None,
-            rate: None,
             concurrency: NonZeroU32::MAX,
-            least_concurrency: None,
-            breaker: None,
-            ordering: Ordering::None,
-            weight: Weight::default(),
-            callback: None,
+            ..Scene::new(
+                "pay",
+                target,
+                Policy {
+                    backoff: Backoff::classic(),
+                    jitter: Jitter::Equal,
+                    max_attempts: NonZeroU32::MAX,
+                },
+            )
         };
         let limits = Limits::of(256 << 20);
         let gates = Arc::new(Gates::default());

@@ -173,8 +173,8 @@ fn bounds(scene: &Scene, least: NonZeroU32) -> Bounds {
 mod tests {
     use super::*;
 
-    use crate::backoff::{Backoff, Base, Jitter, Policy};
-    use crate::scene::{self, Overrides, Target, Weight};
+    use crate::backoff::{Backoff, Jitter, Policy};
+    use crate::scene::{self, Target};
 
     const fn count(value: u32) -> NonZeroU32 {
         NonZeroU32::new(value).unwrap()
@@ -182,24 +182,17 @@ mod tests {
 
     fn scene(concurrency: u32) -> Scene {
         Scene {
-            name: "s".into(),
-            host: None,
-            target: Target::Call,
-            policy: Policy {
-                backoff: Backoff::classic(),
-                jitter: Jitter::None,
-                max_attempts: count(3),
-            },
-            on: Overrides::default(),
-            base: Base::Actual,
             deadline: Some(Duration::from_secs(9)),
-            rate: None,
             concurrency: count(concurrency),
-            least_concurrency: None,
-            breaker: None,
-            ordering: scene::Ordering::None,
-            weight: Weight::default(),
-            callback: None,
+            ..Scene::new(
+                "s",
+                Target::Call,
+                Policy {
+                    backoff: Backoff::classic(),
+                    jitter: Jitter::None,
+                    max_attempts: count(3),
+                },
+            )
         }
     }
 

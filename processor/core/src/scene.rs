@@ -20,6 +20,9 @@ pub const DEFAULT: &str = "default";
 /// Longest wait between two attempts: as far ahead as retide parks tasks.
 pub const MAX_DELAY: Duration = Duration::from_hours(366 * 24);
 
+/// Calls in flight where the scene names no number: enough for a fast target, bearable for a slow one.
+pub const CONCURRENCY: NonZeroU32 = NonZeroU32::new(64).unwrap();
+
 /// The rules of one scene.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scene {
@@ -134,6 +137,26 @@ pub struct Scenes {
 // === impl Scene ===
 
 impl Scene {
+    /// A scene with a target and a policy, and everything else as where nothing is said of it.
+    pub fn new(name: impl Into<Arc<str>>, target: Target, policy: Policy) -> Self {
+        Self {
+            name: name.into(),
+            host: None,
+            target,
+            policy,
+            on: Overrides::default(),
+            base: Base::default(),
+            deadline: None,
+            rate: None,
+            concurrency: CONCURRENCY,
+            least_concurrency: None,
+            breaker: None,
+            ordering: Ordering::default(),
+            weight: Weight::default(),
+            callback: None,
+        }
+    }
+
     /// Whose rate its attempts count in: the host's, or its own.
     pub fn rate_of(&self) -> &Arc<str> {
         let host = self.host.as_ref().filter(|host| host.rate);

@@ -68,7 +68,7 @@ mod tests {
 
     use crate::backoff::{Backoff, Jitter, Policy};
     use crate::cron::Schedule;
-    use crate::scene::{self, Overrides, Target, Weight};
+    use crate::scene::Target;
     use crate::task::{Failure, Kind, Origin, Record};
 
     /// An instant of no meaning.
@@ -94,20 +94,8 @@ mod tests {
 
     fn scene(policy: Policy) -> Scene {
         Scene {
-            name: "pay".into(),
-            host: None,
-            target: Target::Call,
-            policy,
-            on: Overrides::default(),
-            base: Base::Actual,
-            deadline: None,
-            rate: None,
             concurrency: NonZeroU32::MIN,
-            least_concurrency: None,
-            breaker: None,
-            ordering: scene::Ordering::None,
-            weight: Weight::default(),
-            callback: None,
+            ..Scene::new("pay", Target::Call, policy)
         }
     }
 

@@ -11,9 +11,9 @@ use retide_core::engine::Position;
 use retide_core::lane::Limits;
 use retide_core::scene::{Callback, Target};
 use retide_core::{
-    Action, Backoff, Base, Engine, Entry, Failure, Gates, Header, Input, Jitter, Kind, Ladder,
-    LaneId, Now, Ordering, Origin, Outcome, Overrides, Policy, Record, Scene, Scenes, Source, Task,
-    Terminal, Timestamp, Transition, Weight,
+    Action, Backoff, Engine, Entry, Failure, Gates, Header, Input, Jitter, Kind, Ladder, LaneId,
+    Now, Origin, Outcome, Policy, Record, Scene, Scenes, Source, Task, Terminal, Timestamp,
+    Transition,
 };
 
 /// The wall clock at the beginning, in microseconds.
@@ -47,27 +47,20 @@ fn rule() -> Rule {
 /// A scene that calls its target, with a breaker.
 fn scene(name: &str) -> Scene {
     Scene {
-        name: name.into(),
-        host: None,
-        target: Target::Call,
-        policy: Policy {
-            backoff: Backoff::Fixed { delay: secs(5) },
-            jitter: Jitter::None,
-            max_attempts: NonZeroU32::new(1_000).unwrap(),
-        },
-        on: Overrides::default(),
-        base: Base::Actual,
-        deadline: None,
-        rate: None,
         concurrency: NonZeroU32::new(64).unwrap(),
-        least_concurrency: None,
         breaker: Some(breaker::Key {
             target: format!("http://{name}:80").into(),
             rule: rule(),
         }),
-        ordering: Ordering::None,
-        weight: Weight::default(),
-        callback: None,
+        ..Scene::new(
+            name,
+            Target::Call,
+            Policy {
+                backoff: Backoff::Fixed { delay: secs(5) },
+                jitter: Jitter::None,
+                max_attempts: NonZeroU32::new(1_000).unwrap(),
+            },
+        )
     }
 }
 

@@ -12,9 +12,9 @@ use retide_core::engine::Position;
 use retide_core::lane::Limits;
 use retide_core::scene::{Callback, Target};
 use retide_core::{
-    Action, Backoff, Base, Ended, Engine, Entry, Event, Failure, Gates, Header, Input, Jitter,
-    Kind, Ladder, LaneId, Now, Ordering, Origin, Outcome, Overrides, Poison, Policy, Rate, Reason,
-    Record, Scene, Scenes, Settlement, Source, Task, Terminal, Timestamp, Transition, Wait, Weight,
+    Action, Backoff, Ended, Engine, Entry, Event, Failure, Gates, Header, Input, Jitter, Kind,
+    Ladder, LaneId, Now, Origin, Outcome, Poison, Policy, Rate, Reason, Record, Scene, Scenes,
+    Settlement, Source, Task, Terminal, Timestamp, Transition, Wait,
 };
 
 /// Where every test starts: an instant of no meaning.
@@ -41,26 +41,18 @@ fn at(millis: u64) -> Now {
 
 fn scene(change: impl FnOnce(&mut Scene)) -> Scenes {
     let mut scene = Scene {
-        name: "pay".into(),
-        host: None,
-        target: Target::Call,
-        policy: Policy {
-            backoff: Backoff::Fixed {
-                delay: Duration::from_secs(30),
-            },
-            jitter: Jitter::None,
-            max_attempts: NonZeroU32::new(3).unwrap(),
-        },
-        on: Overrides::default(),
-        base: Base::Actual,
-        deadline: None,
-        rate: None,
         concurrency: NonZeroU32::new(4).unwrap(),
-        least_concurrency: None,
-        breaker: None,
-        ordering: Ordering::None,
-        weight: Weight::default(),
-        callback: None,
+        ..Scene::new(
+            "pay",
+            Target::Call,
+            Policy {
+                backoff: Backoff::Fixed {
+                    delay: Duration::from_secs(30),
+                },
+                jitter: Jitter::None,
+                max_attempts: NonZeroU32::new(3).unwrap(),
+            },
+        )
     };
     change(&mut scene);
     [scene].into_iter().collect()

@@ -13,9 +13,9 @@ use retide_core::lane::Limits;
 use retide_core::order::{Fingerprint, Shard};
 use retide_core::scene::Target;
 use retide_core::{
-    Action, Backoff, Base, Commit, Engine, Entry, Failure, Gates, Input, Jitter, Kind, Ladder,
-    LaneId, Now, Ordering, Origin, Outcome, Overrides, Policy, Record, Scene, Scenes, Settlement,
-    Source, Task, Timestamp, Transition, Weight,
+    Action, Backoff, Commit, Engine, Entry, Failure, Gates, Input, Jitter, Kind, Ladder, LaneId,
+    Now, Ordering, Origin, Outcome, Policy, Record, Scene, Scenes, Settlement, Source, Task,
+    Timestamp, Transition,
 };
 
 /// Where every test starts: an instant of no meaning.
@@ -35,26 +35,19 @@ fn at(millis: u64) -> Now {
 
 fn rules(name: &str, target: Target, ordering: Ordering, backoff: u64) -> Scene {
     Scene {
-        name: name.into(),
-        host: None,
-        target,
-        policy: Policy {
-            backoff: Backoff::Fixed {
-                delay: Duration::from_millis(backoff),
-            },
-            jitter: Jitter::None,
-            max_attempts: NonZeroU32::new(3).unwrap(),
-        },
-        on: Overrides::default(),
-        base: Base::Actual,
-        deadline: None,
-        rate: None,
         concurrency: NonZeroU32::new(8).unwrap(),
-        least_concurrency: None,
-        breaker: None,
         ordering,
-        weight: Weight::default(),
-        callback: None,
+        ..Scene::new(
+            name,
+            target,
+            Policy {
+                backoff: Backoff::Fixed {
+                    delay: Duration::from_millis(backoff),
+                },
+                jitter: Jitter::None,
+                max_attempts: NonZeroU32::new(3).unwrap(),
+            },
+        )
     }
 }
 

@@ -8,9 +8,7 @@ use proptest::prelude::*;
 
 use retide_core::scene::{Host, Target};
 use retide_core::share::Shares;
-use retide_core::{
-    Backoff, Base, Jitter, Ordering, Overrides, Policy, Rate, Scene, Scenes, Weight,
-};
+use retide_core::{Backoff, Jitter, Ordering, Policy, Rate, Scene, Scenes};
 
 const SCENE: &str = "pay";
 
@@ -24,28 +22,22 @@ fn rules(rate: Rate) -> Scenes {
 
 fn scene(name: &str, host: Option<&str>, rate: Rate) -> Scene {
     Scene {
-        name: name.into(),
         host: host.map(|name| Host {
             name: name.into(),
             rate: true,
             concurrency: false,
         }),
-        target: Target::Call,
-        policy: Policy {
-            backoff: Backoff::classic(),
-            jitter: Jitter::None,
-            max_attempts: count(3),
-        },
-        on: Overrides::default(),
-        base: Base::Actual,
-        deadline: None,
         rate: Some(rate),
         concurrency: count(1),
-        least_concurrency: None,
-        breaker: None,
-        ordering: Ordering::None,
-        weight: Weight::default(),
-        callback: None,
+        ..Scene::new(
+            name,
+            Target::Call,
+            Policy {
+                backoff: Backoff::classic(),
+                jitter: Jitter::None,
+                max_attempts: count(3),
+            },
+        )
     }
 }
 

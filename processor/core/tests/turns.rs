@@ -12,9 +12,8 @@ use retide_core::engine::Position;
 use retide_core::lane::Limits;
 use retide_core::scene::{Host, Target};
 use retide_core::{
-    Action, Backoff, Base, Engine, Entry, Gates, Input, Jitter, Kind, Ladder, LaneId, Now,
-    Ordering, Origin, Overrides, Policy, Rate, Record, Scene, Scenes, Source, Task, Timestamp,
-    Weight,
+    Action, Backoff, Engine, Entry, Gates, Input, Jitter, Kind, Ladder, LaneId, Now, Origin,
+    Policy, Rate, Record, Scene, Scenes, Source, Task, Timestamp, Weight,
 };
 
 const TASKS: LaneId = LaneId {
@@ -37,24 +36,17 @@ const fn at(millis: u64) -> Now {
 
 fn scene(name: &str, weight: u32, target: Target) -> Scene {
     Scene {
-        name: name.into(),
-        host: None,
-        target,
-        policy: Policy {
-            backoff: Backoff::classic(),
-            jitter: Jitter::None,
-            max_attempts: NonZeroU32::MIN,
-        },
-        on: Overrides::default(),
-        base: Base::Actual,
-        deadline: None,
-        rate: None,
         concurrency: NonZeroU32::MAX,
-        least_concurrency: None,
-        breaker: None,
-        ordering: Ordering::None,
         weight: Weight::try_new(weight).unwrap(),
-        callback: None,
+        ..Scene::new(
+            name,
+            target,
+            Policy {
+                backoff: Backoff::classic(),
+                jitter: Jitter::None,
+                max_attempts: NonZeroU32::MIN,
+            },
+        )
     }
 }
 

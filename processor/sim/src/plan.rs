@@ -10,8 +10,8 @@ use retide_core::breaker::{Fraction, Key, Rule};
 use retide_core::lane::Limits;
 use retide_core::scene::{Callback, DEFAULT, Target};
 use retide_core::{
-    Backoff, Base, Failure, Jitter, Ladder, Ordering, Outcome, Overrides, Policy, Rate, Scene,
-    Terminal, Timestamp, Weight,
+    Backoff, Base, Failure, Jitter, Ladder, Ordering, Outcome, Policy, Rate, Scene, Terminal,
+    Timestamp,
 };
 
 use crate::chance::Chance;
@@ -439,26 +439,19 @@ fn scene(name: &str, chance: &mut Chance) -> Scene {
         on: vec![Terminal::Delivered, Terminal::Dead],
     });
     let mut scene = Scene {
-        name: name.into(),
-        host: None,
-        target: topic.unwrap_or(Target::Call),
-        policy: Policy {
-            backoff: Backoff::Fixed {
-                delay: Duration::from_secs(1),
-            },
-            jitter: Jitter::None,
-            max_attempts: NonZeroU32::MIN,
-        },
-        on: Overrides::default(),
-        base: Base::Actual,
-        deadline: None,
-        rate: None,
         concurrency: NonZeroU32::MIN,
-        least_concurrency: None,
-        breaker: None,
-        ordering: Ordering::None,
-        weight: Weight::default(),
         callback,
+        ..Scene::new(
+            name,
+            topic.unwrap_or(Target::Call),
+            Policy {
+                backoff: Backoff::Fixed {
+                    delay: Duration::from_secs(1),
+                },
+                jitter: Jitter::None,
+                max_attempts: NonZeroU32::MIN,
+            },
+        )
     };
     change(&mut scene, chance);
     scene
@@ -557,26 +550,19 @@ fn submissions(chance: &mut Chance, heals_at: At, shards: i32) -> Vec<Arc<Submis
 fn campaign_scene() -> Scene {
     let count = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
     Scene {
-        name: CAMPAIGN.into(),
-        host: None,
-        target: Target::Call,
-        policy: Policy {
-            backoff: Backoff::Levels {
-                delays: CAMPAIGN_BACKOFF.map(Duration::from_millis).to_vec(),
-            },
-            jitter: Jitter::None,
-            max_attempts: count(CAMPAIGN_ATTEMPTS),
-        },
-        on: Overrides::default(),
         base: Base::default(),
-        deadline: None,
-        rate: None,
         concurrency: count(CAMPAIGN_CONCURRENCY),
-        least_concurrency: None,
-        breaker: None,
-        ordering: Ordering::None,
-        weight: Weight::default(),
-        callback: None,
+        ..Scene::new(
+            CAMPAIGN,
+            Target::Call,
+            Policy {
+                backoff: Backoff::Levels {
+                    delays: CAMPAIGN_BACKOFF.map(Duration::from_millis).to_vec(),
+                },
+                jitter: Jitter::None,
+                max_attempts: count(CAMPAIGN_ATTEMPTS),
+            },
+        )
     }
 }
 

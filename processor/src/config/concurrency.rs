@@ -7,6 +7,8 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize};
 
+use retide_core::scene::CONCURRENCY;
+
 use crate::config::scene::{Error, Of, error, is_default};
 
 /// Calls in flight at once, per process.
@@ -111,9 +113,9 @@ impl<'de> Visitor<'de> for Either {
     }
 }
 
-/// Calls in flight where the scene names no number: enough for a fast target, bearable for a slow one.
+/// For serde: see [`CONCURRENCY`].
 const fn most() -> NonZeroU32 {
-    NonZeroU32::new(64).unwrap()
+    CONCURRENCY
 }
 
 /// The fewest where none are named.

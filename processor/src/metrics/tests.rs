@@ -8,8 +8,7 @@ use retide_core::entry::Event;
 use retide_core::task::Failure;
 use retide_core::wait::Held;
 use retide_core::{
-    Backoff, Base, Ended, Jitter, LaneId, Origin, Overrides, Policy, Record, Scene, Source, Task,
-    Transition, Weight, scene,
+    Backoff, Ended, Jitter, LaneId, Origin, Policy, Record, Scene, Source, Task, Transition, scene,
 };
 
 use super::*;
@@ -17,26 +16,18 @@ use crate::event::{BatchCommitted, BatchDropped, BreakerSwitched, RecordsRefused
 
 fn rules(names: &[&str]) -> Scenes {
     let scene = |name: &&str| Scene {
-        name: Arc::from(*name),
-        host: None,
-        target: scene::Target::Call,
-        policy: Policy {
-            backoff: Backoff::Fixed {
-                delay: Duration::from_secs(1),
-            },
-            jitter: Jitter::None,
-            max_attempts: 3.try_into().expect("not zero"),
-        },
-        on: Overrides::default(),
-        base: Base::Actual,
-        deadline: None,
-        rate: None,
         concurrency: 1.try_into().expect("not zero"),
-        least_concurrency: None,
-        breaker: None,
-        ordering: scene::Ordering::None,
-        weight: Weight::default(),
-        callback: None,
+        ..Scene::new(
+            Arc::from(*name),
+            scene::Target::Call,
+            Policy {
+                backoff: Backoff::Fixed {
+                    delay: Duration::from_secs(1),
+                },
+                jitter: Jitter::None,
+                max_attempts: 3.try_into().expect("not zero"),
+            },
+        )
     };
     names.iter().map(scene).collect()
 }

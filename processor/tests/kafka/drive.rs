@@ -24,8 +24,7 @@ use retide::topics::Topics;
 use retide_connectors::Target;
 use retide_core::lane::Limits;
 use retide_core::{
-    Backoff, Base, Engine, Failure, Gates, Jitter, Ladder, Outcome, Overrides, Policy, Scene, Task,
-    Timestamp, Weight, scene,
+    Backoff, Engine, Failure, Gates, Jitter, Ladder, Outcome, Policy, Scene, Task, Timestamp, scene,
 };
 
 use crate::support::{Guarantee, PATIENCE, SHARDS, bootstrap, config, create, metrics};
@@ -126,26 +125,18 @@ impl Running {
             heartbeat: health.worker("test"),
         };
         let scene = Scene {
-            name: "flaky".into(),
-            host: None,
-            target: scene::Target::Call,
-            policy: Policy {
-                backoff: Backoff::Fixed {
-                    delay: Duration::from_millis(300),
-                },
-                jitter: Jitter::None,
-                max_attempts: NonZeroU32::new(4).unwrap(),
-            },
-            on: Overrides::default(),
-            base: Base::Actual,
-            deadline: None,
-            rate: None,
             concurrency: NonZeroU32::new(64).unwrap(),
-            least_concurrency: None,
-            breaker: None,
-            ordering: scene::Ordering::None,
-            weight: Weight::default(),
-            callback: None,
+            ..Scene::new(
+                "flaky",
+                scene::Target::Call,
+                Policy {
+                    backoff: Backoff::Fixed {
+                        delay: Duration::from_millis(300),
+                    },
+                    jitter: Jitter::None,
+                    max_attempts: NonZeroU32::new(4).unwrap(),
+                },
+            )
         };
         let target: Arc<dyn Target> = Arc::<Recorder>::clone(recorder);
         let (rules, changed) = bounded(1);
