@@ -113,7 +113,7 @@ pub(crate) fn last(message: &BorrowedMessage<'_>, name: &str) -> Option<String> 
 }
 
 /// Whether reading cannot go on.
-fn is_fatal(error: &KafkaError) -> bool {
+pub(crate) fn is_fatal(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(

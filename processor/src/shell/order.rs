@@ -153,15 +153,13 @@ fn timed_out() -> KafkaError {
 
 /// Whether an error will be the same next time.
 fn is_lasting(error: &KafkaError) -> bool {
-    matches!(
+    let unknown = matches!(
         error.rdkafka_error_code(),
         Some(
-            RDKafkaErrorCode::Fatal
-                | RDKafkaErrorCode::UnknownTopic
+            RDKafkaErrorCode::UnknownTopic
                 | RDKafkaErrorCode::UnknownTopicOrPartition
                 | RDKafkaErrorCode::UnknownPartition
-                | RDKafkaErrorCode::TopicAuthorizationFailed
-                | RDKafkaErrorCode::Authentication
         )
-    )
+    );
+    unknown || scan::is_fatal(error)
 }
