@@ -4,6 +4,9 @@
 //! open offset is settled exactly once; a call starts at or after its task's due time; a task that waits is either in memory with its
 //! offset open, or parked in a tier.
 
+mod breaking;
+mod calls;
+mod lines;
 mod ordering;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -12,26 +15,25 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::calls::Call;
 use crate::agenda::{Agenda, Item};
-use crate::breaker::{
-    self, Answer, Breaker, Breakers, Denied as Turned, Fraction, Pass, Place, Switch,
-};
+use crate::breaker::{self, Breakers, Switch};
 use crate::completions::Completions;
-use crate::consequence::{self, Answer as Said, End};
+use crate::consequence::{self, End};
 use crate::entry::{Entry, Poison, Transition};
-use crate::gate::{Denied, Gate, Gates};
+use crate::gate::Gates;
 use crate::lane::{Lane, LaneId, Limits, Load, Source};
 use crate::line::{Hold, Line};
 use crate::order::{self, Change, Orders};
 use crate::outcome::{Outcome, Reason, Terminal};
 #[cfg(feature = "planted")]
 use crate::planted::Bug;
-use crate::scene::{MAX_DELAY, Scene, Scenes, Target};
+use crate::scene::{Scene, Scenes};
 use crate::share::Shares;
-use crate::task::{Failure, Kind, Task};
+use crate::task::Task;
 use crate::tier::{HORIZON, Ladder, STRAIGHT};
 use crate::time::Timestamp;
-use crate::turn::{self, Turns};
+use crate::turn::Turns;
 use crate::verdict;
 use crate::wait::{Held, Wait};
 use crate::window::Read;
@@ -250,40 +252,6 @@ pub struct Engine {
     bug: Bug,
 }
 
-/// A call in flight.
-#[derive(Debug)]
-struct Call {
-    /// The lane its task was read from.
-    lane: LaneId,
-    /// The assignment of that lane.
-    epoch: u64,
-    /// Its offset.
-    offset: i64,
-    /// The task.
-    task: Arc<Task>,
-    /// The rules it was started under.
-    scene: Arc<Scene>,
-    /// The gate to give it back to.
-    gate: Arc<Gate>,
-    /// The breaker to tell how it went.
-    leave: Option<Leave>,
-    /// The steady time at which it was started.
-    started: Duration,
-    /// How late that was.
-    wait: Wait,
-}
-
-/// Leave of a breaker for one call.
-#[derive(Clone, Debug)]
-struct Leave {
-    /// The target.
-    target: Arc<str>,
-    /// Its breaker.
-    breaker: Arc<Breaker>,
-    /// What it gave.
-    pass: Pass,
-}
-
 /// An open offset whose consequence is known.
 #[derive(Clone, Copy, Debug)]
 struct Closing {
@@ -297,17 +265,6 @@ struct Closing {
     weight: usize,
 }
 
-/// Whether a due task found its way.
-enum Admission {
-    /// It was dispatched or settled.
-    Gone,
-    /// It is held, and to be looked at again then.
-    Held(Item, Hold, Timestamp),
-}
-
-/// Tasks of one scene that may wait in memory for its gate in any case; more are deferred to a tier where their lane is crowded.
-const READY: usize = 1_000;
-
 /// Most tasks that one step starts or forwards: a few milliseconds, after which answers are heard again.
 const STEP: usize = 1_000;
 
@@ -318,9 +275,6 @@ const BESIDE: usize = 16;
 /// Tasks that are put in line in the time in which one is started: behind those of one scene, others may be due that need not wait.
 const MOVES: usize = 16;
 
-/// How long to wait before asking a gate whose calls are all in flight again: another worker may have given one back.
-const ASK_CALLS: Duration = Duration::from_millis(5);
-
 /// Hops after which a task is held for [`HOLD`] before it hops again: more than the ladder asks for within a day.
 const MANY_HOPS: u32 = 40;
 
@@ -330,24 +284,6 @@ const HOLD: Duration = Duration::from_secs(5);
 
 /// How long before its deadline a task is looked at that waits for a breaker: long enough to be read from its tier, and short.
 const LAST_CHANCE: Duration = Duration::from_secs(1);
-
-/// Least wait of a deferred task: shorter, and it would be back before there is room.
-const DEFER: Duration = Duration::from_secs(5);
-
-// === impl Admission ===
-
-impl Admission {
-    /// It is held until then, in steady time.
-    fn held(now: Now, item: Item, hold: Hold, until: Duration) -> Self {
-        let wait = until.saturating_sub(now.steady).min(MAX_DELAY);
-        Self::Held(item, hold, now.wall + wait)
-    }
-
-    /// The batch has no room for what follows from it.
-    const fn no_room(now: Now, item: Item) -> Self {
-        Self::Held(item, Hold::Room, now.wall)
-    }
-}
 
 // === impl Engine ===
 
@@ -720,13 +656,6 @@ impl Engine {
         self.settle_item(item, entries, actions);
     }
 
-    /// Asks for every task in line again at `now`: what was said of their gates does not hold any more.
-    fn ask_all_at(&mut self, now: Timestamp) {
-        for line in self.ready.values_mut() {
-            line.ask_at = line.ask_at.min(now);
-        }
-    }
-
     /// Does what has come to its time, `most` of each sort; [`Self::next_wake`] says whether there is more.
     fn wake(&mut self, now: Now, most: usize, actions: &mut Vec<Action>) {
         #[cfg(feature = "planted")]
@@ -817,520 +746,6 @@ impl Engine {
                 self.look_at(now, item, actions);
             }
         }
-    }
-
-    /// Asks the gates that have tasks waiting and may be open again, scene by scene in turn.
-    fn ask_gates(&mut self, now: Now, most: usize, actions: &mut Vec<Action>) {
-        let room = !self.is_full();
-        let mut asked: VecDeque<Arc<str>> = self
-            .ready
-            .iter()
-            .filter(|(_, line)| line.ask_at <= now.wall && (room || line.hold() != Hold::Room))
-            .map(|(name, _)| Arc::clone(name))
-            .collect();
-        self.turns.order(&mut asked);
-        let mut left = most;
-        while left > 0
-            && let Some(name) = asked.pop_front()
-        {
-            let started = self.serve(now, &name, left, actions);
-            left -= started;
-            let Some(line) = self.ready.get_mut(&name) else {
-                self.turns.started(&name, 0);
-                continue;
-            };
-            match line.hold() {
-                Hold::Turn if line.credit == 0 => asked.push_back(Arc::clone(&name)),
-                // Its turn goes on when there is time, or room, or a rate that it may share.
-                Hold::Turn | Hold::Room | Hold::Rate => {}
-                Hold::Concurrency => line.credit = 0,
-            }
-            if started > 0 {
-                self.turns.started(&name, line.credit);
-            }
-        }
-    }
-
-    /// Starts tasks of one scene, at most `most` and what it may in its turn; how many it were.
-    fn serve(
-        &mut self,
-        now: Now,
-        name: &Arc<str>,
-        most: usize,
-        actions: &mut Vec<Action>,
-    ) -> usize {
-        let Some(mut line) = self.ready.remove(name) else {
-            return 0;
-        };
-        line.wait(now.wall, Hold::Turn, now.wall);
-        if line.credit == 0 {
-            let scene = self.scenes.get(name);
-            line.credit = turn::credit(scene.map(|scene| scene.weight).unwrap_or_default());
-        }
-        let most = most.min(line.credit);
-        let mut started = 0;
-        while started < most
-            && let Some(item) = line.pop(now.wall)
-        {
-            match self.admit(now, item, actions) {
-                Admission::Gone => started += 1,
-                Admission::Held(item, hold, until) => {
-                    line.push(now.wall, item);
-                    line.wait(now.wall, hold, until);
-                    break;
-                }
-            }
-        }
-        line.credit -= started;
-        line.serve(started);
-        if !line.is_empty() {
-            self.ready.insert(Arc::clone(name), line);
-        }
-        started
-    }
-
-    /// A task is due: through its gate, or in line before it.
-    fn due(&mut self, now: Now, mut item: Item, actions: &mut Vec<Action>) {
-        let name = self.scene_of(&item);
-        let (held, limits, full) = (self.held, self.limits, self.is_full());
-        let crowded = self.lane(item.lane).is_crowded(held, &limits);
-        if self.ready.contains_key(&name) {
-            // Those that wait for others of their key are not in line.
-            match self.in_turn(now, item, actions) {
-                Some(first) => item = first,
-                None => return,
-            }
-        }
-        let Some(item) = self.move_on(now, &name, item, actions) else {
-            return;
-        };
-        let gated = self.gated(&name);
-        if let Some(line) = self.ready.get_mut(&name) {
-            // What waits for the batch, or its turn, is not helped by another record in it.
-            if gated < READY || !crowded || full {
-                return line.push(now.wall, item);
-            }
-            return self.defer(now, &name, item, actions);
-        }
-        if let Admission::Held(item, hold, until) = self.admit(now, item, actions) {
-            let mut line = Line::new(now.wall);
-            line.push(now.wall, item);
-            line.wait(now.wall, hold, until);
-            self.ready.insert(name, line);
-        }
-    }
-
-    /// Whether a task is due and has a place in line: nothing is to be written of it yet.
-    fn can_line_up(&self, now: Now, item: &Item) -> bool {
-        let name = self.scene_of(item);
-        let crowded = self
-            .lanes
-            .get(&item.lane)
-            .is_none_or(|lane| lane.is_crowded(self.held, &self.limits));
-        item.task.due <= now.wall
-            && !self.is_far_back(&name, item)
-            && (self.gated(&name) < READY || !crowded)
-    }
-
-    /// Puts a due task in line, where those that come to their turn first are started first.
-    fn line_up(&mut self, now: Now, item: Item) {
-        let line = self.ready.entry(self.scene_of(&item));
-        let line = line.or_insert_with(|| Line::new(now.wall));
-        line.push(now.wall, item);
-    }
-
-    /// The scene whose rules a task follows, or the one it names.
-    fn scene_of(&self, item: &Item) -> Arc<str> {
-        let scene = self.scenes.find(&item.task.scene);
-        Arc::clone(scene.map_or(&item.task.scene, |scene| &scene.name))
-    }
-
-    /// Moves a task that is due behind a long line to another shard of its scene's rate, so that all of them have as much to do; gives it
-    /// back if it stays. Only where it entered: it moves once, and nothing goes round where there is too much for all of them.
-    fn move_on(
-        &mut self,
-        now: Now,
-        name: &Arc<str>,
-        item: Item,
-        actions: &mut Vec<Action>,
-    ) -> Option<Item> {
-        if !self.is_far_back(name, &item) {
-            return Some(item);
-        }
-        let shard = item.lane.shard;
-        if self.is_full() {
-            self.outbound.push_back(item);
-            return None;
-        }
-        let Some(to) = self.shares.elsewhere(name, shard) else {
-            return Some(item);
-        };
-        let due = item.task.due.ceil_to_millis();
-        self.park(now, item, Some(to), Transition::Deferred { due }, actions);
-        None
-    }
-
-    /// Whether a task where it entered would wait so long for the rate of its scene that it is better off in another shard.
-    fn is_far_back(&self, name: &str, item: &Item) -> bool {
-        let line = self.shares.line(name);
-        line.is_some_and(|most| self.gated(name) > most) && self.home(&item.task) == item.lane.shard
-    }
-
-    /// How many tasks of a scene are in line, if its gate is what holds them.
-    fn gated(&self, name: &str) -> usize {
-        match self.ready.get(name) {
-            Some(line) if matches!(line.hold(), Hold::Rate | Hold::Concurrency) => line.len(),
-            Some(_) | None => 0,
-        }
-    }
-
-    /// Parks a due task that finds no place in line until its gate is expected to admit it: behind the line, and behind those that found
-    /// no place before it. Where its rate belongs to several shards, each one goes to the next. One that its rate cannot admit before its
-    /// deadline expires; where that is less certain, it gets its chance before.
-    fn defer(&mut self, now: Now, name: &Arc<str>, item: Item, actions: &mut Vec<Action>) {
-        let scene = self.scenes.find(&item.task.scene);
-        let deadline = scene.and_then(|scene| verdict::deadline(scene, &item.task));
-        let left = self.ramp_left(now, &item);
-        let spacing = self.shares.spacing(name);
-        let Some(line) = self.ready.get_mut(name) else {
-            unreachable!("deferred behind a line that does not exist");
-        };
-        let pace = spacing.unwrap_or_else(|| line.spacing(now.wall));
-        let wait = pace.saturating_mul(line.len() as u32);
-        if spacing.is_some() && deadline.is_some_and(|deadline| now.wall + wait > deadline) {
-            return self.expire(now, &item, actions);
-        }
-        let soonest = now.wall + DEFER;
-        let chance = deadline.map(|deadline| deadline.before(LAST_CHANCE));
-        if chance.is_some_and(|chance| chance < soonest) {
-            // It would not be back in time.
-            return line.push(now.wall, item);
-        }
-        let (due, to) = if let Some(left) = left {
-            // At what pace the gate admits is not known before that.
-            (soonest.max(now.wall + left), None)
-        } else {
-            line.expected = line.expected.max(soonest.max(now.wall + wait)) + pace;
-            let to = self.shares.elsewhere(name, item.lane.shard);
-            (line.expected, to)
-        };
-        let due = due.min(now.wall + MAX_DELAY);
-        let due = chance.map_or(due, |chance| due.min(chance));
-        self.park_deferred(now, item, to, due, actions);
-    }
-
-    /// Parks a due task until then, without an attempt.
-    fn park_deferred(
-        &mut self,
-        now: Now,
-        mut item: Item,
-        to: Option<i32>,
-        due: Timestamp,
-        actions: &mut Vec<Action>,
-    ) {
-        let due = due.ceil_to_millis();
-        let task = Arc::make_mut(&mut item.task);
-        task.due = due;
-        #[cfg(feature = "planted")]
-        self.bug.deferred(task);
-        self.park(now, item, to, Transition::Deferred { due }, actions);
-    }
-
-    /// Starts the attempt of a due task if its gate is open.
-    fn admit(&mut self, now: Now, item: Item, actions: &mut Vec<Action>) -> Admission {
-        let full = self.is_full();
-        let Some(scene) = self.scenes.find(&item.task.scene).map(Arc::clone) else {
-            if full {
-                return Admission::no_room(now, item);
-            }
-            self.end_without_scene(now, &item, actions);
-            return Admission::Gone;
-        };
-        let Some(item) = self.in_turn(now, item, actions) else {
-            return Admission::Gone;
-        };
-        if verdict::expires(&scene, &item.task, now.wall) {
-            if full {
-                return Admission::no_room(now, item);
-            }
-            self.expire(now, &item, actions);
-            return Admission::Gone;
-        }
-        let Some((target, key)) = aim(&scene, item.task.kind) else {
-            // The scene no longer wants its callbacks delivered.
-            self.settle_item(&item, Vec::new(), actions);
-            return Admission::Gone;
-        };
-        if full && matches!(target, Target::Produce { .. }) {
-            return Admission::no_room(now, item);
-        }
-        if !self.shares.belongs(&scene.name, item.lane.shard) {
-            if full {
-                return Admission::no_room(now, item);
-            }
-            self.forward(now, item, actions);
-            return Admission::Gone;
-        }
-        match target {
-            Target::Call => {
-                let leave = key.map(|key| self.ask_breaker(now, key, actions));
-                let leave = match (leave.transpose(), key) {
-                    (Ok(leave), _) => leave,
-                    (Err(turned), Some(key)) => {
-                        return self.turn_away(now, item, (&scene, key), turned, actions);
-                    }
-                    (Err(_), None) => unreachable!("turned away by no breaker"),
-                };
-                let gate = self.gates.gate(&scene);
-                if let Err((hold, until)) = self.pass(now, &scene, &gate, leave.as_ref()) {
-                    if let Some(Leave { breaker, pass, .. }) = leave {
-                        breaker.unused(pass);
-                    }
-                    return Admission::held(now, item, hold, until);
-                }
-                self.dispatch(now, item, Arc::clone(&scene), (gate, leave), actions);
-            }
-            Target::Produce { topic } => {
-                if let Err(until) = self.shares.admit(now.steady, &scene.name) {
-                    return Admission::held(now, item, Hold::Rate, until);
-                }
-                self.deliver(now, item, &scene, topic, actions);
-            }
-        }
-        Admission::Gone
-    }
-
-    /// Lets a call through its gate and its rate; if it may not, says what holds it, and until when, in steady time.
-    fn pass(
-        &self,
-        now: Now,
-        scene: &Scene,
-        gate: &Gate,
-        leave: Option<&Leave>,
-    ) -> Result<(), (Hold, Duration)> {
-        let ramp = leave.map_or(Fraction::WHOLE, |leave| leave.pass.ramp);
-        gate.admit(ramp)
-            .map_err(|Denied| (Hold::Concurrency, now.steady + ASK_CALLS))?;
-        self.shares.admit(now.steady, &scene.name).map_err(|until| {
-            gate.release();
-            (Hold::Rate, until)
-        })
-    }
-
-    /// Asks the breaker of a target whether it may be called.
-    fn ask_breaker(
-        &mut self,
-        now: Now,
-        key: &breaker::Key,
-        actions: &mut Vec<Action>,
-    ) -> Result<Leave, Turned> {
-        let breaker = self.breakers.get(key, &self.gates);
-        #[cfg(feature = "planted")]
-        self.bug.asks(&breaker, now.steady)?;
-        let Answer { permit, switch } = breaker.ask(now.steady);
-        let target = Arc::clone(&key.target);
-        say_switch(&target, switch, actions);
-        permit.map(|pass| Leave {
-            target,
-            breaker,
-            pass,
-        })
-    }
-
-    /// A due task whose target must not be called: it waits for the breaker in memory, if few do so, or else in a tier, and no attempt is
-    /// used up. One whose deadline is before that expires.
-    fn turn_away(
-        &mut self,
-        now: Now,
-        item: Item,
-        (scene, key): (&Scene, &breaker::Key),
-        turned: Turned,
-        actions: &mut Vec<Action>,
-    ) -> Admission {
-        let Turned { until, down_for } = turned;
-        let again = now.wall + until.saturating_sub(now.steady);
-        let expires = verdict::expires(scene, &item.task, again);
-        let (held, limits) = (self.held, self.limits);
-        let crowded = self.lane(item.lane).is_crowded(held, &limits);
-        let due = match self.breakers.place(key, now.steady, until) {
-            Place::Memory if !crowded && !expires => {
-                let mut item = Item {
-                    wake: again,
-                    ..item
-                };
-                let left = again.since(now.wall).as_micros() as u64;
-                item.held.breaker = item.held.breaker.saturating_add(left);
-                self.agenda.push(item);
-                return Admission::Gone;
-            }
-            Place::Probe => again,
-            Place::Memory | Place::Tier => {
-                let due = now.wall + breaker::wait(&self.ladder, down_for);
-                // It gets its chance before its deadline.
-                verdict::deadline(scene, &item.task)
-                    .map_or(due, |end| due.min(end.before(LAST_CHANCE)).max(again))
-            }
-        };
-        if self.is_full() {
-            return Admission::no_room(now, item);
-        }
-        if expires {
-            self.expire(now, &item, actions);
-        } else {
-            self.park_deferred(now, item, None, due, actions);
-        }
-        Admission::Gone
-    }
-
-    /// How long the target of a task may not be called as often as usual, having been down.
-    fn ramp_left(&mut self, now: Now, item: &Item) -> Option<Duration> {
-        let scene = self.scenes.find(&item.task.scene)?;
-        let (_, key) = aim(scene, item.task.kind)?;
-        let breaker = self.breakers.get(key?, &self.gates);
-        breaker.ramp_left(now.steady)
-    }
-
-    /// Calls the target.
-    fn dispatch(
-        &mut self,
-        now: Now,
-        item: Item,
-        scene: Arc<Scene>,
-        (gate, leave): (Arc<Gate>, Option<Leave>),
-        actions: &mut Vec<Action>,
-    ) {
-        let ticket = self.number();
-        let wait = self.wait_of(now, &item);
-        let lane = self.lane(item.lane);
-        lane.calls += 1;
-        let call = Call {
-            lane: item.lane,
-            epoch: lane.epoch,
-            offset: item.offset,
-            task: Arc::clone(&item.task),
-            scene: Arc::clone(&scene),
-            gate,
-            leave,
-            started: now.steady,
-            wait,
-        };
-        self.calls.insert(ticket, call);
-        actions.push(Action::Dispatch {
-            ticket,
-            lane: item.lane,
-            scene,
-            wait,
-            task: item.task,
-        });
-    }
-
-    /// Delivers to a topic: the attempt is part of the settlement, and so is what follows if the topic refuses it.
-    fn deliver(
-        &mut self,
-        now: Now,
-        item: Item,
-        scene: &Scene,
-        topic: &Arc<str>,
-        actions: &mut Vec<Action>,
-    ) {
-        let closing = self.closing(&item);
-        let wait = self.wait_of(now, &item);
-        let delivered = End {
-            terminal: Terminal::Delivered,
-            reason: None,
-            attempts: item.task.attempt,
-            wait: Some(wait),
-        };
-        let mut entries = vec![Entry::Deliver {
-            topic: Arc::clone(topic),
-            task: Arc::clone(&item.task),
-            wait,
-        }];
-        entries.extend(consequence::end(
-            Arc::clone(&item.task),
-            delivered,
-            now.wall,
-        ));
-
-        let failure = Failure::new("produce", "the target topic refused the record");
-        let refused = Outcome::Retryable(failure.clone());
-        let verdict = verdict::verdict(scene, &item.task, &refused, now.wall);
-        let mut otherwise = consequence::of_verdict(
-            Arc::unwrap_or_clone(item.task),
-            verdict,
-            Said {
-                outcome: refused.word(),
-                failure: Some(failure),
-                wait,
-            },
-            &self.ladder,
-            now.wall,
-        );
-        self.deliver_in_order(closing, &mut entries, &mut otherwise);
-        self.close(closing, entries, otherwise, actions);
-    }
-
-    /// A call came back: what its outcome means, unless the lane is ours no more.
-    fn attempted(&mut self, now: Now, ticket: u64, outcome: &Outcome, actions: &mut Vec<Action>) {
-        let Some(call) = self.calls.remove(&ticket) else {
-            unreachable!("call {ticket} came back twice");
-        };
-        let took = now.steady.saturating_sub(call.started);
-        let went = breaker::Call::of(outcome, took);
-        match call.task.kind {
-            Kind::Work => call.gate.returned(now.steady, went),
-            // Of another target.
-            Kind::Callback => call.gate.release(),
-        }
-        if let Some(leave) = &call.leave {
-            let switch = leave.breaker.returned(now.steady, leave.pass, went);
-            say_switch(&leave.target, switch, actions);
-        }
-        if let Some(line) = self.ready.get_mut(&call.scene.name) {
-            line.ask_at = line.ask_at.min(now.wall);
-        }
-        #[cfg(feature = "planted")]
-        let (call, outcome) = (self.adopted(call), &self.bug.heard(outcome));
-        let Some(lane) = self
-            .lanes
-            .get_mut(&call.lane)
-            .filter(|lane| lane.epoch == call.epoch)
-        else {
-            return;
-        };
-        lane.calls -= 1;
-        let closing = Closing {
-            lane: call.lane,
-            offset: call.offset,
-            home: self.home(&call.task),
-            weight: call.task.weight(),
-        };
-        // A verdict is a decision of its own: by the rules in force now, not by those that the call was started under.
-        let scene = self.scenes.find(&call.task.scene).unwrap_or(&call.scene);
-        let verdict = verdict::verdict(scene, &call.task, outcome, now.wall);
-        let entries = consequence::of_verdict(
-            Arc::unwrap_or_clone(call.task),
-            verdict,
-            Said {
-                outcome: outcome.word(),
-                failure: outcome.failure().cloned(),
-                wait: call.wait,
-            },
-            &self.ladder,
-            now.wall,
-        );
-        self.settle(closing, entries, actions);
-        self.say_if_drained(closing.lane.shard, actions);
-    }
-
-    /// The call as if it had been started in this assignment, if that is the mistake.
-    #[cfg(feature = "planted")]
-    fn adopted(&self, call: Call) -> Call {
-        let epoch = match (self.bug, self.lanes.get(&call.lane)) {
-            (Bug::NoEpochCheck, Some(lane)) => lane.epoch,
-            _ => call.epoch,
-        };
-        Call { epoch, ..call }
     }
 
     /// What stands below a durable watermark need not be remembered.
@@ -1515,25 +930,5 @@ impl Engine {
     fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
-    }
-}
-
-/// How an attempt of this kind is made, and the breaker it needs leave of; none where the scene does not want it.
-fn aim(scene: &Scene, kind: Kind) -> Option<(&Target, Option<&breaker::Key>)> {
-    let (target, breaker) = match (kind, &scene.callback) {
-        (Kind::Work, _) => (&scene.target, &scene.breaker),
-        (Kind::Callback, Some(callback)) => (&callback.target, &callback.breaker),
-        (Kind::Callback, None) => return None,
-    };
-    Some((target, breaker.as_ref()))
-}
-
-/// Says that a breaker has switched, if it has.
-fn say_switch(target: &Arc<str>, switch: Option<Switch>, actions: &mut Vec<Action>) {
-    if let Some(switch) = switch {
-        actions.push(Action::Switched {
-            target: Arc::clone(target),
-            switch,
-        });
     }
 }

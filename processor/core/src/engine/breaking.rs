@@ -1,0 +1,121 @@
+//! The engine's part in breakers: who may call a target that may be down, and where those wait who may not.
+//!
+//! When a breaker is open, is [`crate::breaker`]'s. Invariant: leave is given back exactly once, used or not, and who is turned away uses up
+//! no attempt.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::lines::Admission;
+use super::{Action, Engine, LAST_CHANCE, Now};
+use crate::agenda::Item;
+use crate::breaker::{self, Answer, Breaker, Denied as Turned, Pass, Place, Switch};
+use crate::scene::{Scene, Target};
+use crate::task::Kind;
+use crate::verdict;
+
+/// Leave of a breaker for one call.
+#[derive(Clone, Debug)]
+pub(super) struct Leave {
+    /// The target.
+    pub(super) target: Arc<str>,
+    /// Its breaker.
+    pub(super) breaker: Arc<Breaker>,
+    /// What it gave.
+    pub(super) pass: Pass,
+}
+
+impl Engine {
+    /// Asks the breaker of a target whether it may be called.
+    pub(super) fn ask_breaker(
+        &mut self,
+        now: Now,
+        key: &breaker::Key,
+        actions: &mut Vec<Action>,
+    ) -> Result<Leave, Turned> {
+        let breaker = self.breakers.get(key, &self.gates);
+        #[cfg(feature = "planted")]
+        self.bug.asks(&breaker, now.steady)?;
+        let Answer { permit, switch } = breaker.ask(now.steady);
+        let target = Arc::clone(&key.target);
+        say_switch(&target, switch, actions);
+        permit.map(|pass| Leave {
+            target,
+            breaker,
+            pass,
+        })
+    }
+
+    /// A due task whose target must not be called: it waits for the breaker in memory, if few do so, or else in a tier, and no attempt is
+    /// used up. One whose deadline is before that expires.
+    pub(super) fn turn_away(
+        &mut self,
+        now: Now,
+        item: Item,
+        (scene, key): (&Scene, &breaker::Key),
+        turned: Turned,
+        actions: &mut Vec<Action>,
+    ) -> Admission {
+        let Turned { until, down_for } = turned;
+        let again = now.wall + until.saturating_sub(now.steady);
+        let expires = verdict::expires(scene, &item.task, again);
+        let (held, limits) = (self.held, self.limits);
+        let crowded = self.lane(item.lane).is_crowded(held, &limits);
+        let due = match self.breakers.place(key, now.steady, until) {
+            Place::Memory if !crowded && !expires => {
+                let mut item = Item {
+                    wake: again,
+                    ..item
+                };
+                let left = again.since(now.wall).as_micros() as u64;
+                item.held.breaker = item.held.breaker.saturating_add(left);
+                self.agenda.push(item);
+                return Admission::Gone;
+            }
+            Place::Probe => again,
+            Place::Memory | Place::Tier => {
+                let due = now.wall + breaker::wait(&self.ladder, down_for);
+                // It gets its chance before its deadline.
+                verdict::deadline(scene, &item.task)
+                    .map_or(due, |end| due.min(end.before(LAST_CHANCE)).max(again))
+            }
+        };
+        if self.is_full() {
+            return Admission::no_room(now, item);
+        }
+        if expires {
+            self.expire(now, &item, actions);
+        } else {
+            self.park_deferred(now, item, None, due, actions);
+        }
+        Admission::Gone
+    }
+
+    /// How long the target of a task may not be called as often as usual, having been down.
+    pub(super) fn ramp_left(&mut self, now: Now, item: &Item) -> Option<Duration> {
+        let scene = self.scenes.find(&item.task.scene)?;
+        let (_, key) = aim(scene, item.task.kind)?;
+        let breaker = self.breakers.get(key?, &self.gates);
+        breaker.ramp_left(now.steady)
+    }
+}
+
+/// How an attempt of this kind is made, and the breaker it needs leave of; none where the scene does not want it.
+pub(super) fn aim(scene: &Scene, kind: Kind) -> Option<(&Target, Option<&breaker::Key>)> {
+    let (target, breaker) = match (kind, &scene.callback) {
+        (Kind::Work, _) => (&scene.target, &scene.breaker),
+        (Kind::Callback, Some(callback)) => (&callback.target, &callback.breaker),
+        (Kind::Callback, None) => return None,
+    };
+    Some((target, breaker.as_ref()))
+}
+
+/// Says that a breaker has switched, if it has.
+pub(super) fn say_switch(target: &Arc<str>, switch: Option<Switch>, actions: &mut Vec<Action>) {
+    if let Some(switch) = switch {
+        actions.push(Action::Switched {
+            target: Arc::clone(target),
+            switch,
+        });
+    }
+}

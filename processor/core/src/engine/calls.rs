@@ -1,0 +1,196 @@
+//! The engine's part in attempts: the call of a target, or the delivery to a topic, and what follows from what was said.
+//!
+//! Invariant: a call gives back what it was admitted with, also when its lane is ours no more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::breaking::{Leave, say_switch};
+use super::{Action, Closing, Engine, Now};
+use crate::agenda::Item;
+use crate::breaker;
+use crate::consequence::{self, Answer as Said, End};
+use crate::entry::Entry;
+use crate::gate::Gate;
+use crate::lane::LaneId;
+use crate::outcome::{Outcome, Terminal};
+#[cfg(feature = "planted")]
+use crate::planted::Bug;
+use crate::scene::Scene;
+use crate::task::{Failure, Kind, Task};
+use crate::verdict;
+use crate::wait::Wait;
+
+/// A call in flight.
+#[derive(Debug)]
+pub(super) struct Call {
+    /// The lane its task was read from.
+    lane: LaneId,
+    /// The assignment of that lane.
+    epoch: u64,
+    /// Its offset.
+    offset: i64,
+    /// The task.
+    task: Arc<Task>,
+    /// The rules it was started under.
+    scene: Arc<Scene>,
+    /// The gate to give it back to.
+    gate: Arc<Gate>,
+    /// The breaker to tell how it went.
+    leave: Option<Leave>,
+    /// The steady time at which it was started.
+    started: Duration,
+    /// How late that was.
+    wait: Wait,
+}
+
+impl Engine {
+    /// Calls the target.
+    pub(super) fn dispatch(
+        &mut self,
+        now: Now,
+        item: Item,
+        scene: Arc<Scene>,
+        (gate, leave): (Arc<Gate>, Option<Leave>),
+        actions: &mut Vec<Action>,
+    ) {
+        let ticket = self.number();
+        let wait = self.wait_of(now, &item);
+        let lane = self.lane(item.lane);
+        lane.calls += 1;
+        let call = Call {
+            lane: item.lane,
+            epoch: lane.epoch,
+            offset: item.offset,
+            task: Arc::clone(&item.task),
+            scene: Arc::clone(&scene),
+            gate,
+            leave,
+            started: now.steady,
+            wait,
+        };
+        self.calls.insert(ticket, call);
+        actions.push(Action::Dispatch {
+            ticket,
+            lane: item.lane,
+            scene,
+            wait,
+            task: item.task,
+        });
+    }
+
+    /// Delivers to a topic: the attempt is part of the settlement, and so is what follows if the topic refuses it.
+    pub(super) fn deliver(
+        &mut self,
+        now: Now,
+        item: Item,
+        scene: &Scene,
+        topic: &Arc<str>,
+        actions: &mut Vec<Action>,
+    ) {
+        let closing = self.closing(&item);
+        let wait = self.wait_of(now, &item);
+        let delivered = End {
+            terminal: Terminal::Delivered,
+            reason: None,
+            attempts: item.task.attempt,
+            wait: Some(wait),
+        };
+        let mut entries = vec![Entry::Deliver {
+            topic: Arc::clone(topic),
+            task: Arc::clone(&item.task),
+            wait,
+        }];
+        entries.extend(consequence::end(
+            Arc::clone(&item.task),
+            delivered,
+            now.wall,
+        ));
+
+        let failure = Failure::new("produce", "the target topic refused the record");
+        let refused = Outcome::Retryable(failure.clone());
+        let verdict = verdict::verdict(scene, &item.task, &refused, now.wall);
+        let mut otherwise = consequence::of_verdict(
+            Arc::unwrap_or_clone(item.task),
+            verdict,
+            Said {
+                outcome: refused.word(),
+                failure: Some(failure),
+                wait,
+            },
+            &self.ladder,
+            now.wall,
+        );
+        self.deliver_in_order(closing, &mut entries, &mut otherwise);
+        self.close(closing, entries, otherwise, actions);
+    }
+
+    /// A call came back: what its outcome means, unless the lane is ours no more.
+    pub(super) fn attempted(
+        &mut self,
+        now: Now,
+        ticket: u64,
+        outcome: &Outcome,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(call) = self.calls.remove(&ticket) else {
+            unreachable!("call {ticket} came back twice");
+        };
+        let took = now.steady.saturating_sub(call.started);
+        let went = breaker::Call::of(outcome, took);
+        match call.task.kind {
+            Kind::Work => call.gate.returned(now.steady, went),
+            // Of another target.
+            Kind::Callback => call.gate.release(),
+        }
+        if let Some(leave) = &call.leave {
+            let switch = leave.breaker.returned(now.steady, leave.pass, went);
+            say_switch(&leave.target, switch, actions);
+        }
+        if let Some(line) = self.ready.get_mut(&call.scene.name) {
+            line.ask_at = line.ask_at.min(now.wall);
+        }
+        #[cfg(feature = "planted")]
+        let (call, outcome) = (self.adopted(call), &self.bug.heard(outcome));
+        let Some(lane) = self
+            .lanes
+            .get_mut(&call.lane)
+            .filter(|lane| lane.epoch == call.epoch)
+        else {
+            return;
+        };
+        lane.calls -= 1;
+        let closing = Closing {
+            lane: call.lane,
+            offset: call.offset,
+            home: self.home(&call.task),
+            weight: call.task.weight(),
+        };
+        // A verdict is a decision of its own: by the rules in force now, not by those that the call was started under.
+        let scene = self.scenes.find(&call.task.scene).unwrap_or(&call.scene);
+        let verdict = verdict::verdict(scene, &call.task, outcome, now.wall);
+        let entries = consequence::of_verdict(
+            Arc::unwrap_or_clone(call.task),
+            verdict,
+            Said {
+                outcome: outcome.word(),
+                failure: outcome.failure().cloned(),
+                wait: call.wait,
+            },
+            &self.ladder,
+            now.wall,
+        );
+        self.settle(closing, entries, actions);
+        self.say_if_drained(closing.lane.shard, actions);
+    }
+
+    /// The call as if it had been started in this assignment, if that is the mistake.
+    #[cfg(feature = "planted")]
+    fn adopted(&self, call: Call) -> Call {
+        let epoch = match (self.bug, self.lanes.get(&call.lane)) {
+            (Bug::NoEpochCheck, Some(lane)) => lane.epoch,
+            _ => call.epoch,
+        };
+        Call { epoch, ..call }
+    }
+}
