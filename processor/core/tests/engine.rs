@@ -144,6 +144,20 @@ impl Bench {
         self.step(now, input)
     }
 
+    /// Goes on until nothing more is to be done at `now`: how many offsets are settled by that.
+    fn settled_by(&mut self, now: Now) -> usize {
+        let mut settled = 0;
+        while self.engine.next_wake().is_some_and(|wake| wake <= now.wall) {
+            let actions = self.step(now, Input::Tick);
+            settled += actions
+                .iter()
+                .filter(|action| matches!(action, Action::Settle(_)))
+                .count();
+            self.engine.commits();
+        }
+        settled
+    }
+
     /// Answers the one call that `actions` start.
     fn answer(&mut self, now: Now, actions: &[Action], outcome: Outcome) -> Vec<Action> {
         let [Action::Dispatch { ticket, .. }] = actions else {
@@ -910,6 +924,33 @@ fn tasks_behind_a_long_line_move_to_the_other_shards_of_its_rate_in_turn_and_onc
         assert_eq!(moved.iter().filter(|to| **to == Some(shard)).count(), 2);
     }
     assert_eq!(stays, []);
+}
+
+#[test]
+fn tasks_behind_a_long_line_move_however_many_are_due_at_once() {
+    let mut bench = Bench::of_group(12, scene(|scene| scene.rate = Some(fifty_a_second())));
+    bench.assign(0);
+    for offset in 0..5_000 {
+        bench.record(at(0), TASKS, offset, task("a", at(500)));
+    }
+
+    let moved = bench.settled_by(at(500));
+
+    // Two are started, which half a second has saved up for, and 42 are in line when the others come: a twelfth of those stays.
+    assert_eq!(moved, 4_543);
+}
+
+#[test]
+fn overflow_is_deferred_however_much_is_due_at_once() {
+    let mut bench = Bench::new(scene(|scene| scene.rate = Some(fifty_a_second())));
+    for offset in 0..13_000 {
+        bench.record(at(0), TASKS, offset, task("a", at(500)));
+    }
+
+    let deferred = bench.settled_by(at(500));
+
+    // Until less than a fifth of the offsets that a lane may have are open: 9,999.
+    assert_eq!(deferred, 3_001);
 }
 
 #[test]
