@@ -33,7 +33,6 @@ use crate::share::Shares;
 use crate::task::Task;
 use crate::tier::{HORIZON, Ladder, STRAIGHT};
 use crate::time::Timestamp;
-use crate::turn::Turns;
 use crate::verdict;
 use crate::wait::{Held, Wait};
 use crate::window::Read;
@@ -231,8 +230,6 @@ pub struct Engine {
     agenda: Agenda,
     /// Tasks that are due and wait to be started, by scene.
     ready: BTreeMap<Arc<str>, Line>,
-    /// Whose turn it is among them.
-    turns: Turns,
     /// Tasks that are to be parked, or to hop, and wait for room in the batch.
     outbound: VecDeque<Item>,
     /// What was settled since [`Self::commits`] was last asked.
@@ -245,7 +242,7 @@ pub struct Engine {
     orders: Orders,
     /// The wall-clock time of the last step.
     latest: Timestamp,
-    /// The number of the next call, item or epoch.
+    /// The number of the next call, item, epoch or turn.
     next: u64,
     /// The mistake it makes.
     #[cfg(feature = "planted")]
@@ -301,7 +298,6 @@ impl Engine {
             paused: BTreeSet::new(),
             agenda: Agenda::default(),
             ready: BTreeMap::new(),
-            turns: Turns::default(),
             outbound: VecDeque::new(),
             batch: Load::default(),
             calls: HashMap::new(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::agenda::{Agenda, Item};
 use crate::time::Timestamp;
+use crate::turn::Turn;
 use crate::wait::Held;
 
 /// Due tasks of one scene, earliest first.
@@ -21,8 +22,8 @@ pub(crate) struct Line {
     changed: Timestamp,
     /// How long there was something to wait for, until then.
     held: Held,
-    /// How many more may be started in this turn.
-    pub(crate) credit: usize,
+    /// The turn of its scene.
+    pub(crate) turn: Turn,
     /// Since when tasks are in line.
     since: Timestamp,
     /// How many of them the gate has let through.
@@ -47,15 +48,15 @@ pub(crate) enum Hold {
 // === impl Line ===
 
 impl Line {
-    /// A line without tasks.
-    pub(crate) fn new(now: Timestamp) -> Self {
+    /// A line without tasks, whose turn is that.
+    pub(crate) fn new(now: Timestamp, turn: Turn) -> Self {
         Self {
             items: Agenda::default(),
             ask_at: now,
             hold: Hold::Turn,
             changed: now,
             held: Held::default(),
-            credit: 0,
+            turn,
             since: now,
             served: 0,
             expected: Timestamp::EPOCH,

@@ -13,7 +13,7 @@ use retide_core::lane::Limits;
 use retide_core::scene::{Host, Target};
 use retide_core::{
     Action, Backoff, Engine, Entry, Gates, Input, Jitter, Kind, Ladder, LaneId, Now, Origin,
-    Policy, Rate, Record, Scene, Scenes, Source, Task, Timestamp, Weight,
+    Outcome, Policy, Rate, Record, Scene, Scenes, Source, Task, Timestamp, Weight,
 };
 
 const TASKS: LaneId = LaneId {
@@ -213,6 +213,83 @@ fn a_rate_that_scenes_share_is_theirs_by_weight() {
         engine.step(at(millis), Input::Tick, &mut actions);
         order.extend(started(&actions));
         millis += 10;
+    }
+    let heavy = order.iter().filter(|name| *name == "heavy").count();
+
+    assert!((116..=124).contains(&heavy), "{heavy} of {order:?}");
+}
+
+#[test]
+fn a_rate_that_scenes_share_is_theirs_by_weight_whoever_else_is_started() {
+    let rate = |limit| Rate {
+        limit: NonZeroU32::new(limit).unwrap(),
+        per: Duration::from_secs(1),
+        burst: NonZeroU32::MIN,
+    };
+    let shared = |name, weight| Scene {
+        host: Some(Host {
+            name: "http://shop.example:80".into(),
+            rate: true,
+            concurrency: false,
+        }),
+        rate: Some(rate(10)),
+        ..scene(name, weight, Target::Call)
+    };
+    // With a rate of its own, and a turn between any two attempts of the others.
+    let other = Scene {
+        rate: Some(rate(20)),
+        ..scene("other", 1, Target::Call)
+    };
+    let scenes = [("heavy", 3), ("light", 1), ("other", 1)];
+    let scenes = scenes.map(|(name, weight)| (name.to_owned(), weight));
+    let mut engine = engine(&scenes, &[200, 200, 400], &Target::Call, 100);
+    let rules = [shared("heavy", 3), shared("light", 1), other];
+    let rules = Input::Rules(rules.into_iter().collect());
+    engine.step(at(1), rules, &mut Vec::new());
+
+    let mut order = Vec::new();
+    for millis in (500..16_500).step_by(10) {
+        let mut actions = Vec::new();
+        engine.step(at(millis), Input::Tick, &mut actions);
+        order.extend(started(&actions));
+    }
+    let of = |name: &str| order.iter().filter(|started| *started == name).count();
+
+    assert!((116..=124).contains(&of("heavy")), "{}", of("heavy"));
+    assert!((36..=44).contains(&of("light")), "{}", of("light"));
+}
+
+#[test]
+fn calls_that_scenes_of_a_host_share_are_theirs_by_weight() {
+    let shared = |(name, weight)| Scene {
+        host: Some(Host {
+            name: "http://shop.example:80".into(),
+            rate: false,
+            concurrency: true,
+        }),
+        concurrency: NonZeroU32::MIN,
+        ..scene(name, weight, Target::Call)
+    };
+    let weights = [("heavy", 3), ("light", 1)];
+    let scenes = weights.map(|(name, weight)| (name.to_owned(), weight));
+    let mut engine = engine(&scenes, &[200, 200], &Target::Call, 100);
+    let rules = Input::Rules(weights.map(shared).into_iter().collect());
+    engine.step(at(1), rules, &mut Vec::new());
+
+    let mut actions = Vec::new();
+    engine.step(at(500), Input::Tick, &mut actions);
+    let mut order = started(&actions);
+    // Calls are so fast that no time passes.
+    for _ in 1..160 {
+        let [Action::Dispatch { ticket, .. }] = actions[..] else {
+            panic!("one call at a time expected, not {actions:?}");
+        };
+        let outcome = Outcome::Success;
+        actions.clear();
+        engine.step(at(500), Input::Attempted { ticket, outcome }, &mut actions);
+        engine.commits();
+        actions.retain(|action| matches!(action, Action::Dispatch { .. }));
+        order.extend(started(&actions));
     }
     let heavy = order.iter().filter(|name| *name == "heavy").count();
 

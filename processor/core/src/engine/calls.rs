@@ -147,9 +147,7 @@ impl Engine {
             let switch = leave.breaker.returned(now.steady, leave.pass, went);
             say_switch(&leave.target, switch, actions);
         }
-        if let Some(line) = self.ready.get_mut(&call.scene.name) {
-            line.ask_at = line.ask_at.min(now.wall);
-        }
+        self.ask_about_call(now.wall, &call.scene);
         #[cfg(feature = "planted")]
         let (call, outcome) = (self.adopted(call), &self.bug.heard(outcome));
         let Some(lane) = self

@@ -3,7 +3,7 @@
 //! What a line is, is [`crate::line`]'s, and whose turn it is [`crate::turn`]'s. Invariant: a task that is due has started, is in the line of
 //! its scene, or was moved or settled; only [`Engine::admit`] starts one.
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::gate::{Denied, Gate};
 use crate::line::{Hold, Line};
 use crate::scene::{MAX_DELAY, Scene, Target};
 use crate::time::Timestamp;
-use crate::turn;
+use crate::turn::Turn;
 use crate::verdict;
 
 /// Tasks of one scene that may wait in memory for its gate in any case; more are deferred to a tier where their lane is crowded.
@@ -78,7 +78,7 @@ impl Engine {
             return self.defer(now, &name, item, actions);
         }
         if let Admission::Held(item, hold, until) = self.admit(now, item, actions) {
-            let mut line = Line::new(now.wall);
+            let mut line = Line::new(now.wall, Turn::last(self.number()));
             line.push(now.wall, item);
             line.wait(now.wall, hold, until);
             self.ready.insert(name, line);
@@ -190,39 +190,31 @@ impl Engine {
 
     /// Puts a due task in line, where those that come to their turn first are started first.
     pub(super) fn line_up(&mut self, now: Now, item: Item) {
+        let turn = Turn::last(self.number());
         let line = self.ready.entry(self.scene_of(&item));
-        let line = line.or_insert_with(|| Line::new(now.wall));
+        let line = line.or_insert_with(|| Line::new(now.wall, turn));
         line.push(now.wall, item);
     }
 
     /// Asks the gates that have tasks waiting and may be open again, scene by scene in turn.
     pub(super) fn ask_gates(&mut self, now: Now, most: usize, actions: &mut Vec<Action>) {
         let room = !self.is_full();
-        let mut asked: VecDeque<Arc<str>> = self
+        let mut asked: BTreeSet<(u64, Arc<str>)> = self
             .ready
             .iter()
             .filter(|(_, line)| line.ask_at <= now.wall && (room || line.hold() != Hold::Room))
-            .map(|(name, _)| Arc::clone(name))
+            .map(|(name, line)| (line.turn.place, Arc::clone(name)))
             .collect();
-        self.turns.order(&mut asked);
         let mut left = most;
         while left > 0
-            && let Some(name) = asked.pop_front()
+            && let Some((_, name)) = asked.pop_first()
         {
-            let started = self.serve(now, &name, left, actions);
-            left -= started;
-            let Some(line) = self.ready.get_mut(&name) else {
-                self.turns.started(&name, 0);
-                continue;
-            };
-            match line.hold() {
-                Hold::Turn if line.credit == 0 => asked.push_back(Arc::clone(&name)),
-                // Its turn goes on when there is time, or room, or a rate that it may share.
-                Hold::Turn | Hold::Room | Hold::Rate => {}
-                Hold::Concurrency => line.credit = 0,
-            }
-            if started > 0 {
-                self.turns.started(&name, line.credit);
+            left -= self.serve(now, &name, left, actions);
+            // Its turn is over, and nothing holds it: it may have another one.
+            if let Some(line) = self.ready.get(&name)
+                && line.hold() == Hold::Turn
+            {
+                asked.insert((line.turn.place, name));
             }
         }
     }
@@ -239,11 +231,9 @@ impl Engine {
             return 0;
         };
         line.wait(now.wall, Hold::Turn, now.wall);
-        if line.credit == 0 {
-            let scene = self.scenes.get(name);
-            line.credit = turn::credit(scene.map(|scene| scene.weight).unwrap_or_default());
-        }
-        let most = most.min(line.credit);
+        let scene = self.scenes.get(name);
+        let weight = scene.map(|scene| scene.weight).unwrap_or_default();
+        let most = most.min(line.turn.begin(weight));
         let mut started = 0;
         while started < most
             && let Some(item) = line.pop(now.wall)
@@ -257,8 +247,10 @@ impl Engine {
                 }
             }
         }
-        line.credit -= started;
         line.serve(started);
+        if !line.turn.goes_on(started) {
+            line.turn = Turn::last(self.number());
+        }
         if !line.is_empty() {
             self.ready.insert(Arc::clone(name), line);
         }
@@ -269,6 +261,22 @@ impl Engine {
     pub(super) fn ask_all_at(&mut self, now: Timestamp) {
         for line in self.ready.values_mut() {
             line.ask_at = line.ask_at.min(now);
+        }
+    }
+
+    /// Asks for the tasks in line again at `now` that a call of `scene` may have held, which is back.
+    pub(super) fn ask_about_call(&mut self, now: Timestamp, scene: &Scene) {
+        let Some(host) = scene.concurrency_of() else {
+            if let Some(line) = self.ready.get_mut(&scene.name) {
+                line.ask_at = line.ask_at.min(now);
+            }
+            return;
+        };
+        for (name, line) in &mut self.ready {
+            let other = self.scenes.get(name);
+            if other.and_then(|other| other.concurrency_of()) == Some(host) {
+                line.ask_at = line.ask_at.min(now);
+            }
         }
     }
 
