@@ -11,6 +11,7 @@ use crate::completions::Completions;
 use crate::engine::{Commit, Now};
 use crate::entry::Entry;
 use crate::outcome::{Outcome, Terminal};
+use crate::scene::Weight;
 use crate::task::Task;
 
 /// A mistake.
@@ -55,13 +56,17 @@ pub enum Bug {
     KeyOrderLostOnRevoke,
     /// A task starts when the end of the one before it is decided, whether that is committed or not.
     KeyOrderUncommitted,
+    /// Scenes count the same, whatever their weights.
+    WeightIgnored,
+    /// A scene whose turn is over does not go behind the others.
+    TurnKept,
 }
 
 // === impl Bug ===
 
 impl Bug {
     /// Every mistake there is.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::OffsetByOne,
         Self::WrongBase,
         Self::Early,
@@ -80,6 +85,8 @@ impl Bug {
         Self::DeferralBurnsAttempt,
         Self::KeyOrderLostOnRevoke,
         Self::KeyOrderUncommitted,
+        Self::WeightIgnored,
+        Self::TurnKept,
     ];
 
     /// The time as the agenda sees it.
@@ -134,6 +141,14 @@ impl Bug {
         if self == Self::DeferralBurnsAttempt {
             task.attempt += 1;
         }
+    }
+
+    /// What a scene counts.
+    pub(crate) fn weight(self, weight: Weight) -> Weight {
+        if self == Self::WeightIgnored {
+            return Weight::default();
+        }
+        weight
     }
 
     /// What is written.

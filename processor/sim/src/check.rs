@@ -16,6 +16,7 @@ use retide_core::{
 
 use crate::broker::{Cause, Entry, Fate, Outgoing, Payload, Progress, Topic};
 use crate::plan::Submission;
+use crate::turns::Turns;
 use crate::world::{At, SECOND};
 
 /// One attempt of one task.
@@ -103,6 +104,8 @@ pub struct Figures {
     pub openings: u64,
     /// Attempts that had to wait for their turn.
     pub in_turn: u64,
+    /// Attempts of scenes that shared a rate while all of them had tasks in line.
+    pub shared: u64,
 }
 
 /// The judge.
@@ -124,14 +127,16 @@ pub(crate) struct Judge {
     committed: BTreeMap<LaneId, (i64, Completions)>,
     /// Attempts started in an assignment that has not ended.
     by_assignment: BTreeMap<u64, Vec<Attempt>>,
-    /// What the group may start, by scene, limit, span and burst: while other rules are on their way, each has its own.
+    /// What the group may start, by scene or host, limit, span and burst: while other rules are on their way, each has its own.
     allowances: BTreeMap<(Arc<str>, u32, Duration, u32), Allowance>,
-    /// Calls in flight, by process and scene.
+    /// Calls in flight, by process and scene or host.
     calls: BTreeMap<(u64, Arc<str>), u32>,
     /// How long the breaker of a target stays open at least.
     open_for: BTreeMap<Arc<str>, At>,
     /// Since when breakers are open, by process and target.
     open_since: BTreeMap<(u64, Arc<str>), At>,
+    /// Whose turn it is where scenes share a rate.
+    pub(crate) turns: Turns,
     /// The most attempts any rules allowed.
     most_attempts: u32,
     /// The first promise found broken.
@@ -155,6 +160,7 @@ impl Figures {
             deferred: self.deferred + other.deferred,
             openings: self.openings + other.openings,
             in_turn: self.in_turn + other.in_turn,
+            shared: self.shared + other.shared,
         }
     }
 }
@@ -190,6 +196,7 @@ impl Judge {
                 };
                 self.allowances.entry(under(scene, rate)).or_insert(new);
             }
+            self.turns.know(scene);
             self.most_attempts = self.most_attempts.max(scene.most_attempts().get());
             for key in keys(scene) {
                 let span = key.rule.open.as_micros() as At;
@@ -248,6 +255,14 @@ impl Judge {
             .push(attempt);
     }
 
+    /// A worker starts a task that it has read in a lane: whether it is the turn of its scene.
+    pub(crate) fn takes_turn(&mut self, worker: usize, lane: LaneId, task: &Task) {
+        match self.turns.started(worker, lane, task) {
+            Ok(counts) => self.figures.shared += u64::from(counts),
+            Err(why) => self.object(|| why),
+        }
+    }
+
     /// A process says that the breaker of a target has switched.
     pub(crate) fn switched(&mut self, at: At, process: u64, target: &Arc<str>, to: State) {
         let least = self.open_for.get(target).copied().unwrap_or_default();
@@ -274,8 +289,8 @@ impl Judge {
     }
 
     /// A process has heard the answer to a call.
-    pub(crate) fn returned(&mut self, process: u64, scene: Arc<str>) {
-        *self.calls.entry((process, scene)).or_default() -= 1;
+    pub(crate) fn returned(&mut self, process: u64, counted_as: Arc<str>) {
+        *self.calls.entry((process, counted_as)).or_default() -= 1;
     }
 
     /// A task is delivered to a topic.
@@ -501,7 +516,7 @@ impl Judge {
     fn within_concurrency(&mut self, process: u64, scene: &Scene) {
         let calls = self
             .calls
-            .entry((process, Arc::clone(&scene.name)))
+            .entry((process, Arc::clone(counted_as(scene))))
             .or_default();
         *calls += 1;
         let calls = *calls;
@@ -509,7 +524,7 @@ impl Judge {
             self.object(|| {
                 format!(
                     "process {process} has {calls} calls of {} in flight",
-                    scene.name
+                    counted_as(scene)
                 )
             });
         }
@@ -659,10 +674,15 @@ impl Attempt {
     }
 }
 
+/// Whose calls in flight those of a scene are.
+pub(crate) fn counted_as(scene: &Scene) -> &Arc<str> {
+    scene.concurrency_of().unwrap_or(&scene.name)
+}
+
 /// What an allowance is known by.
 fn under(scene: &Scene, rate: Rate) -> (Arc<str>, u32, Duration, u32) {
     let Rate { limit, per, burst } = rate;
-    (Arc::clone(&scene.name), limit.get(), per, burst.get())
+    (Arc::clone(scene.rate_of()), limit.get(), per, burst.get())
 }
 
 /// Most hops of a task. No task has more than a few minutes to wait, but clocks are set by hours, several times; the engine holds what

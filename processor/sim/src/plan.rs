@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use retide_core::breaker::{Fraction, Key, Rule};
 use retide_core::lane::Limits;
-use retide_core::scene::{Callback, DEFAULT, Target};
+use retide_core::scene::{CONCURRENCY, Callback, DEFAULT, Host, Target};
 use retide_core::{
     Backoff, Base, Failure, Jitter, Ladder, Ordering, Outcome, Policy, Rate, Scene, Terminal,
-    Timestamp,
+    Timestamp, Weight,
 };
 
 use crate::chance::Chance;
@@ -137,6 +137,12 @@ const SCENES: [&str; 3] = ["call", "rate", "topic"];
 /// The scenes of those that keep the order of their keys: a call, and a topic.
 const KEYED: [&str; 2] = ["keyed", "keyed-topic"];
 
+/// The scenes of those that share the rate of a host.
+const SHARING: [&str; 2] = ["shared", "too"];
+
+/// Calls of a host in flight, where they are few: two.
+const FEW: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
+
 /// The scene of a campaign.
 const CAMPAIGN: &str = "chaos";
 
@@ -224,7 +230,9 @@ impl Plan {
         plan.draw_clocks(chance);
         plan.draw_faults(chance, KINDS);
         plan.faults.sort_by_key(|(at, _)| *at);
-        plan.draw_order(&mut chance.fork());
+        let mut fork = chance.fork();
+        plan.draw_order(&mut fork);
+        plan.draw_weights(&mut fork, shards);
         plan
     }
 
@@ -307,6 +315,58 @@ impl Plan {
             submission.key = Some(chance.pick(&["a", "b", "c"][..keys]));
             if chance.one_in(8) {
                 submission.key = None;
+            }
+        }
+    }
+
+    /// Gives scenes their weights, and lets a quarter of all histories have two more that share the rate of a host, with more tasks than it
+    /// admits at once.
+    fn draw_weights(&mut self, chance: &mut Chance, shards: i32) {
+        if chance.one_in(4) {
+            self.draw_sharing(chance, shards);
+        }
+        for scene in &mut self.scenes {
+            let weight = Weight::try_new(chance.pick(&[1, 1, 2, 5]));
+            scene.weight = weight.unwrap_or_default();
+        }
+    }
+
+    /// The scenes that share a rate, and their tasks.
+    fn draw_sharing(&mut self, chance: &mut Chance, shards: i32) {
+        let host = Host {
+            name: "http://shared:80".into(),
+            rate: true,
+            // Other workers of the process would take part in it, and each knows its own lines only.
+            concurrency: self.workers.iter().all(|workers| *workers == 1) && chance.one_in(2),
+        };
+        let rate = Rate {
+            limit: NonZeroU32::MIN.saturating_add(chance.between(3, 9) as u32),
+            per: Duration::from_secs(1),
+            // For each shard one, so that tasks wait where they are read.
+            burst: NonZeroU32::MIN.saturating_add(3),
+        };
+        let few = host.concurrency && chance.one_in(2);
+        let at = chance.between(0, self.heals_at);
+        let shard = chance.below(shards as u64) as i32;
+        for name in SHARING {
+            let mut scene = scene(name, chance);
+            scene.host = Some(host.clone());
+            scene.rate = Some(rate);
+            scene.concurrency = if few { FEW } else { CONCURRENCY };
+            self.scenes.push(scene);
+            for number in 0..chance.between(10, 40) {
+                let at = at + chance.between(0, 2_000) * MILLI;
+                self.submissions.push(Arc::new(Submission {
+                    id: format!("{name}{number}").into(),
+                    at,
+                    shard,
+                    scene: name.into(),
+                    due: None,
+                    deadline: None,
+                    key: None,
+                    poison: false,
+                    fate: None,
+                }));
             }
         }
     }
@@ -460,6 +520,7 @@ fn scene(name: &str, chance: &mut Chance) -> Scene {
 /// Changes the rules of a scene.
 pub(crate) fn change(scene: &mut Scene, chance: &mut Chance) {
     let count = |count: u64| NonZeroU32::new(count as u32).unwrap_or(NonZeroU32::MIN);
+    let calls = scene.concurrency;
     scene.policy.backoff = Backoff::Fixed {
         delay: Duration::from_millis(chance.pick(&[10, 700, 4_000, 5_000, 12_000, 20_000])),
     };
@@ -476,6 +537,12 @@ pub(crate) fn change(scene: &mut Scene, chance: &mut Chance) {
             delay: Duration::from_millis(chance.pick(&[10, 700, 4_000, 12_000])),
         };
         scene.policy.max_attempts = count(chance.between(1, 3));
+    }
+    if SHARING.contains(&&*scene.name) {
+        // Nothing holds them but what they share.
+        scene.concurrency = calls;
+        scene.least_concurrency = None;
+        scene.deadline = None;
     }
     if &*scene.name == "rate" {
         scene.rate = Some(Rate {

@@ -17,7 +17,7 @@ use retide_core::{
 
 use crate::broker::{Cause, Outgoing, Payload, Place, Progress, Topic};
 use crate::bug::Bug;
-use crate::check::Start;
+use crate::check::{Start, counted_as};
 use crate::group::{Given, Member, Membership, Protocol};
 use crate::ledger::{Batch, Desk, Ledger, Ownership, Receipt, Settled};
 use crate::plan::Submission;
@@ -121,7 +121,7 @@ pub(crate) struct Worker {
     fetch: Option<u64>,
     /// The offsets that it has while it waits for the order of keys.
     fetched: Option<Vec<Progress>>,
-    /// The scene of each call in flight, for the judge.
+    /// The scene of each call in flight, or its host, for the judge.
     calls: BTreeMap<u64, Arc<str>>,
     /// What was settled since the last batch.
     settled: Vec<Settlement>,
@@ -782,17 +782,32 @@ impl Worker {
             wall: env.wall_of(self.process),
             steady: std::time::Duration::from_micros(env.now),
         };
+        let read = env.judge.turns.read(&input);
+        if let Input::Revoke { shard } = input {
+            env.judge.turns.let_go(self.id, shard);
+        }
+        env.judge.turns.begin(self.id, now.wall);
+        let before = self.engine.open();
         let mut actions = Vec::new();
         self.engine.step(now, input, &mut actions);
+        let is_settled = |action: &&Action| matches!(action, Action::Settle(_));
+        let settled = actions.iter().filter(is_settled).count();
+        // One offset more is open than was: the record was not one that comes again.
+        if let Some((at, waiting)) = read
+            && self.engine.open() + settled > before
+        {
+            env.judge.turns.taken(self.id, at, waiting);
+        }
         for action in actions {
             match action {
                 Action::Dispatch {
                     ticket,
-                    lane: LaneId { shard, .. },
+                    lane,
                     scene,
                     task,
                     ..
                 } => {
+                    let LaneId { shard, .. } = lane;
                     let start = Start {
                         assignment: self.epochs.get(&shard).copied().unwrap_or_default(),
                         process: self.life,
@@ -804,10 +819,13 @@ impl Worker {
                             .member()
                             .is_some_and(|member| env.broker.group.has(member)),
                     };
-                    self.calls.insert(ticket, Arc::clone(&scene.name));
+                    self.calls.insert(ticket, Arc::clone(counted_as(&scene)));
+                    env.judge.takes_turn(self.id, lane, &task);
                     env.call(self.id, ticket, start, &task, &scene);
                 }
                 Action::Settle(settlement) => {
+                    let Settlement { lane, offset, .. } = settlement;
+                    env.judge.turns.settled(self.id, (lane, offset));
                     if self.settled.is_empty() {
                         self.commit_at = env.now + env.plan.commit_interval;
                     }
@@ -843,6 +861,7 @@ impl Worker {
                 }
             }
         }
+        env.judge.turns.end(self.id);
         self.within_limits(env);
     }
 

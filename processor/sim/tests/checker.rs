@@ -67,8 +67,11 @@ mod planted {
     /// Why it does not see that the order of keys is lost.
     const UNORDERED: &str = "scenes of a campaign keep no order, and it knows none";
 
+    /// Why it does not see whose turn it is.
+    const ALONE: &str = "a campaign has one scene, and it knows no rates";
+
     /// What the checker does not see, and why.
-    const UNSEEN: [(Bug, &str); 12] = [
+    const UNSEEN: [(Bug, &str); 14] = [
         (Bug::Core(Core::FreshBurst), "it knows no rates"),
         (
             Bug::Core(Core::LimiterResetOnRebalance),
@@ -90,6 +93,8 @@ mod planted {
         (Bug::Core(Core::KeyOrderUncommitted), UNORDERED),
         (Bug::KeyOrderReadEarly, UNORDERED),
         (Bug::KeyOrderOutOfTurn, UNORDERED),
+        (Bug::Core(Core::WeightIgnored), ALONE),
+        (Bug::Core(Core::TurnKept), ALONE),
         (
             Bug::Core(Core::BreakerStuckOpen),
             "a campaign has no breakers: what each task must come to is known before",

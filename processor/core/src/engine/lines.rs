@@ -14,6 +14,8 @@ use crate::breaker::Fraction;
 use crate::entry::Transition;
 use crate::gate::{Denied, Gate};
 use crate::line::{Hold, Line};
+#[cfg(feature = "planted")]
+use crate::planted::Bug;
 use crate::scene::{MAX_DELAY, Scene, Target};
 use crate::time::Timestamp;
 use crate::turn::Turn;
@@ -233,6 +235,8 @@ impl Engine {
         line.wait(now.wall, Hold::Turn, now.wall);
         let scene = self.scenes.get(name);
         let weight = scene.map(|scene| scene.weight).unwrap_or_default();
+        #[cfg(feature = "planted")]
+        let weight = self.bug.weight(weight);
         let most = most.min(line.turn.begin(weight));
         let mut started = 0;
         while started < most
@@ -248,7 +252,10 @@ impl Engine {
             }
         }
         line.serve(started);
-        if !line.turn.goes_on(started) {
+        let goes_on = line.turn.goes_on(started);
+        #[cfg(feature = "planted")]
+        let goes_on = goes_on || self.bug == Bug::TurnKept;
+        if !goes_on {
             line.turn = Turn::last(self.number());
         }
         if !line.is_empty() {

@@ -1,0 +1,172 @@
+//! The judge's part in turns: where scenes wait for a rate that they share, each has its part of it by its weight, and none starves.
+//!
+//! It knows what a worker has read and not started, and when that is due; of lines and turns it knows nothing. Invariant: a start counts
+//! only while all scenes of the host have had tasks in line since the one before.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use retide_core::{Input, Kind, LaneId, Scene, Task, Timestamp};
+
+/// Who waits at each worker for the rate of a host.
+#[derive(Debug, Default)]
+pub(crate) struct Turns {
+    /// The attempts that each scene which shares a rate may start in a turn.
+    sizes: BTreeMap<Arc<str>, u64>,
+    /// The workers.
+    workers: BTreeMap<usize, Worker>,
+}
+
+/// Who waits at a worker.
+#[derive(Debug, Default)]
+struct Worker {
+    /// The tasks that were read and neither started nor settled.
+    tasks: BTreeMap<(LaneId, i64), Waiting>,
+    /// What each scene has started since all have been in line; none of them if they are not.
+    started: BTreeMap<Arc<str>, u64>,
+    /// The wall clock at the last step.
+    latest: Timestamp,
+}
+
+/// A task that waits.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    /// Its scene.
+    scene: Arc<str>,
+    /// Its identity.
+    id: Arc<str>,
+    /// When it is due.
+    due: Timestamp,
+    /// Whether it was due when the last step had ended: it is in line.
+    is_in_line: bool,
+}
+
+/// Attempts in a turn, for each of a scene's weight.
+const TURN: u64 = 4;
+
+/// Turns that a scene may be ahead of another one: the one that it has, and the one that the other waits for.
+const AHEAD: u64 = 2;
+
+// === impl Turns ===
+
+impl Turns {
+    /// This scene is in force. Those that share a rate keep their weights.
+    pub(crate) fn know(&mut self, scene: &Scene) {
+        if scene.host.as_ref().is_some_and(|host| host.rate) {
+            let size = TURN * u64::from(scene.weight.get());
+            self.sizes.insert(Arc::clone(&scene.name), size);
+        }
+    }
+
+    /// A worker begins a step; what is in line by a clock that was set back since is not known any more.
+    pub(crate) fn begin(&mut self, worker: usize, wall: Timestamp) {
+        let worker = self.workers.entry(worker).or_default();
+        if wall < worker.latest {
+            worker.started.clear();
+        }
+        worker.latest = wall;
+    }
+
+    /// What waits if a worker takes the task that is read.
+    pub(crate) fn read(&self, input: &Input) -> Option<((LaneId, i64), Waiting)> {
+        let Input::Record { position, task, .. } = input else {
+            return None;
+        };
+        let shares = task.kind == Kind::Work && self.sizes.contains_key(&task.scene);
+        let waiting = || Waiting {
+            scene: Arc::clone(&task.scene),
+            id: Arc::clone(&task.id),
+            due: task.due,
+            is_in_line: false,
+        };
+        shares.then(|| ((position.lane, position.offset), waiting()))
+    }
+
+    /// A worker has taken a task.
+    pub(crate) fn taken(&mut self, worker: usize, at: (LaneId, i64), waiting: Waiting) {
+        let worker = self.workers.entry(worker).or_default();
+        worker.tasks.insert(at, waiting);
+    }
+
+    /// A worker starts a task: whether all scenes were in line, or why it was not the turn of this one.
+    pub(crate) fn started(
+        &mut self,
+        worker: usize,
+        lane: LaneId,
+        task: &Task,
+    ) -> Result<bool, String> {
+        let Some(worker) = self.workers.get_mut(&worker) else {
+            return Ok(false);
+        };
+        let mut tasks = worker.tasks.iter();
+        let found = tasks.find(|((of, _), waiting)| *of == lane && waiting.id == task.id);
+        let Some((at, _)) = found.map(|(at, waiting)| (*at, waiting)) else {
+            return Ok(false);
+        };
+        let counts = worker.started.contains_key(&task.scene);
+        if let Some(count) = worker.started.get_mut(&task.scene) {
+            *count += 1;
+        }
+        let fair = self.sizes.iter().try_for_each(|(other, size)| {
+            let of = |scene: &Arc<str>| worker.started.get(scene).copied().unwrap_or_default();
+            let own = self.sizes[&task.scene];
+            // Ahead by turns, without fractions.
+            let ahead = (of(&task.scene) * size).saturating_sub(of(other) * own);
+            if ahead > AHEAD * own * size {
+                return Err(format!(
+                    "{} is {AHEAD} turns ahead of {other}, which is in line: {:?} of {:?}",
+                    task.id, worker.started, self.sizes
+                ));
+            }
+            Ok(())
+        });
+        worker.tasks.remove(&at);
+        if !worker.has_in_line(&task.scene) {
+            worker.started.clear();
+        }
+        fair.map(|()| counts)
+    }
+
+    /// A worker has settled an offset.
+    pub(crate) fn settled(&mut self, worker: usize, at: (LaneId, i64)) {
+        if let Some(worker) = self.workers.get_mut(&worker) {
+            worker.tasks.remove(&at);
+        }
+    }
+
+    /// A worker lets go of a shard.
+    pub(crate) fn let_go(&mut self, worker: usize, shard: i32) {
+        if let Some(worker) = self.workers.get_mut(&worker) {
+            worker.tasks.retain(|(lane, _), _| lane.shard != shard);
+        }
+    }
+
+    /// A step of a worker has ended: who is in line now.
+    pub(crate) fn end(&mut self, worker: usize) {
+        let Some(worker) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        for waiting in worker.tasks.values_mut() {
+            waiting.is_in_line = waiting.due <= worker.latest;
+        }
+        if !self.sizes.keys().all(|scene| worker.has_in_line(scene)) {
+            worker.started.clear();
+        } else if worker.started.is_empty() {
+            worker.started = self
+                .sizes
+                .keys()
+                .map(|scene| (Arc::clone(scene), 0))
+                .collect();
+        }
+    }
+}
+
+// === impl Worker ===
+
+impl Worker {
+    /// Whether a task of this scene is in line.
+    fn has_in_line(&self, scene: &str) -> bool {
+        let mut tasks = self.tasks.values();
+        tasks.any(|waiting| waiting.is_in_line && &*waiting.scene == scene)
+    }
+}
