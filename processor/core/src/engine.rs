@@ -358,6 +358,7 @@ impl Engine {
             } => self.committed(lane, epoch, watermark),
             Input::Tick => {}
             Input::Rules(scenes) => {
+                self.gates.follow(&scenes);
                 self.breakers.follow(&scenes, &self.gates);
                 self.shares.follow(now.steady, &scenes);
                 self.scenes = scenes;

@@ -2,8 +2,9 @@
 //!
 //! Not by rate, which is the whole group's and split by shard: see [`crate::share`]. Not the queue in front of them, either. Shared by
 //! the workers of a process. Invariant: every admission to a call is given back exactly once, and calls in flight are counted on when
-//! the rules change.
+//! the rules change. A gate that no scene in force has, and no call, is forgotten with the next change of rules.
 
+use std::collections::HashSet;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
@@ -13,7 +14,7 @@ use dashmap::DashMap;
 
 use crate::breaker::{self, Breaker, Fraction};
 use crate::concurrency::{Bounds, Limit};
-use crate::scene::Scene;
+use crate::scene::{Scene, Scenes};
 
 /// The gates of a process, by scene, and the breakers of their targets.
 #[derive(Debug, Default)]
@@ -56,9 +57,8 @@ pub struct Denied;
 impl Gates {
     /// The gate of `scene`, made or changed to follow its rules.
     pub fn gate(&self, scene: &Scene) -> Arc<Gate> {
-        if let Some(host) = scene.concurrency_of() {
-            let calls = (scene.concurrency, scene.least_concurrency);
-            let gate = self.by_host.entry((Arc::clone(host), calls));
+        if let Some(key) = key(scene) {
+            let gate = self.by_host.entry(key);
             let gate = gate.or_insert_with(|| Arc::new(Gate::new(Concurrency::of(scene))));
             return Arc::clone(&gate);
         }
@@ -70,6 +70,18 @@ impl Gates {
             *gate = Arc::new(gate.changed(Concurrency::of(scene)));
         }
         Arc::clone(&gate)
+    }
+
+    /// Only these scenes are in force from now on: forgets the gates of others, unless a call is in flight. A worker that goes on with
+    /// others for a moment makes them again.
+    pub fn follow(&self, scenes: &Scenes) {
+        let hosts: HashSet<(Arc<str>, Calls)> =
+            scenes.iter().filter_map(|scene| key(scene)).collect();
+        let has_own = |name: &str| scenes.get(name).is_some_and(|scene| key(scene).is_none());
+        self.by_scene
+            .retain(|name, gate| has_own(name) || is_used(gate));
+        self.by_host
+            .retain(|key, gate| hosts.contains(key) || is_used(gate));
     }
 
     /// The breaker of this key: the one that other workers have, or a new one.
@@ -161,6 +173,18 @@ impl Concurrency {
     }
 }
 
+/// What the gate of a scene is known by, if it is that of a host.
+fn key(scene: &Scene) -> Option<(Arc<str>, Calls)> {
+    let host = scene.concurrency_of()?;
+    let calls = (scene.concurrency, scene.least_concurrency);
+    Some((Arc::clone(host), calls))
+}
+
+/// Whether somebody is about to go through a gate, or has not come back; calls of before a change of rules have an older one.
+fn is_used(gate: &Arc<Gate>) -> bool {
+    Arc::strong_count(gate) > 1 || gate.in_flight.load(Ordering::Acquire) > 0
+}
+
 /// The bounds of a scene's concurrency.
 fn bounds(scene: &Scene, least: NonZeroU32) -> Bounds {
     Bounds {
@@ -233,6 +257,36 @@ mod tests {
         gates.gate(&named("a", one, 1)).release();
 
         assert_eq!(admitted(&named("b", one, 1)), Ok(()));
+    }
+
+    #[test]
+    fn a_gate_that_no_scene_in_force_has_is_forgotten_unless_a_call_is_in_flight() {
+        let gates = Gates::default();
+        let hosted = |concurrency| Scene {
+            name: "hosted".into(),
+            host: Some(scene::Host {
+                name: "http://shop:80".into(),
+                rate: false,
+                concurrency: true,
+            }),
+            ..scene(concurrency)
+        };
+        let known = || (gates.by_scene.len(), gates.by_host.len());
+        let called = gates.gate(&scene(1));
+        assert_eq!(called.admit(Fraction::WHOLE), Ok(()));
+        drop(gates.gate(&hosted(1)));
+        drop(gates.gate(&hosted(2)));
+
+        gates.follow(&[scene(2), hosted(2)].into_iter().collect());
+        assert_eq!(known(), (1, 1));
+        // The call has the gate of the rules before.
+        drop(gates.gate(&scene(2)));
+        gates.follow(&Scenes::default());
+        assert_eq!(known(), (1, 0));
+        called.release();
+        gates.follow(&Scenes::default());
+
+        assert_eq!(known(), (0, 0));
     }
 
     #[test]

@@ -954,6 +954,28 @@ fn overflow_is_deferred_however_much_is_due_at_once() {
 }
 
 #[test]
+fn the_gate_of_a_scene_that_is_taken_out_of_force_is_forgotten() {
+    let gates = Arc::new(Gates::default());
+    let limits = Limits::of(64 << 20);
+    let mut engine = Engine::new(
+        Ladder::default(),
+        limits,
+        Arc::clone(&gates),
+        NonZeroU32::MIN,
+    );
+    let rules = scene(|_| {});
+    engine.step(at(0), Input::Rules(rules.clone()), &mut Vec::new());
+    let gate = Arc::downgrade(&gates.gate(rules.get("pay").unwrap()));
+
+    engine.step(at(0), Input::Rules(rules), &mut Vec::new());
+    let in_force = gate.upgrade().is_some();
+    engine.step(at(0), Input::Rules(Scenes::default()), &mut Vec::new());
+
+    assert!(in_force);
+    assert!(gate.upgrade().is_none());
+}
+
+#[test]
 fn what_is_said_of_a_task_that_moved_is_written_where_it_entered() {
     let mut bench = Bench::of_group(12, scene(|_| {}));
     bench.assign(0);
