@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +26,9 @@ use tokio::runtime::Runtime;
 use uuid::Uuid;
 
 use crate::support::{PATIENCE, bootstrap, config};
+
+/// How often a target looks whether it stands still.
+const BEAT: Duration = Duration::from_millis(5);
 
 /// Taken by each test: they measure time.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -49,6 +53,7 @@ pub(crate) struct Target {
 /// What a target saw, and how it answers.
 struct Seen {
     requests: Mutex<Vec<Request>>,
+    stalls: Mutex<Vec<Range<u128>>>,
     takes: Duration,
 }
 
@@ -349,13 +354,20 @@ impl Target {
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Seen {
             requests: Mutex::default(),
+            stalls: Mutex::default(),
             takes,
         });
+        tokio::spawn(watch(Arc::clone(&seen)));
         let router = Router::new()
             .route("/{path}", post(answer))
             .with_state(Arc::clone(&seen));
         tokio::spawn(async move { axum::serve(listener, router).await });
         Self { address, seen }
+    }
+
+    /// When it could not see anything, in microseconds: what came meanwhile came at the end.
+    pub(crate) fn stalls(&self) -> Vec<Range<u128>> {
+        self.seen.stalls.lock().unwrap().clone()
     }
 
     /// Everything seen so far.
@@ -402,6 +414,20 @@ impl Target {
             request.at_micros < u128::from(request.number("retry-due-at")) * 1000
         });
         early.count()
+    }
+}
+
+/// Notes when the target stood still for longer than [`BEAT`], since its machine had other things to do.
+async fn watch(seen: Arc<Seen>) {
+    loop {
+        let slept = Instant::now();
+        tokio::time::sleep(BEAT).await;
+        let late = slept.elapsed().saturating_sub(2 * BEAT);
+        if !late.is_zero() {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+            let stall = now.as_micros() - late.as_micros()..now.as_micros();
+            seen.stalls.lock().unwrap().push(stall);
+        }
     }
 }
 
