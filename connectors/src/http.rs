@@ -14,16 +14,27 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use chrono::NaiveDateTime;
-use reqwest::header::{
-    CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderName, InvalidHeaderValue,
-    RETRY_AFTER,
+use http::header::{
+    ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, InvalidHeaderName,
+    InvalidHeaderValue, RETRY_AFTER, USER_AGENT,
 };
-use reqwest::redirect::Policy;
-use reqwest::{Client, Response, Url};
+use http::{Method, Request, Response, Uri};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use retide_core::task::MAX_MESSAGE;
 use retide_core::{Failure, Kind, Outcome, Task};
+use rustls::crypto::ring;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_platform_verifier::BuilderVerifierExt;
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout_at};
+use url::Url;
 
 use crate::Target;
 
@@ -46,8 +57,17 @@ pub const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 /// Bytes of producer's headers sent along, names and values: what common servers accept without configuration.
 pub const MAX_HEADERS: usize = 16 * 1024;
 
+/// Time without a word on a connection after which it is asked whether it is still there, and between two such questions.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
 /// The content type of a payload whose producer named none.
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// Who asks, where the configuration does not say otherwise.
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("retide/", env!("CARGO_PKG_VERSION")));
+
+/// What answers are good for: any, since only their start is read.
+const ANYTHING: HeaderValue = HeaderValue::from_static("*/*");
 
 /// Headers of the connection or the message frame, never taken from a record or a configuration.
 const FRAMING: [&str; 13] = [
@@ -169,16 +189,19 @@ pub enum Error {
     Client {
         /// What failed.
         #[source]
-        source: reqwest::Error,
+        source: rustls::Error,
     },
 }
+
+/// A client that keeps connections, of hyper's own: what clients for general use add to it costs as much again per request.
+type Client = legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
 /// Makes attempts as HTTP requests over a pool of connections.
 pub struct Http {
     /// The pooled client.
     client: Client,
     /// The parsed address.
-    url: Url,
+    uri: Uri,
     /// The parsed headers of the configuration.
     headers: HeaderMap,
     /// The configuration, valid.
@@ -346,27 +369,21 @@ impl Http {
     /// Checks the configuration and sets up the client; connects to nothing yet.
     pub fn try_new(config: Config) -> Result<Self, Error> {
         let url = config.parse_url()?;
+        let uri = url.as_str().parse().map_err(|source| {
+            let source: http::uri::InvalidUri = source;
+            Error::Url {
+                source: source.into(),
+            }
+        })?;
         let headers = config.parse_headers()?;
         config.check_statuses()?;
         if config.timeout.is_zero() || config.timeout > MAX_TIMEOUT {
             return Err(Error::Timeout);
         }
-        // Refused if the process has a provider already, which then serves as well.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = Client::builder()
-            .user_agent(concat!("retide/", env!("CARGO_PKG_VERSION")))
-            .redirect(Policy::none())
-            .no_proxy()
-            .tcp_nodelay(true)
-            .timeout(config.timeout);
-        if url.scheme() == "http" {
-            // Never speaks TLS, so it must not need the system's root certificates.
-            builder = builder.tls_certs_only([]);
-        }
-        let client = builder.build().map_err(|source| Error::Client { source })?;
+        let tls = tls(&url).map_err(|source| Error::Client { source })?;
         Ok(Self {
-            client,
-            url,
+            client: client(tls),
+            uri,
             headers,
             config,
         })
@@ -396,17 +413,23 @@ impl Http {
             room -= size;
             headers.append(name, value);
         }
-        headers.entry(CONTENT_TYPE).or_insert(OCTETS);
+        for (name, value) in [
+            (CONTENT_TYPE, OCTETS),
+            (USER_AGENT, AGENT),
+            (ACCEPT, ANYTHING),
+        ] {
+            headers.entry(name).or_insert(value);
+        }
         headers
     }
 
     /// What an answer means for the attempt.
-    async fn classify(&self, mut response: Response) -> Outcome {
-        let code = response.status().as_u16();
-        let headers = std::mem::take(response.headers_mut());
-        let reason = response.status().canonical_reason().unwrap_or_default();
+    async fn classify(&self, response: Response<Incoming>, deadline: Instant) -> Outcome {
+        let (answer, body) = response.into_parts();
+        let (code, headers) = (answer.status.as_u16(), answer.headers);
+        let reason = answer.status.canonical_reason().unwrap_or_default();
         // The status is the answer; a body that breaks off or takes too long does not change it.
-        let start = read(&mut response, self.config.max_reply).await;
+        let start = read(body, self.config.max_reply, deadline).await;
         let message = match String::from_utf8_lossy(&start) {
             start if start.trim().is_empty() => reason.to_owned(),
             start => start.into_owned(),
@@ -433,22 +456,9 @@ impl Http {
         }
     }
 
-    /// What it means that no answer came.
-    fn no_answer(&self, error: reqwest::Error) -> Outcome {
-        // The address may hold a secret in its query.
-        let error = error.without_url();
-        let message = root_cause(&error);
-        if error.is_builder() {
-            return Outcome::Permanent(Failure::new("request", &message));
-        }
-        let way = if error.is_timeout() {
-            NoAnswer::Timeout
-        } else if error.is_connect() {
-            NoAnswer::Connect
-        } else {
-            NoAnswer::Reply
-        };
-        let failure = Failure::new(way.word(), &message);
+    /// What it means that no answer came, in this way.
+    fn no_answer(&self, way: NoAnswer, message: &str) -> Outcome {
+        let failure = Failure::new(way.word(), message);
         match (self.config.listed(Status::NoAnswer(way)), way) {
             (Some(Meaning::Success), _) => unreachable!("refused with the configuration"),
             (Some(Meaning::Permanent), _) => Outcome::Permanent(failure),
@@ -467,15 +477,19 @@ impl Http {
 #[async_trait]
 impl Target for Http {
     async fn attempt(&self, task: Arc<Task>) -> Outcome {
+        let deadline = Instant::now() + self.config.timeout;
         let body = task.record.value.clone().unwrap_or_default();
-        let request = self
-            .client
-            .post(self.url.clone())
-            .headers(self.headers(&task))
-            .body(body);
-        match request.send().await {
-            Ok(response) => self.classify(response).await,
-            Err(error) => self.no_answer(error),
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers(&task);
+        match timeout_at(deadline, self.client.request(request)).await {
+            Ok(Ok(response)) => self.classify(response, deadline).await,
+            Ok(Err(error)) if error.is_connect() => {
+                self.no_answer(NoAnswer::Connect, &root_cause(&error))
+            }
+            Ok(Err(error)) => self.no_answer(NoAnswer::Reply, &root_cause(&error)),
+            Err(_) => self.no_answer(NoAnswer::Timeout, "no answer in time"),
         }
     }
 }
@@ -487,6 +501,38 @@ impl fmt::Debug for Http {
             .field("config", &self.config)
             .finish_non_exhaustive()
     }
+}
+
+/// How TLS is spoken with the other side of `url`: whom the system trusts is trusted.
+fn tls(url: &Url) -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(ring::default_provider());
+    let tls =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let tls = match url.scheme() {
+        "https" => tls.with_platform_verifier()?,
+        // Never speaks TLS, so it must not need the system's root certificates.
+        _ => tls.with_root_certificates(RootCertStore::empty()),
+    };
+    Ok(tls.with_no_client_auth())
+}
+
+/// A client, which connects to nothing yet.
+fn client(tls: ClientConfig) -> Client {
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_keepalive(Some(KEEPALIVE));
+    connector.set_keepalive_interval(Some(KEEPALIVE));
+    connector.set_keepalive_retries(Some(3));
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
+        .https_or_http()
+        .enable_all_versions()
+        .wrap_connector(connector);
+    legacy::Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .build(connector)
 }
 
 /// Whether retide or the connection sets this header.
@@ -516,13 +562,15 @@ fn text(text: &str) -> HeaderValue {
 }
 
 /// Reads at most `limit` bytes of the body, for the sake of the connection, and keeps as many as a message can hold.
-async fn read(response: &mut Response, limit: usize) -> Vec<u8> {
+async fn read(mut body: Incoming, limit: usize, deadline: Instant) -> Vec<u8> {
     let mut start = Vec::new();
     let mut seen = 0;
     while seen < limit {
-        let Ok(Some(chunk)) = response.chunk().await else {
+        let Ok(Some(Ok(frame))) = timeout_at(deadline, body.frame()).await else {
             break;
         };
+        // Trailers say nothing here.
+        let chunk = frame.into_data().unwrap_or_default();
         let kept = (MAX_MESSAGE - start.len())
             .min(limit - seen)
             .min(chunk.len());

@@ -135,7 +135,7 @@ pub(crate) mod fixture {
                 headers: headers
                     .iter()
                     .map(|(name, value)| Header {
-                        name: Box::from(*name),
+                        name: (*name).to_owned().into(),
                         value: value.map(Bytes::from_static),
                     })
                     .collect(),

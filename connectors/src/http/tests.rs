@@ -1,5 +1,6 @@
 //! The rules of the HTTP target, against servers in the same process.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -8,9 +9,14 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap as Headers, StatusCode};
 use axum::routing::post;
-use bytes::Bytes;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use hyper_util::server::conn::auto;
+use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::fixture;
@@ -345,6 +351,72 @@ async fn a_refused_connection_is_retryable() {
     let outcome = attempt(config(address)).await;
 
     assert!(matches!(&outcome, Outcome::Retryable(failure) if &*failure.class == "connect"));
+}
+
+/// Answers 200 over TLS to each connection, with the protocol it was agreed to speak as the body: the address and the certificate.
+async fn serve_tls() -> (SocketAddr, CertificateDer<'static>) {
+    let names = vec!["localhost".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
+    let (certificate, key) = (made.cert.der().clone(), made.signing_key.serialize_der());
+    let mut tls = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![certificate.clone()],
+            PrivatePkcs8KeyDer::from(key).into(),
+        )
+        .expect("a key");
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(tls));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let Ok(stream) = acceptor.accept(socket).await else {
+                continue;
+            };
+            let agreed = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+            let answer = service_fn(move |_| {
+                let body = Full::new(Bytes::from(agreed.clone().unwrap_or_default()));
+                async move {
+                    let mut answer = Response::new(body);
+                    *answer.status_mut() = StatusCode::CONFLICT;
+                    Ok::<_, Infallible>(answer)
+                }
+            });
+            tokio::spawn(async move {
+                let server = auto::Builder::new(TokioExecutor::new());
+                let _ = server.serve_connection(TokioIo::new(stream), answer).await;
+            });
+        }
+    });
+    (address, certificate)
+}
+
+#[tokio::test]
+async fn an_https_target_is_asked_in_http_2_if_it_is_trusted() {
+    let (address, certificate) = serve_tls().await;
+    let url = format!("https://localhost:{}/", address.port());
+    let trusting = async |roots: RootCertStore| {
+        let mut http = Http::try_new(Config::new(&*url)).expect("valid");
+        let provider = Arc::new(ring::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions");
+        http.client = client(tls.with_root_certificates(roots).with_no_client_auth());
+        http.attempt(Arc::new(fixture::task(&[]))).await
+    };
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate).expect("a root");
+
+    let trusted = trusting(roots).await;
+    let stranger = trusting(RootCertStore::empty()).await;
+
+    assert_eq!(trusted, Outcome::Permanent(failure("http-409", "h2")));
+    let failure = stranger.failure().expect("not trusted");
+    assert_eq!(&*failure.class, "connect");
+    assert!(failure.message.contains("UnknownIssuer"), "{failure}");
 }
 
 #[tokio::test]

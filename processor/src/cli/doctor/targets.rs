@@ -8,9 +8,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream;
 use humantime::format_duration;
-use reqwest::Url;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
+use url::Url;
 
 use retide_connectors::TargetConfig;
 
