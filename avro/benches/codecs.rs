@@ -118,7 +118,7 @@ fn record(value: &[u8], headers: &[(&str, &str)]) -> Record {
         headers: headers
             .iter()
             .map(|(name, value)| Header {
-                name: (*name).into(),
+                name: (*name).to_owned().into(),
                 value: Some(Bytes::copy_from_slice(value.as_bytes())),
             })
             .collect(),
@@ -130,7 +130,7 @@ fn written(task: &Task) -> Record {
     let mut headers = Vec::new();
     write_task(task, &mut |name, value| {
         headers.push(Header {
-            name: name.into(),
+            name: name.to_owned().into(),
             value: value.map(Bytes::copy_from_slice),
         });
     });

@@ -210,7 +210,7 @@ fn read_json(value: &[u8]) -> Result<Envelope, Broken> {
     let mut headers = Vec::with_capacity(json.headers.len());
     for header in json.headers {
         headers.push(Header {
-            name: header.name.into_boxed_str(),
+            name: header.name.into(),
             value: either(header.value, header.value_base64)?,
         });
     }
@@ -336,7 +336,7 @@ impl Cursor {
                     return Err(broken("too many headers"));
                 }
                 headers.push(Header {
-                    name: self.string()?.into_boxed_str(),
+                    name: self.string()?.into(),
                     value: self.optional(Self::bytes)?,
                 });
             }

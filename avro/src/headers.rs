@@ -5,6 +5,7 @@
 //! lets a dead letter keep every header it came with and still carry retide's, written after them. Invariant: what [`write_task`]
 //! writes, [`parked`] reads back equal, and a refused record is handed back untouched.
 
+use std::borrow::Cow;
 use std::str;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +48,9 @@ pub const REASON: &str = "retry-reason";
 pub const OUTCOME: &str = "retry-outcome";
 /// What happened to the task.
 pub const EVENT: &str = "retry-event";
+
+/// What the payload is, by its media type; a producer's, as it is on the way to a target.
+pub const CONTENT_TYPE: &str = "content-type";
 
 /// Every name that is retide's; a task's record holds none of them, except [`OUTCOME`] where the task is the delivery of a callback.
 pub const NAMES: [&str; 14] = [
@@ -194,12 +198,8 @@ pub fn write_poison(poison: &Poison, ended: &Ended, sink: &mut Sink<'_>) {
     }
     write_text(sink, ID, &poison.id);
     write_text(sink, KIND, kind_word(ended.kind));
-    write_text(sink, ATTEMPT, &ended.attempts.to_string());
-    write_text(
-        sink,
-        FIRST_FAILED_AT,
-        &millis(ended.first_failed_at).to_string(),
-    );
+    write_number(sink, ATTEMPT, ended.attempts.into());
+    write_number(sink, FIRST_FAILED_AT, millis(ended.first_failed_at));
     write_text(sink, ORIGIN, &poison.origin.to_string());
     write_end(ended, sink);
 }
@@ -223,6 +223,16 @@ pub fn write_alert(alert: &Alert, sink: &mut Sink<'_>) {
     write_text(sink, ID, &alert.example);
     write_text(sink, SCENE, &alert.scene);
     write_text(sink, REASON, alert.reason.word());
+}
+
+/// A header's name to keep: one of retide's, or that of the content type, takes no memory.
+pub fn name(text: &str) -> Cow<'static, str> {
+    let known = NAMES.into_iter().chain([CONTENT_TYPE]);
+    // Most names differ in their length already.
+    let mut known = known.filter(|known| known.len() == text.len());
+    known
+        .find(|known| *known == text)
+        .map_or_else(|| Cow::Owned(text.to_owned()), Cow::Borrowed)
 }
 
 /// Whether a header of this name is retide's.
@@ -399,7 +409,7 @@ fn unwrap(mut record: Record, envelope: Envelope) -> Record {
         .retain(|header| !envelope::is_content_type(header));
     if let Some(content_type) = envelope.content_type {
         record.headers.push(Header {
-            name: "content-type".into(),
+            name: CONTENT_TYPE.into(),
             value: Some(Bytes::from(content_type)),
         });
     }
@@ -506,6 +516,11 @@ fn write_text(sink: &mut Sink<'_>, name: &str, text: &str) {
     sink(name, Some(text.as_bytes()));
 }
 
+/// Writes one header of decimal digits.
+fn write_number(sink: &mut Sink<'_>, name: &str, number: u64) {
+    write_text(sink, name, itoa::Buffer::new().format(number));
+}
+
 /// Writes the headers of a record as they are.
 fn write_headers(record: &Record, sink: &mut Sink<'_>) {
     for header in &record.headers {
@@ -518,18 +533,14 @@ fn write_state(task: &Task, attempt: u32, sink: &mut Sink<'_>) {
     write_text(sink, SCENE, &task.scene);
     write_text(sink, ID, &task.id);
     write_text(sink, KIND, kind_word(task.kind));
-    write_text(sink, ATTEMPT, &attempt.to_string());
-    write_text(sink, DUE_AT, &millis(task.due).to_string());
-    write_text(
-        sink,
-        FIRST_FAILED_AT,
-        &millis(task.first_failed_at).to_string(),
-    );
+    write_number(sink, ATTEMPT, attempt.into());
+    write_number(sink, DUE_AT, millis(task.due));
+    write_number(sink, FIRST_FAILED_AT, millis(task.first_failed_at));
     if let Some(deadline) = task.deadline {
-        write_text(sink, DEADLINE_AT, &millis(deadline).to_string());
+        write_number(sink, DEADLINE_AT, millis(deadline));
     }
     write_text(sink, ORIGIN, &task.origin.to_string());
-    write_text(sink, HOPS, &task.hops.to_string());
+    write_number(sink, HOPS, task.hops.into());
 }
 
 /// Writes how a task ended.

@@ -29,7 +29,7 @@ fn origin() -> Origin {
 
 fn header(name: &str, value: &[u8]) -> Header {
     Header {
-        name: name.into(),
+        name: name.to_owned().into(),
         value: Some(Bytes::copy_from_slice(value)),
     }
 }
@@ -49,7 +49,7 @@ fn written(task: &Task) -> Record {
     let mut headers = Vec::new();
     write_task(task, &mut |name, value| {
         headers.push(Header {
-            name: name.into(),
+            name: name.to_owned().into(),
             value: value.map(Bytes::copy_from_slice),
         });
     });
@@ -371,7 +371,7 @@ fn any_record() -> impl Strategy<Value = Record> {
         headers
             .into_iter()
             .map(|(name, value)| Header {
-                name: name.into(),
+                name: name.to_owned().into(),
                 value,
             })
             .collect()

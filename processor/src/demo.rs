@@ -371,7 +371,7 @@ deadline = "{deadline}"
 /// The record of one task: what any producer would send.
 fn task(topic: &Arc<str>, script: Script, index: u64) -> OutRecord {
     let header = |name: &str, value: String| Header {
-        name: name.into(),
+        name: headers::name(name),
         value: Some(value.into()),
     };
     OutRecord {

@@ -3,6 +3,7 @@
 //! Not the wire form: headers are parsed and written by `retide-avro`. Invariant: the payload, the key and the producer's own
 //! headers are never changed, copied or reordered on the way.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -13,8 +14,8 @@ use crate::time::Timestamp;
 /// One header as it stands on a record; names may repeat, and the order counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// The header's name.
-    pub name: Box<str>,
+    /// The header's name; borrowed where it is one of those that are known.
+    pub name: Cow<'static, str>,
     /// The header's value; Kafka allows none.
     pub value: Option<Bytes>,
 }

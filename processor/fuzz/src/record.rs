@@ -26,7 +26,7 @@ pub(crate) fn place() -> Origin {
 /// A header.
 pub(crate) fn header(name: &str, value: Option<&[u8]>) -> Header {
     Header {
-        name: name.into(),
+        name: name.to_owned().into(),
         value: value.map(Bytes::copy_from_slice),
     }
 }

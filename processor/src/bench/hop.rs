@@ -200,7 +200,7 @@ fn forward(bed: &Bed, load: &Load, topic: &str) -> Result<Samples, Error> {
 /// What a producer sets on a task.
 fn entering(due: Timestamp) -> Vec<Header> {
     let header = |name: &str, value: String| Header {
-        name: name.into(),
+        name: headers::name(name),
         value: Some(value.into()),
     };
     vec![
@@ -215,7 +215,7 @@ fn waiting(due: Timestamp) -> Vec<Header> {
     let mut all = Vec::new();
     headers::write_task(&task, &mut |name, value| {
         all.push(Header {
-            name: name.into(),
+            name: headers::name(name),
             value: value.map(Bytes::copy_from_slice),
         });
     });

@@ -204,7 +204,7 @@ impl Submission<'_> {
     fn record(&self, id: &str, payload: Vec<u8>) -> OutRecord {
         let options = self.options;
         let header = |name: &str, value: String| Header {
-            name: name.into(),
+            name: headers::name(name),
             value: Some(value.into()),
         };
         let mut all = vec![

@@ -198,7 +198,7 @@ impl Encoder {
             Arc::<str>::from(value.unwrap_or_default())
         };
         let header = |name: &str, value: Bytes| Header {
-            name: name.into(),
+            name: headers::name(name),
             value: Some(value),
         };
         let outcome = record.header(headers::OUTCOME).cloned().unwrap_or_default();

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
@@ -27,10 +27,11 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionLi
 use rdkafka::types::RDKafkaRespErr;
 use tracing::{error, warn};
 
+use retide_avro::headers;
 use retide_core::completions::Completions;
 use retide_core::engine::Position;
 use retide_core::order::Shard;
-use retide_core::{Header, LaneId, Record, Timestamp};
+use retide_core::{Header, LaneId, Record, Source, Timestamp};
 
 use crate::event::{CommitUnreadable, ConsumerReported, ShardsAssigned, ShardsLost, ShardsRevoked};
 use crate::metrics::Metrics;
@@ -141,6 +142,9 @@ const BUFFER: usize = 32;
 /// Requests on their way to the feed: a drive never has more lanes to pause at once.
 const REQUESTS: usize = 1_024;
 
+/// Bytes of a header's value, roughly: retide's own are shorter.
+const HEADER: usize = 40;
+
 /// Longest wait for a record, after which requests are looked at again.
 const POLL: Duration = Duration::from_millis(10);
 
@@ -195,6 +199,7 @@ impl Feed {
             topics: Arc::clone(topics),
             runs: HashMap::new(),
             assignment: 0,
+            last: Source::Tasks,
             failed: Vec::new(),
             readings: to_drive,
             requests: from_drive,
@@ -248,6 +253,8 @@ struct Reader {
     runs: HashMap<LaneId, u64>,
     /// The assignment of `runs`.
     assignment: u64,
+    /// What the last record was read from.
+    last: Source,
     /// What the drive asked for and could not be done yet.
     failed: Vec<Request>,
     /// To the drive.
@@ -299,8 +306,13 @@ impl Reader {
     }
 
     /// A record as the drive wants it.
-    fn read(&self, message: &BorrowedMessage<'_>) -> Option<Read> {
-        let source = self.topics.source(message.topic())?;
+    fn read(&mut self, message: &BorrowedMessage<'_>) -> Option<Read> {
+        let topic = message.topic();
+        // Records come in bundles from one topic.
+        if **self.topics.name(self.last) != *topic {
+            self.last = self.topics.source(topic)?;
+        }
+        let source = self.last;
         let lane = LaneId {
             shard: message.partition(),
             source,
@@ -397,21 +409,28 @@ fn failure(error: KafkaError, metrics: &Metrics) -> Option<Reading> {
     None
 }
 
-/// The record of a message, copied out of the client's buffer at once.
+/// The record of a message, copied out of the client's buffer at once: all that it holds into one piece of memory, if it can be.
 pub(crate) fn record(message: &BorrowedMessage<'_>) -> Record {
-    let headers = message.headers().map_or_else(Vec::new, |headers| {
-        headers
-            .iter()
-            .map(|header| Header {
-                name: header.key.into(),
-                value: header.value.map(Bytes::copy_from_slice),
-            })
-            .collect()
-    });
+    let (key, value, headers) = (message.key(), message.payload(), message.headers());
+    let length = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
+    let count = headers.map_or(0, Headers::count);
+    let mut memory = BytesMut::with_capacity(length(key) + length(value) + count * HEADER);
+    let mut copy = |part: Option<&[u8]>| {
+        part.map(|part| {
+            memory.extend_from_slice(part);
+            memory.split().freeze()
+        })
+    };
     Record {
-        key: message.key().map(Bytes::copy_from_slice),
-        value: message.payload().map(Bytes::copy_from_slice),
-        headers,
+        key: copy(key),
+        value: copy(value),
+        headers: headers.map_or_else(Vec::new, |headers| {
+            let headers = headers.iter().map(|header| Header {
+                name: headers::name(header.key),
+                value: copy(header.value),
+            });
+            headers.collect()
+        }),
     }
 }
 
