@@ -190,6 +190,8 @@ pub struct Lateness {
     pub read: i64,
     /// Unseen in memory.
     pub agenda: i64,
+    /// Held by others of its key.
+    pub order: i64,
     /// Held by the rate.
     pub rate: i64,
     /// Held by the concurrency.
@@ -270,7 +272,10 @@ impl Wire for Callback {
 
 impl Wire for Event {
     const SCHEMA: &'static str = include_str!("../schemas/Event.avsc");
-    const EARLIER: &'static [&'static str] = &[include_str!("../schemas/earlier/Event.1.avsc")];
+    const EARLIER: &'static [&'static str] = &[
+        include_str!("../schemas/earlier/Event.1.avsc"),
+        include_str!("../schemas/earlier/Event.2.avsc"),
+    ];
 }
 
 impl Wire for Alert {
@@ -548,9 +553,10 @@ impl<'a> From<&'a retide_core::Event> for EventLine<'a> {
 
 impl Lateness {
     /// Its parts by name, in the order in which they come; nothing is earlier than nothing.
-    pub fn by_cause(&self) -> [(&'static str, u64); 7] {
+    pub fn by_cause(&self) -> [(&'static str, u64); 8] {
         let part = |long: i64| u64::try_from(long).unwrap_or_default();
         let held = Held {
+            order: part(self.order),
             rate: part(self.rate),
             concurrency: part(self.concurrency),
             breaker: part(self.breaker),
@@ -579,6 +585,7 @@ impl From<Wait> for Lateness {
             rebalance: long(rebalance),
             read: long(read),
             agenda: long(agenda),
+            order: long(held.order),
             rate: long(held.rate),
             concurrency: long(held.concurrency),
             breaker: long(held.breaker),

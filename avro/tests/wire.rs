@@ -73,14 +73,14 @@ prop_compose! {
         options in (text(), text(), text(), text()),
         at in any::<i64>(),
         numbers in (option::of(any::<i64>()), option::of(any::<i64>()), option::of(any::<i64>())),
-        lateness in option::of(prop::array::uniform7(any::<i64>())),
+        lateness in option::of(prop::array::uniform8(any::<i64>())),
     ) -> Event {
         Event {
             id: texts.0, scene: texts.1, kind: texts.2, event: texts.3, at,
             due_at: numbers.0, attempts: numbers.1, hops: numbers.2,
             outcome: options.0, reason: options.1, error_class: options.2, error_message: options.3,
-            lateness: lateness.map(|[rebalance, read, agenda, rate, concurrency, breaker, room]| {
-                Lateness { rebalance, read, agenda, rate, concurrency, breaker, room }
+            lateness: lateness.map(|[rebalance, read, agenda, order, rate, concurrency, breaker, room]| {
+                Lateness { rebalance, read, agenda, order, rate, concurrency, breaker, room }
             }),
         }
     }
@@ -144,27 +144,31 @@ impl Wire for Before {
     const SCHEMA: &'static str = include_str!("../schemas/earlier/Event.1.avsc");
 }
 
+/// What it wrote of a task that was delivered.
+fn delivered() -> Before {
+    Before {
+        id: "a".into(),
+        scene: "pay".into(),
+        kind: "work".into(),
+        at: 5,
+        event: "delivered".into(),
+        due_at: None,
+        attempts: Some(2),
+        hops: None,
+        outcome: None,
+        reason: None,
+        error_class: None,
+        error_message: None,
+    }
+}
+
 #[test]
 fn an_event_of_an_earlier_version_is_read_and_says_nothing_of_lateness() {
     for format in [Format::Avro, Format::Json] {
         let before = Codec::<Before>::new(format, Framing::SingleObject);
         let now = Codec::<Event>::new(format, Framing::SingleObject);
-        let old = Before {
-            id: "a".into(),
-            scene: "pay".into(),
-            kind: "work".into(),
-            at: 5,
-            event: "delivered".into(),
-            due_at: None,
-            attempts: Some(2),
-            hops: None,
-            outcome: None,
-            reason: None,
-            error_class: None,
-            error_message: None,
-        };
 
-        let read = now.decode(&before.encode(&old).unwrap()).unwrap();
+        let read = now.decode(&before.encode(&delivered()).unwrap()).unwrap();
 
         assert_eq!(
             (&*read.id, &*read.event, read.attempts),
@@ -174,13 +178,102 @@ fn an_event_of_an_earlier_version_is_read_and_says_nothing_of_lateness() {
     }
 }
 
-#[test]
-fn readers_of_the_earlier_schema_and_of_this_one_can_read_each_others_events() {
-    let schema = |text| Schema::parse_str(text).unwrap();
-    let (before, now) = (schema(Before::SCHEMA), schema(Event::SCHEMA));
+/// An event as versions before the cause `order` wrote it.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Orderless {
+    id: String,
+    scene: String,
+    kind: String,
+    at: i64,
+    event: String,
+    due_at: Option<i64>,
+    attempts: Option<i64>,
+    hops: Option<i64>,
+    outcome: Option<String>,
+    reason: Option<String>,
+    error_class: Option<String>,
+    error_message: Option<String>,
+    lateness: Option<OrderlessLateness>,
+}
 
-    SchemaCompatibility::can_read(&before, &now).unwrap();
-    SchemaCompatibility::can_read(&now, &before).unwrap();
+#[derive(Serialize, Deserialize)]
+struct OrderlessLateness {
+    rebalance: i64,
+    read: i64,
+    agenda: i64,
+    rate: i64,
+    concurrency: i64,
+    breaker: i64,
+    room: i64,
+}
+
+impl Wire for Orderless {
+    const SCHEMA: &'static str = include_str!("../schemas/earlier/Event.2.avsc");
+}
+
+#[test]
+fn lateness_of_an_earlier_version_is_read_and_has_nothing_by_order() {
+    for format in [Format::Avro, Format::Json] {
+        let before = Codec::<Orderless>::new(format, Framing::SingleObject);
+        let now = Codec::<Event>::new(format, Framing::SingleObject);
+        let lateness = OrderlessLateness {
+            rebalance: 1,
+            read: 2,
+            agenda: 3,
+            rate: 4,
+            concurrency: 5,
+            breaker: 6,
+            room: 7,
+        };
+        let Before {
+            id,
+            scene,
+            kind,
+            event,
+            ..
+        } = delivered();
+        let old = Orderless {
+            id,
+            scene,
+            kind,
+            at: 5,
+            event,
+            due_at: None,
+            attempts: Some(2),
+            hops: None,
+            outcome: None,
+            reason: None,
+            error_class: None,
+            error_message: None,
+            lateness: Some(lateness),
+        };
+
+        let read = now.decode(&before.encode(&old).unwrap()).unwrap();
+
+        let expected = Lateness {
+            rebalance: 1,
+            read: 2,
+            agenda: 3,
+            order: 0,
+            rate: 4,
+            concurrency: 5,
+            breaker: 6,
+            room: 7,
+        };
+        assert_eq!(read.lateness, Some(expected));
+    }
+}
+
+#[test]
+fn readers_of_earlier_schemas_and_of_this_one_can_read_each_others_events() {
+    let schema = |text| Schema::parse_str(text).unwrap();
+    let now = schema(Event::SCHEMA);
+
+    for before in Event::EARLIER.iter().map(|text| schema(text)) {
+        SchemaCompatibility::can_read(&before, &now).unwrap();
+        SchemaCompatibility::can_read(&now, &before).unwrap();
+    }
 }
 
 #[test]
@@ -193,7 +286,7 @@ fn lateness_that_is_nothing_costs_a_byte_for_each_cause() {
     event.wait = Some(Wait::default());
     let with = bytes(&event);
 
-    assert_eq!(with - without, 7);
+    assert_eq!(with - without, 8);
 }
 
 #[test]

@@ -213,10 +213,11 @@ const UNKNOWN: &str = "unknown";
 const OUTCOMES: [&str; 5] = ["success", "retryable", "permanent", "throttled", "timeout"];
 
 /// What makes attempts late, in the words of [`Wait::by_cause`], and the late begin of their call or batch.
-pub(crate) const CAUSES: [&str; 8] = [
+pub(crate) const CAUSES: [&str; 9] = [
     "rebalance",
     "read",
     "agenda",
+    "order",
     "rate",
     "concurrency",
     "breaker",

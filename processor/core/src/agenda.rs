@@ -24,7 +24,7 @@ pub struct Item {
     pub offset: i64,
     /// When it was read.
     pub read: Timestamp,
-    /// What held it in line so far; while it is there, what its line knows of that.
+    /// What held it so far; while it is there, what its line knows of that.
     pub held: Held,
     /// The task.
     pub task: Arc<Task>,

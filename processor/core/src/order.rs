@@ -93,13 +93,22 @@ enum Place {
     /// In memory, somewhere in the engine.
     Memory,
     /// In memory, and here until something happens to its line.
-    Held(Box<Item>),
+    Held(Box<Waiter>),
     /// It has ended by this decision, which is not committed yet.
     Ended(Decision),
     /// It was delivered to a topic by this decision, which is not committed yet. If the topic refuses it, it has ended all the same.
     Delivered(Decision),
     /// As [`Self::Delivered`], but if the topic refuses it, it is parked until its due time.
     DeliveredOrParked(Decision),
+}
+
+/// A task that waits here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Waiter {
+    /// The task.
+    item: Item,
+    /// Since when it waits.
+    since: Timestamp,
 }
 
 /// Tells decisions about tasks apart: what a topic refused may be back, and have ended, before its owner hears that it was refused.
@@ -225,7 +234,7 @@ impl Orders {
     }
 
     /// Lets everything go that is held: rules have changed.
-    pub(crate) fn wake_all(&mut self, woken: &mut Vec<Item>) {
+    pub(crate) fn wake_all(&mut self, woken: &mut Vec<Waiter>) {
         for shard in self.shards.values_mut() {
             for line in shard.lines.values_mut() {
                 line.wake_all(woken);
@@ -317,10 +326,15 @@ impl Shard {
 
     /// Holds a task until something happens to its line. Gives it back if there is another one of the same offset, as after an operator
     /// has set the group's offsets back.
-    pub(crate) fn hold(&mut self, line: Fingerprint, item: Box<Item>) -> Result<(), Box<Item>> {
+    pub(crate) fn hold(
+        &mut self,
+        now: Timestamp,
+        line: Fingerprint,
+        item: Item,
+    ) -> Result<(), Item> {
         match self.task(line, item.task.origin.offset) {
             Some(task) if task.place == Place::Memory => {
-                task.place = Place::Held(item);
+                task.place = Place::Held(Box::new(Waiter { item, since: now }));
                 Ok(())
             }
             Some(_) | None => Err(item),
@@ -339,17 +353,18 @@ impl Shard {
     /// As [`Self::hold`], of the first task of a line, until the retry topic is read beyond it.
     pub(crate) fn hold_unread(
         &mut self,
+        now: Timestamp,
         line: Fingerprint,
-        item: Box<Item>,
-    ) -> Result<(), Box<Item>> {
+        item: Item,
+    ) -> Result<(), Item> {
         let offset = item.task.origin.offset;
-        self.hold(line, item)?;
+        self.hold(now, line, item)?;
         self.unread.insert((offset, line));
         Ok(())
     }
 
     /// The retry topic has been read up to `end`: gives the tasks that have waited for that.
-    pub(crate) fn read_to(&mut self, end: i64, woken: &mut Vec<Item>) {
+    pub(crate) fn read_to(&mut self, end: i64, woken: &mut Vec<Waiter>) {
         while let Some((offset, line)) = self.unread.first().copied()
             && offset < end
         {
@@ -366,7 +381,7 @@ impl Shard {
         line: Fingerprint,
         offset: i64,
         due: Timestamp,
-        woken: &mut Vec<Item>,
+        woken: &mut Vec<Waiter>,
     ) {
         let Some(tasks) = self.lines.get_mut(&line) else {
             return;
@@ -431,7 +446,7 @@ impl Shard {
     }
 
     /// The end of a task is committed: gives the tasks whose turn may have come by that.
-    pub(crate) fn committed(&mut self, end: End, woken: &mut Vec<Item>) {
+    pub(crate) fn committed(&mut self, end: End, woken: &mut Vec<Waiter>) {
         let Some((line, index)) = self.find(end.key, end.task) else {
             return;
         };
@@ -448,7 +463,7 @@ impl Shard {
 
     /// The topic has refused the delivery of a task, and what follows from that is committed. If it is parked, gives those that were held
     /// behind it.
-    pub(crate) fn refused(&mut self, end: End, woken: &mut Vec<Item>) {
+    pub(crate) fn refused(&mut self, end: End, woken: &mut Vec<Waiter>) {
         let Some((line, index)) = self.find(end.key, end.task) else {
             return;
         };
@@ -518,12 +533,12 @@ impl Line {
     }
 
     /// Gives everything that is held.
-    fn wake_all(&mut self, woken: &mut Vec<Item>) {
+    fn wake_all(&mut self, woken: &mut Vec<Waiter>) {
         woken.extend(self.tasks.iter_mut().filter_map(Outstanding::wake));
     }
 
     /// Another task is first: gives it if it is held, or those behind it if it is parked, since they may have to wait for long.
-    fn wake_first(&mut self, woken: &mut Vec<Item>) {
+    fn wake_first(&mut self, woken: &mut Vec<Waiter>) {
         let Some(first) = self.tasks.front_mut() else {
             return;
         };
@@ -587,14 +602,27 @@ impl Outstanding {
     }
 
     /// Gives what is held.
-    fn wake(&mut self) -> Option<Item> {
+    fn wake(&mut self) -> Option<Waiter> {
         match mem::replace(&mut self.place, Place::Memory) {
-            Place::Held(item) => Some(*item),
+            Place::Held(waiter) => Some(*waiter),
             place => {
                 self.place = place;
                 None
             }
         }
+    }
+}
+
+// === impl Waiter ===
+
+impl Waiter {
+    /// The task, which is to be looked at now. Only since it was due it has waited for others.
+    pub(crate) fn go_on(self, now: Timestamp) -> Item {
+        let Self { mut item, since } = self;
+        let waited = now.since(since.max(item.task.due)).as_micros() as u64;
+        item.held.order = item.held.order.saturating_add(waited);
+        item.wake = now;
+        item
     }
 }
 

@@ -13,16 +13,17 @@ pub struct Wait {
     pub rebalance: u64,
     /// It was due before it was read: its tier, the broker or the fetch was slow.
     pub read: u64,
-    /// It was in memory and could have started: nobody looked at it, or it was another scene's turn; or it waited for those before it that
-    /// have its key.
+    /// It was in memory and could have started: nobody looked at it, or it was another scene's turn.
     pub agenda: u64,
-    /// What held it in line.
+    /// What held it.
     pub held: Held,
 }
 
-/// How long a task was held in line before its gate, by cause, in microseconds.
+/// How long a task was held by others of its key, or in line before its gate, by cause, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Held {
+    /// Tasks of its key had not ended that are before it.
+    pub order: u64,
     /// The rate of its scene was used up.
     pub rate: u64,
     /// As many calls of its scene were in flight as may be.
@@ -42,7 +43,7 @@ pub struct Way {
     pub assigned: Timestamp,
     /// When it was read.
     pub read: Timestamp,
-    /// What held it in line since.
+    /// What held it since.
     pub held: Held,
     /// When its attempt was decided.
     pub decided: Timestamp,
@@ -60,7 +61,7 @@ impl Wait {
     }
 
     /// Its parts by name, in the order in which they come.
-    pub const fn by_cause(&self) -> [(&'static str, u64); 7] {
+    pub const fn by_cause(&self) -> [(&'static str, u64); 8] {
         let Self {
             rebalance,
             read,
@@ -71,6 +72,7 @@ impl Wait {
             ("rebalance", *rebalance),
             ("read", *read),
             ("agenda", *agenda),
+            ("order", held.order),
             ("rate", held.rate),
             ("concurrency", held.concurrency),
             ("breaker", held.breaker),
@@ -86,6 +88,7 @@ impl Held {
     /// to be remembered of it in line; and from that, what it was held for in the end: it wraps, and back.
     pub(crate) const fn less(self, other: Self) -> Self {
         Self {
+            order: self.order.wrapping_sub(other.order),
             rate: self.rate.wrapping_sub(other.rate),
             concurrency: self.concurrency.wrapping_sub(other.concurrency),
             breaker: self.breaker.wrapping_sub(other.breaker),
@@ -101,6 +104,7 @@ impl Held {
             part
         };
         let held = Self {
+            order: take(self.order),
             rate: take(self.rate),
             concurrency: take(self.concurrency),
             breaker: take(self.breaker),
@@ -143,10 +147,11 @@ mod tests {
     }
 
     const HELD: Held = Held {
-        rate: 8,
-        concurrency: 16,
-        breaker: 32,
-        room: 64,
+        order: 8,
+        rate: 16,
+        concurrency: 32,
+        breaker: 64,
+        room: 128,
     };
 
     #[test]
@@ -156,7 +161,7 @@ mod tests {
             assigned: at(101),
             read: at(103),
             held: HELD,
-            decided: at(227),
+            decided: at(355),
         };
 
         let expected = Wait {
@@ -189,18 +194,18 @@ mod tests {
 
         let remembered = line(5).less(HELD);
 
-        assert_eq!(line(9).less(remembered), line(12));
+        assert_eq!(line(9).less(remembered), line(9 + HELD.rate - 5));
     }
 
     proptest! {
         #[test]
         fn the_parts_add_up_whatever_the_clock_did(
             times in prop::array::uniform4(0_u64..1_000),
-            held in prop::array::uniform4(0_u64..1_000),
+            held in prop::array::uniform5(0_u64..1_000),
         ) {
             let [due, assigned, read, decided] = times.map(Timestamp::from_micros);
-            let [rate, concurrency, breaker, room] = held;
-            let held = Held { rate, concurrency, breaker, room };
+            let [order, rate, concurrency, breaker, room] = held;
+            let held = Held { order, rate, concurrency, breaker, room };
 
             let wait = Way { due, assigned, read, held, decided }.wait();
 

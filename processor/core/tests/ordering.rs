@@ -15,7 +15,7 @@ use retide_core::scene::Target;
 use retide_core::{
     Action, Backoff, Commit, Engine, Entry, Failure, Gates, Input, Jitter, Kind, Ladder, LaneId,
     Now, Ordering, Origin, Outcome, Policy, Record, Scene, Scenes, Settlement, Source, Task,
-    Timestamp, Transition,
+    Timestamp, Transition, Wait,
 };
 
 /// Where every test starts: an instant of no meaning.
@@ -132,6 +132,8 @@ struct World {
     ended: BTreeMap<i64, u32>,
     /// Started attempts, in their order.
     starts: Vec<i64>,
+    /// How late the calls among them started, by cause.
+    waits: Vec<Wait>,
     /// Whether what was known of the order survives a crash: it must.
     forgets: bool,
 }
@@ -154,6 +156,7 @@ impl World {
             refuses: false,
             ended: BTreeMap::new(),
             starts: Vec::new(),
+            waits: Vec::new(),
             forgets: false,
         };
         world.begin();
@@ -348,8 +351,11 @@ impl World {
         self.engine.step(at(self.millis), input, &mut actions);
         for action in actions {
             match action {
-                Action::Dispatch { ticket, task, .. } => {
+                Action::Dispatch {
+                    ticket, task, wait, ..
+                } => {
                     self.started(&task);
+                    self.waits.push(wait);
                     self.calls.insert(ticket, task);
                 }
                 Action::Settle(settlement) => {
@@ -452,6 +458,30 @@ fn the_next_task_of_a_key_starts_when_the_end_of_the_one_before_it_is_committed(
 
     assert_eq!(world.starts, [0, 2, 1]);
     assert_eq!(world.writes, 0, "what is in memory need not be written");
+}
+
+#[test]
+fn a_wait_for_those_before_it_is_said_to_be_one_for_order() {
+    let mut world = World::new(scenes(700), Limits::of(64 << 20));
+    for _ in 0..3 {
+        world.produce("pay", "a", 0);
+    }
+
+    world.read_all();
+    world.pass(30);
+    world.answer(0, Outcome::Success);
+    world.pass(4);
+    world.submit();
+    world.commit();
+    assert_eq!(world.starts, [0, 1]);
+    world.millis += 200;
+    world.answer(0, Outcome::Success);
+    world.submit();
+    world.commit();
+
+    let by_order = world.waits.iter().map(|wait| wait.held.order);
+    assert_eq!(by_order.collect::<Vec<_>>(), [0, 34_000, 234_000]);
+    assert!(world.waits.iter().all(|wait| wait.agenda == 0));
 }
 
 #[test]

@@ -217,6 +217,7 @@ fn events_are_counted_and_attempts_with_them() {
             r#"retide_lateness_by_cause_seconds_sum{cause="rate"} 7200.0"#,
             r#"retide_lateness_by_cause_seconds_bucket{le="1.0",cause="start"} 1"#,
             r#"retide_lateness_by_cause_seconds_count{cause="agenda"} 1"#,
+            r#"retide_lateness_by_cause_seconds_count{cause="order"} 1"#,
         ],
     );
 }

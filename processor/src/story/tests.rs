@@ -49,7 +49,8 @@ fn event(offset: i64, at: i64, word: &str, attempts: Option<i64>, due_at: Option
             error_message: is_failure.then(|| "busy".into()),
             lateness: attempts.map(|_| wire::Lateness {
                 read: 1_000,
-                rate: 2_500_000,
+                order: 2_500_000,
+                rate: 4_000,
                 ..wire::Lateness::default()
             }),
         })),
@@ -174,11 +175,11 @@ fn two_failures_and_a_success_are_told_in_order_with_their_waits() {
     );
     assert_eq!(
         story.lines[2].details(),
-        "attempt 2 · retryable · http-503: busy · due 1970-01-01T00:00:02.440Z · waited 720ms, scheduled 700ms · late by rate 2s 500ms + read 1ms · in retry.delay/3/2"
+        "attempt 2 · retryable · http-503: busy · due 1970-01-01T00:00:02.440Z · waited 720ms, scheduled 700ms · late by order 2s 500ms + rate 4ms + read 1ms · in retry.delay/3/2"
     );
     assert_eq!(
         story.lines[3].details(),
-        "after 3 attempts · waited 710ms, scheduled 700ms · late by rate 2s 500ms + read 1ms"
+        "after 3 attempts · waited 710ms, scheduled 700ms · late by order 2s 500ms + rate 4ms + read 1ms"
     );
     assert_eq!(
         story.state.text,

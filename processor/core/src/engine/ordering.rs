@@ -10,7 +10,7 @@ use super::{Action, Closing, Engine, Now};
 use crate::agenda::Item;
 use crate::entry::{Entry, Transition};
 use crate::lane::{LaneId, Source};
-use crate::order::{End, Fingerprint, Others, Shard, Turn};
+use crate::order::{End, Fingerprint, Others, Shard, Turn, Waiter};
 #[cfg(feature = "planted")]
 use crate::planted::Bug;
 use crate::scene::{MAX_DELAY, Ordering};
@@ -144,8 +144,8 @@ impl Engine {
         let offset = item.task.origin.offset;
         match self.orders.of(item.lane.shard).turn(key, offset) {
             Turn::Unsettled => {
-                let held = self.orders.of(item.lane.shard).hold(key, Box::new(item));
-                held.err().map(|item| *item)
+                let (now, order) = (self.latest, self.orders.of(item.lane.shard));
+                order.hold(now, key, item).err()
             }
             Turn::First | Turn::Behind(_) => Some(item),
         }
@@ -329,9 +329,9 @@ impl Engine {
         let order = self.orders.of(shard);
         match ahead {
             Ahead::Read => First::Starts(item),
-            Ahead::Complete => match order.hold_unread(key, Box::new(item)) {
+            Ahead::Complete => match order.hold_unread(self.latest, key, item) {
                 Ok(()) => First::Waits,
-                Err(item) => First::IsPutOff(*item),
+                Err(item) => First::IsPutOff(item),
             },
             // Somebody else has read it there and parked it here, or the retry topic was made anew. If it comes back after it was put
             // off, that was committed, and there is nobody else.
@@ -342,9 +342,9 @@ impl Engine {
 
     /// Keeps a task until something happens to its line; one that is there twice is put off.
     fn hold(&mut self, now: Now, key: Fingerprint, item: Item, actions: &mut Vec<Action>) {
-        let held = self.orders.of(item.lane.shard).hold(key, Box::new(item));
-        if let Err(item) = held {
-            self.put_off(now, *item, actions);
+        let order = self.orders.of(item.lane.shard);
+        if let Err(item) = order.hold(now.wall, key, item) {
+            self.put_off(now, item, actions);
         }
     }
 
@@ -394,10 +394,9 @@ impl Engine {
     }
 
     /// Tasks that waited here are to be looked at.
-    fn look_again(&mut self, woken: Vec<Item>) {
-        let wake = self.latest;
-        for item in woken {
-            self.agenda.push(Item { wake, ..item });
+    fn look_again(&mut self, woken: Vec<Waiter>) {
+        for waiter in woken {
+            self.agenda.push(waiter.go_on(self.latest));
         }
     }
 }
