@@ -22,7 +22,7 @@ use crate::completions::Completions;
 use crate::consequence::{self, End};
 use crate::entry::{Entry, Poison, Transition};
 use crate::gate::Gates;
-use crate::lane::{Lane, LaneId, Limits, Load, Source};
+use crate::lane::{Lane, LaneId, Limits, Load, Memory, Source};
 use crate::line::{Hold, Line};
 use crate::order::{self, Change, Orders};
 use crate::outcome::{Outcome, Reason, Terminal};
@@ -35,7 +35,7 @@ use crate::tier::{HORIZON, Ladder, STRAIGHT};
 use crate::time::Timestamp;
 use crate::verdict;
 use crate::wait::{Held, Wait};
-use crate::window::Read;
+use crate::window::{Read, Window};
 
 /// The time, as the caller sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -333,8 +333,9 @@ impl Engine {
                 let epoch = self.number();
                 #[cfg(feature = "planted")]
                 let known = self.bug.known(known);
-                self.lanes
-                    .insert(lane, Lane::resume(epoch, now.wall, start, known));
+                let window = Window::resume(start, known);
+                let state = Lane::new(lane.source, epoch, now.wall, window);
+                self.lanes.insert(lane, state);
                 self.shares.take(now.steady, lane.shard);
                 self.ask_all_at(now.wall);
             }
@@ -450,6 +451,11 @@ impl Engine {
         self.held
     }
 
+    /// How many bytes are held by what is known of keys.
+    pub fn keys_held(&self) -> usize {
+        self.orders.bytes()
+    }
+
     /// How many calls are in flight.
     pub fn in_flight(&self) -> usize {
         self.calls.len()
@@ -458,6 +464,21 @@ impl Engine {
     /// The targets of the scenes in force that have a breaker, and the worst state that one of theirs is in.
     pub fn breaker_states(&self) -> HashMap<Arc<str>, breaker::State> {
         self.breakers.states()
+    }
+
+    /// What is held in memory.
+    fn memory(&self) -> Memory {
+        #[cfg(feature = "planted")]
+        if self.bug == Bug::KeysUncounted {
+            return Memory {
+                tasks: self.held,
+                keys: 0,
+            };
+        }
+        Memory {
+            tasks: self.held,
+            keys: self.keys_held(),
+        }
     }
 
     /// Notes a read; false if the record is stale, known, of a lane that is given away, or to be read again when there is room for it.
@@ -813,14 +834,14 @@ impl Engine {
         if self.bug == Bug::NeverFull {
             return;
         }
-        let (total, limits) = (self.held, self.limits);
+        let (memory, limits) = (self.memory(), self.limits);
         let Some(lane) = self.lanes.get(&position.lane) else {
             return;
         };
         if lane.paused
             || lane.draining
             || lane.run != position.run
-            || !lane.must_pause(now.wall, total, &limits)
+            || !lane.must_pause(now.wall, memory, &limits)
         {
             return;
         }
@@ -838,9 +859,9 @@ impl Engine {
 
     /// Reads a paused lane on, or asks again later.
     fn resume_if_room(&mut self, now: Now, id: LaneId, actions: &mut Vec<Action>) {
-        let (total, limits) = (self.held, self.limits);
+        let (memory, limits) = (self.memory(), self.limits);
         let lane = self.lane(id);
-        if !lane.may_resume(now.wall, total, &limits) {
+        if !lane.may_resume(now.wall, memory, &limits) {
             let time = lane.ask_again(now.wall);
             self.paused.insert((time, id));
             return;

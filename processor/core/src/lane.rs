@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use crate::completions::Completions;
 use crate::order::Ends;
 use crate::tier::HORIZON;
 use crate::time::Timestamp;
@@ -45,6 +44,17 @@ pub struct Limits {
     pub batch_tasks: usize,
     /// Bytes of the tasks that are written together.
     pub batch_bytes: usize,
+    /// Bytes of what is known of keys, from which on no more are read. They are part of `total`.
+    pub keys: usize,
+}
+
+/// How much a worker holds in memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Memory {
+    /// Bytes of open tasks.
+    pub(crate) tasks: usize,
+    /// Bytes of what is known of keys.
+    pub(crate) keys: usize,
 }
 
 /// How much waits to be written.
@@ -59,6 +69,8 @@ pub(crate) struct Load {
 /// The state of one assigned partition.
 #[derive(Clone, Debug)]
 pub(crate) struct Lane {
+    /// The topic.
+    source: Source,
     /// Which assignment of the partition this is; an answer to a call of another one is not for this lane.
     pub(crate) epoch: u64,
     /// When it became ours.
@@ -93,6 +105,10 @@ const READ_AHEAD: Duration = HORIZON;
 /// How much of [`READ_AHEAD`] is left when a lane reads on: half, so that a busy tier is fetched in large pieces.
 const READ_ON: Duration = Duration::from_secs(5);
 
+/// The part of the memory for keys that is free when a lane reads on that was paused for it: small, since keys may be freed one by one,
+/// over hours, and enough that each time some are read together.
+const KEYS_FREE: usize = 16;
+
 /// The part of the open offsets that a lane may have at which it is crowded. Small: they also have to fit an offset commit.
 const CROWDED: usize = 5;
 
@@ -113,6 +129,8 @@ impl Limits {
             batch_tasks: 20_000,
             // Three batches are in memory at once, each as tasks, as records and in the client's queue.
             batch_bytes: if total < 1 << 20 { 1 << 16 } else { total / 16 },
+            // The other half is for tasks: those that keys wait for have to be read.
+            keys: total / 2,
         }
     }
 }
@@ -133,15 +151,25 @@ impl Load {
     }
 }
 
+// === impl Memory ===
+
+impl Memory {
+    /// All of it.
+    const fn total(self) -> usize {
+        self.tasks + self.keys
+    }
+}
+
 // === impl Lane ===
 
 impl Lane {
-    /// A lane that is ours from now on and reads from `start`, where `known` is done already.
-    pub(crate) fn resume(epoch: u64, now: Timestamp, start: i64, known: Completions) -> Self {
+    /// A lane of `source` that is ours from now on.
+    pub(crate) fn new(source: Source, epoch: u64, now: Timestamp, window: Window) -> Self {
         Self {
+            source,
             epoch,
             assigned: now,
-            window: Window::resume(start, known),
+            window,
             run: 0,
             held: 0,
             batch: Load::default(),
@@ -155,15 +183,27 @@ impl Lane {
         }
     }
 
-    /// Whether to stop reading, where the worker holds `total` bytes.
-    pub(crate) fn must_pause(&self, now: Timestamp, total: usize, limits: &Limits) -> bool {
-        self.reach > now + READ_AHEAD || self.is_full(self.held, total, limits)
+    /// Whether to stop reading, where the worker holds `memory`.
+    pub(crate) fn must_pause(&self, now: Timestamp, memory: Memory, limits: &Limits) -> bool {
+        self.reach > now + READ_AHEAD
+            || self.is_full(self.held, memory, limits)
+            || (self.brings_keys() && memory.keys >= limits.keys)
     }
 
-    /// Whether to read on after a pause, where the worker holds `total` bytes.
-    pub(crate) fn may_resume(&self, now: Timestamp, total: usize, limits: &Limits) -> bool {
+    /// Whether to read on after a pause, where the worker holds `memory`.
+    pub(crate) fn may_resume(&self, now: Timestamp, memory: Memory, limits: &Limits) -> bool {
         // Twice what is held: reading goes on at half the limit, not record by record.
-        self.reach <= now + READ_ON && !self.is_full(self.held.saturating_mul(2), total, limits)
+        self.reach <= now + READ_ON
+            && !self.is_full(self.held.saturating_mul(2), memory, limits)
+            && !(self.brings_keys() && memory.keys >= limits.keys - limits.keys / KEYS_FREE)
+    }
+
+    /// Whether what it reads may bring keys that nobody waits for.
+    ///
+    /// Tasks that keys wait for are in tiers, which are read however many keys there are. So is the retry topic as far as the last owner
+    /// was: a task that is complete there, and parked, waits until everything before it is read.
+    fn brings_keys(&self) -> bool {
+        self.source == Source::Tasks && !self.window.is_behind_known()
     }
 
     /// When to ask again whether a paused lane may read on.
@@ -175,16 +215,16 @@ impl Lane {
     }
 
     /// Whether so much is held, here or in all, that a task which waits for its gate is better parked, lest others cannot be read.
-    pub(crate) fn is_crowded(&self, total: usize, limits: &Limits) -> bool {
+    pub(crate) fn is_crowded(&self, memory: Memory, limits: &Limits) -> bool {
         self.held >= limits.lane_most / 2
-            || total >= limits.total / 2
+            || memory.tasks >= limits.total.saturating_sub(memory.keys) / 2
             || self.window.open() >= limits.lane_open / CROWDED
     }
 
     /// Whether `held` bytes, or the open offsets, are as much as this lane may hold.
-    fn is_full(&self, held: usize, total: usize, limits: &Limits) -> bool {
+    fn is_full(&self, held: usize, memory: Memory, limits: &Limits) -> bool {
         held >= limits.lane_most
-            || (held >= limits.lane_least && total >= limits.total)
+            || (held >= limits.lane_least && memory.total() >= limits.total)
             || self.window.open() >= limits.lane_open
             || !self.window.has_room()
             || !self.window.has_room_for(self.wanted)

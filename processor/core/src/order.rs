@@ -61,6 +61,8 @@ pub struct Shard {
     unread: BTreeSet<(i64, Fingerprint)>,
     /// The keys that are to be written.
     changed: BTreeSet<Fingerprint>,
+    /// How many tasks stand in them.
+    tasks: usize,
     /// How many decisions there were.
     decisions: u64,
 }
@@ -173,6 +175,15 @@ const VERSION: u8 = 1;
 /// known to the next owner when they are read, which is hours before their turn.
 const MOST_BYTES: usize = 512 << 10;
 
+/// What a key takes besides its tasks, in bytes: 49 in a table that is half or more full, and what the allocator adds.
+const KEY_BYTES: usize = 104;
+
+/// What each of its tasks takes, in bytes: 40 in a list that may have room for more.
+const TASK_BYTES: usize = 48;
+
+/// So few keys that it does not matter what their table takes.
+const FEW: usize = 1_000;
+
 /// Bytes of the two numbers of a task at most.
 const MOST_NUMBERS: usize = 20;
 
@@ -244,7 +255,12 @@ impl Orders {
 
     /// How many keys have outstanding tasks.
     pub(crate) fn keys(&self) -> usize {
-        self.shards.values().map(|shard| shard.lines.len()).sum()
+        self.shards.values().map(Shard::len).sum()
+    }
+
+    /// The bytes that is known of them takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.shards.values().map(Shard::bytes).sum()
     }
 }
 
@@ -258,11 +274,13 @@ impl Shard {
     pub fn replay(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), Unreadable> {
         let line = Fingerprint::parse(key).ok_or(Unreadable::Key)?;
         let tasks = value.map_or(Ok(VecDeque::new()), decode)?;
-        if tasks.is_empty() {
-            self.lines.remove(&line);
+        self.tasks += tasks.len();
+        let before = if tasks.is_empty() {
+            self.lines.remove(&line)
         } else {
-            self.lines.insert(line, Line { tasks });
-        }
+            self.lines.insert(line, Line { tasks })
+        };
+        self.tasks -= before.map_or(0, |line| line.tasks.len());
         Ok(())
     }
 
@@ -285,12 +303,20 @@ impl Shard {
         self.lines.len()
     }
 
+    /// The bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        KEY_BYTES * self.lines.len() + TASK_BYTES * self.tasks
+    }
+
     /// A task was read, or is looked at: it is in memory now, and in its line.
     pub(crate) fn enter(&mut self, line: Fingerprint, offset: i64, due: Timestamp) {
         let line = self.lines.entry(line).or_insert_with(Line::with_one);
         match line.find(offset) {
             Ok(index) => line.tasks[index].came_back(due),
-            Err(index) => line.tasks.insert(index, Outstanding::new(offset, due)),
+            Err(index) => {
+                line.tasks.insert(index, Outstanding::new(offset, due));
+                self.tasks += 1;
+            }
         }
     }
 
@@ -456,9 +482,14 @@ impl Shard {
         line.tasks.remove(index);
         if line.tasks.is_empty() {
             self.lines.remove(&end.key);
+            // Half empty, and half of that: what a flood of keys took is given back.
+            if self.lines.capacity() / 4 > self.lines.len().max(FEW) {
+                self.lines.shrink_to(self.lines.len() * 2);
+            }
         } else if index == 0 {
             line.wake_first(woken);
         }
+        self.tasks -= 1;
     }
 
     /// The topic has refused the delivery of a task, and what follows from that is committed. If it is parked, gives those that were held

@@ -60,13 +60,15 @@ pub enum Bug {
     WeightIgnored,
     /// A scene whose turn is over does not go behind the others.
     TurnKept,
+    /// Nobody counts how much is known of keys.
+    KeysUncounted,
 }
 
 // === impl Bug ===
 
 impl Bug {
     /// Every mistake there is.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::OffsetByOne,
         Self::WrongBase,
         Self::Early,
@@ -87,6 +89,7 @@ impl Bug {
         Self::KeyOrderUncommitted,
         Self::WeightIgnored,
         Self::TurnKept,
+        Self::KeysUncounted,
     ];
 
     /// The time as the agenda sees it.

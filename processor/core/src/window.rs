@@ -157,6 +157,11 @@ impl Window {
         }
     }
 
+    /// Whether offsets are still to be read that the last commit said something of.
+    pub fn is_behind_known(&self) -> bool {
+        self.end < self.known.end()
+    }
+
     /// How many offsets are open.
     pub const fn open(&self) -> usize {
         self.open

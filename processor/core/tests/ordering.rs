@@ -134,6 +134,8 @@ struct World {
     starts: Vec<i64>,
     /// How late the calls among them started, by cause.
     waits: Vec<Wait>,
+    /// Most bytes that were held of keys.
+    most_held: usize,
     /// Whether what was known of the order survives a crash: it must.
     forgets: bool,
 }
@@ -157,6 +159,7 @@ impl World {
             ended: BTreeMap::new(),
             starts: Vec::new(),
             waits: Vec::new(),
+            most_held: 0,
             forgets: false,
         };
         world.begin();
@@ -349,6 +352,7 @@ impl World {
     fn step(&mut self, input: Input) {
         let mut actions = Vec::new();
         self.engine.step(at(self.millis), input, &mut actions);
+        self.most_held = self.most_held.max(self.engine.keys_held());
         for action in actions {
             match action {
                 Action::Dispatch {
@@ -408,7 +412,7 @@ impl World {
     /// Lets everything come to its end, each call answered by `answer`.
     fn finish(&mut self, mut answer: impl FnMut(&Task) -> Outcome) {
         let all = self.logs.get(&TASKS).map_or(0, Vec::len);
-        for _ in 0..4_000 {
+        for round in 0..8_000 {
             self.read_all();
             while let Some(task) = self.calls.values().next().cloned() {
                 self.answer(0, answer(&task));
@@ -422,7 +426,9 @@ impl World {
             let wake = wake.map_or(0, |wake| {
                 wake.since(at(self.millis).wall).as_millis() as u64
             });
-            self.pass(wake.clamp(1, 1_000));
+            // Whether a paused lane may read on is asked every few milliseconds, for as long as what it waits for is parked.
+            let least = if round < 1_000 { 1 } else { 250 };
+            self.pass(wake.clamp(least, 1_000));
         }
         self.submit();
         self.commit();
@@ -432,6 +438,7 @@ impl World {
         assert!(missing.is_empty(), "not ended once: {missing:?}");
         assert_eq!(self.engine.held(), 0);
         assert_eq!(self.engine.keys(), 0, "keys are remembered");
+        assert_eq!(self.engine.keys_held(), 0);
         assert!(self.order.is_empty(), "keys stay on the topic");
     }
 }
@@ -597,6 +604,77 @@ fn a_hot_key_holds_neither_other_keys_nor_other_scenes() {
     assert_eq!(world.writes, 1);
 }
 
+/// Room for so many keys with one task each.
+fn room_for_keys(keys: usize) -> Limits {
+    Limits {
+        keys: keys * 152,
+        ..Limits::of(64 << 20)
+    }
+}
+
+#[test]
+fn a_flood_of_keys_stops_reading_and_goes_on_when_some_have_ended() {
+    for keys in [1_000, 10, 1] {
+        let mut world = World::new(scenes(6_000), room_for_keys(100));
+        for number in 0..1_000 {
+            world.produce("pay", &format!("{}", number % keys), 0);
+        }
+
+        world.read_all();
+        assert!(world.readers[&TASKS].paused);
+        world.finish(|task| match task.attempt {
+            1 if task.origin.offset % 10 == 0 => failed(),
+            _ => Outcome::Success,
+        });
+
+        assert!(world.most_held >= 100 * 152, "{}", world.most_held);
+        assert!(world.most_held <= 101 * 152, "{}", world.most_held);
+    }
+}
+
+#[test]
+fn what_is_known_of_keys_leaves_less_room_for_tasks() {
+    let limits = Limits {
+        total: 200 << 10,
+        lane_least: 1 << 10,
+        keys: 100 << 10,
+        ..Limits::of(64 << 20)
+    };
+    let mut world = World::new(scenes(60_000), limits);
+    for number in 0..2_000 {
+        world.produce("pay", &format!("{number}"), 0);
+    }
+
+    world.read_all();
+
+    let (tasks, keys) = (world.engine.held(), world.engine.keys_held());
+    assert!(world.readers[&TASKS].paused);
+    assert!(keys > 50 << 10, "{keys}");
+    assert!(tasks + keys <= limits.total + 1_000, "{tasks} + {keys}");
+}
+
+#[test]
+fn keys_of_a_former_owner_do_not_stop_reading_what_its_parked_tasks_wait_for() {
+    let mut world = World::new(scenes(5_000), room_for_keys(1_000));
+    for number in 0..100 {
+        world.produce("pay", &format!("{number}"), 0);
+    }
+    world.read_all();
+    // The first one is still called when all others are parked, above it.
+    while let Some(nth) = world.calls.values().position(|task| task.origin.offset > 0) {
+        world.answer(nth, failed());
+    }
+    world.submit();
+    world.commit();
+    assert_eq!((world.committed[&TASKS].0, world.order.len()), (0, 99));
+
+    // The new owner has room for less.
+    world.limits = room_for_keys(10);
+    world.begin();
+
+    world.finish(|_| Outcome::Success);
+}
+
 #[test]
 fn tasks_without_a_key_and_of_scenes_without_order_go_by_themselves() {
     let mut world = World::new(scenes(700), Limits::of(64 << 20));
@@ -729,14 +807,18 @@ fn chance() -> impl Strategy<Value = Chance> {
 
 /// Roomy, or hardly any room.
 fn limits() -> impl Strategy<Value = Limits> {
-    let narrow = (1_usize..30, 1_usize..6).prop_map(|(lane_open, batch_tasks)| Limits {
-        total: 3_000,
-        lane_least: 600,
-        lane_most: 1_200,
-        lane_open,
-        batch_tasks,
-        batch_bytes: 2_000,
-    });
+    let narrow =
+        (1_usize..30, 1_usize..6, 100_usize..1_000).prop_map(|(lane_open, batch_tasks, keys)| {
+            Limits {
+                total: 3_000,
+                lane_least: 600,
+                lane_most: 1_200,
+                lane_open,
+                batch_tasks,
+                batch_bytes: 2_000,
+                keys,
+            }
+        });
     prop_oneof![Just(Limits::of(1 << 20)), narrow]
 }
 

@@ -317,6 +317,10 @@ impl Plan {
                 submission.key = None;
             }
         }
+        if chance.one_in(2) {
+            // For one to four keys, or one with more tasks.
+            self.limits.keys = chance.between(100, 600) as usize;
+        }
     }
 
     /// Gives scenes their weights, and lets a quarter of all histories have two more that share the rate of a host, with more tasks than it
@@ -465,6 +469,7 @@ fn limits(chance: &mut Chance) -> Limits {
         lane_open: chance.between(1, 5) as usize,
         batch_tasks: chance.between(1, 5) as usize,
         batch_bytes: chance.between(300, 3_000) as usize,
+        keys: 1 << 20,
     }
 }
 

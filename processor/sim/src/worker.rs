@@ -583,6 +583,7 @@ impl Worker {
             let epoch = env.number();
             self.ownership.owned.insert(shard, epoch);
             self.epochs.insert(shard, epoch);
+            env.assigned += 1;
             let sources = (0..tiers)
                 .map(Source::Tier)
                 .chain([Source::Tasks, Source::Callbacks]);
@@ -894,12 +895,21 @@ impl Worker {
     fn within_limits(&self, env: &mut Env) {
         /// No record of a history is heavier.
         const HEAVIEST: usize = 1_024;
+        /// What the first task of a key adds to what is known of keys, and more than any other.
+        const HEAVIEST_KEY: usize = 152;
         let limits = env.plan.limits;
         let lanes = self.readers.len();
         let (open, held) = self.holds();
         if open > lanes * limits.lane_open {
             env.judge
                 .object(|| format!("{open} offsets open in {lanes} lanes, {limits:?}"));
+        }
+        // What former owners of its shards knew, each within its limit, is known to it, and each of them has read a record at least.
+        let (shards, assigned) = (env.plan.shards as usize, env.assigned);
+        let keys = self.engine.keys_held();
+        if keys > shards * limits.keys + assigned * HEAVIEST_KEY {
+            env.judge
+                .object(|| format!("{keys} bytes of keys in {shards} shards, {limits:?}"));
         }
         if held > limits.total + lanes * (limits.lane_least + HEAVIEST) {
             env.judge

@@ -328,6 +328,8 @@ pub(crate) struct Env {
     odds: Odds,
     /// Until when the targets of calls answer none.
     down_until: At,
+    /// How often shards were assigned.
+    pub(crate) assigned: usize,
 }
 
 /// A process.
@@ -794,6 +796,7 @@ impl World {
             bug,
             odds: plan.odds,
             down_until: 0,
+            assigned: 0,
             plan,
         };
         env.trace.note(0, "plan", &[seed], String::new);

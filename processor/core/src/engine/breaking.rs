@@ -59,8 +59,8 @@ impl Engine {
         let Turned { until, down_for } = turned;
         let again = now.wall + until.saturating_sub(now.steady);
         let expires = verdict::expires(scene, &item.task, again);
-        let (held, limits) = (self.held, self.limits);
-        let crowded = self.lane(item.lane).is_crowded(held, &limits);
+        let (memory, limits) = (self.memory(), self.limits);
+        let crowded = self.lane(item.lane).is_crowded(memory, &limits);
         let due = match self.breakers.place(key, now.steady, until) {
             Place::Memory if !crowded && !expires => {
                 let mut item = Item {

@@ -59,8 +59,8 @@ impl Engine {
     /// A task is due: through its gate, or in line before it.
     pub(super) fn due(&mut self, now: Now, mut item: Item, actions: &mut Vec<Action>) {
         let name = self.scene_of(&item);
-        let (held, limits, full) = (self.held, self.limits, self.is_full());
-        let crowded = self.lane(item.lane).is_crowded(held, &limits);
+        let (memory, limits, full) = (self.memory(), self.limits, self.is_full());
+        let crowded = self.lane(item.lane).is_crowded(memory, &limits);
         if self.ready.contains_key(&name) {
             // Those that wait for others of their key are not in line.
             match self.in_turn(now, item, actions) {
@@ -184,7 +184,7 @@ impl Engine {
         let crowded = self
             .lanes
             .get(&item.lane)
-            .is_none_or(|lane| lane.is_crowded(self.held, &self.limits));
+            .is_none_or(|lane| lane.is_crowded(self.memory(), &self.limits));
         item.task.due <= now.wall
             && !self.is_far_back(&name, item)
             && (self.gated(&name) < READY || !crowded)

@@ -111,8 +111,8 @@ impl Engine {
         if expires {
             return Some(item);
         }
-        let (total, limits) = (self.held, self.limits);
-        if is_far(now, &item, others) || self.lane(item.lane).is_crowded(total, &limits) {
+        let (memory, limits) = (self.memory(), self.limits);
+        if is_far(now, &item, others) || self.lane(item.lane).is_crowded(memory, &limits) {
             self.park_behind(now, item, others, actions);
         } else {
             self.hold(now, key, item, actions);
