@@ -121,6 +121,8 @@ pub type Client = BaseConsumer<Context>;
 pub struct Context {
     /// The consumer's configuration, for others that do not join.
     config: ClientConfig,
+    /// Asks whether anything is known of the order of tasks.
+    probe: order::Probe,
     /// The topics.
     topics: Arc<Topics>,
     /// To the drive.
@@ -185,6 +187,7 @@ impl Feed {
         let stop = Arc::new(AtomicBool::new(false));
         let context = Context {
             config: config.clone(),
+            probe: order::Probe::new(config.clone())?,
             topics: Arc::clone(topics),
             readings: to_drive.clone(),
             assignments: AtomicU64::new(0),
@@ -507,6 +510,7 @@ impl Context {
         // After the offsets: only then it is decided what there is to read.
         let orders = order::Source {
             config: &self.config,
+            probe: &self.probe,
             topic: &self.topics.order,
             metrics: &self.metrics,
             stop: &self.stop,

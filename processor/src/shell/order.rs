@@ -1,7 +1,11 @@
 //! Reading what former owners of shards knew of the order of their tasks.
 //!
 //! Not writing it, which is the ledger's. Invariant: everything that was written in a transaction whose offsets are committed is read.
+//!
+//! Whether a scene is ordered now makes no difference: what was written when one was has to be known to whoever ends its tasks, or it would
+//! name them for ever, and keep the next ones of their keys waiting. Where nothing was ever written, that costs one question a shard.
 
+use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -25,6 +29,8 @@ use crate::scan::{self, CALL, Scanned};
 pub(crate) struct Source<'a> {
     /// The configuration of a consumer.
     pub(crate) config: &'a ClientConfig,
+    /// Asks whether there is anything to read.
+    pub(crate) probe: &'a Probe,
     /// The order topic.
     pub(crate) topic: &'a str,
     /// Where events are counted.
@@ -33,11 +39,30 @@ pub(crate) struct Source<'a> {
     pub(crate) stop: &'a AtomicBool,
 }
 
+/// A client that lives as long as its worker, and sees what transactions have written that are not over.
+pub(crate) struct Probe(BaseConsumer<Quiet>);
+
 /// Longest time for all of it: far below the time for which tombstones are kept, and `max.poll.interval.ms`.
 const READ: Duration = Duration::from_mins(1);
 
 /// Pause before it is asked again whether the transactions of former owners are over, which takes milliseconds as a rule.
 const AGAIN: Duration = Duration::from_millis(10);
+
+// === impl Probe ===
+
+impl Probe {
+    /// A client that has asked for nothing yet.
+    pub(crate) fn new(mut config: ClientConfig) -> Result<Self, KafkaError> {
+        config.set("isolation.level", "read_uncommitted");
+        config.create_with_context(Quiet).map(Self)
+    }
+}
+
+impl fmt::Debug for Probe {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Probe").finish_non_exhaustive()
+    }
+}
 
 // === impl Source ===
 
@@ -102,12 +127,10 @@ impl Source<'_> {
         shards: &[i32],
         deadline: Instant,
     ) -> Result<Vec<(i32, i64, i64)>, KafkaError> {
-        let mut config = self.config.clone();
-        config.set("isolation.level", "read_uncommitted");
-        let probe: BaseConsumer<Quiet> = config.create_with_context(Quiet)?;
+        let Probe(probe) = self.probe;
         let mut filled = Vec::new();
         for &shard in shards {
-            let (low, end) = self.ends(&probe, shard, deadline)?;
+            let (low, end) = self.ends(probe, shard, deadline)?;
             if low < end {
                 filled.push((shard, low, end));
             }
