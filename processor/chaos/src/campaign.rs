@@ -23,8 +23,8 @@ use crate::broker::{self, Broker, Ports};
 use crate::fleet::{Fleet, Held, name};
 use crate::generator::{Generator, Progress};
 use crate::ledger::{Faults, Ledger, now_micros};
-use crate::options::{Options, Reply};
-use crate::plan::{self, BACKOFF_MS, Fault, MAX_ATTEMPTS, Random};
+use crate::options::{Guarantee, Options, Reply};
+use crate::plan::{self, BACKOFF_MS, Fault, MAX_ATTEMPTS, ORDERED, Random, SCENE};
 use crate::proxy::{Loss, Proxy};
 use crate::target;
 
@@ -45,6 +45,8 @@ struct Layout {
     partitions: u64,
     /// Workers of each process.
     workers: u64,
+    /// What is promised.
+    guarantee: Guarantee,
 }
 
 /// What faults are done to.
@@ -115,6 +117,7 @@ async fn campaign(
     let layout = Layout {
         partitions,
         workers: options.workers,
+        guarantee: options.guarantee,
     };
     let (stage, bootstrap) = Stage::set(dir, retide, jars, &layout).await?;
     describe(dir, options, partitions)?;
@@ -208,23 +211,34 @@ fn configure(path: &Path, layout: &Layout, bootstrap: &str, target: u16) -> Resu
     let Layout {
         partitions,
         workers,
+        guarantee,
     } = layout;
+    let guarantee = guarantee.word();
     let backoff: Vec<String> = BACKOFF_MS.iter().map(|ms| format!("'{ms}ms'")).collect();
     let text = format!(
         "[kafka]\nbootstrap.servers = '{bootstrap}'\n\
          [kafka.consumer]\nsession.timeout.ms = {}\nheartbeat.interval.ms = 500\n\
          [topics]\nprefix = '{PREFIX}'\npartitions = {partitions}\ntiers = ['now', '5s', '10s', '30s', '1m']\n\
-         [processor]\ngroup = '{PREFIX}'\nworkers = {workers}\n\
-         [scenes.chaos]\ntarget = {{ http = {{ url = 'http://127.0.0.1:{target}/task', timeout = '30s' }} }}\n\
-         backoff = {{ levels = {{ delays = [{}] }} }}\nmax_attempts = {MAX_ATTEMPTS}\nconcurrency = {CONCURRENCY}\n",
+         [processor]\ngroup = '{PREFIX}'\nworkers = {workers}\nguarantee = '{guarantee}'\n",
         SESSION.as_millis(),
+    );
+    let rules = format!(
+        "target = {{ http = {{ url = 'http://127.0.0.1:{target}/task', timeout = '30s' }} }}\n\
+         backoff = {{ levels = {{ delays = [{}] }} }}\nmax_attempts = {MAX_ATTEMPTS}\n",
         backoff.join(", "),
     );
-    Ok(fs::write(path, text)?)
+    let scenes = format!(
+        "[scenes.{SCENE}]\n{rules}concurrency = {CONCURRENCY}\n\
+         [scenes.{ORDERED}]\n{rules}concurrency = {ORDERED_CONCURRENCY}\nordering = 'key'\n",
+    );
+    Ok(fs::write(path, text + &scenes)?)
 }
 
 /// Calls in flight of one process.
 const CONCURRENCY: u32 = 64;
+
+/// Those of the ordered scene.
+const ORDERED_CONCURRENCY: u32 = 16;
 
 /// Writes down what the checker has to know.
 fn describe(dir: &Path, options: &Options, partitions: u64) -> Result<(), Failed> {
@@ -237,7 +251,11 @@ fn describe(dir: &Path, options: &Options, partitions: u64) -> Result<(), Failed
         ("partitions", partitions.to_string()),
         ("processes", options.processes.to_string()),
         ("workers", options.workers.to_string()),
-        ("concurrency", CONCURRENCY.to_string()),
+        (
+            "concurrency",
+            (CONCURRENCY + ORDERED_CONCURRENCY).to_string(),
+        ),
+        ("guarantee", options.guarantee.word().to_owned()),
         ("backoff_ms", backoff.join(",")),
     ] {
         ledger.write(&[key, &value]);

@@ -14,7 +14,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 
 use crate::Failed;
 use crate::ledger::{Ledger, fingerprint, now_micros};
-use crate::plan::Plan;
+use crate::plan::{ORDERED, Plan, SCENE};
 
 /// What is produced, and where.
 pub(crate) struct Generator {
@@ -112,7 +112,7 @@ impl Generator {
                         }
                         producer.poll(Duration::from_millis(1));
                     }
-                    send(&producer, &topic, &Plan::of(seed, number));
+                    send(&producer, &topic, &Plan::of(seed, number, rate));
                 }
                 if let Err(error) = producer.flush(FLUSH) {
                     eprintln!("generator: {error}");
@@ -129,8 +129,10 @@ fn send(producer: &BaseProducer<Acks>, topic: &str, plan: &Plan) {
         id,
         fate,
         delay,
+        key,
         payload,
     } = plan;
+    let key = key.as_deref();
     let delay = delay.as_millis().to_string();
     let ledger = &producer.context().ledger;
     ledger.write(&[
@@ -141,19 +143,23 @@ fn send(producer: &BaseProducer<Acks>, topic: &str, plan: &Plan) {
         &fate.attempts().to_string(),
         &delay,
         &fingerprint(payload),
+        key.unwrap_or_default(),
     ]);
     let header = |key, value| Header {
         key,
         value: Some(value),
     };
+    let scene = key.map_or(SCENE, |_| ORDERED);
     let headers = OwnedHeaders::new()
-        .insert(header("retry-scene", "chaos"))
+        .insert(header("retry-scene", scene))
         .insert(header("retry-id", id))
         .insert(header("retry-delay-ms", &delay));
     let mut record =
-        BaseRecord::<(), [u8], Box<String>>::with_opaque_to(topic, Box::new(id.clone()))
+        BaseRecord::<str, [u8], Box<String>>::with_opaque_to(topic, Box::new(id.clone()))
             .payload(payload)
             .headers(headers);
+    // Records without one go anywhere, those of a key to one partition.
+    record.key = key;
     while let Err((error, again)) = producer.send(record) {
         if error.rdkafka_error_code() != Some(rdkafka::types::RDKafkaErrorCode::QueueFull) {
             let at = now_micros().to_string();

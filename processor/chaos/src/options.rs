@@ -41,6 +41,9 @@ pub(crate) struct Options {
     /// How many processes run
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(2..=4))]
     pub(crate) processes: u64,
+    /// What is promised: with at-least-once, what ends may end twice, and order holds as long as nothing goes wrong
+    #[arg(long, value_enum, default_value_t = Guarantee::ExactlyOnce)]
+    pub(crate) guarantee: Guarantee,
     /// How many workers each process has
     #[arg(long, default_value_t = 1)]
     pub(crate) workers: u64,
@@ -53,6 +56,15 @@ pub(crate) struct Options {
     /// The binary under test [default: built from this checkout]
     #[arg(long)]
     pub(crate) retide: Option<PathBuf>,
+}
+
+/// What retide promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Guarantee {
+    /// One end, in a transaction
+    ExactlyOnce,
+    /// An end, or more
+    AtLeastOnce,
 }
 
 /// A reply of the broker.
@@ -74,6 +86,18 @@ pub(crate) enum Reply {
     AddPartitions,
     /// To the group of a transaction
     AddOffsets,
+}
+
+// === impl Guarantee ===
+
+impl Guarantee {
+    /// Its name in retide's configuration.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::ExactlyOnce => "exactly_once",
+            Self::AtLeastOnce => "at_least_once",
+        }
+    }
 }
 
 // === impl Reply ===

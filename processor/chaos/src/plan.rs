@@ -17,6 +17,8 @@ pub(crate) struct Plan {
     pub(crate) fate: Fate,
     /// How long its first attempt waits.
     pub(crate) delay: Duration,
+    /// Its key, if it is of the ordered scene.
+    pub(crate) key: Option<String>,
     /// The payload: the fate as text, a space, and bytes that are no text.
     pub(crate) payload: Vec<u8>,
 }
@@ -44,6 +46,18 @@ pub(crate) enum Fault {
     /// Processes join and leave.
     Storm,
 }
+
+/// The scene of most tasks.
+pub(crate) const SCENE: &str = "chaos";
+
+/// The scene of those that go one after the other.
+pub(crate) const ORDERED: &str = "chaos-ordered";
+
+/// How many tasks there are to one of the ordered scene.
+const TO_ONE_ORDERED: u64 = 10;
+
+/// Seconds between two tasks of a key, on average: about twice what one takes, so that many wait for others and the last ones end soon.
+const APART: u64 = 6;
 
 /// Most attempts of a task.
 pub(crate) const MAX_ATTEMPTS: u32 = 4;
@@ -82,8 +96,8 @@ impl Random {
 // === impl Plan ===
 
 impl Plan {
-    /// The task with this number.
-    pub(crate) fn of(seed: u64, number: usize) -> Self {
+    /// The task with this number, of so many a second.
+    pub(crate) fn of(seed: u64, number: usize, rate: u64) -> Self {
         let mut random = Random::new(seed, 1_000 + number as u64);
         let fate = match random.between(0, 100) {
             0..60 => Fate::Fails(0),
@@ -100,10 +114,14 @@ impl Plan {
         let mut payload = format!("{} ", fate.word()).into_bytes();
         let length = random.between(0, 300);
         payload.extend((0..length).map(|_| random.next() as u8));
+        let keys = (rate * APART / TO_ONE_ORDERED).max(1);
+        let is_ordered = random.between(0, TO_ONE_ORDERED) == 0;
+        let key = is_ordered.then(|| format!("k{}", random.between(0, keys)));
         Self {
             id: format!("t{number}"),
             fate,
             delay,
+            key,
             payload,
         }
     }
@@ -184,14 +202,26 @@ pub(crate) fn faults(options: &Options) -> Vec<(Duration, Fault)> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
     fn a_payload_says_its_fate() {
         for number in 0..1_000 {
-            let plan = Plan::of(7, number);
+            let plan = Plan::of(7, number, 60);
 
             assert_eq!(Fate::of(&plan.payload), plan.fate);
         }
+    }
+
+    #[test]
+    fn a_tenth_of_the_tasks_is_ordered_and_shares_keys() {
+        let plans = (0..10_000).map(|number| Plan::of(7, number, 60));
+
+        let keys: Vec<String> = plans.filter_map(|plan| plan.key).collect();
+
+        assert!((900..1_100).contains(&keys.len()), "{}", keys.len());
+        assert_eq!(keys.iter().collect::<HashSet<_>>().len(), 36);
     }
 }

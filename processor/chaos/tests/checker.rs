@@ -19,6 +19,7 @@ struct Task {
     outcome: &'static str,
     attempts: i64,
     delay_ms: i64,
+    key: &'static str,
 }
 
 /// A change to a history that breaks one promise.
@@ -46,8 +47,8 @@ const TASKS: [Task; 5] = [
     task("a", "delivered", 1, 0),
     task("b", "delivered", 2, 0),
     task("c", "dead", 4, 0),
-    task("d", "dead", 1, 0),
-    task("e", "delivered", 1, 1_000),
+    ordered(task("d", "dead", 1, 0), "k"),
+    ordered(task("e", "delivered", 1, 1_000), "k"),
 ];
 
 const fn task(id: &'static str, outcome: &'static str, attempts: i64, delay_ms: i64) -> Task {
@@ -56,7 +57,13 @@ const fn task(id: &'static str, outcome: &'static str, attempts: i64, delay_ms: 
         outcome,
         attempts,
         delay_ms,
+        key: "",
     }
+}
+
+/// One that goes after those of its key that are before it.
+const fn ordered(task: Task, key: &'static str) -> Task {
+    Task { key, ..task }
 }
 
 // === impl History ===
@@ -96,11 +103,14 @@ impl History {
             outcome,
             attempts,
             delay_ms,
+            key,
         } = task;
         let (sent, bytes) = (START + index * APART, format!("1:{id}"));
         self.add(
             GENERATOR,
-            &[&"intent", &sent, id, outcome, attempts, delay_ms, &bytes],
+            &[
+                &"intent", &sent, id, outcome, attempts, delay_ms, &bytes, key,
+            ],
         );
         self.add(GENERATOR, &[&"ack", &(sent + 4_000), id, &0, &index]);
         let origin = format!("chaos.tasks/0/{index}");
@@ -207,6 +217,19 @@ impl History {
         }
     }
 
+    /// A task is attempted again when the next one of its key has started, after a fault of this kind.
+    fn overtake(&mut self, kind: &str) {
+        let at = START + 40_000_000;
+        self.add(FAULTS, &[&"begin", &2, &at, &kind, &"p0", &""]);
+        self.add(FAULTS, &[&"end", &2, &(at + 1_000)]);
+        self.repeat("d", "1", 11_500_000);
+    }
+
+    /// It promised less.
+    fn at_least_once(&mut self) {
+        self.add("campaign.tsv", &[&"guarantee", &"at_least_once"]);
+    }
+
     /// Writes the ledgers.
     fn write(&self, dir: &Path) {
         fs::create_dir(dir).unwrap();
@@ -218,7 +241,7 @@ impl History {
 }
 
 /// One line broken at a time.
-const BREACHES: [Breach; 26] = [
+const BREACHES: [Breach; 28] = [
     breach("a task without an end", "lost", |history| {
         history.remove(TOPICS, &[(1, "chaos.callbacks"), (5, "a")]);
         history.remove(TOPICS, &[(1, "chaos.events"), (5, "a")]);
@@ -322,6 +345,19 @@ const BREACHES: [Breach; 26] = [
     breach("another idempotency key", "keys", |history| {
         history.find(TARGET, &[(2, "b"), (3, "2")])[0][5] = "b-2".into();
     }),
+    breach(
+        "a task before the end of one of its key",
+        "turns",
+        |history| {
+            let ended = (START + 42_000_000) / 1_000;
+            history.find(TOPICS, &[(1, "chaos.callbacks"), (5, "d")])[0][4] = ended.to_string();
+        },
+    ),
+    breach(
+        "a task after the start of one of its key",
+        "turns",
+        |history| history.overtake("kill"),
+    ),
     breach("a process that panicked", "exits", |history| {
         history.add(FAULTS, &[&"exit", &START, &"p0", &"itself", &101]);
     }),
@@ -416,6 +452,44 @@ fn what_was_in_flight_or_attempted_until_a_cut_was_noticed_may_be_made_again() {
     let (failed, _) = check(&jars, &[dir.display().to_string()]);
 
     assert_eq!(failed, [Vec::<String>::new()]);
+}
+
+#[test]
+fn a_process_that_does_not_know_that_it_was_replaced_may_make_an_attempt_out_of_turn() {
+    let Some(jars) = support::jars() else { return };
+    let root = TempDir::new().unwrap();
+    let dir = root.path().join("zombie");
+    let mut history = History::clean();
+    history.overtake("zombie");
+    history.write(&dir);
+
+    let (failed, _) = check(&jars, &[dir.display().to_string()]);
+
+    assert_eq!(failed, [Vec::<String>::new()]);
+}
+
+#[test]
+fn at_least_once_may_do_things_twice_and_nothing_else() {
+    const ALLOWED: [&str; 4] = ["terminals", "duplicates", "repeated", "turns"];
+    let Some(jars) = support::jars() else { return };
+    let root = TempDir::new().unwrap();
+    let (mut dirs, mut expected) = (Vec::new(), Vec::new());
+    for (number, breach) in BREACHES.iter().enumerate() {
+        let mut history = History::clean();
+        history.at_least_once();
+        (breach.change)(&mut history);
+        let dir = root.path().join(number.to_string());
+        history.write(&dir);
+        dirs.push(dir.display().to_string());
+        let fails = !ALLOWED.contains(&breach.line);
+        expected.push(fails.then(|| breach.line.to_owned()));
+    }
+
+    let (failed, _) = check(&jars, &dirs);
+
+    for ((breach, expected), failed) in BREACHES.iter().zip(expected).zip(failed) {
+        assert_eq!(failed, Vec::from_iter(expected), "{}", breach.name);
+    }
 }
 
 #[test]
