@@ -71,7 +71,7 @@ mod planted {
     const ALONE: &str = "a campaign has one scene, and it knows no rates";
 
     /// What the checker does not see, and why.
-    const UNSEEN: [(Bug, &str); 14] = [
+    const UNSEEN: [(Bug, &str); 15] = [
         (Bug::Core(Core::FreshBurst), "it knows no rates"),
         (
             Bug::Core(Core::LimiterResetOnRebalance),
@@ -81,6 +81,7 @@ mod planted {
             Bug::Core(Core::NeverFull),
             "it sees no memory; a lane that is too full keeps every promise to a producer",
         ),
+        (Bug::Core(Core::KeysUncounted), "it sees no memory"),
         (
             Bug::Core(Core::ClockBackIgnored),
             "its times are of one clock, and clocks of a campaign are right",

@@ -1,6 +1,8 @@
 //! Scenes that keep the order of their keys, as their target sees it.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use rdkafka::message::{Header, OwnedHeaders};
@@ -41,10 +43,21 @@ fn failures(key: usize, number: usize) -> u32 {
 
 /// Produces the tasks of all keys, in turn, to this scene; they fail as often as `failures` says.
 fn produce(rig: &Rig, scene: &str, volume: Volume, failures: impl Fn(usize, usize) -> u32) {
+    produce_some(rig, scene, volume.keys, 0..volume.tasks, failures);
+}
+
+/// As [`produce`], with these numbers.
+fn produce_some(
+    rig: &Rig,
+    scene: &str,
+    keys: usize,
+    numbers: Range<usize>,
+    failures: impl Fn(usize, usize) -> u32,
+) {
     let producer = rig.producer();
     let topic = rig.topic("tasks");
-    for number in 0..volume.tasks {
-        for key in 0..volume.keys {
+    for number in numbers {
+        for key in 0..keys {
             let (id, name) = (format!("{key}/{number}"), format!("key-{key}"));
             let mut headers = OwnedHeaders::new();
             for (key, value) in [("retry-scene", scene), ("retry-id", id.as_str())] {
@@ -136,12 +149,78 @@ fn the_order_of_a_thousand_keys_survives_three_kills() {
     eprintln!("{parked} records parked");
     // Nothing is remembered of a key whose tasks have ended: the last that was written of each is a tombstone.
     drop((survivor, victim));
-    let mut last = BTreeMap::new();
-    for record in rig.read("order") {
-        last.insert(record.key, record.value);
-    }
+    let last = remembered(&rig);
     assert!(!last.is_empty(), "nothing was written");
     assert_eq!(last.values().flatten().count(), 0, "{last:?}");
+}
+
+/// Puts the scene in force.
+fn apply(rig: &Rig, scene: &str) {
+    let text = scene.replace("TARGET", &rig.target.address.to_string());
+    fs::write(rig.file("scenes.toml"), text).unwrap();
+    let output = rig.retide(&["scenes", "apply", "scenes.toml"]);
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// What is known of keys, as it was written last.
+fn remembered(rig: &Rig) -> BTreeMap<Option<Vec<u8>>, Option<Vec<u8>>> {
+    let records = rig.read("order").into_iter();
+    records.map(|record| (record.key, record.value)).collect()
+}
+
+#[test]
+fn a_scene_that_becomes_ordered_keeps_its_order_through_a_kill() {
+    const KEYS: usize = 50;
+    let rig = Rig::new(Duration::from_millis(20), "");
+    apply(&rig, &scene("none"));
+    let retide = rig.run();
+    produce_some(&rig, "flaky", KEYS, 0..2, failures);
+    rig.ends(2 * KEYS);
+    assert!(remembered(&rig).is_empty());
+    let before = rig.target.count();
+
+    apply(&rig, &scene("key"));
+    retide.wait_for_times(2, "scene rules changed");
+    produce_some(&rig, "flaky", KEYS, 2..10, failures);
+    rig.target.wait_for(before + 2 * KEYS);
+    retide.kill();
+    let _successor = rig.run();
+    let all = Volume {
+        keys: KEYS,
+        tasks: 10,
+    };
+    check_ends(&rig, all);
+
+    let requests = &rig.target.requests()[before..];
+    assert_eq!(overtakers(requests), Vec::<String>::new());
+    let remembered = remembered(&rig);
+    assert!(!remembered.is_empty(), "nothing was written");
+    assert_eq!(remembered.values().flatten().count(), 0, "{remembered:?}");
+}
+
+#[test]
+fn what_is_known_of_keys_is_forgotten_as_tasks_end_also_where_no_scene_is_ordered_any_more() {
+    let all = Volume { keys: 50, tasks: 3 };
+    let rig = Rig::new(Duration::ZERO, "");
+    apply(&rig, &scene("key").replace("700ms", "4s"));
+    let retide = rig.run();
+    produce(&rig, "flaky", all, |_, number| u32::from(number == 0));
+    rig.target.wait_for(all.keys);
+    let deadline = Instant::now() + PATIENCE;
+    while remembered(&rig).len() < all.keys {
+        assert!(Instant::now() < deadline, "not written");
+    }
+    retide.kill();
+
+    apply(&rig, &scene("none"));
+    let _successor = rig.run();
+    let ends = rig.ends(all.all());
+
+    assert_eq!(ends.len(), all.all());
+    // The last of them is committed with the last end.
+    let remembered = remembered(&rig);
+    assert_eq!(remembered.len(), all.keys);
+    assert_eq!(remembered.values().flatten().count(), 0, "{remembered:?}");
 }
 
 #[test]
