@@ -875,11 +875,15 @@ public final class Checker {
             line("exits", broken, "ended on SIGTERM " + (history.exits.size() - itself) + ", by themselves " + itself);
         }
 
-        /** Attempts start soon after their due time while nothing is wrong. */
+        /** Attempts start soon after their due time while nothing is wrong; those of tasks that wait for others of their key do not count. */
         private void lateness() {
             List<Long> inside = new ArrayList<>();
             List<Long> outside = new ArrayList<>();
             for (Attempt attempt : history.attempts) {
+                Intent intent = history.intents.get(attempt.id);
+                if (intent != null && !intent.key.isEmpty()) {
+                    continue;
+                }
                 boolean fault = history.faults.stream().anyMatch(candidate -> candidate.covers(attempt.time, TAIL));
                 (fault ? inside : outside).add((attempt.time - attempt.dueMs * 1_000) / 1_000);
             }

@@ -46,9 +46,9 @@ const BACKOFF_MS: [i64; 3] = [500, 1_700, 6_000];
 const TASKS: [Task; 5] = [
     task("a", "delivered", 1, 0),
     task("b", "delivered", 2, 0),
-    task("c", "dead", 4, 0),
+    ordered(task("c", "dead", 4, 0), "k"),
     ordered(task("d", "dead", 1, 0), "k"),
-    ordered(task("e", "delivered", 1, 1_000), "k"),
+    task("e", "delivered", 1, 1_000),
 ];
 
 const fn task(id: &'static str, outcome: &'static str, attempts: i64, delay_ms: i64) -> Task {
@@ -219,10 +219,10 @@ impl History {
 
     /// A task is attempted again when the next one of its key has started, after a fault of this kind.
     fn overtake(&mut self, kind: &str) {
-        let at = START + 40_000_000;
+        let at = START + 30_000_000;
         self.add(FAULTS, &[&"begin", &2, &at, &kind, &"p0", &""]);
         self.add(FAULTS, &[&"end", &2, &(at + 1_000)]);
-        self.repeat("d", "1", 11_500_000);
+        self.repeat("c", "4", 2_000_000);
     }
 
     /// It promised less.
@@ -349,8 +349,8 @@ const BREACHES: [Breach; 28] = [
         "a task before the end of one of its key",
         "turns",
         |history| {
-            let ended = (START + 42_000_000) / 1_000;
-            history.find(TOPICS, &[(1, "chaos.callbacks"), (5, "d")])[0][4] = ended.to_string();
+            let ended = (START + 31_000_000) / 1_000;
+            history.find(TOPICS, &[(1, "chaos.callbacks"), (5, "c")])[0][4] = ended.to_string();
         },
     ),
     breach(

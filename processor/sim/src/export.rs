@@ -247,7 +247,8 @@ impl Witness {
         for (key, value) in [
             ("prefix", PREFIX.to_owned()),
             ("processes", plan.workers.len().to_string()),
-            ("concurrency", CAMPAIGN_CONCURRENCY.to_string()),
+            // Of both scenes.
+            ("concurrency", (2 * CAMPAIGN_CONCURRENCY).to_string()),
             ("backoff_ms", backoff),
         ] {
             witness.campaign.add(&[&key, &value]);
@@ -260,7 +261,9 @@ impl Witness {
 
     /// A producer intends this.
     fn intends(&mut self, submission: &Submission) {
-        let Submission { id, at, due, .. } = submission;
+        let Submission {
+            id, at, due, key, ..
+        } = submission;
         let Some(fate) = submission.fate else {
             unreachable!("a campaign knows what its tasks must come to");
         };
@@ -273,6 +276,7 @@ impl Witness {
             &fate.attempts(),
             &delay.as_millis(),
             &fingerprint(Some(id.as_bytes())),
+            &key.unwrap_or_default(),
         ]);
     }
 

@@ -146,13 +146,16 @@ const FEW: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
 /// The scene of a campaign.
 const CAMPAIGN: &str = "chaos";
 
+/// Its scene that keeps the order of its keys.
+const CAMPAIGN_ORDERED: &str = "chaos-ordered";
+
 /// Most attempts of a task of a campaign: one for each wait.
 const CAMPAIGN_ATTEMPTS: u32 = 4;
 
 /// Waits before the second and later attempts of a campaign, in milliseconds: those of the crash campaign.
 pub(crate) const CAMPAIGN_BACKOFF: [u64; 3] = [500, 1_700, 6_000];
 
-/// Most calls of a campaign that a process has in flight: so many that few tasks wait for one, so few that it bounds something.
+/// Most calls of a scene of a campaign that a process has in flight: so many that few tasks wait for one, so few that it bounds something.
 pub(crate) const CAMPAIGN_CONCURRENCY: u32 = 8;
 
 /// Largest step and skew of a clock.
@@ -245,8 +248,12 @@ impl Plan {
             // So few that lanes are paused, and enough for attempts to be in time.
             plan.limits.lane_open = chance.between(8, 24) as usize;
         }
-        plan.scenes = vec![campaign_scene()];
+        plan.scenes = vec![
+            campaign_scene(CAMPAIGN, Ordering::None),
+            campaign_scene(CAMPAIGN_ORDERED, Ordering::Key),
+        ];
         plan.submissions = campaign_submissions(chance, plan.heals_at, plan.shards);
+        order_some(&mut plan.submissions, &mut chance.fork());
         plan.skews.fill(0);
         plan.odds = Odds::default();
         plan.draw_odds(chance);
@@ -618,14 +625,15 @@ fn submissions(chance: &mut Chance, heals_at: At, shards: i32) -> Vec<Arc<Submis
     submissions
 }
 
-/// The scene of a campaign.
-fn campaign_scene() -> Scene {
+/// A scene of a campaign.
+fn campaign_scene(name: &str, ordering: Ordering) -> Scene {
     let count = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
     Scene {
         base: Base::default(),
         concurrency: count(CAMPAIGN_CONCURRENCY),
+        ordering,
         ..Scene::new(
-            CAMPAIGN,
+            name,
             Target::Call,
             Policy {
                 backoff: Backoff::Levels {
@@ -635,6 +643,17 @@ fn campaign_scene() -> Scene {
                 max_attempts: count(CAMPAIGN_ATTEMPTS),
             },
         )
+    }
+}
+
+/// Gives a fifth of the tasks of a campaign one of a few keys.
+fn order_some(submissions: &mut [Arc<Submission>], chance: &mut Chance) {
+    for submission in submissions {
+        if chance.one_in(5) {
+            let submission = Arc::make_mut(submission);
+            submission.scene = CAMPAIGN_ORDERED.into();
+            submission.key = Some(chance.pick(&["a", "b", "c"]));
+        }
     }
 }
 
