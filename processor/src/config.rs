@@ -162,7 +162,7 @@ pub struct Processor {
     /// How long a transaction collects.
     #[serde(deserialize_with = "text::positive")]
     pub commit_interval: Duration,
-    /// Bytes of tasks held in memory, of the whole process.
+    /// Bytes of tasks, and of what is known of keys, held in memory, of the whole process.
     #[serde(deserialize_with = "text::size")]
     pub memory_limit: u64,
     /// How long calls in flight are waited for when a shard is given away.

@@ -54,7 +54,15 @@ impl Probe {
     /// A client that has asked for nothing yet.
     pub(crate) fn new(mut config: ClientConfig) -> Result<Self, KafkaError> {
         config.set("isolation.level", "read_uncommitted");
+        // They would pile up between two assignments.
+        config.set("statistics.interval.ms", "0");
         config.create_with_context(Quiet).map(Self)
+    }
+
+    /// The client, rid of what it has reported since it was last asked.
+    fn client(&self) -> &BaseConsumer<Quiet> {
+        while self.0.poll(Duration::ZERO).is_some() {}
+        &self.0
     }
 }
 
@@ -127,7 +135,7 @@ impl Source<'_> {
         shards: &[i32],
         deadline: Instant,
     ) -> Result<Vec<(i32, i64, i64)>, KafkaError> {
-        let Probe(probe) = self.probe;
+        let probe = self.probe.client();
         let mut filled = Vec::new();
         for &shard in shards {
             let (low, end) = self.ends(probe, shard, deadline)?;
