@@ -19,6 +19,7 @@ struct Task {
     outcome: &'static str,
     attempts: i64,
     delay_ms: i64,
+    /// If it goes after those of its key that are before it.
     key: &'static str,
 }
 
@@ -46,8 +47,14 @@ const BACKOFF_MS: [i64; 3] = [500, 1_700, 6_000];
 const TASKS: [Task; 5] = [
     task("a", "delivered", 1, 0),
     task("b", "delivered", 2, 0),
-    ordered(task("c", "dead", 4, 0), "k"),
-    ordered(task("d", "dead", 1, 0), "k"),
+    Task {
+        key: "k",
+        ..task("c", "dead", 4, 0)
+    },
+    Task {
+        key: "k",
+        ..task("d", "dead", 1, 0)
+    },
     task("e", "delivered", 1, 1_000),
 ];
 
@@ -59,11 +66,6 @@ const fn task(id: &'static str, outcome: &'static str, attempts: i64, delay_ms: 
         delay_ms,
         key: "",
     }
-}
-
-/// One that goes after those of its key that are before it.
-const fn ordered(task: Task, key: &'static str) -> Task {
-    Task { key, ..task }
 }
 
 // === impl History ===
