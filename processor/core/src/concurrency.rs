@@ -4,8 +4,8 @@
 //! are in flight as may be, there may be more. This is the gradient of Netflix's
 //! [concurrency-limits](https://github.com/Netflix/concurrency-limits) (`Gradient2Limit`): the limit follows the ratio of the usual length
 //! of a call to that of the last window, plus a few calls that may queue. What failed shrinks it as in its `AIMDLimit`. The usual length is
-//! measured anew from time to time with half as many calls, like `VegasLimit` does: an average alone would follow a target that is never
-//! without a queue, and the limit would creep up with it.
+//! measured anew from time to time with half as many calls, like `VegasLimit` does, and more often at first: an average alone would follow
+//! a target that is never without a queue, or was cold when it was called first, and the limit would creep up with it.
 //!
 //! Not the count of calls, which is the gate's. Pure: time is told, and is steady. Invariant: the limit stays within its bounds.
 
@@ -46,6 +46,8 @@ struct Inner {
     ends: Duration,
     /// What it is for.
     phase: Phase,
+    /// Windows that adapt before the measurement after the next one.
+    spacing: u32,
 }
 
 /// What a window is for.
@@ -53,7 +55,7 @@ struct Inner {
 enum Phase {
     /// To adapt the limit; so many more before the next measurement.
     Adapt(u32),
-    /// Calls of before come back.
+    /// Calls of before come back, all of them.
     Settle,
     /// To measure how long a call takes, with half of the calls.
     Measure,
@@ -99,7 +101,11 @@ const BACKOFF: f64 = 0.9;
 /// Over how many windows the usual length follows.
 const LONG: f64 = 600.0;
 
-/// Windows that adapt between two measurements: two minutes as a rule, of which a measurement takes two seconds at half of the calls.
+/// Windows that adapt before the first measurement; twice as many each time until the next one. What a target takes for its first calls
+/// says little, and half of what it takes then may still be queue.
+const SOON: u32 = 4;
+
+/// Most windows that adapt between two measurements: two minutes as a rule, of which a measurement takes two seconds at half of the calls.
 const MEASURE: u32 = 120;
 
 // === impl Limit ===
@@ -115,7 +121,8 @@ impl Limit {
                 usual: None,
                 window: Window::default(),
                 ends: Duration::ZERO,
-                phase: Phase::Adapt(MEASURE),
+                phase: Phase::Adapt(SOON),
+                spacing: SOON * 2,
             }),
         }
     }
@@ -146,8 +153,8 @@ impl Limit {
             window.seconds += call.took.as_secs_f64();
         }
         window.in_flight = window.in_flight.max(in_flight);
-        let enough = window.answered + window.failed >= ENOUGH;
-        if now >= inner.ends && enough {
+        let calls = window.answered + window.failed;
+        if now >= inner.ends && calls >= inner.enough() {
             inner.ends = now + WINDOW;
             let window = std::mem::take(&mut inner.window);
             inner.follow(window, self.bounds);
@@ -173,6 +180,14 @@ impl Bounds {
 // === impl Inner ===
 
 impl Inner {
+    /// Fewest calls of the window: where calls of before are to come back, as many as there may have been.
+    fn enough(&self) -> u32 {
+        match self.phase {
+            Phase::Adapt(_) | Phase::Measure => ENOUGH,
+            Phase::Settle => (self.limit as u32).max(ENOUGH),
+        }
+    }
+
     /// Follows what a window says.
     fn follow(&mut self, window: Window, bounds: Bounds) {
         let all = f64::from(window.answered + window.failed);
@@ -185,7 +200,8 @@ impl Inner {
             Phase::Settle => self.phase = Phase::Measure,
             Phase::Measure => {
                 self.usual = Some(took);
-                self.phase = Phase::Adapt(MEASURE);
+                self.phase = Phase::Adapt(self.spacing);
+                self.spacing = (self.spacing * 2).min(MEASURE);
             }
             Phase::Adapt(left) => {
                 let usual = self.usual.map_or(took, |usual| average(usual, took));
@@ -355,7 +371,7 @@ mod tests {
 
     #[test]
     fn it_finds_the_capacity_of_a_target_and_stays_there() {
-        for capacity in [5, 20, 100] {
+        for capacity in [1, 5, 20, 100] {
             let limit = Limit::new(bounds(1, 1_000));
             let target = Target {
                 capacity,
@@ -370,13 +386,29 @@ mod tests {
                 (Duration::ZERO, Duration::from_hours(1)),
             );
 
-            let most = f64::from(capacity) + f64::from(capacity).sqrt().max(QUEUE) + 2.0;
+            let most = f64::from(capacity) + f64::from(capacity).sqrt().max(QUEUE) + 3.0;
             eprintln!("capacity {capacity}: {mean:.1} in flight on average after 40 to 60 minutes");
             assert!(
                 (f64::from(capacity) * 0.9..most * 1.1).contains(&mean),
                 "{mean}"
             );
         }
+    }
+
+    #[test]
+    fn a_target_that_is_cold_at_first_is_soon_known_better() {
+        let limit = Limit::new(bounds(1, 64));
+        let target = |takes| Target {
+            capacity: 5,
+            takes: Duration::from_millis(takes),
+            most: u32::MAX,
+        };
+        let second = Duration::from_secs(1);
+
+        run(&limit, &target(250), u32::MAX, (Duration::ZERO, second));
+        let mean = run(&limit, &target(50), u32::MAX, (second, second * 60));
+
+        assert!((4.5..14.0).contains(&mean), "{mean}");
     }
 
     #[test]
@@ -422,7 +454,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(24))]
 
         #[test]
-        fn it_converges_on_any_capacity_from_any_bounds(capacity in 4_u32..80, takes in 20_u64..400, least in 1_u32..4) {
+        fn it_converges_on_any_capacity_from_any_bounds(capacity in 1_u32..80, takes in 20_u64..400, least in 1_u32..4) {
             let limit = Limit::new(bounds(least, 400));
             let target = Target { capacity, takes: Duration::from_millis(takes), most: u32::MAX };
 
