@@ -23,6 +23,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
 use retide_core::breaker::State;
+use retide_core::scene::Of;
 use retide_core::{
     Entry, Kind, Ladder, Outcome, Reason, Scenes, Settlement, Terminal, Timestamp, Transition,
     Wait, scene,
@@ -78,6 +79,8 @@ pub struct Metrics {
     pub(crate) unreadable_orders: Counter,
     /// Connectors that panicked.
     pub(crate) target_panics: Counter,
+    /// How many calls may be in flight at once.
+    limits: LimitFamily,
     /// The breakers.
     breakers: BreakerFamilies,
     /// Scenes in force.
@@ -296,6 +299,7 @@ impl Metrics {
                 "Records of the order topic not understood",
             ),
             target_panics: counter(r, "target_panics", "Connectors that panicked in a call"),
+            limits: LimitFamily::register(r),
             breakers: BreakerFamilies::register(r),
             scenes_in_force: gauge(r, "scenes", "Scenes in force"),
             workers: gauge(r, "workers", "Running workers"),
@@ -315,8 +319,14 @@ impl Metrics {
     pub(crate) fn put_in_force(&self, scenes: &Scenes) -> Arc<SceneSet> {
         let set = Arc::new(SceneSet::new(&self.scenes, scenes));
         *lock(&self.in_force) = Arc::clone(&set);
+        self.limits.keep(scenes);
         self.breakers.keep(scenes);
         set
+    }
+
+    /// So many calls may be in flight at once.
+    pub(crate) fn limit_is(&self, of: &Of, calls: u32) {
+        self.limits.set(of, calls);
     }
 
     /// A breaker of this target has switched.
@@ -662,6 +672,64 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         self.report(Load::default());
+    }
+}
+
+/// How many calls may be in flight at once, by scene or host.
+struct LimitFamily {
+    /// The number.
+    limit: Family<LimitLabels, Gauge>,
+    /// Whose series stand in the family: those of the scenes in force.
+    live: Mutex<HashMap<Of, Gauge>>,
+}
+
+/// Which scene, or, as the target, which host.
+type LimitLabels = [(&'static str, String); 1];
+
+// === impl LimitFamily ===
+
+impl LimitFamily {
+    /// Registers the number.
+    fn register(registry: &mut Registry) -> Self {
+        let help = "Calls that this process may have in flight at once, of a scene or of all scenes that share the limit of their target";
+        Self {
+            limit: add(registry, ("concurrency_limit", help), Family::default()),
+            live: Mutex::default(),
+        }
+    }
+
+    /// Only these scenes call anything from now on.
+    fn keep(&self, scenes: &Scenes) {
+        let all: HashSet<Of> = scenes.iter().filter_map(|scene| scene.calls_of()).collect();
+        let mut live = lock(&self.live);
+        live.retain(|of, _| {
+            let stays = all.contains(of);
+            if !stays {
+                self.limit.remove(&limit_labels(of));
+            }
+            stays
+        });
+        for of in all {
+            let labels = limit_labels(&of);
+            live.entry(of)
+                .or_insert_with(|| self.limit.get_or_create_owned(&labels));
+        }
+    }
+
+    /// It is this number.
+    fn set(&self, of: &Of, calls: u32) {
+        // A worker may still have what is not in force any more.
+        if let Some(gauge) = lock(&self.live).get(of) {
+            gauge.set(calls.into());
+        }
+    }
+}
+
+/// The labels of a limit.
+fn limit_labels(of: &Of) -> LimitLabels {
+    match of {
+        Of::Scene(name) => [("scene", escape(name))],
+        Of::Host(name) => [("target", escape(name))],
     }
 }
 

@@ -28,7 +28,7 @@ use crate::order::{self, Change, Orders};
 use crate::outcome::{Outcome, Reason, Terminal};
 #[cfg(feature = "planted")]
 use crate::planted::Bug;
-use crate::scene::{Scene, Scenes};
+use crate::scene::{Of, Scene, Scenes};
 use crate::share::Shares;
 use crate::task::Task;
 use crate::tier::{HORIZON, Ladder, STRAIGHT};
@@ -479,6 +479,19 @@ impl Engine {
             tasks: self.held,
             keys: self.keys_held(),
         }
+    }
+
+    /// How many calls may be in flight at once of each scene that calls something, or of all scenes of a host that have that in common: the
+    /// fewest, where they name different limits.
+    pub fn call_limits(&self) -> HashMap<Of, u32> {
+        let mut limits = HashMap::new();
+        for scene in self.scenes.iter() {
+            let Some(of) = scene.calls_of() else { continue };
+            let limit = self.gates.limit(scene);
+            let known = limits.entry(of).or_insert(limit);
+            *known = limit.min(*known);
+        }
+        limits
     }
 
     /// Notes a read; false if the record is stale, known, of a lane that is given away, or to be read again when there is room for it.

@@ -84,6 +84,23 @@ impl Gates {
             .retain(|key, gate| hosts.contains(key) || is_used(gate));
     }
 
+    /// How many calls `scene` may have in flight, with those that it has that in common with. Nothing is made or changed: a worker whose
+    /// rules are old may ask.
+    pub fn limit(&self, scene: &Scene) -> u32 {
+        let gate = match scene.concurrency_of() {
+            Some(host) => {
+                let calls = (scene.concurrency, scene.least_concurrency);
+                let gate = self.by_host.get(&(Arc::clone(host), calls));
+                gate.map(|gate| Arc::clone(&gate))
+            }
+            None => self.by_scene.get(&scene.name).map(|gate| Arc::clone(&gate)),
+        };
+        match gate.filter(|gate| gate.concurrency.follows(scene)) {
+            Some(gate) => gate.concurrency.calls(),
+            None => Concurrency::of(scene).calls(),
+        }
+    }
+
     /// The breaker of this key: the one that other workers have, or a new one.
     pub fn breaker(&self, key: &breaker::Key) -> Arc<Breaker> {
         if let Some(breaker) = self.breakers.get(key).and_then(|known| known.upgrade()) {
@@ -309,8 +326,12 @@ mod tests {
             gate.returned(Duration::from_secs(second), failed);
         }
 
+        assert_eq!(gates.limit(&adaptive(64)), 2);
+        // Asking changes nothing.
+        assert_eq!(gates.limit(&adaptive(65)), 20);
         assert_eq!(calls(&adaptive(64)), 2);
         assert_eq!(calls(&adaptive(65)), 20);
         assert_eq!(calls(&scene(65)), 65);
+        assert_eq!(gates.limit(&scene(65)), 65);
     }
 }

@@ -90,6 +90,15 @@ pub struct Host {
     pub concurrency: bool,
 }
 
+/// Whose calls count in a limit.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Of {
+    /// Those of the scene of this name.
+    Scene(Arc<str>),
+    /// Those of all scenes that call this host, and have the same limit.
+    Host(Arc<str>),
+}
+
 /// How many attempts may start in a span of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rate {
@@ -167,6 +176,18 @@ impl Scene {
     pub fn concurrency_of(&self) -> Option<&Arc<str>> {
         let host = self.host.as_ref().filter(|host| host.concurrency);
         host.map(|host| &host.name)
+    }
+
+    /// Whose calls count in its concurrency, if it calls something.
+    pub fn calls_of(&self) -> Option<Of> {
+        let callback = self.callback.as_ref().map(|callback| &callback.target);
+        let mut targets = [&self.target].into_iter().chain(callback);
+        targets
+            .any(|target| *target == Target::Call)
+            .then(|| match self.concurrency_of() {
+                Some(host) => Of::Host(Arc::clone(host)),
+                None => Of::Scene(Arc::clone(&self.name)),
+            })
     }
 
     /// The policy after a failed attempt: the one for its class, or the scene's.

@@ -335,6 +335,43 @@ fn places_and_words_are_in_the_same_order() {
 }
 
 #[test]
+fn how_many_calls_there_may_be_is_said_of_scenes_in_force_and_of_hosts() {
+    let metrics = metrics();
+    let mut common = Scene::clone(rules(&["ship"]).get("ship").expect("a scene"));
+    common.host = Some(scene::Host {
+        name: "http://h:80".into(),
+        rate: false,
+        concurrency: true,
+    });
+    let mut topic = Scene::clone(rules(&["copy"]).get("copy").expect("a scene"));
+    topic.target = scene::Target::Produce { topic: "t".into() };
+    let pay = rules(&["pay"]);
+    let all = pay.iter().map(|scene| Scene::clone(scene));
+    drop(metrics.put_in_force(&all.chain([common, topic]).collect()));
+
+    metrics.limit_is(&Of::Scene("pay".into()), 7);
+    metrics.limit_is(&Of::Host("http://h:80".into()), 9);
+    metrics.limit_is(&Of::Scene("copy".into()), 8);
+    let text = metrics.encode();
+    drop(metrics.put_in_force(&rules(&["ship"])));
+    metrics.limit_is(&Of::Scene("pay".into()), 7);
+    let later = metrics.encode();
+
+    let said = |text: &str| -> Vec<String> {
+        let lines = text.lines();
+        let mut lines: Vec<_> = lines
+            .filter_map(|line| line.strip_prefix("retide_concurrency_limit"))
+            .map(str::to_owned)
+            .collect();
+        lines.sort();
+        lines
+    };
+    let expected = ["{scene=\"pay\"} 7", "{target=\"http://h:80\"} 9"];
+    assert_eq!(said(&text), expected);
+    assert_eq!(said(&later), ["{scene=\"ship\"} 0"]);
+}
+
+#[test]
 fn a_breaker_is_counted_for_its_target_as_long_as_a_scene_has_it() {
     let metrics = metrics();
     let target: Arc<str> = "http://h:80".into();

@@ -246,7 +246,10 @@ impl<L: Ledger> State<L> {
             shards: self.shards.len(),
             keys: engine.keys(),
         });
-        for (target, state) in self.parts.engine.breaker_states() {
+        for (of, calls) in engine.call_limits() {
+            self.parts.metrics.limit_is(&of, calls);
+        }
+        for (target, state) in engine.breaker_states() {
             self.parts.metrics.breaker_is(&target, state);
         }
     }

@@ -10,6 +10,7 @@
 mod bad_input;
 mod breaker;
 mod commands;
+mod concurrency;
 mod crash;
 mod doctor;
 mod explain;
