@@ -14,7 +14,7 @@ mod plan;
 mod survey;
 mod tools;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -174,17 +174,23 @@ pub async fn create(
     apart(config, move |session| session.create(&plan, timeout)).await
 }
 
-/// The topics of `plan` that exist.
+/// The topics of `plan` that exist, and how many partitions each of them has.
 ///
 /// # Errors
 /// If the cluster cannot be asked.
-pub async fn existing(config: &ClientConfig, plan: &Plan) -> Result<BTreeSet<Arc<str>>, Error> {
+pub async fn existing(
+    config: &ClientConfig,
+    plan: &Plan,
+) -> Result<BTreeMap<Arc<str>, usize>, Error> {
     let plan = plan.clone();
     apart(config, move |session| {
         let seen = session.find()?;
         let names = plan.topics.iter().map(|topic| Arc::clone(&topic.name));
         Ok(names
-            .filter(|name| seen.topics.contains_key(&**name))
+            .filter_map(|name| {
+                let partitions = seen.topics.get(&*name)?.replicas.len();
+                Some((name, partitions))
+            })
             .collect())
     })
     .await

@@ -221,6 +221,11 @@ impl Fraction {
         (part > 0.0 && part <= 1.0).then(|| Self(((part * whole).round() as u32).max(1)))
     }
 
+    /// The part as a number over 0, at most 1.
+    pub fn part(self) -> f64 {
+        f64::from(self.0) / f64::from(Self::WHOLE.0)
+    }
+
     /// So much of `count`, rounded up, and at least one.
     pub fn of(self, count: u32) -> u32 {
         let part = (u64::from(count) * u64::from(self.0)).div_ceil(u64::from(Self::WHOLE.0));

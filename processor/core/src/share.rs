@@ -59,6 +59,17 @@ struct Share {
     moves: u32,
 }
 
+/// How a rate divides over shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Division {
+    /// How many shards have a part of it.
+    pub shards: u32,
+    /// The time between two attempts of one of them.
+    pub period: Duration,
+    /// Attempts of one of them that may start at once.
+    pub burst: NonZeroU32,
+}
+
 /// How the tasks of a scene count.
 #[derive(Clone, Copy, Debug)]
 struct Counts {
@@ -105,6 +116,19 @@ const LONG: Duration = Duration::from_secs(10);
 
 /// Longest time that a limiter counts with, 146 years: sums of a few of them still fit its integers.
 const MOST: u64 = u64::MAX / 4;
+
+/// How the rate of a scene, one of these, divides over so many shards, whoever owns them, if it has one.
+pub fn division(scenes: &Scenes, scene: &str, shards: NonZeroU32) -> Option<Division> {
+    let mut all = Shares::new(shards);
+    all.follow(Duration::ZERO, scenes);
+    let Share { rate, spread, .. } = all.of(scene)?;
+    let (burst, part) = Part::build(*rate, *spread, 1, &all.clock)?;
+    Some(Division {
+        shards: spread.count,
+        period: part.period,
+        burst,
+    })
+}
 
 // === impl Shares ===
 

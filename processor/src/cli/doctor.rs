@@ -13,6 +13,7 @@ mod targets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -240,7 +241,9 @@ pub(super) fn doctor(config: &Config, options: &Options, output: Output) -> Resu
         Err(error) => lines.push(silent(config, error)),
     }
     lines.extend(found.lines);
-    lines.extend(rules::lines(config, &found.scenes));
+    let shards = surveyed.as_ref().ok().map(|survey| survey.shards);
+    let shards = shards.and_then(|shards| NonZeroU32::new(shards as u32));
+    lines.extend(rules::lines(config, &found.scenes, shards));
     let kafka = surveyed.as_ref().ok().map(|survey| &survey.topics);
     lines.extend(kafka_targets(config, kafka, &found.scenes));
     if !options.no_targets {

@@ -73,7 +73,7 @@ pub(super) fn explain(config: &Config, options: Options, output: Output) -> Resu
     let topics = Topics::new(&config.topics.prefix, &config.topics.tiers);
     let plan = init::plan(config);
     let there = Runtime::new()?.block_on(cluster::existing(&config.kafka.client(), &plan))?;
-    if !there.contains(&topics.tasks) {
+    if !there.contains_key(&topics.tasks) {
         let message = format!(
             "topic {} does not exist; `retide init` creates it",
             topics.tasks

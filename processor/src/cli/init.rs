@@ -97,7 +97,7 @@ pub(super) fn init(config: &Config, options: &Options, output: Output) -> Result
         let lines: Vec<Line> = plan
             .topics
             .iter()
-            .map(|topic| line(&plan, &topic.name, state(there.contains(&topic.name))))
+            .map(|topic| line(&plan, &topic.name, state(there.contains_key(&topic.name))))
             .collect();
         return print(&lines, output);
     }

@@ -1,9 +1,13 @@
-//! `retide scenes preview`: when a scene's tasks are tried again, attempt by attempt, as a table with a plot.
+//! `retide scenes preview`: when a scene's tasks are tried again, attempt by attempt, as a table with a plot; and, in `pacing`, how hard its
+//! target is pressed.
 //!
 //! Every attempt is taken to fail as soon as it starts. Invariant: whatever a task's chance, its attempts lie within what is shown.
 
+mod pacing;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,6 +20,7 @@ use retide_core::verdict::LEAST_WAIT;
 use retide_core::{Base, Failure, Outcome, Policy, Reason, Terminal, Timestamp};
 
 use crate::cli::output::{Exit, Failed, Output, put};
+use crate::cli::preview::pacing::Pacing;
 use crate::config::{Scene, human, rfc3339};
 
 /// What `preview` takes.
@@ -27,7 +32,8 @@ Examples:
   retide scenes preview payment --on throttled --attempts 100
 
 Every attempt is taken to fail as soon as it starts. Waits are shown from the shortest to the longest
-that chance can make them.")]
+that chance can make them. Below that: how many attempts start, and wait for each other. How a rate
+divides over shards is known where there is a broker to ask.")]
 pub(super) struct Options {
     /// The scene
     #[arg(value_name = "NAME")]
@@ -80,6 +86,9 @@ struct Preview {
     /// How it ends, if that is shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     end: Option<End>,
+    /// How hard its target is pressed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pacing: Option<Pacing>,
 }
 
 /// One attempt.
@@ -127,9 +136,9 @@ const WIDTH: usize = 40;
 /// The longest wait is so many times the shortest where bars are better logarithmic: else the short ones could not be told apart.
 const WIDE: u64 = WIDTH as u64;
 
-/// Shows a scene.
+/// Shows a scene, where there are so many shards.
 pub(super) fn preview(
-    scenes: &BTreeMap<String, Scene>,
+    (scenes, shards): (&BTreeMap<String, Scene>, Option<NonZeroU32>),
     options: &Options,
     output: Output,
 ) -> Result<(), Failed> {
@@ -148,7 +157,8 @@ pub(super) fn preview(
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Timestamp::EPOCH + now.unwrap_or_default()
     });
-    let preview = Preview::of(&rules, options.on, start, options.attempts);
+    let mut preview = Preview::of(&rules, options.on, start, options.attempts);
+    preview.pacing = Some(Pacing::of(&rules, scenes, shards));
     match output {
         Output::Table => put(&preview.text(start)),
         Output::Json => put(&json(serde_json::to_string_pretty(&preview))?),
@@ -188,6 +198,7 @@ impl Preview {
             deadline_ms: scene.deadline.map(millis),
             attempts: Vec::new(),
             end: None,
+            pacing: None,
         };
         let mut row = Row {
             attempt: 1,
@@ -218,6 +229,7 @@ impl Preview {
             deadline_ms,
             attempts,
             end,
+            pacing,
             ..
         } = self;
         let on = match on {
@@ -265,6 +277,9 @@ impl Preview {
             None => write!(text, "\nand so on; --attempts shows more than {last}"),
         };
         let _ = write!(text, "\n{}", scale.legend());
+        if let Some(pacing) = pacing {
+            let _ = write!(text, "\n\n{}", pacing.text());
+        }
         text
     }
 }

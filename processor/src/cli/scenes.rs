@@ -1,6 +1,7 @@
 //! `retide scenes`: shows and changes the rules on the scenes topic.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -41,7 +42,7 @@ pub(super) enum Command {
         #[arg(value_name = "NAME")]
         names: Vec<String>,
     },
-    /// Show when a scene's tasks are tried again, attempt by attempt
+    /// Show when a scene's tasks are tried again, attempt by attempt, and how hard its target is pressed
     Preview(preview::Options),
     /// Take scenes off the topic
     Delete(Delete),
@@ -126,6 +127,8 @@ struct Board<'a> {
     topics: Topics,
     /// The scenes on the topic.
     scenes: BTreeMap<String, Scene>,
+    /// How many shards there are, if there is a retry topic.
+    shards: Option<NonZeroU32>,
 }
 
 // === impl Line ===
@@ -152,11 +155,13 @@ pub(super) fn scenes(config: &Config, command: Command, output: Output) -> Resul
         }
         Command::Export { names } => Board::open(config)?.export(&names, output),
         Command::Preview(options) => {
-            let scenes = match &options.scenes {
-                Some(file) => run::scenes(file)?,
-                None => rules::merged(&config.scenes, &Board::open(config)?.scenes),
+            let (scenes, shards) = if let Some(file) = &options.scenes {
+                (run::scenes(file)?, None)
+            } else {
+                let Board { scenes, shards, .. } = Board::open(config)?;
+                (rules::merged(&config.scenes, &scenes), shards)
             };
-            preview::preview(&scenes, &options, output)
+            preview::preview((&scenes, shards), &options, output)
         }
         Command::Delete(options) => Board::open(config)?.delete(&options, output),
     }
@@ -171,11 +176,14 @@ impl<'a> Board<'a> {
         let plan = init::plan(config);
         let client = config.kafka.client();
         // Finds out whether Kafka can be reached at all, and says so well.
-        Runtime::new()?.block_on(cluster::existing(&client, &plan))?;
+        let there = Runtime::new()?.block_on(cluster::existing(&client, &plan))?;
+        let shards = there.get(&topics.tasks).copied();
+        let shards = shards.and_then(|shards| u32::try_from(shards).ok());
         let follower = Follower::start(&config.kafka.consumer(), &topics.scenes)?;
         Ok(Self {
             config,
             scenes: follower.scenes().clone(),
+            shards: shards.and_then(NonZeroU32::new),
             topics,
         })
     }

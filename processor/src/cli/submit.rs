@@ -104,7 +104,7 @@ pub(super) fn submit(config: &Config, options: &Options, output: Output) -> Resu
     let plan = init::plan(config);
     let client = config.kafka.client();
     let there = Runtime::new()?.block_on(cluster::existing(&client, &plan))?;
-    if !there.contains(&topics.tasks) {
+    if !there.contains_key(&topics.tasks) {
         let message = format!(
             "topic {} does not exist; `retide init` creates it",
             topics.tasks

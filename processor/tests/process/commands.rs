@@ -123,6 +123,23 @@ fn scenes_are_applied_compared_exported_and_deleted() {
     let output = rig.retide(&["scenes", "diff", "--exit-code", "exported.toml"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
 
+    // Of a scene on the topic it is known how its rate divides.
+    fs::write(
+        rig.file("paced.toml"),
+        format!("{text}rate = {{ limit = 100, burst = 2 }}\nbreaker = {{}}\n"),
+    )
+    .unwrap();
+    let output = rig.retide(&["scenes", "apply", "paced.toml"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let output = rig.retide(&["scenes", "preview", "flaky"]);
+    for line in [
+        "belongs to 2 of 4 shards, and tasks of the others move there: 50 per 1s and 1 at once each",
+        "256 calls at once, per process; counted for flaky",
+        "of http://127.0.0.1:9: opens where 50 % of the calls",
+    ] {
+        assert!(stdout(&output).contains(line), "{output:?}");
+    }
+
     let output = rig.retide(&["scenes", "delete", "nowhere"]);
     assert_eq!(output.status.code(), Some(3));
     let output = rig.retide(&["scenes", "delete", "flaky"]);
@@ -245,6 +262,12 @@ fn a_scene_is_previewed_from_a_file_without_a_broker() {
     let json: serde_json::Value = serde_json::from_str(&stdout(&json)).unwrap();
     assert_eq!(json["attempts"][2]["since_first_ms"]["max"], 3_000);
     assert_eq!(json["end"]["reason"], "attempts-exhausted");
+    assert_eq!(json["pacing"]["ordering"], "none");
+    assert_eq!(
+        json["pacing"].get("concurrency"),
+        None,
+        "a topic is not called"
+    );
     // The clock is set back in between: 25 hours from nine to nine.
     assert!(
         stdout(&points).contains("2026-10-25T08:00:00Z"),

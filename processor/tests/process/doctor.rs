@@ -105,6 +105,39 @@ fn mend(rig: &Rig, tools: &str, failed: &[Value]) {
     }
 }
 
+/// The plan with a defect of each kind.
+fn defective(rig: &Rig) -> Plan {
+    let mut planted = plan(rig);
+    let mut of = |name: &str| {
+        let name = rig.topic(name);
+        let mut topics = planted.topics.iter_mut();
+        topics.position(|topic| *topic.name == *name).unwrap()
+    };
+    let (hour, narrow, order, events) = (of("delay.1h"), of("delay.5s"), of("order"), of("events"));
+    let forgetful = &mut planted.topics[hour].config;
+    forgetful.insert("retention.ms", "1000".to_owned());
+    planted.topics[narrow].partitions = 2;
+    let unordered = &mut planted.topics[order].config;
+    unordered.insert("cleanup.policy", "delete".to_owned());
+    planted.topics.remove(events);
+    planted
+}
+
+/// Checks that each of two scenes is said to have another rate for the same host.
+fn check_limits(rig: &Rig, warned: &[Value]) {
+    let host = format!("http://{}", rig.target.address);
+    for (scene, other) in [("other", "short"), ("short", "other")] {
+        let line = json!({
+            "section": "scenes", "mark": "warn", "subject": format!("scene {scene}"),
+            "message": format!(
+                "its rate is that of {host}, and scenes there name other ones ({other}): each counts for itself, and the host sees the sum"
+            ),
+            "fix": format!("set rate (the same in all of them) of [scenes.{scene}] in retide.toml"),
+        });
+        assert!(warned.contains(&line), "{warned:?}");
+    }
+}
+
 #[test]
 fn each_planted_defect_has_a_line_and_its_command_mends_it() {
     let dead = nobody();
@@ -118,21 +151,13 @@ fn each_planted_defect_has_a_line_and_its_command_mends_it() {
         "{}{GOOD}\n[scenes.dead]\ntarget = {{ http = {{ url = 'http://{dead}/?key=secret' }} }}\n\
          [scenes.copy]\ntarget = {{ kafka = {{ topic = '{prefix}-copy' }} }}\n\
          [scenes.short]\ntarget = {{ http = {{ url = 'http://TARGET/' }} }}\n\
-         backoff = {{ fixed = {{ delay = '10m' }} }}\ndeadline = '1m'\n",
+         backoff = {{ fixed = {{ delay = '10m' }} }}\ndeadline = '1m'\nordering = 'key'\n\
+         rate = {{ limit = 9, of = 'host' }}\n\
+         [scenes.other]\ntarget = {{ http = {{ url = 'http://TARGET/other' }} }}\n\
+         rate = {{ limit = 8, of = 'host' }}\n",
         rig.basics()
     ));
-    let mut planted = plan(&rig);
-    let mut of = |name: &str| {
-        let name = rig.topic(name);
-        let mut topics = planted.topics.iter_mut();
-        topics.position(|topic| *topic.name == *name).unwrap()
-    };
-    let (hour, narrow, events) = (of("delay.1h"), of("delay.5s"), of("events"));
-    let forgetful = &mut planted.topics[hour].config;
-    forgetful.insert("retention.ms", "1000".to_owned());
-    planted.topics[narrow].partitions = 2;
-    planted.topics.remove(events);
-    create(&rig, &planted);
+    create(&rig, &defective(&rig));
 
     let output = rig.retide(&["doctor", "--output", "ndjson"]);
     let table = rig.retide(&["doctor"]);
@@ -159,6 +184,14 @@ fn each_planted_defect_has_a_line_and_its_command_mends_it() {
             "message": "does not exist, or retide may not describe it", "fix": "retide init",
         }),
         json!({
+            "section": "topics", "mark": "fail", "subject": format!("{prefix}.order"),
+            "message": "cleanup.policy is delete: what is known of the order of tasks gets lost as it ages",
+            "fix": format!(
+                "kafka-configs.sh --bootstrap-server {kafka} --alter --entity-type topics --entity-name {prefix}.order \
+                 --add-config cleanup.policy=compact"
+            ),
+        }),
+        json!({
             "section": "targets", "mark": "fail", "subject": format!("scene copy: target topic {prefix}-copy"),
             "message": "does not exist, or retide may not describe it: its tasks cannot be delivered",
             "fix": format!("kafka-topics.sh --bootstrap-server {kafka} --create --if-not-exists --topic {prefix}-copy"),
@@ -178,6 +211,7 @@ fn each_planted_defect_has_a_line_and_its_command_mends_it() {
         short.unwrap()["message"],
         "the first wait of backoff is 10m at least, and the deadline is 1m: no task is ever tried a second time"
     );
+    check_limits(&rig, &warned);
     // The same for people, and the same from `run` as far as that looks.
     let table = String::from_utf8(table.stdout).unwrap();
     let refusal = String::from_utf8(run.stderr).unwrap();

@@ -4,13 +4,15 @@
 //! scene may well mean is not called wrong.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use humantime::format_duration;
 
 use retide_connectors::TargetConfig;
 use retide_core::scene::{self, Overrides};
-use retide_core::{Ordering, Policy, Rate, Timestamp};
+use retide_core::share::{self, Division};
+use retide_core::{Ordering, Policy, Rate, Scenes, Timestamp, breaker};
 
 use crate::cli::doctor::{Line, Section, change};
 use crate::config::{Config, Guarantee, Scene};
@@ -33,10 +35,11 @@ const TRIPS: u32 = 100;
 /// A call that takes less has no network in it.
 const FASTEST: Duration = Duration::from_micros(100);
 
-/// What is odd about scenes; one good line for all the others.
+/// What is odd about scenes, where there are so many shards; one good line for all the others.
 pub(super) fn lines(
     config: &Config,
     scenes: &BTreeMap<String, (Scene, Option<String>)>,
+    shards: Option<NonZeroU32>,
 ) -> Vec<Line> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -44,10 +47,18 @@ pub(super) fn lines(
     let now = Timestamp::EPOCH + now;
     let longest = config.topics.tiers.tiers().last();
     let longest = longest.map_or(Duration::ZERO, |tier| tier.delay);
+    let all = scenes.iter();
+    let all: Vec<scene::Scene> = all
+        .filter_map(|(name, (scene, _))| scene.rules(name).ok())
+        .collect();
     let (mut lines, mut good) = (Vec::new(), 0);
     for (name, (scene, file)) in scenes {
         let mut odd = odd(name, scene, longest, now);
         odd.extend(loose_order(scene, config.processor.guarantee));
+        if let Some(rules) = all.iter().find(|rules| *rules.name == **name) {
+            odd.extend(slow_part(rules, &all, shards));
+            odd.extend(beside_others(rules, &all));
+        }
         good += usize::from(odd.is_empty());
         let odd = odd.into_iter().map(|Odd { message, key }| {
             let fix = if key.starts_with("tiers") {
@@ -62,8 +73,7 @@ pub(super) fn lines(
         lines.extend(odd);
     }
     if good > 0 {
-        let message =
-            "their waits, deadlines, rates and concurrency fit together, and fit the tiers";
+        let message = "their waits, deadlines, rates, concurrency and breakers fit together, and fit the tiers";
         lines.insert(
             0,
             Line::ok(
@@ -105,6 +115,10 @@ fn odd(name: &str, scene: &Scene, longest: Duration, now: Timestamp) -> Vec<Odd>
         if let TargetConfig::Http(_) = scene.target {
             all.extend(fast_rate(rate, rules.concurrency.get()));
         }
+    }
+    all.extend(stiff_concurrency(&rules));
+    if let TargetConfig::Http(http) = &scene.target {
+        all.extend(odd_breaker(&rules, http.timeout));
     }
     all
 }
@@ -187,6 +201,147 @@ fn slow_rate(rate: Rate, deadline: Option<Duration>) -> Option<Odd> {
         ),
         key: "rate.limit or deadline".to_owned(),
     })
+}
+
+/// A rate of which a shard has so small a part that tasks there expire.
+fn slow_part(
+    rules: &scene::Scene,
+    all: &[scene::Scene],
+    shards: Option<NonZeroU32>,
+) -> Option<Odd> {
+    let (rate, deadline) = (rules.rate?, rules.deadline?);
+    let scenes: Scenes = all.iter().cloned().collect();
+    let division = share::division(&scenes, &rules.name, shards?)?;
+    let Division { shards, period, .. } = division;
+    // That the whole of it is too slow was said.
+    let alone = rate.per / rate.limit.get();
+    (period > deadline && alone <= deadline).then(|| {
+        let burst = match rules.ordering {
+            Ordering::Key => "",
+            // It belongs to as many shards as its burst has attempts.
+            Ordering::None => " or rate.burst (a smaller one)",
+        };
+        Odd {
+            message: format!(
+                "its rate belongs to {shards} shards, each of which lets one attempt start every {}, and the deadline is {}: where workers \
+                 have few shards each, tasks that queue up expire",
+                format_duration(period),
+                format_duration(deadline)
+            ),
+            key: format!("rate.limit{burst} or deadline"),
+        }
+    })
+}
+
+/// Limits and a breaker that look as if they were shared with scenes that call the same host, and are not.
+fn beside_others(rules: &scene::Scene, all: &[scene::Scene]) -> Vec<Odd> {
+    let others = |differs: &dyn Fn(&scene::Scene) -> bool| {
+        let others = all.iter().filter(|other| other.name != rules.name);
+        let names = others
+            .filter(|other| differs(other))
+            .map(|other| &*other.name);
+        Some(names.collect::<Vec<_>>().join(", ")).filter(|names| !names.is_empty())
+    };
+    let mut odd = Vec::new();
+    if let Some(host) = rules.host.as_ref().filter(|host| host.rate)
+        && let Some(names) = others(&|other| {
+            let host = other.host.as_ref().filter(|host| host.rate);
+            host.is_some() && other.rate_of() == rules.rate_of() && other.rate != rules.rate
+        })
+    {
+        odd.push(Odd {
+            message: format!(
+                "its rate is that of {}, and scenes there name other ones ({names}): each counts for itself, and the host sees the sum",
+                host.name
+            ),
+            key: "rate (the same in all of them)".to_owned(),
+        });
+    }
+    let calls = |scene: &scene::Scene| (scene.concurrency, scene.least_concurrency);
+    if let Some(host) = rules.concurrency_of()
+        && let Some(names) =
+            others(&|other| other.concurrency_of() == Some(host) && calls(other) != calls(rules))
+    {
+        odd.push(Odd {
+            message: format!(
+                "its concurrency is that of {host}, and scenes there name other ones ({names}): each counts for itself, and the host sees \
+                 the sum"
+            ),
+            key: "concurrency (the same in all of them)".to_owned(),
+        });
+    }
+    if let Some(own) = &rules.breaker
+        && let Some(names) = others(&|other| {
+            let breaker = other.breaker.as_ref();
+            breaker.is_some_and(|other| other.target == own.target && other.rule != own.rule)
+        })
+    {
+        odd.push(Odd {
+            message: format!(
+                "its breaker of {} goes by another rule than that of other scenes ({names}): each finds out for itself that it is down",
+                own.target
+            ),
+            key: "breaker (the same in all of them)".to_owned(),
+        });
+    }
+    odd
+}
+
+/// A concurrency that follows its target between bounds that leave no room.
+fn stiff_concurrency(rules: &scene::Scene) -> Option<Odd> {
+    let most = rules.concurrency;
+    (rules.least_concurrency == Some(most)).then(|| Odd {
+        message: format!(
+            "its concurrency follows the target between {most} and {most}: it does not move"
+        ),
+        key: "concurrency.max (over min)".to_owned(),
+    })
+}
+
+/// A breaker that never opens, or is open for longer than tasks have time; calls end within this time.
+fn odd_breaker(rules: &scene::Scene, timeout: Duration) -> Vec<Odd> {
+    let Some(breaker::Key { rule, .. }) = &rules.breaker else {
+        return Vec::new();
+    };
+    let mut odd = Vec::new();
+    // Within a window, retries are of the same rate.
+    if let Some(rate) = rules.rate.filter(|_| rules.host.is_none()) {
+        let window = rule.window.as_secs_f64() / rate.per.as_secs_f64();
+        let calls = window * f64::from(rate.limit.get()) + f64::from(rate.burst.get());
+        if calls < f64::from(rule.min_calls) {
+            odd.push(Odd {
+                message: format!(
+                    "its breaker needs {} calls within {} to open, and its rate lets {} start at most: it opens only if scenes that share it \
+                     call, too",
+                    rule.min_calls,
+                    format_duration(rule.window),
+                    calls.floor()
+                ),
+                key: "breaker.min_calls or breaker.window".to_owned(),
+            });
+        }
+    }
+    if let Some(slow) = rule.slow_call.filter(|slow| *slow >= timeout) {
+        odd.push(Odd {
+            message: format!(
+                "to its breaker a call is slow that takes over {}, and calls are given up after {}: none is ever slow",
+                format_duration(slow),
+                format_duration(timeout)
+            ),
+            key: "breaker.slow_call (below the target's timeout)".to_owned(),
+        });
+    }
+    if let Some(deadline) = rules.deadline.filter(|deadline| *deadline <= rule.open) {
+        odd.push(Odd {
+            message: format!(
+                "its breaker is open for {} at least, and the deadline is {}: tasks that are due meanwhile may expire untried",
+                format_duration(rule.open),
+                format_duration(deadline)
+            ),
+            key: "breaker.open or deadline".to_owned(),
+        });
+    }
+    odd
 }
 
 /// A rate that so few calls at once can never reach.
@@ -279,6 +434,119 @@ mod tests {
         assert_eq!(odd.key, "guarantee (exactly_once)");
         assert_eq!(loose_order(&scene, Guarantee::ExactlyOnce), None);
         assert!(messages("ordering = 'key'").is_empty());
+    }
+
+    /// What is odd about each of these scenes beside the others, where there are so many shards.
+    fn among(rules: &[(&str, &str)], shards: u32) -> Vec<(String, Odd)> {
+        let read = |(name, rules): &(&str, &str)| {
+            let text = format!("target = {{ http = {{ url = 'http://h/{name}' }} }}\n{rules}");
+            let scene = crate::config::rules(name, text).unwrap();
+            scene.rules(name).unwrap()
+        };
+        let all: Vec<scene::Scene> = rules.iter().map(read).collect();
+        let mut odd = Vec::new();
+        for scene in &all {
+            let one = slow_part(scene, &all, NonZeroU32::new(shards)).into_iter();
+            let one = one.chain(beside_others(scene, &all));
+            odd.extend(one.map(|odd| (scene.name.to_string(), odd)));
+        }
+        odd
+    }
+
+    #[test]
+    fn limits_of_a_host_that_differ_are_odd_and_those_that_are_the_same_are_not() {
+        let limits = |rate, max| {
+            format!(
+                "rate = {{ limit = {rate}, of = 'host' }}\nconcurrency = {{ max = {max}, of = 'host' }}\nbreaker = {{ probes = {max} }}"
+            )
+        };
+        let (one, other) = (limits(9, 8), limits(7, 6));
+
+        let odd = among(&[("a", &one), ("b", &one), ("c", &other), ("d", "")], 12);
+
+        let of = |name: &str| -> Vec<&Odd> {
+            let odd = odd.iter().filter(|(scene, _)| scene == name);
+            odd.map(|(_, odd)| odd).collect()
+        };
+        assert_eq!(
+            of("a").iter().map(|odd| &*odd.message).collect::<Vec<_>>(),
+            [
+                "its rate is that of http://h:80, and scenes there name other ones (c): each counts for itself, and the host sees the sum",
+                "its concurrency is that of http://h:80, and scenes there name other ones (c): each counts for itself, and the host sees \
+                 the sum",
+                "its breaker of http://h:80 goes by another rule than that of other scenes (c): each finds out for itself that it is down",
+            ]
+        );
+        assert_eq!(of("a")[0].key, "rate (the same in all of them)");
+        assert_eq!(of("b").len(), 3);
+        assert!(of("c")[0].message.contains("(a, b)"), "{odd:?}");
+        assert!(of("d").is_empty());
+        assert!(among(&[("a", &one), ("b", &one)], 12).is_empty());
+    }
+
+    #[test]
+    fn a_part_of_a_rate_that_leaves_no_time_is_odd() {
+        let rate = "rate = { limit = 1, per = '1m', burst = 12 }\ndeadline = '5m'";
+
+        let odd = among(&[("a", rate)], 12);
+
+        assert_eq!(
+            odd[0].1.message,
+            "its rate belongs to 12 shards, each of which lets one attempt start every 12m, and the deadline is 5m: where workers have few \
+             shards each, tasks that queue up expire"
+        );
+        assert_eq!(
+            odd[0].1.key,
+            "rate.limit or rate.burst (a smaller one) or deadline"
+        );
+        assert!(among(&[("a", rate)], 5).is_empty());
+        let few = "rate = { limit = 1, per = '1m' }\ndeadline = '5m'";
+        assert!(among(&[("a", few)], 12).is_empty());
+        // An order keeps tasks where they are: each shard has its part.
+        let ordered = format!("{few}\nordering = 'key'");
+        assert_eq!(
+            among(&[("a", &ordered)], 12)[0].1.key,
+            "rate.limit or deadline"
+        );
+        // That was said already.
+        let slow = "rate = { limit = 1, per = '2h', burst = 12 }\ndeadline = '1h'";
+        assert!(among(&[("a", slow)], 12).is_empty());
+    }
+
+    #[test]
+    fn a_breaker_that_never_opens_or_outlasts_tasks_is_odd() {
+        assert_eq!(
+            messages("rate = { limit = 1, per = '1s' }\nbreaker = { window = '10s' }"),
+            [
+                "its breaker needs 20 calls within 10s to open, and its rate lets 11 start at most: it opens only if scenes that share it \
+                 call, too"
+            ]
+        );
+        assert!(messages("rate = { limit = 2 }\nbreaker = { window = '10s' }").is_empty());
+        assert_eq!(
+            messages("breaker = { slow_call = '10s' }"),
+            [
+                "to its breaker a call is slow that takes over 10s, and calls are given up after 10s: none is ever slow"
+            ]
+        );
+        assert!(messages("breaker = { slow_call = '9s' }").is_empty());
+        assert_eq!(
+            messages("breaker = {}\ndeadline = '10s'"),
+            [
+                "its breaker is open for 10s at least, and the deadline is 10s: tasks that are due meanwhile may expire untried"
+            ]
+        );
+        assert!(messages("breaker = {}\ndeadline = '11s'").is_empty());
+    }
+
+    #[test]
+    fn a_concurrency_that_cannot_move_is_odd() {
+        assert_eq!(
+            messages("concurrency = { max = 5, min = 5 }"),
+            ["its concurrency follows the target between 5 and 5: it does not move"]
+        );
+        assert!(messages("concurrency = { max = 5, min = 5, adaptive = false }").is_empty());
+        assert!(messages("concurrency = { max = 5 }").is_empty());
     }
 
     #[test]
