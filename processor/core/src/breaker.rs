@@ -1,12 +1,15 @@
 //! The breaker of a target: whether it may be called, judged by how its last calls went.
 //!
-//! Closed, it counts the calls of a rolling window; where too many failed, or were slow, it opens. After a while it is half-open: a few
+//! Closed, it counts the calls of a rolling window; where too many failed, or were slow, it opens, and so it does where the last ones all
+//! did, as many as say something, however many went well before. After a while it is half-open: a few
 //! calls are let through as probes. One that fails opens it again, for twice as long; enough that succeed close it, and the number of calls
 //! in flight grows from a tenth to all of them. Not a queue: what waits, waits elsewhere. Pure: time is told, and is steady.
 //!
 //! Timeouts, connections that fail, and every other failure that another attempt may mend count as failed; so does a target that asks for
 //! rest, since rest is what an open breaker gives. What a target refuses for good, it has answered: that counts as a success.
 //!
+//! Calls in a row are what [gobreaker](https://pkg.go.dev/github.com/sony/gobreaker/v2), Polly's first breaker and Envoy go by, which open
+//! after 5 or so; here it takes more, since calls that were in flight together fail together.
 //! The window in buckets with a least number of calls, the slow calls and the number of probes are those of
 //! [resilience4j](https://resilience4j.readme.io/docs/circuitbreaker); [Failsafe](https://failsafe.dev/circuit-breaker/) takes ten buckets,
 //! too. The longer time after each probe that failed is that of
@@ -45,7 +48,7 @@ pub struct Rule {
     pub slow_rate: Fraction,
     /// How long a call counts.
     pub window: Duration,
-    /// Calls within the window below which it stays closed.
+    /// Calls within the window below which it stays closed. If so many in a row fail within it, or are slow, it opens.
     pub min_calls: u32,
     /// How long it is open at first.
     pub open: Duration,
@@ -135,6 +138,8 @@ struct Inner {
     phase: Phase,
     /// The calls that count.
     window: Window,
+    /// The last of them.
+    run: Run,
 }
 
 /// What a breaker does.
@@ -186,6 +191,15 @@ struct Count {
     /// Those that failed.
     failed: u32,
     /// Those that were slow.
+    slow: u32,
+}
+
+/// The last calls, as far as all of them went the same way.
+#[derive(Clone, Copy, Debug, Default)]
+struct Run {
+    /// How many failed.
+    failed: u32,
+    /// How many were slow.
     slow: u32,
 }
 
@@ -276,6 +290,7 @@ impl Breaker {
                 era: 0,
                 phase: Phase::Closed { since: None },
                 window: Window::default(),
+                run: Run::default(),
             }),
         }
     }
@@ -336,8 +351,8 @@ impl Breaker {
             Phase::Closed { .. } => {
                 let width = self.rule.window / BUCKETS as u32;
                 inner.window.add(now, width, call.failed, is_slow);
-                let count = inner.window.count();
-                self.is_bad(count)
+                inner.run.add(call.failed, is_slow);
+                self.is_bad(inner.window.count(), inner.run)
                     .then(|| self.open(&mut inner, (now, now), self.rule.open))
             }
             Phase::HalfOpen {
@@ -405,15 +420,19 @@ impl Breaker {
     }
 
     /// Whether such calls open it.
-    fn is_bad(&self, count: Count) -> bool {
+    fn is_bad(&self, count: Count, run: Run) -> bool {
         let Count {
             calls,
             failed,
             slow,
         } = count;
-        calls >= self.rule.min_calls
+        // With so many calls in the window, the last ones of a run are in it.
+        let least = self.rule.min_calls;
+        calls >= least
             && (self.rule.failure_rate.is_reached(failed, calls)
-                || self.rule.slow_rate.is_reached(slow, calls))
+                || self.rule.slow_rate.is_reached(slow, calls)
+                || run.failed >= least
+                || run.slow >= least)
     }
 
     /// The part of the calls that may be in flight: from a tenth on, all of them once the time of the slow start is over.
@@ -451,6 +470,7 @@ impl Inner {
         self.phase = phase;
         self.era += 1;
         self.window = Window::default();
+        self.run = Run::default();
         Switch {
             from,
             to: phase.state(),
@@ -499,6 +519,17 @@ impl Window {
             failed: sum.failed + bucket.failed,
             slow: sum.slow + bucket.slow,
         })
+    }
+}
+
+// === impl Run ===
+
+impl Run {
+    /// Goes on with one more call.
+    fn add(&mut self, failed: bool, slow: bool) {
+        let next = |run: u32, goes_on: bool| if goes_on { run.saturating_add(1) } else { 0 };
+        self.failed = next(self.failed, failed);
+        self.slow = next(self.slow, slow);
     }
 }
 

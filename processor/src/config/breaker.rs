@@ -26,7 +26,7 @@ pub struct Breaker {
     /// How long a call counts.
     #[serde(default = "half_a_minute", with = "text::duration")]
     pub window: Duration,
-    /// Calls within the window below which it stays closed.
+    /// Calls within the window below which it stays closed; so many in a row that fail, or are slow, open it.
     #[serde(default = "min_calls")]
     pub min_calls: u32,
     /// How long it is open at first.

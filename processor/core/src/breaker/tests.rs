@@ -207,6 +207,65 @@ fn workers_have_a_breaker_in_common_as_long_as_one_has_it() {
     assert_eq!(gates.breaker(&key("a", 1)).state(), State::Closed);
 }
 
+/// How many calls fail from the end of a minute on in which all were well, one after the other at this rate, until it opens.
+fn in_vain(rule: Rule, per_second: u32, fails: impl Fn(u32) -> bool) -> u32 {
+    let breaker = Breaker::new(rule);
+    let (every, healthy) = (secs(1) / per_second, 60 * per_second);
+    for number in 0..healthy {
+        assert_eq!(call(&breaker, every * number, GOOD), None);
+    }
+    let mut failed = 0;
+    for number in 0.. {
+        let how = if fails(number) { BAD } else { GOOD };
+        failed += u32::from(how.failed);
+        if call(&breaker, every * (healthy + number), how).is_some() {
+            break;
+        }
+    }
+    failed
+}
+
+#[test]
+fn an_outage_after_busy_healthy_time_opens_it_after_as_few_calls_as_after_a_quiet_one() {
+    let usual = Rule {
+        slow_call: None,
+        min_calls: 20,
+        ..rule()
+    };
+    let short = Rule {
+        window: secs(10),
+        ..usual
+    };
+
+    for per_second in [10, 100, 1_000] {
+        let all = in_vain(usual, per_second, |_| true);
+        // Nine of ten fail: no twenty of them in a row.
+        let most = |rule| in_vain(rule, per_second, |number| number % 10 != 9);
+        let (long, short) = (most(usual), most(short));
+        eprintln!(
+            "{per_second}/s, a minute well, then down: {all} calls in vain; where one of ten goes well, {long}, with a window of 10 s {short}"
+        );
+        assert_eq!(all, 20);
+        assert!(short <= 6 * per_second, "{short}");
+    }
+}
+
+#[test]
+fn a_call_that_goes_well_ends_the_run_and_old_failures_are_none() {
+    let breaker = Breaker::new(rule());
+    for _ in 0..100 {
+        call(&breaker, secs(1), GOOD);
+    }
+
+    for how in [BAD, BAD, BAD, GOOD, BAD, BAD, BAD] {
+        assert_eq!(call(&breaker, secs(1), how), None);
+    }
+    // Out of the window, with the calls before: one more is one of too few.
+    assert_eq!(call(&breaker, secs(40), BAD), None);
+
+    assert_eq!(breaker.state(), State::Closed);
+}
+
 /// What happens to a breaker.
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -310,10 +369,14 @@ impl Model {
                     .map(|(_, call)| *call)
                     .collect();
                 let failed = all.iter().filter(|call| call.failed).count();
+                let least = self.rule.min_calls as usize;
+                let last = &all[all.len().saturating_sub(least)..];
+                let in_a_row = last.iter().all(|call| call.failed) || last.iter().all(slow);
                 let slow = all.iter().filter(|call| slow(call)).count();
-                if all.len() >= self.rule.min_calls as usize
+                if all.len() >= least
                     && (reached(failed, all.len(), self.rule.failure_rate)
-                        || reached(slow, all.len(), self.rule.slow_rate))
+                        || reached(slow, all.len(), self.rule.slow_rate)
+                        || in_a_row)
                 {
                     self.switch(now, State::Open, self.rule.open);
                 }
