@@ -222,7 +222,7 @@ pub fn write_event(event: &Event, sink: &mut Sink<'_>) {
 pub fn write_alert(alert: &Alert, sink: &mut Sink<'_>) {
     write_text(sink, ID, &alert.example);
     write_text(sink, SCENE, &alert.scene);
-    write_text(sink, REASON, alert.reason.word());
+    write_text(sink, REASON, alert.reason);
 }
 
 /// A header's name to keep: one of retide's, or that of the content type, takes no memory.

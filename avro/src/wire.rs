@@ -240,16 +240,26 @@ pub struct EventLine<'a> {
 pub struct Alert {
     /// The rule that fired.
     pub rule: String,
-    /// The scene it is about.
+    /// The scene it is about; of a breaker, that of the task whose call made it switch.
     pub scene: String,
     /// When it fired.
     pub at: i64,
-    /// How many tasks it is about.
+    /// How many tasks it is about; of a breaker, how many calls.
     pub count: i64,
     /// The identity of one of those tasks.
     pub example: String,
-    /// Why that one ended, in the words of [`Reason::word`].
+    /// Why that one ended, in the words of [`Reason::word`]; of a breaker, why it has switched, in those of [`retide_core::breaker::Why::word`].
     pub reason: String,
+    /// The target whose breaker has switched.
+    pub target: Option<String>,
+    /// How many of its calls failed.
+    pub failed: Option<i64>,
+    /// How many of its calls were slow.
+    pub slow: Option<i64>,
+    /// When the target was last well.
+    pub since: Option<i64>,
+    /// When it is called again, if it may not be called now.
+    pub until: Option<i64>,
 }
 
 /// The rules of one scene, as they were applied.
@@ -280,6 +290,7 @@ impl Wire for Event {
 
 impl Wire for Alert {
     const SCHEMA: &'static str = include_str!("../schemas/Alert.avsc");
+    const EARLIER: &'static [&'static str] = &[include_str!("../schemas/earlier/Alert.1.avsc")];
 }
 
 impl Wire for Scene {
@@ -596,13 +607,21 @@ impl From<Wait> for Lateness {
 
 impl From<&retide_core::Alert> for Alert {
     fn from(alert: &retide_core::Alert) -> Self {
+        let target = alert.target.as_ref();
         Self {
             rule: alert.rule.to_owned(),
             scene: alert.scene.to_string(),
             at: millis(alert.at) as i64,
             count: alert.count.into(),
             example: alert.example.to_string(),
-            reason: alert.reason.word().to_owned(),
+            reason: alert.reason.to_owned(),
+            target: target.map(|target| target.name.to_string()),
+            failed: target.map(|target| target.failed.into()),
+            slow: target.map(|target| target.slow.into()),
+            since: target.map(|target| millis(target.since) as i64),
+            until: target
+                .and_then(|target| target.until)
+                .map(|until| millis(until) as i64),
         }
     }
 }

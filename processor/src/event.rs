@@ -7,7 +7,7 @@ use std::time::Duration;
 use rdkafka::error::KafkaError;
 use tracing::{debug, error, info, warn};
 
-use retide_core::breaker::{State, Switch};
+use retide_core::breaker::{Count, State, Switch};
 use retide_core::completions;
 use retide_core::order::Unreadable;
 
@@ -350,14 +350,34 @@ impl TargetPanicked<'_> {
 impl BreakerSwitched<'_> {
     /// Writes log and metric.
     pub(crate) fn emit(self, metrics: &Metrics) {
-        let Self {
-            target,
-            switch: Switch { from, to },
-        } = self;
-        let (from, now) = (from.word(), to.word());
+        let Self { target, switch } = self;
+        let Switch {
+            from,
+            to,
+            why,
+            calls,
+            ..
+        } = switch;
+        let Count {
+            calls,
+            failed,
+            slow,
+        } = calls;
+        let (from, now, why) = (from.word(), to.word(), why.word());
         match to {
-            State::Open => warn!(target, from, to = now, "breaker switched"),
-            State::HalfOpen | State::Closed => info!(target, from, to = now, "breaker switched"),
+            State::Open => warn!(
+                target,
+                from,
+                to = now,
+                why,
+                calls,
+                failed,
+                slow,
+                "breaker switched"
+            ),
+            State::HalfOpen | State::Closed => {
+                info!(target, from, to = now, why, calls, "breaker switched");
+            }
         }
         metrics.breaker_switched(target, to);
     }

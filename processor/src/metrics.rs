@@ -594,7 +594,7 @@ impl Tally {
                         self.dead_letters[reason as usize] += 1;
                     }
                 }
-                Entry::Callback(_) | Entry::Order(_) => {}
+                Entry::Callback(_) | Entry::Order(_) | Entry::Alert(_) => {}
                 Entry::Event(event) => {
                     let scene = &mut self.scenes[self.set.place(&event.scene)];
                     match (&event.transition, event.kind) {

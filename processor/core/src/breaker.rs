@@ -89,6 +89,42 @@ pub struct Switch {
     pub from: State,
     /// The state from now on.
     pub to: State,
+    /// What it changed for.
+    pub why: Why,
+    /// The calls that say so.
+    pub calls: Count,
+    /// The steady time at which the target was last well.
+    pub since: Duration,
+    /// The steady time at which it will be half-open, if it is open.
+    pub until: Option<Duration>,
+}
+
+/// What a breaker changes its state for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Too many of the window's calls failed.
+    FailureRate,
+    /// Too many of the window's calls were slow.
+    SlowRate,
+    /// The last calls all failed.
+    FailedInARow,
+    /// The last calls all were slow.
+    SlowInARow,
+    /// It was open for long enough.
+    TimeToProbe,
+    /// What probes came to.
+    Probes,
+}
+
+/// How many calls there were, and of which kinds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// All of them.
+    pub calls: u32,
+    /// Those that failed.
+    pub failed: u32,
+    /// Those that were slow.
+    pub slow: u32,
 }
 
 /// What a breaker says to one more call.
@@ -183,17 +219,6 @@ struct Window {
     last: u128,
 }
 
-/// How many calls there were, and of which kinds.
-#[derive(Clone, Copy, Debug, Default)]
-struct Count {
-    /// All of them.
-    calls: u32,
-    /// Those that failed.
-    failed: u32,
-    /// Those that were slow.
-    slow: u32,
-}
-
 /// The last calls, as far as all of them went the same way.
 #[derive(Clone, Copy, Debug, Default)]
 struct Run {
@@ -265,6 +290,22 @@ impl State {
     }
 }
 
+// === impl Why ===
+
+impl Why {
+    /// The word for it in logs and alerts.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::FailureRate => "failure-rate",
+            Self::SlowRate => "slow-rate",
+            Self::FailedInARow => "failed-in-a-row",
+            Self::SlowInARow => "slow-in-a-row",
+            Self::TimeToProbe => "time-to-probe",
+            Self::Probes => "probes",
+        }
+    }
+}
+
 // === impl Call ===
 
 impl Call {
@@ -306,13 +347,14 @@ impl Breaker {
         let now = inner.tell(now);
         let switch = match inner.phase {
             Phase::Open { since, until, span } if now >= until => {
-                Some(inner.switch(Phase::HalfOpen {
+                let probing = Phase::HalfOpen {
                     since,
                     span,
                     in_flight: 0,
                     succeeded: 0,
                     slow: 0,
-                }))
+                };
+                Some(inner.switch(probing, since, (Why::TimeToProbe, Count::default())))
             }
             Phase::Open { .. } | Phase::HalfOpen { .. } | Phase::Closed { .. } => None,
         };
@@ -352,8 +394,9 @@ impl Breaker {
                 let width = self.rule.window / BUCKETS as u32;
                 inner.window.add(now, width, call.failed, is_slow);
                 inner.run.add(call.failed, is_slow);
-                self.is_bad(inner.window.count(), inner.run)
-                    .then(|| self.open(&mut inner, (now, now), self.rule.open))
+                let count = inner.window.count();
+                let why = self.is_bad(count, inner.run)?;
+                Some(self.open(&mut inner, (now, now), self.rule.open, (why, count)))
             }
             Phase::HalfOpen {
                 since,
@@ -367,16 +410,22 @@ impl Breaker {
                 *slow += u32::from(is_slow);
                 let (since, again) = (*since, *span * 2);
                 let (all, slow) = (*succeeded, *slow);
+                let count = Count {
+                    calls: all,
+                    failed: u32::from(call.failed),
+                    slow,
+                };
+                let said = (Why::Probes, count);
                 if call.failed {
-                    return Some(self.open(&mut inner, (since, now), again));
+                    return Some(self.open(&mut inner, (since, now), again, said));
                 }
                 if all < self.rule.probes {
                     return None;
                 }
                 if self.rule.slow_rate.is_reached(slow, all) {
-                    return Some(self.open(&mut inner, (since, now), again));
+                    return Some(self.open(&mut inner, (since, now), again, said));
                 }
-                Some(inner.switch(Phase::Closed { since: Some(now) }))
+                Some(inner.switch(Phase::Closed { since: Some(now) }, since, said))
             }
             Phase::Open { .. } => unreachable!("a call of an open breaker"),
         }
@@ -410,17 +459,19 @@ impl Breaker {
         inner: &mut Inner,
         (since, now): (Duration, Duration),
         span: Duration,
+        said: (Why, Count),
     ) -> Switch {
         let span = span.min(self.rule.open.max(LONGEST_OPEN));
-        inner.switch(Phase::Open {
+        let open = Phase::Open {
             since,
             until: now + span,
             span,
-        })
+        };
+        inner.switch(open, since, said)
     }
 
-    /// Whether such calls open it.
-    fn is_bad(&self, count: Count, run: Run) -> bool {
+    /// Whether such calls open it, and why.
+    fn is_bad(&self, count: Count, run: Run) -> Option<Why> {
         let Count {
             calls,
             failed,
@@ -428,11 +479,20 @@ impl Breaker {
         } = count;
         // With so many calls in the window, the last ones of a run are in it.
         let least = self.rule.min_calls;
-        calls >= least
-            && (self.rule.failure_rate.is_reached(failed, calls)
-                || self.rule.slow_rate.is_reached(slow, calls)
-                || run.failed >= least
-                || run.slow >= least)
+        if calls < least {
+            return None;
+        }
+        [
+            (
+                self.rule.failure_rate.is_reached(failed, calls),
+                Why::FailureRate,
+            ),
+            (self.rule.slow_rate.is_reached(slow, calls), Why::SlowRate),
+            (run.failed >= least, Why::FailedInARow),
+            (run.slow >= least, Why::SlowInARow),
+        ]
+        .into_iter()
+        .find_map(|(is_so, why)| is_so.then_some(why))
     }
 
     /// The part of the calls that may be in flight: from a tenth on, all of them once the time of the slow start is over.
@@ -464,8 +524,8 @@ impl Inner {
         self.latest
     }
 
-    /// Does something else from now on.
-    fn switch(&mut self, phase: Phase) -> Switch {
+    /// Does something else from now on, for what calls said of a target that was last well at `since`.
+    fn switch(&mut self, phase: Phase, since: Duration, (why, calls): (Why, Count)) -> Switch {
         let from = self.phase.state();
         self.phase = phase;
         self.era += 1;
@@ -474,6 +534,13 @@ impl Inner {
         Switch {
             from,
             to: phase.state(),
+            why,
+            calls,
+            since,
+            until: match phase {
+                Phase::Open { until, .. } => Some(until),
+                Phase::Closed { .. } | Phase::HalfOpen { .. } => None,
+            },
         }
     }
 }

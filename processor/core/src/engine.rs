@@ -20,7 +20,7 @@ use crate::agenda::{Agenda, Item};
 use crate::breaker::{self, Breakers, Switch};
 use crate::completions::Completions;
 use crate::consequence::{self, End};
-use crate::entry::{Entry, Poison, Transition};
+use crate::entry::{Alert, Entry, Poison, Transition};
 use crate::gate::Gates;
 use crate::lane::{Lane, LaneId, Limits, Load, Memory, Source};
 use crate::line::{Hold, Line};
@@ -236,6 +236,8 @@ pub struct Engine {
     batch: Load,
     /// Calls in flight.
     calls: HashMap<u64, Call>,
+    /// What people must know, until it goes with the next settlement; no more than calls whose shards are gone.
+    alerts: Vec<Alert>,
     /// Bytes held by all lanes.
     held: usize,
     /// Which tasks with keys go one after the other.
@@ -301,6 +303,7 @@ impl Engine {
             outbound: VecDeque::new(),
             batch: Load::default(),
             calls: HashMap::new(),
+            alerts: Vec::new(),
             held: 0,
             orders: Orders::default(),
             latest: Timestamp::EPOCH,
@@ -891,10 +894,12 @@ impl Engine {
     }
 
     /// Completes an offset with the records that follow from it.
-    fn settle(&mut self, closing: Closing, entries: Vec<Entry>, actions: &mut Vec<Action>) {
+    fn settle(&mut self, closing: Closing, mut entries: Vec<Entry>, actions: &mut Vec<Action>) {
         #[cfg(feature = "planted")]
-        let entries = self.bug.written(entries);
+        let mut entries = self.bug.written(entries);
         self.note_order(closing, &entries);
+        let alerts = self.alerts.drain(..).map(Box::new);
+        entries.extend(alerts.map(Entry::Alert));
         self.close(closing, entries, Vec::new(), actions);
     }
 

@@ -54,6 +54,8 @@ pub enum Entry {
     Event(Event),
     /// Keep which tasks of a key are outstanding.
     Order(Change),
+    /// Tell people something beside the task.
+    Alert(Box<Alert>),
 }
 
 /// A record that could not be read as a task.
@@ -164,17 +166,40 @@ pub enum Transition {
 pub struct Alert {
     /// The rule that fired, such as `dead-tasks`.
     pub rule: &'static str,
-    /// The scene it is about.
+    /// The scene it is about, or one of those.
     pub scene: Arc<str>,
     /// When it fired.
     pub at: Timestamp,
-    /// How many tasks it is about.
+    /// How many tasks it is about, or calls.
     pub count: u32,
     /// One of those tasks, to start looking.
     pub example: Arc<str>,
-    /// Why that one ended.
-    pub reason: Reason,
+    /// Why that one ended, in the words of [`Reason::word`], or why a breaker has switched, in those of [`crate::breaker::Why::word`].
+    pub reason: &'static str,
+    /// The target whose breaker has switched, if one has.
+    pub target: Option<TargetHealth>,
 }
+
+/// How a target does whose breaker has switched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetHealth {
+    /// The target, such as `https://shop.example:443`.
+    pub name: Arc<str>,
+    /// How many of the calls failed.
+    pub failed: u32,
+    /// How many were slow.
+    pub slow: u32,
+    /// When it was last well.
+    pub since: Timestamp,
+    /// When it is called again, if it may not be called now.
+    pub until: Option<Timestamp>,
+}
+
+/// The rule that a breaker has opened by.
+pub const BREAKER_OPEN: &str = "breaker-open";
+
+/// The rule that a breaker has closed by after it was open.
+pub const BREAKER_CLOSED: &str = "breaker-closed";
 
 // === impl Transition ===
 

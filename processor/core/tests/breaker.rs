@@ -8,11 +8,12 @@ use std::time::Duration;
 use retide_core::breaker::{self, Fraction, Rule, State};
 use retide_core::completions::Completions;
 use retide_core::engine::Position;
+use retide_core::entry::TargetHealth;
 use retide_core::lane::Limits;
 use retide_core::scene::{Callback, Target};
 use retide_core::{
-    Action, Backoff, Engine, Entry, Failure, Gates, Header, Input, Jitter, Kind, Ladder, LaneId,
-    Now, Origin, Outcome, Policy, Record, Scene, Scenes, Source, Task, Terminal, Timestamp,
+    Action, Alert, Backoff, Engine, Entry, Failure, Gates, Header, Input, Jitter, Kind, Ladder,
+    LaneId, Now, Origin, Outcome, Policy, Record, Scene, Scenes, Source, Task, Terminal, Timestamp,
     Transition,
 };
 
@@ -117,6 +118,7 @@ struct World {
     deferred: u64,
     most_hops: u32,
     switches: Vec<(Duration, Arc<str>, State)>,
+    alerts: Vec<Alert>,
     most_open: usize,
     /// How many calls at once the targets work on; more of them share what there is.
     capacity: usize,
@@ -144,6 +146,7 @@ impl World {
             deferred: 0,
             most_hops: 0,
             switches: Vec::new(),
+            alerts: Vec::new(),
             most_open: 0,
             capacity: usize::MAX,
             commit_at: None,
@@ -296,6 +299,7 @@ impl World {
                 | Transition::Hopped { .. }
                 | Transition::Failed { .. } => {}
             },
+            Entry::Alert(alert) => self.alerts.push(*alert),
             Entry::Deliver { .. }
             | Entry::DeadLetter { .. }
             | Entry::Poison { .. }
@@ -714,4 +718,76 @@ fn a_call_that_comes_back_after_its_shard_is_gone_still_counts() {
     let states: Vec<State> = world.switches.iter().map(|(.., state)| *state).collect();
     assert_eq!(states, [State::Open]);
     assert_eq!(world.ended.len(), 0);
+    // There was nothing to write it with; it goes with the next thing that is.
+    assert_eq!(world.alerts, []);
+    let lane = LaneId {
+        shard: 0,
+        source: Source::Tasks,
+    };
+    world.step(Input::Assign {
+        lane,
+        start: 1_000,
+        known: Completions::default(),
+    });
+    let topic = world.topics.get_mut(&lane).unwrap();
+    (topic.end, topic.run) = (1_000, 0);
+    topic.records.clear();
+    let later = world.wall() + secs(100);
+    world.produce(task("pay", "parked", later));
+    world.run_until(secs(2));
+    assert_eq!(rules_of(&world.alerts), ["breaker-open"]);
+}
+
+/// The rules by which there were alerts.
+fn rules_of(alerts: &[Alert]) -> Vec<&str> {
+    alerts.iter().map(|alert| alert.rule).collect()
+}
+
+#[test]
+fn people_are_told_once_that_a_target_is_down_and_once_that_it_is_well_again() {
+    let mut world = World::new([scene("pay"), scene("other")]);
+    world.run_until(secs(5));
+    world.take_down("pay", secs(100));
+    for number in 0..200 {
+        world.produce(task("pay", &format!("p{number}"), world.wall()));
+        world.produce(task("other", &format!("o{number}"), world.wall()));
+    }
+
+    world.run_until(secs(104));
+    let openings = world.switches.iter();
+    let openings = openings.filter(|(.., to)| *to == State::Open).count();
+    let down = world.alerts.clone();
+    world.run_until(secs(400));
+
+    assert!(openings >= 3, "probes failed meanwhile: {openings}");
+    let opened = Timestamp::from_micros(START) + secs(5) + TAKES;
+    let example = Arc::clone(&down[0].example);
+    assert!(example.starts_with('p'), "{example}");
+    assert_eq!(
+        down,
+        [Alert {
+            rule: "breaker-open",
+            scene: "pay".into(),
+            at: opened,
+            count: 20,
+            example,
+            reason: "failure-rate",
+            target: Some(TargetHealth {
+                name: "http://pay:80".into(),
+                failed: 20,
+                slow: 0,
+                since: opened,
+                until: Some(opened + secs(10)),
+            }),
+        }]
+    );
+    assert_eq!(rules_of(&world.alerts), ["breaker-open", "breaker-closed"]);
+    let closed = &world.alerts[1];
+    let health = closed.target.as_ref().unwrap();
+    assert_eq!((closed.count, closed.reason), (5, "probes"));
+    assert_eq!(
+        (health.failed, health.since, health.until),
+        (0, opened, None)
+    );
+    assert!(closed.at > opened + secs(99), "{closed:?}");
 }

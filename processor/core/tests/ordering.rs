@@ -339,7 +339,8 @@ impl World {
                 Entry::Deliver { .. }
                 | Entry::DeadLetter { .. }
                 | Entry::Poison { .. }
-                | Entry::Event(_) => {}
+                | Entry::Event(_)
+                | Entry::Alert(_) => {}
             }
         }
         for commit in &batch.commits {

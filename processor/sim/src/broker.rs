@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use retide_core::order::{Change, Shard};
-use retide_core::{Ended, Event, LaneId, Poison, Source, Task, Timestamp};
+use retide_core::{Alert, Ended, Event, LaneId, Poison, Source, Task, Timestamp};
 
 use crate::bug::Bug;
 use crate::group::{Group, Membership};
@@ -36,6 +36,8 @@ pub(crate) enum Topic {
     Orders,
     /// Which tasks of a key are outstanding.
     KeyOrder,
+    /// What people must know.
+    Alerts,
 }
 
 /// What a record holds.
@@ -57,6 +59,8 @@ pub(crate) enum Payload {
     Event(Arc<Event>),
     /// The outstanding tasks of a key.
     KeyOrder(Change),
+    /// What people must know.
+    Alert(Box<Alert>),
 }
 
 /// A record to write, as part of the consequence of one offset.

@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use retide_core::breaker::{Key, State};
+use retide_core::breaker::{Key, State, Switch};
 use retide_core::completions::Completions;
+use retide_core::entry::TargetHealth;
 use retide_core::{
-    Ended, Event, Kind, LaneId, Ordering, Outcome, Rate, Scene, Task, Terminal, Timestamp,
+    Alert, Ended, Event, Kind, LaneId, Ordering, Outcome, Rate, Scene, Task, Terminal, Timestamp,
     Transition,
 };
 
@@ -137,6 +138,8 @@ pub(crate) struct Judge {
     open_since: BTreeMap<(u64, Arc<str>), At>,
     /// Whose turn it is where scenes share a rate.
     pub(crate) turns: Turns,
+    /// How often targets were found down, or well again, without an alert of it so far.
+    alerts_due: BTreeMap<(Arc<str>, State), u64>,
     /// The most attempts any rules allowed.
     most_attempts: u32,
     /// The first promise found broken.
@@ -264,7 +267,11 @@ impl Judge {
     }
 
     /// A process says that the breaker of a target has switched.
-    pub(crate) fn switched(&mut self, at: At, process: u64, target: &Arc<str>, to: State) {
+    pub(crate) fn switched(&mut self, at: At, process: u64, target: &Arc<str>, switch: Switch) {
+        let Switch { from, to, .. } = switch;
+        if from == State::Closed || to == State::Closed {
+            *self.alerts_due.entry((Arc::clone(target), to)).or_default() += 1;
+        }
         let least = self.open_for.get(target).copied().unwrap_or_default();
         let key = (process, Arc::clone(target));
         match to {
@@ -278,6 +285,19 @@ impl Judge {
                     self.object(|| format!("the breaker of {target} was open for too short"));
                 }
             }
+        }
+    }
+
+    /// An alert is durable: there is one for each time a target was found down, or well again, at most.
+    fn alerted(&mut self, alert: &Alert) {
+        let Some(TargetHealth { name, until, .. }) = &alert.target else {
+            return self.object(|| format!("an alert without a target: {alert:?}"));
+        };
+        let to = until.map_or(State::Closed, |_| State::Open);
+        let due = self.alerts_due.get_mut(&(Arc::clone(name), to));
+        match due.filter(|due| **due > 0) {
+            Some(due) => *due -= 1,
+            None => self.object(|| format!("nothing has switched: {alert:?}")),
         }
     }
 
@@ -606,6 +626,7 @@ impl Judge {
                 self.ends.entry(Arc::clone(&task.id)).or_default().delivered += 1;
             }
             Payload::Event(event) => self.told(event),
+            Payload::Alert(alert) => self.alerted(alert),
             Payload::DeadLetter(..) | Payload::Submitted(_) | Payload::KeyOrder(_) => {}
         }
     }

@@ -121,6 +121,7 @@ fn name(topic: Topic, ladder: &Ladder) -> String {
         Topic::DeadLetters => "dead-letters",
         Topic::Orders => return "orders".to_owned(),
         Topic::KeyOrder => "order",
+        Topic::Alerts => "alerts",
     };
     format!("{PREFIX}.{last}")
 }
@@ -154,7 +155,7 @@ fn headers(payload: &Payload) -> Headers<'_> {
             event: event.transition.word(),
             ..none
         },
-        Payload::KeyOrder(_) => none,
+        Payload::KeyOrder(_) | Payload::Alert(_) => none,
     }
 }
 

@@ -577,7 +577,7 @@ fn submitted_of(writer: &Writer) -> &Submitted {
 fn topic_number(topic: Topic) -> u64 {
     use retide_core::Source;
     match topic {
-        Topic::Events | Topic::KeyOrder => 0,
+        Topic::Events | Topic::KeyOrder | Topic::Alerts => 0,
         Topic::DeadLetters => 1,
         Topic::Orders => 2,
         Topic::Read(Source::Tasks) => 3,

@@ -858,7 +858,7 @@ impl Worker {
                     let figures = [self.id as u64, switch.to as u64];
                     let detail = || format!("{target} {switch:?}");
                     env.trace.note(env.now, "breaker", &figures, detail);
-                    env.judge.switched(env.now, self.life, &target, switch.to);
+                    env.judge.switched(env.now, self.life, &target, switch);
                 }
             }
         }
@@ -993,6 +993,7 @@ impl Worker {
             | Payload::Poison(_)
             | Payload::Delivered(_)
             | Payload::KeyOrder(_)
+            | Payload::Alert(_)
             | Payload::Event(_) => unreachable!("not on a topic that is read"),
         };
         Input::Record {
@@ -1104,6 +1105,7 @@ fn record(entry: &retide_core::Entry, settlement: &Settlement, cause: Cause) -> 
         }
         Entry::Event(event) => (Topic::Events, Payload::Event(Arc::new(event.clone()))),
         Entry::Order(change) => (Topic::KeyOrder, Payload::KeyOrder(change.clone())),
+        Entry::Alert(alert) => (Topic::Alerts, Payload::Alert(alert.clone())),
     };
     Outgoing {
         place: Place { topic, shard },

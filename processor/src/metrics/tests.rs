@@ -394,6 +394,10 @@ fn a_breaker_is_counted_for_its_target_as_long_as_a_scene_has_it() {
     let switch = breaker::Switch {
         from: State::Closed,
         to: State::Open,
+        why: breaker::Why::FailureRate,
+        calls: breaker::Count::default(),
+        since: Duration::ZERO,
+        until: None,
     };
     let target_name = &*target;
     BreakerSwitched {

@@ -131,7 +131,8 @@ impl Encoder {
                 at: ended.at,
                 count: 0,
                 example: Arc::clone(&ended.id),
-                reason,
+                reason: reason.word(),
+                target: None,
             };
             let (_, alert) = dead
                 .entry(Arc::clone(&ended.scene))
@@ -283,6 +284,7 @@ impl Encoder {
                 scratch.report((&topics.events, home), &[&event.id], (codec, report), sink)?
             }
             Entry::Order(change) => self.order(shard, change, scratch),
+            Entry::Alert(alert) => self.alert(shard, alert, scratch, sink)?,
         }))
     }
 }

@@ -276,7 +276,8 @@ impl RecordKind {
             | Entry::DeadLetter { .. }
             | Entry::Poison { .. }
             | Entry::Callback(_)
-            | Entry::Event(_) => Self::Consequence,
+            | Entry::Event(_)
+            | Entry::Alert(_) => Self::Consequence,
             Entry::Order(_) => Self::Order,
         }
     }

@@ -15,7 +15,7 @@ use rdkafka::producer::{BaseProducer, Producer};
 use tokio::runtime::Runtime;
 
 use crate::commands::get;
-use crate::rig::{Request, Rig};
+use crate::rig::{Request, Rig, Stored};
 use crate::support::PATIENCE;
 
 /// How long the target is well before, and how long it is down.
@@ -102,6 +102,38 @@ fn p99(requests: &[Request]) -> u128 {
     late[late.len() * 99 / 100]
 }
 
+/// People were told once that the target was down, and once that it is well again.
+fn check_alerts(rig: &Rig, target: &str) {
+    let alerts = rig.read("alerts");
+    let read = |record: &Stored| -> serde_json::Value {
+        serde_json::from_slice(record.value.as_ref().unwrap()).unwrap()
+    };
+    let mut all: Vec<_> = alerts.iter().map(read).collect();
+    all.sort_by_key(|alert| alert["at"].as_u64());
+    let rules: Vec<_> = all
+        .iter()
+        .map(|alert| alert["rule"].as_str().unwrap())
+        .collect();
+    assert_eq!(rules, ["breaker-open", "breaker-closed"], "{all:?}");
+    let (open, closed) = (&all[0], &all[1]);
+    for alert in [open, closed] {
+        assert_eq!(alert["target"], format!("http://{target}"), "{alert}");
+        assert_eq!(alert["scene"], "paid", "{alert}");
+    }
+    assert_eq!(open["reason"], "failed-in-a-row");
+    let number = |alert: &serde_json::Value, key: &str| alert[key].as_u64().unwrap();
+    assert!(number(open, "failed") >= 20, "{open}");
+    assert!(number(open, "count") > number(open, "failed"), "{open}");
+    assert_eq!(number(open, "until") - number(open, "at"), 10_000, "{open}");
+    assert!(closed["until"].is_null(), "{closed}");
+    assert!(
+        number(closed, "at") - number(closed, "since") > DOWN.as_millis() as u64,
+        "{closed}"
+    );
+    let key = alerts.iter().filter_map(|record| record.key.as_deref());
+    assert!(key.into_iter().any(|key| key == b"paid/breaker-open"));
+}
+
 #[test]
 fn an_outage_uses_up_no_attempts_holds_up_no_other_scene_and_is_made_up_for_soon_after() {
     let runtime = Runtime::new().unwrap();
@@ -167,6 +199,7 @@ concurrency = 16
     assert!(in_vain <= MOST_CALLS, "{in_vain} calls in vain");
     assert!(with <= (without * 3 / 2).max(NOISE), "{with} µs");
     assert!(drained < PROBED + RUNG + SLOW_START, "{drained:?}");
+    check_alerts(&rig, &dead.to_string());
     let line = format!("retide_breaker_state{{target=\"http://{dead}\"}} 2");
     assert!(metrics.contains(&line), "{metrics}");
     assert!(!metrics.contains("s3cret"));

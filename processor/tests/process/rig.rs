@@ -137,7 +137,7 @@ impl Rig {
             "[kafka]\nbootstrap.servers = '{bootstrap}'\n\
              [kafka.consumer]\nsession.timeout.ms = 6000\nheartbeat.interval.ms = 500\n\
              [topics]\nprefix = '{prefix}'\npartitions = 4\ntiers = ['now', '5s', '10s', '1m', '1h']\n\
-             callbacks = {{ format = 'json' }}\n\
+             callbacks = {{ format = 'json' }}\nalerts = {{ format = 'json' }}\n\
              [processor]\ngroup = '{prefix}'\n"
         )
     }

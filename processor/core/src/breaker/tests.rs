@@ -70,6 +70,14 @@ fn it_opens_at_its_rate_and_not_before_enough_calls() {
     let opens = Switch {
         from: State::Closed,
         to: State::Open,
+        why: Why::FailureRate,
+        calls: Count {
+            calls: 4,
+            failed: 2,
+            slow: 0,
+        },
+        since: secs(1),
+        until: Some(secs(11)),
     };
     assert_eq!(switches, [None, None, None, Some(opens)]);
     assert_eq!(
@@ -87,8 +95,9 @@ fn slow_calls_open_it_and_a_refusal_does_not() {
     for _ in 0..3 {
         assert_eq!(call(&breaker, secs(1), SLOW), None);
     }
-    call(&breaker, secs(1), SLOW);
-    assert_eq!(breaker.state(), State::Open);
+    let opens = call(&breaker, secs(1), SLOW).unwrap();
+    assert_eq!((opens.to, opens.why), (State::Open, Why::SlowRate));
+    assert_eq!(opens.calls.slow, 4);
 
     let failure = || Failure::new("x", "y");
     let after = Duration::ZERO;
@@ -115,11 +124,8 @@ fn a_probe_that_fails_opens_it_for_twice_as_long_up_to_a_minute() {
         now = until;
         let switch = call(&breaker, now, BAD);
         assert_eq!(
-            switch,
-            Some(Switch {
-                from: State::HalfOpen,
-                to: State::Open
-            })
+            switch.map(|switch| (switch.from, switch.to, switch.why)),
+            Some((State::HalfOpen, State::Open, Why::Probes))
         );
     }
 
@@ -223,6 +229,30 @@ fn in_vain(rule: Rule, per_second: u32, fails: impl Fn(u32) -> bool) -> u32 {
         }
     }
     failed
+}
+
+#[test]
+fn what_it_opens_for_is_told() {
+    let healthy = || {
+        let breaker = Breaker::new(rule());
+        for _ in 0..100 {
+            call(&breaker, secs(1), GOOD);
+        }
+        breaker
+    };
+    let last = |how| {
+        let breaker = healthy();
+        let switches = [how; 4].map(|how| call(&breaker, secs(2), how));
+        switches[3].map(|switch| (switch.why, switch.calls))
+    };
+    let count = |failed, slow| Count {
+        calls: 104,
+        failed,
+        slow,
+    };
+
+    assert_eq!(last(BAD), Some((Why::FailedInARow, count(4, 0))));
+    assert_eq!(last(SLOW), Some((Why::SlowInARow, count(0, 4))));
 }
 
 #[test]
@@ -370,8 +400,8 @@ impl Model {
                     .collect();
                 let failed = all.iter().filter(|call| call.failed).count();
                 let least = self.rule.min_calls as usize;
-                let last = &all[all.len().saturating_sub(least)..];
-                let in_a_row = last.iter().all(|call| call.failed) || last.iter().all(slow);
+                let latest = &all[all.len().saturating_sub(least)..];
+                let in_a_row = latest.iter().all(|call| call.failed) || latest.iter().all(slow);
                 let slow = all.iter().filter(|call| slow(call)).count();
                 if all.len() >= least
                     && (reached(failed, all.len(), self.rule.failure_rate)
@@ -457,11 +487,8 @@ impl History {
             Step::Pass { millis } => self.now += Duration::from_millis(millis),
         }
         prop_assert_eq!(self.breaker.state(), self.model.state);
-        let switched = (before != self.model.state).then_some(Switch {
-            from: before,
-            to: self.model.state,
-        });
-        prop_assert_eq!(switch, switched);
+        let switched = (before != self.model.state).then_some((before, self.model.state));
+        prop_assert_eq!(switch.map(|switch| (switch.from, switch.to)), switched);
         Ok(())
     }
 }

@@ -9,9 +9,10 @@ use std::time::Duration;
 use super::lines::Admission;
 use super::{Action, Engine, LAST_CHANCE, Now};
 use crate::agenda::Item;
-use crate::breaker::{self, Answer, Breaker, Denied as Turned, Pass, Place, Switch};
+use crate::breaker::{self, Answer, Breaker, Denied as Turned, Pass, Place, State, Switch};
+use crate::entry::{Alert, BREAKER_CLOSED, BREAKER_OPEN, TargetHealth};
 use crate::scene::{Scene, Target};
-use crate::task::Kind;
+use crate::task::{Kind, Task};
 use crate::verdict;
 
 /// Leave of a breaker for one call.
@@ -108,6 +109,35 @@ pub(super) fn aim(scene: &Scene, kind: Kind) -> Option<(&Target, Option<&breaker
         (Kind::Callback, None) => return None,
     };
     Some((target, breaker.as_ref()))
+}
+
+/// What people must know of a switch that the call of a task has brought about: that a target is down, once, and that it is well again.
+pub(super) fn alert(now: Now, target: &Arc<str>, switch: Switch, task: &Task) -> Option<Alert> {
+    let rule = match (switch.from, switch.to) {
+        (State::Closed, State::Open) => BREAKER_OPEN,
+        (State::HalfOpen, State::Closed) => BREAKER_CLOSED,
+        // It is the same outage, or only asked whether it still is.
+        (State::HalfOpen | State::Open, State::Open)
+        | (State::Open | State::Closed | State::HalfOpen, State::HalfOpen)
+        | (State::Open | State::Closed, State::Closed) => return None,
+    };
+    let since = now.steady.saturating_sub(switch.since);
+    let until = switch.until.map(|until| until.saturating_sub(now.steady));
+    Some(Alert {
+        rule,
+        scene: Arc::clone(&task.scene),
+        at: now.wall,
+        count: switch.calls.calls,
+        example: Arc::clone(&task.id),
+        reason: switch.why.word(),
+        target: Some(TargetHealth {
+            name: Arc::clone(target),
+            failed: switch.calls.failed,
+            slow: switch.calls.slow,
+            since: now.wall.before(since),
+            until: until.map(|wait| now.wall + wait),
+        }),
+    })
 }
 
 /// Says that a breaker has switched, if it has.

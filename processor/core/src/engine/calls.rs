@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::breaking::{Leave, say_switch};
+use super::breaking::{Leave, alert, say_switch};
 use super::{Action, Closing, Engine, Now};
 use crate::agenda::Item;
 use crate::breaker;
@@ -146,6 +146,9 @@ impl Engine {
         if let Some(leave) = &call.leave {
             let switch = leave.breaker.returned(now.steady, leave.pass, went);
             say_switch(&leave.target, switch, actions);
+            // With what follows from this call, or, if that is not ours to write any more, from the next one.
+            let alert = switch.and_then(|switch| alert(now, &leave.target, switch, &call.task));
+            self.alerts.extend(alert);
         }
         self.ask_about_call(now.wall, &call.scene);
         #[cfg(feature = "planted")]

@@ -200,7 +200,8 @@ impl Engine {
                 | Entry::DeadLetter { .. }
                 | Entry::Poison { .. }
                 | Entry::Event(_)
-                | Entry::Order(_) => {}
+                | Entry::Order(_)
+                | Entry::Alert(_) => {}
             }
         }
         self.look_again(woken);
@@ -220,7 +221,8 @@ impl Engine {
             | Entry::Poison { .. }
             | Entry::Callback(_)
             | Entry::Event(_)
-            | Entry::Order(_) => None,
+            | Entry::Order(_)
+            | Entry::Alert(_) => None,
         });
         let parked = otherwise.iter().find_map(|entry| match entry {
             Entry::Park { task, .. } => Some(task.due),
@@ -229,7 +231,8 @@ impl Engine {
             | Entry::Poison { .. }
             | Entry::Callback(_)
             | Entry::Event(_)
-            | Entry::Order(_) => None,
+            | Entry::Order(_)
+            | Entry::Alert(_) => None,
         });
         let Some(task) = delivered else { return };
         let Some((key, _)) = self.line(lane.shard, task) else {
