@@ -371,7 +371,7 @@ fn any_record() -> impl Strategy<Value = Record> {
         headers
             .into_iter()
             .map(|(name, value)| Header {
-                name: name.to_owned().into(),
+                name: name.into(),
                 value,
             })
             .collect()
