@@ -45,13 +45,15 @@ pub const FILE: &str = "retide.toml";
 const BOOTSTRAP: &str = "localhost:9092";
 
 /// Properties of consumers where the user names none.
-const CONSUMER: [(&str, &str); 3] = [
+const CONSUMER: [(&str, &str); 4] = [
     // A worker that died is missed after this; the others take over what it had.
     ("session.timeout.ms", "15000"),
     // How soon a worker hears of a rebalance, which all wait for: it decides how late tasks are when one joins or leaves.
     ("heartbeat.interval.ms", "1000"),
     // A lane that is read again waits for the fetch under way.
     ("fetch.wait.max.ms", "100"),
+    // What is prefetched is worked off in a tenth of a second; the client's default would wait for a second before it fetches more.
+    ("fetch.queue.backoff.ms", "10"),
 ];
 
 /// Properties that retide sets by itself, since its promises hang on them, and what to do instead.
