@@ -27,14 +27,16 @@ pub struct Loads {
     pub time: Duration,
     /// How long tasks wait for their first attempt, which succeeds; as many of one as of another.
     pub delays: Vec<Duration>,
-    /// Tasks of the measurement of the capacity.
+    /// Tasks of the measurement of how many attempts there may be, which is where that of the capacity begins.
     pub tasks: u64,
 }
 
 /// How late attempts are, by load.
 #[derive(Clone, Debug, Serialize)]
 pub struct Late {
-    /// Attempts a second, where every second one is made by a task that waited in a tier.
+    /// Attempts a second of tasks that are due at once and fail once: more than can be made of tasks with delays.
+    pub at_once: Speed,
+    /// Attempts a second of tasks with these delays, where more are due.
     pub capacity: Speed,
     /// Requests a second, by a bare client.
     pub bare: Speed,
@@ -81,6 +83,16 @@ struct Stream {
     epoch: Timestamp,
 }
 
+/// A stream of so many attempts.
+struct Load {
+    /// The tasks.
+    stream: Stream,
+    /// Tasks until all that waits is there.
+    filled: u64,
+    /// Tasks in all.
+    all: u64,
+}
+
 /// What was seen of a stream.
 struct Poured {
     /// Tasks.
@@ -111,6 +123,9 @@ const WARM_UP: u64 = 200;
 /// How long a bare client is measured at most: nothing builds up in it.
 const BARE: Duration = Duration::from_secs(5);
 
+/// How long more is produced than can be attempted, at most: what is left over has to be worked off afterwards.
+const OVERLOAD: Duration = Duration::from_secs(5);
+
 /// Tasks are produced in bundles of so much time: a timer for each would cost more than they do.
 const BUNDLE: Duration = Duration::from_millis(1);
 
@@ -126,14 +141,16 @@ pub fn loads(config: &Config, loads: &Loads, say: impl Fn(&str)) -> Result<Late,
         failures: 1,
         takes: Duration::ZERO,
     };
-    let capacity = dispatch(config, volume, &say)?;
+    let at_once = dispatch(config, volume, &say)?;
     let bed = Bed::make(config)?;
-    let steps = measure(&bed, loads, capacity.retide.per_second, say);
+    let measured = measure(&bed, loads, at_once.retide.per_second, say);
     bed.remove();
+    let (capacity, steps) = measured?;
     Ok(Late {
-        capacity: capacity.retide,
-        bare: capacity.bare,
-        steps: steps?,
+        at_once: at_once.retide,
+        capacity,
+        bare: at_once.bare,
+        steps,
     })
 }
 
@@ -141,9 +158,9 @@ pub fn loads(config: &Config, loads: &Loads, say: impl Fn(&str)) -> Result<Late,
 fn measure(
     bed: &Bed,
     loads: &Loads,
-    capacity: f64,
+    at_once: f64,
     say: impl Fn(&str),
-) -> Result<Vec<Step>, Error> {
+) -> Result<(Speed, Vec<Step>), Error> {
     let target = Remote::start(Manner::default())?;
     let metrics = Arc::new(Metrics::new(&bed.config.topics.tiers));
     let process = bed.run_counted(scenes(&target), &metrics)?;
@@ -153,9 +170,9 @@ fn measure(
         metrics,
         target,
     };
-    let measured = rig.steps(capacity, say);
+    let measured = rig.steps(at_once, say);
     process.stop()?;
-    let (steps, expected) = measured?;
+    let (capacity, steps, expected) = measured?;
     let found = bed.count(&bed.topics.callbacks)?;
     if found != expected {
         return Err(Error::Count {
@@ -164,7 +181,7 @@ fn measure(
             expected,
         });
     }
-    Ok(steps)
+    Ok((capacity, steps))
 }
 
 /// A scene whose tasks succeed, and one whose tasks fail twice and wait 1 to 2 s and then 2 to 4 s.
@@ -186,16 +203,20 @@ fn scenes(target: &Remote) -> String {
 // === impl Rig ===
 
 impl Rig<'_> {
-    /// Measures all steps: these, and how many tasks were produced.
-    fn steps(&self, capacity: f64, say: impl Fn(&str)) -> Result<(Vec<Step>, u64), Error> {
+    /// Measures the capacity and all steps: these, and how many tasks were produced.
+    fn steps(&self, at_once: f64, say: impl Fn(&str)) -> Result<(Speed, Vec<Step>, u64), Error> {
         // Connections, caches and the first transactions are not what is measured.
         say("warming up");
         let before = self.target.requests()?;
         self.tasks.send_all(WARM_UP)?;
         follow(&self.target, before, WARM_UP)?;
-        let (mut steps, mut tasks) = (Vec::new(), WARM_UP);
+        say(&format!(
+            "{at_once:.0} attempts a second, more than there can be"
+        ));
+        let (capacity, overload) = self.capacity(at_once)?;
+        let (mut steps, mut tasks) = (Vec::new(), WARM_UP + overload);
         for percent in &self.loads.percent {
-            let attempts = capacity * f64::from(*percent) / 100.0;
+            let attempts = capacity.per_second * f64::from(*percent) / 100.0;
             let seconds = (self.loads.longest() + self.loads.time).as_secs();
             say(&format!(
                 "{attempts:.0} attempts a second, {percent} %, for {seconds} s"
@@ -212,7 +233,42 @@ impl Rig<'_> {
                 producer_late_ms: poured.producer_late.as_secs_f64() * 1e3,
             });
         }
-        Ok((steps, tasks))
+        Ok((capacity, steps, tasks))
+    }
+
+    /// What is done of `attempts` a second, which are too many, when all that waits is there; and how many tasks that took.
+    fn capacity(&self, attempts: f64) -> Result<(Speed, u64), Error> {
+        let Self { loads, target, .. } = self;
+        let load = Load::new(loads, attempts, loads.time.min(OVERLOAD));
+        let before = target.requests()?;
+        self.produce(&load.stream, 0..load.filled)?;
+        let (first, since) = (target.requests()?, Instant::now());
+        self.produce(&load.stream, load.filled..load.all)?;
+        let (last, took) = (target.requests()?, since.elapsed());
+        self.end(&load, before)?;
+        let seconds = took.as_secs_f64();
+        let speed = Speed {
+            per_second: (last - first) as f64 / seconds,
+            seconds,
+        };
+        Ok((speed, load.all))
+    }
+
+    /// Waits for every attempt of a load: so many are made, and no more, where there were `before` of others.
+    fn end(&self, load: &Load, before: u64) -> Result<(), Error> {
+        self.tasks.flush()?;
+        let kinds = self.loads.delays.len() as u64 + 1;
+        let expected = load.all + load.all / kinds * u64::from(FAILURES);
+        follow(&self.target, before, expected)?;
+        let found = self.target.requests()? - before;
+        if found != expected {
+            return Err(Error::Count {
+                what: "attempts",
+                found,
+                expected,
+            });
+        }
+        Ok(())
     }
 
     /// How late a bare client is at so many attempts a second.
@@ -226,35 +282,25 @@ impl Rig<'_> {
     /// Produces until all that waits is there, and then as long as is measured; and waits for every attempt.
     fn pour(&self, attempts: f64) -> Result<Poured, Error> {
         let Self { loads, target, .. } = self;
-        let kinds = loads.delays.len() as u64 + 1;
-        let per_kind = loads.delays.len() as f64 + f64::from(FAILURES + 1);
-        let rate = attempts / per_kind * kinds as f64;
-        let stream = Stream::soon(rate);
-        let (fill, time) = (loads.longest(), loads.time);
-        let count = |time: Duration| (rate * time.as_secs_f64()) as u64;
-        let (filled, all) = (count(fill), count(fill + time));
+        let load = Load::new(loads, attempts, loads.time);
+        let Load {
+            stream,
+            filled,
+            all,
+        } = &load;
         let before = target.requests()?;
+        let fill = loads.longest();
         target.measure(Window {
             from: (stream.epoch + fill).as_micros(),
-            to: (stream.epoch + fill + time).as_micros(),
+            to: (stream.epoch + fill + loads.time).as_micros(),
         })?;
-        let filling = self.produce(&stream, 0..filled)?;
+        let filling = self.produce(stream, 0..*filled)?;
         let watch = Watch::start(&self.metrics, target)?;
-        let measured = self.produce(&stream, filled..all)?;
+        let measured = self.produce(stream, *filled..*all)?;
         let causes = watch.causes()?;
-        self.tasks.flush()?;
-        let expected = all + all / kinds * u64::from(FAILURES);
-        follow(target, before, expected)?;
-        let found = target.requests()? - before;
-        if found != expected {
-            return Err(Error::Count {
-                what: "attempts",
-                found,
-                expected,
-            });
-        }
+        self.end(&load, before)?;
         Ok(Poured {
-            tasks: all,
+            tasks: *all,
             retide_ms: target.take_lateness()?,
             causes,
             producer_late: filling.max(measured),
@@ -293,6 +339,23 @@ impl Loads {
         let delays = self.delays.iter().copied();
         let longest = delays.chain([first + FAILING]).max().unwrap_or_default();
         longest + Duration::from_secs(1)
+    }
+}
+
+// === impl Load ===
+
+impl Load {
+    /// A load of so many attempts a second that begins in a moment, and lasts for `time` when all that waits is there.
+    fn new(loads: &Loads, attempts: f64, time: Duration) -> Self {
+        let delays = loads.delays.len() as f64;
+        let rate = attempts / (delays + f64::from(FAILURES + 1)) * (delays + 1.0);
+        let count = |time: Duration| (rate * time.as_secs_f64()) as u64;
+        let fill = loads.longest();
+        Self {
+            stream: Stream::soon(rate),
+            filled: count(fill),
+            all: count(fill + time),
+        }
     }
 }
 

@@ -28,7 +28,7 @@ Examples:
   retide bench dispatch --failures 3
   retide bench dispatch --takes 50ms --concurrency 512
   retide bench dispatch --kafka
-  retide bench lateness                         25, 50 and 80 % of the capacity: five minutes
+  retide bench lateness                         25, 50 and 80 % of the capacity: seven minutes
   retide bench lateness --rate 200 --output json
   retide bench park --due-in 90s                a million tasks parked, and a million due at once
   retide bench storm
@@ -124,7 +124,7 @@ pub(super) struct Steady {
     /// twice, with exponential backoff and jitter between 1 and 4 s
     #[arg(long, value_delimiter = ',', default_value = "1s,7s,30s", value_name = "DURATION,…", value_parser = delay)]
     delays: Vec<Duration>,
-    /// Tasks of the measurement of the capacity; each fails once
+    /// Tasks due at once, each fails once: as many attempts a second as they take is what the measurement of the capacity tries
     #[arg(long, default_value_t = 60_000, value_name = "N", value_parser = clap::value_parser!(u64).range(100..=10_000_000))]
     tasks: u64,
     /// Instead of steps: so many new tasks a second, due at once, that fail a few times
@@ -322,13 +322,14 @@ fn steady(measured: &bench::Steady) -> String {
 /// The table of a measurement of lateness at parts of the capacity.
 fn loads_table(measured: &bench::Late) -> String {
     let bench::Late {
+        at_once,
         capacity,
         bare,
         steps,
     } = measured;
     let mut text = format!(
-        "capacity {:.0} attempts/s, bare client {:.0}/s",
-        capacity.per_second, bare.per_second
+        "capacity {:.0} attempts/s, of tasks due at once {:.0}/s, bare client {:.0}/s",
+        capacity.per_second, at_once.per_second, bare.per_second
     );
     for step in steps {
         let bench::Step {
