@@ -583,6 +583,7 @@ impl Tally {
         for entry in &settlement.entries {
             match entry {
                 Entry::Park { tier, .. } => self.parked[*tier] += 1,
+                Entry::DeliverCallback(_) => self.parked[0] += 1,
                 Entry::Deliver { task, wait, .. } => {
                     let place = self.set.place(&task.scene);
                     self.scenes[place].delivered += 1;

@@ -98,7 +98,7 @@ pub fn find(
     let mut read = 0;
     // One after the other: the end of a partition is told without its topic.
     for (source, topic) in topics.read() {
-        if search.looks_at(source) && !search.is_over() {
+        if !search.is_over() {
             search.topic(&consumer, (source, topic), deadline, &mut read)?;
         }
     }
@@ -111,17 +111,6 @@ impl Search<'_> {
     /// Whether every scene looked for has a task.
     fn is_over(&self) -> bool {
         self.found.len() == self.names.len()
-    }
-
-    /// Whether tasks of the scenes may stand in a topic.
-    fn looks_at(&self, source: Source) -> bool {
-        match source {
-            Source::Tasks | Source::Tier(_) => true,
-            Source::Callbacks => self.names.iter().any(|name| {
-                let scene = self.scenes.get(name);
-                scene.is_some_and(|scene| scene.callback.is_some())
-            }),
-        }
     }
 
     /// Reads a topic from what is not done to its end, or until every scene has a task.
@@ -220,16 +209,15 @@ impl Search<'_> {
                 };
                 (task.id.to_string(), task.scene.to_string())
             }
-            Source::Callbacks | Source::Tier(_) => (
+            Source::Tier(_) => (
                 last(message, headers::ID).unwrap_or_default(),
                 last(message, headers::SCENE).unwrap_or_default(),
             ),
         };
-        let scene = match source {
-            // Only the scene itself has callbacks of its own.
-            Source::Callbacks => named.as_str(),
-            Source::Tasks | Source::Tier(_) if self.scenes.contains_key(&named) => named.as_str(),
-            Source::Tasks | Source::Tier(_) => retide_core::scene::DEFAULT,
+        let scene = if self.scenes.contains_key(&named) {
+            named.as_str()
+        } else {
+            retide_core::scene::DEFAULT
         };
         if self.names.contains(scene) && !self.found.contains_key(scene) {
             self.found.insert(scene.to_owned(), Found { id, origin });

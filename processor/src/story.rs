@@ -550,7 +550,7 @@ fn lives(clues: Vec<Clue>) -> Vec<Life> {
 
 /// Adds a record about the delivery of a callback to the task whose callback it is.
 fn add_delivery(lives: &mut Vec<Life>, clue: Clue) {
-    let callback = match &clue.what {
+    let origin = match &clue.what {
         What::Parked { task, .. } => Some(&task.origin),
         What::DeadLetter(letter) => letter.origin.as_ref(),
         _ => None,
@@ -559,14 +559,11 @@ fn add_delivery(lives: &mut Vec<Life>, clue: Clue) {
         What::Event(event) => instant(event.at),
         _ => clue.appended,
     };
-    let index = match callback {
-        // It says whose it is.
-        Some(place) => lives.iter().position(|life| {
-            let mut records = life.clues.iter();
-            records.any(|clue| matches!(clue.what, What::Callback(_)) && clue.at == *place)
-        }),
-        None => None,
-    };
+    // A record says whose it is, an event does not.
+    let index = origin.and_then(|origin| {
+        let mut lives = lives.iter();
+        lives.position(|life| life.origin.as_ref() == Some(origin))
+    });
     let index = index.or_else(|| {
         let ended = lives.iter().enumerate().filter(|(_, life)| {
             life.is_on(clue.at.partition) && life.end.is_some_and(|end| end <= at)

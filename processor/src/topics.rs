@@ -52,24 +52,25 @@ impl Topics {
     /// The topics that tasks are read from, which have the same number of partitions.
     pub fn read(&self) -> impl Iterator<Item = (Source, &Arc<str>)> {
         let tiers = self.tiers.iter().enumerate();
-        [
-            (Source::Tasks, &self.tasks),
-            (Source::Callbacks, &self.callbacks),
-        ]
-        .into_iter()
-        .chain(tiers.map(|(index, topic)| (Source::Tier(index), topic)))
+        let tiers = tiers.map(|(index, topic)| (Source::Tier(index), topic));
+        [(Source::Tasks, &self.tasks)].into_iter().chain(tiers)
     }
 
     /// The topics that are only written, or read by whoever gets a shard, with the same number of partitions again.
-    pub fn written(&self) -> [&Arc<str>; 4] {
-        [&self.alerts, &self.dead_letters, &self.events, &self.order]
+    pub fn written(&self) -> [&Arc<str>; 5] {
+        [
+            &self.callbacks,
+            &self.alerts,
+            &self.dead_letters,
+            &self.events,
+            &self.order,
+        ]
     }
 
     /// The name of a topic that is read.
     pub fn name(&self, source: Source) -> &Arc<str> {
         match source {
             Source::Tasks => &self.tasks,
-            Source::Callbacks => &self.callbacks,
             Source::Tier(index) => &self.tiers[index],
         }
     }

@@ -20,7 +20,7 @@ use crate::agenda::{Agenda, Item};
 use crate::breaker::{self, Breakers, Switch};
 use crate::completions::Completions;
 use crate::consequence::{self, End};
-use crate::entry::{Alert, Entry, Poison, Transition};
+use crate::entry::{Alert, Ended, Entry, Poison, Transition};
 use crate::gate::Gates;
 use crate::lane::{Lane, LaneId, Limits, Load, Memory, Source};
 use crate::line::{Hold, Line};
@@ -30,7 +30,7 @@ use crate::outcome::{Outcome, Reason, Terminal};
 use crate::planted::Bug;
 use crate::scene::{Of, Scene, Scenes};
 use crate::share::Shares;
-use crate::task::Task;
+use crate::task::{Kind, Task};
 use crate::tier::{HORIZON, Ladder, STRAIGHT};
 use crate::time::Timestamp;
 use crate::verdict;
@@ -401,14 +401,6 @@ impl Engine {
         self.batch.tasks >= self.limits.batch_tasks || self.batch.bytes >= self.limits.batch_bytes
     }
 
-    /// Whether the end of a task of `scene` that `outcome` names is delivered to a target of the scene's own.
-    pub fn wants_callback(&self, scene: &str, outcome: &[u8]) -> bool {
-        let ended = str::from_utf8(outcome).ok().and_then(Terminal::from_word);
-        let scene = self.scenes.get(scene);
-        let callback = scene.and_then(|scene| scene.callback.as_ref());
-        callback.is_some_and(|callback| ended.is_some_and(|ended| callback.on.contains(&ended)))
-    }
-
     /// What may be committed now, of the lanes where that has changed; everything settled so far is to be written with it.
     pub fn commits(&mut self) -> Vec<Commit> {
         self.batch = Load::default();
@@ -544,7 +536,6 @@ impl Engine {
             self.enter(&item);
             match position.lane.source {
                 Source::Tasks => self.ingest(now, item, actions),
-                Source::Callbacks => self.report(now, item, actions),
                 Source::Tier(tier) => self.unpark(now, tier, appended, item),
             }
         }
@@ -587,18 +578,13 @@ impl Engine {
         self.forward(now, item, actions);
     }
 
-    /// A callback record: a task of its own if its scene wants it delivered.
-    fn report(&mut self, now: Now, item: Item, actions: &mut Vec<Action>) {
-        let outcome = item.task.record.header("retry-outcome");
-        if self.wants_callback(&item.task.scene, outcome.map_or(&[], |word| word)) {
-            self.ingest(now, item, actions);
-        } else {
-            self.settle_item(&item, Vec::new(), actions);
-        }
-    }
-
     /// A task from a tier: into the agenda until it is due, or until it is to hop on to the next tier.
     fn unpark(&mut self, now: Now, tier: usize, appended: Timestamp, mut item: Item) {
+        if item.task.kind == Kind::Callback && item.task.attempt == 1 && item.task.hops == 0 {
+            // Like a task without a due time of its own: the end that it tells of was not written before.
+            item.wake = item.task.due.max(now.wall);
+            Arc::make_mut(&mut item.task).due = item.wake;
+        }
         if item.task.due.since(now.wall) > HORIZON {
             let readable_at = self
                 .ladder
@@ -628,7 +614,7 @@ impl Engine {
         // A task without a due time of its own is due when it was read, which was in the future if the clock was set back since.
         let due = item.task.due.ceil_to_millis();
         let transition = match item.lane.source {
-            Source::Tasks | Source::Callbacks => Transition::Parked { due },
+            Source::Tasks => Transition::Parked { due },
             Source::Tier(_) => Transition::Hopped {
                 due,
                 hops: item.task.hops.saturating_add(1),
@@ -917,6 +903,7 @@ impl Engine {
             home,
             weight,
         } = closing;
+        let [entries, otherwise] = [entries, otherwise].map(|entries| self.with_delivery(entries));
         self.held -= weight;
         self.batch.add(weight);
         let lane = self.lane(id);
@@ -931,6 +918,23 @@ impl Engine {
             entries,
             otherwise,
         }));
+    }
+
+    /// What follows from a decision, with the delivery of the callback in it if its scene wants that.
+    fn with_delivery(&self, mut entries: Vec<Entry>) -> Vec<Entry> {
+        let wants = |ended: &Ended| {
+            let scene = self.scenes.get(&ended.scene);
+            let callback = scene.and_then(|scene| scene.callback.as_ref());
+            callback.is_some_and(|callback| callback.on.contains(&ended.terminal))
+        };
+        let delivery = entries.iter().find_map(|entry| match entry {
+            Entry::Callback(ended) if wants(ended) => {
+                Some(Entry::DeliverCallback(Arc::clone(ended)))
+            }
+            _ => None,
+        });
+        entries.extend(delivery);
+        entries
     }
 
     /// The offset of a task that waited.

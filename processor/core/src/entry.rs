@@ -50,6 +50,8 @@ pub enum Entry {
     },
     /// Report the end of a task.
     Callback(Arc<Ended>),
+    /// Deliver the report of an end to the target that its scene has for that: park [`Ended::delivery`] in the shortest tier.
+    DeliverCallback(Arc<Ended>),
     /// Report a transition of a task.
     Event(Event),
     /// Keep which tasks of a key are outstanding.
@@ -200,6 +202,27 @@ pub const BREAKER_OPEN: &str = "breaker-open";
 
 /// The rule that a breaker has closed by after it was open.
 pub const BREAKER_CLOSED: &str = "breaker-closed";
+
+// === impl Ended ===
+
+impl Ended {
+    /// The task that delivers this to a target of the scene's own; its record is the shell's to make.
+    pub fn delivery(&self) -> Task {
+        Task {
+            id: Arc::clone(&self.id),
+            scene: Arc::clone(&self.scene),
+            kind: Kind::Callback,
+            attempt: 1,
+            due: self.at.ceil_to_millis(),
+            first_failed_at: self.at,
+            deadline: None,
+            origin: self.origin.clone(),
+            failure: None,
+            hops: 0,
+            record: Record::default(),
+        }
+    }
+}
 
 // === impl Transition ===
 

@@ -23,8 +23,6 @@ pub struct LaneId {
 pub enum Source {
     /// The retry topic.
     Tasks,
-    /// The callbacks topic, for scenes that deliver callbacks to a target of their own.
-    Callbacks,
     /// A tier, as its place in the ladder.
     Tier(usize),
 }

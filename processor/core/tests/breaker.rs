@@ -154,7 +154,7 @@ impl World {
         };
         world.step(Input::Rules(scenes.into_iter().collect::<Scenes>()));
         let tiers = (0..Ladder::default().tiers().len()).map(Source::Tier);
-        for source in [Source::Tasks, Source::Callbacks].into_iter().chain(tiers) {
+        for source in [Source::Tasks].into_iter().chain(tiers) {
             let lane = LaneId { shard: 0, source };
             world.topics.insert(lane, Topic::default());
             world.step(Input::Assign {
@@ -173,7 +173,7 @@ impl World {
     fn produce(&mut self, task: Task) {
         let source = match task.kind {
             Kind::Work => Source::Tasks,
-            Kind::Callback => Source::Callbacks,
+            Kind::Callback => Source::Tier(0),
         };
         self.append(LaneId { shard: 0, source }, task);
     }
@@ -304,6 +304,7 @@ impl World {
             | Entry::DeadLetter { .. }
             | Entry::Poison { .. }
             | Entry::Callback(_)
+            | Entry::DeliverCallback(_)
             | Entry::Order(_) => {}
         }
     }
@@ -314,7 +315,7 @@ impl World {
         let of = |(lane, topic): (&LaneId, &Topic)| {
             let (_, appended, _) = topic.records.front().filter(|_| !topic.paused)?;
             let at = match lane.source {
-                Source::Tasks | Source::Callbacks => *appended,
+                Source::Tasks => *appended,
                 Source::Tier(tier) => ladder.tiers()[tier].readable_at(*appended),
             };
             Some((at.since(Timestamp::from_micros(START)), *lane))

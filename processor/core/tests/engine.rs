@@ -12,9 +12,9 @@ use retide_core::engine::Position;
 use retide_core::lane::Limits;
 use retide_core::scene::{Callback, Target};
 use retide_core::{
-    Action, Backoff, Ended, Engine, Entry, Event, Failure, Gates, Header, Input, Jitter, Kind,
-    Ladder, LaneId, Now, Origin, Outcome, Poison, Policy, Rate, Reason, Record, Scene, Scenes,
-    Settlement, Source, Task, Terminal, Timestamp, Transition, Wait,
+    Action, Backoff, Ended, Engine, Entry, Event, Failure, Gates, Input, Jitter, Kind, Ladder,
+    LaneId, Now, Origin, Outcome, Poison, Policy, Rate, Reason, Record, Scene, Scenes, Settlement,
+    Source, Task, Terminal, Timestamp, Transition, Wait,
 };
 
 /// Where every test starts: an instant of no meaning.
@@ -122,7 +122,7 @@ impl Bench {
 
     fn assign(&mut self, start: i64) {
         let tiers = (0..11).map(Source::Tier);
-        for source in [Source::Tasks, Source::Callbacks].into_iter().chain(tiers) {
+        for source in [Source::Tasks].into_iter().chain(tiers) {
             let lane = LaneId { shard: 0, source };
             let known = Completions::default();
             self.step(at(0), Input::Assign { lane, start, known });
@@ -1174,37 +1174,60 @@ fn a_flood_fills_one_batch_at_a_time_and_holds_no_other_scene_back() {
 
 #[test]
 fn a_callback_is_delivered_only_where_its_scene_wants_it() {
-    for (word, wanted) in [("dead", true), ("delivered", false), ("nonsense", false)] {
-        let mut bench = Bench::new(scene(|scene| {
-            scene.callback = Some(Callback {
-                target: Target::Call,
-                breaker: None,
-                on: vec![Terminal::Dead],
-            });
-        }));
-        let lane = LaneId {
-            shard: 0,
-            source: Source::Callbacks,
+    let wants_bad_ends = |scene: &mut Scene| {
+        scene.callback = Some(Callback {
+            target: Target::Call,
+            breaker: None,
+            on: vec![Terminal::Dead],
+        });
+    };
+    for (outcome, terminal) in [
+        (
+            Outcome::Permanent(Failure::new("http-404", "")),
+            Terminal::Dead,
+        ),
+        (Outcome::Success, Terminal::Delivered),
+    ] {
+        let mut bench = Bench::new(scene(wants_bad_ends));
+
+        let called = bench.record(at(0), TASKS, 0, task("a", at(0)));
+        let settled = bench.answer(at(1), &called, outcome);
+
+        let [Action::Settle(settlement)] = &settled[..] else {
+            panic!("one settlement expected, not {settled:?}");
         };
-        let mut callback = task("a", at(0));
-        callback.kind = Kind::Callback;
-        callback.record.headers = vec![Header {
-            name: "retry-outcome".into(),
-            value: Some(word.into()),
-        }];
-
-        let actions = bench.record(at(0), lane, 0, callback);
-
-        if wanted {
-            let ended = bench.answer(at(1), &actions, Outcome::Success);
-            let [Action::Settle(settlement)] = &ended[..] else {
-                panic!("one settlement expected, not {ended:?}");
-            };
-            assert!(matches!(&settlement.entries[..], [Entry::Event(_)]));
-        } else {
-            assert_eq!(actions, [settle(lane, 0, Vec::new())]);
-        }
+        let delivered = settlement.entries.iter().filter_map(|entry| match entry {
+            Entry::DeliverCallback(ended) => Some(ended.terminal),
+            _ => None,
+        });
+        let expected = Some(Terminal::Dead).filter(|dead| *dead == terminal);
+        assert!(delivered.eq(expected), "{settlement:?}");
     }
+}
+
+#[test]
+fn the_delivery_of_a_callback_is_due_when_it_is_read_and_is_not_reported_again() {
+    let mut bench = Bench::new(scene(|scene| {
+        scene.callback = Some(Callback {
+            target: Target::Call,
+            breaker: None,
+            on: Terminal::ALL.to_vec(),
+        });
+    }));
+    let work = task("a", at(0));
+    let delivery = ended(&work, at(1), Terminal::Delivered, None, 1).delivery();
+
+    let called = bench.record(at(120), tier(0), 0, delivery);
+    let settled = bench.answer(at(121), &called, Outcome::Success);
+
+    let [Action::Settle(settlement)] = &settled[..] else {
+        panic!("one settlement expected, not {settled:?}");
+    };
+    let [Entry::Event(event)] = &settlement.entries[..] else {
+        panic!("one event expected, not {settlement:?}");
+    };
+    assert_eq!(event.kind, Kind::Callback);
+    assert_eq!(event.wait, Some(Wait::default()));
 }
 
 #[test]

@@ -339,6 +339,7 @@ impl World {
                 Entry::Deliver { .. }
                 | Entry::DeadLetter { .. }
                 | Entry::Poison { .. }
+                | Entry::DeliverCallback(_)
                 | Entry::Event(_)
                 | Entry::Alert(_) => {}
             }

@@ -28,6 +28,8 @@ pub(crate) struct Place {
 pub(crate) enum Topic {
     /// One that tasks are read from.
     Read(Source),
+    /// The callbacks.
+    Callbacks,
     /// The events.
     Events,
     /// The dead letters.

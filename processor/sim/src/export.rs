@@ -113,7 +113,7 @@ fn topics(broker: &Broker, ladder: &Ladder) -> Lines {
 fn name(topic: Topic, ladder: &Ladder) -> String {
     let last = match topic {
         Topic::Read(Source::Tasks) => "tasks",
-        Topic::Read(Source::Callbacks) => "callbacks",
+        Topic::Callbacks => "callbacks",
         Topic::Read(Source::Tier(tier)) => {
             return format!("{PREFIX}.delay.{}", ladder.tiers()[tier].name);
         }

@@ -581,7 +581,7 @@ fn topic_number(topic: Topic) -> u64 {
         Topic::DeadLetters => 1,
         Topic::Orders => 2,
         Topic::Read(Source::Tasks) => 3,
-        Topic::Read(Source::Callbacks) => 4,
+        Topic::Callbacks => 4,
         Topic::Read(Source::Tier(tier)) => 5 + tier as u64,
     }
 }

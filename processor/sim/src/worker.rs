@@ -11,8 +11,8 @@ use retide_core::completions::Completions;
 use retide_core::engine::Position;
 use retide_core::order::{Change, Shard};
 use retide_core::{
-    Action, Commit, Engine, Failure, Gates, Header, Input, Kind, LaneId, Now, Ordering, Origin,
-    Outcome, Poison, Reason, Record, Scenes, Settlement, Source, Task, Timestamp,
+    Action, Commit, Engine, Failure, Gates, Input, Kind, LaneId, Now, Ordering, Origin, Outcome,
+    Poison, Reason, Record, Scenes, Settlement, Source, Task, Timestamp,
 };
 
 use crate::broker::{Cause, Outgoing, Payload, Place, Progress, Topic};
@@ -363,9 +363,7 @@ impl Worker {
     /// Asks where the last commits left the lanes of these shards.
     fn ask_offsets(&mut self, shards: &BTreeSet<i32>, env: &mut Env) {
         let tiers = env.plan.ladder.tiers().len();
-        let sources = (0..tiers)
-            .map(Source::Tier)
-            .chain([Source::Tasks, Source::Callbacks]);
+        let sources = (0..tiers).map(Source::Tier).chain([Source::Tasks]);
         let lanes = sources
             .flat_map(|source| {
                 shards.iter().map(move |shard| LaneId {
@@ -584,9 +582,7 @@ impl Worker {
             self.ownership.owned.insert(shard, epoch);
             self.epochs.insert(shard, epoch);
             env.assigned += 1;
-            let sources = (0..tiers)
-                .map(Source::Tier)
-                .chain([Source::Tasks, Source::Callbacks]);
+            let sources = (0..tiers).map(Source::Tier).chain([Source::Tasks]);
             for source in sources {
                 let lane = LaneId { shard, source };
                 let progress = offsets.iter().find(|progress| progress.lane == lane);
@@ -969,27 +965,8 @@ impl Worker {
             }
             Payload::Submitted(submission) => submitted(&submission, origin, now),
             Payload::Parked(task) => Arc::unwrap_or_clone(task),
-            Payload::Callback(ended) => Task {
-                id: Arc::clone(&ended.id),
-                scene: Arc::clone(&ended.scene),
-                kind: Kind::Callback,
-                attempt: 1,
-                due: now,
-                first_failed_at: now,
-                deadline: None,
-                origin,
-                failure: None,
-                hops: 0,
-                record: Record {
-                    key: None,
-                    value: Some(ended.id.as_bytes().to_vec().into()),
-                    headers: vec![Header {
-                        name: "retry-outcome".into(),
-                        value: Some(ended.terminal.word().into()),
-                    }],
-                },
-            },
-            Payload::DeadLetter(..)
+            Payload::Callback(_)
+            | Payload::DeadLetter(..)
             | Payload::Poison(_)
             | Payload::Delivered(_)
             | Payload::KeyOrder(_)
@@ -1099,9 +1076,12 @@ fn record(entry: &retide_core::Entry, settlement: &Settlement, cause: Cause) -> 
             (Topic::DeadLetters, letter)
         }
         Entry::Poison { poison, .. } => (Topic::DeadLetters, Payload::Poison(Arc::clone(poison))),
-        Entry::Callback(ended) => {
-            let source = Source::Callbacks;
-            (Topic::Read(source), Payload::Callback(Arc::clone(ended)))
+        Entry::Callback(ended) => (Topic::Callbacks, Payload::Callback(Arc::clone(ended))),
+        Entry::DeliverCallback(ended) => {
+            let source = Source::Tier(0);
+            let mut task = ended.delivery();
+            task.record.value = Some(ended.id.as_bytes().to_vec().into());
+            (Topic::Read(source), Payload::Parked(Arc::new(task)))
         }
         Entry::Event(event) => (Topic::Events, Payload::Event(Arc::new(event.clone()))),
         Entry::Order(change) => (Topic::KeyOrder, Payload::KeyOrder(change.clone())),

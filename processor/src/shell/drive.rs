@@ -510,13 +510,6 @@ impl<L: Ledger> State<L> {
         };
         let read = match source {
             Source::Tasks => headers::ingest(record, origin, now.wall),
-            Source::Callbacks => {
-                let wanted =
-                    |scene: &str, outcome: &[u8]| self.parts.engine.wants_callback(scene, outcome);
-                self.parts
-                    .encoder
-                    .callback(record, origin, now.wall, wanted)
-            }
             Source::Tier(_) => headers::parked(record, origin),
         };
         let input = match read {

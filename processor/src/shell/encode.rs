@@ -7,18 +7,13 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use serde::Serialize;
 
 use retide_avro::headers::{self, Sink};
 use retide_avro::wire::{self, Codec, EventLine, Format, Framing, Wire};
 use retide_connectors::kafka;
 use retide_core::order::Change;
-use retide_core::task::Failure;
-use retide_core::{
-    Alert, Entry, Header, Kind, Origin, Poison, Reason, Record, Settlement, Task, Terminal,
-    Timestamp,
-};
+use retide_core::{Alert, Entry, Record, Settlement, Terminal};
 
 use crate::topics::Topics;
 
@@ -159,72 +154,6 @@ impl Encoder {
         scratch.report((topic, shard), key, (&self.alerts, report), sink)
     }
 
-    /// The task that delivers a callback record. Its body is made only if it is `wanted`, as its scene and its outcome say.
-    ///
-    /// # Errors
-    /// If the record is wanted, and no callback.
-    pub fn callback(
-        &self,
-        record: Record,
-        origin: Origin,
-        now: Timestamp,
-        wanted: impl FnOnce(&str, &[u8]) -> bool,
-    ) -> Result<Task, Box<Poison>> {
-        let bytes = |name: &str| record.header(name).map_or(&[][..], |value| value);
-        let scene = String::from_utf8_lossy(bytes(headers::SCENE));
-        let body = if wanted(&scene, bytes(headers::OUTCOME)) {
-            self.callbacks
-                .decode(record.value.as_deref().unwrap_or_default())
-                .and_then(|callback| self.bodies.encode(&callback))
-        } else {
-            Ok(Vec::new())
-        };
-        let body = match body {
-            Ok(body) => body,
-            Err(error) => {
-                return Err(Box::new(Poison {
-                    id: headers::identity(&origin),
-                    scene: "".into(),
-                    origin,
-                    record,
-                    reason: Reason::BadEnvelope,
-                    detail: Failure::new("bad-callback", &error.to_string()),
-                }));
-            }
-        };
-        let text = |name: &str| {
-            let value = record
-                .header(name)
-                .map(|value| String::from_utf8_lossy(value));
-            Arc::<str>::from(value.unwrap_or_default())
-        };
-        let header = |name: &str, value: Bytes| Header {
-            name: headers::name(name),
-            value: Some(value),
-        };
-        let outcome = record.header(headers::OUTCOME).cloned().unwrap_or_default();
-        Ok(Task {
-            id: text(headers::ID),
-            scene: text(headers::SCENE),
-            kind: Kind::Callback,
-            attempt: 1,
-            due: now,
-            first_failed_at: now,
-            deadline: None,
-            origin,
-            failure: None,
-            hops: 0,
-            record: Record {
-                key: record.key,
-                value: Some(body.into()),
-                headers: vec![
-                    header("content-type", wire::CONTENT_TYPE_JSON.into()),
-                    header(headers::OUTCOME, outcome),
-                ],
-            },
-        })
-    }
-
     /// The record of what is outstanding of a key.
     fn order<'a>(&'a self, shard: i32, change: &'a Change, scratch: &'a mut Scratch) -> Parts<'a> {
         scratch.key.clear();
@@ -274,6 +203,14 @@ impl Encoder {
                 let report = &wire::Callback::from(&**ended);
                 let to = (&topics.callbacks, home);
                 scratch.report(to, &[&ended.id], (&self.callbacks, report), sink)?
+            }
+            Entry::DeliverCallback(ended) => {
+                headers::write_task(&ended.delivery(), sink);
+                sink(headers::OUTCOME, Some(ended.terminal.word().as_bytes()));
+                let report = &wire::Callback::from(&**ended);
+                // The first tier has no delay.
+                let to = (&topics.tiers[0], home);
+                scratch.report(to, &[&ended.id], (&self.bodies, report), sink)?
             }
             Entry::Event(event) => {
                 let Some(codec) = &self.events else {

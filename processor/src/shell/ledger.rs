@@ -276,6 +276,7 @@ impl RecordKind {
             | Entry::DeadLetter { .. }
             | Entry::Poison { .. }
             | Entry::Callback(_)
+            | Entry::DeliverCallback(_)
             | Entry::Event(_)
             | Entry::Alert(_) => Self::Consequence,
             Entry::Order(_) => Self::Order,

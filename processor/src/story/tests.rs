@@ -411,10 +411,7 @@ fn a_task_that_nobody_has_come_to_is_only_entered() {
 #[test]
 fn the_delivery_of_its_callback_belongs_to_the_task_that_ended() {
     let mut clues = third_time_lucky();
-    let mut delivery = about_a_callback(parked(0, 5, 2_470, (2, 1, 3_450)));
-    if let What::Parked { task, .. } = &mut delivery.what {
-        task.origin = place("retry.callbacks", 5);
-    }
+    let delivery = about_a_callback(parked(0, 5, 2_470, (2, 1, 3_450)));
     clues.push(delivery);
     clues.push(about_a_callback(event(
         3,

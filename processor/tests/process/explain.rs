@@ -119,8 +119,14 @@ fn what_became_of_each(rig: &Rig, events: bool) {
     assert_eq!(hopeless["lines"][4]["reason"], "attempts-exhausted");
     assert_eq!(hopeless["state"]["word"], "dead");
     if events {
-        assert_eq!(words(&hopeless)[5..], ["delivered"], "its callback");
-        assert_eq!(hopeless["lines"][5]["kind"], "callback");
+        assert_eq!(
+            words(&hopeless)[5..],
+            ["parked", "delivered"],
+            "its callback"
+        );
+        for line in [5, 6] {
+            assert_eq!(hopeless["lines"][line]["kind"], "callback");
+        }
     }
 
     let later = story(rig, "later");

@@ -199,6 +199,7 @@ impl Engine {
                 Entry::Deliver { .. }
                 | Entry::DeadLetter { .. }
                 | Entry::Poison { .. }
+                | Entry::DeliverCallback(_)
                 | Entry::Event(_)
                 | Entry::Order(_)
                 | Entry::Alert(_) => {}
@@ -220,6 +221,7 @@ impl Engine {
             | Entry::DeadLetter { .. }
             | Entry::Poison { .. }
             | Entry::Callback(_)
+            | Entry::DeliverCallback(_)
             | Entry::Event(_)
             | Entry::Order(_)
             | Entry::Alert(_) => None,
@@ -230,6 +232,7 @@ impl Engine {
             | Entry::DeadLetter { .. }
             | Entry::Poison { .. }
             | Entry::Callback(_)
+            | Entry::DeliverCallback(_)
             | Entry::Event(_)
             | Entry::Order(_)
             | Entry::Alert(_) => None,
@@ -413,7 +416,7 @@ fn is_far(now: Now, item: &Item, others: Others) -> bool {
     } = others;
     let most = match item.lane.source {
         // As long as a task stays in memory that comes from there.
-        Source::Tasks | Source::Callbacks => STRAIGHT,
+        Source::Tasks => STRAIGHT,
         Source::Tier(_) => HORIZON,
     };
     count > NEAR || due.since(now.wall) > most || (is_parked && due < now.wall)
