@@ -753,6 +753,33 @@ fn overflow_is_deferred_to_when_its_gate_is_expected_to_admit_it() {
 }
 
 #[test]
+fn overflow_of_a_gate_without_a_rate_is_back_before_its_calls_have_made_room_at_their_pace() {
+    let mut bench = Bench::new(scene(|scene| scene.concurrency = NonZeroU32::MIN));
+    let mut called = bench.record(at(0), TASKS, 0, task("first", at(0)));
+    for offset in 1..9_999 {
+        bench.record(at(0), TASKS, offset, task("waits", at(0)));
+    }
+    // Ten calls, 100 ms each.
+    for (calls, offset) in (1..=10).zip(9_999..) {
+        let now = at(calls * 100);
+        called = bench.answer(now, &called, Outcome::Success).split_off(1);
+        bench.record(now, TASKS, offset, task("waits", at(0)));
+    }
+
+    let overflow = bench.record(at(1_000), TASKS, 10_009, task("late", at(0)));
+
+    let [Action::Settle(settlement)] = &overflow[..] else {
+        panic!("one settlement expected, not {overflow:?}");
+    };
+    let Entry::Park { task, .. } = &settlement.entries[0] else {
+        panic!("a parked task expected, not {settlement:?}");
+    };
+    // 10,000 are before it, which would take 1,000 s.
+    let wait = task.due.since(at(1_000).wall).as_secs();
+    assert!((500..700).contains(&wait), "{wait} s");
+}
+
+#[test]
 fn overflow_that_its_rate_cannot_admit_before_its_deadline_expires_at_once() {
     let mut bench = Bench::new(scene(|scene| {
         scene.rate = Some(Rate {

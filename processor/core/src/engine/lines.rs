@@ -30,6 +30,11 @@ const ASK_CALLS: Duration = Duration::from_millis(5);
 /// Least wait of a deferred task: shorter, and it would be back before there is room.
 const DEFER: Duration = Duration::from_secs(5);
 
+/// Percent of the time that calls have taken so far after which a deferred task is back, where no rate says when its gate admits it. A
+/// task that is back too soon is deferred again at worst; one that is back too late leaves the gate without work, which then looks slow, and
+/// the next ones are deferred for longer still.
+const SOONER: u32 = 60;
+
 /// Whether a due task found its way.
 pub(super) enum Admission {
     /// It was dispatched or settled.
@@ -137,7 +142,7 @@ impl Engine {
         let Some(line) = self.ready.get_mut(name) else {
             unreachable!("deferred behind a line that does not exist");
         };
-        let pace = spacing.unwrap_or_else(|| line.spacing(now.wall));
+        let pace = spacing.unwrap_or_else(|| line.spacing(now.wall) * SOONER / 100);
         let wait = pace.saturating_mul(line.len() as u32);
         if spacing.is_some() && deadline.is_some_and(|deadline| now.wall + wait > deadline) {
             return self.expire(now, &item, actions);
