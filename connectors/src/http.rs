@@ -430,28 +430,35 @@ impl Http {
         let reason = answer.status.canonical_reason().unwrap_or_default();
         // The status is the answer; a body that breaks off or takes too long does not change it.
         let start = read(body, self.config.max_reply, deadline).await;
-        let message = match String::from_utf8_lossy(&start) {
-            start if start.trim().is_empty() => reason.to_owned(),
-            start => start.into_owned(),
+        let failure = || {
+            let start = String::from_utf8_lossy(&start);
+            let message = if start.trim().is_empty() {
+                reason
+            } else {
+                &start
+            };
+            Failure::new(&format!("http-{code}"), message)
         };
-        let failure = Failure::new(&format!("http-{code}"), &message);
         let stopped = headers
             .get("retry-control")
             .is_some_and(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"stop"));
         match self.config.meaning(code) {
             Meaning::Success => Outcome::Success,
-            Meaning::Permanent => Outcome::Permanent(failure),
-            Meaning::Retryable | Meaning::Throttled if stopped => Outcome::Permanent(failure),
+            Meaning::Permanent => Outcome::Permanent(failure()),
+            Meaning::Retryable | Meaning::Throttled if stopped => Outcome::Permanent(failure()),
             Meaning::Retryable => match asks_for_rest(code)
                 .then(|| retry_after(&headers, SystemTime::now()))
                 .flatten()
             {
-                Some(after) => Outcome::Throttled { after, failure },
-                None => Outcome::Retryable(failure),
+                Some(after) => Outcome::Throttled {
+                    after,
+                    failure: failure(),
+                },
+                None => Outcome::Retryable(failure()),
             },
             Meaning::Throttled => Outcome::Throttled {
                 after: retry_after(&headers, SystemTime::now()).unwrap_or_default(),
-                failure,
+                failure: failure(),
             },
         }
     }

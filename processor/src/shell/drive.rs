@@ -539,6 +539,7 @@ impl<L: Ledger> State<L> {
     /// Hands over what was collected.
     fn commit(&mut self) {
         let mut batch = Batch::default();
+        batch.settled.reserve(self.settled.len());
         let mut dead = BTreeMap::new();
         let mut tally = Tally::new(&self.parts.metrics, &self.counters);
         let now = self.now().wall;
