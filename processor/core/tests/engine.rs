@@ -1233,6 +1233,32 @@ fn a_callback_is_delivered_only_where_its_scene_wants_it() {
 }
 
 #[test]
+fn a_refused_delivery_to_a_topic_brings_the_callback_of_the_end_that_it_is() {
+    let mut bench = Bench::new(scene(|scene| {
+        scene.target = Target::Produce {
+            topic: "orders".into(),
+        };
+        scene.policy.max_attempts = NonZeroU32::MIN;
+        scene.callback = Some(Callback {
+            target: Target::Call,
+            breaker: None,
+            on: Terminal::ALL.to_vec(),
+        });
+    }));
+
+    let settled = bench.record(at(0), TASKS, 0, task("a", at(0)));
+
+    let [Action::Settle(settlement)] = &settled[..] else {
+        panic!("one settlement expected, not {settled:?}");
+    };
+    let ends = [&settlement.entries, &settlement.otherwise].map(|entries| match entries.last() {
+        Some(Entry::DeliverCallback(ended)) => ended.terminal,
+        other => panic!("a callback to deliver expected, not {other:?}"),
+    });
+    assert_eq!(ends, [Terminal::Delivered, Terminal::Dead]);
+}
+
+#[test]
 fn the_delivery_of_a_callback_is_due_when_it_is_read_and_is_not_reported_again() {
     let mut bench = Bench::new(scene(|scene| {
         scene.callback = Some(Callback {
