@@ -34,7 +34,18 @@ pub struct Item {
 #[derive(Clone, Debug, Default)]
 pub struct Agenda {
     /// The earliest item on top.
-    heap: BinaryHeap<Item>,
+    heap: BinaryHeap<Place>,
+}
+
+/// An item in its order: small, since many of them change places for each one that comes or goes.
+#[derive(Clone, Debug)]
+struct Place {
+    /// When to look at the item.
+    wake: Timestamp,
+    /// Its number among those of the same time.
+    sequence: u64,
+    /// The item.
+    item: Box<Item>,
 }
 
 // === impl Item ===
@@ -52,51 +63,65 @@ impl Item {
     }
 }
 
-impl Ord for Item {
+// === impl Place ===
+
+impl Ord for Place {
     /// The earlier item is the greater one, since [`BinaryHeap`] hands out the greatest first.
     fn cmp(&self, other: &Self) -> Ordering {
         (other.wake, other.sequence).cmp(&(self.wake, self.sequence))
     }
 }
 
-impl PartialOrd for Item {
+impl PartialOrd for Place {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
+
+impl PartialEq for Place {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Place {}
 
 // === impl Agenda ===
 
 impl Agenda {
     /// Puts an item in its place.
     pub fn push(&mut self, item: Item) {
-        self.heap.push(item);
+        self.heap.push(Place {
+            wake: item.wake,
+            sequence: item.sequence,
+            item: Box::new(item),
+        });
     }
 
     /// The earliest item.
     pub fn peek(&self) -> Option<&Item> {
-        self.heap.peek()
+        self.heap.peek().map(|place| &*place.item)
     }
 
     /// Takes the earliest item whose time has come.
     pub fn pop_due(&mut self, now: Timestamp) -> Option<Item> {
-        let due = self.heap.peek().is_some_and(|item| item.wake <= now);
-        if due { self.heap.pop() } else { None }
+        let due = self.heap.peek().is_some_and(|place| place.wake <= now);
+        if due { self.pop() } else { None }
     }
 
     /// Takes the earliest item, whatever its time.
     pub fn pop(&mut self) -> Option<Item> {
-        self.heap.pop()
+        self.heap.pop().map(|place| *place.item)
     }
 
     /// The time of the earliest item.
     pub fn next(&self) -> Option<Timestamp> {
-        self.peek().map(|item| item.wake)
+        self.heap.peek().map(|place| place.wake)
     }
 
     /// Drops the items of a shard that is given away.
     pub fn forget(&mut self, shard: i32) {
-        self.heap.retain(|item| item.lane.shard != shard);
+        self.heap.retain(|place| place.item.lane.shard != shard);
     }
 
     /// How many items wait.
