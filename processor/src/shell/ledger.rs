@@ -494,7 +494,8 @@ pub(crate) fn producer_config(config: &ClientConfig) -> ClientConfig {
         ("enable.idempotence", "true"),
         ("compression.type", "lz4"),
         ("partitioner", "murmur2_random"),
-        ("linger.ms", "2"),
+        // A batch goes when it is full, or when all is written and flushed: each timer of a partition has the client look at all of them.
+        ("linger.ms", "100"),
         // A topic that does not exist is found out well within one call.
         ("topic.metadata.propagation.max.ms", "2000"),
         // Below the broker's default limit of 1 MiB for a batch; a larger record travels alone.
