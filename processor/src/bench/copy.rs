@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedHeaders, Message, OwnedHeaders};
@@ -26,16 +25,13 @@ struct Copy<'a> {
     producer: BaseProducer,
 }
 
-/// How long a record waits for others, in milliseconds: the client's default.
-const LINGER: &str = "5";
-
 /// Longest wait for one answer of the broker.
 const CALL: Duration = Duration::from_secs(30);
 
 /// Copies everything on `topic`, records and offsets in one transaction, as often as retide would commit.
 pub(super) fn transactional(bed: &Bed, topic: &str, records: u64) -> Result<Samples, Error> {
     let id = format!("{}-transactional-copy", bed.config.processor.group);
-    let mut config = config(bed);
+    let mut config = producer_config(&bed.config.kafka.producer());
     config.set("transactional.id", &id);
     let copy = Copy::new(bed, topic, &id, config.create()?)?;
     copy.producer.init_transactions(CALL)?;
@@ -54,7 +50,8 @@ pub(super) fn transactional(bed: &Bed, topic: &str, records: u64) -> Result<Samp
 /// Copies everything on `topic`, records first and then their offsets, as often as retide would commit.
 pub(super) fn plain(bed: &Bed, topic: &str, records: u64) -> Result<Samples, Error> {
     let id = format!("{}-plain-copy", bed.config.processor.group);
-    let copy = Copy::new(bed, topic, &id, config(bed).create()?)?;
+    let config = producer_config(&bed.config.kafka.producer());
+    let copy = Copy::new(bed, topic, &id, config.create()?)?;
     copy.all(records, |copy| {
         let (count, offsets) = copy.interval()?;
         copy.producer.flush(CALL)?;
@@ -63,14 +60,6 @@ pub(super) fn plain(bed: &Bed, topic: &str, records: u64) -> Result<Samples, Err
         }
         Ok(count)
     })
-}
-
-/// The configuration of its producer. Retide writes a batch as fast as it can and then flushes it, so that time never has to send anything; a
-/// loop that hands records over as it reads them would leave the broker idle meanwhile.
-fn config(bed: &Bed) -> ClientConfig {
-    let mut config = producer_config(&bed.config.kafka.producer());
-    config.set("linger.ms", LINGER);
-    config
 }
 
 // === impl Copy ===

@@ -494,8 +494,8 @@ pub(crate) fn producer_config(config: &ClientConfig) -> ClientConfig {
         ("enable.idempotence", "true"),
         ("compression.type", "lz4"),
         ("partitioner", "murmur2_random"),
-        // A batch goes when it is full, or when all is written and flushed: each timer of a partition has the client look at all of them.
-        ("linger.ms", "100"),
+        // The client's default: who writes one batch at a time, or hands over as it reads, would leave the broker idle otherwise.
+        ("linger.ms", "5"),
         // A topic that does not exist is found out well within one call.
         ("topic.metadata.propagation.max.ms", "2000"),
         // Below the broker's default limit of 1 MiB for a batch; a larger record travels alone.
