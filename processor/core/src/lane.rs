@@ -117,7 +117,7 @@ impl Limits {
     pub const fn of(total: usize) -> Self {
         Self {
             total,
-            // With 12 partitions and 13 topics, the minimums add up to 20 MiB.
+            // With 12 partitions and 12 topics, the minimums add up to 18 MiB.
             lane_least: 128 << 10,
             // A quarter: no lane alone fills the worker.
             lane_most: total / 4,

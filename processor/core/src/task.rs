@@ -107,14 +107,6 @@ impl Record {
             .sum();
         bytes(&self.key) + bytes(&self.value) + headers
     }
-
-    /// The first header called `name`, if it has a value.
-    pub fn header(&self, name: &str) -> Option<&Bytes> {
-        self.headers
-            .iter()
-            .find(|header| &*header.name == name)
-            .and_then(|header| header.value.as_ref())
-    }
 }
 
 // === impl Failure ===
