@@ -85,20 +85,27 @@ impl Queue {
         Instant::now()
     }
 
-    /// How many calls were in flight on average from then on, and how many were answered.
-    fn look(&self, from: Instant, span: Duration) -> (f64, usize) {
-        let (until, seen) = (from + span, self.seen.lock().unwrap());
+    /// How many calls were in flight on average between these times, while any were, which part of what it can do they were then, and
+    /// for how long there were none: a box that stands still says nothing of how many there may be.
+    fn look(&self, from: Instant, until: Instant) -> (f64, f64, Duration) {
+        let seen = self.seen.lock().unwrap();
         let within = |at: &Instant| (from..until).contains(at);
         let before = seen.changes.iter().rfind(|(at, _)| *at < from);
         let (mut at, mut in_flight) = (from, before.map_or(0, |(_, calls)| *calls));
-        let mut sum = 0.0;
+        let (mut sum, mut idle) = (0.0, Duration::ZERO);
         let changes = seen.changes.iter().filter(|(at, _)| within(at));
         for (next, calls) in changes.copied().chain([(until, 0)]) {
-            sum += next.duration_since(at).as_secs_f64() * in_flight as f64;
+            let span = next.duration_since(at);
+            sum += span.as_secs_f64() * in_flight as f64;
+            if in_flight == 0 {
+                idle += span;
+            }
             (at, in_flight) = (next, calls);
         }
         let answered = seen.answers.iter().filter(|at| within(at)).count();
-        (sum / span.as_secs_f64(), answered)
+        let called = until - from - idle;
+        let used = answered as f64 / self.capacity(called);
+        (sum / called.as_secs_f64(), used, idle)
     }
 }
 
@@ -167,20 +174,18 @@ concurrency = {{ max = {MOST}, of = "host" }}
 
     let retide = rig.run();
     let settled = few.wait_for(SETTLES);
-    let span = few.wait_for(SETTLES + LOOKED_AT) - settled;
+    let looked = few.wait_for(SETTLES + LOOKED_AT);
     let limits = [
         limit(&admin, "scene=\"few\""),
         limit(&admin, &format!("target=\"http://{to_many}\"")),
     ];
-    retide.terminate();
-    assert_eq!(retide.wait(), Some(0));
 
     for (queue, limit) in [&few, &many].into_iter().zip(limits) {
-        let (in_flight, answered) = queue.look(settled, span);
-        let used = answered as f64 / queue.capacity(span);
+        let (in_flight, used, idle) = queue.look(settled, looked);
         let at_once = queue.at_once as f64;
         eprintln!(
-            "a target that works on {at_once} calls at once: {in_flight:.1} in flight, by the metric {limit} may be; {used:.3} of what it can do"
+            "a target that works on {at_once} calls at once: {in_flight:.1} in flight, by the metric {limit} may be; {used:.3} of what it can do; \
+             not called for {idle:?}"
         );
         let band = at_once * 0.8..at_once + at_once.sqrt().max(QUEUE) + SLACK;
         assert!(band.contains(&in_flight), "{in_flight} in flight");
@@ -189,4 +194,6 @@ concurrency = {{ max = {MOST}, of = "host" }}
         let said = at_once * 0.4..band.end;
         assert!(said.contains(&limit), "{limit} by the metric");
     }
+    retide.terminate();
+    assert_eq!(retide.wait(), Some(0));
 }
