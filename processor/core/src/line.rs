@@ -24,9 +24,9 @@ pub(crate) struct Line {
     held: Held,
     /// The turn of its scene.
     pub(crate) turn: Turn,
-    /// Since when tasks are in line.
+    /// Since when the pace of the gate is measured.
     since: Timestamp,
-    /// How many of them the gate has let through.
+    /// How many tasks it has let through since then.
     served: u32,
     /// When the gate is expected to admit the next task that finds no place.
     pub(crate) expected: Timestamp,
@@ -44,6 +44,12 @@ pub(crate) enum Hold {
     /// Room in the batch for what follows from them.
     Room,
 }
+
+/// Over how long the pace of a gate is measured at most: it is that of the last half minute at least.
+const MEASURED: Duration = Duration::from_mins(1);
+
+/// How many times as far ahead as it was measured a pace is believed. The first calls of a target that is cold say little.
+const FORESEEN: u32 = 4;
 
 // === impl Line ===
 
@@ -109,9 +115,19 @@ impl Line {
         self.ask_at = until;
     }
 
-    /// So many tasks were let through.
-    pub(crate) const fn serve(&mut self, tasks: usize) {
+    /// So many tasks were let through. What was long ago counts less and less.
+    pub(crate) fn serve(&mut self, now: Timestamp, tasks: usize) {
         self.served = self.served.saturating_add(tasks as u32);
+        let age = now.since(self.since);
+        if age > MEASURED {
+            self.since = self.since + age / 2;
+            self.served /= 2;
+        }
+    }
+
+    /// How far ahead the time between two admissions says when a task comes to its turn.
+    pub(crate) fn foreseen(&self, now: Timestamp) -> Duration {
+        now.since(self.since).saturating_mul(FORESEEN)
     }
 
     /// The time between two admissions, as it was so far; none if there was none yet.

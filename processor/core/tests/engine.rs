@@ -752,31 +752,60 @@ fn overflow_is_deferred_to_when_its_gate_is_expected_to_admit_it() {
     assert_eq!(due(&second), at(1_000_100).wall);
 }
 
-#[test]
-fn overflow_of_a_gate_without_a_rate_is_back_before_its_calls_have_made_room_at_their_pace() {
+/// A gate of one call with 10,000 tasks in line before it, and so many calls made that take this long; what offset comes next, and when.
+fn line_of_10_000(calls: u64, takes: u64) -> (Bench, i64, Now) {
     let mut bench = Bench::new(scene(|scene| scene.concurrency = NonZeroU32::MIN));
     let mut called = bench.record(at(0), TASKS, 0, task("first", at(0)));
     for offset in 1..9_999 {
         bench.record(at(0), TASKS, offset, task("waits", at(0)));
     }
-    // Ten calls, 100 ms each.
-    for (calls, offset) in (1..=10).zip(9_999..) {
-        let now = at(calls * 100);
+    let mut next = 9_999;
+    for call in 1..=calls {
+        let now = at(call * takes);
         called = bench.answer(now, &called, Outcome::Success).split_off(1);
-        bench.record(now, TASKS, offset, task("waits", at(0)));
+        bench.record(now, TASKS, next, task("waits", at(0)));
+        next += 1;
     }
+    (bench, next, at(calls * takes))
+}
 
-    let overflow = bench.record(at(1_000), TASKS, 10_009, task("late", at(0)));
-
+/// How long a task is deferred that finds no place in line, in seconds.
+fn deferred(bench: &mut Bench, now: Now, offset: i64) -> f64 {
+    let overflow = bench.record(now, TASKS, offset, task("late", at(0)));
     let [Action::Settle(settlement)] = &overflow[..] else {
         panic!("one settlement expected, not {overflow:?}");
     };
     let Entry::Park { task, .. } = &settlement.entries[0] else {
         panic!("a parked task expected, not {settlement:?}");
     };
-    // 10,000 are before it, which would take 1,000 s.
-    let wait = task.due.since(at(1_000).wall).as_secs();
-    assert!((500..700).contains(&wait), "{wait} s");
+    task.due.since(now.wall).as_secs_f64()
+}
+
+#[test]
+fn overflow_of_a_gate_without_a_rate_is_back_before_its_calls_have_made_room_at_their_pace() {
+    let (mut bench, offset, now) = line_of_10_000(5_000, 10);
+
+    let wait = deferred(&mut bench, now, offset);
+
+    // 10,000 are before it, which would take 100 s.
+    assert!((50.0..70.0).contains(&wait), "{wait} s");
+}
+
+#[test]
+fn a_pace_is_not_believed_for_much_longer_than_it_was_measured() {
+    // The first call of a cold target says that the next tasks take an hour.
+    let (mut bench, mut offset, now) = line_of_10_000(1, 360);
+    for _ in 0..10_000 {
+        let wait = deferred(&mut bench, now, offset);
+        assert!((5.0..=10.001).contains(&wait), "{wait} s");
+        offset += 1;
+    }
+
+    // However long it was measured: it may change.
+    let (mut bench, offset, now) = line_of_10_000(600, 1_000);
+    let wait = deferred(&mut bench, now, offset);
+
+    assert!((120.0..=240.0).contains(&wait), "{wait} s");
 }
 
 #[test]

@@ -30,9 +30,9 @@ const ASK_CALLS: Duration = Duration::from_millis(5);
 /// Least wait of a deferred task: shorter, and it would be back before there is room.
 const DEFER: Duration = Duration::from_secs(5);
 
-/// Percent of the time that calls have taken so far after which a deferred task is back, where no rate says when its gate admits it. A
-/// task that is back too soon is deferred again at worst; one that is back too late leaves the gate without work, which then looks slow, and
-/// the next ones are deferred for longer still.
+/// Percent of the time that calls have taken of late after which a deferred task is back, where no rate says when its gate admits it, and
+/// no later than can be foreseen. A task that is back too soon is deferred again at worst; one that is back too late leaves the gate without
+/// work, which then looks slow, and the next ones are deferred for longer still.
 const SOONER: u32 = 60;
 
 /// Whether a due task found its way.
@@ -157,7 +157,14 @@ impl Engine {
             // At what pace the gate admits is not known before that.
             (soonest.max(now.wall + left), None)
         } else {
-            line.expected = line.expected.max(soonest.max(now.wall + wait)) + pace;
+            let latest = match spacing {
+                Some(_) => now.wall + MAX_DELAY,
+                None => now.wall + line.foreseen(now.wall).max(DEFER * 2),
+            };
+            let first = soonest.max(now.wall + wait).min(latest);
+            let next = line.expected.max(first) + pace;
+            // Beyond what can be foreseen, they are between those that are back before.
+            line.expected = if next > latest { first } else { next };
             let to = self.shares.elsewhere(name, item.lane.shard);
             (line.expected, to)
         };
@@ -256,7 +263,7 @@ impl Engine {
                 }
             }
         }
-        line.serve(started);
+        line.serve(now.wall, started);
         let goes_on = line.turn.goes_on(started);
         #[cfg(feature = "planted")]
         let goes_on = goes_on || self.bug == Bug::TurnKept;
