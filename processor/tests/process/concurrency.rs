@@ -92,18 +92,20 @@ impl Queue {
         let within = |at: &Instant| (from..until).contains(at);
         let before = seen.changes.iter().rfind(|(at, _)| *at < from);
         let (mut at, mut in_flight) = (from, before.map_or(0, |(_, calls)| *calls));
-        let (mut sum, mut idle) = (0.0, Duration::ZERO);
+        let (mut sum, mut called, mut idle) = (0.0, Duration::ZERO, Duration::ZERO);
         let changes = seen.changes.iter().filter(|(at, _)| within(at));
         for (next, calls) in changes.copied().chain([(until, 0)]) {
             let span = next.duration_since(at);
             sum += span.as_secs_f64() * in_flight as f64;
-            if in_flight == 0 {
-                idle += span;
-            }
+            let spent = if in_flight > 0 {
+                &mut called
+            } else {
+                &mut idle
+            };
+            *spent += span;
             (at, in_flight) = (next, calls);
         }
         let answered = seen.answers.iter().filter(|at| within(at)).count();
-        let called = until - from - idle;
         let used = answered as f64 / self.capacity(called);
         (sum / called.as_secs_f64(), used, idle)
     }
