@@ -394,9 +394,10 @@ fn resume(record: &Record) -> Result<Task, Refusal> {
     })
 }
 
-/// The record without retide's headers, the others as they were.
+/// The record without retide's headers, the others as they were; a task that waits does not hold the room of those that are gone.
 fn strip(mut record: Record) -> Record {
     record.headers.retain(|header| !is_own(&header.name));
+    record.headers.shrink_to_fit();
     record
 }
 

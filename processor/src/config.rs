@@ -496,7 +496,7 @@ impl Default for Processor {
             workers: NonZeroU32::MIN,
             guarantee: Guarantee::default(),
             commit_interval: Duration::from_millis(100),
-            memory_limit: 256 << 20,
+            memory_limit: 512 << 20,
             drain_deadline: Duration::from_secs(5),
         }
     }

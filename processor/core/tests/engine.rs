@@ -96,7 +96,7 @@ struct Bench {
 
 impl Bench {
     fn new(scenes: Scenes) -> Self {
-        Self::limited(scenes, Limits::of(64 << 20))
+        Self::limited(scenes, Limits::of(256 << 20))
     }
 
     fn limited(scenes: Scenes, limits: Limits) -> Self {
@@ -107,7 +107,7 @@ impl Bench {
 
     /// An engine without shards, where the group has so many.
     fn of_group(shards: u32, scenes: Scenes) -> Self {
-        Self::unassigned(shards, scenes, Limits::of(64 << 20))
+        Self::unassigned(shards, scenes, Limits::of(256 << 20))
     }
 
     fn unassigned(shards: u32, scenes: Scenes, limits: Limits) -> Self {
