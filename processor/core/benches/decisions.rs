@@ -30,6 +30,9 @@ const IN_FLIGHT: u32 = 64;
 /// An instant of no meaning.
 const START: Timestamp = Timestamp::from_millis(1_000_000_000);
 
+/// After everything.
+const END: Timestamp = Timestamp::from_millis(2_000_000_000);
+
 /// The lane that records are read from.
 const TASKS: LaneId = LaneId {
     shard: 0,
@@ -117,7 +120,7 @@ fn agenda(criterion: &mut Criterion) {
         group.bench_function(format!("pop and push among {size}"), |bencher| {
             bencher.iter(|| {
                 for _ in 0..BUNDLE {
-                    let earliest = agenda.pop().expect("as many as before");
+                    let earliest = agenda.pop_due(END).expect("as many as before");
                     agenda.push(item(earliest.wake));
                 }
             });

@@ -1,9 +1,10 @@
-//! The agenda: what is to be done next, over all lanes of a worker, in order of time.
+//! The agenda: what is to be done next, over all lanes of a worker.
 //!
-//! Not a clock, nor a limit: lanes stop reading before it grows too large. Invariant: an item leaves at or after its time, earliest first.
+//! Not a clock, nor a limit: lanes stop reading before it grows too large. Invariants: an item leaves at or after its time, the earliest of
+//! its scene first; scenes that have something to be done take turns, item by item, so that one that is flooded does not hold up the others.
 
 use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::lane::LaneId;
@@ -30,9 +31,29 @@ pub struct Item {
     pub task: Arc<Task>,
 }
 
-/// Items by time.
+/// The items of all scenes.
 #[derive(Clone, Debug, Default)]
 pub struct Agenda {
+    /// Those of each scene that has some, by the name that its tasks give.
+    scenes: HashMap<Arc<str>, Plan>,
+    /// The scenes that are not in `turns`, by the time of their earliest item.
+    waiting: BTreeSet<(Timestamp, Arc<str>)>,
+    /// The scenes whose earliest item was seen to be due, in the order of their turns.
+    turns: VecDeque<Arc<str>>,
+}
+
+/// The items of one scene.
+#[derive(Clone, Debug, Default)]
+struct Plan {
+    /// The items; there are some.
+    items: Queue,
+    /// Whether the scene takes turns.
+    in_turn: bool,
+}
+
+/// Items by time.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Queue {
     /// The earliest item on top.
     heap: BinaryHeap<Place>,
 }
@@ -91,6 +112,88 @@ impl Eq for Place {}
 impl Agenda {
     /// Puts an item in its place.
     pub fn push(&mut self, item: Item) {
+        let (wake, name) = (item.wake, Arc::clone(&item.task.scene));
+        let plan = match self.scenes.get_mut(&name) {
+            Some(plan) => plan,
+            None => self.scenes.entry(Arc::clone(&name)).or_default(),
+        };
+        let earliest = plan.items.next();
+        plan.items.push(item);
+        if plan.in_turn || earliest.is_some_and(|earliest| earliest <= wake) {
+            return;
+        }
+        if let Some(earliest) = earliest {
+            self.waiting.remove(&(earliest, Arc::clone(&name)));
+        }
+        self.waiting.insert((wake, name));
+    }
+
+    /// The item that leaves next, though it may not be its time yet.
+    pub fn peek(&self) -> Option<&Item> {
+        let waiting = || self.waiting.first().map(|(_, name)| name);
+        let name = self.turns.front().or_else(waiting)?;
+        self.scenes.get(name)?.items.peek()
+    }
+
+    /// Takes the next item whose time has come.
+    pub fn pop_due(&mut self, now: Timestamp) -> Option<Item> {
+        while let Some((wake, _)) = self.waiting.first()
+            && *wake <= now
+        {
+            let (_, name) = self.waiting.pop_first()?;
+            self.plan(&name).in_turn = true;
+            self.turns.push_back(name);
+        }
+        let name = self.turns.pop_front()?;
+        let items = &mut self.plan(&name).items;
+        let item = items.pop_due(now);
+        match items.next() {
+            None => drop(self.scenes.remove(&name)),
+            Some(next) if next <= now => self.turns.push_back(name),
+            Some(next) => {
+                self.plan(&name).in_turn = false;
+                self.waiting.insert((next, name));
+            }
+        }
+        item
+    }
+
+    /// The time of the item that leaves next.
+    pub fn next(&self) -> Option<Timestamp> {
+        self.peek().map(|item| item.wake)
+    }
+
+    /// Drops the items of a shard that is given away.
+    pub fn forget(&mut self, shard: i32) {
+        self.scenes.retain(|_, plan| {
+            plan.items.forget(shard);
+            plan.in_turn = false;
+            !plan.items.is_empty()
+        });
+        self.turns.clear();
+        let earliest =
+            |(name, plan): (&Arc<str>, &Plan)| Some((plan.items.next()?, Arc::clone(name)));
+        self.waiting = self.scenes.iter().filter_map(earliest).collect();
+    }
+
+    /// Its items, scene by scene.
+    pub(crate) fn into_queues(self) -> impl Iterator<Item = Queue> {
+        self.scenes.into_values().map(|plan| plan.items)
+    }
+
+    /// The items of a scene that has some.
+    fn plan(&mut self, name: &str) -> &mut Plan {
+        self.scenes
+            .get_mut(name)
+            .unwrap_or_else(|| unreachable!("scene {name} has a turn and no items"))
+    }
+}
+
+// === impl Queue ===
+
+impl Queue {
+    /// Puts an item in its place.
+    pub(crate) fn push(&mut self, item: Item) {
         self.heap.push(Place {
             wake: item.wake,
             sequence: item.sequence,
@@ -99,38 +202,38 @@ impl Agenda {
     }
 
     /// The earliest item.
-    pub fn peek(&self) -> Option<&Item> {
+    fn peek(&self) -> Option<&Item> {
         self.heap.peek().map(|place| &*place.item)
     }
 
-    /// Takes the earliest item whose time has come.
-    pub fn pop_due(&mut self, now: Timestamp) -> Option<Item> {
+    /// Takes the earliest item if its time has come.
+    fn pop_due(&mut self, now: Timestamp) -> Option<Item> {
         let due = self.heap.peek().is_some_and(|place| place.wake <= now);
         if due { self.pop() } else { None }
     }
 
     /// Takes the earliest item, whatever its time.
-    pub fn pop(&mut self) -> Option<Item> {
+    pub(crate) fn pop(&mut self) -> Option<Item> {
         self.heap.pop().map(|place| *place.item)
     }
 
     /// The time of the earliest item.
-    pub fn next(&self) -> Option<Timestamp> {
+    fn next(&self) -> Option<Timestamp> {
         self.heap.peek().map(|place| place.wake)
     }
 
     /// Drops the items of a shard that is given away.
-    pub fn forget(&mut self, shard: i32) {
+    pub(crate) fn forget(&mut self, shard: i32) {
         self.heap.retain(|place| place.item.lane.shard != shard);
     }
 
     /// How many items wait.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.heap.len()
     }
 
     /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.heap.is_empty()
     }
 }

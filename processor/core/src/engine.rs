@@ -737,7 +737,7 @@ impl Engine {
         let lines = lines.map(Line::into_items);
         // What waits for a breaker wakes after its due time: by a clock that is not this one any more.
         for mut items in lines
-            .chain([mem::take(&mut self.agenda)])
+            .chain(mem::take(&mut self.agenda).into_queues())
             .collect::<Vec<_>>()
         {
             while let Some(item) = items.pop() {

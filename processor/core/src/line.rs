@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::agenda::{Agenda, Item};
+use crate::agenda::{Item, Queue};
 use crate::time::Timestamp;
 use crate::turn::Turn;
 use crate::wait::Held;
@@ -13,7 +13,7 @@ use crate::wait::Held;
 #[derive(Debug)]
 pub(crate) struct Line {
     /// The tasks.
-    items: Agenda,
+    items: Queue,
     /// When the gate is to be asked again.
     pub(crate) ask_at: Timestamp,
     /// What the tasks wait for.
@@ -57,7 +57,7 @@ impl Line {
     /// A line without tasks, whose turn is that.
     pub(crate) fn new(now: Timestamp, turn: Turn) -> Self {
         Self {
-            items: Agenda::default(),
+            items: Queue::default(),
             ask_at: now,
             hold: Hold::Turn,
             changed: now,
@@ -98,7 +98,7 @@ impl Line {
     }
 
     /// Its tasks; what held them in line is of no use any more.
-    pub(crate) fn into_items(self) -> Agenda {
+    pub(crate) fn into_items(self) -> Queue {
         self.items
     }
 

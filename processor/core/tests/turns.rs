@@ -138,6 +138,26 @@ fn run(engine: &mut Engine, most: usize) -> Vec<String> {
     all
 }
 
+#[test]
+fn a_flood_that_comes_due_does_not_hold_up_what_is_due_after_it() {
+    let scenes = [("flood".to_owned(), 1), ("calm".to_owned(), 1)];
+    for target in [
+        Target::Call,
+        Target::Produce {
+            topic: "orders".into(),
+        },
+    ] {
+        let mut engine = engine(&scenes, &[20_000, 1], &target, 20_000);
+        let mut actions = Vec::new();
+
+        engine.step(at(500), Input::Tick, &mut actions);
+
+        let started = started(&actions);
+        let calm = started.iter().position(|scene| scene == "calm");
+        assert!(matches!(calm, Some(0 | 1)), "{calm:?}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
