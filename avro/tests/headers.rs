@@ -118,6 +118,16 @@ fn a_callback_that_is_parked_still_says_how_its_task_ended() {
 }
 
 #[test]
+fn a_task_does_not_hold_the_room_of_the_headers_that_it_was_read_from() {
+    let task = ingest(record(b"{}", &[("retry-scene", "pay")]), origin(), now()).unwrap();
+
+    let resumed = parked(written(&task), origin()).unwrap();
+
+    assert_eq!(task.record.headers.capacity(), 0);
+    assert_eq!(resumed.record.headers.capacity(), 0);
+}
+
+#[test]
 fn a_producer_cannot_set_what_only_retide_may() {
     let spoofed = record(
         b"v",
