@@ -91,12 +91,12 @@ pub struct Task {
 /// Longest message kept in a [`Failure`]: enough for a person to recognise the error, small beside any payload.
 pub const MAX_MESSAGE: usize = 256;
 
-/// Bytes that an open task takes besides what it holds, as measured: its place in the agenda, the headers it came with, which are in one piece
-/// of memory with its payload, and what the allocator rounds up.
-const BESIDE: usize = 768;
-
 /// Longest class kept in a [`Failure`]; classes are words.
 pub const MAX_CLASS: usize = 64;
+
+/// Bytes that an open task takes besides what it holds, as measured: its place in the agenda, the headers it came with, which are in one piece
+/// of memory with its payload, and what the allocator rounds up.
+const OVERHEAD: usize = 768;
 
 // === impl Record ===
 
@@ -147,7 +147,7 @@ fn clip(text: &str, limit: usize) -> Box<str> {
 impl Task {
     /// Memory held while the task is open, in bytes.
     pub fn weight(&self) -> usize {
-        BESIDE + size_of::<Self>() + self.id.len() + self.record.weight()
+        OVERHEAD + size_of::<Self>() + self.id.len() + self.record.weight()
     }
 }
 

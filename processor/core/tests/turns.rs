@@ -176,7 +176,7 @@ proptest! {
 
         let order = run(&mut engine, total);
 
-        // All of them fit in the lines that one step makes. The first step finds no lines and starts what is due in order of time; from then on, turns count.
+        // All of them fit in the lines that one step makes. The first step finds no lines and starts what is due scene by scene, whatever their weights; from then on, turns count.
         let order = &order[order.len().min(2 * BESIDE)..];
         let mut left: BTreeMap<&str, usize> = BTreeMap::new();
         for name in order {
