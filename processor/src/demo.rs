@@ -185,7 +185,7 @@ impl Demo {
         let process = {
             // Not shown: the demo counts from outside.
             let metrics = Arc::new(Metrics::new(&config.topics.tiers));
-            let health = Arc::new(Health::new(STALL));
+            let health = Arc::new(Health::new(STALL).with_troubles(metrics.troubles()));
             Process::start(&config, scenes, runtime.handle(), &metrics, &health)?
         };
         Ok(Self {

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::trouble::{Effect, Listed, Troubles};
+
 /// The health of a process: of all its workers.
 #[derive(Debug)]
 pub struct Health {
@@ -20,6 +22,8 @@ pub struct Health {
     workers: Mutex<Vec<Arc<Heartbeat>>>,
     /// Whether the process is about to end.
     draining: AtomicBool,
+    /// What is wrong for longer than a moment.
+    troubles: Troubles,
 }
 
 /// The signs of life of one worker.
@@ -68,6 +72,8 @@ pub struct Readiness {
     pub draining: bool,
     /// Those that wait, and for what.
     pub waiting: Vec<Waiting>,
+    /// What is wrong, what stops something first.
+    pub troubles: Vec<Listed>,
 }
 
 /// A worker that cannot work yet.
@@ -106,7 +112,15 @@ impl Health {
             stall,
             workers: Mutex::default(),
             draining: AtomicBool::new(false),
+            troubles: Troubles::default(),
         }
+    }
+
+    /// The health of a process that has these troubles.
+    #[must_use]
+    pub fn with_troubles(self, troubles: &Troubles) -> Self {
+        let troubles = troubles.clone();
+        Self { troubles, ..self }
     }
 
     /// A worker that is about to start. It counts from now on, so the process is not ready before its last worker is.
@@ -152,7 +166,8 @@ impl Health {
         }
     }
 
-    /// Whether every worker has joined the group, knows its shards and has rules, and the process is not about to end.
+    /// Whether every worker has joined the group, knows its shards and has rules, no trouble stops anything, and the process is not about
+    /// to end.
     pub fn readiness(&self) -> Readiness {
         let draining = self.draining.load(Ordering::Acquire);
         let workers = self.workers();
@@ -166,10 +181,13 @@ impl Health {
                 });
             }
         }
+        let troubles = self.troubles.list();
+        let stopped = troubles.iter().any(|listed| listed.effect == Effect::Stops);
         Readiness {
-            ready: !draining && !workers.is_empty() && waiting.is_empty(),
+            ready: !draining && !workers.is_empty() && waiting.is_empty() && !stopped,
             draining,
             waiting,
+            troubles,
         }
     }
 
@@ -240,6 +258,7 @@ fn millis(span: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trouble::{Kind, Trouble};
 
     /// A worker that lacks nothing.
     fn working(health: &Health, name: &str) -> Arc<Heartbeat> {
@@ -265,6 +284,7 @@ mod tests {
             ready: false,
             draining: false,
             waiting: vec![Waiting { worker, waits_for }],
+            troubles: vec![],
         };
         assert_eq!(health.readiness(), readiness);
         other.ruled();
@@ -298,5 +318,30 @@ mod tests {
         health.drain();
         assert!(health.liveness().live);
         assert!(!health.readiness().ready);
+    }
+    #[test]
+    fn a_process_is_not_ready_while_a_trouble_stops_something() {
+        let troubles = Troubles::default();
+        let health = Health::new(STALL).with_troubles(&troubles);
+        let _worker = working(&health, "one");
+        let trouble = Trouble {
+            kind: Kind::PartitionStuck,
+            subject: "retry.tasks/1".to_owned(),
+            says: "a transaction that never ends".to_owned(),
+            fix: None,
+            effect: Effect::Limits,
+        };
+
+        troubles.begin(trouble.clone());
+        assert!(health.readiness().ready);
+        assert_eq!(health.readiness().troubles[0].subject, "retry.tasks/1");
+
+        let effect = Effect::Stops;
+        troubles.begin(Trouble { effect, ..trouble });
+        assert!(!health.readiness().ready);
+        assert!(health.liveness().live);
+
+        troubles.end(Kind::PartitionStuck, "retry.tasks/1");
+        assert!(health.readiness().ready);
     }
 }

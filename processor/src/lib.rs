@@ -20,7 +20,8 @@
 //! | `event` | what is worth telling people: log line and metric together |
 //! | [`metrics`] | the numbers of a process |
 //! | [`health`] | whether its workers turn and have what they need |
-//! | [`admin`] | both of them over HTTP |
+//! | [`trouble`] | what is wrong for longer than a moment |
+//! | [`admin`] | all of it over HTTP |
 
 pub mod admin;
 pub mod bench;
@@ -42,3 +43,4 @@ pub mod scenes;
 pub mod shell;
 mod story;
 pub mod topics;
+pub mod trouble;

@@ -29,6 +29,8 @@ use retide_core::{
     Wait, scene,
 };
 
+use crate::trouble::Troubles;
+
 /// The metrics of a process, shared by its workers.
 pub struct Metrics {
     /// What is read.
@@ -87,6 +89,8 @@ pub struct Metrics {
     pub(crate) scenes_in_force: Gauge,
     /// Running workers.
     pub(crate) workers: Gauge,
+    /// What is wrong for longer than a moment.
+    troubles: Troubles,
 }
 
 /// The counters of one scene, shared by the workers in which it is in force; its series go when it is in force nowhere.
@@ -265,6 +269,9 @@ impl Metrics {
         let length = Histogram::new(LENGTH);
         let help = "How long batches took, from hand-over to durable";
         let ledger_commit = add(r, ("ledger_commit_seconds", help), length);
+        let troubles = Troubles::default();
+        let help = "What is wrong for longer than a moment: 1 while it lasts";
+        r.register("trouble", help, troubles.series().clone());
         Self {
             scenes,
             in_force,
@@ -303,6 +310,7 @@ impl Metrics {
             breakers: BreakerFamilies::register(r),
             scenes_in_force: gauge(r, "scenes", "Scenes in force"),
             workers: gauge(r, "workers", "Running workers"),
+            troubles,
             registry,
         }
     }
@@ -313,6 +321,11 @@ impl Metrics {
         text::encode(&mut out, &self.registry)
             .unwrap_or_else(|error| unreachable!("a string takes any text: {error}"));
         out
+    }
+
+    /// What is wrong for longer than a moment: listed here, on `/readyz` and in the log.
+    pub fn troubles(&self) -> &Troubles {
+        &self.troubles
     }
 
     /// Puts these scenes in force; gives their counters.
@@ -464,7 +477,7 @@ impl OutcomeLabels {
 }
 
 /// The text of a label's value, which the encoder writes as it is.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('\\', r"\\")
         .replace('"', "\\\"")
         .replace('\n', r"\n")

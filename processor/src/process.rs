@@ -39,7 +39,9 @@ pub struct Process {
     workers: Vec<Worker>,
     /// The thread that follows the scenes.
     follower: JoinHandle<()>,
-    /// Set to end that thread.
+    /// The thread that tells of lasting troubles.
+    reminder: JoinHandle<()>,
+    /// Set to end these threads.
     stop: Arc<AtomicBool>,
     /// Whether the workers turn.
     health: Arc<Health>,
@@ -96,6 +98,9 @@ struct Shared<'a> {
     failed: mpsc::Sender<Error>,
 }
 
+/// Time between two looks for troubles of which a line is due.
+const REMIND: Duration = Duration::from_secs(1);
+
 /// Longest wait for the number of shards.
 const CALL: Duration = Duration::from_secs(10);
 
@@ -147,9 +152,17 @@ impl Process {
             stop: Arc::clone(&stop),
         };
         let follower = spawn("scenes", move || following.run())?;
+        let (troubles, stopped) = (metrics.troubles().clone(), Arc::clone(&stop));
+        let reminder = spawn("troubles", move || {
+            while !stopped.load(Ordering::Acquire) {
+                thread::park_timeout(REMIND);
+                troubles.tick();
+            }
+        })?;
         Ok(Self {
             workers,
             follower,
+            reminder,
             stop,
             health: Arc::clone(health),
             failures,
@@ -166,6 +179,7 @@ impl Process {
         let Self {
             workers,
             follower,
+            reminder,
             stop,
             health,
             mut failures,
@@ -180,7 +194,8 @@ impl Process {
             })
             .collect();
         stop.store(true, Ordering::Release);
-        for thread in threads.into_iter().chain([follower]) {
+        reminder.thread().unpark();
+        for thread in threads.into_iter().chain([follower, reminder]) {
             let name = thread.thread().name().unwrap_or_default().to_owned();
             thread.join().map_err(|_| Error::Thread { name })?;
         }

@@ -25,8 +25,8 @@ struct Open {
 
 impl Open {
     fn new(health: Health) -> Self {
-        let health = Arc::new(health);
         let metrics = Arc::new(Metrics::new(&Ladder::default()));
+        let health = Arc::new(health.with_troubles(metrics.troubles()));
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let admin = Admin::bind(any, metrics, Arc::clone(&health)).expect("a free port");
         let (stop, stopped) = oneshot::channel();
@@ -62,17 +62,17 @@ async fn readiness_says_which_worker_waits_for_what() {
     let worker = open.health.worker("worker-0");
 
     let waiting = json!([{ "worker": "worker-0", "waits_for": ["start", "assignment", "rules"] }]);
-    let body = json!({ "ready": false, "draining": false, "waiting": waiting });
+    let body = json!({ "ready": false, "draining": false, "waiting": waiting, "troubles": [] });
     assert_eq!(open.get("/readyz").await, (503, body));
 
     worker.beat();
     worker.assigned();
     worker.ruled();
-    let body = json!({ "ready": true, "draining": false, "waiting": [] });
+    let body = json!({ "ready": true, "draining": false, "waiting": [], "troubles": [] });
     assert_eq!(open.get("/readyz").await, (200, body));
 
     open.health.drain();
-    let body = json!({ "ready": false, "draining": true, "waiting": [] });
+    let body = json!({ "ready": false, "draining": true, "waiting": [], "troubles": [] });
     assert_eq!(open.get("/readyz").await, (503, body));
     assert_eq!(open.get("/livez").await.0, 200);
 }

@@ -102,7 +102,7 @@ impl Bed {
         metrics: &Arc<Metrics>,
     ) -> Result<Process, Error> {
         let scenes = scenes("bench.toml", text).unwrap_or_else(|error| unreachable!("{error}"));
-        let health = Arc::new(Health::new(STALL));
+        let health = Arc::new(Health::new(STALL).with_troubles(metrics.troubles()));
         let runtime = self.runtime.handle();
         Ok(Process::start(
             &self.config,

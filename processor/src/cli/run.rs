@@ -60,7 +60,7 @@ pub(super) fn run(mut config: Config, options: &Options) -> Result<(), Failed> {
     // Before the first worker: a signal during the start counts, too.
     let signals = runtime.block_on(async { Signals::listen() })?;
     let metrics = Arc::new(Metrics::new(&config.topics.tiers));
-    let health = Arc::new(Health::new(STALL));
+    let health = Arc::new(Health::new(STALL).with_troubles(metrics.troubles()));
     let admin = listen(&config, &metrics, &health)?;
     let scenes = std::mem::take(&mut config.scenes);
     let process = Process::start(&config, scenes, runtime.handle(), &metrics, &health)?;
