@@ -1,0 +1,12 @@
+//! The few calls of librdkafka that the rdkafka crate lacks, each behind a safe function.
+//!
+//! The only crate with `unsafe`. Nothing is decided here. Invariant: what is handed out lives no longer than the message or client it
+//! belongs to, and no call waits longer than it was told to.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`headers`] | header names and values as bytes, read and written; headers that cannot be read are no empty list |
+//! | [`topics`] | the ids of topics, and of the cluster |
+
+pub mod headers;
+pub mod topics;
