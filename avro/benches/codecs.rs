@@ -130,7 +130,7 @@ fn written(task: &Task) -> Record {
     let mut headers = Vec::new();
     write_task(task, &mut |name, value| {
         headers.push(Header {
-            name: name.to_owned().into(),
+            name: name.into(),
             value: value.map(Bytes::copy_from_slice),
         });
     });

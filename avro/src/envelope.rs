@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use retide_core::{Header, Record};
 
-use crate::headers::{MAX_HEADERS, MAX_ID, MAX_SCENE};
+use crate::headers::{CONTENT_TYPE, MAX_HEADERS, MAX_ID, MAX_SCENE, is_named};
 use crate::wire::{CONFLUENT_MAGIC, MAX_ENCODED, SINGLE_OBJECT_MARKER};
 
 /// The content type of a record whose value is a `RetryTask` in JSON.
@@ -96,7 +96,7 @@ pub(crate) fn open(record: &Record) -> Result<Option<Envelope>, Broken> {
 
 /// Whether a header is the content type; producers do not agree on its case.
 pub(crate) fn is_content_type(header: &Header) -> bool {
-    header.name.eq_ignore_ascii_case("content-type")
+    is_named(header.name.as_bytes(), CONTENT_TYPE)
 }
 
 /// Recognises an envelope.

@@ -5,7 +5,6 @@
 //! lets a dead letter keep every header it came with and still carry retide's, written after them. Invariant: what [`write_task`]
 //! writes, [`parked`] reads back equal, and a refused record is handed back untouched.
 
-use std::borrow::Cow;
 use std::str;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +13,8 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use retide_core::{
-    Alert, Ended, Event, Failure, Header, Kind, Origin, Poison, Reason, Record, Task, Timestamp,
-    scene,
+    Alert, Ended, Event, Failure, Header, Kind, Name, Origin, Poison, Reason, Record, Task,
+    Timestamp, scene,
 };
 
 use crate::envelope::{self, Broken, Envelope};
@@ -52,6 +51,9 @@ pub const EVENT: &str = "retry-event";
 /// What the payload is, by its media type; a producer's, as it is on the way to a target.
 pub const CONTENT_TYPE: &str = "content-type";
 
+/// What every name that is retide's begins with.
+const OWN: &str = "retry-";
+
 /// Every name that is retide's; a task's record holds none of them, except [`OUTCOME`] where the task is the delivery of a callback.
 pub const NAMES: [&str; 14] = [
     SCENE,
@@ -82,8 +84,15 @@ pub const MAX_ID: usize = 256;
 /// The namespace of identities derived from an [`Origin`]; drawn at random once. Changing it changes the identity of replays.
 pub const ORIGIN_NAMESPACE: Uuid = Uuid::from_u128(0x6f1d_9c52_0b7e_4a86_9d35_e2c4_71a8_f30b);
 
+/// Most headers of a record that every client reads: librdkafka takes one with more for broken.
+pub const READABLE: usize = 100_000;
+
 /// Where headers are written to: a name and a value, in order.
-pub type Sink<'a> = dyn FnMut(&str, Option<&[u8]>) + 'a;
+pub type Sink<'a> = dyn FnMut(&[u8], Option<&[u8]>) + 'a;
+
+/// A record whose headers the client could not read; they are not among its parts, which does not mean that there are none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Headless(pub Record);
 
 /// Why a record is not a task.
 struct Refusal {
@@ -151,7 +160,7 @@ pub fn parked(record: Record, at: Origin) -> Result<Task, Box<Poison>> {
                 Kind::Callback => record
                     .headers
                     .iter()
-                    .rfind(|header| &*header.name == OUTCOME)
+                    .rfind(|header| is_named(header.name.as_bytes(), OUTCOME))
                     .cloned(),
             };
             let mut record = strip(record);
@@ -160,6 +169,14 @@ pub fn parked(record: Record, at: Origin) -> Result<Task, Box<Poison>> {
         }
         Err(refusal) => Err(poison(record, at, refusal)),
     }
+}
+
+/// A record whose headers the client could not read is no task: all that is known of it is key, value and place.
+pub fn headless(Headless(record): Headless, origin: Origin) -> Box<Poison> {
+    let why = format!(
+        "the headers cannot be read (over {READABLE}, or broken); they are on the record at {ORIGIN}"
+    );
+    poison(record, origin, refuse(Reason::TooManyHeaders, &why))
 }
 
 /// The identity of a task that came without one: the same whenever the record is read again.
@@ -190,9 +207,12 @@ pub fn write_dead_letter(task: &Task, ended: &Ended, sink: &mut Sink<'_>) {
 /// Writes the headers of a record that could not be read: all it came with, byte for byte, then retide's.
 ///
 /// A name that was there already stays where it was, and retide's comes after it: the last one counts. Due time and deadline are
-/// not written, so that whatever was wrong with them is still wrong, and still to be seen.
+/// not written, so that whatever was wrong with them is still wrong, and still to be seen. Headers beyond what every client can read
+/// are left out, or nobody would read any: they are on the record that [`ORIGIN`] names.
 pub fn write_poison(poison: &Poison, ended: &Ended, sink: &mut Sink<'_>) {
-    write_headers(&poison.record, sink);
+    for Header { name, value } in poison.record.headers.iter().take(READABLE - NAMES.len()) {
+        sink(name.as_bytes(), value.as_deref());
+    }
     if !poison.scene.is_empty() {
         write_text(sink, SCENE, &poison.scene);
     }
@@ -225,19 +245,32 @@ pub fn write_alert(alert: &Alert, sink: &mut Sink<'_>) {
     write_text(sink, REASON, alert.reason);
 }
 
-/// A header's name to keep: one of retide's, or that of the content type, takes no memory.
-pub fn name(text: &str) -> Cow<'static, str> {
-    let known = NAMES.into_iter().chain([CONTENT_TYPE]);
-    // Most names differ in their length already.
-    let mut known = known.filter(|known| known.len() == text.len());
-    known
-        .find(|known| *known == text)
-        .map_or_else(|| Cow::Owned(text.to_owned()), Cow::Borrowed)
+/// A header's name to keep.
+pub fn name(name: impl AsRef<[u8]>) -> Name {
+    let name = name.as_ref();
+    known(name).unwrap_or_else(|| name.into())
 }
 
-/// Whether a header of this name is retide's.
-pub fn is_own(name: &str) -> bool {
-    name.starts_with("retry-") && NAMES.contains(&name)
+/// The name that is spelt so, if it is one of retide's or that of the content type: it takes no memory.
+pub fn known(name: &[u8]) -> Option<Name> {
+    let known = NAMES.into_iter().chain([CONTENT_TYPE]);
+    // Most names differ in their length already.
+    let mut known = known.filter(|known| known.len() == name.len());
+    known
+        .find(|known| known.as_bytes() == name)
+        .map(Name::known)
+}
+
+/// Whether a header of this name is retide's, in whatever case it is written: bridges from HTTP capitalise names.
+pub fn is_own(name: &[u8]) -> bool {
+    name.get(..OWN.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(OWN.as_bytes()))
+        && NAMES.iter().any(|own| is_named(name, own))
+}
+
+/// Whether a header is the one that is called `own`, in whatever case it is written.
+pub fn is_named(name: &[u8], own: &str) -> bool {
+    name.eq_ignore_ascii_case(own.as_bytes())
 }
 
 /// The word for a kind of task.
@@ -280,6 +313,10 @@ fn order(record: &Record, now: Timestamp) -> Result<Order, Refusal> {
     // A dead letter that is produced again has retide's on top.
     if record.headers.len() > MAX_HEADERS + NAMES.len() {
         return Err(too_many(record.headers.len()));
+    }
+    if let Some(name) = record.headers.iter().find_map(not_text) {
+        let why = format!("header name {name} is not UTF-8");
+        return Err(refuse(Reason::BadHeader, &why));
     }
     let scene = word(record, SCENE, MAX_SCENE)?;
     let id = identifier(record)?;
@@ -327,7 +364,9 @@ fn kept(record: &Record, envelope: Option<&Envelope>) -> usize {
     let outer = outer.filter(|header| envelope.is_none() || !envelope::is_content_type(header));
     let inner = envelope.iter().flat_map(|envelope| &envelope.headers);
     let content_type = envelope.is_some_and(|envelope| envelope.content_type.is_some());
-    let kept = outer.chain(inner).filter(|header| !is_own(&header.name));
+    let kept = outer
+        .chain(inner)
+        .filter(|header| !is_own(header.name.as_bytes()));
     kept.count() + usize::from(content_type)
 }
 
@@ -396,7 +435,9 @@ fn resume(record: &Record) -> Result<Task, Refusal> {
 
 /// The record without retide's headers, the others as they were; a task that waits does not hold the room of those that are gone.
 fn strip(mut record: Record) -> Record {
-    record.headers.retain(|header| !is_own(&header.name));
+    record
+        .headers
+        .retain(|header| !is_own(header.name.as_bytes()));
     record.headers.shrink_to_fit();
     record
 }
@@ -410,7 +451,7 @@ fn unwrap(mut record: Record, envelope: Envelope) -> Record {
         .retain(|header| !envelope::is_content_type(header));
     if let Some(content_type) = envelope.content_type {
         record.headers.push(Header {
-            name: CONTENT_TYPE.into(),
+            name: Name::known(CONTENT_TYPE),
             value: Some(Bytes::from(content_type)),
         });
     }
@@ -422,9 +463,15 @@ fn unwrap(mut record: Record, envelope: Envelope) -> Record {
     }
 }
 
+/// The name of a header, if it is not the text that it has to be.
+fn not_text(Header { name, .. }: &Header) -> Option<&Name> {
+    name.as_str().is_none().then_some(name)
+}
+
 /// The last header of this name, if there is one; one without a value is refused.
 fn text<'a>(record: &'a Record, name: &str) -> Result<Option<&'a str>, Refusal> {
-    let Some(header) = record.headers.iter().rfind(|header| &*header.name == name) else {
+    let is_it = |header: &&Header| is_named(header.name.as_bytes(), name);
+    let Some(header) = record.headers.iter().rfind(is_it) else {
         return Ok(None);
     };
     header
@@ -514,7 +561,7 @@ fn too_many(count: usize) -> Refusal {
 
 /// Writes one header of text.
 fn write_text(sink: &mut Sink<'_>, name: &str, text: &str) {
-    sink(name, Some(text.as_bytes()));
+    sink(name.as_bytes(), Some(text.as_bytes()));
 }
 
 /// Writes one header of decimal digits.
@@ -525,7 +572,7 @@ fn write_number(sink: &mut Sink<'_>, name: &str, number: u64) {
 /// Writes the headers of a record as they are.
 fn write_headers(record: &Record, sink: &mut Sink<'_>) {
     for header in &record.headers {
-        sink(&header.name, header.value.as_deref());
+        sink(header.name.as_bytes(), header.value.as_deref());
     }
 }
 

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use retide_avro::headers::{self, ingest, parked, write_dead_letter, write_poison, write_task};
+use retide_avro::headers::{
+    self, Headless, ingest, parked, write_dead_letter, write_poison, write_task,
+};
 use retide_avro::{ENVELOPE_AVRO, ENVELOPE_JSON, RETRY_TASK_FINGERPRINT, RETRY_TASK_SCHEMA};
 use retide_core::{
     Ended, Failure, Header, Kind, Origin, Reason, Record, Task, Terminal, Timestamp, scene,
@@ -27,9 +29,9 @@ fn origin() -> Origin {
     }
 }
 
-fn header(name: &str, value: &[u8]) -> Header {
+fn header(name: impl AsRef<[u8]>, value: &[u8]) -> Header {
     Header {
-        name: name.to_owned().into(),
+        name: name.as_ref().into(),
         value: Some(Bytes::copy_from_slice(value)),
     }
 }
@@ -49,7 +51,7 @@ fn written(task: &Task) -> Record {
     let mut headers = Vec::new();
     write_task(task, &mut |name, value| {
         headers.push(Header {
-            name: name.to_owned().into(),
+            name: name.into(),
             value: value.map(Bytes::copy_from_slice),
         });
     });
@@ -222,6 +224,90 @@ fn bad_headers_are_refused_and_the_record_stays_untouched() {
 }
 
 #[test]
+fn a_name_of_retides_is_known_in_any_case() {
+    let later = NOW_MS + 600_000;
+    let given = [
+        ("Retry-Scene", "pay"),
+        ("RETRY-ID", "order-1"),
+        ("Retry-Due-At", &*later.to_string()),
+        ("retry-Attempt", "9"),
+        ("Retry-Count", "3"),
+    ];
+
+    let task = ingest(record(b"v", &given), origin(), now()).unwrap();
+    let poison = ingest(record(b"v", &[("Retry-Delay-Ms", "soon")]), origin(), now());
+
+    assert_eq!((&*task.scene, &*task.id), ("pay", "order-1"));
+    assert_eq!(task.due, Timestamp::from_millis(later));
+    assert_eq!(task.attempt, 1);
+    assert_eq!(task.record, record(b"v", &[("Retry-Count", "3")]));
+    assert_eq!(poison.unwrap_err().reason, Reason::BadDue);
+    assert_eq!(parked(written(&task), origin()), Ok(task));
+}
+
+#[test]
+fn a_name_that_is_no_text_is_refused_and_the_record_stays_untouched() {
+    let mut bad = record(b"v", &[("retry-scene", "pay"), ("retry-id", "order-1")]);
+    bad.headers.push(header(b"caf\xe9", b"x"));
+
+    let poison = ingest(bad.clone(), origin(), now()).unwrap_err();
+
+    assert_eq!(poison.reason, Reason::BadHeader);
+    assert_eq!(&*poison.detail.message, r"header name caf\xe9 is not UTF-8");
+    assert_eq!((&*poison.scene, &*poison.id), ("pay", "order-1"));
+    assert_eq!(poison.record, bad);
+}
+
+#[test]
+fn a_name_goes_on_whole_although_it_has_a_nul() {
+    let odd = [("a\0b", "x"), ("retry-scene\0x", "y"), ("", "z")];
+    let given = [&[("retry-scene", "pay")][..], &odd].concat();
+
+    let task = ingest(record(b"v", &given), origin(), now()).unwrap();
+
+    assert_eq!(task.record, record(b"v", &odd));
+    assert_eq!(parked(written(&task), origin()), Ok(task));
+}
+
+#[test]
+fn headers_that_could_not_be_read_are_not_taken_for_none() {
+    let found = record(b"v", &[]);
+
+    let poison = headers::headless(Headless(found.clone()), origin());
+
+    assert_eq!(poison.reason, Reason::TooManyHeaders);
+    assert_eq!(poison.origin, origin());
+    assert_eq!(poison.record, found);
+}
+
+#[test]
+fn a_dead_letter_has_no_more_headers_than_every_client_reads() {
+    let many = Record {
+        headers: vec![header("x", b""); headers::READABLE - 1],
+        ..record(b"v", &[])
+    };
+    let poison = ingest(many, origin(), now()).unwrap_err();
+    let ended = Ended {
+        id: poison.id.clone(),
+        scene: poison.scene.clone(),
+        kind: Kind::Work,
+        terminal: Terminal::Dead,
+        reason: Some(poison.reason),
+        attempts: 0,
+        origin: origin(),
+        first_failed_at: now(),
+        at: now(),
+        failure: Some(poison.detail.clone()),
+        key: None,
+    };
+
+    let mut count = 0;
+    write_poison(&poison, &ended, &mut |_, _| count += 1);
+
+    assert!(count <= headers::READABLE, "{count}");
+}
+
+#[test]
 fn more_than_512_headers_are_refused() {
     let many = |count| Record {
         headers: vec![header("x", b""); count],
@@ -357,12 +443,7 @@ fn poison_keeps_its_headers_and_ours_come_last() {
         headers.push(header(name, value.unwrap()));
     });
 
-    let last = |name: &str| {
-        headers
-            .iter()
-            .rfind(|header| &*header.name == name)
-            .unwrap()
-    };
+    let last = |name: &str| headers.iter().rfind(|header| header.name == name).unwrap();
     assert_eq!(headers[..2], bad.headers[..]);
     assert_eq!(
         last("retry-origin").value.as_deref(),
@@ -462,8 +543,8 @@ proptest! {
             }
         }
         let name = record.headers.remove(which).name;
-        let optional = ["retry-deadline-at", "retry-error"].contains(&&*name);
-        if headers::is_own(&name) && !optional {
+        let optional = ["retry-deadline-at", "retry-error"].contains(&name.as_str().unwrap());
+        if headers::is_own(name.as_bytes()) && !optional {
             prop_assert!(parked(record, origin()).is_err());
         }
     }

@@ -398,7 +398,7 @@ impl Http {
         }
         let mut room = MAX_HEADERS;
         for header in &task.record.headers {
-            let Some((name, value)) = parse(&header.name, header.value.as_deref()) else {
+            let Some((name, value)) = parse(header.name.as_bytes(), header.value.as_deref()) else {
                 continue;
             };
             let outcome = task.kind == Kind::Callback && name == "retry-outcome";
@@ -548,8 +548,8 @@ fn is_reserved(name: &HeaderName) -> bool {
 }
 
 /// A record's header as HTTP can carry it: a valid name and a text of one line.
-fn parse(name: &str, value: Option<&[u8]>) -> Option<(HeaderName, HeaderValue)> {
-    let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+fn parse(name: &[u8], value: Option<&[u8]>) -> Option<(HeaderName, HeaderValue)> {
+    let name = HeaderName::from_bytes(name).ok()?;
     let value = str::from_utf8(value?).ok()?;
     let value = HeaderValue::from_bytes(value.as_bytes()).ok()?;
     Some((name, value))

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 /// Longest name Kafka allows for a topic.
 pub const MAX_TOPIC: usize = 249;
 
+/// Where headers are written to: a name and a value, in order.
+pub type Sink<'a> = dyn FnMut(&[u8], Option<&[u8]>) + 'a;
+
 /// Where the records go.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,12 +36,12 @@ pub enum Error {
 
 /// Hands the headers of the record of an attempt to `sink`: the producer's own in order, then those that tell the reader about the
 /// attempt.
-pub fn write_headers(task: &Task, sink: &mut dyn FnMut(&str, Option<&[u8]>)) {
+pub fn write_headers(task: &Task, sink: &mut Sink<'_>) {
     for header in &task.record.headers {
-        sink(&header.name, header.value.as_deref());
+        sink(header.name.as_bytes(), header.value.as_deref());
     }
     for (name, text) in crate::identity(task) {
-        sink(name, Some(text.as_bytes()));
+        sink(name.as_bytes(), Some(text.as_bytes()));
     }
 }
 
@@ -98,7 +101,10 @@ mod tests {
             ("retry-due-at", Some(b"1700000000123")),
             ("retry-origin", Some(b"orders/4/99")),
         ];
-        let expected = expected.map(|(name, value)| (name.to_owned(), value.map(<[u8]>::to_vec)));
+        let expected = expected.map(|(name, value)| {
+            let name = name.as_bytes().to_vec();
+            (name, value.map(<[u8]>::to_vec))
+        });
         assert_eq!(headers, expected);
     }
 }

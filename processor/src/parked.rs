@@ -204,7 +204,10 @@ impl Search<'_> {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH);
                 let now = Timestamp::EPOCH + now.unwrap_or_default();
                 // The scene may stand in an envelope; what is no task at all needs no rules.
-                let Ok(task) = headers::ingest(feed::record(message), origin.clone(), now) else {
+                let Some(Ok(task)) = feed::record(message)
+                    .ok()
+                    .map(|record| headers::ingest(record, origin.clone(), now))
+                else {
                     return;
                 };
                 (task.id.to_string(), task.scene.to_string())

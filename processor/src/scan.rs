@@ -9,9 +9,12 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::{TopicPartitionList, TopicPartitionListElem};
 use tracing::warn;
+
+use retide_avro::headers::is_named;
+use retide_native as native;
 
 use crate::client::Quiet;
 
@@ -106,10 +109,14 @@ pub(crate) fn read(
 
 /// The text of the last header of this name, which is the one that counts.
 pub(crate) fn last(message: &BorrowedMessage<'_>, name: &str) -> Option<String> {
-    let headers = message.headers()?;
-    let values = headers.iter().filter(|header| header.key == name);
-    let value = values.last()?.value?;
-    Some(String::from_utf8_lossy(value).into_owned())
+    last_bytes(message, name).map(|value| String::from_utf8_lossy(value).into_owned())
+}
+
+/// The value of the last header of this name, in whatever case it is written.
+pub(crate) fn last_bytes<'a>(message: &'a BorrowedMessage<'_>, name: &str) -> Option<&'a [u8]> {
+    let headers = native::headers::read(message).ok()?;
+    let values = headers.iter().filter(|(other, _)| is_named(other, name));
+    values.last()?.1
 }
 
 /// Whether reading cannot go on.

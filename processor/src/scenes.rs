@@ -10,12 +10,14 @@ use bytes::Bytes;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::{info, warn};
 
+use retide_avro::headers::{CONTENT_TYPE, is_named};
 use retide_avro::wire::{self, Codec, Format, Framing};
 use retide_core::Timestamp;
+use retide_native as native;
 
 use crate::client::Quiet;
 use crate::config::{self, Scene};
@@ -255,7 +257,10 @@ pub fn put(
         .encode(&record)
         .map_err(|error| encode(config::with_causes(&error)))?;
     let mut headers = OutHeaders::default();
-    headers.push("content-type", Some(format.content_type().as_bytes()));
+    headers.push(
+        CONTENT_TYPE.as_bytes(),
+        Some(format.content_type().as_bytes()),
+    );
     Ok(OutRecord {
         value: Some(value.into()),
         headers,
@@ -276,10 +281,9 @@ pub fn delete(topic: &Arc<str>, name: &str) -> OutRecord {
 
 /// Whether a record says that it is in JSON.
 pub(crate) fn is_json(message: &BorrowedMessage<'_>) -> bool {
-    message.headers().is_some_and(|headers| {
-        headers.iter().any(|header| {
-            header.key.eq_ignore_ascii_case("content-type")
-                && header.value == Some(wire::CONTENT_TYPE_JSON.as_bytes())
+    native::headers::read(message).is_ok_and(|headers| {
+        headers.iter().any(|(name, value)| {
+            is_named(name, CONTENT_TYPE) && value == Some(wire::CONTENT_TYPE_JSON.as_bytes())
         })
     })
 }

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -472,12 +471,9 @@ impl Ends {
                 let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else {
                     continue;
                 };
-                let id = message.headers().and_then(|headers| {
-                    let mut headers = headers.iter();
-                    let id = headers.find(|header| header.key == "retry-id")?;
-                    Some(id.value?.to_vec())
-                });
-                ids.extend(id);
+                let headers = retide_native::headers::read(&message);
+                let id = headers.ok().and_then(|headers| headers.last(b"retry-id"));
+                ids.extend(id.map(<[u8]>::to_vec));
                 count.store(ids.len(), Ordering::Release);
             }
         })?;

@@ -38,7 +38,7 @@ pub use gate::Gates;
 pub use lane::{LaneId, Source};
 pub use outcome::{Outcome, Reason, Terminal, Verdict};
 pub use scene::{Ordering, Overrides, Rate, Scene, Scenes, Weight};
-pub use task::{Failure, Header, Kind, Origin, Record, Task};
+pub use task::{Failure, Header, Kind, Name, Origin, Record, Task};
 pub use tier::{Ladder, Tier};
 pub use time::Timestamp;
 pub use wait::Wait;

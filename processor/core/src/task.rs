@@ -3,7 +3,6 @@
 //! Not the wire form: headers are parsed and written by `retide-avro`. Invariant: the payload, the key and the producer's own
 //! headers are never changed, copied or reordered on the way.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,11 +10,17 @@ use bytes::Bytes;
 
 use crate::time::Timestamp;
 
+/// The name of a header: UTF-8 says Kafka, and any bytes are what brokers take.
+///
+/// A name shares the memory of its record, and one that is known takes none.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Name(Bytes);
+
 /// One header as it stands on a record; names may repeat, and the order counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// The header's name; borrowed where it is one of those that are known.
-    pub name: Cow<'static, str>,
+    /// The header's name.
+    pub name: Name,
     /// The header's value; Kafka allows none.
     pub value: Option<Bytes>,
 }
@@ -98,6 +103,77 @@ pub const MAX_CLASS: usize = 64;
 /// of memory with its payload, and what the allocator rounds up.
 const OVERHEAD: usize = 768;
 
+// === impl Name ===
+
+impl Name {
+    /// A name that is known; it takes no memory.
+    pub const fn known(name: &'static str) -> Self {
+        Self(Bytes::from_static(name.as_bytes()))
+    }
+
+    /// The bytes of the name.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The name, if it is the text that Kafka says it is.
+    pub fn as_str(&self) -> Option<&str> {
+        str::from_utf8(&self.0).ok()
+    }
+}
+
+impl From<&str> for Name {
+    fn from(name: &str) -> Self {
+        Self(Bytes::copy_from_slice(name.as_bytes()))
+    }
+}
+
+impl From<String> for Name {
+    fn from(name: String) -> Self {
+        Self(name.into())
+    }
+}
+
+impl From<&[u8]> for Name {
+    fn from(name: &[u8]) -> Self {
+        Self(Bytes::copy_from_slice(name))
+    }
+}
+
+impl From<Bytes> for Name {
+    fn from(name: Bytes) -> Self {
+        Self(name)
+    }
+}
+
+impl PartialEq<str> for Name {
+    fn eq(&self, other: &str) -> bool {
+        *self.0 == *other.as_bytes()
+    }
+}
+
+impl PartialEq<&str> for Name {
+    fn eq(&self, other: &&str) -> bool {
+        *self == **other
+    }
+}
+
+/// The name as people read it: what is no text is escaped, as `caf\xe9`.
+impl fmt::Display for Name {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.as_str() {
+            Some(name) => formatter.write_str(name),
+            None => write!(formatter, "{}", self.0.escape_ascii()),
+        }
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "\"{}\"", self.0.escape_ascii())
+    }
+}
+
 // === impl Record ===
 
 impl Record {
@@ -107,7 +183,7 @@ impl Record {
         let headers: usize = self
             .headers
             .iter()
-            .map(|header| header.name.len() + bytes(&header.value) + size_of::<Header>())
+            .map(|header| header.name.as_bytes().len() + bytes(&header.value) + size_of::<Header>())
             .sum();
         bytes(&self.key) + bytes(&self.value) + headers
     }

@@ -77,11 +77,11 @@ pub fn envelope(data: &[u8]) {
 /// A record with a header and perhaps a content type.
 fn wrapped(content_type: Option<&str>, value: Vec<u8>) -> Record {
     let content_type =
-        content_type.map(|name| record::header("Content-Type", Some(name.as_bytes())));
+        content_type.map(|name| record::header(b"Content-Type", Some(name.as_bytes())));
     Record {
         key: Some(Bytes::from_static(b"key")),
         value: Some(value.into()),
-        headers: [record::header("trace", None)]
+        headers: [record::header(b"trace", None)]
             .into_iter()
             .chain(content_type)
             .collect(),
@@ -115,9 +115,9 @@ fn check_fields(task: &Task, fields: &Fields) {
 
     let content_type = fields.texts.get("contentType");
     let content_type =
-        content_type.map(|text| record::header("content-type", Some(text.as_bytes())));
+        content_type.map(|text| record::header(b"content-type", Some(text.as_bytes())));
     let inner = fields.headers.clone();
-    let all = [record::header("trace", None)]
+    let all = [record::header(b"trace", None)]
         .into_iter()
         .chain(content_type)
         .chain(inner);
@@ -191,9 +191,9 @@ fn library_header(value: &Value) -> Header {
         unreachable!("a header is a name and a value")
     };
     match optional(value) {
-        Some(Value::Bytes(bytes)) => record::header(name, Some(bytes)),
+        Some(Value::Bytes(bytes)) => record::header(name.as_bytes(), Some(bytes)),
         Some(other) => unreachable!("{other:?} as the value of a header"),
-        None => record::header(name, None),
+        None => record::header(name.as_bytes(), None),
     }
 }
 
@@ -225,7 +225,9 @@ fn by_json(text: &[u8]) -> Fields {
         for header in headers {
             let name = text_of(&header, "name").expect("a name");
             let value = json_bytes(&header, "value", "valueBase64");
-            fields.headers.push(record::header(&name, value.as_deref()));
+            fields
+                .headers
+                .push(record::header(name.as_bytes(), value.as_deref()));
         }
     }
     fields

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use retide_avro::headers::{SCENE, write_dead_letter, write_poison};
+use retide_avro::headers::{SCENE, is_named, write_dead_letter, write_poison};
 use retide_avro::{ingest, parked};
 use retide_core::{
     Ended, Header, Kind, Poison, Reason, Record, Task, Terminal, Timestamp, scene::MAX_DELAY,
@@ -61,8 +61,7 @@ fn some(bytes: &[u8]) -> Option<Bytes> {
 /// A header; without `=` it has no value.
 fn header(part: &[u8]) -> Header {
     let mut parts = part.splitn(2, |byte| *byte == b'=');
-    let name = String::from_utf8_lossy(parts.next().unwrap_or_default());
-    record::header(&name, parts.next())
+    record::header(parts.next().unwrap_or_default(), parts.next())
 }
 
 /// What a producer may decide, and what not.
@@ -71,7 +70,10 @@ fn check_ingested(task: &Task, record: &Record, now: Timestamp) {
     assert_eq!((task.first_failed_at, &task.failure), (now, &None));
     assert_eq!(task.origin, record::place());
     assert!(task.due >= now && task.due <= now + MAX_DELAY);
-    let named = record.headers.iter().any(|header| &*header.name == SCENE);
+    let named = record
+        .headers
+        .iter()
+        .any(|header| is_named(header.name.as_bytes(), SCENE));
     if named || task.scene.is_empty() {
         let producers = record::producers(record);
         let headers = producers;

@@ -24,9 +24,9 @@ pub(crate) fn place() -> Origin {
 }
 
 /// A header.
-pub(crate) fn header(name: &str, value: Option<&[u8]>) -> Header {
+pub(crate) fn header(name: &[u8], value: Option<&[u8]>) -> Header {
     Header {
-        name: name.to_owned().into(),
+        name: name.into(),
         value: value.map(Bytes::copy_from_slice),
     }
 }
@@ -50,7 +50,7 @@ pub(crate) fn written(task: &Task) -> Record {
 pub(crate) fn producers(record: &Record) -> Vec<Header> {
     let headers = record.headers.iter();
     headers
-        .filter(|header| !headers::is_own(&header.name))
+        .filter(|header| !headers::is_own(header.name.as_bytes()))
         .cloned()
         .collect()
 }
@@ -74,8 +74,12 @@ pub(crate) fn check_task(task: &Task, size: usize) {
     assert!(!task.id.contains(char::is_control) && !task.scene.contains(char::is_control));
     assert!(task.attempt > 0);
     for header in &task.record.headers {
-        let outcome = task.kind == Kind::Callback && &*header.name == headers::OUTCOME;
-        assert!(outcome || !headers::is_own(&header.name), "{header:?}");
+        let outcome = task.kind == Kind::Callback
+            && headers::is_named(header.name.as_bytes(), headers::OUTCOME);
+        assert!(
+            outcome || !headers::is_own(header.name.as_bytes()),
+            "{header:?}"
+        );
     }
     let room = task.record.headers.capacity() * size_of::<Header>();
     let held = task.record.weight() + room;

@@ -109,9 +109,9 @@ impl<'a> Headers<'a> {
     }
 
     /// Names and values, in order.
-    pub fn iter(&self) -> impl Iterator<Item = Header<'a>> + use<'a> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Header<'a>> + use<'a> {
         let Self { list, count, .. } = *self;
-        (0..count).filter_map(move |index| get(list, index))
+        (0..count).map(move |index| get(list, index))
     }
 
     /// The value of the last header of this name, if there is one that has a value.
@@ -126,23 +126,21 @@ impl<'a> Headers<'a> {
     }
 }
 
-/// The header at `index` of a list that lives for `'a`.
-fn get<'a>(list: *const native::rd_kafka_headers_t, index: usize) -> Option<Header<'a>> {
+/// The header at `index`, which is below the count, of a list that lives for `'a`.
+fn get<'a>(list: *const native::rd_kafka_headers_t, index: usize) -> Header<'a> {
     let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
     // SAFETY: the list is the client's, and an index beyond its end is answered by an error.
     let code = unsafe {
         native::rd_kafka_header_get_all(list, index, &raw mut name, &raw mut value, &raw mut size)
     };
-    if code != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-        return None;
-    }
+    assert_eq!(code, RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR);
     // SAFETY: what was put out is a header of the list.
     let name_size = unsafe { name_size(name, value) };
     // SAFETY: the name has that many bytes, and is not changed while the list lives.
     let name = unsafe { slice::from_raw_parts(name.cast::<u8>(), name_size) };
     // SAFETY: the value has that many bytes, and is not changed while the list lives.
     let value = (!value.is_null()).then(|| unsafe { slice::from_raw_parts(value.cast(), size) });
-    Some((name, value))
+    (name, value)
 }
 
 /// How long a header's name is, which the client knows and does not tell: it counts on none having a NUL.

@@ -119,6 +119,10 @@ impl<'a> Copy<'a> {
                 break;
             };
             let message = message?;
+            #[allow(
+                clippy::disallowed_methods,
+                reason = "the client copies the list, nobody reads a name"
+            )]
             let headers = message.headers();
             let mut record = BaseRecord::<[u8], [u8]>::to(&self.bed.topics.dead_letters)
                 .partition(message.partition())

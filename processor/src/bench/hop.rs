@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use rdkafka::message::{Header as OutHeader, OwnedHeaders};
+use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde::Serialize;
 
 use retide_avro::headers;
 use retide_core::{Header, Timestamp};
+use retide_native as native;
 
 use crate::bench::bed::{parked, send};
 use crate::bench::{Bed, Error, Samples, Speed, copy};
@@ -258,10 +259,7 @@ impl Part<'_> {
         let partitions = bed.config.topics.partitions as u64;
         let mut headers = OwnedHeaders::new();
         for Header { name, value } in &self.headers {
-            headers = headers.insert(OutHeader {
-                key: name,
-                value: value.as_deref(),
-            });
+            native::headers::add(&mut headers, name.as_bytes(), value.as_deref());
         }
         for index in 0..load.records {
             let record = BaseRecord::to(self.topic)

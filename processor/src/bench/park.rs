@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use retide_avro::headers;
 use retide_core::Timestamp;
+use retide_native as native;
 
 use crate::bench::bed::{self, send};
 use crate::bench::stream::{Flow, Stream, account, arrive, identity, none_early, now, producer};
@@ -343,19 +344,12 @@ impl Payload {
 /// What retide sets on a task that is parked, but for its identity.
 fn waiting(scene: &str, due: Timestamp) -> OwnedHeaders {
     let task = bed::parked(scene, 1, due);
-    let mut all = Vec::new();
+    let mut written = OwnedHeaders::new();
     headers::write_task(&task, &mut |name, value| {
-        if name != headers::ID {
-            all.push((name.to_owned(), value.map(<[u8]>::to_vec)));
+        if name != headers::ID.as_bytes() {
+            native::headers::add(&mut written, name, value);
         }
     });
-    let mut written = OwnedHeaders::new();
-    for (key, value) in &all {
-        written = written.insert(OutHeader {
-            key,
-            value: value.as_deref(),
-        });
-    }
     written
 }
 

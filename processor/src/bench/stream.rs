@@ -10,11 +10,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Header as OutHeader, Headers, Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Header as OutHeader, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use retide_avro::headers;
 use retide_core::Timestamp;
+use retide_native as native;
 
 use crate::bench::bed::send;
 use crate::bench::target::{DUE, Target};
@@ -222,9 +223,9 @@ pub(crate) fn none_early(early: u64) -> Result<(), Error> {
 /// The scene and the number of the task of a record, unless it ended otherwise than delivered.
 fn delivered<'a>(message: &'a BorrowedMessage<'_>) -> Option<(&'a str, Option<u64>)> {
     let (mut scene, mut id) = (None, None);
-    for header in message.headers()?.iter() {
-        let text = header.value.and_then(|value| str::from_utf8(value).ok());
-        match header.key {
+    for (name, value) in native::headers::read(message).ok()?.iter() {
+        let text = value.and_then(|value| str::from_utf8(value).ok());
+        match str::from_utf8(name).unwrap_or_default() {
             headers::SCENE => scene = text,
             headers::ID => id = text,
             headers::OUTCOME if text != Some("delivered") => return None,

@@ -6,11 +6,12 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use retide_avro::headers;
 use retide_core::Terminal;
+use retide_native as native;
 
 use crate::demo::plan::{Kind, Script};
 
@@ -118,9 +119,11 @@ impl Counts {
 /// The number and the end of the task that a callback record is about, if it is one of the demo's.
 fn end(message: &BorrowedMessage<'_>) -> Option<(u64, Terminal)> {
     let text = |name: &str| {
-        let mut headers = message.headers()?.iter();
-        let header = headers.find(|header| header.key == name)?;
-        str::from_utf8(header.value?).ok()
+        let headers = native::headers::read(message).ok()?;
+        let (_, value) = headers
+            .iter()
+            .find(|(other, _)| *other == name.as_bytes())?;
+        str::from_utf8(value?).ok()
     };
     let index = Script::index(text(headers::ID)?)?;
     Some((index, Terminal::from_word(text(headers::OUTCOME)?)?))

@@ -508,9 +508,12 @@ impl<L: Ledger> State<L> {
             partition: shard,
             offset: position.offset,
         };
-        let read = match source {
-            Source::Tasks => headers::ingest(record, origin, now.wall),
-            Source::Tier(_) => headers::parked(record, origin),
+        let read = match (record, source) {
+            (Ok(record), Source::Tasks) => headers::ingest(record, origin, now.wall),
+            (Ok(record), Source::Tier(_)) => headers::parked(record, origin),
+            (Err(headless), Source::Tasks | Source::Tier(_)) => {
+                Err(headers::headless(headless, origin))
+            }
         };
         let input = match read {
             Ok(task) => Input::Record {

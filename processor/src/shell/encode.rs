@@ -206,7 +206,10 @@ impl Encoder {
             }
             Entry::DeliverCallback(ended) => {
                 headers::write_task(&ended.delivery(), sink);
-                sink(headers::OUTCOME, Some(ended.terminal.word().as_bytes()));
+                sink(
+                    headers::OUTCOME.as_bytes(),
+                    Some(ended.terminal.word().as_bytes()),
+                );
                 let report = &wire::Callback::from(&**ended);
                 // The first tier has no delay.
                 let to = (&topics.tiers[0], home);
@@ -261,7 +264,10 @@ impl Scratch {
         sink: &mut Sink<'_>,
     ) -> Result<Parts<'a>, wire::Error> {
         let content_type = codec.format().content_type();
-        sink("content-type", Some(content_type.as_bytes()));
+        sink(
+            headers::CONTENT_TYPE.as_bytes(),
+            Some(content_type.as_bytes()),
+        );
         self.key.clear();
         for part in key {
             self.key.extend_from_slice(part.as_bytes());

@@ -22,16 +22,17 @@ use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 use rdkafka::types::RDKafkaRespErr;
 use tracing::{error, warn};
 
-use retide_avro::headers;
+use retide_avro::headers::{self, Headless};
 use retide_core::completions::Completions;
 use retide_core::engine::Position;
 use retide_core::order::Shard;
-use retide_core::{Header, LaneId, Record, Source, Timestamp};
+use retide_core::{Header, LaneId, Name, Record, Source, Timestamp};
+use retide_native::{self as native, headers::Headers};
 
 use crate::event::{CommitUnreadable, ConsumerReported, ShardsAssigned, ShardsLost, ShardsRevoked};
 use crate::metrics::Metrics;
@@ -65,8 +66,8 @@ pub struct Read {
     pub position: Position,
     /// When the broker appended it, or what its producer said if the topic does not keep append times.
     pub appended: Timestamp,
-    /// The record.
-    pub record: Record,
+    /// The record, whole or as far as it could be read.
+    pub record: Result<Record, Headless>,
 }
 
 /// A lane that was assigned, and where its last commit left it.
@@ -143,9 +144,6 @@ const BUFFER: usize = 32;
 
 /// Requests on their way to the feed: a drive never has more lanes to pause at once.
 const REQUESTS: usize = 1_024;
-
-/// Bytes of a header's value, roughly: retide's own take 15 on average. Who has more takes a second piece of memory.
-const HEADER: usize = 24;
 
 /// Longest wait for a record, after which requests are looked at again.
 const POLL: Duration = Duration::from_millis(10);
@@ -414,29 +412,37 @@ fn failure(error: KafkaError, metrics: &Metrics) -> Option<Reading> {
     None
 }
 
-/// The record of a message, copied out of the client's buffer at once: all that it holds into one piece of memory, if it can be.
-pub(crate) fn record(message: &BorrowedMessage<'_>) -> Record {
-    let (key, value, headers) = (message.key(), message.payload(), message.headers());
+/// The record of a message, copied out of the client's buffer at once: all that it holds into one piece of memory. Names that are known
+/// take none.
+pub(crate) fn record(message: &BorrowedMessage<'_>) -> Result<Record, Headless> {
+    let (key, value) = (message.key(), message.payload());
+    let headers = native::headers::read(message);
     let length = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
-    let count = headers.map_or(0, Headers::count);
-    let mut memory = BytesMut::with_capacity(length(key) + length(value) + count * HEADER);
-    let mut copy = |part: Option<&[u8]>| {
-        part.map(|part| {
-            memory.extend_from_slice(part);
-            memory.split().freeze()
-        })
-    };
-    Record {
-        key: copy(key),
-        value: copy(value),
-        headers: headers.map_or_else(Vec::new, |headers| {
-            let headers = headers.iter().map(|header| Header {
-                name: headers::name(header.key),
-                value: copy(header.value),
-            });
-            headers.collect()
-        }),
+    let mut room = length(key) + length(value);
+    for (name, value) in headers.iter().flat_map(Headers::iter) {
+        // As a rule retide's own are known, and nobody else has a name that begins like theirs.
+        let known = name.starts_with(b"retry-");
+        room += length(value) + if known { 0 } else { name.len() };
     }
+    let mut memory = BytesMut::with_capacity(room);
+    let mut copy = |part: &[u8]| {
+        memory.extend_from_slice(part);
+        memory.split().freeze()
+    };
+    let mut record = Record {
+        key: key.map(&mut copy),
+        value: value.map(&mut copy),
+        headers: Vec::new(),
+    };
+    let Ok(headers) = headers else {
+        return Err(Headless(record));
+    };
+    let headers = headers.iter().map(|(name, value)| Header {
+        name: headers::known(name).unwrap_or_else(|| Name::from(copy(name))),
+        value: value.map(&mut copy),
+    });
+    record.headers = headers.collect();
+    Ok(record)
 }
 
 // === impl Context ===

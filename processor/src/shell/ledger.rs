@@ -17,11 +17,12 @@ use crossbeam_channel::Receiver;
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header as OutHeader, OwnedHeaders};
+use rdkafka::message::{DeliveryResult, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use retide_core::{Alert, Entry, Header, LaneId};
+use retide_native as native;
 
 use crate::shell::encode::{Encoder, Parts, Place, Scratch};
 
@@ -125,11 +126,11 @@ pub enum Receipt {
 /// Collects the headers of a record, in order.
 trait Collect: Default {
     /// Adds a header behind those that are there.
-    fn add(&mut self, name: &str, value: Option<&[u8]>);
+    fn add(&mut self, name: &[u8], value: Option<&[u8]>);
 }
 
-/// Headers as the client takes them; none only while one is being added.
-struct ClientHeaders(Option<OwnedHeaders>);
+/// Headers as the client takes them.
+struct ClientHeaders(OwnedHeaders);
 
 /// Writes batches durably, in order. One of the four seams.
 pub trait Ledger: Send {
@@ -233,7 +234,7 @@ impl Content {
             Self::Entries(entries) => {
                 for entry in entries.iter().filter(|entry| RecordKind::of(entry) == kind) {
                     let mut headers = H::default();
-                    let sink = &mut |name: &str, value: Option<&[u8]>| headers.add(name, value);
+                    let sink = &mut |name: &[u8], value: Option<&[u8]>| headers.add(name, value);
                     let parts = encoder.entry(place, entry, scratch, sink);
                     if let Some(parts) = parts.unwrap_or_else(|error| unreachable!("{error}")) {
                         write(parts, headers)?;
@@ -244,7 +245,7 @@ impl Content {
             Self::Alert(_) | Self::Records(_) if kind == RecordKind::Order => {}
             Self::Alert(alert) => {
                 let mut headers = H::default();
-                let sink = &mut |name: &str, value: Option<&[u8]>| headers.add(name, value);
+                let sink = &mut |name: &[u8], value: Option<&[u8]>| headers.add(name, value);
                 let parts = encoder.alert(place.shard, alert, scratch, sink);
                 write(
                     parts.unwrap_or_else(|error| unreachable!("{error}")),
@@ -288,8 +289,8 @@ impl RecordKind {
 
 impl OutHeaders {
     /// Adds a header behind those that are there.
-    pub fn push(&mut self, name: &str, value: Option<&[u8]>) {
-        self.bytes.extend_from_slice(name.as_bytes());
+    pub fn push(&mut self, name: &[u8], value: Option<&[u8]>) {
+        self.bytes.extend_from_slice(name);
         let name_end = self.bytes.len();
         let value_end = value.map(|value| {
             self.bytes.extend_from_slice(value);
@@ -299,11 +300,10 @@ impl OutHeaders {
     }
 
     /// Names and values, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
         let mut start = 0;
         self.ends.iter().map(move |&(name_end, value_end)| {
             let name = &self.bytes[start..name_end];
-            let name = str::from_utf8(name).unwrap_or_else(|error| unreachable!("{error}"));
             start = value_end.unwrap_or(name_end);
             (name, value_end.map(|end| &self.bytes[name_end..end]))
         })
@@ -311,7 +311,7 @@ impl OutHeaders {
 }
 
 impl Collect for OutHeaders {
-    fn add(&mut self, name: &str, value: Option<&[u8]>) {
+    fn add(&mut self, name: &[u8], value: Option<&[u8]>) {
         self.push(name, value);
     }
 }
@@ -321,15 +321,13 @@ impl Collect for OutHeaders {
 impl Default for ClientHeaders {
     fn default() -> Self {
         // As many as a parked task has, and a few of the producer's.
-        Self(Some(OwnedHeaders::new_with_capacity(16)))
+        Self(OwnedHeaders::new_with_capacity(16))
     }
 }
 
 impl Collect for ClientHeaders {
-    fn add(&mut self, name: &str, value: Option<&[u8]>) {
-        // The client's own default is a list of its own: it must not be made and thrown away for each header.
-        let headers = self.0.take();
-        self.0 = headers.map(|headers| headers.insert(OutHeader { key: name, value }));
+    fn add(&mut self, name: &[u8], value: Option<&[u8]>) {
+        native::headers::add(&mut self.0, name, value);
     }
 }
 
@@ -337,7 +335,7 @@ impl FromIterator<Header> for OutHeaders {
     fn from_iter<I: IntoIterator<Item = Header>>(headers: I) -> Self {
         let mut all = Self::default();
         for Header { name, value } in headers {
-            all.push(&name, value.as_deref());
+            all.push(name.as_bytes(), value.as_deref());
         }
         all
     }
@@ -384,7 +382,7 @@ fn to_produce(
     index: usize,
 ) -> BaseRecord<'_, [u8], [u8], usize> {
     let mut out = BaseRecord::with_opaque_to(parts.topic, index);
-    out.headers = headers;
+    out.headers = Some(headers);
     out.partition = parts.partition;
     out.key = parts.key;
     out.payload = parts.value;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 use serde::Serialize;
 use tracing::warn;
@@ -23,7 +23,7 @@ use retide_core::{Kind, Origin, Timestamp};
 
 use crate::client::Quiet;
 use crate::config::with_causes;
-use crate::scan::{self, CALL, Scanned, last};
+use crate::scan::{self, CALL, Scanned, last, last_bytes};
 use crate::scenes::is_json;
 use crate::shell::feed;
 use crate::story::{Clue, DeadLetter, What};
@@ -242,9 +242,7 @@ fn is_of(message: &BorrowedMessage<'_>, id: &str) -> bool {
 
 /// The identity in the header.
 fn named<'a>(message: &'a BorrowedMessage<'_>) -> Option<&'a [u8]> {
-    let headers = message.headers()?;
-    let named = headers.iter().filter(|header| header.key == headers::ID);
-    named.last()?.value
+    last_bytes(message, headers::ID)
 }
 
 /// What a record of the retry topic says, if it is the task.
@@ -258,17 +256,22 @@ fn entered(message: &BorrowedMessage<'_>, id: &str) -> Option<What> {
         return None;
     }
     // Any other identity is in the envelope, or made of the place.
-    let (is_it, scene, due) =
-        match headers::ingest(feed::record(message), place(message), appended(message)) {
-            Ok(task) => (*task.id == *id, task.scene, Some(task.due)),
-            Err(poison) => (*poison.id == *id, poison.scene, None),
-        };
+    let (is_it, scene, due) = match feed::record(message)
+        .map_err(|record| headers::headless(record, place(message)))
+        .and_then(|record| headers::ingest(record, place(message), appended(message)))
+    {
+        Ok(task) => (*task.id == *id, task.scene, Some(task.due)),
+        Err(poison) => (*poison.id == *id, poison.scene, None),
+    };
     is_it.then_some(What::Entered { scene, due })
 }
 
 /// What a record of a tier says.
 fn parked(message: &BorrowedMessage<'_>, tier: usize) -> Option<What> {
-    match headers::parked(feed::record(message), place(message)) {
+    let read = feed::record(message)
+        .map_err(|record| headers::headless(record, place(message)))
+        .and_then(|record| headers::parked(record, place(message)));
+    match read {
         Ok(task) => Some(What::Parked {
             tier,
             task: Box::new(task),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use crossbeam_channel::{Sender, bounded};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Header as OutHeader, Headers, Message, OwnedHeaders};
+use rdkafka::message::{Header as OutHeader, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::runtime::Runtime;
@@ -191,9 +191,8 @@ fn outcomes(bootstrap: &str, topic: &str) -> Vec<(String, String)> {
         match consumer.poll(PATIENCE).expect("an end of the partition") {
             Ok(message) => {
                 let text = |name: &str| {
-                    let headers = message.headers().unwrap();
-                    let header = headers.iter().filter(|header| header.key == name).last();
-                    let value = header.and_then(|header| header.value).unwrap_or_default();
+                    let headers = retide_native::headers::read(&message).unwrap();
+                    let value = headers.last(name.as_bytes()).unwrap_or_default();
                     String::from_utf8_lossy(value).into_owned()
                 };
                 seen.push((text("retry-id"), text("retry-outcome")));

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use rdkafka::message::{Header as OutHeader, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer};
+use retide_native::headers::add;
 
-use crate::rig::{FLAKY, Rig, Stored};
+use crate::rig::{FLAKY, Rig, Stored, named};
 use crate::support::PATIENCE;
 
 use self::End::{Dead, Delivered};
@@ -20,7 +21,7 @@ struct Case {
 }
 
 /// A header as a producer sets it.
-type Given = (&'static str, Option<&'static [u8]>);
+type Given = (&'static [u8], Option<&'static [u8]>);
 
 /// How a record has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,9 +30,9 @@ enum End {
     Dead(&'static str),
 }
 
-const FLAKY_SCENE: Given = ("retry-scene", Some(b"flaky"));
-const JSON: Given = ("content-type", Some(b"application/vnd.retide.task+json"));
-const AVRO: Given = ("content-type", Some(b"application/vnd.retide.task+avro"));
+const FLAKY_SCENE: Given = (b"retry-scene", Some(b"flaky"));
+const JSON: Given = (b"content-type", Some(b"application/vnd.retide.task+json"));
+const AVRO: Given = (b"content-type", Some(b"application/vnd.retide.task+avro"));
 const ZERO: Option<&[u8]> = Some(b"0");
 
 /// All for one partition.
@@ -68,19 +69,19 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "invalid utf-8 in the scene",
-        headers: &[("retry-scene", Some(b"\xff\xfe"))],
+        headers: &[(b"retry-scene", Some(b"\xff\xfe"))],
         value: ZERO,
         end: Dead("bad-header"),
     },
     Case {
         name: "a scene without a value",
-        headers: &[("retry-scene", None)],
+        headers: &[(b"retry-scene", None)],
         value: ZERO,
         end: Dead("bad-header"),
     },
     Case {
         name: "unknown scene",
-        headers: &[("retry-scene", Some(b"nowhere"))],
+        headers: &[(b"retry-scene", Some(b"nowhere"))],
         value: ZERO,
         end: Dead("unknown-scene"),
     },
@@ -98,43 +99,46 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "due in the past",
-        headers: &[FLAKY_SCENE, ("retry-due-at", Some(b"1000"))],
+        headers: &[FLAKY_SCENE, (b"retry-due-at", Some(b"1000"))],
         value: ZERO,
         end: Delivered,
     },
     Case {
         name: "due in year 9999",
-        headers: &[FLAKY_SCENE, ("retry-due-at", Some(b"253370764800000"))],
+        headers: &[FLAKY_SCENE, (b"retry-due-at", Some(b"253370764800000"))],
         value: ZERO,
         end: Dead("due-too-far"),
     },
     Case {
         name: "due beyond time",
-        headers: &[FLAKY_SCENE, ("retry-due-at", Some(b"18446744073709551615"))],
+        headers: &[
+            FLAKY_SCENE,
+            (b"retry-due-at", Some(b"18446744073709551615")),
+        ],
         value: ZERO,
         end: Dead("due-too-far"),
     },
     Case {
         name: "negative due",
-        headers: &[FLAKY_SCENE, ("retry-due-at", Some(b"-1"))],
+        headers: &[FLAKY_SCENE, (b"retry-due-at", Some(b"-1"))],
         value: ZERO,
         end: Dead("bad-due"),
     },
     Case {
         name: "due in words",
-        headers: &[FLAKY_SCENE, ("retry-due-at", Some(b"tomorrow"))],
+        headers: &[FLAKY_SCENE, (b"retry-due-at", Some(b"tomorrow"))],
         value: ZERO,
         end: Dead("bad-due"),
     },
     Case {
         name: "empty due",
-        headers: &[FLAKY_SCENE, ("retry-due-at", Some(b""))],
+        headers: &[FLAKY_SCENE, (b"retry-due-at", Some(b""))],
         value: ZERO,
         end: Dead("bad-due"),
     },
     Case {
         name: "negative delay",
-        headers: &[FLAKY_SCENE, ("retry-delay-ms", Some(b"-5"))],
+        headers: &[FLAKY_SCENE, (b"retry-delay-ms", Some(b"-5"))],
         value: ZERO,
         end: Dead("bad-due"),
     },
@@ -142,15 +146,15 @@ const CASES: &[Case] = &[
         name: "due and delay",
         headers: &[
             FLAKY_SCENE,
-            ("retry-due-at", Some(b"1")),
-            ("retry-delay-ms", Some(b"1")),
+            (b"retry-due-at", Some(b"1")),
+            (b"retry-delay-ms", Some(b"1")),
         ],
         value: ZERO,
         end: Dead("bad-due"),
     },
     Case {
         name: "deadline in words",
-        headers: &[FLAKY_SCENE, ("retry-deadline-at", Some(b"soon"))],
+        headers: &[FLAKY_SCENE, (b"retry-deadline-at", Some(b"soon"))],
         value: ZERO,
         end: Dead("bad-header"),
     },
@@ -158,8 +162,8 @@ const CASES: &[Case] = &[
         name: "spoofed attempt",
         headers: &[
             FLAKY_SCENE,
-            ("retry-attempt", Some(b"99")),
-            ("retry-hops", Some(b"7")),
+            (b"retry-attempt", Some(b"99")),
+            (b"retry-hops", Some(b"7")),
         ],
         value: ZERO,
         end: Delivered,
@@ -168,29 +172,65 @@ const CASES: &[Case] = &[
         name: "spoofed origin",
         headers: &[
             FLAKY_SCENE,
-            ("retry-origin", Some(b"x/0/0")),
-            ("retry-error", Some(b"\xff")),
+            (b"retry-origin", Some(b"x/0/0")),
+            (b"retry-error", Some(b"\xff")),
         ],
         value: ZERO,
         end: Delivered,
     },
     Case {
         name: "header without a value",
-        headers: &[FLAKY_SCENE, ("x", None)],
+        headers: &[FLAKY_SCENE, (b"x", None)],
         value: ZERO,
         end: Delivered,
     },
     Case {
         name: "empty id",
-        headers: &[FLAKY_SCENE, ("retry-id", Some(b""))],
+        headers: &[FLAKY_SCENE, (b"retry-id", Some(b""))],
         value: ZERO,
         end: Dead("bad-header"),
     },
     Case {
         name: "line breaks in the id",
-        headers: &[FLAKY_SCENE, ("retry-id", Some(b"a\r\nx: y"))],
+        headers: &[FLAKY_SCENE, (b"retry-id", Some(b"a\r\nx: y"))],
         value: ZERO,
         end: Dead("bad-header"),
+    },
+    Case {
+        name: "a name that is not UTF-8",
+        headers: &[FLAKY_SCENE, (b"caf\xe9", Some(b"x")), (b"\xff", None)],
+        value: ZERO,
+        end: Dead("bad-header"),
+    },
+    Case {
+        name: "names with a NUL, and none",
+        headers: &[
+            (b"retry-scene", Some(b"nowhere")),
+            (b"a\0b", Some(b"x")),
+            (b"retry-scene\0x", Some(b"y")),
+            (b"\0", None),
+            (b"", Some(b"z")),
+        ],
+        value: ZERO,
+        end: Dead("unknown-scene"),
+    },
+    Case {
+        name: "a name of ours with a NUL",
+        headers: &[FLAKY_SCENE, (b"retry-delay-ms\0", Some(b"tomorrow"))],
+        value: ZERO,
+        end: Delivered,
+    },
+    Case {
+        name: "a scene in capitals",
+        headers: &[(b"Retry-Scene", Some(b"flaky"))],
+        value: ZERO,
+        end: Delivered,
+    },
+    Case {
+        name: "a delay in capitals",
+        headers: &[FLAKY_SCENE, (b"Retry-Delay-Ms", Some(b"tomorrow"))],
+        value: ZERO,
+        end: Dead("bad-due"),
     },
 ];
 
@@ -216,9 +256,9 @@ fn bad_input_is_a_dead_letter_with_its_bytes_or_runs_as_documented() {
             .headers
             .iter()
             .copied()
-            .chain([("case", Some(case.name.as_bytes()))])
+            .chain([(b"case".as_slice(), Some(case.name.as_bytes()))])
         {
-            headers = headers.insert(OutHeader { key, value });
+            add(&mut headers, key, value);
         }
         send(headers, case.value);
     }
@@ -236,10 +276,13 @@ fn bad_input_is_a_dead_letter_with_its_bytes_or_runs_as_documented() {
         });
     }
     send(many, Some(b"0"));
+    // One more than the client reads, and as many as a dead letter has no room for.
+    send(crowd(100_001), Some(b"unread"));
+    send(crowd(99_990), Some(b"nearly"));
     producer.flush(PATIENCE).unwrap();
-    let ends = rig.ends(CASES.len() + 1);
+    let ends = rig.ends(CASES.len() + 3);
 
-    assert_eq!(ends.len(), CASES.len() + 1);
+    assert_eq!(ends.len(), CASES.len() + 3);
     assert!(
         ends.values().all(|outcomes| outcomes.len() == 1),
         "{ends:?}"
@@ -286,17 +329,44 @@ fn bad_input_is_a_dead_letter_with_its_bytes_or_runs_as_documented() {
     assert_eq!(letter.text("retry-reason"), "too-many-headers");
     let kept = letter.headers.iter().take(1_000).map(|(name, _)| name);
     assert!(kept.eq(&names));
+    check_crowded(&rig, &letters, &topic);
     assert!(!retide.log().contains("panicked"), "{}", retide.log());
     retide.terminate();
     assert_eq!(retide.wait(), Some(0));
 }
 
+/// So many headers without a name.
+fn crowd(count: usize) -> OwnedHeaders {
+    let mut headers = OwnedHeaders::new_with_capacity(count);
+    for _ in 0..count {
+        add(&mut headers, b"", None);
+    }
+    headers
+}
+
+/// A record with more headers than clients read is a dead letter that they do read, and says where the record is.
+fn check_crowded(rig: &Rig, letters: &[Stored], topic: &str) {
+    for (value, left) in [(&b"unread"[..], 0), (b"nearly", 99_986)] {
+        let letter = letters
+            .iter()
+            .find(|letter| letter.value.as_deref() == Some(value))
+            .expect("a dead letter");
+        assert_eq!(letter.text("retry-reason"), "too-many-headers");
+        assert!(letter.text("retry-origin").starts_with(topic));
+        let empty = letter.headers.iter().filter(|(name, _)| name.is_empty());
+        assert_eq!(empty.count(), left);
+        // Finds the record itself among others that no client reads as text.
+        let told = rig.retide(&["explain", &letter.text("retry-id")]);
+        assert!(told.status.success(), "{told:?}");
+    }
+}
+
 /// Whether a dead letter begins with the headers that its record came with, byte for byte; a scene that could not run may be kept apart.
-fn has(letter: &Stored, headers: &[(&str, Option<&[u8]>)]) -> bool {
+fn has(letter: &Stored, headers: &[Given]) -> bool {
     headers.iter().all(|(name, value)| {
         letter
             .headers
             .iter()
-            .any(|(kept, bytes)| kept == name && bytes.as_deref() == *value)
+            .any(|(kept, bytes)| *kept == named(name) && bytes.as_deref() == *value)
     })
 }

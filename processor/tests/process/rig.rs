@@ -18,7 +18,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{BorrowedMessage, Header as OutHeader, Headers, Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Header as OutHeader, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tempfile::TempDir;
@@ -321,20 +321,26 @@ impl Reader {
     }
 }
 
+/// A header's name as text; escaped where it is none.
+pub(crate) fn named(name: &[u8]) -> String {
+    match str::from_utf8(name) {
+        Ok(name) => name.to_owned(),
+        Err(_) => name.escape_ascii().to_string(),
+    }
+}
+
 // === impl Stored ===
 
 impl Stored {
     fn of(message: &BorrowedMessage<'_>) -> Self {
-        let headers = message.headers().map_or_else(Vec::new, |headers| {
-            let header = |header: OutHeader<'_, &[u8]>| {
-                (header.key.to_owned(), header.value.map(<[u8]>::to_vec))
-            };
-            headers.iter().map(header).collect()
-        });
+        let headers = retide_native::headers::read(message).unwrap();
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (named(name), value.map(<[u8]>::to_vec)));
         Self {
             key: message.key().map(<[u8]>::to_vec),
             value: message.payload().map(<[u8]>::to_vec),
-            headers,
+            headers: headers.collect(),
         }
     }
 
