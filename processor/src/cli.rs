@@ -27,16 +27,15 @@ mod scenes;
 mod submit;
 
 use std::env;
-use std::io::{self, IsTerminal};
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, Overrides};
+use crate::leave::leave;
+use crate::log::{Format, Log, Speaker};
 
-use self::output::{Exit, Failed, Output};
+use self::output::{Exit, Failed, Output, put};
 
 /// retide retries failed tasks, and Kafka is its only store.
 #[derive(Debug, Parser)]
@@ -142,28 +141,31 @@ Exit codes:
   0 ok · 1 failure · 2 usage or configuration · 3 not found · 4 conflict or failed precondition
   5 unreachable · 6 partly done · 130 interrupted";
 
-/// Parses the command line, does what it says, and gives the exit code.
-pub fn main() -> ExitCode {
+/// Parses the command line, does what it says, and exits.
+pub fn main() -> ! {
     let cli = Cli::parse();
-    log(&cli.command);
-    match dispatch(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failed) => failed.report(),
-    }
+    let log = log(&cli.command);
+    let code = match dispatch(cli, &log) {
+        Ok(()) => 0,
+        Err(failed) => failed.report(&log),
+    };
+    leave(code, &log)
 }
 
 /// Does what the command line says.
-fn dispatch(Cli { global, command }: Cli) -> Result<(), Failed> {
+fn dispatch(Cli { global, command }: Cli, log: &Log) -> Result<(), Failed> {
     match command {
         Command::Demo(options) => demo::demo(&options),
         Command::Completions { shell } => {
             let mut command = Cli::command();
-            clap_complete::generate(shell, &mut command, "retide", &mut io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            // Into memory: the generator panics when a reader has seen enough.
+            clap_complete::generate(shell, &mut command, "retide", &mut script);
+            put(String::from_utf8_lossy(&script).trim_end())
         }
         Command::Init(options) => init::init(&load(&global)?, &options, global.output),
         Command::Doctor(options) => doctor::doctor(&load(&global)?, &options, global.output),
-        Command::Run(options) => run::run(load(&global)?, &options),
+        Command::Run(options) => run::run(load(&global)?, &options, log),
         Command::Submit(options) => submit::submit(&load(&global)?, &options, global.output),
         Command::BenchTarget(options) => bench::target(&options),
         Command::Explain(options) => explain::explain(&load(&global)?, options, global.output),
@@ -192,7 +194,7 @@ fn prefix(text: &str) -> Result<String, String> {
 }
 
 /// Logs to stderr: everything notable while workers run, else only what goes wrong.
-fn log(command: &Command) {
+fn log(command: &Command) -> Log {
     let default = match command {
         Command::Run(_) => "info",
         Command::Demo(_) | Command::Doctor(_) => "error",
@@ -204,18 +206,9 @@ fn log(command: &Command) {
         | Command::Scenes(_)
         | Command::Completions { .. } => "warn",
     };
-    let filter = EnvFilter::try_from_env("RETIDE_LOG")
-        .unwrap_or_else(|_| EnvFilter::new(format!("{default},librdkafka=error")));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal());
     match command {
-        Command::Run(run::Options {
-            log_format: run::LogFormat::Json,
-            ..
-        }) => builder.json().init(),
-        _ => builder.init(),
+        Command::Run(options) => Log::start(options.log_format, Speaker::Process, default),
+        _ => Log::start(Format::Text, Speaker::Command, default),
     }
 }
 

@@ -33,6 +33,7 @@ use crate::metrics::Metrics;
 use crate::process::{self, Process};
 use crate::publish::Publisher;
 use crate::shell::ledger::OutRecord;
+use crate::threads::Threads;
 use crate::topics::Topics;
 
 use self::plan::{DEADLINE, Kind, POISON_ATTEMPTS, Script, TIMEOUT};
@@ -186,7 +187,14 @@ impl Demo {
             // Not shown: the demo counts from outside.
             let metrics = Arc::new(Metrics::new(&config.topics.tiers));
             let health = Arc::new(Health::new(STALL).with_troubles(metrics.troubles()));
-            Process::start(&config, scenes, runtime.handle(), &metrics, &health)?
+            Process::start(
+                &config,
+                scenes,
+                runtime.handle(),
+                &Threads::default(),
+                &metrics,
+                &health,
+            )?
         };
         Ok(Self {
             script,

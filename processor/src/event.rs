@@ -37,18 +37,24 @@ pub(crate) struct RulesChanged<'a> {
 
 /// A worker was given shards, or none.
 pub(crate) struct ShardsAssigned<'a> {
+    /// The worker.
+    pub(crate) worker: &'a str,
     /// The shards.
     pub(crate) shards: &'a [i32],
 }
 
 /// A worker is asked to give shards away.
 pub(crate) struct ShardsRevoked<'a> {
+    /// The worker.
+    pub(crate) worker: &'a str,
     /// The shards.
     pub(crate) shards: &'a [i32],
 }
 
 /// A worker was out of the group for so long that its shards are gone.
 pub(crate) struct ShardsLost<'a> {
+    /// The worker.
+    pub(crate) worker: &'a str,
     /// The shards.
     pub(crate) shards: &'a [i32],
 }
@@ -107,12 +113,16 @@ pub(crate) struct BatchDropped {
 
 /// A transaction was aborted; its batch is written again.
 pub(crate) struct BatchAborted<'a> {
+    /// The worker.
+    pub(crate) worker: &'a str,
     /// Why.
     pub(crate) error: &'a KafkaError,
 }
 
 /// A producer is of no use any more, and another one is made.
 pub(crate) struct ProducerReplaced<'a> {
+    /// The worker.
+    pub(crate) worker: &'a str,
     /// What it failed at.
     pub(crate) at: &'static str,
     /// How.
@@ -187,7 +197,7 @@ impl RulesChanged<'_> {
 impl ShardsAssigned<'_> {
     /// Writes log and metric.
     pub(crate) fn emit(self, metrics: &Metrics) {
-        info!(shards = ?self.shards, "shards assigned");
+        info!(worker = self.worker, shards = ?self.shards, "shards assigned");
         metrics.rebalances_assigned.inc();
     }
 }
@@ -197,7 +207,7 @@ impl ShardsAssigned<'_> {
 impl ShardsRevoked<'_> {
     /// Writes log and metric.
     pub(crate) fn emit(self, metrics: &Metrics) {
-        info!(shards = ?self.shards, "shards revoked");
+        info!(worker = self.worker, shards = ?self.shards, "shards revoked");
         metrics.rebalances_revoked.inc();
     }
 }
@@ -207,7 +217,7 @@ impl ShardsRevoked<'_> {
 impl ShardsLost<'_> {
     /// Writes log and metric.
     pub(crate) fn emit(self, metrics: &Metrics) {
-        warn!(shards = ?self.shards, "shards lost");
+        warn!(worker = self.worker, shards = ?self.shards, "shards lost");
         metrics.rebalances_lost.inc();
     }
 }
@@ -294,7 +304,8 @@ impl BatchDropped {
 impl BatchAborted<'_> {
     /// Writes log and metric.
     pub(crate) fn emit(self, metrics: &Metrics) {
-        warn!(error = %self.error, "transaction aborted, writing its batch again");
+        let Self { worker, error } = self;
+        warn!(%error, worker, "transaction aborted, writing its batch again");
         metrics.batches_aborted.inc();
     }
 }
@@ -304,8 +315,8 @@ impl BatchAborted<'_> {
 impl ProducerReplaced<'_> {
     /// Writes log and metric.
     pub(crate) fn emit(self, metrics: &Metrics) {
-        let Self { at, error } = self;
-        warn!(%error, at, "producer given up, starting a new one");
+        let Self { worker, at, error } = self;
+        warn!(%error, worker, at, "producer given up, starting a new one");
         metrics.producers_replaced.inc();
     }
 }

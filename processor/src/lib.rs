@@ -20,6 +20,9 @@
 //! | `event` | what is worth telling people: log line and metric together |
 //! | [`metrics`] | the numbers of a process |
 //! | [`health`] | whether its workers turn and have what they need |
+//! | [`threads`] | the threads of a process, and that none is missed |
+//! | `log` | lines on stderr that hold nobody up |
+//! | `leave` | how a process ends |
 //! | [`trouble`] | what is wrong for longer than a moment |
 //! | [`admin`] | all of it over HTTP |
 
@@ -33,6 +36,8 @@ pub mod demo;
 pub mod embedded;
 mod event;
 pub mod health;
+mod leave;
+mod log;
 pub mod metrics;
 pub mod parked;
 pub mod process;
@@ -42,5 +47,6 @@ mod scan;
 pub mod scenes;
 pub mod shell;
 mod story;
+pub mod threads;
 pub mod topics;
 pub mod trouble;

@@ -89,6 +89,8 @@ pub struct Metrics {
     pub(crate) scenes_in_force: Gauge,
     /// Running workers.
     pub(crate) workers: Gauge,
+    /// Lines of the log that could not be written.
+    pub(crate) log_lines_dropped: Counter,
     /// What is wrong for longer than a moment.
     troubles: Troubles,
 }
@@ -310,6 +312,11 @@ impl Metrics {
             breakers: BreakerFamilies::register(r),
             scenes_in_force: gauge(r, "scenes", "Scenes in force"),
             workers: gauge(r, "workers", "Running workers"),
+            log_lines_dropped: counter(
+                r,
+                "log_lines_dropped",
+                "Log lines that stderr did not take",
+            ),
             troubles,
             registry,
         }

@@ -4,19 +4,20 @@
 //! away, or its deadline has passed.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tracing::{error, info};
+use tracing::info;
 use uuid::Uuid;
 
 use retide_core::lane::Limits;
@@ -31,6 +32,7 @@ use crate::shell::drive::{Drive, Pace, Rules};
 use crate::shell::encode::{Encoder, Formats};
 use crate::shell::feed::{Client, Feed};
 use crate::shell::ledger::{AtLeastOnce, Ledger, Ownership, Transactional};
+use crate::threads::{Death, Ended, Threads};
 use crate::topics::Topics;
 
 /// A running process.
@@ -45,6 +47,8 @@ pub struct Process {
     stop: Arc<AtomicBool>,
     /// Whether the workers turn.
     health: Arc<Health>,
+    /// The threads.
+    threads: Threads,
     /// Tells of workers that ended by themselves.
     failures: mpsc::Receiver<Error>,
 }
@@ -64,12 +68,12 @@ pub enum Error {
         #[source]
         source: KafkaError,
     },
-    /// A thread cannot be started, or has panicked.
-    #[error("thread {name}")]
-    Thread {
-        /// Its name.
-        name: String,
-    },
+    /// A thread cannot be started.
+    #[error("start a thread")]
+    Thread(#[from] io::Error),
+    /// A thread panicked, or ended without being told to.
+    #[error("thread died: {0}")]
+    Died(Death),
 }
 
 /// One worker: its thread, and the ways to reach it.
@@ -94,6 +98,8 @@ struct Shared<'a> {
     runtime: &'a Handle,
     /// The numbers.
     metrics: &'a Arc<Metrics>,
+    /// The threads.
+    threads: &'a Threads,
     /// To tell of a worker that ended by itself.
     failed: mpsc::Sender<Error>,
 }
@@ -108,11 +114,12 @@ const CALL: Duration = Duration::from_secs(10);
 
 impl Process {
     /// Reads the scenes of the topic, joins the group and starts to work. `scenes` are those configured outside the topic; calls run
-    /// on `runtime`; what can be known of the workers is in `metrics` and `health`.
+    /// on `runtime`, everything else on `threads`; what can be known of the workers is in `metrics` and `health`.
     pub fn start(
         config: &Config,
         scenes: BTreeMap<String, Scene>,
         runtime: &Handle,
+        threads: &Threads,
         metrics: &Arc<Metrics>,
         health: &Arc<Health>,
     ) -> Result<Self, Error> {
@@ -130,6 +137,7 @@ impl Process {
             id: Uuid::new_v4(),
             runtime,
             metrics,
+            threads,
             failed,
         };
         let mut connected = Connected::default();
@@ -151,13 +159,14 @@ impl Process {
             told,
             stop: Arc::clone(&stop),
         };
-        let follower = spawn("scenes", move || following.run())?;
+        let follower = threads.spawn("scenes", move || following.run())?;
         let (troubles, stopped) = (metrics.troubles().clone(), Arc::clone(&stop));
-        let reminder = spawn("troubles", move || {
+        let reminder = threads.spawn("troubles", move || {
             while !stopped.load(Ordering::Acquire) {
                 thread::park_timeout(REMIND);
                 troubles.tick();
             }
+            Ended::Told
         })?;
         Ok(Self {
             workers,
@@ -165,13 +174,19 @@ impl Process {
             reminder,
             stop,
             health: Arc::clone(health),
+            threads: threads.clone(),
             failures,
         })
     }
 
-    /// Waits for a worker that cannot go on.
-    pub async fn failure(&mut self) -> Option<Error> {
-        self.failures.recv().await
+    /// Waits for a thread that is missing, or a worker that cannot go on.
+    pub async fn failure(&mut self) -> Error {
+        tokio::select! {
+            biased;
+            // A death first: other failures may follow from it.
+            death = self.threads.death() => Error::Died(death),
+            Some(failure) = self.failures.recv() => failure,
+        }
     }
 
     /// Drains all workers and leaves the group.
@@ -182,6 +197,7 @@ impl Process {
             reminder,
             stop,
             health,
+            threads: supervised,
             mut failures,
         } = self;
         health.drain();
@@ -196,10 +212,13 @@ impl Process {
         stop.store(true, Ordering::Release);
         reminder.thread().unpark();
         for thread in threads.into_iter().chain([follower, reminder]) {
-            let name = thread.thread().name().unwrap_or_default().to_owned();
-            thread.join().map_err(|_| Error::Thread { name })?;
+            // Its panic was told.
+            let _ = thread.join();
         }
-        failures.try_recv().map_or(Ok(()), Err)
+        match supervised.missing() {
+            Some(death) => Err(Error::Died(death)),
+            None => failures.try_recv().map_or(Ok(()), Err),
+        }
     }
 }
 
@@ -221,7 +240,8 @@ impl Shared<'_> {
         let name = format!("worker-{number}");
         let mut consumer = config.kafka.consumer();
         consumer.set("group.id", &config.processor.group);
-        let feed = Feed::start(&consumer, topics, &name, self.metrics).map_err(failed)?;
+        let feed =
+            Feed::start(&consumer, topics, &name, self.metrics, self.threads).map_err(failed)?;
         let shards = shards(&feed.consumer, topics).map_err(failed)?;
         let ownership = Arc::new(Ownership::default());
         let producer = config.kafka.producer();
@@ -299,11 +319,14 @@ impl Shared<'_> {
     ) -> Result<Worker, Error> {
         let (stop, stopped) = bounded(1);
         let failed = self.failed.clone();
-        let thread = spawn(&format!("worker-{number}"), move || {
+        let body = move || {
             match drive.run(&rules, &stopped) {
                 Ok((feed, ledger)) => {
                     ledger.stop();
                     drop(feed);
+                    if stopped.try_recv() != Err(TryRecvError::Disconnected) {
+                        return Ended::Early("a thread it needs has ended".to_owned());
+                    }
                 }
                 Err(source) => {
                     let failure = Error::Worker {
@@ -314,7 +337,9 @@ impl Shared<'_> {
                     let _ = failed.try_send(failure);
                 }
             }
-        })?;
+            Ended::Told
+        };
+        let thread = self.threads.spawn(&format!("worker-{number}"), body)?;
         Ok(Worker { thread, stop })
     }
 }
@@ -337,7 +362,7 @@ struct Following {
 
 impl Following {
     /// Tells the workers of every change until it is time to end.
-    fn run(mut self) {
+    fn run(mut self) -> Ended {
         while !self.stop.load(Ordering::Acquire) {
             if !self.follower.follow() {
                 continue;
@@ -350,6 +375,7 @@ impl Following {
                 let _ = worker.send(rules.clone());
             }
         }
+        Ended::Told
     }
 }
 
@@ -360,15 +386,4 @@ fn shards(consumer: &Client, topics: &Topics) -> Result<NonZeroU32, KafkaError> 
     let count = topic.map_or(0, |topic| topic.partitions().len());
     let missing = KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition);
     NonZeroU32::new(count as u32).ok_or(missing)
-}
-
-/// Starts a thread called `name`.
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Error> {
-    let started = thread::Builder::new().name(name.to_owned()).spawn(body);
-    started.map_err(|error| {
-        error!(%error, name, "thread not started");
-        Error::Thread {
-            name: name.to_owned(),
-        }
-    })
 }

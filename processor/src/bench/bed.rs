@@ -24,6 +24,7 @@ use crate::config::{Config, scenes};
 use crate::health::{Health, STALL};
 use crate::metrics::Metrics;
 use crate::process::Process;
+use crate::threads::Threads;
 use crate::topics::Topics;
 
 /// Topics of a measurement, and the configuration that uses them.
@@ -108,6 +109,7 @@ impl Bed {
             &self.config,
             scenes,
             runtime,
+            &Threads::default(),
             metrics,
             &health,
         )?)

@@ -1,13 +1,13 @@
 //! Tables, JSON, and the ways a command can fail.
 
 use std::io::{self, Write};
-use std::process::ExitCode;
 
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use crate::config::with_causes;
+use crate::log::Log;
 
 /// How data is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -38,6 +38,8 @@ pub(super) enum Exit {
     Partly = 6,
     /// It was told twice to stop.
     Interrupted = 130,
+    /// Whoever reads its data has seen enough: what a shell says of a program that `SIGPIPE` ends.
+    Unread = 141,
 }
 
 /// Why a command failed.
@@ -88,11 +90,11 @@ impl Failed {
     }
 
     /// Says why, and gives the exit code.
-    pub(super) fn report(self) -> ExitCode {
+    pub(super) fn report(self, log: &Log) -> u8 {
         if let Some(message) = self.message {
-            say(&format!("error: {message}"));
+            log.last_words(&message);
         }
-        ExitCode::from(self.exit as u8)
+        self.exit as u8
     }
 }
 
@@ -145,7 +147,7 @@ pub(super) fn put(text: &str) -> Result<(), Failed> {
         Ok(()) => Ok(()),
         // Whoever reads has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-            Err(Failed::silently(Exit::Failure))
+            Err(Failed::silently(Exit::Unread))
         }
         Err(error) => Err(error.into()),
     }

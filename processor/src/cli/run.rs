@@ -3,22 +3,25 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::process;
 use std::sync::Arc;
+use std::time::Duration;
 
-use clap::{Args, ValueEnum};
-use tokio::runtime::Runtime;
+use clap::Args;
+use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
 use crate::admin::Admin;
 use crate::cli::init;
-use crate::cli::output::{Exit, Failed, say};
+use crate::cli::output::{Exit, Failed};
 use crate::cluster;
 use crate::config::{self, Config, Guarantee, Scene};
 use crate::health::{Health, STALL};
+use crate::leave::{self, Watchdog, leave};
+use crate::log::{Format, Log};
 use crate::metrics::Metrics;
-use crate::process::Process;
+use crate::process::{Error, Process};
+use crate::threads::Threads;
 
 /// What `run` takes.
 #[derive(Debug, Args)]
@@ -37,33 +40,94 @@ pub(super) struct Options {
     scenes: Option<PathBuf>,
     /// How log lines are written
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
-    pub(super) log_format: LogFormat,
+    pub(super) log_format: Format,
 }
 
-/// How log lines are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object per line.
-    Json,
+/// What a process needs beside its workers.
+struct Surroundings {
+    /// The threads.
+    threads: Threads,
+    /// Ends a drain that does not end.
+    watchdog: Watchdog,
+    /// The log.
+    log: Log,
 }
+
+/// Longest time between the end of a drain's deadline and that of the process: for what a last commit, leaving the group and closing
+/// connections take, with some to spare.
+const LEAVE: Duration = Duration::from_secs(5);
 
 /// Checks the cluster, runs the workers, and drains them when told to stop.
-pub(super) fn run(mut config: Config, options: &Options) -> Result<(), Failed> {
+pub(super) fn run(mut config: Config, options: &Options, log: &Log) -> Result<(), Failed> {
+    let threads = Threads::default();
+    // Before anything else that could go wrong.
+    log.queue(&threads)?;
+    leave::on_panic(&threads, log);
+    let surroundings = Surroundings {
+        watchdog: Watchdog::start(&threads, log)?,
+        threads,
+        log: log.clone(),
+    };
     if let Some(file) = &options.scenes {
         config.scenes.extend(scenes(file)?);
     }
-    let runtime = Runtime::new()?;
-    runtime.block_on(check(&config))?;
+    let runtime = Builder::new_multi_thread()
+        .enable_all()
+        .thread_name(leave::CALLS)
+        .build()?;
     // Before the first worker: a signal during the start counts, too.
     let signals = runtime.block_on(async { Signals::listen() })?;
+    let result = runtime.block_on(start(
+        config,
+        runtime.handle().clone(),
+        signals,
+        surroundings,
+    ));
+    // Its threads may be held up by anything; the process ends without them.
+    runtime.shutdown_background();
+    result
+}
+
+/// Checks the cluster, starts the workers, and works.
+async fn start(
+    mut config: Config,
+    runtime: Handle,
+    mut signals: Signals,
+    surroundings: Surroundings,
+) -> Result<(), Failed> {
+    tokio::select! {
+        biased;
+        checked = check(&config) => checked?,
+        name = signals.next() => {
+            info!(signal = name, "told to stop before the start");
+            return Ok(());
+        }
+    }
     let metrics = Arc::new(Metrics::new(&config.topics.tiers));
+    let log = &surroundings.log;
+    log.count_lost(metrics.log_lines_dropped.clone());
     let health = Arc::new(Health::new(STALL).with_troubles(metrics.troubles()));
     let admin = listen(&config, &metrics, &health)?;
     let scenes = std::mem::take(&mut config.scenes);
-    let process = Process::start(&config, scenes, runtime.handle(), &metrics, &health)?;
+    let config = Arc::new(config);
+    let threads = surroundings.threads.clone();
+    let mut starting = tokio::task::spawn_blocking({
+        let config = Arc::clone(&config);
+        move || Process::start(&config, scenes, &runtime, &threads, &metrics, &health)
+    });
+    let started = tokio::select! {
+        biased;
+        death = surroundings.threads.death() => return Err(Error::Died(death).into()),
+        started = &mut starting => started,
+        name = signals.next() => {
+            info!(signal = name, "draining as soon as all has started; a second signal quits at once");
+            surroundings.bound(&config);
+            quit_at(signals, surroundings.log.clone());
+            let process = starting.await.map_err(|error| Failed::new(Exit::Failure, &error))??;
+            return drain(process).await;
+        }
+    };
+    let process = started.map_err(|error| Failed::new(Exit::Failure, &error))??;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         bootstrap = config.kafka.bootstrap(),
@@ -73,9 +137,10 @@ pub(super) fn run(mut config: Config, options: &Options) -> Result<(), Failed> {
     );
     if let Some(admin) = admin {
         // Until the process ends, so that a probe sees it drain.
-        runtime.spawn(admin.serve(std::future::pending()));
+        let serving = admin.serve(std::future::pending());
+        tokio::spawn(surroundings.threads.clone().watch("admin", serving));
     }
-    runtime.block_on(work(process, signals))
+    work(process, &config, signals, surroundings).await
 }
 
 /// Binds the admin endpoints, if there are to be any: what is wrong with their address is known before the group is joined.
@@ -126,40 +191,70 @@ async fn check(config: &Config) -> Result<(), Failed> {
 }
 
 /// Works until a signal comes or a worker cannot go on, then drains.
-async fn work(mut process: Process, mut signals: Signals) -> Result<(), Failed> {
+async fn work(
+    mut process: Process,
+    config: &Config,
+    mut signals: Signals,
+    surroundings: Surroundings,
+) -> Result<(), Failed> {
     let failure = tokio::select! {
         biased;
         // A failure first: it decides how the process exits.
-        failure = process.failure() => failure,
+        failure = process.failure() => Some(failure),
         name = signals.next() => {
             info!(signal = name, "draining; a second signal quits at once");
             None
         }
     };
-    tokio::spawn(async move {
-        let name = signals.next().await;
-        error!(signal = name, "quitting without draining");
-        say("quitting without draining");
-        process::exit(Exit::Interrupted as i32);
-    });
-    let drained = tokio::task::spawn_blocking(move || process.stop())
-        .await
-        .map_err(|error| Failed::new(Exit::Failure, &error))?;
+    if let Some(failure @ Error::Died(_)) = failure {
+        // What is left without this thread cannot be drained in order.
+        return Err(failure.into());
+    }
+    surroundings.bound(config);
+    quit_at(signals, surroundings.log.clone());
+    let drained = tokio::select! {
+        biased;
+        death = surroundings.threads.death() => return Err(Error::Died(death).into()),
+        drained = drain(process) => drained,
+    };
     match failure {
         Some(error) => Err(error.into()),
-        None => drained.map_err(Failed::from),
-    }?;
+        None => drained,
+    }
+}
+
+/// Drains the workers.
+async fn drain(process: Process) -> Result<(), Failed> {
+    tokio::task::spawn_blocking(move || process.stop())
+        .await
+        .map_err(|error| Failed::new(Exit::Failure, &error))??;
     info!("drained");
     Ok(())
 }
 
-impl From<crate::process::Error> for Failed {
+/// Quits at the next signal.
+fn quit_at(mut signals: Signals, log: Log) {
+    tokio::spawn(async move {
+        let name = signals.next().await;
+        error!(signal = name, "quitting without draining");
+        leave(Exit::Interrupted as u8, &log);
+    });
+}
+
+// === impl Surroundings ===
+
+impl Surroundings {
+    /// From now on the process ends within a time, whatever holds it up.
+    fn bound(&self, config: &Config) {
+        self.watchdog.bound(config.processor.drain_deadline + LEAVE);
+    }
+}
+
+impl From<Error> for Failed {
     /// How a process that cannot go on exits.
-    fn from(error: crate::process::Error) -> Self {
+    fn from(error: Error) -> Self {
         let exit = match &error {
-            crate::process::Error::Scenes(crate::scenes::Error::Missing { .. }) => {
-                Exit::Precondition
-            }
+            Error::Scenes(crate::scenes::Error::Missing { .. }) => Exit::Precondition,
             _ => Exit::Failure,
         };
         Failed::new(exit, &error)

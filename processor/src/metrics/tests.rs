@@ -191,7 +191,11 @@ fn events_are_counted_and_attempts_with_them() {
 
     BatchDropped { lanes: 1 }.emit(&metrics);
     RecordsRefused { count: 3 }.emit(&metrics);
-    ShardsLost { shards: &[1, 2] }.emit(&metrics);
+    ShardsLost {
+        worker: "worker-0",
+        shards: &[1, 2],
+    }
+    .emit(&metrics);
     let timeout = Outcome::Timeout(Failure::new("timeout", "too slow"));
     set.of("pay").answered(&timeout, Duration::from_secs(2));
     let wait = Wait {

@@ -3,7 +3,6 @@
 //! It decides nothing. Invariant: an offset is handed to the ledger together with everything settled before it, and a shard is let go
 //! only after what was settled for it is durable, or can no longer be.
 
-use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::mem;
 use std::panic::AssertUnwindSafe;
@@ -12,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, never, select_biased, unbounded};
 use futures_util::FutureExt;
+use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use tokio::runtime::Handle;
 
@@ -32,6 +32,7 @@ use crate::metrics::{Load, Metrics, SceneSet, Share, Tally};
 use crate::shell::encode::{Encoder, Place};
 use crate::shell::feed::{Feed, Read, Reading, Request};
 use crate::shell::ledger::{Batch, Content, Ledger, Ownership, Progress, Receipt, Settled};
+use crate::threads::{Hand, message};
 use crate::topics::Topics;
 
 /// The scenes in force and the targets they call.
@@ -112,6 +113,8 @@ struct State<L> {
     beat_at: Instant,
     /// What the engine says; empty between steps, and kept for its memory.
     actions: Vec<Action>,
+    /// The record being looked at.
+    hand: Arc<Hand>,
 }
 
 /// How late a call is that is to be started.
@@ -176,6 +179,8 @@ impl<L: Ledger> State<L> {
         let (answer, outcomes) = unbounded();
         let counters = parts.metrics.in_force();
         let share = Share::new(Arc::clone(&parts.metrics));
+        let hand = Hand::new(&parts.topics);
+        parts.feed.consumer.context().threads().works_with(&hand);
         let now = Instant::now();
         Self {
             parts,
@@ -194,6 +199,7 @@ impl<L: Ledger> State<L> {
             share,
             beat_at: now,
             actions: Vec::new(),
+            hand,
         }
     }
 
@@ -469,6 +475,7 @@ impl<L: Ledger> State<L> {
                 for read in records {
                     self.record(now, read);
                 }
+                self.hand.empty();
             }
             Reading::Failed(error) => return Err(error),
         }
@@ -503,6 +510,7 @@ impl<L: Ledger> State<L> {
             record,
         } = read;
         let LaneId { shard, source } = position.lane;
+        self.hand.take(position.lane, position.offset);
         let origin = Origin {
             topic: Arc::clone(self.parts.topics.name(source)),
             partition: shard,
@@ -632,11 +640,4 @@ impl<L: Ledger> State<L> {
         self.outdated.retain(|(shard, _)| !shards.contains(shard));
         self.paused.retain(|lane, _| !shards.contains(&lane.shard));
     }
-}
-
-/// What a panic says.
-fn message(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("no message")
 }

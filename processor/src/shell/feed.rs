@@ -13,7 +13,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -37,6 +37,7 @@ use retide_native::{self as native, headers::Headers};
 use crate::event::{CommitUnreadable, ConsumerReported, ShardsAssigned, ShardsLost, ShardsRevoked};
 use crate::metrics::Metrics;
 use crate::shell::order;
+use crate::threads::{Ended, Hand, Threads};
 use crate::topics::Topics;
 
 /// What the feed tells the drive.
@@ -132,6 +133,10 @@ pub struct Context {
     assignments: AtomicU64,
     /// Where events are counted.
     metrics: Arc<Metrics>,
+    /// The worker.
+    name: String,
+    /// The threads of the process.
+    threads: Threads,
     /// Set to leave the group.
     stop: Arc<AtomicBool>,
 }
@@ -158,7 +163,7 @@ const ASK: Duration = Duration::from_secs(2);
 // === impl Feed ===
 
 impl Feed {
-    /// Joins the group of `config` and starts to read.
+    /// Joins the group of `config` and starts to read, for the worker `name`, on one of these threads.
     ///
     /// # Errors
     /// If the configuration is refused, or the thread cannot be started.
@@ -167,6 +172,7 @@ impl Feed {
         topics: &Arc<Topics>,
         name: &str,
         metrics: &Arc<Metrics>,
+        threads: &Threads,
     ) -> Result<Self, KafkaError> {
         let (to_drive, readings) = bounded(BUFFER);
         let (requests, from_drive) = bounded(REQUESTS);
@@ -192,6 +198,8 @@ impl Feed {
             readings: to_drive.clone(),
             assignments: AtomicU64::new(0),
             metrics: Arc::clone(metrics),
+            name: name.to_owned(),
+            threads: threads.clone(),
             stop: Arc::clone(&stop),
         };
         let consumer: Arc<Client> = Arc::new(config.create_with_context(context)?);
@@ -203,14 +211,22 @@ impl Feed {
             runs: HashMap::new(),
             assignment: 0,
             last: Source::Tasks,
+            hand: Hand::new(topics),
             failed: Vec::new(),
             readings: to_drive,
             requests: from_drive,
         };
         let stopping = Arc::clone(&stop);
-        let thread = thread::Builder::new()
-            .name(format!("{name}-feed"))
-            .spawn(move || reader.run(&stopping))
+        let body = move || {
+            reader.run(&stopping);
+            if stopping.load(Ordering::Acquire) {
+                Ended::Told
+            } else {
+                Ended::Early("nobody takes what it reads".to_owned())
+            }
+        };
+        let thread = threads
+            .spawn(&format!("{name}-feed"), body)
             .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
         Ok(Self {
             readings,
@@ -240,9 +256,8 @@ impl Drop for Feed {
         while !thread.is_finished() {
             let _ = readings.recv_timeout(POLL);
         }
-        if thread.join().is_err() {
-            error!("feed panicked");
-        }
+        // Its panic was told.
+        let _ = thread.join();
     }
 }
 
@@ -258,6 +273,8 @@ struct Reader {
     assignment: u64,
     /// What the last record was read from.
     last: Source,
+    /// The record being read.
+    hand: Arc<Hand>,
     /// What the drive asked for and could not be done yet.
     failed: Vec<Request>,
     /// To the drive.
@@ -272,6 +289,7 @@ impl Reader {
     /// Polls until told to stop.
     fn run(mut self, stop: &AtomicBool) {
         let consumer = Arc::clone(&self.consumer);
+        consumer.context().threads().works_with(&self.hand);
         while !stop.load(Ordering::Acquire) {
             self.follow_all();
             let (records, failed) = self.collect(&consumer);
@@ -320,6 +338,7 @@ impl Reader {
             shard: message.partition(),
             source,
         };
+        self.hand.take(lane, message.offset());
         let run = self.runs.get(&lane).copied().unwrap_or_default();
         let millis = message.timestamp().to_millis().unwrap_or_default();
         Some(Read {
@@ -479,6 +498,16 @@ impl Context {
         &self.metrics
     }
 
+    /// The worker.
+    pub(crate) fn worker(&self) -> &str {
+        &self.name
+    }
+
+    /// The threads of the process.
+    pub(crate) fn threads(&self) -> &Threads {
+        &self.threads
+    }
+
     /// Starts every lane where its last commit left it.
     fn assign(
         &self,
@@ -514,7 +543,11 @@ impl Context {
             }
         }
         let shards = &shards(partitions);
-        ShardsAssigned { shards }.emit(&self.metrics);
+        ShardsAssigned {
+            worker: &self.name,
+            shards,
+        }
+        .emit(&self.metrics);
         // After the offsets: only then it is decided what there is to read.
         let orders = order::Source {
             config: &self.config,
@@ -572,9 +605,17 @@ impl Context {
         let (done, is_done) = bounded(1);
         let lost = consumer.assignment_lost();
         if lost {
-            ShardsLost { shards: &shards }.emit(&self.metrics);
+            ShardsLost {
+                worker: &self.name,
+                shards: &shards,
+            }
+            .emit(&self.metrics);
         } else {
-            ShardsRevoked { shards: &shards }.emit(&self.metrics);
+            ShardsRevoked {
+                worker: &self.name,
+                shards: &shards,
+            }
+            .emit(&self.metrics);
         }
         let reading = Reading::Revoked { shards, lost, done };
         if self.readings.send(reading).is_ok() {

@@ -20,6 +20,7 @@ use retide::shell::drive::{Drive, Pace, Rules};
 use retide::shell::encode::{Encoder, Formats};
 use retide::shell::feed::Feed;
 use retide::shell::ledger::{AtLeastOnce, Ownership, Transactional};
+use retide::threads::Threads;
 use retide::topics::Topics;
 use retide_connectors::Target;
 use retide_core::lane::Limits;
@@ -98,7 +99,9 @@ impl Running {
     ) -> Self {
         let runtime = Runtime::new().unwrap();
         let (metrics, health) = (metrics(), Health::new(STALL));
-        let feed = Feed::start(&config(bootstrap, group), topics, "test", &metrics).unwrap();
+        let threads = Threads::default();
+        let config = config(bootstrap, group);
+        let feed = Feed::start(&config, topics, "test", &metrics, &threads).unwrap();
         let ownership = Arc::new(Ownership::default());
         let id = format!("{group}-{}", uuid::Uuid::new_v4());
         let encoder = Arc::new(Encoder::new(Arc::clone(topics), Formats::default()));

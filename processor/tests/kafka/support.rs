@@ -17,6 +17,7 @@ use retide::metrics::Metrics;
 use retide::shell::encode::Encoder;
 use retide::shell::feed::{Assignment, Client, Feed, Reading};
 use retide::shell::ledger::{AtLeastOnce, Ledger, Ownership, Transactional};
+use retide::threads::Threads;
 use retide::topics::Topics;
 use retide_core::engine::Position;
 use retide_core::{Ladder, LaneId};
@@ -175,7 +176,9 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn join(bootstrap: &str, group: &str, topics: &Arc<Topics>) -> Self {
-        let feed = Feed::start(&config(bootstrap, group), topics, "test", &metrics()).unwrap();
+        let (config, metrics) = (config(bootstrap, group), metrics());
+        let threads = Threads::default();
+        let feed = Feed::start(&config, topics, "test", &metrics, &threads).unwrap();
         Self {
             feed,
             assignments: 0,

@@ -18,7 +18,7 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, Producer};
-use tracing::{error, warn};
+use tracing::warn;
 
 use retide_core::LaneId;
 
@@ -29,6 +29,7 @@ use crate::shell::ledger::{
     AGAIN, Batch, Content, Deliveries, Ledger, OutRecord, Ownership, Receipt, RecordKind, Settled,
     Submitted, flush, is_refusal, lock, produce, producer_config,
 };
+use crate::threads::Ended;
 
 /// The ledger of the `at_least_once` guarantee.
 pub struct AtLeastOnce {
@@ -94,13 +95,16 @@ impl AtLeastOnce {
         // One is written and one waits, which makes two under way.
         let (batches, from_drive) = bounded(1);
         let (to_drive, receipts) = unbounded();
-        let thread = thread::Builder::new()
-            .name("ledger".to_owned())
-            .spawn(move || {
-                while let Ok(submitted) = from_drive.recv() {
-                    let _ = to_drive.send(writer.write(submitted));
-                }
-            })
+        let body = move || {
+            while let Ok(submitted) = from_drive.recv() {
+                let _ = to_drive.send(writer.write(submitted));
+            }
+            Ended::Told
+        };
+        let context = group.context();
+        let thread = context
+            .threads()
+            .spawn(&format!("{}-ledger", context.worker()), body)
             .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
         Ok(Self {
             batches,
@@ -128,9 +132,8 @@ impl Ledger for AtLeastOnce {
 
     fn stop(self) {
         drop(self.batches);
-        if self.thread.join().is_err() {
-            error!("ledger writer panicked");
-        }
+        // Its panic was told.
+        let _ = self.thread.join();
     }
 }
 
@@ -167,7 +170,9 @@ impl Writer {
                 }
                 Err(error) => {
                     let at = "writing a batch";
-                    ProducerReplaced { at, error: &error }.emit(self.group.context().metrics());
+                    let context = self.group.context();
+                    let (worker, error) = (context.worker(), &error);
+                    ProducerReplaced { worker, at, error }.emit(context.metrics());
                     self.producer = None;
                     thread::sleep(AGAIN);
                 }

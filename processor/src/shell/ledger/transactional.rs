@@ -16,7 +16,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::topic_partition_list::Offset;
-use tracing::{error, warn};
+use tracing::warn;
 
 use crate::event::{BatchAborted, ProducerDistrusted, ProducerReplaced};
 use crate::shell::encode::{Encoder, Parts, Scratch};
@@ -25,6 +25,7 @@ use crate::shell::ledger::{
     AGAIN, Batch, CALL, Content, Deliveries, Ledger, Ownership, Receipt, RecordKind, Settled,
     Submitted, flush, is_refusal, lock, produce, producer_config, to_produce,
 };
+use crate::threads::Ended;
 
 /// The ledger of the `exactly_once` guarantee.
 pub struct Transactional {
@@ -132,17 +133,20 @@ impl Transactional {
             // One under way at each writer, none waiting: the drive collects meanwhile.
             let (to_writer, from_drive) = bounded::<Submitted>(0);
             let to_drive = to_drive.clone();
-            let thread = thread::Builder::new()
-                .name(format!("ledger-{number}"))
-                .spawn(move || {
-                    while let Ok(submitted) = from_drive.recv() {
-                        let receipt = writer.write(submitted, &mut turn);
-                        // Receipts come in order, also of a batch that came to nothing.
-                        turn.take();
-                        let _ = to_drive.send(receipt);
-                        turn.pass();
-                    }
-                })
+            let body = move || {
+                while let Ok(submitted) = from_drive.recv() {
+                    let receipt = writer.write(submitted, &mut turn);
+                    // Receipts come in order, also of a batch that came to nothing.
+                    turn.take();
+                    let _ = to_drive.send(receipt);
+                    turn.pass();
+                }
+                Ended::Told
+            };
+            let context = group.context();
+            let thread = context
+                .threads()
+                .spawn(&format!("{}-ledger-{number}", context.worker()), body)
                 .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
             batches.push(to_writer);
             threads.push(thread);
@@ -177,9 +181,8 @@ impl Ledger for Transactional {
     fn stop(self) {
         drop(self.batches);
         for thread in self.threads {
-            if thread.join().is_err() {
-                error!("ledger writer panicked");
-            }
+            // Its panic was told.
+            let _ = thread.join();
         }
     }
 }
@@ -244,7 +247,9 @@ impl Writer {
                 }
                 Err(Trouble::GivenUp) => self.abort(),
                 Err(Trouble::Abortable(error)) => {
-                    BatchAborted { error: &error }.emit(self.group.context().metrics());
+                    let context = self.group.context();
+                    let (worker, error) = (context.worker(), &error);
+                    BatchAborted { worker, error }.emit(context.metrics());
                     self.abort();
                     thread::sleep(AGAIN);
                 }
@@ -339,7 +344,9 @@ impl Writer {
 
     /// Gives the producer up: the next use makes another one.
     fn give_up(&mut self, at: &'static str, error: &KafkaError) {
-        ProducerReplaced { at, error }.emit(self.group.context().metrics());
+        let context = self.group.context();
+        let worker = context.worker();
+        ProducerReplaced { worker, at, error }.emit(context.metrics());
         self.producer = None;
     }
 
