@@ -13,8 +13,8 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use retide_core::{
-    Alert, Ended, Event, Failure, Header, Kind, Name, Origin, Poison, Reason, Record, Task,
-    Timestamp, scene,
+    Alert, Deferral, Ended, Event, Failure, Header, Kind, Name, Origin, Poison, Reason, Record,
+    Task, Timestamp, Wait, scene,
 };
 
 use crate::envelope::{self, Broken, Envelope};
@@ -27,9 +27,13 @@ pub const ID: &str = "retry-id";
 pub const ATTEMPT: &str = "retry-attempt";
 /// When the next attempt may start; a producer may set it.
 pub const DUE_AT: &str = "retry-due-at";
-/// Milliseconds from the first sight of the task to its first attempt; only a producer sets it.
+/// Milliseconds from the time at which the task entered to its first attempt; only a producer sets it.
 pub const DELAY_MS: &str = "retry-delay-ms";
-/// When retide first saw the task.
+/// Until when a due task is parked whose gate was shut; its due time stays what it was.
+pub const DEFERRED_UNTIL: &str = "retry-deferred-until";
+/// How late a deferred task is by then, by cause, in microseconds: `breaker=61000000 read=1200`.
+pub const LATE_BY: &str = "retry-late-by";
+/// When the task entered: what relative times count from.
 pub const FIRST_FAILED_AT: &str = "retry-first-failed-at";
 /// When no attempt may start any more; a producer may set it.
 pub const DEADLINE_AT: &str = "retry-deadline-at";
@@ -55,12 +59,14 @@ pub const CONTENT_TYPE: &str = "content-type";
 const OWN: &str = "retry-";
 
 /// Every name that is retide's; a task's record holds none of them, except [`OUTCOME`] where the task is the delivery of a callback.
-pub const NAMES: [&str; 14] = [
+pub const NAMES: [&str; 16] = [
     SCENE,
     ID,
     ATTEMPT,
     DUE_AT,
     DELAY_MS,
+    DEFERRED_UNTIL,
+    LATE_BY,
     FIRST_FAILED_AT,
     DEADLINE_AT,
     ORIGIN,
@@ -121,14 +127,16 @@ struct Order {
 /// A producer decides scene, id, due time and deadline. Headers that only retide may set are dropped and set afresh. A record
 /// without the scene header may be an envelope; its fields stand in for headers that are not there. A record that names no scene
 /// at all becomes a task with an empty one: whether that can run is for the rules in force to say.
-pub fn ingest(record: Record, origin: Origin, now: Timestamp) -> Result<Task, Box<Poison>> {
+///
+/// The task `entered` when [`retide_core::task::entered`] says so; a delay and a scene's deadline count from then.
+pub fn ingest(record: Record, origin: Origin, entered: Timestamp) -> Result<Task, Box<Poison>> {
     let Order {
         id,
         scene,
         due,
         deadline,
         envelope,
-    } = match order(&record, now) {
+    } = match order(&record, entered) {
         Ok(order) => order,
         Err(refusal) => return Err(poison(record, origin, refusal)),
     };
@@ -138,7 +146,8 @@ pub fn ingest(record: Record, origin: Origin, now: Timestamp) -> Result<Task, Bo
         kind: Kind::Work,
         attempt: 1,
         due,
-        first_failed_at: now,
+        deferral: None,
+        first_failed_at: entered,
         deadline,
         origin,
         failure: None,
@@ -190,6 +199,15 @@ pub fn identity(origin: &Origin) -> Arc<str> {
 pub fn write_task(task: &Task, sink: &mut Sink<'_>) {
     write_headers(&task.record, sink);
     write_state(task, task.attempt, sink);
+    if let Some(deferral) = &task.deferral {
+        write_number(sink, DEFERRED_UNTIL, millis(deferral.until));
+        let causes = deferral.wait.by_cause().into_iter();
+        let causes = causes.filter(|(_, micros)| *micros > 0);
+        let causes: Vec<String> = causes
+            .map(|(cause, micros)| format!("{cause}={micros}"))
+            .collect();
+        write_text(sink, LATE_BY, &causes.join(" "));
+    }
     if let Some(failure) = &task.failure {
         write_text(sink, ERROR, &failure.to_string());
     }
@@ -309,7 +327,7 @@ pub fn millis(time: Timestamp) -> u64 {
 // === reading ===
 
 /// What the producer of `record` asked for.
-fn order(record: &Record, now: Timestamp) -> Result<Order, Refusal> {
+fn order(record: &Record, entered: Timestamp) -> Result<Order, Refusal> {
     // A dead letter that is produced again has retide's on top.
     if record.headers.len() > MAX_HEADERS + NAMES.len() {
         return Err(too_many(record.headers.len()));
@@ -352,7 +370,7 @@ fn order(record: &Record, now: Timestamp) -> Result<Order, Refusal> {
             .or(envelope.as_ref().map(|envelope| &*envelope.scene))
             .unwrap_or_default()
             .into(),
-        due: due(due_at, delay_ms, now)?,
+        due: due(due_at, delay_ms, entered)?,
         deadline: deadline.map(Timestamp::from_millis),
         envelope,
     })
@@ -370,8 +388,12 @@ fn kept(record: &Record, envelope: Option<&Envelope>) -> usize {
     kept.count() + usize::from(content_type)
 }
 
-/// When the first attempt may start: not before `now`, not further away than retide parks tasks.
-fn due(due_at: Option<u64>, delay_ms: Option<u64>, now: Timestamp) -> Result<Timestamp, Refusal> {
+/// When the first attempt may start: not before the task `entered`, not further away from that than retide parks tasks.
+fn due(
+    due_at: Option<u64>,
+    delay_ms: Option<u64>,
+    entered: Timestamp,
+) -> Result<Timestamp, Refusal> {
     let due = match (due_at, delay_ms) {
         (Some(_), Some(_)) => {
             return Err(refuse(
@@ -379,14 +401,14 @@ fn due(due_at: Option<u64>, delay_ms: Option<u64>, now: Timestamp) -> Result<Tim
                 &format!("both {DUE_AT} and {DELAY_MS}"),
             ));
         }
-        (Some(due), None) => Timestamp::from_millis(due).max(now),
-        (None, Some(delay)) => now + Duration::from_millis(delay),
-        (None, None) => now,
+        (Some(due), None) => Timestamp::from_millis(due).max(entered),
+        (None, Some(delay)) => entered + Duration::from_millis(delay),
+        (None, None) => entered,
     };
-    if due > now + scene::MAX_DELAY {
+    if due > entered + scene::MAX_DELAY {
         return Err(refuse(
             Reason::DueTooFar,
-            &format!("due {} ms from now", due.since(now).as_millis()),
+            &format!("due {} ms from now", due.since(entered).as_millis()),
         ));
     }
     Ok(due)
@@ -407,6 +429,8 @@ fn resume(record: &Record) -> Result<Task, Refusal> {
         return Err(bad(ATTEMPT));
     }
     let due = number(record, DUE_AT, Reason::BadDue)?.ok_or_else(|| missing(DUE_AT))?;
+    let due = Timestamp::from_millis(due);
+    let deferral = deferral(record, due)?;
     let kind = text(record, KIND)?.ok_or_else(|| missing(KIND))?;
     let origin = text(record, ORIGIN)?.ok_or_else(|| missing(ORIGIN))?;
     let failure = match text(record, ERROR)? {
@@ -423,7 +447,8 @@ fn resume(record: &Record) -> Result<Task, Refusal> {
             .into(),
         kind: kind_of(kind).ok_or_else(|| bad(KIND))?,
         attempt,
-        due: Timestamp::from_millis(due),
+        due,
+        deferral,
         first_failed_at: Timestamp::from_millis(required(FIRST_FAILED_AT)?),
         deadline: number(record, DEADLINE_AT, Reason::BadHeader)?.map(Timestamp::from_millis),
         origin: origin_of(origin).ok_or_else(|| bad(ORIGIN))?,
@@ -431,6 +456,24 @@ fn resume(record: &Record) -> Result<Task, Refusal> {
         hops: count(HOPS)?,
         record: Record::default(),
     })
+}
+
+/// The deferral of a parked task that is due at `due`, if it has one. Earlier versions wrote none: they moved the due time.
+fn deferral(record: &Record, due: Timestamp) -> Result<Option<Box<Deferral>>, Refusal> {
+    let Some(until) = number(record, DEFERRED_UNTIL, Reason::BadHeader)? else {
+        return Ok(None);
+    };
+    let mut wait = Wait::default();
+    for part in text(record, LATE_BY)?.unwrap_or_default().split(' ') {
+        // A cause of a later release is as good as none: what it took counts for the read.
+        if let Some((cause, micros)) = part.split_once('=')
+            && let Ok(micros) = micros.parse()
+        {
+            wait.set(cause, micros);
+        }
+    }
+    let until = Timestamp::from_millis(until);
+    Ok(Some(Box::new(Deferral::written(due, wait, until))))
 }
 
 /// The record without retide's headers, the others as they were; a task that waits does not hold the room of those that are gone.

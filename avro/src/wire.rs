@@ -164,6 +164,8 @@ pub struct Event {
     pub event: String,
     /// When the next attempt may start, if there is one.
     pub due_at: Option<i64>,
+    /// When a due task is looked at again whose gate was shut; on `deferred`.
+    pub deferred_until: Option<i64>,
     /// Attempts made by now; on `failed` and on ends.
     pub attempts: Option<i64>,
     /// Forwards by now; on `hopped`.
@@ -218,6 +220,8 @@ pub struct EventLine<'a> {
     event: &'a str,
     /// The due time.
     due_at: Option<i64>,
+    /// The end of the deferral.
+    deferred_until: Option<i64>,
     /// The attempts.
     attempts: Option<i64>,
     /// The hops.
@@ -285,6 +289,7 @@ impl Wire for Event {
     const EARLIER: &'static [&'static str] = &[
         include_str!("../schemas/earlier/Event.1.avsc"),
         include_str!("../schemas/earlier/Event.2.avsc"),
+        include_str!("../schemas/earlier/Event.3.avsc"),
     ];
 }
 
@@ -521,6 +526,7 @@ impl<'a> From<&'a retide_core::Event> for EventLine<'a> {
             at: millis(event.at) as i64,
             event: event.transition.word(),
             due_at: None,
+            deferred_until: None,
             attempts: None,
             hops: None,
             outcome: None,
@@ -530,8 +536,10 @@ impl<'a> From<&'a retide_core::Event> for EventLine<'a> {
             lateness: event.wait.map(Lateness::from),
         };
         match &event.transition {
-            Transition::Parked { due } | Transition::Deferred { due } => {
+            Transition::Parked { due } => line.due_at = Some(millis(*due) as i64),
+            Transition::Deferred { due, until } => {
                 line.due_at = Some(millis(*due) as i64);
+                line.deferred_until = Some(millis(*until) as i64);
             }
             Transition::Hopped { due, hops } => {
                 line.due_at = Some(millis(*due) as i64);

@@ -1,15 +1,19 @@
 //! The rules of a task's headers, through the public functions only.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use retide_avro::headers::{
-    self, Headless, ingest, parked, write_dead_letter, write_poison, write_task,
+    self, Headless, LATE_BY, ingest, parked, write_dead_letter, write_poison, write_task,
 };
 use retide_avro::{ENVELOPE_AVRO, ENVELOPE_JSON, RETRY_TASK_FINGERPRINT, RETRY_TASK_SCHEMA};
+use retide_core::wait::{Cause, Held};
 use retide_core::{
-    Ended, Failure, Header, Kind, Origin, Reason, Record, Task, Terminal, Timestamp, scene,
+    Deferral, Ended, Failure, Header, Kind, Origin, Reason, Record, Task, Terminal, Timestamp,
+    Wait, scene,
 };
 
 /// Name and value of a header.
@@ -481,6 +485,7 @@ prop_compose! {
         callback in any::<bool>(),
         attempt in 1..=u32::MAX,
         times in (0..1_u64 << 50, 0..1_u64 << 50, option::of(0..1_u64 << 50)),
+        deferral in option::of((0..1_u64 << 50, prop::array::uniform3(0..1_u64 << 40))),
         place in ("[a-z./]{1,20}", any::<i32>(), any::<i64>()),
         failure in option::of(("(?s)[a-z: \n-]{0,80}", ".{0,300}")),
         hops in any::<u32>(),
@@ -492,6 +497,12 @@ prop_compose! {
             kind: if callback { Kind::Callback } else { Kind::Work },
             attempt,
             due: Timestamp::from_millis(times.0),
+            deferral: deferral.map(|(until, [rebalance, agenda, order])| {
+                let held = Held { order, ..Held::default() };
+                let wait = Wait { rebalance, agenda, held, ..Wait::default() };
+                let (due, until) = (Timestamp::from_millis(times.0), Timestamp::from_millis(until));
+                Box::new(Deferral::new(due, wait, until, Cause::Breaker))
+            }),
             first_failed_at: Timestamp::from_millis(times.1),
             deadline: times.2.map(Timestamp::from_millis),
             origin: Origin { topic: place.0.into(), partition: place.1, offset: place.2 },
@@ -510,6 +521,28 @@ fn mutate(bytes: &mut Vec<u8>, at: usize, byte: u8, how: u8) {
         1 => bytes.truncate(at),
         _ => bytes.insert(at, byte),
     }
+}
+
+#[test]
+fn a_parked_task_of_an_earlier_version_was_never_deferred_and_an_unknown_cause_is_the_reads() {
+    let mut task = ingest(record(b"{}", &[("retry-scene", "pay")]), origin(), now()).unwrap();
+    assert_eq!(parked(written(&task), origin()).unwrap().deferral, None);
+    let until = task.due + Duration::from_mins(1);
+    let deferral = Deferral::new(task.due, Wait::default(), until, Cause::Breaker);
+    task.deferral = Some(Box::new(deferral));
+    let mut later = written(&task);
+    let text = |header: &Header| header.value.clone().unwrap_or_default();
+    let mut late_by = later.headers.iter_mut();
+    let late_by = late_by.rfind(|header| header.name == LATE_BY).unwrap();
+    assert_eq!(text(late_by), "breaker=60000000");
+
+    late_by.value = Some("breaker=1000 moon=59999000".into());
+
+    let read = parked(later, origin()).unwrap();
+    assert_eq!(read.due, task.due);
+    let wait = read.deferral.unwrap().wait;
+    assert_eq!((wait.held.breaker, wait.read), (1_000, 59_999_000));
+    assert_eq!(wait.total(), Duration::from_mins(1));
 }
 
 proptest! {
@@ -543,7 +576,13 @@ proptest! {
             }
         }
         let name = record.headers.remove(which).name;
-        let optional = ["retry-deadline-at", "retry-error"].contains(&name.as_str().unwrap());
+        let optional = [
+            headers::DEADLINE_AT,
+            headers::ERROR,
+            headers::DEFERRED_UNTIL,
+            LATE_BY,
+        ];
+        let optional = optional.contains(&name.as_str().unwrap());
         if headers::is_own(name.as_bytes()) && !optional {
             prop_assert!(parked(record, origin()).is_err());
         }

@@ -72,12 +72,12 @@ prop_compose! {
         texts in (".{0,20}", ".{0,20}", ".{0,20}", ".{0,20}"),
         options in (text(), text(), text(), text()),
         at in any::<i64>(),
-        numbers in (option::of(any::<i64>()), option::of(any::<i64>()), option::of(any::<i64>())),
+        numbers in (option::of(any::<i64>()), option::of(any::<i64>()), option::of(any::<i64>()), option::of(any::<i64>())),
         lateness in option::of(prop::array::uniform8(any::<i64>())),
     ) -> Event {
         Event {
             id: texts.0, scene: texts.1, kind: texts.2, event: texts.3, at,
-            due_at: numbers.0, attempts: numbers.1, hops: numbers.2,
+            due_at: numbers.0, attempts: numbers.1, hops: numbers.2, deferred_until: numbers.3,
             outcome: options.0, reason: options.1, error_class: options.2, error_message: options.3,
             lateness: lateness.map(|[rebalance, read, agenda, order, rate, concurrency, breaker, room]| {
                 Lateness { rebalance, read, agenda, order, rate, concurrency, breaker, room }
@@ -103,7 +103,10 @@ fn every_event() -> Vec<retide_core::Event> {
     [
         Transition::Parked { due },
         Transition::Hopped { due, hops: 7 },
-        Transition::Deferred { due },
+        Transition::Deferred {
+            due,
+            until: Timestamp::from_millis(1_700_000_060_000),
+        },
         failed,
         ended(None),
         ended(Some(Reason::Rejected)),
@@ -339,7 +342,7 @@ fn an_event_is_read_as_it_was_written() {
 
             let due = |due: Timestamp| Some(due.as_micros().div_ceil(1_000) as i64);
             let (due_at, attempts, hops) = match &event.transition {
-                Transition::Parked { due: at } | Transition::Deferred { due: at } => {
+                Transition::Parked { due: at } | Transition::Deferred { due: at, .. } => {
                     (due(*at), None, None)
                 }
                 Transition::Hopped { due: at, hops } => (due(*at), None, Some((*hops).into())),

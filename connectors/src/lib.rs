@@ -120,6 +120,7 @@ pub(crate) mod fixture {
             kind: Kind::Work,
             attempt: 3,
             due: Timestamp::from_millis(1_700_000_000_123),
+            deferral: None,
             first_failed_at: Timestamp::from_millis(1_700_000_000_000),
             deadline: None,
             origin: Origin {

@@ -118,6 +118,9 @@ pub(crate) struct Line {
     /// When the next attempt may start.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "maybe_time")]
     pub(crate) due: Option<Timestamp>,
+    /// When a due task is looked at again whose gate was shut.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "maybe_time")]
+    pub(crate) deferred_until: Option<Timestamp>,
     /// Milliseconds since the thing before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) waited_ms: Option<u64>,
@@ -222,6 +225,8 @@ impl Line {
         parts.extend(self.reason.clone());
         parts.extend(self.error.clone());
         parts.extend(self.due.map(|due| format!("due {}", clock(due))));
+        let until = self.deferred_until.map(clock);
+        parts.extend(until.map(|until| format!("deferred until {until}")));
         if let Some(waited) = self.waited_ms {
             parts.push(match self.scheduled_ms {
                 Some(scheduled) => {
@@ -431,8 +436,10 @@ impl Park {
     fn is_told_by(&self, event: &wire::Event) -> bool {
         let Self { task, .. } = self;
         let is_due = event.due_at.map(instant) == Some(task.due.ceil_to_millis());
+        let until = task.deferral.as_ref().map(|deferral| deferral.until);
         is_due
             && match event.event.as_str() {
+                "deferred" => event.deferred_until.map(instant) == until,
                 "failed" => event.attempts == Some(i64::from(task.attempt) - 1),
                 "hopped" => event.hops == Some(task.hops.into()),
                 _ => true,
@@ -476,6 +483,7 @@ impl Step {
                 reason: event.reason.clone(),
                 error: error(event.error_class.as_ref(), event.error_message.as_ref()),
                 due: event.due_at.map(instant),
+                deferred_until: event.deferred_until.map(instant),
                 lateness: event.lateness,
                 place: park.as_ref().map(|park| park.at.to_string()),
                 by_event: true,
@@ -642,8 +650,13 @@ fn insert(steps: &mut Vec<Step>, park: Park) {
     let (what, failed) = match before {
         _ if park.task.attempt > attempt => ("failed", Some(i64::from(park.task.attempt) - 1)),
         None => ("parked", None),
-        Some(before) if before.task.due == park.task.due => ("hopped", None),
-        Some(_) => ("deferred", None),
+        // Only the first deferral for a cause is told; earlier versions moved the due time.
+        Some(before)
+            if before.task.due != park.task.due || before.task.deferral != park.task.deferral =>
+        {
+            ("deferred", None)
+        }
+        Some(_) => ("hopped", None),
     };
     let error = park.task.failure.as_ref().filter(|_| failed.is_some());
     let line = Line {
@@ -653,6 +666,7 @@ fn insert(steps: &mut Vec<Step>, park: Park) {
         attempt: failed,
         error: error.map(ToString::to_string),
         due: Some(park.task.due),
+        deferred_until: deferred_until(&park.task),
         place: Some(park.at.to_string()),
         ..Line::default()
     };
@@ -812,6 +826,9 @@ fn waits(step: &Step, ladder: &Ladder, now: Timestamp) -> State {
         Some(place) => format!("{word} in {place}"),
         None => "waiting; the record it waits in was not found".to_owned(),
     }];
+    let deferred = step.park.as_ref();
+    let deferred = deferred.and_then(|park| deferred_until(&park.task));
+    let deferred = deferred.filter(|until| *until > now);
     match (due, left) {
         (Some(due), Some(left)) => {
             text.push(format!(", {attempt} is due in {left}, at {}", clock(due)));
@@ -819,10 +836,17 @@ fn waits(step: &Step, ladder: &Ladder, now: Timestamp) -> State {
         }
         (Some(due), None) => {
             let late = human(now.since(due).as_millis() as u64);
-            text.push(format!(
-                ", {attempt} was due {late} ago, at {}: it is under way, waits for room at its gate, or no worker runs",
-                clock(due)
-            ));
+            text.push(format!(", {attempt} was due {late} ago, at {}", clock(due)));
+            text.push(match deferred {
+                Some(until) => format!(
+                    "; its gate was shut, it is deferred for another {}, until {}",
+                    human(until.since(now).as_millis() as u64),
+                    clock(until)
+                ),
+                None => {
+                    ": it is under way, waits for room at its gate, or no worker runs".to_owned()
+                }
+            });
         }
         (None, _) => {}
     }
@@ -833,6 +857,12 @@ fn waits(step: &Step, ladder: &Ladder, now: Timestamp) -> State {
         due,
         remaining_ms: due.map(|due| due.since(now).as_millis() as u64),
     }
+}
+
+/// Until when a parked task is deferred, if it is.
+fn deferred_until(task: &Task) -> Option<Timestamp> {
+    let deferral = task.deferral.as_ref()?;
+    Some(deferral.until)
 }
 
 /// What happens to a parked task before it is due.

@@ -283,6 +283,7 @@ fn task(offset: i64, wait: Duration) -> Task {
         kind: Kind::Work,
         attempt: 1,
         due: START + wait,
+        deferral: None,
         first_failed_at: START,
         deadline: None,
         origin: Origin {

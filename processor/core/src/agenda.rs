@@ -76,6 +76,7 @@ impl Item {
     pub fn way(&self, assigned: Timestamp, decided: Timestamp) -> Way {
         Way {
             due: self.task.due,
+            deferral: self.task.deferral.as_deref().copied(),
             assigned,
             read: self.read,
             held: self.held,

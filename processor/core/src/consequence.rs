@@ -2,6 +2,7 @@
 //!
 //! Not the decision. Invariant: an end of work is one callback and one event; a bad end is a dead letter besides.
 
+use std::iter;
 use std::sync::Arc;
 
 use crate::entry::{Ended, Entry, Event, Poison, Transition};
@@ -35,26 +36,24 @@ pub(crate) struct Answer {
     pub(crate) wait: Wait,
 }
 
-/// Parks `task` until the time in `task.due`, in the shard `to` if it is to move; it is counted as one hop. The `wait` is that of the
-/// attempt that was made of it, if one was.
+/// Parks `task` until it is to be looked at, in the shard `to` if it is to move; it is counted as one hop. What is `told` of that, if
+/// anything, is with the lateness of the attempt that was made of it, or of the one that is put off.
 pub(crate) fn park(
     mut task: Task,
     to: Option<i32>,
     ladder: &Ladder,
     now: Timestamp,
-    (transition, wait): (Transition, Option<Wait>),
+    told: Option<(Transition, Option<Wait>)>,
 ) -> Vec<Entry> {
     task.hops = task.hops.saturating_add(1);
-    let event = event(&task, now, transition, wait);
-    let tier = ladder.tier_for(task.due.since(now));
-    vec![
-        Entry::Park {
-            tier,
-            to,
-            task: Arc::new(task),
-        },
-        event,
-    ]
+    let event = told.map(|(transition, wait)| event(&task, now, transition, wait));
+    let tier = ladder.tier_for(task.wake().since(now));
+    let park = Entry::Park {
+        tier,
+        to,
+        task: Arc::new(task),
+    };
+    iter::once(park).chain(event).collect()
 }
 
 /// Ends `task`.
@@ -117,13 +116,14 @@ pub(crate) fn of_verdict(
         Verdict::Retry { due } => {
             task.attempt = attempts.saturating_add(1);
             task.due = due;
+            task.deferral = None;
             let transition = Transition::Failed {
                 attempt: attempts,
                 outcome,
                 failure: failure.unwrap_or_else(|| unreachable!("a retry without a failure")),
                 due,
             };
-            return park(task, None, ladder, now, (transition, Some(wait)));
+            return park(task, None, ladder, now, Some((transition, Some(wait))));
         }
         Verdict::Delivered => (Terminal::Delivered, None),
         Verdict::Dead(reason) => (Terminal::Dead, Some(reason)),

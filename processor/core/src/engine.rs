@@ -30,11 +30,11 @@ use crate::outcome::{Outcome, Reason, Terminal};
 use crate::planted::Bug;
 use crate::scene::{Of, Scene, Scenes};
 use crate::share::Shares;
-use crate::task::{Kind, Task};
+use crate::task::Task;
 use crate::tier::{HORIZON, Ladder, STRAIGHT};
 use crate::time::Timestamp;
 use crate::verdict;
-use crate::wait::{Held, Wait};
+use crate::wait::{Cause, Deferral, Held, Wait};
 use crate::window::{Read, Window};
 
 /// The time, as the caller sees it.
@@ -525,7 +525,7 @@ impl Engine {
             self.held += weight;
             self.lane(position.lane).held += weight;
             let item = Item {
-                wake: task.due,
+                wake: task.wake(),
                 sequence: self.number(),
                 lane: position.lane,
                 offset: position.offset,
@@ -580,12 +580,8 @@ impl Engine {
 
     /// A task from a tier: into the agenda until it is due, or until it is to hop on to the next tier.
     fn unpark(&mut self, now: Now, tier: usize, appended: Timestamp, mut item: Item) {
-        if item.task.kind == Kind::Callback && item.task.attempt == 1 && item.task.hops == 0 {
-            // Like a task without a due time of its own: the end that it tells of was not written before.
-            item.wake = item.task.due.max(now.wall);
-            Arc::make_mut(&mut item.task).due = item.wake;
-        }
-        if item.task.due.since(now.wall) > HORIZON {
+        let wake = item.task.wake();
+        if wake.since(now.wall) > HORIZON {
             let readable_at = self
                 .ladder
                 .tiers()
@@ -596,7 +592,7 @@ impl Engine {
             } else {
                 HOLD
             };
-            item.wake = readable_at.max(now.wall + hold).min(item.task.due);
+            item.wake = readable_at.max(now.wall + hold).min(wake);
         }
         let lane = self.lane(item.lane);
         lane.reach = lane.reach.max(item.wake);
@@ -611,7 +607,7 @@ impl Engine {
         if self.is_full() {
             return self.outbound.push_back(item);
         }
-        // A task without a due time of its own is due when it was read, which was in the future if the clock was set back since.
+        // A task without a due time of its own is due when it entered, which may be the microsecond in which it was read.
         let due = item.task.due.ceil_to_millis();
         let transition = match item.lane.source {
             Source::Tasks => Transition::Parked { due },
@@ -622,23 +618,71 @@ impl Engine {
         };
         let scene = self.scenes.find(&item.task.scene);
         let to = scene.and_then(|scene| self.shares.detour(&scene.name, item.lane.shard));
-        self.park(now, item, to, transition, actions);
+        if item.task.due <= now.wall && item.task.wake() <= now.wall {
+            // It only goes where its rate is, and its lateness with it.
+            let deferral = self.deferral(now, &item, now.wall, Cause::Rate);
+            return self.park(
+                now,
+                item,
+                (to, Some(deferral)),
+                Some((transition, None)),
+                actions,
+            );
+        }
+        self.park(now, item, (to, None), Some((transition, None)), actions);
     }
 
-    /// Appends a task to a tier, in the shard `to` if it is to move.
-    fn park(
+    /// Defers a due task until then, in the shard `to` if it is to move, without an attempt. That is told once for each cause: a task may be
+    /// deferred each minute as long as its target is down.
+    fn defer_until(
         &mut self,
         now: Now,
         item: Item,
         to: Option<i32>,
-        transition: Transition,
+        (until, cause): (Timestamp, Cause),
+        actions: &mut Vec<Action>,
+    ) {
+        let is_told = item
+            .task
+            .deferral
+            .as_ref()
+            .is_some_and(|before| before.is_for(cause));
+        let told = (!is_told).then(|| {
+            let transition = Transition::Deferred {
+                due: item.task.due.ceil_to_millis(),
+                until: until.ceil_to_millis(),
+            };
+            (transition, Some(self.wait_of(now, &item)))
+        });
+        let deferral = self.deferral(now, &item, until, cause);
+        self.park(now, item, (to, Some(deferral)), told, actions);
+    }
+
+    /// The deferral of a due task until then.
+    fn deferral(&self, now: Now, item: &Item, until: Timestamp, cause: Cause) -> Deferral {
+        let due = item.task.due.ceil_to_millis();
+        Deferral::new(due, self.wait_of(now, item), until.ceil_to_millis(), cause)
+    }
+
+    /// Appends a task to a tier, in the shard `to` if it is to move, with its deferral if it has a new one.
+    fn park(
+        &mut self,
+        now: Now,
+        item: Item,
+        (to, deferral): (Option<i32>, Option<Deferral>),
+        told: Option<(Transition, Option<Wait>)>,
         actions: &mut Vec<Action>,
     ) {
         let closing = self.closing(&item);
         let mut task = Arc::unwrap_or_clone(item.task);
         // One that moves may be due already, to the microsecond; headers hold milliseconds.
         task.due = task.due.ceil_to_millis();
-        let entries = consequence::park(task, to, &self.ladder, now.wall, (transition, None));
+        if let Some(deferral) = deferral {
+            task.deferral = Some(Box::new(deferral));
+            #[cfg(feature = "planted")]
+            self.bug.deferred(&mut task);
+        }
+        let entries = consequence::park(task, to, &self.ladder, now.wall, told);
         self.settle(closing, entries, actions);
     }
 
@@ -717,12 +761,12 @@ impl Engine {
 
     /// A task is to be looked at: it is due, or soon, or far off.
     fn look_at(&mut self, now: Now, item: Item, actions: &mut Vec<Action>) {
-        if item.task.due <= now.wall {
+        let wake = item.task.wake();
+        if wake <= now.wall {
             self.due(now, item, actions);
-        } else if item.task.due.since(now.wall) > HORIZON {
+        } else if wake.since(now.wall) > HORIZON {
             self.forward(now, item, actions);
         } else {
-            let wake = item.task.due;
             self.agenda.push(Item { wake, ..item });
         }
     }
@@ -741,7 +785,7 @@ impl Engine {
             .collect::<Vec<_>>()
         {
             while let Some(item) = items.pop() {
-                let wake = item.wake.min(item.task.due);
+                let wake = item.wake.min(item.task.wake());
                 let held = Held::default();
                 self.agenda.push(Item { wake, held, ..item });
             }

@@ -94,7 +94,7 @@ pub struct Ended {
     pub attempts: u32,
     /// Where the task entered.
     pub origin: Origin,
-    /// When retide first saw it.
+    /// When it entered: see [`crate::task::entered`].
     pub first_failed_at: Timestamp,
     /// When it ended.
     pub at: Timestamp,
@@ -117,7 +117,7 @@ pub struct Event {
     pub at: Timestamp,
     /// What happened.
     pub transition: Transition,
-    /// How late the attempt was that it is about, or the look at its deadline.
+    /// How late the attempt was that it is about, or the look at its deadline; how late the task is when it is deferred.
     pub wait: Option<Wait>,
 }
 
@@ -136,10 +136,12 @@ pub enum Transition {
         /// How often it was forwarded by now.
         hops: u32,
     },
-    /// Its gate had no room for long; it waits in a tier, no attempt was used up.
+    /// Its gate had no room for long; it waits in a tier, no attempt was used up. Told once for each cause.
     Deferred {
-        /// When the gate is expected to admit it.
+        /// When its attempt might have started.
         due: Timestamp,
+        /// When the gate is expected to admit it.
+        until: Timestamp,
     },
     /// An attempt failed and another one follows.
     Failed {
@@ -214,6 +216,7 @@ impl Ended {
             kind: Kind::Callback,
             attempt: 1,
             due: self.at.ceil_to_millis(),
+            deferral: None,
             first_failed_at: self.at,
             deadline: None,
             origin: self.origin.clone(),

@@ -41,4 +41,4 @@ pub use scene::{Ordering, Overrides, Rate, Scene, Scenes, Weight};
 pub use task::{Failure, Header, Kind, Name, Origin, Record, Task};
 pub use tier::{Ladder, Tier};
 pub use time::Timestamp;
-pub use wait::Wait;
+pub use wait::{Deferral, Wait};

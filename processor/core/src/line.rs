@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::agenda::{Item, Queue};
 use crate::time::Timestamp;
 use crate::turn::Turn;
-use crate::wait::Held;
+use crate::wait::{Cause, Held};
 
 /// Due tasks of one scene, earliest first.
 #[derive(Debug)]
@@ -72,6 +72,14 @@ impl Line {
     /// What its tasks wait for.
     pub(crate) const fn hold(&self) -> Hold {
         self.hold
+    }
+
+    /// What a task is deferred for that finds no place.
+    pub(crate) const fn cause(&self) -> Cause {
+        match self.hold {
+            Hold::Concurrency => Cause::Concurrency,
+            Hold::Rate | Hold::Turn | Hold::Room => Cause::Rate,
+        }
     }
 
     /// How many tasks are in line.

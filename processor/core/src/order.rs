@@ -650,7 +650,7 @@ impl Waiter {
     /// The task, which is to be looked at now. Only since it was due it has waited for others.
     pub(crate) fn go_on(self, now: Timestamp) -> Item {
         let Self { mut item, since } = self;
-        let waited = now.since(since.max(item.task.due)).as_micros() as u64;
+        let waited = now.since(since.max(item.task.wake())).as_micros() as u64;
         item.held.order = item.held.order.saturating_add(waited);
         item.wake = now;
         item

@@ -52,6 +52,8 @@ pub enum Bug {
     BreakerStuckOpen,
     /// A task that is deferred loses an attempt.
     DeferralBurnsAttempt,
+    /// A task that is deferred is due when that ends, so that it was never late.
+    DeferralMovesDue,
     /// What former owners of a shard knew of the order of its tasks is not looked at.
     KeyOrderLostOnRevoke,
     /// A task starts when the end of the one before it is decided, whether that is committed or not.
@@ -68,7 +70,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every mistake there is.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::OffsetByOne,
         Self::WrongBase,
         Self::Early,
@@ -85,6 +87,7 @@ impl Bug {
         Self::ClockBackIgnored,
         Self::BreakerStuckOpen,
         Self::DeferralBurnsAttempt,
+        Self::DeferralMovesDue,
         Self::KeyOrderLostOnRevoke,
         Self::KeyOrderUncommitted,
         Self::WeightIgnored,
@@ -143,6 +146,10 @@ impl Bug {
     pub(crate) fn deferred(self, task: &mut Task) {
         if self == Self::DeferralBurnsAttempt {
             task.attempt += 1;
+        }
+        if self == Self::DeferralMovesDue {
+            task.due = task.wake();
+            task.deferral = None;
         }
     }
 

@@ -5,10 +5,12 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::time::Timestamp;
+use crate::wait::Deferral;
 
 /// The name of a header: UTF-8 says Kafka, and any bytes are what brokers take.
 ///
@@ -77,9 +79,11 @@ pub struct Task {
     pub kind: Kind,
     /// The number of the next attempt, from 1.
     pub attempt: u32,
-    /// The instant before which the next attempt must not start.
+    /// The instant before which the next attempt must not start; a deferral does not move it.
     pub due: Timestamp,
-    /// When retide first saw the task.
+    /// The deferral of a due task whose gate was shut: until when it is parked, and its lateness by then.
+    pub deferral: Option<Box<Deferral>>,
+    /// When the task entered: see [`entered`].
     pub first_failed_at: Timestamp,
     /// The instant after which no attempt may start, if the producer named one.
     pub deadline: Option<Timestamp>,
@@ -98,6 +102,10 @@ pub const MAX_MESSAGE: usize = 256;
 
 /// Longest class kept in a [`Failure`]; classes are words.
 pub const MAX_CLASS: usize = 64;
+
+/// Oldest record timestamp that is believed: as long as the retry topic keeps records unless it is configured otherwise. Older ones come from
+/// clocks that were never set, or name the time of something else.
+pub const OLDEST: Duration = Duration::from_hours(7 * 24);
 
 /// Bytes that an open task takes besides what it holds, as measured: its place in the agenda, the headers it came with, which are in one piece
 /// of memory with its payload, and what the allocator rounds up.
@@ -225,6 +233,24 @@ impl Task {
     pub fn weight(&self) -> usize {
         OVERHEAD + size_of::<Self>() + self.id.len() + self.record.weight()
     }
+
+    /// When the task is to be looked at: when it is due or, if it is deferred, when that ends.
+    pub fn wake(&self) -> Timestamp {
+        let until = self.deferral.as_ref().map(|deferral| deferral.until);
+        until.map_or(self.due, |until| until.max(self.due))
+    }
+}
+
+/// When a record entered that is read `now` and bears the time `stamp`, or the epoch if it bears none: relative times count from then.
+///
+/// The time is the record's timestamp, which its producer or its broker set. A timestamp in the future counts as now, since the record was
+/// produced before it was read: no wait is shorter by that than its producer asked for, and no clock that is ahead holds the task. A record
+/// without a timestamp, or with one older than [`OLDEST`], entered now.
+pub fn entered(stamp: Timestamp, now: Timestamp) -> Timestamp {
+    if stamp < now.before(OLDEST) {
+        return now;
+    }
+    stamp.min(now)
 }
 
 // === impl Origin ===
@@ -251,6 +277,23 @@ mod tests {
 
         assert!(failure.message.len() <= MAX_MESSAGE);
         assert!(failure.message.starts_with("line é"));
+    }
+
+    #[test]
+    fn a_record_entered_at_its_timestamp_unless_that_cannot_be() {
+        let now = Timestamp::from_millis(1_700_000_000_000);
+        let hour = Duration::from_hours(1);
+
+        assert_eq!(entered(now.before(hour), now), now.before(hour));
+        assert_eq!(entered(now.before(OLDEST), now), now.before(OLDEST));
+        for stamp in [
+            Timestamp::EPOCH,
+            now.before(OLDEST + hour),
+            now + hour,
+            Timestamp::MAX,
+        ] {
+            assert_eq!(entered(stamp, now), now, "{stamp:?}");
+        }
     }
 
     #[test]

@@ -41,8 +41,8 @@ pub fn verdict(scene: &Scene, task: &Task, outcome: &Outcome, now: Timestamp) ->
     }
     let base = match scene.base {
         Base::Actual => now,
-        // Not after the attempt, even if the clock was set back since.
-        Base::Scheduled => task.due.min(now),
+        // A deferral moves the schedule with it. Not after the attempt, even if the clock was set back since.
+        Base::Scheduled => task.wake().min(now),
     };
     let Some(due) = policy.next(&task.id, task.attempt, base, now + least) else {
         return Verdict::Dead(Reason::ScheduleEnded);
@@ -106,6 +106,7 @@ mod tests {
             kind: Kind::Work,
             attempt: 1,
             due,
+            deferral: None,
             first_failed_at: due,
             deadline: None,
             origin: Origin {

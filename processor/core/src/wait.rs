@@ -34,11 +34,35 @@ pub struct Held {
     pub room: u64,
 }
 
+/// What a due task is deferred for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// As [`Held::order`], and so are the others.
+    Order,
+    /// The rate.
+    Rate,
+    /// The concurrency.
+    Concurrency,
+    /// The breaker.
+    Breaker,
+}
+
+/// A due task is parked until its gate is asked again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deferral {
+    /// When it is looked at again.
+    pub until: Timestamp,
+    /// Its lateness by then, by cause: all of the time since its due time.
+    pub wait: Wait,
+}
+
 /// What a task went through on its way to its attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Way {
     /// When its attempt may start.
     pub due: Timestamp,
+    /// Its last deferral, if there was one.
+    pub deferral: Option<Deferral>,
     /// When its lane became ours.
     pub assigned: Timestamp,
     /// When it was read.
@@ -78,6 +102,91 @@ impl Wait {
             ("breaker", held.breaker),
             ("room", held.room),
         ]
+    }
+}
+
+impl Wait {
+    /// Sets the part of this name in [`Self::by_cause`], if there is one.
+    pub fn set(&mut self, cause: &str, micros: u64) {
+        let part = match cause {
+            "rebalance" => &mut self.rebalance,
+            "read" => &mut self.read,
+            "agenda" => &mut self.agenda,
+            "order" => &mut self.held.order,
+            "rate" => &mut self.held.rate,
+            "concurrency" => &mut self.held.concurrency,
+            "breaker" => &mut self.held.breaker,
+            "room" => &mut self.held.room,
+            _ => return,
+        };
+        *part = micros;
+    }
+
+    /// The part of a deferral's cause.
+    const fn part(&mut self, cause: Cause) -> &mut u64 {
+        match cause {
+            Cause::Order => &mut self.held.order,
+            Cause::Rate => &mut self.held.rate,
+            Cause::Concurrency => &mut self.held.concurrency,
+            Cause::Breaker => &mut self.held.breaker,
+        }
+    }
+
+    /// As much of it as fits into `span`, and what is left of that.
+    fn within(self, span: u64) -> (Self, u64) {
+        let rebalance = self.rebalance.min(span);
+        let read = self.read.min(span - rebalance);
+        let agenda = self.agenda.min(span - rebalance - read);
+        let (held, left) = self.held.within(span - rebalance - read - agenda);
+        let wait = Self {
+            rebalance,
+            read,
+            agenda,
+            held,
+        };
+        (wait, left)
+    }
+
+    /// Both, part by part.
+    const fn and(self, other: Self) -> Self {
+        let (held, more) = (self.held, other.held);
+        Self {
+            rebalance: self.rebalance.saturating_add(other.rebalance),
+            read: self.read.saturating_add(other.read),
+            agenda: self.agenda.saturating_add(other.agenda),
+            held: Held {
+                order: held.order.saturating_add(more.order),
+                rate: held.rate.saturating_add(more.rate),
+                concurrency: held.concurrency.saturating_add(more.concurrency),
+                breaker: held.breaker.saturating_add(more.breaker),
+                room: held.room.saturating_add(more.room),
+            },
+        }
+    }
+}
+
+// === impl Deferral ===
+
+impl Deferral {
+    /// The deferral of a task that was due at `due` and is late by `wait` so far: until `until`, which is all for `cause`.
+    pub fn new(due: Timestamp, wait: Wait, until: Timestamp, cause: Cause) -> Self {
+        let until = until.max(due);
+        let (mut wait, left) = wait.within(micros(due, until));
+        *wait.part(cause) += left;
+        Self { until, wait }
+    }
+
+    /// A deferral as it was written, with parts that may be rounded, or missing: what nobody names, the read took.
+    pub fn written(due: Timestamp, wait: Wait, until: Timestamp) -> Self {
+        let until = until.max(due);
+        let (mut wait, left) = wait.within(micros(due, until));
+        wait.read += left;
+        Self { until, wait }
+    }
+
+    /// Whether the task was deferred for this cause by now.
+    pub fn is_for(mut self, cause: Cause) -> bool {
+        *self.wait.part(cause) > 0
     }
 }
 
@@ -122,18 +231,28 @@ impl Way {
         let Self {
             due, decided, held, ..
         } = self;
-        let in_memory = self.read.max(due).min(decided);
-        let ours = self.assigned.max(due).min(in_memory);
-        let micros =
-            |from: Timestamp, to: Timestamp| to.as_micros().saturating_sub(from.as_micros());
+        let (before, since) = match self.deferral {
+            Some(Deferral { until, wait }) => {
+                let (wait, _) = wait.within(micros(due, decided));
+                (wait, until.max(due))
+            }
+            None => (Wait::default(), due),
+        };
+        let in_memory = self.read.max(since).min(decided);
+        let ours = self.assigned.max(since).min(in_memory);
         let (held, agenda) = held.within(micros(in_memory, decided));
-        Wait {
-            rebalance: micros(due, ours),
+        before.and(Wait {
+            rebalance: micros(since, ours),
             read: micros(ours, in_memory),
             agenda,
             held,
-        }
+        })
     }
+}
+
+/// Microseconds from one instant to another; none if that is not later.
+const fn micros(from: Timestamp, to: Timestamp) -> u64 {
+    to.as_micros().saturating_sub(from.as_micros())
 }
 
 #[cfg(test)]
@@ -158,6 +277,7 @@ mod tests {
     fn each_cause_has_its_part() {
         let way = Way {
             due: at(100),
+            deferral: None,
             assigned: at(101),
             read: at(103),
             held: HELD,
@@ -189,6 +309,40 @@ mod tests {
     }
 
     #[test]
+    fn a_deferral_is_all_for_its_cause_and_what_comes_after_it_is_not() {
+        let so_far = Wait {
+            agenda: 7,
+            ..Wait::default()
+        };
+
+        let deferral = Deferral::new(at(100), so_far, at(1_107), Cause::Breaker);
+        let way = Way {
+            due: at(100),
+            deferral: Some(deferral),
+            assigned: at(1_110),
+            read: at(1_115),
+            held: Held::default(),
+            decided: at(1_120),
+        };
+
+        let expected = Wait {
+            rebalance: 3,
+            read: 5,
+            agenda: 12,
+            held: Held {
+                breaker: 1_000,
+                ..Held::default()
+            },
+        };
+        assert_eq!(way.wait(), expected);
+        assert!(deferral.is_for(Cause::Breaker));
+        assert!(!deferral.is_for(Cause::Rate));
+        // As it was written with its parts rounded.
+        let rounded = Deferral::written(at(100), Wait::default(), at(1_107));
+        assert_eq!(rounded.wait.read, 1_007);
+    }
+
+    #[test]
     fn what_held_a_task_comes_out_of_a_line_as_it_went_in_and_what_came_since() {
         let line = |rate| Held { rate, ..HELD };
 
@@ -202,14 +356,18 @@ mod tests {
         fn the_parts_add_up_whatever_the_clock_did(
             times in prop::array::uniform4(0_u64..1_000),
             held in prop::array::uniform5(0_u64..1_000),
+            until in 0_u64..1_000,
         ) {
             let [due, assigned, read, decided] = times.map(Timestamp::from_micros);
             let [order, rate, concurrency, breaker, room] = held;
             let held = Held { order, rate, concurrency, breaker, room };
 
-            let wait = Way { due, assigned, read, held, decided }.wait();
+            let way = Way { due, deferral: None, assigned, read, held, decided };
 
-            prop_assert_eq!(wait.total(), decided.since(due));
+            prop_assert_eq!(way.wait().total(), decided.since(due));
+            let deferral = Deferral::new(due, way.wait(), at(until), Cause::Breaker);
+            let way = Way { deferral: Some(deferral), ..way };
+            prop_assert_eq!(way.wait().total(), decided.since(due));
         }
     }
 }

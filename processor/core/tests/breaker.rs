@@ -72,6 +72,7 @@ fn task(scene: &str, id: &str, due: Timestamp) -> Task {
         kind: Kind::Work,
         attempt: 1,
         due,
+        deferral: None,
         first_failed_at: due,
         deadline: None,
         origin: Origin {

@@ -11,10 +11,11 @@ use retide_core::completions::Completions;
 use retide_core::engine::Position;
 use retide_core::lane::Limits;
 use retide_core::scene::{Callback, Target};
+use retide_core::wait::Cause;
 use retide_core::{
-    Action, Backoff, Ended, Engine, Entry, Event, Failure, Gates, Input, Jitter, Kind, Ladder,
-    LaneId, Now, Origin, Outcome, Poison, Policy, Rate, Reason, Record, Scene, Scenes, Settlement,
-    Source, Task, Terminal, Timestamp, Transition, Wait,
+    Action, Backoff, Deferral, Ended, Engine, Entry, Event, Failure, Gates, Input, Jitter, Kind,
+    Ladder, LaneId, Now, Origin, Outcome, Poison, Policy, Rate, Reason, Record, Scene, Scenes,
+    Settlement, Source, Task, Terminal, Timestamp, Transition, Wait,
 };
 
 /// Where every test starts: an instant of no meaning.
@@ -65,6 +66,7 @@ fn task(name: &str, due: Now) -> Task {
         kind: Kind::Work,
         attempt: 1,
         due: due.wall,
+        deferral: None,
         first_failed_at: at(0).wall,
         deadline: None,
         origin: Origin {
@@ -174,15 +176,19 @@ impl Bench {
     }
 }
 
-fn event(name: &str, now: Now, transition: Transition) -> Entry {
-    Entry::Event(Event {
+fn told(name: &str, now: Now, transition: Transition) -> Event {
+    Event {
         id: name.into(),
         scene: "pay".into(),
         kind: Kind::Work,
         at: now.wall,
         transition,
         wait: None,
-    })
+    }
+}
+
+fn event(name: &str, now: Now, transition: Transition) -> Entry {
+    Entry::Event(told(name, now, transition))
 }
 
 fn ended(
@@ -702,16 +708,20 @@ fn a_closed_gate_holds_a_line_and_overflow_is_deferred_without_an_attempt() {
     let overflow = bench.record(at(0), TASKS, 9_999, deferred.clone());
     let answered = bench.answer(at(1), &called, Outcome::Success);
 
-    deferred.due = at(5_000).wall;
+    let (due, until) = (at(0).wall, at(5_000).wall);
+    let deferral = Deferral::new(due, Wait::default(), until, Cause::Concurrency);
+    deferred.deferral = Some(Box::new(deferral));
     deferred.hops = 1;
-    let due = deferred.due;
     let entries = vec![
         Entry::Park {
             tier: 1,
             to: None,
             task: Arc::new(deferred),
         },
-        event("late", at(0), Transition::Deferred { due }),
+        Entry::Event(Event {
+            wait: Some(Wait::default()),
+            ..told("late", at(0), Transition::Deferred { due, until })
+        }),
     ];
     assert_eq!(overflow, [settle(TASKS, 9_999, entries)]);
     // The place of the first is the second's at once.
@@ -739,7 +749,7 @@ fn overflow_is_deferred_to_when_its_gate_is_expected_to_admit_it() {
 
     let due = |actions: &[Action]| match actions {
         [Action::Settle(settlement)] => match &settlement.entries[0] {
-            Entry::Park { task, .. } => task.due,
+            Entry::Park { task, .. } => task.wake(),
             other => panic!("{other:?}"),
         },
         other => panic!("{other:?}"),
@@ -778,7 +788,7 @@ fn deferred(bench: &mut Bench, now: Now, offset: i64) -> f64 {
     let Entry::Park { task, .. } = &settlement.entries[0] else {
         panic!("a parked task expected, not {settlement:?}");
     };
-    task.due.since(now.wall).as_secs_f64()
+    task.wake().since(now.wall).as_secs_f64()
 }
 
 #[test]
@@ -843,7 +853,7 @@ fn overflow_that_its_rate_cannot_admit_before_its_deadline_expires_at_once() {
     };
     assert!(matches!(
         &in_time.entries[..],
-        [Entry::Park { task, .. }, _] if task.due == at(999_500).wall
+        [Entry::Park { task, .. }, _] if task.wake() == at(999_500).wall
     ));
 }
 
@@ -867,7 +877,7 @@ fn overflow_of_a_gate_of_unknown_pace_is_parked_no_longer_than_until_its_deadlin
     };
     assert!(matches!(
         &parked.entries[..],
-        [Entry::Park { task, .. }, _] if task.due == at(5_000).wall
+        [Entry::Park { task, .. }, _] if task.wake() == at(5_000).wall
     ));
 }
 

@@ -70,6 +70,7 @@ fn task(scene: &str, key: &str, offset: i64, due: Now) -> Task {
         kind: Kind::Work,
         attempt: 1,
         due: due.wall,
+        deferral: None,
         first_failed_at: at(0).wall,
         deadline: None,
         origin: Origin {
@@ -594,9 +595,9 @@ fn a_hot_key_holds_neither_other_keys_nor_other_scenes() {
     let mut dues = Vec::new();
     for settlement in &world.settled {
         if let Entry::Event(event) = &settlement.entries[1]
-            && let Transition::Deferred { due } = event.transition
+            && let Transition::Deferred { until, .. } = event.transition
         {
-            dues.push(due.since(at(0).wall).as_secs());
+            dues.push(until.since(at(0).wall).as_secs());
         }
     }
     assert_eq!((dues[0], dues.len(), dues[dues.len() - 1]), (1, 4_983, 499));

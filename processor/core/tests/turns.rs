@@ -57,6 +57,7 @@ fn task(scene: &str, due: Timestamp) -> Task {
         kind: Kind::Work,
         attempt: 1,
         due,
+        deferral: None,
         first_failed_at: due,
         deadline: None,
         origin: Origin {

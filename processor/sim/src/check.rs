@@ -12,7 +12,7 @@ use retide_core::completions::Completions;
 use retide_core::entry::TargetHealth;
 use retide_core::{
     Alert, Ended, Event, Kind, LaneId, Ordering, Outcome, Rate, Scene, Task, Terminal, Timestamp,
-    Transition,
+    Transition, Wait,
 };
 
 use crate::broker::{Cause, Entry, Fate, Outgoing, Payload, Progress, Topic};
@@ -80,6 +80,8 @@ pub(crate) struct Start {
     pub(crate) process: u64,
     /// Its wall clock.
     pub(crate) wall: Timestamp,
+    /// How late it says that it is.
+    pub(crate) wait: Wait,
     /// Whether the group takes its worker for the owner of the shard.
     pub(crate) is_owner: bool,
     /// Whether the group takes its worker for a member: one that was given up counts on until it hears of it.
@@ -114,6 +116,8 @@ pub struct Figures {
 pub(crate) struct Judge {
     /// What was asked for.
     submitted: BTreeMap<Arc<str>, Arc<Submission>>,
+    /// When the first attempt of each task is due at the latest: what was asked for, or when the broker got it.
+    first_due: BTreeMap<Arc<str>, Timestamp>,
     /// The tasks of each key of a scene that keeps order, in the order of their offsets.
     in_line: BTreeMap<Line, Vec<(i64, Arc<str>)>>,
     /// What is known of each attempt.
@@ -209,8 +213,15 @@ impl Judge {
     }
 
     /// A producer has asked for something.
-    pub(crate) fn submitted(&mut self, submission: &Arc<Submission>, offset: i64) {
+    pub(crate) fn submitted(
+        &mut self,
+        submission: &Arc<Submission>,
+        offset: i64,
+        appended: Timestamp,
+    ) {
         self.unfinished += 1;
+        let due = submission.due.unwrap_or(appended).max(appended);
+        self.first_due.insert(Arc::clone(&submission.id), due);
         if let (Some(key), false) = (submission.key, submission.poison) {
             let scene = Arc::clone(&submission.scene);
             let line = (submission.shard, scene, key.as_bytes().to_vec());
@@ -231,6 +242,10 @@ impl Judge {
                     task.id, task.due, start.wall
                 )
             });
+        }
+        let late = start.wall.since(task.due);
+        if start.wait.total() != late {
+            self.object(|| format!("{} is late by {late:?}, told is {:?}", task.id, start.wait));
         }
         let attempt = Attempt::of(task, task.attempt);
         self.in_order(&attempt, task);
@@ -487,11 +502,16 @@ impl Judge {
 
     /// Whether an attempt comes after the one before it, and no earlier than that one allows.
     fn in_order(&mut self, attempt: &Attempt, task: &Task) {
-        let due = if attempt.number <= 1 {
+        let (due, latest) = if attempt.number <= 1 {
             let submission = self.submitted.get(&attempt.id);
-            submission
-                .and_then(|submission| submission.due)
-                .filter(|_| !attempt.of_callback)
+            let due = submission.and_then(|submission| submission.due);
+            let latest = self.first_due.get(&attempt.id).copied();
+            // A callback is due when what it tells of has ended.
+            if attempt.of_callback {
+                (None, None)
+            } else {
+                (due, latest)
+            }
         } else {
             let before = Attempt {
                 number: attempt.number - 1,
@@ -501,10 +521,14 @@ impl Judge {
             if !before.durable {
                 self.object(|| format!("{attempt:?} started before the attempt before it"));
             }
-            before.next_due
+            (before.next_due, before.next_due)
         };
         if due.is_some_and(|due| task.due < due) {
             self.object(|| format!("{attempt:?} is due at {}, {due:?} was promised", task.due));
+        }
+        // Its lateness counts from then, whatever has held it.
+        if latest.is_some_and(|latest| task.due > latest.ceil_to_millis()) {
+            self.object(|| format!("{attempt:?} is due at {}, not at {latest:?}", task.due));
         }
         if attempt.number > self.most_attempts {
             self.object(|| format!("{attempt:?} is more than any rules allowed"));

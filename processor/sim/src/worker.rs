@@ -12,7 +12,7 @@ use retide_core::engine::Position;
 use retide_core::order::{Change, Shard};
 use retide_core::{
     Action, Commit, Engine, Failure, Gates, Input, Kind, LaneId, Now, Ordering, Origin, Outcome,
-    Poison, Reason, Record, Scenes, Settlement, Source, Task, Timestamp,
+    Poison, Reason, Record, Scenes, Settlement, Source, Task, Timestamp, task,
 };
 
 use crate::broker::{Cause, Outgoing, Payload, Place, Progress, Topic};
@@ -802,13 +802,14 @@ impl Worker {
                     lane,
                     scene,
                     task,
-                    ..
+                    wait,
                 } => {
                     let LaneId { shard, .. } = lane;
                     let start = Start {
                         assignment: self.epochs.get(&shard).copied().unwrap_or_default(),
                         process: self.life,
                         wall: now.wall,
+                        wait,
                         is_owner: self
                             .member()
                             .is_some_and(|member| env.broker.group.owns(member, shard)),
@@ -963,7 +964,9 @@ impl Worker {
                 });
                 return Input::Poison { position, poison };
             }
-            Payload::Submitted(submission) => submitted(&submission, origin, now),
+            Payload::Submitted(submission) => {
+                submitted(&submission, origin, task::entered(appended, now))
+            }
             Payload::Parked(task) => Arc::unwrap_or_clone(task),
             Payload::Callback(_)
             | Payload::DeadLetter(..)
@@ -981,15 +984,16 @@ impl Worker {
     }
 }
 
-/// A task as `headers::ingest` reads it: with the time of its producer, or now.
-fn submitted(submission: &Submission, origin: Origin, now: Timestamp) -> Task {
+/// A task as `headers::ingest` reads it: with the time of its producer, or when it entered.
+fn submitted(submission: &Submission, origin: Origin, entered: Timestamp) -> Task {
     Task {
         id: Arc::clone(&submission.id),
         scene: Arc::clone(&submission.scene),
         kind: Kind::Work,
         attempt: 1,
-        due: submission.due.unwrap_or(now),
-        first_failed_at: now,
+        due: submission.due.map_or(entered, |due| due.max(entered)),
+        deferral: None,
+        first_failed_at: entered,
         deadline: submission.deadline,
         origin,
         failure: None,

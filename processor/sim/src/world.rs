@@ -1029,10 +1029,11 @@ impl World {
             topic: Topic::Read(Source::Tasks),
             shard: submission.shard,
         };
-        let appended = self.env.broker_wall();
+        // Records bear milliseconds.
+        let appended = Timestamp::from_millis(self.env.broker_wall().as_millis());
         let payload = Payload::Submitted(Arc::clone(&submission));
         let offset = self.env.broker.append(place, payload, appended);
-        self.env.judge.submitted(&submission, offset);
+        self.env.judge.submitted(&submission, offset, appended);
         if let Some(witness) = &mut self.env.witness {
             witness.acknowledged(self.env.now, &submission, offset);
         }

@@ -243,6 +243,7 @@ pub(crate) fn parked(scene: &str, attempt: u32, due: Timestamp) -> Task {
         kind: Kind::Work,
         attempt,
         due: due.ceil_to_millis(),
+        deferral: None,
         first_failed_at: Timestamp::from_millis(1),
         deadline: None,
         origin: Origin {

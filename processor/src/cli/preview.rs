@@ -464,6 +464,7 @@ mod tests {
             kind: Kind::Work,
             attempt: 1,
             due: START,
+            deferral: None,
             first_failed_at: START,
             deadline: None,
             origin: Origin {

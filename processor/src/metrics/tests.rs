@@ -51,6 +51,7 @@ fn task(scene: &str, kind: Kind) -> Arc<Task> {
         kind,
         attempt: 1,
         due: Timestamp::from_millis(1_000),
+        deferral: None,
         first_failed_at: Timestamp::EPOCH,
         deadline: None,
         origin: origin(),
@@ -142,7 +143,7 @@ fn what_a_batch_holds_is_counted_once_it_is_durable() {
             to: None,
             task: task("pay", Kind::Work),
         },
-        event("pay", Kind::Work, Transition::Deferred { due }),
+        event("pay", Kind::Work, Transition::Deferred { due, until: due }),
         Entry::Deliver {
             topic: "orders".into(),
             task: task("pay", Kind::Work),

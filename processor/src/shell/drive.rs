@@ -20,7 +20,7 @@ use retide_connectors::Target;
 use retide_core::order::{self, Change};
 use retide_core::{
     Action, Commit, Engine, Entry, Failure, Input, Kind, LaneId, Now, Origin, Outcome, Scene,
-    Scenes, Settlement, Source, Task, Timestamp, Wait,
+    Scenes, Settlement, Source, Task, Timestamp, Wait, task,
 };
 
 use crate::event::{
@@ -517,7 +517,9 @@ impl<L: Ledger> State<L> {
             offset: position.offset,
         };
         let read = match (record, source) {
-            (Ok(record), Source::Tasks) => headers::ingest(record, origin, now.wall),
+            (Ok(record), Source::Tasks) => {
+                headers::ingest(record, origin, task::entered(appended, now.wall))
+            }
             (Ok(record), Source::Tier(_)) => headers::parked(record, origin),
             (Err(headless), Source::Tasks | Source::Tier(_)) => {
                 Err(headers::headless(headless, origin))

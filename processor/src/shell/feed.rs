@@ -65,7 +65,7 @@ pub enum Reading {
 pub struct Read {
     /// Where it was read.
     pub position: Position,
-    /// When the broker appended it, or what its producer said if the topic does not keep append times.
+    /// When the broker appended it, or what its producer said if the topic does not keep append times; the epoch if it bears no time.
     pub appended: Timestamp,
     /// The record, whole or as far as it could be read.
     pub record: Result<Record, Headless>,

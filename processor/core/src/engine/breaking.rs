@@ -14,6 +14,7 @@ use crate::entry::{Alert, BREAKER_CLOSED, BREAKER_OPEN, TargetHealth};
 use crate::scene::{Scene, Target};
 use crate::task::{Kind, Task};
 use crate::verdict;
+use crate::wait::Cause;
 
 /// Leave of a breaker for one call.
 #[derive(Clone, Debug)]
@@ -62,7 +63,7 @@ impl Engine {
         let expires = verdict::expires(scene, &item.task, again);
         let (memory, limits) = (self.memory(), self.limits);
         let crowded = self.lane(item.lane).is_crowded(memory, &limits);
-        let due = match self.breakers.place(key, now.steady, until) {
+        let until = match self.breakers.place(key, now.steady, until) {
             Place::Memory if !crowded && !expires => {
                 let mut item = Item {
                     wake: again,
@@ -87,7 +88,7 @@ impl Engine {
         if expires {
             self.expire(now, &item, actions);
         } else {
-            self.park_deferred(now, item, None, due, actions);
+            self.defer_until(now, item, None, (until, Cause::Breaker), actions);
         }
         Admission::Gone
     }

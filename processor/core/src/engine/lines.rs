@@ -11,7 +11,6 @@ use super::breaking::{Leave, aim};
 use super::{Action, Engine, LAST_CHANCE, Now};
 use crate::agenda::Item;
 use crate::breaker::Fraction;
-use crate::entry::Transition;
 use crate::gate::{Denied, Gate};
 use crate::line::{Hold, Line};
 #[cfg(feature = "planted")]
@@ -20,6 +19,7 @@ use crate::scene::{MAX_DELAY, Scene, Target};
 use crate::time::Timestamp;
 use crate::turn::Turn;
 use crate::verdict;
+use crate::wait::Cause;
 
 /// Tasks of one scene that may wait in memory for its gate in any case; more are deferred to a tier where their lane is crowded.
 const READY: usize = 1_000;
@@ -112,8 +112,8 @@ impl Engine {
         let Some(to) = self.shares.elsewhere(name, shard) else {
             return Some(item);
         };
-        let due = item.task.due.ceil_to_millis();
-        self.park(now, item, Some(to), Transition::Deferred { due }, actions);
+        let cause = self.ready.get(name).map_or(Cause::Rate, Line::cause);
+        self.defer_until(now, item, Some(to), (now.wall, cause), actions);
         None
     }
 
@@ -153,7 +153,12 @@ impl Engine {
             // It would not be back in time.
             return line.push(now.wall, item);
         }
-        let (due, to) = if let Some(left) = left {
+        let cause = if left.is_some() {
+            Cause::Breaker
+        } else {
+            line.cause()
+        };
+        let (until, to) = if let Some(left) = left {
             // At what pace the gate admits is not known before that.
             (soonest.max(now.wall + left), None)
         } else {
@@ -168,26 +173,9 @@ impl Engine {
             let to = self.shares.elsewhere(name, item.lane.shard);
             (line.expected, to)
         };
-        let due = due.min(now.wall + MAX_DELAY);
-        let due = chance.map_or(due, |chance| due.min(chance));
-        self.park_deferred(now, item, to, due, actions);
-    }
-
-    /// Parks a due task until then, without an attempt.
-    pub(super) fn park_deferred(
-        &mut self,
-        now: Now,
-        mut item: Item,
-        to: Option<i32>,
-        due: Timestamp,
-        actions: &mut Vec<Action>,
-    ) {
-        let due = due.ceil_to_millis();
-        let task = Arc::make_mut(&mut item.task);
-        task.due = due;
-        #[cfg(feature = "planted")]
-        self.bug.deferred(task);
-        self.park(now, item, to, Transition::Deferred { due }, actions);
+        let until = until.min(now.wall + MAX_DELAY);
+        let until = chance.map_or(until, |chance| until.min(chance));
+        self.defer_until(now, item, to, (until, cause), actions);
     }
 
     /// Whether a task is due and has a place in line: nothing is to be written of it yet.
@@ -197,7 +185,7 @@ impl Engine {
             .lanes
             .get(&item.lane)
             .is_none_or(|lane| lane.is_crowded(self.memory(), &self.limits));
-        item.task.due <= now.wall
+        item.task.wake() <= now.wall
             && !self.is_far_back(&name, item)
             && (self.gated(&name) < READY || !crowded)
     }

@@ -3,12 +3,11 @@
 //! What the order is, is [`crate::order`]'s. Invariant: a task of an ordered scene passes [`Engine::in_turn`] before each attempt, and
 //! nothing that changes its line happens while a delivery of it is not committed.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Action, Closing, Engine, Now};
 use crate::agenda::Item;
-use crate::entry::{Entry, Transition};
+use crate::entry::Entry;
 use crate::lane::{LaneId, Source};
 use crate::order::{End, Fingerprint, Others, Shard, Turn, Waiter};
 #[cfg(feature = "planted")]
@@ -17,6 +16,7 @@ use crate::scene::{MAX_DELAY, Ordering};
 use crate::task::{Kind, Task};
 use crate::tier::{HORIZON, STRAIGHT};
 use crate::verdict::{self, LEAST_WAIT};
+use crate::wait::Cause;
 use crate::window::Ahead;
 
 /// Tasks of one key that may wait in memory for each other: as many as end while the next ones come back from a tier. All of them, and a
@@ -57,7 +57,7 @@ impl Engine {
         let Some(key) = self.line(item.lane.shard, &item.task) else {
             return;
         };
-        let (offset, due) = (item.task.origin.offset, item.task.due);
+        let (offset, due) = (item.task.origin.offset, item.task.wake());
         let orders = self.orders.of(item.lane.shard);
         match key {
             (key, Ordering::Key) => orders.enter(key, offset, due),
@@ -130,8 +130,7 @@ impl Engine {
         if self.is_full() {
             self.outbound.push_back(item);
         } else {
-            let due = item.task.due.ceil_to_millis();
-            self.park(now, item, Some(home), Transition::Deferred { due }, actions);
+            self.defer_until(now, item, Some(home), (now.wall, Cause::Order), actions);
         }
         None
     }
@@ -172,7 +171,7 @@ impl Engine {
                         continue;
                     };
                     let orders = self.orders.of(lane.shard);
-                    orders.parked(key, task.origin.offset, task.due, &mut woken);
+                    orders.parked(key, task.origin.offset, task.wake(), &mut woken);
                 }
                 Entry::Callback(ended) => {
                     let (Some(bytes), Some(order)) = (&ended.key, self.orders.get(lane.shard))
@@ -227,7 +226,7 @@ impl Engine {
             | Entry::Alert(_) => None,
         });
         let parked = otherwise.iter().find_map(|entry| match entry {
-            Entry::Park { task, .. } => Some(task.due),
+            Entry::Park { task, .. } => Some(task.wake()),
             Entry::Deliver { .. }
             | Entry::DeadLetter { .. }
             | Entry::Poison { .. }
@@ -365,13 +364,7 @@ impl Engine {
     }
 
     /// Parks a task that others are before: until the first of them is due, and as long as those take at least that are before it.
-    fn park_behind(
-        &mut self,
-        wall: Now,
-        mut item: Item,
-        others: Others,
-        actions: &mut Vec<Action>,
-    ) {
+    fn park_behind(&mut self, wall: Now, item: Item, others: Others, actions: &mut Vec<Action>) {
         if self.is_full() {
             return self.outbound.push_back(item);
         }
@@ -394,9 +387,7 @@ impl Engine {
         let deadline = scene.and_then(|scene| verdict::deadline(scene, &item.task));
         // It expires in its place.
         let due = deadline.map_or(due, |deadline| due.min(deadline + LEAST_WAIT));
-        let due = due.ceil_to_millis();
-        Arc::make_mut(&mut item.task).due = due;
-        self.park(wall, item, None, Transition::Deferred { due }, actions);
+        self.defer_until(wall, item, None, (due, Cause::Order), actions);
     }
 
     /// Tasks that waited here are to be looked at.
