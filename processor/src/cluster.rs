@@ -5,27 +5,32 @@
 //! | `plan` | the topics, and the forms in which other tools create them |
 //! | `check` | what is wrong with a cluster, and how it is mended |
 //! | `survey` | what can be asked besides: brokers, permissions, the clock |
+//! | `acl` | who may do what: the least rules of each user |
+//! | `cause` | why a broker cannot be talked to, and what to do about it |
+//! | `handshake` | what a port speaks, and what is wrong with its certificate |
 //! | `tools` | command lines of Kafka's own tools |
 //!
 //! Not the command line that calls it. Invariant: a topic that exists is never changed here, and no call waits without a limit.
 
+mod acl;
+mod cause;
 mod check;
+mod handshake;
 mod plan;
 mod survey;
 mod tools;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io;
+use std::io::{self, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{
-    AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier,
-    TopicReplication,
-};
+use rdkafka::admin::{AdminClient, AdminOptions, OwnedResourceSpecifier, ResourceSpecifier};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -35,14 +40,19 @@ use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
-use tracing::debug;
+use tracing::{debug, enabled, info};
 
-use crate::cluster::check::{Seen, SeenTopic};
+use retide_native::admin::{self, Operation};
+
+use crate::cluster::cause::Cause;
+use crate::cluster::check::{Asking, Seen, SeenTopic};
 use crate::cluster::tools::Tools;
 
+pub use acl::{Scope, User};
 pub use check::{Finding, Severity};
 pub use plan::{
-    COPY_BYTES, DEAD_LETTERS, Layout, OUTAGE, Plan, Role, TASK_BYTES, TopicPlan, copy_bytes,
+    About, COPY_BYTES, DEAD_LETTERS, Layout, OUTAGE, Plan, Reads, Role, TASK_BYTES, TopicPlan,
+    copy_bytes,
 };
 pub use survey::{Access, Answer, Broker, Clock, Questions, Survey, survey};
 
@@ -54,10 +64,21 @@ pub enum Created {
         /// The topic.
         topic: Arc<str>,
     },
+    /// It was created without some settings that are only good to have, since the cluster refuses those.
+    Trimmed {
+        /// The topic.
+        topic: Arc<str>,
+        /// The settings.
+        without: Vec<&'static str>,
+        /// Why the cluster refuses the topic with them.
+        reason: String,
+    },
     /// It was there; whether it is as planned is for [`check`] to say.
     Exists {
         /// The topic.
         topic: Arc<str>,
+        /// How many partitions it has; none if that may not be seen.
+        partitions: Option<usize>,
     },
     /// The cluster refuses to create it.
     Refused {
@@ -65,6 +86,8 @@ pub enum Created {
         topic: Arc<str>,
         /// Why.
         source: RDKafkaErrorCode,
+        /// Why, in the broker's words.
+        reason: Option<String>,
     },
 }
 
@@ -115,6 +138,8 @@ pub struct Silence {
     pub reasons: Vec<String>,
     /// What the call came back with.
     pub error: KafkaError,
+    /// What to do about it.
+    pub hint: String,
 }
 
 /// Clients of one cluster, used on a thread of their own.
@@ -124,7 +149,9 @@ struct Session {
     /// When it began.
     since: Instant,
     /// Finds the cluster, and hears why it cannot.
-    probe: BaseProducer<Reasons>,
+    probe: Arc<BaseProducer<Reasons>>,
+    /// Set once a broker has answered.
+    found: Arc<AtomicBool>,
     /// Asks and creates.
     admin: AdminClient<Reasons>,
     /// Drives what `admin` is asked.
@@ -143,12 +170,24 @@ struct Reasons {
 /// How long a cluster is looked for: longer than an election or a slow lookup of names, shorter than a person waits.
 const FIND: Duration = Duration::from_secs(9);
 
+/// How long it is looked for where each address says plainly why it cannot be used: long enough for a second try of each.
+const FIND_PLAIN: Duration = Duration::from_millis(2_500);
+
+/// Time after which it is said what is waited for.
+const ANNOUNCE: Duration = Duration::from_secs(1);
+
+/// Pause between two looks at what was heard of the addresses.
+const LISTEN: Duration = Duration::from_millis(50);
+
 /// How long finding a cluster and asking it may take together.
 const ASK: Duration = Duration::from_secs(14);
 
 /// Most milliseconds for one connection, or for its first answer: with less than half of [`FIND`], each address is tried twice and says
 /// what is wrong with it.
 const CONNECT: &str = "4000";
+
+/// Least time for asking what may be done, which one broker answers at once.
+const LEAST: Duration = Duration::from_secs(2);
 
 /// How long a transaction is waited for.
 const TRANSACTION: Duration = Duration::from_secs(10);
@@ -210,7 +249,65 @@ pub async fn check(
     let plan = plan.clone();
     let transactions = transactions.map(str::to_owned);
     apart(config, move |session| {
-        session.check(&plan, transactions.as_deref())
+        let asking = Asking {
+            user: User::Run,
+            scope: None,
+        };
+        let looked = session.look(&plan, transactions.as_deref(), asking)?;
+        Ok(looked.all())
+    })
+    .await
+}
+
+/// As [`check`], and whether `user` may do all that it does on the topics.
+///
+/// # Errors
+/// If the cluster cannot be asked.
+pub async fn check_as(
+    config: &ClientConfig,
+    plan: &Plan,
+    user: User,
+    scope: &Scope,
+) -> Result<Vec<Finding>, Error> {
+    let (plan, scope) = (plan.clone(), scope.clone());
+    apart(config, move |session| {
+        // Who creates topics does not use them.
+        let asking = Asking {
+            user,
+            scope: Some(&scope).filter(|_| user != User::Init),
+        };
+        let transactions = match user {
+            User::Run => scope.transactions.as_deref(),
+            User::Init | User::Submit | User::Explain | User::ScenesApply | User::Read => None,
+        };
+        let looked = session.look(&plan, transactions, asking)?;
+        Ok(looked.all())
+    })
+    .await
+}
+
+/// Which of `topics` retide's user may write, where brokers tell; a topic that is not there, or may not be seen, is left out.
+///
+/// # Errors
+/// If the cluster cannot be asked.
+pub async fn writable(
+    config: &ClientConfig,
+    topics: &BTreeSet<String>,
+) -> Result<BTreeMap<String, bool>, Error> {
+    let topics = topics.clone();
+    apart(config, move |session| {
+        if topics.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let seen = session.find()?;
+        let names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
+        let answer = admin::permitted(session.admin.inner(), &names, session.left().max(LEAST));
+        let answer = session.answer("describe topics", answer, &seen)?;
+        let told = answer.into_iter().filter_map(|permitted| {
+            let operations = permitted.operations.ok()??;
+            Some((permitted.topic, operations.contains(&Operation::Write)))
+        });
+        Ok(told.collect())
     })
     .await
 }
@@ -220,6 +317,46 @@ pub fn create_topic(config: &ClientConfig, bootstrap: &str, topic: &str) -> Stri
     Tools::new(config, bootstrap).create(topic)
 }
 
+/// The command line that lets retide's user do `operations` on a topic.
+pub fn allow(
+    config: &ClientConfig,
+    bootstrap: &str,
+    operations: &[Operation],
+    topic: &str,
+) -> String {
+    Tools::new(config, bootstrap).allow(operations, acl::Resource::Topic, topic)
+}
+
+/// The command lines that let retide's user do, on this cluster, all that `users` do.
+pub fn allow_all(
+    config: &ClientConfig,
+    bootstrap: &str,
+    users: &[User],
+    (plan, scope): (&Plan, &Scope),
+    principal: Option<&str>,
+    host: Option<&str>,
+) -> Vec<String> {
+    let tools = Tools::new(config, bootstrap);
+    let principal = principal.unwrap_or(tools.principal()).to_owned();
+    acl::lines(&acl::rules(users, plan, scope), &tools, &principal, host)
+}
+
+/// The same as a `KafkaUser` for the operator of Strimzi.
+pub fn strimzi_user(
+    users: &[User],
+    (plan, scope): (&Plan, &Scope),
+    principal: &str,
+    host: Option<&str>,
+    cluster_label: &str,
+) -> String {
+    acl::strimzi(
+        &acl::rules(users, plan, scope),
+        principal,
+        host,
+        cluster_label,
+    )
+}
+
 /// Does `work` on a thread of its own, since the client library blocks. The answer does not wait for the end of the clients, which may
 /// hang in a lookup of names.
 async fn apart<T: Send + 'static>(
@@ -227,10 +364,13 @@ async fn apart<T: Send + 'static>(
     work: impl FnOnce(&Session) -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     let config = config.clone();
-    let (answer, answered) = oneshot::channel();
+    let address = address(&config).ok_or(Error::NoAddress)?.to_owned();
+    let found = Arc::new(AtomicBool::new(false));
+    let (answer, mut answered) = oneshot::channel();
+    let finds = Arc::clone(&found);
     thread::Builder::new()
         .name("cluster".to_owned())
-        .spawn(move || match Session::open(config) {
+        .spawn(move || match Session::open(config, finds) {
             Ok(session) => {
                 let _ = answer.send(work(&session));
                 drop(session);
@@ -240,22 +380,65 @@ async fn apart<T: Send + 'static>(
             }
         })
         .map_err(Error::Thread)?;
-    answered
-        .await
-        .unwrap_or_else(|_| unreachable!("the thread of a session ended without an answer"))
+    let answered = if let Ok(answered) = tokio::time::timeout(ANNOUNCE, &mut answered).await {
+        answered
+    } else {
+        if !found.load(Ordering::Acquire) {
+            announce(&address);
+        }
+        answered.await
+    };
+    answered.unwrap_or_else(|_| unreachable!("the thread of a session ended without an answer"))
+}
+
+/// Says what is waited for: where it is logged what happens, in the log, else as talk.
+fn announce(address: &str) {
+    if enabled!(tracing::Level::INFO) {
+        info!(address, "waiting for kafka");
+    } else {
+        // Nothing can be done about a stderr that is closed.
+        let _ = writeln!(io::stderr(), "waiting for {address} …");
+    }
+}
+
+/// The addresses, as they were configured.
+fn address(config: &ClientConfig) -> Option<&str> {
+    ["bootstrap.servers", "metadata.broker.list"]
+        .into_iter()
+        .find_map(|key| config.get(key))
+        .filter(|address| !address.trim().is_empty())
+}
+
+/// What was seen of a cluster.
+struct Looked {
+    /// What there is.
+    seen: Seen,
+    /// What is wrong with it, refusals first.
+    findings: Vec<Finding>,
+    /// What may not be done with it.
+    denials: Vec<Finding>,
+}
+
+// === impl Looked ===
+
+impl Looked {
+    /// All that is wrong, refusals first.
+    fn all(self) -> Vec<Finding> {
+        let mut all = self.findings;
+        all.extend(self.denials);
+        all.sort_by_key(|finding| finding.severity);
+        all
+    }
 }
 
 // === impl Session ===
 
 impl Session {
     /// Makes the clients; nothing is asked yet.
-    fn open(mut config: ClientConfig) -> Result<Self, Error> {
-        let address = ["bootstrap.servers", "metadata.broker.list"]
-            .into_iter()
-            .find_map(|key| config.get(key))
-            .filter(|address| !address.trim().is_empty())
-            .ok_or(Error::NoAddress)?
-            .to_owned();
+    fn open(mut config: ClientConfig, found: Arc<AtomicBool>) -> Result<Self, Error> {
+        let address = address(&config).ok_or(Error::NoAddress)?.to_owned();
+        // That a broker hangs up is told in the log only.
+        config.set_log_level(RDKafkaLogLevel::Info);
         for (key, value) in [
             ("socket.connection.setup.timeout.ms", CONNECT),
             ("api.version.request.timeout.ms", CONNECT),
@@ -266,9 +449,12 @@ impl Session {
         Ok(Self {
             address,
             since: Instant::now(),
-            probe: config
-                .create_with_context(Reasons::default())
-                .map_err(Error::Client)?,
+            found,
+            probe: Arc::new(
+                config
+                    .create_with_context(Reasons::default())
+                    .map_err(Error::Client)?,
+            ),
             admin: config
                 .create_with_context(Reasons::default())
                 .map_err(Error::Client)?,
@@ -281,82 +467,233 @@ impl Session {
 
     /// What there is, without settings.
     fn find(&self) -> Result<Seen, Error> {
-        // All topics: asking for one by its name could create it.
-        match self.probe.client().fetch_metadata(None, FIND) {
-            Ok(metadata) => Ok(seen(&metadata)),
-            Err(error) => {
-                self.probe.poll(HEAR);
-                Err(Error::Unreachable {
-                    address: self.address.clone(),
-                    source: Box::new(Silence {
-                        reasons: self.probe.client().context().take().into_values().collect(),
-                        error,
-                    }),
-                })
+        let (answer, answered) = sync_channel(1);
+        let probe = Arc::clone(&self.probe);
+        // Apart, since the call hears nothing while it waits.
+        thread::Builder::new()
+            .name("metadata".to_owned())
+            .spawn(move || {
+                // All topics: asking for one by its name could create it.
+                let metadata = probe.client().fetch_metadata(None, FIND);
+                let _ = answer.send(metadata.map(|metadata| seen(&metadata)));
+            })
+            .map_err(Error::Thread)?;
+        let start = Instant::now();
+        let context = self.probe.client().context();
+        let error = loop {
+            match answered.recv_timeout(LISTEN) {
+                Ok(Ok(seen)) => {
+                    self.found.store(true, Ordering::Release);
+                    return Ok(seen);
+                }
+                Ok(Err(error)) => {
+                    self.probe.poll(HEAR);
+                    break error;
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    self.probe.poll(Duration::ZERO);
+                    if start.elapsed() >= FIND_PLAIN && self.is_plain(&context.reasons()) {
+                        break KafkaError::MetadataFetch(RDKafkaErrorCode::BrokerTransportFailure);
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    break KafkaError::MetadataFetch(RDKafkaErrorCode::Fail);
+                }
             }
+        };
+        Err(Error::Unreachable {
+            address: self.address.clone(),
+            source: Box::new(self.silence(context.reasons(), error)),
+        })
+    }
+
+    /// Whether each address has said why it cannot be used, so that waiting will hardly help.
+    fn is_plain(&self, reasons: &BTreeMap<String, String>) -> bool {
+        let addresses = self
+            .address
+            .split(',')
+            .filter(|part| !part.trim().is_empty());
+        !reasons.is_empty()
+            && reasons.len() >= addresses.count()
+            && reasons
+                .values()
+                .all(|reason| Cause::is_plain(reason, &self.config))
+    }
+
+    /// What happened instead of an answer, and what to do about it.
+    fn silence(&self, reasons: BTreeMap<String, String>, error: KafkaError) -> Silence {
+        let mut said = Vec::new();
+        let mut first = None;
+        for reason in reasons.into_values() {
+            let mut cause = Cause::of(&reason, &self.config);
+            if matches!(cause, Cause::Silent | Cause::NotKafka | Cause::Other) {
+                let address = cause::address(&reason);
+                if Cause::silent(&address, &self.config) == Cause::WantsTls {
+                    cause = Cause::WantsTls;
+                }
+            }
+            said.push(cause.words(&reason).unwrap_or(reason));
+            first.get_or_insert(cause);
+        }
+        let cause = first.unwrap_or_else(|| {
+            let mut addresses = self.address.split(',').map(str::trim);
+            let address = addresses.next().unwrap_or_default();
+            let cause = Cause::silent(address, &self.config);
+            said.extend(cause.words(&format!("{address}: no answer in time")));
+            cause
+        });
+        said.dedup();
+        Silence {
+            reasons: said,
+            error,
+            hint: cause.hint(&self.config),
         }
     }
 
-    /// See [`check`].
-    fn check(&self, plan: &Plan, transactions: Option<&str>) -> Result<Vec<Finding>, Error> {
-        self.look(plan, transactions).map(|(_, findings)| findings)
-    }
-
     /// What there is, and what is wrong with it.
-    fn look(&self, plan: &Plan, transactions: Option<&str>) -> Result<(Seen, Vec<Finding>), Error> {
+    fn look(
+        &self,
+        plan: &Plan,
+        transactions: Option<&str>,
+        asking: Asking<'_>,
+    ) -> Result<Looked, Error> {
         let mut seen = self.find()?;
         self.read_settings(plan, &mut seen)?;
+        self.read_permissions(plan, &mut seen);
         let tools = Tools::new(&self.config, &self.address);
         let mut findings = check::findings(plan, &seen, &tools);
+        let denials = check::denials(plan, &seen, &tools, asking);
         if let Some(prefix) = transactions {
             let id = format!("{prefix}-check");
             if let Err(error) = self.try_transactions(&id, &seen)? {
                 findings.insert(0, check::no_transactions(prefix, &id, &error, &tools));
             }
         }
-        Ok((seen, findings))
+        Ok(Looked {
+            seen,
+            findings,
+            denials,
+        })
+    }
+
+    /// Adds what may be done with the planned topics, as far as brokers tell.
+    fn read_permissions(&self, plan: &Plan, seen: &mut Seen) {
+        let names: Vec<&str> = plan.topics.iter().map(|topic| &*topic.name).collect();
+        let timeout = self.left().max(LEAST);
+        let permitted = match admin::permitted(self.admin.inner(), &names, timeout) {
+            Ok(permitted) => permitted,
+            Err(error) => {
+                // A broker that does not know the question: what is denied shows where it is done.
+                debug!(%error, "permissions not told");
+                return;
+            }
+        };
+        for admin::Permitted { topic, operations } in permitted {
+            match operations {
+                Ok(Some(operations)) => {
+                    seen.allowed.insert(topic, operations.into_iter().collect());
+                }
+                Err(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                    seen.hidden.insert(topic);
+                }
+                Ok(None) | Err(_) => {}
+            }
+        }
     }
 
     /// See [`create`].
     fn create(&self, plan: &Plan, timeout: Duration) -> Result<Vec<Created>, Error> {
-        let seen = self.find()?;
-        let new: Vec<NewTopic<'_>> = plan
-            .topics
-            .iter()
-            .filter(|topic| !seen.topics.contains_key(&*topic.name))
-            .map(new_topic)
-            .collect();
-        let mut results = BTreeMap::new();
-        if !new.is_empty() {
-            let options = AdminOptions::new()
-                .request_timeout(Some(timeout))
-                .operation_timeout(Some(timeout));
-            let answer = self
-                .runtime
-                .block_on(self.admin.create_topics(&new, &options));
-            for result in self.answer("create topics", answer, &seen)? {
-                match result {
-                    Ok(name) => results.insert(name, None),
-                    Err((name, code)) => results.insert(name, Some(code)),
+        let mut seen = self.find()?;
+        self.read_permissions(plan, &mut seen);
+        let missing = || {
+            let topics = plan.topics.iter();
+            topics.filter(|topic| !seen.topics.contains_key(&*topic.name))
+        };
+        let mut results = self.request(missing(), &[], (timeout, &seen))?;
+        // What is only good to have is left out where the cluster refuses it: little by little.
+        let mut trimmed = BTreeMap::new();
+        for settings in [&plan::TUNING[..], &plan::OPTIONAL] {
+            let again: Vec<&TopicPlan> = missing()
+                .filter(|topic| {
+                    let refused = results.get(&*topic.name).and_then(Option::as_ref);
+                    refused.is_some_and(Refusal::may_be_of_settings)
+                        && !topic.without(settings).is_empty()
+                })
+                .collect();
+            for (name, result) in self.request(again.iter().copied(), settings, (timeout, &seen))? {
+                let topic = again.iter().find(|topic| *topic.name == *name);
+                let (Some(topic), Some(first)) = (topic, results.get(&name)) else {
+                    continue;
                 };
+                if result.is_none() {
+                    let reason = first.as_ref().map(Refusal::words).unwrap_or_default();
+                    trimmed.insert(name.clone(), (topic.without(settings), reason));
+                    results.insert(name, None);
+                }
             }
         }
         let mut created = Vec::new();
         for topic in &plan.topics {
             let name = Arc::clone(&topic.name);
-            created.push(match results.get(&*name) {
-                None | Some(Some(RDKafkaErrorCode::TopicAlreadyExists)) => {
-                    Created::Exists { topic: name }
-                }
-                Some(None) => Created::New { topic: name },
-                Some(Some(code)) => Created::Refused {
+            let partitions = || seen.topics.get(&*name).map(|topic| topic.replicas.len());
+            created.push(match (results.remove(&*name), trimmed.remove(&*name)) {
+                (Some(None), Some((without, reason))) => Created::Trimmed {
                     topic: name,
-                    source: *code,
+                    without,
+                    reason,
+                },
+                (Some(None), None) => Created::New { topic: name },
+                (Some(Some(Refusal { code, reason })), _)
+                    if code != RDKafkaErrorCode::TopicAlreadyExists =>
+                {
+                    Created::Refused {
+                        topic: name,
+                        source: code,
+                        reason,
+                    }
+                }
+                (None | Some(Some(_)), _) => Created::Exists {
+                    partitions: partitions(),
+                    topic: name,
                 },
             });
         }
         self.wait_for(&created, timeout)?;
         Ok(created)
+    }
+
+    /// Asks for topics, without these settings. What became of each: nothing if it was created.
+    fn request<'a>(
+        &self,
+        topics: impl Iterator<Item = &'a TopicPlan>,
+        without: &[&'static str],
+        (timeout, seen): (Duration, &Seen),
+    ) -> Result<BTreeMap<String, Option<Refusal>>, Error> {
+        let new: Vec<admin::NewTopic<'_>> = topics
+            .map(|topic| admin::NewTopic {
+                name: &topic.name,
+                partitions: topic.partitions,
+                replication_factor: i32::from(topic.replication_factor),
+                config: topic
+                    .config
+                    .iter()
+                    .filter(|(key, _)| !topic.without(without).contains(key))
+                    .map(|(key, value)| (*key, &**value))
+                    .collect(),
+            })
+            .collect();
+        if new.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let answer = admin::create(self.admin.inner(), &new, timeout);
+        let answer = self.answer("create topics", answer, seen)?;
+        Ok(answer
+            .into_iter()
+            .map(|admin::Created { topic, result }| {
+                let refusal = result.err().map(|(code, reason)| Refusal { code, reason });
+                (topic, refusal)
+            })
+            .collect())
     }
 
     /// Waits until the brokers know of all that was created: what comes next may be a check, or a worker.
@@ -428,12 +765,12 @@ impl Session {
             return Ok(Ok(()));
         };
         producer.poll(HEAR);
-        let mut reasons = producer.client().context().take();
+        let mut reasons = producer.client().context().reasons();
         // It was found at one of these, so others may fail.
         reasons.retain(|broker, _| !broker.ends_with("/bootstrap"));
         let code = error.rdkafka_error_code();
         if code == Some(RDKafkaErrorCode::OperationTimedOut) && !reasons.is_empty() {
-            return Err(unanswered(seen, reasons.into_values().collect(), error));
+            return Err(self.unanswered(seen, reasons, error));
         }
         Ok(Err(error))
     }
@@ -441,6 +778,25 @@ impl Session {
     /// How much time is left to ask.
     fn left(&self) -> Duration {
         ASK.saturating_sub(self.since.elapsed())
+    }
+
+    /// Nobody answers at the addresses that brokers advertise.
+    fn unanswered(
+        &self,
+        seen: &Seen,
+        reasons: BTreeMap<String, String>,
+        error: KafkaError,
+    ) -> Error {
+        let advertised: Vec<&str> = seen.brokers.values().map(String::as_str).collect();
+        let mut silence = self.silence(reasons, error);
+        silence.hint = format!(
+            "correct advertised.listeners of the brokers, which clients have to reach at these addresses; or {}",
+            silence.hint
+        );
+        Error::Unreachable {
+            address: format!("{}, which brokers advertise", advertised.join(",")),
+            source: Box::new(silence),
+        }
     }
 
     /// The answer to a request of `admin`. One that does not come is due to a wrong advertised address: a broker was found.
@@ -453,7 +809,7 @@ impl Session {
         answer.map_err(|error| match error {
             KafkaError::AdminOp(
                 RDKafkaErrorCode::OperationTimedOut | RDKafkaErrorCode::BrokerTransportFailure,
-            ) => unanswered(seen, Vec::new(), error),
+            ) => self.unanswered(seen, BTreeMap::new(), error),
             _ => Error::Request {
                 request,
                 address: self.address.clone(),
@@ -461,25 +817,6 @@ impl Session {
             },
         })
     }
-}
-
-/// Nobody answers at the addresses that brokers advertise.
-fn unanswered(seen: &Seen, reasons: Vec<String>, error: KafkaError) -> Error {
-    let advertised: Vec<&str> = seen.brokers.values().map(String::as_str).collect();
-    Error::Unreachable {
-        address: format!("{}, which brokers advertise", advertised.join(",")),
-        source: Box::new(Silence { reasons, error }),
-    }
-}
-
-/// What is to be created.
-fn new_topic(topic: &TopicPlan) -> NewTopic<'_> {
-    let replication = TopicReplication::Fixed(i32::from(topic.replication_factor));
-    let mut new = NewTopic::new(&topic.name, topic.partitions, replication);
-    for (key, value) in &topic.config {
-        new = new.set(key, value);
-    }
-    new
 }
 
 /// A broker's number and the address that it advertises.
@@ -517,7 +854,7 @@ impl Created {
     /// The topic, if it is new.
     fn as_new(&self) -> Option<&Arc<str>> {
         match self {
-            Self::New { topic } => Some(topic),
+            Self::New { topic } | Self::Trimmed { topic, .. } => Some(topic),
             Self::Exists { .. } | Self::Refused { .. } => None,
         }
     }
@@ -540,20 +877,75 @@ impl std::error::Error for Silence {
     }
 }
 
+// === impl Error ===
+
+impl Error {
+    /// What to do about it, if that is known.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Unreachable { source, .. } => Some(&source.hint),
+            Self::NoAddress => {
+                Some("set bootstrap.servers in [kafka] of retide.toml, or --bootstrap HOST:PORT")
+            }
+            Self::Client(_) | Self::Request { .. } | Self::Unseen { .. } | Self::Thread(_) => None,
+        }
+    }
+}
+
+/// Why a topic was not created.
+#[derive(Clone, Debug)]
+struct Refusal {
+    /// Why.
+    code: RDKafkaErrorCode,
+    /// Why, in the broker's words.
+    reason: Option<String>,
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    /// Whether the topic's settings may be the reason.
+    fn may_be_of_settings(&self) -> bool {
+        matches!(
+            self.code,
+            RDKafkaErrorCode::PolicyViolation
+                | RDKafkaErrorCode::InvalidConfig
+                | RDKafkaErrorCode::InvalidRequest
+        )
+    }
+
+    /// The broker's words, else Kafka's for the code.
+    fn words(&self) -> String {
+        self.reason.clone().unwrap_or_else(|| self.code.to_string())
+    }
+}
+
 // === impl Reasons ===
 
 impl Reasons {
     /// What was heard, by broker.
-    fn take(&self) -> BTreeMap<String, String> {
+    fn reasons(&self) -> BTreeMap<String, String> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.clone()
+    }
+
+    /// Notes `ADDRESS/bootstrap: what happened (after 0ms in state CONNECT, 1 identical error(s) suppressed)`.
+    fn note(&self, reason: &str) {
+        let what = reason.split(" (after ").next().unwrap_or(reason);
+        let broker = what.split(": ").next().unwrap_or_default();
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *last)
+        last.insert(broker.to_owned(), what.to_owned());
     }
 }
 
 impl ClientContext for Reasons {
     fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
-        // What matters of it comes back as an error.
         debug!(facility, message, "kafka client");
+        // `[thrd:ADDRESS/bootstrap]: ADDRESS/bootstrap: what happened`; of a broker that hangs up no error is made.
+        if facility == "FAIL" {
+            let message = message.split_once("]: ").map_or(message, |(_, rest)| rest);
+            self.note(message);
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -561,11 +953,7 @@ impl ClientContext for Reasons {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
             return;
         }
-        // `ADDRESS/bootstrap: what happened (after 0ms in state CONNECT, 1 identical error(s) suppressed)`
-        let what = reason.split(" (after ").next().unwrap_or(reason);
-        let broker = what.split(": ").next().unwrap_or_default();
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.insert(broker.to_owned(), what.to_owned());
+        self.note(reason);
     }
 }
 

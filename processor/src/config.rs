@@ -6,12 +6,14 @@
 //! | [`scene`] | the rules of a scene |
 //! | [`breaker`] | when its target is left alone |
 //! | [`concurrency`] | how many of its calls are in flight |
+//! | `number` | numbers among the properties of Kafka's client |
 //! | `text` | durations, sizes and addresses |
 //!
 //! Invariant: a [`Config`] that exists is valid but for what only a broker or a target can tell.
 
 pub mod breaker;
 pub mod concurrency;
+mod number;
 pub mod scene;
 pub mod source;
 mod text;
@@ -30,6 +32,8 @@ use toml::{Table, Value};
 
 use retide_avro::Format;
 use retide_core::Ladder;
+
+use crate::command::Invocation;
 
 pub use self::scene::Scene;
 pub use self::source::Error;
@@ -92,6 +96,9 @@ pub struct Config {
     pub admin: Admin,
     /// The scenes, by name; those on the scenes topic go before them.
     pub scenes: BTreeMap<String, Scene>,
+    /// What the command line said of cluster and topics.
+    #[serde(skip)]
+    pub invocation: Invocation,
 }
 
 /// How Kafka is reached: properties of librdkafka, verbatim.
@@ -224,13 +231,18 @@ impl Config {
             None if Path::new(FILE).exists() => Source::file(Path::new(FILE))?,
             None => Source::default(),
         };
-        Self::from_source(&source.overlay(variables)?, overrides)
+        let mut config = Self::from_source(&source.overlay(variables)?, overrides)?;
+        config.invocation.config = file.map(Path::to_owned);
+        Ok(config)
     }
 
     /// Gives what was read its meaning.
     fn from_source(source: &Source, overrides: Overrides) -> Result<Self, Error> {
         let mut config: Self = source.read()?;
         check_scenes(source, &config.scenes)?;
+        config.kafka.check(source)?;
+        config.invocation.bootstrap.clone_from(&overrides.bootstrap);
+        config.invocation.prefix.clone_from(&overrides.prefix);
         if let Some(bootstrap) = overrides.bootstrap {
             let key = "bootstrap.servers";
             for properties in [&mut config.kafka.consumer, &mut config.kafka.producer] {
@@ -348,6 +360,24 @@ impl Kafka {
     /// What a producer is configured with.
     pub fn producer(&self) -> ClientConfig {
         self.with(&[], &self.producer)
+    }
+
+    /// Refuses a number that the client would read as another one.
+    fn check(&self, source: &Source) -> Result<(), Error> {
+        for (section, properties) in [
+            (None, &self.common),
+            (Some("consumer"), &self.consumer),
+            (Some("producer"), &self.producer),
+        ] {
+            for (property, value) in properties {
+                if let Some(message) = number::refusal(property, value) {
+                    let path = ["kafka"].into_iter().chain(section).chain([&**property]);
+                    let path = path.map(str::to_owned).collect();
+                    return Err(source.error(path, &message));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Sets a property of every client.

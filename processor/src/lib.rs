@@ -11,6 +11,7 @@
 //! | [`scenes`] | the scenes topic |
 //! | [`rules`] | scenes put in force |
 //! | [`parked`] | which scenes still have tasks |
+//! | `command` | command lines that people paste into a shell |
 //! | `scan` | reading topics once, from somewhere to their ends |
 //! | `story` | what became of one task |
 //! | [`publish`] | producing from the command line |
@@ -31,6 +32,7 @@ pub mod bench;
 pub mod cli;
 mod client;
 pub mod cluster;
+pub mod command;
 pub mod config;
 pub mod demo;
 pub mod embedded;

@@ -5,8 +5,10 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | [`admin`] | what may be done with topics, and creating them with the broker's words where it refuses |
 //! | [`headers`] | header names and values as bytes, read and written; headers that cannot be read are no empty list |
 //! | [`topics`] | the ids of topics, and of the cluster |
 
+pub mod admin;
 pub mod headers;
 pub mod topics;

@@ -37,10 +37,10 @@ pub struct Question<'a> {
 }
 
 /// What the answer takes longer than the client's own limit, which comes as an answer as well.
-const MARGIN: Duration = Duration::from_secs(1);
+pub(crate) const MARGIN: Duration = Duration::from_secs(1);
 
 /// Room for the text of an error.
-const ERROR: usize = 256;
+pub(crate) const ERROR: usize = 256;
 
 /// The id of the client's cluster, waiting at most `timeout` for a broker; `None` if none has told it by then.
 pub fn cluster_id<C: ClientContext>(client: &Client<C>, timeout: Duration) -> Option<String> {
@@ -74,7 +74,8 @@ pub fn ask<'a, C: ClientContext>(
         .collect::<Result<_, _>>()?;
     let mut names: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
     let handle = client.native_ptr();
-    let options = Options::new(handle, timeout)?;
+    let kind = native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
+    let options = Options::new(handle, kind, timeout)?;
     // SAFETY: as many C strings as said, which are copied.
     let collection =
         unsafe { native::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len()) };
@@ -189,7 +190,7 @@ fn topic_id(id: *const native::rd_kafka_Uuid_t) -> Option<TopicId> {
 }
 
 /// An event that is destroyed when it is dropped.
-struct Event(*mut native::rd_kafka_event_t);
+pub(crate) struct Event(pub(crate) *mut native::rd_kafka_event_t);
 
 impl Drop for Event {
     fn drop(&mut self) {
@@ -199,12 +200,15 @@ impl Drop for Event {
 }
 
 /// The options of a question, destroyed when they are dropped.
-struct Options(*mut native::rd_kafka_AdminOptions_t);
+pub(crate) struct Options(pub(crate) *mut native::rd_kafka_AdminOptions_t);
 
 impl Options {
     /// Options with a limit on how long the client waits for an answer.
-    fn new(handle: *mut native::rd_kafka_t, timeout: Duration) -> Result<Self, KafkaError> {
-        let kind = native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
+    pub(crate) fn new(
+        handle: *mut native::rd_kafka_t,
+        kind: native::rd_kafka_admin_op_t,
+        timeout: Duration,
+    ) -> Result<Self, KafkaError> {
         // SAFETY: the handle is that of a client that lives.
         let options = Self(unsafe { native::rd_kafka_AdminOptions_new(handle, kind) });
         let mut error = [0; ERROR];
@@ -233,7 +237,7 @@ impl Drop for Options {
 }
 
 /// A time as the client takes it.
-fn millis(time: Duration) -> c_int {
+pub(crate) fn millis(time: Duration) -> c_int {
     c_int::try_from(time.as_millis()).unwrap_or(c_int::MAX)
 }
 

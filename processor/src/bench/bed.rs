@@ -83,6 +83,7 @@ impl Bed {
         };
         let plan = Plan {
             topics: vec![topic.clone()],
+            ..self.plan.clone()
         };
         let client = self.config.kafka.client();
         self.runtime

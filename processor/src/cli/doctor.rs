@@ -25,10 +25,12 @@ use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use retide_connectors::TargetConfig;
+use retide_native::admin::Operation;
 
 use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
 use crate::cli::{init, run};
-use crate::cluster::{self, Access, Answer, Clock, Plan, Questions, Severity, Survey};
+use crate::cluster::{self, Access, Answer, Clock, Finding, Plan, Questions, Severity, Survey};
+use crate::command::Invocation;
 use crate::config::{Config, Scene, with_causes};
 use crate::scenes::Follower;
 use crate::topics::Topics;
@@ -236,7 +238,7 @@ pub(super) fn doctor(config: &Config, options: &Options, output: Output) -> Resu
             lines.extend(brokers(survey));
             lines.extend(topics(config, &plan, survey));
             lines.extend(access(config, survey));
-            lines.push(clock(survey));
+            lines.push(clock(config, survey));
         }
         Err(error) => lines.push(silent(config, error)),
     }
@@ -246,8 +248,11 @@ pub(super) fn doctor(config: &Config, options: &Options, output: Output) -> Resu
     lines.extend(rules::lines(config, &found.scenes, shards));
     let kafka = surveyed.as_ref().ok().map(|survey| &survey.topics);
     lines.extend(kafka_targets(config, kafka, &found.scenes));
+    if kafka.is_some() {
+        lines.extend(runtime.block_on(unwritable(config, &found.scenes)));
+    }
     if !options.no_targets {
-        lines.extend(runtime.block_on(targets::lines(&found.scenes)));
+        lines.extend(runtime.block_on(targets::lines(&config.invocation, &found.scenes)));
     }
     // A name may still be looked up; nobody waits for it.
     runtime.shutdown_background();
@@ -266,8 +271,7 @@ pub(super) fn doctor(config: &Config, options: &Options, output: Output) -> Resu
 fn questions(config: &Config, plan: &Plan, options: &Options) -> Questions {
     Questions {
         plan: plan.clone(),
-        transactions: run::transactions(config).map(str::to_owned),
-        group: config.processor.group.clone(),
+        scope: init::scope(config, &BTreeMap::new()),
         consumer: config.kafka.consumer(),
         producer: options.write_probe.then(|| config.kafka.producer()),
     }
@@ -299,8 +303,7 @@ fn exit(lines: &[Line]) -> Option<Exit> {
 fn silent(config: &Config, error: &cluster::Error) -> Line {
     let fix = match error {
         cluster::Error::Unreachable { .. } | cluster::Error::NoAddress => {
-            "start the brokers, or set bootstrap.servers in [kafka] of retide.toml, or --bootstrap HOST:PORT; where they want TLS or a \
-             login, security.protocol and sasl.* in [kafka]"
+            error.hint().unwrap_or_default()
         }
         cluster::Error::Client(_) => "correct [kafka] of retide.toml",
         cluster::Error::Request { .. }
@@ -353,7 +356,8 @@ fn topics(config: &Config, plan: &Plan, survey: &Survey) -> Vec<Line> {
     let findings = survey.findings.iter();
     let subjects: BTreeSet<&str> = findings.clone().map(|found| &*found.subject).collect();
     let names = plan.topics.iter().map(|topic| &*topic.name);
-    let good = names.filter(|name| !subjects.contains(name)).count();
+    let there = names.filter(|name| survey.topics.contains(*name));
+    let good = there.filter(|name| !subjects.contains(name)).count();
     if good > 0 {
         lines.push(Line::ok(
             Section::Topics,
@@ -365,16 +369,7 @@ fn topics(config: &Config, plan: &Plan, survey: &Survey) -> Vec<Line> {
         ));
     }
     for found in findings {
-        let line = match found.severity {
-            Severity::Refuse => Line::fail,
-            Severity::Warn => Line::warn,
-        };
-        lines.push(line(
-            Section::Topics,
-            &found.subject,
-            &found.problem,
-            &found.fix,
-        ));
+        lines.push(line(Section::Topics, found));
     }
     let refused = subjects
         .iter()
@@ -402,6 +397,15 @@ fn topics(config: &Config, plan: &Plan, survey: &Survey) -> Vec<Line> {
     lines
 }
 
+/// What was found, as a line.
+fn line(section: Section, found: &Finding) -> Line {
+    let line = match found.severity {
+        Severity::Refuse | Severity::Limit => Line::fail,
+        Severity::Warn => Line::warn,
+    };
+    line(section, &found.subject, &found.problem, &found.fix)
+}
+
 /// Tiers that the cluster has and the configuration does not: nobody reads what is parked there.
 fn strays(config: &Config, plan: &Plan, survey: &Survey) -> Vec<Line> {
     let prefix = format!("{}.delay.", config.topics.prefix);
@@ -424,25 +428,42 @@ fn strays(config: &Config, plan: &Plan, survey: &Survey) -> Vec<Line> {
 fn access(config: &Config, survey: &Survey) -> Vec<Line> {
     let group = format!("group {}", config.processor.group);
     let mut lines = vec![match &survey.group {
-        Access::Granted => Line::ok(Section::Access, group, "its offsets may be read"),
-        other => refused(group, "its offsets may not be read", other, survey),
+        Access::Granted => Line::ok(Section::Access, &*group, "its offsets may be read"),
+        other => refused(&group, "its offsets may not be read", other, survey),
     }];
+    lines.push(match &survey.joining {
+        Access::Granted => Line::ok(
+            Section::Access,
+            &*group,
+            "may be joined, and offsets may be committed for it",
+        ),
+        other => refused(&group, "retide may not join it", other, survey),
+    });
     lines.extend(may("read", &survey.read, survey));
-    match &survey.written {
-        Some(written) => lines.extend(may("write", written, survey)),
-        None => lines.push(Line::warn(
+    lines.extend(
+        survey
+            .denials
+            .iter()
+            .map(|found| line(Section::Access, found)),
+    );
+    match (&survey.written, survey.may_write) {
+        (Some(written), _) => lines.extend(may("write", written, survey)),
+        (None, Some(0)) => {}
+        (None, Some(granted)) => lines.push(Line::ok(
+            Section::Access,
+            format!("{granted} topics"),
+            "retide may write them",
+        )),
+        (None, None) => lines.push(Line::warn(
             Section::Access,
             "writing",
-            "not checked: a permission to write shows only by writing; `retide doctor --write-probe` does, in transactions that it aborts",
+            format!(
+                "not checked: these brokers do not tell it, and it shows only by writing; `{}` does, in transactions that it aborts",
+                config.invocation.line("doctor --write-probe")
+            ),
             &*survey.list_acls,
         )),
     }
-    lines.push(Line::warn(
-        Section::Access,
-        "joining the group",
-        "not checked: it would take shards from workers that run; retide needs Read on the group",
-        &*survey.list_acls,
-    ));
     lines
 }
 
@@ -463,7 +484,7 @@ fn may(what: &str, topics: &[(Arc<str>, Access)], survey: &Survey) -> Vec<Line> 
     for (topic, access) in topics {
         if *access != Access::Granted {
             lines.push(refused(
-                topic.to_string(),
+                topic,
                 &format!("retide may not {what} it"),
                 access,
                 survey,
@@ -474,7 +495,7 @@ fn may(what: &str, topics: &[(Arc<str>, Access)], survey: &Survey) -> Vec<Line> 
 }
 
 /// Something that may not be done, or of which that is not known.
-fn refused(subject: String, denied: &str, access: &Access, survey: &Survey) -> Line {
+fn refused(subject: &str, denied: &str, access: &Access, survey: &Survey) -> Line {
     match access {
         Access::Granted => Line::ok(Section::Access, subject, "granted"),
         Access::Denied { fix } => Line::fail(Section::Access, subject, denied, &**fix),
@@ -488,7 +509,7 @@ fn refused(subject: String, denied: &str, access: &Access, survey: &Survey) -> L
 }
 
 /// The brokers' clock.
-fn clock(survey: &Survey) -> Line {
+fn clock(config: &Config, survey: &Survey) -> Line {
     let subject = "brokers";
     let (least, most) = match survey.clock {
         Clock::Measured { least, most } => (least, most),
@@ -498,7 +519,7 @@ fn clock(survey: &Survey) -> Line {
                 Section::Clock,
                 subject,
                 "not measured: a broker tells its time only with a record that it appends; no record that is there is from the future",
-                "retide doctor --write-probe",
+                config.invocation.line("doctor --write-probe"),
             );
         }
     };
@@ -564,27 +585,31 @@ async fn scenes(
                 Section::Scenes,
                 &*topic,
                 format!("cannot be read: {reason}"),
-                "retide scenes export",
+                config.invocation.line("scenes export"),
             )),
         }
     }
-    if found.scenes.is_empty() {
+    // Where nobody could look, or was refused, nothing is known.
+    let looked = survey.is_some_and(|survey| survey.topics.contains(&*topic));
+    if found.scenes.is_empty() && found.lines.is_empty() && looked {
         found.lines.push(Line::warn(
             Section::Scenes,
             &*topic,
             "there is no scene: every task is a dead letter",
-            "retide scenes apply scenes.toml",
+            config.invocation.line("scenes apply scenes.toml"),
         ));
     }
     found
 }
 
 /// How a scene is changed: where it stands, and what then.
-fn change(name: &str, file: Option<&str>, key: &str) -> String {
+fn change(retide: &Invocation, name: &str, file: Option<&str>, key: &str) -> String {
     match file {
         Some(file) => format!("set {key} of [scenes.{name}] in {file}"),
         None => format!(
-            "retide scenes export {name} > {name}.toml; set {key} of [scenes.{name}] in it; retide scenes apply {name}.toml"
+            "{} > {name}.toml; set {key} of [scenes.{name}] in it; {}",
+            retide.line(&format!("scenes export {name}")),
+            retide.line(&format!("scenes apply {name}.toml"))
         ),
     }
 }
@@ -625,6 +650,41 @@ fn kafka_targets(
         }
     }
     lines
+}
+
+/// The topics of Kafka targets that may not be written.
+async fn unwritable(
+    config: &Config,
+    scenes: &BTreeMap<String, (Scene, Option<String>)>,
+) -> Vec<Line> {
+    let client = config.kafka.client();
+    let topics = init::targets(scenes.values().map(|(scene, _)| scene));
+    let writable = match cluster::writable(&client, &topics).await {
+        Ok(writable) => writable,
+        Err(error) => {
+            let message = format!("not checked: {}", with_causes(&error));
+            let fix = config.invocation.line("doctor");
+            return vec![Line::warn(Section::Targets, "target topics", message, fix)];
+        }
+    };
+    let denied = writable.into_iter().filter(|(_, may)| !may);
+    denied
+        .map(|(topic, _)| {
+            let fix = cluster::allow(
+                &client,
+                config.kafka.bootstrap(),
+                &[Operation::Write],
+                &topic,
+            );
+            let message = "retide may not write it: tasks of its scenes cannot be delivered";
+            Line::fail(
+                Section::Targets,
+                format!("target topic {topic}"),
+                message,
+                fix,
+            )
+        })
+        .collect()
 }
 
 /// All lines, as people read them.

@@ -1,14 +1,21 @@
 //! `retide init`: creates the topics, or prints what would.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use rdkafka::error::RDKafkaErrorCode;
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
+use retide_connectors::TargetConfig;
+
 use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
-use crate::cluster::{self, Created, Layout, Plan, Severity};
-use crate::config::Config;
+use crate::cli::run;
+use crate::cluster::{self, Created, Layout, Plan, Role, Scope, Severity, User};
+use crate::config::{Config, Scene};
 use crate::topics::Topics;
 
 /// What `init` takes.
@@ -19,6 +26,8 @@ Examples:
   retide init --dry-run                         only say what would be created
   retide init --format kafka-topics             print command lines for Kafka's own tool
   retide init --format strimzi | kubectl apply -f -
+  retide init --acls --principal User:retide    print what the user of `retide run` needs to be allowed, as lines of kafka-acls.sh
+  retide init --acls --principal User:shop --role submit,explain
 
 Topics that exist are never changed. What is wrong with them is said, with the command that mends it.")]
 pub(super) struct Options {
@@ -31,6 +40,28 @@ pub(super) struct Options {
     /// The Kafka resource that Strimzi's topics are for
     #[arg(long, value_name = "NAME", default_value = "my-cluster")]
     strimzi_cluster: String,
+    /// Print the least permissions (ACLs) that a user needs, and ask no broker
+    #[arg(long)]
+    acls: bool,
+    /// The user, as brokers know it, such as User:retide or 'User:CN=retide,O=shop' [default: that of sasl.username]
+    #[arg(long, value_name = "PRINCIPAL", requires = "acls")]
+    principal: Option<String>,
+    /// What the user does; may be repeated
+    #[arg(
+        long = "role",
+        value_enum,
+        value_name = "ROLE",
+        value_delimiter = ',',
+        requires = "acls",
+        default_value = "run"
+    )]
+    roles: Vec<User>,
+    /// The address that the user connects from [default: any]
+    #[arg(long, value_name = "ADDRESS", requires = "acls")]
+    host: Option<String>,
+    /// A file with scenes whose Kafka targets are written, too
+    #[arg(long, value_name = "FILE", requires = "acls")]
+    scenes: Option<PathBuf>,
 }
 
 /// The forms in which the topics can be printed.
@@ -47,8 +78,8 @@ enum Form {
 struct Line {
     /// The topic.
     topic: String,
-    /// Its partitions.
-    partitions: i32,
+    /// Its partitions: as many as it has, or would have.
+    partitions: usize,
     /// `created`, `exists`, `missing`, or why it was refused.
     state: String,
 }
@@ -77,12 +108,82 @@ pub(super) fn plan(config: &Config) -> Plan {
         replication_factor: config.topics.replication_factor,
     };
     let topics = Topics::new(&config.topics.prefix, &config.topics.tiers);
-    Plan::new(&topics, &config.topics.tiers, layout)
+    Plan {
+        invocation: config.invocation.clone(),
+        ..Plan::new(&topics, &config.topics.tiers, layout)
+    }
+}
+
+/// What workers use beside the topics: `scenes` are those of whose Kafka targets it is known.
+pub(super) fn scope(config: &Config, scenes: &BTreeMap<String, Scene>) -> Scope {
+    Scope {
+        group: config.processor.group.clone(),
+        transactions: run::transactions(config).map(str::to_owned),
+        targets: targets(config.scenes.values().chain(scenes.values())),
+        events: config.topics.events.enabled,
+    }
+}
+
+/// The topics of Kafka targets and callbacks.
+pub(super) fn targets<'a>(scenes: impl Iterator<Item = &'a Scene>) -> BTreeSet<String> {
+    let mut topics = BTreeSet::new();
+    for scene in scenes {
+        let callback = scene.callback.as_ref().map(|callback| &callback.target);
+        for target in [Some(&scene.target), callback].into_iter().flatten() {
+            if let TargetConfig::Kafka(kafka) = target {
+                topics.insert(kafka.topic.clone());
+            }
+        }
+    }
+    topics
+}
+
+/// Prints what users need to be allowed.
+fn acls(config: &Config, plan: &Plan, options: &Options) -> Result<(), Failed> {
+    let scenes = match &options.scenes {
+        Some(file) => run::scenes(file)?,
+        None => BTreeMap::new(),
+    };
+    let scope = scope(config, &scenes);
+    let host = options.host.as_deref();
+    let text = match options.format {
+        Some(Form::Strimzi) => {
+            let principal = options.principal.as_deref().unwrap_or("User:retide");
+            let cluster = &options.strimzi_cluster;
+            cluster::strimzi_user(&options.roles, (plan, &scope), principal, host, cluster)
+        }
+        Some(Form::KafkaTopics) | None => {
+            let lines = cluster::allow_all(
+                &config.kafka.client(),
+                config.kafka.bootstrap(),
+                &options.roles,
+                (plan, &scope),
+                options.principal.as_deref(),
+                host,
+            );
+            lines.join("\n")
+        }
+    };
+    put(text.trim_end())?;
+    if options.roles.contains(&User::Run) {
+        say(
+            "DescribeConfigs lets retide check the settings of its topics; without it retide runs, and warns that nobody looked",
+        );
+        if scope.targets.is_empty() {
+            say(
+                "where scenes have Kafka targets, `run` needs Write on their topics, too: --scenes FILE adds them",
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Creates the topics, or prints what would.
 pub(super) fn init(config: &Config, options: &Options, output: Output) -> Result<(), Failed> {
     let plan = plan(config);
+    if options.acls {
+        return acls(config, &plan, options);
+    }
     match options.format {
         Some(Form::KafkaTopics) => {
             return put(plan.kafka_topics(config.kafka.bootstrap()).trim_end());
@@ -97,36 +198,152 @@ pub(super) fn init(config: &Config, options: &Options, output: Output) -> Result
         let lines: Vec<Line> = plan
             .topics
             .iter()
-            .map(|topic| line(&plan, &topic.name, state(there.contains_key(&topic.name))))
+            .map(|topic| {
+                let partitions = there.get(&topic.name).copied();
+                line(&plan, &topic.name, partitions, state(partitions.is_some()))
+            })
             .collect();
-        return print(&lines, output);
+        print(&lines, output)?;
+        tell_of_partitions(&plan, &there);
+        return Ok(());
     }
     let created = runtime.block_on(cluster::create(&client, &plan, CREATE))?;
+    print(&lines(&plan, &created), output)?;
+    tell_of_trimmed(&created);
     let refused = created
         .iter()
         .filter(|created| matches!(created, Created::Refused { .. }))
         .count();
-    let lines: Vec<Line> = created
-        .iter()
-        .map(|created| match created {
-            Created::New { topic } => line(&plan, topic, "created".into()),
-            Created::Exists { topic } => line(&plan, topic, "exists".into()),
-            Created::Refused { topic, source } => line(&plan, topic, format!("refused: {source}")),
-        })
-        .collect();
-    print(&lines, output)?;
     if refused > 0 {
-        let exit = if refused == lines.len() {
+        let exit = if refused == created.len() {
             Exit::Failure
         } else {
             Exit::Partly
         };
-        let message = format!("{refused} of {} topics could not be created", lines.len());
-        return Err(Failed::because(exit, message));
+        let message = format!("{refused} of {} topics could not be created", created.len());
+        let failed = Failed::because(exit, message);
+        return Err(failed.with_fix(&mend(config, &plan, &created)));
     }
-    let findings = runtime.block_on(cluster::check(&client, &plan, None))?;
+    let there = created.iter().filter_map(|created| match created {
+        Created::Exists {
+            topic,
+            partitions: Some(partitions),
+        } => Some((Arc::clone(topic), *partitions)),
+        Created::Exists { .. }
+        | Created::New { .. }
+        | Created::Trimmed { .. }
+        | Created::Refused { .. } => None,
+    });
+    tell_of_partitions(&plan, &there.collect());
+    let scope = scope(config, &BTreeMap::new());
+    let findings = runtime.block_on(cluster::check_as(&client, &plan, User::Init, &scope))?;
     tell(&findings);
     Ok(())
+}
+
+/// What became of each topic.
+fn lines(plan: &Plan, created: &[Created]) -> Vec<Line> {
+    let created = created.iter();
+    created
+        .map(|created| match created {
+            Created::New { topic } => line(plan, topic, None, "created".into()),
+            Created::Trimmed { topic, without, .. } => {
+                let state = format!("created, without {}", without.join(" and "));
+                line(plan, topic, None, state)
+            }
+            Created::Exists { topic, partitions } => {
+                line(plan, topic, *partitions, "exists".into())
+            }
+            Created::Refused {
+                topic,
+                source,
+                reason,
+            } => {
+                let state = match reason {
+                    Some(reason) => format!("refused: {source}: {reason}"),
+                    None => format!("refused: {source}"),
+                };
+                line(plan, topic, None, state)
+            }
+        })
+        .collect()
+}
+
+/// Says which settings were left out, and why.
+fn tell_of_trimmed(created: &[Created]) {
+    for one in created {
+        if let Created::Trimmed {
+            topic,
+            without,
+            reason,
+        } = one
+        {
+            say(&format!(
+                "note: {topic} was created without {}, which the cluster refuses ({reason}); retide runs without",
+                without.join(" and ")
+            ));
+        }
+    }
+}
+
+/// Says where topics have another number of partitions than is configured.
+fn tell_of_partitions(plan: &Plan, there: &BTreeMap<Arc<str>, usize>) {
+    let mut others: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
+    let mut wanted = 0;
+    for topic in &plan.topics {
+        // The scenes topic has one, whatever is configured.
+        let planned = topic.partitions as usize;
+        if topic.role == Role::Scenes {
+            continue;
+        }
+        wanted = planned;
+        match there.get(&topic.name) {
+            Some(found) if *found != planned => others.entry(*found).or_default().push(&topic.name),
+            Some(_) | None => {}
+        }
+    }
+    for (found, names) in others {
+        say(&format!(
+            "note: {} {found} partitions, and [topics] partitions is {wanted}: topics that exist are not changed",
+            match names.as_slice() {
+                [name] => format!("{name} has"),
+                names => format!("{} topics have", names.len()),
+            }
+        ));
+    }
+}
+
+/// What lets the topics be created that were refused.
+fn mend(config: &Config, plan: &Plan, created: &[Created]) -> String {
+    let denied = created.iter().any(|created| match created {
+        Created::Refused { source, .. } => matches!(
+            source,
+            RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::ClusterAuthorizationFailed
+        ),
+        Created::New { .. } | Created::Trimmed { .. } | Created::Exists { .. } => false,
+    });
+    if denied {
+        return allow(config, plan, User::Init);
+    }
+    format!(
+        "ask who runs the cluster, or create them by hand; what a topic needs is printed by: {}",
+        plan.invocation.line("init --format kafka-topics")
+    )
+}
+
+/// The command lines that let retide's user do what `user` does, as one.
+pub(super) fn allow(config: &Config, plan: &Plan, user: User) -> String {
+    let scope = scope(config, &BTreeMap::new());
+    let lines = cluster::allow_all(
+        &config.kafka.client(),
+        config.kafka.bootstrap(),
+        &[user],
+        (plan, &scope),
+        None,
+        None,
+    );
+    lines.join(" && ")
 }
 
 /// Says what is wrong with a cluster; true if something keeps retide from running.
@@ -144,7 +361,7 @@ pub(super) fn tell(findings: &[cluster::Finding]) -> bool {
                 refused = true;
                 "error"
             }
-            Severity::Warn => "warning",
+            Severity::Limit | Severity::Warn => "warning",
         };
         say(&format!("{word}: {subject}: {problem}\n  fix: {fix}"));
     }
@@ -156,12 +373,13 @@ fn state(there: bool) -> String {
     if there { "exists" } else { "missing" }.to_owned()
 }
 
-/// One line of the answer.
-fn line(plan: &Plan, topic: &str, state: String) -> Line {
+/// One line of the answer, for a topic with so many partitions, or as many as planned.
+fn line(plan: &Plan, topic: &str, partitions: Option<usize>, state: String) -> Line {
     let planned = plan.topics.iter().find(|planned| &*planned.name == topic);
+    let planned = planned.map_or(0, |planned| planned.partitions as usize);
     Line {
         topic: topic.to_owned(),
-        partitions: planned.map_or(0, |planned| planned.partitions),
+        partitions: partitions.unwrap_or(planned),
         state,
     }
 }

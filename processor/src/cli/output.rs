@@ -76,6 +76,16 @@ impl Failed {
         }
     }
 
+    /// The same, and what mends it.
+    pub(super) fn with_fix(self, fix: &str) -> Self {
+        Self {
+            message: self
+                .message
+                .map(|message| format!("{message}\n  fix: {fix}")),
+            ..self
+        }
+    }
+
     /// Fails after everything was said.
     pub(super) fn silently(exit: Exit) -> Self {
         Self {
@@ -114,7 +124,11 @@ impl From<crate::cluster::Error> for Failed {
             | crate::cluster::Error::Unseen { .. }
             | crate::cluster::Error::Thread(_) => Exit::Failure,
         };
-        Self::new(exit, &error)
+        let failed = Self::new(exit, &error);
+        match error.hint() {
+            Some(hint) => failed.with_fix(hint),
+            None => failed,
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use tracing::{error, info};
 use crate::admin::Admin;
 use crate::cli::init;
 use crate::cli::output::{Exit, Failed};
-use crate::cluster;
+use crate::cluster::{self, User};
 use crate::config::{self, Config, Guarantee, Scene};
 use crate::health::{Health, STALL};
 use crate::leave::{self, Watchdog, leave};
@@ -180,7 +180,8 @@ pub(super) fn transactions(config: &Config) -> Option<&str> {
 /// Refuses a cluster on which retide could not keep its promises.
 async fn check(config: &Config) -> Result<(), Failed> {
     let (client, plan) = (config.kafka.client(), init::plan(config));
-    let findings = cluster::check(&client, &plan, transactions(config)).await?;
+    let scope = init::scope(config, &BTreeMap::new());
+    let findings = cluster::check_as(&client, &plan, User::Run, &scope).await?;
     if init::tell(&findings) {
         return Err(Failed::because(
             Exit::Precondition,

@@ -2,12 +2,15 @@
 //!
 //! Not how the cluster is asked. Invariant: what cannot be seen is not called wrong; it is said that it cannot be seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use humantime::format_duration;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+use retide_native::admin::Operation;
+
+use crate::cluster::acl::{self, Resource, Scope, User};
 use crate::cluster::plan::{self, Plan, Role, TopicPlan};
 use crate::cluster::tools::Tools;
 
@@ -16,6 +19,8 @@ use crate::cluster::tools::Tools;
 pub enum Severity {
     /// It does not: tasks would be lost, early, or stuck.
     Refuse,
+    /// It does, but part of what there is to do stands still, or is lost already.
+    Limit,
     /// It does, but an operator should know.
     Warn,
 }
@@ -40,6 +45,19 @@ pub(super) struct Seen {
     pub(super) brokers: BTreeMap<i32, String>,
     /// The topics that may be described.
     pub(super) topics: BTreeMap<String, SeenTopic>,
+    /// Planned topics of which not even that may be seen whether they exist.
+    pub(super) hidden: BTreeSet<String>,
+    /// What may be done with planned topics, where brokers tell.
+    pub(super) allowed: BTreeMap<String, BTreeSet<Operation>>,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asking<'a> {
+    /// As what.
+    pub(super) user: User,
+    /// What is used beside the topics; none if only the topics are of interest, not what may be done with them.
+    pub(super) scope: Option<&'a Scope>,
 }
 
 /// A topic of a cluster.
@@ -101,16 +119,100 @@ pub(super) fn findings(plan: &Plan, seen: &Seen, tools: &Tools) -> Vec<Finding> 
                 };
                 findings.extend(subject.findings());
             }
+            // Said by [`denials`], all of them together.
+            None if seen.hidden.contains(&*topic.name) => {}
             None => findings.push(Finding {
                 severity: Severity::Refuse,
                 subject: topic.name.to_string(),
-                problem: "does not exist, or retide may not describe it".to_owned(),
-                fix: "retide init".to_owned(),
+                problem: "does not exist".to_owned(),
+                fix: plan.invocation.line("init"),
             }),
         }
     }
     findings.sort_by_key(|finding| finding.severity);
     findings
+}
+
+/// What may not be done with the planned topics and would be: one finding for all topics that lack the same.
+pub(super) fn denials(plan: &Plan, seen: &Seen, tools: &Tools, asking: Asking<'_>) -> Vec<Finding> {
+    let mut lacking: BTreeMap<BTreeSet<Operation>, Vec<&TopicPlan>> = BTreeMap::new();
+    for topic in &plan.topics {
+        let mut needed = asking.user.on(topic.role, asking.scope);
+        let exists = seen.topics.get(&*topic.name);
+        if seen.hidden.contains(&*topic.name) {
+            // All of it, since nothing is known of the rest.
+            needed.insert(Operation::Describe);
+        } else if let (Some(allowed), Some(_)) = (seen.allowed.get(&*topic.name), exists) {
+            if asking.scope.is_none() {
+                needed.retain(|operation| *operation == Operation::DescribeConfigs);
+            }
+            needed = needed.difference(allowed).copied().collect();
+        } else if exists.is_some_and(|topic| topic.settings.is_empty()) {
+            // Nobody tells what is allowed; this much was tried.
+            needed.retain(|operation| *operation == Operation::DescribeConfigs);
+        } else {
+            needed.clear();
+        }
+        if !needed.is_empty() {
+            lacking.entry(needed).or_default().push(topic);
+        }
+    }
+    let lacking = lacking.into_iter();
+    let mut denials: Vec<Finding> = lacking
+        .map(|(operations, topics)| {
+            let (severity, problem) = denied(&operations);
+            Finding {
+                severity,
+                subject: together(plan, &topics),
+                problem: problem.to_owned(),
+                fix: acl::allow(&topics, plan, tools, &operations).join(" && "),
+            }
+        })
+        .collect();
+    denials.sort_by_key(|finding| finding.severity);
+    denials
+}
+
+/// What it means that these operations are not allowed, and whether retide runs all the same.
+fn denied(operations: &BTreeSet<Operation>) -> (Severity, &'static str) {
+    let lacks = |operation| operations.contains(&operation);
+    if lacks(Operation::Describe) {
+        return (
+            Severity::Refuse,
+            "retide may not describe it, so it is not known whether it exists",
+        );
+    }
+    match (lacks(Operation::Read), lacks(Operation::Write)) {
+        (true, true) => (Severity::Refuse, "retide may neither read nor write it"),
+        (true, false) => (Severity::Refuse, "retide may not read it"),
+        // What needs no such record goes on.
+        (false, true) => (Severity::Limit, "retide may not write it"),
+        (false, false) => (
+            Severity::Warn,
+            "its settings may not be read, so they are not checked",
+        ),
+    }
+}
+
+/// The names of topics, those of tiers as one if it is all of them.
+fn together(plan: &Plan, topics: &[&TopicPlan]) -> String {
+    let is_tier = |topic: &&TopicPlan| matches!(topic.role, Role::Tier { .. });
+    let tiers = plan.topics.iter().filter(is_tier).count();
+    let some = topics.iter().copied().filter(|topic| is_tier(topic));
+    let (mut names, mut folded) = (Vec::new(), false);
+    let all = tiers > 1 && some.count() == tiers;
+    for topic in topics {
+        match plan.tiers() {
+            Some(prefix) if all && is_tier(topic) => {
+                if !folded {
+                    folded = true;
+                    names.push(format!("{prefix}* ({tiers} topics)"));
+                }
+            }
+            Some(_) | None => names.push(topic.name.to_string()),
+        }
+    }
+    names.join(", ")
 }
 
 /// What it means that no transaction can be begun with `id`, one of the ids with `prefix`.
@@ -123,7 +225,11 @@ pub(super) fn no_transactions(
     let (problem, fix) = match error.rdkafka_error_code() {
         Some(RDKafkaErrorCode::TransactionalIdAuthorizationFailed) => (
             "retide may not use transactions with this id".to_owned(),
-            tools.allow(&["Describe", "Write"], "--transactional-id", prefix),
+            tools.allow_prefix(
+                &[Operation::Write],
+                Resource::TransactionalId,
+                &format!("{prefix}-"),
+            ),
         ),
         Some(
             RDKafkaErrorCode::OperationTimedOut
@@ -187,7 +293,6 @@ impl Subject<'_> {
     fn findings(&self) -> impl Iterator<Item = Finding> {
         [
             self.partitions(),
-            self.readable(),
             self.cleanup(),
             self.timestamps(),
             self.retention(),
@@ -229,21 +334,6 @@ impl Subject<'_> {
             ),
             self.tools.widen(&self.topic.name, wanted),
         ))
-    }
-
-    /// Settings that may not be read cannot be checked.
-    fn readable(&self) -> Option<Finding> {
-        self.seen.settings.is_empty().then(|| {
-            self.finding(
-                Severity::Warn,
-                "its settings may not be read, so they are not checked".to_owned(),
-                self.tools.allow(
-                    &["Describe", "DescribeConfigs"],
-                    "--topic",
-                    &self.topic.name,
-                ),
-            )
-        })
     }
 
     /// Rules are kept until they are replaced; everything else is kept whatever its key.
@@ -468,6 +558,7 @@ mod tests {
                 .map(|broker| (broker, String::new()))
                 .collect(),
             topics: topics.collect(),
+            ..Seen::default()
         };
         (plan, seen)
     }
@@ -530,20 +621,57 @@ mod tests {
         assert_eq!(findings(&plan, &seen, &tools()), []);
     }
 
-    #[test]
-    fn settings_that_may_not_be_read_are_said_to_be_unchecked() {
+    /// What may not be done where this is allowed on each topic, and nothing is known of these.
+    fn denied(allowed: &[Operation], hidden: &[&str]) -> Vec<Finding> {
         let (plan, mut seen) = planned(3, 3);
-        seen.topics.get_mut("r.tasks").unwrap().settings.clear();
+        for topic in &plan.topics {
+            let allowed = allowed.iter().copied().collect();
+            seen.allowed.insert(topic.name.to_string(), allowed);
+        }
+        for topic in hidden {
+            seen.topics.remove(*topic);
+            seen.hidden.insert((*topic).to_owned());
+        }
+        let scope = Scope {
+            group: "g".to_owned(),
+            transactions: None,
+            targets: BTreeSet::new(),
+            events: true,
+        };
+        let asking = Asking {
+            user: User::Run,
+            scope: Some(&scope),
+        };
+        denials(&plan, &seen, &tools(), asking)
+    }
 
+    #[test]
+    fn what_is_lacking_is_one_finding_for_all_topics_that_lack_it() {
+        use Operation::{Describe, DescribeConfigs, Read, Write};
+        let allow =
+            "kafka-acls.sh --bootstrap-server a:9092 --add --allow-principal User:NAME --operation";
+
+        assert_eq!(denied(&[Read, Write, Describe, DescribeConfigs], &[]), []);
         assert_eq!(
-            findings(&plan, &seen, &tools()),
+            denied(&[Read, Describe, DescribeConfigs], &[]),
             [finding(
-                Severity::Warn,
-                "r.tasks",
-                "its settings may not be read, so they are not checked",
-                "kafka-acls.sh --bootstrap-server a:9092 --add --allow-principal User:NAME --operation Describe --operation \
-                 DescribeConfigs --topic r.tasks --resource-pattern-type prefixed",
+                Severity::Limit,
+                "r.callbacks, r.delay.now, r.alerts, r.dead-letters, r.events, r.order",
+                "retide may not write it",
+                &format!(
+                    "{allow} Write --topic r.alerts --topic r.callbacks --topic r.dead-letters --topic r.events --topic r.order && \
+                     {allow} Write --topic r.delay. --resource-pattern-type prefixed"
+                ),
             )]
+        );
+        assert_eq!(
+            denied(&[Read, Write, Describe], &["r.scenes"])[0],
+            finding(
+                Severity::Refuse,
+                "r.scenes",
+                "retide may not describe it, so it is not known whether it exists",
+                &format!("{allow} Read --operation DescribeConfigs --topic r.scenes"),
+            )
         );
     }
 
@@ -575,8 +703,8 @@ mod tests {
                 Severity::Refuse,
                 "transactional id r-check",
                 "retide may not use transactions with this id",
-                "kafka-acls.sh --bootstrap-server a:9092 --add --allow-principal User:NAME --operation Describe --operation Write \
-                 --transactional-id r --resource-pattern-type prefixed",
+                "kafka-acls.sh --bootstrap-server a:9092 --add --allow-principal User:NAME --operation Write \
+                 --transactional-id r- --resource-pattern-type prefixed",
             )
         );
     }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use retide_core::Ladder;
 
-use crate::cluster::tools;
+use crate::command::{self, Invocation};
 use crate::topics::Topics;
 
 /// How many partitions and replicas topics have when they are created.
@@ -47,6 +47,28 @@ pub enum Role {
     Scenes,
 }
 
+/// What workers do with the topics of a role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct About {
+    /// What they read there.
+    pub reads: Reads,
+    /// Whether they write there.
+    pub writes: bool,
+    /// Whether what they write there holds the payload of a task.
+    pub copies: bool,
+}
+
+/// What workers read on a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// Nothing: others do.
+    Nothing,
+    /// Tasks, whose offsets are committed.
+    Tasks,
+    /// What has to be known beside the tasks, from the topic's beginning.
+    State,
+}
+
 /// One topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicPlan {
@@ -67,6 +89,8 @@ pub struct TopicPlan {
 pub struct Plan {
     /// The topics: the retry topic first, then the other ones that are read, then those that are only written.
     pub topics: Vec<TopicPlan>,
+    /// The options with which retide was called, for the commands that mend something.
+    pub invocation: Invocation,
 }
 
 /// Outage budget: how long nobody may be there to read a record before it is gone. A week has a weekend in it.
@@ -92,6 +116,9 @@ const ORDER_SEGMENT: u64 = 16 * 1_024 * 1_024;
 /// How long the order topic remembers that a key has no outstanding tasks any more: longer than anybody takes to read it, since who has
 /// seen tasks of a key must also see that there are none.
 const TOMBSTONE: Duration = Duration::from_mins(10);
+
+/// What stands between the prefix and the name of a tier.
+const TIER: &str = ".delay.";
 
 /// Setting: how a topic forgets.
 pub(super) const CLEANUP: &str = "cleanup.policy";
@@ -122,23 +149,72 @@ pub(super) const fn largest_task(bytes: i64) -> i64 {
     (bytes - ROOM) / 4 * 3
 }
 
+/// Settings that make retide quicker, and are left out where a cluster refuses them.
+pub(super) const TUNING: [&str; 3] = [SEGMENT_BYTES, DIRTY, TOMBSTONES];
+
+/// All settings that a cluster may refuse and retide runs on: what is missing of them is said by [`check`](super::check).
+pub(super) const OPTIONAL: [&str; 5] =
+    [SEGMENT_BYTES, DIRTY, TOMBSTONES, RETENTION_BYTES, RETENTION];
+
+// === impl TopicPlan ===
+
+impl TopicPlan {
+    /// Those of these settings that the topic has and retide runs without.
+    pub(super) fn without(&self, settings: &[&'static str]) -> Vec<&'static str> {
+        let keys = settings.iter().copied();
+        keys.filter(|key| self.config.contains_key(key))
+            .filter(|key| *key != RETENTION || !self.role.is_read())
+            .collect()
+    }
+}
+
 // === impl Role ===
 
 impl Role {
-    /// Whether tasks are read from it.
-    pub const fn is_read(self) -> bool {
+    /// What workers do with a topic of this role: the one place that says so.
+    pub const fn about(self) -> About {
         match self {
-            Self::Tasks | Self::Tier { .. } | Self::Callbacks => true,
-            Self::Alerts | Self::DeadLetters | Self::Events | Self::Order | Self::Scenes => false,
+            Self::Tasks => About {
+                reads: Reads::Tasks,
+                writes: false,
+                copies: false,
+            },
+            Self::Tier { .. } => About {
+                reads: Reads::Tasks,
+                writes: true,
+                copies: true,
+            },
+            Self::Callbacks | Self::DeadLetters => About {
+                reads: Reads::Nothing,
+                writes: true,
+                copies: true,
+            },
+            Self::Alerts | Self::Events => About {
+                reads: Reads::Nothing,
+                writes: true,
+                copies: false,
+            },
+            Self::Order => About {
+                reads: Reads::State,
+                writes: true,
+                copies: false,
+            },
+            Self::Scenes => About {
+                reads: Reads::State,
+                writes: false,
+                copies: false,
+            },
         }
+    }
+
+    /// Whether workers read tasks from it.
+    pub const fn is_read(self) -> bool {
+        matches!(self.about().reads, Reads::Tasks)
     }
 
     /// Whether records of the retry topic are copied to it, with what retide adds to them.
     pub const fn is_copied_to(self) -> bool {
-        match self {
-            Self::Tier { .. } | Self::Callbacks | Self::DeadLetters => true,
-            Self::Tasks | Self::Alerts | Self::Events | Self::Order | Self::Scenes => false,
-        }
+        self.about().copies
     }
 
     /// How long its records wait before they may be read.
@@ -239,7 +315,18 @@ impl Plan {
             topic(&topics.order, Role::Order),
             topic(&topics.scenes, Role::Scenes),
         ]);
-        Self { topics: plan }
+        Self {
+            topics: plan,
+            invocation: Invocation::default(),
+        }
+    }
+
+    /// What the names of all tiers begin with, up to a separator.
+    pub(super) fn tiers(&self) -> Option<String> {
+        let mut topics = self.topics.iter();
+        let tier = topics.find(|topic| matches!(topic.role, Role::Tier { .. }))?;
+        let (prefix, _) = tier.name.rsplit_once(TIER)?;
+        Some(format!("{prefix}{TIER}"))
     }
 
     /// One `kafka-topics.sh` line for each topic, for the brokers at `bootstrap`.
@@ -265,7 +352,7 @@ impl Plan {
                 words.push("--config".to_owned());
                 words.push(format!("{key}={value}"));
             }
-            text.push_str(&tools::line(&words));
+            text.push_str(&command::line(&words));
             text.push('\n');
         }
         text
@@ -359,7 +446,7 @@ mod tests {
             shown,
             [
                 r#"retry.tasks 12 {"cleanup.policy": "delete", "max.message.bytes": "1048588", "message.timestamp.type": "LogAppendTime", "retention.bytes": "-1", "retention.ms": "604800000"}"#,
-                r#"retry.callbacks 12 {"cleanup.policy": "delete", "max.message.bytes": "2097152", "retention.bytes": "-1", "retention.ms": "604800000"}"#,
+                r#"retry.callbacks 12 {"cleanup.policy": "delete", "max.message.bytes": "2097152", "retention.ms": "604800000"}"#,
                 r#"retry.delay.now 12 {"cleanup.policy": "delete", "max.message.bytes": "2097152", "message.timestamp.type": "LogAppendTime", "retention.bytes": "-1", "retention.ms": "604800000"}"#,
                 r#"retry.delay.24h 12 {"cleanup.policy": "delete", "max.message.bytes": "2097152", "message.timestamp.type": "LogAppendTime", "retention.bytes": "-1", "retention.ms": "691200000"}"#,
                 r#"retry.alerts 12 {"cleanup.policy": "delete", "retention.ms": "604800000"}"#,
@@ -385,7 +472,7 @@ mod tests {
             lines,
             "\
 kafka-topics.sh --bootstrap-server a:9092,b:9092 --create --if-not-exists --topic retry.tasks --partitions 12 --replication-factor 3 --config cleanup.policy=delete --config max.message.bytes=1048588 --config message.timestamp.type=LogAppendTime --config retention.bytes=-1 --config retention.ms=604800000
-kafka-topics.sh --bootstrap-server a:9092,b:9092 --create --if-not-exists --topic retry.callbacks --partitions 12 --replication-factor 3 --config cleanup.policy=delete --config max.message.bytes=2097152 --config retention.bytes=-1 --config retention.ms=604800000
+kafka-topics.sh --bootstrap-server a:9092,b:9092 --create --if-not-exists --topic retry.callbacks --partitions 12 --replication-factor 3 --config cleanup.policy=delete --config max.message.bytes=2097152 --config retention.ms=604800000
 kafka-topics.sh --bootstrap-server a:9092,b:9092 --create --if-not-exists --topic retry.delay.now --partitions 12 --replication-factor 3 --config cleanup.policy=delete --config max.message.bytes=2097152 --config message.timestamp.type=LogAppendTime --config retention.bytes=-1 --config retention.ms=604800000
 kafka-topics.sh --bootstrap-server a:9092,b:9092 --create --if-not-exists --topic retry.delay.24h --partitions 12 --replication-factor 3 --config cleanup.policy=delete --config max.message.bytes=2097152 --config message.timestamp.type=LogAppendTime --config retention.bytes=-1 --config retention.ms=691200000
 kafka-topics.sh --bootstrap-server a:9092,b:9092 --create --if-not-exists --topic retry.alerts --partitions 12 --replication-factor 3 --config cleanup.policy=delete --config retention.ms=604800000

@@ -13,27 +13,29 @@ use rdkafka::admin::{AdminOptions, ResourceSpecifier};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::base_consumer::PartitionQueue;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders, Timestamp};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::debug;
+use uuid::Uuid;
 
-use crate::cluster::check::Seen;
-use crate::cluster::plan::{Plan, Role, TopicPlan};
+use retide_native::admin::Operation;
+
+use crate::cluster::acl::{Resource, Scope, User};
+use crate::cluster::check::{Asking, Seen};
+use crate::cluster::plan::{Plan, Reads, Role, TopicPlan};
 use crate::cluster::tools::Tools;
-use crate::cluster::{Error, Finding, Reasons, Session, apart};
+use crate::cluster::{Error, Finding, Looked, Reasons, Session, apart};
 
 /// What is asked, and by whom.
 #[derive(Clone)]
 pub struct Questions {
     /// The topics.
     pub plan: Plan,
-    /// The prefix of transactional ids; none for a guarantee that needs no transactions.
-    pub transactions: Option<String>,
-    /// The consumer group.
-    pub group: String,
+    /// The consumer group, and what else is used beside the topics.
+    pub scope: Scope,
     /// What consumers are configured with.
     pub consumer: ClientConfig,
     /// What producers are configured with, if something may be written.
@@ -47,12 +49,18 @@ pub struct Survey {
     pub brokers: Vec<Broker>,
     /// What is wrong with topics and transactions, as [`check`](super::check) finds it.
     pub findings: Vec<Finding>,
+    /// What a worker may not do with topics, and would.
+    pub denials: Vec<Finding>,
+    /// How many topics a worker may write, by the brokers' word; none if they do not tell.
+    pub may_write: Option<usize>,
     /// All topics that may be described.
     pub topics: BTreeSet<String>,
     /// Partitions of the planned topic that has the most.
     pub shards: usize,
     /// Whether the group's offsets may be read.
     pub group: Access,
+    /// Whether the group may be joined, and offsets committed for it.
+    pub joining: Access,
     /// Whether the topics that are read may be read.
     pub read: Vec<(Arc<str>, Access)>,
     /// Whether the topics that are written may be written; none if nothing was to be written.
@@ -132,6 +140,12 @@ const BROKER: Duration = Duration::from_secs(4);
 /// Longest wait for the offsets of the group: its coordinator may have to be found first.
 const GROUP: Duration = Duration::from_secs(3);
 
+/// How long a coordinator is waited for that is being found, or made.
+const COORDINATOR: Duration = Duration::from_secs(8);
+
+/// Pause before it is asked for again.
+const AGAIN: Duration = Duration::from_millis(200);
+
 /// Longest time for reading the ends of all topics together.
 const READ: Duration = Duration::from_secs(5);
 
@@ -161,16 +175,19 @@ pub async fn survey(config: &ClientConfig, questions: &Questions) -> Result<Surv
 impl Session {
     /// See [`survey`].
     fn survey(&self, questions: &Questions) -> Result<Survey, Error> {
-        let Questions {
-            plan,
-            transactions,
-            group,
-            ..
-        } = questions;
-        let (seen, findings) = self.look(plan, transactions.as_deref())?;
+        let Questions { plan, scope, .. } = questions;
+        let asking = Asking {
+            user: User::Run,
+            scope: Some(scope),
+        };
+        let Looked {
+            seen,
+            findings,
+            denials,
+        } = self.look(plan, scope.transactions.as_deref(), asking)?;
         let brokers = self.ask_brokers(&seen);
         let tools = Tools::new(&self.config, &self.address);
-        let (group, read, newest) = questions.read(group, &seen, &tools)?;
+        let (group, joining, read, newest) = questions.read(&seen, &tools)?;
         let probe = match &questions.producer {
             Some(producer) => Some(questions.write(producer, &seen, &tools)?),
             None => None,
@@ -184,6 +201,8 @@ impl Session {
         Ok(Survey {
             brokers,
             findings,
+            denials,
+            may_write: may_write(plan, scope, &seen),
             shards: plan
                 .topics
                 .iter()
@@ -193,6 +212,7 @@ impl Session {
                 .unwrap_or(0),
             topics: seen.topics.into_keys().collect(),
             group,
+            joining,
             read,
             written,
             clock,
@@ -237,20 +257,20 @@ impl Session {
 // === impl Questions ===
 
 impl Questions {
-    /// Reads the offsets of `group`, and the end of each topic that retide reads. The group is not joined, nothing is committed.
+    /// Reads the offsets of the group, and the end of each topic that workers read. The group is not joined, nothing is committed.
     #[allow(
         clippy::type_complexity,
-        reason = "three answers of one consumer, taken apart at once"
+        reason = "four answers of one consumer, taken apart at once"
     )]
     fn read(
         &self,
-        group: &str,
         seen: &Seen,
         tools: &Tools,
-    ) -> Result<(Access, Vec<(Arc<str>, Access)>, Newest), Error> {
+    ) -> Result<(Access, Access, Vec<(Arc<str>, Access)>, Newest), Error> {
+        let group = &self.scope.group;
         let mut config = self.consumer.clone();
         for (key, value) in [
-            ("group.id", group),
+            ("group.id", &**group),
             ("enable.auto.commit", "false"),
             ("enable.partition.eof", "true"),
             ("isolation.level", "read_committed"),
@@ -261,14 +281,16 @@ impl Questions {
         let consumer: BaseConsumer<Reasons> = config
             .create_with_context(Reasons::default())
             .map_err(Error::Client)?;
-        let wanted = |topic: &&TopicPlan| {
-            topic.role.is_read() || matches!(topic.role, Role::Order | Role::Scenes)
+        // What brokers say may not be read has been said already.
+        let told = |topic: &TopicPlan| {
+            let allowed = seen.allowed.get(&*topic.name);
+            allowed.is_some_and(|allowed| !allowed.contains(&Operation::Read))
         };
         let there: Vec<_> = self
             .plan
             .topics
             .iter()
-            .filter(wanted)
+            .filter(|topic| topic.role.about().reads != Reads::Nothing && !told(topic))
             .filter_map(|topic| Some((topic, seen.topics.get(&*topic.name)?.replicas.len())))
             .collect();
         let committed = match there.first() {
@@ -276,32 +298,40 @@ impl Questions {
             Some((topic, partitions)) => {
                 let mut list = TopicPartitionList::new();
                 add_ends(&mut list, &topic.name, *partitions)?;
-                Some(consumer.committed_offsets(list, GROUP).map(|_| ()))
+                Some(committed(&consumer, &list))
             }
         };
-        let fix = |topic: &str| tools.allow(&["Describe", "Read"], "--topic", topic);
+        let fix = |operation| tools.allow(&[operation], Resource::Group, group);
+        let read_group = || fix(Operation::Read);
+        let joining = match &committed {
+            Some(Ok(())) => access(try_commit(&consumer)?, read_group),
+            Some(Err(error)) => access(Err(error.clone()), read_group),
+            None => Access::Unknown {
+                reason: "there is no topic to ask for".to_owned(),
+            },
+        };
         let ends = Ends::open(consumer, &there)?.read(Instant::now() + READ);
         let newest = ends.newest;
         let mut all = Vec::new();
         for (topic, _) in there {
             let result = ends.result(&topic.name);
-            all.push((Arc::clone(&topic.name), access(result, || fix(&topic.name))));
+            let fix = || tools.allow(&[Operation::Read], Resource::Topic, &topic.name);
+            all.push((Arc::clone(&topic.name), access(result, fix)));
         }
         let committed = match (ends.group, committed) {
             (Some(refused), _) => Some(Err(refused)),
             (None, committed) => committed,
         };
-        let fix = || tools.allow(&["Describe", "Read"], "--group", group);
         let allowed = match committed {
-            Some(result) => access(result, fix),
+            Some(result) => access(result, read_group),
             None => Access::Unknown {
                 reason: "there is no topic to ask for".to_owned(),
             },
         };
-        Ok((allowed, all, newest))
+        Ok((allowed, joining, all, newest))
     }
 
-    /// Writes one record to each topic that retide writes, each in a transaction that is aborted.
+    /// Writes one record to each topic that workers write, each in a transaction that is aborted.
     #[allow(
         clippy::type_complexity,
         reason = "two answers of one producer, taken apart at once"
@@ -314,7 +344,7 @@ impl Questions {
     ) -> Result<(Vec<(Arc<str>, Access)>, Option<Clock>), Error> {
         let deadline = Instant::now() + WRITE;
         let mut config = producer.clone();
-        let id = format!("{}-check", self.group);
+        let id = format!("{}-check", self.scope.group);
         for (key, value) in [
             ("transactional.id", id.as_str()),
             ("enable.idempotence", "true"),
@@ -330,10 +360,11 @@ impl Questions {
         let mut ready = producer.init_transactions(left(deadline));
         let mut all = Vec::new();
         for topic in &self.plan.topics {
-            if topic.role == Role::Scenes || !seen.topics.contains_key(&*topic.name) {
+            let writes = User::Run.on(topic.role, Some(&self.scope));
+            if !writes.contains(&Operation::Write) || !seen.topics.contains_key(&*topic.name) {
                 continue;
             }
-            let fix = || tools.allow(&["Describe", "Write"], "--topic", &topic.name);
+            let fix = || tools.allow(&[Operation::Write], Resource::Topic, &topic.name);
             let result = match &ready {
                 Ok(()) => {
                     let (result, again) = probe(&producer, &topic.name, deadline);
@@ -346,6 +377,68 @@ impl Questions {
         }
         Ok((all, producer.context().clock()))
     }
+}
+
+/// How many topics a worker may write, of those that it writes; none if brokers do not tell.
+fn may_write(plan: &Plan, scope: &Scope, seen: &Seen) -> Option<usize> {
+    let written = plan.topics.iter().filter(|topic| {
+        let needed = User::Run.on(topic.role, Some(scope));
+        needed.contains(&Operation::Write) && seen.topics.contains_key(&*topic.name)
+    });
+    let mut granted = 0;
+    for topic in written {
+        let allowed = seen.allowed.get(&*topic.name)?;
+        granted += usize::from(allowed.contains(&Operation::Write));
+    }
+    Some(granted)
+}
+
+/// Whether the offsets of the group may be read. A cluster that has just been set up makes the topic for them first.
+fn committed(
+    consumer: &BaseConsumer<Reasons>,
+    list: &TopicPartitionList,
+) -> Result<(), KafkaError> {
+    let deadline = Instant::now() + COORDINATOR;
+    loop {
+        let Err(error) = consumer.committed_offsets(list.clone(), GROUP) else {
+            return Ok(());
+        };
+        let passes = matches!(
+            error.rdkafka_error_code(),
+            Some(
+                RDKafkaErrorCode::NotCoordinator
+                    | RDKafkaErrorCode::CoordinatorNotAvailable
+                    | RDKafkaErrorCode::CoordinatorLoadInProgress
+                    | RDKafkaErrorCode::WaitingForCoordinator
+            )
+        );
+        if !passes || Instant::now() >= deadline {
+            return Err(error);
+        }
+        consumer.poll(AGAIN);
+    }
+}
+
+/// Whether offsets may be committed for the group, which is what joining it takes as well: tries to commit one of a topic that does not
+/// exist. The broker looks at the group first, and has nothing to store then.
+fn try_commit(consumer: &BaseConsumer<Reasons>) -> Result<Result<(), KafkaError>, Error> {
+    let topic = format!("retide-doctor-{}", Uuid::new_v4().simple());
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(&topic, 0, Offset::Offset(0))
+        .map_err(Error::Client)?;
+    let Err(error) = consumer.commit(&list, CommitMode::Sync) else {
+        return Ok(Ok(()));
+    };
+    Ok(match error.rdkafka_error_code() {
+        // What was tried is refused for the topic.
+        Some(
+            RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::UnknownTopic
+            | RDKafkaErrorCode::UnknownPartition,
+        ) => Ok(()),
+        Some(_) | None => Err(error),
+    })
 }
 
 /// Begins a transaction, writes one record, and aborts. What became of the record, and whether another transaction can be begun.

@@ -4,6 +4,11 @@
 
 use rdkafka::ClientConfig;
 
+use retide_native::admin::Operation;
+
+use crate::cluster::acl::{self, Resource};
+use crate::command::{line, word};
+
 /// Writes the command lines that mend one cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Tools {
@@ -81,14 +86,53 @@ impl Tools {
         self.run("kafka-topics.sh", &["--describe", "--topic", topic])
     }
 
-    /// Lets retide's user do `operations` on what begins with `name`; `resource` is the tool's option for the kind of it.
-    pub(super) fn allow(&self, operations: &[&str], resource: &str, name: &str) -> String {
+    /// Lets retide's user do `operations` on what is called `name`.
+    pub(super) fn allow(&self, operations: &[Operation], resource: Resource, name: &str) -> String {
+        self.grant(operations, resource, &[name], &[])
+    }
+
+    /// Lets retide's user do `operations` on all that begins with `prefix`, which ends in a separator.
+    pub(super) fn allow_prefix(
+        &self,
+        operations: &[Operation],
+        resource: Resource,
+        prefix: &str,
+    ) -> String {
+        self.grant(
+            operations,
+            resource,
+            &[prefix],
+            &["--resource-pattern-type", "prefixed"],
+        )
+    }
+
+    /// Lets retide's user do `operations` on what has these names, with more options.
+    fn grant(
+        &self,
+        operations: &[Operation],
+        resource: Resource,
+        names: &[&str],
+        more: &[&str],
+    ) -> String {
         let mut words = vec!["--add", "--allow-principal", &self.principal];
         for operation in operations {
-            words.extend(["--operation", operation]);
+            words.extend(["--operation", acl::operation_word(*operation)]);
         }
-        words.extend([resource, name, "--resource-pattern-type", "prefixed"]);
-        self.run("kafka-acls.sh", &words)
+        for name in names {
+            words.extend([resource.option(), name]);
+        }
+        words.extend(more);
+        self.acls(&words)
+    }
+
+    /// Calls the tool for ACLs.
+    pub(super) fn acls(&self, words: &[&str]) -> String {
+        self.run("kafka-acls.sh", words)
+    }
+
+    /// The user that retide is to the brokers, as ACLs name it.
+    pub(super) fn principal(&self) -> &str {
+        &self.principal
     }
 
     /// Moves partitions to the replicas that `plan`, a reassignment in JSON, names.
@@ -113,47 +157,9 @@ impl Tools {
     }
 }
 
-/// The words as a line for a shell.
-pub(super) fn line<S: AsRef<str>>(words: &[S]) -> String {
-    let words: Vec<String> = words.iter().map(|text| word(text.as_ref())).collect();
-    words.join(" ")
-}
-
-/// One word, in quotes where a shell would read more than its letters.
-fn word(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:,=/@%+".contains(&byte);
-    if !text.is_empty() && text.bytes().all(plain) {
-        return text.to_owned();
-    }
-    format!("'{}'", text.replace('\'', r"'\''"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_word_reaches_a_program_as_it_is() {
-        for text in [
-            "",
-            "a b",
-            "it's",
-            "$(x) `y` \\ \"",
-            "*",
-            "~",
-            "plain.word-1",
-            "a\nb",
-        ] {
-            let command = format!("printf %s {}", word(text));
-
-            let output = std::process::Command::new("sh")
-                .args(["-c", &command])
-                .output()
-                .unwrap();
-
-            assert_eq!(String::from_utf8_lossy(&output.stdout), text);
-        }
-    }
 
     #[test]
     fn a_secured_cluster_needs_credentials_and_names_its_user() {
@@ -161,12 +167,16 @@ mod tests {
         config.set("security.protocol", "SASL_SSL");
         config.set("sasl.username", "retide");
 
-        let fix = Tools::new(&config, "a:9093").allow(&["Write"], "--transactional-id", "retry");
+        let fix = Tools::new(&config, "a:9093").allow_prefix(
+            &[Operation::Write],
+            Resource::TransactionalId,
+            "retry-",
+        );
 
         assert_eq!(
             fix,
             "kafka-acls.sh --bootstrap-server a:9093 --command-config client.properties --add --allow-principal User:retide \
-             --operation Write --transactional-id retry --resource-pattern-type prefixed"
+             --operation Write --transactional-id retry- --resource-pattern-type prefixed"
         );
     }
 }

@@ -207,6 +207,15 @@ pub(super) fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D:
     deserializer.deserialize_any(Size)
 }
 
+/// A number of bytes, such as `256MiB`.
+pub(super) fn bytes(text: &str) -> Option<u64> {
+    let (number, unit) = UNITS
+        .iter()
+        .find_map(|(name, bytes)| Some((text.strip_suffix(name)?, *bytes)))
+        .unwrap_or((text, 1));
+    number.trim().parse::<u64>().ok()?.checked_mul(unit)
+}
+
 /// Reads a size from text or a plain number.
 struct Size;
 
@@ -218,15 +227,7 @@ impl Visitor<'_> for Size {
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<u64, E> {
-        let (number, unit) = UNITS
-            .iter()
-            .find_map(|(name, bytes)| Some((text.strip_suffix(name)?, *bytes)))
-            .unwrap_or((text, 1));
-        number
-            .trim()
-            .parse::<u64>()
-            .ok()
-            .and_then(|number| number.checked_mul(unit))
+        bytes(text)
             .filter(|&bytes| bytes > 0)
             .ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
     }

@@ -62,11 +62,14 @@ pub(super) fn lines(
         good += usize::from(odd.is_empty());
         let odd = odd.into_iter().map(|Odd { message, key }| {
             let fix = if key.starts_with("tiers") {
-                format!("set {key} in [topics], then: retide init")
+                format!(
+                    "set {key} in [topics], then: {}",
+                    config.invocation.line("init")
+                )
             } else if key.starts_with("guarantee") {
                 format!("set {key} in [processor]")
             } else {
-                change(name, file.as_deref(), &key)
+                change(&config.invocation, name, file.as_deref(), &key)
             };
             Line::warn(Section::Scenes, format!("scene {name}"), message, fix)
         });

@@ -15,6 +15,7 @@ use url::Url;
 use retide_connectors::TargetConfig;
 
 use crate::cli::doctor::{Line, Section, change};
+use crate::command::Invocation;
 use crate::config::Scene;
 
 /// Somewhere that attempts go.
@@ -45,9 +46,12 @@ const ALL: Duration = Duration::from_secs(6);
 const AT_ONCE: usize = 32;
 
 /// Connects to every HTTP target, once however many scenes name it.
-pub(super) async fn lines(scenes: &BTreeMap<String, (Scene, Option<String>)>) -> Vec<Line> {
+pub(super) async fn lines(
+    retide: &Invocation,
+    scenes: &BTreeMap<String, (Scene, Option<String>)>,
+) -> Vec<Line> {
     let end = Instant::now() + ALL;
-    let tried = stream::iter(places(scenes)).map(|(place, named)| async move {
+    let tried = stream::iter(places(retide, scenes)).map(|(place, named)| async move {
         let deadline = end.min(Instant::now() + CONNECT);
         let result = connect(&place, deadline).await;
         line(&place, named, result)
@@ -57,7 +61,10 @@ pub(super) async fn lines(scenes: &BTreeMap<String, (Scene, Option<String>)>) ->
 }
 
 /// The places that HTTP targets and callbacks name.
-fn places(scenes: &BTreeMap<String, (Scene, Option<String>)>) -> BTreeMap<Place, Named> {
+fn places(
+    retide: &Invocation,
+    scenes: &BTreeMap<String, (Scene, Option<String>)>,
+) -> BTreeMap<Place, Named> {
     let mut places = BTreeMap::new();
     for (name, (scene, file)) in scenes {
         let callback = scene.callback.as_ref().map(|callback| &callback.target);
@@ -73,7 +80,7 @@ fn places(scenes: &BTreeMap<String, (Scene, Option<String>)>) -> BTreeMap<Place,
             };
             let named = places.entry(place).or_insert_with(|| Named {
                 scenes: BTreeSet::new(),
-                fix: change(name, file.as_deref(), key),
+                fix: change(retide, name, file.as_deref(), key),
             });
             named.scenes.insert(name.clone());
         }
@@ -137,7 +144,7 @@ mod tests {
         let scenes = crate::config::scenes("s.toml", text.to_owned()).unwrap();
         let scenes = crate::cli::doctor::origin(&scenes, "s.toml");
 
-        let places = places(&scenes);
+        let places = places(&Invocation::default(), &scenes);
 
         let shown: Vec<_> = places
             .iter()

@@ -1,0 +1,342 @@
+//! What a client may do with topics, by the brokers' own word (KIP-430), and creating topics with the reasons of those that are refused.
+
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::slice;
+use std::time::Duration;
+
+use rdkafka::bindings as native;
+use rdkafka::client::{Client, ClientContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
+
+use crate::topics::{ERROR, Event, MARGIN, Options, millis};
+
+/// An operation of Kafka's authorization on a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Operation {
+    /// Read its records, and commit offsets of it.
+    Read,
+    /// Write records to it.
+    Write,
+    /// Create it.
+    Create,
+    /// Delete it.
+    Delete,
+    /// Add partitions to it.
+    Alter,
+    /// See that it is there.
+    Describe,
+    /// See its settings.
+    DescribeConfigs,
+    /// Change its settings.
+    AlterConfigs,
+}
+
+/// What the brokers let a client do with a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Permitted {
+    /// The topic.
+    pub topic: String,
+    /// The operations, where brokers tell them; or why nothing is said of the topic.
+    pub operations: Result<Option<Vec<Operation>>, RDKafkaErrorCode>,
+}
+
+/// A topic to be created.
+#[derive(Clone, Debug)]
+pub struct NewTopic<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// How many partitions it has.
+    pub partitions: i32,
+    /// Replicas of each partition; -1 leaves it to the broker.
+    pub replication_factor: i32,
+    /// Its settings.
+    pub config: Vec<(&'a str, &'a str)>,
+}
+
+/// What became of a topic that was to be created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Created {
+    /// The topic.
+    pub topic: String,
+    /// Whether it is there, or why not, and the reason in the broker's words where it gives one.
+    pub result: Result<(), (RDKafkaErrorCode, Option<String>)>,
+}
+
+/// Asks what the client may do with `topics`, waiting at most a second longer than `timeout`. In no order that can be relied on.
+///
+/// # Errors
+/// If a name cannot be one of a topic, or no broker answers in time.
+pub fn permitted<C: ClientContext>(
+    client: &Client<C>,
+    topics: &[&str],
+    timeout: Duration,
+) -> Result<Vec<Permitted>, KafkaError> {
+    let names = strings(topics.iter().copied())?;
+    let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
+    let handle = client.native_ptr();
+    let kind = native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
+    let options = Options::new(handle, kind, timeout)?;
+    // SAFETY: the options live.
+    let error = unsafe {
+        native::rd_kafka_AdminOptions_set_include_authorized_operations(
+            options.0,
+            c_int::from(true),
+        )
+    };
+    if !error.is_null() {
+        // SAFETY: the error is ours until it is destroyed.
+        let code = unsafe { native::rd_kafka_error_code(error) };
+        // SAFETY: not used again.
+        unsafe { native::rd_kafka_error_destroy(error) };
+        return Err(KafkaError::AdminOp(code.into()));
+    }
+    // SAFETY: as many C strings as said, which are copied.
+    let collection = unsafe {
+        native::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len())
+    };
+    let queue = Queue::new(client);
+    // SAFETY: all four live, and collection and options are copied.
+    unsafe { native::rd_kafka_DescribeTopics(handle, collection, options.0, queue.0) };
+    // SAFETY: not used again.
+    unsafe { native::rd_kafka_TopicCollection_destroy(collection) };
+    let event = queue.answer(timeout)?;
+    // SAFETY: the event lives; the result is part of it.
+    let result = unsafe { native::rd_kafka_event_DescribeTopics_result(event.0) };
+    if result.is_null() {
+        return Err(KafkaError::AdminOp(RDKafkaErrorCode::InvalidRequest));
+    }
+    let mut count = 0;
+    // SAFETY: the result is that of topics, and lives as long as the event.
+    let all = unsafe { native::rd_kafka_DescribeTopics_result_topics(result, &raw mut count) };
+    if all.is_null() || count == 0 {
+        return Ok(Vec::new());
+    }
+    // SAFETY: as many descriptions as said, which live as long as the event.
+    let all = unsafe { slice::from_raw_parts(all, count) };
+    Ok(all.iter().map(|topic| described(*topic)).collect())
+}
+
+/// What a description says of what may be done.
+fn described(topic: *const native::rd_kafka_TopicDescription_t) -> Permitted {
+    // SAFETY: the description lives as long as the event that the caller holds.
+    let name = unsafe { native::rd_kafka_TopicDescription_name(topic) };
+    // SAFETY: as above.
+    let error = unsafe { native::rd_kafka_TopicDescription_error(topic) };
+    // SAFETY: the error is part of the description; none is no error.
+    let code = unsafe { native::rd_kafka_error_code(error) };
+    let operations = if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+        let mut count = 0;
+        // SAFETY: as above.
+        let all = unsafe {
+            native::rd_kafka_TopicDescription_authorized_operations(topic, &raw mut count)
+        };
+        if all.is_null() || count == 0 {
+            // A broker that does not tell; whoever may describe a topic may do something.
+            Ok(None)
+        } else {
+            // SAFETY: as many operations as said, which live as long as the description.
+            let all = unsafe { slice::from_raw_parts(all, count) };
+            Ok(Some(all.iter().filter_map(|one| operation(*one)).collect()))
+        }
+    } else {
+        Err(code.into())
+    };
+    Permitted {
+        topic: text(name).unwrap_or_default(),
+        operations,
+    }
+}
+
+/// An operation as the client names it; none for one that topics do not have.
+fn operation(operation: native::rd_kafka_AclOperation_t) -> Option<Operation> {
+    use native::rd_kafka_AclOperation_t as Native;
+    match operation {
+        Native::RD_KAFKA_ACL_OPERATION_READ => Some(Operation::Read),
+        Native::RD_KAFKA_ACL_OPERATION_WRITE => Some(Operation::Write),
+        Native::RD_KAFKA_ACL_OPERATION_CREATE => Some(Operation::Create),
+        Native::RD_KAFKA_ACL_OPERATION_DELETE => Some(Operation::Delete),
+        Native::RD_KAFKA_ACL_OPERATION_ALTER => Some(Operation::Alter),
+        Native::RD_KAFKA_ACL_OPERATION_DESCRIBE => Some(Operation::Describe),
+        Native::RD_KAFKA_ACL_OPERATION_DESCRIBE_CONFIGS => Some(Operation::DescribeConfigs),
+        Native::RD_KAFKA_ACL_OPERATION_ALTER_CONFIGS => Some(Operation::AlterConfigs),
+        _ => None,
+    }
+}
+
+/// Creates `topics`, waiting at most a second longer than `timeout`. In no order that can be relied on.
+///
+/// # Errors
+/// If a name or a setting cannot be one, or no broker answers in time. That a topic is refused is no error.
+pub fn create<C: ClientContext>(
+    client: &Client<C>,
+    topics: &[NewTopic<'_>],
+    timeout: Duration,
+) -> Result<Vec<Created>, KafkaError> {
+    let all: Vec<Made> = topics.iter().map(Made::try_new).collect::<Result<_, _>>()?;
+    let mut pointers: Vec<*mut native::rd_kafka_NewTopic_t> =
+        all.iter().map(|topic| topic.0).collect();
+    let handle = client.native_ptr();
+    let kind = native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_CREATETOPICS;
+    let options = Options::new(handle, kind, timeout)?;
+    let mut error: [c_char; ERROR] = [0; ERROR];
+    // SAFETY: the options live, and the text of an error has the room that is said.
+    let code = unsafe {
+        native::rd_kafka_AdminOptions_set_operation_timeout(
+            options.0,
+            millis(timeout),
+            error.as_mut_ptr(),
+            error.len(),
+        )
+    };
+    if code != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+        return Err(KafkaError::AdminOp(code.into()));
+    }
+    let queue = Queue::new(client);
+    // SAFETY: all live, as many topics as said, and topics and options are copied.
+    unsafe {
+        native::rd_kafka_CreateTopics(
+            handle,
+            pointers.as_mut_ptr(),
+            pointers.len(),
+            options.0,
+            queue.0,
+        );
+    }
+    let event = queue.answer(timeout)?;
+    // SAFETY: the event lives; the result is part of it.
+    let result = unsafe { native::rd_kafka_event_CreateTopics_result(event.0) };
+    if result.is_null() {
+        return Err(KafkaError::AdminOp(RDKafkaErrorCode::InvalidRequest));
+    }
+    let mut count = 0;
+    // SAFETY: the result is that of topics, and lives as long as the event.
+    let results = unsafe { native::rd_kafka_CreateTopics_result_topics(result, &raw mut count) };
+    if results.is_null() || count == 0 {
+        return Ok(Vec::new());
+    }
+    // SAFETY: as many results as said, which live as long as the event.
+    let results = unsafe { slice::from_raw_parts(results, count) };
+    Ok(results.iter().map(|one| created(*one)).collect())
+}
+
+/// What a result says.
+fn created(result: *const native::rd_kafka_topic_result_t) -> Created {
+    // SAFETY: the result lives as long as the event that the caller holds.
+    let name = unsafe { native::rd_kafka_topic_result_name(result) };
+    // SAFETY: as above.
+    let code = unsafe { native::rd_kafka_topic_result_error(result) };
+    // SAFETY: as above.
+    let reason = unsafe { native::rd_kafka_topic_result_error_string(result) };
+    Created {
+        topic: text(name).unwrap_or_default(),
+        result: if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+            Ok(())
+        } else {
+            Err((code.into(), text(reason)))
+        },
+    }
+}
+
+/// The text of a C string that lives, if it is one.
+fn text(text: *const c_char) -> Option<String> {
+    if text.is_null() {
+        return None;
+    }
+    // SAFETY: a C string of an answer that the caller holds.
+    let text = unsafe { CStr::from_ptr(text) };
+    Some(text.to_string_lossy().into_owned())
+}
+
+/// C strings of these texts.
+fn strings<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Vec<CString>, KafkaError> {
+    texts
+        .map(|text| CString::new(text).map_err(KafkaError::Nul))
+        .collect()
+}
+
+/// Where an answer comes; destroyed when it is dropped, and an answer that comes later with it.
+struct Queue(*mut native::rd_kafka_queue_t);
+
+// === impl Queue ===
+
+impl Queue {
+    /// A queue of a client, which has to outlive it.
+    fn new<C: ClientContext>(client: &Client<C>) -> Self {
+        // SAFETY: the client lives, and at least as long as the queue, which no function here hands out.
+        Self(unsafe { native::rd_kafka_queue_new(client.native_ptr()) })
+    }
+
+    /// Waits for the answer, and takes it unless it is an error.
+    fn answer(&self, timeout: Duration) -> Result<Event, KafkaError> {
+        // SAFETY: the queue lives.
+        let event = unsafe { native::rd_kafka_queue_poll(self.0, millis(timeout + MARGIN)) };
+        if event.is_null() {
+            return Err(KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut));
+        }
+        let event = Event(event);
+        // SAFETY: the event lives.
+        let code = unsafe { native::rd_kafka_event_error(event.0) };
+        if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+            Ok(event)
+        } else {
+            Err(KafkaError::AdminOp(code.into()))
+        }
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // SAFETY: not used again.
+        unsafe { native::rd_kafka_queue_destroy(self.0) };
+    }
+}
+
+/// A topic to be created as the client has it; destroyed when it is dropped.
+struct Made(*mut native::rd_kafka_NewTopic_t);
+
+// === impl Made ===
+
+impl Made {
+    /// Of a topic to be created.
+    fn try_new(topic: &NewTopic<'_>) -> Result<Self, KafkaError> {
+        let name = CString::new(topic.name).map_err(KafkaError::Nul)?;
+        let mut error: [c_char; ERROR] = [0; ERROR];
+        // SAFETY: a C string, which is copied, and room for an error as said.
+        let made = unsafe {
+            native::rd_kafka_NewTopic_new(
+                name.as_ptr(),
+                topic.partitions,
+                topic.replication_factor,
+                error.as_mut_ptr(),
+                error.len(),
+            )
+        };
+        if made.is_null() {
+            let reason = text(error.as_ptr()).unwrap_or_default();
+            return Err(KafkaError::AdminOpCreation(reason));
+        }
+        let made = Self(made);
+        for (key, value) in &topic.config {
+            let (key, value) = (
+                CString::new(*key).map_err(KafkaError::Nul)?,
+                CString::new(*value).map_err(KafkaError::Nul)?,
+            );
+            // SAFETY: the topic lives, and both C strings are copied.
+            let code = unsafe {
+                native::rd_kafka_NewTopic_set_config(made.0, key.as_ptr(), value.as_ptr())
+            };
+            if code != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+                return Err(KafkaError::AdminOp(code.into()));
+            }
+        }
+        Ok(made)
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        // SAFETY: not used again.
+        unsafe { native::rd_kafka_NewTopic_destroy(self.0) };
+    }
+}

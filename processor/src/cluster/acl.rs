@@ -1,0 +1,486 @@
+//! What may be asked of Kafka, and by whom: the least rules (ACLs) for each of retide's users.
+//!
+//! The one list of them: `retide init --acls` prints it, `retide doctor` compares it with what the brokers allow, and each refusal names
+//! its line. Invariant: whoever has these rules and no other ones can do all that the user does, and nothing else of retide's.
+//!
+//! Kafka lets whoever may read or write a topic see that it is there (`Describe`), and so whoever may read a group see its offsets, and
+//! whoever may write with a transactional id look for its coordinator. So `Describe` stands only where nothing else implies it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use clap::ValueEnum;
+
+use retide_native::admin::Operation;
+
+use crate::cluster::plan::{Plan, Reads, Role, TopicPlan};
+use crate::cluster::tools::Tools;
+
+/// Who asks something of Kafka.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum User {
+    /// `retide run`, and `retide doctor` as the same user
+    Run,
+    /// `retide init`, with `--partitions` as well
+    Init,
+    /// `retide submit`, and any producer of tasks
+    #[value(alias = "produce")]
+    Submit,
+    /// `retide explain`
+    #[value(alias = "read-tasks")]
+    Explain,
+    /// `retide scenes apply`, `diff`, `export` and `delete`
+    #[value(alias = "scenes")]
+    ScenesApply,
+    /// Whoever reads all of retide's topics, such as a console
+    #[value(alias = "console")]
+    Read,
+}
+
+/// What is used beside the topics of a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    /// The consumer group of the workers.
+    pub group: String,
+    /// What transactional ids begin with; none for a guarantee that needs no transactions.
+    pub transactions: Option<String>,
+    /// The topics of Kafka targets.
+    pub targets: BTreeSet<String>,
+    /// Whether events are written.
+    pub events: bool,
+}
+
+/// What a rule is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Resource {
+    /// A topic.
+    Topic,
+    /// A consumer group.
+    Group,
+    /// A transactional id.
+    TransactionalId,
+}
+
+/// Operations that are allowed on something.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rule {
+    /// What it is.
+    pub resource: Resource,
+    /// Its name, or what names begin with.
+    pub name: Pattern,
+    /// The operations.
+    pub operations: BTreeSet<Operation>,
+}
+
+/// A name, or what names begin with.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Pattern {
+    /// The name.
+    Literal(String),
+    /// The beginning of names, up to a separator.
+    Prefix(String),
+}
+
+/// The separator behind the group in transactional ids.
+const SEPARATOR: char = '-';
+
+// === impl Scope ===
+
+impl Scope {
+    /// What the transactional ids of its workers begin with, to the separator.
+    fn ids(&self) -> Option<String> {
+        let prefix = self.transactions.as_ref()?;
+        Some(format!("{prefix}{SEPARATOR}"))
+    }
+}
+
+// === impl User ===
+
+impl User {
+    /// The operations that the user needs on a topic with this role; without a scope, as if everything was used.
+    pub(super) fn on(self, role: Role, scope: Option<&Scope>) -> BTreeSet<Operation> {
+        let events = scope.is_none_or(|scope| scope.events);
+        let about = role.about();
+        let mut operations = BTreeSet::new();
+        match self {
+            Self::Run => {
+                // Settings are checked: without this one the user works, and is told that nobody looked.
+                operations.insert(Operation::DescribeConfigs);
+                match about.reads {
+                    Reads::Tasks | Reads::State => operations.insert(Operation::Read),
+                    Reads::Nothing => operations.insert(Operation::Describe),
+                };
+                if about.writes && (events || role != Role::Events) {
+                    operations.insert(Operation::Write);
+                }
+            }
+            Self::Init => operations.extend([
+                Operation::Create,
+                Operation::Alter,
+                Operation::DescribeConfigs,
+            ]),
+            Self::Submit => match role {
+                Role::Tasks => {
+                    operations.insert(Operation::Write);
+                }
+                // To tell that a scene does not exist.
+                Role::Scenes => {
+                    operations.insert(Operation::Read);
+                }
+                Role::Tier { .. }
+                | Role::Callbacks
+                | Role::Alerts
+                | Role::DeadLetters
+                | Role::Events
+                | Role::Order => {}
+            },
+            Self::Explain => match role {
+                Role::Tasks
+                | Role::Tier { .. }
+                | Role::Callbacks
+                | Role::DeadLetters
+                | Role::Events => {
+                    operations.insert(Operation::Read);
+                }
+                Role::Alerts | Role::Order | Role::Scenes => {}
+            },
+            Self::ScenesApply => match role {
+                Role::Scenes => operations.extend([Operation::Read, Operation::Write]),
+                // Whether a scene that is to be deleted has tasks under way.
+                Role::Tasks | Role::Tier { .. } => {
+                    operations.insert(Operation::Read);
+                }
+                Role::Callbacks | Role::Alerts | Role::DeadLetters | Role::Events | Role::Order => {
+                }
+            },
+            Self::Read => {
+                operations.insert(Operation::Read);
+            }
+        }
+        operations
+    }
+
+    /// The operation that the user needs on the group of the workers.
+    const fn on_group(self) -> Option<Operation> {
+        match self {
+            Self::Run => Some(Operation::Read),
+            Self::ScenesApply | Self::Read => Some(Operation::Describe),
+            Self::Init | Self::Submit | Self::Explain => None,
+        }
+    }
+
+    /// The word for it on the command line.
+    pub fn word(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
+
+/// The rules that `users` need together, those of tiers as one.
+pub(super) fn rules(users: &[User], plan: &Plan, scope: &Scope) -> Vec<Rule> {
+    let mut all: BTreeMap<(Resource, Pattern), BTreeSet<Operation>> = BTreeMap::new();
+    let mut add = |resource, pattern, operations: BTreeSet<Operation>| {
+        if !operations.is_empty() {
+            let rule = all.entry((resource, pattern)).or_default();
+            rule.extend(operations);
+        }
+    };
+    for user in users {
+        for topic in &plan.topics {
+            add(
+                Resource::Topic,
+                Pattern::of(plan, &topic.name, topic.role),
+                user.on(topic.role, Some(scope)),
+            );
+        }
+        if let Some(operation) = user.on_group() {
+            let name = Pattern::Literal(scope.group.clone());
+            add(Resource::Group, name, BTreeSet::from([operation]));
+        }
+        if *user == User::Run {
+            for target in &scope.targets {
+                let name = Pattern::Literal(target.clone());
+                add(Resource::Topic, name, BTreeSet::from([Operation::Write]));
+            }
+            if let Some(ids) = scope.ids() {
+                let name = Pattern::Prefix(ids);
+                add(
+                    Resource::TransactionalId,
+                    name,
+                    BTreeSet::from([Operation::Write]),
+                );
+            }
+        }
+    }
+    let all = all.into_iter();
+    all.map(|((resource, name), operations)| Rule {
+        resource,
+        name,
+        operations: least(operations),
+    })
+    .collect()
+}
+
+/// The command lines that let retide's user do `operations` on these topics of a plan.
+pub(super) fn allow(
+    topics: &[&TopicPlan],
+    plan: &Plan,
+    tools: &Tools,
+    operations: &BTreeSet<Operation>,
+) -> Vec<String> {
+    let tier = |topic: &&TopicPlan| matches!(topic.role, Role::Tier { .. });
+    let tiers = plan.topics.iter().filter(tier).count();
+    let all = topics.iter().copied().filter(|topic| tier(topic)).count() == tiers;
+    let names: BTreeSet<Pattern> = topics
+        .iter()
+        .map(|topic| {
+            if all {
+                Pattern::of(plan, &topic.name, topic.role)
+            } else {
+                Pattern::Literal(topic.name.to_string())
+            }
+        })
+        .collect();
+    let rules: Vec<Rule> = names
+        .into_iter()
+        .map(|name| Rule {
+            resource: Resource::Topic,
+            name,
+            operations: least(operations.clone()),
+        })
+        .collect();
+    lines(&rules, tools, tools.principal(), None)
+}
+
+/// The operations without those that others imply.
+fn least(mut operations: BTreeSet<Operation>) -> BTreeSet<Operation> {
+    let implies = |operation: &Operation| match operation {
+        Operation::Read | Operation::Write | Operation::Delete | Operation::Alter => true,
+        Operation::Create
+        | Operation::Describe
+        | Operation::DescribeConfigs
+        | Operation::AlterConfigs => false,
+    };
+    if operations.iter().any(implies) {
+        operations.remove(&Operation::Describe);
+    }
+    operations
+}
+
+/// The command lines that give `principal`, from `host` if one is named, these rules: one for all that have the same operations.
+pub(super) fn lines(
+    rules: &[Rule],
+    tools: &Tools,
+    principal: &str,
+    host: Option<&str>,
+) -> Vec<String> {
+    let mut same: BTreeMap<_, Vec<&Pattern>> = BTreeMap::new();
+    for rule in rules {
+        let key = (rule.resource, rule.name.is_prefix(), &rule.operations);
+        same.entry(key).or_default().push(&rule.name);
+    }
+    let mut lines = Vec::new();
+    for ((resource, is_prefix, operations), names) in same {
+        let mut words = vec!["--add", "--allow-principal", principal];
+        if let Some(host) = host {
+            words.extend(["--allow-host", host]);
+        }
+        for operation in operations {
+            words.extend(["--operation", operation_word(*operation)]);
+        }
+        for name in names {
+            words.extend([resource.option(), name.text()]);
+        }
+        if is_prefix {
+            words.extend(["--resource-pattern-type", "prefixed"]);
+        }
+        lines.push(tools.acls(&words));
+    }
+    lines
+}
+
+/// The rules as a `KafkaUser`, as the operator of Strimzi 0.49 or later reads it, for the Kafka resource called `cluster_label`. How the
+/// user logs in is left to whoever applies it.
+pub(super) fn strimzi(
+    rules: &[Rule],
+    principal: &str,
+    host: Option<&str>,
+    cluster_label: &str,
+) -> String {
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let name = principal.strip_prefix("User:").unwrap_or(principal);
+    let mut text = format!(
+        "---\napiVersion: kafka.strimzi.io/v1\nkind: KafkaUser\nmetadata:\n  name: {}\n  labels:\n    strimzi.io/cluster: {}\n\
+         spec:\n  authorization:\n    type: simple\n    acls:\n",
+        quoted(name),
+        quoted(cluster_label),
+    );
+    for rule in rules {
+        let kind = match rule.resource {
+            Resource::Topic => "topic",
+            Resource::Group => "group",
+            Resource::TransactionalId => "transactionalId",
+        };
+        let pattern = if rule.name.is_prefix() {
+            "prefix"
+        } else {
+            "literal"
+        };
+        let operations: Vec<&str> = rule
+            .operations
+            .iter()
+            .map(|operation| operation_word(*operation))
+            .collect();
+        let _ = write!(
+            text,
+            "      - resource:\n          type: {kind}\n          name: {}\n          patternType: {pattern}\n        operations: [{}]\n",
+            quoted(rule.name.text()),
+            operations.join(", "),
+        );
+        if let Some(host) = host {
+            let _ = writeln!(text, "        host: {}", quoted(host));
+        }
+    }
+    text
+}
+
+/// The word for an operation, as Kafka's tools and Strimzi take it.
+pub(super) const fn operation_word(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Read => "Read",
+        Operation::Write => "Write",
+        Operation::Create => "Create",
+        Operation::Delete => "Delete",
+        Operation::Alter => "Alter",
+        Operation::Describe => "Describe",
+        Operation::DescribeConfigs => "DescribeConfigs",
+        Operation::AlterConfigs => "AlterConfigs",
+    }
+}
+
+// === impl Resource ===
+
+impl Resource {
+    /// The option for it of `kafka-acls.sh`.
+    pub(super) const fn option(self) -> &'static str {
+        match self {
+            Self::Topic => "--topic",
+            Self::Group => "--group",
+            Self::TransactionalId => "--transactional-id",
+        }
+    }
+}
+
+// === impl Pattern ===
+
+impl Pattern {
+    /// The pattern of a planned topic: all tiers have one.
+    fn of(plan: &Plan, name: &str, role: Role) -> Self {
+        match role {
+            Role::Tier { .. } => match plan.tiers() {
+                Some(prefix) => Self::Prefix(prefix),
+                None => Self::Literal(name.to_owned()),
+            },
+            Role::Tasks
+            | Role::Callbacks
+            | Role::Alerts
+            | Role::DeadLetters
+            | Role::Events
+            | Role::Order
+            | Role::Scenes => Self::Literal(name.to_owned()),
+        }
+    }
+
+    /// Whether it is the beginning of names.
+    const fn is_prefix(&self) -> bool {
+        match self {
+            Self::Literal(_) => false,
+            Self::Prefix(_) => true,
+        }
+    }
+
+    /// Its text.
+    fn text(&self) -> &str {
+        match self {
+            Self::Literal(text) | Self::Prefix(text) => text,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use rdkafka::ClientConfig;
+
+    use retide_core::Ladder;
+
+    use crate::cluster::Layout;
+    use crate::topics::Topics;
+
+    fn shown(users: &[User]) -> Vec<String> {
+        let ladder = Ladder::try_new(&["now", "1m"]).unwrap();
+        let layout = Layout {
+            partitions: 2,
+            replication_factor: -1,
+        };
+        let plan = Plan::new(&Topics::new("retry", &ladder), &ladder, layout);
+        let scope = Scope {
+            group: "retide".to_owned(),
+            transactions: Some("retide".to_owned()),
+            targets: BTreeSet::from(["paid".to_owned()]),
+            events: true,
+        };
+        let tools = Tools::new(&ClientConfig::new(), "a:9092");
+        let lines = lines(&rules(users, &plan, &scope), &tools, "User:x", None);
+        let head = "kafka-acls.sh --bootstrap-server a:9092 --add --allow-principal User:x ";
+        let lines = lines.into_iter();
+        lines
+            .map(|line| line.strip_prefix(head).unwrap().to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn a_worker_needs_few_lines_and_no_prefix_but_those_that_end_in_a_separator() {
+        assert_eq!(
+            shown(&[User::Run]),
+            [
+                "--operation Read --operation Write --operation DescribeConfigs --topic retry.order",
+                "--operation Read --operation DescribeConfigs --topic retry.scenes --topic retry.tasks",
+                "--operation Write --topic paid",
+                "--operation Write --operation DescribeConfigs --topic retry.alerts --topic retry.callbacks --topic retry.dead-letters \
+                 --topic retry.events",
+                "--operation Read --operation Write --operation DescribeConfigs --topic retry.delay. --resource-pattern-type prefixed",
+                "--operation Read --group retide",
+                "--operation Write --transactional-id retide- --resource-pattern-type prefixed",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_other_users_need_less_and_together_what_each_of_them_needs() {
+        assert_eq!(
+            shown(&[User::Submit]),
+            [
+                "--operation Read --topic retry.scenes",
+                "--operation Write --topic retry.tasks",
+            ]
+        );
+        assert_eq!(
+            shown(&[User::Submit, User::ScenesApply]),
+            [
+                "--operation Read --operation Write --topic retry.scenes --topic retry.tasks",
+                "--operation Read --topic retry.delay. --resource-pattern-type prefixed",
+                "--operation Describe --group retide",
+            ]
+        );
+        assert_eq!(
+            shown(&[User::Init]),
+            [
+                "--operation Create --operation Alter --operation DescribeConfigs --topic retry.alerts --topic retry.callbacks \
+                 --topic retry.dead-letters --topic retry.events --topic retry.order --topic retry.scenes --topic retry.tasks",
+                "--operation Create --operation Alter --operation DescribeConfigs --topic retry.delay. --resource-pattern-type prefixed",
+            ]
+        );
+    }
+}
