@@ -5,13 +5,15 @@
 //
 //   java -cp 'target/kafka/VERSION/*' processor/chaos/Checker.java check [--bootstrap HOST:PORT] [--dump FILE] [--list FILE] DIR...
 //   java -cp 'target/kafka/VERSION/*' processor/chaos/Checker.java sample --bootstrap HOST:PORT --group GROUP --out FILE
+//   java -cp 'target/kafka/VERSION/*' processor/chaos/Checker.java dump --bootstrap HOST:PORT --topic T --partition P [--keep FILE]
 //
 // Where the campaign's guarantee is at_least_once, what may come twice then, and the order, which holds only while nothing goes wrong, are
 // counted, and break nothing.
 //
 // `check` prints one line for each promise, and exits with 1 if one was broken. With --bootstrap the topics are read from the broker and
 // written to DIR/topics.tsv; without it they are read from there, or from the file that --dump names. --list names a file
-// with more directories, one a line. `sample` appends the committed offsets to a file every second until it is killed.
+// with more directories, one a line. `sample` appends the committed offsets to a file every second until it is killed. `dump` prints the end
+// of a partition and the offset and task of each record on it; with --keep it appends the records to a file as they are in topics.tsv.
 //
 // Ledgers are lines of tab-separated fields, times are microseconds since the epoch unless they say otherwise:
 //   campaign.tsv   key, value
@@ -22,7 +24,12 @@
 //                  and, if it asked for one, the least wait before the next attempt in ms
 //   faults.tsv     begin, number, time, kind, process, detail | end, number, time | exit, time, process, itself or sigterm, status
 //                  kinds of campaigns: kill, zombie, reply, broker, storm; of simulations, too: cut, from when the group gives a process
-//                  up until it hears of it, and stall, from a call without an answer until that is noticed
+//                  up until it hears of it, and stall, from a call without an answer until that is noticed; and the acts of an adversary
+//                  told, number, time, where the fault was not told in time | note, time, idle or failed, detail
+//   gone.tsv       number of the fault, id: a task that an admin may have destroyed
+//   exempt.tsv     number of the fault, id: a task of which an admin destroyed what was known, so that it may be done again
+//   odd.tsv        time, id, outcome it must have: a record that no producer should write
+//   deleted.tsv    as topics.tsv: records that an admin deleted
 //   offsets.tsv    time, topic, partition, offset
 //   topics.tsv     C (committed) or A (aborted), topic, partition, offset, append time in ms, id, outcome, event, attempt, hops,
 //                  origin, fingerprint of the value
@@ -65,6 +72,11 @@ public final class Checker {
     static final long ZOMBIE = 5_000_000;
     /** Faults in which a process commits nothing from begin to end, and works on. Simulations know both; a campaign cannot. */
     static final Set<String> UNNOTICED = Set.of("cut", "stall");
+    /** Faults after which no attempt is made twice: processes drain, or nothing of what they do is in the way. */
+    static final Set<String> HARMLESS =
+            Set.of("storm", "odd", "widen", "delete", "setting", "intruder", "scene-gone", "scene-unreadable", "metadata");
+    /** Acts that keep what was answered from being committed: who is told to leave meanwhile says that it failed. */
+    static final Set<String> HOLDING = Set.of("deny", "quota", "hang");
     /** How long a consequence may be on a topic before its transaction has ended, with a fault in between. */
     static final long COMMIT = 30_000_000;
     /** Longest lateness of 99 of 100 attempts while nothing is wrong, in ms: what a busy machine needs to start all processes, twice. */
@@ -83,6 +95,7 @@ public final class Checker {
         String command = rest.isEmpty() ? "" : rest.remove(0);
         switch (command) {
             case "sample" -> sample(options);
+            case "dump" -> dump(options);
             case "check" -> {
                 if (options.containsKey("--list")) {
                     rest.addAll(Files.readAllLines(Path.of(options.get("--list"))));
@@ -90,7 +103,8 @@ public final class Checker {
                 System.exit(check(options, rest) ? 0 : 1);
             }
             default -> {
-                System.err.println("usage: Checker.java check [--bootstrap B] [--dump FILE] [--list FILE] DIR... | sample --bootstrap B --group G --out FILE");
+                System.err.println("usage: Checker.java check [--bootstrap B] [--dump FILE] [--list FILE] DIR... | sample --bootstrap B --group G --out FILE"
+                        + " | dump --bootstrap B --topic T --partition P [--keep FILE]");
                 System.exit(2);
             }
         }
@@ -104,6 +118,7 @@ public final class Checker {
             History history = new History(dir);
             if (options.containsKey("--bootstrap")) {
                 history.readTopics(options.get("--bootstrap"));
+                history.readDeleted(dir.resolve("deleted.tsv"));
                 history.writeDump(dir.resolve("topics.tsv"));
             } else {
                 history.readDump(options.containsKey("--dump") ? Path.of(options.get("--dump")) : dir.resolve("topics.tsv"));
@@ -144,6 +159,27 @@ public final class Checker {
                 } catch (java.util.concurrent.ExecutionException | java.util.concurrent.TimeoutException error) {
                     System.err.println("no sample: " + error);
                 }
+            }
+        }
+    }
+
+    /** Prints what stands on a partition, and keeps it if that is wanted. */
+    static void dump(Map<String, String> options) throws Exception {
+        TopicPartition partition = new TopicPartition(options.get("--topic"), Integer.parseInt(options.get("--partition")));
+        String bootstrap = options.get("--bootstrap");
+        long end = History.ends(bootstrap, List.of(partition)).get(partition);
+        List<ConsumerRecord<byte[], byte[]>> records = new ArrayList<>();
+        History.read(bootstrap, "read_uncommitted", List.of(partition), records::add);
+        // After those: what is not committed by then was aborted.
+        Set<Long> committed = new HashSet<>();
+        History.read(bootstrap, "read_committed", List.of(partition), record -> committed.add(record.offset()));
+        List<Entry> entries = records.stream().filter(record -> record.offset() < end)
+                .map(record -> History.entry(record, committed.contains(record.offset()))).toList();
+        System.out.println(end);
+        entries.forEach(entry -> System.out.println(entry.offset + "\t" + entry.id));
+        if (options.containsKey("--keep")) {
+            try (Writer out = Files.newBufferedWriter(Path.of(options.get("--keep")), StandardOpenOption.CREATE, StandardOpenOption.APPEND)) {
+                History.write(entries, out);
             }
         }
     }
@@ -216,6 +252,16 @@ public final class Checker {
         final List<Exit> exits = new ArrayList<>();
         final List<Sample> samples = new ArrayList<>();
         final List<Entry> entries = new ArrayList<>();
+        /** Tasks that an admin may have destroyed. */
+        final Set<String> gone = new HashSet<>();
+        /** Tasks that may be done again, since an admin destroyed what was known of them. */
+        final Set<String> exempt = new HashSet<>();
+        /** Records that no producer should write, and how each has to end. */
+        final Map<String, String> odd = new LinkedHashMap<>();
+        /** Faults of which somebody was to be told, and where they were not. */
+        final Map<Integer, String> told = new TreeMap<>();
+        /** What was seen that belongs to no fault: the kind and the detail. */
+        final List<String[]> notes = new ArrayList<>();
         final String prefix;
         /** Whether one end was promised, and not one or more. */
         final boolean isOnce;
@@ -240,6 +286,15 @@ public final class Checker {
             }
             attempts.sort(Comparator.comparingLong(Attempt::steady));
             readFaults(dir.resolve("faults.tsv"));
+            for (String[] line : lines(dir.resolve("gone.tsv"))) {
+                gone.add(line[1]);
+            }
+            for (String[] line : lines(dir.resolve("exempt.tsv"))) {
+                exempt.add(line[1]);
+            }
+            for (String[] line : lines(dir.resolve("odd.tsv"))) {
+                odd.put(line[1], line[2]);
+            }
             for (String[] line : lines(dir.resolve("offsets.tsv"))) {
                 samples.add(new Sample(Long.parseLong(line[0]), line[1], Integer.parseInt(line[2]), Long.parseLong(line[3])));
             }
@@ -252,6 +307,8 @@ public final class Checker {
                 switch (line[0]) {
                     case "end" -> ends.put(line[1], Long.parseLong(line[2]));
                     case "exit" -> exits.add(new Exit(Long.parseLong(line[1]), line[2], line[3], line[4]));
+                    case "told" -> told.put(Integer.parseInt(line[1]), line[3]);
+                    case "note" -> notes.add(new String[] {line[2], line[3]});
                     default -> { }
                 }
             }
@@ -269,28 +326,33 @@ public final class Checker {
 
         /** Reads all topics, once with and once without what was aborted. */
         void readTopics(String bootstrap) throws Exception {
-            Map<TopicPartition, Set<Long>> committed = new HashMap<>();
-            read(bootstrap, "read_committed",
-                    record -> committed.computeIfAbsent(new TopicPartition(record.topic(), record.partition()), key -> new HashSet<>())
-                            .add(record.offset()));
-            read(bootstrap, "read_uncommitted", record -> {
-                Set<Long> offsets = committed.getOrDefault(new TopicPartition(record.topic(), record.partition()), Set.of());
-                entries.add(entry(record, offsets.contains(record.offset())));
-            });
-        }
-
-        private void read(String bootstrap, String isolation, java.util.function.Consumer<ConsumerRecord<byte[], byte[]>> each) throws Exception {
             Properties properties = new Properties();
             properties.put("bootstrap.servers", bootstrap);
-            properties.put("isolation.level", isolation);
-            properties.put("enable.auto.commit", "false");
+            List<TopicPartition> partitions = new ArrayList<>();
             try (KafkaConsumer<byte[], byte[]> consumer = new KafkaConsumer<>(properties, new ByteArrayDeserializer(), new ByteArrayDeserializer())) {
-                List<TopicPartition> partitions = new ArrayList<>();
                 consumer.listTopics().forEach((topic, infos) -> {
                     if (topic.startsWith(prefix + ".")) {
                         infos.forEach(info -> partitions.add(new TopicPartition(topic, info.partition())));
                     }
                 });
+            }
+            Map<TopicPartition, Set<Long>> committed = new HashMap<>();
+            read(bootstrap, "read_committed", partitions,
+                    record -> committed.computeIfAbsent(new TopicPartition(record.topic(), record.partition()), key -> new HashSet<>())
+                            .add(record.offset()));
+            read(bootstrap, "read_uncommitted", partitions, record -> {
+                Set<Long> offsets = committed.getOrDefault(new TopicPartition(record.topic(), record.partition()), Set.of());
+                entries.add(entry(record, offsets.contains(record.offset())));
+            });
+        }
+
+        private static void read(String bootstrap, String isolation, List<TopicPartition> partitions,
+                java.util.function.Consumer<ConsumerRecord<byte[], byte[]>> each) throws Exception {
+            Properties properties = new Properties();
+            properties.put("bootstrap.servers", bootstrap);
+            properties.put("isolation.level", isolation);
+            properties.put("enable.auto.commit", "false");
+            try (KafkaConsumer<byte[], byte[]> consumer = new KafkaConsumer<>(properties, new ByteArrayDeserializer(), new ByteArrayDeserializer())) {
                 consumer.assign(partitions);
                 consumer.seekToBeginning(partitions);
                 Map<TopicPartition, Long> ends = ends(bootstrap, partitions);
@@ -333,12 +395,27 @@ public final class Checker {
 
         void writeDump(Path file) throws IOException {
             try (Writer out = Files.newBufferedWriter(file)) {
-                for (Entry entry : entries) {
-                    out.write(String.join("\t", entry.committed ? "C" : "A", entry.topic, "" + entry.partition, "" + entry.offset,
-                            "" + entry.timeMs, entry.id, entry.outcome, entry.event, "" + entry.attempt, "" + entry.hops, entry.origin,
-                            entry.fingerprint) + "\n");
-                }
+                write(entries, out);
             }
+        }
+
+        static void write(List<Entry> entries, Writer out) throws IOException {
+            for (Entry entry : entries) {
+                out.write(String.join("\t", entry.committed ? "C" : "A", entry.topic, "" + entry.partition, "" + entry.offset,
+                        "" + entry.timeMs, entry.id, entry.outcome, entry.event, "" + entry.attempt, "" + entry.hops, entry.origin,
+                        entry.fingerprint) + "\n");
+            }
+        }
+
+        /** Adds what an admin deleted. */
+        void readDeleted(Path file) throws IOException {
+            Set<String> places = new HashSet<>();
+            entries.forEach(entry -> places.add(entry.place()));
+            List<Entry> there = new ArrayList<>(entries);
+            entries.clear();
+            readDump(file);
+            entries.removeIf(entry -> !places.add(entry.place()));
+            entries.addAll(there);
         }
 
         void readDump(Path file) throws IOException {
@@ -359,12 +436,24 @@ public final class Checker {
         final Map<String, List<Entry>> parked = new HashMap<>();
         final Map<String, Entry> tasks = new HashMap<>();
         final Map<String, List<Attempt>> attempts = new HashMap<>();
+        /** The odd record that a dead letter is of, by the dead letter's task: what cannot be read has no identity but its place. */
+        final Map<String, String> oddIds = new HashMap<>();
+        /** Tasks that may be done again, and have ended. */
+        final Set<String> exemptEnds = new HashSet<>();
         boolean clean = true;
 
         Promises(History history) {
             this.history = history;
+            // Of a task that may be done again, only its end is promised.
+            history.attempts.removeIf(attempt -> history.exempt.contains(attempt.id));
             for (Entry entry : history.entries) {
                 if (!entry.committed) {
+                    continue;
+                }
+                if (history.exempt.contains(entry.id)) {
+                    if (entry.topic.equals(history.prefix + ".callbacks")) {
+                        exemptEnds.add(entry.id);
+                    }
                     continue;
                 }
                 String name = entry.topic.substring(history.prefix.length() + 1);
@@ -383,6 +472,17 @@ public final class Checker {
             for (Attempt attempt : history.attempts) {
                 attempts.computeIfAbsent(attempt.id, key -> new ArrayList<>()).add(attempt);
             }
+            Map<String, String> places = new HashMap<>();
+            for (String id : history.odd.keySet()) {
+                if (tasks.containsKey(id)) {
+                    places.put(tasks.get(id).place(), id);
+                }
+            }
+            deadLetters.values().forEach(letters -> letters.forEach(letter -> {
+                if (places.containsKey(letter.origin)) {
+                    oddIds.put(letter.id, places.get(letter.origin));
+                }
+            }));
         }
 
         static final Set<String> TERMINALS = Set.of("delivered", "dead", "expired", "cancelled");
@@ -411,6 +511,12 @@ public final class Checker {
             turns();
             exits();
             lateness();
+            if (!history.campaign.getOrDefault("adversary", "0").equals("0")) {
+                odd();
+                told();
+                working();
+                acts();
+            }
             aborted();
             return clean;
         }
@@ -440,7 +546,7 @@ public final class Checker {
             // A task that was written without its producer being told is a task, too.
             tasks.keySet().stream().filter(history.intents::containsKey).forEach(written::add);
             for (String id : written) {
-                if (!callbacks.containsKey(id)) {
+                if (!callbacks.containsKey(id) && !exemptEnds.contains(id) && !history.gone.contains(id)) {
                     lost.add(id);
                 }
             }
@@ -451,7 +557,7 @@ public final class Checker {
         private void phantom() {
             Set<String> phantoms = new TreeSet<>();
             for (Collection<String> ids : List.of(callbacks.keySet(), deadLetters.keySet(), ended.keySet(), parked.keySet(), attempts.keySet())) {
-                ids.stream().filter(id -> !history.intents.containsKey(id)).forEach(phantoms::add);
+                ids.stream().filter(id -> !history.intents.containsKey(id) && !history.odd.containsKey(id) && !oddIds.containsKey(id)).forEach(phantoms::add);
             }
             line("phantom", phantoms, "tasks seen " + attempts.size());
         }
@@ -622,8 +728,8 @@ public final class Checker {
             Map<Fault, Long> bounds = new LinkedHashMap<>();
             for (Fault fault : history.faults) {
                 // What was in flight, of all processes where all are hit, and what was not durable; nothing where processes drain.
-                long hit = fault.kind.equals("broker") ? processes : 1;
-                bounds.put(fault, fault.kind.equals("storm") ? 0 : hit * concurrency + uncommitted(fault));
+                long hit = fault.kind.equals("broker") || HOLDING.contains(fault.kind) ? processes : 1;
+                bounds.put(fault, HARMLESS.contains(fault.kind) ? 0 : hit * concurrency + uncommitted(fault));
             }
             Map<Fault, Long> blamed = new HashMap<>();
             Set<String> seen = new HashSet<>();
@@ -698,7 +804,8 @@ public final class Checker {
         private void committed() {
             Map<String, List<Entry>> read = new HashMap<>();
             for (Entry entry : history.entries) {
-                if (entry.committed && (entry.isParked() || entry.topic.equals(history.prefix + ".tasks"))) {
+                boolean known = !entry.id.isEmpty() && !history.gone.contains(entry.id) && !history.exempt.contains(entry.id);
+                if (entry.committed && known && (entry.isParked() || entry.topic.equals(history.prefix + ".tasks"))) {
                     read.computeIfAbsent(entry.topic + "/" + entry.partition, key -> new ArrayList<>()).add(entry);
                 }
             }
@@ -813,6 +920,8 @@ public final class Checker {
                 line.sort(Comparator.comparingLong(Entry::offset));
                 String before = "";
                 long ended = 0;
+                // Nobody waits for one that was destroyed.
+                line.removeIf(entry -> history.gone.contains(entry.id) && !callbacks.containsKey(entry.id));
                 for (Entry entry : line) {
                     count++;
                     long first = Long.MAX_VALUE;
@@ -858,21 +967,74 @@ public final class Checker {
         }
 
         /**
-         * A process that is told to leave ends with 0, or by that signal if it had not begun to work; one ends by itself only while the
-         * broker is away, as failed (1) or not started (5).
+         * A process that is told to leave ends with 0, by that signal if it had not begun to work, or as failed (1) where an act keeps what
+         * was answered from being committed; one ends by itself only while the broker is away, as failed (1) or not started (5), or
+         * refuses to start (4) while a scene cannot be read.
          */
         private void exits() {
             Set<String> broken = new TreeSet<>();
             int itself = 0;
             for (Exit exit : history.exits) {
-                boolean away = history.faults.stream().anyMatch(fault -> fault.kind.equals("broker") && fault.covers(exit.time, TAIL));
+                boolean away = covered(exit, Set.of("broker"));
                 itself += exit.why.equals("itself") ? 1 : 0;
-                boolean fine = exit.why.equals("sigterm") ? Set.of("0", "signal 15").contains(exit.status) : away && Set.of("1", "5").contains(exit.status);
+                boolean fine = switch (exit.status) {
+                    case "0", "signal 15" -> exit.why.equals("sigterm");
+                    case "1" -> away || (exit.why.equals("sigterm") && covered(exit, HOLDING));
+                    case "4" -> exit.why.equals("itself") && covered(exit, Set.of("scene-unreadable"));
+                    case "5" -> away;
+                    default -> false;
+                };
                 if (!fine) {
                     broken.add(exit.process + " " + exit.why + " " + exit.status);
                 }
             }
             line("exits", broken, "ended on SIGTERM " + (history.exits.size() - itself) + ", by themselves " + itself);
+        }
+
+        private boolean covered(Exit exit, Set<String> kinds) {
+            return history.faults.stream().anyMatch(fault -> kinds.contains(fault.kind) && fault.covers(exit.time, TAIL));
+        }
+
+        /** A record that no producer should write has one end, the one that it must have. */
+        private void odd() {
+            Set<String> broken = new TreeSet<>();
+            Map<String, Set<String>> names = new HashMap<>();
+            history.odd.keySet().forEach(id -> names.computeIfAbsent(id, key -> new TreeSet<>()).add(id));
+            oddIds.forEach((own, id) -> names.get(id).add(own));
+            history.odd.forEach((id, outcome) -> {
+                List<String> ends = new ArrayList<>();
+                names.get(id).forEach(name -> ends.addAll(words(callbacks.get(name), Entry::outcome)));
+                if (tasks.containsKey(id) && !ends.equals(List.of(outcome))) {
+                    broken.add(id + " " + ends);
+                }
+            });
+            line("odd", broken, "odd records " + history.odd.size());
+        }
+
+        /** What keeps retide from its work is told in time: by its probe, its metrics and its log. */
+        private void told() {
+            Set<String> broken = new TreeSet<>();
+            for (Fault fault : history.faults) {
+                String missing = history.told.getOrDefault(fault.number, "");
+                if (!missing.isEmpty()) {
+                    broken.add(fault.kind + " " + fault.detail + " not in " + missing);
+                }
+            }
+            line("told", broken, "faults to tell of " + history.told.size());
+        }
+
+        /** No group says that it is well while nothing ends. */
+        private void working() {
+            List<String> broken = history.notes.stream().filter(note -> note[0].equals("idle")).map(note -> note[1]).toList();
+            line("working", broken, "ends " + callbacks.size());
+        }
+
+        /** Everything that the adversary was to do was done. */
+        private void acts() {
+            List<String> broken = history.notes.stream().filter(note -> note[0].equals("failed")).map(note -> note[1]).toList();
+            Map<String, Integer> kinds = new TreeMap<>();
+            history.faults.forEach(fault -> kinds.merge(fault.kind, 1, Integer::sum));
+            line("acts", broken, "faults " + kinds + ", tasks destroyed " + history.gone.size() + ", may be done again " + history.exempt.size());
         }
 
         /** Attempts start soon after their due time while nothing is wrong; those of tasks that wait for others of their key do not count. */

@@ -13,6 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::Failed;
+use crate::campaign::{PASSWORD, USER};
 use crate::plan::Random;
 
 /// A broker; it ends when this is dropped.
@@ -42,6 +43,15 @@ pub(crate) struct Ports {
     pub(crate) proxied: u16,
     /// For the controller.
     controller: u16,
+}
+
+/// Who may do what at a broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Everybody may do everything.
+    Open,
+    /// Who comes through the proxy is a user with a password, and may do what that one is allowed; whoever looks on may do everything.
+    Users,
 }
 
 /// Longest time a start takes.
@@ -92,8 +102,8 @@ impl Broker {
     pub(crate) fn format(
         dir: &Path,
         jars: &Path,
-        ports: Ports,
-        proxy: u16,
+        (ports, proxy): (Ports, u16),
+        access: Access,
     ) -> Result<Self, Failed> {
         fs::create_dir(dir)?;
         let Ports {
@@ -117,9 +127,13 @@ impl Broker {
             .replace("node.id=1", "node.id=100")
             .replace("=DATA", &data("controller-data"));
         let session = SESSION.as_millis();
+        let (protocol, users) = match access {
+            Access::Open => ("PLAINTEXT", String::new()),
+            Access::Users => ("SASL_PLAINTEXT", users()),
+        };
         fs::write(
             dir.join("controller.properties"),
-            format!("{own}broker.session.timeout.ms={session}\n"),
+            format!("{own}broker.session.timeout.ms={session}\n{users}"),
         )?;
         let both = format!("PLAINTEXT://127.0.0.1:{direct},PROXIED://127.0.0.1");
         let own = text
@@ -133,13 +147,13 @@ impl Broker {
             .replace("PLAINTEXT://127.0.0.1:PORT", &format!("{both}:{proxy}"))
             .replace(
                 "map=PLAINTEXT:PLAINTEXT",
-                "map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT",
+                &format!("map=PLAINTEXT:PLAINTEXT,PROXIED:{protocol}"),
             )
             .replace("=DATA", &data("data"));
         fs::write(
             dir.join("broker.properties"),
             format!(
-                "{own}inter.broker.listener.name=PLAINTEXT\nbroker.heartbeat.interval.ms=500\n"
+                "{own}inter.broker.listener.name=PLAINTEXT\nbroker.heartbeat.interval.ms=500\n{users}"
             ),
         )?;
         let mut broker = Self {
@@ -232,6 +246,17 @@ impl Broker {
             .stdin(Stdio::null());
         command
     }
+}
+
+/// What makes a broker ask who somebody is, and what that one may do.
+fn users() -> String {
+    let login = "org.apache.kafka.common.security.plain.PlainLoginModule required";
+    format!(
+        "sasl.enabled.mechanisms=PLAIN\n\
+         listener.name.proxied.plain.sasl.jaas.config={login} user_{USER}=\"{PASSWORD}\";\n\
+         authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+         super.users=User:ANONYMOUS\n"
+    )
 }
 
 impl Drop for Broker {

@@ -6,24 +6,24 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::Failed;
-use crate::broker::{self, Broker, Ports};
+use crate::adversary::{Act, Adversary};
+use crate::broker::{self, Access, Broker, Ports};
 use crate::fleet::{Fleet, Held, name};
 use crate::generator::{Generator, Progress};
 use crate::ledger::{Faults, Ledger, now_micros};
 use crate::options::{Guarantee, Options, Reply};
-use crate::plan::{self, BACKOFF_MS, Fault, MAX_ATTEMPTS, ORDERED, Random, SCENE};
+use crate::plan::{self, APPLIED, BACKOFF_MS, Fault, MAX_ATTEMPTS, ORDERED, Random, SCENE};
 use crate::proxy::{Loss, Proxy};
 use crate::target;
 
@@ -46,6 +46,8 @@ struct Layout {
     workers: u64,
     /// What is promised.
     guarantee: Guarantee,
+    /// Who may do what at the broker.
+    access: Access,
 }
 
 /// What faults are done to.
@@ -60,6 +62,8 @@ struct Stage {
     losing: tokio::sync::Mutex<()>,
     /// The journal.
     faults: Arc<Faults>,
+    /// Does things to the group, if there is one.
+    adversary: Option<Adversary>,
 }
 
 /// The group's session timeout.
@@ -75,8 +79,20 @@ const AFTER: Duration = Duration::from_secs(3);
 /// Longest time a lost reply is waited for: heartbeats and transactions come every second.
 const LOSS: Duration = Duration::from_secs(10);
 
+/// Acts of the adversary that go on at once: those that last, and short ones beside them.
+const ACTS: usize = 4;
+
+/// How long an act takes, about.
+const ACT: Duration = Duration::from_secs(12);
+
 /// What retide's topics' names begin with; the group has the same name.
-const PREFIX: &str = "chaos";
+pub(crate) const PREFIX: &str = "chaos";
+
+/// Who retide is to the broker, in a campaign with an adversary.
+pub(crate) const USER: &str = "retide";
+
+/// The password of that user.
+pub(crate) const PASSWORD: &str = "retide-secret";
 
 /// Runs a campaign and its check.
 pub(crate) async fn run(options: &Options) -> Result<Verdict, Failed> {
@@ -117,6 +133,10 @@ async fn campaign(
         partitions,
         workers: options.workers,
         guarantee: options.guarantee,
+        access: match options.adversary {
+            0 => Access::Open,
+            _ => Access::Users,
+        },
     };
     let (stage, bootstrap) = Stage::set(dir, retide, jars, &layout).await?;
     describe(dir, options, partitions)?;
@@ -125,13 +145,14 @@ async fn campaign(
         stage.fleet.join(Held::No);
     }
     let progress = Guard(Arc::<Progress>::default());
-    let ends = Ends::watch(&bootstrap, partitions)?;
+    let ends = Ends::watch(&bootstrap)?;
     Generator {
         bootstrap: bootstrap.clone(),
         topic: format!("{PREFIX}.tasks"),
         seed: options.seed,
         tasks: options.tasks,
         rate: options.rate,
+        applied: stage.adversary.is_some(),
         ledger: Ledger::create(&dir.join("generator.tsv"))?,
         progress: Arc::clone(&progress.0),
     }
@@ -139,17 +160,24 @@ async fn campaign(
 
     let performance = async {
         happen(&stage, options).await;
-        finish(&progress.0, &ends).await
+        finish(&stage, &progress.0, &ends).await
+    };
+    let watch = async {
+        match &stage.adversary {
+            Some(adversary) => adversary.look(&stage.fleet, &progress.0, &ends).await,
+            None => std::future::pending().await,
+        }
     };
     let finished = tokio::select! {
         () = stage.fleet.supervise() => unreachable!("supervision does not end"),
+        () = watch => unreachable!("the watch does not end"),
         finished = tokio::time::timeout(limit(options), performance) => finished.unwrap_or(false),
     };
     eprintln!(
         "{}: {} acknowledged, {} ended, {:.0} s",
         if finished { "finished" } else { "not finished" },
         progress.0.acked.load(Ordering::Acquire),
-        ends.count.load(Ordering::Acquire),
+        ends.count(),
         started.elapsed().as_secs_f32(),
     );
     stage.fleet.leave_all().await;
@@ -166,7 +194,7 @@ async fn campaign(
 /// Longest time for tasks and faults; only a campaign that hangs takes as long.
 fn limit(options: &Options) -> Duration {
     let tasks = Duration::from_secs(options.tasks as u64 / options.rate.max(1));
-    let faults = plan::faults(options).len() as u32;
+    let faults = (plan::faults(options).len() + options.adversary) as u32;
     FINISH * 2 + tasks + Duration::from_mins(1) * faults
 }
 
@@ -211,27 +239,50 @@ fn configure(path: &Path, layout: &Layout, bootstrap: &str, target: u16) -> Resu
         partitions,
         workers,
         guarantee,
+        access,
     } = layout;
+    let login = match access {
+        Access::Open => String::new(),
+        Access::Users => format!(
+            "security.protocol = 'sasl_plaintext'\nsasl.mechanisms = 'PLAIN'\n\
+             sasl.username = '{USER}'\nsasl.password = '{PASSWORD}'\n"
+        ),
+    };
     let guarantee = guarantee.word();
-    let backoff: Vec<String> = BACKOFF_MS.iter().map(|ms| format!("'{ms}ms'")).collect();
     let text = format!(
-        "[kafka]\nbootstrap.servers = '{bootstrap}'\n\
+        "[kafka]\nbootstrap.servers = '{bootstrap}'\n{login}\
          [kafka.consumer]\nsession.timeout.ms = {}\nheartbeat.interval.ms = 500\n\
          [topics]\nprefix = '{PREFIX}'\npartitions = {partitions}\ntiers = ['now', '5s', '10s', '30s', '1m']\n\
          [processor]\ngroup = '{PREFIX}'\nworkers = {workers}\nguarantee = '{guarantee}'\n",
         SESSION.as_millis(),
     );
-    let rules = format!(
-        "target = {{ http = {{ url = 'http://127.0.0.1:{target}/task', timeout = '30s' }} }}\n\
-         backoff = {{ levels = {{ delays = [{}] }} }}\nmax_attempts = {MAX_ATTEMPTS}\n",
-        backoff.join(", "),
-    );
+    let rules = rules(target);
     let scenes = format!(
         "[scenes.{SCENE}]\n{rules}concurrency = {CONCURRENCY}\n\
          [scenes.{ORDERED}]\n{rules}concurrency = {ORDERED_CONCURRENCY}\nordering = 'key'\n",
     );
     Ok(fs::write(path, text + &scenes)?)
 }
+
+/// The rules of every scene.
+fn rules(target: u16) -> String {
+    let backoff: Vec<String> = BACKOFF_MS.iter().map(|ms| format!("'{ms}ms'")).collect();
+    format!(
+        "target = {{ http = {{ url = 'http://127.0.0.1:{target}/task', timeout = '30s' }} }}\n\
+         backoff = {{ levels = {{ delays = [{}] }} }}\nmax_attempts = {MAX_ATTEMPTS}\n",
+        backoff.join(", "),
+    )
+}
+
+/// The command that stores the scene on the scenes topic.
+pub(crate) fn apply(fleet: &Fleet) -> Command {
+    let mut command = fleet.command(0);
+    command.args(["scenes", "apply", APPLIED_FILE]);
+    command
+}
+
+/// The file with the scene that is stored on the scenes topic.
+const APPLIED_FILE: &str = "applied.toml";
 
 /// Calls in flight of one process.
 const CONCURRENCY: u32 = 64;
@@ -252,9 +303,10 @@ fn describe(dir: &Path, options: &Options, partitions: u64) -> Result<(), Failed
         ("workers", options.workers.to_string()),
         (
             "concurrency",
-            (CONCURRENCY + ORDERED_CONCURRENCY).to_string(),
+            (2 * CONCURRENCY + ORDERED_CONCURRENCY).to_string(),
         ),
         ("guarantee", options.guarantee.word().to_owned()),
+        ("adversary", options.adversary.to_string()),
         ("backoff_ms", backoff.join(",")),
     ] {
         ledger.write(&[key, &value]);
@@ -262,15 +314,25 @@ fn describe(dir: &Path, options: &Options, partitions: u64) -> Result<(), Failed
     Ok(())
 }
 
+/// Whether everything was produced and every acknowledged task has ended, or is one of `gone`.
+pub(crate) fn is_finished(progress: &Progress, ends: &Ends, gone: &HashSet<String>) -> bool {
+    let done = progress.done.load(Ordering::Acquire);
+    let acked = progress.acked.load(Ordering::Acquire);
+    done && ends.count() + ends.missing(gone) >= acked
+}
+
 /// Waits until every acknowledged task has ended, and a little longer.
-async fn finish(progress: &Progress, ends: &Ends) -> bool {
+async fn finish(stage: &Stage, progress: &Progress, ends: &Ends) -> bool {
+    let gone = stage
+        .adversary
+        .as_ref()
+        .map(Adversary::gone)
+        .unwrap_or_default();
     let mut since = Instant::now();
     let mut last = 0;
     loop {
-        let done = progress.done.load(Ordering::Acquire);
-        let acked = progress.acked.load(Ordering::Acquire);
-        let ended = ends.count.load(Ordering::Acquire);
-        if done && ended >= acked {
+        let ended = ends.count();
+        if is_finished(progress, ends, &gone) {
             tokio::time::sleep(AFTER).await;
             return true;
         }
@@ -299,18 +361,65 @@ impl Drop for Guard {
 async fn happen(stage: &Arc<Stage>, options: &Options) {
     // The first tasks are on their way before anything happens.
     tokio::time::sleep(Duration::from_secs(5)).await;
+    tokio::join!(suffer(stage, options), act(stage, options));
+}
+
+/// Does the faults of the plan.
+async fn suffer(stage: &Arc<Stage>, options: &Options) {
+    let faults = plan::faults(options);
+    // Spread over the acts of the adversary.
+    let longer = ACT * options.adversary as u32 / faults.len().max(1) as u32;
     let mut running = JoinSet::new();
-    for (number, (pause, fault)) in plan::faults(options).into_iter().enumerate() {
-        tokio::time::sleep(pause).await;
+    for (number, (pause, fault)) in faults.into_iter().enumerate() {
+        tokio::time::sleep(pause + longer).await;
         let stage = Arc::clone(stage);
         let random = Random::new(options.seed, 100 + number as u64);
-        running.spawn(async move { stage.inflict(fault, random).await });
+        running.spawn(async move {
+            match &stage.adversary {
+                Some(adversary) => {
+                    let _running = adversary.running().await;
+                    stage.inflict(fault, random).await;
+                }
+                None => stage.inflict(fault, random).await,
+            }
+        });
     }
     while let Some(done) = running.join_next().await {
-        if let Err(error) = done {
-            eprintln!("retide-chaos: a fault failed: {error}");
-            std::process::abort();
+        sure(done);
+    }
+}
+
+/// Does the acts of the adversary, a few at a time.
+async fn act(stage: &Arc<Stage>, options: &Options) {
+    let mut running = JoinSet::new();
+    for (number, (pause, act)) in Act::of(options.seed, options.adversary)
+        .into_iter()
+        .enumerate()
+    {
+        tokio::time::sleep(pause).await;
+        if running.len() >= ACTS
+            && let Some(done) = running.join_next().await
+        {
+            sure(done);
         }
+        let stage = Arc::clone(stage);
+        let random = Random::new(options.seed, 10_000 + number as u64);
+        running.spawn(async move {
+            if let Some(adversary) = &stage.adversary {
+                adversary.commit(act, &stage.fleet, random).await;
+            }
+        });
+    }
+    while let Some(done) = running.join_next().await {
+        sure(done);
+    }
+}
+
+/// Ends everything if a fault could not be done: the campaign would show less than it says.
+fn sure(done: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = done {
+        eprintln!("retide-chaos: a fault failed: {error}");
+        std::process::abort();
     }
 }
 
@@ -326,18 +435,42 @@ impl Stage {
     ) -> Result<(Arc<Self>, String), Failed> {
         let (proxy, listener) = Proxy::bind().await?;
         let ports = Ports::free();
-        let mut broker = Broker::format(&dir.join("broker"), jars, ports, proxy.port)?;
+        let access = layout.access;
+        let mut broker = Broker::format(&dir.join("broker"), jars, (ports, proxy.port), access)?;
         broker.start().await?;
         tokio::spawn(proxy.clone().run(listener, ports.proxied));
         let target = target::start(&dir.join("target.tsv")).await?.port();
         let bootstrap = broker.bootstrap();
-        configure(&dir.join("retide.toml"), layout, &bootstrap, target)?;
         let proxied = format!("127.0.0.1:{}", proxy.port);
+        // A user is known by the proxied listener alone.
+        let direct = match access {
+            Access::Open => &bootstrap,
+            Access::Users => &proxied,
+        };
+        configure(&dir.join("retide.toml"), layout, direct, target)?;
         configure(&dir.join("proxied.toml"), layout, &proxied, target)?;
         let faults = Arc::new(Faults::create(&dir.join("faults.tsv"))?);
-        let fleet = Fleet::new(retide, dir.to_owned(), Arc::clone(&faults));
+        let adversary = match access {
+            Access::Open => None,
+            Access::Users => {
+                let rules = rules(target);
+                let scene = format!("[scenes.{APPLIED}]\n{rules}concurrency = {CONCURRENCY}\n");
+                fs::write(dir.join(APPLIED_FILE), scene)?;
+                let partitions = layout.partitions;
+                Some(Adversary::new((dir, jars), &bootstrap, &faults, partitions).await?)
+            }
+        };
+        let fleet = Fleet::new(
+            retide,
+            dir.to_owned(),
+            Arc::clone(&faults),
+            adversary.is_some(),
+        );
         if !fleet.command(0).arg("init").status()?.success() {
             return Err("retide init failed".into());
+        }
+        if adversary.is_some() && !apply(&fleet).status()?.success() {
+            return Err("retide scenes apply failed".into());
         }
         let stage = Arc::new(Self {
             fleet,
@@ -345,6 +478,7 @@ impl Stage {
             proxy,
             losing: tokio::sync::Mutex::default(),
             faults,
+            adversary,
         });
         Ok((stage, bootstrap))
     }
@@ -437,35 +571,48 @@ impl Stage {
 // === ends ===
 
 /// Counts the tasks that have ended, as a read-committed consumer sees it.
-struct Ends {
-    /// How many.
-    count: Arc<AtomicUsize>,
+pub(crate) struct Ends {
+    /// Which.
+    ids: Arc<Mutex<HashSet<String>>>,
     /// Set to stop counting.
     stop: Arc<AtomicBool>,
 }
 
 impl Ends {
+    /// How many tasks have ended.
+    pub(crate) fn count(&self) -> usize {
+        self.ids().len()
+    }
+
+    /// How many of `gone` have not ended.
+    fn missing(&self, gone: &HashSet<String>) -> usize {
+        let ids = self.ids();
+        gone.iter().filter(|id| !ids.contains(*id)).count()
+    }
+
+    /// Those that have ended.
+    fn ids(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Starts to count on a thread of its own.
-    fn watch(bootstrap: &str, partitions: u64) -> Result<Self, Failed> {
+    fn watch(bootstrap: &str) -> Result<Self, Failed> {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", bootstrap)
             .set("group.id", "chaos-ends")
             .set("enable.auto.commit", "false")
             .set("isolation.level", "read_committed")
+            .set("auto.offset.reset", "earliest")
+            // Partitions that are added count soon.
+            .set("topic.metadata.refresh.interval.ms", "2000")
             .create()?;
-        let mut list = TopicPartitionList::new();
-        for partition in 0..partitions {
-            let topic = format!("{PREFIX}.callbacks");
-            list.add_partition_offset(&topic, partition as i32, Offset::Beginning)?;
-        }
-        consumer.assign(&list)?;
+        consumer.subscribe(&[&format!("{PREFIX}.callbacks")])?;
         let ends = Self {
-            count: Arc::default(),
+            ids: Arc::default(),
             stop: Arc::default(),
         };
-        let (count, stop) = (Arc::clone(&ends.count), Arc::clone(&ends.stop));
+        let (ids, stop) = (Arc::clone(&ends.ids), Arc::clone(&ends.stop));
         thread::Builder::new().name("ends".into()).spawn(move || {
-            let mut ids = HashSet::new();
             while !stop.load(Ordering::Acquire) {
                 // Errors pass: the broker comes back.
                 let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else {
@@ -473,8 +620,10 @@ impl Ends {
                 };
                 let headers = retide_native::headers::read(&message);
                 let id = headers.ok().and_then(|headers| headers.last(b"retry-id"));
-                ids.extend(id.map(<[u8]>::to_vec));
-                count.store(ids.len(), Ordering::Release);
+                let id = id.and_then(|id| String::from_utf8(id.to_vec()).ok());
+                // Those of the plan alone: what else ends was written by an adversary.
+                let mut ids = ids.lock().unwrap_or_else(PoisonError::into_inner);
+                ids.extend(id.filter(|id| plan::is_planned(id)));
             }
         })?;
         Ok(ends)
@@ -521,7 +670,7 @@ impl Drop for Java {
 }
 
 /// The checker, without arguments.
-fn checker(jars: &Path) -> Command {
+pub(crate) fn checker(jars: &Path) -> Command {
     let mut command = Command::new("java");
     command
         .args(["-XX:TieredStopAtLevel=1", "-cp"])

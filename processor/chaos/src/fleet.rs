@@ -3,6 +3,7 @@
 //! Invariant: no process outlives the fleet; signals go to processes that we started and have not waited for.
 
 use std::fs::File;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -20,6 +21,8 @@ pub(crate) struct Fleet {
     dir: PathBuf,
     /// Where ends are written down.
     faults: Arc<Faults>,
+    /// Whether anybody asks the processes how they are.
+    watched: bool,
     /// The processes, by number.
     slots: Mutex<Vec<Slot>>,
 }
@@ -31,6 +34,8 @@ struct Slot {
     child: Option<Child>,
     /// How often it was started.
     starts: u32,
+    /// Where its admin endpoints are, if anybody asks them.
+    port: Option<u16>,
     /// Whether a fault has hold of it: nobody else may touch it.
     held: bool,
 }
@@ -45,11 +50,12 @@ const DRAIN: Duration = Duration::from_secs(40);
 
 impl Fleet {
     /// No processes yet.
-    pub(crate) fn new(retide: PathBuf, dir: PathBuf, faults: Arc<Faults>) -> Self {
+    pub(crate) fn new(retide: PathBuf, dir: PathBuf, faults: Arc<Faults>, watched: bool) -> Self {
         Self {
             retide,
             dir,
             faults,
+            watched,
             slots: Mutex::default(),
         }
     }
@@ -75,6 +81,7 @@ impl Fleet {
         let number = slots.len();
         let mut slot = Slot {
             held: held == Held::Yes,
+            port: self.watched.then(free_port),
             ..Slot::default()
         };
         self.launch(number, &mut slot);
@@ -166,6 +173,44 @@ impl Fleet {
         }
     }
 
+    /// Where processes that run, and that no fault holds, say how they are.
+    pub(crate) fn admin_ports(&self) -> Vec<(usize, u16)> {
+        let slots = self.slots();
+        let running = slots
+            .iter()
+            .enumerate()
+            .filter(|(_, slot)| slot.child.is_some() && !slot.held);
+        running
+            .filter_map(|(number, slot)| Some((number, slot.port?)))
+            .collect()
+    }
+
+    /// Takes hold of all processes that run and tells them to leave; gives their numbers.
+    pub(crate) async fn stop_all(&self) -> Vec<usize> {
+        let mut stopped = Vec::new();
+        for (number, slot) in self.slots().iter_mut().enumerate() {
+            if slot.child.is_some() {
+                slot.held = true;
+                stopped.push(number);
+            }
+        }
+        for number in &stopped {
+            self.signal(*number, "TERM");
+        }
+        for number in &stopped {
+            self.left(*number).await;
+        }
+        stopped
+    }
+
+    /// Starts processes that were stopped, and lets go of them.
+    pub(crate) fn start_all(&self, stopped: &[usize]) {
+        for number in stopped {
+            self.start(*number);
+            self.release(*number);
+        }
+    }
+
     /// Starts processes again that end by themselves, as long as it is polled.
     pub(crate) async fn supervise(&self) {
         loop {
@@ -200,7 +245,11 @@ impl Fleet {
         slot.starts += 1;
         let log = format!("logs/{}-{}.log", name(number), slot.starts);
         let started = File::create(self.dir.join(log)).and_then(|log| {
-            self.command(number)
+            let mut command = self.command(number);
+            if let Some(port) = slot.port {
+                command.env("RETIDE__ADMIN__LISTEN", format!("127.0.0.1:{port}"));
+            }
+            command
                 .arg("run")
                 .stdout(log.try_clone()?)
                 .stderr(log)
@@ -240,6 +289,12 @@ pub(crate) enum Held {
     Yes,
     /// It runs like any other.
     No,
+}
+
+/// A port that is free.
+fn free_port() -> u16 {
+    let bound = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|bound| bound.local_addr());
+    bound.map_or(0, |address| address.port())
 }
 
 /// What a process is called in ledgers.

@@ -14,7 +14,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 
 use crate::Failed;
 use crate::ledger::{Ledger, fingerprint, now_micros};
-use crate::plan::{ORDERED, Plan, SCENE};
+use crate::plan::{APPLIED, ORDERED, Plan, SCENE, TO_ONE_APPLIED};
 
 /// What is produced, and where.
 pub(crate) struct Generator {
@@ -28,6 +28,8 @@ pub(crate) struct Generator {
     pub(crate) tasks: usize,
     /// Tasks a second.
     pub(crate) rate: u64,
+    /// Whether some tasks are of the scene on the scenes topic.
+    pub(crate) applied: bool,
     /// Intents and acknowledgements.
     pub(crate) ledger: Ledger,
     /// How far it is, for whoever waits.
@@ -88,6 +90,7 @@ impl Generator {
             seed,
             tasks,
             rate,
+            applied,
             ledger,
             progress,
         } = self;
@@ -112,7 +115,13 @@ impl Generator {
                         }
                         producer.poll(Duration::from_millis(1));
                     }
-                    send(&producer, &topic, &Plan::of(seed, number, rate));
+                    let plan = Plan::of(seed, number, rate);
+                    let scene = match &plan.key {
+                        Some(_) => ORDERED,
+                        None if applied && number % TO_ONE_APPLIED == 0 => APPLIED,
+                        None => SCENE,
+                    };
+                    send(&producer, &topic, scene, &plan);
                 }
                 if let Err(error) = producer.flush(FLUSH) {
                     eprintln!("generator: {error}");
@@ -124,7 +133,7 @@ impl Generator {
 }
 
 /// Hands one task to the client.
-fn send(producer: &BaseProducer<Acks>, topic: &str, plan: &Plan) {
+fn send(producer: &BaseProducer<Acks>, topic: &str, scene: &str, plan: &Plan) {
     let Plan {
         id,
         fate,
@@ -149,7 +158,6 @@ fn send(producer: &BaseProducer<Acks>, topic: &str, plan: &Plan) {
         key,
         value: Some(value),
     };
-    let scene = key.map_or(SCENE, |_| ORDERED);
     let headers = OwnedHeaders::new()
         .insert(header("retry-scene", scene))
         .insert(header("retry-id", id))

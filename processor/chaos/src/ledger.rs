@@ -91,6 +91,23 @@ impl Faults {
         self.ledger.write(&["end", &text, &at]);
     }
 
+    /// What a fault keeps from being done was told everywhere, but for these places.
+    pub(crate) fn told(&self, number: u64, missing: &[&str]) {
+        let (text, at) = (number.to_string(), now_micros().to_string());
+        let missing = missing.join(",");
+        self.ledger.write(&["told", &text, &at, &missing]);
+        if !missing.is_empty() {
+            eprintln!("fault {number}: not told: {missing}");
+        }
+    }
+
+    /// Something was seen that belongs to no fault.
+    pub(crate) fn note(&self, kind: &str, detail: &str) {
+        let at = now_micros().to_string();
+        self.ledger.write(&["note", &at, kind, detail]);
+        eprintln!("{kind}: {detail}");
+    }
+
     /// A process ended by itself, or on SIGTERM, with this status.
     pub(crate) fn exit(&self, process: &str, why: &str, status: &str) {
         let at = now_micros().to_string();

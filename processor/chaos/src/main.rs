@@ -1,5 +1,7 @@
 //! The command: runs a campaign, then the checker, and exits with 1 if a promise was broken.
 
+mod admin;
+mod adversary;
 mod broker;
 mod campaign;
 mod fleet;
@@ -9,6 +11,7 @@ mod options;
 mod plan;
 mod proxy;
 mod target;
+mod watch;
 
 use std::process::ExitCode;
 

@@ -38,6 +38,10 @@ pub(crate) struct Options {
     /// How often processes join and leave in quick succession
     #[arg(long, default_value_t = 0)]
     pub(crate) storms: usize,
+    /// How many things an adversary does to the group besides: odd records, permissions, quotas, partitions, deletions, settings, scenes,
+    /// commit metadata, other groups, open transactions; each lasts up to half a minute, two at a time
+    #[arg(long, value_name = "ACTS", num_args = 0..=1, default_value_t = 0, default_missing_value = "26")]
+    pub(crate) adversary: usize,
     /// How many processes run
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(2..=4))]
     pub(crate) processes: u64,

@@ -53,6 +53,12 @@ pub(crate) const SCENE: &str = "chaos";
 /// The scene of those that go one after the other.
 pub(crate) const ORDERED: &str = "chaos-ordered";
 
+/// The scene that stands on the scenes topic, in a campaign with an adversary.
+pub(crate) const APPLIED: &str = "chaos-applied";
+
+/// How many tasks there are to one of that scene.
+pub(crate) const TO_ONE_APPLIED: usize = 5;
+
 /// How many tasks there are to one of the ordered scene.
 const TO_ONE_ORDERED: u64 = 10;
 
@@ -164,6 +170,12 @@ impl Fate {
             Self::Refused => 1,
         }
     }
+}
+
+/// Whether this is the identity of a task of a plan.
+pub(crate) fn is_planned(id: &str) -> bool {
+    let number = id.strip_prefix('t').unwrap_or_default();
+    !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The faults of a campaign, each with the pause before it.
