@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `plan` | the topics, and the forms in which other tools create them |
 //! | `check` | what is wrong with a cluster, and how it is mended |
+//! | `standing` | what a group has done of what is there, and who else works |
 //! | `survey` | what can be asked besides: brokers, permissions, the clock |
 //! | `acl` | who may do what: the least rules of each user |
 //! | `cause` | why a broker cannot be talked to, and what to do about it |
@@ -17,6 +18,7 @@ mod cause;
 mod check;
 mod handshake;
 mod plan;
+pub(crate) mod standing;
 mod survey;
 mod tools;
 
@@ -53,6 +55,11 @@ pub use check::{Finding, Severity};
 pub use plan::{
     About, COPY_BYTES, DEAD_LETTERS, Layout, OUTAGE, Plan, Reads, Role, TASK_BYTES, TopicPlan,
     copy_bytes,
+};
+pub(crate) use standing::DISAGREES;
+pub use standing::{
+    AT_LEAST_ONCE, Begin, Committed, EXACTLY_ONCE, LaneStanding, Member, Standing, Whose, begin,
+    fingerprint, others, standing,
 };
 pub use survey::{Access, Answer, Broker, Clock, Questions, Survey, survey};
 

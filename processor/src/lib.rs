@@ -41,6 +41,7 @@ pub mod health;
 mod leave;
 mod log;
 pub mod metrics;
+mod offsets;
 pub mod parked;
 pub mod process;
 pub mod publish;

@@ -43,11 +43,19 @@ pub(crate) fn consumer(
     mut client: ClientConfig,
     group: &str,
 ) -> Result<BaseConsumer<Quiet>, KafkaError> {
+    client.set("isolation.level", "read_committed");
+    consumer_as_is(client, group)
+}
+
+/// A consumer that sees what its configuration lets it see.
+pub(crate) fn consumer_as_is(
+    mut client: ClientConfig,
+    group: &str,
+) -> Result<BaseConsumer<Quiet>, KafkaError> {
     for (key, value) in [
         ("group.id", group),
         ("enable.auto.commit", "false"),
         ("enable.partition.eof", "true"),
-        ("isolation.level", "read_committed"),
         // The end of each topic is waited for in turn.
         ("fetch.wait.max.ms", "10"),
         // What was deleted is of no interest.

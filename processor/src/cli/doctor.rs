@@ -69,6 +69,8 @@ enum Section {
     Cluster,
     /// Topics and transactions.
     Topics,
+    /// What the group has done, and who else works.
+    Group,
     /// What the user may do.
     Access,
     /// The brokers' clock.
@@ -118,6 +120,9 @@ struct Found {
 /// Longest time for reading the scenes topic: the cluster has answered by then.
 const SCENES: Duration = Duration::from_secs(8);
 
+/// How long a partition is looked at whose last records cannot be read yet: longer than a transaction of retide's takes.
+const HELD_BACK: Duration = Duration::from_secs(11);
+
 /// Skew in milliseconds from which on it is said: half of what a tier is read ahead of time.
 const SKEW: i64 = 1_000;
 
@@ -128,9 +133,10 @@ const REFUSED: i64 = 3_600_000;
 
 impl Section {
     /// All of them, in the order in which they are shown.
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Cluster,
         Self::Topics,
+        Self::Group,
         Self::Access,
         Self::Clock,
         Self::Scenes,
@@ -142,6 +148,7 @@ impl Section {
         match self {
             Self::Cluster => "cluster",
             Self::Topics => "topics",
+            Self::Group => "group",
             Self::Access => "access",
             Self::Clock => "clock",
             Self::Scenes => "scenes",
@@ -237,6 +244,7 @@ pub(super) fn doctor(config: &Config, options: &Options, output: Output) -> Resu
         Ok(survey) => {
             lines.extend(brokers(survey));
             lines.extend(topics(config, &plan, survey));
+            lines.extend(group(config, &runtime));
             lines.extend(access(config, survey));
             lines.push(clock(config, survey));
         }
@@ -381,7 +389,6 @@ fn topics(config: &Config, plan: &Plan, survey: &Survey) -> Vec<Line> {
             "a coordinator answers, and retide may use them",
         ));
     }
-    lines.extend(strays(config, plan, survey));
     let workers = config.processor.workers.get() as usize;
     if survey.shards > 0 && workers > survey.shards {
         lines.push(Line::warn(
@@ -397,6 +404,41 @@ fn topics(config: &Config, plan: &Plan, survey: &Survey) -> Vec<Line> {
     lines
 }
 
+/// What the group has done of what is there, and who else works.
+fn group(config: &Config, runtime: &Runtime) -> Vec<Line> {
+    let subject = format!("group {}", config.processor.group);
+    let whose = init::whose(config, HELD_BACK);
+    let standing = match runtime.block_on(cluster::standing(&config.kafka.client(), &whose)) {
+        Ok(standing) => standing,
+        Err(error) => {
+            let message = format!("not checked: {}", with_causes(&error));
+            let fix = config.invocation.line("doctor");
+            return vec![Line::warn(Section::Group, subject, message, fix)];
+        }
+    };
+    let mut lines = Vec::new();
+    let findings = standing.findings.iter();
+    if findings.clone().all(|found| found.subject != subject) {
+        let message = if standing.is_without_offsets() {
+            "has committed nothing yet, and nobody has worked here: `retide run` begins with the first task"
+        } else {
+            "goes on where it has stopped"
+        };
+        lines.push(Line::ok(Section::Group, subject, message));
+    }
+    lines.extend(findings.map(|found| line(Section::Group, found)));
+    let empty = standing.strays.iter().filter(|(_, left)| **left == 0);
+    lines.extend(empty.map(|(topic, _)| {
+        Line::warn(
+            Section::Topics,
+            topic,
+            "is no tier of this configuration, and empty",
+            format!("delete the topic, or add its tier to tiers in [topics]: {topic}"),
+        )
+    }));
+    lines
+}
+
 /// What was found, as a line.
 fn line(section: Section, found: &Finding) -> Line {
     let line = match found.severity {
@@ -404,24 +446,6 @@ fn line(section: Section, found: &Finding) -> Line {
         Severity::Warn => Line::warn,
     };
     line(section, &found.subject, &found.problem, &found.fix)
-}
-
-/// Tiers that the cluster has and the configuration does not: nobody reads what is parked there.
-fn strays(config: &Config, plan: &Plan, survey: &Survey) -> Vec<Line> {
-    let prefix = format!("{}.delay.", config.topics.prefix);
-    let planned = |name: &str| plan.topics.iter().any(|topic| &*topic.name == name);
-    let strays = survey.topics.iter().filter_map(|name| {
-        let tier = name.strip_prefix(&prefix)?;
-        (!planned(name)).then(|| {
-            Line::warn(
-                Section::Topics,
-                name.clone(),
-                "is no tier of this configuration: tasks that are parked there are not read",
-                format!("add \"{tier}\" to tiers in [topics], or delete the topic if it is empty"),
-            )
-        })
-    });
-    strays.collect()
 }
 
 /// What the user may do.

@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
+use humantime::format_duration;
 use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
 use crate::admin::Admin;
 use crate::cli::init;
-use crate::cli::output::{Exit, Failed};
-use crate::cluster::{self, User};
+use crate::cli::output::{Exit, Failed, say};
+use crate::cluster::{self, Begin, Finding, User, Whose};
 use crate::config::{self, Config, Guarantee, Scene};
 use crate::health::{Health, STALL};
 use crate::leave::{self, Watchdog, leave};
@@ -33,11 +34,20 @@ Examples:
 
 Run as many processes as you like, up to one worker per partition: they share the work by the consumer group.
 SIGTERM or Ctrl-C drains: calls in flight end, everything is committed, and the shards go to the others. A second one quits at once;
-what was in flight is tried again by whoever takes over.")]
+what was in flight is tried again by whoever takes over.
+
+A group that has committed nothing on topics where work was done is not started: its name may be wrong, or its offsets have expired.
+--from-beginning and --from-now say which is meant; where the group has offsets they change nothing.")]
 pub(super) struct Options {
     /// A file with scenes, which those on the scenes topic go before
     #[arg(long, value_name = "FILE")]
     scenes: Option<PathBuf>,
+    /// Where the group has committed nothing: do everything again that is retained, ended tasks among them
+    #[arg(long, conflicts_with = "from_now")]
+    from_beginning: bool,
+    /// Where the group has committed nothing: leave what is there, and do what comes from now on
+    #[arg(long)]
+    from_now: bool,
     /// How log lines are written
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub(super) log_format: Format,
@@ -56,6 +66,28 @@ struct Surroundings {
 /// Longest time between the end of a drain's deadline and that of the process: for what a last commit, leaving the group and closing
 /// connections take, with some to spare.
 const LEAVE: Duration = Duration::from_secs(5);
+
+/// The session timeout of consumers in milliseconds, where none is configured.
+const SESSION: u64 = 45_000;
+
+/// How long after its session a member that was killed is gone for certain.
+const GONE: Duration = Duration::from_secs(3);
+
+/// Pause before the members of the group are looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+// === impl Options ===
+
+impl Options {
+    /// Where a group without offsets begins, if that is said.
+    const fn begin(&self) -> Option<Begin> {
+        match (self.from_beginning, self.from_now) {
+            (true, _) => Some(Begin::Beginning),
+            (false, true) => Some(Begin::Now),
+            (false, false) => None,
+        }
+    }
+}
 
 /// Checks the cluster, runs the workers, and drains them when told to stop.
 pub(super) fn run(mut config: Config, options: &Options, log: &Log) -> Result<(), Failed> {
@@ -77,8 +109,9 @@ pub(super) fn run(mut config: Config, options: &Options, log: &Log) -> Result<()
         .build()?;
     // Before the first worker: a signal during the start counts, too.
     let signals = runtime.block_on(async { Signals::listen() })?;
+    let begin = options.begin();
     let result = runtime.block_on(start(
-        config,
+        (config, begin),
         runtime.handle().clone(),
         signals,
         surroundings,
@@ -90,14 +123,17 @@ pub(super) fn run(mut config: Config, options: &Options, log: &Log) -> Result<()
 
 /// Checks the cluster, starts the workers, and works.
 async fn start(
-    mut config: Config,
+    (mut config, begin): (Config, Option<Begin>),
     runtime: Handle,
     mut signals: Signals,
     surroundings: Surroundings,
 ) -> Result<(), Failed> {
     tokio::select! {
         biased;
-        checked = check(&config) => checked?,
+        checked = async {
+            check(&config).await?;
+            check_group(&config, begin).await
+        } => checked?,
         name = signals.next() => {
             info!(signal = name, "told to stop before the start");
             return Ok(());
@@ -189,6 +225,65 @@ async fn check(config: &Config) -> Result<(), Failed> {
         ));
     }
     Ok(())
+}
+
+/// Refuses a group that would do again what is done, or whose members do not fit together.
+async fn check_group(config: &Config, begin: Option<Begin>) -> Result<(), Failed> {
+    let (client, whose) = (config.kafka.client(), init::whose(config, Duration::ZERO));
+    if let Some(begin) = begin {
+        match cluster::begin(&client, &whose, begin).await {
+            Ok(partitions) => info!(partitions, group = whose.group, ?begin, "group begins"),
+            // Only a group without members takes offsets from outside: another process has begun, which is seen below.
+            Err(error) => info!(%error, group = whose.group, "group not begun here"),
+        }
+    }
+    let standing = cluster::standing(&client, &whose).await?;
+    let disagree = |found: &Finding| found.problem.contains(cluster::DISAGREES);
+    let (members, findings): (Vec<_>, Vec<_>) = standing.findings.into_iter().partition(disagree);
+    let refused = init::tell(&findings);
+    // Nobody waits for what changes nothing.
+    let refused = if refused {
+        init::tell(&members);
+        true
+    } else {
+        still_disagree(config, &whose, members).await?
+    };
+    if refused {
+        return Err(Failed::because(
+            Exit::Precondition,
+            "retide does not run in this group until the above is mended",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether members of another configuration stay. One that was killed is a member until its session ends.
+async fn still_disagree(
+    config: &Config,
+    whose: &Whose,
+    mut members: Vec<Finding>,
+) -> Result<bool, Failed> {
+    let session = config.kafka.consumer();
+    let session = session
+        .get("session.timeout.ms")
+        .and_then(|text| text.parse().ok());
+    let patience = Duration::from_millis(session.unwrap_or(SESSION)) + GONE;
+    let deadline = Instant::now() + patience;
+    if let Some(Finding { problem, .. }) = members.first() {
+        let patience = format_duration(Duration::from_secs(patience.as_secs()));
+        say(&format!(
+            "waiting up to {patience} for it to leave: group {} {problem}",
+            whose.group
+        ));
+    }
+    while !members.is_empty() {
+        if Instant::now() >= deadline {
+            return Ok(init::tell(&members));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+        members = cluster::others(&config.kafka.client(), whose).await?;
+    }
+    Ok(false)
 }
 
 /// Works until a signal comes or a worker cannot go on, then drains.

@@ -129,7 +129,7 @@ pub(super) fn findings(plan: &Plan, seen: &Seen, tools: &Tools) -> Vec<Finding> 
             }),
         }
     }
-    findings.sort_by_key(|finding| finding.severity);
+    findings.sort_by_key(|finding| finding.severity == Severity::Warn);
     findings
 }
 
@@ -328,7 +328,7 @@ impl Subject<'_> {
             return None;
         }
         Some(self.finding(
-            Severity::Refuse,
+            Severity::Limit,
             format!(
                 "has {partitions} partitions, {other} has {wanted}: all must have the same number"
             ),

@@ -63,6 +63,36 @@ impl Tools {
         )
     }
 
+    /// Forgets what a group has committed for a topic.
+    pub(super) fn delete_offsets(&self, group: &str, topic: &str) -> String {
+        self.run(
+            "kafka-consumer-groups.sh",
+            &["--delete-offsets", "--group", group, "--topic", topic],
+        )
+    }
+
+    /// Forgets a group.
+    pub(super) fn delete_group(&self, group: &str) -> String {
+        self.run("kafka-consumer-groups.sh", &["--delete", "--group", group])
+    }
+
+    /// Ends a transaction that nobody else ends.
+    pub(super) fn abort(&self, topic: &str, partition: i32, start: i64) -> String {
+        let (partition, start) = (partition.to_string(), start.to_string());
+        self.run(
+            "kafka-transactions.sh",
+            &[
+                "abort",
+                "--topic",
+                topic,
+                "--partition",
+                &partition,
+                "--start-offset",
+                &start,
+            ],
+        )
+    }
+
     /// Creates a topic with what brokers give by default.
     pub(super) fn create(&self, topic: &str) -> String {
         self.run(

@@ -164,7 +164,7 @@ fn a_topic_with_fewer_partitions_is_refused() {
 
     let (prefix, bootstrap) = (&bench.prefix, &bench.bootstrap);
     let narrow = Finding {
-        severity: Severity::Refuse,
+        severity: Severity::Limit,
         subject: format!("{prefix}.delay.now"),
         problem: format!("has 1 partitions, {prefix}.tasks has 2: all must have the same number"),
         fix: format!(

@@ -14,6 +14,7 @@ mod concurrency;
 mod crash;
 mod doctor;
 mod explain;
+mod group;
 mod ordering;
 mod promises;
 mod rate;
