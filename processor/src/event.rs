@@ -59,12 +59,14 @@ pub(crate) struct ShardsLost<'a> {
     pub(crate) shards: &'a [i32],
 }
 
-/// What a commit says of offsets above it could not be read: they are done again.
+/// What a commit says of offsets above it cannot be believed: they are done again.
 pub(crate) struct CommitUnreadable<'a> {
     /// The topic.
     pub(crate) topic: &'a str,
     /// The partition.
     pub(crate) partition: i32,
+    /// The offset that is committed.
+    pub(crate) offset: i64,
     /// What is wrong with it.
     pub(crate) error: &'a completions::Error,
 }
@@ -230,9 +232,13 @@ impl CommitUnreadable<'_> {
         let Self {
             topic,
             partition,
+            offset,
             error,
         } = self;
-        warn!(%error, topic, partition, "commit metadata unreadable, taken as empty");
+        warn!(
+            %error,
+            topic, partition, offset, "commit metadata not believed, taken as empty: tasks above the offset may run again"
+        );
         metrics.unreadable_commits.inc();
     }
 }

@@ -301,7 +301,11 @@ impl Metrics {
             rebalances_revoked: rebalances[1].clone(),
             rebalances_lost: rebalances[2].clone(),
             consumer_errors: counter(r, "consumer_errors", "Errors the consumer survived"),
-            unreadable_commits: counter(r, "unreadable_commits", "Commit metadata not understood"),
+            unreadable_commits: counter(
+                r,
+                "unreadable_commits",
+                "Commit metadata not believed, and taken as empty",
+            ),
             unreadable_orders: counter(
                 r,
                 "unreadable_orders",

@@ -20,6 +20,7 @@ use retide_core::{Origin, Source, Timestamp};
 use crate::client::Quiet;
 use crate::config::{Config, Scene};
 use crate::scan::{self, CALL, Scanned, last};
+use crate::shell::binding::Bindings;
 use crate::shell::feed;
 use crate::topics::Topics;
 
@@ -66,6 +67,8 @@ struct Search<'a> {
     scenes: &'a BTreeMap<String, Scene>,
     /// The scenes looked for.
     names: &'a BTreeSet<String>,
+    /// What commit metadata is bound to.
+    bindings: Bindings,
     /// What is complete above the first offset read, by topic and partition.
     done: HashMap<(Source, i32), Completions>,
     /// What was found, by scene.
@@ -91,6 +94,7 @@ pub fn find(
         group: &config.processor.group,
         scenes,
         names,
+        bindings: Bindings::ask(consumer.client(), topics, COMMITTED)?,
         done: HashMap::new(),
         found: BTreeMap::new(),
     };
@@ -180,8 +184,10 @@ impl Search<'_> {
                 _ => Offset::Beginning,
             };
             starts.add_partition_offset(element.topic(), element.partition(), start)?;
-            // Unreadable is as good as nothing: more is looked at.
-            let done = Completions::decode(element.metadata()).unwrap_or_default();
+            // What is not believed is as good as nothing: more is looked at.
+            let binding = self.bindings.of(element.topic(), element.partition());
+            let next = start.to_raw().unwrap_or_default();
+            let done = Completions::decode(element.metadata(), binding, next).unwrap_or_default();
             self.done.insert((source, element.partition()), done);
         }
         Ok(starts)

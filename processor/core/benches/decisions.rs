@@ -10,7 +10,7 @@ use std::time::Duration;
 use criterion::{BatchSize, Criterion, Throughput};
 
 use retide_core::agenda::{Agenda, Item};
-use retide_core::completions::Completions;
+use retide_core::completions::{Binding, Completions};
 use retide_core::engine::Position;
 use retide_core::lane::Limits;
 use retide_core::scene::Target;
@@ -148,7 +148,7 @@ fn window(criterion: &mut Criterion) {
                     window.complete(offset);
                 }
             }
-            black_box(window.completions().encode());
+            black_box(window.completions().encode(Binding::default(), 0));
             window.forget_below(window.watermark());
         });
     });
@@ -172,12 +172,12 @@ fn completions(criterion: &mut Criterion) {
         ("a third open of 10000", scattered),
     ] {
         let completions = Completions::between(0, end, open.into_iter());
-        let text = completions.encode();
+        let text = completions.encode(Binding::default(), 0);
         group.bench_function(format!("encode, {name}"), |bencher| {
-            bencher.iter(|| completions.encode());
+            bencher.iter(|| completions.encode(Binding::default(), 0));
         });
         group.bench_function(format!("decode, {name}"), |bencher| {
-            bencher.iter(|| Completions::decode(&text));
+            bencher.iter(|| Completions::decode(&text, Binding::default(), 0));
         });
     }
     group.finish();

@@ -1,7 +1,12 @@
 //! Completions above the watermark, as they ride in the metadata of an offset commit.
 //!
-//! Text form: `1.<checksum>.<base64url>`, at most 4,096 bytes (Kafka's `offset.metadata.max.bytes`). The body is `base` and `end` as varints, then
-//! the shorter of a bitmap and alternating run lengths. Invariant: decoding what cannot be read gives an error, never a guess.
+//! Text form: `2.<bound>.<checksum>.<base64url>`, at most 4,096 bytes (Kafka's `offset.metadata.max.bytes`). `bound` is a hash of what the set
+//! was written for: cluster, topic, partition and committed offset. The body is `base` and `end` as varints, then the shorter of a bitmap and
+//! alternating run lengths.
+//!
+//! Invariant: decoding what cannot be read gives an error, never a guess. Nor is a set believed that was written for something else: tools
+//! that copy offsets between clusters, or put back older ones, copy the text as it is, and every task it names would be lost. A text of
+//! version 1 does not say what it was written for, and is not believed either.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -21,7 +26,10 @@ pub const MAX_RUNS: usize = 480;
 pub const MAX_RUN: i64 = (1 << 21) - 1;
 
 /// The version of the text form.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
+
+/// The version before, which says nothing of cluster, topic and offset.
+const UNBOUND: &str = "1";
 
 /// Marks a body of run lengths.
 const RUNS: u8 = 0;
@@ -35,9 +43,19 @@ pub struct Completions {
     ranges: Vec<(i64, i64)>,
 }
 
-/// Why commit metadata could not be read.
+/// What a set is written for: a partition of one topic of one cluster. A topic that is created again is another one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Binding(u64);
+
+/// Why commit metadata is not believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Error {
+    /// Written before a set said what it was written for.
+    #[error("written by an earlier version, which does not say for which offset")]
+    Unbound,
+    /// Written for another cluster, topic, partition or offset.
+    #[error("written for another cluster, topic or offset")]
+    Elsewhere,
     /// Written by something else or by a newer version.
     #[error("unknown version")]
     Version,
@@ -47,6 +65,29 @@ pub enum Error {
     /// Not in the documented form.
     #[error("malformed")]
     Malformed,
+}
+
+// === impl Binding ===
+
+impl Binding {
+    /// A partition of the topic that the cluster of this id knows by this name and id.
+    pub fn new(cluster: &str, topic: &str, id: u128, partition: i32) -> Self {
+        let mut bytes = Vec::with_capacity(cluster.len() + topic.len() + 2 + 16 + 4);
+        // No name of a cluster or topic has a NUL.
+        for name in [cluster, topic] {
+            bytes.extend_from_slice(name.as_bytes());
+            bytes.push(0);
+        }
+        bytes.extend_from_slice(&id.to_le_bytes());
+        bytes.extend_from_slice(&partition.to_le_bytes());
+        Self(xxh3_64(&bytes))
+    }
+
+    /// What a set says that is written with the commit of `offset`.
+    fn at(self, offset: i64) -> u64 {
+        let [partition, offset] = [self.0, offset.cast_unsigned()].map(u64::to_le_bytes);
+        xxh3_64(&[partition, offset].concat())
+    }
 }
 
 // === impl Completions ===
@@ -143,8 +184,18 @@ impl Completions {
         }
     }
 
-    /// The text for the metadata of an offset commit; empty for the empty set.
-    pub fn encode(&self) -> String {
+    /// What the set holds of `start..end`.
+    #[must_use]
+    pub fn within(&self, start: i64, end: i64) -> Self {
+        let clipped = self.ranges.iter();
+        let clipped = clipped.map(|(from, to)| (*from.max(&start), *to.min(&end)));
+        Self {
+            ranges: clipped.filter(|(from, to)| from < to).collect(),
+        }
+    }
+
+    /// The text for the metadata of a commit of `offset`; empty for the empty set.
+    pub fn encode(&self, binding: Binding, offset: i64) -> String {
         let Some((base, _)) = self.ranges.first().copied() else {
             return String::new();
         };
@@ -162,27 +213,34 @@ impl Completions {
             body.extend(self.encode_bitmap(base, bitmap_length));
         }
         format!(
-            "{VERSION}.{:08x}.{}",
+            "{VERSION}.{:016x}.{:08x}.{}",
+            binding.at(offset),
             xxh3_64(&body) as u32,
             URL_SAFE_NO_PAD.encode(&body)
         )
     }
 
-    /// Reads what [`Self::encode`] wrote.
-    pub fn decode(text: &str) -> Result<Self, Error> {
+    /// Reads what [`Self::encode`] wrote with the same commit.
+    pub fn decode(text: &str, binding: Binding, offset: i64) -> Result<Self, Error> {
         if text.is_empty() {
             return Ok(Self::default());
         }
         if text.len() > MAX_TEXT {
             return Err(Error::Malformed);
         }
-        let mut parts = text.splitn(3, '.');
-        if parts.next() != Some(VERSION) {
-            return Err(Error::Version);
+        let mut parts = text.splitn(4, '.');
+        match parts.next() {
+            Some(VERSION) => {}
+            Some(UNBOUND) => return Err(Error::Unbound),
+            Some(_) | None => return Err(Error::Version),
         }
-        let (Some(checksum), Some(body)) = (parts.next(), parts.next()) else {
+        let (Some(bound), Some(checksum), Some(body)) = (parts.next(), parts.next(), parts.next())
+        else {
             return Err(Error::Malformed);
         };
+        if u64::from_str_radix(bound, 16) != Ok(binding.at(offset)) {
+            return Err(Error::Elsewhere);
+        }
         let body = URL_SAFE_NO_PAD.decode(body).map_err(|_| Error::Malformed)?;
         if u32::from_str_radix(checksum, 16) != Ok(xxh3_64(&body) as u32) {
             return Err(Error::Checksum);
@@ -302,7 +360,7 @@ mod tests {
             let offsets = offsets.into_iter().map(|offset| offset + base).collect();
             let completions = set(&offsets);
 
-            let decoded = Completions::decode(&completions.encode());
+            let decoded = decode(&encode(&completions));
 
             prop_assert_eq!(decoded, Ok(completions.clone()));
             for offset in base..base + 3_100 {
@@ -323,18 +381,45 @@ mod tests {
 
         #[test]
         fn no_text_panics(text in "\\PC{0,64}", bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-            let _ = Completions::decode(&text);
+            let _ = decode(&text);
             // Whatever is accepted can be written again.
-            if let Ok(completions) = Completions::decode(&forged(&bytes)) {
-                prop_assert_eq!(Completions::decode(&completions.encode()), Ok(completions));
+            if let Ok(completions) = decode(&forged(&bytes)) {
+                prop_assert_eq!(decode(&encode(&completions)), Ok(completions));
             }
         }
+
+        #[test]
+        fn what_is_clipped_is_within(
+            offsets in prop::collection::btree_set(0_i64..60, 0..40), start in 0_i64..60, end in 0_i64..60,
+        ) {
+            let clipped = set(&offsets).within(start, end);
+
+            let within: BTreeSet<i64> = offsets.into_iter().filter(|offset| (start..end).contains(offset)).collect();
+            prop_assert_eq!(clipped, set(&within));
+        }
+    }
+
+    /// A partition of a topic of a cluster.
+    fn binding() -> Binding {
+        Binding::new("cluster", "retry.tasks", 7, 3)
+    }
+
+    fn encode(completions: &Completions) -> String {
+        completions.encode(binding(), 5)
+    }
+
+    fn decode(text: &str) -> Result<Completions, Error> {
+        Completions::decode(text, binding(), 5)
     }
 
     /// The text of a body, however senseless, with the right checksum.
     fn forged(body: &[u8]) -> String {
         let checksum = xxh3_64(body) as u32;
-        format!("1.{checksum:08x}.{}", URL_SAFE_NO_PAD.encode(body))
+        let bound = binding().at(5);
+        format!(
+            "2.{bound:016x}.{checksum:08x}.{}",
+            URL_SAFE_NO_PAD.encode(body)
+        )
     }
 
     #[test]
@@ -345,7 +430,7 @@ mod tests {
             put_varint(&mut body, 0);
             body.extend([form, 1]);
 
-            assert_eq!(Completions::decode(&forged(&body)), Err(Error::Malformed));
+            assert_eq!(decode(&forged(&body)), Err(Error::Malformed));
         }
     }
 
@@ -358,37 +443,53 @@ mod tests {
         for body in [bits, runs] {
             let text = forged(&body);
             assert!(text.len() <= MAX_TEXT);
-            if let Ok(set) = Completions::decode(&text) {
+            if let Ok(set) = decode(&text) {
                 assert!(set.ranges.len() <= 4 * MAX_TEXT);
             }
         }
         let long = forged(&[1; MAX_TEXT]);
-        assert_eq!(Completions::decode(&long), Err(Error::Malformed));
+        assert_eq!(decode(&long), Err(Error::Malformed));
+    }
+
+    #[test]
+    fn a_set_is_believed_for_what_it_was_written_for_only() {
+        let completions = Completions {
+            ranges: vec![(6, 9), (12, 13)],
+        };
+        let text = encode(&completions);
+        let elsewhere = [
+            (Binding::new("other", "retry.tasks", 7, 3), 5),
+            (Binding::new("cluster", "retry.delay.now", 7, 3), 5),
+            (Binding::new("cluster", "retry.tasks", 8, 3), 5),
+            (Binding::new("cluster", "retry.tasks", 7, 4), 5),
+            (binding(), 0),
+        ];
+
+        assert_eq!(decode(&text), Ok(completions));
+        for (binding, offset) in elsewhere {
+            let found = Completions::decode(&text, binding, offset);
+            assert_eq!(found, Err(Error::Elsewhere), "{binding:?} {offset}");
+        }
+        // As seen on a broker: it had skipped 490 of 500 tasks of another prefix.
+        let before = "1.681478ff.AfMDADEBMQExATEBMQExATEBMQExATE";
+        assert_eq!(decode(before), Err(Error::Unbound));
     }
 
     #[test]
     fn a_changed_text_is_refused() {
-        let text = Completions {
+        let text = encode(&Completions {
             ranges: vec![(5, 9), (12, 13)],
-        }
-        .encode();
-        let other = Completions {
+        });
+        let other = encode(&Completions {
             ranges: vec![(5, 9), (12, 14)],
-        }
-        .encode();
+        });
         let body = other.rsplit('.').next().unwrap_or_default();
         let (head, _) = text.rsplit_once('.').unwrap_or_default();
 
-        assert_eq!(
-            Completions::decode(&format!("{head}.{body}")),
-            Err(Error::Checksum)
-        );
-        assert_eq!(Completions::decode("2.x.y"), Err(Error::Version));
-        assert_eq!(
-            Completions::decode("written by something else"),
-            Err(Error::Version)
-        );
-        assert_eq!(Completions::decode("1.x"), Err(Error::Malformed));
-        assert_eq!(Completions::decode(""), Ok(Completions::default()));
+        assert_eq!(decode(&format!("{head}.{body}")), Err(Error::Checksum));
+        assert_eq!(decode("3.x.y"), Err(Error::Version));
+        assert_eq!(decode("written by something else"), Err(Error::Version));
+        assert_eq!(decode("2.x"), Err(Error::Malformed));
+        assert_eq!(decode(""), Ok(Completions::default()));
     }
 }

@@ -203,6 +203,8 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use crate::completions::Binding;
+
     /// A step of the model.
     #[derive(Clone, Debug)]
     enum Step {
@@ -274,8 +276,9 @@ mod tests {
                         }
                     }
                     Step::Crash => {
-                        let text = window.completions().encode();
-                        window = Window::resume(window.watermark(), Completions::decode(&text).unwrap());
+                        let text = window.completions().encode(Binding::default(), window.watermark());
+                        let known = Completions::decode(&text, Binding::default(), window.watermark());
+                        window = Window::resume(window.watermark(), known.unwrap());
                         model.open.clear();
                     }
                     Step::Commit => window.forget_below(window.watermark()),
@@ -312,7 +315,7 @@ mod tests {
                 }
             }
 
-            let text = window.completions().encode();
+            let text = window.completions().encode(Binding::default(), 7);
 
             prop_assert!(text.len() <= completions::MAX_TEXT, "{} bytes", text.len());
         }

@@ -7,14 +7,17 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use xxhash_rust::xxh3::xxh3_64;
 
-use retide_core::completions::{Completions, MAX_TEXT};
+use retide_core::completions::{Binding, Completions, Error, MAX_TEXT};
 
 /// One past the last offset that operations are about: small, so that they meet.
 const END: i64 = 256;
 
+/// The offset that a text is written with.
+const COMMITTED: i64 = 5;
+
 /// Reads commit metadata, or does to a set what the bytes say.
 ///
-/// The first byte is the form: `t` a text as it stands, `f` a body that gets the right version and checksum, `m` operations.
+/// The first byte is the form: `t` a text as it stands, `f` a body that gets all that is right before it, `m` operations.
 pub fn completions(data: &[u8]) {
     let Some((form, rest)) = data.split_first() else {
         return;
@@ -30,25 +33,40 @@ pub fn completions(data: &[u8]) {
     }
 }
 
-/// The text of a body, however senseless, with the right checksum.
+/// The text of a body, however senseless, with the right checksum, and written for what it is read as.
 fn forged(body: &[u8]) -> String {
+    let any = Completions::between(0, 1, [].into_iter()).encode(Binding::default(), COMMITTED);
+    let bound = any.rsplitn(3, '.').last().unwrap_or_default();
     let checksum = xxh3_64(body) as u32;
-    format!("1.{checksum:08x}.{}", URL_SAFE_NO_PAD.encode(body))
+    format!("{bound}.{checksum:08x}.{}", URL_SAFE_NO_PAD.encode(body))
+}
+
+/// The text of a set.
+fn encode(set: &Completions) -> String {
+    set.encode(Binding::default(), COMMITTED)
+}
+
+/// The set of a text.
+fn decode(text: &str) -> Result<Completions, Error> {
+    Completions::decode(text, Binding::default(), COMMITTED)
 }
 
 /// What is accepted can be written, no longer than it was, and read again.
 fn check_text(text: &str) {
-    let Ok(set) = Completions::decode(text) else {
+    let Ok(set) = decode(text) else {
         return;
     };
     assert!(text.len() <= MAX_TEXT);
     assert_eq!(set.is_empty(), text.is_empty());
 
-    let written = set.encode();
+    let written = encode(&set);
 
     // Each range takes at least two bits of a text, so a set is a small multiple of its text.
     assert!(written.len() <= text.len(), "{written} of {text}");
-    assert_eq!(Completions::decode(&written).as_ref(), Ok(&set));
+    assert_eq!(decode(&written).as_ref(), Ok(&set));
+    // It is of no use for any other commit.
+    let elsewhere = Completions::decode(text, Binding::default(), COMMITTED + 1);
+    assert!(set.is_empty() || elsewhere == Err(Error::Elsewhere));
     check_last(set);
 }
 
@@ -102,7 +120,7 @@ fn check_operations(data: &[u8]) {
     }
     assert_eq!(set.end(), model.last().map_or(0, |last| last + 1));
     assert_eq!(set.is_empty(), model.is_empty());
-    assert_eq!(Completions::decode(&set.encode()), Ok(set));
+    assert_eq!(decode(&encode(&set)), Ok(set));
 }
 
 /// Everything between two offsets but for some, and the same as numbers.

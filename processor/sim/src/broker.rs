@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use retide_core::completions::Binding;
 use retide_core::order::{Change, Shard};
 use retide_core::{Alert, Ended, Event, LaneId, Poison, Source, Task, Timestamp};
 
@@ -228,6 +229,21 @@ pub(crate) struct Broker {
     pub(crate) refuses_orders: bool,
 }
 
+/// What metadata of a lane's commits is bound to.
+pub(crate) fn binding(lane: LaneId) -> Binding {
+    bound_by("here", lane)
+}
+
+/// What metadata of the same lane's commits is bound to on another cluster.
+pub(crate) fn binding_elsewhere(lane: LaneId) -> Binding {
+    bound_by("elsewhere", lane)
+}
+
+/// What metadata is bound to on this cluster.
+fn bound_by(cluster: &str, LaneId { shard, source }: LaneId) -> Binding {
+    Binding::new(cluster, &format!("{source:?}"), 1, shard)
+}
+
 /// Longest metadata of an offset commit: the broker's default.
 pub(crate) const MAX_METADATA: usize = 4_096;
 
@@ -441,6 +457,12 @@ impl Broker {
         }
         self.close_if_marked(id);
         offsets.into_iter().map(|(_, progress)| progress).collect()
+    }
+
+    /// Somebody sets a committed offset, with metadata that was not written for it.
+    pub(crate) fn set_offset(&mut self, progress: Progress) {
+        self.committed.insert(progress.lane, (self.came, progress));
+        self.came += 1;
     }
 
     /// The committed offsets of lanes, unless a transaction that holds some of them is not over.

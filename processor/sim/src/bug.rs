@@ -34,6 +34,8 @@ pub enum Bug {
     KeyOrderReadEarly,
     /// The order of keys is written before the batch before has committed.
     KeyOrderOutOfTurn,
+    /// Commit metadata is believed whatever it was written for.
+    MetadataBelieved,
     /// A mistake of the core.
     #[cfg(feature = "planted")]
     Core(retide_core::planted::Bug),
@@ -68,6 +70,7 @@ impl Bug {
             Self::NoDrain,
             Self::KeyOrderReadEarly,
             Self::KeyOrderOutOfTurn,
+            Self::MetadataBelieved,
         ];
         #[cfg(feature = "planted")]
         let of_core = retide_core::planted::Bug::ALL.map(Self::Core);

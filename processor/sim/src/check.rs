@@ -15,7 +15,7 @@ use retide_core::{
     Transition, Wait,
 };
 
-use crate::broker::{Cause, Entry, Fate, Outgoing, Payload, Progress, Topic};
+use crate::broker::{Cause, Entry, Fate, Outgoing, Payload, Progress, Topic, binding};
 use crate::plan::Submission;
 use crate::turns::Turns;
 use crate::world::{At, SECOND};
@@ -405,7 +405,7 @@ impl Judge {
             next,
             metadata,
         } = progress;
-        let completions = Completions::decode(metadata).unwrap_or_default();
+        let completions = Completions::decode(metadata, binding(*lane), *next).unwrap_or_default();
         let (before, known) = self.committed.get(lane).cloned().unwrap_or_default();
         if *next < before {
             self.object(|| format!("{lane:?} went back from {before} to {next}"));

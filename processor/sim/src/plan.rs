@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use retide_core::breaker::{Fraction, Key, Rule};
+use retide_core::completions::Completions;
 use retide_core::lane::Limits;
 use retide_core::scene::{CONCURRENCY, Callback, DEFAULT, Host, Target};
 use retide_core::{
-    Backoff, Base, Failure, Jitter, Ladder, Ordering, Outcome, Policy, Rate, Scene, Terminal,
-    Timestamp, Weight,
+    Backoff, Base, Failure, Jitter, Ladder, LaneId, Ordering, Outcome, Policy, Rate, Scene, Source,
+    Terminal, Timestamp, Weight,
 };
 
+use crate::broker::{Progress, binding, binding_elsewhere};
 use crate::chance::Chance;
 use crate::group::Protocol;
 use crate::world::{At, MILLI, SECOND, wall};
@@ -123,6 +125,8 @@ pub(crate) struct Plan {
     pub(crate) submissions: Vec<Arc<Submission>>,
     /// By how many microseconds each process's clock is off, the broker's last.
     pub(crate) skews: Vec<i64>,
+    /// The offsets that somebody has set before anybody works, with metadata that was not written for them.
+    pub(crate) copied: Vec<Progress>,
     /// What goes wrong at an instant.
     pub(crate) faults: Vec<(At, Fault)>,
     /// What goes wrong by chance.
@@ -225,6 +229,7 @@ impl Plan {
             scenes: scenes(chance),
             submissions: submissions(chance, heals_at, shards),
             skews: vec![0; processes + 1],
+            copied: Vec::new(),
             faults: Vec::new(),
             odds: Odds::default(),
             heals_at,
@@ -236,6 +241,7 @@ impl Plan {
         let mut fork = chance.fork();
         plan.draw_order(&mut fork);
         plan.draw_weights(&mut fork, shards);
+        plan.draw_copied(&mut fork, shards);
         plan
     }
 
@@ -339,6 +345,33 @@ impl Plan {
         for scene in &mut self.scenes {
             let weight = Weight::try_new(chance.pick(&[1, 1, 2, 5]));
             scene.weight = weight.unwrap_or_default();
+        }
+    }
+
+    /// Lets a tenth of all histories begin with offsets that were copied from another cluster, or that somebody has set and left their
+    /// metadata as it was.
+    fn draw_copied(&mut self, chance: &mut Chance, shards: i32) {
+        if !chance.one_in(10) {
+            return;
+        }
+        let tiers = self.ladder.tiers().len();
+        let sources = (0..tiers).map(Source::Tier).chain([Source::Tasks]);
+        for source in sources {
+            let shard = chance.below(shards as u64) as i32;
+            let lane = LaneId { shard, source };
+            let end = chance.between(2, 60) as i64;
+            let open: Vec<i64> = (1..end).filter(|_| chance.one_in(5)).collect();
+            let done = Completions::between(1, end, open.into_iter());
+            let metadata = if chance.one_in(2) {
+                done.encode(binding_elsewhere(lane), 0)
+            } else {
+                done.encode(binding(lane), 1)
+            };
+            self.copied.push(Progress {
+                lane,
+                next: 0,
+                metadata,
+            });
         }
     }
 

@@ -15,7 +15,7 @@ use retide_core::{
     Poison, Reason, Record, Scenes, Settlement, Source, Task, Timestamp, task,
 };
 
-use crate::broker::{Cause, Outgoing, Payload, Place, Progress, Topic};
+use crate::broker::{Cause, Outgoing, Payload, Place, Progress, Topic, binding, binding_elsewhere};
 use crate::bug::Bug;
 use crate::check::{Start, counted_as};
 use crate::group::{Given, Member, Membership, Protocol};
@@ -588,7 +588,7 @@ impl Worker {
                 let progress = offsets.iter().find(|progress| progress.lane == lane);
                 let start = progress.map_or(0, |progress| progress.next);
                 let known = progress
-                    .and_then(|progress| Completions::decode(&progress.metadata).ok())
+                    .map(|progress| self.known(progress))
                     .unwrap_or_default();
                 let reader = Reader {
                     next: start,
@@ -599,6 +599,25 @@ impl Worker {
                 self.step(Input::Assign { lane, start, known }, env);
             }
         }
+    }
+
+    /// What a commit says of the offsets above it.
+    fn known(&self, progress: &Progress) -> Completions {
+        let Progress {
+            lane,
+            next,
+            metadata,
+        } = progress;
+        let decode = |binding, next| Completions::decode(metadata, binding, next);
+        let known = decode(binding(*lane), *next);
+        if self.bug == Bug::MetadataBelieved {
+            // Whatever it was written for.
+            return known
+                .or_else(|_| decode(binding_elsewhere(*lane), *next))
+                .or_else(|_| decode(binding(*lane), next + 1))
+                .unwrap_or_default();
+        }
+        known.unwrap_or_default()
     }
 
     /// Begins to give shards away.
@@ -719,7 +738,9 @@ impl Worker {
                 .map(|commit| Progress {
                     lane: commit.lane,
                     next: commit.watermark,
-                    metadata: commit.completions.encode(),
+                    metadata: commit
+                        .completions
+                        .encode(binding(commit.lane), commit.watermark),
                 })
                 .collect(),
         };

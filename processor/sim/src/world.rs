@@ -783,6 +783,9 @@ impl World {
         let mut broker = Broker::default();
         broker.group.protocol = plan.protocol;
         broker.group.shards = plan.shards;
+        for progress in &plan.copied {
+            broker.set_offset(progress.clone());
+        }
         let mut env = Env {
             now: 0,
             chance,

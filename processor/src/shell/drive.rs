@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 
 use retide_avro::headers;
 use retide_connectors::Target;
+use retide_core::completions::Binding;
 use retide_core::order::{self, Change};
 use retide_core::{
     Action, Commit, Engine, Entry, Failure, Input, Kind, LaneId, Now, Origin, Outcome, Scene,
@@ -99,6 +100,8 @@ struct State<L> {
     commit_at: Instant,
     /// Where paused lanes read on.
     paused: HashMap<LaneId, i64>,
+    /// What the metadata of each lane's commits is bound to.
+    bindings: HashMap<LaneId, Binding>,
     /// Assigned shards.
     shards: BTreeSet<i32>,
     /// Shards being given away whose calls are all back.
@@ -192,6 +195,7 @@ impl<L: Ledger> State<L> {
             under_way: VecDeque::new(),
             commit_at: now,
             paused: HashMap::new(),
+            bindings: HashMap::new(),
             shards: BTreeSet::new(),
             drained: BTreeSet::new(),
             start: now,
@@ -444,6 +448,7 @@ impl<L: Ledger> State<L> {
                 for assignment in assignments {
                     self.shards.insert(assignment.lane.shard);
                     self.parts.ownership.take(assignment.lane.shard);
+                    self.bindings.insert(assignment.lane, assignment.binding);
                     self.step(Input::Assign {
                         lane: assignment.lane,
                         start: assignment.start,
@@ -600,11 +605,19 @@ impl<L: Ledger> State<L> {
                 topic: Arc::clone(self.parts.topics.name(commit.lane.source)),
                 shard: commit.lane.shard,
                 next: commit.watermark,
-                metadata: commit.completions.encode(),
+                metadata: commit
+                    .completions
+                    .encode(self.binding(commit), commit.watermark),
             });
         }
         self.under_way.push_back(UnderWay { commits, tally });
         self.parts.ledger.submit(batch);
+    }
+
+    /// What the metadata of a commit is bound to.
+    fn binding(&self, commit: &Commit) -> Binding {
+        let binding = self.bindings.get(&commit.lane);
+        *binding.unwrap_or_else(|| unreachable!("a commit of a lane that is not assigned"))
     }
 
     /// Drains shards and lets go of them: waits for their calls and the last commit, as long as `patience` lasts.
@@ -641,5 +654,7 @@ impl<L: Ledger> State<L> {
             .retain(|settlement| !shards.contains(&settlement.lane.shard));
         self.outdated.retain(|(shard, _)| !shards.contains(shard));
         self.paused.retain(|lane, _| !shards.contains(&lane.shard));
+        self.bindings
+            .retain(|lane, _| !shards.contains(&lane.shard));
     }
 }

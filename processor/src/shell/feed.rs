@@ -28,7 +28,7 @@ use rdkafka::types::RDKafkaRespErr;
 use tracing::{error, warn};
 
 use retide_avro::headers::{self, Headless};
-use retide_core::completions::Completions;
+use retide_core::completions::{Binding, Completions};
 use retide_core::engine::Position;
 use retide_core::order::Shard;
 use retide_core::{Header, LaneId, Name, Record, Source, Timestamp};
@@ -36,6 +36,7 @@ use retide_native::{self as native, headers::Headers};
 
 use crate::event::{CommitUnreadable, ConsumerReported, ShardsAssigned, ShardsLost, ShardsRevoked};
 use crate::metrics::Metrics;
+use crate::shell::binding::Bindings;
 use crate::shell::order;
 use crate::threads::{Ended, Hand, Threads};
 use crate::topics::Topics;
@@ -80,6 +81,8 @@ pub struct Assignment {
     pub start: i64,
     /// What is complete above it.
     pub known: Completions,
+    /// What the metadata of its commits is bound to.
+    pub binding: Binding,
 }
 
 /// What the drive asks of the feed.
@@ -517,6 +520,7 @@ impl Context {
         let Some(committed) = self.committed(consumer, partitions)? else {
             return consumer.unassign();
         };
+        let bindings = Bindings::ask(consumer.client(), &self.topics, COMMITTED)?;
         let mut starts = TopicPartitionList::with_capacity(committed.count());
         let mut assignments = Vec::with_capacity(committed.count());
         for element in committed.elements() {
@@ -527,10 +531,13 @@ impl Context {
                 _ => (0, Offset::Beginning),
             };
             starts.add_partition_offset(element.topic(), element.partition(), offset)?;
-            let known = Completions::decode(element.metadata()).unwrap_or_else(|error| {
+            let binding = bindings.of(element.topic(), element.partition());
+            let known = Completions::decode(element.metadata(), binding, start);
+            let known = known.unwrap_or_else(|error| {
                 CommitUnreadable {
                     topic: element.topic(),
                     partition: element.partition(),
+                    offset: start,
                     error: &error,
                 }
                 .emit(&self.metrics);
@@ -539,7 +546,12 @@ impl Context {
             if let Some(source) = self.topics.source(element.topic()) {
                 let shard = element.partition();
                 let lane = LaneId { shard, source };
-                assignments.push(Assignment { lane, start, known });
+                assignments.push(Assignment {
+                    lane,
+                    start,
+                    known,
+                    binding,
+                });
             }
         }
         let shards = &shards(partitions);

@@ -1,5 +1,6 @@
 //! What does, where the core decides: reading, writing and the loop between them.
 
+pub(crate) mod binding;
 pub mod drive;
 pub mod encode;
 pub mod feed;

@@ -85,6 +85,7 @@ fn the_next_owner_starts_where_the_last_commit_and_its_completions_say() {
         workers[0].records.len() == 10
     });
     let known = Completions::between(4, 9, [5].into_iter());
+    let binding = first.lanes[&lane].binding;
     let mut commit = TopicPartitionList::new();
     commit
         .add_partition_offset(&topics.tasks, 1, Offset::Offset(3))
@@ -92,7 +93,7 @@ fn the_next_owner_starts_where_the_last_commit_and_its_completions_say() {
     commit
         .find_partition(&topics.tasks, 1)
         .unwrap()
-        .set_metadata(known.encode());
+        .set_metadata(known.encode(binding, 3));
     first
         .feed
         .consumer
@@ -108,7 +109,13 @@ fn the_next_owner_starts_where_the_last_commit_and_its_completions_say() {
     second.leave();
 
     let start = 3;
-    assert_eq!(assignment, Some(Assignment { lane, start, known }));
+    let expected = Assignment {
+        lane,
+        start,
+        known,
+        binding,
+    };
+    assert_eq!(assignment, Some(expected));
 }
 
 #[test]

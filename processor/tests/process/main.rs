@@ -15,6 +15,7 @@ mod crash;
 mod doctor;
 mod explain;
 mod group;
+mod offsets;
 mod ordering;
 mod promises;
 mod rate;
