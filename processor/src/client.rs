@@ -1,19 +1,67 @@
-//! What clients of the command line's own share.
+//! What clients share: how they are heard.
 
 use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use tracing::warn;
+use tracing::{debug, error, info, warn};
 
 /// Hears a consumer's complaints; the end of a partition is none.
 pub(crate) struct Quiet;
 
 impl ClientContext for Quiet {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        logged(level, facility, message);
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {
-            warn!(%error, reason, "consumer reports");
-        }
+        complained(&error, reason);
     }
 }
 
 impl ConsumerContext for Quiet {}
+
+/// Passes a line of the client library's on. That a connection failed is said twice, the other time to [`complained`], which knows why.
+pub(crate) fn logged(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    if facility == "FAIL" {
+        debug!(target: "librdkafka", facility, "{message}");
+        return;
+    }
+    match level {
+        RDKafkaLogLevel::Emerg
+        | RDKafkaLogLevel::Alert
+        | RDKafkaLogLevel::Critical
+        | RDKafkaLogLevel::Error => error!(target: "librdkafka", facility, "{message}"),
+        RDKafkaLogLevel::Warning => warn!(target: "librdkafka", facility, "{message}"),
+        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => {
+            info!(target: "librdkafka", facility, "{message}");
+        }
+        RDKafkaLogLevel::Debug => debug!(target: "librdkafka", facility, "{message}"),
+    }
+}
+
+/// Tells what a client complains of. That it cannot reach a broker is told once for the whole process, not by each client some ten times a
+/// second.
+pub(crate) fn complained(error: &KafkaError, reason: &str) {
+    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
+        return;
+    }
+    if is_away(error) {
+        debug!(%error, reason, "a client cannot reach a broker");
+    } else {
+        warn!(%error, reason, "a client reports");
+    }
+}
+
+/// Whether an error says no more than that a broker cannot be reached.
+pub(crate) fn is_away(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::Resolve
+        )
+    )
+}

@@ -11,6 +11,7 @@ use retide_core::breaker::{Count, State, Switch};
 use retide_core::completions;
 use retide_core::order::Unreadable;
 
+use crate::client::is_away;
 use crate::metrics::{Metrics, Tally};
 
 /// A worker has begun.
@@ -274,7 +275,12 @@ impl OrderUnreadable<'_> {
 impl ConsumerReported<'_> {
     /// Writes log and metric.
     pub(crate) fn emit(self, metrics: &Metrics) {
-        warn!(error = %self.error, "consumer reports an error");
+        let Self { error } = self;
+        if is_away(error) {
+            debug!(%error, "consumer cannot reach a broker");
+        } else {
+            warn!(%error, "consumer reports an error");
+        }
         metrics.consumer_errors.inc();
     }
 }

@@ -21,6 +21,7 @@
 //! | `event` | what is worth telling people: log line and metric together |
 //! | [`metrics`] | the numbers of a process |
 //! | [`health`] | whether its workers turn and have what they need |
+//! | `broker` | whether Kafka answers |
 //! | [`threads`] | the threads of a process, and that none is missed |
 //! | `log` | lines on stderr that hold nobody up |
 //! | `leave` | how a process ends |
@@ -29,6 +30,7 @@
 
 pub mod admin;
 pub mod bench;
+mod broker;
 pub mod cli;
 mod client;
 pub mod cluster;

@@ -23,6 +23,7 @@ use uuid::Uuid;
 use retide_core::lane::Limits;
 use retide_core::{Engine, Gates};
 
+use crate::broker;
 use crate::config::{Config, Guarantee, Scene};
 use crate::health::{Health, Heartbeat};
 use crate::metrics::Metrics;
@@ -43,6 +44,8 @@ pub struct Process {
     follower: JoinHandle<()>,
     /// The thread that tells of lasting troubles.
     reminder: JoinHandle<()>,
+    /// The thread that sees whether Kafka answers.
+    broker: JoinHandle<()>,
     /// Set to end these threads.
     stop: Arc<AtomicBool>,
     /// Whether the workers turn.
@@ -56,6 +59,9 @@ pub struct Process {
 /// Why a process cannot start, or a worker cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The client library does not take the configuration.
+    #[error("configure the kafka client")]
+    Client(#[source] KafkaError),
     /// The scenes could not be read.
     #[error("read scenes")]
     Scenes(#[from] scenes::Error),
@@ -152,6 +158,15 @@ impl Process {
             told.push(to_worker);
         }
         let stop = Arc::new(AtomicBool::new(false));
+        let watch = broker::Watch::new(
+            &config.kafka.client(),
+            config.kafka.bootstrap(),
+            &topics.tasks,
+            metrics.troubles(),
+        )
+        .map_err(Error::Client)?;
+        let stopped = Arc::clone(&stop);
+        let broker = threads.spawn("broker", move || watch.run(&stopped))?;
         let following = Following {
             follower,
             scenes,
@@ -172,6 +187,7 @@ impl Process {
             workers,
             follower,
             reminder,
+            broker,
             stop,
             health: Arc::clone(health),
             threads: threads.clone(),
@@ -195,6 +211,7 @@ impl Process {
             workers,
             follower,
             reminder,
+            broker,
             stop,
             health,
             threads: supervised,
@@ -210,8 +227,11 @@ impl Process {
             })
             .collect();
         stop.store(true, Ordering::Release);
-        reminder.thread().unpark();
-        for thread in threads.into_iter().chain([follower, reminder]) {
+        let others = [follower, reminder, broker];
+        for thread in &others {
+            thread.thread().unpark();
+        }
+        for thread in threads.into_iter().chain(others) {
             // Its panic was told.
             let _ = thread.join();
         }

@@ -19,7 +19,7 @@ use retide_avro::wire::{self, Codec, Format, Framing};
 use retide_core::Timestamp;
 use retide_native as native;
 
-use crate::client::Quiet;
+use crate::client::{Quiet, complained};
 use crate::config::{self, Scene};
 use crate::shell::ledger::{OutHeaders, OutRecord};
 
@@ -155,7 +155,7 @@ impl Follower {
                 Ok(Some(change)) => changed |= self.apply(change),
                 Ok(None) | Err(KafkaError::PartitionEOF(_)) => {}
                 // The client goes on by itself.
-                Err(error) => warn!(%error, "scenes consumer reports"),
+                Err(error) => complained(&error, "the consumer of scenes"),
             }
         }
         changed
@@ -178,7 +178,7 @@ impl Follower {
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,
                 Some(Err(error)) if is_fatal(&error) => return Err(error),
-                Some(Err(error)) => warn!(%error, "scenes consumer reports"),
+                Some(Err(error)) => complained(&error, "the consumer of scenes"),
             }
         }
         Ok(Some(()))

@@ -133,6 +133,13 @@ impl Threads {
 
     /// Runs a future that ends only with the process, as [`Self::spawn`] runs a thread.
     pub async fn watch(self, name: &str, future: impl Future<Output = io::Result<()>>) {
+        let future = async {
+            match planted(name) {
+                Some(Ended::Told) => Ok(()),
+                Some(Ended::Early(why)) => Err(io::Error::other(why)),
+                None => future.await,
+            }
+        };
         let why = match AssertUnwindSafe(future).catch_unwind().await {
             Ok(Ok(())) => "it ended".to_owned(),
             Ok(Err(error)) => error.to_string(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -67,6 +68,9 @@ struct Surroundings {
 /// connections take, with some to spare.
 const LEAVE: Duration = Duration::from_secs(5);
 
+/// How long a signal is the same as the one before: GNU `timeout` sends it to the process and then to its group. No person is so fast.
+const TWICE: Duration = Duration::from_millis(1);
+
 /// The session timeout of consumers in milliseconds, where none is configured.
 const SESSION: u64 = 45_000;
 
@@ -103,22 +107,22 @@ pub(super) fn run(mut config: Config, options: &Options, log: &Log) -> Result<()
     if let Some(file) = &options.scenes {
         config.scenes.extend(scenes(file)?);
     }
-    let runtime = Builder::new_multi_thread()
-        .enable_all()
-        .thread_name(leave::CALLS)
-        .build()?;
+    // Never taken down: its threads may be held up by anything, and the process ends without them.
+    let runtime = ManuallyDrop::new(
+        Builder::new_multi_thread()
+            .enable_all()
+            .thread_name(leave::CALLS)
+            .build()?,
+    );
     // Before the first worker: a signal during the start counts, too.
     let signals = runtime.block_on(async { Signals::listen() })?;
     let begin = options.begin();
-    let result = runtime.block_on(start(
+    runtime.block_on(start(
         (config, begin),
         runtime.handle().clone(),
         signals,
         surroundings,
-    ));
-    // Its threads may be held up by anything; the process ends without them.
-    runtime.shutdown_background();
-    result
+    ))
 }
 
 /// Checks the cluster, starts the workers, and works.
@@ -331,7 +335,11 @@ async fn drain(process: Process) -> Result<(), Failed> {
 /// Quits at the next signal.
 fn quit_at(mut signals: Signals, log: Log) {
     tokio::spawn(async move {
-        let name = signals.next().await;
+        let first = Instant::now();
+        let mut name = signals.next().await;
+        while first.elapsed() < TWICE {
+            name = signals.next().await;
+        }
         error!(signal = name, "quitting without draining");
         leave(Exit::Interrupted as u8, &log);
     });

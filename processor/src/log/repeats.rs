@@ -44,8 +44,6 @@ pub(crate) enum Telling {
 struct Text {
     /// Its fields, one after the other.
     text: String,
-    /// Whether numbers make no difference, as in the words of libraries: addresses of connections, times, counts.
-    any_number: bool,
 }
 
 /// Time between two lines that say the same.
@@ -69,11 +67,15 @@ impl Repeats {
         }
         let mut text = Text {
             text: String::new(),
-            any_number: !metadata.target().starts_with("retide"),
         };
         event.record(&mut text);
         let mut hasher = DefaultHasher::new();
-        (metadata.callsite(), &text.text).hash(&mut hasher);
+        metadata.callsite().hash(&mut hasher);
+        if metadata.target().starts_with("retide") {
+            text.text.hash(&mut hasher);
+        } else {
+            without_numbers(&text.text).for_each(|character| character.hash(&mut hasher));
+        }
         self.tell_at(Instant::now(), hasher.finish(), text.text)
     }
 
@@ -132,27 +134,29 @@ impl Visit for Text {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let start = self.text.len();
         let name = field.name();
+        let space = if start == 0 { "" } else { " " };
         let written = if name == "message" {
-            write!(self.text, " {value:?}")
+            write!(self.text, "{space}{value:?}")
         } else {
-            write!(self.text, " {name}={value:?}")
+            write!(self.text, "{space}{name}={value:?}")
         };
         // A string takes any text; a value that has none says nothing.
         if written.is_err() {
             self.text.truncate(start);
         }
-        if self.any_number {
-            let text = self.text.split_off(start);
-            let mut digits = false;
-            for character in text.chars() {
-                let is_digit = character.is_ascii_digit();
-                if !is_digit || !digits {
-                    self.text.push(if is_digit { '0' } else { character });
-                }
-                digits = is_digit;
-            }
-        }
     }
+}
+
+/// What a text says whatever the numbers in it are: in the words of libraries, those are addresses, times and counts.
+fn without_numbers(text: &str) -> impl Iterator<Item = char> {
+    let mut digits = false;
+    text.chars().filter_map(move |character| {
+        let first = !mem::replace(&mut digits, character.is_ascii_digit());
+        if !digits {
+            return Some(character);
+        }
+        first.then_some('0')
+    })
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use bytes::BytesMut;
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
@@ -34,6 +35,7 @@ use retide_core::order::Shard;
 use retide_core::{Header, LaneId, Name, Record, Source, Timestamp};
 use retide_native::{self as native, headers::Headers};
 
+use crate::client::{complained, logged};
 use crate::event::{CommitUnreadable, ConsumerReported, ShardsAssigned, ShardsLost, ShardsRevoked};
 use crate::metrics::Metrics;
 use crate::shell::binding::Bindings;
@@ -469,7 +471,15 @@ pub(crate) fn record(message: &BorrowedMessage<'_>) -> Result<Record, Headless> 
 
 // === impl Context ===
 
-impl ClientContext for Context {}
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        logged(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        complained(&error, reason);
+    }
+}
 
 impl ConsumerContext for Context {
     fn rebalance(

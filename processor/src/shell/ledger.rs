@@ -16,6 +16,7 @@ use bytes::Bytes;
 use crossbeam_channel::Receiver;
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
@@ -24,6 +25,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use retide_core::{Alert, Entry, Header, LaneId};
 use retide_native as native;
 
+use crate::client::{complained, logged};
 use crate::shell::encode::{Encoder, Parts, Place, Scratch};
 
 pub use at_least_once::AtLeastOnce;
@@ -575,7 +577,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 // === impl Deliveries ===
 
-impl ClientContext for Deliveries {}
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        logged(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        complained(&error, reason);
+    }
+}
 
 impl ProducerContext for Deliveries {
     type DeliveryOpaque = usize;
