@@ -188,6 +188,16 @@ pub fn headless(Headless(record): Headless, origin: Origin) -> Box<Poison> {
     poison(record, origin, refuse(Reason::TooManyHeaders, &why))
 }
 
+/// A record at which so many processes have died is no task: nothing of it is looked at but the headers that say which task it is, and its
+/// dead letter holds nothing of it but its place.
+pub fn set_aside(record: Record, origin: Origin, deaths: u32) -> Box<Poison> {
+    let why =
+        format!("{deaths} processes died with this record in hand; it is at {ORIGIN} as it was");
+    let poison = poison(record, origin, refuse(Reason::Crashed, &why));
+    let record = Record::default();
+    Box::new(Poison { record, ..*poison })
+}
+
 /// The identity of a task that came without one: the same whenever the record is read again.
 pub fn identity(origin: &Origin) -> Arc<str> {
     Uuid::new_v5(&ORIGIN_NAMESPACE, origin.to_string().as_bytes())

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rdkafka::error::KafkaError;
 use tracing::{debug, error, info, warn};
 
+use retide_core::Origin;
 use retide_core::breaker::{Count, State, Switch};
 use retide_core::completions;
 use retide_core::order::Unreadable;
@@ -70,6 +71,14 @@ pub(crate) struct CommitUnreadable<'a> {
     pub(crate) offset: i64,
     /// What is wrong with it.
     pub(crate) error: &'a completions::Error,
+}
+
+/// A record at which processes have died is not taken into hand: it is a dead letter.
+pub(crate) struct RecordSetAside<'a> {
+    /// Where it is.
+    pub(crate) origin: &'a Origin,
+    /// How many have.
+    pub(crate) deaths: u32,
 }
 
 /// What former owners of shards knew of the order of tasks was read.
@@ -241,6 +250,28 @@ impl CommitUnreadable<'_> {
             topic, partition, offset, "commit metadata not believed, taken as empty: tasks above the offset may run again"
         );
         metrics.unreadable_commits.inc();
+    }
+}
+
+// === impl RecordSetAside ===
+
+impl RecordSetAside<'_> {
+    /// Writes log and metric.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        let Self {
+            origin:
+                Origin {
+                    topic,
+                    partition,
+                    offset,
+                },
+            deaths,
+        } = self;
+        error!(
+            %topic,
+            partition, offset, deaths, "record set aside as a dead letter: processes died at it"
+        );
+        metrics.set_aside_records.inc();
     }
 }
 

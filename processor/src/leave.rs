@@ -13,6 +13,7 @@ use std::time::Duration;
 use tracing::error;
 
 use crate::log::Log;
+use crate::suspects::MARKING;
 use crate::threads::{Threads, message};
 
 /// The name of the threads that calls to targets run on. A panic there is the outcome of a call.
@@ -42,6 +43,9 @@ pub(crate) fn on_panic(threads: &Threads, log: &Log) {
         let thread = thread.name().unwrap_or("unnamed");
         let place = panic.location().map(ToString::to_string);
         let why = message(panic.payload());
+        if thread == MARKING {
+            leave(1, &log);
+        }
         if thread == CALLS {
             error!(why, place, "a call panicked");
             return;
@@ -51,6 +55,9 @@ pub(crate) fn on_panic(threads: &Threads, log: &Log) {
             thread,
             why, place, record, "thread panicked, the process ends at once"
         );
+        if let Some(record) = record {
+            threads.suspects().mark(&record, why);
+        }
         leave(1, &log);
     }));
 }

@@ -52,6 +52,7 @@ mod scan;
 pub mod scenes;
 pub mod shell;
 mod story;
+mod suspects;
 pub mod threads;
 pub mod topics;
 pub mod trouble;

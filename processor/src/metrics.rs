@@ -77,6 +77,8 @@ pub struct Metrics {
     pub(crate) consumer_errors: Counter,
     /// Commits whose metadata could not be read.
     pub(crate) unreadable_commits: Counter,
+    /// Records set aside since processes died at them.
+    pub(crate) set_aside_records: Counter,
     /// Records of the order topic that could not be read.
     pub(crate) unreadable_orders: Counter,
     /// Connectors that panicked.
@@ -305,6 +307,11 @@ impl Metrics {
                 r,
                 "unreadable_commits",
                 "Commit metadata not believed, and taken as empty",
+            ),
+            set_aside_records: counter(
+                r,
+                "set_aside_records",
+                "Records set aside as dead letters, since processes died at them",
             ),
             unreadable_orders: counter(
                 r,

@@ -135,6 +135,8 @@ impl Process {
         let heartbeats: Vec<_> = names.map(|name| health.worker(&name)).collect();
         let topics = Arc::new(Topics::new(&config.topics.prefix, &config.topics.tiers));
         let follower = Follower::start(&config.kafka.consumer(), &topics.scenes)?;
+        let producer = config.kafka.producer();
+        threads.suspects().mark_on(producer, &topics);
         let (failed, failures) = mpsc::channel(count);
         let shared = Shared {
             config,

@@ -18,6 +18,7 @@ use tracing::error;
 
 use retide_core::{LaneId, Source};
 
+use crate::suspects::Suspects;
 use crate::topics::Topics;
 
 /// The threads of a process. Cheap to clone.
@@ -58,6 +59,9 @@ pub struct Hand {
     shard: AtomicI32,
     /// Its offset.
     offset: AtomicI64,
+    /// The record to panic at.
+    #[cfg(debug_assertions)]
+    planted: Option<String>,
 }
 
 /// What all handles share.
@@ -66,6 +70,8 @@ struct Shared {
     running: Mutex<BTreeMap<u64, Running>>,
     /// The first that is missing.
     death: watch::Sender<Option<Death>>,
+    /// The records at which processes have died.
+    suspects: Suspects,
 }
 
 /// A thread that runs.
@@ -88,6 +94,7 @@ impl Default for Threads {
         let shared = Shared {
             running: Mutex::default(),
             death: watch::Sender::new(None),
+            suspects: Suspects::default(),
         };
         Self {
             shared: Arc::new(shared),
@@ -169,6 +176,11 @@ impl Threads {
     pub fn running(&self) -> Vec<String> {
         let running = self.lock();
         running.values().map(|thread| thread.name.clone()).collect()
+    }
+
+    /// The records at which processes have died.
+    pub(crate) fn suspects(&self) -> &Suspects {
+        &self.shared.suspects
     }
 
     /// The record that the calling thread has in hand.
@@ -254,6 +266,8 @@ impl Hand {
             source: AtomicUsize::new(NOTHING),
             shard: AtomicI32::new(0),
             offset: AtomicI64::new(0),
+            #[cfg(debug_assertions)]
+            planted: std::env::var("RETIDE_PLANTED_PANIC_AT").ok(),
         })
     }
 
@@ -266,7 +280,25 @@ impl Hand {
             Source::Tier(tier) => tier + 1,
         };
         self.source.store(source, Ordering::Relaxed);
+        self.panic_if_planted();
     }
+
+    /// The planted panic at a record, in a debug build: `RETIDE_PLANTED_PANIC_AT` is `THREAD@TOPIC/PARTITION/OFFSET`.
+    #[cfg(debug_assertions)]
+    fn panic_if_planted(&self) {
+        let Some(planted) = &self.planted else { return };
+        let thread = thread::current();
+        let here = format!(
+            "{}@{}",
+            thread.name().unwrap_or_default(),
+            self.record().unwrap_or_default()
+        );
+        assert_ne!(*planted, here, "a planted panic at a record");
+    }
+
+    /// Nothing is planted in a build that anyone runs.
+    #[cfg(not(debug_assertions))]
+    const fn panic_if_planted(&self) {}
 
     /// The thread works on no record any more.
     pub fn empty(&self) {

@@ -79,6 +79,8 @@ pub enum Reason {
     DeadlinePassed,
     /// No point in time is left at which its scene would have tried again.
     ScheduleEnded,
+    /// Processes that had it in hand have died.
+    Crashed,
 }
 
 // === impl Outcome ===
@@ -134,7 +136,7 @@ impl Terminal {
 
 impl Reason {
     /// Every reason there is.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::BadHeader,
         Self::BadDue,
         Self::DueTooFar,
@@ -146,6 +148,7 @@ impl Reason {
         Self::AttemptsExhausted,
         Self::DeadlinePassed,
         Self::ScheduleEnded,
+        Self::Crashed,
     ];
 
     /// The word for this reason in the `retry-reason` header.
@@ -162,6 +165,7 @@ impl Reason {
             Self::AttemptsExhausted => "attempts-exhausted",
             Self::DeadlinePassed => "deadline-passed",
             Self::ScheduleEnded => "schedule-ended",
+            Self::Crashed => "crashed",
         }
     }
 }

@@ -379,13 +379,11 @@ fn stray_records(strays: &BTreeSet<String>, lanes: &[LaneStanding]) -> BTreeMap<
 /// What shows that somebody has worked on a prefix.
 fn worked(whose: &Whose, seen: &Seen, consumer: &BaseConsumer<Quiet>) -> Option<String> {
     let written = whose.plan.topics.iter().filter(|topic| match topic.role {
-        Role::Tier { .. }
-        | Role::Callbacks
-        | Role::DeadLetters
-        | Role::Events
-        | Role::Order
-        | Role::Alerts => true,
-        Role::Tasks | Role::Scenes => false,
+        Role::Tier { .. } | Role::Callbacks | Role::DeadLetters | Role::Events | Role::Alerts => {
+            true
+        }
+        // What is parked in order is in a tier as well. A process that died before its first commit leaves a mark on the order topic.
+        Role::Tasks | Role::Scenes | Role::Order => false,
     });
     let names = written.map(|topic| topic.name.to_string());
     let names = names.chain(strays(&whose.prefix, &whose.plan, seen.topics.keys()));

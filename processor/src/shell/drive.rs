@@ -15,7 +15,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use tokio::runtime::Handle;
 
-use retide_avro::headers;
+use retide_avro::headers::{self, Headless};
 use retide_connectors::Target;
 use retide_core::completions::Binding;
 use retide_core::order::{self, Change};
@@ -25,8 +25,8 @@ use retide_core::{
 };
 
 use crate::event::{
-    BatchCommitted, BatchDropped, BreakerSwitched, RecordsRefused, RulesChanged, TargetPanicked,
-    WorkerStarted, WorkerStopped,
+    BatchCommitted, BatchDropped, BreakerSwitched, RecordSetAside, RecordsRefused, RulesChanged,
+    TargetPanicked, WorkerStarted, WorkerStopped,
 };
 use crate::health::Heartbeat;
 use crate::metrics::{Load, Metrics, SceneSet, Share, Tally};
@@ -515,12 +515,26 @@ impl<L: Ledger> State<L> {
             record,
         } = read;
         let LaneId { shard, source } = position.lane;
-        self.hand.take(position.lane, position.offset);
         let origin = Origin {
             topic: Arc::clone(self.parts.topics.name(source)),
             partition: shard,
             offset: position.offset,
         };
+        let threads = self.parts.feed.consumer.context().threads();
+        let deaths = threads
+            .suspects()
+            .deaths(&origin.topic, shard, origin.offset);
+        if deaths > 0 {
+            RecordSetAside {
+                origin: &origin,
+                deaths,
+            }
+            .emit(&self.parts.metrics);
+            let (Ok(record) | Err(Headless(record))) = record;
+            let poison = Arc::from(headers::set_aside(record, origin, deaths));
+            return self.step_at(now, Input::Poison { position, poison });
+        }
+        self.hand.take(position.lane, position.offset);
         let read = match (record, source) {
             (Ok(record), Source::Tasks) => {
                 headers::ingest(record, origin, task::entered(appended, now.wall))

@@ -40,6 +40,7 @@ use crate::event::{CommitUnreadable, ConsumerReported, ShardsAssigned, ShardsLos
 use crate::metrics::Metrics;
 use crate::shell::binding::Bindings;
 use crate::shell::order;
+use crate::suspects::MOST_DEATHS;
 use crate::threads::{Ended, Hand, Threads};
 use crate::topics::Topics;
 
@@ -343,7 +344,11 @@ impl Reader {
             shard: message.partition(),
             source,
         };
-        self.hand.take(lane, message.offset());
+        let suspects = self.consumer.context().threads().suspects();
+        let deaths = suspects.deaths(topic, lane.shard, message.offset());
+        if deaths == 0 {
+            self.hand.take(lane, message.offset());
+        }
         let run = self.runs.get(&lane).copied().unwrap_or_default();
         let millis = message.timestamp().to_millis().unwrap_or_default();
         Some(Read {
@@ -353,7 +358,12 @@ impl Reader {
                 offset: message.offset(),
             },
             appended: Timestamp::from_millis(u64::try_from(millis).unwrap_or_default()),
-            record: record(message),
+            // Who died last may have died of its headers.
+            record: if deaths > MOST_DEATHS {
+                Ok(Record::default())
+            } else {
+                record(message)
+            },
         })
     }
 
@@ -575,6 +585,7 @@ impl Context {
             config: &self.config,
             probe: &self.probe,
             topic: &self.topics.order,
+            suspects: self.threads.suspects(),
             metrics: &self.metrics,
             stop: &self.stop,
         }
@@ -587,6 +598,8 @@ impl Context {
                 return Err(error);
             }
         };
+        let suspects = self.threads.suspects();
+        suspects.settle(&assignments, &self.topics, &self.threads);
         let assigned = Reading::Assigned(assignments, orders);
         if self.readings.send(assigned).is_err() {
             return Ok(());

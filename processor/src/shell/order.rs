@@ -23,6 +23,7 @@ use crate::client::Quiet;
 use crate::event::{OrderRead, OrderUnreadable};
 use crate::metrics::Metrics;
 use crate::scan::{self, CALL, Scanned};
+use crate::suspects::Suspects;
 
 /// Where and how the order of shards is read.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +34,8 @@ pub(crate) struct Source<'a> {
     pub(crate) probe: &'a Probe,
     /// The order topic.
     pub(crate) topic: &'a str,
+    /// Takes in the marks of records at which processes have died.
+    pub(crate) suspects: &'a Suspects,
     /// Where events are counted.
     pub(crate) metrics: &'a Metrics,
     /// Set when nobody wants it any more.
@@ -80,6 +83,7 @@ impl Source<'_> {
     pub(crate) fn read(self, shards: &[i32]) -> Result<Vec<(i32, Shard)>, KafkaError> {
         let since = Instant::now();
         let deadline = since + READ;
+        self.suspects.forget(shards);
         let filled = self.filled(shards, deadline)?;
         if filled.is_empty() {
             return Ok(Vec::new());
@@ -102,6 +106,9 @@ impl Source<'_> {
             let order = orders.iter_mut().find(|(shard, _)| *shard == partition);
             if let Some((_, order)) = order {
                 let key = message.key().unwrap_or_default();
+                if self.suspects.replay(key, message.payload()) {
+                    return ControlFlow::Continue(());
+                }
                 if let Err(error) = order.replay(key, message.payload()) {
                     let topic = self.topic;
                     OrderUnreadable {

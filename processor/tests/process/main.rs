@@ -23,3 +23,4 @@ mod rig;
 #[path = "../kafka/support.rs"]
 #[allow(dead_code, reason = "the tests of `kafka` use the rest")]
 mod support;
+mod suspects;

@@ -185,8 +185,14 @@ impl Rig {
 
     /// Starts `retide run` with these arguments.
     pub(crate) fn launch(&self, arguments: &[&str]) -> Retide {
+        self.launch_with(arguments, &[])
+    }
+
+    /// As [`Self::launch`], with these variables in its environment.
+    pub(crate) fn launch_with(&self, arguments: &[&str], variables: &[(&str, String)]) -> Retide {
         let mut child = self
             .command(arguments)
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
