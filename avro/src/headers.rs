@@ -43,6 +43,11 @@ pub const ORIGIN: &str = "retry-origin";
 pub const ERROR: &str = "retry-error";
 /// How often the task was forwarded between topics.
 pub const HOPS: &str = "retry-hops";
+/// Since when the task is held, because its scene does not exist.
+pub const HELD_SINCE: &str = "retry-held-since";
+/// On a record that a target was given, the attempt it was given for. On a record that a target puts back on the retry topic, the attempts
+/// made so far: the next one is counted on from there.
+pub const ROUND: &str = "retry-round";
 /// Whether the task is the work itself (`work`) or the delivery of its callback (`callback`).
 pub const KIND: &str = "retry-kind";
 /// Why the task ended badly.
@@ -59,7 +64,7 @@ pub const CONTENT_TYPE: &str = "content-type";
 const OWN: &str = "retry-";
 
 /// Every name that is retide's; a task's record holds none of them, except [`OUTCOME`] where the task is the delivery of a callback.
-pub const NAMES: [&str; 16] = [
+pub const NAMES: [&str; 18] = [
     SCENE,
     ID,
     ATTEMPT,
@@ -72,6 +77,8 @@ pub const NAMES: [&str; 16] = [
     ORIGIN,
     ERROR,
     HOPS,
+    HELD_SINCE,
+    ROUND,
     KIND,
     REASON,
     OUTCOME,
@@ -118,6 +125,8 @@ struct Order {
     due: Timestamp,
     /// When no attempt may start any more.
     deadline: Option<Timestamp>,
+    /// How many attempts were made before the record came back.
+    round: u32,
     /// What the value was wrapped in.
     envelope: Option<Envelope>,
 }
@@ -128,6 +137,9 @@ struct Order {
 /// without the scene header may be an envelope; its fields stand in for headers that are not there. A record that names no scene
 /// at all becomes a task with an empty one: whether that can run is for the rules in force to say.
 ///
+/// A record with [`ROUND`] was given to a target, which has put it back: its next attempt is one more than that. Nobody need be kept from
+/// setting it, since that only takes attempts away.
+///
 /// The task `entered` when [`retide_core::task::entered`] says so; a delay and a scene's deadline count from then.
 pub fn ingest(record: Record, origin: Origin, entered: Timestamp) -> Result<Task, Box<Poison>> {
     let Order {
@@ -135,6 +147,7 @@ pub fn ingest(record: Record, origin: Origin, entered: Timestamp) -> Result<Task
         scene,
         due,
         deadline,
+        round,
         envelope,
     } = match order(&record, entered) {
         Ok(order) => order,
@@ -144,7 +157,7 @@ pub fn ingest(record: Record, origin: Origin, entered: Timestamp) -> Result<Task
         id: id.unwrap_or_else(|| identity(&origin)),
         scene,
         kind: Kind::Work,
-        attempt: 1,
+        attempt: round.saturating_add(1),
         due,
         deferral: None,
         first_failed_at: entered,
@@ -152,6 +165,7 @@ pub fn ingest(record: Record, origin: Origin, entered: Timestamp) -> Result<Task
         origin,
         failure: None,
         hops: 0,
+        held_since: None,
         record: strip(match envelope {
             Some(envelope) => unwrap(record, envelope),
             None => record,
@@ -220,6 +234,13 @@ pub fn write_task(task: &Task, sink: &mut Sink<'_>) {
     }
     if let Some(failure) = &task.failure {
         write_text(sink, ERROR, &failure.to_string());
+    }
+}
+
+/// Writes when no attempt may start any more, on a record that may come back.
+pub fn write_deadline(deadline: Option<Timestamp>, sink: &mut Sink<'_>) {
+    if let Some(deadline) = deadline {
+        write_number(sink, DEADLINE_AT, millis(deadline));
     }
 }
 
@@ -369,6 +390,9 @@ fn order(record: &Record, entered: Timestamp) -> Result<Order, Refusal> {
     let deadline = field(DEADLINE_AT, Reason::BadHeader, |envelope| {
         envelope.deadline_at
     })?;
+    let round = number(record, ROUND, Reason::BadHeader)?.unwrap_or_default();
+    // The due time on a record that came back is that of the attempt it was given for.
+    let due_at = due_at.filter(|_| round == 0 || delay_ms.is_none());
 
     Ok(Order {
         id: id
@@ -382,6 +406,7 @@ fn order(record: &Record, entered: Timestamp) -> Result<Order, Refusal> {
             .into(),
         due: due(due_at, delay_ms, entered)?,
         deadline: deadline.map(Timestamp::from_millis),
+        round: u32::try_from(round).map_err(|_| unreadable(ROUND, Reason::BadHeader))?,
         envelope,
     })
 }
@@ -464,6 +489,7 @@ fn resume(record: &Record) -> Result<Task, Refusal> {
         origin: origin_of(origin).ok_or_else(|| bad(ORIGIN))?,
         failure,
         hops: count(HOPS)?,
+        held_since: number(record, HELD_SINCE, Reason::BadHeader)?.map(Timestamp::from_millis),
         record: Record::default(),
     })
 }
@@ -637,11 +663,12 @@ fn write_state(task: &Task, attempt: u32, sink: &mut Sink<'_>) {
     write_number(sink, ATTEMPT, attempt.into());
     write_number(sink, DUE_AT, millis(task.due));
     write_number(sink, FIRST_FAILED_AT, millis(task.first_failed_at));
-    if let Some(deadline) = task.deadline {
-        write_number(sink, DEADLINE_AT, millis(deadline));
-    }
+    write_deadline(task.deadline, sink);
     write_text(sink, ORIGIN, &task.origin.to_string());
     write_number(sink, HOPS, task.hops.into());
+    if let Some(since) = task.held_since {
+        write_number(sink, HELD_SINCE, millis(since));
+    }
 }
 
 /// Writes how a task ended.

@@ -145,6 +145,7 @@ fn a_producer_cannot_set_what_only_retide_may() {
             ("retry-first-failed-at", "1"),
             ("retry-error", "a: b"),
             ("retry-hops", "9"),
+            ("retry-held-since", "9"),
             ("retry-kind", "callback"),
             ("a", "2"),
         ],
@@ -158,6 +159,31 @@ fn a_producer_cannot_set_what_only_retide_may() {
     assert_eq!((task.failure, task.hops, task.kind), (None, 0, Kind::Work));
     assert_eq!(task.id, headers::identity(&origin()));
     assert_eq!(task.record, record(b"v", &[("a", "1"), ("a", "2")]));
+}
+
+#[test]
+fn a_record_that_its_target_puts_back_counts_on() {
+    let back = |more: &[(&str, &str)]| {
+        let given = [
+            ("retry-scene", "pay"),
+            ("retry-id", "order-7"),
+            ("retry-attempt", "3"),
+            ("retry-due-at", "1"),
+            ("retry-origin", "x/1/1"),
+            ("retry-round", "3"),
+        ];
+        ingest(record(b"v", &[&given, more].concat()), origin(), now())
+    };
+
+    let task = back(&[]).unwrap();
+    let later = back(&[("retry-delay-ms", "5000")]).unwrap();
+    let broken = back(&[("retry-round", "many")]).unwrap_err();
+
+    assert_eq!((&*task.id, task.attempt, task.due), ("order-7", 4, now()));
+    assert_eq!(task.record, record(b"v", &[]));
+    // The due time is that of the attempt it was given for.
+    assert_eq!(later.due, Timestamp::from_millis(NOW_MS + 5_000));
+    assert_eq!(broken.reason, Reason::BadHeader);
 }
 
 #[test]
@@ -489,6 +515,7 @@ prop_compose! {
         place in ("[a-z./]{1,20}", any::<i32>(), any::<i64>()),
         failure in option::of(("(?s)[a-z: \n-]{0,80}", ".{0,300}")),
         hops in any::<u32>(),
+        held in option::of(0..1_u64 << 50),
         record in any_record(),
     ) -> Task {
         Task {
@@ -508,6 +535,7 @@ prop_compose! {
             origin: Origin { topic: place.0.into(), partition: place.1, offset: place.2 },
             failure: failure.map(|(class, message)| Failure::new(&class, &message)),
             hops,
+            held_since: held.map(Timestamp::from_millis),
             record,
         }
     }
@@ -581,6 +609,7 @@ proptest! {
             headers::ERROR,
             headers::DEFERRED_UNTIL,
             LATE_BY,
+            headers::HELD_SINCE,
         ];
         let optional = optional.contains(&name.as_str().unwrap());
         if headers::is_own(name.as_bytes()) && !optional {

@@ -91,7 +91,7 @@ mod tests {
             headers.push((name.to_owned(), value.map(<[u8]>::to_vec)));
         });
 
-        let expected: [(&str, Option<&[u8]>); 8] = [
+        let expected: [(&str, Option<&[u8]>); 9] = [
             ("b", Some(b"\xff")),
             ("a", None),
             ("b", Some(b"")),
@@ -100,6 +100,7 @@ mod tests {
             ("retry-attempt", Some(b"3")),
             ("retry-due-at", Some(b"1700000000123")),
             ("retry-origin", Some(b"orders/4/99")),
+            ("retry-round", Some(b"3")),
         ];
         let expected = expected.map(|(name, value)| {
             let name = name.as_bytes().to_vec();

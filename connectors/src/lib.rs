@@ -95,13 +95,15 @@ impl TargetConfig {
 }
 
 /// What a target is told about the attempt, as header names and texts.
-pub(crate) fn identity(task: &Task) -> [(&'static str, Cow<'_, str>); 5] {
+pub(crate) fn identity(task: &Task) -> [(&'static str, Cow<'_, str>); 6] {
     [
         ("retry-id", Cow::Borrowed(&*task.id)),
         ("retry-scene", Cow::Borrowed(&*task.scene)),
         ("retry-attempt", Cow::Owned(task.attempt.to_string())),
         ("retry-due-at", Cow::Owned(task.due.as_millis().to_string())),
         ("retry-origin", Cow::Owned(task.origin.to_string())),
+        // What a record that the target puts back counts on from: the attempt alone is not believed.
+        ("retry-round", Cow::Owned(task.attempt.to_string())),
     ]
 }
 
@@ -130,6 +132,7 @@ pub(crate) mod fixture {
             },
             failure: None,
             hops: 0,
+            held_since: None,
             record: Record {
                 key: Some(Bytes::from_static(b"key")),
                 value: Some(Bytes::from_static(b"\x00\xffpayload\n")),

@@ -293,6 +293,7 @@ fn task(offset: i64, wait: Duration) -> Task {
         },
         failure: None,
         hops: 0,
+        held_since: None,
         record: Record {
             key: Some("customer-1".into()),
             value: Some(vec![b'x'; 512].into()),

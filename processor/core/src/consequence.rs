@@ -109,6 +109,7 @@ pub(crate) fn of_verdict(
         wait,
     } = answer;
     let attempts = task.attempt;
+    task.held_since = None;
     if failure.is_some() {
         task.failure.clone_from(&failure);
     }

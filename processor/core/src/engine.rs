@@ -7,6 +7,7 @@
 mod breaking;
 mod calls;
 mod lines;
+mod missing;
 mod ordering;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -16,6 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::calls::Call;
+use self::missing::Missed;
+pub use self::missing::{MissingScene, UNKNOWN_SCENE_HOLD};
 use crate::agenda::{Agenda, Item};
 use crate::breaker::{self, Breakers, Switch};
 use crate::completions::Completions;
@@ -25,12 +28,12 @@ use crate::gate::Gates;
 use crate::lane::{Lane, LaneId, Limits, Load, Memory, Source};
 use crate::line::{Hold, Line};
 use crate::order::{self, Change, Orders};
-use crate::outcome::{Outcome, Reason, Terminal};
+use crate::outcome::{Outcome, Reason, Terminal, Verdict};
 #[cfg(feature = "planted")]
 use crate::planted::Bug;
 use crate::scene::{Of, Scene, Scenes};
 use crate::share::Shares;
-use crate::task::Task;
+use crate::task::{Failure, Task};
 use crate::tier::{HORIZON, Ladder, STRAIGHT};
 use crate::time::Timestamp;
 use crate::verdict;
@@ -242,6 +245,10 @@ pub struct Engine {
     held: usize,
     /// Which tasks with keys go one after the other.
     orders: Orders,
+    /// The tasks that are held since their scenes do not exist, by scene.
+    missed: BTreeMap<Arc<str>, Missed>,
+    /// Longest time for which they are.
+    hold: Duration,
     /// The wall-clock time of the last step.
     latest: Timestamp,
     /// The number of the next call, item, epoch or turn.
@@ -306,6 +313,8 @@ impl Engine {
             alerts: Vec::new(),
             held: 0,
             orders: Orders::default(),
+            missed: BTreeMap::new(),
+            hold: UNKNOWN_SCENE_HOLD,
             latest: Timestamp::EPOCH,
             next: 0,
             #[cfg(feature = "planted")]
@@ -361,11 +370,13 @@ impl Engine {
                 watermark,
             } => self.committed(lane, epoch, watermark),
             Input::Tick => {}
-            Input::Rules(scenes) => {
+            Input::Rules(mut scenes) => {
+                scenes.remember(&self.scenes);
                 self.gates.follow(&scenes);
                 self.breakers.follow(&scenes, &self.gates);
                 self.shares.follow(now.steady, &scenes);
                 self.scenes = scenes;
+                self.forget_missed();
                 self.ask_all_at(now.wall);
                 self.reorder();
             }
@@ -564,10 +575,15 @@ impl Engine {
     }
 
     /// A task from the retry topic.
-    fn ingest(&mut self, now: Now, item: Item, actions: &mut Vec<Action>) {
+    fn ingest(&mut self, now: Now, mut item: Item, actions: &mut Vec<Action>) {
         let Some(scene) = self.scenes.find(&item.task.scene) else {
-            return self.end_without_scene(now, &item, actions);
+            return self.without_scene(now, item, actions);
         };
+        if item.task.attempt > 1
+            && let Err(end) = come_back(scene, Arc::make_mut(&mut item.task), now.wall)
+        {
+            return self.end(now, &item, end, actions);
+        }
         if verdict::expires(scene, &item.task, item.task.due.max(now.wall)) {
             return self.expire(now, &item, actions);
         }
@@ -675,6 +691,9 @@ impl Engine {
     ) {
         let closing = self.closing(&item);
         let mut task = Arc::unwrap_or_clone(item.task);
+        if task.held_since.is_some() && self.scenes.find(&task.scene).is_some() {
+            task.held_since = None;
+        }
         // One that moves may be due already, to the microsecond; headers hold milliseconds.
         task.due = task.due.ceil_to_millis();
         if let Some(deferral) = deferral {
@@ -684,16 +703,6 @@ impl Engine {
         }
         let entries = consequence::park(task, to, &self.ladder, now.wall, told);
         self.settle(closing, entries, actions);
-    }
-
-    /// Ends a task whose scene does not exist.
-    fn end_without_scene(&mut self, now: Now, item: &Item, actions: &mut Vec<Action>) {
-        let reason = if item.task.scene.is_empty() {
-            Reason::NoScene
-        } else {
-            Reason::UnknownScene
-        };
-        self.end(now, item, (Terminal::Dead, reason), actions);
     }
 
     /// Ends a task whose deadline has passed before its next attempt.
@@ -1015,4 +1024,23 @@ impl Engine {
         self.next += 1;
         self.next
     }
+}
+
+/// Takes a record that its target has put back as what it is: an attempt that has failed, after which the next one waits. Or says how the
+/// task ends.
+fn come_back(scene: &Scene, task: &mut Task, now: Timestamp) -> Result<(), (Terminal, Reason)> {
+    let next = task.attempt;
+    task.attempt = next - 1;
+    let failure = Failure::new("returned", "the target put the record back");
+    let outcome = Outcome::Retryable(failure.clone());
+    let verdict = verdict::verdict(scene, task, &outcome, now);
+    task.attempt = next;
+    task.failure = Some(failure);
+    match verdict {
+        Verdict::Retry { due } => task.due = task.due.max(due),
+        Verdict::Dead(reason) => return Err((Terminal::Dead, reason)),
+        Verdict::Expired => return Err((Terminal::Expired, Reason::DeadlinePassed)),
+        Verdict::Delivered => unreachable!("a failure is no success"),
+    }
+    Ok(())
 }

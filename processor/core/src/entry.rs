@@ -31,6 +31,8 @@ pub enum Entry {
         topic: Arc<str>,
         /// The task.
         task: Arc<Task>,
+        /// When no attempt may start any more, in whichever round: the record may come back.
+        deadline: Option<Timestamp>,
         /// How late it is so far.
         wait: Wait,
     },
@@ -199,6 +201,9 @@ pub struct TargetHealth {
     pub until: Option<Timestamp>,
 }
 
+/// The rule that tasks are held by since their scene does not exist.
+pub const SCENE_UNKNOWN: &str = "scene-unknown";
+
 /// The rule that a breaker has opened by.
 pub const BREAKER_OPEN: &str = "breaker-open";
 
@@ -222,6 +227,7 @@ impl Ended {
             origin: self.origin.clone(),
             failure: None,
             hops: 0,
+            held_since: None,
             record: Record::default(),
         }
     }

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::breaker::{Breaker, Denied, LONGEST_OPEN, PROBING, State};
 use crate::completions::Completions;
 use crate::engine::{Commit, Now};
@@ -64,13 +66,17 @@ pub enum Bug {
     TurnKept,
     /// Nobody counts how much is known of keys.
     KeysUncounted,
+    /// A parked task whose scene is gone is dead at once.
+    MissingSceneKills,
+    /// An empty key is a key like any other.
+    EmptyKeyOrdered,
 }
 
 // === impl Bug ===
 
 impl Bug {
     /// Every mistake there is.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::OffsetByOne,
         Self::WrongBase,
         Self::Early,
@@ -93,6 +99,8 @@ impl Bug {
         Self::WeightIgnored,
         Self::TurnKept,
         Self::KeysUncounted,
+        Self::MissingSceneKills,
+        Self::EmptyKeyOrdered,
     ];
 
     /// The time as the agenda sees it.
@@ -151,6 +159,12 @@ impl Bug {
             task.due = task.wake();
             task.deferral = None;
         }
+    }
+
+    /// The key of a task that has an empty one.
+    pub(crate) fn empty_key(self, task: &Task) -> Option<&Bytes> {
+        let ordered = self == Self::EmptyKeyOrdered;
+        task.record.key.as_ref().filter(|_| ordered)
     }
 
     /// What a scene counts.

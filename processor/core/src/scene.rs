@@ -141,6 +141,17 @@ pub struct Overrides {
 pub struct Scenes {
     /// The rules by name.
     by_name: HashMap<Arc<str>, Arc<Scene>>,
+    /// Scenes that are known of, and have no rules in force.
+    missing: HashMap<Arc<str>, Missing>,
+}
+
+/// Why a scene that is known of has no rules in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// It was taken away.
+    Gone,
+    /// It is there, and cannot be read.
+    Unreadable,
 }
 
 // === impl Scene ===
@@ -248,9 +259,36 @@ impl Default for Weight {
 // === impl Scenes ===
 
 impl Scenes {
-    /// The rules for a task of this name: its own, or those of [`DEFAULT`].
+    /// The rules for a task of this name: its own, or those of [`DEFAULT`], unless its own are there and cannot be read.
     pub fn find(&self, name: &str) -> Option<&Arc<Scene>> {
-        self.by_name.get(name).or_else(|| self.by_name.get(DEFAULT))
+        let own = self.by_name.get(name);
+        own.or_else(|| {
+            let unreadable = self.missing.get(name) == Some(&Missing::Unreadable);
+            self.by_name.get(DEFAULT).filter(|_| !unreadable)
+        })
+    }
+
+    /// Whether a task of this name, which has no rules in force, may have some again: there were some, or they cannot be read.
+    pub fn is_missing(&self, name: &str) -> bool {
+        self.missing.contains_key(name) || self.missing.get(DEFAULT) == Some(&Missing::Unreadable)
+    }
+
+    /// A scene of this name is known of; that counts while it has no rules in force.
+    pub fn miss(&mut self, name: impl Into<Arc<str>>, why: Missing) {
+        let name = name.into();
+        if !self.by_name.contains_key(&name) {
+            self.missing.insert(name, why);
+        }
+    }
+
+    /// Knows of all scenes that `before` knew of, and has no rules of its own for.
+    pub(crate) fn remember(&mut self, before: &Self) {
+        let names = before.by_name.keys().chain(before.missing.keys());
+        for name in names {
+            if !self.by_name.contains_key(name) && !self.missing.contains_key(name) {
+                self.missing.insert(Arc::clone(name), Missing::Gone);
+            }
+        }
     }
 
     /// The rules of exactly this name.
@@ -260,13 +298,16 @@ impl Scenes {
 
     /// Puts rules in force, in place of those of the same name.
     pub fn insert(&mut self, scene: Scene) {
+        self.missing.remove(&scene.name);
         self.by_name
             .insert(Arc::clone(&scene.name), Arc::new(scene));
     }
 
     /// Takes the rules of this name out of force.
     pub fn remove(&mut self, name: &str) {
-        self.by_name.remove(name);
+        if let Some((name, _)) = self.by_name.remove_entry(name) {
+            self.missing.insert(name, Missing::Gone);
+        }
     }
 
     /// Every scene, in no order.

@@ -93,6 +93,8 @@ pub struct Task {
     pub failure: Option<Failure>,
     /// How often it was forwarded between topics.
     pub hops: u32,
+    /// Since when it is held because its scene does not exist, if it is.
+    pub held_since: Option<Timestamp>,
     /// The producer's key, payload and headers; retide's own headers are not among them.
     pub record: Record,
 }
@@ -185,6 +187,11 @@ impl fmt::Debug for Name {
 // === impl Record ===
 
 impl Record {
+    /// What tasks that keep an order have in common. An empty key is none: many producers send it for "no key".
+    pub fn ordering_key(&self) -> Option<&Bytes> {
+        self.key.as_ref().filter(|key| !key.is_empty())
+    }
+
     /// Memory held by this record, in bytes: what the caps of agenda and lanes count.
     pub fn weight(&self) -> usize {
         let bytes = |value: &Option<Bytes>| value.as_ref().map_or(0, Bytes::len);

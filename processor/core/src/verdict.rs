@@ -116,6 +116,7 @@ mod tests {
             },
             failure: None,
             hops: 0,
+            held_since: None,
             record: Record::default(),
         }
     }

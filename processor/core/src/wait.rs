@@ -13,7 +13,7 @@ pub struct Wait {
     pub rebalance: u64,
     /// It was due before it was read: its tier, the broker or the fetch was slow.
     pub read: u64,
-    /// It was in memory and could have started: nobody looked at it, or it was another scene's turn.
+    /// It was in memory and could have started: nobody looked at it, or it was another scene's turn. Or its scene did not exist.
     pub agenda: u64,
     /// What held it.
     pub held: Held,
@@ -45,6 +45,8 @@ pub enum Cause {
     Concurrency,
     /// The breaker.
     Breaker,
+    /// Its scene does not exist. That is a part of [`Wait::agenda`]: nobody knows what to do with it.
+    Scene,
 }
 
 /// A due task is parked until its gate is asked again.
@@ -129,6 +131,7 @@ impl Wait {
             Cause::Rate => &mut self.held.rate,
             Cause::Concurrency => &mut self.held.concurrency,
             Cause::Breaker => &mut self.held.breaker,
+            Cause::Scene => &mut self.agenda,
         }
     }
 

@@ -82,6 +82,7 @@ fn task(scene: &str, id: &str, due: Timestamp) -> Task {
         },
         failure: None,
         hops: 0,
+        held_since: None,
         record: Record::default(),
     }
 }

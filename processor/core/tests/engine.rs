@@ -76,6 +76,7 @@ fn task(name: &str, due: Now) -> Task {
         },
         failure: None,
         hops: 0,
+        held_since: None,
         record: Record {
             value: Some("payload".into()),
             ..Record::default()
@@ -1078,6 +1079,7 @@ fn a_topic_target_is_settled_with_both_ends() {
     let mut entries = vec![Entry::Deliver {
         topic: "orders".into(),
         task: Arc::new(task.clone()),
+        deadline: None,
         wait: Wait::default(),
     }];
     let ended = end_of(&task, at(0), Terminal::Delivered, None, 1);

@@ -80,6 +80,7 @@ fn task(scene: &str, key: &str, offset: i64, due: Now) -> Task {
         },
         failure: None,
         hops: 0,
+        held_since: None,
         record: Record {
             key: Some(key.to_owned().into()),
             value: Some("payload".into()),

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use retide_core::breaker::{Key, State, Switch};
 use retide_core::completions::Completions;
-use retide_core::entry::TargetHealth;
+use retide_core::entry::{SCENE_UNKNOWN, TargetHealth};
 use retide_core::{
-    Alert, Ended, Event, Kind, LaneId, Ordering, Outcome, Rate, Scene, Task, Terminal, Timestamp,
-    Transition, Wait,
+    Alert, Ended, Event, Kind, LaneId, Ordering, Outcome, Rate, Reason, Scene, Task, Terminal,
+    Timestamp, Transition, Wait,
 };
 
 use crate::broker::{Cause, Entry, Fate, Outgoing, Payload, Progress, Topic, binding};
@@ -140,6 +140,8 @@ pub(crate) struct Judge {
     open_for: BTreeMap<Arc<str>, At>,
     /// Since when breakers are open, by process and target.
     open_since: BTreeMap<(u64, Arc<str>), At>,
+    /// The scenes that ever were in force.
+    scenes: BTreeSet<Arc<str>>,
     /// Whose turn it is where scenes share a rate.
     pub(crate) turns: Turns,
     /// How often targets were found down, or well again, without an alert of it so far.
@@ -195,6 +197,7 @@ impl Judge {
     /// These scenes are in force somewhere, from now on or longer.
     pub(crate) fn rules(&mut self, at: At, scenes: &[Scene]) {
         for scene in scenes {
+            self.scenes.insert(Arc::clone(&scene.name));
             if let Some(rate) = scene.rate {
                 // Nothing can have been saved up under rules that nobody knew.
                 let new = Allowance {
@@ -303,8 +306,12 @@ impl Judge {
         }
     }
 
-    /// An alert is durable: there is one for each time a target was found down, or well again, at most.
+    /// An alert is durable: there is one for each time a target was found down, or well again, at most; or it tells of a scene that was
+    /// taken away.
     fn alerted(&mut self, alert: &Alert) {
+        if alert.rule == SCENE_UNKNOWN && self.scenes.contains(&alert.scene) {
+            return;
+        }
         let Some(TargetHealth { name, until, .. }) = &alert.target else {
             return self.object(|| format!("an alert without a target: {alert:?}"));
         };
@@ -497,6 +504,10 @@ impl Judge {
         if submission.poison && good {
             return Err("poison delivered");
         }
+        let without_rules = [Reason::UnknownScene, Reason::NoScene].map(Some);
+        if without_rules.contains(&ended.reason) && self.scenes.contains(&submission.scene) {
+            return Err("dead for want of rules that there were");
+        }
         Ok(())
     }
 
@@ -535,11 +546,21 @@ impl Judge {
         }
     }
 
+    /// A task without a key starts: others cannot have held it.
+    pub(crate) fn held_by_none(&mut self, task: &Task, wait: Wait) {
+        if task.record.ordering_key().is_none() && wait.held.order > 0 {
+            self.object(|| format!("{} has no key and waited for others of it", task.id));
+        }
+    }
+
     /// Whether all tasks of its key that were produced before it have ended durably.
     fn in_turn(&mut self, task: &Task, ordering: Ordering) {
         let (Kind::Work, Ordering::Key, Some(key)) = (task.kind, ordering, &task.record.key) else {
             return;
         };
+        if key.is_empty() {
+            return;
+        }
         let offset = task.origin.offset;
         let line = (task.origin.partition, Arc::clone(&task.scene), key.to_vec());
         let before = self.in_line.get(&line).into_iter().flatten();

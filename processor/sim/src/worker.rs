@@ -840,6 +840,7 @@ impl Worker {
                     };
                     self.calls.insert(ticket, Arc::clone(counted_as(&scene)));
                     env.judge.takes_turn(self.id, lane, &task);
+                    env.judge.held_by_none(&task, wait);
                     env.call(self.id, ticket, start, &task, &scene);
                 }
                 Action::Settle(settlement) => {
@@ -1019,6 +1020,7 @@ fn submitted(submission: &Submission, origin: Origin, entered: Timestamp) -> Tas
         origin,
         failure: None,
         hops: 0,
+        held_since: None,
         record: Record {
             key: submission.key.map(|key| key.as_bytes().into()),
             value: Some(submission.id.as_bytes().to_vec().into()),

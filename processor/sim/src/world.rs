@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use retide_core::order::Shard;
+use retide_core::scene::Missing;
 use retide_core::{Failure, Gates, LaneId, Outcome, Scene, Scenes, Source, Task, Timestamp};
 
 use crate::broker::{
@@ -993,6 +994,11 @@ impl World {
 
     /// A worker hears of something, now or when it is awake.
     fn tell(&mut self, worker: usize, news: News) {
+        // What a process that was frozen hears comes in any order; the rules that it reads then are the last ones.
+        let news = match news {
+            News::Rules(_) => News::Rules(self.in_force()),
+            other => other,
+        };
         let Some(listener) = &mut self.workers[worker] else {
             return;
         };
@@ -1069,7 +1075,7 @@ impl World {
                 bug: self.bug,
             };
             self.processes[process].workers.push(birth.id);
-            let scenes: Scenes = self.scenes.values().cloned().collect();
+            let scenes = self.in_force();
             let worker = Worker::new(birth, scenes, &mut self.env);
             self.workers.push(Some(worker));
         }
@@ -1210,11 +1216,25 @@ impl World {
                 None => self.shelved = self.scenes.remove("call"),
             }
         }
+        self.tell_rules();
+    }
+
+    /// All workers hear of the rules in force.
+    fn tell_rules(&mut self) {
         self.env.judge.in_force(self.scenes.values());
-        let scenes: Scenes = self.scenes.values().cloned().collect();
+        let scenes = self.in_force();
         for worker in self.workers.iter().flatten() {
             self.env.tell(0, worker.id, News::Rules(scenes.clone()));
         }
+    }
+
+    /// The rules in force, and the scene that is known to have had some.
+    fn in_force(&self) -> Scenes {
+        let mut scenes: Scenes = self.scenes.values().cloned().collect();
+        if let Some(shelved) = &self.shelved {
+            scenes.miss(Arc::clone(&shelved.name), Missing::Gone);
+        }
+        scenes
     }
 
     /// Nothing goes wrong any more.
@@ -1223,6 +1243,11 @@ impl World {
         self.env.odds = Odds::default();
         self.env.down_until = 0;
         self.env.broker.refuses_orders = false;
+        if let Some(scene) = self.shelved.take() {
+            // Its tasks would be held until they are dead.
+            self.scenes.insert(Arc::clone(&scene.name), scene);
+            self.tell_rules();
+        }
         self.env.after(SECOND, Event::Look);
     }
 }

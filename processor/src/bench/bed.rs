@@ -254,6 +254,7 @@ pub(crate) fn parked(scene: &str, attempt: u32, due: Timestamp) -> Task {
         },
         failure: None,
         hops: 1,
+        held_since: None,
         record: Record::default(),
     }
 }

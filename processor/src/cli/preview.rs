@@ -474,6 +474,7 @@ mod tests {
             },
             failure: None,
             hops: 0,
+            held_since: None,
             record: Record::default(),
         };
         let mut times = vec![0];

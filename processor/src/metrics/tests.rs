@@ -57,6 +57,7 @@ fn task(scene: &str, kind: Kind) -> Arc<Task> {
         origin: origin(),
         failure: None,
         hops: 0,
+        held_since: None,
         record: Record::default(),
     })
 }
@@ -147,6 +148,7 @@ fn what_a_batch_holds_is_counted_once_it_is_durable() {
         Entry::Deliver {
             topic: "orders".into(),
             task: task("pay", Kind::Work),
+            deadline: None,
             wait: Wait {
                 read: 1_000,
                 ..Wait::default()

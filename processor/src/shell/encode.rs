@@ -183,8 +183,14 @@ impl Encoder {
                 headers::write_task(task, sink);
                 Parts::of(&topics.tiers[*tier], to.unwrap_or(shard), &task.record)
             }
-            Entry::Deliver { topic, task, .. } => {
+            Entry::Deliver {
+                topic,
+                task,
+                deadline,
+                ..
+            } => {
                 kafka::write_headers(task, sink);
+                headers::write_deadline(*deadline, sink);
                 Parts {
                     partition: None,
                     ..Parts::of(topic, home, &task.record)

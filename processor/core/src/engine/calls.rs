@@ -99,6 +99,7 @@ impl Engine {
         let mut entries = vec![Entry::Deliver {
             topic: Arc::clone(topic),
             task: Arc::clone(&item.task),
+            deadline: verdict::deadline(scene, &item.task),
             wait,
         }];
         entries.extend(consequence::end(

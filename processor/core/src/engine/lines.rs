@@ -294,7 +294,7 @@ impl Engine {
             if full {
                 return Admission::no_room(now, item);
             }
-            self.end_without_scene(now, &item, actions);
+            self.without_scene(now, item, actions);
             return Admission::Gone;
         };
         let Some(item) = self.in_turn(now, item, actions) else {

@@ -297,7 +297,10 @@ impl Engine {
 
     /// The line of a task, and whether its scene puts it there. None if it is in none, and shall not be.
     fn line(&mut self, shard: i32, task: &Task) -> Option<(Fingerprint, Ordering)> {
-        let bytes = task.record.key.as_ref()?;
+        let bytes = task.record.ordering_key();
+        #[cfg(feature = "planted")]
+        let bytes = bytes.or_else(|| self.bug.empty_key(task));
+        let bytes = bytes?;
         let ordering = self.ordering(task);
         match (ordering, task.kind) {
             (_, Kind::Callback) => return None,
@@ -319,7 +322,10 @@ impl Engine {
     /// Whether a task has to keep the order of its key.
     fn ordering(&self, task: &Task) -> Ordering {
         let scene = self.scenes.find(&task.scene);
-        match (task.kind, &task.record.key, scene) {
+        let key = task.record.ordering_key();
+        #[cfg(feature = "planted")]
+        let key = key.or_else(|| self.bug.empty_key(task));
+        match (task.kind, key, scene) {
             (Kind::Work, Some(_), Some(scene)) => scene.ordering,
             (Kind::Work | Kind::Callback, _, _) => Ordering::None,
         }

@@ -1,0 +1,240 @@
+//! The engine's part in tasks whose scene does not exist: who is held until it comes back, and who is dead.
+//!
+//! What holds a task: it had a scene when it was parked, or its scene is known to have existed, or to stand where it cannot be read. What
+//! lets it go on: its scene is in force when it is looked at next, within [`LONGEST_LOOK`] as a rule. What ends it: its own deadline, or
+//! [`Engine::hold`] after it was held first. What holding never does: use an attempt, or keep a task in memory.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Action, Engine, Now};
+use crate::agenda::Item;
+use crate::entry::{Alert, SCENE_UNKNOWN, Transition};
+use crate::lane::Source;
+use crate::outcome::{Reason, Terminal};
+#[cfg(feature = "planted")]
+use crate::planted::Bug;
+use crate::scene::DEFAULT;
+use crate::time::Timestamp;
+use crate::verdict::LEAST_WAIT;
+use crate::wait::Cause;
+
+/// The tasks that are held, of one scene.
+#[derive(Debug)]
+pub(super) struct Missed {
+    /// How many are looked at next in each [`SLOT`]. A task is in one of them: when its time has come, it is looked at and goes to another
+    /// one, here or where its shard is by then.
+    slots: BTreeMap<u64, u32>,
+    /// The time of the last look that was given to one: the next one is a little later where many are held.
+    expected: Timestamp,
+    /// One of the tasks.
+    example: Arc<str>,
+    /// When people are told next.
+    alert_at: Timestamp,
+}
+
+/// A scene that does not exist and has tasks that are held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissingScene {
+    /// The scene that they name.
+    pub scene: Arc<str>,
+    /// How many of them this worker has seen of late.
+    pub tasks: u32,
+    /// One of them.
+    pub example: Arc<str>,
+}
+
+/// How long a task is held at most where nothing is said of that: long enough for a weekend, and somebody who comes back from it.
+pub const UNKNOWN_SCENE_HOLD: Duration = Duration::from_hours(7 * 24);
+
+/// Time to the first look at a task that is held: a scene that was taken away by mistake is back within minutes, or not soon.
+const SHORTEST_LOOK: Duration = Duration::from_secs(5);
+
+/// Longest time to the next look, unless very many are held.
+const LONGEST_LOOK: Duration = Duration::from_secs(30);
+
+/// Looks are this far apart where many tasks of a scene are held: 2,000 a second cost a worker a few percent, and the other scenes nothing.
+const APART: Duration = Duration::from_micros(500);
+
+/// What the looks are counted by, in milliseconds.
+const SLOT: u64 = 5_000;
+
+/// How many slots after its own a look may be late.
+const LATE: u64 = 2;
+
+/// How long tasks are counted before people are told the first time.
+const COUNTED: Duration = Duration::from_secs(1);
+
+/// Time between two alerts of one scene.
+const REMINDER: Duration = Duration::from_hours(1);
+
+impl Engine {
+    /// This engine, which holds tasks whose scene does not exist for so long at most.
+    #[must_use]
+    pub const fn holding(mut self, longest: Duration) -> Self {
+        self.hold = longest;
+        self
+    }
+
+    /// The scenes that do not exist and have tasks that are held.
+    pub fn missing(&self) -> impl Iterator<Item = MissingScene> {
+        let missed = self.missed.iter();
+        let missed = missed.map(|(scene, missed)| MissingScene {
+            scene: Arc::clone(scene),
+            tasks: missed.count(self.latest),
+            example: Arc::clone(&missed.example),
+        });
+        missed.filter(|missing| missing.tasks > 0)
+    }
+
+    /// What becomes of a task without rules, once there is room to write that.
+    pub(super) fn without_scene(&mut self, now: Now, item: Item, actions: &mut Vec<Action>) {
+        if !self.is_held(&item) {
+            return self.end_without_scene(now, &item, actions);
+        }
+        if item.task.due > now.wall {
+            return self.forward(now, item, actions);
+        }
+        let since = item.task.held_since.unwrap_or(now.wall).min(now.wall);
+        let deadline = item.task.deadline;
+        if deadline.is_some_and(|deadline| now.wall > deadline) {
+            return self.expire(now, &item, actions);
+        }
+        let last = since + self.hold;
+        if now.wall >= last {
+            return self.end_without_scene(now, &item, actions);
+        }
+        let Some(mut item) = self.if_settled(item) else {
+            return;
+        };
+        if self.is_full() {
+            return self.outbound.push_back(item);
+        }
+        // Longer and longer: whoever took it away by mistake notices soon.
+        let look = (now.wall.since(since) / 2).clamp(SHORTEST_LOOK, LONGEST_LOOK);
+        let due = self.expected(now, &item, look).min(last);
+        let due = deadline.map_or(due, |deadline| due.min(deadline + LEAST_WAIT));
+        let due = due.max(now.wall + LEAST_WAIT).ceil_to_millis();
+        self.count_missed(now, &item, due);
+        let deferral = self.deferral(now, &item, due, Cause::Scene);
+        // That is told once.
+        let told = item.task.held_since.is_none().then(|| {
+            let transition = Transition::Deferred {
+                due: item.task.due.ceil_to_millis(),
+                until: due,
+            };
+            (transition, Some(self.wait_of(now, &item)))
+        });
+        Arc::make_mut(&mut item.task).held_since = Some(since);
+        self.park(now, item, (None, Some(deferral)), told, actions);
+    }
+
+    /// Other rules are in force: those of scenes that are back go on.
+    pub(super) fn forget_missed(&mut self) {
+        let scenes = &self.scenes;
+        self.missed.retain(|name, _| scenes.find(name).is_none());
+    }
+
+    /// Whether a task waits for its scene: it had one when it was parked, or there was one.
+    fn is_held(&self, item: &Item) -> bool {
+        #[cfg(feature = "planted")]
+        if self.bug == Bug::MissingSceneKills {
+            return false;
+        }
+        matches!(item.lane.source, Source::Tier(_)) || self.scenes.is_missing(&item.task.scene)
+    }
+
+    /// When a task is looked at again, after `look` or a little later.
+    fn expected(&self, now: Now, item: &Item, look: Duration) -> Timestamp {
+        let soonest = now.wall + look;
+        let missed = self.missed.get(missing_name(item));
+        missed.map_or(soonest, |missed| {
+            // What was given long ago, or by a clock that was ahead, says nothing.
+            let next = missed.expected + APART;
+            let many = u32::try_from(missed.total()).unwrap_or(u32::MAX);
+            soonest.max(next.min(soonest + APART.saturating_mul(many)))
+        })
+    }
+
+    /// A task is held until `due`.
+    fn count_missed(&mut self, now: Now, item: &Item, due: Timestamp) {
+        let name = missing_name(item);
+        if !self.missed.contains_key(name) {
+            let missed = Missed {
+                slots: BTreeMap::new(),
+                expected: due,
+                example: Arc::clone(&item.task.id),
+                alert_at: now.wall + COUNTED,
+            };
+            self.missed.insert(Arc::from(name), missed);
+        }
+        let Some(missed) = self.missed.get_mut(name) else {
+            unreachable!("just put there");
+        };
+        missed.expected = due;
+        *missed.slots.entry(slot(due)).or_default() += 1;
+        missed.forget_before(now.wall);
+        if now.wall >= missed.alert_at {
+            missed.alert_at = now.wall + REMINDER;
+            self.alerts.push(Alert {
+                rule: SCENE_UNKNOWN,
+                scene: Arc::from(name),
+                at: now.wall,
+                count: missed.count(now.wall),
+                example: Arc::clone(&item.task.id),
+                reason: Reason::UnknownScene.word(),
+                target: None,
+            });
+        }
+    }
+
+    /// Ends a task whose scene does not exist.
+    fn end_without_scene(&mut self, now: Now, item: &Item, actions: &mut Vec<Action>) {
+        let reason = if item.task.scene.is_empty() {
+            Reason::NoScene
+        } else {
+            Reason::UnknownScene
+        };
+        self.end(now, item, (Terminal::Dead, reason), actions);
+    }
+}
+
+// === impl Missed ===
+
+impl Missed {
+    /// How many are held, as far as is known.
+    fn count(&self, now: Timestamp) -> u32 {
+        let first = slot(now).saturating_sub(LATE);
+        self.slots.range(first..).map(|(_, count)| count).sum()
+    }
+
+    /// How many looks are counted.
+    fn total(&self) -> u64 {
+        self.slots.values().map(|count| u64::from(*count)).sum()
+    }
+
+    /// Looks whose time is long over have been.
+    fn forget_before(&mut self, now: Timestamp) {
+        let first = slot(now).saturating_sub(LATE);
+        while let Some(entry) = self.slots.first_entry()
+            && *entry.key() < first
+        {
+            entry.remove();
+        }
+    }
+}
+
+/// What people know the scene by that a task waits for.
+fn missing_name(item: &Item) -> &str {
+    if item.task.scene.is_empty() {
+        DEFAULT
+    } else {
+        &item.task.scene
+    }
+}
+
+/// The slot of a look.
+fn slot(due: Timestamp) -> u64 {
+    due.as_millis() / SLOT
+}
