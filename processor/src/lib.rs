@@ -19,6 +19,7 @@
 //! | [`mod@bench`] | measurements, each beside a raw baseline |
 //! | [`embedded`] | a broker in process, for the demo and quick tests |
 //! | `event` | what is worth telling people: log line and metric together |
+//! | `failing` | what goes wrong in a scene, as lines |
 //! | [`metrics`] | the numbers of a process |
 //! | [`health`] | whether its workers turn and have what they need |
 //! | `broker` | whether Kafka answers |
@@ -39,6 +40,7 @@ pub mod config;
 pub mod demo;
 pub mod embedded;
 mod event;
+mod failing;
 pub mod health;
 mod leave;
 mod log;

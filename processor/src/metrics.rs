@@ -8,11 +8,11 @@
 //! Invariant: no label holds a task's id, and the scenes named are those in force; everything else is counted for `unknown`.
 //! A worker looks the counters of its scenes up when the rules change, never per record.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::iter;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -25,10 +25,11 @@ use prometheus_client::registry::{Metric, Registry};
 use retide_core::breaker::State;
 use retide_core::scene::Of;
 use retide_core::{
-    Entry, Kind, Ladder, Outcome, Reason, Scenes, Settlement, Terminal, Timestamp, Transition,
-    Wait, scene,
+    Ended, Entry, Kind, Ladder, Outcome, Reason, Scenes, Settlement, Terminal, Timestamp,
+    Transition, Wait, scene,
 };
 
+use crate::failing::Failing;
 use crate::trouble::Troubles;
 
 /// The metrics of a process, shared by its workers.
@@ -115,6 +116,8 @@ pub(crate) struct SceneMetrics {
     callbacks_ended: [Counter; Terminal::ALL.len()],
     /// Tasks that found no place before their gate.
     deferred: Counter,
+    /// What goes wrong, as lines of the log.
+    failing: Failing,
 }
 
 /// The counters of the scenes in force, as one worker sees them between two changes of the rules.
@@ -135,9 +138,14 @@ pub(crate) struct Tally {
     parked: Vec<u64>,
     /// Records written to the dead-letters topic.
     dead_letters: [u64; Reason::ALL.len()],
+    /// Tasks that ended otherwise than delivered, by scene and why, each with the end that came last.
+    undelivered: BTreeMap<Why, (u64, Arc<Ended>)>,
     /// Records written.
     records: u64,
 }
+
+/// The place of a scene, and how and why tasks of it ended.
+type Why = (usize, Terminal, Option<Reason>);
 
 /// What happened in one scene.
 #[derive(Clone, Default)]
@@ -346,6 +354,16 @@ impl Metrics {
         &self.troubles
     }
 
+    /// Writes the lines that are due: of troubles, and of scenes in which something goes wrong. To be called every second or so.
+    pub(crate) fn tick(&self) {
+        self.troubles.tick();
+        let now = Instant::now();
+        let scenes: Vec<_> = lock(&self.scenes.live).values().cloned().collect();
+        for scene in scenes.iter().filter_map(Weak::upgrade) {
+            scene.failing.tick(now);
+        }
+    }
+
     /// Puts these scenes in force; gives their counters.
     pub(crate) fn put_in_force(&self, scenes: &Scenes) -> Arc<SceneSet> {
         let set = Arc::new(SceneSet::new(&self.scenes, scenes));
@@ -468,6 +486,7 @@ impl SceneFamilies {
             tasks_ended: Terminal::ALL.map(|end| by(&self.tasks_ended, end.word())),
             callbacks_ended: Terminal::ALL.map(|end| by(&self.callbacks_ended, end.word())),
             deferred: self.deferred.get_or_create_owned(&scene),
+            failing: Failing::new(name),
         });
         live.insert(Arc::clone(name), Arc::downgrade(&metrics));
         metrics
@@ -519,6 +538,9 @@ impl SceneMetrics {
     pub(crate) fn answered(&self, outcome: &Outcome, took: Duration) {
         self.attempts[place(outcome)].inc();
         self.attempt.observe(took.as_secs_f64());
+        if let Some(failure) = outcome.failure() {
+            self.failing.attempt(failure);
+        }
     }
 }
 
@@ -604,6 +626,7 @@ impl Tally {
             scenes: vec![SceneTally::default(); set.scenes.len()],
             parked: vec![0; metrics.parked.len()],
             dead_letters: [0; Reason::ALL.len()],
+            undelivered: BTreeMap::new(),
             records: 0,
         }
     }
@@ -625,6 +648,11 @@ impl Tally {
                     if let Some(reason) = ended.reason {
                         self.dead_letters[reason as usize] += 1;
                     }
+                    let key = (self.set.place(&ended.scene), ended.terminal, ended.reason);
+                    let (times, last) = (0, Arc::clone(ended));
+                    let (times, last) = self.undelivered.entry(key).or_insert((times, last));
+                    *times += 1;
+                    *last = Arc::clone(ended);
                 }
                 Entry::Callback(_) | Entry::Order(_) | Entry::Alert(_) => {}
                 Entry::Event(event) => {
@@ -672,6 +700,10 @@ impl Tally {
             for (counter, count) in scene.callbacks_ended.iter().zip(tally.callbacks) {
                 counter.inc_by(count);
             }
+        }
+        for (&(place, terminal, reason), (times, last)) in &self.undelivered {
+            let failing = &self.set.scenes[place].failing;
+            failing.ends((terminal, reason), *times, last.failure.as_ref());
         }
     }
 }

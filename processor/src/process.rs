@@ -177,11 +177,11 @@ impl Process {
             stop: Arc::clone(&stop),
         };
         let follower = threads.spawn("scenes", move || following.run())?;
-        let (troubles, stopped) = (metrics.troubles().clone(), Arc::clone(&stop));
+        let (lines, stopped) = (Arc::clone(metrics), Arc::clone(&stop));
         let reminder = threads.spawn("troubles", move || {
             while !stopped.load(Ordering::Acquire) {
                 thread::park_timeout(REMIND);
-                troubles.tick();
+                lines.tick();
             }
             Ended::Told
         })?;

@@ -28,7 +28,7 @@ pub enum Outcome {
 }
 
 /// How a task ended. Exactly one of these stands on the callbacks topic for each task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Terminal {
     /// The target took it.
     Delivered,
@@ -55,7 +55,7 @@ pub enum Verdict {
 }
 
 /// Why a record stands on the dead-letters topic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
     /// A header of retide's could not be read.
     BadHeader,
