@@ -6,6 +6,7 @@
 //! | [`scene`] | the rules of a scene |
 //! | [`breaker`] | when its target is left alone |
 //! | [`concurrency`] | how many of its calls are in flight |
+//! | [`identity`] | what a process and its members are called |
 //! | `number` | numbers among the properties of Kafka's client |
 //! | `text` | durations, sizes and addresses |
 //!
@@ -13,6 +14,7 @@
 
 pub mod breaker;
 pub mod concurrency;
+pub mod identity;
 mod number;
 pub mod scene;
 pub mod source;
@@ -52,20 +54,23 @@ const BOOTSTRAP: &str = "localhost:9092";
 const CONSUMER: [(&str, &str); 4] = [
     // A worker that died is missed after this; the others take over what it had.
     ("session.timeout.ms", "15000"),
-    // How soon a worker hears of a rebalance, which all wait for: it decides how late tasks are when one joins or leaves.
-    ("heartbeat.interval.ms", "1000"),
+    // How soon a worker hears of a rebalance, which all wait for: it decides how late tasks are whose shards move when one joins or leaves.
+    ("heartbeat.interval.ms", "100"),
     // A lane that is read again waits for the fetch under way.
     ("fetch.wait.max.ms", "100"),
     // What is prefetched is worked off in a tenth of a second; the client's default would wait for a second before it fetches more.
     ("fetch.queue.backoff.ms", "10"),
 ];
 
+/// The property that makes a member of the group a static one.
+const INSTANCE_ID: &str = "group.instance.id";
+
 /// Properties that retide sets by itself, since its promises hang on them, and what to do instead.
-const RESERVED: [(&str, &str); 12] = [
+const RESERVED: [(&str, &str); 11] = [
     ("group.id", "set `group` in [processor]"),
     (
         "partition.assignment.strategy",
-        "shards are assigned by `range`",
+        "shards are assigned by `cooperative-sticky`",
     ),
     ("enable.auto.commit", "offsets are committed by the ledger"),
     (
@@ -78,7 +83,6 @@ const RESERVED: [(&str, &str); 12] = [
     ("enable.idempotence", "always on"),
     ("partitioner", "Java's, `murmur2_random`"),
     ("group.protocol", "the classic protocol"),
-    ("group.instance.id", "membership is dynamic"),
     ("enable.partition.eof", "not used"),
 ];
 
@@ -111,6 +115,8 @@ pub struct Kafka {
     consumer: BTreeMap<String, String>,
     /// Of producers, over those of every client.
     producer: BTreeMap<String, String>,
+    /// What the members of the group are called, from process to process.
+    instance_id: Option<String>,
 }
 
 /// retide's topics.
@@ -164,6 +170,9 @@ pub struct Processor {
     /// The consumer group.
     #[serde(deserialize_with = "text::group")]
     pub group: String,
+    /// What the process is called in the group, from one start to the next: its workers are static members then, called so and by their
+    /// numbers. `${NAME}` stands for a variable of the environment.
+    pub instance_id: Option<String>,
     /// Workers of the process, each with its own shards.
     pub workers: NonZeroU32,
     /// What is promised about a crash.
@@ -231,9 +240,25 @@ impl Config {
             None if Path::new(FILE).exists() => Source::file(Path::new(FILE))?,
             None => Source::default(),
         };
-        let mut config = Self::from_source(&source.overlay(variables)?, overrides)?;
+        let variables: Vec<(String, String)> = variables.into_iter().collect();
+        let source = source.overlay(variables.iter().cloned())?;
+        let mut config = Self::from_source(&source, overrides)?;
+        if let Some((path, instance_id)) = config.instance_id_as_written() {
+            let instance_id = identity::expand(&instance_id, &variables)
+                .map_err(|message| source.error(path, &message))?;
+            config.processor.instance_id = Some(instance_id);
+        }
         config.invocation.config = file.map(Path::to_owned);
         Ok(config)
+    }
+
+    /// What the process is called in the group, as it was written, and where that was.
+    fn instance_id_as_written(&self) -> Option<(Vec<String>, String)> {
+        let own = self.processor.instance_id.clone();
+        let own = own.map(|id| (["processor", "instance_id"], id));
+        let native = self.kafka.instance_id.clone();
+        let (path, id) = own.or(native.map(|id| (["kafka", INSTANCE_ID], id)))?;
+        Some((path.map(str::to_owned).to_vec(), id))
     }
 
     /// Gives what was read its meaning.
@@ -394,6 +419,9 @@ impl Kafka {
                 .collect()
         };
         let mut written = table(&self.common);
+        if let Some(id) = &self.instance_id {
+            written.insert(INSTANCE_ID.to_owned(), Value::String(id.clone()));
+        }
         for (key, properties) in [("consumer", &self.consumer), ("producer", &self.producer)] {
             written.insert(key.to_owned(), Value::Table(table(properties)));
         }
@@ -438,6 +466,11 @@ impl TryFrom<Table> for Kafka {
                 (_, value) => properties(&key, value, &mut kafka.common)?,
             }
         }
+        // Of the members of the group, and of no other consumer.
+        for properties in [&mut kafka.common, &mut kafka.consumer] {
+            let instance_id = properties.remove(INSTANCE_ID);
+            kafka.instance_id = instance_id.or(kafka.instance_id);
+        }
         Ok(kafka)
     }
 }
@@ -450,6 +483,7 @@ impl fmt::Debug for Kafka {
             .field("common", &self.common.keys())
             .field("consumer", &self.consumer.keys())
             .field("producer", &self.producer.keys())
+            .field("instance_id", &self.instance_id)
             .finish()
     }
 }
@@ -523,6 +557,7 @@ impl Default for Processor {
     fn default() -> Self {
         Self {
             group: "retide".into(),
+            instance_id: None,
             workers: NonZeroU32::MIN,
             guarantee: Guarantee::default(),
             commit_interval: Duration::from_millis(100),

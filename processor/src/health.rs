@@ -41,6 +41,10 @@ pub struct Heartbeat {
     ended: AtomicBool,
     /// Whether the group has said which shards are its, be it none.
     assigned: AtomicBool,
+    /// When the last assignment was lost, in milliseconds since `start`, until the next one; [`NEVER`] otherwise.
+    lost_at: AtomicU64,
+    /// How long it may be without an assignment between two.
+    between: Duration,
     /// Whether it has rules.
     ruled: AtomicBool,
 }
@@ -99,6 +103,12 @@ pub enum Need {
     Restart,
 }
 
+/// No instant that comes.
+const NEVER: u64 = u64::MAX;
+
+/// The part of the time a worker may be silent that it may be without an assignment between two: five seconds as a rule.
+const BETWEEN: u32 = 6;
+
 /// How long a worker may be silent. Its loop never waits longer than a tenth of a second at once, but a machine may.
 pub const STALL: Duration = Duration::from_secs(30);
 
@@ -132,6 +142,8 @@ impl Health {
             begun: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             assigned: AtomicBool::new(false),
+            lost_at: AtomicU64::new(NEVER),
+            between: self.stall / BETWEEN,
             ruled: AtomicBool::new(false),
         });
         let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -215,12 +227,21 @@ impl Heartbeat {
 
     /// The group has said which shards are its, be it none.
     pub fn assigned(&self) {
+        self.lost_at.store(NEVER, Ordering::Release);
         self.assigned.store(true, Ordering::Release);
     }
 
-    /// The shards are taken back, until the group says which ones are its next.
-    pub fn revoked(&self) {
-        self.assigned.store(false, Ordering::Release);
+    /// All shards are lost, until the group says which ones are its next: as a rule in a moment, for which nobody is to be told.
+    pub fn lost(&self) {
+        let now = millis(self.start.elapsed());
+        self.lost_at.fetch_min(now, Ordering::AcqRel);
+    }
+
+    /// Whether it has an assignment, or had one a moment ago.
+    fn has_assignment(&self) -> bool {
+        let lost_at = Duration::from_millis(self.lost_at.load(Ordering::Acquire));
+        let between = self.start.elapsed().saturating_sub(lost_at);
+        self.assigned.load(Ordering::Acquire) && (between.is_zero() || between < self.between)
     }
 
     /// It has rules.
@@ -240,12 +261,12 @@ impl Heartbeat {
             return vec![Need::Restart];
         }
         [
-            (&self.begun, Need::Start),
-            (&self.assigned, Need::Assignment),
-            (&self.ruled, Need::Rules),
+            (is(&self.begun), Need::Start),
+            (self.has_assignment(), Need::Assignment),
+            (is(&self.ruled), Need::Rules),
         ]
         .into_iter()
-        .filter_map(|(flag, need)| (!is(flag)).then_some(need))
+        .filter_map(|(has, need)| (!has).then_some(need))
         .collect()
     }
 }
@@ -290,8 +311,21 @@ mod tests {
         other.ruled();
         other.assigned();
         assert!(health.readiness().ready);
-        other.revoked();
-        assert!(!health.readiness().ready, "between two assignments");
+    }
+
+    #[test]
+    fn a_worker_between_two_assignments_is_ready_for_a_moment_and_not_for_long() {
+        for (stall, ready) in [(STALL, true), (Duration::from_nanos(12), false)] {
+            let health = Health::new(stall);
+            let worker = working(&health, "one");
+            assert!(health.readiness().ready);
+
+            worker.lost();
+            assert_eq!(health.readiness().ready, ready);
+            worker.assigned();
+
+            assert!(health.readiness().ready);
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ use retide_core::lane::Limits;
 use retide_core::{Engine, Gates};
 
 use crate::broker;
+use crate::config::identity::Identity;
 use crate::config::{Config, Guarantee, Scene};
 use crate::health::{Health, Heartbeat};
 use crate::metrics::Metrics;
@@ -259,11 +260,11 @@ impl Shared<'_> {
             source,
         };
         let Self { config, topics, .. } = self;
-        let name = format!("worker-{number}");
         let mut consumer = config.kafka.consumer();
         consumer.set("group.id", &config.processor.group);
-        let feed =
-            Feed::start(&consumer, topics, &name, self.metrics, self.threads).map_err(failed)?;
+        let identity = Identity::of(config, number);
+        let feed = Feed::start(&consumer, &identity, topics, self.metrics, self.threads)
+            .map_err(failed)?;
         let shards = shards(&feed.consumer, topics).map_err(failed)?;
         let ownership = Arc::new(Ownership::default());
         let producer = config.kafka.producer();

@@ -6,6 +6,7 @@
 
 mod breaking;
 mod calls;
+mod leaving;
 mod lines;
 mod missing;
 mod ordering;
@@ -17,6 +18,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::calls::Call;
+use self::leaving::Slow;
+pub use self::leaving::{LAST, Left, QUICK};
 use self::missing::Missed;
 pub use self::missing::{MissingScene, UNKNOWN_SCENE_HOLD};
 use crate::agenda::{Agenda, Item};
@@ -113,6 +116,12 @@ pub enum Input {
     Tick,
     /// These scenes are in force from now on.
     Rules(Scenes),
+    /// The shard is to be given away soon: its calls in flight are waited for, and meanwhile nothing is started that may not be back by
+    /// then; [`Engine::calls_left`] says how many there are.
+    Leave {
+        /// The shard.
+        shard: i32,
+    },
     /// The shard is to be given away: nothing more is started for it; [`Action::Drained`] says when its last call is back.
     Revoke {
         /// The shard.
@@ -241,6 +250,8 @@ pub struct Engine {
     calls: HashMap<u64, Call>,
     /// What people must know, until it goes with the next settlement; no more than calls whose shards are gone.
     alerts: Vec<Alert>,
+    /// Which scenes have calls that take long, while shards leave.
+    slow: Slow,
     /// Bytes held by all lanes.
     held: usize,
     /// Which tasks with keys go one after the other.
@@ -311,6 +322,7 @@ impl Engine {
             batch: Load::default(),
             calls: HashMap::new(),
             alerts: Vec::new(),
+            slow: Slow::default(),
             held: 0,
             orders: Orders::default(),
             missed: BTreeMap::new(),
@@ -380,6 +392,7 @@ impl Engine {
                 self.ask_all_at(now.wall);
                 self.reorder();
             }
+            Input::Leave { shard } => self.leave(now, shard),
             Input::Revoke { shard } => {
                 self.shares.give_up(now.steady, shard);
                 self.revoke(shard, actions);
@@ -434,6 +447,13 @@ impl Engine {
             .map(|commit| self.bug.commit(commit))
             .collect();
         commits
+    }
+
+    /// Lets the offsets of a shard be part of the next [`Self::commits`], changed or not.
+    pub fn touch(&mut self, shard: i32) {
+        for (id, lane) in &mut self.lanes {
+            lane.dirty |= id.shard == shard;
+        }
     }
 
     /// What is to be written of the order of each shard's tasks, besides what settlements hold: to be asked when [`Self::commits`] is, and

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use dashmap::DashMap;
 use crate::breaker::{self, Breaker, Fraction};
 use crate::concurrency::{Bounds, Limit};
 use crate::scene::{Scene, Scenes};
+use crate::task::Kind;
 
 /// The gates of a process, by scene, and the breakers of their targets.
 #[derive(Debug, Default)]
@@ -35,6 +36,8 @@ type Calls = (NonZeroU32, Option<NonZeroU32>);
 pub struct Gate {
     /// Calls in flight, of all workers; kept when the rules change.
     in_flight: Arc<AtomicU32>,
+    /// How long the longest calls of late took, in microseconds, of tasks and of callbacks; 0 if none has come back. Kept like `in_flight`.
+    took: Arc<[AtomicU64; 2]>,
     /// Most calls in flight.
     concurrency: Concurrency,
 }
@@ -47,6 +50,9 @@ enum Concurrency {
     /// As many as the target answers well.
     Adaptive(Arc<Limit>),
 }
+
+/// The part of a long call that is forgotten with each shorter one: half of it after 44.
+const FADES: u64 = 64;
 
 /// As many calls are in flight as may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +130,7 @@ impl Gate {
     fn new(concurrency: Concurrency) -> Self {
         Self {
             in_flight: Arc::default(),
+            took: Arc::default(),
             concurrency,
         }
     }
@@ -132,6 +139,7 @@ impl Gate {
     fn changed(&self, concurrency: Concurrency) -> Self {
         Self {
             in_flight: Arc::clone(&self.in_flight),
+            took: Arc::clone(&self.took),
             concurrency,
         }
     }
@@ -158,6 +166,32 @@ impl Gate {
         if let Concurrency::Adaptive(limit) = &self.concurrency {
             limit.returned(now, in_flight, call);
         }
+    }
+}
+
+impl Gate {
+    /// Notes how long a call took.
+    pub fn took(&self, kind: Kind, took: Duration) {
+        let known = &self.took[place(kind)];
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
+        // Workers that meet here lose one of two calls, which changes little.
+        let longest = known.load(Ordering::Relaxed);
+        let longest = longest - longest / FADES;
+        known.store(longest.max(took), Ordering::Relaxed);
+    }
+
+    /// How long the longest calls of late took; nothing if none has come back.
+    pub fn longest(&self, kind: Kind) -> Option<Duration> {
+        let micros = self.took[place(kind)].load(Ordering::Relaxed);
+        (micros > 0).then(|| Duration::from_micros(micros))
+    }
+}
+
+/// Where the calls of a kind are noted.
+const fn place(kind: Kind) -> usize {
+    match kind {
+        Kind::Work => 0,
+        Kind::Callback => 1,
     }
 }
 

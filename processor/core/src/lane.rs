@@ -83,6 +83,10 @@ pub(crate) struct Lane {
     pub(crate) batch: Load,
     /// Calls in flight.
     pub(crate) calls: usize,
+    /// Those of them that were in flight when the shard began to leave.
+    pub(crate) before: usize,
+    /// The last call that was started before the shard began to leave, if it has begun.
+    pub(crate) leaving: Option<u64>,
     /// When the last record read is to be looked at.
     pub(crate) reach: Timestamp,
     /// The offset that lay too far beyond the open ones to be read when it came, or 0.
@@ -172,6 +176,8 @@ impl Lane {
             held: 0,
             batch: Load::default(),
             calls: 0,
+            before: 0,
+            leaving: None,
             reach: Timestamp::EPOCH,
             wanted: 0,
             paused: false,

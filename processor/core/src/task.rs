@@ -59,7 +59,7 @@ pub struct Failure {
 }
 
 /// What the attempt of a task does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// The thing a producer asked for; its end is reported on the callbacks topic.
     #[default]

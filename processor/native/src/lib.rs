@@ -7,8 +7,10 @@
 //! |---|---|
 //! | [`admin`] | what may be done with topics, and creating them with the broker's words where it refuses |
 //! | [`headers`] | header names and values as bytes, read and written; headers that cannot be read are no empty list |
+//! | [`membership`] | the place of a consumer in its group |
 //! | [`topics`] | the ids of topics, and of the cluster |
 
 pub mod admin;
 pub mod headers;
+pub mod membership;
 pub mod topics;

@@ -1,9 +1,9 @@
 //! The drive: one thread per worker that carries what happened to the engine, and does what the engine says.
 //!
-//! It decides nothing. Invariant: an offset is handed to the ledger together with everything settled before it, and a shard is let go
-//! only after what was settled for it is durable, or can no longer be.
+//! It decides nothing. Invariants: an offset is handed to the ledger together with everything settled before it, and a shard is let go
+//! only after what was settled for it is durable, or can no longer be; whatever shards leave, the loop goes on.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::mem;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -13,11 +13,13 @@ use crossbeam_channel::{Receiver, Sender, never, select_biased, unbounded};
 use futures_util::FutureExt;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::Offset;
 use tokio::runtime::Handle;
 
 use retide_avro::headers::{self, Headless};
 use retide_connectors::Target;
 use retide_core::completions::Binding;
+use retide_core::engine::Left;
 use retide_core::order::{self, Change};
 use retide_core::{
     Action, Commit, Engine, Entry, Failure, Input, Kind, LaneId, Now, Origin, Outcome, Scene,
@@ -31,7 +33,8 @@ use crate::event::{
 use crate::health::Heartbeat;
 use crate::metrics::{Load, Metrics, SceneSet, Share, Tally};
 use crate::shell::encode::{Encoder, Place};
-use crate::shell::feed::{Feed, Read, Reading, Request};
+use crate::shell::feed::{Assignment, Feed, Read, Reading, Request};
+use crate::shell::leaving::{Leaving, Stage};
 use crate::shell::ledger::{Batch, Content, Ledger, Ownership, Progress, Receipt, Settled};
 use crate::threads::{Hand, message};
 use crate::topics::Topics;
@@ -52,7 +55,7 @@ pub struct Rules {
 pub struct Pace {
     /// How long a batch is collected.
     pub commit_interval: Duration,
-    /// How long calls in flight and the last commit are waited for when a shard is given away.
+    /// How long calls in flight are waited for when a shard is given away.
     pub drain_deadline: Duration,
 }
 
@@ -102,10 +105,26 @@ struct State<L> {
     paused: HashMap<LaneId, i64>,
     /// What the metadata of each lane's commits is bound to.
     bindings: HashMap<LaneId, Binding>,
-    /// Assigned shards.
-    shards: BTreeSet<i32>,
-    /// Shards being given away whose calls are all back.
-    drained: BTreeSet<i32>,
+    /// Assigned shards, each with the number of its assignment.
+    shards: BTreeMap<i32, u64>,
+    /// The number of the last assignment.
+    assignment: u64,
+    /// Shards being given away.
+    leaving: Vec<Leaving>,
+    /// Who waits until shards are given away.
+    asked: Vec<(Vec<i32>, Sender<()>)>,
+    /// Whether the worker is to end, once nothing is left to be given away.
+    stopping: bool,
+    /// Whether the tiers' records are to be looked at before the retry topic's.
+    tiers_first: bool,
+    /// Batches handed to the ledger.
+    submitted: u64,
+    /// Batches of which the ledger has said what became.
+    received: u64,
+    /// When the offsets of all lanes are to be committed again, changed or not.
+    refresh_at: Instant,
+    /// Whether there are offsets to commit although nothing was settled.
+    touched: bool,
     /// The instant steady time is measured from.
     start: Instant,
     /// The counters of the scenes in force.
@@ -144,6 +163,10 @@ const UNDER_WAY: usize = 2;
 /// what follows from a record at once, such as a dead letter of one that cannot be read.
 const MOST_SETTLED: usize = 40_000;
 
+/// Time between two commits of offsets that have not changed. Brokers forget those of topics that nobody subscribes to, a week after the last
+/// commit as they come, and sooner where an operator says so.
+const REFRESH: Duration = Duration::from_hours(1);
+
 /// Time between two signs of life: as often as the loop turns when nothing happens, far less often than it can.
 const BEAT: Duration = Duration::from_millis(100);
 
@@ -164,9 +187,6 @@ impl<L: Ledger> Drive<L> {
         WorkerStarted { worker }.emit(&metrics);
         let mut state = State::new(self);
         let result = state.run(rules, stop);
-        let all: Vec<i32> = state.shards.iter().copied().collect();
-        let patience = state.parts.pace.drain_deadline;
-        state.let_go(&all, patience);
         heartbeat.ended();
         let error = result.as_ref().err();
         WorkerStopped { worker, error }.emit(&metrics);
@@ -196,8 +216,16 @@ impl<L: Ledger> State<L> {
             commit_at: now,
             paused: HashMap::new(),
             bindings: HashMap::new(),
-            shards: BTreeSet::new(),
-            drained: BTreeSet::new(),
+            shards: BTreeMap::new(),
+            assignment: 0,
+            leaving: Vec::new(),
+            asked: Vec::new(),
+            stopping: false,
+            tiers_first: false,
+            submitted: 0,
+            received: 0,
+            refresh_at: now + REFRESH,
+            touched: false,
             start: now,
             counters,
             share,
@@ -207,36 +235,64 @@ impl<L: Ledger> State<L> {
         }
     }
 
-    /// The loop.
+    /// The loop, until everything is given away that there is when it is to stop.
     fn run(&mut self, rules: &Receiver<Rules>, stop: &Receiver<()>) -> Result<(), KafkaError> {
-        let nothing = never();
-        loop {
+        let (nothing, no_rules, no_stop) = (never(), never(), never());
+        let mut failed = Ok(());
+        while !self.stopping || !self.leaving.is_empty() {
             self.beat();
             self.commit_if_due();
+            self.give_away();
             let timeout = self.timeout();
             let full = self.settled.len() >= MOST_SETTLED;
-            let readings = if full {
-                &nothing
+            let feed = &self.parts.feed;
+            let (tasks, tiers) = if full {
+                (&nothing, &nothing)
             } else {
-                &self.parts.feed.readings
+                (&feed.tasks, &feed.tiers)
+            };
+            // In turn where both have some: neither keeps the other waiting, however much there is of it.
+            let (first, second) = if self.tiers_first {
+                (tiers, tasks)
+            } else {
+                (tasks, tiers)
+            };
+            let (rules, stop) = if self.stopping {
+                (&no_rules, &no_stop)
+            } else {
+                (rules, stop)
             };
             // Answers and receipts before records: what is under way has to end before more begins.
             select_biased! {
                 recv(self.outcomes) -> answered => self.answered(answered.ok()),
                 recv(self.parts.ledger.receipts()) -> receipt => self.received(receipt.ok()),
-                recv(stop) -> _ => return Ok(()),
+                recv(stop) -> _ => self.stop(),
                 recv(rules) -> rules => match rules {
                     Ok(rules) => self.change(rules),
                     // Whoever made the rules has ended, and so shall we.
-                    Err(_) => return Ok(()),
+                    Err(_) => self.stop(),
                 },
-                recv(readings) -> reading => match reading {
-                    Ok(reading) => self.read(reading)?,
-                    Err(_) => return Ok(()),
+                recv(feed.readings) -> reading => match reading {
+                    Ok(Reading::Failed(error)) => {
+                        failed = Err(error);
+                        self.stop();
+                    }
+                    Ok(reading) => self.read(reading),
+                    // Without its feed it has no part in the group, and nothing can be committed.
+                    Err(_) => {
+                        self.lose_all();
+                        return failed;
+                    }
                 },
+                recv(first) -> records => {
+                    self.tiers_first = !self.tiers_first;
+                    self.records(records.unwrap_or_default());
+                },
+                recv(second) -> records => self.records(records.unwrap_or_default()),
                 default(timeout) => self.step(Input::Tick),
             }
         }
+        failed
     }
 
     /// Gives a sign of life, if it is time, and says what the worker holds.
@@ -248,6 +304,7 @@ impl<L: Ledger> State<L> {
         }
         self.beat_at = now + BEAT;
         self.parts.heartbeat.beat();
+        self.parts.feed.turned();
         let engine = &self.parts.engine;
         self.share.report(Load {
             open: engine.open(),
@@ -271,8 +328,13 @@ impl<L: Ledger> State<L> {
         if let Some(wake) = self.parts.engine.next_wake() {
             timeout = timeout.min(wake.since(self.now().wall));
         }
-        if !self.settled.is_empty() && self.under_way.len() < UNDER_WAY {
-            timeout = timeout.min(self.commit_at.saturating_duration_since(Instant::now()));
+        let now = Instant::now();
+        if self.has_to_commit() && self.under_way.len() < UNDER_WAY {
+            timeout = timeout.min(self.commit_at.saturating_duration_since(now));
+        }
+        for leaving in &self.leaving {
+            let next = leaving.next(now);
+            timeout = timeout.min(next.saturating_duration_since(now));
         }
         timeout
     }
@@ -317,18 +379,17 @@ impl<L: Ledger> State<L> {
                 }
                 Action::Pause { lane, next } => {
                     self.paused.insert(lane, next);
-                    self.request(Request::Pause { lane });
+                    self.parts.feed.request(Request::Pause { lane });
                 }
                 Action::Resume { lane, run } => {
                     let next = self
                         .paused
                         .remove(&lane)
                         .unwrap_or_else(|| unreachable!("{lane:?} resumed before it was paused"));
-                    self.request(Request::Resume { lane, run, next });
+                    self.parts.feed.request(Request::Resume { lane, run, next });
                 }
-                Action::Drained { shard } => {
-                    self.drained.insert(shard);
-                }
+                // Who gives it away asks, since calls may hang: see `is_gone`.
+                Action::Drained { shard: _ } => {}
                 Action::Switched { target, switch } => {
                     let target = &*target;
                     BreakerSwitched { target, switch }.emit(&self.parts.metrics);
@@ -336,12 +397,6 @@ impl<L: Ledger> State<L> {
             }
         }
         self.actions = actions;
-    }
-
-    /// Asks something of the feed.
-    fn request(&self, request: Request) {
-        // A feed that has ended reads nothing anyway.
-        let _ = self.parts.feed.requests.send(request);
     }
 
     /// Starts a call; its answer comes back as an outcome, whatever happens to it.
@@ -391,6 +446,7 @@ impl<L: Ledger> State<L> {
             .under_way
             .pop_front()
             .unwrap_or_else(|| unreachable!("a receipt without a batch"));
+        self.received += 1;
         match receipt {
             Receipt::Committed { took, refused } => {
                 let metrics = &self.parts.metrics;
@@ -438,53 +494,82 @@ impl<L: Ledger> State<L> {
         self.step(Input::Rules(scenes));
     }
 
-    /// Something was read.
-    fn read(&mut self, reading: Reading) -> Result<(), KafkaError> {
+    /// The group says something.
+    fn read(&mut self, reading: Reading) {
         match reading {
-            Reading::Assigned(assignments, orders) => {
-                for (shard, order) in orders {
-                    self.know_order(shard, order);
-                }
-                for assignment in assignments {
-                    self.shards.insert(assignment.lane.shard);
-                    self.parts.ownership.take(assignment.lane.shard);
-                    self.bindings.insert(assignment.lane, assignment.binding);
-                    self.step(Input::Assign {
-                        lane: assignment.lane,
-                        start: assignment.start,
-                        known: assignment.known,
-                    });
-                }
-                // No shard at all, where there are more workers than shards, is an assignment too.
-                self.parts.heartbeat.assigned();
-            }
+            // What comes now goes back with everything else.
+            Reading::Assigned(..) if self.stopping => {}
+            Reading::Assigned(assignments, orders) => self.assigned(assignments, orders),
             Reading::Revoked { shards, lost, done } => {
-                self.parts.heartbeat.revoked();
                 if lost {
-                    for shard in &shards {
-                        self.parts.ownership.give_up(*shard);
-                    }
-                }
-                // What is lost cannot be committed any more: nothing is to be waited for.
-                let patience = if lost {
-                    Duration::ZERO
+                    self.parts.heartbeat.lost();
+                    self.lose(&shards);
                 } else {
-                    self.parts.pace.drain_deadline
-                };
-                self.let_go(&shards, patience);
-                drop(done);
-            }
-            Reading::Records(records) => {
-                // One look at the clock for all: if anything, it is behind, and nothing is early by that.
-                let now = self.now();
-                for read in records {
-                    self.record(now, read);
+                    self.leave(&shards);
                 }
-                self.hand.empty();
+                self.asked.push((shards, done));
+                self.answer();
             }
-            Reading::Failed(error) => return Err(error),
+            Reading::Failed(_) => unreachable!("the loop ends with it"),
         }
-        Ok(())
+    }
+
+    /// Lanes are ours.
+    fn assigned(&mut self, assignments: Vec<Assignment>, orders: Vec<(i32, order::Shard)>) {
+        for (shard, order) in orders {
+            self.know_order(shard, order);
+        }
+        self.assignment += 1;
+        let mut lanes = Vec::with_capacity(assignments.len());
+        for assignment in assignments {
+            let Assignment {
+                lane,
+                start,
+                committed,
+                known,
+                binding,
+            } = assignment;
+            self.bindings.insert(lane, binding);
+            self.shards.insert(lane.shard, self.assignment);
+            self.parts.ownership.take(lane.shard);
+            self.step(Input::Assign { lane, start, known });
+            let start = if committed {
+                Offset::Offset(start)
+            } else {
+                Offset::Beginning
+            };
+            lanes.push((lane, start));
+        }
+        if !lanes.is_empty() {
+            let assignment = self.assignment;
+            self.parts.feed.request(Request::Read { assignment, lanes });
+            self.touch(|since| since == assignment);
+        }
+        // No shard at all, where there are more workers than shards, is an assignment too.
+        self.parts.heartbeat.assigned();
+    }
+
+    /// Commits the offsets of the shards of these assignments soon, changed or not.
+    fn touch(&mut self, of: impl Fn(u64) -> bool) {
+        for (shard, assignment) in &self.shards {
+            if of(*assignment) {
+                self.parts.engine.touch(*shard);
+            }
+        }
+        self.touched = true;
+    }
+
+    /// Records were read.
+    fn records(&mut self, records: Vec<Read>) {
+        // One look at the clock for all: if anything, it is behind, and nothing is early by that.
+        let now = self.now();
+        for read in records {
+            // One of an assignment that is over comes to whoever has the shard now.
+            if self.shards.get(&read.position.lane.shard) == Some(&read.assignment) {
+                self.record(now, read);
+            }
+        }
+        self.hand.empty();
     }
 
     /// What former owners knew of the order of a shard's tasks: to go on with, or, where it is not kept, to be forgotten by all.
@@ -510,6 +595,7 @@ impl<L: Ledger> State<L> {
     /// A record was read: a task, or poison.
     fn record(&mut self, now: Now, read: Read) {
         let Read {
+            assignment: _,
             position,
             appended,
             record,
@@ -560,12 +646,22 @@ impl<L: Ledger> State<L> {
 
     /// Hands over what was collected, if it is time and the ledger has room.
     fn commit_if_due(&mut self) {
-        if !self.settled.is_empty()
+        let now = Instant::now();
+        if now >= self.refresh_at {
+            self.refresh_at = now + REFRESH;
+            self.touch(|_| true);
+        }
+        if self.has_to_commit()
             && self.under_way.len() < UNDER_WAY
-            && (self.parts.engine.is_full() || Instant::now() >= self.commit_at)
+            && (self.parts.engine.is_full() || now >= self.commit_at)
         {
             self.commit();
         }
+    }
+
+    /// Whether there is anything to hand over.
+    fn has_to_commit(&self) -> bool {
+        self.touched || !self.settled.is_empty()
     }
 
     /// Hands over what was collected.
@@ -624,6 +720,8 @@ impl<L: Ledger> State<L> {
                     .encode(self.binding(commit), commit.watermark),
             });
         }
+        self.touched = false;
+        self.submitted += 1;
         self.under_way.push_back(UnderWay { commits, tally });
         self.parts.ledger.submit(batch);
     }
@@ -634,30 +732,113 @@ impl<L: Ledger> State<L> {
         *binding.unwrap_or_else(|| unreachable!("a commit of a lane that is not assigned"))
     }
 
-    /// Drains shards and lets go of them: waits for their calls and the last commit, as long as `patience` lasts.
-    fn let_go(&mut self, shards: &[i32], patience: Duration) {
-        let deadline = Instant::now() + patience;
-        self.drained.clear();
-        for shard in shards {
-            self.step(Input::Revoke { shard: *shard });
+    /// Is to end, after giving everything away.
+    fn stop(&mut self) {
+        self.stopping = true;
+        let all: Vec<i32> = self.shards.keys().copied().collect();
+        self.leave(&all);
+    }
+
+    /// Begins to give those of these shards away that are not being given away yet: all goes on, and calls in flight are waited for.
+    fn leave(&mut self, shards: &[i32]) {
+        let is_leaving = |shard: &i32| {
+            let mut leaving = self.leaving.iter();
+            leaving.any(|leaving| leaving.shards().contains(shard))
+        };
+        let owned = shards
+            .iter()
+            .filter(|shard| self.shards.contains_key(shard));
+        let shards: Vec<i32> = owned.filter(|shard| !is_leaving(shard)).copied().collect();
+        for shard in shards.iter().copied() {
+            self.step(Input::Leave { shard });
         }
-        loop {
-            self.beat();
-            let drained = shards.iter().all(|shard| self.drained.contains(shard));
-            let late = Instant::now() >= deadline;
-            if (drained || late) && !self.settled.is_empty() && self.under_way.len() < UNDER_WAY {
+        if !shards.is_empty() {
+            let patience = self.parts.pace.drain_deadline;
+            self.leaving
+                .push(Leaving::new(shards, Instant::now(), patience));
+        }
+    }
+
+    /// Gives shards away as far as they are ready.
+    fn give_away(&mut self) {
+        if self.leaving.is_empty() {
+            return;
+        }
+        for mut leaving in mem::take(&mut self.leaving) {
+            if self.is_gone(&mut leaving) {
+                self.release(leaving.shards());
+            } else {
+                self.leaving.push(leaving);
+            }
+        }
+        self.answer();
+    }
+
+    /// Takes shards through their stages as far as they come; whether they can be released.
+    fn is_gone(&mut self, leaving: &mut Leaving) -> bool {
+        let now = Instant::now();
+        let left = self.calls_left(leaving.shards());
+        if leaving.is_to_stop(now, left) {
+            for shard in leaving.shards().iter().copied() {
+                self.step(Input::Revoke { shard });
+            }
+            let shards = leaving.shards().to_vec();
+            self.parts.feed.request(Request::Leave { shards });
+            leaving.stopped(now);
+        }
+        if leaving.is_to_commit(now, left) {
+            let is_theirs = |one: &Settlement| leaving.shards().contains(&one.lane.shard);
+            let is_left = self.settled.iter().any(is_theirs);
+            if is_left && self.under_way.len() < UNDER_WAY {
                 self.commit();
             }
-            if late || (drained && self.settled.is_empty() && self.under_way.is_empty()) {
-                break;
-            }
-            self.commit_if_due();
-            select_biased! {
-                recv(self.outcomes) -> answered => self.answered(answered.ok()),
-                recv(self.parts.ledger.receipts()) -> receipt => self.received(receipt.ok()),
-                default(deadline.saturating_duration_since(Instant::now()).min(BEAT)) => {}
+            if !is_left || self.settled.is_empty() {
+                leaving.committing(self.submitted);
             }
         }
+        match leaving.stage() {
+            Stage::Committing { batch } if self.received >= batch => true,
+            Stage::Working | Stage::Stopped | Stage::Committing { .. } => leaving.is_late(now),
+        }
+    }
+
+    /// How many calls of shards are in flight.
+    fn calls_left(&self, shards: &[i32]) -> Left {
+        let mut all = Left::default();
+        for shard in shards {
+            let left = self.parts.engine.calls_left(*shard);
+            all.before += left.before;
+            all.since += left.since;
+        }
+        all
+    }
+
+    /// Shards are gone: nothing can be committed for them any more, and nothing is to be waited for.
+    fn lose(&mut self, shards: &[i32]) {
+        let owned = shards.iter().copied();
+        let lost: Vec<i32> = owned
+            .filter(|shard| self.shards.contains_key(shard))
+            .collect();
+        for shard in lost.iter().copied() {
+            self.parts.ownership.give_up(shard);
+            self.step(Input::Revoke { shard });
+        }
+        for leaving in &mut self.leaving {
+            leaving.forget(&lost);
+        }
+        self.leaving.retain(|leaving| !leaving.shards().is_empty());
+        self.release(&lost);
+        self.parts.feed.request(Request::Leave { shards: lost });
+    }
+
+    /// Everything is gone.
+    fn lose_all(&mut self) {
+        let all: Vec<i32> = self.shards.keys().copied().collect();
+        self.lose(&all);
+    }
+
+    /// Forgets shards.
+    fn release(&mut self, shards: &[i32]) {
         for shard in shards {
             // From here on nothing is committed for it, even if a batch is still under way.
             self.parts.ownership.give_up(*shard);
@@ -670,5 +851,12 @@ impl<L: Ledger> State<L> {
         self.paused.retain(|lane, _| !shards.contains(&lane.shard));
         self.bindings
             .retain(|lane, _| !shards.contains(&lane.shard));
+    }
+
+    /// Tells those who wait for shards to be given away that all of theirs are.
+    fn answer(&mut self) {
+        let owned = &self.shards;
+        self.asked
+            .retain(|(shards, _)| shards.iter().any(|shard| owned.contains_key(shard)));
     }
 }

@@ -4,5 +4,7 @@ pub(crate) mod binding;
 pub mod drive;
 pub mod encode;
 pub mod feed;
+pub mod group;
+mod leaving;
 pub mod ledger;
 mod order;

@@ -14,6 +14,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::runtime::Runtime;
 
+use retide::config::identity::Identity;
 use retide::health::{Health, STALL};
 use retide::metrics::Metrics;
 use retide::shell::drive::{Drive, Pace, Rules};
@@ -101,7 +102,8 @@ impl Running {
         let (metrics, health) = (metrics(), Health::new(STALL));
         let threads = Threads::default();
         let config = config(bootstrap, group);
-        let feed = Feed::start(&config, topics, "test", &metrics, &threads).unwrap();
+        let identity = Identity::named("test");
+        let feed = Feed::start(&config, &identity, topics, &metrics, &threads).unwrap();
         let ownership = Arc::new(Ownership::default());
         let id = format!("{group}-{}", uuid::Uuid::new_v4());
         let encoder = Arc::new(Encoder::new(Arc::clone(topics), Formats::default()));

@@ -7,8 +7,9 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use retide::shell::feed::{Assignment, Request};
+use retide::shell::feed::{Assignment, Reading, Request};
 use retide_core::completions::Completions;
+use retide_core::engine::Position;
 use retide_core::{LaneId, Source};
 
 use crate::support::{PATIENCE, SHARDS, Worker, bootstrap, config, create, produce_ten, until};
@@ -108,10 +109,10 @@ fn the_next_owner_starts_where_the_last_commit_and_its_completions_say() {
     let assignment = second.lanes.get(&lane).cloned();
     second.leave();
 
-    let start = 3;
     let expected = Assignment {
         lane,
-        start,
+        start: 3,
+        committed: true,
         known,
         binding,
     };
@@ -133,13 +134,9 @@ fn a_resumed_lane_reads_again_from_the_offset_it_was_paused_at() {
         workers[0].records.len() == 10
     });
 
-    worker.feed.requests.send(Request::Pause { lane }).unwrap();
+    worker.feed.request(Request::Pause { lane });
     let (run, next) = (1, 6);
-    worker
-        .feed
-        .requests
-        .send(Request::Resume { lane, run, next })
-        .unwrap();
+    worker.feed.request(Request::Resume { lane, run, next });
 
     until("four more", &mut [&mut worker], |workers| {
         workers[0].records.len() == 14
@@ -153,46 +150,105 @@ fn a_resumed_lane_reads_again_from_the_offset_it_was_paused_at() {
 }
 
 #[test]
-fn a_lane_that_is_assigned_again_is_read_afresh() {
+fn what_moves_is_read_afresh_and_what_stays_is_read_on() {
     let bootstrap = bootstrap();
     let prefix = format!("afresh-{}", uuid::Uuid::new_v4());
     let topics = create(&bootstrap, &prefix);
-    produce_ten(&bootstrap, &topics.tiers[1], 0);
-    let lane = LaneId {
-        shard: 0,
+    for shard in 0..SHARDS {
+        produce_ten(&bootstrap, &topics.tiers[1], shard);
+    }
+    let mut worker = Worker::join(&bootstrap, &prefix, &topics);
+    let count = SHARDS as usize;
+    until("ten records of each", &mut [&mut worker], |workers| {
+        workers[0].records.len() == 10 * count
+    });
+    let lane = |shard| LaneId {
+        shard,
         source: Source::Tier(1),
     };
-    let mut worker = Worker::join(&bootstrap, &prefix, &topics);
-    until("ten records", &mut [&mut worker], |workers| {
-        workers[0].records.len() == 10
-    });
-    let requests = worker.feed.requests.clone();
-    requests.send(Request::Pause { lane }).unwrap();
     let (run, next) = (1, 6);
-    requests.send(Request::Resume { lane, run, next }).unwrap();
-    until("four more", &mut [&mut worker], |workers| {
-        workers[0].records.len() == 14
+    for lane in (0..SHARDS).map(lane) {
+        worker.feed.request(Request::Pause { lane });
+        worker.feed.request(Request::Resume { lane, run, next });
+    }
+    until("four more of each", &mut [&mut worker], |workers| {
+        workers[0].records.len() == 14 * count
     });
-    requests.send(Request::Pause { lane }).unwrap();
+    for lane in (0..SHARDS).map(lane) {
+        worker.feed.request(Request::Pause { lane });
+    }
 
-    // All shards move, and come back.
+    // Half of the shards move, and come back.
     let mut other = Worker::join(&bootstrap, &prefix, &topics);
     until(
         "two workers share all",
         &mut [&mut worker, &mut other],
         |workers| workers.iter().all(|worker| worker.shards().len() == 2),
     );
+    let moved = other.shards();
     other.leave();
 
-    until("ten records afresh", &mut [&mut worker], |workers| {
-        workers[0].shards().len() == SHARDS as usize && workers[0].records.len() == 10
+    until("all are back", &mut [&mut worker], |workers| {
+        let back = workers[0].records.iter();
+        let back = back.filter(|position| moved.contains(&position.lane.shard));
+        workers[0].shards().len() == count && back.count() == 10 * moved.len()
     });
-    let afresh = worker.records.iter().all(|position| position.run == 0);
+    let (back, stayed): (Vec<Position>, Vec<Position>) = worker
+        .records
+        .iter()
+        .partition(|position| moved.contains(&position.lane.shard));
     worker.leave();
     assert!(
-        afresh,
+        back.iter().all(|position| position.run == 0),
         "records carry the run of an assignment that is over"
     );
+    assert_eq!(stayed.len(), 14 * (count - moved.len()), "read again");
+}
+
+#[test]
+fn a_shard_is_kept_and_others_are_read_until_it_is_let_go_of() {
+    let bootstrap = bootstrap();
+    let prefix = format!("kept-{}", uuid::Uuid::new_v4());
+    let topics = create(&bootstrap, &prefix);
+    let mut first = Worker::join(&bootstrap, &prefix, &topics);
+    until("one worker owns all", &mut [&mut first], |workers| {
+        workers[0].shards().len() == SHARDS as usize
+    });
+    let mut second = Worker::join(&bootstrap, &prefix, &topics);
+    let start = Instant::now();
+    let done = loop {
+        assert!(start.elapsed() < PATIENCE, "never asked");
+        match first.feed.readings.recv_timeout(PATIENCE).unwrap() {
+            Reading::Revoked { done, shards, lost } => {
+                assert!(shards.len() < SHARDS as usize && !lost, "{shards:?}");
+                break done;
+            }
+            Reading::Assigned(..) => {}
+            Reading::Failed(error) => panic!("{error}"),
+        }
+    };
+
+    // Asked, and not answered: all shards are read on, and nobody else has one. Longer than a member may be silent.
+    let start = Instant::now();
+    let mut read = 0;
+    while start.elapsed() < Duration::from_secs(7) || read == 0 {
+        assert!(start.elapsed() < PATIENCE, "nothing is read");
+        for shard in 0..SHARDS {
+            produce_ten(&bootstrap, &topics.tasks, shard);
+        }
+        first.turn();
+        second.turn();
+        let lanes: BTreeSet<i32> = first.records.iter().map(|one| one.lane.shard).collect();
+        read = usize::from(lanes.len() == SHARDS as usize);
+        assert!(second.shards().is_empty(), "{:?}", second.shards());
+    }
+
+    drop(done);
+    until("the second has its own", &mut [&mut second], |workers| {
+        workers[0].shards().len() == 2
+    });
+    first.leave();
+    second.leave();
 }
 
 #[test]

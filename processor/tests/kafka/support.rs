@@ -7,15 +7,18 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::select;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::topic_partition_list::Offset;
 
+use retide::config::identity::Identity;
 use retide::embedded::Broker;
 use retide::metrics::Metrics;
 use retide::shell::encode::Encoder;
-use retide::shell::feed::{Assignment, Client, Feed, Reading};
+use retide::shell::feed::{Assignment, Client, Feed, Read, Reading, Request};
 use retide::shell::ledger::{AtLeastOnce, Ledger, Ownership, Transactional};
 use retide::threads::Threads;
 use retide::topics::Topics;
@@ -168,9 +171,11 @@ pub(crate) fn produce_ten(bootstrap: &str, topic: &str, shard: i32) {
 pub(crate) struct Worker {
     pub(crate) feed: Feed,
     /// How often it was told which shards are its.
-    pub(crate) assignments: u32,
+    pub(crate) assignments: u64,
     pub(crate) lanes: BTreeMap<LaneId, Assignment>,
-    /// What was read since the last assignment.
+    /// The last assignment of each shard.
+    numbers: BTreeMap<i32, u64>,
+    /// What was read, of each shard since its last assignment.
     pub(crate) records: Vec<Position>,
 }
 
@@ -178,34 +183,64 @@ impl Worker {
     pub(crate) fn join(bootstrap: &str, group: &str, topics: &Arc<Topics>) -> Self {
         let (config, metrics) = (config(bootstrap, group), metrics());
         let threads = Threads::default();
-        let feed = Feed::start(&config, topics, "test", &metrics, &threads).unwrap();
+        let identity = Identity::named("test");
+        let feed = Feed::start(&config, &identity, topics, &metrics, &threads).unwrap();
         Self {
             feed,
             assignments: 0,
             lanes: BTreeMap::new(),
+            numbers: BTreeMap::new(),
             records: Vec::new(),
         }
     }
 
     /// Takes in one reading, if there is one.
     pub(crate) fn turn(&mut self) {
-        match self.feed.readings.recv_timeout(Duration::from_millis(20)) {
-            Ok(Reading::Assigned(lanes, _)) => {
+        self.feed.turned();
+        let wait = Duration::from_millis(20);
+        select! {
+            recv(self.feed.readings) -> reading => self.read(reading.unwrap()),
+            recv(self.feed.tasks) -> records => self.take(&records.unwrap()),
+            recv(self.feed.tiers) -> records => self.take(&records.unwrap()),
+            default(wait) => {}
+        }
+    }
+
+    fn read(&mut self, reading: Reading) {
+        match reading {
+            Reading::Assigned(lanes, _) => {
                 self.assignments += 1;
-                self.records.clear();
-                self.lanes
-                    .extend(lanes.into_iter().map(|lane| (lane.lane, lane)));
+                let assignment = self.assignments;
+                let start = |lane: &Assignment| (lane.lane, Offset::Offset(lane.start));
+                let starts = lanes.iter().map(start).collect();
+                for lane in lanes {
+                    self.numbers.insert(lane.lane.shard, assignment);
+                    self.lanes.insert(lane.lane, lane);
+                }
+                self.records
+                    .retain(|position| self.numbers.get(&position.lane.shard) != Some(&assignment));
+                self.feed.request(Request::Read {
+                    assignment,
+                    lanes: starts,
+                });
             }
-            Ok(Reading::Revoked { shards, done, .. }) => {
+            Reading::Revoked { shards, done, .. } => {
                 self.lanes.retain(|lane, _| !shards.contains(&lane.shard));
+                self.feed.request(Request::Leave { shards });
                 done.send(()).unwrap();
             }
-            Ok(Reading::Records(records)) => {
-                self.records
-                    .extend(records.iter().map(|read| read.position));
+            Reading::Failed(error) => panic!("{error}"),
+        }
+    }
+
+    fn take(&mut self, records: &[Read]) {
+        for read in records {
+            let lane = read.position.lane;
+            if self.lanes.contains_key(&lane)
+                && self.numbers.get(&lane.shard) == Some(&read.assignment)
+            {
+                self.records.push(read.position);
             }
-            Ok(Reading::Failed(error)) => panic!("{error}"),
-            Err(_) => {}
         }
     }
 

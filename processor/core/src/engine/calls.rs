@@ -44,6 +44,22 @@ pub(super) struct Call {
     wait: Wait,
 }
 
+// === impl Call ===
+
+impl Call {
+    /// The steady time at which it was started.
+    pub(super) const fn started(&self) -> Duration {
+        self.started
+    }
+
+    /// Its scene, and what it is for.
+    pub(super) fn of(&self) -> (Arc<str>, Kind) {
+        (Arc::clone(&self.scene.name), self.task.kind)
+    }
+}
+
+// === impl Engine ===
+
 impl Engine {
     /// Calls the target.
     pub(super) fn dispatch(
@@ -138,6 +154,7 @@ impl Engine {
             unreachable!("call {ticket} came back twice");
         };
         let took = now.steady.saturating_sub(call.started);
+        call.gate.took(call.task.kind, took);
         let went = breaker::Call::of(outcome, took);
         match call.task.kind {
             Kind::Work => call.gate.returned(now.steady, went),
@@ -162,6 +179,9 @@ impl Engine {
             return;
         };
         lane.calls -= 1;
+        if lane.leaving.is_some_and(|last| ticket <= last) {
+            lane.before -= 1;
+        }
         let closing = Closing {
             lane: call.lane,
             offset: call.offset,

@@ -323,6 +323,7 @@ impl Engine {
             return Admission::Gone;
         }
         match target {
+            Target::Call if !self.may_start(now, item.lane, &scene, &item.task) => {}
             Target::Call => {
                 let leave = key.map(|key| self.ask_breaker(now, key, actions));
                 let leave = match (leave.transpose(), key) {

@@ -301,8 +301,10 @@ impl Writer {
             }
         }
         let offsets = batch.offsets().map_err(Trouble::Abortable)?;
+        // Not the client's, which may be of a generation whose shards are not known here yet.
         let membership = group
-            .group_metadata()
+            .context()
+            .membership()
             .ok_or(Trouble::Abortable(KafkaError::Canceled))?;
         // After the membership, and again: the batch before may have been dropped, and this one must not commit past it. A shard that
         // goes from here on ends the generation just read, and the broker refuses it.

@@ -1,0 +1,518 @@
+//! The group: one OS thread per worker that is its member, and learns which shards are the worker's.
+//!
+//! It reads no task: that is [`super::feed`]'s, by consumers that join nothing, so that a rebalance stops no reading. Invariants: a shard is
+//! given away when the drive has let go of it, and not before; what is committed is committed by a membership whose shards are known.
+//!
+//! Ownership: a member owns shard p if it was given partition p of the retry topic, the one topic that is subscribed to, with the
+//! `cooperative-sticky` assignor: only what moves is taken back, and given out in a second round. Nobody else stops for it, and what moves
+//! goes on until its calls are back ([`Reading::Revoked`]). The other ways were measured, or read:
+//! - `range` on all topics takes everything back from everybody in each rebalance, and all wait for the slowest one: with a call that
+//!   hangs, every join and leave was a standstill of `drain_deadline` for all scenes.
+//! - The same, given back late, cannot be clean: nobody is told when the last one has given back, until when others may go on.
+//! - KIP-848 tells the next owner of a shard with its next heartbeat, whose interval is the broker's to say: 5 s, and no less.
+//!
+//! What nobody subscribes to, brokers forget the offsets of, a week after the last commit: workers commit the offsets of all lanes when
+//! they get them, and every hour.
+
+use std::collections::BTreeSet;
+use std::mem;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
+use rdkafka::types::RDKafkaRespErr;
+use tracing::error;
+
+use retide_core::LaneId;
+use retide_core::completions::Completions;
+use retide_native::membership::membership;
+
+use crate::client::{complained, logged};
+use crate::config::identity::Identity;
+use crate::event::{CommitUnreadable, ShardsAssigned, ShardsLost, ShardsRevoked};
+use crate::metrics::Metrics;
+use crate::shell::binding::Bindings;
+use crate::shell::feed::{Around, Assignment, Reading, ended, failure};
+use crate::shell::order;
+use crate::threads::Threads;
+use crate::topics::Topics;
+
+/// The consumer that is a worker's member of the group.
+pub type Client = BaseConsumer<Context>;
+
+/// What runs inside the member's callbacks.
+#[derive(Debug)]
+pub struct Context {
+    /// The consumer's configuration, for others that do not join.
+    config: ClientConfig,
+    /// Asks whether anything is known of the order of tasks.
+    probe: order::Probe,
+    /// The topics.
+    topics: Arc<Topics>,
+    /// To the drive.
+    readings: Sender<Reading>,
+    /// Where events are counted.
+    metrics: Arc<Metrics>,
+    /// The worker.
+    name: String,
+    /// The threads of the process.
+    threads: Threads,
+    /// Set to leave the group.
+    stop: Arc<AtomicBool>,
+    /// What the group has said.
+    known: Mutex<Known>,
+    /// When the drive has turned.
+    turns: Turns,
+}
+
+/// When the drive has turned: one that does not has to give its shards to others, however well its member speaks to the group.
+#[derive(Debug)]
+struct Turns {
+    /// The instant that turns are measured from.
+    start: Instant,
+    /// The last one, in milliseconds since `start`.
+    last: AtomicU64,
+    /// How long it may not turn, in milliseconds.
+    most: u64,
+}
+
+/// What the group has said to its member.
+#[derive(Default)]
+struct Known {
+    /// The membership of the last assignment, as offsets are committed with it; none before the first one, and when all was lost.
+    membership: Option<Arc<ConsumerGroupMetadata>>,
+    /// The member id of that assignment.
+    member: String,
+    /// The shards that the drive was told of, and not asked for again.
+    shards: BTreeSet<i32>,
+    /// The drive's word that it has let go of what is taken back, until it comes.
+    leaving: Option<Receiver<()>>,
+}
+
+/// The member of a worker.
+pub(crate) struct Member {
+    /// The consumer, for group metadata and committed offsets.
+    pub(crate) consumer: Arc<Client>,
+    /// The thread.
+    pub(crate) thread: JoinHandle<()>,
+}
+
+/// Longest wait for a word of the group. After it, the client's thread is woken, which by itself looks only twice a second whether a
+/// heartbeat is due: in a rebalance, all wait for the one that hears of it last.
+const TURN: Duration = Duration::from_millis(50);
+
+/// The same while the drive is waited for: short beside what follows from its word.
+const LEAVING: Duration = Duration::from_millis(2);
+
+/// How long a drive may not turn before its member is silent, too; and no longer than half of the time that the client takes for a silent one.
+const STUCK: Duration = Duration::from_secs(30);
+
+/// Longest wait for committed offsets: an open transaction of the former owner has to end or time out before they are known.
+/// Brokers look for overdue transactions every ten seconds, and a transaction may take ten; short beside `max.poll.interval.ms`.
+const COMMITTED: Duration = Duration::from_mins(1);
+
+/// Longest wait for them at a time, after which it is seen whether they are still wanted: short beside the time a process has to drain.
+const ASK: Duration = Duration::from_secs(2);
+
+// === impl Member ===
+
+impl Member {
+    /// Joins the group of `config`.
+    pub(crate) fn join(
+        config: &ClientConfig,
+        identity: &Identity,
+        around: Around<'_>,
+    ) -> Result<Self, KafkaError> {
+        let mut config = config.clone();
+        for (key, value) in [
+            ("partition.assignment.strategy", "cooperative-sticky"),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("auto.offset.reset", "error"),
+            ("isolation.level", "read_committed"),
+        ] {
+            config.set(key, value);
+        }
+        let context = Context {
+            probe: order::Probe::new(config.clone())?,
+            config: config.clone(),
+            topics: Arc::clone(around.topics),
+            readings: around.readings.clone(),
+            metrics: Arc::clone(around.metrics),
+            name: identity.name.clone(),
+            threads: around.threads.clone(),
+            stop: Arc::clone(around.stop),
+            known: Mutex::default(),
+            turns: Turns::new(&config),
+        };
+        if let Some(id) = &identity.client_id {
+            config.set("client.id", id);
+        }
+        if let Some(id) = &identity.instance_id {
+            config.set("group.instance.id", id);
+        }
+        let consumer: Arc<Client> = Arc::new(config.create_with_context(context)?);
+        consumer.subscribe(&[&*around.topics.tasks])?;
+        let (member, readings) = (Arc::clone(&consumer), around.readings.clone());
+        let stop = Arc::clone(around.stop);
+        let body = move || {
+            run(&member, &readings, &stop);
+            ended(&stop)
+        };
+        let thread = around
+            .threads
+            .spawn(&format!("{}-group", identity.name), body)
+            .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
+        Ok(Self { consumer, thread })
+    }
+}
+
+/// Hears what the group says until told to stop.
+fn run(consumer: &Client, readings: &Sender<Reading>, stop: &AtomicBool) {
+    let context = consumer.context();
+    while !stop.load(Ordering::Acquire) {
+        if context.turns.is_stuck() {
+            // The client takes it as dead after `max.poll.interval.ms`, and so does the group.
+            thread::sleep(TURN);
+            continue;
+        }
+        let wait = if context.known().leaving.is_some() {
+            LEAVING
+        } else {
+            TURN
+        };
+        // Rebalances are answered in here. No record comes: nothing is assigned to this consumer.
+        if let Some(Err(error)) = consumer.poll(wait)
+            && let Some(failed) = failure(error, &context.metrics)
+            && readings.send(failed).is_err()
+        {
+            break;
+        }
+        if context.has_let_go() {
+            context.say(taken_back(consumer));
+        }
+        let _ = membership(consumer.client());
+    }
+    if context.known().leaving.take().is_some() {
+        context.say(taken_back(consumer));
+    }
+}
+
+// === impl Turns ===
+
+impl Turns {
+    /// As often as `config` wants it.
+    fn new(config: &ClientConfig) -> Self {
+        let patience = config.get("max.poll.interval.ms");
+        let patience = patience.and_then(|text| text.parse().ok());
+        let most = patience.map_or(STUCK, |millis| STUCK.min(Duration::from_millis(millis) / 2));
+        Self {
+            start: Instant::now(),
+            last: AtomicU64::new(0),
+            most: u64::try_from(most.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// How long it is since `start`, in milliseconds.
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether the drive has not turned for long.
+    fn is_stuck(&self) -> bool {
+        self.now().saturating_sub(self.last.load(Ordering::Acquire)) > self.most
+    }
+}
+
+// === impl Context ===
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        logged(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        complained(&error, reason);
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        err: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        let shards = shards(partitions);
+        let done = match err {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(consumer, shards),
+            _ if self.stop.load(Ordering::Acquire) => taken_back(consumer),
+            _ => self.revoke(consumer, shards),
+        };
+        self.say(done);
+    }
+}
+
+impl Context {
+    /// The drive turns.
+    pub(crate) fn turned(&self) {
+        self.turns.last.store(self.turns.now(), Ordering::Release);
+    }
+
+    /// Where events are counted.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The worker.
+    pub(crate) fn worker(&self) -> &str {
+        &self.name
+    }
+
+    /// The threads of the process.
+    pub(crate) fn threads(&self) -> &Threads {
+        &self.threads
+    }
+
+    /// The membership of the last assignment: the shards that it comes with are known, unlike those of one that the client has meanwhile.
+    pub(crate) fn membership(&self) -> Option<Arc<ConsumerGroupMetadata>> {
+        self.known().membership.clone()
+    }
+
+    /// What the group has said.
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the drive if what was to be done failed: the worker cannot go on.
+    fn say(&self, done: Result<(), KafkaError>) {
+        if let Err(error) = done
+            && !self.stop.load(Ordering::Acquire)
+        {
+            error!(%error, "rebalance failed");
+            let _ = self.readings.send(Reading::Failed(error));
+        }
+    }
+
+    /// Whether the drive was asked for shards, and has let go of them.
+    fn has_let_go(&self) -> bool {
+        let mut known = self.known();
+        // An error says the same as a word: the drive has let go.
+        let waits = |leaving: &Receiver<()>| leaving.try_recv() == Err(TryRecvError::Empty);
+        known.leaving.take_if(|leaving| !waits(leaving)).is_some()
+    }
+
+    /// The group has given out `shards`, to be begun where their last commits left them.
+    fn assign(&self, consumer: &Client, shards: Vec<i32>) -> Result<(), KafkaError> {
+        let mut shards: BTreeSet<i32> = shards.into_iter().collect();
+        shards.extend(self.remember(consumer, &BTreeSet::new()));
+        // The group goes on; what follows is between this worker and the brokers.
+        consumer.incremental_assign(&TopicPartitionList::new())?;
+        self.begin(consumer, &shards)
+    }
+
+    /// The group wants `shards` back: asks the drive for them, and does not wait for the answer.
+    fn revoke(&self, consumer: &Client, shards: Vec<i32>) -> Result<(), KafkaError> {
+        let lost = consumer.assignment_lost();
+        let mut again = BTreeSet::new();
+        if lost {
+            self.known().membership = None;
+            ShardsLost {
+                worker: &self.name,
+                shards: &shards,
+            }
+            .emit(&self.metrics);
+        } else {
+            again = self.remember(consumer, &shards.iter().copied().collect());
+            ShardsRevoked {
+                worker: &self.name,
+                shards: &shards,
+            }
+            .emit(&self.metrics);
+        }
+        let (done, leaving) = bounded(1);
+        {
+            let mut known = self.known();
+            known.shards.retain(|shard| !shards.contains(shard));
+            known.leaving = Some(leaving);
+        }
+        // A drive that has ended drops the word that is waited for.
+        let _ = self.readings.send(Reading::Revoked { shards, lost, done });
+        if again.is_empty() {
+            return Ok(());
+        }
+        self.begin(consumer, &again)
+    }
+
+    /// Remembers the membership that the group has just confirmed. Where it is another one than before, although nothing was said to be
+    /// lost, everything was: a static member that comes back after its session is given what it claims to have, whatever others did with it
+    /// meanwhile. Gives the shards, but for those that are `leaving`, which are to be begun anew then.
+    fn remember(&self, consumer: &Client, leaving: &BTreeSet<i32>) -> BTreeSet<i32> {
+        let member = membership(consumer.client()).map(|membership| membership.member);
+        let mut known = self.known();
+        known.membership = consumer.group_metadata().map(Arc::new);
+        let before = mem::replace(&mut known.member, member.unwrap_or_default());
+        if before == known.member || known.shards.is_empty() {
+            return BTreeSet::new();
+        }
+        let lost = mem::take(&mut known.shards);
+        drop(known);
+        let shards: Vec<i32> = lost.iter().copied().collect();
+        ShardsLost {
+            worker: &self.name,
+            shards: &shards,
+        }
+        .emit(&self.metrics);
+        let (done, _) = bounded(1);
+        let lost_all = Reading::Revoked {
+            shards,
+            lost: true,
+            done,
+        };
+        let _ = self.readings.send(lost_all);
+        lost.difference(leaving).copied().collect()
+    }
+
+    /// Tells the drive where to begin the lanes of `shards`.
+    fn begin(&self, consumer: &Client, shards: &BTreeSet<i32>) -> Result<(), KafkaError> {
+        if shards.is_empty() {
+            // As a rule a rebalance changes nothing here, which is no news; that there is nothing at all is.
+            if self.known().shards.is_empty() {
+                let (worker, shards) = (&*self.name, &[]);
+                ShardsAssigned { worker, shards }.emit(&self.metrics);
+            }
+            let _ = self
+                .readings
+                .send(Reading::Assigned(Vec::new(), Vec::new()));
+            return Ok(());
+        }
+        let Some(committed) = self.committed(consumer, shards)? else {
+            return Ok(());
+        };
+        let bindings = Bindings::ask(consumer.client(), &self.topics, COMMITTED)?;
+        let mut assignments = Vec::with_capacity(committed.count());
+        for element in committed.elements() {
+            element.error()?;
+            let (start, committed) = match element.offset() {
+                Offset::Offset(next) => (next, true),
+                // Never committed: everything that is there is still to be done.
+                _ => (0, false),
+            };
+            let binding = bindings.of(element.topic(), element.partition());
+            let known = Completions::decode(element.metadata(), binding, start);
+            let known = known.unwrap_or_else(|error| {
+                CommitUnreadable {
+                    topic: element.topic(),
+                    partition: element.partition(),
+                    offset: start,
+                    error: &error,
+                }
+                .emit(&self.metrics);
+                Completions::default()
+            });
+            if let Some(source) = self.topics.source(element.topic()) {
+                let shard = element.partition();
+                let lane = LaneId { shard, source };
+                assignments.push(Assignment {
+                    lane,
+                    start,
+                    committed,
+                    known,
+                    binding,
+                });
+            }
+        }
+        let shards: Vec<i32> = shards.iter().copied().collect();
+        ShardsAssigned {
+            worker: &self.name,
+            shards: &shards,
+        }
+        .emit(&self.metrics);
+        // After the offsets: only then it is decided what there is to read.
+        let orders = order::Source {
+            config: &self.config,
+            probe: &self.probe,
+            topic: &self.topics.order,
+            suspects: self.threads.suspects(),
+            metrics: &self.metrics,
+            stop: &self.stop,
+        }
+        .read(&shards);
+        let orders = match orders {
+            Ok(orders) => orders,
+            Err(_) if self.stop.load(Ordering::Acquire) => return Ok(()),
+            Err(error) => {
+                error!(topic = &*self.topics.order, "order of tasks unknown");
+                return Err(error);
+            }
+        };
+        let suspects = self.threads.suspects();
+        suspects.settle(&assignments, &self.topics, &self.threads);
+        self.known().shards.extend(shards);
+        let _ = self.readings.send(Reading::Assigned(assignments, orders));
+        Ok(())
+    }
+
+    /// The committed offsets, waiting for transactions that still may change them; none if nobody wants them any more.
+    fn committed(
+        &self,
+        consumer: &Client,
+        shards: &BTreeSet<i32>,
+    ) -> Result<Option<TopicPartitionList>, KafkaError> {
+        let mut lanes = TopicPartitionList::new();
+        for (_, topic) in self.topics.read() {
+            for shard in shards {
+                lanes.add_partition(topic, *shard);
+            }
+        }
+        let deadline = Instant::now() + COMMITTED;
+        loop {
+            match consumer.committed_offsets(lanes.clone(), ASK) {
+                Ok(committed) => return Ok(Some(committed)),
+                Err(_) if self.stop.load(Ordering::Acquire) => return Ok(None),
+                Err(error)
+                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut)
+                        && Instant::now() < deadline => {}
+                Err(error) => {
+                    error!(
+                        "committed offsets unknown: no answer, or a transaction that never ends; `kafka-transactions.sh find-hanging` finds those"
+                    );
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Known {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Known")
+            .field("member", &self.member)
+            .field("shards", &self.shards)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Tells the client that what the group wants back may go. Nothing was ever assigned to this consumer, so nothing is taken from it.
+fn taken_back(consumer: &Client) -> Result<(), KafkaError> {
+    consumer.incremental_unassign(&TopicPartitionList::new())
+}
+
+/// The shards of `partitions`, each once.
+fn shards(partitions: &TopicPartitionList) -> Vec<i32> {
+    let elements = partitions.elements();
+    let shards: BTreeSet<i32> = elements
+        .iter()
+        .map(TopicPartitionListElem::partition)
+        .collect();
+    shards.into_iter().collect()
+}
