@@ -11,6 +11,7 @@
 //! | `scenes` | `retide scenes` |
 //! | `preview` | `retide scenes preview` |
 //! | `submit` | `retide submit` |
+//! | `reach` | what commands ask of a cluster first, and what they say where it is refused |
 //! | `output` | tables, JSON, and the ways a command can fail |
 //!
 //! Data goes to stdout, talk to stderr.
@@ -22,6 +23,7 @@ mod explain;
 mod init;
 mod output;
 mod preview;
+mod reach;
 mod run;
 mod scenes;
 mod submit;

@@ -6,8 +6,14 @@ use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tracing::{debug, error, info, warn};
 
-/// Hears a consumer's complaints; the end of a partition is none.
+/// Hears a consumer's complaints; the end of a partition is none, and that the group is refused is none of those who only read: the
+/// client asks for it, and they do without.
 pub(crate) struct Quiet;
+
+/// Whether an error is about a group that the client asks for by itself, and that is not used.
+pub(crate) fn is_of_group(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed)
+}
 
 impl ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -15,7 +21,14 @@ impl ClientContext for Quiet {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        complained(&error, reason);
+        let told = matches!(
+            error.rdkafka_error_code(),
+            // Whoever reads a topic is given the refusal as well.
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed)
+        );
+        if !told && !is_of_group(&error) {
+            complained(&error, reason);
+        }
     }
 }
 

@@ -231,15 +231,58 @@ pub async fn existing(
     let plan = plan.clone();
     apart(config, move |session| {
         let seen = session.find()?;
-        let names = plan.topics.iter().map(|topic| Arc::clone(&topic.name));
-        Ok(names
-            .filter_map(|name| {
-                let partitions = seen.topics.get(&*name)?.replicas.len();
-                Some((name, partitions))
-            })
-            .collect())
+        Ok(there(&plan, &seen))
     })
     .await
+}
+
+/// What a user finds before it begins.
+#[derive(Clone, Debug)]
+pub struct There {
+    /// The planned topics that exist, and how many partitions each of them has.
+    pub partitions: BTreeMap<Arc<str>, usize>,
+    /// What the user may not do with the topics that it is about to use, as far as brokers tell.
+    pub denials: Vec<Finding>,
+}
+
+/// As [`existing`], and whether `user` may do what it does with `topics`, some of the planned ones.
+///
+/// # Errors
+/// If the cluster cannot be asked.
+pub async fn reach(
+    config: &ClientConfig,
+    plan: &Plan,
+    (user, scope): (User, &Scope),
+    topics: &[&str],
+) -> Result<There, Error> {
+    let (plan, scope) = (plan.clone(), scope.clone());
+    let mut some = plan.clone();
+    some.topics.retain(|topic| topics.contains(&&*topic.name));
+    apart(config, move |session| {
+        let mut seen = session.find()?;
+        session.read_permissions(&some, &mut seen);
+        let tools = Tools::new(&session.config, &session.address);
+        let asking = Asking {
+            user,
+            scope: Some(&scope),
+        };
+        Ok(There {
+            denials: check::denials(&some, &seen, &tools, asking),
+            partitions: there(&plan, &seen),
+        })
+    })
+    .await
+}
+
+/// The topics of a plan that exist, and how many partitions each of them has.
+fn there(plan: &Plan, seen: &Seen) -> BTreeMap<Arc<str>, usize> {
+    let names = plan.topics.iter().map(|topic| Arc::clone(&topic.name));
+    names
+        .filter_map(|name| {
+            let partitions = seen.topics.get(&*name)?.replicas.len();
+            Some((name, partitions))
+        })
+        .collect()
 }
 
 /// Looks for what keeps retide from its promises: refusals first, then warnings; nothing if all is well.
@@ -880,7 +923,10 @@ impl fmt::Display for Silence {
 
 impl std::error::Error for Silence {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.error)
+        // What was heard says more.
+        self.reasons
+            .is_empty()
+            .then_some(&self.error as &(dyn std::error::Error + 'static))
     }
 }
 

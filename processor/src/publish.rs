@@ -3,7 +3,7 @@
 //! Not the ledger: nothing here is part of a transaction.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -20,6 +20,8 @@ pub struct Publisher {
     producer: BaseProducer<Deliveries>,
     /// How many records were handed to it.
     sent: usize,
+    /// Of how many it was told what became of them.
+    told: usize,
 }
 
 /// Where a record stands.
@@ -58,6 +60,7 @@ impl Publisher {
         Ok(Self {
             producer: config.create_with_context(Deliveries::default())?,
             sent: 0,
+            told: 0,
         })
     }
 
@@ -79,23 +82,36 @@ impl Publisher {
         self.producer.poll(Duration::ZERO);
     }
 
-    /// Waits for the acknowledgements: one result for each record, in the order they were sent.
-    pub fn finish(self) -> Vec<Result<Stored, KafkaError>> {
+    /// How many records were handed over of which it was not told what became of them.
+    pub fn in_flight(&self) -> usize {
+        self.sent - self.told
+    }
+
+    /// Waits up to `wait` for acknowledgements, and gives those of the next records, in the order they were sent.
+    pub fn acknowledged(&mut self, wait: Duration) -> Vec<Result<Stored, KafkaError>> {
+        self.producer.poll(wait);
+        let mut deliveries = self.producer.context().lock();
+        let mut results = Vec::new();
+        while let Some(result) = deliveries.remove(&self.told) {
+            self.told += 1;
+            results.push(result);
+        }
+        results
+    }
+
+    /// Waits for the acknowledgements: one result for each record of which none was given, in the order they were sent.
+    pub fn finish(&mut self) -> Vec<Result<Stored, KafkaError>> {
         // A little longer than a delivery takes at most, so that each record's own error is known.
         let flushed = self.producer.flush(DELIVERY + POLL * 10);
-        let mut deliveries = self
-            .producer
-            .context()
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        (0..self.sent)
-            .map(|index| {
-                deliveries
-                    .remove(&index)
-                    .unwrap_or_else(|| Err(flushed.clone().err().unwrap_or(KafkaError::Canceled)))
-            })
-            .collect()
+        let mut deliveries = self.producer.context().lock();
+        let left = self.told..self.sent;
+        self.told = self.sent;
+        left.map(|index| {
+            deliveries
+                .remove(&index)
+                .unwrap_or_else(|| Err(flushed.clone().err().unwrap_or(KafkaError::Canceled)))
+        })
+        .collect()
     }
 }
 
@@ -107,8 +123,12 @@ const POLL: Duration = Duration::from_millis(100);
 impl Deliveries {
     /// Notes what became of a record.
     fn note(&self, index: usize, result: Result<Stored, KafkaError>) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(index, result);
+        self.lock().insert(index, result);
+    }
+
+    /// All of them.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<usize, Result<Stored, KafkaError>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

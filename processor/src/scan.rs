@@ -10,13 +10,14 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::topic_partition_list::{TopicPartitionList, TopicPartitionListElem};
 use tracing::warn;
 
 use retide_avro::headers::is_named;
 use retide_native as native;
 
-use crate::client::Quiet;
+use crate::client::{Quiet, is_of_group};
 
 /// How far a topic was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,11 +75,21 @@ pub(crate) fn partitions(
     let metadata = consumer.fetch_metadata(Some(topic), CALL)?;
     let mut partitions = TopicPartitionList::new();
     for topic in metadata.topics() {
+        if let Some(refused) = refusal(topic) {
+            return Err(refused);
+        }
         for partition in topic.partitions() {
             partitions.add_partition(topic.name(), partition.id());
         }
     }
     Ok(partitions)
+}
+
+/// Why a topic may not be described, if it may not.
+pub(crate) fn refusal(topic: &MetadataTopic) -> Option<KafkaError> {
+    let code = RDKafkaErrorCode::from(topic.error()?);
+    let refused = code == RDKafkaErrorCode::TopicAuthorizationFailed;
+    refused.then_some(KafkaError::MetadataFetch(code))
 }
 
 /// Reads from `starts`, which are of one topic, since the end of a partition is told without it.
@@ -108,6 +119,7 @@ pub(crate) fn read(
                 left.remove(&partition);
             }
             Some(Err(error)) if is_fatal(&error) => return Err(error),
+            Some(Err(error)) if is_of_group(&error) => {}
             // The client goes on by itself.
             Some(Err(error)) => warn!(%error, "consumer reports"),
         }
@@ -134,7 +146,6 @@ pub(crate) fn is_fatal(error: &KafkaError) -> bool {
         Some(
             RDKafkaErrorCode::Fatal
                 | RDKafkaErrorCode::TopicAuthorizationFailed
-                | RDKafkaErrorCode::GroupAuthorizationFailed
                 | RDKafkaErrorCode::Authentication
         )
     )

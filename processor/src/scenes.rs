@@ -19,8 +19,9 @@ use retide_avro::wire::{self, Codec, Format, Framing};
 use retide_core::Timestamp;
 use retide_native as native;
 
-use crate::client::{Quiet, complained};
+use crate::client::{Quiet, complained, is_of_group};
 use crate::config::{self, Scene};
+use crate::scan;
 use crate::shell::ledger::{OutHeaders, OutRecord};
 
 /// The scenes of the topic, as far as they were read.
@@ -109,6 +110,9 @@ impl Follower {
         }
         let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(kafka)?;
         let metadata = consumer.fetch_metadata(Some(topic), CALL).map_err(kafka)?;
+        if let Some(refused) = metadata.topics().first().and_then(scan::refusal) {
+            return Err(kafka(refused));
+        }
         let partitions = metadata
             .topics()
             .first()
@@ -154,6 +158,7 @@ impl Follower {
             match polled.map(|message| self.change(&message)) {
                 Ok(Some(change)) => changed |= self.apply(change),
                 Ok(None) | Err(KafkaError::PartitionEOF(_)) => {}
+                Err(error) if is_of_group(&error) => {}
                 // The client goes on by itself.
                 Err(error) => complained(&error, "the consumer of scenes"),
             }
@@ -178,6 +183,7 @@ impl Follower {
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,
                 Some(Err(error)) if is_fatal(&error) => return Err(error),
+                Some(Err(error)) if is_of_group(&error) => {}
                 Some(Err(error)) => complained(&error, "the consumer of scenes"),
             }
         }

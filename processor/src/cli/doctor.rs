@@ -413,7 +413,7 @@ fn group(config: &Config, runtime: &Runtime) -> Vec<Line> {
         Err(error) => {
             let message = format!("not checked: {}", with_causes(&error));
             let fix = config.invocation.line("doctor");
-            return vec![Line::warn(Section::Group, subject, message, fix)];
+            return vec![Line::warn(Section::Group, &*subject, message, fix)];
         }
     };
     let mut lines = Vec::new();
@@ -424,9 +424,17 @@ fn group(config: &Config, runtime: &Runtime) -> Vec<Line> {
         } else {
             "goes on where it has stopped"
         };
-        lines.push(Line::ok(Section::Group, subject, message));
+        lines.push(Line::ok(Section::Group, &*subject, message));
     }
     lines.extend(findings.map(|found| line(Section::Group, found)));
+    if standing.members.is_empty() {
+        lines.push(Line::warn(
+            Section::Group,
+            &*subject,
+            "no worker runs: tasks wait until one does",
+            config.invocation.line("run"),
+        ));
+    }
     let empty = standing.strays.iter().filter(|(_, left)| **left == 0);
     lines.extend(empty.map(|(topic, _)| {
         Line::warn(

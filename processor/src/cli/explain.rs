@@ -1,19 +1,18 @@
 //! `retide explain`: what became of one task, as a timeline.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use comfy_table::{Table, presets};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use serde::Serialize;
-use tokio::runtime::Runtime;
 
 use retide_core::Timestamp;
 
-use crate::cli::init;
 use crate::cli::output::{Exit, Failed, Output, put, say};
+use crate::cli::reach::{failed, reach};
 use crate::cli::submit;
-use crate::cluster;
+use crate::cluster::User;
 use crate::config::{Config, human};
 use crate::story::search::{self, Found, Query, Reading};
 use crate::story::{self, Line, Story};
@@ -71,15 +70,14 @@ struct Entry<'a> {
 /// Tells what became of a task.
 pub(super) fn explain(config: &Config, options: Options, output: Output) -> Result<(), Failed> {
     let topics = Topics::new(&config.topics.prefix, &config.topics.tiers);
-    let plan = init::plan(config);
-    let there = Runtime::new()?.block_on(cluster::existing(&config.kafka.client(), &plan))?;
-    if !there.contains_key(&topics.tasks) {
-        let message = format!(
-            "topic {} does not exist; `retide init` creates it",
-            topics.tasks
-        );
-        return Err(Failed::because(Exit::Precondition, message));
-    }
+    let read = [
+        &topics.tasks,
+        &topics.callbacks,
+        &topics.dead_letters,
+        &topics.events,
+    ];
+    let read: Vec<&Arc<str>> = read.into_iter().chain(&topics.tiers).collect();
+    reach(config, User::Explain, &read)?;
     let Options {
         id,
         partition,
@@ -105,7 +103,7 @@ pub(super) fn explain(config: &Config, options: Options, output: Output) -> Resu
             ));
         },
     )
-    .map_err(|error| unreadable(&error))?;
+    .map_err(|error| failed(config, User::Explain, "read topics", &error))?;
     let Found { clues, readings } = found;
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let now = Timestamp::EPOCH + now.unwrap_or_default();
@@ -241,24 +239,6 @@ fn nothing(query: &Query, readings: &[Reading], unread: &[String]) -> Failed {
     }
     message.push(format!("\nnot read to the end: {}", unread.join(", ")));
     Failed::because(Exit::Partly, message.concat())
-}
-
-/// Topics that cannot be read.
-fn unreadable(error: &KafkaError) -> Failed {
-    let silent = matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::OperationTimedOut
-                | RDKafkaErrorCode::BrokerTransportFailure
-                | RDKafkaErrorCode::AllBrokersDown
-        )
-    );
-    let exit = if silent {
-        Exit::Unreachable
-    } else {
-        Exit::Failure
-    };
-    Failed::new(exit, error)
 }
 
 /// When to start reading.

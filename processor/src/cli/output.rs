@@ -86,6 +86,14 @@ impl Failed {
         }
     }
 
+    /// The same, but with this exit code if there was none but that of a failure.
+    pub(super) fn or_exit(self, exit: Exit) -> Self {
+        if self.exit == Exit::Failure {
+            return Self { exit, ..self };
+        }
+        self
+    }
+
     /// Fails after everything was said.
     pub(super) fn silently(exit: Exit) -> Self {
         Self {
@@ -152,6 +160,78 @@ pub(super) fn print<R: Row>(rows: &[R], output: Output) -> Result<(), Failed> {
             Ok(())
         }
     }
+}
+
+/// Rows that are printed as they come.
+pub(super) struct Rows<R> {
+    /// How they are printed.
+    output: Output,
+    /// Those of a table that is not printed yet: its columns are as wide as they have to be.
+    held: Vec<R>,
+    /// How many were printed.
+    printed: usize,
+}
+
+// === impl Rows ===
+
+impl<R: Row> Rows<R> {
+    /// Nothing yet.
+    pub(super) fn new(output: Output) -> Self {
+        Self {
+            output,
+            held: Vec::new(),
+            printed: 0,
+        }
+    }
+
+    /// Prints a row, if it is not to stand in a table.
+    pub(super) fn add(&mut self, row: R) -> Result<(), Failed> {
+        match self.output {
+            Output::Table => {
+                self.held.push(row);
+                return Ok(());
+            }
+            Output::Json => {
+                let sign = if self.printed == 0 { "[" } else { "," };
+                put(&format!("{sign}\n{}", json(&row)?))?;
+            }
+            Output::Ndjson => put(&json(&row)?)?,
+        }
+        self.printed += 1;
+        Ok(())
+    }
+
+    /// Prints the table as far as it is known; its headings stand above the first row.
+    pub(super) fn flush(&mut self) -> Result<(), Failed> {
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING);
+        if self.printed == 0 {
+            table.set_header(R::HEADINGS.iter().map(|heading| heading.to_uppercase()));
+        }
+        self.printed += self.held.len();
+        for row in self.held.drain(..) {
+            table.add_row(row.cells());
+        }
+        put(&table.trim_fmt())
+    }
+
+    /// Prints what is left.
+    pub(super) fn end(mut self) -> Result<(), Failed> {
+        match (self.output, self.printed) {
+            (Output::Table, _) => self.flush(),
+            (Output::Json, 0) => put("[]"),
+            (Output::Json, _) => put("]"),
+            (Output::Ndjson, _) => Ok(()),
+        }
+    }
+}
+
+/// A row as JSON.
+fn json(row: &impl Serialize) -> Result<String, Failed> {
+    Ok(serde_json::to_string(row).map_err(io::Error::from)?)
 }
 
 /// Prints a line, or several, of data.

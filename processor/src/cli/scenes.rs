@@ -7,13 +7,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use tokio::runtime::Runtime;
 
 use retide_core::{Origin, Timestamp};
 
 use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
-use crate::cli::{init, preview, run};
-use crate::cluster;
+use crate::cli::reach::{failed, reach};
+use crate::cli::{preview, run};
+use crate::cluster::User;
 use crate::config::{Config, Scene};
 use crate::parked::{self, Found};
 use crate::publish::Publisher;
@@ -147,39 +147,48 @@ pub(super) fn scenes(config: &Config, command: Command, output: Output) -> Resul
     match command {
         Command::Apply(options) => {
             let file = run::scenes(&options.file)?;
-            Board::open(config)?.apply(&file, &options, output)
+            Board::open(config, User::ScenesApply)?.apply(&file, &options, output)
         }
         Command::Diff(options) => {
             let file = run::scenes(&options.file)?;
-            Board::open(config)?.diff(&file, &options, output)
+            Board::open(config, User::Read)?.diff(&file, &options, output)
         }
-        Command::Export { names } => Board::open(config)?.export(&names, output),
+        Command::Export { names } => Board::open(config, User::Read)?.export(&names, output),
         Command::Preview(options) => {
             let (scenes, shards) = if let Some(file) = &options.scenes {
                 (run::scenes(file)?, None)
             } else {
-                let Board { scenes, shards, .. } = Board::open(config)?;
+                let Board { scenes, shards, .. } = Board::open(config, User::Read)?;
                 (rules::merged(&config.scenes, &scenes), shards)
             };
             preview::preview((&scenes, shards), &options, output)
         }
-        Command::Delete(options) => Board::open(config)?.delete(&options, output),
+        Command::Delete(options) => {
+            Board::open(config, User::ScenesApply)?.delete(&options, output)
+        }
     }
 }
 
 // === impl Board ===
 
 impl<'a> Board<'a> {
-    /// Reads the topic.
-    fn open(config: &'a Config) -> Result<Self, Failed> {
+    /// Reads the topic, as somebody who may do what `user` does.
+    fn open(config: &'a Config, user: User) -> Result<Self, Failed> {
         let topics = Topics::new(&config.topics.prefix, &config.topics.tiers);
-        let plan = init::plan(config);
-        let client = config.kafka.client();
         // Finds out whether Kafka can be reached at all, and says so well.
-        let there = Runtime::new()?.block_on(cluster::existing(&client, &plan))?;
+        let there = reach(config, user, &[&topics.scenes])?;
         let shards = there.get(&topics.tasks).copied();
         let shards = shards.and_then(|shards| u32::try_from(shards).ok());
-        let follower = Follower::start(&config.kafka.consumer(), &topics.scenes)?;
+        let follower = Follower::start(&config.kafka.consumer(), &topics.scenes).map_err(
+            |error| match &error {
+                scenes::Error::Kafka { topic, source } => {
+                    failed(config, user, &format!("read {topic}"), source)
+                }
+                scenes::Error::Missing { .. }
+                | scenes::Error::Slow { .. }
+                | scenes::Error::Encode { .. } => error.into(),
+            },
+        )?;
         Ok(Self {
             config,
             scenes: follower.scenes().clone(),
@@ -295,7 +304,10 @@ impl<'a> Board<'a> {
         }
         let found = parked::find(self.config, &self.topics, &self.scenes, names).map_err(
             |error| match &error {
-                parked::Error::Kafka(_) => Failed::new(Exit::Failure, &error),
+                parked::Error::Kafka(source) => {
+                    let what = "whether tasks are under way is not known (--force does not look)";
+                    failed(self.config, User::ScenesApply, what, source)
+                }
                 parked::Error::Committed { .. } | parked::Error::Slow { .. } => Failed::because(
                     Exit::Precondition,
                     format!(
@@ -411,10 +423,11 @@ impl<'a> Board<'a> {
             Exit::Partly
         };
         let (count, all) = (refused.len(), records.len());
-        Err(Failed::because(
-            exit,
-            format!("{count} of {all} changes were not stored: {error}"),
-        ))
+        let what = format!(
+            "{count} of {all} changes were not stored on {}",
+            self.topics.scenes
+        );
+        Err(failed(self.config, User::ScenesApply, &what, error).or_exit(exit))
     }
 }
 

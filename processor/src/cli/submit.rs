@@ -1,26 +1,32 @@
 //! `retide submit`: puts tasks on the retry topic, as any producer can.
 
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use clap::Args;
 use rdkafka::error::KafkaError;
 use serde::Serialize;
-use tokio::runtime::Runtime;
 use uuid::Uuid;
 
 use retide_avro::headers;
 use retide_core::Header;
+use retide_core::scene::DEFAULT;
 
-use crate::cli::init;
-use crate::cli::output::{Exit, Failed, Output, Row, print, say};
-use crate::cluster;
-use crate::config::Config;
+use crate::cli::output::{Exit, Failed, Output, Row, Rows, say};
+use crate::cli::reach::{failed, reach};
+use crate::cli::run;
+use crate::cluster::User;
+use crate::config::{Config, with_causes};
 use crate::publish::{Publisher, Stored};
+use crate::scenes::Follower;
 use crate::shell::ledger::OutRecord;
 use crate::topics::Topics;
 
@@ -56,9 +62,15 @@ pub(super) struct Options {
     /// A header that goes along to the target; may be repeated
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
     headers: Vec<(String, String)>,
-    /// Submit each line as a task of its own
+    /// Submit each line as a task of its own, as soon as it is read; empty ones are left out
     #[arg(long)]
     lines: bool,
+    /// Even if there is no such scene
+    #[arg(long)]
+    force: bool,
+    /// A file with scenes that exist, too, as `retide run` takes it
+    #[arg(long, value_name = "FILE")]
+    scenes: Option<PathBuf>,
     /// The payload's file; - or nothing for stdin
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
@@ -83,6 +95,18 @@ const MOST: u64 = 16 << 20;
 /// Tasks handed over before their acknowledgements are waited for.
 const AT_ONCE: usize = 10_000;
 
+/// Lines that are read ahead of those that are sent.
+const AHEAD: usize = 1_000;
+
+/// Pause between two looks at what became of tasks.
+const HEAR: Duration = Duration::from_millis(10);
+
+/// Pause between two looks while there is nothing to hear of.
+const IDLE: Duration = Duration::from_millis(200);
+
+/// Scenes that are named where none is similar.
+const SHOWN: usize = 5;
+
 // === impl Line ===
 
 impl Row for Line {
@@ -101,49 +125,106 @@ impl Row for Line {
 /// Puts tasks on the retry topic.
 pub(super) fn submit(config: &Config, options: &Options, output: Output) -> Result<(), Failed> {
     let topics = Topics::new(&config.topics.prefix, &config.topics.tiers);
-    let plan = init::plan(config);
-    let client = config.kafka.client();
-    let there = Runtime::new()?.block_on(cluster::existing(&client, &plan))?;
-    if !there.contains_key(&topics.tasks) {
-        let message = format!(
-            "topic {} does not exist; `retide init` creates it",
-            topics.tasks
-        );
-        return Err(Failed::because(Exit::Precondition, message));
+    reach(config, User::Submit, &[&topics.tasks])?;
+    if !options.force {
+        check_scene(config, &topics, options)?;
     }
-    let mut input = open(options)?;
+    let input = open(options)?;
     let mut submission = Submission {
         config,
         options,
         topic: topics.tasks,
-        output,
+        publisher: Publisher::try_new(&config.kafka.producer())?,
+        ids: VecDeque::new(),
+        rows: Rows::new(output),
         stored: 0,
         failed: 0,
+        refused: None,
     };
-    if options.lines {
-        let mut payloads = input.split(b'\n');
-        loop {
-            let some: Vec<Vec<u8>> = payloads.by_ref().take(AT_ONCE).collect::<Result<_, _>>()?;
-            if some.is_empty() {
-                break;
-            }
-            let some = some.into_iter().filter(|payload| !payload.is_empty());
-            submission.submit(some.collect())?;
-        }
+    let read = if options.lines {
+        submission.lines(input)
     } else {
-        let mut payload = Vec::new();
-        input.by_ref().take(MOST + 1).read_to_end(&mut payload)?;
-        if payload.len() as u64 > MOST {
-            let message = format!("the payload is over {} MiB", MOST >> 20);
-            return Err(Failed::because(Exit::Usage, message));
+        payload(input).map(|payload| submission.send(payload))
+    };
+    // What was sent is told of, whatever comes then.
+    submission.finish().and(read)
+}
+
+/// Refuses a scene that does not exist, so that its tasks would be dead letters.
+fn check_scene(config: &Config, topics: &Topics, options: &Options) -> Result<(), Failed> {
+    let name = &options.scene;
+    let mut known: BTreeSet<String> = config.scenes.keys().cloned().collect();
+    if let Some(file) = &options.scenes {
+        known.extend(run::scenes(file)?.into_keys());
+    }
+    if known.contains(name) {
+        return Ok(());
+    }
+    match Follower::start(&config.kafka.consumer(), &topics.scenes) {
+        Ok(follower) => known.extend(follower.scenes().keys().cloned()),
+        Err(error) => {
+            let error = with_causes(&error);
+            say(&format!(
+                "note: whether the scene {name} exists was not checked: {error}"
+            ));
+            return Ok(());
         }
-        submission.submit(vec![payload])?;
     }
-    match submission {
-        Submission { failed: 0, .. } => Ok(()),
-        Submission { stored: 0, .. } => Err(Failed::silently(Exit::Failure)),
-        Submission { .. } => Err(Failed::silently(Exit::Partly)),
+    if known.contains(name) {
+        return Ok(());
     }
+    if known.contains(DEFAULT) {
+        say(&format!(
+            "note: there is no scene {name}; its tasks follow the scene {DEFAULT}"
+        ));
+        return Ok(());
+    }
+    let mut message = format!("there is no scene {name}: its tasks would be dead letters");
+    let closest = known
+        .iter()
+        .map(|known| (strsim::damerau_levenshtein(name, known), known))
+        .filter(|(distance, known)| *distance <= known.chars().count().max(3) / 3)
+        .min();
+    if let Some((_, closest)) = closest {
+        let _ = write!(message, "; did you mean {closest}?");
+    } else if known.is_empty() {
+        message.push_str("; there is none at all yet");
+    } else {
+        let known: Vec<&str> = known.iter().map(String::as_str).take(SHOWN).collect();
+        let _ = write!(message, "; there are, for instance, {}", known.join(", "));
+    }
+    let fix = format!(
+        "{}; or --force, which submits all the same",
+        config.invocation.line("scenes apply FILE")
+    );
+    Err(Failed::because(Exit::NotFound, message).with_fix(&fix))
+}
+
+/// Everything, as one payload.
+fn payload(input: impl Read) -> Result<Vec<u8>, Failed> {
+    let mut payload = Vec::new();
+    input.take(MOST + 1).read_to_end(&mut payload)?;
+    if payload.len() as u64 > MOST {
+        let message = format!("the payload is over {} MiB", MOST >> 20);
+        return Err(Failed::because(Exit::Usage, message));
+    }
+    Ok(payload)
+}
+
+/// The next line without its end; none at the end.
+fn line(input: &mut impl BufRead) -> Result<Option<Vec<u8>>, Failed> {
+    let mut line = Vec::new();
+    input.by_ref().take(MOST + 1).read_until(b'\n', &mut line)?;
+    if line.is_empty() {
+        return Ok(None);
+    }
+    if line.last() == Some(&b'\n') {
+        line.pop();
+    } else if line.len() as u64 > MOST {
+        let message = format!("a line is over {} MiB", MOST >> 20);
+        return Err(Failed::because(Exit::Usage, message));
+    }
+    Ok(Some(line))
 }
 
 /// Tasks on their way.
@@ -154,50 +235,132 @@ struct Submission<'a> {
     options: &'a Options,
     /// The retry topic.
     topic: Arc<str>,
-    /// How what is stored is printed.
-    output: Output,
+    /// Produces them.
+    publisher: Publisher,
+    /// The identities of those of which nothing was heard yet.
+    ids: VecDeque<String>,
+    /// What is printed of those that are stored.
+    rows: Rows<Line>,
     /// How many are stored.
     stored: usize,
     /// How many are not.
     failed: usize,
+    /// The last refusal.
+    refused: Option<KafkaError>,
 }
 
 // === impl Submission ===
 
 impl Submission<'_> {
-    /// Produces one task for each payload, and prints where they stand.
-    fn submit(&mut self, payloads: Vec<Vec<u8>>) -> Result<(), Failed> {
-        let producer = self.config.kafka.producer();
-        let mut publisher = Publisher::try_new(&producer)?;
-        let mut ids = Vec::with_capacity(payloads.len());
-        for payload in payloads {
-            let id = match &self.options.id {
-                Some(id) => id.clone(),
-                None => Uuid::new_v4().to_string(),
+    /// Sends each line as it comes.
+    fn lines(&mut self, mut input: Box<dyn BufRead + Send>) -> Result<(), Failed> {
+        let (sender, lines) = sync_channel(AHEAD);
+        // Apart: a line is sent, and its place printed, while the next one is waited for.
+        thread::Builder::new()
+            .name("lines".to_owned())
+            .spawn(move || {
+                while let Some(line) = line(&mut input).transpose() {
+                    let over = line.is_err();
+                    if sender.send(line).is_err() || over {
+                        break;
+                    }
+                }
+            })?;
+        loop {
+            let wait = if self.publisher.in_flight() > 0 {
+                HEAR
+            } else {
+                IDLE
             };
-            publisher.send(&self.record(&id, payload));
-            ids.push(id);
+            match lines.recv_timeout(wait) {
+                Ok(line) => {
+                    let line = line?;
+                    if !line.is_empty() {
+                        self.send(line);
+                    }
+                    self.take(Duration::ZERO)?;
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    self.take(Duration::ZERO)?;
+                    self.rows.flush()?;
+                }
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+            while self.publisher.in_flight() >= AT_ONCE {
+                self.take(HEAR)?;
+            }
         }
-        let mut lines = Vec::with_capacity(ids.len());
-        for (id, result) in ids.into_iter().zip(publisher.finish()) {
-            match result {
-                Ok(Stored { partition, offset }) => lines.push(Line {
+    }
+
+    /// Produces a task.
+    fn send(&mut self, payload: Vec<u8>) {
+        let id = match &self.options.id {
+            Some(id) => id.clone(),
+            None => Uuid::new_v4().to_string(),
+        };
+        let record = self.record(&id, payload);
+        self.publisher.send(&record);
+        self.ids.push_back(id);
+    }
+
+    /// Prints where tasks stand of which that is heard within `wait`.
+    fn take(&mut self, wait: Duration) -> Result<(), Failed> {
+        for result in self.publisher.acknowledged(wait) {
+            self.told(result)?;
+        }
+        Ok(())
+    }
+
+    /// Prints where the next task stands, or why not.
+    fn told(&mut self, result: Result<Stored, KafkaError>) -> Result<(), Failed> {
+        let id = self.ids.pop_front().unwrap_or_default();
+        match result {
+            Ok(Stored { partition, offset }) => {
+                self.stored += 1;
+                self.rows.add(Line {
                     id,
                     topic: Arc::clone(&self.topic),
                     partition,
                     offset,
-                }),
-                Err(error) => {
-                    self.failed += 1;
-                    say(&format!("error: task {id}: {error}"));
-                }
+                })
+            }
+            Err(error) => {
+                self.failed += 1;
+                say(&format!("error: task {id}: {error}"));
+                self.refused = Some(error);
+                Ok(())
             }
         }
-        self.stored += lines.len();
-        if lines.is_empty() {
-            return Ok(());
+    }
+
+    /// Waits until it is known of all tasks what became of them.
+    fn finish(mut self) -> Result<(), Failed> {
+        for result in self.publisher.finish() {
+            self.told(result)?;
         }
-        print(&lines, self.output)
+        let Self {
+            config,
+            topic,
+            rows,
+            stored,
+            failed: count,
+            refused,
+            ..
+        } = self;
+        rows.end()?;
+        let Some(error) = refused else {
+            return Ok(());
+        };
+        let what = format!(
+            "{count} of {} tasks were not stored on {topic}",
+            stored + count
+        );
+        let failed = failed(config, User::Submit, &what, &error);
+        Err(if stored > 0 {
+            failed.or_exit(Exit::Partly)
+        } else {
+            failed
+        })
     }
 
     /// The record of one task.
@@ -235,7 +398,7 @@ impl Submission<'_> {
 }
 
 /// The file, or stdin.
-fn open(options: &Options) -> Result<Box<dyn BufRead>, Failed> {
+fn open(options: &Options) -> Result<Box<dyn BufRead + Send>, Failed> {
     match &options.file {
         Some(file) if file.as_os_str() != "-" => {
             let opened = File::open(file).map_err(|error| {

@@ -55,6 +55,17 @@ impl Cause {
                 Handshake::Mistrust(mistrust) => Self::Certificate(Some(mistrust)),
                 Handshake::Trusted | Handshake::NoTls => Self::Certificate(None),
             },
+            // A port that speaks TLS hangs up as well, or one that does not where the client does.
+            Self::WantsLogin => match (
+                Setup(config).speaks_tls(),
+                handshake::shake(&address, config),
+            ) {
+                (true, Handshake::NoTls) => Self::WantsNoTls,
+                (false, Handshake::Trusted | Handshake::Mistrust(_)) => Self::WantsTls,
+                (true, Handshake::Trusted | Handshake::Mistrust(_)) | (false, Handshake::NoTls) => {
+                    Self::WantsLogin
+                }
+            },
             heard => heard,
         }
     }
@@ -111,7 +122,9 @@ impl Cause {
         if has("SASL authentication error") || has("Authentication failed") || has("SASL SCRAM") {
             return Self::Password;
         }
-        if has("might require SASL authentication") {
+        // A broker that wants a login hangs up on whoever asks for something else first.
+        let hangs_up = has("Disconnected") && !setup.logs_in();
+        if has("might require SASL authentication") || hangs_up {
             return Self::WantsLogin;
         }
         if has("Connection refused") {
@@ -177,11 +190,14 @@ impl Cause {
                 "{address}: the broker does not accept the client's certificate ({})",
                 tail(reason)
             )),
+            Self::WantsLogin => Some(format!(
+                "{address}: the broker hangs up at once, as one does that wants a login by SASL ({})",
+                tail(reason)
+            )),
             Self::Refused
             | Self::Unresolved
             | Self::Silent
             | Self::NotKafka
-            | Self::WantsLogin
             | Self::WantsNoLogin
             | Self::Mechanism(_)
             | Self::Password
@@ -254,7 +270,7 @@ impl Cause {
                                          and see that it has not expired; the broker's log has the reason"
                 .to_owned(),
             Self::WantsLogin => format!(
-                "the broker wants a login at this address: set security.protocol = \"{}\", sasl.mechanism, sasl.username and \
+                "it seems that the broker wants a login at this address: set security.protocol = \"{}\", sasl.mechanism, sasl.username and \
                  sasl.password in [kafka] of retide.toml",
                 if setup.speaks_tls() {
                     "sasl_ssl"

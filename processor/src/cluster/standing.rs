@@ -401,23 +401,34 @@ fn worked(whose: &Whose, seen: &Seen, consumer: &BaseConsumer<Quiet>) -> Option<
             added.ok()?;
         }
         // `doctor --write-probe` writes there, too, in transactions that are aborted.
-        if starts.count() > 0 && has_record(whose, &starts) {
+        let has_records = starts.count() > 0
+            && has_record(whose, &starts).unwrap_or_else(|| {
+                // Who only writes the topic cannot tell; that command writes to the first partition.
+                starts.elements().iter().any(|start| start.partition() > 0)
+            });
+        if has_records {
             return Some(format!("{topic} has records"));
         }
     }
     None
 }
 
-/// Whether there is a committed record from `starts` on, which are of one topic.
-fn has_record(whose: &Whose, starts: &TopicPartitionList) -> bool {
+/// Whether there is a committed record from `starts` on, which are of one topic; nothing if it may not be read.
+fn has_record(whose: &Whose, starts: &TopicPartitionList) -> Option<bool> {
     let Ok(reader) = scan::consumer(whose.consumer.clone(), &whose.group) else {
-        return false;
+        return Some(false);
     };
     let deadline = Instant::now() + LOOK;
     let scanned = scan::read(&reader, starts, deadline, |_| {
         std::ops::ControlFlow::Break(())
     });
-    matches!(scanned, Ok(Scanned::Enough))
+    match scanned {
+        Ok(scanned) => Some(scanned == Scanned::Enough),
+        Err(error) => {
+            let code = error.rdkafka_error_code();
+            (code != Some(RDKafkaErrorCode::TopicAuthorizationFailed)).then_some(false)
+        }
+    }
 }
 
 /// The other prefixes on whose topics the group has offsets.

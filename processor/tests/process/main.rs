@@ -7,6 +7,7 @@
     reason = "the support is shared with the tests of `kafka`"
 )]
 
+mod access;
 mod bad_input;
 mod breaker;
 mod commands;
@@ -20,6 +21,7 @@ mod ordering;
 mod promises;
 mod rate;
 mod rig;
+mod secured;
 #[path = "../kafka/support.rs"]
 #[allow(dead_code, reason = "the tests of `kafka` use the rest")]
 mod support;

@@ -1,0 +1,74 @@
+//! What commands ask of a cluster before they begin, and what they say where it is refused.
+//!
+//! Invariant: a refusal names the topic or group, and the command line that mends it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use tokio::runtime::Runtime;
+
+use crate::cli::init;
+use crate::cli::output::{Exit, Failed};
+use crate::cluster::{self, Severity, User};
+use crate::config::{Config, with_causes};
+
+/// The topics that exist, with their numbers of partitions; fails if the first one of `topics` does not, or `user` may not do what it does
+/// on one of them.
+pub(super) fn reach(
+    config: &Config,
+    user: User,
+    topics: &[&Arc<str>],
+) -> Result<BTreeMap<Arc<str>, usize>, Failed> {
+    let (plan, scope) = (init::plan(config), init::scope(config, &BTreeMap::new()));
+    let names: Vec<&str> = topics.iter().map(|topic| &***topic).collect();
+    let client = config.kafka.client();
+    let asked = cluster::reach(&client, &plan, (user, &scope), &names);
+    let there = Runtime::new()?.block_on(asked)?;
+    let denied = |denial: &&cluster::Finding| denial.severity != Severity::Warn;
+    if let Some(denial) = there.denials.iter().find(denied) {
+        let message = format!("{}: {}", denial.subject, denial.problem);
+        return Err(Failed::because(Exit::Precondition, message).with_fix(&denial.fix));
+    }
+    let missing = topics
+        .first()
+        .filter(|topic| !there.partitions.contains_key(**topic));
+    if let Some(missing) = missing {
+        return Err(missing_topic(config, missing));
+    }
+    Ok(there.partitions)
+}
+
+/// A topic that does not exist.
+pub(super) fn missing_topic(config: &Config, topic: &str) -> Failed {
+    let message = format!("topic {topic} does not exist");
+    Failed::because(Exit::Precondition, message).with_fix(&config.invocation.line("init"))
+}
+
+/// What it means that `what` failed: a refusal has the command lines that let `user` do all that it does.
+pub(super) fn failed(config: &Config, user: User, what: &str, error: &KafkaError) -> Failed {
+    let refused = matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::GroupAuthorizationFailed
+                | RDKafkaErrorCode::TransactionalIdAuthorizationFailed
+                | RDKafkaErrorCode::ClusterAuthorizationFailed
+        )
+    );
+    let message = format!("{what}: {}", with_causes(error));
+    if refused {
+        let fix = init::allow(config, &init::plan(config), user);
+        return Failed::because(Exit::Precondition, message).with_fix(&fix);
+    }
+    let exit = match error.rdkafka_error_code() {
+        Some(
+            RDKafkaErrorCode::AllBrokersDown
+            | RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::OperationTimedOut
+            | RDKafkaErrorCode::MessageTimedOut,
+        ) => Exit::Unreachable,
+        Some(_) | None => Exit::Failure,
+    };
+    Failed::because(exit, message)
+}

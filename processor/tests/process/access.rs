@@ -1,0 +1,448 @@
+//! Permissions, logins, certificates and policies: each user works with just what is printed for it, and each refusal says what mends it.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::rig::{FLAKY, Rig};
+use crate::secured::{Secured, USERS, secured};
+use crate::support::PATIENCE;
+
+/// What a command printed.
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// What a command said.
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// A rig on the secured broker, with a configuration for each user.
+fn rig(broker: &Secured) -> Rig {
+    let rig = Rig::bare(broker.plain.clone(), "");
+    let basics = rig.basics();
+    let (_, rest) = basics.split_once("\n[kafka.consumer]").unwrap();
+    for user in USERS {
+        let text = format!("{}[kafka.consumer]{rest}", broker.login(user));
+        fs::write(rig.file(&format!("{user}.toml")), text).unwrap();
+    }
+    rig
+}
+
+/// Runs a command as a user.
+fn run_as(rig: &Rig, user: &str, arguments: &[&str]) -> Output {
+    let config = format!("{user}.toml");
+    rig.retide(&[arguments, &["--config", &config]].concat())
+}
+
+/// The lines that let a user do what a role does.
+fn printed(rig: &Rig, user: &str, role: &str) -> String {
+    let principal = format!("User:{user}");
+    let output = rig.retide(&[
+        "init",
+        "--acls",
+        "--principal",
+        &principal,
+        "--role",
+        role,
+        "--scenes",
+        "scenes.toml",
+    ]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    stdout(&output)
+}
+
+/// Repeats a command until it succeeds: the broker takes in what was allowed a moment later.
+fn until_ok(mut command: impl FnMut() -> Output) -> Output {
+    let start = Instant::now();
+    loop {
+        let output = command();
+        if output.status.success() {
+            return output;
+        }
+        assert!(start.elapsed() < PATIENCE, "{output:?}");
+    }
+}
+
+/// The lines of an answer in NDJSON with this mark.
+fn marked(output: &Output, mark: &str) -> Vec<Value> {
+    let lines = stdout(output);
+    let lines = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap());
+    lines.filter(|line: &Value| line["mark"] == mark).collect()
+}
+
+/// The scenes that are applied: both kinds of targets, with callbacks.
+fn scenes(rig: &Rig) -> String {
+    let flaky = FLAKY.replace("TARGET", &rig.target.address.to_string());
+    format!(
+        "{flaky}callback = {{ target = {{ http = {{ url = 'http://{}/ended' }} }} }}\n\
+         [scenes.copy]\ntarget = {{ kafka = {{ topic = '{}' }} }}\n",
+        rig.target.address,
+        rig.topic("alerts-copy"),
+    )
+}
+
+#[test]
+fn each_user_works_with_just_what_is_printed_for_it() {
+    let Some(broker) = secured() else { return };
+    let rig = rig(broker);
+    fs::write(rig.file("scenes.toml"), scenes(&rig)).unwrap();
+
+    // Nobody may do anything yet, and is told what is lacking.
+    let denied = run_as(&rig, "init", &["init"]);
+    assert_eq!(denied.status.code(), Some(1), "{denied:?}");
+    assert!(
+        stderr(&denied).contains("kafka-acls.sh --bootstrap-server"),
+        "{denied:?}"
+    );
+    assert!(stderr(&denied).contains("--operation Create"), "{denied:?}");
+    broker.grant(&printed(&rig, "init", "init"));
+    until_ok(|| run_as(&rig, "init", &["init"]));
+    let looked = run_as(&rig, "run", &["doctor", "--output", "ndjson"]);
+    assert_eq!(looked.status.code(), Some(4), "{looked:?}");
+    for line in marked(&looked, "fail") {
+        let fix = line["fix"].as_str().unwrap();
+        assert!(fix.starts_with("kafka-acls.sh"), "{line}");
+    }
+    for (user, command) in [
+        ("run", &["run"][..]),
+        ("submit", &["submit", "--scene", "flaky"]),
+        ("explain", &["explain", "one"]),
+        ("rules", &["scenes", "apply", "scenes.toml"]),
+    ] {
+        let denied = run_as(&rig, user, command);
+        assert_eq!(denied.status.code(), Some(4), "{denied:?}");
+        let said = stderr(&denied);
+        assert!(
+            said.contains(&rig.prefix) && said.contains("kafka-acls.sh"),
+            "{said}"
+        );
+    }
+
+    broker.grant(&printed(&rig, "rules", "scenes-apply"));
+    until_ok(|| run_as(&rig, "rules", &["scenes", "apply", "scenes.toml"]));
+    rig.retide(&["init"]);
+    crate::support::create_topics(&broker.plain, &[&rig.topic("alerts-copy")]);
+    let run = printed(&rig, "run", "run");
+    broker.grant(&run);
+    let looked = until_ok(|| run_as(&rig, "run", &["doctor", "--output", "ndjson"]));
+    assert_eq!(marked(&looked, "fail"), [] as [Value; 0]);
+    assert!(!stderr(&looked).contains("Authorization"), "{looked:?}");
+    let probed = run_as(
+        &rig,
+        "run",
+        &["doctor", "--write-probe", "--output", "ndjson"],
+    );
+    assert_eq!(probed.status.code(), Some(0), "{probed:?}");
+    let worker = rig.launch(&["run", "--config", "run.toml"]);
+    worker.wait_for("shards assigned");
+    broker.grant(&printed(&rig, "submit", "submit"));
+    fs::write(rig.file("payload"), "1").unwrap();
+    until_ok(|| {
+        let task = ["submit", "--scene", "flaky", "--id", "one", "payload"];
+        run_as(&rig, "submit", &task)
+    });
+    let task = ["submit", "--scene", "copy", "--id", "two", "payload"];
+    let submitted = run_as(&rig, "submit", &task);
+    assert_eq!(submitted.status.code(), Some(0), "{submitted:?}");
+    let ends = rig.ends(2);
+    assert!(
+        ends.values().flatten().all(|end| end == "delivered"),
+        "{ends:?}"
+    );
+    // Two attempts, and what is said of the end.
+    rig.target.wait_for(3);
+    broker.grant(&printed(&rig, "explain", "explain"));
+    let told = until_ok(|| run_as(&rig, "explain", &["explain", "one"]));
+    assert!(
+        stdout(&told).contains("delivered after 2 attempts"),
+        "{told:?}"
+    );
+    assert!(!stderr(&told).contains("WARN"), "{told:?}");
+    worker.terminate();
+    let log = worker.log();
+    assert_eq!(worker.wait(), Some(0));
+    assert!(!log.contains("Authorization"), "{log}");
+
+    // What one of them lacks is one line, and its command mends it.
+    let callbacks = rig.topic("callbacks");
+    let less = run.replace("User:run", "User:less");
+    let less = less.replace(&format!(" --topic {callbacks}"), "");
+    broker.grant(&less);
+    let start = Instant::now();
+    let failed = loop {
+        let looked = run_as(&rig, "less", &["doctor", "--output", "ndjson"]);
+        let failed = marked(&looked, "fail");
+        if failed.len() == 1 {
+            break failed;
+        }
+        assert!(start.elapsed() < PATIENCE, "{failed:?}");
+    };
+    assert_eq!(failed[0]["subject"], *callbacks, "{failed:?}");
+    broker.grant(failed[0]["fix"].as_str().unwrap());
+    until_ok(|| run_as(&rig, "less", &["doctor"]));
+}
+
+/// A client that cannot talk to a broker, and what it is told.
+struct Case<'a> {
+    name: &'static str,
+    address: &'a str,
+    /// Lines of `[kafka]`.
+    kafka: String,
+    text: &'static str,
+    hint: &'static str,
+}
+
+/// One case for each cause.
+fn cases<'a>(broker: &'a Secured, nobody: &'a str) -> Vec<Case<'a>> {
+    let tls = |ca: &Path| {
+        format!(
+            "security.protocol = 'ssl'\nssl.ca.location = '{}'\n",
+            ca.display()
+        )
+    };
+    let login = |password: &str, mechanism: &str| {
+        format!(
+            "security.protocol = 'sasl_plaintext'\nsasl.mechanism = '{mechanism}'\nsasl.username = 'run'\n\
+             sasl.password = '{password}'\n"
+        )
+    };
+    let ca = || tls(&broker.ca());
+    let case = |name, address, kafka, text, hint| Case {
+        name,
+        address,
+        kafka,
+        text,
+        hint,
+    };
+    vec![
+        case(
+            "expired",
+            &broker.expired,
+            ca(),
+            "it has expired, on 2021-01-01",
+            "renew the broker's certificate",
+        ),
+        case(
+            "other",
+            &broker.other,
+            ca(),
+            "another host name",
+            "kafka.example",
+        ),
+        case(
+            "stranger",
+            &broker.good,
+            tls(&broker.stranger()),
+            "nobody who is trusted here has signed it",
+            "set ssl.ca.location",
+        ),
+        case(
+            "mutual",
+            &broker.mutual,
+            ca(),
+            "wants a certificate of the client's",
+            "set ssl.certificate.location",
+        ),
+        case(
+            "tls",
+            &broker.good,
+            String::new(),
+            "speaks TLS at this port",
+            "security.protocol = \"ssl\"",
+        ),
+        case(
+            "plain",
+            &broker.plain,
+            ca(),
+            "does not speak TLS at this port",
+            "security.protocol = \"plaintext\"",
+        ),
+        case(
+            "password",
+            &broker.sasl,
+            login("wrong", "PLAIN"),
+            "Invalid username or password",
+            "correct sasl.username and sasl.password",
+        ),
+        case(
+            "mechanism",
+            &broker.sasl,
+            login("x", "SCRAM-SHA-256"),
+            "PLAIN",
+            "set sasl.mechanism",
+        ),
+        case(
+            "login",
+            &broker.sasl,
+            String::new(),
+            "login by SASL",
+            "wants a login at this address",
+        ),
+        case(
+            "refused",
+            nobody,
+            String::new(),
+            "Connection refused",
+            "start the broker",
+        ),
+    ]
+}
+
+#[test]
+fn each_cause_of_silence_has_its_own_text_and_hint() {
+    let Some(broker) = secured() else { return };
+    let rig = rig(broker);
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
+    let nobody = free.unwrap().to_string();
+    let cases = cases(broker, &nobody);
+    let children: Vec<_> = cases
+        .iter()
+        .map(|case| {
+            let file = format!("{}.toml", case.name);
+            let text = format!(
+                "[kafka]\nbootstrap.servers = '{}'\n{}",
+                case.address, case.kafka
+            );
+            fs::write(rig.file(&file), text).unwrap();
+            let mut command = rig.command(&["doctor", "--config", &file]);
+            let command = command.stdin(Stdio::null()).stdout(Stdio::piped());
+            command.stderr(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+
+    for (case, child) in cases.iter().zip(children) {
+        let output = child.wait_with_output().unwrap();
+
+        let Case {
+            name, text, hint, ..
+        } = case;
+        assert_eq!(output.status.code(), Some(5), "{name}: {output:?}");
+        let said = stdout(&output);
+        assert!(said.contains(text) && said.contains(hint), "{name}: {said}");
+        assert!(!said.contains("there is no scene"), "{name}: {said}");
+        let talk = stderr(&output);
+        assert!(talk.contains("waiting for "), "{name}: {talk}");
+    }
+}
+
+#[test]
+fn what_a_policy_refuses_is_said_in_its_words_and_left_out_where_that_is_possible() {
+    let Some(broker) = secured() else { return };
+    let rig = Rig::bare(broker.plain.clone(), "");
+    let init = |prefix: &str| rig.retide(&["init", "--prefix", prefix]);
+    let (policed, strict) = (
+        format!("policed-{}", rig.prefix),
+        format!("policed-strict-{}", rig.prefix),
+    );
+
+    let trimmed = init(&policed);
+    let checked = rig.retide(&["doctor", "--prefix", &policed]);
+    let refused = init(&strict);
+
+    assert_eq!(trimmed.status.code(), Some(0), "{trimmed:?}");
+    assert!(
+        stdout(&trimmed).contains("created, without segment.bytes"),
+        "{trimmed:?}"
+    );
+    assert!(
+        stderr(&trimmed).contains("is not to be set, says the policy"),
+        "{trimmed:?}"
+    );
+    assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+    assert_eq!(refused.status.code(), Some(6), "{refused:?}");
+    assert!(
+        stdout(&refused).contains("dead letters are not to be kept here, says the policy"),
+        "{refused:?}"
+    );
+    assert!(
+        stderr(&refused).contains(&format!(
+            "retide init --format kafka-topics --prefix {strict}"
+        )),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn a_line_is_sent_as_it_is_read_and_a_scene_that_does_not_exist_is_refused() {
+    let rig = Rig::new(Duration::ZERO, "");
+    let text = FLAKY.replace("TARGET", &rig.target.address.to_string());
+    fs::write(rig.file("scenes.toml"), text).unwrap();
+    fs::write(rig.file("payload"), "0").unwrap();
+    assert!(
+        rig.retide(&["scenes", "apply", "scenes.toml"])
+            .status
+            .success()
+    );
+
+    let typo = rig.retide(&["submit", "--scene", "flakey", "payload"]);
+    let forced = rig.retide(&["submit", "--scene", "flakey", "--force", "payload"]);
+    let mut child = rig
+        .command(&[
+            "submit", "--scene", "flaky", "--lines", "--output", "ndjson",
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut told = BufReader::new(output).lines();
+    // Each is told of while the input is open.
+    for line in ["first\n", "\r second \r\n", "\n", "third\n"] {
+        input.write_all(line.as_bytes()).unwrap();
+        if line != "\n" {
+            let stored: Value = serde_json::from_str(&told.next().unwrap().unwrap()).unwrap();
+            assert_eq!(stored["topic"], *rig.topic("tasks"));
+        }
+    }
+    input.write_all(b"last").unwrap();
+    drop(input);
+
+    assert!(told.next().unwrap().is_ok());
+    assert!(child.wait().unwrap().success());
+    assert_eq!(typo.status.code(), Some(3), "{typo:?}");
+    assert!(stderr(&typo).contains("did you mean flaky?"), "{typo:?}");
+    assert!(stderr(&typo).contains("--force"), "{typo:?}");
+    assert_eq!(forced.status.code(), Some(0), "{forced:?}");
+    let mut values: Vec<_> = rig
+        .read("tasks")
+        .into_iter()
+        .filter_map(|task| task.value)
+        .collect();
+    values.sort();
+    assert_eq!(
+        values,
+        [&b"\r second \r"[..], b"0", b"first", b"last", b"third"]
+    );
+}
+
+#[test]
+fn init_prints_what_exists_and_says_where_it_is_not_as_configured() {
+    let rig = Rig::new(Duration::ZERO, "");
+    rig.configure(&rig.basics().replace("partitions = 4", "partitions = 6"));
+
+    let again = rig.retide(&["init", "--output", "json"]);
+    let dry = rig.retide(&["init", "--dry-run", "--output", "json"]);
+
+    for output in [again, dry] {
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let topics: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        for topic in topics.as_array().unwrap() {
+            let scenes = topic["topic"] == *rig.topic("scenes");
+            assert_eq!(topic["partitions"], if scenes { 1 } else { 4 }, "{topic}");
+        }
+        let said = stderr(&output);
+        assert!(
+            said.contains("11 topics have 4 partitions, and [topics] partitions is 6"),
+            "{said}"
+        );
+    }
+}
