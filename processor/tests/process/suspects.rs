@@ -32,7 +32,7 @@ fn a_record_at_which_two_processes_died_is_set_aside() {
     // By name of the thread, since it passes through more than one.
     let at = |thread: &str| [("RETIDE_PLANTED_PANIC_AT", format!("{thread}@{place}"))];
 
-    for (thread, deaths) in [("worker-0-feed", 1), ("worker-0", 2)] {
+    for (thread, deaths) in [("worker-0-tasks", 1), ("worker-0", 2)] {
         let retide = rig.launch_with(&["run"], &at(thread));
         retide.wait_for("mark left");
         let log = retide.log();
