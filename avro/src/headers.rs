@@ -56,6 +56,9 @@ pub const REASON: &str = "retry-reason";
 pub const OUTCOME: &str = "retry-outcome";
 /// What happened to the task.
 pub const EVENT: &str = "retry-event";
+/// What a dead letter lacks of the record it is of, since the topic would not take it: `value`, `value and headers`, or `headers` of which
+/// there were too many. The record itself is at its [`ORIGIN`] as long as that is retained.
+pub const OMITTED: &str = "retry-omitted";
 
 /// What the payload is, by its media type; a producer's, as it is on the way to a target.
 pub const CONTENT_TYPE: &str = "content-type";
@@ -64,7 +67,7 @@ pub const CONTENT_TYPE: &str = "content-type";
 const OWN: &str = "retry-";
 
 /// Every name that is retide's; a task's record holds none of them, except [`OUTCOME`] where the task is the delivery of a callback.
-pub const NAMES: [&str; 18] = [
+pub const NAMES: [&str; 19] = [
     SCENE,
     ID,
     ATTEMPT,
@@ -83,6 +86,7 @@ pub const NAMES: [&str; 18] = [
     REASON,
     OUTCOME,
     EVENT,
+    OMITTED,
 ];
 
 /// Most headers a producer's record may have besides retide's: far above any real record, low enough that looking through them is cheap.
@@ -259,8 +263,13 @@ pub fn write_dead_letter(task: &Task, ended: &Ended, sink: &mut Sink<'_>) {
 /// not written, so that whatever was wrong with them is still wrong, and still to be seen. Headers beyond what every client can read
 /// are left out, or nobody would read any: they are on the record that [`ORIGIN`] names.
 pub fn write_poison(poison: &Poison, ended: &Ended, sink: &mut Sink<'_>) {
-    for Header { name, value } in poison.record.headers.iter().take(READABLE - NAMES.len()) {
+    let (all, most) = (poison.record.headers.len(), READABLE - NAMES.len());
+    for Header { name, value } in poison.record.headers.iter().take(most) {
         sink(name.as_bytes(), value.as_deref());
+    }
+    if all > most {
+        let omitted = format!("headers: {} of {all}", all - most);
+        write_text(sink, OMITTED, &omitted);
     }
     if !poison.scene.is_empty() {
         write_text(sink, SCENE, &poison.scene);
@@ -365,6 +374,12 @@ fn order(record: &Record, entered: Timestamp) -> Result<Order, Refusal> {
     }
     if let Some(name) = record.headers.iter().find_map(not_text) {
         let why = format!("header name {name} is not UTF-8");
+        return Err(refuse(Reason::BadHeader, &why));
+    }
+    let omitted = text(record, OMITTED)?;
+    if let Some(omitted) = omitted.filter(|omitted| omitted.starts_with("value")) {
+        // A dead letter without its value: nobody is to be called with nothing.
+        let why = format!("its {omitted} was left out of its dead letter");
         return Err(refuse(Reason::BadHeader, &why));
     }
     let scene = word(record, SCENE, MAX_SCENE)?;
@@ -673,6 +688,9 @@ fn write_state(task: &Task, attempt: u32, sink: &mut Sink<'_>) {
 
 /// Writes how a task ended.
 fn write_end(ended: &Ended, sink: &mut Sink<'_>) {
+    if let Some(words) = ended.omitted.words() {
+        write_text(sink, OMITTED, words);
+    }
     write_text(sink, OUTCOME, ended.terminal.word());
     if let Some(reason) = ended.reason {
         write_text(sink, REASON, reason.word());

@@ -17,7 +17,7 @@ use serde::de::{self, DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use retide_core::wait::Held;
-use retide_core::{Ended, Failure, Reason, Terminal, Transition, Wait};
+use retide_core::{Ended, Failure, Omitted, Reason, Terminal, Transition, Wait};
 
 use crate::headers::{kind_of, kind_word, millis, origin_of};
 
@@ -513,6 +513,7 @@ impl TryFrom<Callback> for Ended {
             at: instant(callback.ended_at).ok_or_else(|| field("endedAt"))?,
             failure,
             key: callback.key.map(|Blob(bytes)| bytes),
+            omitted: Omitted::Nothing,
         })
     }
 }

@@ -12,8 +12,8 @@ use retide_avro::headers::{
 use retide_avro::{ENVELOPE_AVRO, ENVELOPE_JSON, RETRY_TASK_FINGERPRINT, RETRY_TASK_SCHEMA};
 use retide_core::wait::{Cause, Held};
 use retide_core::{
-    Deferral, Ended, Failure, Header, Kind, Origin, Reason, Record, Task, Terminal, Timestamp,
-    Wait, scene,
+    Deferral, Ended, Failure, Header, Kind, Omitted, Origin, Reason, Record, Task, Terminal,
+    Timestamp, Wait, scene,
 };
 
 /// Name and value of a header.
@@ -329,6 +329,7 @@ fn a_dead_letter_has_no_more_headers_than_every_client_reads() {
         at: now(),
         failure: Some(poison.detail.clone()),
         key: None,
+        omitted: Omitted::Nothing,
     };
 
     let mut count = 0;
@@ -367,6 +368,7 @@ fn a_dead_letter_of_many_headers_can_be_produced_again() {
         at: now(),
         failure: Some(Failure::new("http-400", "no")),
         key: None,
+        omitted: Omitted::Nothing,
     };
     let mut headers = Vec::new();
     write_dead_letter(&task, &ended, &mut |name, value| {
@@ -466,6 +468,7 @@ fn poison_keeps_its_headers_and_ours_come_last() {
         at: now(),
         failure: Some(poison.detail.clone()),
         key: None,
+        omitted: Omitted::Nothing,
     };
 
     let mut headers = Vec::new();

@@ -12,7 +12,9 @@ use retide_avro::wire::{
     Alert, Blob, Callback, Codec, Error, Event, EventLine, Lateness, MAX_ENCODED, Scene, Wire,
 };
 use retide_avro::{Format, Framing};
-use retide_core::{Ended, Failure, Kind, Origin, Reason, Terminal, Timestamp, Transition, Wait};
+use retide_core::{
+    Ended, Failure, Kind, Omitted, Origin, Reason, Terminal, Timestamp, Transition, Wait,
+};
 use serde::{Deserialize, Serialize};
 
 fn codecs<R: Wire>() -> [Codec<R>; 3] {
@@ -434,6 +436,7 @@ fn an_end_survives_its_callback() {
                 at: Timestamp::from_millis(6),
                 failure: Some(Failure::new("timeout", "none")),
                 key: Some(Bytes::from_static(b"\xff")),
+                omitted: Omitted::Nothing,
             };
 
             assert_eq!(Ended::try_from(Callback::from(&ended)).unwrap(), ended);

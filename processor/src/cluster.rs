@@ -48,7 +48,7 @@ use retide_native::admin::{self, Operation};
 
 use crate::cluster::cause::Cause;
 use crate::cluster::check::{Asking, Seen, SeenTopic};
-use crate::cluster::tools::Tools;
+pub(crate) use crate::cluster::tools::Tools;
 
 pub use acl::{Scope, User};
 pub use check::{Finding, Severity};

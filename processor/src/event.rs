@@ -131,6 +131,20 @@ pub(crate) struct BatchAborted<'a> {
     pub(crate) error: &'a KafkaError,
 }
 
+/// A batch did not fit the time that it had; it is written in smaller ones.
+pub(crate) struct BatchSlow {
+    /// How many of its records were acknowledged.
+    pub(crate) done: usize,
+    /// How many there are.
+    pub(crate) of: usize,
+}
+
+/// A batch was handed back: what cannot be written of it waits or ends, the rest is written again.
+pub(crate) struct BatchReturned {
+    /// How many of its records are refused for good.
+    pub(crate) refused: usize,
+}
+
 /// A producer is of no use any more, and another one is made.
 pub(crate) struct ProducerReplaced<'a> {
     /// The worker.
@@ -350,6 +364,33 @@ impl BatchAborted<'_> {
         let Self { worker, error } = self;
         warn!(%error, worker, "transaction aborted, writing its batch again");
         metrics.batches_aborted.inc();
+    }
+}
+
+// === impl BatchSlow ===
+
+impl BatchSlow {
+    /// Writes log and metric.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        let Self { done, of } = self;
+        warn!(
+            done,
+            of, "batch too slow, its records are written in smaller ones"
+        );
+        metrics.batches_aborted.inc();
+    }
+}
+
+// === impl BatchReturned ===
+
+impl BatchReturned {
+    /// Writes log and metric.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        if self.refused > 0 {
+            let refused = self.refused;
+            warn!(refused, "topics refuse records for good, their tasks die");
+        }
+        metrics.batches_returned.inc();
     }
 }
 

@@ -64,6 +64,8 @@ pub struct Metrics {
     pub(crate) batches_dropped: Counter,
     /// Transactions aborted; their batches are written again.
     pub(crate) batches_aborted: Counter,
+    /// Batches that were not written as they were.
+    pub(crate) batches_returned: Counter,
     /// Producers made anew.
     pub(crate) producers_replaced: Counter,
     /// Records that a target topic refused.
@@ -273,7 +275,7 @@ impl Metrics {
         let help = "Records written to the dead-letters topic";
         let dead_letters = words(r, ("dead_letters", help), "reason", reasons.into_iter());
         let help = "Batches of the ledger, by what became of them";
-        let results = ["committed", "dropped", "aborted"];
+        let results = ["committed", "dropped", "aborted", "returned"];
         let batches = words(r, ("ledger_batches", help), "result", results.into_iter());
         let help = "Changes of the shards of a worker";
         let kinds = ["assigned", "revoked", "lost"];
@@ -305,6 +307,7 @@ impl Metrics {
             batches_committed: batches[0].clone(),
             batches_dropped: batches[1].clone(),
             batches_aborted: batches[2].clone(),
+            batches_returned: batches[3].clone(),
             producers_replaced: counter(r, "producers_replaced", "Producers made anew"),
             refused_records: counter(r, "refused_records", "Records target topics refused"),
             rebalances_assigned: rebalances[0].clone(),

@@ -24,6 +24,7 @@ use retide_core::lane::Limits;
 use retide_core::{Engine, Gates};
 
 use crate::broker;
+use crate::cluster::Tools;
 use crate::config::identity::Identity;
 use crate::config::{Config, Guarantee, Scene};
 use crate::health::{Health, Heartbeat};
@@ -34,6 +35,8 @@ use crate::shell::drive::{Drive, Pace, Rules};
 use crate::shell::encode::{Encoder, Formats};
 use crate::shell::feed::{Client, Feed};
 use crate::shell::ledger::{AtLeastOnce, Ledger, Ownership, Transactional};
+use crate::shell::watch::Watch;
+use crate::shell::writable::Writability;
 use crate::threads::{Death, Ended, Threads};
 use crate::topics::Topics;
 
@@ -43,6 +46,8 @@ pub struct Process {
     workers: Vec<Worker>,
     /// The thread that follows the scenes.
     follower: JoinHandle<()>,
+    /// The thread that watches which topics take records.
+    watch: JoinHandle<()>,
     /// The thread that tells of lasting troubles.
     reminder: JoinHandle<()>,
     /// The thread that sees whether Kafka answers.
@@ -75,6 +80,16 @@ pub enum Error {
         #[source]
         source: KafkaError,
     },
+    /// What targets have answered could not be written before the shards were given away.
+    #[error(
+        "worker {worker}: the answers to {tasks} calls could not be committed: they are made again by whoever goes on"
+    )]
+    Uncommitted {
+        /// The number of the worker.
+        worker: usize,
+        /// How many calls it were.
+        tasks: usize,
+    },
     /// A thread cannot be started.
     #[error("start a thread")]
     Thread(#[from] io::Error),
@@ -97,6 +112,8 @@ struct Shared<'a> {
     config: &'a Config,
     /// The topics.
     topics: &'a Arc<Topics>,
+    /// Which topics take records.
+    writability: &'a Arc<Writability>,
     /// The gates.
     gates: Arc<Gates>,
     /// What the process is called in transactional ids: another one each time it starts.
@@ -139,11 +156,23 @@ impl Process {
         let producer = config.kafka.producer();
         threads.suspects().mark_on(producer, &topics);
         let (failed, failures) = mpsc::channel(count);
+        let id = Uuid::new_v4();
+        let writability = writability(config, &topics, metrics);
+        let topics_watch = Watch::new(
+            &config.kafka.producer(),
+            format!("{}-{id}-watch", config.processor.group),
+            &topics,
+            config.topics.events.enabled,
+            &writability,
+        );
+        // Before the first call: none is made whose end could not be written.
+        topics_watch.ask();
         let shared = Shared {
             config,
+            writability: &writability,
             topics: &topics,
             gates: Arc::default(),
-            id: Uuid::new_v4(),
+            id,
             runtime,
             metrics,
             threads,
@@ -178,6 +207,8 @@ impl Process {
             stop: Arc::clone(&stop),
         };
         let follower = threads.spawn("scenes", move || following.run())?;
+        let watched = Arc::clone(&stop);
+        let topics_watch = threads.spawn("watch", move || topics_watch.run(&watched))?;
         let (lines, stopped) = (Arc::clone(metrics), Arc::clone(&stop));
         let reminder = threads.spawn("troubles", move || {
             while !stopped.load(Ordering::Acquire) {
@@ -189,6 +220,7 @@ impl Process {
         Ok(Self {
             workers,
             follower,
+            watch: topics_watch,
             reminder,
             broker,
             stop,
@@ -213,6 +245,7 @@ impl Process {
         let Self {
             workers,
             follower,
+            watch,
             reminder,
             broker,
             stop,
@@ -230,7 +263,7 @@ impl Process {
             })
             .collect();
         stop.store(true, Ordering::Release);
-        let others = [follower, reminder, broker];
+        let others = [follower, watch, reminder, broker];
         for thread in &others {
             thread.thread().unpark();
         }
@@ -297,7 +330,7 @@ impl Shared<'_> {
                 .map(|events| events.format),
             alerts: config.topics.alerts.format,
         };
-        Arc::new(Encoder::new(Arc::clone(self.topics), formats))
+        Arc::new(Encoder::new(Arc::clone(self.topics), formats).with(self.writability))
     }
 
     /// The parts of a worker.
@@ -344,7 +377,14 @@ impl Shared<'_> {
         let failed = self.failed.clone();
         let body = move || {
             match drive.run(&rules, &stopped) {
-                Ok((feed, ledger)) => {
+                Ok((feed, ledger, tasks)) => {
+                    if tasks > 0 {
+                        let failure = Error::Uncommitted {
+                            worker: number,
+                            tasks,
+                        };
+                        let _ = failed.try_send(failure);
+                    }
                     ledger.stop();
                     drop(feed);
                     if stopped.try_recv() != Err(TryRecvError::Disconnected) {
@@ -400,6 +440,14 @@ impl Following {
         }
         Ended::Told
     }
+}
+
+/// Which topics take records, and whom that is told.
+fn writability(config: &Config, topics: &Arc<Topics>, metrics: &Metrics) -> Arc<Writability> {
+    let troubles = metrics.troubles().held_by("topics");
+    let tools = Tools::new(&config.kafka.producer(), config.kafka.bootstrap());
+    let init = config.invocation.line("init");
+    Arc::new(Writability::telling(topics, troubles, tools, init))
 }
 
 /// How many shards there are: what the cluster has, whatever was configured when its topics were made.

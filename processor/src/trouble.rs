@@ -47,6 +47,10 @@ pub enum Kind {
     BrokerAway,
     /// A topic takes no records of ours.
     TopicUnwritable,
+    /// A topic that is a scene's target takes no records.
+    TargetUnwritable,
+    /// What was decided could not be committed for long.
+    CommitStuck,
     /// A partition can be read no further.
     PartitionStuck,
     /// Records were gone before they were read.
@@ -307,6 +311,8 @@ impl Kind {
         match self {
             Self::BrokerAway => "broker-away",
             Self::TopicUnwritable => "topic-unwritable",
+            Self::TargetUnwritable => "target-unwritable",
+            Self::CommitStuck => "commit-stuck",
             Self::PartitionStuck => "partition-stuck",
             Self::RecordsGone => "records-gone",
             Self::PartitionsDiffer => "partitions-differ",

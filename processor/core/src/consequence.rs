@@ -5,7 +5,7 @@
 use std::iter;
 use std::sync::Arc;
 
-use crate::entry::{Ended, Entry, Event, Poison, Transition};
+use crate::entry::{Ended, Entry, Event, Omitted, Poison, Transition};
 use crate::outcome::{Reason, Terminal, Verdict};
 use crate::task::{Failure, Kind, Task};
 use crate::tier::Ladder;
@@ -76,6 +76,7 @@ pub(crate) fn end(task: Arc<Task>, how: End, now: Timestamp) -> Vec<Entry> {
         at: now,
         failure: task.failure.clone(),
         key: task.record.key.clone(),
+        omitted: Omitted::Nothing,
     });
     let transition = Transition::Ended {
         terminal,
@@ -153,6 +154,7 @@ pub(crate) fn poison(poison: Arc<Poison>, now: Timestamp) -> Vec<Entry> {
         at: now,
         failure: Some(poison.detail.clone()),
         key: poison.record.key.clone(),
+        omitted: Omitted::Nothing,
     });
     let event = Entry::Event(Event {
         id: Arc::clone(&poison.id),

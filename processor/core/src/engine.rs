@@ -10,6 +10,7 @@ mod leaving;
 mod lines;
 mod missing;
 mod ordering;
+mod writing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::mem;
@@ -22,6 +23,7 @@ use self::leaving::Slow;
 pub use self::leaving::{LAST, Left, QUICK};
 use self::missing::Missed;
 pub use self::missing::{MissingScene, UNKNOWN_SCENE_HOLD};
+use self::writing::Writing;
 use crate::agenda::{Agenda, Item};
 use crate::breaker::{self, Breakers, Switch};
 use crate::completions::Completions;
@@ -42,6 +44,8 @@ use crate::time::Timestamp;
 use crate::verdict;
 use crate::wait::{Cause, Deferral, Held, Wait};
 use crate::window::{Read, Window};
+
+pub use self::writing::{Fate, Returned, Sink, Sinks, Writable};
 
 /// The time, as the caller sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +116,10 @@ pub enum Input {
         /// The watermark of [`Commit`].
         watermark: i64,
     },
+    /// A batch was not written, and nothing of its offsets is committed. It stands for the [`Self::Committed`] of all its lanes.
+    Returned(Box<Returned>),
+    /// Other topics take records, or other amounts of them.
+    Writable(Writable),
     /// Time has passed.
     Tick,
     /// These scenes are in force from now on.
@@ -260,6 +268,8 @@ pub struct Engine {
     missed: BTreeMap<Arc<str>, Missed>,
     /// Longest time for which they are.
     hold: Duration,
+    /// What is not written yet.
+    writing: Writing,
     /// The wall-clock time of the last step.
     latest: Timestamp,
     /// The number of the next call, item, epoch or turn.
@@ -327,6 +337,7 @@ impl Engine {
             orders: Orders::default(),
             missed: BTreeMap::new(),
             hold: UNKNOWN_SCENE_HOLD,
+            writing: Writing::default(),
             latest: Timestamp::EPOCH,
             next: 0,
             #[cfg(feature = "planted")]
@@ -381,6 +392,8 @@ impl Engine {
                 epoch,
                 watermark,
             } => self.committed(lane, epoch, watermark),
+            Input::Returned(returned) => self.returned(now, *returned, actions),
+            Input::Writable(writable) => self.follow_writable(now, writable),
             Input::Tick => {}
             Input::Rules(mut scenes) => {
                 scenes.remember(&self.scenes);
@@ -411,7 +424,8 @@ impl Engine {
             .filter(|line| room || line.hold() != Hold::Room)
             .map(|line| line.ask_at);
         let paused = self.paused.first().map(|(time, _)| *time);
-        let outbound = (room && !self.outbound.is_empty()).then_some(self.latest);
+        let outbound = !self.outbound.is_empty() || self.writing.has_more();
+        let outbound = (room && outbound).then_some(self.latest);
         lines
             .chain(paused)
             .chain(outbound)
@@ -421,8 +435,10 @@ impl Engine {
 
     /// Whether so much was settled that it should be written before more is: nothing that can wait is settled until
     /// [`Self::commits`] is asked.
-    pub const fn is_full(&self) -> bool {
-        self.batch.tasks >= self.limits.batch_tasks || self.batch.bytes >= self.limits.batch_bytes
+    pub fn is_full(&self) -> bool {
+        let (tasks, bytes) = self.writing.most();
+        self.batch.tasks >= self.limits.batch_tasks.min(tasks)
+            || self.batch.bytes >= self.limits.batch_bytes.min(bytes)
     }
 
     /// What may be committed now, of the lanes where that has changed; everything settled so far is to be written with it.
@@ -459,7 +475,10 @@ impl Engine {
     /// What is to be written of the order of each shard's tasks, besides what settlements hold: to be asked when [`Self::commits`] is, and
     /// written with it.
     pub fn changes(&mut self) -> Vec<(i32, Change)> {
-        self.orders.changes()
+        match self.unwritten_keys() {
+            Some(keys) => self.orders.changes(&keys),
+            None => Vec::new(),
+        }
     }
 
     /// How many keys have outstanding tasks that go one after the other.
@@ -753,6 +772,7 @@ impl Engine {
     fn wake(&mut self, now: Now, most: usize, actions: &mut Vec<Action>) {
         #[cfg(feature = "planted")]
         let now = self.bug.clock(now);
+        self.write_again(most, actions);
         // Half of the room is for tasks that move on, however many are due. Then the queues: their tasks have waited longest.
         self.send_outbound(now, most, self.limits.batch_tasks / 2, actions);
         self.ask_gates(now, most, actions);
@@ -892,6 +912,7 @@ impl Engine {
             }
             id.shard != shard
         });
+        self.forget_unwritten(shard);
         self.orders.end(shard);
     }
 
@@ -977,20 +998,28 @@ impl Engine {
             weight,
         } = closing;
         let [entries, otherwise] = [entries, otherwise].map(|entries| self.with_delivery(entries));
-        self.held -= weight;
-        self.batch.add(weight);
-        let lane = self.lane(id);
-        lane.batch.add(weight);
-        lane.held -= weight;
-        lane.window.complete(offset);
-        lane.dirty = true;
-        actions.push(Action::Settle(Settlement {
+        let settlement = Settlement {
             lane: id,
             offset,
             home,
             entries,
             otherwise,
-        }));
+        };
+        if let Some(settlement) = self.if_writable(weight, settlement) {
+            self.write(weight, settlement, actions);
+        }
+    }
+
+    /// Puts a settlement in the batch.
+    fn write(&mut self, weight: usize, settlement: Settlement, actions: &mut Vec<Action>) {
+        self.held -= weight;
+        self.batch.add(weight);
+        let lane = self.lane(settlement.lane);
+        lane.batch.add(weight);
+        lane.held -= weight;
+        lane.window.complete(settlement.offset);
+        lane.dirty = true;
+        actions.push(Action::Settle(settlement));
     }
 
     /// What follows from a decision, with the delivery of the callback in it if its scene wants that.

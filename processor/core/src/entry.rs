@@ -104,6 +104,20 @@ pub struct Ended {
     pub failure: Option<Failure>,
     /// The key of the producer's record.
     pub key: Option<Bytes>,
+    /// What its dead letter lacks of the record.
+    pub omitted: Omitted,
+}
+
+/// What a dead letter lacks of the record it is of, since the topic would not take it; it stands at its origin as long as that is retained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Omitted {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The value.
+    Value,
+    /// The value and the producer's headers.
+    Record,
 }
 
 /// One transition of one task: the audit log's line.
@@ -229,6 +243,28 @@ impl Ended {
             hops: 0,
             held_since: None,
             record: Record::default(),
+        }
+    }
+}
+
+// === impl Omitted ===
+
+impl Omitted {
+    /// The next smaller form.
+    #[must_use]
+    pub const fn more(self) -> Self {
+        match self {
+            Self::Nothing => Self::Value,
+            Self::Value | Self::Record => Self::Record,
+        }
+    }
+
+    /// The words for it in the `retry-omitted` header, if anything is omitted.
+    pub const fn words(self) -> Option<&'static str> {
+        match self {
+            Self::Nothing => None,
+            Self::Value => Some("value"),
+            Self::Record => Some("value and headers"),
         }
     }
 }

@@ -32,8 +32,10 @@ pub mod wait;
 pub mod window;
 
 pub use backoff::{Backoff, Base, Jitter, Policy};
-pub use engine::{Action, Commit, Engine, Input, Now, Settlement};
-pub use entry::{Alert, Ended, Entry, Event, Poison, Transition};
+pub use engine::{
+    Action, Commit, Engine, Fate, Input, Now, Returned, Settlement, Sink, Sinks, Writable,
+};
+pub use entry::{Alert, Ended, Entry, Event, Omitted, Poison, Transition};
 pub use gate::Gates;
 pub use lane::{LaneId, Source};
 pub use outcome::{Outcome, Reason, Terminal, Verdict};

@@ -235,11 +235,20 @@ impl Orders {
         self.shards.remove(&number);
     }
 
-    /// What is to be written since this was last asked, by shard.
-    pub(crate) fn changes(&mut self) -> Vec<(i32, Change)> {
+    /// What is to be written since this was last asked, by shard, but for the keys in `unwritten`.
+    pub(crate) fn changes(
+        &mut self,
+        unwritten: &BTreeSet<(i32, Fingerprint)>,
+    ) -> Vec<(i32, Change)> {
         let mut changes = Vec::new();
         for (number, shard) in &mut self.shards {
+            let waiting: Vec<_> = unwritten
+                .range((*number, Fingerprint(0))..=(*number, Fingerprint(u128::MAX)))
+                .filter(|(_, key)| shard.changed.remove(key))
+                .map(|(_, key)| *key)
+                .collect();
             changes.extend(shard.changes().map(|change| (*number, change)));
+            shard.changed.extend(waiting);
         }
         changes
     }
@@ -507,6 +516,11 @@ impl Shard {
         }
     }
 
+    /// What was to be written of a key was not.
+    pub(crate) fn write_again(&mut self, line: Fingerprint) {
+        self.changed.insert(line);
+    }
+
     /// Drops the tasks that are held: the shard is given away.
     pub(crate) fn forget_held(&mut self) {
         for line in self.lines.values_mut() {
@@ -663,6 +677,15 @@ impl Ends {
     /// A task has ended, in the batch that is being collected.
     pub(crate) fn add(&mut self, end: End) {
         self.collecting.push(end);
+    }
+
+    /// Takes the end back that is the consequence of `offset`, from the batch that is being collected.
+    pub(crate) fn take(&mut self, offset: i64) -> Option<End> {
+        let index = self
+            .collecting
+            .iter()
+            .rposition(|end| end.offset == offset)?;
+        Some(self.collecting.remove(index))
     }
 
     /// The batch is handed over.

@@ -81,6 +81,8 @@ pub enum Reason {
     ScheduleEnded,
     /// Processes that had it in hand have died.
     Crashed,
+    /// A topic would not take its record, and never will: it is too large for it, or breaks a rule of it.
+    Unwritable,
 }
 
 // === impl Outcome ===
@@ -136,7 +138,7 @@ impl Terminal {
 
 impl Reason {
     /// Every reason there is.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::BadHeader,
         Self::BadDue,
         Self::DueTooFar,
@@ -149,6 +151,7 @@ impl Reason {
         Self::DeadlinePassed,
         Self::ScheduleEnded,
         Self::Crashed,
+        Self::Unwritable,
     ];
 
     /// The word for this reason in the `retry-reason` header.
@@ -166,6 +169,7 @@ impl Reason {
             Self::DeadlinePassed => "deadline-passed",
             Self::ScheduleEnded => "schedule-ended",
             Self::Crashed => "crashed",
+            Self::Unwritable => "unwritable",
         }
     }
 }

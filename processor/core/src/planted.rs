@@ -72,13 +72,15 @@ pub enum Bug {
     MissingSceneKills,
     /// An empty key is a key like any other.
     EmptyKeyOrdered,
+    /// Calls are started although what follows from them cannot be written.
+    CalledUnwritable,
 }
 
 // === impl Bug ===
 
 impl Bug {
     /// Every mistake there is.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::OffsetByOne,
         Self::WrongBase,
         Self::Early,
@@ -103,6 +105,7 @@ impl Bug {
         Self::KeysUncounted,
         Self::MissingSceneKills,
         Self::EmptyKeyOrdered,
+        Self::CalledUnwritable,
     ];
 
     /// The time as the agenda sees it.

@@ -14,8 +14,8 @@ use retide_core::scene::{Callback, Target};
 use retide_core::wait::Cause;
 use retide_core::{
     Action, Backoff, Deferral, Ended, Engine, Entry, Event, Failure, Gates, Input, Jitter, Kind,
-    Ladder, LaneId, Now, Origin, Outcome, Poison, Policy, Rate, Reason, Record, Scene, Scenes,
-    Settlement, Source, Task, Terminal, Timestamp, Transition, Wait,
+    Ladder, LaneId, Now, Omitted, Origin, Outcome, Poison, Policy, Rate, Reason, Record, Scene,
+    Scenes, Settlement, Source, Task, Terminal, Timestamp, Transition, Wait,
 };
 
 /// Where every test starts: an instant of no meaning.
@@ -211,6 +211,7 @@ fn ended(
         at: now.wall,
         failure: task.failure.clone(),
         key: None,
+        omitted: Omitted::Nothing,
     })
 }
 

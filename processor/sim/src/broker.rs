@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use retide_core::completions::Binding;
 use retide_core::order::{Change, Shard};
-use retide_core::{Alert, Ended, Event, LaneId, Poison, Source, Task, Timestamp};
+use retide_core::{Alert, Ended, Event, LaneId, Poison, Sink, Source, Task, Timestamp};
 
 use crate::bug::Bug;
 use crate::group::{Group, Membership};
 use crate::plan::Submission;
+use crate::world::At;
 
 /// A partition of one of retide's topics, or of a target's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -227,6 +228,8 @@ pub(crate) struct Broker {
     serial: u64,
     /// Whether the targets' topic refuses records.
     pub(crate) refuses_orders: bool,
+    /// Which of retide's topics take no records, and until when.
+    pub(crate) closed: BTreeMap<Topic, At>,
 }
 
 /// What metadata of a lane's commits is bound to.
@@ -243,9 +246,42 @@ pub(crate) fn binding_elsewhere(lane: LaneId) -> Binding {
 fn bound_by(cluster: &str, LaneId { shard, source }: LaneId) -> Binding {
     Binding::new(cluster, &format!("{source:?}"), 1, shard)
 }
+/// What the value of a record begins with that is too large for retide's topics: it came compressed.
+pub(crate) const LARGE: &[u8] = b"large";
 
 /// Longest metadata of an offset commit: the broker's default.
 pub(crate) const MAX_METADATA: usize = 4_096;
+
+// === impl Outgoing ===
+
+impl Outgoing {
+    /// Whether it is larger than any topic of retide takes.
+    pub(crate) fn is_too_large(&self) -> bool {
+        let (Payload::Parked(task) | Payload::DeadLetter(task, _)) = &self.payload else {
+            return false;
+        };
+        task.record
+            .value
+            .as_ref()
+            .is_some_and(|value| value.starts_with(LARGE))
+    }
+}
+
+// === impl Topic ===
+
+impl Topic {
+    /// What the core calls it, if it is one of those that it may have to do without.
+    pub(crate) const fn sink(self) -> Option<Sink> {
+        match self {
+            Self::Callbacks => Some(Sink::Callbacks),
+            Self::Events => Some(Sink::Events),
+            Self::DeadLetters => Some(Sink::DeadLetters),
+            Self::Alerts => Some(Sink::Alerts),
+            Self::KeyOrder => Some(Sink::Order),
+            Self::Read(_) | Self::Orders => None,
+        }
+    }
+}
 
 // === impl Entry ===
 

@@ -36,6 +36,10 @@ pub enum Bug {
     KeyOrderOutOfTurn,
     /// Commit metadata is believed whatever it was written for.
     MetadataBelieved,
+    /// A batch that was refused is written again as it was, for ever.
+    RefusedRepeated,
+    /// A batch is committed that rests on one that was handed back.
+    ReturnIgnored,
     /// A mistake of the core.
     #[cfg(feature = "planted")]
     Core(retide_core::planted::Bug),
@@ -71,6 +75,8 @@ impl Bug {
             Self::KeyOrderReadEarly,
             Self::KeyOrderOutOfTurn,
             Self::MetadataBelieved,
+            Self::RefusedRepeated,
+            Self::ReturnIgnored,
         ];
         #[cfg(feature = "planted")]
         let of_core = retide_core::planted::Bug::ALL.map(Self::Core);

@@ -11,8 +11,8 @@ use retide_core::breaker::{Key, State, Switch};
 use retide_core::completions::Completions;
 use retide_core::entry::{SCENE_UNKNOWN, TargetHealth};
 use retide_core::{
-    Alert, Ended, Event, Kind, LaneId, Ordering, Outcome, Rate, Reason, Scene, Task, Terminal,
-    Timestamp, Transition, Wait,
+    Alert, Ended, Event, Kind, LaneId, Omitted, Ordering, Outcome, Rate, Reason, Scene, Task,
+    Terminal, Timestamp, Transition, Wait,
 };
 
 use crate::broker::{Cause, Entry, Fate, Outgoing, Payload, Progress, Topic, binding};
@@ -109,6 +109,10 @@ pub struct Figures {
     pub in_turn: u64,
     /// Attempts of scenes that shared a rate while all of them had tasks in line.
     pub shared: u64,
+    /// Batches that were handed back.
+    pub returned: u64,
+    /// Dead letters without the value of their record.
+    pub omitted: u64,
 }
 
 /// The judge.
@@ -170,6 +174,8 @@ impl Figures {
             openings: self.openings + other.openings,
             in_turn: self.in_turn + other.in_turn,
             shared: self.shared + other.shared,
+            returned: self.returned + other.returned,
+            omitted: self.omitted + other.omitted,
         }
     }
 }
@@ -654,7 +660,10 @@ impl Judge {
                 }
             }
             Payload::DeadLetter(task, ended) if ended.kind == Kind::Work => {
-                self.unchanged(task);
+                match ended.omitted {
+                    Omitted::Nothing => self.unchanged(task),
+                    Omitted::Value | Omitted::Record => self.figures.omitted += 1,
+                }
                 self.ends
                     .entry(Arc::clone(&ended.id))
                     .or_default()

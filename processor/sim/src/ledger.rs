@@ -28,6 +28,8 @@ pub(crate) struct Batch {
     pub(crate) settled: Vec<Settled>,
     /// The offsets they are the consequences of.
     pub(crate) progress: Vec<Progress>,
+    /// How many batches its maker knows to have been handed back.
+    pub(crate) returns: u64,
 }
 
 /// What became of a batch.
@@ -37,6 +39,21 @@ pub(crate) enum Receipt {
     Committed,
     /// None of its shards is ours any more.
     Dropped,
+    /// It cannot be written as it is; nothing of it was committed.
+    Returned,
+}
+
+/// What is said of a batch.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    /// What became of it.
+    pub(crate) receipt: Receipt,
+    /// Which consequences were written in their other form.
+    pub(crate) replaced: Vec<Cause>,
+    /// Which have a record that is too large.
+    pub(crate) large: BTreeSet<Cause>,
+    /// Which topics took no records.
+    pub(crate) closed: BTreeSet<Topic>,
 }
 
 /// The shards whose offsets may be committed, each with the epoch in which it was taken.
@@ -116,6 +133,12 @@ struct Writer {
     refused: BTreeSet<Cause>,
     /// Those of its batch whose other form is written.
     replaced: Vec<Cause>,
+    /// The consequences with a record that is too large.
+    large: BTreeSet<Cause>,
+    /// The topics that took no records.
+    closed: BTreeSet<Topic>,
+    /// Whether the batch is handed back once its transaction is aborted.
+    gives_back: bool,
 }
 
 /// The ledger.
@@ -127,6 +150,8 @@ pub(crate) struct Ledger {
     next: usize,
     /// Who may commit.
     turn: usize,
+    /// How many batches were handed back.
+    returns: u64,
     /// The mistake it makes.
     bug: Bug,
 }
@@ -180,11 +205,15 @@ impl Ledger {
             failed: false,
             refused: BTreeSet::new(),
             replaced: Vec::new(),
+            large: BTreeSet::new(),
+            closed: BTreeSet::new(),
+            gives_back: false,
         };
         Self {
             writers: [writer(0), writer(1)],
             next: 0,
             turn: 0,
+            returns: 0,
             bug,
         }
     }
@@ -223,6 +252,13 @@ impl Ledger {
                 self.send(index, desk);
             }
             (Stage::Deliveries, reply) => self.delivered(index, reply, desk),
+            (Stage::KeyOrder, Reply::Unwritable { closed, .. })
+                if self.bug != Bug::RefusedRepeated =>
+            {
+                self.writers[index].closed.extend(closed);
+                self.give_back(index, desk);
+            }
+            (Stage::KeyOrder, Reply::Unwritable { .. }) => self.abort(index, Pause::Yes, desk),
             (Stage::KeyOrder, Reply::Done) => {
                 if self.writers[index].calls.is_empty() {
                     self.offsets(index, desk);
@@ -280,6 +316,9 @@ impl Ledger {
     /// Writes a batch, or what is left of it.
     fn begin(&mut self, index: usize, desk: &mut Desk<'_>) {
         let writer = &mut self.writers[index];
+        if std::mem::take(&mut writer.gives_back) {
+            return self.report(index, Receipt::Returned, desk);
+        }
         writer.failed = false;
         writer.calls.clear();
         if std::mem::take(&mut writer.suspect) {
@@ -354,6 +393,11 @@ impl Ledger {
                 writer.failed |= causes.is_empty();
                 writer.refused.extend(causes);
             }
+            Reply::Unwritable { .. } if self.bug == Bug::RefusedRepeated => writer.failed = true,
+            Reply::Unwritable { closed, large } => {
+                writer.closed.extend(closed);
+                writer.large.extend(large);
+            }
             Reply::Refused(_)
             | Reply::TimedOut
             | Reply::Epoch(_)
@@ -365,6 +409,9 @@ impl Ledger {
         }
         if !writer.calls.is_empty() {
             return;
+        }
+        if !writer.closed.is_empty() || !writer.large.is_empty() {
+            return self.give_back(index, desk);
         }
         if writer.failed {
             // What failed for another reason is written again as it was.
@@ -385,6 +432,12 @@ impl Ledger {
         }
     }
 
+    /// Hands a batch back after its transaction is aborted.
+    fn give_back(&mut self, index: usize, desk: &mut Desk<'_>) {
+        self.writers[index].gives_back = true;
+        self.abort(index, Pause::No, desk);
+    }
+
     /// Writes what there is of the order of keys: nothing of the batch before can come behind it any more.
     fn key_order(&mut self, index: usize, desk: &mut Desk<'_>) {
         let writer = &self.writers[index];
@@ -392,6 +445,9 @@ impl Ledger {
             unreachable!("nothing to commit");
         };
         let id = writer.id;
+        if submitted.batch.returns != self.returns && self.bug != Bug::ReturnIgnored {
+            return self.give_back(index, desk);
+        }
         let records = submitted.batch.settled.iter().flat_map(|one| &one.records);
         let records: Vec<Outgoing> = records
             .filter(|record| record.place.topic == Topic::KeyOrder)
@@ -530,7 +586,13 @@ impl Ledger {
         writer.stage = Stage::Idle;
         writer.submitted = None;
         let replaced = std::mem::take(&mut writer.replaced);
-        desk.receipts.push((receipt, replaced));
+        desk.receipts.push(Told {
+            receipt,
+            replaced,
+            large: std::mem::take(&mut writer.large),
+            closed: std::mem::take(&mut writer.closed),
+        });
+        self.returns += u64::from(receipt == Receipt::Returned);
         let other = 1 - index;
         self.turn = other;
         if self.writers[other].stage == Stage::Turn {
@@ -561,8 +623,8 @@ pub(crate) struct Desk<'a> {
     pub(crate) ownership: &'a Ownership,
     /// The consumer's place in the group.
     pub(crate) membership: Option<crate::group::Membership>,
-    /// What became of batches, and which consequences were written in their other form.
-    pub(crate) receipts: &'a mut Vec<(Receipt, Vec<Cause>)>,
+    /// What is said of batches.
+    pub(crate) receipts: &'a mut Vec<Told>,
 }
 
 /// The batch a writer works on.

@@ -15,6 +15,7 @@ use retide_core::{
     Terminal, Timestamp, Weight,
 };
 
+use crate::broker::Topic;
 use crate::broker::{Progress, binding, binding_elsewhere};
 use crate::chance::Chance;
 use crate::group::Protocol;
@@ -79,6 +80,8 @@ pub(crate) enum Fault {
     Refuse(bool),
     /// The targets of calls answer none for this time.
     Down(At),
+    /// One of retide's topics takes no records for this time.
+    Close(Topic, At),
 }
 
 /// What goes wrong with requests to the broker and calls of targets, in chances of a thousand.
@@ -134,6 +137,15 @@ pub(crate) struct Plan {
     /// When everything works again.
     pub(crate) heals_at: At,
 }
+
+/// The topics that may take no records for a while.
+const CLOSING: [Topic; 5] = [
+    Topic::Callbacks,
+    Topic::DeadLetters,
+    Topic::Events,
+    Topic::Alerts,
+    Topic::KeyOrder,
+];
 
 /// The scenes' names: a call, a call with a rate and callbacks, a topic.
 const SCENES: [&str; 3] = ["call", "rate", "topic"];
@@ -242,6 +254,7 @@ impl Plan {
         plan.draw_order(&mut fork);
         plan.draw_weights(&mut fork, shards);
         plan.draw_copied(&mut fork, shards);
+        plan.draw_refusals(&mut fork);
         plan
     }
 
@@ -334,6 +347,26 @@ impl Plan {
         if chance.one_in(2) {
             // For one to four keys, or one with more tasks.
             self.limits.keys = chance.between(100, 600) as usize;
+        }
+    }
+
+    /// Lets a third of all histories have records that are too large for retide's topics, and a third topics that take none for a while.
+    fn draw_refusals(&mut self, chance: &mut Chance) {
+        if chance.one_in(3) {
+            for submission in &mut self.submissions {
+                if !submission.poison && chance.one_in(6) {
+                    let submission = Arc::make_mut(submission);
+                    submission.id = format!("large-{}", submission.id).into();
+                }
+            }
+        }
+        if chance.one_in(3) {
+            for _ in 0..chance.between(1, 6) {
+                let topic = chance.pick(&CLOSING);
+                let fault = Fault::Close(topic, chance.between(100, 20_000) * MILLI);
+                self.add(chance, fault);
+            }
+            self.faults.sort_by_key(|(at, _)| *at);
         }
     }
 

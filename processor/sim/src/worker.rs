@@ -9,17 +9,18 @@ use std::sync::Arc;
 
 use retide_core::completions::Completions;
 use retide_core::engine::Position;
-use retide_core::order::{Change, Shard};
+use retide_core::order::{Change, Fingerprint, Shard};
 use retide_core::{
-    Action, Commit, Engine, Failure, Gates, Input, Kind, LaneId, Now, Ordering, Origin, Outcome,
-    Poison, Reason, Record, Scenes, Settlement, Source, Task, Timestamp, task,
+    Action, Commit, Engine, Failure, Fate, Gates, Input, Kind, LaneId, Now, Ordering, Origin,
+    Outcome, Poison, Reason, Record, Returned, Scenes, Settlement, Sinks, Source, Task, Timestamp,
+    Writable, task,
 };
 
 use crate::broker::{Cause, Outgoing, Payload, Place, Progress, Topic, binding, binding_elsewhere};
 use crate::bug::Bug;
 use crate::check::{Start, counted_as};
 use crate::group::{Given, Member, Membership, Protocol};
-use crate::ledger::{Batch, Desk, Ledger, Ownership, Receipt, Settled};
+use crate::ledger::{Batch, Desk, Ledger, Ownership, Receipt, Settled, Told};
 use crate::plan::Submission;
 use crate::world::{At, Caller, Env, Event, MILLI, News, POLLED, Part, Reply, Request};
 
@@ -125,8 +126,14 @@ pub(crate) struct Worker {
     calls: BTreeMap<u64, Arc<str>>,
     /// What was settled since the last batch.
     settled: Vec<Settlement>,
-    /// The offsets of the batches under way.
-    under_way: VecDeque<Vec<Commit>>,
+    /// The batches under way.
+    under_way: VecDeque<UnderWay>,
+    /// How many batches were handed back.
+    returns: u64,
+    /// How many of those under way will be, too.
+    returning: usize,
+    /// The topics that take no records, as far as it knows.
+    closed: BTreeSet<Topic>,
     /// When the batch being collected is due.
     commit_at: At,
     /// Where paused lanes read on.
@@ -159,8 +166,25 @@ pub(crate) struct Birth {
     pub(crate) bug: Bug,
 }
 
+/// A batch that the ledger has.
+#[derive(Debug)]
+struct UnderWay {
+    /// Its offsets.
+    commits: Vec<Commit>,
+    /// What stands in it.
+    settled: Vec<Settlement>,
+    /// The keys of whose order it holds something besides.
+    changes: Vec<(i32, Fingerprint)>,
+}
+
 /// Most batches under way, as in the shell.
 const UNDER_WAY: usize = 2;
+
+/// Pause before it is tried again whether a topic takes records.
+const TRY: At = 1_000 * MILLI;
+
+/// What every end is written to.
+const EVERY_END: [Topic; 2] = [Topic::Callbacks, Topic::Events];
 
 /// Most records handed on at once, so that other things happen between them.
 const MOST_READ: u64 = 12;
@@ -205,6 +229,9 @@ impl Worker {
             calls: BTreeMap::new(),
             settled: Vec::new(),
             under_way: VecDeque::new(),
+            returns: 0,
+            returning: 0,
+            closed: BTreeSet::new(),
             commit_at: 0,
             paused: BTreeMap::new(),
             drained: BTreeSet::new(),
@@ -246,6 +273,7 @@ impl Worker {
             News::Notice { member } => self.noticed(member, env),
             News::Kicked { member } => self.kicked(member, env),
             News::Lost => self.lost(env),
+            News::Try(topic) => self.try_topic(topic, env),
             News::Rules(scenes) => self.change(scenes, env),
         }
     }
@@ -659,18 +687,27 @@ impl Worker {
             let mut shards = letting_go.shards.iter();
             let drained = shards.all(|shard| self.drained.contains(shard));
             let late = env.now >= letting_go.deadline;
-            let room = self.under_way.len() < UNDER_WAY;
+            let room = self.may_hand_over();
             if (drained || late) && !self.settled.is_empty() && room {
                 self.commit(env);
                 continue;
             }
-            let clean = drained && self.settled.is_empty() && self.under_way.is_empty();
+            if self.engine.to_write_again() > 0 && self.settled.is_empty() {
+                self.step(Input::Tick, env);
+                if !self.settled.is_empty() {
+                    continue;
+                }
+            }
+            let written = self.settled.is_empty()
+                && self.under_way.is_empty()
+                && self.engine.to_write_again() == 0;
+            let clean = drained && written;
             if !clean && !late {
                 break;
             }
-            self.gone(clean, env);
+            self.gone(clean && self.engine.unwritten() == 0, env);
         }
-        let room = self.under_way.len() < UNDER_WAY;
+        let room = self.may_hand_over();
         if !self.settled.is_empty() && room && (self.engine.is_full() || env.now >= self.commit_at)
         {
             self.commit(env);
@@ -728,6 +765,8 @@ impl Worker {
         let settled = std::mem::take(&mut self.settled);
         let commits = self.engine.commits();
         let changes = self.engine.changes();
+        let keys = changes.iter().map(|(shard, change)| (*shard, change.key));
+        let keys = keys.collect();
         let changes = changes
             .into_iter()
             .map(|(shard, change)| changed(shard, change));
@@ -743,11 +782,16 @@ impl Worker {
                         .encode(binding(commit.lane), commit.watermark),
                 })
                 .collect(),
+            returns: self.returns,
         };
         env.trace.note(env.now, "batch", &[self.id as u64], || {
             format!("{:?}", batch.progress)
         });
-        self.under_way.push_back(commits);
+        self.under_way.push_back(UnderWay {
+            commits,
+            settled,
+            changes: keys,
+        });
         self.with_ledger(env, |ledger, desk| ledger.submit(batch, desk));
     }
 
@@ -761,11 +805,19 @@ impl Worker {
             receipts: &mut receipts,
         };
         act(&mut self.ledger, &mut desk);
-        for (receipt, replaced) in receipts {
-            let commits = self.under_way.pop_front().unwrap_or_default();
+        for told in receipts {
+            let Some(under_way) = self.under_way.pop_front() else {
+                unreachable!("a receipt without a batch");
+            };
+            self.returning = self.returning.saturating_sub(1);
+            let Told {
+                receipt, replaced, ..
+            } = &told;
+            let commits = under_way.commits.clone();
             match receipt {
+                Receipt::Returned => self.returned(under_way, told, env),
                 Receipt::Committed => {
-                    for Cause { lane, offset, .. } in replaced {
+                    for Cause { lane, offset, .. } in replaced.clone() {
                         let commit = commits.iter().find(|commit| commit.lane == lane);
                         if let Some(Commit { epoch, .. }) = commit {
                             let epoch = *epoch;
@@ -792,6 +844,67 @@ impl Worker {
             }
         }
         self.go_on(env);
+    }
+
+    /// A batch was handed back: the engine settles again what can be written.
+    fn returned(&mut self, batch: UnderWay, told: Told, env: &mut Env) {
+        let UnderWay {
+            commits,
+            settled,
+            changes,
+        } = batch;
+        self.returns += 1;
+        self.returning = self.under_way.len();
+        for topic in told.closed {
+            if self.closed.insert(topic) {
+                env.tell(TRY, self.id, News::Try(topic));
+            }
+        }
+        self.follow_closed(env);
+        let is_large = |settlement: &Settlement| {
+            let mut large = told.large.iter();
+            large.any(|cause| (cause.lane, cause.offset) == (settlement.lane, settlement.offset))
+        };
+        let settlements = settled.into_iter().map(|settlement| {
+            let fate = if is_large(&settlement) {
+                Fate::Refused(Failure::new("too-large", "refused"))
+            } else {
+                Fate::Again
+            };
+            (settlement, fate)
+        });
+        let returned = Returned {
+            lanes: commits.iter().map(|of| (of.lane, of.epoch)).collect(),
+            settlements: settlements.collect(),
+            changes,
+        };
+        env.judge.figures.returned += 1;
+        self.step(Input::Returned(Box::new(returned)), env);
+    }
+
+    /// Tries whether a topic takes records again.
+    fn try_topic(&mut self, topic: Topic, env: &mut Env) {
+        if env.is_closed(topic) {
+            return env.tell(TRY, self.id, News::Try(topic));
+        }
+        self.closed.remove(&topic);
+        self.follow_closed(env);
+        self.go_on(env);
+    }
+
+    /// Tells the engine which topics take no records.
+    fn follow_closed(&mut self, env: &mut Env) {
+        let sinks = self.closed.iter().filter_map(|topic| topic.sink());
+        let writable = Writable {
+            closed: sinks.fold(Sinks::NONE, Sinks::with),
+            ..Writable::default()
+        };
+        self.step(Input::Writable(writable), env);
+    }
+
+    /// Whether a batch may be handed over.
+    fn may_hand_over(&self) -> bool {
+        self.under_way.len() < UNDER_WAY && self.returning == 0
     }
 
     /// Tells the engine what happened and does what it says.
@@ -838,6 +951,12 @@ impl Worker {
                             .member()
                             .is_some_and(|member| env.broker.group.has(member)),
                     };
+                    if let Some(topic) = EVERY_END.iter().find(|topic| self.closed.contains(topic))
+                    {
+                        env.judge.object(|| {
+                            format!("{} called although {topic:?} takes no records", task.id)
+                        });
+                    }
                     self.calls.insert(ticket, Arc::clone(counted_as(&scene)));
                     env.judge.takes_turn(self.id, lane, &task);
                     env.judge.held_by_none(&task, wait);
@@ -941,7 +1060,7 @@ impl Worker {
         let wake = if let Some(letting_go) = &self.letting_go {
             Some(letting_go.deadline)
         } else {
-            let commit = !self.settled.is_empty() && self.under_way.len() < UNDER_WAY;
+            let commit = !self.settled.is_empty() && self.may_hand_over();
             let wake = self.engine.next_wake();
             let wake = wake.map(|wake| env.at_of(self.process, wake));
             commit

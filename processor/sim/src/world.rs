@@ -143,6 +143,13 @@ pub(crate) enum Reply {
     Refused(Refusal),
     /// Topics refuse the records of these consequences.
     Rejected(Vec<Cause>),
+    /// Records will never be taken, or not for long.
+    Unwritable {
+        /// The topics of retide that take none.
+        closed: BTreeSet<Topic>,
+        /// The consequences with a record that is too large.
+        large: BTreeSet<Cause>,
+    },
     /// An error that passes; it may have been done.
     Failed,
     /// The offsets in force.
@@ -286,6 +293,8 @@ pub(crate) enum News {
     },
     /// The drive hears that all shards are lost.
     Lost,
+    /// It is to try whether a topic takes records again.
+    Try(Topic),
     /// Other rules are in force.
     Rules(Scenes),
 }
@@ -548,6 +557,12 @@ impl Env {
         submission.fate
     }
 
+    /// Whether a topic of retide takes no records now.
+    pub(crate) fn is_closed(&self, topic: Topic) -> bool {
+        let until = self.broker.closed.get(&topic);
+        until.is_some_and(|until| self.now < *until)
+    }
+
     /// A request has arrived: follows it, unless something is in its way that passes.
     fn follow(&mut self, request: &Request) -> Result<Reply, Refusal> {
         let appended = self.broker_wall();
@@ -568,6 +583,16 @@ impl Env {
                     .collect();
                 if !rejected.is_empty() {
                     return Ok(Reply::Rejected(rejected));
+                }
+                let closed: BTreeSet<Topic> = records
+                    .iter()
+                    .map(|record| record.place.topic)
+                    .filter(|topic| self.is_closed(*topic))
+                    .collect();
+                let large = records.iter().filter(|record| record.is_too_large());
+                let large: BTreeSet<Cause> = large.map(|record| record.cause).collect();
+                if !closed.is_empty() || !large.is_empty() {
+                    return Ok(Reply::Unwritable { closed, large });
                 }
                 self.broker.produce(id, epoch, records, appended)?;
                 Ok(Reply::Done)
@@ -1123,7 +1148,8 @@ impl World {
             | Fault::StepBroker(_)
             | Fault::Rules
             | Fault::Refuse(_)
-            | Fault::Down(_) => {
+            | Fault::Down(_)
+            | Fault::Close(..) => {
                 unreachable!("not a fault of a campaign")
             }
         }
@@ -1196,6 +1222,10 @@ impl World {
             Fault::Down(span) => {
                 self.env.down_until = self.env.down_until.max(self.env.now + span);
             }
+            Fault::Close(topic, span) => {
+                let until = self.env.now + span;
+                self.env.broker.closed.insert(topic, until);
+            }
         }
     }
 
@@ -1248,6 +1278,7 @@ impl World {
             self.scenes.insert(Arc::clone(&scene.name), scene);
             self.tell_rules();
         }
+        self.env.broker.closed.clear();
         self.env.after(SECOND, Event::Look);
     }
 }

@@ -8,7 +8,8 @@ use retide_core::entry::Event;
 use retide_core::task::Failure;
 use retide_core::wait::Held;
 use retide_core::{
-    Backoff, Ended, Jitter, LaneId, Origin, Policy, Record, Scene, Source, Task, Transition, scene,
+    Backoff, Ended, Jitter, LaneId, Omitted, Origin, Policy, Record, Scene, Source, Task,
+    Transition, scene,
 };
 
 use super::*;
@@ -96,6 +97,7 @@ fn dead_letter(scene: &str, reason: Reason) -> Entry {
         at: Timestamp::EPOCH,
         failure: None,
         key: None,
+        omitted: Omitted::Nothing,
     });
     Entry::DeadLetter { task, ended }
 }

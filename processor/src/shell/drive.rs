@@ -20,24 +20,27 @@ use retide_avro::headers::{self, Headless};
 use retide_connectors::Target;
 use retide_core::completions::Binding;
 use retide_core::engine::Left;
-use retide_core::order::{self, Change};
+use retide_core::order::{self, Change, Fingerprint};
 use retide_core::{
-    Action, Commit, Engine, Entry, Failure, Input, Kind, LaneId, Now, Origin, Outcome, Scene,
-    Scenes, Settlement, Source, Task, Timestamp, Wait, task,
+    Action, Commit, Engine, Entry, Failure, Fate, Input, Kind as TaskKind, LaneId, Now, Origin,
+    Outcome, Returned, Scene, Scenes, Settlement, Source, Task, Timestamp, Wait, Writable, task,
 };
 
 use crate::event::{
-    BatchCommitted, BatchDropped, BreakerSwitched, RecordSetAside, RecordsRefused, RulesChanged,
-    TargetPanicked, WorkerStarted, WorkerStopped,
+    BatchCommitted, BatchDropped, BatchReturned, BreakerSwitched, RecordSetAside, RecordsRefused,
+    RulesChanged, TargetPanicked, WorkerStarted, WorkerStopped,
 };
 use crate::health::Heartbeat;
 use crate::metrics::{Load, Metrics, SceneSet, Share, Tally};
 use crate::shell::encode::{Encoder, Place};
 use crate::shell::feed::{Assignment, Feed, Read, Reading, Request};
 use crate::shell::leaving::{Leaving, Stage};
-use crate::shell::ledger::{Batch, Content, Ledger, Ownership, Progress, Receipt, Settled};
+use crate::shell::ledger::{
+    Batch, Content, Ledger, Ownership, Progress, Receipt, ReturnedBatch, Settled, Share as Part,
+};
 use crate::threads::{Hand, message};
 use crate::topics::Topics;
+use crate::trouble::{Effect, Kind, Trouble};
 
 /// The scenes in force and the targets they call.
 #[derive(Clone, Default)]
@@ -99,6 +102,18 @@ struct State<L> {
     outdated: Vec<(i32, Change)>,
     /// The batches under way, oldest first.
     under_way: VecDeque<UnderWay>,
+    /// How many batches were returned.
+    returns: u64,
+    /// How many of those under way rest on one that was returned, and will be, too: none is handed over before that.
+    returning: usize,
+    /// Answered calls that could not be committed before their shards were given away.
+    uncommitted: usize,
+    /// Since when something has been waiting for a commit.
+    waiting_since: Option<Instant>,
+    /// What can be written, as the engine knows it.
+    writable: Writable,
+    /// The version of what takes records, as the engine knows it.
+    writable_version: u64,
     /// When the batch being collected is due.
     commit_at: Instant,
     /// Where paused lanes read on.
@@ -152,9 +167,30 @@ struct Late {
 struct UnderWay {
     /// Its offsets.
     commits: Vec<Commit>,
+    /// How many consequences stand in it.
+    tasks: usize,
     /// What to count once it is durable.
     tally: Tally,
 }
+
+/// How long nothing may be committed before no more calls are started: longer than an election, short beside what calls cost that are made
+/// again.
+const STUCK: Duration = Duration::from_secs(5);
+
+/// How long before people are told.
+const STUCK_LONG: Duration = Duration::from_secs(10);
+
+/// A batch that took no longer leaves room for larger ones.
+const FITS: Duration = Duration::from_secs(2);
+
+/// A batch that took longer is too large, although it was committed.
+const FITS_NOT: Duration = Duration::from_secs(4);
+
+/// Settlements of a batch from which on their number is not limited any more.
+const WIDE_TASKS: usize = 20_000;
+
+/// Bytes of a batch from which on they are not limited any more.
+const WIDE_BYTES: usize = 64 << 20;
 
 /// Most batches under way: one commits while the other fills.
 const UNDER_WAY: usize = 2;
@@ -181,7 +217,7 @@ impl<L: Ledger> Drive<L> {
         self,
         rules: &Receiver<Rules>,
         stop: &Receiver<()>,
-    ) -> Result<(Feed, L), KafkaError> {
+    ) -> Result<(Feed, L, usize), KafkaError> {
         let (metrics, heartbeat) = (Arc::clone(&self.metrics), Arc::clone(&self.heartbeat));
         let worker = heartbeat.name();
         WorkerStarted { worker }.emit(&metrics);
@@ -190,7 +226,7 @@ impl<L: Ledger> Drive<L> {
         heartbeat.ended();
         let error = result.as_ref().err();
         WorkerStopped { worker, error }.emit(&metrics);
-        result.map(|()| (state.parts.feed, state.parts.ledger))
+        result.map(|()| (state.parts.feed, state.parts.ledger, state.uncommitted))
     }
 }
 
@@ -213,6 +249,12 @@ impl<L: Ledger> State<L> {
             settled: Vec::new(),
             outdated: Vec::new(),
             under_way: VecDeque::new(),
+            returns: 0,
+            returning: 0,
+            uncommitted: 0,
+            waiting_since: None,
+            writable: Writable::default(),
+            writable_version: 0,
             commit_at: now,
             paused: HashMap::new(),
             bindings: HashMap::new(),
@@ -241,6 +283,7 @@ impl<L: Ledger> State<L> {
         let mut failed = Ok(());
         while !self.stopping || !self.leaving.is_empty() {
             self.beat();
+            self.follow_writable();
             self.commit_if_due();
             self.give_away();
             let timeout = self.timeout();
@@ -305,6 +348,7 @@ impl<L: Ledger> State<L> {
         self.beat_at = now + BEAT;
         self.parts.heartbeat.beat();
         self.parts.feed.turned();
+        self.follow_commits(now);
         let engine = &self.parts.engine;
         self.share.report(Load {
             open: engine.open(),
@@ -329,7 +373,7 @@ impl<L: Ledger> State<L> {
             timeout = timeout.min(wake.since(self.now().wall));
         }
         let now = Instant::now();
-        if self.has_to_commit() && self.under_way.len() < UNDER_WAY {
+        if self.has_to_commit() && self.may_hand_over() {
             timeout = timeout.min(self.commit_at.saturating_duration_since(now));
         }
         for leaving in &self.leaving {
@@ -402,8 +446,8 @@ impl<L: Ledger> State<L> {
     /// Starts a call; its answer comes back as an outcome, whatever happens to it.
     fn dispatch(&self, ticket: u64, scene: &Scene, task: Arc<Task>, late: Late) {
         let targets = match task.kind {
-            Kind::Work => &self.rules.targets,
-            Kind::Callback => &self.rules.callbacks,
+            TaskKind::Work => &self.rules.targets,
+            TaskKind::Callback => &self.rules.callbacks,
         };
         let answer = self.answer.clone();
         let counters = Arc::clone(self.counters.of(&scene.name));
@@ -442,13 +486,19 @@ impl<L: Ledger> State<L> {
     /// A batch is durable, or was dropped with its shards.
     fn received(&mut self, receipt: Option<Receipt>) {
         let Some(receipt) = receipt else { return };
-        let UnderWay { commits, tally } = self
+        let UnderWay { commits, tally, .. } = self
             .under_way
             .pop_front()
             .unwrap_or_else(|| unreachable!("a receipt without a batch"));
         self.received += 1;
+        self.returning = self.returning.saturating_sub(1);
+        if !matches!(receipt, Receipt::Returned(_)) {
+            let rest = !self.under_way.is_empty() || !self.settled.is_empty();
+            self.waiting_since = rest.then(Instant::now);
+        }
         match receipt {
             Receipt::Committed { took, refused } => {
+                self.widen(took);
                 let metrics = &self.parts.metrics;
                 BatchCommitted { took, tally }.emit(metrics);
                 if !refused.is_empty() {
@@ -477,7 +527,199 @@ impl<L: Ledger> State<L> {
                 let lanes = commits.len();
                 BatchDropped { lanes }.emit(&self.parts.metrics);
             }
+            Receipt::Returned(batch) => self.returned(&commits, *batch),
         }
+    }
+
+    /// A batch was not written: the engine settles what can be written again.
+    fn returned(&mut self, commits: &[Commit], batch: ReturnedBatch) {
+        self.returns += 1;
+        self.returning = self.under_way.len();
+        let ReturnedBatch {
+            settled,
+            mut refused,
+            written,
+            slow,
+        } = batch;
+        let count = refused.len();
+        BatchReturned { refused: count }.emit(&self.parts.metrics);
+        let now = self.now().wall;
+        let mut returned = Returned {
+            lanes: commits.iter().map(|of| (of.lane, of.epoch)).collect(),
+            ..Returned::default()
+        };
+        let mut tally = Tally::new(&self.parts.metrics, &self.counters);
+        let mut bytes = 0;
+        for (index, settled) in settled.into_iter().enumerate() {
+            let Settled {
+                place,
+                offset,
+                records,
+                otherwise,
+                refused: _,
+            } = settled;
+            let (Content::Entries(entries), Content::Entries(otherwise)) = (records, otherwise)
+            else {
+                // An alert that counts what died: those are counted again.
+                continue;
+            };
+            let Some((lane, offset)) = offset else {
+                self.unwritten_changes(place.shard, entries, &mut returned.changes);
+                continue;
+            };
+            let mut settlement = Settlement {
+                lane,
+                offset,
+                home: place.home,
+                entries,
+                otherwise,
+            };
+            bytes += settlement.weight();
+            if written.contains(&index) {
+                let records = self.parts.encoder.records(&settlement.entries);
+                tally.count(&settlement, records, now);
+                settlement.entries.clear();
+                settlement.otherwise.clear();
+            }
+            let fate = refused.remove(&index).map_or(Fate::Again, Fate::Refused);
+            returned.settlements.push((settlement, fate));
+        }
+        tally.add_to(&self.parts.metrics);
+        if let Some(share) = slow {
+            self.narrow(share, returned.settlements.len(), bytes);
+        }
+        self.follow_writable();
+        self.step(Input::Returned(Box::new(returned)));
+        for leaving in &mut self.leaving {
+            leaving.unwritten();
+        }
+        if self.settled.is_empty() && self.parts.engine.to_write_again() == 0 {
+            // What is left waits for a topic.
+            self.waiting_since = None;
+        }
+    }
+
+    /// What was to be written of the order of keys was not.
+    fn unwritten_changes(
+        &mut self,
+        shard: i32,
+        entries: Vec<Entry>,
+        changes: &mut Vec<(i32, Fingerprint)>,
+    ) {
+        for entry in entries {
+            if let Entry::Order(change) = entry {
+                if self.parts.ledger.keeps_order() {
+                    changes.push((shard, change.key));
+                } else {
+                    self.outdated.push((shard, change));
+                }
+            }
+        }
+    }
+
+    /// Makes batches smaller, after one of `tasks` and `bytes` was too large for the time it had.
+    fn narrow(&mut self, share: Part, tasks: usize, bytes: usize) {
+        let Part { done, of } = share;
+        // Half of what was done, so that the next one fits; where nothing was, nothing is known.
+        let part = |whole: usize| (whole * done / of.max(1) / 2).max(whole / 16).max(1);
+        let writable = Writable {
+            batch_tasks: self.writable.batch_tasks.min(part(tasks)),
+            batch_bytes: self.writable.batch_bytes.min(part(bytes)),
+            ..self.writable
+        };
+        self.set_writable(writable);
+    }
+
+    /// Makes batches larger again, after one that took little time.
+    fn widen(&mut self, took: Duration) {
+        let Writable {
+            batch_tasks,
+            batch_bytes,
+            ..
+        } = self.writable;
+        if batch_tasks == usize::MAX && batch_bytes == usize::MAX {
+            return;
+        }
+        let wider = |limit: usize, most: usize| {
+            match took {
+                took if took < FITS => Some(limit.saturating_mul(2)),
+                took if took < FITS_NOT => Some(limit),
+                _ => Some((limit / 2).max(1)),
+            }
+            .filter(|limit| *limit < most)
+            .unwrap_or(usize::MAX)
+        };
+        self.set_writable(Writable {
+            batch_tasks: wider(batch_tasks, WIDE_TASKS),
+            batch_bytes: wider(batch_bytes, WIDE_BYTES),
+            ..self.writable
+        });
+    }
+
+    /// Follows which topics take records.
+    fn follow_writable(&mut self) {
+        let writability = self.parts.encoder.writability();
+        let version = writability.version();
+        if version != self.writable_version {
+            let closed = writability.closed();
+            self.writable_version = version;
+            self.set_writable(Writable {
+                closed,
+                ..self.writable
+            });
+        }
+    }
+
+    /// Follows whether anything is committed at all.
+    fn follow_commits(&mut self, now: Instant) {
+        let busy = !self.under_way.is_empty()
+            || !self.settled.is_empty()
+            || self.parts.engine.to_write_again() > 0;
+        let since = self.waiting_since.filter(|_| busy);
+        self.waiting_since = since.or_else(|| busy.then_some(now));
+        let since = self.waiting_since.unwrap_or(now);
+        let waits = now.saturating_duration_since(since);
+        let stuck = waits >= STUCK;
+        if stuck || self.writable.stuck {
+            self.tell_stuck(waits);
+        }
+        self.set_writable(Writable {
+            stuck,
+            ..self.writable
+        });
+    }
+
+    /// Tells people that nothing is committed, or that it is again.
+    fn tell_stuck(&self, waits: Duration) {
+        let worker = self.parts.heartbeat.name();
+        let troubles = self.parts.metrics.troubles().held_by(worker);
+        if waits < STUCK_LONG {
+            return troubles.end(Kind::CommitStuck, worker);
+        }
+        let calls = self.parts.engine.unwritten() + self.settled.len();
+        troubles.begin(Trouble {
+            kind: Kind::CommitStuck,
+            subject: worker.to_owned(),
+            says: format!(
+                "nothing could be committed for {} s, no call is started until that is over; {calls} tasks and the batches under way wait",
+                waits.as_secs()
+            ),
+            fix: None,
+            effect: Effect::Stops,
+        });
+    }
+
+    /// Tells the engine what can be written, if that has changed.
+    fn set_writable(&mut self, writable: Writable) {
+        if writable != self.writable {
+            self.writable = writable;
+            self.step(Input::Writable(writable));
+        }
+    }
+
+    /// Whether a batch may be handed over.
+    fn may_hand_over(&self) -> bool {
+        self.under_way.len() < UNDER_WAY && self.returning == 0
     }
 
     /// Other rules are in force.
@@ -652,7 +894,7 @@ impl<L: Ledger> State<L> {
             self.touch(|_| true);
         }
         if self.has_to_commit()
-            && self.under_way.len() < UNDER_WAY
+            && self.may_hand_over()
             && (self.parts.engine.is_full() || now >= self.commit_at)
         {
             self.commit();
@@ -666,7 +908,10 @@ impl<L: Ledger> State<L> {
 
     /// Hands over what was collected.
     fn commit(&mut self) {
-        let mut batch = Batch::default();
+        let mut batch = Batch {
+            returns: self.returns,
+            ..Batch::default()
+        };
         batch.settled.reserve(self.settled.len());
         let mut dead = BTreeMap::new();
         let mut tally = Tally::new(&self.parts.metrics, &self.counters);
@@ -689,6 +934,7 @@ impl<L: Ledger> State<L> {
                 offset: Some((settlement.lane, settlement.offset)),
                 records: Content::Entries(settlement.entries),
                 otherwise: Content::Entries(settlement.otherwise),
+                refused: false,
             });
         }
         for (shard, alert) in dead.into_values() {
@@ -698,6 +944,7 @@ impl<L: Ledger> State<L> {
                 offset: None,
                 records: Content::Alert(alert),
                 otherwise: Content::none(),
+                refused: false,
             });
         }
         let commits = self.parts.engine.commits();
@@ -708,6 +955,7 @@ impl<L: Ledger> State<L> {
                 offset: None,
                 records: Content::Entries(vec![Entry::Order(change)]),
                 otherwise: Content::none(),
+                refused: false,
             });
         }
         for commit in &commits {
@@ -722,7 +970,11 @@ impl<L: Ledger> State<L> {
         }
         self.touched = false;
         self.submitted += 1;
-        self.under_way.push_back(UnderWay { commits, tally });
+        self.under_way.push_back(UnderWay {
+            commits,
+            tasks: batch.settled.len(),
+            tally,
+        });
         self.parts.ledger.submit(batch);
     }
 
@@ -766,6 +1018,7 @@ impl<L: Ledger> State<L> {
         }
         for mut leaving in mem::take(&mut self.leaving) {
             if self.is_gone(&mut leaving) {
+                self.count_uncommitted(leaving.shards());
                 self.release(leaving.shards());
             } else {
                 self.leaving.push(leaving);
@@ -788,8 +1041,9 @@ impl<L: Ledger> State<L> {
         }
         if leaving.is_to_commit(now, left) {
             let is_theirs = |one: &Settlement| leaving.shards().contains(&one.lane.shard);
-            let is_left = self.settled.iter().any(is_theirs);
-            if is_left && self.under_way.len() < UNDER_WAY {
+            let is_left =
+                self.settled.iter().any(is_theirs) || self.parts.engine.to_write_again() > 0;
+            if self.settled.iter().any(is_theirs) && self.may_hand_over() {
                 self.commit();
             }
             if !is_left || self.settled.is_empty() {
@@ -800,6 +1054,18 @@ impl<L: Ledger> State<L> {
             Stage::Committing { batch } if self.received >= batch => true,
             Stage::Working | Stage::Stopped | Stage::Committing { .. } => leaving.is_late(now),
         }
+    }
+
+    /// Counts the answered calls of shards that are not committed when the worker ends, and will not be.
+    fn count_uncommitted(&mut self, shards: &[i32]) {
+        if !self.stopping {
+            return;
+        }
+        let is_theirs = |one: &&Settlement| shards.contains(&one.lane.shard) && one.is_of_call();
+        let settled = self.settled.iter().filter(is_theirs).count();
+        // Whatever is in them, it is not waited for any more.
+        let under_way: usize = self.under_way.iter().map(|batch| batch.tasks).sum();
+        self.uncommitted += settled + under_way + self.parts.engine.unwritten_calls(shards);
     }
 
     /// How many calls of shards are in flight.

@@ -15,6 +15,7 @@ use retide_connectors::kafka;
 use retide_core::order::Change;
 use retide_core::{Alert, Entry, Record, Settlement, Terminal};
 
+use crate::shell::writable::Writability;
 use crate::topics::Topics;
 
 /// Encodes entries for the topics of one prefix.
@@ -29,6 +30,8 @@ pub struct Encoder {
     events: Option<Codec<wire::Event>>,
     /// Of the alerts topic.
     alerts: Codec<wire::Alert>,
+    /// Which topics take records.
+    writability: Arc<Writability>,
 }
 
 /// The shards of a task.
@@ -94,8 +97,10 @@ impl Default for Formats {
 impl Encoder {
     /// Encodes callbacks, events and alerts in `formats`.
     pub fn new(topics: Arc<Topics>, formats: Formats) -> Self {
+        let writability = Arc::new(Writability::new(&topics));
         Self {
             topics,
+            writability,
             callbacks: Codec::new(formats.callbacks, Framing::SingleObject),
             bodies: Codec::new(Format::Json, Framing::SingleObject),
             events: formats
@@ -103,6 +108,20 @@ impl Encoder {
                 .map(|format| Codec::new(format, Framing::SingleObject)),
             alerts: Codec::new(formats.alerts, Framing::SingleObject),
         }
+    }
+
+    /// As it is, for the topics of `writability` that take records.
+    #[must_use]
+    pub fn with(self, writability: &Arc<Writability>) -> Self {
+        Self {
+            writability: Arc::clone(writability),
+            ..self
+        }
+    }
+
+    /// Which topics take records.
+    pub fn writability(&self) -> &Arc<Writability> {
+        &self.writability
     }
 
     /// How many records `entries` are.
@@ -154,6 +173,11 @@ impl Encoder {
         scratch.report((topic, shard), key, (&self.alerts, report), sink)
     }
 
+    /// The topic that takes the records of a tier.
+    fn tier(&self, tier: usize) -> &Arc<str> {
+        &self.topics.tiers[self.writability.tier(tier)]
+    }
+
     /// The record of what is outstanding of a key.
     fn order<'a>(&'a self, shard: i32, change: &'a Change, scratch: &'a mut Scratch) -> Parts<'a> {
         scratch.key.clear();
@@ -181,7 +205,7 @@ impl Encoder {
         Ok(Some(match entry {
             Entry::Park { tier, to, task } => {
                 headers::write_task(task, sink);
-                Parts::of(&topics.tiers[*tier], to.unwrap_or(shard), &task.record)
+                Parts::of(self.tier(*tier), to.unwrap_or(shard), &task.record)
             }
             Entry::Deliver {
                 topic,
@@ -218,7 +242,7 @@ impl Encoder {
                 );
                 let report = &wire::Callback::from(&**ended);
                 // The first tier has no delay.
-                let to = (&topics.tiers[0], home);
+                let to = (self.tier(0), home);
                 scratch.report(to, &[&ended.id], (&self.bodies, report), sink)?
             }
             Entry::Event(event) => {

@@ -91,6 +91,13 @@ impl Leaving {
         self.stage = Stage::Committing { batch };
     }
 
+    /// A batch was not written that may have held something of it: that is to be handed over again.
+    pub(crate) fn unwritten(&mut self) {
+        if let Stage::Committing { .. } = self.stage {
+            self.stage = Stage::Stopped;
+        }
+    }
+
     /// Whether time is up for whatever is left.
     pub(crate) fn is_late(&self, now: Instant) -> bool {
         self.end.is_some_and(|end| now >= end)

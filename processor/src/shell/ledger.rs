@@ -6,7 +6,8 @@
 mod at_least_once;
 mod transactional;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::convert::Infallible;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -17,16 +18,21 @@ use crossbeam_channel::Receiver;
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, OwnedHeaders};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tracing::debug;
 
-use retide_core::{Alert, Entry, Header, LaneId};
+use retide_core::{Alert, Entry, Failure, Header, LaneId, Omitted, Sink, Sinks};
 use retide_native as native;
 
 use crate::client::{complained, logged};
 use crate::shell::encode::{Encoder, Parts, Place, Scratch};
+use crate::shell::feed;
+use crate::shell::writable::{By, Cause, TargetState, Writability, is_missing};
 
 pub use at_least_once::AtLeastOnce;
 pub use transactional::Transactional;
@@ -76,6 +82,8 @@ pub struct Settled {
     pub records: Content,
     /// The records to write instead if the topic of one of those refuses it; empty if that cannot be.
     pub otherwise: Content,
+    /// Whether that is so.
+    pub refused: bool,
 }
 
 /// Records to write, encoded or not: who writes them encodes them one by one, so that a batch never exists as bytes.
@@ -109,6 +117,8 @@ pub struct Batch {
     pub settled: Vec<Settled>,
     /// The offsets they are the consequences of.
     pub progress: Vec<Progress>,
+    /// How many batches have been returned, as far as is known to whoever made this one: it rests on all others.
+    pub returns: u64,
 }
 
 /// What became of a batch. Receipts come in the order of the batches.
@@ -123,6 +133,30 @@ pub enum Receipt {
     },
     /// None of its shards is ours any more; nothing was committed.
     Dropped,
+    /// It cannot be written as it is. Nothing was committed, and no batch that was handed over before this was said.
+    Returned(Box<ReturnedBatch>),
+}
+
+/// A batch that was not written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReturnedBatch {
+    /// What stood in it, as far as its shards are still ours.
+    pub settled: Vec<Settled>,
+    /// Those whose record is refused for good, by their index, with what the broker said.
+    pub refused: BTreeMap<usize, Failure>,
+    /// Those that are durable all the same, by their index: nothing of them is to be written again.
+    pub written: BTreeSet<usize>,
+    /// The part of its records that were acknowledged in the time it had, if that was too short.
+    pub slow: Option<Share>,
+}
+
+/// A part of a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// The part.
+    pub done: usize,
+    /// The whole.
+    pub of: usize,
 }
 
 /// Collects the headers of a record, in order.
@@ -181,9 +215,62 @@ struct Submitted {
 
 /// Collects the deliveries that failed.
 #[derive(Debug, Default)]
-struct Deliveries {
-    /// The index in the batch and the error.
+pub(crate) struct Deliveries {
+    /// The number of the record and the error.
     failed: Mutex<Vec<(usize, KafkaError)>>,
+    /// Topics that the client could not add to its transaction, with the reason: it says so in its log only.
+    unregistered: Mutex<BTreeMap<String, RDKafkaErrorCode>>,
+}
+
+/// A record that was not delivered.
+#[derive(Debug)]
+struct Undelivered {
+    /// The consequence it is part of, by its index in the batch.
+    settled: usize,
+    /// The record.
+    record: OutRecord,
+    /// Whether nothing more can be left out of it.
+    is_least: bool,
+    /// What was said of it.
+    error: KafkaError,
+}
+
+/// What records that were not delivered mean for their batch.
+#[derive(Debug, Default)]
+struct Verdict {
+    /// Consequences that take their other form, by their index.
+    replaced: BTreeSet<usize>,
+    /// Consequences whose record is refused for good.
+    refused: BTreeMap<usize, Failure>,
+    /// Whether a topic of retide was closed.
+    closed: bool,
+    /// Whether several records were refused together, of which some might be taken alone.
+    mixed: bool,
+    /// An error that may pass.
+    passing: Option<KafkaError>,
+}
+
+/// How far the client's batches have to be taken apart for each record to be refused or taken by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Pieces {
+    /// As large as brokers take them by default.
+    #[default]
+    Large,
+    /// A few records.
+    Small,
+    /// One record each.
+    Single,
+}
+
+/// How waiting for acknowledgements came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flushed {
+    /// All records are acknowledged or have failed.
+    All,
+    /// Some have failed, and the others get nowhere.
+    Failed,
+    /// Time is up; so many are left.
+    TimedOut(usize),
 }
 
 /// Longest wait for one call to a producer; in a transaction, a producer that takes longer is made anew.
@@ -192,8 +279,77 @@ const CALL: Duration = Duration::from_secs(10);
 /// Pause between two looks for acknowledgements: nothing beside what a commit takes, and a wake-up costs little beside it.
 const STEP: Duration = Duration::from_micros(500);
 
+/// Longest wait for what the cluster says of a target.
+const ASK: Duration = Duration::from_secs(1);
+
+/// How long other failures are waited for after the first: those of requests under way.
+const FAILURES: Duration = Duration::from_millis(50);
+
+/// Records below this size, in bytes, are refused because of the limit of their topic, and not for their size.
+const SMALL_RECORD: usize = 16 << 10;
+
+/// Bytes of the client's batches that are [`Pieces::Small`].
+const SMALL_BATCH: &str = "100000";
+
+/// How long batches stay in smaller pieces: one record that needs that does not slow all that come after it for long.
+const IN_PIECES: Duration = Duration::from_mins(1);
+
 /// Pause before a batch is written again: a rebalance or an election takes longer than a few milliseconds.
 const AGAIN: Duration = Duration::from_millis(50);
+
+// === impl Settled ===
+
+impl Settled {
+    /// The records to write.
+    const fn form(&self) -> &Content {
+        if self.refused {
+            &self.otherwise
+        } else {
+            &self.records
+        }
+    }
+
+    /// The topic of others that it delivers to, if it still does.
+    fn target(&self) -> Option<&Arc<str>> {
+        if self.refused || self.otherwise.is_empty() {
+            return None;
+        }
+        match &self.records {
+            Content::Entries(entries) => entries.iter().find_map(|entry| match entry {
+                Entry::Deliver { topic, .. } => Some(topic),
+                Entry::Park { .. }
+                | Entry::DeadLetter { .. }
+                | Entry::Poison { .. }
+                | Entry::Callback(_)
+                | Entry::DeliverCallback(_)
+                | Entry::Event(_)
+                | Entry::Order(_)
+                | Entry::Alert(_) => None,
+            }),
+            Content::Records(records) => records.first().map(|record| &record.topic),
+            Content::Alert(_) => None,
+        }
+    }
+
+    /// Whether its dead letter is as small as it gets.
+    fn is_least(&self) -> bool {
+        let Content::Entries(entries) = self.form() else {
+            return false;
+        };
+        entries.iter().any(|entry| match entry {
+            Entry::DeadLetter { ended, .. } | Entry::Poison { ended, .. } => {
+                ended.omitted == Omitted::Record
+            }
+            Entry::Park { .. }
+            | Entry::Deliver { .. }
+            | Entry::Callback(_)
+            | Entry::DeliverCallback(_)
+            | Entry::Event(_)
+            | Entry::Order(_)
+            | Entry::Alert(_) => false,
+        })
+    }
+}
 
 // === impl Content ===
 
@@ -366,6 +522,12 @@ impl OutRecord {
         to_produce(self.parts(), headers, index)
     }
 
+    /// About how many bytes it takes, uncompressed.
+    fn size(&self) -> usize {
+        let bytes = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+        bytes(&self.key) + bytes(&self.value) + self.headers.bytes.len()
+    }
+
     /// The record but for its headers.
     fn parts(&self) -> Parts<'_> {
         Parts {
@@ -466,6 +628,74 @@ impl Submitted {
         }
     }
 
+    /// Whether it needs a topic that takes no records.
+    fn needs_closed(&self, writability: &Writability) -> bool {
+        if writability.version() == 0 {
+            return false;
+        }
+        let closed = writability.closed();
+        let needs = |content: &Content| match content {
+            Content::Entries(entries) => Sinks::of(entries).meets(closed),
+            Content::Alert(_) => closed.contains(Sink::Alerts),
+            Content::Records(_) => false,
+        };
+        let mut settled = self.batch.settled.iter();
+        !closed.is_empty() && settled.any(|settled| needs(settled.form()))
+    }
+
+    /// What is handed back of it.
+    fn returned(self) -> ReturnedBatch {
+        returned(self.batch)
+    }
+
+    /// One of its records for `topic`.
+    fn sample(&self, topic: &str, encoder: &Encoder) -> Option<OutRecord> {
+        let mut scratch = Scratch::default();
+        for settled in &self.batch.settled {
+            for kind in [RecordKind::Consequence, RecordKind::Order] {
+                let find = |parts: Parts<'_>, headers| {
+                    if **parts.topic == *topic {
+                        return Err(Box::new(OutRecord::new(parts, headers)));
+                    }
+                    Ok(())
+                };
+                let form = settled.form();
+                if let Err(record) = form.each(kind, settled.place, encoder, &mut scratch, find) {
+                    return Some(*record);
+                }
+            }
+        }
+        None
+    }
+
+    /// The records with these numbers, counted over all records of `kind`, and what was said of each.
+    fn locate(
+        &self,
+        kind: RecordKind,
+        encoder: &Encoder,
+        failed: Vec<(usize, KafkaError)>,
+    ) -> Vec<Undelivered> {
+        let mut failed: HashMap<usize, KafkaError> = failed.into_iter().collect();
+        let (mut found, mut number, mut scratch) = (Vec::new(), 0, Scratch::default());
+        for (index, settled) in self.batch.settled.iter().enumerate() {
+            let keep = |parts: Parts<'_>, headers| {
+                if let Some(error) = failed.remove(&number) {
+                    found.push(Undelivered {
+                        settled: index,
+                        record: OutRecord::new(parts, headers),
+                        is_least: settled.is_least(),
+                        error,
+                    });
+                }
+                number += 1;
+                Ok::<_, Infallible>(())
+            };
+            let form = settled.form();
+            let Ok(()) = form.each(kind, settled.place, encoder, &mut scratch, keep);
+        }
+        found
+    }
+
     /// Drops what belongs to shards that are not ours, or have been away since.
     fn keep_owned(&mut self, ownership: &Ownership) {
         let Self { batch, epochs, .. } = self;
@@ -475,6 +705,13 @@ impl Submitted {
         batch
             .progress
             .retain(|progress| ownership.still_has(progress.shard, epochs));
+    }
+
+    /// As [`Self::keep_owned`], of offsets only: what is written is known by its index.
+    fn keep_owned_progress(&mut self, ownership: &Ownership) {
+        let Self { batch, epochs, .. } = self;
+        let is_ours = |progress: &Progress| ownership.still_has(progress.shard, epochs);
+        batch.progress.retain(is_ours);
     }
 
     /// Whether all of its shards are still ours.
@@ -487,6 +724,127 @@ impl Submitted {
     }
 }
 
+// === impl Verdict ===
+
+impl Verdict {
+    /// Takes in that a transaction may not write to `topics`; those of retide are closed with a record of `submitted` as their sample.
+    fn unregistered(
+        &mut self,
+        topics: BTreeMap<String, RDKafkaErrorCode>,
+        submitted: &Submitted,
+        encoder: &Encoder,
+    ) {
+        let writability = encoder.writability();
+        for (topic, code) in topics {
+            if writability.is_own(&topic) {
+                let sample = submitted.sample(&topic, encoder);
+                writability.close(&topic, Cause(code), By::Record, sample);
+                self.closed = true;
+                continue;
+            }
+            let settled = submitted.batch.settled.iter().enumerate();
+            for (index, settled) in settled {
+                if let Some(target) = settled.target().filter(|target| ***target == *topic)
+                    && self.replaced.insert(index)
+                {
+                    writability.target_refuses(target, Cause(code));
+                }
+            }
+        }
+    }
+
+    /// What to do about a batch of which `undelivered` was not delivered, written in `pieces`.
+    fn of(
+        undelivered: Vec<Undelivered>,
+        pieces: Pieces,
+        batch: &Batch,
+        writability: &Writability,
+    ) -> Self {
+        let mut verdict = Self::default();
+        // How many were refused together, and how large they are.
+        let mut together: HashMap<(Arc<str>, Option<i32>), (usize, usize)> = HashMap::new();
+        for one in &undelivered {
+            let place = (Arc::clone(&one.record.topic), one.record.partition);
+            let (count, size) = together.entry(place).or_default();
+            *count += 1;
+            *size += one.record.size();
+        }
+        for one in undelivered {
+            let Some(code) = one
+                .error
+                .rdkafka_error_code()
+                .filter(|code| is_refusal(*code))
+            else {
+                verdict.passing = Some(one.error);
+                continue;
+            };
+            let Undelivered {
+                settled,
+                record,
+                is_least,
+                error,
+            } = one;
+            let place = (Arc::clone(&record.topic), record.partition);
+            let (count, size) = together.get(&place).copied().unwrap_or_default();
+            let is_alone = pieces == Pieces::Single || count == 1;
+            // What refuses a few small ones takes none by itself either.
+            let are_small = is_of_size(code) && size < SMALL_RECORD;
+            if is_of_record(code) && !is_alone && !are_small {
+                verdict.mixed = true;
+            } else if writability.is_own(&record.topic) {
+                let size = record.size();
+                let is_small = is_of_size(code) && size < SMALL_RECORD;
+                if is_of_record(code)
+                    && writability.holds_tasks(&record.topic)
+                    && !is_least
+                    && !is_small
+                {
+                    let message = format!("{} refused {size} bytes: {error}", record.topic);
+                    let failure = Failure::new(word(code), &message);
+                    verdict.refused.insert(settled, failure);
+                } else {
+                    let topic = Arc::clone(&record.topic);
+                    writability.close(&topic, Cause(code), By::Record, Some(record));
+                    verdict.closed = true;
+                }
+            } else if batch.settled[settled].target().is_some() {
+                if !is_of_record(code) {
+                    writability.target_refuses(&record.topic, Cause(code));
+                }
+                verdict.replaced.insert(settled);
+            } else {
+                verdict.passing = Some(error);
+            }
+        }
+        verdict
+    }
+}
+
+// === impl Pieces ===
+
+impl Pieces {
+    /// The next smaller ones.
+    const fn smaller(self) -> Self {
+        match self {
+            Self::Large => Self::Small,
+            Self::Small | Self::Single => Self::Single,
+        }
+    }
+
+    /// What a producer needs for them.
+    fn configure(self, config: &mut ClientConfig) {
+        match self {
+            Self::Large => {}
+            Self::Small => {
+                config.set("batch.size", SMALL_BATCH);
+            }
+            Self::Single => {
+                config.set("batch.num.messages", "1");
+            }
+        }
+    }
+}
+
 /// The configuration of a producer: the user's, and what every guarantee needs.
 pub(crate) fn producer_config(config: &ClientConfig) -> ClientConfig {
     let mut config = config.clone();
@@ -496,6 +854,8 @@ pub(crate) fn producer_config(config: &ClientConfig) -> ClientConfig {
         ("partitioner", "murmur2_random"),
         // The client's default: who writes one batch at a time, or hands over as it reads, would leave the broker idle otherwise.
         ("linger.ms", "5"),
+        // What is written is named by people: a topic that they mistype is not to come into being.
+        ("allow.auto.create.topics", "false"),
         // A topic that does not exist is found out well within one call.
         ("topic.metadata.propagation.max.ms", "2000"),
         // Below the broker's default limit of 1 MiB for a batch; a larger record travels alone.
@@ -555,19 +915,136 @@ pub(crate) fn flush<C: ProducerContext>(producer: &BaseProducer<C>) -> Result<()
     Ok(())
 }
 
+/// Waits until every record is acknowledged or has failed, at most `patience`; not for long once one has failed, since the others of its
+/// transaction may then get nowhere. In the steps of [`flush`].
+pub(crate) fn settle_deliveries(
+    producer: &BaseProducer<Deliveries>,
+    patience: Duration,
+) -> Result<Flushed, KafkaError> {
+    let start = Instant::now();
+    let mut left = producer.in_flight_count();
+    let mut failed_at = None;
+    while let Err(error) = producer.flush(Duration::ZERO) {
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::OperationTimedOut) {
+            return Err(error);
+        }
+        let now = Instant::now();
+        if now.duration_since(start) >= patience {
+            return Ok(Flushed::TimedOut(producer.in_flight_count().max(0) as usize));
+        }
+        if producer.context().has_failed()
+            && now.duration_since(*failed_at.get_or_insert(now)) >= FAILURES
+        {
+            return Ok(Flushed::Failed);
+        }
+        // Takes one bundle of acknowledgements, if there is one.
+        producer.poll(Duration::ZERO);
+        let before = mem::replace(&mut left, producer.in_flight_count());
+        if left == before {
+            thread::sleep(STEP);
+        }
+    }
+    Ok(Flushed::All)
+}
+
+/// Whether a target takes no records, as was found out not long ago or is said now: whoever waits for such a topic in a transaction holds
+/// up everything else in it.
+fn refuses(group: &feed::Client, writability: &Writability, target: &Arc<str>) -> bool {
+    match writability.target(target) {
+        TargetState::Refuses => return true,
+        TargetState::Takes => return false,
+        TargetState::Unknown => {}
+    }
+    match refusal(group, target) {
+        Ok(Some(code)) => {
+            writability.target_refuses(target, Cause(code));
+            return true;
+        }
+        Ok(None) => writability.target_takes(target),
+        // Whoever cannot ask finds out by trying.
+        Err(error) => debug!(%error, "target topic not described"),
+    }
+    false
+}
+
+/// Why a target takes no records, if the cluster knows at once.
+fn refusal(group: &feed::Client, topic: &str) -> Result<Option<RDKafkaErrorCode>, KafkaError> {
+    let metadata = group.fetch_metadata(Some(topic), ASK)?;
+    let error = metadata.topics().first().and_then(MetadataTopic::error);
+    let code = error.map(RDKafkaErrorCode::from);
+    Ok(
+        code.filter(|code| {
+            is_missing(*code) || *code == RDKafkaErrorCode::TopicAuthorizationFailed
+        }),
+    )
+}
+
+/// The receipt of a batch that is durable.
+fn committed(submitted: &Submitted) -> Receipt {
+    let settled = submitted.batch.settled.iter();
+    let refused = settled.filter(|settled| settled.refused);
+    Receipt::Committed {
+        took: submitted.since.elapsed(),
+        refused: refused.map(|settled| settled.offset).collect(),
+    }
+}
+
+/// What is handed back of a batch.
+fn returned(batch: Batch) -> ReturnedBatch {
+    let mut settled = batch.settled;
+    for settled in &mut settled {
+        settled.refused = false;
+    }
+    ReturnedBatch {
+        settled,
+        ..ReturnedBatch::default()
+    }
+}
+
 /// Whether an error is about this record and topic, and will be the same next time.
-fn is_refusal(code: RDKafkaErrorCode) -> bool {
+pub(crate) fn is_refusal(code: RDKafkaErrorCode) -> bool {
+    is_of_record(code)
+        || is_missing(code)
+        || matches!(
+            code,
+            RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::InvalidTopic
+                | RDKafkaErrorCode::InvalidTimestamp
+                | RDKafkaErrorCode::NotEnoughReplicas
+                | RDKafkaErrorCode::NotEnoughReplicasAfterAppend
+                | RDKafkaErrorCode::UnsupportedForMessageFormat
+                | RDKafkaErrorCode::InvalidRequiredAcks
+        )
+}
+
+/// Whether a refusal is about the record: its topic may take others.
+fn is_of_record(code: RDKafkaErrorCode) -> bool {
+    is_of_size(code)
+        || matches!(
+            code,
+            RDKafkaErrorCode::InvalidRecord
+                | RDKafkaErrorCode::PolicyViolation
+                | RDKafkaErrorCode::InvalidMessage
+        )
+}
+
+/// Whether a refusal is about the size of a record, or of those that travelled with it.
+fn is_of_size(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,
-        RDKafkaErrorCode::UnknownTopic
-            | RDKafkaErrorCode::UnknownTopicOrPartition
-            | RDKafkaErrorCode::UnknownPartition
-            | RDKafkaErrorCode::TopicAuthorizationFailed
-            | RDKafkaErrorCode::MessageSizeTooLarge
-            | RDKafkaErrorCode::InvalidRecord
-            | RDKafkaErrorCode::PolicyViolation
-            | RDKafkaErrorCode::InvalidTopic
+        RDKafkaErrorCode::MessageSizeTooLarge
+            | RDKafkaErrorCode::MessageBatchTooLarge
+            | RDKafkaErrorCode::InvalidMessageSize
     )
+}
+
+/// The word for a refusal in the `retry-error` header.
+fn word(code: RDKafkaErrorCode) -> &'static str {
+    match code {
+        code if is_of_size(code) => "too-large",
+        RDKafkaErrorCode::PolicyViolation => "policy-violation",
+        _ => "invalid-record",
+    }
 }
 
 /// Locks what no panic leaves half-changed.
@@ -575,10 +1052,56 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What the client calls the lines about topics that it adds to a transaction.
+const UNREGISTERED: &str = "ADDPARTS";
+
+/// What it calls the line about a transaction that is to be aborted.
+const FAILED_TRANSACTION: &str = "TXNERR";
+
+/// What stands before the name of a topic that it could not add, in quotes.
+const REFUSED_TOPIC: &str = "Failed to add partition \"";
+
+/// What it says of topics that were left out since another one was refused.
+const NOT_ATTEMPTED: &str = "not attempted";
+
 // === impl Deliveries ===
+
+impl Deliveries {
+    /// Whether a delivery has failed, or will.
+    fn has_failed(&self) -> bool {
+        !lock(&self.failed).is_empty() || !lock(&self.unregistered).is_empty()
+    }
+
+    /// What has failed: the numbers of records, and topics that take none.
+    pub(crate) fn take(&self) -> (Vec<(usize, KafkaError)>, BTreeMap<String, RDKafkaErrorCode>) {
+        (
+            mem::take(&mut lock(&self.failed)),
+            mem::take(&mut lock(&self.unregistered)),
+        )
+    }
+}
 
 impl ClientContext for Deliveries {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // The transaction fails with an error that names no topic.
+        let topic = (facility == UNREGISTERED)
+            .then(|| message.split_once(REFUSED_TOPIC)?.1.split_once('"'))
+            .flatten();
+        if let Some((topic, reason)) = topic {
+            let code = if reason.contains("authorization") {
+                RDKafkaErrorCode::TopicAuthorizationFailed
+            } else {
+                RDKafkaErrorCode::Unknown
+            };
+            if !reason.contains(NOT_ATTEMPTED) {
+                lock(&self.unregistered).insert(topic.to_owned(), code);
+            }
+            return;
+        }
+        if facility == FAILED_TRANSACTION {
+            // What follows from that is told by whoever deals with it.
+            return debug!(facility, message, "transaction failed");
+        }
         logged(level, facility, message);
     }
 

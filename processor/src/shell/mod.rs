@@ -8,3 +8,5 @@ pub mod group;
 mod leaving;
 pub mod ledger;
 mod order;
+pub(crate) mod watch;
+pub mod writable;

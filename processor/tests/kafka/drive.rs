@@ -154,7 +154,7 @@ impl Running {
             .unwrap();
         let (stop, stopped) = bounded(1);
         let thread = thread::spawn(move || {
-            let (feed, ledger) = drive.run(&changed, &stopped).unwrap();
+            let (feed, ledger, _) = drive.run(&changed, &stopped).unwrap();
             ledger.stop();
             drop(feed);
         });

@@ -178,6 +178,7 @@ fn settled(shard: i32, records: Vec<OutRecord>) -> Settled {
         offset: Some((tasks(shard), 0)),
         records: Content::Records(records),
         otherwise: Content::none(),
+        refused: false,
     }
 }
 
@@ -200,6 +201,7 @@ fn batches_in_order<L: Guarantee>() {
         bench.ledger.submit(Batch {
             settled: vec![settled(0, vec![record])],
             progress: vec![bench.progress(0, number, &format!("m{number}"))],
+            returns: 0,
         });
     }
     let receipts: Vec<Receipt> = (0..batches).map(|_| bench.receipt()).collect();
@@ -240,10 +242,12 @@ fn nothing_for_others<L: Guarantee>() {
             settled(1, vec![bench.record(1, "theirs")]),
         ],
         progress: vec![bench.progress(0, 5, ""), bench.progress(1, 5, "")],
+        returns: 0,
     };
     let theirs = Batch {
         settled: vec![settled(1, vec![bench.record(1, "theirs")])],
         progress: vec![bench.progress(1, 6, "")],
+        returns: 0,
     };
     bench.ledger.submit(both);
     bench.ledger.submit(theirs);
@@ -280,6 +284,7 @@ fn a_refusal<L: Guarantee>() {
     bench.ledger.submit(Batch {
         settled: vec![refused, other],
         progress: vec![bench.progress(0, 1, ""), bench.progress(2, 1, "")],
+        returns: 0,
     });
     let receipt = bench.receipt();
 
@@ -318,6 +323,7 @@ fn replaced_member<L: Guarantee>(mut bench: Bench<L>) -> Vec<String> {
     bench.ledger.submit(Batch {
         settled: vec![settled(0, vec![bench.record(0, "stale")])],
         progress: vec![bench.progress(0, 9, "")],
+        returns: 0,
     });
     let start = Instant::now();
     let early = loop {
@@ -351,10 +357,12 @@ fn a_batch_behind_a_dropped_one_does_not_commit_for_its_shard() {
     bench.ledger.submit(Batch {
         settled: vec![settled(0, vec![stuck])],
         progress: vec![bench.progress(0, 5, "")],
+        returns: 0,
     });
     bench.ledger.submit(Batch {
         settled: vec![settled(0, vec![bench.record(0, "second")])],
         progress: vec![bench.progress(0, 9, "")],
+        returns: 0,
     });
     // Until the second batch is produced and waits for its turn.
     bench.wait_for_values(0, &["second"]);
@@ -384,16 +392,19 @@ fn nothing_from_before<L: Guarantee>() {
     bench.ledger.submit(Batch {
         settled: vec![settled(0, vec![stuck])],
         progress: vec![bench.progress(0, 5, "")],
+        returns: 0,
     });
     bench.ledger.submit(Batch {
         settled: vec![settled(0, vec![bench.record(0, "second")])],
         progress: vec![bench.progress(0, 9, "")],
+        returns: 0,
     });
     bench.ownership.give_up(0);
     bench.ownership.take(0);
     bench.ledger.submit(Batch {
         settled: vec![settled(0, vec![bench.record(0, "new")])],
         progress: vec![bench.progress(0, 2, "")],
+        returns: 0,
     });
     let receipts = [bench.receipt(), bench.receipt(), bench.receipt()];
 
@@ -445,6 +456,7 @@ fn commit_in_rebalance<L: Guarantee>() {
     bench.ledger.submit(Batch {
         settled: vec![settled(moved, records)],
         progress: vec![bench.progress(moved, 3, "")],
+        returns: 0,
     });
     let receipt = bench.ledger.receipts().recv_timeout(PATIENCE).unwrap();
     let committed = bench.committed(moved).0;
@@ -480,10 +492,12 @@ fn offsets_do_not_move_past_a_batch_that_is_not_written() {
     bench.ledger.submit(Batch {
         settled: vec![settled(0, vec![bench.record(0, "beside"), stuck])],
         progress: vec![bench.progress(0, 5, "")],
+        returns: 0,
     });
     bench.ledger.submit(Batch {
         settled: vec![settled(0, vec![bench.record(0, "second")])],
         progress: vec![bench.progress(0, 9, "")],
+        returns: 0,
     });
     let waits = bench.still_waits();
     let before = bench.committed(0).0;
@@ -517,6 +531,7 @@ fn a_shard_given_up_while_its_batch_is_written_is_not_committed() {
             settled(1, vec![bench.record(1, "theirs")]),
         ],
         progress: vec![bench.progress(0, 5, ""), bench.progress(1, 5, "")],
+        returns: 0,
     });
     bench.wait_for_values(1, &["theirs"]);
     bench.ownership.give_up(1);

@@ -26,3 +26,4 @@ mod secured;
 #[allow(dead_code, reason = "the tests of `kafka` use the rest")]
 mod support;
 mod suspects;
+mod unwritable;

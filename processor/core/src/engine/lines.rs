@@ -27,6 +27,9 @@ const READY: usize = 1_000;
 /// How long to wait before asking a gate whose calls are all in flight again: another worker may have given one back.
 const ASK_CALLS: Duration = Duration::from_millis(5);
 
+/// Pause before it is asked again whether what follows from a call could be written; it is asked at once when that changes.
+const ASK_WRITABLE: Duration = Duration::from_millis(250);
+
 /// Least wait of a deferred task: shorter, and it would be back before there is room.
 const DEFER: Duration = Duration::from_secs(5);
 
@@ -321,6 +324,9 @@ impl Engine {
             }
             self.forward(now, item, actions);
             return Admission::Gone;
+        }
+        if !self.can_be_written(&scene) {
+            return Admission::held(now, item, Hold::Room, now.steady + ASK_WRITABLE);
         }
         match target {
             Target::Call if !self.may_start(now, item.lane, &scene, &item.task) => {}

@@ -7,11 +7,12 @@
 //!
 //! It does not keep the order of tasks: what a former owner writes too late would stay, and keep tasks from starting for ever.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::mem;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use rdkafka::ClientConfig;
@@ -20,14 +21,15 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, Producer};
 use tracing::warn;
 
-use retide_core::LaneId;
+use retide_core::Failure;
 
 use crate::event::ProducerReplaced;
 use crate::shell::encode::{Encoder, Parts, Scratch};
 use crate::shell::feed;
 use crate::shell::ledger::{
-    AGAIN, Batch, Content, Deliveries, Ledger, OutRecord, Ownership, Receipt, RecordKind, Settled,
-    Submitted, flush, is_refusal, lock, produce, producer_config,
+    AGAIN, Batch, Content, Deliveries, IN_PIECES, Ledger, OutRecord, Ownership, Pieces, Receipt,
+    RecordKind, ReturnedBatch, Settled, Submitted, Undelivered, Verdict, committed, flush, produce,
+    producer_config, refuses, returned,
 };
 use crate::threads::Ended;
 
@@ -55,14 +57,22 @@ struct Writer {
     ownership: Arc<Ownership>,
     /// Turns what was decided into records.
     encoder: Arc<Encoder>,
+    /// How many batches were returned.
+    returns: u64,
+    /// How far the producer's batches are taken apart, and until when.
+    pieces: (Pieces, Instant),
+    /// What the producer was made for.
+    made: Pieces,
 }
 
 /// What is still to be written of the consequence of one offset.
 struct Pending {
     /// The shard of the offset.
     shard: i32,
-    /// The offset, if it is known.
-    offset: Option<(LaneId, i64)>,
+    /// The consequence, by its index in the batch.
+    settled: usize,
+    /// Whether nothing more can be left out of it.
+    is_least: bool,
     /// The records; see [`Settled::records`].
     records: Vec<OutRecord>,
     /// Their other form; see [`Settled::otherwise`].
@@ -90,6 +100,9 @@ impl AtLeastOnce {
             group: Arc::clone(group),
             ownership: Arc::clone(ownership),
             encoder: Arc::clone(encoder),
+            returns: 0,
+            pieces: (Pieces::default(), Instant::now()),
+            made: Pieces::default(),
         };
         writer.ready()?;
         // One is written and one waits, which makes two under way.
@@ -140,32 +153,49 @@ impl Ledger for AtLeastOnce {
 // === impl Writer ===
 
 impl Writer {
-    /// Makes the producer if there is none, or one that is of no use any more.
+    /// Makes the producer if there is none, or one that is of no use any more, or was made for something else.
     fn ready(&mut self) -> Result<&BaseProducer<Deliveries>, KafkaError> {
         let usable = |producer: &BaseProducer<_>| producer.client().fatal_error().is_none();
-        if !self.producer.as_ref().is_some_and(usable) {
+        let (mut pieces, until) = self.pieces;
+        if Instant::now() >= until {
+            pieces = Pieces::default();
+        }
+        if self.made != pieces || !self.producer.as_ref().is_some_and(usable) {
             self.producer = None;
-            self.producer = Some(self.config.create_with_context(Deliveries::default())?);
+            let mut config = self.config.clone();
+            pieces.configure(&mut config);
+            self.producer = Some(config.create_with_context(Deliveries::default())?);
+            self.made = pieces;
         }
         self.producer.as_ref().ok_or(KafkaError::Canceled)
     }
 
-    /// Writes a batch until it is durable, or nothing of it is ours.
+    /// Writes a batch until it is durable, nothing of it is ours, or it is known that it cannot be written as it is.
     fn write(&mut self, mut submitted: Submitted) -> Receipt {
-        let mut pending = self.encode(mem::take(&mut submitted.batch.settled));
-        let mut refused = Vec::new();
+        if submitted.batch.returns != self.returns
+            || submitted.needs_closed(self.encoder.writability())
+        {
+            return self.hand_back(returned(submitted.batch));
+        }
+        self.refuse_at_once(&mut submitted);
+        let mut pending = self.encode(&submitted.batch.settled);
         loop {
-            submitted.keep_owned(&self.ownership);
+            submitted.keep_owned_progress(&self.ownership);
             pending.retain(|one| self.ownership.still_has(one.shard, &submitted.epochs));
             if pending.iter().all(|one| one.records.is_empty()) {
-                return self.commit(submitted, refused);
+                return self.commit(submitted);
             }
             match self.try_write(&pending, &submitted) {
-                Ok(mut failed) => {
-                    refused.extend(keep_failed(&mut pending, &mut failed));
-                    if let Some((_, error)) = failed.first_key_value() {
-                        warn!(%error, records = failed.len(), "records not accepted, writing them again");
-                        thread::sleep(AGAIN);
+                Ok(failed) => {
+                    let undelivered = keep_failed(&mut pending, failed);
+                    if undelivered.is_empty() {
+                        continue;
+                    }
+                    let writability = self.encoder.writability();
+                    let batch = &submitted.batch;
+                    let verdict = Verdict::of(undelivered, self.made, batch, writability);
+                    if let Some(receipt) = self.follow(verdict, &mut submitted, &mut pending) {
+                        return receipt;
                     }
                 }
                 Err(error) => {
@@ -174,17 +204,89 @@ impl Writer {
                     let (worker, error) = (context.worker(), &error);
                     ProducerReplaced { worker, at, error }.emit(context.metrics());
                     self.producer = None;
+                    let mut topics = pending.iter().flat_map(|one| &one.records);
+                    let writability = self.encoder.writability();
+                    if topics.any(|record| writability.is_closed(&record.topic)) {
+                        return self.hand_back_rest(submitted, &pending, BTreeMap::new());
+                    }
                     thread::sleep(AGAIN);
                 }
             }
         }
     }
 
+    /// Lets deliveries take their other form whose topic takes no records, as far as is known.
+    fn refuse_at_once(&self, submitted: &mut Submitted) {
+        for settled in &mut submitted.batch.settled {
+            if let Some(target) = settled.target() {
+                settled.refused = refuses(&self.group, self.encoder.writability(), target);
+            }
+        }
+    }
+
+    /// Does what is to be done about records that were not delivered; gives a receipt if the batch cannot be written as it is.
+    fn follow(
+        &mut self,
+        verdict: Verdict,
+        submitted: &mut Submitted,
+        pending: &mut [Pending],
+    ) -> Option<Receipt> {
+        let Verdict {
+            replaced,
+            refused,
+            closed,
+            mixed,
+            passing,
+        } = verdict;
+        for one in pending.iter_mut() {
+            if replaced.contains(&one.settled) {
+                submitted.batch.settled[one.settled].refused = true;
+                one.records = mem::take(&mut one.otherwise);
+            }
+        }
+        if closed || !refused.is_empty() {
+            let submitted =
+                mem::replace(submitted, Submitted::new(Batch::default(), &self.ownership));
+            return Some(self.hand_back_rest(submitted, pending, refused));
+        }
+        if mixed {
+            self.pieces = (self.made.smaller(), Instant::now() + IN_PIECES);
+        } else if let Some(error) = passing {
+            warn!(%error, "records not accepted, writing them again");
+            thread::sleep(AGAIN);
+        }
+        None
+    }
+
+    /// Hands a batch back of which `pending` is not written.
+    fn hand_back_rest(
+        &mut self,
+        submitted: Submitted,
+        pending: &[Pending],
+        refused: BTreeMap<usize, Failure>,
+    ) -> Receipt {
+        let open = pending.iter().filter(|one| !one.records.is_empty());
+        let open: BTreeSet<usize> = open.map(|one| one.settled).collect();
+        let all = 0..submitted.batch.settled.len();
+        let written = all.filter(|index| !open.contains(index)).collect();
+        self.hand_back(ReturnedBatch {
+            refused,
+            written,
+            ..returned(submitted.batch)
+        })
+    }
+
+    /// Hands a batch back.
+    fn hand_back(&mut self, batch: ReturnedBatch) -> Receipt {
+        self.returns += 1;
+        Receipt::Returned(Box::new(batch))
+    }
+
     /// Encodes a batch: parts of it may have to be written again, others not.
-    fn encode(&self, settled: Vec<Settled>) -> Vec<Pending> {
+    fn encode(&self, settled: &[Settled]) -> Vec<Pending> {
         let mut scratch = Scratch::default();
-        let mut encode = |place, content: Content| match content {
-            Content::Records(records) => records,
+        let mut encode = |place, content: &Content| match content {
+            Content::Records(records) => records.clone(),
             Content::Entries(_) | Content::Alert(_) => {
                 let mut records = Vec::new();
                 for kind in [RecordKind::Consequence, RecordKind::Order] {
@@ -197,11 +299,16 @@ impl Writer {
                 records
             }
         };
-        let pending = settled.into_iter().map(|settled| Pending {
+        let pending = settled.iter().enumerate().map(|(index, settled)| Pending {
             shard: settled.place.shard,
-            offset: settled.offset,
-            records: encode(settled.place, settled.records),
-            otherwise: encode(settled.place, settled.otherwise),
+            settled: index,
+            is_least: settled.is_least(),
+            records: encode(settled.place, settled.form()),
+            otherwise: if settled.refused {
+                Vec::new()
+            } else {
+                encode(settled.place, &settled.otherwise)
+            },
         });
         pending.collect()
     }
@@ -213,6 +320,7 @@ impl Writer {
         submitted: &Submitted,
     ) -> Result<BTreeMap<usize, KafkaError>, KafkaError> {
         let ownership = Arc::clone(&self.ownership);
+        let writability = Arc::clone(self.encoder.writability());
         let producer = self.ready()?;
         let records = pending.iter().flat_map(|one| &one.records[..next(one)]);
         for (number, record) in records.enumerate() {
@@ -220,35 +328,42 @@ impl Writer {
         }
         // The client tries again by itself, and without repeating anything, as long as we let it.
         while let Err(error) = flush(producer) {
-            if !submitted.is_owned(&ownership) {
+            let mut progress = submitted.batch.progress.iter();
+            if !progress.all(|one| ownership.still_has(one.shard, &submitted.epochs)) {
+                return Err(error);
+            }
+            let (mut suspects, mut closed) = (BTreeSet::new(), false);
+            for record in pending.iter().flat_map(|one| &one.records[..next(one)]) {
+                if suspects.insert(&record.topic) {
+                    closed |= writability.is_closed(&record.topic);
+                    writability.suspect(record.clone());
+                }
+            }
+            if closed {
                 return Err(error);
             }
             warn!(%error, "records not acknowledged yet");
         }
-        Ok(mem::take(&mut *lock(&producer.context().failed))
-            .into_iter()
-            .collect())
+        let (failed, _) = producer.context().take();
+        Ok(failed.into_iter().collect())
     }
 
     /// Commits the offsets of a batch that is written, as far as they are still ours to commit.
-    fn commit(&self, mut submitted: Submitted, refused: Vec<Option<(LaneId, i64)>>) -> Receipt {
+    fn commit(&self, mut submitted: Submitted) -> Receipt {
         loop {
             let commit = self.ownership.hold();
-            submitted.keep_owned(&self.ownership);
+            submitted.keep_owned_progress(&self.ownership);
             if submitted.batch.is_empty() {
                 return Receipt::Dropped;
             }
-            let committed = submitted
+            let offsets = submitted
                 .batch
                 .offsets()
                 .and_then(|offsets| self.group.commit(&offsets, CommitMode::Sync));
             drop(commit);
-            match committed {
+            match offsets {
                 Ok(()) => {
-                    return Receipt::Committed {
-                        took: submitted.since.elapsed(),
-                        refused,
-                    };
+                    return committed(&submitted);
                 }
                 // In a rebalance too: it ends with the shards given up, or with a membership in which the commit is accepted.
                 Err(error) => warn!(%error, "offsets not committed, trying again"),
@@ -268,36 +383,36 @@ fn next(pending: &Pending) -> usize {
     }
 }
 
-/// Leaves of a batch what is still to be written, after its next records were, but for those that failed. Says which consequences take
-/// their other form; their failures are dealt with.
+/// Leaves of a batch what is still to be written, after its next records were, but for those that failed: gives those.
 fn keep_failed(
     pending: &mut [Pending],
-    failed: &mut BTreeMap<usize, KafkaError>,
-) -> Vec<Option<(LaneId, i64)>> {
-    let (mut first, mut replaced) = (0, Vec::new());
-    for settled in pending {
-        let mut numbers = first..first + next(settled);
+    mut failed: BTreeMap<usize, KafkaError>,
+) -> Vec<Undelivered> {
+    let (mut first, mut undelivered) = (0, Vec::new());
+    for one in pending {
+        let numbers = first..first + next(one);
         first = numbers.end;
-        let Some((&number, error)) = failed.range(numbers.clone()).next() else {
-            settled.records.drain(..numbers.len());
-            // Accepted: there is no other form of it any more.
-            settled.otherwise.clear();
-            continue;
-        };
-        let refused = error.rdkafka_error_code().is_some_and(is_refusal);
-        if refused && !settled.otherwise.is_empty() {
-            warn!(%error, "target topic refuses a record");
-            settled.records = mem::take(&mut settled.otherwise);
-            failed.remove(&number);
-            replaced.push(settled.offset);
-            continue;
-        }
-        // Those that were not written yet have no number, and stay.
-        settled.records.retain(|_| {
-            numbers
-                .next()
-                .is_none_or(|number| failed.contains_key(&number))
+        let mut number = numbers.start;
+        let (before, settled, is_least) = (undelivered.len(), one.settled, one.is_least);
+        one.records.retain(|record| {
+            let error = failed.remove(&number).filter(|_| number < numbers.end);
+            number += 1;
+            let Some(error) = error else {
+                // Those that were not written yet have no number, and stay.
+                return number > numbers.end;
+            };
+            undelivered.push(Undelivered {
+                settled,
+                record: record.clone(),
+                is_least,
+                error,
+            });
+            true
         });
+        if undelivered.len() == before && !numbers.is_empty() {
+            // Accepted: there is no other form of it any more.
+            one.otherwise.clear();
+        }
     }
-    replaced
+    undelivered
 }

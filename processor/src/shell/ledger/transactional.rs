@@ -7,23 +7,25 @@
 use std::collections::BTreeSet;
 use std::mem;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::Consumer;
-use rdkafka::error::KafkaError;
-use rdkafka::producer::{BaseProducer, Producer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, Producer, PurgeConfig};
 use rdkafka::topic_partition_list::Offset;
-use tracing::warn;
+use tracing::debug;
 
-use crate::event::{BatchAborted, ProducerDistrusted, ProducerReplaced};
+use crate::event::{BatchAborted, BatchSlow, ProducerDistrusted, ProducerReplaced};
 use crate::shell::encode::{Encoder, Parts, Scratch};
 use crate::shell::feed;
 use crate::shell::ledger::{
-    AGAIN, Batch, CALL, Content, Deliveries, Ledger, Ownership, Receipt, RecordKind, Settled,
-    Submitted, flush, is_refusal, lock, produce, producer_config, to_produce,
+    AGAIN, Batch, CALL, Deliveries, Flushed, Ledger, Ownership, Pieces, Receipt, RecordKind,
+    ReturnedBatch, Share, Submitted, Undelivered, Verdict, committed, flush, produce,
+    producer_config, refuses, returned, settle_deliveries, to_produce,
 };
 use crate::threads::Ended;
 
@@ -45,14 +47,37 @@ pub struct Transactional {
 struct Writer {
     /// The producer's configuration, with its transactional id.
     config: ClientConfig,
+    /// What that id begins with.
+    id: String,
+    /// How often another id was taken.
+    ids: u32,
+    /// Whether the last transaction was aborted: what is left of it cannot commit any more.
+    aborted: bool,
     /// The producer, unless it was given up and not made again yet.
     producer: Option<BaseProducer<Deliveries>>,
+    /// What the producer was made for.
+    made: Demands,
+    /// What the next one is to be made for.
+    demands: Demands,
+    /// Until when that is so.
+    until: Instant,
+    /// How many batches both writers have returned.
+    returns: Arc<AtomicU64>,
     /// The group whose offsets are committed.
     group: Arc<feed::Client>,
     /// The shards that are ours.
     ownership: Arc<Ownership>,
     /// Turns what was decided into records.
     encoder: Arc<Encoder>,
+}
+
+/// What a producer is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Demands {
+    /// How far its batches are taken apart.
+    pieces: Pieces,
+    /// How long a transaction may take.
+    patience: Duration,
 }
 
 /// The right to commit: held by one writer at a time, in the order of the batches.
@@ -72,8 +97,12 @@ enum Trouble {
     Abortable(KafkaError),
     /// A shard of it was given up meanwhile.
     GivenUp,
-    /// Topics refuse the records of these consequences; others would be accepted.
-    Refused(BTreeSet<usize>),
+    /// A batch before it was returned, on which it rests.
+    Late,
+    /// Records were not delivered.
+    Undelivered(Box<Verdict>),
+    /// Not all records were acknowledged in the time it had.
+    Slow(RecordKind, Share),
     /// Nobody knows what became of the transaction, or the producer is of no use any more.
     Unknown(KafkaError),
 }
@@ -86,8 +115,17 @@ const RESENT: Duration = Duration::from_millis(800);
 /// up for nothing; short beside an election, after which it is what records wait for.
 const RETRY_BACKOFF: &str = "1000";
 
-/// How long an open transaction may live, in milliseconds: after a crash it holds back readers of its partitions for as long.
-const TRANSACTION_TIMEOUT: &str = "10000";
+/// How long an open transaction may live: after a crash it holds back readers of its partitions for as long.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest life of a transaction that holds a single task, which a quota lets through that slowly.
+const LONGEST_TRANSACTION: Duration = Duration::from_mins(5);
+
+/// Longest wait for the end of a transaction that was aborted.
+const BEGIN: Duration = Duration::from_secs(3);
+
+/// How long a producer is used that is made for a trouble: for as long it is not asked again whether that is over.
+const AS_DEMANDED: Duration = Duration::from_mins(1);
 
 /// How long a record waits for others, in milliseconds: longer than a batch takes to be written, so that one goes when it is full, or when all
 /// is written and flushed. The broker has the other writer's meanwhile. With a short time, the client looks at all partitions whenever it
@@ -115,11 +153,19 @@ impl Transactional {
         let _ = second_pass.send(());
         let turns = [(first_take, first_pass), (second_take, second_pass)];
         let (mut batches, mut threads) = (Vec::new(), Vec::new());
+        let returns = Arc::new(AtomicU64::new(0));
         for (number, (take, pass)) in turns.into_iter().enumerate() {
             let id = format!("{id}-{number}");
             let mut writer = Writer {
                 config: writer_config(config, &id),
+                id,
+                ids: 0,
+                aborted: false,
                 producer: None,
+                made: Demands::default(),
+                demands: Demands::default(),
+                until: Instant::now(),
+                returns: Arc::clone(&returns),
                 group: Arc::clone(group),
                 ownership: Arc::clone(ownership),
                 encoder: Arc::clone(encoder),
@@ -138,6 +184,10 @@ impl Transactional {
                     let receipt = writer.write(submitted, &mut turn);
                     // Receipts come in order, also of a batch that came to nothing.
                     turn.take();
+                    if matches!(receipt, Receipt::Returned(_)) {
+                        // Before the turn is passed on: the next one is not to commit what rests on this one.
+                        writer.returns.fetch_add(1, Ordering::AcqRel);
+                    }
                     let _ = to_drive.send(receipt);
                     turn.pass();
                 }
@@ -207,45 +257,102 @@ impl Turn {
     }
 }
 
+// === impl Demands ===
+
+impl Default for Demands {
+    fn default() -> Self {
+        Self {
+            pieces: Pieces::default(),
+            patience: TRANSACTION_TIMEOUT,
+        }
+    }
+}
+
+impl Demands {
+    /// How long records may take to be acknowledged.
+    fn write(self) -> Duration {
+        // What is left is for the commit.
+        self.patience * 7 / 10
+    }
+}
+
 // === impl Writer ===
 
 impl Writer {
-    /// Makes the producer if there is none. Its transactional id ends whatever its predecessor left open.
+    /// Makes the producer if there is none, or one that was made for something else. Its transactional id ends whatever its predecessor
+    /// left open.
     fn ready(&mut self) -> Result<&BaseProducer<Deliveries>, KafkaError> {
+        if self.demands != Demands::default() && Instant::now() >= self.until {
+            self.demands = Demands::default();
+        }
+        if self.made != self.demands {
+            self.producer = None;
+        }
         if self.producer.is_none() {
+            let mut config = self.config.clone();
+            let timeout = self.demands.patience.as_millis().to_string();
+            config.set("transaction.timeout.ms", timeout);
+            self.demands.pieces.configure(&mut config);
             let producer: BaseProducer<Deliveries> =
-                self.config.create_with_context(Deliveries::default())?;
-            producer.init_transactions(CALL)?;
+                config.create_with_context(Deliveries::default())?;
+            let patience = if self.aborted { BEGIN } else { CALL };
+            if let Err(error) = producer.init_transactions(patience) {
+                self.leave_id(&error);
+                return Err(error);
+            }
             self.producer = Some(producer);
+            self.made = self.demands;
         }
         self.producer.as_ref().ok_or(KafkaError::Canceled)
     }
 
-    /// Writes a batch until it is durable, or nothing of it is ours.
+    /// Takes another transactional id, if the end of the last transaction is decided and does not come: a marker of it cannot be written, as
+    /// long as a topic takes no records at all.
+    fn leave_id(&mut self, error: &KafkaError) {
+        let is_pending =
+            error.rdkafka_error_code() == Some(RDKafkaErrorCode::ConcurrentTransactions);
+        if is_pending && self.aborted {
+            self.ids += 1;
+            let id = format!("{}-{}", self.id, self.ids);
+            self.config.set("transactional.id", id);
+        }
+    }
+
+    /// Lets the next transactions be made by a producer for these demands.
+    fn demand(&mut self, demands: Demands) {
+        self.demands = demands;
+        self.until = Instant::now() + AS_DEMANDED;
+    }
+
+    /// Writes a batch until it is durable, nothing of it is ours, or it is known that it cannot be written as it is.
     fn write(&mut self, mut submitted: Submitted, turn: &mut Turn) -> Receipt {
-        let since = submitted.since;
-        let mut refused = Vec::new();
         loop {
             submitted.keep_owned(&self.ownership);
             if submitted.batch.is_empty() {
                 return Receipt::Dropped;
             }
+            if submitted.needs_closed(self.encoder.writability()) {
+                return Receipt::Returned(Box::new(submitted.returned()));
+            }
+            self.refuse_at_once(&mut submitted);
             match self.try_write(&submitted, turn) {
-                Ok(()) => {
-                    return Receipt::Committed {
-                        took: since.elapsed(),
-                        refused,
-                    };
-                }
-                Err(Trouble::Refused(indices)) => {
-                    for index in indices {
-                        let settled = &mut submitted.batch.settled[index];
-                        refused.push(settled.offset);
-                        settled.records = mem::replace(&mut settled.otherwise, Content::none());
+                Ok(()) => return committed(&submitted),
+                Err(Trouble::Undelivered(verdict)) => {
+                    self.abort();
+                    if let Some(receipt) = self.follow(*verdict, &mut submitted) {
+                        return receipt;
                     }
+                }
+                Err(Trouble::GivenUp) => {
                     self.abort();
                 }
-                Err(Trouble::GivenUp) => self.abort(),
+                Err(Trouble::Late) => {
+                    self.abort();
+                    return Receipt::Returned(Box::new(submitted.returned()));
+                }
+                Err(Trouble::Slow(kind, share)) => {
+                    return self.shrink(kind, share, submitted);
+                }
                 Err(Trouble::Abortable(error)) => {
                     let context = self.group.context();
                     let (worker, error) = (context.worker(), &error);
@@ -256,10 +363,7 @@ impl Writer {
                 Err(Trouble::Unknown(error)) => {
                     self.give_up("transaction", &error);
                     if self.settle_doubt(&mut submitted) {
-                        return Receipt::Committed {
-                            took: since.elapsed(),
-                            refused,
-                        };
+                        return committed(&submitted);
                     }
                     thread::sleep(AGAIN);
                 }
@@ -267,40 +371,102 @@ impl Writer {
         }
     }
 
+    /// Lets deliveries take their other form whose topic takes no records, as was found out not long ago or is said now: a transaction
+    /// that waits for such a topic holds up everything else in it.
+    fn refuse_at_once(&self, submitted: &mut Submitted) {
+        for settled in &mut submitted.batch.settled {
+            if let Some(target) = settled.target() {
+                settled.refused = refuses(&self.group, self.encoder.writability(), target);
+            }
+        }
+    }
+
+    /// Does what is to be done about records that were not delivered; gives a receipt if the batch cannot be written as it is.
+    fn follow(&mut self, verdict: Verdict, submitted: &mut Submitted) -> Option<Receipt> {
+        let Verdict {
+            replaced,
+            refused,
+            closed,
+            mixed,
+            passing,
+        } = verdict;
+        if closed || !refused.is_empty() {
+            let batch = mem::take(&mut submitted.batch);
+            let returned = ReturnedBatch {
+                refused,
+                ..returned(batch)
+            };
+            return Some(Receipt::Returned(Box::new(returned)));
+        }
+        if !replaced.is_empty() {
+            for index in replaced {
+                submitted.batch.settled[index].refused = true;
+            }
+        } else if mixed {
+            let pieces = self.made.pieces.smaller();
+            self.demand(Demands {
+                pieces,
+                ..self.demands
+            });
+        } else {
+            let error = passing.unwrap_or(KafkaError::Canceled);
+            let context = self.group.context();
+            let (worker, error) = (context.worker(), &error);
+            BatchAborted { worker, error }.emit(context.metrics());
+            thread::sleep(AGAIN);
+        }
+        None
+    }
+
+    /// Hands a batch back that did not fit the time it had; a single consequence gets more time instead.
+    fn shrink(&mut self, kind: RecordKind, share: Share, submitted: Submitted) -> Receipt {
+        let Share { done, of } = share;
+        BatchSlow { done, of }.emit(self.group.context().metrics());
+        let left = self.abort();
+        if done == 0 {
+            // A transaction that does not even begin may wait for the end of the one before.
+            self.producer = None;
+        }
+        let writability = self.encoder.writability();
+        let mut suspects = BTreeSet::new();
+        for Undelivered { record, .. } in submitted.locate(kind, &self.encoder, left) {
+            if suspects.insert(Arc::clone(&record.topic)) {
+                writability.suspect(record);
+            }
+        }
+        if submitted.batch.settled.len() <= 1 {
+            let patience = (self.made.patience * 2).min(LONGEST_TRANSACTION);
+            self.demand(Demands {
+                patience,
+                ..self.demands
+            });
+        }
+        Receipt::Returned(Box::new(ReturnedBatch {
+            slow: Some(share),
+            ..returned(submitted.batch)
+        }))
+    }
+
     /// One transaction: records, turn, offsets, commit.
     fn try_write(&mut self, submitted: &Submitted, turn: &mut Turn) -> Result<(), Trouble> {
-        let batch = &submitted.batch;
         let group = Arc::clone(&self.group);
         let ownership = Arc::clone(&self.ownership);
         let encoder = Arc::clone(&self.encoder);
-        let mut scratch = Scratch::default();
-        let producer = self.ready().map_err(Trouble::Unknown)?;
+        let returns = Arc::clone(&self.returns);
+        // Without a producer there is no transaction, and nothing to be in doubt about.
+        let producer = self.ready().map_err(Trouble::Abortable)?;
         producer.begin_transaction().map_err(classify)?;
-        let mut write_all = |kind| {
-            for (index, settled) in batch.settled.iter().enumerate() {
-                let Settled { place, records, .. } = settled;
-                let write = |parts: Parts<'_>, headers| {
-                    produce(producer, to_produce(parts, headers, index))
-                };
-                let written = records.each(kind, *place, &encoder, &mut scratch, write);
-                written.map_err(classify)?;
-            }
-            flush(producer).map_err(classify)?;
-            Ok(mem::take(&mut *lock(&producer.context().failed)))
-        };
-        let failed = write_all(RecordKind::Consequence)?;
-        if !failed.is_empty() {
-            return Err(refusals(batch, failed));
-        }
+        self.aborted = false;
+        self.write_all(RecordKind::Consequence, submitted, &encoder)?;
         turn.take();
-        let mut settled = batch.settled.iter();
-        if settled.any(|settled| settled.records.has(RecordKind::Order)) {
-            let mut failed = write_all(RecordKind::Order)?;
-            if let Some((_, error)) = failed.pop() {
-                return Err(Trouble::Abortable(error));
-            }
+        if returns.load(Ordering::Acquire) != submitted.batch.returns {
+            return Err(Trouble::Late);
         }
-        let offsets = batch.offsets().map_err(Trouble::Abortable)?;
+        let mut settled = submitted.batch.settled.iter();
+        if settled.any(|settled| settled.form().has(RecordKind::Order)) {
+            self.write_all(RecordKind::Order, submitted, &encoder)?;
+        }
+        let offsets = submitted.batch.offsets().map_err(Trouble::Abortable)?;
         // Not the client's, which may be of a generation whose shards are not known here yet.
         let membership = group
             .context()
@@ -311,13 +477,65 @@ impl Writer {
         if !submitted.is_owned(&ownership) {
             return Err(Trouble::GivenUp);
         }
+        let Some(producer) = &self.producer else {
+            return Err(Trouble::Abortable(KafkaError::Canceled));
+        };
         let asked = Instant::now();
+        let patience = self.made.patience;
         producer
-            .send_offsets_to_transaction(&offsets, &membership, CALL)
+            .send_offsets_to_transaction(&offsets, &membership, patience)
             .map_err(classify)?;
-        producer.commit_transaction(CALL).map_err(classify)?;
+        producer.commit_transaction(patience).map_err(classify)?;
         self.distrust(asked.elapsed());
         Ok(())
+    }
+
+    /// Writes the records of one kind and waits for their acknowledgement. Nothing of it can take effect before the commit is asked for.
+    fn write_all(
+        &self,
+        kind: RecordKind,
+        submitted: &Submitted,
+        encoder: &Encoder,
+    ) -> Result<(), Trouble> {
+        let Some(producer) = &self.producer else {
+            return Err(Trouble::Abortable(KafkaError::Canceled));
+        };
+        let (mut number, mut scratch) = (0, Scratch::default());
+        let mut written = Ok(());
+        for settled in &submitted.batch.settled {
+            let write = |parts: Parts<'_>, headers| {
+                let record = to_produce(parts, headers, number);
+                number += 1;
+                produce(producer, record)
+            };
+            let form = settled.form();
+            written = form.each(kind, settled.place, encoder, &mut scratch, write);
+            if written.is_err() {
+                break;
+            }
+        }
+        let flushed = match written {
+            Ok(()) => settle_deliveries(producer, self.made.write()),
+            Err(error) => Err(error),
+        };
+        let (failed, unregistered) = producer.context().take();
+        if !failed.is_empty() || !unregistered.is_empty() {
+            let undelivered = submitted.locate(kind, encoder, failed);
+            let writability = encoder.writability();
+            let batch = &submitted.batch;
+            let mut verdict = Verdict::of(undelivered, self.made.pieces, batch, writability);
+            verdict.unregistered(unregistered, submitted, encoder);
+            return Err(Trouble::Undelivered(Box::new(verdict)));
+        }
+        match flushed {
+            Ok(Flushed::All) => Ok(()),
+            Ok(Flushed::Failed) => Err(Trouble::Abortable(KafkaError::Canceled)),
+            Ok(Flushed::TimedOut(left)) => {
+                let done = number.saturating_sub(left);
+                Err(Trouble::Slow(kind, Share { done, of: number }))
+            }
+            Err(error) => Err(Trouble::Abortable(error)),
+        }
     }
 
     /// Gives the producer up if one of its calls may have been sent twice: the first copy could still arrive, and end what comes after.
@@ -328,20 +546,37 @@ impl Writer {
         }
     }
 
-    /// Aborts the open transaction; gives the producer up if that fails.
-    fn abort(&mut self) {
+    /// Aborts the open transaction; gives the producer up if that fails. Says which records were not delivered.
+    fn abort(&mut self) -> Vec<(usize, KafkaError)> {
         let Some(producer) = &self.producer else {
-            return;
+            return Vec::new();
         };
+        // The client's own abort waits for records under way, and hears of none of them: it does not poll.
+        if producer.in_flight_count() > 0 {
+            producer.purge(PurgeConfig::default().queue());
+            if let Err(error) = flush(producer) {
+                debug!(%error, "records still under way");
+            }
+        }
         let asked = Instant::now();
         if let Err(error) = producer.abort_transaction(CALL) {
+            let (failed, _) = producer.context().take();
             self.give_up("abort", &error);
-            return;
+            return failed;
         }
         // Records purged by the abort report themselves as failed.
-        producer.poll(Duration::ZERO);
-        lock(&producer.context().failed).clear();
+        let mut left = producer.in_flight_count();
+        loop {
+            producer.poll(Duration::ZERO);
+            let before = mem::replace(&mut left, producer.in_flight_count());
+            if left == 0 || left >= before {
+                break;
+            }
+        }
+        let (failed, _) = producer.context().take();
+        self.aborted = true;
         self.distrust(asked.elapsed());
+        failed
     }
 
     /// Gives the producer up: the next use makes another one.
@@ -398,24 +633,9 @@ fn writer_config(config: &ClientConfig, id: &str) -> ClientConfig {
     config
         .set("transactional.id", id)
         .set("linger.ms", LINGER)
-        .set("transaction.timeout.ms", TRANSACTION_TIMEOUT)
         .set("retry.backoff.ms", RETRY_BACKOFF)
         .set("retry.backoff.max.ms", RETRY_BACKOFF);
     config
-}
-
-/// What failed deliveries mean: refused, if each of them has another form; else the batch is written again.
-fn refusals(batch: &Batch, failed: Vec<(usize, KafkaError)>) -> Trouble {
-    let mut indices = BTreeSet::new();
-    for (index, error) in failed {
-        let refused = error.rdkafka_error_code().is_some_and(is_refusal);
-        if !refused || batch.settled[index].otherwise.is_empty() {
-            return Trouble::Abortable(error);
-        }
-        warn!(%error, "target topic refuses a record");
-        indices.insert(index);
-    }
-    Trouble::Refused(indices)
 }
 
 /// What an error of the transaction protocol means for the transaction.
