@@ -49,6 +49,8 @@ use retide_native::admin::{self, Operation};
 use crate::cluster::cause::Cause;
 use crate::cluster::check::{Asking, Seen, SeenTopic};
 pub(crate) use crate::cluster::tools::Tools;
+use crate::command;
+use crate::topics::Topics;
 
 pub use acl::{Scope, User};
 pub use check::{Finding, Severity};
@@ -405,6 +407,34 @@ pub fn strimzi_user(
         host,
         cluster_label,
     )
+}
+
+/// The command line that ends a transaction which holds readers of a partition back at `start`.
+pub(crate) fn abort(config: &ClientConfig, topic: &str, partition: i32, start: i64) -> String {
+    Tools::new(config, bootstrap(config)).abort(topic, partition, start)
+}
+
+/// The command line that looks for transactions that nobody ends.
+pub(crate) fn find_hanging(config: &ClientConfig) -> String {
+    Tools::new(config, bootstrap(config)).find_hanging()
+}
+
+/// The command line that gives all topics as many partitions as the widest of them.
+pub(crate) fn widen(config: &ClientConfig, topics: &Topics) -> String {
+    let _ = config;
+    let prefix = topics.tasks.strip_suffix(".tasks").unwrap_or_default();
+    format!(
+        "retide init --prefix {} --partitions N, with the most that one of them has",
+        command::word(prefix)
+    )
+}
+
+/// The address of Kafka in a client's configuration.
+fn bootstrap(config: &ClientConfig) -> &str {
+    let address = config.get("bootstrap.servers");
+    address
+        .or_else(|| config.get("metadata.broker.list"))
+        .unwrap_or_default()
 }
 
 /// Does `work` on a thread of its own, since the client library blocks. The answer does not wait for the end of the clients, which may

@@ -14,6 +14,7 @@ use retide_core::order::Unreadable;
 
 use crate::client::is_away;
 use crate::metrics::{Metrics, Tally};
+use crate::shell::restore::Gap;
 
 /// A worker has begun.
 pub(crate) struct WorkerStarted<'a> {
@@ -101,6 +102,12 @@ pub(crate) struct OrderUnreadable<'a> {
     pub(crate) offset: i64,
     /// What is wrong with it.
     pub(crate) error: Unreadable,
+}
+
+/// Records were gone before they were read; reading goes on behind them.
+pub(crate) struct RecordsGone<'a> {
+    /// What is gone.
+    pub(crate) gap: &'a Gap,
 }
 
 /// The consumer met an error and goes on by itself.
@@ -312,6 +319,30 @@ impl OrderUnreadable<'_> {
         } = self;
         warn!(%error, topic, partition, offset, "record unreadable, passed over: the order of its key is not known");
         metrics.unreadable_orders.inc();
+    }
+}
+
+// === impl RecordsGone ===
+
+impl RecordsGone<'_> {
+    /// Writes log and metric, and begins the trouble.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        let Gap {
+            topic,
+            lane,
+            from,
+            to,
+            ..
+        } = self.gap;
+        error!(
+            topic = &**topic,
+            partition = lane.shard,
+            from,
+            to,
+            "records gone before they were read"
+        );
+        let records = u64::try_from(self.gap.records()).unwrap_or_default();
+        metrics.records_gone.inc_by(records);
     }
 }
 

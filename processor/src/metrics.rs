@@ -84,6 +84,8 @@ pub struct Metrics {
     pub(crate) set_aside_records: Counter,
     /// Records of the order topic that could not be read.
     pub(crate) unreadable_orders: Counter,
+    /// Offsets that were gone before they were read.
+    pub(crate) records_gone: Counter,
     /// Connectors that panicked.
     pub(crate) target_panics: Counter,
     /// How many calls may be in flight at once.
@@ -328,6 +330,11 @@ impl Metrics {
                 r,
                 "unreadable_orders",
                 "Records of the order topic not understood",
+            ),
+            records_gone: counter(
+                r,
+                "records_gone",
+                "Offsets whose records were deleted before they were read",
             ),
             target_panics: counter(r, "target_panics", "Connectors that panicked in a call"),
             limits: LimitFamily::register(r),

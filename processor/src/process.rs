@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 use retide_core::lane::Limits;
 use retide_core::{Engine, Gates};
+use retide_native::topics;
 
 use crate::broker;
 use crate::cluster::Tools;
@@ -30,6 +31,7 @@ use crate::config::{Config, Guarantee, Scene};
 use crate::health::{Health, Heartbeat};
 use crate::metrics::Metrics;
 use crate::rules::{self, Connected};
+use crate::scan;
 use crate::scenes::{self, Follower};
 use crate::shell::drive::{Drive, Pace, Rules};
 use crate::shell::encode::{Encoder, Formats};
@@ -38,7 +40,7 @@ use crate::shell::ledger::{AtLeastOnce, Ledger, Ownership, Transactional};
 use crate::shell::watch::Watch;
 use crate::shell::writable::Writability;
 use crate::threads::{Death, Ended, Threads};
-use crate::topics::Topics;
+use crate::topics::{Draining, Topics};
 
 /// A running process.
 pub struct Process {
@@ -71,6 +73,9 @@ pub enum Error {
     /// The scenes could not be read.
     #[error("read scenes")]
     Scenes(#[from] scenes::Error),
+    /// The tiers that there are could not be listed.
+    #[error("list tiers")]
+    Tiers(#[source] KafkaError),
     /// A worker's Kafka client gave up.
     #[error("worker {worker}")]
     Worker {
@@ -151,7 +156,9 @@ impl Process {
         let names = (0..count).map(|number| format!("worker-{number}"));
         // All of them before the first one starts: a process is ready when all are.
         let heartbeats: Vec<_> = names.map(|name| health.worker(&name)).collect();
-        let topics = Arc::new(Topics::new(&config.topics.prefix, &config.topics.tiers));
+        let topics = Topics::new(&config.topics.prefix, &config.topics.tiers);
+        let draining = draining(config, &topics).map_err(Error::Tiers)?;
+        let topics = Arc::new(topics.with_draining(draining));
         let follower = Follower::start(&config.kafka.consumer(), &topics.scenes)?;
         let producer = config.kafka.producer();
         threads.suspects().mark_on(producer, &topics);
@@ -450,11 +457,39 @@ fn writability(config: &Config, topics: &Arc<Topics>, metrics: &Metrics) -> Arc<
     Arc::new(Writability::telling(topics, troubles, tools, init))
 }
 
-/// How many shards there are: what the cluster has, whatever was configured when its topics were made.
+/// How many shards there are: as many as partitions that all topics have, whatever was configured when they were made.
 fn shards(consumer: &Client, topics: &Topics) -> Result<NonZeroU32, KafkaError> {
-    let metadata = consumer.fetch_metadata(Some(&topics.tasks), CALL)?;
-    let topic = metadata.topics().first();
-    let count = topic.map_or(0, |topic| topic.partitions().len());
+    let all = [&topics.tasks].into_iter().chain(&topics.tiers);
+    let names: Vec<&str> = all.chain(topics.written()).map(|name| &**name).collect();
+    let described = topics::describe(consumer.client(), &names, CALL)?;
+    // What may not be described, or is not there, is said elsewhere.
+    let counts = described.iter().flatten().map(|topic| topic.partitions);
+    let least = counts.min().and_then(|least| u32::try_from(least).ok());
     let missing = KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition);
-    NonZeroU32::new(count as u32).ok_or(missing)
+    least.and_then(NonZeroU32::new).ok_or(missing)
+}
+
+/// The tiers on the cluster that the configuration does not have any more: they are read until they are empty.
+fn draining(config: &Config, topics: &Topics) -> Result<Vec<Draining>, KafkaError> {
+    let prefix = format!("{}.delay.", config.topics.prefix);
+    let client = scan::consumer(config.kafka.consumer(), &config.processor.group)?;
+    // All topics: asking for one by its name could create it.
+    let metadata = client.fetch_metadata(None, CALL)?;
+    let strays = metadata.topics().iter().filter(|topic| {
+        let is_tier = topic.name().starts_with(&prefix);
+        is_tier && topics.source(topic.name()).is_none() && !topic.partitions().is_empty()
+    });
+    let draining: Vec<Draining> = strays
+        .map(|topic| Draining {
+            topic: topic.name().into(),
+            partitions: topic.partitions().len() as i32,
+        })
+        .collect();
+    for Draining { topic, .. } in &draining {
+        info!(
+            topic = &**topic,
+            "tier is not configured any more: read until it is empty"
+        );
+    }
+    Ok(draining)
 }

@@ -25,6 +25,17 @@ pub struct Topics {
     pub scenes: Arc<str>,
     /// Parked tasks, one topic for each tier of the ladder.
     pub tiers: Vec<Arc<str>>,
+    /// Tiers that the ladder does not have any more: they are read until they are empty, and nothing is parked there.
+    pub draining: Vec<Draining>,
+}
+
+/// A tier that is read until it is empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draining {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// How many partitions it has: others may have been widened since it was a tier.
+    pub partitions: i32,
 }
 
 // === impl Topics ===
@@ -46,14 +57,32 @@ impl Topics {
                 .iter()
                 .map(|tier| topic(&format!("delay.{tier}")))
                 .collect(),
+            draining: Vec::new(),
         }
     }
 
-    /// The topics that tasks are read from, which have the same number of partitions.
+    /// The same, with tiers that are to be drained.
+    #[must_use]
+    pub fn with_draining(self, draining: Vec<Draining>) -> Self {
+        Self { draining, ..self }
+    }
+
+    /// The topics that tasks are read from. All but those that are drained have the same number of partitions.
     pub fn read(&self) -> impl Iterator<Item = (Source, &Arc<str>)> {
-        let tiers = self.tiers.iter().enumerate();
+        let draining = self.draining.iter().map(|tier| &tier.topic);
+        let tiers = self.tiers.iter().chain(draining).enumerate();
         let tiers = tiers.map(|(index, topic)| (Source::Tier(index), topic));
         [(Source::Tasks, &self.tasks)].into_iter().chain(tiers)
+    }
+
+    /// The topics that the tasks of a shard are read from.
+    pub fn of_shard(&self, shard: i32) -> impl Iterator<Item = (Source, &Arc<str>)> {
+        self.read().filter(move |(source, _)| match source {
+            Source::Tasks => true,
+            Source::Tier(index) => index
+                .checked_sub(self.tiers.len())
+                .is_none_or(|index| shard < self.draining[index].partitions),
+        })
     }
 
     /// The topics that are only written, or read by whoever gets a shard, with the same number of partitions again.
@@ -71,7 +100,10 @@ impl Topics {
     pub fn name(&self, source: Source) -> &Arc<str> {
         match source {
             Source::Tasks => &self.tasks,
-            Source::Tier(index) => &self.tiers[index],
+            Source::Tier(index) => match index.checked_sub(self.tiers.len()) {
+                None => &self.tiers[index],
+                Some(index) => &self.draining[index].topic,
+            },
         }
     }
 
@@ -96,5 +128,20 @@ mod tests {
         }
         assert_eq!(&*topics.tiers[4], "retry.delay.1m");
         assert_eq!(topics.source("retry.scenes"), None);
+    }
+
+    #[test]
+    fn a_tier_that_is_drained_is_read_as_far_as_it_has_partitions() {
+        let draining = Draining {
+            topic: "retry.delay.2m".into(),
+            partitions: 4,
+        };
+        let topics = Topics::new("retry", &Ladder::default()).with_draining(vec![draining]);
+        let source = Source::Tier(topics.tiers.len());
+
+        assert_eq!(topics.source("retry.delay.2m"), Some(source));
+        assert_eq!(&**topics.name(source), "retry.delay.2m");
+        let has = |shard| topics.of_shard(shard).any(|(of, _)| of == source);
+        assert!(has(3) && !has(4));
     }
 }

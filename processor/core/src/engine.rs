@@ -124,6 +124,8 @@ pub enum Input {
     Tick,
     /// These scenes are in force from now on.
     Rules(Scenes),
+    /// There are so many shards in the group from now on: partitions were added.
+    Shards(NonZeroU32),
     /// The shard is to be given away soon: its calls in flight are waited for, and meanwhile nothing is started that may not be back by
     /// then; [`Engine::calls_left`] says how many there are.
     Leave {
@@ -404,6 +406,10 @@ impl Engine {
                 self.forget_missed();
                 self.ask_all_at(now.wall);
                 self.reorder();
+            }
+            Input::Shards(all) => {
+                self.shares.resize(now.steady, all, &self.scenes);
+                self.ask_all_at(now.wall);
             }
             Input::Leave { shard } => self.leave(now, shard),
             Input::Revoke { shard } => {

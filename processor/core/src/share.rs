@@ -179,6 +179,15 @@ impl Shares {
         }
     }
 
+    /// There are `all` shards from now on: every rate divides anew, with nothing saved up.
+    pub fn resize(&mut self, now: Duration, all: NonZeroU32, scenes: &Scenes) {
+        if self.all != all {
+            self.all = all;
+            self.pools.clear();
+            self.follow(now, scenes);
+        }
+    }
+
     /// A shard is ours, with nothing saved up.
     pub fn take(&mut self, now: Duration, shard: i32) {
         if self.owned.insert(shard) {

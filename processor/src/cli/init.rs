@@ -15,7 +15,8 @@ use retide_connectors::TargetConfig;
 use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
 use crate::cli::run;
 use crate::cluster::{self, Created, Layout, Plan, Role, Scope, Severity, User};
-use crate::config::{Config, Guarantee, Scene};
+use crate::config::identity::fingerprint;
+use crate::config::{Config, Scene};
 use crate::topics::Topics;
 
 /// What `init` takes.
@@ -180,18 +181,12 @@ fn acls(config: &Config, plan: &Plan, options: &Options) -> Result<(), Failed> {
 
 /// The group of a configuration, of whom the cluster is asked; partitions that cannot be read to their end are looked at for `patience`.
 pub(super) fn whose(config: &Config, patience: Duration) -> cluster::Whose {
-    let guarantee = match config.processor.guarantee {
-        Guarantee::ExactlyOnce => cluster::EXACTLY_ONCE,
-        Guarantee::AtLeastOnce => cluster::AT_LEAST_ONCE,
-    };
-    let tiers = config.topics.tiers.tiers().iter();
-    let tiers: Vec<&str> = tiers.map(|tier| &*tier.name).collect();
     cluster::Whose {
         plan: plan(config),
         prefix: config.topics.prefix.clone(),
         group: config.processor.group.clone(),
         consumer: config.kafka.consumer(),
-        fingerprint: cluster::fingerprint(guarantee, &tiers),
+        fingerprint: fingerprint(config),
         patience,
     }
 }

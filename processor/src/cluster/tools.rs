@@ -76,6 +76,14 @@ impl Tools {
         self.run("kafka-consumer-groups.sh", &["--delete", "--group", group])
     }
 
+    /// Looks for transactions that nobody ends.
+    pub(super) fn find_hanging(&self) -> String {
+        self.run(
+            "kafka-transactions.sh",
+            &["find-hanging", "--broker-id", "ID"],
+        )
+    }
+
     /// Ends a transaction that nobody else ends.
     pub(super) fn abort(&self, topic: &str, partition: i32, start: i64) -> String {
         let (partition, start) = (partition.to_string(), start.to_string());

@@ -5,7 +5,8 @@
 use std::fs;
 use std::process;
 
-use crate::config::{Config, text};
+use crate::cluster;
+use crate::config::{Config, Guarantee, text};
 
 /// What a member of the group is called.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,11 +48,25 @@ impl Identity {
         let instance_id = config.processor.instance_id.as_ref();
         let name = format!("worker-{number}");
         Self {
-            client_id: Some(format!("{base}-{host}-{process}-{name}")),
+            client_id: Some(format!(
+                "{base}-{host}-{process}-{name}-{}",
+                fingerprint(config)
+            )),
             instance_id: instance_id.map(|id| format!("{id}-{number}")),
             name,
         }
     }
+}
+
+/// What members of a group have to have in common, as the end of their clients' names: others see nothing else of it.
+pub fn fingerprint(config: &Config) -> String {
+    let guarantee = match config.processor.guarantee {
+        Guarantee::ExactlyOnce => cluster::EXACTLY_ONCE,
+        Guarantee::AtLeastOnce => cluster::AT_LEAST_ONCE,
+    };
+    let tiers = config.topics.tiers.tiers().iter();
+    let tiers: Vec<&str> = tiers.map(|tier| &*tier.name).collect();
+    cluster::fingerprint(guarantee, &tiers)
 }
 
 /// Puts the values of variables in the place of `${NAME}`.

@@ -22,13 +22,14 @@ use retide_core::completions::Binding;
 use retide_core::engine::Left;
 use retide_core::order::{self, Change, Fingerprint};
 use retide_core::{
-    Action, Commit, Engine, Entry, Failure, Fate, Input, Kind as TaskKind, LaneId, Now, Origin,
-    Outcome, Returned, Scene, Scenes, Settlement, Source, Task, Timestamp, Wait, Writable, task,
+    Action, Alert, Commit, Engine, Entry, Failure, Fate, Input, Kind as TaskKind, LaneId, Now,
+    Origin, Outcome, Returned, Scene, Scenes, Settlement, Source, Task, Timestamp, Wait, Writable,
+    task,
 };
 
 use crate::event::{
-    BatchCommitted, BatchDropped, BatchReturned, BreakerSwitched, RecordSetAside, RecordsRefused,
-    RulesChanged, TargetPanicked, WorkerStarted, WorkerStopped,
+    BatchCommitted, BatchDropped, BatchReturned, BreakerSwitched, RecordSetAside, RecordsGone,
+    RecordsRefused, RulesChanged, TargetPanicked, WorkerStarted, WorkerStopped,
 };
 use crate::health::Heartbeat;
 use crate::metrics::{Load, Metrics, SceneSet, Share, Tally};
@@ -38,6 +39,7 @@ use crate::shell::leaving::{Leaving, Stage};
 use crate::shell::ledger::{
     Batch, Content, Ledger, Ownership, Progress, Receipt, ReturnedBatch, Settled, Share as Part,
 };
+use crate::shell::restore::Gap;
 use crate::threads::{Hand, message};
 use crate::topics::Topics;
 use crate::trouble::{Effect, Kind, Trouble};
@@ -140,6 +142,10 @@ struct State<L> {
     refresh_at: Instant,
     /// Whether there are offsets to commit although nothing was settled.
     touched: bool,
+    /// What people must know, by shard, until it goes with the next commit.
+    alerts: Vec<(i32, Alert)>,
+    /// The partitions that have lost records, each with the time until which that is told.
+    gone: Vec<(Instant, String)>,
     /// The instant steady time is measured from.
     start: Instant,
     /// The counters of the scenes in force.
@@ -202,6 +208,9 @@ const MOST_SETTLED: usize = 40_000;
 /// Time between two commits of offsets that have not changed. Brokers forget those of topics that nobody subscribes to, a week after the last
 /// commit as they come, and sooner where an operator says so.
 const REFRESH: Duration = Duration::from_hours(1);
+
+/// How long it is told that records are gone: long enough for somebody to be called, and to look.
+const TOLD: Duration = Duration::from_mins(10);
 
 /// Time between two signs of life: as often as the loop turns when nothing happens, far less often than it can.
 const BEAT: Duration = Duration::from_millis(100);
@@ -268,6 +277,8 @@ impl<L: Ledger> State<L> {
             received: 0,
             refresh_at: now + REFRESH,
             touched: false,
+            alerts: Vec::new(),
+            gone: Vec::new(),
             start: now,
             counters,
             share,
@@ -346,6 +357,7 @@ impl<L: Ledger> State<L> {
             return;
         }
         self.beat_at = now + BEAT;
+        self.end_told(now);
         self.parts.heartbeat.beat();
         self.parts.feed.turned();
         self.follow_commits(now);
@@ -752,6 +764,8 @@ impl<L: Ledger> State<L> {
                 self.asked.push((shards, done));
                 self.answer();
             }
+            Reading::Gaps(gaps) => self.gone(gaps),
+            Reading::Shards(all) => self.step(Input::Shards(all)),
             Reading::Failed(_) => unreachable!("the loop ends with it"),
         }
     }
@@ -767,7 +781,6 @@ impl<L: Ledger> State<L> {
             let Assignment {
                 lane,
                 start,
-                committed,
                 known,
                 binding,
             } = assignment;
@@ -775,12 +788,7 @@ impl<L: Ledger> State<L> {
             self.shards.insert(lane.shard, self.assignment);
             self.parts.ownership.take(lane.shard);
             self.step(Input::Assign { lane, start, known });
-            let start = if committed {
-                Offset::Offset(start)
-            } else {
-                Offset::Beginning
-            };
-            lanes.push((lane, start));
+            lanes.push((lane, Offset::Offset(start)));
         }
         if !lanes.is_empty() {
             let assignment = self.assignment;
@@ -789,6 +797,45 @@ impl<L: Ledger> State<L> {
         }
         // No shard at all, where there are more workers than shards, is an assignment too.
         self.parts.heartbeat.assigned();
+    }
+
+    /// Records of our lanes are gone: people are told, and the offsets behind them are committed.
+    fn gone(&mut self, gaps: Vec<Gap>) {
+        let troubles = self.parts.metrics.troubles();
+        let troubles = troubles.held_by(self.parts.heartbeat.name());
+        let now = self.now().wall;
+        for gap in gaps {
+            RecordsGone { gap: &gap }.emit(&self.parts.metrics);
+            let subject = format!("{}/{}", gap.topic, gap.lane.shard);
+            troubles.begin(Trouble {
+                kind: Kind::RecordsGone,
+                subject: subject.clone(),
+                says: gap.says(),
+                fix: None,
+                effect: Effect::Limits,
+            });
+            self.gone.push((Instant::now() + TOLD, subject));
+            self.alerts.push((gap.lane.shard, gap.alert(now)));
+        }
+        self.touch(|_| true);
+    }
+
+    /// Ends what has been told for long enough.
+    fn end_told(&mut self, now: Instant) {
+        if self.gone.iter().all(|(until, _)| *until > now) {
+            return;
+        }
+        let troubles = self.parts.metrics.troubles();
+        let troubles = troubles.held_by(self.parts.heartbeat.name());
+        let (stay, over) = mem::take(&mut self.gone)
+            .into_iter()
+            .partition::<Vec<_>, _>(|(until, _)| *until > now);
+        for (_, subject) in &over {
+            if !stay.iter().any(|(_, other)| other == subject) {
+                troubles.end(Kind::RecordsGone, subject);
+            }
+        }
+        self.gone = stay;
     }
 
     /// Commits the offsets of the shards of these assignments soon, changed or not.
@@ -937,7 +984,8 @@ impl<L: Ledger> State<L> {
                 refused: false,
             });
         }
-        for (shard, alert) in dead.into_values() {
+        let alerts = self.alerts.drain(..).chain(dead.into_values());
+        for (shard, alert) in alerts {
             tally.count_records(1);
             batch.settled.push(Settled {
                 place: Place::at(shard),

@@ -6,11 +6,12 @@
 //! tasks came due at once. Nothing user-written runs here, and nothing is decided: it decodes nothing and keeps no offsets. Invariant:
 //! records of a lane come in order, each with the number of the assignment that it was read for.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::mem;
-use std::sync::Arc;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -20,7 +21,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use tracing::{error, warn};
+use tracing::warn;
 
 use retide_avro::headers::{self, Headless};
 use retide_core::completions::{Binding, Completions};
@@ -33,7 +34,9 @@ use crate::client::Quiet;
 use crate::config::identity::Identity;
 use crate::event::ConsumerReported;
 use crate::metrics::Metrics;
+use crate::offsets::{self, Edge};
 use crate::shell::group::Member;
+use crate::shell::restore::{Gap, Gone};
 use crate::suspects::MOST_DEATHS;
 use crate::threads::{Ended, Hand, Threads};
 use crate::topics::Topics;
@@ -54,6 +57,10 @@ pub enum Reading {
         /// Dropped or sent to when the drive has let go of them. Until then the group waits, and others work on.
         done: Sender<()>,
     },
+    /// Records of our lanes were gone before they were read.
+    Gaps(Vec<Gap>),
+    /// The group has so many shards now.
+    Shards(NonZeroU32),
     /// The consumer cannot go on.
     Failed(KafkaError),
 }
@@ -78,8 +85,6 @@ pub struct Assignment {
     pub lane: LaneId,
     /// The next offset to read.
     pub start: i64,
-    /// Whether that was committed; else it is read from its beginning.
-    pub committed: bool,
     /// What is complete above it.
     pub known: Completions,
     /// What the metadata of its commits is bound to.
@@ -144,6 +149,9 @@ const BUFFER: usize = 32;
 /// Requests on their way to the feed: a drive never has more lanes to pause at once.
 const REQUESTS: usize = 1_024;
 
+/// Longest wait for where lanes begin and end.
+const EDGES: Duration = Duration::from_secs(2);
+
 /// Longest wait for a record, after which requests are looked at again.
 const POLL: Duration = Duration::from_millis(10);
 
@@ -170,6 +178,7 @@ impl Feed {
             threads,
             stop: &stop,
             readings: &to_drive,
+            anew: &Arc::default(),
         };
         // Before the member joins: what it is given is to be read at once.
         let (tasks, to_tasks, tasks_thread) =
@@ -257,6 +266,8 @@ pub(crate) struct Around<'a> {
     pub(crate) stop: &'a Arc<AtomicBool>,
     /// To the drive.
     pub(crate) readings: &'a Sender<Reading>,
+    /// Shards that are to be begun anew, since a topic of theirs was made anew.
+    pub(crate) anew: &'a Arc<Mutex<BTreeSet<i32>>>,
 }
 
 /// The state of a thread that reads.
@@ -266,7 +277,7 @@ struct Reader {
     /// The topics.
     topics: Arc<Topics>,
     /// The lanes that are read.
-    lanes: HashMap<LaneId, Run>,
+    lanes: HashMap<LaneId, Way>,
     /// What the last record was read from.
     last: Source,
     /// The record being read.
@@ -275,6 +286,12 @@ struct Reader {
     threads: Threads,
     /// What the drive asked for and could not be done yet.
     failed: Vec<Request>,
+    /// Whether the log does not have what is to be read next of some lane: the client does not say of which, and reads nothing of it.
+    lost: bool,
+    /// The gaps that the drive is to be told of.
+    gaps: Vec<Gap>,
+    /// The shards that are to be begun anew.
+    anew: Arc<Mutex<BTreeSet<i32>>>,
     /// Records, to the drive.
     records: Sender<Vec<Read>>,
     /// What went wrong, to the drive.
@@ -285,13 +302,17 @@ struct Reader {
     metrics: Arc<Metrics>,
 }
 
-/// What a record of a lane is read for.
+/// How a lane is read.
 #[derive(Clone, Copy, Debug)]
-struct Run {
+struct Way {
     /// The number of the assignment.
     assignment: u64,
     /// The run of the lane in it.
     run: u64,
+    /// Where the client was told to read last.
+    from: Offset,
+    /// Whether it is to read nothing for now.
+    paused: bool,
 }
 
 /// What the drive has of a thread that reads: records, the way to ask, and the thread.
@@ -324,6 +345,9 @@ impl Reader {
             hand: Hand::new(around.topics),
             threads: around.threads.clone(),
             failed: Vec::new(),
+            lost: false,
+            gaps: Vec::new(),
+            anew: Arc::clone(around.anew),
             records: to_drive,
             readings: around.readings.clone(),
             requests: from_drive,
@@ -347,15 +371,94 @@ impl Reader {
         while !stop.load(Ordering::Acquire) {
             self.follow_all();
             let (records, failed) = self.collect();
+            if self.lost && !self.go_on_behind_gaps() {
+                // What was read before is told first.
+                thread::sleep(POLL);
+            }
             if !records.is_empty() && self.records.send(records).is_err() {
                 return;
             }
-            if let Some(failed) = failed
-                && self.readings.send(failed).is_err()
-            {
-                return;
+            let gaps = mem::take(&mut self.gaps);
+            let gaps = (!gaps.is_empty()).then_some(Reading::Gaps(gaps));
+            for reading in gaps.into_iter().chain(failed) {
+                if self.readings.send(reading).is_err() {
+                    return;
+                }
             }
         }
+    }
+
+    /// Reads on behind what is gone, of all lanes that have lost something; false if it cannot be found out yet which.
+    fn go_on_behind_gaps(&mut self) -> bool {
+        let name = |lane: &LaneId| &**self.topics.name(lane.source);
+        let ask = |edge| {
+            let lanes = self.lanes.keys().map(|lane| (name(lane), lane.shard));
+            offsets::edges(&self.consumer, lanes, edge, EDGES)
+        };
+        let (Ok(first), Ok(end), Ok(positions)) =
+            (ask(Edge::First), ask(Edge::End), self.consumer.position())
+        else {
+            return false;
+        };
+        let mut starts = TopicPartitionList::new();
+        let mut paused = Vec::new();
+        let mut gaps = Vec::new();
+        let mut anew = BTreeSet::new();
+        for (lane, run) in &mut self.lanes {
+            let topic = self.topics.name(lane.source);
+            let at = (topic.to_string(), lane.shard);
+            let (Some(first), Some(end)) = (first.get(&at), end.get(&at)) else {
+                return false;
+            };
+            let position = positions.find_partition(topic, lane.shard);
+            let next = match (position.map(|position| position.offset()), run.from) {
+                (Some(Offset::Offset(next)), _) | (_, Offset::Offset(next)) => next,
+                _ => *first,
+            };
+            let to = next.max(*first);
+            if next > *end {
+                // Its offsets begin anew: so must the shard, which is asked for and told of as if it had just been given out.
+                anew.insert(lane.shard);
+            } else if to > next {
+                gaps.push(Gap {
+                    topic: Arc::clone(topic),
+                    lane: *lane,
+                    from: next,
+                    to,
+                    what: Gone::Deleted,
+                });
+            }
+            run.from = Offset::Offset(to);
+            if run.paused {
+                paused.push(*lane);
+            }
+            if starts
+                .add_partition_offset(topic, lane.shard, run.from)
+                .is_err()
+            {
+                return false;
+            }
+        }
+        // All of them: the client has stopped reading those of which it has said nothing else.
+        let all = self.partitions(self.lanes.keys().copied());
+        let paused = self.partitions(paused);
+        let done = self
+            .consumer
+            .incremental_unassign(&all)
+            .and_then(|()| self.consumer.incremental_assign(&starts))
+            .and_then(|()| self.consumer.resume(&starts))
+            .and_then(|()| self.consumer.pause(&paused));
+        if let Err(error) = done {
+            warn!(%error, "lanes with gaps not assigned anew, trying again");
+            return false;
+        }
+        self.gaps.extend(gaps);
+        if !anew.is_empty() {
+            let mut all = self.anew.lock().unwrap_or_else(PoisonError::into_inner);
+            all.extend(anew);
+        }
+        self.lost = false;
+        true
     }
 
     /// Polls until there is nothing, enough, or a failure.
@@ -371,6 +474,7 @@ impl Reader {
                     records.extend(read);
                 }
                 Some(Err(error)) => {
+                    self.lost |= is_gone(&error);
                     if let Some(failed) = failure(error, &self.metrics) {
                         return (records, Some(failed));
                     }
@@ -407,12 +511,14 @@ impl Reader {
                     starts.add_partition_offset(topic, lane.shard, *start)?;
                 }
                 self.consumer.incremental_assign(&starts)?;
-                let run = Run {
+                let run = |from| Way {
                     assignment: *assignment,
                     run: 0,
+                    from,
+                    paused: false,
                 };
                 self.lanes
-                    .extend(lanes.iter().map(|(lane, _)| (*lane, run)));
+                    .extend(lanes.iter().map(|(lane, from)| (*lane, run(*from))));
                 // The client keeps a lane paused that was paused before it went away.
                 self.consumer.resume(&starts)
             }
@@ -429,7 +535,12 @@ impl Reader {
                 // It has just been given away.
                 Ok(())
             }
-            Request::Pause { lane } => self.consumer.pause(&self.partitions([*lane])),
+            Request::Pause { lane } => {
+                if let Some(known) = self.lanes.get_mut(lane) {
+                    known.paused = true;
+                }
+                self.consumer.pause(&self.partitions([*lane]))
+            }
             Request::Resume { lane, run, next } => {
                 let topic = self.topics.name(lane.source);
                 self.consumer.seek(
@@ -440,6 +551,8 @@ impl Reader {
                 )?;
                 if let Some(known) = self.lanes.get_mut(lane) {
                     known.run = *run;
+                    known.from = Offset::Offset(*next);
+                    known.paused = false;
                 }
                 self.consumer.resume(&self.partitions([*lane]))
             }
@@ -461,7 +574,7 @@ fn read(
     message: &BorrowedMessage<'_>,
     topics: &Topics,
     last: &mut Source,
-    lanes: &HashMap<LaneId, Run>,
+    lanes: &HashMap<LaneId, Way>,
     (hand, threads): (&Hand, &Threads),
 ) -> Option<Read> {
     let topic = message.topic();
@@ -478,7 +591,9 @@ fn read(
     if deaths == 0 {
         hand.take(lane, message.offset());
     }
-    let Run { assignment, run } = *lanes.get(&lane)?;
+    let Way {
+        assignment, run, ..
+    } = *lanes.get(&lane)?;
     let millis = message.timestamp().to_millis().unwrap_or_default();
     Some(Read {
         assignment,
@@ -506,21 +621,19 @@ pub(crate) fn ended(stop: &AtomicBool) -> Ended {
     }
 }
 
+/// Whether an error says that the log does not have what is to be read next.
+fn is_gone(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset)
+}
+
 /// What an error of the consumer means to the drive, if it is more than passing.
 pub(crate) fn failure(error: KafkaError, metrics: &Metrics) -> Option<Reading> {
     if let Some(
-        code @ (RDKafkaErrorCode::Fatal
-        | RDKafkaErrorCode::AutoOffsetReset
+        RDKafkaErrorCode::Fatal
         | RDKafkaErrorCode::TopicAuthorizationFailed
-        | RDKafkaErrorCode::GroupAuthorizationFailed),
+        | RDKafkaErrorCode::GroupAuthorizationFailed,
     ) = error.rdkafka_error_code()
     {
-        if code == RDKafkaErrorCode::AutoOffsetReset {
-            error!(
-                "a committed offset is no longer there: tasks were deleted unread, or the log was truncated; find out which, set the \
-                 group's offsets with kafka-consumer-groups.sh --reset-offsets, and start again"
-            );
-        }
         return Some(Reading::Failed(error));
     }
     // The client goes on by itself.

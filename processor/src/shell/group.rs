@@ -14,7 +14,7 @@
 //! What nobody subscribes to, brokers forget the offsets of, a week after the last commit: workers commit the offsets of all lanes when
 //! they get them, and every hour.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,24 +26,23 @@ use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::{TopicPartitionList, TopicPartitionListElem};
 use rdkafka::types::RDKafkaRespErr;
 use tracing::error;
 
-use retide_core::LaneId;
-use retide_core::completions::Completions;
 use retide_native::membership::membership;
 
 use crate::client::{complained, logged};
 use crate::config::identity::Identity;
-use crate::event::{CommitUnreadable, ShardsAssigned, ShardsLost, ShardsRevoked};
+use crate::event::{ShardsAssigned, ShardsLost, ShardsRevoked};
 use crate::metrics::Metrics;
-use crate::shell::binding::Bindings;
-use crate::shell::feed::{Around, Assignment, Reading, ended, failure};
+use crate::shell::feed::{Around, Reading, ended, failure};
 use crate::shell::order;
+use crate::shell::restore::{Asking, Pending};
 use crate::threads::Threads;
 use crate::topics::Topics;
+use crate::trouble::Troubles;
 
 /// The consumer that is a worker's member of the group.
 pub type Client = BaseConsumer<Context>;
@@ -67,6 +66,8 @@ pub struct Context {
     threads: Threads,
     /// Set to leave the group.
     stop: Arc<AtomicBool>,
+    /// Shards that are to be begun anew.
+    anew: Arc<Mutex<BTreeSet<i32>>>,
     /// What the group has said.
     known: Mutex<Known>,
     /// When the drive has turned.
@@ -93,8 +94,21 @@ struct Known {
     member: String,
     /// The shards that the drive was told of, and not asked for again.
     shards: BTreeSet<i32>,
+    /// The shards that are ours and cannot be worked on yet.
+    pending: BTreeMap<i32, Standstill>,
+    /// How often a shard began to stand still.
+    epoch: u64,
     /// The drive's word that it has let go of what is taken back, until it comes.
     leaving: Option<Receiver<()>>,
+}
+
+/// A shard that is ours and cannot be worked on yet.
+#[derive(Clone, Debug)]
+struct Standstill {
+    /// Which time it is: one that was away meanwhile is another one.
+    epoch: u64,
+    /// Why.
+    why: Pending,
 }
 
 /// The member of a worker.
@@ -115,12 +129,18 @@ const LEAVING: Duration = Duration::from_millis(2);
 /// How long a drive may not turn before its member is silent, too; and no longer than half of the time that the client takes for a silent one.
 const STUCK: Duration = Duration::from_secs(30);
 
-/// Longest wait for committed offsets: an open transaction of the former owner has to end or time out before they are known.
-/// Brokers look for overdue transactions every ten seconds, and a transaction may take ten; short beside `max.poll.interval.ms`.
-const COMMITTED: Duration = Duration::from_mins(1);
+/// Longest wait for what has to be known of shards within a rebalance: longer than a commit of the former owner takes; what is not known
+/// by then is asked for beside it.
+const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Longest wait for them at a time, after which it is seen whether they are still wanted: short beside the time a process has to drain.
-const ASK: Duration = Duration::from_secs(2);
+/// Longest time for it beside a rebalance: the order of many keys takes seconds to read.
+const LATER: Duration = Duration::from_secs(20);
+
+/// Pause before shards that stand still are asked for again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Time between two looks at how many shards there are.
+const COUNT: Duration = Duration::from_secs(10);
 
 // === impl Member ===
 
@@ -150,6 +170,7 @@ impl Member {
             name: identity.name.clone(),
             threads: around.threads.clone(),
             stop: Arc::clone(around.stop),
+            anew: Arc::clone(around.anew),
             known: Mutex::default(),
             turns: Turns::new(&config),
         };
@@ -170,6 +191,15 @@ impl Member {
         let thread = around
             .threads
             .spawn(&format!("{}-group", identity.name), body)
+            .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
+        let (member, stop) = (Arc::clone(&consumer), Arc::clone(around.stop));
+        let body = move || {
+            restore_all(&member, &stop);
+            ended(&stop)
+        };
+        around
+            .threads
+            .spawn(&format!("{}-restore", identity.name), body)
             .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
         Ok(Self { consumer, thread })
     }
@@ -255,7 +285,10 @@ impl ConsumerContext for Context {
         let done = match err {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(consumer, shards),
             _ if self.stop.load(Ordering::Acquire) => taken_back(consumer),
-            _ => self.revoke(consumer, shards),
+            _ => {
+                self.revoke(consumer, shards);
+                Ok(())
+            }
         };
         self.say(done);
     }
@@ -316,11 +349,12 @@ impl Context {
         shards.extend(self.remember(consumer, &BTreeSet::new()));
         // The group goes on; what follows is between this worker and the brokers.
         consumer.incremental_assign(&TopicPartitionList::new())?;
-        self.begin(consumer, &shards)
+        self.begin(&shards);
+        Ok(())
     }
 
     /// The group wants `shards` back: asks the drive for them, and does not wait for the answer.
-    fn revoke(&self, consumer: &Client, shards: Vec<i32>) -> Result<(), KafkaError> {
+    fn revoke(&self, consumer: &Client, shards: Vec<i32>) {
         let lost = consumer.assignment_lost();
         let mut again = BTreeSet::new();
         if lost {
@@ -342,14 +376,18 @@ impl Context {
         {
             let mut known = self.known();
             known.shards.retain(|shard| !shards.contains(shard));
+            let (gone, stay) = mem::take(&mut known.pending)
+                .into_iter()
+                .partition::<BTreeMap<_, _>, _>(|(shard, _)| shards.contains(shard));
+            known.pending = stay;
             known.leaving = Some(leaving);
+            self.goes_on(gone.iter());
         }
         // A drive that has ended drops the word that is waited for.
         let _ = self.readings.send(Reading::Revoked { shards, lost, done });
-        if again.is_empty() {
-            return Ok(());
+        if !again.is_empty() {
+            self.begin(&again);
         }
-        self.begin(consumer, &again)
     }
 
     /// Remembers the membership that the group has just confirmed. Where it is another one than before, although nothing was said to be
@@ -381,112 +419,160 @@ impl Context {
         lost.difference(leaving).copied().collect()
     }
 
-    /// Tells the drive where to begin the lanes of `shards`.
-    fn begin(&self, consumer: &Client, shards: &BTreeSet<i32>) -> Result<(), KafkaError> {
-        if shards.is_empty() {
-            // As a rule a rebalance changes nothing here, which is no news; that there is nothing at all is.
-            if self.known().shards.is_empty() {
-                let (worker, shards) = (&*self.name, &[]);
-                ShardsAssigned { worker, shards }.emit(&self.metrics);
-            }
-            let _ = self
-                .readings
-                .send(Reading::Assigned(Vec::new(), Vec::new()));
-            return Ok(());
-        }
-        let Some(committed) = self.committed(consumer, shards)? else {
-            return Ok(());
+    /// Tells the drive where to begin the lanes of `shards`: of those of which that is known within [`PATIENCE`]. The others stand still,
+    /// and are asked for again ([`restore_all`]).
+    fn begin(&self, shards: &BTreeSet<i32>) {
+        // As a rule a rebalance changes nothing here, which is no news; that there is nothing at all is.
+        let has_nothing = {
+            let known = self.known();
+            known.shards.is_empty() && known.pending.is_empty()
         };
-        let bindings = Bindings::ask(consumer.client(), &self.topics, COMMITTED)?;
-        let mut assignments = Vec::with_capacity(committed.count());
-        for element in committed.elements() {
-            element.error()?;
-            let (start, committed) = match element.offset() {
-                Offset::Offset(next) => (next, true),
-                // Never committed: everything that is there is still to be done.
-                _ => (0, false),
-            };
-            let binding = bindings.of(element.topic(), element.partition());
-            let known = Completions::decode(element.metadata(), binding, start);
-            let known = known.unwrap_or_else(|error| {
-                CommitUnreadable {
-                    topic: element.topic(),
-                    partition: element.partition(),
-                    offset: start,
-                    error: &error,
-                }
-                .emit(&self.metrics);
-                Completions::default()
-            });
-            if let Some(source) = self.topics.source(element.topic()) {
-                let shard = element.partition();
-                let lane = LaneId { shard, source };
-                assignments.push(Assignment {
-                    lane,
-                    start,
-                    committed,
-                    known,
-                    binding,
-                });
+        if !shards.is_empty() || has_nothing {
+            let shards: Vec<i32> = shards.iter().copied().collect();
+            ShardsAssigned {
+                worker: &self.name,
+                shards: &shards,
             }
+            .emit(&self.metrics);
         }
-        let shards: Vec<i32> = shards.iter().copied().collect();
-        ShardsAssigned {
+        let wanted: Vec<i32> = shards.iter().copied().collect();
+        let mut found = self.asking().known(&wanted, PATIENCE);
+        if self.stop.load(Ordering::Acquire) {
+            return;
+        }
+        let mut known = self.known();
+        for (shard, why) in mem::take(&mut found.pending) {
+            known.epoch += 1;
+            let epoch = known.epoch;
+            self.stands_still(shard, &why);
+            known.pending.insert(shard, Standstill { epoch, why });
+        }
+        known.shards.extend(found.shards());
+        drop(known);
+        for reading in found.readings() {
+            let _ = self.readings.send(reading);
+        }
+    }
+
+    /// Who is asked for what has to be known of shards.
+    fn asking(&self) -> Asking<'_> {
+        Asking {
+            config: &self.config,
+            probe: &self.probe,
+            topics: &self.topics,
+            threads: &self.threads,
+            metrics: &self.metrics,
+            stop: &self.stop,
+        }
+    }
+
+    /// A shard cannot be worked on.
+    fn stands_still(&self, shard: i32, why: &Pending) {
+        let trouble = why.trouble(shard, &self.topics, &self.config);
+        self.troubles().begin(trouble);
+    }
+
+    /// The troubles of this worker's shards.
+    fn troubles(&self) -> Troubles {
+        self.metrics.troubles().held_by(&self.name)
+    }
+
+    /// Shards are not ours any more, or known: they stand still no longer.
+    fn goes_on<'a>(&self, standing: impl Iterator<Item = (&'a i32, &'a Standstill)>) {
+        for (shard, standstill) in standing {
+            let (kind, subject) = standstill.why.subject(*shard, &self.topics);
+            self.troubles().end(kind, &subject);
+        }
+    }
+
+    /// Takes shards from the drive that are to be begun anew, as if they were lost.
+    fn begin_anew(&self) {
+        let anew = mem::take(&mut *self.anew.lock().unwrap_or_else(PoisonError::into_inner));
+        if anew.is_empty() {
+            return;
+        }
+        let mut known = self.known();
+        let shards: Vec<i32> = anew.intersection(&known.shards).copied().collect();
+        ShardsLost {
             worker: &self.name,
             shards: &shards,
         }
         .emit(&self.metrics);
-        // After the offsets: only then it is decided what there is to read.
-        let orders = order::Source {
-            config: &self.config,
-            probe: &self.probe,
-            topic: &self.topics.order,
-            suspects: self.threads.suspects(),
-            metrics: &self.metrics,
-            stop: &self.stop,
+        for shard in &shards {
+            known.epoch += 1;
+            let (epoch, why) = (known.epoch, Pending::Anew);
+            known.shards.remove(shard);
+            known.pending.insert(*shard, Standstill { epoch, why });
         }
-        .read(&shards);
-        let orders = match orders {
-            Ok(orders) => orders,
-            Err(_) if self.stop.load(Ordering::Acquire) => return Ok(()),
-            Err(error) => {
-                error!(topic = &*self.topics.order, "order of tasks unknown");
-                return Err(error);
-            }
+        let (done, _) = bounded(1);
+        let lost = Reading::Revoked {
+            shards,
+            lost: true,
+            done,
         };
-        let suspects = self.threads.suspects();
-        suspects.settle(&assignments, &self.topics, &self.threads);
-        self.known().shards.extend(shards);
-        let _ = self.readings.send(Reading::Assigned(assignments, orders));
-        Ok(())
+        let _ = self.readings.send(lost);
     }
 
-    /// The committed offsets, waiting for transactions that still may change them; none if nobody wants them any more.
-    fn committed(
-        &self,
-        consumer: &Client,
-        shards: &BTreeSet<i32>,
-    ) -> Result<Option<TopicPartitionList>, KafkaError> {
-        let mut lanes = TopicPartitionList::new();
-        for (_, topic) in self.topics.read() {
-            for shard in shards {
-                lanes.add_partition(topic, *shard);
+    /// Asks for the shards that stand still, and gives those that are known to the drive.
+    fn restore(&self) {
+        let waiting: BTreeMap<i32, Standstill> = self.known().pending.clone();
+        if waiting.is_empty() {
+            return;
+        }
+        let wanted: Vec<i32> = waiting.keys().copied().collect();
+        let mut found = self.asking().known(&wanted, LATER);
+        let mut known = self.known();
+        // The group may have taken them back meanwhile, and given them out again.
+        let is_same = |known: &Known, shard: i32| {
+            let (before, now) = (waiting.get(&shard), known.pending.get(&shard));
+            before.map(|at| at.epoch) == now.map(|at| at.epoch) && now.is_some()
+        };
+        found.keep(|shard| is_same(&known, shard));
+        for (shard, why) in mem::take(&mut found.pending) {
+            if !is_same(&known, shard) {
+                continue;
+            }
+            if let Some(standstill) = known.pending.get_mut(&shard) {
+                if standstill.why.subject(shard, &self.topics) != why.subject(shard, &self.topics) {
+                    let before = [(shard, standstill.clone())];
+                    self.goes_on(before.iter().map(|(shard, before)| (shard, before)));
+                }
+                self.stands_still(shard, &why);
+                standstill.why = why;
             }
         }
-        let deadline = Instant::now() + COMMITTED;
-        loop {
-            match consumer.committed_offsets(lanes.clone(), ASK) {
-                Ok(committed) => return Ok(Some(committed)),
-                Err(_) if self.stop.load(Ordering::Acquire) => return Ok(None),
-                Err(error)
-                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut)
-                        && Instant::now() < deadline => {}
-                Err(error) => {
-                    error!(
-                        "committed offsets unknown: no answer, or a transaction that never ends; `kafka-transactions.sh find-hanging` finds those"
-                    );
-                    return Err(error);
-                }
+        let shards: Vec<i32> = found.shards().collect();
+        // Still under the lock: what takes a shard back says so to the drive after this. It waits for nobody who waits for the lock.
+        for reading in found.readings() {
+            if self.readings.try_send(reading).is_err() {
+                return;
+            }
+        }
+        for shard in shards {
+            if let Some(standstill) = known.pending.remove(&shard) {
+                self.goes_on([(&shard, &standstill)].into_iter());
+            }
+            known.shards.insert(shard);
+        }
+    }
+}
+
+/// Asks for the shards that stand still, until told to stop; and for how many shards there are.
+fn restore_all(consumer: &Client, stop: &AtomicBool) {
+    let context = consumer.context();
+    let mut look_at = Instant::now() + COUNT;
+    let mut count = None;
+    while !stop.load(Ordering::Acquire) {
+        thread::sleep(AGAIN);
+        context.begin_anew();
+        context.restore();
+        if Instant::now() >= look_at {
+            look_at = Instant::now() + COUNT;
+            let now = context.asking().count();
+            if let Some(now) = now.filter(|now| count != Some(*now))
+                && context.readings.try_send(Reading::Shards(now)).is_ok()
+            {
+                count = Some(now);
             }
         }
     }

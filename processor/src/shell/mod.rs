@@ -8,5 +8,6 @@ pub mod group;
 mod leaving;
 pub mod ledger;
 mod order;
+pub mod restore;
 pub(crate) mod watch;
 pub mod writable;

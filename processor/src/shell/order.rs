@@ -5,6 +5,7 @@
 //! Whether a scene is ordered now makes no difference: what was written when one was has to be known to whoever ends its tasks, or it would
 //! name them for ever, and keep the next ones of their keys waiting. Where nothing was ever written, that costs one question a shard.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,16 +13,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tracing::debug;
 
 use retide_core::order::Shard;
 
 use crate::client::Quiet;
 use crate::event::{OrderRead, OrderUnreadable};
 use crate::metrics::Metrics;
+use crate::offsets::{self, Edge};
 use crate::scan::{self, CALL, Scanned};
 use crate::suspects::Suspects;
 
@@ -42,11 +45,20 @@ pub(crate) struct Source<'a> {
     pub(crate) stop: &'a AtomicBool,
 }
 
+/// What was read.
+#[derive(Debug, Default)]
+pub(crate) struct Orders {
+    /// The order of each shard that has any.
+    pub(crate) known: Vec<(i32, Shard)>,
+    /// The shards that could not be read to their ends, and the first offset that cannot be read, if that is known.
+    pub(crate) pending: Vec<(i32, Option<i64>)>,
+}
+
+/// Who reads, and the shards that can be read, each with its first offset.
+type Readable = (BaseConsumer<Quiet>, Vec<(i32, i64)>);
+
 /// A client that lives as long as its worker, and sees what transactions have written that are not over.
 pub(crate) struct Probe(BaseConsumer<Quiet>);
-
-/// Longest time for all of it: far below the time for which tombstones are kept, and `max.poll.interval.ms`.
-const READ: Duration = Duration::from_mins(1);
 
 /// Pause before it is asked again whether the transactions of former owners are over, which takes milliseconds as a rule.
 const AGAIN: Duration = Duration::from_millis(10);
@@ -63,7 +75,7 @@ impl Probe {
     }
 
     /// The client, rid of what it has reported since it was last asked.
-    fn client(&self) -> &BaseConsumer<Quiet> {
+    pub(crate) fn client(&self) -> &BaseConsumer<Quiet> {
         while self.0.poll(Duration::ZERO).is_some() {}
         &self.0
     }
@@ -78,32 +90,39 @@ impl fmt::Debug for Probe {
 // === impl Source ===
 
 impl Source<'_> {
-    /// The order of `shards`, of those that have any. To be called when the committed offsets of the shards are known: a transaction that
-    /// has changed them is decided then, but its records may not be readable yet.
-    pub(crate) fn read(self, shards: &[i32]) -> Result<Vec<(i32, Shard)>, KafkaError> {
+    /// The order of `shards`, of those that have any, as far as it can be read by `deadline`. To be called when the committed offsets of
+    /// the shards are known: a transaction that has changed them is decided then, but its records may not be readable yet.
+    pub(crate) fn read(self, shards: &[i32], deadline: Instant) -> Orders {
         let since = Instant::now();
-        let deadline = since + READ;
+        let mut orders = Orders::default();
         self.suspects.forget(shards);
-        let filled = self.filled(shards, deadline)?;
-        if filled.is_empty() {
-            return Ok(Vec::new());
-        }
-        let consumer = scan::consumer(self.config.clone(), group(self.config))?;
         let mut starts = TopicPartitionList::new();
-        for &(shard, low, end) in &filled {
-            // As long as a transaction is open, readers see nothing of what is behind its first record.
-            while self.ends(&consumer, shard, deadline)?.1 < end {
-                self.pause(deadline, None)?;
+        let consumer = match self.readable(shards, deadline, &mut orders) {
+            Ok(Some((consumer, filled))) => {
+                for (shard, low) in filled {
+                    let added = starts.add_partition_offset(self.topic, shard, Offset::Offset(low));
+                    match added {
+                        Ok(()) => orders.known.push((shard, Shard::default())),
+                        Err(_) => orders.pending.push((shard, None)),
+                    }
+                }
+                consumer
             }
-            starts.add_partition_offset(self.topic, shard, Offset::Offset(low))?;
+            Ok(None) => return orders,
+            Err(error) => {
+                debug!(%error, topic = self.topic, "order of tasks unknown");
+                orders.known.clear();
+                orders.pending = shards.iter().map(|shard| (*shard, None)).collect();
+                return orders;
+            }
+        };
+        if starts.count() == 0 {
+            return orders;
         }
-        let mut orders: Vec<(i32, Shard)> = filled
-            .iter()
-            .map(|(shard, ..)| (*shard, Shard::default()))
-            .collect();
+        let known = &mut orders.known;
         let scanned = scan::read(&consumer, &starts, deadline, |message| {
             let (partition, offset) = (message.partition(), message.offset());
-            let order = orders.iter_mut().find(|(shard, _)| *shard == partition);
+            let order = known.iter_mut().find(|(shard, _)| *shard == partition);
             if let Some((_, order)) = order {
                 let key = message.key().unwrap_or_default();
                 if self.suspects.replay(key, message.payload()) {
@@ -121,83 +140,84 @@ impl Source<'_> {
                 }
             }
             ControlFlow::Continue(())
-        })?;
-        match scanned {
-            Scanned::ToEnd | Scanned::Enough => {}
-            Scanned::OutOfTime { .. } => return Err(timed_out()),
+        });
+        let unread = match scanned {
+            Ok(Scanned::ToEnd | Scanned::Enough) => BTreeSet::new(),
+            Ok(Scanned::OutOfTime { left }) => left,
+            Err(error) => {
+                debug!(%error, topic = self.topic, "order of tasks unknown");
+                known.iter().map(|(shard, _)| *shard).collect()
+            }
+        };
+        known.retain(|(shard, _)| !unread.contains(shard));
+        orders
+            .pending
+            .extend(unread.into_iter().map(|shard| (shard, None)));
+        if !orders.known.is_empty() {
+            let shards: Vec<i32> = orders.known.iter().map(|(shard, _)| *shard).collect();
+            let keys = orders.known.iter().map(|(_, order)| order.len()).sum();
+            OrderRead {
+                shards: &shards,
+                keys,
+                took: since.elapsed(),
+            }
+            .emit();
         }
-        let keys = orders.iter().map(|(_, order)| order.len()).sum();
-        OrderRead {
-            shards,
-            keys,
-            took: since.elapsed(),
-        }
-        .emit();
-        Ok(orders)
+        orders
     }
 
-    /// The shards of which anything is written: with the first offset, and one past the last one, whatever became of its transaction.
-    fn filled(
+    /// The shards of which anything is written and all can be read, with their first offsets, and who reads them; those of which it cannot
+    /// be read by `deadline` are pending.
+    fn readable(
         &self,
         shards: &[i32],
         deadline: Instant,
-    ) -> Result<Vec<(i32, i64, i64)>, KafkaError> {
+        orders: &mut Orders,
+    ) -> Result<Option<Readable>, KafkaError> {
         let probe = self.probe.client();
-        let mut filled = Vec::new();
-        for &shard in shards {
-            let (low, end) = self.ends(probe, shard, deadline)?;
-            if low < end {
-                filled.push((shard, low, end));
+        let partitions = || shards.iter().map(|shard| (self.topic, *shard));
+        let low = offsets::edges(probe, partitions(), Edge::First, CALL)?;
+        let ends = offsets::edges(probe, partitions(), Edge::End, CALL)?;
+        let mut filled = BTreeMap::new();
+        for shard in shards {
+            let at = (self.topic.to_owned(), *shard);
+            match (low.get(&at), ends.get(&at)) {
+                (Some(low), Some(end)) if low < end => {
+                    filled.insert(*shard, (*low, *end));
+                }
+                (Some(_), Some(_)) => {}
+                _ => orders.pending.push((*shard, None)),
             }
         }
-        Ok(filled)
-    }
-
-    /// The first offset of a shard, and one past the last one that `consumer` may see.
-    fn ends(
-        &self,
-        consumer: &BaseConsumer<Quiet>,
-        shard: i32,
-        deadline: Instant,
-    ) -> Result<(i64, i64), KafkaError> {
+        if filled.is_empty() {
+            return Ok(None);
+        }
+        let consumer = scan::consumer(self.config.clone(), group(self.config))?;
+        // As long as a transaction is open, readers see nothing of what is behind its first record.
+        let mut ready = Vec::new();
         loop {
-            match consumer.fetch_watermarks(self.topic, shard, CALL) {
-                Ok(ends) => return Ok(ends),
-                Err(error) => self.pause(deadline, Some(error))?,
+            let partitions = filled.keys().map(|shard| (self.topic, *shard));
+            let stable = offsets::edges(&consumer, partitions, Edge::End, CALL)?;
+            let of = |shard| stable.get(&(self.topic.to_owned(), shard)).copied();
+            filled.retain(|shard, (low, end)| {
+                let is_ready = of(*shard).is_some_and(|stable| stable >= *end);
+                if is_ready {
+                    ready.push((*shard, *low));
+                }
+                !is_ready
+            });
+            let is_late = Instant::now() >= deadline || self.stop.load(Ordering::Acquire);
+            if filled.is_empty() || is_late {
+                let held = filled.keys().map(|shard| (*shard, of(*shard)));
+                orders.pending.extend(held);
+                return Ok(Some((consumer, ready)));
             }
+            thread::sleep(AGAIN);
         }
-    }
-
-    /// Lets a moment pass, unless it is too late for that, nobody wants it any more, or `error` is not one that passes.
-    fn pause(&self, deadline: Instant, error: Option<KafkaError>) -> Result<(), KafkaError> {
-        let lasting = error.as_ref().is_some_and(is_lasting);
-        if lasting || Instant::now() >= deadline || self.stop.load(Ordering::Acquire) {
-            return Err(error.unwrap_or_else(timed_out));
-        }
-        thread::sleep(AGAIN);
-        Ok(())
     }
 }
 
 /// The group of a consumer's configuration: clients want its name, although nothing joins it.
 fn group(config: &ClientConfig) -> &str {
     config.get("group.id").unwrap_or("retide")
-}
-
-/// What it means that time is up.
-fn timed_out() -> KafkaError {
-    KafkaError::OffsetFetch(RDKafkaErrorCode::OperationTimedOut)
-}
-
-/// Whether an error will be the same next time.
-fn is_lasting(error: &KafkaError) -> bool {
-    let unknown = matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::UnknownTopic
-                | RDKafkaErrorCode::UnknownTopicOrPartition
-                | RDKafkaErrorCode::UnknownPartition
-        )
-    );
-    unknown || scan::is_fatal(error)
 }

@@ -15,6 +15,7 @@ mod concurrency;
 mod crash;
 mod doctor;
 mod explain;
+mod gaps;
 mod group;
 mod offsets;
 mod ordering;

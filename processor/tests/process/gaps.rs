@@ -1,0 +1,284 @@
+//! What is gone before it is read, and what cannot be read: the rest goes on, and it is said.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::runtime::Runtime;
+
+use crate::rig::{FLAKY, Retide, Rig};
+use crate::support::{PATIENCE, config};
+
+/// Tasks are parked in the tier `5s` once, and then delivered.
+const SLOW: &str = r#"
+[scenes.flaky]
+target = { http = { url = "http://TARGET/flaky", timeout = "5s" } }
+backoff = { fixed = { delay = "6s" } }
+max_attempts = 4
+"#;
+
+/// An admin client.
+fn admin(rig: &Rig) -> AdminClient<DefaultClientContext> {
+    config(&rig.bootstrap, "admin").create().unwrap()
+}
+
+/// A rig whose processes answer on an address of their own.
+fn rig(scenes: &str) -> (Rig, String) {
+    let rig = Rig::new(Duration::ZERO, scenes);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    rig.configure(&format!(
+        "{}[admin]\nlisten = '{address}'\n{scenes}",
+        rig.basics()
+    ));
+    (rig, address)
+}
+
+/// What a process answers.
+fn get(address: &str, path: &str) -> String {
+    let Ok(mut stream) = TcpStream::connect(address) else {
+        return String::new();
+    };
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let mut text = String::new();
+    let _ = stream.write_all(request.as_bytes());
+    let _ = stream.read_to_string(&mut text);
+    text
+}
+
+/// Waits until a process answers with `part`.
+fn wait_for(address: &str, path: &str, part: &str) {
+    let start = Instant::now();
+    while !get(address, path).contains(part) {
+        assert!(start.elapsed() < PATIENCE, "{part}: {}", get(address, path));
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Deletes all records of a partition.
+fn delete(rig: &Rig, topic: &str, partition: i32) {
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(&rig.topic(topic), partition, Offset::End)
+        .unwrap();
+    let deleted = admin(rig).delete_records(&list, &AdminOptions::new());
+    Runtime::new().unwrap().block_on(deleted).unwrap();
+}
+
+/// How many records are on a topic.
+fn count(rig: &Rig, topic: &str) -> usize {
+    rig.read(topic).len()
+}
+
+/// Waits until so many records are on a topic.
+fn wait_for_records(rig: &Rig, topic: &str, records: usize) {
+    let start = Instant::now();
+    while count(rig, topic) < records {
+        assert!(start.elapsed() < PATIENCE, "{topic}: {records}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Sends a task of `flaky` that fails so often to a partition.
+fn send(rig: &Rig, producer: &BaseProducer, partition: i32, id: &str, failures: &str) {
+    let headers = rdkafka::message::OwnedHeaders::new();
+    let headers = [("retry-scene", "flaky"), ("retry-id", id)].iter().fold(
+        headers,
+        |headers, (key, value)| {
+            headers.insert(rdkafka::message::Header {
+                key,
+                value: Some(value.as_bytes()),
+            })
+        },
+    );
+    let topic = rig.topic("tasks");
+    let record = BaseRecord::<(), str>::to(&topic)
+        .payload(failures)
+        .partition(partition)
+        .headers(headers);
+    producer.send(record).map_err(|(error, _)| error).unwrap();
+    producer.flush(PATIENCE).unwrap();
+}
+
+#[test]
+fn records_deleted_before_they_were_read_are_told_and_the_rest_goes_on() {
+    let (rig, address) = rig(SLOW);
+    let producer = rig.producer();
+    let first = rig.run();
+    for index in 0..8 {
+        send(&rig, &producer, index % 4, &format!("task-{index}"), "1");
+    }
+    wait_for_records(&rig, "delay.5s", 8);
+    first.kill();
+    delete(&rig, "delay.5s", 1);
+    let tier = format!("{}/1", rig.topic("delay.5s"));
+
+    let doctor = rig.retide(&["doctor", "--no-targets"]);
+    let second = rig.run();
+    let ends = rig.ends(6);
+
+    let doctor = String::from_utf8(doctor.stdout).unwrap();
+    assert!(
+        doctor.contains(&format!("✖ {tier}: ")) && doctor.contains("were deleted before"),
+        "{doctor}"
+    );
+    assert!(!ends.contains_key("task-1") && !ends.contains_key("task-5"));
+    assert_eq!(second.log().matches("records gone before").count(), 1);
+    wait_for(&address, "/readyz", &format!(r#""subject":"{tier}""#));
+    assert!(get(&address, "/readyz").starts_with("HTTP/1.1 200"));
+    wait_for(&address, "/metrics", "retide_records_gone_total ");
+    assert!(!get(&address, "/metrics").contains("retide_records_gone_total 0"));
+    let alerts = rig.read("alerts");
+    let alert = alerts
+        .iter()
+        .filter_map(|alert| alert.value.clone())
+        .map(|value| String::from_utf8(value).unwrap())
+        .find(|text| text.contains("records-gone"));
+    assert!(alert.is_some_and(|text| text.contains(&tier)));
+
+    // Behind the gap nothing is gone any more, and what comes is done.
+    send(&rig, &producer, 1, "task-8", "1");
+    rig.ends(7);
+    second.terminate();
+    assert_eq!(second.wait(), Some(0));
+    let third = rig.run();
+    assert!(!third.log().contains("records gone before"));
+}
+
+/// The process stays, and does a task on each of these partitions.
+fn works(rig: &Rig, retide: &mut Retide, partitions: &[i32], round: usize, ends: usize) {
+    let producer = rig.producer();
+    for partition in partitions {
+        send(
+            rig,
+            &producer,
+            *partition,
+            &format!("{round}-{partition}"),
+            "0",
+        );
+    }
+    rig.ends(ends);
+    assert!(retide.child.try_wait().unwrap().is_none(), "it has ended");
+}
+
+#[test]
+fn records_deleted_while_they_are_read_do_not_end_the_process() {
+    let (rig, address) = rig(FLAKY);
+    let mut retide = rig.run();
+    works(&rig, &mut retide, &[0, 1, 2, 3], 0, 4);
+    // What is to be read next does not exist: an hour's tier is read up to its first record, which is not due.
+    let producer = rig.producer();
+    for index in 0..40 {
+        let id = format!("later-{index}");
+        let headers = [
+            ("retry-scene", "flaky"),
+            ("retry-id", &id),
+            ("retry-delay-ms", "4000000"),
+        ];
+        rig.send(&producer, &headers, &[b'0'; 1]);
+    }
+    producer.flush(PATIENCE).unwrap();
+    wait_for_records(&rig, "delay.1h", 40);
+    for partition in 0..4 {
+        delete(&rig, "delay.1h", partition);
+        delete(&rig, "tasks", partition);
+    }
+    works(&rig, &mut retide, &[0, 1, 2, 3], 1, 8);
+    let _ = address;
+}
+
+#[test]
+fn a_partition_that_cannot_be_read_stands_still_alone() {
+    let (rig, address) = rig(FLAKY);
+    // A transaction that is not ended: readers of its partition see nothing behind its first record.
+    let hanging: BaseProducer = config(&rig.bootstrap, "hanging")
+        .set("transactional.id", format!("{}-hanging", rig.prefix))
+        .set("transaction.timeout.ms", "600000")
+        .create()
+        .unwrap();
+    hanging.init_transactions(PATIENCE).unwrap();
+    hanging.begin_transaction().unwrap();
+    let order = rig.topic("order");
+    let record = BaseRecord::<str, str>::to(&order)
+        .key("x")
+        .payload("x")
+        .partition(2);
+    hanging.send(record).map_err(|(error, _)| error).unwrap();
+    hanging.flush(PATIENCE).unwrap();
+
+    let mut retide = rig.run();
+    works(&rig, &mut retide, &[0, 1, 3], 0, 3);
+
+    let stuck = format!("{order}/2");
+    wait_for(&address, "/readyz", &format!(r#""subject":"{stuck}""#));
+    let ready = get(&address, "/readyz");
+    assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
+    assert!(
+        ready.contains(&format!(
+            "abort --topic {order} --partition 2 --start-offset 0"
+        )),
+        "{ready}"
+    );
+    let doctor = rig.retide(&["doctor", "--no-targets"]);
+    let doctor = String::from_utf8(doctor.stdout).unwrap();
+    assert!(doctor.contains(&stuck), "{doctor}");
+    send(&rig, &rig.producer(), 2, "behind", "0");
+    hanging.abort_transaction(PATIENCE).unwrap();
+    assert!(rig.ends(4).contains_key("behind"));
+    wait_for(&address, "/readyz", "HTTP/1.1 200");
+}
+
+#[test]
+fn partitions_added_in_any_order_end_nothing_and_begin_when_all_topics_have_them() {
+    let (rig, address) = rig(FLAKY);
+    let basics = rig.basics().replace(
+        "[kafka.consumer]\n",
+        "topic.metadata.refresh.interval.ms = 2000\n[kafka.consumer]\n",
+    );
+    rig.configure(&format!("{basics}[admin]\nlisten = '{address}'\n{FLAKY}"));
+    let mut retide = rig.run();
+    works(&rig, &mut retide, &[0, 1, 2, 3], 0, 4);
+    let widen = |topic: &str| {
+        let topic = rig.topic(topic);
+        let new = [NewPartitions::new(&topic, 6)];
+        let runtime = Runtime::new().unwrap();
+        let admin = admin(&rig);
+        let widened = admin.create_partitions(&new, &AdminOptions::new());
+        runtime.block_on(widened).unwrap();
+    };
+
+    widen("tasks");
+    // Only some have them.
+    wait_for(&address, "/readyz", "partitions-differ");
+    assert!(get(&address, "/readyz").starts_with("HTTP/1.1 200"));
+    works(&rig, &mut retide, &[0, 1, 2, 3], 1, 8);
+    let producer = config(&rig.bootstrap, "producer").create().unwrap();
+    send(&rig, &producer, 5, "new-5", "0");
+    for topic in [
+        "delay.now",
+        "delay.5s",
+        "delay.10s",
+        "delay.1m",
+        "delay.1h",
+        "callbacks",
+        "events",
+        "alerts",
+        "dead-letters",
+        "order",
+    ] {
+        widen(topic);
+    }
+
+    rig.target.wait_for(9);
+    let seen = rig.target.requests();
+    assert!(
+        seen.iter()
+            .any(|request| request.text("retry-id") == "new-5")
+    );
+    works(&rig, &mut retide, &[0, 1, 2, 3], 2, 12);
+    wait_for(&address, "/metrics", "retide_owned_shards 6");
+}
