@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tracing::error;
 
-use crate::log::Log;
+use crate::log::{self, Log};
 use crate::suspects::MARKING;
 use crate::threads::{Threads, message};
 
@@ -79,7 +79,9 @@ impl Watchdog {
                 match bounds.recv_timeout(bound) {
                     Ok(_) | Err(RecvTimeoutError::Disconnected) => {}
                     Err(RecvTimeoutError::Timeout) => {
-                        let left = threads.running();
+                        let mut left = threads.running();
+                        // It is not told to end.
+                        left.retain(|name| name != log::THREAD);
                         log.last_words(&format!(
                             "not drained within {bound:?}: {} did not end; what was answered and is not committed is called again",
                             left.join(", ")

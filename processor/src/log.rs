@@ -73,6 +73,9 @@ struct Queue {
     lost: u64,
 }
 
+/// The name of the thread that writes.
+pub(crate) const THREAD: &str = "log";
+
 /// Most bytes that wait: a few seconds of a log at its loudest.
 const MOST: usize = 1024 * 1024;
 
@@ -122,7 +125,7 @@ impl Log {
     pub(crate) fn queue(&self, threads: &Threads) -> io::Result<()> {
         self.shared.queued.store(true, Ordering::Release);
         let log = self.clone();
-        threads.spawn("log", move || log.write()).map(drop)
+        threads.spawn(THREAD, move || log.write()).map(drop)
     }
 
     /// Counts lost lines here.

@@ -23,6 +23,7 @@ mod promises;
 mod rate;
 mod rig;
 mod secured;
+mod supervision;
 #[path = "../kafka/support.rs"]
 #[allow(dead_code, reason = "the tests of `kafka` use the rest")]
 mod support;
