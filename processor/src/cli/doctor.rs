@@ -123,6 +123,10 @@ const SCENES: Duration = Duration::from_secs(8);
 /// How long a partition is looked at whose last records cannot be read yet: longer than a transaction of retide's takes.
 const HELD_BACK: Duration = Duration::from_secs(11);
 
+/// What stands for a user that the configuration does not name.
+const WHO: &str = "NAME stands for the user that the brokers take retide for: with certificates their subject, such as CN=retide, unless \
+                   ssl.principal.mapping.rules say otherwise; without a login ANONYMOUS";
+
 /// Skew in milliseconds from which on it is said: half of what a tier is read ahead of time.
 const SKEW: i64 = 1_000;
 
@@ -267,6 +271,10 @@ pub(super) fn doctor(config: &Config, options: &Options, output: Output) -> Resu
     match output {
         Output::Table => put(&text(&lines))?,
         Output::Json | Output::Ndjson => print(&lines, output)?,
+    }
+    let fixes = lines.iter().filter_map(|line| line.fix.as_ref());
+    if fixes.into_iter().any(|fix| fix.contains("User:NAME")) {
+        say(WHO);
     }
     say(&summary(&lines));
     match surveyed {
