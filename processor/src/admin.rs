@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -24,7 +24,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 
 use crate::health::Health;
-use crate::metrics::{CONTENT_TYPE, Metrics};
+use crate::metrics::Metrics;
+use crate::metrics::exposition::Exposition;
 
 /// The admin endpoints, bound to an address.
 #[derive(Debug)]
@@ -162,9 +163,15 @@ async fn readyz(State(sources): State<Sources>) -> Response {
 }
 
 /// The numbers.
-async fn metrics(State(sources): State<Sources>) -> Response {
-    let headers = [(header::CONTENT_TYPE, CONTENT_TYPE)];
-    (headers, sources.metrics.encode()).into_response()
+async fn metrics(State(sources): State<Sources>, headers: HeaderMap) -> Response {
+    let accept = headers.get_all(header::ACCEPT).iter();
+    let accept: Vec<&str> = accept.filter_map(|value| value.to_str().ok()).collect();
+    let form = Exposition::wanted(&accept.join(","));
+    let headers = [
+        (header::CONTENT_TYPE, form.content_type()),
+        (header::VARY, "accept"),
+    ];
+    (headers, sources.metrics.encode_as(form)).into_response()
 }
 
 /// Which version it is.

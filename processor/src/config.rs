@@ -36,6 +36,7 @@ use retide_avro::Format;
 use retide_core::Ladder;
 
 use crate::command::Invocation;
+use crate::metrics;
 
 pub use self::scene::Scene;
 pub use self::source::Error;
@@ -209,12 +210,23 @@ impl fmt::Display for Guarantee {
 }
 
 /// The endpoints for operators.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
     /// The address, or none.
     #[serde(deserialize_with = "text::address")]
     pub listen: Option<SocketAddr>,
+    /// How many scenes have series of their own in `/metrics`; the others count together, as `other`.
+    pub scene_series: usize,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            scene_series: metrics::SCENES,
+        }
+    }
 }
 
 /// What the command line says over the file and the variables.

@@ -8,10 +8,16 @@
 //! Invariant: no label holds a task's id, and the scenes named are those in force; everything else is counted for `unknown`.
 //! A worker looks the counters of its scenes up when the rules change, never per record.
 
+pub mod exposition;
+mod process;
+pub(crate) mod standing;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::iter;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::mem;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -25,10 +31,13 @@ use prometheus_client::registry::{Metric, Registry};
 use retide_core::breaker::State;
 use retide_core::scene::Of;
 use retide_core::{
-    Ended, Entry, Kind, Ladder, Outcome, Reason, Scenes, Settlement, Terminal, Timestamp,
+    Ended, Entry, Kind, Ladder, Outcome, Reason, Scenes, Settlement, Source, Terminal, Timestamp,
     Transition, Wait, scene,
 };
 
+use self::exposition::Exposition;
+use self::process::Process;
+use self::standing::{Said, Standing};
 use crate::failing::Failing;
 use crate::trouble::Troubles;
 
@@ -36,6 +45,16 @@ use crate::trouble::Troubles;
 pub struct Metrics {
     /// What is read.
     registry: Registry,
+    /// What is late at the moment.
+    standing: Standing,
+    /// What the operating system says, if it says anything.
+    process: Option<Process>,
+    /// How many workers there were.
+    shares: AtomicU64,
+    /// Taken while what is only looked up then is read.
+    reading: Mutex<()>,
+    /// How a process is configured, which is said once.
+    configuration: Family<ConfigurationLabels, Gauge>,
     /// What is counted by scene.
     scenes: Arc<SceneFamilies>,
     /// The counters of the scenes that were put in force last: they stay when no worker is left.
@@ -92,6 +111,8 @@ pub struct Metrics {
     limits: LimitFamily,
     /// The breakers.
     breakers: BreakerFamilies,
+    /// Shards of the whole group.
+    pub(crate) shards: Gauge,
     /// Scenes in force.
     pub(crate) scenes_in_force: Gauge,
     /// Running workers.
@@ -108,20 +129,30 @@ pub(crate) struct SceneMetrics {
     families: Arc<SceneFamilies>,
     /// The scene.
     name: Arc<str>,
+    /// Its series, once it has something to say: its own, or those of all that found no room.
+    series: OnceLock<Arc<Series>>,
+    /// What goes wrong, as lines of the log.
+    failing: Failing,
+}
+
+/// The series of a scene, or of all that have none of their own. The long ones begin when they have something to say.
+struct Series {
+    /// What stands for the scene in the label.
+    label: Arc<str>,
     /// How late attempts started.
-    lateness: Histogram,
+    lateness: OnceLock<Histogram>,
     /// Attempts, in the order of [`OUTCOMES`].
     attempts: [Counter; OUTCOMES.len()],
     /// How long attempts took.
-    attempt: Histogram,
+    attempt: OnceLock<Histogram>,
+    /// Tasks read from the retry topic.
+    tasks_read: Counter,
     /// Ends of tasks, in the order of [`Terminal::ALL`].
     tasks_ended: [Counter; Terminal::ALL.len()],
     /// Ends of callbacks, in the order of [`Terminal::ALL`].
-    callbacks_ended: [Counter; Terminal::ALL.len()],
+    callbacks_ended: OnceLock<[Counter; Terminal::ALL.len()]>,
     /// Tasks that found no place before their gate.
     deferred: Counter,
-    /// What goes wrong, as lines of the log.
-    failing: Failing,
 }
 
 /// The counters of the scenes in force, as one worker sees them between two changes of the rules.
@@ -154,6 +185,8 @@ type Why = (usize, Terminal, Option<Reason>);
 /// What happened in one scene.
 #[derive(Clone, Default)]
 struct SceneTally {
+    /// Tasks read from the retry topic.
+    read: u64,
     /// Ends of tasks.
     tasks: [u64; Terminal::ALL.len()],
     /// Ends of callbacks.
@@ -183,6 +216,8 @@ pub(crate) struct Load {
 pub(crate) struct Share {
     /// The gauges.
     metrics: Arc<Metrics>,
+    /// Its number among the workers.
+    number: u64,
     /// What is in them of this worker.
     load: Load,
 }
@@ -197,14 +232,22 @@ struct SceneFamilies {
     attempts: Family<OutcomeLabels, Counter>,
     /// How long attempts took.
     attempt: Histograms,
+    /// Tasks read from the retry topic.
+    tasks_read: Family<SceneLabels, Counter>,
     /// Ends of tasks.
     tasks_ended: Family<OutcomeLabels, Counter>,
     /// Ends of callbacks.
     callbacks_ended: Family<OutcomeLabels, Counter>,
     /// Tasks that found no place before their gate.
     deferred: Family<SceneLabels, Counter>,
-    /// The scenes whose series stand in the families.
+    /// The scenes in force.
     live: Mutex<HashMap<Arc<str>, Weak<SceneMetrics>>>,
+    /// How many scenes may have series of their own.
+    most: usize,
+    /// The labels of those that have.
+    named: Mutex<HashSet<Arc<str>>>,
+    /// The series of all the others.
+    others: OnceLock<Arc<Series>>,
 }
 
 /// A histogram by scene.
@@ -226,11 +269,14 @@ struct OutcomeLabels {
     outcome: &'static str,
 }
 
-/// What [`Metrics::encode`] writes.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 /// The scene that attempts and ends count for if there are no rules for them.
 const UNKNOWN: &str = "unknown";
+
+/// The scene, and the target, that everything counts for beyond [`SCENES`].
+const OTHER: &str = "other";
+
+/// Most scenes, and targets with a breaker, with series of their own unless it is configured otherwise: each has up to 60.
+pub const SCENES: usize = 100;
 
 /// The words of [`Outcome`], in the order of [`place`].
 const OUTCOMES: [&str; 5] = ["success", "retryable", "permanent", "throttled", "timeout"];
@@ -248,10 +294,10 @@ pub(crate) const CAUSES: [&str; 9] = [
     "start",
 ];
 
-/// Bounds of lateness, in seconds: fine around the milliseconds a task is late as a rule, up to the hour it is late after an outage.
-const LATENESS: [f64; 20] = [
+/// Bounds of lateness, in seconds: fine around the milliseconds a task is late as a rule, up to the day it is late after an outage.
+const LATENESS: [f64; 22] = [
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
-    30.0, 60.0, 300.0, 900.0, 3600.0,
+    30.0, 60.0, 300.0, 900.0, 3600.0, 21600.0, 86400.0,
 ];
 
 /// Bounds of the length of a call or commit, in seconds: from one within a rack to the longest time limit.
@@ -264,11 +310,17 @@ const LENGTH: [f64; 16] = [
 impl Metrics {
     /// The metrics of a process whose tiers are those of `ladder`, all at nothing.
     pub fn new(ladder: &Ladder) -> Self {
-        let mut registry = Registry::with_prefix("retide");
-        let r = &mut registry;
+        Self::limited(ladder, SCENES)
+    }
+
+    /// As [`Self::new`], where so many scenes have series of their own.
+    pub fn limited(ladder: &Ladder, most: usize) -> Self {
+        let mut registry = Registry::default();
+        let process = Process::register(&mut registry);
+        let r = registry.sub_registry_with_prefix("retide");
         let version = [("version", env!("CARGO_PKG_VERSION"))];
         r.register("build", "Version of retide", Info::new(version));
-        let scenes = Arc::new(SceneFamilies::register(r));
+        let scenes = Arc::new(SceneFamilies::register(r, most));
         let in_force = Mutex::new(Arc::new(SceneSet::new(&scenes, &Scenes::default())));
         let tiers = ladder.tiers().iter().map(|tier| &*tier.name);
         let help = "Tasks written to a tier, to wait there";
@@ -338,7 +390,17 @@ impl Metrics {
             ),
             target_panics: counter(r, "target_panics", "Connectors that panicked in a call"),
             limits: LimitFamily::register(r),
-            breakers: BreakerFamilies::register(r),
+            breakers: BreakerFamilies::register(r, most),
+            standing: Standing::register(r),
+            process,
+            reading: Mutex::default(),
+            shares: AtomicU64::new(0),
+            configuration: add(
+                r,
+                ("config_info", "How the process is configured: always 1"),
+                Family::default(),
+            ),
+            shards: gauge(r, "shards", "Shards of the whole group"),
             scenes_in_force: gauge(r, "scenes", "Scenes in force"),
             workers: gauge(r, "workers", "Running workers"),
             log_lines_dropped: counter(
@@ -351,12 +413,30 @@ impl Metrics {
         }
     }
 
-    /// All of it as `OpenMetrics` text, of [`CONTENT_TYPE`].
+    /// All of it as `OpenMetrics` text.
     pub fn encode(&self) -> String {
+        self.encode_as(Exposition::OpenMetrics)
+    }
+
+    /// All of it in this form.
+    pub fn encode_as(&self, form: Exposition) -> String {
         let mut out = String::new();
+        let reading = lock(&self.reading);
+        self.standing.look(self.scenes.named().into_iter());
+        if let Some(process) = &self.process {
+            process.look();
+        }
         text::encode(&mut out, &self.registry)
             .unwrap_or_else(|error| unreachable!("a string takes any text: {error}"));
-        out
+        drop(reading);
+        form.of(out)
+    }
+
+    /// Says how the process is configured.
+    pub(crate) fn configured(&self, labels: &[(&'static str, &str)]) {
+        let labels = labels.iter();
+        let labels = labels.map(|(name, value)| (*name, escape(value))).collect();
+        self.configuration.get_or_create_owned(&labels).set(1);
     }
 
     /// What is wrong for longer than a moment: listed here, on `/readyz` and in the log.
@@ -385,7 +465,13 @@ impl Metrics {
 
     /// So many calls may be in flight at once.
     pub(crate) fn limit_is(&self, of: &Of, calls: u32) {
-        self.limits.set(of, calls);
+        let has_series = match of {
+            Of::Scene(name) => lock(&self.scenes.named).contains(name),
+            Of::Host(_) => true,
+        };
+        if has_series {
+            self.limits.set(of, calls, self.scenes.most);
+        }
     }
 
     /// A breaker of this target has switched.
@@ -444,7 +530,7 @@ fn words<'a>(
 
 impl SceneFamilies {
     /// Registers what is counted by scene.
-    fn register(registry: &mut Registry) -> Self {
+    fn register(registry: &mut Registry, most: usize) -> Self {
         let lateness: Histograms = Family::new_with_constructor(|| Histogram::new(LATENESS));
         let attempt: Histograms = Family::new_with_constructor(|| Histogram::new(LENGTH));
         let r = registry;
@@ -460,6 +546,8 @@ impl SceneFamilies {
         let attempts = add(r, ("attempts", "Answered attempts"), Family::default());
         let help = "How long an attempt took, from its start to its answer";
         let attempt = add(r, ("attempt_seconds", help), attempt);
+        let help = "Tasks read from the retry topic, each once what follows is durable";
+        let tasks_read = add(r, ("tasks_read", help), Family::default());
         let tasks_ended = add(r, ("tasks_ended", "Ends of tasks"), Family::default());
         let help = "Ends of deliveries of callbacks";
         let callbacks_ended = add(r, ("callbacks_ended", help), Family::default());
@@ -470,10 +558,73 @@ impl SceneFamilies {
             causes,
             attempts,
             attempt,
+            tasks_read,
             tasks_ended,
             callbacks_ended,
             deferred,
             live: Mutex::default(),
+            most,
+            named: Mutex::default(),
+            others: OnceLock::new(),
+        }
+    }
+
+    /// The labels of scenes that have series.
+    fn named(&self) -> Vec<Arc<str>> {
+        let named = lock(&self.named).iter().map(Arc::clone).collect::<Vec<_>>();
+        let others = self.others.get();
+        let others = others.map(|series| Arc::clone(&series.label));
+        named.into_iter().chain(others).collect()
+    }
+
+    /// The series of a scene that has something to say: its own, as long as there is room.
+    fn series(&self, name: &Arc<str>) -> Arc<Series> {
+        let mut named = lock(&self.named);
+        let has_room = named.len() < self.most || named.contains(name) || &**name == UNKNOWN;
+        if has_room {
+            named.insert(Arc::clone(name));
+            return Arc::new(self.series_as(name));
+        }
+        let others = self
+            .others
+            .get_or_init(|| Arc::new(self.series_as(&OTHER.into())));
+        Arc::clone(others)
+    }
+
+    /// Series under this label.
+    fn series_as(&self, label: &Arc<str>) -> Series {
+        let scene = SceneLabels::new(label);
+        let by = |family: &Family<OutcomeLabels, Counter>, outcome: &'static str| {
+            family.get_or_create_owned(&OutcomeLabels::new(label, outcome))
+        };
+        Series {
+            label: Arc::clone(label),
+            lateness: OnceLock::new(),
+            attempts: OUTCOMES.map(|word| by(&self.attempts, word)),
+            attempt: OnceLock::new(),
+            tasks_read: self.tasks_read.get_or_create_owned(&scene),
+            tasks_ended: Terminal::ALL.map(|end| by(&self.tasks_ended, end.word())),
+            callbacks_ended: OnceLock::new(),
+            deferred: self.deferred.get_or_create_owned(&scene),
+        }
+    }
+
+    /// Takes the series of this label away.
+    fn remove(&self, label: &Arc<str>) {
+        lock(&self.named).remove(label);
+        let scene = SceneLabels::new(label);
+        self.lateness.remove(&scene);
+        self.attempt.remove(&scene);
+        self.tasks_read.remove(&scene);
+        self.deferred.remove(&scene);
+        for outcome in OUTCOMES {
+            let labels = OutcomeLabels::new(label, outcome);
+            self.attempts.remove(&labels);
+        }
+        for end in Terminal::ALL {
+            let labels = OutcomeLabels::new(label, end.word());
+            self.tasks_ended.remove(&labels);
+            self.callbacks_ended.remove(&labels);
         }
     }
 
@@ -483,19 +634,10 @@ impl SceneFamilies {
         if let Some(metrics) = live.get(name).and_then(Weak::upgrade) {
             return metrics;
         }
-        let scene = SceneLabels::new(name);
-        let by = |family: &Family<OutcomeLabels, Counter>, outcome: &'static str| {
-            family.get_or_create_owned(&OutcomeLabels::new(name, outcome))
-        };
         let metrics = Arc::new(SceneMetrics {
             families: Arc::clone(self),
             name: Arc::clone(name),
-            lateness: self.lateness.get_or_create_owned(&scene),
-            attempts: OUTCOMES.map(|word| by(&self.attempts, word)),
-            attempt: self.attempt.get_or_create_owned(&scene),
-            tasks_ended: Terminal::ALL.map(|end| by(&self.tasks_ended, end.word())),
-            callbacks_ended: Terminal::ALL.map(|end| by(&self.callbacks_ended, end.word())),
-            deferred: self.deferred.get_or_create_owned(&scene),
+            series: OnceLock::new(),
             failing: Failing::new(name),
         });
         live.insert(Arc::clone(name), Arc::downgrade(&metrics));
@@ -533,10 +675,25 @@ pub(crate) fn escape(text: &str) -> String {
 // === impl SceneMetrics ===
 
 impl SceneMetrics {
+    /// Its series, from when it has something to say.
+    fn series(&self) -> &Series {
+        self.series.get_or_init(|| self.families.series(&self.name))
+    }
+
+    /// What stands for it in the label, from when it has something to say.
+    pub(crate) fn label(&self) -> &Arc<str> {
+        &self.series().label
+    }
+
     /// An attempt starts this long after it was decided, which was late itself.
     pub(crate) fn started(&self, wait: Wait, start: Duration) {
         let late = wait.total() + start;
-        self.lateness.observe(late.as_secs_f64());
+        let series = self.series();
+        let lateness = series.lateness.get_or_init(|| {
+            let labels = SceneLabels::new(&series.label);
+            self.families.lateness.get_or_create_owned(&labels)
+        });
+        lateness.observe(late.as_secs_f64());
         let parts = wait.by_cause().into_iter();
         let parts = parts.map(|(_, micros)| Duration::from_micros(micros));
         for (cause, part) in self.families.causes.iter().zip(parts.chain([start])) {
@@ -546,10 +703,39 @@ impl SceneMetrics {
 
     /// An attempt was answered.
     pub(crate) fn answered(&self, outcome: &Outcome, took: Duration) {
-        self.attempts[place(outcome)].inc();
-        self.attempt.observe(took.as_secs_f64());
+        let series = self.series();
+        series.attempts[place(outcome)].inc();
+        let attempt = series.attempt.get_or_init(|| {
+            let labels = SceneLabels::new(&series.label);
+            self.families.attempt.get_or_create_owned(&labels)
+        });
+        attempt.observe(took.as_secs_f64());
         if let Some(failure) = outcome.failure() {
             self.failing.attempt(failure);
+        }
+    }
+
+    /// Counts what happened.
+    fn add(&self, tally: &SceneTally) {
+        if tally.is_nothing() {
+            return;
+        }
+        let series = self.series();
+        series.attempts[place(&Outcome::Success)].inc_by(tally.delivered);
+        series.deferred.inc_by(tally.deferred);
+        series.tasks_read.inc_by(tally.read);
+        for (counter, count) in series.tasks_ended.iter().zip(tally.tasks) {
+            counter.inc_by(count);
+        }
+        if tally.callbacks.iter().any(|count| *count > 0) {
+            let counters = series.callbacks_ended.get_or_init(|| {
+                let labels = |end: Terminal| OutcomeLabels::new(&series.label, end.word());
+                let family = &self.families.callbacks_ended;
+                Terminal::ALL.map(|end| family.get_or_create_owned(&labels(end)))
+            });
+            for (counter, count) in counters.iter().zip(tally.callbacks) {
+                counter.inc_by(count);
+            }
         }
     }
 }
@@ -566,19 +752,24 @@ impl Drop for SceneMetrics {
             return;
         }
         live.remove(&self.name);
-        let scene = SceneLabels::new(&self.name);
-        families.lateness.remove(&scene);
-        families.attempt.remove(&scene);
-        families.deferred.remove(&scene);
-        for outcome in OUTCOMES {
-            let labels = OutcomeLabels::new(&self.name, outcome);
-            families.attempts.remove(&labels);
-        }
-        for end in Terminal::ALL {
-            let labels = OutcomeLabels::new(&self.name, end.word());
-            families.tasks_ended.remove(&labels);
-            families.callbacks_ended.remove(&labels);
-        }
+        families.remove(&self.name);
+    }
+}
+
+// === impl SceneTally ===
+
+impl SceneTally {
+    /// Whether nothing happened.
+    fn is_nothing(&self) -> bool {
+        let Self {
+            read,
+            tasks,
+            callbacks,
+            delivered,
+            deferred,
+        } = self;
+        let ends = tasks.iter().chain(callbacks);
+        *read == 0 && *delivered == 0 && *deferred == 0 && ends.sum::<u64>() == 0
     }
 }
 
@@ -644,6 +835,7 @@ impl Tally {
     /// Notes the consequence of an offset that is handed over `now`, as so many records.
     pub(crate) fn count(&mut self, settlement: &Settlement, records: usize, now: Timestamp) {
         self.records += records as u64;
+        let mut is_new = settlement.lane.source == Source::Tasks;
         for entry in &settlement.entries {
             match entry {
                 Entry::Park { tier, .. } => self.parked[*tier] += 1,
@@ -667,6 +859,7 @@ impl Tally {
                 Entry::Callback(_) | Entry::Order(_) | Entry::Alert(_) => {}
                 Entry::Event(event) => {
                     let scene = &mut self.scenes[self.set.place(&event.scene)];
+                    scene.read += u64::from(mem::take(&mut is_new));
                     match (&event.transition, event.kind) {
                         (Transition::Ended { terminal, .. }, Kind::Work) => {
                             scene.tasks[*terminal as usize] += 1;
@@ -702,14 +895,7 @@ impl Tally {
             counter.inc_by(count);
         }
         for (scene, tally) in self.set.scenes.iter().zip(&self.scenes) {
-            scene.attempts[place(&Outcome::Success)].inc_by(tally.delivered);
-            scene.deferred.inc_by(tally.deferred);
-            for (counter, count) in scene.tasks_ended.iter().zip(tally.tasks) {
-                counter.inc_by(count);
-            }
-            for (counter, count) in scene.callbacks_ended.iter().zip(tally.callbacks) {
-                counter.inc_by(count);
-            }
+            scene.add(tally);
         }
         for (&(place, terminal, reason), (times, last)) in &self.undelivered {
             let failing = &self.set.scenes[place].failing;
@@ -724,7 +910,17 @@ impl Share {
     /// The part of a worker that holds nothing.
     pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
         let load = Load::default();
-        Self { metrics, load }
+        let number = metrics.shares.fetch_add(1, Ordering::Relaxed);
+        Self {
+            metrics,
+            number,
+            load,
+        }
+    }
+
+    /// The worker says what is late.
+    pub(crate) fn say(&self, said: Said) {
+        self.metrics.standing.say(self.number, said);
     }
 
     /// The worker holds this now.
@@ -746,6 +942,7 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         self.report(Load::default());
+        self.metrics.standing.forget(self.number);
     }
 }
 
@@ -753,8 +950,10 @@ impl Drop for Share {
 struct LimitFamily {
     /// The number.
     limit: Family<LimitLabels, Gauge>,
-    /// Whose series stand in the family: those of the scenes in force.
+    /// Whose series stand in the family: those of the scenes in force that have something to say.
     live: Mutex<HashMap<Of, Gauge>>,
+    /// Who calls anything.
+    calling: Mutex<HashSet<Of>>,
 }
 
 /// Which scene, or, as the target, which host.
@@ -769,6 +968,7 @@ impl LimitFamily {
         Self {
             limit: add(registry, ("concurrency_limit", help), Family::default()),
             live: Mutex::default(),
+            calling: Mutex::default(),
         }
     }
 
@@ -783,17 +983,18 @@ impl LimitFamily {
             }
             stays
         });
-        for of in all {
-            let labels = limit_labels(&of);
-            live.entry(of)
-                .or_insert_with(|| self.limit.get_or_create_owned(&labels));
-        }
+        *lock(&self.calling) = all;
     }
 
-    /// It is this number.
-    fn set(&self, of: &Of, calls: u32) {
+    /// It is this number, as long as no more than `most` are said.
+    fn set(&self, of: &Of, calls: u32, most: usize) {
+        let mut live = lock(&self.live);
         // A worker may still have what is not in force any more.
-        if let Some(gauge) = lock(&self.live).get(of) {
+        if !live.contains_key(of) && live.len() < most && lock(&self.calling).contains(of) {
+            let gauge = self.limit.get_or_create_owned(&limit_labels(of));
+            live.insert(of.clone(), gauge);
+        }
+        if let Some(gauge) = live.get(of) {
             gauge.set(calls.into());
         }
     }
@@ -813,8 +1014,18 @@ struct BreakerFamilies {
     state: Family<TargetLabels, Gauge>,
     /// How often it has switched, and to what.
     switches: Family<SwitchLabels, Counter>,
-    /// The targets whose series stand in the families: those that have a breaker in the scenes in force.
-    live: Mutex<HashMap<Arc<str>, Gauge>>,
+    /// The targets that have a breaker in the scenes in force.
+    live: Mutex<HashMap<Arc<str>, Watched>>,
+    /// How many of them may have series of their own.
+    most: usize,
+}
+
+/// A target whose breaker is told.
+struct Watched {
+    /// What stands for it in the label.
+    label: Arc<str>,
+    /// The state of its breaker.
+    state: State,
 }
 
 /// Which target.
@@ -840,7 +1051,7 @@ const STATES: [State; 3] = [State::Closed, State::HalfOpen, State::Open];
 
 impl BreakerFamilies {
     /// Registers what is counted by target.
-    fn register(registry: &mut Registry) -> Self {
+    fn register(registry: &mut Registry, most: usize) -> Self {
         let r = registry;
         let help = "State of the breaker of a target: 0 closed, 1 half-open, 2 open; the worst, where it has several";
         let state = add(r, ("breaker_state", help), Family::default());
@@ -850,6 +1061,7 @@ impl BreakerFamilies {
             state,
             switches,
             live: Mutex::default(),
+            most,
         }
     }
 
@@ -860,9 +1072,9 @@ impl BreakerFamilies {
         let callbacks = callbacks.filter_map(|callback| callback.breaker.as_ref());
         let targets: HashSet<&Arc<str>> = own.chain(callbacks).map(|key| &key.target).collect();
         let mut live = lock(&self.live);
-        live.retain(|target, _| {
+        live.retain(|target, watched| {
             let stays = targets.contains(target);
-            if !stays {
+            if !stays && *watched.label == **target {
                 self.state.remove(&TargetLabels::new(target));
                 for state in STATES {
                     self.switches.remove(&SwitchLabels::new(target, state));
@@ -871,34 +1083,53 @@ impl BreakerFamilies {
             stays
         });
         for target in targets {
-            live.entry(Arc::clone(target)).or_insert_with(|| {
-                for state in STATES {
-                    let labels = SwitchLabels::new(target, state);
-                    drop(self.switches.get_or_create_owned(&labels));
-                }
-                self.state.get_or_create_owned(&TargetLabels::new(target))
-            });
+            if live.contains_key(target) {
+                continue;
+            }
+            let label = if live.len() < self.most {
+                Arc::clone(target)
+            } else {
+                OTHER.into()
+            };
+            for state in STATES {
+                let labels = SwitchLabels::new(&label, state);
+                drop(self.switches.get_or_create_owned(&labels));
+            }
+            drop(self.state.get_or_create_owned(&TargetLabels::new(&label)));
+            let state = State::Closed;
+            live.insert(Arc::clone(target), Watched { label, state });
         }
     }
 
     /// A breaker has switched.
     fn switched(&self, target: &str, to: State) {
         // A worker may still have what is not in force any more.
-        if lock(&self.live).contains_key(target) {
-            let labels = SwitchLabels::new(target, to);
+        if let Some(watched) = lock(&self.live).get(target) {
+            let labels = SwitchLabels::new(&watched.label, to);
             self.switches.get_or_create_owned(&labels).inc();
         }
     }
 
-    /// A breaker is in this state.
+    /// A breaker is in this state; under one label, the worst one is told.
     fn set(&self, target: &Arc<str>, state: State) {
-        if let Some(gauge) = lock(&self.live).get(target) {
-            gauge.set(match state {
-                State::Closed => 0,
-                State::HalfOpen => 1,
-                State::Open => 2,
-            });
+        let mut live = lock(&self.live);
+        let Some(watched) = live.get_mut(target) else {
+            return;
+        };
+        if watched.state == state {
+            return;
         }
+        watched.state = state;
+        let label = Arc::clone(&watched.label);
+        let worst = live.values().filter(|watched| watched.label == label);
+        let worst = worst.map(|watched| watched.state).max();
+        let labels = TargetLabels::new(&label);
+        let gauge = self.state.get_or_create_owned(&labels);
+        gauge.set(match worst.unwrap_or(state) {
+            State::Closed => 0,
+            State::HalfOpen => 1,
+            State::Open => 2,
+        });
     }
 }
 
@@ -921,6 +1152,9 @@ impl SwitchLabels {
         Self { target, to }
     }
 }
+
+/// How a process is configured.
+type ConfigurationLabels = Vec<(&'static str, String)>;
 
 /// Locks what no panic leaves half-changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -306,6 +306,7 @@ impl Shared<'_> {
         let feed = Feed::start(&consumer, &identity, topics, self.metrics, self.threads)
             .map_err(failed)?;
         let shards = shards(&feed.consumer, topics).map_err(failed)?;
+        self.metrics.shards.set(shards.get().into());
         let ownership = Arc::new(Ownership::default());
         let producer = config.kafka.producer();
         let encoder = &self.encoder();

@@ -111,6 +111,7 @@ fn agenda(criterion: &mut Criterion) {
                 offset: sequence as i64,
                 read: START,
                 held: Held::default(),
+                counted: false,
                 task: Arc::clone(&task),
             }
         };

@@ -27,6 +27,8 @@ pub struct Item {
     pub read: Timestamp,
     /// What held it so far; while it is there, what its line knows of that.
     pub held: Held,
+    /// Whether it counts among what is due, or soon.
+    pub counted: bool,
     /// The task.
     pub task: Arc<Task>,
 }

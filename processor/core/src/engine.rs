@@ -34,6 +34,7 @@ use crate::lane::{Lane, LaneId, Limits, Load, Memory, Source};
 use crate::line::{Hold, Line};
 use crate::order::{self, Change, Orders};
 use crate::outcome::{Outcome, Reason, Terminal, Verdict};
+use crate::overdue::{Dues, Overdue};
 #[cfg(feature = "planted")]
 use crate::planted::Bug;
 use crate::scene::{Of, Scene, Scenes};
@@ -272,6 +273,8 @@ pub struct Engine {
     hold: Duration,
     /// What is not written yet.
     writing: Writing,
+    /// The tasks that are due and have not started, or soon.
+    dues: Dues,
     /// The wall-clock time of the last step.
     latest: Timestamp,
     /// The number of the next call, item, epoch or turn.
@@ -340,6 +343,7 @@ impl Engine {
             missed: BTreeMap::new(),
             hold: UNKNOWN_SCENE_HOLD,
             writing: Writing::default(),
+            dues: Dues::default(),
             latest: Timestamp::EPOCH,
             next: 0,
             #[cfg(feature = "planted")]
@@ -580,15 +584,20 @@ impl Engine {
             let weight = task.weight();
             self.held += weight;
             self.lane(position.lane).held += weight;
-            let item = Item {
+            if task.deferral.is_some() {
+                self.dues.back(position.lane.shard, &task.scene, task.due);
+            }
+            let mut item = Item {
                 wake: task.wake(),
                 sequence: self.number(),
                 lane: position.lane,
                 offset: position.offset,
                 read: now.wall,
                 held: Held::default(),
+                counted: false,
                 task: Arc::new(*task),
             };
+            self.count(now, &mut item);
             self.enter(&item);
             match position.lane.source {
                 Source::Tasks => self.ingest(now, item, actions),
@@ -734,7 +743,7 @@ impl Engine {
         told: Option<(Transition, Option<Wait>)>,
         actions: &mut Vec<Action>,
     ) {
-        let closing = self.closing(&item);
+        let (closing, shard) = (self.closing(&item), to.unwrap_or(item.lane.shard));
         let mut task = Arc::unwrap_or_clone(item.task);
         if task.held_since.is_some() && self.scenes.find(&task.scene).is_some() {
             task.held_since = None;
@@ -745,6 +754,9 @@ impl Engine {
             task.deferral = Some(Box::new(deferral));
             #[cfg(feature = "planted")]
             self.bug.deferred(&mut task);
+        }
+        if task.deferral.is_some() && self.has(shard) {
+            self.dues.defer(shard, &task.scene, task.due);
         }
         let entries = consequence::park(task, to, &self.ladder, now.wall, told);
         self.settle(closing, entries, actions);
@@ -814,8 +826,29 @@ impl Engine {
         }
     }
 
+    /// Counts a task that is due, or soon; one that is not hops on, or is counted when it is looked at.
+    fn count(&mut self, now: Now, item: &mut Item) {
+        if !item.counted && item.task.due.since(now.wall) <= HORIZON {
+            item.counted = true;
+            let shard = item.lane.shard;
+            self.dues.add(shard, &item.task.scene, item.task.due);
+        }
+    }
+
+    /// The tasks that are due and have not started, by the scene that they name: those in memory, and those that are deferred in tiers as far
+    /// as this worker has deferred them.
+    pub fn overdue(&mut self, now: Timestamp) -> HashMap<Arc<str>, Overdue> {
+        self.dues.overdue(now)
+    }
+
+    /// Records of a shard's tiers are gone: which tasks are deferred there is not known any more.
+    pub fn forget_deferred(&mut self, shard: i32) {
+        self.dues.forget_deferred(shard);
+    }
+
     /// A task is to be looked at: it is due, or soon, or far off.
-    fn look_at(&mut self, now: Now, item: Item, actions: &mut Vec<Action>) {
+    fn look_at(&mut self, now: Now, mut item: Item, actions: &mut Vec<Action>) {
+        self.count(now, &mut item);
         let wake = item.task.wake();
         if wake <= now.wall {
             self.due(now, item, actions);
@@ -893,6 +926,7 @@ impl Engine {
         self.ready.retain(|_, line| !line.is_empty());
         self.outbound.retain(|item| item.lane.shard != shard);
         self.forget_held(shard);
+        self.dues.forget(shard);
         self.paused.retain(|(_, lane)| lane.shard != shard);
         self.drain(shard, actions);
     }
@@ -920,6 +954,7 @@ impl Engine {
         });
         self.forget_unwritten(shard);
         self.orders.end(shard);
+        self.dues.forget(shard);
     }
 
     /// Says so when the last call of a draining shard is back.
@@ -976,7 +1011,8 @@ impl Engine {
 
     /// Settles the offset of a task that waited.
     fn settle_item(&mut self, item: &Item, entries: Vec<Entry>, actions: &mut Vec<Action>) {
-        self.settle(self.closing(item), entries, actions);
+        let closing = self.closing(item);
+        self.settle(closing, entries, actions);
     }
 
     /// Completes an offset with the records that follow from it.
@@ -1045,14 +1081,29 @@ impl Engine {
         entries
     }
 
-    /// The offset of a task that waited.
-    fn closing(&self, item: &Item) -> Closing {
+    /// The offset of a task that waited, which does not any more.
+    fn closing(&mut self, item: &Item) -> Closing {
+        self.uncount(item);
         Closing {
             lane: item.lane,
             offset: item.offset,
             home: self.home(&item.task),
             weight: item.task.weight(),
         }
+    }
+
+    /// A task waits no more: it is not counted as due any more.
+    pub(super) fn uncount(&mut self, item: &Item) {
+        if item.counted {
+            let shard = item.lane.shard;
+            self.dues.take(shard, &item.task.scene, item.task.due);
+        }
+    }
+
+    /// Whether a shard is ours.
+    fn has(&self, shard: i32) -> bool {
+        let source = Source::Tasks;
+        self.lanes.contains_key(&LaneId { shard, source })
     }
 
     /// How late a task is that is decided on now.

@@ -19,6 +19,7 @@ pub mod lane;
 mod line;
 pub mod order;
 pub mod outcome;
+pub mod overdue;
 #[cfg(feature = "planted")]
 pub mod planted;
 pub mod scene;
@@ -39,6 +40,7 @@ pub use entry::{Alert, Ended, Entry, Event, Omitted, Poison, Transition};
 pub use gate::Gates;
 pub use lane::{LaneId, Source};
 pub use outcome::{Outcome, Reason, Terminal, Verdict};
+pub use overdue::Overdue;
 pub use scene::{Ordering, Overrides, Rate, Scene, Scenes, Weight};
 pub use task::{Failure, Header, Kind, Name, Origin, Record, Task};
 pub use tier::{Ladder, Tier};

@@ -21,11 +21,21 @@ pub struct Overdue {
 /// The tasks of a worker that are due, or soon.
 #[derive(Debug, Default)]
 pub(crate) struct Dues {
-    /// Those in memory, by the scene that they name.
-    here: HashMap<Arc<str>, Spans>,
-    /// Those that are deferred in tiers, by shard.
-    deferred: HashMap<i32, HashMap<Arc<str>, Spans>>,
+    /// Those of each shard.
+    shards: HashMap<i32, Shard>,
 }
+
+/// The tasks of a shard.
+#[derive(Debug, Default)]
+struct Shard {
+    /// Those in memory, by the scene that they name.
+    here: Scenes,
+    /// Those that are deferred in tiers.
+    deferred: Scenes,
+}
+
+/// Tasks by scene.
+type Scenes = HashMap<Arc<str>, Spans>;
 
 /// Tasks by due time, to the span.
 #[derive(Clone, Debug)]
@@ -57,45 +67,49 @@ const MOST: usize = 512;
 
 impl Dues {
     /// A task of this scene is in memory.
-    pub(crate) fn add(&mut self, scene: &Arc<str>, due: Timestamp) {
-        add(&mut self.here, scene, due);
+    pub(crate) fn add(&mut self, shard: i32, scene: &Arc<str>, due: Timestamp) {
+        add(&mut self.shards.entry(shard).or_default().here, scene, due);
     }
 
     /// A task is in memory no more.
-    pub(crate) fn take(&mut self, scene: &str, due: Timestamp) {
-        if let Some(spans) = self.here.get_mut(scene) {
+    pub(crate) fn take(&mut self, shard: i32, scene: &str, due: Timestamp) {
+        let shard = self.shards.get_mut(&shard);
+        if let Some(spans) = shard.and_then(|shard| shard.here.get_mut(scene)) {
             spans.take(due);
         }
     }
 
     /// A task is deferred in a tier of this shard.
     pub(crate) fn defer(&mut self, shard: i32, scene: &Arc<str>, due: Timestamp) {
-        add(self.deferred.entry(shard).or_default(), scene, due);
+        let shard = self.shards.entry(shard).or_default();
+        add(&mut shard.deferred, scene, due);
     }
 
     /// A deferred task is back from a tier of this shard; one that somebody else has deferred was not counted.
     pub(crate) fn back(&mut self, shard: i32, scene: &str, due: Timestamp) {
-        let scenes = self.deferred.get_mut(&shard);
-        if let Some(spans) = scenes.and_then(|scenes| scenes.get_mut(scene)) {
+        let shard = self.shards.get_mut(&shard);
+        if let Some(spans) = shard.and_then(|shard| shard.deferred.get_mut(scene)) {
             spans.take(due);
         }
     }
 
-    /// What is deferred in the tiers of this shard is not known any more.
+    /// A shard is given away.
     pub(crate) fn forget(&mut self, shard: i32) {
-        self.deferred.remove(&shard);
+        self.shards.remove(&shard);
     }
 
-    /// What is in memory is to be counted anew.
-    pub(crate) fn recount(&mut self) {
-        self.here.clear();
+    /// What is deferred in the tiers of this shard is not known any more: some of it is gone.
+    pub(crate) fn forget_deferred(&mut self, shard: i32) {
+        if let Some(shard) = self.shards.get_mut(&shard) {
+            shard.deferred.clear();
+        }
     }
 
     /// The tasks that are due, by the scene that they name.
     pub(crate) fn overdue(&mut self, now: Timestamp) -> HashMap<Arc<str>, Overdue> {
         let mut all: HashMap<Arc<str>, Overdue> = HashMap::new();
-        let deferred = self.deferred.values_mut();
-        for scenes in deferred.chain([&mut self.here]) {
+        let shards = self.shards.values_mut();
+        for scenes in shards.flat_map(|shard| [&mut shard.here, &mut shard.deferred]) {
             scenes.retain(|scene, spans| {
                 if let Some(overdue) = spans.overdue(now) {
                     all.entry(Arc::clone(scene))
@@ -111,7 +125,7 @@ impl Dues {
 }
 
 /// Counts a task of this scene.
-fn add(scenes: &mut HashMap<Arc<str>, Spans>, scene: &Arc<str>, due: Timestamp) {
+fn add(scenes: &mut Scenes, scene: &Arc<str>, due: Timestamp) {
     if let Some(spans) = scenes.get_mut(scene) {
         return spans.add(due);
     }
@@ -244,17 +258,17 @@ mod tests {
     #[test]
     fn what_is_due_and_not_started_is_overdue_here_or_deferred() {
         let (mut dues, scene) = (Dues::default(), Arc::from("pay"));
-        dues.add(&scene, after(0));
-        dues.add(&scene, after(5));
-        dues.add(&scene, after(60));
+        dues.add(3, &scene, after(0));
+        dues.add(3, &scene, after(5));
+        dues.add(3, &scene, after(60));
 
         assert_eq!(of(&mut dues, "pay", 0), None);
         assert_eq!(of(&mut dues, "pay", 10), Some((2, 10)));
 
         // The first one is deferred, and still overdue.
-        dues.take("pay", after(0));
+        dues.take(3, "pay", after(0));
         dues.defer(3, &scene, after(0));
-        dues.take("pay", after(5));
+        dues.take(3, "pay", after(5));
         assert_eq!(of(&mut dues, "pay", 30), Some((1, 30)));
 
         dues.back(3, "pay", after(0));
@@ -281,15 +295,15 @@ mod tests {
         let (mut dues, scene) = (Dues::default(), Arc::from("pay"));
         let times = (0..10_000_u64).map(|number| number * 7_919 % 100_000);
         for seconds in times.clone() {
-            dues.add(&scene, after(seconds));
+            dues.add(3, &scene, after(seconds));
         }
 
-        assert!(dues.here["pay"].spans.len() <= MOST);
+        assert!(dues.shards[&3].here["pay"].spans.len() <= MOST);
         assert_eq!(of(&mut dues, "pay", 200_000), Some((10_000, 200_000)));
         for seconds in times {
-            dues.take("pay", after(seconds));
+            dues.take(3, "pay", after(seconds));
         }
         assert_eq!(of(&mut dues, "pay", 200_000), None);
-        assert!(dues.here.is_empty());
+        assert!(dues.shards[&3].here.is_empty());
     }
 }

@@ -3,7 +3,7 @@
 //! The order of its steps is `shell::drive`'s: answers and receipts at any time, records and rules only while no shard is being given
 //! away. Invariant: it decides nothing; what it says to the engine, the shell would say.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -12,8 +12,8 @@ use retide_core::engine::Position;
 use retide_core::order::{Change, Fingerprint, Shard};
 use retide_core::{
     Action, Commit, Engine, Failure, Fate, Gates, Input, Kind, LaneId, Now, Ordering, Origin,
-    Outcome, Poison, Reason, Record, Returned, Scenes, Settlement, Sinks, Source, Task, Timestamp,
-    Writable, task,
+    Outcome, Overdue, Poison, Reason, Record, Returned, Scenes, Settlement, Sinks, Source, Task,
+    Timestamp, Writable, task,
 };
 
 use crate::broker::{Cause, Outgoing, Payload, Place, Progress, Topic, binding, binding_elsewhere};
@@ -259,6 +259,11 @@ impl Worker {
     /// What it holds: open offsets and bytes.
     pub(crate) fn holds(&self) -> (usize, usize) {
         (self.engine.open(), self.engine.held())
+    }
+
+    /// What it says is overdue, or will be.
+    pub(crate) fn overdue(&mut self) -> HashMap<Arc<str>, Overdue> {
+        self.engine.overdue(Timestamp::MAX)
     }
 
     /// Hears of something.

@@ -940,6 +940,13 @@ impl World {
                 .judge
                 .object(|| format!("{held} bytes held and no offset open"));
         }
+        let workers = self.workers.iter_mut().flatten();
+        let overdue: Vec<_> = workers.flat_map(Worker::overdue).collect();
+        if !overdue.is_empty() {
+            self.env
+                .judge
+                .object(|| format!("all has ended, and is said to be overdue: {overdue:?}"));
+        }
         let shards: BTreeSet<i32> = (0..self.env.plan.shards).collect();
         let orders = self.env.broker.key_order(&shards, self.bug);
         for (shard, order) in orders.unwrap_or_default() {

@@ -41,10 +41,15 @@ impl Open {
     }
 
     async fn ask(&self, method: Method, path: &str) -> reqwest::Response {
+        self.ask_for(method, path, "*/*").await
+    }
+
+    async fn ask_for(&self, method: Method, path: &str, accept: &str) -> reqwest::Response {
         // The client wants one even where nothing is encrypted; an error says that there is one.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let url = format!("http://{}{path}", self.address);
         let request = Client::new().request(method, url);
+        let request = request.header(header::ACCEPT, accept);
         request.send().await.expect("an answer")
     }
 
@@ -89,19 +94,31 @@ async fn a_process_whose_worker_is_silent_is_not_alive() {
 }
 
 #[tokio::test]
-async fn metrics_are_open_metrics_text() {
+async fn metrics_are_prometheus_text_and_open_metrics_for_those_who_ask() {
     let open = Open::new(Health::new(STALL));
-
-    let response = open.ask(Method::GET, "/metrics").await;
-
-    assert_eq!(response.status(), StatusCode::OK);
-    assert_eq!(response.headers()[header::CONTENT_TYPE], CONTENT_TYPE);
-    assert_eq!(response.headers()[header::CONNECTION], "close");
-    let text = response.bytes().await.expect("a body");
-    let text = String::from_utf8_lossy(&text);
     let version = env!("CARGO_PKG_VERSION");
-    assert!(text.contains(&format!("retide_build_info{{version=\"{version}\"}} 1\n")));
-    assert!(text.ends_with("# EOF\n"));
+    let build = format!("retide_build_info{{version=\"{version}\"}} 1\n");
+
+    for (accept, form) in [
+        ("*/*", Exposition::Text),
+        (
+            "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3",
+            Exposition::OpenMetrics,
+        ),
+    ] {
+        let response = open.ask_for(Method::GET, "/metrics", accept).await;
+
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(
+            response.headers()[header::CONTENT_TYPE],
+            form.content_type()
+        );
+        assert_eq!(response.headers()[header::CONNECTION], "close");
+        let text = response.bytes().await.expect("a body");
+        let text = String::from_utf8_lossy(&text);
+        assert!(text.contains(&build), "{text}");
+        assert_eq!(text.ends_with("# EOF\n"), form == Exposition::OpenMetrics);
+    }
 }
 
 #[tokio::test]

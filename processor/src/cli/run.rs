@@ -143,7 +143,14 @@ async fn start(
             return Ok(());
         }
     }
-    let metrics = Arc::new(Metrics::new(&config.topics.tiers));
+    let metrics = Metrics::limited(&config.topics.tiers, config.admin.scene_series);
+    metrics.configured(&[
+        ("group", &config.processor.group),
+        ("prefix", &config.topics.prefix),
+        ("guarantee", &config.processor.guarantee.to_string()),
+        ("workers", &config.processor.workers.to_string()),
+    ]);
+    let metrics = Arc::new(metrics);
     let log = &surroundings.log;
     log.count_lost(metrics.log_lines_dropped.clone());
     let health = Arc::new(Health::new(STALL).with_troubles(metrics.troubles()));

@@ -1,17 +1,18 @@
 //! What the text says after something has happened.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use retide_core::breaker;
 use retide_core::entry::Event;
 use retide_core::task::Failure;
 use retide_core::wait::Held;
 use retide_core::{
-    Backoff, Ended, Jitter, LaneId, Omitted, Origin, Policy, Record, Scene, Source, Task,
+    Backoff, Ended, Jitter, LaneId, Omitted, Origin, Overdue, Policy, Record, Scene, Source, Task,
     Transition, scene,
 };
 
+use super::standing::Unread;
 use super::*;
 use crate::event::{BatchCommitted, BatchDropped, BreakerSwitched, RecordsRefused, ShardsLost};
 
@@ -232,6 +233,130 @@ fn events_are_counted_and_attempts_with_them() {
 }
 
 #[test]
+fn series_begin_when_there_is_something_to_say_and_those_of_most_scenes_are_one() {
+    let ladder = Ladder::try_new(&["now", "5s"]).expect("a ladder");
+    let metrics = Metrics::limited(&ladder, 3);
+    let names: Vec<String> = (0..500).map(|number| format!("scene-{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let set = metrics.put_in_force(&rules(&names));
+    let lines = |metrics: &Metrics| metrics.encode().lines().count();
+    let before = lines(&metrics);
+    for name in &names {
+        metrics.limit_is(&Of::Scene((*name).into()), 7);
+    }
+    assert!(!metrics.encode().contains("scene-"), "{}", metrics.encode());
+    assert_eq!(lines(&metrics), before);
+
+    for name in &names {
+        set.of(name).answered(&Outcome::Success, Duration::ZERO);
+        set.of(name).started(Wait::default(), Duration::ZERO);
+        commit(
+            &metrics,
+            &set,
+            vec![ended(name, Kind::Callback, Terminal::Dead)],
+        )
+        .emit(&metrics);
+        metrics.limit_is(&Of::Scene((*name).into()), 7);
+    }
+
+    says(
+        &metrics,
+        &[
+            r#"retide_attempts_total{scene="scene-2",outcome="success"} 1"#,
+            r#"retide_attempts_total{scene="other",outcome="success"} 497"#,
+            r#"retide_callbacks_ended_total{scene="other",outcome="dead"} 497"#,
+            r#"retide_lateness_seconds_count{scene="other"} 497"#,
+            r#"retide_concurrency_limit{scene="scene-0"} 7"#,
+            r#"retide_overdue_tasks{scene="other"} 0"#,
+        ],
+    );
+    assert!(
+        !metrics.encode().contains("scene-3"),
+        "{}",
+        metrics.encode()
+    );
+    // Three scenes, and the one that stands for the others.
+    assert!(lines(&metrics) < before + 4 * 70, "{}", lines(&metrics));
+
+    // Who goes makes room.
+    drop(set);
+    let set = metrics.put_in_force(&rules(&["late"]));
+    set.of("late").answered(&Outcome::Success, Duration::ZERO);
+    says(
+        &metrics,
+        &[r#"retide_attempts_total{scene="late",outcome="success"} 1"#],
+    );
+}
+
+#[test]
+fn what_is_late_is_the_sum_of_the_workers_and_grows_while_they_stand_still() {
+    let metrics = Arc::new(metrics());
+    let set = metrics.put_in_force(&rules(&["pay"]));
+    let label = Arc::clone(set.of("pay").label());
+    says(&metrics, &[r#"retide_overdue_tasks{scene="pay"} 0"#]);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after");
+    let ago = |seconds| (Timestamp::EPOCH + now).before(Duration::from_secs(seconds));
+    let say = |share: &Share, tasks, seconds| {
+        let since = ago(seconds);
+        share.say(Said {
+            overdue: [(Arc::clone(&label), Overdue { tasks, since })].into(),
+            unread: Unread {
+                records: tasks,
+                since: Some(since),
+            },
+        });
+    };
+    let one = Share::new(Arc::clone(&metrics));
+    let other = Share::new(Arc::clone(&metrics));
+    say(&one, 5, 60);
+    say(&other, 2, 1_560);
+
+    let value = |name: &str| -> f64 {
+        let text = metrics.encode();
+        let mut lines = text.lines();
+        let line = lines.find_map(|line| line.strip_prefix(name)).expect(name);
+        line.trim().parse().expect("a number")
+    };
+    says(
+        &metrics,
+        &[
+            r#"retide_overdue_tasks{scene="pay"} 7"#,
+            "retide_unread_records 7",
+        ],
+    );
+    let oldest = value(r#"retide_oldest_overdue_seconds{scene="pay"}"#);
+    assert!((1_560.0..1_700.0).contains(&oldest), "{oldest}");
+    assert!(value("retide_oldest_unread_seconds") >= 1_560.0);
+    assert!(value(r#"retide_oldest_overdue_seconds{scene="pay"}"#) > oldest);
+    drop(other);
+    assert!(value(r#"retide_oldest_overdue_seconds{scene="pay"}"#) < 1_000.0);
+    drop(one);
+    says(&metrics, &[r#"retide_overdue_tasks{scene="pay"} 0"#]);
+}
+
+#[test]
+fn a_task_read_from_the_retry_topic_counts_once_for_its_scene() {
+    let metrics = metrics();
+    let set = metrics.put_in_force(&rules(&["pay"]));
+    let end = || ended("pay", Kind::Work, Terminal::Delivered);
+    let mut tally = Tally::new(&metrics, &set);
+    for source in [Source::Tasks, Source::Tier(1)] {
+        let settlement = Settlement {
+            lane: LaneId { shard: 0, source },
+            offset: 1,
+            home: 0,
+            entries: vec![end(), end()],
+            otherwise: Vec::new(),
+        };
+        tally.count(&settlement, 2, Timestamp::EPOCH);
+    }
+
+    tally.add_to(&metrics);
+
+    says(&metrics, &[r#"retide_tasks_read_total{scene="pay"} 1"#]);
+}
+
+#[test]
 fn only_scenes_in_force_are_named_and_no_task() {
     let metrics = metrics();
     let set = metrics.put_in_force(&rules(&["pay"]));
@@ -285,7 +410,8 @@ fn the_series_of_a_scene_go_when_it_is_in_force_nowhere() {
 fn a_scenes_name_cannot_break_out_of_its_label() {
     let metrics = metrics();
 
-    let _set = metrics.put_in_force(&rules(&["a\"} 1\n\\"]));
+    let set = metrics.put_in_force(&rules(&["a\"} 1\n\\"]));
+    let _label = set.of("a\"} 1\n\\").label();
 
     let line = r#"retide_deferred_total{scene="a\"} 1\n\\"} 0"#;
     says(&metrics, &[line]);
@@ -356,7 +482,8 @@ fn how_many_calls_there_may_be_is_said_of_scenes_in_force_and_of_hosts() {
     topic.target = scene::Target::Produce { topic: "t".into() };
     let pay = rules(&["pay"]);
     let all = pay.iter().map(|scene| Scene::clone(scene));
-    drop(metrics.put_in_force(&all.chain([common, topic]).collect()));
+    let set = metrics.put_in_force(&all.chain([common, topic]).collect());
+    let _label = set.of("pay").label();
 
     metrics.limit_is(&Of::Scene("pay".into()), 7);
     metrics.limit_is(&Of::Host("http://h:80".into()), 9);
@@ -377,7 +504,7 @@ fn how_many_calls_there_may_be_is_said_of_scenes_in_force_and_of_hosts() {
     };
     let expected = ["{scene=\"pay\"} 7", "{target=\"http://h:80\"} 9"];
     assert_eq!(said(&text), expected);
-    assert_eq!(said(&later), ["{scene=\"ship\"} 0"]);
+    assert_eq!(said(&later), Vec::<String>::new());
 }
 
 #[test]

@@ -23,8 +23,8 @@ use retide_core::engine::Left;
 use retide_core::order::{self, Change, Fingerprint};
 use retide_core::{
     Action, Alert, Commit, Engine, Entry, Failure, Fate, Input, Kind as TaskKind, LaneId, Now,
-    Origin, Outcome, Returned, Scene, Scenes, Settlement, Source, Task, Timestamp, Wait, Writable,
-    task,
+    Origin, Outcome, Overdue, Returned, Scene, Scenes, Settlement, Source, Task, Timestamp, Wait,
+    Writable, task,
 };
 
 use crate::event::{
@@ -32,6 +32,7 @@ use crate::event::{
     RecordsRefused, RulesChanged, TargetPanicked, WorkerStarted, WorkerStopped,
 };
 use crate::health::Heartbeat;
+use crate::metrics::standing::Said;
 use crate::metrics::{Load, Metrics, SceneSet, Share, Tally};
 use crate::shell::encode::{Encoder, Place};
 use crate::shell::feed::{Assignment, Feed, Read, Reading, Request};
@@ -154,6 +155,8 @@ struct State<L> {
     share: Share,
     /// When to give the next sign of life.
     beat_at: Instant,
+    /// When to say again what is late.
+    say_at: Instant,
     /// What the engine says; empty between steps, and kept for its memory.
     actions: Vec<Action>,
     /// The record being looked at.
@@ -214,6 +217,9 @@ const TOLD: Duration = Duration::from_mins(10);
 
 /// Time between two signs of life: as often as the loop turns when nothing happens, far less often than it can.
 const BEAT: Duration = Duration::from_millis(100);
+
+/// Time between two looks at what is late: short beside the time between two scrapes, and rare enough that the look costs nothing.
+const SAY: Duration = Duration::from_secs(1);
 
 // === impl Drive ===
 
@@ -283,6 +289,7 @@ impl<L: Ledger> State<L> {
             counters,
             share,
             beat_at: now,
+            say_at: now,
             actions: Vec::new(),
             hand,
         }
@@ -375,6 +382,26 @@ impl<L: Ledger> State<L> {
         for (target, state) in engine.breaker_states() {
             self.parts.metrics.breaker_is(&target, state);
         }
+        if now >= self.say_at {
+            self.say_at = now + SAY;
+            self.say_what_is_late();
+        }
+    }
+
+    /// Says which tasks are due and have not started.
+    fn say_what_is_late(&mut self) {
+        let mut overdue: HashMap<Arc<str>, Overdue> = HashMap::new();
+        for (scene, tasks) in self.parts.engine.overdue(self.now().wall) {
+            let label = Arc::clone(self.counters.of(&scene).label());
+            overdue
+                .entry(label)
+                .and_modify(|others| *others = others.and(tasks))
+                .or_insert(tasks);
+        }
+        self.share.say(Said {
+            overdue,
+            ..Said::default()
+        });
     }
 
     /// How long nothing has to be done.

@@ -28,4 +28,5 @@ mod supervision;
 #[allow(dead_code, reason = "the tests of `kafka` use the rest")]
 mod support;
 mod suspects;
+mod time;
 mod unwritable;

@@ -72,6 +72,7 @@ impl Engine {
     ) {
         let ticket = self.number();
         let wait = self.wait_of(now, &item);
+        self.uncount(&item);
         let lane = self.lane(item.lane);
         lane.calls += 1;
         let call = Call {

@@ -329,7 +329,10 @@ impl Engine {
             return Admission::held(now, item, Hold::Room, now.steady + ASK_WRITABLE);
         }
         match target {
-            Target::Call if !self.may_start(now, item.lane, &scene, &item.task) => {}
+            Target::Call if !self.may_start(now, item.lane, &scene, &item.task) => {
+                // The next owner reads it again.
+                self.uncount(&item);
+            }
             Target::Call => {
                 let leave = key.map(|key| self.ask_breaker(now, key, actions));
                 let leave = match (leave.transpose(), key) {

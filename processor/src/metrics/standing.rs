@@ -1,0 +1,122 @@
+//! What is late at the moment: tasks that are overdue, by scene, and records that nobody has read.
+//!
+//! Workers say since when; how long that is, is worked out when it is read. So it grows on when a worker stands still. Invariant: what a
+//! worker has said is forgotten with it.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use retide_core::{Overdue, Timestamp};
+
+use super::{SceneLabels, add, gauge, lock};
+
+/// What is late at the moment.
+pub(super) struct Standing {
+    /// Tasks that are due and have not started.
+    tasks: Family<SceneLabels, Gauge>,
+    /// How long the first of them is.
+    oldest: Family<SceneLabels, Seconds>,
+    /// Records of the retry topic that are not read.
+    unread: Gauge,
+    /// How long the first of them is not.
+    oldest_unread: Seconds,
+    /// What each worker has said, by a number of its own.
+    said: Mutex<HashMap<u64, Said>>,
+}
+
+/// What a worker says.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Said {
+    /// What is overdue, by the scene that it counts for.
+    pub(crate) overdue: HashMap<Arc<str>, Overdue>,
+    /// The records of the retry topic that are not read.
+    pub(crate) unread: Unread,
+}
+
+/// Records of the retry topic that are not read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Unread {
+    /// How many, about: markers of transactions count as well.
+    pub(crate) records: u64,
+    /// Since when the first of them is there, if there are some.
+    pub(crate) since: Option<Timestamp>,
+}
+
+/// A gauge of seconds.
+type Seconds = Gauge<f64, AtomicU64>;
+
+// === impl Standing ===
+
+impl Standing {
+    /// Registers what there is to say.
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        let r = registry;
+        let help = "Tasks that are due and have not started, in memory or deferred in a tier";
+        let tasks = add(r, ("overdue_tasks", help), Family::default());
+        let help = "How long the first task that has not started has been due";
+        let oldest = add(r, ("oldest_overdue_seconds", help), Family::default());
+        let help = "Records of the retry topic that were not read yet, about";
+        let unread = gauge(r, "unread_records", help);
+        let help = "How long the first record of the retry topic was not read";
+        let oldest_unread = add(r, ("oldest_unread_seconds", help), Seconds::default());
+        Self {
+            tasks,
+            oldest,
+            unread,
+            oldest_unread,
+            said: Mutex::default(),
+        }
+    }
+
+    /// A worker says this.
+    pub(super) fn say(&self, worker: u64, said: Said) {
+        lock(&self.said).insert(worker, said);
+    }
+
+    /// A worker is no more.
+    pub(super) fn forget(&self, worker: u64) {
+        lock(&self.said).remove(&worker);
+    }
+
+    /// Works out what is to be read: of these scenes, and all that have something overdue.
+    pub(super) fn look(&self, scenes: impl Iterator<Item = Arc<str>>) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = Timestamp::EPOCH + now.unwrap_or_default();
+        let mut all: HashMap<Arc<str>, Option<Overdue>> =
+            scenes.map(|scene| (scene, None)).collect();
+        let mut unread = Unread::default();
+        for said in lock(&self.said).values() {
+            for (scene, overdue) in &said.overdue {
+                let sum = all.entry(Arc::clone(scene)).or_default();
+                *sum = Some(sum.map_or(*overdue, |other| other.and(*overdue)));
+            }
+            unread.records += said.unread.records;
+            unread.since = [unread.since, said.unread.since]
+                .into_iter()
+                .flatten()
+                .min();
+        }
+        let age =
+            |since: Option<Timestamp>| since.map_or(0.0, |since| now.since(since).as_secs_f64());
+        self.tasks.clear();
+        self.oldest.clear();
+        for (scene, overdue) in all {
+            let labels = SceneLabels::new(&scene);
+            let tasks = overdue.map_or(0, |overdue| overdue.tasks);
+            let since = overdue.map(|overdue| overdue.since);
+            self.tasks
+                .get_or_create_owned(&labels)
+                .set(i64::try_from(tasks).unwrap_or(i64::MAX));
+            self.oldest.get_or_create_owned(&labels).set(age(since));
+        }
+        self.unread
+            .set(i64::try_from(unread.records).unwrap_or(i64::MAX));
+        self.oldest_unread.set(age(unread.since));
+    }
+}
