@@ -32,7 +32,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, OwnedResourceSpecifier, ResourceSpecifier};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, NewPartitions, OwnedResourceSpecifier, ResourceSpecifier,
+};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -220,6 +222,23 @@ pub async fn create(
 ) -> Result<Vec<Created>, Error> {
     let plan = plan.clone();
     apart(config, move |session| session.create(&plan, timeout)).await
+}
+
+/// What became of a topic that is to have more partitions: how many it had, and why the cluster refuses if it does.
+pub type Widened = BTreeMap<Arc<str>, (usize, Option<String>)>;
+
+/// Gives the topics of `plan` as many partitions as it says, where they have fewer: the retry topic last, and only if all others have them,
+/// so that nothing is produced to partitions that nobody reads.
+///
+/// # Errors
+/// If the cluster cannot be asked. That it refuses is no error.
+pub async fn widen(
+    config: &ClientConfig,
+    plan: &Plan,
+    timeout: Duration,
+) -> Result<Widened, Error> {
+    let plan = plan.clone();
+    apart(config, move |session| session.widen(&plan, timeout)).await
 }
 
 /// The topics of `plan` that exist, and how many partitions each of them has.
@@ -419,12 +438,12 @@ pub(crate) fn find_hanging(config: &ClientConfig) -> String {
     Tools::new(config, bootstrap(config)).find_hanging()
 }
 
-/// The command line that gives all topics as many partitions as the widest of them.
-pub(crate) fn widen(config: &ClientConfig, topics: &Topics) -> String {
-    let _ = config;
+/// The command line that gives all topics so many partitions.
+pub(crate) fn widen_all(config: &ClientConfig, topics: &Topics, partitions: usize) -> String {
     let prefix = topics.tasks.strip_suffix(".tasks").unwrap_or_default();
     format!(
-        "retide init --prefix {} --partitions N, with the most that one of them has",
+        "retide init --bootstrap {} --prefix {} --partitions {partitions}",
+        command::word(bootstrap(config)),
         command::word(prefix)
     )
 }
@@ -740,6 +759,42 @@ impl Session {
         }
         self.wait_for(&created, timeout)?;
         Ok(created)
+    }
+
+    /// See [`widen`].
+    fn widen(&self, plan: &Plan, timeout: Duration) -> Result<Widened, Error> {
+        let seen = self.find()?;
+        let mut widened = Widened::new();
+        let narrow = |topic: &&TopicPlan| {
+            let found = seen.topics.get(&*topic.name);
+            found.is_some_and(|found| found.replicas.len() < topic.partitions as usize)
+        };
+        let narrow = plan.topics.iter().filter(narrow);
+        let (last, first): (Vec<_>, Vec<_>) = narrow.partition(|topic| topic.role == Role::Tasks);
+        for topics in [first, last] {
+            let is_refused = widened.values().any(|(_, refused)| refused.is_some());
+            if topics.is_empty() || is_refused {
+                continue;
+            }
+            let new: Vec<NewPartitions<'_>> = topics
+                .iter()
+                .map(|topic| NewPartitions::new(&topic.name, topic.partitions as usize))
+                .collect();
+            let options = AdminOptions::new()
+                .request_timeout(Some(timeout))
+                .operation_timeout(Some(timeout));
+            let answer = self
+                .runtime
+                .block_on(self.admin.create_partitions(&new, &options));
+            let results = self.answer("add partitions", answer, &seen)?;
+            for (topic, result) in topics.iter().zip(results) {
+                let found = seen.topics.get(&*topic.name);
+                let before = found.map_or(0, |found| found.replicas.len());
+                let refused = result.err().map(|(_, code)| code.to_string());
+                widened.insert(Arc::clone(&topic.name), (before, refused));
+            }
+        }
+        Ok(widened)
     }
 
     /// Asks for topics, without these settings. What became of each: nothing if it was created.

@@ -25,6 +25,7 @@ use crate::topics::Topics;
 Examples:
   retide init                                   create what is missing; run it as often as you like
   retide init --dry-run                         only say what would be created
+  retide init --partitions 24                   more shards: widen every topic, in the order that hurts nobody
   retide init --format kafka-topics             print command lines for Kafka's own tool
   retide init --format strimzi | kubectl apply -f -
   retide init --acls --principal User:retide    print what the user of `retide run` needs to be allowed, as lines of kafka-acls.sh
@@ -35,6 +36,9 @@ pub(super) struct Options {
     /// Say what would be created, and create nothing
     #[arg(long)]
     dry_run: bool,
+    /// Give all topics this many partitions, where they have fewer: the retry topic last. Workers may run meanwhile
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=10_000))]
+    partitions: Option<i32>,
     /// Print what creates the topics, for someone else to apply
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<Form>,
@@ -193,7 +197,14 @@ pub(super) fn whose(config: &Config, patience: Duration) -> cluster::Whose {
 
 /// Creates the topics, or prints what would.
 pub(super) fn init(config: &Config, options: &Options, output: Output) -> Result<(), Failed> {
-    let plan = plan(config);
+    let mut plan = plan(config);
+    if let Some(partitions) = options.partitions {
+        for topic in &mut plan.topics {
+            if topic.role != Role::Scenes {
+                topic.partitions = partitions;
+            }
+        }
+    }
     if options.acls {
         return acls(config, &plan, options);
     }
@@ -206,6 +217,30 @@ pub(super) fn init(config: &Config, options: &Options, output: Output) -> Result
     }
     let runtime = Runtime::new()?;
     let client = config.kafka.client();
+    if options.partitions.is_some() {
+        let there = runtime.block_on(cluster::existing(&client, &plan))?;
+        if !options.dry_run {
+            let created = runtime.block_on(cluster::create(&client, &plan, CREATE))?;
+            refuse_fewer(&plan, &there)?;
+            return widen(&runtime, (config, &plan), (&created, &there), output);
+        }
+        refuse_fewer(&plan, &there)?;
+        let lines: Vec<Line> = plan
+            .topics
+            .iter()
+            .map(|topic| {
+                let partitions = there.get(&topic.name).copied();
+                let state = match partitions {
+                    Some(found) if found < topic.partitions as usize => {
+                        format!("to be widened to {}", topic.partitions)
+                    }
+                    other => state(other.is_some()),
+                };
+                line(&plan, &topic.name, partitions, state)
+            })
+            .collect();
+        return print(&lines, output);
+    }
     if options.dry_run {
         let there = runtime.block_on(cluster::existing(&client, &plan))?;
         let lines: Vec<Line> = plan
@@ -251,6 +286,67 @@ pub(super) fn init(config: &Config, options: &Options, output: Output) -> Result
     let scope = scope(config, &BTreeMap::new());
     let findings = runtime.block_on(cluster::check_as(&client, &plan, User::Init, &scope))?;
     tell(&findings);
+    Ok(())
+}
+
+/// Partitions are never taken away.
+fn refuse_fewer(plan: &Plan, there: &BTreeMap<Arc<str>, usize>) -> Result<(), Failed> {
+    let wider = plan.topics.iter().find_map(|topic| {
+        let found = there.get(&topic.name)?;
+        (*found > topic.partitions as usize).then_some((topic, found))
+    });
+    let Some((topic, found)) = wider else {
+        return Ok(());
+    };
+    let message = format!(
+        "{} has {found} partitions, more than {}, and partitions cannot be taken away: give {found} or more",
+        topic.name, topic.partitions
+    );
+    Err(Failed::because(Exit::Precondition, message))
+}
+
+/// Gives topics more partitions, and says what became of each.
+fn widen(
+    runtime: &Runtime,
+    (config, plan): (&Config, &Plan),
+    (created, there): (&[Created], &BTreeMap<Arc<str>, usize>),
+    output: Output,
+) -> Result<(), Failed> {
+    let client = config.kafka.client();
+    let widened = runtime.block_on(cluster::widen(&client, plan, CREATE))?;
+    let mut all = lines(plan, created);
+    for shown in &mut all {
+        let known = widened.iter().find(|(topic, _)| ***topic == *shown.topic);
+        match known {
+            Some((_, (before, None))) => {
+                shown.state = format!("widened from {before}");
+                let planned = plan.topics.iter().find(|topic| *topic.name == *shown.topic);
+                shown.partitions = planned.map_or(0, |topic| topic.partitions as usize);
+            }
+            Some((_, (_, Some(reason)))) => shown.state = format!("not widened: {reason}"),
+            None => {}
+        }
+    }
+    print(&all, output)?;
+    let refused = widened.values().filter(|(_, refused)| refused.is_some());
+    let refused = refused.count();
+    // The retry topic is left as it is until all others have what it is to have.
+    let waiting = plan.topics.iter().find(|topic| {
+        topic.role == Role::Tasks
+            && !widened.contains_key(&topic.name)
+            && there
+                .get(&topic.name)
+                .is_some_and(|found| *found < topic.partitions as usize)
+    });
+    if refused > 0 || waiting.is_some() {
+        let message = format!(
+            "{refused} topics could not be widened; the retry topic is widened last, when all others are: run this again when that is mended"
+        );
+        return Err(Failed::because(Exit::Partly, message));
+    }
+    say(
+        "workers take the new partitions over within half a minute; tasks of a key may go to another partition than before",
+    );
     Ok(())
 }
 

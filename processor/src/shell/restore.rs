@@ -79,6 +79,8 @@ pub(crate) enum Pending {
         topic: Arc<str>,
         /// How many partitions it has.
         partitions: usize,
+        /// How many the widest topic has.
+        widest: usize,
     },
     /// What the group has committed for it is not known.
     Committed(KafkaError),
@@ -241,12 +243,19 @@ impl Asking<'_> {
                 return;
             }
         };
+        let known = counts.iter().map(|(_, partitions)| *partitions);
+        let widest = known.filter(|known| *known < usize::MAX).max().unwrap_or(0);
         wanted.retain(|shard| {
             let at = usize::try_from(*shard).unwrap_or(usize::MAX);
             let narrow = counts.iter().find(|(_, partitions)| *partitions <= at);
             if let Some((topic, partitions)) = narrow {
                 let (topic, partitions) = (Arc::clone(topic), *partitions);
-                pending.insert(*shard, Pending::Narrow { topic, partitions });
+                let narrow = Pending::Narrow {
+                    topic,
+                    partitions,
+                    widest,
+                };
+                pending.insert(*shard, narrow);
             }
             narrow.is_none()
         });
@@ -522,7 +531,7 @@ impl Pending {
     /// What mends it.
     fn fix(&self, shard: i32, topics: &Topics, config: &ClientConfig) -> Option<String> {
         match self {
-            Self::Narrow { .. } => Some(cluster::widen(config, topics)),
+            Self::Narrow { widest, .. } => Some(cluster::widen_all(config, topics, *widest)),
             Self::Order {
                 stable: Some(stable),
             } => Some(cluster::abort(config, &topics.order, shard, *stable)),
@@ -540,9 +549,13 @@ impl Pending {
                 "shard {shard} stands still: how many partitions the topics have is not known ({error})"
             ),
             Self::Anew => format!("shard {shard} begins anew, since a topic of it was made anew"),
-            Self::Narrow { topic, partitions } => format!(
-                "{topic} has {partitions} partitions, and {} has more: shards from {partitions} on begin when all topics have them",
-                topics.tasks
+            Self::Narrow {
+                topic,
+                partitions,
+                widest,
+            } => format!(
+                "{topic} has {partitions} partitions, and others have {widest}: shards from {partitions} on begin when all topics have \
+                 them"
             ),
             Self::Committed(error) => format!(
                 "shard {shard} stands still: the group's committed offsets are not known ({error}); no answer, or a transaction that is \

@@ -258,20 +258,9 @@ fn partitions_added_in_any_order_end_nothing_and_begin_when_all_topics_have_them
     works(&rig, &mut retide, &[0, 1, 2, 3], 1, 8);
     let producer = config(&rig.bootstrap, "producer").create().unwrap();
     send(&rig, &producer, 5, "new-5", "0");
-    for topic in [
-        "delay.now",
-        "delay.5s",
-        "delay.10s",
-        "delay.1m",
-        "delay.1h",
-        "callbacks",
-        "events",
-        "alerts",
-        "dead-letters",
-        "order",
-    ] {
-        widen(topic);
-    }
+    let init = rig.retide(&["init", "--partitions", "6"]);
+    let init = String::from_utf8(init.stdout).unwrap();
+    assert_eq!(init.matches("widened from 4").count(), 10, "{init}");
 
     rig.target.wait_for(9);
     let seen = rig.target.requests();
@@ -281,4 +270,9 @@ fn partitions_added_in_any_order_end_nothing_and_begin_when_all_topics_have_them
     );
     works(&rig, &mut retide, &[0, 1, 2, 3], 2, 12);
     wait_for(&address, "/metrics", "retide_owned_shards 6");
+    assert_eq!(
+        rig.retide(&["init", "--partitions", "4"]).status.code(),
+        Some(4),
+        "partitions are not taken away"
+    );
 }
