@@ -15,22 +15,24 @@ use crate::rig::{FLAKY, Retide, Rig};
 use crate::support::PATIENCE;
 
 /// Every thread of a process with one worker that is retide's own.
-const THREADS: [&str; 11] = [
+const THREADS: [&str; 13] = [
     "log",
     "admin",
     "troubles",
     "broker",
+    "watch",
     "scenes",
     "worker-0",
     "worker-0-group",
+    "worker-0-restore",
     "worker-0-tasks",
     "worker-0-tiers",
     "worker-0-ledger-0",
     "worker-0-ledger-1",
 ];
 
-/// What threads that are not, or whose panic is an outcome, are called.
-const OTHERS: [&str; 4] = ["rdk:", "retide", "calls", "watchdog"];
+/// What threads are called that are not, whose panic is an outcome, or that do not live long.
+const OTHERS: [&str; 5] = ["rdk:", "retide", "calls", "watchdog", "suspects"];
 
 /// A broker of a test's own, that can be halted.
 struct OwnBroker {
@@ -267,14 +269,17 @@ fn a_broker_that_stands_still_is_told_once_and_no_drain_waits_for_it() {
     let retide = rig.run();
     rig.produce(0, [0].into_iter());
     rig.ends(1);
+    wait_until("it is ready", || {
+        get(&address, "/readyz").is_some_and(|(status, _)| status == 200)
+    });
     let before = retide.log().lines().count();
 
     // Told within 30 s, and once.
     broker.signal("-STOP");
     let told = Instant::now();
     wait_until("it is told that no broker answers", || {
-        let (status, body) = get(&address, "/readyz").unwrap();
-        status == 503 && body.contains("broker-away")
+        get(&address, "/readyz")
+            .is_some_and(|(status, body)| status == 503 && body.contains("broker-away"))
     });
     eprintln!("told after {:?}", told.elapsed());
     let (_, metrics) = get(&address, "/metrics").unwrap();
