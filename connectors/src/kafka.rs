@@ -4,8 +4,13 @@
 //! commits its offset, so the attempt happens exactly once or not at all. Invariant: key, payload and the producer's headers arrive
 //! as they were; retide's own headers follow them.
 
-use retide_core::Task;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use retide_core::{Failure, Outcome, Task};
 use serde::{Deserialize, Serialize};
+
+use crate::Target;
 
 /// Longest name Kafka allows for a topic.
 pub const MAX_TOPIC: usize = 249;
@@ -19,6 +24,22 @@ pub type Sink<'a> = dyn FnMut(&[u8], Option<&[u8]>) + 'a;
 pub struct Config {
     /// The topic.
     pub topic: String,
+}
+
+/// A target that is a topic of retide's own: whatever is delivered there goes round for ever, or spoils what others read.
+#[derive(Clone, Debug)]
+pub struct OwnTopic {
+    /// The topic.
+    pub topic: String,
+}
+
+#[async_trait]
+impl Target for OwnTopic {
+    /// Refuses for good: nobody mends that by another attempt.
+    async fn attempt(&self, _task: Arc<Task>) -> Outcome {
+        let message = format!("{} is retide's own, nothing is delivered there", self.topic);
+        Outcome::Permanent(Failure::new("own-topic", &message))
+    }
 }
 
 /// Why a Kafka target cannot be used as it is configured.

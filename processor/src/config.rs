@@ -34,6 +34,7 @@ use toml::{Table, Value};
 
 use retide_avro::Format;
 use retide_core::Ladder;
+use retide_core::engine::UNKNOWN_SCENE_HOLD;
 
 use crate::command::Invocation;
 use crate::metrics;
@@ -187,6 +188,11 @@ pub struct Processor {
     /// How long calls in flight are waited for when a shard is given away.
     #[serde(deserialize_with = "text::positive")]
     pub drain_deadline: Duration,
+    /// How long a parked task is held at most whose scene does not exist.
+    #[serde(deserialize_with = "text::positive")]
+    pub unknown_scene_hold: Duration,
+    /// Whether to start although scenes on the scenes topic cannot be used.
+    pub ignore_unusable_scenes: bool,
 }
 
 /// What is promised about a crash.
@@ -290,6 +296,7 @@ impl Config {
         if let Some(prefix) = overrides.prefix {
             config.topics.prefix = prefix;
         }
+        check_deliveries(source, &config.scenes, &config.topics.prefix)?;
         for (section, client) in [
             (None, config.kafka.client()),
             (Some("consumer"), config.kafka.consumer()),
@@ -308,11 +315,12 @@ impl Config {
     }
 }
 
-/// Reads the scenes of a file; whatever else stands in it has to be valid, too, but does not count.
-pub fn scenes(file: &str, text: String) -> Result<BTreeMap<String, Scene>, Error> {
+/// Reads the scenes of a file, where retide's topics have this prefix; whatever else stands in it has to be valid, too, but does not count.
+pub fn scenes(file: &str, text: String, prefix: &str) -> Result<BTreeMap<String, Scene>, Error> {
     let source = Source::text(file, text)?;
     let Config { scenes, .. } = source.read()?;
     check_scenes(&source, &scenes)?;
+    check_deliveries(&source, &scenes, prefix)?;
     Ok(scenes)
 }
 
@@ -334,6 +342,28 @@ pub(crate) fn prefix(text: &str) -> Option<String> {
 fn check_scenes(source: &Source, scenes: &BTreeMap<String, Scene>) -> Result<(), Error> {
     for (name, scene) in scenes {
         check_scene(source, name, scene, &["scenes", name])?;
+    }
+    Ok(())
+}
+
+/// Refuses scenes that deliver to a topic of retide's own: a task would go round for ever, or spoil what others read.
+fn check_deliveries(
+    source: &Source,
+    scenes: &BTreeMap<String, Scene>,
+    prefix: &str,
+) -> Result<(), Error> {
+    for (name, scene) in scenes {
+        if let Some((keys, topic)) = scene.own_topic(prefix) {
+            let keys = keys.iter().map(|&key| key.to_owned());
+            let path = ["scenes".to_owned(), name.clone()]
+                .into_iter()
+                .chain(keys)
+                .collect();
+            let message = format!(
+                "{topic} is retide's own: expected a topic that others read, and retide does not"
+            );
+            return Err(source.error(path, &message));
+        }
     }
     Ok(())
 }
@@ -575,6 +605,8 @@ impl Default for Processor {
             commit_interval: Duration::from_millis(100),
             memory_limit: 512 << 20,
             drain_deadline: Duration::from_secs(5),
+            unknown_scene_hold: UNKNOWN_SCENE_HOLD,
+            ignore_unusable_scenes: false,
         }
     }
 }

@@ -266,7 +266,7 @@ impl Demo {
         config.topics.tiers = Ladder::default();
         // Half the default: the demo shows short waits.
         config.processor.commit_interval = Duration::from_millis(50);
-        config.scenes = config::scenes("demo.toml", scenes(target))?;
+        config.scenes = config::scenes("demo.toml", scenes(target), &config.topics.prefix)?;
         Ok(config)
     }
 

@@ -3,7 +3,7 @@
 //! Not the command: no signals, no files, no exit codes. Invariant: when [`Process::stop`] returns, every shard was drained and given
 //! away, or its deadline has passed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -26,13 +26,14 @@ use retide_native::topics;
 
 use crate::broker;
 use crate::cluster::Tools;
+use crate::command::line;
 use crate::config::identity::Identity;
 use crate::config::{Config, Guarantee, Scene};
 use crate::health::{Health, Heartbeat};
 use crate::metrics::Metrics;
-use crate::rules::{self, Connected};
+use crate::rules::Connected;
 use crate::scan;
-use crate::scenes::{self, Follower};
+use crate::scenes::{self, Follower, Unreadable};
 use crate::shell::drive::{Drive, Pace, Rules};
 use crate::shell::encode::{Encoder, Formats};
 use crate::shell::feed::{Client, Feed};
@@ -41,6 +42,7 @@ use crate::shell::watch::Watch;
 use crate::shell::writable::Writability;
 use crate::threads::{Death, Ended, Threads};
 use crate::topics::{Draining, Topics};
+use crate::trouble::{Effect, Kind, Trouble, Troubles};
 
 /// A running process.
 pub struct Process {
@@ -67,6 +69,9 @@ pub struct Process {
 /// Why a process cannot start, or a worker cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// Scenes on the scenes topic cannot be used.
+    #[error("{0}")]
+    Unusable(String),
     /// The client library does not take the configuration.
     #[error("configure the kafka client")]
     Client(#[source] KafkaError),
@@ -185,8 +190,9 @@ impl Process {
             threads,
             failed,
         };
-        let mut connected = Connected::default();
-        let rules = connected.rules(&rules::merged(&scenes, follower.scenes()));
+        refuse_unusable(config, &topics, &follower)?;
+        let mut connected = Connected::new(topics.prefix());
+        let rules = connected.in_force(&scenes, &follower);
         info!(scenes = rules.scenes.len(), "rules in force");
         let (mut workers, mut told) = (Vec::new(), Vec::new());
         for (number, heartbeat) in heartbeats.into_iter().enumerate() {
@@ -207,6 +213,8 @@ impl Process {
         let stopped = Arc::clone(&stop);
         let broker = threads.spawn("broker", move || watch.run(&stopped))?;
         let following = Following {
+            troubles: metrics.troubles().held_by("scenes"),
+            config: config.clone(),
             follower,
             scenes,
             connected,
@@ -358,7 +366,8 @@ impl Shared<'_> {
                 limits,
                 Arc::clone(&self.gates),
                 shards,
-            ),
+            )
+            .holding(config.processor.unknown_scene_hold),
             feed,
             ledger,
             ownership,
@@ -417,6 +426,10 @@ impl Shared<'_> {
 
 /// Keeps the rules of the workers up to date.
 struct Following {
+    /// Where scenes are listed that cannot be used.
+    troubles: Troubles,
+    /// The configuration.
+    config: Config,
     /// Reads the scenes topic.
     follower: Follower,
     /// The scenes configured outside the topic.
@@ -434,12 +447,13 @@ struct Following {
 impl Following {
     /// Tells the workers of every change until it is time to end.
     fn run(mut self) -> Ended {
+        self.tell_troubles();
         while !self.stop.load(Ordering::Acquire) {
             if !self.follower.follow() {
                 continue;
             }
-            let merged = rules::merged(&self.scenes, self.follower.scenes());
-            let rules = self.connected.rules(&merged);
+            self.tell_troubles();
+            let rules = self.connected.in_force(&self.scenes, &self.follower);
             info!(scenes = rules.scenes.len(), "rules changed");
             for worker in &self.told {
                 // A worker that has ended needs no rules.
@@ -448,6 +462,80 @@ impl Following {
         }
         Ended::Told
     }
+
+    /// Lists the scenes of the topic that cannot be used.
+    fn tell_troubles(&self) {
+        let retide = &self.config.invocation;
+        let unreadable = self.follower.unreadable().iter();
+        let unreadable = unreadable.map(|(name, Unreadable { partition, offset, error })| Trouble {
+            kind: Kind::SceneUnreadable,
+            subject: name.clone(),
+            says: format!("its record at partition {partition}, offset {offset} of the scenes topic cannot be read, what it was before counts on: {error}"),
+            fix: Some(retide.line("scenes apply scenes.toml")),
+            effect: Effect::Limits,
+        });
+        self.troubles.only(Kind::SceneUnreadable, unreadable);
+        let prefix = &self.config.topics.prefix;
+        let refused = self.follower.scenes().iter().filter_map(|(name, scene)| {
+            let (keys, topic) = scene.own_topic(prefix)?;
+            let keys = keys.join(".");
+            Some(Trouble {
+                kind: Kind::SceneRefused,
+                subject: name.clone(),
+                says: format!(
+                    "its {keys} is {topic}, which is retide's own: nothing is delivered there"
+                ),
+                fix: Some(retide.line("scenes apply scenes.toml")),
+                effect: Effect::Limits,
+            })
+        });
+        self.troubles.only(Kind::SceneRefused, refused);
+    }
+}
+
+/// Refuses to start where scenes of the topic cannot be used, unless that is to be ignored.
+fn refuse_unusable(config: &Config, topics: &Topics, follower: &Follower) -> Result<(), Error> {
+    if config.processor.ignore_unusable_scenes {
+        return Ok(());
+    }
+    let retide = &config.invocation;
+    let (mut wrong, mut names) = (Vec::new(), BTreeSet::new());
+    for (
+        name,
+        Unreadable {
+            partition,
+            offset,
+            error,
+        },
+    ) in follower.unreadable()
+    {
+        wrong.push(format!(
+            "scene {name}: its record on {}, partition {partition}, offset {offset} cannot be read: {error}",
+            topics.scenes
+        ));
+        names.insert(name.as_str());
+    }
+    for (name, scene) in follower.scenes() {
+        if let Some((keys, topic)) = scene.own_topic(topics.prefix()) {
+            let keys = keys.join(".");
+            wrong.push(format!(
+                "scene {name}, on {}: its {keys} is {topic}, which is retide's own",
+                topics.scenes
+            ));
+            names.insert(name.as_str());
+        }
+    }
+    if names.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = names.into_iter().collect();
+    let delete = retide.line(&format!("scenes delete {}", line(&names)));
+    Err(Error::Unusable(format!(
+        "{}\nfix: {} with rules for it, or {delete}, or {} to start without",
+        wrong.join("\n"),
+        retide.line("scenes apply scenes.toml"),
+        retide.line("run --ignore-unusable-scenes")
+    )))
 }
 
 /// Which topics take records, and whom that is told.

@@ -7,14 +7,20 @@ use std::sync::Arc;
 
 use tracing::{error, warn};
 
+use retide_connectors::kafka::OwnTopic;
 use retide_connectors::{Target, TargetConfig};
+use retide_core::scene::{self, Missing};
 
 use crate::config::{Scene, with_causes};
+use crate::scenes::Follower;
 use crate::shell::drive::Rules;
+use crate::topics::is_own;
 
 /// Makes rules of scenes, again and again.
 #[derive(Default)]
 pub struct Connected {
+    /// What the names of retide's topics begin with.
+    prefix: String,
     /// The targets of the scenes' tasks.
     targets: Targets,
     /// The targets of the scenes' callbacks.
@@ -27,12 +33,33 @@ type Targets = HashMap<Arc<str>, (TargetConfig, Arc<dyn Target>)>;
 // === impl Connected ===
 
 impl Connected {
+    /// Rules of which none were made yet, where retide's topics have this prefix.
+    pub fn new(prefix: &str) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// The rules of a process: of the scenes of a file, and of those of the topic, which go first.
+    pub fn in_force(&mut self, file: &BTreeMap<String, Scene>, topic: &Follower) -> Rules {
+        let mut rules = self.rules(&merged(file, topic.scenes()));
+        for name in topic.unreadable().keys() {
+            rules.scenes.miss(name.as_str(), Missing::Unreadable);
+        }
+        for name in topic.gone() {
+            rules.scenes.miss(name.as_str(), Missing::Gone);
+        }
+        rules
+    }
+
     /// The rules of `scenes`. A scene that cannot be put in force, which its checks should have found, is left out and logged.
     pub fn rules(&mut self, scenes: &BTreeMap<String, Scene>) -> Rules {
         let mut rules = Rules::default();
-        let before = std::mem::take(self);
+        let next = Self::new(&self.prefix);
+        let before = std::mem::replace(self, next);
         for (name, scene) in scenes {
-            let core = match scene.rules(name) {
+            let mut core = match scene.rules(name) {
                 Ok(core) => core,
                 Err(error) => {
                     error!(scene = name, %error, "scene left out");
@@ -40,20 +67,37 @@ impl Connected {
                 }
             };
             let name = Arc::clone(&core.name);
-            keep(&mut self.targets, &before.targets, &name, &scene.target);
-            if let Some(callback) = &scene.callback {
-                keep(
-                    &mut self.callbacks,
-                    &before.callbacks,
-                    &name,
-                    &callback.target,
-                );
+            if let Some(refusal) = self.refusal(&scene.target) {
+                core.target = scene::Target::Call;
+                rules.targets.insert(Arc::clone(&name), refusal);
+            } else {
+                keep(&mut self.targets, &before.targets, &name, &scene.target);
+            }
+            if let (Some(callback), Some(core)) = (&scene.callback, &mut core.callback) {
+                let target = &callback.target;
+                if let Some(refusal) = self.refusal(target) {
+                    core.target = scene::Target::Call;
+                    rules.callbacks.insert(Arc::clone(&name), refusal);
+                } else {
+                    keep(&mut self.callbacks, &before.callbacks, &name, target);
+                }
             }
             rules.scenes.insert(core);
         }
-        rules.targets = connected(&self.targets);
-        rules.callbacks = connected(&self.callbacks);
+        rules.targets.extend(connected(&self.targets));
+        rules.callbacks.extend(connected(&self.callbacks));
         rules
+    }
+
+    /// What is called in place of a target that is a topic of retide's own, if it is one.
+    fn refusal(&self, target: &TargetConfig) -> Option<Arc<dyn Target>> {
+        match target {
+            TargetConfig::Kafka(kafka) if is_own(&self.prefix, &kafka.topic) => {
+                let topic = kafka.topic.clone();
+                Some(Arc::new(OwnTopic { topic }))
+            }
+            TargetConfig::Kafka(_) | TargetConfig::Http(_) => None,
+        }
     }
 }
 
@@ -106,7 +150,7 @@ mod tests {
     use super::*;
 
     fn scenes(text: &str) -> BTreeMap<String, Scene> {
-        crate::config::scenes("scenes.toml", text.to_owned()).unwrap()
+        crate::config::scenes("scenes.toml", text.to_owned(), "retry").unwrap()
     }
 
     #[test]

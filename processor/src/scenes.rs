@@ -2,7 +2,7 @@
 //!
 //! Not the rules' meaning. Invariant: a record that cannot be read leaves its scene as it was.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,21 @@ pub struct Follower {
     json: Codec<wire::Scene>,
     /// The scenes by name.
     scenes: BTreeMap<String, Scene>,
+    /// The scenes whose last record cannot be read, by name. Where there was one before that can be, that one counts on.
+    unreadable: BTreeMap<String, Unreadable>,
+    /// The scenes that were taken off the topic, as far as it still says so.
+    gone: BTreeSet<String>,
+}
+
+/// A record of a scene that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// What is wrong with it.
+    pub error: String,
 }
 
 /// A change of one scene.
@@ -43,6 +58,8 @@ pub enum Change {
     Put(String, Box<Scene>),
     /// The scene is no more.
     Delete(String),
+    /// What the scene is now cannot be read.
+    Spoil(String, Unreadable),
 }
 
 /// Why scenes could not be read or written.
@@ -133,6 +150,8 @@ impl Follower {
             avro: Codec::new(Format::Avro, Framing::SingleObject),
             json: Codec::new(Format::Json, Framing::SingleObject),
             scenes: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
+            gone: BTreeSet::new(),
         };
         follower
             .load(partitions)
@@ -146,6 +165,16 @@ impl Follower {
     /// The scenes by name.
     pub fn scenes(&self) -> &BTreeMap<String, Scene> {
         &self.scenes
+    }
+
+    /// The scenes whose last record cannot be read, by name.
+    pub fn unreadable(&self) -> &BTreeMap<String, Unreadable> {
+        &self.unreadable
+    }
+
+    /// The scenes that were taken off the topic, as far as it still says so.
+    pub fn gone(&self) -> &BTreeSet<String> {
+        &self.gone
     }
 
     /// Waits a short while for changes; true if there were any.
@@ -215,7 +244,12 @@ impl Follower {
             Ok(scene) => Some(Change::Put(name.to_owned(), Box::new(scene))),
             Err(error) => {
                 warn!(%error, scene = name, partition, offset, "scene ignored: it cannot be read");
-                None
+                let unreadable = Unreadable {
+                    partition,
+                    offset,
+                    error,
+                };
+                Some(Change::Spoil(name.to_owned(), unreadable))
             }
         }
     }
@@ -224,19 +258,27 @@ impl Follower {
     fn apply(&mut self, change: Change) -> bool {
         match change {
             Change::Put(name, scene) => {
+                self.gone.remove(&name);
+                let mended = self.unreadable.remove(&name).is_some();
                 if self.scenes.get(&name) == Some(&scene) {
-                    return false;
+                    return mended;
                 }
                 info!(scene = name, "scene read");
                 self.scenes.insert(name, *scene);
                 true
             }
             Change::Delete(name) => {
+                let spoiled = self.unreadable.remove(&name).is_some();
                 let known = self.scenes.remove(&name).is_some();
                 if known {
                     info!(scene = name, "scene deleted");
                 }
-                known
+                self.gone.insert(name) || known || spoiled
+            }
+            Change::Spoil(name, unreadable) => {
+                self.gone.remove(&name);
+                let before = self.unreadable.insert(name, unreadable.clone());
+                before != Some(unreadable)
             }
         }
     }

@@ -38,6 +38,29 @@ pub struct Draining {
     pub partitions: i32,
 }
 
+/// The ends of the names of retide's topics, but for those of tiers: what there is now, and what there may be.
+const OWN: [&str; 12] = [
+    "tasks",
+    "callbacks",
+    "alerts",
+    "dead-letters",
+    "events",
+    "order",
+    "scenes",
+    "commands",
+    "taken",
+    "signals",
+    "workers",
+    "lag",
+];
+
+/// Whether a topic is retide's own under `prefix`, whatever tiers are configured: nobody but retide delivers there.
+pub(crate) fn is_own(prefix: &str, topic: &str) -> bool {
+    let name = topic.strip_prefix(prefix);
+    let name = name.and_then(|name| name.strip_prefix('.'));
+    name.is_some_and(|name| OWN.contains(&name) || name.starts_with("delay."))
+}
+
 // === impl Topics ===
 
 impl Topics {
@@ -59,6 +82,11 @@ impl Topics {
                 .collect(),
             draining: Vec::new(),
         }
+    }
+
+    /// The prefix of them all.
+    pub fn prefix(&self) -> &str {
+        self.tasks.strip_suffix(".tasks").unwrap_or(&self.tasks)
     }
 
     /// The same, with tiers that are to be drained.
@@ -143,5 +171,26 @@ mod tests {
         assert_eq!(&**topics.name(source), "retry.delay.2m");
         let has = |shard| topics.of_shard(shard).any(|(of, _)| of == source);
         assert!(has(3) && !has(4));
+    }
+
+    #[test]
+    fn all_topics_of_the_prefix_are_own_and_no_others() {
+        let topics = Topics::new("retry", &Ladder::default());
+        assert_eq!(topics.prefix(), "retry");
+
+        let read = topics.read().map(|(_, name)| name);
+        for name in read.chain(topics.written()).chain([&topics.scenes]) {
+            assert!(is_own("retry", name), "{name}");
+        }
+        assert!(is_own("retry", "retry.delay.7m"));
+        for other in [
+            "retry",
+            "retry.work",
+            "other.tasks",
+            "retry2.tasks",
+            "tasks",
+        ] {
+            assert!(!is_own("retry", other), "{other}");
+        }
     }
 }

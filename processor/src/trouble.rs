@@ -63,6 +63,10 @@ pub enum Kind {
     GroupDisagrees,
     /// Tasks wait for a scene that is not known.
     SceneUnknown,
+    /// The record of a scene cannot be read.
+    SceneUnreadable,
+    /// A scene delivers to a topic of retide's own.
+    SceneRefused,
 }
 
 /// What a trouble keeps from being done.
@@ -319,6 +323,8 @@ impl Kind {
             Self::StrayTier => "stray-tier",
             Self::GroupDisagrees => "group-disagrees",
             Self::SceneUnknown => "scene-unknown",
+            Self::SceneUnreadable => "scene-unreadable",
+            Self::SceneRefused => "scene-refused",
         }
     }
 }

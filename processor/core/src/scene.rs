@@ -20,6 +20,9 @@ pub const DEFAULT: &str = "default";
 /// Longest wait between two attempts: as far ahead as retide parks tasks.
 pub const MAX_DELAY: Duration = Duration::from_hours(366 * 24);
 
+/// Most scenes that are remembered when they are gone: far more than a person takes away, and few beside what tasks may name.
+const MISSING: usize = 10_000;
+
 /// Calls in flight where the scene names no number: enough for a fast target, bearable for a slow one.
 pub const CONCURRENCY: NonZeroU32 = NonZeroU32::new(64).unwrap();
 
@@ -276,8 +279,14 @@ impl Scenes {
     /// A scene of this name is known of; that counts while it has no rules in force.
     pub fn miss(&mut self, name: impl Into<Arc<str>>, why: Missing) {
         let name = name.into();
-        if !self.by_name.contains_key(&name) {
-            self.missing.insert(name, why);
+        if self.by_name.contains_key(&name) {
+            return;
+        }
+        if why == Missing::Unreadable || self.missing.len() < MISSING {
+            let known = self.missing.entry(name).or_insert(why);
+            if why == Missing::Unreadable {
+                *known = why;
+            }
         }
     }
 

@@ -96,7 +96,7 @@ pub fn scene_file(data: &[u8]) {
 
 /// Reads a file of scenes.
 fn file(text: &str) -> Result<BTreeMap<String, Scene>, Error> {
-    scenes(FILE, text.to_owned())
+    scenes(FILE, text.to_owned(), "retry")
 }
 
 /// Reads the rules of one scene.

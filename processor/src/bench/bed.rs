@@ -103,7 +103,8 @@ impl Bed {
         text: String,
         metrics: &Arc<Metrics>,
     ) -> Result<Process, Error> {
-        let scenes = scenes("bench.toml", text).unwrap_or_else(|error| unreachable!("{error}"));
+        let scenes = scenes("bench.toml", text, &self.config.topics.prefix)
+            .unwrap_or_else(|error| unreachable!("{error}"));
         let health = Arc::new(Health::new(STALL).with_troubles(metrics.troubles()));
         let runtime = self.runtime.handle();
         Ok(Process::start(

@@ -234,7 +234,10 @@ impl Row for Line {
 pub(super) fn doctor(config: &Config, options: &Options, output: Output) -> Result<(), Failed> {
     let mut own = origin(&config.scenes, crate::config::FILE);
     if let Some(file) = &options.scenes {
-        own.extend(origin(&run::scenes(file)?, &file.display().to_string()));
+        own.extend(origin(
+            &run::scenes(file, &config.topics.prefix)?,
+            &file.display().to_string(),
+        ));
     }
     let plan = init::plan(config);
     let runtime = Runtime::new()?;

@@ -146,7 +146,7 @@ pub(super) fn targets<'a>(scenes: impl Iterator<Item = &'a Scene>) -> BTreeSet<S
 /// Prints what users need to be allowed.
 fn acls(config: &Config, plan: &Plan, options: &Options) -> Result<(), Failed> {
     let scenes = match &options.scenes {
-        Some(file) => run::scenes(file)?,
+        Some(file) => run::scenes(file, &config.topics.prefix)?,
         None => BTreeMap::new(),
     };
     let scope = scope(config, &scenes);

@@ -49,6 +49,10 @@ pub(super) struct Options {
     /// Where the group has committed nothing: leave what is there, and do what comes from now on
     #[arg(long)]
     from_now: bool,
+    /// Start although scenes on the scenes topic cannot be read, or deliver to a topic of retide's own: tasks of the first are
+    /// held, those of the second are dead letters
+    #[arg(long)]
+    ignore_unusable_scenes: bool,
     /// How log lines are written
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub(super) log_format: Format,
@@ -105,7 +109,7 @@ pub(super) fn run(mut config: Config, options: &Options, log: &Log) -> Result<()
         log: log.clone(),
     };
     if let Some(file) = &options.scenes {
-        config.scenes.extend(scenes(file)?);
+        config.scenes.extend(scenes(file, &config.topics.prefix)?);
     }
     // Never taken down: its threads may be held up by anything, and the process ends without them.
     let runtime = ManuallyDrop::new(
@@ -117,6 +121,7 @@ pub(super) fn run(mut config: Config, options: &Options, log: &Log) -> Result<()
     // Before the first worker: a signal during the start counts, too.
     let signals = runtime.block_on(async { Signals::listen() })?;
     let begin = options.begin();
+    config.processor.ignore_unusable_scenes |= options.ignore_unusable_scenes;
     runtime.block_on(start(
         (config, begin),
         runtime.handle().clone(),
@@ -209,11 +214,11 @@ fn listen(
 }
 
 /// The scenes of a file.
-pub(super) fn scenes(file: &PathBuf) -> Result<BTreeMap<String, Scene>, Failed> {
+pub(super) fn scenes(file: &PathBuf, prefix: &str) -> Result<BTreeMap<String, Scene>, Failed> {
     let name = file.display().to_string();
     let text = fs::read_to_string(file)
         .map_err(|error| Failed::because(Exit::Usage, format!("read {name}: {error}")))?;
-    config::scenes(&name, text).map_err(|error| Failed::new(Exit::Usage, &error))
+    config::scenes(&name, text, prefix).map_err(|error| Failed::new(Exit::Usage, &error))
 }
 
 /// What transactional ids begin with, if there are to be transactions.
@@ -365,7 +370,9 @@ impl From<Error> for Failed {
     /// How a process that cannot go on exits.
     fn from(error: Error) -> Self {
         let exit = match &error {
-            Error::Scenes(crate::scenes::Error::Missing { .. }) => Exit::Precondition,
+            Error::Scenes(crate::scenes::Error::Missing { .. }) | Error::Unusable(_) => {
+                Exit::Precondition
+            }
             _ => Exit::Failure,
         };
         Failed::new(exit, &error)

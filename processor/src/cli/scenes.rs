@@ -18,7 +18,7 @@ use crate::config::{Config, Scene};
 use crate::parked::{self, Found};
 use crate::publish::Publisher;
 use crate::rules;
-use crate::scenes::{self, Follower};
+use crate::scenes::{self, Follower, Unreadable};
 use crate::shell::ledger::OutRecord;
 use crate::topics::Topics;
 
@@ -79,7 +79,7 @@ Examples:
   retide scenes delete --force payment
 
 A scene whose tasks are under way is not deleted without --force: those tasks would follow the scene
-`default`, or be dead letters if there is none.")]
+`default`, or be held if there is none: until the scene is back, at most for `[processor] unknown_scene_hold`.")]
 pub(super) struct Delete {
     /// The scenes
     #[arg(value_name = "NAME", required = true)]
@@ -127,6 +127,8 @@ struct Board<'a> {
     topics: Topics,
     /// The scenes on the topic.
     scenes: BTreeMap<String, Scene>,
+    /// The scenes whose last record cannot be read.
+    unreadable: BTreeMap<String, Unreadable>,
     /// How many shards there are, if there is a retry topic.
     shards: Option<NonZeroU32>,
 }
@@ -146,17 +148,17 @@ pub(super) fn scenes(config: &Config, command: Command, output: Output) -> Resul
     // The file first: what is wrong with it needs no broker.
     match command {
         Command::Apply(options) => {
-            let file = run::scenes(&options.file)?;
+            let file = run::scenes(&options.file, &config.topics.prefix)?;
             Board::open(config, User::ScenesApply)?.apply(&file, &options, output)
         }
         Command::Diff(options) => {
-            let file = run::scenes(&options.file)?;
+            let file = run::scenes(&options.file, &config.topics.prefix)?;
             Board::open(config, User::Read)?.diff(&file, &options, output)
         }
         Command::Export { names } => Board::open(config, User::Read)?.export(&names, output),
         Command::Preview(options) => {
             let (scenes, shards) = if let Some(file) = &options.scenes {
-                (run::scenes(file)?, None)
+                (run::scenes(file, &config.topics.prefix)?, None)
             } else {
                 let Board { scenes, shards, .. } = Board::open(config, User::Read)?;
                 (rules::merged(&config.scenes, &scenes), shards)
@@ -192,6 +194,7 @@ impl<'a> Board<'a> {
         Ok(Self {
             config,
             scenes: follower.scenes().clone(),
+            unreadable: follower.unreadable().clone(),
             shards: shards.and_then(NonZeroU32::new),
             topics,
         })
@@ -331,7 +334,7 @@ impl<'a> Board<'a> {
             })
             .collect();
         let message = format!(
-            "{}\nnothing was deleted; --force does it, and tasks follow the scene `default` then, or are dead letters if there is none",
+            "{}\nnothing was deleted; --force does it, and tasks follow the scene `default` then, or are held if there is none",
             lines.join("\n")
         );
         Err(Failed::because(Exit::Precondition, message))
@@ -341,11 +344,14 @@ impl<'a> Board<'a> {
     fn delete(&self, options: &Delete, output: Output) -> Result<(), Failed> {
         let mut lines = Vec::new();
         for name in options.names.iter().collect::<BTreeSet<_>>() {
-            let before = rendered(self.find(name)?)?;
+            let before = match self.scenes.get(name) {
+                None if self.unreadable.contains_key(name) => None,
+                _ => Some(rendered(self.find(name)?)?),
+            };
             lines.push(Line {
                 scene: name.clone(),
                 change: "deleted",
-                before: Some(before),
+                before,
                 after: None,
             });
         }
@@ -376,6 +382,8 @@ impl<'a> Board<'a> {
             lines.push(Line {
                 scene: name.clone(),
                 change: match before {
+                    // What is there cannot be read by anybody who starts now.
+                    _ if self.unreadable.contains_key(name) => "changed",
                     None => "created",
                     Some(before) if before == scene => "unchanged",
                     Some(_) => "changed",

@@ -155,7 +155,7 @@ fn check_scene(config: &Config, topics: &Topics, options: &Options) -> Result<()
     let name = &options.scene;
     let mut known: BTreeSet<String> = config.scenes.keys().cloned().collect();
     if let Some(file) = &options.scenes {
-        known.extend(run::scenes(file)?.into_keys());
+        known.extend(run::scenes(file, &config.topics.prefix)?.into_keys());
     }
     if known.contains(name) {
         return Ok(());

@@ -19,6 +19,7 @@ use retide_core::{
 use crate::config::breaker::{self, Breaker};
 use crate::config::concurrency::Concurrency;
 use crate::config::{text, with_causes};
+use crate::topics::is_own;
 
 /// The rules of one scene, as they are written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -274,6 +275,21 @@ impl Scene {
             })?,
             callback: callback.transpose()?,
             ordering: self.ordering,
+        })
+    }
+
+    /// The topic of retide's own under `prefix` to which the scene delivers, if it does, and the keys that lead to it.
+    pub fn own_topic(&self, prefix: &str) -> Option<(&'static [&'static str], &str)> {
+        let callback = self.callback.as_ref().map(|callback| &callback.target);
+        let targets = [
+            (&["target", "kafka", "topic"][..], Some(&self.target)),
+            (&["callback", "target", "kafka", "topic"], callback),
+        ];
+        targets.into_iter().find_map(|(keys, target)| match target {
+            Some(TargetConfig::Kafka(kafka)) if is_own(prefix, &kafka.topic) => {
+                Some((keys, &*kafka.topic))
+            }
+            Some(TargetConfig::Kafka(_) | TargetConfig::Http(_)) | None => None,
         })
     }
 

@@ -43,7 +43,7 @@ use crate::shell::ledger::{
 use crate::shell::restore::Gap;
 use crate::threads::{Hand, message};
 use crate::topics::Topics;
-use crate::trouble::{Effect, Kind, Trouble};
+use crate::trouble::{Effect, Kind, Trouble, Troubles};
 
 /// The scenes in force and the targets they call.
 #[derive(Clone, Default)]
@@ -153,6 +153,8 @@ struct State<L> {
     counters: Arc<SceneSet>,
     /// This worker's part in the gauges of the process.
     share: Share,
+    /// Where lasting troubles of this worker are told.
+    troubles: Troubles,
     /// When to give the next sign of life.
     beat_at: Instant,
     /// When to say again what is late.
@@ -253,6 +255,7 @@ impl<L: Ledger> State<L> {
         let (answer, outcomes) = unbounded();
         let counters = parts.metrics.in_force();
         let share = Share::new(Arc::clone(&parts.metrics));
+        let troubles = parts.metrics.troubles().held_by(parts.heartbeat.name());
         let hand = Hand::new(&parts.topics);
         parts.feed.consumer.context().threads().works_with(&hand);
         let now = Instant::now();
@@ -288,6 +291,7 @@ impl<L: Ledger> State<L> {
             start: now,
             counters,
             share,
+            troubles,
             beat_at: now,
             say_at: now,
             actions: Vec::new(),
@@ -376,6 +380,17 @@ impl<L: Ledger> State<L> {
             shards: self.shards.len(),
             keys: engine.keys(),
         });
+        let missing = engine.missing().map(|missing| Trouble {
+            kind: Kind::SceneUnknown,
+            subject: missing.scene.to_string(),
+            says: format!(
+                "{} of its tasks are held, {} among them: it does not exist",
+                missing.tasks, missing.example
+            ),
+            fix: Some("retide scenes apply scenes.toml, with rules for it".to_owned()),
+            effect: Effect::Limits,
+        });
+        self.troubles.only(Kind::SceneUnknown, missing);
         for (of, calls) in engine.call_limits() {
             self.parts.metrics.limit_is(&of, calls);
         }

@@ -15,7 +15,7 @@ use crate::lane::Source;
 use crate::outcome::{Reason, Terminal};
 #[cfg(feature = "planted")]
 use crate::planted::Bug;
-use crate::scene::DEFAULT;
+use crate::scene::{DEFAULT, Missing};
 use crate::time::Timestamp;
 use crate::verdict::LEAST_WAIT;
 use crate::wait::Cause;
@@ -93,6 +93,9 @@ impl Engine {
         if !self.is_held(&item) {
             return self.end_without_scene(now, &item, actions);
         }
+        // It had rules, which those of its scene that are new hear of in this way if in no other.
+        self.scenes
+            .miss(Arc::clone(&item.task.scene), Missing::Gone);
         if item.task.due > now.wall {
             return self.forward(now, item, actions);
         }

@@ -141,7 +141,7 @@ mod tests {
         let text = "[scenes.a]\ntarget = { http = { url = 'http://[::1]/x?key=secret' } }\n\
                     [scenes.b]\ntarget = { http = { url = 'http://[::1]:80/y' } }\n\
                     callback = { target = { http = { url = 'https://h/z' } } }\n";
-        let scenes = crate::config::scenes("s.toml", text.to_owned()).unwrap();
+        let scenes = crate::config::scenes("s.toml", text.to_owned(), "retry").unwrap();
         let scenes = crate::cli::doctor::origin(&scenes, "s.toml");
 
         let places = places(&Invocation::default(), &scenes);
