@@ -24,6 +24,7 @@ mod rate;
 mod rig;
 mod secured;
 mod supervision;
+mod scenes;
 #[path = "../kafka/support.rs"]
 #[allow(dead_code, reason = "the tests of `kafka` use the rest")]
 mod support;
