@@ -8,7 +8,8 @@ use bytes::Bytes;
 use retide_avro::headers::{ROUND, SCENE, is_named, write_dead_letter, write_poison};
 use retide_avro::{ingest, parked};
 use retide_core::{
-    Ended, Header, Kind, Poison, Reason, Record, Task, Terminal, Timestamp, scene::MAX_DELAY,
+    Ended, Header, Kind, Omitted, Poison, Reason, Record, Task, Terminal, Timestamp,
+    scene::MAX_DELAY,
 };
 
 use crate::record;
@@ -106,6 +107,7 @@ fn check_replay(task: &Task, now: Timestamp) {
         at: now,
         failure: task.failure.clone(),
         key: task.record.key.clone(),
+        omitted: Omitted::default(),
     };
     let letter = Record {
         headers: record::collect(|sink| write_dead_letter(task, &ended, sink)),
@@ -134,6 +136,7 @@ fn check_poison(poison: &Poison, record: &Record, now: Timestamp) {
         at: now,
         failure: Some(poison.detail.clone()),
         key: record.key.clone(),
+        omitted: Omitted::default(),
     };
 
     let headers = record::collect(|sink| write_poison(poison, &ended, sink));

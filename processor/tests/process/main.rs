@@ -22,9 +22,9 @@ mod ordering;
 mod promises;
 mod rate;
 mod rig;
+mod scenes;
 mod secured;
 mod supervision;
-mod scenes;
 #[path = "../kafka/support.rs"]
 #[allow(dead_code, reason = "the tests of `kafka` use the rest")]
 mod support;
