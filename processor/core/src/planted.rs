@@ -42,8 +42,6 @@ pub enum Bug {
     NeverFull,
     /// A shard is said to be drained while its calls are in flight.
     DrainedEarly,
-    /// A shard that leaves starts what may not be back in time.
-    SlowStartedLast,
     /// A target that asks for time is not heard.
     ThrottleUnheard,
     /// A failed attempt is not counted.

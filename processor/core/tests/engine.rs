@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use retide_core::completions::Completions;
-use retide_core::engine::Position;
+use retide_core::engine::{Left, Position};
 use retide_core::lane::Limits;
 use retide_core::scene::{Callback, Target};
 use retide_core::wait::Cause;
@@ -1323,6 +1323,58 @@ fn the_delivery_of_a_callback_is_due_when_it_is_read_and_is_not_reported_again()
     };
     assert_eq!(event.kind, Kind::Callback);
     assert_eq!(event.wait, Some(Wait::default()));
+}
+
+#[test]
+fn a_shard_that_leaves_starts_what_is_quick_and_nothing_that_may_hang() {
+    let pay = Scene::clone(scene(|_| {}).iter().next().unwrap());
+    let other = |name: &str| Scene {
+        name: name.into(),
+        ..pay.clone()
+    };
+    let scenes = [pay.clone(), other("quick"), other("unknown")];
+    let of = |scene: &str, name: &str, due| Task {
+        scene: scene.into(),
+        ..task(name, due)
+    };
+    let mut bench = Bench::new(scenes.into_iter().collect());
+    for (offset, scene) in [(0, "pay"), (1, "quick")] {
+        let called = bench.record(at(0), TASKS, offset, of(scene, "known", at(0)));
+        bench.answer(at(5), &called, Outcome::Success);
+    }
+    let hangs = bench.record(at(10), TASKS, 2, of("pay", "hangs", at(10)));
+
+    bench.step(at(600), Input::Leave { shard: 0 });
+    let same = bench.record(at(601), TASKS, 3, of("pay", "may hang", at(601)));
+    let new = bench.record(at(602), TASKS, 4, of("unknown", "may, too", at(602)));
+    let called = bench.record(at(603), TASKS, 5, of("quick", "does not", at(603)));
+    let left = bench.engine.calls_left(0);
+    bench.answer(at(610), &called, Outcome::Success);
+    let one = bench.engine.calls_left(0);
+    bench.answer(at(700), &hangs, Outcome::Success);
+    let none = bench.engine.calls_left(0);
+
+    assert_eq!((same, new), (vec![], vec![]));
+    assert!(matches!(&called[..], [Action::Dispatch { .. }]));
+    let calls = |before, since| Left { before, since };
+    assert_eq!((left, one, none), (calls(1, 1), calls(1, 0), calls(0, 0)));
+    // What was not started is open: the next owner reads it.
+    assert_eq!(bench.watermark(TASKS), Some(3));
+}
+
+#[test]
+fn a_scene_whose_calls_take_long_is_not_started_in_a_shard_that_leaves() {
+    let mut bench = Bench::new(scene(|_| {}));
+    let slow = bench.record(at(0), TASKS, 0, task("slow", at(0)));
+    bench.answer(at(900), &slow, Outcome::Success);
+    let before = bench.record(at(1_000), TASKS, 1, task("before", at(1_000)));
+
+    bench.step(at(1_001), Input::Leave { shard: 0 });
+    bench.answer(at(1_002), &before, Outcome::Success);
+    let after = bench.record(at(1_003), TASKS, 2, task("after", at(1_003)));
+
+    assert_eq!(after, []);
+    assert_eq!(bench.engine.calls_left(0), Left::default());
 }
 
 #[test]

@@ -1131,12 +1131,12 @@ impl<L: Ledger> State<L> {
         }
         if leaving.is_to_commit(now, left) {
             let is_theirs = |one: &Settlement| leaving.shards().contains(&one.lane.shard);
-            let is_left =
-                self.settled.iter().any(is_theirs) || self.parts.engine.to_write_again() > 0;
             if self.settled.iter().any(is_theirs) && self.may_hand_over() {
                 self.commit();
             }
-            if !is_left || self.settled.is_empty() {
+            // What was given back to be written again is settled with the next step.
+            let is_left = self.settled.iter().any(is_theirs);
+            if !is_left && self.parts.engine.to_write_again() == 0 {
                 leaving.committing(self.submitted);
             }
         }

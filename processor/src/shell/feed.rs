@@ -628,6 +628,10 @@ fn is_gone(error: &KafkaError) -> bool {
 
 /// What an error of the consumer means to the drive, if it is more than passing.
 pub(crate) fn failure(error: KafkaError, metrics: &Metrics) -> Option<Reading> {
+    if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
+        // Whatever it is, the client does nothing any more.
+        return Some(Reading::Failed(error));
+    }
     if let Some(
         RDKafkaErrorCode::Fatal
         | RDKafkaErrorCode::TopicAuthorizationFailed

@@ -9,7 +9,7 @@
 //! - `range` on all topics takes everything back from everybody in each rebalance, and all wait for the slowest one: with a call that
 //!   hangs, every join and leave was a standstill of `drain_deadline` for all scenes.
 //! - The same, given back late, cannot be clean: nobody is told when the last one has given back, until when others may go on.
-//! - KIP-848 tells the next owner of a shard with its next heartbeat, whose interval is the broker's to say: 5 s, and no less.
+//! - KIP-848 tells the next owner of a shard with its next heartbeat, whose interval is the broker's to say: 5 s where nobody has changed it.
 //!
 //! What nobody subscribes to, brokers forget the offsets of, a week after the last commit: workers commit the offsets of all lanes when
 //! they get them, and every hour.
@@ -26,7 +26,7 @@ use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{TopicPartitionList, TopicPartitionListElem};
 use rdkafka::types::RDKafkaRespErr;
 use tracing::error;
@@ -62,6 +62,8 @@ pub struct Context {
     metrics: Arc<Metrics>,
     /// The worker.
     name: String,
+    /// The name that it has from one start to the next, if it is a static member.
+    instance_id: Option<String>,
     /// The threads of the process.
     threads: Threads,
     /// Set to leave the group.
@@ -168,6 +170,7 @@ impl Member {
             readings: around.readings.clone(),
             metrics: Arc::clone(around.metrics),
             name: identity.name.clone(),
+            instance_id: identity.instance_id.clone(),
             threads: around.threads.clone(),
             stop: Arc::clone(around.stop),
             anew: Arc::clone(around.anew),
@@ -222,9 +225,11 @@ fn run(consumer: &Client, readings: &Sender<Reading>, stop: &AtomicBool) {
         // Rebalances are answered in here. No record comes: nothing is assigned to this consumer.
         if let Some(Err(error)) = consumer.poll(wait)
             && let Some(failed) = failure(error, &context.metrics)
-            && readings.send(failed).is_err()
         {
-            break;
+            context.say_if_fenced(consumer);
+            if readings.send(failed).is_err() {
+                break;
+            }
         }
         if context.has_let_go() {
             context.say(taken_back(consumer));
@@ -333,6 +338,19 @@ impl Context {
             error!(%error, "rebalance failed");
             let _ = self.readings.send(Reading::Failed(error));
         }
+    }
+
+    /// Says what has happened if another member has the name of this one.
+    fn say_if_fenced(&self, consumer: &Client) {
+        let Some((RDKafkaErrorCode::FencedInstanceId, _)) = consumer.client().fatal_error() else {
+            return;
+        };
+        error!(
+            worker = self.name,
+            instance_id = self.instance_id,
+            "another process has joined with the same instance_id, and this one ends: each process needs its own, such as that of its pod, \
+             instance_id = \"${{HOSTNAME}}\" in [processor]"
+        );
     }
 
     /// Whether the drive was asked for shards, and has let go of them.

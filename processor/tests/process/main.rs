@@ -21,6 +21,7 @@ mod offsets;
 mod ordering;
 mod promises;
 mod rate;
+mod rebalance;
 mod rig;
 mod scenes;
 mod secured;

@@ -86,8 +86,6 @@ impl Engine {
             .lanes
             .get(&lane)
             .is_some_and(|lane| lane.leaving.is_some());
-        #[cfg(feature = "planted")]
-        let is_leaving = is_leaving && self.bug != crate::planted::Bug::SlowStartedLast;
         if !is_leaving {
             return true;
         }
