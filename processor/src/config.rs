@@ -651,6 +651,31 @@ mod tests {
     }
 
     #[test]
+    fn a_number_of_the_client_with_a_unit_is_refused_where_it_stands() {
+        for (text, place) in [
+            (
+                "[kafka]\nacks = 'all'\nsession.timeout.ms = '10s'\n",
+                "3:17",
+            ),
+            ("[kafka]\n\"session.timeout.ms\" = '10s'\n", "2:1"),
+            ("[kafka.consumer]\nsession.timeout.ms = '10s'\n", "2:17"),
+        ] {
+            let consumer = if text.contains("consumer") {
+                "consumer."
+            } else {
+                ""
+            };
+            assert_eq!(
+                refusal(text, &[]),
+                format!(
+                    "retide.toml:{place}: kafka.{consumer}session.timeout.ms: expected a whole number of milliseconds, found \"10s\"; \
+                     write 10000"
+                )
+            );
+        }
+    }
+
+    #[test]
     fn the_example_of_the_readme_is_valid() {
         let config = read(
             r#"

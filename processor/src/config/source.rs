@@ -5,6 +5,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::iter;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -317,8 +318,16 @@ fn inside(value: &Spanned<DeValue<'_>>, path: &[String]) -> Option<usize> {
     let (key, rest) = path.split_first()?;
     match value.get_ref() {
         DeValue::Table(table) => {
-            let (name, value) = table.iter().find(|(name, _)| name.get_ref() == key)?;
-            Some(inside(value, rest).unwrap_or(name.span().start))
+            if let Some((name, value)) = table.iter().find(|(name, _)| name.get_ref() == key) {
+                return Some(inside(value, rest).unwrap_or(name.span().start));
+            }
+            // A key with dots that stands unquoted is a table in a table.
+            let (name, value, left) = table.iter().find_map(|(name, value)| {
+                let left = key.strip_prefix(&**name.get_ref())?.strip_prefix('.')?;
+                Some((name, value, left.to_owned()))
+            })?;
+            let path: Vec<String> = iter::once(left).chain(rest.iter().cloned()).collect();
+            Some(inside(value, &path).unwrap_or(name.span().start))
         }
         DeValue::Array(values) => {
             let index: usize = key.trim_matches(['[', ']']).parse().ok()?;
