@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use retide_core::{
     Alert, Deferral, Ended, Event, Failure, Header, Kind, Name, Origin, Poison, Reason, Record,
-    Task, Timestamp, Wait, scene,
+    Source, Task, Timestamp, Wait, scene,
 };
 
 use crate::envelope::{self, Broken, Envelope};
@@ -194,7 +194,7 @@ pub fn parked(record: Record, at: Origin) -> Result<Task, Box<Poison>> {
             record.headers.extend(outcome);
             Ok(Task { record, ..task })
         }
-        Err(refusal) => Err(poison(record, at, refusal)),
+        Err(refusal) => Err(parked_poison(record, at, refusal)),
     }
 }
 
@@ -208,10 +208,14 @@ pub fn headless(Headless(record): Headless, origin: Origin) -> Box<Poison> {
 
 /// A record at which so many processes have died is no task: nothing of it is looked at but the headers that say which task it is, and its
 /// dead letter holds nothing of it but its place.
-pub fn set_aside(record: Record, origin: Origin, deaths: u32) -> Box<Poison> {
+pub fn set_aside(record: Record, source: Source, origin: Origin, deaths: u32) -> Box<Poison> {
     let why =
         format!("{deaths} processes died with this record in hand; it is at {ORIGIN} as it was");
-    let poison = poison(record, origin, refuse(Reason::Crashed, &why));
+    let refusal = refuse(Reason::Crashed, &why);
+    let poison = match source {
+        Source::Tasks => poison(record, origin, refusal),
+        Source::Tier(_) => parked_poison(record, origin, refusal),
+    };
     let record = Record::default();
     Box::new(Poison { record, ..*poison })
 }
@@ -621,11 +625,20 @@ fn poison(record: Record, origin: Origin, Refusal { reason, detail }: Refusal) -
     Box::new(Poison {
         id,
         scene,
+        kind: Kind::Work,
         origin,
         record,
         reason,
         detail,
     })
+}
+
+/// As [`poison`], of a record that retide has parked: it says whether it is the delivery of a callback.
+fn parked_poison(record: Record, origin: Origin, refusal: Refusal) -> Box<Poison> {
+    let kind = text(&record, KIND).ok().flatten().and_then(kind_of);
+    let kind = kind.unwrap_or_default();
+    let poison = poison(record, origin, refusal);
+    Box::new(Poison { kind, ..*poison })
 }
 
 /// A refusal whose class is the reason's word.

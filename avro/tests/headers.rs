@@ -12,8 +12,8 @@ use retide_avro::headers::{
 use retide_avro::{ENVELOPE_AVRO, ENVELOPE_JSON, RETRY_TASK_FINGERPRINT, RETRY_TASK_SCHEMA};
 use retide_core::wait::{Cause, Held};
 use retide_core::{
-    Deferral, Ended, Failure, Header, Kind, Omitted, Origin, Reason, Record, Task, Terminal,
-    Timestamp, Wait, scene,
+    Deferral, Ended, Failure, Header, Kind, Omitted, Origin, Reason, Record, Source, Task,
+    Terminal, Timestamp, Wait, scene,
 };
 
 /// Name and value of a header.
@@ -308,6 +308,28 @@ fn headers_that_could_not_be_read_are_not_taken_for_none() {
     assert_eq!(poison.reason, Reason::TooManyHeaders);
     assert_eq!(poison.origin, origin());
     assert_eq!(poison.record, found);
+}
+
+#[test]
+fn a_parked_callback_that_cannot_run_is_still_one() {
+    let mut task = ingest(record(b"{}", &[("retry-scene", "pay")]), origin(), now()).unwrap();
+    task.kind = Kind::Callback;
+    let mut broken = written(&task);
+    broken.headers.push(header("retry-due-at", b"soon"));
+    let spoofed = record(b"{}", &[("retry-kind", "callback")]);
+    let aside = |record, source| headers::set_aside(record, source, origin(), 2);
+
+    let poison = parked(broken.clone(), origin()).unwrap_err();
+    let (parked, fresh) = (
+        aside(broken, Source::Tier(1)),
+        aside(spoofed, Source::Tasks),
+    );
+
+    assert_eq!((poison.kind, &poison.id), (Kind::Callback, &task.id));
+    assert_eq!((parked.kind, &parked.id), (Kind::Callback, &task.id));
+    assert_eq!(parked.reason, Reason::Crashed);
+    assert_eq!(parked.record, Record::default());
+    assert_eq!(fresh.kind, Kind::Work);
 }
 
 #[test]

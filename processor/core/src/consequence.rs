@@ -142,10 +142,16 @@ pub(crate) fn of_verdict(
 
 /// Ends a record that could not be read as a task.
 pub(crate) fn poison(poison: Arc<Poison>, now: Timestamp) -> Vec<Entry> {
+    let omitted = if poison.reason == Reason::Crashed {
+        // Nobody looks at it, not even to copy it.
+        Omitted::Record
+    } else {
+        Omitted::Nothing
+    };
     let ended = Arc::new(Ended {
         id: Arc::clone(&poison.id),
         scene: Arc::clone(&poison.scene),
-        kind: Kind::Work,
+        kind: poison.kind,
         terminal: Terminal::Dead,
         reason: Some(poison.reason),
         attempts: 0,
@@ -154,12 +160,12 @@ pub(crate) fn poison(poison: Arc<Poison>, now: Timestamp) -> Vec<Entry> {
         at: now,
         failure: Some(poison.detail.clone()),
         key: poison.record.key.clone(),
-        omitted: Omitted::Nothing,
+        omitted,
     });
     let event = Entry::Event(Event {
         id: Arc::clone(&poison.id),
         scene: Arc::clone(&poison.scene),
-        kind: Kind::Work,
+        kind: poison.kind,
         at: now,
         transition: Transition::Ended {
             terminal: Terminal::Dead,
@@ -168,11 +174,14 @@ pub(crate) fn poison(poison: Arc<Poison>, now: Timestamp) -> Vec<Entry> {
         },
         wait: None,
     });
-    vec![
-        event,
-        Entry::Callback(Arc::clone(&ended)),
-        Entry::Poison { poison, ended },
-    ]
+    let mut entries = vec![event];
+    match poison.kind {
+        Kind::Work => entries.push(Entry::Callback(Arc::clone(&ended))),
+        // The end that it reports has been reported.
+        Kind::Callback => {}
+    }
+    entries.push(Entry::Poison { poison, ended });
+    entries
 }
 
 /// The event that tells of `transition`.

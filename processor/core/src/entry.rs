@@ -69,6 +69,8 @@ pub struct Poison {
     pub id: Arc<str>,
     /// The scene it named, or nothing.
     pub scene: Arc<str>,
+    /// Whether it is a task, or the delivery of a callback as far as it can be told: the end of that is not reported.
+    pub kind: Kind,
     /// Where it was read.
     pub origin: Origin,
     /// Key, value and *all* headers as they came.

@@ -475,6 +475,7 @@ fn a_task_without_rules_is_a_dead_letter_with_the_reason() {
 fn poison_is_kept_and_the_lane_moves_on() {
     let mut bench = Bench::new(scene(|_| {}));
     let poison = Arc::new(Poison {
+        kind: Kind::Work,
         id: "p".into(),
         scene: "".into(),
         origin: task("p", at(0)).origin,
@@ -497,6 +498,34 @@ fn poison_is_kept_and_the_lane_moves_on() {
     );
     assert!(kept);
     assert_eq!(bench.watermark(TASKS), Some(4));
+}
+
+#[test]
+fn a_parked_callback_that_cannot_be_read_ends_without_another_callback() {
+    let mut bench = Bench::new(scene(|_| {}));
+    let poison = Arc::new(Poison {
+        kind: Kind::Callback,
+        id: "p".into(),
+        scene: "".into(),
+        origin: task("p", at(0)).origin,
+        record: Record::default(),
+        reason: Reason::Crashed,
+        detail: Failure::new("crashed", "twice"),
+    });
+
+    let input = Input::Poison {
+        position: position(TASKS, 3),
+        poison,
+    };
+    let settled = bench.step(at(0), input);
+
+    let [Action::Settle(settlement)] = &settled[..] else {
+        panic!("one settlement expected, not {settled:?}");
+    };
+    let [Entry::Event(_), Entry::Poison { ended, .. }] = &settlement.entries[..] else {
+        panic!("{:?}", settlement.entries);
+    };
+    assert_eq!(ended.kind, Kind::Callback);
 }
 
 #[test]

@@ -1101,6 +1101,7 @@ impl Worker {
         let task = match payload {
             Payload::Submitted(submission) if submission.poison => {
                 let poison = Arc::new(Poison {
+                    kind: Kind::Work,
                     id: Arc::clone(&submission.id),
                     scene: "".into(),
                     origin,

@@ -948,7 +948,7 @@ impl<L: Ledger> State<L> {
             }
             .emit(&self.parts.metrics);
             let (Ok(record) | Err(Headless(record))) = record;
-            let poison = Arc::from(headers::set_aside(record, origin, deaths));
+            let poison = Arc::from(headers::set_aside(record, source, origin, deaths));
             return self.step_at(now, Input::Poison { position, poison });
         }
         self.hand.take(position.lane, position.offset);

@@ -55,6 +55,7 @@ fn a_record_at_which_two_processes_died_is_set_aside() {
     assert_eq!(letter.text("retry-reason"), "crashed");
     assert_eq!(letter.text("retry-origin"), place);
     assert_eq!(letter.value, None);
+    assert_eq!(letter.text("retry-omitted"), "value and headers");
     let alerts = rig.read("alerts");
     let told = |alert: &crate::rig::Stored| alert.text("retry-reason") == "crashed";
     assert!(alerts.iter().any(told), "{alerts:?}");
