@@ -51,6 +51,8 @@ pub enum Kind {
     TargetUnwritable,
     /// What was decided could not be committed for long.
     CommitStuck,
+    /// A topic may not be read.
+    TopicUnreadable,
     /// A partition can be read no further.
     PartitionStuck,
     /// Records were gone before they were read.
@@ -317,6 +319,7 @@ impl Kind {
             Self::TopicUnwritable => "topic-unwritable",
             Self::TargetUnwritable => "target-unwritable",
             Self::CommitStuck => "commit-stuck",
+            Self::TopicUnreadable => "topic-unreadable",
             Self::PartitionStuck => "partition-stuck",
             Self::RecordsGone => "records-gone",
             Self::PartitionsDiffer => "partitions-differ",

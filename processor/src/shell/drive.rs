@@ -807,6 +807,10 @@ impl<L: Ledger> State<L> {
                 self.answer();
             }
             Reading::Gaps(gaps) => self.gone(gaps),
+            Reading::Alerts(alerts) => {
+                self.alerts.extend(alerts);
+                self.touch(|_| true);
+            }
             Reading::Shards(all) => self.step(Input::Shards(all)),
             Reading::Failed(_) => unreachable!("the loop ends with it"),
         }

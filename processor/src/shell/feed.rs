@@ -27,7 +27,7 @@ use retide_avro::headers::{self, Headless};
 use retide_core::completions::{Binding, Completions};
 use retide_core::engine::Position;
 use retide_core::order::Shard;
-use retide_core::{Header, LaneId, Name, Record, Source, Timestamp};
+use retide_core::{Alert, Header, LaneId, Name, Record, Source, Timestamp};
 use retide_native::{self as native, headers::Headers};
 
 use crate::client::Quiet;
@@ -61,6 +61,8 @@ pub enum Reading {
     Gaps(Vec<Gap>),
     /// The group has so many shards now.
     Shards(NonZeroU32),
+    /// People must know this of these shards.
+    Alerts(Vec<(i32, Alert)>),
     /// The consumer cannot go on.
     Failed(KafkaError),
 }
@@ -632,11 +634,8 @@ pub(crate) fn failure(error: KafkaError, metrics: &Metrics) -> Option<Reading> {
         // Whatever it is, the client does nothing any more.
         return Some(Reading::Failed(error));
     }
-    if let Some(
-        RDKafkaErrorCode::Fatal
-        | RDKafkaErrorCode::TopicAuthorizationFailed
-        | RDKafkaErrorCode::GroupAuthorizationFailed,
-    ) = error.rdkafka_error_code()
+    if let Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::GroupAuthorizationFailed) =
+        error.rdkafka_error_code()
     {
         return Some(Reading::Failed(error));
     }

@@ -19,7 +19,7 @@ use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use rdkafka::ClientConfig;
@@ -31,6 +31,7 @@ use rdkafka::topic_partition_list::{TopicPartitionList, TopicPartitionListElem};
 use rdkafka::types::RDKafkaRespErr;
 use tracing::error;
 
+use retide_core::Timestamp;
 use retide_native::membership::membership;
 
 use crate::client::{complained, logged};
@@ -38,6 +39,7 @@ use crate::config::identity::Identity;
 use crate::event::{ShardsAssigned, ShardsLost, ShardsRevoked};
 use crate::metrics::Metrics;
 use crate::shell::feed::{Around, Reading, ended, failure};
+use crate::shell::look::Look;
 use crate::shell::order;
 use crate::shell::restore::{Asking, Pending};
 use crate::threads::Threads;
@@ -141,8 +143,8 @@ const LATER: Duration = Duration::from_secs(20);
 /// Pause before shards that stand still are asked for again.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// Time between two looks at how many shards there are.
-const COUNT: Duration = Duration::from_secs(10);
+/// Time between two looks at how many shards there are, and whether they can be read.
+const LOOK: Duration = Duration::from_secs(5);
 
 // === impl Member ===
 
@@ -578,19 +580,32 @@ impl Context {
 /// Asks for the shards that stand still, until told to stop; and for how many shards there are.
 fn restore_all(consumer: &Client, stop: &AtomicBool) {
     let context = consumer.context();
-    let mut look_at = Instant::now() + COUNT;
+    let troubles = context.metrics.troubles();
+    let troubles = troubles.held_by(&format!("{}-look", context.name));
+    let mut look = Look::new(&context.config, &context.topics, troubles).ok();
+    let mut look_at = Instant::now() + LOOK;
     let mut count = None;
     while !stop.load(Ordering::Acquire) {
         thread::sleep(AGAIN);
         context.begin_anew();
         context.restore();
-        if Instant::now() >= look_at {
-            look_at = Instant::now() + COUNT;
-            let now = context.asking().count();
-            if let Some(now) = now.filter(|now| count != Some(*now))
-                && context.readings.try_send(Reading::Shards(now)).is_ok()
-            {
-                count = Some(now);
+        if Instant::now() < look_at {
+            continue;
+        }
+        look_at = Instant::now() + LOOK;
+        let now = context.asking().count();
+        if let Some(now) = now.filter(|now| count != Some(*now))
+            && context.readings.try_send(Reading::Shards(now)).is_ok()
+        {
+            count = Some(now);
+        }
+        let shards: Vec<i32> = context.known().shards.iter().copied().collect();
+        if let Some(look) = &mut look {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            let now = Timestamp::EPOCH + now.unwrap_or_default();
+            let alerts = look.at(&shards, context.probe.client(), now);
+            if !alerts.is_empty() {
+                let _ = context.readings.try_send(Reading::Alerts(alerts));
             }
         }
     }

@@ -7,6 +7,7 @@ pub mod feed;
 pub mod group;
 mod leaving;
 pub mod ledger;
+mod look;
 mod order;
 pub mod restore;
 pub(crate) mod watch;

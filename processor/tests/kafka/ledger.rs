@@ -440,7 +440,7 @@ fn commit_in_rebalance<L: Guarantee>() {
     let (shards, done) = loop {
         match bench.worker.feed.readings.recv_timeout(PATIENCE).unwrap() {
             Reading::Revoked { shards, done, .. } => break (shards, done),
-            Reading::Assigned(..) | Reading::Gaps(_) | Reading::Shards(_) => {}
+            Reading::Assigned(..) | Reading::Gaps(_) | Reading::Shards(_) | Reading::Alerts(_) => {}
             Reading::Failed(error) => panic!("{error}"),
         }
     };

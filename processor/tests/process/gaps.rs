@@ -230,6 +230,30 @@ fn a_partition_that_cannot_be_read_stands_still_alone() {
     hanging.abort_transaction(PATIENCE).unwrap();
     assert!(rig.ends(4).contains_key("behind"));
     wait_for(&address, "/readyz", "HTTP/1.1 200");
+
+    // The same on a partition that is being read.
+    let tier = rig.topic("delay.now");
+    hanging.begin_transaction().unwrap();
+    let record = BaseRecord::<str, str>::to(&tier)
+        .key("x")
+        .payload("x")
+        .partition(1);
+    hanging.send(record).map_err(|(error, _)| error).unwrap();
+    hanging.flush(PATIENCE).unwrap();
+    wait_for(&address, "/readyz", &format!(r#""subject":"{tier}/1""#));
+    wait_for(&address, "/metrics", &format!(r#"subject="{tier}/1""#));
+    assert!(
+        retide
+            .log()
+            .contains(&format!("abort --topic {tier} --partition 1"))
+    );
+    let alerts = rig.read("alerts").into_iter();
+    let alerts = alerts.filter_map(|alert| alert.value);
+    let mut alerts = alerts.map(|text| String::from_utf8(text).unwrap());
+    assert!(alerts.any(|text| text.contains("partition-stuck") && text.contains(&tier)));
+    works(&rig, &mut retide, &[0, 2, 3], 1, 7);
+    hanging.abort_transaction(PATIENCE).unwrap();
+    wait_for(&address, "/readyz", "HTTP/1.1 200");
 }
 
 #[test]

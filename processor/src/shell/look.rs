@@ -1,0 +1,194 @@
+//! A look, every few seconds, at what a worker's shards can be read from: whether it may be read, and to its end.
+//!
+//! Not how that is mended. Invariant: what stands still is told as long as it does, and no longer.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use retide_core::{Alert, Timestamp};
+use retide_native::admin::{Operation, permitted};
+
+use crate::client::Quiet;
+use crate::cluster;
+use crate::offsets::{self, Edge};
+use crate::scan;
+use crate::topics::Topics;
+use crate::trouble::{Effect, Kind, Trouble, Troubles};
+
+/// Looks at the shards of a worker.
+pub(crate) struct Look {
+    /// The configuration of a consumer.
+    config: ClientConfig,
+    /// The topics.
+    topics: Arc<Topics>,
+    /// Where it is told.
+    troubles: Troubles,
+    /// Sees what is committed.
+    stable: BaseConsumer<Quiet>,
+    /// The partitions that cannot be read to their ends: the first offset that cannot, and since when.
+    held: HashMap<(String, i32), Held>,
+}
+
+/// Why a partition cannot be read to its end.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    /// The first offset that cannot be read.
+    stable: i64,
+    /// Since when it is so.
+    since: Instant,
+    /// Whether people were told.
+    is_told: bool,
+}
+
+/// How long a partition has to stand still before that is told: as long as a transaction of a process that was killed, as a rule.
+const STANDS: Duration = Duration::from_secs(15);
+
+/// Longest wait for one answer.
+const ASK: Duration = Duration::from_secs(3);
+
+// === impl Look ===
+
+impl Look {
+    /// Looks at nothing yet.
+    pub(crate) fn new(
+        config: &ClientConfig,
+        topics: &Arc<Topics>,
+        troubles: Troubles,
+    ) -> Result<Self, KafkaError> {
+        let group = config.get("group.id").unwrap_or("retide");
+        let mut client = config.clone();
+        // They would pile up between two looks.
+        client.set("statistics.interval.ms", "0");
+        Ok(Self {
+            stable: scan::consumer(client, group)?,
+            config: config.clone(),
+            topics: Arc::clone(topics),
+            troubles,
+            held: HashMap::new(),
+        })
+    }
+
+    /// Looks at `shards`, by a client that sees everything. What people must know, by shard.
+    pub(crate) fn at(
+        &mut self,
+        shards: &[i32],
+        all: &BaseConsumer<Quiet>,
+        now: Timestamp,
+    ) -> Vec<(i32, Alert)> {
+        while self.stable.poll(Duration::ZERO).is_some() {}
+        self.may_read(all);
+        let topics = Arc::clone(&self.topics);
+        let lanes = || {
+            shards.iter().flat_map(|shard| {
+                let read = topics.of_shard(*shard).map(|(_, topic)| topic);
+                let written = topics.written().into_iter();
+                read.chain(written).map(|topic| (&**topic, *shard))
+            })
+        };
+        // In this order: what is committed may be beyond an end that was asked for before, and is never behind it, unless it is held back.
+        let ends = offsets::edges(all, lanes(), Edge::End, ASK);
+        let stable = offsets::edges(&self.stable, lanes(), Edge::End, ASK);
+        let (Ok(ends), Ok(stable)) = (ends, stable) else {
+            return Vec::new();
+        };
+        let looked = Instant::now();
+        let mut held = HashMap::new();
+        for (at, stable) in stable {
+            if ends.get(&at).is_none_or(|end| *end <= stable) {
+                continue;
+            }
+            let before = self.held.get(&at).filter(|held| held.stable == stable);
+            let new = Held {
+                stable,
+                since: looked,
+                is_told: false,
+            };
+            held.insert(at, before.copied().unwrap_or(new));
+        }
+        self.held = held;
+        let mut troubles = Vec::new();
+        let mut alerts = Vec::new();
+        for ((topic, shard), held) in &mut self.held {
+            if looked.duration_since(held.since) < STANDS {
+                continue;
+            }
+            let Held { stable, .. } = *held;
+            if !held.is_told {
+                held.is_told = true;
+                alerts.push((*shard, alert(topic, *shard, stable, now)));
+            }
+            let is_read = topics.source(topic).is_some();
+            troubles.push(Trouble {
+                kind: Kind::PartitionStuck,
+                subject: format!("{topic}/{shard}"),
+                says: format!(
+                    "cannot be read beyond offset {stable}: a transaction that began there is not ended, and holds readers back"
+                ),
+                fix: Some(cluster::abort(&self.config, topic, *shard, stable)),
+                effect: if is_read {
+                    Effect::Stops
+                } else {
+                    Effect::Limits
+                },
+            });
+        }
+        self.troubles.only(Kind::PartitionStuck, troubles);
+        alerts
+    }
+
+    /// Looks whether the topics may be read.
+    fn may_read(&self, client: &BaseConsumer<Quiet>) {
+        let read = self.topics.read().map(|(_, topic)| topic);
+        let names: Vec<&str> = read
+            .chain([&self.topics.order])
+            .map(|topic| &**topic)
+            .collect();
+        let Ok(permitted) = permitted(client.client(), &names, ASK) else {
+            return;
+        };
+        let denied = permitted
+            .into_iter()
+            .filter(|topic| match &topic.operations {
+                Ok(Some(operations)) => !operations.contains(&Operation::Read),
+                Ok(None) => false,
+                Err(code) => *code == RDKafkaErrorCode::TopicAuthorizationFailed,
+            });
+        let bootstrap = self.config.get("bootstrap.servers").unwrap_or_default();
+        let denied: Vec<Trouble> = denied
+            .map(|denied| Trouble {
+                kind: Kind::TopicUnreadable,
+                says: format!(
+                    "retide may not read {}: what is there stands still, the rest goes on",
+                    denied.topic
+                ),
+                fix: Some(cluster::allow(
+                    &self.config,
+                    bootstrap,
+                    &[Operation::Describe, Operation::Read],
+                    &denied.topic,
+                )),
+                subject: denied.topic,
+                effect: Effect::Stops,
+            })
+            .collect();
+        self.troubles.only(Kind::TopicUnreadable, denied);
+    }
+}
+
+/// What people must know of a partition that cannot be read to its end.
+fn alert(topic: &str, shard: i32, stable: i64, at: Timestamp) -> Alert {
+    Alert {
+        rule: "partition-stuck",
+        scene: "".into(),
+        at,
+        count: 1,
+        example: format!("{topic}/{shard}/{stable}").into(),
+        reason: "open-transaction",
+        target: None,
+    }
+}
