@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::message::{Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer};
 
 use crate::rig::{FLAKY, Rig};
@@ -172,9 +172,13 @@ fn a_record_that_its_consumer_puts_back_counts_on_to_its_last_attempt() {
             let Some(Ok(message)) = consumer.poll(Duration::from_millis(50)) else {
                 continue;
             };
-            let headers = message.headers().unwrap().detach();
-            let round = headers.iter().find(|header| header.key == "retry-round");
-            rounds.push(String::from_utf8(round.unwrap().value.unwrap().to_vec()).unwrap());
+            let mut headers = OwnedHeaders::new();
+            for (name, value) in retide_native::headers::read(&message).unwrap().iter() {
+                if name == b"retry-round" {
+                    rounds.push(String::from_utf8(value.unwrap().to_vec()).unwrap());
+                }
+                retide_native::headers::add(&mut headers, name, value);
+            }
             let record = BaseRecord::<[u8], [u8]>::to(&tasks)
                 .payload(message.payload().unwrap())
                 .headers(headers);
