@@ -68,7 +68,7 @@ mod planted {
     const EQUAL: &str = "scenes of a campaign have equal weights, and it knows no rates";
 
     /// What the checker does not see, and why.
-    const UNSEEN: [(Bug, &str); 11] = [
+    const UNSEEN: [(Bug, &str); 13] = [
         (Bug::Core(Core::FreshBurst), "it knows no rates"),
         (
             Bug::Core(Core::LimiterResetOnRebalance),
@@ -96,6 +96,14 @@ mod planted {
         (
             Bug::Core(Core::DeferralBurnsAttempt),
             "nor are tasks deferred in it for another reason",
+        ),
+        (
+            Bug::Core(Core::MissingSceneKills),
+            "no scene is taken away in a campaign",
+        ),
+        (
+            Bug::Core(Core::EmptyKeyOrdered),
+            "a campaign has no empty keys, and it does not ask why a task waited",
         ),
         (
             Bug::ProducerKept,
