@@ -6,7 +6,7 @@
 //! | who | finds out |
 //! |---|---|
 //! | the ledger | what was refused, and what was not acknowledged in time, which is only a suspicion |
-//! | [`crate::shell::watch`] | what may be written, by asking; what is written, by a transaction that is aborted |
+//! | `watch` | what may be written, by asking; what is written, by a transaction that is aborted |
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
