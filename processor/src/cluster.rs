@@ -715,7 +715,7 @@ impl Session {
             let again: Vec<&TopicPlan> = missing()
                 .filter(|topic| {
                     let refused = results.get(&*topic.name).and_then(Option::as_ref);
-                    refused.is_some_and(Refusal::may_be_of_settings)
+                    refused.is_some_and(|refusal| refusal.may_be_of(settings))
                         && !topic.without(settings).is_empty()
                 })
                 .collect();
@@ -1042,14 +1042,16 @@ struct Refusal {
 // === impl Refusal ===
 
 impl Refusal {
-    /// Whether the topic's settings may be the reason.
-    fn may_be_of_settings(&self) -> bool {
-        matches!(
-            self.code,
-            RDKafkaErrorCode::PolicyViolation
-                | RDKafkaErrorCode::InvalidConfig
-                | RDKafkaErrorCode::InvalidRequest
-        )
+    /// Whether these settings of the topic may be the reason. A policy may refuse any of them; a broker that does not know or take a value
+    /// is asked again only without what makes retide quicker.
+    fn may_be_of(&self, settings: &[&str]) -> bool {
+        match self.code {
+            RDKafkaErrorCode::PolicyViolation => true,
+            RDKafkaErrorCode::InvalidConfig | RDKafkaErrorCode::InvalidRequest => {
+                settings.len() == plan::TUNING.len()
+            }
+            _ => false,
+        }
     }
 
     /// The broker's words, else Kafka's for the code.
@@ -1082,7 +1084,10 @@ impl ClientContext for Reasons {
         // `[thrd:ADDRESS/bootstrap]: ADDRESS/bootstrap: what happened`; of a broker that hangs up no error is made.
         if facility == "FAIL" {
             let message = message.split_once("]: ").map_or(message, |(_, rest)| rest);
-            self.note(message);
+            // That nobody answers is no reason, and that the library takes it for an old broker misleads.
+            if !message.contains("Timed out") {
+                self.note(message);
+            }
         }
     }
 
