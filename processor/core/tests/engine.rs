@@ -950,6 +950,15 @@ fn a_task_moves_to_a_shard_that_its_rate_belongs_to() {
 
     let moved = bench.record(at(100), elsewhere, 0, task.clone());
     task.hops = 1;
+    // How late it is so far goes with it.
+    let wait = Wait {
+        read: 100_000,
+        ..Wait::default()
+    };
+    task.deferral = Some(Box::new(Deferral {
+        until: at(100).wall,
+        wait,
+    }));
     let called = bench.record(at(100), there, 0, task.clone());
 
     let entries = vec![
@@ -1330,7 +1339,7 @@ fn a_refused_delivery_to_a_topic_brings_the_callback_of_the_end_that_it_is() {
 }
 
 #[test]
-fn the_delivery_of_a_callback_is_due_when_it_is_read_and_is_not_reported_again() {
+fn the_delivery_of_a_callback_is_due_at_the_end_and_is_not_reported_again() {
     let mut bench = Bench::new(scene(|scene| {
         scene.callback = Some(Callback {
             target: Target::Call,
@@ -1351,7 +1360,12 @@ fn the_delivery_of_a_callback_is_due_when_it_is_read_and_is_not_reported_again()
         panic!("one event expected, not {settlement:?}");
     };
     assert_eq!(event.kind, Kind::Callback);
-    assert_eq!(event.wait, Some(Wait::default()));
+    // It is due when the task ended.
+    let wait = Wait {
+        read: 119_000,
+        ..Wait::default()
+    };
+    assert_eq!(event.wait, Some(wait));
 }
 
 #[test]
