@@ -1033,13 +1033,24 @@ impl Engine {
         otherwise: Vec<Entry>,
         actions: &mut Vec<Action>,
     ) {
+        let [entries, otherwise] = [entries, otherwise].map(|entries| self.with_delivery(entries));
+        self.close_as_is(closing, entries, otherwise, actions);
+    }
+
+    /// As [`Self::close`], with nothing added.
+    fn close_as_is(
+        &mut self,
+        closing: Closing,
+        entries: Vec<Entry>,
+        otherwise: Vec<Entry>,
+        actions: &mut Vec<Action>,
+    ) {
         let Closing {
             lane: id,
             offset,
             home,
             weight,
         } = closing;
-        let [entries, otherwise] = [entries, otherwise].map(|entries| self.with_delivery(entries));
         let settlement = Settlement {
             lane: id,
             offset,

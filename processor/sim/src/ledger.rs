@@ -51,7 +51,7 @@ pub(crate) struct Told {
     /// Which consequences were written in their other form.
     pub(crate) replaced: Vec<Cause>,
     /// Which have a record that is too large.
-    pub(crate) large: BTreeSet<Cause>,
+    pub(crate) large: BTreeMap<Cause, Topic>,
     /// Which topics took no records.
     pub(crate) closed: BTreeSet<Topic>,
 }
@@ -134,7 +134,7 @@ struct Writer {
     /// Those of its batch whose other form is written.
     replaced: Vec<Cause>,
     /// The consequences with a record that is too large.
-    large: BTreeSet<Cause>,
+    large: BTreeMap<Cause, Topic>,
     /// The topics that took no records.
     closed: BTreeSet<Topic>,
     /// Whether the batch is handed back once its transaction is aborted.
@@ -205,7 +205,7 @@ impl Ledger {
             failed: false,
             refused: BTreeSet::new(),
             replaced: Vec::new(),
-            large: BTreeSet::new(),
+            large: BTreeMap::new(),
             closed: BTreeSet::new(),
             gives_back: false,
         };
@@ -435,6 +435,7 @@ impl Ledger {
     /// Hands a batch back after its transaction is aborted.
     fn give_back(&mut self, index: usize, desk: &mut Desk<'_>) {
         self.writers[index].gives_back = true;
+        self.writers[index].refused.clear();
         self.abort(index, Pause::No, desk);
     }
 

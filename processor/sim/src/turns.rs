@@ -134,6 +134,13 @@ impl Turns {
         }
     }
 
+    /// A worker may not start what is in line.
+    pub(crate) fn is_held_up(&mut self, worker: usize) {
+        if let Some(worker) = self.workers.get_mut(&worker) {
+            worker.started.clear();
+        }
+    }
+
     /// A worker lets go of a shard.
     pub(crate) fn let_go(&mut self, worker: usize, shard: i32) {
         if let Some(worker) = self.workers.get_mut(&worker) {

@@ -12,8 +12,8 @@ use retide_core::engine::Position;
 use retide_core::order::{Change, Fingerprint, Shard};
 use retide_core::{
     Action, Commit, Engine, Failure, Fate, Gates, Input, Kind, LaneId, Now, Ordering, Origin,
-    Outcome, Overdue, Poison, Reason, Record, Returned, Scenes, Settlement, Sinks, Source, Task,
-    Timestamp, Writable, task,
+    Outcome, Overdue, Poison, Reason, Record, Returned, Scenes, Settlement, Sink, Sinks, Source,
+    Task, Timestamp, Writable, task,
 };
 
 use crate::broker::{Cause, Outgoing, Payload, Place, Progress, Topic, binding, binding_elsewhere};
@@ -134,6 +134,8 @@ pub(crate) struct Worker {
     returning: usize,
     /// The topics that take no records, as far as it knows.
     closed: BTreeSet<Topic>,
+    /// The offsets whose delivery to a topic was decided.
+    delivered: BTreeSet<(LaneId, i64)>,
     /// When the batch being collected is due.
     commit_at: At,
     /// Where paused lanes read on.
@@ -232,6 +234,7 @@ impl Worker {
             returns: 0,
             returning: 0,
             closed: BTreeSet::new(),
+            delivered: BTreeSet::new(),
             commit_at: 0,
             paused: BTreeMap::new(),
             drained: BTreeSet::new(),
@@ -728,15 +731,18 @@ impl Worker {
         else {
             return;
         };
+        // What waits for a topic is read again by the next owner.
+        let waits = self.engine.unwritten() > 0;
         for shard in &shards {
             let epoch = self.ownership.owned.remove(shard);
             self.step(Input::Release { shard: *shard }, env);
-            if let Some(epoch) = epoch.filter(|_| clean || env.now < due) {
+            if let Some(epoch) = epoch.filter(|_| !waits && (clean || env.now < due)) {
                 env.judge.drained(epoch);
             }
         }
         let gone = |lane: &LaneId| shards.contains(&lane.shard);
         self.settled.retain(|settlement| !gone(&settlement.lane));
+        self.delivered.retain(|(lane, _)| !gone(lane));
         self.paused.retain(|lane, _| !gone(lane));
         self.readers.retain(|lane, _| !gone(lane));
         env.trace
@@ -866,15 +872,18 @@ impl Worker {
             }
         }
         self.follow_closed(env);
-        let is_large = |settlement: &Settlement| {
+        let large = |settlement: &Settlement| {
+            let at = (settlement.lane, settlement.offset);
             let mut large = told.large.iter();
-            large.any(|cause| (cause.lane, cause.offset) == (settlement.lane, settlement.offset))
+            let found = large.find(|(cause, _)| (cause.lane, cause.offset) == at);
+            found.map(|(_, topic)| *topic)
         };
         let settlements = settled.into_iter().map(|settlement| {
-            let fate = if is_large(&settlement) {
-                Fate::Refused(Failure::new("too-large", "refused"))
-            } else {
-                Fate::Again
+            let failure = Failure::new("too-large", "refused");
+            let fate = match large(&settlement) {
+                Some(Topic::DeadLetters) => Fate::Refused(Sink::DeadLetters, failure),
+                Some(_) => Fate::Refused(Sink::Tiers, failure),
+                None => Fate::Again,
             };
             (settlement, fate)
         });
@@ -963,6 +972,9 @@ impl Worker {
                         });
                     }
                     self.calls.insert(ticket, Arc::clone(counted_as(&scene)));
+                    if !self.closed.is_empty() {
+                        env.judge.turns.is_held_up(self.id);
+                    }
                     env.judge.takes_turn(self.id, lane, &task);
                     env.judge.held_by_none(&task, wait);
                     env.call(self.id, ticket, start, &task, &scene);
@@ -982,7 +994,10 @@ impl Worker {
                                 .iter()
                                 .find(|scene| scene.name == task.scene);
                             let ordering = scene.map_or(Ordering::None, |scene| scene.ordering);
-                            env.judge.delivers(task, ordering, now.wall);
+                            // What was handed back was decided before, by the clock of then.
+                            if self.returns == 0 && self.delivered.insert((lane, offset)) {
+                                env.judge.delivers(task, ordering, now.wall);
+                            }
                         }
                     }
                     self.settled.push(settlement);
@@ -1043,6 +1058,9 @@ impl Worker {
         let limits = env.plan.limits;
         let lanes = self.readers.len();
         let (open, held) = self.holds();
+        // What was handed back is open again, beside what was read since.
+        let unwritten = self.engine.unwritten();
+        let open = open.saturating_sub(unwritten);
         if open > lanes * limits.lane_open {
             env.judge
                 .object(|| format!("{open} offsets open in {lanes} lanes, {limits:?}"));
@@ -1054,7 +1072,7 @@ impl Worker {
             env.judge
                 .object(|| format!("{keys} bytes of keys in {shards} shards, {limits:?}"));
         }
-        if held > limits.total + lanes * (limits.lane_least + HEAVIEST) {
+        if unwritten == 0 && held > limits.total + lanes * (limits.lane_least + HEAVIEST) {
             env.judge
                 .object(|| format!("{held} bytes held in {lanes} lanes, {limits:?}"));
         }

@@ -147,8 +147,8 @@ pub(crate) enum Reply {
     Unwritable {
         /// The topics of retide that take none.
         closed: BTreeSet<Topic>,
-        /// The consequences with a record that is too large.
-        large: BTreeSet<Cause>,
+        /// The consequences with a record that is too large, and its topic.
+        large: BTreeMap<Cause, Topic>,
     },
     /// An error that passes; it may have been done.
     Failed,
@@ -590,7 +590,9 @@ impl Env {
                     .filter(|topic| self.is_closed(*topic))
                     .collect();
                 let large = records.iter().filter(|record| record.is_too_large());
-                let large: BTreeSet<Cause> = large.map(|record| record.cause).collect();
+                let large: BTreeMap<Cause, Topic> = large
+                    .map(|record| (record.cause, record.place.topic))
+                    .collect();
                 if !closed.is_empty() || !large.is_empty() {
                     return Ok(Reply::Unwritable { closed, large });
                 }

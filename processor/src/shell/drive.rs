@@ -635,7 +635,8 @@ impl<L: Ledger> State<L> {
                 settlement.entries.clear();
                 settlement.otherwise.clear();
             }
-            let fate = refused.remove(&index).map_or(Fate::Again, Fate::Refused);
+            let refused = refused.remove(&index);
+            let fate = refused.map_or(Fate::Again, |(sink, failure)| Fate::Refused(sink, failure));
             returned.settlements.push((settlement, fate));
         }
         tally.add_to(&self.parts.metrics);

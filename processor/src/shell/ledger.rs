@@ -142,8 +142,8 @@ pub enum Receipt {
 pub struct ReturnedBatch {
     /// What stood in it, as far as its shards are still ours.
     pub settled: Vec<Settled>,
-    /// Those whose record is refused for good, by their index, with what the broker said.
-    pub refused: BTreeMap<usize, Failure>,
+    /// Those with a record that is refused for good, by their index: where it was to be written, and what the broker said.
+    pub refused: BTreeMap<usize, (Sink, Failure)>,
     /// Those that are durable all the same, by their index: nothing of them is to be written again.
     pub written: BTreeSet<usize>,
     /// The part of its records that were acknowledged in the time it had, if that was too short.
@@ -241,7 +241,7 @@ struct Verdict {
     /// Consequences that take their other form, by their index.
     replaced: BTreeSet<usize>,
     /// Consequences whose record is refused for good.
-    refused: BTreeMap<usize, Failure>,
+    refused: BTreeMap<usize, (Sink, Failure)>,
     /// Whether a topic of retide was closed.
     closed: bool,
     /// Whether several records were refused together, of which some might be taken alone.
@@ -801,7 +801,8 @@ impl Verdict {
                 {
                     let message = format!("{} refused {size} bytes: {error}", record.topic);
                     let failure = Failure::new(word(code), &message);
-                    verdict.refused.insert(settled, failure);
+                    let sink = writability.sink(&record.topic);
+                    verdict.refused.insert(settled, (sink, failure));
                 } else {
                     let topic = Arc::clone(&record.topic);
                     writability.close(&topic, Cause(code), By::Record, Some(record));

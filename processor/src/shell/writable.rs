@@ -189,6 +189,15 @@ impl Writability {
             .any(|own| **own == *topic)
     }
 
+    /// Which of the two it is that hold records of producers.
+    pub(crate) fn sink(&self, topic: &str) -> Sink {
+        if *self.topics.dead_letters == *topic {
+            Sink::DeadLetters
+        } else {
+            Sink::Tiers
+        }
+    }
+
     /// The tier that takes the records of `tier`: itself, or the nearest one that does.
     pub(crate) fn tier(&self, tier: usize) -> usize {
         self.stand_in[tier].load(Ordering::Relaxed)

@@ -67,8 +67,8 @@ pub struct Returned {
 pub enum Fate {
     /// It is written again as it is, as soon as that is possible.
     Again,
-    /// Its task's record is refused, and will be the next time: the task ends.
-    Refused(Failure),
+    /// The record of it that is written to this sink is refused, and will be the next time.
+    Refused(Sink, Failure),
 }
 
 /// What is not written yet.
@@ -82,6 +82,8 @@ pub(super) struct Writing {
     held: VecDeque<Unwritten>,
     /// How many of those each scene has.
     scenes: BTreeMap<Arc<str>, usize>,
+    /// The keys of those, by shard: what comes behind them waits, too.
+    keys: BTreeSet<(i32, Fingerprint)>,
 }
 
 /// A settlement that is not written; its offset is open.
@@ -216,6 +218,7 @@ impl Writing {
 
     /// Keeps a settlement until its topics take records.
     fn hold(&mut self, unwritten: Unwritten) {
+        self.keys.extend(unwritten.at());
         let scene = scene_of(&unwritten.settlement);
         *self.scenes.entry(scene).or_default() += 1;
         self.held.push_back(unwritten);
@@ -227,6 +230,7 @@ impl Writing {
             .retain(|unwritten| unwritten.settlement.lane.shard != shard);
         let held = std::mem::take(&mut self.held);
         self.scenes.clear();
+        self.keys.clear();
         for unwritten in held {
             if unwritten.settlement.lane.shard != shard {
                 self.hold(unwritten);
@@ -236,9 +240,15 @@ impl Writing {
 
     /// The keys of which nothing may be written, by shard.
     fn keys(&self) -> BTreeSet<(i32, Fingerprint)> {
-        let all = self.again.iter().chain(&self.held);
-        all.filter_map(|unwritten| Some((unwritten.settlement.lane.shard, unwritten.key?)))
-            .collect()
+        let again = self.again.iter().filter_map(Unwritten::at);
+        again.chain(self.keys.iter().copied()).collect()
+    }
+}
+
+impl Unwritten {
+    /// Its shard and key.
+    fn at(&self) -> Option<(i32, Fingerprint)> {
+        Some((self.settlement.lane.shard, self.key?))
     }
 }
 
@@ -267,8 +277,11 @@ impl Engine {
     pub(super) fn follow_writable(&mut self, now: Now, writable: Writable) {
         let before = std::mem::replace(&mut self.writing.writable, writable);
         if before.closed != writable.closed {
-            self.writing.again.append(&mut self.writing.held);
+            // What was held first goes first.
+            self.writing.held.append(&mut self.writing.again);
+            std::mem::swap(&mut self.writing.held, &mut self.writing.again);
             self.writing.scenes.clear();
+            self.writing.keys.clear();
         }
         self.ask_all_at(now.wall);
     }
@@ -342,8 +355,8 @@ impl Engine {
                         key,
                     });
                 }
-                Fate::Refused(failure) => {
-                    self.end_refused(now, settlement, weight, &failure, actions);
+                Fate::Refused(sink, failure) => {
+                    self.end_refused(now, (settlement, weight), (sink, &failure), actions);
                 }
             }
         }
@@ -358,7 +371,10 @@ impl Engine {
             let Some(unwritten) = self.writing.again.pop_front() else {
                 return;
             };
-            if self.must_wait(&unwritten.settlement) {
+            let is_behind = unwritten
+                .at()
+                .is_some_and(|at| self.writing.keys.contains(&at));
+            if is_behind || self.must_wait(&unwritten.settlement, unwritten.key) {
                 self.writing.hold(unwritten);
                 continue;
             }
@@ -382,18 +398,38 @@ impl Engine {
         weight: usize,
         settlement: Settlement,
     ) -> Option<Settlement> {
-        if self.writing.writable.closed.is_empty() || !self.must_wait(&settlement) {
+        let Writing {
+            writable,
+            again,
+            held,
+            ..
+        } = &self.writing;
+        if writable.closed.is_empty() && again.is_empty() && held.is_empty() {
+            return Some(settlement);
+        }
+        let key = self.key_of(&settlement);
+        let at = key.map(|key| (settlement.lane.shard, key));
+        let waits = self.must_wait(&settlement, key);
+        // Nothing of a key is written before what came before it.
+        let mut before = self.writing.again.iter().filter_map(Unwritten::at);
+        let is_behind_again = at.is_some_and(|at| before.any(|before| before == at));
+        let is_behind_held = at.is_some_and(|at| self.writing.keys.contains(&at));
+        if !waits && !is_behind_again && !is_behind_held {
             return Some(settlement);
         }
         let lane = self.lane(settlement.lane);
         let end = lane.ends.take(settlement.offset);
-        let key = self.key_of(&settlement);
-        self.writing.hold(Unwritten {
+        let unwritten = Unwritten {
             settlement,
             weight,
             end,
             key,
-        });
+        };
+        if is_behind_again {
+            self.writing.again.push_back(unwritten);
+        } else {
+            self.writing.hold(unwritten);
+        }
         None
     }
 
@@ -411,13 +447,13 @@ impl Engine {
     }
 
     /// Whether a settlement has to wait for a topic.
-    fn must_wait(&self, settlement: &Settlement) -> bool {
+    fn must_wait(&self, settlement: &Settlement, key: Option<Fingerprint>) -> bool {
         let closed = self.writing.writable.closed;
         let forms = [&settlement.entries, &settlement.otherwise];
         forms
             .into_iter()
             .any(|entries| Sinks::of(entries).meets(closed))
-            || (closed.contains(Sink::Order) && self.is_ordered(settlement))
+            || (closed.contains(Sink::Order) && (key.is_some() || self.is_ordered(settlement)))
     }
 
     /// Whether the order of keys changes with a settlement.
@@ -467,9 +503,8 @@ impl Engine {
     fn end_refused(
         &mut self,
         now: Now,
-        settlement: Settlement,
-        weight: usize,
-        failure: &Failure,
+        (settlement, weight): (Settlement, usize),
+        (sink, failure): (Sink, &Failure),
         actions: &mut Vec<Action>,
     ) {
         let Settlement {
@@ -486,17 +521,45 @@ impl Engine {
             weight,
         };
         // What was refused is the form that was written last.
-        let refused = if otherwise.is_empty() {
+        let mut refused = if otherwise.is_empty() {
             entries
         } else {
             otherwise
         };
-        let entries = if has_letter(&refused) {
-            refused.into_iter().map(smaller).collect()
-        } else {
-            died(now, refused, failure)
+        // What it says of the order of its key is not so: that is written anew.
+        refused.retain(|entry| {
+            if let (Entry::Order(change), Some(order)) = (entry, self.orders.get(lane.shard)) {
+                order.write_again(change.key);
+            }
+            !matches!(entry, Entry::Order(_))
+        });
+        let parked = refused.iter().find_map(|entry| match entry {
+            Entry::Park { to, task, .. } => Some((to.unwrap_or(lane.shard), Arc::clone(task))),
+            Entry::Deliver { .. }
+            | Entry::DeadLetter { .. }
+            | Entry::Poison { .. }
+            | Entry::Callback(_)
+            | Entry::DeliverCallback(_)
+            | Entry::Event(_)
+            | Entry::Order(_)
+            | Entry::Alert(_) => None,
+        });
+        let entries = match sink {
+            Sink::Tiers => died(now, refused, failure),
+            Sink::Callbacks | Sink::DeadLetters | Sink::Events | Sink::Alerts | Sink::Order => {
+                refused.into_iter().map(smaller).collect()
+            }
         };
-        self.settle(closing, entries, actions);
+        if let Some((shard, task)) = parked {
+            if task.deferral.is_some() {
+                // It is not in its tier.
+                self.dues.back(shard, &task.scene, task.due);
+            }
+            return self.settle(closing, entries, actions);
+        }
+        // An end, which has the delivery of its callback already, or has lost it for good.
+        self.note_order(closing, &entries);
+        self.close_as_is(closing, entries, Vec::new(), actions);
     }
 }
 
@@ -515,25 +578,29 @@ fn scene_of(settlement: &Settlement) -> Arc<str> {
     scene.map_or_else(|| "".into(), Arc::clone)
 }
 
-/// What follows if a task dies instead of what is in `entries`.
+/// What follows if what is parked in `entries` dies instead: the task, or the delivery of the callback of one that has ended.
 fn died(now: Now, entries: Vec<Entry>, failure: &Failure) -> Vec<Entry> {
-    let (mut task, mut wait, mut alerts) = (None, None, Vec::new());
+    let parks = entries
+        .iter()
+        .any(|entry| matches!(entry, Entry::Park { .. }));
+    let (mut all, mut task, mut wait) = (Vec::new(), None, None);
     for entry in entries {
         match entry {
             Entry::Park { task: parked, .. } => task = Some(parked),
             Entry::DeliverCallback(ended) => task = Some(Arc::new(ended.delivery())),
-            Entry::Event(event) => wait = event.wait,
-            Entry::Alert(_) => alerts.push(entry),
-            Entry::Deliver { .. }
+            // It tells that the task is parked.
+            Entry::Event(event) if parks => wait = event.wait,
+            Entry::Event(_)
+            | Entry::Deliver { .. }
             | Entry::DeadLetter { .. }
             | Entry::Poison { .. }
             | Entry::Callback(_)
-            | Entry::Order(_) => {}
+            | Entry::Order(_)
+            | Entry::Alert(_) => all.push(entry),
         }
     }
     let Some(task) = task else {
-        // Nothing of a producer's was in it.
-        return alerts;
+        return all;
     };
     let mut task = Arc::unwrap_or_clone(task);
     task.failure = Some(failure.clone());
@@ -544,14 +611,8 @@ fn died(now: Now, entries: Vec<Entry>, failure: &Failure) -> Vec<Entry> {
         wait,
     };
     let ended = consequence::end(Arc::new(task), how, now.wall);
-    ended.into_iter().map(smaller).chain(alerts).collect()
-}
-
-/// Whether a dead letter is among `entries`.
-fn has_letter(entries: &[Entry]) -> bool {
-    let is_letter =
-        |entry: &Entry| matches!(entry, Entry::DeadLetter { .. } | Entry::Poison { .. });
-    entries.iter().any(is_letter)
+    all.extend(ended.into_iter().map(smaller));
+    all
 }
 
 /// A dead letter without its value, or without its headers if the value is gone; anything else as it is.

@@ -21,7 +21,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, Producer};
 use tracing::warn;
 
-use retide_core::Failure;
+use retide_core::{Failure, Sink};
 
 use crate::event::ProducerReplaced;
 use crate::shell::encode::{Encoder, Parts, Scratch};
@@ -263,7 +263,7 @@ impl Writer {
         &mut self,
         submitted: Submitted,
         pending: &[Pending],
-        refused: BTreeMap<usize, Failure>,
+        refused: BTreeMap<usize, (Sink, Failure)>,
     ) -> Receipt {
         let open = pending.iter().filter(|one| !one.records.is_empty());
         let open: BTreeSet<usize> = open.map(|one| one.settled).collect();
