@@ -67,8 +67,11 @@ mod planted {
     /// Why it does not see whose turn it is.
     const EQUAL: &str = "scenes of a campaign have equal weights, and it knows no rates";
 
+    /// Why it does not see what is done of a topic that takes no records.
+    const WRITABLE: &str = "no topic of a campaign refuses a record";
+
     /// What the checker does not see, and why.
-    const UNSEEN: [(Bug, &str); 13] = [
+    const UNSEEN: [(Bug, &str); 17] = [
         (Bug::Core(Core::FreshBurst), "it knows no rates"),
         (
             Bug::Core(Core::LimiterResetOnRebalance),
@@ -97,6 +100,13 @@ mod planted {
             Bug::Core(Core::DeferralBurnsAttempt),
             "nor are tasks deferred in it for another reason",
         ),
+        (
+            Bug::Core(Core::DeferralMovesDue),
+            "nor does it look at due times that nobody has asked for",
+        ),
+        (Bug::Core(Core::CalledUnwritable), WRITABLE),
+        (Bug::RefusedRepeated, WRITABLE),
+        (Bug::ReturnIgnored, WRITABLE),
         (
             Bug::Core(Core::MissingSceneKills),
             "no scene is taken away in a campaign",
