@@ -15,6 +15,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::client::logged;
+use crate::metrics::Metrics;
+use crate::offsets::{self, Edge};
 use crate::threads::Ended;
 use crate::trouble::{Effect, Kind, Trouble, Troubles};
 
@@ -28,6 +30,8 @@ pub(crate) struct Watch {
     topic: Arc<str>,
     /// Where it is told.
     troubles: Troubles,
+    /// Where it says how far the retry topic goes.
+    metrics: Arc<Metrics>,
 }
 
 /// Keeps what the client complained of last.
@@ -55,15 +59,18 @@ impl Watch {
         config: &ClientConfig,
         bootstrap: &str,
         topic: &Arc<str>,
-        troubles: &Troubles,
+        metrics: &Arc<Metrics>,
     ) -> Result<Self, KafkaError> {
         let mut config = config.clone();
         config.set("statistics.interval.ms", "0");
+        // What is read ends where workers see it end.
+        config.set("isolation.level", "read_committed");
         Ok(Self {
             client: config.create_with_context(Heard::default())?,
             bootstrap: bootstrap.to_owned(),
             topic: Arc::clone(topic),
-            troubles: troubles.held_by("broker"),
+            troubles: metrics.troubles().held_by("broker"),
+            metrics: Arc::clone(metrics),
         })
     }
 
@@ -72,7 +79,10 @@ impl Watch {
         let mut answered = Instant::now();
         while !stop.load(Ordering::Acquire) {
             match self.client.fetch_metadata(Some(&self.topic), ANSWER) {
-                Ok(_) => {
+                Ok(metadata) => {
+                    let topics = metadata.topics().iter();
+                    let partitions = topics.map(|topic| topic.partitions().len()).sum();
+                    self.look_for_ends(partitions);
                     answered = Instant::now();
                     self.troubles.end(Kind::BrokerAway, &self.bootstrap);
                 }
@@ -85,6 +95,17 @@ impl Watch {
         }
         self.troubles.end_all();
         Ended::Told
+    }
+
+    /// Says where the partitions of the retry topic end, so many of them, as far as somebody answers.
+    fn look_for_ends(&self, partitions: usize) {
+        let all = (0..partitions).filter_map(|partition| i32::try_from(partition).ok());
+        let all = all.map(|partition| (&*self.topic, partition));
+        if let Ok(ends) = offsets::edges(&self.client, all, Edge::End, ANSWER) {
+            let ends = ends.into_iter();
+            self.metrics
+                .ends_are(ends.map(|((_, partition), end)| (partition, end)));
+        }
     }
 
     /// Tells that nobody answers, and why, as far as the client knows.

@@ -432,6 +432,11 @@ impl Metrics {
         form.of(out)
     }
 
+    /// The partitions of the retry topic end there now.
+    pub(crate) fn ends_are(&self, ends: impl Iterator<Item = (i32, i64)>) {
+        self.standing.ends_are(ends);
+    }
+
     /// Says how the process is configured.
     pub(crate) fn configured(&self, labels: &[(&'static str, &str)]) {
         let labels = labels.iter();

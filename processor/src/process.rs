@@ -207,7 +207,7 @@ impl Process {
             &config.kafka.client(),
             config.kafka.bootstrap(),
             &topics.tasks,
-            metrics.troubles(),
+            metrics,
         )
         .map_err(Error::Client)?;
         let stopped = Arc::clone(&stop);

@@ -475,6 +475,13 @@ impl Engine {
         commits
     }
 
+    /// How far the retry topic was read of each shard: the next offset.
+    pub fn read_ends(&self) -> impl Iterator<Item = (i32, i64)> {
+        let lanes = self.lanes.iter();
+        let lanes = lanes.filter(|(id, _)| id.source == Source::Tasks);
+        lanes.map(|(id, lane)| (id.shard, lane.window.end()))
+    }
+
     /// Lets the offsets of a shard be part of the next [`Self::commits`], changed or not.
     pub fn touch(&mut self, shard: i32) {
         for (id, lane) in &mut self.lanes {

@@ -81,6 +81,11 @@ impl Window {
         Read::Open
     }
 
+    /// One past the last offset that was read.
+    pub const fn end(&self) -> i64 {
+        self.end
+    }
+
     /// Notes that the consequence of `offset` stands in a ledger batch.
     ///
     /// # Panics

@@ -3,7 +3,7 @@
 //! Workers say since when; how long that is, is worked out when it is read. So it grows on when a worker stands still. Invariant: what a
 //! worker has said is forgotten with it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -28,6 +28,8 @@ pub(super) struct Standing {
     oldest_unread: Seconds,
     /// What each worker has said, by a number of its own.
     said: Mutex<HashMap<u64, Said>>,
+    /// What is known of the ends of the retry topic's partitions.
+    ends: Mutex<HashMap<i32, Ends>>,
 }
 
 /// What a worker says.
@@ -35,17 +37,15 @@ pub(super) struct Standing {
 pub(crate) struct Said {
     /// What is overdue, by the scene that it counts for.
     pub(crate) overdue: HashMap<Arc<str>, Overdue>,
-    /// The records of the retry topic that are not read.
-    pub(crate) unread: Unread,
+    /// How far it has read the retry topic, by shard: the next offset.
+    pub(crate) read: HashMap<i32, i64>,
 }
 
-/// Records of the retry topic that are not read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Unread {
-    /// How many, about: markers of transactions count as well.
-    pub(crate) records: u64,
-    /// Since when the first of them is there, if there are some.
-    pub(crate) since: Option<Timestamp>,
+/// What is known of the end of a partition of the retry topic.
+#[derive(Debug, Default)]
+struct Ends {
+    /// Where it ended, and when that was seen, oldest first: of those that nobody has read beyond, the first one.
+    seen: VecDeque<(Timestamp, i64)>,
 }
 
 /// A gauge of seconds.
@@ -71,6 +71,7 @@ impl Standing {
             unread,
             oldest_unread,
             said: Mutex::default(),
+            ends: Mutex::default(),
         }
     }
 
@@ -84,24 +85,37 @@ impl Standing {
         lock(&self.said).remove(&worker);
     }
 
+    /// The partitions of the retry topic end there now.
+    pub(super) fn ends_are(&self, ends: impl Iterator<Item = (i32, i64)>) {
+        let now = now();
+        let mut known = lock(&self.ends);
+        for (shard, end) in ends {
+            known.entry(shard).or_default().is(now, end);
+        }
+    }
+
     /// Works out what is to be read: of these scenes, and all that have something overdue.
     pub(super) fn look(&self, scenes: impl Iterator<Item = Arc<str>>) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = Timestamp::EPOCH + now.unwrap_or_default();
+        let now = now();
         let mut all: HashMap<Arc<str>, Option<Overdue>> =
             scenes.map(|scene| (scene, None)).collect();
-        let mut unread = Unread::default();
+        let (mut unread, mut unread_since) = (0, None);
+        let mut ends = lock(&self.ends);
         for said in lock(&self.said).values() {
             for (scene, overdue) in &said.overdue {
                 let sum = all.entry(Arc::clone(scene)).or_default();
                 *sum = Some(sum.map_or(*overdue, |other| other.and(*overdue)));
             }
-            unread.records += said.unread.records;
-            unread.since = [unread.since, said.unread.since]
-                .into_iter()
-                .flatten()
-                .min();
+            for (shard, next) in &said.read {
+                let Some(ends) = ends.get_mut(shard) else {
+                    continue;
+                };
+                let (records, since) = ends.beyond(*next);
+                unread += records;
+                unread_since = [unread_since, since].into_iter().flatten().min();
+            }
         }
+        drop(ends);
         let age =
             |since: Option<Timestamp>| since.map_or(0.0, |since| now.since(since).as_secs_f64());
         self.tasks.clear();
@@ -115,8 +129,45 @@ impl Standing {
                 .set(i64::try_from(tasks).unwrap_or(i64::MAX));
             self.oldest.get_or_create_owned(&labels).set(age(since));
         }
-        self.unread
-            .set(i64::try_from(unread.records).unwrap_or(i64::MAX));
-        self.oldest_unread.set(age(unread.since));
+        self.unread.set(unread);
+        self.oldest_unread.set(age(unread_since));
     }
+}
+
+// === impl Ends ===
+
+impl Ends {
+    /// It ends there now.
+    fn is(&mut self, now: Timestamp, end: i64) {
+        if self.seen.back().is_some_and(|(_, last)| *last > end) {
+            // It was made anew.
+            self.seen.clear();
+        }
+        if self.seen.back().is_none_or(|(_, last)| *last < end) {
+            self.seen.push_back((now, end));
+        }
+        if self.seen.len() > MOST {
+            // The oldest one counts, and the newest.
+            self.seen.remove(1);
+        }
+    }
+
+    /// How many records are there from `next` on, and since when the first of them is there, as far as that was seen.
+    fn beyond(&mut self, next: i64) -> (i64, Option<Timestamp>) {
+        while self.seen.len() > 1 && self.seen.front().is_some_and(|(_, end)| *end <= next) {
+            self.seen.pop_front();
+        }
+        let last = self.seen.back().map_or(next, |(_, end)| *end);
+        let first = self.seen.front().filter(|(_, end)| *end > next);
+        ((last - next).max(0), first.map(|(since, _)| *since))
+    }
+}
+
+/// Most ends that are remembered of a partition: some minutes.
+const MOST: usize = 256;
+
+/// The time.
+fn now() -> Timestamp {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    Timestamp::EPOCH + now.unwrap_or_default()
 }

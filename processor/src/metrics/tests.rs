@@ -12,7 +12,6 @@ use retide_core::{
     Transition, scene,
 };
 
-use super::standing::Unread;
 use super::*;
 use crate::event::{BatchCommitted, BatchDropped, BreakerSwitched, RecordsRefused, ShardsLost};
 
@@ -300,14 +299,13 @@ fn what_is_late_is_the_sum_of_the_workers_and_grows_while_they_stand_still() {
         let since = ago(seconds);
         share.say(Said {
             overdue: [(Arc::clone(&label), Overdue { tasks, since })].into(),
-            unread: Unread {
-                records: tasks,
-                since: Some(since),
-            },
+            read: [(tasks as i32, 10)].into(),
         });
     };
     let one = Share::new(Arc::clone(&metrics));
     let other = Share::new(Arc::clone(&metrics));
+    // Of shard 5 all was read, of shard 2 all but nine, and another one is nobody's here.
+    metrics.ends_are([(5, 10), (2, 19), (3, 70)].into_iter());
     say(&one, 5, 60);
     say(&other, 2, 1_560);
 
@@ -321,12 +319,13 @@ fn what_is_late_is_the_sum_of_the_workers_and_grows_while_they_stand_still() {
         &metrics,
         &[
             r#"retide_overdue_tasks{scene="pay"} 7"#,
-            "retide_unread_records 7",
+            "retide_unread_records 9",
         ],
     );
     let oldest = value(r#"retide_oldest_overdue_seconds{scene="pay"}"#);
     assert!((1_560.0..1_700.0).contains(&oldest), "{oldest}");
-    assert!(value("retide_oldest_unread_seconds") >= 1_560.0);
+    let unread = value("retide_oldest_unread_seconds");
+    assert!(value("retide_oldest_unread_seconds") > unread && unread > 0.0);
     assert!(value(r#"retide_oldest_overdue_seconds{scene="pay"}"#) > oldest);
     drop(other);
     assert!(value(r#"retide_oldest_overdue_seconds{scene="pay"}"#) < 1_000.0);

@@ -413,10 +413,8 @@ impl<L: Ledger> State<L> {
                 .and_modify(|others| *others = others.and(tasks))
                 .or_insert(tasks);
         }
-        self.share.say(Said {
-            overdue,
-            ..Said::default()
-        });
+        let read = self.parts.engine.read_ends().collect();
+        self.share.say(Said { overdue, read });
     }
 
     /// How long nothing has to be done.

@@ -12,12 +12,14 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use tokio::runtime::Runtime;
 
 use crate::rig::{Request, Rig};
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, bootstrap, config};
 
 /// Milliseconds since the epoch.
 fn now() -> u64 {
@@ -92,9 +94,25 @@ fn send(rig: &Rig, producer: &BaseProducer, id: &str, time: u64, headers: &[(&st
     producer.poll(Duration::ZERO);
 }
 
+/// Topics as they are where somebody else has made the retry topic: its records keep the time that their producers gave them.
+fn with_times_of_producers() -> Rig {
+    let rig = Rig::bare(bootstrap(), "");
+    let runtime = Runtime::new().unwrap();
+    let admin: AdminClient<DefaultClientContext> =
+        config(&rig.bootstrap, "admin").create().unwrap();
+    let topic = rig.topic("tasks");
+    let topic = NewTopic::new(&topic, 4, TopicReplication::Fixed(1))
+        .set("message.timestamp.type", "CreateTime");
+    let done = admin.create_topics([&topic], &AdminOptions::new());
+    runtime.block_on(done).unwrap()[0].as_ref().unwrap();
+    let init = rig.retide(&["init"]);
+    assert!(init.status.success(), "{init:?}");
+    rig
+}
+
 #[test]
 fn a_task_is_due_by_its_records_timestamp_however_late_it_is_read() {
-    let rig = Rig::new(Duration::ZERO, "");
+    let rig = with_times_of_producers();
     let admin = free();
     let basics = rig.basics();
     rig.configure(&format!(
@@ -243,7 +261,7 @@ fn an_outage_is_lateness_as_long_as_it_lasts_and_afterwards() {
     rig.configure(&format!(
         "{basics}[admin]\nlisten = '{admin}'\n\
          [scenes.down]\ntarget = {{ http = {{ url = 'http://{down}/down' }} }}\n\
-         backoff = {{ fixed = {{ delay = '1s' }} }}\nmax_attempts = 50\n\
+         backoff = {{ fixed = {{ delay = '1s' }} }}\nmax_attempts = 50\nconcurrency = 2\n\
          breaker = {{ min_calls = 2, open = '4s', slow_start = '0s' }}\n"
     ));
     let retide = rig.run();
@@ -279,13 +297,15 @@ fn an_outage_is_lateness_as_long_as_it_lasts_and_afterwards() {
     // The breaker let few of them through while the target was down.
     assert!(first.len() > TASKS / 2, "{calls:?}");
     let due: u64 = due.parse().unwrap();
-    assert!(first.iter().all(|(told, _, _)| *told == due), "{calls:?}");
+    // They were due when they were produced, and still are; a deferral takes longer.
+    let is_due = |told: u64| (due..due + 4_000).contains(&told);
+    assert!(first.iter().all(|(told, _, _)| is_due(*told)), "{calls:?}");
     let deferred = parked
         .iter()
         .filter(|record| !record.text("retry-deferred-until").is_empty());
     let mut deferrals = 0;
     for record in deferred.filter(|record| record.text("retry-attempt") == "1") {
-        assert_eq!(record.text("retry-due-at"), due.to_string());
+        assert!(is_due(record.text("retry-due-at").parse().unwrap()));
         assert!(record.text("retry-late-by").contains("breaker="));
         let until: u64 = record.text("retry-deferred-until").parse().unwrap();
         assert!(until > due);
@@ -308,7 +328,7 @@ fn an_outage_is_lateness_as_long_as_it_lasts_and_afterwards() {
         "late by {late} s in all; told {told}, by the breaker {breaker}; {deferrals} deferrals in a tier"
     );
     assert!(breaker >= late * 0.8, "{breaker} of {late}");
-    assert!(deferrals > TASKS / 2, "{deferrals}");
+    assert!(deferrals >= 20, "{deferrals}");
     // Told once for each attempt, however often they came back.
     let counted = value(&admin, r#"retide_deferred_total{scene="down"}"#).unwrap();
     let events = rig.read("events");
@@ -316,9 +336,10 @@ fn an_outage_is_lateness_as_long_as_it_lasts_and_afterwards() {
         .iter()
         .filter(|event| event.text("retry-event") == "deferred");
     assert_eq!(events.count(), counted as usize);
-    assert!(counted <= deferrals as f64, "{counted}");
+    assert!(counted <= (TASKS + 20) as f64, "{counted}");
     wait_for(&admin, overdue, |tasks| tasks == 0.0);
     wait_for(&admin, oldest, |seconds| seconds == 0.0);
+    wait_for(&admin, "retide_unread_records", |records| records == 0.0);
     retide.terminate();
     assert_eq!(retide.wait(), Some(0));
 }
