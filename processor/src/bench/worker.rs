@@ -70,6 +70,8 @@ impl Worker {
         written.write_all(format!("{text}\n{scenes}").as_bytes())?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("--config").arg(&file).arg("run");
+        // What is parked was written by the measurement, not by another group.
+        command.arg("--from-beginning");
         for (name, _) in std::env::vars_os() {
             // They would go before the file, which has what they said already.
             if name.to_string_lossy().starts_with("RETIDE__") {

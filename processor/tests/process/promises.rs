@@ -143,7 +143,8 @@ fn a_task_of_12_seconds_is_not_held_up_by_10_000_tasks_of_an_hour_before_it() {
         let headers = [
             ("retry-scene", "flaky"),
             ("retry-id", &id),
-            ("retry-delay-ms", "3600000"),
+            // More than its tier by the longest time until it is read.
+            ("retry-delay-ms", "3660000"),
         ];
         rig.send(&producer, &headers, b"0");
     }
