@@ -65,7 +65,9 @@ fn delete(rig: &Rig, topic: &str, partition: i32) {
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(&rig.topic(topic), partition, Offset::End)
         .unwrap();
-    let deleted = admin(rig).delete_records(&list, &AdminOptions::new());
+    // It lives until the answer: without it nobody would hear that.
+    let admin = admin(rig);
+    let deleted = admin.delete_records(&list, &AdminOptions::new());
     Runtime::new().unwrap().block_on(deleted).unwrap();
 }
 
