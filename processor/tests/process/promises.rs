@@ -68,8 +68,8 @@ fn a_deadline_ends_a_task_as_expired_and_its_callback_is_delivered() {
     let scenes = r#"
 [scenes.flaky]
 target = { http = { url = "http://TARGET/flaky" } }
-backoff = { fixed = { delay = "1s" } }
-deadline = "2500ms"
+backoff = { fixed = { delay = "3s" } }
+deadline = "8500ms"
 callback = { target = { http = { url = "http://TARGET/ended" } }, on = ["expired"] }
 "#;
     let rig = Rig::new(Duration::ZERO, scenes);
@@ -80,7 +80,7 @@ callback = { target = { http = { url = "http://TARGET/ended" } }, on = ["expired
 
     assert_eq!(ends["task-0"], ["expired"]);
     assert_eq!(ends["task-1"], ["delivered"]);
-    // Three attempts for one, one for the other, and one callback, since only one task expired.
+    // The deadline counts from when it was produced, which may be a while before its first attempt. Three attempts for one, one for the other, and one callback, since only one task expired.
     rig.target.wait_for(5);
     let requests = rig.target.requests();
     let callbacks: Vec<_> = requests
