@@ -236,6 +236,17 @@ impl Session {
         if standing.is_without_offsets() && standing.records() > 0 {
             standing.worked = worked(whose, &seen, &all);
         }
+        if standing.worked.is_some() {
+            // Another process of the group may have begun meanwhile: its offsets are committed with what shows that it works.
+            let committed = committed(&stable, &read);
+            for lane in &mut standing.lanes {
+                let at = (lane.topic.clone(), lane.partition);
+                lane.committed = committed.get(&at).copied().unwrap_or(lane.committed);
+            }
+            if !standing.is_without_offsets() {
+                standing.worked = None;
+            }
+        }
         standing.prefixes = prefixes(whose, &seen, &all);
         standing.look_at_groups(whose, &all);
         let tools = Tools::new(&self.config, &self.address);
