@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::{Action, Closing, Engine, Now, Settlement};
 use crate::consequence::{self, End as Ending};
 use crate::entry::{Ended, Entry, Omitted, Transition};
@@ -458,22 +460,14 @@ impl Engine {
 
     /// Whether the order of keys changes with a settlement.
     fn is_ordered(&self, settlement: &Settlement) -> bool {
-        settlement.entries.iter().any(|entry| {
-            let (scene, key) = match entry {
-                Entry::Park { task, .. } | Entry::Deliver { task, .. } => {
-                    (&task.scene, &task.record.key)
-                }
-                Entry::Callback(ended) => (&ended.scene, &ended.key),
-                Entry::DeadLetter { .. }
-                | Entry::Poison { .. }
-                | Entry::DeliverCallback(_)
-                | Entry::Event(_)
-                | Entry::Order(_)
-                | Entry::Alert(_) => return false,
-            };
-            let scene = self.scenes.find(scene);
-            key.is_some() && scene.is_some_and(|scene| scene.ordering == Ordering::Key)
-        })
+        settlement
+            .entries
+            .iter()
+            .filter_map(keyed)
+            .any(|(name, _)| {
+                let scene = self.scenes.find(name);
+                scene.is_some_and(|scene| scene.ordering == Ordering::Key)
+            })
     }
 
     /// The key of a settlement's task, where its shard keeps an order.
@@ -482,21 +476,8 @@ impl Engine {
         if order.is_empty() {
             return None;
         }
-        settlement.entries.iter().find_map(|entry| {
-            let (scene, key) = match entry {
-                Entry::Park { task, .. } | Entry::Deliver { task, .. } => {
-                    (&task.scene, &task.record.key)
-                }
-                Entry::Callback(ended) => (&ended.scene, &ended.key),
-                Entry::DeadLetter { .. }
-                | Entry::Poison { .. }
-                | Entry::DeliverCallback(_)
-                | Entry::Event(_)
-                | Entry::Order(_)
-                | Entry::Alert(_) => return None,
-            };
-            Some(Fingerprint::of(scene, key.as_ref()?))
-        })
+        let (scene, key) = settlement.entries.iter().find_map(keyed)?;
+        Some(Fingerprint::of(scene, key))
     }
 
     /// Ends a task whose record is refused, in a form that is smaller each time that is refused, too.
@@ -560,6 +541,26 @@ impl Engine {
         // An end, which has the delivery of its callback already, or has lost it for good.
         self.note_order(closing, &entries);
         self.close_as_is(closing, entries, Vec::new(), actions);
+    }
+}
+
+/// The scene and the key of the task that an entry parks, delivers or ends, if it is one that may go after others.
+fn keyed(entry: &Entry) -> Option<(&Arc<str>, &Bytes)> {
+    match entry {
+        Entry::Park { task, .. } | Entry::Deliver { task, .. } => {
+            Some((&task.scene, task.record.ordering_key()?))
+        }
+        // An empty key is none, as in the record that it came from.
+        Entry::Callback(ended) => {
+            let key = ended.key.as_ref().filter(|key| !key.is_empty());
+            Some((&ended.scene, key?))
+        }
+        Entry::DeadLetter { .. }
+        | Entry::Poison { .. }
+        | Entry::DeliverCallback(_)
+        | Entry::Event(_)
+        | Entry::Order(_)
+        | Entry::Alert(_) => None,
     }
 }
 
