@@ -187,7 +187,8 @@ impl Feed {
             Reader::start(config, &format!("{name}-tasks"), around)?;
         let (tiers, to_tiers, tiers_thread) =
             Reader::start(config, &format!("{name}-tiers"), around)?;
-        let Member { consumer, thread } = Member::join(config, identity, around)?;
+        let Member { consumer, threads } = Member::join(config, identity, around)?;
+        let [hearing, restoring] = threads;
         Ok(Self {
             readings,
             tasks,
@@ -195,7 +196,7 @@ impl Feed {
             consumer,
             requests: [to_tasks, to_tiers],
             stop,
-            threads: vec![tasks_thread, tiers_thread, thread],
+            threads: vec![tasks_thread, tiers_thread, hearing, restoring],
         })
     }
 
@@ -244,6 +245,9 @@ impl Drop for Feed {
         let readings = mem::replace(&mut self.readings, never());
         self.tasks = never();
         self.tiers = never();
+        for thread in &self.threads {
+            thread.thread().unpark();
+        }
         for thread in mem::take(&mut self.threads) {
             // A channel keeps what is in it beyond its last receiver: a revocation would wait for ever for somebody to drop its `done`.
             while !thread.is_finished() {

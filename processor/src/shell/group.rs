@@ -119,8 +119,8 @@ struct Standstill {
 pub(crate) struct Member {
     /// The consumer, for group metadata and committed offsets.
     pub(crate) consumer: Arc<Client>,
-    /// The thread.
-    pub(crate) thread: JoinHandle<()>,
+    /// Its threads: the one that hears the group, and the one that asks for shards that stand still.
+    pub(crate) threads: [JoinHandle<()>; 2],
 }
 
 /// Longest wait for a word of the group. After it, the client's thread is woken, which by itself looks only twice a second whether a
@@ -193,20 +193,22 @@ impl Member {
             run(&member, &readings, &stop);
             ended(&stop)
         };
-        let thread = around
+        let hearing = around
             .threads
             .spawn(&format!("{}-group", identity.name), body)
             .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
-        let (member, stop) = (Arc::clone(&consumer), Arc::clone(around.stop));
+        // It does not hold the consumer: the group hears that a member leaves when the last one lets go of it.
+        let (context, stop) = (Arc::clone(consumer.context()), Arc::clone(around.stop));
         let body = move || {
-            restore_all(&member, &stop);
+            restore_all(&context, &stop);
             ended(&stop)
         };
-        around
+        let restoring = around
             .threads
             .spawn(&format!("{}-restore", identity.name), body)
             .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
-        Ok(Self { consumer, thread })
+        let threads = [hearing, restoring];
+        Ok(Self { consumer, threads })
     }
 }
 
@@ -577,16 +579,18 @@ impl Context {
     }
 }
 
-/// Asks for the shards that stand still, until told to stop; and for how many shards there are.
-fn restore_all(consumer: &Client, stop: &AtomicBool) {
-    let context = consumer.context();
+/// Asks for the shards that stand still, until told to stop; and for how many shards there are. Who tells it wakes it.
+fn restore_all(context: &Context, stop: &AtomicBool) {
     let troubles = context.metrics.troubles();
     let troubles = troubles.held_by(&format!("{}-look", context.name));
     let mut look = Look::new(&context.config, &context.topics, troubles).ok();
     let mut look_at = Instant::now() + LOOK;
     let mut count = None;
     while !stop.load(Ordering::Acquire) {
-        thread::sleep(AGAIN);
+        thread::park_timeout(AGAIN);
+        if stop.load(Ordering::Acquire) {
+            break;
+        }
         context.begin_anew();
         context.restore();
         if Instant::now() < look_at {
