@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::marker::PhantomData;
+use std::ptr;
 use std::slice;
 use std::time::Duration;
 
@@ -59,6 +60,31 @@ pub fn cluster_id<C: ClientContext>(client: &Client<C>, timeout: Duration) -> Op
     Some(id)
 }
 
+/// Waits at most `timeout` for a broker that answers: to be done before each admin request. One that waits for a connection to a broker that
+/// is gone keeps a core busy, since each failed attempt at a connection makes the client ask for the next one.
+pub(crate) fn reach<C: ClientContext>(
+    client: &Client<C>,
+    timeout: Duration,
+) -> Result<(), KafkaError> {
+    let mut metadata = ptr::null();
+    // SAFETY: the client lives, and no topic is asked for by a handle.
+    let code = unsafe {
+        native::rd_kafka_metadata(
+            client.native_ptr(),
+            0,
+            ptr::null_mut(),
+            &raw mut metadata,
+            millis(timeout),
+        )
+    };
+    if code != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+        return Err(KafkaError::MetadataFetch(code.into()));
+    }
+    // SAFETY: what was given is ours, and not used again.
+    unsafe { native::rd_kafka_metadata_destroy(metadata) };
+    Ok(())
+}
+
 /// Asks for the ids of `topics`; see [`Question::wait`].
 ///
 /// # Errors
@@ -74,6 +100,7 @@ pub fn ask<'a, C: ClientContext>(
         .collect::<Result<_, _>>()?;
     let mut names: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
     let handle = client.native_ptr();
+    reach(client, timeout)?;
     let kind = native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
     let options = Options::new(handle, kind, timeout)?;
     // SAFETY: as many C strings as said, which are copied.

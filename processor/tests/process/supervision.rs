@@ -73,14 +73,19 @@ impl OwnBroker {
 
     /// Sends it a signal.
     fn signal(&self, name: &str) {
+        assert!(self.try_signal(name));
+    }
+
+    /// Sends it a signal; false if it is gone.
+    fn try_signal(&self, name: &str) -> bool {
         let sent = Command::new("kill").args([name, &self.pid]).status();
-        assert!(sent.unwrap().success());
+        sent.unwrap().success()
     }
 }
 
 impl Drop for OwnBroker {
     fn drop(&mut self) {
-        self.signal("-CONT");
+        self.try_signal("-CONT");
         drop(self.script.stdin.take());
         let _ = self.script.wait();
     }
@@ -309,4 +314,41 @@ fn a_broker_that_stands_still_is_told_once_and_no_drain_waits_for_it() {
     let took = start.elapsed();
     eprintln!("ended after {took:?}");
     assert!(took < Duration::from_secs(20), "{took:?}");
+}
+
+#[test]
+fn a_broker_that_is_gone_costs_no_core() {
+    let Some(broker) = OwnBroker::start() else {
+        return;
+    };
+    let rig = Rig::bare(broker.bootstrap.clone(), FLAKY);
+    let basics = rig.basics();
+    rig.configure(&format!("{basics}{FLAKY}"));
+    assert!(rig.retide(&["init"]).status.success());
+    let retide = rig.run();
+    rig.produce(0, [0].into_iter());
+    rig.ends(1);
+    broker.signal("-KILL");
+    retide.wait_for("broker-away");
+    let (start, before) = (Instant::now(), processor_time(&retide));
+    // Long enough for each question that is asked now and then.
+    while start.elapsed() < Duration::from_secs(12) {
+        thread::park_timeout(Duration::from_secs(1));
+    }
+    let took = processor_time(&retide) - before;
+    let share = took.as_secs_f64() / start.elapsed().as_secs_f64();
+    eprintln!("{:.1} % of a core", share * 100.0);
+    assert!(share < 0.25, "{took:?} in {:?}", start.elapsed());
+    retide.terminate();
+    retide.wait();
+}
+
+/// What a process has used of processors.
+fn processor_time(retide: &Retide) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", retide.child.id())).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let ticks = fields.split(' ').skip(11).take(2);
+    let ticks: u64 = ticks.map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+    // Linux counts hundredths of a second for programs, whatever its own clock is.
+    Duration::from_millis(10 * ticks)
 }
