@@ -9,7 +9,7 @@ use rdkafka::client::{Client, ClientContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 
-use crate::topics::{ERROR, Event, MARGIN, Options, millis, reach};
+use crate::topics::{ERROR, Event, MARGIN, Options, millis, refresh};
 
 /// An operation of Kafka's authorization on a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,7 +75,7 @@ pub fn permitted<C: ClientContext>(
     let names = strings(topics.iter().copied())?;
     let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
     let handle = client.native_ptr();
-    reach(client, timeout)?;
+    refresh(client, timeout)?;
     let kind = native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
     let options = Options::new(handle, kind, timeout)?;
     // SAFETY: the options live.

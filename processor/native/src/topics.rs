@@ -60,9 +60,16 @@ pub fn cluster_id<C: ClientContext>(client: &Client<C>, timeout: Duration) -> Op
     Some(id)
 }
 
-/// Waits at most `timeout` for a broker that answers: to be done before each admin request. One that waits for a connection to a broker that
-/// is gone keeps a core busy, since each failed attempt at a connection makes the client ask for the next one.
-pub(crate) fn reach<C: ClientContext>(
+/// Asks what the cluster says of the topics that the client has to do with, and waits at most `timeout` for it.
+///
+/// To be done
+/// - before each admin request: one that waits for a connection to a broker that is gone keeps a core busy, since each failed attempt at a
+///   connection makes the client ask for the next one;
+/// - when a consumer is to read topics that it did not read before: by itself it asks for them up to a second later.
+///
+/// # Errors
+/// If no broker answers in time.
+pub fn refresh<C: ClientContext>(
     client: &Client<C>,
     timeout: Duration,
 ) -> Result<(), KafkaError> {
@@ -100,7 +107,7 @@ pub fn ask<'a, C: ClientContext>(
         .collect::<Result<_, _>>()?;
     let mut names: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
     let handle = client.native_ptr();
-    reach(client, timeout)?;
+    refresh(client, timeout)?;
     let kind = native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
     let options = Options::new(handle, kind, timeout)?;
     // SAFETY: as many C strings as said, which are copied.

@@ -154,6 +154,9 @@ const REQUESTS: usize = 1_024;
 /// Longest wait for where lanes begin and end.
 const EDGES: Duration = Duration::from_secs(2);
 
+/// Longest wait for what the cluster says of topics.
+const REFRESH: Duration = Duration::from_millis(500);
+
 /// Longest wait for a record, after which requests are looked at again.
 const POLL: Duration = Duration::from_millis(10);
 
@@ -523,6 +526,11 @@ impl Reader {
                     from,
                     paused: false,
                 };
+                let is_read = |source| self.lanes.keys().any(|lane| lane.source == source);
+                if !lanes.iter().all(|(lane, _)| is_read(lane.source)) {
+                    // Without an answer it finds the topics by itself, later.
+                    let _ = native::topics::refresh(self.consumer.client(), REFRESH);
+                }
                 self.lanes
                     .extend(lanes.iter().map(|(lane, from)| (*lane, run(*from))));
                 // The client keeps a lane paused that was paused before it went away.

@@ -21,7 +21,7 @@ const HANGING: usize = 30;
 const PACE: Duration = Duration::from_millis(20);
 
 /// How long a scene that is well may wait for a call at least, whatever else is measured: a few times what it takes on an idle machine.
-const WELL: u128 = 900_000;
+const WELL: u128 = 600_000;
 
 /// How long shards are kept for calls that hang.
 const DEADLINE: Duration = Duration::from_secs(5);
