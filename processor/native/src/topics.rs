@@ -69,10 +69,7 @@ pub fn cluster_id<C: ClientContext>(client: &Client<C>, timeout: Duration) -> Op
 ///
 /// # Errors
 /// If no broker answers in time.
-pub fn refresh<C: ClientContext>(
-    client: &Client<C>,
-    timeout: Duration,
-) -> Result<(), KafkaError> {
+pub fn refresh<C: ClientContext>(client: &Client<C>, timeout: Duration) -> Result<(), KafkaError> {
     let mut metadata = ptr::null();
     // SAFETY: the client lives, and no topic is asked for by a handle.
     let code = unsafe {
