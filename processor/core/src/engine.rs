@@ -92,6 +92,12 @@ pub enum Input {
         /// The record, and what is wrong with it.
         poison: Arc<Poison>,
     },
+    /// Everything of a lane was read below an offset, at which there may be nothing: what lies between it and the last record are markers of
+    /// transactions, or what was aborted.
+    Passed {
+        /// The lane, its run, and that offset.
+        position: Position,
+    },
     /// A call came back.
     Attempted {
         /// The call.
@@ -275,6 +281,8 @@ pub struct Engine {
     writing: Writing,
     /// The tasks that are due and have not started, or soon.
     dues: Dues,
+    /// Whether an offset is to be committed that nothing else may be written for.
+    has_passed: bool,
     /// The wall-clock time of the last step.
     latest: Timestamp,
     /// The number of the next call, item, epoch or turn.
@@ -344,6 +352,7 @@ impl Engine {
             hold: UNKNOWN_SCENE_HOLD,
             writing: Writing::default(),
             dues: Dues::default(),
+            has_passed: false,
             latest: Timestamp::EPOCH,
             next: 0,
             #[cfg(feature = "planted")]
@@ -387,6 +396,7 @@ impl Engine {
                 task,
             } => self.record(now, position, appended, task, actions),
             Input::Poison { position, poison } => self.poison(now, position, poison, actions),
+            Input::Passed { position } => self.passed(position),
             Input::Attempted { ticket, outcome } => self.attempted(now, ticket, &outcome, actions),
             Input::Refused {
                 lane,
@@ -454,6 +464,7 @@ impl Engine {
     /// What may be committed now, of the lanes where that has changed; everything settled so far is to be written with it.
     pub fn commits(&mut self) -> Vec<Commit> {
         self.batch = Load::default();
+        self.has_passed = false;
         let mut commits = Vec::new();
         for (id, lane) in &mut self.lanes {
             lane.batch = Load::default();
@@ -475,11 +486,41 @@ impl Engine {
         commits
     }
 
+    /// Whether the next [`Self::commits`] has offsets that have moved behind markers of transactions only, which nothing else may be written
+    /// for.
+    pub const fn has_passed(&self) -> bool {
+        self.has_passed
+    }
+
     /// How far the retry topic was read of each shard: the next offset.
     pub fn read_ends(&self) -> impl Iterator<Item = (i32, i64)> {
         let lanes = self.lanes.iter();
         let lanes = lanes.filter(|(id, _)| id.source == Source::Tasks);
         lanes.map(|(id, lane)| (id.shard, lane.window.end()))
+    }
+
+    /// Nothing of a lane is still to be read below an offset.
+    fn passed(&mut self, position: Position) {
+        let Position { lane, run, offset } = position;
+        let Some(state) = self.lanes.get_mut(&lane) else {
+            return;
+        };
+        // What was read since it was paused comes again.
+        let is_stale = state.draining || state.paused || state.run != run;
+        #[cfg(feature = "planted")]
+        let is_stale = is_stale && self.bug != Bug::StalePass;
+        if is_stale {
+            return;
+        }
+        let before = state.window.watermark();
+        state.window.pass(offset);
+        if state.window.watermark() > before {
+            state.dirty = true;
+            self.has_passed = true;
+        }
+        if lane.source == Source::Tasks {
+            self.read_to(lane.shard, offset);
+        }
     }
 
     /// Lets the offsets of a shard be part of the next [`Self::commits`], changed or not.

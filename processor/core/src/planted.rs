@@ -64,6 +64,8 @@ pub enum Bug {
     WeightIgnored,
     /// A scene whose turn is over does not go behind the others.
     TurnKept,
+    /// What was read before a lane was paused, and not taken, counts as read.
+    StalePass,
     /// Nobody counts how much is known of keys.
     KeysUncounted,
     /// A parked task whose scene is gone is dead at once.
@@ -78,7 +80,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every mistake there is.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::OffsetByOne,
         Self::WrongBase,
         Self::Early,
@@ -100,6 +102,7 @@ impl Bug {
         Self::KeyOrderUncommitted,
         Self::WeightIgnored,
         Self::TurnKept,
+        Self::StalePass,
         Self::KeysUncounted,
         Self::MissingSceneKills,
         Self::EmptyKeyOrdered,

@@ -14,6 +14,8 @@ pub struct Window {
     slots: VecDeque<Slot>,
     /// One past the last offset read.
     end: i64,
+    /// The next offset of which it is not known whether it holds a record, if that is beyond `end`.
+    passed: i64,
     /// Completions known from the offset commit that this window started from.
     known: Completions,
     /// How many slots are open.
@@ -57,6 +59,7 @@ impl Window {
         Self {
             slots: VecDeque::new(),
             end: start,
+            passed: start,
             known,
             open: 0,
         }
@@ -81,9 +84,14 @@ impl Window {
         Read::Open
     }
 
-    /// One past the last offset that was read.
-    pub const fn end(&self) -> i64 {
-        self.end
+    /// Notes that nothing below `end` is still to be read: behind the last record are only markers of transactions, or what was aborted.
+    pub fn pass(&mut self, end: i64) {
+        self.passed = self.passed.max(end);
+    }
+
+    /// One past the last offset that was read, or passed.
+    pub fn end(&self) -> i64 {
+        self.end.max(self.passed)
     }
 
     /// Notes that the consequence of `offset` stands in a ledger batch.
@@ -122,7 +130,7 @@ impl Window {
         self.slots
             .iter()
             .find(|slot| !slot.complete)
-            .map_or(self.end, |slot| slot.offset)
+            .map_or_else(|| self.end(), |slot| slot.offset)
             // What was completed before a restart and not read again yet stays completed.
             .max(self.known_prefix())
     }
@@ -196,7 +204,7 @@ impl Window {
         if self.open > 0 {
             return i64::MIN;
         }
-        self.known.first_open_from(self.end)
+        self.known.first_open_from(self.end())
     }
 }
 
@@ -221,6 +229,8 @@ mod tests {
         Crash,
         /// Commit and forget.
         Commit,
+        /// Pass the markers at the end of what was read.
+        Pass { gap: i64 },
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -229,6 +239,7 @@ mod tests {
             6 => (0_usize..64).prop_map(|nth| Step::Complete { nth }),
             1 => Just(Step::Crash),
             2 => Just(Step::Commit),
+            1 => (1_i64..3).prop_map(|gap| Step::Pass { gap }),
         ]
     }
 
@@ -263,7 +274,7 @@ mod tests {
                 match step {
                     Step::Read { gap } => {
                         // After a crash the records that were there are read again first.
-                        let unread = model.records.iter().find(|offset| **offset >= window.end).copied();
+                        let unread = model.records.iter().find(|offset| **offset >= window.end()).copied();
                         let offset = unread.unwrap_or(log_end + gap);
                         log_end = log_end.max(offset + 1);
                         model.records.insert(offset);
@@ -287,6 +298,15 @@ mod tests {
                         model.open.clear();
                     }
                     Step::Commit => window.forget_below(window.watermark()),
+                    // Only where everything was read that is there.
+                    Step::Pass { gap } if window.end() >= log_end => {
+                        log_end = window.end() + gap;
+                        window.pass(log_end);
+                        if window.open() == 0 {
+                            prop_assert_eq!(window.watermark(), log_end);
+                        }
+                    }
+                    Step::Pass { .. } => {}
                 }
                 let watermark = window.watermark();
                 if let Some(lowest) = model.lowest_unfinished() {

@@ -36,6 +36,11 @@ enum Reading {
         /// Whether they are gone already.
         lost: bool,
     },
+    /// Everything of a lane was read below an offset: there are markers before it.
+    Passed {
+        /// The lane, its run, and the offset.
+        position: Position,
+    },
     /// A record.
     Record {
         /// Where it was read.
@@ -548,6 +553,7 @@ impl Worker {
                 partition.stable_end()
             };
             let most = reader.next + MOST_READ as i64;
+            let (begun, mut seen) = (reader.next, reader.next);
             while reader.next < end.min(most) {
                 let entry = &partition.log[reader.next as usize];
                 if let (Some(payload), true) = (&entry.payload, entry.is_readable(self.bug)) {
@@ -560,8 +566,17 @@ impl Worker {
                         appended: entry.appended,
                         payload: payload.clone(),
                     });
+                    seen = reader.next + 1;
                 }
                 reader.next += 1;
+            }
+            if reader.next > seen.max(begun) {
+                let position = Position {
+                    lane: *lane,
+                    run: reader.run,
+                    offset: reader.next,
+                };
+                self.readings.push_back(Reading::Passed { position });
             }
             more |= reader.next < end;
         }
@@ -589,6 +604,7 @@ impl Worker {
                     self.assign(shards, &offsets, env);
                 }
                 Reading::Revoked { shards, lost } => self.let_go(shards, lost, env),
+                Reading::Passed { position } => self.step(Input::Passed { position }, env),
                 Reading::Record {
                     position,
                     appended,
@@ -716,8 +732,12 @@ impl Worker {
             self.gone(clean && self.engine.unwritten() == 0, env);
         }
         let room = self.may_hand_over();
-        if !self.settled.is_empty() && room && (self.engine.is_full() || env.now >= self.commit_at)
-        {
+        let is_due = if self.settled.is_empty() {
+            self.letting_go.is_none() && self.engine.has_passed()
+        } else {
+            self.engine.is_full() || env.now >= self.commit_at
+        };
+        if is_due && room {
             self.commit(env);
         }
         self.plan_tick(env);

@@ -35,7 +35,7 @@ use crate::health::Heartbeat;
 use crate::metrics::standing::Said;
 use crate::metrics::{Load, Metrics, SceneSet, Share, Tally};
 use crate::shell::encode::{Encoder, Place};
-use crate::shell::feed::{Assignment, Feed, Read, Reading, Request};
+use crate::shell::feed::{Assignment, Feed, Passed, Read, Reading, Reads, Request};
 use crate::shell::leaving::{Leaving, Stage};
 use crate::shell::ledger::{
     Batch, Content, Ledger, Ownership, Progress, Receipt, ReturnedBatch, Settled, Share as Part,
@@ -159,6 +159,8 @@ struct State<L> {
     beat_at: Instant,
     /// When to say again what is late.
     say_at: Instant,
+    /// When offsets may be committed again that have only moved behind markers of transactions.
+    pass_at: Instant,
     /// What the engine says; empty between steps, and kept for its memory.
     actions: Vec<Action>,
     /// The record being looked at.
@@ -219,6 +221,9 @@ const TOLD: Duration = Duration::from_mins(10);
 
 /// Time between two signs of life: as often as the loop turns when nothing happens, far less often than it can.
 const BEAT: Duration = Duration::from_millis(100);
+
+/// Time between two commits of offsets that have only moved behind markers of transactions: such a commit is a transaction of its own.
+const PASS: Duration = Duration::from_secs(3);
 
 /// Time between two looks at what is late: short beside the time between two scrapes, and rare enough that the look costs nothing.
 const SAY: Duration = Duration::from_secs(1);
@@ -294,6 +299,7 @@ impl<L: Ledger> State<L> {
             troubles,
             beat_at: now,
             say_at: now,
+            pass_at: now,
             actions: Vec::new(),
             hand,
         }
@@ -894,13 +900,22 @@ impl<L: Ledger> State<L> {
     }
 
     /// Records were read.
-    fn records(&mut self, records: Vec<Read>) {
+    fn records(&mut self, Reads { records, passed }: Reads) {
         // One look at the clock for all: if anything, it is behind, and nothing is early by that.
         let now = self.now();
         for read in records {
             // One of an assignment that is over comes to whoever has the shard now.
             if self.shards.get(&read.position.lane.shard) == Some(&read.assignment) {
                 self.record(now, read);
+            }
+        }
+        for Passed {
+            assignment,
+            position,
+        } in passed
+        {
+            if self.shards.get(&position.lane.shard) == Some(&assignment) {
+                self.step_at(now, Input::Passed { position });
             }
         }
         self.hand.empty();
@@ -984,6 +999,11 @@ impl<L: Ledger> State<L> {
         if now >= self.refresh_at {
             self.refresh_at = now + REFRESH;
             self.touch(|_| true);
+        }
+        // Where something is settled, it goes with that.
+        if now >= self.pass_at && self.settled.is_empty() && self.parts.engine.has_passed() {
+            self.pass_at = now + PASS;
+            self.touched = true;
         }
         if self.has_to_commit()
             && self.may_hand_over()

@@ -12,7 +12,7 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use crossbeam_channel::{Receiver, Sender, bounded, never};
@@ -80,6 +80,24 @@ pub struct Read {
     pub record: Result<Record, Headless>,
 }
 
+/// What was read, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Reads {
+    /// Records; at most [`BATCH`].
+    pub records: Vec<Read>,
+    /// Lanes of which, with these records, nothing is left to be read below an offset.
+    pub passed: Vec<Passed>,
+}
+
+/// Nothing of a lane is left to be read below an offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// The number of the assignment.
+    pub assignment: u64,
+    /// The lane, its run, and the offset.
+    pub position: Position,
+}
+
 /// A lane that was assigned, and where its last commit left it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assignment {
@@ -128,10 +146,10 @@ pub enum Request {
 pub struct Feed {
     /// What the group says.
     pub readings: Receiver<Reading>,
-    /// Records of the retry topic, in the order in which they were read; at most [`BATCH`] at once.
-    pub tasks: Receiver<Vec<Read>>,
-    /// Records of the tiers, likewise.
-    pub tiers: Receiver<Vec<Read>>,
+    /// What was read of the retry topic.
+    pub tasks: Receiver<Reads>,
+    /// What was read of the tiers.
+    pub tiers: Receiver<Reads>,
     /// The consumer that is the member of the group, for group metadata and committed offsets.
     pub consumer: Arc<Client>,
     /// To the reader of the retry topic, and to that of the tiers.
@@ -156,6 +174,9 @@ const EDGES: Duration = Duration::from_secs(2);
 
 /// Longest wait for what the cluster says of topics.
 const REFRESH: Duration = Duration::from_millis(500);
+
+/// Time between two looks at how far lanes were read: people look at lags less often.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Longest wait for a record, after which requests are looked at again.
 const POLL: Duration = Duration::from_millis(10);
@@ -299,10 +320,14 @@ struct Reader {
     lost: bool,
     /// The gaps that the drive is to be told of.
     gaps: Vec<Gap>,
+    /// The lanes that were read beyond what the drive has records of.
+    passed: Vec<Passed>,
+    /// When to look for such lanes again.
+    look_at: Instant,
     /// The shards that are to be begun anew.
     anew: Arc<Mutex<BTreeSet<i32>>>,
     /// Records, to the drive.
-    records: Sender<Vec<Read>>,
+    records: Sender<Reads>,
     /// What went wrong, to the drive.
     readings: Sender<Reading>,
     /// From the drive.
@@ -320,12 +345,14 @@ struct Way {
     run: u64,
     /// Where the client was told to read last.
     from: Offset,
+    /// How far it had read when the drive was last told, or where it was to begin: what is beyond that is news.
+    told: i64,
     /// Whether it is to read nothing for now.
     paused: bool,
 }
 
 /// What the drive has of a thread that reads: records, the way to ask, and the thread.
-type Started = (Receiver<Vec<Read>>, Sender<Request>, JoinHandle<()>);
+type Started = (Receiver<Reads>, Sender<Request>, JoinHandle<()>);
 
 // === impl Reader ===
 
@@ -356,6 +383,8 @@ impl Reader {
             failed: Vec::new(),
             lost: false,
             gaps: Vec::new(),
+            passed: Vec::new(),
+            look_at: Instant::now(),
             anew: Arc::clone(around.anew),
             records: to_drive,
             readings: around.readings.clone(),
@@ -380,11 +409,14 @@ impl Reader {
         while !stop.load(Ordering::Acquire) {
             self.follow_all();
             let (records, failed) = self.collect();
+            self.look_how_far();
             if self.lost && !self.go_on_behind_gaps() {
                 // What was read before is told first.
                 thread::sleep(POLL);
             }
-            if !records.is_empty() && self.records.send(records).is_err() {
+            let passed = mem::take(&mut self.passed);
+            let is_news = !records.is_empty() || !passed.is_empty();
+            if is_news && self.records.send(Reads { records, passed }).is_err() {
                 return;
             }
             let gaps = mem::take(&mut self.gaps);
@@ -419,10 +451,9 @@ impl Reader {
             let (Some(first), Some(end)) = (first.get(&at), end.get(&at)) else {
                 return false;
             };
-            let position = positions.find_partition(topic, lane.shard);
-            let next = match (position.map(|position| position.offset()), run.from) {
-                (Some(Offset::Offset(next)), _) | (_, Offset::Offset(next)) => next,
-                _ => *first,
+            let next = match (position(&positions, topic, lane.shard), run.from) {
+                (Some(next), _) | (None, Offset::Offset(next)) => next,
+                (None, _) => *first,
             };
             let to = next.max(*first);
             if next > *end {
@@ -436,8 +467,10 @@ impl Reader {
                     to,
                     what: Gone::Deleted,
                 });
+                self.passed.push(run.passed(*lane, to));
             }
             run.from = Offset::Offset(to);
+            run.told = to;
             if run.paused {
                 paused.push(*lane);
             }
@@ -461,6 +494,7 @@ impl Reader {
             warn!(%error, "lanes with gaps not assigned anew, trying again");
             return false;
         }
+        self.begin_elsewhere(|_| true);
         self.gaps.extend(gaps);
         if !anew.is_empty() {
             let mut all = self.anew.lock().unwrap_or_else(PoisonError::into_inner);
@@ -468,6 +502,44 @@ impl Reader {
         }
         self.lost = false;
         true
+    }
+
+    /// Looks which lanes were read beyond their last records, now and then.
+    ///
+    /// The client hands markers of transactions to nobody, but it keeps them in order with the records, and moves its position behind them
+    /// as it comes to them. Without that, committed offsets would stay before the marker of the last transaction, and every tool would
+    /// show a lag where there is nothing.
+    fn look_how_far(&mut self) {
+        let now = Instant::now();
+        if now < self.look_at {
+            return;
+        }
+        self.look_at = now + LOOK;
+        let Ok(positions) = self.consumer.position() else {
+            return;
+        };
+        for (lane, way) in self.lanes.iter_mut().filter(|(_, way)| !way.paused) {
+            let topic = self.topics.name(lane.source);
+            if let Some(offset) = position(&positions, topic, lane.shard)
+                && offset > way.told
+            {
+                way.told = offset;
+                self.passed.push(way.passed(*lane, offset));
+            }
+        }
+    }
+
+    /// These lanes are to be read from elsewhere. The client forgets where it was, and has no position until it has read something; should
+    /// it still have the one of before, that says nothing of what it reads now.
+    fn begin_elsewhere(&mut self, is_one: impl Fn(&LaneId) -> bool) {
+        let Ok(positions) = self.consumer.position() else {
+            return;
+        };
+        for (lane, way) in self.lanes.iter_mut().filter(|(lane, _)| is_one(lane)) {
+            let topic = self.topics.name(lane.source);
+            let before = position(&positions, topic, lane.shard);
+            way.told = way.told.max(before.unwrap_or(way.told));
+        }
     }
 
     /// Polls until there is nothing, enough, or a failure.
@@ -520,19 +592,22 @@ impl Reader {
                     starts.add_partition_offset(topic, lane.shard, *start)?;
                 }
                 self.consumer.incremental_assign(&starts)?;
-                let run = |from| Way {
-                    assignment: *assignment,
-                    run: 0,
-                    from,
-                    paused: false,
-                };
                 let is_read = |source| self.lanes.keys().any(|lane| lane.source == source);
                 if !lanes.iter().all(|(lane, _)| is_read(lane.source)) {
                     // Without an answer it finds the topics by itself, later.
                     let _ = native::topics::refresh(self.consumer.client(), REFRESH);
                 }
-                self.lanes
-                    .extend(lanes.iter().map(|(lane, from)| (*lane, run(*from))));
+                for (lane, from) in lanes {
+                    let way = Way {
+                        assignment: *assignment,
+                        run: 0,
+                        from: *from,
+                        told: from.to_raw().unwrap_or_default(),
+                        paused: false,
+                    };
+                    self.lanes.insert(*lane, way);
+                }
+                self.begin_elsewhere(|lane| lanes.iter().any(|(other, _)| other == lane));
                 // The client keeps a lane paused that was paused before it went away.
                 self.consumer.resume(&starts)
             }
@@ -566,8 +641,10 @@ impl Reader {
                 if let Some(known) = self.lanes.get_mut(lane) {
                     known.run = *run;
                     known.from = Offset::Offset(*next);
+                    known.told = *next;
                     known.paused = false;
                 }
+                self.begin_elsewhere(|other| other == lane);
                 self.consumer.resume(&self.partitions([*lane]))
             }
         }
@@ -580,6 +657,30 @@ impl Reader {
             list.add_partition(self.topics.name(lane.source), lane.shard);
         }
         list
+    }
+}
+
+// === impl Way ===
+
+impl Way {
+    /// What the drive is told of a lane that was read up to `offset`.
+    const fn passed(&self, lane: LaneId, offset: i64) -> Passed {
+        Passed {
+            assignment: self.assignment,
+            position: Position {
+                lane,
+                run: self.run,
+                offset,
+            },
+        }
+    }
+}
+
+/// Where the client has come to in a partition, if it has read anything of it since it was told where to begin.
+fn position(positions: &TopicPartitionList, topic: &str, partition: i32) -> Option<i64> {
+    match positions.find_partition(topic, partition)?.offset() {
+        Offset::Offset(offset) => Some(offset),
+        _ => None,
     }
 }
 

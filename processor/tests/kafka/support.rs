@@ -200,8 +200,8 @@ impl Worker {
         let wait = Duration::from_millis(20);
         select! {
             recv(self.feed.readings) -> reading => self.read(reading.unwrap()),
-            recv(self.feed.tasks) -> records => self.take(&records.unwrap()),
-            recv(self.feed.tiers) -> records => self.take(&records.unwrap()),
+            recv(self.feed.tasks) -> reads => self.take(&reads.unwrap().records),
+            recv(self.feed.tiers) -> reads => self.take(&reads.unwrap().records),
             default(wait) => {}
         }
     }

@@ -143,6 +143,7 @@ fn records_deleted_before_they_were_read_are_told_and_the_rest_goes_on() {
     assert!(alert.is_some_and(|text| text.contains(&tier)));
 
     // Behind the gap nothing is gone any more, and what comes is done.
+    rig.wait_for_no_lag();
     send(&rig, &producer, 1, "task-8", "1");
     rig.ends(7);
     second.terminate();

@@ -265,6 +265,41 @@ impl Rig {
         Reader { consumer }
     }
 
+    /// What the group has committed of all topics that it reads, and where they end, by topic and partition, as tools see it.
+    pub(crate) fn offsets(&self) -> BTreeMap<(String, i32), (Offset, i64)> {
+        let consumer: BaseConsumer = config(&self.bootstrap, &self.prefix).create().unwrap();
+        let tiers = ["now", "5s", "10s", "1m", "1h"].map(|tier| format!("delay.{tier}"));
+        let mut list = TopicPartitionList::new();
+        for topic in tiers.iter().map(String::as_str).chain(["tasks"]) {
+            for partition in 0..4 {
+                list.add_partition(&self.topic(topic), partition);
+            }
+        }
+        let committed = consumer.committed_offsets(list, PATIENCE).unwrap();
+        let elements = committed.elements();
+        let offsets = elements.iter().map(|element| {
+            let (topic, partition) = (element.topic(), element.partition());
+            let ends = consumer.fetch_watermarks(topic, partition, PATIENCE);
+            let end = ends.unwrap().1;
+            ((topic.to_owned(), partition), (element.offset(), end))
+        });
+        offsets.collect()
+    }
+
+    /// Waits until the group has committed everything that there is on all topics.
+    pub(crate) fn wait_for_no_lag(&self) {
+        let start = Instant::now();
+        loop {
+            let mut offsets = self.offsets();
+            offsets.retain(|_, (committed, end)| *committed != Offset::Offset(*end));
+            if offsets.is_empty() {
+                return;
+            }
+            assert!(start.elapsed() < PATIENCE, "{offsets:?}");
+            thread::park_timeout(Duration::from_millis(100));
+        }
+    }
+
     /// Waits until `count` tasks have ended, and gives the outcomes by id: one for each callback record.
     pub(crate) fn ends(&self, count: usize) -> BTreeMap<String, Vec<String>> {
         self.ends_within(count, Duration::from_mins(3))

@@ -28,7 +28,7 @@ fn now() -> u64 {
 }
 
 /// A free address for the admin endpoints.
-fn free() -> String {
+pub(crate) fn free() -> String {
     let port = TcpListener::bind("127.0.0.1:0").unwrap();
     port.local_addr().unwrap().to_string()
 }
@@ -53,7 +53,7 @@ fn scrape(address: &str, accept: &str) -> (String, String) {
 }
 
 /// The value of a series; nothing where there is none.
-fn value(address: &str, series: &str) -> Option<f64> {
+pub(crate) fn value(address: &str, series: &str) -> Option<f64> {
     let (text, _) = scrape(address, "*/*");
     let mut lines = text.lines();
     lines.find_map(|line| line.strip_prefix(series)?.trim().parse().ok())

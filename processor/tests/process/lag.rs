@@ -1,0 +1,113 @@
+//! What tools that know nothing of retide say of its group: a lag of 0 everywhere when there is nothing to do.
+
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+use crate::rig::{FLAKY, Rig};
+use crate::support::{PATIENCE, config};
+use crate::time::{free, value};
+
+/// For so long nothing is committed any more. Where offsets followed markers that their own commits have written, there would be a commit
+/// every 3 s.
+const QUIET: Duration = Duration::from_secs(6);
+
+/// Hands one task, which fails once, to the open transaction of a producer.
+fn send(rig: &Rig, producer: &BaseProducer, partition: i32, id: &str) {
+    let header = |key, value| Header {
+        key,
+        value: Some(value),
+    };
+    let headers = OwnedHeaders::new()
+        .insert(header("retry-scene", "flaky"))
+        .insert(header("retry-id", id));
+    let topic = rig.topic("tasks");
+    let record = BaseRecord::<(), str>::to(&topic)
+        .partition(partition)
+        .headers(headers)
+        .payload("1");
+    producer.send(record).map_err(|(error, _)| error).unwrap();
+}
+
+/// What `kafka-consumer-groups --describe` says, where Kafka's tools are: topic, partition, committed offset, end and lag.
+fn describe(rig: &Rig) -> Option<Vec<Vec<String>>> {
+    let run = concat!(env!("CARGO_MANIFEST_DIR"), "/../docker/kafka/run");
+    let output = Command::new(run).arg("--jars").output().ok()?;
+    if !output.status.success() {
+        return None;
+    }
+    let jars = String::from_utf8(output.stdout).unwrap();
+    let output = Command::new("java")
+        .args(["-cp", &format!("{}/*", jars.trim())])
+        .arg("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand")
+        .args(["--bootstrap-server", &rig.bootstrap])
+        .args(["--describe", "--group", &rig.prefix])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines = text.lines().map(str::split_whitespace);
+    let lines = lines.map(|words| words.skip(1).take(5).map(str::to_owned).collect());
+    let ours = |line: &Vec<String>| {
+        let topic = line.first();
+        topic.is_some_and(|topic| topic.starts_with(&rig.prefix))
+    };
+    Some(lines.filter(ours).collect())
+}
+
+#[test]
+fn a_group_with_nothing_to_do_has_no_lag_and_commits_nothing() {
+    let rig = Rig::new(Duration::ZERO, "");
+    let admin = free();
+    let basics = rig.basics();
+    rig.configure(&format!("{basics}[admin]\nlisten = '{admin}'\n{FLAKY}"));
+    let retide = rig.run();
+    // The first commit is that of the assignment: who looks before there is anything sees zeros, and no dashes.
+    rig.wait_for_no_lag();
+
+    // Partition 0 has tasks and a marker behind them, 1 what was aborted, 2 both, 3 nothing. The tasks are parked in a tier once: retide's own
+    // transactions leave markers there, and on whatever else they wrote to.
+    let producer: BaseProducer = config(&rig.bootstrap, "producer")
+        .set("transactional.id", format!("{}-producer", rig.prefix))
+        .create()
+        .unwrap();
+    producer.init_transactions(PATIENCE).unwrap();
+    for (aborts, partitions) in [(false, [0, 2]), (true, [1, 2])] {
+        producer.begin_transaction().unwrap();
+        for partition in partitions {
+            send(&rig, &producer, partition, &format!("{partition}-{aborts}"));
+        }
+        producer.flush(PATIENCE).unwrap();
+        if aborts {
+            producer.abort_transaction(PATIENCE).unwrap();
+        } else {
+            producer.commit_transaction(PATIENCE).unwrap();
+        }
+    }
+    rig.ends(2);
+    rig.wait_for_no_lag();
+
+    let committed = r#"retide_ledger_batches_total{result="committed"}"#;
+    let commits = || value(&admin, committed).unwrap() as u64;
+    let (before, since) = (commits(), Instant::now());
+    let offsets = rig.offsets();
+    let described = describe(&rig);
+    thread::park_timeout(QUIET.saturating_sub(since.elapsed()));
+    assert_eq!(commits(), before, "it commits on and on");
+    assert_eq!(rig.offsets(), offsets);
+    if let Some(lines) = described {
+        assert_eq!(lines.len(), 6 * 4, "{lines:?}");
+        assert!(lines.iter().all(|line| line[4] == "0"), "{lines:?}");
+    }
+
+    // Whoever comes next begins behind the markers.
+    retide.terminate();
+    assert_eq!(retide.wait(), Some(0));
+    let next = rig.run();
+    rig.wait_for_no_lag();
+    next.terminate();
+    assert_eq!(next.wait(), Some(0));
+    assert_eq!(rig.offsets(), offsets);
+}
