@@ -861,8 +861,10 @@ public final class Checker {
                     first = Math.min(first, later.timeMs * 1_000);
                 }
             }
-            for (Entry callback : callbacks.getOrDefault(entry.id, List.of())) {
-                first = Math.min(first, callback.timeMs * 1_000);
+            for (String name : names(entry.id)) {
+                for (Entry callback : callbacks.getOrDefault(name, List.of())) {
+                    first = Math.min(first, callback.timeMs * 1_000);
+                }
             }
             return first;
         }
@@ -995,15 +997,25 @@ public final class Checker {
             return history.faults.stream().anyMatch(fault -> kinds.contains(fault.kind) && fault.covers(exit.time, TAIL));
         }
 
+        /** What a record is called by its producer and, where it bears no id that can be read, by retide. */
+        private Set<String> names(String id) {
+            Set<String> names = new TreeSet<>(Set.of(id));
+            if (history.odd.containsKey(id)) {
+                oddIds.forEach((own, other) -> {
+                    if (other.equals(id)) {
+                        names.add(own);
+                    }
+                });
+            }
+            return names;
+        }
+
         /** A record that no producer should write has one end, the one that it must have. */
         private void odd() {
             Set<String> broken = new TreeSet<>();
-            Map<String, Set<String>> names = new HashMap<>();
-            history.odd.keySet().forEach(id -> names.computeIfAbsent(id, key -> new TreeSet<>()).add(id));
-            oddIds.forEach((own, id) -> names.get(id).add(own));
             history.odd.forEach((id, outcome) -> {
                 List<String> ends = new ArrayList<>();
-                names.get(id).forEach(name -> ends.addAll(words(callbacks.get(name), Entry::outcome)));
+                names(id).forEach(name -> ends.addAll(words(callbacks.get(name), Entry::outcome)));
                 if (tasks.containsKey(id) && !ends.equals(List.of(outcome))) {
                     broken.add(id + " " + ends);
                 }
