@@ -533,9 +533,10 @@ impl Engine {
     /// What is to be written of the order of each shard's tasks, besides what settlements hold: to be asked when [`Self::commits`] is, and
     /// written with it.
     pub fn changes(&mut self) -> Vec<(i32, Change)> {
-        match self.unwritten_keys() {
-            Some(keys) => self.orders.changes(&keys),
-            None => Vec::new(),
+        if self.may_change_order() {
+            self.orders.changes()
+        } else {
+            Vec::new()
         }
     }
 

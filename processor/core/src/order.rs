@@ -236,19 +236,10 @@ impl Orders {
     }
 
     /// What is to be written since this was last asked, by shard, but for the keys in `unwritten`.
-    pub(crate) fn changes(
-        &mut self,
-        unwritten: &BTreeSet<(i32, Fingerprint)>,
-    ) -> Vec<(i32, Change)> {
+    pub(crate) fn changes(&mut self) -> Vec<(i32, Change)> {
         let mut changes = Vec::new();
         for (number, shard) in &mut self.shards {
-            let waiting: Vec<_> = unwritten
-                .range((*number, Fingerprint(0))..=(*number, Fingerprint(u128::MAX)))
-                .filter(|(_, key)| shard.changed.remove(key))
-                .map(|(_, key)| *key)
-                .collect();
             changes.extend(shard.changes().map(|change| (*number, change)));
-            shard.changed.extend(waiting);
         }
         changes
     }
@@ -478,6 +469,24 @@ impl Shard {
         task.listed = false;
         task.place = Place::DeliveredOrParked(decision);
         Some((decision, delivered, Some(refused)))
+    }
+
+    /// An end is not written, and may not be for long: until it is, the next owner has to be told of its task, which may be parked. Too much
+    /// does no harm there: what is in memory is read again.
+    pub(crate) fn unwritten(&mut self, end: End) {
+        let task = self.task(end.key, end.task);
+        if let Some(task) = task.filter(|task| task.place.decision() == Some(end.decision)) {
+            task.listed = true;
+        }
+    }
+
+    /// An end of [`Self::unwritten`] is in the batch that is being collected.
+    pub(crate) fn written(&mut self, end: End) {
+        let task = self.task(end.key, end.task);
+        if let Some(task) = task.filter(|task| task.place.decision() == Some(end.decision)) {
+            task.listed = false;
+            self.changed.insert(end.key);
+        }
     }
 
     /// The end of a task is committed: gives the tasks whose turn may have come by that.

@@ -86,6 +86,8 @@ pub(super) struct Writing {
     scenes: BTreeMap<Arc<str>, usize>,
     /// The keys of those, by shard: what comes behind them waits, too.
     keys: BTreeSet<(i32, Fingerprint)>,
+    /// Whether the order topic took no records when the batch being collected was begun.
+    was_order_closed: bool,
 }
 
 /// A settlement that is not written; its offset is open.
@@ -239,12 +241,6 @@ impl Writing {
             }
         }
     }
-
-    /// The keys of which nothing may be written, by shard.
-    fn keys(&self) -> BTreeSet<(i32, Fingerprint)> {
-        let again = self.again.iter().filter_map(Unwritten::at);
-        again.chain(self.keys.iter().copied()).collect()
-    }
 }
 
 impl Unwritten {
@@ -349,6 +345,7 @@ impl Engine {
             let end = ends.remove(&(id, settlement.offset));
             match fate {
                 Fate::Again => {
+                    self.unwritten_end(&settlement, end);
                     let key = self.key_of(&settlement);
                     self.writing.again.push_back(Unwritten {
                         settlement,
@@ -381,16 +378,51 @@ impl Engine {
                 continue;
             }
             let Unwritten {
-                settlement,
+                mut settlement,
                 weight,
                 end,
                 key: _,
             } = unwritten;
-            let lane = self.lane(settlement.lane);
             if let Some(end) = end {
-                lane.ends.add(end);
+                self.write_end(&mut settlement, weight, end);
             }
             self.write(weight, settlement, actions);
+        }
+    }
+
+    /// The end of a settlement waits with it.
+    fn unwritten_end(&mut self, settlement: &Settlement, end: Option<End>) {
+        if let (Some(end), Some(order)) = (end, self.orders.get(settlement.lane.shard)) {
+            order.unwritten(end);
+        }
+    }
+
+    /// The end of a settlement goes into the batch with it.
+    fn write_end(&mut self, settlement: &mut Settlement, weight: usize, end: End) {
+        let Settlement {
+            lane,
+            offset,
+            home,
+            entries,
+            otherwise,
+        } = settlement;
+        let is_delivery = |entry: &Entry| matches!(entry, Entry::Deliver { .. });
+        if entries.iter().any(is_delivery) {
+            // What it says of the order of its key was so when it was first decided.
+            for entries in [&mut *entries, &mut *otherwise] {
+                entries.retain(|entry| !matches!(entry, Entry::Order(_)));
+            }
+            let closing = Closing {
+                lane: *lane,
+                offset: *offset,
+                home: *home,
+                weight,
+            };
+            return self.deliver_in_order(closing, entries, otherwise);
+        }
+        self.lane(*lane).ends.add(end);
+        if let Some(order) = self.orders.get(lane.shard) {
+            order.written(end);
         }
     }
 
@@ -421,6 +453,7 @@ impl Engine {
         }
         let lane = self.lane(settlement.lane);
         let end = lane.ends.take(settlement.offset);
+        self.unwritten_end(&settlement, end);
         let unwritten = Unwritten {
             settlement,
             weight,
@@ -435,12 +468,12 @@ impl Engine {
         None
     }
 
-    /// The keys of which nothing may be written now, by shard; none is asked where the order topic takes no records.
-    pub(super) fn unwritten_keys(&self) -> Option<BTreeSet<(i32, Fingerprint)>> {
-        if self.writing.writable.closed.contains(Sink::Order) {
-            return None;
-        }
-        Some(self.writing.keys())
+    /// Whether what has changed of the order of keys goes with the batch that is handed over: if the order topic takes records, or did when
+    /// the batch was begun, since what was settled then must not be written without it.
+    pub(super) fn may_change_order(&mut self) -> bool {
+        let is_closed = self.writing.writable.closed.contains(Sink::Order);
+        let was_closed = std::mem::replace(&mut self.writing.was_order_closed, is_closed);
+        !(was_closed && is_closed)
     }
 
     /// Drops what is not written of a shard that is given away: the next owner reads its tasks again.
