@@ -2,7 +2,8 @@
 //!
 //! Text form: `2.<bound>.<checksum>.<base64url>`, at most 4,096 bytes (Kafka's `offset.metadata.max.bytes`). `bound` is a hash of what the set
 //! was written for: cluster, topic, partition and committed offset. The body is `base` and `end` as varints, then the shorter of a bitmap and
-//! alternating run lengths.
+//! alternating run lengths. Where the shard has saved up something ([`Saved`]), and there is room for it, `.<base64url>` follows; the body may
+//! be empty then.
 //!
 //! Invariant: decoding what cannot be read gives an error, never a guess. Nor is a set believed that was written for something else: tools
 //! that copy offsets between clusters, or put back older ones, copy the text as it is, and every task it names would be lost. A text of
@@ -12,6 +13,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
+
+use crate::saved::Saved;
 
 /// Longest text: Kafka's default limit for commit metadata.
 pub const MAX_TEXT: usize = 4_096;
@@ -196,10 +199,42 @@ impl Completions {
 
     /// The text for the metadata of a commit of `offset`; empty for the empty set.
     pub fn encode(&self, binding: Binding, offset: i64) -> String {
-        let Some((base, _)) = self.ranges.first().copied() else {
+        self.encode_with(&Saved::default(), binding, offset)
+    }
+
+    /// The same, with what the shard has saved up.
+    pub fn encode_with(&self, saved: &Saved, binding: Binding, offset: i64) -> String {
+        if self.is_empty() && saved.is_empty() {
             return String::new();
-        };
+        }
+        let mut body = self.body();
+        let set = URL_SAFE_NO_PAD.encode(&body);
+        // A version, hashes and points.
+        let head = 2 + 17 + 9;
+        let room = MAX_TEXT.saturating_sub(head + set.len() + 1) * 3 / 4;
+        let saved = saved.encode(room);
+        if body.is_empty() && saved.is_empty() {
+            return String::new();
+        }
+        body.extend_from_slice(&saved);
+        let mut text = format!(
+            "{VERSION}.{:016x}.{:08x}.{set}",
+            binding.at(offset),
+            xxh3_64(&body) as u32,
+        );
+        if !saved.is_empty() {
+            text.push('.');
+            URL_SAFE_NO_PAD.encode_string(saved, &mut text);
+        }
+        text
+    }
+
+    /// The body of the text; empty for the empty set.
+    fn body(&self) -> Vec<u8> {
         let mut body = Vec::new();
+        let Some((base, _)) = self.ranges.first().copied() else {
+            return body;
+        };
         put_varint(&mut body, base as u64);
         put_varint(&mut body, (self.end() - base) as u64);
         let runs = self.encode_runs(base);
@@ -212,23 +247,23 @@ impl Completions {
             body.push(BITMAP);
             body.extend(self.encode_bitmap(base, bitmap_length));
         }
-        format!(
-            "{VERSION}.{:016x}.{:08x}.{}",
-            binding.at(offset),
-            xxh3_64(&body) as u32,
-            URL_SAFE_NO_PAD.encode(&body)
-        )
+        body
     }
 
     /// Reads what [`Self::encode`] wrote with the same commit.
     pub fn decode(text: &str, binding: Binding, offset: i64) -> Result<Self, Error> {
+        Self::decode_with(text, binding, offset).map(|(set, _)| set)
+    }
+
+    /// Reads what [`Self::encode_with`] wrote with the same commit.
+    pub fn decode_with(text: &str, binding: Binding, offset: i64) -> Result<(Self, Saved), Error> {
         if text.is_empty() {
-            return Ok(Self::default());
+            return Ok((Self::default(), Saved::default()));
         }
         if text.len() > MAX_TEXT {
             return Err(Error::Malformed);
         }
-        let mut parts = text.splitn(4, '.');
+        let mut parts = text.splitn(5, '.');
         match parts.next() {
             Some(VERSION) => {}
             Some(UNBOUND) => return Err(Error::Unbound),
@@ -241,11 +276,26 @@ impl Completions {
         if u64::from_str_radix(bound, 16) != Ok(binding.at(offset)) {
             return Err(Error::Elsewhere);
         }
-        let body = URL_SAFE_NO_PAD.decode(body).map_err(|_| Error::Malformed)?;
+        let mut body = URL_SAFE_NO_PAD.decode(body).map_err(|_| Error::Malformed)?;
+        let set = body.len();
+        let saved = parts.next();
+        if let Some(saved) = saved {
+            URL_SAFE_NO_PAD
+                .decode_vec(saved, &mut body)
+                .map_err(|_| Error::Malformed)?;
+        }
         if u32::from_str_radix(checksum, 16) != Ok(xxh3_64(&body) as u32) {
             return Err(Error::Checksum);
         }
-        Self::decode_body(&body).ok_or(Error::Malformed)
+        let (set, form) = body.split_at(set);
+        let Some(saved) = saved.map_or(Some(Saved::default()), |_| Saved::decode(form)) else {
+            return Err(Error::Malformed);
+        };
+        if set.is_empty() && !saved.is_empty() {
+            return Ok((Self::default(), saved));
+        }
+        let set = Self::decode_body(set).ok_or(Error::Malformed)?;
+        Ok((set, saved))
     }
 
     /// Run lengths, complete and open in turn, starting with complete at `base`.
@@ -313,7 +363,7 @@ impl Completions {
 }
 
 /// Appends `value`, seven bits per byte, lowest first (as in Protocol Buffers).
-fn put_varint(into: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn put_varint(into: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         into.push(value as u8 | 0x80);
         value >>= 7;
@@ -322,7 +372,7 @@ fn put_varint(into: &mut Vec<u8>, mut value: u64) {
 }
 
 /// Takes what [`put_varint`] wrote.
-fn take_varint(from: &mut &[u8]) -> Option<u64> {
+pub(crate) fn take_varint(from: &mut &[u8]) -> Option<u64> {
     let mut value = 0_u64;
     for shift in (0..63).step_by(7) {
         let (byte, rest) = from.split_first()?;
@@ -339,7 +389,10 @@ fn take_varint(from: &mut &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
+    use crate::saved::MachineTime;
+
     use std::collections::BTreeSet;
+    use std::time::Duration;
 
     use proptest::prelude::*;
 
@@ -382,6 +435,7 @@ mod tests {
         #[test]
         fn no_text_panics(text in "\\PC{0,64}", bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let _ = decode(&text);
+            let _ = Saved::decode(&bytes);
             // Whatever is accepted can be written again.
             if let Ok(completions) = decode(&forged(&bytes)) {
                 prop_assert_eq!(decode(&encode(&completions)), Ok(completions));
@@ -420,6 +474,35 @@ mod tests {
             "2.{bound:016x}.{checksum:08x}.{}",
             URL_SAFE_NO_PAD.encode(body)
         )
+    }
+
+    #[test]
+    fn what_is_saved_up_rides_along_as_far_as_there_is_room() {
+        let mut saved = Saved::default();
+        for id in 0..200 {
+            saved.put(id, Duration::from_secs(id.into()), Duration::from_secs(7));
+        }
+        let machine = MachineTime::new(b"machine", Duration::from_secs(99));
+        saved.at = Some(machine);
+        // All odd offsets of as many as fit.
+        let full = Completions::between(0, MAX_SPAN, (0..MAX_SPAN).step_by(2));
+        let read = |set: &Completions| {
+            let text = set.encode_with(&saved, binding(), 5);
+            assert!(text.len() <= MAX_TEXT);
+            let (read, saved) = Completions::decode_with(&text, binding(), 5).unwrap();
+            assert_eq!(&read, set);
+            assert_eq!(decode(&text).as_ref(), Ok(set));
+            saved
+        };
+
+        let (alone, beside) = (read(&Completions::default()), read(&full));
+
+        // The slowest go first.
+        assert_eq!(alone.rates().count(), 48);
+        assert_eq!(alone.of(199), Some(Duration::from_secs(7)));
+        assert_eq!(alone.of(0), None);
+        assert_eq!(alone.at, Some(machine));
+        assert!(beside.rates().count() < 10 && beside.of(199).is_some());
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub use self::missing::{MissingScene, UNKNOWN_SCENE_HOLD};
 use self::writing::Writing;
 use crate::agenda::{Agenda, Item};
 use crate::breaker::{self, Breakers, Switch};
-use crate::completions::Completions;
+use crate::completions::{Binding, Completions};
 use crate::consequence::{self, End};
 use crate::entry::{Alert, Ended, Entry, Poison, Transition};
 use crate::gate::Gates;
@@ -37,7 +37,8 @@ use crate::outcome::{Outcome, Reason, Terminal, Verdict};
 use crate::overdue::{Dues, Overdue};
 #[cfg(feature = "planted")]
 use crate::planted::Bug;
-use crate::scene::{Of, Scene, Scenes};
+use crate::saved::{MachineTime, Saved};
+use crate::scene::{MAX_DELAY, Of, Scene, Scenes};
 use crate::share::Shares;
 use crate::task::{Failure, Task};
 use crate::tier::{HORIZON, Ladder, STRAIGHT};
@@ -68,6 +69,13 @@ pub enum Input {
         start: i64,
         /// What the last commit says of the offsets above it.
         known: Completions,
+    },
+    /// What former owners of a shard have saved up of its rates; it comes before the shard's first lane.
+    Saved {
+        /// The shard.
+        shard: i32,
+        /// What they have saved up.
+        saved: Saved,
     },
     /// What former owners of a shard knew of the order of its tasks; it comes before the shard's first record.
     Outstanding {
@@ -234,6 +242,8 @@ pub struct Commit {
     pub watermark: i64,
     /// What is complete above it.
     pub completions: Completions,
+    /// What its shard has saved up of its rates; with the retry topic only.
+    pub saved: Saved,
 }
 
 /// The decisions of one worker.
@@ -285,6 +295,8 @@ pub struct Engine {
     has_passed: bool,
     /// The wall-clock time of the last step.
     latest: Timestamp,
+    /// Its steady time.
+    steady: Duration,
     /// The number of the next call, item, epoch or turn.
     next: u64,
     /// The mistake it makes.
@@ -354,6 +366,7 @@ impl Engine {
             dues: Dues::default(),
             has_passed: false,
             latest: Timestamp::EPOCH,
+            steady: Duration::ZERO,
             next: 0,
             #[cfg(feature = "planted")]
             bug: Bug::None,
@@ -374,6 +387,7 @@ impl Engine {
             self.follow_clock_back(now);
         }
         self.latest = now.wall;
+        self.steady = now.steady;
         let most = match input {
             Input::Tick => STEP,
             _ => BESIDE,
@@ -389,6 +403,7 @@ impl Engine {
                 self.shares.take(now.steady, lane.shard);
                 self.ask_all_at(now.wall);
             }
+            Input::Saved { shard, saved } => self.shares.bring(shard, saved),
             Input::Outstanding { shard, order } => self.begin_order(shard, *order),
             Input::Record {
                 position,
@@ -446,9 +461,13 @@ impl Engine {
         let paused = self.paused.first().map(|(time, _)| *time);
         let outbound = !self.outbound.is_empty() || self.writing.has_more();
         let outbound = (room && outbound).then_some(self.latest);
+        let saving = self.shares.save_at();
+        let saving = (saving < Duration::MAX)
+            .then(|| self.latest + saving.saturating_sub(self.steady).min(MAX_DELAY));
         lines
             .chain(paused)
             .chain(outbound)
+            .chain(saving)
             .chain(self.agenda.next())
             .min()
     }
@@ -466,15 +485,24 @@ impl Engine {
         self.batch = Load::default();
         self.has_passed = false;
         let mut commits = Vec::new();
+        let save = self.shares.save(self.steady);
         for (id, lane) in &mut self.lanes {
             lane.batch = Load::default();
-            if mem::take(&mut lane.dirty) {
+            let is_first = id.source == Source::Tasks;
+            if mem::take(&mut lane.dirty) || (is_first && save.contains(&id.shard)) {
                 lane.ends.submit();
+                let mut saved = Saved::default();
+                if is_first {
+                    let number;
+                    (saved, number) = self.shares.saved(id.shard);
+                    lane.saves.push_back(number);
+                }
                 commits.push(Commit {
                     lane: *id,
                     epoch: lane.epoch,
                     watermark: lane.window.watermark(),
                     completions: lane.window.completions(),
+                    saved,
                 });
             }
         }
@@ -521,6 +549,16 @@ impl Engine {
         if lane.source == Source::Tasks {
             self.read_to(lane.shard, offset);
         }
+    }
+
+    /// Whether what is saved up of rates is to be committed soon, although nothing may have been settled.
+    pub const fn has_unsaved(&self) -> bool {
+        self.shares.is_unsaved()
+    }
+
+    /// What the clock of this machine showed when steady time began.
+    pub fn set_machine(&mut self, began: MachineTime) {
+        self.shares.set_machine(began);
     }
 
     /// Lets the offsets of a shard be part of the next [`Self::commits`], changed or not.
@@ -839,6 +877,7 @@ impl Engine {
     fn wake(&mut self, now: Now, most: usize, actions: &mut Vec<Action>) {
         #[cfg(feature = "planted")]
         let now = self.bug.clock(now);
+        self.shares.note_time(now.steady);
         self.write_again(most, actions);
         // Half of the room is for tasks that move on, however many are due. Then the queues: their tasks have waited longest.
         self.send_outbound(now, most, self.limits.batch_tasks / 2, actions);
@@ -954,6 +993,10 @@ impl Engine {
         if let Some(state) = self.lanes.get_mut(&lane).filter(|lane| lane.epoch == epoch) {
             state.window.forget_below(watermark);
             let ends = state.ends.committed();
+            let number = state.saves.pop_front();
+            if number.is_some_and(|number| self.shares.committed(number)) {
+                self.ask_all_at(self.latest);
+            }
             self.pass_on(lane.shard, ends);
         }
     }
@@ -1002,6 +1045,7 @@ impl Engine {
             id.shard != shard
         });
         self.forget_unwritten(shard);
+        self.shares.release(shard);
         self.orders.end(shard);
         self.dues.forget(shard);
     }
@@ -1189,6 +1233,16 @@ impl Engine {
     fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
+    }
+}
+
+// === impl Commit ===
+
+impl Commit {
+    /// The text for the metadata of the offset.
+    pub fn metadata(&self, binding: Binding) -> String {
+        self.completions
+            .encode_with(&self.saved, binding, self.watermark)
     }
 }
 

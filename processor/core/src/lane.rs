@@ -2,6 +2,7 @@
 //!
 //! Not its tasks, which wait in the agenda. Invariant: a lane that is full or has read far enough ahead stops reading; it never drops.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::order::Ends;
@@ -99,6 +100,8 @@ pub(crate) struct Lane {
     pub(crate) dirty: bool,
     /// Ends of ordered tasks that are not committed yet.
     pub(crate) ends: Ends,
+    /// The numbers of the commits under way, of what is saved up.
+    pub(crate) saves: VecDeque<u64>,
 }
 
 /// How far a lane reads ahead: as far as tasks wait in the agenda rather than in a tier.
@@ -184,6 +187,7 @@ impl Lane {
             draining: false,
             dirty: false,
             ends: Ends::default(),
+            saves: VecDeque::new(),
         }
     }
 

@@ -22,6 +22,7 @@ pub mod outcome;
 pub mod overdue;
 #[cfg(feature = "planted")]
 pub mod planted;
+pub mod saved;
 pub mod scene;
 pub mod share;
 pub mod task;

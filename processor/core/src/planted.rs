@@ -74,6 +74,8 @@ pub enum Bug {
     EmptyKeyOrdered,
     /// Calls are started although what follows from them cannot be written.
     CalledUnwritable,
+    /// An attempt starts with what was saved up, while that is still committed for the next owner.
+    SavedSpentTwice,
 }
 
 // === impl Bug ===
@@ -107,6 +109,7 @@ impl Bug {
         Self::MissingSceneKills,
         Self::EmptyKeyOrdered,
         Self::CalledUnwritable,
+        Self::SavedSpentTwice,
     ];
 
     /// The time as the agenda sees it.

@@ -2,12 +2,18 @@
 //!
 //! Nothing is said between workers. A rate belongs to shards: to as many as its burst has attempts, or to all of them, each with an equal
 //! part of both. A worker has one limiter for those that it owns, and a task elsewhere moves to one of them before its attempt. Invariant:
-//! what all limiters of the group have saved up together is never more than the burst, and grows by the limit at most: a limiter is made
-//! anew, with nothing saved up, when its worker has more or fewer shards or other rules, and a shard goes before it comes. Periods are
-//! rounded up, bursts down. So no span of time sees more attempts than the limit allows in it, and one burst. Steady time is all that is
-//! looked at, and only differences of it: neither clock steps nor workers whose clocks have nothing in common change anything.
+//! what all limiters of the group have saved up together is never more than the burst, and grows by the limit at most: a shard that goes
+//! takes its part along, other rules begin with nothing saved up, and a shard goes before it comes. Periods are rounded up, bursts down. So
+//! no span of time sees more attempts than the limit allows in it, and one burst. Steady time is all that is looked at, and only differences
+//! of it: neither clock steps nor workers whose clocks have nothing in common change anything.
+//!
+//! What a shard has saved up of a slow rate outlives its owner, lest a rate that is slower than restarts never lets anything start. It is
+//! committed with the offsets of the shard ([`Saved`]), and the next owner begins with it.
+//! - What is committed is never more than what is left: no attempt starts that needs any of it, before it is committed that less is left.
+//! - It is committed when a shard is given away, and from time to time while a rate saves up, for owners that die.
+//! - Time without an owner saves up nothing, unless the next owner runs on the same machine: only there their clocks can be compared.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,12 +22,13 @@ use std::time::Duration;
 use governor::clock::Clock;
 use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
-use governor::state::{InMemoryState, NotKeyed};
+use governor::state::{NotKeyed, StateStore};
 use governor::{Quota, RateLimiter};
 use xxhash_rust::xxh3::xxh3_64;
 
 #[cfg(feature = "planted")]
 use crate::planted::Bug;
+use crate::saved::{MachineTime, Saved};
 use crate::scene::{self, Rate, Scenes};
 
 /// The shares of a worker.
@@ -37,6 +44,22 @@ pub struct Shares {
     by_scene: HashMap<Arc<str>, Counts>,
     /// The time, for the limiters.
     clock: ToldClock,
+    /// The clock of this machine, if it is known, and what it showed when steady time began.
+    machine: Option<MachineTime>,
+    /// What was saved up of shards that are about to be ours.
+    brought: BTreeMap<i32, Saved>,
+    /// What is saved up of shards that are being given away.
+    left: BTreeMap<i32, Saved>,
+    /// The rates of which commits of ours, or of owners before us, may say that something is saved up.
+    told: HashSet<u32>,
+    /// The shards whose next commit has to say anew what is saved up, whatever that is.
+    changed: BTreeSet<i32>,
+    /// Whether that is wanted soon.
+    unsaved: bool,
+    /// When more is saved up than is committed, by so much that it is to be committed.
+    save_at: Duration,
+    /// How often it was asked what is to be committed.
+    commits: u64,
     /// The mistake they make.
     #[cfg(feature = "planted")]
     pub(crate) bug: Bug,
@@ -55,6 +78,8 @@ struct Share {
     owned: u32,
     /// What keeps our part of the rate, unless we have none.
     part: Option<Part>,
+    /// What is committed of it.
+    kept: Kept,
     /// Counts the tasks that moved: each goes to the next shard of the spread.
     moves: u32,
 }
@@ -82,11 +107,40 @@ struct Counts {
 /// Our part of a rate.
 #[derive(Debug)]
 struct Part {
+    /// How many shards it is the part of.
+    owned: u32,
     /// The time between two attempts.
     period: Duration,
-    /// Admits them.
+    /// Attempts that may start at once.
+    burst: NonZeroU32,
+    /// When the limiter was made.
+    since: Duration,
+    /// What the limiter goes by.
+    arrival: Arrival,
+    /// Admits attempts.
     limiter: Limiter,
 }
+
+/// What commits say that one of our shards has saved up of a rate, as the time in which the shard alone saves up as much.
+#[derive(Clone, Debug, Default)]
+struct Kept {
+    /// What the last commit says that is durable.
+    durable: Duration,
+    /// What those say that are under way, each with its number.
+    under_way: VecDeque<(u64, Duration)>,
+    /// What the last one says that was handed over: the same for all shards, or nothing if they differ.
+    last: Option<Duration>,
+    /// Whether less is to be committed, since an attempt is to start.
+    spend: bool,
+    /// Whether a task waits.
+    waits: bool,
+    /// When an attempt was started last: others may follow.
+    started: Duration,
+}
+
+/// The theoretical arrival time of a limiter, in nanoseconds since it was made: the state of the algorithm.
+#[derive(Clone, Debug)]
+struct Arrival(Arc<AtomicU64>);
 
 /// The shards that a rate belongs to: neighbours, so that those of a smaller burst are among those of a larger one, and a task that is
 /// moved by old rules and then by new ones comes to rest.
@@ -101,7 +155,7 @@ struct Spread {
 }
 
 /// A limiter that is told the time.
-type Limiter = RateLimiter<NotKeyed, InMemoryState, ToldClock, NoOpMiddleware<Nanos>>;
+type Limiter = RateLimiter<NotKeyed, Arrival, ToldClock, NoOpMiddleware<Nanos>>;
 
 /// A clock that shows what it was told last: the core has none of its own.
 #[derive(Clone, Debug, Default)]
@@ -114,6 +168,28 @@ struct ToldClock {
 /// so that little moves for short bursts, and short, since shards end so far apart that all had as much to do.
 const LONG: Duration = Duration::from_secs(10);
 
+/// Least time between two attempts of a shard with which it is committed what the shard has saved up: below, an owner that begins with
+/// nothing costs no more than other delays of a restart.
+const KEPT: Duration = Duration::from_secs(1);
+
+/// Least time between two attempts of a worker with which that is committed while it owns the shard, too: below, attempts start so often that
+/// there is little to keep.
+const SLOW: Duration = Duration::from_secs(2);
+
+/// How long before an attempt may start it is committed that what is committed is used up: longer than commits take as a rule, since the
+/// attempt waits for it, and short, since what was saved up is lost if the worker dies in between.
+const AHEAD: Duration = Duration::from_millis(300);
+
+/// When to ask again for an attempt that waits for a commit; once that is durable, it is asked at once.
+const ASK_SAVED: Duration = Duration::from_millis(250);
+
+/// What may be saved up beyond what is committed: an eighth of the time between two attempts, within these bounds while a task waits. A
+/// commit of offsets alone costs little, and who dies after each five seconds makes an attempt an hour, too.
+const STEPS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+
+/// What the machine's clock may be off by, at both ends: it shows hundredths of a second.
+const GRAIN: Duration = Duration::from_millis(20);
+
 /// Longest time that a limiter counts with, 146 years: sums of a few of them still fit its integers.
 const MOST: u64 = u64::MAX / 4;
 
@@ -122,10 +198,10 @@ pub fn division(scenes: &Scenes, scene: &str, shards: NonZeroU32) -> Option<Divi
     let mut all = Shares::new(shards);
     all.follow(Duration::ZERO, scenes);
     let Share { rate, spread, .. } = all.of(scene)?;
-    let (burst, part) = Part::build(*rate, *spread, 1, &all.clock)?;
+    let Part { period, burst, .. } = Part::new(*rate, *spread, 1, &all.clock)?;
     Some(Division {
         shards: spread.count,
-        period: part.period,
+        period,
         burst,
     })
 }
@@ -141,9 +217,22 @@ impl Shares {
             pools: Vec::new(),
             by_scene: HashMap::new(),
             clock: ToldClock::default(),
+            machine: None,
+            brought: BTreeMap::new(),
+            left: BTreeMap::new(),
+            told: HashSet::new(),
+            changed: BTreeSet::new(),
+            unsaved: false,
+            save_at: Duration::MAX,
+            commits: 0,
             #[cfg(feature = "planted")]
             bug: Bug::None,
         }
+    }
+
+    /// What the clock of this machine showed when steady time began.
+    pub fn set_machine(&mut self, began: MachineTime) {
+        self.machine = Some(began);
     }
 
     /// Other rules are in force: a rate that is the same goes on, any other one starts with nothing saved up. `now` is steady time here
@@ -177,6 +266,14 @@ impl Shares {
             let known = Counts { place, ordering };
             self.by_scene.insert(Arc::clone(&scene.name), known);
         }
+        let gone = before.values().any(Share::is_kept);
+        let is_new = |share: &Share| share.is_kept() && share.kept.last.is_none();
+        let new = self.pools.iter().any(is_new);
+        if gone || new {
+            self.changed.clone_from(&self.owned);
+            self.unsaved |= !self.owned.is_empty();
+        }
+        self.plan_saving(now);
     }
 
     /// There are `all` shards from now on: every rate divides anew, with nothing saved up.
@@ -188,18 +285,180 @@ impl Shares {
         }
     }
 
-    /// A shard is ours, with nothing saved up.
+    /// What the owners before us have saved up of a shard that is about to be ours.
+    pub fn bring(&mut self, shard: i32, saved: Saved) {
+        self.brought.insert(shard, saved);
+    }
+
+    /// A shard is ours, with what was saved up of it.
     pub fn take(&mut self, now: Duration, shard: i32) {
-        if self.owned.insert(shard) {
-            self.split(now);
+        let saved = self.brought.remove(&shard).unwrap_or_default();
+        if !self.owned.insert(shard) {
+            return;
+        }
+        self.clock.tell(now);
+        self.left.remove(&shard);
+        self.told.extend(saved.rates());
+        // Since then, as its clock says, nobody has started anything for the shard.
+        let idle = self.machine.zip(saved.at).and_then(|(machine, at)| {
+            let idle = machine.after(now).since(at)?;
+            Some(idle.saturating_sub(GRAIN))
+        });
+        #[cfg(feature = "planted")]
+        let full = self.bug == Bug::LimiterResetOnRebalance;
+        #[cfg(not(feature = "planted"))]
+        let full = false;
+        for share in &mut self.pools {
+            if !share.spread.has(shard) {
+                continue;
+            }
+            let known = saved.of(share.id());
+            let brought = known.map(|known| known + idle.unwrap_or_default());
+            let ours = share.saved_by_all(now);
+            let most = if full { MOST.into() } else { 0 };
+            let all = ours + brought.unwrap_or_default().min(share.most()).as_nanos() + most;
+            share.set(share.owned + 1, all, &self.clock);
+            if share.owned == 1 {
+                share.kept = Kept::default();
+            }
+            share.kept.unite();
+            if share.is_kept() {
+                // Until what is committed is ours, it may be more with each instant.
+                let known = known.map(|known| saved.at.map_or(known, |_| Duration::MAX));
+                share.kept.durable = share.kept.durable.max(known.unwrap_or_default());
+                self.unsaved = true;
+            }
+        }
+        self.changed.insert(shard);
+        self.plan_saving(now);
+    }
+
+    /// Nothing more is started for a shard, which takes its part of what is saved up along.
+    pub fn give_up(&mut self, now: Duration, shard: i32) {
+        if !self.owned.remove(&shard) {
+            return;
+        }
+        self.clock.tell(now);
+        let mut saved = Saved::default();
+        for share in &mut self.pools {
+            if !share.spread.has(shard) {
+                continue;
+            }
+            let (all, each) = (share.saved_by_all(now), share.saved_by_each(now));
+            // Where commits of several shards say what does not add up yet, they are not to be believed together.
+            if share.is_kept() && share.kept.last.is_some() {
+                saved.put(share.id(), share.alone(), each);
+            }
+            let rest = all.saturating_sub(each.as_nanos());
+            share.set(share.owned - 1, rest, &self.clock);
+        }
+        saved.at = self.machine.map(|machine| machine.after(now));
+        self.unsaved |= !saved.is_empty();
+        self.told.extend(saved.rates());
+        self.left.insert(shard, saved);
+        self.changed.insert(shard);
+        self.plan_saving(now);
+    }
+
+    /// A shard is given away: nothing can be committed for it any more.
+    pub fn release(&mut self, shard: i32) {
+        self.left.remove(&shard);
+        self.changed.remove(&shard);
+        self.unsaved &= !self.owned.is_empty() || !self.left.is_empty();
+    }
+
+    /// Whether it is to be committed soon what is saved up.
+    pub const fn is_unsaved(&self) -> bool {
+        self.unsaved
+    }
+
+    /// When it may be time for that next, in steady time.
+    pub const fn save_at(&self) -> Duration {
+        self.save_at
+    }
+
+    /// Notes that it is time.
+    pub fn note_time(&mut self, now: Duration) {
+        if now >= self.save_at {
+            self.unsaved = true;
+            // Until it is asked what is to be committed.
+            self.save_at = Duration::MAX;
         }
     }
 
-    /// Nothing more is started for a shard.
-    pub fn give_up(&mut self, now: Duration, shard: i32) {
-        if self.owned.remove(&shard) {
-            self.split(now);
+    /// Decides what the next commit is to say: the shards of which it has to be part.
+    pub fn save(&mut self, now: Duration) -> BTreeSet<i32> {
+        self.commits += 1;
+        let mut shards = std::mem::take(&mut self.changed);
+        for share in &mut self.pools {
+            if !share.is_kept() || share.part.is_none() {
+                continue;
+            }
+            let Some(says) = share.to_say(now) else {
+                continue;
+            };
+            share.kept.spend = false;
+            share.kept.last = Some(says);
+            share.kept.under_way.push_back((self.commits, says));
+            if !says.is_zero() {
+                self.told.insert(share.id());
+            }
+            // All of them, lest together they say more than is left.
+            let spread = share.spread;
+            let ours = self.owned.iter().copied();
+            shards.extend(ours.filter(|shard| spread.has(*shard)));
         }
+        self.unsaved = false;
+        self.plan_saving(now);
+        shards
+    }
+
+    /// What a commit of a shard says that is saved up, as [`Self::save`] has decided it; the number of the commit.
+    pub fn saved(&self, shard: i32) -> (Saved, u64) {
+        if let Some(left) = self.left.get(&shard) {
+            return (left.clone(), self.commits);
+        }
+        let mut saved = Saved::default();
+        for share in &self.pools {
+            if share.spread.has(shard) && share.part.is_some() && share.is_kept() {
+                let says = share.kept.last.unwrap_or_default();
+                saved.put(share.id(), share.alone(), says);
+            }
+        }
+        (saved, self.commits)
+    }
+
+    /// A commit is durable. Whether an attempt may have waited for it.
+    pub fn committed(&mut self, number: u64) -> bool {
+        let mut waited = false;
+        for share in &mut self.pools {
+            let kept = &mut share.kept;
+            while let Some((of, says)) = kept.under_way.front().copied()
+                && of <= number
+            {
+                kept.under_way.pop_front();
+                waited |= kept.waits && says < kept.durable;
+                kept.durable = says;
+            }
+        }
+        waited
+    }
+
+    /// Commits were not made: what is saved up is to be committed again.
+    pub fn returned(&mut self) {
+        for share in &mut self.pools {
+            share.kept.unite();
+        }
+        self.changed.clone_from(&self.owned);
+        self.changed.extend(self.left.keys());
+        self.unsaved |= !self.changed.is_empty();
+    }
+
+    /// Finds out when more is to be committed.
+    fn plan_saving(&mut self, now: Duration) {
+        let times = self.pools.iter().filter_map(|share| share.save_at(now));
+        let next = times.min().unwrap_or(Duration::MAX);
+        self.save_at = if self.unsaved { Duration::MAX } else { next };
     }
 
     /// The shard of a partition, whoever says that it exists.
@@ -237,19 +496,54 @@ impl Shares {
         moves.then(|| usize::try_from(line).unwrap_or(usize::MAX))
     }
 
-    /// Admits an attempt; if it may not start, when one may.
-    pub fn admit(&self, now: Duration, scene: &str) -> Result<(), Duration> {
-        let Some(share) = self.of(scene) else {
+    /// Admits an attempt; if it may not start, when to ask again.
+    pub fn admit(&mut self, now: Duration, scene: &str) -> Result<(), Duration> {
+        self.clock.tell(now);
+        let Some(counts) = self.by_scene.get(scene) else {
             return Ok(());
         };
-        let Some(Part { limiter, .. }) = &share.part else {
+        #[cfg(feature = "planted")]
+        let trusts = self.bug == Bug::SavedSpentTwice;
+        #[cfg(not(feature = "planted"))]
+        let trusts = false;
+        let share = &mut self.pools[counts.place];
+        let Some(part) = &share.part else {
             return Err(Duration::MAX);
         };
-        self.clock.tell(now);
-        limiter.check().map_err(|not_until| {
-            let wait = not_until.wait_time_from(self.clock.now());
-            now.saturating_add(wait)
-        })
+        if !share.is_kept() || trusts {
+            return part.check(now, &self.clock);
+        }
+        let (waited, saved) = (share.kept.waits, part.saved(now));
+        let answer = match saved.checked_sub(part.period) {
+            Some(left) if part.each(left, share.alone()) >= share.kept.most() => {
+                part.check(now, &self.clock)
+            }
+            // What is committed has to be less before.
+            Some(_) => {
+                self.unsaved |= share.kept.spend();
+                Err(now + ASK_SAVED)
+            }
+            None => {
+                let wait = part.period.saturating_sub(saved);
+                let until = now + wait;
+                if part.period < SLOW && share.kept.most().is_zero() {
+                    Err(until)
+                } else if wait > AHEAD {
+                    Err(until.saturating_sub(AHEAD))
+                } else {
+                    self.unsaved |= !share.kept.most().is_zero() && share.kept.spend();
+                    Err(until)
+                }
+            }
+        };
+        share.kept.waits = answer.is_err();
+        if answer.is_ok() {
+            share.kept.started = now;
+        }
+        if answer.is_ok() || !waited {
+            self.plan_saving(now);
+        }
+        answer
     }
 
     /// The time between two attempts where the rate is the limit, if there is one and we have a part in it.
@@ -276,7 +570,7 @@ impl Shares {
         known.is_some_and(|known| known.ordering == scene::Ordering::Key)
     }
 
-    /// A share that begins now.
+    /// A share that begins now, with nothing saved up.
     fn share(&self, pool: &Arc<str>, rate: Rate) -> Share {
         let all = self.all.get();
         let spread = Spread {
@@ -284,39 +578,28 @@ impl Shares {
             count: rate.burst.get().min(all),
             all,
         };
-        let owned = spread.among(&self.owned);
-        #[cfg(feature = "planted")]
-        let part = match self.bug {
-            Bug::FreshBurst => Part::full(rate, spread, owned, &self.clock),
-            _ => Part::empty(rate, spread, owned, &self.clock),
-        };
-        #[cfg(not(feature = "planted"))]
-        let part = Part::empty(rate, spread, owned, &self.clock);
-        Share {
+        let mut share = Share {
             pool: Arc::clone(pool),
             rate,
             spread,
-            owned,
-            part,
+            owned: 0,
+            part: None,
+            kept: Kept::default(),
             moves: 0,
+        };
+        #[cfg(feature = "planted")]
+        let saved = match self.bug {
+            Bug::FreshBurst => MOST.into(),
+            _ => 0,
+        };
+        #[cfg(not(feature = "planted"))]
+        let saved = 0;
+        share.set(spread.among(&self.owned), saved, &self.clock);
+        if self.told.contains(&share.id()) {
+            // Some commit may still say that there is something.
+            share.kept.durable = Duration::MAX;
         }
-    }
-
-    /// Our shards have changed: where we have more or fewer of a rate's, what was saved up is lost.
-    fn split(&mut self, now: Duration) {
-        self.clock.tell(now);
-        for share in &mut self.pools {
-            let owned = share.spread.among(&self.owned);
-            if owned == share.owned {
-                continue;
-            }
-            share.owned = owned;
-            share.part = Part::empty(share.rate, share.spread, owned, &self.clock);
-            #[cfg(feature = "planted")]
-            if self.bug == Bug::LimiterResetOnRebalance {
-                share.part = Part::full(share.rate, share.spread, owned, &self.clock);
-            }
-        }
+        share
     }
 }
 
@@ -328,6 +611,100 @@ impl Share {
         (Arc::clone(&self.pool), self.rate)
     }
 
+    /// What commits know it by: the rate, and how it divides.
+    fn id(&self) -> u32 {
+        let Rate { limit, per, burst } = self.rate;
+        let [limit, burst, all] = [limit.get(), burst.get(), self.spread.all].map(u32::to_le_bytes);
+        let per = per.as_nanos().to_le_bytes();
+        let bytes = [self.pool.as_bytes(), &limit, &burst, &all, &per].concat();
+        xxh3_64(&bytes) as u32
+    }
+
+    /// The time between two attempts of a shard alone.
+    fn alone(&self) -> Duration {
+        Duration::from_nanos(self.spread.period(self.rate, NonZeroU32::MIN))
+    }
+
+    /// Whether it is committed what is saved up.
+    fn is_kept(&self) -> bool {
+        self.alone() >= KEPT
+    }
+
+    /// Most that a shard can save up, as the time it takes.
+    fn most(&self) -> Duration {
+        let burst = u128::from(self.rate.burst.get());
+        let nanos = self.alone().as_nanos() * burst / u128::from(self.spread.count);
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(MOST).min(MOST))
+    }
+
+    /// What each of our shards has saved up, as the time in which it does alone.
+    fn saved_by_each(&self, now: Duration) -> Duration {
+        let part = self.part.as_ref();
+        part.map_or(Duration::ZERO, |part| {
+            part.each(part.saved(now), self.alone())
+        })
+    }
+
+    /// What our shards have saved up together, in nanoseconds of one of them.
+    fn saved_by_all(&self, now: Duration) -> u128 {
+        let part = self.part.as_ref();
+        part.map_or(0, |part| part.all(part.saved(now), self.alone()))
+    }
+
+    /// So many shards are ours, which have `saved` up together, in nanoseconds of one of them.
+    fn set(&mut self, owned: u32, saved: u128, clock: &ToldClock) {
+        self.owned = owned;
+        self.part = Part::new(self.rate, self.spread, owned, clock);
+        if let Some(part) = &self.part {
+            part.begin(saved, self.alone());
+        }
+    }
+
+    /// What may be saved up beyond what is committed.
+    fn step(&self, period: Duration) -> Duration {
+        let (least, most) = STEPS;
+        let step = period / 8;
+        if self.kept.waits {
+            step.clamp(least, most)
+        } else {
+            step.max(least)
+        }
+    }
+
+    /// When more is to be committed than is, if ever.
+    fn save_at(&self, now: Duration) -> Option<Duration> {
+        let part = self.part.as_ref()?;
+        if !self.is_kept() || part.period < SLOW {
+            return None;
+        }
+        let Some(last) = self.kept.last else {
+            return Some(now);
+        };
+        let (saved, full) = (
+            self.saved_by_each(now),
+            part.each(part.full(), self.alone()),
+        );
+        let step = self.step(part.period);
+        let at = (last + step).min(full);
+        // What is nearly full is so.
+        let is_full = last + Duration::from_millis(2) >= full;
+        // An attempt is about to take it.
+        let is_near = self.kept.waits && at.max(saved) + AHEAD * 2 >= part.period;
+        let soonest = self.kept.started + step;
+        (!is_full && !is_near).then(|| soonest.max(now + at.saturating_sub(saved)))
+    }
+
+    /// What the next commit is to say that each of our shards has saved up, if it is to say something new.
+    fn to_say(&self, now: Duration) -> Option<Duration> {
+        let Kept { last, spend, .. } = self.kept;
+        let is_slow = self.part.as_ref().is_some_and(|part| part.period >= SLOW);
+        if spend || !is_slow {
+            return (last != Some(Duration::ZERO)).then_some(Duration::ZERO);
+        }
+        let is_time = self.save_at(now).is_some_and(|at| at <= now);
+        (last.is_none() || is_time).then(|| self.saved_by_each(now))
+    }
+
     /// The shard of the spread whose turn it is.
     fn next(&mut self) -> i32 {
         let turn = self.moves;
@@ -336,49 +713,120 @@ impl Share {
     }
 }
 
+// === impl Kept ===
+
+impl Kept {
+    /// Most that a next owner may be told.
+    fn most(&self) -> Duration {
+        let under_way = self.under_way.iter().map(|(_, says)| *says);
+        under_way.fold(self.durable, Duration::max)
+    }
+
+    /// Commits say one thing or another: what they say is not known again before the next one is durable.
+    fn unite(&mut self) {
+        self.durable = self.most();
+        self.under_way.clear();
+        self.last = None;
+    }
+
+    /// An attempt is to start that needs it: whether that has yet to be committed.
+    fn spend(&mut self) -> bool {
+        self.spend = self.last != Some(Duration::ZERO);
+        self.spend
+    }
+}
+
 // === impl Part ===
 
 impl Part {
-    /// The part of a rate that `owned` of the shards have it belongs to, if any, with nothing saved up.
-    fn empty(rate: Rate, spread: Spread, owned: u32, clock: &ToldClock) -> Option<Self> {
-        let (burst, part) = Self::build(rate, spread, owned, clock)?;
-        // The whole burst is used up at once: the next attempt is one period off.
-        let used = part.limiter.check_n(burst);
-        assert!(matches!(used, Ok(Ok(()))), "a new limiter has a burst");
-        Some(part)
-    }
-
-    /// The same with a burst saved up.
-    #[cfg(feature = "planted")]
-    fn full(rate: Rate, spread: Spread, owned: u32, clock: &ToldClock) -> Option<Self> {
-        Self::build(rate, spread, owned, clock).map(|(_, part)| part)
-    }
-
-    /// The limiter, as `governor` makes it (the generic cell rate algorithm, ITU-T I.371), and its burst.
-    fn build(
-        rate: Rate,
-        spread: Spread,
-        owned: u32,
-        clock: &ToldClock,
-    ) -> Option<(NonZeroU32, Self)> {
-        let Rate { limit, per, burst } = rate;
-        let (owned, count) = (u128::from(owned), u128::from(spread.count));
-        let pace = u128::from(limit.get()) * owned;
-        if pace == 0 {
-            return None;
-        }
-        let nanos = (per.as_nanos() * count).div_ceil(pace);
-        let nanos = u64::try_from(nanos).unwrap_or(MOST).clamp(1, MOST);
+    /// The part of a rate that `owned` of the shards have it belongs to, if any. The limiter is `governor`'s (the generic cell rate algorithm,
+    /// ITU-T I.371), with nothing used up.
+    fn new(rate: Rate, spread: Spread, owned: u32, clock: &ToldClock) -> Option<Self> {
+        let shards = NonZeroU32::new(owned)?;
+        let nanos = spread.period(rate, shards);
         let period = Duration::from_nanos(nanos);
         // An attempt for each of our shards at least: the rate belongs to as many as its burst has.
-        let burst = u128::from(burst.get()) * owned / count;
+        let burst = u128::from(rate.burst.get()) * u128::from(owned) / u128::from(spread.count);
         let burst = burst.min(u128::from(MOST / nanos)) as u32;
         let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
         let quota = Quota::with_period(period)
             .unwrap_or_else(|| unreachable!("a period of at least a nanosecond"))
             .allow_burst(burst);
-        let limiter = RateLimiter::direct_with_clock(quota, clock.clone());
-        Some((burst, Self { period, limiter }))
+        let arrival = Arrival(Arc::default());
+        Some(Self {
+            owned,
+            period,
+            burst,
+            since: Duration::from_nanos(clock.now().as_u64()),
+            arrival: arrival.clone(),
+            limiter: RateLimiter::new(quota, arrival, clock.clone()),
+        })
+    }
+
+    /// Begins with what its shards have `saved` up together, in nanoseconds of one of them, which takes `alone` from one attempt to the next.
+    fn begin(&self, saved: u128, alone: Duration) {
+        let full = self.full().as_nanos();
+        let saved = saved.min(u128::from(MOST) * u128::from(self.owned));
+        let saved = (saved * self.period.as_nanos() / alone.as_nanos().max(1)).min(full);
+        self.arrival.set((full - saved) as u64);
+    }
+
+    /// What the limiter has saved up, as the time it took.
+    fn saved(&self, now: Duration) -> Duration {
+        let by_now = now.saturating_sub(self.since) + self.full();
+        by_now.saturating_sub(self.arrival.get()).min(self.full())
+    }
+
+    /// Most that it can save up.
+    fn full(&self) -> Duration {
+        self.period * self.burst.get()
+    }
+
+    /// So much of what is saved up, in nanoseconds of one of its shards.
+    fn all(&self, saved: Duration, alone: Duration) -> u128 {
+        saved.as_nanos() * alone.as_nanos() / self.period.as_nanos()
+    }
+
+    /// The part of it that each of its shards has, in the time of one.
+    fn each(&self, saved: Duration, alone: Duration) -> Duration {
+        let nanos = self.all(saved, alone) / u128::from(self.owned.max(1));
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(MOST))
+    }
+
+    /// Lets an attempt start, or says when one may.
+    fn check(&self, now: Duration, clock: &ToldClock) -> Result<(), Duration> {
+        self.limiter.check().map_err(|not_until| {
+            let wait = not_until.wait_time_from(clock.now());
+            now.saturating_add(wait)
+        })
+    }
+}
+
+// === impl Arrival ===
+
+impl Arrival {
+    /// The time.
+    fn get(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Acquire))
+    }
+
+    /// Sets it.
+    fn set(&self, nanos: u64) {
+        self.0.store(nanos, Ordering::Release);
+    }
+}
+
+impl StateStore for Arrival {
+    type Key = NotKeyed;
+
+    fn measure_and_replace<T, F, E>(&self, _key: &NotKeyed, decide: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        // Nobody else writes: a limiter is one worker's.
+        let (answer, next) = decide(Some(self.0.load(Ordering::Acquire).into()))?;
+        self.set(next.into());
+        Ok(answer)
     }
 }
 
@@ -388,6 +836,13 @@ impl Spread {
     /// How many of these shards the rate belongs to.
     fn among(self, owned: &BTreeSet<i32>) -> u32 {
         owned.iter().filter(|shard| self.has(**shard)).count() as u32
+    }
+
+    /// The time between two attempts of a worker that has so many of them, in nanoseconds.
+    fn period(self, rate: Rate, shards: NonZeroU32) -> u64 {
+        let pace = u128::from(rate.limit.get()) * u128::from(shards.get());
+        let nanos = (rate.per.as_nanos() * u128::from(self.count)).div_ceil(pace);
+        u64::try_from(nanos).unwrap_or(MOST).clamp(1, MOST)
     }
 
     /// Whether the rate belongs to a shard.

@@ -1,11 +1,14 @@
-//! Rates over a whole group: no span of time sees more than the limit and one burst, and little of the limit is left unused.
+//! Rates over a whole group: no span of time sees more than the limit and one burst, and little of the limit is left unused, whoever comes,
+//! goes or dies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
+use retide_core::completions::{Binding, Completions};
+use retide_core::saved::{MachineTime, Saved};
 use retide_core::scene::{Host, Target};
 use retide_core::share::Shares;
 use retide_core::{Backoff, Jitter, Ordering, Policy, Rate, Scene, Scenes};
@@ -57,11 +60,18 @@ struct Worker {
     follows: usize,
 }
 
+/// A commit under way: its number, and what it says of each shard.
+type Under = (u64, Vec<(i32, Saved)>);
+
 /// A group, and what its targets saw.
 struct Group {
     workers: Vec<Worker>,
     /// The owner of each shard.
     owners: Vec<Option<usize>>,
+    /// What is committed of each shard.
+    committed: Vec<Saved>,
+    /// The commits of each worker under way, oldest first, each with its number.
+    under_way: Vec<VecDeque<Under>>,
     /// The rates that were put in force, and when.
     rules: Vec<(Duration, Rate)>,
     /// The starts under each of them.
@@ -73,6 +83,7 @@ impl Group {
     fn new(all: u32, born: &[u64], rate: Rate) -> Self {
         let worker = |born: &u64| {
             let mut shares = Shares::new(count(all));
+            shares.set_machine(machine(Duration::from_nanos(*born)));
             shares.follow(Duration::from_nanos(*born), &rules(rate));
             Worker {
                 shares,
@@ -83,6 +94,8 @@ impl Group {
         Self {
             workers: born.iter().map(worker).collect(),
             owners: vec![None; all as usize],
+            committed: vec![Saved::default(); all as usize],
+            under_way: vec![VecDeque::new(); born.len()],
             rules: vec![(Duration::ZERO, rate)],
             starts: BTreeMap::new(),
             now: Duration::ZERO,
@@ -94,11 +107,89 @@ impl Group {
         if let Some(before) = self.owners[shard] {
             let Worker { shares, born, .. } = &mut self.workers[before];
             shares.give_up(*born + self.now, shard as i32);
+            self.commit(before);
+            self.commit_all(before);
+            self.workers[before].shares.release(shard as i32);
         }
+        self.take(shard, to);
+    }
+
+    /// A shard is somebody's, or nobody's.
+    fn take(&mut self, shard: usize, to: Option<usize>) {
         self.owners[shard] = to;
         if let Some(after) = to {
+            let saved = self.read_again(shard);
             let Worker { shares, born, .. } = &mut self.workers[after];
+            shares.bring(shard as i32, saved);
             shares.take(*born + self.now, shard as i32);
+        }
+    }
+
+    /// Hands over a commit of a worker, if it wants one.
+    fn commit(&mut self, worker: usize) {
+        let Worker { shares, born, .. } = &mut self.workers[worker];
+        shares.note_time(*born + self.now);
+        if !shares.is_unsaved() {
+            return;
+        }
+        let mut number = 0;
+        let said = shares.save(*born + self.now).into_iter().map(|shard| {
+            let (saved, of) = shares.saved(shard);
+            number = of;
+            (shard, saved)
+        });
+        let said = said.collect();
+        self.under_way[worker].push_back((number, said));
+    }
+
+    /// The oldest commit of a worker is durable.
+    fn end_commit(&mut self, worker: usize) {
+        if let Some((number, said)) = self.under_way[worker].pop_front() {
+            for (shard, saved) in said {
+                self.committed[shard as usize] = saved;
+            }
+            self.workers[worker].shares.committed(number);
+        }
+    }
+
+    /// All commits of a worker are durable.
+    fn commit_all(&mut self, worker: usize) {
+        while !self.under_way[worker].is_empty() {
+            self.end_commit(worker);
+        }
+    }
+
+    /// No commit of a worker that is under way is made.
+    fn return_all(&mut self, worker: usize) {
+        if !self.under_way[worker].is_empty() {
+            self.under_way[worker].clear();
+            self.workers[worker].shares.returned();
+        }
+    }
+
+    /// What a next owner reads of what is committed.
+    fn read_again(&self, shard: usize) -> Saved {
+        let binding = Binding::default();
+        let text = Completions::default().encode_with(&self.committed[shard], binding, 7);
+        let read = Completions::decode_with(&text, binding, 7);
+        read.unwrap().1
+    }
+
+    /// A worker dies, and its commits under way, or all but the first, with it. Another one begins in its place.
+    fn kill(&mut self, worker: usize, written: bool) {
+        if written {
+            self.end_commit(worker);
+        }
+        self.under_way[worker].clear();
+        let all = count(self.owners.len() as u32);
+        let mut shares = Shares::new(all);
+        shares.set_machine(machine(self.workers[worker].born));
+        self.workers[worker].shares = shares;
+        self.follow(worker);
+        for shard in 0..self.owners.len() {
+            if self.owners[shard] == Some(worker) {
+                self.owners[shard] = None;
+            }
         }
     }
 
@@ -153,6 +244,12 @@ impl Group {
     }
 }
 
+/// What the clock of the machine, one of two, showed when the steady time of a worker began.
+fn machine(born: Duration) -> MachineTime {
+    let started = [(born.as_nanos() % 2) as u8];
+    MachineTime::new(&started, Duration::from_nanos(1 << 51).saturating_sub(born))
+}
+
 /// What happens.
 #[derive(Clone, Debug)]
 enum Step {
@@ -166,6 +263,14 @@ enum Step {
     Rules(Rate),
     /// A worker hears of them.
     Follow(usize),
+    /// A worker commits, if it wants to.
+    Commit(usize),
+    /// Its oldest commit is durable.
+    Committed(usize),
+    /// Its commits are not made.
+    Returned(usize),
+    /// It dies; its oldest commit may have been made.
+    Kill(usize, bool),
 }
 
 fn rate() -> impl Strategy<Value = Rate> {
@@ -186,6 +291,10 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0_usize..12, prop::option::weighted(0.8, 0_usize..6)).prop_map(|(shard, to)| Step::Move(shard, to)),
         1 => rate().prop_map(Step::Rules),
         2 => (0_usize..6).prop_map(Step::Follow),
+        8 => (0_usize..6).prop_map(Step::Commit),
+        8 => (0_usize..6).prop_map(Step::Committed),
+        1 => (0_usize..6).prop_map(Step::Returned),
+        1 => (0_usize..6, any::<bool>()).prop_map(|(worker, written)| Step::Kill(worker, written)),
     ]
 }
 
@@ -243,6 +352,10 @@ proptest! {
                     }
                 }
                 Step::Follow(worker) => group.follow(worker % born.len()),
+                Step::Commit(worker) => group.commit(worker % born.len()),
+                Step::Committed(worker) => group.end_commit(worker % born.len()),
+                Step::Returned(worker) => group.return_all(worker % born.len()),
+                Step::Kill(worker, written) => group.kill(worker % born.len(), written),
             }
         }
 
@@ -336,7 +449,11 @@ fn a_group_left_alone_uses_its_rate() {
         let end = per * 2_000 / limit;
         while group.now < end {
             let wakes: Vec<Duration> = (0..3)
-                .filter_map(|worker| group.start(worker, usize::MAX))
+                .filter_map(|worker| {
+                    group.commit(worker);
+                    group.commit_all(worker);
+                    group.start(worker, usize::MAX)
+                })
                 .collect();
             let next = wakes.iter().min().copied();
             group.now = (next.unwrap() + late).max(group.now + late);
@@ -349,7 +466,7 @@ fn a_group_left_alone_uses_its_rate() {
 }
 
 #[test]
-fn a_worker_with_more_or_fewer_shards_starts_with_nothing_saved_up() {
+fn a_shard_takes_its_part_of_what_is_saved_up_along() {
     let rate = rate_of(12, 60, 12);
     let mut group = Group::new(12, &[0, 0], rate);
     for shard in 0..12 {
@@ -361,13 +478,70 @@ fn a_worker_with_more_or_fewer_shards_starts_with_nothing_saved_up() {
     for shard in 0..9 {
         group.give(shard, Some(1));
     }
-    let (before, after) = (group.start(0, 99), group.start(1, 99));
+    for worker in 0..2 {
+        group.commit(worker);
+        group.start(worker, 1);
+        group.commit(worker);
+        group.commit_all(worker);
+    }
+    group.start(0, 99);
+    assert_eq!(group.starts[&0].len(), 3);
+    group.start(1, 99);
 
-    assert!(group.starts.is_empty());
-    let wait = Duration::from_mins(1);
-    assert_eq!(before, Some(group.now + wait / 3));
-    // Up to the next nanosecond.
-    assert_eq!(after, Some(group.now + Duration::from_nanos(6_666_666_667)));
+    // All of the burst, to the millisecond.
+    assert_eq!(group.starts[&0].len(), 11);
+    assert_eq!(group.excess(), None);
+}
+
+/// A worker that has one shard of four, and lives for so long each time before the next one begins, until `until`; how many attempts it
+/// starts.
+fn live_and_let_die(rate: Rate, until: Duration, lives: Duration, killed: bool) -> usize {
+    let mut group = Group::new(1, &[0], rate);
+    while group.now < until {
+        group.take(0, Some(0));
+        let end = group.now + lives;
+        while group.now < end {
+            group.start(0, 1);
+            group.commit(0);
+            // A commit takes as long as this.
+            group.now += Duration::from_millis(50);
+            group.commit_all(0);
+        }
+        if killed {
+            group.kill(0, false);
+        } else {
+            group.give(0, None);
+            group.kill(0, false);
+        }
+        // The next one takes its time.
+        group.now += Duration::from_secs(2);
+    }
+    assert_eq!(group.excess(), None);
+    group.starts.values().map(Vec::len).sum()
+}
+
+#[test]
+fn a_rate_that_is_slower_than_restarts_is_kept_and_used() {
+    // In 20 minutes.
+    let lives = |per, lives, killed| {
+        let until = Duration::from_mins(20);
+        live_and_let_die(
+            rate_of(1, per, 1),
+            until,
+            Duration::from_secs(lives),
+            killed,
+        )
+    };
+
+    // Time between two owners counts.
+    assert!((19..=20).contains(&lives(60, 38, false)));
+    assert!((99..=200).contains(&lives(6, 2, false)));
+    assert_eq!(lives(1_000, 5, false), 1);
+    // It does not where the owner has died, nor what was saved up after its last commit.
+    let killed = lives(60, 38, true);
+    assert!((14..=19).contains(&killed), "{killed}");
+    let killed = lives(6, 4, true);
+    assert!((70..=140).contains(&killed), "{killed}");
 }
 
 #[test]
@@ -389,6 +563,9 @@ fn what_is_saved_up_stays_while_a_worker_has_as_many_shards_of_a_rate() {
     (0..12).for_each(|shard| group.workers[0].shares.take(now, shard));
     let rules = rules(group.rules[0].1);
     group.workers[0].shares.follow(now, &rules);
+    group.start(0, 1);
+    group.commit(0);
+    group.commit_all(0);
     group.start(0, 99);
 
     assert_eq!(group.starts[&0].len(), 3);
@@ -412,18 +589,18 @@ fn scenes_of_one_host_and_rate_have_it_in_common_and_others_do_not() {
         shares.take(Duration::ZERO, shard);
     }
     let later = Duration::from_mins(1);
-    let admitted = |shares: &Shares, scene: &str| {
+    let admitted = |shares: &mut Shares, scene: &str| {
         let asks = std::iter::repeat_with(|| shares.admit(later, scene));
         asks.take_while(Result::is_ok).count()
     };
 
-    assert_eq!(admitted(&shares, "paid"), 12);
-    assert_eq!(admitted(&shares, "sent"), 0);
-    assert_eq!(admitted(&shares, "its-own"), 12);
-    assert_eq!(admitted(&shares, "another"), 24);
+    assert_eq!(admitted(&mut shares, "paid"), 12);
+    assert_eq!(admitted(&mut shares, "sent"), 0);
+    assert_eq!(admitted(&mut shares, "its-own"), 12);
+    assert_eq!(admitted(&mut shares, "another"), 24);
 
     // What one of them has used up stays so when another one goes.
     let left: Scenes = [scene("sent", host, rate)].into_iter().collect();
     shares.follow(later, &left);
-    assert_eq!(admitted(&shares, "sent"), 0);
+    assert_eq!(admitted(&mut shares, "sent"), 0);
 }

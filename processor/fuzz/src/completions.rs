@@ -57,17 +57,33 @@ fn check_text(text: &str) {
         return;
     };
     assert!(text.len() <= MAX_TEXT);
-    assert_eq!(set.is_empty(), text.is_empty());
+    assert!(set.is_empty() || !text.is_empty());
 
     let written = encode(&set);
 
     // Each range takes at least two bits of a text, so a set is a small multiple of its text.
     assert!(written.len() <= text.len(), "{written} of {text}");
     assert_eq!(decode(&written).as_ref(), Ok(&set));
+    check_saved(text);
     // It is of no use for any other commit.
     let elsewhere = Completions::decode(text, Binding::default(), COMMITTED + 1);
-    assert!(set.is_empty() || elsewhere == Err(Error::Elsewhere));
+    assert!(text.is_empty() || elsewhere == Err(Error::Elsewhere));
     check_last(set);
+}
+
+/// What is saved up can be written and read again, too.
+fn check_saved(text: &str) {
+    let read = |text: &str| Completions::decode_with(text, Binding::default(), COMMITTED);
+    let Ok((set, saved)) = read(text) else {
+        return;
+    };
+
+    let written = set.encode_with(&saved, Binding::default(), COMMITTED);
+
+    assert!(written.len() <= MAX_TEXT);
+    // There may have been more than is written, and what is less than a millisecond is nothing.
+    let again = read(&written).map(|(set, _)| set);
+    assert_eq!(again.as_ref(), Ok(&set));
 }
 
 /// The last offset is in the set, the one after is not, and it can be taken out.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use retide_core::completions::Completions;
 use retide_core::engine::Position;
 use retide_core::order::{Change, Fingerprint, Shard};
+use retide_core::saved::{MachineTime, Saved};
 use retide_core::{
     Action, Commit, Engine, Failure, Fate, Gates, Input, Kind, LaneId, Now, Ordering, Origin,
     Outcome, Overdue, Poison, Reason, Record, Returned, Scenes, Settlement, Sink, Sinks, Source,
@@ -208,11 +209,14 @@ impl Worker {
             gates,
             bug,
         } = birth;
-        let engine = {
+        let mut engine = {
             let shards = NonZeroU32::new(env.plan.shards.unsigned_abs());
             let shards = shards.unwrap_or_else(|| unreachable!("a group without shards"));
             Engine::new(env.plan.ladder.clone(), env.plan.limits, gates, shards)
         };
+        // Of two machines. What is steady in this world is so for all.
+        let machine = [process as u8 % 2];
+        engine.set_machine(MachineTime::new(&machine, std::time::Duration::ZERO));
         #[cfg(feature = "planted")]
         let engine = engine.planted(bug.of_core());
         let mut worker = Self {
@@ -634,13 +638,21 @@ impl Worker {
             self.ownership.owned.insert(shard, epoch);
             self.epochs.insert(shard, epoch);
             env.assigned += 1;
+            let tasks = offsets.iter().find(|progress| {
+                let source = Source::Tasks;
+                progress.lane == LaneId { shard, source }
+            });
+            if let Some(tasks) = tasks {
+                let (_, saved) = self.known(tasks);
+                self.step(Input::Saved { shard, saved }, env);
+            }
             let sources = (0..tiers).map(Source::Tier).chain([Source::Tasks]);
             for source in sources {
                 let lane = LaneId { shard, source };
                 let progress = offsets.iter().find(|progress| progress.lane == lane);
                 let start = progress.map_or(0, |progress| progress.next);
                 let known = progress
-                    .map(|progress| self.known(progress))
+                    .map(|progress| self.known(progress).0)
                     .unwrap_or_default();
                 let reader = Reader {
                     next: start,
@@ -653,14 +665,14 @@ impl Worker {
         }
     }
 
-    /// What a commit says of the offsets above it.
-    fn known(&self, progress: &Progress) -> Completions {
+    /// What a commit says of the offsets above it, and what is saved up.
+    fn known(&self, progress: &Progress) -> (Completions, Saved) {
         let Progress {
             lane,
             next,
             metadata,
         } = progress;
-        let decode = |binding, next| Completions::decode(metadata, binding, next);
+        let decode = |binding, next| Completions::decode_with(metadata, binding, next);
         let known = decode(binding(*lane), *next);
         if self.bug == Bug::MetadataBelieved {
             // Whatever it was written for.
@@ -712,7 +724,8 @@ impl Worker {
             let drained = shards.all(|shard| self.drained.contains(shard));
             let late = env.now >= letting_go.deadline;
             let room = self.may_hand_over();
-            if (drained || late) && !self.settled.is_empty() && room {
+            let unsaved = self.engine.has_unsaved();
+            if (drained || late) && (!self.settled.is_empty() || unsaved) && room {
                 self.commit(env);
                 continue;
             }
@@ -723,6 +736,7 @@ impl Worker {
                 }
             }
             let written = self.settled.is_empty()
+                && !self.engine.has_unsaved()
                 && self.under_way.is_empty()
                 && self.engine.to_write_again() == 0;
             let clean = drained && written;
@@ -732,7 +746,7 @@ impl Worker {
             self.gone(clean && self.engine.unwritten() == 0, env);
         }
         let room = self.may_hand_over();
-        let is_due = if self.settled.is_empty() {
+        let is_due = if self.settled.is_empty() && !self.engine.has_unsaved() {
             self.letting_go.is_none() && self.engine.has_passed()
         } else {
             self.engine.is_full() || env.now >= self.commit_at
@@ -808,9 +822,7 @@ impl Worker {
                 .map(|commit| Progress {
                     lane: commit.lane,
                     next: commit.watermark,
-                    metadata: commit
-                        .completions
-                        .encode(binding(commit.lane), commit.watermark),
+                    metadata: commit.metadata(binding(commit.lane)),
                 })
                 .collect(),
             returns: self.returns,
@@ -1103,7 +1115,8 @@ impl Worker {
         let wake = if let Some(letting_go) = &self.letting_go {
             Some(letting_go.deadline)
         } else {
-            let commit = !self.settled.is_empty() && self.may_hand_over();
+            let any = !self.settled.is_empty() || self.engine.has_unsaved();
+            let commit = any && self.may_hand_over();
             let wake = self.engine.next_wake();
             let wake = wake.map(|wake| env.at_of(self.process, wake));
             commit

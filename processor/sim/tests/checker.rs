@@ -71,12 +71,13 @@ mod planted {
     const WRITABLE: &str = "no topic of a campaign refuses a record";
 
     /// What the checker does not see, and why.
-    const UNSEEN: [(Bug, &str); 17] = [
+    const UNSEEN: [(Bug, &str); 18] = [
         (Bug::Core(Core::FreshBurst), "it knows no rates"),
         (
             Bug::Core(Core::LimiterResetOnRebalance),
             "it knows no rates",
         ),
+        (Bug::Core(Core::SavedSpentTwice), "it knows no rates"),
         (
             Bug::Core(Core::NeverFull),
             "it sees no memory; a lane that is too full keeps every promise to a producer",

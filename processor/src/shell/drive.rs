@@ -40,6 +40,7 @@ use crate::shell::leaving::{Leaving, Stage};
 use crate::shell::ledger::{
     Batch, Content, Ledger, Ownership, Progress, Receipt, ReturnedBatch, Settled, Share as Part,
 };
+use crate::shell::machine;
 use crate::shell::restore::Gap;
 use crate::threads::{Hand, message};
 use crate::topics::Topics;
@@ -256,7 +257,7 @@ impl<L: Ledger> Drive<L> {
 
 impl<L: Ledger> State<L> {
     /// The state of a worker that has nothing yet.
-    fn new(parts: Drive<L>) -> Self {
+    fn new(mut parts: Drive<L>) -> Self {
         let (answer, outcomes) = unbounded();
         let counters = parts.metrics.in_force();
         let share = Share::new(Arc::clone(&parts.metrics));
@@ -264,6 +265,9 @@ impl<L: Ledger> State<L> {
         let hand = Hand::new(&parts.topics);
         parts.feed.consumer.context().threads().works_with(&hand);
         let now = Instant::now();
+        if let Some(began) = machine::now() {
+            parts.engine.set_machine(began);
+        }
         Self {
             parts,
             rules: Rules::default(),
@@ -826,6 +830,12 @@ impl<L: Ledger> State<L> {
         for (shard, order) in orders {
             self.know_order(shard, order);
         }
+        for assignment in &assignments {
+            let (shard, saved) = (assignment.lane.shard, assignment.saved.clone());
+            if !saved.is_empty() {
+                self.step(Input::Saved { shard, saved });
+            }
+        }
         self.assignment += 1;
         let mut lanes = Vec::with_capacity(assignments.len());
         for assignment in assignments {
@@ -833,6 +843,7 @@ impl<L: Ledger> State<L> {
                 lane,
                 start,
                 known,
+                saved: _,
                 binding,
             } = assignment;
             self.bindings.insert(lane, binding);
@@ -1015,7 +1026,7 @@ impl<L: Ledger> State<L> {
 
     /// Whether there is anything to hand over.
     fn has_to_commit(&self) -> bool {
-        self.touched || !self.settled.is_empty()
+        self.touched || !self.settled.is_empty() || self.parts.engine.has_unsaved()
     }
 
     /// Hands over what was collected.
@@ -1076,9 +1087,7 @@ impl<L: Ledger> State<L> {
                 topic: Arc::clone(self.parts.topics.name(commit.lane.source)),
                 shard: commit.lane.shard,
                 next: commit.watermark,
-                metadata: commit
-                    .completions
-                    .encode(self.binding(commit), commit.watermark),
+                metadata: commit.metadata(self.binding(commit)),
             });
         }
         self.touched = false;
@@ -1154,11 +1163,12 @@ impl<L: Ledger> State<L> {
         }
         if leaving.is_to_commit(now, left) {
             let is_theirs = |one: &Settlement| leaving.shards().contains(&one.lane.shard);
-            if self.settled.iter().any(is_theirs) && self.may_hand_over() {
+            let is_left = self.settled.iter().any(is_theirs) || self.parts.engine.has_unsaved();
+            if is_left && self.may_hand_over() {
                 self.commit();
             }
             // What was given back to be written again is settled with the next step.
-            let is_left = self.settled.iter().any(is_theirs);
+            let is_left = self.settled.iter().any(is_theirs) || self.parts.engine.has_unsaved();
             if !is_left && self.parts.engine.to_write_again() == 0 {
                 leaving.committing(self.submitted);
             }

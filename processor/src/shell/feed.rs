@@ -27,6 +27,7 @@ use retide_avro::headers::{self, Headless};
 use retide_core::completions::{Binding, Completions};
 use retide_core::engine::Position;
 use retide_core::order::Shard;
+use retide_core::saved::Saved;
 use retide_core::{Alert, Header, LaneId, Name, Record, Source, Timestamp};
 use retide_native::{self as native, headers::Headers};
 
@@ -107,6 +108,8 @@ pub struct Assignment {
     pub start: i64,
     /// What is complete above it.
     pub known: Completions,
+    /// What its shard has saved up of rates; of the retry topic only.
+    pub saved: Saved,
     /// What the metadata of its commits is bound to.
     pub binding: Binding,
 }

@@ -8,6 +8,7 @@ pub mod group;
 mod leaving;
 pub mod ledger;
 mod look;
+mod machine;
 mod order;
 pub mod restore;
 pub(crate) mod watch;

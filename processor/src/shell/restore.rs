@@ -22,6 +22,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use retide_core::completions::Completions;
 use retide_core::order::Shard;
+use retide_core::saved::Saved;
 use retide_core::{Alert, LaneId, Timestamp};
 use retide_native::topics::{Topic, describe};
 
@@ -383,24 +384,27 @@ impl Asking<'_> {
                 lane: *lane,
                 start: *first,
                 known: Completions::default(),
+                saved: Saved::default(),
                 binding,
             };
             return (assignment, Some(gap(*first, Gone::Anew)));
         }
-        let known = Completions::decode(text, binding, next).unwrap_or_else(|error| {
-            CommitUnreadable {
-                topic,
-                partition: lane.shard,
-                offset: next,
-                error: &error,
-            }
-            .emit(self.metrics);
-            Completions::default()
-        });
+        let (known, saved) =
+            Completions::decode_with(text, binding, next).unwrap_or_else(|error| {
+                CommitUnreadable {
+                    topic,
+                    partition: lane.shard,
+                    offset: next,
+                    error: &error,
+                }
+                .emit(self.metrics);
+                (Completions::default(), Saved::default())
+            });
         let assignment = Assignment {
             lane: *lane,
             start: next.max(*first),
             known: known.within(next.max(*first), *end),
+            saved,
             binding,
         };
         (

@@ -10,6 +10,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use retide::shell::feed::{Assignment, Reading, Request};
 use retide_core::completions::Completions;
 use retide_core::engine::Position;
+use retide_core::saved::Saved;
 use retide_core::{LaneId, Source};
 
 use crate::support::{PATIENCE, SHARDS, Worker, bootstrap, config, create, produce_ten, until};
@@ -113,6 +114,7 @@ fn the_next_owner_starts_where_the_last_commit_and_its_completions_say() {
         lane,
         start: 3,
         known,
+        saved: Saved::default(),
         binding,
     };
     assert_eq!(assignment, Some(expected));

@@ -363,7 +363,7 @@ impl Engine {
 
     /// Lets a call through its gate and its rate; if it may not, says what holds it, and until when, in steady time.
     fn pass(
-        &self,
+        &mut self,
         now: Now,
         scene: &Scene,
         gate: &Gate,

@@ -323,10 +323,12 @@ impl Engine {
                 continue;
             };
             lane.dirty = true;
+            lane.saves.pop_front();
             ours.insert(id);
             let committed = lane.ends.committed().into_iter();
             ends.extend(committed.map(|end| ((id, end.offset), end)));
         }
+        self.shares.returned();
         for (shard, key) in changes {
             if let Some(order) = self.orders.get(shard) {
                 order.write_again(key);
