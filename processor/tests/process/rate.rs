@@ -1,7 +1,8 @@
 //! A rate, as the target of a whole group sees it.
 
 use std::ops::Range;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer};
@@ -87,6 +88,50 @@ fn a_shard_that_has_all_the_tasks_lets_the_others_help() {
     check_spans(&times, &rig.target.stalls());
     assert!(used >= 0.9, "{used} of the rate used");
     drop(running);
+}
+
+#[test]
+fn a_rate_that_is_slower_than_restarts_lets_attempts_start_and_is_kept() {
+    // An attempt in so many seconds, and a life of a process that is shorter.
+    const EVERY: Duration = Duration::from_secs(5);
+    const LIFE: Duration = Duration::from_millis(2_500);
+    const ATTEMPTS: usize = 3;
+    let rig = Rig::new(
+        Duration::ZERO,
+        &format!("{FLAKY}rate = {{ limit = 1, per = '5s' }}\n"),
+    );
+    produce(&rig, 2 * ATTEMPTS, |number| number.to_string());
+    let began = Instant::now();
+    let mut killed = 0;
+
+    // Long enough for a machine that is slow; one that keeps its rate needs some four times five seconds.
+    for life in 0..25 {
+        let process = rig.run();
+        process.wait_for("shards assigned");
+        let born = Instant::now();
+        while rig.target.count() < ATTEMPTS && born.elapsed() < LIFE {
+            thread::sleep(Duration::from_millis(20));
+        }
+        if rig.target.count() >= ATTEMPTS {
+            break;
+        }
+        // One of four dies.
+        if life % 4 == 2 {
+            process.kill();
+            killed += 1;
+        } else {
+            process.terminate();
+            assert_eq!(process.wait(), Some(0));
+        }
+    }
+
+    let times = times(&rig);
+    eprintln!("{times:?}, {killed} killed, {:?}", began.elapsed());
+    assert!(times.len() >= ATTEMPTS, "{} attempts", times.len());
+    for pair in times.windows(2) {
+        let apart = Duration::from_micros((pair[1] - pair[0]) as u64);
+        assert!(apart + ON_THE_WAY >= EVERY, "{apart:?} apart");
+    }
 }
 
 /// Produces so many tasks that are due at once, each with its key: without keys, the producer sends most of them to one partition.
