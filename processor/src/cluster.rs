@@ -5,6 +5,7 @@
 //! | `plan` | the topics, and the forms in which other tools create them |
 //! | `check` | what is wrong with a cluster, and how it is mended |
 //! | `standing` | what a group has done of what is there, and who else works |
+//! | `drift` | what has become wrong since the start, while workers run |
 //! | `survey` | what can be asked besides: brokers, permissions, the clock |
 //! | `acl` | who may do what: the least rules of each user |
 //! | `cause` | why a broker cannot be talked to, and what to do about it |
@@ -16,6 +17,7 @@
 mod acl;
 mod cause;
 mod check;
+mod drift;
 mod handshake;
 mod plan;
 pub(crate) mod standing;
@@ -56,6 +58,7 @@ use crate::topics::Topics;
 
 pub use acl::{Scope, User};
 pub use check::{Finding, Severity};
+pub(crate) use drift::Drift;
 pub use plan::{
     About, COPY_BYTES, DEAD_LETTERS, Layout, OUTAGE, Plan, Reads, Role, TASK_BYTES, TopicPlan,
     copy_bytes,

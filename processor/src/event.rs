@@ -110,6 +110,16 @@ pub(crate) struct RecordsGone<'a> {
     pub(crate) gap: &'a Gap,
 }
 
+/// Parked tasks that others of their keys wait for are in no tier any more: the others go on.
+pub(crate) struct AwaitedGone<'a> {
+    /// The shard.
+    pub(crate) shard: i32,
+    /// How many.
+    pub(crate) tasks: usize,
+    /// The place of one of them on the retry topic.
+    pub(crate) example: &'a str,
+}
+
 /// The consumer met an error and goes on by itself.
 pub(crate) struct ConsumerReported<'a> {
     /// The error.
@@ -343,6 +353,24 @@ impl RecordsGone<'_> {
         );
         let records = u64::try_from(self.gap.records()).unwrap_or_default();
         metrics.records_gone.inc_by(records);
+    }
+}
+
+// === impl AwaitedGone ===
+
+impl AwaitedGone<'_> {
+    /// Writes log and metric.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        let Self {
+            shard,
+            tasks,
+            example,
+        } = self;
+        error!(
+            shard,
+            tasks, example, "parked tasks that their keys wait for are gone, the next ones go on"
+        );
+        metrics.awaited_gone.inc_by(tasks as u64);
     }
 }
 

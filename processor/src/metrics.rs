@@ -2,8 +2,7 @@
 //!
 //! Not what happened: that is told by `crate::event`, whose `emit` counts here. What belongs to a batch (ends, hops, dead letters,
 //! records) is counted once the batch is durable, so that counters and topics say the same; attempts are counted when they are
-//! answered, since the target saw them whatever becomes of the batch. A record that a target topic refuses is the exception: the
-//! ledger does not say which it was, so it counts as delivered, and among the refused ones.
+//! answered, since the target saw them whatever becomes of the batch. A record that a target topic refuses counts as what follows from that.
 //!
 //! Invariant: no label holds a task's id, and the scenes named are those in force; everything else is counted for `unknown`.
 //! A worker looks the counters of its scenes up when the rules change, never per record.
@@ -15,7 +14,6 @@ pub(crate) mod standing;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::iter;
-use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -105,6 +103,8 @@ pub struct Metrics {
     pub(crate) unreadable_orders: Counter,
     /// Offsets that were gone before they were read.
     pub(crate) records_gone: Counter,
+    /// Parked tasks that were gone when others of their keys waited for them.
+    pub(crate) awaited_gone: Counter,
     /// Connectors that panicked.
     pub(crate) target_panics: Counter,
     /// How many calls may be in flight at once.
@@ -193,6 +193,8 @@ struct SceneTally {
     callbacks: [u64; Terminal::ALL.len()],
     /// Attempts the ledger made itself.
     delivered: u64,
+    /// Attempts the ledger made itself, and whose records were refused.
+    refused: u64,
     /// Tasks that found no place before their gate.
     deferred: u64,
 }
@@ -383,6 +385,7 @@ impl Metrics {
                 "unreadable_orders",
                 "Records of the order topic not understood",
             ),
+            awaited_gone: counter(r, "ordered_tasks_gone", "Parked tasks gone, keys go on"),
             records_gone: counter(
                 r,
                 "records_gone",
@@ -727,6 +730,7 @@ impl SceneMetrics {
         }
         let series = self.series();
         series.attempts[place(&Outcome::Success)].inc_by(tally.delivered);
+        series.attempts[RETRYABLE].inc_by(tally.refused);
         series.deferred.inc_by(tally.deferred);
         series.tasks_read.inc_by(tally.read);
         for (counter, count) in series.tasks_ended.iter().zip(tally.tasks) {
@@ -771,10 +775,12 @@ impl SceneTally {
             tasks,
             callbacks,
             delivered,
+            refused,
             deferred,
         } = self;
         let ends = tasks.iter().chain(callbacks);
-        *read == 0 && *delivered == 0 && *deferred == 0 && ends.sum::<u64>() == 0
+        let others = [read, delivered, refused, deferred].into_iter();
+        others.chain(ends).all(|count| *count == 0)
     }
 }
 
@@ -786,6 +792,24 @@ const fn place(outcome: &Outcome) -> usize {
         Outcome::Permanent(_) => 2,
         Outcome::Throttled { .. } => 3,
         Outcome::Timeout(_) => 4,
+    }
+}
+
+/// The place of [`Outcome::Retryable`].
+const RETRYABLE: usize = 1;
+
+/// The scene of a transition.
+fn scene(entry: &Entry) -> Option<&str> {
+    match entry {
+        Entry::Event(event) => Some(&event.scene),
+        Entry::Park { .. }
+        | Entry::Deliver { .. }
+        | Entry::DeadLetter { .. }
+        | Entry::Poison { .. }
+        | Entry::Callback(_)
+        | Entry::DeliverCallback(_)
+        | Entry::Order(_)
+        | Entry::Alert(_) => None,
     }
 }
 
@@ -840,39 +864,71 @@ impl Tally {
     /// Notes the consequence of an offset that is handed over `now`, as so many records.
     pub(crate) fn count(&mut self, settlement: &Settlement, records: usize, now: Timestamp) {
         self.records += records as u64;
-        let mut is_new = settlement.lane.source == Source::Tasks;
         for entry in &settlement.entries {
+            if let Entry::Deliver { task, wait, .. } = entry {
+                let start = now.since(task.due).saturating_sub(wait.total());
+                let place = self.set.place(&task.scene);
+                self.set.scenes[place].started(*wait, start);
+            }
+        }
+        let is_read = settlement.lane.source == Source::Tasks;
+        if let Some(scene) = settlement
+            .entries
+            .iter()
+            .find_map(scene)
+            .filter(|_| is_read)
+        {
+            self.scenes[self.set.place(scene)].read += 1;
+        }
+        self.add(&settlement.entries, |count| *count += 1);
+    }
+
+    /// Notes that a topic has refused the first form of what was counted, and that the other one was written; each as so many records.
+    pub(crate) fn refuse(
+        &mut self,
+        (first, before): (&[Entry], usize),
+        (other, records): (&[Entry], usize),
+    ) {
+        self.records = (self.records + records as u64).saturating_sub(before as u64);
+        self.add(first, |count| *count = count.saturating_sub(1));
+        self.add(other, |count| *count += 1);
+        for entry in first {
+            if let Entry::Deliver { task, .. } = entry {
+                self.scenes[self.set.place(&task.scene)].refused += 1;
+            }
+        }
+    }
+
+    /// Counts these entries, up or down.
+    fn add(&mut self, entries: &[Entry], count: fn(&mut u64)) {
+        for entry in entries {
             match entry {
-                Entry::Park { tier, .. } => self.parked[*tier] += 1,
-                Entry::DeliverCallback(_) => self.parked[0] += 1,
-                Entry::Deliver { task, wait, .. } => {
-                    let place = self.set.place(&task.scene);
-                    self.scenes[place].delivered += 1;
-                    let start = now.since(task.due).saturating_sub(wait.total());
-                    self.set.scenes[place].started(*wait, start);
+                Entry::Park { tier, .. } => count(&mut self.parked[*tier]),
+                Entry::DeliverCallback(_) => count(&mut self.parked[0]),
+                Entry::Deliver { task, .. } => {
+                    count(&mut self.scenes[self.set.place(&task.scene)].delivered);
                 }
                 Entry::DeadLetter { ended, .. } | Entry::Poison { ended, .. } => {
                     if let Some(reason) = ended.reason {
-                        self.dead_letters[reason as usize] += 1;
+                        count(&mut self.dead_letters[reason as usize]);
                     }
                     let key = (self.set.place(&ended.scene), ended.terminal, ended.reason);
                     let (times, last) = (0, Arc::clone(ended));
                     let (times, last) = self.undelivered.entry(key).or_insert((times, last));
-                    *times += 1;
+                    count(times);
                     *last = Arc::clone(ended);
                 }
                 Entry::Callback(_) | Entry::Order(_) | Entry::Alert(_) => {}
                 Entry::Event(event) => {
                     let scene = &mut self.scenes[self.set.place(&event.scene)];
-                    scene.read += u64::from(mem::take(&mut is_new));
                     match (&event.transition, event.kind) {
                         (Transition::Ended { terminal, .. }, Kind::Work) => {
-                            scene.tasks[*terminal as usize] += 1;
+                            count(&mut scene.tasks[*terminal as usize]);
                         }
                         (Transition::Ended { terminal, .. }, Kind::Callback) => {
-                            scene.callbacks[*terminal as usize] += 1;
+                            count(&mut scene.callbacks[*terminal as usize]);
                         }
-                        (Transition::Deferred { .. }, _) => scene.deferred += 1,
+                        (Transition::Deferred { .. }, _) => count(&mut scene.deferred),
                         (
                             Transition::Parked { .. }
                             | Transition::Hopped { .. }

@@ -25,9 +25,9 @@ use retide_core::{Engine, Gates};
 use retide_native::topics;
 
 use crate::broker;
-use crate::cluster::Tools;
+use crate::cluster::{Drift, Layout, Plan, Tools, Whose};
 use crate::command::line;
-use crate::config::identity::Identity;
+use crate::config::identity::{Identity, fingerprint};
 use crate::config::{Config, Guarantee, Scene};
 use crate::health::{Health, Heartbeat};
 use crate::metrics::Metrics;
@@ -176,6 +176,7 @@ impl Process {
             &topics,
             config.topics.events.enabled,
             &writability,
+            drift(config, &topics, metrics),
         );
         // Before the first call: none is made whose end could not be written.
         topics_watch.ask();
@@ -536,6 +537,39 @@ fn refuse_unusable(config: &Config, topics: &Topics, follower: &Follower) -> Res
         retide.line("scenes apply scenes.toml"),
         retide.line("run --ignore-unusable-scenes")
     )))
+}
+
+/// The topics that a configuration needs.
+pub(crate) fn plan(config: &Config) -> Plan {
+    let layout = Layout {
+        partitions: config.topics.partitions,
+        replication_factor: config.topics.replication_factor,
+    };
+    let topics = Topics::new(&config.topics.prefix, &config.topics.tiers);
+    Plan {
+        invocation: config.invocation.clone(),
+        ..Plan::new(&topics, &config.topics.tiers, layout)
+    }
+}
+
+/// The group of a configuration, of whom the cluster is asked; partitions that cannot be read to their end are looked at for `patience`.
+pub(crate) fn whose(config: &Config, patience: Duration) -> Whose {
+    Whose {
+        plan: plan(config),
+        prefix: config.topics.prefix.clone(),
+        group: config.processor.group.clone(),
+        consumer: config.kafka.consumer(),
+        fingerprint: fingerprint(config),
+        patience,
+    }
+}
+
+/// Who looks at the topics and the group while workers run.
+fn drift(config: &Config, topics: &Arc<Topics>, metrics: &Metrics) -> Drift {
+    let troubles = metrics.troubles().held_by("drift");
+    let (client, bootstrap) = (config.kafka.client(), config.kafka.bootstrap());
+    let whose = whose(config, Duration::ZERO);
+    Drift::new(whose, topics, &client, bootstrap, troubles)
 }
 
 /// Which topics take records, and whom that is told.

@@ -1,10 +1,13 @@
 //! Troubles: what is wrong for longer than a moment, told in the log, as a metric and on `/readyz` at the same time.
 //!
-//! Not events, which happen once, and not alerts, which are records. Invariants: a trouble is one line when it begins, one a minute
-//! while it lasts, and one when it is over, however often it is reported; a trouble that one holder ends lasts while another has it.
+//! Not events, which happen once. Invariants: a trouble is one line when it begins, one a minute while it lasts, and one when it is over,
+//! however often it is reported; a trouble that one holder ends lasts while another has it; what people must act on is handed out once,
+//! when it begins, for whoever writes alerts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -57,6 +60,18 @@ pub enum Kind {
     PartitionStuck,
     /// Records were gone before they were read.
     RecordsGone,
+    /// A topic that was there at the start does not exist.
+    TopicMissing,
+    /// A topic deletes records before they are read.
+    UnsafeRetentionMs,
+    /// A topic deletes records before they are read, once there are too many.
+    UnsafeRetentionBytes,
+    /// A topic forgets what is needed, or keeps only the last record of a key.
+    UnsafeCleanupPolicy,
+    /// A tier does not count from the broker's append time.
+    UnsafeTimestampType,
+    /// A topic does not take what others let in.
+    UnsafeMaxMessageBytes,
     /// The topics do not have the same number of partitions.
     PartitionsDiffer,
     /// Tasks are in a tier that the configuration does not name.
@@ -69,6 +84,15 @@ pub enum Kind {
     SceneUnreadable,
     /// A scene delivers to a topic of retide's own.
     SceneRefused,
+}
+
+/// Whose word on the alerts topic a trouble is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Teller {
+    /// Each process that has it: others may not.
+    Each,
+    /// That of the process which has the first shard: all see the same.
+    First,
 }
 
 /// What a trouble keeps from being done.
@@ -104,6 +128,10 @@ struct Shared {
     lasting: Mutex<Lasting>,
     /// One series for each that lasts.
     series: Series,
+    /// Those that began and are to be alerts.
+    alerts: Mutex<Vec<(Instant, Kind, String)>>,
+    /// Whether there are any: this is looked at often.
+    has_alerts: AtomicBool,
 }
 
 /// The troubles of a process by what tells them apart.
@@ -134,6 +162,9 @@ const REMINDER: Duration = Duration::from_mins(1);
 /// How long a trouble has to be over before that is said: one that comes back earlier goes on, so that what comes and goes is not a flood.
 const QUIET: Duration = Duration::from_secs(10);
 
+/// How long a trouble waits to be an alert: a process that does not get the first shard within that time leaves it to the one that has it.
+const ALERT: Duration = Duration::from_mins(1);
+
 /// Most troubles at once. A process has a few; whoever reports one for each of too many subjects has to fold them.
 const MOST: usize = 1000;
 
@@ -144,6 +175,8 @@ impl Default for Troubles {
         let shared = Shared {
             lasting: Mutex::default(),
             series: Family::default(),
+            alerts: Mutex::default(),
+            has_alerts: AtomicBool::new(false),
         };
         Self {
             shared: Arc::new(shared),
@@ -201,6 +234,29 @@ impl Troubles {
         }
     }
 
+    /// The troubles that began and are to be alerts, each given out once; those of the group only to who `has_first`, the first shard.
+    pub(crate) fn take_alerts(&self, has_first: bool) -> Vec<(Kind, String)> {
+        if !self.shared.has_alerts.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let now = Instant::now();
+        let mut alerts = self.alerts();
+        let (mut taken, mut left) = (Vec::new(), Vec::new());
+        for (began, kind, subject) in mem::take(&mut *alerts) {
+            let is_others = kind.teller() == Some(Teller::First) && !has_first;
+            if !is_others {
+                taken.push((kind, subject));
+            } else if now.saturating_duration_since(began) < ALERT {
+                left.push((began, kind, subject));
+            }
+        }
+        self.shared
+            .has_alerts
+            .store(!left.is_empty(), Ordering::Release);
+        *alerts = left;
+        taken
+    }
+
     /// Whether the trouble lasts, for whomever.
     pub fn has(&self, kind: Kind, subject: &str) -> bool {
         let lasting = self.lock();
@@ -256,6 +312,12 @@ impl Troubles {
         };
         state.tell_begin();
         self.shared.series.get_or_create(&labels(&key)).set(1);
+        if key.0.teller().is_some() {
+            let mut alerts = self.alerts();
+            alerts.truncate(MOST - 1);
+            alerts.push((now, key.0, key.1.clone()));
+            self.shared.has_alerts.store(true, Ordering::Release);
+        }
         lasting.insert(key, state);
     }
 
@@ -295,6 +357,12 @@ impl Troubles {
         });
     }
 
+    /// Those that are to be alerts.
+    fn alerts(&self) -> MutexGuard<'_, Vec<(Instant, Kind, String)>> {
+        let alerts = &self.shared.alerts;
+        alerts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Locks what no panic leaves half-changed.
     fn lock(&self) -> MutexGuard<'_, Lasting> {
         let lasting = &self.shared.lasting;
@@ -322,12 +390,43 @@ impl Kind {
             Self::TopicUnreadable => "topic-unreadable",
             Self::PartitionStuck => "partition-stuck",
             Self::RecordsGone => "records-gone",
+            Self::TopicMissing => "topic-missing",
+            Self::UnsafeRetentionMs => "unsafe-retention-ms",
+            Self::UnsafeRetentionBytes => "unsafe-retention-bytes",
+            Self::UnsafeCleanupPolicy => "unsafe-cleanup-policy",
+            Self::UnsafeTimestampType => "unsafe-timestamp-type",
+            Self::UnsafeMaxMessageBytes => "unsafe-max-message-bytes",
             Self::PartitionsDiffer => "partitions-differ",
             Self::StrayTier => "stray-tier",
             Self::GroupDisagrees => "group-disagrees",
             Self::SceneUnknown => "scene-unknown",
             Self::SceneUnreadable => "scene-unreadable",
             Self::SceneRefused => "scene-refused",
+        }
+    }
+
+    /// Whose alert it is; none if it is no alert, or one already by those who have found out.
+    const fn teller(self) -> Option<Teller> {
+        match self {
+            Self::TopicUnwritable => Some(Teller::Each),
+            Self::TopicUnreadable
+            | Self::TopicMissing
+            | Self::UnsafeRetentionMs
+            | Self::UnsafeRetentionBytes
+            | Self::UnsafeCleanupPolicy
+            | Self::UnsafeTimestampType
+            | Self::UnsafeMaxMessageBytes
+            | Self::PartitionsDiffer
+            | Self::GroupDisagrees => Some(Teller::First),
+            Self::BrokerAway
+            | Self::TargetUnwritable
+            | Self::CommitStuck
+            | Self::PartitionStuck
+            | Self::RecordsGone
+            | Self::StrayTier
+            | Self::SceneUnknown
+            | Self::SceneUnreadable
+            | Self::SceneRefused => None,
         }
     }
 }
@@ -517,6 +616,30 @@ mod tests {
         other.end_all();
         assert!(!troubles.has(Kind::TopicUnwritable, "t"));
         assert_eq!(troubles.list(), []);
+    }
+
+    #[test]
+    fn what_people_must_act_on_is_an_alert_once_and_what_all_see_that_of_one() {
+        let troubles = Troubles::default();
+        let everybodys = Trouble {
+            kind: Kind::UnsafeRetentionMs,
+            ..unwritable("t")
+        };
+        let nobodys = Trouble {
+            kind: Kind::BrokerAway,
+            ..unwritable("b")
+        };
+        for trouble in [unwritable("t"), everybodys, nobodys] {
+            troubles.begin(trouble.clone());
+            troubles.begin(trouble);
+        }
+
+        let taken = troubles.take_alerts(false);
+        let of_first = troubles.take_alerts(true);
+
+        assert_eq!(taken, [(Kind::TopicUnwritable, "t".to_owned())]);
+        assert_eq!(of_first, [(Kind::UnsafeRetentionMs, "t".to_owned())]);
+        assert_eq!(troubles.take_alerts(true), []);
     }
 
     #[test]

@@ -561,6 +561,12 @@ impl Engine {
         self.shares.set_machine(began);
     }
 
+    /// How far each lane was read: the next offset.
+    pub fn ends(&self) -> impl Iterator<Item = (LaneId, i64)> {
+        let lanes = self.lanes.iter();
+        lanes.map(|(id, lane)| (*id, lane.window.end()))
+    }
+
     /// Lets the offsets of a shard be part of the next [`Self::commits`], changed or not.
     pub fn touch(&mut self, shard: i32) {
         for (id, lane) in &mut self.lanes {

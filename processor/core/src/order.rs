@@ -139,6 +139,17 @@ pub struct Others {
     pub is_parked: bool,
 }
 
+/// The first task of a key, which is in a tier as far as is known, and which the next ones of the key wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Awaited {
+    /// The shard.
+    pub shard: i32,
+    /// The key.
+    pub key: Fingerprint,
+    /// The task's offset in the retry topic.
+    pub offset: i64,
+}
+
 /// An end that is not committed yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct End {
@@ -251,6 +262,21 @@ impl Orders {
                 line.wake_all(woken);
             }
         }
+    }
+
+    /// The first tasks of keys that are in tiers, and were due before that of their shard.
+    pub(crate) fn awaited(&self, before: impl Fn(i32) -> Timestamp) -> Vec<Awaited> {
+        let mut awaited = Vec::new();
+        for (number, shard) in &self.shards {
+            let (number, before) = (*number, before(*number));
+            let all = shard.awaited(before);
+            awaited.extend(all.map(|(key, offset)| Awaited {
+                shard: number,
+                key,
+                offset,
+            }));
+        }
+        awaited
     }
 
     /// How many keys have outstanding tasks.
@@ -494,20 +520,9 @@ impl Shard {
         let Some((line, index)) = self.find(end.key, end.task) else {
             return;
         };
-        if line.tasks[index].place.decision() != Some(end.decision) {
-            return;
+        if line.tasks[index].place.decision() == Some(end.decision) {
+            self.remove(end.key, index, woken);
         }
-        line.tasks.remove(index);
-        if line.tasks.is_empty() {
-            self.lines.remove(&end.key);
-            // Half empty, and half of that: what a flood of keys took is given back.
-            if self.lines.capacity() / 4 > self.lines.len().max(FEW) {
-                self.lines.shrink_to(self.lines.len() * 2);
-            }
-        } else if index == 0 {
-            line.wake_first(woken);
-        }
-        self.tasks -= 1;
     }
 
     /// The topic has refused the delivery of a task, and what follows from that is committed. If it is parked, gives those that were held
@@ -528,6 +543,46 @@ impl Shard {
     /// What was to be written of a key was not.
     pub(crate) fn write_again(&mut self, line: Fingerprint) {
         self.changed.insert(line);
+    }
+
+    /// The first tasks of keys that are in tiers, and were due before `before`.
+    fn awaited(&self, before: Timestamp) -> impl Iterator<Item = (Fingerprint, i64)> {
+        self.lines.iter().filter_map(move |(key, line)| {
+            let first = line.tasks.front()?;
+            let is_awaited = first.place == Place::Parked && first.due < before;
+            is_awaited.then_some((*key, first.offset))
+        })
+    }
+
+    /// A task is in no tier: if it is nowhere else, it is gone and leaves its line. Gives those whose turn may have come by that.
+    pub(crate) fn gone(&mut self, key: Fingerprint, offset: i64, woken: &mut Vec<Waiter>) -> bool {
+        let Some((line, index)) = self.find(key, offset) else {
+            return false;
+        };
+        if line.tasks[index].place != Place::Parked {
+            return false;
+        }
+        self.remove(key, index, woken);
+        self.changed.insert(key);
+        true
+    }
+
+    /// Takes a task out of its line. Gives those whose turn may have come by that.
+    fn remove(&mut self, key: Fingerprint, index: usize, woken: &mut Vec<Waiter>) {
+        let Some(line) = self.lines.get_mut(&key) else {
+            return;
+        };
+        line.tasks.remove(index);
+        if line.tasks.is_empty() {
+            self.lines.remove(&key);
+            // Half empty, and half of that: what a flood of keys took is given back.
+            if self.lines.capacity() / 4 > self.lines.len().max(FEW) {
+                self.lines.shrink_to(self.lines.len() * 2);
+            }
+        } else if index == 0 {
+            line.wake_first(woken);
+        }
+        self.tasks -= 1;
     }
 
     /// Drops the tasks that are held: the shard is given away.

@@ -518,6 +518,62 @@ fn a_task_waits_while_the_one_before_it_is_parked_and_survives_a_crash() {
 }
 
 #[test]
+fn a_key_goes_on_when_the_task_it_waits_for_is_in_no_tier_any_more() {
+    let mut world = World::new(scenes(60_000), Limits::of(64 << 20));
+    for _ in 0..3 {
+        world.produce("pay", "a", 0);
+    }
+    world.read_all();
+    world.answer(0, failed());
+    world.submit();
+    world.commit();
+    world.crash();
+
+    // The first record of the tier is gone, as is the task in it.
+    let is_parked =
+        |lane: &LaneId| *lane != TASKS && world.logs.get(lane).is_some_and(|log| log.len() == 3);
+    let lane = World::lanes().find(is_parked).unwrap();
+    world.readers.get_mut(&lane).unwrap().next = 1;
+    world.ended.insert(0, 1);
+    world.read_all();
+    assert_eq!(world.engine.awaited(|_| at(world.millis).wall), []);
+    world.pass(61_000);
+    world.read_all();
+    world.submit();
+    world.commit();
+    world.pass(10_000);
+    world.read_all();
+    assert_eq!(world.starts, [0], "they wait for it");
+
+    let awaited = world.engine.awaited(|_| at(world.millis).wall);
+    assert_eq!(awaited.iter().map(|of| of.offset).collect::<Vec<_>>(), [0]);
+    assert_eq!(world.engine.forget_gone(awaited.clone()), awaited);
+    assert_eq!(world.engine.forget_gone(awaited), [], "once");
+    world.finish(|_| Outcome::Success);
+    assert_eq!(world.starts, [0, 1, 2]);
+}
+
+#[test]
+fn a_task_that_is_in_memory_is_not_gone_whatever_is_said() {
+    let mut world = World::new(scenes(1_500), Limits::of(64 << 20));
+    world.produce("pay", "a", 0);
+    world.produce("pay", "a", 0);
+    world.read_all();
+    world.answer(0, failed());
+    world.submit();
+    world.commit();
+    world.pass(2_000);
+    let awaited = world.engine.awaited(|_| at(world.millis).wall);
+    assert_eq!(awaited.len(), 1);
+
+    world.read_all();
+
+    assert_eq!(world.engine.forget_gone(awaited), []);
+    world.finish(|_| Outcome::Success);
+    assert_eq!(world.starts, [0, 0, 1]);
+}
+
+#[test]
 #[should_panic(expected = "starts before the end of")]
 fn without_the_order_topic_a_crash_would_lose_the_order() {
     let mut world = World::new(scenes(60_000), Limits::of(64 << 20));

@@ -1,5 +1,7 @@
-//! What a client may do with topics, by the brokers' own word (KIP-430), and creating topics with the reasons of those that are refused.
+//! What a client may do with topics, by the brokers' own word (KIP-430); the settings of topics; and creating topics with the reasons of
+//! those that are refused.
 
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::slice;
 use std::time::Duration;
@@ -39,6 +41,15 @@ pub struct Permitted {
     pub topic: String,
     /// The operations, where brokers tell them; or why nothing is said of the topic.
     pub operations: Result<Option<Vec<Operation>>, RDKafkaErrorCode>,
+}
+
+/// The settings of a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The topic.
+    pub topic: String,
+    /// The settings in force that have a value, whoever has set them; or why they are not told.
+    pub settings: Result<BTreeMap<String, String>, RDKafkaErrorCode>,
 }
 
 /// A topic to be created.
@@ -162,6 +173,87 @@ fn operation(operation: native::rd_kafka_AclOperation_t) -> Option<Operation> {
         Native::RD_KAFKA_ACL_OPERATION_DESCRIBE_CONFIGS => Some(Operation::DescribeConfigs),
         Native::RD_KAFKA_ACL_OPERATION_ALTER_CONFIGS => Some(Operation::AlterConfigs),
         _ => None,
+    }
+}
+
+/// Asks for the settings of `topics`, waiting at most a second longer than `timeout`. In no order that can be relied on.
+///
+/// # Errors
+/// If a name cannot be one of a topic, or no broker answers in time.
+pub fn settings<C: ClientContext>(
+    client: &Client<C>,
+    topics: &[&str],
+    timeout: Duration,
+) -> Result<Vec<Settings>, KafkaError> {
+    let all: Vec<Resource> = topics
+        .iter()
+        .map(|topic| Resource::topic(topic))
+        .collect::<Result<_, _>>()?;
+    let mut pointers: Vec<*mut native::rd_kafka_ConfigResource_t> =
+        all.iter().map(|resource| resource.0).collect();
+    let handle = client.native_ptr();
+    refresh(client, timeout)?;
+    let kind = native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS;
+    let options = Options::new(handle, kind, timeout)?;
+    let queue = Queue::new(client);
+    // SAFETY: all live, as many resources as said, and resources and options are copied.
+    unsafe {
+        native::rd_kafka_DescribeConfigs(
+            handle,
+            pointers.as_mut_ptr(),
+            pointers.len(),
+            options.0,
+            queue.0,
+        );
+    }
+    let event = queue.answer(timeout)?;
+    // SAFETY: the event lives; the result is part of it.
+    let result = unsafe { native::rd_kafka_event_DescribeConfigs_result(event.0) };
+    if result.is_null() {
+        return Err(KafkaError::AdminOp(RDKafkaErrorCode::InvalidRequest));
+    }
+    let mut count = 0;
+    // SAFETY: the result is that of resources, and lives as long as the event.
+    let all = unsafe { native::rd_kafka_DescribeConfigs_result_resources(result, &raw mut count) };
+    if all.is_null() || count == 0 {
+        return Ok(Vec::new());
+    }
+    // SAFETY: as many resources as said, which live as long as the event.
+    let all = unsafe { slice::from_raw_parts(all, count) };
+    Ok(all.iter().map(|resource| set(*resource)).collect())
+}
+
+/// What an answer says of the settings of one topic.
+fn set(resource: *const native::rd_kafka_ConfigResource_t) -> Settings {
+    // SAFETY: the resource lives as long as the event that the caller holds.
+    let name = unsafe { native::rd_kafka_ConfigResource_name(resource) };
+    // SAFETY: as above.
+    let code = unsafe { native::rd_kafka_ConfigResource_error(resource) };
+    let topic = text(name).unwrap_or_default();
+    if code != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+        return Settings {
+            topic,
+            settings: Err(code.into()),
+        };
+    }
+    let mut count = 0;
+    // SAFETY: as above.
+    let entries = unsafe { native::rd_kafka_ConfigResource_configs(resource, &raw mut count) };
+    let mut settings = BTreeMap::new();
+    if !entries.is_null() && count > 0 {
+        // SAFETY: as many entries as said, which live as long as the resource.
+        let entries = unsafe { slice::from_raw_parts(entries, count) };
+        for entry in entries {
+            // SAFETY: as above.
+            let key = unsafe { native::rd_kafka_ConfigEntry_name(*entry) };
+            // SAFETY: as above; one that is secret has no value.
+            let value = unsafe { native::rd_kafka_ConfigEntry_value(*entry) };
+            settings.extend(text(key).zip(text(value)));
+        }
+    }
+    Settings {
+        topic,
+        settings: Ok(settings),
     }
 }
 
@@ -339,5 +431,32 @@ impl Drop for Made {
     fn drop(&mut self) {
         // SAFETY: not used again.
         unsafe { native::rd_kafka_NewTopic_destroy(self.0) };
+    }
+}
+
+/// What settings are asked of, as the client has it; destroyed when it is dropped.
+struct Resource(*mut native::rd_kafka_ConfigResource_t);
+
+// === impl Resource ===
+
+impl Resource {
+    /// The topic of this name.
+    fn topic(name: &str) -> Result<Self, KafkaError> {
+        let name = CString::new(name).map_err(KafkaError::Nul)?;
+        let kind = native::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC;
+        // SAFETY: a C string, which is copied.
+        let made = unsafe { native::rd_kafka_ConfigResource_new(kind, name.as_ptr()) };
+        if made.is_null() {
+            let reason = "a topic without a name".to_owned();
+            return Err(KafkaError::AdminOpCreation(reason));
+        }
+        Ok(Self(made))
+    }
+}
+
+impl Drop for Resource {
+    fn drop(&mut self) {
+        // SAFETY: not used again.
+        unsafe { native::rd_kafka_ConfigResource_destroy(self.0) };
     }
 }

@@ -14,10 +14,9 @@ use retide_connectors::TargetConfig;
 
 use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
 use crate::cli::run;
-use crate::cluster::{self, Created, Layout, Plan, Role, Scope, Severity, User};
-use crate::config::identity::fingerprint;
+use crate::cluster::{self, Created, Plan, Role, Scope, Severity, User};
 use crate::config::{Config, Scene};
-use crate::topics::Topics;
+use crate::process;
 
 /// What `init` takes.
 #[derive(Debug, Args)]
@@ -108,15 +107,7 @@ impl Row for Line {
 
 /// The topics that a configuration needs.
 pub(super) fn plan(config: &Config) -> Plan {
-    let layout = Layout {
-        partitions: config.topics.partitions,
-        replication_factor: config.topics.replication_factor,
-    };
-    let topics = Topics::new(&config.topics.prefix, &config.topics.tiers);
-    Plan {
-        invocation: config.invocation.clone(),
-        ..Plan::new(&topics, &config.topics.tiers, layout)
-    }
+    process::plan(config)
 }
 
 /// What workers use beside the topics: `scenes` are those of whose Kafka targets it is known.
@@ -185,14 +176,7 @@ fn acls(config: &Config, plan: &Plan, options: &Options) -> Result<(), Failed> {
 
 /// The group of a configuration, of whom the cluster is asked; partitions that cannot be read to their end are looked at for `patience`.
 pub(super) fn whose(config: &Config, patience: Duration) -> cluster::Whose {
-    cluster::Whose {
-        plan: plan(config),
-        prefix: config.topics.prefix.clone(),
-        group: config.processor.group.clone(),
-        consumer: config.kafka.consumer(),
-        fingerprint: fingerprint(config),
-        patience,
-    }
+    process::whose(config, patience)
 }
 
 /// Creates the topics, or prints what would.

@@ -38,6 +38,27 @@ pub struct Finding {
     pub fix: String,
 }
 
+/// What of a topic a finding is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Aspect {
+    /// Whether it is there.
+    Missing,
+    /// How many partitions it has.
+    Partitions,
+    /// How it forgets.
+    Cleanup,
+    /// Whose clock its timestamps are from.
+    Timestamps,
+    /// How long it keeps records.
+    Retention,
+    /// How many bytes it keeps.
+    RetentionBytes,
+    /// How large its records may be.
+    MaxBytes,
+    /// How many replicas have its records.
+    Replicas,
+}
+
 /// A cluster as far as it was looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
@@ -99,6 +120,14 @@ const MIN_INSYNC: &str = "min.insync.replicas";
 
 /// What is wrong with the planned topics, refusals first.
 pub(super) fn findings(plan: &Plan, seen: &Seen, tools: &Tools) -> Vec<Finding> {
+    let findings = aspects(plan, seen, tools).into_iter();
+    let mut findings: Vec<Finding> = findings.map(|(_, finding)| finding).collect();
+    findings.sort_by_key(|finding| finding.severity == Severity::Warn);
+    findings
+}
+
+/// What is wrong with the planned topics, topic by topic.
+pub(super) fn aspects(plan: &Plan, seen: &Seen, tools: &Tools) -> Vec<(Aspect, Finding)> {
     let widest = widest(plan, seen);
     let task_bytes = plan
         .topics
@@ -121,15 +150,17 @@ pub(super) fn findings(plan: &Plan, seen: &Seen, tools: &Tools) -> Vec<Finding> 
             }
             // Said by [`denials`], all of them together.
             None if seen.hidden.contains(&*topic.name) => {}
-            None => findings.push(Finding {
-                severity: Severity::Refuse,
-                subject: topic.name.to_string(),
-                problem: "does not exist".to_owned(),
-                fix: plan.invocation.line("init"),
-            }),
+            None => {
+                let missing = Finding {
+                    severity: Severity::Refuse,
+                    subject: topic.name.to_string(),
+                    problem: "does not exist".to_owned(),
+                    fix: plan.invocation.line("init"),
+                };
+                findings.push((Aspect::Missing, missing));
+            }
         }
     }
-    findings.sort_by_key(|finding| finding.severity == Severity::Warn);
     findings
 }
 
@@ -290,19 +321,19 @@ impl SeenTopic {
 
 impl Subject<'_> {
     /// What is wrong with this topic.
-    fn findings(&self) -> impl Iterator<Item = Finding> {
+    fn findings(&self) -> impl Iterator<Item = (Aspect, Finding)> {
         [
-            self.partitions(),
-            self.cleanup(),
-            self.timestamps(),
-            self.retention(),
-            self.retention_bytes(),
-            self.max_bytes(),
-            self.in_sync(),
-            self.replication(),
+            (Aspect::Partitions, self.partitions()),
+            (Aspect::Cleanup, self.cleanup()),
+            (Aspect::Timestamps, self.timestamps()),
+            (Aspect::Retention, self.retention()),
+            (Aspect::RetentionBytes, self.retention_bytes()),
+            (Aspect::MaxBytes, self.max_bytes()),
+            (Aspect::Replicas, self.in_sync()),
+            (Aspect::Replicas, self.replication()),
         ]
         .into_iter()
-        .flatten()
+        .filter_map(|(aspect, finding)| Some((aspect, finding?)))
     }
 
     /// A finding about this topic.

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -488,7 +489,16 @@ pub(crate) fn members<C: ConsumerContext>(
     group: &str,
     wait: Duration,
 ) -> Result<Vec<Member>, KafkaError> {
-    let list = consumer.fetch_group_list(Some(group), wait)?;
+    members_by(consumer.client(), group, wait)
+}
+
+/// As [`members`], by any client.
+pub(crate) fn members_by<C: ClientContext>(
+    client: &Client<C>,
+    group: &str,
+    wait: Duration,
+) -> Result<Vec<Member>, KafkaError> {
+    let list = client.fetch_group_list(Some(group), wait)?;
     let groups = list.groups().iter();
     Ok(groups.flat_map(members_of).collect())
 }

@@ -3,7 +3,7 @@
 //! It decides nothing. Invariants: an offset is handed to the ledger together with everything settled before it, and a shard is let go
 //! only after what was settled for it is durable, or can no longer be; whatever shards leave, the loop goes on.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::mem;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -20,16 +20,16 @@ use retide_avro::headers::{self, Headless};
 use retide_connectors::Target;
 use retide_core::completions::Binding;
 use retide_core::engine::Left;
-use retide_core::order::{self, Change, Fingerprint};
+use retide_core::order::{self, Awaited, Change, Fingerprint};
 use retide_core::{
     Action, Alert, Commit, Engine, Entry, Failure, Fate, Input, Kind as TaskKind, LaneId, Now,
-    Origin, Outcome, Overdue, Returned, Scene, Scenes, Settlement, Source, Task, Timestamp, Wait,
-    Writable, task,
+    Origin, Outcome, Overdue, Returned, Scene, Scenes, Settlement, Sink, Source, Task, Timestamp,
+    Wait, Writable, task,
 };
 
 use crate::event::{
-    BatchCommitted, BatchDropped, BatchReturned, BreakerSwitched, RecordSetAside, RecordsGone,
-    RecordsRefused, RulesChanged, TargetPanicked, WorkerStarted, WorkerStopped,
+    AwaitedGone, BatchCommitted, BatchDropped, BatchReturned, BreakerSwitched, RecordSetAside,
+    RecordsGone, RecordsRefused, RulesChanged, TargetPanicked, WorkerStarted, WorkerStopped,
 };
 use crate::health::Heartbeat;
 use crate::metrics::standing::Said;
@@ -42,6 +42,7 @@ use crate::shell::ledger::{
 };
 use crate::shell::machine;
 use crate::shell::restore::Gap;
+use crate::shell::search::{Searched, Wanted};
 use crate::threads::{Hand, message};
 use crate::topics::Topics;
 use crate::trouble::{Effect, Kind, Trouble, Troubles};
@@ -148,6 +149,8 @@ struct State<L> {
     alerts: Vec<(i32, Alert)>,
     /// The partitions that have lost records, each with the time until which that is told.
     gone: Vec<(Instant, String)>,
+    /// What is done about tasks that keys wait for and that do not come.
+    awaiting: Awaiting,
     /// The instant steady time is measured from.
     start: Instant,
     /// The counters of the scenes in force.
@@ -166,6 +169,20 @@ struct State<L> {
     actions: Vec<Action>,
     /// The record being looked at.
     hand: Arc<Hand>,
+}
+
+/// What is done about tasks that keys wait for and that do not come.
+struct Awaiting {
+    /// When it is looked for them next.
+    look_at: Instant,
+    /// How long it is left alone after a search that has found all of them.
+    pause: Duration,
+    /// Those of the last look, and the number of batches after which all that was decided before is durable.
+    suspects: Option<(HashSet<Awaited>, u64)>,
+    /// Whether a search is under way.
+    is_searching: bool,
+    /// Shards of whose tiers records are gone: there it is not waited until a task is due.
+    with_gaps: HashSet<i32>,
 }
 
 /// How late a call is that is to be started.
@@ -212,6 +229,18 @@ const UNDER_WAY: usize = 2;
 /// Settlements after which no more records are read until a batch is taken. The engine stops long before with all that can wait: left is
 /// what follows from a record at once, such as a dead letter of one that cannot be read.
 const MOST_SETTLED: usize = 40_000;
+
+/// How late a parked task is that its tiers are searched for it: they come within milliseconds unless a flood is due.
+const LATE: Duration = Duration::from_secs(10);
+
+/// Time between two looks for tasks that are that late.
+const LOOK: Duration = Duration::from_secs(3);
+
+/// Longest pause between two searches that find what they look for.
+const RARELY: Duration = Duration::from_mins(10);
+
+/// Most alerts that wait for their topic.
+const MOST_ALERTS: usize = 1_000;
 
 /// Time between two commits of offsets that have not changed. Brokers forget those of topics that nobody subscribes to, a week after the last
 /// commit as they come, and sooner where an operator says so.
@@ -297,6 +326,13 @@ impl<L: Ledger> State<L> {
             touched: false,
             alerts: Vec::new(),
             gone: Vec::new(),
+            awaiting: Awaiting {
+                look_at: now + LATE,
+                pause: LATE,
+                suspects: None,
+                is_searching: false,
+                with_gaps: HashSet::new(),
+            },
             start: now,
             counters,
             share,
@@ -379,6 +415,8 @@ impl<L: Ledger> State<L> {
         }
         self.beat_at = now + BEAT;
         self.end_told(now);
+        self.alert_of_troubles();
+        self.look_for_awaited(now);
         self.parts.heartbeat.beat();
         self.parts.feed.turned();
         self.follow_commits(now);
@@ -411,6 +449,149 @@ impl<L: Ledger> State<L> {
             self.say_at = now + SAY;
             self.say_what_is_late();
         }
+    }
+
+    /// Makes alerts of the troubles that have begun, and has them written as soon as the alerts topic takes them.
+    fn alert_of_troubles(&mut self) {
+        let Some(shard) = self.shards.keys().next().copied() else {
+            return;
+        };
+        let now = self.now().wall;
+        for (kind, subject) in self.troubles.take_alerts(shard == 0) {
+            // What cannot be written cannot say so there.
+            if kind != Kind::TopicUnwritable || *subject != *self.parts.topics.alerts {
+                self.alerts
+                    .push((shard, trouble_alert(kind, &subject, now)));
+            }
+        }
+        if !self.alerts.is_empty() && !self.touched && self.takes_alerts() {
+            self.touch(|_| true);
+        }
+    }
+
+    /// Whether the alerts topic takes records, as far as is known.
+    fn takes_alerts(&self) -> bool {
+        !self.writable.closed.contains(Sink::Alerts)
+    }
+
+    /// Has the tiers searched for tasks that keys wait for, which should be back and are not: their records may be gone.
+    fn look_for_awaited(&mut self, now: Instant) {
+        if now < self.awaiting.look_at || self.awaiting.is_searching {
+            return;
+        }
+        self.awaiting.look_at = now + LOOK;
+        let engine = &self.parts.engine;
+        let late = self.now().wall.before(LATE);
+        let with_gaps = &self.awaiting.with_gaps;
+        let awaited = engine.awaited(|shard| {
+            if with_gaps.contains(&shard) {
+                Timestamp::MAX
+            } else {
+                late
+            }
+        });
+        if awaited.is_empty() {
+            self.awaiting.suspects = None;
+            self.awaiting.with_gaps.clear();
+            return;
+        }
+        // What is decided and not durable yet is in no tier either.
+        let durable = self.submitted + u64::from(!self.settled.is_empty());
+        let Some((before, mark)) = &self.awaiting.suspects else {
+            self.awaiting.suspects = Some((awaited.into_iter().collect(), durable));
+            return;
+        };
+        if self.received < *mark {
+            return;
+        }
+        let tasks: Vec<Awaited> = awaited
+            .into_iter()
+            .filter(|of| before.contains(of))
+            .collect();
+        self.awaiting.suspects = None;
+        if tasks.is_empty() || engine.unwritten() > 0 {
+            return;
+        }
+        let shards: HashSet<i32> = tasks.iter().map(|task| task.shard).collect();
+        let assignments = self
+            .shards
+            .iter()
+            .filter(|(shard, _)| shards.contains(shard));
+        let wanted = Wanted {
+            ends: engine
+                .ends()
+                .filter(|(lane, _)| shards.contains(&lane.shard))
+                .collect(),
+            assignments: assignments.map(|(shard, of)| (*shard, *of)).collect(),
+            tasks,
+        };
+        self.awaiting.is_searching = true;
+        self.awaiting.with_gaps.clear();
+        self.parts.feed.consumer.context().search(wanted);
+    }
+
+    /// The tiers were searched for tasks that keys wait for.
+    fn searched(&mut self, searched: Searched) {
+        let Searched { gone, assignments } = searched;
+        self.awaiting.is_searching = false;
+        let gone: Vec<Awaited> = gone
+            .into_iter()
+            .filter(|task| self.shards.get(&task.shard) == assignments.get(&task.shard))
+            .collect();
+        let gone = self.parts.engine.forget_gone(gone);
+        if gone.is_empty() {
+            self.awaiting.look_at = Instant::now() + self.awaiting.pause;
+            self.awaiting.pause = (self.awaiting.pause * 2).min(RARELY);
+            return;
+        }
+        self.awaiting.pause = LATE;
+        let mut shards: BTreeMap<i32, Vec<i64>> = BTreeMap::new();
+        for Awaited { shard, offset, .. } in gone {
+            shards.entry(shard).or_default().push(offset);
+        }
+        let now = self.now().wall;
+        for (shard, tasks) in shards {
+            let example = format!("{}/{shard}/{}", self.parts.topics.tasks, tasks[0]);
+            let count = tasks.len();
+            AwaitedGone {
+                shard,
+                tasks: count,
+                example: &example,
+            }
+            .emit(&self.parts.metrics);
+            let subject = format!("{}/{shard}", self.parts.topics.order);
+            self.tell_gone(
+                subject,
+                format!(
+                    "{count} parked tasks that others of their keys waited for, {example} among them, are in no tier any more: they are lost, \
+                     and the next ones of their keys go on"
+                ),
+            );
+            let alert = Alert {
+                rule: Kind::RecordsGone.word(),
+                scene: "".into(),
+                at: now,
+                count: u32::try_from(count).unwrap_or(u32::MAX),
+                example: example.into(),
+                reason: "parked-task-gone",
+                target: None,
+            };
+            self.alerts.push((shard, alert));
+        }
+        self.touch(|_| true);
+        self.step(Input::Tick);
+    }
+
+    /// Tells for a while that records are gone.
+    fn tell_gone(&mut self, subject: String, says: String) {
+        self.troubles.begin(Trouble {
+            kind: Kind::RecordsGone,
+            subject: subject.clone(),
+            says,
+            fix: None,
+            effect: Effect::Limits,
+        });
+        self.gone.push((Instant::now() + TOLD, subject));
     }
 
     /// Says which tasks are due and have not started.
@@ -548,7 +729,9 @@ impl<L: Ledger> State<L> {
     /// A batch is durable, or was dropped with its shards.
     fn received(&mut self, receipt: Option<Receipt>) {
         let Some(receipt) = receipt else { return };
-        let UnderWay { commits, tally, .. } = self
+        let UnderWay {
+            commits, mut tally, ..
+        } = self
             .under_way
             .pop_front()
             .unwrap_or_else(|| unreachable!("a receipt without a batch"));
@@ -561,13 +744,22 @@ impl<L: Ledger> State<L> {
         match receipt {
             Receipt::Committed { took, refused } => {
                 self.widen(took);
+                for settled in &refused {
+                    if let (Content::Entries(entries), Content::Entries(otherwise)) =
+                        (&settled.records, &settled.otherwise)
+                    {
+                        let [before, records] =
+                            [entries, otherwise].map(|entries| self.parts.encoder.records(entries));
+                        tally.refuse((entries, before), (otherwise, records));
+                    }
+                }
                 let metrics = &self.parts.metrics;
                 BatchCommitted { took, tally }.emit(metrics);
                 if !refused.is_empty() {
                     let count = refused.len();
                     RecordsRefused { count }.emit(metrics);
                 }
-                for (lane, offset) in refused.into_iter().flatten() {
+                for (lane, offset) in refused.into_iter().filter_map(|settled| settled.offset) {
                     if let Some(commit) = commits.iter().find(|commit| commit.lane == lane) {
                         let epoch = commit.epoch;
                         self.step(Input::Refused {
@@ -596,6 +788,8 @@ impl<L: Ledger> State<L> {
     /// A batch was not written: the engine settles what can be written again.
     fn returned(&mut self, commits: &[Commit], batch: ReturnedBatch) {
         self.returns += 1;
+        // What it held is durable later than was thought.
+        self.awaiting.suspects = None;
         self.returning = self.under_way.len();
         let ReturnedBatch {
             settled,
@@ -620,10 +814,16 @@ impl<L: Ledger> State<L> {
                 otherwise,
                 refused: _,
             } = settled;
-            let (Content::Entries(entries), Content::Entries(otherwise)) = (records, otherwise)
-            else {
-                // An alert that counts what died: those are counted again.
-                continue;
+            let (entries, otherwise) = match (records, otherwise) {
+                (Content::Entries(entries), Content::Entries(otherwise)) => (entries, otherwise),
+                // What died is counted again.
+                (Content::Alert(alert), _) if !Encoder::counts(&alert) => {
+                    if !written.contains(&index) && !refused.contains_key(&index) {
+                        self.alerts.push((place.shard, alert));
+                    }
+                    continue;
+                }
+                (Content::Alert(_) | Content::Records(_) | Content::Entries(_), _) => continue,
             };
             let Some((lane, offset)) = offset else {
                 self.unwritten_changes(place.shard, entries, &mut returned.changes);
@@ -820,7 +1020,11 @@ impl<L: Ledger> State<L> {
                 self.alerts.extend(alerts);
                 self.touch(|_| true);
             }
-            Reading::Shards(all) => self.step(Input::Shards(all)),
+            Reading::Searched(searched) => self.searched(searched),
+            Reading::Shards(all) => {
+                self.parts.metrics.shards.set(all.get().into());
+                self.step(Input::Shards(all));
+            }
             Reading::Failed(_) => unreachable!("the loop ends with it"),
         }
     }
@@ -836,6 +1040,9 @@ impl<L: Ledger> State<L> {
                 self.step(Input::Saved { shard, saved });
             }
         }
+        // What waits in its tiers is to be read first.
+        self.awaiting.look_at = Instant::now() + LATE;
+        self.awaiting.suspects = None;
         self.assignment += 1;
         let mut lanes = Vec::with_capacity(assignments.len());
         for assignment in assignments {
@@ -863,21 +1070,16 @@ impl<L: Ledger> State<L> {
 
     /// Records of our lanes are gone: people are told, and the offsets behind them are committed.
     fn gone(&mut self, gaps: Vec<Gap>) {
-        let troubles = self.parts.metrics.troubles();
-        let troubles = troubles.held_by(self.parts.heartbeat.name());
         let now = self.now().wall;
         for gap in gaps {
             RecordsGone { gap: &gap }.emit(&self.parts.metrics);
-            let subject = format!("{}/{}", gap.topic, gap.lane.shard);
-            troubles.begin(Trouble {
-                kind: Kind::RecordsGone,
-                subject: subject.clone(),
-                says: gap.says(),
-                fix: None,
-                effect: Effect::Limits,
-            });
-            self.gone.push((Instant::now() + TOLD, subject));
-            self.alerts.push((gap.lane.shard, gap.alert(now)));
+            let shard = gap.lane.shard;
+            self.tell_gone(format!("{}/{shard}", gap.topic), gap.says());
+            self.alerts.push((shard, gap.alert(now)));
+            if gap.lane.source != Source::Tasks {
+                self.parts.engine.forget_deferred(shard);
+                self.awaiting.with_gaps.insert(shard);
+            }
         }
         self.touch(|_| true);
     }
@@ -1060,7 +1262,15 @@ impl<L: Ledger> State<L> {
                 refused: false,
             });
         }
-        let alerts = self.alerts.drain(..).chain(dead.into_values());
+        let waiting = if self.takes_alerts() {
+            mem::take(&mut self.alerts)
+        } else {
+            // The oldest go first where there are too many.
+            let too_many = self.alerts.len().saturating_sub(MOST_ALERTS);
+            self.alerts.drain(..too_many);
+            Vec::new()
+        };
+        let alerts = waiting.into_iter().chain(dead.into_values());
         for (shard, alert) in alerts {
             tally.count_records(1);
             batch.settled.push(Settled {
@@ -1247,5 +1457,18 @@ impl<L: Ledger> State<L> {
         let owned = &self.shards;
         self.asked
             .retain(|(shards, _)| shards.iter().any(|shard| owned.contains_key(shard)));
+    }
+}
+
+/// The alert of a trouble that has begun.
+fn trouble_alert(kind: Kind, subject: &str, at: Timestamp) -> Alert {
+    Alert {
+        rule: kind.word(),
+        scene: "".into(),
+        at,
+        count: 1,
+        example: subject.into(),
+        reason: kind.word(),
+        target: None,
     }
 }

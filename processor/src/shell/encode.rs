@@ -155,6 +155,11 @@ impl Encoder {
         }
     }
 
+    /// Whether an alert is one that [`Self::count`] has made.
+    pub fn counts(alert: &Alert) -> bool {
+        alert.rule == DEAD_TASKS
+    }
+
     /// The record of an alert; its headers go to `sink`.
     ///
     /// # Errors

@@ -38,6 +38,7 @@ use crate::metrics::Metrics;
 use crate::offsets::{self, Edge};
 use crate::shell::group::Member;
 use crate::shell::restore::{Gap, Gone};
+use crate::shell::search::Searched;
 use crate::suspects::MOST_DEATHS;
 use crate::threads::{Ended, Hand, Threads};
 use crate::topics::Topics;
@@ -64,6 +65,8 @@ pub enum Reading {
     Shards(NonZeroU32),
     /// People must know this of these shards.
     Alerts(Vec<(i32, Alert)>),
+    /// This came of the search that the drive has asked for.
+    Searched(Searched),
     /// The consumer cannot go on.
     Failed(KafkaError),
 }

@@ -42,6 +42,7 @@ use crate::shell::feed::{Around, Reading, ended, failure};
 use crate::shell::look::Look;
 use crate::shell::order;
 use crate::shell::restore::{Asking, Pending};
+use crate::shell::search::{Search, Wanted};
 use crate::threads::Threads;
 use crate::topics::Topics;
 use crate::trouble::Troubles;
@@ -76,6 +77,8 @@ pub struct Context {
     known: Mutex<Known>,
     /// When the drive has turned.
     turns: Turns,
+    /// What the drive wants to be searched, until that begins.
+    wanted: Mutex<Option<Wanted>>,
 }
 
 /// When the drive has turned: one that does not has to give its shards to others, however well its member speaks to the group.
@@ -178,6 +181,7 @@ impl Member {
             anew: Arc::clone(around.anew),
             known: Mutex::default(),
             turns: Turns::new(&config),
+            wanted: Mutex::default(),
         };
         if let Some(id) = &identity.client_id {
             config.set("client.id", id);
@@ -307,6 +311,16 @@ impl Context {
     /// The drive turns.
     pub(crate) fn turned(&self) {
         self.turns.last.store(self.turns.now(), Ordering::Release);
+    }
+
+    /// Searches tiers for tasks, beside everything else: what comes of it is a reading.
+    pub(crate) fn search(&self, wanted: Wanted) {
+        *self.wanted() = Some(wanted);
+    }
+
+    /// What the drive wants to be searched.
+    fn wanted(&self) -> MutexGuard<'_, Option<Wanted>> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where events are counted.
@@ -490,8 +504,9 @@ impl Context {
 
     /// A shard cannot be worked on.
     fn stands_still(&self, shard: i32, why: &Pending) {
-        let trouble = why.trouble(shard, &self.topics, &self.config);
-        self.troubles().begin(trouble);
+        if let Some(trouble) = why.trouble(shard, &self.topics, &self.config) {
+            self.troubles().begin(trouble);
+        }
     }
 
     /// The troubles of this worker's shards.
@@ -502,8 +517,9 @@ impl Context {
     /// Shards are not ours any more, or known: they stand still no longer.
     fn goes_on<'a>(&self, standing: impl Iterator<Item = (&'a i32, &'a Standstill)>) {
         for (shard, standstill) in standing {
-            let (kind, subject) = standstill.why.subject(*shard, &self.topics);
-            self.troubles().end(kind, &subject);
+            if let Some((kind, subject)) = standstill.why.subject(*shard, &self.topics) {
+                self.troubles().end(kind, &subject);
+            }
         }
     }
 
@@ -586,6 +602,7 @@ fn restore_all(context: &Context, stop: &AtomicBool) {
     let mut look = Look::new(&context.config, &context.topics, troubles).ok();
     let mut look_at = Instant::now() + LOOK;
     let mut count = None;
+    let mut search: Option<Search> = None;
     while !stop.load(Ordering::Acquire) {
         thread::park_timeout(AGAIN);
         if stop.load(Ordering::Acquire) {
@@ -593,6 +610,21 @@ fn restore_all(context: &Context, stop: &AtomicBool) {
         }
         context.begin_anew();
         context.restore();
+        if let Some(wanted) = context.wanted().take() {
+            search = Some(Search::new(wanted));
+        }
+        if let Some(under_way) = &mut search {
+            let (config, topics) = (&context.config, &context.topics);
+            let searched = under_way.go_on(config, topics, context.probe.client());
+            if let Some(searched) = searched
+                && context
+                    .readings
+                    .try_send(Reading::Searched(searched))
+                    .is_ok()
+            {
+                search = None;
+            }
+        }
         if Instant::now() < look_at {
             continue;
         }

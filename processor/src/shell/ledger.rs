@@ -128,8 +128,8 @@ pub enum Receipt {
     Committed {
         /// How long that took, from the batch's submission.
         took: Duration,
-        /// The consequences that were written in their other form, since a topic refused the first one: their offsets, where they are known.
-        refused: Vec<Option<(LaneId, i64)>>,
+        /// The consequences that were written in their other form, since a topic refused the first one.
+        refused: Vec<Settled>,
     },
     /// None of its shards is ours any more; nothing was committed.
     Dropped,
@@ -981,13 +981,11 @@ fn refusal(group: &feed::Client, topic: &str) -> Result<Option<RDKafkaErrorCode>
 }
 
 /// The receipt of a batch that is durable.
-fn committed(submitted: &Submitted) -> Receipt {
-    let settled = submitted.batch.settled.iter();
-    let refused = settled.filter(|settled| settled.refused);
-    Receipt::Committed {
-        took: submitted.since.elapsed(),
-        refused: refused.map(|settled| settled.offset).collect(),
-    }
+fn committed(submitted: Submitted) -> Receipt {
+    let took = submitted.since.elapsed();
+    let settled = submitted.batch.settled.into_iter();
+    let refused = settled.filter(|settled| settled.refused).collect();
+    Receipt::Committed { took, refused }
 }
 
 /// What is handed back of a batch.

@@ -2,21 +2,25 @@
 //!
 //! Not how that is mended. Invariant: what stands still is told as long as it does, and no longer.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tracing::debug;
 
 use retide_core::{Alert, Timestamp};
 use retide_native::admin::{Operation, permitted};
 
 use crate::client::Quiet;
 use crate::cluster;
-use crate::offsets::{self, Edge};
-use crate::scan;
+use crate::offsets::{self, Edge, Offsets};
+use crate::scan::{self, Scanned};
 use crate::topics::Topics;
 use crate::trouble::{Effect, Kind, Trouble, Troubles};
 
@@ -32,6 +36,8 @@ pub(crate) struct Look {
     stable: BaseConsumer<Quiet>,
     /// The partitions that cannot be read to their ends: the first offset that cannot, and since when.
     held: HashMap<(String, i32), Held>,
+    /// The partitions of tiers that are drained in which nothing is left, and where they ended then.
+    empty: HashMap<(String, i32), i64>,
 }
 
 /// Why a partition cannot be read to its end.
@@ -70,6 +76,7 @@ impl Look {
             topics: Arc::clone(topics),
             troubles,
             held: HashMap::new(),
+            empty: HashMap::new(),
         })
     }
 
@@ -96,6 +103,7 @@ impl Look {
         let (Ok(ends), Ok(stable)) = (ends, stable) else {
             return Vec::new();
         };
+        self.look_at_strays(shards, all, &stable);
         let looked = Instant::now();
         let mut held = HashMap::new();
         for (at, stable) in stable {
@@ -141,6 +149,77 @@ impl Look {
         alerts
     }
 
+    /// Tells of tiers that are drained, as long as anything is in them.
+    fn look_at_strays(&mut self, shards: &[i32], all: &BaseConsumer<Quiet>, stable: &Offsets) {
+        let topics = Arc::clone(&self.topics);
+        let strays = topics.draining.iter().filter_map(|stray| {
+            let shards = shards.iter().filter(|shard| **shard < stray.partitions);
+            let left = self.left(&stray.topic, shards.copied(), all, stable);
+            // What is not known is told when it is.
+            let left = left.unwrap_or_else(|error| {
+                debug!(%error, topic = &*stray.topic, "tier that is drained not looked at");
+                0
+            });
+            (left > 0).then(|| stray_tier(&stray.topic, left))
+        });
+        let strays: Vec<Trouble> = strays.collect();
+        self.troubles.only(Kind::StrayTier, strays);
+    }
+
+    /// How many records of these partitions of a tier are not done, markers of transactions among them, but where there are only those.
+    fn left(
+        &mut self,
+        topic: &Arc<str>,
+        shards: impl Iterator<Item = i32>,
+        all: &BaseConsumer<Quiet>,
+        stable: &Offsets,
+    ) -> Result<i64, KafkaError> {
+        let mut ends = BTreeMap::new();
+        let mut list = TopicPartitionList::new();
+        for shard in shards {
+            let at = (topic.to_string(), shard);
+            let end = stable.get(&at).copied().unwrap_or(0);
+            if end > 0 && self.empty.get(&at) != Some(&end) {
+                ends.insert(shard, end);
+                list.add_partition(topic, shard);
+            }
+        }
+        if ends.is_empty() {
+            return Ok(0);
+        }
+        let committed = offsets::known(&all.committed_offsets(list, ASK)?);
+        let mut starts = TopicPartitionList::new();
+        let mut left = BTreeMap::new();
+        for (shard, end) in &ends {
+            let next = committed.get(&(topic.to_string(), *shard)).copied();
+            let next = next.unwrap_or(0);
+            if next < *end {
+                left.insert(*shard, end - next);
+                starts.add_partition_offset(topic, *shard, Offset::Offset(next))?;
+            }
+        }
+        let mut none: BTreeSet<i32> = ends.keys().copied().collect();
+        if starts.count() > 0 {
+            let scanned = scan::read(&self.stable, &starts, Instant::now() + ASK, |message| {
+                none.remove(&message.partition());
+                if left.keys().any(|shard| none.contains(shard)) {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                }
+            });
+            self.stable.unassign()?;
+            if let Scanned::OutOfTime { left } = scanned? {
+                none.retain(|shard| !left.contains(shard));
+            }
+        }
+        for shard in none {
+            left.remove(&shard);
+            self.empty.insert((topic.to_string(), shard), ends[&shard]);
+        }
+        Ok(left.values().sum())
+    }
+
     /// Looks whether the topics may be read.
     fn may_read(&self, client: &BaseConsumer<Quiet>) {
         let read = self.topics.read().map(|(_, topic)| topic);
@@ -177,6 +256,23 @@ impl Look {
             })
             .collect();
         self.troubles.only(Kind::TopicUnreadable, denied);
+    }
+}
+
+/// A tier that is drained.
+fn stray_tier(topic: &str, left: i64) -> Trouble {
+    let tier = topic.rsplit(".delay.").next().unwrap_or(topic);
+    Trouble {
+        kind: Kind::StrayTier,
+        subject: topic.to_owned(),
+        says: format!(
+            "{topic} is no tier of this configuration, and up to {left} records in it are not done: they are read until it is empty, and \
+             nothing is parked there"
+        ),
+        fix: Some(format!(
+            "leave it until it is empty and delete it then, or add \"{tier}\" to tiers in [topics]"
+        )),
+        effect: Effect::Limits,
     }
 }
 

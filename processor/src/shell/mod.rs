@@ -11,5 +11,6 @@ mod look;
 mod machine;
 mod order;
 pub mod restore;
+pub mod search;
 pub(crate) mod watch;
 pub mod writable;

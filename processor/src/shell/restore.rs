@@ -74,15 +74,8 @@ pub(crate) enum Pending {
     Topics(KafkaError),
     /// One of its topics was made anew.
     Anew,
-    /// This topic does not have the partition yet, others have.
-    Narrow {
-        /// The topic.
-        topic: Arc<str>,
-        /// How many partitions it has.
-        partitions: usize,
-        /// How many the widest topic has.
-        widest: usize,
-    },
+    /// A topic does not have the partition yet, others have: told by who looks at all topics.
+    Narrow,
     /// What the group has committed for it is not known.
     Committed(KafkaError),
     /// Where this partition begins and ends is not known.
@@ -244,21 +237,13 @@ impl Asking<'_> {
                 return;
             }
         };
-        let known = counts.iter().map(|(_, partitions)| *partitions);
-        let widest = known.filter(|known| *known < usize::MAX).max().unwrap_or(0);
         wanted.retain(|shard| {
             let at = usize::try_from(*shard).unwrap_or(usize::MAX);
-            let narrow = counts.iter().find(|(_, partitions)| *partitions <= at);
-            if let Some((topic, partitions)) = narrow {
-                let (topic, partitions) = (Arc::clone(topic), *partitions);
-                let narrow = Pending::Narrow {
-                    topic,
-                    partitions,
-                    widest,
-                };
-                pending.insert(*shard, narrow);
+            let is_narrow = counts.iter().any(|(_, partitions)| *partitions <= at);
+            if is_narrow {
+                pending.insert(*shard, Pending::Narrow);
             }
-            narrow.is_none()
+            !is_narrow
         });
     }
 
@@ -499,50 +484,44 @@ impl Known {
 // === impl Pending ===
 
 impl Pending {
-    /// The kind of trouble, and whom it befalls.
-    pub(crate) fn subject(&self, shard: i32, topics: &Topics) -> (Kind, String) {
-        match self {
-            Self::Topics(_) | Self::Anew | Self::Committed(_) => {
-                (Kind::PartitionStuck, format!("{}/{shard}", topics.tasks))
-            }
-            Self::Narrow { topic, .. } => (Kind::PartitionsDiffer, topic.to_string()),
-            Self::Edges { topic } => (Kind::PartitionStuck, format!("{topic}/{shard}")),
-            Self::Order { .. } => (Kind::PartitionStuck, format!("{}/{shard}", topics.order)),
-        }
+    /// The kind of trouble, and whom it befalls; none if it is told elsewhere, since what all topics have goes on.
+    pub(crate) fn subject(&self, shard: i32, topics: &Topics) -> Option<(Kind, String)> {
+        let topic = match self {
+            Self::Topics(_) | Self::Anew | Self::Committed(_) => &topics.tasks,
+            Self::Narrow => return None,
+            Self::Edges { topic } => topic,
+            Self::Order { .. } => &topics.order,
+        };
+        Some((Kind::PartitionStuck, format!("{topic}/{shard}")))
     }
 
-    /// The trouble that it is.
-    pub(crate) fn trouble(&self, shard: i32, topics: &Topics, config: &ClientConfig) -> Trouble {
-        let (kind, subject) = self.subject(shard, topics);
-        let effect = match self {
-            // What all topics have goes on.
-            Self::Narrow { .. } => Effect::Limits,
-            Self::Topics(_)
-            | Self::Anew
-            | Self::Committed(_)
-            | Self::Edges { .. }
-            | Self::Order { .. } => Effect::Stops,
-        };
-        Trouble {
+    /// The trouble that it is, if it is one.
+    pub(crate) fn trouble(
+        &self,
+        shard: i32,
+        topics: &Topics,
+        config: &ClientConfig,
+    ) -> Option<Trouble> {
+        let (kind, subject) = self.subject(shard, topics)?;
+        Some(Trouble {
             kind,
             subject,
             says: self.says(shard, topics),
             fix: self.fix(shard, topics, config),
-            effect,
-        }
+            effect: Effect::Stops,
+        })
     }
 
     /// What mends it.
     fn fix(&self, shard: i32, topics: &Topics, config: &ClientConfig) -> Option<String> {
         match self {
-            Self::Narrow { widest, .. } => Some(cluster::widen_all(config, topics, *widest)),
             Self::Order {
                 stable: Some(stable),
             } => Some(cluster::abort(config, &topics.order, shard, *stable)),
             Self::Committed(_) | Self::Order { stable: None } => {
                 Some(cluster::find_hanging(config))
             }
-            Self::Topics(_) | Self::Anew | Self::Edges { .. } => None,
+            Self::Topics(_) | Self::Anew | Self::Narrow | Self::Edges { .. } => None,
         }
     }
 
@@ -553,14 +532,7 @@ impl Pending {
                 "shard {shard} stands still: how many partitions the topics have is not known ({error})"
             ),
             Self::Anew => format!("shard {shard} begins anew, since a topic of it was made anew"),
-            Self::Narrow {
-                topic,
-                partitions,
-                widest,
-            } => format!(
-                "{topic} has {partitions} partitions, and others have {widest}: shards from {partitions} on begin when all topics have \
-                 them"
-            ),
+            Self::Narrow => format!("shard {shard} begins when all topics have its partition"),
             Self::Committed(error) => format!(
                 "shard {shard} stands still: the group's committed offsets are not known ({error}); no answer, or a transaction that is \
                  not ended"

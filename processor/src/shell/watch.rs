@@ -1,4 +1,5 @@
-//! The thread that finds out which topics take records, beside those who write: what may be written, and what is.
+//! The thread that finds out which topics take records, beside those who write: what may be written, and what is. It also looks whether
+//! the topics still are what retide needs.
 //!
 //! Invariant: nothing that it writes is ever to be read: its transactions are aborted.
 
@@ -14,6 +15,7 @@ use tracing::debug;
 
 use retide_native::admin::{self, Operation, Permitted};
 
+use crate::cluster::Drift;
 use crate::shell::ledger::{Deliveries, Flushed, OutRecord, flush, is_refusal, settle_deliveries};
 use crate::shell::writable::{By, Cause, Writability, is_missing};
 use crate::threads::Ended;
@@ -31,6 +33,8 @@ pub(crate) struct Watch {
     writability: Arc<Writability>,
     /// The producer that tries, while there is something to try.
     trying: Option<BaseProducer<Deliveries>>,
+    /// Looks at partitions and settings.
+    drift: Drift,
 }
 
 /// Pause between two tries of what takes no records: whoever mends it sees the work go on within that time.
@@ -38,6 +42,9 @@ const TRY: Duration = Duration::from_secs(1);
 
 /// Pause between two questions for what may be written, while all of it may.
 const ASK: Duration = Duration::from_secs(5);
+
+/// Pause between two looks at partitions and settings: what was changed is told within twice that time.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Longest wait for an answer.
 const CALL: Duration = Duration::from_secs(5);
@@ -58,6 +65,7 @@ impl Watch {
         topics: &Topics,
         events: bool,
         writability: &Arc<Writability>,
+        drift: Drift,
     ) -> Self {
         let written = topics.written().into_iter();
         let written = written.filter(|topic| events || **topic != topics.events);
@@ -67,6 +75,7 @@ impl Watch {
             topics: written.chain(&topics.tiers).map(Arc::clone).collect(),
             writability: Arc::clone(writability),
             trying: None,
+            drift,
         }
     }
 
@@ -83,6 +92,7 @@ impl Watch {
     pub(crate) fn run(mut self, stop: &AtomicBool) -> Ended {
         let client = self.asking().ok();
         let (mut ask_at, mut try_at) = (Instant::now() + ASK, Instant::now());
+        let mut look_at = Instant::now();
         while !stop.load(Ordering::Acquire) {
             thread::sleep(STEP);
             let now = Instant::now();
@@ -90,6 +100,11 @@ impl Watch {
                 self.describe(client);
                 let closed = !self.writability.described().is_empty();
                 ask_at = Instant::now() + if closed { TRY } else { ASK };
+            }
+            if let Some(client) = client.as_ref().filter(|_| now >= look_at) {
+                self.drift.look(client.client());
+                client.poll(Duration::ZERO);
+                look_at = Instant::now() + LOOK;
             }
             if now >= try_at {
                 self.try_all();

@@ -291,6 +291,7 @@ fn a_refusal<L: Guarantee>() {
     let Receipt::Committed { refused, .. } = receipt else {
         panic!("{receipt:?}");
     };
+    let refused: Vec<_> = refused.iter().map(|settled| settled.offset).collect();
     assert_eq!(refused, [Some((tasks(0), 0))]);
     assert_eq!(bench.values(0, "read_committed"), ["parked"]);
     assert_eq!(bench.values(2, "read_committed"), ["other"]);
@@ -440,7 +441,11 @@ fn commit_in_rebalance<L: Guarantee>() {
     let (shards, done) = loop {
         match bench.worker.feed.readings.recv_timeout(PATIENCE).unwrap() {
             Reading::Revoked { shards, done, .. } => break (shards, done),
-            Reading::Assigned(..) | Reading::Gaps(_) | Reading::Shards(_) | Reading::Alerts(_) => {}
+            Reading::Assigned(..)
+            | Reading::Gaps(_)
+            | Reading::Shards(_)
+            | Reading::Alerts(_)
+            | Reading::Searched(_) => {}
             Reading::Failed(error) => panic!("{error}"),
         }
     };

@@ -224,7 +224,11 @@ fn a_shard_is_kept_and_others_are_read_until_it_is_let_go_of() {
                 assert!(shards.len() < SHARDS as usize && !lost, "{shards:?}");
                 break done;
             }
-            Reading::Assigned(..) | Reading::Gaps(_) | Reading::Shards(_) | Reading::Alerts(_) => {}
+            Reading::Assigned(..)
+            | Reading::Gaps(_)
+            | Reading::Shards(_)
+            | Reading::Alerts(_)
+            | Reading::Searched(_) => {}
             Reading::Failed(error) => panic!("{error}"),
         }
     };

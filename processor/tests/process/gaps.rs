@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::runtime::Runtime;
@@ -20,6 +21,15 @@ const SLOW: &str = r#"
 target = { http = { url = "http://TARGET/flaky", timeout = "5s" } }
 backoff = { fixed = { delay = "6s" } }
 max_attempts = 4
+"#;
+
+/// The same, one task of a key after the other.
+const LINE: &str = r#"
+[scenes.flaky]
+target = { http = { url = "http://TARGET/flaky", timeout = "5s" } }
+backoff = { fixed = { delay = "6s" } }
+max_attempts = 4
+ordering = "key"
 "#;
 
 /// An admin client.
@@ -85,8 +95,9 @@ fn wait_for_records(rig: &Rig, topic: &str, records: usize) {
     }
 }
 
-/// Sends a task of `flaky` that fails so often to a partition.
+/// Sends a task of `flaky` that fails so often to a partition; all of a partition have the same key.
 fn send(rig: &Rig, producer: &BaseProducer, partition: i32, id: &str, failures: &str) {
+    let key = partition.to_string();
     let headers = rdkafka::message::OwnedHeaders::new();
     let headers = [("retry-scene", "flaky"), ("retry-id", id)].iter().fold(
         headers,
@@ -98,7 +109,8 @@ fn send(rig: &Rig, producer: &BaseProducer, partition: i32, id: &str, failures: 
         },
     );
     let topic = rig.topic("tasks");
-    let record = BaseRecord::<(), str>::to(&topic)
+    let record = BaseRecord::<str, str>::to(&topic)
+        .key(&key)
         .payload(failures)
         .partition(partition)
         .headers(headers);
@@ -150,6 +162,79 @@ fn records_deleted_before_they_were_read_are_told_and_the_rest_goes_on() {
     assert_eq!(second.wait(), Some(0));
     let third = rig.run();
     assert!(!third.log().contains("records gone before"));
+}
+
+/// Sets the group's offset of a partition to its end.
+fn commit(rig: &Rig, topic: &str, partition: i32) {
+    let group: BaseConsumer = config(&rig.bootstrap, "admin")
+        .set("group.id", &rig.prefix)
+        .create()
+        .unwrap();
+    let topic = rig.topic(topic);
+    let (_, end) = group.fetch_watermarks(&topic, partition, PATIENCE).unwrap();
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(&topic, partition, Offset::Offset(end))
+        .unwrap();
+    group.commit(&list, CommitMode::Sync).unwrap();
+}
+
+#[test]
+fn a_key_goes_on_when_the_parked_task_it_waits_for_is_gone() {
+    let (rig, address) = rig(LINE);
+    let producer = rig.producer();
+    let first = rig.run();
+    for partition in 0..3 {
+        send(
+            &rig,
+            &producer,
+            partition,
+            &format!("first-{partition}"),
+            "1",
+        );
+    }
+    wait_for_records(&rig, "delay.5s", 3);
+    first.terminate();
+    assert_eq!(first.wait(), Some(0));
+
+    // One is deleted, one is passed over, and one is only late.
+    delete(&rig, "delay.5s", 0);
+    commit(&rig, "delay.5s", 1);
+    let second = rig.run();
+    for partition in 0..3 {
+        send(
+            &rig,
+            &producer,
+            partition,
+            &format!("second-{partition}"),
+            "0",
+        );
+    }
+    let ends = rig.ends(4);
+
+    let ended: Vec<&str> = ends.keys().map(String::as_str).collect();
+    assert_eq!(ended, ["first-2", "second-0", "second-1", "second-2"]);
+    let ids = rig.target.requests().into_iter();
+    let ids: Vec<String> = ids.map(|request| request.text("retry-id")).collect();
+    let last = |id: &str| ids.iter().rposition(|other| other == id);
+    assert!(last("first-2") < last("second-2"), "{ids:?}");
+    wait_for(&address, "/metrics", "retide_ordered_tasks_gone_total 2");
+    // Nobody after this process hears of them.
+    wait_for(&address, "/metrics", "retide_ordered_keys 0");
+    let (tasks, order) = (rig.topic("tasks"), rig.topic("order"));
+    let alerts = rig.read("alerts").into_iter();
+    let alerts = alerts.filter_map(|alert| String::from_utf8(alert.value?).ok());
+    let alerts: Vec<String> = alerts.collect();
+    for partition in 0..2 {
+        let at = format!("{tasks}/{partition}/0");
+        wait_for(
+            &address,
+            "/readyz",
+            &format!(r#""subject":"{order}/{partition}""#),
+        );
+        assert!(second.log().contains(&at));
+        let is_told = |text: &String| text.contains("parked-task-gone") && text.contains(&at);
+        assert!(alerts.iter().any(is_told), "{alerts:#?}");
+    }
 }
 
 /// The process stays, and does a task on each of these partitions.

@@ -33,3 +33,4 @@ mod support;
 mod suspects;
 mod time;
 mod unwritable;
+mod watch;

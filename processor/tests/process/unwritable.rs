@@ -158,6 +158,17 @@ fn a_topic_that_takes_no_records_stops_what_needs_it_and_nothing_else() {
     let ends = rig.ends_within(ended + 1, TOLD);
     assert_eq!(ends["dead"], ["dead"]);
     assert!(ends.values().all(|ends| ends.len() == 1), "{ends:?}");
+    let unwritable = |topic: &str| {
+        let alerts = rig.read("alerts").into_iter();
+        let texts = alerts.filter_map(|alert| String::from_utf8(alert.value?).ok());
+        let topic = format!("\"{}\"", rig.topic(topic));
+        texts
+            .filter(|text| text.contains("topic-unwritable") && text.contains(&topic))
+            .count()
+    };
+    until("alerts", || {
+        unwritable("callbacks") > 0 && unwritable("dead-letters") > 0
+    });
     retide.terminate();
     assert_eq!(retide.wait(), Some(0));
 }
@@ -196,8 +207,18 @@ fn a_target_topic_that_does_not_exist_costs_others_nothing() {
         };
         assert_eq!(ends, &[expected], "{id}");
     }
-    // None of its records was waited for in a transaction.
+    // None of its records was waited for in a transaction, and none counts as delivered.
     let (_, metrics) = get(&address, "/metrics").unwrap();
+    for (scene, outcome, count) in [
+        ("stray", "delivered", 0),
+        ("stray", "dead", 20),
+        ("flaky", "delivered", 20),
+    ] {
+        let series = format!(
+            "retide_tasks_ended_total{{scene=\"{scene}\",outcome=\"{outcome}\"}} {count}\n"
+        );
+        assert!(metrics.contains(&series), "{series}{metrics}");
+    }
     let aborted = "retide_ledger_batches_total{result=\"aborted\"} 0\n";
     assert!(metrics.contains(aborted), "{metrics}");
     assert_eq!(

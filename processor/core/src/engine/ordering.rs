@@ -9,12 +9,13 @@ use super::{Action, Closing, Engine, Now};
 use crate::agenda::Item;
 use crate::entry::Entry;
 use crate::lane::{LaneId, Source};
-use crate::order::{End, Fingerprint, Others, Shard, Turn, Waiter};
+use crate::order::{Awaited, End, Fingerprint, Others, Shard, Turn, Waiter};
 #[cfg(feature = "planted")]
 use crate::planted::Bug;
 use crate::scene::{MAX_DELAY, Ordering};
 use crate::task::{Kind, Task};
 use crate::tier::{HORIZON, STRAIGHT};
+use crate::time::Timestamp;
 use crate::verdict::{self, LEAST_WAIT};
 use crate::wait::Cause;
 use crate::window::Ahead;
@@ -279,6 +280,25 @@ impl Engine {
         let mut woken = Vec::new();
         order.refused(end, &mut woken);
         self.look_again(woken);
+    }
+
+    /// Of `awaited`, those that are in no tier: whoever waits for them goes on. Gives those that are gone: a task that is in memory now, or
+    /// has ended, is not.
+    pub fn forget_gone(&mut self, awaited: Vec<Awaited>) -> Vec<Awaited> {
+        let mut woken = Vec::new();
+        let mut gone = awaited;
+        gone.retain(|Awaited { shard, key, offset }| {
+            let order = self.orders.get(*shard);
+            order.is_some_and(|order| order.gone(*key, *offset, &mut woken))
+        });
+        self.look_again(woken);
+        gone
+    }
+
+    /// The tasks that keys wait for, which are in tiers as far as is known and were due before the instant of their shard: whoever has read
+    /// all of the tiers and has not seen them may say that they are gone ([`Self::forget_gone`]).
+    pub fn awaited(&self, before: impl Fn(i32) -> Timestamp) -> Vec<Awaited> {
+        self.orders.awaited(before)
     }
 
     /// Other rules are in force: whoever waits for others may not have to any more.

@@ -363,7 +363,7 @@ impl Writer {
             drop(commit);
             match offsets {
                 Ok(()) => {
-                    return committed(&submitted);
+                    return committed(submitted);
                 }
                 // In a rebalance too: it ends with the shards given up, or with a membership in which the commit is accepted.
                 Err(error) => warn!(%error, "offsets not committed, trying again"),

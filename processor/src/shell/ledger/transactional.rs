@@ -336,7 +336,7 @@ impl Writer {
             }
             self.refuse_at_once(&mut submitted);
             match self.try_write(&submitted, turn) {
-                Ok(()) => return committed(&submitted),
+                Ok(()) => return committed(submitted),
                 Err(Trouble::Undelivered(verdict)) => {
                     self.abort();
                     if let Some(receipt) = self.follow(*verdict, &mut submitted) {
@@ -363,7 +363,7 @@ impl Writer {
                 Err(Trouble::Unknown(error)) => {
                     self.give_up("transaction", &error);
                     if self.settle_doubt(&mut submitted) {
-                        return committed(&submitted);
+                        return committed(submitted);
                     }
                     thread::sleep(AGAIN);
                 }
