@@ -82,7 +82,7 @@ pub enum Bug {
 
 impl Bug {
     /// Every mistake there is.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::OffsetByOne,
         Self::WrongBase,
         Self::Early,
