@@ -71,7 +71,7 @@ mod planted {
     const WRITABLE: &str = "no topic of a campaign refuses a record";
 
     /// What the checker does not see, and why.
-    const UNSEEN: [(Bug, &str); 19] = [
+    const UNSEEN: [(Bug, &str); 20] = [
         (Bug::Core(Core::FreshBurst), "it knows no rates"),
         (
             Bug::Core(Core::LimiterResetOnRebalance),
@@ -119,6 +119,10 @@ mod planted {
         (
             Bug::Core(Core::EmptyKeyOrdered),
             "a campaign has no empty keys, and it does not ask why a task waited",
+        ),
+        (
+            Bug::KeyOrderReadEarly,
+            "a takeover has to meet a transaction that is not over, with a key in it that goes on: 1 of several hundred histories",
         ),
         (
             Bug::ProducerKept,
