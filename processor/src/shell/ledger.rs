@@ -798,6 +798,7 @@ impl Verdict {
                     && writability.holds_tasks(&record.topic)
                     && !is_least
                     && !is_small
+                    && !wants_keys(code, &record)
                 {
                     let message = format!("{} refused {size} bytes: {error}", record.topic);
                     let failure = Failure::new(word(code), &message);
@@ -1025,6 +1026,11 @@ fn is_of_record(code: RDKafkaErrorCode) -> bool {
                 | RDKafkaErrorCode::PolicyViolation
                 | RDKafkaErrorCode::InvalidMessage
         )
+}
+
+/// Whether a topic refuses a record since it has no key: one that is compacted takes none of those.
+fn wants_keys(code: RDKafkaErrorCode, record: &OutRecord) -> bool {
+    code == RDKafkaErrorCode::InvalidRecord && record.key.is_none()
 }
 
 /// Whether a refusal is about the size of a record, or of those that travelled with it.

@@ -380,6 +380,7 @@ impl Writability {
             RDKafkaErrorCode::InvalidTimestamp => {
                 tools.set(topic, "message.timestamp.type", "LogAppendTime")
             }
+            RDKafkaErrorCode::InvalidRecord => tools.set(topic, "cleanup.policy", "delete"),
             RDKafkaErrorCode::NotEnoughReplicas
             | RDKafkaErrorCode::NotEnoughReplicasAfterAppend => {
                 tools.set(topic, "min.insync.replicas", "1")
@@ -429,6 +430,9 @@ impl std::fmt::Display for Cause {
             RDKafkaErrorCode::InvalidTimestamp => {
                 formatter.write_str("it refuses the time of its records (InvalidTimestamp)")
             }
+            RDKafkaErrorCode::InvalidRecord => formatter.write_str(
+                "it refuses records without a key, as one whose cleanup.policy is compact (InvalidRecord)",
+            ),
             RDKafkaErrorCode::NotEnoughReplicas
             | RDKafkaErrorCode::NotEnoughReplicasAfterAppend => formatter.write_str(
                 "fewer replicas are in sync than its min.insync.replicas (NotEnoughReplicas)",

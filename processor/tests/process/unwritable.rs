@@ -2,6 +2,7 @@
 //! nothing else.
 
 use std::net::TcpListener;
+use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -109,16 +110,19 @@ fn a_topic_that_takes_no_records_stops_what_needs_it_and_nothing_else() {
     let calls = rig.target.count();
     rig.produce(200, [0; 20].into_iter());
     let producer = rig.producer();
-    for number in 0..5 {
-        let id = format!("parked-{number}");
-        let headers = [
-            ("retry-scene", "flaky"),
-            ("retry-id", &id),
-            ("retry-delay-ms", "600000"),
-        ];
-        rig.send(&producer, &headers, b"0");
-    }
-    producer.flush(PATIENCE).unwrap();
+    let park = |numbers: Range<usize>| {
+        for number in numbers {
+            let id = format!("parked-{number}");
+            let headers = [
+                ("retry-scene", "flaky"),
+                ("retry-id", &id),
+                ("retry-delay-ms", "600000"),
+            ];
+            rig.send(&producer, &headers, b"0");
+        }
+        producer.flush(PATIENCE).unwrap();
+    };
+    park(0..5);
     until("parked", || rig.read("delay.1m").len() == 5);
     assert_eq!(
         rig.target.count(),
@@ -140,6 +144,12 @@ fn a_topic_that_takes_no_records_stops_what_needs_it_and_nothing_else() {
     ended += 4;
     rig.ends_within(ended, PATIENCE);
     set(&rig, "delay.now", "max.message.bytes", "1048588");
+
+    // So it has if it wants keys, and tasks have none.
+    set(&rig, "delay.1m", "cleanup.policy", "compact");
+    park(5..10);
+    until("parked elsewhere", || rig.read("delay.10s").len() >= 5);
+    set(&rig, "delay.1m", "cleanup.policy", "delete");
 
     // What is delivered needs no dead letter.
     delete(&rig, "dead-letters");

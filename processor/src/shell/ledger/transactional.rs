@@ -51,7 +51,7 @@ struct Writer {
     id: String,
     /// How often another id was taken.
     ids: u32,
-    /// Whether the last transaction was aborted: what is left of it cannot commit any more.
+    /// Whether the abort of the last transaction was asked for: whatever became of that, it cannot commit any more.
     aborted: bool,
     /// The producer, unless it was given up and not made again yet.
     producer: Option<BaseProducer<Deliveries>>,
@@ -559,6 +559,8 @@ impl Writer {
             }
         }
         let asked = Instant::now();
+        // Nobody has asked for its commit.
+        self.aborted = true;
         if let Err(error) = producer.abort_transaction(CALL) {
             let (failed, _) = producer.context().take();
             self.give_up("abort", &error);
@@ -574,7 +576,6 @@ impl Writer {
             }
         }
         let (failed, _) = producer.context().take();
-        self.aborted = true;
         self.distrust(asked.elapsed());
         failed
     }
