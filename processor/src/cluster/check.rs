@@ -466,16 +466,17 @@ impl Subject<'_> {
         })
     }
 
-    /// What the retry topic takes must fit, with what retide adds, wherever it may go.
+    /// What the retry topic takes should fit, with what retide adds, wherever it may go: a task that does not ends there, alone.
     fn max_bytes(&self) -> Option<Finding> {
         let role = self.topic.role;
         let (found, tasks) = (self.seen.number(plan::MAX_BYTES)?, self.task_bytes?);
         let needed = plan::copy_bytes(tasks);
         if role == Role::Tasks && needed > WRITABLE {
             return Some(self.finding(
-                Severity::Refuse,
+                Severity::Warn,
                 format!(
-                    "{} is {found}: a copy of a task may be larger than the {WRITABLE} bytes that retide writes, and would be stuck",
+                    "{} is {found}: a copy of a task may be larger than the {WRITABLE} bytes that retide writes, and one that is ends as a dead \
+                     letter without its value",
                     plan::MAX_BYTES
                 ),
                 self.set(plan::MAX_BYTES, &plan::largest_task(WRITABLE).to_string()),
@@ -483,10 +484,10 @@ impl Subject<'_> {
         }
         (role.is_copied_to() && found < needed).then(|| {
             self.finding(
-                Severity::Refuse,
+                Severity::Warn,
                 format!(
                     "{} is {found}, and the retry topic's is {tasks}: a task with the headers that retide adds may need {needed}, and \
-                     would be stuck",
+                     one that does not fit ends as a dead letter without its value",
                     plan::MAX_BYTES
                 ),
                 self.set(plan::MAX_BYTES, &needed.max(plan::COPY_BYTES).to_string()),
@@ -707,16 +708,16 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_topic_that_takes_more_than_retide_writes_is_refused() {
+    fn a_retry_topic_that_takes_more_than_retide_writes_is_told() {
         let found = changed("r.tasks", plan::MAX_BYTES, "20000000");
 
         assert_eq!(
             found[0],
             finding(
-                Severity::Refuse,
+                Severity::Warn,
                 "r.tasks",
-                "max.message.bytes is 20000000: a copy of a task may be larger than the 10000000 bytes that retide writes, and would \
-                 be stuck",
+                "max.message.bytes is 20000000: a copy of a task may be larger than the 10000000 bytes that retide writes, and one \
+                 that is ends as a dead letter without its value",
                 "kafka-configs.sh --bootstrap-server a:9092 --alter --entity-type topics --entity-name r.tasks --add-config \
                  max.message.bytes=7450848",
             )

@@ -278,17 +278,17 @@ fn retention_by_size_is_worth_a_warning_where_tasks_wait() {
 }
 
 #[test]
-fn a_topic_that_does_not_take_what_the_retry_topic_took_is_refused() {
+fn a_topic_that_does_not_take_what_the_retry_topic_took_is_told() {
     for topic in ["delay.now", "dead-letters", "callbacks"] {
         let bench = Bench::new();
 
         let findings = bench.set(topic, "max.message.bytes", "1048588");
 
         let expected = bench.finding(
-            Severity::Refuse,
+            Severity::Warn,
             topic,
             "max.message.bytes is 1048588, and the retry topic's is 1048588: a task with the headers that retide adds may need \
-             1463653, and would be stuck",
+             1463653, and one that does not fit ends as a dead letter without its value",
             ("max.message.bytes", "2097152"),
         );
         assert_eq!(findings, [expected]);
