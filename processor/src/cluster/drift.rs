@@ -145,8 +145,8 @@ impl Drift {
     ) -> Result<(Seen, BTreeSet<String>), KafkaError> {
         let names: Vec<&str> = self.plan.topics.iter().map(|topic| &*topic.name).collect();
         let (mut seen, mut unknown) = (Seen::default(), BTreeSet::new());
-        let mut absent = BTreeSet::new();
-        for (name, topic) in names.iter().zip(describe(client, &names, ANSWER)?) {
+        let mut is_hidden = false;
+        for topic in describe(client, &names, ANSWER)? {
             match topic {
                 Ok(topic) => {
                     let found = SeenTopic {
@@ -154,16 +154,20 @@ impl Drift {
                         replicas: vec![Vec::new(); topic.partitions],
                         settings: BTreeMap::new(),
                     };
-                    seen.topics.insert((*name).to_owned(), found);
+                    seen.topics.insert(topic.name, found);
                 }
                 Err(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
-                    absent.insert((*name).to_owned());
                 }
-                Err(_) => {
-                    seen.hidden.insert((*name).to_owned());
-                    unknown.insert((*name).to_owned());
-                }
+                Err(_) => is_hidden = true,
             }
+        }
+        let others = names
+            .iter()
+            .filter(|name| !seen.topics.contains_key(**name));
+        let mut absent: BTreeSet<String> = others.map(|name| (*name).to_owned()).collect();
+        if is_hidden {
+            // Of which of them it is not said.
+            unknown.append(&mut absent);
         }
         // A broker that has not heard of it yet says the same of a topic that was just made.
         let new = absent.difference(&self.absent).cloned();

@@ -1292,7 +1292,11 @@ impl<L: Ledger> State<L> {
                 refused: false,
             });
         }
+        let idle = self.unreadable(&batch);
         for commit in &commits {
+            if idle.contains(&commit.lane.source) {
+                continue;
+            }
             batch.progress.push(Progress {
                 topic: Arc::clone(self.parts.topics.name(commit.lane.source)),
                 shard: commit.lane.shard,
@@ -1308,6 +1312,22 @@ impl<L: Ledger> State<L> {
             tally,
         });
         self.parts.ledger.submit(batch);
+    }
+
+    /// What may not be read, so that offsets of it may not be committed either, and need not be: nothing in the batch is of it.
+    fn unreadable(&self, batch: &Batch) -> Vec<Source> {
+        let topics = self.troubles.subjects(Kind::TopicUnreadable);
+        let sources = topics
+            .iter()
+            .filter_map(|topic| self.parts.topics.source(topic));
+        let is_of = |settled: &Settled, source: Source| {
+            settled
+                .offset
+                .is_some_and(|(lane, _)| lane.source == source)
+        };
+        sources
+            .filter(|source| !batch.settled.iter().any(|settled| is_of(settled, *source)))
+            .collect()
     }
 
     /// What the metadata of a commit is bound to.

@@ -33,6 +33,7 @@ use tracing::error;
 
 use retide_core::Timestamp;
 use retide_native::membership::membership;
+use retide_native::topics::TopicId;
 
 use crate::client::{complained, logged};
 use crate::config::identity::Identity;
@@ -41,7 +42,7 @@ use crate::metrics::Metrics;
 use crate::shell::feed::{Around, Reading, ended, failure};
 use crate::shell::look::Look;
 use crate::shell::order;
-use crate::shell::restore::{Asking, Pending};
+use crate::shell::restore::{Asking, Pending, Renewed};
 use crate::shell::search::{Search, Wanted};
 use crate::threads::Threads;
 use crate::topics::Topics;
@@ -73,6 +74,8 @@ pub struct Context {
     stop: Arc<AtomicBool>,
     /// Shards that are to be begun anew.
     anew: Arc<Mutex<BTreeSet<i32>>>,
+    /// Partitions whose topics were made anew.
+    renewed: Renewed,
     /// What the group has said.
     known: Mutex<Known>,
     /// When the drive has turned.
@@ -179,6 +182,7 @@ impl Member {
             threads: around.threads.clone(),
             stop: Arc::clone(around.stop),
             anew: Arc::clone(around.anew),
+            renewed: Renewed::default(),
             known: Mutex::default(),
             turns: Turns::new(&config),
             wanted: Mutex::default(),
@@ -498,6 +502,7 @@ impl Context {
             topics: &self.topics,
             threads: &self.threads,
             metrics: &self.metrics,
+            renewed: &self.renewed,
             stop: &self.stop,
         }
     }
@@ -551,6 +556,30 @@ impl Context {
         let _ = self.readings.send(lost);
     }
 
+    /// Begins all shards anew if a topic that is read was made anew: where it is read on, other records are now, or none yet.
+    fn follow_ids(&self, before: &BTreeMap<Arc<str>, TopicId>, now: &BTreeMap<Arc<str>, TopicId>) {
+        let is_other = |topic: &Arc<str>| {
+            let (before, now) = (before.get(topic), now.get(topic));
+            before.is_some() && now.is_some() && before != now
+        };
+        let read = self.topics.read().map(|(_, topic)| topic);
+        let others: Vec<&Arc<str>> = read.filter(|topic| is_other(topic)).collect();
+        if others.is_empty() {
+            return;
+        }
+        let shards: Vec<i32> = self.known().shards.iter().copied().collect();
+        {
+            let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+            let partitions = |topic: &Arc<str>| {
+                let topic = Arc::clone(topic);
+                shards.iter().map(move |shard| (Arc::clone(&topic), *shard))
+            };
+            renewed.extend(others.into_iter().flat_map(partitions));
+        }
+        let mut anew = self.anew.lock().unwrap_or_else(PoisonError::into_inner);
+        anew.extend(shards);
+    }
+
     /// Asks for the shards that stand still, and gives those that are known to the drive.
     fn restore(&self) {
         let waiting: BTreeMap<i32, Standstill> = self.known().pending.clone();
@@ -600,7 +629,9 @@ fn restore_all(context: &Context, stop: &AtomicBool) {
     let troubles = context.metrics.troubles();
     let troubles = troubles.held_by(&format!("{}-look", context.name));
     let mut look = Look::new(&context.config, &context.topics, troubles).ok();
-    let mut look_at = Instant::now() + LOOK;
+    // At once: what the topics' ids are is known from then on.
+    let mut look_at = Instant::now();
+    let mut ids = BTreeMap::new();
     let mut count = None;
     let mut search: Option<Search> = None;
     while !stop.load(Ordering::Acquire) {
@@ -629,7 +660,12 @@ fn restore_all(context: &Context, stop: &AtomicBool) {
             continue;
         }
         look_at = Instant::now() + LOOK;
-        let now = context.asking().count();
+        let counted = context.asking().count();
+        let now = counted.map(|(count, now)| {
+            context.follow_ids(&ids, &now);
+            ids.extend(now);
+            count
+        });
         if let Some(now) = now.filter(|now| count != Some(*now))
             && context.readings.try_send(Reading::Shards(now)).is_ok()
         {

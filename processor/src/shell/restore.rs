@@ -11,8 +11,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -24,7 +24,7 @@ use retide_core::completions::Completions;
 use retide_core::order::Shard;
 use retide_core::saved::Saved;
 use retide_core::{Alert, LaneId, Timestamp};
-use retide_native::topics::{Topic, describe};
+use retide_native::topics::{TopicId, describe};
 
 use crate::cluster;
 use crate::event::CommitUnreadable;
@@ -50,9 +50,14 @@ pub(crate) struct Asking<'a> {
     pub(crate) threads: &'a Threads,
     /// Where events are counted.
     pub(crate) metrics: &'a Metrics,
+    /// Partitions whose topics were made anew under this worker: what is committed for them may be of the topics that are gone.
+    pub(crate) renewed: &'a Renewed,
     /// Set when nobody wants it any more.
     pub(crate) stop: &'a AtomicBool,
 }
+
+/// Partitions of topics that were made anew, by topic and shard, until their lanes begin with what is there.
+pub(crate) type Renewed = Mutex<BTreeSet<(Arc<str>, i32)>>;
 
 /// What was found out.
 #[derive(Debug, Default)]
@@ -112,6 +117,16 @@ pub enum Gone {
     Deleted,
     /// Their topic was made anew, or its end was lost.
     Anew,
+}
+
+/// A topic as the cluster has it.
+struct Described {
+    /// The topic.
+    topic: Arc<str>,
+    /// How many partitions it has.
+    partitions: usize,
+    /// Its id, where the cluster has such.
+    id: Option<TopicId>,
 }
 
 /// A lane as the group and the log have it.
@@ -197,38 +212,52 @@ impl Asking<'_> {
         known
     }
 
-    /// How many shards there are: as many as partitions that all topics have.
-    pub(crate) fn count(self) -> Option<NonZeroU32> {
-        let counts = self.counts().ok()?;
-        let least = counts.iter().map(|(_, partitions)| *partitions).min()?;
-        NonZeroU32::new(u32::try_from(least).ok()?)
+    /// How many shards there are, as many as partitions that all topics have; and the ids of the topics.
+    pub(crate) fn count(self) -> Option<(NonZeroU32, BTreeMap<Arc<str>, TopicId>)> {
+        let described = self.described().ok()?;
+        let least = described.iter().map(|topic| topic.partitions).min()?;
+        let count = NonZeroU32::new(u32::try_from(least).ok()?)?;
+        let ids = described.into_iter();
+        Some((
+            count,
+            ids.filter_map(|of| Some((of.topic, of.id?))).collect(),
+        ))
     }
 
-    /// How many partitions each topic has of which a shard has one.
-    fn counts(self) -> Result<Vec<(Arc<str>, usize)>, KafkaError> {
+    /// How many partitions each topic has of which a shard has one, and what its id is.
+    fn described(self) -> Result<Vec<Described>, KafkaError> {
         let topics = self.topics;
         let all = [&topics.tasks].into_iter().chain(&topics.tiers);
         let all: Vec<&Arc<str>> = all.chain(topics.written()).collect();
         let names: Vec<&str> = all.iter().map(|name| &***name).collect();
-        let described = describe(self.probe.client().client(), &names, ASK)?;
-        let counts = all.into_iter().zip(described);
-        let count = |(name, topic): (&Arc<str>, Result<Topic, _>)| {
-            // One that does not exist has none, and one that may not be described is not known to be narrow.
-            let partitions = match topic {
-                Ok(topic) => topic.partitions,
-                Err(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
-                    0
+        let answer = describe(self.probe.client().client(), &names, ASK)?;
+        let (mut found, mut is_hidden) = (BTreeMap::new(), false);
+        for topic in answer {
+            match topic {
+                Ok(topic) => {
+                    found.insert(topic.name, (topic.partitions, topic.id));
                 }
-                Err(_) => usize::MAX,
-            };
-            (Arc::clone(name), partitions)
+                Err(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+                }
+                Err(_) => is_hidden = true,
+            }
+        }
+        // One that does not exist has none, and one that may not be described is not known to be narrow.
+        let other = if is_hidden { usize::MAX } else { 0 };
+        let of = |topic: &Arc<str>| {
+            let (partitions, id) = found.get(&**topic).copied().unwrap_or((other, None));
+            Described {
+                topic: Arc::clone(topic),
+                partitions,
+                id,
+            }
         };
-        Ok(counts.map(count).collect())
+        Ok(all.into_iter().map(of).collect())
     }
 
     /// Takes out the shards that not all topics have.
     fn keep_whole(self, wanted: &mut BTreeSet<i32>, pending: &mut BTreeMap<i32, Pending>) {
-        let counts = match self.counts() {
+        let counts = match self.described() {
             Ok(counts) => counts,
             Err(error) => {
                 for shard in mem::take(wanted) {
@@ -239,7 +268,7 @@ impl Asking<'_> {
         };
         wanted.retain(|shard| {
             let at = usize::try_from(*shard).unwrap_or(usize::MAX);
-            let is_narrow = counts.iter().any(|(_, partitions)| *partitions <= at);
+            let is_narrow = counts.iter().any(|topic| topic.partitions <= at);
             if is_narrow {
                 pending.insert(*shard, Pending::Narrow);
             }
@@ -364,7 +393,10 @@ impl Asking<'_> {
             what,
         };
         let binding = bindings.of(topic, lane.shard);
-        if next > *end {
+        let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_renewed = renewed.remove(&(Arc::clone(topic), lane.shard));
+        drop(renewed);
+        if next > *end || (is_renewed && next > *first) {
             let assignment = Assignment {
                 lane: *lane,
                 start: *first,

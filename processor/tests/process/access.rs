@@ -5,10 +5,13 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use rdkafka::producer::Producer;
 use serde_json::Value;
 
+use crate::commands::get;
 use crate::rig::{FLAKY, Rig};
 use crate::secured::{Secured, USERS, secured};
 use crate::support::PATIENCE;
@@ -447,4 +450,85 @@ fn init_prints_what_exists_and_says_where_it_is_not_as_configured() {
             "{said}"
         );
     }
+}
+
+#[test]
+fn a_tier_that_may_not_be_read_any_more_stands_still_alone() {
+    let Some(broker) = secured() else { return };
+    let rig = rig(broker);
+    fs::write(rig.file("scenes.toml"), scenes(&rig)).unwrap();
+    rig.retide(&["init"]);
+    crate::support::create_topics(&broker.plain, &[&rig.topic("alerts-copy")]);
+    broker.grant(&printed(&rig, "run", "run"));
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
+    let address = address.unwrap().to_string();
+    let config = fs::read_to_string(rig.file("run.toml")).unwrap();
+    let flaky = FLAKY.replace("TARGET", &rig.target.address.to_string());
+    let config = format!("{config}[admin]\nlisten = '{address}'\n{flaky}");
+    fs::write(rig.file("run.toml"), config).unwrap();
+    until_ok(|| run_as(&rig, "run", &["doctor", "--no-targets"]));
+    let mut retide = rig.launch(&["run", "--config", "run.toml"]);
+    retide.wait_for("shards assigned");
+    rig.produce(0, [1; 4].into_iter());
+    rig.ends(4);
+
+    let tier = rig.topic("delay.5s");
+    let deny = |operation: &str, topic: &str| {
+        format!(
+            "kafka-acls.sh --add --deny-principal User:run --operation {operation} --topic {topic}"
+        )
+    };
+    let (unread, unseen) = (
+        deny("Read", &tier),
+        deny("DescribeConfigs", &rig.topic("tasks")),
+    );
+    // That its settings may not be seen is no trouble.
+    broker.grant(&unseen);
+    broker.grant(&unread);
+    let until = |part: &str, code: u16| {
+        let start = Instant::now();
+        loop {
+            let (status, body) = get(&address, "/readyz").unwrap_or_default();
+            if status == code && body.contains(part) {
+                return body;
+            }
+            let waited = start.elapsed();
+            assert!(waited < Duration::from_secs(30), "{part}: {status} {body}");
+            thread::park_timeout(Duration::from_millis(50));
+        }
+    };
+    let unreadable = format!(r#""kind":"topic-unreadable","subject":"{tier}""#);
+    let body = until(&unreadable, 503);
+    assert!(
+        body.contains("kafka-acls.sh")
+            && body.contains(&format!("--operation Read --topic {tier}")),
+        "{body}"
+    );
+    let (_, metrics) = get(&address, "/metrics").unwrap();
+    let series = format!("retide_trouble{{kind=\"topic-unreadable\",subject=\"{tier}\"}} 1");
+    assert!(metrics.contains(&series), "{metrics}");
+    let producer = rig.producer();
+    let late = [
+        ("retry-scene", "flaky"),
+        ("retry-id", "late"),
+        ("retry-delay-ms", "6000"),
+    ];
+    rig.send(&producer, &late, b"0");
+    producer.flush(PATIENCE).unwrap();
+    rig.produce(4, [1; 4].into_iter());
+    let ends = rig.ends(8);
+    assert!(!ends.contains_key("late"));
+    assert!(retide.child.try_wait().unwrap().is_none(), "it has ended");
+    let alerts = rig.read("alerts").into_iter();
+    let mut alerts = alerts.filter_map(|alert| String::from_utf8(alert.value?).ok());
+    assert!(alerts.any(|text| text.contains("topic-unreadable") && text.contains(&tier)));
+
+    broker.undo(&unread);
+    until("", 200);
+    assert!(rig.ends(9).contains_key("late"));
+    let (_, body) = get(&address, "/readyz").unwrap();
+    assert!(!body.contains("unsafe-"), "{body}");
+    broker.undo(&unseen);
+    retide.terminate();
+    assert_eq!(retide.wait(), Some(0));
 }

@@ -164,8 +164,8 @@ fn records_deleted_before_they_were_read_are_told_and_the_rest_goes_on() {
     assert!(!third.log().contains("records gone before"));
 }
 
-/// Sets the group's offset of a partition to its end.
-fn commit(rig: &Rig, topic: &str, partition: i32) {
+/// Sets the group's offset of a partition; without one, to its end.
+fn commit(rig: &Rig, topic: &str, partition: i32, offset: Option<i64>) {
     let group: BaseConsumer = config(&rig.bootstrap, "admin")
         .set("group.id", &rig.prefix)
         .create()
@@ -173,7 +173,8 @@ fn commit(rig: &Rig, topic: &str, partition: i32) {
     let topic = rig.topic(topic);
     let (_, end) = group.fetch_watermarks(&topic, partition, PATIENCE).unwrap();
     let mut list = TopicPartitionList::new();
-    list.add_partition_offset(&topic, partition, Offset::Offset(end))
+    let offset = Offset::Offset(offset.unwrap_or(end));
+    list.add_partition_offset(&topic, partition, offset)
         .unwrap();
     group.commit(&list, CommitMode::Sync).unwrap();
 }
@@ -198,7 +199,7 @@ fn a_key_goes_on_when_the_parked_task_it_waits_for_is_gone() {
 
     // One is deleted, one is passed over, and one is only late.
     delete(&rig, "delay.5s", 0);
-    commit(&rig, "delay.5s", 1);
+    commit(&rig, "delay.5s", 1, None);
     let second = rig.run();
     for partition in 0..3 {
         send(
@@ -277,6 +278,66 @@ fn records_deleted_while_they_are_read_do_not_end_the_process() {
     }
     works(&rig, &mut retide, &[0, 1, 2, 3], 1, 8);
     let _ = address;
+}
+
+/// Deletes a topic and has it made anew.
+fn make_anew(rig: &Rig, topic: &str) {
+    let topic = rig.topic(topic);
+    let admin = admin(rig);
+    let deleted = admin.delete_topics(&[&topic], &AdminOptions::new());
+    let deleted = Runtime::new().unwrap().block_on(deleted).unwrap();
+    assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+    // The broker takes a moment to forget it.
+    let start = Instant::now();
+    loop {
+        let init = rig.retide(&["init"]);
+        let said = String::from_utf8(init.stdout).unwrap();
+        if init.status.success() && said.contains("created") {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "{said}");
+    }
+}
+
+#[test]
+fn a_topic_that_is_made_anew_is_told_and_work_goes_on() {
+    let (rig, address) = rig(FLAKY);
+    let basics = rig.basics().replace(
+        "[kafka.consumer]\n",
+        "topic.metadata.refresh.interval.ms = 2000\n[kafka.consumer]\n",
+    );
+    rig.configure(&format!("{basics}[admin]\nlisten = '{address}'\n{FLAKY}"));
+    let mut first = rig.run();
+    works(&rig, &mut first, &[0, 1, 2, 3], 0, 4);
+    works(&rig, &mut first, &[0, 1, 2, 3], 1, 8);
+    first.terminate();
+    assert_eq!(first.wait(), Some(0));
+
+    // Brokers forget what was committed for a topic that is deleted, but not what is restored later, or of a log that was cut.
+    make_anew(&rig, "tasks");
+    commit(&rig, "tasks", 0, Some(1_000));
+    let mut second = rig.run();
+    works(&rig, &mut second, &[0, 1, 2, 3], 2, 12);
+    let tasks = rig.topic("tasks");
+    let ready = get(&address, "/readyz");
+    let subject = format!(r#""kind":"records-gone","subject":"{tasks}/0""#);
+    assert!(
+        ready.starts_with("HTTP/1.1 200") && ready.contains(&subject),
+        "{ready}"
+    );
+    assert!(
+        ready.contains("offset 1000, up to which the group has read, is beyond the end"),
+        "{ready}"
+    );
+    let alerts = rig.read("alerts").into_iter();
+    let mut alerts = alerts.filter_map(|alert| String::from_utf8(alert.value?).ok());
+    assert!(alerts.any(|text| text.contains("made-anew") && text.contains(&tasks)));
+
+    // The same under a running process.
+    make_anew(&rig, "tasks");
+    works(&rig, &mut second, &[0, 1, 2, 3], 3, 16);
+    second.terminate();
+    assert_eq!(second.wait(), Some(0));
 }
 
 #[test]

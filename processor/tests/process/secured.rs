@@ -126,6 +126,16 @@ impl Secured {
 
     /// Does what lines of `kafka-acls.sh` say, joined or not, without a JVM for each of them.
     pub(crate) fn grant(&self, lines: &str) {
+        self.request(CREATE_ACLS, lines);
+    }
+
+    /// Undoes what a line of `kafka-acls.sh` has said.
+    pub(crate) fn undo(&self, line: &str) {
+        self.request(DELETE_ACLS, line);
+    }
+
+    /// Has the broker do something with each of the rules that lines say.
+    fn request(&self, key: u8, lines: &str) {
         let rules: Vec<Vec<u8>> = lines
             .split(['\n', '&'])
             .map(str::trim)
@@ -134,8 +144,8 @@ impl Secured {
             .collect();
         let mut body = (rules.len() as i32).to_be_bytes().to_vec();
         body.extend(rules.concat());
-        // CreateAcls, version 1.
-        let mut request = vec![0, 30, 0, 1, 0, 0, 0, 7];
+        // In version 1.
+        let mut request = vec![0, key, 0, 1, 0, 0, 0, 7];
         request.extend(string("test"));
         request.extend(body);
         let mut stream = TcpStream::connect(&self.plain).unwrap();
@@ -149,13 +159,20 @@ impl Secured {
         stream.read_exact(&mut answer).unwrap();
         // The number of the request, how long it was held back, how many results, and of each a code and a text that may be none.
         let mut results = &answer[12..];
-        for _ in 0..rules.len() {
+        let looked_at = if key == CREATE_ACLS { rules.len() } else { 1 };
+        for _ in 0..looked_at {
             let text = i16::from_be_bytes([results[2], results[3]]).max(0) as usize;
             assert_eq!(&results[..2], [0, 0], "{lines}");
             results = &results[4 + text..];
         }
     }
 }
+
+/// The request that adds rules.
+const CREATE_ACLS: u8 = 30;
+
+/// The request that takes rules away.
+const DELETE_ACLS: u8 = 31;
 
 /// What a line of `kafka-acls.sh` adds, as `CreateAcls` has it.
 fn rules(line: &str) -> Vec<Vec<u8>> {
@@ -170,7 +187,12 @@ fn rules(line: &str) -> Vec<Vec<u8>> {
         [] => 3,
         ref other => panic!("{other:?}"),
     };
-    let principal = after("--allow-principal")[0];
+    let (allowed, denied) = (after("--allow-principal"), after("--deny-principal"));
+    let (principal, permission) = match (&allowed[..], &denied[..]) {
+        ([principal], []) => (*principal, 3),
+        ([], [principal]) => (*principal, 2),
+        other => panic!("{other:?}"),
+    };
     let mut rules = Vec::new();
     for (option, resource) in [("--topic", 2), ("--group", 3), ("--transactional-id", 5)] {
         for name in after(option) {
@@ -189,7 +211,7 @@ fn rules(line: &str) -> Vec<Vec<u8>> {
                 rule.push(pattern);
                 rule.extend(string(principal));
                 rule.extend(string("*"));
-                rule.extend([operation, 3]);
+                rule.extend([operation, permission]);
                 rules.push(rule);
             }
         }
