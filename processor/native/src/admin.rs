@@ -1,8 +1,9 @@
 //! What a client may do with topics, by the brokers' own word (KIP-430); the settings of topics; and creating topics with the reasons of
 //! those that are refused.
 
-use std::collections::BTreeMap;
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{c_char, c_int};
+use std::ptr;
 use std::slice;
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use rdkafka::client::{Client, ClientContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 
-use crate::topics::{ERROR, Event, MARGIN, Options, millis, refresh};
+use crate::request::{ERROR, Options, Queue, millis, string, taken, text};
+use crate::topics::ask_with;
 
 /// An operation of Kafka's authorization on a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -83,12 +85,8 @@ pub fn permitted<C: ClientContext>(
     topics: &[&str],
     timeout: Duration,
 ) -> Result<Vec<Permitted>, KafkaError> {
-    let names = strings(topics.iter().copied())?;
-    let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
-    let handle = client.native_ptr();
-    refresh(client, timeout)?;
     let kind = native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
-    let options = Options::new(handle, kind, timeout)?;
+    let options = Options::new(client, kind, timeout)?;
     // SAFETY: the options live.
     let error = unsafe {
         native::rd_kafka_AdminOptions_set_include_authorized_operations(
@@ -103,29 +101,11 @@ pub fn permitted<C: ClientContext>(
         unsafe { native::rd_kafka_error_destroy(error) };
         return Err(KafkaError::AdminOp(code.into()));
     }
-    // SAFETY: as many C strings as said, which are copied.
-    let collection = unsafe {
-        native::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len())
-    };
-    let queue = Queue::new(client);
-    // SAFETY: all four live, and collection and options are copied.
-    unsafe { native::rd_kafka_DescribeTopics(handle, collection, options.0, queue.0) };
-    // SAFETY: not used again.
-    unsafe { native::rd_kafka_TopicCollection_destroy(collection) };
-    let event = queue.answer(timeout)?;
-    // SAFETY: the event lives; the result is part of it.
-    let result = unsafe { native::rd_kafka_event_DescribeTopics_result(event.0) };
-    if result.is_null() {
-        return Err(KafkaError::AdminOp(RDKafkaErrorCode::InvalidRequest));
-    }
-    let mut count = 0;
-    // SAFETY: the result is that of topics, and lives as long as the event.
-    let all = unsafe { native::rd_kafka_DescribeTopics_result_topics(result, &raw mut count) };
-    if all.is_null() || count == 0 {
-        return Ok(Vec::new());
-    }
-    // SAFETY: as many descriptions as said, which live as long as the event.
-    let all = unsafe { slice::from_raw_parts(all, count) };
+    let answer = ask_with(client, topics, &options)?.answer(timeout)?;
+    let all = answer.parts(
+        native::rd_kafka_event_DescribeTopics_result,
+        native::rd_kafka_DescribeTopics_result_topics,
+    )?;
     Ok(all.iter().map(|topic| described(*topic)).collect())
 }
 
@@ -191,35 +171,24 @@ pub fn settings<C: ClientContext>(
         .collect::<Result<_, _>>()?;
     let mut pointers: Vec<*mut native::rd_kafka_ConfigResource_t> =
         all.iter().map(|resource| resource.0).collect();
-    let handle = client.native_ptr();
-    refresh(client, timeout)?;
     let kind = native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS;
-    let options = Options::new(handle, kind, timeout)?;
+    let options = Options::new(client, kind, timeout)?;
     let queue = Queue::new(client);
     // SAFETY: all live, as many resources as said, and resources and options are copied.
     unsafe {
         native::rd_kafka_DescribeConfigs(
-            handle,
+            client.native_ptr(),
             pointers.as_mut_ptr(),
             pointers.len(),
             options.0,
             queue.0,
         );
     }
-    let event = queue.answer(timeout)?;
-    // SAFETY: the event lives; the result is part of it.
-    let result = unsafe { native::rd_kafka_event_DescribeConfigs_result(event.0) };
-    if result.is_null() {
-        return Err(KafkaError::AdminOp(RDKafkaErrorCode::InvalidRequest));
-    }
-    let mut count = 0;
-    // SAFETY: the result is that of resources, and lives as long as the event.
-    let all = unsafe { native::rd_kafka_DescribeConfigs_result_resources(result, &raw mut count) };
-    if all.is_null() || count == 0 {
-        return Ok(Vec::new());
-    }
-    // SAFETY: as many resources as said, which live as long as the event.
-    let all = unsafe { slice::from_raw_parts(all, count) };
+    let answer = queue.answer(timeout)?;
+    let all = answer.parts(
+        native::rd_kafka_event_DescribeConfigs_result,
+        native::rd_kafka_DescribeConfigs_result_resources,
+    )?;
     Ok(all.iter().map(|resource| set(*resource)).collect())
 }
 
@@ -257,6 +226,65 @@ fn set(resource: *const native::rd_kafka_ConfigResource_t) -> Settings {
     }
 }
 
+/// The partitions of which a group has committed an offset, waiting at most a second longer than `timeout`.
+///
+/// # Errors
+/// If the name cannot be one of a group, no broker answers in time, or the group may not be asked for.
+pub fn committed<C: ClientContext>(
+    client: &Client<C>,
+    group: &str,
+    timeout: Duration,
+) -> Result<BTreeSet<(String, i32)>, KafkaError> {
+    let name = string(group)?;
+    let kind = native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS;
+    let options = Options::new(client, kind, timeout)?;
+    // SAFETY: a C string, which is copied; no list is all that the group has.
+    let mut asked =
+        unsafe { native::rd_kafka_ListConsumerGroupOffsets_new(name.as_ptr(), ptr::null()) };
+    let queue = Queue::new(client);
+    // SAFETY: all live, one group as said, and group and options are copied.
+    unsafe {
+        native::rd_kafka_ListConsumerGroupOffsets(
+            client.native_ptr(),
+            &raw mut asked,
+            1,
+            options.0,
+            queue.0,
+        );
+    }
+    // SAFETY: not used again.
+    unsafe { native::rd_kafka_ListConsumerGroupOffsets_destroy(asked) };
+    let answer = queue.answer(timeout)?;
+    let groups = answer.parts(
+        native::rd_kafka_event_ListConsumerGroupOffsets_result,
+        native::rd_kafka_ListConsumerGroupOffsets_result_groups,
+    )?;
+    let mut committed = BTreeSet::new();
+    for group in groups {
+        // SAFETY: the group lives as long as the answer.
+        let error = unsafe { native::rd_kafka_group_result_error(*group) };
+        if !error.is_null() {
+            // SAFETY: the error is part of the group.
+            taken(unsafe { native::rd_kafka_error_code(error) })?;
+        }
+        // SAFETY: as above.
+        let list = unsafe { native::rd_kafka_group_result_partitions(*group) };
+        if list.is_null() {
+            continue;
+        }
+        // SAFETY: the list is part of the group.
+        let list = unsafe { &*list };
+        if list.elems.is_null() || list.cnt <= 0 {
+            continue;
+        }
+        // SAFETY: as many elements as said, which live as long as the list.
+        let elements = unsafe { slice::from_raw_parts(list.elems, list.cnt as usize) };
+        let at = elements.iter().filter(|element| element.offset >= 0);
+        committed.extend(at.filter_map(|element| Some((text(element.topic)?, element.partition))));
+    }
+    Ok(committed)
+}
+
 /// Creates `topics`, waiting at most a second longer than `timeout`. In no order that can be relied on.
 ///
 /// # Errors
@@ -269,9 +297,8 @@ pub fn create<C: ClientContext>(
     let all: Vec<Made> = topics.iter().map(Made::try_new).collect::<Result<_, _>>()?;
     let mut pointers: Vec<*mut native::rd_kafka_NewTopic_t> =
         all.iter().map(|topic| topic.0).collect();
-    let handle = client.native_ptr();
     let kind = native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_CREATETOPICS;
-    let options = Options::new(handle, kind, timeout)?;
+    let options = Options::new(client, kind, timeout)?;
     let mut error: [c_char; ERROR] = [0; ERROR];
     // SAFETY: the options live, and the text of an error has the room that is said.
     let code = unsafe {
@@ -282,34 +309,23 @@ pub fn create<C: ClientContext>(
             error.len(),
         )
     };
-    if code != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-        return Err(KafkaError::AdminOp(code.into()));
-    }
+    taken(code)?;
     let queue = Queue::new(client);
     // SAFETY: all live, as many topics as said, and topics and options are copied.
     unsafe {
         native::rd_kafka_CreateTopics(
-            handle,
+            client.native_ptr(),
             pointers.as_mut_ptr(),
             pointers.len(),
             options.0,
             queue.0,
         );
     }
-    let event = queue.answer(timeout)?;
-    // SAFETY: the event lives; the result is part of it.
-    let result = unsafe { native::rd_kafka_event_CreateTopics_result(event.0) };
-    if result.is_null() {
-        return Err(KafkaError::AdminOp(RDKafkaErrorCode::InvalidRequest));
-    }
-    let mut count = 0;
-    // SAFETY: the result is that of topics, and lives as long as the event.
-    let results = unsafe { native::rd_kafka_CreateTopics_result_topics(result, &raw mut count) };
-    if results.is_null() || count == 0 {
-        return Ok(Vec::new());
-    }
-    // SAFETY: as many results as said, which live as long as the event.
-    let results = unsafe { slice::from_raw_parts(results, count) };
+    let answer = queue.answer(timeout)?;
+    let results = answer.parts(
+        native::rd_kafka_event_CreateTopics_result,
+        native::rd_kafka_CreateTopics_result_topics,
+    )?;
     Ok(results.iter().map(|one| created(*one)).collect())
 }
 
@@ -331,60 +347,6 @@ fn created(result: *const native::rd_kafka_topic_result_t) -> Created {
     }
 }
 
-/// The text of a C string that lives, if it is one.
-fn text(text: *const c_char) -> Option<String> {
-    if text.is_null() {
-        return None;
-    }
-    // SAFETY: a C string of an answer that the caller holds.
-    let text = unsafe { CStr::from_ptr(text) };
-    Some(text.to_string_lossy().into_owned())
-}
-
-/// C strings of these texts.
-fn strings<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Vec<CString>, KafkaError> {
-    texts
-        .map(|text| CString::new(text).map_err(KafkaError::Nul))
-        .collect()
-}
-
-/// Where an answer comes; destroyed when it is dropped, and an answer that comes later with it.
-struct Queue(*mut native::rd_kafka_queue_t);
-
-// === impl Queue ===
-
-impl Queue {
-    /// A queue of a client, which has to outlive it.
-    fn new<C: ClientContext>(client: &Client<C>) -> Self {
-        // SAFETY: the client lives, and at least as long as the queue, which no function here hands out.
-        Self(unsafe { native::rd_kafka_queue_new(client.native_ptr()) })
-    }
-
-    /// Waits for the answer, and takes it unless it is an error.
-    fn answer(&self, timeout: Duration) -> Result<Event, KafkaError> {
-        // SAFETY: the queue lives.
-        let event = unsafe { native::rd_kafka_queue_poll(self.0, millis(timeout + MARGIN)) };
-        if event.is_null() {
-            return Err(KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut));
-        }
-        let event = Event(event);
-        // SAFETY: the event lives.
-        let code = unsafe { native::rd_kafka_event_error(event.0) };
-        if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-            Ok(event)
-        } else {
-            Err(KafkaError::AdminOp(code.into()))
-        }
-    }
-}
-
-impl Drop for Queue {
-    fn drop(&mut self) {
-        // SAFETY: not used again.
-        unsafe { native::rd_kafka_queue_destroy(self.0) };
-    }
-}
-
 /// A topic to be created as the client has it; destroyed when it is dropped.
 struct Made(*mut native::rd_kafka_NewTopic_t);
 
@@ -393,7 +355,7 @@ struct Made(*mut native::rd_kafka_NewTopic_t);
 impl Made {
     /// Of a topic to be created.
     fn try_new(topic: &NewTopic<'_>) -> Result<Self, KafkaError> {
-        let name = CString::new(topic.name).map_err(KafkaError::Nul)?;
+        let name = string(topic.name)?;
         let mut error: [c_char; ERROR] = [0; ERROR];
         // SAFETY: a C string, which is copied, and room for an error as said.
         let made = unsafe {
@@ -411,17 +373,12 @@ impl Made {
         }
         let made = Self(made);
         for (key, value) in &topic.config {
-            let (key, value) = (
-                CString::new(*key).map_err(KafkaError::Nul)?,
-                CString::new(*value).map_err(KafkaError::Nul)?,
-            );
+            let (key, value) = (string(key)?, string(value)?);
             // SAFETY: the topic lives, and both C strings are copied.
             let code = unsafe {
                 native::rd_kafka_NewTopic_set_config(made.0, key.as_ptr(), value.as_ptr())
             };
-            if code != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-                return Err(KafkaError::AdminOp(code.into()));
-            }
+            taken(code)?;
         }
         Ok(made)
     }
@@ -442,7 +399,7 @@ struct Resource(*mut native::rd_kafka_ConfigResource_t);
 impl Resource {
     /// The topic of this name.
     fn topic(name: &str) -> Result<Self, KafkaError> {
-        let name = CString::new(name).map_err(KafkaError::Nul)?;
+        let name = string(name)?;
         let kind = native::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC;
         // SAFETY: a C string, which is copied.
         let made = unsafe { native::rd_kafka_ConfigResource_new(kind, name.as_ptr()) };

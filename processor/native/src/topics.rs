@@ -1,15 +1,16 @@
 //! The ids of topics (KIP-516) and of the cluster: what tells a topic from another one that has its name later, or elsewhere.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_void};
 use std::marker::PhantomData;
 use std::ptr;
-use std::slice;
 use std::time::Duration;
 
 use rdkafka::bindings as native;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
+
+use crate::request::{Options, Queue, millis, string, text};
 
 /// The id of a topic, drawn by the cluster when the topic is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,18 +31,12 @@ pub struct Topic {
 #[derive(Debug)]
 pub struct Question<'a> {
     /// Where the answer comes.
-    queue: *mut native::rd_kafka_queue_t,
+    queue: Queue,
     /// How long the client waits for it.
     timeout: Duration,
     /// The client that asks.
     client: PhantomData<&'a ()>,
 }
-
-/// What the answer takes longer than the client's own limit, which comes as an answer as well.
-pub(crate) const MARGIN: Duration = Duration::from_secs(1);
-
-/// Room for the text of an error.
-pub(crate) const ERROR: usize = 256;
 
 /// The id of the client's cluster, waiting at most `timeout` for a broker; `None` if none has told it by then.
 pub fn cluster_id<C: ClientContext>(client: &Client<C>, timeout: Duration) -> Option<String> {
@@ -62,10 +57,7 @@ pub fn cluster_id<C: ClientContext>(client: &Client<C>, timeout: Duration) -> Op
 
 /// Asks what the cluster says of the topics that the client has to do with, and waits at most `timeout` for it.
 ///
-/// To be done
-/// - before each admin request: one that waits for a connection to a broker that is gone keeps a core busy, since each failed attempt at a
-///   connection makes the client ask for the next one;
-/// - when a consumer is to read topics that it did not read before: by itself it asks for them up to a second later.
+/// To be done when a consumer is to read topics that it did not read before: by itself it asks for them up to a second later.
 ///
 /// # Errors
 /// If no broker answers in time.
@@ -98,32 +90,41 @@ pub fn ask<'a, C: ClientContext>(
     topics: &[&str],
     timeout: Duration,
 ) -> Result<Question<'a>, KafkaError> {
-    let names: Vec<CString> = topics
-        .iter()
-        .map(|topic| CString::new(*topic).map_err(KafkaError::Nul))
-        .collect::<Result<_, _>>()?;
-    let mut names: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
-    let handle = client.native_ptr();
-    refresh(client, timeout)?;
     let kind = native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
-    let options = Options::new(handle, kind, timeout)?;
-    // SAFETY: as many C strings as said, which are copied.
-    let collection =
-        unsafe { native::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len()) };
-    // SAFETY: the client lives at least as long as the queue, whose lifetime is bound to its borrow.
-    let queue = unsafe { native::rd_kafka_queue_new(handle) };
-    // SAFETY: all four live, and collection and options are copied.
-    unsafe { native::rd_kafka_DescribeTopics(handle, collection, options.0, queue) };
-    // SAFETY: not used again.
-    unsafe { native::rd_kafka_TopicCollection_destroy(collection) };
+    let options = Options::new(client, kind, timeout)?;
     Ok(Question {
-        queue,
+        queue: ask_with(client, topics, &options)?,
         timeout,
         client: PhantomData,
     })
 }
 
-/// What the cluster says of `topics`, in their order, waiting at most a second longer than `timeout`.
+/// Asks for descriptions of `topics`; the answer comes to the queue.
+///
+/// # Errors
+/// If a name cannot be one of a topic.
+pub(crate) fn ask_with<C: ClientContext>(
+    client: &Client<C>,
+    topics: &[&str],
+    options: &Options,
+) -> Result<Queue, KafkaError> {
+    let names = topics.iter().map(|topic| string(topic));
+    let names = names.collect::<Result<Vec<_>, _>>()?;
+    let mut names: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
+    // SAFETY: as many C strings as said, which are copied.
+    let collection =
+        unsafe { native::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len()) };
+    let queue = Queue::new(client);
+    // SAFETY: all four live, and collection and options are copied.
+    unsafe {
+        native::rd_kafka_DescribeTopics(client.native_ptr(), collection, options.0, queue.0);
+    }
+    // SAFETY: not used again.
+    unsafe { native::rd_kafka_TopicCollection_destroy(collection) };
+    Ok(queue)
+}
+
+/// What the cluster says of `topics`, in no order that can be relied on, waiting at most a second longer than `timeout`.
 ///
 /// # Errors
 /// As [`ask`] and [`Question::wait`].
@@ -143,40 +144,12 @@ impl Question<'_> {
     /// # Errors
     /// If no broker answers in time, or refuses to.
     pub fn wait(self) -> Result<Vec<Result<Topic, RDKafkaErrorCode>>, KafkaError> {
-        // SAFETY: the queue lives until it is dropped with the question.
-        let event =
-            unsafe { native::rd_kafka_queue_poll(self.queue, millis(self.timeout + MARGIN)) };
-        if event.is_null() {
-            return Err(KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut));
-        }
-        let event = Event(event);
-        // SAFETY: the event lives.
-        let code = unsafe { native::rd_kafka_event_error(event.0) };
-        if code != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-            return Err(KafkaError::AdminOp(code.into()));
-        }
-        // SAFETY: the event lives; the result is part of it.
-        let result = unsafe { native::rd_kafka_event_DescribeTopics_result(event.0) };
-        if result.is_null() {
-            return Err(KafkaError::AdminOp(RDKafkaErrorCode::InvalidRequest));
-        }
-        let mut count = 0;
-        // SAFETY: the result is that of topics, and lives as long as the event.
-        let topics =
-            unsafe { native::rd_kafka_DescribeTopics_result_topics(result, &raw mut count) };
-        if topics.is_null() || count == 0 {
-            return Ok(Vec::new());
-        }
-        // SAFETY: as many descriptions as said, which live as long as the event.
-        let topics = unsafe { slice::from_raw_parts(topics, count) };
+        let answer = self.queue.answer(self.timeout)?;
+        let topics = answer.parts(
+            native::rd_kafka_event_DescribeTopics_result,
+            native::rd_kafka_DescribeTopics_result_topics,
+        )?;
         Ok(topics.iter().map(|topic| read(*topic)).collect())
-    }
-}
-
-impl Drop for Question<'_> {
-    fn drop(&mut self) {
-        // SAFETY: not used again; an answer that comes later is dropped by the client.
-        unsafe { native::rd_kafka_queue_destroy(self.queue) };
     }
 }
 
@@ -191,10 +164,7 @@ fn read(topic: *const native::rd_kafka_TopicDescription_t) -> Result<Topic, RDKa
     }
     // SAFETY: as above.
     let name = unsafe { native::rd_kafka_TopicDescription_name(topic) };
-    // SAFETY: the name is a C string that lives as long as the description.
-    let name = unsafe { CStr::from_ptr(name) }
-        .to_string_lossy()
-        .into_owned();
+    let name = text(name).unwrap_or_default();
     let mut partitions = 0;
     // SAFETY: as above.
     unsafe { native::rd_kafka_TopicDescription_partitions(topic, &raw mut partitions) };
@@ -218,58 +188,6 @@ fn topic_id(id: *const native::rd_kafka_Uuid_t) -> Option<TopicId> {
     let low = unsafe { native::rd_kafka_Uuid_least_significant_bits(id) };
     let bits = u128::from(high as u64) << 64 | u128::from(low as u64);
     (bits != 0).then_some(TopicId(bits))
-}
-
-/// An event that is destroyed when it is dropped.
-pub(crate) struct Event(pub(crate) *mut native::rd_kafka_event_t);
-
-impl Drop for Event {
-    fn drop(&mut self) {
-        // SAFETY: not used again.
-        unsafe { native::rd_kafka_event_destroy(self.0) };
-    }
-}
-
-/// The options of a question, destroyed when they are dropped.
-pub(crate) struct Options(pub(crate) *mut native::rd_kafka_AdminOptions_t);
-
-impl Options {
-    /// Options with a limit on how long the client waits for an answer.
-    pub(crate) fn new(
-        handle: *mut native::rd_kafka_t,
-        kind: native::rd_kafka_admin_op_t,
-        timeout: Duration,
-    ) -> Result<Self, KafkaError> {
-        // SAFETY: the handle is that of a client that lives.
-        let options = Self(unsafe { native::rd_kafka_AdminOptions_new(handle, kind) });
-        let mut error = [0; ERROR];
-        // SAFETY: the options live, and the text of an error has the room that is said.
-        let code = unsafe {
-            native::rd_kafka_AdminOptions_set_request_timeout(
-                options.0,
-                millis(timeout),
-                error.as_mut_ptr(),
-                error.len(),
-            )
-        };
-        if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-            Ok(options)
-        } else {
-            Err(KafkaError::AdminOp(code.into()))
-        }
-    }
-}
-
-impl Drop for Options {
-    fn drop(&mut self) {
-        // SAFETY: not used again.
-        unsafe { native::rd_kafka_AdminOptions_destroy(self.0) };
-    }
-}
-
-/// A time as the client takes it.
-pub(crate) fn millis(time: Duration) -> c_int {
-    c_int::try_from(time.as_millis()).unwrap_or(c_int::MAX)
 }
 
 // === impl TopicId ===

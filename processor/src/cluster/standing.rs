@@ -18,6 +18,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::debug;
 use uuid::Uuid;
 
+use retide_native::admin;
+
 use crate::client::Quiet;
 use crate::cluster::check::{Finding, Seen, Severity};
 use crate::cluster::plan::{Plan, Role};
@@ -119,7 +121,7 @@ const COMMITTED: Duration = Duration::from_secs(8);
 /// Longest time for looking at other groups.
 const GROUPS: Duration = Duration::from_secs(6);
 
-/// Most groups without members whose offsets are asked for: each takes a client of its own.
+/// Most groups without members whose offsets are asked for: each takes two requests.
 const MOST_GROUPS: usize = 50;
 
 /// Longest time for a look at what only retide writes.
@@ -580,21 +582,17 @@ impl Standing {
                 empty.push(group.name().to_owned());
             }
         }
-        let read: Vec<(String, i32)> = self
-            .lanes
-            .iter()
-            .map(|lane| (lane.topic.clone(), lane.partition))
-            .collect();
+        let ours = |(topic, _): &(String, i32)| ours.contains(topic);
         for group in empty.into_iter().take(MOST_GROUPS) {
-            if Instant::now() >= deadline || read.is_empty() {
+            if Instant::now() >= deadline {
                 return;
             }
-            let Ok(other) = scan::consumer_as_is(whose.consumer.clone(), &group) else {
-                continue;
-            };
-            let committed = committed(&other, &read);
-            if committed.values().any(|at| matches!(at, Committed::At(_))) {
-                self.others.insert(group);
+            match admin::committed(consumer.client(), &group, ANSWER) {
+                Ok(committed) if committed.iter().any(ours) => {
+                    self.others.insert(group);
+                }
+                Ok(_) => {}
+                Err(error) => debug!(%error, group, "offsets of the group unknown"),
             }
         }
     }
