@@ -337,6 +337,20 @@ const HOLD: Duration = Duration::from_secs(5);
 /// How long before its deadline a task is looked at that waits for a breaker: long enough to be read from its tier, and short.
 const LAST_CHANCE: Duration = Duration::from_secs(1);
 
+// === impl Closing ===
+
+impl Closing {
+    /// Of a settlement that holds `weight` bytes.
+    const fn of(settlement: &Settlement, weight: usize) -> Self {
+        Self {
+            lane: settlement.lane,
+            offset: settlement.offset,
+            home: settlement.home,
+            weight,
+        }
+    }
+}
+
 // === impl Engine ===
 
 impl Engine {

@@ -143,6 +143,19 @@ struct World {
 }
 
 impl World {
+    /// Three tasks of one key were produced, and the first of them has failed and is parked for a minute.
+    fn with_first_parked() -> Self {
+        let mut world = Self::new(scenes(60_000), Limits::of(64 << 20));
+        for _ in 0..3 {
+            world.produce("pay", "a", 0);
+        }
+        world.read_all();
+        world.answer(0, failed());
+        world.submit();
+        world.commit();
+        world
+    }
+
     fn new(scenes: Scenes, limits: Limits) -> Self {
         let mut world = Self {
             engine: engine(limits),
@@ -519,14 +532,7 @@ fn a_task_waits_while_the_one_before_it_is_parked_and_survives_a_crash() {
 
 #[test]
 fn a_key_goes_on_when_the_task_it_waits_for_is_in_no_tier_any_more() {
-    let mut world = World::new(scenes(60_000), Limits::of(64 << 20));
-    for _ in 0..3 {
-        world.produce("pay", "a", 0);
-    }
-    world.read_all();
-    world.answer(0, failed());
-    world.submit();
-    world.commit();
+    let mut world = World::with_first_parked();
     world.crash();
 
     // The first record of the tier is gone, as is the task in it.
@@ -758,14 +764,7 @@ fn tasks_without_a_key_and_of_scenes_without_order_go_by_themselves() {
 
 #[test]
 fn a_scene_that_keeps_order_no_more_lets_everybody_go_and_its_keys_are_forgotten() {
-    let mut world = World::new(scenes(60_000), Limits::of(64 << 20));
-    for _ in 0..3 {
-        world.produce("pay", "a", 0);
-    }
-    world.read_all();
-    world.answer(0, failed());
-    world.submit();
-    world.commit();
+    let mut world = World::with_first_parked();
     world.produce("pay", "a", 0);
     assert_eq!(world.order.len(), 1);
 

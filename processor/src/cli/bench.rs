@@ -12,11 +12,11 @@ use serde::Serialize;
 use tokio::runtime::Runtime;
 
 use crate::bench::{self, Cause, HopPart, Load, Loads, Pace, Volume};
-use crate::cli::init;
 use crate::cli::output::{Exit, Failed, Output, put, say};
 use crate::cluster;
 use crate::config::Config;
 use crate::embedded::Broker;
+use crate::process;
 
 /// What is measured.
 #[derive(Debug, Subcommand)]
@@ -195,7 +195,7 @@ pub(super) fn bench(mut config: Config, command: &Command, output: Output) -> Re
         config.topics.replication_factor = 1;
     }
     // Finds out whether Kafka can be reached at all, and says so well.
-    let plan = init::plan(&config);
+    let plan = process::plan(&config);
     Runtime::new()?.block_on(cluster::existing(&config.kafka.client(), &plan))?;
     match command {
         Command::Hop(options) => {

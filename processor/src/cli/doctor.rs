@@ -32,6 +32,7 @@ use crate::cli::{init, run};
 use crate::cluster::{self, Access, Answer, Clock, Finding, Plan, Questions, Severity, Survey};
 use crate::command::Invocation;
 use crate::config::{Config, Scene, with_causes};
+use crate::process;
 use crate::scenes::Follower;
 use crate::topics::Topics;
 
@@ -239,7 +240,7 @@ pub(super) fn doctor(config: &Config, options: &Options, output: Output) -> Resu
             &file.display().to_string(),
         ));
     }
-    let plan = init::plan(config);
+    let plan = process::plan(config);
     let runtime = Runtime::new()?;
     let surveyed = runtime.block_on(cluster::survey(
         &config.kafka.client(),
@@ -418,7 +419,7 @@ fn topics(config: &Config, plan: &Plan, survey: &Survey) -> Vec<Line> {
 /// What the group has done of what is there, and who else works.
 fn group(config: &Config, runtime: &Runtime) -> Vec<Line> {
     let subject = format!("group {}", config.processor.group);
-    let whose = init::whose(config, HELD_BACK);
+    let whose = process::whose(config, HELD_BACK);
     let standing = match runtime.block_on(cluster::standing(&config.kafka.client(), &whose)) {
         Ok(standing) => standing,
         Err(error) => {

@@ -16,7 +16,7 @@ use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
 use crate::cli::run;
 use crate::cluster::{self, Created, Plan, Role, Scope, Severity, User};
 use crate::config::{Config, Scene};
-use crate::process;
+use crate::process::plan;
 
 /// What `init` takes.
 #[derive(Debug, Args)]
@@ -105,11 +105,6 @@ impl Row for Line {
     }
 }
 
-/// The topics that a configuration needs.
-pub(super) fn plan(config: &Config) -> Plan {
-    process::plan(config)
-}
-
 /// What workers use beside the topics: `scenes` are those of whose Kafka targets it is known.
 pub(super) fn scope(config: &Config, scenes: &BTreeMap<String, Scene>) -> Scope {
     Scope {
@@ -172,11 +167,6 @@ fn acls(config: &Config, plan: &Plan, options: &Options) -> Result<(), Failed> {
         }
     }
     Ok(())
-}
-
-/// The group of a configuration, of whom the cluster is asked; partitions that cannot be read to their end are looked at for `patience`.
-pub(super) fn whose(config: &Config, patience: Duration) -> cluster::Whose {
-    process::whose(config, patience)
 }
 
 /// Creates the topics, or prints what would.

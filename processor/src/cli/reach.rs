@@ -12,6 +12,7 @@ use crate::cli::init;
 use crate::cli::output::{Exit, Failed};
 use crate::cluster::{self, Severity, User};
 use crate::config::{Config, with_causes};
+use crate::process;
 
 /// The topics that exist, with their numbers of partitions; fails if the first one of `topics` does not, or `user` may not do what it does
 /// on one of them.
@@ -20,7 +21,7 @@ pub(super) fn reach(
     user: User,
     topics: &[&Arc<str>],
 ) -> Result<BTreeMap<Arc<str>, usize>, Failed> {
-    let (plan, scope) = (init::plan(config), init::scope(config, &BTreeMap::new()));
+    let (plan, scope) = (process::plan(config), init::scope(config, &BTreeMap::new()));
     let names: Vec<&str> = topics.iter().map(|topic| &***topic).collect();
     let client = config.kafka.client();
     let asked = cluster::reach(&client, &plan, (user, &scope), &names);
@@ -58,7 +59,7 @@ pub(super) fn failed(config: &Config, user: User, what: &str, error: &KafkaError
     );
     let message = format!("{what}: {}", with_causes(error));
     if refused {
-        let fix = init::allow(config, &init::plan(config), user);
+        let fix = init::allow(config, &process::plan(config), user);
         return Failed::because(Exit::Precondition, message).with_fix(&fix);
     }
     let exit = match error.rdkafka_error_code() {

@@ -22,7 +22,7 @@ use crate::health::{Health, STALL};
 use crate::leave::{self, Watchdog, leave};
 use crate::log::{Format, Log};
 use crate::metrics::Metrics;
-use crate::process::{Error, Process};
+use crate::process::{self, Error, Process};
 use crate::threads::Threads;
 
 /// What `run` takes.
@@ -231,7 +231,7 @@ pub(super) fn transactions(config: &Config) -> Option<&str> {
 
 /// Refuses a cluster on which retide could not keep its promises.
 async fn check(config: &Config) -> Result<(), Failed> {
-    let (client, plan) = (config.kafka.client(), init::plan(config));
+    let (client, plan) = (config.kafka.client(), process::plan(config));
     let scope = init::scope(config, &BTreeMap::new());
     let findings = cluster::check_as(&client, &plan, User::Run, &scope).await?;
     if init::tell(&findings) {
@@ -245,7 +245,10 @@ async fn check(config: &Config) -> Result<(), Failed> {
 
 /// Refuses a group that would do again what is done, or whose members do not fit together.
 async fn check_group(config: &Config, begin: Option<Begin>) -> Result<(), Failed> {
-    let (client, whose) = (config.kafka.client(), init::whose(config, Duration::ZERO));
+    let (client, whose) = (
+        config.kafka.client(),
+        process::whose(config, Duration::ZERO),
+    );
     if let Some(begin) = begin {
         match cluster::begin(&client, &whose, begin).await {
             Ok(partitions) => info!(partitions, group = whose.group, ?begin, "group begins"),

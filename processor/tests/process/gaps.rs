@@ -299,14 +299,19 @@ fn make_anew(rig: &Rig, topic: &str) {
     }
 }
 
-#[test]
-fn a_topic_that_is_made_anew_is_told_and_work_goes_on() {
-    let (rig, address) = rig(FLAKY);
+/// Configures processes that hear within seconds of topics that are changed.
+fn hears_soon(rig: &Rig, address: &str) {
     let basics = rig.basics().replace(
         "[kafka.consumer]\n",
         "topic.metadata.refresh.interval.ms = 2000\n[kafka.consumer]\n",
     );
     rig.configure(&format!("{basics}[admin]\nlisten = '{address}'\n{FLAKY}"));
+}
+
+#[test]
+fn a_topic_that_is_made_anew_is_told_and_work_goes_on() {
+    let (rig, address) = rig(FLAKY);
+    hears_soon(&rig, &address);
     let mut first = rig.run();
     works(&rig, &mut first, &[0, 1, 2, 3], 0, 4);
     works(&rig, &mut first, &[0, 1, 2, 3], 1, 8);
@@ -408,11 +413,7 @@ fn a_partition_that_cannot_be_read_stands_still_alone() {
 #[test]
 fn partitions_added_in_any_order_end_nothing_and_begin_when_all_topics_have_them() {
     let (rig, address) = rig(FLAKY);
-    let basics = rig.basics().replace(
-        "[kafka.consumer]\n",
-        "topic.metadata.refresh.interval.ms = 2000\n[kafka.consumer]\n",
-    );
-    rig.configure(&format!("{basics}[admin]\nlisten = '{address}'\n{FLAKY}"));
+    hears_soon(&rig, &address);
     let mut retide = rig.run();
     works(&rig, &mut retide, &[0, 1, 2, 3], 0, 4);
     let widen = |topic: &str| {

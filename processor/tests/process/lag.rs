@@ -4,8 +4,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseProducer, Producer};
 
 use crate::rig::{FLAKY, Rig};
 use crate::support::{PATIENCE, config};
@@ -17,19 +16,8 @@ const QUIET: Duration = Duration::from_secs(6);
 
 /// Hands one task, which fails once, to the open transaction of a producer.
 fn send(rig: &Rig, producer: &BaseProducer, partition: i32, id: &str) {
-    let header = |key, value| Header {
-        key,
-        value: Some(value),
-    };
-    let headers = OwnedHeaders::new()
-        .insert(header("retry-scene", "flaky"))
-        .insert(header("retry-id", id));
-    let topic = rig.topic("tasks");
-    let record = BaseRecord::<(), str>::to(&topic)
-        .partition(partition)
-        .headers(headers)
-        .payload("1");
-    producer.send(record).map_err(|(error, _)| error).unwrap();
+    let headers = [("retry-scene", "flaky"), ("retry-id", id)];
+    rig.send_to(partition, producer, &headers, b"1");
 }
 
 /// What `kafka-consumer-groups --describe` says, where Kafka's tools are: topic, partition, committed offset, end and lag.

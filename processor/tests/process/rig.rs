@@ -230,15 +230,27 @@ impl Rig {
 
     /// Hands one task to a producer.
     pub(crate) fn send(&self, producer: &BaseProducer, headers: &[(&str, &str)], value: &[u8]) {
+        self.send_to(None, producer, headers, value);
+    }
+
+    /// As [`Self::send`], to this partition.
+    pub(crate) fn send_to(
+        &self,
+        partition: impl Into<Option<i32>>,
+        producer: &BaseProducer,
+        headers: &[(&str, &str)],
+        value: &[u8],
+    ) {
         let mut all = OwnedHeaders::new();
         for (key, value) in headers {
             let value = Some(value.as_bytes());
             all = all.insert(OutHeader { key, value });
         }
         let topic = self.topic("tasks");
-        let record = BaseRecord::<(), [u8]>::to(&topic)
+        let mut record = BaseRecord::<(), [u8]>::to(&topic)
             .payload(value)
             .headers(all);
+        record.partition = partition.into();
         producer.send(record).map_err(|(error, _)| error).unwrap();
         producer.poll(Duration::ZERO);
     }

@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer};
+use rdkafka::producer::Producer;
 
 use crate::rig::{FLAKY, Rig};
 use crate::support::PATIENCE;
@@ -14,18 +13,8 @@ fn a_record_at_which_two_processes_died_is_set_aside() {
     let topic = rig.topic("tasks");
     let producer = rig.producer();
     for (partition, id) in [(0, "beside"), (1, "before"), (1, "bad"), (1, "after")] {
-        let header = |key, value| Header {
-            key,
-            value: Some(value),
-        };
-        let headers = OwnedHeaders::new()
-            .insert(header("retry-scene", "flaky"))
-            .insert(header("retry-id", id));
-        let record = BaseRecord::<(), str>::to(&topic)
-            .partition(partition)
-            .headers(headers)
-            .payload("0");
-        producer.send(record).map_err(|(error, _)| error).unwrap();
+        let headers = [("retry-scene", "flaky"), ("retry-id", id)];
+        rig.send_to(partition, &producer, &headers, b"0");
     }
     producer.flush(PATIENCE).unwrap();
     let place = format!("{topic}/1/1");

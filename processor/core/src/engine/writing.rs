@@ -401,12 +401,12 @@ impl Engine {
 
     /// The end of a settlement goes into the batch with it.
     fn write_end(&mut self, settlement: &mut Settlement, weight: usize, end: End) {
+        let closing = Closing::of(settlement, weight);
         let Settlement {
             lane,
-            offset,
-            home,
             entries,
             otherwise,
+            ..
         } = settlement;
         let is_delivery = |entry: &Entry| matches!(entry, Entry::Deliver { .. });
         if entries.iter().any(is_delivery) {
@@ -414,12 +414,6 @@ impl Engine {
             for entries in [&mut *entries, &mut *otherwise] {
                 entries.retain(|entry| !matches!(entry, Entry::Order(_)));
             }
-            let closing = Closing {
-                lane: *lane,
-                offset: *offset,
-                home: *home,
-                weight,
-            };
             return self.deliver_in_order(closing, entries, otherwise);
         }
         self.lane(*lane).ends.add(end);
@@ -523,19 +517,13 @@ impl Engine {
         (sink, failure): (Sink, &Failure),
         actions: &mut Vec<Action>,
     ) {
+        let closing = Closing::of(&settlement, weight);
         let Settlement {
             lane,
-            offset,
-            home,
             entries,
             otherwise,
+            ..
         } = settlement;
-        let closing = Closing {
-            lane,
-            offset,
-            home,
-            weight,
-        };
         // What was refused is the form that was written last.
         let mut refused = if otherwise.is_empty() {
             entries
