@@ -637,7 +637,10 @@ public final class Checker {
             line("dead-letters", broken, "dead letters " + letters);
         }
 
-        /** No attempt starts before its due time, before its producer wanted it, or before the backoff, and what its target asked for, after the one before. */
+        /**
+         * No attempt starts before its due time, before its producer wanted it, or before the backoff, and what its target asked for, after the
+         * one before. A wait that a producer asks for counts from its record's timestamp, which is its clock in whole milliseconds.
+         */
         private void early() {
             Set<String> broken = new TreeSet<>();
             long[] backoff = Arrays.stream(history.campaign.getOrDefault("backoff_ms", "0").split(",")).mapToLong(Long::parseLong).toArray();
@@ -647,7 +650,7 @@ public final class Checker {
                 Intent intent = history.intents.get(attempt.id);
                 if (attempt.time < attempt.dueMs * 1_000) {
                     broken.add(name + " by " + (attempt.dueMs * 1_000 - attempt.time) + " us");
-                } else if (attempt.number == 1 && intent != null && attempt.time < intent.time + intent.delayMs * 1_000) {
+                } else if (attempt.number == 1 && intent != null && attempt.time < (intent.time / 1_000 + intent.delayMs) * 1_000) {
                     broken.add(name + " before its delay");
                 }
                 firsts.putIfAbsent(name, attempt);

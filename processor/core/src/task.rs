@@ -109,9 +109,6 @@ pub const MAX_CLASS: usize = 64;
 /// clocks that were never set, or name the time of something else.
 pub const OLDEST: Duration = Duration::from_hours(7 * 24);
 
-/// What a record's timestamp is rounded down to.
-const STAMP: Duration = Duration::from_millis(1);
-
 /// Bytes that an open task takes besides what it holds, as measured: its place in the agenda, the headers it came with, which are in one piece
 /// of memory with its payload, and what the allocator rounds up.
 const OVERHEAD: usize = 768;
@@ -253,14 +250,14 @@ impl Task {
 
 /// When a record entered that is read `now` and bears the time `stamp`, or the epoch if it bears none: relative times count from then.
 ///
-/// The time is the end of the millisecond of the record's timestamp, which its producer or its broker set, rounded down. One in the future
-/// counts as now, since the record was produced before it was read: no wait is shorter by that than its producer asked for, and no clock
-/// that is ahead holds the task. A record without a timestamp, or with one older than [`OLDEST`], entered now.
+/// The time is the record's timestamp, which its producer or its broker set. A timestamp in the future counts as now, since the record was
+/// produced before it was read: no wait is shorter by that than its producer asked for, and no clock that is ahead holds the task. A record
+/// without a timestamp, or with one older than [`OLDEST`], entered now.
 pub fn entered(stamp: Timestamp, now: Timestamp) -> Timestamp {
     if stamp < now.before(OLDEST) {
         return now;
     }
-    (stamp + STAMP).min(now)
+    stamp.min(now)
 }
 
 // === impl Origin ===
@@ -290,17 +287,12 @@ mod tests {
     }
 
     #[test]
-    fn a_record_entered_in_the_millisecond_of_its_timestamp_unless_that_cannot_be() {
+    fn a_record_entered_at_its_timestamp_unless_that_cannot_be() {
         let now = Timestamp::from_millis(1_700_000_000_000);
         let hour = Duration::from_hours(1);
 
-        for ago in [hour, OLDEST] {
-            let end = now.before(ago) + Duration::from_millis(1);
-            assert_eq!(entered(now.before(ago), now), end);
-        }
-        // Within the millisecond of the timestamp.
-        let now = now + Duration::from_micros(300);
-        assert_eq!(entered(Timestamp::from_millis(now.as_millis()), now), now);
+        assert_eq!(entered(now.before(hour), now), now.before(hour));
+        assert_eq!(entered(now.before(OLDEST), now), now.before(OLDEST));
         for stamp in [
             Timestamp::EPOCH,
             now.before(OLDEST + hour),

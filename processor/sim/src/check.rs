@@ -229,9 +229,7 @@ impl Judge {
         appended: Timestamp,
     ) {
         self.unfinished += 1;
-        // A record's time is rounded down to a millisecond, and a task is due no later than that one ends.
-        let entered = appended + Duration::from_millis(1);
-        let due = submission.due.unwrap_or(entered).max(entered);
+        let due = submission.due.unwrap_or(appended).max(appended);
         self.first_due.insert(Arc::clone(&submission.id), due);
         if let (Some(key), false) = (submission.key, submission.poison) {
             let scene = Arc::clone(&submission.scene);
