@@ -1,0 +1,223 @@
+//! The configuration of an HTTP target: its keys, their defaults, and what of it can be refused before a request is made.
+//!
+//! Invariant: a [`Config`] that passes its checks leads to a target that can make attempts; nothing secret in it is shown.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::time::Duration;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::error::Error;
+use super::request::is_reserved;
+use super::status::{Meaning, Status};
+
+/// Time for one attempt where the configuration names none: long for a healthy service, short beside the first waits of a scene.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest time for one attempt: as long as it lasts, its place in memory and in the offsets is taken.
+pub const MAX_TIMEOUT: Duration = Duration::from_hours(1);
+
+/// Bytes of a reply that are read where the configuration names no limit: enough to keep the connection of any usual answer.
+pub const DEFAULT_MAX_REPLY: usize = 64 * 1024;
+
+/// Where the requests go and how answers are read.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The address, `http` or `https`.
+    pub url: String,
+    /// Time for a whole attempt: connection, request and reply.
+    #[serde(default = "default_timeout", with = "span")]
+    pub timeout: Duration,
+    /// Headers sent with each request, in place of the producer's of the same name; the place for credentials.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// Statuses that count as success, whatever HTTP makes of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub success: Vec<Status>,
+    /// Statuses that another attempt may mend, whatever HTTP makes of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retryable: Vec<Status>,
+    /// Statuses by which the target asks for some rest, whatever HTTP makes of them; `Retry-After` counts on them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub throttled: Vec<Status>,
+    /// Statuses that no attempt will mend, whatever HTTP makes of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub permanent: Vec<Status>,
+    /// Bytes of a reply that are read; a longer one costs its connection.
+    #[serde(default = "default_max_reply")]
+    pub max_reply: usize,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// A configuration for `url` with everything else as by default.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            timeout: DEFAULT_TIMEOUT,
+            headers: BTreeMap::new(),
+            success: Vec::new(),
+            retryable: Vec::new(),
+            throttled: Vec::new(),
+            permanent: Vec::new(),
+            max_reply: DEFAULT_MAX_REPLY,
+        }
+    }
+
+    /// The address, if requests can be sent to it.
+    pub(super) fn parse_url(&self) -> Result<Url, Error> {
+        let url = Url::parse(&self.url).map_err(|error| Error::Url {
+            source: error.into(),
+        })?;
+        if !["http", "https"].contains(&url.scheme()) {
+            let scheme = url.scheme().to_owned();
+            return Err(Error::Scheme { scheme });
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Error::Credentials);
+        }
+        Ok(url)
+    }
+
+    /// Scheme, host and port of the address, if requests can be sent to it.
+    pub fn authority(&self) -> Option<String> {
+        let url = self.parse_url().ok()?;
+        let (host, port) = (url.host_str()?, url.port_or_known_default()?);
+        Some(format!("{}://{host}:{port}", url.scheme()))
+    }
+
+    /// The headers, if they can be sent.
+    pub(super) fn parse_headers(&self) -> Result<HeaderMap, Error> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in &self.headers {
+            let parsed =
+                HeaderName::from_bytes(name.as_bytes()).map_err(|source| Error::HeaderName {
+                    name: name.clone(),
+                    source,
+                })?;
+            if is_reserved(&parsed) {
+                return Err(Error::Reserved { name: name.clone() });
+            }
+            let mut value = HeaderValue::from_str(value).map_err(|source| Error::HeaderValue {
+                name: name.clone(),
+                source,
+            })?;
+            value.set_sensitive(true);
+            headers.insert(parsed, value);
+        }
+        Ok(headers)
+    }
+
+    /// The lists of statuses, by their names, and what they make of a status.
+    const fn lists(&self) -> [(&'static str, &Vec<Status>, Meaning); 4] {
+        [
+            ("success", &self.success, Meaning::Success),
+            ("retryable", &self.retryable, Meaning::Retryable),
+            ("throttled", &self.throttled, Meaning::Throttled),
+            ("permanent", &self.permanent, Meaning::Permanent),
+        ]
+    }
+
+    /// Refuses a status that stands in two of the lists, or where it has no meaning.
+    pub(super) fn check_statuses(&self) -> Result<(), Error> {
+        for (index, &status) in self.success.iter().enumerate() {
+            if matches!(status, Status::NoAnswer(_)) {
+                return Err(Error::NoSuccess { status, index });
+            }
+        }
+        let mut seen = HashMap::new();
+        for (second, list, _) in self.lists() {
+            for (index, &status) in list.iter().enumerate() {
+                let first = *seen.entry(status).or_insert(second);
+                if first != second {
+                    return Err(Error::Ambiguous {
+                        status,
+                        first,
+                        second,
+                        index,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What `code` means: an exact code first, then a class, then what HTTP makes of it.
+    pub(super) fn meaning(&self, code: u16) -> Meaning {
+        self.listed(Status::Code(code))
+            .or_else(|| {
+                let mut lists = self.lists().into_iter();
+                lists
+                    .find(|(_, list, _)| list.iter().any(|status| status.contains(code)))
+                    .map(|(_, _, meaning)| meaning)
+            })
+            .unwrap_or_else(|| Meaning::of(code))
+    }
+
+    /// What the lists make of exactly this status.
+    pub(super) fn listed(&self, status: Status) -> Option<Meaning> {
+        let mut lists = self.lists().into_iter();
+        let (_, _, meaning) = lists.find(|(_, list, _)| list.contains(&status))?;
+        Some(meaning)
+    }
+}
+
+impl fmt::Debug for Config {
+    /// Leaves out what may be secret: values of headers, and the query of the address.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let url = self.parse_url().map(|mut url| {
+            url.set_query(None);
+            url.to_string()
+        });
+        formatter
+            .debug_struct("Config")
+            .field("url", &url.as_deref().unwrap_or("invalid"))
+            .field("timeout", &self.timeout)
+            .field("headers", &self.headers.keys())
+            .field("success", &self.success)
+            .field("retryable", &self.retryable)
+            .field("throttled", &self.throttled)
+            .field("permanent", &self.permanent)
+            .field("max_reply", &self.max_reply)
+            .finish()
+    }
+}
+
+/// For serde: see [`DEFAULT_TIMEOUT`].
+const fn default_timeout() -> Duration {
+    DEFAULT_TIMEOUT
+}
+
+/// For serde: see [`DEFAULT_MAX_REPLY`].
+const fn default_max_reply() -> usize {
+    DEFAULT_MAX_REPLY
+}
+
+/// Spans of time written as `10s` or `1m 30s`.
+mod span {
+    use std::time::Duration;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// Writes a span.
+    pub(super) fn serialize<S: Serializer>(
+        span: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_duration(*span))
+    }
+
+    /// Reads a span.
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_duration(&text).map_err(D::Error::custom)
+    }
+}

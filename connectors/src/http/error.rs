@@ -1,0 +1,103 @@
+//! Why an HTTP target cannot be used as it is configured.
+
+use http::header::{InvalidHeaderName, InvalidHeaderValue};
+
+use super::config::MAX_TIMEOUT;
+use super::status::Status;
+
+/// Why an HTTP target cannot be used as it is configured.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address cannot be read.
+    #[error("parse url")]
+    Url {
+        /// What is wrong with it.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The address is neither `http` nor `https`.
+    #[error("url scheme {scheme} is neither http nor https")]
+    Scheme {
+        /// The scheme.
+        scheme: String,
+    },
+    /// The address holds a user or a password, and addresses reach logs.
+    #[error("url holds credentials, which belong in the authorization header")]
+    Credentials,
+    /// The timeout leaves no time for an attempt, or for anything else.
+    #[error(
+        "expected a timeout of more than nothing, at most {}",
+        humantime::format_duration(MAX_TIMEOUT)
+    )]
+    Timeout,
+    /// The name of a header is not one.
+    #[error("header name {name:?}")]
+    HeaderName {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: InvalidHeaderName,
+    },
+    /// The value of a header is not one; it may be secret and is not shown.
+    #[error("value of header {name}")]
+    HeaderValue {
+        /// The header's name.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: InvalidHeaderValue,
+    },
+    /// The header is set by retide or belongs to the connection.
+    #[error("header {name} is not free to set")]
+    Reserved {
+        /// The header's name.
+        name: String,
+    },
+    /// A status is given two meanings.
+    #[error("{status} stands in `{first}`, too")]
+    Ambiguous {
+        /// The status.
+        status: Status,
+        /// The list that gives it the first one.
+        first: &'static str,
+        /// The list that gives it the second one.
+        second: &'static str,
+        /// Its place in that one.
+        index: usize,
+    },
+    /// A success is claimed where there is no answer.
+    #[error("{status} is no answer, and so no success")]
+    NoSuccess {
+        /// How no answer comes.
+        status: Status,
+        /// Its place in the list.
+        index: usize,
+    },
+    /// The client cannot be set up, as a rule for want of root certificates.
+    #[error("set up client")]
+    Client {
+        /// What failed.
+        #[source]
+        source: rustls::Error,
+    },
+}
+
+// === impl Error ===
+
+impl Error {
+    /// The keys that lead to what is wrong, within the target's configuration.
+    pub fn path(&self) -> Vec<String> {
+        let keys = |keys: &[&str]| keys.iter().map(|&key| key.to_owned()).collect();
+        match self {
+            Self::Url { .. } | Self::Scheme { .. } | Self::Credentials => keys(&["url"]),
+            Self::Timeout => keys(&["timeout"]),
+            Self::HeaderName { name, .. }
+            | Self::HeaderValue { name, .. }
+            | Self::Reserved { name } => keys(&["headers", name]),
+            Self::Ambiguous { second, index, .. } => keys(&[second, &format!("[{index}]")]),
+            Self::NoSuccess { index, .. } => keys(&["success", &format!("[{index}]")]),
+            Self::Client { .. } => Vec::new(),
+        }
+    }
+}
