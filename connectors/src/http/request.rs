@@ -5,7 +5,9 @@
 use std::str;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use http::header::{
+    ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
+};
 use http::{Method, Request, Uri};
 use http_body_util::Full;
 use retide_core::{Kind, Task};
@@ -42,10 +44,13 @@ const FRAMING: [&str; 13] = [
 /// The request of an attempt of `task` at `uri`; `own` are the headers of the configuration.
 pub(super) fn make(uri: &Uri, own: &HeaderMap, task: &Task) -> Request<Full<Bytes>> {
     let body = task.record.value.clone().unwrap_or_default();
+    let mut headers = headers(own, task);
+    // Servers ask for the length of an empty body, too: RFC 9110, 8.6.
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = uri.clone();
-    *request.headers_mut() = headers(own, task);
+    *request.headers_mut() = headers;
     request
 }
 

@@ -67,6 +67,7 @@ async fn a_callback_says_how_its_task_ended_and_a_tombstone_is_empty() {
     let (headers, body) = seen.lock().expect("no panic").remove(0);
     assert_eq!(headers["retry-outcome"], "dead");
     assert_eq!(headers["content-type"], "application/octet-stream");
+    assert_eq!(headers["content-length"], "0");
     assert!(body.is_empty());
 }
 
