@@ -60,7 +60,10 @@ pub(super) fn outcome(
 /// What it means that no answer came, in this way.
 pub(super) fn none(config: &Config, way: NoAnswer, message: &str) -> Outcome {
     let failure = Failure::new(way.word(), message);
-    match (config.listed(Status::NoAnswer(way)), way) {
+    let listed = config
+        .listed(Status::NoAnswer(way))
+        .or_else(|| config.listed(Status::NoAnswer(way.broader()?)));
+    match (listed, way) {
         (Some(Meaning::Success), _) => unreachable!("refused with the configuration"),
         (Some(Meaning::Permanent), _) => Outcome::Permanent(failure),
         (Some(Meaning::Throttled), _) => Outcome::Throttled {
@@ -68,9 +71,16 @@ pub(super) fn none(config: &Config, way: NoAnswer, message: &str) -> Outcome {
             failure,
         },
         (None, NoAnswer::Timeout) => Outcome::Timeout(failure),
-        (Some(Meaning::Retryable), _) | (None, NoAnswer::Connect | NoAnswer::Reply) => {
-            Outcome::Retryable(failure)
-        }
+        (Some(Meaning::Retryable), _)
+        | (
+            None,
+            NoAnswer::Dns
+            | NoAnswer::Connect
+            | NoAnswer::Tls
+            | NoAnswer::Unsent
+            | NoAnswer::Reply
+            | NoAnswer::Malformed,
+        ) => Outcome::Retryable(failure),
     }
 }
 

@@ -19,12 +19,22 @@ pub enum Status {
 }
 
 /// The ways in which no answer comes; their names are the classes of the failures.
+///
+/// Of the first four the target has not seen a whole request, or has said that it did nothing about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NoAnswer {
-    /// No connection: the target has not seen the request.
+    /// No address for the target's name.
+    Dns,
+    /// No connection.
     Connect,
+    /// A connection, but no TLS on it.
+    Tls,
+    /// A connection that the target gave up, or a request that it turned away unseen, where nothing is to be sent twice.
+    Unsent,
     /// The connection broke: the target may have done what it was asked to.
     Reply,
+    /// The answer has no status that can be read: the target has most likely done what it was asked to.
+    Malformed,
     /// Not within the timeout: the target may be doing it still.
     Timeout,
 }
@@ -88,7 +98,8 @@ impl TryFrom<Written> for Status {
                     .find(|way| way.word() == text)
                     .map(Self::NoAnswer)
                     .ok_or_else(|| {
-                        format!("{text:?} is none of 1xx to 5xx, connect, reply and timeout")
+                        let ways = NoAnswer::ALL.map(NoAnswer::word).join(", ");
+                        format!("{text:?} is none of 1xx to 5xx, {ways}")
                     }),
             },
         }
@@ -109,14 +120,36 @@ impl From<Status> for Written {
 
 impl NoAnswer {
     /// Every way.
-    const ALL: [Self; 3] = [Self::Connect, Self::Reply, Self::Timeout];
+    const ALL: [Self; 7] = [
+        Self::Dns,
+        Self::Connect,
+        Self::Tls,
+        Self::Unsent,
+        Self::Reply,
+        Self::Malformed,
+        Self::Timeout,
+    ];
 
     /// The word for it, in configurations and in failures.
     pub(super) const fn word(self) -> &'static str {
         match self {
+            Self::Dns => "dns",
             Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Unsent => "unsent",
             Self::Reply => "reply",
+            Self::Malformed => "malformed",
             Self::Timeout => "timeout",
+        }
+    }
+
+    /// The way that a configuration means as well where it says nothing of this one: who fears a second call after a broken connection
+    /// fears it after an answer that cannot be read.
+    pub(super) const fn broader(self) -> Option<Self> {
+        match self {
+            Self::Dns | Self::Tls => Some(Self::Connect),
+            Self::Malformed => Some(Self::Reply),
+            Self::Connect | Self::Unsent | Self::Reply | Self::Timeout => None,
         }
     }
 }
