@@ -2,12 +2,14 @@
 //!
 //! | read | for |
 //! | --- | --- |
+//! | [`egress`] | which addresses are dialled |
 //! | [`http`] | a request per attempt; the model for further connectors |
 //! | [`kafka`] | a record per attempt, produced by the ledger itself |
 //!
 //! Each connector has a `Config` that a scene names, a dispatch that makes the attempt, and a classify that turns the answer into an
 //! [`Outcome`]. Nothing here decides what follows from an outcome.
 
+pub mod egress;
 pub mod http;
 pub mod kafka;
 
