@@ -31,7 +31,8 @@ use hyper::body::Incoming;
 use retide_core::{Outcome, Task};
 use tokio::time::{Instant, timeout_at};
 
-use crate::Target;
+use crate::tls::Alpn;
+use crate::{Outbound, Target};
 
 use self::client::{Client, client, root_cause};
 
@@ -56,8 +57,13 @@ pub struct Http {
 // === impl Http ===
 
 impl Http {
-    /// Checks the configuration and sets up the client; connects to nothing yet.
+    /// Checks the configuration and sets up the client, by the rules of a process that configures none; connects to nothing yet.
     pub fn try_new(config: Config) -> Result<Self, Error> {
+        Self::within(config, &Outbound::default())
+    }
+
+    /// The same by the rules of a process.
+    pub fn within(config: Config, outbound: &Outbound) -> Result<Self, Error> {
         let url = config.parse_url()?;
         let uri = url.as_str().parse().map_err(|source| {
             let source: http::uri::InvalidUri = source;
@@ -70,7 +76,9 @@ impl Http {
         if config.timeout.is_zero() || config.timeout > MAX_TIMEOUT {
             return Err(Error::Timeout);
         }
-        let tls = dial::tls(&url).map_err(|source| Error::Client { source })?;
+        let tls = config.parse_tls(&url, &outbound.tls)?;
+        let current = tls.and_then(|tls| tls.current(Alpn::Any).ok());
+        let tls = dial::tls(current).map_err(|source| Error::Client { source })?;
         Ok(Self {
             client: client(tls),
             uri,

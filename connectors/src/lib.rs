@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`egress`] | which addresses are dialled |
 //! | [`http`] | a request per attempt; the model for further connectors |
+//! | [`tls`] | how TLS is spoken |
 //! | [`kafka`] | a record per attempt, produced by the ledger itself |
 //!
 //! Each connector has a `Config` that a scene names, a dispatch that makes the attempt, and a classify that turns the answer into an
@@ -12,6 +13,8 @@
 pub mod egress;
 pub mod http;
 pub mod kafka;
+mod outbound;
+pub mod tls;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -19,6 +22,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use retide_core::{Outcome, Task, scene};
 use serde::{Deserialize, Serialize};
+
+pub use self::outbound::Outbound;
 
 /// Makes one attempt of a task. One of the four seams.
 ///
@@ -85,9 +90,12 @@ impl TargetConfig {
     }
 
     /// Checks the configuration and makes the target ready; `None` if the ledger makes the attempts itself.
-    pub fn connect(&self) -> Result<Option<Arc<dyn Target>>, Error> {
+    pub fn connect(&self, outbound: &Outbound) -> Result<Option<Arc<dyn Target>>, Error> {
         match self {
-            Self::Http(config) => Ok(Some(Arc::new(http::Http::try_new(config.clone())?))),
+            Self::Http(config) => {
+                let http = http::Http::within(config.clone(), outbound)?;
+                Ok(Some(Arc::new(http)))
+            }
             Self::Kafka(config) => {
                 config.validate()?;
                 Ok(None)
@@ -167,7 +175,12 @@ mod tests {
             .expect("a valid target");
 
         assert_eq!(target.core(), scene::Target::Call);
-        assert!(target.connect().expect("it connects").is_some());
+        assert!(
+            target
+                .connect(&Outbound::default())
+                .expect("it connects")
+                .is_some()
+        );
     }
 
     #[test]
@@ -176,7 +189,12 @@ mod tests {
 
         let topic = Arc::from("paid");
         assert_eq!(target.core(), scene::Target::Produce { topic });
-        assert!(target.connect().expect("it is valid").is_none());
+        assert!(
+            target
+                .connect(&Outbound::default())
+                .expect("it is valid")
+                .is_none()
+        );
     }
 
     #[test]
@@ -199,7 +217,7 @@ mod tests {
         ] {
             let target = parse(text).expect("it parses");
 
-            assert!(target.connect().is_err(), "{text}");
+            assert!(target.connect(&Outbound::default()).is_err(), "{text}");
         }
     }
 

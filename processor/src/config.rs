@@ -25,6 +25,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -33,6 +34,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use retide_avro::Format;
+use retide_connectors::{Outbound, egress, tls};
 use retide_core::Ladder;
 use retide_core::engine::UNKNOWN_SCENE_HOLD;
 
@@ -100,6 +102,10 @@ pub struct Config {
     pub processor: Processor,
     /// The endpoints for operators.
     pub admin: Admin,
+    /// What is dialled, and what is not.
+    pub egress: egress::Config,
+    /// How TLS is spoken with targets, by the names that scenes use.
+    pub tls: BTreeMap<String, tls::Config>,
     /// The scenes, by name; those on the scenes topic go before them.
     pub scenes: BTreeMap<String, Scene>,
     /// What the command line said of cluster and topics.
@@ -270,6 +276,30 @@ impl Config {
         Ok(config)
     }
 
+    /// What connections to targets go by.
+    pub fn outbound(&self) -> Outbound {
+        Outbound {
+            egress: Arc::new(self.egress.clone()),
+            tls: Arc::new(tls::Profiles::new(&self.tls)),
+        }
+    }
+
+    /// Refuses rules for connections by which none could be made.
+    fn check_outbound(&self, source: &Source) -> Result<(), Error> {
+        let at = |path: &[&str], message: &str| {
+            source.error(path.iter().map(|&key| key.to_owned()).collect(), message)
+        };
+        self.egress
+            .check()
+            .map_err(|message| at(&["egress", "only"], message))?;
+        for (name, profile) in &self.tls {
+            profile
+                .check()
+                .map_err(|error| at(&["tls", name, error.key], error.message))?;
+        }
+        Ok(())
+    }
+
     /// What the process is called in the group, as it was written, and where that was.
     fn instance_id_as_written(&self) -> Option<(Vec<String>, String)> {
         let own = self.processor.instance_id.clone();
@@ -284,6 +314,8 @@ impl Config {
         let mut config: Self = source.read()?;
         check_scenes(source, &config.scenes)?;
         config.kafka.check(source)?;
+        config.check_outbound(source)?;
+        check_profiles(source, &config.scenes, &config.tls)?;
         config.invocation.bootstrap.clone_from(&overrides.bootstrap);
         config.invocation.prefix.clone_from(&overrides.prefix);
         if let Some(bootstrap) = overrides.bootstrap {
@@ -382,7 +414,9 @@ fn check_scene(source: &Source, name: &str, scene: &Scene, path: &[&str]) -> Res
         (&["target"][..], Some(&scene.target)),
         (&["callback", "target"], callback),
     ] {
-        let Some(Err(error)) = target.map(retide_connectors::TargetConfig::connect) else {
+        // Which profiles there are is known to the process that makes attempts.
+        let outbound = Outbound::default();
+        let Some(Err(error)) = target.map(|target| target.connect(&outbound)) else {
             continue;
         };
         let keys = keys.iter().map(|&key| key.to_owned());
@@ -390,6 +424,42 @@ fn check_scene(source: &Source, name: &str, scene: &Scene, path: &[&str]) -> Res
         return Err(source.error(below(&keys), &with_causes(&error)));
     }
     Ok(())
+}
+
+/// Refuses scenes whose profile of TLS is none of `profiles`.
+fn check_profiles(
+    source: &Source,
+    scenes: &BTreeMap<String, Scene>,
+    profiles: &BTreeMap<String, tls::Config>,
+) -> Result<(), Error> {
+    for (name, scene) in scenes {
+        for (keys, profile) in scene.profiles() {
+            if profiles.contains_key(profile) {
+                continue;
+            }
+            let path = ["scenes", name].into_iter().chain(keys);
+            let path = path.map(str::to_owned).collect();
+            let message = unknown_profile(profile, profiles.keys());
+            return Err(source.error(path, &message));
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong with the name of a profile, and which one was probably meant.
+pub(crate) fn unknown_profile<'a>(
+    profile: &str,
+    known: impl Iterator<Item = &'a String>,
+) -> String {
+    let nearest = known
+        .map(|name| (strsim::damerau_levenshtein(profile, name), name))
+        .min();
+    match nearest {
+        Some((edits, name)) if edits <= 2 => {
+            format!("there is no [tls.{profile}]; did you mean `{name}`?")
+        }
+        _ => format!("there is no [tls.{profile}] in the configuration of the process"),
+    }
 }
 
 /// An error and what caused it, on one line.

@@ -192,7 +192,7 @@ impl Process {
             failed,
         };
         refuse_unusable(config, &topics, &follower)?;
-        let mut connected = Connected::new(topics.prefix());
+        let mut connected = Connected::new(topics.prefix(), config.outbound());
         let rules = connected.in_force(&scenes, &follower);
         info!(scenes = rules.scenes.len(), "rules in force");
         let (mut workers, mut told) = (Vec::new(), Vec::new());

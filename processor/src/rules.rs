@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tracing::{error, warn};
 
 use retide_connectors::kafka::OwnTopic;
-use retide_connectors::{Target, TargetConfig};
+use retide_connectors::{Outbound, Target, TargetConfig};
 use retide_core::scene::{self, Missing};
 
 use crate::config::{Scene, with_causes};
@@ -21,6 +21,8 @@ use crate::topics::is_own;
 pub struct Connected {
     /// What the names of retide's topics begin with.
     prefix: String,
+    /// What connections go by.
+    outbound: Outbound,
     /// The targets of the scenes' tasks.
     targets: Targets,
     /// The targets of the scenes' callbacks.
@@ -33,10 +35,11 @@ type Targets = HashMap<Arc<str>, (TargetConfig, Arc<dyn Target>)>;
 // === impl Connected ===
 
 impl Connected {
-    /// Rules of which none were made yet, where retide's topics have this prefix.
-    pub fn new(prefix: &str) -> Self {
+    /// Rules of which none were made yet, where retide's topics have this prefix and connections go by `outbound`.
+    pub fn new(prefix: &str, outbound: Outbound) -> Self {
         Self {
             prefix: prefix.to_owned(),
+            outbound,
             ..Self::default()
         }
     }
@@ -56,7 +59,7 @@ impl Connected {
     /// The rules of `scenes`. A scene that cannot be put in force, which its checks should have found, is left out and logged.
     pub fn rules(&mut self, scenes: &BTreeMap<String, Scene>) -> Rules {
         let mut rules = Rules::default();
-        let next = Self::new(&self.prefix);
+        let next = Self::new(&self.prefix, self.outbound.clone());
         let before = std::mem::replace(self, next);
         for (name, scene) in scenes {
             let mut core = match scene.rules(name) {
@@ -71,7 +74,13 @@ impl Connected {
                 core.target = scene::Target::Call;
                 rules.targets.insert(Arc::clone(&name), refusal);
             } else {
-                keep(&mut self.targets, &before.targets, &name, &scene.target);
+                let target = &scene.target;
+                keep(
+                    &mut self.targets,
+                    &before.targets,
+                    (&name, target),
+                    &self.outbound,
+                );
             }
             if let (Some(callback), Some(core)) = (&scene.callback, &mut core.callback) {
                 let target = &callback.target;
@@ -79,7 +88,12 @@ impl Connected {
                     core.target = scene::Target::Call;
                     rules.callbacks.insert(Arc::clone(&name), refusal);
                 } else {
-                    keep(&mut self.callbacks, &before.callbacks, &name, target);
+                    keep(
+                        &mut self.callbacks,
+                        &before.callbacks,
+                        (&name, target),
+                        &self.outbound,
+                    );
                 }
             }
             rules.scenes.insert(core);
@@ -120,12 +134,17 @@ pub fn merged(
 }
 
 /// Connects the target of scene `name`, or takes over its connection.
-fn keep(targets: &mut Targets, before: &Targets, name: &Arc<str>, config: &TargetConfig) {
+fn keep(
+    targets: &mut Targets,
+    before: &Targets,
+    (name, config): (&Arc<str>, &TargetConfig),
+    outbound: &Outbound,
+) {
     let kept = before
         .get(name)
         .filter(|(before, _)| before == config)
         .map(|(_, target)| Ok(Some(Arc::clone(target))));
-    match kept.unwrap_or_else(|| config.connect()) {
+    match kept.unwrap_or_else(|| config.connect(outbound)) {
         Ok(Some(target)) => {
             targets.insert(Arc::clone(name), (config.clone(), target));
         }

@@ -11,11 +11,11 @@ use serde::Deserialize;
 pub enum Class {
     /// Reached over the internet.
     Public,
-    /// Of a private network: RFC 1918, carrier-grade NAT (100.64.0.0/10), fc00::/7, fec0::/10 and the local-use NAT64 prefix.
+    /// Of a private network: RFC 1918, carrier-grade NAT (100.64.0.0/10), `fc00::/7`, `fec0::/10` and the local-use NAT64 prefix.
     Private,
-    /// This machine: 127.0.0.0/8, ::1, and 0.0.0.0/8 and ::, by which it is reached as well.
+    /// This machine: 127.0.0.0/8, `::1`, and 0.0.0.0/8 and `::`, by which it is reached as well.
     Loopback,
-    /// What does not leave the local link: 169.254.0.0/16, fe80::/10, broadcast and multicast.
+    /// What does not leave the local link: 169.254.0.0/16, `fe80::/10`, broadcast and multicast.
     LinkLocal,
     /// Where clouds give credentials to whoever asks.
     Metadata,
@@ -98,13 +98,12 @@ impl Class {
             // The network's own NAT64.
             [0x64, 0xff9b, 1, ..] | [0xfc00..=0xfdff | 0xfec0..=0xfeff, ..] => Self::Private,
             [0xfe80..=0xfebf | 0xff00..=0xffff, ..] => Self::LinkLocal,
-            // Of NAT64, the address that is carried counts.
-            [0x64, 0xff9b, 0, 0, 0, 0, _, _] => Self::Public,
             // Protocols (Teredo, ORCHID, benchmarks), documentation, 6to4.
             [0x2001, 0..=0x1ff | 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] | [0x2002, ..] => {
                 Self::Reserved
             }
-            [0x2000..=0x3fff, ..] => Self::Public,
+            // Of NAT64, the address that is carried counts.
+            [0x64, 0xff9b, 0, 0, 0, 0, _, _] | [0x2000..=0x3fff, ..] => Self::Public,
             _ => Self::Reserved,
         }
     }
@@ -140,10 +139,6 @@ fn carried(address: Ipv6Addr) -> [Option<Ipv4Addr>; 4] {
     let end = at([12, 13, 14, 15]);
     match address.segments() {
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => [None; 4],
-        // Mapped, compatible (RFC 4291) and translated (RFC 2765), and NAT64 (RFC 6052).
-        [0, 0, 0, 0, 0, 0 | 0xffff, _, _]
-        | [0, 0, 0, 0, 0xffff, 0, _, _]
-        | [0x64, 0xff9b, 0, 0, 0, 0, _, _] => [end, None, None, None],
         // NAT64 of the network's own (RFC 8215), in any of the lengths of RFC 6052 that fit: an octet in the middle stays out.
         [0x64, 0xff9b, 1, ..] => [
             end,
@@ -160,8 +155,11 @@ fn carried(address: Ipv6Addr) -> [Option<Ipv4Addr>; 4] {
             None,
             None,
         ],
-        // ISATAP (RFC 5214), in any prefix.
-        [_, _, _, _, 0 | 0x200, 0x5efe, _, _] => [end, None, None, None],
+        // Mapped, compatible (RFC 4291) and translated (RFC 2765), NAT64 (RFC 6052), and ISATAP (RFC 5214) in any prefix.
+        [0, 0, 0, 0, 0, 0 | 0xffff, _, _]
+        | [0, 0, 0, 0, 0xffff, 0, _, _]
+        | [0x64, 0xff9b, 0, 0, 0, 0, _, _]
+        | [_, _, _, _, 0 | 0x200, 0x5efe, _, _] => [end, None, None, None],
         _ => [None; 4],
     }
 }

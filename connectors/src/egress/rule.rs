@@ -53,7 +53,7 @@ impl Rule {
     }
 
     /// Whether it names a host by its name.
-    pub(super) fn names_host(&self, host: &str) -> bool {
+    pub(crate) fn names_host(&self, host: &str) -> bool {
         let host = host.strip_suffix('.').unwrap_or(host);
         match &self.what {
             What::Net(_) => false,
@@ -70,7 +70,7 @@ impl Rule {
     }
 
     /// Whether it names an address.
-    pub(super) fn holds(&self, address: IpAddr) -> bool {
+    pub(crate) fn holds(&self, address: IpAddr) -> bool {
         match &self.what {
             What::Net(net) => net.contains(&address),
             What::Host(_) | What::Below(_) => false,

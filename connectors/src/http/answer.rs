@@ -65,7 +65,8 @@ pub(super) fn none(config: &Config, way: NoAnswer, message: &str) -> Outcome {
         .or_else(|| config.listed(Status::NoAnswer(way.broader()?)));
     match (listed, way) {
         (Some(Meaning::Success), _) => unreachable!("refused with the configuration"),
-        (Some(Meaning::Permanent), _) => Outcome::Permanent(failure),
+        // The guard of the process: no attempt gets past it.
+        (Some(Meaning::Permanent), _) | (None, NoAnswer::Egress) => Outcome::Permanent(failure),
         (Some(Meaning::Throttled), _) => Outcome::Throttled {
             after: Duration::ZERO,
             failure,

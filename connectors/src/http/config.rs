@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
-use url::Url;
+use url::{Host, Url};
+
+use crate::tls::{Profiles, Tls};
 
 use super::error::Error;
 use super::request::is_reserved;
@@ -50,6 +52,9 @@ pub struct Config {
     /// Bytes of a reply that are read; a longer one costs its connection.
     #[serde(default = "default_max_reply")]
     pub max_reply: usize,
+    /// The profile by which TLS is spoken, of those in the process's configuration: files are no business of a scene's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<String>,
 }
 
 // === impl Config ===
@@ -66,6 +71,7 @@ impl Config {
             throttled: Vec::new(),
             permanent: Vec::new(),
             max_reply: DEFAULT_MAX_REPLY,
+            tls: None,
         }
     }
 
@@ -82,6 +88,19 @@ impl Config {
             return Err(Error::Credentials);
         }
         Ok(url)
+    }
+
+    /// How TLS is spoken with the target, if it is, by the rules of a process.
+    pub(super) fn parse_tls(&self, url: &Url, profiles: &Profiles) -> Result<Option<Tls>, Error> {
+        if url.scheme() != "https" {
+            return match self.tls {
+                Some(_) => Err(Error::TlsUnused),
+                None => Ok(None),
+            };
+        }
+        let tls = profiles.of(self.tls.as_deref(), &host(url));
+        tls.map(Some)
+            .map_err(|message| Error::ServerName { message })
     }
 
     /// Scheme, host and port of the address, if requests can be sent to it.
@@ -184,7 +203,18 @@ impl fmt::Debug for Config {
             .field("throttled", &self.throttled)
             .field("permanent", &self.permanent)
             .field("max_reply", &self.max_reply)
+            .field("tls", &self.tls)
             .finish()
+    }
+}
+
+/// The host of an address: a name, or an address without brackets.
+pub(super) fn host(url: &Url) -> String {
+    match url.host() {
+        Some(Host::Domain(name)) => name.to_owned(),
+        Some(Host::Ipv4(address)) => address.to_string(),
+        Some(Host::Ipv6(address)) => address.to_string(),
+        None => String::new(),
     }
 }
 

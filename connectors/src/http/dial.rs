@@ -7,23 +7,23 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use rustls::crypto::ring;
 use rustls::{ClientConfig, RootCertStore};
-use rustls_platform_verifier::BuilderVerifierExt;
-use url::Url;
 
 /// Time without a word on a connection after which it is asked whether it is still there, and between two such questions.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
-/// How TLS is spoken with the other side of `url`: whom the system trusts is trusted.
-pub(super) fn tls(url: &Url) -> Result<ClientConfig, rustls::Error> {
-    let provider = Arc::new(ring::default_provider());
-    let tls =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    let tls = match url.scheme() {
-        "https" => tls.with_platform_verifier()?,
+/// How TLS is spoken, for a connector that names protocols itself.
+pub(super) fn tls(current: Option<Arc<ClientConfig>>) -> Result<ClientConfig, rustls::Error> {
+    let Some(current) = current else {
+        let provider = Arc::new(ring::default_provider());
+        let tls =
+            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
         // Never speaks TLS, so it must not need the system's root certificates.
-        _ => tls.with_root_certificates(RootCertStore::empty()),
+        let roots = RootCertStore::empty();
+        return Ok(tls.with_root_certificates(roots).with_no_client_auth());
     };
-    Ok(tls.with_no_client_auth())
+    let mut tls = ClientConfig::clone(&current);
+    tls.alpn_protocols = Vec::new();
+    Ok(tls)
 }
 
 /// What makes the connections of a target.

@@ -74,6 +74,15 @@ pub enum Error {
         /// Its place in the list.
         index: usize,
     },
+    /// A profile of TLS is named for an address that is reached without.
+    #[error("goes with an address that begins with https://")]
+    TlsUnused,
+    /// No certificate could be for the host of the address.
+    #[error("{message}")]
+    ServerName {
+        /// Why not.
+        message: &'static str,
+    },
     /// The client cannot be set up, as a rule for want of root certificates.
     #[error("set up client")]
     Client {
@@ -90,13 +99,17 @@ impl Error {
     pub fn path(&self) -> Vec<String> {
         let keys = |keys: &[&str]| keys.iter().map(|&key| key.to_owned()).collect();
         match self {
-            Self::Url { .. } | Self::Scheme { .. } | Self::Credentials => keys(&["url"]),
+            Self::Url { .. }
+            | Self::Scheme { .. }
+            | Self::Credentials
+            | Self::ServerName { .. } => keys(&["url"]),
             Self::Timeout => keys(&["timeout"]),
             Self::HeaderName { name, .. }
             | Self::HeaderValue { name, .. }
             | Self::Reserved { name } => keys(&["headers", name]),
             Self::Ambiguous { second, index, .. } => keys(&[second, &format!("[{index}]")]),
             Self::NoSuccess { index, .. } => keys(&["success", &format!("[{index}]")]),
+            Self::TlsUnused => keys(&["tls"]),
             Self::Client { .. } => Vec::new(),
         }
     }

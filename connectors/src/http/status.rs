@@ -20,9 +20,11 @@ pub enum Status {
 
 /// The ways in which no answer comes; their names are the classes of the failures.
 ///
-/// Of the first four the target has not seen a whole request, or has said that it did nothing about it.
+/// Of the first five the target has not seen a whole request, or has said that it did nothing about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NoAnswer {
+    /// None of the target's addresses may be dialled.
+    Egress,
     /// No address for the target's name.
     Dns,
     /// No connection.
@@ -120,7 +122,7 @@ impl From<Status> for Written {
 
 impl NoAnswer {
     /// Every way.
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Dns,
         Self::Connect,
         Self::Tls,
@@ -128,6 +130,7 @@ impl NoAnswer {
         Self::Reply,
         Self::Malformed,
         Self::Timeout,
+        Self::Egress,
     ];
 
     /// The word for it, in configurations and in failures.
@@ -140,6 +143,7 @@ impl NoAnswer {
             Self::Reply => "reply",
             Self::Malformed => "malformed",
             Self::Timeout => "timeout",
+            Self::Egress => "egress",
         }
     }
 
@@ -149,7 +153,7 @@ impl NoAnswer {
         match self {
             Self::Dns | Self::Tls => Some(Self::Connect),
             Self::Malformed => Some(Self::Reply),
-            Self::Connect | Self::Unsent | Self::Reply | Self::Timeout => None,
+            Self::Connect | Self::Unsent | Self::Reply | Self::Timeout | Self::Egress => None,
         }
     }
 }

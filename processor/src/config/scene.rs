@@ -293,6 +293,23 @@ impl Scene {
         })
     }
 
+    /// The profiles of TLS that its targets name, and the keys that lead to them.
+    pub fn profiles(&self) -> impl Iterator<Item = (Vec<&'static str>, &str)> {
+        let callback = self.callback.as_ref().map(|callback| &callback.target);
+        let targets = [
+            (&["target"][..], Some(&self.target)),
+            (&["callback", "target"], callback),
+        ];
+        targets
+            .into_iter()
+            .filter_map(|(keys, target)| match target {
+                Some(TargetConfig::Http(http)) => {
+                    Some(([keys, &["http", "tls"]].concat(), http.tls.as_deref()?))
+                }
+                Some(TargetConfig::Kafka(_)) | None => None,
+            })
+    }
+
     /// Whether tasks wait for points in time, in one of the ways they can fail, all of which have passed.
     pub fn is_over(&self, now: Timestamp) -> bool {
         let On {

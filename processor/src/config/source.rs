@@ -25,6 +25,9 @@ const KAFKA: &str = "kafka";
 /// The section whose keys are names of the user's.
 const SCENES: &str = "scenes";
 
+/// The section whose keys are the names of profiles.
+const TLS: &str = "tls";
+
 /// Most edits between a key and the one that was probably meant: two letters swapped, or two typed wrong.
 const EDITS: usize = 2;
 
@@ -348,6 +351,8 @@ fn is_secret(path: &[String]) -> bool {
         [section, ..] if section == KAFKA => return true,
         // A scene may be called `token`; what its rules are is not secret for that.
         [section, _, keys @ ..] if section == SCENES => keys,
+        // The way to a key is not the key.
+        [section, ..] if section == TLS => return false,
         keys => keys,
     };
     keys.iter().any(|key| {

@@ -68,6 +68,7 @@ fn a_configuration_is_read_from_toml() {
         throttled: vec![Status::Code(418), Status::NoAnswer(NoAnswer::Connect)],
         permanent: vec![Status::Code(501)],
         max_reply: 100,
+        tls: None,
     };
     assert_eq!(config, expected);
     let brief: Config = toml::from_str(r#"url = "http://shop/""#).expect("a valid configuration");
