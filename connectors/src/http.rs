@@ -7,8 +7,9 @@
 //! | --- | --- |
 //! | `config` | the keys, and what is refused |
 //! | `request` | what goes out, and the rules of its headers |
-//! | `client`, `dial` | connections: kept, made anew, given up |
-//! | `answer`, `status`, `body` | what comes back, and what it means |
+//! | `client` | a request sent, and sent again where it was not processed |
+//! | `pool`, `dial`, `wire` | connections: kept, made anew, given up |
+//! | `head`, `body`, `answer`, `status` | what comes back, and what it means |
 
 mod answer;
 mod body;
@@ -16,25 +17,29 @@ mod client;
 mod config;
 mod dial;
 mod error;
+mod head;
+mod pool;
 mod request;
 mod status;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use http::Uri;
 use http::header::HeaderMap;
-use http::{Response, Uri};
-use hyper::body::Incoming;
 use retide_core::{Outcome, Task};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
-use crate::tls::Alpn;
 use crate::{Outbound, Target};
 
-use self::client::{Client, client, root_cause};
+use self::client::{Answer, Client, NotAnswered};
+use self::dial::Dialer;
+use self::pool::Pool;
+use self::status::Meaning;
 
 pub use self::answer::MAX_RETRY_AFTER;
 pub use self::config::{Config, DEFAULT_MAX_REPLY, DEFAULT_TIMEOUT, MAX_TIMEOUT};
@@ -44,7 +49,7 @@ pub use self::status::{NoAnswer, Status};
 
 /// Makes attempts as HTTP requests over a pool of connections.
 pub struct Http {
-    /// The pooled client.
+    /// What sends them.
     client: Client,
     /// The parsed address.
     uri: Uri,
@@ -73,26 +78,35 @@ impl Http {
         })?;
         let headers = config.parse_headers()?;
         config.check_statuses()?;
-        if config.timeout.is_zero() || config.timeout > MAX_TIMEOUT {
-            return Err(Error::Timeout);
-        }
+        config.check_spans()?;
+        let limits = config.limits();
         let tls = config.parse_tls(&url, &outbound.tls)?;
-        let current = tls.and_then(|tls| tls.current(Alpn::Any).ok());
-        let tls = dial::tls(current).map_err(|source| Error::Client { source })?;
+        let dialer = Dialer::new(&url, Arc::clone(&outbound.egress), tls);
+        let pool = Pool::new(dialer, limits);
         Ok(Self {
-            client: client(tls),
+            client: Client::new(pool, &uri, limits.connect, config.resend),
             uri,
             headers,
             config,
         })
     }
 
-    /// What an answer means for the attempt.
-    async fn classify(&self, response: Response<Incoming>, deadline: Instant) -> Outcome {
-        let (answer, body) = response.into_parts();
-        // The status is the answer; a body that breaks off or takes too long does not change it.
-        let start = body::read(body, self.config.max_reply, deadline).await;
-        answer::outcome(&self.config, answer.status, &answer.headers, &start)
+    /// What an answer means for the attempt: its status is the answer, and what comes after it changes nothing.
+    async fn judge(&self, answer: Answer, deadline: Instant) -> Outcome {
+        let Answer {
+            status,
+            headers,
+            body,
+        } = answer;
+        let limit = self.config.max_reply;
+        let start = if self.config.meaning(status.as_u16()) == Meaning::Success {
+            body.discard(limit);
+            Vec::new()
+        } else {
+            let until = deadline.min(Instant::now() + body::MAX_WAIT);
+            body.read(limit, until).await
+        };
+        answer::outcome(&self.config, status, &headers, &start)
     }
 }
 
@@ -100,15 +114,15 @@ impl Http {
 impl Target for Http {
     async fn attempt(&self, task: Arc<Task>) -> Outcome {
         let deadline = Instant::now() + self.config.timeout;
-        let request = request::make(&self.uri, &self.headers, &task);
-        match timeout_at(deadline, self.client.request(request)).await {
-            Ok(Ok(response)) => self.classify(response, deadline).await,
-            Ok(Err(error)) if error.is_connect() => {
-                answer::none(&self.config, NoAnswer::Connect, &root_cause(&error))
-            }
-            Ok(Err(error)) => answer::none(&self.config, NoAnswer::Reply, &root_cause(&error)),
-            Err(_) => answer::none(&self.config, NoAnswer::Timeout, "no answer in time"),
+        let make = || request::make(&self.uri, &self.headers, &task);
+        match self.client.send(make, deadline).await {
+            Ok(answer) => self.judge(answer, deadline).await,
+            Err(NotAnswered { way, message }) => answer::none(&self.config, way, &message),
         }
+    }
+
+    fn renew(&self) {
+        self.client.renew();
     }
 }
 

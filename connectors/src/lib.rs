@@ -32,11 +32,18 @@ pub use self::outbound::Outbound;
 pub trait Target: Send + Sync {
     /// Makes the attempt and says how it went.
     async fn attempt(&self, task: Arc<Task>) -> Outcome;
+
+    /// Makes further attempts over new connections, since what is behind the ones it keeps may be to blame for those that failed.
+    fn renew(&self) {}
 }
 
 /// A target as a scene names it, such as `{ http = { url = "https://shop.example/paid" } }`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there are as many as scenes, and nearly all are of the large one"
+)]
 pub enum TargetConfig {
     /// An HTTP request per attempt.
     Http(http::Config),

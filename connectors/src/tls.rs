@@ -14,7 +14,7 @@
 pub mod explain;
 mod files;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -13,6 +13,7 @@ use url::{Host, Url};
 use crate::tls::{Profiles, Tls};
 
 use super::error::Error;
+use super::pool::Limits;
 use super::request::is_reserved;
 use super::status::{Meaning, Status};
 
@@ -25,6 +26,21 @@ pub const MAX_TIMEOUT: Duration = Duration::from_hours(1);
 /// Bytes of a reply that are read where the configuration names no limit: enough to keep the connection of any usual answer.
 pub const DEFAULT_MAX_REPLY: usize = 64 * 1024;
 
+/// Part of the timeout in which there is a connection, or the attempt fails in a way that says that the target has seen nothing of it.
+const CONNECT_SHARE: u32 = 2;
+
+/// Longest time for that where the configuration names none: the system sends a lost SYN again after 1, 3 and 7 seconds.
+const MAX_CONNECT: Duration = Duration::from_secs(10);
+
+/// Time without use after which a connection is given up where the configuration names none: common servers keep them for 5 seconds or more.
+const DEFAULT_IDLE: Duration = Duration::from_secs(4);
+
+/// Age at which a connection is given up where the configuration names none: so soon a target that moves is followed.
+const DEFAULT_AGE: Duration = Duration::from_mins(2);
+
+/// Longest age of a connection, and longest time without use: longer than any server keeps one.
+pub(super) const MAX_AGE: Duration = Duration::from_hours(24);
+
 /// Where the requests go and how answers are read.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,6 +50,30 @@ pub struct Config {
     /// Time for a whole attempt: connection, request and reply.
     #[serde(default = "default_timeout", with = "span")]
     pub timeout: Duration,
+    /// Time of it until there is a connection: name, address and TLS.
+    #[serde(
+        default,
+        with = "span_or_none",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub connect_timeout: Option<Duration>,
+    /// Time without use after which a connection is given up; sooner if the target says so.
+    #[serde(
+        default,
+        with = "span_or_none",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub idle_timeout: Option<Duration>,
+    /// Age at which a connection is given up.
+    #[serde(
+        default,
+        with = "span_or_none",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub max_age: Option<Duration>,
+    /// Whether a request is sent again, within the attempt, that was sent and not processed; else that is the class `unsent`.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub resend: bool,
     /// Headers sent with each request, in place of the producer's of the same name; the place for credentials.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
@@ -65,6 +105,10 @@ impl Config {
         Self {
             url: url.into(),
             timeout: DEFAULT_TIMEOUT,
+            connect_timeout: None,
+            idle_timeout: None,
+            max_age: None,
+            resend: true,
             headers: BTreeMap::new(),
             success: Vec::new(),
             retryable: Vec::new(),
@@ -108,6 +152,38 @@ impl Config {
         let url = self.parse_url().ok()?;
         let (host, port) = (url.host_str()?, url.port_or_known_default()?);
         Some(format!("{}://{host}:{port}", url.scheme()))
+    }
+
+    /// How long connections live, and may take to come about.
+    pub(super) fn limits(&self) -> Limits {
+        let share = (self.timeout / CONNECT_SHARE).min(MAX_CONNECT);
+        Limits {
+            connect: self.connect_timeout.unwrap_or(share),
+            idle: self.idle_timeout.unwrap_or(DEFAULT_IDLE),
+            age: self.max_age.unwrap_or(DEFAULT_AGE),
+        }
+    }
+
+    /// Refuses spans that leave no time for an attempt, or for anything else.
+    pub(super) fn check_spans(&self) -> Result<(), Error> {
+        if self.timeout.is_zero() || self.timeout > MAX_TIMEOUT {
+            return Err(Error::Timeout);
+        }
+        if self
+            .connect_timeout
+            .is_some_and(|span| span.is_zero() || span > self.timeout)
+        {
+            return Err(Error::ConnectTimeout);
+        }
+        for (key, span) in [
+            ("idle_timeout", self.idle_timeout),
+            ("max_age", self.max_age),
+        ] {
+            if span.is_some_and(|span| span > MAX_AGE) {
+                return Err(Error::Age { key });
+            }
+        }
+        Ok(())
     }
 
     /// The headers, if they can be sent.
@@ -197,6 +273,10 @@ impl fmt::Debug for Config {
             .debug_struct("Config")
             .field("url", &url.as_deref().unwrap_or("invalid"))
             .field("timeout", &self.timeout)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("idle_timeout", &self.idle_timeout)
+            .field("max_age", &self.max_age)
+            .field("resend", &self.resend)
             .field("headers", &self.headers.keys())
             .field("success", &self.success)
             .field("retryable", &self.retryable)
@@ -226,6 +306,45 @@ const fn default_timeout() -> Duration {
 /// For serde: see [`DEFAULT_MAX_REPLY`].
 const fn default_max_reply() -> usize {
     DEFAULT_MAX_REPLY
+}
+
+/// For serde: what is done where nothing is said.
+const fn yes() -> bool {
+    true
+}
+
+/// For serde: whether nothing need be said.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+const fn is_yes(is: &bool) -> bool {
+    *is
+}
+
+/// Spans of time that may be left out.
+mod span_or_none {
+    use std::time::Duration;
+
+    use serde::{Deserializer, Serializer};
+
+    use super::span;
+
+    /// Writes a span.
+    #[expect(clippy::ref_option, reason = "serde passes it so")]
+    pub(super) fn serialize<S: Serializer>(
+        span: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match span {
+            Some(span) => span::serialize(span, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    /// Reads a span.
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        span::deserialize(deserializer).map(Some)
+    }
 }
 
 /// Spans of time written as `10s` or `1m 30s`.

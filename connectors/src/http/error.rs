@@ -2,7 +2,7 @@
 
 use http::header::{InvalidHeaderName, InvalidHeaderValue};
 
-use super::config::MAX_TIMEOUT;
+use super::config::{MAX_AGE, MAX_TIMEOUT};
 use super::status::Status;
 
 /// Why an HTTP target cannot be used as it is configured.
@@ -30,6 +30,15 @@ pub enum Error {
         humantime::format_duration(MAX_TIMEOUT)
     )]
     Timeout,
+    /// The time for a connection is none, or longer than the whole attempt.
+    #[error("expected a connect_timeout of more than nothing, at most the timeout")]
+    ConnectTimeout,
+    /// A connection is kept for too long.
+    #[error("expected a {key} of at most {}", humantime::format_duration(MAX_AGE))]
+    Age {
+        /// The key that says how long.
+        key: &'static str,
+    },
     /// The name of a header is not one.
     #[error("header name {name:?}")]
     HeaderName {
@@ -83,13 +92,6 @@ pub enum Error {
         /// Why not.
         message: &'static str,
     },
-    /// The client cannot be set up, as a rule for want of root certificates.
-    #[error("set up client")]
-    Client {
-        /// What failed.
-        #[source]
-        source: rustls::Error,
-    },
 }
 
 // === impl Error ===
@@ -104,13 +106,14 @@ impl Error {
             | Self::Credentials
             | Self::ServerName { .. } => keys(&["url"]),
             Self::Timeout => keys(&["timeout"]),
+            Self::ConnectTimeout => keys(&["connect_timeout"]),
+            Self::Age { key } => keys(&[key]),
             Self::HeaderName { name, .. }
             | Self::HeaderValue { name, .. }
             | Self::Reserved { name } => keys(&["headers", name]),
             Self::Ambiguous { second, index, .. } => keys(&[second, &format!("[{index}]")]),
             Self::NoSuccess { index, .. } => keys(&["success", &format!("[{index}]")]),
             Self::TlsUnused => keys(&["tls"]),
-            Self::Client { .. } => Vec::new(),
         }
     }
 }

@@ -82,7 +82,7 @@ impl Ca {
 }
 
 /// Bytes in PEM, which is made by hand so that reading is not tested by what wrote.
-fn pem(label: &str, bytes: &[u8]) -> String {
+pub(crate) fn pem(label: &str, bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = format!("-----BEGIN {label}-----\n");
     for line in bytes.chunks(48) {

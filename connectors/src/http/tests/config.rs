@@ -49,6 +49,10 @@ fn a_configuration_is_read_from_toml() {
     let text = r#"
         url = "https://shop.example/paid"
         timeout = "1m 5s"
+        connect_timeout = "3s"
+        idle_timeout = "30s"
+        max_age = "1m"
+        resend = false
         headers = { authorization = "Bearer abc" }
         success = [404, "3xx"]
         retryable = ["4xx"]
@@ -62,6 +66,10 @@ fn a_configuration_is_read_from_toml() {
     let expected = Config {
         url: "https://shop.example/paid".to_owned(),
         timeout: Duration::from_secs(65),
+        connect_timeout: Some(Duration::from_secs(3)),
+        idle_timeout: Some(Duration::from_secs(30)),
+        max_age: Some(Duration::from_mins(1)),
+        resend: false,
         headers: BTreeMap::from([("authorization".to_owned(), "Bearer abc".to_owned())]),
         success: vec![Status::Code(404), Status::Class(3)],
         retryable: vec![Status::Class(4)],

@@ -1,6 +1,8 @@
 //! How connections are made, and what it means that they break.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::io::Write;
 use std::time::Instant;
 
 use http_body_util::Full;
@@ -8,12 +10,14 @@ use hyper::Response;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tempfile::NamedTempFile;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
+use crate::tls;
 
 #[tokio::test]
 async fn a_server_that_hangs_is_a_timeout_within_the_limit() {
@@ -89,25 +93,34 @@ async fn serve_tls() -> (SocketAddr, CertificateDer<'static>) {
 async fn an_https_target_is_asked_in_http_2_if_it_is_trusted() {
     let (address, certificate) = serve_tls().await;
     let url = format!("https://localhost:{}/", address.port());
-    let trusting = async |roots: RootCertStore| {
-        let mut http = Http::try_new(Config::new(&*url)).expect("valid");
-        let provider = Arc::new(ring::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("versions");
-        http.client = client(tls.with_root_certificates(roots).with_no_client_auth());
+    let asked = async |outbound: &Outbound| {
+        let http = Http::within(Config::new(&*url), outbound).expect("valid");
         http.attempt(Arc::new(fixture::task(&[]))).await
     };
-    let mut roots = RootCertStore::empty();
-    roots.add(certificate).expect("a root");
 
-    let trusted = trusting(roots).await;
-    let stranger = trusting(RootCertStore::empty()).await;
+    let trusted = asked(&trusting(&certificate).0).await;
+    let stranger = asked(&Outbound::default()).await;
 
     assert_eq!(trusted, Outcome::Permanent(failure("http-409", "h2")));
     let failure = stranger.failure().expect("not trusted");
-    assert_eq!(&*failure.class, "connect");
-    assert!(failure.message.contains("UnknownIssuer"), "{failure}");
+    assert_eq!(&*failure.class, "tls");
+}
+
+/// The rules of a process that trusts this certificate alone, and the file that holds it.
+fn trusting(certificate: &CertificateDer<'_>) -> (Outbound, NamedTempFile) {
+    let mut ca = NamedTempFile::new().expect("a file");
+    ca.write_all(tls::tests::pem("CERTIFICATE", certificate).as_bytes())
+        .expect("it is written");
+    let profile = tls::Config {
+        ca: Some(ca.path().to_owned()),
+        ..tls::Config::default()
+    };
+    let profiles = BTreeMap::from([(tls::DEFAULT.to_owned(), profile)]);
+    let outbound = Outbound {
+        tls: Arc::new(tls::Profiles::new(&profiles)),
+        ..Outbound::default()
+    };
+    (outbound, ca)
 }
 
 #[tokio::test]
@@ -167,11 +180,15 @@ async fn an_endless_reply_is_cut_at_the_cap() {
 
 #[tokio::test]
 async fn an_answer_that_breaks_off_is_retryable() {
-    for head in [&b""[..], b"HTTP/1.1 2", b"nonsense\r\n\r\n"] {
+    for (head, class) in [
+        (&b""[..], "reply"),
+        (b"HTTP/1.1 2", "reply"),
+        (b"nonsense\r\n\r\n", "malformed"),
+    ] {
         let address = serve_raw(head, b"").await;
 
         let outcome = attempt(config(address)).await;
 
-        assert!(matches!(&outcome, Outcome::Retryable(failure) if &*failure.class == "reply"));
+        assert!(matches!(&outcome, Outcome::Retryable(failure) if &*failure.class == class));
     }
 }
