@@ -1131,7 +1131,9 @@ impl Engine {
     /// Completes an offset with the records that follow from it.
     fn settle(&mut self, closing: Closing, mut entries: Vec<Entry>, actions: &mut Vec<Action>) {
         #[cfg(feature = "planted")]
-        let mut entries = self.bug.written(entries);
+        {
+            entries = self.bug.written(entries);
+        }
         self.note_order(closing, &entries);
         let alerts = self.alerts.drain(..).map(Box::new);
         entries.extend(alerts.map(Entry::Alert));

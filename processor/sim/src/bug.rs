@@ -30,6 +30,8 @@ pub enum Bug {
     StaleRun,
     /// A shard is given away without waiting for its last commit.
     NoDrain,
+    /// A shard is given away while its last batch is being written.
+    GivenUncommitted,
     /// The order of keys is read while transactions that have written of it are not over.
     KeyOrderReadEarly,
     /// The order of keys is written before the batch before has committed.
@@ -72,6 +74,7 @@ impl Bug {
             Self::ReadUncommitted,
             Self::StaleRun,
             Self::NoDrain,
+            Self::GivenUncommitted,
             Self::KeyOrderReadEarly,
             Self::KeyOrderOutOfTurn,
             Self::MetadataBelieved,

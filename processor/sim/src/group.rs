@@ -36,6 +36,8 @@ struct Joined {
     waiting: bool,
     /// What it says it has (cooperative), or was given.
     owned: BTreeSet<i32>,
+    /// What it said it had: nobody else is given that before it says otherwise (cooperative).
+    keeps: BTreeSet<i32>,
 }
 
 /// What a member is told when a generation begins.
@@ -87,7 +89,7 @@ impl Group {
     /// Whether a member owns a shard, as far as the group knows.
     pub(crate) fn owns(&self, member: Member, shard: i32) -> bool {
         let joined = self.members.get(&member);
-        joined.is_some_and(|joined| joined.owned.contains(&shard))
+        joined.is_some_and(|joined| joined.owned.contains(&shard) || joined.keeps.contains(&shard))
     }
 
     /// Whether a member is one.
@@ -122,6 +124,10 @@ impl Group {
         let joined = Joined {
             worker,
             waiting: true,
+            keeps: match self.protocol {
+                Protocol::Eager => BTreeSet::new(),
+                Protocol::Cooperative => owned.clone(),
+            },
             owned,
         };
         // What a consumer was before and has forgotten is forgotten by the group, too.

@@ -1,14 +1,14 @@
 //! A worker: the feed and the drive of the shell, restated without threads around the real engine.
 //!
-//! The order of its steps is `shell::drive`'s: answers and receipts at any time, records and rules only while no shard is being given
-//! away. Invariant: it decides nothing; what it says to the engine, the shell would say.
+//! The order of its steps is `shell::drive`'s: whatever shards are given away, all goes on. Invariant: it decides nothing; what it says to
+//! the engine, the shell would say.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use retide_core::completions::Completions;
-use retide_core::engine::Position;
+use retide_core::engine::{LAST, Position};
 use retide_core::order::{Change, Fingerprint, Shard};
 use retide_core::saved::{MachineTime, Saved};
 use retide_core::{
@@ -84,12 +84,31 @@ struct Reader {
 struct LettingGo {
     /// The shards.
     shards: BTreeSet<i32>,
-    /// When it ends at the latest.
+    /// Until when calls are waited for that were in flight when it began.
     deadline: At,
-    /// When it would end at the latest if nothing were wrong.
+    /// Until when they would be if nothing were wrong.
     due: At,
-    /// Whether they were gone already.
-    lost: bool,
+    /// How far it is.
+    stage: Stage,
+}
+
+/// How far shards are that are being given away, as in `shell::leaving`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// All goes on.
+    Working,
+    /// Nothing is started or read any more, and whatever is left is left then.
+    Stopped {
+        /// When.
+        end: At,
+    },
+    /// All that is waited for was settled and handed over.
+    Committing {
+        /// When whatever is left is left.
+        end: At,
+        /// The number of the last batch with something of it.
+        batch: u64,
+    },
 }
 
 /// The worker.
@@ -146,8 +165,10 @@ pub(crate) struct Worker {
     commit_at: At,
     /// Where paused lanes read on.
     paused: BTreeMap<LaneId, i64>,
-    /// Shards being given away whose calls are all back.
-    drained: BTreeSet<i32>,
+    /// Batches handed to the ledger.
+    submitted: u64,
+    /// Batches of which the ledger has said what became.
+    received: u64,
     /// The shards being given away.
     letting_go: Option<LettingGo>,
     /// Rules that came while shards were being given away.
@@ -246,7 +267,8 @@ impl Worker {
             delivered: BTreeSet::new(),
             commit_at: 0,
             paused: BTreeMap::new(),
-            drained: BTreeSet::new(),
+            submitted: 0,
+            received: 0,
             letting_go: None,
             rules: None,
             stopping: false,
@@ -260,7 +282,8 @@ impl Worker {
 
     /// Whether the worker has the shard.
     pub(crate) fn reads(&self, shard: i32) -> bool {
-        self.held.contains(&shard)
+        let leaving = self.letting_go.as_ref();
+        self.held.contains(&shard) || leaving.is_some_and(|leaving| leaving.shards.contains(&shard))
     }
 
     /// Its member id.
@@ -503,9 +526,7 @@ impl Worker {
             return;
         }
         self.tick_at = None;
-        if self.letting_go.is_none() {
-            self.step(Input::Tick, env);
-        }
+        self.step(Input::Tick, env);
         self.go_on(env);
     }
 
@@ -517,8 +538,7 @@ impl Worker {
     /// Looks for records.
     fn poll(&mut self, env: &mut Env) {
         self.polling = false;
-        // The consumer's thread waits for the drive while shards are given away.
-        let busy = self.letting_go.is_some() || !self.readings.is_empty();
+        let busy = !self.readings.is_empty();
         if !busy {
             self.fill(env);
         }
@@ -592,7 +612,7 @@ impl Worker {
     /// Hands on what was read.
     fn drive(&mut self, env: &mut Env) {
         let mut most = env.chance.between(1, MOST_READ);
-        while self.letting_go.is_none() && !self.stopping {
+        loop {
             if let Some(scenes) = self.rules.take() {
                 self.step(Input::Rules(scenes), env);
             }
@@ -600,6 +620,8 @@ impl Worker {
                 break;
             };
             match reading {
+                // What comes now goes back with everything else.
+                Reading::Assigned(..) | Reading::Revoked { lost: false, .. } if self.stopping => {}
                 Reading::Assigned(shards, offsets, orders) => {
                     for (shard, order) in orders {
                         let order = Box::new(order);
@@ -686,14 +708,13 @@ impl Worker {
 
     /// Begins to give shards away.
     fn let_go(&mut self, shards: BTreeSet<i32>, lost: bool, env: &mut Env) {
+        env.trace
+            .note(env.now, "let go", &[self.id as u64], String::new);
         if lost {
-            for shard in &shards {
-                self.ownership.owned.remove(shard);
-            }
+            return self.lose(&shards, env);
         }
-        self.drained.clear();
         for shard in shards.iter().copied() {
-            self.step(Input::Revoke { shard }, env);
+            self.step(Input::Leave { shard }, env);
         }
         let patience = if self.bug == Bug::NoDrain {
             0
@@ -704,10 +725,21 @@ impl Worker {
             shards,
             deadline: env.now + patience,
             due: env.now + env.plan.drain_deadline,
-            lost,
+            stage: Stage::Working,
         });
-        env.trace
-            .note(env.now, "let go", &[self.id as u64], String::new);
+    }
+
+    /// Shards are gone already.
+    fn lose(&mut self, shards: &BTreeSet<i32>, env: &mut Env) {
+        for shard in shards.iter().copied() {
+            self.ownership.owned.remove(&shard);
+            self.step(Input::Revoke { shard }, env);
+        }
+        if let Some(letting_go) = &mut self.letting_go {
+            letting_go.shards.retain(|shard| !shards.contains(shard));
+        }
+        self.release(shards, false, env);
+        self.given(env);
     }
 
     /// Gives everything away that is left.
@@ -719,35 +751,14 @@ impl Worker {
 
     /// Commits if it is time, and lets go if it is.
     fn go_on(&mut self, env: &mut Env) {
-        while let Some(letting_go) = &self.letting_go {
-            let mut shards = letting_go.shards.iter();
-            let drained = shards.all(|shard| self.drained.contains(shard));
-            let late = env.now >= letting_go.deadline;
-            let room = self.may_hand_over();
-            let unsaved = self.engine.has_unsaved();
-            if (drained || late) && (!self.settled.is_empty() || unsaved) && room {
-                self.commit(env);
-                continue;
-            }
-            if self.engine.to_write_again() > 0 && self.settled.is_empty() {
-                self.step(Input::Tick, env);
-                if !self.settled.is_empty() {
-                    continue;
-                }
-            }
-            let written = self.settled.is_empty()
-                && !self.engine.has_unsaved()
-                && self.under_way.is_empty()
-                && self.engine.to_write_again() == 0;
-            let clean = drained && written;
-            if !clean && !late {
+        while let Some(letting_go) = self.letting_go.take() {
+            if !self.leave(letting_go, env) {
                 break;
             }
-            self.gone(clean && self.engine.unwritten() == 0, env);
         }
         let room = self.may_hand_over();
         let is_due = if self.settled.is_empty() && !self.engine.has_unsaved() {
-            self.letting_go.is_none() && self.engine.has_passed()
+            self.engine.has_passed()
         } else {
             self.engine.is_full() || env.now >= self.commit_at
         };
@@ -757,20 +768,81 @@ impl Worker {
         self.plan_tick(env);
     }
 
+    /// Takes shards to their next stage, or gives them away; false if they wait.
+    fn leave(&mut self, mut letting_go: LettingGo, env: &mut Env) -> bool {
+        let shards = letting_go.shards.clone();
+        let left = shards.iter().map(|shard| self.engine.calls_left(*shard));
+        let (before, since) = left.fold((0, 0), |(before, since), left| {
+            (before + left.before, since + left.since)
+        });
+        let waited = before == 0 || env.now >= letting_go.deadline;
+        let theirs = |one: &Settlement| shards.contains(&one.lane.shard);
+        match letting_go.stage {
+            Stage::Working if waited => {
+                for shard in shards.iter().copied() {
+                    self.step(Input::Revoke { shard }, env);
+                }
+                for (lane, reader) in &mut self.readers {
+                    reader.paused |= shards.contains(&lane.shard);
+                }
+                let end = letting_go.deadline.max(env.now + LAST.as_micros() as At);
+                letting_go.stage = Stage::Stopped { end };
+                self.letting_go = Some(letting_go);
+                true
+            }
+            Stage::Stopped { end } if env.now < end && since == 0 && waited => {
+                if self.engine.to_write_again() > 0 {
+                    self.step(Input::Tick, env);
+                }
+                let is_left = |worker: &Self| {
+                    worker.settled.iter().any(theirs) || worker.engine.has_unsaved()
+                };
+                if is_left(self) && self.may_hand_over() {
+                    self.commit(env);
+                }
+                let is_left = is_left(self);
+                let handed_over = !is_left && self.engine.to_write_again() == 0;
+                if handed_over {
+                    let batch = self.submitted;
+                    letting_go.stage = Stage::Committing { end, batch };
+                }
+                self.letting_go = Some(letting_go);
+                handed_over
+            }
+            Stage::Committing { batch, .. }
+                if self.received >= batch || self.bug == Bug::GivenUncommitted =>
+            {
+                let clean = before == 0 && self.engine.unwritten() == 0;
+                self.gone(letting_go, clean, env);
+                true
+            }
+            Stage::Stopped { end } | Stage::Committing { end, .. } if env.now >= end => {
+                self.gone(letting_go, false, env);
+                true
+            }
+            Stage::Working | Stage::Stopped { .. } | Stage::Committing { .. } => {
+                self.letting_go = Some(letting_go);
+                false
+            }
+        }
+    }
+
     /// Lets go of shards.
-    fn gone(&mut self, clean: bool, env: &mut Env) {
-        let Some(LettingGo {
-            shards, lost, due, ..
-        }) = self.letting_go.take()
-        else {
-            return;
-        };
+    fn gone(&mut self, letting_go: LettingGo, clean: bool, env: &mut Env) {
+        let LettingGo { shards, due, .. } = letting_go;
         // What waits for a topic is read again by the next owner.
         let waits = self.engine.unwritten() > 0;
-        for shard in &shards {
+        let clean = !waits && (clean || env.now < due);
+        self.release(&shards, clean, env);
+        self.given(env);
+    }
+
+    /// Forgets shards, of which all was written that was begun if it is `clean`.
+    fn release(&mut self, shards: &BTreeSet<i32>, clean: bool, env: &mut Env) {
+        for shard in shards {
             let epoch = self.ownership.owned.remove(shard);
             self.step(Input::Release { shard: *shard }, env);
-            if let Some(epoch) = epoch.filter(|_| !waits && (clean || env.now < due)) {
+            if let Some(epoch) = epoch.filter(|_| clean) {
                 env.judge.drained(epoch);
             }
         }
@@ -779,20 +851,36 @@ impl Worker {
         self.delivered.retain(|(lane, _)| !gone(lane));
         self.paused.retain(|lane, _| !gone(lane));
         self.readers.retain(|lane, _| !gone(lane));
+        // What was read of another assignment is not looked at.
+        self.readings.retain(|reading| match reading {
+            Reading::Record { position, .. } | Reading::Passed { position } => {
+                !gone(&position.lane)
+            }
+            Reading::Assigned(..) | Reading::Revoked { .. } => true,
+        });
         env.trace
             .note(env.now, "gone", &[self.id as u64, u64::from(clean)], || {
-                format!("{shards:?} lost {lost}")
+                format!("{shards:?}")
             });
+    }
+
+    /// What follows when shards are gone.
+    fn given(&mut self, env: &mut Env) {
         if self.stopping {
+            if self.letting_go.is_some() {
+                return;
+            }
             if !self.readers.is_empty() {
                 return self.let_go_of_all(env);
             }
-            self.phase = Phase::Out;
-            let event = Event::Left {
-                worker: self.id,
-                process: self.process,
-            };
-            env.after(MILLI, event);
+            if self.phase != Phase::Out {
+                self.phase = Phase::Out;
+                let event = Event::Left {
+                    worker: self.id,
+                    process: self.process,
+                };
+                env.after(MILLI, event);
+            }
             return;
         }
         if self.phase == Phase::Revoking {
@@ -830,6 +918,7 @@ impl Worker {
         env.trace.note(env.now, "batch", &[self.id as u64], || {
             format!("{:?}", batch.progress)
         });
+        self.submitted += 1;
         self.under_way.push_back(UnderWay {
             commits,
             settled,
@@ -852,6 +941,7 @@ impl Worker {
             let Some(under_way) = self.under_way.pop_front() else {
                 unreachable!("a receipt without a batch");
             };
+            self.received += 1;
             self.returning = self.returning.saturating_sub(1);
             let Told {
                 receipt, replaced, ..
@@ -898,6 +988,11 @@ impl Worker {
         } = batch;
         self.returns += 1;
         self.returning = self.under_way.len();
+        if let Some(letting_go) = &mut self.letting_go
+            && let Stage::Committing { end, .. } = letting_go.stage
+        {
+            letting_go.stage = Stage::Stopped { end };
+        }
         for topic in told.closed {
             if self.closed.insert(topic) {
                 env.tell(TRY, self.id, News::Try(topic));
@@ -960,7 +1055,7 @@ impl Worker {
             steady: std::time::Duration::from_micros(env.now),
         };
         let read = env.judge.turns.read(&input);
-        if let Input::Revoke { shard } = input {
+        if let Input::Leave { shard } | Input::Revoke { shard } = input {
             env.judge.turns.let_go(self.id, shard);
         }
         env.judge.turns.begin(self.id, now.wall);
@@ -1041,9 +1136,7 @@ impl Worker {
                     }
                 }
                 Action::Resume { lane, run } => self.resume(lane, run, env),
-                Action::Drained { shard } => {
-                    self.drained.insert(shard);
-                }
+                Action::Drained { shard: _ } => {}
                 Action::Switched { target, switch } => {
                     let figures = [self.id as u64, switch.to as u64];
                     let detail = || format!("{target} {switch:?}");
@@ -1112,19 +1205,26 @@ impl Worker {
 
     /// Plans to be woken when there is something to do.
     fn plan_tick(&mut self, env: &mut Env) {
-        let wake = if let Some(letting_go) = &self.letting_go {
-            Some(letting_go.deadline)
-        } else {
-            let any = !self.settled.is_empty() || self.engine.has_unsaved();
-            let commit = any && self.may_hand_over();
-            let wake = self.engine.next_wake();
-            let wake = wake.map(|wake| env.at_of(self.process, wake));
-            commit
-                .then_some(self.commit_at)
-                .into_iter()
-                .chain(wake)
-                .min()
-        };
+        let any = !self.settled.is_empty() || self.engine.has_unsaved();
+        let commit = any && self.may_hand_over();
+        let wake = self.engine.next_wake();
+        let wake = wake.map(|wake| env.at_of(self.process, wake));
+        let leaving = self
+            .letting_go
+            .as_ref()
+            .map(|letting_go| match letting_go.stage {
+                Stage::Working => letting_go.deadline,
+                Stage::Stopped { end } if env.now < letting_go.deadline => {
+                    letting_go.deadline.min(end)
+                }
+                Stage::Stopped { end } | Stage::Committing { end, .. } => end,
+            });
+        let wake = commit
+            .then_some(self.commit_at)
+            .into_iter()
+            .chain(wake)
+            .chain(leaving)
+            .min();
         if let Some(wake) = wake {
             self.wake_at(wake, env);
         }

@@ -71,7 +71,7 @@ mod planted {
     const WRITABLE: &str = "no topic of a campaign refuses a record";
 
     /// What the checker does not see, and why.
-    const UNSEEN: [(Bug, &str); 20] = [
+    const UNSEEN: [(Bug, &str); 21] = [
         (Bug::Core(Core::FreshBurst), "it knows no rates"),
         (
             Bug::Core(Core::LimiterResetOnRebalance),
@@ -90,6 +90,10 @@ mod planted {
         (
             Bug::Core(Core::NoEpochCheck),
             "what it breaks is a count of the engine's, which then panics; nothing is wrong on the topics or at the target",
+        ),
+        (
+            Bug::Core(Core::AgendaKept),
+            "what starts although its shard leaves is waited for, as far as there is time, and the rest is within what may be repeated",
         ),
         (
             Bug::Core(Core::StalePass),
