@@ -56,8 +56,8 @@ pub enum Only {
 pub struct Denied {
     /// The host of the target.
     pub host: String,
-    /// The address.
-    pub address: IpAddr,
+    /// The address, if there is one yet.
+    pub address: Option<IpAddr>,
     /// What stands against it.
     pub cause: Cause,
 }
@@ -104,16 +104,46 @@ impl Config {
         self.cause(place, address).map_or(Ok(()), |cause| {
             Err(Denied {
                 host: place.host.to_owned(),
-                address,
+                address: Some(address),
                 cause,
             })
         })
     }
 
+    /// What is known of a place without the addresses of its name: that none of them could be dialled.
+    pub fn foresee(&self, place: Place<'_>) -> Option<Denied> {
+        if let Ok(address) = place.host.parse() {
+            return self.permit(place, address).err();
+        }
+        let Place { host, port } = place;
+        let cause = if !self.takes(port) {
+            Cause::Port(port)
+        } else if self.only == Some(Only::Allowed)
+            && !self
+                .allow
+                .iter()
+                .any(|rule| rule.takes_port(port) && (rule.is_net() || rule.names_host(host)))
+        {
+            Cause::NotAllowed
+        } else {
+            return None;
+        };
+        Some(Denied {
+            host: host.to_owned(),
+            address: None,
+            cause,
+        })
+    }
+
+    /// Whether a port may be dialled.
+    fn takes(&self, port: u16) -> bool {
+        self.ports.is_empty() || self.ports.iter().any(|ports| ports.contains(port))
+    }
+
     /// What stands against dialling `address`, if anything does.
     fn cause(&self, place: Place<'_>, address: IpAddr) -> Option<Cause> {
         let Place { host, port } = place;
-        if !self.ports.is_empty() && !self.ports.iter().any(|ports| ports.contains(port)) {
+        if !self.takes(port) {
             return Some(Cause::Port(port));
         }
         let address = address.to_canonical();

@@ -19,6 +19,7 @@ mod dial;
 mod error;
 mod head;
 mod pool;
+mod probe;
 mod request;
 mod status;
 #[cfg(test)]
@@ -44,6 +45,7 @@ use self::status::Meaning;
 pub use self::answer::MAX_RETRY_AFTER;
 pub use self::config::{Config, DEFAULT_MAX_REPLY, DEFAULT_TIMEOUT, MAX_TIMEOUT};
 pub use self::error::Error;
+pub use self::probe::{Reached, Unreached, denied, foresee, probe};
 pub use self::request::MAX_HEADERS;
 pub use self::status::{NoAnswer, Status};
 

@@ -136,6 +136,8 @@ pub struct Looked {
     pub name: String,
     /// Whether other files are in use than before.
     pub changed: bool,
+    /// Whether there are any in use.
+    pub usable: bool,
     /// What is wrong with them now.
     pub problem: Option<String>,
     /// When the client's certificate that is in use expires.
@@ -306,6 +308,7 @@ impl Profile {
         Looked {
             name: name.to_owned(),
             changed,
+            usable: state.usable.is_some(),
             problem: state.problem.clone(),
             not_after: state.usable.as_ref().and_then(|usable| usable.not_after),
         }

@@ -284,6 +284,16 @@ impl Config {
         }
     }
 
+    /// A scene whose profile of TLS is none of the configuration's, and what is said of that.
+    pub fn unknown_profile(&self) -> Option<(&str, String)> {
+        self.scenes.iter().find_map(|(name, scene)| {
+            let unknown = scene.profiles().map(|(_, profile)| profile);
+            let unknown = unknown.filter(|&profile| !self.tls.contains_key(profile));
+            let profile = unknown.min()?;
+            Some((name.as_str(), unknown_profile(profile, self.tls.keys())))
+        })
+    }
+
     /// Refuses rules for connections by which none could be made.
     fn check_outbound(&self, source: &Source) -> Result<(), Error> {
         let at = |path: &[&str], message: &str| {

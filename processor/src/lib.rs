@@ -46,6 +46,7 @@ mod leave;
 mod log;
 pub mod metrics;
 mod offsets;
+mod outbound;
 pub mod parked;
 pub mod process;
 pub mod publish;

@@ -31,6 +31,7 @@ use crate::config::identity::{Identity, fingerprint};
 use crate::config::{Config, Guarantee, Scene};
 use crate::health::{Health, Heartbeat};
 use crate::metrics::Metrics;
+use crate::outbound;
 use crate::rules::Connected;
 use crate::scan;
 use crate::scenes::{self, Follower, Unreadable};
@@ -56,6 +57,8 @@ pub struct Process {
     reminder: JoinHandle<()>,
     /// The thread that sees whether Kafka answers.
     broker: JoinHandle<()>,
+    /// The thread that watches the files of TLS.
+    tls: JoinHandle<()>,
     /// Set to end these threads.
     stop: Arc<AtomicBool>,
     /// Whether the workers turn.
@@ -192,7 +195,10 @@ impl Process {
             failed,
         };
         refuse_unusable(config, &topics, &follower)?;
-        let mut connected = Connected::new(topics.prefix(), config.outbound());
+        let outbound = config.outbound();
+        // Read before the first call.
+        let tls = outbound::Watch::new(&outbound.tls, metrics.troubles());
+        let mut connected = Connected::new(topics.prefix(), outbound);
         let rules = connected.in_force(&scenes, &follower);
         info!(scenes = rules.scenes.len(), "rules in force");
         let (mut workers, mut told) = (Vec::new(), Vec::new());
@@ -225,6 +231,8 @@ impl Process {
         let follower = threads.spawn("scenes", move || following.run())?;
         let watched = Arc::clone(&stop);
         let topics_watch = threads.spawn("watch", move || topics_watch.run(&watched))?;
+        let stopped = Arc::clone(&stop);
+        let tls = threads.spawn("tls", move || tls.run(&stopped))?;
         let (lines, stopped) = (Arc::clone(metrics), Arc::clone(&stop));
         let reminder = threads.spawn("troubles", move || {
             while !stopped.load(Ordering::Acquire) {
@@ -239,6 +247,7 @@ impl Process {
             watch: topics_watch,
             reminder,
             broker,
+            tls,
             stop,
             health: Arc::clone(health),
             threads: threads.clone(),
@@ -264,6 +273,7 @@ impl Process {
             watch,
             reminder,
             broker,
+            tls,
             stop,
             health,
             threads: supervised,
@@ -279,7 +289,7 @@ impl Process {
             })
             .collect();
         stop.store(true, Ordering::Release);
-        let others = [follower, watch, reminder, broker];
+        let others = [follower, watch, reminder, broker, tls];
         for thread in &others {
             thread.thread().unpark();
         }
@@ -491,6 +501,21 @@ impl Following {
             })
         });
         self.troubles.only(Kind::SceneRefused, refused);
+        let named = self.follower.scenes().iter().flat_map(|(name, scene)| {
+            let profiles = scene.profiles();
+            profiles.map(move |(_, profile)| (name, profile))
+        });
+        let unknown = named.filter(|(_, profile)| !self.config.tls.contains_key(*profile));
+        let unknown = unknown.map(|(name, profile)| Trouble {
+            kind: Kind::TlsUnusable,
+            subject: profile.to_owned(),
+            says: format!(
+                "this process has no [tls.{profile}], which scene {name} names: its attempts fail and are made again"
+            ),
+            fix: Some(format!("set [tls.{profile}] in the configuration of the process")),
+            effect: Effect::Limits,
+        });
+        self.troubles.only(Kind::TlsUnusable, unknown);
     }
 }
 

@@ -84,6 +84,10 @@ pub enum Kind {
     SceneUnreadable,
     /// A scene delivers to a topic of retide's own.
     SceneRefused,
+    /// The files of a profile of TLS cannot be used, or there is no such profile.
+    TlsUnusable,
+    /// The client's certificate of a profile of TLS has expired, or is about to.
+    TlsExpires,
 }
 
 /// Whose word on the alerts topic a trouble is.
@@ -410,13 +414,16 @@ impl Kind {
             Self::SceneUnknown => "scene-unknown",
             Self::SceneUnreadable => "scene-unreadable",
             Self::SceneRefused => "scene-refused",
+            Self::TlsUnusable => "tls-unusable",
+            Self::TlsExpires => "tls-expires",
         }
     }
 
     /// Whose alert it is; none if it is no alert, or one already by those who have found out.
     const fn teller(self) -> Option<Teller> {
         match self {
-            Self::TopicUnwritable => Some(Teller::Each),
+            // Files are each process's own.
+            Self::TopicUnwritable | Self::TlsUnusable | Self::TlsExpires => Some(Teller::Each),
             Self::TopicUnreadable
             | Self::TopicMissing
             | Self::UnsafeRetentionMs

@@ -52,6 +52,11 @@ impl Rule {
         self.port.is_none_or(|own| own == port)
     }
 
+    /// Whether it names addresses.
+    pub(super) const fn is_net(&self) -> bool {
+        matches!(self.what, What::Net(_))
+    }
+
     /// Whether it names a host by its name.
     pub(crate) fn names_host(&self, host: &str) -> bool {
         let host = host.strip_suffix('.').unwrap_or(host);

@@ -11,7 +11,7 @@ fn config(text: &str) -> Config {
 fn cause(config: &Config, host: &str, port: u16, address: &str) -> Option<Cause> {
     let address = address.parse().expect("an address");
     let denied = config.permit(Place { host, port }, address).err()?;
-    assert_eq!((&*denied.host, denied.address), (host, address));
+    assert_eq!((&*denied.host, denied.address), (host, Some(address)));
     Some(denied.cause)
 }
 
@@ -167,6 +167,30 @@ fn ports_and_lists_of_what_is_allowed_keep_the_rest_out() {
     assert_eq!(
         cause(&inside, "h", 80, "1.1.1.1"),
         Some(Cause::Class(Class::Public))
+    );
+}
+
+#[test]
+fn what_is_known_before_a_name_is_resolved_is_said() {
+    let config =
+        config("only = 'allowed'\nallow = ['a.example', '*.b.example:8443']\nports = [443, 8443]");
+    let cause = |host, port| {
+        let denied = config.foresee(Place { host, port });
+        denied.map(|denied| denied.cause)
+    };
+
+    assert_eq!(cause("a.example", 443), None);
+    assert_eq!(cause("a.example", 80), Some(Cause::Port(80)));
+    assert_eq!(cause("x.b.example", 443), Some(Cause::NotAllowed));
+    assert_eq!(cause("x.b.example", 8443), None);
+    assert_eq!(cause("10.0.0.1", 443), Some(Cause::NotAllowed));
+    assert_eq!(cause("::1", 443), Some(Cause::NotAllowed));
+    assert_eq!(
+        Config::default().foresee(Place {
+            host: "h",
+            port: 80
+        }),
+        None
     );
 }
 

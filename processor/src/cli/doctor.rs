@@ -3,10 +3,10 @@
 //! | module | what |
 //! |---|---|
 //! | `rules` | scenes that do not mean what they say |
-//! | `targets` | whether somebody listens where attempts go |
+//! | `targets` | whether attempts would reach where they go |
 //!
 //! What it says about topics and transactions is what `retide run` says: both ask [`cluster`]. Invariant: nothing is changed, no target
-//! is sent anything, and it ends within half a minute.
+//! is sent more than a handshake of TLS, and it ends within half a minute.
 
 mod rules;
 mod targets;
@@ -46,7 +46,7 @@ Examples:
   retide doctor --output ndjson | jq 'select(.mark != \"ok\")'
 
 Each line is ✔ as it should be, ! worth knowing, or ✖ to be mended, with the command that does it.
-Nothing is changed, and targets are only connected to, never sent anything. --write-probe writes one record
+Nothing is changed, and targets are only connected to: nothing is sent but the handshake of TLS. --write-probe writes one record
 to each topic in a transaction that is aborted: who reads committed records, as retide does, never sees it.
 
 Exit codes: 0 nothing is to be mended · 4 something is · 5 Kafka, or nothing but a target, is unreachable")]
@@ -268,7 +268,7 @@ pub(super) fn doctor(config: &Config, options: &Options, output: Output) -> Resu
         lines.extend(runtime.block_on(unwritable(config, &found.scenes)));
     }
     if !options.no_targets {
-        lines.extend(runtime.block_on(targets::lines(&config.invocation, &found.scenes)));
+        lines.extend(runtime.block_on(targets::lines(config, &found.scenes)));
     }
     // A name may still be looked up; nobody waits for it.
     runtime.shutdown_background();
@@ -312,7 +312,9 @@ fn origin(
 fn exit(lines: &[Line]) -> Option<Exit> {
     let mut failed = lines.iter().filter(|line| line.mark == Mark::Fail);
     let first = failed.next()?;
-    let is_reach = |line: &Line| line.section == Section::Targets && line.subject.contains("://");
+    let is_reach = |line: &Line| {
+        line.section == Section::Targets && line.message.starts_with(targets::REFUSES)
+    };
     if is_reach(first) && failed.all(is_reach) {
         return Some(Exit::Unreachable);
     }

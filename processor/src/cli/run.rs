@@ -22,6 +22,7 @@ use crate::health::{Health, STALL};
 use crate::leave::{self, Watchdog, leave};
 use crate::log::{Format, Log};
 use crate::metrics::Metrics;
+use crate::outbound;
 use crate::process::{self, Error, Process};
 use crate::threads::Threads;
 
@@ -110,6 +111,10 @@ pub(super) fn run(mut config: Config, options: &Options, log: &Log) -> Result<()
     };
     if let Some(file) = &options.scenes {
         config.scenes.extend(scenes(file, &config.topics.prefix)?);
+        if let Some((scene, message)) = config.unknown_profile() {
+            let message = format!("{}: scene {scene}: {message}", file.display());
+            return Err(Failed::because(Exit::Usage, message));
+        }
     }
     // Never taken down: its threads may be held up by anything, and the process ends without them.
     let runtime = ManuallyDrop::new(
@@ -187,6 +192,7 @@ async fn start(
         workers = config.processor.workers.get(),
         "retide runs"
     );
+    outbound::tell(&config);
     if let Some(admin) = admin {
         // Until the process ends, so that a probe sees it drain.
         let serving = admin.serve(std::future::pending());

@@ -1,22 +1,25 @@
-//! Whether somebody listens where attempts go.
+//! Whether attempts would reach where they go.
 //!
-//! Invariant: a connection is opened and closed. Nothing is sent, so no target can take it for an attempt.
+//! Invariant: connections are opened and closed, and all that is sent is the handshake of TLS, so no target can take it for an attempt.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 use futures_util::stream;
-use humantime::format_duration;
-use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use humantime::{format_duration, format_rfc3339_seconds};
+use tokio::time::Instant;
 use url::Url;
 
 use retide_connectors::TargetConfig;
+use retide_connectors::egress::Denied;
+use retide_connectors::http::{self, Reached, Unreached};
+use retide_connectors::tls::Looked;
 
 use crate::cli::doctor::{Line, Section, change};
 use crate::command::Invocation;
-use crate::config::Scene;
+use crate::config::{Config, Scene};
+use crate::outbound::expires;
 
 /// Somewhere that attempts go.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,11 +28,15 @@ struct Place {
     scheme: String,
     /// Host and port.
     address: String,
+    /// The profile of TLS.
+    tls: Option<String>,
 }
 
 /// Where a place is named.
 #[derive(Clone, Debug)]
 struct Named {
+    /// The target.
+    target: http::Config,
     /// The scenes.
     scenes: BTreeSet<String>,
     /// How to change the first of them.
@@ -45,19 +52,30 @@ const ALL: Duration = Duration::from_secs(6);
 /// Connections that are tried at once.
 const AT_ONCE: usize = 32;
 
-/// Connects to every HTTP target, once however many scenes name it.
+/// What is in force for connections, and a connection to every HTTP target, once however many scenes name it.
 pub(super) async fn lines(
-    retide: &Invocation,
+    config: &Config,
     scenes: &BTreeMap<String, (Scene, Option<String>)>,
 ) -> Vec<Line> {
+    let outbound = &config.outbound();
+    let mut lines = vec![Line::ok(
+        Section::Targets,
+        "[egress]",
+        config.egress.to_string(),
+    )];
+    let profiles = outbound.tls.look();
+    lines.extend(profiles.iter().map(profile));
     let end = Instant::now() + ALL;
-    let tried = stream::iter(places(retide, scenes)).map(|(place, named)| async move {
+    let places = stream::iter(places(&config.invocation, scenes));
+    let tried = places.map(|(place, named)| async move {
         let deadline = end.min(Instant::now() + CONNECT);
-        let result = connect(&place, deadline).await;
+        let result = http::probe(&named.target, outbound, deadline).await;
         line(&place, named, result)
     });
     // Buffered in order, so that the same configuration gives the same lines.
-    tried.buffered(AT_ONCE).collect().await
+    let tried: Vec<Line> = tried.buffered(AT_ONCE).collect().await;
+    lines.extend(tried);
+    lines
 }
 
 /// The places that HTTP targets and callbacks name.
@@ -75,10 +93,12 @@ fn places(
             let Some(TargetConfig::Http(http)) = target else {
                 continue;
             };
-            let Some(place) = Url::parse(&http.url).ok().and_then(|url| Place::of(&url)) else {
+            let place = Url::parse(&http.url).ok();
+            let Some(place) = place.and_then(|url| Place::of(&url, http)) else {
                 continue;
             };
             let named = places.entry(place).or_insert_with(|| Named {
+                target: http.clone(),
                 scenes: BTreeSet::new(),
                 fix: change(retide, name, file.as_deref(), key),
             });
@@ -88,46 +108,152 @@ fn places(
     places
 }
 
-/// Opens a connection, and closes it.
-async fn connect(place: &Place, deadline: Instant) -> Result<(), String> {
-    match timeout_at(deadline, TcpStream::connect(&place.address)).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no connection within {}", format_duration(CONNECT))),
+/// What is said of the files of a profile of TLS.
+fn profile(looked: &Looked) -> Line {
+    let Looked {
+        name,
+        problem,
+        not_after,
+        ..
+    } = looked;
+    let subject = format!("[tls.{name}]");
+    let ours = format!("[tls.{name}] ");
+    if let Some(problem) = problem {
+        let problem = problem.strip_prefix(&ours).unwrap_or(problem);
+        let message = format!("cannot be used: {problem}");
+        let fix = format!("mend the file, or change its key in [tls.{name}]");
+        return Line::fail(Section::Targets, subject, message, fix);
+    }
+    let Some(not_after) = *not_after else {
+        return Line::ok(Section::Targets, subject, "its files can be used");
+    };
+    let now = SystemTime::now();
+    match expires(not_after, now) {
+        Some(says) => {
+            let message = format!("the client's certificate {says}");
+            let fix = format!("replace `cert` and `key` of [tls.{name}]");
+            let line = if not_after < now {
+                Line::fail
+            } else {
+                Line::warn
+            };
+            line(Section::Targets, subject, message, fix)
+        }
+        None => Line::ok(
+            Section::Targets,
+            subject,
+            format!(
+                "its files can be used; the client's certificate is valid until {}",
+                format_rfc3339_seconds(not_after)
+            ),
+        ),
     }
 }
 
 /// What is said of a place.
-fn line(place: &Place, Named { scenes, fix }: Named, result: Result<(), String>) -> Line {
-    let Place { scheme, address } = place;
+fn line(place: &Place, named: Named, result: Result<Reached, Unreached>) -> Line {
+    let Named { scenes, fix, .. } = named;
+    let Place {
+        scheme,
+        address,
+        tls,
+    } = place;
     let subject = format!("{scheme}://{address}");
     let scenes: Vec<String> = scenes.into_iter().collect();
     let scenes = scenes.join(", ");
+    let fail = |message, fix: &str| Line::fail(Section::Targets, &*subject, message, fix);
     match result {
-        Ok(()) => {
+        Ok(Reached::Plain) => {
             let message = format!("takes connections (scenes: {scenes})");
             Line::ok(Section::Targets, subject, message)
         }
-        Err(reason) => {
+        Ok(Reached::Tls { version, not_after }) => {
+            if let Some(says) = not_after.and_then(|at| expires(at, SystemTime::now())) {
+                let message = format!("its certificate {says} (scenes: {scenes})");
+                let fix = format!("have it replaced at {address}");
+                return Line::warn(Section::Targets, subject, message, fix);
+            }
+            let until = not_after.map_or_else(String::new, |at| {
+                format!(", certificate valid until {}", format_rfc3339_seconds(at))
+            });
+            let message = format!("takes connections by TLS {version}{until} (scenes: {scenes})");
+            Line::ok(Section::Targets, subject, message)
+        }
+        Err(Unreached::Connect(reason)) => {
+            let reason = match &*reason {
+                "no connection in time" => {
+                    format!("no connection within {}", format_duration(CONNECT))
+                }
+                _ => reason,
+            };
             let message = format!(
-                "takes no connections from here ({reason}; scenes: {scenes}): attempts would fail and be made again"
+                "{REFUSES} ({reason}; scenes: {scenes}): attempts would fail and be made again"
             );
-            let fix = format!("start what listens at {address}, or {fix}");
-            Line::fail(Section::Targets, subject, message, fix)
+            fail(
+                message,
+                &format!("start what listens at {address}, or {fix}"),
+            )
+        }
+        Err(Unreached::Dns(reason)) => {
+            let message = format!(
+                "{REFUSES} (its name is not resolved: {reason}; scenes: {scenes}): attempts would fail and be made again"
+            );
+            fail(message, &format!("give it an address, or {fix}"))
+        }
+        Err(Unreached::Egress { denied }) => {
+            let at = match &denied {
+                Denied {
+                    host,
+                    address: Some(address),
+                    ..
+                } if *host != address.to_string() => format!(" (now {address})"),
+                Denied { .. } => String::new(),
+            };
+            let message = format!(
+                "is not dialled: {denied}{at} (scenes: {scenes}): tasks would be dead letters (`egress`)"
+            );
+            fail(
+                message,
+                &format!("{fix}, or name it in `allow` of [egress]"),
+            )
+        }
+        Err(Unreached::Tls(reason)) => {
+            let profile = tls.as_deref().unwrap_or(retide_connectors::tls::DEFAULT);
+            let message = format!(
+                "no TLS with it: {reason} (scenes: {scenes}): attempts would fail and be made again"
+            );
+            fail(
+                message,
+                &format!("mend its certificate, {fix}, or see [tls.{profile}]"),
+            )
+        }
+        Err(Unreached::SpeaksTls) => {
+            let message = format!(
+                "speaks TLS at this port (scenes: {scenes}): attempts by plain HTTP would fail"
+            );
+            fail(message, &format!("{fix} to https://"))
+        }
+        Err(Unreached::Config(reason)) => {
+            let message = format!("cannot be used: {reason} (scenes: {scenes})");
+            fail(message, &fix)
         }
     }
 }
+
+/// How what is said of a place begins that takes no connections.
+pub(super) const REFUSES: &str = "takes no connections from here";
 
 // === impl Place ===
 
 impl Place {
     /// The place of an address: neither its path nor its query, which may be secret.
-    fn of(url: &Url) -> Option<Self> {
+    fn of(url: &Url, target: &http::Config) -> Option<Self> {
         let host = url.host_str()?;
         let port = url.port_or_known_default()?;
         Some(Self {
             scheme: url.scheme().to_owned(),
             address: format!("{host}:{port}"),
+            tls: target.tls.clone(),
         })
     }
 }
