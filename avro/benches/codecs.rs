@@ -87,6 +87,7 @@ fn events(criterion: &mut Criterion) {
             due: NOW + Duration::from_mins(1),
         },
         wait: None,
+        left_out: None,
     };
     for (name, format) in [("avro", Format::Avro), ("json", Format::Json)] {
         let codec = Codec::<Event>::new(format, Framing::default());

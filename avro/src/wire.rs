@@ -180,6 +180,8 @@ pub struct Event {
     pub error_message: Option<String>,
     /// How late the attempt was, by cause.
     pub lateness: Option<Lateness>,
+    /// Headers of the record that the attempt went without, each with its reason.
+    pub headers_left_out: Option<String>,
 }
 
 /// How late an attempt was, by cause, in microseconds: see [`Wait`].
@@ -236,6 +238,8 @@ pub struct EventLine<'a> {
     error_message: Option<&'a str>,
     /// The lateness.
     lateness: Option<Lateness>,
+    /// The headers left out.
+    headers_left_out: Option<&'a str>,
 }
 
 /// What a human must know.
@@ -290,6 +294,7 @@ impl Wire for Event {
         include_str!("../schemas/earlier/Event.1.avsc"),
         include_str!("../schemas/earlier/Event.2.avsc"),
         include_str!("../schemas/earlier/Event.3.avsc"),
+        include_str!("../schemas/earlier/Event.4.avsc"),
     ];
 }
 
@@ -535,6 +540,7 @@ impl<'a> From<&'a retide_core::Event> for EventLine<'a> {
             error_class: None,
             error_message: None,
             lateness: event.wait.map(Lateness::from),
+            headers_left_out: event.left_out.as_deref(),
         };
         match &event.transition {
             Transition::Parked { due } => line.due_at = Some(millis(*due) as i64),

@@ -76,11 +76,13 @@ prop_compose! {
         at in any::<i64>(),
         numbers in (option::of(any::<i64>()), option::of(any::<i64>()), option::of(any::<i64>()), option::of(any::<i64>())),
         lateness in option::of(prop::array::uniform8(any::<i64>())),
+        left_out in text(),
     ) -> Event {
         Event {
             id: texts.0, scene: texts.1, kind: texts.2, event: texts.3, at,
             due_at: numbers.0, attempts: numbers.1, hops: numbers.2, deferred_until: numbers.3,
             outcome: options.0, reason: options.1, error_class: options.2, error_message: options.3,
+            headers_left_out: left_out,
             lateness: lateness.map(|[rebalance, read, agenda, order, rate, concurrency, breaker, room]| {
                 Lateness { rebalance, read, agenda, order, rate, concurrency, breaker, room }
             }),
@@ -122,6 +124,7 @@ fn every_event() -> Vec<retide_core::Event> {
             read: 7,
             ..Wait::default()
         }),
+        left_out: matches!(transition, Transition::Failed { .. }).then(|| "cookie".into()),
         transition,
     })
     .into()

@@ -6,13 +6,14 @@
 //! | read | for |
 //! | --- | --- |
 //! | `config` | the keys, and what is refused |
-//! | `request` | what goes out, and the rules of its headers |
+//! | `request`, `carried` | what goes out, and which headers of a record do |
 //! | `client` | a request sent, and sent again where it was not processed |
 //! | `pool`, `dial`, `wire` | connections: kept, made anew, given up |
-//! | `head`, `body`, `answer`, `status` | what comes back, and what it means |
+//! | `head`, `body`, `answer`, `rest`, `status` | what comes back, and what it means |
 
 mod answer;
 mod body;
+mod carried;
 mod client;
 mod config;
 mod dial;
@@ -21,29 +22,33 @@ mod head;
 mod pool;
 mod probe;
 mod request;
+mod rest;
 mod status;
 #[cfg(test)]
 mod tests;
 mod wire;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use http::Uri;
-use http::header::HeaderMap;
 use retide_core::{Outcome, Task};
 use tokio::time::Instant;
 
-use crate::{Outbound, Target};
+use crate::{Attempt, LeftOut, Outbound, Target};
 
+use self::carried::Carry;
 use self::client::{Answer, Client, NotAnswered};
 use self::dial::Dialer;
 use self::pool::Pool;
+use self::request::Requests;
 use self::status::Meaning;
 
-pub use self::answer::MAX_RETRY_AFTER;
-pub use self::config::{Config, DEFAULT_MAX_REPLY, DEFAULT_TIMEOUT, MAX_TIMEOUT};
+pub use self::carried::{MAX_HEAD, MAX_HEADERS, MAX_VALUE, Pattern};
+pub use self::config::{
+    Config, DEFAULT_MAX_REPLY, DEFAULT_MAX_RETRY_AFTER, DEFAULT_TIMEOUT, MAX_TIMEOUT,
+};
 pub use self::error::Error;
 pub use self::probe::{Reached, Unreached, denied, foresee, probe};
 pub use self::request::MAX_HEADERS;
@@ -53,10 +58,8 @@ pub use self::status::{NoAnswer, Status};
 pub struct Http {
     /// What sends them.
     client: Client,
-    /// The parsed address.
-    uri: Uri,
-    /// The parsed headers of the configuration.
-    headers: HeaderMap,
+    /// What is sent.
+    requests: Requests,
     /// The configuration, valid.
     config: Config,
 }
@@ -72,25 +75,45 @@ impl Http {
     /// The same by the rules of a process.
     pub fn within(config: Config, outbound: &Outbound) -> Result<Self, Error> {
         let url = config.parse_url()?;
-        let uri = url.as_str().parse().map_err(|source| {
+        let uri: Uri = url.as_str().parse().map_err(|source| {
             let source: http::uri::InvalidUri = source;
             Error::Url {
                 source: source.into(),
             }
         })?;
-        let headers = config.parse_headers()?;
+        let requests = Requests::try_new(&config, uri.clone())?;
         config.check_statuses()?;
         config.check_spans()?;
+        config.check_max_retry_after()?;
         let limits = config.limits();
         let tls = config.parse_tls(&url, &outbound.tls)?;
         let dialer = Dialer::new(&url, Arc::clone(&outbound.egress), tls);
         let pool = Pool::new(dialer, limits);
         Ok(Self {
             client: Client::new(pool, &uri, limits.connect, config.resend),
-            uri,
-            headers,
+            requests,
             config,
         })
+    }
+
+    /// Makes a request of `task`, and says what came of it, and what of its record was left out if it was sent at all.
+    async fn call(
+        &self,
+        task: &Task,
+        carry: Carry,
+        deadline: Instant,
+    ) -> (Outcome, Option<Box<LeftOut>>) {
+        let left_out = OnceLock::new();
+        let make = || {
+            let (request, not_sent) = self.requests.make(task, carry);
+            let _ = left_out.set(not_sent);
+            request
+        };
+        let outcome = match self.client.send(make, deadline).await {
+            Ok(answer) => self.judge(answer, deadline).await,
+            Err(NotAnswered { way, message }) => answer::none(&self.config, way, &message),
+        };
+        (outcome, left_out.into_inner().flatten())
     }
 
     /// What an answer means for the attempt: its status is the answer, and what comes after it changes nothing.
@@ -114,13 +137,24 @@ impl Http {
 
 #[async_trait]
 impl Target for Http {
-    async fn attempt(&self, task: Arc<Task>) -> Outcome {
+    /// A target that finds the headers too large is asked once more, without the record's: it has not looked at the task.
+    async fn attempt(&self, task: Arc<Task>) -> Attempt {
         let deadline = Instant::now() + self.config.timeout;
-        let make = || request::make(&self.uri, &self.headers, &task);
-        match self.client.send(make, deadline).await {
-            Ok(answer) => self.judge(answer, deadline).await,
-            Err(NotAnswered { way, message }) => answer::none(&self.config, way, &message),
+        let (outcome, left_out) = self.call(&task, Carry::All, deadline).await;
+        let Some(refused) = self.requests.refused(&task, Carry::All, &outcome) else {
+            return Attempt { outcome, left_out };
+        };
+        let least = self.requests.left_out(&task, Carry::Least);
+        if least == left_out {
+            // None of the record's was there.
+            let outcome = refused;
+            return Attempt { outcome, left_out };
         }
+        let (outcome, _) = self.call(&task, Carry::Least, deadline).await;
+        let left_out = least;
+        let refused = self.requests.refused(&task, Carry::Least, &outcome);
+        let outcome = refused.unwrap_or(outcome);
+        Attempt { outcome, left_out }
     }
 
     fn renew(&self) {

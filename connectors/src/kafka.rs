@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use retide_core::{Failure, Outcome, Task};
 use serde::{Deserialize, Serialize};
 
-use crate::Target;
+use crate::{Attempt, Target};
 
 /// Longest name Kafka allows for a topic.
 pub const MAX_TOPIC: usize = 249;
@@ -36,9 +36,9 @@ pub struct OwnTopic {
 #[async_trait]
 impl Target for OwnTopic {
     /// Refuses for good: nobody mends that by another attempt.
-    async fn attempt(&self, _task: Arc<Task>) -> Outcome {
+    async fn attempt(&self, _task: Arc<Task>) -> Attempt {
         let message = format!("{} is retide's own, nothing is delivered there", self.topic);
-        Outcome::Permanent(Failure::new("own-topic", &message))
+        Outcome::Permanent(Failure::new("own-topic", &message)).into()
     }
 }
 

@@ -13,6 +13,7 @@
 pub mod egress;
 pub mod http;
 pub mod kafka;
+pub mod left_out;
 mod outbound;
 pub mod tls;
 
@@ -23,7 +24,31 @@ use async_trait::async_trait;
 use retide_core::{Outcome, Task, scene};
 use serde::{Deserialize, Serialize};
 
+pub use self::left_out::LeftOut;
 pub use self::outbound::Outbound;
+
+/// Every header's name that is retide's, as `retide-avro` lists them: neither a record nor a configuration sets one on a request.
+pub const OWN: [&str; 19] = [
+    "retry-scene",
+    "retry-id",
+    "retry-attempt",
+    "retry-due-at",
+    "retry-delay-ms",
+    "retry-deferred-until",
+    "retry-late-by",
+    "retry-first-failed-at",
+    "retry-deadline-at",
+    "retry-origin",
+    "retry-error",
+    "retry-hops",
+    "retry-held-since",
+    "retry-round",
+    "retry-kind",
+    "retry-reason",
+    "retry-outcome",
+    "retry-event",
+    "retry-omitted",
+];
 
 /// Makes one attempt of a task. One of the four seams.
 ///
@@ -31,10 +56,19 @@ pub use self::outbound::Outbound;
 #[async_trait]
 pub trait Target: Send + Sync {
     /// Makes the attempt and says how it went.
-    async fn attempt(&self, task: Arc<Task>) -> Outcome;
+    async fn attempt(&self, task: Arc<Task>) -> Attempt;
 
     /// Makes further attempts over new connections, since what is behind the ones it keeps may be to blame for those that failed.
     fn renew(&self) {}
+}
+
+/// What came of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// What the target said.
+    pub outcome: Outcome,
+    /// The headers of the record that it was not sent, if there are any.
+    pub left_out: Option<Box<LeftOut>>,
 }
 
 /// A target as a scene names it, such as `{ http = { url = "https://shop.example/paid" } }`.
@@ -60,6 +94,16 @@ pub enum Error {
     /// The Kafka target is at fault.
     #[error("kafka target")]
     Kafka(#[from] kafka::Error),
+}
+
+// === impl Attempt ===
+
+impl From<Outcome> for Attempt {
+    /// Nothing was left out.
+    fn from(outcome: Outcome) -> Self {
+        let left_out = None;
+        Self { outcome, left_out }
+    }
 }
 
 // === impl Error ===

@@ -26,6 +26,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
+use retide_connectors::left_out::{self, LeftOut};
 use retide_core::breaker::State;
 use retide_core::scene::Of;
 use retide_core::{
@@ -232,6 +233,8 @@ struct SceneFamilies {
     causes: [Histogram; CAUSES.len()],
     /// Attempts by outcome.
     attempts: Family<OutcomeLabels, Counter>,
+    /// Headers of records that were left out of requests.
+    left_out: Family<ReasonLabels, Counter>,
     /// How long attempts took.
     attempt: Histograms,
     /// Tasks read from the retry topic.
@@ -269,6 +272,15 @@ struct OutcomeLabels {
     scene: String,
     /// The word for how it went.
     outcome: &'static str,
+}
+
+/// Which scene, and why something was left out.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    /// The scene's name, escaped.
+    scene: String,
+    /// The word for the reason.
+    reason: &'static str,
 }
 
 /// The scene that attempts and ends count for if there are no rules for them.
@@ -552,6 +564,8 @@ impl SceneFamilies {
         let causes = add(r, ("lateness_by_cause_seconds", help), causes);
         let causes = CAUSES.map(|cause| causes.get_or_create_owned(&[("cause", cause)]));
         let attempts = add(r, ("attempts", "Answered attempts"), Family::default());
+        let help = "Headers of records that were left out of requests, by reason";
+        let left_out = add(r, ("headers_left_out", help), Family::default());
         let help = "How long an attempt took, from its start to its answer";
         let attempt = add(r, ("attempt_seconds", help), attempt);
         let help = "Tasks read from the retry topic, each once what follows is durable";
@@ -565,6 +579,7 @@ impl SceneFamilies {
             lateness,
             causes,
             attempts,
+            left_out,
             attempt,
             tasks_read,
             tasks_ended,
@@ -629,6 +644,9 @@ impl SceneFamilies {
             let labels = OutcomeLabels::new(label, outcome);
             self.attempts.remove(&labels);
         }
+        for why in left_out::Why::ALL {
+            self.left_out.remove(&ReasonLabels::new(label, why));
+        }
         for end in Terminal::ALL {
             let labels = OutcomeLabels::new(label, end.word());
             self.tasks_ended.remove(&labels);
@@ -670,6 +688,16 @@ impl OutcomeLabels {
     fn new(scene: &str, outcome: &'static str) -> Self {
         let scene = escape(scene);
         Self { scene, outcome }
+    }
+}
+
+// === impl ReasonLabels ===
+
+impl ReasonLabels {
+    /// The labels of what was left out in a scene for a reason.
+    fn new(scene: &str, why: left_out::Why) -> Self {
+        let (scene, reason) = (escape(scene), why.word());
+        Self { scene, reason }
     }
 }
 
@@ -720,6 +748,16 @@ impl SceneMetrics {
         attempt.observe(took.as_secs_f64());
         if let Some(failure) = outcome.failure() {
             self.failing.attempt(failure);
+        }
+    }
+
+    /// Headers of a record were left out of the request of its attempt.
+    pub(crate) fn left_out(&self, left_out: &LeftOut) {
+        let scene = &self.series().label;
+        for (why, count) in left_out.counts() {
+            let labels = ReasonLabels::new(scene, why);
+            let counter = self.families.left_out.get_or_create_owned(&labels);
+            counter.inc_by(count.into());
         }
     }
 

@@ -130,6 +130,9 @@ pub(crate) struct Line {
     /// How late the attempt started, by cause, in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) lateness: Option<wire::Lateness>,
+    /// Headers of the record that the attempt went without, each with its reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) left_out: Option<String>,
     /// The record that holds the task from here on, or its end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) place: Option<String>,
@@ -236,6 +239,8 @@ impl Line {
             });
         }
         parts.extend(self.lateness.as_ref().and_then(late));
+        let left_out = self.left_out.as_ref();
+        parts.extend(left_out.map(|headers| format!("without headers {headers}")));
         parts.extend(self.place.as_ref().map(|place| format!("in {place}")));
         parts.join(" · ")
     }
@@ -485,6 +490,7 @@ impl Step {
                 due: event.due_at.map(instant),
                 deferred_until: event.deferred_until.map(instant),
                 lateness: event.lateness,
+                left_out: event.headers_left_out.clone(),
                 place: park.as_ref().map(|park| park.at.to_string()),
                 by_event: true,
                 ..Line::default()

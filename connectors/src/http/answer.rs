@@ -2,18 +2,15 @@
 //!
 //! Invariant: the status and the headers decide; the start of the body is a message for people.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use chrono::NaiveDateTime;
 use http::StatusCode;
-use http::header::{HeaderMap, RETRY_AFTER};
+use http::header::HeaderMap;
 use retide_core::{Failure, Outcome};
 
 use super::config::Config;
+use super::rest;
 use super::status::{Meaning, NoAnswer, Status};
-
-/// Longest wait a target may ask for: a wrong clock or unit at the other side must not park a task for good.
-pub const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 
 /// What an answer means for the attempt; `start` is what was read of its body.
 pub(super) fn outcome(
@@ -36,14 +33,14 @@ pub(super) fn outcome(
     let stopped = headers
         .get("retry-control")
         .is_some_and(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"stop"));
-    match config.meaning(code) {
+    let meaning = config.meaning(code);
+    let rest = || asked(config, (code, meaning), headers, SystemTime::now());
+    match meaning {
         Meaning::Success => Outcome::Success,
-        Meaning::Permanent => Outcome::Permanent(failure()),
-        Meaning::Retryable | Meaning::Throttled if stopped => Outcome::Permanent(failure()),
-        Meaning::Retryable => match asks_for_rest(code)
-            .then(|| retry_after(headers, SystemTime::now()))
-            .flatten()
-        {
+        Meaning::Retryable | Meaning::Throttled | Meaning::Permanent if stopped => {
+            Outcome::Permanent(failure())
+        }
+        Meaning::Retryable => match rest() {
             Some(after) => Outcome::Throttled {
                 after,
                 failure: failure(),
@@ -51,10 +48,42 @@ pub(super) fn outcome(
             None => Outcome::Retryable(failure()),
         },
         Meaning::Throttled => Outcome::Throttled {
-            after: retry_after(headers, SystemTime::now()).unwrap_or_default(),
+            after: rest().unwrap_or_default(),
             failure: failure(),
         },
+        Meaning::Permanent => match rest() {
+            Some(after) => Outcome::Throttled {
+                after,
+                failure: failure(),
+            },
+            None => Outcome::Permanent(failure()),
+        },
     }
+}
+
+/// How long an answer that is no success asks to be left alone, at most as long as the target may.
+///
+/// `Retry-After` says so on whatever is tried again. On a 4xx it also says *that* it is: the target itself calls its refusal a passing one,
+/// as GitHub does with 403 and RFC 9110 with 413. On a 3xx it is about the address that is not gone to. What the configuration calls
+/// permanent stays so.
+fn asked(
+    config: &Config,
+    (code, meaning): (u16, Meaning),
+    headers: &HeaderMap,
+    now: SystemTime,
+) -> Option<Duration> {
+    let is_refusal = meaning == Meaning::Permanent;
+    if is_refusal && (!(400..500).contains(&code) || config.configured(code).is_some()) {
+        return None;
+    }
+    let after = rest::asked(headers, now).or_else(|| {
+        // These stand on answers of all kinds: they are about this one if it is a 429, or if they say that nothing is left.
+        config
+            .rate_limit_reset
+            .then(|| rest::reset(headers, now, meaning != Meaning::Throttled))
+            .flatten()
+    })?;
+    Some(after.min(config.max_retry_after))
 }
 
 /// What it means that no answer came, in this way.
@@ -83,38 +112,4 @@ pub(super) fn none(config: &Config, way: NoAnswer, message: &str) -> Outcome {
             | NoAnswer::Malformed,
         ) => Outcome::Retryable(failure),
     }
-}
-
-/// Whether HTTP gives `Retry-After` a meaning on this status, and it is one that is tried again.
-const fn asks_for_rest(code: u16) -> bool {
-    matches!(code, 429 | 503)
-}
-
-/// How long the target asks to be left alone, if it does so in a way that can be read: seconds, or a date in any of HTTP's three forms.
-/// At most [`MAX_RETRY_AFTER`].
-pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let after = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // Only a number too large for its type fails here.
-        Duration::from_secs(value.parse().unwrap_or(u64::MAX))
-    } else {
-        // A date in the past asks for nothing.
-        parse_date(value)?.duration_since(now).unwrap_or_default()
-    };
-    Some(after.min(MAX_RETRY_AFTER))
-}
-
-/// The instant of an HTTP date, such as `Sun, 06 Nov 1994 08:49:37 GMT`, `Sunday, 06-Nov-94 08:49:37 GMT` or
-/// `Sun Nov  6 08:49:37 1994`. The weekday says nothing that the rest does not say, and is not compared with it.
-fn parse_date(text: &str) -> Option<SystemTime> {
-    let (_weekday, date) = text.split_once(' ')?;
-    let date = [
-        "%d %b %Y %H:%M:%S GMT",
-        "%d-%b-%y %H:%M:%S GMT",
-        "%b %e %H:%M:%S %Y",
-    ]
-    .into_iter()
-    .find_map(|form| NaiveDateTime::parse_from_str(date, form).ok())?;
-    let seconds = u64::try_from(date.and_utc().timestamp()).ok()?;
-    UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }

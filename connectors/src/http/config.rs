@@ -7,14 +7,15 @@ use std::fmt;
 use std::time::Duration;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use retide_core::scene::MAX_DELAY;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
 use crate::tls::{Profiles, Tls};
 
+use super::carried::{Pattern, is_reserved};
 use super::error::Error;
 use super::pool::Limits;
-use super::request::is_reserved;
 use super::status::{Meaning, Status};
 
 /// Time for one attempt where the configuration names none: long for a healthy service, short beside the first waits of a scene.
@@ -40,6 +41,10 @@ const DEFAULT_AGE: Duration = Duration::from_mins(2);
 
 /// Longest age of a connection, and longest time without use: longer than any server keeps one.
 pub(super) const MAX_AGE: Duration = Duration::from_hours(24);
+
+/// Longest wait a target may ask for where the configuration does not say otherwise: a wrong clock or unit at the other side must not park a
+/// task for good, and limits of a day are over after one.
+pub const DEFAULT_MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 
 /// Where the requests go and how answers are read.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +100,28 @@ pub struct Config {
     /// The profile by which TLS is spoken, of those in the process's configuration: files are no business of a scene's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<String>,
+    /// The content type of a payload whose producer named none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+    /// Which headers of a record are sent; what is withheld by default has to be named.
+    #[serde(
+        default = "default_headers_from_task",
+        skip_serializing_if = "is_every_header"
+    )]
+    pub headers_from_task: Vec<Pattern>,
+    /// Which headers of a record are not sent, whatever the other list says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers_not_from_task: Vec<Pattern>,
+    /// Longest wait that the target may ask for.
+    #[serde(
+        default = "default_max_retry_after",
+        with = "span",
+        skip_serializing_if = "is_default_max_retry_after"
+    )]
+    pub max_retry_after: Duration,
+    /// Whether the wait may also be told by headers that say when a rate limit begins anew.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rate_limit_reset: bool,
 }
 
 // === impl Config ===
@@ -116,6 +143,11 @@ impl Config {
             permanent: Vec::new(),
             max_reply: DEFAULT_MAX_REPLY,
             tls: None,
+            content_type: None,
+            headers_from_task: default_headers_from_task(),
+            headers_not_from_task: Vec::new(),
+            max_retry_after: DEFAULT_MAX_RETRY_AFTER,
+            rate_limit_reset: false,
         }
     }
 
@@ -208,6 +240,30 @@ impl Config {
         Ok(headers)
     }
 
+    /// The content type of a payload whose producer named none, if it can be sent.
+    pub(super) fn parse_content_type(&self) -> Result<Option<HeaderValue>, Error> {
+        let Some(text) = &self.content_type else {
+            return Ok(None);
+        };
+        let essence = text.split(';').next().unwrap_or_default().trim();
+        let is_word = |word: &str| HeaderName::from_bytes(word.as_bytes()).is_ok();
+        let is_type = essence
+            .split_once('/')
+            .is_some_and(|(kind, subtype)| is_word(kind) && is_word(subtype));
+        match HeaderValue::from_str(text) {
+            Ok(value) if is_type => Ok(Some(value)),
+            Ok(_) | Err(_) => Err(Error::ContentType),
+        }
+    }
+
+    /// Refuses a longest wait that is longer than tasks are parked.
+    pub(super) fn check_max_retry_after(&self) -> Result<(), Error> {
+        if self.max_retry_after > MAX_DELAY {
+            return Err(Error::MaxRetryAfter);
+        }
+        Ok(())
+    }
+
     /// The lists of statuses, by their names, and what they make of a status.
     const fn lists(&self) -> [(&'static str, &Vec<Status>, Meaning); 4] {
         [
@@ -242,16 +298,19 @@ impl Config {
         Ok(())
     }
 
-    /// What `code` means: an exact code first, then a class, then what HTTP makes of it.
+    /// What `code` means: what the lists make of it, or else HTTP.
     pub(super) fn meaning(&self, code: u16) -> Meaning {
-        self.listed(Status::Code(code))
-            .or_else(|| {
-                let mut lists = self.lists().into_iter();
-                lists
-                    .find(|(_, list, _)| list.iter().any(|status| status.contains(code)))
-                    .map(|(_, _, meaning)| meaning)
-            })
-            .unwrap_or_else(|| Meaning::of(code))
+        self.configured(code).unwrap_or_else(|| Meaning::of(code))
+    }
+
+    /// What the lists make of `code`: an exact code first, then a class.
+    pub(super) fn configured(&self, code: u16) -> Option<Meaning> {
+        self.listed(Status::Code(code)).or_else(|| {
+            let mut lists = self.lists().into_iter();
+            lists
+                .find(|(_, list, _)| list.iter().any(|status| status.contains(code)))
+                .map(|(_, _, meaning)| meaning)
+        })
     }
 
     /// What the lists make of exactly this status.
@@ -284,6 +343,11 @@ impl fmt::Debug for Config {
             .field("permanent", &self.permanent)
             .field("max_reply", &self.max_reply)
             .field("tls", &self.tls)
+            .field("content_type", &self.content_type)
+            .field("headers_from_task", &self.headers_from_task)
+            .field("headers_not_from_task", &self.headers_not_from_task)
+            .field("max_retry_after", &self.max_retry_after)
+            .field("rate_limit_reset", &self.rate_limit_reset)
             .finish()
     }
 }
@@ -345,6 +409,26 @@ mod span_or_none {
     ) -> Result<Option<Duration>, D::Error> {
         span::deserialize(deserializer).map(Some)
     }
+}
+
+/// For serde: see [`DEFAULT_MAX_RETRY_AFTER`].
+const fn default_max_retry_after() -> Duration {
+    DEFAULT_MAX_RETRY_AFTER
+}
+
+/// For serde: whether it is [`DEFAULT_MAX_RETRY_AFTER`].
+fn is_default_max_retry_after(span: &Duration) -> bool {
+    *span == DEFAULT_MAX_RETRY_AFTER
+}
+
+/// For serde: every header that is not withheld.
+fn default_headers_from_task() -> Vec<Pattern> {
+    vec![Pattern::any()]
+}
+
+/// For serde: whether it is every header that is not withheld.
+fn is_every_header(patterns: &[Pattern]) -> bool {
+    patterns == [Pattern::any()]
 }
 
 /// Spans of time written as `10s` or `1m 30s`.

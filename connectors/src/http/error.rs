@@ -1,6 +1,7 @@
 //! Why an HTTP target cannot be used as it is configured.
 
 use http::header::{InvalidHeaderName, InvalidHeaderValue};
+use retide_core::scene::MAX_DELAY;
 
 use super::config::{MAX_AGE, MAX_TIMEOUT};
 use super::status::Status;
@@ -63,6 +64,15 @@ pub enum Error {
         /// The header's name.
         name: String,
     },
+    /// The content type is none.
+    #[error("expected a content type such as `application/json`")]
+    ContentType,
+    /// The target may ask for longer waits than tasks are parked.
+    #[error(
+        "expected a duration of at most {}",
+        humantime::format_duration(MAX_DELAY)
+    )]
+    MaxRetryAfter,
     /// A status is given two meanings.
     #[error("{status} stands in `{first}`, too")]
     Ambiguous {
@@ -108,6 +118,8 @@ impl Error {
             Self::Timeout => keys(&["timeout"]),
             Self::ConnectTimeout => keys(&["connect_timeout"]),
             Self::Age { key } => keys(&[key]),
+            Self::ContentType => keys(&["content_type"]),
+            Self::MaxRetryAfter => keys(&["max_retry_after"]),
             Self::HeaderName { name, .. }
             | Self::HeaderValue { name, .. }
             | Self::Reserved { name } => keys(&["headers", name]),

@@ -1,21 +1,23 @@
-//! The request of an attempt: what goes out, and which headers of a record and a configuration go with it.
+//! The request of an attempt: what goes out, and in which order.
 //!
-//! Invariant: whatever a record holds, the request is one that HTTP allows, and the payload is sent byte for byte.
-
-use std::str;
+//! `host` first, then what the body is, who asks and for which task, the target's own headers, and the record's, by the rules of
+//! [`super::carried`]. Invariant: whatever a record holds, the request is one that HTTP allows, no header of retide's or the target's stands
+//! in it twice, its length is right, and the payload is sent byte for byte.
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
+    ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
 };
 use http::{Method, Request, Uri};
 use http_body_util::Full;
-use retide_core::{Kind, Task};
+use retide_core::{Failure, Outcome, Task};
 
-/// Bytes of producer's headers sent along, names and values: what common servers accept without configuration.
-pub const MAX_HEADERS: usize = 16 * 1024;
+use super::carried::{Carry, MAX_HEAD, Rules, size};
+use super::config::Config;
+use super::error::Error;
+use crate::LeftOut;
 
-/// The content type of a payload whose producer named none.
+/// The content type of a payload whose producer named none, where the target's configuration does not either.
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
 /// Who asks, where the configuration does not say otherwise.
@@ -24,81 +26,171 @@ const AGENT: HeaderValue = HeaderValue::from_static(concat!("retide/", env!("CAR
 /// What answers are good for: any, since only their start is read.
 const ANYTHING: HeaderValue = HeaderValue::from_static("*/*");
 
-/// Headers of the connection or the message frame, never taken from a record or a configuration.
-const FRAMING: [&str; 13] = [
-    "connection",
-    "content-length",
-    "expect",
-    "host",
-    "http2-settings",
-    "idempotency-key",
-    "keep-alive",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
+/// The name of the header that is the same on each attempt.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// The request of an attempt of `task` at `uri`; `own` are the headers of the configuration.
-pub(super) fn make(uri: &Uri, own: &HeaderMap, task: &Task) -> Request<Full<Bytes>> {
-    let body = task.record.value.clone().unwrap_or_default();
-    let mut headers = headers(own, task);
-    // Servers ask for the length of an empty body, too: RFC 9110, 8.6.
-    headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-    let mut request = Request::new(Full::new(body));
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = uri.clone();
-    *request.headers_mut() = headers;
-    request
+/// Bytes of a request's first line besides its path: `POST`, spaces, the version, and the end of the line.
+const FIRST_LINE: usize = 16;
+
+/// Bytes of headers that every server takes.
+const USUAL: usize = 4 * 1024;
+
+/// Makes the requests of one target.
+#[derive(Debug)]
+pub(super) struct Requests {
+    /// The address.
+    uri: Uri,
+    /// The address as the `host` header has it.
+    host: HeaderValue,
+    /// The headers of the configuration.
+    own: HeaderMap,
+    /// The content type of a payload whose producer named none.
+    content_type: HeaderValue,
+    /// Which headers of a record go along.
+    rules: Rules,
 }
 
-/// The headers of a request: retide's, the configuration's, then the producer's that are none of these.
-fn headers(own: &HeaderMap, task: &Task) -> HeaderMap {
-    let mut headers = own.clone();
-    headers.insert("idempotency-key", text(&task.id));
-    for (name, value) in crate::identity(task) {
-        headers.insert(name, text(&value));
+// === impl Requests ===
+
+impl Requests {
+    /// The requests of a target that is configured so, at `uri`.
+    pub(super) fn try_new(config: &Config, uri: Uri) -> Result<Self, Error> {
+        let authority = uri.authority().map(http::uri::Authority::as_str);
+        let host = authority.and_then(|text| HeaderValue::from_str(text).ok());
+        Ok(Self {
+            host: host.unwrap_or_else(|| unreachable!("an address without a host")),
+            uri,
+            own: config.parse_headers()?,
+            content_type: config.parse_content_type()?.unwrap_or(OCTETS),
+            rules: Rules::new(&config.headers_from_task, &config.headers_not_from_task),
+        })
     }
-    let mut room = MAX_HEADERS;
-    for header in &task.record.headers {
-        let Some((name, value)) = parse(header.name.as_bytes(), header.value.as_deref()) else {
-            continue;
+
+    /// The request of an attempt of `task`, and what of its record it does not have.
+    pub(super) fn make(
+        &self,
+        task: &Task,
+        carry: Carry,
+    ) -> (Request<Full<Bytes>>, Option<Box<LeftOut>>) {
+        let body = task.record.value.clone().unwrap_or_default();
+        let (headers, left_out) = self.headers(task, body.len(), carry);
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = headers;
+        (request, left_out)
+    }
+
+    /// What of the record of `task` its request does not have.
+    pub(super) fn left_out(&self, task: &Task, carry: Carry) -> Option<Box<LeftOut>> {
+        let length = task.record.value.as_ref().map_or(0, Bytes::len);
+        self.headers(task, length, carry).1
+    }
+
+    /// The headers of a request whose body has so many bytes.
+    fn headers(
+        &self,
+        task: &Task,
+        length: usize,
+        carry: Carry,
+    ) -> (HeaderMap, Option<Box<LeftOut>>) {
+        let mut headers = HeaderMap::with_capacity(16 + self.own.len());
+        headers.insert(HOST, self.host.clone());
+        // Servers ask for the length of an empty body, too: RFC 9110, 8.6.
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        headers.insert(IDEMPOTENCY_KEY, text(&task.id));
+        for (name, value) in crate::identity(task) {
+            headers.insert(name, text(&value));
+        }
+        for (name, value) in &self.own {
+            headers.insert(name, value.clone());
+        }
+        let mut left_out = None;
+        if !task.record.headers.is_empty() {
+            let room = MAX_HEAD.saturating_sub(self.size(&headers));
+            left_out = self
+                .rules
+                .carry((task, carry), &self.own, &mut headers, room);
+        }
+        let defaults = [
+            (CONTENT_TYPE, &self.content_type),
+            (USER_AGENT, &AGENT),
+            (ACCEPT, &ANYTHING),
+        ];
+        for (name, value) in defaults {
+            headers.entry(name).or_insert_with(|| value.clone());
+        }
+        (headers, left_out)
+    }
+
+    /// What came of a request whose headers the target finds too large, with the largest one in words; `None` if it was anything else.
+    pub(super) fn refused(&self, task: &Task, carry: Carry, outcome: &Outcome) -> Option<Outcome> {
+        let failure = outcome.failure()?;
+        let (headers, _) = self.headers(task, 0, carry);
+        let head = self.size(&headers);
+        if !finds_headers_too_large(failure, head) {
+            return None;
+        }
+        let sizes = headers
+            .iter()
+            .map(|(name, value)| (name, size(name, value)));
+        let (name, size) = sizes.max_by_key(|(_, size)| *size)?;
+        let whose = if self.own.contains_key(name) {
+            "the target's configuration"
+        } else if crate::OWN.contains(&name.as_str()) || *name == IDEMPOTENCY_KEY || *name == HOST {
+            "retide"
+        } else {
+            "the record"
         };
-        let outcome = task.kind == Kind::Callback && name == "retry-outcome";
-        if own.contains_key(&name) || is_reserved(&name) && !outcome {
-            continue;
-        }
-        let size = name.as_str().len() + value.len();
-        // A second content type would make the first one void.
-        if size > room || name == CONTENT_TYPE && headers.contains_key(CONTENT_TYPE) {
-            continue;
-        }
-        room -= size;
-        headers.append(name, value);
+        let message = format!(
+            "headers of {head} bytes are too large for it, the largest is {name} of {whose} with {size}: {}",
+            failure.message
+        );
+        let failure = Failure::new(&failure.class, &message);
+        Some(match outcome {
+            Outcome::Success => unreachable!("a success without a failure"),
+            Outcome::Retryable(_) => Outcome::Retryable(failure),
+            Outcome::Permanent(_) => Outcome::Permanent(failure),
+            Outcome::Throttled { after, .. } => Outcome::Throttled {
+                after: *after,
+                failure,
+            },
+            Outcome::Timeout(_) => Outcome::Timeout(failure),
+        })
     }
-    for (name, value) in [
-        (CONTENT_TYPE, OCTETS),
-        (USER_AGENT, AGENT),
-        (ACCEPT, ANYTHING),
-    ] {
-        headers.entry(name).or_insert(value);
+
+    /// Bytes of a request with these headers before its body, with those that it will have in any case.
+    fn size(&self, headers: &HeaderMap) -> usize {
+        let path = self
+            .uri
+            .path_and_query()
+            .map_or(1, |path| path.as_str().len());
+        let own: usize = headers.iter().map(|(name, value)| size(name, value)).sum();
+        let defaults = [
+            size(&CONTENT_TYPE, &self.content_type),
+            size(&USER_AGENT, &AGENT),
+            size(&ACCEPT, &ANYTHING),
+        ];
+        FIRST_LINE + path + own + defaults.into_iter().sum::<usize>()
     }
-    headers
 }
 
-/// Whether retide or the connection sets this header.
-pub(super) fn is_reserved(name: &HeaderName) -> bool {
-    name.as_str().starts_with("retry-") || FRAMING.contains(&name.as_str())
+/// Whether the answer says that the headers are too large, which are so many bytes: by its status, or, as nginx and Tomcat do, in words.
+/// Some servers have no words for it and only a 400: it is taken for that if the headers are larger than usual ones.
+fn finds_headers_too_large(failure: &Failure, head: usize) -> bool {
+    match &*failure.class {
+        "http-431" | "http-494" => true,
+        "http-400" => head > USUAL || says_so(&failure.message),
+        "http-413" => says_so(&failure.message),
+        _ => false,
+    }
 }
 
-/// A record's header as HTTP can carry it: a valid name and a text of one line.
-fn parse(name: &[u8], value: Option<&[u8]>) -> Option<(HeaderName, HeaderValue)> {
-    let name = HeaderName::from_bytes(name).ok()?;
-    let value = str::from_utf8(value?).ok()?;
-    let value = HeaderValue::from_bytes(value.as_bytes()).ok()?;
-    Some((name, value))
+/// Whether the start of an answer is about the size of headers.
+fn says_so(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    let about = |words: &[&str]| words.iter().any(|word| message.contains(word));
+    about(&["header", "cookie"]) && about(&["large", "long", "size", "limit", "exceed", "big"])
 }
 
 /// `text` as a header's value; what HTTP does not allow in one is percent-encoded, since the header must not be missing.

@@ -91,17 +91,17 @@ impl TryFrom<Written> for Status {
 
     fn try_from(written: Written) -> Result<Self, String> {
         match written {
-            Written::Code(code @ 100..=599) => Ok(Self::Code(code as u16)),
-            Written::Code(code) => Err(format!("status {code} is not within 100 to 599")),
+            Written::Code(code @ 100..=999) => Ok(Self::Code(code as u16)),
+            Written::Code(code) => Err(format!("status {code} is not within 100 to 999")),
             Written::Word(text) => match text.as_bytes() {
-                [digit @ b'1'..=b'5', b'x', b'x'] => Ok(Self::Class(u16::from(digit - b'0'))),
+                [digit @ b'1'..=b'9', b'x', b'x'] => Ok(Self::Class(u16::from(digit - b'0'))),
                 _ => NoAnswer::ALL
                     .into_iter()
                     .find(|way| way.word() == text)
                     .map(Self::NoAnswer)
                     .ok_or_else(|| {
                         let ways = NoAnswer::ALL.map(NoAnswer::word).join(", ");
-                        format!("{text:?} is none of 1xx to 5xx, {ways}")
+                        format!("{text:?} is none of 1xx to 9xx, {ways}")
                     }),
             },
         }

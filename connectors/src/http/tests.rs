@@ -62,7 +62,7 @@ fn config(address: SocketAddr) -> Config {
 
 async fn attempt(config: Config) -> Outcome {
     let http = Http::try_new(config).expect("a valid configuration");
-    http.attempt(Arc::new(fixture::task(&[]))).await
+    http.attempt(Arc::new(fixture::task(&[]))).await.outcome
 }
 
 async fn attempt_answered(answer: Answer) -> Outcome {

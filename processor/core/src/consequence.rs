@@ -34,6 +34,8 @@ pub(crate) struct Answer {
     pub(crate) failure: Option<Failure>,
     /// How late it was.
     pub(crate) wait: Wait,
+    /// The headers of the record that it went without, in words.
+    pub(crate) left_out: Option<Box<str>>,
 }
 
 /// Parks `task` until it is to be looked at, in the shard `to` if it is to move; it is counted as one hop. What is `told` of that, if
@@ -108,6 +110,7 @@ pub(crate) fn of_verdict(
         outcome,
         failure,
         wait,
+        left_out,
     } = answer;
     let attempts = task.attempt;
     task.held_since = None;
@@ -125,7 +128,8 @@ pub(crate) fn of_verdict(
                 failure: failure.unwrap_or_else(|| unreachable!("a retry without a failure")),
                 due,
             };
-            return park(task, None, ladder, now, Some((transition, Some(wait))));
+            let told = Some((transition, Some(wait)));
+            return note(park(task, None, ladder, now, told), left_out);
         }
         Verdict::Delivered => (Terminal::Delivered, None),
         Verdict::Dead(reason) => (Terminal::Dead, Some(reason)),
@@ -137,7 +141,21 @@ pub(crate) fn of_verdict(
         attempts,
         wait: Some(wait),
     };
-    end(Arc::new(task), how, now)
+    note(end(Arc::new(task), how, now), left_out)
+}
+
+/// The same, where the event tells which headers the attempt went without.
+fn note(mut entries: Vec<Entry>, left_out: Option<Box<str>>) -> Vec<Entry> {
+    if left_out.is_some() {
+        let told = entries.iter_mut().find_map(|entry| match entry {
+            Entry::Event(event) => Some(event),
+            _ => None,
+        });
+        if let Some(event) = told {
+            event.left_out = left_out;
+        }
+    }
+    entries
 }
 
 /// Ends a record that could not be read as a task.
@@ -173,6 +191,7 @@ pub(crate) fn poison(poison: Arc<Poison>, now: Timestamp) -> Vec<Entry> {
             reason: Some(poison.reason),
         },
         wait: None,
+        left_out: None,
     });
     let mut entries = vec![event];
     match poison.kind {
@@ -193,5 +212,6 @@ fn event(task: &Task, now: Timestamp, transition: Transition, wait: Option<Wait>
         at: now,
         transition,
         wait,
+        left_out: None,
     })
 }

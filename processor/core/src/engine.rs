@@ -106,6 +106,13 @@ pub enum Input {
         /// The lane, its run, and that offset.
         position: Position,
     },
+    /// A call is made without some headers of its record; it comes before the call is back.
+    LeftOut {
+        /// The call.
+        ticket: u64,
+        /// Those headers, in words.
+        headers: Box<str>,
+    },
     /// A call came back.
     Attempted {
         /// The call.
@@ -426,6 +433,7 @@ impl Engine {
             } => self.record(now, position, appended, task, actions),
             Input::Poison { position, poison } => self.poison(now, position, poison, actions),
             Input::Passed { position } => self.passed(position),
+            Input::LeftOut { ticket, headers } => self.note_left_out(ticket, headers),
             Input::Attempted { ticket, outcome } => self.attempted(now, ticket, &outcome, actions),
             Input::Refused {
                 lane,

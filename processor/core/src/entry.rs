@@ -137,6 +137,8 @@ pub struct Event {
     pub transition: Transition,
     /// How late the attempt was that it is about, or the look at its deadline; how late the task is when it is deferred.
     pub wait: Option<Wait>,
+    /// The headers of the record that the attempt went without, in words.
+    pub left_out: Option<Box<str>>,
 }
 
 /// What happened to a task.

@@ -185,6 +185,7 @@ fn told(name: &str, now: Now, transition: Transition) -> Event {
         at: now.wall,
         transition,
         wait: None,
+        left_out: None,
     }
 }
 

@@ -71,6 +71,7 @@ fn event(scene: &str, kind: Kind, transition: Transition) -> Entry {
         at: Timestamp::EPOCH,
         transition,
         wait: None,
+        left_out: None,
     })
 }
 

@@ -17,7 +17,7 @@ use rdkafka::topic_partition_list::Offset;
 use tokio::runtime::Handle;
 
 use retide_avro::headers::{self, Headless};
-use retide_connectors::Target;
+use retide_connectors::{Attempt, Target};
 use retide_core::completions::Binding;
 use retide_core::engine::Left;
 use retide_core::order::{self, Awaited, Change, Fingerprint};
@@ -98,9 +98,9 @@ struct State<L> {
     /// The rules in force.
     rules: Rules,
     /// Calls that came back.
-    outcomes: Receiver<(u64, Outcome)>,
+    outcomes: Receiver<Answered>,
     /// Given to each call. As many answers can wait as there are calls in flight, which the gates limit.
-    answer: Sender<(u64, Outcome)>,
+    answer: Sender<Answered>,
     /// What was settled since the last batch.
     settled: Vec<Settlement>,
     /// What was written of the order of tasks and is to be forgotten, by shard.
@@ -184,6 +184,9 @@ struct Awaiting {
     /// Shards of whose tiers records are gone: there it is not waited until a task is due.
     with_gaps: HashSet<i32>,
 }
+
+/// A call that is back: which, what the target said, and the headers of its record that it went without, in words.
+type Answered = (u64, Outcome, Option<Box<str>>);
 
 /// How late a call is that is to be started.
 #[derive(Clone, Copy)]
@@ -700,7 +703,7 @@ impl<L: Ledger> State<L> {
             let outcome = Outcome::Retryable(failure);
             counters.started(wait, Duration::ZERO);
             counters.answered(&outcome, Duration::ZERO);
-            let _ = answer.send((ticket, outcome));
+            let _ = answer.send((ticket, outcome, None));
             return;
         };
         let (name, metrics) = (Arc::clone(&scene.name), Arc::clone(&self.parts.metrics));
@@ -709,19 +712,28 @@ impl<L: Ledger> State<L> {
             counters.started(wait, start.saturating_duration_since(decided));
             // Nothing of the target's is used after a panic but the target itself, which holds no state of a task.
             let call = AssertUnwindSafe(target.attempt(task)).catch_unwind();
-            let outcome = call.await.unwrap_or_else(|panic| {
+            let attempt = call.await.unwrap_or_else(|panic| {
                 let (scene, message) = (&*name, message(&*panic));
                 TargetPanicked { scene, message }.emit(&metrics);
-                Outcome::Retryable(Failure::new("panic", "the target's connector panicked"))
+                let failure = Failure::new("panic", "the target's connector panicked");
+                Outcome::Retryable(failure).into()
             });
+            let Attempt { outcome, left_out } = attempt;
             counters.answered(&outcome, start.elapsed());
-            let _ = answer.send((ticket, outcome));
+            if let Some(left_out) = &left_out {
+                counters.left_out(left_out);
+            }
+            let left_out = left_out.map(|left_out| left_out.to_string().into_boxed_str());
+            let _ = answer.send((ticket, outcome, left_out));
         });
     }
 
     /// A call came back.
-    fn answered(&mut self, answered: Option<(u64, Outcome)>) {
-        if let Some((ticket, outcome)) = answered {
+    fn answered(&mut self, answered: Option<Answered>) {
+        if let Some((ticket, outcome, left_out)) = answered {
+            if let Some(headers) = left_out {
+                self.step(Input::LeftOut { ticket, headers });
+            }
             self.step(Input::Attempted { ticket, outcome });
         }
     }

@@ -54,6 +54,7 @@ fn event(offset: i64, at: i64, word: &str, attempts: Option<i64>, due_at: Option
                 rate: 4_000,
                 ..wire::Lateness::default()
             }),
+            headers_left_out: is_failure.then(|| "cookie (withheld)".into()),
         })),
     }
 }

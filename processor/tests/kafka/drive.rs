@@ -51,7 +51,7 @@ struct Recorder {
 
 #[async_trait]
 impl Target for Recorder {
-    async fn attempt(&self, task: Arc<Task>) -> Outcome {
+    async fn attempt(&self, task: Arc<Task>) -> retide_connectors::Attempt {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let value = task.record.value.clone().unwrap_or_default();
         let failures: u32 = String::from_utf8_lossy(&value).parse().unwrap();
@@ -73,10 +73,10 @@ impl Target for Recorder {
             .push(attempt);
         tokio::time::sleep(self.takes).await;
         if task.attempt > failures {
-            Outcome::Success
+            Outcome::Success.into()
         } else {
             assert!(!self.panics, "as it was told to");
-            Outcome::Retryable(Failure::new("test", "not yet"))
+            Outcome::Retryable(Failure::new("test", "not yet")).into()
         }
     }
 }

@@ -1,10 +1,5 @@
 //! What an answer means.
 
-use std::time::UNIX_EPOCH;
-
-use http::header::{HeaderMap, RETRY_AFTER};
-
-use super::super::answer::retry_after;
 use super::*;
 
 #[tokio::test]
@@ -67,78 +62,96 @@ async fn a_configured_status_outranks_its_class_and_http() {
 }
 
 #[tokio::test]
-async fn retry_after_is_honoured_on_429_503_and_what_counts_as_throttled() {
-    let after = |seconds, code: u16| Outcome::Throttled {
-        after: Duration::from_secs(seconds),
+async fn retry_after_is_heeded_wherever_the_target_can_mean_it() {
+    const ASKS: &[(&str, &str)] = &[("retry-after", "120")];
+    let after = |code: u16| Outcome::Throttled {
+        after: Duration::from_mins(2),
         failure: failure(&format!("http-{code}"), "later"),
     };
+    let refused = |code| Outcome::Permanent(failure(&format!("http-{code}"), "later"));
 
-    let asked = attempt_answered((429, &[("retry-after", "120")], "later")).await;
-    let long = attempt_answered((503, &[("retry-after", "99999999999999999999")], "later")).await;
-    let dated = attempt_answered((
-        503,
-        &[("retry-after", "Fri, 31 Dec 2999 23:59:59 GMT")],
-        "later",
-    ))
-    .await;
-    let malformed = attempt_answered((429, &[("retry-after", "-1")], "later")).await;
-    let elsewhere = attempt_answered((500, &[("retry-after", "120")], "later")).await;
+    for code in [403, 408, 409, 413, 425, 429, 500, 502, 503, 504, 599] {
+        let outcome = attempt_answered((code, ASKS, "later")).await;
 
-    assert_eq!(asked, after(120, 429));
-    assert_eq!(long, after(86_400, 503));
-    assert_eq!(dated, after(86_400, 503));
-    assert_eq!(malformed, after(0, 429));
-    assert_eq!(elsewhere, Outcome::Retryable(failure("http-500", "later")));
-    for (list, expected) in [
-        ("throttled", after(120, 500)),
-        (
-            "permanent",
-            Outcome::Permanent(failure("http-500", "later")),
-        ),
+        assert_eq!(outcome, after(code));
+    }
+    // It is about the address that is not gone to.
+    assert_eq!(attempt_answered((302, ASKS, "later")).await, refused(302));
+    assert_eq!(
+        attempt_answered((200, ASKS, "later")).await,
+        Outcome::Success
+    );
+    let soon = attempt_answered((403, &[("retry-after", "soon")], "later")).await;
+    assert!(matches!(&soon, Outcome::Permanent(_)), "{soon:?}");
+    for (list, code, expected) in [
+        ("throttled", 500, after(500)),
+        ("throttled", 302, after(302)),
+        ("retryable", 999, after(999)),
+        ("permanent", 403, refused(403)),
+        ("permanent", 500, refused(500)),
+        ("permanent", 999, refused(999)),
     ] {
-        let (address, _) = serve((500, &[("retry-after", "120")], "later")).await;
+        let (address, _) = serve((code, ASKS, "later")).await;
         let mut config = config(address);
         match list {
-            "throttled" => config.throttled = vec![Status::Class(5)],
-            _ => config.permanent = vec![Status::Class(5)],
+            "throttled" => config.throttled = vec![Status::Class(code / 100)],
+            "retryable" => config.retryable = vec![Status::Code(code)],
+            _ => config.permanent = vec![Status::Code(code)],
         }
 
         assert_eq!(attempt(config).await, expected, "{list}");
     }
 }
 
-#[test]
-fn retry_after_reads_dates_against_the_clock() {
-    let now = UNIX_EPOCH + Duration::from_secs(784_111_777);
-    let after = |value: &str| {
-        let mut headers = HeaderMap::new();
-        headers.insert(RETRY_AFTER, value.parse().expect("a header's value"));
-        retry_after(&headers, now).map(|after| after.as_secs())
+#[tokio::test]
+async fn a_wait_that_is_asked_for_is_no_longer_than_the_configuration_says() {
+    let wait = async |limit: Option<Duration>, value| {
+        let headers: &'static [(&str, &str)] = match value {
+            "long" => &[("retry-after", "99999999999999999999")],
+            "dated" => &[("retry-after", "Fri, 31 Dec 2999 23:59:59 GMT")],
+            _ => &[("retry-after", "7")],
+        };
+        let (address, _) = serve((503, headers, "later")).await;
+        let mut config = config(address);
+        config.max_retry_after = limit.unwrap_or(config.max_retry_after);
+        match attempt(config).await {
+            Outcome::Throttled { after, .. } => after.as_secs(),
+            outcome => unreachable!("{outcome:?}"),
+        }
     };
 
-    assert_eq!(after("Sun, 06 Nov 1994 08:49:37 GMT"), Some(0));
-    assert_eq!(after("Sun, 06 Nov 1994 08:50:00 GMT"), Some(23));
-    assert_eq!(after("Sat, 05 Nov 1994 08:50:00 GMT"), Some(0));
-    // The forms that HTTP asks everyone to read still.
-    assert_eq!(after("Sunday, 06-Nov-94 08:50:00 GMT"), Some(23));
-    assert_eq!(after("Sun Nov  6 08:50:00 1994"), Some(23));
-    // A year, and more than there are.
-    assert_eq!(after("31536000"), Some(86_400));
-    assert_eq!(after("Mon, 06 Nov 1995 08:49:37 GMT"), Some(86_400));
-    for malformed in [
-        "",
-        "soon",
-        "1.5",
-        "-1",
-        "+1",
-        "120, 240",
-        "1e3",
-        "Sun, 06 Foo 1994 08:49:37 GMT",
-        "Sun, 06 Nov 1994 08:49:37 CET",
-        "Sun, 99 Nov 1994 99:49:37 GMT",
-    ] {
-        assert_eq!(after(malformed), None, "{malformed}");
-    }
+    assert_eq!(wait(None, "long").await, 86_400);
+    assert_eq!(wait(None, "dated").await, 86_400);
+    let minute = Some(Duration::from_mins(1));
+    assert_eq!(wait(minute, "long").await, 60);
+    assert_eq!(wait(minute, "dated").await, 60);
+    assert_eq!(wait(minute, "short").await, 7);
+    assert_eq!(wait(Some(Duration::ZERO), "short").await, 0);
+}
+
+#[tokio::test]
+async fn the_reset_of_a_rate_limit_counts_if_the_configuration_says_so() {
+    const LEFT: &[(&str, &str)] = &[("ratelimit-reset", "9"), ("ratelimit-remaining", "4")];
+    const SPENT: &[(&str, &str)] = &[("x-ratelimit-reset", "9"), ("x-ratelimit-remaining", "0")];
+    let wait = async |on: bool, code, headers| {
+        let (address, _) = serve((code, headers, "later")).await;
+        let config = Config {
+            rate_limit_reset: on,
+            ..config(address)
+        };
+        match attempt(config).await {
+            Outcome::Throttled { after, .. } => Some(after.as_secs()),
+            _ => None,
+        }
+    };
+
+    assert_eq!(wait(false, 429, SPENT).await, Some(0));
+    assert_eq!(wait(true, 429, SPENT).await, Some(9));
+    assert_eq!(wait(true, 429, LEFT).await, Some(9));
+    assert_eq!(wait(true, 403, SPENT).await, Some(9));
+    assert_eq!(wait(true, 403, LEFT).await, None);
+    assert_eq!(wait(true, 503, LEFT).await, None);
+    assert_eq!(wait(false, 403, SPENT).await, None);
 }
 
 #[tokio::test]

@@ -35,6 +35,19 @@ fn a_configuration_that_cannot_work_is_refused() {
     };
     let error = Http::try_new(nothing).expect_err("no answer is no success");
     assert_eq!(error.path(), ["success", "[1]"]);
+    for content_type in ["", "json", "application/", "text /html", "a/b\n"] {
+        let config = Config {
+            content_type: Some(content_type.to_owned()),
+            ..Config::new("http://127.0.0.1/")
+        };
+        let error = Http::try_new(config).expect_err("no content type");
+        assert_eq!(error.path(), ["content_type"], "{content_type}");
+    }
+    let long = Config {
+        max_retry_after: Duration::from_hours(367 * 24),
+        ..Config::new("http://127.0.0.1/")
+    };
+    assert!(matches!(Http::try_new(long), Err(Error::MaxRetryAfter)));
     for timeout in [Duration::ZERO, MAX_TIMEOUT + Duration::from_secs(1)] {
         let config = Config {
             timeout,
@@ -54,12 +67,19 @@ fn a_configuration_is_read_from_toml() {
         max_age = "1m"
         resend = false
         headers = { authorization = "Bearer abc" }
-        success = [404, "3xx"]
+        success = [404, "3xx", 999]
         retryable = ["4xx"]
         throttled = [418, "connect"]
         permanent = [501]
         max_reply = 100
+        content_type = "application/json; charset=utf-8"
+        headers_from_task = ["X-*", "traceparent"]
+        headers_not_from_task = ["x-internal-*"]
+        max_retry_after = "1m"
+        rate_limit_reset = true
     "#;
+
+    let pattern = |text: &str| Pattern::try_from(text.to_owned()).expect("a pattern");
 
     let config: Config = toml::from_str(text).expect("a valid configuration");
 
@@ -71,12 +91,17 @@ fn a_configuration_is_read_from_toml() {
         max_age: Some(Duration::from_mins(1)),
         resend: false,
         headers: BTreeMap::from([("authorization".to_owned(), "Bearer abc".to_owned())]),
-        success: vec![Status::Code(404), Status::Class(3)],
+        success: vec![Status::Code(404), Status::Class(3), Status::Code(999)],
         retryable: vec![Status::Class(4)],
         throttled: vec![Status::Code(418), Status::NoAnswer(NoAnswer::Connect)],
         permanent: vec![Status::Code(501)],
         max_reply: 100,
         tls: None,
+        content_type: Some("application/json; charset=utf-8".to_owned()),
+        headers_from_task: vec![pattern("x-*"), pattern("traceparent")],
+        headers_not_from_task: vec![pattern("x-internal-*")],
+        max_retry_after: Duration::from_mins(1),
+        rate_limit_reset: true,
     };
     assert_eq!(config, expected);
     let brief: Config = toml::from_str(r#"url = "http://shop/""#).expect("a valid configuration");
@@ -90,7 +115,13 @@ fn a_mistake_in_the_configuration_is_an_error() {
         "timeout = 5",
         "timeout = \"fast\"",
         "success = [99]",
-        "success = [\"6xx\"]",
+        "success = [1000]",
+        "success = [\"10xx\"]",
+        "success = [\"0xx\"]",
+        "headers_from_task = [\"\"]",
+        "headers_from_task = [\"a b\"]",
+        "headers_from_task = \"x-*\"",
+        "max_retry_after = 5",
         "success = [\"503\"]",
         "max_reply = -1",
     ] {

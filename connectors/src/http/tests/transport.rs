@@ -95,7 +95,7 @@ async fn an_https_target_is_asked_in_http_2_if_it_is_trusted() {
     let url = format!("https://localhost:{}/", address.port());
     let asked = async |outbound: &Outbound| {
         let http = Http::within(Config::new(&*url), outbound).expect("valid");
-        http.attempt(Arc::new(fixture::task(&[]))).await
+        http.attempt(Arc::new(fixture::task(&[]))).await.outcome
     };
 
     let trusted = asked(&trusting(&certificate).0).await;

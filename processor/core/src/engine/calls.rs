@@ -42,6 +42,8 @@ pub(super) struct Call {
     started: Duration,
     /// How late that was.
     wait: Wait,
+    /// The headers of its record that it is made without, in words.
+    left_out: Option<Box<str>>,
 }
 
 // === impl Call ===
@@ -85,6 +87,7 @@ impl Engine {
             leave,
             started: now.steady,
             wait,
+            left_out: None,
         };
         self.calls.insert(ticket, call);
         actions.push(Action::Dispatch {
@@ -135,12 +138,20 @@ impl Engine {
                 outcome: refused.word(),
                 failure: Some(failure),
                 wait,
+                left_out: None,
             },
             &self.ladder,
             now.wall,
         );
         self.deliver_in_order(closing, &mut entries, &mut otherwise);
         self.close(closing, entries, otherwise, actions);
+    }
+
+    /// A call is made without these headers of its record.
+    pub(super) fn note_left_out(&mut self, ticket: u64, headers: Box<str>) {
+        if let Some(call) = self.calls.get_mut(&ticket) {
+            call.left_out = Some(headers);
+        }
     }
 
     /// A call came back: what its outcome means, unless the lane is ours no more.
@@ -199,6 +210,7 @@ impl Engine {
                 outcome: outcome.word(),
                 failure: outcome.failure().cloned(),
                 wait: call.wait,
+                left_out: call.left_out,
             },
             &self.ladder,
             now.wall,
