@@ -51,7 +51,6 @@ pub use self::config::{
 };
 pub use self::error::Error;
 pub use self::probe::{Reached, Unreached, denied, foresee, probe};
-pub use self::request::MAX_HEADERS;
 pub use self::status::{NoAnswer, Status};
 
 /// Makes attempts as HTTP requests over a pool of connections.
