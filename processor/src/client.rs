@@ -54,16 +54,28 @@ pub(crate) fn logged(level: RDKafkaLogLevel, facility: &str, message: &str) {
 }
 
 /// Tells what a client complains of. That it cannot reach a broker is told once for the whole process, not by each client some ten times a
-/// second.
+/// second; and that a topic does not exist, once for the topic, not by each client for each partition.
 pub(crate) fn complained(error: &KafkaError, reason: &str) {
     if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
         return;
     }
     if is_away(error) {
         debug!(%error, reason, "a client cannot reach a broker");
+    } else if error.rdkafka_error_code().is_some_and(is_missing) {
+        debug!(%error, reason, "a client misses a topic");
     } else {
         warn!(%error, reason, "a client reports");
     }
+}
+
+/// Whether an error says that a topic does not exist.
+pub(crate) fn is_missing(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::UnknownTopic
+            | RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::UnknownPartition
+    )
 }
 
 /// Whether an error says no more than that a broker cannot be reached.

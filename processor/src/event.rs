@@ -12,7 +12,7 @@ use retide_core::breaker::{Count, State, Switch};
 use retide_core::completions;
 use retide_core::order::Unreadable;
 
-use crate::client::is_away;
+use crate::client::{is_away, is_missing};
 use crate::metrics::{Metrics, Tally};
 use crate::shell::restore::Gap;
 
@@ -108,6 +108,14 @@ pub(crate) struct OrderUnreadable<'a> {
 pub(crate) struct RecordsGone<'a> {
     /// What is gone.
     pub(crate) gap: &'a Gap,
+}
+
+/// A topic was deleted under a worker that had not read all of it.
+pub(crate) struct TopicDeleted<'a> {
+    /// The topic.
+    pub(crate) topic: &'a str,
+    /// Most records of this worker's shards that were not read; markers of transactions may be among them.
+    pub(crate) records: u64,
 }
 
 /// Parked tasks that others of their keys wait for are in no tier any more: the others go on.
@@ -356,6 +364,20 @@ impl RecordsGone<'_> {
     }
 }
 
+// === impl TopicDeleted ===
+
+impl TopicDeleted<'_> {
+    /// Writes log and metric.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        let Self { topic, records } = self;
+        error!(
+            topic,
+            records, "topic deleted while records of it were not read"
+        );
+        metrics.records_gone.inc_by(records);
+    }
+}
+
 // === impl AwaitedGone ===
 
 impl AwaitedGone<'_> {
@@ -382,6 +404,9 @@ impl ConsumerReported<'_> {
         let Self { error } = self;
         if is_away(error) {
             debug!(%error, "consumer cannot reach a broker");
+        } else if error.rdkafka_error_code().is_some_and(is_missing) {
+            // Told once for the topic.
+            debug!(%error, "consumer misses a topic");
         } else {
             warn!(%error, "consumer reports an error");
         }

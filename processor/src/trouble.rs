@@ -268,14 +268,6 @@ impl Troubles {
         state.is_some_and(|state| state.over.is_none())
     }
 
-    /// Whom troubles of this kind befall, for whomever.
-    pub(crate) fn subjects(&self, kind: Kind) -> Vec<String> {
-        let lasting = self.lock();
-        let of = lasting.iter();
-        let of = of.filter(|((of, _), state)| *of == kind && state.over.is_none());
-        of.map(|((_, subject), _)| subject.clone()).collect()
-    }
-
     /// What lasts now, what stops something first.
     pub fn list(&self) -> Vec<Listed> {
         let now = Instant::now();

@@ -142,6 +142,8 @@ pub enum Input {
     Returned(Box<Returned>),
     /// Other topics take records, or other amounts of them.
     Writable(Writable),
+    /// Of these sources no offset can be committed, from now on and until others are said: what follows from their tasks waits.
+    Unreadable(BTreeSet<Source>),
     /// Time has passed.
     Tick,
     /// These scenes are in force from now on.
@@ -447,6 +449,7 @@ impl Engine {
             } => self.committed(lane, epoch, watermark),
             Input::Returned(returned) => self.returned(now, *returned, actions),
             Input::Writable(writable) => self.follow_writable(now, writable),
+            Input::Unreadable(sources) => self.follow_unreadable(now, sources),
             Input::Tick => {}
             Input::Rules(mut scenes) => {
                 scenes.remember(&self.scenes);

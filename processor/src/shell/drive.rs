@@ -3,7 +3,7 @@
 //! It decides nothing. Invariants: an offset is handed to the ledger together with everything settled before it, and a shard is let go
 //! only after what was settled for it is durable, or can no longer be; whatever shards leave, the loop goes on.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::mem;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -29,18 +29,20 @@ use retide_core::{
 
 use crate::event::{
     AwaitedGone, BatchCommitted, BatchDropped, BatchReturned, BreakerSwitched, RecordSetAside,
-    RecordsGone, RecordsRefused, RulesChanged, TargetPanicked, WorkerStarted, WorkerStopped,
+    RecordsGone, RecordsRefused, RulesChanged, TargetPanicked, TopicDeleted, WorkerStarted,
+    WorkerStopped,
 };
 use crate::health::Heartbeat;
 use crate::metrics::standing::Said;
 use crate::metrics::{Load, Metrics, SceneSet, Share, Tally};
 use crate::shell::encode::{Encoder, Place};
-use crate::shell::feed::{Assignment, Feed, Passed, Read, Reading, Reads, Request};
+use crate::shell::feed::{Assignment, Deleted, Feed, Passed, Read, Reading, Reads, Request};
 use crate::shell::leaving::{Leaving, Stage};
 use crate::shell::ledger::{
     Batch, Content, Ledger, Ownership, Progress, Receipt, ReturnedBatch, Settled, Share as Part,
 };
 use crate::shell::machine;
+use crate::shell::readable::Unreadable;
 use crate::shell::restore::Gap;
 use crate::shell::search::{Searched, Wanted};
 use crate::threads::{Hand, message};
@@ -137,6 +139,10 @@ struct State<L> {
     stopping: bool,
     /// Whether the tiers' records are to be looked at before the retry topic's.
     tiers_first: bool,
+    /// The topics of which offsets cannot be committed.
+    unreadable: Unreadable,
+    /// The version of that.
+    readable_version: u64,
     /// Batches handed to the ledger.
     submitted: u64,
     /// Batches of which the ledger has said what became.
@@ -314,6 +320,8 @@ impl<L: Ledger> State<L> {
             waiting_since: None,
             writable: Writable::default(),
             writable_version: 0,
+            unreadable: Unreadable::default(),
+            readable_version: 0,
             commit_at: now,
             paused: HashMap::new(),
             bindings: HashMap::new(),
@@ -355,6 +363,7 @@ impl<L: Ledger> State<L> {
         while !self.stopping || !self.leaving.is_empty() {
             self.beat();
             self.follow_writable();
+            self.follow_readable();
             self.commit_if_due();
             self.give_away();
             let timeout = self.timeout();
@@ -864,6 +873,7 @@ impl<L: Ledger> State<L> {
             self.narrow(share, returned.settlements.len(), bytes);
         }
         self.follow_writable();
+        self.follow_readable();
         self.step(Input::Returned(Box::new(returned)));
         for leaving in &mut self.leaving {
             leaving.unwritten();
@@ -942,6 +952,25 @@ impl<L: Ledger> State<L> {
                 closed,
                 ..self.writable
             });
+        }
+    }
+
+    /// Follows of which topics offsets can be committed.
+    fn follow_readable(&mut self) {
+        let readability = self.parts.feed.consumer.context().readability();
+        let version = readability.version();
+        if version == self.readable_version {
+            return;
+        }
+        self.readable_version = version;
+        let unreadable = readability.unreadable();
+        let is_back = self.unreadable.without(&unreadable).next().is_some();
+        let denied = unreadable.denied().collect();
+        self.unreadable = unreadable;
+        self.step(Input::Unreadable(denied));
+        if is_back {
+            // What was left out meanwhile.
+            self.touch(|_| true);
         }
     }
 
@@ -1028,6 +1057,7 @@ impl<L: Ledger> State<L> {
                 self.answer();
             }
             Reading::Gaps(gaps) => self.gone(gaps),
+            Reading::Deleted(deleted) => self.deleted(&deleted),
             Reading::Alerts(alerts) => {
                 self.alerts.extend(alerts);
                 self.touch(|_| true);
@@ -1089,6 +1119,52 @@ impl<L: Ledger> State<L> {
             self.tell_gone(format!("{}/{shard}", gap.topic), gap.says());
             self.alerts.push((shard, gap.alert(now)));
             if gap.lane.source != Source::Tasks {
+                self.parts.engine.forget_deferred(shard);
+                self.awaiting.with_gaps.insert(shard);
+            }
+        }
+        self.touch(|_| true);
+    }
+
+    /// A topic was deleted: what was not read of it is lost.
+    fn deleted(&mut self, deleted: &Deleted) {
+        let Deleted { source, ends } = deleted;
+        let topic = Arc::clone(self.parts.topics.name(*source));
+        let (mut records, mut shards) = (0, BTreeSet::new());
+        for (lane, read) in self.parts.engine.ends() {
+            let end = ends.get(&lane.shard).filter(|_| lane.source == *source);
+            let left = end.map_or(0, |end| u64::try_from(end - read).unwrap_or_default());
+            if left > 0 {
+                records += left;
+                shards.insert(lane.shard);
+            }
+        }
+        let Some(first) = shards.first().copied() else {
+            return;
+        };
+        TopicDeleted {
+            topic: &topic,
+            records,
+        }
+        .emit(&self.parts.metrics);
+        self.tell_gone(
+            topic.to_string(),
+            format!(
+                "the topic was deleted while up to {records} records of it were not read: their tasks are lost"
+            ),
+        );
+        let alert = Alert {
+            rule: Kind::RecordsGone.word(),
+            scene: "".into(),
+            at: self.now().wall,
+            count: u32::try_from(records).unwrap_or(u32::MAX),
+            example: topic,
+            reason: "topic-deleted",
+            target: None,
+        };
+        self.alerts.push((first, alert));
+        if *source != Source::Tasks {
+            for shard in shards {
                 self.parts.engine.forget_deferred(shard);
                 self.awaiting.with_gaps.insert(shard);
             }
@@ -1293,6 +1369,17 @@ impl<L: Ledger> State<L> {
                 refused: false,
             });
         }
+        // Where offsets cannot be committed beside their consequences, others of their shard stand for them: it is theirs to commit.
+        let mut blind = BTreeSet::new();
+        if !self.unreadable.is_empty() {
+            let settled = batch.settled.iter();
+            let lanes = settled.filter_map(|settled| settled.offset.map(|(lane, _)| lane));
+            blind.extend(lanes.filter(|lane| self.unreadable.has(lane.source)));
+        }
+        for lane in &blind {
+            self.parts.engine.touch(lane.shard);
+        }
+        batch.has_more = !blind.is_empty();
         let commits = self.parts.engine.commits();
         for (shard, change) in self.changes() {
             tally.count_records(1);
@@ -1304,9 +1391,8 @@ impl<L: Ledger> State<L> {
                 refused: false,
             });
         }
-        let idle = self.unreadable(&batch);
         for commit in &commits {
-            if idle.contains(&commit.lane.source) {
+            if self.unreadable.has(commit.lane.source) {
                 continue;
             }
             batch.progress.push(Progress {
@@ -1324,22 +1410,6 @@ impl<L: Ledger> State<L> {
             tally,
         });
         self.parts.ledger.submit(batch);
-    }
-
-    /// What may not be read, so that offsets of it may not be committed either, and need not be: nothing in the batch is of it.
-    fn unreadable(&self, batch: &Batch) -> Vec<Source> {
-        let topics = self.troubles.subjects(Kind::TopicUnreadable);
-        let sources = topics
-            .iter()
-            .filter_map(|topic| self.parts.topics.source(topic));
-        let is_of = |settled: &Settled, source: Source| {
-            settled
-                .offset
-                .is_some_and(|(lane, _)| lane.source == source)
-        };
-        sources
-            .filter(|source| !batch.settled.iter().any(|settled| is_of(settled, *source)))
-            .collect()
     }
 
     /// What the metadata of a commit is bound to.

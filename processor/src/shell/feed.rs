@@ -6,7 +6,7 @@
 //! tasks came due at once. Nothing user-written runs here, and nothing is decided: it decodes nothing and keeps no offsets. Invariant:
 //! records of a lane come in order, each with the number of the assignment that it was read for.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::mem;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -63,12 +63,23 @@ pub enum Reading {
     Gaps(Vec<Gap>),
     /// The group has so many shards now.
     Shards(NonZeroU32),
+    /// A topic that was read does not exist any more, or is another one.
+    Deleted(Deleted),
     /// People must know this of these shards.
     Alerts(Vec<(i32, Alert)>),
     /// This came of the search that the drive has asked for.
     Searched(Searched),
     /// The consumer cannot go on.
     Failed(KafkaError),
+}
+
+/// A topic that was deleted under a worker that reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deleted {
+    /// Which one.
+    pub source: Source,
+    /// Where its partitions ended when they were last seen.
+    pub ends: BTreeMap<i32, i64>,
 }
 
 /// A record, as it stands on the topic.
@@ -454,15 +465,17 @@ impl Reader {
         for (lane, run) in &mut self.lanes {
             let topic = self.topics.name(lane.source);
             let at = (topic.to_string(), lane.shard);
-            let (Some(first), Some(end)) = (first.get(&at), end.get(&at)) else {
-                return false;
+            // One that has no leader, or is deleted, keeps nobody waiting: what is gone of it is heard of again.
+            let (first, end) = match (first.get(&at), end.get(&at)) {
+                (Some(first), Some(end)) => (*first, *end),
+                _ => (0, i64::MAX),
             };
             let next = match (position(&positions, topic, lane.shard), run.from) {
                 (Some(next), _) | (None, Offset::Offset(next)) => next,
-                (None, _) => *first,
+                (None, _) => first,
             };
-            let to = next.max(*first);
-            if next > *end {
+            let to = next.max(first);
+            if next > end {
                 // Its offsets begin anew: so must the shard, which is asked for and told of as if it had just been given out.
                 anew.insert(lane.shard);
             } else if to > next {

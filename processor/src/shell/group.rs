@@ -31,18 +31,19 @@ use rdkafka::topic_partition_list::{TopicPartitionList, TopicPartitionListElem};
 use rdkafka::types::RDKafkaRespErr;
 use tracing::error;
 
-use retide_core::Timestamp;
+use retide_core::{Source, Timestamp};
 use retide_native::membership::membership;
-use retide_native::topics::TopicId;
 
-use crate::client::{complained, logged};
+use crate::client::{complained, is_missing, logged};
 use crate::config::identity::Identity;
 use crate::event::{ShardsAssigned, ShardsLost, ShardsRevoked};
 use crate::metrics::Metrics;
-use crate::shell::feed::{Around, Reading, ended, failure};
+use crate::shell::feed::{Around, Deleted, Reading, ended, failure};
 use crate::shell::look::Look;
 use crate::shell::order;
-use crate::shell::restore::{Asking, Pending, Renewed};
+use crate::shell::presence::Presence;
+use crate::shell::readable::{Readability, Why};
+use crate::shell::restore::{Asking, Described, Pending, Renewed};
 use crate::shell::search::{Search, Wanted};
 use crate::threads::Threads;
 use crate::topics::Topics;
@@ -80,6 +81,10 @@ pub struct Context {
     known: Mutex<Known>,
     /// When the drive has turned.
     turns: Turns,
+    /// Of which topics offsets can be committed.
+    readability: Readability,
+    /// Whether the topics are to be looked at now.
+    is_look_due: AtomicBool,
     /// What the drive wants to be searched, until that begins.
     wanted: Mutex<Option<Wanted>>,
 }
@@ -185,6 +190,8 @@ impl Member {
             renewed: Renewed::default(),
             known: Mutex::default(),
             turns: Turns::new(&config),
+            readability: Readability::default(),
+            is_look_due: AtomicBool::new(false),
             wanted: Mutex::default(),
         };
         if let Some(id) = &identity.client_id {
@@ -320,6 +327,20 @@ impl Context {
     /// Searches tiers for tasks, beside everything else: what comes of it is a reading.
     pub(crate) fn search(&self, wanted: Wanted) {
         *self.wanted() = Some(wanted);
+    }
+
+    /// Of which topics offsets can be committed.
+    pub(crate) const fn readability(&self) -> &Readability {
+        &self.readability
+    }
+
+    /// A commit of offsets was refused: if a topic is the cause, it is found out soon.
+    pub(crate) fn refused(&self, error: &KafkaError) {
+        let is_of_topic =
+            |code| is_missing(code) || code == RDKafkaErrorCode::TopicAuthorizationFailed;
+        if error.rdkafka_error_code().is_some_and(is_of_topic) {
+            self.is_look_due.store(true, Ordering::Release);
+        }
     }
 
     /// What the drive wants to be searched.
@@ -556,25 +577,39 @@ impl Context {
         let _ = self.readings.send(lost);
     }
 
-    /// Begins all shards anew if a topic that is read was made anew: where it is read on, other records are now, or none yet.
-    fn follow_ids(&self, before: &BTreeMap<Arc<str>, TopicId>, now: &BTreeMap<Arc<str>, TopicId>) {
-        let is_other = |topic: &Arc<str>| {
-            let (before, now) = (before.get(topic), now.get(topic));
-            before.is_some() && now.is_some() && before != now
-        };
-        let read = self.topics.read().map(|(_, topic)| topic);
-        let others: Vec<&Arc<str>> = read.filter(|topic| is_other(topic)).collect();
-        if others.is_empty() {
+    /// Follows what has become of topics that are read. Where one is there again, or is another one, all shards begin anew: where it is read
+    /// on, other records are now, or none yet.
+    fn follow_presence(&self, presence: &mut Presence, described: &Described, look: Option<&Look>) {
+        let read: BTreeMap<&str, Source> = self
+            .topics
+            .read()
+            .map(|(source, topic)| (&**topic, source))
+            .collect();
+        let seen = described
+            .iter()
+            .filter(|(topic, _)| read.contains_key(&**topic));
+        let change = presence.see(seen.map(|(topic, seen)| (topic, *seen)));
+        for topic in &change.deleted {
+            let source = read[&**topic];
+            let ends = look.map(|look| look.ends(source)).unwrap_or_default();
+            let deleted = Deleted { source, ends };
+            // A drive that has ended has nothing to tell.
+            let _ = self.readings.send(Reading::Deleted(deleted));
+        }
+        let missing = self.topics.read();
+        let missing = missing.filter(|(_, topic)| presence.is_missing(topic));
+        self.readability.only(Why::Deleted, missing);
+        if change.anew.is_empty() {
             return;
         }
         let shards: Vec<i32> = self.known().shards.iter().copied().collect();
         {
             let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
-            let partitions = |topic: &Arc<str>| {
-                let topic = Arc::clone(topic);
-                shards.iter().map(move |shard| (Arc::clone(&topic), *shard))
+            let partitions = |topic: Arc<str>| {
+                let shards = shards.iter();
+                shards.map(move |shard| (Arc::clone(&topic), *shard))
             };
-            renewed.extend(others.into_iter().flat_map(partitions));
+            renewed.extend(change.anew.into_iter().flat_map(partitions));
         }
         let mut anew = self.anew.lock().unwrap_or_else(PoisonError::into_inner);
         anew.extend(shards);
@@ -631,7 +666,7 @@ fn restore_all(context: &Context, stop: &AtomicBool) {
     let mut look = Look::new(&context.config, &context.topics, troubles).ok();
     // At once: what the topics' ids are is known from then on.
     let mut look_at = Instant::now();
-    let mut ids = BTreeMap::new();
+    let mut presence = Presence::default();
     let mut count = None;
     let mut search: Option<Search> = None;
     while !stop.load(Ordering::Acquire) {
@@ -656,16 +691,22 @@ fn restore_all(context: &Context, stop: &AtomicBool) {
                 search = None;
             }
         }
-        if Instant::now() < look_at {
+        let is_due = context.is_look_due.swap(false, Ordering::AcqRel);
+        if Instant::now() < look_at && !is_due {
             continue;
         }
-        look_at = Instant::now() + LOOK;
-        let counted = context.asking().count();
-        let now = counted.map(|(count, now)| {
-            context.follow_ids(&ids, &now);
-            ids.extend(now);
-            count
-        });
+        let described = context.asking().described().ok();
+        if let Some(described) = &described {
+            context.follow_presence(&mut presence, described, look.as_ref());
+        }
+        // A topic that is missing is looked at again with the next turn.
+        let pause = if presence.is_in_doubt() {
+            Duration::ZERO
+        } else {
+            LOOK
+        };
+        look_at = Instant::now() + pause;
+        let now = described.and_then(|described| context.asking().count(&described));
         if let Some(now) = now.filter(|now| count != Some(*now))
             && context.readings.try_send(Reading::Shards(now)).is_ok()
         {
@@ -675,7 +716,7 @@ fn restore_all(context: &Context, stop: &AtomicBool) {
         if let Some(look) = &mut look {
             let now = SystemTime::now().duration_since(UNIX_EPOCH);
             let now = Timestamp::EPOCH + now.unwrap_or_default();
-            let alerts = look.at(&shards, context.probe.client(), now);
+            let alerts = look.at(&shards, context.probe.client(), &context.readability, now);
             if !alerts.is_empty() {
                 let _ = context.readings.try_send(Reading::Alerts(alerts));
             }

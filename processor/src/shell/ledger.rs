@@ -20,7 +20,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, OwnedHeaders};
+use rdkafka::message::{DeliveryResult, Message, OwnedHeaders};
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -29,10 +29,11 @@ use tracing::debug;
 use retide_core::{Alert, Entry, Failure, Header, LaneId, Omitted, Sink, Sinks};
 use retide_native as native;
 
-use crate::client::{complained, logged};
+use crate::client::{complained, is_missing, logged};
 use crate::shell::encode::{Encoder, Parts, Place, Scratch};
 use crate::shell::feed;
-use crate::shell::writable::{By, Cause, TargetState, Writability, is_missing};
+use crate::shell::readable::Readability;
+use crate::shell::writable::{By, Cause, TargetState, Writability};
 
 pub use at_least_once::AtLeastOnce;
 pub use transactional::Transactional;
@@ -117,6 +118,8 @@ pub struct Batch {
     pub settled: Vec<Settled>,
     /// The offsets they are the consequences of.
     pub progress: Vec<Progress>,
+    /// Whether it has consequences of offsets that are not among [`Self::progress`], so that these do not say whether it was written.
+    pub has_more: bool,
     /// How many batches have been returned, as far as is known to whoever made this one: it rests on all others.
     pub returns: u64,
 }
@@ -216,10 +219,21 @@ struct Submitted {
 /// Collects the deliveries that failed.
 #[derive(Debug, Default)]
 pub(crate) struct Deliveries {
-    /// The number of the record and the error.
-    failed: Mutex<Vec<(usize, KafkaError)>>,
+    /// Records that were not delivered.
+    failed: Mutex<Vec<Failed>>,
     /// Topics that the client could not add to its transaction, with the reason: it says so in its log only.
     unregistered: Mutex<BTreeMap<String, RDKafkaErrorCode>>,
+}
+
+/// What a client says of a record that was not delivered.
+#[derive(Clone, Debug)]
+pub(crate) struct Failed {
+    /// The number of the record.
+    number: usize,
+    /// The topic that it was written to.
+    topic: String,
+    /// What was said of it.
+    error: KafkaError,
 }
 
 /// A record that was not delivered.
@@ -643,6 +657,21 @@ impl Submitted {
         !closed.is_empty() && settled.any(|settled| needs(settled.form()))
     }
 
+    /// Whether its offsets cannot be committed, or those of its consequences.
+    fn is_unreadable(&self, readability: &Readability) -> bool {
+        if readability.version() == 0 {
+            return false;
+        }
+        let unreadable = readability.unreadable();
+        let is_denied = |settled: &Settled| {
+            let lane = settled.offset.map(|(lane, _)| lane);
+            lane.is_some_and(|lane| unreadable.is_denied(lane.source))
+        };
+        let mut progress = self.batch.progress.iter();
+        progress.any(|of| unreadable.has_topic(&of.topic))
+            || self.batch.settled.iter().any(is_denied)
+    }
+
     /// What is handed back of it.
     fn returned(self) -> ReturnedBatch {
         returned(self.batch)
@@ -669,20 +698,21 @@ impl Submitted {
     }
 
     /// The records with these numbers, counted over all records of `kind`, and what was said of each.
-    fn locate(
-        &self,
-        kind: RecordKind,
-        encoder: &Encoder,
-        failed: Vec<(usize, KafkaError)>,
-    ) -> Vec<Undelivered> {
-        let mut failed: HashMap<usize, KafkaError> = failed.into_iter().collect();
+    fn locate(&self, kind: RecordKind, encoder: &Encoder, failed: Vec<Failed>) -> Vec<Undelivered> {
+        let failed = failed.into_iter().map(|failed| (failed.number, failed));
+        let mut failed: HashMap<usize, Failed> = failed.collect();
         let (mut found, mut number, mut scratch) = (Vec::new(), 0, Scratch::default());
         for (index, settled) in self.batch.settled.iter().enumerate() {
             let keep = |parts: Parts<'_>, headers| {
-                if let Some(error) = failed.remove(&number) {
+                if let Some(Failed { topic, error, .. }) = failed.remove(&number) {
+                    let mut record = OutRecord::new(parts, headers);
+                    if *record.topic != *topic {
+                        // Another tier has come to stand in for the one that it was written to.
+                        record.topic = Arc::from(topic);
+                    }
                     found.push(Undelivered {
                         settled: index,
-                        record: OutRecord::new(parts, headers),
+                        record,
                         is_least: settled.is_least(),
                         error,
                     });
@@ -887,7 +917,11 @@ fn produce(
                 out = again;
             }
             Some(code) if is_refusal(code) => {
-                lock(&producer.context().failed).push((index, error));
+                lock(&producer.context().failed).push(Failed {
+                    number: index,
+                    topic: again.topic.to_owned(),
+                    error,
+                });
                 return Ok(());
             }
             _ => return Err(error),
@@ -1069,6 +1103,15 @@ const REFUSED_TOPIC: &str = "Failed to add partition \"";
 /// What it says of topics that were left out since another one was refused.
 const NOT_ATTEMPTED: &str = "not attempted";
 
+// === impl Failed ===
+
+impl Failed {
+    /// What was said of it, if a code says it.
+    pub(crate) fn code(&self) -> Option<RDKafkaErrorCode> {
+        self.error.rdkafka_error_code()
+    }
+}
+
 // === impl Deliveries ===
 
 impl Deliveries {
@@ -1078,7 +1121,7 @@ impl Deliveries {
     }
 
     /// What has failed: the numbers of records, and topics that take none.
-    pub(crate) fn take(&self) -> (Vec<(usize, KafkaError)>, BTreeMap<String, RDKafkaErrorCode>) {
+    pub(crate) fn take(&self) -> (Vec<Failed>, BTreeMap<String, RDKafkaErrorCode>) {
         (
             mem::take(&mut lock(&self.failed)),
             mem::take(&mut lock(&self.unregistered)),
@@ -1119,8 +1162,12 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
-        if let Err((error, _)) = result {
-            lock(&self.failed).push((index, error.clone()));
+        if let Err((error, message)) = result {
+            lock(&self.failed).push(Failed {
+                number: index,
+                topic: message.topic().to_owned(),
+                error: error.clone(),
+            });
         }
     }
 }

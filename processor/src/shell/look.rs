@@ -14,13 +14,14 @@ use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::debug;
 
-use retide_core::{Alert, Timestamp};
-use retide_native::admin::{Operation, permitted};
+use retide_core::{Alert, Source, Timestamp};
+use retide_native::admin::{Operation, Permitted, permitted};
 
 use crate::client::Quiet;
 use crate::cluster;
 use crate::offsets::{self, Edge, Offsets};
 use crate::scan::{self, Scanned};
+use crate::shell::readable::{Readability, Why};
 use crate::topics::Topics;
 use crate::trouble::{Effect, Kind, Trouble, Troubles};
 
@@ -36,6 +37,8 @@ pub(crate) struct Look {
     stable: BaseConsumer<Quiet>,
     /// The partitions that cannot be read to their ends: the first offset that cannot, and since when.
     held: HashMap<(String, i32), Held>,
+    /// Where the partitions of topics that are read ended when they were last seen.
+    ends: HashMap<(Source, i32), i64>,
     /// The partitions of tiers that are drained in which nothing is left, and where they ended then.
     empty: HashMap<(String, i32), i64>,
 }
@@ -76,8 +79,15 @@ impl Look {
             topics: Arc::clone(topics),
             troubles,
             held: HashMap::new(),
+            ends: HashMap::new(),
             empty: HashMap::new(),
         })
+    }
+
+    /// Where the partitions of a topic ended when they were last seen.
+    pub(crate) fn ends(&self, source: Source) -> BTreeMap<i32, i64> {
+        let ends = self.ends.iter().filter(|((of, _), _)| *of == source);
+        ends.map(|((_, shard), end)| (*shard, *end)).collect()
     }
 
     /// Looks at `shards`, by a client that sees everything. What people must know, by shard.
@@ -85,10 +95,11 @@ impl Look {
         &mut self,
         shards: &[i32],
         all: &BaseConsumer<Quiet>,
+        readability: &Readability,
         now: Timestamp,
     ) -> Vec<(i32, Alert)> {
         while self.stable.poll(Duration::ZERO).is_some() {}
-        self.may_read(all);
+        self.may_read(all, readability);
         let topics = Arc::clone(&self.topics);
         let lanes = || {
             shards.iter().flat_map(|shard| {
@@ -103,6 +114,11 @@ impl Look {
         let (Ok(ends), Ok(stable)) = (ends, stable) else {
             return Vec::new();
         };
+        for ((topic, shard), end) in &ends {
+            if let Some(source) = topics.source(topic) {
+                self.ends.insert((source, *shard), *end);
+            }
+        }
         self.look_at_strays(shards, all, &stable);
         let looked = Instant::now();
         let mut held = HashMap::new();
@@ -221,7 +237,7 @@ impl Look {
     }
 
     /// Looks whether the topics may be read.
-    fn may_read(&self, client: &BaseConsumer<Quiet>) {
+    fn may_read(&self, client: &BaseConsumer<Quiet>, readability: &Readability) {
         let read = self.topics.read().map(|(_, topic)| topic);
         let names: Vec<&str> = read
             .chain([&self.topics.order])
@@ -230,15 +246,20 @@ impl Look {
         let Ok(permitted) = permitted(client.client(), &names, ASK) else {
             return;
         };
-        let denied = permitted
+        let denied: Vec<Permitted> = permitted
             .into_iter()
             .filter(|topic| match &topic.operations {
                 Ok(Some(operations)) => !operations.contains(&Operation::Read),
                 Ok(None) => false,
                 Err(code) => *code == RDKafkaErrorCode::TopicAuthorizationFailed,
-            });
+            })
+            .collect();
+        let is_denied = |topic: &Arc<str>| denied.iter().any(|denied| denied.topic == **topic);
+        let sources = self.topics.read().filter(|(_, topic)| is_denied(topic));
+        readability.only(Why::Denied, sources);
         let bootstrap = self.config.get("bootstrap.servers").unwrap_or_default();
         let denied: Vec<Trouble> = denied
+            .into_iter()
             .map(|denied| Trouble {
                 kind: Kind::TopicUnreadable,
                 says: format!(

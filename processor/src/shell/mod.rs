@@ -10,6 +10,8 @@ pub mod ledger;
 mod look;
 mod machine;
 mod order;
+mod presence;
+pub(crate) mod readable;
 pub mod restore;
 pub mod search;
 pub(crate) mod watch;

@@ -24,7 +24,7 @@ use retide_core::completions::Completions;
 use retide_core::order::Shard;
 use retide_core::saved::Saved;
 use retide_core::{Alert, LaneId, Timestamp};
-use retide_native::topics::{TopicId, describe};
+use retide_native::topics::{Topic, describe};
 
 use crate::cluster;
 use crate::event::CommitUnreadable;
@@ -33,6 +33,7 @@ use crate::offsets::{self, Edge, Offsets};
 use crate::shell::binding::Bindings;
 use crate::shell::feed::{Assignment, Reading};
 use crate::shell::order;
+use crate::shell::presence::Seen;
 use crate::threads::Threads;
 use crate::topics::Topics;
 use crate::trouble::{Effect, Kind, Trouble};
@@ -119,15 +120,8 @@ pub enum Gone {
     Anew,
 }
 
-/// A topic as the cluster has it.
-struct Described {
-    /// The topic.
-    topic: Arc<str>,
-    /// How many partitions it has.
-    partitions: usize,
-    /// Its id, where the cluster has such.
-    id: Option<TopicId>,
-}
+/// The topics of which a shard has a partition each, as the cluster has them.
+pub(crate) type Described = Vec<(Arc<str>, Seen)>;
 
 /// A lane as the group and the log have it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,7 +156,7 @@ impl Asking<'_> {
         if wanted.is_empty() {
             return known;
         }
-        self.keep_whole(&mut wanted, &mut known.pending);
+        let missing = self.keep_whole(&mut wanted, &mut known.pending);
         let committed = self.committed(&mut wanted, deadline, &mut known.pending);
         let bindings = match Bindings::ask(self.probe.client().client(), self.topics, ASK) {
             Ok(bindings) => bindings,
@@ -177,7 +171,7 @@ impl Asking<'_> {
         let edges = self.edges(&wanted, deadline);
         let mut found = Vec::new();
         for shard in wanted.clone() {
-            match self.found(shard, &committed, &edges) {
+            match self.found(shard, &missing, &committed, &edges) {
                 Ok(lanes) => found.extend(lanes),
                 Err(pending) => {
                     wanted.remove(&shard);
@@ -212,68 +206,89 @@ impl Asking<'_> {
         known
     }
 
-    /// How many shards there are, as many as partitions that all topics have; and the ids of the topics.
-    pub(crate) fn count(self) -> Option<(NonZeroU32, BTreeMap<Arc<str>, TopicId>)> {
-        let described = self.described().ok()?;
-        let least = described.iter().map(|topic| topic.partitions).min()?;
-        let count = NonZeroU32::new(u32::try_from(least).ok()?)?;
-        let ids = described.into_iter();
-        Some((
-            count,
-            ids.filter_map(|of| Some((of.topic, of.id?))).collect(),
-        ))
+    /// How many shards there are: as many as partitions that all topics have which exist.
+    pub(crate) fn count(self, described: &Described) -> Option<NonZeroU32> {
+        let counts = described
+            .iter()
+            .filter_map(|(topic, seen)| self.partitions(topic, *seen));
+        NonZeroU32::new(u32::try_from(counts.min()?).ok()?)
     }
 
-    /// How many partitions each topic has of which a shard has one, and what its id is.
-    fn described(self) -> Result<Vec<Described>, KafkaError> {
+    /// How many partitions a topic has, if that says how many shards there are.
+    ///
+    /// One that may not be described is not known to be narrow. One that does not exist stops what needs it, which others find out and
+    /// tell; but without the retry topic there is no shard, and nobody knows the order of keys without theirs.
+    fn partitions(self, topic: &Arc<str>, seen: Seen) -> Option<usize> {
+        match seen {
+            Seen::There { partitions, .. } => Some(partitions),
+            Seen::Hidden => None,
+            Seen::Missing => {
+                let is_needed = [&self.topics.tasks, &self.topics.order].contains(&topic);
+                is_needed.then_some(0)
+            }
+        }
+    }
+
+    /// What the cluster says of each topic of which a shard has a partition.
+    pub(crate) fn described(self) -> Result<Described, KafkaError> {
         let topics = self.topics;
         let all = [&topics.tasks].into_iter().chain(&topics.tiers);
         let all: Vec<&Arc<str>> = all.chain(topics.written()).collect();
         let names: Vec<&str> = all.iter().map(|name| &***name).collect();
         let answer = describe(self.probe.client().client(), &names, ASK)?;
-        let (mut found, mut is_hidden) = (BTreeMap::new(), false);
+        // What is refused does not say of which topic.
+        let (mut found, mut other) = (BTreeMap::new(), Seen::Missing);
         for topic in answer {
             match topic {
-                Ok(topic) => {
-                    found.insert(topic.name, (topic.partitions, topic.id));
+                Ok(Topic {
+                    name,
+                    id,
+                    partitions,
+                }) => {
+                    found.insert(name, Seen::There { partitions, id });
                 }
                 Err(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
                 }
-                Err(_) => is_hidden = true,
+                Err(_) => other = Seen::Hidden,
             }
         }
-        // One that does not exist has none, and one that may not be described is not known to be narrow.
-        let other = if is_hidden { usize::MAX } else { 0 };
         let of = |topic: &Arc<str>| {
-            let (partitions, id) = found.get(&**topic).copied().unwrap_or((other, None));
-            Described {
-                topic: Arc::clone(topic),
-                partitions,
-                id,
-            }
+            let seen = found.get(&**topic).copied().unwrap_or(other);
+            (Arc::clone(topic), seen)
         };
         Ok(all.into_iter().map(of).collect())
     }
 
-    /// Takes out the shards that not all topics have.
-    fn keep_whole(self, wanted: &mut BTreeSet<i32>, pending: &mut BTreeMap<i32, Pending>) {
-        let counts = match self.described() {
-            Ok(counts) => counts,
+    /// Takes out the shards that not all topics have. Gives the topics that do not exist.
+    fn keep_whole(
+        self,
+        wanted: &mut BTreeSet<i32>,
+        pending: &mut BTreeMap<i32, Pending>,
+    ) -> BTreeSet<Arc<str>> {
+        let described = match self.described() {
+            Ok(described) => described,
             Err(error) => {
                 for shard in mem::take(wanted) {
                     pending.insert(shard, Pending::Topics(error.clone()));
                 }
-                return;
+                return BTreeSet::new();
             }
         };
         wanted.retain(|shard| {
             let at = usize::try_from(*shard).unwrap_or(usize::MAX);
-            let is_narrow = counts.iter().any(|topic| topic.partitions <= at);
+            let mut counts = described
+                .iter()
+                .filter_map(|(topic, seen)| self.partitions(topic, *seen));
+            let is_narrow = counts.any(|partitions| partitions <= at);
             if is_narrow {
                 pending.insert(*shard, Pending::Narrow);
             }
             !is_narrow
         });
+        let missing = described
+            .into_iter()
+            .filter(|(_, seen)| *seen == Seen::Missing);
+        missing.map(|(topic, _)| topic).collect()
     }
 
     /// What the group has committed for the shards; those of which it is not known are taken out.
@@ -353,18 +368,30 @@ impl Asking<'_> {
     fn found(
         self,
         shard: i32,
+        missing: &BTreeSet<Arc<str>>,
         committed: &Committed,
         (first, end): &(Offsets, Offsets),
     ) -> Result<Vec<Found>, Pending> {
         let mut lanes = Vec::new();
         for (source, topic) in self.topics.of_shard(shard) {
             let at = (topic.to_string(), shard);
+            let lane = LaneId { shard, source };
+            if missing.contains(topic) {
+                // Nothing is there. When it is made, the shard begins anew.
+                lanes.push(Found {
+                    lane,
+                    committed: None,
+                    first: 0,
+                    end: 0,
+                });
+                continue;
+            }
             let (Some(first), Some(end)) = (first.get(&at), end.get(&at)) else {
                 let topic = Arc::clone(topic);
                 return Err(Pending::Edges { topic });
             };
             lanes.push(Found {
-                lane: LaneId { shard, source },
+                lane,
                 committed: committed.get(&at).cloned().flatten(),
                 first: *first,
                 end: *end,
@@ -396,7 +423,7 @@ impl Asking<'_> {
         let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
         let is_renewed = renewed.remove(&(Arc::clone(topic), lane.shard));
         drop(renewed);
-        if next > *end || (is_renewed && next > *first) {
+        if next > *end || is_renewed {
             let assignment = Assignment {
                 lane: *lane,
                 start: *first,
@@ -404,7 +431,9 @@ impl Asking<'_> {
                 saved: Saved::default(),
                 binding,
             };
-            return (assignment, Some(gap(*first, Gone::Anew)));
+            // What is gone of one that was made anew under this worker is told by the drive, which knows what was done.
+            let gap = (!is_renewed).then(|| gap(*first, Gone::Anew));
+            return (assignment, gap);
         }
         let (known, saved) =
             Completions::decode_with(text, binding, next).unwrap_or_else(|error| {

@@ -15,9 +15,12 @@ use tracing::debug;
 
 use retide_native::admin::{self, Operation, Permitted};
 
+use crate::client::is_missing;
 use crate::cluster::Drift;
-use crate::shell::ledger::{Deliveries, Flushed, OutRecord, flush, is_refusal, settle_deliveries};
-use crate::shell::writable::{By, Cause, Writability, is_missing};
+use crate::shell::ledger::{
+    Deliveries, Failed, Flushed, OutRecord, flush, is_refusal, settle_deliveries,
+};
+use crate::shell::writable::{By, Cause, Writability};
 use crate::threads::Ended;
 use crate::topics::Topics;
 
@@ -191,7 +194,7 @@ impl Watch {
         producer.poll(Duration::ZERO);
         drop(producer.context().take());
         let sent = sent.map_err(|(error, _)| error.rdkafka_error_code());
-        let refused = failed.first().map(|(_, error)| error.rdkafka_error_code());
+        let refused = failed.first().map(Failed::code);
         let code = sent
             .err()
             .or(refused)

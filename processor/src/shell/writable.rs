@@ -17,6 +17,7 @@ use rdkafka::error::RDKafkaErrorCode;
 
 use retide_core::{Sink, Sinks};
 
+use crate::client::is_missing;
 use crate::cluster::Tools;
 use crate::shell::ledger::OutRecord;
 use crate::topics::Topics;
@@ -404,16 +405,6 @@ impl Writability {
 
 /// The brokers' default limit of a batch, in bytes.
 const DEFAULT_LIMIT: &str = "1048588";
-
-/// Whether an error says that a topic does not exist.
-pub(crate) fn is_missing(code: RDKafkaErrorCode) -> bool {
-    matches!(
-        code,
-        RDKafkaErrorCode::UnknownTopic
-            | RDKafkaErrorCode::UnknownTopicOrPartition
-            | RDKafkaErrorCode::UnknownPartition
-    )
-}
 
 // === impl Cause ===
 

@@ -201,6 +201,7 @@ fn batches_in_order<L: Guarantee>() {
         bench.ledger.submit(Batch {
             settled: vec![settled(0, vec![record])],
             progress: vec![bench.progress(0, number, &format!("m{number}"))],
+            has_more: false,
             returns: 0,
         });
     }
@@ -242,11 +243,13 @@ fn nothing_for_others<L: Guarantee>() {
             settled(1, vec![bench.record(1, "theirs")]),
         ],
         progress: vec![bench.progress(0, 5, ""), bench.progress(1, 5, "")],
+        has_more: false,
         returns: 0,
     };
     let theirs = Batch {
         settled: vec![settled(1, vec![bench.record(1, "theirs")])],
         progress: vec![bench.progress(1, 6, "")],
+        has_more: false,
         returns: 0,
     };
     bench.ledger.submit(both);
@@ -284,6 +287,7 @@ fn a_refusal<L: Guarantee>() {
     bench.ledger.submit(Batch {
         settled: vec![refused, other],
         progress: vec![bench.progress(0, 1, ""), bench.progress(2, 1, "")],
+        has_more: false,
         returns: 0,
     });
     let receipt = bench.receipt();
@@ -324,6 +328,7 @@ fn replaced_member<L: Guarantee>(mut bench: Bench<L>) -> Vec<String> {
     bench.ledger.submit(Batch {
         settled: vec![settled(0, vec![bench.record(0, "stale")])],
         progress: vec![bench.progress(0, 9, "")],
+        has_more: false,
         returns: 0,
     });
     let start = Instant::now();
@@ -358,11 +363,13 @@ fn a_batch_behind_a_dropped_one_does_not_commit_for_its_shard() {
     bench.ledger.submit(Batch {
         settled: vec![settled(0, vec![stuck])],
         progress: vec![bench.progress(0, 5, "")],
+        has_more: false,
         returns: 0,
     });
     bench.ledger.submit(Batch {
         settled: vec![settled(0, vec![bench.record(0, "second")])],
         progress: vec![bench.progress(0, 9, "")],
+        has_more: false,
         returns: 0,
     });
     // Until the second batch is produced and waits for its turn.
@@ -393,11 +400,13 @@ fn nothing_from_before<L: Guarantee>() {
     bench.ledger.submit(Batch {
         settled: vec![settled(0, vec![stuck])],
         progress: vec![bench.progress(0, 5, "")],
+        has_more: false,
         returns: 0,
     });
     bench.ledger.submit(Batch {
         settled: vec![settled(0, vec![bench.record(0, "second")])],
         progress: vec![bench.progress(0, 9, "")],
+        has_more: false,
         returns: 0,
     });
     bench.ownership.give_up(0);
@@ -405,6 +414,7 @@ fn nothing_from_before<L: Guarantee>() {
     bench.ledger.submit(Batch {
         settled: vec![settled(0, vec![bench.record(0, "new")])],
         progress: vec![bench.progress(0, 2, "")],
+        has_more: false,
         returns: 0,
     });
     let receipts = [bench.receipt(), bench.receipt(), bench.receipt()];
@@ -444,6 +454,7 @@ fn commit_in_rebalance<L: Guarantee>() {
             Reading::Assigned(..)
             | Reading::Gaps(_)
             | Reading::Shards(_)
+            | Reading::Deleted(_)
             | Reading::Alerts(_)
             | Reading::Searched(_) => {}
             Reading::Failed(error) => panic!("{error}"),
@@ -461,6 +472,7 @@ fn commit_in_rebalance<L: Guarantee>() {
     bench.ledger.submit(Batch {
         settled: vec![settled(moved, records)],
         progress: vec![bench.progress(moved, 3, "")],
+        has_more: false,
         returns: 0,
     });
     let receipt = bench.ledger.receipts().recv_timeout(PATIENCE).unwrap();
@@ -497,11 +509,13 @@ fn offsets_do_not_move_past_a_batch_that_is_not_written() {
     bench.ledger.submit(Batch {
         settled: vec![settled(0, vec![bench.record(0, "beside"), stuck])],
         progress: vec![bench.progress(0, 5, "")],
+        has_more: false,
         returns: 0,
     });
     bench.ledger.submit(Batch {
         settled: vec![settled(0, vec![bench.record(0, "second")])],
         progress: vec![bench.progress(0, 9, "")],
+        has_more: false,
         returns: 0,
     });
     let waits = bench.still_waits();
@@ -536,6 +550,7 @@ fn a_shard_given_up_while_its_batch_is_written_is_not_committed() {
             settled(1, vec![bench.record(1, "theirs")]),
         ],
         progress: vec![bench.progress(0, 5, ""), bench.progress(1, 5, "")],
+        has_more: false,
         returns: 0,
     });
     bench.wait_for_values(1, &["theirs"]);

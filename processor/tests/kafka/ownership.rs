@@ -227,6 +227,7 @@ fn a_shard_is_kept_and_others_are_read_until_it_is_let_go_of() {
             Reading::Assigned(..)
             | Reading::Gaps(_)
             | Reading::Shards(_)
+            | Reading::Deleted(_)
             | Reading::Alerts(_)
             | Reading::Searched(_) => {}
             Reading::Failed(error) => panic!("{error}"),

@@ -229,7 +229,11 @@ impl Worker {
                 self.feed.request(Request::Leave { shards });
                 done.send(()).unwrap();
             }
-            Reading::Gaps(_) | Reading::Shards(_) | Reading::Alerts(_) | Reading::Searched(_) => {}
+            Reading::Gaps(_)
+            | Reading::Shards(_)
+            | Reading::Deleted(_)
+            | Reading::Alerts(_)
+            | Reading::Searched(_) => {}
             Reading::Failed(error) => panic!("{error}"),
         }
     }

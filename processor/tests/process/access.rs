@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -452,6 +453,47 @@ fn init_prints_what_exists_and_says_where_it_is_not_as_configured() {
     }
 }
 
+/// A target that takes one request at a time and answers when it is let.
+struct Door {
+    /// Where it listens.
+    address: String,
+    /// Says that a request has come.
+    called: mpsc::Receiver<()>,
+    /// Lets one be answered.
+    open: mpsc::Sender<()>,
+}
+
+impl Door {
+    fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (calls, called) = mpsc::channel();
+        let (open, opened) = mpsc::channel();
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let mut reader = BufReader::new(&stream);
+                let mut line = String::new();
+                while line != "\r\n" {
+                    line.clear();
+                    if reader.read_line(&mut line).unwrap_or_default() == 0 {
+                        break;
+                    }
+                }
+                if line.is_empty() || calls.send(()).is_err() || opened.recv().is_err() {
+                    continue;
+                }
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                let _ = (&stream).write_all(answer);
+            }
+        });
+        Self {
+            address,
+            called,
+            open,
+        }
+    }
+}
+
 #[test]
 fn a_tier_that_may_not_be_read_any_more_stands_still_alone() {
     let Some(broker) = secured() else { return };
@@ -464,13 +506,27 @@ fn a_tier_that_may_not_be_read_any_more_stands_still_alone() {
     let address = address.unwrap().to_string();
     let config = fs::read_to_string(rig.file("run.toml")).unwrap();
     let flaky = FLAKY.replace("TARGET", &rig.target.address.to_string());
-    let config = format!("{config}[admin]\nlisten = '{address}'\n{flaky}");
+    let door = Door::new();
+    let held = &door.address;
+    let held = format!(
+        "[scenes.held]\ntarget = {{ http = {{ url = 'http://{held}/', timeout = '1m' }} }}\n"
+    );
+    let config = format!("{config}[admin]\nlisten = '{address}'\n{flaky}{held}");
     fs::write(rig.file("run.toml"), config).unwrap();
     until_ok(|| run_as(&rig, "run", &["doctor", "--no-targets"]));
     let mut retide = rig.launch(&["run", "--config", "run.toml"]);
     retide.wait_for("shards assigned");
+    let producer = rig.producer();
+    let parked = [
+        ("retry-scene", "held"),
+        ("retry-id", "held"),
+        ("retry-delay-ms", "6000"),
+    ];
+    rig.send(&producer, &parked, b"");
     rig.produce(0, [1; 4].into_iter());
     rig.ends(4);
+    // A call for a task from the tier is in flight as that may be read no longer.
+    door.called.recv_timeout(PATIENCE).unwrap();
 
     let tier = rig.topic("delay.5s");
     let deny = |operation: &str, topic: &str| {
@@ -499,6 +555,7 @@ fn a_tier_that_may_not_be_read_any_more_stands_still_alone() {
     };
     let unreadable = format!(r#""kind":"topic-unreadable","subject":"{tier}""#);
     let body = until(&unreadable, 503);
+    door.open.send(()).unwrap();
     assert!(
         body.contains("kafka-acls.sh")
             && body.contains(&format!("--operation Read --topic {tier}")),
@@ -507,7 +564,6 @@ fn a_tier_that_may_not_be_read_any_more_stands_still_alone() {
     let (_, metrics) = get(&address, "/metrics").unwrap();
     let series = format!("retide_trouble{{kind=\"topic-unreadable\",subject=\"{tier}\"}} 1");
     assert!(metrics.contains(&series), "{metrics}");
-    let producer = rig.producer();
     let late = [
         ("retry-scene", "flaky"),
         ("retry-id", "late"),
@@ -517,7 +573,7 @@ fn a_tier_that_may_not_be_read_any_more_stands_still_alone() {
     producer.flush(PATIENCE).unwrap();
     rig.produce(4, [1; 4].into_iter());
     let ends = rig.ends(8);
-    assert!(!ends.contains_key("late"));
+    assert!(!ends.contains_key("late") && !ends.contains_key("held"));
     assert!(retide.child.try_wait().unwrap().is_none(), "it has ended");
     let alerts = rig.read("alerts").into_iter();
     let mut alerts = alerts.filter_map(|alert| String::from_utf8(alert.value?).ok());
@@ -525,7 +581,10 @@ fn a_tier_that_may_not_be_read_any_more_stands_still_alone() {
 
     broker.undo(&unread);
     until("", 200);
-    assert!(rig.ends(9).contains_key("late"));
+    let ends = rig.ends(10);
+    assert!(ends.contains_key("late"));
+    assert_eq!(ends["held"], ["delivered"]);
+    assert!(door.called.try_recv().is_err(), "called again");
     let (_, body) = get(&address, "/readyz").unwrap();
     assert!(!body.contains("unsafe-"), "{body}");
     broker.undo(&unseen);

@@ -39,7 +39,12 @@ fn admin(rig: &Rig) -> AdminClient<DefaultClientContext> {
 
 /// A rig whose processes answer on an address of their own.
 fn rig(scenes: &str) -> (Rig, String) {
-    let rig = Rig::new(Duration::ZERO, scenes);
+    rig_with(Duration::ZERO, scenes)
+}
+
+/// The same, with a target that takes `takes` for each answer.
+fn rig_with(takes: Duration, scenes: &str) -> (Rig, String) {
+    let rig = Rig::new(takes, scenes);
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     rig.configure(&format!(
@@ -280,14 +285,16 @@ fn records_deleted_while_they_are_read_do_not_end_the_process() {
     let _ = address;
 }
 
-/// Deletes a topic and has it made anew.
-fn make_anew(rig: &Rig, topic: &str) {
-    let topic = rig.topic(topic);
+/// Deletes a topic.
+fn delete_topic(rig: &Rig, topic: &str) {
     let admin = admin(rig);
-    let deleted = admin.delete_topics(&[&topic], &AdminOptions::new());
+    let deleted = admin.delete_topics(&[topic], &AdminOptions::new());
     let deleted = Runtime::new().unwrap().block_on(deleted).unwrap();
     assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
-    // The broker takes a moment to forget it.
+}
+
+/// Has the topics made that do not exist; the broker takes a moment to forget one that was deleted.
+fn init(rig: &Rig) {
     let start = Instant::now();
     loop {
         let init = rig.retide(&["init"]);
@@ -297,6 +304,12 @@ fn make_anew(rig: &Rig, topic: &str) {
         }
         assert!(start.elapsed() < PATIENCE, "{said}");
     }
+}
+
+/// Deletes a topic and has it made anew.
+fn make_anew(rig: &Rig, topic: &str) {
+    delete_topic(rig, &rig.topic(topic));
+    init(rig);
 }
 
 /// Configures processes that hear within seconds of topics that are changed.
@@ -343,6 +356,69 @@ fn a_topic_that_is_made_anew_is_told_and_work_goes_on() {
     works(&rig, &mut second, &[0, 1, 2, 3], 3, 16);
     second.terminate();
     assert_eq!(second.wait(), Some(0));
+}
+
+#[test]
+fn a_tier_that_is_deleted_under_a_process_stops_nothing_else() {
+    let (rig, address) = rig_with(Duration::from_secs(2), SLOW);
+    let mut retide = rig.run();
+    let producer = rig.producer();
+    for partition in 0..3 {
+        send(
+            &rig,
+            &producer,
+            partition,
+            &format!("called-{partition}"),
+            "1",
+        );
+    }
+    for partition in 0..4 {
+        let id = format!("parked-{partition}");
+        let headers = [
+            ("retry-scene", "flaky"),
+            ("retry-id", &*id),
+            ("retry-delay-ms", "90000"),
+        ];
+        rig.send_to(partition, &producer, &headers, b"0");
+    }
+    producer.flush(PATIENCE).unwrap();
+    wait_for_records(&rig, "delay.1m", 4);
+    let start = Instant::now();
+    while rig.target.requests().len() < 6 {
+        assert!(start.elapsed() < PATIENCE, "not called twice");
+        thread::sleep(Duration::from_millis(20));
+    }
+
+    // Calls for tasks from the one are in flight, and the other one has tasks that nobody has read.
+    delete_topic(&rig, &rig.topic("delay.5s"));
+    delete_topic(&rig, &rig.topic("delay.1m"));
+    works(&rig, &mut retide, &[0, 1, 2, 3], 0, 7);
+    let gone = rig.topic("delay.1m");
+    let told = format!(r#""kind":"records-gone","subject":"{gone}""#);
+    wait_for(&address, "/readyz", &told);
+    let start = Instant::now();
+    let is_told = |text: &String| text.contains("topic-deleted") && text.contains(&gone);
+    let alerts = || {
+        let alerts = rig.read("alerts").into_iter();
+        alerts.filter_map(|alert| String::from_utf8(alert.value?).ok())
+    };
+    while !alerts().any(|text| is_told(&text)) {
+        assert!(start.elapsed() < PATIENCE, "{}", retide.log());
+    }
+    let metrics = get(&address, "/metrics");
+    let lost = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("retide_records_gone_total "));
+    let lost: u64 = lost.unwrap().parse().unwrap();
+    assert!(lost >= 4, "{lost}");
+
+    // When they are there again, all goes on as before.
+    init(&rig);
+    send(&rig, &producer, 0, "again", "1");
+    let ends = rig.ends(8);
+    assert!(ends.values().all(|ends| *ends == ["delivered"]), "{ends:?}");
+    retide.terminate();
+    assert_eq!(retide.wait(), Some(0));
 }
 
 #[test]

@@ -325,7 +325,7 @@ impl Engine {
             self.forward(now, item, actions);
             return Admission::Gone;
         }
-        if !self.can_be_written(&scene) {
+        if !self.can_be_written(&scene, item.lane.source) {
             return Admission::held(now, item, Hold::Room, now.steady + ASK_WRITABLE);
         }
         match target {

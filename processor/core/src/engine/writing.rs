@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::{Action, Closing, Engine, Now, Settlement};
 use crate::consequence::{self, End as Ending};
 use crate::entry::{Ended, Entry, Omitted, Transition};
-use crate::lane::LaneId;
+use crate::lane::{LaneId, Source};
 use crate::order::{End, Fingerprint};
 use crate::outcome::{Reason, Terminal};
 #[cfg(feature = "planted")]
@@ -78,9 +78,11 @@ pub enum Fate {
 pub(super) struct Writing {
     /// What can be written.
     writable: Writable,
+    /// The sources of which no offset can be committed.
+    unreadable: BTreeSet<Source>,
     /// Settlements to be written again, as soon as there is room.
     again: VecDeque<Unwritten>,
-    /// Settlements that wait for a topic.
+    /// Settlements that wait for a topic: one that takes no records, or the one their task was read from.
     held: VecDeque<Unwritten>,
     /// How many of those each scene has.
     scenes: BTreeMap<Arc<str>, usize>,
@@ -228,6 +230,15 @@ impl Writing {
         self.held.push_back(unwritten);
     }
 
+    /// Lets everything be written again that can be now.
+    fn try_all_again(&mut self) {
+        // What was held first goes first.
+        self.held.append(&mut self.again);
+        std::mem::swap(&mut self.held, &mut self.again);
+        self.scenes.clear();
+        self.keys.clear();
+    }
+
     /// Drops what belongs to a shard.
     fn forget(&mut self, shard: i32) {
         self.again
@@ -275,17 +286,23 @@ impl Engine {
     pub(super) fn follow_writable(&mut self, now: Now, writable: Writable) {
         let before = std::mem::replace(&mut self.writing.writable, writable);
         if before.closed != writable.closed {
-            // What was held first goes first.
-            self.writing.held.append(&mut self.writing.again);
-            std::mem::swap(&mut self.writing.held, &mut self.writing.again);
-            self.writing.scenes.clear();
-            self.writing.keys.clear();
+            self.writing.try_all_again();
         }
         self.ask_all_at(now.wall);
     }
 
-    /// Whether what follows from a call of `scene` could be written.
-    pub(super) fn can_be_written(&self, scene: &Scene) -> bool {
+    /// Of other sources no offset can be committed.
+    pub(super) fn follow_unreadable(&mut self, now: Now, sources: BTreeSet<Source>) {
+        self.writing.unreadable = sources;
+        self.writing.try_all_again();
+        self.ask_all_at(now.wall);
+    }
+
+    /// Whether what follows from a call of `scene`, for a task that was read from `source`, could be written.
+    pub(super) fn can_be_written(&self, scene: &Scene, source: Source) -> bool {
+        if self.writing.unreadable.contains(&source) {
+            return false;
+        }
         let Writable { closed, stuck, .. } = self.writing.writable;
         if !stuck && closed.is_empty() {
             return true;
@@ -430,11 +447,16 @@ impl Engine {
     ) -> Option<Settlement> {
         let Writing {
             writable,
+            unreadable,
             again,
             held,
             ..
         } = &self.writing;
-        if writable.closed.is_empty() && again.is_empty() && held.is_empty() {
+        if writable.closed.is_empty()
+            && unreadable.is_empty()
+            && again.is_empty()
+            && held.is_empty()
+        {
             return Some(settlement);
         }
         let key = self.key_of(&settlement);
@@ -479,6 +501,9 @@ impl Engine {
 
     /// Whether a settlement has to wait for a topic.
     fn must_wait(&self, settlement: &Settlement, key: Option<Fingerprint>) -> bool {
+        if self.writing.unreadable.contains(&settlement.lane.source) {
+            return true;
+        }
         let closed = self.writing.writable.closed;
         let forms = [&settlement.entries, &settlement.otherwise];
         forms

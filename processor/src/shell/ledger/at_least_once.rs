@@ -174,6 +174,7 @@ impl Writer {
     fn write(&mut self, mut submitted: Submitted) -> Receipt {
         if submitted.batch.returns != self.returns
             || submitted.needs_closed(self.encoder.writability())
+            || submitted.is_unreadable(self.group.context().readability())
         {
             return self.hand_back(returned(submitted.batch));
         }
@@ -345,7 +346,8 @@ impl Writer {
             warn!(%error, "records not acknowledged yet");
         }
         let (failed, _) = producer.context().take();
-        Ok(failed.into_iter().collect())
+        let failed = failed.into_iter();
+        Ok(failed.map(|failed| (failed.number, failed.error)).collect())
     }
 
     /// Commits the offsets of a batch that is written, as far as they are still ours to commit.
@@ -356,6 +358,14 @@ impl Writer {
             if submitted.batch.is_empty() {
                 return Receipt::Dropped;
             }
+            // What is written is written: only its offsets are left.
+            let unreadable = self.group.context().readability().unreadable();
+            let mut progress = mem::take(&mut submitted.batch.progress);
+            progress.retain(|of| !unreadable.has_topic(&of.topic));
+            if progress.is_empty() {
+                return committed(submitted);
+            }
+            submitted.batch.progress = progress;
             let offsets = submitted
                 .batch
                 .offsets()
@@ -366,7 +376,10 @@ impl Writer {
                     return committed(submitted);
                 }
                 // In a rebalance too: it ends with the shards given up, or with a membership in which the commit is accepted.
-                Err(error) => warn!(%error, "offsets not committed, trying again"),
+                Err(error) => {
+                    self.group.context().refused(&error);
+                    warn!(%error, "offsets not committed, trying again");
+                }
             }
             thread::sleep(AGAIN);
         }

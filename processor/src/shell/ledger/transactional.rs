@@ -23,8 +23,8 @@ use crate::event::{BatchAborted, BatchSlow, ProducerDistrusted, ProducerReplaced
 use crate::shell::encode::{Encoder, Parts, Scratch};
 use crate::shell::feed;
 use crate::shell::ledger::{
-    AGAIN, Batch, CALL, Deliveries, Flushed, Ledger, Ownership, Pieces, Receipt, RecordKind,
-    ReturnedBatch, Share, Submitted, Undelivered, Verdict, committed, flush, produce,
+    AGAIN, Batch, CALL, Deliveries, Failed, Flushed, Ledger, Ownership, Pieces, Receipt,
+    RecordKind, ReturnedBatch, Share, Submitted, Undelivered, Verdict, committed, flush, produce,
     producer_config, refuses, returned, settle_deliveries, to_produce,
 };
 use crate::threads::Ended;
@@ -331,7 +331,9 @@ impl Writer {
             if submitted.batch.is_empty() {
                 return Receipt::Dropped;
             }
-            if submitted.needs_closed(self.encoder.writability()) {
+            if submitted.needs_closed(self.encoder.writability())
+                || submitted.is_unreadable(self.group.context().readability())
+            {
                 return Receipt::Returned(Box::new(submitted.returned()));
             }
             self.refuse_at_once(&mut submitted);
@@ -357,6 +359,7 @@ impl Writer {
                     let context = self.group.context();
                     let (worker, error) = (context.worker(), &error);
                     BatchAborted { worker, error }.emit(context.metrics());
+                    context.refused(error);
                     self.abort();
                     thread::sleep(AGAIN);
                 }
@@ -547,7 +550,7 @@ impl Writer {
     }
 
     /// Aborts the open transaction; gives the producer up if that fails. Says which records were not delivered.
-    fn abort(&mut self) -> Vec<(usize, KafkaError)> {
+    fn abort(&mut self) -> Vec<Failed> {
         let Some(producer) = &self.producer else {
             return Vec::new();
         };
@@ -613,6 +616,9 @@ impl Writer {
 
     /// Whether the group's offsets are those of `batch`.
     fn committed(&self, batch: &Batch) -> Result<bool, KafkaError> {
+        if batch.has_more {
+            return Ok(false);
+        }
         let committed = self.group.committed_offsets(batch.offsets()?, CALL)?;
         for progress in &batch.progress {
             let Some(element) = committed.find_partition(&progress.topic, progress.shard) else {
