@@ -388,11 +388,8 @@ impl Pool {
         self.dial_enough(&mut state);
     }
 
-    /// A connection is free: for who waits, else to be kept.
+    /// A connection is free, and new or good: for who waits, else to be kept.
     fn put(&self, state: &mut State, one: One) {
-        if !state.is_good(&one.life, Instant::now()) {
-            return;
-        }
         let mut grant = Grant::One(one);
         while let Some(waiting) = state.waiting.pop_front() {
             match waiting.send(Ok(grant)) {
@@ -656,18 +653,23 @@ impl OneLease {
             return;
         }
         if self.one.sender.is_ready() {
-            let Self { one, pool } = self;
-            let mut state = pool.lock();
-            pool.put(&mut state, one);
+            self.put();
             return;
         }
         tokio::spawn(async move {
             if let Ok(Ok(())) = timeout(READY, self.one.sender.ready()).await {
-                let Self { one, pool } = self;
-                let mut state = pool.lock();
-                pool.put(&mut state, one);
+                self.put();
             }
         });
+    }
+
+    /// It can take the next request.
+    fn put(self) {
+        let Self { one, pool } = self;
+        let mut state = pool.lock();
+        if state.is_good(&one.life, Instant::now()) {
+            pool.put(&mut state, one);
+        }
     }
 }
 

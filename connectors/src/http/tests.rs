@@ -2,6 +2,8 @@
 
 mod answer;
 mod config;
+mod kept;
+mod raw;
 mod request;
 mod transport;
 

@@ -107,7 +107,7 @@ async fn an_https_target_is_asked_in_http_2_if_it_is_trusted() {
 }
 
 /// The rules of a process that trusts this certificate alone, and the file that holds it.
-fn trusting(certificate: &CertificateDer<'_>) -> (Outbound, NamedTempFile) {
+pub(super) fn trusting(certificate: &CertificateDer<'_>) -> (Outbound, NamedTempFile) {
     let mut ca = NamedTempFile::new().expect("a file");
     ca.write_all(tls::tests::pem("CERTIFICATE", certificate).as_bytes())
         .expect("it is written");
