@@ -156,8 +156,10 @@ impl Target for Http {
         Attempt { outcome, left_out }
     }
 
-    fn renew(&self) {
-        self.client.renew();
+    fn renew(&self, authority: &str) {
+        if self.config.authority().as_deref() == Some(authority) {
+            self.client.renew();
+        }
     }
 }
 

@@ -58,8 +58,9 @@ pub trait Target: Send + Sync {
     /// Makes the attempt and says how it went.
     async fn attempt(&self, task: Arc<Task>) -> Attempt;
 
-    /// Makes further attempts over new connections, since what is behind the ones it keeps may be to blame for those that failed.
-    fn renew(&self) {}
+    /// Makes further attempts over new connections if it calls `authority`, such as `https://shop.example:443`: its breaker has opened,
+    /// and what is behind the connections that it keeps may be to blame.
+    fn renew(&self, _authority: &str) {}
 }
 
 /// What came of an attempt.

@@ -295,7 +295,7 @@ fn is_disagreement(error: &io::Error) -> bool {
 }
 
 /// Connects to the first of the addresses that answers.
-async fn connect(
+pub(super) async fn connect(
     addresses: &[IpAddr],
     port: u16,
     deadline: Instant,

@@ -1,8 +1,10 @@
 //! The rules of the HTTP target, against servers in the same process.
 
 mod answer;
+mod budget;
 mod config;
 mod kept;
+mod odd;
 mod raw;
 mod request;
 mod transport;

@@ -24,7 +24,7 @@ use retide_core::order::{self, Awaited, Change, Fingerprint};
 use retide_core::{
     Action, Alert, Commit, Engine, Entry, Failure, Fate, Input, Kind as TaskKind, LaneId, Now,
     Origin, Outcome, Overdue, Returned, Scene, Scenes, Settlement, Sink, Source, Task, Timestamp,
-    Wait, Writable, task,
+    Wait, Writable, breaker, task,
 };
 
 use crate::event::{
@@ -691,6 +691,14 @@ impl<L: Ledger> State<L> {
                 Action::Drained { shard: _ } => {}
                 Action::Switched { target, switch } => {
                     let target = &*target;
+                    if switch.to == breaker::State::Open {
+                        // Its probes find out whether others than those who failed are there by now.
+                        let Rules {
+                            targets, callbacks, ..
+                        } = &self.rules;
+                        let all = targets.values().chain(callbacks.values());
+                        all.for_each(|called| called.renew(target));
+                    }
                     BreakerSwitched { target, switch }.emit(&self.parts.metrics);
                 }
             }

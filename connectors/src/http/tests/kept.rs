@@ -181,10 +181,13 @@ async fn after_the_breaker_has_opened_connections_are_new() {
     let http = http(address, |_| {});
 
     attempts(&http, 2).await;
-    http.renew();
+    http.renew("http://elsewhere.example:80");
+    attempts(&http, 2).await;
+    let before = counts.connections();
+    http.renew(&format!("http://{address}"));
     attempts(&http, 2).await;
 
-    assert_eq!(counts.connections(), 2);
+    assert_eq!([before, counts.connections()], [1, 2]);
 }
 
 #[tokio::test]

@@ -258,8 +258,8 @@ async fn talk_two(
                 let payload = [last.to_be_bytes(), 0_u32.to_be_bytes()].concat();
                 write_frame(socket, go_away, 0, 0, &payload).await?;
                 // Who closes with bytes unread resets the connection.
-                let mut rest = [0; 4096];
-                while socket.read(&mut rest).await? > 0 {}
+                let mut unread = [0; 4096];
+                while socket.read(&mut unread).await? > 0 {}
                 return Ok(());
             }
             Stream::Close => return socket.shutdown().await,
