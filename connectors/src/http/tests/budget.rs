@@ -32,8 +32,8 @@ async fn hole(ip: [u8; 4], port: u16) -> Hole {
     }
     Hole {
         address,
-        listener: listener,
-        queued: queued,
+        listener,
+        queued,
     }
 }
 
@@ -58,7 +58,7 @@ async fn a_black_hole_is_a_connect_within_its_time() {
 async fn a_black_hole_at_the_first_address_costs_a_moment() {
     let hole = hole([127, 0, 0, 7], 0).await;
     let good = SocketAddr::new(IpAddr::from([127, 0, 0, 8]), hole.address.port());
-    let listener = TcpListener::bind(good).await.expect("the same port");
+    let _listener = TcpListener::bind(good).await.expect("the same port");
     let addresses = [hole.address.ip(), good.ip()];
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
 

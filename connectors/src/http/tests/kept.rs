@@ -10,7 +10,7 @@ use super::*;
 async fn attempts(http: &Http, count: usize) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     for _ in 0..count {
-        outcomes.push(http.attempt(Arc::new(fixture::task(&[]))).await);
+        outcomes.push(http.attempt(Arc::new(fixture::task(&[]))).await.outcome);
     }
     outcomes
 }
@@ -26,7 +26,7 @@ async fn attempts_at_once(http: Http, count: usize) -> Vec<Outcome> {
         .collect();
     let mut outcomes = Vec::new();
     for one in all {
-        outcomes.push(one.await.expect("no panic"));
+        outcomes.push(one.await.expect("no panic").outcome);
     }
     outcomes
 }
