@@ -37,6 +37,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(4);
 /// The longest pause.
 const LAST_PAUSE: Duration = Duration::from_millis(64);
 
+/// Part of the time of an attempt that must be left for a request to be sent again: one that is cut short may be processed, and is a timeout.
+const LAST_SHARE: u32 = 8;
+
 /// Sends requests to one target.
 pub(super) struct Client {
     pool: Pool,
@@ -119,6 +122,7 @@ impl Client {
     ) -> Result<Answer, NotAnswered> {
         let mut pause = Duration::ZERO;
         let mut failing = None;
+        let last = deadline - deadline.duration_since(Instant::now()) / LAST_SHARE;
         loop {
             let (way, message) = match self.send_once(&make, deadline).await {
                 Sent::Answered(answer) => return Ok(answer),
@@ -145,7 +149,7 @@ impl Client {
                 }
             };
             let next = Instant::now() + pause;
-            if next >= deadline {
+            if next >= last {
                 return Err(NotAnswered { way, message });
             }
             sleep_until(next).await;

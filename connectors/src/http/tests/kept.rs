@@ -326,14 +326,22 @@ async fn a_stream_turned_away_is_unsent_where_nothing_is_sent_twice() {
 async fn a_target_that_turns_all_away_is_a_connect_when_the_time_is_up() {
     let (address, certificate, counts) = serve_two(100, |_, _| Stream::Reset(7)).await;
     let http = secure(address, &certificate, |config| {
-        config.timeout = Duration::from_millis(1500);
+        config.timeout = Duration::from_secs(2);
     });
+    let mut ends = Vec::new();
 
-    let outcomes = attempts(&http, 1).await;
+    // A machine that stands still at the wrong moment makes a timeout of the last try.
+    while ends.len() < 5 && !ends.iter().any(|class| class == "connect") {
+        let outcome = attempts(&http, 1).await.remove(0);
+        let failure = outcome.failure().expect("it is turned away").clone();
+        ends.push(failure.class.to_string());
+        assert!(
+            &*failure.class == "timeout" || failure.message.contains("REFUSED_STREAM"),
+            "{failure}"
+        );
+    }
 
-    let failure = outcomes[0].failure().expect("it is turned away");
-    assert_eq!(&*failure.class, "connect", "{failure}");
-    assert!(failure.message.contains("REFUSED_STREAM"), "{failure}");
+    assert_eq!(ends.last().map(String::as_str), Some("connect"));
     assert_eq!(counts.requests(), 0);
 }
 
