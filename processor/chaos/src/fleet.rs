@@ -25,6 +25,8 @@ pub(crate) struct Fleet {
     watched: bool,
     /// The processes, by number.
     slots: Mutex<Vec<Slot>>,
+    /// Held while a process that has ended by itself is down, until it is started again.
+    restarting: tokio::sync::Mutex<()>,
 }
 
 /// The place of one process.
@@ -57,6 +59,7 @@ impl Fleet {
             faults,
             watched,
             slots: Mutex::default(),
+            restarting: tokio::sync::Mutex::default(),
         }
     }
 
@@ -161,6 +164,7 @@ impl Fleet {
 
     /// All processes that run are told to leave; waits for their ends.
     pub(crate) async fn leave_all(&self) {
+        let _restarting = self.restarting.lock().await;
         let count = self.slots().len();
         for number in 0..count {
             self.slots()[number].held = true;
@@ -188,10 +192,14 @@ impl Fleet {
     /// Takes hold of all processes that run and tells them to leave; gives their numbers.
     pub(crate) async fn stop_all(&self) -> Vec<usize> {
         let mut stopped = Vec::new();
-        for (number, slot) in self.slots().iter_mut().enumerate() {
-            if slot.child.is_some() {
-                slot.held = true;
-                stopped.push(number);
+        {
+            // One that is about to be started again would run beside what needs that none does.
+            let _restarting = self.restarting.lock().await;
+            for (number, slot) in self.slots().iter_mut().enumerate() {
+                if slot.child.is_some() {
+                    slot.held = true;
+                    stopped.push(number);
+                }
             }
         }
         for number in &stopped {
@@ -217,6 +225,7 @@ impl Fleet {
             tokio::time::sleep(Duration::from_millis(100)).await;
             let count = self.slots().len();
             for number in 0..count {
+                let _restarting = self.restarting.lock().await;
                 if self.slots()[number].held {
                     continue;
                 }
