@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use retide_core::{Header, Record};
@@ -22,6 +23,9 @@ pub const ENVELOPE_JSON: &str = "application/vnd.retide.task+json";
 
 /// The content type of a record whose value is a `RetryTask` in Avro, in either frame.
 pub const ENVELOPE_AVRO: &str = "application/vnd.retide.task+avro";
+
+/// The content type of a payload that is JSON.
+pub const JSON: &str = "application/json";
 
 /// The Avro schema of the envelope.
 pub const RETRY_TASK_SCHEMA: &str = include_str!("../schemas/RetryTask.avsc");
@@ -46,6 +50,8 @@ pub(crate) struct Envelope {
     pub(crate) payload: Option<Bytes>,
     /// The payload's media type.
     pub(crate) content_type: Option<String>,
+    /// Whether the payload was written as JSON, and not as text or bytes that may be anything.
+    pub(crate) wrote_json: bool,
     /// Headers that travel with the payload.
     pub(crate) headers: Vec<Header>,
     /// The key, if it is not that of the record.
@@ -97,6 +103,23 @@ pub(crate) fn open(record: &Record) -> Result<Option<Envelope>, Broken> {
 /// Whether a header is the content type; producers do not agree on its case.
 pub(crate) fn is_content_type(header: &Header) -> bool {
     is_named(header.name.as_bytes(), CONTENT_TYPE)
+}
+
+/// Says of a payload that is JSON that it is, if its producer has said nothing: a service asked with anything else answers 415.
+pub(crate) fn describe(envelope: &mut Envelope) {
+    if envelope.content_type.is_some() || envelope.headers.iter().any(is_content_type) {
+        return;
+    }
+    let payload = envelope.payload.as_deref();
+    if payload.is_some_and(|payload| envelope.wrote_json || is_json(payload)) {
+        envelope.content_type = Some(JSON.to_owned());
+    }
+}
+
+/// Whether a payload is a JSON object or array. Of what is one number or one word nobody can tell.
+pub fn is_json(payload: &[u8]) -> bool {
+    matches!(payload.trim_ascii_start().first(), Some(b'{' | b'['))
+        && serde_json::from_slice::<IgnoredAny>(payload).is_ok()
 }
 
 /// Recognises an envelope.
@@ -199,6 +222,10 @@ struct JsonHeader {
 /// Reads the JSON form.
 fn read_json(value: &[u8]) -> Result<Envelope, Broken> {
     let json: Json = serde_json::from_slice(value).map_err(|error| Broken(error.to_string()))?;
+    let wrote_json = json
+        .payload
+        .as_ref()
+        .is_some_and(|raw| !raw.get().starts_with('"'));
     let text = match json.payload {
         // A string is its text; any other JSON is the payload itself.
         Some(raw) if raw.get().starts_with('"') => {
@@ -219,6 +246,7 @@ fn read_json(value: &[u8]) -> Result<Envelope, Broken> {
         id: json.id,
         payload: either(text, json.payload_base64)?,
         content_type: json.content_type,
+        wrote_json,
         headers,
         key: either(json.key, json.key_base64)?,
         due_at: json.due_at,
@@ -253,6 +281,7 @@ fn read_avro(datum: Bytes) -> Result<Envelope, Broken> {
         id: cursor.optional(Cursor::string)?,
         payload: Some(cursor.bytes()?),
         content_type: cursor.optional(Cursor::string)?,
+        wrote_json: false,
         headers: cursor.headers()?,
         key: cursor.optional(Cursor::bytes)?,
         due_at: cursor.optional(Cursor::long)?,

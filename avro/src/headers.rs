@@ -388,13 +388,18 @@ fn order(record: &Record, entered: Timestamp) -> Result<Order, Refusal> {
     }
     let scene = word(record, SCENE, MAX_SCENE)?;
     let id = identifier(record)?;
-    let envelope = match scene {
+    let mut envelope = match scene {
         Some(_) => None,
         None => envelope::open(record).map_err(|Broken(why)| refuse(Reason::BadEnvelope, &why))?,
     };
     let kept = kept(record, envelope.as_ref());
     if kept > MAX_HEADERS {
         return Err(too_many(kept));
+    }
+    if kept < MAX_HEADERS
+        && let Some(envelope) = &mut envelope
+    {
+        envelope::describe(envelope);
     }
 
     let field = |name, reason, get: fn(&Envelope) -> Option<i64>| {

@@ -449,6 +449,47 @@ fn an_envelope_is_unwrapped_in_every_frame() {
 }
 
 #[test]
+fn an_envelope_whose_payload_is_json_says_so_unless_its_producer_does() {
+    let content_types = |fields: &str| {
+        let value = format!(r#"{{"scene":"pay",{fields}}}"#);
+        let record = record(value.as_bytes(), &[("content-type", ENVELOPE_JSON)]);
+        let task = ingest(record, origin(), now()).expect("a task");
+        let headers = task.record.headers.into_iter();
+        let headers = headers.filter(|header| header.name == "content-type");
+        headers
+            .map(|header| String::from_utf8(header.value.expect("a value").to_vec()).expect("text"))
+            .collect::<Vec<_>>()
+    };
+
+    let json = ["application/json"];
+    for payload in [
+        r#"{"a":1}"#,
+        "[1]",
+        "7",
+        "true",
+        r#""{\"a\":1}""#,
+        r#"" [] ""#,
+    ] {
+        assert_eq!(
+            content_types(&format!(r#""payload":{payload}"#)),
+            json,
+            "{payload}"
+        );
+    }
+    assert_eq!(content_types(r#""payloadBase64":"eyJhIjoxfQ==""#), json);
+    for payload in [r#""text""#, r#""7""#, r#""{""#, "null"] {
+        let found = content_types(&format!(r#""payload":{payload}"#));
+        assert!(found.is_empty(), "{payload}: {found:?}");
+    }
+    let said = content_types(r#""payload":{"a":1},"contentType":"text/plain""#);
+    assert_eq!(said, ["text/plain"]);
+    let header = content_types(
+        r#""payload":{"a":1},"headers":[{"name":"content-type","value":"text/plain"}]"#,
+    );
+    assert_eq!(header, ["text/plain"]);
+}
+
+#[test]
 fn a_broken_envelope_is_refused_only_if_it_surely_is_one() {
     let datum = avro_envelope("pay", None);
     let cut = &datum[..datum.len() - 1];

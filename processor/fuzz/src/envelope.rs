@@ -9,8 +9,9 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
+use retide_avro::headers::MAX_HEADERS;
 use retide_avro::{
-    ENVELOPE_AVRO, ENVELOPE_JSON, RETRY_TASK_FINGERPRINT, RETRY_TASK_SCHEMA, ingest,
+    ENVELOPE_AVRO, ENVELOPE_JSON, JSON, RETRY_TASK_FINGERPRINT, RETRY_TASK_SCHEMA, ingest, is_json,
 };
 use retide_core::{Header, Record, Task, Timestamp};
 
@@ -30,6 +31,8 @@ struct Fields {
     numbers: BTreeMap<&'static str, i64>,
     /// The headers, in order.
     headers: Vec<Header>,
+    /// Whether the payload is written as JSON.
+    wrote_json: bool,
 }
 
 /// Reads an envelope.
@@ -113,7 +116,19 @@ fn check_fields(task: &Task, fields: &Fields) {
     let key = fields.bytes.get("key").map_or(&b"key"[..], Vec::as_slice);
     assert_eq!(task.record.key.as_deref(), Some(key));
 
-    let content_type = fields.texts.get("contentType");
+    let said = fields.texts.get("contentType").map(String::as_str);
+    let in_headers = fields
+        .headers
+        .iter()
+        .any(|header| header.name.as_bytes().eq_ignore_ascii_case(b"content-type"));
+    let is_json = fields.wrote_json || payload.is_some_and(is_json);
+    let carried = record::producers(&Record {
+        headers: fields.headers.clone(),
+        ..Record::default()
+    });
+    // Besides those of the envelope, there is one of the record.
+    let has_room = carried.len() + 1 < MAX_HEADERS;
+    let content_type = said.or((is_json && !in_headers && has_room).then_some(JSON));
     let content_type =
         content_type.map(|text| record::header(b"content-type", Some(text.as_bytes())));
     let inner = fields.headers.clone();
@@ -219,6 +234,8 @@ fn by_json(text: &[u8]) -> Fields {
             fields.bytes.insert(name, bytes);
         }
     }
+    let payload = object.get("payload").map(|raw| raw.get());
+    fields.wrote_json = payload.is_some_and(|raw| raw != "null" && !raw.starts_with('"'));
     if let Some(headers) = object.get("headers") {
         let headers: Vec<BTreeMap<String, Box<RawValue>>> =
             serde_json::from_str(headers.get()).expect("an array of objects");

@@ -39,6 +39,7 @@ Examples:
   retide submit --scene report --due 2026-12-24T18:00:00Z --header content-type=text/csv report.csv
   jq -c '.[]' orders.json | retide submit --scene payment --lines
 
+A payload that is JSON goes to the target as application/json, unless --header content-type says something else.
 Any producer can do the same: the payload is the record's value, and the header retry-scene is the only one it has to set.")]
 pub(super) struct Options {
     /// The rules that the task follows
@@ -386,6 +387,13 @@ impl Submission<'_> {
         }
         for (name, value) in &options.headers {
             all.push(header(name, value.clone()));
+        }
+        let is_described = options
+            .headers
+            .iter()
+            .any(|(name, _)| headers::is_named(name.as_bytes(), headers::CONTENT_TYPE));
+        if !is_described && retide_avro::is_json(&payload) {
+            all.push(header(headers::CONTENT_TYPE, retide_avro::JSON.to_owned()));
         }
         OutRecord {
             topic: Arc::clone(&self.topic),
