@@ -827,7 +827,7 @@ const fn place(outcome: &Outcome) -> usize {
     match outcome {
         Outcome::Success => 0,
         Outcome::Retryable(_) => 1,
-        Outcome::Permanent(_) => 2,
+        Outcome::Permanent(_) | Outcome::Refused(_) => 2,
         Outcome::Throttled { .. } => 3,
         Outcome::Timeout(_) => 4,
     }

@@ -173,6 +173,11 @@ mod tests {
     }
 
     #[test]
+    fn the_names_that_targets_keep_free_are_those_of_the_headers() {
+        assert_eq!(retide_connectors::OWN, retide_avro::headers::NAMES);
+    }
+
+    #[test]
     fn a_target_is_connected_anew_only_if_its_configuration_changed() {
         let mut connected = Connected::default();
         let first = scenes(

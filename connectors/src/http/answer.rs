@@ -56,9 +56,18 @@ pub(super) fn outcome(
                 after,
                 failure: failure(),
             },
+            None if config.configured(code).is_none() && is_at_the_door(code) => {
+                Outcome::Refused(failure())
+            }
             None => Outcome::Permanent(failure()),
         },
     }
+}
+
+/// Whether a status may be about everybody who asks, or about the way to the target, rather than about one task: redirects, as to a page to log
+/// in, keys that are not known any more, an address that is not there.
+const fn is_at_the_door(code: u16) -> bool {
+    matches!(code, 300..=399 | 401..=407 | 410 | 411 | 415 | 421 | 426 | 451 | 495..=499)
 }
 
 /// How long an answer that is no success asks to be left alone, at most as long as the target may.

@@ -151,6 +151,7 @@ impl Requests {
             Outcome::Success => unreachable!("a success without a failure"),
             Outcome::Retryable(_) => Outcome::Retryable(failure),
             Outcome::Permanent(_) => Outcome::Permanent(failure),
+            Outcome::Refused(_) => Outcome::Refused(failure),
             Outcome::Throttled { after, .. } => Outcome::Throttled {
                 after: *after,
                 failure,

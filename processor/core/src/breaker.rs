@@ -27,6 +27,7 @@ use crate::gate::Gates;
 use crate::outcome::Outcome;
 use crate::scene::Scenes;
 use crate::tier::{HORIZON, Ladder};
+use crate::wall::Watch;
 
 /// Which breaker: scenes that call the same target by the same rule have one in common.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -110,6 +111,8 @@ pub enum Why {
     FailedInARow,
     /// The last calls all were slow.
     SlowInARow,
+    /// The last calls all were refused, which is not usual.
+    RefusedInARow,
     /// It was open for long enough.
     TimeToProbe,
     /// What probes came to.
@@ -176,6 +179,8 @@ struct Inner {
     window: Window,
     /// The last of them.
     run: Run,
+    /// Where it is that of a wall, what is usual.
+    watch: Watch,
 }
 
 /// What a breaker does.
@@ -300,6 +305,7 @@ impl Why {
             Self::SlowRate => "slow-rate",
             Self::FailedInARow => "failed-in-a-row",
             Self::SlowInARow => "slow-in-a-row",
+            Self::RefusedInARow => "refused-in-a-row",
             Self::TimeToProbe => "time-to-probe",
             Self::Probes => "probes",
         }
@@ -313,7 +319,7 @@ impl Call {
     pub const fn of(outcome: &Outcome, took: Duration) -> Self {
         let failed = match outcome {
             Outcome::Retryable(_) | Outcome::Timeout(_) | Outcome::Throttled { .. } => true,
-            Outcome::Success | Outcome::Permanent(_) => false,
+            Outcome::Success | Outcome::Permanent(_) | Outcome::Refused(_) => false,
         };
         Self { failed, took }
     }
@@ -332,6 +338,7 @@ impl Breaker {
                 phase: Phase::Closed { since: None },
                 window: Window::default(),
                 run: Run::default(),
+                watch: Watch::default(),
             }),
         }
     }
@@ -429,6 +436,42 @@ impl Breaker {
             }
             Phase::Open { .. } => unreachable!("a call of an open breaker"),
         }
+    }
+
+    /// A call of a target that may be behind a wall has come back: what that changes, and whether its refusal, if it is one, is that of a wall.
+    pub fn heard(&self, now: Duration, pass: Pass, outcome: &Outcome) -> (Option<Switch>, bool) {
+        let is_refused = matches!(outcome, Outcome::Refused(_));
+        let mut inner = self.lock();
+        let now = inner.tell(now);
+        if pass.era != inner.era {
+            // It was started before the wall was seen.
+            return (None, is_refused);
+        }
+        if matches!(inner.phase, Phase::Closed { .. }) {
+            let Some(run) = inner.watch.hear(outcome) else {
+                return (None, false);
+            };
+            let count = Count {
+                calls: run,
+                failed: run,
+                slow: 0,
+            };
+            let why = (Why::RefusedInARow, count);
+            let switch = self.open(&mut inner, (now, now), self.rule.open, why);
+            return (Some(switch), true);
+        }
+        drop(inner);
+        let call = Call {
+            failed: match outcome {
+                Outcome::Success | Outcome::Permanent(_) => false,
+                Outcome::Refused(_)
+                | Outcome::Retryable(_)
+                | Outcome::Throttled { .. }
+                | Outcome::Timeout(_) => true,
+            },
+            took: Duration::ZERO,
+        };
+        (self.returned(now, pass, call), is_refused)
     }
 
     /// A pass was not used.
@@ -531,6 +574,7 @@ impl Inner {
         self.era += 1;
         self.window = Window::default();
         self.run = Run::default();
+        self.watch.forget();
         Switch {
             from,
             to: phase.state(),
@@ -659,7 +703,9 @@ impl Breakers {
         let own = scenes.iter().filter_map(|scene| scene.breaker.as_ref());
         let callbacks = scenes.iter().filter_map(|scene| scene.callback.as_ref());
         let callbacks = callbacks.filter_map(|callback| callback.breaker.as_ref());
-        let keys: Vec<&Key> = own.chain(callbacks).collect();
+        let walls = scenes.iter().map(|scene| &scene.walls);
+        let walls = walls.flat_map(|walls| [walls.work.as_ref(), walls.callback.as_ref()]);
+        let keys: Vec<&Key> = own.chain(callbacks).chain(walls.flatten()).collect();
         for key in &keys {
             self.get(key, gates);
         }

@@ -31,6 +31,7 @@ pub mod time;
 mod turn;
 pub mod verdict;
 pub mod wait;
+pub mod wall;
 pub mod window;
 
 pub use backoff::{Backoff, Base, Jitter, Policy};

@@ -16,6 +16,8 @@ pub enum Outcome {
     Retryable(Failure),
     /// It failed in a way that no attempt will mend.
     Permanent(Failure),
+    /// The same, by an answer that may be about everybody rather than about this task, such as 404: see [`crate::wall`].
+    Refused(Failure),
     /// The target asks to be left alone for a while.
     Throttled {
         /// The least time to wait before the next attempt.
@@ -93,7 +95,7 @@ impl Outcome {
         match self {
             Self::Success => "success",
             Self::Retryable(_) => "retryable",
-            Self::Permanent(_) => "permanent",
+            Self::Permanent(_) | Self::Refused(_) => "permanent",
             Self::Throttled { .. } => "throttled",
             Self::Timeout(_) => "timeout",
         }
@@ -105,6 +107,7 @@ impl Outcome {
             Self::Success => None,
             Self::Retryable(failure)
             | Self::Permanent(failure)
+            | Self::Refused(failure)
             | Self::Throttled { failure, .. }
             | Self::Timeout(failure) => Some(failure),
         }

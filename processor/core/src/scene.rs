@@ -51,12 +51,24 @@ pub struct Scene {
     pub least_concurrency: Option<NonZeroU32>,
     /// The breaker of its target, if it has one and calls it.
     pub breaker: Option<breaker::Key>,
+    /// What is left alone where its targets suddenly refuse everything: see [`crate::wall`].
+    pub walls: Walls,
     /// Which of its tasks wait for each other.
     pub ordering: Ordering,
     /// Its part of the service, where scenes have to wait for each other.
     pub weight: Weight,
     /// Where the end of a task is reported besides the callbacks topic.
     pub callback: Option<Callback>,
+}
+
+/// What is known of the walls of a scene's targets by, where they are called; each scene sees its own, since it is about a path or a
+/// credential rather than a host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Walls {
+    /// That of its target.
+    pub work: Option<breaker::Key>,
+    /// That of the target of its callbacks.
+    pub callback: Option<breaker::Key>,
 }
 
 /// How an attempt is made, as far as the core must know.
@@ -174,6 +186,7 @@ impl Scene {
             concurrency: CONCURRENCY,
             least_concurrency: None,
             breaker: None,
+            walls: Walls::default(),
             ordering: Ordering::default(),
             weight: Weight::default(),
             callback: None,
@@ -216,7 +229,7 @@ impl Scene {
             Outcome::Timeout(_) => timeout,
             Outcome::Retryable(_) => retryable,
             // Nothing follows them.
-            Outcome::Success | Outcome::Permanent(_) => &None,
+            Outcome::Success | Outcome::Permanent(_) | Outcome::Refused(_) => &None,
         };
         own.as_ref().unwrap_or(&self.policy)
     }

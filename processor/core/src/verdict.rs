@@ -31,7 +31,7 @@ pub fn expires(scene: &Scene, task: &Task, start: Timestamp) -> bool {
 pub fn verdict(scene: &Scene, task: &Task, outcome: &Outcome, now: Timestamp) -> Verdict {
     let least = match outcome {
         Outcome::Success => return Verdict::Delivered,
-        Outcome::Permanent(_) => return Verdict::Dead(Reason::Rejected),
+        Outcome::Permanent(_) | Outcome::Refused(_) => return Verdict::Dead(Reason::Rejected),
         Outcome::Retryable(_) | Outcome::Timeout(_) => LEAST_WAIT,
         Outcome::Throttled { after, .. } => (*after).clamp(LEAST_WAIT, MAX_DELAY),
     };

@@ -8,9 +8,10 @@ use std::time::Duration;
 use retide_core::breaker::{self, Fraction, Rule, State};
 use retide_core::completions::Completions;
 use retide_core::engine::Position;
-use retide_core::entry::TargetHealth;
+use retide_core::entry::{BREAKER_CLOSED, BREAKER_OPEN, TargetHealth};
 use retide_core::lane::Limits;
 use retide_core::scene::{Callback, Target};
+use retide_core::wall;
 use retide_core::{
     Action, Alert, Backoff, Engine, Entry, Failure, Gates, Header, Input, Jitter, Kind, Ladder,
     LaneId, Now, Origin, Outcome, Policy, Record, Scene, Scenes, Source, Task, Terminal, Timestamp,
@@ -115,6 +116,10 @@ struct World {
     answers: BTreeMap<(Duration, u64), Outcome>,
     /// When each scene's target is down.
     down: BTreeMap<Arc<str>, (Duration, Duration)>,
+    /// Whether targets that are down refuse everybody.
+    refuses: bool,
+    /// Tasks that are refused always.
+    bad: BTreeSet<Arc<str>>,
     called: Vec<Called>,
     ended: BTreeMap<Arc<str>, (Terminal, u32, Duration)>,
     deferred: u64,
@@ -143,6 +148,8 @@ impl World {
             written: BTreeMap::new(),
             answers: BTreeMap::new(),
             down: BTreeMap::new(),
+            refuses: false,
+            bad: BTreeSet::new(),
             called: Vec::new(),
             ended: BTreeMap::new(),
             deferred: 0,
@@ -235,7 +242,9 @@ impl World {
                     .down
                     .get(&name)
                     .is_some_and(|(from, to)| (*from..*to).contains(&self.now));
-                let outcome = if is_down {
+                let outcome = if self.bad.contains(&task.id) || is_down && self.refuses {
+                    Outcome::Refused(Failure::new("http-404", "not found"))
+                } else if is_down {
                     Outcome::Retryable(Failure::new("connect", "refused"))
                 } else {
                     Outcome::Success
@@ -793,4 +802,80 @@ fn people_are_told_once_that_a_target_is_down_and_once_that_it_is_well_again() {
         (0, opened, None)
     );
     assert!(closed.at > opened + secs(99), "{closed:?}");
+}
+
+/// A scene whose target has a wall, and no breaker.
+fn walled(name: &str) -> Scene {
+    let mut scene = scene(name);
+    scene.walls.work = Some(breaker::Key {
+        target: format!("http://{name}:80 (scene {name})").into(),
+        rule: wall::RULE,
+    });
+    scene.breaker = None;
+    scene.policy.max_attempts = NonZeroU32::new(3).unwrap();
+    scene
+}
+
+/// Produces a task every 20 ms for so long.
+fn keep_producing(world: &mut World, made: &mut usize, span: Duration) {
+    let end = world.now + span;
+    while world.now < end {
+        world.produce(task("pay", &format!("t{made}"), world.wall()));
+        *made += 1;
+        world.run_until(world.now + Duration::from_millis(20));
+    }
+}
+
+fn dead(world: &World) -> usize {
+    let ends = world.ended.values();
+    ends.filter(|(terminal, ..)| *terminal == Terminal::Dead)
+        .count()
+}
+
+#[test]
+fn a_sudden_wall_kills_few_tasks_is_told_once_and_all_others_are_delivered() {
+    let mut world = World::new([walled("pay")]);
+    let mut made = 0;
+
+    keep_producing(&mut world, &mut made, secs(5));
+    world.refuses = true;
+    world.take_down("pay", secs(600));
+    keep_producing(&mut world, &mut made, secs(60));
+    let meanwhile = world.called.len();
+    world.run_until(secs(900));
+
+    assert_eq!(world.ended.len(), made);
+    assert_eq!(dead(&world), wall::LEAST as usize - 1);
+    // What made it a wall, what was in flight then, and three probes a minute.
+    assert!(meanwhile < 250 + 64 + 60, "{meanwhile} calls");
+    world.check_attempts();
+    let rules: Vec<_> = world.alerts.iter().map(|alert| alert.rule).collect();
+    assert_eq!(rules, [BREAKER_OPEN, BREAKER_CLOSED]);
+    assert_eq!(world.alerts[0].reason, "refused-in-a-row");
+    assert_eq!(world.alerts[0].count, wall::LEAST);
+}
+
+#[test]
+fn bad_tasks_between_good_ones_and_a_target_that_refuses_from_the_start_get_what_they_always_got() {
+    let mut world = World::new([walled("pay")]);
+    world.bad = (0..1_000)
+        .step_by(4)
+        .map(|id| format!("t{id}").into())
+        .collect();
+    let mut made = 0;
+    keep_producing(&mut world, &mut made, secs(20));
+    world.run_until(secs(60));
+    assert_eq!(world.ended.len(), made);
+    assert_eq!(dead(&world), made.div_ceil(4));
+    assert_eq!(world.called.len(), made);
+
+    let mut world = World::new([walled("pay")]);
+    world.refuses = true;
+    world.take_down("pay", secs(600));
+    let mut made = 0;
+    keep_producing(&mut world, &mut made, secs(20));
+    world.run_until(secs(60));
+    assert_eq!(dead(&world), made);
+    assert_eq!(world.called.len(), made);
+    assert!(world.alerts.is_empty(), "{:?}", world.alerts);
 }

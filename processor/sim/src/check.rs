@@ -358,7 +358,10 @@ impl Judge {
         match outcome {
             Outcome::Success => known.succeeded = true,
             Outcome::Throttled { after, .. } => known.asked = known.asked.max(*after),
-            Outcome::Retryable(_) | Outcome::Permanent(_) | Outcome::Timeout(_) => {}
+            Outcome::Retryable(_)
+            | Outcome::Permanent(_)
+            | Outcome::Refused(_)
+            | Outcome::Timeout(_) => {}
         }
     }
 

@@ -295,6 +295,7 @@ impl Witness {
             Outcome::Success
             | Outcome::Retryable(_)
             | Outcome::Permanent(_)
+            | Outcome::Refused(_)
             | Outcome::Timeout(_) => Duration::ZERO,
         };
         self.target.add(&[

@@ -9,7 +9,8 @@ use std::time::Duration;
 use retide_core::breaker::{Fraction, Key, Rule};
 use retide_core::completions::Completions;
 use retide_core::lane::Limits;
-use retide_core::scene::{CONCURRENCY, Callback, DEFAULT, Host, Target};
+use retide_core::scene::{CONCURRENCY, Callback, DEFAULT, Host, Target, Walls};
+use retide_core::wall::RULE;
 use retide_core::{
     Backoff, Base, Failure, Jitter, Ladder, LaneId, Ordering, Outcome, Policy, Rate, Scene, Source,
     Terminal, Timestamp, Weight,
@@ -577,8 +578,17 @@ fn scene(name: &str, chance: &mut Chance) -> Scene {
         breaker: None,
         on: vec![Terminal::Delivered, Terminal::Dead],
     });
+    let key = |target: &str| Key {
+        target: format!("{target} of {name}").into(),
+        rule: RULE,
+    };
+    let walls = Walls {
+        work: topic.is_none().then(|| key("http://target:80")),
+        callback: callback.is_some().then(|| key("http://ended:80")),
+    };
     let mut scene = Scene {
         concurrency: NonZeroU32::MIN,
+        walls,
         callback,
         ..Scene::new(
             name,

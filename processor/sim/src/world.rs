@@ -526,7 +526,7 @@ impl Env {
         let mut outcome = match self.chance.below(10) {
             0..=3 => Outcome::Success,
             4..=6 => Outcome::Retryable(failure()),
-            7 => Outcome::Permanent(failure()),
+            7 => Outcome::Refused(failure()),
             8 => Outcome::Throttled {
                 after: Duration::from_millis(self.chance.between(0, 30_000)),
                 failure: failure(),

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use retide_connectors::TargetConfig;
 use retide_core::breaker::{Fraction, Key, Rule};
+use retide_core::wall;
 
 use crate::config::scene::{Error, error};
 use crate::config::text;
@@ -94,6 +95,15 @@ impl Breaker {
 pub(super) fn key(rule: Rule, target: &TargetConfig) -> Option<Key> {
     let target = target.authority()?.into();
     Some(Key { target, rule })
+}
+
+/// What the wall of a scene's target is known by, if it is called: each scene has its own.
+pub(super) fn wall(name: &str, target: &TargetConfig) -> Option<Key> {
+    let target = format!("{} (scene {name})", target.authority()?);
+    Some(Key {
+        target: target.into(),
+        rule: wall::RULE,
+    })
 }
 
 /// A part of all calls.

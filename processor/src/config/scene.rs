@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use retide_connectors::TargetConfig;
 use retide_core::breaker::Rule;
 use retide_core::cron::{self, Schedule};
-use retide_core::scene::{self, MAX_DELAY};
+use retide_core::scene::{self, MAX_DELAY, Walls};
 use retide_core::{
     Backoff as Waits, Base, Jitter, Ordering, Overrides, Policy, Rate as CoreRate, Terminal,
     Timestamp, Weight,
@@ -269,6 +269,12 @@ impl Scene {
             concurrency: self.concurrency.most(),
             least_concurrency: self.concurrency.least()?,
             breaker: rule.and_then(|rule| breaker::key(rule, &self.target)),
+            walls: Walls {
+                work: breaker::wall(name, &self.target),
+                callback: self.callback.as_ref().and_then(|callback| {
+                    breaker::wall(&format!("{name}, callbacks"), &callback.target)
+                }),
+            },
             weight: Weight::try_new(self.weight).ok_or_else(|| {
                 let message = format!("expected a whole number from 1 to {}", Weight::MAX);
                 error(&["weight"], message)

@@ -17,6 +17,7 @@ mod doctor;
 mod explain;
 mod gaps;
 mod group;
+mod http;
 mod lag;
 mod offsets;
 mod ordering;

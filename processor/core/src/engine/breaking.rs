@@ -27,7 +27,53 @@ pub(super) struct Leave {
     pub(super) pass: Pass,
 }
 
+/// Leave for one call of a target: of its breaker, and of its wall.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Leaves {
+    /// That of its breaker, where it has one.
+    pub(super) breaker: Option<Leave>,
+    /// That of its wall.
+    pub(super) wall: Option<Leave>,
+}
+
+// === impl Leaves ===
+
+impl Leaves {
+    /// Gives leave back for a call that is not made.
+    pub(super) fn unused(self) {
+        for Leave { breaker, pass, .. } in [self.breaker, self.wall].into_iter().flatten() {
+            breaker.unused(pass);
+        }
+    }
+}
+
+// === impl Engine ===
+
 impl Engine {
+    /// Asks the wall and the breaker of a target whether it may be called; who says no, and how.
+    pub(super) fn ask_leaves<'a>(
+        &mut self,
+        now: Now,
+        (wall, breaker): (Option<&'a breaker::Key>, Option<&'a breaker::Key>),
+        actions: &mut Vec<Action>,
+    ) -> Result<Leaves, (&'a breaker::Key, Turned)> {
+        let mut leaves = Leaves::default();
+        if let Some(key) = wall {
+            let leave = self.ask_breaker(now, key, actions);
+            leaves.wall = Some(leave.map_err(|turned| (key, turned))?);
+        }
+        if let Some(key) = breaker {
+            match self.ask_breaker(now, key, actions) {
+                Ok(leave) => leaves.breaker = Some(leave),
+                Err(turned) => {
+                    leaves.unused();
+                    return Err((key, turned));
+                }
+            }
+        }
+        Ok(leaves)
+    }
+
     /// Asks the breaker of a target whether it may be called.
     pub(super) fn ask_breaker(
         &mut self,
@@ -110,6 +156,14 @@ pub(super) fn aim(scene: &Scene, kind: Kind) -> Option<(&Target, Option<&breaker
         (Kind::Callback, None) => return None,
     };
     Some((target, breaker.as_ref()))
+}
+
+/// What an attempt of this kind is known by at the wall.
+pub(super) const fn wall(scene: &Scene, kind: Kind) -> Option<&breaker::Key> {
+    match kind {
+        Kind::Work => scene.walls.work.as_ref(),
+        Kind::Callback => scene.walls.callback.as_ref(),
+    }
 }
 
 /// What people must know of a switch that the call of a task has brought about: that a target is down, once, and that it is well again.

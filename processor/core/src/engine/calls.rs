@@ -2,10 +2,11 @@
 //!
 //! Invariant: a call gives back what it was admitted with, also when its lane is ours no more.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::breaking::{Leave, alert, say_switch};
+use super::breaking::{Leaves, alert, say_switch};
 use super::{Action, Closing, Engine, Now};
 use crate::agenda::Item;
 use crate::breaker;
@@ -36,8 +37,8 @@ pub(super) struct Call {
     scene: Arc<Scene>,
     /// The gate to give it back to.
     gate: Arc<Gate>,
-    /// The breaker to tell how it went.
-    leave: Option<Leave>,
+    /// The breaker and the wall to tell how it went.
+    leaves: Leaves,
     /// The steady time at which it was started.
     started: Duration,
     /// How late that was.
@@ -69,7 +70,7 @@ impl Engine {
         now: Now,
         item: Item,
         scene: Arc<Scene>,
-        (gate, leave): (Arc<Gate>, Option<Leave>),
+        (gate, leaves): (Arc<Gate>, Leaves),
         actions: &mut Vec<Action>,
     ) {
         let ticket = self.number();
@@ -84,7 +85,7 @@ impl Engine {
             task: Arc::clone(&item.task),
             scene: Arc::clone(&scene),
             gate,
-            leave,
+            leaves,
             started: now.steady,
             wait,
             left_out: None,
@@ -173,7 +174,8 @@ impl Engine {
             // Of another target.
             Kind::Callback => call.gate.release(),
         }
-        if let Some(leave) = &call.leave {
+        let outcome = &*self.behind_wall(now, &call, outcome, actions);
+        if let Some(leave) = &call.leaves.breaker {
             let switch = leave.breaker.returned(now.steady, leave.pass, went);
             say_switch(&leave.target, switch, actions);
             // With what follows from this call, or, if that is not ours to write any more, from the next one.
@@ -217,6 +219,32 @@ impl Engine {
         );
         self.settle(closing, entries, actions);
         self.say_if_drained(closing.lane.shard, actions);
+    }
+
+    /// What a target said, if it is about the task: a refusal of a wall is one that another attempt may mend.
+    fn behind_wall<'a>(
+        &mut self,
+        now: Now,
+        call: &Call,
+        outcome: &'a Outcome,
+        actions: &mut Vec<Action>,
+    ) -> Cow<'a, Outcome> {
+        let Some(leave) = &call.leaves.wall else {
+            return Cow::Borrowed(outcome);
+        };
+        let (switch, is_wall) = leave.breaker.heard(now.steady, leave.pass, outcome);
+        say_switch(&leave.target, switch, actions);
+        let alert = switch.and_then(|switch| alert(now, &leave.target, switch, &call.task));
+        self.alerts.extend(alert);
+        match outcome {
+            Outcome::Refused(failure) if is_wall => Cow::Owned(Outcome::Retryable(failure.clone())),
+            Outcome::Refused(_)
+            | Outcome::Success
+            | Outcome::Retryable(_)
+            | Outcome::Permanent(_)
+            | Outcome::Throttled { .. }
+            | Outcome::Timeout(_) => Cow::Borrowed(outcome),
+        }
     }
 
     /// The call as if it had been started in this assignment, if that is the mistake.

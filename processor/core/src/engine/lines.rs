@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::breaking::{Leave, aim};
+use super::breaking::{Leave, aim, wall};
 use super::{Action, Engine, LAST_CHANCE, Now};
 use crate::agenda::Item;
 use crate::breaker::Fraction;
@@ -334,22 +334,20 @@ impl Engine {
                 self.uncount(&item);
             }
             Target::Call => {
-                let leave = key.map(|key| self.ask_breaker(now, key, actions));
-                let leave = match (leave.transpose(), key) {
-                    (Ok(leave), _) => leave,
-                    (Err(turned), Some(key)) => {
+                let keys = (wall(&scene, item.task.kind), key);
+                let leaves = match self.ask_leaves(now, keys, actions) {
+                    Ok(leaves) => leaves,
+                    Err((key, turned)) => {
                         return self.turn_away(now, item, (&scene, key), turned, actions);
                     }
-                    (Err(_), None) => unreachable!("turned away by no breaker"),
                 };
                 let gate = self.gates.gate(&scene);
-                if let Err((hold, until)) = self.pass(now, &scene, &gate, leave.as_ref()) {
-                    if let Some(Leave { breaker, pass, .. }) = leave {
-                        breaker.unused(pass);
-                    }
+                let leave = leaves.breaker.as_ref();
+                if let Err((hold, until)) = self.pass(now, &scene, &gate, leave) {
+                    leaves.unused();
                     return Admission::held(now, item, hold, until);
                 }
-                self.dispatch(now, item, Arc::clone(&scene), (gate, leave), actions);
+                self.dispatch(now, item, Arc::clone(&scene), (gate, leaves), actions);
             }
             Target::Produce { topic } => {
                 if let Err(until) = self.shares.admit(now.steady, &scene.name) {
