@@ -114,6 +114,12 @@ impl Client {
         self.pool.renew();
     }
 
+    /// The name of the target has moved to these addresses.
+    #[cfg(test)]
+    pub(super) fn found(&self, addresses: Vec<std::net::IpAddr>) {
+        self.pool.found(addresses);
+    }
+
     /// Sends the request that `make` makes, as often as is right, until there is an answer or none can come any more by `deadline`.
     pub(super) async fn send(
         &self,

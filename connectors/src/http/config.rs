@@ -27,8 +27,9 @@ pub const MAX_TIMEOUT: Duration = Duration::from_hours(1);
 /// Bytes of a reply that are read where the configuration names no limit: enough to keep the connection of any usual answer.
 pub const DEFAULT_MAX_REPLY: usize = 64 * 1024;
 
-/// Part of the timeout in which there is a connection, or the attempt fails in a way that says that the target has seen nothing of it.
-const CONNECT_SHARE: u32 = 2;
+/// Part of the timeout that is left for the answer: later there is no connection, and the attempt fails in a way that says that the target
+/// has seen nothing of it. A handshake with a target far away must fit into the rest.
+const ANSWER_SHARE: u32 = 4;
 
 /// Longest time for that where the configuration names none: the system sends a lost SYN again after 1, 3 and 7 seconds.
 const MAX_CONNECT: Duration = Duration::from_secs(10);
@@ -188,7 +189,10 @@ impl Config {
 
     /// How long connections live, and may take to come about.
     pub(super) fn limits(&self) -> Limits {
-        let share = (self.timeout / CONNECT_SHARE).min(MAX_CONNECT);
+        let share = self
+            .timeout
+            .saturating_sub(self.timeout / ANSWER_SHARE)
+            .min(MAX_CONNECT);
         Limits {
             connect: self.connect_timeout.unwrap_or(share),
             idle: self.idle_timeout.unwrap_or(DEFAULT_IDLE),

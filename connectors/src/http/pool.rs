@@ -425,7 +425,7 @@ impl Pool {
                     let found = pool.0.dialer.refresh(LOOK_UP, limit).await;
                     looked_up = Instant::now();
                     if let Some(addresses) = found {
-                        pool.lock().addresses = Some(addresses);
+                        pool.found(addresses);
                     }
                 }
                 if pool.0.dialer.has_changed() {
@@ -445,6 +445,11 @@ impl Pool {
                 }
             }
         });
+    }
+
+    /// The name has these addresses: connections to others are not used again.
+    pub(super) fn found(&self, addresses: Vec<IpAddr>) {
+        self.lock().addresses = Some(addresses);
     }
 
     /// The lease of what was granted.

@@ -7,6 +7,7 @@ mod kept;
 mod odd;
 mod raw;
 mod request;
+mod servers;
 mod transport;
 
 use std::net::SocketAddr;
@@ -23,7 +24,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::fixture;
+use crate::{fixture, tls};
 
 /// What a server of the tests answers: status, headers and body.
 type Answer = (u16, &'static [(&'static str, &'static str)], &'static str);

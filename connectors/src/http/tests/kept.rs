@@ -191,6 +191,25 @@ async fn after_the_breaker_has_opened_connections_are_new() {
 }
 
 #[tokio::test]
+async fn a_connection_to_an_address_that_the_name_has_no_more_is_given_up() {
+    let (address, counts) = serve_act(|_, _| ok()).await;
+    let mut connections = Vec::new();
+    let http = http(address, |_| {});
+
+    for addresses in [
+        vec![address.ip()],
+        vec![[127, 0, 0, 2].into(), address.ip()],
+        vec![[127, 0, 0, 2].into()],
+    ] {
+        http.client.found(addresses);
+        attempts(&http, 2).await;
+        connections.push(counts.connections());
+    }
+
+    assert_eq!(connections, [1, 1, 3]);
+}
+
+#[tokio::test]
 async fn a_connection_that_answers_5xx_is_given_up_after_a_while() {
     let busy = b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n";
     let (address, counts) = serve_act(move |_, _| Act::Say(busy.to_vec())).await;
