@@ -61,6 +61,8 @@ pub struct Http {
     requests: Requests,
     /// The configuration, valid.
     config: Config,
+    /// Whether the start of an answer is part of an error.
+    error_bodies: bool,
 }
 
 // === impl Http ===
@@ -92,7 +94,28 @@ impl Http {
             client: Client::new(pool, &uri, limits.connect, config.resend),
             requests,
             config,
+            error_bodies: outbound.egress.error_bodies,
         })
+    }
+
+    /// A target that finds the headers too large is asked once more, without the record's: it has not looked at the task.
+    async fn ask(&self, task: &Task) -> Attempt {
+        let deadline = Instant::now() + self.config.timeout;
+        let (outcome, left_out) = self.call(task, Carry::All, deadline).await;
+        let Some(refused) = self.requests.refused(task, Carry::All, &outcome) else {
+            return Attempt { outcome, left_out };
+        };
+        let least = self.requests.left_out(task, Carry::Least);
+        if least == left_out {
+            // None of the record's was there.
+            let outcome = refused;
+            return Attempt { outcome, left_out };
+        }
+        let (outcome, _) = self.call(task, Carry::Least, deadline).await;
+        let left_out = least;
+        let refused = self.requests.refused(task, Carry::Least, &outcome);
+        let outcome = refused.unwrap_or(outcome);
+        Attempt { outcome, left_out }
     }
 
     /// Makes a request of `task`, and says what came of it, and what of its record was left out if it was sent at all.
@@ -136,24 +159,15 @@ impl Http {
 
 #[async_trait]
 impl Target for Http {
-    /// A target that finds the headers too large is asked once more, without the record's: it has not looked at the task.
     async fn attempt(&self, task: Arc<Task>) -> Attempt {
-        let deadline = Instant::now() + self.config.timeout;
-        let (outcome, left_out) = self.call(&task, Carry::All, deadline).await;
-        let Some(refused) = self.requests.refused(&task, Carry::All, &outcome) else {
-            return Attempt { outcome, left_out };
-        };
-        let least = self.requests.left_out(&task, Carry::Least);
-        if least == left_out {
-            // None of the record's was there.
-            let outcome = refused;
-            return Attempt { outcome, left_out };
+        let attempt = self.ask(&task).await;
+        if self.error_bodies {
+            return attempt;
         }
-        let (outcome, _) = self.call(&task, Carry::Least, deadline).await;
-        let left_out = least;
-        let refused = self.requests.refused(&task, Carry::Least, &outcome);
-        let outcome = refused.unwrap_or(outcome);
-        Attempt { outcome, left_out }
+        Attempt {
+            outcome: answer::without_body(attempt.outcome),
+            ..attempt
+        }
     }
 
     fn renew(&self, authority: &str) {

@@ -21,6 +21,7 @@ mod demo;
 mod doctor;
 mod explain;
 mod init;
+mod outlook;
 mod output;
 mod preview;
 mod reach;

@@ -95,6 +95,21 @@ fn asked(
     Some(after.min(config.max_retry_after))
 }
 
+/// An outcome whose failure repeats nothing of what the target has said.
+pub(super) fn without_body(mut outcome: Outcome) -> Outcome {
+    let Some(failure) = outcome.failure_mut() else {
+        return outcome;
+    };
+    if &*failure.class == NoAnswer::Malformed.word() {
+        failure.message = "no status that can be read".into();
+    } else if let Some(code) = failure.class.strip_prefix("http-") {
+        let status = StatusCode::from_bytes(code.as_bytes()).ok();
+        let reason = status.and_then(|status| status.canonical_reason());
+        failure.message = reason.unwrap_or_default().into();
+    }
+    outcome
+}
+
 /// What it means that no answer came, in this way.
 pub(super) fn none(config: &Config, way: NoAnswer, message: &str) -> Outcome {
     let failure = Failure::new(way.word(), message);

@@ -3,6 +3,7 @@
 mod answer;
 mod budget;
 mod config;
+mod egress;
 mod kept;
 mod odd;
 mod raw;

@@ -112,6 +112,17 @@ impl Outcome {
             | Self::Timeout(failure) => Some(failure),
         }
     }
+
+    /// The same to change it.
+    pub const fn failure_mut(&mut self) -> Option<&mut Failure> {
+        match self {
+            Self::Success => None,
+            Self::Retryable(failure)
+            | Self::Permanent(failure)
+            | Self::Throttled { failure, .. }
+            | Self::Timeout(failure) => Some(failure),
+        }
+    }
 }
 
 // === impl Terminal ===

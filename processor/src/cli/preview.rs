@@ -166,6 +166,15 @@ pub(super) fn preview(
     }
 }
 
+// === impl Options ===
+
+impl Options {
+    /// The scene.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
 // === impl Class ===
 
 impl Class {

@@ -12,7 +12,7 @@ use retide_core::{Origin, Timestamp};
 
 use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
 use crate::cli::reach::{failed, reach};
-use crate::cli::{preview, run};
+use crate::cli::{outlook, preview, run};
 use crate::cluster::User;
 use crate::config::{Config, Scene};
 use crate::parked::{self, Found};
@@ -163,7 +163,8 @@ pub(super) fn scenes(config: &Config, command: Command, output: Output) -> Resul
                 let Board { scenes, shards, .. } = Board::open(config, User::Read)?;
                 (rules::merged(&config.scenes, &scenes), shards)
             };
-            preview::preview((&scenes, shards), &options, output)
+            preview::preview((&scenes, shards), &options, output)?;
+            outlook::tell(config, scenes.get_key_value(options.name()).into_iter())
         }
         Command::Delete(options) => {
             Board::open(config, User::ScenesApply)?.delete(&options, output)
@@ -227,6 +228,7 @@ impl<'a> Board<'a> {
                 "scene {name}: all times of `at` have passed; a task whose attempt fails is dead at once"
             ));
         }
+        outlook::tell(self.config, file.iter())?;
         if !options.dry_run {
             if !options.force {
                 let gone = lines.iter().filter(|line| line.change == "deleted");

@@ -21,6 +21,7 @@ mod http;
 mod lag;
 mod offsets;
 mod ordering;
+mod outbound;
 mod promises;
 mod rate;
 mod rebalance;

@@ -262,7 +262,7 @@ fn certify(place: &Path) {
 }
 
 /// Bytes in PEM.
-fn pem(label: &str, bytes: &[u8]) -> String {
+pub(crate) fn pem(label: &str, bytes: &[u8]) -> String {
     let text = BASE64_STANDARD.encode(bytes);
     let lines: Vec<&str> = (0..text.len())
         .step_by(64)
