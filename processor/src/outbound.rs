@@ -29,7 +29,7 @@ pub(crate) struct Watch {
 }
 
 /// Time between two looks at the files: soon after they are replaced, and a handful of small reads.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(2);
 
 /// How long before a certificate expires that is told: in time to have another one made by hand.
 pub(crate) const SOON: Duration = Duration::from_hours(14 * 24);

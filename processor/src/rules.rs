@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tracing::{error, warn};
 
 use retide_connectors::kafka::OwnTopic;
-use retide_connectors::{Outbound, Target, TargetConfig};
+use retide_connectors::{Outbound, Target, TargetConfig, http};
 use retide_core::scene::{self, Missing};
 
 use crate::config::{Scene, with_causes};
@@ -144,6 +144,11 @@ fn keep(
         .get(name)
         .filter(|(before, _)| before == config)
         .map(|(_, target)| Ok(Some(Arc::clone(target))));
+    if let (None, TargetConfig::Http(http)) = (&kept, config)
+        && let Some(denied) = http::foresee(http, outbound)
+    {
+        warn!(scene = &**name, %denied, "target is not dialled: its tasks are dead letters");
+    }
     match kept.unwrap_or_else(|| config.connect(outbound)) {
         Ok(Some(target)) => {
             targets.insert(Arc::clone(name), (config.clone(), target));

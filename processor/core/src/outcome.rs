@@ -119,6 +119,7 @@ impl Outcome {
             Self::Success => None,
             Self::Retryable(failure)
             | Self::Permanent(failure)
+            | Self::Refused(failure)
             | Self::Throttled { failure, .. }
             | Self::Timeout(failure) => Some(failure),
         }
