@@ -697,7 +697,9 @@ impl<L: Ledger> State<L> {
                             targets, callbacks, ..
                         } = &self.rules;
                         let all = targets.values().chain(callbacks.values());
-                        all.for_each(|called| called.renew(target));
+                        // Of a wall, the scene is named besides.
+                        let host = target.split(' ').next().unwrap_or(target);
+                        all.for_each(|called| called.renew(host));
                     }
                     BreakerSwitched { target, switch }.emit(&self.parts.metrics);
                 }
