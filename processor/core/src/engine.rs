@@ -34,7 +34,7 @@ use crate::lane::{Lane, LaneId, Limits, Load, Memory, Source};
 use crate::line::{Hold, Line};
 use crate::order::{self, Change, Orders};
 use crate::outcome::{Outcome, Reason, Terminal, Verdict};
-use crate::overdue::{Dues, Overdue};
+use crate::overdue::{Dues, Move, Overdue};
 #[cfg(feature = "planted")]
 use crate::planted::Bug;
 use crate::saved::{MachineTime, Saved};
@@ -516,6 +516,7 @@ impl Engine {
             let is_first = id.source == Source::Tasks;
             if mem::take(&mut lane.dirty) || (is_first && save.contains(&id.shard)) {
                 lane.ends.submit();
+                lane.moves.submit();
                 let mut saved = Saved::default();
                 if is_first {
                     let number;
@@ -1024,6 +1025,7 @@ impl Engine {
         if let Some(state) = self.lanes.get_mut(&lane).filter(|lane| lane.epoch == epoch) {
             state.window.forget_below(watermark);
             let ends = state.ends.committed();
+            state.moves.over();
             let number = state.saves.pop_front();
             if number.is_some_and(|number| self.shares.committed(number)) {
                 self.ask_all_at(self.latest);
@@ -1072,10 +1074,17 @@ impl Engine {
                 );
                 self.held -= lane.held;
                 self.batch.take(lane.batch);
+                let moves = mem::take(&mut lane.moves);
+                self.dues.undo(moves.into_unwritten());
             }
             id.shard != shard
         });
-        self.forget_unwritten(shard);
+        let unwritten = self.forget_unwritten(shard);
+        let moves = unwritten
+            .iter()
+            .filter_map(|settlement| self.deferral_elsewhere(settlement));
+        let moves: Vec<Move> = moves.collect();
+        self.dues.undo(moves);
         self.shares.release(shard);
         self.orders.end(shard);
         self.dues.forget(shard);
@@ -1193,12 +1202,40 @@ impl Engine {
     fn write(&mut self, weight: usize, settlement: Settlement, actions: &mut Vec<Action>) {
         self.held -= weight;
         self.batch.add(weight);
+        let moves = self.deferral_elsewhere(&settlement);
         let lane = self.lane(settlement.lane);
+        if let Some(moves) = moves {
+            lane.moves.add(moves);
+        }
         lane.batch.add(weight);
         lane.held -= weight;
         lane.window.complete(settlement.offset);
         lane.dirty = true;
         actions.push(Action::Settle(settlement));
+    }
+
+    /// What a settlement defers in another shard, if that is ours.
+    fn deferral_elsewhere(&self, settlement: &Settlement) -> Option<Move> {
+        settlement.entries.iter().find_map(|entry| match entry {
+            Entry::Park {
+                to: Some(to), task, ..
+            } if task.deferral.is_some() && *to != settlement.lane.shard && self.has(*to) => {
+                Some(Move {
+                    to: *to,
+                    scene: Arc::clone(&task.scene),
+                    due: task.due,
+                })
+            }
+            Entry::Park { .. }
+            | Entry::Deliver { .. }
+            | Entry::DeadLetter { .. }
+            | Entry::Poison { .. }
+            | Entry::Callback(_)
+            | Entry::DeliverCallback(_)
+            | Entry::Event(_)
+            | Entry::Order(_)
+            | Entry::Alert(_) => None,
+        })
     }
 
     /// What follows from a decision, with the delivery of the callback in it if its scene wants that.

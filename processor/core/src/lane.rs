@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::order::Ends;
+use crate::overdue::Moves;
 use crate::tier::HORIZON;
 use crate::time::Timestamp;
 use crate::window::Window;
@@ -100,6 +101,8 @@ pub(crate) struct Lane {
     pub(crate) dirty: bool,
     /// Ends of ordered tasks that are not committed yet.
     pub(crate) ends: Ends,
+    /// Tasks deferred in other shards, which is not committed yet.
+    pub(crate) moves: Moves,
     /// The numbers of the commits under way, of what is saved up.
     pub(crate) saves: VecDeque<u64>,
 }
@@ -187,6 +190,7 @@ impl Lane {
             draining: false,
             dirty: false,
             ends: Ends::default(),
+            moves: Moves::default(),
             saves: VecDeque::new(),
         }
     }

@@ -4,7 +4,8 @@
 //! when it is read again. Invariant: memory does not grow with the number of tasks, only with how far their due times are apart, up to a
 //! bound.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::mem;
 use std::sync::Arc;
 
 use crate::time::Timestamp;
@@ -57,6 +58,27 @@ struct Span {
     first: Timestamp,
 }
 
+/// A task that is deferred in a tier of another shard.
+#[derive(Clone, Debug)]
+pub(crate) struct Move {
+    /// The shard that it moves to.
+    pub(crate) to: i32,
+    /// Its scene.
+    pub(crate) scene: Arc<str>,
+    /// When it was due first.
+    pub(crate) due: Timestamp,
+}
+
+/// The moves of a lane that are not committed yet. Whoever loses the lane before they are has deferred nothing: the next owner reads the
+/// tasks where they were.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Moves {
+    /// Of batches under way, oldest first.
+    under_way: VecDeque<Vec<Move>>,
+    /// Of the batch being collected.
+    collecting: Vec<Move>,
+}
+
 /// The length of a span where due times are close: what people take for the same time, in microseconds.
 const LENGTH: u64 = 1_000_000;
 
@@ -90,6 +112,13 @@ impl Dues {
         let shard = self.shards.get_mut(&shard);
         if let Some(spans) = shard.and_then(|shard| shard.deferred.get_mut(scene)) {
             spans.take(due);
+        }
+    }
+
+    /// Tasks are not deferred in other shards: that was never written.
+    pub(crate) fn undo(&mut self, moves: impl IntoIterator<Item = Move>) {
+        for Move { to, scene, due } in moves {
+            self.back(to, &scene, due);
         }
     }
 
@@ -131,6 +160,30 @@ fn add(scenes: &mut Scenes, scene: &Arc<str>, due: Timestamp) {
     }
     let spans = scenes.entry(Arc::clone(scene)).or_default();
     spans.add(due);
+}
+
+// === impl Moves ===
+
+impl Moves {
+    /// A task moves, in the batch that is being collected.
+    pub(crate) fn add(&mut self, one: Move) {
+        self.collecting.push(one);
+    }
+
+    /// The batch is handed over.
+    pub(crate) fn submit(&mut self) {
+        self.under_way.push_back(mem::take(&mut self.collecting));
+    }
+
+    /// The oldest batch is over: its moves are durable, or are added again with what is written again.
+    pub(crate) fn over(&mut self) {
+        self.under_way.pop_front();
+    }
+
+    /// All that are not durable.
+    pub(crate) fn into_unwritten(self) -> impl Iterator<Item = Move> {
+        self.under_way.into_iter().flatten().chain(self.collecting)
+    }
 }
 
 // === impl Overdue ===

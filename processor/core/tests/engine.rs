@@ -13,9 +13,9 @@ use retide_core::lane::Limits;
 use retide_core::scene::{Callback, Target};
 use retide_core::wait::Cause;
 use retide_core::{
-    Action, Backoff, Deferral, Ended, Engine, Entry, Event, Failure, Gates, Input, Jitter, Kind,
-    Ladder, LaneId, Now, Omitted, Origin, Outcome, Poison, Policy, Rate, Reason, Record, Scene,
-    Scenes, Settlement, Source, Task, Terminal, Timestamp, Transition, Wait,
+    Action, Backoff, Commit, Deferral, Ended, Engine, Entry, Event, Failure, Gates, Input, Jitter,
+    Kind, Ladder, LaneId, Now, Omitted, Origin, Outcome, Poison, Policy, Rate, Reason, Record,
+    Scene, Scenes, Settlement, Source, Task, Terminal, Timestamp, Transition, Wait,
 };
 
 /// Where every test starts: an instant of no meaning.
@@ -972,6 +972,49 @@ fn a_task_moves_to_a_shard_that_its_rate_belongs_to() {
     ];
     assert_eq!(moved, [settle(elsewhere, 0, entries)]);
     assert!(matches!(&called[..], [Action::Dispatch { lane, .. }] if *lane == there));
+}
+
+#[test]
+fn what_moves_to_another_shard_is_overdue_there_only_once_that_is_durable() {
+    let rate = Rate {
+        limit: NonZeroU32::new(1).unwrap(),
+        per: Duration::from_mins(1),
+        burst: NonZeroU32::new(1).unwrap(),
+    };
+    for is_durable in [false, true] {
+        let mut bench = Bench::of_group(3, scene(|scene| scene.rate = Some(rate)));
+        let lane = |shard| LaneId { shard, ..TASKS };
+        for shard in [0, 1] {
+            let (lane, start, known) = (lane(shard), 0, Completions::default());
+            bench.step(at(0), Input::Assign { lane, start, known });
+        }
+
+        let moved = bench.record(at(100), lane(0), 0, task("a", at(0)));
+        let told = bench.engine.overdue(at(10_000).wall);
+        for commit in bench.engine.commits().into_iter().filter(|_| is_durable) {
+            let Commit {
+                lane,
+                epoch,
+                watermark,
+                ..
+            } = commit;
+            let committed = Input::Committed {
+                lane,
+                epoch,
+                watermark,
+            };
+            bench.step(at(200), committed);
+        }
+        bench.step(at(300), Input::Revoke { shard: 0 });
+        bench.step(at(300), Input::Release { shard: 0 });
+
+        assert_eq!(where_parked(&moved), Some(1));
+        assert_eq!(told["pay"].tasks, 1);
+        let left = bench.engine.overdue(at(10_000).wall);
+        let left: Vec<u64> = left.values().map(|overdue| overdue.tasks).collect();
+        let expected: &[u64] = if is_durable { &[1] } else { &[] };
+        assert_eq!(left, expected, "durable: {is_durable}");
+    }
 }
 
 #[test]

@@ -14,8 +14,8 @@ use retide_core::order::{Fingerprint, Shard};
 use retide_core::scene::Target;
 use retide_core::{
     Action, Backoff, Commit, Engine, Entry, Failure, Gates, Input, Jitter, Kind, Ladder, LaneId,
-    Now, Ordering, Origin, Outcome, Policy, Record, Scene, Scenes, Settlement, Source, Task,
-    Timestamp, Transition, Wait,
+    Now, Ordering, Origin, Outcome, Policy, Record, Scene, Scenes, Settlement, Sink, Sinks, Source,
+    Task, Timestamp, Transition, Wait, Writable,
 };
 
 /// Where every test starts: an instant of no meaning.
@@ -600,6 +600,36 @@ fn without_the_order_topic_a_crash_would_lose_the_order() {
     world.readers.get_mut(&lane).unwrap().next = 1;
     world.read_all();
     world.pass(1);
+}
+
+#[test]
+fn what_is_parked_while_the_order_topic_takes_records_is_written_with_its_place_even_if_that_closes_again()
+ {
+    let writable = |closed| {
+        Input::Writable(Writable {
+            closed,
+            stuck: false,
+            batch_tasks: usize::MAX,
+            batch_bytes: usize::MAX,
+        })
+    };
+    let closed = Sinks::NONE.with(Sink::Order);
+    let mut world = World::new(scenes(60_000), Limits::of(64 << 20));
+    world.step(writable(closed));
+    world.submit();
+    world.commit();
+
+    // Open for a moment, between two batches.
+    world.step(writable(Sinks::NONE));
+    world.produce("pay", "a", 0);
+    world.read_all();
+    world.answer(0, failed());
+    world.step(writable(closed));
+    world.submit();
+
+    let batch = world.under_way.back().unwrap();
+    assert_eq!(batch.settled.len(), 1);
+    assert_eq!(batch.changes.len(), 1);
 }
 
 #[test]

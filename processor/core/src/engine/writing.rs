@@ -88,7 +88,7 @@ pub(super) struct Writing {
     scenes: BTreeMap<Arc<str>, usize>,
     /// The keys of those, by shard: what comes behind them waits, too.
     keys: BTreeSet<(i32, Fingerprint)>,
-    /// Whether the order topic took no records when the batch being collected was begun.
+    /// Whether the order topic has taken no records since the batch being collected was begun.
     was_order_closed: bool,
 }
 
@@ -239,18 +239,23 @@ impl Writing {
         self.keys.clear();
     }
 
-    /// Drops what belongs to a shard.
-    fn forget(&mut self, shard: i32) {
-        self.again
-            .retain(|unwritten| unwritten.settlement.lane.shard != shard);
+    /// Drops what belongs to a shard, and gives it.
+    fn forget(&mut self, shard: i32) -> Vec<Settlement> {
+        let is_gone = |unwritten: &Unwritten| unwritten.settlement.lane.shard == shard;
+        let again = std::mem::take(&mut self.again).into_iter();
+        let (mut gone, again): (VecDeque<_>, VecDeque<_>) = again.partition(is_gone);
+        self.again = again;
         let held = std::mem::take(&mut self.held);
         self.scenes.clear();
         self.keys.clear();
         for unwritten in held {
-            if unwritten.settlement.lane.shard != shard {
+            if is_gone(&unwritten) {
+                gone.push_back(unwritten);
+            } else {
                 self.hold(unwritten);
             }
         }
+        gone.into_iter().map(|gone| gone.settlement).collect()
     }
 }
 
@@ -285,6 +290,8 @@ impl Engine {
     /// Other topics take records.
     pub(super) fn follow_writable(&mut self, now: Now, writable: Writable) {
         let before = std::mem::replace(&mut self.writing.writable, writable);
+        // What is settled while it is open must not be written without it, even if it closes again before that.
+        self.writing.was_order_closed &= writable.closed.contains(Sink::Order);
         if before.closed != writable.closed {
             self.writing.try_all_again();
         }
@@ -341,6 +348,7 @@ impl Engine {
             };
             lane.dirty = true;
             lane.saves.pop_front();
+            lane.moves.over();
             ours.insert(id);
             let committed = lane.ends.committed().into_iter();
             ends.extend(committed.map(|end| ((id, end.offset), end)));
@@ -494,9 +502,9 @@ impl Engine {
         !(was_closed && is_closed)
     }
 
-    /// Drops what is not written of a shard that is given away: the next owner reads its tasks again.
-    pub(super) fn forget_unwritten(&mut self, shard: i32) {
-        self.writing.forget(shard);
+    /// Drops what is not written of a shard that is given away, and gives it: the next owner reads its tasks again.
+    pub(super) fn forget_unwritten(&mut self, shard: i32) -> Vec<Settlement> {
+        self.writing.forget(shard)
     }
 
     /// Whether a settlement has to wait for a topic.
