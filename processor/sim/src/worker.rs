@@ -108,6 +108,8 @@ enum Stage {
         end: At,
         /// The number of the last batch with something of it.
         batch: u64,
+        /// Whether all calls were back by then, and nothing waited for a topic; what is settled later is not in it.
+        clean: bool,
     },
 }
 
@@ -804,15 +806,15 @@ impl Worker {
                 let handed_over = !is_left && self.engine.to_write_again() == 0;
                 if handed_over {
                     let batch = self.submitted;
-                    letting_go.stage = Stage::Committing { end, batch };
+                    let clean = before == 0 && self.engine.unwritten() == 0;
+                    letting_go.stage = Stage::Committing { end, batch, clean };
                 }
                 self.letting_go = Some(letting_go);
                 handed_over
             }
-            Stage::Committing { batch, .. }
+            Stage::Committing { batch, clean, .. }
                 if self.received >= batch || self.bug == Bug::GivenUncommitted =>
             {
-                let clean = before == 0 && self.engine.unwritten() == 0;
                 self.gone(letting_go, clean, env);
                 true
             }
@@ -832,7 +834,8 @@ impl Worker {
         let LettingGo { shards, due, .. } = letting_go;
         // What waits for a topic is read again by the next owner.
         let waits = self.engine.unwritten() > 0;
-        let clean = !waits && (clean || env.now < due);
+        let clean = clean || (self.bug == Bug::NoDrain && env.now < due);
+        let clean = clean && !waits;
         self.release(&shards, clean, env);
         self.given(env);
     }
@@ -1099,7 +1102,8 @@ impl Worker {
                         });
                     }
                     self.calls.insert(ticket, Arc::clone(counted_as(&scene)));
-                    if !self.closed.is_empty() {
+                    // What shards that leave may not start any more takes turns, too.
+                    if !self.closed.is_empty() || self.letting_go.is_some() {
                         env.judge.turns.is_held_up(self.id);
                     }
                     env.judge.takes_turn(self.id, lane, &task);
