@@ -161,14 +161,14 @@ async fn an_idle_connection_is_closed_though_nobody_asks_for_it() {
         config.idle_timeout = Some(Duration::from_millis(50));
     });
 
-    let attempt = tokio::spawn(async move { attempts(&http, 1).await });
+    // The target lives on, so that it is not its end that closes the connection.
+    let attempt = tokio::spawn(async move { (attempts(&http, 1).await, http) });
     let (mut socket, _) = listener.accept().await.expect("a connection");
     let mut bytes = [0; 4096];
     let _ = socket.read(&mut bytes).await.expect("a request");
     let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
     socket.write_all(answer).await.expect("it is written");
-    // The target lives on in the task's result.
-    let outcomes = attempt.await.expect("no panic");
+    let (outcomes, _http) = attempt.await.expect("no panic");
 
     assert_eq!(outcomes, [Outcome::Success]);
     let end = tokio::time::timeout(Duration::from_secs(30), socket.read(&mut bytes)).await;
@@ -320,6 +320,9 @@ async fn go_away_and_refused_streams_cost_no_attempt() {
         let outcomes = attempts_at_once(http, 64).await;
 
         all_succeed(&outcomes, &counts);
+        // A target that takes few streams is given more connections.
+        let least = if most < 64 { 2 } else { 1 };
+        assert!(counts.connections() >= least, "{name}");
         assert!(
             counts.connections() < 40,
             "{name}: {}",
