@@ -26,8 +26,17 @@ async fn a_status_decides_the_outcome() {
     for code in [300, 304, 400, 401, 404, 409, 410, 422] {
         let outcome = attempt_answered((code, &[], "")).await;
 
-        assert!(matches!(outcome, Outcome::Permanent(_)), "{code}");
+        // Some may be about everybody.
+        let is_at_the_door = [300, 304, 401, 404, 410].contains(&code);
+        assert_eq!(outcome.word(), "permanent", "{code}");
+        let is_refused = matches!(outcome, Outcome::Refused(_));
+        assert_eq!(is_refused, is_at_the_door, "{code}");
     }
+    // What the configuration calls permanent is about the task.
+    let (address, _) = serve((404, &[], "")).await;
+    let mut listed = config(address);
+    listed.permanent = vec![Status::Class(4)];
+    assert!(matches!(attempt(listed).await, Outcome::Permanent(_)));
 }
 
 #[tokio::test]
@@ -76,13 +85,14 @@ async fn retry_after_is_heeded_wherever_the_target_can_mean_it() {
         assert_eq!(outcome, after(code));
     }
     // It is about the address that is not gone to.
-    assert_eq!(attempt_answered((302, ASKS, "later")).await, refused(302));
+    let elsewhere = attempt_answered((302, ASKS, "later")).await;
+    assert_eq!(elsewhere, Outcome::Refused(failure("http-302", "later")));
     assert_eq!(
         attempt_answered((200, ASKS, "later")).await,
         Outcome::Success
     );
     let soon = attempt_answered((403, &[("retry-after", "soon")], "later")).await;
-    assert!(matches!(&soon, Outcome::Permanent(_)), "{soon:?}");
+    assert!(matches!(&soon, Outcome::Refused(_)), "{soon:?}");
     for (list, code, expected) in [
         ("throttled", 500, after(500)),
         ("throttled", 302, after(302)),
@@ -171,7 +181,7 @@ async fn a_redirect_is_not_followed() {
 
     let outcome = attempt(config(address)).await;
 
-    let expected = Outcome::Permanent(failure("http-307", "Temporary Redirect"));
+    let expected = Outcome::Refused(failure("http-307", "Temporary Redirect"));
     assert_eq!(outcome, expected);
     assert_eq!(seen.lock().expect("no panic").len(), 1);
 }
