@@ -51,7 +51,7 @@ const METADATA: [IpAddr; 13] = [
 // === impl Class ===
 
 impl Class {
-    /// The class of exactly this address; see [`readings`] for those that it carries.
+    /// The class of exactly this address; see `readings` for those that it carries.
     pub fn of(address: IpAddr) -> Self {
         if METADATA.contains(&address) {
             return Self::Metadata;
