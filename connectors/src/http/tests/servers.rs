@@ -30,8 +30,6 @@ struct Server {
     count: PathBuf,
     /// What it is called by.
     http: Arc<Http>,
-    /// Whether it reads its configuration anew when it is told to hang up.
-    reloads: bool,
 }
 
 impl Server {
@@ -107,7 +105,6 @@ async fn start(
         child,
         count,
         http: Arc::new(Http::try_new(http).expect("valid")),
-        reloads: false,
     };
     let start = Instant::now();
     while tokio::net::TcpStream::connect(("127.0.0.1", port))
@@ -155,10 +152,9 @@ async fn nginx(dir: &Path) -> Vec<Server> {
     ];
     let config = fill(dir, "nginx.conf", &words);
     let arguments = ["-c", &config, "-p", &path(""), "-e", &path("error.log")];
-    let Some(mut server) = start("nginx", "nginx", &arguments, (dir, one)).await else {
+    let Some(server) = start("nginx", "nginx", &arguments, (dir, one)).await else {
         return Vec::new();
     };
-    server.reloads = true;
     let (outbound, _ca) = trusting(made.cert.der());
     let mut config = Config::new(format!("https://localhost:{two}/"));
     config.timeout = Duration::from_secs(20);
@@ -173,7 +169,6 @@ async fn nginx(dir: &Path) -> Vec<Server> {
         child: Command::new("true").spawn().expect("it starts"),
         count: dir.join("nginx2.count"),
         http: Arc::new(http),
-        reloads: false,
     };
     vec![second, server]
 }
@@ -270,9 +265,6 @@ async fn campaign(server: &Server) -> (usize, Vec<String>) {
                 tokio::spawn(async move { http.attempt(Arc::new(fixture::task(&[]))).await })
             })
             .collect();
-        if server.reloads {
-            server.signal("-HUP");
-        }
         for one in burst {
             count += 1;
             let outcome = one.await.expect("no panic").outcome;
