@@ -54,6 +54,23 @@ fn serve(runtime: &Runtime, door: &Arc<Door>) -> SocketAddr {
     address
 }
 
+/// The task with many headers was sent those it should be.
+fn check_dressed(door: &Door) {
+    let calls = door.calls.lock().unwrap().clone();
+    let dressed = calls
+        .iter()
+        .find(|call| call["retry-id"] == "dressed")
+        .unwrap();
+    let all = |name: &str| -> Vec<&str> {
+        let values = dressed.get_all(name).iter();
+        values.map(|value| value.to_str().unwrap()).collect()
+    };
+    assert_eq!(all("traceparent"), ["00-2"]);
+    assert_eq!(all("x-kind"), ["1"]);
+    assert_eq!(all("content-type"), ["text/plain"]);
+    assert!(all("cookie").is_empty(), "{dressed:?}");
+}
+
 #[test]
 fn a_wall_of_404_kills_few_tasks_and_headers_left_out_are_told() {
     let runtime = Runtime::new().unwrap();
@@ -146,19 +163,7 @@ concurrency = 16
     assert_eq!(alerts[0]["reason"], "refused-in-a-row", "{alerts:?}");
     assert_eq!(alerts[0]["scene"], "paid", "{alerts:?}");
 
-    let calls = door.calls.lock().unwrap().clone();
-    let dressed = calls
-        .iter()
-        .find(|call| call["retry-id"] == "dressed")
-        .unwrap();
-    let all = |name: &str| -> Vec<&str> {
-        let values = dressed.get_all(name).iter();
-        values.map(|value| value.to_str().unwrap()).collect()
-    };
-    assert_eq!(all("traceparent"), ["00-2"]);
-    assert_eq!(all("x-kind"), ["1"]);
-    assert_eq!(all("content-type"), ["text/plain"]);
-    assert!(all("cookie").is_empty(), "{dressed:?}");
+    check_dressed(&door);
     let metrics = get(&admin, "/metrics").unwrap().1;
     for reason in ["withheld", "repeated"] {
         let line = format!("retide_headers_left_out_total{{scene=\"paid\",reason=\"{reason}\"}} 1");
