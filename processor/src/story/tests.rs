@@ -179,7 +179,7 @@ fn two_failures_and_a_success_are_told_in_order_with_their_waits() {
     );
     assert_eq!(
         story.lines[2].details(),
-        "attempt 2 · retryable · http-503: busy · due 1970-01-01T00:00:02.440Z · waited 720ms, scheduled 700ms · late by order 2s 500ms + rate 4ms + read 1ms · in retry.delay/3/2"
+        "attempt 2 · retryable · http-503: busy · due 1970-01-01T00:00:02.440Z · waited 720ms, scheduled 700ms · late by order 2s 500ms + rate 4ms + read 1ms · without headers cookie (withheld) · in retry.delay/3/2"
     );
     assert_eq!(
         story.lines[3].details(),
