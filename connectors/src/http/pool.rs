@@ -144,6 +144,8 @@ pub(super) struct One {
     idle: Duration,
     /// When it last answered; never, if it is new.
     answered: Option<Instant>,
+    /// Whether it was kept without a request, be it after its dial, since who waited for it had another one by then.
+    was_kept: bool,
 }
 
 /// A connection that speaks HTTP/2.
@@ -355,6 +357,7 @@ impl Pool {
             life,
             idle,
             answered: None,
+            was_kept: false,
         }))
     }
 
@@ -398,9 +401,10 @@ impl Pool {
                 Err(Err(_)) => unreachable!("a connection was sent"),
             }
         }
-        if let Grant::One(one) = grant
+        if let Grant::One(mut one) = grant
             && state.idle.len() < MAX_IDLE
         {
+            one.was_kept = true;
             state.idle.push(one);
             self.keep(state);
         }
@@ -550,14 +554,14 @@ impl State {
 // === impl One ===
 
 impl One {
-    /// Whether it has answered before: the target may have closed it meanwhile.
+    /// Whether it has answered before, or was kept: the target may have closed it meanwhile.
     pub(super) const fn is_reused(&self) -> bool {
-        self.answered.is_some()
+        self.was_kept || self.answered.is_some()
     }
 
     /// Whether it can take a request. A new one takes the first one before it says so.
     fn is_open(&self) -> bool {
-        if self.is_reused() {
+        if self.answered.is_some() {
             self.sender.is_ready()
         } else {
             !self.sender.is_closed()

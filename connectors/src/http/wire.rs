@@ -1,5 +1,7 @@
 //! The wire of a connection: a stream with or without TLS, and what has come and gone on it since the request under way began.
 //!
+//! A target that closes a connection at once may have said something before: that it takes no further stream, or an answer. So a write that
+//! fails since the connection is gone is taken for done, and the connection ends where what has come ends.
 //! Invariant: what the tap says of a request is true of that request only, and what a body brings is not kept.
 
 use std::io::{self, IoSlice};
@@ -29,6 +31,8 @@ pub(super) enum Stream {
 pub(super) struct Wire {
     stream: Stream,
     tap: Arc<Tap>,
+    /// Whether the target is gone, so that nothing is written any more.
+    is_gone: bool,
 }
 
 /// What has come and gone on a connection since the request under way began.
@@ -67,8 +71,21 @@ impl Wire {
         let wire = Self {
             stream,
             tap: Arc::clone(&tap),
+            is_gone: false,
         };
         (wire, tap)
+    }
+
+    /// What to say of a write of `length` bytes.
+    fn wrote(&mut self, polled: Poll<io::Result<usize>>, length: usize) -> Poll<io::Result<usize>> {
+        self.tap.wrote(&polled);
+        match polled {
+            Poll::Ready(Err(error)) if is_gone(&error) => {
+                self.is_gone = true;
+                Poll::Ready(Ok(length))
+            }
+            Poll::Ready(_) | Poll::Pending => polled,
+        }
     }
 }
 
@@ -78,7 +95,7 @@ impl AsyncRead for Wire {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { stream, tap } = self.get_mut();
+        let Self { stream, tap, .. } = self.get_mut();
         let before = buffer.filled().len();
         let polled = match stream {
             Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
@@ -98,13 +115,15 @@ impl AsyncWrite for Wire {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let Self { stream, tap } = self.get_mut();
-        let polled = match stream {
+        let wire = self.get_mut();
+        if wire.is_gone {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let polled = match &mut wire.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             Stream::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
         };
-        tap.wrote(&polled);
-        polled
+        wire.wrote(polled, bytes.len())
     }
 
     fn poll_write_vectored(
@@ -112,13 +131,16 @@ impl AsyncWrite for Wire {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let Self { stream, tap } = self.get_mut();
-        let polled = match stream {
+        let wire = self.get_mut();
+        let length = || slices.iter().map(|slice| slice.len()).sum();
+        if wire.is_gone {
+            return Poll::Ready(Ok(length()));
+        }
+        let polled = match &mut wire.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
             Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
         };
-        tap.wrote(&polled);
-        polled
+        wire.wrote(polled, length())
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -129,9 +151,20 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
+        let wire = self.get_mut();
+        if wire.is_gone {
+            return Poll::Ready(Ok(()));
+        }
+        let polled = match &mut wire.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_flush(context),
             Stream::Tls(stream) => Pin::new(stream).poll_flush(context),
+        };
+        match polled {
+            Poll::Ready(Err(error)) if is_gone(&error) => {
+                wire.is_gone = true;
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(_) | Poll::Pending => polled,
         }
     }
 
@@ -200,5 +233,55 @@ impl Seen {
             let room = KEPT.saturating_sub(self.start.len()).min(new.len());
             self.start.extend_from_slice(&new[..room]);
         }
+    }
+}
+
+/// Whether a write has failed since the target has closed the connection.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::net::{Ipv4Addr, TcpListener};
+    use std::time::Duration;
+
+    use socket2::SockRef;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[tokio::test]
+    async fn what_came_before_a_connection_was_closed_is_read_after_a_write_has_failed() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (mut target, _) = listener.accept().unwrap();
+        io::Write::write_all(&mut target, b"goodbye").unwrap();
+        // It goes without waiting for anything.
+        SockRef::from(&target)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
+        drop(target);
+
+        let (mut wire, tap) = Wire::new(Stream::Plain(stream));
+        tap.begin();
+        while !wire.is_gone {
+            wire.write_all(b"request").await.unwrap();
+            wire.flush().await.unwrap();
+        }
+        let mut said = Vec::new();
+        let ended = wire.read_to_end(&mut said).await;
+
+        assert_eq!(said, b"goodbye", "{ended:?}");
+        let glimpse = tap.glimpse();
+        assert_eq!(glimpse.start, b"goodbye");
+        assert!(!glimpse.gone, "nothing has gone after it was closed");
     }
 }

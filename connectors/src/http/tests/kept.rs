@@ -63,6 +63,35 @@ async fn a_kept_connection_that_is_closed_as_the_request_comes_costs_no_attempt(
 }
 
 #[tokio::test]
+async fn a_connection_that_was_kept_without_a_request_costs_no_attempt_either() {
+    let (address, counts) = serve_act(|connection, _| match connection {
+        0 => Act::Close,
+        _ => ok(),
+    })
+    .await;
+    let http = Arc::new(http(address, |config| {
+        config.permanent = vec![Status::NoAnswer(NoAnswer::Reply)];
+    }));
+    let one = Arc::clone(&http);
+    let who = tokio::spawn(async move { one.attempt(Arc::new(fixture::task(&[]))).await.outcome });
+    // It asks for a connection and is gone before there is one, which is kept.
+    tokio::task::yield_now().await;
+    who.abort();
+    assert!(who.await.is_err(), "it had an answer");
+    while counts.connections() < 1 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    let outcomes = attempts(&http, 1).await;
+
+    all_succeed(&outcomes, &counts);
+    assert_eq!(counts.connections(), 2);
+}
+
+#[tokio::test]
 async fn what_is_not_to_be_sent_twice_ends_as_unsent() {
     let (address, _) = serve_act(|_, request| match request {
         0 => ok(),

@@ -38,6 +38,16 @@ impl Server {
         fs::read_to_string(&self.count).map_or(0, |text| text.lines().count())
     }
 
+    /// Has it read its configuration anew, if it can: its workers go as soon as they are done.
+    fn reload(&self) {
+        let pid = self.count.with_file_name("nginx.pid");
+        let is_nginx = self.name.starts_with("nginx");
+        if let Some(pid) = is_nginx.then(|| fs::read_to_string(pid).ok()).flatten() {
+            let sent = Command::new("kill").args(["-HUP", pid.trim()]).status();
+            assert!(sent.is_ok(), "{}", self.name);
+        }
+    }
+
     /// Sends it a signal.
     fn signal(&self, signal: &str) {
         let id = self.child.id().to_string();
@@ -265,6 +275,7 @@ async fn campaign(server: &Server) -> (usize, Vec<String>) {
                 tokio::spawn(async move { http.attempt(Arc::new(fixture::task(&[]))).await })
             })
             .collect();
+        server.reload();
         for one in burst {
             count += 1;
             let outcome = one.await.expect("no panic").outcome;
