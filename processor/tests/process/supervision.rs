@@ -196,11 +196,12 @@ impl Drop for Unheard {
 
 #[test]
 fn a_log_that_nobody_reads_or_that_is_full_holds_up_nothing() {
-    // More lines than a pipe and the queue before it hold.
     const TASKS: usize = 600;
     let rig = Rig::new(Duration::ZERO, FLAKY);
     let address = free();
+    // The clients say of each fetch: more lines than a pipe and the queue before it hold.
     let basics = rig.basics();
+    let basics = basics.replace("[kafka]\n", "[kafka]\ndebug = 'fetch'\n");
     rig.configure(&format!("{basics}[admin]\nlisten = '{address}'\n{FLAKY}"));
 
     for (round, kind) in ["full", "unread"].into_iter().enumerate() {
