@@ -143,6 +143,8 @@ struct State<L> {
     unreadable: Unreadable,
     /// The version of that.
     readable_version: u64,
+    /// Lanes that were begun while their topic did not exist: no offset of theirs is one of a topic that is there again.
+    unbound: HashSet<LaneId>,
     /// Batches handed to the ledger.
     submitted: u64,
     /// Batches of which the ledger has said what became.
@@ -322,6 +324,7 @@ impl<L: Ledger> State<L> {
             writable_version: 0,
             unreadable: Unreadable::default(),
             readable_version: 0,
+            unbound: HashSet::new(),
             commit_at: now,
             paused: HashMap::new(),
             bindings: HashMap::new(),
@@ -1083,6 +1086,7 @@ impl<L: Ledger> State<L> {
 
     /// Lanes are ours.
     fn assigned(&mut self, assignments: Vec<Assignment>, orders: Vec<(i32, order::Shard)>) {
+        self.follow_readable();
         for (shard, order) in orders {
             self.know_order(shard, order);
         }
@@ -1106,6 +1110,9 @@ impl<L: Ledger> State<L> {
                 binding,
             } = assignment;
             self.bindings.insert(lane, binding);
+            if self.unreadable.is_deleted(lane.source) {
+                self.unbound.insert(lane);
+            }
             self.shards.insert(lane.shard, self.assignment);
             self.parts.ownership.take(lane.shard);
             self.step(Input::Assign { lane, start, known });
@@ -1402,7 +1409,7 @@ impl<L: Ledger> State<L> {
             });
         }
         for commit in &commits {
-            if self.unreadable.has(commit.lane.source) {
+            if self.unreadable.has(commit.lane.source) || self.unbound.contains(&commit.lane) {
                 continue;
             }
             batch.progress.push(Progress {
@@ -1562,6 +1569,7 @@ impl<L: Ledger> State<L> {
         self.paused.retain(|lane, _| !shards.contains(&lane.shard));
         self.bindings
             .retain(|lane, _| !shards.contains(&lane.shard));
+        self.unbound.retain(|lane| !shards.contains(&lane.shard));
     }
 
     /// Tells those who wait for shards to be given away that all of theirs are.

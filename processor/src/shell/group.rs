@@ -534,6 +534,7 @@ impl Context {
             threads: &self.threads,
             metrics: &self.metrics,
             renewed: &self.renewed,
+            readability: &self.readability,
             stop: &self.stop,
         }
     }
@@ -609,7 +610,7 @@ impl Context {
         let missing = self.topics.read();
         let missing = missing.filter(|(_, topic)| presence.is_missing(topic));
         self.readability.only(Why::Deleted, missing);
-        if change.anew.is_empty() {
+        if change.anew.is_empty() && !change.is_back {
             return;
         }
         let shards: Vec<i32> = self.known().shards.iter().copied().collect();

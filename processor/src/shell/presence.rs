@@ -42,6 +42,8 @@ pub(crate) struct Change {
     pub(crate) deleted: Vec<Arc<str>>,
     /// Topics that are there again, or are other ones: their offsets begin anew.
     pub(crate) anew: Vec<Arc<str>>,
+    /// Whether a topic that was taken for deleted is there all the same: it is read on where its offsets say.
+    pub(crate) is_back: bool,
 }
 
 impl Presence {
@@ -78,6 +80,7 @@ impl Presence {
                     if is_other || (was_missing && !is_same) {
                         change.anew.push(Arc::clone(topic));
                     }
+                    change.is_back |= was_missing && is_same;
                 }
             }
         }
@@ -112,6 +115,7 @@ mod tests {
         let mut presence = Presence::default();
         let mut see = |seen| {
             let change = presence.see([(&topic, seen)]);
+            assert!(!change.is_back || seen == there(3), "{seen:?}");
             (change.deleted.len(), change.anew.len())
         };
 
@@ -128,6 +132,9 @@ mod tests {
         assert_eq!(see(Seen::Missing), (0, 0));
         assert_eq!(see(Seen::Missing), (1, 0));
         assert_eq!(see(there(3)), (0, 0), "the same one after all");
+        assert_eq!(see(Seen::Missing), (0, 0));
+        assert_eq!(see(Seen::Missing), (1, 0));
+        assert!(presence.see([(&topic, there(3))]).is_back);
     }
 
     #[test]

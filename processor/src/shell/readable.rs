@@ -93,6 +93,13 @@ impl Unreadable {
             .is_some_and(|(_, why)| *why == Why::Denied)
     }
 
+    /// Whether this source's topic does not exist.
+    pub(crate) fn is_deleted(&self, source: Source) -> bool {
+        self.0
+            .get(&source)
+            .is_some_and(|(_, why)| *why == Why::Deleted)
+    }
+
     /// Those that may not be read.
     pub(crate) fn denied(&self) -> impl Iterator<Item = Source> {
         let denied = self.0.iter().filter(|(_, (_, why))| *why == Why::Denied);

@@ -34,6 +34,7 @@ use crate::shell::binding::Bindings;
 use crate::shell::feed::{Assignment, Reading};
 use crate::shell::order;
 use crate::shell::presence::Seen;
+use crate::shell::readable::Readability;
 use crate::threads::Threads;
 use crate::topics::Topics;
 use crate::trouble::{Effect, Kind, Trouble};
@@ -53,6 +54,8 @@ pub(crate) struct Asking<'a> {
     pub(crate) metrics: &'a Metrics,
     /// Partitions whose topics were made anew under this worker: what is committed for them may be of the topics that are gone.
     pub(crate) renewed: &'a Renewed,
+    /// The topics that do not exist, as far as that is certain.
+    pub(crate) readability: &'a Readability,
     /// Set when nobody wants it any more.
     pub(crate) stop: &'a AtomicBool,
 }
@@ -156,7 +159,7 @@ impl Asking<'_> {
         if wanted.is_empty() {
             return known;
         }
-        let missing = self.keep_whole(&mut wanted, &mut known.pending);
+        self.keep_whole(&mut wanted, &mut known.pending);
         let committed = self.committed(&mut wanted, deadline, &mut known.pending);
         let bindings = match Bindings::ask(self.probe.client().client(), self.topics, ASK) {
             Ok(bindings) => bindings,
@@ -171,7 +174,7 @@ impl Asking<'_> {
         let edges = self.edges(&wanted, deadline);
         let mut found = Vec::new();
         for shard in wanted.clone() {
-            match self.found(shard, &missing, &committed, &edges) {
+            match self.found(shard, &committed, &edges) {
                 Ok(lanes) => found.extend(lanes),
                 Err(pending) => {
                     wanted.remove(&shard);
@@ -224,7 +227,10 @@ impl Asking<'_> {
             Seen::Hidden => None,
             Seen::Missing => {
                 let is_needed = [&self.topics.tasks, &self.topics.order].contains(&topic);
-                is_needed.then_some(0)
+                // One that is read is missing for certain when that was said twice: until then its offsets are not given up.
+                let is_read = self.topics.source(topic).is_some();
+                let is_certain = self.readability.unreadable().has_topic(topic);
+                (is_needed || (is_read && !is_certain)).then_some(0)
             }
         }
     }
@@ -259,19 +265,15 @@ impl Asking<'_> {
         Ok(all.into_iter().map(of).collect())
     }
 
-    /// Takes out the shards that not all topics have. Gives the topics that do not exist.
-    fn keep_whole(
-        self,
-        wanted: &mut BTreeSet<i32>,
-        pending: &mut BTreeMap<i32, Pending>,
-    ) -> BTreeSet<Arc<str>> {
+    /// Takes out the shards that not all topics have.
+    fn keep_whole(self, wanted: &mut BTreeSet<i32>, pending: &mut BTreeMap<i32, Pending>) {
         let described = match self.described() {
             Ok(described) => described,
             Err(error) => {
                 for shard in mem::take(wanted) {
                     pending.insert(shard, Pending::Topics(error.clone()));
                 }
-                return BTreeSet::new();
+                return;
             }
         };
         wanted.retain(|shard| {
@@ -285,10 +287,6 @@ impl Asking<'_> {
             }
             !is_narrow
         });
-        let missing = described
-            .into_iter()
-            .filter(|(_, seen)| *seen == Seen::Missing);
-        missing.map(|(topic, _)| topic).collect()
     }
 
     /// What the group has committed for the shards; those of which it is not known are taken out.
@@ -368,16 +366,16 @@ impl Asking<'_> {
     fn found(
         self,
         shard: i32,
-        missing: &BTreeSet<Arc<str>>,
         committed: &Committed,
         (first, end): &(Offsets, Offsets),
     ) -> Result<Vec<Found>, Pending> {
+        let unreadable = self.readability.unreadable();
         let mut lanes = Vec::new();
         for (source, topic) in self.topics.of_shard(shard) {
             let at = (topic.to_string(), shard);
             let lane = LaneId { shard, source };
-            if missing.contains(topic) {
-                // Nothing is there. When it is made, the shard begins anew.
+            if unreadable.is_deleted(source) {
+                // Nothing is there. When it is, the shard begins anew.
                 lanes.push(Found {
                     lane,
                     committed: None,
