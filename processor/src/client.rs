@@ -1,5 +1,6 @@
 //! What clients share: how they are heard.
 
+use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
@@ -50,6 +51,20 @@ pub(crate) fn logged(level: RDKafkaLogLevel, facility: &str, message: &str) {
             info!(target: "librdkafka", facility, "{message}");
         }
         RDKafkaLogLevel::Debug => debug!(target: "librdkafka", facility, "{message}"),
+    }
+}
+
+/// How often a client asks what the cluster says of its topics.
+const METADATA: &str = "topic.metadata.refresh.interval.ms";
+
+/// How often one does that reads for a worker. The client's own is five minutes: so long nobody had shards where the retry topic was made
+/// anew, and nothing was read of a topic that a broker did not know for a moment, as it may after a standstill.
+const METADATA_MS: &str = "10000";
+
+/// Lets a client ask often what the cluster says of its topics, unless the user says how often.
+pub(crate) fn ask_often(config: &mut ClientConfig) {
+    if config.get(METADATA).is_none() {
+        config.set(METADATA, METADATA_MS);
     }
 }
 

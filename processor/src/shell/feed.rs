@@ -31,7 +31,7 @@ use retide_core::saved::Saved;
 use retide_core::{Alert, Header, LaneId, Name, Record, Source, Timestamp};
 use retide_native::{self as native, headers::Headers};
 
-use crate::client::Quiet;
+use crate::client::{Quiet, ask_often};
 use crate::config::identity::Identity;
 use crate::event::ConsumerReported;
 use crate::metrics::Metrics;
@@ -388,6 +388,7 @@ impl Reader {
         ] {
             config.set(key, value);
         }
+        ask_often(&mut config);
         let (to_drive, records) = bounded(BUFFER);
         let (requests, from_drive) = bounded(REQUESTS);
         let reader = Self {

@@ -34,7 +34,7 @@ use tracing::error;
 use retide_core::{Source, Timestamp};
 use retide_native::membership::membership;
 
-use crate::client::{complained, is_missing, logged};
+use crate::client::{ask_often, complained, is_missing, logged};
 use crate::config::identity::Identity;
 use crate::event::{ShardsAssigned, ShardsLost, ShardsRevoked};
 use crate::metrics::Metrics;
@@ -134,13 +134,6 @@ pub(crate) struct Member {
     pub(crate) threads: [JoinHandle<()>; 2],
 }
 
-/// How often a client asks what the cluster says of its topics.
-const METADATA: &str = "topic.metadata.refresh.interval.ms";
-
-/// That of a member, which asks of the retry topic only. The client's own is five minutes: so long nobody had shards where the topic was
-/// made anew, or had more partitions.
-const METADATA_MS: &str = "10000";
-
 /// Longest wait for a word of the group. After it, the client's thread is woken, which by itself looks only twice a second whether a
 /// heartbeat is due: in a rebalance, all wait for the one that hears of it last.
 const TURN: Duration = Duration::from_millis(50);
@@ -183,9 +176,7 @@ impl Member {
         ] {
             config.set(key, value);
         }
-        if config.get(METADATA).is_none() {
-            config.set(METADATA, METADATA_MS);
-        }
+        ask_often(&mut config);
         let context = Context {
             probe: order::Probe::new(config.clone())?,
             config: config.clone(),
