@@ -84,6 +84,9 @@ pub(super) fn words(error: &rustls::Error) -> String {
     }
 }
 
+/// What the verifier calls a certificate that may sign others, and is shown by a server as its own.
+const OF_A_CA: &str = "CaUsedAsEndEntity";
+
 /// What is wrong with the certificate of the other side.
 fn certificate(error: &CertificateError) -> String {
     match error {
@@ -125,6 +128,11 @@ fn certificate(error: &CertificateError) -> String {
         CertificateError::Revoked => "its certificate was revoked".to_owned(),
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "its certificate is not one for a server".to_owned()
+        }
+        CertificateError::Other(other) if other.to_string() == OF_A_CA => {
+            "its certificate is one of a CA, as `openssl req -x509` makes it by itself: have one made with \
+             `-addext basicConstraints=critical,CA:FALSE`"
+                .to_owned()
         }
         error => format!("its certificate cannot be used: {error}"),
     }

@@ -244,6 +244,30 @@ async fn a_certificate_is_good_or_it_is_said_why_not() {
 }
 
 #[tokio::test]
+async fn a_server_that_shows_the_certificate_of_a_ca_is_told_what_to_do() {
+    let directory = TempDir::new().expect("a directory");
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().expect("a key");
+    let certificate = params.self_signed(&key).expect("a certificate");
+    let certificate = certificate.der().clone();
+    let file = write(
+        directory.path(),
+        "self.pem",
+        &pem("CERTIFICATE", &certificate),
+    );
+    let address = serve(&Certified { certificate, key }, ANY).await;
+
+    let error = talk(&tls(&format!("ca = '{file}'")), address).await;
+
+    let error = error.expect_err("it is not one for a server");
+    assert!(
+        error.contains("basicConstraints=critical,CA:FALSE"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn versions_are_kept_and_what_is_no_tls_is_said() {
     let directory = TempDir::new().expect("a directory");
     let ca = Ca::new("ca");
