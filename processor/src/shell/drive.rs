@@ -1222,8 +1222,10 @@ impl<L: Ledger> State<L> {
         // One look at the clock for all: if anything, it is behind, and nothing is early by that.
         let now = self.now();
         for read in records {
+            let lane = read.position.lane;
             // One of an assignment that is over comes to whoever has the shard now.
-            if self.shards.get(&read.position.lane.shard) == Some(&read.assignment) {
+            let is_ours = self.shards.get(&lane.shard) == Some(&read.assignment);
+            if is_ours && !self.begins_anew(lane) {
                 self.record(now, read);
             }
         }
@@ -1232,11 +1234,18 @@ impl<L: Ledger> State<L> {
             position,
         } in passed
         {
-            if self.shards.get(&position.lane.shard) == Some(&assignment) {
+            let is_ours = self.shards.get(&position.lane.shard) == Some(&assignment);
+            if is_ours && !self.begins_anew(position.lane) {
                 self.step_at(now, Input::Passed { position });
             }
         }
         self.hand.empty();
+    }
+
+    /// Whether the topic of a lane is deleted, or was as the lane began: what comes of it is of a topic that is there again, and is read
+    /// when the lane has begun anew.
+    fn begins_anew(&self, lane: LaneId) -> bool {
+        self.unreadable.is_deleted(lane.source) || self.unbound.contains(&lane)
     }
 
     /// What former owners knew of the order of a shard's tasks: to go on with, or, where it is not kept, to be forgotten by all.

@@ -598,23 +598,25 @@ impl Context {
             // A drive that has ended has nothing to tell.
             let _ = self.readings.send(Reading::Deleted(deleted));
         }
+        if !change.anew.is_empty() || change.is_back {
+            let shards: Vec<i32> = self.known().shards.iter().copied().collect();
+            {
+                let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+                let partitions = |topic: Arc<str>| {
+                    let shards = shards.iter();
+                    shards.map(move |shard| (Arc::clone(&topic), *shard))
+                };
+                renewed.extend(change.anew.into_iter().flat_map(partitions));
+            }
+            let mut anew = self.anew.lock().unwrap_or_else(PoisonError::into_inner);
+            anew.extend(shards);
+            drop(anew);
+            // Before what comes of them counts again.
+            self.begin_anew();
+        }
         let missing = self.topics.read();
         let missing = missing.filter(|(_, topic)| presence.is_missing(topic));
         self.readability.only(Why::Deleted, missing);
-        if change.anew.is_empty() && !change.is_back {
-            return;
-        }
-        let shards: Vec<i32> = self.known().shards.iter().copied().collect();
-        {
-            let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
-            let partitions = |topic: Arc<str>| {
-                let shards = shards.iter();
-                shards.map(move |shard| (Arc::clone(&topic), *shard))
-            };
-            renewed.extend(change.anew.into_iter().flat_map(partitions));
-        }
-        let mut anew = self.anew.lock().unwrap_or_else(PoisonError::into_inner);
-        anew.extend(shards);
     }
 
     /// Asks for the shards that stand still, and gives those that are known to the drive.
