@@ -1216,25 +1216,12 @@ impl Engine {
 
     /// What a settlement defers in another shard, if that is ours.
     fn deferral_elsewhere(&self, settlement: &Settlement) -> Option<Move> {
-        settlement.entries.iter().find_map(|entry| match entry {
-            Entry::Park {
-                to: Some(to), task, ..
-            } if task.deferral.is_some() && *to != settlement.lane.shard && self.has(*to) => {
-                Some(Move {
-                    to: *to,
-                    scene: Arc::clone(&task.scene),
-                    due: task.due,
-                })
-            }
-            Entry::Park { .. }
-            | Entry::Deliver { .. }
-            | Entry::DeadLetter { .. }
-            | Entry::Poison { .. }
-            | Entry::Callback(_)
-            | Entry::DeliverCallback(_)
-            | Entry::Event(_)
-            | Entry::Order(_)
-            | Entry::Alert(_) => None,
+        let (to, task) = settlement.entries.iter().find_map(Entry::parked)?;
+        let to = to.filter(|to| *to != settlement.lane.shard && self.has(*to))?;
+        task.deferral.is_some().then(|| Move {
+            to,
+            scene: Arc::clone(&task.scene),
+            due: task.due,
         })
     }
 

@@ -228,6 +228,25 @@ pub const BREAKER_OPEN: &str = "breaker-open";
 /// The rule that a breaker has closed by after it was open.
 pub const BREAKER_CLOSED: &str = "breaker-closed";
 
+// === impl Entry ===
+
+impl Entry {
+    /// The task that is parked, and its shard if that is another one.
+    pub fn parked(&self) -> Option<(Option<i32>, &Arc<Task>)> {
+        match self {
+            Self::Park { to, task, .. } => Some((*to, task)),
+            Self::Deliver { .. }
+            | Self::DeadLetter { .. }
+            | Self::Poison { .. }
+            | Self::Callback(_)
+            | Self::DeliverCallback(_)
+            | Self::Event(_)
+            | Self::Order(_)
+            | Self::Alert(_) => None,
+        }
+    }
+}
+
 // === impl Ended ===
 
 impl Ended {

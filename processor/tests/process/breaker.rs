@@ -15,7 +15,7 @@ use rdkafka::producer::{BaseProducer, Producer};
 use tokio::runtime::Runtime;
 
 use crate::commands::get;
-use crate::rig::{Request, Rig, Stored};
+use crate::rig::{self, Request, Rig, Stored};
 use crate::support::PATIENCE;
 
 /// How long the target is well before, and how long it is down.
@@ -59,14 +59,8 @@ async fn answer(State(outage): State<Arc<Outage>>, headers: HeaderMap) -> Status
 }
 
 fn serve(runtime: &Runtime, outage: &Arc<Outage>) -> SocketAddr {
-    let bound = tokio::net::TcpListener::bind("127.0.0.1:0");
-    let listener = runtime.block_on(bound).unwrap();
-    let address = listener.local_addr().unwrap();
-    let router = Router::new()
-        .route("/paid", post(answer))
-        .with_state(Arc::clone(outage));
-    runtime.spawn(async move { axum::serve(listener, router).await });
-    address
+    let router = Router::new().route("/paid", post(answer));
+    rig::serve(runtime, router.with_state(Arc::clone(outage)))
 }
 
 /// Produces a task of each scene again and again for this time, all due at once.

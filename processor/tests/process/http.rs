@@ -15,7 +15,7 @@ use retide_core::wall;
 use tokio::runtime::Runtime;
 
 use crate::commands::get;
-use crate::rig::Rig;
+use crate::rig::{self, Rig};
 use crate::support::PATIENCE;
 
 /// How long the target is well before, and how long it refuses everything: longer than the waits of a task's attempts together.
@@ -44,14 +44,8 @@ async fn answer(State(door): State<Arc<Door>>, headers: HeaderMap) -> StatusCode
 }
 
 fn serve(runtime: &Runtime, door: &Arc<Door>) -> SocketAddr {
-    let bound = tokio::net::TcpListener::bind("127.0.0.1:0");
-    let listener = runtime.block_on(bound).unwrap();
-    let address = listener.local_addr().unwrap();
-    let router = Router::new()
-        .route("/paid", post(answer))
-        .with_state(Arc::clone(door));
-    runtime.spawn(async move { axum::serve(listener, router).await });
-    address
+    let router = Router::new().route("/paid", post(answer));
+    rig::serve(runtime, router.with_state(Arc::clone(door)))
 }
 
 /// The task with many headers was sent those it should be.

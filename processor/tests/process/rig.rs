@@ -89,6 +89,15 @@ max_attempts = 4
 concurrency = 256
 "#;
 
+/// Serves a target of a test's own, until the runtime ends.
+pub(crate) fn serve(runtime: &Runtime, router: Router) -> SocketAddr {
+    let bound = tokio::net::TcpListener::bind("127.0.0.1:0");
+    let listener = runtime.block_on(bound).unwrap();
+    let address = listener.local_addr().unwrap();
+    runtime.spawn(async move { axum::serve(listener, router).await });
+    address
+}
+
 // === impl Rig ===
 
 impl Rig {

@@ -10,11 +10,8 @@ use hyper::Response;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use rustls::ServerConfig;
-use rustls::crypto::ring;
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::CertificateDer;
 use tempfile::NamedTempFile;
-use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::tls;
@@ -50,20 +47,7 @@ async fn a_refused_connection_is_retryable() {
 
 /// Answers 200 over TLS to each connection, with the protocol it was agreed to speak as the body: the address and the certificate.
 async fn serve_tls() -> (SocketAddr, CertificateDer<'static>) {
-    let names = vec!["localhost".to_owned()];
-    let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
-    let (certificate, key) = (made.cert.der().clone(), made.signing_key.serialize_der());
-    let mut tls = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![certificate.clone()],
-            PrivatePkcs8KeyDer::from(key).into(),
-        )
-        .expect("a key");
-    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let acceptor = TlsAcceptor::from(Arc::new(tls));
+    let (acceptor, certificate) = raw::tls(&[b"h2", b"http/1.1"]);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     tokio::spawn(async move {

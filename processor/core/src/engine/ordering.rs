@@ -226,17 +226,8 @@ impl Engine {
             | Entry::Order(_)
             | Entry::Alert(_) => None,
         });
-        let parked = otherwise.iter().find_map(|entry| match entry {
-            Entry::Park { task, .. } => Some(task.wake()),
-            Entry::Deliver { .. }
-            | Entry::DeadLetter { .. }
-            | Entry::Poison { .. }
-            | Entry::Callback(_)
-            | Entry::DeliverCallback(_)
-            | Entry::Event(_)
-            | Entry::Order(_)
-            | Entry::Alert(_) => None,
-        });
+        let parked = otherwise.iter().find_map(Entry::parked);
+        let parked = parked.map(|(_, task)| task.wake());
         let Some(task) = delivered else { return };
         let Some((key, _)) = self.line(lane.shard, task) else {
             return;

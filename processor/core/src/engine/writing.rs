@@ -570,17 +570,8 @@ impl Engine {
             }
             !matches!(entry, Entry::Order(_))
         });
-        let parked = refused.iter().find_map(|entry| match entry {
-            Entry::Park { to, task, .. } => Some((to.unwrap_or(lane.shard), Arc::clone(task))),
-            Entry::Deliver { .. }
-            | Entry::DeadLetter { .. }
-            | Entry::Poison { .. }
-            | Entry::Callback(_)
-            | Entry::DeliverCallback(_)
-            | Entry::Event(_)
-            | Entry::Order(_)
-            | Entry::Alert(_) => None,
-        });
+        let parked = refused.iter().find_map(Entry::parked);
+        let parked = parked.map(|(to, task)| (to.unwrap_or(lane.shard), Arc::clone(task)));
         let entries = match sink {
             Sink::Tiers => died(now, refused, failure),
             Sink::Callbacks | Sink::DeadLetters | Sink::Events | Sink::Alerts | Sink::Order => {
