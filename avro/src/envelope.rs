@@ -1,21 +1,19 @@
 //! The envelope of a producer that cannot set headers: a `RetryTask`, in Avro or JSON.
 //!
-//! Recognised by a content type or by an Avro frame. The Avro form is read by a cursor of its own rather than through a generic
-//! value: the payload stays a slice of the record, and a forged count of headers allocates nothing. Invariant: an envelope is
-//! taken whole or not at all; bytes left over make it broken.
+//! Recognised by a content type or by an Avro frame. Invariant: an envelope is taken whole or not at all; bytes left over make it
+//! broken.
+
+mod avro;
+mod json;
 
 use std::str;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde_json::value::RawValue;
 
 use retide_core::{Header, Record};
 
-use crate::headers::{CONTENT_TYPE, MAX_HEADERS, MAX_ID, MAX_SCENE, is_named};
+use crate::headers::{CONTENT_TYPE, MAX_ID, MAX_SCENE, is_named};
 use crate::wire::{CONFLUENT_MAGIC, MAX_ENCODED, SINGLE_OBJECT_MARKER};
 
 /// The content type of a record whose value is a `RetryTask` in JSON.
@@ -93,10 +91,10 @@ pub(crate) fn open(record: &Record) -> Result<Option<Envelope>, Broken> {
         };
     }
     match found {
-        Found::Json => read_json(value).and_then(check).map(Some),
-        Found::Avro(start) => read_avro(value.slice(start..)).and_then(check).map(Some),
+        Found::Json => json::read(value).and_then(check).map(Some),
+        Found::Avro(start) => avro::read(value.slice(start..)).and_then(check).map(Some),
         // A producer of plain Confluent values that sets no scene falls back to the default scene like any other.
-        Found::Perhaps(start) => Ok(read_avro(value.slice(start..)).and_then(check).ok()),
+        Found::Perhaps(start) => Ok(avro::read(value.slice(start..)).and_then(check).ok()),
     }
 }
 
@@ -174,201 +172,4 @@ fn check(envelope: Envelope) -> Result<Envelope, Broken> {
 /// A reason to refuse.
 fn broken(why: &str) -> Broken {
     Broken(why.to_owned())
-}
-
-// === JSON ===
-
-/// The JSON form of the envelope.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Json {
-    /// The scene.
-    scene: String,
-    /// The identity.
-    id: Option<String>,
-    /// The payload: the text of a string, or the JSON of anything else as it was written.
-    payload: Option<Box<RawValue>>,
-    /// The payload, when it is not text.
-    payload_base64: Option<String>,
-    /// The payload's media type.
-    content_type: Option<String>,
-    /// Headers that travel with the payload.
-    #[serde(default)]
-    headers: Vec<JsonHeader>,
-    /// The key, as text.
-    key: Option<String>,
-    /// The key, when it is not text.
-    key_base64: Option<String>,
-    /// When the first attempt may start.
-    due_at: Option<i64>,
-    /// Milliseconds until the first attempt may start.
-    delay_ms: Option<i64>,
-    /// When no attempt may start any more.
-    deadline_at: Option<i64>,
-}
-
-/// A header in the JSON form.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct JsonHeader {
-    /// The name.
-    name: String,
-    /// The value, as text.
-    value: Option<String>,
-    /// The value, when it is not text.
-    value_base64: Option<String>,
-}
-
-/// Reads the JSON form.
-fn read_json(value: &[u8]) -> Result<Envelope, Broken> {
-    let json: Json = serde_json::from_slice(value).map_err(|error| Broken(error.to_string()))?;
-    let wrote_json = json
-        .payload
-        .as_ref()
-        .is_some_and(|raw| !raw.get().starts_with('"'));
-    let text = match json.payload {
-        // A string is its text; any other JSON is the payload itself.
-        Some(raw) if raw.get().starts_with('"') => {
-            Some(serde_json::from_str(raw.get()).map_err(|error| Broken(error.to_string()))?)
-        }
-        Some(raw) => Some(String::from(Box::<str>::from(raw))),
-        None => None,
-    };
-    let mut headers = Vec::with_capacity(json.headers.len());
-    for header in json.headers {
-        headers.push(Header {
-            name: header.name.into(),
-            value: either(header.value, header.value_base64)?,
-        });
-    }
-    Ok(Envelope {
-        scene: json.scene,
-        id: json.id,
-        payload: either(text, json.payload_base64)?,
-        content_type: json.content_type,
-        wrote_json,
-        headers,
-        key: either(json.key, json.key_base64)?,
-        due_at: json.due_at,
-        delay_ms: json.delay_ms,
-        deadline_at: json.deadline_at,
-    })
-}
-
-/// Bytes given as text or as base64, but not both.
-fn either(text: Option<String>, base64: Option<String>) -> Result<Option<Bytes>, Broken> {
-    match (text, base64) {
-        (Some(_), Some(_)) => Err(broken("the same thing as text and as base64")),
-        (Some(text), None) => Ok(Some(text.into())),
-        (None, Some(base64)) => match STANDARD.decode(base64) {
-            Ok(bytes) => Ok(Some(bytes.into())),
-            Err(error) => Err(Broken(error.to_string())),
-        },
-        (None, None) => Ok(None),
-    }
-}
-
-// === Avro ===
-
-/// What is left of an Avro datum.
-struct Cursor(Bytes);
-
-/// Reads the Avro form: the fields of `RetryTask` in their order.
-fn read_avro(datum: Bytes) -> Result<Envelope, Broken> {
-    let mut cursor = Cursor(datum);
-    let envelope = Envelope {
-        scene: cursor.string()?,
-        id: cursor.optional(Cursor::string)?,
-        payload: Some(cursor.bytes()?),
-        content_type: cursor.optional(Cursor::string)?,
-        wrote_json: false,
-        headers: cursor.headers()?,
-        key: cursor.optional(Cursor::bytes)?,
-        due_at: cursor.optional(Cursor::long)?,
-        delay_ms: cursor.optional(Cursor::long)?,
-        deadline_at: cursor.optional(Cursor::long)?,
-    };
-    if cursor.0.is_empty() {
-        Ok(envelope)
-    } else {
-        Err(broken("bytes after the end"))
-    }
-}
-
-// === impl Cursor ===
-
-impl Cursor {
-    /// A zigzag variable-length integer of at most ten bytes.
-    fn long(&mut self) -> Result<i64, Broken> {
-        let mut zigzag = 0_u64;
-        for place in 0..10 {
-            let Some(&byte) = self.0.get(place) else {
-                return Err(broken("ends inside a number"));
-            };
-            // The tenth byte has room for one bit only.
-            if place == 9 && byte > 1 {
-                break;
-            }
-            zigzag |= u64::from(byte & 0x7f) << (7 * place);
-            if byte & 0x80 == 0 {
-                self.0 = self.0.slice(place + 1..);
-                return Ok((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64));
-            }
-        }
-        Err(broken("a number of more than 64 bits"))
-    }
-
-    /// A length and that many bytes, still in the record's buffer.
-    fn bytes(&mut self) -> Result<Bytes, Broken> {
-        let length = usize::try_from(self.long()?).map_err(|_| broken("a negative length"))?;
-        if length > self.0.len() {
-            return Err(broken("ends inside a value"));
-        }
-        Ok(self.0.split_to(length))
-    }
-
-    /// Text.
-    fn string(&mut self) -> Result<String, Broken> {
-        let bytes = self.bytes()?;
-        str::from_utf8(&bytes)
-            .map(str::to_owned)
-            .map_err(|_| broken("text is not UTF-8"))
-    }
-
-    /// A union of null and what `read` reads.
-    fn optional<T>(
-        &mut self,
-        read: fn(&mut Self) -> Result<T, Broken>,
-    ) -> Result<Option<T>, Broken> {
-        match self.long()? {
-            0 => Ok(None),
-            1 => read(self).map(Some),
-            _ => Err(broken("no such branch of a union")),
-        }
-    }
-
-    /// An array of headers: blocks, each with its count, ended by an empty one.
-    fn headers(&mut self) -> Result<Vec<Header>, Broken> {
-        let mut headers = Vec::new();
-        loop {
-            let mut count = self.long()?;
-            if count == 0 {
-                return Ok(headers);
-            }
-            if count < 0 {
-                // A negative count is followed by the block's size, for readers that skip.
-                self.long()?;
-                count = count.checked_neg().unwrap_or(i64::MAX);
-            }
-            for _ in 0..count {
-                if headers.len() >= MAX_HEADERS {
-                    return Err(broken("too many headers"));
-                }
-                headers.push(Header {
-                    name: self.string()?.into(),
-                    value: self.optional(Self::bytes)?,
-                });
-            }
-        }
-    }
 }
