@@ -272,6 +272,7 @@ impl Adversary {
         if let Act::Metadata(topic) = act {
             return self.exchange(act, topic, fleet).await;
         }
+        // Held once only: whoever asks again waits behind a writer that waits for the first.
         let _running = self.running.read().await;
         match act {
             Act::Odd => {
@@ -422,8 +423,6 @@ impl Adversary {
     async fn scene(&self, act: &Act, fleet: &Fleet) -> Result<(), Failed> {
         let _lasting = self.lasting.acquire().await?;
         let _alone = self.alone.lock().await;
-        // A process does not start while a scene is unreadable: were all of them stopped, nobody would tell.
-        let _running = self.running.read().await;
         let value = match act {
             Act::SceneGone => "-",
             _ => "{\"version\":9000}",

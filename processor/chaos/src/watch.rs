@@ -1,10 +1,11 @@
 //! The watch: asks every process each second how it is, as a probe, a scraper and a reader of logs would.
 //!
 //! It says when a trouble was told and where, and notices a group that says it is well and does nothing. Invariant: a time in which the
-//! machine itself stood still is held against nobody.
+//! machine itself stood still is held against nobody, and nobody is asked to tell what was told to a process that was killed since.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::mem;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -34,6 +35,8 @@ pub(crate) struct Watch {
     latest: Mutex<BTreeMap<usize, Sample>>,
     /// How long the machine stood still so far.
     stood: Mutex<Duration>,
+    /// When another process than before answered last, or none did.
+    changed: Mutex<Instant>,
 }
 
 /// What a process said.
@@ -53,8 +56,11 @@ const BEAT: Duration = Duration::from_secs(1);
 /// Longest wait for an answer: the endpoints answer from memory.
 const ANSWER: Duration = Duration::from_secs(3);
 
-/// A trouble is to be told within this time everywhere.
+/// A trouble is to be told within this time everywhere, from when the processes are that could tell it.
 const TOLD: Duration = Duration::from_secs(30);
+
+/// A trouble is to be told within this time, whatever becomes of the processes.
+const TOLD_AT_LAST: Duration = Duration::from_mins(2);
 
 /// The series that tell of troubles.
 const SERIES: &str = "retide_trouble";
@@ -84,6 +90,7 @@ impl Watch {
             logs,
             latest: Mutex::default(),
             stood: Mutex::default(),
+            changed: Mutex::new(Instant::now()),
         }
     }
 
@@ -111,8 +118,17 @@ impl Watch {
                     },
                 );
             }
-            *lock(&self.latest) = samples;
+            let before = mem::replace(&mut *lock(&self.latest), samples);
+            let answer = self.answer();
+            if answer.is_empty() || answer != answering(&before) {
+                *lock(&self.changed) = Instant::now();
+            }
         }
+    }
+
+    /// The processes that answer.
+    fn answer(&self) -> BTreeSet<usize> {
+        answering(&lock(&self.latest))
     }
 
     /// How long the machine stood still so far.
@@ -130,12 +146,22 @@ impl Watch {
     }
 
     /// Waits until a trouble is told that names one of `subjects`, everywhere; gives the places where it was not told in time.
+    /// Processes that all refuse to start tell it in the log only.
     pub(crate) async fn told(&self, subjects: &[String]) -> Vec<&'static str> {
         let since = Instant::now();
         let stood = self.stood();
         let sizes = self.log_sizes();
         let mut missing: BTreeSet<Place> = Place::ALL.into_iter().collect();
-        while !missing.is_empty() && since.elapsed() < TOLD + self.stood().saturating_sub(stood) {
+        loop {
+            let stood = self.stood().saturating_sub(stood);
+            let able = since.max(*lock(&self.changed));
+            let is_late = able.elapsed() > TOLD + stood || since.elapsed() > TOLD_AT_LAST + stood;
+            if self.answer().is_empty() && !missing.contains(&Place::Log) {
+                missing.clear();
+            }
+            if missing.is_empty() || is_late {
+                break;
+            }
             tokio::time::sleep(BEAT / 4).await;
             let names = |text: &str| subjects.iter().any(|subject| text.contains(subject));
             for sample in lock(&self.latest).values() {
@@ -187,6 +213,12 @@ impl Watch {
         })
         .collect()
     }
+}
+
+/// The processes that answered.
+fn answering(samples: &BTreeMap<usize, Sample>) -> BTreeSet<usize> {
+    let answered = samples.iter().filter(|(_, sample)| sample.status != 0);
+    answered.map(|(&number, _)| number).collect()
 }
 
 /// Asks a process; gives the status and the body.
