@@ -14,6 +14,7 @@ use serde::de::IgnoredAny;
 use retide_core::{Header, Record};
 
 use crate::headers::{CONTENT_TYPE, MAX_ID, MAX_SCENE, is_named};
+use crate::schema::Fingerprint;
 use crate::wire::{CONFLUENT_MAGIC, MAX_ENCODED, SINGLE_OBJECT_MARKER};
 
 /// The content type of a record whose value is a `RetryTask` in JSON.
@@ -28,8 +29,12 @@ pub const JSON: &str = "application/json";
 /// The Avro schema of the envelope.
 pub const RETRY_TASK_SCHEMA: &str = include_str!("../schemas/RetryTask.avsc");
 
-/// The CRC-64-AVRO fingerprint of [`RETRY_TASK_SCHEMA`] as it stands in a single-object frame; a test holds it to the schema.
-pub const RETRY_TASK_FINGERPRINT: [u8; 8] = [104, 205, 23, 190, 102, 64, 217, 236];
+/// The CRC-64-AVRO fingerprint of [`RETRY_TASK_SCHEMA`] as it stands in a single-object frame, by Avro's specification; Java has made it.
+pub const RETRY_TASK_FINGERPRINT: Fingerprint = 0xc667_1643_c7a0_366b_u64.to_be_bytes();
+
+/// The fingerprint that earlier versions of retide, and goavro and `apache-avro` for Rust, make of it: their canonical form keeps an object
+/// around a type whose logical type they have taken away.
+pub const RETRY_TASK_FORMER: Fingerprint = 0x68cd_17be_6640_d9ec_u64.to_be_bytes();
 
 /// Bytes before the datum in a Confluent frame: the magic byte and the schema's number.
 const CONFLUENT_FRAME: usize = 5;
@@ -145,10 +150,9 @@ fn find(record: &Record, value: &Bytes) -> Result<Option<Found>, Broken> {
 
 /// Recognises an Avro frame.
 fn frame(value: &[u8]) -> Option<Found> {
-    if value.len() >= SINGLE_OBJECT_FRAME
-        && value.starts_with(&SINGLE_OBJECT_MARKER)
-        && value[SINGLE_OBJECT_MARKER.len()..].starts_with(&RETRY_TASK_FINGERPRINT)
-    {
+    let print = value.strip_prefix(&SINGLE_OBJECT_MARKER);
+    let ours = [RETRY_TASK_FINGERPRINT, RETRY_TASK_FORMER];
+    if print.is_some_and(|print| ours.iter().any(|ours| print.starts_with(ours))) {
         return Some(Found::Avro(SINGLE_OBJECT_FRAME));
     }
     (value.len() >= CONFLUENT_FRAME && value[0] == CONFLUENT_MAGIC)

@@ -5,10 +5,12 @@
 
 mod envelope;
 pub mod headers;
+pub mod schema;
 pub mod wire;
 
 pub use envelope::{
-    ENVELOPE_AVRO, ENVELOPE_JSON, JSON, RETRY_TASK_FINGERPRINT, RETRY_TASK_SCHEMA, is_json,
+    ENVELOPE_AVRO, ENVELOPE_JSON, JSON, RETRY_TASK_FINGERPRINT, RETRY_TASK_FORMER,
+    RETRY_TASK_SCHEMA, is_json,
 };
 pub use headers::{ingest, parked, write_task};
 pub use wire::{Codec, Format, Framing};

@@ -20,6 +20,7 @@ use retide_core::wait::Held;
 use retide_core::{Ended, Failure, Omitted, Reason, Terminal, Transition, Wait};
 
 use crate::headers::{kind_of, kind_word, millis, origin_of};
+use crate::schema;
 
 /// The first byte of a value in Confluent's frame; the schema's number follows, four bytes, highest first.
 pub const CONFLUENT_MAGIC: u8 = 0;
@@ -108,7 +109,7 @@ pub struct Codec<R> {
     format: Format,
     /// What stands before an Avro datum.
     frame: Vec<u8>,
-    /// The same of records of earlier versions, and the schemas.
+    /// The same of records of earlier versions, and the schemas. Earlier versions had other fingerprints for the same schema, too.
     earlier: Vec<(Vec<u8>, Schema)>,
     /// The kind of record.
     record: PhantomData<fn(R) -> R>,
@@ -328,16 +329,15 @@ impl<R: Wire> Codec<R> {
     pub fn new(format: Format, framing: Framing) -> Self {
         max_allocation_bytes(MAX_ENCODED);
         let parse = |text| Schema::parse_str(text).expect("the schemas of this crate are valid");
-        let own = |schema: &Schema| {
-            let fingerprint = schema.fingerprint::<Rabin>().bytes;
-            [&SINGLE_OBJECT_MARKER[..], &fingerprint].concat()
-        };
         let schema = parse(R::SCHEMA);
         let (frame, earlier) = match framing {
             Framing::SingleObject => {
-                let earlier = R::EARLIER.iter().map(|text| parse(text));
-                let earlier = earlier.map(|schema| (own(&schema), schema)).collect();
-                (own(&schema), earlier)
+                let [frame, former] = frames(R::SCHEMA);
+                let mut earlier = vec![(former, schema.clone())];
+                for text in R::EARLIER {
+                    earlier.extend(frames(text).map(|frame| (frame, parse(text))));
+                }
+                (frame, earlier)
             }
             Framing::Confluent { schema_id } => {
                 let frame = [&[CONFLUENT_MAGIC][..], &schema_id.to_be_bytes()].concat();
@@ -639,6 +639,16 @@ impl From<&retide_core::Alert> for Alert {
                 .map(|until| millis(until) as i64),
         }
     }
+}
+
+/// What stands before a datum of a schema of this crate: the frame of Avro's specification, and the one that versions of retide wrote whose
+/// library did not shorten a type whose logical type it had taken away.
+fn frames(text: &str) -> [Vec<u8>; 2] {
+    let valid = "the schemas of this crate are valid";
+    let schema = schema::Schema::parse(text, &[]).expect(valid);
+    let former = Schema::parse_str(text).expect(valid);
+    let former = former.fingerprint::<Rabin>().bytes;
+    [&schema.fingerprint()[..], &former].map(|print| [&SINGLE_OBJECT_MARKER[..], print].concat())
 }
 
 /// Class and message, as fields.

@@ -9,7 +9,10 @@ use proptest::prelude::*;
 use retide_avro::headers::{
     self, Headless, LATE_BY, ingest, parked, write_dead_letter, write_poison, write_task,
 };
-use retide_avro::{ENVELOPE_AVRO, ENVELOPE_JSON, RETRY_TASK_FINGERPRINT, RETRY_TASK_SCHEMA};
+use retide_avro::schema::Schema;
+use retide_avro::{
+    ENVELOPE_AVRO, ENVELOPE_JSON, RETRY_TASK_FINGERPRINT, RETRY_TASK_FORMER, RETRY_TASK_SCHEMA,
+};
 use retide_core::wait::{Cause, Held};
 use retide_core::{
     Deferral, Ended, Failure, Header, Kind, Omitted, Origin, Reason, Record, Source, Task,
@@ -104,12 +107,25 @@ fn confluent(datum: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn the_fingerprint_is_that_of_the_schema() {
-    let schema = apache_avro::Schema::parse_str(RETRY_TASK_SCHEMA).unwrap();
+fn the_fingerprints_are_those_of_the_schema() {
+    let schema = Schema::parse(RETRY_TASK_SCHEMA, &[]).unwrap();
+    let former = apache_avro::Schema::parse_str(RETRY_TASK_SCHEMA).unwrap();
 
-    let fingerprint = schema.fingerprint::<apache_avro::rabin::Rabin>().bytes;
+    let former = former.fingerprint::<apache_avro::rabin::Rabin>().bytes;
 
-    assert_eq!(fingerprint, RETRY_TASK_FINGERPRINT);
+    assert_eq!(schema.fingerprint(), RETRY_TASK_FINGERPRINT);
+    assert_eq!(former, RETRY_TASK_FORMER);
+}
+
+#[test]
+fn an_envelope_with_either_fingerprint_is_opened() {
+    for print in [RETRY_TASK_FINGERPRINT, RETRY_TASK_FORMER] {
+        let value = [&[0xc3, 0x01][..], &print, &avro_envelope("pay", None)].concat();
+
+        let task = ingest(record(&value, &[]), origin(), now()).unwrap();
+
+        assert_eq!((&*task.scene, &*task.id), ("pay", "order-1"));
+    }
 }
 
 #[test]

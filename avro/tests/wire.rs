@@ -471,3 +471,26 @@ fn what_is_too_large_or_goes_on_is_refused() {
         r#"{"name":"pay","rules":"","updatedAt":1}"#
     );
 }
+
+#[test]
+fn a_record_is_framed_by_the_specification_and_read_with_the_fingerprint_of_earlier_versions() {
+    let scene = Scene {
+        name: "pay".into(),
+        rules: "x".into(),
+        updated_at: 5,
+    };
+    let codec = Codec::<Scene>::new(Format::Avro, Framing::SingleObject);
+    let schema = Schema::parse_str(Scene::SCHEMA).unwrap();
+    let former = schema.fingerprint::<apache_avro::rabin::Rabin>().bytes;
+
+    let bytes = codec.encode(&scene).unwrap();
+    let before = [&[0xc3, 0x01][..], &former, &bytes[10..]].concat();
+
+    // By Java.
+    assert_eq!(
+        bytes[..10],
+        [0xc3, 0x01, 0xbc, 0x41, 0x73, 0x21, 0xb8, 0xb0, 0x25, 0x71]
+    );
+    assert_ne!(bytes[..10], before[..10]);
+    assert_eq!(codec.decode(&before).unwrap(), scene);
+}
