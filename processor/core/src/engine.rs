@@ -421,7 +421,10 @@ impl Engine {
                 #[cfg(feature = "planted")]
                 let known = self.bug.known(known);
                 let window = Window::resume(start, known);
-                let state = Lane::new(lane.source, epoch, now.wall, window);
+                let mut state = Lane::new(lane.source, epoch, now.wall, window);
+                if lane.source == Source::Tasks {
+                    state.awaited = self.orders.named(lane.shard);
+                }
                 self.lanes.insert(lane, state);
                 self.shares.take(now.steady, lane.shard);
                 self.ask_all_at(now.wall);

@@ -93,6 +93,8 @@ pub(crate) struct Lane {
     pub(crate) reach: Timestamp,
     /// The offset that lay too far beyond the open ones to be read when it came, or 0.
     pub(crate) wanted: i64,
+    /// As far as keys waited for its tasks when it became ours: one past the last such offset, or 0.
+    pub(crate) awaited: i64,
     /// Whether reading is stopped.
     pub(crate) paused: bool,
     /// Whether the shard is being given away.
@@ -186,6 +188,7 @@ impl Lane {
             leaving: None,
             reach: Timestamp::EPOCH,
             wanted: 0,
+            awaited: 0,
             paused: false,
             draining: false,
             dirty: false,
@@ -213,9 +216,12 @@ impl Lane {
     /// Whether what it reads may bring keys that nobody waits for.
     ///
     /// Tasks that keys wait for are in tiers, which are read however many keys there are. So is the retry topic as far as the last owner
-    /// was: a task that is complete there, and parked, waits until everything before it is read.
+    /// was: a task that is complete there, and parked, waits until everything before it is read; and a key may be named of which the task
+    /// was to be parked when the topic of that refused it.
     fn brings_keys(&self) -> bool {
-        self.source == Source::Tasks && !self.window.is_behind_known()
+        self.source == Source::Tasks
+            && !self.window.is_behind_known()
+            && self.window.end() >= self.awaited
     }
 
     /// When to ask again whether a paused lane may read on.

@@ -241,6 +241,11 @@ impl Orders {
         self.shards.get_mut(&number)
     }
 
+    /// One past the last offset that a shard's keys name; 0 if none is named.
+    pub(crate) fn named(&self, number: i32) -> i64 {
+        self.shards.get(&number).map_or(0, Shard::named)
+    }
+
     /// Forgets a shard.
     pub(crate) fn end(&mut self, number: i32) {
         self.shards.remove(&number);
@@ -327,6 +332,14 @@ impl Shard {
     /// How many keys have outstanding tasks.
     pub fn len(&self) -> usize {
         self.lines.len()
+    }
+
+    /// One past the last offset of the retry topic that is named; 0 if none is.
+    pub(crate) fn named(&self) -> i64 {
+        let last = self.lines.values().filter_map(|line| line.tasks.back());
+        last.map(|task| task.offset.saturating_add(1))
+            .max()
+            .unwrap_or_default()
     }
 
     /// The bytes that it takes.

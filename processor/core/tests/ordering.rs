@@ -774,6 +774,32 @@ fn keys_of_a_former_owner_do_not_stop_reading_what_its_parked_tasks_wait_for() {
 }
 
 #[test]
+fn keys_whose_tasks_were_not_parked_after_all_do_not_stop_reading_them() {
+    let mut world = World::new(scenes(5_000), room_for_keys(1_000));
+    for number in 0..100 {
+        world.produce("pay", &format!("{number}"), 0);
+    }
+    world.read_all();
+    while let Some(nth) = world.calls.values().position(|task| task.origin.offset > 0) {
+        world.answer(nth, failed());
+    }
+    world.submit();
+    // The broker refuses the batch that parks them, and takes the one that names their keys.
+    let batch = world.under_way.pop_front().unwrap();
+    world.write(&Batch {
+        settled: Vec::new(),
+        commits: Vec::new(),
+        changes: batch.changes,
+    });
+    assert_eq!((world.committed.get(&TASKS), world.order.len()), (None, 99));
+
+    world.limits = room_for_keys(10);
+    world.begin();
+
+    world.finish(|_| Outcome::Success);
+}
+
+#[test]
 fn tasks_without_a_key_and_of_scenes_without_order_go_by_themselves() {
     let mut world = World::new(scenes(700), Limits::of(64 << 20));
     for _ in 0..3 {
