@@ -1,4 +1,4 @@
-// Java's server, run with -Dsun.net.httpserver.idleInterval=1.
+// Java's server, run with -Dsun.net.httpserver.idleInterval=SECONDS.
 import com.sun.net.httpserver.HttpServer;
 import java.net.InetSocketAddress;
 import java.nio.file.Files;
@@ -14,11 +14,14 @@ public class Serve {
         server.setExecutor(Executors.newFixedThreadPool(8));
         server.createContext("/", exchange -> {
             exchange.getRequestBody().readAllBytes();
-            Files.writeString(count, "1\n", StandardOpenOption.CREATE, StandardOpenOption.APPEND);
+            String line = exchange.getRequestHeaders().getFirst("retry-id") + "\n";
+            Files.writeString(count, line, StandardOpenOption.CREATE, StandardOpenOption.APPEND);
             exchange.sendResponseHeaders(200, 2);
             exchange.getResponseBody().write("ok".getBytes());
             exchange.close();
         });
+        // In good order: what is under way is answered.
+        Runtime.getRuntime().addShutdownHook(new Thread(() -> server.stop(2)));
         server.start();
     }
 }

@@ -7,12 +7,14 @@
 //! | read | for |
 //! | --- | --- |
 //! | `files` | what is read, when it is read again, and until when a certificate is valid |
+//! | `own` | a server that shows the very certificate that is named as `ca` |
 //! | [`explain`] | what a failed handshake means, in words |
 //!
 //! Invariant: files that cannot be used never replace those that could.
 
 pub mod explain;
 mod files;
+mod own;
 #[cfg(test)]
 pub(crate) mod tests;
 

@@ -130,7 +130,7 @@ fn certificate(error: &CertificateError) -> String {
             "its certificate is not one for a server".to_owned()
         }
         CertificateError::Other(other) if other.to_string() == OF_A_CA => {
-            "its certificate is one of a CA, as `openssl req -x509` makes it by itself: have one made with \
+            "its certificate is one of a CA: name it, the very same, as `ca` of a [tls.NAME], or have one made with \
              `-addext basicConstraints=critical,CA:FALSE`"
                 .to_owned()
         }

@@ -15,6 +15,7 @@ use rustls::{ClientConfig, InconsistentKeys, RootCertStore};
 use rustls_platform_verifier::Verifier;
 
 use super::explain::words;
+use super::own::OrOwn;
 use super::{Config, Usable, Version};
 
 /// Largest file that is read: a bundle of every public CA is a quarter of it.
@@ -100,10 +101,11 @@ impl Files {
             Some(ca) => certificates("ca", ca)?,
             None => Vec::new(),
         };
+        let own = roots.clone();
         if self.ca.is_none() || config.system_roots {
             let verifier = Verifier::new_with_extra_roots(roots, Arc::clone(provider))
                 .map_err(|error| format!("no root certificates of the system: {error}"))?;
-            return Ok(Arc::new(verifier));
+            return Ok(OrOwn::with(Arc::new(verifier), own));
         }
         let mut store = RootCertStore::empty();
         for root in roots {
@@ -115,7 +117,7 @@ impl Files {
             WebPkiServerVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider))
                 .build()
                 .map_err(|error| format!("ca: {error}"))?;
-        Ok(verifier)
+        Ok(OrOwn::with(verifier, own))
     }
 }
 

@@ -243,28 +243,102 @@ async fn a_certificate_is_good_or_it_is_said_why_not() {
     }
 }
 
+/// A certificate of a CA that signs itself, as `openssl req -x509` makes it, valid in these years.
+fn of_a_ca(host: &str, from: i32, until: i32, usage: &[ExtendedKeyUsagePurpose]) -> Certified {
+    let mut params = CertificateParams::new(vec![host.to_owned()]).expect("parameters");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.not_before = date_time_ymd(from, 1, 1);
+    params.not_after = date_time_ymd(until, 1, 1);
+    params.extended_key_usages = usage.to_vec();
+    let key = KeyPair::generate().expect("a key");
+    let certificate = params.self_signed(&key).expect("a certificate");
+    Certified {
+        certificate: certificate.der().clone(),
+        key,
+    }
+}
+
 #[tokio::test]
-async fn a_server_that_shows_the_certificate_of_a_ca_is_told_what_to_do() {
+async fn a_server_may_show_the_certificate_of_a_ca_that_is_named_itself() {
     let directory = TempDir::new().expect("a directory");
+    let good = of_a_ca("localhost", 2020, 2090, &[]);
+    // Another one of the same name, as after it was made anew.
+    let same = of_a_ca("localhost", 2020, 2090, &[]);
+    let other = of_a_ca("shop.example", 2020, 2090, &[]);
+    let expired = of_a_ca("localhost", 2020, 2021, &[]);
+    let early = of_a_ca("localhost", 2089, 2090, &[]);
+    let client = [ExtendedKeyUsagePurpose::ClientAuth];
+    let client = of_a_ca("localhost", 2020, 2090, &client);
+    let trusting = |certified: &Certified, lines: &str| {
+        let text = pem("CERTIFICATE", &certified.certificate);
+        let file = write(directory.path(), "ca.pem", &text);
+        let tls = tls(&format!("ca = '{file}'\n{lines}"));
+        // Its file is read now.
+        tls.current(Alpn::Any).expect("usable");
+        tls
+    };
+
+    for versions in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let speaks = Speaks {
+            versions: &[versions],
+            ..ANY
+        };
+        let address = serve(&good, speaks).await;
+        for lines in ["", "system_roots = true"] {
+            assert_eq!(talk(&trusting(&good, lines), address).await, Ok(()));
+        }
+    }
+    for (shown, named, expected) in [
+        (
+            &other,
+            &other,
+            "its certificate is for shop.example, not for localhost",
+        ),
+        (
+            &expired,
+            &expired,
+            "its certificate expired at 2021-01-01T00:00:00Z",
+        ),
+        (
+            &early,
+            &early,
+            "its certificate is not valid before 2089-01-01T00:00:00Z",
+        ),
+        (&client, &client, "its certificate is not one for a server"),
+        (&same, &good, "its certificate"),
+        (
+            &good,
+            &other,
+            "the issuer of its certificate is not trusted",
+        ),
+    ] {
+        let address = serve(shown, ANY).await;
+        let error = talk(&trusting(named, ""), address).await;
+        let error = error.expect_err(expected);
+        assert!(error.starts_with(expected), "{expected}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_shows_the_certificate_of_another_ca_is_told_what_to_do() {
+    let directory = TempDir::new().expect("a directory");
+    let root = Ca::new("root");
     let mut params = CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().expect("a key");
-    let certificate = params.self_signed(&key).expect("a certificate");
+    let certificate = params.signed_by(&key, &root.issuer).expect("a certificate");
     let certificate = certificate.der().clone();
     let file = write(
         directory.path(),
-        "self.pem",
-        &pem("CERTIFICATE", &certificate),
+        "ca.pem",
+        &pem("CERTIFICATE", &root.certificate),
     );
     let address = serve(&Certified { certificate, key }, ANY).await;
 
     let error = talk(&tls(&format!("ca = '{file}'")), address).await;
 
     let error = error.expect_err("it is not one for a server");
-    assert!(
-        error.contains("basicConstraints=critical,CA:FALSE"),
-        "{error}"
-    );
+    assert!(error.contains("name it, the very same, as `ca`"), "{error}");
 }
 
 #[tokio::test]
