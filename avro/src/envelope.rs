@@ -1,19 +1,25 @@
 //! The envelope of a producer that cannot set headers: a `RetryTask`, in Avro or JSON.
 //!
-//! Recognised by a content type or by an Avro frame. Invariant: an envelope is taken whole or not at all; bytes left over make it
-//! broken.
+//! Recognised by our content type, by our fingerprint, or because every record of the topic is one. Nothing is guessed: what only looks
+//! like an envelope is refused, with what would say that it is one. Invariant: an envelope is taken whole or not at all; bytes left over
+//! make it broken.
 
 mod avro;
 mod json;
 
+use std::fmt::Write as _;
 use std::str;
 
 use bytes::Bytes;
+use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use retide_core::{Header, Record};
 
-use crate::headers::{CONTENT_TYPE, MAX_ID, MAX_SCENE, is_named};
+use crate::headers::{
+    self, CONTENT_TYPE, DEADLINE_AT, DELAY_MS, DUE_AT, ID, MAX_ID, MAX_SCENE, SCENE, is_media_type,
+    is_named,
+};
 use crate::schema::Fingerprint;
 use crate::wire::{CONFLUENT_MAGIC, MAX_ENCODED, SINGLE_OBJECT_MARKER};
 
@@ -22,6 +28,9 @@ pub const ENVELOPE_JSON: &str = "application/vnd.retide.task+json";
 
 /// The content type of a record whose value is a `RetryTask` in Avro, in either frame.
 pub const ENVELOPE_AVRO: &str = "application/vnd.retide.task+avro";
+
+/// What every content type of an envelope begins with.
+const ENVELOPE: &str = "application/vnd.retide.task";
 
 /// The content type of a payload that is JSON.
 pub const JSON: &str = "application/json";
@@ -42,11 +51,38 @@ const CONFLUENT_FRAME: usize = 5;
 /// Bytes before the datum in a single-object frame: the marker and the fingerprint.
 const SINGLE_OBJECT_FRAME: usize = 10;
 
+/// The mark of UTF-8 that some libraries put before a text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// First bytes that a refusal shows: enough for the frames of all registries.
+const SHOWN: usize = 8;
+
+/// How the records of the retry topic are read.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Intake {
+    /// The form of the envelope that every record is, whatever its headers say; nothing where envelopes say so themselves.
+    ///
+    /// Records with [`SCENE`] are plain tasks all the same (`submit`, dead letters that are produced again), unless they plainly are
+    /// envelopes.
+    pub envelope: Option<Form>,
+}
+
+/// The form of an envelope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// JSON.
+    Json,
+    /// Avro.
+    Avro,
+}
+
 /// A task as its envelope describes it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Envelope {
-    /// The scene; neither empty nor too long.
-    pub(crate) scene: String,
+    /// The scene; neither empty nor too long. The header may name it instead.
+    pub(crate) scene: Option<String>,
     /// The identity; neither empty nor too long.
     pub(crate) id: Option<String>,
     /// What the target receives.
@@ -71,35 +107,77 @@ pub(crate) struct Envelope {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Broken(pub(crate) String);
 
-/// How sure it is that a value is an envelope.
+/// What could be read of an envelope that is refused.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// The scene.
+    pub(crate) scene: Option<String>,
+    /// The identity.
+    pub(crate) id: Option<String>,
+    /// The key.
+    pub(crate) key: Option<Bytes>,
+}
+
+/// What a value was found to be, and where the envelope starts in it.
 enum Found {
-    /// By its content type: JSON.
-    Json,
-    /// By its content type or by our fingerprint: the datum starts here.
+    /// An envelope in JSON.
+    Json(usize),
+    /// An envelope in Avro.
     Avro(usize),
-    /// Only by a magic byte that any Confluent value has; it may be somebody's payload.
+    /// Begins with a magic byte that any Confluent value has; it may be somebody's payload.
     Perhaps(usize),
+    /// Looks like an envelope in JSON, but nothing says that it is one.
+    Unsaid(usize),
 }
 
 /// The envelope in the value of `record`; nothing if the value is a plain payload.
-pub(crate) fn open(record: &Record) -> Result<Option<Envelope>, Broken> {
-    let Some(value) = &record.value else {
+pub(crate) fn open(record: &Record, intake: &Intake) -> Result<Option<Envelope>, Broken> {
+    let Some(found) = find(record, intake)? else {
         return Ok(None);
     };
-    let Some(found) = find(record, value)? else {
-        return Ok(None);
-    };
+    let value = record.value.clone().unwrap_or_default();
     if value.len() > MAX_ENCODED {
         return match found {
             Found::Perhaps(_) => Ok(None),
-            Found::Json | Found::Avro(_) => Err(broken("larger than an envelope may be")),
+            Found::Json(_) | Found::Avro(_) | Found::Unsaid(_) => {
+                Err(broken("larger than an envelope may be"))
+            }
         };
     }
     match found {
-        Found::Json => json::read(value).and_then(check).map(Some),
+        Found::Json(start) => json::read(&value[start..]).and_then(check).map(Some),
         Found::Avro(start) => avro::read(value.slice(start..)).and_then(check).map(Some),
         // A producer of plain Confluent values that sets no scene falls back to the default scene like any other.
-        Found::Perhaps(start) => Ok(avro::read(value.slice(start..)).and_then(check).ok()),
+        Found::Perhaps(start) => Ok(avro::read(value.slice(start..))
+            .ok()
+            .filter(|envelope| envelope.scene.is_some())
+            .and_then(|envelope| check(envelope).ok())),
+        Found::Unsaid(_) => Err(Broken(format!(
+            "looks like an envelope, and nothing says that it is: set the header {CONTENT_TYPE} to {ENVELOPE_JSON}, or \
+             tasks = {{ envelope = \"json\" }} under [topics]; for a plain task, the header {SCENE}"
+        ))),
+    }
+}
+
+/// What can be read of an envelope that is refused: whoever waits for its task is to hear of it.
+pub(crate) fn known(record: &Record, intake: &Intake) -> Known {
+    let (Some(value), Ok(Some(found))) = (&record.value, find(record, intake)) else {
+        return Known::default();
+    };
+    if value.len() > MAX_ENCODED {
+        return Known::default();
+    }
+    let known = match found {
+        Found::Json(start) | Found::Unsaid(start) => json::known(&value[start..]),
+        Found::Avro(start) => avro::known(value.slice(start..)),
+        Found::Perhaps(_) => Known::default(),
+    };
+    Known {
+        scene: known.scene.filter(|scene| is_word(scene, MAX_SCENE)),
+        id: known
+            .id
+            .filter(|id| is_word(id, MAX_ID) && !is_media_type(id)),
+        key: known.key,
     }
 }
 
@@ -125,52 +203,224 @@ pub fn is_json(payload: &[u8]) -> bool {
         && serde_json::from_slice::<IgnoredAny>(payload).is_ok()
 }
 
+// === recognising ===
+
 /// Recognises an envelope.
-fn find(record: &Record, value: &Bytes) -> Result<Option<Found>, Broken> {
-    let frame = frame(value);
-    let declared = record
-        .headers
-        .iter()
-        .rfind(|header| is_content_type(header))
-        .and_then(|header| header.value.as_deref())
-        .and_then(|value| str::from_utf8(value).ok())
-        .and_then(|value| value.split(';').next())
-        .map(str::trim);
-    match (declared, frame) {
-        (Some(declared), _) if declared.eq_ignore_ascii_case(ENVELOPE_JSON) => {
-            Ok(Some(Found::Json))
+fn find(record: &Record, intake: &Intake) -> Result<Option<Found>, Broken> {
+    let said = said(record)?;
+    let has_scene = headers::names_scene(record);
+    let Some(value) = &record.value else {
+        return match said.or(intake.envelope.filter(|_| !has_scene)) {
+            Some(_) => Err(broken("an envelope is expected, and there is no value")),
+            None => Ok(None),
+        };
+    };
+    if let Some(form) = said {
+        return start(form, value).map(Some);
+    }
+    if is_ours(value) {
+        return Ok(Some(Found::Avro(SINGLE_OBJECT_FRAME)));
+    }
+    if let Some(form) = intake.envelope
+        && (!has_scene || json_start(value).is_some_and(|start| json::is_plain(&value[start..])))
+    {
+        return start(form, value).map(Some);
+    }
+    if has_scene {
+        return Ok(None);
+    }
+    if let Some(start) = json_start(value)
+        && value.len() <= MAX_ENCODED
+        && json::is_plain(&value[start..])
+    {
+        return Ok(Some(Found::Unsaid(start)));
+    }
+    let is_framed = value.len() >= CONFLUENT_FRAME && value[0] == CONFLUENT_MAGIC;
+    Ok(is_framed.then_some(Found::Perhaps(CONFLUENT_FRAME)))
+}
+
+/// The form that the content type says; any of several that is ours counts, since proxies add their own.
+fn said(record: &Record) -> Result<Option<Form>, Broken> {
+    for header in record.headers.iter().rev() {
+        let Some(value) = header.value.as_deref().filter(|_| is_content_type(header)) else {
+            continue;
+        };
+        match form_of(value) {
+            Ok(None) => {}
+            said => return said,
         }
-        (Some(declared), frame) if declared.eq_ignore_ascii_case(ENVELOPE_AVRO) => match frame {
-            Some(Found::Avro(start) | Found::Perhaps(start)) => Ok(Some(Found::Avro(start))),
-            Some(Found::Json) | None => Err(broken("neither Confluent nor single-object frame")),
+    }
+    Ok(None)
+}
+
+/// The form that a content type names, if it is one of an envelope. Converters of headers to JSON put it in quotes.
+fn form_of(content_type: &[u8]) -> Result<Option<Form>, Broken> {
+    let Ok(text) = str::from_utf8(content_type) else {
+        return Ok(None);
+    };
+    let is_around = |c: char| c.is_whitespace() || matches!(c, '"' | '\'');
+    let media = text.trim_matches(is_around).split(';').next();
+    let media = media.unwrap_or_default().trim_end_matches(is_around);
+    if media.eq_ignore_ascii_case(ENVELOPE_JSON) {
+        return Ok(Some(Form::Json));
+    }
+    if media.eq_ignore_ascii_case(ENVELOPE_AVRO) {
+        return Ok(Some(Form::Avro));
+    }
+    let is_like_ours = media
+        .get(..ENVELOPE.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(ENVELOPE));
+    if is_like_ours {
+        return Err(Broken(format!(
+            "{CONTENT_TYPE} is {media}: {ENVELOPE_JSON} or {ENVELOPE_AVRO} expected"
+        )));
+    }
+    Ok(None)
+}
+
+/// Where an envelope that is said to be one starts in its value.
+fn start(form: Form, value: &[u8]) -> Result<Found, Broken> {
+    if is_ours(value) {
+        return Ok(Found::Avro(SINGLE_OBJECT_FRAME));
+    }
+    match form {
+        Form::Json => match json_start(value) {
+            Some(start) => Ok(Found::Json(start)),
+            None => Err(Broken(format!(
+                "{}; an object of JSON expected",
+                first_bytes(value)
+            ))),
         },
-        (_, frame) => Ok(frame),
+        Form::Avro if value.len() >= CONFLUENT_FRAME && value[0] == CONFLUENT_MAGIC => {
+            Ok(Found::Avro(CONFLUENT_FRAME))
+        }
+        Form::Avro => Err(Broken(format!(
+            "{}; Avro in a Confluent or single-object frame expected",
+            first_bytes(value)
+        ))),
     }
 }
 
-/// Recognises an Avro frame.
-fn frame(value: &[u8]) -> Option<Found> {
+/// Whether a value is in a single-object frame of our envelope.
+fn is_ours(value: &[u8]) -> bool {
     let print = value.strip_prefix(&SINGLE_OBJECT_MARKER);
     let ours = [RETRY_TASK_FINGERPRINT, RETRY_TASK_FORMER];
-    if print.is_some_and(|print| ours.iter().any(|ours| print.starts_with(ours))) {
-        return Some(Found::Avro(SINGLE_OBJECT_FRAME));
-    }
-    (value.len() >= CONFLUENT_FRAME && value[0] == CONFLUENT_MAGIC)
-        .then_some(Found::Perhaps(CONFLUENT_FRAME))
+    print.is_some_and(|print| ours.iter().any(|ours| print.starts_with(ours)))
 }
 
-/// Refuses an envelope whose names could not be headers.
-fn check(envelope: Envelope) -> Result<Envelope, Broken> {
-    let word = |text: &str, limit: usize| {
-        !text.is_empty() && text.len() <= limit && !text.contains(char::is_control)
+/// Where a JSON object starts: at the beginning, or after the frame of Confluent's serializer for JSON Schema.
+fn json_start(value: &[u8]) -> Option<usize> {
+    let after = |start: usize| {
+        let rest = value.get(start..)?;
+        let mark = if rest.starts_with(BYTE_ORDER_MARK) {
+            BYTE_ORDER_MARK.len()
+        } else {
+            0
+        };
+        let rest = &rest[mark..];
+        (rest.trim_ascii_start().first() == Some(&b'{')).then_some(start + mark)
     };
-    if !word(&envelope.scene, MAX_SCENE) {
-        return Err(broken("scene is empty, too long or not one line"));
+    match value.first() {
+        Some(&CONFLUENT_MAGIC) => after(CONFLUENT_FRAME),
+        Some(_) | None => after(0),
     }
-    if envelope.id.as_ref().is_some_and(|id| !word(id, MAX_ID)) {
-        return Err(broken("id is empty, too long or not one line"));
+}
+
+/// The first bytes of a value and what they are known for.
+fn first_bytes(value: &[u8]) -> String {
+    if value.is_empty() {
+        return "the value is empty".to_owned();
+    }
+    let mut text = "the first bytes are".to_owned();
+    for byte in value.iter().take(SHOWN) {
+        // Writing to a string cannot fail.
+        let _ = write!(text, " {byte:02x}");
+    }
+    let about = match value {
+        [0xc3, 0x01, ..] => " (a single-object frame of Avro with another schema)".to_owned(),
+        [0x03, 0x00 | 0x05, ..] => " (a frame of the AWS Glue registry)".to_owned(),
+        [0x00, a, b, c, d, ..] => {
+            let id = u32::from_be_bytes([*a, *b, *c, *d]);
+            format!(" (a frame of Confluent's registry, schema id {id})")
+        }
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => " (text in UTF-16)".to_owned(),
+        [0x1f, 0x8b, ..] => " (gzip)".to_owned(),
+        [b'"', ..] => " (a text of JSON; was the object encoded twice?)".to_owned(),
+        [b'[', ..] => " (an array of JSON; each task is a record of its own)".to_owned(),
+        [b'{', ..] => " (JSON)".to_owned(),
+        _ => String::new(),
+    };
+    text.push_str(&about);
+    text
+}
+
+// === checking ===
+
+/// Refuses an envelope whose names could not be headers, or whose headers would be ignored.
+fn check(mut envelope: Envelope) -> Result<Envelope, Broken> {
+    // Libraries write text that is not set as an empty one.
+    envelope.scene = envelope.scene.filter(|scene| !scene.is_empty());
+    if let Some(scene) = &envelope.scene
+        && !is_word(scene, MAX_SCENE)
+    {
+        return Err(Broken(format!(
+            "scene is over {MAX_SCENE} bytes long, or not one line"
+        )));
+    }
+    if let Some(id) = &envelope.id {
+        if id.is_empty() {
+            return Err(broken("id is empty; leave it out, or name one"));
+        }
+        if !is_word(id, MAX_ID) {
+            return Err(Broken(format!(
+                "id is over {MAX_ID} bytes long, or not one line"
+            )));
+        }
+        if is_media_type(id) {
+            return Err(Broken(format!(
+                "id is {id}, a media type; is it in the place of contentType?"
+            )));
+        }
+    }
+    let types = envelope.headers.iter().filter(|it| is_content_type(it));
+    let types = types.filter_map(|header| header.value.as_deref());
+    let inner = envelope.content_type.iter().map(String::as_bytes);
+    for content_type in inner.chain(types) {
+        if form_of(content_type)?.is_some() {
+            return Err(broken(
+                "contentType is that of an envelope; it is that of the payload in it",
+            ));
+        }
+    }
+    for (index, header) in envelope.headers.iter().enumerate() {
+        if let Some((own, field)) = field_of(header.name.as_bytes()) {
+            return Err(Broken(format!(
+                "headers[{index}] is {}; in an envelope, {own} is the field {field}",
+                header.name
+            )));
+        }
     }
     Ok(envelope)
+}
+
+/// The header of retide's that a producer sets and that `name` is or is meant to be, with the field that stands for it.
+fn field_of(name: &[u8]) -> Option<(&'static str, &'static str)> {
+    const FIELDS: [(&str, &str); 5] = [
+        (SCENE, "scene"),
+        (ID, "id"),
+        (DUE_AT, "dueAt"),
+        (DELAY_MS, "delayMs"),
+        (DEADLINE_AT, "deadlineAt"),
+    ];
+    let misspelt = headers::misspelt(name);
+    FIELDS
+        .into_iter()
+        .find(|(own, _)| is_named(name, own) || misspelt == Some(own))
+}
+
+/// Whether a text is one line of at most `limit` bytes.
+fn is_word(text: &str, limit: usize) -> bool {
+    !text.is_empty() && text.len() <= limit && !text.contains(char::is_control)
 }
 
 /// A reason to refuse.

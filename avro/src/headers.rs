@@ -17,7 +17,8 @@ use retide_core::{
     Source, Task, Timestamp, Wait, scene,
 };
 
-use crate::envelope::{self, Broken, Envelope};
+use crate::envelope::{self, Broken, Envelope, Intake, Known};
+use crate::number;
 
 /// The name of the rules; the only header that a producer must set.
 pub const SCENE: &str = "retry-scene";
@@ -56,6 +57,9 @@ pub const REASON: &str = "retry-reason";
 pub const OUTCOME: &str = "retry-outcome";
 /// What happened to the task.
 pub const EVENT: &str = "retry-event";
+/// On the dead letter of a record that is no task: where its scene was read, if no header named it. Such a scene makes no plain task of the
+/// record when it is produced again.
+pub const READ_FROM: &str = "retry-read-from";
 /// What a dead letter lacks of the record it is of, since the topic would not take it: `value`, `value and headers`, or `headers` of which
 /// there were too many. The record itself is at its [`ORIGIN`] as long as that is retained.
 pub const OMITTED: &str = "retry-omitted";
@@ -67,7 +71,7 @@ pub const CONTENT_TYPE: &str = "content-type";
 const OWN: &str = "retry-";
 
 /// Every name that is retide's; a task's record holds none of them, except [`OUTCOME`] where the task is the delivery of a callback.
-pub const NAMES: [&str; 19] = [
+pub const NAMES: [&str; 20] = [
     SCENE,
     ID,
     ATTEMPT,
@@ -86,11 +90,21 @@ pub const NAMES: [&str; 19] = [
     REASON,
     OUTCOME,
     EVENT,
+    READ_FROM,
     OMITTED,
 ];
 
 /// Most headers a producer's record may have besides retide's: far above any real record, low enough that looking through them is cheap.
 pub const MAX_HEADERS: usize = 512;
+
+/// How long before its record a time may be: longer ago, it is taken for one in another unit.
+pub const YEAR: Duration = Duration::from_hours(366 * 24);
+
+/// How far away a time may be that is taken for one in another unit.
+const PLAUSIBLE: Duration = Duration::from_hours(10 * 366 * 24);
+
+/// Record timestamps before 2001 come from clocks that were never set, or are in another unit.
+const CLOCKS_SET: Timestamp = Timestamp::from_millis(1_000_000_000_000);
 
 /// Longest scene name, in bytes: it is a key, a label of metrics and part of every record.
 pub const MAX_SCENE: usize = 128;
@@ -100,6 +114,9 @@ pub const MAX_ID: usize = 256;
 
 /// The namespace of identities derived from an [`Origin`]; drawn at random once. Changing it changes the identity of replays.
 pub const ORIGIN_NAMESPACE: Uuid = Uuid::from_u128(0x6f1d_9c52_0b7e_4a86_9d35_e2c4_71a8_f30b);
+
+/// Longest text of a producer's that a refusal shows, in characters: it tells which one, and leaves room for the reason.
+const LONGEST_SHOWN: usize = 40;
 
 /// Most headers of a record that every client reads: librdkafka takes one with more for broken.
 pub const READABLE: usize = 100_000;
@@ -119,6 +136,26 @@ struct Refusal {
     detail: Failure,
 }
 
+/// Where and when a record arrived.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// Its place.
+    pub origin: Origin,
+    /// When its task entered, see [`retide_core::task::entered`]: relative times count from then.
+    pub entered: Timestamp,
+    /// Its own timestamp, or the epoch: what is a plausible time depends on it, however long ago that was.
+    pub stamped: Timestamp,
+}
+
+/// A point in time that a producer named, in ms since the epoch.
+#[derive(Clone, Copy)]
+struct Given {
+    /// The header or the field of the envelope that names it.
+    name: &'static str,
+    /// The number.
+    value: u64,
+}
+
 /// What a producer asked for.
 struct Order {
     /// The identity, if it named one.
@@ -135,46 +172,62 @@ struct Order {
     envelope: Option<Envelope>,
 }
 
-/// Reads a record of the retry topic, which anyone may have written.
-///
-/// A producer decides scene, id, due time and deadline. Headers that only retide may set are dropped and set afresh. A record
-/// without the scene header may be an envelope; its fields stand in for headers that are not there. A record that names no scene
-/// at all becomes a task with an empty one: whether that can run is for the rules in force to say.
-///
-/// A record with [`ROUND`] was given to a target, which has put it back: its next attempt is one more than that. Nobody need be kept from
-/// setting it, since that only takes attempts away.
-///
-/// The task `entered` when [`retide_core::task::entered`] says so; a delay and a scene's deadline count from then.
+/// Reads a record as [`Intake::ingest`] does where no topic is configured; its timestamp is the time at which it `entered`.
 pub fn ingest(record: Record, origin: Origin, entered: Timestamp) -> Result<Task, Box<Poison>> {
-    let Order {
-        id,
-        scene,
-        due,
-        deadline,
-        round,
-        envelope,
-    } = match order(&record, entered) {
-        Ok(order) => order,
-        Err(refusal) => return Err(poison(record, origin, refusal)),
-    };
-    Ok(Task {
-        id: id.unwrap_or_else(|| identity(&origin)),
-        scene,
-        kind: Kind::Work,
-        attempt: round.saturating_add(1),
-        due,
-        deferral: None,
-        first_failed_at: entered,
-        deadline,
+    let arrival = Arrival {
         origin,
-        failure: None,
-        hops: 0,
-        held_since: None,
-        record: strip(match envelope {
-            Some(envelope) => unwrap(record, envelope),
-            None => record,
-        }),
-    })
+        entered,
+        stamped: entered,
+    };
+    Intake::default().ingest(record, arrival)
+}
+
+impl Intake {
+    /// Reads a record of the retry topic, which anyone may have written.
+    ///
+    /// A producer decides scene, id, due time and deadline. Headers that only retide may set are dropped and set afresh. A record may be
+    /// an envelope; its fields stand in for headers that are not there, and must not say something else than those that are. A record that
+    /// names no scene at all becomes a task with an empty one: whether that can run is for the rules in force to say.
+    ///
+    /// A record with [`ROUND`] was given to a target, which has put it back: its next attempt is one more than that. Nobody need be kept
+    /// from setting it, since that only takes attempts away.
+    pub fn ingest(&self, record: Record, arrival: Arrival) -> Result<Task, Box<Poison>> {
+        let Order {
+            id,
+            scene,
+            due,
+            deadline,
+            round,
+            envelope,
+        } = match order(&record, self, &arrival) {
+            Ok(order) => order,
+            Err(refusal) => {
+                let known = envelope::known(&record, self);
+                return Err(poison(record, arrival.origin, known, refusal));
+            }
+        };
+        let Arrival {
+            origin, entered, ..
+        } = arrival;
+        Ok(Task {
+            id: id.unwrap_or_else(|| identity(&origin)),
+            scene,
+            kind: Kind::Work,
+            attempt: round.saturating_add(1),
+            due,
+            deferral: None,
+            first_failed_at: entered,
+            deadline,
+            origin,
+            failure: None,
+            hops: 0,
+            held_since: None,
+            record: strip(match envelope {
+                Some(envelope) => unwrap(record, envelope),
+                None => record,
+            }),
+        })
+    }
 }
 
 /// Reads a record of a delay topic, which only retide writes: every header of its own must be there and in order.
@@ -203,7 +256,8 @@ pub fn headless(Headless(record): Headless, origin: Origin) -> Box<Poison> {
     let why = format!(
         "the headers cannot be read (over {READABLE}, or broken); they are on the record at {ORIGIN}"
     );
-    poison(record, origin, refuse(Reason::TooManyHeaders, &why))
+    let refusal = refuse(Reason::TooManyHeaders, &why);
+    poison(record, origin, Known::default(), refusal)
 }
 
 /// A record at which so many processes have died is no task: nothing of it is looked at but the headers that say which task it is, and its
@@ -213,11 +267,15 @@ pub fn set_aside(record: Record, source: Source, origin: Origin, deaths: u32) ->
         format!("{deaths} processes died with this record in hand; it is at {ORIGIN} as it was");
     let refusal = refuse(Reason::Crashed, &why);
     let poison = match source {
-        Source::Tasks => poison(record, origin, refusal),
+        Source::Tasks => poison(record, origin, Known::default(), refusal),
         Source::Tier(_) => parked_poison(record, origin, refusal),
     };
     let record = Record::default();
-    Box::new(Poison { record, ..*poison })
+    Box::new(Poison {
+        key: None,
+        record,
+        ..*poison
+    })
 }
 
 /// The identity of a task that came without one: the same whenever the record is read again.
@@ -277,6 +335,9 @@ pub fn write_poison(poison: &Poison, ended: &Ended, sink: &mut Sink<'_>) {
     }
     if !poison.scene.is_empty() {
         write_text(sink, SCENE, &poison.scene);
+        if !names_scene(&poison.record) {
+            write_text(sink, READ_FROM, "envelope");
+        }
     }
     write_text(sink, ID, &poison.id);
     write_text(sink, KIND, kind_word(ended.kind));
@@ -335,6 +396,88 @@ pub fn is_named(name: &[u8], own: &str) -> bool {
     name.eq_ignore_ascii_case(own.as_bytes())
 }
 
+/// Whether a producer's header names the scene of a record: not one that retide has read from the envelope of a dead letter.
+pub(crate) fn names_scene(record: &Record) -> bool {
+    let last = |name: &str| {
+        let mut headers = record.headers.iter();
+        headers.rfind(|header| is_named(header.name.as_bytes(), name))
+    };
+    last(SCENE).is_some_and(|scene| scene.value.as_ref().is_some_and(|name| !name.is_empty()))
+        && last(READ_FROM).is_none()
+}
+
+/// The header of retide's that `name` is meant to be, if it is spelt like one but for quotes or space around it or, where a task would
+/// run early without it, for what stands between its words. In another case alone it is that header.
+pub(crate) fn misspelt(name: &[u8]) -> Option<&'static str> {
+    const SET: [&str; 5] = [SCENE, ID, DUE_AT, DELAY_MS, DEADLINE_AT];
+    let is_around =
+        |byte: &u8| byte.is_ascii_whitespace() || matches!(byte, b'"' | b'\'' | b'`' | b':');
+    let from = name.iter().position(|byte| !is_around(byte))?;
+    let to = name.iter().rposition(|byte| !is_around(byte))?;
+    let inner = &name[from..=to];
+    let is_like = inner
+        .get(..5)
+        .is_some_and(|start| start.eq_ignore_ascii_case(b"retry"));
+    if !is_like || SET.iter().any(|own| is_named(name, own)) {
+        return None;
+    }
+    let letters = |name: &[u8]| -> Vec<u8> {
+        let letters = name.iter().filter(|byte| byte.is_ascii_alphanumeric());
+        letters.map(u8::to_ascii_lowercase).collect()
+    };
+    SET.into_iter().find(|own| {
+        is_named(inner, own) || (*own != ID && letters(inner) == letters(own.as_bytes()))
+    })
+}
+
+/// Whether an identity is a media type: it stands where that belongs, and all tasks of its kind would have the same one.
+pub(crate) fn is_media_type(id: &str) -> bool {
+    /// Of types with names of their own; an identity such as `video/42` is none.
+    const NAMED: [&str; 26] = [
+        "application/avro",
+        "application/cbor",
+        "application/gzip",
+        "application/json",
+        "application/msgpack",
+        "application/ndjson",
+        "application/octet-stream",
+        "application/pdf",
+        "application/protobuf",
+        "application/xml",
+        "application/yaml",
+        "application/zip",
+        "avro/binary",
+        "image/gif",
+        "image/jpeg",
+        "image/png",
+        "image/webp",
+        "multipart/form-data",
+        "multipart/mixed",
+        "text/css",
+        "text/csv",
+        "text/html",
+        "text/javascript",
+        "text/markdown",
+        "text/plain",
+        "text/xml",
+    ];
+    let media = id.split(';').next().unwrap_or_default().trim();
+    let Some((class, name)) = media.split_once('/') else {
+        return false;
+    };
+    let class = class.to_ascii_lowercase();
+    let name = name.to_ascii_lowercase();
+    let is_open = class == "application"
+        && !name.contains('/')
+        && (name.starts_with("x-") || name.starts_with("vnd."));
+    let has_suffix = ["application", "image", "message"].contains(&&*class)
+        && ["+json", "+xml", "+avro", "+protobuf", "+cbor"]
+            .iter()
+            .any(|end| name.ends_with(end));
+    let media = format!("{class}/{name}");
+    is_open || has_suffix || NAMED.contains(&&*media)
+}
+
 /// The word for a kind of task.
 pub const fn kind_word(kind: Kind) -> &'static str {
     match kind {
@@ -371,14 +514,20 @@ pub fn millis(time: Timestamp) -> u64 {
 // === reading ===
 
 /// What the producer of `record` asked for.
-fn order(record: &Record, entered: Timestamp) -> Result<Order, Refusal> {
+fn order(record: &Record, intake: &Intake, arrival: &Arrival) -> Result<Order, Refusal> {
     // A dead letter that is produced again has retide's on top.
     if record.headers.len() > MAX_HEADERS + NAMES.len() {
         return Err(too_many(record.headers.len()));
     }
-    if let Some(name) = record.headers.iter().find_map(not_text) {
-        let why = format!("header name {name} is not UTF-8");
-        return Err(refuse(Reason::BadHeader, &why));
+    for Header { name, .. } in &record.headers {
+        if name.as_str().is_none() {
+            let why = format!("header name {name} is not UTF-8");
+            return Err(refuse(Reason::BadHeader, &why));
+        }
+        if let Some(own) = misspelt(name.as_bytes()) {
+            let why = format!("header name {name} is not {own}, and seems to be meant so");
+            return Err(refuse(Reason::BadHeader, &why));
+        }
     }
     let omitted = text(record, OMITTED)?;
     if let Some(omitted) = omitted.filter(|omitted| omitted.starts_with("value")) {
@@ -386,12 +535,13 @@ fn order(record: &Record, entered: Timestamp) -> Result<Order, Refusal> {
         let why = format!("its {omitted} was left out of its dead letter");
         return Err(refuse(Reason::BadHeader, &why));
     }
-    let scene = word(record, SCENE, MAX_SCENE)?;
+    let scene = word(record, SCENE, MAX_SCENE)?.filter(|scene| !scene.is_empty());
     let id = identifier(record)?;
-    let mut envelope = match scene {
-        Some(_) => None,
-        None => envelope::open(record).map_err(|Broken(why)| refuse(Reason::BadEnvelope, &why))?,
-    };
+    if let Some(id) = id.filter(|id| is_media_type(id)) {
+        let why = format!("{ID} is {id}, a media type");
+        return Err(refuse(Reason::BadHeader, &why));
+    }
+    let mut envelope = envelope::open(record, intake).map_err(bad_envelope)?;
     let kept = kept(record, envelope.as_ref());
     if kept > MAX_HEADERS {
         return Err(too_many(kept));
@@ -401,38 +551,118 @@ fn order(record: &Record, entered: Timestamp) -> Result<Order, Refusal> {
     {
         envelope::describe(envelope);
     }
-
-    let field = |name, reason, get: fn(&Envelope) -> Option<i64>| {
-        let wrapped = match envelope.as_ref().and_then(get) {
-            Some(value) => Some(u64::try_from(value).map_err(|_| unreadable(name, reason))?),
-            None => None,
-        };
-        Ok::<_, Refusal>(number(record, name, reason)?.or(wrapped))
-    };
-    let due_at = field(DUE_AT, Reason::BadDue, |envelope| envelope.due_at)?;
-    let delay_ms = field(DELAY_MS, Reason::BadDue, |envelope| envelope.delay_ms)?;
-    let deadline = field(DEADLINE_AT, Reason::BadHeader, |envelope| {
-        envelope.deadline_at
-    })?;
+    let inner = envelope.as_ref();
+    let (scene, id) = named(record, (scene, id), inner)?;
+    let due_at = time(record, DUE_AT, Reason::BadDue)?;
+    let delay_ms = number(record, DELAY_MS, Reason::BadDue)?;
+    let deadline = time(record, DEADLINE_AT, Reason::BadHeader)?;
+    let due_at = either(DUE_AT, due_at, field("dueAt", inner, |it| it.due_at)?)?;
+    let delay_ms = either(
+        DELAY_MS,
+        delay_ms,
+        field("delayMs", inner, |it| it.delay_ms)?,
+    )?;
+    let deadline_at = field("deadlineAt", inner, |it| it.deadline_at)?;
+    let deadline = either(DEADLINE_AT, deadline, deadline_at)?;
     let round = number(record, ROUND, Reason::BadHeader)?.unwrap_or_default();
     // The due time on a record that came back is that of the attempt it was given for.
     let due_at = due_at.filter(|_| round == 0 || delay_ms.is_none());
 
     Ok(Order {
-        id: id
-            .or(envelope
-                .as_ref()
-                .and_then(|envelope| envelope.id.as_deref()))
-            .map(Arc::from),
-        scene: scene
-            .or(envelope.as_ref().map(|envelope| &*envelope.scene))
-            .unwrap_or_default()
-            .into(),
-        due: due(due_at, delay_ms, entered)?,
-        deadline: deadline.map(Timestamp::from_millis),
+        id: id.map(Arc::from),
+        scene: scene.unwrap_or_default().into(),
+        due: due(due_at, delay_ms, record, arrival)?,
+        deadline: last_time(deadline, record, arrival)?,
         round: u32::try_from(round).map_err(|_| unreadable(ROUND, Reason::BadHeader))?,
         envelope,
     })
+}
+
+/// Scene and identity of a record, by its headers and by its envelope: where both name one, it is the same.
+fn named<'a>(
+    record: &'a Record,
+    (scene, id): (Option<&'a str>, Option<&'a str>),
+    envelope: Option<&'a Envelope>,
+) -> Result<(Option<&'a str>, Option<&'a str>), Refusal> {
+    let Some(envelope) = envelope else {
+        return Ok((scene, id));
+    };
+    let differs = |(header, said): (&str, &str), (field, wrapped): (&str, &str)| {
+        let why = format!(
+            "{header} is {} in the headers, {field} is {} in the envelope",
+            shortened(said),
+            shortened(wrapped)
+        );
+        refuse(Reason::BadEnvelope, &why)
+    };
+    let scene = match (scene, envelope.scene.as_deref()) {
+        // What retide has read from the envelope is not the producer's word.
+        (Some(_), Some(wrapped)) if !names_scene(record) => wrapped,
+        (Some(said), Some(wrapped)) if said != wrapped => {
+            return Err(differs((SCENE, said), ("scene", wrapped)));
+        }
+        (Some(scene), _) | (None, Some(scene)) => scene,
+        (None, None) => {
+            return Err(bad_envelope(Broken(format!(
+                "scene is missing in the envelope, and there is no header {SCENE}"
+            ))));
+        }
+    };
+    let id = match (id, envelope.id.as_deref()) {
+        // The dead letter of an envelope that could not be read has an identity made of its place.
+        (Some(said), Some(wrapped)) if is_derived(record, said) => Some(wrapped),
+        (Some(said), Some(wrapped)) if said != wrapped => {
+            return Err(differs((ID, said), ("id", wrapped)));
+        }
+        (said, wrapped) => said.or(wrapped),
+    };
+    Ok((Some(scene), id))
+}
+
+/// Whether an identity is the one that retide made of the record's origin.
+fn is_derived(record: &Record, id: &str) -> bool {
+    let origin = text(record, ORIGIN).ok().flatten().and_then(origin_of);
+    origin.is_some_and(|origin| *identity(&origin) == *id)
+}
+
+/// A number of the envelope, if it has it.
+fn field(
+    name: &'static str,
+    envelope: Option<&Envelope>,
+    get: fn(&Envelope) -> Option<i64>,
+) -> Result<Option<Given>, Refusal> {
+    let Some(number) = envelope.and_then(get) else {
+        return Ok(None);
+    };
+    match u64::try_from(number) {
+        Ok(value) => Ok(Some(Given { name, value })),
+        Err(_) => Err(refuse(
+            Reason::BadDue,
+            &format!("{name} is {number}, before 0; milliseconds are expected"),
+        )),
+    }
+}
+
+/// A number of the headers or of the envelope: where both say one, it is the same.
+fn either(
+    header: &'static str,
+    said: Option<u64>,
+    wrapped: Option<Given>,
+) -> Result<Option<Given>, Refusal> {
+    let said = said.map(|value| Given {
+        name: header,
+        value,
+    });
+    match (said, wrapped) {
+        (Some(said), Some(wrapped)) if said.value != wrapped.value => {
+            let why = format!(
+                "{header} is {} in the headers, {} is {} in the envelope",
+                said.value, wrapped.name, wrapped.value
+            );
+            Err(refuse(Reason::BadEnvelope, &why))
+        }
+        (said, wrapped) => Ok(said.or(wrapped)),
+    }
 }
 
 /// How many headers the task will carry along.
@@ -447,30 +677,127 @@ fn kept(record: &Record, envelope: Option<&Envelope>) -> usize {
     kept.count() + usize::from(content_type)
 }
 
-/// When the first attempt may start: not before the task `entered`, not further away from that than retide parks tasks.
+/// When the first attempt may start: not before the task entered, not further away from that than retide parks tasks.
 fn due(
-    due_at: Option<u64>,
-    delay_ms: Option<u64>,
-    entered: Timestamp,
+    due_at: Option<Given>,
+    delay_ms: Option<Given>,
+    record: &Record,
+    arrival: &Arrival,
 ) -> Result<Timestamp, Refusal> {
-    let due = match (due_at, delay_ms) {
-        (Some(_), Some(_)) => {
-            return Err(refuse(
-                Reason::BadDue,
-                &format!("both {DUE_AT} and {DELAY_MS}"),
-            ));
+    let entered = arrival.entered;
+    let (given, due) = match (due_at, delay_ms) {
+        (Some(due), Some(delay)) => {
+            // Which of them is meant nobody can tell; where one is the envelope's and one a header, they do not fit.
+            let is_ours = |given: Given| is_own(given.name.as_bytes());
+            let reason = if is_ours(due) == is_ours(delay) {
+                Reason::BadDue
+            } else {
+                Reason::BadEnvelope
+            };
+            let why = format!(
+                "both {} ({}) and {} ({}); one of them is expected",
+                due.name, due.value, delay.name, delay.value
+            );
+            return Err(refuse(reason, &why));
         }
-        (Some(due), None) => Timestamp::from_millis(due).max(entered),
-        (None, Some(delay)) => entered + Duration::from_millis(delay),
-        (None, None) => entered,
+        (Some(given), None) => {
+            not_long_ago(given, record, arrival)?;
+            (given, Timestamp::from_millis(given.value).max(entered))
+        }
+        (None, Some(given)) => (given, entered + Duration::from_millis(given.value)),
+        (None, None) => return Ok(entered),
     };
     if due > entered + scene::MAX_DELAY {
-        return Err(refuse(
-            Reason::DueTooFar,
-            &format!("due {} ms from now", due.since(entered).as_millis()),
-        ));
+        let hint = match delay_ms {
+            Some(_) if is_plausible(given.value.into(), arrival) => {
+                " (a point in time? milliseconds from now are meant)"
+            }
+            Some(_) => "",
+            None => finer_unit(given.value, arrival).unwrap_or_default(),
+        };
+        let wait = due.since(entered).as_millis();
+        let why = format!(
+            "{} is {}: due {wait} ms from now{hint}",
+            given.name, given.value
+        );
+        return Err(refuse(Reason::DueTooFar, &why));
     }
     Ok(due)
+}
+
+/// When no attempt may start any more. It may be as far away as anybody likes, but not in another unit.
+fn last_time(
+    deadline: Option<Given>,
+    record: &Record,
+    arrival: &Arrival,
+) -> Result<Option<Timestamp>, Refusal> {
+    let Some(given) = deadline else {
+        return Ok(None);
+    };
+    not_long_ago(given, record, arrival)?;
+    if let Some(hint) = finer_unit(given.value, arrival) {
+        let why = format!("{} is {}{hint}", given.name, given.value);
+        return Err(refuse(Reason::BadDue, &why));
+    }
+    Ok(Some(Timestamp::from_millis(given.value)))
+}
+
+/// Refuses a time that is more than a year before the record: nobody asks for that.
+fn not_long_ago(given: Given, record: &Record, arrival: &Arrival) -> Result<(), Refusal> {
+    // A dead letter that is produced again was plausible when its task entered.
+    let first = number(record, FIRST_FAILED_AT, Reason::BadHeader);
+    let first = first.ok().flatten().map(Timestamp::from_millis);
+    let from = earliest(arrival);
+    let from = first.map_or(from, |first| from.min(first.before(YEAR)));
+    if Timestamp::from_millis(given.value) >= from {
+        return Ok(());
+    }
+    let value = given.value;
+    let hint = if is_plausible(u128::from(value) * 1_000, arrival) {
+        " (seconds? milliseconds are meant)"
+    } else if value == 0 {
+        " (leave it out for none)"
+    } else if u128::from(value) <= scene::MAX_DELAY.as_millis() {
+        " (a delay? milliseconds since 1970 are meant)"
+    } else {
+        ""
+    };
+    let why = format!(
+        "{} is {value}, over a year before the record's own time{hint}",
+        given.name
+    );
+    Err(refuse(Reason::BadDue, &why))
+}
+
+/// The earliest time that is plausible.
+fn earliest(arrival: &Arrival) -> Timestamp {
+    let stamped = arrival.stamped;
+    let reference = if stamped < CLOCKS_SET {
+        arrival.entered
+    } else {
+        stamped.min(arrival.entered)
+    };
+    reference.before(YEAR)
+}
+
+/// Whether a number of milliseconds since the epoch is a time that somebody may ask for.
+fn is_plausible(millis: u128, arrival: &Arrival) -> bool {
+    let latest = arrival.entered + PLAUSIBLE;
+    let range = earliest(arrival).as_millis()..=latest.as_millis();
+    u64::try_from(millis).is_ok_and(|millis| range.contains(&millis))
+}
+
+/// Asks for the unit of a time that is plausible in a finer one than milliseconds.
+fn finer_unit(value: u64, arrival: &Arrival) -> Option<&'static str> {
+    if is_plausible(value.into(), arrival) {
+        None
+    } else if is_plausible((value / 1_000).into(), arrival) {
+        Some(" (microseconds? milliseconds are meant)")
+    } else if is_plausible((value / 1_000_000).into(), arrival) {
+        Some(" (nanoseconds? milliseconds are meant)")
+    } else {
+        None
+    }
 }
 
 /// The state of a parked task; its record is left empty.
@@ -566,11 +893,6 @@ fn unwrap(mut record: Record, envelope: Envelope) -> Record {
     }
 }
 
-/// The name of a header, if it is not the text that it has to be.
-fn not_text(Header { name, .. }: &Header) -> Option<&Name> {
-    name.as_str().is_none().then_some(name)
-}
-
 /// The last header of this name, if there is one; one without a value is refused.
 fn text<'a>(record: &'a Record, name: &str) -> Result<Option<&'a str>, Refusal> {
     let is_it = |header: &&Header| is_named(header.name.as_bytes(), name);
@@ -603,33 +925,54 @@ fn identifier(record: &Record) -> Result<Option<&str>, Refusal> {
     }
 }
 
-/// Decimal digits and nothing else: no sign, no space, no fraction.
+/// A whole number that is not negative, as producers write it.
 fn number(record: &Record, name: &str, reason: Reason) -> Result<Option<u64>, Refusal> {
-    let refusal = || unreadable(name, reason);
-    let Some(text) = text(record, name).map_err(|_| refusal())? else {
+    let Some(text) = text(record, name).map_err(|_| unreadable(name, reason))? else {
         return Ok(None);
     };
-    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(refusal());
-    }
-    text.parse().map(Some).map_err(|_| refusal())
+    let number = number::whole(text).and_then(|number| u64::try_from(number).ok());
+    number
+        .map(Some)
+        .ok_or_else(|| not_a_number(name, text, "a whole number", reason))
+}
+
+/// A point in time, in ms since the epoch: a whole number, or a text of RFC 3339.
+fn time(record: &Record, name: &str, reason: Reason) -> Result<Option<u64>, Refusal> {
+    let Some(text) = text(record, name).map_err(|_| unreadable(name, reason))? else {
+        return Ok(None);
+    };
+    let time = number::whole(text).or_else(|| number::rfc3339(text));
+    let time = time.and_then(|time| u64::try_from(time).ok());
+    time.map(Some)
+        .ok_or_else(|| not_a_number(name, text, "milliseconds since 1970", reason))
 }
 
 // === refusing ===
 
-/// The record as it came, with the reason. Identity and scene are the producer's where they can be read.
-fn poison(record: Record, origin: Origin, Refusal { reason, detail }: Refusal) -> Box<Poison> {
+/// The record as it came, with the reason. Identity and scene are those of its headers or, as far as they are `known`, of its envelope.
+fn poison(
+    record: Record,
+    origin: Origin,
+    known: Known,
+    Refusal { reason, detail }: Refusal,
+) -> Box<Poison> {
+    let is_made_up =
+        |id: &str| is_media_type(id) || (known.id.is_some() && is_derived(&record, id));
     let id = match identifier(&record) {
-        Ok(Some(id)) => id.into(),
-        Ok(None) | Err(_) => identity(&origin),
+        Ok(Some(id)) if !is_made_up(id) => Some(id),
+        Ok(_) | Err(_) => None,
     };
     let scene = match word(&record, SCENE, MAX_SCENE) {
-        Ok(Some(scene)) => scene.into(),
-        Ok(None) | Err(_) => Arc::from(""),
+        Ok(Some(scene)) if names_scene(&record) || known.scene.is_none() => Some(scene),
+        Ok(_) | Err(_) => None,
     };
     Box::new(Poison {
-        id,
-        scene,
+        id: match id.or(known.id.as_deref()) {
+            Some(id) => id.into(),
+            None => identity(&origin),
+        },
+        scene: scene.or(known.scene.as_deref()).unwrap_or_default().into(),
+        key: known.key.or_else(|| record.key.clone()),
         kind: Kind::Work,
         origin,
         record,
@@ -642,7 +985,7 @@ fn poison(record: Record, origin: Origin, Refusal { reason, detail }: Refusal) -
 fn parked_poison(record: Record, origin: Origin, refusal: Refusal) -> Box<Poison> {
     let kind = text(&record, KIND).ok().flatten().and_then(kind_of);
     let kind = kind.unwrap_or_default();
-    let poison = poison(record, origin, refusal);
+    let poison = poison(record, origin, Known::default(), refusal);
     Box::new(Poison { kind, ..*poison })
 }
 
@@ -657,6 +1000,25 @@ fn refuse(reason: Reason, why: &str) -> Refusal {
 /// The header `name` does not say what it should.
 fn unreadable(name: &str, reason: Reason) -> Refusal {
     refuse(reason, &format!("cannot read {name}"))
+}
+
+/// The header `name` says `text`, which is not what is `expected`.
+fn not_a_number(name: &str, text: &str, expected: &str, reason: Reason) -> Refusal {
+    let text = shortened(text);
+    refuse(reason, &format!("{name} is {text}; {expected} expected"))
+}
+
+/// A text of a producer's in quotes, or its beginning.
+pub(crate) fn shortened(text: &str) -> String {
+    match text.char_indices().nth(LONGEST_SHOWN) {
+        Some((end, _)) => format!("\"{}…\"", &text[..end]),
+        None => format!("\"{text}\""),
+    }
+}
+
+/// An envelope that is none.
+fn bad_envelope(Broken(why): Broken) -> Refusal {
+    refuse(Reason::BadEnvelope, &why)
 }
 
 /// The header `name` is not there.

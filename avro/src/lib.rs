@@ -5,12 +5,13 @@
 
 mod envelope;
 pub mod headers;
+mod number;
 pub mod schema;
 pub mod wire;
 
 pub use envelope::{
-    ENVELOPE_AVRO, ENVELOPE_JSON, JSON, RETRY_TASK_FINGERPRINT, RETRY_TASK_FORMER,
+    ENVELOPE_AVRO, ENVELOPE_JSON, Form, Intake, JSON, RETRY_TASK_FINGERPRINT, RETRY_TASK_FORMER,
     RETRY_TASK_SCHEMA, is_json,
 };
-pub use headers::{ingest, parked, write_task};
+pub use headers::{Arrival, ingest, parked, write_task};
 pub use wire::{Codec, Format, Framing};

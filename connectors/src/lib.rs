@@ -28,7 +28,7 @@ pub use self::left_out::LeftOut;
 pub use self::outbound::Outbound;
 
 /// Every header's name that is retide's, as `retide-avro` lists them: neither a record nor a configuration sets one on a request.
-pub const OWN: [&str; 19] = [
+pub const OWN: [&str; 20] = [
     "retry-scene",
     "retry-id",
     "retry-attempt",
@@ -47,6 +47,7 @@ pub const OWN: [&str; 19] = [
     "retry-reason",
     "retry-outcome",
     "retry-event",
+    "retry-read-from",
     "retry-omitted",
 ];
 

@@ -33,7 +33,7 @@ use rdkafka::error::KafkaError;
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use retide_avro::Format;
+use retide_avro::{Format, Intake};
 use retide_connectors::{Outbound, egress, tls};
 use retide_core::Ladder;
 use retide_core::engine::UNKNOWN_SCENE_HOLD;
@@ -143,6 +143,8 @@ pub struct Topics {
     /// The tiers.
     #[serde(deserialize_with = "text::ladder")]
     pub tiers: Ladder,
+    /// The retry topic.
+    pub tasks: Intake,
     /// The callbacks topic.
     pub callbacks: Reports,
     /// The alerts topic.
@@ -654,6 +656,7 @@ impl Default for Topics {
             partitions: 12,
             replication_factor: -1,
             tiers: Ladder::default(),
+            tasks: Intake::default(),
             callbacks: Reports::default(),
             alerts: Reports::default(),
             events: Events::default(),

@@ -13,7 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use retide_avro::headers;
+use retide_avro::{Arrival, Intake, headers};
 use retide_core::completions::Completions;
 use retide_core::{Origin, Source, Timestamp};
 
@@ -67,6 +67,8 @@ struct Search<'a> {
     scenes: &'a BTreeMap<String, Scene>,
     /// The scenes looked for.
     names: &'a BTreeSet<String>,
+    /// How records of the retry topic are read.
+    intake: &'a Intake,
     /// What commit metadata is bound to.
     bindings: Bindings,
     /// What is complete above the first offset read, by topic and partition.
@@ -94,6 +96,7 @@ pub fn find(
         group: &config.processor.group,
         scenes,
         names,
+        intake: &topics.intake,
         bindings: Bindings::ask(consumer.client(), topics, COMMITTED)?,
         done: HashMap::new(),
         found: BTreeMap::new(),
@@ -210,10 +213,14 @@ impl Search<'_> {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH);
                 let now = Timestamp::EPOCH + now.unwrap_or_default();
                 // The scene may stand in an envelope; what is no task at all needs no rules.
-                let Some(Ok(task)) = feed::record(message)
-                    .ok()
-                    .map(|record| headers::ingest(record, origin.clone(), now))
-                else {
+                let Some(Ok(task)) = feed::record(message).ok().map(|record| {
+                    let arrival = Arrival {
+                        origin: origin.clone(),
+                        entered: now,
+                        stamped: now,
+                    };
+                    self.intake.ingest(record, arrival)
+                }) else {
                     return;
                 };
                 (task.id.to_string(), task.scene.to_string())

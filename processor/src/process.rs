@@ -166,6 +166,7 @@ impl Process {
         let heartbeats: Vec<_> = names.map(|name| health.worker(&name)).collect();
         let topics = Topics::new(&config.topics.prefix, &config.topics.tiers);
         let draining = draining(config, &topics).map_err(Error::Tiers)?;
+        let topics = topics.with_intake(config.topics.tasks.clone());
         let topics = Arc::new(topics.with_draining(draining));
         let follower = Follower::start(&config.kafka.consumer(), &topics.scenes)?;
         let producer = config.kafka.producer();

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use retide_avro::Intake;
 use retide_core::{Ladder, Source};
 
 /// The names of a prefix's topics.
@@ -27,6 +28,8 @@ pub struct Topics {
     pub tiers: Vec<Arc<str>>,
     /// Tiers that the ladder does not have any more: they are read until they are empty, and nothing is parked there.
     pub draining: Vec<Draining>,
+    /// How records of the retry topic are read.
+    pub intake: Intake,
 }
 
 /// A tier that is read until it is empty.
@@ -81,6 +84,7 @@ impl Topics {
                 .map(|tier| topic(&format!("delay.{tier}")))
                 .collect(),
             draining: Vec::new(),
+            intake: Intake::default(),
         }
     }
 
@@ -93,6 +97,12 @@ impl Topics {
     #[must_use]
     pub fn with_draining(self, draining: Vec<Draining>) -> Self {
         Self { draining, ..self }
+    }
+
+    /// The same, with a retry topic that is read so.
+    #[must_use]
+    pub fn with_intake(self, intake: Intake) -> Self {
+        Self { intake, ..self }
     }
 
     /// The topics that tasks are read from. All but those that are drained have the same number of partitions.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use retide_core::Header;
 
-use super::{Broken, Envelope, broken};
+use super::{Broken, Envelope, Known, broken};
 use crate::headers::MAX_HEADERS;
 
 /// What is left of an Avro datum.
@@ -17,7 +17,7 @@ struct Cursor(Bytes);
 pub(super) fn read(datum: Bytes) -> Result<Envelope, Broken> {
     let mut cursor = Cursor(datum);
     let envelope = Envelope {
-        scene: cursor.string()?,
+        scene: Some(cursor.string()?),
         id: cursor.optional(Cursor::string)?,
         payload: Some(cursor.bytes()?),
         content_type: cursor.optional(Cursor::string)?,
@@ -33,6 +33,24 @@ pub(super) fn read(datum: Bytes) -> Result<Envelope, Broken> {
     } else {
         Err(broken("bytes after the end"))
     }
+}
+
+/// What can be read of a datum that is refused: the fields before the break.
+pub(super) fn known(datum: Bytes) -> Known {
+    let mut known = Known::default();
+    let mut cursor = Cursor(datum);
+    let mut fields = || {
+        known.scene = Some(cursor.string()?);
+        known.id = cursor.optional(Cursor::string)?;
+        cursor.bytes()?;
+        cursor.optional(Cursor::string)?;
+        cursor.headers()?;
+        known.key = cursor.optional(Cursor::bytes)?;
+        Ok::<_, Broken>(())
+    };
+    // Whatever was wrong has been told.
+    let _ = fields();
+    known
 }
 
 // === impl Cursor ===

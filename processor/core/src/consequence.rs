@@ -177,7 +177,7 @@ pub(crate) fn poison(poison: Arc<Poison>, now: Timestamp) -> Vec<Entry> {
         first_failed_at: now,
         at: now,
         failure: Some(poison.detail.clone()),
-        key: poison.record.key.clone(),
+        key: poison.key.clone(),
         omitted,
     });
     let event = Entry::Event(Event {

@@ -65,10 +65,12 @@ pub enum Entry {
 /// A record that could not be read as a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Poison {
-    /// The identity of its origin: the same after a replay.
+    /// The identity that it names, as far as it can be read; else that of its origin: the same after a replay.
     pub id: Arc<str>,
     /// The scene it named, or nothing.
     pub scene: Arc<str>,
+    /// The key of the task that it would have been: that of its envelope as far as it can be read, else the record's.
+    pub key: Option<Bytes>,
     /// Whether it is a task, or the delivery of a callback as far as it can be told: the end of that is not reported.
     pub kind: Kind,
     /// Where it was read.

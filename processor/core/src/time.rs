@@ -35,10 +35,13 @@ impl Timestamp {
         Self(millis.saturating_mul(MICROS_PER_MILLI))
     }
 
-    /// The instant that a text of RFC 3339 names, such as `2026-12-24T09:00:00+01:00`; none if it is no such text, or before the epoch.
+    /// The instant that a text of RFC 3339 names, such as `2026-12-24T09:00:00+01:00`, rounded up; none if it is no such text, or before the
+    /// epoch.
     pub fn from_rfc3339(text: &str) -> Option<Self> {
         let time = DateTime::parse_from_rfc3339(text).ok()?;
-        u64::try_from(time.timestamp_micros()).ok().map(Self)
+        let more = !time.timestamp_subsec_nanos().is_multiple_of(1_000);
+        let micros = u64::try_from(time.timestamp_micros()).ok()?;
+        Some(Self(micros + u64::from(more)))
     }
 
     /// Whole microseconds since the epoch.

@@ -1267,6 +1267,7 @@ impl Worker {
                     kind: Kind::Work,
                     id: Arc::clone(&submission.id),
                     scene: "".into(),
+                    key: None,
                     origin,
                     record: Record::default(),
                     reason: Reason::BadHeader,

@@ -69,7 +69,8 @@ struct Entry<'a> {
 
 /// Tells what became of a task.
 pub(super) fn explain(config: &Config, options: Options, output: Output) -> Result<(), Failed> {
-    let topics = Topics::new(&config.topics.prefix, &config.topics.tiers);
+    let topics = Topics::new(&config.topics.prefix, &config.topics.tiers)
+        .with_intake(config.topics.tasks.clone());
     let read = [
         &topics.tasks,
         &topics.callbacks,

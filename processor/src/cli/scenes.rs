@@ -177,7 +177,8 @@ pub(super) fn scenes(config: &Config, command: Command, output: Output) -> Resul
 impl<'a> Board<'a> {
     /// Reads the topic, as somebody who may do what `user` does.
     fn open(config: &'a Config, user: User) -> Result<Self, Failed> {
-        let topics = Topics::new(&config.topics.prefix, &config.topics.tiers);
+        let topics = Topics::new(&config.topics.prefix, &config.topics.tiers)
+            .with_intake(config.topics.tasks.clone());
         // Finds out whether Kafka can be reached at all, and says so well.
         let there = reach(config, user, &[&topics.scenes])?;
         let shards = there.get(&topics.tasks).copied();

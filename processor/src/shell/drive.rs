@@ -16,6 +16,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::Offset;
 use tokio::runtime::Handle;
 
+use retide_avro::Arrival;
 use retide_avro::headers::{self, Headless};
 use retide_connectors::{Attempt, Target};
 use retide_core::completions::Binding;
@@ -1299,7 +1300,12 @@ impl<L: Ledger> State<L> {
         self.hand.take(position.lane, position.offset);
         let read = match (record, source) {
             (Ok(record), Source::Tasks) => {
-                headers::ingest(record, origin, task::entered(appended, now.wall))
+                let arrival = Arrival {
+                    origin,
+                    entered: task::entered(appended, now.wall),
+                    stamped: appended,
+                };
+                self.parts.topics.intake.ingest(record, arrival)
             }
             (Ok(record), Source::Tier(_)) => headers::parked(record, origin),
             (Err(headless), Source::Tasks | Source::Tier(_)) => {

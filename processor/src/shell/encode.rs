@@ -231,7 +231,11 @@ impl Encoder {
             }
             Entry::Poison { poison, ended } => {
                 headers::write_poison(poison, ended, sink);
-                Parts::of(&topics.dead_letters, home, &poison.record)
+                Parts {
+                    // Set aside, it has none, and nobody looks for one. Its own stays as it was.
+                    key: poison.record.key.as_deref().or(poison.key.as_deref()),
+                    ..Parts::of(&topics.dead_letters, home, &poison.record)
+                }
             }
             Entry::Callback(ended) => {
                 headers::write_ended(ended, sink);

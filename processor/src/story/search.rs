@@ -19,6 +19,7 @@ use tracing::warn;
 
 use retide_avro::headers;
 use retide_avro::wire::{self, Codec, Format, Framing, Wire};
+use retide_avro::{Arrival, Intake};
 use retide_core::{Kind, Origin, Timestamp};
 
 use crate::client::Quiet;
@@ -83,6 +84,8 @@ enum Sort {
 struct Search<'a> {
     /// What to look for.
     query: &'a Query,
+    /// How records of the retry topic are read.
+    intake: &'a Intake,
     /// Reads.
     consumer: BaseConsumer<Quiet>,
     /// Events, in Avro and in JSON.
@@ -105,6 +108,7 @@ pub(crate) fn search(
 ) -> Result<Found, KafkaError> {
     let mut search = Search {
         query,
+        intake: &topics.intake,
         consumer: scan::consumer(client, "retide-explain")?,
         events: [Format::Avro, Format::Json]
             .map(|format| Codec::new(format, Framing::SingleObject)),
@@ -173,6 +177,7 @@ impl Search<'_> {
         let mut next = Instant::now() + PROGRESS;
         let Self {
             query,
+            intake,
             consumer,
             events,
             callbacks,
@@ -185,7 +190,7 @@ impl Search<'_> {
                 progress(topic, before + reading.records);
             }
             let what = match sort {
-                Sort::Tasks => entered(message, &query.id),
+                Sort::Tasks => entered(message, &query.id, intake),
                 _ if !is_of(message, &query.id) => None,
                 Sort::Tier(tier) => parked(message, tier),
                 Sort::DeadLetters => Some(dead_letter(message)),
@@ -246,7 +251,7 @@ fn named<'a>(message: &'a BorrowedMessage<'_>) -> Option<&'a [u8]> {
 }
 
 /// What a record of the retry topic says, if it is the task.
-fn entered(message: &BorrowedMessage<'_>, id: &str) -> Option<What> {
+fn entered(message: &BorrowedMessage<'_>, id: &str, intake: &Intake) -> Option<What> {
     let other = named(message)
         .and_then(|name| str::from_utf8(name).ok())
         .filter(|name| *name != id && !name.is_empty() && name.len() <= headers::MAX_ID)
@@ -258,8 +263,14 @@ fn entered(message: &BorrowedMessage<'_>, id: &str) -> Option<What> {
     // Any other identity is in the envelope, or made of the place.
     let (is_it, scene, due) = match feed::record(message)
         .map_err(|record| headers::headless(record, place(message)))
-        .and_then(|record| headers::ingest(record, place(message), appended(message)))
-    {
+        .and_then(|record| {
+            let arrival = Arrival {
+                origin: place(message),
+                entered: appended(message),
+                stamped: appended(message),
+            };
+            intake.ingest(record, arrival)
+        }) {
         Ok(task) => (*task.id == *id, task.scene, Some(task.due)),
         Err(poison) => (*poison.id == *id, poison.scene, None),
     };
