@@ -152,13 +152,21 @@ pub struct Topics {
     /// The events topic.
     pub events: Events,
     /// The scenes topic.
-    pub scenes: Reports,
+    pub scenes: SceneRecords,
 }
 
-/// A topic with records of retide's own.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+/// A topic with reports that others read: callbacks, alerts.
+#[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Reports {
+    /// How its records are written.
+    pub format: Format,
+}
+
+/// The scenes topic, which only retide reads.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SceneRecords {
     /// How its records are written.
     pub format: Format,
 }
@@ -649,6 +657,15 @@ fn properties(
 
 // === impl Topics ===
 
+impl Default for Reports {
+    /// What any program reads without a schema.
+    fn default() -> Self {
+        Self {
+            format: Format::Json,
+        }
+    }
+}
+
 impl Default for Topics {
     fn default() -> Self {
         Self {
@@ -660,7 +677,7 @@ impl Default for Topics {
             callbacks: Reports::default(),
             alerts: Reports::default(),
             events: Events::default(),
-            scenes: Reports::default(),
+            scenes: SceneRecords::default(),
         }
     }
 }
@@ -772,7 +789,7 @@ mod tests {
             tiers = ["now", "10s", "1h"]
             events = { enabled = false }
             [topics.callbacks]
-            format = "json"
+            format = "avro"
             [processor]
             guarantee = "at_least_once"
             commit_interval = "50ms"
@@ -801,7 +818,9 @@ mod tests {
         assert_eq!(config.kafka.producer().get("session.timeout.ms"), None);
         assert_eq!(consumer.get("fetch.wait.max.ms"), Some("100"));
         assert_eq!(config.topics.tiers.tiers().len(), 3);
-        assert_eq!(config.topics.callbacks.format, Format::Json);
+        assert_eq!(config.topics.callbacks.format, Format::Avro);
+        assert_eq!(config.topics.alerts.format, Format::Json);
+        assert_eq!(config.topics.scenes.format, Format::Avro);
         assert_eq!(config.topics.events.format, Format::Avro);
         assert!(!config.topics.events.enabled);
         assert_eq!(config.processor.guarantee, Guarantee::AtLeastOnce);

@@ -325,7 +325,7 @@ mod tests {
     #[test]
     fn a_worker_is_configured_as_its_bench_is() {
         let text = "[kafka]\nbootstrap.servers = 'b:1'\n[kafka.consumer]\nsession.timeout.ms = 7000\n[kafka.producer]\nacks = 'all'\n\
-             [topics]\nprefix = 'p'\npartitions = 3\nreplication_factor = 2\ntiers = ['now', '7s']\ncallbacks = { format = 'json' }\n\
+             [topics]\nprefix = 'p'\npartitions = 3\nreplication_factor = 2\ntiers = ['now', '7s']\ncallbacks = { format = 'avro' }\n\
              events = { enabled = false }\n[processor]\nworkers = 2\nguarantee = 'at_least_once'\ncommit_interval = '50ms'\n\
              memory_limit = '64MiB'\ndrain_deadline = '1s 500ms'\n";
         let directory = Directory::make().unwrap();

@@ -82,12 +82,12 @@ const DEAD_TASKS: &str = "dead-tasks";
 // === impl Formats ===
 
 impl Default for Formats {
-    /// Avro everywhere.
+    /// What strangers read in JSON, the audit log in Avro.
     fn default() -> Self {
         Self {
-            callbacks: Format::Avro,
+            callbacks: Format::Json,
             events: Some(Format::Avro),
-            alerts: Format::Avro,
+            alerts: Format::Json,
         }
     }
 }

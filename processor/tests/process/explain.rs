@@ -172,12 +172,15 @@ fn a_task_is_explained_as_its_target_saw_it() {
 }
 
 #[test]
-fn a_task_is_explained_by_events_in_json() {
+fn a_task_is_explained_by_events_in_json_and_callbacks_in_avro() {
     let rig = Rig::new(Duration::ZERO, "");
     let basics = rig
         .basics()
         .replace("[topics]\n", "[topics]\nevents = { format = 'json' }\n")
-        .replace("callbacks = { format = 'json' }\n", "");
+        .replace(
+            "callbacks = { format = 'json' }",
+            "callbacks = { format = 'avro' }",
+        );
     rig.configure(&format!("{basics}{FLAKY}{HASTY}"));
     what_became_of_each(&rig, true);
 }
