@@ -9,6 +9,7 @@ mod json;
 
 use std::fmt::Write as _;
 use std::str;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -20,7 +21,8 @@ use crate::headers::{
     self, CONTENT_TYPE, DEADLINE_AT, DELAY_MS, DUE_AT, ID, MAX_ID, MAX_SCENE, SCENE, is_media_type,
     is_named,
 };
-use crate::schema::Fingerprint;
+use crate::schema::{Fingerprint, Schema};
+use crate::schemas::{Key, Meaning, SCHEMA_ID, Schemas};
 use crate::wire::{CONFLUENT_MAGIC, MAX_ENCODED, SINGLE_OBJECT_MARKER};
 
 /// The content type of a record whose value is a `RetryTask` in JSON.
@@ -54,6 +56,9 @@ const SINGLE_OBJECT_FRAME: usize = 10;
 /// The mark of UTF-8 that some libraries put before a text.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
+/// What stands before a datum of Avro that can be read.
+const FRAMES: &str = "Avro in a Confluent or single-object frame, or with its schema in the header __value_schema_id,";
+
 /// First bytes that a refusal shows: enough for the frames of all registries.
 const SHOWN: usize = 8;
 
@@ -66,6 +71,9 @@ pub struct Intake {
     /// Records with [`SCENE`] are plain tasks all the same (`submit`, dead letters that are produced again), unless they plainly are
     /// envelopes.
     pub envelope: Option<Form>,
+    /// The schemas of Avro that are known.
+    #[serde(skip)]
+    pub schemas: Arc<Schemas>,
 }
 
 /// The form of an envelope.
@@ -79,7 +87,7 @@ pub enum Form {
 }
 
 /// A task as its envelope describes it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Envelope {
     /// The scene; neither empty nor too long. The header may name it instead.
     pub(crate) scene: Option<String>,
@@ -123,11 +131,17 @@ enum Found {
     /// An envelope in JSON.
     Json(usize),
     /// An envelope in Avro.
-    Avro(usize),
-    /// Begins with a magic byte that any Confluent value has; it may be somebody's payload.
-    Perhaps(usize),
+    Avro(usize, Writer),
     /// Looks like an envelope in JSON, but nothing says that it is one.
     Unsaid(usize),
+}
+
+/// Whose schema a datum was written with.
+enum Writer {
+    /// Retide's own.
+    Own,
+    /// Another one.
+    Other(Arc<Schema>),
 }
 
 /// The envelope in the value of `record`; nothing if the value is a plain payload.
@@ -137,21 +151,18 @@ pub(crate) fn open(record: &Record, intake: &Intake) -> Result<Option<Envelope>,
     };
     let value = record.value.clone().unwrap_or_default();
     if value.len() > MAX_ENCODED {
-        return match found {
-            Found::Perhaps(_) => Ok(None),
-            Found::Json(_) | Found::Avro(_) | Found::Unsaid(_) => {
-                Err(broken("larger than an envelope may be"))
-            }
-        };
+        return Err(broken("larger than an envelope may be"));
     }
     match found {
         Found::Json(start) => json::read(&value[start..]).and_then(check).map(Some),
-        Found::Avro(start) => avro::read(value.slice(start..)).and_then(check).map(Some),
-        // A producer of plain Confluent values that sets no scene falls back to the default scene like any other.
-        Found::Perhaps(start) => Ok(avro::read(value.slice(start..))
-            .ok()
-            .filter(|envelope| envelope.scene.is_some())
-            .and_then(|envelope| check(envelope).ok())),
+        Found::Avro(start, writer) => {
+            let datum = value.slice(start..);
+            let read = match writer {
+                Writer::Own => avro::read(datum),
+                Writer::Other(schema) => avro::read_as(&schema, datum),
+            };
+            read.and_then(check).map(Some)
+        }
         Found::Unsaid(_) => Err(Broken(format!(
             "looks like an envelope, and nothing says that it is: set the header {CONTENT_TYPE} to {ENVELOPE_JSON}, or \
              tasks = {{ envelope = \"json\" }} under [topics]; for a plain task, the header {SCENE}"
@@ -169,8 +180,8 @@ pub(crate) fn known(record: &Record, intake: &Intake) -> Known {
     }
     let known = match found {
         Found::Json(start) | Found::Unsaid(start) => json::known(&value[start..]),
-        Found::Avro(start) => avro::known(value.slice(start..)),
-        Found::Perhaps(_) => Known::default(),
+        Found::Avro(start, Writer::Own) => avro::known(value.slice(start..)),
+        Found::Avro(start, Writer::Other(schema)) => avro::known_as(&schema, value.slice(start..)),
     };
     Known {
         scene: known.scene.filter(|scene| is_word(scene, MAX_SCENE)),
@@ -181,9 +192,29 @@ pub(crate) fn known(record: &Record, intake: &Intake) -> Known {
     }
 }
 
+/// The name of the schema that a record may be written with, if a registry has to be asked what it means before the record is read.
+pub(crate) fn asks(record: &Record, intake: &Intake) -> Option<Key> {
+    let value = record.value.as_deref()?;
+    let (key, _) = mark(record, value)?;
+    let schemas = &intake.schemas;
+    if !schemas.may_ask(key) || schemas.meaning(key).is_some() {
+        return None;
+    }
+    match said(record) {
+        Ok(Some(Form::Json)) | Err(_) => None,
+        Ok(None) if headers::names_scene(record) || is_of_another_type(record) => None,
+        Ok(Some(Form::Avro) | None) => Some(key),
+    }
+}
+
 /// Whether a header is the content type; producers do not agree on its case.
 pub(crate) fn is_content_type(header: &Header) -> bool {
     is_named(header.name.as_bytes(), CONTENT_TYPE)
+}
+
+/// Whether a header says what the value of a record is, which its envelope was.
+pub(crate) fn is_of_value(header: &Header) -> bool {
+    is_content_type(header) || is_named(header.name.as_bytes(), SCHEMA_ID)
 }
 
 /// Says of a payload that is JSON that it is, if its producer has said nothing: a service asked with anything else answers 415.
@@ -216,15 +247,31 @@ fn find(record: &Record, intake: &Intake) -> Result<Option<Found>, Broken> {
         };
     };
     if let Some(form) = said {
-        return start(form, value).map(Some);
+        return start(form, record, value, intake).map(Some);
     }
-    if is_ours(value) {
-        return Ok(Some(Found::Avro(SINGLE_OBJECT_FRAME)));
+    let mark = mark(record, value);
+    if let Some((key, start)) = mark {
+        let schemas = &intake.schemas;
+        // What names its scene does not wait for a registry: it is a plain task, unless its schema is known without one.
+        let meaning = if has_scene {
+            schemas.given(key)
+        } else {
+            schemas.meaning(key)
+        };
+        match meaning {
+            Some(Meaning::Own) => return Ok(Some(Found::Avro(start, Writer::Own))),
+            Some(Meaning::Writer(schema)) if schema.is_task() => {
+                return Ok(Some(Found::Avro(start, Writer::Other(schema))));
+            }
+            // Whatever it is, it is no task; nor is a producer's frame that is known to be something else refused for being one.
+            Some(Meaning::Writer(_)) if intake.envelope.is_none() => return Ok(None),
+            Some(Meaning::Writer(_) | Meaning::Other(_) | Meaning::Missing) | None => {}
+        }
     }
     if let Some(form) = intake.envelope
         && (!has_scene || json_start(value).is_some_and(|start| json::is_plain(&value[start..])))
     {
-        return start(form, value).map(Some);
+        return start(form, record, value, intake).map(Some);
     }
     if has_scene {
         return Ok(None);
@@ -235,8 +282,65 @@ fn find(record: &Record, intake: &Intake) -> Result<Option<Found>, Broken> {
     {
         return Ok(Some(Found::Unsaid(start)));
     }
-    let is_framed = value.len() >= CONFLUENT_FRAME && value[0] == CONFLUENT_MAGIC;
-    Ok(is_framed.then_some(Found::Perhaps(CONFLUENT_FRAME)))
+    if is_of_another_type(record) {
+        return Ok(None);
+    }
+    match mark {
+        Some((key, _)) => Err(unknown(key, value, intake)),
+        None if is_of_glue(value) => Err(Broken(format!(
+            "{}, which is not read; {FRAMES} expected, or for a plain task, the header {SCENE}",
+            first_bytes(value)
+        ))),
+        None => Ok(None),
+    }
+}
+
+/// How a record names the schema of its value, and where the datum starts: in a header, or in a frame before the datum.
+fn mark(record: &Record, value: &[u8]) -> Option<(Key, usize)> {
+    let is_it = |header: &&Header| is_named(header.name.as_bytes(), SCHEMA_ID);
+    let named = record.headers.iter().rfind(is_it);
+    if let Some(key) = named.and_then(|header| Key::of_header(header.value.as_deref()?)) {
+        return Some((key, 0));
+    }
+    match value {
+        [CONFLUENT_MAGIC, a, b, c, d, ..] => {
+            let id = u32::from_be_bytes([*a, *b, *c, *d]);
+            Some((Key::Id(id), CONFLUENT_FRAME))
+        }
+        [0xc3, 0x01, ..] => {
+            let print = value.get(SINGLE_OBJECT_MARKER.len()..SINGLE_OBJECT_FRAME)?;
+            let print = print.try_into().ok()?;
+            Some((Key::Fingerprint(print), SINGLE_OBJECT_FRAME))
+        }
+        _ => None,
+    }
+}
+
+/// Why a value cannot be read whose schema is named so.
+fn unknown(key: Key, value: &[u8], intake: &Intake) -> Broken {
+    // No registry gives this number; another frame looks like one with it.
+    if key == Key::Id(0) {
+        return Broken(format!("{}; {FRAMES} expected", first_bytes(value)));
+    }
+    let meaning = intake.schemas.meaning(key);
+    Broken(intake.schemas.unknown(key, meaning.as_ref()))
+}
+
+/// Whether the content type says that the value is something that has no frame of Avro.
+fn is_of_another_type(record: &Record) -> bool {
+    let mut types = record.headers.iter().filter(|it| is_content_type(it));
+    types.any(|header| {
+        let value = header.value.as_deref().unwrap_or_default();
+        let value = value.to_ascii_lowercase();
+        let has = |word: &[u8]| value.windows(word.len()).any(|part| part == word);
+        !value.is_empty() && !has(b"avro") && !has(b"octet-stream")
+    })
+}
+
+/// Whether a value is in the frame of the AWS Glue registry: a version, whether it is compressed, and a UUID.
+fn is_of_glue(value: &[u8]) -> bool {
+    let is_uuid = |uuid: &[u8]| (0x10..0x60).contains(&uuid[6]) && uuid[8] & 0xc0 == 0x80;
+    matches!(value, [0x03, 0x00 | 0x05, uuid @ ..] if uuid.len() >= 16 && is_uuid(uuid))
 }
 
 /// The form that the content type says; any of several that is ours counts, since proxies add their own.
@@ -279,9 +383,12 @@ fn form_of(content_type: &[u8]) -> Result<Option<Form>, Broken> {
 }
 
 /// Where an envelope that is said to be one starts in its value.
-fn start(form: Form, value: &[u8]) -> Result<Found, Broken> {
-    if is_ours(value) {
-        return Ok(Found::Avro(SINGLE_OBJECT_FRAME));
+fn start(form: Form, record: &Record, value: &[u8], intake: &Intake) -> Result<Found, Broken> {
+    let mark = mark(record, value);
+    let meaning = mark.and_then(|(key, _)| intake.schemas.meaning(key));
+    // Whatever the content type says, a datum with our fingerprint is one.
+    if let (Some((Key::Fingerprint(_), start)), Some(Meaning::Own)) = (mark, &meaning) {
+        return Ok(Found::Avro(start, Writer::Own));
     }
     match form {
         Form::Json => match json_start(value) {
@@ -291,21 +398,17 @@ fn start(form: Form, value: &[u8]) -> Result<Found, Broken> {
                 first_bytes(value)
             ))),
         },
-        Form::Avro if value.len() >= CONFLUENT_FRAME && value[0] == CONFLUENT_MAGIC => {
-            Ok(Found::Avro(CONFLUENT_FRAME))
-        }
-        Form::Avro => Err(Broken(format!(
-            "{}; Avro in a Confluent or single-object frame expected",
-            first_bytes(value)
-        ))),
+        Form::Avro => match (mark, meaning) {
+            (Some((_, start)), Some(Meaning::Own)) => Ok(Found::Avro(start, Writer::Own)),
+            (Some((_, start)), Some(Meaning::Writer(schema))) => {
+                Ok(Found::Avro(start, Writer::Other(schema)))
+            }
+            (Some((key, _)), Some(Meaning::Other(_) | Meaning::Missing) | None) => {
+                Err(unknown(key, value, intake))
+            }
+            (None, _) => Err(Broken(format!("{}; {FRAMES} expected", first_bytes(value)))),
+        },
     }
-}
-
-/// Whether a value is in a single-object frame of our envelope.
-fn is_ours(value: &[u8]) -> bool {
-    let print = value.strip_prefix(&SINGLE_OBJECT_MARKER);
-    let ours = [RETRY_TASK_FINGERPRINT, RETRY_TASK_FORMER];
-    print.is_some_and(|print| ours.iter().any(|ours| print.starts_with(ours)))
 }
 
 /// Where a JSON object starts: at the beginning, or after the frame of Confluent's serializer for JSON Schema.
@@ -339,6 +442,10 @@ fn first_bytes(value: &[u8]) -> String {
     let about = match value {
         [0xc3, 0x01, ..] => " (a single-object frame of Avro with another schema)".to_owned(),
         [0x03, 0x00 | 0x05, ..] => " (a frame of the AWS Glue registry)".to_owned(),
+        [0x00, 0x00, 0x00, 0x00, 0x00, a, b, c, d, ..] => {
+            let id = u32::from_be_bytes([*a, *b, *c, *d]);
+            format!(" (a frame of the Apicurio registry with 8 bytes, id {id})")
+        }
         [0x00, a, b, c, d, ..] => {
             let id = u32::from_be_bytes([*a, *b, *c, *d]);
             format!(" (a frame of Confluent's registry, schema id {id})")

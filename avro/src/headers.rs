@@ -19,6 +19,7 @@ use retide_core::{
 
 use crate::envelope::{self, Broken, Envelope, Intake, Known};
 use crate::number;
+use crate::schemas::Key;
 
 /// The name of the rules; the only header that a producer must set.
 pub const SCENE: &str = "retry-scene";
@@ -183,6 +184,11 @@ pub fn ingest(record: Record, origin: Origin, entered: Timestamp) -> Result<Task
 }
 
 impl Intake {
+    /// The name of the schema that a registry has to be asked for before `record` is read, if there is one.
+    pub fn asks(&self, record: &Record) -> Option<Key> {
+        envelope::asks(record, self)
+    }
+
     /// Reads a record of the retry topic, which anyone may have written.
     ///
     /// A producer decides scene, id, due time and deadline. Headers that only retide may set are dropped and set afresh. A record may be
@@ -668,7 +674,7 @@ fn either(
 /// How many headers the task will carry along.
 fn kept(record: &Record, envelope: Option<&Envelope>) -> usize {
     let outer = record.headers.iter();
-    let outer = outer.filter(|header| envelope.is_none() || !envelope::is_content_type(header));
+    let outer = outer.filter(|header| envelope.is_none() || !envelope::is_of_value(header));
     let inner = envelope.iter().flat_map(|envelope| &envelope.headers);
     let content_type = envelope.is_some_and(|envelope| envelope.content_type.is_some());
     let kept = outer
@@ -878,7 +884,7 @@ fn strip(mut record: Record) -> Record {
 fn unwrap(mut record: Record, envelope: Envelope) -> Record {
     record
         .headers
-        .retain(|header| !envelope::is_content_type(header));
+        .retain(|header| !envelope::is_of_value(header));
     if let Some(content_type) = envelope.content_type {
         record.headers.push(Header {
             name: Name::known(CONTENT_TYPE),

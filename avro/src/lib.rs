@@ -7,6 +7,7 @@ mod envelope;
 pub mod headers;
 mod number;
 pub mod schema;
+pub mod schemas;
 pub mod wire;
 
 pub use envelope::{
@@ -14,4 +15,5 @@ pub use envelope::{
     RETRY_TASK_SCHEMA, is_json,
 };
 pub use headers::{Arrival, ingest, parked, write_task};
+pub use schemas::Schemas;
 pub use wire::{Codec, Format, Framing};

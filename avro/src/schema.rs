@@ -105,6 +105,19 @@ struct Parser {
     places: HashMap<String, usize>,
     /// The canonical form, as far as it is written.
     canonical: String,
+    /// Whose it is.
+    form: Form,
+}
+
+/// Whose canonical form is written: libraries differ in what they make of a primitive type with attributes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// That of Avro's specification, of Java, fastavro and avsc: the type's name alone.
+    Specification,
+    /// That of goavro and of apache-avro for Rust: an object with the name in it.
+    Object,
+    /// That of hamba/avro: the logical type stays.
+    Logical,
 }
 
 /// The CRC-64-AVRO of `bytes`.
@@ -130,10 +143,16 @@ impl Schema {
     ///
     /// The text is no JSON, or no schema.
     pub fn parse(text: &str, others: &[&str]) -> Result<Self, Error> {
+        Self::parse_in(text, others, Form::Specification)
+    }
+
+    /// As [`Self::parse`], with the canonical form of other libraries.
+    fn parse_in(text: &str, others: &[&str], form: Form) -> Result<Self, Error> {
         let mut parser = Parser {
             named: Vec::new(),
             places: HashMap::new(),
             canonical: String::new(),
+            form,
         };
         for other in others {
             parser.text(other)?;
@@ -158,9 +177,42 @@ impl Schema {
         fingerprint(self.canonical.as_bytes())
     }
 
+    /// The fingerprints that libraries make of the schema that `text` is, that of the specification first.
+    ///
+    /// # Errors
+    ///
+    /// The text is no schema.
+    pub fn fingerprints(text: &str) -> Result<[Fingerprint; 3], Error> {
+        let print = |form| Self::parse_in(text, &[], form).map(|schema| schema.fingerprint());
+        let others = [print(Form::Object)?, print(Form::Logical)?];
+        Ok([print(Form::Specification)?, others[0], others[1]])
+    }
+
+    /// Whether data of both are read alike: names, order, types and units are the same.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.named == other.named && self.root == other.root
+    }
+
     /// The full name of the type, if it has one.
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
+    }
+
+    /// Whether it is a task by its name, in whatever namespace.
+    pub(crate) fn is_task(&self) -> bool {
+        let name = self.name.as_deref().unwrap_or_default();
+        name.rsplit('.').next() == Some("RetryTask")
+    }
+
+    /// The fields, if it is a record.
+    pub(crate) fn fields(&self) -> Option<&[Field]> {
+        match self.root {
+            Shape::Named(place) => match &self.named[place] {
+                Named::Record(fields) => Some(fields),
+                Named::Enum(_) | Named::Fixed(_) => None,
+            },
+            _ => None,
+        }
     }
 }
 
@@ -168,6 +220,31 @@ impl fmt::Debug for Schema {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.name.as_deref().unwrap_or("without a name");
         formatter.debug_tuple("Schema").field(&name).finish()
+    }
+}
+
+// === impl Shape ===
+
+impl Shape {
+    /// What it is called, for people.
+    pub(crate) fn word(&self, named: &[Named]) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Boolean => "boolean",
+            Self::Number(_) => "long",
+            Self::Float => "float",
+            Self::Double => "double",
+            Self::Bytes => "bytes",
+            Self::Text => "string",
+            Self::Array(_) => "array",
+            Self::Map(_) => "map",
+            Self::Union(_) => "union",
+            Self::Named(place) => match named[*place] {
+                Named::Record(_) => "record",
+                Named::Enum(_) => "enum",
+                Named::Fixed(_) => "fixed",
+            },
+        }
     }
 }
 
@@ -260,11 +337,36 @@ impl Parser {
                 Ok(Shape::Map(Box::new(values)))
             }
             "record" | "error" | "enum" | "fixed" => self.named(word, object, namespace, depth),
-            "long" => {
+            _ => match primitive(word) {
+                Some(shape) => {
+                    self.primitive(word, object);
+                    Ok(match shape {
+                        Shape::Number(_) => Shape::Number(unit(object)),
+                        shape => shape,
+                    })
+                }
+                None => self.shape(kind, namespace, depth + 1),
+            },
+        }
+    }
+
+    /// Writes a primitive type that is written as an object.
+    fn primitive(&mut self, word: &str, object: &Map<String, Value>) {
+        let logical = object.get("logicalType").and_then(Value::as_str);
+        match (self.form, logical) {
+            (Form::Object, _) if object.len() > 1 => {
+                self.canonical.push_str(r#"{"type":"#);
                 self.quote(word);
-                Ok(Shape::Number(unit(object)))
+                self.canonical.push('}');
             }
-            _ => self.shape(kind, namespace, depth + 1),
+            (Form::Logical, Some(logical)) => {
+                self.canonical.push_str(r#"{"type":"#);
+                self.quote(word);
+                self.canonical.push_str(r#","logicalType":"#);
+                self.quote(logical);
+                self.canonical.push('}');
+            }
+            (Form::Specification | Form::Object | Form::Logical, _) => self.quote(word),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The rules of a task's headers, through the public functions only.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,12 +11,14 @@ use retide_avro::headers::{
     self, Headless, LATE_BY, ingest, parked, write_dead_letter, write_poison, write_task,
 };
 use retide_avro::schema::Schema;
+use retide_avro::schemas::OWN;
 use retide_avro::{
-    ENVELOPE_AVRO, ENVELOPE_JSON, RETRY_TASK_FINGERPRINT, RETRY_TASK_FORMER, RETRY_TASK_SCHEMA,
+    Arrival, ENVELOPE_AVRO, ENVELOPE_JSON, Intake, RETRY_TASK_FINGERPRINT, RETRY_TASK_FORMER,
+    RETRY_TASK_SCHEMA, Schemas,
 };
 use retide_core::wait::{Cause, Held};
 use retide_core::{
-    Deferral, Ended, Failure, Header, Kind, Omitted, Origin, Reason, Record, Source, Task,
+    Deferral, Ended, Failure, Header, Kind, Omitted, Origin, Poison, Reason, Record, Source, Task,
     Terminal, Timestamp, Wait, scene,
 };
 
@@ -450,6 +453,22 @@ fn the_content_type_of_an_envelope_counts_as_a_header() {
     assert_eq!(refused.reason, Reason::TooManyHeaders);
 }
 
+/// Reads a record where the schema of [`confluent`] is known to be ours.
+fn ingest_known(record: Record) -> Result<Task, Box<Poison>> {
+    let mut schemas = Schemas::default();
+    schemas.add(Some(7), OWN).unwrap();
+    let intake = Intake {
+        schemas: Arc::new(schemas),
+        ..Intake::default()
+    };
+    let arrival = Arrival {
+        origin: origin(),
+        entered: now(),
+        stamped: now(),
+    };
+    intake.ingest(record, arrival)
+}
+
 #[test]
 fn an_envelope_is_unwrapped_in_every_frame() {
     let datum = avro_envelope("pay", Some(NOW_MS as i64 + 9));
@@ -467,7 +486,7 @@ fn an_envelope_is_unwrapped_in_every_frame() {
 
     for (value, content_type) in values {
         let wrapped = record(&value, &[("x", "1"), ("content-type", content_type)]);
-        let task = ingest(wrapped, origin(), now()).unwrap();
+        let task = ingest_known(wrapped).unwrap();
 
         let mut plain = record(b"pay", &[("x", "1"), ("content-type", "text/plain")]);
         plain.headers.push(header("trace", b"\xff"));
@@ -519,12 +538,37 @@ fn an_envelope_whose_payload_is_json_says_so_unless_its_producer_does() {
 }
 
 #[test]
+fn frames_of_other_registries_are_named_by_their_first_bytes() {
+    let glue = "0300b7b4a7f0a19f4b3c8e5d6f7a8b9c0d1e0670617902";
+    let table = [
+        (
+            "00000000000000006706706179",
+            "00 00 00 00 00 00 00 00 (a frame of the Apicurio registry with 8 bytes, id 103)",
+        ),
+        (
+            glue,
+            "03 00 b7 b4 a7 f0 a1 9f (a frame of the AWS Glue registry)",
+        ),
+        ("06706179020e6f72646572", "06 70 61 79 02 0e 6f 72"),
+    ];
+    for (value, named) in table {
+        let digit = |at| u8::from_str_radix(&value[at..at + 2], 16).unwrap();
+        let value: Vec<u8> = (0..value.len()).step_by(2).map(digit).collect();
+        let poison = ingest_known(record(&value, &[("content-type", ENVELOPE_AVRO)])).unwrap_err();
+
+        let why = &poison.detail.message;
+        assert_eq!(poison.reason, Reason::BadEnvelope);
+        assert!(why.contains(named), "{why}");
+    }
+}
+
+#[test]
 fn a_broken_envelope_is_refused_only_if_it_surely_is_one() {
     let datum = avro_envelope("pay", None);
     let cut = &datum[..datum.len() - 1];
 
     let reason = |value: &[u8], headers: &[(&str, &str)]| {
-        ingest(record(value, headers), origin(), now())
+        ingest_known(record(value, headers))
             .map(|task| task.scene.to_string())
             .map_err(|poison| poison.reason)
     };
@@ -535,12 +579,17 @@ fn a_broken_envelope_is_refused_only_if_it_surely_is_one() {
     assert_eq!(reason(&confluent(cut), avro), Err(Reason::BadEnvelope));
     assert_eq!(reason(b"{", json), Err(Reason::BadEnvelope));
     assert_eq!(reason(b"{\"scene\":\"\"}", json), Err(Reason::BadEnvelope));
-    assert_eq!(reason(&confluent(cut), &[]), Ok(String::new()));
-    assert_eq!(reason(b"\0plain", &[]), Ok(String::new()));
-    // A scene makes no payload of what our fingerprint says is an envelope; of a frame that anybody writes it does.
+    assert_eq!(reason(&confluent(cut), &[]), Err(Reason::BadEnvelope));
+    // A frame of whatever schema is no payload for the scene `default`; one byte is no frame, and an image has none.
+    assert_eq!(reason(b"\0plain", &[]), Err(Reason::BadEnvelope));
+    assert_eq!(reason(b"\0", &[]), Ok(String::new()));
+    let image = &[("content-type", "image/png")];
+    assert_eq!(reason(b"\0plain", image), Ok(String::new()));
+    // A scene makes no payload of what our fingerprint, or a known schema, says is an envelope; of any other frame it does.
     let scene = &[("retry-scene", "mine")];
     assert_eq!(reason(&single_object(cut), scene), Err(Reason::BadEnvelope));
-    assert_eq!(reason(&confluent(cut), scene), Ok("mine".to_owned()));
+    assert_eq!(reason(&confluent(cut), scene), Err(Reason::BadEnvelope));
+    assert_eq!(reason(b"\0plain", scene), Ok("mine".to_owned()));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`source`] | files and variables, and errors with their places |
 //! | [`scene`] | the rules of a scene |
+//! | [`schemas`] | the schemas of other writers |
 //! | [`breaker`] | when its target is left alone |
 //! | [`concurrency`] | how many of its calls are in flight |
 //! | [`identity`] | what a process and its members are called |
@@ -17,6 +18,7 @@ pub mod concurrency;
 pub mod identity;
 mod number;
 pub mod scene;
+pub mod schemas;
 pub mod source;
 mod text;
 
@@ -42,6 +44,7 @@ use crate::command::Invocation;
 use crate::metrics;
 
 pub use self::scene::Scene;
+pub use self::schemas::Schemas;
 pub use self::source::Error;
 
 pub(crate) use self::text::{human, rfc3339};
@@ -106,6 +109,8 @@ pub struct Config {
     pub egress: egress::Config,
     /// How TLS is spoken with targets, by the names that scenes use.
     pub tls: BTreeMap<String, tls::Config>,
+    /// The schemas of other writers.
+    pub schemas: Schemas,
     /// The scenes, by name; those on the scenes topic go before them.
     pub scenes: BTreeMap<String, Scene>,
     /// What the command line said of cluster and topics.
@@ -320,6 +325,24 @@ impl Config {
         Ok(())
     }
 
+    /// Reads the schemas that are configured.
+    fn know_schemas(&mut self, source: &Source) -> Result<(), Error> {
+        let at = |path: Vec<String>, message: &str| {
+            let section = ["schemas".to_owned()].into_iter();
+            source.error(section.chain(path).collect(), message)
+        };
+        let known = self.schemas.known();
+        let known = known.map_err(|wrong| at(wrong.path, &wrong.message))?;
+        if let Some(profile) = &self.schemas.tls
+            && !self.tls.contains_key(profile)
+        {
+            let message = unknown_profile(profile, self.tls.keys());
+            return Err(at(vec!["tls".to_owned()], &message));
+        }
+        self.topics.tasks.schemas = Arc::new(known);
+        Ok(())
+    }
+
     /// What the process is called in the group, as it was written, and where that was.
     fn instance_id_as_written(&self) -> Option<(Vec<String>, String)> {
         let own = self.processor.instance_id.clone();
@@ -336,6 +359,7 @@ impl Config {
         config.kafka.check(source)?;
         config.check_outbound(source)?;
         check_profiles(source, &config.scenes, &config.tls)?;
+        config.know_schemas(source)?;
         config.invocation.bootstrap.clone_from(&overrides.bootstrap);
         config.invocation.prefix.clone_from(&overrides.prefix);
         if let Some(bootstrap) = overrides.bootstrap {
@@ -715,6 +739,7 @@ impl Default for Processor {
 mod tests {
     use super::*;
 
+    use retide_avro::schemas::{Key, Meaning};
     use retide_core::{Backoff, Jitter, Timestamp};
 
     const SCENE: &str = "target = { http = { url = 'http://h/' } }\nbackoff = { levels = { preset = 'classic' } }\nrate = { limit = 5, per = '1m' }\ndeadline = '1h'\n";
@@ -748,6 +773,61 @@ mod tests {
 
     fn refusal(text: &str, variables: &[(&str, &str)]) -> String {
         read(text, variables).expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn schemas_are_read_when_the_configuration_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let good = file(
+            "good.avsc",
+            r#"{"type": "record", "name": "RetryTask", "fields": []}"#,
+        );
+        let bad = file("bad.avsc", "{");
+        let known = |text: &str| read(text, &[]).map(|config| config.topics.tasks.schemas);
+        let refused = |text: &str| refusal(text, &[]);
+
+        let schemas = known(&format!(
+            "[schemas]\nids = {{ 7 = 'RetryTask', 8 = '{good}' }}\nfiles = ['{good}']\n"
+        ));
+
+        let schemas = schemas.unwrap();
+        assert_eq!(schemas.meaning(Key::Id(7)), Some(Meaning::Own));
+        assert!(matches!(
+            schemas.meaning(Key::Id(8)),
+            Some(Meaning::Writer(_))
+        ));
+        assert_eq!(schemas.meaning(Key::Id(9)), None);
+        assert!(!schemas.may_ask(Key::Id(9)));
+        let registry = "[schemas]\nregistry = 'http://localhost:8081'\n";
+        assert!(known(registry).unwrap().may_ask(Key::Id(9)));
+        assert_eq!(
+            refused(&format!("[schemas]\nids = {{ 7 = '{bad}' }}\n")),
+            format!(
+                "retide.toml:2:9: schemas.ids.7: {bad} is no Avro schema: no JSON: EOF while parsing an object at line 1 column 1"
+            )
+        );
+        for (text, says) in [
+            ("ids = { seven = 'RetryTask' }", "expected the number"),
+            ("ids = { 7 = 'nowhere.avsc' }", "cannot read nowhere.avsc"),
+            ("registry = 'localhost:8081'", "expected http://"),
+            ("registry = 'http://a:b@h/'", "`username`"),
+            ("token = 'x'", "set `registry` as well"),
+            ("registry = 'http://h/'\nusername = 'x'", "go together"),
+            ("registry = 'https://h/'\ntls = 'bank'", "bank"),
+            ("registri = 'http://h/'", "registry"),
+        ] {
+            let refused = refused(&format!("[schemas]\n{text}\n"));
+            assert!(refused.contains(says), "{refused}");
+        }
+        let by_variable = [("RETIDE__SCHEMAS__IDS__7", "RetryTask")];
+        let config = read("", &by_variable).unwrap();
+        let schemas = config.topics.tasks.schemas;
+        assert_eq!(schemas.meaning(Key::Id(7)), Some(Meaning::Own));
     }
 
     #[test]

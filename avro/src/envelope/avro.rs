@@ -9,6 +9,10 @@ use retide_core::Header;
 
 use super::{Broken, Envelope, Known, broken};
 use crate::headers::MAX_HEADERS;
+use crate::schema::{Field, MAX_DEPTH, Named, Schema, Shape, Unit};
+
+/// Values that a datum may have besides one for each of its bytes: what takes no bytes is counted as well.
+const MOST_VALUES: usize = 10_000;
 
 /// What is left of an Avro datum.
 struct Cursor(Bytes);
@@ -53,6 +57,70 @@ pub(super) fn known(datum: Bytes) -> Known {
     known
 }
 
+/// A datum that is taken apart by its writer's schema.
+struct Reader<'a> {
+    /// What is left of it.
+    cursor: Cursor,
+    /// The schema.
+    schema: &'a Schema,
+    /// How many more values it may hold: what takes no bytes would have no end.
+    left: usize,
+}
+
+/// Reads the Avro form as another writer wrote it: fields by their names, in whatever order, and what retide does not know is skipped.
+pub(super) fn read_as(schema: &Schema, datum: Bytes) -> Result<Envelope, Broken> {
+    let mut envelope = Envelope::default();
+    fill(schema, datum, &mut envelope)?;
+    Ok(envelope)
+}
+
+/// What can be read of a datum of another writer that is refused.
+pub(super) fn known_as(schema: &Schema, datum: Bytes) -> Known {
+    let mut envelope = Envelope::default();
+    // Whatever was wrong has been told.
+    let _ = fill(schema, datum, &mut envelope);
+    let Envelope { scene, id, key, .. } = envelope;
+    Known { scene, id, key }
+}
+
+/// Fills an envelope with what a datum of another writer has of it.
+fn fill(schema: &Schema, datum: Bytes, envelope: &mut Envelope) -> Result<(), Broken> {
+    let fields = schema
+        .fields()
+        .ok_or_else(|| broken("the writer's schema is no record"))?;
+    let mut reader = Reader {
+        left: MOST_VALUES + datum.len(),
+        cursor: Cursor(datum),
+        schema,
+    };
+    let mut has_payload = false;
+    for Field { name, shape } in fields {
+        let at = |Broken(why)| Broken(format!("{name}: {why}"));
+        match &**name {
+            "scene" => envelope.scene = reader.text(shape, 0).map_err(at)?,
+            "id" => envelope.id = reader.text(shape, 0).map_err(at)?,
+            "payload" => {
+                has_payload = true;
+                envelope.payload = reader.bytes(shape, 0).map_err(at)?;
+            }
+            "contentType" => envelope.content_type = reader.text(shape, 0).map_err(at)?,
+            "headers" => envelope.headers = reader.headers(shape, 0).map_err(at)?,
+            "key" => envelope.key = reader.bytes(shape, 0).map_err(at)?,
+            "dueAt" => envelope.due_at = reader.millis(shape, 0).map_err(at)?,
+            "delayMs" => envelope.delay_ms = reader.millis(shape, 0).map_err(at)?,
+            "deadlineAt" => envelope.deadline_at = reader.millis(shape, 0).map_err(at)?,
+            _ => reader.skip(shape, 0).map_err(at)?,
+        }
+    }
+    if !has_payload {
+        return Err(broken("the writer's schema has no field payload"));
+    }
+    if !reader.cursor.0.is_empty() {
+        return Err(broken("bytes after the end"));
+    }
+    Ok(())
+}
+
 // === impl Cursor ===
 
 impl Cursor {
@@ -79,6 +147,11 @@ impl Cursor {
     /// A length and that many bytes, still in the record's buffer.
     fn bytes(&mut self) -> Result<Bytes, Broken> {
         let length = usize::try_from(self.long()?).map_err(|_| broken("a negative length"))?;
+        self.take(length)
+    }
+
+    /// So many bytes, still in the record's buffer.
+    fn take(&mut self, length: usize) -> Result<Bytes, Broken> {
         if length > self.0.len() {
             return Err(broken("ends inside a value"));
         }
@@ -129,4 +202,259 @@ impl Cursor {
             }
         }
     }
+}
+
+// === impl Reader ===
+
+impl<'a> Reader<'a> {
+    /// Counts a value of `shape` at this depth.
+    fn enter(&mut self, depth: usize) -> Result<(), Broken> {
+        self.left = self
+            .left
+            .checked_sub(1)
+            .ok_or_else(|| broken("more values than a task has"))?;
+        if depth > MAX_DEPTH {
+            return Err(broken("values nested too deeply"));
+        }
+        Ok(())
+    }
+
+    /// What a type with a name is.
+    fn named(&self, place: usize) -> &'a Named {
+        &self.schema.named[place]
+    }
+
+    /// The branch of a union that the datum has here.
+    fn branch(&mut self, branches: &'a [Shape]) -> Result<&'a Shape, Broken> {
+        let branch = usize::try_from(self.cursor.long()?).ok();
+        branch
+            .and_then(|branch| branches.get(branch))
+            .ok_or_else(|| broken("no such branch of a union"))
+    }
+
+    /// The bytes of text, bytes or fixed; nothing of null.
+    fn bytes(&mut self, shape: &'a Shape, depth: usize) -> Result<Option<Bytes>, Broken> {
+        self.enter(depth)?;
+        match shape {
+            Shape::Null => Ok(None),
+            Shape::Union(branches) => {
+                let branch = self.branch(branches)?;
+                self.bytes(branch, depth + 1)
+            }
+            Shape::Bytes | Shape::Text => self.cursor.bytes().map(Some),
+            Shape::Named(place) => match self.named(*place) {
+                Named::Fixed(size) => self.cursor.take(*size).map(Some),
+                Named::Record(_) | Named::Enum(_) => Err(self.found(shape, "bytes or string")),
+            },
+            Shape::Boolean
+            | Shape::Number(_)
+            | Shape::Float
+            | Shape::Double
+            | Shape::Array(_)
+            | Shape::Map(_) => Err(self.found(shape, "bytes or string")),
+        }
+    }
+
+    /// Text; a number and a symbol are the text that they are written as.
+    fn text(&mut self, shape: &'a Shape, depth: usize) -> Result<Option<String>, Broken> {
+        self.enter(depth)?;
+        match shape {
+            Shape::Null => Ok(None),
+            Shape::Union(branches) => {
+                let branch = self.branch(branches)?;
+                self.text(branch, depth + 1)
+            }
+            Shape::Bytes | Shape::Text => self.cursor.string().map(Some),
+            Shape::Number(Unit::Millis) => Ok(Some(self.cursor.long()?.to_string())),
+            Shape::Named(place) => match self.named(*place) {
+                Named::Enum(symbols) => {
+                    let symbol = usize::try_from(self.cursor.long()?).ok();
+                    let symbol = symbol.and_then(|symbol| symbols.get(symbol));
+                    symbol
+                        .cloned()
+                        .map(Some)
+                        .ok_or_else(|| broken("no such symbol of an enum"))
+                }
+                Named::Record(_) | Named::Fixed(_) => Err(self.found(shape, "string")),
+            },
+            Shape::Boolean
+            | Shape::Number(Unit::Micros | Unit::Nanos)
+            | Shape::Float
+            | Shape::Double
+            | Shape::Array(_)
+            | Shape::Map(_) => Err(self.found(shape, "string")),
+        }
+    }
+
+    /// A number of milliseconds; what is finer is rounded up, so that nothing is early.
+    fn millis(&mut self, shape: &'a Shape, depth: usize) -> Result<Option<i64>, Broken> {
+        self.enter(depth)?;
+        match shape {
+            Shape::Null => Ok(None),
+            Shape::Union(branches) => {
+                let branch = self.branch(branches)?;
+                self.millis(branch, depth + 1)
+            }
+            Shape::Number(unit) => {
+                let number = self.cursor.long()?;
+                let parts = match unit {
+                    Unit::Millis => 1,
+                    Unit::Micros => 1_000,
+                    Unit::Nanos => 1_000_000,
+                };
+                let whole = number.div_euclid(parts);
+                Ok(Some(whole + i64::from(number.rem_euclid(parts) > 0)))
+            }
+            Shape::Boolean
+            | Shape::Float
+            | Shape::Double
+            | Shape::Bytes
+            | Shape::Text
+            | Shape::Array(_)
+            | Shape::Map(_)
+            | Shape::Named(_) => Err(self.found(shape, "long")),
+        }
+    }
+
+    /// Headers: an array of records with name and value, or a map.
+    fn headers(&mut self, shape: &'a Shape, depth: usize) -> Result<Vec<Header>, Broken> {
+        self.enter(depth)?;
+        let mut headers = Vec::new();
+        match shape {
+            Shape::Null => {}
+            Shape::Union(branches) => {
+                let branch = self.branch(branches)?;
+                return self.headers(branch, depth + 1);
+            }
+            Shape::Array(items) => self.blocks(|reader| {
+                let header = reader.header(items, depth + 1)?;
+                room_for(&headers)?;
+                headers.push(header);
+                Ok(())
+            })?,
+            Shape::Map(values) => self.blocks(|reader| {
+                let name = reader.cursor.string()?;
+                let value = reader.bytes(values, depth + 1);
+                let value = value.map_err(|Broken(why)| Broken(format!("{name}: {why}")))?;
+                room_for(&headers)?;
+                headers.push(Header {
+                    name: name.into(),
+                    value,
+                });
+                Ok(())
+            })?,
+            Shape::Boolean
+            | Shape::Number(_)
+            | Shape::Float
+            | Shape::Double
+            | Shape::Bytes
+            | Shape::Text
+            | Shape::Named(_) => return Err(self.found(shape, "array or map")),
+        }
+        Ok(headers)
+    }
+
+    /// One header of an array.
+    fn header(&mut self, shape: &'a Shape, depth: usize) -> Result<Header, Broken> {
+        self.enter(depth)?;
+        let shape = match shape {
+            Shape::Union(branches) => self.branch(branches)?,
+            Shape::Null
+            | Shape::Boolean
+            | Shape::Number(_)
+            | Shape::Float
+            | Shape::Double
+            | Shape::Bytes
+            | Shape::Text
+            | Shape::Array(_)
+            | Shape::Map(_)
+            | Shape::Named(_) => shape,
+        };
+        let Shape::Named(place) = shape else {
+            return Err(self.found(shape, "record"));
+        };
+        let Named::Record(fields) = self.named(*place) else {
+            return Err(self.found(shape, "record"));
+        };
+        let (mut name, mut value) = (None, None);
+        for field in fields {
+            match &*field.name {
+                "name" | "key" => name = self.text(&field.shape, depth + 1)?,
+                "value" => value = self.bytes(&field.shape, depth + 1)?,
+                _ => self.skip(&field.shape, depth + 1)?,
+            }
+        }
+        let name = name.ok_or_else(|| broken("a header without a name"))?;
+        Ok(Header {
+            name: name.into(),
+            value,
+        })
+    }
+
+    /// Each item of the blocks of an array or a map, ended by an empty block.
+    fn blocks(
+        &mut self,
+        mut item: impl FnMut(&mut Self) -> Result<(), Broken>,
+    ) -> Result<(), Broken> {
+        loop {
+            let mut count = self.cursor.long()?;
+            if count == 0 {
+                return Ok(());
+            }
+            if count < 0 {
+                // A negative count is followed by the block's size, for readers that skip.
+                self.cursor.long()?;
+                count = count.checked_neg().unwrap_or(i64::MAX);
+            }
+            for _ in 0..count {
+                item(self)?;
+            }
+        }
+    }
+
+    /// Skips a value.
+    fn skip(&mut self, shape: &'a Shape, depth: usize) -> Result<(), Broken> {
+        self.enter(depth)?;
+        match shape {
+            Shape::Null => Ok(()),
+            Shape::Boolean => self.cursor.take(1).map(drop),
+            Shape::Number(_) => self.cursor.long().map(drop),
+            Shape::Float => self.cursor.take(4).map(drop),
+            Shape::Double => self.cursor.take(8).map(drop),
+            Shape::Bytes | Shape::Text => self.cursor.bytes().map(drop),
+            Shape::Array(items) => self.blocks(|reader| reader.skip(items, depth + 1)),
+            Shape::Map(values) => self.blocks(|reader| {
+                reader.cursor.bytes()?;
+                reader.skip(values, depth + 1)
+            }),
+            Shape::Union(branches) => {
+                let branch = self.branch(branches)?;
+                self.skip(branch, depth + 1)
+            }
+            Shape::Named(place) => match self.named(*place) {
+                Named::Record(fields) => {
+                    let mut fields = fields.iter();
+                    fields.try_for_each(|field| self.skip(&field.shape, depth + 1))
+                }
+                Named::Enum(_) => self.cursor.long().map(drop),
+                Named::Fixed(size) => self.cursor.take(*size).map(drop),
+            },
+        }
+    }
+
+    /// A value of one type where others are expected.
+    fn found(&self, shape: &Shape, expected: &str) -> Broken {
+        let found = shape.word(&self.schema.named);
+        Broken(format!(
+            "{found} in the writer's schema, {expected} expected"
+        ))
+    }
+}
+
+/// Refuses one header more than a task may have.
+fn room_for(headers: &[Header]) -> Result<(), Broken> {
+    if headers.len() >= MAX_HEADERS {
+        return Err(broken("too many headers"));
+    }
+    Ok(())
 }

@@ -11,14 +11,18 @@ use serde_json::value::RawValue;
 
 use retide_avro::headers::MAX_HEADERS;
 use retide_avro::{
-    ENVELOPE_AVRO, ENVELOPE_JSON, JSON, RETRY_TASK_FINGERPRINT, RETRY_TASK_SCHEMA, ingest, is_json,
+    Arrival, ENVELOPE_AVRO, ENVELOPE_JSON, Intake, JSON, RETRY_TASK_FINGERPRINT, RETRY_TASK_SCHEMA,
+    Schemas, is_json,
 };
-use retide_core::{Header, Record, Task, Timestamp};
+use retide_core::{Header, Poison, Record, Task, Timestamp};
 
 use crate::record;
 
 /// When every record is read.
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+/// The schema of a writer with more fields, which are nested and repeated.
+const GROWN: &str = include_str!("../../../avro/tests/golden/schemas/grown.avsc");
 
 /// The fields of an envelope as another reader finds them; a field that is not there has no entry.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -38,12 +42,12 @@ struct Fields {
 /// Reads an envelope.
 ///
 /// The first byte is the form (`0` JSON, `1` and `2` Avro without its frame, by content type; `3` and `4` the same without one; `5`
-/// by content type, `6` by nothing, with whatever frame there is), the others are the value.
+/// by content type, `6` by nothing, with whatever frame there is; `7` Avro of another writer), the others are the value.
 pub fn envelope(data: &[u8]) {
     let Some((form, value)) = data.split_first() else {
         return;
     };
-    let form = form.wrapping_sub(b'0') % 7;
+    let form = form.wrapping_sub(b'0') % 8;
     let single_object = [&[0xc3, 0x01][..], &RETRY_TASK_FINGERPRINT, value].concat();
     let confluent = [&[0, 0, 0, 0, 7], value].concat();
     let (content_type, framed) = match form {
@@ -53,11 +57,12 @@ pub fn envelope(data: &[u8]) {
         3 => (None, single_object),
         4 => (None, confluent),
         5 => (Some(ENVELOPE_AVRO), value.to_vec()),
+        7 => (Some(ENVELOPE_AVRO), [&[0, 0, 0, 0, 8], value].concat()),
         _ => (None, value.to_vec()),
     };
     let record = wrapped(content_type, framed);
 
-    let task = match ingest(record.clone(), record::place(), NOW) {
+    let task = match ingest(record.clone()) {
         Ok(task) => task,
         Err(poison) => return record::check_poison(&poison, &record),
     };
@@ -75,6 +80,26 @@ pub fn envelope(data: &[u8]) {
         1..=4 => check_avro(&task, value),
         _ => {}
     }
+}
+
+/// Reads a record where schema 7 is ours, and 8 one of another writer.
+fn ingest(record: Record) -> Result<Task, Box<Poison>> {
+    let mut schemas = Schemas::default();
+    for (id, schema) in [(7, RETRY_TASK_SCHEMA), (8, GROWN)] {
+        schemas
+            .add(Some(id), schema)
+            .expect("the schemas are valid");
+    }
+    let intake = Intake {
+        schemas: schemas.into(),
+        ..Intake::default()
+    };
+    let arrival = Arrival {
+        origin: record::place(),
+        entered: NOW,
+        stamped: NOW,
+    };
+    intake.ingest(record, arrival)
 }
 
 /// A record with a header and perhaps a content type.
@@ -101,7 +126,7 @@ fn check_avro(task: &Task, datum: &[u8]) {
 
     let datum = to_avro_datum(&schema, value).expect("the library writes it");
     let value = [&[0xc3, 0x01][..], &RETRY_TASK_FINGERPRINT, &datum].concat();
-    let again = ingest(wrapped(None, value), record::place(), NOW);
+    let again = ingest(wrapped(None, value));
     assert_eq!(again.as_ref(), Ok(task));
 }
 
