@@ -183,6 +183,21 @@ pub fn ingest(record: Record, origin: Origin, entered: Timestamp) -> Result<Task
     Intake::default().ingest(record, arrival)
 }
 
+impl Arrival {
+    /// A record that enters `now`, from nowhere.
+    fn at(now: Timestamp) -> Self {
+        Self {
+            origin: Origin {
+                topic: "".into(),
+                partition: 0,
+                offset: 0,
+            },
+            entered: now,
+            stamped: now,
+        }
+    }
+}
+
 impl Intake {
     /// The name of the schema that a registry has to be asked for before `record` is read, if there is one.
     pub fn asks(&self, record: &Record) -> Option<Key> {
@@ -374,6 +389,34 @@ pub fn write_alert(alert: &Alert, sink: &mut Sink<'_>) {
     write_text(sink, REASON, alert.reason);
 }
 
+/// Refuses a due time, in ms since the epoch, that no task that enters `now` may have; `name` says what names it.
+///
+/// # Errors
+/// With the words of the refusal.
+pub fn check_due(name: &'static str, millis: u64, now: Timestamp) -> Result<(), Box<str>> {
+    let given = Given {
+        name,
+        value: millis,
+    };
+    due(Some(given), None, &Record::default(), &Arrival::at(now))
+        .map(drop)
+        .map_err(|refusal| refusal.detail.message)
+}
+
+/// Refuses a deadline, in ms since the epoch, that no task that enters `now` may have; `name` says what names it.
+///
+/// # Errors
+/// With the words of the refusal.
+pub fn check_deadline(name: &'static str, millis: u64, now: Timestamp) -> Result<(), Box<str>> {
+    let given = Given {
+        name,
+        value: millis,
+    };
+    last_time(Some(given), &Record::default(), &Arrival::at(now))
+        .map(drop)
+        .map_err(|refusal| refusal.detail.message)
+}
+
 /// A header's name to keep.
 pub fn name(name: impl AsRef<[u8]>) -> Name {
     let name = name.as_ref();
@@ -414,7 +457,7 @@ pub(crate) fn names_scene(record: &Record) -> bool {
 
 /// The header of retide's that `name` is meant to be, if it is spelt like one but for quotes or space around it or, where a task would
 /// run early without it, for what stands between its words. In another case alone it is that header.
-pub(crate) fn misspelt(name: &[u8]) -> Option<&'static str> {
+pub fn misspelt(name: &[u8]) -> Option<&'static str> {
     const SET: [&str; 5] = [SCENE, ID, DUE_AT, DELAY_MS, DEADLINE_AT];
     let is_around =
         |byte: &u8| byte.is_ascii_whitespace() || matches!(byte, b'"' | b'\'' | b'`' | b':');
@@ -428,7 +471,7 @@ pub(crate) fn misspelt(name: &[u8]) -> Option<&'static str> {
         return None;
     }
     let letters = |name: &[u8]| -> Vec<u8> {
-        let letters = name.iter().filter(|byte| byte.is_ascii_alphanumeric());
+        let letters = name.iter().filter(|byte| !b"-_. ".contains(byte));
         letters.map(u8::to_ascii_lowercase).collect()
     };
     SET.into_iter().find(|own| {
@@ -769,7 +812,7 @@ fn not_long_ago(given: Given, record: &Record, arrival: &Arrival) -> Result<(), 
         ""
     };
     let why = format!(
-        "{} is {value}, over a year before the record's own time{hint}",
+        "{} is {value}, over a year before its record{hint}",
         given.name
     );
     Err(refuse(Reason::BadDue, &why))
@@ -786,10 +829,10 @@ fn earliest(arrival: &Arrival) -> Timestamp {
     reference.before(YEAR)
 }
 
-/// Whether a number of milliseconds since the epoch is a time that somebody may ask for.
+/// Whether a number of milliseconds since the epoch is a time that somebody may ask for, or may have asked for.
 fn is_plausible(millis: u128, arrival: &Arrival) -> bool {
     let latest = arrival.entered + PLAUSIBLE;
-    let range = earliest(arrival).as_millis()..=latest.as_millis();
+    let range = CLOCKS_SET.as_millis()..=latest.as_millis();
     u64::try_from(millis).is_ok_and(|millis| range.contains(&millis))
 }
 

@@ -17,8 +17,8 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use retide_avro::headers;
-use retide_core::Header;
-use retide_core::scene::DEFAULT;
+use retide_core::scene::{DEFAULT, MAX_DELAY};
+use retide_core::{Header, Timestamp};
 
 use crate::cli::output::{Exit, Failed, Output, Row, Rows, say};
 use crate::cli::reach::{failed, reach};
@@ -125,6 +125,7 @@ impl Row for Line {
 
 /// Puts tasks on the retry topic.
 pub(super) fn submit(config: &Config, options: &Options, output: Output) -> Result<(), Failed> {
+    check_times(options)?;
     let topics = Topics::new(&config.topics.prefix, &config.topics.tiers);
     reach(config, User::Submit, &[&topics.tasks])?;
     if !options.force {
@@ -149,6 +150,26 @@ pub(super) fn submit(config: &Config, options: &Options, output: Output) -> Resu
     };
     // What was sent is told of, whatever comes then.
     submission.finish().and(read)
+}
+
+/// Refuses times that would make a dead letter of every task.
+fn check_times(options: &Options) -> Result<(), Failed> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = Timestamp::EPOCH + now.unwrap_or_default();
+    let due = options.due.map(|due| headers::check_due("--due", due, now));
+    let deadline = options.deadline;
+    let deadline = deadline.map(|it| headers::check_deadline("--deadline", it, now));
+    if options.delay.is_some_and(|delay| delay > MAX_DELAY) {
+        let message = format!(
+            "--delay is over {} days, the longest wait of a task",
+            MAX_DELAY.as_secs() / 86_400
+        );
+        return Err(Failed::because(Exit::Usage, message));
+    }
+    for checked in [due, deadline].into_iter().flatten() {
+        checked.map_err(|words| Failed::because(Exit::Usage, String::from(words)))?;
+    }
+    Ok(())
 }
 
 /// Refuses a scene that does not exist, so that its tasks would be dead letters.
@@ -446,7 +467,7 @@ fn header(text: &str) -> Result<(String, String), String> {
         .split_once('=')
         .filter(|(name, _)| !name.is_empty())
         .ok_or("expected NAME=VALUE")?;
-    if headers::NAMES.contains(&name) {
+    if headers::is_own(name.as_bytes()) || headers::misspelt(name.as_bytes()).is_some() {
         return Err(format!(
             "{name} is set by retide, or by an option of this command"
         ));
@@ -480,5 +501,7 @@ mod tests {
         assert!(header("=b").is_err());
         assert!(header("a").is_err());
         assert!(header("retry-attempt=9").is_err());
+        assert!(header("Retry-Due-At=9").is_err());
+        assert!(header("retry_due_at=9").is_err());
     }
 }

@@ -99,10 +99,40 @@ const CASES: &[Case] = &[
         end: Delivered,
     },
     Case {
-        name: "due in the past",
+        name: "due in 1970",
         headers: &[FLAKY_SCENE, (b"retry-due-at", Some(b"1000"))],
         value: ZERO,
+        end: Dead("bad-due"),
+    },
+    Case {
+        name: "due in seconds",
+        headers: &[FLAKY_SCENE, (b"retry-due-at", Some(b"1798761600"))],
+        value: ZERO,
+        end: Dead("bad-due"),
+    },
+    Case {
+        name: "a due time in quotes",
+        headers: &[FLAKY_SCENE, (b"\"retry-due-at\"", Some(b"4102444800000"))],
+        value: ZERO,
+        end: Dead("bad-header"),
+    },
+    Case {
+        name: "a delay with a fraction of zeros",
+        headers: &[FLAKY_SCENE, (b"retry-delay-ms", Some(b" 10.0\n"))],
+        value: ZERO,
         end: Delivered,
+    },
+    Case {
+        name: "an envelope that does not say that it is one",
+        headers: &[(b"content-type", Some(b"application/json"))],
+        value: Some(b"{\"scene\":\"flaky\",\"payload\":\"0\"}"),
+        end: Dead("bad-envelope"),
+    },
+    Case {
+        name: "two scenes",
+        headers: &[JSON, FLAKY_SCENE],
+        value: Some(b"{\"scene\":\"steady\",\"payload\":\"0\"}"),
+        end: Dead("bad-envelope"),
     },
     Case {
         name: "due in year 9999",

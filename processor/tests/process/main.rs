@@ -14,6 +14,7 @@ mod commands;
 mod concurrency;
 mod crash;
 mod doctor;
+mod envelopes;
 mod explain;
 mod gaps;
 mod group;
