@@ -21,7 +21,7 @@ public class Serve {
             exchange.close();
         });
         // In good order: what is under way is answered.
-        Runtime.getRuntime().addShutdownHook(new Thread(() -> server.stop(2)));
+        Runtime.getRuntime().addShutdownHook(new Thread(() -> server.stop(5)));
         server.start();
     }
 }

@@ -1212,11 +1212,11 @@ mod tests {
         ));
 
         let key = own.breaker.clone().unwrap();
-        assert_eq!(&*key.target, "http://h:80");
+        assert_eq!(key.target.target(), "http://h:80");
         assert_eq!(own.breaker, same.breaker);
         assert_ne!(own.breaker, other.breaker);
         let key = own.callback.unwrap().breaker.unwrap();
-        assert_eq!(&*key.target, "https://ended:443");
+        assert_eq!(key.target.target(), "https://ended:443");
         assert_eq!(topic.breaker, None);
         assert_eq!(topic.callback.unwrap().breaker, Some(key));
         assert_eq!((none.breaker, none.callback.unwrap().breaker), (None, None));

@@ -1113,10 +1113,19 @@ struct BreakerFamilies {
     state: Family<TargetLabels, Gauge>,
     /// How often it has switched, and to what.
     switches: Family<SwitchLabels, Counter>,
-    /// The targets that have a breaker in the scenes in force.
-    live: Mutex<HashMap<Arc<str>, Watched>>,
+    /// The targets that are told.
+    live: Mutex<Live>,
     /// How many of them may have series of their own.
     most: usize,
+}
+
+/// The targets that are told.
+#[derive(Default)]
+struct Live {
+    /// Those that have a breaker in the scenes in force, and of walls those that have been seen.
+    watched: HashMap<Arc<str>, Watched>,
+    /// What scenes in force see of their targets: a wall is told from the first one on.
+    walls: HashSet<Arc<str>>,
 }
 
 /// A target whose breaker is told.
@@ -1169,10 +1178,18 @@ impl BreakerFamilies {
         let own = scenes.iter().filter_map(|scene| scene.breaker.as_ref());
         let callbacks = scenes.iter().filter_map(|scene| scene.callback.as_ref());
         let callbacks = callbacks.filter_map(|callback| callback.breaker.as_ref());
-        let targets: HashSet<&Arc<str>> = own.chain(callbacks).map(|key| &key.target).collect();
+        let targets: HashSet<&Arc<str>> =
+            own.chain(callbacks).map(|key| key.target.text()).collect();
+        let walls = scenes.iter().map(|scene| &scene.walls);
+        let walls = walls.flat_map(|walls| [&walls.work, &walls.callback]);
         let mut live = lock(&self.live);
-        live.retain(|target, watched| {
-            let stays = targets.contains(target);
+        live.walls = walls
+            .flatten()
+            .map(|key| Arc::clone(key.target.text()))
+            .collect();
+        let Live { watched, walls } = &mut *live;
+        watched.retain(|target, watched| {
+            let stays = targets.contains(target) || walls.contains(target);
             if !stays && *watched.label == **target {
                 self.state.remove(&TargetLabels::new(target));
                 for state in STATES {
@@ -1182,28 +1199,38 @@ impl BreakerFamilies {
             stays
         });
         for target in targets {
-            if live.contains_key(target) {
-                continue;
-            }
-            let label = if live.len() < self.most {
-                Arc::clone(target)
-            } else {
-                OTHER.into()
-            };
-            for state in STATES {
-                let labels = SwitchLabels::new(&label, state);
-                drop(self.switches.get_or_create_owned(&labels));
-            }
-            drop(self.state.get_or_create_owned(&TargetLabels::new(&label)));
-            let state = State::Closed;
-            live.insert(Arc::clone(target), Watched { label, state });
+            self.watch(watched, target);
         }
+    }
+
+    /// Tells of the breaker of a target from now on.
+    fn watch(&self, all: &mut HashMap<Arc<str>, Watched>, target: &Arc<str>) {
+        if all.contains_key(target) {
+            return;
+        }
+        let label = if all.len() < self.most {
+            Arc::clone(target)
+        } else {
+            OTHER.into()
+        };
+        for state in STATES {
+            let labels = SwitchLabels::new(&label, state);
+            drop(self.switches.get_or_create_owned(&labels));
+        }
+        drop(self.state.get_or_create_owned(&TargetLabels::new(&label)));
+        let state = State::Closed;
+        all.insert(Arc::clone(target), Watched { label, state });
     }
 
     /// A breaker has switched.
     fn switched(&self, target: &str, to: State) {
+        let mut live = lock(&self.live);
+        let Live { watched, walls } = &mut *live;
+        if let Some(wall) = walls.get(target) {
+            self.watch(watched, wall);
+        }
         // A worker may still have what is not in force any more.
-        if let Some(watched) = lock(&self.live).get(target) {
+        if let Some(watched) = watched.get(target) {
             let labels = SwitchLabels::new(&watched.label, to);
             self.switches.get_or_create_owned(&labels).inc();
         }
@@ -1212,7 +1239,7 @@ impl BreakerFamilies {
     /// A breaker is in this state; under one label, the worst one is told.
     fn set(&self, target: &Arc<str>, state: State) {
         let mut live = lock(&self.live);
-        let Some(watched) = live.get_mut(target) else {
+        let Some(watched) = live.watched.get_mut(target) else {
             return;
         };
         if watched.state == state {
@@ -1220,7 +1247,10 @@ impl BreakerFamilies {
         }
         watched.state = state;
         let label = Arc::clone(&watched.label);
-        let worst = live.values().filter(|watched| watched.label == label);
+        let worst = live
+            .watched
+            .values()
+            .filter(|watched| watched.label == label);
         let worst = worst.map(|watched| watched.state).max();
         let labels = TargetLabels::new(&label);
         let gauge = self.state.get_or_create_owned(&labels);

@@ -84,6 +84,8 @@ pub enum Kind {
     SceneUnreadable,
     /// A scene delivers to a topic of retide's own.
     SceneRefused,
+    /// A target refuses everything, having done well: see [`retide_core::wall`].
+    TargetWalled,
     /// The files of a profile of TLS cannot be used, or there is no such profile.
     TlsUnusable,
     /// The client's certificate of a profile of TLS has expired, or is about to.
@@ -406,6 +408,7 @@ impl Kind {
             Self::SceneUnknown => "scene-unknown",
             Self::SceneUnreadable => "scene-unreadable",
             Self::SceneRefused => "scene-refused",
+            Self::TargetWalled => "target-walled",
             Self::TlsUnusable => "tls-unusable",
             Self::TlsExpires => "tls-expires",
         }
@@ -433,7 +436,8 @@ impl Kind {
             | Self::StrayTier
             | Self::SceneUnknown
             | Self::SceneUnreadable
-            | Self::SceneRefused => None,
+            | Self::SceneRefused
+            | Self::TargetWalled => None,
         }
     }
 }

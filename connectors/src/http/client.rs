@@ -40,6 +40,9 @@ const LAST_PAUSE: Duration = Duration::from_millis(64);
 /// Part of the time of an attempt that must be left for a request to be sent again: one that is cut short may be processed, and is a timeout.
 const LAST_SHARE: u32 = 8;
 
+/// What is said of a kept connection that breaks before a byte of the answer.
+const CUT: &str = "the target closed a kept connection as the request came";
+
 /// Sends requests to one target.
 pub(super) struct Client {
     pool: Pool,
@@ -74,6 +77,10 @@ pub(super) struct NotAnswered {
     pub(super) message: String,
 }
 
+/// A request of the attempt was cut off on a kept connection.
+#[derive(Clone, Copy)]
+struct Cut;
+
 /// What came of sending a request once.
 #[expect(
     clippy::large_enum_variant,
@@ -90,6 +97,23 @@ enum Sent {
     Unwritten(String),
     /// Sent, and certainly not processed.
     TurnedAway(String),
+    /// Sent on a kept connection that broke before a byte of the answer: as good as certainly not processed.
+    Cut(String),
+}
+
+// === impl NotAnswered ===
+
+impl NotAnswered {
+    /// The end of an attempt, of which a request before may have been cut off: then nobody knows for certain that it has not been seen.
+    fn after(cut: Option<Cut>, way: NoAnswer, message: String) -> Self {
+        if cut.is_none() || way == NoAnswer::Unsent {
+            return Self { way, message };
+        }
+        Self {
+            way: NoAnswer::Unsent,
+            message: format!("{CUT}, and then: {message}"),
+        }
+    }
 }
 
 // === impl Client ===
@@ -120,6 +144,12 @@ impl Client {
         self.pool.found(addresses);
     }
 
+    /// The name of the target has the addresses that these are at each moment.
+    #[cfg(test)]
+    pub(super) fn resolves_by(&self, names: super::dial::Names) {
+        self.pool.dialer().resolves_by(names);
+    }
+
     /// Sends the request that `make` makes, as often as is right, until there is an answer or none can come any more by `deadline`.
     pub(super) async fn send(
         &self,
@@ -128,6 +158,7 @@ impl Client {
     ) -> Result<Answer, NotAnswered> {
         let mut pause = Duration::ZERO;
         let mut failing = None;
+        let mut cut = None;
         let last = deadline - deadline.duration_since(Instant::now()) / LAST_SHARE;
         loop {
             let (way, message) = match self.send_once(&make, deadline).await {
@@ -140,23 +171,27 @@ impl Client {
                 }) => {
                     let since: &mut Instant = failing.get_or_insert_with(Instant::now);
                     if !is_passing || since.elapsed() >= PATIENCE {
-                        return Err(NotAnswered { way, message });
+                        return Err(NotAnswered::after(cut, way, message));
                     }
                     (way, message)
                 }
                 Sent::Unwritten(message) => (NoAnswer::Connect, message),
+                Sent::Cut(message) if self.resend => {
+                    (failing, cut) = (None, Some(Cut));
+                    (NoAnswer::Unsent, message)
+                }
                 Sent::TurnedAway(message) if self.resend => {
                     failing = None;
                     (NoAnswer::Connect, message)
                 }
-                Sent::TurnedAway(message) => {
+                Sent::Cut(message) | Sent::TurnedAway(message) => {
                     let way = NoAnswer::Unsent;
                     return Err(NotAnswered { way, message });
                 }
             };
             let next = Instant::now() + pause;
             if next >= last {
-                return Err(NotAnswered { way, message });
+                return Err(NotAnswered::after(cut, way, message));
             }
             sleep_until(next).await;
             pause = (pause * 2).clamp(FIRST_PAUSE, LAST_PAUSE);
@@ -239,8 +274,7 @@ impl Client {
             (Head::Cut, None) => end(NoAnswer::Timeout, "no answer in time".to_owned()),
             (Head::Cut, Some(error)) if !glimpse.gone => return Sent::Unwritten(words(&error)),
             (Head::Cut, Some(_)) if !glimpse.came && is_reused => {
-                let message = "the target closed a kept connection as the request came";
-                return Sent::TurnedAway(message.to_owned());
+                return Sent::Cut(CUT.to_owned());
             }
             (Head::Cut, Some(error)) if let Some(message) = self.pool.tls_cause(&error) => {
                 end(NoAnswer::Tls, message)
@@ -323,8 +357,7 @@ impl Client {
         }
         lease.two.retire();
         if error.is_io() && is_silent && is_reused {
-            let message = "the target closed a kept connection as the request came".to_owned();
-            return Sent::TurnedAway(message);
+            return Sent::Cut(CUT.to_owned());
         }
         let (way, message) = if error.is_library() {
             let message = format!("the answer breaks the rules of HTTP/2: {}", words(&error));

@@ -66,7 +66,14 @@ pub(super) struct Dialer {
     spoken: Mutex<Option<Arc<ClientConfig>>>,
     /// What is known of the name.
     known: Mutex<Known>,
+    /// The addresses that it has, in place of what the system says.
+    #[cfg(test)]
+    names: Mutex<Option<Names>>,
 }
+
+/// The addresses of a name, as a test changes them.
+#[cfg(test)]
+pub(super) type Names = Arc<Mutex<Vec<IpAddr>>>;
 
 /// The addresses of a name.
 #[derive(Default)]
@@ -118,7 +125,28 @@ impl Dialer {
             tls,
             spoken: Mutex::default(),
             known: Mutex::default(),
+            #[cfg(test)]
+            names: Mutex::default(),
         }
+    }
+
+    /// The name has these addresses, whatever the system says.
+    #[cfg(test)]
+    pub(super) fn resolves_by(&self, names: Names) {
+        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = Some(names);
+    }
+
+    /// Asks which addresses the name has.
+    async fn look_up(&self, name: &str) -> io::Result<Vec<IpAddr>> {
+        #[cfg(test)]
+        {
+            let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(names) = &*names {
+                return Ok(names.lock().unwrap_or_else(PoisonError::into_inner).clone());
+            }
+        }
+        let found = tokio::net::lookup_host((name, self.port)).await?;
+        Ok(found.map(|address| address.ip()).collect())
     }
 
     /// Whether TLS is spoken, and so the protocol agreed upon with each connection.
@@ -241,26 +269,25 @@ impl Dialer {
         if let Some(addresses) = known(age) {
             return Ok(addresses);
         }
-        let message =
-            match timeout_at(deadline, tokio::net::lookup_host((&**name, self.port))).await {
-                Ok(Ok(found)) => {
-                    let mut seen = HashSet::new();
-                    let found: Vec<_> = found
-                        .map(|address| address.ip())
-                        .filter(|address| seen.insert(*address))
-                        .take(MAX_ADDRESSES)
-                        .collect();
-                    if !found.is_empty() {
-                        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-                        known.before = std::mem::replace(&mut known.latest, found.clone());
-                        known.asked = Some(Instant::now());
-                        return Ok(found);
-                    }
-                    format!("{name} has no address")
+        let message = match timeout_at(deadline, self.look_up(name)).await {
+            Ok(Ok(found)) => {
+                let mut seen = HashSet::new();
+                let found: Vec<_> = found
+                    .into_iter()
+                    .filter(|address| seen.insert(*address))
+                    .take(MAX_ADDRESSES)
+                    .collect();
+                if !found.is_empty() {
+                    let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+                    known.before = std::mem::replace(&mut known.latest, found.clone());
+                    known.asked = Some(Instant::now());
+                    return Ok(found);
                 }
-                Ok(Err(error)) => format!("{name}: {error}"),
-                Err(_) => format!("{name}: no answer of the name service in time"),
-            };
+                format!("{name} has no address")
+            }
+            Ok(Err(error)) => format!("{name}: {error}"),
+            Err(_) => format!("{name}: no answer of the name service in time"),
+        };
         known(STALE).ok_or_else(|| Undialed::new(NoAnswer::Dns, message, false))
     }
 }

@@ -456,6 +456,12 @@ impl Pool {
         self.lock().addresses = Some(addresses);
     }
 
+    /// What makes the connections.
+    #[cfg(test)]
+    pub(super) fn dialer(&self) -> &Dialer {
+        &self.0.dialer
+    }
+
     /// The lease of what was granted.
     fn lease(&self, grant: Grant) -> Lease {
         let pool = self.clone();

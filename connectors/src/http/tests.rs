@@ -5,6 +5,7 @@ mod budget;
 mod config;
 mod egress;
 mod kept;
+mod moves;
 mod odd;
 mod raw;
 mod request;

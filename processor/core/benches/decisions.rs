@@ -245,6 +245,7 @@ impl Rig {
                     Action::Pause { .. }
                     | Action::Resume { .. }
                     | Action::Drained { .. }
+                    | Action::Judged { .. }
                     | Action::Switched { .. } => {
                         unreachable!("nothing fills up and nothing is given away")
                     }

@@ -20,6 +20,7 @@
 //! count; its memory is fixed.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,10 +33,22 @@ use crate::wall::Watch;
 /// Which breaker: scenes that call the same target by the same rule have one in common.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
-    /// The target, such as `https://shop.example:443`: nothing that could be secret.
-    pub target: Arc<str>,
+    /// Whom it is about.
+    pub target: Subject,
     /// The rule.
     pub rule: Rule,
+}
+
+/// Whom a breaker is about: a target, such as `https://shop.example:443`, or, where it is that of a wall, a target as one scene sees it. Nothing
+/// that could be secret.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Subject {
+    /// The target.
+    target: Arc<str>,
+    /// What it is called in logs, metrics and alerts: the target, and of a wall the scene.
+    text: Arc<str>,
+    /// Whether it is the target as one scene sees it.
+    is_wall: bool,
 }
 
 /// When a breaker opens, and how it closes.
@@ -282,6 +295,51 @@ impl Fraction {
     }
 }
 
+// === impl Subject ===
+
+impl Subject {
+    /// A target as `scene` sees it, be it for its tasks or for its callbacks.
+    pub fn wall(target: &str, scene: &str) -> Self {
+        Self {
+            target: target.into(),
+            text: format!("{target} (scene {scene})").into(),
+            is_wall: true,
+        }
+    }
+
+    /// The target.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// What it is called in logs, metrics and alerts.
+    pub const fn text(&self) -> &Arc<str> {
+        &self.text
+    }
+
+    /// Whether it is the target as one scene sees it.
+    pub const fn is_wall(&self) -> bool {
+        self.is_wall
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.text)
+    }
+}
+
+impl From<&str> for Subject {
+    fn from(target: &str) -> Self {
+        let target: Arc<str> = target.into();
+        Self {
+            text: Arc::clone(&target),
+            target,
+            is_wall: false,
+        }
+    }
+}
+
 // === impl State ===
 
 impl State {
@@ -448,7 +506,7 @@ impl Breaker {
             return (None, is_refused);
         }
         if matches!(inner.phase, Phase::Closed { .. }) {
-            let Some(run) = inner.watch.hear(outcome) else {
+            let Some(run) = inner.watch.hear(outcome, self.rule.min_calls) else {
                 return (None, false);
             };
             let count = Count {
@@ -749,13 +807,13 @@ impl Breakers {
         Place::Tier
     }
 
-    /// The targets, and the worst state that a breaker of theirs is in.
-    pub(crate) fn states(&self) -> HashMap<Arc<str>, State> {
-        let mut states: HashMap<Arc<str>, State> = HashMap::new();
+    /// Whom there are breakers about, and the worst state that one of each is in.
+    pub(crate) fn states(&self) -> HashMap<Subject, State> {
+        let mut states: HashMap<Subject, State> = HashMap::new();
         for (key, watched) in &self.by_key {
             let state = watched.breaker.state();
             states
-                .entry(Arc::clone(&key.target))
+                .entry(key.target.clone())
                 .and_modify(|worst| *worst = state.max(*worst))
                 .or_insert(state);
         }

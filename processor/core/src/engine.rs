@@ -216,10 +216,16 @@ pub enum Action {
         /// The shard.
         shard: i32,
     },
+    /// Count the call that has come back by what its answer was taken for. Only after an answer that may be about everybody: all others are
+    /// taken for what they are.
+    Judged {
+        /// What it was taken for.
+        outcome: Outcome,
+    },
     /// Tell people that the breaker of a target has switched.
     Switched {
-        /// The target.
-        target: Arc<str>,
+        /// Whom it is about.
+        target: breaker::Subject,
         /// From what to what.
         switch: Switch,
     },
@@ -639,7 +645,7 @@ impl Engine {
     }
 
     /// The targets of the scenes in force that have a breaker, and the worst state that one of theirs is in.
-    pub fn breaker_states(&self) -> HashMap<Arc<str>, breaker::State> {
+    pub fn breaker_states(&self) -> HashMap<breaker::Subject, breaker::State> {
         self.breakers.states()
     }
 

@@ -76,13 +76,15 @@ pub enum Bug {
     CalledUnwritable,
     /// An attempt starts with what was saved up, while that is still committed for the next owner.
     SavedSpentTwice,
+    /// A refusal of a wall gives its task up.
+    WallIgnored,
 }
 
 // === impl Bug ===
 
 impl Bug {
     /// Every mistake there is.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::OffsetByOne,
         Self::WrongBase,
         Self::Early,
@@ -110,6 +112,7 @@ impl Bug {
         Self::EmptyKeyOrdered,
         Self::CalledUnwritable,
         Self::SavedSpentTwice,
+        Self::WallIgnored,
     ];
 
     /// The time as the agenda sees it.

@@ -3,7 +3,7 @@
 //!
 //! What makes a wall: refusals ([`Outcome::Refused`]) in a row, with no other answer in between, that the target's own history makes
 //! improbable, one in a million: [`LEAST`] of a target that refused hardly anything before, more of one that refuses often, and of one that
-//! has not done well [`HEALTHY`] times none at all. So single bad tasks in between successes, and a target that refuses from the start, get
+//! has not done well twice as often none at all. So single bad tasks in between successes, and a target that refuses from the start, get
 //! what they always got.
 //!
 //! What it does: [`crate::breaker`] does the rest, by a [`RULE`] that opens for nothing else. Calls stop at once, the task whose answer made
@@ -20,11 +20,11 @@ use crate::outcome::Outcome;
 /// Fewest refusals in a row that are a wall: two or three bad tasks come together now and then.
 pub const LEAST: u32 = 5;
 
-/// Successes without which there is no wall: before that, nobody knows what is usual here.
-pub const HEALTHY: u32 = 10;
+/// Successes without which there is no wall, for each refusal that makes one: before that, nobody knows what is usual here.
+const HEALTHY: u32 = 2;
 
-/// How improbable refusals in a row have to be.
-const CHANCE: f64 = 1e-6;
+/// How improbable refusals in a row have to be, for each that makes a wall: one in a million for [`LEAST`].
+const CHANCE: f64 = 0.063_095_734;
 
 /// Answers after which the older ones count for half.
 const MEMORY: u32 = 1_000;
@@ -36,7 +36,7 @@ pub const RULE: Rule = Rule {
     slow_call: None,
     slow_rate: Fraction::WHOLE,
     window: Duration::from_secs(30),
-    min_calls: u32::MAX,
+    min_calls: LEAST,
     open: Duration::from_secs(10),
     probes: 3,
     slow_start: Duration::ZERO,
@@ -49,7 +49,7 @@ pub struct Watch {
     answers: u32,
     /// How many of them are refusals.
     refused: u32,
-    /// Successes so far, up to [`HEALTHY`].
+    /// Successes so far, up to those without which there is no wall.
     successes: u32,
     /// Refusals in a row.
     run: u32,
@@ -58,15 +58,16 @@ pub struct Watch {
 // === impl Watch ===
 
 impl Watch {
-    /// Takes in what a target said; how many refusals in a row it were, if that makes it a wall.
-    pub fn hear(&mut self, outcome: &Outcome) -> Option<u32> {
+    /// Takes in what a target said; how many refusals in a row it were, if that makes it a wall, for which `least` are needed.
+    pub fn hear(&mut self, outcome: &Outcome, least: u32) -> Option<u32> {
+        let healthy = least.saturating_mul(HEALTHY);
         match outcome {
             Outcome::Refused(_) => {
                 self.run = self.run.saturating_add(1);
-                (self.successes >= HEALTHY && self.run >= self.most()).then_some(self.run)
+                (self.successes >= healthy && self.run >= self.most(least)).then_some(self.run)
             }
             Outcome::Success => {
-                self.successes = (self.successes + 1).min(HEALTHY);
+                self.successes = (self.successes + 1).min(healthy);
                 self.open();
                 None
             }
@@ -86,11 +87,11 @@ impl Watch {
     }
 
     /// Refusals in a row that are a wall here.
-    fn most(&self) -> u32 {
+    fn most(&self, least: u32) -> u32 {
         // As if there had been one more of each: nothing is impossible.
         let part = f64::from(self.refused + 1) / f64::from(self.answers + 2);
-        let most = CHANCE.ln() / part.ln();
-        (most.ceil() as u32).max(LEAST)
+        let most = f64::from(least) * CHANCE.ln() / part.ln();
+        (most.ceil() as u32).max(least)
     }
 
     /// Ends the run with an answer that is no refusal.
@@ -118,14 +119,14 @@ mod tests {
     fn watch(answers: impl IntoIterator<Item = Outcome>) -> Watch {
         let mut watch = Watch::default();
         for answer in answers {
-            assert_eq!(watch.hear(&answer), None, "{watch:?}");
+            assert_eq!(watch.hear(&answer, LEAST), None, "{watch:?}");
         }
         watch
     }
 
     /// Refusals in a row until it is a wall, if they ever are.
     fn until_wall(mut watch: Watch) -> Option<u32> {
-        (0..10_000).find_map(|_| watch.hear(&refused()))
+        (0..10_000).find_map(|_| watch.hear(&refused(), LEAST))
     }
 
     #[test]
@@ -140,7 +141,7 @@ mod tests {
     #[test]
     fn whoever_refuses_from_the_start_is_no_wall() {
         assert_eq!(until_wall(Watch::default()), None);
-        let few = watch((1..HEALTHY).map(|_| Outcome::Success));
+        let few = watch((1..LEAST * HEALTHY).map(|_| Outcome::Success));
         assert_eq!(until_wall(few), None);
         // Nor is one that refuses nearly everything ever after.
         let mut mixed = Watch::default();
@@ -150,7 +151,7 @@ mod tests {
             } else {
                 refused()
             };
-            assert_eq!(mixed.hear(&answer), None);
+            assert_eq!(mixed.hear(&answer, LEAST), None);
         }
     }
 
@@ -176,16 +177,16 @@ mod tests {
         let mut watch = watch((0..100).map(|_| Outcome::Success));
         let failure = || Failure::new("x", "");
         for _ in 0..4 {
-            assert_eq!(watch.hear(&refused()), None);
+            assert_eq!(watch.hear(&refused(), LEAST), None);
         }
-        assert_eq!(watch.hear(&Outcome::Permanent(failure())), None);
+        assert_eq!(watch.hear(&Outcome::Permanent(failure()), LEAST), None);
         for _ in 0..4 {
-            assert_eq!(watch.hear(&refused()), None);
-            assert_eq!(watch.hear(&Outcome::Timeout(failure())), None);
-            assert_eq!(watch.hear(&Outcome::Retryable(failure())), None);
+            assert_eq!(watch.hear(&refused(), LEAST), None);
+            assert_eq!(watch.hear(&Outcome::Timeout(failure()), LEAST), None);
+            assert_eq!(watch.hear(&Outcome::Retryable(failure()), LEAST), None);
         }
 
         // The four of before have made it a little more usual.
-        assert_eq!(watch.hear(&refused()), Some(5));
+        assert_eq!(watch.hear(&refused(), LEAST), Some(5));
     }
 }

@@ -51,7 +51,7 @@ fn scene(name: &str) -> Scene {
     Scene {
         concurrency: NonZeroU32::new(64).unwrap(),
         breaker: Some(breaker::Key {
-            target: format!("http://{name}:80").into(),
+            target: (*format!("http://{name}:80")).into(),
             rule: rule(),
         }),
         ..Scene::new(
@@ -279,8 +279,9 @@ impl World {
                 let topic = self.topics.get_mut(&lane).unwrap();
                 (topic.run, topic.paused) = (run, false);
             }
-            Action::Drained { .. } => {}
+            Action::Drained { .. } | Action::Judged { .. } => {}
             Action::Switched { target, switch } => {
+                let target = Arc::clone(target.text());
                 self.switches.push((self.now, target, switch.to));
             }
         }
@@ -808,7 +809,7 @@ fn people_are_told_once_that_a_target_is_down_and_once_that_it_is_well_again() {
 fn walled(name: &str) -> Scene {
     let mut scene = scene(name);
     scene.walls.work = Some(breaker::Key {
-        target: format!("http://{name}:80 (scene {name})").into(),
+        target: breaker::Subject::wall(&format!("http://{name}:80"), name),
         rule: wall::RULE,
     });
     scene.breaker = None;

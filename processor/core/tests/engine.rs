@@ -1580,7 +1580,7 @@ impl History {
                 Action::Resume { lane, run } => {
                     self.runs.insert(*lane, (*run, false));
                 }
-                Action::Drained { .. } | Action::Switched { .. } => {}
+                Action::Drained { .. } | Action::Judged { .. } | Action::Switched { .. } => {}
             }
         }
         Ok(())

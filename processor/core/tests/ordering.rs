@@ -395,7 +395,7 @@ impl World {
                     let reader = self.readers.get_mut(&lane).unwrap();
                     (reader.paused, reader.run) = (false, run);
                 }
-                Action::Drained { .. } | Action::Switched { .. } => {}
+                Action::Drained { .. } | Action::Judged { .. } | Action::Switched { .. } => {}
             }
         }
     }

@@ -216,7 +216,7 @@ impl Judge {
             self.most_attempts = self.most_attempts.max(scene.most_attempts().get());
             for key in keys(scene) {
                 let span = key.rule.open.as_micros() as At;
-                self.open_for.insert(Arc::clone(&key.target), span);
+                self.open_for.insert(Arc::clone(key.target.text()), span);
             }
         }
     }
@@ -331,7 +331,8 @@ impl Judge {
 
     /// Only these scenes are in force from now on: a breaker that none of them has may be forgotten.
     pub(crate) fn in_force<'a>(&mut self, scenes: impl Iterator<Item = &'a Scene>) {
-        let targets: BTreeSet<&Arc<str>> = scenes.flat_map(keys).map(|key| &key.target).collect();
+        let targets: BTreeSet<&Arc<str>> =
+            scenes.flat_map(keys).map(|key| key.target.text()).collect();
         self.open_since
             .retain(|(_, target), _| targets.contains(target));
     }
@@ -611,15 +612,32 @@ impl Judge {
             (Kind::Callback, Some(callback)) => &callback.breaker,
             (Kind::Callback, None) => &None,
         };
-        let Some(key) = key else { return };
-        let target = Arc::clone(&key.target);
-        if self.open_since.contains_key(&(process, target)) {
-            self.object(|| {
-                format!(
-                    "{} called {} while its breaker is open",
-                    task.id, key.target
-                )
-            });
+        let breaker = key.as_ref().map(|key| key.target.text());
+        for target in breaker.into_iter().chain(wall(scene, task.kind)) {
+            let key = (process, Arc::clone(target));
+            if self.open_since.contains_key(&key) {
+                self.object(|| format!("{} called {target} while its breaker is open", task.id));
+            }
+        }
+    }
+
+    /// What a task came to whose target has refused it: behind a wall, that is not its end.
+    pub(crate) fn refused(
+        &mut self,
+        process: u64,
+        wall: &Arc<str>,
+        entries: &[retide_core::Entry],
+    ) {
+        if !self.open_since.contains_key(&(process, Arc::clone(wall))) {
+            return;
+        }
+        for entry in entries {
+            if let retide_core::Entry::Callback(ended) = entry
+                && ended.reason == Some(Reason::Rejected)
+            {
+                let id = &ended.id;
+                self.object(|| format!("{id} is given up behind the wall of {wall}"));
+            }
         }
     }
 
@@ -778,9 +796,19 @@ pub(crate) const LONGEST_BY_BREAKERS: At = 6 * 3_600 * SECOND;
 /// The same where clocks are hours off, and tasks wait for them.
 pub(crate) const LONGEST_BY_WRONG_CLOCKS: At = 24 * 3_600 * SECOND;
 
-/// The breakers of a scene's targets.
+/// The breakers of a scene's targets, and their walls.
 fn keys(scene: &Scene) -> impl Iterator<Item = &Key> {
     let callback = scene.callback.as_ref();
     let callback = callback.and_then(|callback| callback.breaker.as_ref());
-    scene.breaker.iter().chain(callback)
+    let walls = scene.walls.work.iter().chain(&scene.walls.callback);
+    scene.breaker.iter().chain(callback).chain(walls)
+}
+
+/// What a call of this kind is known by at the wall.
+pub(crate) fn wall(scene: &Scene, kind: Kind) -> Option<&Arc<str>> {
+    let key = match kind {
+        Kind::Work => scene.walls.work.as_ref(),
+        Kind::Callback => scene.walls.callback.as_ref(),
+    };
+    key.map(|key| key.target.text())
 }

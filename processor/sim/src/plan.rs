@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use retide_core::breaker::{Fraction, Key, Rule};
+use retide_core::breaker::{Fraction, Key, Rule, Subject};
 use retide_core::completions::Completions;
 use retide_core::lane::Limits;
 use retide_core::scene::{CONCURRENCY, Callback, DEFAULT, Host, Target, Walls};
@@ -256,6 +256,7 @@ impl Plan {
         plan.draw_weights(&mut fork, shards);
         plan.draw_copied(&mut fork, shards);
         plan.draw_refusals(&mut fork);
+        plan.draw_walls(&mut fork);
         plan
     }
 
@@ -298,9 +299,14 @@ impl Plan {
         plan
     }
 
-    /// Whether a target has a breaker.
+    /// Whether a target has a breaker, or a wall that so few answers make.
     pub(crate) fn has_breakers(&self) -> bool {
-        self.scenes.iter().any(|scene| scene.breaker.is_some())
+        let has_wall = |scene: &Scene| {
+            let wall = scene.walls.work.as_ref();
+            wall.is_some_and(|key| key.rule.min_calls < RULE.min_calls)
+        };
+        let mut scenes = self.scenes.iter();
+        scenes.any(|scene| scene.breaker.is_some() || has_wall(scene))
     }
 
     /// Whether no clock is off, and none is set.
@@ -368,6 +374,25 @@ impl Plan {
                 self.add(chance, fault);
             }
             self.faults.sort_by_key(|(at, _)| *at);
+        }
+    }
+
+    /// Lets a third of all histories have targets of which a few answers make a wall: by chance, so many in a row do not come.
+    fn draw_walls(&mut self, chance: &mut Chance) {
+        if !chance.one_in(3) {
+            return;
+        }
+        let rule = Rule {
+            min_calls: chance.between(1, 2) as u32,
+            open: Duration::from_millis(chance.pick(&[200, 1_000, 6_000, 15_000])),
+            probes: chance.between(1, 2) as u32,
+            ..RULE
+        };
+        for scene in &mut self.scenes {
+            let Walls { work, callback } = &mut scene.walls;
+            for key in [work, callback].into_iter().flatten() {
+                key.rule = rule;
+            }
         }
     }
 
@@ -579,7 +604,7 @@ fn scene(name: &str, chance: &mut Chance) -> Scene {
         on: vec![Terminal::Delivered, Terminal::Dead],
     });
     let key = |target: &str| Key {
-        target: format!("{target} of {name}").into(),
+        target: Subject::wall(target, name),
         rule: RULE,
     };
     let walls = Walls {

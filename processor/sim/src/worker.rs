@@ -19,7 +19,7 @@ use retide_core::{
 
 use crate::broker::{Cause, Outgoing, Payload, Place, Progress, Topic, binding, binding_elsewhere};
 use crate::bug::Bug;
-use crate::check::{Start, counted_as};
+use crate::check::{Start, counted_as, wall};
 use crate::group::{Given, Member, Membership, Protocol};
 use crate::ledger::{Batch, Desk, Ledger, Ownership, Receipt, Settled, Told};
 use crate::plan::Submission;
@@ -151,6 +151,8 @@ pub(crate) struct Worker {
     fetched: Option<Vec<Progress>>,
     /// The scene of each call in flight, or its host, for the judge.
     calls: BTreeMap<u64, Arc<str>>,
+    /// What each call in flight is known by at the wall.
+    walls: BTreeMap<u64, Arc<str>>,
     /// What was settled since the last batch.
     settled: Vec<Settlement>,
     /// The batches under way.
@@ -261,6 +263,7 @@ impl Worker {
             fetch: None,
             fetched: None,
             calls: BTreeMap::new(),
+            walls: BTreeMap::new(),
             settled: Vec::new(),
             under_way: VecDeque::new(),
             returns: 0,
@@ -1057,6 +1060,13 @@ impl Worker {
             wall: env.wall_of(self.process),
             steady: std::time::Duration::from_micros(env.now),
         };
+        let refused = match &input {
+            Input::Attempted { ticket, outcome } => {
+                let wall = self.walls.remove(ticket);
+                wall.filter(|_| matches!(outcome, Outcome::Refused(_)))
+            }
+            _ => None,
+        };
         let read = env.judge.turns.read(&input);
         if let Input::Leave { shard } | Input::Revoke { shard } = input {
             env.judge.turns.let_go(self.id, shard);
@@ -1100,6 +1110,9 @@ impl Worker {
                         });
                     }
                     self.calls.insert(ticket, Arc::clone(counted_as(&scene)));
+                    if let Some(wall) = wall(&scene, task.kind) {
+                        self.walls.insert(ticket, Arc::clone(wall));
+                    }
                     // What shards that leave may not start any more takes turns, too.
                     if !self.closed.is_empty() || self.letting_go.is_some() {
                         env.judge.turns.is_held_up(self.id);
@@ -1110,6 +1123,9 @@ impl Worker {
                 }
                 Action::Settle(settlement) => {
                     let Settlement { lane, offset, .. } = settlement;
+                    if let Some(wall) = &refused {
+                        env.judge.refused(self.life, wall, &settlement.entries);
+                    }
                     env.judge.turns.settled(self.id, (lane, offset));
                     if self.settled.is_empty() {
                         self.commit_at = env.now + env.plan.commit_interval;
@@ -1138,12 +1154,13 @@ impl Worker {
                     }
                 }
                 Action::Resume { lane, run } => self.resume(lane, run, env),
-                Action::Drained { shard: _ } => {}
+                Action::Drained { shard: _ } | Action::Judged { outcome: _ } => {}
                 Action::Switched { target, switch } => {
                     let figures = [self.id as u64, switch.to as u64];
+                    let target = target.text();
                     let detail = || format!("{target} {switch:?}");
                     env.trace.note(env.now, "breaker", &figures, detail);
-                    env.judge.switched(env.now, self.life, &target, switch);
+                    env.judge.switched(env.now, self.life, target, switch);
                 }
             }
         }

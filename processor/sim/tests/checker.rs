@@ -71,7 +71,7 @@ mod planted {
     const WRITABLE: &str = "no topic of a campaign refuses a record";
 
     /// What the checker does not see, and why.
-    const UNSEEN: [(Bug, &str); 21] = [
+    const UNSEEN: [(Bug, &str); 22] = [
         (Bug::Core(Core::FreshBurst), "it knows no rates"),
         (
             Bug::Core(Core::LimiterResetOnRebalance),
@@ -104,6 +104,10 @@ mod planted {
         (
             Bug::Core(Core::BreakerStuckOpen),
             "a campaign has no breakers: what each task must come to is known before",
+        ),
+        (
+            Bug::Core(Core::WallIgnored),
+            "nor has it walls: a target refuses what it is to refuse",
         ),
         (
             Bug::Core(Core::DeferralBurnsAttempt),

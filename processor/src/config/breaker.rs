@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use retide_connectors::TargetConfig;
-use retide_core::breaker::{Fraction, Key, Rule};
+use retide_core::breaker::{Fraction, Key, Rule, Subject};
 use retide_core::wall;
 
 use crate::config::scene::{Error, error};
@@ -93,15 +93,14 @@ impl Breaker {
 
 /// Which breaker of this rule is the target's, if it is called.
 pub(super) fn key(rule: Rule, target: &TargetConfig) -> Option<Key> {
-    let target = target.authority()?.into();
+    let target = (*target.authority()?).into();
     Some(Key { target, rule })
 }
 
 /// What the wall of a scene's target is known by, if it is called: each scene has its own.
 pub(super) fn wall(name: &str, target: &TargetConfig) -> Option<Key> {
-    let target = format!("{} (scene {name})", target.authority()?);
     Some(Key {
-        target: target.into(),
+        target: Subject::wall(&target.authority()?, name),
         rule: wall::RULE,
     })
 }

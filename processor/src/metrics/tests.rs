@@ -508,12 +508,41 @@ fn how_many_calls_there_may_be_is_said_of_scenes_in_force_and_of_hosts() {
 }
 
 #[test]
+fn a_wall_is_counted_from_the_first_one_on_as_long_as_a_scene_has_it() {
+    let metrics = metrics();
+    let subject = breaker::Subject::wall("http://h:80", "pay");
+    let mut scene = Scene::clone(rules(&["pay"]).get("pay").expect("a scene"));
+    scene.walls.work = Some(breaker::Key {
+        target: subject.clone(),
+        rule: retide_core::wall::RULE,
+    });
+    drop(metrics.put_in_force(&[scene].into_iter().collect()));
+
+    metrics.breaker_is(subject.text(), State::Closed);
+    let before = metrics.encode();
+    metrics.breaker_switched(subject.text(), State::Open);
+    metrics.breaker_is(subject.text(), State::Open);
+    let text = metrics.encode();
+    drop(metrics.put_in_force(&rules(&["pay"])));
+    let gone = metrics.encode();
+
+    assert!(!before.contains("http://h:80"), "{before}");
+    for line in [
+        "retide_breaker_state{target=\"http://h:80 (scene pay)\"} 2",
+        "retide_breaker_transitions_total{target=\"http://h:80 (scene pay)\",to=\"open\"} 1",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    assert!(!gone.contains("http://h:80"), "{gone}");
+}
+
+#[test]
 fn a_breaker_is_counted_for_its_target_as_long_as_a_scene_has_it() {
     let metrics = metrics();
     let target: Arc<str> = "http://h:80".into();
     let mut scene = Scene::clone(rules(&["pay"]).get("pay").expect("a scene"));
     scene.breaker = Some(breaker::Key {
-        target: Arc::clone(&target),
+        target: (*target).into(),
         rule: breaker::Rule {
             failure_rate: breaker::Fraction::WHOLE,
             slow_call: None,

@@ -35,10 +35,10 @@ use crate::event::{
 };
 use crate::health::Heartbeat;
 use crate::metrics::standing::Said;
-use crate::metrics::{Load, Metrics, SceneSet, Share, Tally};
+use crate::metrics::{Load, Metrics, SceneMetrics, SceneSet, Share, Tally};
 use crate::shell::encode::{Encoder, Place};
 use crate::shell::feed::{Assignment, Deleted, Feed, Passed, Read, Reading, Reads, Request};
-use crate::shell::leaving::{Leaving, Stage};
+use crate::shell::leaving::Leaving;
 use crate::shell::ledger::{
     Batch, Content, Ledger, Ownership, Progress, Receipt, ReturnedBatch, Settled, Share as Part,
 };
@@ -102,6 +102,8 @@ struct State<L> {
     rules: Rules,
     /// Calls that came back.
     outcomes: Receiver<Answered>,
+    /// Where the call that has come back is counted, and how long it took, until it is known as what.
+    uncounted: Option<(Arc<SceneMetrics>, Duration)>,
     /// Given to each call. As many answers can wait as there are calls in flight, which the gates limit.
     answer: Sender<Answered>,
     /// What was settled since the last batch.
@@ -194,8 +196,17 @@ struct Awaiting {
     with_gaps: HashSet<i32>,
 }
 
-/// A call that is back: which, what the target said, and the headers of its record that it went without, in words.
-type Answered = (u64, Outcome, Option<Box<str>>);
+/// A call that is back.
+struct Answered {
+    /// Which.
+    ticket: u64,
+    /// What the target said.
+    outcome: Outcome,
+    /// The headers of its record that it went without, in words.
+    left_out: Option<Box<str>>,
+    /// Where it is counted once it is known what the answer is taken for, and how long it took; nowhere, if it is counted already.
+    uncounted: Option<(Arc<SceneMetrics>, Duration)>,
+}
 
 /// How late a call is that is to be started.
 #[derive(Clone, Copy)]
@@ -313,6 +324,7 @@ impl<L: Ledger> State<L> {
             parts,
             rules: Rules::default(),
             outcomes,
+            uncounted: None,
             answer,
             settled: Vec::new(),
             outdated: Vec::new(),
@@ -458,9 +470,21 @@ impl<L: Ledger> State<L> {
         for (of, calls) in engine.call_limits() {
             self.parts.metrics.limit_is(&of, calls);
         }
+        let mut walls = Vec::new();
         for (target, state) in engine.breaker_states() {
-            self.parts.metrics.breaker_is(&target, state);
+            self.parts.metrics.breaker_is(target.text(), state);
+            if target.is_wall() && state != breaker::State::Closed {
+                walls.push(Trouble {
+                    kind: Kind::TargetWalled,
+                    subject: target.text().to_string(),
+                    says: "the target has done well and now refuses everything: its tasks wait, and a few find out when that is over"
+                        .to_owned(),
+                    fix: None,
+                    effect: Effect::Limits,
+                });
+            }
         }
+        self.troubles.only(Kind::TargetWalled, walls);
         if now >= self.say_at {
             self.say_at = now + SAY;
             self.say_what_is_late();
@@ -691,20 +715,23 @@ impl<L: Ledger> State<L> {
                         .unwrap_or_else(|| unreachable!("{lane:?} resumed before it was paused"));
                     self.parts.feed.request(Request::Resume { lane, run, next });
                 }
+                Action::Judged { outcome } => {
+                    if let Some((counters, took)) = self.uncounted.take() {
+                        counters.answered(&outcome, took);
+                    }
+                }
                 // Who gives it away asks, since calls may hang: see `is_gone`.
                 Action::Drained { shard: _ } => {}
                 Action::Switched { target, switch } => {
-                    let target = &*target;
                     if switch.to == breaker::State::Open {
                         // Its probes find out whether others than those who failed are there by now.
                         let Rules {
                             targets, callbacks, ..
                         } = &self.rules;
                         let all = targets.values().chain(callbacks.values());
-                        // Of a wall, the scene is named besides.
-                        let host = target.split(' ').next().unwrap_or(target);
-                        all.for_each(|called| called.renew(host));
+                        all.for_each(|called| called.renew(target.target()));
                     }
+                    let target = &**target.text();
                     BreakerSwitched { target, switch }.emit(&self.parts.metrics);
                 }
             }
@@ -726,7 +753,12 @@ impl<L: Ledger> State<L> {
             let outcome = Outcome::Retryable(failure);
             counters.started(wait, Duration::ZERO);
             counters.answered(&outcome, Duration::ZERO);
-            let _ = answer.send((ticket, outcome, None));
+            let _ = answer.send(Answered {
+                ticket,
+                outcome,
+                left_out: None,
+                uncounted: None,
+            });
             return;
         };
         let (name, metrics) = (Arc::clone(&scene.name), Arc::clone(&self.parts.metrics));
@@ -742,18 +774,36 @@ impl<L: Ledger> State<L> {
                 Outcome::Retryable(failure).into()
             });
             let Attempt { outcome, left_out } = attempt;
-            counters.answered(&outcome, start.elapsed());
             if let Some(left_out) = &left_out {
                 counters.left_out(left_out);
             }
-            let left_out = left_out.map(|left_out| left_out.to_string().into_boxed_str());
-            let _ = answer.send((ticket, outcome, left_out));
+            let took = start.elapsed();
+            // Of what may be about everybody, it is not known here what it is.
+            let uncounted = if let Outcome::Refused(_) = outcome {
+                Some((counters, took))
+            } else {
+                counters.answered(&outcome, took);
+                None
+            };
+            let _ = answer.send(Answered {
+                ticket,
+                outcome,
+                left_out: left_out.map(|left_out| left_out.to_string().into_boxed_str()),
+                uncounted,
+            });
         });
     }
 
     /// A call came back.
     fn answered(&mut self, answered: Option<Answered>) {
-        if let Some((ticket, outcome, left_out)) = answered {
+        if let Some(Answered {
+            ticket,
+            outcome,
+            left_out,
+            uncounted,
+        }) = answered
+        {
+            self.uncounted = uncounted;
             if let Some(headers) = left_out {
                 self.step(Input::LeftOut { ticket, headers });
             }
@@ -1496,6 +1546,13 @@ impl<L: Ledger> State<L> {
     /// Takes shards through their stages as far as they come; whether they can be released.
     fn is_gone(&mut self, leaving: &mut Leaving) -> bool {
         let now = Instant::now();
+        if leaving.is_written(self.received) {
+            let mut settled = self.settled.iter();
+            if settled.any(|one| leaving.shards().contains(&one.lane.shard)) {
+                // Answers that came while the last batch was written are as good as those before.
+                leaving.unwritten();
+            }
+        }
         let left = self.calls_left(leaving.shards());
         if leaving.is_to_stop(now, left) {
             for shard in leaving.shards().iter().copied() {
@@ -1517,10 +1574,7 @@ impl<L: Ledger> State<L> {
                 leaving.committing(self.submitted);
             }
         }
-        match leaving.stage() {
-            Stage::Committing { batch } if self.received >= batch => true,
-            Stage::Working | Stage::Stopped | Stage::Committing { .. } => leaving.is_late(now),
-        }
+        leaving.is_written(self.received) || leaving.is_late(now)
     }
 
     /// Counts the answered calls of shards that are not committed when the worker ends, and will not be.

@@ -4,7 +4,8 @@
 //! 1. [`Stage::Working`]: all goes on, but for calls that may not be back in time, until the calls are back that were in flight when it
 //!    began, or its time is up. Where no call hangs, that is as long as one takes.
 //! 2. [`Stage::Stopped`]: nothing more is started, nor read, until the calls are back that were started since, or their time is up.
-//! 3. [`Stage::Committing`]: what was settled is being written. Then the shards are gone.
+//! 3. [`Stage::Committing`]: what was settled is being written. Then the shards are gone, unless a call that was waited for in vain has come
+//!    back meanwhile: what follows from it is written, too, as long as there is time.
 //!
 //! Invariant: calls in flight are waited for as long as was said, and no shard is kept for longer than that and [`LAST`].
 
@@ -27,7 +28,7 @@ pub(crate) struct Leaving {
 
 /// How far shards are that are being given away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
+enum Stage {
     /// All goes on.
     Working,
     /// Nothing is started any more.
@@ -60,9 +61,9 @@ impl Leaving {
         &self.shards
     }
 
-    /// How far they are.
-    pub(crate) const fn stage(&self) -> Stage {
-        self.stage
+    /// Whether the last batch with something of them was received, as far as is known.
+    pub(crate) fn is_written(&self, received: u64) -> bool {
+        matches!(self.stage, Stage::Committing { batch } if received >= batch)
     }
 
     /// Shards that are gone already.
@@ -91,7 +92,7 @@ impl Leaving {
         self.stage = Stage::Committing { batch };
     }
 
-    /// A batch was not written that may have held something of it: that is to be handed over again.
+    /// There is something to be handed over again: a batch was not written, or a call has come back since.
     pub(crate) fn unwritten(&mut self) {
         if let Stage::Committing { .. } = self.stage {
             self.stage = Stage::Stopped;

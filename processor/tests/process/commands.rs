@@ -396,22 +396,38 @@ fn submitted_tasks_are_run() {
     );
     let lines = submit(&["--lines"], b"0\n1\n");
     let refused = submit(&["--header", "retry-attempt=3"], b"0");
+    let json = submit(&["--id", "json"], b" {\"order\": 7}\n");
+    let named = ["--id", "named", "--header", "content-type=text/csv"];
+    let named = submit(&named, b"[7]");
 
     assert_eq!(one.status.code(), Some(0), "{one:?}");
     let line: serde_json::Value = serde_json::from_str(&stdout(&one)).unwrap();
     assert_eq!(line["id"], "one");
     assert_eq!(stdout(&lines).lines().count(), 2);
     assert_eq!(refused.status.code(), Some(2));
-    let ends = rig.ends(3);
+    assert_eq!(
+        (json.status.code(), named.status.code()),
+        (Some(0), Some(0))
+    );
+    let ends = rig.ends(5);
     assert_eq!(ends["one"], ["delivered"]);
-    rig.target.wait_for(4);
+    rig.target.wait_for(6);
     assert_eq!(rig.target.early(), 0);
     let requests = rig.target.requests();
-    let one = requests
-        .iter()
-        .find(|request| request.text("retry-id") == "one")
-        .unwrap();
-    assert_eq!(one.text("x"), "y");
+    let request = |id: &str| {
+        let mut requests = requests.iter();
+        requests.find(|request| request.text("retry-id") == id)
+    };
+    assert_eq!(request("one").unwrap().text("x"), "y");
+    // A payload that is JSON is called that, unless somebody says what it is.
+    for (id, content_type) in [
+        ("json", "application/json"),
+        ("named", "text/csv"),
+        ("one", "application/octet-stream"),
+    ] {
+        let said = request(id).unwrap().text("content-type");
+        assert_eq!(said, content_type, "{id}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
@@ -63,6 +64,20 @@ fn check_dressed(door: &Door) {
     assert_eq!(all("x-kind"), ["1"]);
     assert_eq!(all("content-type"), ["text/plain"]);
     assert!(all("cookie").is_empty(), "{dressed:?}");
+}
+
+/// A wall is said where people look: as a state, as a trouble, and on the page of what is ready.
+fn check_wall_is_told(admin: &str, subject: &str) {
+    let metrics = get(admin, "/metrics").unwrap().1;
+    let state = format!("retide_breaker_state{{target=\"{subject}\"}} ");
+    let state = metrics.lines().find_map(|line| line.strip_prefix(&state));
+    // Its probes are on their way now and then.
+    assert!(matches!(state, Some("1" | "2")), "{metrics}");
+    let trouble = format!("retide_trouble{{kind=\"target-walled\",subject=\"{subject}\"}} 1");
+    assert!(metrics.contains(&trouble), "{metrics}");
+    let (status, ready) = get(admin, "/readyz").unwrap();
+    assert_eq!(status, 200, "{ready}");
+    assert!(ready.contains("target-walled"), "{ready}");
 }
 
 #[test]
@@ -136,6 +151,7 @@ concurrency = 16
     produce(BEFORE / 4);
     door.shut.store(true, Ordering::SeqCst);
     produce(REFUSES);
+    check_wall_is_told(&admin, &format!("http://{address} (scene paid)"));
     door.shut.store(false, Ordering::SeqCst);
     producer.flush(PATIENCE).unwrap();
     let ends = rig.ends_within(made + 2, PATIENCE);
@@ -159,6 +175,12 @@ concurrency = 16
 
     check_dressed(&door);
     let metrics = get(&admin, "/metrics").unwrap().1;
+    // As often as its events say: one that is bad, and those that were refused before it was a wall.
+    let line = format!(
+        "retide_attempts_total{{scene=\"paid\",outcome=\"permanent\"}} {}",
+        dead + 1
+    );
+    assert!(metrics.contains(&line), "{line}: {metrics}");
     for reason in ["withheld", "repeated"] {
         let line = format!("retide_headers_left_out_total{{scene=\"paid\",reason=\"{reason}\"}} 1");
         assert!(metrics.contains(&line), "{metrics}");
@@ -169,4 +191,78 @@ concurrency = 16
     let story = String::from_utf8_lossy(&story.stdout).into_owned();
     let told = "without headers cookie (withheld), traceparent (repeated)";
     assert!(story.contains(told), "{story}");
+}
+
+/// A target that answers 200 at once, with a body that never ends.
+#[derive(Default)]
+struct Endless(Mutex<Vec<String>>);
+
+async fn stream(State(endless): State<Arc<Endless>>, headers: HeaderMap) -> Body {
+    let id = headers["retry-id"].to_str().unwrap().to_owned();
+    endless.0.lock().unwrap().push(id);
+    let chunks = futures_util::stream::unfold((), |()| async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        Some((Ok::<_, std::convert::Infallible>(": still here\n"), ()))
+    });
+    Body::from_stream(chunks)
+}
+
+impl Endless {
+    /// Waits until so many calls were made.
+    fn wait_for(&self, calls: usize) {
+        let start = Instant::now();
+        while self.0.lock().unwrap().len() < calls {
+            assert!(start.elapsed() < PATIENCE, "nobody called");
+            thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+}
+
+#[test]
+fn a_status_that_has_arrived_is_kept_by_those_who_leave_while_the_body_goes_on() {
+    const EACH: usize = 8;
+    let runtime = Runtime::new().unwrap();
+    let endless = Arc::<Endless>::default();
+    let router = Router::new().route("/stream", post(stream));
+    let address = rig::serve(&runtime, router.with_state(Arc::clone(&endless)));
+    let rig = Rig::new(Duration::ZERO, "");
+    let scene = format!(
+        "[scenes.stream]\n\
+         target = {{ http = {{ url = 'http://{address}/stream', timeout = '1m' }} }}\n\
+         backoff = {{ fixed = {{ delay = '1s' }} }}\n\
+         concurrency = 64\n"
+    );
+    rig.configure(&format!("{}{scene}", rig.basics()));
+    let producer = rig.producer();
+    let produce = |first: usize| {
+        for number in first..first + EACH {
+            let id = format!("s{number}");
+            let headers = [("retry-scene", "stream"), ("retry-id", &id)];
+            rig.send(&producer, &headers, b"0");
+        }
+        producer.flush(PATIENCE).unwrap();
+    };
+
+    let first = rig.run();
+    produce(0);
+    endless.wait_for(EACH);
+    let second = rig.run();
+    produce(EACH);
+    endless.wait_for(2 * EACH);
+    // They have just been answered.
+    first.terminate();
+    second.terminate();
+    assert_eq!((first.wait(), second.wait()), (Some(0), Some(0)));
+    let third = rig.run();
+    produce(2 * EACH);
+    let ends = rig.ends(3 * EACH);
+
+    assert!(ends.values().all(|end| end == &["delivered"]), "{ends:?}");
+    let mut calls = endless.0.lock().unwrap().clone();
+    let all = calls.len();
+    calls.sort_unstable();
+    calls.dedup();
+    assert_eq!(all, calls.len(), "called twice: {all} calls");
+    third.terminate();
+    assert_eq!(third.wait(), Some(0));
 }

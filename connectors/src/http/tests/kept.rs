@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::raw::{Act, Counts, Stream, ok, serve_act, serve_two};
+use super::raw::{Act, Counts, Stream, ok, serve_act, serve_at, serve_two};
 use super::transport::trusting;
 use super::*;
 
@@ -89,6 +89,28 @@ async fn a_connection_that_was_kept_without_a_request_costs_no_attempt_either() 
 
     all_succeed(&outcomes, &counts);
     assert_eq!(counts.connections(), 2);
+}
+
+#[tokio::test]
+async fn who_was_cut_off_on_a_kept_connection_and_finds_nobody_then_may_have_been_seen() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let (_, listening) = serve_at(listener, |_, request| match request {
+        0 => ok(),
+        _ => Act::Close,
+    });
+    let http = http(address, |_| ());
+    assert_eq!(attempts(&http, 1).await, [Outcome::Success]);
+
+    listening.abort();
+    let outcome = attempts(&http, 1).await.remove(0);
+    let next = attempts(&http, 1).await.remove(0);
+
+    let failure = outcome.failure().expect("nobody is there");
+    assert_eq!(&*failure.class, "unsent", "{failure}");
+    assert!(failure.message.contains("and then: "), "{failure}");
+    let failure = next.failure().expect("nobody is there");
+    assert_eq!(&*failure.class, "connect", "{failure}");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
@@ -69,16 +70,24 @@ pub(super) async fn serve_act(
 ) -> (SocketAddr, Counts) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
+    (address, serve_at(listener, act).0)
+}
+
+/// The same for who has this port, until it is told to take no further connection.
+pub(super) fn serve_at(
+    listener: TcpListener,
+    act: impl Fn(usize, usize) -> Act + Send + Sync + 'static,
+) -> (Counts, AbortHandle) {
     let counts = Counts::default();
     let (act, seen) = (Arc::new(act), counts.clone());
-    tokio::spawn(async move {
+    let listening = tokio::spawn(async move {
         while let Ok((socket, _)) = listener.accept().await {
             let connection = seen.connected();
             let (act, seen) = (Arc::clone(&act), seen.clone());
             tokio::spawn(async move { talk(socket, connection, &*act, &seen).await });
         }
     });
-    (address, counts)
+    (counts, listening.abort_handle())
 }
 
 /// Serves one connection.

@@ -9,7 +9,9 @@ use std::time::Duration;
 use super::lines::Admission;
 use super::{Action, Engine, LAST_CHANCE, Now};
 use crate::agenda::Item;
-use crate::breaker::{self, Answer, Breaker, Denied as Turned, Pass, Place, State, Switch};
+use crate::breaker::{
+    self, Answer, Breaker, Denied as Turned, Pass, Place, State, Subject, Switch,
+};
 use crate::entry::{Alert, BREAKER_CLOSED, BREAKER_OPEN, TargetHealth};
 use crate::scene::{Scene, Target};
 use crate::task::{Kind, Task};
@@ -19,8 +21,8 @@ use crate::wait::Cause;
 /// Leave of a breaker for one call.
 #[derive(Clone, Debug)]
 pub(super) struct Leave {
-    /// The target.
-    pub(super) target: Arc<str>,
+    /// Whom it is about.
+    pub(super) target: Subject,
     /// Its breaker.
     pub(super) breaker: Arc<Breaker>,
     /// What it gave.
@@ -85,7 +87,7 @@ impl Engine {
         #[cfg(feature = "planted")]
         self.bug.asks(&breaker, now.steady)?;
         let Answer { permit, switch } = breaker.ask(now.steady);
-        let target = Arc::clone(&key.target);
+        let target = key.target.clone();
         say_switch(&target, switch, actions);
         permit.map(|pass| Leave {
             target,
@@ -167,7 +169,7 @@ pub(super) const fn wall(scene: &Scene, kind: Kind) -> Option<&breaker::Key> {
 }
 
 /// What people must know of a switch that the call of a task has brought about: that a target is down, once, and that it is well again.
-pub(super) fn alert(now: Now, target: &Arc<str>, switch: Switch, task: &Task) -> Option<Alert> {
+pub(super) fn alert(now: Now, target: &Subject, switch: Switch, task: &Task) -> Option<Alert> {
     let rule = match (switch.from, switch.to) {
         (State::Closed, State::Open) => BREAKER_OPEN,
         (State::HalfOpen, State::Closed) => BREAKER_CLOSED,
@@ -186,7 +188,7 @@ pub(super) fn alert(now: Now, target: &Arc<str>, switch: Switch, task: &Task) ->
         example: Arc::clone(&task.id),
         reason: switch.why.word(),
         target: Some(TargetHealth {
-            name: Arc::clone(target),
+            name: Arc::clone(target.text()),
             failed: switch.calls.failed,
             slow: switch.calls.slow,
             since: now.wall.before(since),
@@ -196,10 +198,10 @@ pub(super) fn alert(now: Now, target: &Arc<str>, switch: Switch, task: &Task) ->
 }
 
 /// Says that a breaker has switched, if it has.
-pub(super) fn say_switch(target: &Arc<str>, switch: Option<Switch>, actions: &mut Vec<Action>) {
+pub(super) fn say_switch(target: &Subject, switch: Option<Switch>, actions: &mut Vec<Action>) {
     if let Some(switch) = switch {
         actions.push(Action::Switched {
-            target: Arc::clone(target),
+            target: target.clone(),
             switch,
         });
     }

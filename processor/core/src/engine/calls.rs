@@ -229,22 +229,28 @@ impl Engine {
         outcome: &'a Outcome,
         actions: &mut Vec<Action>,
     ) -> Cow<'a, Outcome> {
-        let Some(leave) = &call.leaves.wall else {
+        let mut is_wall = false;
+        if let Some(leave) = &call.leaves.wall {
+            let (switch, is_of_wall) = leave.breaker.heard(now.steady, leave.pass, outcome);
+            is_wall = is_of_wall;
+            say_switch(&leave.target, switch, actions);
+            let alert = switch.and_then(|switch| alert(now, &leave.target, switch, &call.task));
+            self.alerts.extend(alert);
+        }
+        let Outcome::Refused(failure) = outcome else {
             return Cow::Borrowed(outcome);
         };
-        let (switch, is_wall) = leave.breaker.heard(now.steady, leave.pass, outcome);
-        say_switch(&leave.target, switch, actions);
-        let alert = switch.and_then(|switch| alert(now, &leave.target, switch, &call.task));
-        self.alerts.extend(alert);
-        match outcome {
-            Outcome::Refused(failure) if is_wall => Cow::Owned(Outcome::Retryable(failure.clone())),
-            Outcome::Refused(_)
-            | Outcome::Success
-            | Outcome::Retryable(_)
-            | Outcome::Permanent(_)
-            | Outcome::Throttled { .. }
-            | Outcome::Timeout(_) => Cow::Borrowed(outcome),
-        }
+        #[cfg(feature = "planted")]
+        let is_wall = is_wall && self.bug != Bug::WallIgnored;
+        let outcome = if is_wall {
+            Cow::Owned(Outcome::Retryable(failure.clone()))
+        } else {
+            Cow::Borrowed(outcome)
+        };
+        actions.push(Action::Judged {
+            outcome: outcome.clone().into_owned(),
+        });
+        outcome
     }
 
     /// The call as if it had been started in this assignment, if that is the mistake.
