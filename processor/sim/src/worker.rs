@@ -1054,19 +1054,22 @@ impl Worker {
         self.under_way.len() < UNDER_WAY && self.returning == 0
     }
 
+    /// What the call is known by at the wall that has come back refused.
+    fn refused(&mut self, input: &Input) -> Option<Arc<str>> {
+        let Input::Attempted { ticket, outcome } = input else {
+            return None;
+        };
+        let wall = self.walls.remove(ticket);
+        wall.filter(|_| matches!(outcome, Outcome::Refused(_)))
+    }
+
     /// Tells the engine what happened and does what it says.
     fn step(&mut self, input: Input, env: &mut Env) {
         let now = Now {
             wall: env.wall_of(self.process),
             steady: std::time::Duration::from_micros(env.now),
         };
-        let refused = match &input {
-            Input::Attempted { ticket, outcome } => {
-                let wall = self.walls.remove(ticket);
-                wall.filter(|_| matches!(outcome, Outcome::Refused(_)))
-            }
-            _ => None,
-        };
+        let refused = self.refused(&input);
         let read = env.judge.turns.read(&input);
         if let Input::Leave { shard } | Input::Revoke { shard } = input {
             env.judge.turns.let_go(self.id, shard);
