@@ -389,6 +389,10 @@ impl Plan {
             ..RULE
         };
         for scene in &mut self.scenes {
+            if SHARING.contains(&&*scene.name) {
+                // Nothing holds them but what they share.
+                continue;
+            }
             let Walls { work, callback } = &mut scene.walls;
             for key in [work, callback].into_iter().flatten() {
                 key.rule = rule;
