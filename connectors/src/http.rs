@@ -33,7 +33,7 @@ use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use http::Uri;
-use retide_core::{Outcome, Task};
+use retide_core::{Failure, Outcome, Task};
 use tokio::time::Instant;
 
 use crate::{Attempt, LeftOut, Outbound, Target};
@@ -82,7 +82,7 @@ impl Http {
                 source: source.into(),
             }
         })?;
-        let requests = Requests::try_new(&config, uri.clone())?;
+        let requests = Requests::try_new(&config, uri.clone(), &outbound.secrets)?;
         config.check_statuses()?;
         config.check_spans()?;
         config.check_max_retry_after()?;
@@ -96,6 +96,32 @@ impl Http {
             config,
             error_bodies: outbound.egress.error_bodies,
         })
+    }
+
+    /// All that keeps a target from being used as it is configured.
+    pub(crate) fn problems(config: &Config, outbound: &Outbound) -> Vec<Error> {
+        let url = config.parse_url();
+        let tls = url
+            .as_ref()
+            .ok()
+            .map(|url| config.parse_tls(url, &outbound.tls));
+        let errors = [
+            tls.and_then(Result::err),
+            url.err(),
+            config.parse_headers().err(),
+            config.parse_content_type().err(),
+            config.check_statuses().err(),
+            config.check_spans().err(),
+            config.check_max_retry_after().err(),
+        ];
+        let errors: Vec<Error> = errors.into_iter().flatten().collect();
+        if errors.is_empty() {
+            return Self::within(config.clone(), outbound)
+                .err()
+                .into_iter()
+                .collect();
+        }
+        errors
     }
 
     /// A target that finds the headers too large is asked once more, without the record's: it has not looked at the task.
@@ -160,6 +186,11 @@ impl Http {
 #[async_trait]
 impl Target for Http {
     async fn attempt(&self, task: Arc<Task>) -> Attempt {
+        if let Some(name) = self.requests.missing() {
+            // Its scene is not in force until there is a value: this is a matter of moments.
+            let message = format!("the secret of header {name} cannot be read");
+            return Outcome::Retryable(Failure::new("secret", &message)).into();
+        }
         let attempt = self.ask(&task).await;
         if self.error_bodies {
             return attempt;

@@ -5,6 +5,7 @@
 //! | [`egress`] | which addresses are dialled |
 //! | [`http`] | a request per attempt; the model for further connectors |
 //! | [`tls`] | how TLS is spoken |
+//! | [`secret`] | what stands elsewhere than in a scene |
 //! | [`kafka`] | a record per attempt, produced by the ledger itself |
 //!
 //! Each connector has a `Config` that a scene names, a dispatch that makes the attempt, and a classify that turns the answer into an
@@ -15,6 +16,7 @@ pub mod http;
 pub mod kafka;
 pub mod left_out;
 mod outbound;
+pub mod secret;
 pub mod tls;
 
 use std::borrow::Cow;
@@ -139,6 +141,30 @@ impl TargetConfig {
         match self {
             Self::Http(config) => config.authority(),
             Self::Kafka(_) => None,
+        }
+    }
+
+    /// The headers whose values stand elsewhere, and the keys that lead to them.
+    pub fn references(&self) -> Vec<(&str, &secret::Reference)> {
+        match self {
+            Self::Http(config) => config.references().collect(),
+            Self::Kafka(_) => Vec::new(),
+        }
+    }
+
+    /// All that keeps the target from being used as it is configured, as far as it can be told apart.
+    pub fn problems(&self, outbound: &Outbound) -> Vec<Error> {
+        match self {
+            Self::Http(config) => {
+                let errors = http::Http::problems(config, outbound).into_iter();
+                errors.map(Error::Http).collect()
+            }
+            Self::Kafka(config) => config
+                .validate()
+                .err()
+                .map(Error::Kafka)
+                .into_iter()
+                .collect(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::secret::Secrets;
 use crate::{egress, tls};
 
 /// The rules of a process for connections to targets, shared by all of them.
@@ -11,4 +12,6 @@ pub struct Outbound {
     pub egress: Arc<egress::Config>,
     /// How TLS is spoken.
     pub tls: Arc<tls::Profiles>,
+    /// What stands elsewhere than in a scene.
+    pub secrets: Arc<Secrets>,
 }

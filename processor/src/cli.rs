@@ -3,6 +3,7 @@
 //! | module | command |
 //! |---|---|
 //! | `bench` | `retide bench` |
+//! | `config` | `retide config` |
 //! | `demo` | `retide demo` |
 //! | `doctor` | `retide doctor` |
 //! | `explain` | `retide explain` |
@@ -17,6 +18,7 @@
 //! Data goes to stdout, talk to stderr.
 
 mod bench;
+mod config;
 mod demo;
 mod doctor;
 mod explain;
@@ -34,11 +36,11 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::config::{Config, Overrides};
+use crate::config::{Config, Overrides, Source, source};
 use crate::leave::leave;
 use crate::log::{Format, Log, Speaker};
 
-use self::output::{Exit, Failed, Output, put};
+use self::output::{Exit, Failed, Output, put, say};
 
 /// retide retries failed tasks, and Kafka is its only store.
 #[derive(Debug, Parser)]
@@ -102,6 +104,9 @@ enum Command {
     /// Show and change the rules on the scenes topic; workers follow at once
     #[command(subcommand)]
     Scenes(scenes::Command),
+    /// Show the configuration in force
+    #[command(subcommand)]
+    Config(config::Command),
     /// Measure retide on a cluster, beside a raw baseline in the same run
     #[command(subcommand)]
     Bench(bench::Command),
@@ -173,20 +178,42 @@ fn dispatch(Cli { global, command }: Cli, log: &Log) -> Result<(), Failed> {
         Command::BenchTarget(options) => bench::target(&options),
         Command::Explain(options) => explain::explain(&load(&global)?, options, global.output),
         Command::Bench(command) => bench::bench(load(&global)?, &command, global.output),
+        Command::Config(command) => {
+            let (config, source) = load_from(&global)?;
+            config::config(
+                (&config, &source),
+                &overrides(&global),
+                &command,
+                global.output,
+            )
+        }
         Command::Scenes(command) => scenes::scenes(&load(&global)?, command, global.output),
     }
 }
 
 /// The configuration.
 fn load(global: &Global) -> Result<Config, Failed> {
-    let overrides = Overrides {
+    load_from(global).map(|(config, _)| config)
+}
+
+/// What the command line says over file and variables.
+fn overrides(global: &Global) -> Overrides {
+    Overrides {
         bootstrap: global.bootstrap.clone(),
         prefix: global.prefix.clone(),
-    };
+    }
+}
+
+/// The configuration, and where it was read.
+fn load_from(global: &Global) -> Result<(Config, Source), Failed> {
     // A variable whose name or value is not Unicode is none of ours, or would be refused anyway.
-    let variables = env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    Config::load(global.config.as_deref(), variables, overrides)
+    let variables: Vec<(String, String)> = env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    for line in source::misnamed(variables.iter().map(|(name, _)| name.as_str())) {
+        say(&format!("warning: {line}"));
+    }
+    Config::load_from(global.config.as_deref(), variables, &overrides(global))
         .map_err(|error| Failed::new(Exit::Usage, &error))
 }
 
@@ -206,6 +233,7 @@ fn log(command: &Command) -> Log {
         | Command::BenchTarget(_)
         | Command::Submit(_)
         | Command::Explain(_)
+        | Command::Config(_)
         | Command::Scenes(_)
         | Command::Completions { .. } => "warn",
     };

@@ -8,17 +8,24 @@
 //! | [`breaker`] | when its target is left alone |
 //! | [`concurrency`] | how many of its calls are in flight |
 //! | [`identity`] | what a process and its members are called |
-//! | `number` | numbers among the properties of Kafka's client |
+//! | `secrets` | what must not be shown |
+//! | [`keys`] | each key with its default, what is in force, and from where |
+//! | `number`, `property` | the properties of Kafka's client, and numbers among them |
+//! | `former` | scenes as older versions wrote them |
 //! | `text` | durations, sizes and addresses |
 //!
 //! Invariant: a [`Config`] that exists is valid but for what only a broker or a target can tell.
 
 pub mod breaker;
 pub mod concurrency;
+mod former;
 pub mod identity;
+pub mod keys;
 mod number;
+mod property;
 pub mod scene;
 pub mod schemas;
+pub(crate) mod secrets;
 pub mod source;
 mod text;
 
@@ -36,7 +43,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use retide_avro::{Format, Intake};
-use retide_connectors::{Outbound, egress, tls};
+use retide_connectors::{Outbound, egress, secret, tls};
 use retide_core::Ladder;
 use retide_core::engine::UNKNOWN_SCENE_HOLD;
 
@@ -49,7 +56,7 @@ pub use self::source::Error;
 
 pub(crate) use self::text::{human, rfc3339};
 
-use self::source::Source;
+pub use self::source::Source;
 
 /// The file that is read when none is named, if it is there.
 pub const FILE: &str = "retide.toml";
@@ -111,6 +118,8 @@ pub struct Config {
     pub tls: BTreeMap<String, tls::Config>,
     /// The schemas of other writers.
     pub schemas: Schemas,
+    /// What scenes may name as secrets.
+    pub secrets: secret::Config,
     /// The scenes, by name; those on the scenes topic go before them.
     pub scenes: BTreeMap<String, Scene>,
     /// What the command line said of cluster and topics.
@@ -204,7 +213,7 @@ pub struct Processor {
     #[serde(deserialize_with = "text::positive")]
     pub commit_interval: Duration,
     /// Bytes of tasks, and of what is known of keys, held in memory, of the whole process.
-    #[serde(deserialize_with = "text::size")]
+    #[serde(deserialize_with = "text::memory")]
     pub memory_limit: u64,
     /// How long calls in flight are waited for when a shard is given away.
     #[serde(deserialize_with = "text::positive")]
@@ -272,8 +281,17 @@ impl Config {
     pub fn load(
         file: Option<&Path>,
         variables: impl IntoIterator<Item = (String, String)>,
-        overrides: Overrides,
+        overrides: &Overrides,
     ) -> Result<Self, Error> {
+        Self::load_from(file, variables, overrides).map(|(config, _)| config)
+    }
+
+    /// The same, with where it was read.
+    pub fn load_from(
+        file: Option<&Path>,
+        variables: impl IntoIterator<Item = (String, String)>,
+        overrides: &Overrides,
+    ) -> Result<(Self, Source), Error> {
         let source = match file {
             Some(file) => Source::file(file)?,
             None if Path::new(FILE).exists() => Source::file(Path::new(FILE))?,
@@ -288,7 +306,7 @@ impl Config {
             config.processor.instance_id = Some(instance_id);
         }
         config.invocation.config = file.map(Path::to_owned);
-        Ok(config)
+        Ok((config, source))
     }
 
     /// What connections to targets go by.
@@ -296,6 +314,7 @@ impl Config {
         Outbound {
             egress: Arc::new(self.egress.clone()),
             tls: Arc::new(tls::Profiles::new(&self.tls)),
+            secrets: Arc::new(secret::Secrets::new(self.secrets.clone())),
         }
     }
 
@@ -309,20 +328,49 @@ impl Config {
         })
     }
 
-    /// Refuses rules for connections by which none could be made.
-    fn check_outbound(&self, source: &Source) -> Result<(), Error> {
+    /// Rules for connections by which none could be made.
+    fn check_outbound(&self, source: &Source) -> Vec<Error> {
         let at = |path: &[&str], message: &str| {
             source.error(path.iter().map(|&key| key.to_owned()).collect(), message)
         };
-        self.egress
-            .check()
-            .map_err(|message| at(&["egress", "only"], message))?;
-        for (name, profile) in &self.tls {
-            profile
-                .check()
-                .map_err(|error| at(&["tls", name, error.key], error.message))?;
+        let mut wrong = Vec::new();
+        if let Err(message) = self.egress.check() {
+            wrong.push(at(&["egress", "only"], message));
         }
-        Ok(())
+        for (name, profile) in &self.tls {
+            if let Err(error) = profile.check() {
+                wrong.push(at(&["tls", name, error.key], error.message));
+            }
+        }
+        wrong
+    }
+
+    /// Everything that is wrong with it, beyond single values.
+    fn problems(&self, source: &Source) -> Vec<Error> {
+        let mut wrong = source.literals();
+        wrong.extend(check_scenes(source, &self.scenes));
+        wrong.extend(self.kafka.check(source));
+        wrong.extend(self.check_outbound(source));
+        wrong.extend(self.clone().know_schemas(source).err());
+        wrong.extend(check_profiles(source, &self.scenes, &self.tls));
+        wrong.extend(check_deliveries(source, &self.scenes, &self.topics.prefix));
+        wrong
+    }
+
+    /// Puts in force what the command line says.
+    fn overrule(&mut self, overrides: &Overrides) {
+        self.invocation.bootstrap.clone_from(&overrides.bootstrap);
+        self.invocation.prefix.clone_from(&overrides.prefix);
+        if let Some(bootstrap) = &overrides.bootstrap {
+            let key = "bootstrap.servers";
+            for properties in [&mut self.kafka.consumer, &mut self.kafka.producer] {
+                properties.remove(key);
+            }
+            self.kafka.set(key, bootstrap);
+        }
+        if let Some(prefix) = &overrides.prefix {
+            self.topics.prefix.clone_from(prefix);
+        }
     }
 
     /// Reads the schemas that are configured.
@@ -353,40 +401,14 @@ impl Config {
     }
 
     /// Gives what was read its meaning.
-    fn from_source(source: &Source, overrides: Overrides) -> Result<Self, Error> {
-        let mut config: Self = source.read()?;
-        check_scenes(source, &config.scenes)?;
-        config.kafka.check(source)?;
-        config.check_outbound(source)?;
-        check_profiles(source, &config.scenes, &config.tls)?;
+    fn from_source(source: &Source, overrides: &Overrides) -> Result<Self, Error> {
+        let mut config = source.read::<Self>().checked(|config| {
+            let mut config = config.clone();
+            config.overrule(overrides);
+            config.problems(source)
+        })?;
+        config.overrule(overrides);
         config.know_schemas(source)?;
-        config.invocation.bootstrap.clone_from(&overrides.bootstrap);
-        config.invocation.prefix.clone_from(&overrides.prefix);
-        if let Some(bootstrap) = overrides.bootstrap {
-            let key = "bootstrap.servers";
-            for properties in [&mut config.kafka.consumer, &mut config.kafka.producer] {
-                properties.remove(key);
-            }
-            config.kafka.set(key, &bootstrap);
-        }
-        if let Some(prefix) = overrides.prefix {
-            config.topics.prefix = prefix;
-        }
-        check_deliveries(source, &config.scenes, &config.topics.prefix)?;
-        for (section, client) in [
-            (None, config.kafka.client()),
-            (Some("consumer"), config.kafka.consumer()),
-            (Some("producer"), config.kafka.producer()),
-        ] {
-            let Err(KafkaError::ClientConfig(_, message, property, _)) =
-                client.create_native_config()
-            else {
-                continue;
-            };
-            let path = ["kafka"].into_iter().chain(section).chain([&*property]);
-            let path = path.map(str::to_owned).collect();
-            return Err(source.error(path, &redacted(&message, client.get(&property))));
-        }
         Ok(config)
     }
 }
@@ -394,18 +416,21 @@ impl Config {
 /// Reads the scenes of a file, where retide's topics have this prefix; whatever else stands in it has to be valid, too, but does not count.
 pub fn scenes(file: &str, text: String, prefix: &str) -> Result<BTreeMap<String, Scene>, Error> {
     let source = Source::text(file, text)?;
-    let Config { scenes, .. } = source.read()?;
-    check_scenes(&source, &scenes)?;
-    check_deliveries(&source, &scenes, prefix)?;
-    Ok(scenes)
+    let config = source.read::<Config>().checked(|config| {
+        let mut wrong = source.literals();
+        wrong.extend(check_scenes(&source, &config.scenes));
+        wrong.extend(check_deliveries(&source, &config.scenes, prefix));
+        wrong
+    })?;
+    Ok(config.scenes)
 }
 
-/// Reads the rules of one scene, as they stand on the scenes topic.
+/// Reads the rules of one scene, as they stand on the scenes topic, whichever version wrote them.
 pub fn rules(name: &str, text: String) -> Result<Scene, Error> {
-    let source = Source::text(name, text)?;
-    let scene: Scene = source.read()?;
-    check_scene(&source, name, &scene, &[])?;
-    Ok(scene)
+    let source = Source::text(name, former::mended(text))?;
+    source
+        .read::<Scene>()
+        .checked(|scene| check_scene(&source, name, scene, &[]))
 }
 
 /// What the names of topics may begin with.
@@ -414,45 +439,37 @@ pub(crate) fn prefix(text: &str) -> Option<String> {
     text::is_name(text, 200).then(|| text.to_owned())
 }
 
-/// Refuses scenes that could not be scheduled or have no usable target.
-fn check_scenes(source: &Source, scenes: &BTreeMap<String, Scene>) -> Result<(), Error> {
-    for (name, scene) in scenes {
-        check_scene(source, name, scene, &["scenes", name])?;
-    }
-    Ok(())
+/// What is wrong with scenes that could not be scheduled or have no usable target.
+fn check_scenes(source: &Source, scenes: &BTreeMap<String, Scene>) -> Vec<Error> {
+    let wrong = scenes
+        .iter()
+        .map(|(name, scene)| check_scene(source, name, scene, &["scenes", name]));
+    wrong.flatten().collect()
 }
 
-/// Refuses scenes that deliver to a topic of retide's own: a task would go round for ever, or spoil what others read.
-fn check_deliveries(
-    source: &Source,
-    scenes: &BTreeMap<String, Scene>,
-    prefix: &str,
-) -> Result<(), Error> {
-    for (name, scene) in scenes {
-        if let Some((keys, topic)) = scene.own_topic(prefix) {
-            let keys = keys.iter().map(|&key| key.to_owned());
-            let path = ["scenes".to_owned(), name.clone()]
-                .into_iter()
-                .chain(keys)
-                .collect();
-            let message = format!(
-                "{topic} is retide's own: expected a topic that others read, and retide does not"
-            );
-            return Err(source.error(path, &message));
-        }
-    }
-    Ok(())
+/// What is wrong with scenes that deliver to a topic of retide's own: a task would go round for ever, or spoil what others read.
+fn check_deliveries(source: &Source, scenes: &BTreeMap<String, Scene>, prefix: &str) -> Vec<Error> {
+    let own = scenes.iter().filter_map(|(name, scene)| {
+        let (keys, topic) = scene.own_topic(prefix)?;
+        let path = ["scenes", name].into_iter().chain(keys.iter().copied());
+        let message = format!(
+            "{topic} is retide's own: expected a topic that others read, and retide does not"
+        );
+        Some(source.error(path.map(str::to_owned).collect(), &message))
+    });
+    own.collect()
 }
 
-/// Refuses a scene that could not be scheduled or has no usable target; it stands where `path` leads.
-fn check_scene(source: &Source, name: &str, scene: &Scene, path: &[&str]) -> Result<(), Error> {
+/// What is wrong with a scene that could not be scheduled or has no usable target; it stands where `path` leads.
+fn check_scene(source: &Source, name: &str, scene: &Scene, path: &[&str]) -> Vec<Error> {
     let below = |keys: &[String]| -> Vec<String> {
         let path = path.iter().map(|&key| key.to_owned());
         path.chain(keys.iter().cloned()).collect()
     };
-    if let Err(error) = scene.rules(name) {
-        return Err(source.error(below(&error.path), &error.message));
-    }
+    let wrong = scene.problems(name).into_iter();
+    let mut wrong: Vec<Error> = wrong
+        .map(|error| source.error(below(&error.path), &error.message))
+        .collect();
     let callback = scene.callback.as_ref().map(|callback| &callback.target);
     for (keys, target) in [
         (&["target"][..], Some(&scene.target)),
@@ -460,22 +477,26 @@ fn check_scene(source: &Source, name: &str, scene: &Scene, path: &[&str]) -> Res
     ] {
         // Which profiles there are is known to the process that makes attempts.
         let outbound = Outbound::default();
-        let Some(Err(error)) = target.map(|target| target.connect(&outbound)) else {
-            continue;
-        };
-        let keys = keys.iter().map(|&key| key.to_owned());
-        let keys: Vec<String> = keys.chain(error.path()).collect();
-        return Err(source.error(below(&keys), &with_causes(&error)));
+        for error in target
+            .map(|target| target.problems(&outbound))
+            .into_iter()
+            .flatten()
+        {
+            let keys = keys.iter().map(|&key| key.to_owned());
+            let keys: Vec<String> = keys.chain(error.path()).collect();
+            wrong.push(source.error(below(&keys), &with_causes(&error)));
+        }
     }
-    Ok(())
+    wrong
 }
 
-/// Refuses scenes whose profile of TLS is none of `profiles`.
+/// What is wrong with scenes whose profile of TLS is none of `profiles`.
 fn check_profiles(
     source: &Source,
     scenes: &BTreeMap<String, Scene>,
     profiles: &BTreeMap<String, tls::Config>,
-) -> Result<(), Error> {
+) -> Vec<Error> {
+    let mut wrong = Vec::new();
     for (name, scene) in scenes {
         for (keys, profile) in scene.profiles() {
             if profiles.contains_key(profile) {
@@ -484,10 +505,10 @@ fn check_profiles(
             let path = ["scenes", name].into_iter().chain(keys);
             let path = path.map(str::to_owned).collect();
             let message = unknown_profile(profile, profiles.keys());
-            return Err(source.error(path, &message));
+            wrong.push(source.error(path, &message));
         }
     }
-    Ok(())
+    wrong
 }
 
 /// What is wrong with the name of a profile, and which one was probably meant.
@@ -543,22 +564,46 @@ impl Kafka {
         self.with(&[], &self.producer)
     }
 
-    /// Refuses a number that the client would read as another one.
-    fn check(&self, source: &Source) -> Result<(), Error> {
+    /// What is wrong with the properties: those that are retide's, that there are not, that the client would read as another value, or
+    /// that it would refuse.
+    fn check(&self, source: &Source) -> Vec<Error> {
+        let mut wrong = Vec::new();
+        let path = |section: Option<&str>, property: &str| -> Vec<String> {
+            let path = ["kafka"].into_iter().chain(section).chain([property]);
+            path.map(str::to_owned).collect()
+        };
         for (section, properties) in [
             (None, &self.common),
             (Some("consumer"), &self.consumer),
             (Some("producer"), &self.producer),
         ] {
             for (property, value) in properties {
-                if let Some(message) = number::refusal(property, value) {
-                    let path = ["kafka"].into_iter().chain(section).chain([&**property]);
-                    let path = path.map(str::to_owned).collect();
-                    return Err(source.error(path, &message));
+                let reserved = RESERVED.iter().find(|(reserved, _)| reserved == property);
+                let message = match reserved {
+                    Some((_, instead)) => Some(format!("`{property}` is set by retide: {instead}")),
+                    None => number::refusal(property, value).or_else(|| invalid(property, value)),
+                };
+                if let Some(message) = message {
+                    wrong.push(source.error(path(section, property), &message));
                 }
             }
         }
-        Ok(())
+        let is_plain = [&self.common, &self.consumer, &self.producer]
+            .into_iter()
+            .all(|properties| properties.keys().all(|key| key == "bootstrap.servers"));
+        if !wrong.is_empty() || is_plain {
+            return wrong;
+        }
+        let refused = property::refused(&self.consumer(), &self.producer());
+        let refused = refused.map(|(message, property)| {
+            let section = [("consumer", &self.consumer), ("producer", &self.producer)]
+                .into_iter()
+                .find(|(_, properties)| properties.contains_key(&property));
+            let path = path(section.map(|(section, _)| section), &property);
+            source.error(path, &message)
+        });
+        wrong.extend(refused);
+        wrong
     }
 
     /// Sets a property of every client.
@@ -582,6 +627,26 @@ impl Kafka {
             written.insert(key.to_owned(), Value::Table(table(properties)));
         }
         written
+    }
+
+    /// The properties that were named, those of consumers and producers with the section before them.
+    pub(super) fn properties(&self) -> Vec<(String, String)> {
+        let of = |section: &str, properties: &BTreeMap<String, String>| -> Vec<_> {
+            let properties = properties.iter();
+            properties
+                .map(|(key, value)| (format!("{section}{key}"), value.clone()))
+                .collect()
+        };
+        let mut all = of("", &self.common);
+        all.extend(of("consumer.", &self.consumer));
+        all.extend(of("producer.", &self.producer));
+        all.retain(|(key, _)| key != "bootstrap.servers");
+        all.extend(
+            self.instance_id
+                .iter()
+                .map(|id| (INSTANCE_ID.to_owned(), id.clone())),
+        );
+        all
     }
 
     /// The addresses at which Kafka is looked for.
@@ -644,6 +709,19 @@ impl fmt::Debug for Kafka {
     }
 }
 
+/// Why the client takes no such property.
+fn invalid(property: &str, value: &str) -> Option<String> {
+    let mut config = ClientConfig::new();
+    config.set(property, value);
+    match config.create_native_config() {
+        Err(KafkaError::ClientConfig(_, message, ..)) if message.starts_with("No such") => {
+            Some(property::unknown(property))
+        }
+        Err(KafkaError::ClientConfig(_, message, ..)) => Some(redacted(&message, Some(value))),
+        Ok(_) | Err(_) => None,
+    }
+}
+
 /// Collects properties; a key with dots that stands unquoted is a table in a table.
 fn properties(
     key: &str,
@@ -672,9 +750,6 @@ fn properties(
             ));
         }
     };
-    if let Some((_, instead)) = RESERVED.iter().find(|(reserved, _)| *reserved == key) {
-        return Err(format!("`{key}` is set by retide: {instead}"));
-    }
     properties_of.insert(key.to_owned(), text);
     Ok(())
 }
@@ -768,7 +843,7 @@ mod tests {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let source = Source::text("retide.toml", text.to_owned())?.overlay(variables)?;
-        Config::from_source(&source, Overrides::default())
+        Config::from_source(&source, &Overrides::default())
     }
 
     fn refusal(text: &str, variables: &[(&str, &str)]) -> String {
@@ -924,7 +999,7 @@ mod tests {
             ),
             (
                 "[processor]\ncommit_interval = 5".to_owned(),
-                "retide.toml:2:1: processor.commit_interval: invalid type: integer `5`, expected a duration of more than nothing, such as \"100ms\"",
+                "retide.toml:2:1: processor.commit_interval: invalid type: integer `5`, expected a duration with its unit, such as \"5s\" or \"24h\"",
             ),
             (
                 with("backoff = { exponential = { first = '1s', factor = 0.5, max = '1h' } }"),
@@ -952,7 +1027,7 @@ mod tests {
             ),
             (
                 "[kafka]\ngroup.id = 'x'".to_owned(),
-                "retide.toml:1:2: kafka: `group.id` is set by retide: set `group` in [processor]",
+                "retide.toml:2:7: kafka.group.id: `group.id` is set by retide: set `group` in [processor]",
             ),
             (
                 "[topics]\ntiers = ['5s']".to_owned(),
@@ -975,7 +1050,7 @@ mod tests {
             ),
             (
                 with("backoff = { fixed = { delay = '-1s' } }"),
-                "retide.toml:3:23: scenes.a.backoff.fixed.delay: invalid value: string \"-1s\", expected a duration such as \"5s\" or \"24h\"",
+                "retide.toml:3:23: scenes.a.backoff.fixed.delay: `-1s` is no duration such as `5s`, `1h 30m` or `24h` (units are `ms`, `s`, `m`, `h` and `d`)",
             ),
             (
                 with("backoff = { levels = { delays = ['1s', '2000d'] } }"),
@@ -987,7 +1062,7 @@ mod tests {
             ),
             (
                 with("backoff = { exponential = { first = '0s', max = '1h' } }"),
-                "retide.toml:3:29: scenes.a.backoff.exponential.first: expected a duration of more than nothing",
+                "retide.toml:3:29: scenes.a.backoff.exponential.first: expected a wait of at least 1ms",
             ),
             (
                 with("backoff = { exponential = { first = '1s', factor = nan, max = '1h' } }"),
@@ -1253,6 +1328,288 @@ mod tests {
             refusal(text, &[]),
             "retide.toml:3:21: scenes.a.rate.of: a limit of the host goes with a target that is called, such as `http`"
         );
+    }
+
+    #[test]
+    fn durations_have_our_units_everywhere() {
+        let scene = "[scenes.a]\ntarget = { http = { url = 'http://h/' } }\n";
+
+        for (text, expected) in [
+            (
+                format!("{scene}deadline = '30M'"),
+                "retide.toml:3:1: scenes.a.deadline: `30M` is no duration; did you mean `30m`?",
+            ),
+            (
+                format!("{scene}backoff = {{ levels = {{ delays = ['5s', '30 min'] }} }}"),
+                "retide.toml:3:40: scenes.a.backoff.levels.delays[1]: `30 min` is no duration; did you mean `30m`?",
+            ),
+            (
+                format!("{scene}rate = {{ limit = 1, per = 'PT5M' }}"),
+                "retide.toml:3:21: scenes.a.rate.per: `PT5M` is no duration; did you mean `5m`?",
+            ),
+            (
+                "[scenes.a.target.http]\nurl = 'http://h/'\ntimeout = '5M'".to_owned(),
+                "retide.toml:3:1: scenes.a.target.http.timeout: `5M` is no duration; did you mean `5m`?",
+            ),
+            (
+                "[processor]\nunknown_scene_hold = '1w'".to_owned(),
+                "retide.toml:2:1: processor.unknown_scene_hold: `1w` is no duration; did you mean `7d`?",
+            ),
+            (
+                "[processor]\ndrain_deadline = '10'".to_owned(),
+                "retide.toml:2:1: processor.drain_deadline: `10` has no unit",
+            ),
+            (
+                format!("{scene}backoff = {{ fixed = {{ delay = '0s' }} }}"),
+                "retide.toml:3:23: scenes.a.backoff.fixed.delay: expected a wait of at least 1ms",
+            ),
+        ] {
+            let message = refusal(&text, &[]);
+            assert!(message.starts_with(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_runs_would_refuse_of_the_clients_properties_is_refused_at_once() {
+        for (text, expected) in [
+            (
+                "[kafka]\nclient.id = 'x'\nacks = 1",
+                "retide.toml:3:1: kafka.acks: `acks` must be set to `all`",
+            ),
+            (
+                "[kafka.producer]\nretries = 0",
+                "retide.toml:2:1: kafka.producer.retries: ",
+            ),
+            (
+                "[kafka]\n\nbootstrap.server = 'h:1'",
+                "retide.toml:3:11: kafka.bootstrap.server: `bootstrap.server` is no property of the Kafka client; did you mean `bootstrap.servers`?",
+            ),
+            (
+                "[kafka]\nbootstrap_servers = 'h:1'",
+                "retide.toml:2:1: kafka.bootstrap_servers: `bootstrap_servers` is no property of the Kafka client; did you mean `bootstrap.servers`?",
+            ),
+            (
+                "[kafka]\n[kafka.consumer]\n'group.id' = 'x'",
+                "retide.toml:3:1: kafka.consumer.group.id: `group.id` is set by retide: set `group` in [processor]",
+            ),
+            (
+                "[processor]\nmemory_limit = '1MiB'",
+                "retide.toml:2:1: processor.memory_limit: expected at least 16MiB, found 1MiB",
+            ),
+        ] {
+            let message = refusal(text, &[]);
+            assert!(message.starts_with(expected), "{message}");
+        }
+        assert!(read("[kafka]\nacks = 'all'\nlinger.ms = 3", &[]).is_ok());
+    }
+
+    #[test]
+    fn what_somebody_meant_to_be_replaced_is_refused_with_the_way_that_works() {
+        let header = |value: &str| {
+            format!(
+                "[scenes.pay.target.http]\nurl = 'http://h/'\nheaders = {{ authorization = '{value}' }}"
+            )
+        };
+
+        let message = refusal(&header("Bearer ${TOKEN}"), &[]);
+        assert!(
+            message.starts_with("retide.toml:3:13: scenes.pay.target.http.headers.authorization: `${TOKEN}` is not replaced"),
+            "{message}"
+        );
+        assert!(
+            message.contains("`authorization = { env = \"TOKEN\", prefix = \"Bearer \" }`"),
+            "{message}"
+        );
+        for value in ["$TOKEN", "$(TOKEN)", "{{ token }}", "Bearer <masked>"] {
+            read(&header(value), &[]).unwrap_err();
+        }
+        for value in ["pa$word", "Bearer abc$", "50$", "a${"] {
+            assert_eq!(read(&header(value), &[]).is_ok(), value != "a${", "{value}");
+        }
+        let url = refusal(
+            "[scenes.Pay]\ntarget = { http = { url = 'http://${HOST}/' } }",
+            &[],
+        );
+        assert!(
+            url.contains("RETIDE__SCENES__Pay__TARGET__HTTP__URL"),
+            "{url}"
+        );
+        let password = refusal("[kafka]\nsasl.password = '${PASSWORD}'", &[]);
+        assert!(
+            password.contains("RETIDE__KAFKA__SASL_PASSWORD_FILE"),
+            "{password}"
+        );
+        assert!(read("[processor]\ninstance_id = '${HOSTNAME}'", &[]).is_ok());
+        assert!(read("", &[("RETIDE__KAFKA__SASL_PASSWORD", "a${b}")]).is_ok());
+        let file = refusal(
+            "[scenes.a]\ntarget = { http = { url = 'http://h/', headers = { authorization_FILE = '/run/tok' } } }",
+            &[],
+        );
+        assert!(
+            file.contains("did you mean `authorization = { file = \"…\" }`?"),
+            "{file}"
+        );
+    }
+
+    #[test]
+    fn variables_keep_the_names_of_scenes_and_are_text_where_text_is_wanted() {
+        let text = "[scenes.OrderPaid]\ntarget = { http = { url = 'http://h/', headers = { X-Api-Version = '1' } } }\n";
+        for name in ["OrderPaid", "ORDERPAID", "orderpaid"] {
+            let config = read(
+                text,
+                &[(&format!("RETIDE__SCENES__{name}__MAX_ATTEMPTS"), "3")],
+            )
+            .unwrap();
+            assert_eq!(config.scenes["OrderPaid"].max_attempts.get(), 3);
+            assert_eq!(config.scenes.len(), 1);
+        }
+        let config = read(
+            text,
+            &[
+                ("RETIDE__PROCESSOR__GROUP", "2024"),
+                ("RETIDE__TOPICS__PREFIX", "007"),
+                (
+                    "RETIDE__SCENES__OrderPaid__TARGET__HTTP__HEADERS__X_API_VERSION",
+                    "2",
+                ),
+                (
+                    "RETIDE__SCENES__OrderPaid__TARGET__HTTP__HEADERS__X_ON",
+                    "true",
+                ),
+            ],
+        )
+        .unwrap();
+        assert_eq!(
+            (&*config.processor.group, &*config.topics.prefix),
+            ("2024", "007")
+        );
+        let written = toml::to_string(&config.scenes["OrderPaid"]).unwrap();
+        assert!(
+            written.contains("X-Api-Version = \"2\"") && written.contains("x-on = \"true\""),
+            "{written}"
+        );
+
+        let missing = refusal("", &[("RETIDE__SCENES__Pay__MAX_ATTEMPTS", "3")]);
+        assert_eq!(
+            missing,
+            "RETIDE__SCENES__Pay__MAX_ATTEMPTS: scenes.Pay: missing key `target`"
+        );
+        let both = "[scenes.Pay]\ntarget.kafka.topic = 'x'\n[scenes.PAY]\ntarget.kafka.topic = 'x'";
+        let unclear = refusal(both, &[("RETIDE__SCENES__pay__WEIGHT", "3")]);
+        assert!(
+            unclear.starts_with("RETIDE__SCENES__pay__WEIGHT: `pay` may be `PAY` or `Pay`"),
+            "{unclear}"
+        );
+        let once = source::misnamed(
+            [
+                "RETIDE_KAFKA_BOOTSTRAP_SERVERS",
+                "RETIDE_SERVICE_HOST",
+                "RETIDE_LOG",
+            ]
+            .into_iter(),
+        );
+        assert_eq!(once.len(), 1);
+        assert!(
+            once[0].contains("did you mean RETIDE__KAFKA__BOOTSTRAP_SERVERS?"),
+            "{once:?}"
+        );
+    }
+
+    #[test]
+    fn every_mistake_is_told() {
+        let text = "[scenes.a]\r\ntarget = { http = { url = 'http://h/', tmeout = '1s', timeout = '5M' } }\r\nmax_attempts = 0\r\ndeadline = '0s'\r\nweight = 0\r\n[scenes.b]\r\nwieght = 2\r\n[processor]\r\nworkers = 'x'\r\n";
+
+        let message = refusal(text, &[]);
+
+        let lines: Vec<&str> = message.lines().collect();
+        for (line, expected) in lines.iter().zip([
+            "retide.toml:2:40: scenes.a.target.http.tmeout: ",
+            "retide.toml:2:55: scenes.a.target.http.timeout: ",
+            "retide.toml:3:1: scenes.a.max_attempts: ",
+            "retide.toml:4:1: scenes.a.deadline: ",
+            "retide.toml:5:1: scenes.a.weight: ",
+            "retide.toml:6:9: scenes.b: missing key `target`",
+            "retide.toml:7:1: scenes.b.wieght: ",
+            "retide.toml:9:1: processor.workers: ",
+        ]) {
+            assert!(line.starts_with(expected), "{message}");
+        }
+        assert_eq!(lines.len(), 8, "{message}");
+    }
+
+    #[test]
+    fn a_file_begins_with_a_mark_or_not() {
+        assert!(Source::text("f", "\u{feff}[topics]\r\nprefix = 'x'\r\n".to_owned()).is_ok());
+    }
+
+    #[test]
+    fn each_key_is_shown_with_its_default_and_where_it_was_read() {
+        let text = "[processor]\nworkers = 2\n[kafka]\nsasl.password = 's3cret'\n[scenes.a]\ntarget = { http = { url = 'http://h/', headers = { authorization = 's3cret' } } }\n";
+        let source = Source::text("retide.toml", text.to_owned()).unwrap();
+        let source = source
+            .overlay([("RETIDE__PROCESSOR__GROUP".to_owned(), "g".to_owned())])
+            .unwrap();
+        let overrides = Overrides {
+            bootstrap: Some("h:1".to_owned()),
+            prefix: None,
+        };
+        let config = Config::from_source(&source, &overrides).unwrap();
+
+        let shown = keys::shown(&config, &source, &overrides);
+
+        let of = |key: &str| {
+            let shown = shown.iter().find(|shown| shown.key == key).unwrap();
+            (shown.value.as_str(), shown.origin.as_str())
+        };
+        assert_eq!(of("processor.workers"), ("2", "retide.toml:2"));
+        assert_eq!(of("processor.group"), ("\"g\"", "RETIDE__PROCESSOR__GROUP"));
+        assert_eq!(of("kafka.bootstrap.servers"), ("\"h:1\"", "--bootstrap"));
+        assert_eq!(of("topics.partitions"), ("12", "default"));
+        assert_eq!(
+            of("kafka.sasl.password"),
+            ("\"<masked>\"".trim_matches('"'), "retide.toml:4")
+        );
+        assert_eq!(of("scenes.a.max_attempts"), ("16", "default"));
+        assert!(!format!("{shown:?}").contains("s3cret"));
+        let defaults = keys::shown(
+            &Config::default(),
+            &Source::default(),
+            &Overrides::default(),
+        );
+        for key in keys::PROCESS {
+            let shown = defaults.iter().find(|shown| shown.key == key.name);
+            assert_eq!(
+                shown.map(|shown| shown.value.as_str()),
+                Some(key.default),
+                "{}",
+                key.name
+            );
+        }
+    }
+
+    #[test]
+    fn the_readme_lists_every_key_with_its_default() {
+        let readme = include_str!("../../README.md");
+        let table = |keys: &[keys::Key]| -> String {
+            let rows = keys.iter().map(|key| {
+                let keys::Key {
+                    name,
+                    default,
+                    meaning,
+                } = key;
+                format!("| `{name}` | `{default}` | {meaning} |\n")
+            });
+            rows.collect()
+        };
+        for rows in [table(&keys::PROCESS), table(&keys::SCENE)] {
+            assert!(readme.contains(&rows), "the README is to have\n{rows}");
+        }
+        let base = "target = { http = { url = 'http://h/' } }\n";
+        let plain = rules("a", base.to_owned()).unwrap();
+        for key in keys::SCENE.iter().filter(|key| key.default != "none") {
+            let same = rules("a", format!("{base}{} = {}", key.name, key.default)).unwrap();
+            assert_eq!(same, plain, "{}", key.name);
+        }
     }
 
     #[test]

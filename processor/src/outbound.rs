@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use humantime::{format_duration, format_rfc3339_seconds};
+use humantime::format_rfc3339_seconds;
 use tracing::info;
 
 use retide_connectors::tls::{self, Looked, Profiles};
+use retide_core::span;
 
 use crate::config::Config;
 use crate::threads::Ended;
@@ -119,7 +120,7 @@ pub(crate) fn expires(not_after: SystemTime, now: SystemTime) -> Option<String> 
         Ok(left) if left > SOON => None,
         Ok(left) => {
             let hours = left.as_secs() / 3600;
-            let left = format_duration(Duration::from_hours(hours));
+            let left = span::text(Duration::from_hours(hours));
             Some(format!("expires at {at}, in {left}"))
         }
         Err(_) => Some(format!("expired at {at}")),
@@ -196,7 +197,7 @@ mod tests {
 
         assert_eq!(expires(now + days(15), now), None);
         let soon = expires(now + days(3), now).unwrap();
-        assert!(soon.ends_with("in 3days"), "{soon}");
+        assert!(soon.ends_with("in 3d"), "{soon}");
         let over = expires(now - days(3), now).unwrap();
         assert!(over.starts_with("expired at"), "{over}");
     }

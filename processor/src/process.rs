@@ -9,7 +9,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use rdkafka::consumer::Consumer;
@@ -436,6 +436,9 @@ impl Shared<'_> {
     }
 }
 
+/// Time between two looks at the secrets of scenes: soon after one is replaced, and a handful of small reads.
+const LOOK: Duration = Duration::from_secs(2);
+
 /// Keeps the rules of the workers up to date.
 struct Following {
     /// Where scenes are listed that cannot be used.
@@ -460,12 +463,18 @@ impl Following {
     /// Tells the workers of every change until it is time to end.
     fn run(mut self) -> Ended {
         self.tell_troubles();
+        let mut looked = Instant::now();
         while !self.stop.load(Ordering::Acquire) {
-            if !self.follower.follow() {
+            let mut changed = self.follower.follow();
+            if looked.elapsed() >= LOOK {
+                changed |= self.connected.look(&self.scenes, &self.follower);
+                looked = Instant::now();
+            }
+            if !changed {
                 continue;
             }
-            self.tell_troubles();
             let rules = self.connected.in_force(&self.scenes, &self.follower);
+            self.tell_troubles();
             info!(scenes = rules.scenes.len(), "rules changed");
             for worker in &self.told {
                 // A worker that has ended needs no rules.
@@ -475,9 +484,21 @@ impl Following {
         Ended::Told
     }
 
-    /// Lists the scenes of the topic that cannot be used.
+    /// Lists the scenes that cannot be used.
     fn tell_troubles(&self) {
         let retide = &self.config.invocation;
+        let missing = self.connected.missing().iter();
+        let missing = missing.map(|(name, problem)| Trouble {
+            kind: Kind::SecretMissing,
+            subject: name.clone(),
+            says: format!("{problem}: its tasks are held until there is a secret again"),
+            fix: Some(
+                "put the secret there, for this process to read; it looks again by itself"
+                    .to_owned(),
+            ),
+            effect: Effect::Limits,
+        });
+        self.troubles.only(Kind::SecretMissing, missing);
         let unreadable = self.follower.unreadable().iter();
         let unreadable = unreadable.map(|(name, Unreadable { partition, offset, error })| Trouble {
             kind: Kind::SceneUnreadable,

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use retide_connectors::kafka::OwnTopic;
 use retide_connectors::{Outbound, Target, TargetConfig, http};
@@ -27,6 +27,8 @@ pub struct Connected {
     targets: Targets,
     /// The targets of the scenes' callbacks.
     callbacks: Targets,
+    /// The scenes that are held since a secret is missing, and what is wrong with it.
+    missing: BTreeMap<String, String>,
 }
 
 /// Connected targets by the name of their scene, each with the configuration it was made of.
@@ -42,6 +44,34 @@ impl Connected {
             outbound,
             ..Self::default()
         }
+    }
+
+    /// The scenes that are held since a secret is missing, and what is wrong with it.
+    pub fn missing(&self) -> &BTreeMap<String, String> {
+        &self.missing
+    }
+
+    /// Reads all secrets again; true if other scenes are held for one that is missing than before.
+    pub fn look(&self, file: &BTreeMap<String, Scene>, topic: &Follower) -> bool {
+        for place in self.outbound.secrets.look() {
+            info!(place, "secret read");
+        }
+        let topic = topic.scenes();
+        let shadowed = file.iter().filter(|(name, _)| !topic.contains_key(*name));
+        let missing: BTreeMap<String, String> = topic
+            .iter()
+            .chain(shadowed)
+            .filter_map(|(name, scene)| Some((name.clone(), self.missing_of(scene)?)))
+            .collect();
+        missing != self.missing
+    }
+
+    /// What is wrong with a secret of a scene, if one is missing.
+    fn missing_of(&self, scene: &Scene) -> Option<String> {
+        scene.references().find_map(|(key, reference)| {
+            let problem = self.outbound.secrets.missing(reference)?;
+            Some(format!("{key}: {problem}"))
+        })
     }
 
     /// The rules of a process: of the scenes of a file, and of those of the topic, which go first.
@@ -62,6 +92,12 @@ impl Connected {
         let next = Self::new(&self.prefix, self.outbound.clone());
         let before = std::mem::replace(self, next);
         for (name, scene) in scenes {
+            if let Some(problem) = self.missing_of(scene) {
+                self.missing.insert(name.clone(), problem);
+                // Its tasks wait: without the secret they would be refused for good.
+                rules.scenes.miss(name.as_str(), Missing::Unreadable);
+                continue;
+            }
             let mut core = match scene.rules(name) {
                 Ok(core) => core,
                 Err(error) => {

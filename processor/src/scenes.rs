@@ -238,7 +238,8 @@ impl Follower {
             .decode(value)
             .map_err(|error| config::with_causes(&error))
             .and_then(|scene| {
-                config::rules(name, scene.rules).map_err(|error| config::with_causes(&error))
+                config::rules(name, scene.rules)
+                    .map_err(|error| config::with_causes(&error).replace('\n', "; "))
             });
         match scene {
             Ok(scene) => Some(Change::Put(name.to_owned(), Box::new(scene))),

@@ -90,6 +90,8 @@ pub enum Kind {
     TlsUnusable,
     /// The client's certificate of a profile of TLS has expired, or is about to.
     TlsExpires,
+    /// A secret of a scene cannot be read.
+    SecretMissing,
 }
 
 /// Whose word on the alerts topic a trouble is.
@@ -411,6 +413,7 @@ impl Kind {
             Self::TargetWalled => "target-walled",
             Self::TlsUnusable => "tls-unusable",
             Self::TlsExpires => "tls-expires",
+            Self::SecretMissing => "secret-missing",
         }
     }
 
@@ -418,7 +421,9 @@ impl Kind {
     const fn teller(self) -> Option<Teller> {
         match self {
             // Files are each process's own.
-            Self::TopicUnwritable | Self::TlsUnusable | Self::TlsExpires => Some(Teller::Each),
+            Self::TopicUnwritable | Self::TlsUnusable | Self::TlsExpires | Self::SecretMissing => {
+                Some(Teller::Each)
+            }
             Self::TopicUnreadable
             | Self::TopicMissing
             | Self::UnsafeRetentionMs

@@ -11,6 +11,7 @@ use retide_core::scene::MAX_DELAY;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
+use crate::secret::{Reference, Worth};
 use crate::tls::{Profiles, Tls};
 
 use super::carried::{Pattern, is_reserved};
@@ -80,9 +81,9 @@ pub struct Config {
     /// Whether a request is sent again, within the attempt, that was sent and not processed; else that is the class `unsent`.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub resend: bool,
-    /// Headers sent with each request, in place of the producer's of the same name; the place for credentials.
+    /// Headers sent with each request, in place of the producer's of the same name; credentials among them, which stand elsewhere.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub headers: BTreeMap<String, String>,
+    pub headers: BTreeMap<String, Worth>,
     /// Statuses that count as success, whatever HTTP makes of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub success: Vec<Status>,
@@ -234,6 +235,21 @@ impl Config {
             if is_reserved(&parsed) {
                 return Err(Error::Reserved { name: name.clone() });
             }
+            if let Some(instead) = misnamed(name) {
+                let name = name.clone();
+                return Err(Error::Misnamed { name, instead });
+            }
+            let value = match value {
+                Worth::Plain(value) => value.as_str(),
+                Worth::Elsewhere(reference) => {
+                    reference.check().map_err(|message| Error::Reference {
+                        name: name.clone(),
+                        message,
+                    })?;
+                    // Its place among the others; what it is comes with the request.
+                    ""
+                }
+            };
             let mut value = HeaderValue::from_str(value).map_err(|source| Error::HeaderValue {
                 name: name.clone(),
                 source,
@@ -242,6 +258,12 @@ impl Config {
             headers.insert(parsed, value);
         }
         Ok(headers)
+    }
+
+    /// The headers whose values stand elsewhere.
+    pub fn references(&self) -> impl Iterator<Item = (&str, &Reference)> {
+        let headers = self.headers.iter();
+        headers.filter_map(|(name, value)| Some((name.as_str(), value.reference()?)))
     }
 
     /// The content type of a payload whose producer named none, if it can be sent.
@@ -366,6 +388,17 @@ pub(super) fn host(url: &Url) -> String {
     }
 }
 
+/// What is probably meant by a header that is named as variables are whose value stands in a file.
+fn misnamed(name: &str) -> Option<String> {
+    let upper = name.to_ascii_uppercase();
+    let (suffix, key) = [("_FILE", "file"), ("_ENV", "env")]
+        .into_iter()
+        .find(|(suffix, _)| upper.ends_with(suffix))?;
+    let header = name[..name.len() - suffix.len()].to_ascii_lowercase();
+    let header = header.replace('_', "-");
+    Some(format!("{header} = {{ {key} = \"…\" }}"))
+}
+
 /// For serde: see [`DEFAULT_TIMEOUT`].
 const fn default_timeout() -> Duration {
     DEFAULT_TIMEOUT
@@ -447,7 +480,7 @@ mod span {
         span: &Duration,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&humantime::format_duration(*span))
+        serializer.serialize_str(&retide_core::span::text(*span))
     }
 
     /// Reads a span.
@@ -455,6 +488,6 @@ mod span {
         deserializer: D,
     ) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text).map_err(D::Error::custom)
+        retide_core::span::parse(&text).map_err(D::Error::custom)
     }
 }

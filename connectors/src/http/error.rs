@@ -28,14 +28,14 @@ pub enum Error {
     /// The timeout leaves no time for an attempt, or for anything else.
     #[error(
         "expected a timeout of more than nothing, at most {}",
-        humantime::format_duration(MAX_TIMEOUT)
+        retide_core::span::text(MAX_TIMEOUT)
     )]
     Timeout,
     /// The time for a connection is none, or longer than the whole attempt.
     #[error("expected a connect_timeout of more than nothing, at most the timeout")]
     ConnectTimeout,
     /// A connection is kept for too long.
-    #[error("expected a {key} of at most {}", humantime::format_duration(MAX_AGE))]
+    #[error("expected a {key} of at most {}", retide_core::span::text(MAX_AGE))]
     Age {
         /// The key that says how long.
         key: &'static str,
@@ -64,13 +64,29 @@ pub enum Error {
         /// The header's name.
         name: String,
     },
+    /// The header is named as variables are whose value stands in a file.
+    #[error("header {name} would be sent under this name; did you mean `{instead}`?")]
+    Misnamed {
+        /// The header's name.
+        name: String,
+        /// What was probably meant.
+        instead: String,
+    },
+    /// The value of the header could stand nowhere.
+    #[error("header {name}: {message}")]
+    Reference {
+        /// The header's name.
+        name: String,
+        /// What is wrong.
+        message: &'static str,
+    },
     /// The content type is none.
     #[error("expected a content type such as `application/json`")]
     ContentType,
     /// The target may ask for longer waits than tasks are parked.
     #[error(
         "expected a duration of at most {}",
-        humantime::format_duration(MAX_DELAY)
+        retide_core::span::text(MAX_DELAY)
     )]
     MaxRetryAfter,
     /// A status is given two meanings.
@@ -122,6 +138,8 @@ impl Error {
             Self::MaxRetryAfter => keys(&["max_retry_after"]),
             Self::HeaderName { name, .. }
             | Self::HeaderValue { name, .. }
+            | Self::Misnamed { name, .. }
+            | Self::Reference { name, .. }
             | Self::Reserved { name } => keys(&["headers", name]),
             Self::Ambiguous { second, index, .. } => keys(&[second, &format!("[{index}]")]),
             Self::NoSuccess { index, .. } => keys(&["success", &format!("[{index}]")]),

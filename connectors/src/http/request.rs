@@ -4,6 +4,8 @@
 //! [`super::carried`]. Invariant: whatever a record holds, the request is one that HTTP allows, no header of retide's or the target's stands
 //! in it twice, its length is right, and the payload is sent byte for byte.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{
     ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
@@ -16,6 +18,7 @@ use super::carried::{Carry, MAX_HEAD, Rules, size};
 use super::config::Config;
 use super::error::Error;
 use crate::LeftOut;
+use crate::secret::{Secret, Secrets};
 
 /// The content type of a payload whose producer named none, where the target's configuration does not either.
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
@@ -44,6 +47,8 @@ pub(super) struct Requests {
     host: HeaderValue,
     /// The headers of the configuration.
     own: HeaderMap,
+    /// Those of them whose values stand elsewhere.
+    elsewhere: Vec<(HeaderName, Arc<Secret>)>,
     /// The content type of a payload whose producer named none.
     content_type: HeaderValue,
     /// Which headers of a record go along.
@@ -54,16 +59,30 @@ pub(super) struct Requests {
 
 impl Requests {
     /// The requests of a target that is configured so, at `uri`.
-    pub(super) fn try_new(config: &Config, uri: Uri) -> Result<Self, Error> {
+    pub(super) fn try_new(config: &Config, uri: Uri, secrets: &Secrets) -> Result<Self, Error> {
         let authority = uri.authority().map(http::uri::Authority::as_str);
         let host = authority.and_then(|text| HeaderValue::from_str(text).ok());
         Ok(Self {
             host: host.unwrap_or_else(|| unreachable!("an address without a host")),
             uri,
             own: config.parse_headers()?,
+            elsewhere: config
+                .references()
+                .filter_map(|(name, reference)| {
+                    let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+                    Some((name, secrets.of(reference)))
+                })
+                .collect(),
             content_type: config.parse_content_type()?.unwrap_or(OCTETS),
             rules: Rules::new(&config.headers_from_task, &config.headers_not_from_task),
         })
+    }
+
+    /// The header whose value is not known: without it, no request is made.
+    pub(super) fn missing(&self) -> Option<&HeaderName> {
+        let mut all = self.elsewhere.iter();
+        let (name, _) = all.find(|(_, secret)| secret.value().is_none())?;
+        Some(name)
     }
 
     /// The request of an attempt of `task`, and what of its record it does not have.
@@ -104,6 +123,11 @@ impl Requests {
         }
         for (name, value) in &self.own {
             headers.insert(name, value.clone());
+        }
+        for (name, secret) in &self.elsewhere {
+            if let Some(value) = secret.value() {
+                headers.insert(name, value);
+            }
         }
         let mut left_out = None;
         if !task.record.headers.is_empty() {

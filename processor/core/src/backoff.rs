@@ -292,7 +292,7 @@ mod tests {
 
         let names: Vec<String> = delays
             .iter()
-            .map(|delay| humantime::format_duration(*delay).to_string())
+            .map(|delay| crate::span::text(*delay))
             .collect();
 
         assert_eq!(

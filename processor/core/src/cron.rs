@@ -1,5 +1,8 @@
 //! Cron schedules in a time zone: the instants they name, whatever the clocks of that zone do.
 //!
+//! The grammar is that of Unix: five fields, or six with seconds first, and weekdays from 0 or 7 for Sunday. What Quartz writes in another way
+//! is refused where it would mean something else here, with what means the same; [`Schedule::notes`] tells the rest.
+//!
 //! Pure: the rules of all zones are compiled in (IANA's, by `chrono-tz`), the system's are never asked. Invariant: a [`Schedule`] that
 //! exists fires in every year.
 
@@ -45,6 +48,9 @@ pub enum Error {
         #[source]
         source: CronError,
     },
+    /// It is written as another scheduler has it.
+    #[error("{0}")]
+    Foreign(String),
     /// The expression names instants that do not come, or not in every year, such as 30 February.
     #[error("a cron expression that does not fire in every year")]
     Rare,
@@ -68,6 +74,9 @@ impl Schedule {
         let zone: Tz = zone.parse().map_err(|_| Error::Zone(zone.to_owned()))?;
         if text.len() > MAX_TEXT {
             return Err(Error::TooLong);
+        }
+        if let Some(message) = foreign(text) {
+            return Err(Error::Foreign(message));
         }
         let cron = CronParser::builder()
             .seconds(Seconds::Optional)
@@ -96,6 +105,36 @@ impl Schedule {
         Some(Timestamp::from_millis(millis)).filter(|next| *next >= earliest)
     }
 
+    /// An instant on the wall clock of the zone, with its weekday.
+    pub fn wall(&self, instant: Timestamp) -> Option<String> {
+        wall(instant, self.zone)
+    }
+
+    /// What people who know another scheduler should know of the expression.
+    pub fn notes(&self) -> Vec<String> {
+        let fields: Vec<&str> = self.text.split_whitespace().collect();
+        let [.., days, _, weekdays] = fields[..] else {
+            return Vec::new();
+        };
+        let mut notes = Vec::new();
+        if has_number(weekdays) {
+            notes.push(format!(
+                "weekdays `{weekdays}` are counted as in Unix: {}; Quartz counts from 1 = Sunday",
+                named(weekdays)
+            ));
+        }
+        if fields.contains(&"?") {
+            notes.push("`?` is read as `*`".to_owned());
+        }
+        let is_open = |field: &str| matches!(field, "*" | "?");
+        if !is_open(days) && !is_open(weekdays) {
+            notes.push(format!(
+                "it fires on days `{days}` of the month and on weekdays `{weekdays}`, whichever comes: either of both is enough, as in Unix"
+            ));
+        }
+        notes
+    }
+
     /// Whether the schedule fires within about a year from New Year.
     fn fires_in(&self, year: i32) -> bool {
         // In UTC: there are zones that leave out midnight, or all of New Year.
@@ -120,6 +159,119 @@ impl fmt::Debug for Schedule {
             .field("text", &self.text)
             .field("zone", &self.zone)
             .finish_non_exhaustive()
+    }
+}
+
+/// An instant in UTC, with its weekday.
+pub fn in_utc(instant: Timestamp) -> Option<String> {
+    wall(instant, Tz::UTC)
+}
+
+/// An instant on the wall clock of a zone, with its weekday.
+fn wall(instant: Timestamp, zone: Tz) -> Option<String> {
+    let millis = i64::try_from(instant.as_millis()).ok()?;
+    let local = zone.timestamp_millis_opt(millis).single()?;
+    let seconds = local.format("%a %Y-%m-%dT%H:%M:%S%.f");
+    let offset = match local.format("%:z").to_string().as_str() {
+        "+00:00" => "Z".to_owned(),
+        offset => offset.to_owned(),
+    };
+    Some(format!("{seconds}{offset}"))
+}
+
+/// What is wrong with an expression that another scheduler would read in another way, and what means the same here.
+fn foreign(text: &str) -> Option<String> {
+    let fields: Vec<&str> = text.split_whitespace().collect();
+    if fields.len() == 7 {
+        let six = fields[..6].join(" ");
+        return Some(format!(
+            "seven fields, as Quartz has them with a year: retide knows no years, expected five fields, or six with seconds first, such as `{six}`"
+        ));
+    }
+    if !matches!(fields.len(), 5 | 6) {
+        return None;
+    }
+    let stepped = |field: &&str| {
+        field
+            .split_once('/')
+            .is_some_and(|(start, _)| is_number(start))
+    };
+    if fields.iter().any(stepped) {
+        let mended: Vec<String> = fields.iter().map(|field| with_range(field)).collect();
+        return Some(format!(
+            "`0/15` is Quartz' way to write a step; did you mean `{}`?",
+            mended.join(" ")
+        ));
+    }
+    let weekdays = *fields.last()?;
+    if fields.contains(&"?") && has_number(weekdays) {
+        let others = fields[..fields.len() - 1].iter();
+        let others: Vec<&str> = others
+            .map(|field| if *field == "?" { "*" } else { field })
+            .collect();
+        let others = others.join(" ");
+        let (ours, quartz) = (named(weekdays), named(&shifted(weekdays)));
+        return Some(format!(
+            "`?` is Quartz', where weekday `{weekdays}` is {quartz}, and in Unix {ours}: write it by name, such as `{others} {quartz}` or `{others} {ours}`"
+        ));
+    }
+    None
+}
+
+/// The names of weekdays, from Unix' 0 to 7.
+const WEEKDAYS: [&str; 8] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN"];
+
+/// Whether a field is a number.
+fn is_number(field: &str) -> bool {
+    !field.is_empty() && field.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether weekdays are written as numbers; those of steps and of weeks of the month are none.
+fn has_number(weekdays: &str) -> bool {
+    days(weekdays).0 != weekdays
+}
+
+/// The field with the names of its weekdays.
+fn named(weekdays: &str) -> String {
+    days(weekdays).0
+}
+
+/// The field as Quartz means it, counted as in Unix.
+fn shifted(weekdays: &str) -> String {
+    days(weekdays).1
+}
+
+/// The field with its weekdays by name, and with each a number less, as Quartz counts them.
+fn days(weekdays: &str) -> (String, String) {
+    let (mut names, mut less) = (String::new(), String::new());
+    let mut is_day = true;
+    for letter in weekdays.chars() {
+        match letter.to_digit(10).map(|digit| digit as usize) {
+            Some(digit) if is_day && digit < WEEKDAYS.len() => {
+                names.push_str(WEEKDAYS[digit]);
+                less.push_str(&digit.saturating_sub(1).to_string());
+            }
+            _ => {
+                names.push(letter);
+                less.push(letter);
+            }
+        }
+        // What follows these is a step, or a week of the month.
+        is_day = match letter {
+            '/' | '#' => false,
+            ',' | '-' => true,
+            _ => is_day,
+        };
+    }
+    (names, less)
+}
+
+/// A field whose step begins at a number, as a range that goes on to the end.
+fn with_range(field: &str) -> String {
+    match field.split_once('/') {
+        Some(("0", step)) => format!("*/{step}"),
+        Some((start, step)) if is_number(start) => format!("{start}-59/{step}"),
+        Some(_) | None => field.to_owned(),
     }
 }
 
@@ -245,6 +397,49 @@ mod tests {
         ] {
             schedule(text, "UTC");
         }
+    }
+
+    #[test]
+    fn what_quartz_means_otherwise_is_refused_with_what_means_the_same() {
+        let refused = |text: &str| Schedule::try_new(text, "UTC").unwrap_err().to_string();
+
+        assert_eq!(
+            refused("0 0 9 ? * 2"),
+            "`?` is Quartz', where weekday `2` is MON, and in Unix TUE: write it by name, such as `0 0 9 * * MON` or `0 0 9 * * TUE`"
+        );
+        assert!(refused("0 0 9 ? * 2-6").contains("`0 0 9 * * MON-FRI`"));
+        assert!(refused("0 0 9 ? * 6#3").contains("`0 0 9 * * FRI#3`"));
+        assert!(refused("0 0/15 * * * ?").contains("did you mean `0 */15 * * * ?`?"));
+        assert!(refused("0 0 9 1 1 ? 2027").contains("knows no years"));
+        for text in ["0 0 9 ? * MON-FRI", "0 0/5 9 * * *", "0 0 9 * * ?"] {
+            let quartz = Schedule::try_new(text, "UTC");
+            assert_eq!(quartz.is_ok(), !text.contains('/'), "{text}");
+        }
+    }
+
+    #[test]
+    fn weekdays_are_those_of_unix_and_are_told() {
+        for (text, first) in [
+            ("0 9 * * 0", "Sun 2026-11-29T09:00:00Z"),
+            ("0 9 * * 7", "Sun 2026-11-29T09:00:00Z"),
+            ("0 9 * * 1", "Mon 2026-11-30T09:00:00Z"),
+            ("0 0 9 * * 6", "Sat 2026-12-05T09:00:00Z"),
+        ] {
+            let schedule = schedule(text, "UTC");
+            let next = schedule
+                .first_from(instant("2026-11-28T12:00:00.000128Z"))
+                .unwrap();
+            assert_eq!(schedule.wall(next).unwrap(), first, "{text}");
+            assert_eq!(next.as_micros() % 1_000_000, 0);
+        }
+        let notes = |text: &str| schedule(text, "UTC").notes().join("; ");
+        assert!(notes("0 9 * * 1-5").contains("MON-FRI"));
+        assert!(notes("0 9 * * 6#3").contains("SAT#3"));
+        assert!(notes("0 9 1,15 * MON").contains("either of both is enough"));
+        assert!(notes("0 0 9 ? * MON").contains("`?` is read as `*`"));
+        assert_eq!(notes("0 9 * * MON-FRI"), "");
+        assert_eq!(notes("*/5 * * * *"), "");
+        assert_eq!(notes("@daily"), "");
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod planted;
 pub mod saved;
 pub mod scene;
 pub mod share;
+pub mod span;
 pub mod task;
 pub mod tier;
 pub mod time;

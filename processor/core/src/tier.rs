@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::span;
 use crate::time::Timestamp;
 
 /// How long before the end of a tier's delay its head may be read, so that the task is in the agenda when it is due.
@@ -50,9 +51,14 @@ pub struct Ladder {
 /// Why a list of tiers is not a ladder.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Error {
-    /// A name that is neither `now` nor a duration.
-    #[error("tier `{0}` is not `now` or a duration such as `30s`, `5m`, `6h`")]
+    /// A name that is neither `now` nor a duration; says why.
+    #[error("a tier is `now` or a duration such as `30s`, `5m`, `6h`: {0}")]
     NotADuration(String),
+    /// A duration with other characters than a topic's name may end in.
+    #[error(
+        "tier `{0}` is part of a topic's name: letters and digits only, such as `90s` or `1h30m`"
+    )]
+    NotAName(String),
     /// A first tier other than `now`.
     #[error("the first tier must be `now`")]
     NoNow,
@@ -90,10 +96,11 @@ impl Ladder {
             delay: Duration::ZERO,
         }];
         for name in names[1..].iter().map(AsRef::as_ref) {
-            let delay = humantime::parse_duration(name)
-                .ok()
-                .filter(|_| name.chars().all(|c| c.is_ascii_alphanumeric()))
-                .ok_or_else(|| Error::NotADuration(name.to_owned()))?;
+            let delay =
+                span::parse(name).map_err(|error| Error::NotADuration(error.to_string()))?;
+            if !name.chars().all(|letter| letter.is_ascii_alphanumeric()) {
+                return Err(Error::NotAName(name.to_owned()));
+            }
             if !(SHORTEST..=LONGEST).contains(&delay) {
                 return Err(Error::OutOfRange(name.to_owned()));
             }
@@ -189,11 +196,13 @@ mod tests {
 
         assert_eq!(error(&[]), Error::NoNow);
         assert_eq!(error(&["5s"]), Error::NoNow);
-        assert_eq!(error(&["now", "x"]), Error::NotADuration("x".into()));
-        assert_eq!(
-            error(&["now", "5s 1m"]),
-            Error::NotADuration("5s 1m".into())
+        assert!(matches!(error(&["now", "x"]), Error::NotADuration(_)));
+        assert!(
+            error(&["now", "1day"])
+                .to_string()
+                .ends_with("did you mean `1d`? (units are `ms`, `s`, `m`, `h` and `d`)")
         );
+        assert_eq!(error(&["now", "1m 5s"]), Error::NotAName("1m 5s".into()));
         assert_eq!(error(&["now", "1s"]), Error::OutOfRange("1s".into()));
         assert_eq!(error(&["now", "1m", "60s"]), Error::NotRising("60s".into()));
         assert_eq!(error(&["now"; 33]), Error::TooMany(33));

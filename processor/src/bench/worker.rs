@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use humantime::format_duration;
 use serde::Serialize;
 use toml::{Table, Value};
 use uuid::Uuid;
+
+use retide_core::span;
 
 use crate::bench::{Bed, Error, PATIENCE};
 use crate::config::Config;
@@ -255,12 +256,12 @@ fn written(config: &Config, group: &str, admin: SocketAddr) -> String {
         ("guarantee", text(&processor.guarantee)),
         (
             "commit_interval",
-            text(&format_duration(processor.commit_interval)),
+            text(&span::text(processor.commit_interval)),
         ),
         ("memory_limit", text(&processor.memory_limit)),
         (
             "drain_deadline",
-            text(&format_duration(processor.drain_deadline)),
+            text(&span::text(processor.drain_deadline)),
         ),
     ]);
     let all = section(vec![
@@ -332,7 +333,7 @@ mod tests {
         let read = |name: &str, text: &str| {
             let file = directory.0.join(name);
             fs::write(&file, text).unwrap();
-            Config::load(Some(&file), [], crate::config::Overrides::default()).unwrap()
+            Config::load(Some(&file), [], &crate::config::Overrides::default()).unwrap()
         };
         let config = read("one.toml", text);
         let admin = SocketAddr::from(([127, 0, 0, 1], 4_711));

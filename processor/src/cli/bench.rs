@@ -11,6 +11,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
+use retide_core::span;
+
 use crate::bench::{self, Cause, HopPart, Load, Loads, Pace, Volume};
 use crate::cli::output::{Exit, Failed, Output, put, say};
 use crate::cluster;
@@ -104,7 +106,7 @@ pub(super) struct Dispatch {
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=50))]
     failures: u64,
     /// How long the target takes: no more requests a second are possible than --concurrency by this
-    #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = span::parse)]
     takes: Duration,
     /// Deliver to a topic of the same cluster instead, in the transaction that commits; beside a plain transactional copy
     #[arg(long, conflicts_with_all = ["concurrency", "failures", "takes"])]
@@ -143,9 +145,9 @@ pub(super) struct Steady {
 
 /// How long a task may be made to wait.
 fn delay(text: &str) -> Result<Duration, String> {
-    let delay = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let delay = span::parse(text).map_err(|error| error.to_string())?;
     if delay > LONGEST {
-        return Err(format!("at most {}", humantime::format_duration(LONGEST)));
+        return Err(format!("at most {}", span::text(LONGEST)));
     }
     Ok(delay)
 }

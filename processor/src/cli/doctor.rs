@@ -19,12 +19,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use humantime::format_duration;
 use serde::Serialize;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use retide_connectors::TargetConfig;
+use retide_core::span;
 use retide_native::admin::Operation;
 
 use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
@@ -570,7 +570,7 @@ fn clock(config: &Config, survey: &Survey) -> Line {
         }
     };
     let fix = "chronyc tracking    # on the brokers and here: let all of them follow the same NTP servers";
-    let by = |millis: i64| format_duration(Duration::from_millis(millis.unsigned_abs()));
+    let by = |millis: i64| span::text(Duration::from_millis(millis.unsigned_abs()));
     if most < -REFUSED {
         let message = format!(
             "their clock is behind the one here by {} or more: they refuse records stamped over an hour ahead",
@@ -618,7 +618,7 @@ async fn scenes(
             Ok(Ok(Ok(scenes))) => Ok(scenes),
             Ok(Ok(Err(error))) => Err(with_causes(&error)),
             Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("not read within {}", format_duration(SCENES))),
+            Err(_) => Err(format!("not read within {}", span::text(SCENES))),
         };
         match read {
             Ok(scenes) => {

@@ -7,7 +7,7 @@ use clap::Args;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
-use retide_core::Timestamp;
+use retide_core::{Timestamp, span};
 
 use crate::cli::output::{Exit, Failed, Output, put, say};
 use crate::cli::reach::{failed, reach};
@@ -40,7 +40,7 @@ pub(super) struct Options {
     #[arg(long, value_name = "TIME", value_parser = from)]
     from: Option<Timestamp>,
     /// Stop reading after this, and tell what was found by then
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = span::parse)]
     timeout: Duration,
 }
 
@@ -244,7 +244,7 @@ fn nothing(query: &Query, readings: &[Reading], unread: &[String]) -> Failed {
 
 /// When to start reading.
 fn from(text: &str) -> Result<Timestamp, String> {
-    if let Ok(ago) = humantime::parse_duration(text) {
+    if let Ok(ago) = span::parse(text) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = Timestamp::EPOCH + now.unwrap_or_default();
         return Ok(now.before(ago));

@@ -13,11 +13,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
+use retide_core::cron::{self, Schedule};
 use retide_core::scene::{self, MAX_DELAY};
 use retide_core::verdict::LEAST_WAIT;
-use retide_core::{Base, Failure, Outcome, Policy, Reason, Terminal, Timestamp};
+use retide_core::{Backoff, Base, Failure, Outcome, Policy, Reason, Terminal, Timestamp};
 
 use crate::cli::output::{Exit, Failed, Output, put};
 use crate::cli::preview::pacing::Pacing;
@@ -89,6 +90,12 @@ struct Preview {
     /// How hard its target is pressed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pacing: Option<Pacing>,
+    /// What those should know of its schedule who know another scheduler.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
+    /// The schedule, if there is one.
+    #[serde(skip)]
+    schedule: Option<Schedule>,
 }
 
 /// One attempt.
@@ -100,9 +107,9 @@ struct Row {
     wait_ms: Band,
     /// How long it comes after the first one.
     since_first_ms: Band,
-    /// Whether there is a point in time for it, rather than a wait.
-    #[serde(skip)]
-    is_point: bool,
+    /// When it is due, where there is a point in time for it, rather than a wait.
+    #[serde(serialize_with = "point", skip_serializing_if = "Option::is_none")]
+    due: Option<Timestamp>,
     /// Whether chance may put it after the deadline, so that it is not made.
     may_expire: bool,
 }
@@ -155,7 +162,8 @@ pub(super) fn preview(
         .map_err(|error| Failed::new(Exit::Usage, &error))?;
     let start = options.start.unwrap_or_else(|| {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        Timestamp::EPOCH + now.unwrap_or_default()
+        let now = now.unwrap_or_default().as_millis();
+        Timestamp::from_millis(u64::try_from(now).unwrap_or(u64::MAX))
     });
     let mut preview = Preview::of(&rules, options.on, start, options.attempts);
     preview.pacing = Some(Pacing::of(&rules, scenes, shards));
@@ -208,12 +216,18 @@ impl Preview {
             attempts: Vec::new(),
             end: None,
             pacing: None,
+            notes: Vec::new(),
+            schedule: None,
         };
+        if let Backoff::Cron(schedule) = &policy.backoff {
+            preview.notes = schedule.notes();
+            preview.schedule = Some(schedule.clone());
+        }
         let mut row = Row {
             attempt: 1,
             wait_ms: Band::default(),
             since_first_ms: Band::default(),
-            is_point: false,
+            due: None,
             may_expire: false,
         };
         loop {
@@ -239,6 +253,7 @@ impl Preview {
             attempts,
             end,
             pacing,
+            notes,
             ..
         } = self;
         let on = match on {
@@ -257,15 +272,15 @@ impl Preview {
         let mut text =
             format!("scene {scene}, {on}: at most {max_attempts} attempts, {deadline}; {from}\n");
         let scale = Scale::of(attempts);
-        let points = attempts.iter().any(|row| row.is_point);
+        let points = attempts.iter().any(|row| row.due.is_some());
         let mut table = Table::new();
         table.load_preset(presets::NOTHING);
         let due = points.then_some("DUE");
         let headings = ["ATTEMPT", "WAIT", "SINCE THE FIRST"].into_iter();
         table.set_header(headings.chain(due).chain(["", ""]));
         for row in attempts {
-            let due =
-                points.then(|| rfc3339(start + Duration::from_millis(row.since_first_ms.min)));
+            let due = row.due.unwrap_or(start);
+            let due = points.then(|| self.wall(due));
             let cells = [
                 row.attempt.to_string(),
                 row.wait_ms.text(),
@@ -286,10 +301,22 @@ impl Preview {
             None => write!(text, "\nand so on; --attempts shows more than {last}"),
         };
         let _ = write!(text, "\n{}", scale.legend());
+        for note in notes {
+            let _ = write!(text, "\nnote: {note}");
+        }
         if let Some(pacing) = pacing {
             let _ = write!(text, "\n\n{}", pacing.text());
         }
         text
+    }
+
+    /// An instant as the clock on the wall says it that the schedule goes by, with the weekday.
+    fn wall(&self, instant: Timestamp) -> String {
+        let wall = match &self.schedule {
+            Some(schedule) => schedule.wall(instant),
+            None => cron::in_utc(instant),
+        };
+        wall.unwrap_or_else(|| rfc3339(instant))
     }
 }
 
@@ -311,10 +338,11 @@ fn next(
         return end(Terminal::Dead, Reason::AttemptsExhausted);
     }
     let Band { min, max } = row.since_first_ms;
-    let (wait_ms, since_first_ms) = if let Some((least, most)) = policy.band(row.attempt) {
+    let (due, wait_ms, since_first_ms) = if let Some((least, most)) = policy.band(row.attempt) {
         let least = millis(least).max(millis(LEAST_WAIT));
         let most = millis(most).max(least);
         (
+            None,
             Band {
                 min: least,
                 max: most,
@@ -325,7 +353,9 @@ fn next(
             },
         )
     } else {
-        let now = start + Duration::from_millis(min);
+        let now = row
+            .due
+            .unwrap_or_else(|| start + Duration::from_millis(min));
         let Some(due) = policy.next("", row.attempt, now, now + LEAST_WAIT) else {
             return end(Terminal::Dead, Reason::ScheduleEnded);
         };
@@ -335,6 +365,7 @@ fn next(
         let since = millis(due.since(start));
         let wait = since.saturating_sub(min);
         (
+            Some(due),
             Band {
                 min: wait,
                 max: wait,
@@ -353,7 +384,7 @@ fn next(
         attempt: row.attempt.saturating_add(1),
         wait_ms,
         since_first_ms,
-        is_point: policy.band(row.attempt).is_none(),
+        due,
         may_expire: since_first_ms.max > deadline,
     };
     None
@@ -428,6 +459,15 @@ impl Scale {
             Self::Logarithmic(..) => ", on a logarithmic scale",
         };
         format!("bars: = waited in any case, - as chance has it{scale}")
+    }
+}
+
+/// A point in time, for serde.
+#[expect(clippy::ref_option, reason = "serde passes it so")]
+fn point<S: Serializer>(due: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+    match due {
+        Some(due) => serializer.serialize_str(&rfc3339(*due)),
+        None => serializer.serialize_none(),
     }
 }
 
@@ -507,7 +547,7 @@ mod tests {
             "jitter = 'full'\nmax_attempts = 200",
             "jitter = 'equal'\ndeadline = '1h'",
             "jitter = 'decorrelated'\ndeadline = '3h'\nmax_attempts = 300",
-            "backoff = { linear = { first = '0s', step = '1s', max = '5s' } }\njitter = 'full'",
+            "backoff = { linear = { first = '1ms', step = '1s', max = '5s' } }\njitter = 'full'",
             "backoff = { random = { min = '1s', max = '1m' } }\nfrom = 'scheduled'\ndeadline = '2m'",
             "backoff = { levels = { preset = 'classic' } }\nmax_attempts = 40",
             "backoff = { cron = { schedule = '*/7 * * * *', timezone = 'Asia/Kathmandu' } }\ndeadline = '30m'",
@@ -587,8 +627,26 @@ bars: = waited in any case, - as chance has it"
     }
 
     #[test]
+    fn times_of_a_schedule_are_whole_seconds_with_their_weekday_and_a_note() {
+        let start = Timestamp::from_micros(1_795_870_800_000_128);
+        let rules =
+            rules("backoff = { cron = { schedule = '0 9 * * 1-5', timezone = 'Europe/Berlin' } }");
+
+        let preview = Preview::of(&rules, Class::Retryable, start, 3);
+
+        let text = preview.text(start);
+        assert!(text.contains("Mon 2026-11-30T09:00:00+01:00"), "{text}");
+        assert!(
+            text.contains("note: weekdays `1-5` are counted as in Unix: MON-FRI"),
+            "{text}"
+        );
+        let json = serde_json::to_string(&preview).unwrap();
+        assert!(json.contains("\"due\":\"2026-11-30T08:00:00Z\""), "{json}");
+    }
+
+    #[test]
     fn as_many_attempts_as_there_can_be_are_shown_as_far_as_asked_for() {
-        let scene = rules("max_attempts = 4294967295\nbackoff = { fixed = { delay = '0s' } }");
+        let scene = rules("max_attempts = 4294967295\nbackoff = { fixed = { delay = '1ms' } }");
 
         let preview = Preview::of(&scene, Class::Timeout, START, 3);
 

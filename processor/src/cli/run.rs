@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use humantime::format_duration;
 use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
+
+use retide_core::span;
 
 use crate::admin::Admin;
 use crate::cli::init;
@@ -295,7 +296,7 @@ async fn still_disagree(
     let patience = Duration::from_millis(session.unwrap_or(SESSION)) + GONE;
     let deadline = Instant::now() + patience;
     if let Some(Finding { problem, .. }) = members.first() {
-        let patience = format_duration(Duration::from_secs(patience.as_secs()));
+        let patience = span::text(Duration::from_secs(patience.as_secs()));
         say(&format!(
             "waiting up to {patience} for it to leave: group {} {problem}",
             whose.group

@@ -14,6 +14,7 @@ use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
 use crate::cli::reach::{failed, reach};
 use crate::cli::{outlook, preview, run};
 use crate::cluster::User;
+use crate::config::secrets::masked;
 use crate::config::{Config, Scene};
 use crate::parked::{self, Found};
 use crate::publish::Publisher;
@@ -37,10 +38,20 @@ pub(super) enum Command {
     /// Show how a file differs from the topic
     Diff(Diff),
     /// Print the scenes of the topic, as a file that `apply` takes
+    #[command(after_help = "\
+Examples:
+  retide scenes export > scenes.toml
+  retide scenes export --show-secrets payment > payment.toml
+
+Secrets that stand in a scene in clear are left out, and `apply` takes no file in which they are; --show-secrets
+prints them. Those that stand in a file or a variable ({ file = … }, { env = … }) are never in a scene.")]
     Export {
         /// The scenes [default: all]
         #[arg(value_name = "NAME")]
         names: Vec<String>,
+        /// Print secrets that stand in scenes in clear
+        #[arg(long)]
+        show_secrets: bool,
     },
     /// Show when a scene's tasks are tried again, attempt by attempt, and how hard its target is pressed
     Preview(preview::Options),
@@ -155,7 +166,36 @@ pub(super) fn scenes(config: &Config, command: Command, output: Output) -> Resul
             let file = run::scenes(&options.file, &config.topics.prefix)?;
             Board::open(config, User::Read)?.diff(&file, &options, output)
         }
-        Command::Export { names } => Board::open(config, User::Read)?.export(&names, output),
+        Command::Export {
+            names,
+            show_secrets,
+        } => {
+            let board = Board::open(config, User::Read)?;
+            let some = board.some(&names)?;
+            let retide = &config.invocation;
+            if show_secrets {
+                return export(&some, output);
+            }
+            let (mut shown, mut left_out) = (BTreeMap::new(), Vec::new());
+            for (name, scene) in some {
+                let (scene, places) = masked(scene);
+                left_out.extend(
+                    places
+                        .into_iter()
+                        .map(|place| format!("scenes.{name}.{place}")),
+                );
+                shown.insert(name, scene);
+            }
+            if !left_out.is_empty() {
+                say(&format!(
+                    "secrets are left out at {}: `{}` prints them, and `apply` takes no file without them; better, let them stand in a file or a variable: {{ file = … }}, {{ env = … }}",
+                    left_out.join(", "),
+                    retide.line("scenes export --show-secrets")
+                ));
+            }
+            let shown = shown.iter().map(|(name, scene)| (*name, scene));
+            export(&shown.collect(), output)
+        }
         Command::Preview(options) => {
             let (scenes, shards) = if let Some(file) = &options.scenes {
                 (run::scenes(file, &config.topics.prefix)?, None)
@@ -229,6 +269,7 @@ impl<'a> Board<'a> {
                 "scene {name}: all times of `at` have passed; a task whose attempt fails is dead at once"
             ));
         }
+        tell_plain(file);
         outlook::tell(self.config, file.iter())?;
         if !options.dry_run {
             if !options.force {
@@ -278,29 +319,20 @@ impl<'a> Board<'a> {
         Ok(())
     }
 
-    /// Prints scenes.
-    fn export(&self, names: &[String], output: Output) -> Result<(), Failed> {
+    /// The scenes of these names; all, where none is named.
+    fn some<'b>(&'b self, names: &'b [String]) -> Result<BTreeMap<&'b str, &'b Scene>, Failed> {
         let mut some = BTreeMap::new();
         for name in names {
-            some.insert(name, self.find(name)?);
+            some.insert(name.as_str(), self.find(name)?);
         }
         if names.is_empty() {
-            some.extend(&self.scenes);
+            some.extend(
+                self.scenes
+                    .iter()
+                    .map(|(name, scene)| (name.as_str(), scene)),
+            );
         }
-        match output {
-            Output::Table => {
-                let file = BTreeMap::from([("scenes", some)]);
-                put(rendered(&file)?.trim_end())
-            }
-            Output::Json => put(&serde_json::to_string_pretty(&some).map_err(json)?),
-            Output::Ndjson => {
-                for (name, scene) in some {
-                    let one = BTreeMap::from([(name, scene)]);
-                    put(&serde_json::to_string(&one).map_err(json)?)?;
-                }
-                Ok(())
-            }
-        }
+        Ok(some)
     }
 
     /// Refuses if one of these scenes has tasks under way.
@@ -349,7 +381,7 @@ impl<'a> Board<'a> {
         for name in options.names.iter().collect::<BTreeSet<_>>() {
             let before = match self.scenes.get(name) {
                 None if self.unreadable.contains_key(name) => None,
-                _ => Some(rendered(self.find(name)?)?),
+                _ => Some(shown(self.find(name)?)?),
             };
             lines.push(Line {
                 scene: name.clone(),
@@ -391,8 +423,8 @@ impl<'a> Board<'a> {
                     Some(before) if before == scene => "unchanged",
                     Some(_) => "changed",
                 },
-                before: before.map(rendered).transpose()?,
-                after: Some(rendered(scene)?),
+                before: before.map(shown).transpose()?,
+                after: Some(shown(scene)?),
             });
         }
         let gone = self
@@ -403,7 +435,7 @@ impl<'a> Board<'a> {
             lines.push(Line {
                 scene: name.clone(),
                 change: "deleted",
-                before: Some(rendered(scene)?),
+                before: Some(shown(scene)?),
                 after: None,
             });
         }
@@ -442,6 +474,42 @@ impl<'a> Board<'a> {
     }
 }
 
+/// Prints scenes.
+fn export(some: &BTreeMap<&str, &Scene>, output: Output) -> Result<(), Failed> {
+    match output {
+        Output::Table => {
+            let file = BTreeMap::from([("scenes", some)]);
+            put(rendered(&file)?.trim_end())
+        }
+        Output::Json => put(&serde_json::to_string_pretty(&some).map_err(json)?),
+        Output::Ndjson => {
+            for (name, scene) in some {
+                let one = BTreeMap::from([(name, scene)]);
+                put(&serde_json::to_string(&one).map_err(json)?)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Says which secrets of scenes stand in them in clear, where everybody may read them who reads the topic.
+fn tell_plain(scenes: &BTreeMap<String, Scene>) {
+    for (name, scene) in scenes {
+        let (_, places) = masked(scene);
+        if !places.is_empty() {
+            say(&format!(
+                "scene {name}: {} in clear, readable by whoever reads the scenes topic: let it stand in a file or a variable of the process, as {{ file = \"/run/secrets/…\" }} or {{ env = \"…\" }}",
+                places.join(", ")
+            ));
+        }
+    }
+}
+
+/// A scene as text of the configuration, without its secrets.
+fn shown(scene: &Scene) -> Result<String, Failed> {
+    rendered(&masked(scene).0)
+}
+
 /// The lines of a scene that differ, as `diff` shows them.
 fn difference(line: &Line) -> String {
     let lines = |text: &Option<String>| -> Vec<String> {
@@ -454,6 +522,9 @@ fn difference(line: &Line) -> String {
     text.extend(gone.map(|line| format!("- {line}")));
     let new = after.iter().filter(|line| !before.contains(line));
     text.extend(new.map(|line| format!("+ {line}")));
+    if text.len() == 1 && line.change == "changed" {
+        text.push("~ what is secret in it, which is not shown".to_owned());
+    }
     text.join("\n")
 }
 

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use retide_avro::headers;
 use retide_core::scene::{DEFAULT, MAX_DELAY};
-use retide_core::{Header, Timestamp};
+use retide_core::{Header, Timestamp, span};
 
 use crate::cli::output::{Exit, Failed, Output, Row, Rows, say};
 use crate::cli::reach::{failed, reach};
@@ -52,7 +52,7 @@ pub(super) struct Options {
     #[arg(long)]
     key: Option<String>,
     /// How long to wait before the first attempt, such as 10s or 1h 30m
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, conflicts_with = "due")]
+    #[arg(long, value_name = "DURATION", value_parser = span::parse, conflicts_with = "due")]
     delay: Option<Duration>,
     /// When to make the first attempt: RFC 3339, or milliseconds since the epoch
     #[arg(long, value_name = "TIME", value_parser = time)]

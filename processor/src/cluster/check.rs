@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use humantime::format_duration;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+use retide_core::span;
 use retide_native::admin::Operation;
 
 use crate::cluster::acl::{self, Resource, Scope, User};
@@ -444,8 +444,8 @@ impl Subject<'_> {
             format!(
                 "{} is {}, which is less than {}: tasks are deleted before they are read",
                 plan::RETENTION,
-                format_duration(retention),
-                format_duration(least),
+                span::text(retention),
+                span::text(least),
             ),
             self.set(plan::RETENTION, self.topic.config.get(plan::RETENTION)?),
         ))

@@ -120,8 +120,8 @@ fn within(key: &str, value: Duration, least: Duration) -> Result<Duration, Error
     }
     let message = format!(
         "expected a duration of {} to {}",
-        humantime::format_duration(least),
-        humantime::format_duration(LONGEST)
+        retide_core::span::text(least),
+        retide_core::span::text(LONGEST)
     );
     Err(error(&["breaker", key], message))
 }

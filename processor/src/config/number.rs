@@ -6,6 +6,8 @@
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 
+use retide_core::span;
+
 /// What is wrong with a value, if the property is a number and the library would read another one than is written.
 pub(super) fn refusal(property: &str, value: &str) -> Option<String> {
     let text = value.trim();
@@ -65,7 +67,7 @@ impl Unit {
     fn number(self, text: &str) -> Option<u64> {
         match self {
             Self::Millis => {
-                let duration = humantime::parse_duration(text).ok()?;
+                let duration = span::meant(text)?;
                 u64::try_from(duration.as_millis()).ok()
             }
             Self::Bytes => super::text::bytes(text),

@@ -8,9 +8,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use retide_connectors::TargetConfig;
+use retide_connectors::secret::Reference;
 use retide_core::breaker::Rule;
 use retide_core::cron::{self, Schedule};
 use retide_core::scene::{self, MAX_DELAY, Walls};
+use retide_core::span;
+use retide_core::verdict::LEAST_WAIT;
 use retide_core::{
     Backoff as Waits, Base, Jitter, Ordering, Overrides, Policy, Rate as CoreRate, Terminal,
     Timestamp, Weight,
@@ -275,13 +278,36 @@ impl Scene {
                     breaker::wall(&format!("{name}, callbacks"), &callback.target)
                 }),
             },
-            weight: Weight::try_new(self.weight).ok_or_else(|| {
-                let message = format!("expected a whole number from 1 to {}", Weight::MAX);
-                error(&["weight"], message)
-            })?,
+            weight: self.weight()?,
             callback: callback.transpose()?,
             ordering: self.ordering,
         })
+    }
+
+    /// All that keeps it from standing for rules, as far as it can be told apart.
+    pub fn problems(&self, name: &str) -> Vec<Error> {
+        let mut wrong = vec![
+            self.check_deadline().err(),
+            self.weight().err(),
+            self.rate.map(Rate::rules).transpose().err(),
+            self.concurrency.least().err(),
+            self.host().err(),
+            self.breaker_rule().err(),
+            self.policy().err(),
+            self.overrides().err(),
+        ];
+        let callback = self.callback.as_ref();
+        wrong.push(callback.and_then(|callback| callback.rules(None).err()));
+        // What else there is, its name among it.
+        wrong.push(self.rules(name).err());
+        let mut wrong: Vec<Error> = wrong.into_iter().flatten().collect();
+        let mut seen = Vec::new();
+        wrong.retain(|error| {
+            let is_new = !seen.contains(error);
+            seen.push(error.clone());
+            is_new
+        });
+        wrong
     }
 
     /// The topic of retide's own under `prefix` to which the scene delivers, if it does, and the keys that lead to it.
@@ -314,6 +340,20 @@ impl Scene {
                 }
                 Some(TargetConfig::Kafka(_)) | None => None,
             })
+    }
+
+    /// Where secrets of its targets stand, and the keys that lead to them.
+    pub fn references(&self) -> impl Iterator<Item = (String, &Reference)> {
+        let callback = self.callback.as_ref().map(|callback| &callback.target);
+        let targets = [
+            ("target", Some(&self.target)),
+            ("callback.target", callback),
+        ];
+        targets.into_iter().flat_map(|(way, target)| {
+            let all = target.map(TargetConfig::references).unwrap_or_default();
+            let all = all.into_iter();
+            all.map(move |(name, reference)| (format!("{way}.http.headers.{name}"), reference))
+        })
     }
 
     /// Whether tasks wait for points in time, in one of the ways they can fail, all of which have passed.
@@ -408,6 +448,14 @@ impl Scene {
         breaker.rule().map(Some)
     }
 
+    /// Its part of the service.
+    fn weight(&self) -> Result<Weight, Error> {
+        Weight::try_new(self.weight).ok_or_else(|| {
+            let message = format!("expected a whole number from 1 to {}", Weight::MAX);
+            error(&["weight"], message)
+        })
+    }
+
     /// Refuses a deadline that no attempt could meet, or that is further off than time is counted.
     fn check_deadline(&self) -> Result<(), Error> {
         match self.deadline {
@@ -476,10 +524,14 @@ impl Backoff {
     /// The waits this stands for.
     fn rules(&self) -> Result<Waits, Error> {
         match self {
-            Self::Fixed { delay } => Ok(Waits::Fixed {
-                delay: checked("fixed", "delay", *delay)?,
-            }),
+            Self::Fixed { delay } => {
+                at_least(&["backoff", "fixed", "delay"], *delay)?;
+                Ok(Waits::Fixed {
+                    delay: checked("fixed", "delay", *delay)?,
+                })
+            }
             Self::Linear { first, step, max } => {
+                at_least(&["backoff", "linear", "first"], *first)?;
                 not_below("linear", ("first", *first), *max)?;
                 Ok(Waits::Linear {
                     first: checked("linear", "first", *first)?,
@@ -490,6 +542,7 @@ impl Backoff {
             Self::Exponential { first, factor, max } => exponential(*first, *factor, *max),
             Self::Levels { delays, preset } => levels(delays, *preset),
             Self::Random { min, max } => {
+                at_least(&["backoff", "random", "max"], *max)?;
                 not_below("random", ("min", *min), *max)?;
                 Ok(Waits::Random {
                     min: checked("random", "min", *min)?,
@@ -551,10 +604,7 @@ impl End {
 
 /// Exponential waits, which have to grow from something.
 fn exponential(first: Duration, factor: f64, max: Duration) -> Result<Waits, Error> {
-    if first.is_zero() {
-        let message = "expected a duration of more than nothing".into();
-        return Err(error(&["backoff", "exponential", "first"], message));
-    }
+    at_least(&["backoff", "exponential", "first"], first)?;
     if !factor.is_finite() || factor < 1.0 {
         let message = format!("expected a number of at least 1, found `{factor}`");
         return Err(error(&["backoff", "exponential", "factor"], message));
@@ -574,7 +624,9 @@ fn levels(delays: &[Duration], preset: Option<Preset>) -> Result<Waits, Error> {
         ([_, ..], None) => {
             for (index, delay) in delays.iter().enumerate() {
                 let index = format!("[{index}]");
-                check_delay(&["backoff", "levels", "delays", &index], *delay)?;
+                let path = ["backoff", "levels", "delays", &index];
+                at_least(&path, *delay)?;
+                check_delay(&path, *delay)?;
             }
             Ok(Waits::Levels {
                 delays: delays.to_vec(),
@@ -594,9 +646,10 @@ fn cron(schedule: &str, timezone: &str) -> Result<Waits, Error> {
         .map_err(|refused| {
             let (key, message) = match &refused {
                 cron::Error::Zone(zone) => ("timezone", unknown_zone(zone)),
-                cron::Error::TooLong | cron::Error::Unreadable { .. } | cron::Error::Rare => {
-                    ("schedule", with_causes(&refused))
-                }
+                cron::Error::TooLong
+                | cron::Error::Unreadable { .. }
+                | cron::Error::Foreign(_)
+                | cron::Error::Rare => ("schedule", with_causes(&refused)),
             };
             error(&["backoff", "cron", key], message)
         })
@@ -665,6 +718,15 @@ fn not_below(shape: &str, (key, least): (&str, Duration), max: Duration) -> Resu
 /// A wait of a shape, unless it is further off than retide parks tasks.
 fn checked(shape: &str, key: &str, wait: Duration) -> Result<Duration, Error> {
     check_delay(&["backoff", shape, key], wait).map(|()| wait)
+}
+
+/// Refuses a wait that is shorter than any: it would be made longer without a word.
+fn at_least(path: &[&str], wait: Duration) -> Result<(), Error> {
+    if wait < LEAST_WAIT {
+        let message = format!("expected a wait of at least {}", span::text(LEAST_WAIT));
+        return Err(error(path, message));
+    }
+    Ok(())
 }
 
 /// Refuses a wait that is further off than retide parks tasks.

@@ -10,26 +10,41 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Unexpected, Vi
 use serde::{Serialize, Serializer};
 use toml::value::Datetime;
 
-use retide_core::{Ladder, Timestamp};
+use retide_core::{Ladder, Timestamp, span};
 
 /// The units that a size may be written in, and their bytes.
 const UNITS: [(&str, u64); 3] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+
+/// Least memory for tasks: one large record for each of some lanes.
+const LEAST_MEMORY: u64 = 16 << 20;
 
 /// A duration as text, such as `5s` or `24h`.
 pub(super) struct Human(pub(super) Duration);
 
 impl Serialize for Human {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&humantime::format_duration(self.0))
+        serializer.serialize_str(&span::text(self.0))
     }
 }
 
 impl<'de> Deserialize<'de> for Human {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(Parse {
-            expected: "a duration such as \"5s\" or \"24h\"",
-            parse: |text| humantime::parse_duration(text).ok().map(Self),
-        })
+        deserializer.deserialize_any(Span).map(Self)
+    }
+}
+
+/// Reads a duration.
+struct Span;
+
+impl Visitor<'_> for Span {
+    type Value = Duration;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a duration with its unit, such as \"5s\" or \"24h\"")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Duration, E> {
+        span::parse(text).map_err(E::custom)
     }
 }
 
@@ -170,8 +185,15 @@ impl<'de> Visitor<'de> for Time {
 
 /// A point in time as text, in UTC.
 pub(crate) fn rfc3339(time: Timestamp) -> String {
-    let time = UNIX_EPOCH + Duration::from_micros(time.as_micros());
-    humantime::format_rfc3339(time).to_string()
+    let micros = time.as_micros();
+    let time = UNIX_EPOCH + Duration::from_micros(micros);
+    if micros.is_multiple_of(1_000_000) {
+        humantime::format_rfc3339_seconds(time).to_string()
+    } else if micros.is_multiple_of(1_000) {
+        humantime::format_rfc3339_millis(time).to_string()
+    } else {
+        humantime::format_rfc3339_micros(time).to_string()
+    }
 }
 
 /// A time as people read it: not more exact than its length makes worthwhile.
@@ -185,26 +207,50 @@ pub(crate) fn human(millis: u64) -> String {
     let rounded = millis.saturating_add(unit / 2) / unit * unit;
     let (days, rest) = (rounded / DAY, Duration::from_millis(rounded % DAY));
     match (days, rest.is_zero()) {
-        (0, _) => humantime::format_duration(rest).to_string(),
+        (0, _) => span::text(rest),
         (_, true) => format!("{days}d"),
-        (_, false) => format!("{days}d {}", humantime::format_duration(rest)),
+        (_, false) => format!("{days}d {}", span::text(rest)),
     }
 }
 
 /// Reads a duration of more than nothing.
 pub(super) fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    deserializer.deserialize_str(Parse {
-        expected: "a duration of more than nothing, such as \"100ms\"",
-        parse: |text| {
-            let duration = humantime::parse_duration(text).ok()?;
-            Some(duration).filter(|duration| !duration.is_zero())
-        },
-    })
+    let duration = deserializer.deserialize_any(Span)?;
+    if duration.is_zero() {
+        let message = "expected a duration of more than nothing, such as \"100ms\"";
+        return Err(D::Error::custom(message));
+    }
+    Ok(duration)
 }
 
 /// Reads a number of bytes, such as `256MiB`.
 pub(super) fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     deserializer.deserialize_any(Size)
+}
+
+/// A number of bytes as [`bytes`] reads it.
+pub(super) fn sized(bytes: u64) -> String {
+    let fits = UNITS
+        .iter()
+        .rev()
+        .find(|(_, unit)| bytes > 0 && bytes.is_multiple_of(*unit));
+    match fits {
+        Some((name, unit)) => format!("{}{name}", bytes / unit),
+        None => bytes.to_string(),
+    }
+}
+
+/// Reads a limit of memory: of less, nothing could be done.
+pub(super) fn memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let bytes = size(deserializer)?;
+    if bytes < LEAST_MEMORY {
+        return Err(D::Error::custom(format!(
+            "expected at least {}, found {}",
+            sized(LEAST_MEMORY),
+            sized(bytes)
+        )));
+    }
+    Ok(bytes)
 }
 
 /// A number of bytes, such as `256MiB`.

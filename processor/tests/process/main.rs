@@ -28,6 +28,7 @@ mod rate;
 mod rebalance;
 mod rig;
 mod scenes;
+mod secrets;
 mod secured;
 mod supervision;
 #[path = "../kafka/support.rs"]

@@ -8,7 +8,7 @@ use super::*;
 fn a_configuration_that_cannot_work_is_refused() {
     let url = |url: &str| Http::try_new(Config::new(url)).expect_err("it is invalid");
     let header = |name: &str, value: &str| {
-        let headers = BTreeMap::from([(name.to_owned(), value.to_owned())]);
+        let headers = BTreeMap::from([(name.to_owned(), value.into())]);
         let config = Config {
             headers,
             ..Config::new("http://127.0.0.1/")
@@ -90,7 +90,7 @@ fn a_configuration_is_read_from_toml() {
         idle_timeout: Some(Duration::from_secs(30)),
         max_age: Some(Duration::from_mins(1)),
         resend: false,
-        headers: BTreeMap::from([("authorization".to_owned(), "Bearer abc".to_owned())]),
+        headers: BTreeMap::from([("authorization".to_owned(), "Bearer abc".into())]),
         success: vec![Status::Code(404), Status::Class(3), Status::Code(999)],
         retryable: vec![Status::Class(4)],
         throttled: vec![Status::Code(418), Status::NoAnswer(NoAnswer::Connect)],
@@ -134,7 +134,7 @@ fn a_mistake_in_the_configuration_is_an_error() {
 #[test]
 fn secrets_do_not_show() {
     let config = Config {
-        headers: BTreeMap::from([("authorization".to_owned(), "Bearer abc".to_owned())]),
+        headers: BTreeMap::from([("authorization".to_owned(), "Bearer abc".into())]),
         ..Config::new("https://shop.example/paid?token=abc")
     };
 

@@ -11,7 +11,7 @@ use crate::left_out::Why;
 async fn a_request_carries_payload_identity_and_the_producers_headers() {
     let (address, seen) = serve((200, &[], "")).await;
     let mut config = config(address);
-    config.headers = BTreeMap::from([("X-Team".to_owned(), "configured".to_owned())]);
+    config.headers = BTreeMap::from([("X-Team".to_owned(), "configured".into())]);
     let http = Http::try_new(config).expect("a valid configuration");
     let task = fixture::task(&[
         ("Content-Type", Some(b"application/json")),
@@ -267,7 +267,7 @@ fn strictly(bytes: &[u8]) -> Result<Vec<u8>, String> {
 async fn the_bytes_of_a_request_are_what_a_strict_server_takes() {
     let (address, mut seen) = serve_bytes(|_| "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n").await;
     let http = Http::try_new(Config {
-        headers: BTreeMap::from([("X-Team".to_owned(), "shop".to_owned())]),
+        headers: BTreeMap::from([("X-Team".to_owned(), "shop".into())]),
         ..Config::new(format!("http://{address}/paid?a=b"))
     })
     .expect("a valid configuration");

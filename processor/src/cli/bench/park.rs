@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use clap::Args;
 
+use retide_core::span;
+
 use crate::bench::{self, Memory, Parked, Stage};
 use crate::cli::bench::late;
 
@@ -129,7 +131,7 @@ fn percent(share: Option<f64>) -> String {
 
 /// A time of at least a second and at most a day.
 fn span(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
+    span::parse(text)
         .ok()
         .filter(|span| (Duration::from_secs(1)..=Duration::from_hours(24)).contains(span))
         .ok_or_else(|| "expected a duration from 1s to 24h, such as 90s".to_owned())

@@ -7,12 +7,10 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use humantime::format_duration;
-
 use retide_connectors::TargetConfig;
 use retide_core::scene::{self, Overrides};
 use retide_core::share::{self, Division};
-use retide_core::{Ordering, Policy, Rate, Scenes, Timestamp, breaker};
+use retide_core::{Ordering, Policy, Rate, Scenes, Timestamp, breaker, span};
 
 use crate::cli::doctor::{Line, Section, change};
 use crate::config::{Config, Guarantee, Scene};
@@ -167,10 +165,10 @@ fn never_again(key: &str, policy: &Policy, deadline: Option<Duration>) -> Option
     (policy.max_attempts.get() > 1 && least > deadline).then(|| Odd {
         message: format!(
             "the first wait of {key} is {} at least, and the deadline is {}: no task is ever tried a second time",
-            format_duration(least),
-            format_duration(deadline)
+            span::text(least),
+            span::text(deadline)
         ),
-        key: format!("deadline (over {}) or {key}", format_duration(least)),
+        key: format!("deadline (over {}) or {key}", span::text(least)),
     })
 }
 
@@ -185,8 +183,8 @@ fn many_trips(policy: &Policy, longest: Duration) -> Option<Odd> {
     Some(Odd {
         message: format!(
             "a wait of {} goes through the longest tier ({}) {trips} times, each time a record written and read",
-            format_duration(most),
-            format_duration(longest)
+            span::text(most),
+            span::text(longest)
         ),
         key: "tiers (up to \"7d\")".to_owned(),
     })
@@ -199,8 +197,8 @@ fn slow_rate(rate: Rate, deadline: Option<Duration>) -> Option<Odd> {
     (every > deadline).then(|| Odd {
         message: format!(
             "its rate lets one attempt start every {}, and the deadline is {}: tasks that queue up expire",
-            format_duration(every),
-            format_duration(deadline)
+            span::text(every),
+            span::text(deadline)
         ),
         key: "rate.limit or deadline".to_owned(),
     })
@@ -228,8 +226,8 @@ fn slow_part(
             message: format!(
                 "its rate belongs to {shards} shards, each of which lets one attempt start every {}, and the deadline is {}: where workers \
                  have few shards each, tasks that queue up expire",
-                format_duration(period),
-                format_duration(deadline)
+                span::text(period),
+                span::text(deadline)
             ),
             key: format!("rate.limit{burst} or deadline"),
         }
@@ -317,7 +315,7 @@ fn odd_breaker(rules: &scene::Scene, timeout: Duration) -> Vec<Odd> {
                     "its breaker needs {} calls within {} to open, and its rate lets {} start at most: it opens only if scenes that share it \
                      call, too",
                     rule.min_calls,
-                    format_duration(rule.window),
+                    span::text(rule.window),
                     calls.floor()
                 ),
                 key: "breaker.min_calls or breaker.window".to_owned(),
@@ -328,8 +326,8 @@ fn odd_breaker(rules: &scene::Scene, timeout: Duration) -> Vec<Odd> {
         odd.push(Odd {
             message: format!(
                 "to its breaker a call is slow that takes over {}, and calls are given up after {}: none is ever slow",
-                format_duration(slow),
-                format_duration(timeout)
+                span::text(slow),
+                span::text(timeout)
             ),
             key: "breaker.slow_call (below the target's timeout)".to_owned(),
         });
@@ -338,8 +336,8 @@ fn odd_breaker(rules: &scene::Scene, timeout: Duration) -> Vec<Odd> {
         odd.push(Odd {
             message: format!(
                 "its breaker is open for {} at least, and the deadline is {}: tasks that are due meanwhile may expire untried",
-                format_duration(rule.open),
-                format_duration(deadline)
+                span::text(rule.open),
+                span::text(deadline)
             ),
             key: "breaker.open or deadline".to_owned(),
         });
@@ -405,7 +403,7 @@ mod tests {
         assert_eq!(
             messages(&fixed("101h")),
             [
-                "a wait of 4days 5h goes through the longest tier (1h) 101 times, each time a record written and read"
+                "a wait of 4d 5h goes through the longest tier (1h) 101 times, each time a record written and read"
             ]
         );
     }

@@ -7,17 +7,20 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 use futures_util::stream;
-use humantime::{format_duration, format_rfc3339_seconds};
+use humantime::format_rfc3339_seconds;
 use tokio::time::Instant;
 use url::Url;
 
 use retide_connectors::TargetConfig;
 use retide_connectors::egress::Denied;
 use retide_connectors::http::{self, Reached, Unreached};
+use retide_connectors::secret::Secrets;
 use retide_connectors::tls::Looked;
+use retide_core::span;
 
 use crate::cli::doctor::{Line, Section, change};
 use crate::command::Invocation;
+use crate::config::secrets::masked;
 use crate::config::{Config, Scene};
 use crate::outbound::expires;
 
@@ -63,6 +66,7 @@ pub(super) async fn lines(
         "[egress]",
         config.egress.to_string(),
     )];
+    lines.extend(secrets(config, scenes));
     let profiles = outbound.tls.look();
     lines.extend(profiles.iter().map(profile));
     let end = Instant::now() + ALL;
@@ -75,6 +79,46 @@ pub(super) async fn lines(
     // Buffered in order, so that the same configuration gives the same lines.
     let tried: Vec<Line> = tried.buffered(AT_ONCE).collect().await;
     lines.extend(tried);
+    lines
+}
+
+/// What is secret in scenes: whether it can be read here, and what stands there in clear.
+fn secrets(config: &Config, scenes: &BTreeMap<String, (Scene, Option<String>)>) -> Vec<Line> {
+    let retide = &config.invocation;
+    let known = Secrets::new(config.secrets.clone());
+    let mut lines = Vec::new();
+    for (name, (scene, file)) in scenes {
+        for (key, reference) in scene.references() {
+            let subject = format!("scene {name}: {key}");
+            lines.push(match known.missing(reference) {
+                None => Line::ok(Section::Targets, subject, format!("{reference} can be read here")),
+                Some(problem) => Line::fail(
+                    Section::Targets,
+                    subject,
+                    format!("{problem}, as seen from here: a process that cannot read it holds the tasks of the scene"),
+                    "put the secret there, for each process that runs; they look again by themselves",
+                ),
+            });
+        }
+        let (_, places) = masked(scene);
+        for key in places {
+            let fix = change(
+                retide,
+                name,
+                file.as_deref(),
+                &format!(
+                    "{key} to {{ file = \"/run/secrets/…\" }} or {{ env = \"…\" }}, or what is secret of it"
+                ),
+            );
+            let message = "holds a secret in clear: whoever reads the scenes topic has it";
+            lines.push(Line::warn(
+                Section::Targets,
+                format!("scene {name}: {key}"),
+                message,
+                fix,
+            ));
+        }
+    }
     lines
 }
 
@@ -182,7 +226,7 @@ fn line(place: &Place, named: Named, result: Result<Reached, Unreached>) -> Line
         Err(Unreached::Connect(reason)) => {
             let reason = match &*reason {
                 "no connection in time" => {
-                    format!("no connection within {}", format_duration(CONNECT))
+                    format!("no connection within {}", span::text(CONNECT))
                 }
                 _ => reason,
             };
