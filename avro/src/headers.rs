@@ -480,7 +480,7 @@ pub fn misspelt(name: &[u8]) -> Option<&'static str> {
 }
 
 /// Whether an identity is a media type: it stands where that belongs, and all tasks of its kind would have the same one.
-pub(crate) fn is_media_type(id: &str) -> bool {
+pub fn is_media_type(id: &str) -> bool {
     /// Of types with names of their own; an identity such as `video/42` is none.
     const NAMED: [&str; 26] = [
         "application/avro",
@@ -793,12 +793,13 @@ fn last_time(
 
 /// Refuses a time that is more than a year before the record: nobody asks for that.
 fn not_long_ago(given: Given, record: &Record, arrival: &Arrival) -> Result<(), Refusal> {
-    // A dead letter that is produced again was plausible when its task entered.
-    let first = number(record, FIRST_FAILED_AT, Reason::BadHeader);
-    let first = first.ok().flatten().map(Timestamp::from_millis);
-    let from = earliest(arrival);
-    let from = first.map_or(from, |first| from.min(first.before(YEAR)));
-    if Timestamp::from_millis(given.value) >= from {
+    // A dead letter that is produced again was plausible when its task entered: what is written before the hops is retide's.
+    let place = |name: &str| {
+        let mut headers = record.headers.iter();
+        headers.rposition(|header| is_named(header.name.as_bytes(), name))
+    };
+    let is_retides = || place(given.name).is_some_and(|at| Some(at) < place(HOPS));
+    if Timestamp::from_millis(given.value) >= earliest(arrival) || is_retides() {
         return Ok(());
     }
     let value = given.value;

@@ -375,117 +375,117 @@ fn base64_is_that_of_any_library() {
     assert!(refused.contains("keyBase64: 5 symbols"), "{refused}");
 }
 
+/// Members of an envelope beside a scene, and words of their refusal.
+const REFUSED: &[(&str, &[&str])] = &[
+    (r#""Payload":1"#, &[r#""Payload""#, "did you mean payload?"]),
+    (
+        r#""delay_ms":1"#,
+        &[r#""delay_ms""#, "did you mean delayMs?"],
+    ),
+    (r#""zzz":1"#, &[r#""zzz""#, "payloadBase64"]),
+    (r#""scene":"pay""#, &["scene is there twice"]),
+    (
+        r#""id":{"string":"o-7"}"#,
+        &["id: an object", "Avro's JSON"],
+    ),
+    (
+        r#""id":true"#,
+        &["id: true found, text or a number expected"],
+    ),
+    (r#""id":"""#, &["id is empty"]),
+    (r#""id":"text/plain""#, &["text/plain", "media type"]),
+    (
+        r#""contentType":7"#,
+        &["contentType: the number 7 found, text expected"],
+    ),
+    (
+        r#""dueAt":true"#,
+        &["dueAt: true found", "milliseconds since 1970"],
+    ),
+    (
+        r#""dueAt":1795836382000.25"#,
+        &["dueAt: the number 1795836382000.25"],
+    ),
+    (r#""dueAt":"soon""#, &[r#"dueAt: text "soon""#]),
+    (
+        r#""dueAt":"2026-12-24T18:00:00""#,
+        &["dueAt: text", "2026-12-24T18:00:00Z"],
+    ),
+    (
+        r#""delayMs":"5s""#,
+        &[r#"delayMs: text "5s""#, "milliseconds"],
+    ),
+    (r#""dueAt":-5"#, &["bad-due: dueAt is -5"]),
+    (r#""delayMs":-5"#, &["bad-due: delayMs is -5"]),
+    (
+        r#""payloadBase64":[1]"#,
+        &["payloadBase64: an array [1] found, text in base64"],
+    ),
+    (
+        r#""payload":1,"payloadBase64":"""#,
+        &["both payload and payloadBase64"],
+    ),
+    (
+        r#""payload":"\ud800""#,
+        &["payload: text", "half a character"],
+    ),
+    (
+        r#""headers":"a""#,
+        &[r#"headers: text "a" found, an object"#],
+    ),
+    (
+        r#""headers":{"a":true}"#,
+        &["headers.a: true found, text or a number"],
+    ),
+    (
+        r#""headers":{"a":"","a":""}"#,
+        &["headers.a is there twice"],
+    ),
+    (
+        r#""headers":[7]"#,
+        &["headers[0]: the number 7 found, an object"],
+    ),
+    (
+        r#""headers":[{"value":"b"}]"#,
+        &["headers[0].name is missing"],
+    ),
+    (
+        r#""headers":[{"name":7}]"#,
+        &["headers[0].name: the number 7"],
+    ),
+    (
+        r#""headers":[{"name":"a"},{"name":"a","value":{}}]"#,
+        &["headers[1].value: an object {} found"],
+    ),
+    (
+        r#""headers":[{"name":"a","Value":"b"}]"#,
+        &["headers[0].Value", "did you mean value?"],
+    ),
+    (
+        r#""headers":[{"name":"a","value":"","valueBase64":""}]"#,
+        &["headers[0].value and headers[0].valueBase64"],
+    ),
+    (
+        r#""headers":{"retry-delay-ms":"9"}"#,
+        &["retry-delay-ms", "the field delayMs"],
+    ),
+    (
+        r#""headers":{"Retry_Due_At":"9"}"#,
+        &["Retry_Due_At", "the field dueAt"],
+    ),
+    (
+        r#""contentType":"application/vnd.retide.task+json""#,
+        &["contentType is that of an envelope"],
+    ),
+    (r#""payload":NaN"#, &["not JSON at line 1, column", "NaN"]),
+];
+
 #[test]
 fn a_refusal_names_the_path_what_was_found_and_what_is_expected() {
-    for (members, words) in [
-        (
-            r#""Payload":1"#,
-            &[r#""Payload""#, "did you mean payload?"][..],
-        ),
-        (
-            r#""delay_ms":1"#,
-            &[r#""delay_ms""#, "did you mean delayMs?"],
-        ),
-        (r#""zzz":1"#, &[r#""zzz""#, "payloadBase64"]),
-        (r#""scene":"pay""#, &["scene is there twice"]),
-        (
-            r#""id":{"string":"o-7"}"#,
-            &["id: an object", "Avro's JSON"],
-        ),
-        (
-            r#""id":true"#,
-            &["id: true found, text or a number expected"],
-        ),
-        (r#""id":"""#, &["id is empty"]),
-        (r#""id":"text/plain""#, &["text/plain", "media type"]),
-        (
-            r#""contentType":7"#,
-            &["contentType: the number 7 found, text expected"],
-        ),
-        (
-            r#""dueAt":true"#,
-            &["dueAt: true found", "milliseconds since 1970"],
-        ),
-        (
-            r#""dueAt":1795836382000.25"#,
-            &["dueAt: the number 1795836382000.25"],
-        ),
-        (r#""dueAt":"soon""#, &[r#"dueAt: text "soon""#]),
-        (
-            r#""dueAt":"2026-12-24T18:00:00""#,
-            &["dueAt: text", "2026-12-24T18:00:00Z"],
-        ),
-        (
-            r#""delayMs":"5s""#,
-            &[r#"delayMs: text "5s""#, "milliseconds"],
-        ),
-        (r#""dueAt":-5"#, &["bad-due: dueAt is -5"]),
-        (r#""delayMs":-5"#, &["bad-due: delayMs is -5"]),
-        (
-            r#""payloadBase64":[1]"#,
-            &["payloadBase64: an array [1] found, text in base64"],
-        ),
-        (
-            r#""payload":1,"payloadBase64":"""#,
-            &["both payload and payloadBase64"],
-        ),
-        (
-            r#""payload":"\ud800""#,
-            &["payload: text", "half a character"],
-        ),
-        (
-            r#""headers":"a""#,
-            &[r#"headers: text "a" found, an object"#],
-        ),
-        (
-            r#""headers":{"a":true}"#,
-            &["headers.a: true found, text or a number"],
-        ),
-        (
-            r#""headers":{"a":"","a":""}"#,
-            &["headers.a is there twice"],
-        ),
-        (
-            r#""headers":[7]"#,
-            &["headers[0]: the number 7 found, an object"],
-        ),
-        (
-            r#""headers":[{"value":"b"}]"#,
-            &["headers[0].name is missing"],
-        ),
-        (
-            r#""headers":[{"name":7}]"#,
-            &["headers[0].name: the number 7"],
-        ),
-        (
-            r#""headers":[{"name":"a"},{"name":"a","value":{}}]"#,
-            &["headers[1].value: an object {} found"],
-        ),
-        (
-            r#""headers":[{"name":"a","Value":"b"}]"#,
-            &["headers[0].Value", "did you mean value?"],
-        ),
-        (
-            r#""headers":[{"name":"a","value":"","valueBase64":""}]"#,
-            &["headers[0].value and headers[0].valueBase64"],
-        ),
-        (
-            r#""headers":{"retry-delay-ms":"9"}"#,
-            &["retry-delay-ms", "the field delayMs"],
-        ),
-        (
-            r#""headers":{"Retry_Due_At":"9"}"#,
-            &["Retry_Due_At", "the field dueAt"],
-        ),
-        (
-            r#""contentType":"application/vnd.retide.task+json""#,
-            &["contentType is that of an envelope"],
-        ),
-        (r#""payload":NaN"#, &["not JSON at line 1, column", "NaN"]),
-    ] {
+    for (members, words) in REFUSED {
         let refused = refusal(format!(r#"{{"scene":"pay",{members}}}"#));
 
-        for words in words {
+        for words in *words {
             assert!(
                 refused.contains(words),
                 "{members}: {refused} lacks {words}"

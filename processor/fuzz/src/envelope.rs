@@ -1,4 +1,5 @@
-//! Envelopes: what is accepted is what other readers of Avro and JSON find in it, and survives being written again.
+//! Envelopes: what is accepted is what other readers of Avro and JSON find in it, and survives being written again; what is refused
+//! carries scene, id and key as far as they find them.
 
 use std::collections::BTreeMap;
 
@@ -7,9 +8,10 @@ use apache_avro::{Schema, from_avro_datum, to_avro_datum};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use retide_avro::headers::MAX_HEADERS;
+use retide_avro::headers::{self, MAX_HEADERS, MAX_ID, MAX_SCENE};
 use retide_avro::{
     Arrival, ENVELOPE_AVRO, ENVELOPE_JSON, Intake, JSON, RETRY_TASK_FINGERPRINT, RETRY_TASK_SCHEMA,
     Schemas, is_json,
@@ -64,7 +66,13 @@ pub fn envelope(data: &[u8]) {
 
     let task = match ingest(record.clone()) {
         Ok(task) => task,
-        Err(poison) => return record::check_poison(&poison, &record),
+        Err(poison) => {
+            record::check_poison(&poison, &record);
+            if form == 0 {
+                check_known(&poison, value);
+            }
+            return;
+        }
     };
 
     record::check_task(&task, data.len() + record.weight());
@@ -76,7 +84,12 @@ pub fn envelope(data: &[u8]) {
         return;
     }
     match form {
-        0 => check_fields(&task, &by_json(value)),
+        0 => {
+            if let Some(fields) = strictly(value) {
+                check_fields(&task, &fields);
+            }
+            check_general(&task, value);
+        }
         1..=4 => check_avro(&task, value),
         _ => {}
     }
@@ -237,60 +250,130 @@ fn library_header(value: &Value) -> Header {
     }
 }
 
-/// What a general reader of JSON finds.
-fn by_json(text: &[u8]) -> Fields {
-    let object: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(text).expect("an object");
+/// The JSON form as it is documented, to the letter.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Strict {
+    scene: String,
+    id: Option<String>,
+    payload: Option<Box<RawValue>>,
+    payload_base64: Option<String>,
+    content_type: Option<String>,
+    #[serde(default)]
+    headers: Vec<StrictHeader>,
+    key: Option<String>,
+    key_base64: Option<String>,
+    due_at: Option<i64>,
+    delay_ms: Option<i64>,
+    deadline_at: Option<i64>,
+}
+
+/// A header of the JSON form, to the letter.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct StrictHeader {
+    name: String,
+    value: Option<String>,
+    value_base64: Option<String>,
+}
+
+/// What a strict reader finds, if it takes the document.
+fn strictly(document: &[u8]) -> Option<Fields> {
+    let strict: Strict = serde_json::from_slice(document).ok()?;
     let mut fields = Fields::default();
-    for name in ["scene", "id", "contentType"] {
-        if let Some(text) = text_of(&object, name) {
-            fields.texts.insert(name, text);
-        }
+    let texts = [
+        ("scene", Some(strict.scene)),
+        ("id", strict.id),
+        ("contentType", strict.content_type),
+    ];
+    for (name, text) in texts {
+        fields.texts.extend(text.map(|text| (name, text)));
     }
-    for name in ["dueAt", "delayMs", "deadlineAt"] {
-        let number = object
-            .get(name)
-            .and_then(|raw| serde_json::from_str(raw.get()).ok());
-        if let Some(number) = number {
-            fields.numbers.insert(name, number);
-        }
+    let numbers = [
+        ("dueAt", strict.due_at),
+        ("delayMs", strict.delay_ms),
+        ("deadlineAt", strict.deadline_at),
+    ];
+    for (name, number) in numbers {
+        fields.numbers.extend(number.map(|number| (name, number)));
     }
-    for (name, base64) in [("payload", "payloadBase64"), ("key", "keyBase64")] {
-        if let Some(bytes) = json_bytes(&object, name, base64) {
-            fields.bytes.insert(name, bytes);
+    let bytes = |text: Option<String>, base64: Option<String>| match (text, base64) {
+        (Some(text), None) => Some(Some(text.into_bytes())),
+        (None, Some(base64)) => STANDARD.decode(base64).ok().map(Some),
+        (None, None) => Some(None),
+        (Some(_), Some(_)) => None,
+    };
+    let payload = match strict.payload {
+        Some(raw) if raw.get().starts_with('"') => Some(serde_json::from_str(raw.get()).ok()?),
+        Some(raw) => {
+            fields.wrote_json = true;
+            Some(raw.get().to_owned())
         }
-    }
-    let payload = object.get("payload").map(|raw| raw.get());
-    fields.wrote_json = payload.is_some_and(|raw| raw != "null" && !raw.starts_with('"'));
-    if let Some(headers) = object.get("headers") {
-        let headers: Vec<BTreeMap<String, Box<RawValue>>> =
-            serde_json::from_str(headers.get()).expect("an array of objects");
-        for header in headers {
-            let name = text_of(&header, "name").expect("a name");
-            let value = json_bytes(&header, "value", "valueBase64");
-            fields
-                .headers
-                .push(record::header(name.as_bytes(), value.as_deref()));
-        }
-    }
+        None => None,
+    };
+    let payload = bytes(payload, strict.payload_base64)?;
     fields
+        .bytes
+        .extend(payload.map(|payload| ("payload", payload)));
+    let key = bytes(strict.key, strict.key_base64)?;
+    fields.bytes.extend(key.map(|key| ("key", key)));
+    for header in strict.headers {
+        let value = bytes(header.value, header.value_base64)?;
+        let header = record::header(header.name.as_bytes(), value.as_deref());
+        fields.headers.push(header);
+    }
+    Some(fields)
 }
 
-/// The text under a key, unless there is none or null.
-fn text_of(object: &BTreeMap<String, Box<RawValue>>, key: &str) -> Option<String> {
-    serde_json::from_str(object.get(key)?.get()).ok()
+/// The members of an object as any reader of JSON finds them.
+fn members(document: &[u8]) -> Option<BTreeMap<String, Box<RawValue>>> {
+    serde_json::from_slice(document).ok()
 }
 
-/// Bytes under one of two keys: as text or as any other JSON, or as base64.
-fn json_bytes(
-    object: &BTreeMap<String, Box<RawValue>>,
-    key: &str,
-    base64: &str,
-) -> Option<Vec<u8>> {
-    match object.get(key).map(|raw| raw.get()) {
-        Some("null") | None => {
-            text_of(object, base64).map(|text| STANDARD.decode(text).expect("base64"))
-        }
-        Some(text) if text.starts_with('"') => text_of(object, key).map(String::into_bytes),
-        Some(json) => Some(json.as_bytes().to_vec()),
+/// A text or a number, as any reader of JSON finds it.
+fn text_of(members: &BTreeMap<String, Box<RawValue>>, key: &str) -> Option<String> {
+    let raw = members.get(key)?.get();
+    let is_number = raw.starts_with(|c: char| c == '-' || c.is_ascii_digit());
+    if is_number {
+        return Some(raw.to_owned());
+    }
+    serde_json::from_str(raw).ok()
+}
+
+/// Whatever was tolerated, a task has the names that any reader of JSON finds, and a time only where there is one.
+fn check_general(task: &Task, document: &[u8]) {
+    // Neither a mark of the byte order nor a frame is JSON.
+    let Some(members) = members(document) else {
+        return;
+    };
+    assert_eq!(text_of(&members, "scene").as_deref(), Some(&*task.scene));
+    if let Some(id) = text_of(&members, "id") {
+        assert_eq!(*task.id, *id);
+    }
+    let has = |key: &str| members.get(key).is_some_and(|raw| raw.get() != "null");
+    assert!(has("dueAt") || has("delayMs") || task.due == NOW);
+    assert_eq!(has("deadlineAt"), task.deadline.is_some());
+    let has_payload = has("payload") || has("payloadBase64");
+    assert_eq!(has_payload, task.record.value.is_some());
+}
+
+/// What is refused carries the names that any reader of JSON finds: whoever waits for the task hears of it.
+fn check_known(poison: &Poison, document: &[u8]) {
+    let Some(members) = members(document) else {
+        return;
+    };
+    let is_word = |text: &String, limit: usize| {
+        !text.is_empty() && text.len() <= limit && !text.contains(char::is_control)
+    };
+    let scene = text_of(&members, "scene").filter(|scene| is_word(scene, MAX_SCENE));
+    if let Some(scene) = scene {
+        assert_eq!(*poison.scene, *scene);
+    }
+    let id = text_of(&members, "id").filter(|id| is_word(id, MAX_ID));
+    if let Some(id) = id.filter(|id| !headers::is_media_type(id)) {
+        assert_eq!(*poison.id, *id);
+    }
+    if let Some(key) = text_of(&members, "key") {
+        assert_eq!(poison.key.as_deref(), Some(key.as_bytes()));
     }
 }
