@@ -172,12 +172,17 @@ pub(crate) fn open(record: &Record, intake: &Intake) -> Result<Option<Envelope>,
 
 /// What can be read of an envelope that is refused: whoever waits for its task is to hear of it.
 pub(crate) fn known(record: &Record, intake: &Intake) -> Known {
-    let (Some(value), Ok(Some(found))) = (&record.value, find(record, intake)) else {
+    let Some(value) = &record.value else {
         return Known::default();
     };
-    if value.len() > MAX_ENCODED {
+    let found = match find(record, intake) {
+        Ok(found) => found,
+        // Of another form than it is said to be.
+        Err(_) => json_start(value).map(Found::Json),
+    };
+    let Some(found) = found.filter(|_| value.len() <= MAX_ENCODED) else {
         return Known::default();
-    }
+    };
     let known = match found {
         Found::Json(start) | Found::Unsaid(start) => json::known(&value[start..]),
         Found::Avro(start, Writer::Own) => avro::known(value.slice(start..)),

@@ -459,6 +459,11 @@ pub(crate) fn names_scene(record: &Record) -> bool {
 /// run early without it, for what stands between its words. In another case alone it is that header.
 pub fn misspelt(name: &[u8]) -> Option<&'static str> {
     const SET: [&str; 5] = [SCENE, ID, DUE_AT, DELAY_MS, DEADLINE_AT];
+    /// The letters of a name, whatever stands between its words.
+    fn letters(name: &[u8]) -> impl Iterator<Item = u8> {
+        let letters = name.iter().filter(|byte| !b"-_. ".contains(byte));
+        letters.map(u8::to_ascii_lowercase)
+    }
     let is_around =
         |byte: &u8| byte.is_ascii_whitespace() || matches!(byte, b'"' | b'\'' | b'`' | b':');
     let from = name.iter().position(|byte| !is_around(byte))?;
@@ -470,12 +475,8 @@ pub fn misspelt(name: &[u8]) -> Option<&'static str> {
     if !is_like || SET.iter().any(|own| is_named(name, own)) {
         return None;
     }
-    let letters = |name: &[u8]| -> Vec<u8> {
-        let letters = name.iter().filter(|byte| !b"-_. ".contains(byte));
-        letters.map(u8::to_ascii_lowercase).collect()
-    };
     SET.into_iter().find(|own| {
-        is_named(inner, own) || (*own != ID && letters(inner) == letters(own.as_bytes()))
+        is_named(inner, own) || (*own != ID && letters(inner).eq(letters(own.as_bytes())))
     })
 }
 

@@ -525,6 +525,11 @@ fn a_refusal_carries_scene_id_and_key_as_far_as_they_can_be_read() {
         (&*number.id, number.key.as_deref()),
         ("7", Some(&b"key"[..]))
     );
+    let other = record(
+        br#"{"scene":"pay","id":"o-7"}"#,
+        &[("content-type", ENVELOPE_AVRO)],
+    );
+    assert_eq!(&*take(None, other).expect_err("no Avro").id, "o-7");
     // The producer's header counts first, and what retide made of the place does not count.
     let wrong = record(
         br#"{"scene":"pay","id":"o-7","x":1}"#,
