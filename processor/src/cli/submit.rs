@@ -246,6 +246,10 @@ fn line(input: &mut impl BufRead) -> Result<Option<Vec<u8>>, Failed> {
         let message = format!("a line is over {} MiB", MOST >> 20);
         return Err(Failed::because(Exit::Usage, message));
     }
+    // The end of a line on Windows.
+    if line.last() == Some(&b'\r') {
+        line.pop();
+    }
     Ok(Some(line))
 }
 
@@ -493,6 +497,18 @@ mod tests {
         assert_eq!(time("1970-01-01T00:00:00.0001Z"), Ok(1));
         assert!(time("tomorrow").is_err());
         assert!(time("-5").is_err());
+    }
+
+    #[test]
+    fn a_line_ends_as_on_windows_or_not() {
+        let mut input = &b"a\r\n\r\nb\rc\nd\r"[..];
+        let mut lines = Vec::new();
+
+        while let Some(line) = line(&mut input).unwrap_or_else(|_| panic!("a line")) {
+            lines.push(line);
+        }
+
+        assert_eq!(lines, [&b"a"[..], b"", b"b\rc", b"d"]);
     }
 
     #[test]

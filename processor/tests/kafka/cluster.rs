@@ -183,7 +183,7 @@ fn a_tier_that_forgets_before_an_outage_ends_is_refused() {
     let expected = bench.finding(
         Severity::Refuse,
         "delay.24h",
-        "retention.ms is 1day 23h 59m 59s, which is less than 2days: tasks are deleted before they are read",
+        "retention.ms is 1d 23h 59m 59s, which is less than 2d: tasks are deleted before they are read",
         ("retention.ms", "691200000"),
     );
     assert_eq!(findings, [expected]);
@@ -205,7 +205,7 @@ fn a_retry_topic_that_forgets_within_a_night_is_worth_a_warning() {
     let expected = bench.finding(
         Severity::Warn,
         "tasks",
-        "retention.ms is 1h, which is less than 1day: tasks are deleted before they are read",
+        "retention.ms is 1h, which is less than 1d: tasks are deleted before they are read",
         ("retention.ms", "604800000"),
     );
     assert_eq!(findings, [expected]);

@@ -173,7 +173,7 @@ fn each_planted_defect_has_a_line_and_its_command_mends_it() {
         }),
         json!({
             "section": "topics", "mark": "fail", "subject": format!("{prefix}.delay.1h"),
-            "message": "retention.ms is 1s, which is less than 1day 1h: tasks are deleted before they are read",
+            "message": "retention.ms is 1s, which is less than 1d 1h: tasks are deleted before they are read",
             "fix": format!(
                 "kafka-configs.sh --bootstrap-server {kafka} --alter --entity-type topics --entity-name {prefix}.delay.1h \
                  --add-config retention.ms=608400000"
