@@ -3,6 +3,7 @@
 //! | module | command |
 //! |---|---|
 //! | `bench` | `retide bench` |
+//! | `callbacks` | `retide callbacks` |
 //! | `config` | `retide config` |
 //! | `demo` | `retide demo` |
 //! | `doctor` | `retide doctor` |
@@ -12,12 +13,15 @@
 //! | `scenes` | `retide scenes` |
 //! | `preview` | `retide scenes preview` |
 //! | `submit` | `retide submit` |
+//! | `suggest` | the scene that was probably meant |
+//! | `target` | `retide target` |
 //! | `reach` | what commands ask of a cluster first, and what they say where it is refused |
 //! | `output` | tables, JSON, and the ways a command can fail |
 //!
 //! Data goes to stdout, talk to stderr.
 
 mod bench;
+mod callbacks;
 mod config;
 mod demo;
 mod doctor;
@@ -30,6 +34,8 @@ mod reach;
 mod run;
 mod scenes;
 mod submit;
+mod suggest;
+mod target;
 
 use std::env;
 use std::path::PathBuf;
@@ -89,11 +95,11 @@ struct Global {
 /// What to do.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show it all on this machine: a broker in memory, a target that fails, retide between them
+    /// Show it all on this machine; needs no Kafka
     Demo(demo::Options),
     /// Create the topics
     Init(init::Options),
-    /// Look at cluster, topics, permissions, clock, scenes and targets; say what to mend, and how
+    /// See whether all is well, and how to mend what is not
     Doctor(doctor::Options),
     /// Run workers: wait, try again, end tasks
     Run(run::Options),
@@ -101,13 +107,17 @@ enum Command {
     Submit(submit::Options),
     /// Tell what became of one task, from the topics alone
     Explain(explain::Options),
-    /// Show and change the rules on the scenes topic; workers follow at once
+    /// Tell how tasks ended, one line each
+    Callbacks(callbacks::Options),
+    /// Show and change the rules on the scenes topic
     #[command(subcommand)]
     Scenes(scenes::Command),
     /// Show the configuration in force
     #[command(subcommand)]
     Config(config::Command),
-    /// Measure retide on a cluster, beside a raw baseline in the same run
+    /// Be an HTTP target to play with, which shows each request
+    Target(target::Options),
+    /// Measure retide on a cluster, beside a raw baseline
     #[command(subcommand)]
     Bench(bench::Command),
     /// Be the target of a measurement
@@ -123,31 +133,36 @@ enum Command {
 /// Shown by `-h` and `--help`.
 const EXAMPLES: &str = "\
 Examples:
-  retide demo                                   watch it work; needs nothing but this binary
-  retide --bootstrap kafka:9092 init            create the topics
-  retide scenes apply scenes.toml               say what a scene's tasks are to do
-  retide doctor                                 see whether all is well, and how to mend it
-  retide run                                    work
-  echo '{\"order\":7}' | retide submit --scene payment --delay 10s";
+  retide demo                     watch it work; needs only this binary
+  retide init                     create the topics
+  retide scenes apply scenes.toml say what a scene's tasks are to do
+  retide doctor                   see whether all is well
+  retide run                      work
+  echo '{\"order\":7}' | retide submit --scene payment --id order-7
+  retide explain order-7          see what became of a task";
 
 /// Shown by `--help` only.
 const LONG: &str = "\
 Examples:
-  retide demo                                   watch it work; needs nothing but this binary
-  retide --bootstrap kafka:9092 init            create the topics
-  retide scenes apply scenes.toml               say what a scene's tasks are to do
-  retide doctor                                 see whether all is well, and how to mend it
-  retide run                                    work
-  echo '{\"order\":7}' | retide submit --scene payment --delay 10s
+  retide demo                     watch it work; needs only this binary
+  retide init                     create the topics
+  retide scenes apply scenes.toml say what a scene's tasks are to do
+  retide doctor                   see whether all is well
+  retide run                      work
+  echo '{\"order\":7}' | retide submit --scene payment --id order-7
+  retide explain order-7          see what became of a task
 
 Environment:
-  RETIDE__SECTION__KEY        sets a key of the configuration, such as RETIDE__KAFKA__BOOTSTRAP_SERVERS
+  RETIDE__SECTION__KEY        sets a key of the configuration,
+                              RETIDE__KAFKA__BOOTSTRAP_SERVERS say
   RETIDE__SECTION__KEY_FILE   the same, from a file: for secrets
-  RETIDE_LOG                  what is logged to stderr, such as info or retide=debug
+  RETIDE_LOG                  what is logged to stderr: info or
+                              retide=debug, say
 
 Exit codes:
-  0 ok · 1 failure · 2 usage or configuration · 3 not found · 4 conflict or failed precondition
-  5 unreachable · 6 partly done · 130 interrupted";
+  0 ok, 1 failure, 2 usage or configuration, 3 not found,
+  4 conflict or failed precondition, 5 unreachable, 6 partly done,
+  130 interrupted";
 
 /// Parses the command line, does what it says, and exits.
 pub fn main() -> ! {
@@ -176,6 +191,10 @@ fn dispatch(Cli { global, command }: Cli, log: &Log) -> Result<(), Failed> {
         Command::Run(options) => run::run(load(&global)?, &options, log),
         Command::Submit(options) => submit::submit(&load(&global)?, &options, global.output),
         Command::BenchTarget(options) => bench::target(&options),
+        Command::Callbacks(options) => {
+            callbacks::callbacks(&load(&global)?, &options, global.output)
+        }
+        Command::Target(options) => target::target(&options, global.output),
         Command::Explain(options) => explain::explain(&load(&global)?, options, global.output),
         Command::Bench(command) => bench::bench(load(&global)?, &command, global.output),
         Command::Config(command) => {
@@ -234,6 +253,8 @@ fn log(command: &Command) -> Log {
         | Command::Submit(_)
         | Command::Explain(_)
         | Command::Config(_)
+        | Command::Callbacks(_)
+        | Command::Target(_)
         | Command::Scenes(_)
         | Command::Completions { .. } => "warn",
     };

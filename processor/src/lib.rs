@@ -15,6 +15,8 @@
 //! | `scan` | reading topics once, from somewhere to their ends |
 //! | `story` | what became of one task |
 //! | [`publish`] | producing from the command line |
+//! | `playground` | an HTTP target to play with |
+//! | `report` | reading callbacks and events in whichever format they are |
 //! | [`demo`] | everything on one machine |
 //! | [`mod@bench`] | measurements, each beside a raw baseline |
 //! | [`embedded`] | a broker in process, for the demo and quick tests |
@@ -48,8 +50,10 @@ pub mod metrics;
 mod offsets;
 mod outbound;
 pub mod parked;
+mod playground;
 pub mod process;
 pub mod publish;
+mod report;
 pub mod rules;
 mod scan;
 pub mod scenes;

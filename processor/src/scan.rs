@@ -36,6 +36,12 @@ pub(crate) enum Scanned {
 /// Longest wait for one answer of the broker.
 pub(crate) const CALL: Duration = Duration::from_secs(5);
 
+/// How long a broker waits for records, in milliseconds: the end of each topic is waited for in turn.
+const ONCE: &str = "10";
+
+/// The same for those who follow a topic, whose requests would else be a hundred a second.
+const FOLLOW: &str = "500";
+
 /// Longest wait for a record, after which time is looked at again.
 const POLL: Duration = Duration::from_millis(100);
 
@@ -48,17 +54,34 @@ pub(crate) fn consumer(
     consumer_as_is(client, group)
 }
 
-/// A consumer that sees what its configuration lets it see.
-pub(crate) fn consumer_as_is(
+/// A consumer that sees what is committed, and waits for more of it.
+pub(crate) fn follower(
     mut client: ClientConfig,
     group: &str,
+) -> Result<BaseConsumer<Quiet>, KafkaError> {
+    client.set("isolation.level", "read_committed");
+    made(client, group, FOLLOW)
+}
+
+/// A consumer that sees what its configuration lets it see.
+pub(crate) fn consumer_as_is(
+    client: ClientConfig,
+    group: &str,
+) -> Result<BaseConsumer<Quiet>, KafkaError> {
+    made(client, group, ONCE)
+}
+
+/// A consumer whose fetches wait so many milliseconds.
+fn made(
+    mut client: ClientConfig,
+    group: &str,
+    wait: &str,
 ) -> Result<BaseConsumer<Quiet>, KafkaError> {
     for (key, value) in [
         ("group.id", group),
         ("enable.auto.commit", "false"),
         ("enable.partition.eof", "true"),
-        // The end of each topic is waited for in turn.
-        ("fetch.wait.max.ms", "10"),
+        ("fetch.wait.max.ms", wait),
         // What was deleted is of no interest.
         ("auto.offset.reset", "earliest"),
     ] {

@@ -329,7 +329,7 @@ pub fn delete(topic: &Arc<str>, name: &str) -> OutRecord {
 }
 
 /// Whether a record says that it is in JSON.
-pub(crate) fn is_json(message: &BorrowedMessage<'_>) -> bool {
+fn is_json(message: &BorrowedMessage<'_>) -> bool {
     native::headers::read(message).is_ok_and(|headers| {
         headers.iter().any(|(name, value)| {
             is_named(name, CONTENT_TYPE) && value == Some(wire::CONTENT_TYPE_JSON.as_bytes())

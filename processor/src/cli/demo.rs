@@ -4,22 +4,27 @@ use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use console::style;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
 use crate::cli::run::Signals;
-use crate::demo::{Demo, Progress, Report, SceneReport};
+use crate::demo::{Demo, Progress, Report, SceneProgress, SceneReport};
 
 /// What `demo` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  retide demo                                   run it, then stay up to be looked at with any Kafka tool
-  retide demo --exit --json | tail -1 | jq      run it, count, and end
+  retide demo
+      run it, then stay up to be looked at with any Kafka tool
+  retide demo --exit --json | tail -1 | jq
+      run it, count, and end
   retide demo --tasks 10000 --seed 7
 
-Every figure is counted from what the target and the topics saw. Exit code 1 if a task is lost, early, or ended otherwise than it had to.")]
+A broker in memory, a target that fails, and retide between them.
+Every figure is counted from what the target and the topics saw.
+Exit code 1 if a task is lost, early, or ended otherwise than it had to.")]
 pub(super) struct Options {
     /// End after the summary
     #[arg(long)]
@@ -40,10 +45,10 @@ const SAY: Duration = Duration::from_secs(2);
 
 /// Shows it all.
 pub(super) fn demo(options: &Options) -> Result<(), Failed> {
-    say("starting a Kafka broker in this process, a target that fails, and retide between them");
+    say("starting a Kafka broker in this process, a target that fails,\nand retide between them");
     let mut demo = Demo::start(options.tasks, options.seed)?;
     let mut shown = Shown::start(options.tasks);
-    let report = demo.run(|progress| shown.show(progress));
+    let report = demo.run(|progress| shown.show(&progress));
     shown.end();
     let report = match report {
         Ok(report) => report,
@@ -55,7 +60,7 @@ pub(super) fn demo(options: &Options) -> Result<(), Failed> {
     };
     summary(options, &report)?;
     if !options.exit {
-        stay(&demo)?;
+        stay(&demo, &report.example)?;
     }
     demo.stop()?;
     match report.differences.as_slice() {
@@ -69,6 +74,9 @@ pub(super) fn demo(options: &Options) -> Result<(), Failed> {
 
 /// Prints what came out.
 fn summary(options: &Options, report: &Report) -> Result<(), Failed> {
+    for note in &report.notes {
+        say(&format!("note: {note}"));
+    }
     if options.json {
         return put(&serde_json::to_string(report).map_err(io::Error::from)?);
     }
@@ -85,7 +93,7 @@ fn summary(options: &Options, report: &Report) -> Result<(), Failed> {
     put(&format!(
         "\n{} tasks, {} attempts and {} callbacks in {:.1} s\n\
          lost {} · early {} · duplicates {}\n\
-         lateness at the target: p50 {:.1} ms · p99 {:.1} ms · max {:.1} ms",
+         late at the target: p50 {:.1} ms · p99 {:.1} ms · max {:.1} ms",
         report.tasks,
         report.attempts,
         report.callbacks,
@@ -100,18 +108,31 @@ fn summary(options: &Options, report: &Report) -> Result<(), Failed> {
 }
 
 /// Says how to look around, and waits for Ctrl-C.
-fn stay(demo: &Demo) -> Result<(), Failed> {
+fn stay(demo: &Demo, example: &str) -> Result<(), Failed> {
     let bootstrap = demo.bootstrap();
+    let head = |text: &str| style(text).for_stderr().bold().to_string();
     say(&format!(
         "
-The broker stays up at {bootstrap}. Look around with any Kafka tool:
+{}
+Ctrl-C ends it; nothing is left behind.
+
+{}
   kcat -b {bootstrap} -L
-  kcat -b {bootstrap} -t retry.callbacks -C -e -q -f '%h\\n'
-  kcat -b {bootstrap} -t retry.dead-letters -C -e -q -f '%k %h %s\\n'
-Give it more to do:
-  echo '{{\"order\":7}}' | retide --bootstrap {bootstrap} submit --scene flaky --delay 3s
-  printf 'hello' | kcat -b {bootstrap} -t retry.tasks -P -H retry-scene=steady
-Ctrl-C ends it; nothing is left behind."
+  kcat -b {bootstrap} -t retry.callbacks -C -e -q
+  kcat -b {bootstrap} -t retry.dead-letters -C -e -q
+{}
+  retide --bootstrap {bootstrap} scenes list
+  retide --bootstrap {bootstrap} callbacks --last 5
+{}
+  echo '{{\"order\":7}}' | retide --bootstrap {bootstrap} \\
+    submit --scene flaky --id order-7
+{}
+  retide --bootstrap {bootstrap} explain {example}",
+        head(&format!("The broker stays up at {bootstrap}.")),
+        head("Look around with any Kafka tool:"),
+        head("Or with retide's own commands:"),
+        head("Give it more to do:"),
+        head("See what became of one task:"),
     ));
     demo.runtime().block_on(async {
         Signals::listen()?.next().await;
@@ -179,9 +200,7 @@ impl Shown {
     /// Nothing has ended yet.
     fn start(tasks: u64) -> Self {
         let bar = ProgressBar::with_draw_target(Some(tasks), ProgressDrawTarget::stderr());
-        let style = ProgressStyle::with_template(
-            "{bar:40} {pos}/{len} tasks ended · {msg} attempts · {elapsed}",
-        );
+        let style = ProgressStyle::with_template("{bar:20.green} {pos}/{len} ended · {msg}");
         bar.set_style(style.unwrap_or_else(|error| unreachable!("{error}")));
         Self {
             bar,
@@ -189,18 +208,24 @@ impl Shown {
         }
     }
 
-    /// Shows how far the demo has come.
-    fn show(&mut self, progress: Progress) {
+    /// Shows how far the demo has come: a line for all, and one for each scene.
+    fn show(&mut self, progress: &Progress) {
         let Progress {
             tasks,
             ended,
             attempts,
+            scenes,
         } = progress;
-        self.bar.set_message(attempts.to_string());
-        self.bar.set_position(ended);
+        let scenes: Vec<String> = scenes.iter().map(scene).collect();
+        let scenes = scenes.join("\n");
+        self.bar
+            .set_message(format!("{attempts} attempts\n{scenes}"));
+        self.bar.set_position(*ended);
         if !io::stderr().is_terminal() && self.said.elapsed() >= SAY {
             self.said = Instant::now();
-            say(&format!("{ended}/{tasks} tasks ended, {attempts} attempts"));
+            say(&format!(
+                "{ended}/{tasks} tasks ended, {attempts} attempts\n{scenes}"
+            ));
         }
     }
 
@@ -208,6 +233,26 @@ impl Shown {
     fn end(&self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// A line of one scene, of at most 60 characters: what has ended, what waits, and why.
+fn scene(progress: &SceneProgress) -> String {
+    let SceneProgress {
+        scene,
+        ended,
+        waiting,
+        why,
+    } = progress;
+    let name = style(format!("{scene:<9}")).for_stderr().cyan();
+    let waits = match why {
+        Some(why) => style(format!("{waiting:>4} wait: {why}"))
+            .for_stderr()
+            .yellow(),
+        None => style(String::new()),
+    };
+    format!("  {name} {ended:>5} ended {waits}")
+        .trim_end()
+        .to_owned()
 }
 
 impl From<crate::demo::Error> for Failed {

@@ -1,5 +1,6 @@
 //! `retide explain`: what became of one task, as a timeline.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -7,13 +8,14 @@ use clap::Args;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
-use retide_core::{Timestamp, span};
+use retide_core::{Reason, Timestamp, span};
 
 use crate::cli::output::{Exit, Failed, Output, put, say};
 use crate::cli::reach::{failed, reach};
-use crate::cli::submit;
+use crate::cli::{submit, suggest};
 use crate::cluster::User;
 use crate::config::{Config, human};
+use crate::scenes::Follower;
 use crate::story::search::{self, Found, Query, Reading};
 use crate::story::{self, Line, Story};
 use crate::topics::Topics;
@@ -119,6 +121,9 @@ pub(super) fn explain(config: &Config, options: Options, output: Output) -> Resu
         );
     }
     show(&query.id, &stories, &readings, output)?;
+    for story in &stories {
+        tell_of_scene(config, &topics, story);
+    }
     if unread.is_empty() {
         Ok(())
     } else {
@@ -129,6 +134,34 @@ pub(super) fn explain(config: &Config, options: Options, output: Output) -> Resu
         );
         Err(Failed::because(Exit::Partly, message))
     }
+}
+
+/// Says which scene was probably meant, where a task is dead since its scene does not exist.
+fn tell_of_scene(config: &Config, topics: &Topics, story: &Story) {
+    let unknown = |line: &Line| line.reason.as_deref() == Some(Reason::NoScene.word());
+    if !story.lines.iter().any(unknown) {
+        return;
+    }
+    // What the scenes topic does not say is no matter here.
+    let Ok(follower) = Follower::start(&config.kafka.consumer(), &topics.scenes) else {
+        return;
+    };
+    let known: BTreeSet<&String> = config
+        .scenes
+        .keys()
+        .chain(follower.scenes().keys())
+        .collect();
+    let known: Vec<&String> = known.into_iter().collect();
+    say(&match story.scene.as_str() {
+        "" => "note: the record names no scene: the header retry-scene is missing".to_owned(),
+        scene if known.iter().any(|known| *known == scene) => {
+            format!("note: there is a scene {scene} now; there was none then")
+        }
+        scene => format!(
+            "note: there is no scene {scene}{}",
+            suggest::words(scene, &known)
+        ),
+    });
 }
 
 /// Prints stories.
@@ -243,7 +276,7 @@ fn nothing(query: &Query, readings: &[Reading], unread: &[String]) -> Failed {
 }
 
 /// When to start reading.
-fn from(text: &str) -> Result<Timestamp, String> {
+pub(super) fn from(text: &str) -> Result<Timestamp, String> {
     if let Ok(ago) = span::parse(text) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = Timestamp::EPOCH + now.unwrap_or_default();

@@ -247,6 +247,12 @@ pub(super) fn put(text: &str) -> Result<(), Failed> {
     }
 }
 
+/// How many characters a line on stdout has, if it is a terminal.
+pub(super) fn width() -> Option<usize> {
+    let (_, columns) = console::Term::stdout().size_checked()?;
+    Some(columns.into())
+}
+
 /// Talks to the user.
 pub(super) fn say(text: &str) {
     // Nothing can be done about a stderr that is closed.

@@ -22,6 +22,7 @@ use retide_core::{Backoff, Base, Failure, Outcome, Policy, Reason, Terminal, Tim
 
 use crate::cli::output::{Exit, Failed, Output, put};
 use crate::cli::preview::pacing::Pacing;
+use crate::cli::suggest;
 use crate::config::{Scene, human, rfc3339};
 
 /// What `preview` takes.
@@ -155,7 +156,9 @@ pub(super) fn preview(
             Some(file) => format!("not in {}", file.display()),
             None => "neither on the scenes topic nor in the configuration".into(),
         };
-        Failed::because(Exit::NotFound, format!("scene {name} is {place}"))
+        let known: Vec<&String> = scenes.keys().collect();
+        let hint = suggest::words(name, &known);
+        Failed::because(Exit::NotFound, format!("scene {name} is {place}{hint}"))
     })?;
     let rules = scene
         .rules(name)

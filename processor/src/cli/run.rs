@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, IsTerminal};
 use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -220,11 +221,18 @@ fn listen(
     Ok(Some(admin))
 }
 
-/// The scenes of a file.
+/// The scenes of a file; `-` is stdin.
 pub(super) fn scenes(file: &PathBuf, prefix: &str) -> Result<BTreeMap<String, Scene>, Failed> {
-    let name = file.display().to_string();
-    let text = fs::read_to_string(file)
-        .map_err(|error| Failed::because(Exit::Usage, format!("read {name}: {error}")))?;
+    let (name, read) = if file.as_os_str() == "-" {
+        if io::stdin().is_terminal() {
+            say("reading scenes from the terminal; end them with Ctrl-D");
+        }
+        ("stdin".to_owned(), io::read_to_string(io::stdin()))
+    } else {
+        (file.display().to_string(), fs::read_to_string(file))
+    };
+    let text =
+        read.map_err(|error| Failed::because(Exit::Usage, format!("read {name}: {error}")))?;
     config::scenes(&name, text, prefix).map_err(|error| Failed::new(Exit::Usage, &error))
 }
 

@@ -8,11 +8,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use retide_connectors::TargetConfig;
 use retide_core::{Origin, Timestamp};
 
 use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
 use crate::cli::reach::{failed, reach};
-use crate::cli::{outlook, preview, run};
+use crate::cli::{outlook, preview, run, suggest};
 use crate::cluster::User;
 use crate::config::secrets::masked;
 use crate::config::{Config, Scene};
@@ -27,13 +28,16 @@ use crate::topics::Topics;
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
 Examples:
-  retide scenes apply scenes.toml               put the file's scenes in force
-  retide scenes diff scenes.toml                what that would change
-  retide scenes export > scenes.toml            what is in force
-  retide scenes preview payment                 when its tasks are tried again
+  retide scenes list                  which ones there are
+  retide scenes apply scenes.toml     put the file's scenes in force
+  retide scenes diff scenes.toml      what that would change
+  retide scenes export > scenes.toml  what is in force
+  retide scenes preview payment       when its tasks are tried again
   retide scenes delete payment")]
 pub(super) enum Command {
-    /// Put the scenes of a file on the topic; those that are the same already are left alone
+    /// Show which scenes there are, on the topic and in the configuration
+    List,
+    /// Put the scenes of a file on the topic; the same ones are left alone
     Apply(Apply),
     /// Show how a file differs from the topic
     Diff(Diff),
@@ -53,7 +57,7 @@ prints them. Those that stand in a file or a variable ({ file = â€¦ }, { env = â
         #[arg(long)]
         show_secrets: bool,
     },
-    /// Show when a scene's tasks are tried again, attempt by attempt, and how hard its target is pressed
+    /// Show when a scene's tasks are tried again, attempt by attempt
     Preview(preview::Options),
     /// Take scenes off the topic
     Delete(Delete),
@@ -65,10 +69,11 @@ prints them. Those that stand in a file or a variable ({ file = â€¦ }, { env = â
 Examples:
   retide scenes apply scenes.toml
   retide scenes apply --prune --dry-run scenes.toml
+  retide scenes apply - < scenes.toml
 
 The file holds [scenes.NAME] sections as retide.toml does.")]
 pub(super) struct Apply {
-    /// The file
+    /// The file; - for stdin
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Delete scenes that are not in the file
@@ -107,7 +112,7 @@ Examples:
   retide scenes diff scenes.toml
   retide scenes diff --exit-code scenes.toml || echo 'not applied yet'")]
 pub(super) struct Diff {
-    /// The file
+    /// The file; - for stdin
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Exit with 1 if there are differences
@@ -128,6 +133,27 @@ struct Line {
     /// The rules after, as text; nothing if there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     after: Option<String>,
+}
+
+/// A scene, as it is listed.
+#[derive(Debug, Serialize)]
+struct Listed {
+    /// The scene.
+    scene: String,
+    /// Where its rules stand.
+    from: &'static str,
+    /// Where attempts go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<String>,
+    /// The kind of backoff.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backoff: Option<String>,
+    /// Attempts until a task is given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_attempts: Option<u32>,
+    /// Why it cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
 }
 
 /// The scenes topic and what stands on it.
@@ -154,6 +180,28 @@ impl Row for Line {
     }
 }
 
+impl Row for Listed {
+    const HEADINGS: &'static [&'static str] = &["scene", "target", "backoff", "attempts", "from"];
+
+    fn cells(&self) -> Vec<String> {
+        let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        vec![
+            self.scene.clone(),
+            text(&self.target),
+            text(&self.backoff),
+            text(&self.max_attempts.map(|most| most.to_string())),
+            self.from.to_owned(),
+        ]
+    }
+}
+
+/// The word for a kind of backoff, as it stands in a file.
+fn word(backoff: &impl Serialize) -> Result<String, Failed> {
+    let value = serde_json::to_value(backoff).map_err(json)?;
+    let key = value.as_object().and_then(|object| object.keys().next());
+    Ok(key.cloned().unwrap_or_default())
+}
+
 /// Shows and changes the rules on the scenes topic.
 pub(super) fn scenes(config: &Config, command: Command, output: Output) -> Result<(), Failed> {
     // The file first: what is wrong with it needs no broker.
@@ -166,6 +214,7 @@ pub(super) fn scenes(config: &Config, command: Command, output: Output) -> Resul
             let file = run::scenes(&options.file, &config.topics.prefix)?;
             Board::open(config, User::Read)?.diff(&file, &options, output)
         }
+        Command::List => Board::open(config, User::Read)?.list(output),
         Command::Export {
             names,
             show_secrets,
@@ -319,6 +368,51 @@ impl<'a> Board<'a> {
         Ok(())
     }
 
+    /// Shows which scenes there are; those of the topic go before those of the configuration.
+    fn list(&self, output: Output) -> Result<(), Failed> {
+        let mut rows = Vec::new();
+        let merged = rules::merged(&self.config.scenes, &self.scenes);
+        for (name, scene) in &merged {
+            let on_topic = self.scenes.contains_key(name);
+            rows.push(Listed {
+                scene: name.clone(),
+                from: match (on_topic, self.config.scenes.contains_key(name)) {
+                    (true, true) => "topic, over the configuration",
+                    (true, false) => "topic",
+                    (false, _) => "configuration",
+                },
+                target: Some(match &scene.target {
+                    TargetConfig::Http(http) => http.authority().unwrap_or_default(),
+                    TargetConfig::Kafka(kafka) => format!("kafka {}", kafka.topic),
+                }),
+                backoff: Some(word(&scene.backoff)?),
+                max_attempts: Some(scene.max_attempts.get()),
+                error: None,
+            });
+        }
+        let unreadable = self.unreadable.iter();
+        rows.extend(unreadable.map(|(name, unreadable)| Listed {
+            scene: name.clone(),
+            from: "topic, not readable",
+            target: None,
+            backoff: None,
+            max_attempts: None,
+            error: Some(unreadable.error.clone()),
+        }));
+        if rows.is_empty() {
+            say(&format!(
+                "no scenes yet; to put some on {}: {}",
+                self.topics.scenes,
+                self.config.invocation.line("scenes apply FILE")
+            ));
+            if output == Output::Table {
+                return Ok(());
+            }
+        }
+        rows.sort_by(|one, other| one.scene.cmp(&other.scene));
+        print(&rows, output)
+    }
+
     /// The scenes of these names; all, where none is named.
     fn some<'b>(&'b self, names: &'b [String]) -> Result<BTreeMap<&'b str, &'b Scene>, Failed> {
         let mut some = BTreeMap::new();
@@ -404,7 +498,9 @@ impl<'a> Board<'a> {
     /// A scene of the topic.
     fn find(&self, name: &str) -> Result<&Scene, Failed> {
         self.scenes.get(name).ok_or_else(|| {
-            let message = format!("scene {name} is not on topic {}", self.topics.scenes);
+            let known: Vec<&String> = self.scenes.keys().collect();
+            let hint = suggest::words(name, &known);
+            let message = format!("scene {name} is not on topic {}{hint}", self.topics.scenes);
             Failed::because(Exit::NotFound, message)
         })
     }

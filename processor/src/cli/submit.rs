@@ -1,7 +1,6 @@
 //! `retide submit`: puts tasks on the retry topic, as any producer can.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read};
 use std::path::PathBuf;
@@ -22,7 +21,7 @@ use retide_core::{Header, Timestamp, span};
 
 use crate::cli::output::{Exit, Failed, Output, Row, Rows, say};
 use crate::cli::reach::{failed, reach};
-use crate::cli::run;
+use crate::cli::{run, suggest};
 use crate::cluster::User;
 use crate::config::{Config, with_causes};
 use crate::publish::{Publisher, Stored};
@@ -104,9 +103,6 @@ const HEAR: Duration = Duration::from_millis(10);
 
 /// Pause between two looks while there is nothing to hear of.
 const IDLE: Duration = Duration::from_millis(200);
-
-/// Scenes that are named where none is similar.
-const SHOWN: usize = 5;
 
 // === impl Line ===
 
@@ -202,19 +198,8 @@ fn check_scene(config: &Config, topics: &Topics, options: &Options) -> Result<()
         return Ok(());
     }
     let mut message = format!("there is no scene {name}: its tasks would be dead letters");
-    let closest = known
-        .iter()
-        .map(|known| (strsim::damerau_levenshtein(name, known), known))
-        .filter(|(distance, known)| *distance <= known.chars().count().max(3) / 3)
-        .min();
-    if let Some((_, closest)) = closest {
-        let _ = write!(message, "; did you mean {closest}?");
-    } else if known.is_empty() {
-        message.push_str("; there is none at all yet");
-    } else {
-        let known: Vec<&str> = known.iter().map(String::as_str).take(SHOWN).collect();
-        let _ = write!(message, "; there are, for instance, {}", known.join(", "));
-    }
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    message.push_str(&suggest::words(name, &known));
     let fix = format!(
         "{}; or --force, which submits all the same",
         config.invocation.line("scenes apply FILE")

@@ -61,6 +61,20 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 /// The attempts of the poison scene.
 pub(crate) const POISON_ATTEMPTS: NonZeroU32 = NonZeroU32::new(3).unwrap();
 
+// === impl Answer ===
+
+impl Answer {
+    /// Why a task waits that got it, in words; nothing if it does not wait.
+    pub(crate) const fn why(self) -> Option<&'static str> {
+        match self {
+            Self::Fail => Some("got 503, and is tried again"),
+            Self::Hang => Some("got no answer in time"),
+            Self::Throttle(_) => Some("got 429: try again later"),
+            Self::Accept | Self::Reject => None,
+        }
+    }
+}
+
 // === impl Kind ===
 
 impl Kind {

@@ -36,6 +36,8 @@ pub(crate) struct Counts {
     pub(crate) repeated: u64,
     /// Tasks that ended otherwise than the script says.
     pub(crate) unexpected: u64,
+    /// Tasks whose deadline passed before the target took them, which only a machine that stands still does.
+    pub(crate) out_of_time: u64,
     /// Tasks by scene and end, each once.
     by_scene: HashMap<(Kind, Terminal), u64>,
 }
@@ -87,6 +89,11 @@ impl Tally {
         self.ends.len() as u64
     }
 
+    /// Whether the task of this number has ended.
+    pub(crate) fn has_ended(&self, index: u64) -> bool {
+        self.ends.contains_key(&index)
+    }
+
     /// Counts one end.
     fn count(&mut self, index: u64, end: Terminal) {
         self.counts.callbacks += 1;
@@ -96,7 +103,10 @@ impl Tally {
         }
         let plan = self.script.plan(index);
         if plan.terminal() != end {
-            self.counts.unexpected += 1;
+            match (plan.kind, end) {
+                (Kind::Throttled, Terminal::Expired) => self.counts.out_of_time += 1,
+                _ => self.counts.unexpected += 1,
+            }
         }
         *self.counts.by_scene.entry((plan.kind, end)).or_default() += 1;
     }
@@ -108,6 +118,12 @@ impl Counts {
     /// Tasks of one scene that ended so.
     pub(crate) fn of(&self, kind: Kind, end: Terminal) -> u64 {
         self.by_scene.get(&(kind, end)).copied().unwrap_or_default()
+    }
+
+    /// Tasks of one scene that ended.
+    pub(crate) fn all(&self, kind: Kind) -> u64 {
+        let ends = self.by_scene.iter().filter(|((own, _), _)| *own == kind);
+        ends.map(|(_, count)| count).sum()
     }
 
     /// Tasks that ended so.

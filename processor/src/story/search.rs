@@ -18,14 +18,14 @@ use serde::Serialize;
 use tracing::warn;
 
 use retide_avro::headers;
-use retide_avro::wire::{self, Codec, Format, Framing, Wire};
+use retide_avro::wire::{self, Wire};
 use retide_avro::{Arrival, Intake};
 use retide_core::{Kind, Origin, Timestamp};
 
 use crate::client::Quiet;
 use crate::config::with_causes;
+use crate::report::Reader;
 use crate::scan::{self, CALL, Scanned, last, last_bytes};
-use crate::scenes::is_json;
 use crate::shell::feed;
 use crate::story::{Clue, DeadLetter, What};
 use crate::topics::Topics;
@@ -88,10 +88,10 @@ struct Search<'a> {
     intake: &'a Intake,
     /// Reads.
     consumer: BaseConsumer<Quiet>,
-    /// Events, in Avro and in JSON.
-    events: [Codec<wire::Event>; 2],
-    /// Callback records, in Avro and in JSON.
-    callbacks: [Codec<wire::Callback>; 2],
+    /// Reads events.
+    events: Reader<wire::Event>,
+    /// Reads callback records.
+    callbacks: Reader<wire::Callback>,
     /// What was found.
     found: Found,
 }
@@ -110,10 +110,8 @@ pub(crate) fn search(
         query,
         intake: &topics.intake,
         consumer: scan::consumer(client, "retide-explain")?,
-        events: [Format::Avro, Format::Json]
-            .map(|format| Codec::new(format, Framing::SingleObject)),
-        callbacks: [Format::Avro, Format::Json]
-            .map(|format| Codec::new(format, Framing::SingleObject)),
+        events: Reader::new(),
+        callbacks: Reader::new(),
         found: Found::default(),
     };
     let said = [
@@ -313,9 +311,8 @@ fn dead_letter(message: &BorrowedMessage<'_>) -> What {
 }
 
 /// A record of retide's own, in whichever format it is written.
-fn decode<R: Wire>(message: &BorrowedMessage<'_>, [avro, json]: &[Codec<R>; 2]) -> Option<Box<R>> {
-    let codec = if is_json(message) { json } else { avro };
-    match codec.decode(message.payload().unwrap_or_default()) {
+fn decode<R: Wire>(message: &BorrowedMessage<'_>, reader: &Reader<R>) -> Option<Box<R>> {
+    match reader.read(message) {
         Ok(record) => Some(Box::new(record)),
         Err(error) => {
             let (error, at) = (with_causes(&error), place(message));
