@@ -57,6 +57,7 @@ use crate::command;
 use crate::topics::Topics;
 
 pub use acl::{Scope, User};
+pub(crate) use check::MISSING;
 pub use check::{Finding, Severity};
 pub(crate) use drift::Drift;
 pub use plan::{
@@ -185,7 +186,7 @@ struct Reasons {
 const FIND: Duration = Duration::from_secs(9);
 
 /// How long it is looked for where each address says plainly why it cannot be used: long enough for a second try of each.
-const FIND_PLAIN: Duration = Duration::from_millis(2_500);
+const FIND_PLAIN: Duration = Duration::from_millis(1_500);
 
 /// Time after which it is said what is waited for.
 const ANNOUNCE: Duration = Duration::from_secs(1);

@@ -62,7 +62,7 @@ pub use self::source::Source;
 pub const FILE: &str = "retide.toml";
 
 /// Where Kafka is when nobody says.
-const BOOTSTRAP: &str = "localhost:9092";
+pub(crate) const BOOTSTRAP: &str = "localhost:9092";
 
 /// Properties of consumers where the user names none.
 const CONSUMER: [(&str, &str); 4] = [

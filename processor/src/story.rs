@@ -6,9 +6,11 @@
 pub(crate) mod search;
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
+use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
 use retide_avro::headers::kind_word;
@@ -127,8 +129,8 @@ pub(crate) struct Line {
     /// How many of them were scheduled; the rest went into reading, the gate, the attempt itself, or a worker that was not there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) scheduled_ms: Option<u64>,
-    /// How late the attempt started, by cause, in microseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// How late the attempt started, by cause.
+    #[serde(flatten, serialize_with = "lateness")]
     pub(crate) lateness: Option<wire::Lateness>,
     /// Headers of the record that the attempt went without, each with its reason.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -927,6 +929,26 @@ pub(crate) fn clock(time: Timestamp) -> String {
     const LAST: Duration = Duration::from_secs(253_402_300_799);
     let since = Duration::from_millis(time.as_micros().div_ceil(1_000));
     humantime::format_rfc3339_millis(UNIX_EPOCH + since.min(LAST)).to_string()
+}
+
+/// Lateness by cause, serialized: in milliseconds as `lateness_ms`, and in microseconds as `lateness`, which is what events call it.
+#[allow(clippy::ref_option, reason = "serde passes a reference to the field")]
+fn lateness<S: Serializer>(
+    lateness: &Option<wire::Lateness>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let Some(lateness) = lateness else {
+        return serializer.serialize_map(Some(0))?.end();
+    };
+    let millis = lateness.by_cause();
+    let millis: BTreeMap<&str, f64> = millis
+        .into_iter()
+        .map(|(cause, micros)| (cause, micros as f64 / 1e3))
+        .collect();
+    let mut map = serializer.serialize_map(Some(2))?;
+    map.serialize_entry("lateness_ms", &millis)?;
+    map.serialize_entry("lateness", lateness)?;
+    map.end()
 }
 
 /// A point in time, serialized.

@@ -161,7 +161,7 @@ pub(super) fn callbacks(config: &Config, options: &Options, output: Output) -> R
     if options.follow {
         return reading.follow(&consumer, &mut known, &stop, refused);
     }
-    reading.end(config, left)
+    reading.end(config, &left)
 }
 
 /// Where to start.
@@ -266,7 +266,7 @@ impl Reading<'_> {
     /// Keeps the last ones.
     fn keep(&mut self, last: usize) {
         let held = self.held.make_contiguous();
-        held.sort_by(|one, other| one.order().cmp(&other.order()));
+        held.sort_by_key(Line::order);
         self.held.drain(..held_over(self.held.len(), last));
     }
 
@@ -276,7 +276,8 @@ impl Reading<'_> {
             return Err(failed);
         }
         self.keep(self.options.last.map_or(usize::MAX, |last| last as usize));
-        self.printer.print(mem::take(&mut self.held).into())
+        self.printer
+            .print(mem::take(&mut self.held).make_contiguous())
     }
 
     /// Goes on with what comes, until a signal.
@@ -294,7 +295,7 @@ impl Reading<'_> {
                 Some(Ok(message)) => {
                     let line = Line::of(&message, self.topic, &self.reader);
                     if self.options.wants(&line) {
-                        self.printer.print(vec![line])?;
+                        self.printer.print(&[line])?;
                     }
                 }
                 Some(Err(error)) if is_fatal(&error) => return Err(refused(error)),
@@ -312,7 +313,7 @@ impl Reading<'_> {
     }
 
     /// Says what was not found or not read.
-    fn end(self, config: &Config, left: BTreeSet<i32>) -> Result<(), Failed> {
+    fn end(self, config: &Config, left: &BTreeSet<i32>) -> Result<(), Failed> {
         let Self {
             topic,
             options,
@@ -485,7 +486,7 @@ impl Line {
             plain(says.id()),
             plain(says.outcome()),
             attempts,
-            plain(&why),
+            if why.is_empty() { why } else { plain(&why) },
         ]
     }
 }
@@ -557,7 +558,7 @@ impl Printer {
     }
 
     /// Prints some.
-    fn print(&mut self, lines: Vec<Line>) -> Result<(), Failed> {
+    fn print(&mut self, lines: &[Line]) -> Result<(), Failed> {
         if lines.is_empty() {
             return Ok(());
         }
@@ -583,7 +584,7 @@ impl Printer {
                 }
             }
             Output::Ndjson => {
-                for line in &lines {
+                for line in lines {
                     text.push(serde_json::to_string(line).map_err(std::io::Error::from)?);
                 }
             }

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use console::style;
 use serde::Serialize;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
@@ -737,22 +738,41 @@ async fn unwritable(
 fn text(lines: &[Line]) -> String {
     let mut text = String::new();
     for section in Section::ALL {
-        let mut some = lines
+        let some: Vec<&Line> = lines
             .iter()
             .filter(|line| line.section == section)
-            .peekable();
-        if some.peek().is_none() {
+            .collect();
+        if some.is_empty() {
             continue;
         }
-        let _ = writeln!(text, "{}", section.name());
-        for line in some {
-            let _ = writeln!(
-                text,
-                "  {} {}: {}",
-                line.mark.sign(),
-                line.subject,
-                line.message
-            );
+        let _ = writeln!(text, "{}", style(section.name()).bold());
+        // What is said of many in the same words is said once.
+        let alike = |one: &&Line, other: &&Line| {
+            (one.mark, &one.message, &one.fix) == (other.mark, &other.message, &other.fix)
+        };
+        for run in some.chunk_by(alike) {
+            let line = run[0];
+            let subject = match run {
+                [one, other, _, rest @ ..] if !rest.is_empty() => {
+                    format!(
+                        "{}, {} and {} more",
+                        one.subject,
+                        other.subject,
+                        rest.len() + 1
+                    )
+                }
+                few => {
+                    let few: Vec<&str> = few.iter().map(|line| line.subject.as_str()).collect();
+                    few.join(", ")
+                }
+            };
+            let sign = style(line.mark.sign());
+            let sign = match line.mark {
+                Mark::Ok => sign.green(),
+                Mark::Warn => sign.yellow(),
+                Mark::Fail => sign.red(),
+            };
+            let _ = writeln!(text, "  {sign} {subject}: {}", line.message);
             if let Some(fix) = &line.fix {
                 let _ = writeln!(text, "      {fix}");
             }

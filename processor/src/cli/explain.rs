@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use comfy_table::{Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
 use serde::Serialize;
 
 use retide_core::{Reason, Timestamp, span};
 
-use crate::cli::output::{Exit, Failed, Output, put, say};
+use crate::cli::output::{Exit, Failed, Output, put, say, width};
 use crate::cli::reach::{failed, reach};
 use crate::cli::{submit, suggest};
 use crate::cluster::User;
@@ -68,6 +68,9 @@ struct Entry<'a> {
     #[serde(flatten)]
     line: &'a Line,
 }
+
+/// Columns of the narrowest terminal for which rows are folded: what comes before the details takes 50 of them.
+const NARROWEST: u16 = 80;
 
 /// Tells what became of a task.
 pub(super) fn explain(config: &Config, options: Options, output: Output) -> Result<(), Failed> {
@@ -138,7 +141,12 @@ pub(super) fn explain(config: &Config, options: Options, output: Output) -> Resu
 
 /// Says which scene was probably meant, where a task is dead since its scene does not exist.
 fn tell_of_scene(config: &Config, topics: &Topics, story: &Story) {
-    let unknown = |line: &Line| line.reason.as_deref() == Some(Reason::NoScene.word());
+    let words = [Reason::NoScene, Reason::UnknownScene].map(Reason::word);
+    let unknown = |line: &Line| {
+        line.reason
+            .as_deref()
+            .is_some_and(|reason| words.contains(&reason))
+    };
     if !story.lines.iter().any(unknown) {
         return;
     }
@@ -207,6 +215,17 @@ fn table(id: &str, story: &Story, (number, of): (usize, usize)) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header(["TIME", "SINCE START", "WHAT", "DETAILS"]);
+    if let Some(width) = width() {
+        // Details go on below themselves.
+        let width = u16::try_from(width).unwrap_or(u16::MAX).max(NARROWEST);
+        table.set_width(width);
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+        for (column, width) in [27, 14, 13].into_iter().enumerate() {
+            if let Some(column) = table.column_mut(column) {
+                column.set_constraint(ColumnConstraint::UpperBoundary(Width::Fixed(width)));
+            }
+        }
+    }
     let start = story.lines.first().map_or(Timestamp::EPOCH, |line| line.at);
     for line in &story.lines {
         let since = human(line.at.since(start).as_millis() as u64);
@@ -256,7 +275,11 @@ fn nothing(query: &Query, readings: &[Reading], unread: &[String]) -> Failed {
         .from
         .map(|from| format!(", since {}", story::clock(from)));
     message.extend(partition.into_iter().chain(from));
-    for reading in readings.iter().filter(|reading| reading.unread.is_empty()) {
+    // Topics without a record would hide the others.
+    let read = readings.iter().filter(|reading| {
+        reading.unread.is_empty() && (reading.records > 0 || reading.partitions.is_empty())
+    });
+    for reading in read {
         let Reading {
             topic,
             partitions,

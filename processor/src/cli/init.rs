@@ -86,6 +86,9 @@ struct Line {
     partitions: usize,
     /// `created`, `exists`, `missing`, or why it was refused.
     state: String,
+    /// How many are configured, if it has another number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    configured_partitions: Option<usize>,
 }
 
 /// Longest time for creating the topics.
@@ -100,7 +103,10 @@ impl Row for Line {
         vec![
             self.topic.clone(),
             self.partitions.to_string(),
-            self.state.clone(),
+            match self.configured_partitions {
+                Some(configured) => format!("{}; {configured} are configured", self.state),
+                None => self.state.clone(),
+            },
         ]
     }
 }
@@ -295,6 +301,7 @@ fn widen(
             Some((_, (before, None))) => {
                 shown.state = format!("widened from {before}");
                 let planned = plan.topics.iter().find(|topic| *topic.name == *shown.topic);
+                shown.configured_partitions = None;
                 shown.partitions = planned.map_or(0, |topic| topic.partitions as usize);
             }
             Some((_, (_, Some(reason)))) => shown.state = format!("not widened: {reason}"),
@@ -334,9 +341,7 @@ fn lines(plan: &Plan, created: &[Created]) -> Vec<Line> {
                 let state = format!("created, without {}", without.join(" and "));
                 line(plan, topic, None, state)
             }
-            Created::Exists { topic, partitions } => {
-                line(plan, topic, *partitions, "exists".into())
-            }
+            Created::Exists { topic, partitions } => line(plan, topic, *partitions, EXISTS.into()),
             Created::Refused {
                 topic,
                 source,
@@ -429,6 +434,27 @@ pub(super) fn allow(config: &Config, plan: &Plan, user: User) -> String {
     lines.join(" && ")
 }
 
+/// What is said where all that keeps retide from running is that topics do not exist, in one line.
+pub(super) fn missing(findings: &[cluster::Finding]) -> Option<Failed> {
+    let refusals = findings
+        .iter()
+        .filter(|finding| finding.severity == Severity::Refuse);
+    let (missing, others): (Vec<_>, Vec<_>) =
+        refusals.partition(|finding| finding.problem == cluster::MISSING);
+    let first = missing.first()?;
+    others.is_empty().then(|| {
+        let message = match missing.as_slice() {
+            [one] => format!("topic {} does not exist", one.subject),
+            all => format!(
+                "{} topics of retide's do not exist, {} among them",
+                all.len(),
+                first.subject
+            ),
+        };
+        Failed::because(Exit::Precondition, message).with_fix(&first.fix)
+    })
+}
+
 /// Says what is wrong with a cluster; true if something keeps retide from running.
 pub(super) fn tell(findings: &[cluster::Finding]) -> bool {
     let mut refused = false;
@@ -451,18 +477,23 @@ pub(super) fn tell(findings: &[cluster::Finding]) -> bool {
     refused
 }
 
+/// The state of a topic that is there.
+const EXISTS: &str = "exists";
+
 /// The state of a topic that is not to be created now.
 fn state(there: bool) -> String {
-    if there { "exists" } else { "missing" }.to_owned()
+    if there { EXISTS } else { "missing" }.to_owned()
 }
 
 /// One line of the answer, for a topic with so many partitions, or as many as planned.
 fn line(plan: &Plan, topic: &str, partitions: Option<usize>, state: String) -> Line {
     let planned = plan.topics.iter().find(|planned| &*planned.name == topic);
     let planned = planned.map_or(0, |planned| planned.partitions as usize);
+    let other = partitions.is_some_and(|found| found != planned) && state == EXISTS;
     Line {
         topic: topic.to_owned(),
         partitions: partitions.unwrap_or(planned),
         state,
+        configured_partitions: other.then_some(planned),
     }
 }

@@ -249,6 +249,9 @@ async fn check(config: &Config) -> Result<(), Failed> {
     let (client, plan) = (config.kafka.client(), process::plan(config));
     let scope = init::scope(config, &BTreeMap::new());
     let findings = cluster::check_as(&client, &plan, User::Run, &scope).await?;
+    if let Some(missing) = init::missing(&findings) {
+        return Err(missing);
+    }
     if init::tell(&findings) {
         return Err(Failed::because(
             Exit::Precondition,

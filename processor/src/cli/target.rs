@@ -242,13 +242,12 @@ impl Answers for Target {
         let attempt = request
             .text("retry-attempt")
             .and_then(|text| text.parse().ok());
-        let reply = match (&id, attempt) {
-            (Some(id), Some(attempt)) => self.how.answer(id, attempt),
+        let reply = if let (Some(id), Some(attempt)) = (&id, attempt) {
+            self.how.answer(id, attempt)
+        } else {
             // Nothing of retide's: each counts for itself, after the attempts that fail of a task.
-            _ => {
-                let number = self.others.fetch_add(1, Ordering::Relaxed);
-                self.how.answer(&number.to_string(), u32::MAX)
-            }
+            let number = self.others.fetch_add(1, Ordering::Relaxed);
+            self.how.answer(&number.to_string(), u32::MAX)
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let line = Line {

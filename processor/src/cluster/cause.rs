@@ -209,9 +209,15 @@ impl Cause {
     pub(super) fn hint(&self, config: &ClientConfig) -> String {
         let setup = Setup(config);
         match self {
-            Self::Refused => "start the broker, or correct the address: bootstrap.servers in [kafka] of retide.toml, or \
-                              --bootstrap HOST:PORT"
-                .to_owned(),
+            Self::Refused => {
+                let address = config.get("bootstrap.servers");
+                let unset = address.filter(|&address| address == crate::config::BOOTSTRAP);
+                let unset = unset.map_or("", |_| " (that is the one where none is configured)");
+                format!(
+                    "start the broker, or correct the address{unset}: --bootstrap HOST:PORT, or bootstrap.servers in [kafka] of \
+                     retide.toml; `retide demo` starts a broker of its own to look around"
+                )
+            }
             Self::Unresolved => "correct the name of the host: bootstrap.servers in [kafka] of retide.toml, or --bootstrap \
                                  HOST:PORT; or the resolver of this machine"
                 .to_owned(),

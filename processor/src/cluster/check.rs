@@ -14,6 +14,9 @@ use crate::cluster::acl::{self, Resource, Scope, User};
 use crate::cluster::plan::{self, Plan, Role, TopicPlan};
 use crate::cluster::tools::Tools;
 
+/// What is said of a topic that is not there.
+pub(crate) const MISSING: &str = "does not exist";
+
 /// Whether retide runs in spite of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
@@ -154,7 +157,7 @@ pub(super) fn aspects(plan: &Plan, seen: &Seen, tools: &Tools) -> Vec<(Aspect, F
                 let missing = Finding {
                     severity: Severity::Refuse,
                     subject: topic.name.to_string(),
-                    problem: "does not exist".to_owned(),
+                    problem: MISSING.to_owned(),
                     fix: plan.invocation.line("init"),
                 };
                 findings.push((Aspect::Missing, missing));

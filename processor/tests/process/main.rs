@@ -10,12 +10,14 @@
 mod access;
 mod bad_input;
 mod breaker;
+mod callbacks;
 mod commands;
 mod concurrency;
 mod crash;
 mod doctor;
 mod envelopes;
 mod explain;
+mod first_steps;
 mod gaps;
 mod group;
 mod http;
