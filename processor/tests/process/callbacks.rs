@@ -103,6 +103,14 @@ fn callbacks_of_a_topic_in_both_formats_are_told_and_followed() {
     assert_eq!(other.status.code(), Some(0), "{other:?}");
     assert!(stderr(&other).contains("did you mean flaky?"), "{other:?}");
 
+    they_are_followed_until_somebody_has_seen_enough(&rig);
+    drop(retide);
+
+    scenes_are_listed_applied_from_stdin_and_meant(&rig);
+}
+
+/// The ends of tasks that come meanwhile.
+fn they_are_followed_until_somebody_has_seen_enough(rig: &Rig) {
     let mut follow = rig
         .command(&["callbacks", "--follow", "--last", "1", "--output", "ndjson"])
         .stdin(Stdio::null())
@@ -142,9 +150,6 @@ fn callbacks_of_a_topic_in_both_formats_are_told_and_followed() {
     let mut text = String::new();
     said.read_to_string(&mut text).unwrap();
     assert_eq!(text, "");
-    drop(retide);
-
-    scenes_are_listed_applied_from_stdin_and_meant(&rig);
 }
 
 /// The scenes that commands name.
