@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use retide_avro::headers::{ROUND, SCENE, is_named, write_dead_letter, write_poison};
+use retide_avro::headers::{CONTENT_TYPE, ROUND, SCENE, is_named, write_dead_letter, write_poison};
+use retide_avro::wire::SINGLE_OBJECT_MARKER;
 use retide_avro::{ingest, parked};
 use retide_core::{
     Ended, Header, Kind, Omitted, Poison, Reason, Record, Task, Terminal, Timestamp,
@@ -16,6 +17,9 @@ use crate::record;
 
 /// When a record is read whose bytes do not say: in milliseconds since the epoch.
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+/// What stands in each content type of an envelope.
+const TASK: &[u8] = b"vnd.retide.task";
 
 /// Reads a record as one of the retry topic and as one of a delay topic.
 ///
@@ -80,7 +84,19 @@ fn check_ingested(task: &Task, record: &Record, now: Timestamp) {
         .headers
         .iter()
         .any(|header| is_named(header.name.as_bytes(), SCENE));
-    if named || task.scene.is_empty() {
+    // What says that it is an envelope is one, whatever names its scene.
+    let says = |header: &Header| {
+        let value = header
+            .value
+            .as_deref()
+            .unwrap_or_default()
+            .to_ascii_lowercase();
+        is_named(header.name.as_bytes(), CONTENT_TYPE)
+            && value.windows(TASK.len()).any(|part| part == TASK)
+    };
+    let is_ours = |value: &Bytes| value.starts_with(&SINGLE_OBJECT_MARKER);
+    let is_envelope = record.headers.iter().any(says) || record.value.as_ref().is_some_and(is_ours);
+    if (named || task.scene.is_empty()) && !is_envelope {
         let producers = record::producers(record);
         let headers = producers;
         assert_eq!(
