@@ -80,6 +80,19 @@ fn check_wall_is_told(admin: &str, subject: &str) {
     assert!(ready.contains("target-walled"), "{ready}");
 }
 
+/// Waits until a task was seen.
+fn wait_for_call(door: &Door, id: &str) {
+    let start = Instant::now();
+    let came = || {
+        let calls = door.calls.lock().unwrap();
+        calls.iter().any(|call| call["retry-id"] == id)
+    };
+    while !came() {
+        assert!(start.elapsed() < PATIENCE, "nobody called");
+        thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
 #[test]
 fn a_wall_of_404_kills_few_tasks_and_headers_left_out_are_told() {
     let runtime = Runtime::new().unwrap();
@@ -137,17 +150,7 @@ concurrency = 16
     );
     produce(BEFORE / 4);
     // One that is refused between successes is dead at once.
-    let start = Instant::now();
-    while door
-        .calls
-        .lock()
-        .unwrap()
-        .iter()
-        .all(|call| call["retry-id"] != "bad")
-    {
-        assert!(start.elapsed() < PATIENCE, "nobody called");
-        thread::park_timeout(Duration::from_millis(20));
-    }
+    wait_for_call(&door, "bad");
     produce(BEFORE / 4);
     door.shut.store(true, Ordering::SeqCst);
     produce(REFUSES);
