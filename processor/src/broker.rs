@@ -14,7 +14,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use crate::client::logged;
+use crate::client::{Lifeline, logged};
 use crate::metrics::Metrics;
 use crate::offsets::{self, Edge};
 use crate::threads::Ended;
@@ -24,6 +24,8 @@ use crate::trouble::{Effect, Kind, Trouble, Troubles};
 pub(crate) struct Watch {
     /// The client.
     client: BaseConsumer<Heard>,
+    /// Finds the cluster again.
+    lifeline: Lifeline,
     /// Where the brokers are, as it is configured.
     bootstrap: String,
     /// The topic that is asked for.
@@ -66,6 +68,7 @@ impl Watch {
         // What is read ends where workers see it end.
         config.set("isolation.level", "read_committed");
         Ok(Self {
+            lifeline: Lifeline::new(&config),
             client: config.create_with_context(Heard::default())?,
             bootstrap: bootstrap.to_owned(),
             topic: Arc::clone(topic),
@@ -91,6 +94,7 @@ impl Watch {
             }
             // What it has to say, which would pile up.
             while self.client.poll(Duration::ZERO).is_some() {}
+            self.lifeline.hold(self.client.client());
             thread::park_timeout(ASK);
         }
         self.troubles.end_all();

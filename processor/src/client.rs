@@ -1,15 +1,70 @@
-//! What clients share: how they are heard.
+//! What clients share: how they are heard, and that they do not lose the cluster.
+
+use std::ffi::CString;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::client::ClientContext;
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tracing::{debug, error, info, warn};
 
+use retide_native::brokers;
+
 /// Hears a consumer's complaints; the end of a partition is none, and that the group is refused is none of those who only read: the
 /// client asks for it, and they do without.
 pub(crate) struct Quiet;
+
+/// What a client finds the cluster with again.
+///
+/// A broker that stood still is out of its cluster for a moment, and tells of topics and of no broker. librdkafka then forgets every broker that
+/// it knew, the one that answers and those of `bootstrap.servers`, too, and asks nobody ever again: its issue 5301, open for 2.13. So whoever
+/// keeps a client looks now and then whether it knows a broker.
+#[derive(Debug)]
+pub(crate) struct Lifeline {
+    /// The brokers to begin with.
+    servers: CString,
+    /// When they are given to a client that knows none, if it is so.
+    at: Mutex<Option<Instant>>,
+}
+
+/// How long a client that knows no broker has been looking for one before it is given those of its configuration: longer than it takes one
+/// that starts.
+const LOOKS_FOR: Duration = Duration::from_secs(2);
+
+/// Pause before it is given them again: rare, since it keeps what it is given.
+const GIVE_AGAIN: Duration = Duration::from_mins(1);
+
+// === impl Lifeline ===
+
+impl Lifeline {
+    /// That of a client with this configuration.
+    pub(crate) fn new(config: &ClientConfig) -> Self {
+        let servers = config.get("bootstrap.servers");
+        let servers = servers.or_else(|| config.get("metadata.broker.list"));
+        Self {
+            servers: CString::new(servers.unwrap_or_default()).unwrap_or_default(),
+            at: Mutex::default(),
+        }
+    }
+
+    /// Looks whether the client knows a broker, and gives it some if not. To be called every few seconds at least.
+    pub(crate) fn hold<C: ClientContext>(&self, client: &Client<C>) {
+        let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+        if brokers::known(client) > 0 {
+            *at = None;
+            return;
+        }
+        let now = Instant::now();
+        if now >= *at.get_or_insert(now + LOOKS_FOR) {
+            debug!("a client knows no broker any more, it begins anew");
+            brokers::add(client, &self.servers);
+            *at = Some(now + GIVE_AGAIN);
+        }
+    }
+}
 
 /// Whether an error is about a group that the client asks for by itself, and that is not used.
 pub(crate) fn is_of_group(error: &KafkaError) -> bool {
@@ -104,4 +159,132 @@ pub(crate) fn is_away(error: &KafkaError) -> bool {
                 | RDKafkaErrorCode::Resolve
         )
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::io::{self, Read as _, Write as _};
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use rdkafka::consumer::{BaseConsumer, Consumer as _};
+
+    /// The topic that is asked for.
+    const TOPIC: &str = "a topic with a name that is rather long";
+
+    /// How many other topics a broker tells of that is out of its cluster.
+    const OTHERS: u32 = 5_000;
+
+    /// A broker that tells of its topic, and of itself as long as it is part of its cluster.
+    struct Broker {
+        /// Where it listens.
+        port: u16,
+        /// Whether it is part of its cluster.
+        is_in: Arc<AtomicBool>,
+        /// The connections to it.
+        streams: Arc<Mutex<Vec<TcpStream>>>,
+    }
+
+    impl Broker {
+        fn start() -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let is_in = Arc::new(AtomicBool::new(true));
+            let streams = Arc::new(Mutex::new(Vec::new()));
+            let (told, opened) = (Arc::clone(&is_in), Arc::clone(&streams));
+            thread::spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    opened.lock().unwrap().push(stream.try_clone().unwrap());
+                    let told = Arc::clone(&told);
+                    thread::spawn(move || serve(stream, port, &told));
+                }
+            });
+            Self {
+                port,
+                is_in,
+                streams,
+            }
+        }
+
+        /// Is no part of its cluster any more, and closes its connections, as after a standstill.
+        fn leave(&self) {
+            self.is_in.store(false, Ordering::Release);
+            for stream in self.streams.lock().unwrap().drain(..) {
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+        }
+    }
+
+    /// Answers each request of a connection with metadata of version 0: nothing else is asked for.
+    fn serve(mut stream: TcpStream, port: u16, is_in: &AtomicBool) -> io::Result<()> {
+        loop {
+            let mut length = [0; 4];
+            stream.read_exact(&mut length)?;
+            let mut request = vec![0; usize::try_from(i32::from_be_bytes(length)).unwrap()];
+            stream.read_exact(&mut request)?;
+            assert_eq!(request[..4], [0, 3, 0, 0], "metadata, version 0");
+            let mut answer = request[4..8].to_vec();
+            let text = |answer: &mut Vec<u8>, text: &str| {
+                answer.extend(u16::try_from(text.len()).unwrap().to_be_bytes());
+                answer.extend(text.as_bytes());
+            };
+            let is_in = is_in.load(Ordering::Acquire);
+            if is_in {
+                answer.extend([0, 0, 0, 1, 0, 0, 0, 7]);
+                text(&mut answer, "127.0.0.1");
+                answer.extend(i32::from(port).to_be_bytes());
+            } else {
+                answer.extend([0; 4]);
+            }
+            // The topic, without an error and a partition, and others: while they are read, the client's other threads go on.
+            let others = if is_in { 0 } else { OTHERS };
+            answer.extend((others + 1).to_be_bytes());
+            for number in 0..=others {
+                answer.extend([0; 2]);
+                let other = format!("{TOPIC} {number}");
+                text(&mut answer, if number == 0 { TOPIC } else { &other });
+                answer.extend([0; 4]);
+            }
+            stream.write_all(&u32::try_from(answer.len()).unwrap().to_be_bytes())?;
+            stream.write_all(&answer)?;
+        }
+    }
+
+    #[test]
+    fn a_client_finds_a_cluster_again_that_said_it_had_no_brokers() {
+        let broker = Broker::start();
+        let mut config = ClientConfig::new();
+        for (key, value) in [
+            ("bootstrap.servers", &*format!("127.0.0.1:{}", broker.port)),
+            ("api.version.request", "false"),
+            ("broker.version.fallback", "0.9.0"),
+        ] {
+            config.set(key, value);
+        }
+        let lifeline = Lifeline::new(&config);
+        let client: BaseConsumer<Quiet> = config.create_with_context(Quiet).unwrap();
+        let ask = || client.fetch_metadata(Some(TOPIC), Duration::from_millis(500));
+        let start = Instant::now();
+        let soon = || assert!(start.elapsed() < Duration::from_mins(1), "not in time");
+        while brokers::known(client.client()) == 0 {
+            soon();
+            let _ = ask();
+        }
+
+        broker.leave();
+        while brokers::known(client.client()) > 0 {
+            soon();
+            let _ = ask();
+        }
+
+        broker.is_in.store(true, Ordering::Release);
+        while ask().is_err() || brokers::known(client.client()) == 0 {
+            soon();
+            lifeline.hold(client.client());
+        }
+    }
 }

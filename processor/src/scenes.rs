@@ -19,7 +19,7 @@ use retide_avro::wire::{self, Codec, Format, Framing};
 use retide_core::Timestamp;
 use retide_native as native;
 
-use crate::client::{Quiet, complained, is_of_group};
+use crate::client::{Lifeline, Quiet, complained, is_of_group};
 use crate::config::{self, Scene};
 use crate::scan;
 use crate::shell::ledger::{OutHeaders, OutRecord};
@@ -28,6 +28,8 @@ use crate::shell::ledger::{OutHeaders, OutRecord};
 pub struct Follower {
     /// The consumer.
     consumer: BaseConsumer<Quiet>,
+    /// Finds the cluster again.
+    lifeline: Lifeline,
     /// Reads records in Avro.
     avro: Codec<wire::Scene>,
     /// Reads records in JSON.
@@ -146,6 +148,7 @@ impl Follower {
         }
         consumer.assign(&list).map_err(kafka)?;
         let mut follower = Self {
+            lifeline: Lifeline::new(&config),
             consumer,
             avro: Codec::new(Format::Avro, Framing::SingleObject),
             json: Codec::new(Format::Json, Framing::SingleObject),
@@ -181,6 +184,7 @@ impl Follower {
     pub fn follow(&mut self) -> bool {
         let mut wait = POLL;
         let mut changed = false;
+        self.lifeline.hold(self.consumer.client());
         while let Some(polled) = self.consumer.poll(wait) {
             // Whatever else is there already is the same change to those who follow.
             wait = Duration::ZERO;

@@ -6,12 +6,14 @@
 //! | file | what |
 //! |---|---|
 //! | [`admin`] | what may be done with topics, their settings, and creating them with the broker's words where it refuses; what a group has committed |
+//! | [`brokers`] | the brokers that a client knows, and to give it some |
 //! | [`headers`] | header names and values as bytes, read and written; headers that cannot be read are no empty list |
 //! | [`membership`] | the place of a consumer in its group |
 //! | `request` | what all admin requests have in common |
 //! | [`topics`] | the ids of topics, and of the cluster |
 
 pub mod admin;
+pub mod brokers;
 pub mod headers;
 pub mod membership;
 mod request;

@@ -31,7 +31,7 @@ use retide_core::saved::Saved;
 use retide_core::{Alert, Header, LaneId, Name, Record, Source, Timestamp};
 use retide_native::{self as native, headers::Headers};
 
-use crate::client::{Quiet, ask_often};
+use crate::client::{Lifeline, Quiet, ask_often};
 use crate::config::identity::Identity;
 use crate::event::ConsumerReported;
 use crate::metrics::Metrics;
@@ -321,6 +321,8 @@ pub(crate) struct Around<'a> {
 struct Reader {
     /// The consumer.
     consumer: BaseConsumer<Quiet>,
+    /// Finds the cluster again.
+    lifeline: Lifeline,
     /// The topics.
     topics: Arc<Topics>,
     /// The lanes that are read.
@@ -392,6 +394,7 @@ impl Reader {
         let (to_drive, records) = bounded(BUFFER);
         let (requests, from_drive) = bounded(REQUESTS);
         let reader = Self {
+            lifeline: Lifeline::new(&config),
             consumer: config.create_with_context(Quiet)?,
             topics: Arc::clone(around.topics),
             lanes: HashMap::new(),
@@ -428,6 +431,9 @@ impl Reader {
             self.follow_all();
             let (records, failed) = self.collect();
             self.look_how_far();
+            if records.is_empty() {
+                self.lifeline.hold(self.consumer.client());
+            }
             if self.lost && !self.go_on_behind_gaps() {
                 // What was read before is told first.
                 thread::sleep(POLL);

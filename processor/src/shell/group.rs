@@ -34,7 +34,7 @@ use tracing::error;
 use retide_core::{Source, Timestamp};
 use retide_native::membership::membership;
 
-use crate::client::{ask_often, complained, is_missing, logged};
+use crate::client::{Lifeline, ask_often, complained, is_missing, logged};
 use crate::config::identity::Identity;
 use crate::event::{ShardsAssigned, ShardsLost, ShardsRevoked};
 use crate::metrics::Metrics;
@@ -201,12 +201,13 @@ impl Member {
         if let Some(id) = &identity.instance_id {
             config.set("group.instance.id", id);
         }
+        let lifeline = Lifeline::new(&config);
         let consumer: Arc<Client> = Arc::new(config.create_with_context(context)?);
         consumer.subscribe(&[&*around.topics.tasks])?;
         let (member, readings) = (Arc::clone(&consumer), around.readings.clone());
         let stop = Arc::clone(around.stop);
         let body = move || {
-            run(&member, &readings, &stop);
+            run(&member, &lifeline, &readings, &stop);
             ended(&stop)
         };
         let hearing = around
@@ -229,7 +230,7 @@ impl Member {
 }
 
 /// Hears what the group says until told to stop.
-fn run(consumer: &Client, readings: &Sender<Reading>, stop: &AtomicBool) {
+fn run(consumer: &Client, lifeline: &Lifeline, readings: &Sender<Reading>, stop: &AtomicBool) {
     let context = consumer.context();
     while !stop.load(Ordering::Acquire) {
         if context.turns.is_stuck() {
@@ -255,6 +256,7 @@ fn run(consumer: &Client, readings: &Sender<Reading>, stop: &AtomicBool) {
             context.say(taken_back(consumer));
         }
         let _ = membership(consumer.client());
+        lifeline.hold(consumer.client());
     }
     if context.known().leaving.take().is_some() {
         context.say(taken_back(consumer));

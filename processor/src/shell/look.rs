@@ -17,7 +17,7 @@ use tracing::debug;
 use retide_core::{Alert, Source, Timestamp};
 use retide_native::admin::{Operation, Permitted, permitted};
 
-use crate::client::Quiet;
+use crate::client::{Lifeline, Quiet};
 use crate::cluster;
 use crate::offsets::{self, Edge, Offsets};
 use crate::scan::{self, Scanned};
@@ -35,6 +35,8 @@ pub(crate) struct Look {
     troubles: Troubles,
     /// Sees what is committed.
     stable: BaseConsumer<Quiet>,
+    /// Finds the cluster again.
+    lifeline: Lifeline,
     /// The partitions that cannot be read to their ends: the first offset that cannot, and since when.
     held: HashMap<(String, i32), Held>,
     /// Where the partitions of topics that are read ended when they were last seen.
@@ -74,6 +76,7 @@ impl Look {
         // They would pile up between two looks.
         client.set("statistics.interval.ms", "0");
         Ok(Self {
+            lifeline: Lifeline::new(config),
             stable: scan::consumer(client, group)?,
             config: config.clone(),
             topics: Arc::clone(topics),
@@ -99,6 +102,7 @@ impl Look {
         now: Timestamp,
     ) -> Vec<(i32, Alert)> {
         while self.stable.poll(Duration::ZERO).is_some() {}
+        self.lifeline.hold(self.stable.client());
         self.may_read(all, readability);
         let topics = Arc::clone(&self.topics);
         let lanes = || {

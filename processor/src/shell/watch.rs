@@ -15,7 +15,7 @@ use tracing::debug;
 
 use retide_native::admin::{self, Operation, Permitted};
 
-use crate::client::is_missing;
+use crate::client::{Lifeline, is_missing};
 use crate::cluster::Drift;
 use crate::shell::ledger::{
     Deliveries, Failed, Flushed, OutRecord, flush, is_refusal, settle_deliveries,
@@ -94,6 +94,7 @@ impl Watch {
     /// Watches until `stop` is set.
     pub(crate) fn run(mut self, stop: &AtomicBool) -> Ended {
         let client = self.asking().ok();
+        let lifeline = Lifeline::new(&self.producer);
         let (mut ask_at, mut try_at) = (Instant::now() + ASK, Instant::now());
         let mut look_at = Instant::now();
         while !stop.load(Ordering::Acquire) {
@@ -107,6 +108,7 @@ impl Watch {
             if let Some(client) = client.as_ref().filter(|_| now >= look_at) {
                 self.drift.look(client.client());
                 client.poll(Duration::ZERO);
+                lifeline.hold(client.client());
                 look_at = Instant::now() + LOOK;
             }
             if now >= try_at {

@@ -23,6 +23,7 @@ use tracing::warn;
 
 use retide_core::{Failure, Sink};
 
+use crate::client::Lifeline;
 use crate::event::ProducerReplaced;
 use crate::shell::encode::{Encoder, Parts, Scratch};
 use crate::shell::feed;
@@ -51,6 +52,8 @@ struct Writer {
     config: ClientConfig,
     /// The producer, unless it was given up and not made again yet.
     producer: Option<BaseProducer<Deliveries>>,
+    /// Finds the cluster again.
+    lifeline: Lifeline,
     /// The group whose offsets are committed.
     group: Arc<feed::Client>,
     /// The shards that are ours.
@@ -95,6 +98,7 @@ impl AtLeastOnce {
         let mut config = producer_config(config);
         config.remove("transactional.id");
         let mut writer = Writer {
+            lifeline: Lifeline::new(&config),
             config,
             producer: None,
             group: Arc::clone(group),
@@ -166,6 +170,9 @@ impl Writer {
             pieces.configure(&mut config);
             self.producer = Some(config.create_with_context(Deliveries::default())?);
             self.made = pieces;
+        }
+        if let Some(producer) = &self.producer {
+            self.lifeline.hold(producer.client());
         }
         self.producer.as_ref().ok_or(KafkaError::Canceled)
     }
