@@ -135,8 +135,12 @@ fn plant(value: &mut Value, secret: bool) {
     }
 }
 
-/// An error names a line and a column of the text, and is not much longer than that. Returns it as it is shown.
+/// An error, or each of several, names a line and a column of the text, and is not much longer than that. Returns it as it is shown.
 fn check_error(error: &Error, text: &str) -> String {
+    if let Error::Several(errors) = error {
+        let shown = errors.iter().map(|error| check_error(error, text));
+        return shown.collect::<Vec<_>>().join("\n");
+    }
     let Error::Invalid { place, path, .. } = error else {
         panic!("no file was read: {error}");
     };
