@@ -310,7 +310,8 @@ fn mark(record: &Record, value: &[u8]) -> Option<(Key, usize)> {
     match value {
         [CONFLUENT_MAGIC, a, b, c, d, ..] => {
             let id = u32::from_be_bytes([*a, *b, *c, *d]);
-            Some((Key::Id(id), CONFLUENT_FRAME))
+            // A registry counts in positive numbers of 32 bits with a sign.
+            (id <= i32::MAX.unsigned_abs()).then_some((Key::Id(id), CONFLUENT_FRAME))
         }
         [0xc3, 0x01, ..] => {
             let print = value.get(SINGLE_OBJECT_MARKER.len()..SINGLE_OBJECT_FRAME)?;
