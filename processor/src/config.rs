@@ -427,7 +427,8 @@ pub fn scenes(file: &str, text: String, prefix: &str) -> Result<BTreeMap<String,
 
 /// Reads the rules of one scene, as they stand on the scenes topic, whichever version wrote them.
 pub fn rules(name: &str, text: String) -> Result<Scene, Error> {
-    let source = Source::text(name, former::mended(text))?;
+    let mut source = Source::text(name, text)?;
+    source.amend(former::mend);
     source
         .read::<Scene>()
         .checked(|scene| check_scene(&source, name, scene, &[]))

@@ -302,6 +302,11 @@ impl Source {
         }
     }
 
+    /// Changes what was read, as it would have been written elsewhere; places stay what they are.
+    pub(super) fn amend(&mut self, change: impl FnOnce(&mut Table)) {
+        change(&mut self.table);
+    }
+
     /// What was read.
     pub(super) const fn table(&self) -> &Table {
         &self.table
@@ -678,15 +683,15 @@ fn template(text: &str, in_scene: bool) -> Option<(String, String)> {
     }
     for (start, end) in shapes {
         if let Some((_, rest)) = text.split_once(start) {
-            let inside = rest.split_once(end).map_or(rest, |(inside, _)| inside);
-            let shown: String = inside
-                .chars()
-                .take_while(|letter| *letter != ':')
-                .take(60)
-                .collect();
-            let whole = rest.contains(end) && shown.len() == inside.len();
-            let end = if whole { end } else { "" };
-            return Some((format!("{start}{shown}{end}"), name_of(inside)));
+            let inside = rest.split_once(end).map(|(inside, _)| inside);
+            let plain = |letter: char| letter.is_ascii_alphanumeric() || "_. ".contains(letter);
+            // What is no name may be part of a secret.
+            let shown = inside.filter(|inside| inside.chars().all(plain) && inside.len() <= 60);
+            let written = shown.map_or_else(
+                || start.to_owned(),
+                |inside| format!("{start}{inside}{end}"),
+            );
+            return Some((written, name_of(inside.unwrap_or_default())));
         }
     }
     if !in_scene {
