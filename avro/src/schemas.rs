@@ -34,7 +34,7 @@ pub enum Meaning {
     Own,
     /// The schema of another writer.
     Writer(Arc<Schema>),
-    /// A schema that is not Avro: its registry calls it so.
+    /// Nothing that a datum of Avro could be read with: why.
     Other(Arc<str>),
     /// The registry does not know the name.
     Missing,
@@ -155,7 +155,7 @@ impl Schemas {
     pub(crate) fn unknown(&self, key: Key, meaning: Option<&Meaning>) -> String {
         match meaning {
             Some(Meaning::Missing) => format!("{key} is not known to the registry"),
-            Some(Meaning::Other(kind)) => format!("{key} is a schema of type {kind}, not Avro"),
+            Some(Meaning::Other(why)) => format!("{key}: {why}"),
             Some(Meaning::Own | Meaning::Writer(_)) | None => match key {
                 Key::Id(id) if !self.registry => format!(
                     "{key} is not known: set registry = \"http://...\" in [schemas], or ids = {{ {id} = \"FILE.avsc\" }}; \"{OWN}\" instead of a file is retide's own"

@@ -53,6 +53,7 @@ pub mod parked;
 mod playground;
 pub mod process;
 pub mod publish;
+pub mod registry;
 mod report;
 pub mod rules;
 mod scan;

@@ -32,6 +32,7 @@ use crate::config::{Config, Guarantee, Scene};
 use crate::health::{Health, Heartbeat};
 use crate::metrics::Metrics;
 use crate::outbound;
+use crate::registry::Registry;
 use crate::rules::Connected;
 use crate::scan;
 use crate::scenes::{self, Follower, Unreadable};
@@ -137,6 +138,8 @@ struct Shared<'a> {
     metrics: &'a Arc<Metrics>,
     /// The threads.
     threads: &'a Threads,
+    /// Where schemas are asked for, if there is a registry.
+    registry: Option<Registry>,
     /// To tell of a worker that ended by itself.
     failed: mpsc::Sender<Error>,
 }
@@ -193,6 +196,7 @@ impl Process {
             runtime,
             metrics,
             threads,
+            registry: Registry::of(config, runtime),
             failed,
         };
         refuse_unusable(config, &topics, &follower)?;
@@ -392,6 +396,7 @@ impl Shared<'_> {
             runtime: self.runtime.clone(),
             metrics: Arc::clone(self.metrics),
             heartbeat,
+            registry: self.registry.clone(),
         }
     }
 

@@ -92,6 +92,8 @@ pub enum Kind {
     TlsExpires,
     /// A secret of a scene cannot be read.
     SecretMissing,
+    /// A schema registry does not answer that is asked for the schema of a record.
+    RegistryAway,
 }
 
 /// Whose word on the alerts topic a trouble is.
@@ -414,6 +416,7 @@ impl Kind {
             Self::TlsUnusable => "tls-unusable",
             Self::TlsExpires => "tls-expires",
             Self::SecretMissing => "secret-missing",
+            Self::RegistryAway => "registry-away",
         }
     }
 
@@ -421,9 +424,11 @@ impl Kind {
     const fn teller(self) -> Option<Teller> {
         match self {
             // Files are each process's own.
-            Self::TopicUnwritable | Self::TlsUnusable | Self::TlsExpires | Self::SecretMissing => {
-                Some(Teller::Each)
-            }
+            Self::TopicUnwritable
+            | Self::TlsUnusable
+            | Self::TlsExpires
+            | Self::SecretMissing
+            | Self::RegistryAway => Some(Teller::Each),
             Self::TopicUnreadable
             | Self::TopicMissing
             | Self::UnsafeRetentionMs

@@ -20,7 +20,7 @@ use retide_avro::Arrival;
 use retide_avro::headers::{self, Headless};
 use retide_connectors::{Attempt, Target};
 use retide_core::completions::Binding;
-use retide_core::engine::Left;
+use retide_core::engine::{Left, Position};
 use retide_core::order::{self, Awaited, Change, Fingerprint};
 use retide_core::{
     Action, Alert, Commit, Engine, Entry, Failure, Fate, Input, Kind as TaskKind, LaneId, Now,
@@ -36,6 +36,7 @@ use crate::event::{
 use crate::health::Heartbeat;
 use crate::metrics::standing::Said;
 use crate::metrics::{Load, Metrics, SceneMetrics, SceneSet, Share, Tally};
+use crate::registry::Registry;
 use crate::shell::encode::{Encoder, Place};
 use crate::shell::feed::{Assignment, Deleted, Feed, Passed, Read, Reading, Reads, Request};
 use crate::shell::leaving::Leaving;
@@ -46,6 +47,7 @@ use crate::shell::machine;
 use crate::shell::readable::Unreadable;
 use crate::shell::restore::Gap;
 use crate::shell::search::{Searched, Wanted};
+use crate::shell::unnamed::Unnamed;
 use crate::threads::{Hand, message};
 use crate::topics::Topics;
 use crate::trouble::{Effect, Kind, Trouble, Troubles};
@@ -92,6 +94,8 @@ pub struct Drive<L> {
     pub metrics: Arc<Metrics>,
     /// Says that the loop turns.
     pub heartbeat: Arc<Heartbeat>,
+    /// Where schemas are asked for, if there is a registry.
+    pub registry: Option<Registry>,
 }
 
 /// What changes while a worker runs.
@@ -128,6 +132,8 @@ struct State<L> {
     commit_at: Instant,
     /// Where paused lanes read on.
     paused: HashMap<LaneId, i64>,
+    /// The lanes that wait for what a registry says of a schema.
+    unnamed: Unnamed,
     /// What the metadata of each lane's commits is bound to.
     bindings: HashMap<LaneId, Binding>,
     /// Assigned shards, each with the number of its assignment.
@@ -256,6 +262,9 @@ const MOST_SETTLED: usize = 40_000;
 /// How late a parked task is that its tiers are searched for it: they come within milliseconds unless a flood is due.
 const LATE: Duration = Duration::from_secs(10);
 
+/// Time between two looks at what a registry has said: it answers within milliseconds as a rule.
+const ASK: Duration = Duration::from_millis(5);
+
 /// Time between two looks for tasks that are that late.
 const LOOK: Duration = Duration::from_secs(3);
 
@@ -340,6 +349,7 @@ impl<L: Ledger> State<L> {
             unbound: HashSet::new(),
             commit_at: now,
             paused: HashMap::new(),
+            unnamed: Unnamed::default(),
             bindings: HashMap::new(),
             shards: BTreeMap::new(),
             assignment: 0,
@@ -382,6 +392,7 @@ impl<L: Ledger> State<L> {
             self.follow_readable();
             self.commit_if_due();
             self.give_away();
+            self.read_what_is_named();
             let timeout = self.timeout();
             let full = self.settled.len() >= MOST_SETTLED;
             let feed = &self.parts.feed;
@@ -659,6 +670,9 @@ impl<L: Ledger> State<L> {
         if self.has_to_commit() && self.may_hand_over() {
             timeout = timeout.min(self.commit_at.saturating_duration_since(now));
         }
+        if self.unnamed.is_any() {
+            timeout = timeout.min(ASK);
+        }
         for leaving in &self.leaving {
             let next = leaving.next(now);
             timeout = timeout.min(next.saturating_duration_since(now));
@@ -709,6 +723,8 @@ impl<L: Ledger> State<L> {
                     self.parts.feed.request(Request::Pause { lane });
                 }
                 Action::Resume { lane, run } => {
+                    // Whatever it waits for is met again.
+                    self.unnamed.forget(lane);
                     let next = self
                         .paused
                         .remove(&lane)
@@ -1161,6 +1177,7 @@ impl<L: Ledger> State<L> {
                 binding,
             } = assignment;
             self.bindings.insert(lane, binding);
+            self.unnamed.forget(lane);
             if self.unreadable.is_deleted(lane.source) {
                 self.unbound.insert(lane);
             }
@@ -1272,25 +1289,96 @@ impl<L: Ledger> State<L> {
     fn records(&mut self, Reads { records, passed }: Reads) {
         // One look at the clock for all: if anything, it is behind, and nothing is early by that.
         let now = self.now();
-        for read in records {
+        for mut read in records {
             let lane = read.position.lane;
             // One of an assignment that is over comes to whoever has the shard now.
             let is_ours = self.shards.get(&lane.shard) == Some(&read.assignment);
-            if is_ours && !self.begins_anew(lane) {
+            if is_ours
+                && !self.begins_anew(lane)
+                && self.unnamed.is_in_turn(&mut read.position)
+                && !self.has_to_ask(&read)
+            {
                 self.record(now, read);
             }
         }
         for Passed {
             assignment,
-            position,
+            mut position,
         } in passed
         {
             let is_ours = self.shards.get(&position.lane.shard) == Some(&assignment);
-            if is_ours && !self.begins_anew(position.lane) {
+            if is_ours && !self.begins_anew(position.lane) && self.unnamed.is_in_turn(&mut position)
+            {
                 self.step_at(now, Input::Passed { position });
             }
         }
         self.hand.empty();
+    }
+
+    /// Whether a registry has to be asked before a record is read. Its lane stands still until then: what comes behind it is read again.
+    fn has_to_ask(&mut self, read: &Read) -> bool {
+        let (Some(registry), Ok(record)) = (&self.parts.registry, &read.record) else {
+            return false;
+        };
+        let lane = read.position.lane;
+        let Some(key) = self.parts.topics.intake.asks(record) else {
+            return false;
+        };
+        if lane.source != Source::Tasks {
+            return false;
+        }
+        registry.ask(key);
+        self.unnamed.wait(read.position, key);
+        if !self.paused.contains_key(&lane) {
+            self.parts.feed.request(Request::Pause { lane });
+        }
+        true
+    }
+
+    /// Reads lanes on whose records can be read now, and says what the others wait for.
+    fn read_what_is_named(&mut self) {
+        let Some(registry) = &self.parts.registry else {
+            return;
+        };
+        if !self.unnamed.is_any() {
+            return;
+        }
+        let (shards, intake) = (&self.shards, &self.parts.topics.intake);
+        self.unnamed.keep(|lane| shards.contains_key(&lane.shard));
+        let mut failure = None;
+        for (lane, key) in self.unnamed.waiting() {
+            if intake.schemas.meaning(key).is_none() {
+                registry.ask(key);
+                failure = failure.or_else(|| Some((lane, key, registry.failure(key)?)));
+                continue;
+            }
+            let Position { run, offset, .. } = self.unnamed.go_on(lane);
+            // One that the engine has paused reads on when the engine says so.
+            if self.paused.contains_key(&lane) {
+                self.unnamed.forget(lane);
+            } else {
+                let next = offset;
+                self.parts.feed.request(Request::Resume { lane, run, next });
+            }
+        }
+        let away = failure.map(|(lane, key, why)| Trouble {
+            kind: Kind::RegistryAway,
+            subject: registry.address().to_owned(),
+            says: format!(
+                "{} partitions of the retry topic wait for it, partition {} for {key}: {why}",
+                self.unnamed.waiting().len(),
+                lane.shard
+            ),
+            fix: Some(
+                "see to the registry, or name the schema in [schemas] ids and start again"
+                    .to_owned(),
+            ),
+            effect: Effect::Stops,
+        });
+        // While a question is on its way, nothing has changed.
+        if away.is_some() || !self.unnamed.is_any() {
+            self.troubles.only(Kind::RegistryAway, away);
+        }
     }
 
     /// Whether the topic of a lane is deleted, or was as the lane began: what comes of it is of a topic that is there again, and is read

@@ -14,5 +14,6 @@ mod presence;
 pub(crate) mod readable;
 pub mod restore;
 pub mod search;
+mod unnamed;
 pub(crate) mod watch;
 pub mod writable;

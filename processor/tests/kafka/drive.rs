@@ -128,6 +128,7 @@ impl Running {
             runtime: runtime.handle().clone(),
             metrics: Arc::clone(&metrics),
             heartbeat: health.worker("test"),
+            registry: None,
         };
         let scene = Scene {
             concurrency: NonZeroU32::new(64).unwrap(),

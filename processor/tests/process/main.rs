@@ -30,6 +30,7 @@ mod rate;
 mod rebalance;
 mod rig;
 mod scenes;
+mod schemas;
 mod secrets;
 mod secured;
 mod supervision;

@@ -1,0 +1,231 @@
+//! Tasks of writers whose schema is not ours: it is found in the configuration or asked of a registry, and never guessed.
+
+use std::collections::HashMap;
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path as FilePath;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::routing::get as route;
+use rdkafka::message::{Header as OutHeader, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+use uuid::Uuid;
+
+use crate::commands::get;
+use crate::rig::{Request, Rig, Stored, serve};
+use crate::support::PATIENCE;
+
+/// Another order of fields than retide's: by position, id and content type change places.
+const SWAPPED: &str = r#"{"type": "record", "name": "RetryTask", "namespace": "com.shop", "fields": [
+    {"name": "contentType", "type": "string"}, {"name": "id", "type": "string"},
+    {"name": "payload", "type": "bytes"}, {"name": "scene", "type": "string"}
+]}"#;
+
+const SCENES: &str = r#"
+[scenes.pay]
+target = { http = { url = "http://TARGET/pay", timeout = "5s" } }
+backoff = { fixed = { delay = "1s" } }
+[scenes.default]
+target = { http = { url = "http://TARGET/default", timeout = "5s" } }
+backoff = { fixed = { delay = "1s" } }
+"#;
+
+/// A registry that knows some schemas, and another one once it is well.
+#[derive(Clone, Default)]
+struct Registry {
+    /// The schemas by their paths below `schemas`.
+    known: Arc<HashMap<String, String>>,
+    /// Whether it answers for schema 902.
+    is_well: Arc<AtomicBool>,
+    /// What it was asked for.
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+async fn schema(
+    State(registry): State<Registry>,
+    Path(path): Path<String>,
+) -> (StatusCode, String) {
+    registry.asked.lock().unwrap().push(path.clone());
+    if path == "ids/902" && !registry.is_well.load(Ordering::Acquire) {
+        let says = json!({ "error_code": 50003, "message": "no leader" });
+        return (StatusCode::INTERNAL_SERVER_ERROR, says.to_string());
+    }
+    if let Some(schema) = registry.known.get(&path) {
+        return (StatusCode::OK, json!({ "schema": schema }).to_string());
+    }
+    let says = json!({ "error_code": 40403, "message": "Schema not found" });
+    (StatusCode::NOT_FOUND, says.to_string())
+}
+
+/// A task in the order of [`SWAPPED`], framed.
+fn swapped(schema: u8, id: &str) -> Vec<u8> {
+    let mut value = vec![0, 0, 0, 3, schema];
+    for text in ["text/plain", id, "abc", "pay"] {
+        value.push(u8::try_from(text.len() * 2).unwrap());
+        value.extend_from_slice(text.as_bytes());
+    }
+    value
+}
+
+/// A record that another library has made, by file, schema and frame: its value, and the headers that it has.
+fn made(file: &str, frame: &str) -> (Vec<u8>, Vec<(String, Vec<u8>)>) {
+    let golden = FilePath::new(env!("CARGO_MANIFEST_DIR")).join("../avro/tests/golden/made");
+    let text = fs::read_to_string(golden.join(file)).unwrap();
+    let mut lines = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let line = lines
+        .find(|line| line["schema"] == "few" && line["frame"] == frame)
+        .unwrap();
+    let bytes = |value: &Value| {
+        let hex = value.as_str().unwrap();
+        let digit = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+        (0..hex.len()).step_by(2).map(digit).collect::<Vec<u8>>()
+    };
+    let headers = line["headers"].as_array().into_iter().flatten();
+    let headers = headers.map(|header| (header[0].as_str().unwrap().to_owned(), bytes(&header[1])));
+    (bytes(&line["value"]), headers.collect())
+}
+
+/// A registry with the schemas of the writers, one of which is named by this GUID.
+fn registry(guid: &[u8], few: &str) -> Registry {
+    let guid = Uuid::from_slice(guid).unwrap();
+    let known = [
+        ("ids/900".to_owned(), SWAPPED),
+        ("ids/902".to_owned(), SWAPPED),
+        (format!("guids/{guid}"), few),
+    ];
+    let known: HashMap<_, _> = known.map(|(path, schema)| (path, schema.to_owned())).into();
+    Registry {
+        known: Arc::new(known),
+        ..Registry::default()
+    }
+}
+
+#[test]
+fn tasks_of_other_writers_are_read_by_their_schemas_or_wait_or_are_named() {
+    let runtime = Runtime::new().unwrap();
+    let few = include_str!("../../../avro/tests/golden/schemas/few.avsc");
+    let (by_guid, guid) = made("confluent.jsonl", "header-guid");
+    let registry = registry(&guid[0].1[1..], few);
+    let router = Router::new().route("/schemas/{*path}", route(schema));
+    let address = serve(&runtime, router.with_state(registry.clone()));
+    let rig = Rig::new(Duration::ZERO, SCENES);
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let admin = format!("127.0.0.1:{port}");
+    fs::write(rig.file("few.avsc"), few).unwrap();
+    rig.configure(&format!(
+        "{}[admin]\nlisten = '{admin}'\n[schemas]\nregistry = 'http://{address}'\nfiles = ['few.avsc']\n{SCENES}",
+        rig.basics()
+    ));
+    let retide = rig.run();
+
+    let producer = rig.producer();
+    let send = |partition: i32, headers: &[(String, Vec<u8>)], value: &[u8]| {
+        let mut all = OwnedHeaders::new();
+        for (key, value) in headers {
+            let value = Some(value);
+            all = all.insert(OutHeader { key, value });
+        }
+        let topic = rig.topic("tasks");
+        let record = BaseRecord::<(), [u8]>::to(&topic)
+            .payload(value)
+            .headers(all);
+        let sent = producer.send(record.partition(partition));
+        sent.map_err(|(error, _)| error).unwrap();
+    };
+    let avro = [(
+        "content-type".to_owned(),
+        b"application/vnd.retide.task+avro".to_vec(),
+    )];
+    // By the registry, with and without our content type; by their fingerprint and their GUID.
+    send(0, &avro, &swapped(0x84, "swapped-1"));
+    send(0, &[], &swapped(0x84, "swapped-2"));
+    let (java, _) = made("java.jsonl", "single-object");
+    send(0, &[], &java);
+    send(0, &guid, &by_guid);
+    // One that the registry does not know, and one that it cannot tell yet, with another task behind it.
+    send(1, &[], &swapped(0x85, "nobody"));
+    send(2, &avro, &swapped(0x86, "patient"));
+    let plain = [
+        ("retry-scene".to_owned(), b"pay".to_vec()),
+        ("retry-id".to_owned(), b"behind".to_vec()),
+    ];
+    send(2, &plain, b"abc");
+    producer.flush(PATIENCE).unwrap();
+
+    let ends = rig.ends(5);
+    let swapped_one = ends.keys().filter(|id| id.starts_with("swapped-")).count();
+    assert_eq!(swapped_one, 2, "{ends:?}");
+    check_attempts(&rig.target.requests());
+
+    let dead: Vec<Stored> = rig.read("dead-letters");
+    assert_eq!(dead.len(), 1);
+    assert_eq!(dead[0].text("retry-reason"), "bad-envelope");
+    let error = dead[0].text("retry-error");
+    assert!(
+        error.contains("schema id 901 is not known to the registry"),
+        "{error}"
+    );
+    assert_eq!(dead[0].value.as_deref(), Some(&*swapped(0x85, "nobody")));
+
+    wait_for(&admin, r#""kind":"registry-away""#);
+    assert!(get(&admin, "/readyz").is_some_and(|(status, _)| status == 503));
+    registry.is_well.store(true, Ordering::Release);
+    let ends = rig.ends(7);
+    assert_eq!(ends["patient"], ["delivered"]);
+    assert_eq!(ends["behind"], ["delivered"]);
+    let requests = rig.target.requests();
+    assert_eq!(requests.len(), 6, "{requests:?}");
+    wait_for(&admin, r#""troubles":[]"#);
+    // One question for each, however many records there are; of what was away, some more.
+    let asked = registry.asked.lock().unwrap();
+    let times = |path: &str| asked.iter().filter(|asked| *asked == path).count();
+    assert_eq!((times("ids/900"), times("ids/901")), (1, 1), "{asked:?}");
+
+    retide.terminate();
+    assert_eq!(retide.wait(), Some(0));
+}
+
+/// Four attempts of four writers, each with what its writer said.
+fn check_attempts(requests: &[Request]) {
+    assert_eq!(requests.len(), 4, "{requests:?}");
+    assert!(requests.iter().all(|request| request.path == "pay"));
+    for request in requests
+        .iter()
+        .filter(|it| it.text("retry-id").starts_with("swapped-"))
+    {
+        assert_eq!(request.text("content-type"), "text/plain");
+        assert_eq!(request.text("idempotency-key"), request.text("retry-id"));
+        assert_eq!(request.body, b"abc");
+    }
+    let of_few = requests
+        .iter()
+        .filter(|it| it.body == br#"{"amount":5}"#)
+        .count();
+    assert_eq!(of_few, 2, "{requests:?}");
+}
+
+/// Waits until `/readyz` says this.
+fn wait_for(admin: &str, text: &str) {
+    let start = Instant::now();
+    loop {
+        let (_, body) = get(admin, "/readyz").unwrap_or_default();
+        if body.contains(text) {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "{text} is not in {body}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
