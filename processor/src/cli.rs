@@ -153,11 +153,11 @@ Examples:
   retide explain order-7          see what became of a task
 
 Environment:
-  RETIDE__SECTION__KEY        sets a key of the configuration,
-                              RETIDE__KAFKA__BOOTSTRAP_SERVERS say
-  RETIDE__SECTION__KEY_FILE   the same, from a file: for secrets
-  RETIDE_LOG                  what is logged to stderr: info or
-                              retide=debug, say
+  RETIDE__SECTION__KEY       sets a key of the configuration, as
+                             RETIDE__TOPICS__PREFIX does
+  RETIDE__SECTION__KEY_FILE  the same, from a file: for secrets
+  RETIDE_LOG                 what is logged to stderr: info or
+                             retide=debug, say
 
 Exit codes:
   0 ok, 1 failure, 2 usage or configuration, 3 not found,

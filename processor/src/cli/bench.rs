@@ -30,13 +30,18 @@ Examples:
   retide bench dispatch --failures 3
   retide bench dispatch --takes 50ms --concurrency 512
   retide bench dispatch --kafka
-  retide bench lateness                         25, 50 and 80 % of the capacity: seven minutes
+  retide bench lateness
+      25, 50 and 80 % of the capacity: seven minutes
   retide bench lateness --rate 200 --output json
-  retide bench park --due-in 90s                a million tasks parked, and a million due at once
+  retide bench park --due-in 90s
+      a million tasks parked, and a million due at once
   retide bench storm
-  retide bench hop --embedded                   on a broker in this process: the accounting means something, the speed little
+  retide bench hop --embedded
+      on a broker in this process: the accounting means something, the speed
+      little
 
-Topics of their own are created on the cluster and deleted afterwards. Compare ratios, not figures of different machines.")]
+Topics of their own are created on the cluster and deleted afterwards.
+Compare ratios, not figures of different machines.")]
 pub(super) enum Command {
     /// Tasks that are due later, forwarded into a tier and from tier to tier, with each guarantee; beside plain copies
     Hop(Hop),

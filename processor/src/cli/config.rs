@@ -16,8 +16,9 @@ Examples:
   retide config show --output json
   RETIDE__PROCESSOR__WORKERS=4 retide config show
 
-The origin is `default`, a file with its line, a variable, or an option. Scenes are those of the configuration;
-those on the scenes topic go before them: `retide scenes export` prints them.")]
+The origin is `default`, a file with its line, a variable, or an option.
+Scenes are those of the configuration; those on the scenes topic go before
+them: `retide scenes export` prints them.")]
     Show,
 }
 

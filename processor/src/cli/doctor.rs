@@ -41,16 +41,22 @@ use crate::topics::Topics;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  retide doctor                                 before the first `retide run`, and after every change
-  retide doctor --scenes scenes.toml            with the scenes of a file, before they are applied
-  retide doctor --write-probe                   also measure the brokers' clock, and try whether topics may be written
+  retide doctor
+      before the first `retide run`, and after every change
+  retide doctor --scenes scenes.toml
+      with the scenes of a file, before they are applied
+  retide doctor --write-probe
+      also measure the brokers' clock, and try whether topics may be written
   retide doctor --output ndjson | jq 'select(.mark != \"ok\")'
 
-Each line is ✔ as it should be, ! worth knowing, or ✖ to be mended, with the command that does it.
-Nothing is changed, and targets are only connected to: nothing is sent but the handshake of TLS. --write-probe writes one record
-to each topic in a transaction that is aborted: who reads committed records, as retide does, never sees it.
+Each line is ✔ as it should be, ! worth knowing, or ✖ to be mended, with the
+command that does it. Nothing is changed, and targets are only connected to:
+nothing is sent but the handshake of TLS. --write-probe writes one record to
+each topic in a transaction that is aborted: who reads committed records, as
+retide does, never sees it.
 
-Exit codes: 0 nothing is to be mended · 4 something is · 5 Kafka, or nothing but a target, is unreachable")]
+Exit codes: 0 nothing is to be mended · 4 something is · 5 Kafka, or nothing
+but a target, is unreachable")]
 pub(super) struct Options {
     /// A file with scenes, which those on the scenes topic go before
     #[arg(long, value_name = "FILE")]

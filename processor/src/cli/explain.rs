@@ -25,12 +25,14 @@ use crate::topics::Topics;
 #[command(after_help = "\
 Examples:
   retide explain order-7
-  retide explain order-7 --from 6h                    nothing older than six hours
+  retide explain order-7 --from 6h
+      nothing older than six hours
   retide explain order-7 --partition 3 --timeout 5m
   retide --output json explain order-7 | jq '.stories[].state'
 
-It reads the retry topic to find the partitions on which the task entered, and these partitions of the
-other topics; all of them if it is not found there. No group is joined and nothing is committed.")]
+It reads the retry topic to find the partitions on which the task entered,
+and these partitions of the other topics; all of them if it is not found
+there. No group is joined and nothing is committed.")]
 pub(super) struct Options {
     /// The task's identity, as in the header retry-id
     #[arg(value_name = "TASK_ID")]

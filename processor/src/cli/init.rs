@@ -22,15 +22,22 @@ use crate::process::plan;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  retide init                                   create what is missing; run it as often as you like
-  retide init --dry-run                         only say what would be created
-  retide init --partitions 24                   more shards: widen every topic, in the order that hurts nobody
-  retide init --format kafka-topics             print command lines for Kafka's own tool
+  retide init
+      create what is missing; run it as often as you like
+  retide init --dry-run
+      only say what would be created
+  retide init --partitions 24
+      more shards: widen every topic, in the order that hurts nobody
+  retide init --format kafka-topics
+      print command lines for Kafka's own tool
   retide init --format strimzi | kubectl apply -f -
-  retide init --acls --principal User:retide    print what the user of `retide run` needs to be allowed, as lines of kafka-acls.sh
+  retide init --acls --principal User:retide
+      print what the user of `retide run` needs to be allowed, as lines of
+      kafka-acls.sh
   retide init --acls --principal User:shop --role submit,explain
 
-Topics that exist are never changed. What is wrong with them is said, with the command that mends it.")]
+Topics that exist are never changed. What is wrong with them is said, with
+the command that mends it.")]
 pub(super) struct Options {
     /// Say what would be created, and create nothing
     #[arg(long)]

@@ -30,12 +30,14 @@ use crate::config::{Scene, human, rfc3339};
 #[command(after_help = "\
 Examples:
   retide scenes preview payment
-  retide scenes preview payment --scenes scenes.toml       before it is applied; needs no broker
+  retide scenes preview payment --scenes scenes.toml
+      before it is applied; needs no broker
   retide scenes preview payment --on throttled --attempts 100
 
-Every attempt is taken to fail as soon as it starts. Waits are shown from the shortest to the longest
-that chance can make them. Below that: how many attempts start, and wait for each other. How a rate
-divides over shards is known where there is a broker to ask.")]
+Every attempt is taken to fail as soon as it starts. Waits are shown from
+the shortest to the longest that chance can make them. Below that: how many
+attempts start, and wait for each other. How a rate divides over shards is
+known where there is a broker to ask.")]
 pub(super) struct Options {
     /// The scene
     #[arg(value_name = "NAME")]

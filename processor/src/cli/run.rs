@@ -32,16 +32,23 @@ use crate::threads::Threads;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  retide run                                    with retide.toml, and the scenes on the scenes topic
-  retide run --scenes scenes.toml               with the scenes of a file, too
-  RETIDE__PROCESSOR__WORKERS=4 retide run       four workers in this process
+  retide run
+      with retide.toml, and the scenes on the scenes topic
+  retide run --scenes scenes.toml
+      with the scenes of a file, too
+  RETIDE__PROCESSOR__WORKERS=4 retide run
+      four workers in this process
 
-Run as many processes as you like, up to one worker per partition: they share the work by the consumer group.
-SIGTERM or Ctrl-C drains: calls in flight end, everything is committed, and the shards go to the others. A second one quits at once;
-what was in flight is tried again by whoever takes over.
+Run as many processes as you like, up to one worker per partition: they
+share the work by the consumer group. SIGTERM or Ctrl-C drains: calls in
+flight end, everything is committed, and the shards go to the others. A
+second one quits at once; what was in flight is tried again by whoever takes
+over.
 
-A group that has committed nothing on topics where work was done is not started: its name may be wrong, or its offsets have expired.
---from-beginning and --from-now say which is meant; where the group has offsets they change nothing.")]
+A group that has committed nothing on topics where work was done is not
+started: its name may be wrong, or its offsets have expired.
+--from-beginning and --from-now say which is meant; where the group has
+offsets they change nothing.")]
 pub(super) struct Options {
     /// A file with scenes, which those on the scenes topic go before
     #[arg(long, value_name = "FILE")]

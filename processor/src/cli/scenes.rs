@@ -47,8 +47,9 @@ Examples:
   retide scenes export > scenes.toml
   retide scenes export --show-secrets payment > payment.toml
 
-Secrets that stand in a scene in clear are left out, and `apply` takes no file in which they are; --show-secrets
-prints them. Those that stand in a file or a variable ({ file = … }, { env = … }) are never in a scene.")]
+Secrets that stand in a scene in clear are left out, and `apply` takes no
+file in which they are; --show-secrets prints them. Those that stand in a
+file or a variable ({ file = … }, { env = … }) are never in a scene.")]
     Export {
         /// The scenes [default: all]
         #[arg(value_name = "NAME")]
@@ -94,8 +95,9 @@ Examples:
   retide scenes delete payment
   retide scenes delete --force payment
 
-A scene whose tasks are under way is not deleted without --force: those tasks would follow the scene
-`default`, or be held if there is none: until the scene is back, at most for `[processor] unknown_scene_hold`.")]
+A scene whose tasks are under way is not deleted without --force: those
+tasks would follow the scene `default`, or be held if there is none: until
+the scene is back, at most for `[processor] unknown_scene_hold`.")]
 pub(super) struct Delete {
     /// The scenes
     #[arg(value_name = "NAME", required = true)]

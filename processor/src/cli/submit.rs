@@ -38,8 +38,10 @@ Examples:
   retide submit --scene report --due 2026-12-24T18:00:00Z --header content-type=text/csv report.csv
   jq -c '.[]' orders.json | retide submit --scene payment --lines
 
-A payload that is JSON goes to the target as application/json, unless --header content-type says something else.
-Any producer can do the same: the payload is the record's value, and the header retry-scene is the only one it has to set.")]
+A payload that is JSON goes to the target as application/json, unless
+--header content-type says something else. Any producer can do the same: the
+payload is the record's value, and the header retry-scene is the only one it
+has to set.")]
 pub(super) struct Options {
     /// The rules that the task follows
     #[arg(long, value_name = "NAME")]

@@ -13,11 +13,15 @@ use crate::cli::bench::late;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  retide bench park                                       a million tasks that wait: start, memory, idling, take-over
-  retide bench park --due-in 90s                          and a million more, all due 90 s after producing them began
-  retide bench park --tasks 10000000 --due-in 5m          ten million of each
+  retide bench park
+      a million tasks that wait: start, memory, idling, take-over
+  retide bench park --due-in 90s
+      and a million more, all due 90 s after producing them began
+  retide bench park --tasks 10000000 --due-in 5m
+      ten million of each
 
-retide runs in processes of its own, with this configuration. Memory and processor time are read from /proc; elsewhere they are left out.")]
+retide runs in processes of its own, with this configuration. Memory and
+processor time are read from /proc; elsewhere they are left out.")]
 pub(in crate::cli) struct Options {
     /// Tasks that are parked
     #[arg(long, default_value_t = 1_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1_000..=10_000_000))]
