@@ -134,7 +134,7 @@ fn the_first_steps_of_the_readme_work_as_they_stand_there() {
     };
     let here = |text: &str| {
         text.replace("localhost:9092", &rig.bootstrap)
-            .replace("localhost:8000", &format!("127.0.0.1:{port}"))
+            .replace("localhost:8000", &format!("localhost:{port}"))
             .replace(
                 "retide target",
                 &format!("retide target --listen 127.0.0.1:{port}"),
