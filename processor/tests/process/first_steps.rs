@@ -108,7 +108,7 @@ fn masked(rig: &Rig, port: u16, text: &str) -> String {
         .replace(&port.to_string(), "8000");
     for (what, mask) in [
         // Parts of lateness: which ones there are is a matter of microseconds.
-        (r" · late by [^·\n]*", ""),
+        (r" · late by [^·\n]*?( ·|\n)", "$1"),
         (r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME"),
         (r"(?m)^\d\d:\d\d:\d\d\.\d{3}", "TIME"),
         (r"(retry\.[a-z0-9.-]+)/\d+/\d+", "$1/P/O"),
@@ -121,7 +121,14 @@ fn masked(rig: &Rig, port: u16, text: &str) -> String {
             .replace_all(&text, mask)
             .into_owned();
     }
-    text
+    // Names of tiers look like durations.
+    let durations = r"delay\.\w+|\+?\b\d+(h|ms|m|s)\b( \d+(h|ms|m|s)\b)*";
+    let durations = Regex::new(durations).unwrap();
+    let mask = |found: &regex::Captures<'_>| match &found[0] {
+        tier if tier.starts_with("delay.") => tier.to_owned(),
+        _ => "DURATION".to_owned(),
+    };
+    durations.replace_all(&text, mask).into_owned()
 }
 
 #[test]
