@@ -2,7 +2,7 @@
 //!
 //! Not what a schema means, which is [`retide_avro::schemas`]. A worker holds the lane of a record whose schema it does not know, asks here,
 //! and reads on once there is an answer. Invariants: no thread waits for the registry; a registry that is away kills no task, and one that
-//! says that it does not know a schema is asked again after [`MISSING`].
+//! says that it does not know a schema is asked again after `MISSING`.
 
 use std::collections::HashMap;
 use std::error::Error as _;
