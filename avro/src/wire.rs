@@ -386,17 +386,40 @@ impl<R: Wire> Codec<R> {
         }
         match self.format {
             Format::Avro => {
-                let (mut datum, writer) = self.unframe(bytes).ok_or(Error::Frame)?;
-                let reader = writer.map(|_| &self.schema);
-                let value = from_avro_datum(writer.unwrap_or(&self.schema), &mut datum, reader)
-                    .map_err(|error| Error::Avro(Box::new(error)))?;
-                if !datum.is_empty() {
-                    return Err(Error::Trailing { left: datum.len() });
-                }
-                from_value(&value).map_err(|error| Error::Avro(Box::new(error)))
+                let (datum, writer) = self.unframe(bytes).ok_or(Error::Frame)?;
+                self.read(datum, writer)
             }
             Format::Json => serde_json::from_slice(bytes).map_err(Error::Json),
         }
+    }
+}
+
+impl<R: Wire> Codec<R> {
+    /// The record in a datum that was written with this schema; ours, if there is none.
+    fn read(&self, mut datum: &[u8], writer: Option<&Schema>) -> Result<R, Error> {
+        let reader = writer.map(|_| &self.schema);
+        let value = from_avro_datum(writer.unwrap_or(&self.schema), &mut datum, reader)
+            .map_err(|error| Error::Avro(Box::new(error)))?;
+        if !datum.is_empty() {
+            return Err(Error::Trailing { left: datum.len() });
+        }
+        from_value(&value).map_err(|error| Error::Avro(Box::new(error)))
+    }
+
+    /// The record in `bytes` from a topic that only retide writes, whatever number its registry has given the schema, of whichever version.
+    pub fn decode_own(&self, bytes: &[u8]) -> Result<R, Error> {
+        let decoded = self.decode(bytes);
+        if self.format != Format::Avro || bytes.len() > MAX_ENCODED {
+            return decoded;
+        }
+        let (Err(_), [CONFLUENT_MAGIC, _, _, _, _, datum @ ..]) = (&decoded, bytes) else {
+            return decoded;
+        };
+        let earlier = self.earlier.iter().map(|(_, schema)| Some(schema));
+        let mut versions = [None].into_iter().chain(earlier);
+        versions
+            .find_map(|version| self.read(datum, version).ok())
+            .ok_or(Error::Frame)
     }
 }
 

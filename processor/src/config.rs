@@ -175,6 +175,21 @@ pub struct Topics {
 pub struct Reports {
     /// How its records are written.
     pub format: Format,
+    /// What stands before a record in Avro.
+    pub framing: Frame,
+    /// The number that the registry gave the schema, if it is not to be asked.
+    pub schema_id: Option<u32>,
+}
+
+/// What stands before a record in Avro.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Frame {
+    /// Avro's marker and the schema's fingerprint.
+    #[default]
+    SingleObject,
+    /// Confluent's magic byte and the number that a registry gave the schema.
+    Confluent,
 }
 
 /// The scenes topic, which only retide reads.
@@ -388,6 +403,33 @@ impl Config {
             return Err(at(vec!["tls".to_owned()], &message));
         }
         self.topics.tasks.schemas = Arc::new(known);
+        for (topic, reports) in [
+            ("callbacks", self.topics.callbacks),
+            ("alerts", self.topics.alerts),
+        ] {
+            let Reports {
+                format,
+                framing,
+                schema_id,
+            } = reports;
+            let wrong = |key: &str, message: &str| {
+                let path = ["topics", topic, key].map(str::to_owned);
+                Err(source.error(path.to_vec(), message))
+            };
+            if framing == Frame::Confluent && format == Format::Json {
+                return wrong("framing", "it is for `format = \"avro\"`");
+            }
+            if schema_id.is_some() && framing != Frame::Confluent {
+                return wrong("schema_id", "it is for `framing = \"confluent\"`");
+            }
+            if framing == Frame::Confluent && schema_id.is_none() && self.schemas.registry.is_none()
+            {
+                return wrong(
+                    "framing",
+                    "set `schema_id`, or `registry` in [schemas], where the schema is registered at the start",
+                );
+            }
+        }
         Ok(())
     }
 
@@ -762,6 +804,8 @@ impl Default for Reports {
     fn default() -> Self {
         Self {
             format: Format::Json,
+            framing: Frame::default(),
+            schema_id: None,
         }
     }
 }
@@ -904,6 +948,30 @@ mod tests {
         let config = read("", &by_variable).unwrap();
         let schemas = config.topics.tasks.schemas;
         assert_eq!(schemas.meaning(Key::Id(7)), Some(Meaning::Own));
+    }
+
+    #[test]
+    fn a_frame_with_a_number_needs_a_number() {
+        let reports = |text: &str| {
+            let text = format!("[topics]\ncallbacks = {{ format = 'avro', {text} }}\n");
+            read(&text, &[]).map(|config| config.topics.callbacks)
+        };
+
+        let given = reports("framing = 'confluent', schema_id = 12").unwrap();
+
+        assert_eq!(
+            (given.framing, given.schema_id),
+            (Frame::Confluent, Some(12))
+        );
+        let refused = reports("framing = 'confluent'").unwrap_err().to_string();
+        assert!(
+            refused.contains("topics.callbacks.framing: set `schema_id`"),
+            "{refused}"
+        );
+        let refused = reports("schema_id = 12").unwrap_err().to_string();
+        assert!(refused.contains("topics.callbacks.schema_id"), "{refused}");
+        let json = "[topics]\nalerts = { framing = 'confluent', schema_id = 1 }\n";
+        assert!(refusal(json, &[]).contains("topics.alerts.framing"));
     }
 
     #[test]

@@ -20,6 +20,8 @@ use tokio::sync::mpsc;
 use tracing::info;
 use uuid::Uuid;
 
+use retide_avro::Framing;
+use retide_avro::wire::{self, Wire as _};
 use retide_core::lane::Limits;
 use retide_core::{Engine, Gates};
 use retide_native::topics;
@@ -28,7 +30,7 @@ use crate::broker;
 use crate::cluster::{Drift, Layout, Plan, Tools, Whose};
 use crate::command::line;
 use crate::config::identity::{Identity, fingerprint};
-use crate::config::{Config, Guarantee, Scene};
+use crate::config::{Config, Frame, Guarantee, Reports, Scene};
 use crate::health::{Health, Heartbeat};
 use crate::metrics::Metrics;
 use crate::outbound;
@@ -85,6 +87,16 @@ pub enum Error {
     /// The tiers that there are could not be listed.
     #[error("list tiers")]
     Tiers(#[source] KafkaError),
+    /// The number of a schema could not be had.
+    #[error(
+        "{topic} is written with the number of its schema, which the registry does not give: {why}"
+    )]
+    Registry {
+        /// The topic that is written.
+        topic: String,
+        /// Why it does not.
+        why: String,
+    },
     /// A worker's Kafka client gave up.
     #[error("worker {worker}")]
     Worker {
@@ -140,6 +152,8 @@ struct Shared<'a> {
     threads: &'a Threads,
     /// Where schemas are asked for, if there is a registry.
     registry: Option<Registry>,
+    /// What stands before callbacks and alerts in Avro.
+    frames: [Framing; 2],
     /// To tell of a worker that ended by itself.
     failed: mpsc::Sender<Error>,
 }
@@ -187,6 +201,8 @@ impl Process {
         );
         // Before the first call: none is made whose end could not be written.
         topics_watch.ask();
+        let registry = Registry::of(config, runtime);
+        let frames = frames(config, &topics, registry.as_ref())?;
         let shared = Shared {
             config,
             writability: &writability,
@@ -196,7 +212,8 @@ impl Process {
             runtime,
             metrics,
             threads,
-            registry: Registry::of(config, runtime),
+            registry,
+            frames,
             failed,
         };
         refuse_unusable(config, &topics, &follower)?;
@@ -309,6 +326,37 @@ impl Process {
     }
 }
 
+/// What stands before callbacks and alerts in Avro; the registry gives the numbers of schemas that are not configured.
+fn frames(
+    config: &Config,
+    topics: &Topics,
+    registry: Option<&Registry>,
+) -> Result<[Framing; 2], Error> {
+    let frame = |reports: Reports, topic: &str, schema: &str| {
+        let number = match (reports.framing, reports.schema_id, registry) {
+            (Frame::SingleObject, _, _) => return Ok::<_, Error>(Framing::SingleObject),
+            (Frame::Confluent, Some(number), _) => Ok(number),
+            (Frame::Confluent, None, Some(registry)) => {
+                registry.register(&format!("{topic}-value"), schema)
+            }
+            (Frame::Confluent, None, None) => Err("no registry is configured".to_owned()),
+        };
+        let number = number.map_err(|why| Error::Registry {
+            topic: topic.to_owned(),
+            why,
+        })?;
+        Ok(Framing::Confluent { schema_id: number })
+    };
+    Ok([
+        frame(
+            config.topics.callbacks,
+            &topics.callbacks,
+            wire::Callback::SCHEMA,
+        )?,
+        frame(config.topics.alerts, &topics.alerts, wire::Alert::SCHEMA)?,
+    ])
+}
+
 // === impl Shared ===
 
 impl Shared<'_> {
@@ -355,12 +403,15 @@ impl Shared<'_> {
     /// What turns a worker's decisions into records.
     fn encoder(&self) -> Arc<Encoder> {
         let config = self.config;
+        let [callback_frame, alert_frame] = self.frames;
         let formats = Formats {
             callbacks: config.topics.callbacks.format,
             events: Some(config.topics.events)
                 .filter(|events| events.enabled)
                 .map(|events| events.format),
             alerts: config.topics.alerts.format,
+            callback_frame,
+            alert_frame,
         };
         Arc::new(Encoder::new(Arc::clone(self.topics), formats).with(self.writability))
     }

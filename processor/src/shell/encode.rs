@@ -74,6 +74,10 @@ pub struct Formats {
     pub events: Option<Format>,
     /// On the alerts topic.
     pub alerts: Format,
+    /// What stands before a callback in Avro.
+    pub callback_frame: Framing,
+    /// What stands before an alert in Avro.
+    pub alert_frame: Framing,
 }
 
 /// The rule that counts tasks that died.
@@ -88,6 +92,8 @@ impl Default for Formats {
             callbacks: Format::Json,
             events: Some(Format::Avro),
             alerts: Format::Json,
+            callback_frame: Framing::default(),
+            alert_frame: Framing::default(),
         }
     }
 }
@@ -101,12 +107,12 @@ impl Encoder {
         Self {
             topics,
             writability,
-            callbacks: Codec::new(formats.callbacks, Framing::SingleObject),
+            callbacks: Codec::new(formats.callbacks, formats.callback_frame),
             bodies: Codec::new(Format::Json, Framing::SingleObject),
             events: formats
                 .events
                 .map(|format| Codec::new(format, Framing::SingleObject)),
-            alerts: Codec::new(formats.alerts, Framing::SingleObject),
+            alerts: Codec::new(formats.alerts, formats.alert_frame),
         }
     }
 
