@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
 use rdkafka::ClientConfig;
-use rdkafka::client::ClientContext;
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -1013,6 +1013,31 @@ fn refusal(group: &feed::Client, topic: &str) -> Result<Option<RDKafkaErrorCode>
             is_missing(*code) || *code == RDKafkaErrorCode::TopicAuthorizationFailed
         }),
     )
+}
+
+/// Asks for the partitions of the topics of which a producer knows too few to have written to: they were widened since it asked. What goes
+/// to a partition that there is passes; the producer knows of it now.
+fn learn_partitions<C: ClientContext>(producer: &Client<C>, undelivered: &mut [Undelivered]) {
+    let mut counts: HashMap<Arc<str>, usize> = HashMap::new();
+    for one in undelivered {
+        let code = one.error.rdkafka_error_code();
+        let Some(partition) = one
+            .record
+            .partition
+            .filter(|_| code.is_some_and(is_missing))
+        else {
+            continue;
+        };
+        let topic = &one.record.topic;
+        let count = counts.entry(Arc::clone(topic)).or_insert_with(|| {
+            let answer = producer.fetch_metadata(Some(topic), ASK).ok();
+            let described = answer.as_ref().and_then(|answer| answer.topics().first());
+            described.map_or(0, |topic| topic.partitions().len())
+        });
+        if usize::try_from(partition).is_ok_and(|partition| partition < *count) {
+            one.error = KafkaError::MessageProduction(RDKafkaErrorCode::LeaderNotAvailable);
+        }
+    }
 }
 
 /// The receipt of a batch that is durable.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -221,6 +223,60 @@ fn batches_in_order<L: Guarantee>() {
     values.sort_unstable();
     assert_eq!(values, (1..=batches).collect::<Vec<_>>());
     bench.stop();
+}
+
+#[test]
+fn a_partition_that_a_topic_has_just_got_is_written_to() {
+    to_a_new_partition::<Transactional>();
+}
+
+#[test]
+fn a_partition_that_a_topic_has_just_got_is_written_to_at_least_once() {
+    to_a_new_partition::<AtLeastOnce>();
+}
+
+fn to_a_new_partition<L: Guarantee>() {
+    let mut bench = Bench::<L>::new();
+    let tier = Arc::clone(&bench.topics.tiers[0]);
+    for (number, partition) in [(1, 0), (2, 0), (3, SHARDS)] {
+        if partition == SHARDS {
+            // All producers, two at most, have asked for this topic, and ask again in minutes.
+            widen(&bench.bootstrap, &tier, SHARDS + 1);
+        }
+        let record = OutRecord {
+            partition: Some(partition),
+            ..bench.record(0, &number.to_string())
+        };
+        bench.ledger.submit(Batch {
+            settled: vec![settled(0, vec![record])],
+            progress: vec![bench.progress(0, number, "")],
+            has_more: false,
+            returns: 0,
+        });
+        let receipt = bench.receipt();
+        assert!(matches!(receipt, Receipt::Committed { .. }), "{receipt:?}");
+    }
+    assert_eq!(bench.values(SHARDS, "read_committed"), ["3"]);
+    bench.stop();
+}
+
+/// Gives a topic so many partitions, and waits until the cluster says so.
+fn widen(bootstrap: &str, topic: &str, partitions: i32) {
+    let admin: AdminClient<DefaultClientContext> = config(bootstrap, "widen").create().unwrap();
+    let more = NewPartitions::new(topic, partitions as usize);
+    let options = AdminOptions::new();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let done = runtime.block_on(admin.create_partitions([&more], &options));
+    assert!(done.unwrap().iter().all(Result::is_ok));
+    let start = Instant::now();
+    loop {
+        assert!(start.elapsed() < PATIENCE, "never: {partitions} partitions");
+        let metadata = admin.inner().fetch_metadata(Some(topic), PATIENCE).unwrap();
+        let found = metadata.topics()[0].partitions().len();
+        if found == partitions as usize {
+            return;
+        }
+    }
 }
 
 #[test]

@@ -29,8 +29,8 @@ use crate::shell::encode::{Encoder, Parts, Scratch};
 use crate::shell::feed;
 use crate::shell::ledger::{
     AGAIN, Batch, Content, Deliveries, IN_PIECES, Ledger, OutRecord, Ownership, Pieces, Receipt,
-    RecordKind, ReturnedBatch, Settled, Submitted, Undelivered, Verdict, committed, flush, produce,
-    producer_config, refuses, returned,
+    RecordKind, ReturnedBatch, Settled, Submitted, Undelivered, Verdict, committed, flush,
+    learn_partitions, produce, producer_config, refuses, returned,
 };
 use crate::threads::Ended;
 
@@ -195,9 +195,12 @@ impl Writer {
             }
             match self.try_write(&pending, &submitted) {
                 Ok(failed) => {
-                    let undelivered = keep_failed(&mut pending, failed);
+                    let mut undelivered = keep_failed(&mut pending, failed);
                     if undelivered.is_empty() {
                         continue;
+                    }
+                    if let Some(producer) = &self.producer {
+                        learn_partitions(producer.client(), &mut undelivered);
                     }
                     let writability = self.encoder.writability();
                     let batch = &submitted.batch;

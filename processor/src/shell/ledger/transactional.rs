@@ -24,8 +24,8 @@ use crate::shell::encode::{Encoder, Parts, Scratch};
 use crate::shell::feed;
 use crate::shell::ledger::{
     AGAIN, Batch, CALL, Deliveries, Failed, Flushed, Ledger, Ownership, Pieces, Receipt,
-    RecordKind, ReturnedBatch, Share, Submitted, Undelivered, Verdict, committed, flush, produce,
-    producer_config, refuses, returned, settle_deliveries, to_produce,
+    RecordKind, ReturnedBatch, Share, Submitted, Undelivered, Verdict, committed, flush,
+    learn_partitions, produce, producer_config, refuses, returned, settle_deliveries, to_produce,
 };
 use crate::threads::Ended;
 
@@ -523,7 +523,8 @@ impl Writer {
         };
         let (failed, unregistered) = producer.context().take();
         if !failed.is_empty() || !unregistered.is_empty() {
-            let undelivered = submitted.locate(kind, encoder, failed);
+            let mut undelivered = submitted.locate(kind, encoder, failed);
+            learn_partitions(producer.client(), &mut undelivered);
             let writability = encoder.writability();
             let batch = &submitted.batch;
             let mut verdict = Verdict::of(undelivered, self.made.pieces, batch, writability);
