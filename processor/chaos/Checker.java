@@ -683,6 +683,17 @@ public final class Checker {
             line("order", broken, "tasks " + attempts.size());
         }
 
+        /** Until when a fault may be felt: what all processes that were stopped meanwhile have missed of it comes when they work again. */
+        private long felt(Fault fault) {
+            long end = fault.end;
+            for (Fault stop : history.faults) {
+                if (end != Long.MAX_VALUE && stop.kind.equals("metadata") && stop.begin >= fault.begin && stop.begin <= end + TAIL) {
+                    end = Math.max(end, stop.end);
+                }
+            }
+            return end == Long.MAX_VALUE ? end : end + TAIL;
+        }
+
         private static Map<Integer, Long> firsts(List<Attempt> attempts) {
             Map<Integer, Long> firsts = new TreeMap<>();
             attempts.forEach(attempt -> firsts.putIfAbsent(attempt.number, attempt.steady));
@@ -744,7 +755,8 @@ public final class Checker {
                 twice++;
                 Fault blame = null;
                 for (Fault fault : history.faults) {
-                    boolean possible = fault.covers(attempt.time, TAIL) && blamed.getOrDefault(fault, 0L) < bounds.get(fault);
+                    boolean possible = attempt.time >= fault.begin && attempt.time <= felt(fault)
+                            && blamed.getOrDefault(fault, 0L) < bounds.get(fault);
                     if (possible && (blame == null || fault.end < blame.end)) {
                         blame = fault;
                     }
@@ -974,7 +986,7 @@ public final class Checker {
         /**
          * A process that is told to leave ends with 0, by that signal if it had not begun to work, or as failed (1) where an act keeps what
          * was answered from being committed; one ends by itself only while the broker is away, as failed (1) or not started (5), or
-         * refuses to start (4) while a scene cannot be read.
+         * refuses to start (4), told to leave meanwhile or not, while a scene or a topic cannot be read.
          */
         private void exits() {
             Set<String> broken = new TreeSet<>();
@@ -985,7 +997,7 @@ public final class Checker {
                 boolean fine = switch (exit.status) {
                     case "0", "signal 15" -> exit.why.equals("sigterm");
                     case "1" -> away || (exit.why.equals("sigterm") && covered(exit, HOLDING));
-                    case "4" -> exit.why.equals("itself") && covered(exit, Set.of("scene-unreadable"));
+                    case "4" -> covered(exit, Set.of("scene-unreadable", "deny"));
                     case "5" -> away;
                     default -> false;
                 };
