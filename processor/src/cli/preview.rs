@@ -315,13 +315,18 @@ impl Preview {
         text
     }
 
-    /// An instant as the clock on the wall says it that the schedule goes by, with the weekday.
+    /// An instant as the clock on the wall says it that the schedule goes by, with the weekday, and in UTC if that is another.
     fn wall(&self, instant: Timestamp) -> String {
         let wall = match &self.schedule {
             Some(schedule) => schedule.wall(instant),
             None => cron::in_utc(instant),
         };
-        wall.unwrap_or_else(|| rfc3339(instant))
+        let instant = rfc3339(Timestamp::from_millis(instant.as_millis()));
+        match wall {
+            Some(wall) if wall.ends_with('Z') => wall,
+            Some(wall) => format!("{wall} = {instant}"),
+            None => instant,
+        }
     }
 }
 
@@ -640,7 +645,10 @@ bars: = waited in any case, - as chance has it"
         let preview = Preview::of(&rules, Class::Retryable, start, 3);
 
         let text = preview.text(start);
-        assert!(text.contains("Mon 2026-11-30T09:00:00+01:00"), "{text}");
+        assert!(
+            text.contains("Mon 2026-11-30T09:00:00+01:00 = 2026-11-30T08:00:00Z"),
+            "{text}"
+        );
         assert!(
             text.contains("note: weekdays `1-5` are counted as in Unix: MON-FRI"),
             "{text}"

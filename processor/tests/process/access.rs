@@ -426,7 +426,7 @@ fn a_line_is_sent_as_it_is_read_and_a_scene_that_does_not_exist_is_refused() {
     values.sort();
     assert_eq!(
         values,
-        [&b"\r second \r"[..], b"0", b"first", b"last", b"third"]
+        [&b"\r second "[..], b"0", b"first", b"last", b"third"]
     );
 }
 

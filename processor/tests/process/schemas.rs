@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
-use axum::routing::get as route;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::{get as route, post};
 use rdkafka::message::{Header as OutHeader, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer};
 use serde_json::{Value, json};
@@ -46,12 +46,48 @@ struct Registry {
     is_well: Arc<AtomicBool>,
     /// What it was asked for.
     asked: Arc<Mutex<Vec<String>>>,
+    /// The schemas that were registered, by subject.
+    registered: Arc<Mutex<HashMap<String, Value>>>,
+}
+
+/// What it says to those who do not show its name and password.
+const STRANGER: &str = r#"{"error_code": 40101, "message": "Unauthorized"}"#;
+
+/// Whether a request shows `reader` and `secret`.
+fn is_known(headers: &HeaderMap) -> bool {
+    let shown = headers.get("authorization");
+    shown.is_some_and(|shown| shown == "Basic cmVhZGVyOnNlY3JldA==")
+}
+
+/// Looks a schema up, which is not there, or registers it by the number 9.
+async fn subject(
+    State(registry): State<Registry>,
+    Path(path): Path<String>,
+    headers: HeaderMap,
+    body: String,
+) -> (StatusCode, String) {
+    if !is_known(&headers) {
+        return (StatusCode::UNAUTHORIZED, STRANGER.to_owned());
+    }
+    let Some(subject) = path.strip_suffix("/versions") else {
+        let says = json!({ "error_code": 40401, "message": "Subject not found" });
+        return (StatusCode::NOT_FOUND, says.to_string());
+    };
+    let said: Value = serde_json::from_str(&body).unwrap();
+    let schema = serde_json::from_str(said["schema"].as_str().unwrap()).unwrap();
+    let mut registered = registry.registered.lock().unwrap();
+    registered.insert(subject.to_owned(), schema);
+    (StatusCode::OK, json!({ "id": 9 }).to_string())
 }
 
 async fn schema(
     State(registry): State<Registry>,
     Path(path): Path<String>,
+    headers: HeaderMap,
 ) -> (StatusCode, String) {
+    if !is_known(&headers) {
+        return (StatusCode::UNAUTHORIZED, STRANGER.to_owned());
+    }
     registry.asked.lock().unwrap().push(path.clone());
     if path == "ids/902" && !registry.is_well.load(Ordering::Acquire) {
         let says = json!({ "error_code": 50003, "message": "no leader" });
@@ -115,7 +151,9 @@ fn tasks_of_other_writers_are_read_by_their_schemas_or_wait_or_are_named() {
     let few = include_str!("../../../avro/tests/golden/schemas/few.avsc");
     let (by_guid, guid) = made("confluent.jsonl", "header-guid");
     let registry = registry(&guid[0].1[1..], few);
-    let router = Router::new().route("/schemas/{*path}", route(schema));
+    let router = Router::new()
+        .route("/schemas/{*path}", route(schema))
+        .route("/subjects/{*path}", post(subject));
     let address = serve(&runtime, router.with_state(registry.clone()));
     let rig = Rig::new(Duration::ZERO, SCENES);
     let port = TcpListener::bind("127.0.0.1:0")
@@ -126,8 +164,9 @@ fn tasks_of_other_writers_are_read_by_their_schemas_or_wait_or_are_named() {
     let admin = format!("127.0.0.1:{port}");
     fs::write(rig.file("few.avsc"), few).unwrap();
     rig.configure(&format!(
-        "{}[admin]\nlisten = '{admin}'\n[schemas]\nregistry = 'http://{address}'\nfiles = ['few.avsc']\n{SCENES}",
-        rig.basics()
+        "{}[admin]\nlisten = '{admin}'\n[schemas]\nregistry = 'http://{address}'\nusername = 'reader'\npassword = 'secret'\n\
+         files = ['few.avsc']\n{SCENES}",
+        rig.basics().replace("callbacks = { format = 'json' }", "callbacks = { format = 'avro', framing = 'confluent' }")
     ));
     let retide = rig.run();
 
@@ -189,6 +228,7 @@ fn tasks_of_other_writers_are_read_by_their_schemas_or_wait_or_are_named() {
     let requests = rig.target.requests();
     assert_eq!(requests.len(), 6, "{requests:?}");
     wait_for(&admin, r#""troubles":[]"#);
+    check_callbacks(&rig, &registry);
     // One question for each, however many records there are; of what was away, some more.
     let asked = registry.asked.lock().unwrap();
     let times = |path: &str| asked.iter().filter(|asked| *asked == path).count();
@@ -196,6 +236,20 @@ fn tasks_of_other_writers_are_read_by_their_schemas_or_wait_or_are_named() {
 
     retide.terminate();
     assert_eq!(retide.wait(), Some(0));
+}
+
+/// Callbacks stand in the frame of the schema that was registered for their topic.
+fn check_callbacks(rig: &Rig, registry: &Registry) {
+    let registered = registry.registered.lock().unwrap();
+    let subject = format!("{}-value", rig.topic("callbacks"));
+    assert_eq!(registered.keys().collect::<Vec<_>>(), [&subject]);
+    assert_eq!(registered[&subject]["name"], "Callback");
+    let callbacks = rig.read("callbacks");
+    assert_eq!(callbacks.len(), 7);
+    for callback in &callbacks {
+        let value = callback.value.as_deref().unwrap();
+        assert_eq!(value[..5], [0, 0, 0, 0, 9], "{value:?}");
+    }
 }
 
 /// Four attempts of four writers, each with what its writer said.

@@ -119,7 +119,7 @@ fn show(rig: &Rig) -> String {
     let explained = text(&rig.retide(&["explain", "shop-1"]));
 
     for expected in [
-        "target.http.headers.authorization: holds a secret in clear",
+        "target.http.headers.authorization: holds a credential in clear",
         "variable SHOP_KEY is not set",
     ] {
         assert!(doctor.contains(expected), "{doctor}");

@@ -107,10 +107,10 @@ fn secrets(config: &Config, scenes: &BTreeMap<String, (Scene, Option<String>)>) 
                 name,
                 file.as_deref(),
                 &format!(
-                    "{key} to {{ file = \"/run/secrets/…\" }} or {{ env = \"…\" }}, or what is secret of it"
+                    "{key} to {{ file = \"…\" }} or {{ env = \"…\" }}, or what nobody may see of it"
                 ),
             );
-            let message = "holds a secret in clear: whoever reads the scenes topic has it";
+            let message = "holds a credential in clear: whoever reads the scenes topic has it";
             lines.push(Line::warn(
                 Section::Targets,
                 format!("scene {name}: {key}"),
