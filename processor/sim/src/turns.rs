@@ -35,7 +35,7 @@ pub(crate) struct Waiting {
     scene: Arc<str>,
     /// Its identity.
     id: Arc<str>,
-    /// When it is due.
+    /// When it is due, or looked at again if it is deferred.
     due: Timestamp,
     /// Whether it was due when the last step had ended: it is in line.
     is_in_line: bool,
@@ -76,7 +76,7 @@ impl Turns {
         let waiting = || Waiting {
             scene: Arc::clone(&task.scene),
             id: Arc::clone(&task.id),
-            due: task.due,
+            due: task.wake(),
             is_in_line: false,
         };
         shares.then(|| ((position.lane, position.offset), waiting()))
