@@ -1657,8 +1657,9 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_lists_every_key_with_its_default() {
-        let readme = include_str!("../../README.md");
+    fn the_docs_list_every_key_with_its_default() {
+        let process = include_str!("../docs/configuration.md");
+        let scene = include_str!("../docs/scenes.md");
         let table = |keys: &[keys::Key]| -> String {
             let rows = keys.iter().map(|key| {
                 let keys::Key {
@@ -1670,8 +1671,11 @@ mod tests {
             });
             rows.collect()
         };
-        for rows in [table(&keys::PROCESS), table(&keys::SCENE)] {
-            assert!(readme.contains(&rows), "the README is to have\n{rows}");
+        for (page, rows) in [
+            (process, table(&keys::PROCESS)),
+            (scene, table(&keys::SCENE)),
+        ] {
+            assert!(page.contains(&rows), "the page is to have\n{rows}");
         }
         let base = "target = { http = { url = 'http://h/' } }\n";
         let plain = rules("a", base.to_owned()).unwrap();

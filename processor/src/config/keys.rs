@@ -1,5 +1,5 @@
-//! Every key of the configuration with its default, and what is in force of it and from where: what `retide config show` prints and the
-//! README lists.
+//! Every key of the configuration with its default, and what is in force of it and from where: what `retide config show` prints and
+//! `docs/configuration.md` and `docs/scenes.md` list.
 //!
 //! Invariant: no secret is part of it.
 
@@ -222,7 +222,7 @@ pub const SCENE: [Key; 11] = [
     ),
 ];
 
-/// Everything in force, in the order of the README, and from where.
+/// Everything in force, in the order of the docs, and from where.
 pub fn shown(config: &Config, source: &Source, overrides: &Overrides) -> Vec<Shown> {
     let origin = |path: &[String]| match source.origin(path) {
         Some(Place::File { file, line, .. }) => format!("{file}:{line}"),

@@ -1,4 +1,4 @@
-//! The first half hour of somebody who has only the README: its section "First steps" is run as it stands there, in an empty folder.
+//! The first half hour of somebody who has only the docs: the page `first-steps.md` is run as it stands there, in an empty folder.
 //!
 //! What the commands print is `first_steps.txt`, with times, places and addresses masked; `RETIDE_BLESS=1` writes it anew.
 
@@ -15,13 +15,13 @@ use regex::Regex;
 use crate::rig::Rig;
 use crate::support::{PATIENCE, bootstrap};
 
-/// What the README says.
-const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+/// What the page says.
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/first-steps.md");
 
 /// What its commands print.
 const TRANSCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/process/first_steps.txt");
 
-/// A block of the README.
+/// A block of the page.
 #[derive(Debug, PartialEq, Eq)]
 struct Block {
     /// What it is, as the fence says.
@@ -45,14 +45,12 @@ impl Drop for Terminal {
     }
 }
 
-/// The blocks of a section.
-fn blocks(section: &str) -> Vec<Block> {
-    let readme = fs::read_to_string(README).unwrap();
-    let (_, rest) = readme.split_once(&format!("\n## {section}\n")).unwrap();
-    let section = rest.split("\n## ").next().unwrap();
+/// The blocks of the page.
+fn blocks() -> Vec<Block> {
+    let page = fs::read_to_string(PAGE).unwrap();
     let mut blocks: Vec<Block> = Vec::new();
     let mut inside = false;
-    for line in section.lines() {
+    for line in page.lines() {
         match line.strip_prefix("```") {
             Some(_) if inside => inside = false,
             Some(kind) => {
@@ -132,7 +130,7 @@ fn masked(rig: &Rig, port: u16, text: &str) -> String {
 }
 
 #[test]
-fn the_first_steps_of_the_readme_work_as_they_stand_there() {
+fn the_first_steps_work_as_they_stand_there() {
     let rig = Rig::bare(bootstrap(), "");
     fs::remove_file(rig.file("retide.toml")).unwrap();
     let port = {
@@ -152,7 +150,7 @@ fn the_first_steps_of_the_readme_work_as_they_stand_there() {
     let seen = rig.file("terminal-0");
     let target = || fs::read_to_string(&seen).unwrap_or_default();
 
-    for Block { kind, text } in blocks("First steps") {
+    for Block { kind, text } in blocks() {
         match kind.as_str() {
             // Installs what is tested here.
             "" => {}
