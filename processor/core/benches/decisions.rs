@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput};
 
+use retide_core::Position;
 use retide_core::agenda::{Agenda, Item};
 use retide_core::completions::{Binding, Completions};
-use retide_core::engine::Position;
 use retide_core::lane::Limits;
 use retide_core::scene::Target;
 use retide_core::wait::Held;

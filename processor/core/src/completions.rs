@@ -179,7 +179,6 @@ impl Completions {
     }
 
     /// The set with every offset `by` higher.
-    #[cfg(feature = "planted")]
     pub(crate) fn moved(&self, by: i64) -> Self {
         let moved = |(start, end): &(i64, i64)| (start + by, end + by);
         Self {

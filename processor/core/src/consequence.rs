@@ -149,7 +149,14 @@ fn note(mut entries: Vec<Entry>, left_out: Option<Box<str>>) -> Vec<Entry> {
     if left_out.is_some() {
         let told = entries.iter_mut().find_map(|entry| match entry {
             Entry::Event(event) => Some(event),
-            _ => None,
+            Entry::Park { .. }
+            | Entry::Deliver { .. }
+            | Entry::DeadLetter { .. }
+            | Entry::Poison { .. }
+            | Entry::Callback(_)
+            | Entry::DeliverCallback(_)
+            | Entry::Order(_)
+            | Entry::Alert(_) => None,
         });
         if let Some(event) = told {
             event.left_out = left_out;

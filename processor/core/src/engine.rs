@@ -1,6 +1,12 @@
 //! The engine: what happens to each record of a worker's shards, from the read to its one consequence.
 //!
-//! Pure: it is told the time and what happened, and answers with actions. The shell reads, calls targets and writes. Invariants: an
+//! [`Engine::step`] takes one [`Input`] and first does what that input is about: a record is taken in, a call's outcome becomes a verdict, a
+//! commit lets what waited for it go on. Then, after **every** input, it does what the time and the room in the batch allow, in this order:
+//! settlements that were handed back are written again; tasks that wait for room are parked; the ready queues whose gates may have opened
+//! are served; due tasks leave the agenda, through their gate or into their ready queue; lanes that have room again read on. How much of each
+//! is done in a step is bounded ([`TASKS_PER_TICK`], [`TASKS_PER_INPUT`]), and [`Engine::next_wake`] says when the next [`Input::Tick`] is wanted.
+//!
+//! Pure: the engine is told the time and what happened, and answers with actions. The shell reads, calls targets and writes. Invariants: an
 //! open offset is settled exactly once; a call starts at or after its task's due time; a task that waits is either in memory with its
 //! offset open, or parked in a tier.
 
@@ -25,241 +31,26 @@ use self::missing::Missed;
 pub use self::missing::{MissingScene, UNKNOWN_SCENE_HOLD};
 use self::writing::Writing;
 use crate::agenda::{Agenda, Item};
-use crate::breaker::{self, Breakers, Switch};
-use crate::completions::{Binding, Completions};
+use crate::breaker::{self, Breakers};
 use crate::consequence::{self, End};
 use crate::entry::{Alert, Ended, Entry, Poison, Transition};
 use crate::gate::Gates;
 use crate::lane::{Lane, LaneId, Limits, Load, Memory, Source};
 use crate::line::{Hold, Line};
-use crate::order::{self, Change, Orders};
+use crate::order::{Change, Orders};
 use crate::outcome::{Outcome, Reason, Terminal, Verdict};
 use crate::overdue::{Dues, Move, Overdue};
-#[cfg(feature = "planted")]
-use crate::planted::Bug;
+use crate::planted::{Bug, Planted};
 use crate::saved::{MachineTime, Saved};
 use crate::scene::{MAX_DELAY, Of, Scene, Scenes};
 use crate::share::Shares;
+use crate::step::{Action, Commit, Input, Now, Position, Settlement};
 use crate::task::{Failure, Task};
 use crate::tier::{HORIZON, Ladder, STRAIGHT};
 use crate::time::Timestamp;
 use crate::verdict;
 use crate::wait::{Cause, Deferral, Held, Wait};
 use crate::window::{Read, Window};
-
-pub use self::writing::{Fate, Returned, Sink, Sinks, Writable};
-
-/// The time, as the caller sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Now {
-    /// Wall-clock time: what due times are compared with.
-    pub wall: Timestamp,
-    /// Time since a fixed instant, which no clock step changes: what rates are measured by.
-    pub steady: Duration,
-}
-
-/// What happened.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// A lane is ours: reading starts at `start`, where `known` is done already.
-    Assign {
-        /// The lane.
-        lane: LaneId,
-        /// The first offset that will be read.
-        start: i64,
-        /// What the last commit says of the offsets above it.
-        known: Completions,
-    },
-    /// What former owners of a shard have saved up of its rates; it comes before the shard's first lane.
-    Saved {
-        /// The shard.
-        shard: i32,
-        /// What they have saved up.
-        saved: Saved,
-    },
-    /// What former owners of a shard knew of the order of its tasks; it comes before the shard's first record.
-    Outstanding {
-        /// The shard.
-        shard: i32,
-        /// What they knew.
-        order: Box<order::Shard>,
-    },
-    /// A record was read.
-    Record {
-        /// Where it was read.
-        position: Position,
-        /// When the broker appended it.
-        appended: Timestamp,
-        /// The task it holds.
-        task: Box<Task>,
-    },
-    /// A record was read that is no task.
-    Poison {
-        /// Where it was read.
-        position: Position,
-        /// The record, and what is wrong with it.
-        poison: Arc<Poison>,
-    },
-    /// Everything of a lane was read below an offset, at which there may be nothing: what lies between it and the last record are markers of
-    /// transactions, or what was aborted.
-    Passed {
-        /// The lane, its run, and that offset.
-        position: Position,
-    },
-    /// A call is made without some headers of its record; it comes before the call is back.
-    LeftOut {
-        /// The call.
-        ticket: u64,
-        /// Those headers, in words.
-        headers: Box<str>,
-    },
-    /// A call came back.
-    Attempted {
-        /// The call.
-        ticket: u64,
-        /// What the target said.
-        outcome: Outcome,
-    },
-    /// What was committed for an offset, as [`Self::Committed`] will say, is the other form of its consequence.
-    Refused {
-        /// The lane.
-        lane: LaneId,
-        /// The epoch of [`Commit`].
-        epoch: u64,
-        /// The offset.
-        offset: i64,
-    },
-    /// The offset commit of a lane is durable. There is one for each [`Commit`], in their order, as long as the lane is ours.
-    Committed {
-        /// The lane.
-        lane: LaneId,
-        /// The epoch of [`Commit`].
-        epoch: u64,
-        /// The watermark of [`Commit`].
-        watermark: i64,
-    },
-    /// A batch was not written, and nothing of its offsets is committed. It stands for the [`Self::Committed`] of all its lanes.
-    Returned(Box<Returned>),
-    /// Other topics take records, or other amounts of them.
-    Writable(Writable),
-    /// Of these sources no offset can be committed, from now on and until others are said: what follows from their tasks waits.
-    Unreadable(BTreeSet<Source>),
-    /// Time has passed.
-    Tick,
-    /// These scenes are in force from now on.
-    Rules(Scenes),
-    /// There are so many shards in the group from now on: partitions were added.
-    Shards(NonZeroU32),
-    /// The shard is to be given away soon: its calls in flight are waited for, and meanwhile nothing is started that may not be back by
-    /// then; [`Engine::calls_left`] says how many there are.
-    Leave {
-        /// The shard.
-        shard: i32,
-    },
-    /// The shard is to be given away: nothing more is started for it; [`Action::Drained`] says when its last call is back.
-    Revoke {
-        /// The shard.
-        shard: i32,
-    },
-    /// The shard is given away; calls that come back later are ignored.
-    Release {
-        /// The shard.
-        shard: i32,
-    },
-}
-
-/// Where a record was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Position {
-    /// The lane.
-    pub lane: LaneId,
-    /// The run of the lane in which it was read: 0, or what the last [`Action::Resume`] said.
-    pub run: u64,
-    /// The offset.
-    pub offset: i64,
-}
-
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Action {
-    /// Call the target of `scene`, and report with this ticket.
-    Dispatch {
-        /// The number of the call.
-        ticket: u64,
-        /// The lane its task was read from.
-        lane: LaneId,
-        /// The rules in force.
-        scene: Arc<Scene>,
-        /// The task.
-        task: Arc<Task>,
-        /// How late that is.
-        wait: Wait,
-    },
-    /// Write these records; the offset is complete in the same transaction.
-    Settle(Settlement),
-    /// Stop reading a lane; the next record wanted is at or after `next`.
-    Pause {
-        /// The lane.
-        lane: LaneId,
-        /// One past the last offset that was taken.
-        next: i64,
-    },
-    /// Read on from where [`Action::Pause`] said.
-    Resume {
-        /// The lane.
-        lane: LaneId,
-        /// To be given with each record read from now on.
-        run: u64,
-    },
-    /// The last call of a shard that is to be given away is back, and what follows from it was said.
-    Drained {
-        /// The shard.
-        shard: i32,
-    },
-    /// Count the call that has come back by what its answer was taken for. Only after an answer that may be about everybody: all others are
-    /// taken for what they are.
-    Judged {
-        /// What it was taken for.
-        outcome: Outcome,
-    },
-    /// Tell people that the breaker of a target has switched.
-    Switched {
-        /// Whom it is about.
-        target: breaker::Subject,
-        /// From what to what.
-        switch: Switch,
-    },
-}
-
-/// The consequence of one offset.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settlement {
-    /// The lane.
-    pub lane: LaneId,
-    /// The offset.
-    pub offset: i64,
-    /// The shard in which the task entered: what is said of it is written there, wherever it moved to.
-    pub home: i32,
-    /// The records to write.
-    pub entries: Vec<Entry>,
-    /// The records to write instead if a topic of the producer's choice refuses its [`Entry::Deliver`].
-    pub otherwise: Vec<Entry>,
-}
-
-/// What may be committed for a lane.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Commit {
-    /// The lane.
-    pub lane: LaneId,
-    /// Which assignment of the lane it is for.
-    pub epoch: u64,
-    /// The next offset to read.
-    pub watermark: i64,
-    /// What is complete above it.
-    pub completions: Completions,
-    /// What its shard has saved up of its rates; with the retry topic only.
-    pub saved: Saved,
-}
 
 /// The decisions of one worker.
 #[derive(Debug)]
@@ -314,9 +105,8 @@ pub struct Engine {
     steady: Duration,
     /// The number of the next call, item, epoch or turn.
     next: u64,
-    /// The mistake it makes.
-    #[cfg(feature = "planted")]
-    bug: Bug,
+    /// The mistake it makes; none in a build that anyone runs.
+    bug: Planted,
 }
 
 /// An open offset whose consequence is known.
@@ -332,15 +122,16 @@ struct Closing {
     weight: usize,
 }
 
-/// Most tasks that one step starts or forwards: a few milliseconds, after which answers are heard again.
-const STEP: usize = 1_000;
+/// Most tasks that are started or forwarded after a tick: a few milliseconds of work, after which outcomes are heard again.
+const TASKS_PER_TICK: usize = 1_000;
 
-/// Most tasks that are started or forwarded beside what a step is about: more than it can add, so that nothing piles up, and few enough
+/// Most tasks that are started or forwarded after any other input: more than one input can add, so that nothing piles up, and few enough
 /// that reading goes on.
-const BESIDE: usize = 16;
+const TASKS_PER_INPUT: usize = 16;
 
-/// Tasks that are put in line in the time in which one is started: behind those of one scene, others may be due that need not wait.
-const MOVES: usize = 16;
+/// Due tasks that may enter a ready queue for each task that may be started: behind those of one scene, others may be due that need not
+/// wait.
+const ENQUEUED_PER_START: usize = 16;
 
 /// Hops after which a task is held for [`HOLD`] before it hops again: more than the ladder asks for within a day.
 const MANY_HOPS: u32 = 40;
@@ -397,15 +188,13 @@ impl Engine {
             latest: Timestamp::EPOCH,
             steady: Duration::ZERO,
             next: 0,
-            #[cfg(feature = "planted")]
-            bug: Bug::None,
+            bug: Planted::default(),
         }
     }
 
     /// This engine, making a mistake.
-    #[cfg(feature = "planted")]
     #[must_use]
-    pub fn planted(mut self, bug: Bug) -> Self {
+    pub fn planted(mut self, bug: Planted) -> Self {
         self.shares.bug = bug;
         Self { bug, ..self }
     }
@@ -417,14 +206,10 @@ impl Engine {
         }
         self.latest = now.wall;
         self.steady = now.steady;
-        let most = match input {
-            Input::Tick => STEP,
-            _ => BESIDE,
-        };
+        let most = budget(&input);
         match input {
             Input::Assign { lane, start, known } => {
                 let epoch = self.number();
-                #[cfg(feature = "planted")]
                 let known = self.bug.known(known);
                 let window = Window::resume(start, known);
                 let mut state = Lane::new(lane.source, epoch, now.wall, window);
@@ -532,20 +317,15 @@ impl Engine {
                     (saved, number) = self.shares.saved(id.shard);
                     lane.saves.push_back(number);
                 }
-                commits.push(Commit {
+                commits.push(self.bug.commit(Commit {
                     lane: *id,
                     epoch: lane.epoch,
                     watermark: lane.window.watermark(),
                     completions: lane.window.completions(),
                     saved,
-                });
+                }));
             }
         }
-        #[cfg(feature = "planted")]
-        let commits = commits
-            .into_iter()
-            .map(|commit| self.bug.commit(commit))
-            .collect();
         commits
     }
 
@@ -570,8 +350,7 @@ impl Engine {
         };
         // What was read since it was paused comes again.
         let is_stale = state.draining || state.paused || state.run != run;
-        #[cfg(feature = "planted")]
-        let is_stale = is_stale && self.bug != Bug::StalePass;
+        let is_stale = is_stale && !self.bug.is(Bug::StalePass);
         if is_stale {
             return;
         }
@@ -651,8 +430,7 @@ impl Engine {
 
     /// What is held in memory.
     fn memory(&self) -> Memory {
-        #[cfg(feature = "planted")]
-        if self.bug == Bug::KeysUncounted {
+        if self.bug.is(Bug::KeysUncounted) {
             return Memory {
                 tasks: self.held,
                 keys: 0,
@@ -880,7 +658,6 @@ impl Engine {
         task.due = task.due.ceil_to_millis();
         if let Some(deferral) = deferral {
             task.deferral = Some(Box::new(deferral));
-            #[cfg(feature = "planted")]
             self.bug.deferred(&mut task);
         }
         if task.deferral.is_some() && self.has(shard) {
@@ -916,7 +693,6 @@ impl Engine {
 
     /// Does what has come to its time, `most` of each sort; [`Self::next_wake`] says whether there is more.
     fn wake(&mut self, now: Now, most: usize, actions: &mut Vec<Action>) {
-        #[cfg(feature = "planted")]
         let now = self.bug.clock(now);
         self.shares.note_time(now.steady);
         self.write_again(most, actions);
@@ -924,7 +700,7 @@ impl Engine {
         self.send_outbound(now, most, self.limits.batch_tasks / 2, actions);
         self.ask_gates(now, most, actions);
         let enough = actions.len() + most;
-        for _ in 0..most * MOVES {
+        for _ in 0..most * ENQUEUED_PER_START {
             let is_enough = actions.len() >= enough;
             if is_enough
                 && self
@@ -990,8 +766,7 @@ impl Engine {
 
     /// The wall clock was set back: what was due may be so no more, and how far lanes have read ahead is not known any more.
     fn follow_clock_back(&mut self, now: Now) {
-        #[cfg(feature = "planted")]
-        if self.bug == Bug::ClockBackIgnored {
+        if self.bug.is(Bug::ClockBackIgnored) {
             return;
         }
         let lines = mem::take(&mut self.ready).into_values();
@@ -1045,12 +820,10 @@ impl Engine {
 
     /// Stops everything of a shard that has not started; the next owner reads it again.
     fn revoke(&mut self, shard: i32, actions: &mut Vec<Action>) {
-        #[cfg(feature = "planted")]
-        if self.bug == Bug::DrainedEarly {
+        if self.bug.is(Bug::DrainedEarly) {
             actions.push(Action::Drained { shard });
         }
-        #[cfg(feature = "planted")]
-        if self.bug == Bug::AgendaKept {
+        if self.bug.is(Bug::AgendaKept) {
             return self.drain(shard, actions);
         }
         self.agenda.forget(shard);
@@ -1109,8 +882,7 @@ impl Engine {
 
     /// Stops reading a lane that holds enough.
     fn pause_if_full(&mut self, now: Now, position: Position, actions: &mut Vec<Action>) {
-        #[cfg(feature = "planted")]
-        if self.bug == Bug::NeverFull {
+        if self.bug.is(Bug::NeverFull) {
             return;
         }
         let (memory, limits) = (self.memory(), self.limits);
@@ -1159,10 +931,7 @@ impl Engine {
 
     /// Completes an offset with the records that follow from it.
     fn settle(&mut self, closing: Closing, mut entries: Vec<Entry>, actions: &mut Vec<Action>) {
-        #[cfg(feature = "planted")]
-        {
-            entries = self.bug.written(entries);
-        }
+        self.bug.written(&mut entries);
         self.note_order(closing, &entries);
         let alerts = self.alerts.drain(..).map(Box::new);
         entries.extend(alerts.map(Entry::Alert));
@@ -1242,10 +1011,17 @@ impl Engine {
             callback.is_some_and(|callback| callback.on.contains(&ended.terminal))
         };
         let delivery = entries.iter().find_map(|entry| match entry {
-            Entry::Callback(ended) if wants(ended) => {
-                Some(Entry::DeliverCallback(Arc::clone(ended)))
+            Entry::Callback(ended) => {
+                wants(ended).then(|| Entry::DeliverCallback(Arc::clone(ended)))
             }
-            _ => None,
+            Entry::Park { .. }
+            | Entry::Deliver { .. }
+            | Entry::DeadLetter { .. }
+            | Entry::Poison { .. }
+            | Entry::DeliverCallback(_)
+            | Entry::Event(_)
+            | Entry::Order(_)
+            | Entry::Alert(_) => None,
         });
         entries.extend(delivery);
         entries
@@ -1302,13 +1078,28 @@ impl Engine {
     }
 }
 
-// === impl Commit ===
-
-impl Commit {
-    /// The text for the metadata of the offset.
-    pub fn metadata(&self, binding: Binding) -> String {
-        self.completions
-            .encode_with(&self.saved, binding, self.watermark)
+/// How many tasks may be started or forwarded after `input`.
+const fn budget(input: &Input) -> usize {
+    match input {
+        Input::Tick => TASKS_PER_TICK,
+        Input::Assign { .. }
+        | Input::Saved { .. }
+        | Input::Outstanding { .. }
+        | Input::Record { .. }
+        | Input::Poison { .. }
+        | Input::Passed { .. }
+        | Input::LeftOut { .. }
+        | Input::Attempted { .. }
+        | Input::Refused { .. }
+        | Input::Committed { .. }
+        | Input::Returned(_)
+        | Input::Writable(_)
+        | Input::Unreadable(_)
+        | Input::Rules(_)
+        | Input::Shards(_)
+        | Input::Leave { .. }
+        | Input::Revoke { .. }
+        | Input::Release { .. } => TASKS_PER_INPUT,
     }
 }
 

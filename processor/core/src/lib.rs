@@ -20,12 +20,13 @@ mod line;
 pub mod order;
 pub mod outcome;
 pub mod overdue;
-#[cfg(feature = "planted")]
 pub mod planted;
 pub mod saved;
 pub mod scene;
 pub mod share;
+pub mod sink;
 pub mod span;
+pub mod step;
 pub mod task;
 pub mod tier;
 pub mod time;
@@ -36,15 +37,15 @@ pub mod wall;
 pub mod window;
 
 pub use backoff::{Backoff, Base, Jitter, Policy};
-pub use engine::{
-    Action, Commit, Engine, Fate, Input, Now, Returned, Settlement, Sink, Sinks, Writable,
-};
+pub use engine::Engine;
 pub use entry::{Alert, Ended, Entry, Event, Omitted, Poison, Transition};
 pub use gate::Gates;
 pub use lane::{LaneId, Source};
 pub use outcome::{Outcome, Reason, Terminal, Verdict};
 pub use overdue::Overdue;
 pub use scene::{Ordering, Overrides, Rate, Scene, Scenes, Weight};
+pub use sink::{Sink, Sinks};
+pub use step::{Action, Commit, Fate, Input, Now, Position, Returned, Settlement, Writable};
 pub use task::{Failure, Header, Kind, Name, Origin, Record, Task};
 pub use tier::{Ladder, Tier};
 pub use time::Timestamp;

@@ -1,8 +1,10 @@
 //! Planted bugs: mistakes that the simulation has to notice.
 //!
-//! Not in a build that anyone runs: only behind the feature `planted`, which a release build refuses. Invariant: with [`Bug::None`]
-//! nothing behaves differently.
+//! One hook stands in the code where one can be made: [`Planted::is`]. Without the feature `planted`, which a release build refuses, it is
+//! constantly false, a [`Planted`] has no size, and nothing of this is in the binary. Invariant: where no mistake is planted, nothing behaves
+//! differently.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,18 +12,15 @@ use bytes::Bytes;
 
 use crate::breaker::{Breaker, Denied, LONGEST_OPEN, PROBING, State};
 use crate::completions::Completions;
-use crate::engine::{Commit, Now};
 use crate::entry::Entry;
 use crate::outcome::{Outcome, Terminal};
 use crate::scene::Weight;
+use crate::step::{Commit, Now};
 use crate::task::Task;
 
 /// A mistake.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
-    /// None.
-    #[default]
-    None,
     /// The offset committed is one too high.
     OffsetByOne,
     /// The completions committed are counted from a wrong base.
@@ -80,6 +79,14 @@ pub enum Bug {
     WallIgnored,
 }
 
+/// The mistake that an engine makes, if one is planted in it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Planted {
+    /// Which one.
+    #[cfg(feature = "planted")]
+    bug: Option<Bug>,
+}
+
 // === impl Bug ===
 
 impl Bug {
@@ -114,10 +121,38 @@ impl Bug {
         Self::SavedSpentTwice,
         Self::WallIgnored,
     ];
+}
+
+// === impl Planted ===
+
+impl Planted {
+    /// This mistake, or none.
+    #[cfg(feature = "planted")]
+    pub const fn of(bug: Option<Bug>) -> Self {
+        Self { bug }
+    }
+
+    /// Whether this mistake is planted.
+    #[cfg(feature = "planted")]
+    #[inline]
+    pub(crate) fn is(self, bug: Bug) -> bool {
+        self.bug == Some(bug)
+    }
+
+    /// Whether this mistake is planted: none is in this build.
+    #[cfg(not(feature = "planted"))]
+    #[inline]
+    #[allow(
+        clippy::unused_self,
+        reason = "the same hook as in a build that has them"
+    )]
+    pub(crate) const fn is(self, _: Bug) -> bool {
+        false
+    }
 
     /// The time as the agenda sees it.
     pub(crate) fn clock(self, now: Now) -> Now {
-        if self != Self::Early {
+        if !self.is(Bug::Early) {
             return now;
         }
         let wall = now.wall + Duration::from_millis(1);
@@ -126,7 +161,7 @@ impl Bug {
 
     /// What a new lane is told of the last commit.
     pub(crate) fn known(self, known: Completions) -> Completions {
-        if self == Self::CompletionsForgotten {
+        if self.is(Bug::CompletionsForgotten) {
             return Completions::default();
         }
         known
@@ -134,26 +169,28 @@ impl Bug {
 
     /// What is committed.
     pub(crate) fn commit(self, mut commit: Commit) -> Commit {
-        if self == Self::OffsetByOne {
+        if self.is(Bug::OffsetByOne) {
             commit.watermark += 1;
         }
-        if self == Self::WrongBase {
+        if self.is(Bug::WrongBase) {
             commit.completions = commit.completions.moved(1);
         }
         commit
     }
 
     /// What a target is taken to have said.
-    pub(crate) fn heard(self, outcome: &Outcome) -> Outcome {
-        if let (Self::ThrottleUnheard, Outcome::Throttled { failure, .. }) = (self, outcome) {
-            return Outcome::Retryable(failure.clone());
+    pub(crate) fn heard(self, outcome: &Outcome) -> Cow<'_, Outcome> {
+        if self.is(Bug::ThrottleUnheard)
+            && let Outcome::Throttled { failure, .. } = outcome
+        {
+            return Cow::Owned(Outcome::Retryable(failure.clone()));
         }
-        outcome.clone()
+        Cow::Borrowed(outcome)
     }
 
     /// Whether a breaker is asked at all.
     pub(crate) fn asks(self, breaker: &Breaker, now: Duration) -> Result<(), Denied> {
-        if self == Self::BreakerStuckOpen && breaker.state() == State::Open {
+        if self.is(Bug::BreakerStuckOpen) && breaker.state() == State::Open {
             return Err(Denied {
                 until: now + PROBING,
                 down_for: LONGEST_OPEN,
@@ -164,10 +201,10 @@ impl Bug {
 
     /// A task that is deferred.
     pub(crate) fn deferred(self, task: &mut Task) {
-        if self == Self::DeferralBurnsAttempt {
+        if self.is(Bug::DeferralBurnsAttempt) {
             task.attempt += 1;
         }
-        if self == Self::DeferralMovesDue {
+        if self.is(Bug::DeferralMovesDue) {
             task.due = task.wake();
             task.deferral = None;
         }
@@ -175,22 +212,22 @@ impl Bug {
 
     /// The key of a task that has an empty one.
     pub(crate) fn empty_key(self, task: &Task) -> Option<&Bytes> {
-        let ordered = self == Self::EmptyKeyOrdered;
+        let ordered = self.is(Bug::EmptyKeyOrdered);
         task.record.key.as_ref().filter(|_| ordered)
     }
 
     /// What a scene counts.
     pub(crate) fn weight(self, weight: Weight) -> Weight {
-        if self == Self::WeightIgnored {
+        if self.is(Bug::WeightIgnored) {
             return Weight::default();
         }
         weight
     }
 
     /// What is written.
-    pub(crate) fn written(self, mut entries: Vec<Entry>) -> Vec<Entry> {
-        if self == Self::AttemptUncounted {
-            for entry in &mut entries {
+    pub(crate) fn written(self, entries: &mut Vec<Entry>) {
+        if self.is(Bug::AttemptUncounted) {
+            for entry in entries.iter_mut() {
                 if let Entry::Park { task, .. } = entry
                     && task.attempt > 2
                 {
@@ -198,11 +235,10 @@ impl Bug {
                 }
             }
         }
-        if self == Self::CallbackForgotten {
+        if self.is(Bug::CallbackForgotten) {
             entries.retain(|entry| {
                 !matches!(entry, Entry::Callback(ended) if ended.terminal == Terminal::Expired)
             });
         }
-        entries
     }
 }

@@ -26,8 +26,7 @@ use governor::state::{NotKeyed, StateStore};
 use governor::{Quota, RateLimiter};
 use xxhash_rust::xxh3::xxh3_64;
 
-#[cfg(feature = "planted")]
-use crate::planted::Bug;
+use crate::planted::{Bug, Planted};
 use crate::saved::{MachineTime, Saved};
 use crate::scene::{self, Rate, Scenes};
 
@@ -61,8 +60,7 @@ pub struct Shares {
     /// How often it was asked what is to be committed.
     commits: u64,
     /// The mistake they make.
-    #[cfg(feature = "planted")]
-    pub(crate) bug: Bug,
+    pub(crate) bug: Planted,
 }
 
 /// The share in one rate.
@@ -225,8 +223,7 @@ impl Shares {
             unsaved: false,
             save_at: Duration::MAX,
             commits: 0,
-            #[cfg(feature = "planted")]
-            bug: Bug::None,
+            bug: Planted::default(),
         }
     }
 
@@ -304,10 +301,7 @@ impl Shares {
             let idle = machine.after(now).since(at)?;
             Some(idle.saturating_sub(GRAIN))
         });
-        #[cfg(feature = "planted")]
-        let full = self.bug == Bug::LimiterResetOnRebalance;
-        #[cfg(not(feature = "planted"))]
-        let full = false;
+        let full = self.bug.is(Bug::LimiterResetOnRebalance);
         for share in &mut self.pools {
             if !share.spread.has(shard) {
                 continue;
@@ -502,10 +496,7 @@ impl Shares {
         let Some(counts) = self.by_scene.get(scene) else {
             return Ok(());
         };
-        #[cfg(feature = "planted")]
-        let trusts = self.bug == Bug::SavedSpentTwice;
-        #[cfg(not(feature = "planted"))]
-        let trusts = false;
+        let trusts = self.bug.is(Bug::SavedSpentTwice);
         let share = &mut self.pools[counts.place];
         let Some(part) = &share.part else {
             return Err(Duration::MAX);
@@ -587,13 +578,11 @@ impl Shares {
             kept: Kept::default(),
             moves: 0,
         };
-        #[cfg(feature = "planted")]
-        let saved = match self.bug {
-            Bug::FreshBurst => MOST.into(),
-            _ => 0,
+        let saved = if self.bug.is(Bug::FreshBurst) {
+            MOST.into()
+        } else {
+            0
         };
-        #[cfg(not(feature = "planted"))]
-        let saved = 0;
         share.set(spread.among(&self.owned), saved, &self.clock);
         if self.told.contains(&share.id()) {
             // Some commit may still say that there is something.

@@ -5,9 +5,9 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use retide_core::Position;
 use retide_core::breaker::{self, Fraction, Rule, State};
 use retide_core::completions::Completions;
-use retide_core::engine::Position;
 use retide_core::entry::{BREAKER_CLOSED, BREAKER_OPEN, TargetHealth};
 use retide_core::lane::Limits;
 use retide_core::scene::{Callback, Target};

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use retide_core::Position;
 use retide_core::completions::Completions;
-use retide_core::engine::{Left, Position};
+use retide_core::engine::Left;
 use retide_core::lane::Limits;
 use retide_core::scene::{Callback, Target};
 use retide_core::wait::Cause;

@@ -4,8 +4,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use retide_core::Position;
 use retide_core::completions::Completions;
-use retide_core::engine::Position;
 use retide_core::lane::Limits;
 use retide_core::scene::{DEFAULT, Missing, Target};
 use retide_core::{

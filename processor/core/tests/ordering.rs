@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use retide_core::Position;
 use retide_core::completions::Completions;
-use retide_core::engine::Position;
 use retide_core::lane::Limits;
 use retide_core::order::{Fingerprint, Shard};
 use retide_core::scene::Target;

@@ -1,5 +1,7 @@
 //! The mistakes that can be planted: in the model of the shell always, in the core with the feature `planted`.
 
+use retide_core::planted::Planted;
+
 /// A mistake.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Bug {
@@ -52,11 +54,17 @@ pub enum Bug {
 impl Bug {
     /// The mistake of the core, if it is one.
     #[cfg(feature = "planted")]
-    pub(crate) fn of_core(self) -> retide_core::planted::Bug {
+    pub(crate) const fn of_core(self) -> Planted {
         if let Self::Core(bug) = self {
-            return bug;
+            return Planted::of(Some(bug));
         }
-        retide_core::planted::Bug::None
+        Planted::of(None)
+    }
+
+    /// None: nothing is planted in the core of this build.
+    #[cfg(not(feature = "planted"))]
+    pub(crate) fn of_core(self) -> Planted {
+        Planted::default()
     }
 
     /// Every mistake there is.

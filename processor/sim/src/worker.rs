@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use retide_core::Position;
 use retide_core::completions::Completions;
-use retide_core::engine::{LAST, Position};
+use retide_core::engine::LAST;
 use retide_core::order::{Change, Fingerprint, Shard};
 use retide_core::saved::{MachineTime, Saved};
 use retide_core::{
@@ -242,7 +243,6 @@ impl Worker {
         // Of two machines. What is steady in this world is so for all.
         let machine = [process as u8 % 2];
         engine.set_machine(MachineTime::new(&machine, std::time::Duration::ZERO));
-        #[cfg(feature = "planted")]
         let engine = engine.planted(bug.of_core());
         let mut worker = Self {
             id,

@@ -25,7 +25,7 @@ use tracing::warn;
 
 use retide_avro::headers::{self, Headless};
 use retide_core::completions::{Binding, Completions};
-use retide_core::engine::Position;
+use retide_core::Position;
 use retide_core::order::Shard;
 use retide_core::saved::Saved;
 use retide_core::{Alert, Header, LaneId, Name, Record, Source, Timestamp};

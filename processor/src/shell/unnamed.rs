@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use retide_avro::schemas::Key;
 use retide_core::LaneId;
-use retide_core::engine::Position;
+use retide_core::Position;
 
 /// The lanes that wait.
 #[derive(Debug, Default)]

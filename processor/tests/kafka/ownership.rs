@@ -9,7 +9,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use retide::shell::feed::{Assignment, Reading, Request};
 use retide_core::completions::Completions;
-use retide_core::engine::Position;
+use retide_core::Position;
 use retide_core::saved::Saved;
 use retide_core::{LaneId, Source};
 

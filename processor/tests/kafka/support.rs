@@ -22,7 +22,7 @@ use retide::shell::feed::{Assignment, Client, Feed, Read, Reading, Request};
 use retide::shell::ledger::{AtLeastOnce, Ledger, Ownership, Transactional};
 use retide::threads::Threads;
 use retide::topics::Topics;
-use retide_core::engine::Position;
+use retide_core::Position;
 use retide_core::{Ladder, LaneId};
 
 /// Partitions of each topic of a test.

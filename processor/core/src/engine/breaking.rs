@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::lines::Admission;
-use super::{Action, Engine, LAST_CHANCE, Now};
+use super::{Engine, LAST_CHANCE};
 use crate::agenda::Item;
 use crate::breaker::{
     self, Answer, Breaker, Denied as Turned, Pass, Place, State, Subject, Switch,
 };
 use crate::entry::{Alert, BREAKER_CLOSED, BREAKER_OPEN, TargetHealth};
 use crate::scene::{Scene, Target};
+use crate::step::{Action, Now};
 use crate::task::{Kind, Task};
 use crate::verdict;
 use crate::wait::Cause;
@@ -84,7 +85,6 @@ impl Engine {
         actions: &mut Vec<Action>,
     ) -> Result<Leave, Turned> {
         let breaker = self.breakers.get(key, &self.gates);
-        #[cfg(feature = "planted")]
         self.bug.asks(&breaker, now.steady)?;
         let Answer { permit, switch } = breaker.ask(now.steady);
         let target = key.target.clone();

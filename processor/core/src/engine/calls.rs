@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::breaking::{Leaves, alert, say_switch};
-use super::{Action, Closing, Engine, Now};
+use super::{Closing, Engine};
 use crate::agenda::Item;
 use crate::breaker;
 use crate::consequence::{self, Answer as Said, End};
@@ -15,9 +15,9 @@ use crate::entry::Entry;
 use crate::gate::Gate;
 use crate::lane::LaneId;
 use crate::outcome::{Outcome, Terminal};
-#[cfg(feature = "planted")]
 use crate::planted::Bug;
 use crate::scene::Scene;
+use crate::step::{Action, Now};
 use crate::task::{Failure, Kind, Task};
 use crate::verdict;
 use crate::wait::Wait;
@@ -183,12 +183,11 @@ impl Engine {
             self.alerts.extend(alert);
         }
         self.ask_about_call(now.wall, &call.scene);
-        #[cfg(feature = "planted")]
-        let (call, outcome) = (self.adopted(call), &self.bug.heard(outcome));
+        let outcome = &*self.bug.heard(outcome);
         let Some(lane) = self
             .lanes
             .get_mut(&call.lane)
-            .filter(|lane| lane.epoch == call.epoch)
+            .filter(|lane| lane.epoch == call.epoch || self.bug.is(Bug::NoEpochCheck))
         else {
             return;
         };
@@ -240,8 +239,7 @@ impl Engine {
         let Outcome::Refused(failure) = outcome else {
             return Cow::Borrowed(outcome);
         };
-        #[cfg(feature = "planted")]
-        let is_wall = is_wall && self.bug != Bug::WallIgnored;
+        let is_wall = is_wall && !self.bug.is(Bug::WallIgnored);
         let outcome = if is_wall {
             Cow::Owned(Outcome::Retryable(failure.clone()))
         } else {
@@ -251,15 +249,5 @@ impl Engine {
             outcome: outcome.clone().into_owned(),
         });
         outcome
-    }
-
-    /// The call as if it had been started in this assignment, if that is the mistake.
-    #[cfg(feature = "planted")]
-    fn adopted(&self, call: Call) -> Call {
-        let epoch = match (self.bug, self.lanes.get(&call.lane)) {
-            (Bug::NoEpochCheck, Some(lane)) => lane.epoch,
-            _ => call.epoch,
-        };
-        Call { epoch, ..call }
     }
 }

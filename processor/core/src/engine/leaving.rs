@@ -13,10 +13,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Engine, Now};
+use super::Engine;
 use crate::gate::Gate;
 use crate::lane::LaneId;
+use crate::planted::Bug;
 use crate::scene::Scene;
+use crate::step::Now;
 use crate::task::{Kind, Task};
 
 /// How many calls of a shard are in flight that is to be given away.
@@ -52,8 +54,7 @@ const LOOK: Duration = Duration::from_millis(50);
 impl Engine {
     /// How many calls of a shard are in flight, and how many of them since it began to leave.
     pub fn calls_left(&self, shard: i32) -> Left {
-        #[cfg(feature = "planted")]
-        if self.bug == crate::planted::Bug::DrainedEarly {
+        if self.bug.is(Bug::DrainedEarly) {
             return Left::default();
         }
         let lanes = self.lanes.iter().filter(|(id, _)| id.shard == shard);

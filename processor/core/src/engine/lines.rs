@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::breaking::{Leave, aim, wall};
-use super::{Action, Engine, LAST_CHANCE, Now};
+use super::{Engine, LAST_CHANCE};
 use crate::agenda::Item;
 use crate::breaker::Fraction;
 use crate::gate::{Denied, Gate};
 use crate::line::{Hold, Line};
-#[cfg(feature = "planted")]
 use crate::planted::Bug;
 use crate::scene::{MAX_DELAY, Scene, Target};
+use crate::step::{Action, Now};
 use crate::time::Timestamp;
 use crate::turn::Turn;
 use crate::verdict;
@@ -238,7 +238,6 @@ impl Engine {
         line.wait(now.wall, Hold::Turn, now.wall);
         let scene = self.scenes.get(name);
         let weight = scene.map(|scene| scene.weight).unwrap_or_default();
-        #[cfg(feature = "planted")]
         let weight = self.bug.weight(weight);
         let most = most.min(line.turn.begin(weight));
         let mut started = 0;
@@ -256,8 +255,7 @@ impl Engine {
         }
         line.serve(now.wall, started);
         let goes_on = line.turn.goes_on(started);
-        #[cfg(feature = "planted")]
-        let goes_on = goes_on || self.bug == Bug::TurnKept;
+        let goes_on = goes_on || self.bug.is(Bug::TurnKept);
         if !goes_on {
             line.turn = Turn::last(self.number());
         }

@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Action, Engine, Now};
+use super::Engine;
 use crate::agenda::Item;
 use crate::entry::{Alert, SCENE_UNKNOWN, Transition};
 use crate::lane::Source;
 use crate::outcome::{Reason, Terminal};
-#[cfg(feature = "planted")]
 use crate::planted::Bug;
 use crate::scene::{DEFAULT, Missing};
+use crate::step::{Action, Now};
 use crate::time::Timestamp;
 use crate::verdict::LEAST_WAIT;
 use crate::wait::Cause;
@@ -141,8 +141,7 @@ impl Engine {
 
     /// Whether a task waits for its scene: it had one when it was parked, or there was one.
     fn is_held(&self, item: &Item) -> bool {
-        #[cfg(feature = "planted")]
-        if self.bug == Bug::MissingSceneKills {
+        if self.bug.is(Bug::MissingSceneKills) {
             return false;
         }
         matches!(item.lane.source, Source::Tier(_)) || self.scenes.is_missing(&item.task.scene)

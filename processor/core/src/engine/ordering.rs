@@ -5,14 +5,14 @@
 
 use std::time::Duration;
 
-use super::{Action, Closing, Engine, Now};
+use super::{Closing, Engine};
 use crate::agenda::Item;
 use crate::entry::Entry;
 use crate::lane::{LaneId, Source};
 use crate::order::{Awaited, End, Fingerprint, Others, Shard, Turn, Waiter};
-#[cfg(feature = "planted")]
 use crate::planted::Bug;
 use crate::scene::{MAX_DELAY, Ordering};
+use crate::step::{Action, Now};
 use crate::task::{Kind, Task};
 use crate::tier::{HORIZON, STRAIGHT};
 use crate::time::Timestamp;
@@ -46,8 +46,7 @@ enum First {
 impl Engine {
     /// A shard is ours, of whose order this is known.
     pub(super) fn begin_order(&mut self, shard: i32, order: Shard) {
-        #[cfg(feature = "planted")]
-        if self.bug == Bug::KeyOrderLostOnRevoke {
+        if self.bug.is(Bug::KeyOrderLostOnRevoke) {
             return;
         }
         self.orders.begin(shard, order);
@@ -190,8 +189,7 @@ impl Engine {
                         offset,
                         decision,
                     };
-                    #[cfg(feature = "planted")]
-                    if self.bug == Bug::KeyOrderUncommitted {
+                    if self.bug.is(Bug::KeyOrderUncommitted) {
                         order.committed(end, &mut woken);
                     }
                     self.lane(lane).ends.add(end);
@@ -309,7 +307,6 @@ impl Engine {
     /// The line of a task, and whether its scene puts it there. None if it is in none, and shall not be.
     fn line(&mut self, shard: i32, task: &Task) -> Option<(Fingerprint, Ordering)> {
         let bytes = task.record.ordering_key();
-        #[cfg(feature = "planted")]
         let bytes = bytes.or_else(|| self.bug.empty_key(task));
         let bytes = bytes?;
         let ordering = self.ordering(task);
@@ -334,7 +331,6 @@ impl Engine {
     fn ordering(&self, task: &Task) -> Ordering {
         let scene = self.scenes.find(&task.scene);
         let key = task.record.ordering_key();
-        #[cfg(feature = "planted")]
         let key = key.or_else(|| self.bug.empty_key(task));
         match (task.kind, key, scene) {
             (Kind::Work, Some(_), Some(scene)) => scene.ordering,

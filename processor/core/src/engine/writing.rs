@@ -8,70 +8,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Action, Closing, Engine, Now, Settlement};
+use super::{Closing, Engine};
 use crate::consequence::{self, End as Ending};
-use crate::entry::{Ended, Entry, Omitted, Transition};
-use crate::lane::{LaneId, Source};
+use crate::entry::{Ended, Entry, Omitted};
+use crate::lane::Source;
 use crate::order::{End, Fingerprint};
 use crate::outcome::{Reason, Terminal};
-#[cfg(feature = "planted")]
 use crate::planted::Bug;
 use crate::scene::{Ordering, Scene};
+use crate::sink::{Sink, Sinks};
+use crate::step::{Action, Fate, Now, Returned, Settlement, Writable};
 use crate::task::Failure;
-
-/// What records are written to, as far as it makes a difference to what may be done while one of them takes none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sink {
-    /// All tiers: as long as one takes records, it stands in for the others.
-    Tiers,
-    /// The callbacks topic.
-    Callbacks,
-    /// The dead-letters topic.
-    DeadLetters,
-    /// The events topic.
-    Events,
-    /// The alerts topic.
-    Alerts,
-    /// The order topic.
-    Order,
-}
-
-/// A set of [`Sink`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sinks(u8);
-
-/// What can be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Writable {
-    /// What takes no records.
-    pub closed: Sinks,
-    /// Whether nothing has been committed for so long that nothing more is to be started.
-    pub stuck: bool,
-    /// Most settlements of a batch, so that it fits the time it has.
-    pub batch_tasks: usize,
-    /// Most bytes of the tasks of a batch, likewise.
-    pub batch_bytes: usize,
-}
-
-/// A batch that was not written.
-#[derive(Clone, Debug, Default)]
-pub struct Returned {
-    /// The lanes of its commits, with their epochs.
-    pub lanes: Vec<(LaneId, u64)>,
-    /// What stood in it, and what is to become of that.
-    pub settlements: Vec<(Settlement, Fate)>,
-    /// What stood in it of the order of keys besides, by shard.
-    pub changes: Vec<(i32, Fingerprint)>,
-}
-
-/// What is to become of a settlement that was not written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It is written again as it is, as soon as that is possible.
-    Again,
-    /// The record of it that is written to this sink is refused, and will be the next time.
-    Refused(Sink, Failure),
-}
 
 /// What is not written yet.
 #[derive(Debug, Default)]
@@ -103,110 +50,6 @@ struct Unwritten {
     end: Option<End>,
     /// Its key, of which nothing may be written before.
     key: Option<Fingerprint>,
-}
-
-// === impl Settlement ===
-
-impl Settlement {
-    /// Whether a call was made whose answer it follows from.
-    pub fn is_of_call(&self) -> bool {
-        self.entries.iter().any(|entry| {
-            let Entry::Event(event) = entry else {
-                return false;
-            };
-            match event.transition {
-                Transition::Failed { .. } => true,
-                Transition::Ended { attempts, .. } => attempts > 0 && self.otherwise.is_empty(),
-                Transition::Parked { .. }
-                | Transition::Hopped { .. }
-                | Transition::Deferred { .. } => false,
-            }
-        })
-    }
-
-    /// The bytes of the task that it is of, as far as it still has them.
-    pub fn weight(&self) -> usize {
-        let mut entries = self.entries.iter();
-        let task = entries.find_map(|entry| match entry {
-            Entry::Park { task, .. }
-            | Entry::Deliver { task, .. }
-            | Entry::DeadLetter { task, .. } => Some(task),
-            Entry::Poison { .. }
-            | Entry::Callback(_)
-            | Entry::DeliverCallback(_)
-            | Entry::Event(_)
-            | Entry::Order(_)
-            | Entry::Alert(_) => None,
-        });
-        task.map_or(0, |task| task.weight())
-    }
-}
-
-// === impl Sinks ===
-
-impl Sinks {
-    /// No sink.
-    pub const NONE: Self = Self(0);
-
-    /// With `sink` in it.
-    #[must_use]
-    pub const fn with(self, sink: Sink) -> Self {
-        Self(self.0 | 1 << sink as u8)
-    }
-
-    /// Whether `sink` is in it.
-    pub const fn contains(self, sink: Sink) -> bool {
-        self.0 & 1 << sink as u8 != 0
-    }
-
-    /// Whether it is empty.
-    pub const fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// Whether any sink is in both.
-    pub const fn meets(self, other: Self) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    /// What `entries` are written to.
-    pub fn of(entries: &[Entry]) -> Self {
-        let mut sinks = Self::NONE;
-        for entry in entries {
-            sinks = match entry {
-                Entry::Park { .. } | Entry::DeliverCallback(_) => sinks.with(Sink::Tiers),
-                // A topic that is not retide's has a second form of what follows.
-                Entry::Deliver { .. } => sinks,
-                Entry::DeadLetter { ended, .. } | Entry::Poison { ended, .. } => {
-                    let sinks = sinks.with(Sink::DeadLetters);
-                    match ended.terminal {
-                        // One alert tells of all that died in a batch.
-                        Terminal::Dead => sinks.with(Sink::Alerts),
-                        Terminal::Delivered | Terminal::Expired => sinks,
-                    }
-                }
-                Entry::Callback(_) => sinks.with(Sink::Callbacks),
-                Entry::Event(_) => sinks.with(Sink::Events),
-                Entry::Order(_) => sinks.with(Sink::Order),
-                Entry::Alert(_) => sinks.with(Sink::Alerts),
-            };
-        }
-        sinks
-    }
-}
-
-// === impl Writable ===
-
-impl Default for Writable {
-    /// Everything.
-    fn default() -> Self {
-        Self {
-            closed: Sinks::NONE,
-            stuck: false,
-            batch_tasks: usize::MAX,
-            batch_bytes: usize::MAX,
-        }
-    }
 }
 
 // === impl Writing ===
@@ -314,8 +157,7 @@ impl Engine {
         if !stuck && closed.is_empty() {
             return true;
         }
-        #[cfg(feature = "planted")]
-        if self.bug == Bug::CalledUnwritable {
+        if self.bug.is(Bug::CalledUnwritable) {
             return true;
         }
         let every_end = Sinks::NONE

@@ -1,0 +1,328 @@
+//! The protocol of the engine: what it is told ([`Input`]), what it answers ([`Action`]), and what they are made of.
+//!
+//! Types only: what follows from an input is decided by [`crate::engine::Engine::step`]. Invariant: whoever drives an engine needs nothing
+//! but these types and the few questions that the engine answers.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::breaker::{self, Switch};
+use crate::completions::{Binding, Completions};
+use crate::entry::{Entry, Poison, Transition};
+use crate::lane::{LaneId, Source};
+use crate::order::{self, Fingerprint};
+use crate::outcome::Outcome;
+use crate::saved::Saved;
+use crate::scene::{Scene, Scenes};
+use crate::sink::{Sink, Sinks};
+use crate::task::{Failure, Task};
+use crate::time::Timestamp;
+use crate::wait::Wait;
+
+/// The time, as the caller sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Wall-clock time: what due times are compared with.
+    pub wall: Timestamp,
+    /// Time since a fixed instant, which no clock step changes: what rates are measured by.
+    pub steady: Duration,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A lane is ours: reading starts at `start`, where `known` is done already.
+    Assign {
+        /// The lane.
+        lane: LaneId,
+        /// The first offset that will be read.
+        start: i64,
+        /// What the last commit says of the offsets above it.
+        known: Completions,
+    },
+    /// What former owners of a shard have saved up of its rates; it comes before the shard's first lane.
+    Saved {
+        /// The shard.
+        shard: i32,
+        /// What they have saved up.
+        saved: Saved,
+    },
+    /// What former owners of a shard knew of the order of its tasks; it comes before the shard's first record.
+    Outstanding {
+        /// The shard.
+        shard: i32,
+        /// What they knew.
+        order: Box<order::Shard>,
+    },
+    /// A record was read.
+    Record {
+        /// Where it was read.
+        position: Position,
+        /// When the broker appended it.
+        appended: Timestamp,
+        /// The task it holds.
+        task: Box<Task>,
+    },
+    /// A record was read that is no task.
+    Poison {
+        /// Where it was read.
+        position: Position,
+        /// The record, and what is wrong with it.
+        poison: Arc<Poison>,
+    },
+    /// Everything of a lane was read below an offset, at which there may be nothing: what lies between it and the last record are markers of
+    /// transactions, or what was aborted.
+    Passed {
+        /// The lane, its run, and that offset.
+        position: Position,
+    },
+    /// A call is made without some headers of its record; it comes before the call is back.
+    LeftOut {
+        /// The call.
+        ticket: u64,
+        /// Those headers, in words.
+        headers: Box<str>,
+    },
+    /// A call came back.
+    Attempted {
+        /// The call.
+        ticket: u64,
+        /// What the target said.
+        outcome: Outcome,
+    },
+    /// What was committed for an offset, as [`Self::Committed`] will say, is the other form of its consequence.
+    Refused {
+        /// The lane.
+        lane: LaneId,
+        /// The epoch of [`Commit`].
+        epoch: u64,
+        /// The offset.
+        offset: i64,
+    },
+    /// The offset commit of a lane is durable. There is one for each [`Commit`], in their order, as long as the lane is ours.
+    Committed {
+        /// The lane.
+        lane: LaneId,
+        /// The epoch of [`Commit`].
+        epoch: u64,
+        /// The watermark of [`Commit`].
+        watermark: i64,
+    },
+    /// A batch was not written, and nothing of its offsets is committed. It stands for the [`Self::Committed`] of all its lanes.
+    Returned(Box<Returned>),
+    /// Other topics take records, or other amounts of them.
+    Writable(Writable),
+    /// Of these sources no offset can be committed, from now on and until others are said: what follows from their tasks waits.
+    Unreadable(BTreeSet<Source>),
+    /// Time has passed.
+    Tick,
+    /// These scenes are in force from now on.
+    Rules(Scenes),
+    /// There are so many shards in the group from now on: partitions were added.
+    Shards(NonZeroU32),
+    /// The shard is to be given away soon: its calls in flight are waited for, and meanwhile nothing is started that may not be back by
+    /// then; [`Engine::calls_left`] says how many there are.
+    Leave {
+        /// The shard.
+        shard: i32,
+    },
+    /// The shard is to be given away: nothing more is started for it; [`Action::Drained`] says when its last call is back.
+    Revoke {
+        /// The shard.
+        shard: i32,
+    },
+    /// The shard is given away; calls that come back later are ignored.
+    Release {
+        /// The shard.
+        shard: i32,
+    },
+}
+
+/// Where a record was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The lane.
+    pub lane: LaneId,
+    /// The run of the lane in which it was read: 0, or what the last [`Action::Resume`] said.
+    pub run: u64,
+    /// The offset.
+    pub offset: i64,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Call the target of `scene`, and report with this ticket.
+    Dispatch {
+        /// The number of the call.
+        ticket: u64,
+        /// The lane its task was read from.
+        lane: LaneId,
+        /// The rules in force.
+        scene: Arc<Scene>,
+        /// The task.
+        task: Arc<Task>,
+        /// How late that is.
+        wait: Wait,
+    },
+    /// Write these records; the offset is complete in the same transaction.
+    Settle(Settlement),
+    /// Stop reading a lane; the next record wanted is at or after `next`.
+    Pause {
+        /// The lane.
+        lane: LaneId,
+        /// One past the last offset that was taken.
+        next: i64,
+    },
+    /// Read on from where [`Action::Pause`] said.
+    Resume {
+        /// The lane.
+        lane: LaneId,
+        /// To be given with each record read from now on.
+        run: u64,
+    },
+    /// The last call of a shard that is to be given away is back, and what follows from it was said.
+    Drained {
+        /// The shard.
+        shard: i32,
+    },
+    /// Count the call that has come back by what its answer was taken for. Only after an answer that may be about everybody: all others are
+    /// taken for what they are.
+    Judged {
+        /// What it was taken for.
+        outcome: Outcome,
+    },
+    /// Tell people that the breaker of a target has switched.
+    Switched {
+        /// Whom it is about.
+        target: breaker::Subject,
+        /// From what to what.
+        switch: Switch,
+    },
+}
+
+/// The consequence of one offset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settlement {
+    /// The lane.
+    pub lane: LaneId,
+    /// The offset.
+    pub offset: i64,
+    /// The shard in which the task entered: what is said of it is written there, wherever it moved to.
+    pub home: i32,
+    /// The records to write.
+    pub entries: Vec<Entry>,
+    /// The records to write instead if a topic of the producer's choice refuses its [`Entry::Deliver`].
+    pub otherwise: Vec<Entry>,
+}
+
+/// What may be committed for a lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// The lane.
+    pub lane: LaneId,
+    /// Which assignment of the lane it is for.
+    pub epoch: u64,
+    /// The next offset to read.
+    pub watermark: i64,
+    /// What is complete above it.
+    pub completions: Completions,
+    /// What its shard has saved up of its rates; with the retry topic only.
+    pub saved: Saved,
+}
+
+/// What can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Writable {
+    /// What takes no records.
+    pub closed: Sinks,
+    /// Whether nothing has been committed for so long that nothing more is to be started.
+    pub stuck: bool,
+    /// Most settlements of a batch, so that it fits the time it has.
+    pub batch_tasks: usize,
+    /// Most bytes of the tasks of a batch, likewise.
+    pub batch_bytes: usize,
+}
+
+/// A batch that was not written.
+#[derive(Clone, Debug, Default)]
+pub struct Returned {
+    /// The lanes of its commits, with their epochs.
+    pub lanes: Vec<(LaneId, u64)>,
+    /// What stood in it, and what is to become of that.
+    pub settlements: Vec<(Settlement, Fate)>,
+    /// What stood in it of the order of keys besides, by shard.
+    pub changes: Vec<(i32, Fingerprint)>,
+}
+
+/// What is to become of a settlement that was not written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is written again as it is, as soon as that is possible.
+    Again,
+    /// The record of it that is written to this sink is refused, and will be the next time.
+    Refused(Sink, Failure),
+}
+
+// === impl Settlement ===
+
+impl Settlement {
+    /// Whether a call was made whose answer it follows from.
+    pub fn is_of_call(&self) -> bool {
+        self.entries.iter().any(|entry| {
+            let Entry::Event(event) = entry else {
+                return false;
+            };
+            match event.transition {
+                Transition::Failed { .. } => true,
+                Transition::Ended { attempts, .. } => attempts > 0 && self.otherwise.is_empty(),
+                Transition::Parked { .. }
+                | Transition::Hopped { .. }
+                | Transition::Deferred { .. } => false,
+            }
+        })
+    }
+
+    /// The bytes of the task that it is of, as far as it still has them.
+    pub fn weight(&self) -> usize {
+        let mut entries = self.entries.iter();
+        let task = entries.find_map(|entry| match entry {
+            Entry::Park { task, .. }
+            | Entry::Deliver { task, .. }
+            | Entry::DeadLetter { task, .. } => Some(task),
+            Entry::Poison { .. }
+            | Entry::Callback(_)
+            | Entry::DeliverCallback(_)
+            | Entry::Event(_)
+            | Entry::Order(_)
+            | Entry::Alert(_) => None,
+        });
+        task.map_or(0, |task| task.weight())
+    }
+}
+
+// === impl Commit ===
+
+impl Commit {
+    /// The text for the metadata of the offset.
+    pub fn metadata(&self, binding: Binding) -> String {
+        self.completions
+            .encode_with(&self.saved, binding, self.watermark)
+    }
+}
+
+// === impl Writable ===
+
+impl Default for Writable {
+    /// Everything.
+    fn default() -> Self {
+        Self {
+            closed: Sinks::NONE,
+            stuck: false,
+            batch_tasks: usize::MAX,
+            batch_bytes: usize::MAX,
+        }
+    }
+}
