@@ -26,10 +26,10 @@ use tokio::runtime::Runtime;
 
 use retide_avro::headers;
 use retide_core::{Header, Ladder, Terminal, Timestamp};
+use retide_embedded::Broker;
 
 use crate::cluster;
 use crate::config::{self, Config};
-use crate::embedded::Broker;
 use crate::health::{Health, STALL};
 use crate::metrics::Metrics;
 use crate::process::{self, Process};

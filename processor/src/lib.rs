@@ -19,7 +19,6 @@
 //! | `report` | reading callbacks and events in whichever format they are |
 //! | [`demo`] | everything on one machine |
 //! | [`mod@bench`] | measurements, each beside a raw baseline |
-//! | [`embedded`] | a broker in process, for the demo and quick tests |
 //! | `event` | what is worth telling people: log line and metric together |
 //! | `failing` | what goes wrong in a scene, as lines |
 //! | [`metrics`] | the numbers of a process |
@@ -40,7 +39,6 @@ pub mod cluster;
 pub mod command;
 pub mod config;
 pub mod demo;
-pub mod embedded;
 mod event;
 mod failing;
 pub mod health;

@@ -12,12 +12,12 @@ use serde::Serialize;
 use tokio::runtime::Runtime;
 
 use retide_core::span;
+use retide_embedded::Broker;
 
 use crate::bench::{self, Cause, HopPart, Load, Loads, Pace, Volume};
 use crate::cli::output::{Exit, Failed, Output, put, say};
 use crate::cluster;
 use crate::config::Config;
-use crate::embedded::Broker;
 use crate::process;
 
 /// What is measured.

@@ -15,7 +15,6 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::Offset;
 
 use retide::config::identity::Identity;
-use retide::embedded::Broker;
 use retide::metrics::Metrics;
 use retide::shell::encode::Encoder;
 use retide::shell::feed::{Assignment, Client, Feed, Read, Reading, Request};
@@ -24,6 +23,7 @@ use retide::threads::Threads;
 use retide::topics::Topics;
 use retide_core::Position;
 use retide_core::{Ladder, LaneId};
+use retide_embedded::Broker;
 
 /// Partitions of each topic of a test.
 pub(crate) const SHARDS: i32 = 4;

@@ -5,8 +5,9 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use rdkafka::producer::Producer;
-use retide::embedded::Broker;
 use serde_json::Value;
+
+use retide_embedded::Broker;
 
 use crate::rig::{FLAKY, Rig};
 use crate::support::PATIENCE;

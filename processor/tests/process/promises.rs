@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use retide::embedded::Broker;
+use retide_embedded::Broker;
 
 use crate::rig::{FLAKY, Rig};
 
