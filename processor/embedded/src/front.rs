@@ -1,7 +1,7 @@
 //! From a request to its response: what the engine answers well is passed through, the rest is seen to here.
 //!
 //! Invariant: every request that can open, keep or end a session or a transaction passes the watch, and every one that can
-//! change a log beats the pulse after it has.
+//! change a log notify those that wait after it has.
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,7 @@ use kafka_protocol::protocol::{Decodable, Encodable, StrBytes, VersionRange};
 use noida::kafka::engine::Engine;
 
 use super::batches::{self, Room};
-use super::pulse::Pulse;
+use super::notify::Notify;
 use super::watch::{Member, Overdue, Watch};
 use super::wire::{Error, Request, Versions};
 
@@ -46,7 +46,7 @@ pub(super) struct Front {
     /// What the engine does not notice by itself.
     watch: Mutex<Watch>,
     /// Wakes those that wait for records.
-    pulse: Pulse,
+    notify: Notify,
     /// What is offered to clients, in answer to their first question.
     offer: ApiVersionsResponse,
     /// The same, to look requests up in.
@@ -74,13 +74,13 @@ impl Front {
             versions: versions.collect(),
             engine,
             watch: Mutex::default(),
-            pulse: Pulse::default(),
+            notify: Notify::default(),
             offer,
         }
     }
 
-    pub(super) fn pulse(&self) -> &Pulse {
-        &self.pulse
+    pub(super) fn notify(&self) -> &Notify {
+        &self.notify
     }
 
     pub(super) fn versions(&self) -> &Versions {
@@ -117,7 +117,7 @@ impl Front {
             _ => self.cluster(request),
         }?;
         if changes_logs(request.api) {
-            self.pulse.beat();
+            self.notify.notify_all();
         }
         Ok(Some(response))
     }
@@ -183,7 +183,7 @@ impl Front {
     fn produce(&self, request: &Request) -> Result<Option<Bytes>, Error> {
         let asked: ProduceRequest = request.decode()?;
         let response = self.engine.handle_produce(&asked, request.version);
-        self.pulse.beat();
+        self.notify.notify_all();
         if asked.acks == 0 {
             return Ok(None);
         }
@@ -196,13 +196,13 @@ impl Front {
         let deadline = Instant::now() + patience.min(FETCH_WAIT_LIMIT);
         let enough = usize::try_from(asked.min_bytes).unwrap_or(0);
         let mut response = loop {
-            let seen = self.pulse.beats();
+            let seen = self.notify.changes();
             let response = self.engine.handle_fetch(asked, version);
             let left = deadline.saturating_duration_since(Instant::now());
-            if is_ready(&response, enough) || left.is_zero() || self.pulse.is_stopped() {
+            if is_ready(&response, enough) || left.is_zero() || self.notify.is_stopped() {
                 break response;
             }
-            self.pulse.wait_past(seen, left);
+            self.notify.wait_past(seen, left);
         };
         trim(&mut response, asked);
         response
@@ -362,7 +362,7 @@ impl Front {
             .with_producer_id(ProducerId(-1))
             .with_producer_epoch(-1);
         self.engine.handle_init_producer_id(&init, INIT_VERSION);
-        self.pulse.beat();
+        self.notify.notify_all();
     }
 
     /// Each call on the watch leaves it whole, so a panic elsewhere does not spoil it.

@@ -10,14 +10,14 @@
 //! | `front` | from a request to its response |
 //! | `batches` | cutting and reading record batches |
 //! | `watch` | who has been silent, and which transactions are overdue |
-//! | `pulse` | waking those that wait for data or for the end |
+//! | `notify` | waking those that wait for data or for the end |
 //!
 //! Invariant: it listens on the loopback interface only, and nothing that a connection sends ends more than that connection,
 //! but for bodies that are made up on purpose: see [`Broker`].
 
 mod batches;
 mod front;
-mod pulse;
+mod notify;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -112,7 +112,7 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        self.front.pulse().stop();
+        self.front.notify().stop();
         // The listener sees the end when it is next woken. If it cannot be reached, it has most likely ended already.
         if let Err(error) = TcpStream::connect_timeout(&self.address, WAKE_PATIENCE) {
             debug!(%error, "embedded broker does not reach its listener");
@@ -164,7 +164,7 @@ fn named(name: &str) -> Builder {
 fn accept(listener: TcpListener, front: &Arc<Front>) {
     let mut connections: Vec<Connection> = Vec::new();
     for stream in listener.incoming() {
-        if front.pulse().is_stopped() {
+        if front.notify().is_stopped() {
             break;
         }
         connections.retain(|connection| !connection.thread.is_finished());
@@ -180,7 +180,7 @@ fn accept(listener: TcpListener, front: &Arc<Front>) {
             Ok(())
         }) {
             warn!(%error, "embedded broker cannot accept a connection");
-            front.pulse().stopped_within(ACCEPT_PAUSE);
+            front.notify().stopped_within(ACCEPT_PAUSE);
         }
     }
 
@@ -229,7 +229,7 @@ fn serve(stream: &TcpStream, front: &Front) -> Result<(), wire::Error> {
 /// Does what a broker does on its own: evicting, timing out, cleaning.
 fn watch_over(front: &Front) {
     let mut ticks = 0_u32;
-    while !front.pulse().stopped_within(TICK) {
+    while !front.notify().stopped_within(TICK) {
         front.reap(Instant::now());
         ticks = ticks.wrapping_add(1);
         if ticks.is_multiple_of(TICKS_PER_CLEANING) {

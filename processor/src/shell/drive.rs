@@ -19,9 +19,9 @@ use tokio::runtime::Handle;
 use retide_avro::Arrival;
 use retide_avro::headers::{self, Headless};
 use retide_connectors::{Attempt, Target};
+use retide_core::Position;
 use retide_core::completions::Binding;
 use retide_core::engine::Left;
-use retide_core::Position;
 use retide_core::order::{self, Awaited, Change, Fingerprint};
 use retide_core::{
     Action, Alert, Commit, Engine, Entry, Failure, Fate, Input, Kind as TaskKind, LaneId, Now,

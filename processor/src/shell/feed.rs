@@ -24,8 +24,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::warn;
 
 use retide_avro::headers::{self, Headless};
-use retide_core::completions::{Binding, Completions};
 use retide_core::Position;
+use retide_core::completions::{Binding, Completions};
 use retide_core::order::Shard;
 use retide_core::saved::Saved;
 use retide_core::{Alert, Header, LaneId, Name, Record, Source, Timestamp};

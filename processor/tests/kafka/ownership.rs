@@ -8,8 +8,8 @@ use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use retide::shell::feed::{Assignment, Reading, Request};
-use retide_core::completions::Completions;
 use retide_core::Position;
+use retide_core::completions::Completions;
 use retide_core::saved::Saved;
 use retide_core::{LaneId, Source};
 

@@ -1,13 +1,13 @@
 //! Waking those that wait: for data, or for the end.
 //!
-//! Invariant: what beats after `beats` was read wakes a wait for more than it, so nobody sleeps through a change.
+//! Invariant: a change after `changes` was read ends a wait for more than it, so nobody sleeps through a change.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Tells waiting threads that something may have changed.
 #[derive(Debug, Default)]
-pub(super) struct Pulse {
+pub(super) struct Notify {
     /// What they wait for.
     state: Mutex<State>,
     /// Rings at every change of it.
@@ -17,23 +17,23 @@ pub(super) struct Pulse {
 #[derive(Debug, Default)]
 struct State {
     /// Changes so far.
-    beats: u64,
+    changes: u64,
     /// Whether the broker is about to end.
     stopped: bool,
 }
 
-// === impl Pulse ===
+// === impl Notify ===
 
-impl Pulse {
+impl Notify {
     /// Changes so far: read it before you look, and wait for more than it after.
-    pub(super) fn beats(&self) -> u64 {
-        self.lock().beats
+    pub(super) fn changes(&self) -> u64 {
+        self.lock().changes
     }
 
     /// Something may have changed.
-    pub(super) fn beat(&self) {
+    pub(super) fn notify_all(&self) {
         let mut state = self.lock();
-        state.beats = state.beats.wrapping_add(1);
+        state.changes = state.changes.wrapping_add(1);
         self.changed.notify_all();
     }
 
@@ -49,7 +49,7 @@ impl Pulse {
 
     /// Waits for a beat after `seen` or for the end, at most for `patience`.
     pub(super) fn wait_past(&self, seen: u64, patience: Duration) {
-        drop(self.wait(patience, |state| !state.stopped && state.beats == seen));
+        drop(self.wait(patience, |state| !state.stopped && state.changes == seen));
     }
 
     /// Waits for the end, at most for `patience`; true if it has come.
