@@ -48,12 +48,12 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tracing::{debug, enabled, info};
 
+use retide_core::command;
 use retide_native::admin::{self, Operation};
 
 use crate::cluster::cause::Cause;
 use crate::cluster::check::{Asking, Seen, SeenTopic};
 pub(crate) use crate::cluster::tools::Tools;
-use crate::command;
 use crate::topics::Topics;
 
 pub use acl::{Scope, User};

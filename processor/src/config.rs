@@ -44,17 +44,17 @@ use toml::{Table, Value};
 
 use retide_avro::{Format, Intake};
 use retide_connectors::{Outbound, egress, secret, tls};
-use retide_core::Ladder;
+use retide_core::command::Invocation;
 use retide_core::engine::UNKNOWN_SCENE_HOLD;
+use retide_core::{Ladder, with_causes};
 
-use crate::command::Invocation;
 use crate::metrics;
 
 pub use self::scene::Scene;
 pub use self::schemas::Schemas;
 pub use self::source::Error;
 
-pub(crate) use self::text::{human, rfc3339};
+pub(crate) use self::text::rfc3339;
 
 pub use self::source::Source;
 
@@ -570,17 +570,6 @@ pub(crate) fn unknown_profile<'a>(
     }
 }
 
-/// An error and what caused it, on one line.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
 /// A message of the Kafka client's without the value that it may repeat.
 fn redacted(message: &str, value: Option<&str>) -> String {
     match value {
@@ -857,10 +846,10 @@ impl Default for Processor {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     use retide_avro::schemas::{Key, Meaning};
     use retide_core::{Backoff, Jitter, Timestamp};
+
+    use super::*;
 
     const SCENE: &str = "target = { http = { url = 'http://h/' } }\nbackoff = { levels = { preset = 'classic' } }\nrate = { limit = 5, per = '1m' }\ndeadline = '1h'\n";
 

@@ -11,7 +11,6 @@
 //! | [`scenes`] | the scenes topic |
 //! | [`rules`] | scenes put in force |
 //! | [`parked`] | which scenes still have tasks |
-//! | `command` | command lines that people paste into a shell |
 //! | `scan` | reading topics once, from somewhere to their ends |
 //! | `story` | what became of one task |
 //! | [`publish`] | producing from the command line |
@@ -36,7 +35,6 @@ mod broker;
 pub mod cli;
 mod client;
 pub mod cluster;
-pub mod command;
 pub mod config;
 pub mod demo;
 mod event;

@@ -22,13 +22,13 @@ use uuid::Uuid;
 
 use retide_avro::Framing;
 use retide_avro::wire::{self, Wire as _};
+use retide_core::command::line;
 use retide_core::lane::Limits;
 use retide_core::{Engine, Gates};
 use retide_native::topics;
 
 use crate::broker;
 use crate::cluster::{Drift, Layout, Plan, Tools, Whose};
-use crate::command::line;
 use crate::config::identity::{Identity, fingerprint};
 use crate::config::{Config, Frame, Guarantee, Reports, Scene};
 use crate::health::{Health, Heartbeat};

@@ -10,11 +10,12 @@ use tracing::{error, info, warn};
 use retide_connectors::kafka::OwnTopic;
 use retide_connectors::{Outbound, Target, TargetConfig, http};
 use retide_core::scene::{self, Missing};
+use retide_core::topic::is_own;
+use retide_core::with_causes;
 
-use crate::config::{Scene, with_causes};
+use crate::config::Scene;
 use crate::scenes::Follower;
 use crate::shell::drive::Rules;
-use crate::topics::is_own;
 
 /// Makes rules of scenes, again and again.
 #[derive(Default)]

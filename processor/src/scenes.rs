@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use retide_avro::headers::{CONTENT_TYPE, is_named};
 use retide_avro::wire::{self, Codec, Format, Framing};
-use retide_core::Timestamp;
+use retide_core::{Timestamp, with_causes};
 use retide_native as native;
 
 use crate::client::{Lifeline, Quiet, complained, is_of_group};
@@ -240,10 +240,10 @@ impl Follower {
         };
         let scene = codec
             .decode(value)
-            .map_err(|error| config::with_causes(&error))
+            .map_err(|error| with_causes(&error))
             .and_then(|scene| {
                 config::rules(name, scene.rules)
-                    .map_err(|error| config::with_causes(&error).replace('\n', "; "))
+                    .map_err(|error| with_causes(&error).replace('\n', "; "))
             });
         match scene {
             Ok(scene) => Some(Change::Put(name.to_owned(), Box::new(scene))),
@@ -308,7 +308,7 @@ pub fn put(
     };
     let value = Codec::<wire::Scene>::new(format, Framing::SingleObject)
         .encode(&record)
-        .map_err(|error| encode(config::with_causes(&error)))?;
+        .map_err(|error| encode(with_causes(&error)))?;
     let mut headers = OutHeaders::default();
     headers.push(
         CONTENT_TYPE.as_bytes(),

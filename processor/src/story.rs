@@ -15,10 +15,9 @@ use serde::{Serialize, Serializer};
 
 use retide_avro::headers::kind_word;
 use retide_avro::wire;
+use retide_core::span::human;
 use retide_core::tier::HORIZON;
 use retide_core::{Kind, Ladder, Origin, Task, Terminal, Timestamp};
-
-use crate::config::human;
 
 /// A record that tells of a task.
 #[derive(Clone, Debug)]

@@ -41,29 +41,6 @@ pub struct Draining {
     pub partitions: i32,
 }
 
-/// The ends of the names of retide's topics, but for those of tiers: what there is now, and what there may be.
-const OWN: [&str; 12] = [
-    "tasks",
-    "callbacks",
-    "alerts",
-    "dead-letters",
-    "events",
-    "order",
-    "scenes",
-    "commands",
-    "taken",
-    "signals",
-    "workers",
-    "lag",
-];
-
-/// Whether a topic is retide's own under `prefix`, whatever tiers are configured: nobody but retide delivers there.
-pub(crate) fn is_own(prefix: &str, topic: &str) -> bool {
-    let name = topic.strip_prefix(prefix);
-    let name = name.and_then(|name| name.strip_prefix('.'));
-    name.is_some_and(|name| OWN.contains(&name) || name.starts_with("delay."))
-}
-
 // === impl Topics ===
 
 impl Topics {
@@ -154,6 +131,8 @@ impl Topics {
 
 #[cfg(test)]
 mod tests {
+    use retide_core::topic::is_own;
+
     use super::*;
 
     #[test]

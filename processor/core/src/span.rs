@@ -130,6 +130,23 @@ pub fn text(span: Duration) -> String {
     }
 }
 
+/// A time as people read it: not more exact than its length makes worthwhile.
+pub fn human(millis: u64) -> String {
+    const DAY: u64 = 86_400_000;
+    let unit = match millis {
+        0..60_000 => 1,
+        60_000..DAY => 1_000,
+        _ => 60_000,
+    };
+    let rounded = millis.saturating_add(unit / 2) / unit * unit;
+    let (days, rest) = (rounded / DAY, Duration::from_millis(rounded % DAY));
+    match (days, rest.is_zero()) {
+        (0, _) => text(rest),
+        (_, true) => format!("{days}d"),
+        (_, false) => format!("{days}d {}", text(rest)),
+    }
+}
+
 /// Why a text is not in our grammar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wrong {

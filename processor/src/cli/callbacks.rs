@@ -20,7 +20,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use retide_avro::headers;
 use retide_avro::wire;
-use retide_core::{Terminal, Timestamp};
+use retide_core::span::human;
+use retide_core::{Terminal, Timestamp, with_causes};
 
 use crate::cli::explain::from;
 use crate::cli::output::{Exit, Failed, Output, put, say, width};
@@ -28,7 +29,7 @@ use crate::cli::reach::{failed, reach};
 use crate::cli::suggest;
 use crate::client::{Quiet, is_of_group};
 use crate::cluster::User;
-use crate::config::{Config, human, with_causes};
+use crate::config::Config;
 use crate::report::Reader;
 use crate::scan::{self, CALL, Scanned, is_fatal, last};
 use crate::story::clock;
@@ -346,7 +347,7 @@ impl Reading<'_> {
             let message = format!("{topic} has no callback of {}", options.ids.join(" or "));
             let fix = config.invocation.line(&format!(
                 "explain {}",
-                crate::command::word(&options.ids[0])
+                retide_core::command::word(&options.ids[0])
             ));
             return Err(Failed::because(Exit::NotFound, message)
                 .with_fix(&format!("see what became of the task: {fix}")));

@@ -25,14 +25,14 @@ use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use retide_connectors::TargetConfig;
-use retide_core::span;
+use retide_core::command::Invocation;
+use retide_core::{span, with_causes};
 use retide_native::admin::Operation;
 
 use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
 use crate::cli::{init, run};
 use crate::cluster::{self, Access, Answer, Clock, Finding, Plan, Questions, Severity, Survey};
-use crate::command::Invocation;
-use crate::config::{Config, Scene, with_causes};
+use crate::config::{Config, Scene};
 use crate::process;
 use crate::scenes::Follower;
 use crate::topics::Topics;

@@ -8,13 +8,14 @@ use clap::Args;
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
 use serde::Serialize;
 
+use retide_core::span::human;
 use retide_core::{Reason, Timestamp, span};
 
 use crate::cli::output::{Exit, Failed, Output, put, say, width};
 use crate::cli::reach::{failed, reach};
 use crate::cli::{submit, suggest};
 use crate::cluster::User;
-use crate::config::{Config, human};
+use crate::config::Config;
 use crate::scenes::Follower;
 use crate::story::search::{self, Found, Query, Reading};
 use crate::story::{self, Line, Story};

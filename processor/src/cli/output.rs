@@ -6,7 +6,8 @@ use clap::ValueEnum;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
-use crate::config::with_causes;
+use retide_core::with_causes;
+
 use crate::log::Log;
 
 /// How data is printed.

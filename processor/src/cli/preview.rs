@@ -17,13 +17,14 @@ use serde::{Serialize, Serializer};
 
 use retide_core::cron::{self, Schedule};
 use retide_core::scene::{self, MAX_DELAY};
+use retide_core::span::human;
 use retide_core::verdict::LEAST_WAIT;
 use retide_core::{Backoff, Base, Failure, Outcome, Policy, Reason, Terminal, Timestamp};
 
 use crate::cli::output::{Exit, Failed, Output, put};
 use crate::cli::preview::pacing::Pacing;
 use crate::cli::suggest;
-use crate::config::{Scene, human, rfc3339};
+use crate::config::{Scene, rfc3339};
 
 /// What `preview` takes.
 #[derive(Debug, Args)]
@@ -499,9 +500,9 @@ fn json(written: serde_json::Result<String>) -> Result<String, Failed> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     use retide_core::{Kind, Origin, Record, Task, Verdict, verdict};
+
+    use super::*;
 
     const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::runtime::Runtime;
 
+use retide_core::with_causes;
+
 use crate::cli::init;
 use crate::cli::output::{Exit, Failed};
 use crate::cluster::{self, Severity, User};
-use crate::config::{Config, with_causes};
+use crate::config::Config;
 use crate::process;
 
 /// The topics that exist, with their numbers of partitions; fails if the first one of `topics` does not, or `user` may not do what it does

@@ -17,13 +17,13 @@ use uuid::Uuid;
 
 use retide_avro::headers;
 use retide_core::scene::{DEFAULT, MAX_DELAY};
-use retide_core::{Header, Timestamp, span};
+use retide_core::{Header, Timestamp, span, with_causes};
 
 use crate::cli::output::{Exit, Failed, Output, Row, Rows, say};
 use crate::cli::reach::{failed, reach};
 use crate::cli::{run, suggest};
 use crate::cluster::User;
-use crate::config::{Config, with_causes};
+use crate::config::Config;
 use crate::publish::{Publisher, Stored};
 use crate::scenes::Follower;
 use crate::shell::ledger::OutRecord;

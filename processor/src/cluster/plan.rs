@@ -10,8 +10,8 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use retide_core::Ladder;
+use retide_core::command::{self, Invocation};
 
-use crate::command::{self, Invocation};
 use crate::topics::Topics;
 
 /// How many partitions and replicas topics have when they are created.

@@ -4,10 +4,10 @@
 
 use rdkafka::ClientConfig;
 
+use retide_core::command::{line, word};
 use retide_native::admin::Operation;
 
 use crate::cluster::acl::{self, Resource};
-use crate::command::{line, word};
 
 /// Writes the command lines that mend one cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,17 +12,17 @@ use retide_connectors::secret::Reference;
 use retide_core::breaker::Rule;
 use retide_core::cron::{self, Schedule};
 use retide_core::scene::{self, MAX_DELAY, Walls};
-use retide_core::span;
+use retide_core::topic::is_own;
 use retide_core::verdict::LEAST_WAIT;
 use retide_core::{
     Backoff as Waits, Base, Jitter, Ordering, Overrides, Policy, Rate as CoreRate, Terminal,
     Timestamp, Weight,
 };
+use retide_core::{span, with_causes};
 
 use crate::config::breaker::{self, Breaker};
 use crate::config::concurrency::Concurrency;
-use crate::config::{text, with_causes};
-use crate::topics::is_own;
+use crate::config::text;
 
 /// The rules of one scene, as they are written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -196,23 +196,6 @@ pub(crate) fn rfc3339(time: Timestamp) -> String {
     }
 }
 
-/// A time as people read it: not more exact than its length makes worthwhile.
-pub(crate) fn human(millis: u64) -> String {
-    const DAY: u64 = 86_400_000;
-    let unit = match millis {
-        0..60_000 => 1,
-        60_000..DAY => 1_000,
-        _ => 60_000,
-    };
-    let rounded = millis.saturating_add(unit / 2) / unit * unit;
-    let (days, rest) = (rounded / DAY, Duration::from_millis(rounded % DAY));
-    match (days, rest.is_zero()) {
-        (0, _) => span::text(rest),
-        (_, true) => format!("{days}d"),
-        (_, false) => format!("{days}d {}", span::text(rest)),
-    }
-}
-
 /// Reads a duration of more than nothing.
 pub(super) fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let duration = deserializer.deserialize_any(Span)?;

@@ -20,10 +20,9 @@ use tracing::warn;
 use retide_avro::headers;
 use retide_avro::wire::{self, Wire};
 use retide_avro::{Arrival, Intake};
-use retide_core::{Kind, Origin, Timestamp};
+use retide_core::{Kind, Origin, Timestamp, with_causes};
 
 use crate::client::Quiet;
-use crate::config::with_causes;
 use crate::report::Reader;
 use crate::scan::{self, CALL, Scanned, last, last_bytes};
 use crate::shell::feed;

@@ -16,10 +16,10 @@ use retide_connectors::egress::Denied;
 use retide_connectors::http::{self, Reached, Unreached};
 use retide_connectors::secret::Secrets;
 use retide_connectors::tls::Looked;
+use retide_core::command::Invocation;
 use retide_core::span;
 
 use crate::cli::doctor::{Line, Section, change};
-use crate::command::Invocation;
 use crate::config::secrets::masked;
 use crate::config::{Config, Scene};
 use crate::outbound::expires;

@@ -12,10 +12,11 @@ use serde::Serialize;
 
 use retide_core::scene::{self, Of};
 use retide_core::share::{self, Division};
+use retide_core::span::human;
 use retide_core::{Ordering, Scenes, breaker};
 
 use crate::cli::preview::millis;
-use crate::config::{Scene, human};
+use crate::config::Scene;
 
 /// How hard a target is pressed.
 #[derive(Debug, Serialize)]

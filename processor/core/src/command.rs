@@ -41,13 +41,13 @@ impl Invocation {
 }
 
 /// The words as a line for a shell.
-pub(crate) fn line<S: AsRef<str>>(words: &[S]) -> String {
+pub fn line<S: AsRef<str>>(words: &[S]) -> String {
     let words: Vec<String> = words.iter().map(|text| word(text.as_ref())).collect();
     words.join(" ")
 }
 
 /// One word, in quotes where a shell would read more than its letters.
-pub(crate) fn word(text: &str) -> String {
+pub fn word(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:,=/@%+".contains(&byte);
     if !text.is_empty() && text.bytes().all(plain) {
         return text.to_owned();
