@@ -8,7 +8,7 @@
 //! | `config` | the keys, and what is refused |
 //! | `request`, `carried` | what goes out, and which headers of a record do |
 //! | `client` | a request sent, and sent again where it was not processed |
-//! | `pool`, `dial`, `wire` | connections: kept, made anew, given up |
+//! | `pool`, `dial`, `race`, `wire` | connections: kept, made anew, given up |
 //! | `head`, `body`, `answer`, `rest`, `status` | what comes back, and what it means |
 
 mod answer;
@@ -21,6 +21,7 @@ mod error;
 mod head;
 mod pool;
 mod probe;
+mod race;
 mod request;
 mod rest;
 mod status;

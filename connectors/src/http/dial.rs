@@ -1,10 +1,9 @@
 //! How connections are made: resolve, connect, TLS.
 //!
-//! A name may have addresses that do not answer. So they are tried beside each other: the next one a moment after the one before, at once
-//! when that one fails (RFC 8305), and those that have not answered a second time, since a full queue of a listener drops what comes.
+//! A name may have addresses that do not answer. So they are tried beside each other: which one when is `race`'s.
 //! Invariant: nothing of a request is written here, so what fails here has not been done.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -20,6 +19,7 @@ use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
 use super::config;
+use super::race::Race;
 use super::status::NoAnswer;
 use super::wire::Stream;
 use crate::egress::{self, Place};
@@ -30,16 +30,6 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// Questions without an answer after which a connection is given up.
 const KEEPALIVE_TRIES: u32 = 3;
-
-/// Time that an address has before the next one is tried beside it: what RFC 8305 advises.
-const HEAD_START: Duration = Duration::from_millis(250);
-
-/// Time after which addresses that have not answered are tried anew beside what is under way: shorter than the second in which the system
-/// sends a lost SYN again.
-const ANEW: Duration = Duration::from_millis(700);
-
-/// Times that an address is tried within one dial; each costs a socket that waits.
-const ROUNDS: usize = 3;
 
 /// Addresses of a name that are tried.
 const MAX_ADDRESSES: usize = 16;
@@ -52,19 +42,19 @@ const STALE: Duration = Duration::from_mins(5);
 
 /// Makes connections to one target.
 pub(super) struct Dialer {
-    /// Where to.
+    /// The host to connect to.
     host: Host,
-    /// At which port.
+    /// The port to connect to.
     port: u16,
-    /// The same as rules name it.
+    /// The host as rules of egress name it.
     name: String,
-    /// Which addresses may be dialled.
+    /// The rules of egress.
     egress: Arc<egress::Config>,
-    /// How TLS is spoken, if it is.
+    /// The TLS of the target, if it has any.
     tls: Option<Tls>,
-    /// By what it was spoken last.
+    /// The TLS configuration of the last look.
     spoken: Mutex<Option<Arc<ClientConfig>>>,
-    /// What is known of the name.
+    /// The addresses of the name, as far as they are known.
     known: Mutex<Known>,
     /// The addresses that it has, in place of what the system says.
     #[cfg(test)]
@@ -80,7 +70,7 @@ pub(super) type Names = Arc<Mutex<Vec<IpAddr>>>;
 struct Known {
     /// The latest ones.
     latest: Vec<IpAddr>,
-    /// Those before them: a name may have more addresses than one answer names.
+    /// The addresses before them: a name may have more than one answer names.
     before: Vec<IpAddr>,
     /// When they were asked for.
     asked: Option<Instant>,
@@ -90,7 +80,7 @@ struct Known {
 pub(super) struct Dialed {
     /// The connection.
     pub(super) stream: Stream,
-    /// Whom to.
+    /// The address that it leads to.
     pub(super) peer: IpAddr,
     /// Whether HTTP/2 is spoken on it.
     pub(super) is_two: bool,
@@ -99,7 +89,7 @@ pub(super) struct Dialed {
 /// Why no connection was made.
 #[derive(Clone, Debug)]
 pub(super) struct Undialed {
-    /// What failed.
+    /// The stage that failed.
     pub(super) way: NoAnswer,
     /// In words.
     pub(super) message: String,
@@ -107,14 +97,14 @@ pub(super) struct Undialed {
     pub(super) is_passing: bool,
 }
 
-/// What a dial is at.
+/// The stage of a dial.
 #[derive(Default)]
 pub(super) struct Stage(AtomicU8);
 
 // === impl Dialer ===
 
 impl Dialer {
-    /// What makes connections to `url`, to such addresses and with such TLS.
+    /// A dialer for `url`, by these rules of egress and this TLS.
     pub(super) fn new(url: &Url, egress: Arc<egress::Config>, tls: Option<Tls>) -> Self {
         let host = url.host().map(|host| host.to_owned());
         Self {
@@ -130,7 +120,7 @@ impl Dialer {
         }
     }
 
-    /// The name has these addresses, whatever the system says.
+    /// Gives the name these addresses, whatever the system says.
     #[cfg(test)]
     pub(super) fn resolves_by(&self, names: Names) {
         *self.names.lock().unwrap_or_else(PoisonError::into_inner) = Some(names);
@@ -154,15 +144,19 @@ impl Dialer {
         self.tls.is_some()
     }
 
-    /// Makes a connection by `deadline`, and says at each moment in `stage` what it is at.
+    /// Makes a connection by `deadline`, to the addresses after the first `skip` ones before those, and says at each moment in `stage` what
+    /// it is at.
     pub(super) async fn dial(
         &self,
         offer: Alpn,
+        skip: usize,
         stage: &Stage,
         deadline: Instant,
     ) -> Result<Dialed, Undialed> {
         stage.set(NoAnswer::Dns);
-        let addresses = self.permitted(self.resolve(FRESH, deadline).await?)?;
+        let mut addresses = self.permitted(self.resolve(FRESH, deadline).await?)?;
+        let skip = skip.checked_rem(addresses.len()).unwrap_or_default();
+        addresses.rotate_left(skip);
         stage.set(NoAnswer::Connect);
         let (stream, peer) = connect(&addresses, self.port, deadline).await?;
         let Some(tls) = &self.tls else {
@@ -204,12 +198,12 @@ impl Dialer {
         before.is_some_and(|before| !Arc::ptr_eq(&before, &current))
     }
 
-    /// What it means that a connection ended with this error, if TLS is the cause.
+    /// The cause in words of a connection that ended with this error, if TLS is to blame.
     pub(super) fn tls_cause(&self, error: &(dyn std::error::Error + 'static)) -> Option<String> {
         self.tls.as_ref()?.cause(error)
     }
 
-    /// From now on, and for as long as answers of the name service are taken for granted, the name has these addresses.
+    /// Gives the name these addresses for as long as answers of the name service are taken for granted.
     #[cfg(test)]
     pub(super) fn knows(&self, addresses: &[IpAddr]) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -217,18 +211,18 @@ impl Dialer {
         known.asked = Some(Instant::now());
     }
 
-    /// Those of the addresses that may be dialled, if there are any.
+    /// The addresses that may be dialled, of these; an error if none may.
     fn permitted(&self, addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, Undialed> {
         let Self {
             name, port, egress, ..
         } = self;
-        let place = Place {
+        let at = Place {
             host: name,
             port: *port,
         };
         let mut denied = None;
         let mut permitted = addresses;
-        permitted.retain(|address| match egress.permit(place, *address) {
+        permitted.retain(|address| match egress.permit(at, *address) {
             Ok(()) => true,
             Err(found) => {
                 denied = Some(found);
@@ -308,12 +302,12 @@ impl Undialed {
 // === impl Stage ===
 
 impl Stage {
-    /// It is at this: what fails now, or takes too long, fails in this way.
+    /// Sets the stage: a dial that fails now, or takes too long, fails in this way.
     fn set(&self, way: NoAnswer) {
         self.0.store(way as u8, Ordering::Relaxed);
     }
 
-    /// What it is at.
+    /// The stage.
     pub(super) fn way(&self) -> NoAnswer {
         let at = self.0.load(Ordering::Relaxed);
         [NoAnswer::Dns, NoAnswer::Tls]
@@ -335,65 +329,39 @@ pub(super) async fn connect(
     port: u16,
     deadline: Instant,
 ) -> Result<(TcpStream, IpAddr), Undialed> {
-    let mut left: Vec<IpAddr> = alternate(addresses);
-    let mut queue: VecDeque<IpAddr> = left.iter().copied().collect();
+    let mut race = Race::new(addresses, Instant::now());
     let mut tries = JoinSet::new();
     let mut failed = None;
-    let mut round = 1;
-    let mut next = Instant::now();
-    loop {
+    while race.is_on() {
+        let next = race.next();
         tokio::select! {
             // What has been made before what could be begun.
             biased;
             Some(done) = tries.join_next() => match done {
                 Ok((address, Ok(stream))) => return Ok((stream, address)),
                 Ok((address, Err(error))) => {
-                    left.retain(|other| *other != address);
-                    queue.retain(|other| *other != address);
+                    race.failed(address, Instant::now());
                     let address = SocketAddr::new(address, port);
                     failed = Some(format!("{address}: {error}"));
-                    next = Instant::now();
                 }
                 // Nothing in a try panics.
                 Err(error) => failed = Some(error.to_string()),
             },
             () = sleep_until(deadline) => {
-                let waiting: Vec<_> = left.iter().map(IpAddr::to_string).collect();
+                let waiting: Vec<_> = race.left().iter().map(IpAddr::to_string).collect();
                 let message = format!("{}: no connection in time", waiting.join(", "));
                 return Err(Undialed::new(NoAnswer::Connect, message, false));
             }
-            () = sleep_until(next), if !queue.is_empty() => {
-                if let Some(address) = queue.pop_front() {
+            () = sleep_until(next.unwrap_or(deadline)), if next.is_some() => {
+                if let Some(address) = race.begin(Instant::now()) {
                     let one = async move { (address, open(SocketAddr::new(address, port)).await) };
                     tries.spawn(one);
                 }
-                next = Instant::now() + HEAD_START;
-                if queue.is_empty() && round < ROUNDS {
-                    round += 1;
-                    queue = left.iter().copied().collect();
-                    next += ANEW;
-                }
             }
         }
-        if left.is_empty() {
-            let message = failed.unwrap_or_default();
-            return Err(Undialed::new(NoAnswer::Connect, message, true));
-        }
     }
-}
-
-/// The addresses in the order in which they are tried: as the system sorts them, but of the two families in turn, so that a network
-/// without one of them costs one head start only.
-fn alternate(addresses: &[IpAddr]) -> Vec<IpAddr> {
-    let is_first = |address: &&IpAddr| address.is_ipv6() == addresses[0].is_ipv6();
-    let mut first = addresses.iter().filter(is_first);
-    let mut second = addresses.iter().filter(|address| !is_first(address));
-    let mut order: Vec<IpAddr> = Vec::with_capacity(addresses.len());
-    while order.len() < addresses.len() {
-        order.extend(first.next());
-        order.extend(second.next());
-    }
-    order
+    let message = failed.unwrap_or_default();
+    Err(Undialed::new(NoAnswer::Connect, message, true))
 }
 
 /// Connects to one address.

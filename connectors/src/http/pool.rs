@@ -10,8 +10,11 @@
 //! | after the breaker has opened | its probes must not ask what has failed |
 //! | after the files of its TLS have changed | what they say now is what counts |
 //!
-//! Who needs a connection takes one that is kept, else whichever comes first: one given back, or a new one. HTTP/2 is shared, up to as many
-//! streams as the target takes, and dialled one at a time; HTTP/1.1 is dialled by everyone who waits.
+//! A request takes a connection that is kept, else whichever comes first: one given back, or a new one. HTTP/2 is shared, up to as many
+//! streams as the target takes, and dialled once for all who wait; HTTP/1.1 is dialled by everyone who waits.
+//!
+//! A dial has a time of its own. One that fails is the failure of who waited as it began, and for HTTP/2 of all of them: for those who came
+//! later another one begins. One that hangs for [`HANGS`] has another one begun beside it, at the name's next address first.
 //! Invariant: a connection is used by one request at a time, or speaks HTTP/2; who waits has a dial under way, or a stream to wait for.
 
 use std::collections::VecDeque;
@@ -19,7 +22,7 @@ use std::collections::hash_map::RandomState;
 use std::future::poll_fn;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
@@ -64,6 +67,13 @@ const UNSAID: usize = 97;
 /// Time in which a target is expected to say so.
 const SAY: Duration = Duration::from_millis(500);
 
+/// Time after which a dial is taken to hang, so that another one begins beside it: by then a healthy target has taken a
+/// connection and shaken hands, wherever it is. A quarter of the time for a connection, if that is less.
+const HANGS: Duration = Duration::from_secs(1);
+
+/// Dials that hang and have another one begun beside them: each costs a socket, and an instance that hangs is one of a few.
+const MOST_HANGING: usize = 3;
+
 /// How long connections live.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -79,11 +89,11 @@ pub(super) struct Limits {
 #[derive(Clone)]
 pub(super) struct Pool(Arc<Shared>);
 
-/// What all users of a pool share.
+/// The part of a pool that all its users share.
 struct Shared {
     dialer: Dialer,
     limits: Limits,
-    /// What the latest dial is at.
+    /// The stage of the latest dial.
     stage: Stage,
     state: Mutex<State>,
 }
@@ -95,11 +105,15 @@ struct State {
     idle: Vec<One>,
     /// Connections that speak HTTP/2.
     two: Vec<Arc<Two>>,
-    /// Who waits, longest first.
-    waiting: VecDeque<oneshot::Sender<Result<Grant, Undialed>>>,
+    /// Requests that wait for a connection, longest first.
+    waiting: VecDeque<Waiting>,
+    /// Dials begun so far.
+    dials: u64,
     /// Dials under way.
     dialling: usize,
-    /// What the target speaks, as far as is known.
+    /// Dials under way that hang.
+    hanging: usize,
+    /// The protocol that the target speaks, as far as is known.
     speaks: Speaks,
     /// Connections of earlier epochs are given up.
     epoch: u64,
@@ -109,7 +123,7 @@ struct State {
     is_kept: bool,
 }
 
-/// What a target speaks.
+/// The protocol of a target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Speaks {
     /// Nothing is known yet.
@@ -123,15 +137,15 @@ enum Speaks {
     OneOnly,
 }
 
-/// What decides how long a connection lives.
+/// The bounds of a connection's life.
 struct Life {
-    /// Whom it leads to.
+    /// The address that it leads to.
     peer: IpAddr,
     /// When it was made.
     born: Instant,
     /// When it is given up, however good.
     until: Instant,
-    /// See [`State::epoch`].
+    /// The epoch of the pool in which it was made: see [`State::epoch`].
     epoch: u64,
 }
 
@@ -163,7 +177,7 @@ pub(super) struct Two {
     is_retired: AtomicBool,
 }
 
-/// What a waiting request is given.
+/// A connection for a request that waits.
 enum Grant {
     /// A connection.
     One(One),
@@ -191,16 +205,29 @@ pub(super) struct TwoLease {
     pool: Pool,
 }
 
-/// Somebody who waits. What it was given and has not taken goes back.
+/// The side of the pool of a request that waits.
+struct Waiting {
+    grant: oneshot::Sender<Result<Grant, Undialed>>,
+    /// Dials that had begun when it came.
+    dials: u64,
+}
+
+/// A request that waits. A connection that it was given and has not taken goes back.
 struct Waiter {
     granted: oneshot::Receiver<Result<Grant, Undialed>>,
     pool: Pool,
 }
 
 /// A dial under way, counted as such.
-struct Dialling(Pool);
+struct Dialling {
+    pool: Pool,
+    /// The number of the dial, from 1 on.
+    number: u64,
+    /// Whether it is counted as one that hangs.
+    is_hanging: bool,
+}
 
-/// Somebody who looks after idle connections.
+/// The task that looks after idle connections.
 struct Keeper(Weak<Shared>);
 
 // === impl Pool ===
@@ -233,8 +260,9 @@ impl Pool {
                 return Ok(self.lease(grant));
             }
             let (grant, granted) = oneshot::channel();
-            state.waiting.retain(|waiting| !waiting.is_closed());
-            state.waiting.push_back(grant);
+            state.waiting.retain(|waiting| !waiting.grant.is_closed());
+            let dials = state.dials;
+            state.waiting.push_back(Waiting { grant, dials });
             self.dial_enough(&mut state);
             let pool = self.clone();
             Waiter { granted, pool }
@@ -283,7 +311,7 @@ impl Pool {
         drop(bad);
     }
 
-    /// What it means that a connection ended with this error, if TLS is the cause.
+    /// The cause in words of a connection that ended with this error, if TLS is to blame.
     pub(super) fn tls_cause(&self, error: &(dyn std::error::Error + 'static)) -> Option<String> {
         self.0.dialer.tls_cause(error)
     }
@@ -300,25 +328,31 @@ impl Pool {
             Speaks::Unknown | Speaks::Two => state.waiting.len().min(1),
             Speaks::One | Speaks::OneOnly => state.waiting.len(),
         };
-        while state.dialling < wanted {
+        // Nobody depends on dials that hang.
+        let beside = if wanted > 0 {
+            state.hanging.min(MOST_HANGING)
+        } else {
+            0
+        };
+        while state.dialling < wanted + beside {
+            state.dials += 1;
             state.dialling += 1;
-            let dialling = Dialling(self.clone());
+            let dialling = Dialling {
+                pool: self.clone(),
+                number: state.dials,
+                is_hanging: false,
+            };
             let offer = match state.speaks {
                 Speaks::Unknown | Speaks::One | Speaks::Two => Alpn::Any,
                 Speaks::OneOnly => Alpn::Http1,
             };
-            let epoch = state.epoch;
-            tokio::spawn(async move {
-                let pool = dialling.0.clone();
-                let dialled = pool.dial(offer, epoch).await;
-                drop(dialling);
-                pool.dialled(dialled);
-            });
+            let (epoch, skip) = (state.epoch, state.hanging);
+            tokio::spawn(dialling.run(offer, epoch, skip));
         }
     }
 
-    /// Makes a connection.
-    async fn dial(&self, offer: Alpn, epoch: u64) -> Result<Grant, Undialed> {
+    /// Makes a connection, to the addresses after the first `skip` ones before those.
+    async fn dial(&self, offer: Alpn, epoch: u64, skip: usize) -> Result<Grant, Undialed> {
         let Shared {
             dialer,
             limits,
@@ -331,7 +365,7 @@ impl Pool {
             stream,
             peer,
             is_two,
-        } = dialer.dial(offer, stage, deadline).await?;
+        } = dialer.dial(offer, skip, stage, deadline).await?;
         // Connections that were made together are not given up together.
         let jitter = RandomState::new().hash_one(peer) % 256;
         let life = Life {
@@ -361,8 +395,8 @@ impl Pool {
         }))
     }
 
-    /// A dial has ended.
-    fn dialled(&self, dialled: Result<Grant, Undialed>) {
+    /// The dial of this number has ended.
+    fn dialled(&self, number: u64, dialled: Result<Grant, Undialed>) {
         let mut state = self.lock();
         match dialled {
             Ok(Grant::One(one)) => {
@@ -381,8 +415,13 @@ impl Pool {
             }
             Err(undialed) => {
                 let all = matches!(state.speaks, Speaks::Unknown | Speaks::Two);
+                // Who came after it began is not to have its failure: such a one has time left, and another dial.
                 while let Some(waiting) = state.waiting.pop_front() {
-                    if waiting.send(Err(undialed.clone())).is_ok() && !all {
+                    if waiting.dials >= number {
+                        state.waiting.push_front(waiting);
+                        break;
+                    }
+                    if waiting.grant.send(Err(undialed.clone())).is_ok() && !all {
                         break;
                     }
                 }
@@ -395,7 +434,7 @@ impl Pool {
     fn put(&self, state: &mut State, one: One) {
         let mut grant = Grant::One(one);
         while let Some(waiting) = state.waiting.pop_front() {
-            match waiting.send(Ok(grant)) {
+            match waiting.grant.send(Ok(grant)) {
                 Ok(()) => return,
                 Err(Ok(back)) => grant = back,
                 Err(Err(_)) => unreachable!("a connection was sent"),
@@ -456,7 +495,7 @@ impl Pool {
         self.lock().addresses = Some(addresses);
     }
 
-    /// What makes the connections.
+    /// The dialer of the pool.
     #[cfg(test)]
     pub(super) fn dialer(&self) -> &Dialer {
         &self.0.dialer
@@ -513,14 +552,14 @@ impl State {
     fn share(&mut self) {
         let now = Instant::now();
         while let Some(waiting) = self.waiting.pop_front() {
-            if waiting.is_closed() {
+            if waiting.grant.is_closed() {
                 continue;
             }
             let Some(two) = self.stream(now) else {
                 self.waiting.push_front(waiting);
                 return;
             };
-            if let Err(Ok(Grant::Two(two))) = waiting.send(Ok(Grant::Two(two))) {
+            if let Err(Ok(Grant::Two(two))) = waiting.grant.send(Ok(Grant::Two(two))) {
                 two.streams.fetch_sub(1, Ordering::Relaxed);
             }
         }
@@ -678,7 +717,7 @@ impl OneLease {
         });
     }
 
-    /// It can take the next request.
+    /// Gives the connection back: it can take the next request.
     fn put(self) {
         let Self { one, pool } = self;
         let mut state = pool.lock();
@@ -734,9 +773,37 @@ impl Drop for Waiter {
 
 // === impl Dialling ===
 
+impl Dialling {
+    /// Makes a connection for those who wait; has another one begun beside it if it hangs.
+    async fn run(mut self, offer: Alpn, epoch: u64, skip: usize) {
+        let pool = self.pool.clone();
+        let mut dial = pin!(pool.dial(offer, epoch, skip));
+        let soon = HANGS.min(pool.0.limits.connect / 4);
+        let dialled = if let Ok(dialled) = timeout(soon, &mut dial).await {
+            dialled
+        } else {
+            self.hangs();
+            dial.await
+        };
+        let number = self.number;
+        drop(self);
+        pool.dialled(number, dialled);
+    }
+
+    /// Counts the dial as one that hangs: those who wait are not to depend on it.
+    fn hangs(&mut self) {
+        let mut state = self.pool.lock();
+        self.is_hanging = true;
+        state.hanging += 1;
+        self.pool.dial_enough(&mut state);
+    }
+}
+
 impl Drop for Dialling {
     fn drop(&mut self) {
-        self.0.lock().dialling -= 1;
+        let mut state = self.pool.lock();
+        state.dialling -= 1;
+        state.hanging -= usize::from(self.is_hanging);
     }
 }
 
@@ -750,7 +817,7 @@ impl Keeper {
 }
 
 impl Drop for Keeper {
-    /// Its runtime has ended: the next one who keeps a connection looks after it.
+    /// Steps down with its runtime: whoever keeps the next connection looks after the pool.
     fn drop(&mut self) {
         if let Some(pool) = self.0.upgrade().map(Pool) {
             pool.lock().is_kept = false;

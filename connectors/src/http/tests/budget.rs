@@ -58,15 +58,20 @@ async fn a_black_hole_is_a_connect_within_its_time() {
 async fn a_black_hole_at_the_first_address_costs_a_moment() {
     let hole = hole([127, 0, 0, 7], 0).await;
     let good = SocketAddr::new(IpAddr::from([127, 0, 0, 8]), hole.address.port());
-    let _listener = TcpListener::bind(good).await.expect("the same port");
-    let addresses = [hole.address.ip(), good.ip()];
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    let listener = TcpListener::bind(good).await.expect("the same port");
+    raw::serve_at(listener, |_, _| raw::ok());
+    let url = format!("http://shop.test:{}/", good.port());
+    let config = Config {
+        timeout: Duration::from_secs(30),
+        ..Config::new(url)
+    };
+    let http = Http::try_new(config).expect("a valid configuration");
+    let names = vec![hole.address.ip(), good.ip()];
+    http.client.resolves_by(Arc::new(Mutex::new(names)));
 
-    let (_, peer) = dial::connect(&addresses, good.port(), deadline)
-        .await
-        .expect("the second one answers");
+    let attempt = http.attempt(Arc::new(fixture::task(&[]))).await;
 
-    assert_eq!(peer, good.ip());
+    assert_eq!(attempt.outcome, Outcome::Success);
 }
 
 #[tokio::test]
@@ -103,10 +108,7 @@ async fn a_target_that_is_back_within_a_moment_costs_no_attempt() {
     tokio::time::sleep(Duration::from_millis(200)).await;
 
     let listener = TcpListener::bind(address).await.expect("the same port");
-    let (mut socket, _) = listener.accept().await.expect("a connection");
-    let _ = socket.read(&mut [0; 4096]).await.expect("a request");
-    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-    socket.write_all(answer).await.expect("it is written");
+    raw::serve_at(listener, |_, _| raw::ok());
 
     assert_eq!(attempt.await.expect("no panic"), Outcome::Success);
 }

@@ -293,7 +293,7 @@ async fn an_address_is_checked_each_time_it_is_dialled() {
                 .collect();
             dialer.knows(&addresses);
             let deadline = Instant::now() + Duration::from_secs(20);
-            let made = dialer.dial(Alpn::Any, &Stage::default(), deadline).await;
+            let made = dialer.dial(Alpn::Any, 0, &Stage::default(), deadline).await;
             let made = made.map(|made| made.peer.to_string());
             results.push(made.map_err(|undialed| (undialed.way, undialed.message)));
         }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::raw::{Act, Counts, Stream, ok, serve_act, serve_at, serve_two};
+use super::raw::{Act, Counts, Stream, ok, serve_act, serve_at, serve_two, serve_two_at};
 use super::transport::trusting;
 use super::*;
 
@@ -380,6 +380,139 @@ async fn go_away_and_refused_streams_cost_no_attempt() {
             counts.connections()
         );
     }
+}
+
+#[tokio::test]
+async fn a_handshake_that_hangs_fails_nobody_and_the_next_address_is_tried() {
+    // Who comes to the first address is heard by nobody.
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = silent.local_addr().expect("an address").port();
+    let listener = TcpListener::bind(("127.0.0.2", port)).await;
+    let listener = listener.expect("the same port");
+    let (acceptor, certificate) = raw::tls(&[b"h2"]);
+    let counts = Counts::default();
+    let served = serve_two_at(
+        listener,
+        acceptor,
+        100,
+        |_, _| Stream::Answer,
+        counts.clone(),
+    );
+    tokio::spawn(served);
+    let target = SocketAddr::new([127, 0, 0, 1].into(), port);
+    let http = secure(target, &certificate, |config| {
+        config.timeout = Duration::from_mins(1);
+        config.connect_timeout = Some(Duration::from_secs(20));
+    });
+    let names = vec![[127, 0, 0, 1].into(), [127, 0, 0, 2].into()];
+    http.client.resolves_by(Arc::new(Mutex::new(names)));
+
+    let outcomes = attempts_at_once(http, 20).await;
+
+    all_succeed(&outcomes, &counts);
+    drop(silent);
+}
+
+#[tokio::test]
+async fn a_dial_of_http_1_1_that_hangs_is_not_waited_for_either() {
+    let (acceptor, certificate) = raw::tls(&[b"http/1.1"]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let gate = Arc::new(tokio::sync::Semaphore::new(1));
+    let opened = Arc::clone(&gate);
+    let (tell, mut told) = tokio::sync::mpsc::channel(16);
+    tokio::spawn(async move {
+        let mut silent = Vec::new();
+        for connection in 0.. {
+            let (socket, _) = listener.accept().await.expect("a connection");
+            if connection == 1 {
+                silent.push(socket);
+                continue;
+            }
+            let (acceptor, gate, tell) = (acceptor.clone(), Arc::clone(&opened), tell.clone());
+            tokio::spawn(async move {
+                let mut socket = acceptor.accept(socket).await.expect("a handshake");
+                let mut bytes = [0; 4096];
+                while matches!(socket.read(&mut bytes).await, Ok(1..)) {
+                    tell.send(connection).await.expect("it listens");
+                    if connection == 0 {
+                        gate.acquire().await.expect("it is open").forget();
+                    }
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                    socket.write_all(answer).await.expect("it is written");
+                }
+            });
+        }
+    });
+    let http = Arc::new(secure(address, &certificate, |config| {
+        config.timeout = Duration::from_mins(1);
+    }));
+    let call = || {
+        let http = Arc::clone(&http);
+        tokio::spawn(async move { http.attempt(Arc::new(fixture::task(&[]))).await.outcome })
+    };
+    assert_eq!(call().await.expect("no panic"), Outcome::Success);
+    assert_eq!(told.recv().await, Some(0));
+
+    // The first one has the kept connection, the second one a dial that hangs, until it is given that of the first one.
+    let first = call();
+    assert_eq!(told.recv().await, Some(0));
+    let second = call();
+    tokio::task::yield_now().await;
+    gate.add_permits(1);
+    assert_eq!(first.await.expect("no panic"), Outcome::Success);
+    let of_second = told.recv().await;
+    let third = call().await.expect("no panic");
+    gate.add_permits(1);
+
+    assert_eq!(third, Outcome::Success);
+    assert_eq!(second.await.expect("no panic"), Outcome::Success);
+    assert!(of_second.is_some());
+}
+
+#[tokio::test]
+async fn a_dial_that_fails_is_not_the_failure_of_who_came_after_it_began() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let (release, released) = tokio::sync::oneshot::channel::<()>();
+    let (acceptor, certificate) = raw::tls(&[b"h2"]);
+    let counts = Counts::default();
+    let seen = counts.clone();
+    tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.expect("a connection");
+        tokio::spawn(async move {
+            let _ = released.await;
+            // This is nothing of TLS, and nobody asks again for that.
+            let _ = socket.write_all(b"HTTP/1.1 400 Bad\r\n\r\n").await;
+            let _ = socket.read(&mut [0; 4096]).await;
+        });
+        serve_two_at(listener, acceptor, 100, |_, _| Stream::Answer, seen).await;
+    });
+    let http = Arc::new(secure(address, &certificate, |config| {
+        config.timeout = Duration::from_mins(1);
+    }));
+    let call = |http: &Arc<Http>| {
+        let http = Arc::clone(http);
+        tokio::spawn(async move { http.attempt(Arc::new(fixture::task(&[]))).await.outcome })
+    };
+
+    let first = call(&http);
+    tokio::task::yield_now().await;
+    let others: Vec<_> = (0..20).map(|_| call(&http)).collect();
+    tokio::task::yield_now().await;
+    release.send(()).expect("it waits");
+
+    let mut outcomes = Vec::new();
+    for one in others {
+        outcomes.push(one.await.expect("no panic"));
+    }
+    let failed: Vec<_> = outcomes.iter().filter_map(Outcome::failure).collect();
+    assert!(failed.is_empty(), "{failed:?}");
+    // The first one, too, if this machine has stood still for so long that its dial was taken to hang.
+    let outcome = first.await.expect("no panic");
+    let class = outcome.failure().map_or("tls", |failure| &*failure.class);
+    assert_eq!(class, "tls", "{outcome:?}");
+    assert!(counts.requests() >= 20);
 }
 
 #[tokio::test]

@@ -197,30 +197,39 @@ pub(super) async fn serve_two(
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let counts = Counts::default();
-    let (act, seen) = (Arc::new(act), counts.clone());
-    tokio::spawn(async move {
-        while let Ok((socket, _)) = listener.accept().await {
-            let connection = seen.connected();
-            let (act, seen, acceptor) = (Arc::clone(&act), seen.clone(), acceptor.clone());
-            tokio::spawn(async move {
-                let Ok(mut socket) = acceptor.accept(socket).await else {
-                    return;
-                };
-                if socket.get_ref().1.alpn_protocol() == Some(b"h2") {
-                    let act = |stream| act(connection, stream);
-                    let _ = talk_two(&mut socket, most, act, &seen).await;
-                } else {
-                    let mut bytes = [0; 4096];
-                    while matches!(socket.read(&mut bytes).await, Ok(1..)) {
-                        seen.processed();
-                        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-                        let _ = socket.write_all(answer).await;
-                    }
-                }
-            });
-        }
-    });
+    tokio::spawn(serve_two_at(listener, acceptor, most, act, counts.clone()));
     (address, certificate, counts)
+}
+
+/// The same for who has this port and speaks TLS by these rules.
+pub(super) async fn serve_two_at(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    most: u32,
+    act: impl Fn(usize, usize) -> Stream + Send + Sync + 'static,
+    seen: Counts,
+) {
+    let act = Arc::new(act);
+    while let Ok((socket, _)) = listener.accept().await {
+        let connection = seen.connected();
+        let (act, seen, acceptor) = (Arc::clone(&act), seen.clone(), acceptor.clone());
+        tokio::spawn(async move {
+            let Ok(mut socket) = acceptor.accept(socket).await else {
+                return;
+            };
+            if socket.get_ref().1.alpn_protocol() == Some(b"h2") {
+                let act = |stream| act(connection, stream);
+                let _ = talk_two(&mut socket, most, act, &seen).await;
+            } else {
+                let mut bytes = [0; 4096];
+                while matches!(socket.read(&mut bytes).await, Ok(1..)) {
+                    seen.processed();
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                    let _ = socket.write_all(answer).await;
+                }
+            }
+        });
+    }
 }
 
 /// Serves one connection of HTTP/2: requests are taken for complete with their headers, as an answer may come so soon.
