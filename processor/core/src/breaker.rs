@@ -265,6 +265,24 @@ const WAITS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins
 /// goes on at once, and too few to keep offsets of a lane open that others need.
 const HELD: u32 = 32;
 
+// === impl Rule ===
+
+impl Rule {
+    /// The rule of a breaker whose scene names nothing.
+    pub const DEFAULT: Self = Self {
+        failure_rate: Fraction(500_000),
+        slow_call: None,
+        // A target that is slow still does its work.
+        slow_rate: Fraction(800_000),
+        window: Duration::from_secs(30),
+        // One or two failures of a quiet scene say little.
+        min_calls: 20,
+        open: Duration::from_secs(10),
+        probes: 5,
+        slow_start: Duration::from_secs(30),
+    };
+}
+
 // === impl Fraction ===
 
 impl Fraction {

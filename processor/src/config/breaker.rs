@@ -25,7 +25,7 @@ pub struct Breaker {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slow_rate: Option<f64>,
     /// How long a call counts.
-    #[serde(default = "half_a_minute", with = "text::duration")]
+    #[serde(default = "window", with = "text::duration")]
     pub window: Duration,
     /// Calls within the window below which it stays closed; so many in a row that fail, or are slow, open it.
     #[serde(default = "min_calls")]
@@ -37,12 +37,9 @@ pub struct Breaker {
     #[serde(default = "probes")]
     pub probes: u32,
     /// How long it takes after that until as many calls may be in flight as before.
-    #[serde(default = "half_a_minute", with = "text::duration")]
+    #[serde(default = "slow_start", with = "text::duration")]
     pub slow_start: Duration,
 }
-
-/// The part of slow calls at which a breaker opens where none is named: a target that is slow still does its work.
-const SLOW_RATE: f64 = 0.8;
 
 /// Longest time in a rule: what happened before that says nothing of a target.
 const LONGEST: Duration = Duration::from_hours(1);
@@ -81,7 +78,9 @@ impl Breaker {
         Ok(Rule {
             failure_rate: part("failure_rate", failure_rate)?,
             slow_call,
-            slow_rate: part("slow_rate", slow_rate.unwrap_or(SLOW_RATE))?,
+            slow_rate: slow_rate.map_or(Ok(Rule::DEFAULT.slow_rate), |part_of| {
+                part("slow_rate", part_of)
+            })?,
             window: within("window", window, SHORTEST)?,
             min_calls: count("min_calls", min_calls, MOST_CALLS)?,
             open: within("open", open, SHORTEST)?,
@@ -136,26 +135,31 @@ fn count(key: &str, value: u32, most: u32) -> Result<u32, Error> {
 }
 
 /// The part of failed calls where none is named.
-const fn failure_rate() -> f64 {
-    0.5
+fn failure_rate() -> f64 {
+    Rule::DEFAULT.failure_rate.part()
 }
 
-/// The window and the slow start where none is named.
-const fn half_a_minute() -> Duration {
-    Duration::from_secs(30)
+/// The window where none is named.
+const fn window() -> Duration {
+    Rule::DEFAULT.window
 }
 
-/// Calls of a window where none are named: one or two failures of a quiet scene say little.
+/// The slow start where none is named.
+const fn slow_start() -> Duration {
+    Rule::DEFAULT.slow_start
+}
+
+/// Calls of a window where none are named.
 const fn min_calls() -> u32 {
-    20
+    Rule::DEFAULT.min_calls
 }
 
 /// How long a breaker is open where it is not said.
 const fn open() -> Duration {
-    Duration::from_secs(10)
+    Rule::DEFAULT.open
 }
 
 /// Probes where none are named.
 const fn probes() -> u32 {
-    5
+    Rule::DEFAULT.probes
 }

@@ -7,6 +7,8 @@
 //! | the server reads its configuration anew | the same |
 //! | it ends in good order, and is started again | who is not answered was not seen: nobody listened ([`Report::gap`]) |
 //! | it is killed, and started again | who is not answered may have been seen, once ([`Report::cut`]) |
+//!
+//! A breaker by the default rule is told of each call as the engine tells it: it opens while a server is away, if ever.
 
 #![expect(
     clippy::print_stderr,
@@ -19,6 +21,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::time::Instant;
 
+use retide_core::breaker::{self, Breaker, Pass, Rule, State};
 use tempfile::TempDir;
 
 use super::transport::trusting;
@@ -89,6 +92,15 @@ struct Called {
     task: String,
     during: Event,
     outcome: Outcome,
+    /// Whether the breaker opened for it.
+    opened: bool,
+}
+
+/// The breaker of a server, asked and told as the engine does it.
+struct Guard {
+    breaker: Breaker,
+    /// When its time began.
+    start: Instant,
 }
 
 /// What came of a campaign.
@@ -104,6 +116,34 @@ struct Report {
     cut: BTreeMap<(String, bool), usize>,
     /// Tasks that were processed a second time, having been cut off on a kept connection as the server was killed.
     again: usize,
+    /// Times that the breaker opened, the server being away.
+    opened: usize,
+}
+
+// === impl Guard ===
+
+impl Guard {
+    /// A closed breaker.
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            breaker: Breaker::new(Rule::DEFAULT),
+            start: Instant::now(),
+        })
+    }
+
+    /// Leave for a call. Who gets none calls all the same: what is tried here is HTTP, and who waits for a breaker tries nothing.
+    fn ask(&self) -> (Option<Pass>, Duration) {
+        let now = self.start.elapsed();
+        (self.breaker.ask(now).permit.ok(), now)
+    }
+
+    /// What came of a call: whether the breaker has opened for it.
+    fn returned(&self, (pass, begun): (Option<Pass>, Duration), outcome: &Outcome) -> bool {
+        let now = self.start.elapsed();
+        let call = breaker::Call::of(outcome, now.saturating_sub(begun));
+        let switch = pass.and_then(|pass| self.breaker.returned(now, pass, call));
+        switch.is_some_and(|switch| switch.to == State::Open)
+    }
 }
 
 /// Calls of a server: by a client as it is by default, and by one that keeps connections for longer than any server does.
@@ -137,19 +177,31 @@ fn event(running: &Running, scale: &Scale, burst: usize) -> Event {
 /// Bursts with pauses between them; what came of each call.
 async fn campaign(running: &mut Running, outbound: &Outbound, scale: &Scale) -> Vec<Called> {
     let clients = clients(running, outbound);
+    let mut guard = Guard::new();
     let mut called = Vec::new();
     for (number, pause) in (0..scale.bursts).zip(scale.pauses.iter().cycle()) {
         tokio::time::sleep(Duration::from_millis(*pause)).await;
         let during = event(running, scale, number);
         let burst: Vec<_> = (0..scale.burst)
             .map(|call| {
+                let (all, guard) = (clients.clone(), Arc::clone(&guard));
                 let client = Arc::clone(&clients[call % clients.len()]);
                 let id = format!("{number}-{call}");
                 let task = Task {
                     id: id.as_str().into(),
                     ..fixture::task(&[])
                 };
-                tokio::spawn(async move { (id, client.attempt(Arc::new(task)).await) })
+                tokio::spawn(async move {
+                    let leave = guard.ask();
+                    let outcome = client.attempt(Arc::new(task)).await.outcome;
+                    let opened = guard.returned(leave, &outcome);
+                    if opened {
+                        for client in all {
+                            client.renew(&client.config.authority().expect("it calls"));
+                        }
+                    }
+                    (id, outcome, opened)
+                })
             })
             .collect();
         let (quits, reloads) = (running.program.quits, running.program.reloads);
@@ -160,12 +212,17 @@ async fn campaign(running: &mut Running, outbound: &Outbound, scale: &Scale) -> 
             Event::Kill => running.restart("-KILL").await,
         }
         for one in burst {
-            let (task, attempt) = one.await.expect("no panic");
+            let (task, outcome, opened) = one.await.expect("no panic");
             called.push(Called {
                 task,
                 during,
-                outcome: attempt.outcome,
+                outcome,
+                opened,
             });
+        }
+        // What a server that was away has done to it says nothing of the one that is back.
+        if [Event::Restart, Event::Kill].contains(&during) {
+            guard = Guard::new();
         }
     }
     called
@@ -195,11 +252,17 @@ fn judge(name: &str, called: &[Called], seen: &HashMap<String, usize>) -> Report
         task,
         during,
         outcome,
+        opened,
     } in called
     {
         report.calls += 1;
         let times = seen.get(task).copied().unwrap_or_default();
         let told = format!("{name}: {task} during {during:?}, seen {times} times: {outcome:?}");
+        if *opened {
+            let is_away = [Event::Restart, Event::Kill].contains(during);
+            assert!(is_away, "the breaker opens at a healthy server: {told}");
+            report.opened += 1;
+        }
         match (during, outcome.failure()) {
             (Event::Nothing | Event::Reload | Event::Restart, None) => {
                 assert_eq!(times, 1, "{told}");
