@@ -2,17 +2,19 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header as OutHeader, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 
 use retide::config::identity::Identity;
 use retide::health::{Health, STALL};
@@ -20,10 +22,11 @@ use retide::metrics::Metrics;
 use retide::shell::drive::{Drive, Pace, Rules};
 use retide::shell::encode::{Encoder, Formats};
 use retide::shell::feed::Feed;
-use retide::shell::ledger::{AtLeastOnce, Ownership, Transactional};
+use retide::shell::ledger::{AtLeastOnce, Batch, Ledger, Ownership, Receipt, Transactional};
 use retide::threads::Threads;
 use retide::topics::Topics;
 use retide_connectors::Target;
+use retide_core::engine::LAST;
 use retide_core::lane::Limits;
 use retide_core::{
     Backoff, Engine, Failure, Gates, Jitter, Ladder, Outcome, Policy, Scene, Task, Timestamp, scene,
@@ -87,7 +90,8 @@ struct Running {
     health: Health,
     stop: Sender<()>,
     _rules: Sender<Rules>,
-    thread: JoinHandle<()>,
+    /// Ends with the moment at which the worker had given all away.
+    thread: JoinHandle<Instant>,
     _runtime: Runtime,
 }
 
@@ -97,6 +101,21 @@ impl Running {
         group: &str,
         topics: &Arc<Topics>,
         recorder: &Arc<Recorder>,
+    ) -> Self {
+        let target: Arc<dyn Target> = Arc::<Recorder>::clone(recorder);
+        let drain = Duration::from_secs(5);
+        Self::start_with(bootstrap, group, topics, (target, drain), |ledger: L| {
+            ledger
+        })
+    }
+
+    /// Starts a worker that calls this target, and waits so long for its calls when it ends; its ledger is what `wrap` makes of one.
+    fn start_with<L: Guarantee, W: Ledger + 'static>(
+        bootstrap: &str,
+        group: &str,
+        topics: &Arc<Topics>,
+        (target, drain_deadline): (Arc<dyn Target>, Duration),
+        wrap: impl FnOnce(L) -> W,
     ) -> Self {
         let runtime = Runtime::new().unwrap();
         let (metrics, health) = (metrics(), Health::new(STALL));
@@ -117,13 +136,13 @@ impl Running {
                 NonZeroU32::new(SHARDS.unsigned_abs()).unwrap(),
             ),
             feed,
-            ledger,
+            ledger: wrap(ledger),
             ownership,
             encoder,
             topics: Arc::clone(topics),
             pace: Pace {
                 commit_interval: Duration::from_millis(100),
-                drain_deadline: Duration::from_secs(5),
+                drain_deadline,
             },
             runtime: runtime.handle().clone(),
             metrics: Arc::clone(&metrics),
@@ -144,7 +163,6 @@ impl Running {
                 },
             )
         };
-        let target: Arc<dyn Target> = Arc::<Recorder>::clone(recorder);
         let (rules, changed) = bounded(1);
         rules
             .send(Rules {
@@ -156,8 +174,10 @@ impl Running {
         let (stop, stopped) = bounded(1);
         let thread = thread::spawn(move || {
             let (feed, ledger, _) = drive.run(&changed, &stopped).unwrap();
+            let ended = Instant::now();
             ledger.stop();
             drop(feed);
+            ended
         });
         Self {
             metrics,
@@ -177,6 +197,138 @@ impl Running {
         self.thread.join().unwrap();
         self.metrics.encode()
     }
+}
+
+/// A target that answers each task when it is told to.
+#[derive(Default)]
+struct Doors {
+    /// The payloads of the tasks that were called.
+    called: Mutex<Vec<String>>,
+    /// Those that are answered.
+    open: watch::Sender<Vec<String>>,
+}
+
+impl Doors {
+    fn open(&self, payload: &str) {
+        self.open.send_modify(|open| open.push(payload.to_owned()));
+    }
+
+    fn wait_for_calls(&self, count: usize) {
+        wait_until("a call", || self.called.lock().unwrap().len() >= count);
+    }
+}
+
+#[async_trait]
+impl Target for Doors {
+    async fn attempt(&self, task: Arc<Task>) -> retide_connectors::Attempt {
+        let value = task.record.value.clone().unwrap_or_default();
+        let payload = String::from_utf8_lossy(&value).into_owned();
+        let mut open = self.open.subscribe();
+        self.called.lock().unwrap().push(payload.clone());
+        open.wait_for(|open| open.contains(&payload)).await.unwrap();
+        Outcome::Success.into()
+    }
+}
+
+/// A ledger whose worker hears of no batch before it is told to.
+struct Silent {
+    ledger: Transactional,
+    /// Batches that were handed over.
+    submitted: Arc<AtomicUsize>,
+    receipts: Receiver<Receipt>,
+}
+
+impl Silent {
+    /// Whether somebody speaks stands in `speaks`.
+    fn new(ledger: Transactional, submitted: &Arc<AtomicUsize>, speaks: Receiver<()>) -> Self {
+        let (tell, receipts) = bounded(16);
+        let own = ledger.receipts().clone();
+        thread::spawn(move || {
+            // Until whoever might speak is gone, which is as good.
+            let _ = speaks.recv();
+            while let Ok(receipt) = own.recv() {
+                let _ = tell.send(receipt);
+            }
+        });
+        Self {
+            ledger,
+            submitted: Arc::clone(submitted),
+            receipts,
+        }
+    }
+}
+
+impl Ledger for Silent {
+    fn submit(&mut self, batch: Batch) {
+        self.ledger.submit(batch);
+        self.submitted.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn receipts(&self) -> &Receiver<Receipt> {
+        &self.receipts
+    }
+
+    fn keeps_order(&self) -> bool {
+        self.ledger.keeps_order()
+    }
+
+    fn stop(self) {
+        self.ledger.stop();
+    }
+}
+
+fn wait_until(what: &str, holds: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "{what}");
+        thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+/// A worker ends while one call hangs for longer than is waited for, and comes back as the last batch is written: the tasks that have ended
+/// when it is gone, unless this machine was so slow that its time was up.
+fn end_with_a_late_answer() -> Option<usize> {
+    let bootstrap = bootstrap();
+    let group = format!("drive-{}", uuid::Uuid::new_v4());
+    let topics = create(&bootstrap, &group);
+    let doors = Arc::<Doors>::default();
+    let submitted = Arc::<AtomicUsize>::default();
+    let (speak, speaks) = bounded(1);
+    let drain = Duration::from_millis(200);
+    let producer: BaseProducer = config(&bootstrap, &group).create().unwrap();
+    for payload in ["soon", "late"] {
+        let header = OutHeader {
+            key: "retry-scene",
+            value: Some("flaky"),
+        };
+        let record = BaseRecord::<(), str>::to(&topics.tasks)
+            .payload(payload)
+            .partition(0)
+            .headers(OwnedHeaders::new().insert(header));
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+    }
+    producer.flush(PATIENCE).unwrap();
+    let target: Arc<dyn Target> = Arc::<Doors>::clone(&doors);
+    let running = Running::start_with(&bootstrap, &group, &topics, (target, drain), |ledger| {
+        Silent::new(ledger, &submitted, speaks)
+    });
+    doors.wait_for_calls(2);
+
+    let before = submitted.load(Ordering::SeqCst);
+    let start = Instant::now();
+    running.stop.send(()).unwrap();
+    doors.open("soon");
+    wait_until("a batch", || submitted.load(Ordering::SeqCst) > before);
+    // Until it is not waited for any more.
+    wait_until("the deadline", || start.elapsed() > drain * 2);
+    doors.open("late");
+    let answered = "retide_attempts_total{scene=\"flaky\",outcome=\"success\"} 2";
+    wait_until("an answer", || running.metrics.encode().contains(answered));
+    speak.send(()).unwrap();
+    let ended = running.thread.join().unwrap();
+
+    let is_in_time = ended.duration_since(start) < drain + LAST;
+    is_in_time.then(|| outcomes(&bootstrap, &topics.callbacks).len())
 }
 
 /// The header `name` of every record of a topic, as a read-committed consumer sees them, with the record's `retry-id`.
@@ -310,6 +462,13 @@ fn a_target_that_panics_has_failed_and_is_tried_again() {
         metrics.contains("retide_target_panics_total 1"),
         "{metrics}"
     );
+}
+
+#[test]
+fn an_answer_that_comes_while_the_last_batch_is_written_is_committed_too() {
+    let ended = (0..10).find_map(|_| end_with_a_late_answer());
+
+    assert_eq!(ended, Some(2));
 }
 
 #[test]
