@@ -23,7 +23,7 @@ use serde::Deserialize;
 pub use self::class::Class;
 pub use self::rule::{Ports, Rule};
 
-/// What is dialled and what is not, as it is written.
+/// The rules of egress as a configuration writes them.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -31,7 +31,7 @@ pub struct Config {
     pub only: Option<Only>,
     /// The classes of addresses that are not dialled.
     pub deny: Vec<Class>,
-    /// What is dialled in any case.
+    /// Hosts, networks and addresses that are dialled in any case.
     pub allow: Vec<Rule>,
     /// The ports that are dialled; all, where none is named.
     pub ports: Vec<Ports>,
@@ -43,9 +43,9 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Only {
-    /// Those that are reached over the internet.
+    /// Addresses that are reached over the internet.
     Public,
-    /// Those that `allow` names.
+    /// Addresses that `allow` names.
     Allowed,
 }
 
@@ -58,17 +58,17 @@ pub struct Denied {
     pub host: String,
     /// The address, if there is one yet.
     pub address: Option<IpAddr>,
-    /// What stands against it.
+    /// The rule that stands against it.
     pub cause: Cause,
 }
 
-/// What stands against an address.
+/// The rule that stands against an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Cause {
-    /// Its class.
+    /// The class of the address.
     #[error("is {}, which [egress] does not allow", .0.words())]
     Class(Class),
-    /// It is not named.
+    /// The address is not named.
     #[error("is none of what [egress] allows")]
     NotAllowed,
     /// The port.
@@ -78,7 +78,7 @@ pub enum Cause {
 
 /// Somewhere to dial.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
+pub struct HostPort<'a> {
     /// The host of the target's address: a name, or an address without brackets.
     pub host: &'a str,
     /// The port.
@@ -99,11 +99,11 @@ impl Config {
         Ok(())
     }
 
-    /// Whether `address`, to which the host of `place` has been resolved, may be dialled; asked at the moment of dialling.
-    pub fn permit(&self, place: Place<'_>, address: IpAddr) -> Result<(), Denied> {
-        self.cause(place, address).map_or(Ok(()), |cause| {
+    /// Whether `address`, to which the host of `at` has been resolved, may be dialled; asked at the moment of dialling.
+    pub fn permit(&self, at: HostPort<'_>, address: IpAddr) -> Result<(), Denied> {
+        self.cause(at, address).map_or(Ok(()), |cause| {
             Err(Denied {
-                host: place.host.to_owned(),
+                host: at.host.to_owned(),
                 address: Some(address),
                 cause,
             })
@@ -111,11 +111,11 @@ impl Config {
     }
 
     /// What is known of a place without the addresses of its name: that none of them could be dialled.
-    pub fn foresee(&self, place: Place<'_>) -> Option<Denied> {
-        if let Ok(address) = place.host.parse() {
-            return self.permit(place, address).err();
+    pub fn foresee(&self, at: HostPort<'_>) -> Option<Denied> {
+        if let Ok(address) = at.host.parse() {
+            return self.permit(at, address).err();
         }
-        let Place { host, port } = place;
+        let HostPort { host, port } = at;
         let cause = if !self.takes(port) {
             Cause::Port(port)
         } else if self.only == Some(Only::Allowed)
@@ -140,9 +140,9 @@ impl Config {
         self.ports.is_empty() || self.ports.iter().any(|ports| ports.contains(port))
     }
 
-    /// What stands against dialling `address`, if anything does.
-    fn cause(&self, place: Place<'_>, address: IpAddr) -> Option<Cause> {
-        let Place { host, port } = place;
+    /// The rule that stands against dialling `address`, if one does.
+    fn cause(&self, at: HostPort<'_>, address: IpAddr) -> Option<Cause> {
+        let HostPort { host, port } = at;
         if !self.takes(port) {
             return Some(Cause::Port(port));
         }
@@ -183,7 +183,7 @@ impl Default for Config {
 }
 
 impl fmt::Display for Config {
-    /// What is in force, in one line.
+    /// The rules in force, in one line.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |items: &[String]| items.join(", ");
         let words: Vec<String> = self.deny.iter().map(ToString::to_string).collect();

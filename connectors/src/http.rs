@@ -20,7 +20,6 @@ mod dial;
 mod error;
 mod head;
 mod pool;
-mod probe;
 mod race;
 mod request;
 mod rest;
@@ -31,13 +30,15 @@ mod wire;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use http::Uri;
-use retide_core::{Failure, Outcome, Task};
+use retide_core::{Failure, Outcome, Task, scene};
 use tokio::time::Instant;
 
-use crate::{Attempt, LeftOut, Outbound, Target};
+use crate::secret::Reference;
+use crate::{Attempt, Configured, Destination, Exposed, LeftOut, Outbound, Target};
 
 use self::carried::Carry;
 use self::client::{Answer, Client, NotAnswered};
@@ -51,14 +52,13 @@ pub use self::config::{
     Config, DEFAULT_MAX_REPLY, DEFAULT_MAX_RETRY_AFTER, DEFAULT_TIMEOUT, MAX_TIMEOUT,
 };
 pub use self::error::Error;
-pub use self::probe::{Reached, Unreached, denied, foresee, probe};
 pub use self::status::{NoAnswer, Status};
 
 /// Makes attempts as HTTP requests over a pool of connections.
 pub struct Http {
-    /// What sends them.
+    /// The client that sends requests.
     client: Client,
-    /// What is sent.
+    /// The maker of requests.
     requests: Requests,
     /// The configuration, valid.
     config: Config,
@@ -74,7 +74,7 @@ impl Http {
         Self::within(config, &Outbound::default())
     }
 
-    /// The same by the rules of a process.
+    /// Checks the configuration and sets up the client by the rules of a process.
     pub fn within(config: Config, outbound: &Outbound) -> Result<Self, Error> {
         let url = config.parse_url()?;
         let uri: Uri = url.as_str().parse().map_err(|source| {
@@ -100,7 +100,7 @@ impl Http {
     }
 
     /// All that keeps a target from being used as it is configured.
-    pub(crate) fn problems(config: &Config, outbound: &Outbound) -> Vec<Error> {
+    fn problems(config: &Config, outbound: &Outbound) -> Vec<Error> {
         let url = config.parse_url();
         let tls = url
             .as_ref()
@@ -165,7 +165,7 @@ impl Http {
         (outcome, left_out.into_inner().flatten())
     }
 
-    /// What an answer means for the attempt: its status is the answer, and what comes after it changes nothing.
+    /// The outcome that an answer is: its status decides, and what comes after it changes nothing.
     async fn judge(&self, answer: Answer, deadline: Instant) -> Outcome {
         let Answer {
             status,
@@ -206,6 +206,54 @@ impl Target for Http {
         if self.config.authority().as_deref() == Some(authority) {
             self.client.renew();
         }
+    }
+}
+
+impl Configured for Config {
+    fn kind(&self) -> &'static str {
+        "http"
+    }
+
+    fn core(&self) -> scene::Target {
+        scene::Target::Call
+    }
+
+    fn destination(&self) -> Result<Destination<'_>, crate::Error> {
+        Ok(Destination::Server(self.server()?))
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        Some(self.timeout)
+    }
+
+    fn profile(&self) -> Option<&str> {
+        self.tls.as_deref()
+    }
+
+    fn references(&self) -> Vec<(String, &Reference)> {
+        let headers = self.references();
+        let headers = headers.map(|(name, reference)| (format!("headers.{name}"), reference));
+        headers.collect()
+    }
+
+    fn exposed(&mut self) -> Vec<(String, Exposed<'_>)> {
+        let Self { headers, url, .. } = self;
+        let headers = headers.iter_mut().map(|(name, value)| {
+            let key = format!("headers.{name}");
+            (key, Exposed::Header { name, value })
+        });
+        let url = ("url".to_owned(), Exposed::Url(url));
+        headers.chain([url]).collect()
+    }
+
+    fn problems(&self, outbound: &Outbound) -> Vec<crate::Error> {
+        let errors = Http::problems(self, outbound).into_iter();
+        errors.map(crate::Error::Http).collect()
+    }
+
+    fn build(&self, outbound: &Outbound) -> Result<Option<Arc<dyn Target>>, crate::Error> {
+        let http = Http::within(self.clone(), outbound)?;
+        Ok(Some(Arc::new(http)))
     }
 }
 

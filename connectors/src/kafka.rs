@@ -5,12 +5,14 @@
 //! as they were; retide's own headers follow them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use retide_core::{Failure, Outcome, Task};
+use retide_core::{Failure, Outcome, Task, scene};
 use serde::{Deserialize, Serialize};
 
-use crate::{Attempt, Target};
+use crate::secret::Reference;
+use crate::{Attempt, Configured, Destination, Exposed, Outbound, Target};
 
 /// Longest name Kafka allows for a topic.
 pub const MAX_TOPIC: usize = 249;
@@ -80,6 +82,50 @@ impl Config {
             });
         }
         Ok(())
+    }
+}
+
+impl Configured for Config {
+    fn kind(&self) -> &'static str {
+        "kafka"
+    }
+
+    fn core(&self) -> scene::Target {
+        let topic = Arc::from(self.topic.as_str());
+        scene::Target::Produce { topic }
+    }
+
+    fn destination(&self) -> Result<Destination<'_>, crate::Error> {
+        self.validate()?;
+        Ok(Destination::Topic(&self.topic))
+    }
+
+    /// The transaction of the ledger has its own bounds.
+    fn timeout(&self) -> Option<Duration> {
+        None
+    }
+
+    /// The ledger's producer connects, by `[kafka]`.
+    fn profile(&self) -> Option<&str> {
+        None
+    }
+
+    fn references(&self) -> Vec<(String, &Reference)> {
+        Vec::new()
+    }
+
+    fn exposed(&mut self) -> Vec<(String, Exposed<'_>)> {
+        Vec::new()
+    }
+
+    fn problems(&self, _outbound: &Outbound) -> Vec<crate::Error> {
+        let error = self.validate().err();
+        error.map(crate::Error::Kafka).into_iter().collect()
+    }
+
+    fn build(&self, _outbound: &Outbound) -> Result<Option<Arc<dyn Target>>, crate::Error> {
+        self.validate()?;
+        Ok(None)
     }
 }
 

@@ -10,34 +10,34 @@ use retide_core::task::MAX_MESSAGE;
 /// Headers of a record that were left out of the request of its attempt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LeftOut {
-    /// How many for each reason, in the order of [`Why::ALL`].
-    counts: [u32; Why::ALL.len()],
+    /// Headers left out for each reason, in the order of [`Reason::ALL`].
+    counts: [u32; Reason::ALL.len()],
     /// The first of them, for people.
     names: String,
-    /// How many are not among those names.
+    /// Headers left out whose names are not among these.
     unnamed: u32,
 }
 
 /// Why a header of a record is not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum Reason {
     /// HTTP does not allow its name.
     Name,
-    /// It is one of retide's own, or belongs to the connection or the message frame.
+    /// The name is one of retide's own, or belongs to the connection or the message frame.
     Reserved,
     /// The target's configuration sets it.
     Configured,
     /// The target's configuration names it as one that is not to be sent.
     Denied,
-    /// It is a credential, a cookie, a forwarding header or one that asks for an encoding, and nobody asked for it.
+    /// The header is a credential, a cookie, a forwarding header or one that asks for an encoding, and nobody asked for it.
     Withheld,
     /// The target's configuration says which are sent, and it is not among them.
     NotAllowed,
     /// A later one takes its place.
     Repeated,
-    /// It has no value.
+    /// The header has no value.
     Null,
-    /// Its value is longer than common servers take.
+    /// The value is longer than common servers take.
     TooLong,
     /// With it, the request would be larger than common servers take.
     NoRoom,
@@ -48,9 +48,9 @@ pub enum Why {
 /// Most bytes of a name that are shown.
 const SHOWN: usize = 64;
 
-// === impl Why ===
+// === impl Reason ===
 
-impl Why {
+impl Reason {
     /// Every reason there is.
     pub const ALL: [Self; 11] = [
         Self::Name,
@@ -88,25 +88,25 @@ impl Why {
 
 impl LeftOut {
     /// Notes that `header` is left out.
-    pub fn add(&mut self, header: &Header, why: Why) {
-        self.counts[why as usize] += 1;
+    pub fn add(&mut self, header: &Header, reason: Reason) {
+        self.counts[reason as usize] += 1;
         let before = self.names.len();
         if before > 0 {
             self.names.push_str(", ");
         }
-        let (name, word) = (shown(header), why.word());
+        let (name, word) = (shown(header), reason.word());
         let size = header.value.as_ref().map_or(0, bytes::Bytes::len);
-        let _ = match why {
-            Why::TooLong | Why::NoRoom => write!(self.names, "{name} ({word}: {size} bytes)"),
-            Why::Name
-            | Why::Reserved
-            | Why::Configured
-            | Why::Denied
-            | Why::Withheld
-            | Why::NotAllowed
-            | Why::Repeated
-            | Why::Null
-            | Why::Refused => write!(self.names, "{name} ({word})"),
+        let _ = match reason {
+            Reason::TooLong | Reason::NoRoom => write!(self.names, "{name} ({word}: {size} bytes)"),
+            Reason::Name
+            | Reason::Reserved
+            | Reason::Configured
+            | Reason::Denied
+            | Reason::Withheld
+            | Reason::NotAllowed
+            | Reason::Repeated
+            | Reason::Null
+            | Reason::Refused => write!(self.names, "{name} ({word})"),
         };
         // Room is left for how many are not named.
         if self.unnamed > 0 || self.names.len() > MAX_MESSAGE - SHOWN {
@@ -116,8 +116,8 @@ impl LeftOut {
     }
 
     /// How many were left out, by reason; reasons without any are not among them.
-    pub fn counts(&self) -> impl Iterator<Item = (Why, u32)> {
-        let counts = Why::ALL.into_iter().zip(self.counts);
+    pub fn counts(&self) -> impl Iterator<Item = (Reason, u32)> {
+        let counts = Reason::ALL.into_iter().zip(self.counts);
         counts.filter(|(_, count)| *count > 0)
     }
 }
@@ -157,12 +157,12 @@ mod tests {
         };
         let mut left_out = LeftOut::default();
 
-        left_out.add(&header("cookie"), Why::Withheld);
-        left_out.add(&header("x-big"), Why::TooLong);
-        left_out.add(&header("na\nme"), Why::Name);
+        left_out.add(&header("cookie"), Reason::Withheld);
+        left_out.add(&header("x-big"), Reason::TooLong);
+        left_out.add(&header("na\nme"), Reason::Name);
         let few = left_out.to_string();
         for _ in 0..300 {
-            left_out.add(&header(&"n".repeat(1_000)), Why::NoRoom);
+            left_out.add(&header(&"n".repeat(1_000)), Reason::NoRoom);
         }
         let many = left_out.to_string();
 
@@ -176,10 +176,10 @@ mod tests {
         assert_eq!(
             counts,
             [
-                (Why::Name, 1),
-                (Why::Withheld, 1),
-                (Why::TooLong, 1),
-                (Why::NoRoom, 300)
+                (Reason::Name, 1),
+                (Reason::Withheld, 1),
+                (Reason::TooLong, 1),
+                (Reason::NoRoom, 300)
             ]
         );
     }

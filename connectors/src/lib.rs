@@ -1,4 +1,4 @@
-//! Where attempts go.
+//! Targets: where attempts go.
 //!
 //! | read | for |
 //! | --- | --- |
@@ -7,9 +7,10 @@
 //! | [`tls`] | how TLS is spoken |
 //! | [`secret`] | what stands elsewhere than in a scene |
 //! | [`kafka`] | a record per attempt, produced by the ledger itself |
+//! | [`server`] | a server that attempts call: reached and examined without an attempt |
 //!
-//! Each connector has a `Config` that a scene names, a dispatch that makes the attempt, and a classify that turns the answer into an
-//! [`Outcome`]. Nothing here decides what follows from an outcome.
+//! Each connector has a `Config` that a scene names and that is [`Configured`], a dispatch that makes the attempt, and a classify that
+//! turns the answer into an [`Outcome`]. Nothing here decides what follows from an outcome. How one is added: the crate's `README.md`.
 
 pub mod egress;
 pub mod http;
@@ -17,10 +18,13 @@ pub mod kafka;
 pub mod left_out;
 mod outbound;
 pub mod secret;
+pub mod server;
 pub mod tls;
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use retide_core::{Outcome, Task, scene};
@@ -28,6 +32,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::left_out::LeftOut;
 pub use self::outbound::Outbound;
+pub use self::server::Server;
 
 /// Every header's name that is retide's, as `retide-avro` lists them: neither a record nor a configuration sets one on a request.
 pub const OWN: [&str; 20] = [
@@ -66,10 +71,65 @@ pub trait Target: Send + Sync {
     fn renew(&self, _authority: &str) {}
 }
 
-/// What came of an attempt.
+/// A target as a scene configures it, of whatever kind: checked, named, examined and built without a look inside.
+///
+/// A kind that does not answer all of this does not compile, and neither does a [`Destination`] that `retide doctor` cannot examine.
+pub trait Configured {
+    /// The word of the kind, which is its key in a scene's `target`.
+    fn kind(&self) -> &'static str;
+
+    /// The target as far as the core must know it.
+    fn core(&self) -> scene::Target;
+
+    /// Where attempts go.
+    fn destination(&self) -> Result<Destination<'_>, Error>;
+
+    /// Longest time of one attempt, if the target bounds it.
+    fn timeout(&self) -> Option<Duration>;
+
+    /// The profile of TLS that the key `tls` names, if one is named.
+    fn profile(&self) -> Option<&str>;
+
+    /// The values that stand elsewhere, with the keys that lead to them from the kind on.
+    fn references(&self) -> Vec<(String, &secret::Reference)>;
+
+    /// The values in which a credential may stand in clear, with the keys that lead to them from the kind on.
+    fn exposed(&mut self) -> Vec<(String, Exposed<'_>)>;
+
+    /// All that keeps the target from being used as it is configured, as far as it can be told apart.
+    fn problems(&self, outbound: &Outbound) -> Vec<Error>;
+
+    /// Checks the configuration and makes the target ready; `None` if the ledger makes the attempts itself.
+    fn build(&self, outbound: &Outbound) -> Result<Option<Arc<dyn Target>>, Error>;
+}
+
+/// Where the attempts of a target go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination<'a> {
+    /// A server that each attempt calls.
+    Server(Server),
+    /// The topic of this name, of the same cluster.
+    Topic(&'a str),
+}
+
+/// A value of a configuration that people may have put a credential into.
+#[derive(Debug)]
+pub enum Exposed<'a> {
+    /// A header that is sent.
+    Header {
+        /// The name of the header.
+        name: &'a str,
+        /// The value of the header.
+        value: &'a mut secret::Worth,
+    },
+    /// An address.
+    Url(&'a mut String),
+}
+
+/// The end of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// What the target said.
+    /// The outcome, as the target said it.
     pub outcome: Outcome,
     /// The headers of the record that it was not sent, if there are any.
     pub left_out: Option<Box<LeftOut>>,
@@ -110,6 +170,18 @@ impl From<Outcome> for Attempt {
     }
 }
 
+// === impl Destination ===
+
+impl fmt::Display for Destination<'_> {
+    /// Where attempts go, with nothing in it that could be secret.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Server(server) => server.fmt(formatter),
+            Self::Topic(topic) => write!(formatter, "kafka {topic}"),
+        }
+    }
+}
+
 // === impl Error ===
 
 impl Error {
@@ -126,64 +198,65 @@ impl Error {
 // === impl TargetConfig ===
 
 impl TargetConfig {
-    /// This target as far as the core must know it.
+    /// The configuration of its kind: nothing else looks at which kind that is.
+    pub fn configured(&self) -> &dyn Configured {
+        match self {
+            Self::Http(config) => config,
+            Self::Kafka(config) => config,
+        }
+    }
+
+    /// The configuration of its kind, to be changed.
+    pub fn configured_mut(&mut self) -> &mut dyn Configured {
+        match self {
+            Self::Http(config) => config,
+            Self::Kafka(config) => config,
+        }
+    }
+
+    /// The target as far as the core must know it.
     pub fn core(&self) -> scene::Target {
-        match self {
-            Self::Http(_) => scene::Target::Call,
-            Self::Kafka(config) => scene::Target::Produce {
-                topic: Arc::from(config.topic.as_str()),
-            },
+        self.configured().core()
+    }
+
+    /// Where attempts go, if the configuration is good enough to say so.
+    pub fn destination(&self) -> Option<Destination<'_>> {
+        self.configured().destination().ok()
+    }
+
+    /// The server that attempts call, if they call one.
+    pub fn server(&self) -> Option<Server> {
+        match self.destination()? {
+            Destination::Server(server) => Some(server),
+            Destination::Topic(_) => None,
         }
     }
 
-    /// Whom it calls, such as `https://shop.example:443`, with nothing in it that could be secret; none if it calls nobody.
+    /// The topic that attempts are records of, if they are.
+    pub fn topic(&self) -> Option<&str> {
+        match self.destination()? {
+            Destination::Server(_) => None,
+            Destination::Topic(topic) => Some(topic),
+        }
+    }
+
+    /// The server that attempts call, such as `https://shop.example:443`, with nothing in it that could be secret.
     pub fn authority(&self) -> Option<String> {
-        match self {
-            Self::Http(config) => config.authority(),
-            Self::Kafka(_) => None,
-        }
-    }
-
-    /// The headers whose values stand elsewhere, and the keys that lead to them.
-    pub fn references(&self) -> Vec<(&str, &secret::Reference)> {
-        match self {
-            Self::Http(config) => config.references().collect(),
-            Self::Kafka(_) => Vec::new(),
-        }
+        self.server().map(|server| server.to_string())
     }
 
     /// All that keeps the target from being used as it is configured, as far as it can be told apart.
     pub fn problems(&self, outbound: &Outbound) -> Vec<Error> {
-        match self {
-            Self::Http(config) => {
-                let errors = http::Http::problems(config, outbound).into_iter();
-                errors.map(Error::Http).collect()
-            }
-            Self::Kafka(config) => config
-                .validate()
-                .err()
-                .map(Error::Kafka)
-                .into_iter()
-                .collect(),
-        }
+        self.configured().problems(outbound)
     }
 
     /// Checks the configuration and makes the target ready; `None` if the ledger makes the attempts itself.
     pub fn connect(&self, outbound: &Outbound) -> Result<Option<Arc<dyn Target>>, Error> {
-        match self {
-            Self::Http(config) => {
-                let http = http::Http::within(config.clone(), outbound)?;
-                Ok(Some(Arc::new(http)))
-            }
-            Self::Kafka(config) => {
-                config.validate()?;
-                Ok(None)
-            }
-        }
+        self.configured().build(outbound)
     }
 }
 
-/// What a target is told about the attempt, as header names and texts.
+/// The identity of an attempt, as the names and texts of headers.
 pub(crate) fn identity(task: &Task) -> [(&'static str, Cow<'_, str>); 6] {
     [
         ("retry-id", Cow::Borrowed(&*task.id)),

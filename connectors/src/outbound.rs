@@ -1,4 +1,4 @@
-//! What every connection out of a process goes by, whoever wrote the scene that wants it.
+//! The rules of a process for every connection out of it, whoever wrote the scene that wants it.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use crate::{egress, tls};
 /// The rules of a process for connections to targets, shared by all of them.
 #[derive(Clone, Debug, Default)]
 pub struct Outbound {
-    /// What is dialled.
+    /// The rules of egress.
     pub egress: Arc<egress::Config>,
-    /// How TLS is spoken.
+    /// The profiles of TLS.
     pub tls: Arc<tls::Profiles>,
-    /// What stands elsewhere than in a scene.
+    /// The secrets that scenes name and do not hold.
     pub secrets: Arc<Secrets>,
 }

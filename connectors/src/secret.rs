@@ -30,7 +30,7 @@ pub const GRACE: Duration = Duration::from_secs(5);
 /// Largest file that is read as a secret: headers are shorter.
 const MAX_FILE: u64 = 64 * 1024;
 
-/// What the names of variables begin with that configure retide: scenes do not read them.
+/// The prefix of variables that configure retide: scenes do not read them.
 const OWN: &str = "RETIDE__";
 
 /// The value of a header: as it is, or where it stands.
@@ -53,12 +53,12 @@ pub struct Reference {
     /// The variable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env: Option<String>,
-    /// What stands before it in the header.
+    /// The text before it in the header.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub prefix: String,
 }
 
-/// What scenes may name as secrets in a process, as it is written.
+/// The secrets that scenes may name in a process, as a configuration writes them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -85,12 +85,12 @@ pub struct Secret {
     state: RwLock<State>,
 }
 
-/// What was read of a secret.
+/// The latest reading of a secret.
 #[derive(Default)]
 struct State {
     /// The value of the header, of the last time that it could be read.
     value: Option<HeaderValue>,
-    /// What is wrong, and since when.
+    /// The fault of the latest reading, and since when it lasts.
     problem: Option<(String, Instant)>,
 }
 
@@ -174,7 +174,7 @@ impl Reference {
         }
     }
 
-    /// What it holds now, by the rules of a process; or why it holds nothing that can be sent.
+    /// The value now, by the rules of a process; or why there is none that can be sent.
     fn read(&self, config: &Config) -> Result<HeaderValue, String> {
         let place = self.to_string();
         let text = match (&self.file, &self.env) {
@@ -274,7 +274,7 @@ impl Secrets {
         Arc::clone(secret)
     }
 
-    /// What is wrong with a secret, so that what needs it has to wait; reads it if nobody has.
+    /// The fault for which all that need a secret have to wait, if it has one; reads the secret if nobody has.
     pub fn missing(&self, reference: &Reference) -> Option<String> {
         let secret = self.of(reference);
         if secret.is_unread() {
@@ -310,7 +310,7 @@ impl Secret {
         state.value.clone()
     }
 
-    /// What is wrong, if that is so for longer than the last value counts on.
+    /// The fault, if it lasts for longer than the last value counts on.
     fn missing(&self) -> Option<String> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         let (problem, since) = state.problem.as_ref()?;

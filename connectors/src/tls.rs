@@ -1,4 +1,4 @@
-//! How TLS is spoken with targets: profiles of the process, which scenes name.
+//! TLS with targets: profiles of the process, which scenes name.
 //!
 //! Scenes travel through a topic and may be written by others, so they hold no paths of files: a scene names a profile (`tls = "bank"`),
 //! and `[tls.bank]` in the process's configuration says which files that is. Targets that name none have the profile `default`, if there
@@ -85,7 +85,7 @@ pub struct Error {
 /// The profiles of a process.
 #[derive(Debug)]
 pub struct Profiles {
-    /// Those of the configuration.
+    /// The profiles of the configuration.
     named: BTreeMap<String, Arc<Profile>>,
     /// Of targets for which there is none: whom the system trusts is trusted.
     system: Arc<Profile>,
@@ -93,26 +93,26 @@ pub struct Profiles {
 
 /// A profile, and what its files hold.
 pub struct Profile {
-    /// Its name; none of the system's.
+    /// The name of the profile; none of the system's.
     name: Option<String>,
     /// As it is written.
     config: Config,
-    /// What was read last.
+    /// The latest reading of the files.
     state: RwLock<State>,
 }
 
-/// What was read of a profile's files.
+/// A reading of a profile's files.
 #[derive(Default)]
 struct State {
     /// The files as they were read last; none were yet.
     files: Option<Files>,
-    /// What is spoken by, of the last files that could be used.
+    /// The TLS configuration of the last files that could be used.
     usable: Option<Usable>,
-    /// What is wrong with the files that were read last.
+    /// The fault of the files that were read last.
     problem: Option<String>,
 }
 
-/// What of a profile can be used.
+/// The part of a profile that can be used.
 struct Usable {
     /// For connections that may speak HTTP/2.
     any: Arc<ClientConfig>,
@@ -131,7 +131,7 @@ pub enum Alpn {
     Http1,
 }
 
-/// What was found when a profile's files were looked at again.
+/// The findings of another look at a profile's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Looked {
     /// The profile.
@@ -140,13 +140,13 @@ pub struct Looked {
     pub changed: bool,
     /// Whether there are any in use.
     pub usable: bool,
-    /// What is wrong with them now.
+    /// The fault that they have now.
     pub problem: Option<String>,
     /// When the client's certificate that is in use expires.
     pub not_after: Option<SystemTime>,
 }
 
-/// How TLS is spoken with one target.
+/// The TLS of one target.
 #[derive(Clone, Debug)]
 pub struct Tls {
     /// The profile, or why there is none.
@@ -221,7 +221,7 @@ impl Profiles {
         self.named.keys().map(String::as_str)
     }
 
-    /// How TLS is spoken with `host`, a name or an address without brackets, where its scene names this profile.
+    /// The TLS of `host`, a name or an address without brackets, where its scene names this profile.
     pub fn of(&self, name: Option<&str>, host: &str) -> Result<Tls, &'static str> {
         let profile = match name {
             Some(name) => self.profile(name, host),
@@ -279,7 +279,7 @@ impl Profile {
         }
     }
 
-    /// What is spoken by now.
+    /// The TLS configuration of now.
     fn current(&self, alpn: Alpn) -> Result<Arc<ClientConfig>, String> {
         let pick = |state: &State| {
             let usable = state.usable.as_ref()?;
@@ -368,7 +368,7 @@ impl fmt::Debug for Profile {
 // === impl Tls ===
 
 impl Tls {
-    /// What the next handshake is made by; another `Arc` than before where the files are others. An error is one of class `tls`.
+    /// The configuration of the next handshake; another `Arc` than before where the files are others. An error is one of class `tls`.
     pub fn current(&self, alpn: Alpn) -> Result<Arc<ClientConfig>, String> {
         self.profile.as_ref().map_err(Clone::clone)?.current(alpn)
     }
@@ -383,12 +383,12 @@ impl Tls {
         self.profile.as_ref().err().map(String::as_str)
     }
 
-    /// What a handshake that failed means.
+    /// A failed handshake in words.
     pub fn explain(&self, error: &io::Error) -> String {
         explain::handshake(error, self.shows_certificate())
     }
 
-    /// What it means that a connection ended with this error, if TLS is the cause: version 1.3 lets a server refuse a client after the
+    /// The cause in words of a connection that ended with this error, if TLS is to blame: version 1.3 lets a server refuse a client after the
     /// client's handshake.
     pub fn cause(&self, error: &(dyn std::error::Error + 'static)) -> Option<String> {
         explain::cause(error, self.shows_certificate())

@@ -644,8 +644,8 @@ impl SceneFamilies {
             let labels = OutcomeLabels::new(label, outcome);
             self.attempts.remove(&labels);
         }
-        for why in left_out::Why::ALL {
-            self.left_out.remove(&ReasonLabels::new(label, why));
+        for reason in left_out::Reason::ALL {
+            self.left_out.remove(&ReasonLabels::new(label, reason));
         }
         for end in Terminal::ALL {
             let labels = OutcomeLabels::new(label, end.word());
@@ -695,8 +695,8 @@ impl OutcomeLabels {
 
 impl ReasonLabels {
     /// The labels of what was left out in a scene for a reason.
-    fn new(scene: &str, why: left_out::Why) -> Self {
-        let (scene, reason) = (escape(scene), why.word());
+    fn new(scene: &str, reason: left_out::Reason) -> Self {
+        let (scene, reason) = (escape(scene), reason.word());
         Self { scene, reason }
     }
 }
@@ -754,8 +754,8 @@ impl SceneMetrics {
     /// Headers of a record were left out of the request of its attempt.
     pub(crate) fn left_out(&self, left_out: &LeftOut) {
         let scene = &self.series().label;
-        for (why, count) in left_out.counts() {
-            let labels = ReasonLabels::new(scene, why);
+        for (reason, count) in left_out.counts() {
+            let labels = ReasonLabels::new(scene, reason);
             let counter = self.families.left_out.get_or_create_owned(&labels);
             counter.inc_by(count.into());
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tracing::{error, info, warn};
 
 use retide_connectors::kafka::OwnTopic;
-use retide_connectors::{Outbound, Target, TargetConfig, http};
+use retide_connectors::{Outbound, Target, TargetConfig};
 use retide_core::scene::{self, Missing};
 use retide_core::topic::is_own;
 use retide_core::with_causes;
@@ -142,13 +142,9 @@ impl Connected {
 
     /// What is called in place of a target that is a topic of retide's own, if it is one.
     fn refusal(&self, target: &TargetConfig) -> Option<Arc<dyn Target>> {
-        match target {
-            TargetConfig::Kafka(kafka) if is_own(&self.prefix, &kafka.topic) => {
-                let topic = kafka.topic.clone();
-                Some(Arc::new(OwnTopic { topic }))
-            }
-            TargetConfig::Kafka(_) | TargetConfig::Http(_) => None,
-        }
+        let topic = target.topic().filter(|topic| is_own(&self.prefix, topic))?;
+        let topic = topic.to_owned();
+        Some(Arc::new(OwnTopic { topic }))
     }
 }
 
@@ -181,8 +177,8 @@ fn keep(
         .get(name)
         .filter(|(before, _)| before == config)
         .map(|(_, target)| Ok(Some(Arc::clone(target))));
-    if let (None, TargetConfig::Http(http)) = (&kept, config)
-        && let Some(denied) = http::foresee(http, outbound)
+    if kept.is_none()
+        && let Some(denied) = config.server().and_then(|server| server.foresee(outbound))
     {
         warn!(scene = &**name, %denied, "target is not dialled: its tasks are dead letters");
     }

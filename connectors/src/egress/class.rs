@@ -1,4 +1,4 @@
-//! What kind of address an address is.
+//! Classes of addresses.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,7 +15,7 @@ pub enum Class {
     Private,
     /// This machine: 127.0.0.0/8, `::1`, and 0.0.0.0/8 and `::`, by which it is reached as well.
     Loopback,
-    /// What does not leave the local link: 169.254.0.0/16, `fe80::/10`, broadcast and multicast.
+    /// Addresses of the local link: 169.254.0.0/16, `fe80::/10`, broadcast and multicast.
     LinkLocal,
     /// Where clouds give credentials to whoever asks.
     Metadata,

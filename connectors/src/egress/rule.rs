@@ -12,13 +12,13 @@ use url::Host;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Rule {
-    /// What it names.
+    /// The addresses that it names.
     what: What,
     /// The only port it counts for, if it names one.
     port: Option<u16>,
 }
 
-/// What an entry of `allow` names.
+/// The addresses that an entry of `allow` names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum What {
     /// Every address of a network.

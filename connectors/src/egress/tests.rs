@@ -10,7 +10,7 @@ fn config(text: &str) -> Config {
 
 fn cause(config: &Config, host: &str, port: u16, address: &str) -> Option<Cause> {
     let address = address.parse().expect("an address");
-    let denied = config.permit(Place { host, port }, address).err()?;
+    let denied = config.permit(HostPort { host, port }, address).err()?;
     assert_eq!((&*denied.host, denied.address), (host, Some(address)));
     Some(denied.cause)
 }
@@ -175,7 +175,7 @@ fn what_is_known_before_a_name_is_resolved_is_said() {
     let config =
         config("only = 'allowed'\nallow = ['a.example', '*.b.example:8443']\nports = [443, 8443]");
     let cause = |host, port| {
-        let denied = config.foresee(Place { host, port });
+        let denied = config.foresee(HostPort { host, port });
         denied.map(|denied| denied.cause)
     };
 
@@ -186,7 +186,7 @@ fn what_is_known_before_a_name_is_resolved_is_said() {
     assert_eq!(cause("10.0.0.1", 443), Some(Cause::NotAllowed));
     assert_eq!(cause("::1", 443), Some(Cause::NotAllowed));
     assert_eq!(
-        Config::default().foresee(Place {
+        Config::default().foresee(HostPort {
             host: "h",
             port: 80
         }),
@@ -245,7 +245,7 @@ fn what_is_in_force_is_said_in_a_line() {
 fn a_denial_does_not_say_what_a_name_resolves_to() {
     let denied = Config::default()
         .permit(
-            Place {
+            HostPort {
                 host: "db.internal",
                 port: 80,
             },

@@ -1,4 +1,4 @@
-//! What an answer means for the attempt, and what it means that none came.
+//! The outcome of an attempt: by its answer, or by the way in which none came.
 //!
 //! Invariant: the status and the headers decide; the start of the body is a message for people.
 
@@ -12,7 +12,7 @@ use super::config::Config;
 use super::rest;
 use super::status::{Meaning, NoAnswer, Status};
 
-/// What an answer means for the attempt; `start` is what was read of its body.
+/// The outcome that an answer is; `start` is what was read of its body.
 pub(super) fn outcome(
     config: &Config,
     status: StatusCode,
@@ -110,7 +110,7 @@ pub(super) fn without_body(mut outcome: Outcome) -> Outcome {
     outcome
 }
 
-/// What it means that no answer came, in this way.
+/// The outcome of an attempt without an answer.
 pub(super) fn none(config: &Config, way: NoAnswer, message: &str) -> Outcome {
     let failure = Failure::new(way.word(), message);
     let listed = config

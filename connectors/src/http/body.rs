@@ -19,14 +19,14 @@ pub(super) const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// The body of an answer, and the connection on which it comes.
 pub(super) enum Body {
-    /// By HTTP/1.1.
+    /// A body of HTTP/1.1.
     One {
         /// What comes.
         incoming: Incoming,
         /// The connection.
         lease: OneLease,
     },
-    /// By HTTP/2.
+    /// A body of HTTP/2.
     Two {
         /// What comes.
         incoming: RecvStream,
@@ -117,7 +117,7 @@ impl Body {
 
 /// The start of a body, as it is read.
 struct Start {
-    /// What is kept.
+    /// Bytes of the body that are kept.
     bytes: Vec<u8>,
     /// Bytes that may still be read.
     left: usize,

@@ -1,14 +1,14 @@
-//! Which headers of a record go out with its request, and what became of those that do not.
+//! The headers of a record that go out with its request, and the count of those that do not.
 //!
 //! What keeps a header at home, in this order:
 //!
-//! 1. its name: HTTP does not allow it ([`Why::Name`]), it is retide's own or the connection's ([`Why::Reserved`]), or the target's
-//!    `headers` set it ([`Why::Configured`]);
-//! 2. the rules: `headers_not_from_task` names it ([`Why::Denied`]), [`WITHHELD`] does and `headers_from_task` does not ask for it
-//!    ([`Why::Withheld`]), or `headers_from_task` has no pattern for it ([`Why::NotAllowed`]);
-//! 3. its value: there is none ([`Why::Null`]), or it is longer than [`MAX_VALUE`] ([`Why::TooLong`]);
-//! 4. the others: a later one of a name that HTTP allows once takes its place ([`Why::Repeated`]), or the request is as large already as
-//!    common servers take ([`Why::NoRoom`]).
+//! 1. its name: HTTP does not allow it ([`Reason::Name`]), it is retide's own or the connection's ([`Reason::Reserved`]), or the target's
+//!    `headers` set it ([`Reason::Configured`]);
+//! 2. the rules: `headers_not_from_task` names it ([`Reason::Denied`]), [`WITHHELD`] does and `headers_from_task` does not ask for it
+//!    ([`Reason::Withheld`]), or `headers_from_task` has no pattern for it ([`Reason::NotAllowed`]);
+//! 3. its value: there is none ([`Reason::Null`]), or it is longer than [`MAX_VALUE`] ([`Reason::TooLong`]);
+//! 4. the others: a later one of a name that HTTP allows once takes its place ([`Reason::Repeated`]), or the request is as large already as
+//!    common servers take ([`Reason::NoRoom`]).
 //!
 //! What the payload is ([`DESCRIBES`]) goes before all others and needs no pattern. Invariant: each header of a record goes out or is counted.
 
@@ -21,7 +21,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use retide_core::{Header, Kind, Task};
 use serde::{Deserialize, Serialize};
 
-use crate::left_out::{LeftOut, Why};
+use crate::left_out::{LeftOut, Reason};
 
 /// Longest value of a record's header that is sent, in bytes: half of what a line may have at nginx, Apache and gunicorn.
 pub const MAX_VALUE: usize = 4 * 1024;
@@ -136,7 +136,7 @@ const ONCE: [&str; 41] = [
 #[serde(try_from = "String", into = "String")]
 pub struct Pattern(String);
 
-/// Which headers of records a target is sent.
+/// The rules for the headers of records that a target is sent.
 #[derive(Debug)]
 pub(super) struct Rules {
     /// Patterns of `headers_from_task`.
@@ -145,16 +145,16 @@ pub(super) struct Rules {
     denied: Vec<Pattern>,
 }
 
-/// How much of a record's headers goes out.
+/// The part of a record's headers that goes out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Carry {
-    /// What the rules let through.
+    /// All headers that the rules let through.
     All,
     /// Only what the payload is: the target has said that the headers are too large for it.
     Least,
 }
 
-/// What a request may still grow by.
+/// The room that is left in a request.
 #[derive(Debug)]
 struct Room {
     /// In bytes.
@@ -239,10 +239,10 @@ impl Rules {
     }
 
     /// Why a header of this name stays at home whatever its value, if it does.
-    fn keeps(&self, name: &str) -> Option<Why> {
+    fn keeps(&self, name: &str) -> Option<Reason> {
         let any = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.matches(name));
         if any(&self.denied) {
-            return Some(Why::Denied);
+            return Some(Reason::Denied);
         }
         let withheld = WITHHELD
             .iter()
@@ -252,9 +252,9 @@ impl Rules {
             let asked = self.allowed.iter().any(|pattern| {
                 pattern.matches(name) && matches(withheld.as_bytes(), pattern.0.as_bytes())
             });
-            return (!asked).then_some(Why::Withheld);
+            return (!asked).then_some(Reason::Withheld);
         }
-        (!any(&self.allowed) && !DESCRIBES.contains(&name)).then_some(Why::NotAllowed)
+        (!any(&self.allowed) && !DESCRIBES.contains(&name)).then_some(Reason::NotAllowed)
     }
 
     /// Adds those headers of `task` to `headers` that go out, and says which do not. `own` are those of the target's configuration;
@@ -277,12 +277,12 @@ impl Rules {
                 if describes(header) != first {
                     continue;
                 }
-                let why = match self.sent(task.kind, header, carry, own) {
+                let reason = match self.sent(task.kind, header, carry, own) {
                     Ok((name, value)) => place(name, value, headers, &mut room),
-                    Err(why) => Some(why),
+                    Err(reason) => Some(reason),
                 };
-                if let Some(why) = why {
-                    left_out.get_or_insert_default().add(header, why);
+                if let Some(reason) = reason {
+                    left_out.get_or_insert_default().add(header, reason);
                 }
             }
         }
@@ -296,27 +296,27 @@ impl Rules {
         header: &Header,
         carry: Carry,
         own: &HeaderMap,
-    ) -> Result<(HeaderName, HeaderValue), Why> {
-        let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| Why::Name)?;
+    ) -> Result<(HeaderName, HeaderValue), Reason> {
+        let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| Reason::Name)?;
         // How its task ended is what a callback is about.
         let is_end = kind == Kind::Callback && name == "retry-outcome";
         if !is_end {
             if is_reserved(&name) {
-                return Err(Why::Reserved);
+                return Err(Reason::Reserved);
             }
             if own.contains_key(&name) {
-                return Err(Why::Configured);
+                return Err(Reason::Configured);
             }
-            if let Some(why) = self.keeps(name.as_str()) {
-                return Err(why);
+            if let Some(reason) = self.keeps(name.as_str()) {
+                return Err(reason);
             }
             if carry == Carry::Least && !DESCRIBES.contains(&name.as_str()) {
-                return Err(Why::Refused);
+                return Err(Reason::Refused);
             }
         }
-        let value = encode(header.value.as_deref().ok_or(Why::Null)?);
+        let value = encode(header.value.as_deref().ok_or(Reason::Null)?);
         if value.len() > MAX_VALUE {
-            return Err(Why::TooLong);
+            return Err(Reason::TooLong);
         }
         Ok((name, value))
     }
@@ -340,20 +340,20 @@ fn place(
     value: HeaderValue,
     headers: &mut HeaderMap,
     room: &mut Room,
-) -> Option<Why> {
+) -> Option<Reason> {
     let size = size(&name, &value);
     if ONCE.contains(&name.as_str())
         && let Some(before) = headers.get_mut(&name)
     {
         let Some(bytes) = (room.bytes + self::size(&name, before)).checked_sub(size) else {
-            return Some(Why::NoRoom);
+            return Some(Reason::NoRoom);
         };
         room.bytes = bytes;
         *before = value;
-        return Some(Why::Repeated);
+        return Some(Reason::Repeated);
     }
     if room.take(size).is_none() {
-        return Some(Why::NoRoom);
+        return Some(Reason::NoRoom);
     }
     headers.append(name, value);
     None
@@ -432,23 +432,28 @@ mod tests {
 
         for (allowed, denied, name, expected) in [
             (&["*"][..], &[][..], "x-team", None),
-            (&["*"], &[], "authorization", Some(Why::Withheld)),
+            (&["*"], &[], "authorization", Some(Reason::Withheld)),
             (&["*", "Authorization"], &[], "authorization", None),
-            (&["x-*"], &[], "x-forwarded-for", Some(Why::Withheld)),
+            (&["x-*"], &[], "x-forwarded-for", Some(Reason::Withheld)),
             (&["x-forwarded-*"], &[], "x-forwarded-for", None),
             (&["x-forwarded-for"], &[], "x-forwarded-for", None),
             (
                 &["x-forwarded-for"],
                 &[],
                 "x-forwarded-host",
-                Some(Why::Withheld),
+                Some(Reason::Withheld),
             ),
-            (&["cook*"], &[], "cookie", Some(Why::Withheld)),
-            (&["x-*"], &[], "team", Some(Why::NotAllowed)),
-            (&[], &[], "x-team", Some(Why::NotAllowed)),
+            (&["cook*"], &[], "cookie", Some(Reason::Withheld)),
+            (&["x-*"], &[], "team", Some(Reason::NotAllowed)),
+            (&[], &[], "x-team", Some(Reason::NotAllowed)),
             (&[], &[], "content-type", None),
-            (&["*"], &["content-type"], "content-type", Some(Why::Denied)),
-            (&["*", "x-team"], &["x-*"], "x-team", Some(Why::Denied)),
+            (
+                &["*"],
+                &["content-type"],
+                "content-type",
+                Some(Reason::Denied),
+            ),
+            (&["*", "x-team"], &["x-*"], "x-team", Some(Reason::Denied)),
         ] {
             assert_eq!(
                 keeps(allowed, denied, name),

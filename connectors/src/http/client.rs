@@ -40,7 +40,7 @@ const LAST_PAUSE: Duration = Duration::from_millis(64);
 /// Part of the time of an attempt that must be left for a request to be sent again: one that is cut short may be processed, and is a timeout.
 const LAST_SHARE: u32 = 8;
 
-/// What is said of a kept connection that breaks before a byte of the answer.
+/// Words for a kept connection that breaks before a byte of the answer.
 const CUT: &str = "the target closed a kept connection as the request came";
 
 /// Sends requests to one target.
@@ -81,7 +81,7 @@ pub(super) struct NotAnswered {
 #[derive(Clone, Copy)]
 struct Cut;
 
-/// What came of sending a request once.
+/// The end of sending a request once.
 #[expect(
     clippy::large_enum_variant,
     reason = "there is one for a moment, and nearly always it is the large one"

@@ -9,9 +9,10 @@ use std::time::Duration;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use retide_core::scene::MAX_DELAY;
 use serde::{Deserialize, Serialize};
-use url::{Host, Url};
+use url::Url;
 
 use crate::secret::{Reference, Worth};
+use crate::server::{Server, host};
 use crate::tls::{Profiles, Tls};
 
 use super::carried::{Pattern, is_reserved};
@@ -105,13 +106,13 @@ pub struct Config {
     /// The content type of a payload whose producer named none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
-    /// Which headers of a record are sent; what is withheld by default has to be named.
+    /// Headers of a record that are sent; those withheld by default have to be named.
     #[serde(
         default = "default_headers_from_task",
         skip_serializing_if = "is_every_header"
     )]
     pub headers_from_task: Vec<Pattern>,
-    /// Which headers of a record are not sent, whatever the other list says.
+    /// Headers of a record that are not sent, whatever the other list says.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers_not_from_task: Vec<Pattern>,
     /// Longest wait that the target may ask for.
@@ -168,7 +169,7 @@ impl Config {
         Ok(url)
     }
 
-    /// How TLS is spoken with the target, if it is, by the rules of a process.
+    /// The TLS of the target, if it has any, by the profiles of a process.
     pub(super) fn parse_tls(&self, url: &Url, profiles: &Profiles) -> Result<Option<Tls>, Error> {
         if url.scheme() != "https" {
             return match self.tls {
@@ -181,11 +182,15 @@ impl Config {
             .map_err(|message| Error::ServerName { message })
     }
 
+    /// The server of the address, if requests can be sent to it.
+    pub(super) fn server(&self) -> Result<Server, Error> {
+        let url = self.parse_url()?;
+        Server::of(&url, self.tls.as_deref()).ok_or(Error::NoHost)
+    }
+
     /// Scheme, host and port of the address, if requests can be sent to it.
     pub fn authority(&self) -> Option<String> {
-        let url = self.parse_url().ok()?;
-        let (host, port) = (url.host_str()?, url.port_or_known_default()?);
-        Some(format!("{}://{host}:{port}", url.scheme()))
+        Some(self.server().ok()?.to_string())
     }
 
     /// How long connections live, and may take to come about.
@@ -324,12 +329,12 @@ impl Config {
         Ok(())
     }
 
-    /// What `code` means: what the lists make of it, or else HTTP.
+    /// The meaning of `code`: by the lists, or else by HTTP.
     pub(super) fn meaning(&self, code: u16) -> Meaning {
         self.configured(code).unwrap_or_else(|| Meaning::of(code))
     }
 
-    /// What the lists make of `code`: an exact code first, then a class.
+    /// The meaning of `code` by the lists: an exact code first, then a class.
     pub(super) fn configured(&self, code: u16) -> Option<Meaning> {
         self.listed(Status::Code(code)).or_else(|| {
             let mut lists = self.lists().into_iter();
@@ -339,7 +344,7 @@ impl Config {
         })
     }
 
-    /// What the lists make of exactly this status.
+    /// The meaning of exactly this status by the lists.
     pub(super) fn listed(&self, status: Status) -> Option<Meaning> {
         let mut lists = self.lists().into_iter();
         let (_, _, meaning) = lists.find(|(_, list, _)| list.contains(&status))?;
@@ -378,17 +383,7 @@ impl fmt::Debug for Config {
     }
 }
 
-/// The host of an address: a name, or an address without brackets.
-pub(super) fn host(url: &Url) -> String {
-    match url.host() {
-        Some(Host::Domain(name)) => name.to_owned(),
-        Some(Host::Ipv4(address)) => address.to_string(),
-        Some(Host::Ipv6(address)) => address.to_string(),
-        None => String::new(),
-    }
-}
-
-/// What is probably meant by a header that is named as variables are whose value stands in a file.
+/// The key that is probably meant by a header named like a variable whose value stands in a file.
 fn misnamed(name: &str) -> Option<String> {
     let upper = name.to_ascii_uppercase();
     let (suffix, key) = [("_FILE", "file"), ("_ENV", "env")]

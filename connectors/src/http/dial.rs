@@ -18,11 +18,11 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
-use super::config;
 use super::race::Race;
 use super::status::NoAnswer;
 use super::wire::Stream;
-use crate::egress::{self, Place};
+use crate::egress::{self, HostPort};
+use crate::server;
 use crate::tls::{Alpn, Tls};
 
 /// Time without a word on a connection after which it is asked whether it is still there, and between two such questions.
@@ -110,7 +110,7 @@ impl Dialer {
         Self {
             host: host.unwrap_or_else(|| Host::Domain(String::new())),
             port: url.port_or_known_default().unwrap_or_default(),
-            name: config::host(url),
+            name: server::host(url),
             egress,
             tls,
             spoken: Mutex::default(),
@@ -216,7 +216,7 @@ impl Dialer {
         let Self {
             name, port, egress, ..
         } = self;
-        let at = Place {
+        let at = HostPort {
             host: name,
             port: *port,
         };

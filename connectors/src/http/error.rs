@@ -16,6 +16,9 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The address names no host.
+    #[error("url without a host")]
+    NoHost,
     /// The address is neither `http` nor `https`.
     #[error("url scheme {scheme} is neither http nor https")]
     Scheme {
@@ -128,6 +131,7 @@ impl Error {
         let keys = |keys: &[&str]| keys.iter().map(|&key| key.to_owned()).collect();
         match self {
             Self::Url { .. }
+            | Self::NoHost
             | Self::Scheme { .. }
             | Self::Credentials
             | Self::ServerName { .. } => keys(&["url"]),

@@ -8,7 +8,7 @@ use http::{StatusCode, header};
 /// Characters of a line that cannot be read which are shown.
 const SHOWN: usize = 60;
 
-/// What the start of an answer is.
+/// The start of an answer, as far as it can be read.
 #[derive(Debug)]
 pub(super) enum Head {
     /// An answer: its status, those of its headers that can be read, and the start of its body.
@@ -17,10 +17,10 @@ pub(super) enum Head {
         status: StatusCode,
         /// The headers that can be read.
         headers: HeaderMap,
-        /// What came of the body.
+        /// The bytes of the body that came with it.
         body: Vec<u8>,
     },
-    /// It breaks off before there is a status.
+    /// The answer breaks off before there is a status.
     Cut,
     /// Not an answer of HTTP, as these words say.
     Odd(String),

@@ -23,10 +23,10 @@ use crate::secret::{Secret, Secrets};
 /// The content type of a payload whose producer named none, where the target's configuration does not either.
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
-/// Who asks, where the configuration does not say otherwise.
+/// The `user-agent` where the configuration names none.
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("retide/", env!("CARGO_PKG_VERSION")));
 
-/// What answers are good for: any, since only their start is read.
+/// The `accept` header: any answer is good, since only its start is read.
 const ANYTHING: HeaderValue = HeaderValue::from_static("*/*");
 
 /// The name of the header that is the same on each attempt.
@@ -47,11 +47,11 @@ pub(super) struct Requests {
     host: HeaderValue,
     /// The headers of the configuration.
     own: HeaderMap,
-    /// Those of them whose values stand elsewhere.
+    /// Headers of the configuration whose values stand elsewhere.
     elsewhere: Vec<(HeaderName, Arc<Secret>)>,
     /// The content type of a payload whose producer named none.
     content_type: HeaderValue,
-    /// Which headers of a record go along.
+    /// The rules for the headers of a record.
     rules: Rules,
 }
 
@@ -100,7 +100,7 @@ impl Requests {
         (request, left_out)
     }
 
-    /// What of the record of `task` its request does not have.
+    /// The headers of the record of `task` that its request does not have.
     pub(super) fn left_out(&self, task: &Task, carry: Carry) -> Option<Box<LeftOut>> {
         let length = task.record.value.as_ref().map_or(0, Bytes::len);
         self.headers(task, length, carry).1
@@ -147,7 +147,7 @@ impl Requests {
         (headers, left_out)
     }
 
-    /// What came of a request whose headers the target finds too large, with the largest one in words; `None` if it was anything else.
+    /// The outcome of a request whose headers the target finds too large, with the largest one in words; `None` for any other outcome.
     pub(super) fn refused(&self, task: &Task, carry: Carry, outcome: &Outcome) -> Option<Outcome> {
         let failure = outcome.failure()?;
         let (headers, _) = self.headers(task, 0, carry);

@@ -30,13 +30,13 @@ const RESETS: [(&str, &str); 4] = [
 /// September 2001.
 const EPOCH_SECONDS: f64 = 1e9;
 
-/// The same in milliseconds: as seconds since the epoch, it would be the year 5138.
+/// Numbers from this one on are milliseconds since the epoch: as seconds, it would be the year 5138.
 const EPOCH_MILLIS: f64 = 1e11;
 
-/// The same in microseconds.
+/// Numbers from this one on are microseconds since the epoch.
 const EPOCH_MICROS: f64 = 1e14;
 
-/// The same in nanoseconds.
+/// Numbers from this one on are nanoseconds since the epoch.
 const EPOCH_NANOS: f64 = 1e17;
 
 /// How long the target asks to be left alone, if it does so in a way that can be read.

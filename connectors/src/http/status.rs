@@ -41,10 +41,10 @@ pub enum NoAnswer {
     Timeout,
 }
 
-/// What a status says about the attempt.
+/// The meaning of a status for the attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
-    /// It is done.
+    /// The attempt has done its work.
     Success,
     /// Another attempt may mend it.
     Retryable,
@@ -161,7 +161,7 @@ impl NoAnswer {
 // === impl Meaning ===
 
 impl Meaning {
-    /// What HTTP makes of `code`, where the configuration does not say otherwise.
+    /// The meaning of `code` in HTTP, where the configuration does not say otherwise.
     pub(super) const fn of(code: u16) -> Self {
         match code {
             200..=299 => Self::Success,

@@ -35,11 +35,11 @@ pub(super) struct Wire {
     is_gone: bool,
 }
 
-/// What has come and gone on a connection since the request under way began.
+/// The bytes that have come and gone on a connection since the request under way began.
 #[derive(Default)]
 pub(super) struct Tap(Mutex<Seen>);
 
-/// See [`Tap`].
+/// The state of a [`Tap`].
 #[derive(Default)]
 struct Seen {
     /// Whether an answer is waited for, so that its start is kept.
@@ -52,7 +52,7 @@ struct Seen {
     gone: u64,
 }
 
-/// What a tap has seen of a request and its answer.
+/// The view of a tap on a request and its answer.
 pub(super) struct Glimpse {
     /// The start of the answer.
     pub(super) start: Vec<u8>,
@@ -76,7 +76,7 @@ impl Wire {
         (wire, tap)
     }
 
-    /// What to say of a write of `length` bytes.
+    /// Notes a write of `length` bytes; one that fails since the target is gone counts as done.
     fn wrote(&mut self, polled: Poll<io::Result<usize>>, length: usize) -> Poll<io::Result<usize>> {
         self.tap.wrote(&polled);
         match polled {
@@ -199,7 +199,7 @@ impl Tap {
         self.lock().came
     }
 
-    /// What has been seen of the request under way and its answer.
+    /// Takes the view on the request under way and its answer.
     pub(super) fn glimpse(&self) -> Glimpse {
         let mut seen = self.lock();
         seen.waiting = false;

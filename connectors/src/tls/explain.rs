@@ -1,4 +1,4 @@
-//! What a failed handshake means, in words for whoever has to mend it.
+//! A failed handshake in words for whoever has to mend it.
 //!
 //! Invariant: what the other side says about itself is bounded, and nothing secret is in it.
 
@@ -10,7 +10,7 @@ use humantime::format_rfc3339_seconds;
 use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, InvalidMessage, PeerIncompatible};
 
-/// What of the client's is shown to a target that asks for a certificate.
+/// The client's certificate, as a target that asks for one is shown it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shown {
     /// A certificate.
@@ -22,10 +22,10 @@ pub enum Shown {
 /// Most names of a certificate that are repeated.
 const NAMES: usize = 3;
 
-/// What a connection says that is closed in the middle of the handshake.
+/// The error of a connection that is closed in the middle of the handshake.
 const CLOSED: &str = "it closed the connection during the handshake: as a rule it speaks no version of TLS, or none with a cipher in common, at this port";
 
-/// What a handshake that failed means.
+/// A failed handshake in words.
 pub fn handshake(error: &io::Error, shown: Shown) -> String {
     if let Some(cause) = cause(error, shown) {
         return cause;
@@ -39,7 +39,7 @@ pub fn handshake(error: &io::Error, shown: Shown) -> String {
     }
 }
 
-/// What an error means, if one of TLS is in it.
+/// An error in words, if one of TLS is in it.
 pub fn cause(error: &(dyn Error + 'static), shown: Shown) -> Option<String> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -84,10 +84,10 @@ pub(super) fn words(error: &rustls::Error) -> String {
     }
 }
 
-/// What the verifier calls a certificate that may sign others, and is shown by a server as its own.
+/// The verifier's word for a certificate that may sign others, and is shown by a server as its own.
 const OF_A_CA: &str = "CaUsedAsEndEntity";
 
-/// What is wrong with the certificate of the other side.
+/// The fault of the other side's certificate, in words.
 fn certificate(error: &CertificateError) -> String {
     match error {
         CertificateError::UnknownIssuer => {
@@ -138,7 +138,7 @@ fn certificate(error: &CertificateError) -> String {
     }
 }
 
-/// What the other side says about this one.
+/// An alert of the other side about this one, in words.
 fn said(alert: AlertDescription, shown: Shown) -> String {
     const WANTED: &str = "it wants a client's certificate: name `cert` and `key` in a [tls.NAME]";
     match (alert, shown) {

@@ -21,7 +21,7 @@ use super::{Config, Usable, Version};
 /// Largest file that is read: a bundle of every public CA is a quarter of it.
 const MAX_FILE: u64 = 1 << 20;
 
-/// What the files of a profile hold, byte for byte.
+/// The bytes of a profile's files.
 #[derive(PartialEq, Eq)]
 pub(super) struct Files {
     /// The certificates of those who are trusted.
@@ -45,7 +45,7 @@ impl Files {
         })
     }
 
-    /// What a profile with these files speaks by.
+    /// The TLS configuration of a profile with these files.
     pub(super) fn usable(&self, config: &Config) -> Result<Usable, String> {
         let provider = Arc::new(ring::default_provider());
         let versions: Vec<_> = [(Version::V12, &TLS12), (Version::V13, &TLS13)]
@@ -91,7 +91,7 @@ impl Files {
         })
     }
 
-    /// Who is trusted.
+    /// The authorities that are trusted.
     fn verifier(
         &self,
         config: &Config,

@@ -24,7 +24,7 @@ use serde::Serialize;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
-use retide_connectors::TargetConfig;
+use retide_connectors::{Destination, TargetConfig};
 use retide_core::command::Invocation;
 use retide_core::{span, with_causes};
 use retide_native::admin::Operation;
@@ -677,20 +677,17 @@ fn kafka_targets(
     for (name, (scene, _)) in scenes {
         let callback = scene.callback.as_ref().map(|callback| &callback.target);
         for (what, target) in [("target", Some(&scene.target)), ("callback", callback)] {
-            let Some(TargetConfig::Kafka(kafka)) = target else {
-                continue;
+            let topic = match target.and_then(TargetConfig::destination) {
+                Some(Destination::Topic(topic)) => topic,
+                // These are called: `targets` examines them.
+                Some(Destination::Server(_)) | None => continue,
             };
-            let subject = format!("scene {name}: {what} topic {}", kafka.topic);
-            let fix = || {
-                cluster::create_topic(
-                    &config.kafka.client(),
-                    config.kafka.bootstrap(),
-                    &kafka.topic,
-                )
-            };
+            let subject = format!("scene {name}: {what} topic {topic}");
+            let fix =
+                || cluster::create_topic(&config.kafka.client(), config.kafka.bootstrap(), topic);
             lines.push(match topics {
                 None => Line::warn(Section::Targets, subject, "not checked: no broker", fix()),
-                Some(topics) if topics.contains(&kafka.topic) => {
+                Some(topics) if topics.contains(topic) => {
                     Line::ok(Section::Targets, subject, "exists")
                 }
                 Some(_) => Line::fail(

@@ -10,8 +10,6 @@ use rdkafka::error::RDKafkaErrorCode;
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
-use retide_connectors::TargetConfig;
-
 use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
 use crate::cli::run;
 use crate::cluster::{self, Created, Plan, Role, Scope, Severity, User};
@@ -134,9 +132,7 @@ pub(super) fn targets<'a>(scenes: impl Iterator<Item = &'a Scene>) -> BTreeSet<S
     for scene in scenes {
         let callback = scene.callback.as_ref().map(|callback| &callback.target);
         for target in [Some(&scene.target), callback].into_iter().flatten() {
-            if let TargetConfig::Kafka(kafka) = target {
-                topics.insert(kafka.topic.clone());
-            }
+            topics.extend(target.topic().map(str::to_owned));
         }
     }
     topics

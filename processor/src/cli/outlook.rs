@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use tokio::runtime::Builder;
 use tokio::time::Instant;
 
-use retide_connectors::{Outbound, TargetConfig, http};
+use retide_connectors::{Outbound, Server, TargetConfig};
 
 use crate::cli::output::{Failed, say};
 use crate::config::{Config, Scene, unknown_profile};
@@ -31,8 +31,8 @@ pub(super) fn tell<'a>(
         unknown.extend(missing.map(|profile| (name, profile)));
         let callback = scene.callback.as_ref().map(|callback| &callback.target);
         for (what, target) in [("target", Some(&scene.target)), ("callback", callback)] {
-            if let Some(TargetConfig::Http(http)) = target {
-                asked.push(denied((name, what), http, outbound, deadline));
+            if let Some(server) = target.and_then(TargetConfig::server) {
+                asked.push(denied((name, what), server, outbound, deadline));
             }
         }
     }
@@ -55,13 +55,13 @@ pub(super) fn tell<'a>(
 /// What is said of a target that would not be dialled.
 async fn denied(
     (scene, what): (&str, &str),
-    target: &http::Config,
+    server: Server,
     outbound: &Outbound,
     deadline: Instant,
 ) -> Option<String> {
-    let found = match http::foresee(target, outbound) {
+    let found = match server.foresee(outbound) {
         Some(denied) => denied,
-        None => http::denied(target, outbound, deadline).await?,
+        None => server.denied(outbound, deadline).await?,
     };
     Some(format!(
         "scene {scene}: its {what} would not be dialled: {found}; its tasks would be dead letters (`egress`)"

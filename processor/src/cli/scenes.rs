@@ -8,7 +8,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use retide_connectors::TargetConfig;
 use retide_core::{Origin, Timestamp};
 
 use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
@@ -383,10 +382,12 @@ impl<'a> Board<'a> {
                     (true, false) => "topic",
                     (false, _) => "configuration",
                 },
-                target: Some(match &scene.target {
-                    TargetConfig::Http(http) => http.authority().unwrap_or_default(),
-                    TargetConfig::Kafka(kafka) => format!("kafka {}", kafka.topic),
-                }),
+                target: Some(
+                    scene
+                        .target
+                        .destination()
+                        .map_or_else(String::new, |destination| destination.to_string()),
+                ),
                 backoff: Some(word(&scene.backoff)?),
                 max_attempts: Some(scene.max_attempts.get()),
                 error: None,

@@ -317,11 +317,9 @@ impl Scene {
             (&["target", "kafka", "topic"][..], Some(&self.target)),
             (&["callback", "target", "kafka", "topic"], callback),
         ];
-        targets.into_iter().find_map(|(keys, target)| match target {
-            Some(TargetConfig::Kafka(kafka)) if is_own(prefix, &kafka.topic) => {
-                Some((keys, &*kafka.topic))
-            }
-            Some(TargetConfig::Kafka(_) | TargetConfig::Http(_)) | None => None,
+        targets.into_iter().find_map(|(keys, target)| {
+            let topic = target?.topic()?;
+            is_own(prefix, topic).then_some((keys, topic))
         })
     }
 
@@ -332,14 +330,10 @@ impl Scene {
             (&["target"][..], Some(&self.target)),
             (&["callback", "target"], callback),
         ];
-        targets
-            .into_iter()
-            .filter_map(|(keys, target)| match target {
-                Some(TargetConfig::Http(http)) => {
-                    Some(([keys, &["http", "tls"]].concat(), http.tls.as_deref()?))
-                }
-                Some(TargetConfig::Kafka(_)) | None => None,
-            })
+        targets.into_iter().filter_map(|(keys, target)| {
+            let target = target?.configured();
+            Some(([keys, &[target.kind(), "tls"]].concat(), target.profile()?))
+        })
     }
 
     /// Where secrets of its targets stand, and the keys that lead to them.
@@ -350,9 +344,11 @@ impl Scene {
             ("callback.target", callback),
         ];
         targets.into_iter().flat_map(|(way, target)| {
-            let all = target.map(TargetConfig::references).unwrap_or_default();
-            let all = all.into_iter();
-            all.map(move |(name, reference)| (format!("{way}.http.headers.{name}"), reference))
+            let target = target.map(TargetConfig::configured).into_iter();
+            target.flat_map(move |target| {
+                let (kind, all) = (target.kind(), target.references().into_iter());
+                all.map(move |(key, reference)| (format!("{way}.{kind}.{key}"), reference))
+            })
         })
     }
 

@@ -4,8 +4,8 @@
 
 use url::Url;
 
-use retide_connectors::TargetConfig;
 use retide_connectors::secret::Worth;
+use retide_connectors::{Exposed, TargetConfig};
 
 use crate::config::Scene;
 use crate::config::source::MASKED;
@@ -64,25 +64,41 @@ pub(crate) fn masked(scene: &Scene) -> (Scene, Vec<String>) {
         ("target", Some(&mut scene.target)),
         ("callback.target", callback),
     ] {
-        let Some(TargetConfig::Http(http)) = target else {
+        let Some(target) = target.map(TargetConfig::configured_mut) else {
             continue;
         };
-        for (name, value) in &mut http.headers {
-            let is_secret = match value {
+        let kind = target.kind();
+        for (key, exposed) in target.exposed() {
+            if mask(exposed) {
+                places.push(format!("{way}.{kind}.{key}"));
+            }
+        }
+    }
+    (scene, places)
+}
+
+/// Leaves out what is secret in a value; whether anything was.
+fn mask(exposed: Exposed<'_>) -> bool {
+    match exposed {
+        Exposed::Header { name, value } => {
+            let is_secret = match &*value {
                 Worth::Plain(text) => is_named_so(name) || has_scheme(text),
                 Worth::Elsewhere(_) => false,
             };
             if is_secret {
                 *value = MASKED.into();
-                places.push(format!("{way}.http.headers.{name}"));
             }
+            is_secret
         }
-        if let Some(url) = without_secrets(&http.url) {
-            http.url = url;
-            places.push(format!("{way}.http.url"));
+        Exposed::Url(url) => {
+            let masked = without_secrets(url);
+            let is_secret = masked.is_some();
+            if let Some(masked) = masked {
+                *url = masked;
+            }
+            is_secret
         }
     }
-    (scene, places)
 }
 
 /// Whether a header's value begins as credentials do.

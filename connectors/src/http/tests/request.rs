@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use retide_core::Kind;
 
 use super::*;
-use crate::left_out::Why;
+use crate::left_out::Reason;
 
 #[tokio::test]
 async fn a_request_carries_payload_identity_and_the_producers_headers() {
@@ -124,10 +124,10 @@ async fn what_http_cannot_carry_is_encoded_or_left_out_and_told() {
     assert_eq!(
         counts,
         [
-            (Why::Name, 4),
-            (Why::Withheld, 2),
-            (Why::Null, 1),
-            (Why::TooLong, 1)
+            (Reason::Name, 4),
+            (Reason::Withheld, 2),
+            (Reason::Null, 1),
+            (Reason::TooLong, 1)
         ]
     );
     let told = left_out.to_string();
@@ -162,14 +162,14 @@ async fn a_request_is_no_larger_than_common_servers_take() {
         .sum();
     assert!((7_000..MAX_HEAD).contains(&size), "{size}");
     assert_eq!(headers["content-type"], "text/plain");
-    assert_eq!(left_out, [(Why::NoRoom, 13)]);
+    assert_eq!(left_out, [(Reason::NoRoom, 13)]);
 
     let many: Vec<_> = names
         .iter()
         .map(|name| (name.as_str(), Some(&b"1"[..])))
         .collect();
     let (headers, left_out) = attempt(&many).await;
-    assert_eq!(left_out, [(Why::NoRoom, 100 - MAX_HEADERS as u32)]);
+    assert_eq!(left_out, [(Reason::NoRoom, 100 - MAX_HEADERS as u32)]);
     assert_eq!(headers.get("x-0"), Some(&"1".parse().expect("a value")));
 }
 
@@ -371,7 +371,7 @@ async fn a_target_that_finds_the_headers_too_large_is_asked_once_more_without_th
 
     let (attempt, requests) = asked(small, record).await;
     assert_eq!(attempt.outcome, Outcome::Success);
-    assert_eq!(counts(&attempt), [(Why::Refused, 2)]);
+    assert_eq!(counts(&attempt), [(Reason::Refused, 2)]);
     assert_eq!(requests.len(), 2);
     assert!(requests[0].contains("x-small: 1") && !requests[1].contains("x-small"));
     assert!(requests[1].contains("content-type: text/plain"));

@@ -14,6 +14,7 @@ use rustls::pki_types::CertificateDer;
 use tempfile::NamedTempFile;
 
 use super::*;
+use crate::server::{Reached, Unreached};
 use crate::tls;
 
 #[tokio::test]
@@ -105,6 +106,45 @@ pub(super) fn trusting(certificate: &CertificateDer<'_>) -> (Outbound, NamedTemp
         ..Outbound::default()
     };
     (outbound, ca)
+}
+
+#[tokio::test]
+async fn a_probe_tells_which_protocol_is_spoken_at_a_port() {
+    let (secure, certificate) = serve_tls().await;
+    let (plain, _) = serve((200, &[], "")).await;
+    let (outbound, _ca) = trusting(&certificate);
+    let probe = async |scheme: &str, address: SocketAddr, outbound: &Outbound| {
+        let config = Config::new(format!("{scheme}://localhost:{}/", address.port()));
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        let server = config.server().expect("a server");
+        server.probe(outbound, deadline).await
+    };
+
+    let as_said = [
+        probe("https", secure, &outbound).await,
+        probe("http", plain, &outbound).await,
+    ];
+    let crossed = [
+        probe("http", secure, &outbound).await,
+        // Whoever is not trusted speaks TLS all the same.
+        probe("http", secure, &Outbound::default()).await,
+        probe("https", plain, &outbound).await,
+    ];
+
+    let is_dated = |reached: &Reached| {
+        matches!(
+            reached,
+            Reached::Tls {
+                version: "1.3",
+                not_after: Some(_)
+            }
+        )
+    };
+    assert!(as_said[0].as_ref().is_ok_and(is_dated), "{as_said:?}");
+    assert_eq!(as_said[1], Ok(Reached::Plain));
+    assert_eq!(crossed[0], Err(Unreached::SpeaksTls));
+    assert_eq!(crossed[1], Err(Unreached::SpeaksTls));
+    assert!(matches!(crossed[2], Err(Unreached::Tls(_))), "{crossed:?}");
 }
 
 #[tokio::test]

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use retide_connectors::TargetConfig;
 use retide_core::scene::{self, Overrides};
 use retide_core::share::{self, Division};
 use retide_core::{Ordering, Policy, Rate, Scenes, Timestamp, breaker, span};
@@ -111,15 +110,17 @@ fn odd(name: &str, scene: &Scene, longest: Duration, now: Timestamp) -> Vec<Odd>
         all.extend(many_trips(policy, longest));
     }
     all.dedup();
+    let timeout = scene.target.configured().timeout();
     if let Some(rate) = rules.rate {
         all.extend(slow_rate(rate, rules.deadline));
-        if let TargetConfig::Http(_) = scene.target {
+        // What the ledger produces takes no place of a call.
+        if rules.target == scene::Target::Call {
             all.extend(fast_rate(rate, rules.concurrency.get()));
         }
     }
     all.extend(stiff_concurrency(&rules));
-    if let TargetConfig::Http(http) = &scene.target {
-        all.extend(odd_breaker(&rules, http.timeout));
+    if let Some(timeout) = timeout {
+        all.extend(odd_breaker(&rules, timeout));
     }
     all
 }

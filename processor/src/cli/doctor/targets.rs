@@ -9,13 +9,12 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use humantime::format_rfc3339_seconds;
 use tokio::time::Instant;
-use url::Url;
 
-use retide_connectors::TargetConfig;
 use retide_connectors::egress::Denied;
-use retide_connectors::http::{self, Reached, Unreached};
 use retide_connectors::secret::Secrets;
+use retide_connectors::server::{Reached, Unreached};
 use retide_connectors::tls::Looked;
+use retide_connectors::{Destination, Server};
 use retide_core::command::Invocation;
 use retide_core::span;
 
@@ -24,22 +23,9 @@ use crate::config::secrets::masked;
 use crate::config::{Config, Scene};
 use crate::outbound::expires;
 
-/// Somewhere that attempts go.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    /// `http` or `https`.
-    scheme: String,
-    /// Host and port.
-    address: String,
-    /// The profile of TLS.
-    tls: Option<String>,
-}
-
-/// Where a place is named.
+/// Where a server is named.
 #[derive(Clone, Debug)]
 struct Named {
-    /// The target.
-    target: http::Config,
     /// The scenes.
     scenes: BTreeSet<String>,
     /// How to change the first of them.
@@ -55,7 +41,7 @@ const ALL: Duration = Duration::from_secs(6);
 /// Connections that are tried at once.
 const AT_ONCE: usize = 32;
 
-/// What is in force for connections, and a connection to every HTTP target, once however many scenes name it.
+/// What is in force for connections, and a connection to every server that attempts call, once however many scenes name it.
 pub(super) async fn lines(
     config: &Config,
     scenes: &BTreeMap<String, (Scene, Option<String>)>,
@@ -70,11 +56,11 @@ pub(super) async fn lines(
     let profiles = outbound.tls.look();
     lines.extend(profiles.iter().map(profile));
     let end = Instant::now() + ALL;
-    let places = stream::iter(places(&config.invocation, scenes));
-    let tried = places.map(|(place, named)| async move {
+    let servers = stream::iter(servers(&config.invocation, scenes));
+    let tried = servers.map(|(server, named)| async move {
         let deadline = end.min(Instant::now() + CONNECT);
-        let result = http::probe(&named.target, outbound, deadline).await;
-        line(&place, named, result)
+        let result = server.probe(outbound, deadline).await;
+        line(&server, named, result)
     });
     // Buffered in order, so that the same configuration gives the same lines.
     let tried: Vec<Line> = tried.buffered(AT_ONCE).collect().await;
@@ -122,34 +108,34 @@ fn secrets(config: &Config, scenes: &BTreeMap<String, (Scene, Option<String>)>) 
     lines
 }
 
-/// The places that HTTP targets and callbacks name.
-fn places(
+/// The servers that targets and callbacks name.
+fn servers(
     retide: &Invocation,
     scenes: &BTreeMap<String, (Scene, Option<String>)>,
-) -> BTreeMap<Place, Named> {
-    let mut places = BTreeMap::new();
+) -> BTreeMap<Server, Named> {
+    let mut servers = BTreeMap::new();
     for (name, (scene, file)) in scenes {
         let callback = scene.callback.as_ref().map(|callback| &callback.target);
-        for (key, target) in [
-            ("target.http.url", Some(&scene.target)),
-            ("callback.target.http.url", callback),
+        for (way, target) in [
+            ("target", Some(&scene.target)),
+            ("callback.target", callback),
         ] {
-            let Some(TargetConfig::Http(http)) = target else {
-                continue;
+            let Some(target) = target else { continue };
+            let server = match target.destination() {
+                Some(Destination::Server(server)) => server,
+                // The cluster is asked about these: see `kafka_targets`.
+                Some(Destination::Topic(_)) | None => continue,
             };
-            let place = Url::parse(&http.url).ok();
-            let Some(place) = place.and_then(|url| Place::of(&url, http)) else {
-                continue;
-            };
-            let named = places.entry(place).or_insert_with(|| Named {
-                target: http.clone(),
-                scenes: BTreeSet::new(),
-                fix: change(retide, name, file.as_deref(), key),
+            let named = servers.entry(server).or_insert_with(|| {
+                let key = format!("{way}.{}.url", target.configured().kind());
+                let fix = change(retide, name, file.as_deref(), &key);
+                let scenes = BTreeSet::new();
+                Named { scenes, fix }
             });
             named.scenes.insert(name.clone());
         }
     }
-    places
+    servers
 }
 
 /// What is said of the files of a profile of TLS.
@@ -194,15 +180,10 @@ fn profile(looked: &Looked) -> Line {
     }
 }
 
-/// What is said of a place.
-fn line(place: &Place, named: Named, result: Result<Reached, Unreached>) -> Line {
+/// What is said of a server.
+fn line(server: &Server, named: Named, result: Result<Reached, Unreached>) -> Line {
     let Named { scenes, fix, .. } = named;
-    let Place {
-        scheme,
-        address,
-        tls,
-    } = place;
-    let subject = format!("{scheme}://{address}");
+    let (subject, address) = (server.to_string(), &server.address);
     let scenes: Vec<String> = scenes.into_iter().collect();
     let scenes = scenes.join(", ");
     let fail = |message, fix: &str| Line::fail(Section::Targets, &*subject, message, fix);
@@ -262,7 +243,8 @@ fn line(place: &Place, named: Named, result: Result<Reached, Unreached>) -> Line
             )
         }
         Err(Unreached::Tls(reason)) => {
-            let profile = tls.as_deref().unwrap_or(retide_connectors::tls::DEFAULT);
+            let profile = server.profile.as_deref();
+            let profile = profile.unwrap_or(retide_connectors::tls::DEFAULT);
             let message = format!(
                 "no TLS with it: {reason} (scenes: {scenes}): attempts would fail and be made again"
             );
@@ -284,41 +266,27 @@ fn line(place: &Place, named: Named, result: Result<Reached, Unreached>) -> Line
     }
 }
 
-/// How what is said of a place begins that takes no connections.
+/// How what is said of a server begins that takes no connections.
 pub(super) const REFUSES: &str = "takes no connections from here";
-
-// === impl Place ===
-
-impl Place {
-    /// The place of an address: neither its path nor its query, which may be secret.
-    fn of(url: &Url, target: &http::Config) -> Option<Self> {
-        let host = url.host_str()?;
-        let port = url.port_or_known_default()?;
-        Some(Self {
-            scheme: url.scheme().to_owned(),
-            address: format!("{host}:{port}"),
-            tls: target.tls.clone(),
-        })
-    }
-}
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::doctor::Mark;
 
     #[test]
-    fn a_place_is_named_once_and_without_what_may_be_secret() {
+    fn a_server_is_named_once_and_without_what_may_be_secret() {
         let text = "[scenes.a]\ntarget = { http = { url = 'http://[::1]/x?key=secret' } }\n\
                     [scenes.b]\ntarget = { http = { url = 'http://[::1]:80/y' } }\n\
                     callback = { target = { http = { url = 'https://h/z' } } }\n";
         let scenes = crate::config::scenes("s.toml", text.to_owned(), "retry").unwrap();
         let scenes = crate::cli::doctor::origin(&scenes, "s.toml");
 
-        let places = places(&Invocation::default(), &scenes);
+        let servers = servers(&Invocation::default(), &scenes);
 
-        let shown: Vec<_> = places
+        let shown: Vec<_> = servers
             .iter()
-            .map(|(place, named)| (&*place.address, named.scenes.len(), &*named.fix))
+            .map(|(server, named)| (&*server.address, named.scenes.len(), &*named.fix))
             .collect();
         assert_eq!(
             shown,
@@ -331,5 +299,79 @@ mod tests {
                 ),
             ]
         );
+    }
+
+    const DAY: Duration = Duration::from_hours(24);
+
+    /// How a line is meant, and its text.
+    fn shown(line: &Line) -> (Mark, String) {
+        (line.mark, line.message.clone())
+    }
+
+    #[test]
+    fn a_certificate_that_expires_soon_is_told_and_tls_at_the_port_of_plain_http() {
+        let text = "[scenes.a]\ntarget = { http = { url = 'https://h/' } }\n";
+        let scenes = crate::config::scenes("s.toml", text.to_owned(), "retry").unwrap();
+        let scenes = crate::cli::doctor::origin(&scenes, "s.toml");
+        let said = |result: Result<Reached, Unreached>| {
+            let (server, named) = servers(&Invocation::default(), &scenes)
+                .pop_first()
+                .unwrap();
+            let line = line(&server, named, result);
+            assert!(line.message.contains("scenes: a"), "{}", line.message);
+            shown(&line)
+        };
+        let tls = |not_after| {
+            let version = "1.3";
+            said(Ok(Reached::Tls { version, not_after }))
+        };
+        let now = SystemTime::now();
+
+        let (far, soon, over) = (
+            tls(Some(now + 30 * DAY)),
+            tls(Some(now + 3 * DAY)),
+            tls(Some(now - 3 * DAY)),
+        );
+        let speaks_tls = said(Err(Unreached::SpeaksTls));
+
+        assert_eq!(far.0, Mark::Ok, "{far:?}");
+        assert!(far.1.contains("certificate valid until"), "{far:?}");
+        assert_eq!(soon.0, Mark::Warn, "{soon:?}");
+        assert!(soon.1.contains("its certificate expires at"), "{soon:?}");
+        assert_eq!(over.0, Mark::Warn, "{over:?}");
+        assert!(over.1.contains("its certificate expired at"), "{over:?}");
+        assert_eq!(tls(None).0, Mark::Ok);
+        assert_eq!(speaks_tls.0, Mark::Fail, "{speaks_tls:?}");
+        let expected = "speaks TLS at this port";
+        assert!(speaks_tls.1.contains(expected), "{speaks_tls:?}");
+    }
+
+    #[test]
+    fn a_certificate_of_ours_that_expires_is_told() {
+        let said = |not_after| {
+            shown(&profile(&Looked {
+                name: "bank".to_owned(),
+                changed: false,
+                usable: true,
+                problem: None,
+                not_after: Some(not_after),
+            }))
+        };
+        let now = SystemTime::now();
+
+        let all = [
+            said(now + 30 * DAY),
+            said(now + 3 * DAY),
+            said(now - 3 * DAY),
+        ];
+
+        for (said, sign, words) in [
+            (&all[0], Mark::Ok, "the client's certificate is valid until"),
+            (&all[1], Mark::Warn, "the client's certificate expires at"),
+            (&all[2], Mark::Fail, "the client's certificate expired at"),
+        ] {
+            assert_eq!(said.0, sign, "{said:?}");
+            assert!(said.1.contains(words), "{said:?}");
+        }
     }
 }
