@@ -1,6 +1,6 @@
 //! What only real processes on a real broker can show: `retide run`, killed, stopped and joined by others; and every command.
 //!
-//! The broker is found as in the tests of `kafka`. One test at a time: they measure time, and start processes.
+//! The broker is found as in the tests of `kafka`. Few at a time, see `beside`: they start processes, and some judge times.
 
 #![allow(
     unreachable_pub,
@@ -8,11 +8,18 @@
 )]
 
 mod access;
+/// Tests that judge times, and take long. The harness goes by names: these are the first.
+mod about_time {
+    mod breaker;
+    mod concurrency;
+    mod rate;
+    mod rebalance;
+    mod soon;
+}
 mod bad_input;
-mod breaker;
+mod beside;
 mod callbacks;
 mod commands;
-mod concurrency;
 mod crash;
 mod doctor;
 mod envelopes;
@@ -26,8 +33,6 @@ mod offsets;
 mod ordering;
 mod outbound;
 mod promises;
-mod rate;
-mod rebalance;
 mod rig;
 mod scenes;
 mod schemas;

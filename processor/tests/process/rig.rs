@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -25,13 +25,11 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
+use crate::beside::Places;
 use crate::support::{PATIENCE, bootstrap, config};
 
 /// How often a target looks whether it stands still.
 const BEAT: Duration = Duration::from_millis(5);
-
-/// Taken by each test: they measure time.
-static ALONE: Mutex<()> = Mutex::new(());
 
 /// One test's topics, processes and target.
 pub(crate) struct Rig {
@@ -40,7 +38,7 @@ pub(crate) struct Rig {
     pub(crate) target: Target,
     directory: TempDir,
     _runtime: Runtime,
-    _alone: MutexGuard<'static, ()>,
+    _places: Places,
 }
 
 /// A target over HTTP that remembers what it saw.
@@ -103,24 +101,26 @@ pub(crate) fn serve(runtime: &Runtime, router: Router) -> SocketAddr {
 impl Rig {
     /// Topics, a target that takes `takes` for each answer, and a configuration with these scenes.
     pub(crate) fn new(takes: Duration, scenes: &str) -> Self {
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let rig = Self::on(bootstrap(), takes, scenes, alone);
-        assert!(rig.retide(&["init"]).status.success());
-        rig
+        Self::with_topics(Places::one(), takes, scenes)
+    }
+
+    /// As [`Self::new`], for a test that judges how long something takes: few run beside it.
+    pub(crate) fn calm(takes: Duration, scenes: &str) -> Self {
+        Self::with_topics(Places::half(), takes, scenes)
     }
 
     /// As [`Self::new`], on this broker and without topics.
     pub(crate) fn bare(bootstrap: String, scenes: &str) -> Self {
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        Self::on(bootstrap, Duration::ZERO, scenes, alone)
+        Self::on(bootstrap, Duration::ZERO, scenes, Places::one())
     }
 
-    fn on(
-        bootstrap: String,
-        takes: Duration,
-        scenes: &str,
-        alone: MutexGuard<'static, ()>,
-    ) -> Self {
+    fn with_topics(places: Places, takes: Duration, scenes: &str) -> Self {
+        let rig = Self::on(bootstrap(), takes, scenes, places);
+        assert!(rig.retide(&["init"]).status.success());
+        rig
+    }
+
+    fn on(bootstrap: String, takes: Duration, scenes: &str, places: Places) -> Self {
         let runtime = Runtime::new().unwrap();
         let target = runtime.block_on(Target::start(takes));
         let prefix = format!("t{}", Uuid::new_v4().simple());
@@ -131,7 +131,7 @@ impl Rig {
             target,
             directory,
             _runtime: runtime,
-            _alone: alone,
+            _places: places,
         };
         rig.configure(&format!("{}{scenes}", rig.basics()));
         rig

@@ -148,7 +148,7 @@ fn as_many_calls_are_in_flight_as_the_target_works_on_and_a_few_that_queue() {
         Queue::new(20, Duration::from_millis(100)),
     );
     let (to_few, to_many) = (few.serve(&runtime), many.serve(&runtime));
-    let rig = Rig::new(Duration::ZERO, "");
+    let rig = Rig::calm(Duration::ZERO, "");
     let port = TcpListener::bind("127.0.0.1:0").unwrap();
     let admin = port.local_addr().unwrap().to_string();
     drop(port);

@@ -58,7 +58,7 @@ impl Hanging {
 #[test]
 fn a_scene_that_is_well_goes_on_through_a_join_and_a_leave_while_calls_hang() {
     let hanging = Hanging::start();
-    let rig = Rig::new(Duration::ZERO, "");
+    let rig = Rig::calm(Duration::ZERO, "");
     let text = format!(
         "{}[admin]\nlisten = '127.0.0.1:0'\n\
          [scenes.hang]\ntarget = {{ http = {{ url = 'http://{}/', timeout = '50s' }} }}\n\

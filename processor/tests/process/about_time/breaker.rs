@@ -133,7 +133,7 @@ fn an_outage_uses_up_no_attempts_holds_up_no_other_scene_and_is_made_up_for_soon
     let runtime = Runtime::new().unwrap();
     let outage = Arc::<Outage>::default();
     let dead = serve(&runtime, &outage);
-    let rig = Rig::new(Duration::ZERO, "");
+    let rig = Rig::calm(Duration::ZERO, "");
     let port = TcpListener::bind("127.0.0.1:0").unwrap();
     let admin = port.local_addr().unwrap().to_string();
     drop(port);

@@ -28,7 +28,7 @@ fn a_rate_is_that_of_the_whole_group_through_a_join_and_a_kill() {
     const TASKS: usize = 5_000;
     // Beyond, the first shards have no task left, and their part of the rate is unused.
     const MEASURED: usize = 4_250;
-    let rig = Rig::new(Duration::ZERO, &scenes());
+    let rig = Rig::calm(Duration::ZERO, &scenes());
     produce(&rig, TASKS, |number| number.to_string());
     let first = rig.run();
     let victim = rig.run();
@@ -75,7 +75,7 @@ fn a_shard_that_has_all_the_tasks_lets_the_others_help() {
     const TASKS: usize = 5_000;
     // A minute.
     const MEASURED: usize = 60 * LIMIT;
-    let rig = Rig::new(Duration::ZERO, &scenes());
+    let rig = Rig::calm(Duration::ZERO, &scenes());
     produce(&rig, TASKS, |_| "all of them".to_owned());
 
     let running = [rig.run(), rig.run()];
@@ -96,7 +96,7 @@ fn a_rate_that_is_slower_than_restarts_lets_attempts_start_and_is_kept() {
     const EVERY: Duration = Duration::from_secs(5);
     const LIFE: Duration = Duration::from_millis(2_500);
     const ATTEMPTS: usize = 3;
-    let rig = Rig::new(
+    let rig = Rig::calm(
         Duration::ZERO,
         &format!("{FLAKY}rate = {{ limit = 1, per = '5s' }}\n"),
     );
