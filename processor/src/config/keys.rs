@@ -1,5 +1,4 @@
-//! Every key of the configuration with its default, and what is in force of it and from where: what `retide config show` prints and
-//! `docs/configuration.md` and `docs/scenes.md` list.
+//! What is in force of each key of the configuration, and from where: what `retide config show` prints.
 //!
 //! Invariant: no secret is part of it.
 
@@ -13,16 +12,9 @@ use crate::config::secrets::{self, masked};
 use crate::config::source::{MASKED, Place, Source};
 use crate::config::{CONSUMER, Config, Overrides, text};
 
-/// A key of the configuration.
-#[derive(Clone, Copy, Debug)]
-pub struct Key {
-    /// The keys that lead to it.
-    pub name: &'static str,
-    /// What it is where nothing is said, as it would be written.
-    pub default: &'static str,
-    /// What it says.
-    pub meaning: &'static str,
-}
+pub use self::list::{Key, PROCESS, SCENE, SECTIONS, Section};
+
+mod list;
 
 /// A key in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -34,193 +26,6 @@ pub struct Shown {
     /// Where that was read: `default`, a file with its line, a variable, or an option.
     pub origin: String,
 }
-
-/// A key, its default and its meaning.
-const fn key(name: &'static str, default: &'static str, meaning: &'static str) -> Key {
-    Key {
-        name,
-        default,
-        meaning,
-    }
-}
-
-/// The keys of a process, without those of `[tls.NAME]` and `[scenes.NAME]`.
-pub const PROCESS: [Key; 35] = [
-    key(
-        "kafka.bootstrap.servers",
-        "\"localhost:9092\"",
-        "where Kafka is; any other property of librdkafka stands beside it, and goes before the broker's or client's default",
-    ),
-    key("kafka.client.id", "\"retide\"", "what clients are called"),
-    key(
-        "topics.prefix",
-        "\"retry\"",
-        "what the names of topics begin with",
-    ),
-    key(
-        "topics.partitions",
-        "12",
-        "shards: the most workers that can share the work",
-    ),
-    key(
-        "topics.replication_factor",
-        "-1",
-        "copies of each partition; -1 leaves it to the broker",
-    ),
-    key(
-        "topics.tiers",
-        "[\"now\", \"5s\", \"10s\", \"30s\", \"1m\", \"5m\", \"10m\", \"30m\", \"1h\", \"6h\", \"24h\"]",
-        "the waits that have a topic of their own",
-    ),
-    key(
-        "topics.tasks.envelope",
-        "none",
-        "the form of the envelope that every record of `PREFIX.tasks` is, for producers without headers: `\"json\"` or `\"avro\"`",
-    ),
-    key(
-        "topics.callbacks.format",
-        "\"json\"",
-        "how callbacks are written; or `\"avro\"`",
-    ),
-    key(
-        "topics.alerts.format",
-        "\"json\"",
-        "how alerts are written; or `\"avro\"`",
-    ),
-    key(
-        "topics.events.format",
-        "\"avro\"",
-        "how events are written; or `\"json\"`",
-    ),
-    key(
-        "topics.scenes.format",
-        "\"avro\"",
-        "how scenes are written; or `\"json\"`",
-    ),
-    key(
-        "topics.events.enabled",
-        "true",
-        "whether there is an audit log",
-    ),
-    key("processor.group", "\"retide\"", "the consumer group"),
-    key(
-        "processor.instance_id",
-        "none",
-        "static membership; `${NAME}` stands for a variable",
-    ),
-    key("processor.workers", "1", "workers of a process"),
-    key(
-        "processor.guarantee",
-        "\"exactly_once\"",
-        "or `\"at_least_once\"`",
-    ),
-    key(
-        "processor.commit_interval",
-        "\"100ms\"",
-        "how long a transaction collects",
-    ),
-    key(
-        "processor.memory_limit",
-        "\"512MiB\"",
-        "of tasks and keys, in a process; at least 16MiB",
-    ),
-    key(
-        "processor.drain_deadline",
-        "\"5s\"",
-        "for calls in flight when a shard is given away",
-    ),
-    key(
-        "processor.unknown_scene_hold",
-        "\"7d\"",
-        "longest time for which tasks are held whose scene does not exist, or whose secret is missing",
-    ),
-    key(
-        "processor.ignore_unusable_scenes",
-        "false",
-        "start although scenes on the topic cannot be used",
-    ),
-    key(
-        "admin.listen",
-        "\"off\"",
-        "where `/livez /readyz /metrics /version` are",
-    ),
-    key(
-        "admin.scene_series",
-        "100",
-        "scenes with series of their own in `/metrics`",
-    ),
-    key(
-        "egress.only",
-        "none",
-        "the only addresses that are dialled: `\"public\"` or `\"allowed\"`",
-    ),
-    key(
-        "egress.error_bodies",
-        "true",
-        "whether the start of an answer is part of an error",
-    ),
-    key(
-        "schemas.registry",
-        "none",
-        "the registry that is asked for schemas of other writers",
-    ),
-    key("schemas.username", "none", "the name that it is shown"),
-    key("schemas.password", "none", "the password to it"),
-    key(
-        "schemas.token",
-        "none",
-        "the token that it is shown instead",
-    ),
-    key("schemas.tls", "none", "the profile of TLS for it"),
-    key(
-        "schemas.timeout",
-        "\"5s\"",
-        "how long an answer is waited for",
-    ),
-    key(
-        "secrets.files",
-        "none",
-        "the only folders whose files scenes may name as secrets; all, where none is named",
-    ),
-    key(
-        "secrets.env",
-        "none",
-        "the only variables that scenes may name as secrets, such as `\"SHOP_*\"`; all but `RETIDE__…`, where none is named",
-    ),
-    key(
-        "kafka.consumer.session.timeout.ms",
-        "15000",
-        "after which a worker that died is missed",
-    ),
-    key(
-        "kafka.consumer.heartbeat.interval.ms",
-        "100",
-        "how soon a worker hears of a rebalance",
-    ),
-];
-
-/// The keys of a scene; `target` has none by default.
-pub const SCENE: [Key; 11] = [
-    key(
-        "backoff",
-        "{ exponential = { first = \"1s\", factor = 2.0, max = \"1h\" } }",
-        "the waits between attempts",
-    ),
-    key("jitter", "\"none\"", "how they are spread"),
-    key("from", "\"actual\"", "what they are counted from"),
-    key("max_attempts", "16", "attempts before a task is given up"),
-    key("deadline", "none", "time after which no attempt starts"),
-    key("rate", "none", "attempts per time, of the whole group"),
-    key("concurrency", "64", "calls in flight, per process"),
-    key("weight", "1", "its part where scenes wait for each other"),
-    key("breaker", "none", "when its target is left alone"),
-    key("ordering", "\"none\"", "or `\"key\"`"),
-    key(
-        "callback",
-        "none",
-        "where ends are reported besides the callbacks topic",
-    ),
-];
 
 /// Everything in force, in the order of the docs, and from where.
 pub fn shown(config: &Config, source: &Source, overrides: &Overrides) -> Vec<Shown> {
@@ -243,13 +48,33 @@ pub fn shown(config: &Config, source: &Source, overrides: &Overrides) -> Vec<Sho
             value,
         });
     }
-    // What there is no default for: as it was written.
+    // Lists and tables: as they were written, behind the key that is before them in the docs.
+    for (index, key) in PROCESS.iter().enumerate() {
+        if all.iter().any(|shown| shown.key == key.name) {
+            continue;
+        }
+        let path = path(key.name);
+        let before = index.checked_sub(1).map(|index| PROCESS[index].name);
+        let before = all.iter().position(|shown| Some(&*shown.key) == before);
+        let shown = Shown {
+            key: key.name.to_owned(),
+            value: written(source.table(), &path)
+                .map_or_else(|| key.default.to_owned(), ToString::to_string),
+            origin: origin(&path),
+        };
+        all.insert(before.map_or(0, |before| before + 1), shown);
+    }
+    // What there is no default for: as it was written, too.
     let mut rest = Vec::new();
     leaves(source.table(), &mut Vec::new(), &mut rest);
     for (path, value) in rest {
         let name = path.join(".");
         let is_scene = path[0] == "scenes";
-        if !is_scene && !all.iter().any(|shown| shown.key == name) {
+        let is_part = |shown: &Shown| {
+            let rest = name.strip_prefix(&shown.key);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        if !is_scene && !all.iter().any(is_part) {
             let value = if secrets::is_named_so(&name) {
                 MASKED.to_owned()
             } else {
@@ -276,6 +101,16 @@ pub fn shown(config: &Config, source: &Source, overrides: &Overrides) -> Vec<Sho
         }));
     }
     all
+}
+
+/// The value that `path` leads to, if it was written.
+fn written<'a>(table: &'a Table, path: &[String]) -> Option<&'a Value> {
+    let (first, rest) = path.split_first()?;
+    let mut value = table.get(first)?;
+    for key in rest {
+        value = value.get(key)?;
+    }
+    Some(value)
 }
 
 /// The keys that lead to a key: a property of Kafka's client is one.
