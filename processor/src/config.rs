@@ -846,6 +846,8 @@ impl Default for Processor {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use retide_avro::schemas::{Key, Meaning};
     use retide_core::{Backoff, Jitter, Timestamp};
 
@@ -882,6 +884,59 @@ mod tests {
 
     fn refusal(text: &str, variables: &[(&str, &str)]) -> String {
         read(text, variables).expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn what_is_written_is_in_force() {
+        let config = read(
+            r#"
+            [kafka]
+            bootstrap.servers = "kafka-1:9092"
+            "security.protocol" = "SASL_SSL"
+            [kafka.consumer]
+            session.timeout.ms = 10000
+            [topics]
+            prefix = "again"
+            tiers = ["now", "10s", "1h"]
+            events = { enabled = false }
+            [topics.callbacks]
+            format = "avro"
+            [processor]
+            guarantee = "at_least_once"
+            commit_interval = "50ms"
+            memory_limit = "64MiB"
+            [admin]
+            listen = "127.0.0.1:9464"
+            [scenes.payment]
+            target = { http = { url = "https://shop.example/paid", timeout = "5s" } }
+            backoff = { exponential = { first = "1s", factor = 2.0, max = "1h" } }
+            jitter = "equal"
+            max_attempts = 16
+            deadline = "24h"
+            rate = { limit = 100, per = "1s", burst = 20 }
+            concurrency = 64
+            breaker = {}
+            callback = { target = { http = { url = "https://shop.example/retry-ended" } }, on = ["delivered", "dead", "expired"] }
+            "#,
+            &[],
+        )
+        .unwrap();
+
+        assert_eq!(config.kafka.bootstrap(), "kafka-1:9092");
+        let consumer = config.kafka.consumer();
+        assert_eq!(consumer.get("session.timeout.ms"), Some("10000"));
+        assert_eq!(consumer.get("security.protocol"), Some("SASL_SSL"));
+        assert_eq!(config.kafka.producer().get("session.timeout.ms"), None);
+        assert_eq!(consumer.get("fetch.wait.max.ms"), Some("100"));
+        assert_eq!(config.topics.tiers.tiers().len(), 3);
+        assert_eq!(config.topics.callbacks.format, Format::Avro);
+        assert_eq!(config.topics.alerts.format, Format::Json);
+        assert_eq!(config.topics.scenes.format, Format::Avro);
+        assert_eq!(config.topics.events.format, Format::Avro);
+        assert!(!config.topics.events.enabled);
+        assert_eq!(config.processor.guarantee, Guarantee::AtLeastOnce);
+        assert_eq!(config.processor.memory_limit, 64 << 20);
+        assert!(config.scenes.contains_key("payment"));
     }
 
     #[test]
@@ -986,59 +1041,6 @@ mod tests {
                 )
             );
         }
-    }
-
-    #[test]
-    fn the_example_of_the_readme_is_valid() {
-        let config = read(
-            r#"
-            [kafka]
-            bootstrap.servers = "kafka-1:9092"
-            "security.protocol" = "SASL_SSL"
-            [kafka.consumer]
-            session.timeout.ms = 10000
-            [topics]
-            prefix = "again"
-            tiers = ["now", "10s", "1h"]
-            events = { enabled = false }
-            [topics.callbacks]
-            format = "avro"
-            [processor]
-            guarantee = "at_least_once"
-            commit_interval = "50ms"
-            memory_limit = "64MiB"
-            [admin]
-            listen = "127.0.0.1:9464"
-            [scenes.payment]
-            target = { http = { url = "https://shop.example/paid", timeout = "5s" } }
-            backoff = { exponential = { first = "1s", factor = 2.0, max = "1h" } }
-            jitter = "equal"
-            max_attempts = 16
-            deadline = "24h"
-            rate = { limit = 100, per = "1s", burst = 20 }
-            concurrency = 64
-            breaker = {}
-            callback = { target = { http = { url = "https://shop.example/retry-ended" } }, on = ["delivered", "dead", "expired"] }
-            "#,
-            &[],
-        )
-        .unwrap();
-
-        assert_eq!(config.kafka.bootstrap(), "kafka-1:9092");
-        let consumer = config.kafka.consumer();
-        assert_eq!(consumer.get("session.timeout.ms"), Some("10000"));
-        assert_eq!(consumer.get("security.protocol"), Some("SASL_SSL"));
-        assert_eq!(config.kafka.producer().get("session.timeout.ms"), None);
-        assert_eq!(consumer.get("fetch.wait.max.ms"), Some("100"));
-        assert_eq!(config.topics.tiers.tiers().len(), 3);
-        assert_eq!(config.topics.callbacks.format, Format::Avro);
-        assert_eq!(config.topics.alerts.format, Format::Json);
-        assert_eq!(config.topics.scenes.format, Format::Avro);
-        assert_eq!(config.topics.events.format, Format::Avro);
-        assert!(!config.topics.events.enabled);
-        assert_eq!(config.processor.guarantee, Guarantee::AtLeastOnce);
-        assert_eq!(config.processor.memory_limit, 64 << 20);
-        assert!(config.scenes.contains_key("payment"));
     }
 
     #[test]
@@ -1645,32 +1647,180 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_docs_list_every_key_with_its_default() {
-        let process = include_str!("../docs/configuration.md");
-        let scene = include_str!("../docs/scenes.md");
-        let table = |keys: &[keys::Key]| -> String {
-            let rows = keys.iter().map(|key| {
-                let keys::Key {
-                    name,
-                    default,
-                    meaning,
-                } = key;
-                format!("| `{name}` | `{default}` | {meaning} |\n")
-            });
-            rows.collect()
-        };
-        for (page, rows) in [
-            (process, table(&keys::PROCESS)),
-            (scene, table(&keys::SCENE)),
-        ] {
-            assert!(page.contains(&rows), "the page is to have\n{rows}");
+    /// The rows of all tables of keys on a page of the docs.
+    fn rows_of_keys(page: &str) -> Vec<String> {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("docs")
+            .join(page);
+        let text = fs::read_to_string(file).unwrap();
+        let mut rows = Vec::new();
+        let mut inside = false;
+        for line in text.lines() {
+            inside = line.starts_with('|') && (inside || line == KEYS);
+            if inside && line.starts_with("| `") {
+                rows.push(line.to_owned());
+            }
         }
+        rows
+    }
+
+    /// The head of a table of keys.
+    const KEYS: &str = "| key | type | default | bounds | what it says |";
+
+    #[test]
+    fn the_docs_list_every_key_and_no_other() {
+        let row = |key: &keys::Key| {
+            let keys::Key {
+                name,
+                kind,
+                default,
+                bounds,
+                meaning,
+            } = key;
+            let default = match *default {
+                "none" => "none".to_owned(),
+                default => format!("`{default}`"),
+            };
+            format!("| `{name}` | {kind} | {default} | {bounds} | {meaning} |")
+        };
+        let mut pages: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for section in keys::SECTIONS {
+            pages
+                .entry(section.page)
+                .or_default()
+                .extend(section.keys.iter().map(row));
+        }
+        for (page, rows) in pages {
+            let (mut listed, mut known) = (rows_of_keys(page), rows.clone());
+            listed.sort();
+            known.sort();
+            assert_eq!(
+                listed,
+                known,
+                "docs/{page} is to list\n{KEYS}\n{}",
+                rows.join("\n")
+            );
+        }
+    }
+
+    /// The keys that a table of this type has, as its refusal of another one names them.
+    fn fields<T: serde::de::DeserializeOwned>() -> Vec<String> {
+        let table = Table::from_iter([("no-key".to_owned(), toml::Value::from(1))]);
+        let refused = T::deserialize(table).err().unwrap().to_string();
+        let (_, expected) = refused.split_once("expected ").unwrap();
+        let names = expected.split('`').skip(1).step_by(2);
+        names.map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_keys_of_the_docs_are_those_that_are_read() {
+        let below = |table: &str, fields: Vec<String>| -> Vec<String> {
+            let fields = fields.iter();
+            fields.map(|field| format!("{table}.{field}")).collect()
+        };
+        let tables = [
+            below("topics.tasks", fields::<Intake>()),
+            below("topics.callbacks", fields::<Reports>()),
+            below("topics.alerts", fields::<Reports>()),
+            below("topics.events", fields::<Events>()),
+            below("topics.scenes", fields::<SceneRecords>()),
+        ]
+        .concat();
+        let mut process = [
+            below("topics", fields::<Topics>()),
+            below("processor", fields::<Processor>()),
+            below("admin", fields::<Admin>()),
+            below("egress", fields::<egress::Config>()),
+            below("schemas", fields::<Schemas>()),
+            below("secrets", fields::<secret::Config>()),
+        ]
+        .concat();
+        process.retain(|key| {
+            !tables
+                .iter()
+                .any(|below| below.starts_with(&format!("{key}.")))
+        });
+        process.extend(tables);
+        let read = [
+            ("", process),
+            ("tls.NAME", fields::<tls::Config>()),
+            ("scenes.NAME", fields::<Scene>()),
+            (
+                "scenes.NAME.target.http",
+                fields::<retide_connectors::http::Config>(),
+            ),
+            (
+                "scenes.NAME.target.kafka",
+                fields::<retide_connectors::kafka::Config>(),
+            ),
+            ("scenes.NAME.rate", fields::<scene::Rate>()),
+            ("scenes.NAME.concurrency", fields::<concurrency::Bounds>()),
+            ("scenes.NAME.breaker", fields::<breaker::Breaker>()),
+            ("scenes.NAME.callback", fields::<scene::Callback>()),
+        ];
+        assert_eq!(read.len(), keys::SECTIONS.len());
+        for (section, (name, mut read)) in keys::SECTIONS.iter().zip(read) {
+            assert_eq!(section.name, name);
+            // Properties of Kafka's client are no table of ours.
+            let known = section.keys.iter().map(|key| key.name);
+            let known = known.filter(|name| !name.starts_with("kafka."));
+            let mut known: Vec<String> = known.map(str::to_owned).collect();
+            known.sort();
+            read.sort();
+            assert_eq!(known, read, "[{name}]");
+        }
+        let sections = "egress kafka admin processor scenes schemas secrets tls topics";
+        let mut all = fields::<Config>();
+        all.sort();
+        let mut sections: Vec<&str> = sections.split(' ').collect();
+        sections.sort_unstable();
+        assert_eq!(all, sections, "a section that no page names");
+    }
+
+    #[test]
+    fn the_defaults_of_the_docs_are_those_in_force() {
         let base = "target = { http = { url = 'http://h/' } }\n";
-        let plain = rules("a", base.to_owned()).unwrap();
-        for key in keys::SCENE.iter().filter(|key| key.default != "none") {
-            let same = rules("a", format!("{base}{} = {}", key.name, key.default)).unwrap();
-            assert_eq!(same, plain, "{}", key.name);
+        let scene = |text: &str| rules("a", format!("{base}{text}")).unwrap();
+        let section = |name: &str| {
+            keys::SECTIONS
+                .iter()
+                .find(|section| section.name == name)
+                .unwrap()
+                .keys
+        };
+        let written = |name: &str| section(name).iter().filter(|key| key.default != "none");
+
+        for key in written("scenes.NAME") {
+            let same = scene(&format!("{} = {}", key.name, key.default));
+            assert_eq!(same, scene(""), "{}", key.name);
+        }
+        for key in written("scenes.NAME.target.http") {
+            let same = format!(
+                "target = {{ http = {{ url = 'http://h/', {} = {} }} }}",
+                key.name, key.default
+            );
+            // How long connections live is decided where they are made.
+            let is_later = ["idle_timeout", "max_age"].contains(&key.name);
+            assert!(
+                is_later || rules("a", same).unwrap() == scene(""),
+                "{}",
+                key.name
+            );
+        }
+        for (table, needed) in [
+            ("rate", "limit = 1"),
+            ("concurrency", ""),
+            ("breaker", "slow_call = '1s'"),
+            ("callback", "target = { http = { url = 'http://h/' } }"),
+        ] {
+            let rules_of = |text: &str| {
+                let scene = scene(&format!("[{table}]\n{needed}\n{text}"));
+                scene.rules("a").unwrap()
+            };
+            for key in written(&format!("scenes.NAME.{table}")) {
+                let same = rules_of(&format!("{} = {}", key.name, key.default));
+                assert_eq!(same, rules_of(""), "{table}.{}", key.name);
+            }
         }
     }
 

@@ -571,6 +571,44 @@ mod tests {
         }
     }
 
+    /// The words of all kinds, as they stand in this file.
+    fn kinds() -> Vec<String> {
+        let (_, rest) = include_str!("trouble.rs")
+            .split_once("pub enum Kind {")
+            .expect("the kinds");
+        let (body, _) = rest.split_once('}').expect("an end");
+        let names = body.lines().map(str::trim);
+        let names = names.filter(|line| line.ends_with(',') && !line.starts_with("///"));
+        let kebab = |name: &str| -> String {
+            let mut word = String::new();
+            for letter in name.trim_end_matches(',').chars() {
+                if letter.is_uppercase() && !word.is_empty() {
+                    word.push('-');
+                }
+                word.extend(letter.to_lowercase());
+            }
+            word
+        };
+        names.map(kebab).collect()
+    }
+
+    #[test]
+    fn the_docs_list_every_kind_and_no_other() {
+        let page = include_str!("../docs/troubles.md");
+        let (_, table) = page.split_once("| kind | effect |").expect("a table");
+        let rows = table
+            .lines()
+            .skip(2)
+            .take_while(|line| line.starts_with('|'));
+        let cells = rows.map(|row| row.split('|').nth(1).expect("a kind").trim());
+        let mut listed: Vec<&str> = cells.flat_map(|cell| cell.split(", ")).collect();
+        listed.sort();
+
+        let mut kinds: Vec<String> = kinds().iter().map(|kind| format!("`{kind}`")).collect();
+        kinds.sort();
+        assert_eq!(listed, kinds, "docs/troubles.md is to list all kinds");
+    }
+
     fn unwritable(topic: &str) -> Trouble {
         Trouble {
             kind: Kind::TopicUnwritable,

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use retide_core::breaker;
 use retide_core::entry::Event;
-use retide_core::task::Failure;
+use retide_core::task::{Failure, Header};
 use retide_core::wait::Held;
 use retide_core::{
     Backoff, Ended, Jitter, LaneId, Omitted, Origin, Overdue, Policy, Record, Scene, Source, Task,
@@ -14,6 +14,7 @@ use retide_core::{
 
 use super::*;
 use crate::event::{BatchCommitted, BatchDropped, BreakerSwitched, RecordsRefused, ShardsLost};
+use crate::trouble::{self, Effect, Trouble};
 
 fn rules(names: &[&str]) -> Scenes {
     let scene = |name: &&str| Scene {
@@ -536,13 +537,11 @@ fn a_wall_is_counted_from_the_first_one_on_as_long_as_a_scene_has_it() {
     assert!(!gone.contains("http://h:80"), "{gone}");
 }
 
-#[test]
-fn a_breaker_is_counted_for_its_target_as_long_as_a_scene_has_it() {
-    let metrics = metrics();
-    let target: Arc<str> = "http://h:80".into();
+/// A scene whose target has a breaker.
+fn guarded(target: &str) -> Scenes {
     let mut scene = Scene::clone(rules(&["pay"]).get("pay").expect("a scene"));
     scene.breaker = Some(breaker::Key {
-        target: (*target).into(),
+        target: target.into(),
         rule: breaker::Rule {
             failure_rate: breaker::Fraction::WHOLE,
             slow_call: None,
@@ -554,7 +553,14 @@ fn a_breaker_is_counted_for_its_target_as_long_as_a_scene_has_it() {
             slow_start: Duration::ZERO,
         },
     });
-    drop(metrics.put_in_force(&[scene].into_iter().collect()));
+    [scene].into_iter().collect()
+}
+
+#[test]
+fn a_breaker_is_counted_for_its_target_as_long_as_a_scene_has_it() {
+    let metrics = metrics();
+    let target: Arc<str> = "http://h:80".into();
+    drop(metrics.put_in_force(&guarded(&target)));
 
     let switch = breaker::Switch {
         from: State::Closed,
@@ -584,4 +590,101 @@ fn a_breaker_is_counted_for_its_target_as_long_as_a_scene_has_it() {
         assert!(text.contains(line), "{line}: {text}");
     }
     assert!(!gone.contains("http://h:80"), "{gone}");
+}
+
+/// A process of which each family has a series.
+fn busy() -> Metrics {
+    let metrics = metrics();
+    metrics.configured(&[
+        ("group", "retide"),
+        ("prefix", "retry"),
+        ("guarantee", "exactly_once"),
+        ("workers", "1"),
+    ]);
+    let target = "http://h:80";
+    let set = metrics.put_in_force(&guarded(target));
+    set.of("pay").answered(&Outcome::Success, Duration::ZERO);
+    set.of("pay").started(Wait::default(), Duration::ZERO);
+    let mut left_out = LeftOut::default();
+    let header = Header {
+        name: "cookie".into(),
+        value: None,
+    };
+    left_out.add(&header, left_out::Why::Null);
+    set.of("pay").left_out(&left_out);
+    let callback = ended("pay", Kind::Callback, Terminal::Delivered);
+    commit(&metrics, &set, vec![callback]).emit(&metrics);
+    metrics.limit_is(&Of::Scene("pay".into()), 7);
+    metrics.breaker_is(&target.into(), State::Open);
+    metrics.breaker_switched(target, State::Open);
+    metrics.troubles().begin(Trouble {
+        kind: trouble::Kind::BrokerAway,
+        subject: "a broker".to_owned(),
+        says: "nobody answers".to_owned(),
+        fix: None,
+        effect: Effect::Limits,
+    });
+    metrics
+}
+
+/// The rows of the table of metrics, as `/metrics` says them: name, type, labels and what it says.
+fn rows(text: &str) -> Vec<String> {
+    let mut rows = Vec::new();
+    let mut help = "";
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            help = rest.split_once(' ').expect("a help").1;
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').expect("a type");
+            let sample = text.lines().find(|line| {
+                let rest = line.strip_prefix(name);
+                rest.is_some_and(|rest| rest.starts_with(['{', ' ', '_']))
+            });
+            let sample = sample.expect(name);
+            let labels = sample.split_once('{').map_or("", |(_, labels)| labels);
+            let mut labels: Vec<String> = labels
+                .split("=\"")
+                .filter_map(|part| part.rsplit(['"', ',', '{']).next())
+                .filter(|label| !label.is_empty() && *label != "le" && !label.contains('}'))
+                .map(|label| format!("`{label}`"))
+                .collect();
+            labels.sort();
+            let labels = labels.join(", ");
+            let help = help.trim_end_matches('.');
+            rows.push(format!("| `{name}` | {kind} | {labels} | {help} |"));
+        }
+    }
+    rows.sort();
+    rows
+}
+
+#[test]
+fn the_docs_list_every_metric_and_no_other() {
+    let page = include_str!("../../docs/monitoring.md");
+    let metrics = busy();
+    let families = format!("{:?}", metrics.registry)
+        .matches("Descriptor {")
+        .count();
+
+    let rows = rows(&metrics.encode_as(Exposition::Text));
+
+    assert_eq!(
+        rows.len(),
+        families,
+        "a family has no series here: {rows:#?}"
+    );
+    let (_, table) = page
+        .split_once("| metric | type | labels |")
+        .expect("a table");
+    let listed: Vec<&str> = table
+        .lines()
+        .skip(2)
+        .take_while(|line| line.starts_with('|'))
+        .collect();
+    assert_eq!(
+        listed,
+        rows,
+        "docs/monitoring.md is to list\n{}",
+        rows.join("\n")
+    );
 }

@@ -401,7 +401,7 @@ pub const PROCESS: [Key; 44] = [
 ];
 
 /// The keys of a profile of TLS.
-pub const TLS: [Key; 8] = [
+const TLS: [Key; 8] = [
     key([
         "ca",
         "file",
@@ -556,7 +556,7 @@ pub const SCENE: [Key; 13] = [
 ];
 
 /// The keys of a target that is called by HTTP.
-pub const HTTP: [Key; 18] = [
+const HTTP: [Key; 18] = [
     key([
         "url",
         "text",
@@ -686,7 +686,7 @@ pub const HTTP: [Key; 18] = [
 ];
 
 /// The keys of a target that is a topic.
-pub const KAFKA: [Key; 1] = [key([
+const KAFKA: [Key; 1] = [key([
     "topic",
     "text",
     "none",
@@ -695,7 +695,7 @@ pub const KAFKA: [Key; 1] = [key([
 ])];
 
 /// The keys of a rate.
-pub const RATE: [Key; 4] = [
+const RATE: [Key; 4] = [
     key([
         "limit",
         "number",
@@ -727,7 +727,7 @@ pub const RATE: [Key; 4] = [
 ];
 
 /// The keys of a concurrency.
-pub const CONCURRENCY: [Key; 4] = [
+const CONCURRENCY: [Key; 4] = [
     key(["max", "number", "64", "1 or more", "the most calls"]),
     key(["min", "number", "1", "1 to `max`", "the fewest calls"]),
     key([
@@ -747,7 +747,7 @@ pub const CONCURRENCY: [Key; 4] = [
 ];
 
 /// The keys of a breaker.
-pub const BREAKER: [Key; 8] = [
+const BREAKER: [Key; 8] = [
     key([
         "failure_rate",
         "number",
@@ -807,7 +807,7 @@ pub const BREAKER: [Key; 8] = [
 ];
 
 /// The keys of a callback's delivery.
-pub const CALLBACK: [Key; 2] = [
+const CALLBACK: [Key; 2] = [
     key([
         "target",
         "table",
