@@ -615,6 +615,7 @@ fn busy() -> Metrics {
     let callback = ended("pay", Kind::Callback, Terminal::Delivered);
     commit(&metrics, &set, vec![callback]).emit(&metrics);
     metrics.limit_is(&Of::Scene("pay".into()), 7);
+    metrics.limit_is(&Of::Host(target.into()), 7);
     metrics.breaker_is(&target.into(), State::Open);
     metrics.breaker_switched(target, State::Open);
     metrics.troubles().begin(Trouble {
@@ -636,19 +637,19 @@ fn rows(text: &str) -> Vec<String> {
             help = rest.split_once(' ').expect("a help").1;
         } else if let Some(rest) = line.strip_prefix("# TYPE ") {
             let (name, kind) = rest.split_once(' ').expect("a type");
-            let sample = text.lines().find(|line| {
+            let samples = text.lines().filter(|line| {
                 let rest = line.strip_prefix(name);
                 rest.is_some_and(|rest| rest.starts_with(['{', ' ', '_']))
             });
-            let sample = sample.expect(name);
-            let labels = sample.split_once('{').map_or("", |(_, labels)| labels);
+            let labels = samples.filter_map(|sample| sample.split_once('{'));
             let mut labels: Vec<String> = labels
-                .split("=\"")
+                .flat_map(|(_, labels)| labels.split("=\""))
                 .filter_map(|part| part.rsplit(['"', ',', '{']).next())
                 .filter(|label| !label.is_empty() && *label != "le" && !label.contains('}'))
                 .map(|label| format!("`{label}`"))
                 .collect();
             labels.sort();
+            labels.dedup();
             let labels = labels.join(", ");
             let help = help.trim_end_matches('.');
             rows.push(format!("| `{name}` | {kind} | {labels} | {help} |"));
