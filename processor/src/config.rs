@@ -944,7 +944,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str, text: &str| {
             let path = folder.path().join(name);
-            std::fs::write(&path, text).unwrap();
+            fs::write(&path, text).unwrap();
             path.to_str().unwrap().to_owned()
         };
         let good = file(
@@ -1705,7 +1705,7 @@ mod tests {
 
     /// The keys that a table of this type has, as its refusal of another one names them.
     fn fields<T: serde::de::DeserializeOwned>() -> Vec<String> {
-        let table = Table::from_iter([("no-key".to_owned(), toml::Value::from(1))]);
+        let table = Table::from_iter([("no-key".to_owned(), Value::from(1))]);
         let refused = T::deserialize(table).err().unwrap().to_string();
         let (_, expected) = refused.split_once("expected ").unwrap();
         let names = expected.split('`').skip(1).step_by(2);
@@ -1861,7 +1861,7 @@ mod tests {
     #[test]
     fn a_variable_can_name_a_file_with_a_secret() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "s3cret\n").unwrap();
+        fs::write(file.path(), "s3cret\n").unwrap();
         let name = "RETIDE__KAFKA__SASL_PASSWORD_FILE";
 
         let config = read("", &[(name, file.path().to_str().unwrap())]).unwrap();

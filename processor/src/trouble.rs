@@ -602,7 +602,7 @@ mod tests {
             .take_while(|line| line.starts_with('|'));
         let cells = rows.map(|row| row.split('|').nth(1).expect("a kind").trim());
         let mut listed: Vec<&str> = cells.flat_map(|cell| cell.split(", ")).collect();
-        listed.sort();
+        listed.sort_unstable();
 
         let mut kinds: Vec<String> = kinds().iter().map(|kind| format!("`{kind}`")).collect();
         kinds.sort();
