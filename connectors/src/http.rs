@@ -9,7 +9,7 @@
 //! | `request`, `carried` | what goes out, and which headers of a record do |
 //! | `client` | a request sent, and sent again where it was not processed |
 //! | `pool`, `dial`, `race`, `wire` | connections: kept, made anew, given up |
-//! | `head`, `body`, `answer`, `rest`, `status` | what comes back, and what it means |
+//! | `head`, `body`, `answer`, `retry_after`, `status` | what comes back, and what it means |
 
 mod answer;
 mod body;
@@ -22,7 +22,7 @@ mod head;
 mod pool;
 mod race;
 mod request;
-mod rest;
+mod retry_after;
 mod status;
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use http::header::HeaderMap;
 use retide_core::{Failure, Outcome};
 
 use super::config::Config;
-use super::rest;
+use super::retry_after;
 use super::status::{Meaning, NoAnswer, Status};
 
 /// The outcome that an answer is; `start` is what was read of its body.
@@ -34,13 +34,13 @@ pub(super) fn outcome(
         .get("retry-control")
         .is_some_and(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"stop"));
     let meaning = config.meaning(code);
-    let rest = || asked(config, (code, meaning), headers, SystemTime::now());
+    let wait = || asked(config, (code, meaning), headers, SystemTime::now());
     match meaning {
         Meaning::Success => Outcome::Success,
         Meaning::Retryable | Meaning::Throttled | Meaning::Permanent if stopped => {
             Outcome::Permanent(failure())
         }
-        Meaning::Retryable => match rest() {
+        Meaning::Retryable => match wait() {
             Some(after) => Outcome::Throttled {
                 after,
                 failure: failure(),
@@ -48,10 +48,10 @@ pub(super) fn outcome(
             None => Outcome::Retryable(failure()),
         },
         Meaning::Throttled => Outcome::Throttled {
-            after: rest().unwrap_or_default(),
+            after: wait().unwrap_or_default(),
             failure: failure(),
         },
-        Meaning::Permanent => match rest() {
+        Meaning::Permanent => match wait() {
             Some(after) => Outcome::Throttled {
                 after,
                 failure: failure(),
@@ -85,11 +85,11 @@ fn asked(
     if is_refusal && (!(400..500).contains(&code) || config.configured(code).is_some()) {
         return None;
     }
-    let after = rest::asked(headers, now).or_else(|| {
+    let after = retry_after::asked(headers, now).or_else(|| {
         // These stand on answers of all kinds: they are about this one if it is a 429, or if they say that nothing is left.
         config
             .rate_limit_reset
-            .then(|| rest::reset(headers, now, meaning != Meaning::Throttled))
+            .then(|| retry_after::reset(headers, now, meaning != Meaning::Throttled))
             .flatten()
     })?;
     Some(after.min(config.max_retry_after))

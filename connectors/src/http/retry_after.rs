@@ -1,4 +1,4 @@
-//! For how long a target asks to be left alone, as servers say it.
+//! `Retry-After`: for how long a target asks to be left alone, as servers say it.
 //!
 //! | header | read as |
 //! | --- | --- |
