@@ -69,8 +69,13 @@ async fn a_black_hole_at_the_first_address_costs_a_moment() {
     let names = vec![hole.address.ip(), good.ip()];
     http.client.resolves_by(Arc::new(Mutex::new(names)));
 
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    let addresses = [hole.address.ip(), good.ip()];
+    let dialled = dial::connect(&addresses, good.port(), deadline).await;
     let attempt = http.attempt(Arc::new(fixture::task(&[]))).await;
 
+    // Beside the first one, and not for the pool's second dial.
+    assert_eq!(dialled.ok().map(|(_, peer)| peer), Some(good.ip()));
     assert_eq!(attempt.outcome, Outcome::Success);
 }
 
