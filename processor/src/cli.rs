@@ -44,6 +44,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{Config, Overrides, Source, source};
 use crate::leave::leave;
+use crate::librdkafka::Librdkafka;
 use crate::log::{Format, Log, Speaker};
 
 use self::output::{Exit, Failed, Output, put, say};
@@ -232,8 +233,13 @@ fn load_from(global: &Global) -> Result<(Config, Source), Failed> {
     for line in source::misnamed(variables.iter().map(|(name, _)| name.as_str())) {
         say(&format!("warning: {line}"));
     }
-    Config::load_from(global.config.as_deref(), variables, &overrides(global))
-        .map_err(|error| Failed::new(Exit::Usage, &error))
+    Config::load_from(
+        global.config.as_deref(),
+        variables,
+        &overrides(global),
+        &Librdkafka,
+    )
+    .map_err(|error| Failed::new(Exit::Usage, &error))
 }
 
 /// A prefix of topics' names.

@@ -13,6 +13,8 @@ use tracing::{debug, error, info, warn};
 
 use retide_native::brokers;
 
+use crate::config::kafka::Properties;
+
 /// Hears a consumer's complaints; the end of a partition is none, and that the group is refused is none of those who only read: the
 /// client asks for it, and they do without.
 pub(crate) struct Quiet;
@@ -64,6 +66,11 @@ impl Lifeline {
             *at = Some(now + GIVE_AGAIN);
         }
     }
+}
+
+/// The configuration of a client with these properties.
+pub(crate) fn client_config(properties: Properties) -> ClientConfig {
+    properties.into_iter().collect()
 }
 
 /// Whether an error is about a group that the client asks for by itself, and that is not used.

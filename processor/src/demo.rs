@@ -28,6 +28,7 @@ use retide_avro::headers;
 use retide_core::{Header, Ladder, Terminal, Timestamp};
 use retide_embedded::Broker;
 
+use crate::client::client_config;
 use crate::cluster;
 use crate::config::{self, Config};
 use crate::health::{Health, STALL};
@@ -206,7 +207,7 @@ impl Demo {
         };
         let topics = Topics::new(&config.topics.prefix, &config.topics.tiers);
         let plan = cluster::Plan::new(&topics, &config.topics.tiers, layout);
-        let client = config.kafka.client();
+        let client = client_config(config.kafka.client());
         runtime.block_on(cluster::create(&client, &plan, CREATE))?;
         let tally = Tally::start(&client, &topics.callbacks, PARTITIONS, script)?;
         // So that every command knows them, as it would on any cluster.

@@ -24,6 +24,7 @@
 //! | [`health`] | whether its workers turn and have what they need |
 //! | `broker` | whether Kafka answers |
 //! | [`threads`] | the threads of a process, and that none is missed |
+//! | [`librdkafka`] | what the Kafka client takes of a configuration |
 //! | `log` | lines on stderr that hold nobody up |
 //! | `leave` | how a process ends |
 //! | [`trouble`] | what is wrong for longer than a moment |
@@ -41,6 +42,7 @@ mod event;
 mod failing;
 pub mod health;
 mod leave;
+pub mod librdkafka;
 mod log;
 pub mod metrics;
 mod offsets;

@@ -34,11 +34,13 @@ use retide_core::{
     Transition, Wait, scene,
 };
 
+use crate::config::SCENE_SERIES;
+use crate::failing::Failing;
+use crate::trouble::Troubles;
+
 use self::exposition::Exposition;
 use self::process::Process;
 use self::standing::{Said, Standing};
-use crate::failing::Failing;
-use crate::trouble::Troubles;
 
 /// The metrics of a process, shared by its workers.
 pub struct Metrics {
@@ -286,11 +288,8 @@ struct ReasonLabels {
 /// The scene that attempts and ends count for if there are no rules for them.
 const UNKNOWN: &str = "unknown";
 
-/// The scene, and the target, that everything counts for beyond [`SCENES`].
+/// The scene, and the target, that everything counts for beyond [`SCENE_SERIES`].
 const OTHER: &str = "other";
-
-/// Most scenes, and targets with a breaker, with series of their own unless it is configured otherwise: each has up to 60.
-pub const SCENES: usize = 100;
 
 /// The words of [`Outcome`], in the order of [`place`].
 const OUTCOMES: [&str; 5] = ["success", "retryable", "permanent", "throttled", "timeout"];
@@ -324,7 +323,7 @@ const LENGTH: [f64; 16] = [
 impl Metrics {
     /// The metrics of a process whose tiers are those of `ladder`, all at nothing.
     pub fn new(ladder: &Ladder) -> Self {
-        Self::limited(ladder, SCENES)
+        Self::limited(ladder, SCENE_SERIES)
     }
 
     /// As [`Self::new`], where so many scenes have series of their own.

@@ -17,7 +17,7 @@ use retide_avro::{Arrival, Intake, headers};
 use retide_core::completions::Completions;
 use retide_core::{Origin, Source, Timestamp};
 
-use crate::client::Quiet;
+use crate::client::{Quiet, client_config};
 use crate::config::{Config, Scene};
 use crate::scan::{self, CALL, Scanned, last};
 use crate::shell::binding::Bindings;
@@ -91,7 +91,10 @@ pub fn find(
     names: &BTreeSet<String>,
 ) -> Result<BTreeMap<String, Found>, Error> {
     // For its committed offsets.
-    let consumer = scan::consumer(config.kafka.consumer(), &config.processor.group)?;
+    let consumer = scan::consumer(
+        client_config(config.kafka.consumer()),
+        &config.processor.group,
+    )?;
     let mut search = Search {
         group: &config.processor.group,
         scenes,

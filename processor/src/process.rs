@@ -28,8 +28,8 @@ use retide_core::{Engine, Gates};
 use retide_native::topics;
 
 use crate::broker;
+use crate::client::client_config;
 use crate::cluster::{Drift, Layout, Plan, Tools, Whose};
-use crate::config::identity::{Identity, fingerprint};
 use crate::config::{Config, Frame, Guarantee, Reports, Scene};
 use crate::health::{Health, Heartbeat};
 use crate::metrics::Metrics;
@@ -41,6 +41,7 @@ use crate::scenes::{self, Follower, Unreadable};
 use crate::shell::drive::{Drive, Pace, Rules};
 use crate::shell::encode::{Encoder, Formats};
 use crate::shell::feed::{Client, Feed};
+use crate::shell::identity::{Identity, fingerprint};
 use crate::shell::ledger::{AtLeastOnce, Ledger, Ownership, Transactional};
 use crate::shell::watch::Watch;
 use crate::shell::writable::Writability;
@@ -185,14 +186,14 @@ impl Process {
         let draining = draining(config, &topics).map_err(Error::Tiers)?;
         let topics = topics.with_intake(config.topics.tasks.clone());
         let topics = Arc::new(topics.with_draining(draining));
-        let follower = Follower::start(&config.kafka.consumer(), &topics.scenes)?;
-        let producer = config.kafka.producer();
+        let follower = Follower::start(&client_config(config.kafka.consumer()), &topics.scenes)?;
+        let producer = client_config(config.kafka.producer());
         threads.suspects().mark_on(producer, &topics);
         let (failed, failures) = mpsc::channel(count);
         let id = Uuid::new_v4();
         let writability = writability(config, &topics, metrics);
         let topics_watch = Watch::new(
-            &config.kafka.producer(),
+            &client_config(config.kafka.producer()),
             format!("{}-{id}-watch", config.processor.group),
             &topics,
             config.topics.events.enabled,
@@ -233,7 +234,7 @@ impl Process {
         }
         let stop = Arc::new(AtomicBool::new(false));
         let watch = broker::Watch::new(
-            &config.kafka.client(),
+            &client_config(config.kafka.client()),
             config.kafka.bootstrap(),
             &topics.tasks,
             metrics,
@@ -372,7 +373,7 @@ impl Shared<'_> {
             source,
         };
         let Self { config, topics, .. } = self;
-        let mut consumer = config.kafka.consumer();
+        let mut consumer = client_config(config.kafka.consumer());
         consumer.set("group.id", &config.processor.group);
         let identity = Identity::of(config, number);
         let feed = Feed::start(&consumer, &identity, topics, self.metrics, self.threads)
@@ -380,7 +381,7 @@ impl Shared<'_> {
         let shards = shards(&feed.consumer, topics).map_err(failed)?;
         self.metrics.shards.set(shards.get().into());
         let ownership = Arc::new(Ownership::default());
-        let producer = config.kafka.producer();
+        let producer = client_config(config.kafka.producer());
         let encoder = &self.encoder();
         let group = &feed.consumer;
         match config.processor.guarantee {
@@ -661,7 +662,7 @@ pub(crate) fn whose(config: &Config, patience: Duration) -> Whose {
         plan: plan(config),
         prefix: config.topics.prefix.clone(),
         group: config.processor.group.clone(),
-        consumer: config.kafka.consumer(),
+        consumer: client_config(config.kafka.consumer()),
         fingerprint: fingerprint(config),
         patience,
     }
@@ -670,7 +671,10 @@ pub(crate) fn whose(config: &Config, patience: Duration) -> Whose {
 /// Who looks at the topics and the group while workers run.
 fn drift(config: &Config, topics: &Arc<Topics>, metrics: &Metrics) -> Drift {
     let troubles = metrics.troubles().held_by("drift");
-    let (client, bootstrap) = (config.kafka.client(), config.kafka.bootstrap());
+    let (client, bootstrap) = (
+        client_config(config.kafka.client()),
+        config.kafka.bootstrap(),
+    );
     let whose = whose(config, Duration::ZERO);
     Drift::new(whose, topics, &client, bootstrap, troubles)
 }
@@ -678,7 +682,10 @@ fn drift(config: &Config, topics: &Arc<Topics>, metrics: &Metrics) -> Drift {
 /// Which topics take records, and whom that is told.
 fn writability(config: &Config, topics: &Arc<Topics>, metrics: &Metrics) -> Arc<Writability> {
     let troubles = metrics.troubles().held_by("topics");
-    let tools = Tools::new(&config.kafka.producer(), config.kafka.bootstrap());
+    let tools = Tools::new(
+        &client_config(config.kafka.producer()),
+        config.kafka.bootstrap(),
+    );
     let init = config.invocation.line("init");
     Arc::new(Writability::telling(topics, troubles, tools, init))
 }
@@ -698,7 +705,10 @@ fn shards(consumer: &Client, topics: &Topics) -> Result<NonZeroU32, KafkaError> 
 /// The tiers on the cluster that the configuration does not have any more: they are read until they are empty.
 fn draining(config: &Config, topics: &Topics) -> Result<Vec<Draining>, KafkaError> {
     let prefix = format!("{}.delay.", config.topics.prefix);
-    let client = scan::consumer(config.kafka.consumer(), &config.processor.group)?;
+    let client = scan::consumer(
+        client_config(config.kafka.consumer()),
+        &config.processor.group,
+    )?;
     // All topics: asking for one by its name could create it.
     let metadata = client.fetch_metadata(None, CALL)?;
     let strays = metadata.topics().iter().filter(|topic| {

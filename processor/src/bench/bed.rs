@@ -18,7 +18,7 @@ use uuid::Uuid;
 use retide_core::{Kind, Origin, Record, Task, Timestamp};
 
 use crate::bench::{Error, PATIENCE, Samples};
-use crate::client::Quiet;
+use crate::client::{Quiet, client_config};
 use crate::cluster::{self, Layout, Plan, Role, TopicPlan};
 use crate::config::{Config, scenes};
 use crate::health::{Health, STALL};
@@ -62,7 +62,11 @@ impl Bed {
         };
         let plan = Plan::new(&topics, &config.topics.tiers, layout);
         let runtime = Runtime::new()?;
-        runtime.block_on(cluster::create(&config.kafka.client(), &plan, CALL))?;
+        runtime.block_on(cluster::create(
+            &client_config(config.kafka.client()),
+            &plan,
+            CALL,
+        ))?;
         Ok(Self {
             config,
             topics,
@@ -85,7 +89,7 @@ impl Bed {
             topics: vec![topic.clone()],
             ..self.plan.clone()
         };
-        let client = self.config.kafka.client();
+        let client = client_config(self.config.kafka.client());
         self.runtime
             .block_on(cluster::create(&client, &plan, CALL))?;
         self.plan.topics.push(topic);
@@ -119,7 +123,7 @@ impl Bed {
 
     /// Waits until the group has committed `count` offsets of `topic`, looking every [`LOOK`].
     pub(crate) fn follow(&self, topic: &str, count: u64) -> Result<Samples, Error> {
-        let mut config = self.config.kafka.consumer();
+        let mut config = client_config(self.config.kafka.consumer());
         config.set("group.id", &self.config.processor.group);
         // Offsets are wanted as they stand: while transactions are under way, which is always, the client would ask for stable ones over
         // and over, and take a processor and the broker's time from what is measured.
@@ -148,7 +152,7 @@ impl Bed {
 
     /// Has the group pass over everything that stands on `topic`.
     pub(crate) fn skip(&self, topic: &str) -> Result<(), Error> {
-        let mut config = self.config.kafka.consumer();
+        let mut config = client_config(self.config.kafka.consumer());
         config.set("group.id", &self.config.processor.group);
         let consumer: BaseConsumer = config.create()?;
         let mut ends = TopicPartitionList::new();
@@ -187,7 +191,7 @@ impl Bed {
 
     /// A read-committed consumer of a topic, from its beginning, that says where a partition ends.
     pub(crate) fn reader(&self, topic: &str) -> Result<BaseConsumer<Quiet>, Error> {
-        let mut config = self.config.kafka.consumer();
+        let mut config = client_config(self.config.kafka.consumer());
         config.set("group.id", &self.config.processor.group);
         config.set("enable.partition.eof", "true");
         config.set("isolation.level", "read_committed");
@@ -208,7 +212,7 @@ impl Bed {
     /// Deletes the topics.
     pub fn remove(self) {
         let names: Vec<&str> = self.plan.topics.iter().map(|topic| &*topic.name).collect();
-        let client: ClientConfig = self.config.kafka.client();
+        let client: ClientConfig = client_config(self.config.kafka.client());
         let deleted = client
             .create::<AdminClient<DefaultClientContext>>()
             .and_then(|admin| {

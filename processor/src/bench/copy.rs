@@ -13,6 +13,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::bench::bed::send;
 use crate::bench::{Bed, Error, PATIENCE, Samples};
+use crate::client::client_config;
 use crate::shell::ledger::producer_config;
 
 /// A copy under way.
@@ -31,7 +32,7 @@ const CALL: Duration = Duration::from_secs(30);
 /// Copies everything on `topic`, records and offsets in one transaction, as often as retide would commit.
 pub(super) fn transactional(bed: &Bed, topic: &str, records: u64) -> Result<Samples, Error> {
     let id = format!("{}-transactional-copy", bed.config.processor.group);
-    let mut config = producer_config(&bed.config.kafka.producer());
+    let mut config = producer_config(&client_config(bed.config.kafka.producer()));
     config.set("transactional.id", &id);
     let copy = Copy::new(bed, topic, &id, config.create()?)?;
     copy.producer.init_transactions(CALL)?;
@@ -50,7 +51,7 @@ pub(super) fn transactional(bed: &Bed, topic: &str, records: u64) -> Result<Samp
 /// Copies everything on `topic`, records first and then their offsets, as often as retide would commit.
 pub(super) fn plain(bed: &Bed, topic: &str, records: u64) -> Result<Samples, Error> {
     let id = format!("{}-plain-copy", bed.config.processor.group);
-    let config = producer_config(&bed.config.kafka.producer());
+    let config = producer_config(&client_config(bed.config.kafka.producer()));
     let copy = Copy::new(bed, topic, &id, config.create()?)?;
     copy.all(records, |copy| {
         let (count, offsets) = copy.interval()?;
@@ -67,7 +68,7 @@ pub(super) fn plain(bed: &Bed, topic: &str, records: u64) -> Result<Samples, Err
 impl<'a> Copy<'a> {
     /// A copy of `topic` from its beginning.
     fn new(bed: &'a Bed, topic: &str, group: &str, producer: BaseProducer) -> Result<Self, Error> {
-        let mut config = bed.config.kafka.consumer();
+        let mut config = client_config(bed.config.kafka.consumer());
         for (key, value) in [
             ("group.id", group),
             ("enable.auto.commit", "false"),

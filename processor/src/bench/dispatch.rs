@@ -19,6 +19,7 @@ use crate::bench::causes::{Cause, Watch};
 use crate::bench::remote::Remote;
 use crate::bench::target::{Lateness, Manner};
 use crate::bench::{Bed, Error, PATIENCE, Samples, Speed};
+use crate::client::client_config;
 use crate::config::Config;
 use crate::metrics::Metrics;
 
@@ -329,7 +330,7 @@ pub(super) struct Tasks<'a> {
 impl<'a> Tasks<'a> {
     /// Tasks with payloads of so many bytes.
     pub(super) fn new(bed: &'a Bed, bytes: usize) -> Result<Self, Error> {
-        let mut config = bed.config.kafka.producer();
+        let mut config = client_config(bed.config.kafka.producer());
         config.set("enable.idempotence", "true");
         config.set("linger.ms", "0");
         Ok(Self {

@@ -16,6 +16,7 @@ use retide_native as native;
 
 use crate::bench::bed::{parked, send};
 use crate::bench::{Bed, Error, Samples, Speed, copy};
+use crate::client::client_config;
 use crate::config::{Config, Guarantee};
 
 /// How much is measured.
@@ -250,7 +251,7 @@ impl HopPart {
 impl Part<'_> {
     /// Produces the records of this part, over all partitions in turn.
     fn produce(&self, bed: &Bed, load: &Load) -> Result<(), Error> {
-        let mut config = bed.config.kafka.producer();
+        let mut config = client_config(bed.config.kafka.producer());
         config.set("enable.idempotence", "true");
         config.set("compression.type", "lz4");
         config.set("linger.ms", "20");

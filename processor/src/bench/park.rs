@@ -19,6 +19,7 @@ use crate::bench::stream::{Flow, Stream, account, arrive, identity, none_early, 
 use crate::bench::target::{Lateness, Manner, Target};
 use crate::bench::worker::{Memory, Worker, is_told};
 use crate::bench::{Bed, Error, PATIENCE};
+use crate::client::client_config;
 use crate::config::Config;
 
 /// How much is parked, and what is done with it.
@@ -248,7 +249,7 @@ fn take_over(bed: &Bed, mut first: Worker, second: &mut Worker) -> Result<TakeOv
     let start = Instant::now();
     first.kill()?;
     second.ready_with_all(bed.config.topics.partitions)?;
-    let consumer = bed.config.kafka.consumer();
+    let consumer = client_config(bed.config.kafka.consumer());
     Ok(TakeOver {
         join_seconds: joined.as_secs_f64(),
         seconds: start.elapsed().as_secs_f64(),

@@ -20,6 +20,7 @@ use retide_native as native;
 use crate::bench::bed::send;
 use crate::bench::target::{DUE, Target};
 use crate::bench::{Bed, Error, PATIENCE};
+use crate::client::client_config;
 
 /// What a stream is made of.
 #[derive(Clone, Copy, Debug)]
@@ -251,7 +252,7 @@ pub(crate) fn now() -> Duration {
 
 /// A producer that waits `linger` milliseconds for more.
 pub(crate) fn producer(bed: &Bed, linger: &str) -> Result<BaseProducer, KafkaError> {
-    let mut config = bed.config.kafka.producer();
+    let mut config = client_config(bed.config.kafka.producer());
     config.set("enable.idempotence", "true");
     config.set("compression.type", "lz4");
     config.set("linger.ms", linger);

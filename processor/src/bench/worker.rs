@@ -299,6 +299,9 @@ fn processor_seconds(stat: &str) -> Option<f64> {
 mod tests {
     use super::*;
 
+    use crate::config::Overrides;
+    use crate::librdkafka::Librdkafka;
+
     #[test]
     fn memory_and_processor_time_are_read_as_linux_writes_them() {
         let status =
@@ -333,7 +336,7 @@ mod tests {
         let read = |name: &str, text: &str| {
             let file = directory.0.join(name);
             fs::write(&file, text).unwrap();
-            Config::load(Some(&file), [], &crate::config::Overrides::default()).unwrap()
+            Config::load(Some(&file), [], &Overrides::default(), &Librdkafka).unwrap()
         };
         let config = read("one.toml", text);
         let admin = SocketAddr::from(([127, 0, 0, 1], 4_711));
@@ -344,7 +347,11 @@ mod tests {
         assert_eq!(again.admin.listen, Some(admin));
         assert_eq!(again.kafka.written(), config.kafka.written());
         assert_eq!(
-            again.kafka.consumer().get("session.timeout.ms"),
+            again
+                .kafka
+                .consumer()
+                .get("session.timeout.ms")
+                .map(String::as_str),
             Some("7000")
         );
         assert_eq!(

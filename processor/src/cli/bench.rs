@@ -16,6 +16,7 @@ use retide_embedded::Broker;
 
 use crate::bench::{self, Cause, HopPart, Load, Loads, Pace, Volume};
 use crate::cli::output::{Exit, Failed, Output, put, say};
+use crate::client::client_config;
 use crate::cluster;
 use crate::config::Config;
 use crate::process;
@@ -203,7 +204,10 @@ pub(super) fn bench(mut config: Config, command: &Command, output: Output) -> Re
     }
     // Finds out whether Kafka can be reached at all, and says so well.
     let plan = process::plan(&config);
-    Runtime::new()?.block_on(cluster::existing(&config.kafka.client(), &plan))?;
+    Runtime::new()?.block_on(cluster::existing(
+        &client_config(config.kafka.client()),
+        &plan,
+    ))?;
     match command {
         Command::Hop(options) => {
             let parts = options.parts.iter().map(|part| HopPart::from(*part));

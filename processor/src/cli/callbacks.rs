@@ -27,7 +27,7 @@ use crate::cli::explain::from;
 use crate::cli::output::{Exit, Failed, Output, put, say, width};
 use crate::cli::reach::{failed, reach};
 use crate::cli::suggest;
-use crate::client::{Quiet, is_of_group};
+use crate::client::{Quiet, client_config, is_of_group};
 use crate::cluster::User;
 use crate::config::Config;
 use crate::report::Reader;
@@ -133,7 +133,7 @@ pub(super) fn callbacks(config: &Config, options: &Options, output: Output) -> R
     let topic = &topics.callbacks;
     reach(config, User::Read, &[topic])?;
     let refused = |error: KafkaError| failed(config, User::Read, &format!("read {topic}"), &error);
-    let client = config.kafka.consumer();
+    let client = client_config(config.kafka.consumer());
     let consumer = if options.follow {
         scan::follower(client, NAME)
     } else {

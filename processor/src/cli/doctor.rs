@@ -31,6 +31,7 @@ use retide_native::admin::Operation;
 
 use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
 use crate::cli::{init, run};
+use crate::client::client_config;
 use crate::cluster::{self, Access, Answer, Clock, Finding, Plan, Questions, Severity, Survey};
 use crate::config::{Config, Scene};
 use crate::process;
@@ -250,7 +251,7 @@ pub(super) fn doctor(config: &Config, options: &Options, output: Output) -> Resu
     let plan = process::plan(config);
     let runtime = Runtime::new()?;
     let surveyed = runtime.block_on(cluster::survey(
-        &config.kafka.client(),
+        &client_config(config.kafka.client()),
         &questions(config, &plan, options),
     ));
     let found = runtime.block_on(scenes(config, surveyed.as_ref().ok(), own));
@@ -299,8 +300,10 @@ fn questions(config: &Config, plan: &Plan, options: &Options) -> Questions {
     Questions {
         plan: plan.clone(),
         scope: init::scope(config, &BTreeMap::new()),
-        consumer: config.kafka.consumer(),
-        producer: options.write_probe.then(|| config.kafka.producer()),
+        consumer: client_config(config.kafka.consumer()),
+        producer: options
+            .write_probe
+            .then(|| client_config(config.kafka.producer())),
     }
 }
 
@@ -429,7 +432,10 @@ fn topics(config: &Config, plan: &Plan, survey: &Survey) -> Vec<Line> {
 fn group(config: &Config, runtime: &Runtime) -> Vec<Line> {
     let subject = format!("group {}", config.processor.group);
     let whose = process::whose(config, HELD_BACK);
-    let standing = match runtime.block_on(cluster::standing(&config.kafka.client(), &whose)) {
+    let standing = match runtime.block_on(cluster::standing(
+        &client_config(config.kafka.client()),
+        &whose,
+    )) {
         Ok(standing) => standing,
         Err(error) => {
             let message = format!("not checked: {}", with_causes(&error));
@@ -616,7 +622,7 @@ async fn scenes(
     };
     // That it is missing was said with the topics, as that the cluster is.
     if survey.is_some_and(|survey| survey.topics.contains(&*topic)) {
-        let consumer = config.kafka.consumer();
+        let consumer = client_config(config.kafka.consumer());
         let name = Arc::clone(&topic);
         let read = tokio::task::spawn_blocking(move || {
             Follower::start(&consumer, &name).map(|follower| follower.scenes().clone())
@@ -683,8 +689,13 @@ fn kafka_targets(
                 Some(Destination::Server(_)) | None => continue,
             };
             let subject = format!("scene {name}: {what} topic {topic}");
-            let fix =
-                || cluster::create_topic(&config.kafka.client(), config.kafka.bootstrap(), topic);
+            let fix = || {
+                cluster::create_topic(
+                    &client_config(config.kafka.client()),
+                    config.kafka.bootstrap(),
+                    topic,
+                )
+            };
             lines.push(match topics {
                 None => Line::warn(Section::Targets, subject, "not checked: no broker", fix()),
                 Some(topics) if topics.contains(topic) => {
@@ -707,7 +718,7 @@ async fn unwritable(
     config: &Config,
     scenes: &BTreeMap<String, (Scene, Option<String>)>,
 ) -> Vec<Line> {
-    let client = config.kafka.client();
+    let client = client_config(config.kafka.client());
     let topics = init::targets(scenes.values().map(|(scene, _)| scene));
     let writable = match cluster::writable(&client, &topics).await {
         Ok(writable) => writable,

@@ -14,6 +14,7 @@ use retide_core::{Reason, Timestamp, span};
 use crate::cli::output::{Exit, Failed, Output, put, say, width};
 use crate::cli::reach::{failed, reach};
 use crate::cli::{submit, suggest};
+use crate::client::client_config;
 use crate::cluster::User;
 use crate::config::Config;
 use crate::scenes::Follower;
@@ -101,7 +102,7 @@ pub(super) fn explain(config: &Config, options: Options, output: Output) -> Resu
         deadline: start + timeout,
     };
     let found = search::search(
-        config.kafka.consumer(),
+        client_config(config.kafka.consumer()),
         &topics,
         &query,
         |topic, records| {
@@ -154,7 +155,8 @@ fn tell_of_scene(config: &Config, topics: &Topics, story: &Story) {
         return;
     }
     // What the scenes topic does not say is no matter here.
-    let Ok(follower) = Follower::start(&config.kafka.consumer(), &topics.scenes) else {
+    let Ok(follower) = Follower::start(&client_config(config.kafka.consumer()), &topics.scenes)
+    else {
         return;
     };
     let known: BTreeSet<&String> = config

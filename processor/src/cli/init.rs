@@ -12,6 +12,7 @@ use tokio::runtime::Runtime;
 
 use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
 use crate::cli::run;
+use crate::client::client_config;
 use crate::cluster::{self, Created, Plan, Role, Scope, Severity, User};
 use crate::config::{Config, Scene};
 use crate::process::plan;
@@ -154,7 +155,7 @@ fn acls(config: &Config, plan: &Plan, options: &Options) -> Result<(), Failed> {
         }
         Some(Form::KafkaTopics) | None => {
             let lines = cluster::allow_all(
-                &config.kafka.client(),
+                &client_config(config.kafka.client()),
                 config.kafka.bootstrap(),
                 &options.roles,
                 (plan, &scope),
@@ -199,7 +200,7 @@ pub(super) fn init(config: &Config, options: &Options, output: Output) -> Result
         None => {}
     }
     let runtime = Runtime::new()?;
-    let client = config.kafka.client();
+    let client = client_config(config.kafka.client());
     if options.partitions.is_some() {
         let there = runtime.block_on(cluster::existing(&client, &plan))?;
         if !options.dry_run {
@@ -295,7 +296,7 @@ fn widen(
     (created, there): (&[Created], &BTreeMap<Arc<str>, usize>),
     output: Output,
 ) -> Result<(), Failed> {
-    let client = config.kafka.client();
+    let client = client_config(config.kafka.client());
     let widened = runtime.block_on(cluster::widen(&client, plan, CREATE))?;
     let mut all = lines(plan, created);
     for shown in &mut all {
@@ -427,7 +428,7 @@ fn mend(config: &Config, plan: &Plan, created: &[Created]) -> String {
 pub(super) fn allow(config: &Config, plan: &Plan, user: User) -> String {
     let scope = scope(config, &BTreeMap::new());
     let lines = cluster::allow_all(
-        &config.kafka.client(),
+        &client_config(config.kafka.client()),
         config.kafka.bootstrap(),
         &[user],
         (plan, &scope),

@@ -12,6 +12,7 @@ use retide_core::with_causes;
 
 use crate::cli::init;
 use crate::cli::output::{Exit, Failed};
+use crate::client::client_config;
 use crate::cluster::{self, Severity, User};
 use crate::config::Config;
 use crate::process;
@@ -25,7 +26,7 @@ pub(super) fn reach(
 ) -> Result<BTreeMap<Arc<str>, usize>, Failed> {
     let (plan, scope) = (process::plan(config), init::scope(config, &BTreeMap::new()));
     let names: Vec<&str> = topics.iter().map(|topic| &***topic).collect();
-    let client = config.kafka.client();
+    let client = client_config(config.kafka.client());
     let asked = cluster::reach(&client, &plan, (user, &scope), &names);
     let there = Runtime::new()?.block_on(asked)?;
     let denied = |denial: &&cluster::Finding| denial.severity != Severity::Warn;

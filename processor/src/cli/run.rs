@@ -18,6 +18,7 @@ use retide_core::span;
 use crate::admin::Admin;
 use crate::cli::init;
 use crate::cli::output::{Exit, Failed, say};
+use crate::client::client_config;
 use crate::cluster::{self, Begin, Finding, User, Whose};
 use crate::config::{self, Config, Guarantee, Scene};
 use crate::health::{Health, STALL};
@@ -253,7 +254,7 @@ pub(super) fn transactions(config: &Config) -> Option<&str> {
 
 /// Refuses a cluster on which retide could not keep its promises.
 async fn check(config: &Config) -> Result<(), Failed> {
-    let (client, plan) = (config.kafka.client(), process::plan(config));
+    let (client, plan) = (client_config(config.kafka.client()), process::plan(config));
     let scope = init::scope(config, &BTreeMap::new());
     let findings = cluster::check_as(&client, &plan, User::Run, &scope).await?;
     if let Some(missing) = init::missing(&findings) {
@@ -271,7 +272,7 @@ async fn check(config: &Config) -> Result<(), Failed> {
 /// Refuses a group that would do again what is done, or whose members do not fit together.
 async fn check_group(config: &Config, begin: Option<Begin>) -> Result<(), Failed> {
     let (client, whose) = (
-        config.kafka.client(),
+        client_config(config.kafka.client()),
         process::whose(config, Duration::ZERO),
     );
     if let Some(begin) = begin {
@@ -307,7 +308,7 @@ async fn still_disagree(
     whose: &Whose,
     mut members: Vec<Finding>,
 ) -> Result<bool, Failed> {
-    let session = config.kafka.consumer();
+    let session = client_config(config.kafka.consumer());
     let session = session
         .get("session.timeout.ms")
         .and_then(|text| text.parse().ok());
@@ -325,7 +326,7 @@ async fn still_disagree(
             return Ok(init::tell(&members));
         }
         tokio::time::sleep(LOOK_AGAIN).await;
-        members = cluster::others(&config.kafka.client(), whose).await?;
+        members = cluster::others(&client_config(config.kafka.client()), whose).await?;
     }
     Ok(false)
 }

@@ -13,6 +13,7 @@ use retide_core::{Origin, Timestamp};
 use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
 use crate::cli::reach::{failed, reach};
 use crate::cli::{outlook, preview, run, suggest};
+use crate::client::client_config;
 use crate::cluster::User;
 use crate::config::secrets::masked;
 use crate::config::{Config, Scene};
@@ -273,16 +274,15 @@ impl<'a> Board<'a> {
         let there = reach(config, user, &[&topics.scenes])?;
         let shards = there.get(&topics.tasks).copied();
         let shards = shards.and_then(|shards| u32::try_from(shards).ok());
-        let follower = Follower::start(&config.kafka.consumer(), &topics.scenes).map_err(
-            |error| match &error {
+        let follower = Follower::start(&client_config(config.kafka.consumer()), &topics.scenes)
+            .map_err(|error| match &error {
                 scenes::Error::Kafka { topic, source } => {
                     failed(config, user, &format!("read {topic}"), source)
                 }
                 scenes::Error::Missing { .. }
                 | scenes::Error::Slow { .. }
                 | scenes::Error::Encode { .. } => error.into(),
-            },
-        )?;
+            })?;
         Ok(Self {
             config,
             scenes: follower.scenes().clone(),
@@ -546,7 +546,7 @@ impl<'a> Board<'a> {
         if records.is_empty() {
             return Ok(());
         }
-        let mut publisher = Publisher::try_new(&self.config.kafka.producer())
+        let mut publisher = Publisher::try_new(&client_config(self.config.kafka.producer()))
             .map_err(|error| Failed::new(Exit::Failure, &error))?;
         for record in records {
             publisher.send(record);

@@ -22,6 +22,7 @@ use retide_core::{Header, Timestamp, span, with_causes};
 use crate::cli::output::{Exit, Failed, Output, Row, Rows, say};
 use crate::cli::reach::{failed, reach};
 use crate::cli::{run, suggest};
+use crate::client::client_config;
 use crate::cluster::User;
 use crate::config::Config;
 use crate::publish::{Publisher, Stored};
@@ -134,7 +135,7 @@ pub(super) fn submit(config: &Config, options: &Options, output: Output) -> Resu
         config,
         options,
         topic: topics.tasks,
-        publisher: Publisher::try_new(&config.kafka.producer())?,
+        publisher: Publisher::try_new(&client_config(config.kafka.producer()))?,
         ids: VecDeque::new(),
         rows: Rows::new(output),
         stored: 0,
@@ -180,7 +181,7 @@ fn check_scene(config: &Config, topics: &Topics, options: &Options) -> Result<()
     if known.contains(name) {
         return Ok(());
     }
-    match Follower::start(&config.kafka.consumer(), &topics.scenes) {
+    match Follower::start(&client_config(config.kafka.consumer()), &topics.scenes) {
         Ok(follower) => known.extend(follower.scenes().keys().cloned()),
         Err(error) => {
             let error = with_causes(&error);

@@ -618,7 +618,7 @@ fn busy() -> Metrics {
         name: "cookie".into(),
         value: None,
     };
-    left_out.add(&header, left_out::Why::Null);
+    left_out.add(&header, left_out::Reason::Null);
     set.of("pay").left_out(&left_out);
     let callback = ended("pay", Kind::Callback, Terminal::Delivered);
     commit(&metrics, &set, vec![callback]).emit(&metrics);

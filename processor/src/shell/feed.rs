@@ -32,11 +32,11 @@ use retide_core::{Alert, Header, LaneId, Name, Record, Source, Timestamp};
 use retide_native::{self as native, headers::Headers};
 
 use crate::client::{Lifeline, Quiet, ask_often};
-use crate::config::identity::Identity;
 use crate::event::ConsumerReported;
 use crate::metrics::Metrics;
 use crate::offsets::{self, Edge};
 use crate::shell::group::Member;
+use crate::shell::identity::Identity;
 use crate::shell::restore::{Gap, Gone};
 use crate::shell::search::Searched;
 use crate::suspects::MOST_DEATHS;

@@ -35,10 +35,10 @@ use retide_core::{Source, Timestamp};
 use retide_native::membership::membership;
 
 use crate::client::{Lifeline, ask_often, complained, is_missing, logged};
-use crate::config::identity::Identity;
 use crate::event::{ShardsAssigned, ShardsLost, ShardsRevoked};
 use crate::metrics::Metrics;
 use crate::shell::feed::{Around, Deleted, Reading, ended, failure};
+use crate::shell::identity::Identity;
 use crate::shell::look::Look;
 use crate::shell::order;
 use crate::shell::presence::Presence;

@@ -5,6 +5,7 @@ pub mod drive;
 pub mod encode;
 pub mod feed;
 pub mod group;
+pub mod identity;
 mod leaving;
 pub mod ledger;
 mod look;

@@ -16,12 +16,12 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use retide::config::identity::Identity;
 use retide::health::{Health, STALL};
 use retide::metrics::Metrics;
 use retide::shell::drive::{Drive, Pace, Rules};
 use retide::shell::encode::{Encoder, Formats};
 use retide::shell::feed::Feed;
+use retide::shell::identity::Identity;
 use retide::shell::ledger::{AtLeastOnce, Batch, Ledger, Ownership, Receipt, Transactional};
 use retide::threads::Threads;
 use retide::topics::Topics;

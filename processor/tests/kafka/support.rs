@@ -14,10 +14,10 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::Offset;
 
-use retide::config::identity::Identity;
 use retide::metrics::Metrics;
 use retide::shell::encode::Encoder;
 use retide::shell::feed::{Assignment, Client, Feed, Read, Reading, Request};
+use retide::shell::identity::Identity;
 use retide::shell::ledger::{AtLeastOnce, Ledger, Ownership, Transactional};
 use retide::threads::Threads;
 use retide::topics::Topics;
