@@ -530,17 +530,12 @@ pub fn is_media_type(id: &str) -> bool {
 
 /// The word for a kind of task.
 pub const fn kind_word(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Work => "work",
-        Kind::Callback => "callback",
-    }
+    kind.word()
 }
 
 /// The kind of task that `word` names, if it names one.
 pub fn kind_of(word: &str) -> Option<Kind> {
-    [Kind::Work, Kind::Callback]
-        .into_iter()
-        .find(|kind| kind_word(*kind) == word)
+    Kind::ALL.into_iter().find(|kind| kind.word() == word)
 }
 
 /// The place that `text` names as `topic/partition/offset`, if it does.

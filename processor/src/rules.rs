@@ -9,6 +9,7 @@ use tracing::{error, info, warn};
 
 use retide_connectors::kafka::OwnTopic;
 use retide_connectors::{Outbound, Target, TargetConfig};
+use retide_core::Kind;
 use retide_core::scene::{self, Missing};
 use retide_core::topic::is_own;
 use retide_core::with_causes;
@@ -24,16 +25,14 @@ pub struct Connected {
     prefix: String,
     /// What connections go by.
     outbound: Outbound,
-    /// The targets of the scenes' tasks.
+    /// The targets of the scenes.
     targets: Targets,
-    /// The targets of the scenes' callbacks.
-    callbacks: Targets,
     /// The scenes that are held since a secret is missing, and what is wrong with it.
     missing: BTreeMap<String, String>,
 }
 
-/// Connected targets by the name of their scene, each with the configuration it was made of.
-type Targets = HashMap<Arc<str>, (TargetConfig, Arc<dyn Target>)>;
+/// Connected targets by the name of their scene and the kind of tasks that go there, each with the configuration it was made of.
+type Targets = HashMap<(Arc<str>, Kind), (TargetConfig, Arc<dyn Target>)>;
 
 // === impl Connected ===
 
@@ -107,36 +106,28 @@ impl Connected {
                 }
             };
             let name = Arc::clone(&core.name);
-            if let Some(refusal) = self.refusal(&scene.target) {
-                core.target = scene::Target::Call;
-                rules.targets.insert(Arc::clone(&name), refusal);
-            } else {
-                let target = &scene.target;
-                keep(
-                    &mut self.targets,
-                    &before.targets,
-                    (&name, target),
-                    &self.outbound,
-                );
-            }
-            if let (Some(callback), Some(core)) = (&scene.callback, &mut core.callback) {
-                let target = &callback.target;
+            for kind in Kind::ALL {
+                let Some(target) = target_of(scene, kind) else {
+                    continue;
+                };
+                let route = (Arc::clone(&name), kind);
                 if let Some(refusal) = self.refusal(target) {
-                    core.target = scene::Target::Call;
-                    rules.callbacks.insert(Arc::clone(&name), refusal);
+                    core.set_target(kind, scene::Target::Call);
+                    rules.routes.insert(route, refusal);
                 } else {
                     keep(
-                        &mut self.callbacks,
-                        &before.callbacks,
-                        (&name, target),
+                        &mut self.targets,
+                        &before.targets,
+                        (route, target),
                         &self.outbound,
                     );
                 }
             }
             rules.scenes.insert(core);
         }
-        rules.targets.extend(connected(&self.targets));
-        rules.callbacks.extend(connected(&self.callbacks));
+        let connected = self.targets.iter();
+        let connected = connected.map(|(route, (_, target))| (route.clone(), Arc::clone(target)));
+        rules.routes.extend(connected);
         rules
     }
 
@@ -166,40 +157,41 @@ pub fn merged(
     scenes
 }
 
-/// Connects the target of scene `name`, or takes over its connection.
+/// Connects the target of a scene and kind, or takes over its connection.
 fn keep(
     targets: &mut Targets,
     before: &Targets,
-    (name, config): (&Arc<str>, &TargetConfig),
+    (route, config): ((Arc<str>, Kind), &TargetConfig),
     outbound: &Outbound,
 ) {
+    let name = &*route.0;
     let kept = before
-        .get(name)
+        .get(&route)
         .filter(|(before, _)| before == config)
         .map(|(_, target)| Ok(Some(Arc::clone(target))));
     if kept.is_none()
         && let Some(denied) = config.server().and_then(|server| server.foresee(outbound))
     {
-        warn!(scene = &**name, %denied, "target is not dialled: its tasks are dead letters");
+        warn!(scene = name, %denied, "target is not dialled: its tasks are dead letters");
     }
     match kept.unwrap_or_else(|| config.connect(outbound)) {
         Ok(Some(target)) => {
-            targets.insert(Arc::clone(name), (config.clone(), target));
+            targets.insert(route, (config.clone(), target));
         }
         Ok(None) => {}
         Err(error) => {
             let error = with_causes(&error);
-            error!(scene = &**name, %error, "target could not be set up");
+            error!(scene = name, %error, "target could not be set up");
         }
     }
 }
 
-/// The targets without what they were made of.
-fn connected(targets: &Targets) -> HashMap<Arc<str>, Arc<dyn Target>> {
-    targets
-        .iter()
-        .map(|(name, (_, target))| (Arc::clone(name), Arc::clone(target)))
-        .collect()
+/// What the tasks of this kind of a scene call, if the scene wants them tried.
+fn target_of(scene: &Scene, kind: Kind) -> Option<&TargetConfig> {
+    match kind {
+        Kind::Work => Some(&scene.target),
+        Kind::Callback => scene.callback.as_ref().map(|callback| &callback.target),
+    }
 }
 
 #[cfg(test)]
@@ -228,8 +220,9 @@ mod tests {
         let before = connected.rules(&first);
         let after = connected.rules(&second);
 
-        assert!(Arc::ptr_eq(&before.targets["a"], &after.targets["a"]));
-        assert!(!Arc::ptr_eq(&before.targets["b"], &after.targets["b"]));
+        let [a, b] = ["a", "b"].map(|name| (Arc::from(name), Kind::Work));
+        assert!(Arc::ptr_eq(&before.routes[&a], &after.routes[&a]));
+        assert!(!Arc::ptr_eq(&before.routes[&b], &after.routes[&b]));
         assert_eq!(after.scenes.get("a").unwrap().policy.max_attempts.get(), 3);
     }
 

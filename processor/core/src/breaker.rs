@@ -19,14 +19,11 @@
 //! Invariants: no more than [`Rule::probes`] calls are in flight of a half-open breaker; only calls that were started since its last switch
 //! count; its memory is fixed.
 
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::gate::Gates;
 use crate::outcome::Outcome;
-use crate::scene::Scenes;
 use crate::tier::{HORIZON, Ladder};
 use crate::wall::Watch;
 
@@ -147,14 +144,14 @@ pub struct Count {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// Whether it may be made.
-    pub permit: Result<Pass, Denied>,
+    pub permit: Result<Permit, Rejected>,
     /// What has changed by being asked.
     pub switch: Option<Switch>,
 }
 
 /// Leave for one call, to be given back by [`Breaker::returned`] or [`Breaker::unused`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pass {
+pub struct Permit {
     /// The part of the calls that may usually be in flight.
     pub ramp: Fraction,
     /// Between which two switches it was given.
@@ -163,7 +160,7 @@ pub struct Pass {
 
 /// Why a call may not be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Denied {
+pub struct Rejected {
     /// The steady time at which to ask again, and not before.
     pub until: Duration,
     /// How long the target has not been well.
@@ -260,10 +257,6 @@ pub const PROBING: Duration = Duration::from_millis(100);
 
 /// Shortest and longest wait of a task whose target is not well.
 const WAITS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(1));
-
-/// Tasks that wait in memory for a breaker to let something through: more than there are probes as a rule, so that a scene with few tasks
-/// goes on at once, and too few to keep offsets of a lane open that others need.
-const HELD: u32 = 32;
 
 // === impl Rule ===
 
@@ -446,7 +439,7 @@ impl Breaker {
             Phase::Closed { since } => Ok(self.ramp(*since, now)),
             Phase::HalfOpen {
                 in_flight, since, ..
-            } if *in_flight >= self.rule.probes => Err(Denied {
+            } if *in_flight >= self.rule.probes => Err(Rejected {
                 until: next_multiple(now, PROBING),
                 down_for: now.saturating_sub(*since),
             }),
@@ -454,17 +447,17 @@ impl Breaker {
                 *in_flight += 1;
                 Ok(Fraction::WHOLE)
             }
-            Phase::Open { since, until, .. } => Err(Denied {
+            Phase::Open { since, until, .. } => Err(Rejected {
                 until: *until,
                 down_for: now.saturating_sub(*since),
             }),
         };
-        let permit = permit.map(|ramp| Pass { ramp, era });
+        let permit = permit.map(|ramp| Permit { ramp, era });
         Answer { permit, switch }
     }
 
     /// A call has come back.
-    pub fn returned(&self, now: Duration, pass: Pass, call: Call) -> Option<Switch> {
+    pub fn returned(&self, now: Duration, pass: Permit, call: Call) -> Option<Switch> {
         let mut inner = self.lock();
         let now = inner.tell(now);
         // What was started before the last switch says nothing about the target since.
@@ -515,7 +508,7 @@ impl Breaker {
     }
 
     /// A call of a target that may be behind a wall has come back: what that changes, and whether its refusal, if it is one, is that of a wall.
-    pub fn heard(&self, now: Duration, pass: Pass, outcome: &Outcome) -> (Option<Switch>, bool) {
+    pub fn heard(&self, now: Duration, pass: Permit, outcome: &Outcome) -> (Option<Switch>, bool) {
         let is_refused = matches!(outcome, Outcome::Refused(_));
         let mut inner = self.lock();
         let now = inner.tell(now);
@@ -551,7 +544,7 @@ impl Breaker {
     }
 
     /// A pass was not used.
-    pub fn unused(&self, pass: Pass) {
+    pub fn unused(&self, pass: Permit) {
         let mut inner = self.lock();
         if pass.era != inner.era {
             return;
@@ -738,105 +731,6 @@ pub fn wait(ladder: &Ladder, down_for: Duration) -> Duration {
         return half.min(HORIZON);
     }
     tier.delay
-}
-
-/// Where a task waits that may not be tried now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// In memory, until the breaker is asked again.
-    Memory,
-    /// In a tier, until the breaker is asked again: it is one of the first, which probe.
-    Probe,
-    /// In a tier.
-    Tier,
-}
-
-/// The breakers of a worker's scenes.
-#[derive(Debug, Default)]
-pub(crate) struct Breakers {
-    /// Those in force.
-    by_key: HashMap<Key, Watched>,
-}
-
-/// A breaker, and what waits for it.
-#[derive(Debug)]
-struct Watched {
-    /// The breaker.
-    breaker: Arc<Breaker>,
-    /// When it is asked again.
-    until: Duration,
-    /// Tasks that wait in memory until then.
-    held: u32,
-    /// Tasks that wait in a tier until then.
-    probes: u32,
-}
-
-// === impl Breakers ===
-
-impl Breakers {
-    /// Has those of these scenes, and no others.
-    pub(crate) fn follow(&mut self, scenes: &Scenes, gates: &Gates) {
-        let own = scenes.iter().filter_map(|scene| scene.breaker.as_ref());
-        let callbacks = scenes.iter().filter_map(|scene| scene.callback.as_ref());
-        let callbacks = callbacks.filter_map(|callback| callback.breaker.as_ref());
-        let walls = scenes.iter().map(|scene| &scene.walls);
-        let walls = walls.flat_map(|walls| [walls.work.as_ref(), walls.callback.as_ref()]);
-        let keys: Vec<&Key> = own.chain(callbacks).chain(walls.flatten()).collect();
-        for key in &keys {
-            self.get(key, gates);
-        }
-        let keys: HashSet<&Key> = keys.into_iter().collect();
-        self.by_key.retain(|key, _| keys.contains(key));
-    }
-
-    /// The breaker of this key.
-    pub(crate) fn get(&mut self, key: &Key, gates: &Gates) -> Arc<Breaker> {
-        if let Some(watched) = self.by_key.get(key) {
-            return Arc::clone(&watched.breaker);
-        }
-        let breaker = gates.breaker(key);
-        let watched = Watched {
-            breaker: Arc::clone(&breaker),
-            until: Duration::ZERO,
-            held: 0,
-            probes: 0,
-        };
-        self.by_key.insert(key.clone(), watched);
-        breaker
-    }
-
-    /// Where to put a task whose breaker is asked again at `until`.
-    pub(crate) fn place(&mut self, key: &Key, now: Duration, until: Duration) -> Place {
-        let Some(watched) = self.by_key.get_mut(key) else {
-            unreachable!("denied by a breaker that was not asked");
-        };
-        if watched.until != until {
-            (watched.until, watched.held, watched.probes) = (until, 0, 0);
-        }
-        if until.saturating_sub(now) <= HORIZON {
-            if watched.held < HELD {
-                watched.held += 1;
-                return Place::Memory;
-            }
-        } else if watched.probes < key.rule.probes {
-            watched.probes += 1;
-            return Place::Probe;
-        }
-        Place::Tier
-    }
-
-    /// Whom there are breakers about, and the worst state that one of each is in.
-    pub(crate) fn states(&self) -> HashMap<Subject, State> {
-        let mut states: HashMap<Subject, State> = HashMap::new();
-        for (key, watched) in &self.by_key {
-            let state = watched.breaker.state();
-            states
-                .entry(key.target.clone())
-                .and_modify(|worst| *worst = state.max(*worst))
-                .or_insert(state);
-        }
-        states
-    }
 }
 
 #[cfg(test)]

@@ -10,38 +10,44 @@
 //! open offset is settled exactly once; a call starts at or after its task's due time; a task that waits is either in memory with its
 //! offset open, or parked in a tier.
 
-mod breaking;
+mod admission;
+mod breakers;
 mod calls;
+mod due;
+mod lanes;
 mod leaving;
-mod lines;
 mod missing;
 mod ordering;
+mod ready;
 mod writing;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::mem;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::breakers::Breakers;
 use self::calls::Call;
+use self::lanes::{Assigned, Lanes, Memory};
 use self::leaving::Slow;
 pub use self::leaving::{LAST, Left, QUICK};
 use self::missing::Missed;
 pub use self::missing::{MissingScene, UNKNOWN_SCENE_HOLD};
+use self::ready::Ready;
 use self::writing::Writing;
 use crate::agenda::{Agenda, Item};
-use crate::breaker::{self, Breakers};
+use crate::alert::Alerts;
+use crate::breaker;
 use crate::consequence::{self, End};
 use crate::entry::{Alert, Ended, Entry, Poison, Transition};
 use crate::gate::Gates;
-use crate::lane::{Lane, LaneId, Limits, Load, Memory, Source};
-use crate::line::{Hold, Line};
+use crate::lane::{LaneId, Limits, Source};
 use crate::order::{Change, Orders};
 use crate::outcome::{Outcome, Reason, Terminal, Verdict};
 use crate::overdue::{Dues, Move, Overdue};
 use crate::planted::{Bug, Planted};
-use crate::saved::{MachineTime, Saved};
+use crate::saved::MachineTime;
 use crate::scene::{MAX_DELAY, Of, Scene, Scenes};
 use crate::share::Shares;
 use crate::step::{Action, Commit, Input, Now, Position, Settlement};
@@ -57,8 +63,6 @@ use crate::window::{Read, Window};
 pub struct Engine {
     /// The tiers.
     ladder: Ladder,
-    /// How much may be held.
-    limits: Limits,
     /// The gates, shared with the other workers of the process.
     gates: Arc<Gates>,
     /// The breakers of the scenes in force, shared like the gates.
@@ -68,25 +72,19 @@ pub struct Engine {
     /// The scenes in force.
     scenes: Scenes,
     /// The assigned lanes.
-    lanes: BTreeMap<LaneId, Lane>,
-    /// When to ask whether paused lanes may read on.
-    paused: BTreeSet<(Timestamp, LaneId)>,
+    lanes: Lanes,
     /// Tasks that wait for their time.
     agenda: Agenda,
     /// Tasks that are due and wait to be started, by scene.
-    ready: BTreeMap<Arc<str>, Line>,
+    ready: Ready,
     /// Tasks that are to be parked, or to hop, and wait for room in the batch.
     outbound: VecDeque<Item>,
-    /// What was settled since [`Self::commits`] was last asked.
-    batch: Load,
     /// Calls in flight.
     calls: HashMap<u64, Call>,
-    /// What people must know, until it goes with the next settlement; no more than calls whose shards are gone.
-    alerts: Vec<Alert>,
+    /// What people must know.
+    alerts: Alerts,
     /// Which scenes have calls that take long, while shards leave.
     slow: Slow,
-    /// Bytes held by all lanes.
-    held: usize,
     /// Which tasks with keys go one after the other.
     orders: Orders,
     /// The tasks that are held since their scenes do not exist, by scene.
@@ -97,8 +95,6 @@ pub struct Engine {
     writing: Writing,
     /// The tasks that are due and have not started, or soon.
     dues: Dues,
-    /// Whether an offset is to be committed that nothing else may be written for.
-    has_passed: bool,
     /// The wall-clock time of the last step.
     latest: Timestamp,
     /// Its steady time.
@@ -107,6 +103,15 @@ pub struct Engine {
     next: u64,
     /// The mistake it makes; none in a build that anyone runs.
     bug: Planted,
+}
+
+/// How full the batch may become of tasks that had to wait for room in it.
+#[derive(Clone, Copy, Debug)]
+enum Until {
+    /// Half: the rest is for tasks that are due.
+    HalfFull,
+    /// As full as it may be.
+    Full,
 }
 
 /// An open offset whose consequence is known.
@@ -164,27 +169,22 @@ impl Engine {
     pub fn new(ladder: Ladder, limits: Limits, gates: Arc<Gates>, shards: NonZeroU32) -> Self {
         Self {
             ladder,
-            limits,
             gates,
             breakers: Breakers::default(),
             shares: Shares::new(shards),
             scenes: Scenes::default(),
-            lanes: BTreeMap::new(),
-            paused: BTreeSet::new(),
+            lanes: Lanes::new(limits),
             agenda: Agenda::default(),
-            ready: BTreeMap::new(),
+            ready: Ready::default(),
             outbound: VecDeque::new(),
-            batch: Load::default(),
             calls: HashMap::new(),
-            alerts: Vec::new(),
+            alerts: Alerts::default(),
             slow: Slow::default(),
-            held: 0,
             orders: Orders::default(),
             missed: BTreeMap::new(),
             hold: UNKNOWN_SCENE_HOLD,
             writing: Writing::default(),
             dues: Dues::default(),
-            has_passed: false,
             latest: Timestamp::EPOCH,
             steady: Duration::ZERO,
             next: 0,
@@ -196,6 +196,9 @@ impl Engine {
     #[must_use]
     pub fn planted(mut self, bug: Planted) -> Self {
         self.shares.bug = bug;
+        self.lanes.bug = bug;
+        self.alerts.bug = bug;
+        self.breakers.bug = bug;
         Self { bug, ..self }
     }
 
@@ -211,12 +214,17 @@ impl Engine {
             Input::Assign { lane, start, known } => {
                 let epoch = self.number();
                 let known = self.bug.known(known);
-                let window = Window::resume(start, known);
-                let mut state = Lane::new(lane.source, epoch, now.wall, window);
-                if lane.source == Source::Tasks {
-                    state.awaited = self.orders.named(lane.shard);
-                }
-                self.lanes.insert(lane, state);
+                let awaited = match lane.source {
+                    Source::Tasks => self.orders.named(lane.shard),
+                    Source::Tier(_) => 0,
+                };
+                let begins = Assigned {
+                    epoch,
+                    at: now.wall,
+                    window: Window::resume(start, known),
+                    awaited,
+                };
+                self.lanes.assign(lane, begins);
                 self.shares.take(now.steady, lane.shard);
                 self.ask_all_at(now.wall);
             }
@@ -244,6 +252,7 @@ impl Engine {
             Input::Returned(returned) => self.returned(now, *returned, actions),
             Input::Writable(writable) => self.follow_writable(now, writable),
             Input::Unreadable(sources) => self.follow_unreadable(now, sources),
+            Input::Alert { shard, alert } => self.alerts.tell(shard, alert),
             Input::Tick => {}
             Input::Rules(mut scenes) => {
                 scenes.remember(&self.scenes);
@@ -272,19 +281,14 @@ impl Engine {
     /// When [`Input::Tick`] is wanted next, if nothing else happens before.
     pub fn next_wake(&self) -> Option<Timestamp> {
         let room = !self.is_full();
-        let lines = self
-            .ready
-            .values()
-            .filter(|line| room || line.hold() != Hold::Room)
-            .map(|line| line.ask_at);
-        let paused = self.paused.first().map(|(time, _)| *time);
         let outbound = !self.outbound.is_empty() || self.writing.has_more();
         let outbound = (room && outbound).then_some(self.latest);
         let saving = self.shares.save_at();
         let saving = (saving < Duration::MAX)
             .then(|| self.latest + saving.saturating_sub(self.steady).min(MAX_DELAY));
-        lines
-            .chain(paused)
+        let asked = self.ready.next_ask(room).into_iter();
+        asked
+            .chain(self.lanes.next_resume())
             .chain(outbound)
             .chain(saving)
             .chain(self.agenda.next())
@@ -294,73 +298,32 @@ impl Engine {
     /// Whether so much was settled that it should be written before more is: nothing that can wait is settled until
     /// [`Self::commits`] is asked.
     pub fn is_full(&self) -> bool {
-        let (tasks, bytes) = self.writing.most();
-        self.batch.tasks >= self.limits.batch_tasks.min(tasks)
-            || self.batch.bytes >= self.limits.batch_bytes.min(bytes)
+        self.lanes.is_full(self.writing.most())
     }
 
     /// What may be committed now, of the lanes where that has changed; everything settled so far is to be written with it.
     pub fn commits(&mut self) -> Vec<Commit> {
-        self.batch = Load::default();
-        self.has_passed = false;
-        let mut commits = Vec::new();
         let save = self.shares.save(self.steady);
-        for (id, lane) in &mut self.lanes {
-            lane.batch = Load::default();
-            let is_first = id.source == Source::Tasks;
-            if mem::take(&mut lane.dirty) || (is_first && save.contains(&id.shard)) {
-                lane.ends.submit();
-                lane.moves.submit();
-                let mut saved = Saved::default();
-                if is_first {
-                    let number;
-                    (saved, number) = self.shares.saved(id.shard);
-                    lane.saves.push_back(number);
-                }
-                commits.push(self.bug.commit(Commit {
-                    lane: *id,
-                    epoch: lane.epoch,
-                    watermark: lane.window.watermark(),
-                    completions: lane.window.completions(),
-                    saved,
-                }));
-            }
-        }
-        commits
+        self.lanes.commits(&save, |shard| self.shares.saved(shard))
     }
 
     /// Whether the next [`Self::commits`] has offsets that have moved behind markers of transactions only, which nothing else may be written
     /// for.
     pub const fn has_passed(&self) -> bool {
-        self.has_passed
+        self.lanes.has_passed()
     }
 
     /// How far the retry topic was read of each shard: the next offset.
     pub fn read_ends(&self) -> impl Iterator<Item = (i32, i64)> {
-        let lanes = self.lanes.iter();
-        let lanes = lanes.filter(|(id, _)| id.source == Source::Tasks);
-        lanes.map(|(id, lane)| (id.shard, lane.window.end()))
+        let first = self.lanes.ends();
+        let first = first.filter(|(id, _)| id.source == Source::Tasks);
+        first.map(|(id, end)| (id.shard, end))
     }
 
     /// Nothing of a lane is still to be read below an offset.
     fn passed(&mut self, position: Position) {
-        let Position { lane, run, offset } = position;
-        let Some(state) = self.lanes.get_mut(&lane) else {
-            return;
-        };
-        // What was read since it was paused comes again.
-        let is_stale = state.draining || state.paused || state.run != run;
-        let is_stale = is_stale && !self.bug.is(Bug::StalePass);
-        if is_stale {
-            return;
-        }
-        let before = state.window.watermark();
-        state.window.pass(offset);
-        if state.window.watermark() > before {
-            state.dirty = true;
-            self.has_passed = true;
-        }
-        if lane.source == Source::Tasks {
+        let Position { lane, offset, .. } = position;
+        if self.lanes.pass(position) && lane.source == Source::Tasks {
             self.read_to(lane.shard, offset);
         }
     }
@@ -377,15 +340,12 @@ impl Engine {
 
     /// How far each lane was read: the next offset.
     pub fn ends(&self) -> impl Iterator<Item = (LaneId, i64)> {
-        let lanes = self.lanes.iter();
-        lanes.map(|(id, lane)| (*id, lane.window.end()))
+        self.lanes.ends()
     }
 
     /// Lets the offsets of a shard be part of the next [`Self::commits`], changed or not.
     pub fn touch(&mut self, shard: i32) {
-        for (id, lane) in &mut self.lanes {
-            lane.dirty |= id.shard == shard;
-        }
+        self.lanes.touch(shard);
     }
 
     /// What is to be written of the order of each shard's tasks, besides what settlements hold: to be asked when [`Self::commits`] is, and
@@ -398,6 +358,17 @@ impl Engine {
         }
     }
 
+    /// What people must know of the batch that is handed over, or besides: to be asked when [`Self::commits`] is, and written with it, in the
+    /// partitions of these shards.
+    pub fn alerts(&mut self) -> Vec<(i32, Box<Alert>)> {
+        self.alerts.of_batch(self.writing.takes_alerts())
+    }
+
+    /// Whether there are alerts that can be written, and that no settlement has to come for.
+    pub const fn has_alerts(&self) -> bool {
+        self.alerts.has_told() && self.writing.takes_alerts()
+    }
+
     /// How many keys have outstanding tasks that go one after the other.
     pub fn keys(&self) -> usize {
         self.orders.keys()
@@ -405,12 +376,12 @@ impl Engine {
 
     /// How many offsets are open, over all lanes.
     pub fn open(&self) -> usize {
-        self.lanes.values().map(|lane| lane.window.open()).sum()
+        self.lanes.open()
     }
 
     /// How many bytes open tasks hold.
     pub const fn held(&self) -> usize {
-        self.held
+        self.lanes.bytes()
     }
 
     /// How many bytes are held by what is known of keys.
@@ -430,16 +401,25 @@ impl Engine {
 
     /// What is held in memory.
     fn memory(&self) -> Memory {
-        if self.bug.is(Bug::KeysUncounted) {
-            return Memory {
-                tasks: self.held,
-                keys: 0,
-            };
-        }
+        let keys = if self.bug.is(Bug::KeysUncounted) {
+            0
+        } else {
+            self.keys_held()
+        };
         Memory {
-            tasks: self.held,
-            keys: self.keys_held(),
+            tasks: self.held(),
+            keys,
         }
+    }
+
+    /// Whether so much is held in a lane, or in all, that a task which waits for its gate is better parked.
+    fn is_crowded(&self, lane: LaneId) -> bool {
+        self.lanes.is_crowded(lane, self.memory())
+    }
+
+    /// Keeps a task that is to be parked, or to move on, until the batch has room for what follows from that.
+    fn wait_for_room(&mut self, item: Item) {
+        self.outbound.push_back(item);
     }
 
     /// How many calls may be in flight at once of each scene that calls something, or of all scenes of a host that have that in common: the
@@ -455,26 +435,13 @@ impl Engine {
         limits
     }
 
-    /// Notes a read; false if the record is stale, known, of a lane that is given away, or to be read again when there is room for it.
+    /// Notes a read; whether the record is to be taken in.
     fn read(&mut self, now: Now, position: Position, actions: &mut Vec<Action>) -> bool {
-        let Position { lane, run, offset } = position;
-        let Some(state) = self.lanes.get_mut(&lane) else {
-            return false;
-        };
-        if state.draining || state.paused || state.run != run {
-            return false;
+        let read = self.lanes.read(now.wall, position, actions);
+        if read.is_some() && position.lane.source == Source::Tasks {
+            self.read_to(position.lane.shard, position.offset + 1);
         }
-        if !state.window.has_room_for(offset) {
-            state.wanted = offset;
-            self.pause(now, lane, offset, actions);
-            return false;
-        }
-        let read = state.window.read(offset);
-        state.dirty = true;
-        if lane.source == Source::Tasks {
-            self.read_to(lane.shard, offset + 1);
-        }
-        read == Read::Open
+        read == Some(Read::Open)
     }
 
     /// A task was read: run it soon, or park it.
@@ -488,8 +455,7 @@ impl Engine {
     ) {
         if self.read(now, position, actions) {
             let weight = task.weight();
-            self.held += weight;
-            self.lane(position.lane).held += weight;
+            self.lanes.hold(position.lane, weight);
             if task.deferral.is_some() {
                 self.dues.back(position.lane.shard, &task.scene, task.due);
             }
@@ -570,8 +536,7 @@ impl Engine {
             };
             item.wake = readable_at.max(now.wall + hold).min(wake);
         }
-        let lane = self.lane(item.lane);
-        lane.reach = lane.reach.max(item.wake);
+        self.lanes.reaches(item.lane, item.wake);
         self.agenda.push(item);
     }
 
@@ -581,7 +546,7 @@ impl Engine {
             return;
         };
         if self.is_full() {
-            return self.outbound.push_back(item);
+            return self.wait_for_room(item);
         }
         // A task without a due time of its own is due when it entered, which may be the microsecond in which it was read.
         let due = item.task.due.ceil_to_millis();
@@ -697,7 +662,7 @@ impl Engine {
         self.shares.note_time(now.steady);
         self.write_again(most, actions);
         // Half of the room is for tasks that move on, however many are due. Then the queues: their tasks have waited longest.
-        self.send_outbound(now, most, self.limits.batch_tasks / 2, actions);
+        self.send_outbound(now, most, Until::HalfFull, actions);
         self.ask_gates(now, most, actions);
         let enough = actions.len() + most;
         for _ in 0..most * ENQUEUED_PER_START {
@@ -706,7 +671,7 @@ impl Engine {
                 && self
                     .agenda
                     .peek()
-                    .is_none_or(|item| !self.can_line_up(now, item))
+                    .is_none_or(|item| !self.can_enqueue(now, item))
             {
                 break;
             }
@@ -714,21 +679,13 @@ impl Engine {
                 break;
             };
             if is_enough {
-                self.line_up(now, item);
+                self.enqueue(now, item);
             } else {
                 self.look_at(now, item, actions);
             }
         }
-        self.send_outbound(now, most, usize::MAX, actions);
-        while let Some((_, lane)) = self
-            .paused
-            .first()
-            .copied()
-            .filter(|(time, _)| *time <= now.wall)
-        {
-            self.paused.pop_first();
-            self.resume_if_room(now, lane, actions);
-        }
+        self.send_outbound(now, most, Until::Full, actions);
+        self.lanes.resume(now.wall, self.memory(), actions);
     }
 
     /// Counts a task that is due, or soon; one that is not hops on, or is counted when it is looked at.
@@ -769,10 +726,9 @@ impl Engine {
         if self.bug.is(Bug::ClockBackIgnored) {
             return;
         }
-        let lines = mem::take(&mut self.ready).into_values();
-        let lines = lines.map(Line::into_items);
         // What waits for a breaker wakes after its due time: by a clock that is not this one any more.
-        for mut items in lines
+        let ready = self.ready.take_all();
+        for mut items in ready
             .chain(mem::take(&mut self.agenda).into_queues())
             .collect::<Vec<_>>()
         {
@@ -782,20 +738,17 @@ impl Engine {
                 self.agenda.push(Item { wake, held, ..item });
             }
         }
-        for lane in self.lanes.values_mut() {
-            lane.reach = lane.reach.min(now.wall);
-        }
-        let paused = mem::take(&mut self.paused);
-        self.paused = paused
-            .into_iter()
-            .map(|(_, lane)| (now.wall, lane))
-            .collect();
+        self.lanes.follow_clock_back(now.wall);
     }
 
-    /// Forwards tasks that had to wait for room, at most `most`, as long as the batch holds fewer than `below`.
-    fn send_outbound(&mut self, now: Now, most: usize, below: usize, actions: &mut Vec<Action>) {
+    /// Forwards tasks that had to wait for room, at most `most`, until the batch is as full as that.
+    fn send_outbound(&mut self, now: Now, most: usize, until: Until, actions: &mut Vec<Action>) {
         for _ in 0..self.outbound.len().min(most) {
-            if self.is_full() || self.batch.tasks >= below {
+            let is_enough = match until {
+                Until::HalfFull => self.is_full() || self.lanes.is_half_full(),
+                Until::Full => self.is_full(),
+            };
+            if is_enough {
                 return;
             }
             if let Some(item) = self.outbound.pop_front() {
@@ -806,16 +759,14 @@ impl Engine {
 
     /// What stands below a durable watermark need not be remembered.
     fn committed(&mut self, lane: LaneId, epoch: u64, watermark: i64) {
-        if let Some(state) = self.lanes.get_mut(&lane).filter(|lane| lane.epoch == epoch) {
-            state.window.forget_below(watermark);
-            let ends = state.ends.committed();
-            state.moves.over();
-            let number = state.saves.pop_front();
-            if number.is_some_and(|number| self.shares.committed(number)) {
-                self.ask_all_at(self.latest);
-            }
-            self.pass_on(lane.shard, ends);
+        let Some(durable) = self.lanes.committed(lane, epoch, watermark) else {
+            return;
+        };
+        let number = durable.save;
+        if number.is_some_and(|number| self.shares.committed(number)) {
+            self.ask_all_at(self.latest);
         }
+        self.pass_on(lane.shard, durable.ends);
     }
 
     /// Stops everything of a shard that has not started; the next owner reads it again.
@@ -827,46 +778,31 @@ impl Engine {
             return self.drain(shard, actions);
         }
         self.agenda.forget(shard);
-        for line in self.ready.values_mut() {
-            line.forget(shard);
-        }
-        self.ready.retain(|_, line| !line.is_empty());
+        self.ready.forget(shard);
         self.outbound.retain(|item| item.lane.shard != shard);
         self.forget_held(shard);
         self.dues.forget(shard);
-        self.paused.retain(|(_, lane)| lane.shard != shard);
+        self.lanes.forget_paused(shard);
         self.drain(shard, actions);
     }
 
     /// Reads nothing more of a shard.
     fn drain(&mut self, shard: i32, actions: &mut Vec<Action>) {
-        for (id, lane) in &mut self.lanes {
-            lane.draining |= id.shard == shard;
-        }
+        self.lanes.drain(shard);
         self.say_if_drained(shard, actions);
     }
 
     /// Forgets a shard.
     fn release(&mut self, shard: i32) {
-        self.lanes.retain(|id, lane| {
-            if id.shard == shard {
-                assert!(
-                    lane.draining,
-                    "shard {shard} released before it was revoked"
-                );
-                self.held -= lane.held;
-                self.batch.take(lane.batch);
-                let moves = mem::take(&mut lane.moves);
-                self.dues.undo(moves.into_unwritten());
-            }
-            id.shard != shard
-        });
+        let moves = self.lanes.release(shard);
+        self.dues.undo(moves);
         let unwritten = self.forget_unwritten(shard);
         let moves = unwritten
             .iter()
             .filter_map(|settlement| self.deferral_elsewhere(settlement));
         let moves: Vec<Move> = moves.collect();
         self.dues.undo(moves);
+        self.alerts.forget(shard);
         self.shares.release(shard);
         self.orders.end(shard);
         self.dues.forget(shard);
@@ -874,53 +810,16 @@ impl Engine {
 
     /// Says so when the last call of a draining shard is back.
     fn say_if_drained(&self, shard: i32, actions: &mut Vec<Action>) {
-        let mut lanes = self.lanes.iter().filter(|(id, _)| id.shard == shard);
-        if lanes.all(|(_, lane)| lane.draining && lane.calls == 0) {
+        if self.lanes.is_drained(shard) {
             actions.push(Action::Drained { shard });
         }
     }
 
     /// Stops reading a lane that holds enough.
     fn pause_if_full(&mut self, now: Now, position: Position, actions: &mut Vec<Action>) {
-        if self.bug.is(Bug::NeverFull) {
-            return;
-        }
-        let (memory, limits) = (self.memory(), self.limits);
-        let Some(lane) = self.lanes.get(&position.lane) else {
-            return;
-        };
-        if lane.paused
-            || lane.draining
-            || lane.run != position.run
-            || !lane.must_pause(now.wall, memory, &limits)
-        {
-            return;
-        }
-        self.pause(now, position.lane, position.offset + 1, actions);
-    }
-
-    /// Stops reading a lane before `next`.
-    fn pause(&mut self, now: Now, id: LaneId, next: i64, actions: &mut Vec<Action>) {
-        let lane = self.lane(id);
-        lane.paused = true;
-        let time = lane.ask_again(now.wall);
-        self.paused.insert((time, id));
-        actions.push(Action::Pause { lane: id, next });
-    }
-
-    /// Reads a paused lane on, or asks again later.
-    fn resume_if_room(&mut self, now: Now, id: LaneId, actions: &mut Vec<Action>) {
-        let (memory, limits) = (self.memory(), self.limits);
-        let lane = self.lane(id);
-        if !lane.may_resume(now.wall, memory, &limits) {
-            let time = lane.ask_again(now.wall);
-            self.paused.insert((time, id));
-            return;
-        }
-        lane.paused = false;
-        lane.run += 1;
-        let run = lane.run;
-        actions.push(Action::Resume { lane: id, run });
+        let memory = self.memory();
+        self.lanes
+            .pause_if_full(now.wall, position, memory, actions);
     }
 
     /// Settles the offset of a task that waited.
@@ -933,8 +832,7 @@ impl Engine {
     fn settle(&mut self, closing: Closing, mut entries: Vec<Entry>, actions: &mut Vec<Action>) {
         self.bug.written(&mut entries);
         self.note_order(closing, &entries);
-        let alerts = self.alerts.drain(..).map(Box::new);
-        entries.extend(alerts.map(Entry::Alert));
+        entries.extend(self.alerts.take_next());
         self.close(closing, entries, Vec::new(), actions);
     }
 
@@ -978,17 +876,10 @@ impl Engine {
 
     /// Puts a settlement in the batch.
     fn write(&mut self, weight: usize, settlement: Settlement, actions: &mut Vec<Action>) {
-        self.held -= weight;
-        self.batch.add(weight);
         let moves = self.deferral_elsewhere(&settlement);
-        let lane = self.lane(settlement.lane);
-        if let Some(moves) = moves {
-            lane.moves.add(moves);
-        }
-        lane.batch.add(weight);
-        lane.held -= weight;
-        lane.window.complete(settlement.offset);
-        lane.dirty = true;
+        let Settlement { lane, offset, .. } = settlement;
+        self.lanes.complete(lane, offset, weight, moves);
+        self.alerts.count(lane.shard, &settlement.entries);
         actions.push(Action::Settle(settlement));
     }
 
@@ -1048,27 +939,18 @@ impl Engine {
 
     /// Whether a shard is ours.
     fn has(&self, shard: i32) -> bool {
-        let source = Source::Tasks;
-        self.lanes.contains_key(&LaneId { shard, source })
+        self.lanes.has(shard)
     }
 
     /// How late a task is that is decided on now.
     fn wait_of(&self, now: Now, item: &Item) -> Wait {
-        let lane = self.lanes.get(&item.lane);
-        let assigned = lane.map_or(item.read, |lane| lane.assigned);
-        item.way(assigned, now.wall).wait()
+        let assigned = self.lanes.assigned(item.lane);
+        item.way(assigned.unwrap_or(item.read), now.wall).wait()
     }
 
     /// The shard in which a task entered.
     fn home(&self, task: &Task) -> i32 {
         self.shares.shard(task.origin.partition)
-    }
-
-    /// An assigned lane.
-    fn lane(&mut self, id: LaneId) -> &mut Lane {
-        self.lanes
-            .get_mut(&id)
-            .unwrap_or_else(|| unreachable!("{id:?} has tasks but is not assigned"))
     }
 
     /// A number not given before.
@@ -1095,6 +977,7 @@ const fn budget(input: &Input) -> usize {
         | Input::Returned(_)
         | Input::Writable(_)
         | Input::Unreadable(_)
+        | Input::Alert { .. }
         | Input::Rules(_)
         | Input::Shards(_)
         | Input::Leave { .. }

@@ -221,6 +221,9 @@ pub struct TargetHealth {
     pub until: Option<Timestamp>,
 }
 
+/// The rule that counts the tasks that died.
+pub const DEAD_TASKS: &str = "dead-tasks";
+
 /// The rule that tasks are held by since their scene does not exist.
 pub const SCENE_UNKNOWN: &str = "scene-unknown";
 

@@ -36,8 +36,9 @@ type Calls = (NonZeroU32, Option<NonZeroU32>);
 pub struct Gate {
     /// Calls in flight, of all workers; kept when the rules change.
     in_flight: Arc<AtomicU32>,
-    /// How long the longest calls of late took, in microseconds, of tasks and of callbacks; 0 if none has come back. Kept like `in_flight`.
-    took: Arc<[AtomicU64; 2]>,
+    /// How long the longest calls of late took, in microseconds, by the kind of task; 0 if none has come
+    /// back. Kept like `in_flight`.
+    took: Arc<[AtomicU64; Kind::ALL.len()]>,
     /// Most calls in flight.
     concurrency: Concurrency,
 }
@@ -56,7 +57,7 @@ const FADES: u64 = 64;
 
 /// As many calls are in flight as may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Denied;
+pub struct Full;
 
 // === impl Gates ===
 
@@ -145,14 +146,14 @@ impl Gate {
     }
 
     /// Admits one call, to be given back by [`Self::release`], where so much of the concurrency may be used.
-    pub fn admit(&self, ramp: Fraction) -> Result<(), Denied> {
+    pub fn admit(&self, ramp: Fraction) -> Result<(), Full> {
         let most = ramp.of(self.concurrency.calls());
         self.in_flight
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |calls| {
                 (calls < most).then_some(calls + 1)
             })
             .map(drop)
-            .map_err(|_| Denied)
+            .map_err(|_| Full)
     }
 
     /// Gives a call back that was not made, or says nothing of how many at once the target answers well.
@@ -172,7 +173,7 @@ impl Gate {
 impl Gate {
     /// Notes how long a call took.
     pub fn took(&self, kind: Kind, took: Duration) {
-        let known = &self.took[place(kind)];
+        let known = &self.took[kind as usize];
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
         // Workers that meet here lose one of two calls, which changes little.
         let longest = known.load(Ordering::Relaxed);
@@ -182,16 +183,8 @@ impl Gate {
 
     /// How long the longest calls of late took; nothing if none has come back.
     pub fn longest(&self, kind: Kind) -> Option<Duration> {
-        let micros = self.took[place(kind)].load(Ordering::Relaxed);
+        let micros = self.took[kind as usize].load(Ordering::Relaxed);
         (micros > 0).then(|| Duration::from_micros(micros))
-    }
-}
-
-/// Where the calls of a kind are noted.
-const fn place(kind: Kind) -> usize {
-    match kind {
-        Kind::Work => 0,
-        Kind::Callback => 1,
     }
 }
 
@@ -279,7 +272,7 @@ mod tests {
 
         let after = gates.gate(&scene(2));
         assert_eq!(after.admit(Fraction::WHOLE), Ok(()));
-        assert_eq!(after.admit(Fraction::WHOLE), Err(Denied));
+        assert_eq!(after.admit(Fraction::WHOLE), Err(Full));
         before.release();
 
         assert_eq!(after.admit(Fraction::WHOLE), Ok(()));
@@ -301,7 +294,7 @@ mod tests {
         let (one, other) = (Some("http://one:80"), Some("http://other:80"));
         assert_eq!(admitted(&named("a", one, 1)), Ok(()));
 
-        assert_eq!(admitted(&named("b", one, 1)), Err(Denied));
+        assert_eq!(admitted(&named("b", one, 1)), Err(Full));
         assert_eq!(admitted(&named("c", other, 1)), Ok(()));
         assert_eq!(admitted(&named("d", one, 2)), Ok(()));
         assert_eq!(admitted(&named("a", None, 1)), Ok(()));

@@ -6,6 +6,7 @@
 compile_error!("planted bugs do not go into a release build");
 
 pub mod agenda;
+mod alert;
 pub mod backoff;
 pub mod breaker;
 mod causes;
@@ -16,9 +17,9 @@ mod consequence;
 pub mod cron;
 pub mod engine;
 pub mod entry;
+mod fairness;
 pub mod gate;
 pub mod lane;
-mod line;
 pub mod order;
 pub mod outcome;
 pub mod overdue;
@@ -33,7 +34,6 @@ pub mod task;
 pub mod tier;
 pub mod time;
 pub mod topic;
-mod turn;
 pub mod verdict;
 pub mod wait;
 pub mod wall;

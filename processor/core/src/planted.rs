@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::breaker::{Breaker, Denied, LONGEST_OPEN, PROBING, State};
+use crate::breaker::{Breaker, LONGEST_OPEN, PROBING, Rejected, State};
 use crate::completions::Completions;
 use crate::entry::Entry;
 use crate::outcome::{Outcome, Terminal};
@@ -77,6 +77,14 @@ pub enum Bug {
     SavedSpentTwice,
     /// A refusal of a wall gives its task up.
     WallIgnored,
+    /// A record that cannot be read is not counted among the dead tasks that people are told of.
+    PoisonUncounted,
+    /// What was counted for one batch is counted for the next one, too.
+    DeadCountedTwice,
+    /// What was counted of a shard is told although the shard was given away.
+    DeadOfReleasedKept,
+    /// What was counted for a batch that was not written is told beside what is counted when it is written.
+    ReturnedAlertKept,
 }
 
 /// The mistake that an engine makes, if one is planted in it.
@@ -91,7 +99,7 @@ pub struct Planted {
 
 impl Bug {
     /// Every mistake there is.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 32] = [
         Self::OffsetByOne,
         Self::WrongBase,
         Self::Early,
@@ -120,12 +128,22 @@ impl Bug {
         Self::CalledUnwritable,
         Self::SavedSpentTwice,
         Self::WallIgnored,
+        Self::PoisonUncounted,
+        Self::DeadCountedTwice,
+        Self::DeadOfReleasedKept,
+        Self::ReturnedAlertKept,
     ];
 }
 
 // === impl Planted ===
 
 impl Planted {
+    /// No mistake.
+    pub const NONE: Self = Self {
+        #[cfg(feature = "planted")]
+        bug: None,
+    };
+
     /// This mistake, or none.
     #[cfg(feature = "planted")]
     pub const fn of(bug: Option<Bug>) -> Self {
@@ -189,9 +207,9 @@ impl Planted {
     }
 
     /// Whether a breaker is asked at all.
-    pub(crate) fn asks(self, breaker: &Breaker, now: Duration) -> Result<(), Denied> {
+    pub(crate) fn asks(self, breaker: &Breaker, now: Duration) -> Result<(), Rejected> {
         if self.is(Bug::BreakerStuckOpen) && breaker.state() == State::Open {
-            return Err(Denied {
+            return Err(Rejected {
                 until: now + PROBING,
                 down_for: LONGEST_OPEN,
             });

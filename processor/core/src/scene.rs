@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::backoff::{Base, Policy};
 use crate::breaker;
 use crate::outcome::{Outcome, Terminal};
+use crate::task::Kind;
 
 /// The scene used for tasks that name none, or one that does not exist.
 pub const DEFAULT: &str = "default";
@@ -69,6 +70,17 @@ pub struct Walls {
     pub work: Option<breaker::Key>,
     /// That of the target of its callbacks.
     pub callback: Option<breaker::Key>,
+}
+
+/// Where the attempts of tasks of one kind go, and what guards them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route<'a> {
+    /// How an attempt is made.
+    pub target: &'a Target,
+    /// The breaker of the target, if it has one and is called.
+    pub breaker: Option<&'a breaker::Key>,
+    /// The wall of the target, if it is called.
+    pub wall: Option<&'a breaker::Key>,
 }
 
 /// How an attempt is made, as far as the core must know.
@@ -244,6 +256,34 @@ impl Scene {
         let own = [throttled, timeout, retryable];
         let own = own.into_iter().flatten().map(|policy| policy.max_attempts);
         own.fold(self.policy.max_attempts, NonZeroU32::max)
+    }
+
+    /// Lets the attempts of tasks of this kind be made so, if the scene wants them tried.
+    pub fn set_target(&mut self, kind: Kind, target: Target) {
+        match kind {
+            Kind::Work => self.target = target,
+            Kind::Callback => {
+                if let Some(callback) = &mut self.callback {
+                    callback.target = target;
+                }
+            }
+        }
+    }
+
+    /// The route of tasks of this kind; none if the scene does not want them tried.
+    pub fn route(&self, kind: Kind) -> Option<Route<'_>> {
+        let (target, breaker, wall) = match kind {
+            Kind::Work => (&self.target, &self.breaker, &self.walls.work),
+            Kind::Callback => {
+                let callback = self.callback.as_ref()?;
+                (&callback.target, &callback.breaker, &self.walls.callback)
+            }
+        };
+        Some(Route {
+            target,
+            breaker: breaker.as_ref(),
+            wall: wall.as_ref(),
+        })
     }
 }
 

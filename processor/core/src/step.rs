@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::breaker::{self, Switch};
 use crate::completions::{Binding, Completions};
-use crate::entry::{Entry, Poison, Transition};
+use crate::entry::{Alert, Entry, Poison, Transition};
 use crate::lane::{LaneId, Source};
 use crate::order::{self, Fingerprint};
 use crate::outcome::Outcome;
@@ -116,6 +116,13 @@ pub enum Input {
     Writable(Writable),
     /// Of these sources no offset can be committed, from now on and until others are said: what follows from their tasks waits.
     Unreadable(BTreeSet<Source>),
+    /// People must know something that was found out outside of the engine.
+    Alert {
+        /// The shard in whose partition that is written.
+        shard: i32,
+        /// What they must know.
+        alert: Box<Alert>,
+    },
     /// Time has passed.
     Tick,
     /// These scenes are in force from now on.
@@ -255,6 +262,8 @@ pub struct Returned {
     pub settlements: Vec<(Settlement, Fate)>,
     /// What stood in it of the order of keys besides, by shard.
     pub changes: Vec<(i32, Fingerprint)>,
+    /// The alerts that stood in it besides, by shard.
+    pub alerts: Vec<(i32, Box<Alert>)>,
 }
 
 /// What is to become of a settlement that was not written.

@@ -113,6 +113,21 @@ pub const OLDEST: Duration = Duration::from_hours(7 * 24);
 /// of memory with its payload, and what the allocator rounds up.
 const OVERHEAD: usize = 768;
 
+// === impl Kind ===
+
+impl Kind {
+    /// Every kind there is, in their order.
+    pub const ALL: [Self; 2] = [Self::Work, Self::Callback];
+
+    /// The word for this kind.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Work => "work",
+            Self::Callback => "callback",
+        }
+    }
+}
+
 // === impl Name ===
 
 impl Name {

@@ -181,8 +181,17 @@ struct Open {
     records: Vec<Outgoing>,
     /// The offsets to commit, each with its place in the order in which they came.
     offsets: Vec<(u64, Progress)>,
+    /// What its records do not say.
+    aside: Aside,
+}
+
+/// What the judge is told of a transaction that its records do not say.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Aside {
     /// Offsets from which nothing follows.
-    silent: Vec<Cause>,
+    pub(crate) silent: Vec<Cause>,
+    /// Whether a part of its batch was dropped, since shards were lost meanwhile.
+    pub(crate) is_partial: bool,
 }
 
 /// Why a request was not followed.
@@ -205,8 +214,8 @@ pub(crate) struct Decided {
     pub(crate) places: Vec<Place>,
     /// The records it made durable.
     pub(crate) records: Vec<Outgoing>,
-    /// Offsets from which nothing follows.
-    pub(crate) silent: Vec<Cause>,
+    /// What those do not say.
+    pub(crate) aside: Aside,
 }
 
 /// All that the broker knows.
@@ -251,6 +260,9 @@ pub(crate) const LARGE: &[u8] = b"large";
 
 /// Longest metadata of an offset commit: the broker's default.
 pub(crate) const MAX_METADATA: usize = 4_096;
+
+/// The offset of what follows from no offset of its own.
+pub(crate) const NO_OFFSET: i64 = -1;
 
 // === impl Outgoing ===
 
@@ -392,7 +404,7 @@ impl Broker {
         &mut self,
         id: ProducerId,
         epoch: u32,
-        (offsets, silent): (Vec<Progress>, Vec<Cause>),
+        (offsets, aside): (Vec<Progress>, Aside),
         membership: Membership,
     ) -> Result<(), Refusal> {
         self.open(id, epoch)?;
@@ -403,7 +415,8 @@ impl Broker {
         self.came += offsets.len() as u64;
         let open = self.transaction(id);
         open.offsets.extend((first..).zip(offsets));
-        open.silent.extend(silent);
+        open.aside.silent.extend(aside.silent);
+        open.aside.is_partial |= aside.is_partial;
         Ok(())
     }
 
@@ -610,7 +623,7 @@ impl Broker {
             committed: fate == Fate::Committed,
             places: open.places.into_iter().collect(),
             records: open.records,
-            silent: open.silent,
+            aside: open.aside,
         }
     }
 

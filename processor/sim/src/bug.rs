@@ -53,18 +53,19 @@ pub enum Bug {
 
 impl Bug {
     /// The mistake of the core, if it is one.
-    #[cfg(feature = "planted")]
+    #[cfg_attr(
+        not(feature = "planted"),
+        allow(
+            clippy::unused_self,
+            reason = "nothing is planted in the core of this build"
+        )
+    )]
     pub(crate) const fn of_core(self) -> Planted {
+        #[cfg(feature = "planted")]
         if let Self::Core(bug) = self {
             return Planted::of(Some(bug));
         }
-        Planted::of(None)
-    }
-
-    /// None: nothing is planted in the core of this build.
-    #[cfg(not(feature = "planted"))]
-    pub(crate) fn of_core(self) -> Planted {
-        Planted::default()
+        Planted::NONE
     }
 
     /// Every mistake there is.

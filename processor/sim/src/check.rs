@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use retide_core::breaker::{Key, State, Switch};
 use retide_core::completions::Completions;
-use retide_core::entry::{SCENE_UNKNOWN, TargetHealth};
+use retide_core::entry::{DEAD_TASKS, SCENE_UNKNOWN, TargetHealth};
 use retide_core::{
     Alert, Ended, Event, Kind, LaneId, Omitted, Ordering, Outcome, Rate, Reason, Scene, Task,
     Terminal, Timestamp, Transition, Wait,
 };
 
-use crate::broker::{Cause, Entry, Fate, Outgoing, Payload, Progress, Topic, binding};
+use crate::broker::{
+    Aside, Cause, Entry, Fate, NO_OFFSET, Outgoing, Payload, Progress, Topic, binding,
+};
 use crate::plan::Submission;
 use crate::turns::Turns;
 use crate::world::{At, SECOND};
@@ -103,6 +105,8 @@ pub struct Figures {
     pub hops: u64,
     /// Tasks deferred.
     pub deferred: u64,
+    /// Tasks that died, and that people were told of.
+    pub told_dead: u64,
     /// Breakers that opened.
     pub openings: u64,
     /// Attempts that had to wait for their turn.
@@ -171,6 +175,7 @@ impl Figures {
             settled: self.settled + other.settled,
             hops: self.hops.max(other.hops),
             deferred: self.deferred + other.deferred,
+            told_dead: self.told_dead + other.told_dead,
             openings: self.openings + other.openings,
             in_turn: self.in_turn + other.in_turn,
             shared: self.shared + other.shared,
@@ -315,7 +320,10 @@ impl Judge {
     /// An alert is durable: there is one for each time a target was found down, or well again, at most; or it tells of a scene that was
     /// taken away.
     fn alerted(&mut self, alert: &Alert) {
-        if alert.rule == SCENE_UNKNOWN && self.scenes.contains(&alert.scene) {
+        // What died is counted by the transaction.
+        if alert.rule == DEAD_TASKS
+            || (alert.rule == SCENE_UNKNOWN && self.scenes.contains(&alert.scene))
+        {
             return;
         }
         let Some(TargetHealth { name, until, .. }) = &alert.target else {
@@ -387,10 +395,14 @@ impl Judge {
     }
 
     /// A transaction was decided to commit.
-    pub(crate) fn committed(&mut self, records: &[Outgoing], silent: &[Cause]) {
-        let mut counts: BTreeMap<Cause, usize> = silent.iter().map(|cause| (*cause, 0)).collect();
-        // What is written of the order of a key follows from all that has happened to it.
-        let follows = |record: &&Outgoing| record.place.topic != Topic::KeyOrder;
+    pub(crate) fn committed(&mut self, records: &[Outgoing], aside: &Aside) {
+        self.dead_are_told(records, aside);
+        let silent = aside.silent.iter();
+        let mut counts: BTreeMap<Cause, usize> = silent.map(|cause| (*cause, 0)).collect();
+        // What is written of the order of a key follows from all that has happened to it, and an alert may count a whole batch.
+        let follows = |record: &&Outgoing| {
+            record.place.topic != Topic::KeyOrder && record.cause.offset != NO_OFFSET
+        };
         for record in records.iter().filter(follows) {
             *counts.entry(record.cause).or_default() += 1;
         }
@@ -412,6 +424,48 @@ impl Judge {
                 self.unfinished += 1;
             }
             self.written(&record.payload);
+        }
+    }
+
+    /// The tasks of each scene that died in a transaction are told of in it, all of them together, once, with one of them as the example.
+    fn dead_are_told(&mut self, records: &[Outgoing], aside: &Aside) {
+        if aside.is_partial {
+            // It was counted before shards were lost.
+            return;
+        }
+        let mut dead: BTreeMap<&Arc<str>, Vec<&Arc<str>>> = BTreeMap::new();
+        for record in records {
+            match &record.payload {
+                Payload::DeadLetter(_, ended) if is_dead(ended) && !was_refused(ended) => {
+                    dead.entry(&ended.scene).or_default().push(&ended.id);
+                }
+                Payload::Poison(poison) => dead.entry(&poison.scene).or_default().push(&poison.id),
+                Payload::DeadLetter(..)
+                | Payload::Submitted(_)
+                | Payload::Parked(_)
+                | Payload::Callback(_)
+                | Payload::Delivered(_)
+                | Payload::Event(_)
+                | Payload::KeyOrder(_)
+                | Payload::Alert(_) => {}
+            }
+        }
+        for record in records {
+            let Payload::Alert(alert) = &record.payload else {
+                continue;
+            };
+            if alert.rule != DEAD_TASKS {
+                continue;
+            }
+            let died = dead.remove(&alert.scene).unwrap_or_default();
+            let count = usize::try_from(alert.count).unwrap_or(usize::MAX);
+            if count != died.len() || !died.contains(&&alert.example) {
+                self.object(|| format!("{died:?} died, and people are told {alert:?}"));
+            }
+            self.figures.told_dead += died.len() as u64;
+        }
+        if let Some((scene, died)) = dead.first_key_value() {
+            self.object(|| format!("nobody is told that {died:?} of {scene} died"));
         }
     }
 
@@ -811,4 +865,21 @@ pub(crate) fn wall(scene: &Scene, kind: Kind) -> Option<&Arc<str>> {
         Kind::Callback => scene.walls.callback.as_ref(),
     };
     key.map(|key| key.target.text())
+}
+
+/// Whether a task died.
+fn is_dead(ended: &Ended) -> bool {
+    match ended.terminal {
+        Terminal::Dead => true,
+        Terminal::Delivered | Terminal::Expired => false,
+    }
+}
+
+/// Whether a task died since its target topic refused the record of its last attempt, which nobody counts: that is found out while the
+/// transaction is written. Where the dead letter was refused, too, the end was decided anew, and counted.
+fn was_refused(ended: &Ended) -> bool {
+    let failure = ended.failure.as_ref();
+    ended.reason == Some(Reason::AttemptsExhausted)
+        && ended.omitted == Omitted::Nothing
+        && failure.is_some_and(|failure| &*failure.class == "produce")
 }

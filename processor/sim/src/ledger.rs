@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use retide_core::LaneId;
 
-use crate::broker::{Cause, Fate, Outgoing, ProducerId, Progress, Refusal, Topic};
+use crate::broker::{Aside, Cause, Fate, Outgoing, ProducerId, Progress, Refusal, Topic};
 use crate::bug::Bug;
 use crate::world::{At, Caller, Env, MILLI, News, Part, Reply, Request};
 
@@ -70,6 +70,8 @@ struct Submitted {
     batch: Batch,
     /// The epochs of the shards that were ours when it was submitted.
     epochs: BTreeMap<i32, u64>,
+    /// Whether a part of it was dropped.
+    is_partial: bool,
 }
 
 /// What a writer waits for.
@@ -174,10 +176,16 @@ impl Ownership {
 impl Submitted {
     /// Drops what belongs to shards that are not ours, or have been away since.
     fn keep_owned(&mut self, ownership: &Ownership) {
-        let Self { batch, epochs } = self;
+        let Self {
+            batch,
+            epochs,
+            is_partial,
+        } = self;
         let ours = |lane: LaneId| ownership.still_has(lane.shard, epochs);
+        let before = batch.settled.len();
         batch.settled.retain(|settled| ours(settled.cause.lane));
         batch.progress.retain(|progress| ours(progress.lane));
+        *is_partial |= batch.settled.len() < before;
     }
 
     /// Whether all of its shards are still ours.
@@ -227,6 +235,7 @@ impl Ledger {
         writer.submitted = Some(Submitted {
             batch,
             epochs: desk.ownership.owned.clone(),
+            is_partial: false,
         });
         self.begin(index, desk);
     }
@@ -481,7 +490,10 @@ impl Ledger {
             id: writer.id,
             epoch,
             offsets: submitted.batch.progress.clone(),
-            silent: silent.collect(),
+            aside: Aside {
+                silent: silent.collect(),
+                is_partial: submitted.is_partial,
+            },
             membership,
         };
         self.call(index, Stage::Offsets, &request, desk);

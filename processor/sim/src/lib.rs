@@ -29,7 +29,7 @@
 //! A seed that fails goes into `seeds.txt`. What it means changes with the model: it is worth a new test, too, where the rule is clear.
 //!
 //! Not modelled: brokers that die, the guarantee `at_least_once`, what librdkafka does between a call and its requests (but for requests
-//! that it sends twice), alerts, encoding, lines of more than a thousand tasks, and gaps in offsets longer than a few dozen.
+//! that it sends twice), encoding, ready queues of more than a thousand tasks, and gaps in offsets longer than a few dozen.
 
 mod broker;
 mod bug;

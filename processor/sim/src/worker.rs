@@ -10,15 +10,17 @@ use std::sync::Arc;
 use retide_core::Position;
 use retide_core::completions::Completions;
 use retide_core::engine::LAST;
-use retide_core::order::{Change, Fingerprint, Shard};
+use retide_core::order::{Fingerprint, Shard};
 use retide_core::saved::{MachineTime, Saved};
 use retide_core::{
-    Action, Commit, Engine, Failure, Fate, Gates, Input, Kind, LaneId, Now, Ordering, Origin,
-    Outcome, Overdue, Poison, Reason, Record, Returned, Scenes, Settlement, Sink, Sinks, Source,
-    Task, Timestamp, Writable, task,
+    Action, Alert, Commit, Engine, Failure, Fate, Gates, Input, Kind, LaneId, Now, Ordering,
+    Origin, Outcome, Overdue, Poison, Reason, Record, Returned, Scenes, Settlement, Sink, Sinks,
+    Source, Task, Timestamp, Writable, task,
 };
 
-use crate::broker::{Cause, Outgoing, Payload, Place, Progress, Topic, binding, binding_elsewhere};
+use crate::broker::{
+    Cause, NO_OFFSET, Outgoing, Payload, Place, Progress, Topic, binding, binding_elsewhere,
+};
 use crate::bug::Bug;
 use crate::check::{Start, counted_as, wall};
 use crate::group::{Given, Member, Membership, Protocol};
@@ -209,6 +211,8 @@ struct UnderWay {
     settled: Vec<Settlement>,
     /// The keys of whose order it holds something besides.
     changes: Vec<(i32, Fingerprint)>,
+    /// The alerts that it holds besides.
+    alerts: Vec<(i32, Box<Alert>)>,
 }
 
 /// Most batches under way, as in the shell.
@@ -902,15 +906,24 @@ impl Worker {
     /// Hands over what was collected.
     fn commit(&mut self, env: &mut Env) {
         let settled = std::mem::take(&mut self.settled);
+        let alerts = self.engine.alerts();
         let commits = self.engine.commits();
         let changes = self.engine.changes();
         let keys = changes.iter().map(|(shard, change)| (*shard, change.key));
         let keys = keys.collect();
         let changes = changes
             .into_iter()
-            .map(|(shard, change)| changed(shard, change));
+            .map(|(shard, change)| beside(shard, Topic::KeyOrder, Payload::KeyOrder(change)));
+        let told = alerts
+            .iter()
+            .map(|(shard, alert)| beside(*shard, Topic::Alerts, Payload::Alert(alert.clone())));
         let batch = Batch {
-            settled: settled.iter().map(outgoing).chain(changes).collect(),
+            settled: settled
+                .iter()
+                .map(outgoing)
+                .chain(told)
+                .chain(changes)
+                .collect(),
             progress: commits
                 .iter()
                 .map(|commit| Progress {
@@ -929,6 +942,7 @@ impl Worker {
             commits,
             settled,
             changes: keys,
+            alerts,
         });
         self.with_ledger(env, |ledger, desk| ledger.submit(batch, desk));
     }
@@ -991,6 +1005,7 @@ impl Worker {
             commits,
             settled,
             changes,
+            alerts,
         } = batch;
         self.returns += 1;
         self.returning = self.under_way.len();
@@ -1024,6 +1039,7 @@ impl Worker {
             lanes: commits.iter().map(|of| (of.lane, of.epoch)).collect(),
             settlements: settlements.collect(),
             changes,
+            alerts,
         };
         env.judge.figures.returned += 1;
         self.step(Input::Returned(Box::new(returned)), env);
@@ -1363,22 +1379,19 @@ fn outgoing(settlement: &Settlement) -> Settled {
     }
 }
 
-/// What is written of the order of a key besides what settlements hold, as the ledger writes it.
-fn changed(shard: i32, change: Change) -> Settled {
+/// What is written besides what settlements hold, as the ledger writes it.
+fn beside(shard: i32, topic: Topic, payload: Payload) -> Settled {
     let source = Source::Tasks;
     let cause = Cause {
         lane: LaneId { shard, source },
-        offset: -1,
+        offset: NO_OFFSET,
         of: 0,
     };
     Settled {
         cause,
         records: vec![Outgoing {
-            place: Place {
-                topic: Topic::KeyOrder,
-                shard,
-            },
-            payload: Payload::KeyOrder(change),
+            place: Place { topic, shard },
+            payload,
             cause,
         }],
         otherwise: Vec::new(),

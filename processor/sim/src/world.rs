@@ -12,8 +12,8 @@ use retide_core::scene::Missing;
 use retide_core::{Failure, Gates, LaneId, Outcome, Scene, Scenes, Source, Task, Timestamp};
 
 use crate::broker::{
-    Broker, Cause, Decided, Fate, MAX_METADATA, Outgoing, Payload, Place, ProducerId, Progress,
-    Refusal, Topic,
+    Aside, Broker, Cause, Decided, Fate, MAX_METADATA, Outgoing, Payload, Place, ProducerId,
+    Progress, Refusal, Topic,
 };
 use crate::bug::Bug;
 use crate::chance::Chance;
@@ -104,8 +104,8 @@ pub(crate) enum Request {
         epoch: u32,
         /// The offsets.
         offsets: Vec<Progress>,
-        /// Offsets from which nothing follows.
-        silent: Vec<Cause>,
+        /// What the records of the transaction do not say.
+        aside: Aside,
         /// The consumer's place in the group.
         membership: Membership,
     },
@@ -603,7 +603,7 @@ impl Env {
                 id,
                 epoch,
                 offsets,
-                silent,
+                aside,
                 membership,
             } => {
                 for progress in &offsets {
@@ -612,7 +612,7 @@ impl Env {
                             .object(|| format!("metadata too large: {progress:?}"));
                     }
                 }
-                let offsets = (offsets, silent);
+                let offsets = (offsets, aside);
                 self.broker.add_offsets(id, epoch, offsets, membership)?;
                 Ok(Reply::Done)
             }
@@ -682,10 +682,10 @@ impl Env {
     fn decided(&mut self, id: ProducerId, decided: Decided) {
         let figures = [id.worker as u64, u64::from(decided.committed)];
         self.trace.note(self.now, "decided", &figures, || {
-            format!("{:?}", decided.silent)
+            format!("{:?}", decided.aside.silent)
         });
         if decided.committed {
-            self.judge.committed(&decided.records, &decided.silent);
+            self.judge.committed(&decided.records, &decided.aside);
         }
         for place in decided.places.into_iter().map(Some).chain([None]) {
             let delay = self.chance.between(0, 6) * self.chance.between(0, 4) * MILLI;

@@ -22,11 +22,11 @@ use retide_connectors::{Attempt, Target};
 use retide_core::Position;
 use retide_core::completions::Binding;
 use retide_core::engine::Left;
-use retide_core::order::{self, Awaited, Change, Fingerprint};
+use retide_core::order::{self, Awaited, Change};
 use retide_core::{
     Action, Alert, Commit, Engine, Entry, Failure, Fate, Input, Kind as TaskKind, LaneId, Now,
-    Origin, Outcome, Overdue, Returned, Scene, Scenes, Settlement, Sink, Source, Task, Timestamp,
-    Wait, Writable, breaker, task,
+    Origin, Outcome, Overdue, Returned, Scene, Scenes, Settlement, Source, Task, Timestamp, Wait,
+    Writable, breaker, task,
 };
 
 use crate::event::{
@@ -58,11 +58,12 @@ use crate::trouble::{Effect, Kind, Trouble, Troubles};
 pub struct Rules {
     /// The scenes.
     pub scenes: Scenes,
-    /// The target of each scene's tasks, by the scene's name.
-    pub targets: HashMap<Arc<str>, Arc<dyn Target>>,
-    /// The target of each scene's callbacks, by the scene's name.
-    pub callbacks: HashMap<Arc<str>, Arc<dyn Target>>,
+    /// Where the tasks of each kind go that name a scene.
+    pub routes: Routes,
 }
+
+/// The target of each scene and kind of task that is called.
+pub type Routes = HashMap<(Arc<str>, TaskKind), Arc<dyn Target>>;
 
 /// How a worker paces itself.
 #[derive(Clone, Copy, Debug)]
@@ -163,8 +164,6 @@ struct State<L> {
     refresh_at: Instant,
     /// Whether there are offsets to commit although nothing was settled.
     touched: bool,
-    /// What people must know, by shard, until it goes with the next commit.
-    alerts: Vec<(i32, Alert)>,
     /// The partitions that have lost records, each with the time until which that is told.
     gone: Vec<(Instant, String)>,
     /// What is done about tasks that keys wait for and that do not come.
@@ -272,9 +271,6 @@ const LOOK: Duration = Duration::from_secs(3);
 /// Longest pause between two searches that find what they look for.
 const RARELY: Duration = Duration::from_mins(10);
 
-/// Most alerts that wait for their topic.
-const MOST_ALERTS: usize = 1_000;
-
 /// Time between two commits of offsets that have not changed. Brokers forget those of topics that nobody subscribes to, a week after the last
 /// commit as they come, and sooner where an operator says so.
 const REFRESH: Duration = Duration::from_hours(1);
@@ -362,7 +358,6 @@ impl<L: Ledger> State<L> {
             received: 0,
             refresh_at: now + REFRESH,
             touched: false,
-            alerts: Vec::new(),
             gone: Vec::new(),
             awaiting: Awaiting {
                 look_at: now + LATE,
@@ -512,18 +507,18 @@ impl<L: Ledger> State<L> {
         for (kind, subject) in self.troubles.take_alerts(shard == 0) {
             // What cannot be written cannot say so there.
             if kind != Kind::TopicUnwritable || *subject != *self.parts.topics.alerts {
-                self.alerts
-                    .push((shard, trouble_alert(kind, &subject, now)));
+                self.tell(shard, trouble_alert(kind, &subject, now));
             }
         }
-        if !self.alerts.is_empty() && !self.touched && self.takes_alerts() {
+        if !self.touched && self.parts.engine.has_alerts() {
             self.touch(|_| true);
         }
     }
 
-    /// Whether the alerts topic takes records, as far as is known.
-    fn takes_alerts(&self) -> bool {
-        !self.writable.closed.contains(Sink::Alerts)
+    /// Has people told what was found out here, with the next commit.
+    fn tell(&mut self, shard: i32, alert: Alert) {
+        let alert = Box::new(alert);
+        self.step(Input::Alert { shard, alert });
     }
 
     /// Has the tiers searched for tasks that keys wait for, which should be back and are not: their records may be gone.
@@ -628,7 +623,7 @@ impl<L: Ledger> State<L> {
                 reason: "parked-task-gone",
                 target: None,
             };
-            self.alerts.push((shard, alert));
+            self.tell(shard, alert);
         }
         self.touch(|_| true);
         self.step(Input::Tick);
@@ -742,10 +737,7 @@ impl<L: Ledger> State<L> {
                 Action::Switched { target, switch } => {
                     if switch.to == breaker::State::Open {
                         // Its probes find out whether others than those who failed are there by now.
-                        let Rules {
-                            targets, callbacks, ..
-                        } = &self.rules;
-                        let all = targets.values().chain(callbacks.values());
+                        let all = self.rules.routes.values();
                         all.for_each(|called| called.renew(target.target()));
                     }
                     let target = &**target.text();
@@ -758,14 +750,11 @@ impl<L: Ledger> State<L> {
 
     /// Starts a call; its answer comes back as an outcome, whatever happens to it.
     fn dispatch(&self, ticket: u64, scene: &Scene, task: Arc<Task>, late: Late) {
-        let targets = match task.kind {
-            TaskKind::Work => &self.rules.targets,
-            TaskKind::Callback => &self.rules.callbacks,
-        };
         let answer = self.answer.clone();
         let counters = Arc::clone(self.counters.of(&scene.name));
         let Late { wait, decided } = late;
-        let Some(target) = targets.get(&scene.name).map(Arc::clone) else {
+        let route = (Arc::clone(&scene.name), task.kind);
+        let Some(target) = self.rules.routes.get(&route).map(Arc::clone) else {
             let failure = Failure::new("no-target", "the scene's target could not be set up");
             let outcome = Outcome::Retryable(failure);
             counters.started(wait, Duration::ZERO);
@@ -918,17 +907,11 @@ impl<L: Ledger> State<L> {
             } = settled;
             let (entries, otherwise) = match (records, otherwise) {
                 (Content::Entries(entries), Content::Entries(otherwise)) => (entries, otherwise),
-                // What died is counted again.
-                (Content::Alert(alert), _) if !Encoder::counts(&alert) => {
-                    if !written.contains(&index) && !refused.contains_key(&index) {
-                        self.alerts.push((place.shard, alert));
-                    }
-                    continue;
-                }
-                (Content::Alert(_) | Content::Records(_) | Content::Entries(_), _) => continue,
+                (Content::Records(_) | Content::Entries(_), _) => continue,
             };
             let Some((lane, offset)) = offset else {
-                self.unwritten_changes(place.shard, entries, &mut returned.changes);
+                let is_over = written.contains(&index) || refused.contains_key(&index);
+                self.unwritten_beside(place.shard, entries, is_over, &mut returned);
                 continue;
             };
             let mut settlement = Settlement {
@@ -965,20 +948,29 @@ impl<L: Ledger> State<L> {
         }
     }
 
-    /// What was to be written of the order of keys was not.
-    fn unwritten_changes(
+    /// What was to be written besides settlements was not, unless that `is_over`: of the order of keys, or for people.
+    fn unwritten_beside(
         &mut self,
         shard: i32,
         entries: Vec<Entry>,
-        changes: &mut Vec<(i32, Fingerprint)>,
+        is_over: bool,
+        returned: &mut Returned,
     ) {
         for entry in entries {
-            if let Entry::Order(change) = entry {
-                if self.parts.ledger.keeps_order() {
-                    changes.push((shard, change.key));
-                } else {
-                    self.outdated.push((shard, change));
+            match entry {
+                Entry::Order(change) if self.parts.ledger.keeps_order() => {
+                    returned.changes.push((shard, change.key));
                 }
+                Entry::Order(change) => self.outdated.push((shard, change)),
+                Entry::Alert(_) if is_over => {}
+                Entry::Alert(alert) => returned.alerts.push((shard, alert)),
+                Entry::Park { .. }
+                | Entry::Deliver { .. }
+                | Entry::DeadLetter { .. }
+                | Entry::Poison { .. }
+                | Entry::Callback(_)
+                | Entry::DeliverCallback(_)
+                | Entry::Event(_) => unreachable!("a consequence of no offset"),
             }
         }
     }
@@ -1140,7 +1132,9 @@ impl<L: Ledger> State<L> {
             Reading::Gaps(gaps) => self.gone(gaps),
             Reading::Deleted(deleted) => self.deleted(&deleted),
             Reading::Alerts(alerts) => {
-                self.alerts.extend(alerts);
+                for (shard, alert) in alerts {
+                    self.tell(shard, alert);
+                }
                 self.touch(|_| true);
             }
             Reading::Searched(searched) => self.searched(searched),
@@ -1203,7 +1197,7 @@ impl<L: Ledger> State<L> {
             RecordsGone { gap: &gap }.emit(&self.parts.metrics);
             let shard = gap.lane.shard;
             self.tell_gone(format!("{}/{shard}", gap.topic), gap.says());
-            self.alerts.push((shard, gap.alert(now)));
+            self.tell(shard, gap.alert(now));
             if gap.lane.source != Source::Tasks {
                 self.parts.engine.forget_deferred(shard);
                 self.awaiting.with_gaps.insert(shard);
@@ -1248,7 +1242,7 @@ impl<L: Ledger> State<L> {
             reason: "topic-deleted",
             target: None,
         };
-        self.alerts.push((first, alert));
+        self.tell(first, alert);
         if *source != Source::Tasks {
             for shard in shards {
                 self.parts.engine.forget_deferred(shard);
@@ -1497,7 +1491,6 @@ impl<L: Ledger> State<L> {
             ..Batch::default()
         };
         batch.settled.reserve(self.settled.len());
-        let mut dead = BTreeMap::new();
         let mut tally = Tally::new(&self.parts.metrics, &self.counters);
         let now = self.now().wall;
         let keeps_order = self.parts.ledger.keeps_order();
@@ -1507,7 +1500,6 @@ impl<L: Ledger> State<L> {
                 settlement.entries.retain(is_kept);
                 settlement.otherwise.retain(is_kept);
             }
-            Encoder::count(&mut dead, &settlement);
             let records = self.parts.encoder.records(&settlement.entries);
             tally.count(&settlement, records, now);
             batch.settled.push(Settled {
@@ -1521,21 +1513,12 @@ impl<L: Ledger> State<L> {
                 refused: false,
             });
         }
-        let waiting = if self.takes_alerts() {
-            mem::take(&mut self.alerts)
-        } else {
-            // The oldest go first where there are too many.
-            let too_many = self.alerts.len().saturating_sub(MOST_ALERTS);
-            self.alerts.drain(..too_many);
-            Vec::new()
-        };
-        let alerts = waiting.into_iter().chain(dead.into_values());
-        for (shard, alert) in alerts {
+        for (shard, alert) in self.parts.engine.alerts() {
             tally.count_records(1);
             batch.settled.push(Settled {
                 place: Place::at(shard),
                 offset: None,
-                records: Content::Alert(alert),
+                records: Content::Entries(vec![Entry::Alert(alert)]),
                 otherwise: Content::none(),
                 refused: false,
             });

@@ -3,7 +3,6 @@
 //! Invariant: a task is parked in the shard it was read from, unless it moves to another one; all that is said of it goes to the partition
 //! of the shard it entered by, so that it is in order there.
 
-use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use retide_avro::headers::{self, Sink};
 use retide_avro::wire::{self, Codec, EventLine, Format, Framing, Wire};
 use retide_connectors::kafka;
 use retide_core::order::Change;
-use retide_core::{Alert, Entry, Record, Settlement, Terminal};
+use retide_core::{Alert, Entry, Record};
 
 use crate::shell::writable::Writability;
 use crate::topics::Topics;
@@ -80,9 +79,6 @@ pub struct Formats {
     pub alert_frame: Framing,
 }
 
-/// The rule that counts tasks that died.
-const DEAD_TASKS: &str = "dead-tasks";
-
 // === impl Formats ===
 
 impl Default for Formats {
@@ -136,41 +132,8 @@ impl Encoder {
         entries.len() - entries.iter().filter(left_out).count()
     }
 
-    /// Counts the dead tasks of one transaction by scene.
-    pub fn count(dead: &mut BTreeMap<Arc<str>, (i32, Alert)>, settlement: &Settlement) {
-        for entry in &settlement.entries {
-            let (Entry::DeadLetter { ended, .. } | Entry::Poison { ended, .. }) = entry else {
-                continue;
-            };
-            let (Terminal::Dead, Some(reason)) = (ended.terminal, ended.reason) else {
-                continue;
-            };
-            let alert = Alert {
-                rule: DEAD_TASKS,
-                scene: Arc::clone(&ended.scene),
-                at: ended.at,
-                count: 0,
-                example: Arc::clone(&ended.id),
-                reason: reason.word(),
-                target: None,
-            };
-            let (_, alert) = dead
-                .entry(Arc::clone(&ended.scene))
-                .or_insert((settlement.lane.shard, alert));
-            alert.count += 1;
-        }
-    }
-
-    /// Whether an alert is one that [`Self::count`] has made.
-    pub fn counts(alert: &Alert) -> bool {
-        alert.rule == DEAD_TASKS
-    }
-
     /// The record of an alert; its headers go to `sink`.
-    ///
-    /// # Errors
-    /// If it has no encoding, which is a broken invariant of the codec.
-    pub fn alert<'a>(
+    fn alert<'a>(
         &'a self,
         shard: i32,
         alert: &Alert,

@@ -26,7 +26,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::debug;
 
-use retide_core::{Alert, Entry, Failure, Header, LaneId, Omitted, Sink, Sinks};
+use retide_core::{Entry, Failure, Header, LaneId, Omitted, Sink, Sinks};
 use retide_native as native;
 
 use crate::client::{complained, is_missing, logged};
@@ -92,8 +92,6 @@ pub struct Settled {
 pub enum Content {
     /// What was decided.
     Entries(Vec<Entry>),
-    /// What a human must know.
-    Alert(Alert),
     /// Records as they are written.
     Records(Vec<OutRecord>),
 }
@@ -341,7 +339,6 @@ impl Settled {
                 | Entry::Alert(_) => None,
             }),
             Content::Records(records) => records.first().map(|record| &record.topic),
-            Content::Alert(_) => None,
         }
     }
 
@@ -377,7 +374,6 @@ impl Content {
     pub const fn is_empty(&self) -> bool {
         match self {
             Self::Entries(entries) => entries.is_empty(),
-            Self::Alert(_) => false,
             Self::Records(records) => records.is_empty(),
         }
     }
@@ -386,7 +382,7 @@ impl Content {
     fn has(&self, kind: RecordKind) -> bool {
         match self {
             Self::Entries(entries) => entries.iter().any(|entry| RecordKind::of(entry) == kind),
-            Self::Alert(_) | Self::Records(_) => kind == RecordKind::Consequence,
+            Self::Records(_) => kind == RecordKind::Consequence,
         }
     }
 
@@ -414,16 +410,7 @@ impl Content {
                 }
             }
             // All but the entries of a decision are of one kind.
-            Self::Alert(_) | Self::Records(_) if kind == RecordKind::Order => {}
-            Self::Alert(alert) => {
-                let mut headers = H::default();
-                let sink = &mut |name: &[u8], value: Option<&[u8]>| headers.add(name, value);
-                let parts = encoder.alert(place.shard, alert, scratch, sink);
-                write(
-                    parts.unwrap_or_else(|error| unreachable!("{error}")),
-                    headers,
-                )?;
-            }
+            Self::Records(_) if kind == RecordKind::Order => {}
             Self::Records(records) => {
                 for record in records {
                     let mut headers = H::default();
@@ -650,7 +637,6 @@ impl Submitted {
         let closed = writability.closed();
         let needs = |content: &Content| match content {
             Content::Entries(entries) => Sinks::of(entries).meets(closed),
-            Content::Alert(_) => closed.contains(Sink::Alerts),
             Content::Records(_) => false,
         };
         let mut settled = self.batch.settled.iter();

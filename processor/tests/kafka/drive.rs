@@ -29,7 +29,8 @@ use retide_connectors::Target;
 use retide_core::engine::LAST;
 use retide_core::lane::Limits;
 use retide_core::{
-    Backoff, Engine, Failure, Gates, Jitter, Ladder, Outcome, Policy, Scene, Task, Timestamp, scene,
+    Backoff, Engine, Failure, Gates, Jitter, Kind, Ladder, Outcome, Policy, Scene, Task, Timestamp,
+    scene,
 };
 
 use crate::support::{Guarantee, PATIENCE, SHARDS, bootstrap, config, create, metrics};
@@ -166,9 +167,8 @@ impl Running {
         let (rules, changed) = bounded(1);
         rules
             .send(Rules {
-                targets: [(Arc::clone(&scene.name), target)].into_iter().collect(),
+                routes: [((Arc::clone(&scene.name), Kind::Work), target)].into(),
                 scenes: [scene].into_iter().collect(),
-                callbacks: HashMap::new(),
             })
             .unwrap();
         let (stop, stopped) = bounded(1);

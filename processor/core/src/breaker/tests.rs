@@ -4,6 +4,7 @@ use super::*;
 
 use proptest::prelude::*;
 
+use crate::gate::Gates;
 use crate::task::Failure;
 
 const fn secs(seconds: u64) -> Duration {
@@ -82,7 +83,7 @@ fn it_opens_at_its_rate_and_not_before_enough_calls() {
     assert_eq!(switches, [None, None, None, Some(opens)]);
     assert_eq!(
         breaker.ask(secs(2)).permit,
-        Err(Denied {
+        Err(Rejected {
             until: secs(11),
             down_for: secs(1)
         })
@@ -310,7 +311,7 @@ enum Step {
     /// The n-th call in flight is not made.
     Unused { nth: usize },
     /// Time passes.
-    Pass { millis: u64 },
+    Permit { millis: u64 },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -318,7 +319,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => Just(Step::Ask),
         5 => (0_usize..8, prop::bool::weighted(0.4), prop::bool::weighted(0.3)).prop_map(|(nth, failed, slow)| Step::Return { nth, failed, slow }),
         1 => (0_usize..8).prop_map(|nth| Step::Unused { nth }),
-        3 => prop_oneof![0_u64..900, 900_u64..25_000].prop_map(|millis| Step::Pass { millis }),
+        3 => prop_oneof![0_u64..900, 900_u64..25_000].prop_map(|millis| Step::Permit { millis }),
     ]
 }
 
@@ -434,7 +435,7 @@ struct History {
     model: Model,
     now: Duration,
     /// Calls in flight, and how often the model had switched when they began.
-    calls: Vec<(Pass, usize)>,
+    calls: Vec<(Permit, usize)>,
 }
 
 impl History {
@@ -466,7 +467,7 @@ impl History {
                 prop_assert_eq!(self.model.ask(self.now), answer.permit.is_ok());
                 match answer.permit {
                     Ok(pass) => self.calls.push((pass, self.model.switches)),
-                    Err(Denied { until, .. }) => prop_assert!(until > self.now),
+                    Err(Rejected { until, .. }) => prop_assert!(until > self.now),
                 }
             }
             Step::Return { nth, failed, slow } if nth < self.calls.len() => {
@@ -484,7 +485,7 @@ impl History {
                 self.model.unused += usize::from(era == self.model.switches);
             }
             Step::Return { .. } | Step::Unused { .. } => {}
-            Step::Pass { millis } => self.now += Duration::from_millis(millis),
+            Step::Permit { millis } => self.now += Duration::from_millis(millis),
         }
         prop_assert_eq!(self.breaker.state(), self.model.state);
         let switched = (before != self.model.state).then_some((before, self.model.state));

@@ -1,14 +1,15 @@
 //! The engine's part in attempts: the call of a target, or the delivery to a topic, and what follows from what was said.
 //!
-//! Invariant: a call gives back what it was admitted with, also when its lane is ours no more.
+//! Invariant: a call returns what it was admitted with, also when its lane is not ours any more.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::breaking::{Leaves, alert, say_switch};
+use super::breakers::{CallPermits, say_switch};
 use super::{Closing, Engine};
 use crate::agenda::Item;
+use crate::alert;
 use crate::breaker;
 use crate::consequence::{self, Answer as Said, End};
 use crate::entry::Entry;
@@ -38,7 +39,7 @@ pub(super) struct Call {
     /// The gate to give it back to.
     gate: Arc<Gate>,
     /// The breaker and the wall to tell how it went.
-    leaves: Leaves,
+    permits: CallPermits,
     /// The steady time at which it was started.
     started: Duration,
     /// How late that was.
@@ -70,22 +71,20 @@ impl Engine {
         now: Now,
         item: Item,
         scene: Arc<Scene>,
-        (gate, leaves): (Arc<Gate>, Leaves),
+        (gate, permits): (Arc<Gate>, CallPermits),
         actions: &mut Vec<Action>,
     ) {
         let ticket = self.number();
         let wait = self.wait_of(now, &item);
         self.uncount(&item);
-        let lane = self.lane(item.lane);
-        lane.calls += 1;
         let call = Call {
             lane: item.lane,
-            epoch: lane.epoch,
+            epoch: self.lanes.call_started(item.lane),
             offset: item.offset,
             task: Arc::clone(&item.task),
             scene: Arc::clone(&scene),
             gate,
-            leaves,
+            permits,
             started: now.steady,
             wait,
             left_out: None,
@@ -155,7 +154,7 @@ impl Engine {
         }
     }
 
-    /// A call came back: what its outcome means, unless the lane is ours no more.
+    /// Decides what the outcome of a call means, unless its lane is not ours any more.
     pub(super) fn attempted(
         &mut self,
         now: Now,
@@ -175,25 +174,18 @@ impl Engine {
             Kind::Callback => call.gate.release(),
         }
         let outcome = &*self.behind_wall(now, &call, outcome, actions);
-        if let Some(leave) = &call.leaves.breaker {
-            let switch = leave.breaker.returned(now.steady, leave.pass, went);
-            say_switch(&leave.target, switch, actions);
+        if let Some(permit) = &call.permits.breaker {
+            let switch = permit.breaker.returned(now.steady, permit.permit, went);
+            say_switch(&permit.target, switch, actions);
             // With what follows from this call, or, if that is not ours to write any more, from the next one.
-            let alert = switch.and_then(|switch| alert(now, &leave.target, switch, &call.task));
-            self.alerts.extend(alert);
+            let alert =
+                switch.and_then(|switch| alert::of_switch(now, &permit.target, switch, &call.task));
+            self.alerts.say(alert);
         }
         self.ask_about_call(now.wall, &call.scene);
         let outcome = &*self.bug.heard(outcome);
-        let Some(lane) = self
-            .lanes
-            .get_mut(&call.lane)
-            .filter(|lane| lane.epoch == call.epoch || self.bug.is(Bug::NoEpochCheck))
-        else {
+        if !self.lanes.call_returned(call.lane, call.epoch, ticket) {
             return;
-        };
-        lane.calls -= 1;
-        if lane.leaving.is_some_and(|last| ticket <= last) {
-            lane.before -= 1;
         }
         let closing = Closing {
             lane: call.lane,
@@ -229,12 +221,13 @@ impl Engine {
         actions: &mut Vec<Action>,
     ) -> Cow<'a, Outcome> {
         let mut is_wall = false;
-        if let Some(leave) = &call.leaves.wall {
-            let (switch, is_of_wall) = leave.breaker.heard(now.steady, leave.pass, outcome);
+        if let Some(permit) = &call.permits.wall {
+            let (switch, is_of_wall) = permit.breaker.heard(now.steady, permit.permit, outcome);
             is_wall = is_of_wall;
-            say_switch(&leave.target, switch, actions);
-            let alert = switch.and_then(|switch| alert(now, &leave.target, switch, &call.task));
-            self.alerts.extend(alert);
+            say_switch(&permit.target, switch, actions);
+            let alert =
+                switch.and_then(|switch| alert::of_switch(now, &permit.target, switch, &call.task));
+            self.alerts.say(alert);
         }
         let Outcome::Refused(failure) = outcome else {
             return Cow::Borrowed(outcome);

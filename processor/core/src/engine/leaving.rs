@@ -16,7 +16,6 @@ use std::time::Duration;
 use super::Engine;
 use crate::gate::Gate;
 use crate::lane::LaneId;
-use crate::planted::Bug;
 use crate::scene::Scene;
 use crate::step::Now;
 use crate::task::{Kind, Task};
@@ -54,24 +53,12 @@ const LOOK: Duration = Duration::from_millis(50);
 impl Engine {
     /// How many calls of a shard are in flight, and how many of them since it began to leave.
     pub fn calls_left(&self, shard: i32) -> Left {
-        if self.bug.is(Bug::DrainedEarly) {
-            return Left::default();
-        }
-        let lanes = self.lanes.iter().filter(|(id, _)| id.shard == shard);
-        lanes.fold(Left::default(), |left, (_, lane)| Left {
-            before: left.before + lane.before,
-            since: left.since + lane.calls - lane.before,
-        })
+        self.lanes.calls_left(shard)
     }
 
-    /// Whether no call of a shard was in flight for long when it began to leave, and none is.
+    /// A shard is to leave: calls are told from now on apart from those in flight.
     pub(super) fn leave(&mut self, now: Now, shard: i32) {
-        let last = self.next;
-        let lanes = self.lanes.iter_mut().filter(|(id, _)| id.shard == shard);
-        for (_, lane) in lanes {
-            lane.before = lane.calls;
-            lane.leaving = Some(last);
-        }
+        self.lanes.leave(shard, self.next);
         self.slow.again = now.steady;
     }
 
@@ -83,11 +70,7 @@ impl Engine {
         scene: &Arc<Scene>,
         task: &Task,
     ) -> bool {
-        let is_leaving = self
-            .lanes
-            .get(&lane)
-            .is_some_and(|lane| lane.leaving.is_some());
-        if !is_leaving {
+        if !self.lanes.is_leaving(lane) {
             return true;
         }
         self.look_for_slow(now);

@@ -112,7 +112,7 @@ impl Engine {
             return;
         };
         if self.is_full() {
-            return self.outbound.push_back(item);
+            return self.wait_for_room(item);
         }
         // Longer and longer: whoever took it away by mistake notices soon.
         let look = (now.wall.since(since) / 2).clamp(SHORTEST_LOOK, LONGEST_LOOK);
@@ -179,7 +179,7 @@ impl Engine {
         missed.forget_before(now.wall);
         if now.wall >= missed.alert_at {
             missed.alert_at = now.wall + REMINDER;
-            self.alerts.push(Alert {
+            self.alerts.say(Some(Alert {
                 rule: SCENE_UNKNOWN,
                 scene: Arc::from(name),
                 at: now.wall,
@@ -187,7 +187,7 @@ impl Engine {
                 example: Arc::clone(&item.task.id),
                 reason: Reason::UnknownScene.word(),
                 target: None,
-            });
+            }));
         }
     }
 

@@ -33,14 +33,20 @@ const MOST: Duration = Duration::from_mins(1);
 /// Time that each task before it takes at least: one commit. So the last of many comes back a few times, not each time one ends.
 const EACH: Duration = Duration::from_millis(100);
 
-/// Whether the first task of a line starts.
-enum First {
-    /// It does.
-    Starts(Item),
-    /// It waits here until more is read.
-    Waits,
-    /// It is to come back later.
-    IsPutOff(Item),
+/// Whether a due task is the first of its key, and if not, what it waits for.
+pub(super) enum Precedence {
+    /// It is, or has no key that counts, or has expired.
+    First,
+    /// Tasks before it may not have been read yet.
+    Unread(Fingerprint),
+    /// It cannot be told here: it is to come back later.
+    PutOff,
+    /// A delivery of its key is not committed.
+    Unsettled(Fingerprint),
+    /// These tasks are before it.
+    Behind(Fingerprint, Others),
+    /// It is to be ordered, and in another shard than others of its key: this one is theirs.
+    NotAtHome(i32),
 }
 
 impl Engine {
@@ -74,65 +80,85 @@ impl Engine {
         self.look_again(woken);
     }
 
-    /// Gives a due task back if it may start, or has expired; else it waits for those before it, here or in a tier.
+    /// Gives a due task back if it is the first of its key; else it waits for those before it.
     pub(super) fn in_turn(
         &mut self,
         now: Now,
         item: Item,
         actions: &mut Vec<Action>,
     ) -> Option<Item> {
-        let shard = item.lane.shard;
-        let Some((key, Ordering::Key)) = self.line(shard, &item.task) else {
-            return self.at_home(now, item, actions);
-        };
-        // Rules may have changed since it was read.
-        self.enter(&item);
-        let offset = item.task.origin.offset;
-        let turn = self.orders.of(shard).turn(key, offset);
-        let others = match turn {
-            Turn::First => match self.first(key, item) {
-                First::Starts(item) => return Some(item),
-                First::Waits => return None,
-                First::IsPutOff(item) => {
-                    self.put_off(now, item, actions);
-                    return None;
-                }
-            },
-            Turn::Unsettled => {
-                self.hold(now, key, item, actions);
-                return None;
+        match self.precedence(now, &item) {
+            Precedence::First => Some(item),
+            behind @ (Precedence::Unread(_)
+            | Precedence::PutOff
+            | Precedence::Unsettled(_)
+            | Precedence::Behind(..)
+            | Precedence::NotAtHome(_)) => {
+                self.wait_behind(now, item, &behind, actions);
+                None
             }
-            Turn::Behind(others) => others,
-        };
-        let expires = self
-            .scenes
-            .find(&item.task.scene)
-            .is_some_and(|scene| verdict::expires(scene, &item.task, now.wall));
-        if expires {
-            return Some(item);
         }
-        let (memory, limits) = (self.memory(), self.limits);
-        if is_far(now, &item, others) || self.lane(item.lane).is_crowded(memory, &limits) {
-            self.park_behind(now, item, others, actions);
-        } else {
-            self.hold(now, key, item, actions);
-        }
-        None
     }
 
-    /// Gives a task back unless it is to be ordered and is in another shard than others of its key, to which it has moved when it was not:
-    /// it goes back.
-    fn at_home(&mut self, now: Now, item: Item, actions: &mut Vec<Action>) -> Option<Item> {
-        let home = self.home(&item.task);
-        if home == item.lane.shard || self.ordering(&item.task) == Ordering::None {
-            return Some(item);
+    /// Where a due task stands among those of its key.
+    pub(super) fn precedence(&mut self, now: Now, item: &Item) -> Precedence {
+        let shard = item.lane.shard;
+        let Some((key, Ordering::Key)) = self.line(shard, &item.task) else {
+            // When its scene had no order, it may have moved.
+            let home = self.home(&item.task);
+            return if home == shard || self.ordering(&item.task) == Ordering::None {
+                Precedence::First
+            } else {
+                Precedence::NotAtHome(home)
+            };
+        };
+        // Rules may have changed since it was read.
+        self.enter(item);
+        let offset = item.task.origin.offset;
+        match self.orders.of(shard).turn(key, offset) {
+            Turn::First => self.is_first(key, item),
+            Turn::Unsettled => Precedence::Unsettled(key),
+            Turn::Behind(others) => {
+                let scene = self.scenes.find(&item.task.scene);
+                if scene.is_some_and(|scene| verdict::expires(scene, &item.task, now.wall)) {
+                    // It expires in its place.
+                    return Precedence::First;
+                }
+                Precedence::Behind(key, others)
+            }
         }
-        if self.is_full() {
-            self.outbound.push_back(item);
-        } else {
-            self.defer_until(now, item, Some(home), (now.wall, Cause::Order), actions);
+    }
+
+    /// Lets a task wait that is not the first of its key: here, or in a tier.
+    pub(super) fn wait_behind(
+        &mut self,
+        now: Now,
+        item: Item,
+        precedence: &Precedence,
+        actions: &mut Vec<Action>,
+    ) {
+        match *precedence {
+            Precedence::First => unreachable!("the first of its key waits for nothing"),
+            Precedence::Unread(key) => {
+                let order = self.orders.of(item.lane.shard);
+                if let Err(item) = order.hold_unread(self.latest, key, item) {
+                    self.put_off(now, item, actions);
+                }
+            }
+            Precedence::PutOff => self.put_off(now, item, actions),
+            Precedence::Unsettled(key) => self.hold(now, key, item, actions),
+            Precedence::Behind(key, others) => {
+                if is_far(now, &item, others) || self.is_crowded(item.lane) {
+                    self.park_behind(now, item, others, actions);
+                } else {
+                    self.hold(now, key, item, actions);
+                }
+            }
+            Precedence::NotAtHome(_) if self.is_full() => self.wait_for_room(item),
+            Precedence::NotAtHome(home) => {
+                self.defer_until(now, item, Some(home), (now.wall, Cause::Order), actions);
+            }
         }
-        None
     }
 
     /// Gives a task back if it may be parked; else it waits here until it may.
@@ -192,7 +218,7 @@ impl Engine {
                     if self.bug.is(Bug::KeyOrderUncommitted) {
                         order.committed(end, &mut woken);
                     }
-                    self.lane(lane).ends.add(end);
+                    self.lanes.add_end(lane, end);
                 }
                 Entry::Deliver { .. }
                 | Entry::DeadLetter { .. }
@@ -235,12 +261,15 @@ impl Engine {
         let Some((decision, if_taken, if_refused)) = orders.delivered(key, task, parked) else {
             return;
         };
-        self.lane(lane).ends.add(End {
-            key,
-            task,
-            offset,
-            decision,
-        });
+        self.lanes.add_end(
+            lane,
+            End {
+                key,
+                task,
+                offset,
+                decision,
+            },
+        );
         entries.extend(if_taken.map(Entry::Order));
         otherwise.extend(if_refused.map(Entry::Order));
     }
@@ -259,11 +288,8 @@ impl Engine {
 
     /// A delivery was refused, and the other form of what follows from it is committed.
     pub(super) fn refused(&mut self, lane: LaneId, epoch: u64, offset: i64) {
-        let Some(state) = self.lanes.get(&lane).filter(|lane| lane.epoch == epoch) else {
-            return;
-        };
-        let (Some(end), Some(order)) = (state.ends.find(offset), self.orders.get(lane.shard))
-        else {
+        let end = self.lanes.find_end(lane, epoch, offset);
+        let (Some(end), Some(order)) = (end, self.orders.get(lane.shard)) else {
             return;
         };
         let mut woken = Vec::new();
@@ -338,23 +364,18 @@ impl Engine {
         }
     }
 
-    /// The first task of its line: may it start? Not if tasks before it may not have been read.
-    fn first(&mut self, key: Fingerprint, item: Item) -> First {
+    /// Whether the first known task of its key is the first: not if tasks before it may not have been read.
+    fn is_first(&mut self, key: Fingerprint, item: &Item) -> Precedence {
         let (shard, offset) = (item.lane.shard, item.task.origin.offset);
         let source = Source::Tasks;
-        let lane = self.lanes.get(&LaneId { shard, source });
-        let ahead = lane.map_or(Ahead::Read, |lane| lane.window.ahead(offset));
-        let order = self.orders.of(shard);
-        match ahead {
-            Ahead::Read => First::Starts(item),
-            Ahead::Complete => match order.hold_unread(self.latest, key, item) {
-                Ok(()) => First::Waits,
-                Err(item) => First::IsPutOff(item),
-            },
+        let ahead = self.lanes.ahead(LaneId { shard, source }, offset);
+        match ahead.unwrap_or(Ahead::Read) {
+            Ahead::Read => Precedence::First,
+            Ahead::Complete => Precedence::Unread(key),
             // Somebody else has read it there and parked it here, or the retry topic was made anew. If it comes back after it was put
             // off, that was committed, and there is nobody else.
-            Ahead::Unknown if order.is_listed(key, offset) => First::Starts(item),
-            Ahead::Unknown => First::IsPutOff(item),
+            Ahead::Unknown if self.orders.of(shard).is_listed(key, offset) => Precedence::First,
+            Ahead::Unknown => Precedence::PutOff,
         }
     }
 
@@ -379,7 +400,7 @@ impl Engine {
     /// Parks a task that others are before: until the first of them is due, and as long as those take at least that are before it.
     fn park_behind(&mut self, wall: Now, item: Item, others: Others, actions: &mut Vec<Action>) {
         if self.is_full() {
-            return self.outbound.push_back(item);
+            return self.wait_for_room(item);
         }
         let now = wall.wall;
         let Others {

@@ -65,6 +65,11 @@ impl Writing {
         (self.writable.batch_tasks, self.writable.batch_bytes)
     }
 
+    /// Whether the alerts topic takes records.
+    pub(super) const fn takes_alerts(&self) -> bool {
+        !self.writable.closed.contains(Sink::Alerts)
+    }
+
     /// Keeps a settlement until its topics take records.
     fn hold(&mut self, unwritten: Unwritten) {
         self.keys.extend(unwritten.at());
@@ -181,21 +186,19 @@ impl Engine {
             lanes,
             settlements,
             changes,
+            alerts,
         } = returned;
         let mut ends = BTreeMap::new();
         let mut ours = BTreeSet::new();
         for (id, epoch) in lanes {
-            let Some(lane) = self.lanes.get_mut(&id).filter(|lane| lane.epoch == epoch) else {
+            let Some(open) = self.lanes.returned(id, epoch) else {
                 continue;
             };
-            lane.dirty = true;
-            lane.saves.pop_front();
-            lane.moves.over();
             ours.insert(id);
-            let committed = lane.ends.committed().into_iter();
-            ends.extend(committed.map(|end| ((id, end.offset), end)));
+            ends.extend(open.into_iter().map(|end| ((id, end.offset), end)));
         }
         self.shares.returned();
+        self.alerts.returned(alerts);
         for (shard, key) in changes {
             if let Some(order) = self.orders.get(shard) {
                 order.write_again(key);
@@ -207,10 +210,7 @@ impl Engine {
                 continue;
             }
             let weight = settlement.weight();
-            self.held += weight;
-            let lane = self.lane(id);
-            lane.held += weight;
-            lane.window.reopen(settlement.offset);
+            self.lanes.reopen(id, settlement.offset, weight);
             let end = ends.remove(&(id, settlement.offset));
             match fate {
                 Fate::Again => {
@@ -283,7 +283,7 @@ impl Engine {
             }
             return self.deliver_in_order(closing, entries, otherwise);
         }
-        self.lane(*lane).ends.add(end);
+        self.lanes.add_end(*lane, end);
         if let Some(order) = self.orders.get(lane.shard) {
             order.written(end);
         }
@@ -319,8 +319,7 @@ impl Engine {
         if !waits && !is_behind_again && !is_behind_held {
             return Some(settlement);
         }
-        let lane = self.lane(settlement.lane);
-        let end = lane.ends.take(settlement.offset);
+        let end = self.lanes.take_end(settlement.lane, settlement.offset);
         self.unwritten_end(&settlement, end);
         let unwritten = Unwritten {
             settlement,

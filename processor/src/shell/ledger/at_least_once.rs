@@ -298,7 +298,7 @@ impl Writer {
         let mut scratch = Scratch::default();
         let mut encode = |place, content: &Content| match content {
             Content::Records(records) => records.clone(),
-            Content::Entries(_) | Content::Alert(_) => {
+            Content::Entries(_) => {
                 let mut records = Vec::new();
                 for kind in [RecordKind::Consequence, RecordKind::Order] {
                     let keep = |parts: Parts<'_>, headers| {

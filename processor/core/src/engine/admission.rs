@@ -1,0 +1,198 @@
+//! Admission: whether a due task starts, and if not, what becomes of it.
+//!
+//! What is looked at, in this order: whether the task has a scene; whether tasks of its key are before it; whether its deadline has passed;
+//! whether its scene wants it tried; whether its shard has a part of the scene's rate; whether what follows from it could be written;
+//! whether its shard leaves. The result is a value, [`Way`], and nothing has happened so far. Then a task whose way ends in the batch waits
+//! if the batch is full. Only then is it acted on, once: a call asks for its permits, of the wall, the breaker, the gate and the rate, in
+//! this order, and returns those it has if one is refused. Invariant: only [`Engine::admit`] starts an attempt.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Engine;
+use super::breakers::CallPermits;
+use super::ordering::Precedence;
+use super::ready::Hold;
+use crate::agenda::Item;
+use crate::gate::{Full, Gate};
+use crate::scene::{MAX_DELAY, Scene, Target};
+use crate::step::{Action, Now};
+use crate::time::Timestamp;
+use crate::verdict;
+
+/// Whether a due task found its way.
+pub(super) enum Admission {
+    /// The task was dispatched, moved or settled, or waits for others of its key.
+    Gone,
+    /// Something holds the task, which is to be looked at again then.
+    Held(Item, Hold, Timestamp),
+}
+
+/// The way of a due task.
+enum Way {
+    /// Its scene does not exist.
+    NoScene,
+    /// Others of its key are before it, or it belongs to another shard for the sake of its key.
+    Behind(Precedence),
+    /// Its deadline has passed.
+    Expired,
+    /// Its scene does not want it tried any more.
+    NotWanted,
+    /// Its shard has no part of the scene's rate.
+    Elsewhere,
+    /// What follows from the attempt could not be written.
+    Unwritable,
+    /// Its shard leaves, and the call might not be back in time: the next owner reads it again.
+    NextOwner,
+    /// A call of its target.
+    Call(Arc<Scene>),
+    /// A record to a topic.
+    Produce(Arc<Scene>, Arc<str>),
+}
+
+/// How long to wait before asking a gate whose calls are all in flight again: another worker may have given one back.
+const ASK_CALLS: Duration = Duration::from_millis(5);
+
+/// How long to wait before asking again whether what follows from a call could be written; it is asked at once when that changes.
+const ASK_WRITABLE: Duration = Duration::from_millis(250);
+
+// === impl Admission ===
+
+impl Admission {
+    /// Something holds the task until then, in steady time.
+    fn held(now: Now, item: Item, hold: Hold, until: Duration) -> Self {
+        let wait = until.saturating_sub(now.steady).min(MAX_DELAY);
+        Self::Held(item, hold, now.wall + wait)
+    }
+
+    /// The batch has no room for what follows from the task.
+    pub(super) const fn no_room(now: Now, item: Item) -> Self {
+        Self::Held(item, Hold::Room, now.wall)
+    }
+}
+
+// === impl Way ===
+
+impl Way {
+    /// Whether it ends in the batch at once, which has to have room for that.
+    const fn needs_room(&self) -> bool {
+        match self {
+            Self::NoScene | Self::Expired | Self::Elsewhere | Self::Produce(..) => true,
+            // A call may be back when there is room. A task that is not wanted any more only completes its offset. One that is behind
+            // others sees for itself whether there is room.
+            Self::Behind(_)
+            | Self::NotWanted
+            | Self::Unwritable
+            | Self::NextOwner
+            | Self::Call(_) => false,
+        }
+    }
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// Starts the attempt of a due task, or does what there is to be done instead.
+    pub(super) fn admit(&mut self, now: Now, item: Item, actions: &mut Vec<Action>) -> Admission {
+        let way = self.way(now, &item);
+        if way.needs_room() && self.is_full() {
+            return Admission::no_room(now, item);
+        }
+        match way {
+            Way::NoScene => self.without_scene(now, item, actions),
+            Way::Behind(precedence) => self.wait_behind(now, item, &precedence, actions),
+            Way::Expired => self.expire(now, &item, actions),
+            Way::NotWanted => self.settle_item(&item, Vec::new(), actions),
+            Way::Elsewhere => self.forward(now, item, actions),
+            Way::Unwritable => {
+                return Admission::held(now, item, Hold::Room, now.steady + ASK_WRITABLE);
+            }
+            Way::NextOwner => self.uncount(&item),
+            Way::Call(scene) => return self.call(now, item, &scene, actions),
+            Way::Produce(scene, topic) => {
+                if let Err(until) = self.shares.admit(now.steady, &scene.name) {
+                    return Admission::held(now, item, Hold::Rate, until);
+                }
+                self.deliver(now, item, &scene, &topic, actions);
+            }
+        }
+        Admission::Gone
+    }
+
+    /// The way of a due task, which is only looked at.
+    fn way(&mut self, now: Now, item: &Item) -> Way {
+        let Some(scene) = self.scenes.find(&item.task.scene).map(Arc::clone) else {
+            return Way::NoScene;
+        };
+        match self.precedence(now, item) {
+            Precedence::First => {}
+            behind @ (Precedence::Unread(_)
+            | Precedence::PutOff
+            | Precedence::Unsettled(_)
+            | Precedence::Behind(..)
+            | Precedence::NotAtHome(_)) => return Way::Behind(behind),
+        }
+        if verdict::expires(&scene, &item.task, now.wall) {
+            return Way::Expired;
+        }
+        let Some(route) = scene.route(item.task.kind) else {
+            return Way::NotWanted;
+        };
+        if !self.shares.belongs(&scene.name, item.lane.shard) {
+            return Way::Elsewhere;
+        }
+        if !self.can_be_written(&scene, item.lane.source) {
+            return Way::Unwritable;
+        }
+        match route.target {
+            Target::Produce { topic } => {
+                let topic = Arc::clone(topic);
+                Way::Produce(scene, topic)
+            }
+            Target::Call if self.may_start(now, item.lane, &scene, &item.task) => Way::Call(scene),
+            Target::Call => Way::NextOwner,
+        }
+    }
+
+    /// Calls the target of a task if all permits for that are given.
+    fn call(
+        &mut self,
+        now: Now,
+        item: Item,
+        scene: &Arc<Scene>,
+        actions: &mut Vec<Action>,
+    ) -> Admission {
+        let Some(route) = scene.route(item.task.kind) else {
+            unreachable!("a call without a route");
+        };
+        let permits = match self.breakers.ask(now.steady, route, &self.gates, actions) {
+            Ok(permits) => permits,
+            Err((key, rejected)) => {
+                return self.turn_away(now, item, (scene, key), rejected, actions);
+            }
+        };
+        let gate = self.gates.gate(scene);
+        if let Err((hold, until)) = self.pass(now, scene, &gate, &permits) {
+            permits.unused();
+            return Admission::held(now, item, hold, until);
+        }
+        self.dispatch(now, item, Arc::clone(scene), (gate, permits), actions);
+        Admission::Gone
+    }
+
+    /// Lets a call through its gate and its rate; if it may not, says what holds it, and until when, in steady time.
+    fn pass(
+        &mut self,
+        now: Now,
+        scene: &Scene,
+        gate: &Gate,
+        permits: &CallPermits,
+    ) -> Result<(), (Hold, Duration)> {
+        gate.admit(permits.ramp())
+            .map_err(|Full| (Hold::Concurrency, now.steady + ASK_CALLS))?;
+        self.shares.admit(now.steady, &scene.name).map_err(|until| {
+            gate.release();
+            (Hold::Rate, until)
+        })
+    }
+}
