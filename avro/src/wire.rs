@@ -16,7 +16,7 @@ use bytes::Bytes;
 use serde::de::{self, DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use retide_core::wait::Held;
+use retide_core::wait::Waited;
 use retide_core::{Ended, Failure, Omitted, Reason, Terminal, Transition, Wait};
 
 use crate::headers::{kind_of, kind_word, millis, origin_of};
@@ -195,15 +195,15 @@ pub struct Lateness {
     pub read: i64,
     /// Unseen in memory.
     pub agenda: i64,
-    /// Held by others of its key.
+    /// The time for others of its key.
     pub order: i64,
-    /// Held by the rate.
+    /// The time for the rate.
     pub rate: i64,
-    /// Held by the concurrency.
+    /// The time for the concurrency.
     pub concurrency: i64,
-    /// Held by the breaker.
+    /// The time for the breaker.
     pub breaker: i64,
-    /// Held for room.
+    /// The time for room.
     pub room: i64,
 }
 
@@ -257,7 +257,7 @@ pub struct Alert {
     pub count: i64,
     /// The identity of one of those tasks.
     pub example: String,
-    /// Why that one ended, in the words of [`Reason::word`]; of a breaker, why it has switched, in those of [`retide_core::breaker::Why::word`].
+    /// Why that one ended, in the words of [`Reason::word`]; of a breaker, why it has switched, in those of [`retide_core::breaker::TripReason::word`].
     pub reason: String,
     /// The target whose breaker has switched.
     pub target: Option<String>,
@@ -604,7 +604,7 @@ impl Lateness {
     /// Its parts by name, in the order in which they come; nothing is earlier than nothing.
     pub fn by_cause(&self) -> [(&'static str, u64); 8] {
         let part = |long: i64| u64::try_from(long).unwrap_or_default();
-        let held = Held {
+        let waited = Waited {
             order: part(self.order),
             rate: part(self.rate),
             concurrency: part(self.concurrency),
@@ -615,7 +615,7 @@ impl Lateness {
             rebalance: part(self.rebalance),
             read: part(self.read),
             agenda: part(self.agenda),
-            held,
+            waited,
         };
         wait.by_cause()
     }
@@ -627,18 +627,18 @@ impl From<Wait> for Lateness {
             rebalance,
             read,
             agenda,
-            held,
+            waited,
         } = wait;
         let long = |micros| i64::try_from(micros).unwrap_or(i64::MAX);
         Self {
             rebalance: long(rebalance),
             read: long(read),
             agenda: long(agenda),
-            order: long(held.order),
-            rate: long(held.rate),
-            concurrency: long(held.concurrency),
-            breaker: long(held.breaker),
-            room: long(held.room),
+            order: long(waited.order),
+            rate: long(waited.rate),
+            concurrency: long(waited.concurrency),
+            breaker: long(waited.breaker),
+            room: long(waited.room),
         }
     }
 }

@@ -16,7 +16,7 @@ use retide_avro::{
     Arrival, ENVELOPE_AVRO, ENVELOPE_JSON, Intake, RETRY_TASK_FINGERPRINT, RETRY_TASK_FORMER,
     RETRY_TASK_SCHEMA, Schemas,
 };
-use retide_core::wait::{Cause, Held};
+use retide_core::wait::{Cause, Waited};
 use retide_core::{
     Deferral, Ended, Failure, Header, Kind, Omitted, Origin, Poison, Reason, Record, Source, Task,
     Terminal, Timestamp, Wait, scene,
@@ -671,8 +671,8 @@ prop_compose! {
             attempt,
             due: Timestamp::from_millis(times.0),
             deferral: deferral.map(|(until, [rebalance, agenda, order])| {
-                let held = Held { order, ..Held::default() };
-                let wait = Wait { rebalance, agenda, held, ..Wait::default() };
+                let waited = Waited { order, ..Waited::default() };
+                let wait = Wait { rebalance, agenda, waited, ..Wait::default() };
                 let (due, until) = (Timestamp::from_millis(times.0), Timestamp::from_millis(until));
                 Box::new(Deferral::new(due, wait, until, Cause::Breaker))
             }),
@@ -715,7 +715,7 @@ fn a_parked_task_of_an_earlier_version_was_never_deferred_and_an_unknown_cause_i
     let read = parked(later, origin()).unwrap();
     assert_eq!(read.due, task.due);
     let wait = read.deferral.unwrap().wait;
-    assert_eq!((wait.held.breaker, wait.read), (1_000, 59_999_000));
+    assert_eq!((wait.waited.breaker, wait.read), (1_000, 59_999_000));
     assert_eq!(wait.total(), Duration::from_mins(1));
 }
 

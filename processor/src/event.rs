@@ -8,9 +8,9 @@ use rdkafka::error::KafkaError;
 use tracing::{debug, error, info, warn};
 
 use retide_core::Origin;
-use retide_core::breaker::{Count, State, Switch};
+use retide_core::breaker::{Count, State, StateChange};
 use retide_core::completions;
-use retide_core::order::Unreadable;
+use retide_core::key_order::Unreadable;
 
 use crate::client::{is_away, is_missing};
 use crate::metrics::{Metrics, Tally};
@@ -205,7 +205,7 @@ pub(crate) struct BreakerSwitched<'a> {
     /// The target.
     pub(crate) target: &'a str,
     /// From what to what.
-    pub(crate) switch: Switch,
+    pub(crate) switch: StateChange,
 }
 
 // === impl WorkerStarted ===
@@ -530,7 +530,7 @@ impl BreakerSwitched<'_> {
     /// Writes log and metric.
     pub(crate) fn emit(self, metrics: &Metrics) {
         let Self { target, switch } = self;
-        let Switch {
+        let StateChange {
             from,
             to,
             why,

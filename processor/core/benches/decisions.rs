@@ -14,7 +14,7 @@ use retide_core::agenda::{Agenda, Item};
 use retide_core::completions::{Binding, Completions};
 use retide_core::lane::Limits;
 use retide_core::scene::Target;
-use retide_core::wait::Held;
+use retide_core::wait::Waited;
 use retide_core::window::Window;
 use retide_core::{
     Action, Backoff, Base, Engine, Gates, Header, Input, Jitter, Kind, Ladder, LaneId, Now, Origin,
@@ -110,7 +110,7 @@ fn agenda(criterion: &mut Criterion) {
                 lane: TASKS,
                 offset: sequence as i64,
                 read: START,
-                held: Held::default(),
+                waited: Waited::default(),
                 counted: false,
                 task: Arc::clone(&task),
             }

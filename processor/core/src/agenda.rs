@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::lane::LaneId;
 use crate::task::Task;
 use crate::time::Timestamp;
-use crate::wait::{Held, Way};
+use crate::wait::{Waited, Way};
 
 /// A task that waits in memory; its offset is open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,13 +21,13 @@ pub struct Item {
     pub sequence: u64,
     /// The lane it was read from.
     pub lane: LaneId,
-    /// Its offset in that lane.
+    /// The offset in that lane.
     pub offset: i64,
     /// When it was read.
     pub read: Timestamp,
-    /// What held it so far; while it is there, what its line knows of that.
-    pub held: Held,
-    /// Whether it counts among what is due, or soon.
+    /// What the task waited for so far; in a ready queue, what is to be remembered of that: see `Waited::less`.
+    pub waited: Waited,
+    /// Whether the task counts among what is due, or soon.
     pub counted: bool,
     /// The task.
     pub task: Arc<Task>,
@@ -36,8 +36,8 @@ pub struct Item {
 /// The items of all scenes.
 #[derive(Clone, Debug, Default)]
 pub struct Agenda {
-    /// Those of each scene that has some, by the name that its tasks give.
-    scenes: HashMap<Arc<str>, Plan>,
+    /// The items of each scene that has some, by the name that its tasks give.
+    scenes: HashMap<Arc<str>, SceneItems>,
     /// The scenes that are not in `turns`, by the time of their earliest item.
     waiting: BTreeSet<(Timestamp, Arc<str>)>,
     /// The scenes whose earliest item was seen to be due, in the order of their turns.
@@ -46,7 +46,7 @@ pub struct Agenda {
 
 /// The items of one scene.
 #[derive(Clone, Debug, Default)]
-struct Plan {
+struct SceneItems {
     /// The items; there are some.
     items: Queue,
     /// Whether the scene takes turns.
@@ -57,15 +57,15 @@ struct Plan {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Queue {
     /// The earliest item on top.
-    heap: BinaryHeap<Place>,
+    heap: BinaryHeap<QueuePos>,
 }
 
 /// An item in its order: small, since many of them change places for each one that comes or goes.
 #[derive(Clone, Debug)]
-struct Place {
+struct QueuePos {
     /// When to look at the item.
     wake: Timestamp,
-    /// Its number among those of the same time.
+    /// The number of the item among those of the same time.
     sequence: u64,
     /// The item.
     item: Box<Item>,
@@ -74,41 +74,41 @@ struct Place {
 // === impl Item ===
 
 impl Item {
-    /// Its way to an attempt that is decided now, through a lane that became ours at `assigned`.
+    /// The way of the task to an attempt that is decided now, through a lane that became ours at `assigned`.
     pub fn way(&self, assigned: Timestamp, decided: Timestamp) -> Way {
         Way {
             due: self.task.due,
             deferral: self.task.deferral.as_deref().copied(),
             assigned,
             read: self.read,
-            held: self.held,
+            waited: self.waited,
             decided,
         }
     }
 }
 
-// === impl Place ===
+// === impl QueuePos ===
 
-impl Ord for Place {
+impl Ord for QueuePos {
     /// The earlier item is the greater one, since [`BinaryHeap`] hands out the greatest first.
     fn cmp(&self, other: &Self) -> Ordering {
         (other.wake, other.sequence).cmp(&(self.wake, self.sequence))
     }
 }
 
-impl PartialOrd for Place {
+impl PartialOrd for QueuePos {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Place {
+impl PartialEq for QueuePos {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for Place {}
+impl Eq for QueuePos {}
 
 // === impl Agenda ===
 
@@ -175,17 +175,17 @@ impl Agenda {
         });
         self.turns.clear();
         let earliest =
-            |(name, plan): (&Arc<str>, &Plan)| Some((plan.items.next()?, Arc::clone(name)));
+            |(name, plan): (&Arc<str>, &SceneItems)| Some((plan.items.next()?, Arc::clone(name)));
         self.waiting = self.scenes.iter().filter_map(earliest).collect();
     }
 
-    /// Its items, scene by scene.
+    /// The items, scene by scene.
     pub(crate) fn into_queues(self) -> impl Iterator<Item = Queue> {
         self.scenes.into_values().map(|plan| plan.items)
     }
 
     /// The items of a scene that has some.
-    fn plan(&mut self, name: &str) -> &mut Plan {
+    fn plan(&mut self, name: &str) -> &mut SceneItems {
         self.scenes
             .get_mut(name)
             .unwrap_or_else(|| unreachable!("scene {name} has a turn and no items"))
@@ -197,7 +197,7 @@ impl Agenda {
 impl Queue {
     /// Puts an item in its place.
     pub(crate) fn push(&mut self, item: Item) {
-        self.heap.push(Place {
+        self.heap.push(QueuePos {
             wake: item.wake,
             sequence: item.sequence,
             item: Box::new(item),

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
 
-use crate::breaker::{State, Subject, Switch};
+use crate::breaker::{State, StateChange, Subject};
 use crate::entry::{Alert, BREAKER_CLOSED, BREAKER_OPEN, DEAD_TASKS, Ended, Entry, TargetHealth};
 use crate::outcome::{Reason, Terminal};
 use crate::planted::{Bug, Planted};
@@ -176,7 +176,12 @@ impl DeadTasks {
 }
 
 /// What people must know of a switch that the call of a task has brought about: that a target is down, once, and that it is well again.
-pub(crate) fn of_switch(now: Now, target: &Subject, switch: Switch, task: &Task) -> Option<Alert> {
+pub(crate) fn of_switch(
+    now: Now,
+    target: &Subject,
+    switch: StateChange,
+    task: &Task,
+) -> Option<Alert> {
     let rule = match (switch.from, switch.to) {
         (State::Closed, State::Open) => BREAKER_OPEN,
         (State::HalfOpen, State::Closed) => BREAKER_CLOSED,

@@ -1,12 +1,25 @@
-//! The breaker of a target: whether it may be called, judged by how its last calls went.
+//! The breaker of a target: whether the target may be called, judged by how its last calls went.
 //!
-//! Closed, it counts the calls of a rolling window; where too many failed, or were slow, it opens, and so it does where the last ones all
-//! did, as many as say something, however many went well before. After a while it is half-open: a few
-//! calls are let through as probes. One that fails opens it again, for twice as long; enough that succeed close it, and the number of calls
-//! in flight grows from a tenth to all of them. Not a queue: what waits, waits elsewhere. Pure: time is told, and is steady.
+//! # What trips it
+//! A closed breaker counts the calls of a rolling [`Rule::window`]. It opens when
+//! - at least [`Rule::min_calls`] calls are in the window, and [`Rule::failure_rate`] of them failed;
+//! - at least that many are, and [`Rule::slow_rate`] of them took longer than [`Rule::slow_call`];
+//! - the last [`Rule::min_calls`] calls all failed, or all were slow, however many went well before;
+//! - a probe fails.
 //!
-//! Timeouts, connections that fail, and every other failure that another attempt may mend count as failed; so does a target that asks for
-//! rest, since rest is what an open breaker gives. What a target refuses for good, it has answered: that counts as a success.
+//! # What resets it
+//! After [`Rule::open`], and twice as long each time that a probe has failed, up to [`LONGEST_OPEN`] or, if that is
+//! longer, [`Rule::open`], the breaker is half-open: [`Rule::probes`] calls are let through. When as many have succeeded, it closes, and the number of calls in flight grows from a tenth to all of
+//! them within [`Rule::slow_start`].
+//!
+//! # What counts
+//! Timeouts, connections that fail, and every other failure that another attempt may mend count as failed. So does a target that asks for
+//! rest, since rest is what an open breaker gives. A refusal for good is an answer: it counts as a success.
+//!
+//! # What it never does
+//! A breaker keeps no task: what waits, waits elsewhere. It looks at no clock: time is told, and is steady.
+//!
+//! # Whose ideas
 //!
 //! Calls in a row are what [gobreaker](https://pkg.go.dev/github.com/sony/gobreaker/v2), Polly's first breaker and Envoy go by, which open
 //! after 5 or so; here it takes more, since calls that were in flight together fail together.
@@ -85,23 +98,23 @@ pub struct Breaker {
 /// Whether a target may be called; the worse, the greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum State {
-    /// It may.
+    /// The target may be called.
     Closed,
-    /// A few calls find out whether it may.
+    /// A few calls find out whether the target may be called.
     HalfOpen,
-    /// It may not.
+    /// The target may not be called.
     Open,
 }
 
 /// A change of state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Switch {
+pub struct StateChange {
     /// The state before.
     pub from: State,
     /// The state from now on.
     pub to: State,
-    /// What it changed for.
-    pub why: Why,
+    /// Why the state has changed.
+    pub why: TripReason,
     /// The calls that say so.
     pub calls: Count,
     /// The steady time at which the target was last well.
@@ -110,9 +123,9 @@ pub struct Switch {
     pub until: Option<Duration>,
 }
 
-/// What a breaker changes its state for.
+/// Why a breaker changes its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum TripReason {
     /// Too many of the window's calls failed.
     FailureRate,
     /// Too many of the window's calls were slow.
@@ -123,7 +136,7 @@ pub enum Why {
     SlowInARow,
     /// The last calls all were refused, which is not usual.
     RefusedInARow,
-    /// It was open for long enough.
+    /// The breaker was open for long enough.
     TimeToProbe,
     /// What probes came to.
     Probes,
@@ -132,11 +145,11 @@ pub enum Why {
 /// How many calls there were, and of which kinds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
-    /// All of them.
+    /// All calls.
     pub calls: u32,
-    /// Those that failed.
+    /// Calls that failed.
     pub failed: u32,
-    /// Those that were slow.
+    /// Calls that were slow.
     pub slow: u32,
 }
 
@@ -146,15 +159,15 @@ pub struct Answer {
     /// Whether it may be made.
     pub permit: Result<Permit, Rejected>,
     /// What has changed by being asked.
-    pub switch: Option<Switch>,
+    pub switch: Option<StateChange>,
 }
 
-/// Leave for one call, to be given back by [`Breaker::returned`] or [`Breaker::unused`].
+/// The permit for one call, to be returned by [`Breaker::returned`] or [`Breaker::unused`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Permit {
     /// The part of the calls that may usually be in flight.
     pub ramp: Fraction,
-    /// Between which two switches it was given.
+    /// The number of state changes before the permit was given.
     era: u64,
 }
 
@@ -181,14 +194,14 @@ pub struct Call {
 struct Inner {
     /// The latest time that anyone told: workers may tell it out of order.
     latest: Duration,
-    /// How often it has switched.
+    /// How often the state has changed.
     era: u64,
-    /// What it does.
+    /// What the breaker does.
     phase: Phase,
     /// The calls that count.
     window: Window,
     /// The last of them.
-    run: Run,
+    streak: Streak,
     /// Where it is that of a wall, what is usual.
     watch: Watch,
 }
@@ -196,12 +209,12 @@ struct Inner {
 /// What a breaker does.
 #[derive(Clone, Copy, Debug)]
 enum Phase {
-    /// It counts.
+    /// The breaker counts calls.
     Closed {
         /// When it closed, if it has been open.
         since: Option<Duration>,
     },
-    /// It waits.
+    /// The breaker waits.
     Open {
         /// When the target was last well.
         since: Duration,
@@ -210,7 +223,7 @@ enum Phase {
         /// How long it takes.
         span: Duration,
     },
-    /// It probes.
+    /// The breaker probes.
     HalfOpen {
         /// When the target was last well.
         since: Duration,
@@ -220,7 +233,7 @@ enum Phase {
         in_flight: u32,
         /// Probes that succeeded.
         succeeded: u32,
-        /// Those of them that were slow.
+        /// Probes that succeeded and were slow.
         slow: u32,
     },
 }
@@ -236,7 +249,7 @@ struct Window {
 
 /// The last calls, as far as all of them went the same way.
 #[derive(Clone, Copy, Debug, Default)]
-struct Run {
+struct Streak {
     /// How many failed.
     failed: u32,
     /// How many were slow.
@@ -364,9 +377,9 @@ impl State {
     }
 }
 
-// === impl Why ===
+// === impl TripReason ===
 
-impl Why {
+impl TripReason {
     /// The word for it in logs and alerts.
     pub const fn word(self) -> &'static str {
         match self {
@@ -406,7 +419,7 @@ impl Breaker {
                 era: 0,
                 phase: Phase::Closed { since: None },
                 window: Window::default(),
-                run: Run::default(),
+                streak: Streak::default(),
                 watch: Watch::default(),
             }),
         }
@@ -430,7 +443,7 @@ impl Breaker {
                     succeeded: 0,
                     slow: 0,
                 };
-                Some(inner.switch(probing, since, (Why::TimeToProbe, Count::default())))
+                Some(inner.switch(probing, since, (TripReason::TimeToProbe, Count::default())))
             }
             Phase::Open { .. } | Phase::HalfOpen { .. } | Phase::Closed { .. } => None,
         };
@@ -457,7 +470,7 @@ impl Breaker {
     }
 
     /// A call has come back.
-    pub fn returned(&self, now: Duration, pass: Permit, call: Call) -> Option<Switch> {
+    pub fn returned(&self, now: Duration, pass: Permit, call: Call) -> Option<StateChange> {
         let mut inner = self.lock();
         let now = inner.tell(now);
         // What was started before the last switch says nothing about the target since.
@@ -469,9 +482,9 @@ impl Breaker {
             Phase::Closed { .. } => {
                 let width = self.rule.window / BUCKETS as u32;
                 inner.window.add(now, width, call.failed, is_slow);
-                inner.run.add(call.failed, is_slow);
+                inner.streak.add(call.failed, is_slow);
                 let count = inner.window.count();
-                let why = self.is_bad(count, inner.run)?;
+                let why = self.is_bad(count, inner.streak)?;
                 Some(self.open(&mut inner, (now, now), self.rule.open, (why, count)))
             }
             Phase::HalfOpen {
@@ -491,7 +504,7 @@ impl Breaker {
                     failed: u32::from(call.failed),
                     slow,
                 };
-                let said = (Why::Probes, count);
+                let said = (TripReason::Probes, count);
                 if call.failed {
                     return Some(self.open(&mut inner, (since, now), again, said));
                 }
@@ -508,7 +521,12 @@ impl Breaker {
     }
 
     /// A call of a target that may be behind a wall has come back: what that changes, and whether its refusal, if it is one, is that of a wall.
-    pub fn heard(&self, now: Duration, pass: Permit, outcome: &Outcome) -> (Option<Switch>, bool) {
+    pub fn heard(
+        &self,
+        now: Duration,
+        pass: Permit,
+        outcome: &Outcome,
+    ) -> (Option<StateChange>, bool) {
         let is_refused = matches!(outcome, Outcome::Refused(_));
         let mut inner = self.lock();
         let now = inner.tell(now);
@@ -525,7 +543,7 @@ impl Breaker {
                 failed: run,
                 slow: 0,
             };
-            let why = (Why::RefusedInARow, count);
+            let why = (TripReason::RefusedInARow, count);
             let switch = self.open(&mut inner, (now, now), self.rule.open, why);
             return (Some(switch), true);
         }
@@ -571,8 +589,8 @@ impl Breaker {
         inner: &mut Inner,
         (since, now): (Duration, Duration),
         span: Duration,
-        said: (Why, Count),
-    ) -> Switch {
+        said: (TripReason, Count),
+    ) -> StateChange {
         let span = span.min(self.rule.open.max(LONGEST_OPEN));
         let open = Phase::Open {
             since,
@@ -583,13 +601,13 @@ impl Breaker {
     }
 
     /// Whether such calls open it, and why.
-    fn is_bad(&self, count: Count, run: Run) -> Option<Why> {
+    fn is_bad(&self, count: Count, streak: Streak) -> Option<TripReason> {
         let Count {
             calls,
             failed,
             slow,
         } = count;
-        // With so many calls in the window, the last ones of a run are in it.
+        // With so many calls in the window, the last ones of a streak are in it.
         let least = self.rule.min_calls;
         if calls < least {
             return None;
@@ -597,11 +615,14 @@ impl Breaker {
         [
             (
                 self.rule.failure_rate.is_reached(failed, calls),
-                Why::FailureRate,
+                TripReason::FailureRate,
             ),
-            (self.rule.slow_rate.is_reached(slow, calls), Why::SlowRate),
-            (run.failed >= least, Why::FailedInARow),
-            (run.slow >= least, Why::SlowInARow),
+            (
+                self.rule.slow_rate.is_reached(slow, calls),
+                TripReason::SlowRate,
+            ),
+            (streak.failed >= least, TripReason::FailedInARow),
+            (streak.slow >= least, TripReason::SlowInARow),
         ]
         .into_iter()
         .find_map(|(is_so, why)| is_so.then_some(why))
@@ -637,14 +658,19 @@ impl Inner {
     }
 
     /// Does something else from now on, for what calls said of a target that was last well at `since`.
-    fn switch(&mut self, phase: Phase, since: Duration, (why, calls): (Why, Count)) -> Switch {
+    fn switch(
+        &mut self,
+        phase: Phase,
+        since: Duration,
+        (why, calls): (TripReason, Count),
+    ) -> StateChange {
         let from = self.phase.state();
         self.phase = phase;
         self.era += 1;
         self.window = Window::default();
-        self.run = Run::default();
+        self.streak = Streak::default();
         self.watch.forget();
-        Switch {
+        StateChange {
             from,
             to: phase.state(),
             why,
@@ -702,12 +728,12 @@ impl Window {
     }
 }
 
-// === impl Run ===
+// === impl Streak ===
 
-impl Run {
+impl Streak {
     /// Goes on with one more call.
     fn add(&mut self, failed: bool, slow: bool) {
-        let next = |run: u32, goes_on: bool| if goes_on { run.saturating_add(1) } else { 0 };
+        let next = |calls: u32, goes_on: bool| if goes_on { calls.saturating_add(1) } else { 0 };
         self.failed = next(self.failed, failed);
         self.slow = next(self.slow, slow);
     }

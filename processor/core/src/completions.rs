@@ -201,7 +201,7 @@ impl Completions {
         self.encode_with(&Saved::default(), binding, offset)
     }
 
-    /// The same, with what the shard has saved up.
+    /// The text for the metadata of a commit, with what the shard has saved up of its rates.
     pub fn encode_with(&self, saved: &Saved, binding: Binding, offset: i64) -> String {
         if self.is_empty() && saved.is_empty() {
             return String::new();

@@ -27,7 +27,7 @@ pub struct Bounds {
 /// A limit that follows its target, shared by the workers of a process.
 #[derive(Debug)]
 pub struct Limit {
-    /// Its bounds.
+    /// The bounds of the limit.
     bounds: Bounds,
     /// What changes.
     inner: Mutex<Inner>,
@@ -64,11 +64,11 @@ enum Phase {
 /// Calls that came back.
 #[derive(Clone, Copy, Debug, Default)]
 struct Window {
-    /// Those that were answered.
+    /// Calls that were answered.
     answered: u32,
     /// The seconds that these took.
     seconds: f64,
-    /// Those that failed.
+    /// Calls that failed.
     failed: u32,
     /// Most that were in flight.
     in_flight: u32,
@@ -127,7 +127,7 @@ impl Limit {
         }
     }
 
-    /// Its bounds.
+    /// The bounds of the limit.
     pub const fn bounds(&self) -> Bounds {
         self.bounds
     }

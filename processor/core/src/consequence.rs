@@ -144,7 +144,7 @@ pub(crate) fn of_verdict(
     note(end(Arc::new(task), how, now), left_out)
 }
 
-/// The same, where the event tells which headers the attempt went without.
+/// Adds to the event which headers of the record the attempt went without.
 fn note(mut entries: Vec<Entry>, left_out: Option<Box<str>>) -> Vec<Entry> {
     if left_out.is_some() {
         let told = entries.iter_mut().find_map(|entry| match entry {

@@ -42,20 +42,20 @@ use crate::breaker;
 use crate::consequence::{self, End};
 use crate::entry::{Alert, Ended, Entry, Poison, Transition};
 use crate::gate::Gates;
+use crate::key_order::{Change, Orders};
 use crate::lane::{LaneId, Limits, Source};
-use crate::order::{Change, Orders};
 use crate::outcome::{Outcome, Reason, Terminal, Verdict};
 use crate::overdue::{Dues, Move, Overdue};
 use crate::planted::{Bug, Planted};
+use crate::quota::Quotas;
 use crate::saved::MachineTime;
 use crate::scene::{MAX_DELAY, Of, Scene, Scenes};
-use crate::share::Shares;
 use crate::step::{Action, Commit, Input, Now, Position, Settlement};
 use crate::task::{Failure, Task};
 use crate::tier::{HORIZON, Ladder, STRAIGHT};
 use crate::time::Timestamp;
 use crate::verdict;
-use crate::wait::{Cause, Deferral, Held, Wait};
+use crate::wait::{Cause, Deferral, Wait, Waited};
 use crate::window::{Read, Window};
 
 /// The decisions of one worker.
@@ -68,7 +68,7 @@ pub struct Engine {
     /// The breakers of the scenes in force, shared like the gates.
     breakers: Breakers,
     /// This worker's part of the group's rates.
-    shares: Shares,
+    quotas: Quotas,
     /// The scenes in force.
     scenes: Scenes,
     /// The assigned lanes.
@@ -97,9 +97,9 @@ pub struct Engine {
     dues: Dues,
     /// The wall-clock time of the last step.
     latest: Timestamp,
-    /// Its steady time.
+    /// The steady time of the last step.
     steady: Duration,
-    /// The number of the next call, item, epoch or turn.
+    /// The number of the next call, item, epoch or round.
     next: u64,
     /// The mistake it makes; none in a build that anyone runs.
     bug: Planted,
@@ -124,7 +124,7 @@ struct Closing {
     /// The shard in which its task entered.
     home: i32,
     /// The bytes it holds.
-    weight: usize,
+    bytes: usize,
 }
 
 /// Most tasks that are started or forwarded after a tick: a few milliseconds of work, after which outcomes are heard again.
@@ -151,13 +151,13 @@ const LAST_CHANCE: Duration = Duration::from_secs(1);
 // === impl Closing ===
 
 impl Closing {
-    /// Of a settlement that holds `weight` bytes.
-    const fn of(settlement: &Settlement, weight: usize) -> Self {
+    /// Of a settlement that holds `bytes` bytes.
+    const fn of(settlement: &Settlement, bytes: usize) -> Self {
         Self {
             lane: settlement.lane,
             offset: settlement.offset,
             home: settlement.home,
-            weight,
+            bytes,
         }
     }
 }
@@ -171,7 +171,7 @@ impl Engine {
             ladder,
             gates,
             breakers: Breakers::default(),
-            shares: Shares::new(shards),
+            quotas: Quotas::new(shards),
             scenes: Scenes::default(),
             lanes: Lanes::new(limits),
             agenda: Agenda::default(),
@@ -195,7 +195,7 @@ impl Engine {
     /// This engine, making a mistake.
     #[must_use]
     pub fn planted(mut self, bug: Planted) -> Self {
-        self.shares.bug = bug;
+        self.quotas.bug = bug;
         self.lanes.bug = bug;
         self.alerts.bug = bug;
         self.breakers.bug = bug;
@@ -225,10 +225,10 @@ impl Engine {
                     awaited,
                 };
                 self.lanes.assign(lane, begins);
-                self.shares.take(now.steady, lane.shard);
+                self.quotas.take(now.steady, lane.shard);
                 self.ask_all_at(now.wall);
             }
-            Input::Saved { shard, saved } => self.shares.bring(shard, saved),
+            Input::Saved { shard, saved } => self.quotas.bring(shard, saved),
             Input::Outstanding { shard, order } => self.begin_order(shard, *order),
             Input::Record {
                 position,
@@ -258,19 +258,19 @@ impl Engine {
                 scenes.remember(&self.scenes);
                 self.gates.follow(&scenes);
                 self.breakers.follow(&scenes, &self.gates);
-                self.shares.follow(now.steady, &scenes);
+                self.quotas.follow(now.steady, &scenes);
                 self.scenes = scenes;
                 self.forget_missed();
                 self.ask_all_at(now.wall);
                 self.reorder();
             }
             Input::Shards(all) => {
-                self.shares.resize(now.steady, all, &self.scenes);
+                self.quotas.resize(now.steady, all, &self.scenes);
                 self.ask_all_at(now.wall);
             }
             Input::Leave { shard } => self.leave(now, shard),
             Input::Revoke { shard } => {
-                self.shares.give_up(now.steady, shard);
+                self.quotas.give_up(now.steady, shard);
                 self.revoke(shard, actions);
             }
             Input::Release { shard } => self.release(shard),
@@ -283,7 +283,7 @@ impl Engine {
         let room = !self.is_full();
         let outbound = !self.outbound.is_empty() || self.writing.has_more();
         let outbound = (room && outbound).then_some(self.latest);
-        let saving = self.shares.save_at();
+        let saving = self.quotas.save_at();
         let saving = (saving < Duration::MAX)
             .then(|| self.latest + saving.saturating_sub(self.steady).min(MAX_DELAY));
         let asked = self.ready.next_ask(room).into_iter();
@@ -303,8 +303,8 @@ impl Engine {
 
     /// What may be committed now, of the lanes where that has changed; everything settled so far is to be written with it.
     pub fn commits(&mut self) -> Vec<Commit> {
-        let save = self.shares.save(self.steady);
-        self.lanes.commits(&save, |shard| self.shares.saved(shard))
+        let save = self.quotas.save(self.steady);
+        self.lanes.commits(&save, |shard| self.quotas.saved(shard))
     }
 
     /// Whether the next [`Self::commits`] has offsets that have moved behind markers of transactions only, which nothing else may be written
@@ -330,12 +330,12 @@ impl Engine {
 
     /// Whether what is saved up of rates is to be committed soon, although nothing may have been settled.
     pub const fn has_unsaved(&self) -> bool {
-        self.shares.is_unsaved()
+        self.quotas.is_unsaved()
     }
 
     /// What the clock of this machine showed when steady time began.
     pub fn set_machine(&mut self, began: MachineTime) {
-        self.shares.set_machine(began);
+        self.quotas.set_machine(began);
     }
 
     /// How far each lane was read: the next offset.
@@ -380,12 +380,12 @@ impl Engine {
     }
 
     /// How many bytes open tasks hold.
-    pub const fn held(&self) -> usize {
+    pub const fn bytes(&self) -> usize {
         self.lanes.bytes()
     }
 
     /// How many bytes are held by what is known of keys.
-    pub fn keys_held(&self) -> usize {
+    pub fn key_bytes(&self) -> usize {
         self.orders.bytes()
     }
 
@@ -404,10 +404,10 @@ impl Engine {
         let keys = if self.bug.is(Bug::KeysUncounted) {
             0
         } else {
-            self.keys_held()
+            self.key_bytes()
         };
         Memory {
-            tasks: self.held(),
+            tasks: self.bytes(),
             keys,
         }
     }
@@ -454,8 +454,8 @@ impl Engine {
         actions: &mut Vec<Action>,
     ) {
         if self.read(now, position, actions) {
-            let weight = task.weight();
-            self.lanes.hold(position.lane, weight);
+            let bytes = task.memory_size();
+            self.lanes.hold(position.lane, bytes);
             if task.deferral.is_some() {
                 self.dues.back(position.lane.shard, &task.scene, task.due);
             }
@@ -465,7 +465,7 @@ impl Engine {
                 lane: position.lane,
                 offset: position.offset,
                 read: now.wall,
-                held: Held::default(),
+                waited: Waited::default(),
                 counted: false,
                 task: Arc::new(*task),
             };
@@ -493,7 +493,7 @@ impl Engine {
                 lane: position.lane,
                 offset: position.offset,
                 home: position.lane.shard,
-                weight: 0,
+                bytes: 0,
             };
             self.settle(closing, entries, actions);
         }
@@ -513,7 +513,7 @@ impl Engine {
         if verdict::expires(scene, &item.task, item.task.due.max(now.wall)) {
             return self.expire(now, &item, actions);
         }
-        let here = self.shares.belongs(&scene.name, item.lane.shard);
+        let here = self.quotas.belongs(&scene.name, item.lane.shard);
         if here && item.task.due.since(now.wall) <= STRAIGHT {
             return self.agenda.push(item);
         }
@@ -558,7 +558,7 @@ impl Engine {
             },
         };
         let scene = self.scenes.find(&item.task.scene);
-        let to = scene.and_then(|scene| self.shares.detour(&scene.name, item.lane.shard));
+        let to = scene.and_then(|scene| self.quotas.detour(&scene.name, item.lane.shard));
         if item.task.due <= now.wall && item.task.wake() <= now.wall {
             // It only goes where its rate is, and its lateness with it.
             let deferral = self.deferral(now, &item, now.wall, Cause::Rate);
@@ -659,7 +659,7 @@ impl Engine {
     /// Does what has come to its time, `most` of each sort; [`Self::next_wake`] says whether there is more.
     fn wake(&mut self, now: Now, most: usize, actions: &mut Vec<Action>) {
         let now = self.bug.clock(now);
-        self.shares.note_time(now.steady);
+        self.quotas.note_time(now.steady);
         self.write_again(most, actions);
         // Half of the room is for tasks that move on, however many are due. Then the queues: their tasks have waited longest.
         self.send_outbound(now, most, Until::HalfFull, actions);
@@ -721,7 +721,7 @@ impl Engine {
         }
     }
 
-    /// The wall clock was set back: what was due may be so no more, and how far lanes have read ahead is not known any more.
+    /// The wall clock was set back: tasks that were due may not be due any more, and how far lanes have read ahead is not known any more.
     fn follow_clock_back(&mut self, now: Now) {
         if self.bug.is(Bug::ClockBackIgnored) {
             return;
@@ -734,8 +734,12 @@ impl Engine {
         {
             while let Some(item) = items.pop() {
                 let wake = item.wake.min(item.task.wake());
-                let held = Held::default();
-                self.agenda.push(Item { wake, held, ..item });
+                let waited = Waited::default();
+                self.agenda.push(Item {
+                    wake,
+                    waited,
+                    ..item
+                });
             }
         }
         self.lanes.follow_clock_back(now.wall);
@@ -763,7 +767,7 @@ impl Engine {
             return;
         };
         let number = durable.save;
-        if number.is_some_and(|number| self.shares.committed(number)) {
+        if number.is_some_and(|number| self.quotas.committed(number)) {
             self.ask_all_at(self.latest);
         }
         self.pass_on(lane.shard, durable.ends);
@@ -803,7 +807,7 @@ impl Engine {
         let moves: Vec<Move> = moves.collect();
         self.dues.undo(moves);
         self.alerts.forget(shard);
-        self.shares.release(shard);
+        self.quotas.release(shard);
         self.orders.end(shard);
         self.dues.forget(shard);
     }
@@ -860,7 +864,7 @@ impl Engine {
             lane: id,
             offset,
             home,
-            weight,
+            bytes,
         } = closing;
         let settlement = Settlement {
             lane: id,
@@ -869,16 +873,16 @@ impl Engine {
             entries,
             otherwise,
         };
-        if let Some(settlement) = self.if_writable(weight, settlement) {
-            self.write(weight, settlement, actions);
+        if let Some(settlement) = self.if_writable(bytes, settlement) {
+            self.write(bytes, settlement, actions);
         }
     }
 
     /// Puts a settlement in the batch.
-    fn write(&mut self, weight: usize, settlement: Settlement, actions: &mut Vec<Action>) {
+    fn write(&mut self, bytes: usize, settlement: Settlement, actions: &mut Vec<Action>) {
         let moves = self.deferral_elsewhere(&settlement);
         let Settlement { lane, offset, .. } = settlement;
-        self.lanes.complete(lane, offset, weight, moves);
+        self.lanes.complete(lane, offset, bytes, moves);
         self.alerts.count(lane.shard, &settlement.entries);
         actions.push(Action::Settle(settlement));
     }
@@ -925,11 +929,11 @@ impl Engine {
             lane: item.lane,
             offset: item.offset,
             home: self.home(&item.task),
-            weight: item.task.weight(),
+            bytes: item.task.memory_size(),
         }
     }
 
-    /// A task waits no more: it is not counted as due any more.
+    /// A task does not wait any more: it is not counted as due.
     pub(super) fn uncount(&mut self, item: &Item) {
         if item.counted {
             let shard = item.lane.shard;
@@ -950,7 +954,7 @@ impl Engine {
 
     /// The shard in which a task entered.
     fn home(&self, task: &Task) -> i32 {
-        self.shares.shard(task.origin.partition)
+        self.quotas.shard(task.origin.partition)
     }
 
     /// A number not given before.

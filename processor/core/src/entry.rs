@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::order::Change;
+use crate::key_order::Change;
 use crate::outcome::{Reason, Terminal};
 use crate::task::{Failure, Kind, Origin, Record, Task};
 use crate::time::Timestamp;
@@ -146,19 +146,19 @@ pub struct Event {
 /// What happened to a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transition {
-    /// It was read from the retry topic and parked until it is due.
+    /// The task was read from the retry topic and parked until it is due.
     Parked {
         /// When its attempt may start.
         due: Timestamp,
     },
-    /// It was forwarded from one tier to another.
+    /// The task was forwarded from one tier to another.
     Hopped {
         /// When its attempt may start.
         due: Timestamp,
         /// How often it was forwarded by now.
         hops: u32,
     },
-    /// Its gate had no room for long; it waits in a tier, no attempt was used up. Told once for each cause.
+    /// The gate of the task had no room for long: the task waits in a tier, and no attempt is used up. Told once for each cause.
     Deferred {
         /// When its attempt might have started.
         due: Timestamp,
@@ -176,7 +176,7 @@ pub enum Transition {
         /// When the next attempt may start.
         due: Timestamp,
     },
-    /// It ended.
+    /// The task ended.
     Ended {
         /// How.
         terminal: Terminal,
@@ -200,7 +200,7 @@ pub struct Alert {
     pub count: u32,
     /// One of those tasks, to start looking.
     pub example: Arc<str>,
-    /// Why that one ended, in the words of [`Reason::word`], or why a breaker has switched, in those of [`crate::breaker::Why::word`].
+    /// Why that one ended, in the words of [`Reason::word`], or why a breaker has switched, in those of [`crate::breaker::TripReason::word`].
     pub reason: &'static str,
     /// The target whose breaker has switched, if one has.
     pub target: Option<TargetHealth>,

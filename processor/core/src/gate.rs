@@ -1,7 +1,8 @@
-//! Gates: a scene's permission to dispatch, by concurrency: its own, or that of all scenes that call its host and name the same one.
+//! Gates: how many calls of a scene may be in flight, and what is kept of the breakers of a process.
 //!
-//! Not by rate, which is the whole group's and split by shard: see [`crate::share`]. Not the queue in front of them, either. Shared by
-//! the workers of a process. Invariant: every admission to a call is given back exactly once, and calls in flight are counted on when
+//! A gate is a scene's own, or that of all scenes that call the same host and name the same concurrency. Not the rate, which is the whole
+//! group's and split by shard: see [`crate::quota`]. Not the ready queue in front of a gate. A breaker is here only to be shared; when it is
+//! open is [`crate::breaker`]'s. Gates and breakers are shared by the workers of a process. Invariant: every admission to a call is given back exactly once, and calls in flight are counted on when
 //! the rules change. A gate that no scene in force has, and no call, is forgotten with the next change of rules.
 
 use std::collections::HashSet;
@@ -156,12 +157,12 @@ impl Gate {
             .map_err(|_| Full)
     }
 
-    /// Gives a call back that was not made, or says nothing of how many at once the target answers well.
+    /// Returns the permit of a call that was not made, or says nothing of how many at once the target answers well.
     pub fn release(&self) {
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Gives a call back that went so.
+    /// Returns the permit of a call and records its outcome.
     pub fn returned(&self, now: Duration, call: breaker::Call) {
         let in_flight = self.in_flight.fetch_sub(1, Ordering::AcqRel);
         if let Concurrency::Adaptive(limit) = &self.concurrency {
@@ -191,7 +192,7 @@ impl Gate {
 // === impl Concurrency ===
 
 impl Concurrency {
-    /// That of a scene; one that follows its target knows nothing of it yet.
+    /// The concurrency of a scene; one that follows its target knows nothing of the target yet.
     fn of(scene: &Scene) -> Self {
         match scene.least_concurrency {
             None => Self::Fixed(scene.concurrency.get()),

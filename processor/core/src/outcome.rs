@@ -10,13 +10,13 @@ use crate::time::Timestamp;
 /// What the target said of one attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is done.
+    /// The task is done.
     Success,
-    /// It failed in a way that another attempt may mend.
+    /// The attempt failed in a way that another one may mend.
     Retryable(Failure),
-    /// It failed in a way that no attempt will mend.
+    /// The attempt failed in a way that no other one will mend.
     Permanent(Failure),
-    /// The same, by an answer that may be about everybody rather than about this task, such as 404: see [`crate::wall`].
+    /// The attempt was refused by an answer that may be about everybody rather than about this task, such as 404: see [`crate::wall`].
     Refused(Failure),
     /// The target asks to be left alone for a while.
     Throttled {
@@ -34,9 +34,9 @@ pub enum Outcome {
 pub enum Terminal {
     /// The target took it.
     Delivered,
-    /// It was given up; it stands on the dead-letters topic with its [`Reason`].
+    /// The task was given up; it stands on the dead-letters topic with its [`Reason`].
     Dead,
-    /// Its deadline passed; it stands on the dead-letters topic.
+    /// The deadline of the task passed; it stands on the dead-letters topic.
     Expired,
 }
 
@@ -113,7 +113,7 @@ impl Outcome {
         }
     }
 
-    /// The same to change it.
+    /// What went wrong, to be changed.
     pub const fn failure_mut(&mut self) -> Option<&mut Failure> {
         match self {
             Self::Success => None,

@@ -22,16 +22,16 @@ pub struct Overdue {
 /// The tasks of a worker that are due, or soon.
 #[derive(Debug, Default)]
 pub(crate) struct Dues {
-    /// Those of each shard.
+    /// The due tasks of each shard.
     shards: HashMap<i32, Shard>,
 }
 
 /// The tasks of a shard.
 #[derive(Debug, Default)]
 struct Shard {
-    /// Those in memory, by the scene that they name.
+    /// The tasks in memory, by the scene that they name.
     here: Scenes,
-    /// Those that are deferred in tiers.
+    /// The tasks that are deferred in tiers.
     deferred: Scenes,
 }
 
@@ -50,7 +50,7 @@ struct Spans {
 /// The tasks that are due within one span.
 #[derive(Clone, Copy, Debug)]
 struct Span {
-    /// Its number since the epoch.
+    /// The number of the span since the epoch.
     number: u64,
     /// How many there are.
     tasks: u64,
@@ -63,7 +63,7 @@ struct Span {
 pub(crate) struct Move {
     /// The shard that it moves to.
     pub(crate) to: i32,
-    /// Its scene.
+    /// The scene of the task.
     pub(crate) scene: Arc<str>,
     /// When it was due first.
     pub(crate) due: Timestamp,

@@ -1,6 +1,6 @@
 //! What a shard has saved up of slow rates, as it rides in the metadata of its offset commits.
 //!
-//! Not how that is used: see [`crate::share`]. Invariant: a form that is written is read as what it was, or as less where there was no room
+//! Not how that is used: see [`crate::quota`]. Invariant: a form that is written is read as what it was, or as less where there was no room
 //! for all of it; the slowest rates go first.
 
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub struct Saved {
 /// What is saved up of one rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct One {
-    /// Its id.
+    /// The id of the rate.
     id: u32,
     /// The time between two attempts of the shard; none once it was written.
     period: Duration,

@@ -30,7 +30,7 @@ pub const CONCURRENCY: NonZeroU32 = NonZeroU32::new(64).unwrap();
 /// The rules of one scene.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scene {
-    /// Its name.
+    /// The name of the scene.
     pub name: Arc<str>,
     /// The host it calls, if it has limits in common with other scenes that call the same one.
     pub host: Option<Host>,
@@ -38,7 +38,7 @@ pub struct Scene {
     pub target: Target,
     /// When to try again, and how often.
     pub policy: Policy,
-    /// The same for failures of one class.
+    /// The policy for failures of one class, in place of that.
     pub on: Overrides,
     /// What waits are counted from.
     pub base: Base,
@@ -56,7 +56,7 @@ pub struct Scene {
     pub walls: Walls,
     /// Which of its tasks wait for each other.
     pub ordering: Ordering,
-    /// Its part of the service, where scenes have to wait for each other.
+    /// The part of the service that the scene gets, where scenes have to wait for each other.
     pub weight: Weight,
     /// Where the end of a task is reported besides the callbacks topic.
     pub callback: Option<Callback>,
@@ -66,9 +66,9 @@ pub struct Scene {
 /// credential rather than a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Walls {
-    /// That of its target.
+    /// The wall of the scene's target.
     pub work: Option<breaker::Key>,
-    /// That of the target of its callbacks.
+    /// The wall of the target of its callbacks.
     pub callback: Option<breaker::Key>,
 }
 
@@ -120,9 +120,9 @@ pub struct Host {
 /// Whose calls count in a limit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Of {
-    /// Those of the scene of this name.
+    /// The calls of the scene of this name.
     Scene(Arc<str>),
-    /// Those of all scenes that call this host, and have the same limit.
+    /// The calls of all scenes that call this host, and have the same limit.
     Host(Arc<str>),
 }
 
@@ -175,9 +175,9 @@ pub struct Scenes {
 /// Why a scene that is known of has no rules in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// It was taken away.
+    /// The scene was taken away.
     Gone,
-    /// It is there, and cannot be read.
+    /// The scene is there, and cannot be read.
     Unreadable,
 }
 
@@ -306,7 +306,7 @@ impl Weight {
 }
 
 impl Default for Weight {
-    /// That of a scene that counts like any other.
+    /// The weight of a scene that counts like any other.
     fn default() -> Self {
         Self(1)
     }

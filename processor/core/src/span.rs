@@ -10,7 +10,7 @@ use std::time::Duration;
 /// Why a text is no duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// It is none, and this is what was probably meant.
+    /// The text is no span of time, and this is what was probably meant.
     #[error("`{text}` is no duration; did you mean `{meant}`? (units are {WORDS})")]
     Meant {
         /// What was written.
@@ -23,10 +23,10 @@ pub enum Error {
         "`{0}` has no unit: expected a duration such as `{0}ms`, `{0}s` or `{0}m` (units are {WORDS})"
     )]
     NoUnit(String),
-    /// It is none.
+    /// The text is no span of time.
     #[error("`{0}` is no duration such as `5s`, `1h 30m` or `24h` (units are {WORDS})")]
     Unreadable(String),
-    /// It is longer than durations can be.
+    /// The span is longer than durations can be.
     #[error("`{0}` is too long")]
     TooLong(String),
 }
@@ -40,7 +40,7 @@ const UNITS: [(&str, u64); 5] = [
     ("ms", 1_000_000),
 ];
 
-/// The same in words.
+/// A span of time in words.
 const WORDS: &str = "`ms`, `s`, `m`, `h` and `d`";
 
 /// Words of others for units, and ours, with the factor between them.
@@ -150,9 +150,9 @@ pub fn human(millis: u64) -> String {
 /// Why a text is not in our grammar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wrong {
-    /// It is written in another way.
+    /// The span is written in another way.
     Shape,
-    /// It is too long.
+    /// The span is too long.
     Size,
 }
 

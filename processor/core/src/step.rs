@@ -8,11 +8,11 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::breaker::{self, Switch};
+use crate::breaker::{self, StateChange};
 use crate::completions::{Binding, Completions};
 use crate::entry::{Alert, Entry, Poison, Transition};
+use crate::key_order::{self, Fingerprint};
 use crate::lane::{LaneId, Source};
-use crate::order::{self, Fingerprint};
 use crate::outcome::Outcome;
 use crate::saved::Saved;
 use crate::scene::{Scene, Scenes};
@@ -54,7 +54,7 @@ pub enum Input {
         /// The shard.
         shard: i32,
         /// What they knew.
-        order: Box<order::Shard>,
+        order: Box<key_order::Shard>,
     },
     /// A record was read.
     Record {
@@ -82,7 +82,7 @@ pub enum Input {
     LeftOut {
         /// The call.
         ticket: u64,
-        /// Those headers, in words.
+        /// The headers that the call is made without, in words.
         headers: Box<str>,
     },
     /// A call came back.
@@ -206,7 +206,7 @@ pub enum Action {
         /// Whom it is about.
         target: breaker::Subject,
         /// From what to what.
-        switch: Switch,
+        switch: StateChange,
     },
 }
 
@@ -269,7 +269,7 @@ pub struct Returned {
 /// What is to become of a settlement that was not written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It is written again as it is, as soon as that is possible.
+    /// The settlement is written again as it is, as soon as that is possible.
     Again,
     /// The record of it that is written to this sink is refused, and will be the next time.
     Refused(Sink, Failure),
@@ -295,7 +295,7 @@ impl Settlement {
     }
 
     /// The bytes of the task that it is of, as far as it still has them.
-    pub fn weight(&self) -> usize {
+    pub fn memory_size(&self) -> usize {
         let mut entries = self.entries.iter();
         let task = entries.find_map(|entry| match entry {
             Entry::Park { task, .. }
@@ -308,7 +308,7 @@ impl Settlement {
             | Entry::Order(_)
             | Entry::Alert(_) => None,
         });
-        task.map_or(0, |task| task.weight())
+        task.map_or(0, |task| task.memory_size())
     }
 }
 

@@ -208,7 +208,7 @@ impl Record {
     }
 
     /// Memory held by this record, in bytes: what the caps of agenda and lanes count.
-    pub fn weight(&self) -> usize {
+    pub fn memory_size(&self) -> usize {
         let bytes = |value: &Option<Bytes>| value.as_ref().map_or(0, Bytes::len);
         let headers: usize = self
             .headers
@@ -252,8 +252,8 @@ fn clip(text: &str, limit: usize) -> Box<str> {
 
 impl Task {
     /// Memory held while the task is open, in bytes.
-    pub fn weight(&self) -> usize {
-        OVERHEAD + size_of::<Self>() + self.id.len() + self.record.weight()
+    pub fn memory_size(&self) -> usize {
+        OVERHEAD + size_of::<Self>() + self.id.len() + self.record.memory_size()
     }
 
     /// When the task is to be looked at: when it is due or, if it is deferred, when that ends.

@@ -35,7 +35,7 @@ pub const NOW: &str = "now";
 /// One delay class.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tier {
-    /// Its name, which is its delay as text, and the last part of its topic's name.
+    /// The name of the tier, which is its delay as text, and the last part of its topic's name.
     pub name: Box<str>,
     /// How long each of its records waits.
     pub delay: Duration,

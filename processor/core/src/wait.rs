@@ -11,18 +11,18 @@ use crate::time::Timestamp;
 pub struct Wait {
     /// The task was due before its lane was ours: nobody had it, or it was on its way to us.
     pub rebalance: u64,
-    /// It was due before it was read: its tier, the broker or the fetch was slow.
+    /// The task was due before it was read: its tier, the broker or the fetch was slow.
     pub read: u64,
-    /// It was in memory and could have started: nobody looked at it, or it was another scene's turn. Or its scene did not exist.
+    /// The task was in memory and could have started: nobody looked at it, or other scenes had their round. Or its scene did not exist.
     pub agenda: u64,
-    /// What held it.
-    pub held: Held,
+    /// What the task waited for in memory.
+    pub waited: Waited,
 }
 
-/// How long a task was held by others of its key, or in line before its gate, by cause, in microseconds.
+/// How long a task waited for others of its key, or for its gate, by cause, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Held {
-    /// Tasks of its key had not ended that are before it.
+pub struct Waited {
+    /// Tasks before it, of the same key, had not ended.
     pub order: u64,
     /// The rate of its scene was used up.
     pub rate: u64,
@@ -37,7 +37,7 @@ pub struct Held {
 /// What a due task is deferred for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// As [`Held::order`], and so are the others.
+    /// As [`Waited::order`], and so are the others.
     Order,
     /// The rate.
     Rate,
@@ -45,7 +45,7 @@ pub enum Cause {
     Concurrency,
     /// The breaker.
     Breaker,
-    /// Its scene does not exist. That is a part of [`Wait::agenda`]: nobody knows what to do with it.
+    /// The scene of the task does not exist. That is a part of [`Wait::agenda`]: nobody knows what to do with it.
     Scene,
 }
 
@@ -54,7 +54,7 @@ pub enum Cause {
 pub struct Deferral {
     /// When it is looked at again.
     pub until: Timestamp,
-    /// Its lateness by then, by cause: all of the time since its due time.
+    /// The lateness of the task by then, by cause: all of the time since its due time.
     pub wait: Wait,
 }
 
@@ -63,14 +63,14 @@ pub struct Deferral {
 pub struct Way {
     /// When its attempt may start.
     pub due: Timestamp,
-    /// Its last deferral, if there was one.
+    /// The last deferral of the task, if there was one.
     pub deferral: Option<Deferral>,
     /// When its lane became ours.
     pub assigned: Timestamp,
     /// When it was read.
     pub read: Timestamp,
-    /// What held it since.
-    pub held: Held,
+    /// What the task waited for since it was read.
+    pub waited: Waited,
     /// When its attempt was decided.
     pub decided: Timestamp,
 }
@@ -78,7 +78,7 @@ pub struct Way {
 // === impl Wait ===
 
 impl Wait {
-    /// All of it.
+    /// The sum of the parts.
     pub fn total(&self) -> Duration {
         let causes = self.by_cause().into_iter();
         causes
@@ -86,23 +86,23 @@ impl Wait {
             .sum()
     }
 
-    /// Its parts by name, in the order in which they come.
+    /// The parts by name, in the order in which they come.
     pub const fn by_cause(&self) -> [(&'static str, u64); 8] {
         let Self {
             rebalance,
             read,
             agenda,
-            held,
+            waited,
         } = self;
         [
             ("rebalance", *rebalance),
             ("read", *read),
             ("agenda", *agenda),
-            ("order", held.order),
-            ("rate", held.rate),
-            ("concurrency", held.concurrency),
-            ("breaker", held.breaker),
-            ("room", held.room),
+            ("order", waited.order),
+            ("rate", waited.rate),
+            ("concurrency", waited.concurrency),
+            ("breaker", waited.breaker),
+            ("room", waited.room),
         ]
     }
 }
@@ -114,11 +114,11 @@ impl Wait {
             "rebalance" => &mut self.rebalance,
             "read" => &mut self.read,
             "agenda" => &mut self.agenda,
-            "order" => &mut self.held.order,
-            "rate" => &mut self.held.rate,
-            "concurrency" => &mut self.held.concurrency,
-            "breaker" => &mut self.held.breaker,
-            "room" => &mut self.held.room,
+            "order" => &mut self.waited.order,
+            "rate" => &mut self.waited.rate,
+            "concurrency" => &mut self.waited.concurrency,
+            "breaker" => &mut self.waited.breaker,
+            "room" => &mut self.waited.room,
             _ => return,
         };
         *part = micros;
@@ -127,10 +127,10 @@ impl Wait {
     /// The part of a deferral's cause.
     const fn part(&mut self, cause: Cause) -> &mut u64 {
         match cause {
-            Cause::Order => &mut self.held.order,
-            Cause::Rate => &mut self.held.rate,
-            Cause::Concurrency => &mut self.held.concurrency,
-            Cause::Breaker => &mut self.held.breaker,
+            Cause::Order => &mut self.waited.order,
+            Cause::Rate => &mut self.waited.rate,
+            Cause::Concurrency => &mut self.waited.concurrency,
+            Cause::Breaker => &mut self.waited.breaker,
             Cause::Scene => &mut self.agenda,
         }
     }
@@ -140,29 +140,29 @@ impl Wait {
         let rebalance = self.rebalance.min(span);
         let read = self.read.min(span - rebalance);
         let agenda = self.agenda.min(span - rebalance - read);
-        let (held, left) = self.held.within(span - rebalance - read - agenda);
+        let (waited, left) = self.waited.within(span - rebalance - read - agenda);
         let wait = Self {
             rebalance,
             read,
             agenda,
-            held,
+            waited,
         };
         (wait, left)
     }
 
     /// Both, part by part.
     const fn and(self, other: Self) -> Self {
-        let (held, more) = (self.held, other.held);
+        let (waited, more) = (self.waited, other.waited);
         Self {
             rebalance: self.rebalance.saturating_add(other.rebalance),
             read: self.read.saturating_add(other.read),
             agenda: self.agenda.saturating_add(other.agenda),
-            held: Held {
-                order: held.order.saturating_add(more.order),
-                rate: held.rate.saturating_add(more.rate),
-                concurrency: held.concurrency.saturating_add(more.concurrency),
-                breaker: held.breaker.saturating_add(more.breaker),
-                room: held.room.saturating_add(more.room),
+            waited: Waited {
+                order: waited.order.saturating_add(more.order),
+                rate: waited.rate.saturating_add(more.rate),
+                concurrency: waited.concurrency.saturating_add(more.concurrency),
+                breaker: waited.breaker.saturating_add(more.breaker),
+                room: waited.room.saturating_add(more.room),
             },
         }
     }
@@ -193,11 +193,12 @@ impl Deferral {
     }
 }
 
-// === impl Held ===
+// === impl Waited ===
 
-impl Held {
-    /// What came since `other`. A line that has held its tasks for `self` in all gives with it, from what a task was held for before, what is
-    /// to be remembered of it in line; and from that, what it was held for in the end: it wraps, and back.
+impl Waited {
+    /// The difference to `other`, part by part, modulo 2^64. A ready queue counts for all of its tasks together how long they waited. A task
+    /// that enters it remembers the queue's count less its own; when the task leaves, the queue's count less what the task remembers is the
+    /// task's own again, with what was added meanwhile. The first difference may be below zero, so both wrap.
     pub(crate) const fn less(self, other: Self) -> Self {
         Self {
             order: self.order.wrapping_sub(other.order),
@@ -215,14 +216,14 @@ impl Held {
             span -= part;
             part
         };
-        let held = Self {
+        let waited = Self {
             order: take(self.order),
             rate: take(self.rate),
             concurrency: take(self.concurrency),
             breaker: take(self.breaker),
             room: take(self.room),
         };
-        (held, span)
+        (waited, span)
     }
 }
 
@@ -232,7 +233,10 @@ impl Way {
     /// How late the decision was, by cause. A clock that was set in between cannot make the parts more, or less, than the whole.
     pub fn wait(self) -> Wait {
         let Self {
-            due, decided, held, ..
+            due,
+            decided,
+            waited,
+            ..
         } = self;
         let (before, since) = match self.deferral {
             Some(Deferral { until, wait }) => {
@@ -243,12 +247,12 @@ impl Way {
         };
         let in_memory = self.read.max(since).min(decided);
         let ours = self.assigned.max(since).min(in_memory);
-        let (held, agenda) = held.within(micros(in_memory, decided));
+        let (waited, agenda) = waited.within(micros(in_memory, decided));
         before.and(Wait {
             rebalance: micros(since, ours),
             read: micros(ours, in_memory),
             agenda,
-            held,
+            waited,
         })
     }
 }
@@ -268,7 +272,7 @@ mod tests {
         Timestamp::from_micros(micros)
     }
 
-    const HELD: Held = Held {
+    const HELD: Waited = Waited {
         order: 8,
         rate: 16,
         concurrency: 32,
@@ -283,7 +287,7 @@ mod tests {
             deferral: None,
             assigned: at(101),
             read: at(103),
-            held: HELD,
+            waited: HELD,
             decided: at(355),
         };
 
@@ -291,7 +295,7 @@ mod tests {
             rebalance: 1,
             read: 2,
             agenda: 4,
-            held: HELD,
+            waited: HELD,
         };
         assert_eq!(way.wait(), expected);
         // Ours and read in time, it was not late by that.
@@ -306,7 +310,7 @@ mod tests {
                 rebalance: 0,
                 read: 0,
                 agenda: 7,
-                held: HELD,
+                waited: HELD,
             }
         );
     }
@@ -324,7 +328,7 @@ mod tests {
             deferral: Some(deferral),
             assigned: at(1_110),
             read: at(1_115),
-            held: Held::default(),
+            waited: Waited::default(),
             decided: at(1_120),
         };
 
@@ -332,9 +336,9 @@ mod tests {
             rebalance: 3,
             read: 5,
             agenda: 12,
-            held: Held {
+            waited: Waited {
                 breaker: 1_000,
-                ..Held::default()
+                ..Waited::default()
             },
         };
         assert_eq!(way.wait(), expected);
@@ -347,7 +351,7 @@ mod tests {
 
     #[test]
     fn what_held_a_task_comes_out_of_a_line_as_it_went_in_and_what_came_since() {
-        let line = |rate| Held { rate, ..HELD };
+        let line = |rate| Waited { rate, ..HELD };
 
         let remembered = line(5).less(HELD);
 
@@ -358,14 +362,14 @@ mod tests {
         #[test]
         fn the_parts_add_up_whatever_the_clock_did(
             times in prop::array::uniform4(0_u64..1_000),
-            held in prop::array::uniform5(0_u64..1_000),
+            waited in prop::array::uniform5(0_u64..1_000),
             until in 0_u64..1_000,
         ) {
             let [due, assigned, read, decided] = times.map(Timestamp::from_micros);
-            let [order, rate, concurrency, breaker, room] = held;
-            let held = Held { order, rate, concurrency, breaker, room };
+            let [order, rate, concurrency, breaker, room] = waited;
+            let waited = Waited { order, rate, concurrency, breaker, room };
 
-            let way = Way { due, deferral: None, assigned, read, held, decided };
+            let way = Way { due, deferral: None, assigned, read, waited, decided };
 
             prop_assert_eq!(way.wait().total(), decided.since(due));
             let deferral = Deferral::new(due, way.wait(), at(until), Cause::Breaker);

@@ -36,16 +36,16 @@ struct Slot {
 pub enum Read {
     /// New: its consequence is still to be found.
     Open,
-    /// Its consequence is durable already, or it was read before.
+    /// The consequence of the offset is durable already, or it was read before.
     Known,
 }
 
 /// Where an offset lies, seen from what was read so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ahead {
-    /// It was read, and with it everything below.
+    /// The offset was read, and with it everything below.
     Read,
-    /// It is still to be read, and complete: as the last commit says, which says of those below it what is open.
+    /// The offset is still to be read, and complete, as the last commit says, which says of the offsets below which ones are open.
     Complete,
     /// Nobody has said anything of it.
     Unknown,

@@ -1491,7 +1491,7 @@ fn a_shard_is_drained_when_its_last_call_is_back() {
     ));
     // The one that waited is read again by the next owner.
     assert_eq!(watermark, Some(1));
-    assert_eq!((bench.engine.open(), bench.engine.held()), (0, 0));
+    assert_eq!((bench.engine.open(), bench.engine.bytes()), (0, 0));
 }
 
 #[test]
@@ -1636,7 +1636,7 @@ proptest! {
                     let actions = bench.step(now, Input::Revoke { shard: 0 });
                     history.observe(now, &actions)?;
                     bench.step(now, Input::Release { shard: 0 });
-                    prop_assert_eq!((bench.engine.open(), bench.engine.held()), (0, 0));
+                    prop_assert_eq!((bench.engine.open(), bench.engine.bytes()), (0, 0));
                     // What was open is read again under new offsets: the test's lanes never go back.
                     let start = history.ends.values().max().copied().unwrap_or_default();
                     bench.assign(start);
@@ -1687,6 +1687,6 @@ proptest! {
             }
         }
         prop_assert!(history.open.is_empty(), "{:?} never ended", history.open);
-        prop_assert_eq!(bench.engine.held(), 0);
+        prop_assert_eq!(bench.engine.bytes(), 0);
     }
 }

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 
 use retide_core::Position;
 use retide_core::completions::Completions;
+use retide_core::key_order::{Fingerprint, Shard};
 use retide_core::lane::Limits;
-use retide_core::order::{Fingerprint, Shard};
 use retide_core::scene::Target;
 use retide_core::{
     Action, Backoff, Commit, Engine, Entry, Failure, Gates, Input, Jitter, Kind, Ladder, LaneId,
@@ -369,7 +369,7 @@ impl World {
     fn step(&mut self, input: Input) {
         let mut actions = Vec::new();
         self.engine.step(at(self.millis), input, &mut actions);
-        self.most_held = self.most_held.max(self.engine.keys_held());
+        self.most_held = self.most_held.max(self.engine.key_bytes());
         for action in actions {
             match action {
                 Action::Dispatch {
@@ -453,9 +453,9 @@ impl World {
             .filter(|offset| self.ended.get(offset) != Some(&1))
             .collect();
         assert!(missing.is_empty(), "not ended once: {missing:?}");
-        assert_eq!(self.engine.held(), 0);
+        assert_eq!(self.engine.bytes(), 0);
         assert_eq!(self.engine.keys(), 0, "keys are remembered");
-        assert_eq!(self.engine.keys_held(), 0);
+        assert_eq!(self.engine.key_bytes(), 0);
         assert!(self.order.is_empty(), "keys stay on the topic");
     }
 }
@@ -503,7 +503,7 @@ fn a_wait_for_those_before_it_is_said_to_be_one_for_order() {
     world.submit();
     world.commit();
 
-    let by_order = world.waits.iter().map(|wait| wait.held.order);
+    let by_order = world.waits.iter().map(|wait| wait.waited.order);
     assert_eq!(by_order.collect::<Vec<_>>(), [0, 34_000, 234_000]);
     assert!(world.waits.iter().all(|wait| wait.agenda == 0));
 }
@@ -743,7 +743,7 @@ fn what_is_known_of_keys_leaves_less_room_for_tasks() {
 
     world.read_all();
 
-    let (tasks, keys) = (world.engine.held(), world.engine.keys_held());
+    let (tasks, keys) = (world.engine.bytes(), world.engine.key_bytes());
     // A task and its key.
     let one = (tasks + keys) / world.engine.open();
     assert!(world.readers[&TASKS].paused);

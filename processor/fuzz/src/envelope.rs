@@ -75,7 +75,7 @@ pub fn envelope(data: &[u8]) {
         }
     };
 
-    record::check_task(&task, data.len() + record.weight());
+    record::check_task(&task, data.len() + record.memory_size());
     record::check_count(&task);
     if task.scene.is_empty() {
         // Somebody's payload, which may look like an envelope only where nothing says that it is one.

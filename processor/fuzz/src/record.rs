@@ -82,7 +82,7 @@ pub(crate) fn check_task(task: &Task, size: usize) {
         );
     }
     let room = task.record.headers.capacity() * size_of::<Header>();
-    let held = task.record.weight() + room;
+    let held = task.record.memory_size() + room;
     assert!(held <= FACTOR * size + FLOOR, "{held} bytes of {size}");
     check_stay(task);
 }

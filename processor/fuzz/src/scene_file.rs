@@ -11,7 +11,7 @@ use retide::config::source::Place;
 use retide::config::{Error, Scene, rules, scenes};
 use retide_core::breaker::{Breaker, Call};
 use retide_core::scene::MAX_DELAY;
-use retide_core::share::Shares;
+use retide_core::quota::Quotas;
 use retide_core::{Backoff, Overrides, Policy, Scenes, Timestamp};
 
 /// What the file is called.
@@ -189,7 +189,7 @@ fn check_scene(name: &str, scene: &Scene) {
     for policy in own.into_iter().flatten().chain([&core.policy]) {
         check_policy(policy);
     }
-    let mut shares = Shares::new(NonZeroU32::MIN);
+    let mut shares = Quotas::new(NonZeroU32::MIN);
     let in_force: Scenes = [core.clone()].into_iter().collect();
     shares.take(Duration::ZERO, 0);
     shares.follow(Duration::ZERO, &in_force);

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use retide_core::completions::Binding;
-use retide_core::order::{Change, Shard};
+use retide_core::key_order::{Change, Shard};
 use retide_core::{Alert, Ended, Event, LaneId, Poison, Sink, Source, Task, Timestamp};
 
 use crate::bug::Bug;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use retide_core::breaker::{Key, State, Switch};
+use retide_core::breaker::{Key, State, StateChange};
 use retide_core::completions::Completions;
 use retide_core::entry::{DEAD_TASKS, SCENE_UNKNOWN, TargetHealth};
 use retide_core::{
@@ -34,7 +34,7 @@ struct Attempt {
 }
 
 /// A key of a scene in a shard.
-type Line = (i32, Arc<str>, Vec<u8>);
+type KeyQueue = (i32, Arc<str>, Vec<u8>);
 
 /// What is known of an attempt.
 #[derive(Clone, Debug, Default)]
@@ -127,7 +127,7 @@ pub(crate) struct Judge {
     /// When the first attempt of each task is due at the latest: what was asked for, or when the broker got it.
     first_due: BTreeMap<Arc<str>, Timestamp>,
     /// The tasks of each key of a scene that keeps order, in the order of their offsets.
-    in_line: BTreeMap<Line, Vec<(i64, Arc<str>)>>,
+    in_line: BTreeMap<KeyQueue, Vec<(i64, Arc<str>)>>,
     /// What is known of each attempt.
     attempts: BTreeMap<Attempt, Known>,
     /// What is known of each task's end.
@@ -296,8 +296,14 @@ impl Judge {
     }
 
     /// A process says that the breaker of a target has switched.
-    pub(crate) fn switched(&mut self, at: At, process: u64, target: &Arc<str>, switch: Switch) {
-        let Switch { from, to, .. } = switch;
+    pub(crate) fn switched(
+        &mut self,
+        at: At,
+        process: u64,
+        target: &Arc<str>,
+        switch: StateChange,
+    ) {
+        let StateChange { from, to, .. } = switch;
         if from == State::Closed || to == State::Closed {
             *self.alerts_due.entry((Arc::clone(target), to)).or_default() += 1;
         }
@@ -612,7 +618,7 @@ impl Judge {
 
     /// A task without a key starts: others cannot have held it.
     pub(crate) fn held_by_none(&mut self, task: &Task, wait: Wait) {
-        if task.record.ordering_key().is_none() && wait.held.order > 0 {
+        if task.record.ordering_key().is_none() && wait.waited.order > 0 {
             self.object(|| format!("{} has no key and waited for others of it", task.id));
         }
     }

@@ -227,29 +227,35 @@ impl Ledger {
     }
 
     /// Hands over a batch.
-    pub(crate) fn submit(&mut self, batch: Batch, desk: &mut Desk<'_>) {
+    pub(crate) fn submit(&mut self, batch: Batch, context: &mut CommitContext<'_>) {
         let index = self.next;
         self.next = 1 - self.next;
         let writer = &mut self.writers[index];
         assert_eq!(writer.stage, Stage::Idle, "a writer was given two batches");
         writer.submitted = Some(Submitted {
             batch,
-            epochs: desk.ownership.owned.clone(),
+            epochs: context.ownership.owned.clone(),
             is_partial: false,
         });
-        self.begin(index, desk);
+        self.begin(index, context);
     }
 
     /// A moment has passed.
-    pub(crate) fn again(&mut self, index: usize, desk: &mut Desk<'_>) {
+    pub(crate) fn again(&mut self, index: usize, context: &mut CommitContext<'_>) {
         if self.writers[index].stage == Stage::DoubtAgain {
-            return self.doubt(index, desk);
+            return self.doubt(index, context);
         }
-        self.begin(index, desk);
+        self.begin(index, context);
     }
 
     /// A request was answered, or not in time.
-    pub(crate) fn answered(&mut self, index: usize, call: u64, reply: Reply, desk: &mut Desk<'_>) {
+    pub(crate) fn answered(
+        &mut self,
+        index: usize,
+        call: u64,
+        reply: Reply,
+        context: &mut CommitContext<'_>,
+    ) {
         // What comes after its sender has stopped waiting is dropped by the client.
         if !self.writers[index].calls.remove(&call) {
             return;
@@ -258,55 +264,59 @@ impl Ledger {
         match (self.writers[index].stage, reply) {
             (Stage::Init, Reply::Epoch(epoch)) => {
                 self.writers[index].epoch = Some(epoch);
-                self.send(index, desk);
+                self.send(index, context);
             }
-            (Stage::Deliveries, reply) => self.delivered(index, reply, desk),
+            (Stage::Deliveries, reply) => self.delivered(index, reply, context),
             (Stage::KeyOrder, Reply::Unwritable { closed, .. })
                 if self.bug != Bug::RefusedRepeated =>
             {
                 self.writers[index].closed.extend(closed);
-                self.give_back(index, desk);
+                self.give_back(index, context);
             }
-            (Stage::KeyOrder, Reply::Unwritable { .. }) => self.abort(index, Pause::Yes, desk),
+            (Stage::KeyOrder, Reply::Unwritable { .. }) => self.abort(index, Pause::Yes, context),
             (Stage::KeyOrder, Reply::Done) => {
                 if self.writers[index].calls.is_empty() {
-                    self.offsets(index, desk);
+                    self.offsets(index, context);
                 }
             }
-            (Stage::Offsets, Reply::Done) => self.end(index, Fate::Committed, Stage::Commit, desk),
-            (Stage::Commit, Reply::Done) => self.report(index, Receipt::Committed, desk),
+            (Stage::Offsets, Reply::Done) => {
+                self.end(index, Fate::Committed, Stage::Commit, context);
+            }
+            (Stage::Commit, Reply::Done) => self.report(index, Receipt::Committed, context),
             (Stage::Offsets | Stage::Commit, Reply::Refused(Refusal::Generation))
             | (Stage::KeyOrder | Stage::Offsets | Stage::Commit, Reply::Failed) => {
-                self.abort(index, Pause::Yes, desk);
+                self.abort(index, Pause::Yes, context);
             }
             (Stage::Abort(Pause::Yes), Reply::Done) if self.bug == Bug::DroppedOnAbort => {
-                self.report(index, Receipt::Committed, desk);
+                self.report(index, Receipt::Committed, context);
             }
-            (Stage::Abort(Pause::No), Reply::Done) => self.begin(index, desk),
-            (Stage::Abort(Pause::Yes), Reply::Done) => self.sleep(index, Stage::Again, desk),
+            (Stage::Abort(Pause::No), Reply::Done) => self.begin(index, context),
+            (Stage::Abort(Pause::Yes), Reply::Done) => self.sleep(index, Stage::Again, context),
             (Stage::Abort(pause), _) => {
                 self.writers[index].epoch = None;
                 match pause {
-                    Pause::No => self.begin(index, desk),
-                    Pause::Yes => self.sleep(index, Stage::Again, desk),
+                    Pause::No => self.begin(index, context),
+                    Pause::Yes => self.sleep(index, Stage::Again, context),
                 }
             }
             (Stage::DoubtInit, Reply::Epoch(epoch)) => {
                 self.writers[index].epoch = Some(epoch);
-                self.ask_offsets(index, desk);
+                self.ask_offsets(index, context);
             }
             (Stage::DoubtInit, Reply::Done | Reply::Refused(_))
                 if self.bug == Bug::ProducerKept =>
             {
-                self.ask_offsets(index, desk);
+                self.ask_offsets(index, context);
             }
-            (Stage::DoubtOffsets, Reply::Offsets(offsets)) => self.compare(index, &offsets, desk),
+            (Stage::DoubtOffsets, Reply::Offsets(offsets)) => {
+                self.compare(index, &offsets, context);
+            }
             (Stage::DoubtInit | Stage::DoubtOffsets, _) => {
                 self.writers[index].epoch = None;
-                self.sleep(index, Stage::DoubtAgain, desk);
+                self.sleep(index, Stage::DoubtAgain, context);
             }
             (Stage::Init | Stage::KeyOrder | Stage::Offsets | Stage::Commit, _) => {
-                self.lose_sight(index, desk);
+                self.lose_sight(index, context);
             }
             (stage, reply) => unreachable!("{reply:?} while waiting for {stage:?}"),
         }
@@ -323,10 +333,10 @@ impl Ledger {
     }
 
     /// Writes a batch, or what is left of it.
-    fn begin(&mut self, index: usize, desk: &mut Desk<'_>) {
+    fn begin(&mut self, index: usize, context: &mut CommitContext<'_>) {
         let writer = &mut self.writers[index];
         if std::mem::take(&mut writer.gives_back) {
-            return self.report(index, Receipt::Returned, desk);
+            return self.report(index, Receipt::Returned, context);
         }
         writer.failed = false;
         writer.calls.clear();
@@ -337,7 +347,7 @@ impl Ledger {
             unreachable!("nothing to write");
         };
         if self.bug != Bug::CommitAfterRevoke {
-            submitted.keep_owned(desk.ownership);
+            submitted.keep_owned(context.ownership);
         }
         for settled in &mut submitted.batch.settled {
             if writer.refused.contains(&settled.cause) {
@@ -347,24 +357,24 @@ impl Ledger {
         }
         writer.refused.clear();
         if submitted.batch.progress.is_empty() {
-            return self.report(index, Receipt::Dropped, desk);
+            return self.report(index, Receipt::Dropped, context);
         }
         if writer.epoch.is_none() {
             let request = Request::Init { id: writer.id };
-            return self.call(index, Stage::Init, &request, desk);
+            return self.call(index, Stage::Init, &request, context);
         }
-        self.send(index, desk);
+        self.send(index, context);
     }
 
     /// Sends the records of a batch.
-    fn send(&mut self, index: usize, desk: &mut Desk<'_>) {
+    fn send(&mut self, index: usize, context: &mut CommitContext<'_>) {
         let writer = &self.writers[index];
         let (Some(submitted), Some(epoch)) = (&writer.submitted, writer.epoch) else {
             unreachable!("nothing to send");
         };
         let id = writer.id;
         // A few requests of whole partitions each.
-        let requests = desk.env.chance.between(1, 3);
+        let requests = context.env.chance.between(1, 3);
         let mut parts: BTreeMap<u64, Vec<Outgoing>> = BTreeMap::new();
         let out_of_turn = self.bug == Bug::KeyOrderOutOfTurn;
         for record in submitted.batch.settled.iter().flat_map(|one| &one.records) {
@@ -382,16 +392,16 @@ impl Ledger {
         let empty = parts.is_empty();
         for records in parts.into_values() {
             let request = Request::Produce { id, epoch, records };
-            self.call(index, Stage::Deliveries, &request, desk);
+            self.call(index, Stage::Deliveries, &request, context);
         }
         if empty || self.bug == Bug::CommitBeforeProduce {
             self.writers[index].calls.clear();
-            self.take_turn(index, desk);
+            self.take_turn(index, context);
         }
     }
 
     /// A request with records was answered.
-    fn delivered(&mut self, index: usize, reply: Reply, desk: &mut Desk<'_>) {
+    fn delivered(&mut self, index: usize, reply: Reply, context: &mut CommitContext<'_>) {
         let swallow = self.bug == Bug::SwallowedDelivery;
         let writer = &mut self.writers[index];
         match reply {
@@ -413,50 +423,50 @@ impl Ledger {
             | Reply::DoneAgain
             | Reply::KeyOrder(_)
             | Reply::Offsets(_) => {
-                return self.lose_sight(index, desk);
+                return self.lose_sight(index, context);
             }
         }
         if !writer.calls.is_empty() {
             return;
         }
         if !writer.closed.is_empty() || !writer.large.is_empty() {
-            return self.give_back(index, desk);
+            return self.give_back(index, context);
         }
         if writer.failed {
             // What failed for another reason is written again as it was.
             writer.refused.clear();
-            return self.abort(index, Pause::Yes, desk);
+            return self.abort(index, Pause::Yes, context);
         }
         if !writer.refused.is_empty() {
-            return self.abort(index, Pause::No, desk);
+            return self.abort(index, Pause::No, context);
         }
-        self.take_turn(index, desk);
+        self.take_turn(index, context);
     }
 
     /// Waits for the right to commit.
-    fn take_turn(&mut self, index: usize, desk: &mut Desk<'_>) {
+    fn take_turn(&mut self, index: usize, context: &mut CommitContext<'_>) {
         self.writers[index].stage = Stage::Turn;
         if self.turn == index || self.bug == Bug::TurnIgnored {
-            self.key_order(index, desk);
+            self.key_order(index, context);
         }
     }
 
     /// Hands a batch back after its transaction is aborted.
-    fn give_back(&mut self, index: usize, desk: &mut Desk<'_>) {
+    fn give_back(&mut self, index: usize, context: &mut CommitContext<'_>) {
         self.writers[index].gives_back = true;
         self.writers[index].refused.clear();
-        self.abort(index, Pause::No, desk);
+        self.abort(index, Pause::No, context);
     }
 
     /// Writes what there is of the order of keys: nothing of the batch before can come behind it any more.
-    fn key_order(&mut self, index: usize, desk: &mut Desk<'_>) {
+    fn key_order(&mut self, index: usize, context: &mut CommitContext<'_>) {
         let writer = &self.writers[index];
         let (Some(submitted), Some(epoch)) = (&writer.submitted, writer.epoch) else {
             unreachable!("nothing to commit");
         };
         let id = writer.id;
         if submitted.batch.returns != self.returns && self.bug != Bug::ReturnIgnored {
-            return self.give_back(index, desk);
+            return self.give_back(index, context);
         }
         let records = submitted.batch.settled.iter().flat_map(|one| &one.records);
         let records: Vec<Outgoing> = records
@@ -464,23 +474,23 @@ impl Ledger {
             .cloned()
             .collect();
         if records.is_empty() || self.bug == Bug::KeyOrderOutOfTurn {
-            return self.offsets(index, desk);
+            return self.offsets(index, context);
         }
         let request = Request::Produce { id, epoch, records };
-        self.call(index, Stage::KeyOrder, &request, desk);
+        self.call(index, Stage::KeyOrder, &request, context);
     }
 
     /// Adds the offsets to the transaction.
-    fn offsets(&mut self, index: usize, desk: &mut Desk<'_>) {
+    fn offsets(&mut self, index: usize, context: &mut CommitContext<'_>) {
         let writer = &self.writers[index];
         let (Some(submitted), Some(epoch)) = (&writer.submitted, writer.epoch) else {
             unreachable!("nothing to commit");
         };
-        let Some(membership) = desk.membership else {
-            return self.abort(index, Pause::Yes, desk);
+        let Some(membership) = context.membership else {
+            return self.abort(index, Pause::Yes, context);
         };
-        if self.bug != Bug::CommitAfterRevoke && !submitted.is_owned(desk.ownership) {
-            return self.abort(index, Pause::No, desk);
+        if self.bug != Bug::CommitAfterRevoke && !submitted.is_owned(context.ownership) {
+            return self.abort(index, Pause::No, context);
         }
         let silent = submitted.batch.settled.iter();
         let silent = silent
@@ -496,63 +506,63 @@ impl Ledger {
             },
             membership,
         };
-        self.call(index, Stage::Offsets, &request, desk);
+        self.call(index, Stage::Offsets, &request, context);
     }
 
     /// Aborts the transaction and begins again.
-    fn abort(&mut self, index: usize, pause: Pause, desk: &mut Desk<'_>) {
+    fn abort(&mut self, index: usize, pause: Pause, context: &mut CommitContext<'_>) {
         self.writers[index].calls.clear();
-        self.end(index, Fate::Aborted, Stage::Abort(pause), desk);
+        self.end(index, Fate::Aborted, Stage::Abort(pause), context);
     }
 
     /// Ends the transaction.
-    fn end(&mut self, index: usize, fate: Fate, stage: Stage, desk: &mut Desk<'_>) {
+    fn end(&mut self, index: usize, fate: Fate, stage: Stage, context: &mut CommitContext<'_>) {
         let Writer { id, epoch, .. } = self.writers[index];
         let Some(epoch) = epoch else {
             unreachable!("no transaction to end");
         };
-        self.call(index, stage, &Request::End { id, epoch, fate }, desk);
+        self.call(index, stage, &Request::End { id, epoch, fate }, context);
     }
 
     /// Nobody knows what became of a transaction: gives the producer up, and finds out.
-    fn lose_sight(&mut self, index: usize, desk: &mut Desk<'_>) {
+    fn lose_sight(&mut self, index: usize, context: &mut CommitContext<'_>) {
         let timed_out_in_commit = self.writers[index].stage == Stage::Commit;
         if timed_out_in_commit && self.bug == Bug::DoubtTakenAsDone {
             self.writers[index].epoch = None;
-            return self.report(index, Receipt::Committed, desk);
+            return self.report(index, Receipt::Committed, context);
         }
         if timed_out_in_commit && self.bug == Bug::DoubtTakenAsFailed {
             self.writers[index].epoch = None;
-            return self.sleep(index, Stage::Again, desk);
+            return self.sleep(index, Stage::Again, context);
         }
         if timed_out_in_commit && self.bug == Bug::ProducerKept {
             // Ends what may have ended already, and goes on with the same epoch.
-            return self.end(index, Fate::Aborted, Stage::DoubtInit, desk);
+            return self.end(index, Fate::Aborted, Stage::DoubtInit, context);
         }
         self.writers[index].epoch = None;
-        self.doubt(index, desk);
+        self.doubt(index, context);
     }
 
     /// Finds out what became of a transaction.
-    fn doubt(&mut self, index: usize, desk: &mut Desk<'_>) {
+    fn doubt(&mut self, index: usize, context: &mut CommitContext<'_>) {
         let writer = &mut self.writers[index];
         writer.calls.clear();
         let Some(submitted) = &mut writer.submitted else {
             unreachable!("no transaction to find out about");
         };
-        submitted.keep_owned(desk.ownership);
+        submitted.keep_owned(context.ownership);
         if submitted.batch.progress.is_empty() {
-            return self.sleep(index, Stage::Again, desk);
+            return self.sleep(index, Stage::Again, context);
         }
         if writer.epoch.is_some() {
-            return self.ask_offsets(index, desk);
+            return self.ask_offsets(index, context);
         }
         let request = Request::Init { id: writer.id };
-        self.call(index, Stage::DoubtInit, &request, desk);
+        self.call(index, Stage::DoubtInit, &request, context);
     }
 
     /// Asks for the offsets of the group.
-    fn ask_offsets(&mut self, index: usize, desk: &mut Desk<'_>) {
+    fn ask_offsets(&mut self, index: usize, context: &mut CommitContext<'_>) {
         let submitted = submitted_of(&self.writers[index]);
         let lanes = submitted
             .batch
@@ -562,11 +572,11 @@ impl Ledger {
         let request = Request::Fetch {
             lanes: lanes.collect(),
         };
-        self.call(index, Stage::DoubtOffsets, &request, desk);
+        self.call(index, Stage::DoubtOffsets, &request, context);
     }
 
     /// The transaction has committed if, and only if, the group's offsets are those of the batch.
-    fn compare(&mut self, index: usize, offsets: &[Progress], desk: &mut Desk<'_>) {
+    fn compare(&mut self, index: usize, offsets: &[Progress], context: &mut CommitContext<'_>) {
         let submitted = submitted_of(&self.writers[index]);
         let committed = submitted
             .batch
@@ -574,22 +584,24 @@ impl Ledger {
             .iter()
             .all(|progress| offsets.contains(progress));
         if committed {
-            return self.report(index, Receipt::Committed, desk);
+            return self.report(index, Receipt::Committed, context);
         }
-        self.sleep(index, Stage::Again, desk);
+        self.sleep(index, Stage::Again, context);
     }
 
     /// Lets a moment pass.
-    fn sleep(&mut self, index: usize, stage: Stage, desk: &mut Desk<'_>) {
+    fn sleep(&mut self, index: usize, stage: Stage, context: &mut CommitContext<'_>) {
         let writer = &mut self.writers[index];
         writer.stage = stage;
         writer.calls.clear();
         let worker = writer.id.worker;
-        desk.env.tell(AGAIN, worker, News::Again { writer: index });
+        context
+            .env
+            .tell(AGAIN, worker, News::Again { writer: index });
     }
 
     /// Says what became of a batch, when it is this writer's turn.
-    fn report(&mut self, index: usize, receipt: Receipt, desk: &mut Desk<'_>) {
+    fn report(&mut self, index: usize, receipt: Receipt, context: &mut CommitContext<'_>) {
         let writer = &mut self.writers[index];
         writer.calls.clear();
         writer.stage = Stage::Report(receipt);
@@ -599,7 +611,7 @@ impl Ledger {
         writer.stage = Stage::Idle;
         writer.submitted = None;
         let replaced = std::mem::take(&mut writer.replaced);
-        desk.receipts.push(Told {
+        context.receipts.push(Told {
             receipt,
             replaced,
             large: std::mem::take(&mut writer.large),
@@ -609,27 +621,33 @@ impl Ledger {
         let other = 1 - index;
         self.turn = other;
         if self.writers[other].stage == Stage::Turn {
-            self.key_order(other, desk);
+            self.key_order(other, context);
         } else if let Stage::Report(receipt) = self.writers[other].stage {
-            self.report(other, receipt, desk);
+            self.report(other, receipt, context);
         }
     }
 
     /// Asks something of the broker.
-    fn call(&mut self, index: usize, stage: Stage, request: &Request, desk: &mut Desk<'_>) {
+    fn call(
+        &mut self,
+        index: usize,
+        stage: Stage,
+        request: &Request,
+        context: &mut CommitContext<'_>,
+    ) {
         let writer = &mut self.writers[index];
         writer.stage = stage;
         let caller = Caller {
             worker: writer.id.worker,
             part: Part::Writer(index),
         };
-        let call = desk.env.ask(caller, request);
+        let call = context.env.ask(caller, request);
         writer.calls.insert(call);
     }
 }
 
 /// What a ledger needs of the worker it belongs to.
-pub(crate) struct Desk<'a> {
+pub(crate) struct CommitContext<'a> {
     /// The world.
     pub(crate) env: &'a mut Env,
     /// The shards that are ours.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use retide_core::Position;
 use retide_core::completions::Completions;
 use retide_core::engine::LAST;
-use retide_core::order::{Fingerprint, Shard};
+use retide_core::key_order::{Fingerprint, Shard};
 use retide_core::saved::{MachineTime, Saved};
 use retide_core::{
     Action, Alert, Commit, Engine, Failure, Fate, Gates, Input, Kind, LaneId, Now, Ordering,
@@ -24,7 +24,7 @@ use crate::broker::{
 use crate::bug::Bug;
 use crate::check::{Start, counted_as, wall};
 use crate::group::{Given, Member, Membership, Protocol};
-use crate::ledger::{Batch, Desk, Ledger, Ownership, Receipt, Settled, Told};
+use crate::ledger::{Batch, CommitContext, Ledger, Ownership, Receipt, Settled, Told};
 use crate::plan::Submission;
 use crate::world::{At, Caller, Env, Event, MILLI, News, POLLED, Part, Reply, Request};
 
@@ -302,7 +302,7 @@ impl Worker {
 
     /// What it holds: open offsets and bytes.
     pub(crate) fn holds(&self) -> (usize, usize) {
-        (self.engine.open(), self.engine.held())
+        (self.engine.open(), self.engine.bytes())
     }
 
     /// What it says is overdue, or will be.
@@ -502,8 +502,8 @@ impl Worker {
         match part {
             Part::Feed => self.fetched(call, reply, env),
             Part::Writer(writer) => {
-                self.with_ledger(env, |ledger, desk| {
-                    ledger.answered(writer, call, reply, desk);
+                self.with_ledger(env, |ledger, context| {
+                    ledger.answered(writer, call, reply, context);
                 });
             }
         }
@@ -511,7 +511,7 @@ impl Worker {
 
     /// A writer's pause is over.
     fn again(&mut self, writer: usize, env: &mut Env) {
-        self.with_ledger(env, |ledger, desk| ledger.again(writer, desk));
+        self.with_ledger(env, |ledger, context| ledger.again(writer, context));
     }
 
     /// A call came back.
@@ -944,19 +944,23 @@ impl Worker {
             changes: keys,
             alerts,
         });
-        self.with_ledger(env, |ledger, desk| ledger.submit(batch, desk));
+        self.with_ledger(env, |ledger, context| ledger.submit(batch, context));
     }
 
     /// Lets the ledger do something, and hears what became of batches.
-    fn with_ledger(&mut self, env: &mut Env, act: impl FnOnce(&mut Ledger, &mut Desk<'_>)) {
+    fn with_ledger(
+        &mut self,
+        env: &mut Env,
+        act: impl FnOnce(&mut Ledger, &mut CommitContext<'_>),
+    ) {
         let mut receipts = Vec::new();
-        let mut desk = Desk {
+        let mut context = CommitContext {
             env,
             ownership: &self.ownership,
             membership: self.membership,
             receipts: &mut receipts,
         };
-        act(&mut self.ledger, &mut desk);
+        act(&mut self.ledger, &mut context);
         for told in receipts {
             let Some(under_way) = self.under_way.pop_front() else {
                 unreachable!("a receipt without a batch");
@@ -1240,7 +1244,7 @@ impl Worker {
         // Who does not know yet that its shards are another's reads what that one parks, with the keys of it.
         let mut read = self.readers.keys();
         let owns = read.all(|lane| self.owns(lane.shard, env));
-        let keys = self.engine.keys_held();
+        let keys = self.engine.key_bytes();
         if keys > if owns { most } else { 2 * most } {
             env.judge
                 .object(|| format!("{keys} bytes of keys in {shards} shards, {limits:?}"));

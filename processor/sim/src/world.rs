@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use retide_core::order::Shard;
+use retide_core::key_order::Shard;
 use retide_core::scene::Missing;
 use retide_core::{Failure, Gates, LaneId, Outcome, Scene, Scenes, Source, Task, Timestamp};
 

@@ -175,7 +175,7 @@ mod tests {
 
     use std::time::Duration;
 
-    use retide_core::wait::Held;
+    use retide_core::wait::Waited;
     use retide_core::{Ladder, Scenes, Wait};
 
     #[test]
@@ -183,9 +183,9 @@ mod tests {
         let metrics = Metrics::new(&Ladder::default());
         let set = metrics.put_in_force(&Scenes::default());
         let late = |millis: u64| Wait {
-            held: Held {
+            waited: Waited {
                 rate: millis * 1_000,
-                ..Held::default()
+                ..Waited::default()
             },
             ..Wait::default()
         };

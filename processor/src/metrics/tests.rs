@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use retide_core::breaker;
 use retide_core::entry::Event;
 use retide_core::task::{Failure, Header};
-use retide_core::wait::Held;
+use retide_core::wait::Waited;
 use retide_core::{
     Backoff, Ended, Jitter, LaneId, Omitted, Origin, Overdue, Policy, Record, Scene, Source, Task,
     Transition, scene,
@@ -206,9 +206,9 @@ fn events_are_counted_and_attempts_with_them() {
     let timeout = Outcome::Timeout(Failure::new("timeout", "too slow"));
     set.of("pay").answered(&timeout, Duration::from_secs(2));
     let wait = Wait {
-        held: Held {
+        waited: Waited {
             rate: 2 * 3_600 * 1_000_000,
-            ..Held::default()
+            ..Waited::default()
         },
         ..Wait::default()
     };
@@ -562,10 +562,10 @@ fn a_breaker_is_counted_for_its_target_as_long_as_a_scene_has_it() {
     let target: Arc<str> = "http://h:80".into();
     drop(metrics.put_in_force(&guarded(&target)));
 
-    let switch = breaker::Switch {
+    let switch = breaker::StateChange {
         from: State::Closed,
         to: State::Open,
-        why: breaker::Why::FailureRate,
+        why: breaker::TripReason::FailureRate,
         calls: breaker::Count::default(),
         since: Duration::ZERO,
         until: None,

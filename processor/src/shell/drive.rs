@@ -22,7 +22,7 @@ use retide_connectors::{Attempt, Target};
 use retide_core::Position;
 use retide_core::completions::Binding;
 use retide_core::engine::Left;
-use retide_core::order::{self, Awaited, Change};
+use retide_core::key_order::{self, Awaited, Change};
 use retide_core::{
     Action, Alert, Commit, Engine, Entry, Failure, Fate, Input, Kind as TaskKind, LaneId, Now,
     Origin, Outcome, Overdue, Returned, Scene, Scenes, Settlement, Source, Task, Timestamp, Wait,
@@ -458,7 +458,7 @@ impl<L: Ledger> State<L> {
         let engine = &self.parts.engine;
         self.share.report(Load {
             open: engine.open(),
-            held: engine.held(),
+            held: engine.bytes(),
             calls: engine.in_flight(),
             shards: self.shards.len(),
             keys: engine.keys(),
@@ -921,7 +921,7 @@ impl<L: Ledger> State<L> {
                 entries,
                 otherwise,
             };
-            bytes += settlement.weight();
+            bytes += settlement.memory_size();
             if written.contains(&index) {
                 let records = self.parts.encoder.records(&settlement.entries);
                 tally.count(&settlement, records, now);
@@ -1147,7 +1147,7 @@ impl<L: Ledger> State<L> {
     }
 
     /// Lanes are ours.
-    fn assigned(&mut self, assignments: Vec<Assignment>, orders: Vec<(i32, order::Shard)>) {
+    fn assigned(&mut self, assignments: Vec<Assignment>, orders: Vec<(i32, key_order::Shard)>) {
         self.follow_readable();
         for (shard, order) in orders {
             self.know_order(shard, order);
@@ -1383,7 +1383,7 @@ impl<L: Ledger> State<L> {
     }
 
     /// What former owners knew of the order of a shard's tasks: to go on with, or, where it is not kept, to be forgotten by all.
-    fn know_order(&mut self, shard: i32, order: order::Shard) {
+    fn know_order(&mut self, shard: i32, order: key_order::Shard) {
         if self.parts.ledger.keeps_order() {
             let order = Box::new(order);
             self.step(Input::Outstanding { shard, order });

@@ -11,7 +11,7 @@ use serde::Serialize;
 use retide_avro::headers::{self, Sink};
 use retide_avro::wire::{self, Codec, EventLine, Format, Framing, Wire};
 use retide_connectors::kafka;
-use retide_core::order::Change;
+use retide_core::key_order::Change;
 use retide_core::{Alert, Entry, Record};
 
 use crate::shell::writable::Writability;

@@ -26,7 +26,7 @@ use tracing::warn;
 use retide_avro::headers::{self, Headless};
 use retide_core::Position;
 use retide_core::completions::{Binding, Completions};
-use retide_core::order::Shard;
+use retide_core::key_order::Shard;
 use retide_core::saved::Saved;
 use retide_core::{Alert, Header, LaneId, Name, Record, Source, Timestamp};
 use retide_native::{self as native, headers::Headers};

@@ -19,7 +19,7 @@ use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::debug;
 
-use retide_core::order::Shard;
+use retide_core::key_order::Shard;
 
 use crate::client::{Lifeline, Quiet};
 use crate::event::{OrderRead, OrderUnreadable};

@@ -21,7 +21,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use retide_core::completions::Completions;
-use retide_core::order::Shard;
+use retide_core::key_order::Shard;
 use retide_core::saved::Saved;
 use retide_core::{Alert, LaneId, Timestamp};
 use retide_native::topics::{Topic, describe};

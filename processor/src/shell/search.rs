@@ -17,7 +17,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::debug;
 
 use retide_avro::headers;
-use retide_core::order::Awaited;
+use retide_core::key_order::Awaited;
 use retide_core::{LaneId, Source};
 
 use crate::client::Quiet;

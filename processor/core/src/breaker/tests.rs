@@ -46,7 +46,7 @@ const SLOW: Call = Call {
 };
 
 /// Makes one call that goes so, and gives the last switch.
-fn call(breaker: &Breaker, now: Duration, how: Call) -> Option<Switch> {
+fn call(breaker: &Breaker, now: Duration, how: Call) -> Option<StateChange> {
     let Answer { permit, switch } = breaker.ask(now);
     let pass = permit.expect("leave");
     breaker.returned(now, pass, how).or(switch)
@@ -68,10 +68,10 @@ fn it_opens_at_its_rate_and_not_before_enough_calls() {
 
     let switches = [BAD, BAD, GOOD, GOOD].map(|how| call(&breaker, secs(1), how));
 
-    let opens = Switch {
+    let opens = StateChange {
         from: State::Closed,
         to: State::Open,
-        why: Why::FailureRate,
+        why: TripReason::FailureRate,
         calls: Count {
             calls: 4,
             failed: 2,
@@ -97,7 +97,7 @@ fn slow_calls_open_it_and_a_refusal_does_not() {
         assert_eq!(call(&breaker, secs(1), SLOW), None);
     }
     let opens = call(&breaker, secs(1), SLOW).unwrap();
-    assert_eq!((opens.to, opens.why), (State::Open, Why::SlowRate));
+    assert_eq!((opens.to, opens.why), (State::Open, TripReason::SlowRate));
     assert_eq!(opens.calls.slow, 4);
 
     let failure = || Failure::new("x", "y");
@@ -126,7 +126,7 @@ fn a_probe_that_fails_opens_it_for_twice_as_long_up_to_a_minute() {
         let switch = call(&breaker, now, BAD);
         assert_eq!(
             switch.map(|switch| (switch.from, switch.to, switch.why)),
-            Some((State::HalfOpen, State::Open, Why::Probes))
+            Some((State::HalfOpen, State::Open, TripReason::Probes))
         );
     }
 
@@ -252,8 +252,8 @@ fn what_it_opens_for_is_told() {
         slow,
     };
 
-    assert_eq!(last(BAD), Some((Why::FailedInARow, count(4, 0))));
-    assert_eq!(last(SLOW), Some((Why::SlowInARow, count(0, 4))));
+    assert_eq!(last(BAD), Some((TripReason::FailedInARow, count(4, 0))));
+    assert_eq!(last(SLOW), Some((TripReason::SlowInARow, count(0, 4))));
 }
 
 #[test]

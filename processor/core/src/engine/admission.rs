@@ -30,19 +30,19 @@ pub(super) enum Admission {
 
 /// The way of a due task.
 enum Way {
-    /// Its scene does not exist.
+    /// The scene of the task does not exist.
     NoScene,
     /// Others of its key are before it, or it belongs to another shard for the sake of its key.
     Behind(Precedence),
-    /// Its deadline has passed.
+    /// The deadline of the task has passed.
     Expired,
-    /// Its scene does not want it tried any more.
+    /// The scene does not want the task tried any more.
     NotWanted,
-    /// Its shard has no part of the scene's rate.
+    /// The shard has no part of the scene's rate.
     Elsewhere,
     /// What follows from the attempt could not be written.
     Unwritable,
-    /// Its shard leaves, and the call might not be back in time: the next owner reads it again.
+    /// The shard leaves, and the call might not be back in time: the next owner reads it again.
     NextOwner,
     /// A call of its target.
     Call(Arc<Scene>),
@@ -110,7 +110,7 @@ impl Engine {
             Way::NextOwner => self.uncount(&item),
             Way::Call(scene) => return self.call(now, item, &scene, actions),
             Way::Produce(scene, topic) => {
-                if let Err(until) = self.shares.admit(now.steady, &scene.name) {
+                if let Err(until) = self.quotas.admit(now.steady, &scene.name) {
                     return Admission::held(now, item, Hold::Rate, until);
                 }
                 self.deliver(now, item, &scene, &topic, actions);
@@ -138,7 +138,7 @@ impl Engine {
         let Some(route) = scene.route(item.task.kind) else {
             return Way::NotWanted;
         };
-        if !self.shares.belongs(&scene.name, item.lane.shard) {
+        if !self.quotas.belongs(&scene.name, item.lane.shard) {
             return Way::Elsewhere;
         }
         if !self.can_be_written(&scene, item.lane.source) {
@@ -190,7 +190,7 @@ impl Engine {
     ) -> Result<(), (Hold, Duration)> {
         gate.admit(permits.ramp())
             .map_err(|Full| (Hold::Concurrency, now.steady + ASK_CALLS))?;
-        self.shares.admit(now.steady, &scene.name).map_err(|until| {
+        self.quotas.admit(now.steady, &scene.name).map_err(|until| {
             gate.release();
             (Hold::Rate, until)
         })

@@ -7,7 +7,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::breaker::{Answer, Breaker, Fraction, Key, Permit, Rejected, State, Subject, Switch};
+use crate::breaker::{
+    Answer, Breaker, Fraction, Key, Permit, Rejected, State, StateChange, Subject,
+};
 use crate::gate::Gates;
 use crate::planted::Planted;
 use crate::scene::{Route, Scenes};
@@ -29,7 +31,7 @@ pub(super) enum Shelter {
 /// The breakers of a worker's scenes.
 #[derive(Debug, Default)]
 pub(super) struct Breakers {
-    /// Those in force.
+    /// The breakers of the scenes in force.
     by_key: HashMap<Key, Watched>,
     /// The mistake they make.
     pub(super) bug: Planted,
@@ -42,16 +44,16 @@ pub(super) struct CallPermit {
     pub(super) target: Subject,
     /// The breaker.
     pub(super) breaker: Arc<Breaker>,
-    /// What it gave.
+    /// The permit that the breaker gave.
     pub(super) permit: Permit,
 }
 
 /// The permits for one call of a target.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CallPermits {
-    /// That of its breaker, where it has one.
+    /// The permit of the target's breaker, where it has one.
     pub(super) breaker: Option<CallPermit>,
-    /// That of its wall.
+    /// The permit of the target's wall.
     pub(super) wall: Option<CallPermit>,
 }
 
@@ -215,7 +217,7 @@ impl CallPermits {
 }
 
 /// Says that a breaker has switched, if it has.
-pub(super) fn say_switch(target: &Subject, switch: Option<Switch>, actions: &mut Vec<Action>) {
+pub(super) fn say_switch(target: &Subject, switch: Option<StateChange>, actions: &mut Vec<Action>) {
     if let Some(switch) = switch {
         actions.push(Action::Switched {
             target: target.clone(),

@@ -30,7 +30,7 @@ pub(super) struct Call {
     lane: LaneId,
     /// The assignment of that lane.
     epoch: u64,
-    /// Its offset.
+    /// The offset of the task in that lane.
     offset: i64,
     /// The task.
     task: Arc<Task>,
@@ -51,12 +51,12 @@ pub(super) struct Call {
 // === impl Call ===
 
 impl Call {
-    /// The steady time at which it was started.
+    /// The steady time at which the call was started.
     pub(super) const fn started(&self) -> Duration {
         self.started
     }
 
-    /// Its scene, and what it is for.
+    /// The scene of the call, and the kind of its task.
     pub(super) fn of(&self) -> (Arc<str>, Kind) {
         (Arc::clone(&self.scene.name), self.task.kind)
     }
@@ -191,7 +191,7 @@ impl Engine {
             lane: call.lane,
             offset: call.offset,
             home: self.home(&call.task),
-            weight: call.task.weight(),
+            bytes: call.task.memory_size(),
         };
         // A verdict is a decision of its own: by the rules in force now, not by those that the call was started under.
         let scene = self.scenes.find(&call.task.scene).unwrap_or(&call.scene);

@@ -41,7 +41,7 @@ impl Engine {
         let (full, crowded) = (self.is_full(), self.is_crowded(item.lane));
         if self.ready.get(&name).is_some() {
             // Tasks that wait for others of their key are not in the queue.
-            match self.in_turn(now, item, actions) {
+            match self.if_first(now, item, actions) {
                 Some(first) => item = first,
                 None => return,
             }
@@ -82,7 +82,7 @@ impl Engine {
             self.wait_for_room(item);
             return None;
         }
-        let Some(to) = self.shares.elsewhere(name, shard) else {
+        let Some(to) = self.quotas.elsewhere(name, shard) else {
             return Some(item);
         };
         let cause = self.ready.get(name).map_or(Cause::Rate, ReadyQueue::cause);
@@ -92,7 +92,7 @@ impl Engine {
 
     /// Whether a task where it entered would wait so long for the rate of its scene that it is better off in another shard.
     fn is_far_back(&self, name: &str, item: &Item) -> bool {
-        let most = self.shares.line(name);
+        let most = self.quotas.longest_queue(name);
         most.is_some_and(|most| self.ready.gated(name) > most)
             && self.home(&item.task) == item.lane.shard
     }
@@ -104,7 +104,7 @@ impl Engine {
         let scene = self.scenes.find(&item.task.scene);
         let deadline = scene.and_then(|scene| verdict::deadline(scene, &item.task));
         let left = self.ramp_left(now, &item);
-        let spacing = self.shares.spacing(name);
+        let spacing = self.quotas.spacing(name);
         let Some(queue) = self.ready.get_mut(name) else {
             unreachable!("deferred behind a queue that does not exist");
         };
@@ -136,7 +136,7 @@ impl Engine {
             let next = queue.expected.max(first) + pace;
             // Beyond what can be foreseen, tasks come between those that are back before.
             queue.expected = if next > latest { first } else { next };
-            let to = self.shares.elsewhere(name, item.lane.shard);
+            let to = self.quotas.elsewhere(name, item.lane.shard);
             (queue.expected, to)
         };
         let until = until.min(now.wall + MAX_DELAY);
@@ -258,7 +258,7 @@ impl Engine {
                     ..item
                 };
                 let left = again.since(now.wall).as_micros() as u64;
-                item.held.breaker = item.held.breaker.saturating_add(left);
+                item.waited.breaker = item.waited.breaker.saturating_add(left);
                 self.agenda.push(item);
                 return Admission::Gone;
             }

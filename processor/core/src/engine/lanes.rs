@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
 use std::time::Duration;
 
+use crate::key_order::{End, Ends};
 use crate::lane::{LaneId, Limits, Source};
-use crate::order::{End, Ends};
 use crate::overdue::{Move, Moves};
 use crate::planted::{Bug, Planted};
 use crate::saved::Saved;
@@ -25,7 +25,7 @@ use super::leaving::Left;
 pub(super) struct Lanes {
     /// How much may be held.
     limits: Limits,
-    /// Their states.
+    /// The state of each lane.
     by_id: BTreeMap<LaneId, Lane>,
     /// When to ask whether paused lanes may read on.
     paused: BTreeSet<(Timestamp, LaneId)>,
@@ -92,11 +92,11 @@ struct Lane {
     run: u64,
     /// Bytes of its open tasks.
     bytes: usize,
-    /// Its part in the batch that is being collected.
+    /// The part of the lane in the batch that is being collected.
     batch: Load,
     /// Calls in flight.
     calls: usize,
-    /// Those of them that were in flight when the shard began to leave.
+    /// Calls in flight that were so when the shard began to leave.
     before: usize,
     /// The last call that was started before the shard began to leave, if it has begun.
     leaving: Option<u64>,

@@ -23,9 +23,9 @@ use crate::task::{Kind, Task};
 /// How many calls of a shard are in flight that is to be given away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Left {
-    /// Those that were in flight when it began to leave.
+    /// Calls that were in flight when the shard began to leave.
     pub before: usize,
-    /// Those that were started since.
+    /// Calls that were started since.
     pub since: usize,
 }
 

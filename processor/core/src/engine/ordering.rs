@@ -1,15 +1,15 @@
-//! The engine's part in the order of tasks with the same key: who waits where, and when it goes on.
+//! The engine's part in key order: which task waits for others of its key, where, and when it goes on.
 //!
-//! What the order is, is [`crate::order`]'s. Invariant: a task of an ordered scene passes [`Engine::in_turn`] before each attempt, and
-//! nothing that changes its line happens while a delivery of it is not committed.
+//! What the order is, is [`crate::key_order`]'s. Invariant: a task of an ordered scene passes [`Engine::precedence`] before each attempt, and
+//! nothing that changes its key queue happens while a delivery of it is not committed.
 
 use std::time::Duration;
 
 use super::{Closing, Engine};
 use crate::agenda::Item;
 use crate::entry::Entry;
+use crate::key_order::{Awaited, End, Fingerprint, Others, Shard, Standing, Waiter};
 use crate::lane::{LaneId, Source};
-use crate::order::{Awaited, End, Fingerprint, Others, Shard, Turn, Waiter};
 use crate::planted::Bug;
 use crate::scene::{MAX_DELAY, Ordering};
 use crate::step::{Action, Now};
@@ -35,17 +35,17 @@ const EACH: Duration = Duration::from_millis(100);
 
 /// Whether a due task is the first of its key, and if not, what it waits for.
 pub(super) enum Precedence {
-    /// It is, or has no key that counts, or has expired.
+    /// The task is the first, or has no key that counts, or has expired.
     First,
     /// Tasks before it may not have been read yet.
     Unread(Fingerprint),
-    /// It cannot be told here: it is to come back later.
+    /// That cannot be told here: the task is to come back later.
     PutOff,
     /// A delivery of its key is not committed.
     Unsettled(Fingerprint),
     /// These tasks are before it.
     Behind(Fingerprint, Others),
-    /// It is to be ordered, and in another shard than others of its key: this one is theirs.
+    /// The task is to be ordered, and others of its key are in this shard, which is not where the task is.
     NotAtHome(i32),
 }
 
@@ -58,9 +58,9 @@ impl Engine {
         self.orders.begin(shard, order);
     }
 
-    /// A task was read: it has its place in line, if there is one for it.
+    /// A task was read: it has its place in the queue of its key, if there is one for it.
     pub(super) fn enter(&mut self, item: &Item) {
-        let Some(key) = self.line(item.lane.shard, &item.task) else {
+        let Some(key) = self.key_of_task(item.lane.shard, &item.task) else {
             return;
         };
         let (offset, due) = (item.task.origin.offset, item.task.wake());
@@ -81,7 +81,7 @@ impl Engine {
     }
 
     /// Gives a due task back if it is the first of its key; else it waits for those before it.
-    pub(super) fn in_turn(
+    pub(super) fn if_first(
         &mut self,
         now: Now,
         item: Item,
@@ -103,7 +103,7 @@ impl Engine {
     /// Where a due task stands among those of its key.
     pub(super) fn precedence(&mut self, now: Now, item: &Item) -> Precedence {
         let shard = item.lane.shard;
-        let Some((key, Ordering::Key)) = self.line(shard, &item.task) else {
+        let Some((key, Ordering::Key)) = self.key_of_task(shard, &item.task) else {
             // When its scene had no order, it may have moved.
             let home = self.home(&item.task);
             return if home == shard || self.ordering(&item.task) == Ordering::None {
@@ -115,10 +115,10 @@ impl Engine {
         // Rules may have changed since it was read.
         self.enter(item);
         let offset = item.task.origin.offset;
-        match self.orders.of(shard).turn(key, offset) {
-            Turn::First => self.is_first(key, item),
-            Turn::Unsettled => Precedence::Unsettled(key),
-            Turn::Behind(others) => {
+        match self.orders.of(shard).standing(key, offset) {
+            Standing::First => self.is_first(key, item),
+            Standing::Unsettled => Precedence::Unsettled(key),
+            Standing::Behind(others) => {
                 let scene = self.scenes.find(&item.task.scene);
                 if scene.is_some_and(|scene| verdict::expires(scene, &item.task, now.wall)) {
                     // It expires in its place.
@@ -161,18 +161,18 @@ impl Engine {
         }
     }
 
-    /// Gives a task back if it may be parked; else it waits here until it may.
+    /// Gives a task back if it may be parked; else the task waits here until it may.
     pub(super) fn if_settled(&mut self, item: Item) -> Option<Item> {
-        let Some((key, _)) = self.line(item.lane.shard, &item.task) else {
+        let Some((key, _)) = self.key_of_task(item.lane.shard, &item.task) else {
             return Some(item);
         };
         let offset = item.task.origin.offset;
-        match self.orders.of(item.lane.shard).turn(key, offset) {
-            Turn::Unsettled => {
+        match self.orders.of(item.lane.shard).standing(key, offset) {
+            Standing::Unsettled => {
                 let (now, order) = (self.latest, self.orders.of(item.lane.shard));
                 order.hold(now, key, item).err()
             }
-            Turn::First | Turn::Behind(_) => Some(item),
+            Standing::First | Standing::Behind(_) => Some(item),
         }
     }
 
@@ -183,7 +183,7 @@ impl Engine {
         if closing.home != lane.shard {
             return;
         }
-        // What cannot be read has no place in line, and its offset may be another task's.
+        // What cannot be read has no place in the queue of its key, and its offset may be another task's.
         if entries
             .iter()
             .any(|entry| matches!(entry, Entry::Poison { .. }))
@@ -193,7 +193,7 @@ impl Engine {
         for entry in entries {
             match entry {
                 Entry::Park { task, .. } => {
-                    let Some((key, _)) = self.line(lane.shard, task) else {
+                    let Some((key, _)) = self.key_of_task(lane.shard, task) else {
                         continue;
                     };
                     let orders = self.orders.of(lane.shard);
@@ -253,7 +253,7 @@ impl Engine {
         let parked = otherwise.iter().find_map(Entry::parked);
         let parked = parked.map(|(_, task)| task.wake());
         let Some(task) = delivered else { return };
-        let Some((key, _)) = self.line(lane.shard, task) else {
+        let Some((key, _)) = self.key_of_task(lane.shard, task) else {
             return;
         };
         let task = task.origin.offset;
@@ -330,8 +330,8 @@ impl Engine {
         }
     }
 
-    /// The line of a task, and whether its scene puts it there. None if it is in none, and shall not be.
-    fn line(&mut self, shard: i32, task: &Task) -> Option<(Fingerprint, Ordering)> {
+    /// The key of a task whose queue it is in, or is to be, and whether its scene puts it there.
+    fn key_of_task(&mut self, shard: i32, task: &Task) -> Option<(Fingerprint, Ordering)> {
         let bytes = task.record.ordering_key();
         let bytes = bytes.or_else(|| self.bug.empty_key(task));
         let bytes = bytes?;
@@ -379,7 +379,7 @@ impl Engine {
         }
     }
 
-    /// Keeps a task until something happens to its line; one that is there twice is put off.
+    /// Keeps a task until something happens to its key queue; one that is there twice is put off.
     fn hold(&mut self, now: Now, key: Fingerprint, item: Item, actions: &mut Vec<Action>) {
         let order = self.orders.of(item.lane.shard);
         if let Err(item) = order.hold(now.wall, key, item) {

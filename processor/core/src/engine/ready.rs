@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::agenda::{Item, Queue};
 use crate::fairness::Deficit;
 use crate::time::Timestamp;
-use crate::wait::{Cause, Held};
+use crate::wait::{Cause, Waited};
 
 /// The ready queues of all scenes that have ready tasks.
 #[derive(Debug, Default)]
@@ -33,7 +33,7 @@ pub(super) struct ReadyQueue {
     /// Since when the tasks wait for that.
     changed: Timestamp,
     /// How long there was something to wait for, until then.
-    held: Held,
+    waited: Waited,
     /// The round of its scene.
     pub(super) deficit: Deficit,
     /// Since when the pace of the gate is measured.
@@ -155,7 +155,7 @@ impl ReadyQueue {
             ask_at: now,
             hold: Hold::Round,
             changed: now,
-            held: Held::default(),
+            waited: Waited::default(),
             deficit,
             since: now,
             served: 0,
@@ -188,20 +188,20 @@ impl ReadyQueue {
 
     /// Puts a task into the queue, or back into it.
     pub(super) fn push(&mut self, now: Timestamp, mut item: Item) {
-        item.held = self.held(now).less(item.held);
+        item.waited = self.waited(now).less(item.waited);
         self.items.push(item);
     }
 
     /// Takes the earliest task.
     pub(super) fn pop(&mut self, now: Timestamp) -> Option<Item> {
         let mut item = self.items.pop()?;
-        item.held = self.held(now).less(item.held);
+        item.waited = self.waited(now).less(item.waited);
         Some(item)
     }
 
     /// Lets the tasks wait for `hold` from now on; the gate is to be asked again at `until`.
     pub(super) fn wait(&mut self, now: Timestamp, hold: Hold, until: Timestamp) {
-        self.held = self.held(now);
+        self.waited = self.waited(now);
         self.changed = now;
         self.hold = hold;
         self.ask_at = until;
@@ -230,15 +230,17 @@ impl ReadyQueue {
     }
 
     /// How long there was something to wait for until now.
-    fn held(&self, now: Timestamp) -> Held {
-        let mut held = self.held;
+    fn waited(&self, now: Timestamp) -> Waited {
+        let mut waited = self.waited;
         // When the gate opens again is known of a rate; what comes after that is not its fault.
         match self.hold {
             Hold::Round => {}
-            Hold::Rate => held.rate += now.min(self.ask_at).since(self.changed).as_micros() as u64,
-            Hold::Concurrency => held.concurrency += now.since(self.changed).as_micros() as u64,
-            Hold::Room => held.room += now.since(self.changed).as_micros() as u64,
+            Hold::Rate => {
+                waited.rate += now.min(self.ask_at).since(self.changed).as_micros() as u64;
+            }
+            Hold::Concurrency => waited.concurrency += now.since(self.changed).as_micros() as u64,
+            Hold::Room => waited.room += now.since(self.changed).as_micros() as u64,
         }
-        held
+        waited
     }
 }

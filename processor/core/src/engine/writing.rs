@@ -11,8 +11,8 @@ use bytes::Bytes;
 use super::{Closing, Engine};
 use crate::consequence::{self, End as Ending};
 use crate::entry::{Ended, Entry, Omitted};
+use crate::key_order::{End, Fingerprint};
 use crate::lane::Source;
-use crate::order::{End, Fingerprint};
 use crate::outcome::{Reason, Terminal};
 use crate::planted::Bug;
 use crate::scene::{Ordering, Scene};
@@ -45,10 +45,10 @@ struct Unwritten {
     /// The settlement.
     settlement: Settlement,
     /// The bytes it holds.
-    weight: usize,
+    bytes: usize,
     /// What it means for the order of its key.
     end: Option<End>,
-    /// Its key, of which nothing may be written before.
+    /// The key of its task: nothing of that key may be written before.
     key: Option<Fingerprint>,
 }
 
@@ -108,7 +108,7 @@ impl Writing {
 }
 
 impl Unwritten {
-    /// Its shard and key.
+    /// The shard and the key of the task.
     fn at(&self) -> Option<(i32, Fingerprint)> {
         Some((self.settlement.lane.shard, self.key?))
     }
@@ -197,7 +197,7 @@ impl Engine {
             ours.insert(id);
             ends.extend(open.into_iter().map(|end| ((id, end.offset), end)));
         }
-        self.shares.returned();
+        self.quotas.returned();
         self.alerts.returned(alerts);
         for (shard, key) in changes {
             if let Some(order) = self.orders.get(shard) {
@@ -209,8 +209,8 @@ impl Engine {
             if !ours.contains(&id) {
                 continue;
             }
-            let weight = settlement.weight();
-            self.lanes.reopen(id, settlement.offset, weight);
+            let bytes = settlement.memory_size();
+            self.lanes.reopen(id, settlement.offset, bytes);
             let end = ends.remove(&(id, settlement.offset));
             match fate {
                 Fate::Again => {
@@ -218,13 +218,13 @@ impl Engine {
                     let key = self.key_of(&settlement);
                     self.writing.again.push_back(Unwritten {
                         settlement,
-                        weight,
+                        bytes,
                         end,
                         key,
                     });
                 }
                 Fate::Refused(sink, failure) => {
-                    self.end_refused(now, (settlement, weight), (sink, &failure), actions);
+                    self.end_refused(now, (settlement, bytes), (sink, &failure), actions);
                 }
             }
         }
@@ -248,14 +248,14 @@ impl Engine {
             }
             let Unwritten {
                 mut settlement,
-                weight,
+                bytes,
                 end,
                 key: _,
             } = unwritten;
             if let Some(end) = end {
-                self.write_end(&mut settlement, weight, end);
+                self.write_end(&mut settlement, bytes, end);
             }
-            self.write(weight, settlement, actions);
+            self.write(bytes, settlement, actions);
         }
     }
 
@@ -267,8 +267,8 @@ impl Engine {
     }
 
     /// The end of a settlement goes into the batch with it.
-    fn write_end(&mut self, settlement: &mut Settlement, weight: usize, end: End) {
-        let closing = Closing::of(settlement, weight);
+    fn write_end(&mut self, settlement: &mut Settlement, bytes: usize, end: End) {
+        let closing = Closing::of(settlement, bytes);
         let Settlement {
             lane,
             entries,
@@ -289,10 +289,10 @@ impl Engine {
         }
     }
 
-    /// Gives a new settlement back if it can be written; else its offset stays open.
+    /// Gives a new settlement back if it can be written; else the settlement waits, and its offset stays open.
     pub(super) fn if_writable(
         &mut self,
-        weight: usize,
+        bytes: usize,
         settlement: Settlement,
     ) -> Option<Settlement> {
         let Writing {
@@ -323,7 +323,7 @@ impl Engine {
         self.unwritten_end(&settlement, end);
         let unwritten = Unwritten {
             settlement,
-            weight,
+            bytes,
             end,
             key,
         };
@@ -387,11 +387,11 @@ impl Engine {
     fn end_refused(
         &mut self,
         now: Now,
-        (settlement, weight): (Settlement, usize),
+        (settlement, bytes): (Settlement, usize),
         (sink, failure): (Sink, &Failure),
         actions: &mut Vec<Action>,
     ) {
-        let closing = Closing::of(&settlement, weight);
+        let closing = Closing::of(&settlement, bytes);
         let Settlement {
             lane,
             entries,

@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use retide_core::scene::{self, Overrides};
-use retide_core::share::{self, Division};
+use retide_core::quota::{self, Division};
 use retide_core::{Ordering, Policy, Rate, Scenes, Timestamp, breaker, span};
 
 use crate::cli::doctor::{Line, Section, change};
@@ -213,7 +213,7 @@ fn slow_part(
 ) -> Option<Odd> {
     let (rate, deadline) = (rules.rate?, rules.deadline?);
     let scenes: Scenes = all.iter().cloned().collect();
-    let division = share::division(&scenes, &rules.name, shards?)?;
+    let division = quota::division(&scenes, &rules.name, shards?)?;
     let Division { shards, period, .. } = division;
     // That the whole of it is too slow was said.
     let alone = rate.per / rate.limit.get();

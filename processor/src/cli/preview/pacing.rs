@@ -11,7 +11,7 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use retide_core::scene::{self, Of};
-use retide_core::share::{self, Division};
+use retide_core::quota::{self, Division};
 use retide_core::span::human;
 use retide_core::{Ordering, Scenes, breaker};
 
@@ -142,7 +142,7 @@ impl Pacing {
             }),
             shards: shards.and_then(|count| {
                 let all: Scenes = all.iter().cloned().collect();
-                let division = share::division(&all, &rules.name, count)?;
+                let division = quota::division(&all, &rules.name, count)?;
                 Some(Shards::of(division, rate.per, count))
             }),
         });

@@ -1,4 +1,4 @@
-//! Shares: a worker's part of the rates of its scenes, which are those of the whole group.
+//! Quotas: a worker's part of the rates of its scenes, which are those of the whole group.
 //!
 //! Nothing is said between workers. A rate belongs to shards: to as many as its burst has attempts, or to all of them, each with an equal
 //! part of both. A worker has one limiter for those that it owns, and a task elsewhere moves to one of them before its attempt. Invariant:
@@ -30,15 +30,15 @@ use crate::planted::{Bug, Planted};
 use crate::saved::{MachineTime, Saved};
 use crate::scene::{self, Rate, Scenes};
 
-/// The shares of a worker.
+/// The quotas of a worker.
 #[derive(Debug)]
-pub struct Shares {
+pub struct Quotas {
     /// How many shards there are.
     all: NonZeroU32,
     /// The shards that are ours.
     owned: BTreeSet<i32>,
-    /// The share in each rate.
-    pools: Vec<Share>,
+    /// The quota of each rate.
+    pools: Vec<RateShare>,
     /// How the tasks of a scene count, if it has a rate.
     by_scene: HashMap<Arc<str>, Counts>,
     /// The time, for the limiters.
@@ -63,9 +63,9 @@ pub struct Shares {
     pub(crate) bug: Planted,
 }
 
-/// The share in one rate.
+/// The quota of one rate.
 #[derive(Debug)]
-struct Share {
+struct RateShare {
     /// Whose rate it is.
     pool: Arc<str>,
     /// The rate of the group.
@@ -96,7 +96,7 @@ pub struct Division {
 /// How the tasks of a scene count.
 #[derive(Clone, Copy, Debug)]
 struct Counts {
-    /// The share they count in, as its place among all.
+    /// The quota they count in, as its place among all.
     place: usize,
     /// Whether they keep the order of keys, and stay where they are.
     ordering: scene::Ordering,
@@ -162,7 +162,7 @@ struct ToldClock {
     nanos: Arc<AtomicU64>,
 }
 
-/// How long a line may be, in the time it takes, before the tasks behind it move to other shards of the rate: more than a rebalance takes,
+/// How long a ready queue may be, in the time it takes to serve, before the tasks behind it move to other shards of the rate: more than a rebalance takes,
 /// so that little moves for short bursts, and short, since shards end so far apart that all had as much to do.
 const LONG: Duration = Duration::from_secs(10);
 
@@ -193,9 +193,9 @@ const MOST: u64 = u64::MAX / 4;
 
 /// How the rate of a scene, one of these, divides over so many shards, whoever owns them, if it has one.
 pub fn division(scenes: &Scenes, scene: &str, shards: NonZeroU32) -> Option<Division> {
-    let mut all = Shares::new(shards);
+    let mut all = Quotas::new(shards);
     all.follow(Duration::ZERO, scenes);
-    let Share { rate, spread, .. } = all.of(scene)?;
+    let RateShare { rate, spread, .. } = all.of(scene)?;
     let Part { period, burst, .. } = Part::new(*rate, *spread, 1, &all.clock)?;
     Some(Division {
         shards: spread.count,
@@ -204,10 +204,10 @@ pub fn division(scenes: &Scenes, scene: &str, shards: NonZeroU32) -> Option<Divi
     })
 }
 
-// === impl Shares ===
+// === impl Quotas ===
 
-impl Shares {
-    /// The shares of a worker that has no shard of the `all` there are.
+impl Quotas {
+    /// The quotas of a worker that has no shard of the `all` there are.
     pub fn new(all: NonZeroU32) -> Self {
         Self {
             all,
@@ -263,8 +263,8 @@ impl Shares {
             let known = Counts { place, ordering };
             self.by_scene.insert(Arc::clone(&scene.name), known);
         }
-        let gone = before.values().any(Share::is_kept);
-        let is_new = |share: &Share| share.is_kept() && share.kept.last.is_none();
+        let gone = before.values().any(RateShare::is_kept);
+        let is_new = |share: &RateShare| share.is_kept() && share.kept.last.is_none();
         let new = self.pools.iter().any(is_new);
         if gone || new {
             self.changed.clone_from(&self.owned);
@@ -481,13 +481,13 @@ impl Shares {
         (next != shard).then_some(next)
     }
 
-    /// How many tasks may be in line before others are better off in other shards; none if there are no others.
-    pub fn line(&self, scene: &str) -> Option<usize> {
+    /// Longest ready queue behind which a task stays here: behind a longer one, another shard is better; none if there is no other.
+    pub fn longest_queue(&self, scene: &str) -> Option<usize> {
         let share = self.of(scene)?;
         let period = share.part.as_ref()?.period;
-        let line = LONG.as_nanos() / period.as_nanos();
+        let longest = LONG.as_nanos() / period.as_nanos();
         let moves = !self.stays(scene) && share.spread.count > 1;
-        moves.then(|| usize::try_from(line).unwrap_or(usize::MAX))
+        moves.then(|| usize::try_from(longest).unwrap_or(usize::MAX))
     }
 
     /// Admits an attempt; if it may not start, when to ask again.
@@ -543,14 +543,14 @@ impl Shares {
         share.part.as_ref().map(|part| part.period)
     }
 
-    /// The share for the tasks of a scene, if it has a rate.
-    fn of(&self, scene: &str) -> Option<&Share> {
+    /// The quota for the tasks of a scene, if it has a rate.
+    fn of(&self, scene: &str) -> Option<&RateShare> {
         let counts = self.by_scene.get(scene)?;
         self.pools.get(counts.place)
     }
 
-    /// The same, to be changed.
-    fn of_mut(&mut self, scene: &str) -> Option<&mut Share> {
+    /// The quota for the tasks of a scene, to be changed.
+    fn of_mut(&mut self, scene: &str) -> Option<&mut RateShare> {
         let counts = self.by_scene.get(scene)?;
         self.pools.get_mut(counts.place)
     }
@@ -562,14 +562,14 @@ impl Shares {
     }
 
     /// A share that begins now, with nothing saved up.
-    fn share(&self, pool: &Arc<str>, rate: Rate) -> Share {
+    fn share(&self, pool: &Arc<str>, rate: Rate) -> RateShare {
         let all = self.all.get();
         let spread = Spread {
             first: (xxh3_64(pool.as_bytes()) % u64::from(all)) as u32,
             count: rate.burst.get().min(all),
             all,
         };
-        let mut share = Share {
+        let mut share = RateShare {
             pool: Arc::clone(pool),
             rate,
             spread,
@@ -592,9 +592,9 @@ impl Shares {
     }
 }
 
-// === impl Share ===
+// === impl RateShare ===
 
-impl Share {
+impl RateShare {
     /// What tells it from others.
     fn key(&self) -> (Arc<str>, Rate) {
         (Arc::clone(&self.pool), self.rate)
@@ -728,7 +728,7 @@ impl Kept {
 // === impl Part ===
 
 impl Part {
-    /// The part of a rate that `owned` of the shards have it belongs to, if any. The limiter is `governor`'s (the generic cell rate algorithm,
+    /// The quota of a worker that owns `owned` of the rate's shards; `None` if it owns none of them. The limiter is `governor`'s (the generic cell rate algorithm,
     /// ITU-T I.371), with nothing used up.
     fn new(rate: Rate, spread: Spread, owned: u32, clock: &ToldClock) -> Option<Self> {
         let shards = NonZeroU32::new(owned)?;

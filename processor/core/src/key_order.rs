@@ -1,9 +1,9 @@
-//! The order of tasks with the same key: which of them may start, and what of that has to outlive its owner.
+//! Key order: which of the tasks with the same key may start, and what of that has to outlive its owner.
 //!
-//! Not the tasks that start, which the engine keeps. Per shard, each key that has outstanding tasks is a line of them, by their offsets
+//! Not the tasks that start, which the engine keeps. In each shard, a key that has outstanding tasks has a queue of them, by their offsets
 //! in the retry topic; only the first may start, and it is first until its end is *committed*. What is parked would be forgotten by the
-//! next owner, so that the offsets of a line's parked tasks are written to a compacted topic whenever they change; what is in memory is read
-//! again anyway. Invariant: a line exists only while it has tasks, and what is written for it names exactly those that are parked, or were
+//! next owner, so that the offsets of a queue's parked tasks are written to a compacted topic whenever they change; what is in memory is read
+//! again anyway. Invariant: a queue exists only while it has tasks, and what is written for it names exactly those that are parked, or were
 //! before they came into memory.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -28,7 +28,7 @@ pub struct Fingerprint(u128);
 pub struct Change {
     /// The key.
     pub key: Fingerprint,
-    /// Its outstanding tasks that are parked; none if there are none, which is a tombstone.
+    /// The outstanding tasks of the key that are parked; none if there are none, which is a tombstone.
     pub value: Option<Bytes>,
 }
 
@@ -56,7 +56,7 @@ pub enum Unreadable {
 #[derive(Clone, Debug, Default)]
 pub struct Shard {
     /// The keys that have outstanding tasks.
-    lines: HashMap<Fingerprint, Line>,
+    queues: HashMap<Fingerprint, KeyQueue>,
     /// First tasks that wait until the retry topic is read beyond them.
     unread: BTreeSet<(i64, Fingerprint)>,
     /// The keys that are to be written.
@@ -69,7 +69,7 @@ pub struct Shard {
 
 /// The outstanding tasks of one key.
 #[derive(Clone, Debug, Default)]
-struct Line {
+struct KeyQueue {
     /// The tasks, by their offsets in the retry topic.
     tasks: VecDeque<Outstanding>,
 }
@@ -77,28 +77,28 @@ struct Line {
 /// A task that has not ended durably.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Outstanding {
-    /// Its offset in the retry topic.
+    /// The offset of the task in the retry topic.
     offset: i64,
     /// When it was due when it was last heard of.
     due: Timestamp,
     /// Where it is.
-    place: Place,
+    location: Location,
     /// Whether the next owner has to be told of it: it was parked at some time, and has not ended.
     listed: bool,
 }
 
 /// Where an outstanding task is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
+enum Location {
     /// In a tier.
     Parked,
     /// In memory, somewhere in the engine.
     Memory,
-    /// In memory, and here until something happens to its line.
+    /// In memory, and here until something happens to its queue.
     Held(Box<Waiter>),
-    /// It has ended by this decision, which is not committed yet.
+    /// The task has ended by this decision, which is not committed yet.
     Ended(Decision),
-    /// It was delivered to a topic by this decision, which is not committed yet. If the topic refuses it, it has ended all the same.
+    /// The task was delivered to a topic by this decision, which is not committed yet; it has ended, too, if the topic refuses the record.
     Delivered(Decision),
     /// As [`Self::Delivered`], but if the topic refuses it, it is parked until its due time.
     DeliveredOrParked(Decision),
@@ -119,10 +119,10 @@ pub(crate) struct Decision(u64);
 
 /// Whether a task may start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum Standing {
     /// No other one is before it.
     First,
-    /// What is to be written for its line depends on a delivery that is not committed yet: nothing that changes it may happen before.
+    /// What is to be written for its queue depends on a delivery that is not committed yet: nothing that changes it may happen before.
     Unsettled,
     /// Others are before it.
     Behind(Others),
@@ -263,8 +263,8 @@ impl Orders {
     /// Lets everything go that is held: rules have changed.
     pub(crate) fn wake_all(&mut self, woken: &mut Vec<Waiter>) {
         for shard in self.shards.values_mut() {
-            for line in shard.lines.values_mut() {
-                line.wake_all(woken);
+            for queue in shard.queues.values_mut() {
+                queue.wake_all(woken);
             }
         }
     }
@@ -303,40 +303,40 @@ impl Shard {
     /// # Errors
     /// If it was not written by retide. What was known of its key stays.
     pub fn replay(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), Unreadable> {
-        let line = Fingerprint::parse(key).ok_or(Unreadable::Key)?;
+        let key = Fingerprint::parse(key).ok_or(Unreadable::Key)?;
         let tasks = value.map_or(Ok(VecDeque::new()), decode)?;
         self.tasks += tasks.len();
         let before = if tasks.is_empty() {
-            self.lines.remove(&line)
+            self.queues.remove(&key)
         } else {
-            self.lines.insert(line, Line { tasks })
+            self.queues.insert(key, KeyQueue { tasks })
         };
-        self.tasks -= before.map_or(0, |line| line.tasks.len());
+        self.tasks -= before.map_or(0, |queue| queue.tasks.len());
         Ok(())
     }
 
     /// What is to be written for it to be forgotten.
     pub fn tombstones(&self) -> impl Iterator<Item = Change> {
-        let lines = self.lines.keys();
-        lines.map(|line| Change {
-            key: *line,
+        let keys = self.queues.keys();
+        keys.map(|key| Change {
+            key: *key,
             value: None,
         })
     }
 
     /// Whether there are no ordered tasks.
     pub fn is_empty(&self) -> bool {
-        self.lines.is_empty()
+        self.queues.is_empty()
     }
 
     /// How many keys have outstanding tasks.
     pub fn len(&self) -> usize {
-        self.lines.len()
+        self.queues.len()
     }
 
     /// One past the last offset of the retry topic that is named; 0 if none is.
     pub(crate) fn named(&self) -> i64 {
-        let last = self.lines.values().filter_map(|line| line.tasks.back());
+        let last = self.queues.values().filter_map(|queue| queue.tasks.back());
         last.map(|task| task.offset.saturating_add(1))
             .max()
             .unwrap_or_default()
@@ -344,62 +344,62 @@ impl Shard {
 
     /// The bytes that it takes.
     pub fn bytes(&self) -> usize {
-        KEY_BYTES * self.lines.len() + TASK_BYTES * self.tasks
+        KEY_BYTES * self.queues.len() + TASK_BYTES * self.tasks
     }
 
-    /// A task was read, or is looked at: it is in memory now, and in its line.
-    pub(crate) fn enter(&mut self, line: Fingerprint, offset: i64, due: Timestamp) {
-        let line = self.lines.entry(line).or_insert_with(Line::with_one);
-        match line.find(offset) {
-            Ok(index) => line.tasks[index].came_back(due),
+    /// A task was read, or is looked at: it is in memory now, and in its queue.
+    pub(crate) fn enter(&mut self, key: Fingerprint, offset: i64, due: Timestamp) {
+        let queue = self.queues.entry(key).or_insert_with(KeyQueue::with_one);
+        match queue.find(offset) {
+            Ok(index) => queue.tasks[index].came_back(due),
             Err(index) => {
-                line.tasks.insert(index, Outstanding::new(offset, due));
+                queue.tasks.insert(index, Outstanding::new(offset, due));
                 self.tasks += 1;
             }
         }
     }
 
-    /// As [`Self::enter`], of a task that its scene would not put in line any more.
-    pub(crate) fn came_back(&mut self, line: Fingerprint, offset: i64, due: Timestamp) {
-        if let Some(task) = self.task(line, offset) {
+    /// As [`Self::enter`], of a task that its scene would not order any more.
+    pub(crate) fn came_back(&mut self, key: Fingerprint, offset: i64, due: Timestamp) {
+        if let Some(task) = self.task(key, offset) {
             task.came_back(due);
         }
     }
 
-    /// Whether a task may start that was put in line.
-    pub(crate) fn turn(&self, line: Fingerprint, offset: i64) -> Turn {
-        let Some(line) = self.lines.get(&line) else {
-            return Turn::First;
+    /// Whether a task may start that is in a queue.
+    pub(crate) fn standing(&self, key: Fingerprint, offset: i64) -> Standing {
+        let Some(queue) = self.queues.get(&key) else {
+            return Standing::First;
         };
-        let (Some(first), Ok(count)) = (line.tasks.front(), line.find(offset)) else {
-            return Turn::First;
+        let (Some(first), Ok(count)) = (queue.tasks.front(), queue.find(offset)) else {
+            return Standing::First;
         };
         if count == 0 {
-            return Turn::First;
+            return Standing::First;
         }
-        let is_parked = match first.place {
-            Place::Parked => true,
-            Place::Memory | Place::Held(_) | Place::Ended(_) => false,
-            Place::Delivered(_) | Place::DeliveredOrParked(_) => return Turn::Unsettled,
+        let is_parked = match first.location {
+            Location::Parked => true,
+            Location::Memory | Location::Held(_) | Location::Ended(_) => false,
+            Location::Delivered(_) | Location::DeliveredOrParked(_) => return Standing::Unsettled,
         };
-        Turn::Behind(Others {
+        Standing::Behind(Others {
             count,
             due: first.due,
             is_parked,
         })
     }
 
-    /// Holds a task until something happens to its line. Gives it back if there is another one of the same offset, as after an operator
+    /// Holds a task until something happens to its queue. Gives it back if there is another one of the same offset, as after an operator
     /// has set the group's offsets back.
     pub(crate) fn hold(
         &mut self,
         now: Timestamp,
-        line: Fingerprint,
+        key: Fingerprint,
         item: Item,
     ) -> Result<(), Item> {
-        match self.task(line, item.task.origin.offset) {
-            Some(task) if task.place == Place::Memory => {
-                task.place = Place::Held(Box::new(Waiter { item, since: now }));
+        match self.task(key, item.task.origin.offset) {
+            Some(task) if task.location == Location::Memory => {
+                task.location = Location::Held(Box::new(Waiter { item, since: now }));
                 Ok(())
             }
             Some(_) | None => Err(item),
@@ -407,34 +407,34 @@ impl Shard {
     }
 
     /// Whether the next owner would be told of a task.
-    pub(crate) fn is_listed(&self, line: Fingerprint, offset: i64) -> bool {
-        let task = self.lines.get(&line).and_then(|line| {
-            let index = line.find(offset).ok()?;
-            line.tasks.get(index)
+    pub(crate) fn is_listed(&self, key: Fingerprint, offset: i64) -> bool {
+        let task = self.queues.get(&key).and_then(|queue| {
+            let index = queue.find(offset).ok()?;
+            queue.tasks.get(index)
         });
         task.is_some_and(|task| task.listed)
     }
 
-    /// As [`Self::hold`], of the first task of a line, until the retry topic is read beyond it.
+    /// As [`Self::hold`], of the first task of a queue, until the retry topic is read beyond it.
     pub(crate) fn hold_unread(
         &mut self,
         now: Timestamp,
-        line: Fingerprint,
+        key: Fingerprint,
         item: Item,
     ) -> Result<(), Item> {
         let offset = item.task.origin.offset;
-        self.hold(now, line, item)?;
-        self.unread.insert((offset, line));
+        self.hold(now, key, item)?;
+        self.unread.insert((offset, key));
         Ok(())
     }
 
     /// The retry topic has been read up to `end`: gives the tasks that have waited for that.
     pub(crate) fn read_to(&mut self, end: i64, woken: &mut Vec<Waiter>) {
-        while let Some((offset, line)) = self.unread.first().copied()
+        while let Some((offset, key)) = self.unread.first().copied()
             && offset < end
         {
             self.unread.pop_first();
-            if let Some(task) = self.task(line, offset) {
+            if let Some(task) = self.task(key, offset) {
                 woken.extend(task.wake());
             }
         }
@@ -443,12 +443,12 @@ impl Shard {
     /// A task was parked until `due`. If it is the first one, gives those that were held behind it.
     pub(crate) fn parked(
         &mut self,
-        line: Fingerprint,
+        key: Fingerprint,
         offset: i64,
         due: Timestamp,
         woken: &mut Vec<Waiter>,
     ) {
-        let Some(tasks) = self.lines.get_mut(&line) else {
+        let Some(tasks) = self.queues.get_mut(&key) else {
             return;
         };
         let Ok(index) = tasks.find(offset) else {
@@ -461,9 +461,9 @@ impl Shard {
         let is_first = index == 0;
         // Only of the first one others have to know when it is due.
         if !task.listed || (is_first && task.due != due) {
-            self.changed.insert(line);
+            self.changed.insert(key);
         }
-        task.place = Place::Parked;
+        task.location = Location::Parked;
         task.listed = true;
         task.due = due;
         if is_first {
@@ -471,42 +471,42 @@ impl Shard {
         }
     }
 
-    /// A task has ended; nothing if it did not stand in line.
-    pub(crate) fn ended(&mut self, line: Fingerprint, offset: i64) -> Option<Decision> {
+    /// A task has ended; nothing if it is in no queue.
+    pub(crate) fn ended(&mut self, key: Fingerprint, offset: i64) -> Option<Decision> {
         let decision = self.decide();
-        let task = self.task(line, offset).filter(|task| !task.is_held())?;
-        task.place = Place::Ended(decision);
+        let task = self.task(key, offset).filter(|task| !task.is_held())?;
+        task.location = Location::Ended(decision);
         if mem::take(&mut task.listed) {
-            self.changed.insert(line);
+            self.changed.insert(key);
         }
         Some(decision)
     }
 
     /// A task is delivered to a topic, and if that refuses it, it is parked until `otherwise`, or ends. Says what is to be written in
-    /// either case; nothing at all if it did not stand in line.
+    /// either case; nothing at all if it is in no queue.
     pub(crate) fn delivered(
         &mut self,
-        line: Fingerprint,
+        key: Fingerprint,
         offset: i64,
         otherwise: Option<Timestamp>,
     ) -> Option<(Decision, Option<Change>, Option<Change>)> {
         let decision = self.decide();
-        let task = self.task(line, offset).filter(|task| !task.is_held())?;
+        let task = self.task(key, offset).filter(|task| !task.is_held())?;
         let was_listed = mem::take(&mut task.listed);
-        task.place = Place::Delivered(decision);
+        task.location = Location::Delivered(decision);
         // What was to be written anyway is part of it: behind this one nothing more is written in this batch.
-        let is_changed = self.changed.remove(&line) || was_listed;
-        let delivered = is_changed.then(|| self.change(line));
+        let is_changed = self.changed.remove(&key) || was_listed;
+        let delivered = is_changed.then(|| self.change(key));
         let Some(due) = otherwise else {
             return Some((decision, delivered.clone(), delivered));
         };
-        let task = self.task(line, offset)?;
+        let task = self.task(key, offset)?;
         task.due = due;
         task.listed = true;
-        let refused = self.change(line);
-        let task = self.task(line, offset)?;
+        let refused = self.change(key);
+        let task = self.task(key, offset)?;
         task.listed = false;
-        task.place = Place::DeliveredOrParked(decision);
+        task.location = Location::DeliveredOrParked(decision);
         Some((decision, delivered, Some(refused)))
     }
 
@@ -514,7 +514,7 @@ impl Shard {
     /// does no harm there: what is in memory is read again.
     pub(crate) fn unwritten(&mut self, end: End) {
         let task = self.task(end.key, end.task);
-        if let Some(task) = task.filter(|task| task.place.decision() == Some(end.decision)) {
+        if let Some(task) = task.filter(|task| task.location.decision() == Some(end.decision)) {
             task.listed = true;
         }
     }
@@ -522,7 +522,7 @@ impl Shard {
     /// An end of [`Self::unwritten`] is in the batch that is being collected.
     pub(crate) fn written(&mut self, end: End) {
         let task = self.task(end.key, end.task);
-        if let Some(task) = task.filter(|task| task.place.decision() == Some(end.decision)) {
+        if let Some(task) = task.filter(|task| task.location.decision() == Some(end.decision)) {
             task.listed = false;
             self.changed.insert(end.key);
         }
@@ -530,10 +530,10 @@ impl Shard {
 
     /// The end of a task is committed: gives the tasks whose turn may have come by that.
     pub(crate) fn committed(&mut self, end: End, woken: &mut Vec<Waiter>) {
-        let Some((line, index)) = self.find(end.key, end.task) else {
+        let Some((queue, index)) = self.find(end.key, end.task) else {
             return;
         };
-        if line.tasks[index].place.decision() == Some(end.decision) {
+        if queue.tasks[index].location.decision() == Some(end.decision) {
             self.remove(end.key, index, woken);
         }
     }
@@ -541,38 +541,38 @@ impl Shard {
     /// The topic has refused the delivery of a task, and what follows from that is committed. If it is parked, gives those that were held
     /// behind it.
     pub(crate) fn refused(&mut self, end: End, woken: &mut Vec<Waiter>) {
-        let Some((line, index)) = self.find(end.key, end.task) else {
+        let Some((queue, index)) = self.find(end.key, end.task) else {
             return;
         };
-        let task = &mut line.tasks[index];
-        if task.place == Place::DeliveredOrParked(end.decision) {
-            task.place = Place::Parked;
+        let task = &mut queue.tasks[index];
+        if task.location == Location::DeliveredOrParked(end.decision) {
+            task.location = Location::Parked;
             task.listed = true;
-            line.wake_all(woken);
+            queue.wake_all(woken);
             self.changed.insert(end.key);
         }
     }
 
     /// What was to be written of a key was not.
-    pub(crate) fn write_again(&mut self, line: Fingerprint) {
-        self.changed.insert(line);
+    pub(crate) fn write_again(&mut self, key: Fingerprint) {
+        self.changed.insert(key);
     }
 
     /// The first tasks of keys that are in tiers, and were due before `before`.
     fn awaited(&self, before: Timestamp) -> impl Iterator<Item = (Fingerprint, i64)> {
-        self.lines.iter().filter_map(move |(key, line)| {
-            let first = line.tasks.front()?;
-            let is_awaited = first.place == Place::Parked && first.due < before;
+        self.queues.iter().filter_map(move |(key, queue)| {
+            let first = queue.tasks.front()?;
+            let is_awaited = first.location == Location::Parked && first.due < before;
             is_awaited.then_some((*key, first.offset))
         })
     }
 
-    /// A task is in no tier: if it is nowhere else, it is gone and leaves its line. Gives those whose turn may have come by that.
+    /// A task is in no tier: if it is nowhere else, it is gone and leaves its queue. Gives those whose turn may have come by that.
     pub(crate) fn gone(&mut self, key: Fingerprint, offset: i64, woken: &mut Vec<Waiter>) -> bool {
-        let Some((line, index)) = self.find(key, offset) else {
+        let Some((queue, index)) = self.find(key, offset) else {
             return false;
         };
-        if line.tasks[index].place != Place::Parked {
+        if queue.tasks[index].location != Location::Parked {
             return false;
         }
         self.remove(key, index, woken);
@@ -580,28 +580,28 @@ impl Shard {
         true
     }
 
-    /// Takes a task out of its line. Gives those whose turn may have come by that.
+    /// Takes a task out of its queue. Gives those whose turn may have come by that.
     fn remove(&mut self, key: Fingerprint, index: usize, woken: &mut Vec<Waiter>) {
-        let Some(line) = self.lines.get_mut(&key) else {
+        let Some(queue) = self.queues.get_mut(&key) else {
             return;
         };
-        line.tasks.remove(index);
-        if line.tasks.is_empty() {
-            self.lines.remove(&key);
+        queue.tasks.remove(index);
+        if queue.tasks.is_empty() {
+            self.queues.remove(&key);
             // Half empty, and half of that: what a flood of keys took is given back.
-            if self.lines.capacity() / 4 > self.lines.len().max(FEW) {
-                self.lines.shrink_to(self.lines.len() * 2);
+            if self.queues.capacity() / 4 > self.queues.len().max(FEW) {
+                self.queues.shrink_to(self.queues.len() * 2);
             }
         } else if index == 0 {
-            line.wake_first(woken);
+            queue.wake_first(woken);
         }
         self.tasks -= 1;
     }
 
     /// Drops the tasks that are held: the shard is given away.
     pub(crate) fn forget_held(&mut self) {
-        for line in self.lines.values_mut() {
-            for task in &mut line.tasks {
+        for queue in self.queues.values_mut() {
+            for task in &mut queue.tasks {
                 drop(task.wake());
             }
         }
@@ -616,33 +616,33 @@ impl Shard {
     /// What is to be written since this was last asked.
     fn changes(&mut self) -> impl Iterator<Item = Change> {
         let changed = mem::take(&mut self.changed);
-        changed.into_iter().map(|line| self.change(line))
+        changed.into_iter().map(|key| self.change(key))
     }
 
     /// What is to be written for a key.
-    fn change(&self, line: Fingerprint) -> Change {
-        let value = self.lines.get(&line).and_then(|line| encode(&line.tasks));
-        Change { key: line, value }
+    fn change(&self, key: Fingerprint) -> Change {
+        let value = self.queues.get(&key).and_then(|queue| encode(&queue.tasks));
+        Change { key, value }
     }
 
-    /// A task that stands in line.
-    fn task(&mut self, line: Fingerprint, offset: i64) -> Option<&mut Outstanding> {
-        let (line, index) = self.find(line, offset)?;
-        line.tasks.get_mut(index)
+    /// A task that is in a queue.
+    fn task(&mut self, key: Fingerprint, offset: i64) -> Option<&mut Outstanding> {
+        let (queue, index) = self.find(key, offset)?;
+        queue.tasks.get_mut(index)
     }
 
-    /// A key's line, and the place of one of its tasks there, if it still stands in it.
-    fn find(&mut self, line: Fingerprint, offset: i64) -> Option<(&mut Line, usize)> {
-        let line = self.lines.get_mut(&line)?;
-        let index = line.find(offset).ok()?;
-        Some((line, index))
+    /// The queue of a key, and the index of one of its tasks there, if that is still in it.
+    fn find(&mut self, key: Fingerprint, offset: i64) -> Option<(&mut KeyQueue, usize)> {
+        let queue = self.queues.get_mut(&key)?;
+        let index = queue.find(offset).ok()?;
+        Some((queue, index))
     }
 }
 
-// === impl Line ===
+// === impl KeyQueue ===
 
-impl Line {
-    /// A line with room for one task: most keys never have more.
+impl KeyQueue {
+    /// A queue with room for one task: most keys never have more.
     fn with_one() -> Self {
         Self {
             tasks: VecDeque::with_capacity(1),
@@ -654,7 +654,7 @@ impl Line {
         self.tasks.binary_search_by_key(&offset, |task| task.offset)
     }
 
-    /// Gives everything that is held.
+    /// Releases every task that is held.
     fn wake_all(&mut self, woken: &mut Vec<Waiter>) {
         woken.extend(self.tasks.iter_mut().filter_map(Outstanding::wake));
     }
@@ -664,18 +664,20 @@ impl Line {
         let Some(first) = self.tasks.front_mut() else {
             return;
         };
-        match first.place {
-            Place::Held(_) => woken.extend(first.wake()),
-            Place::Parked => self.wake_all(woken),
-            Place::Memory | Place::Ended(_) | Place::Delivered(_) | Place::DeliveredOrParked(_) => {
-            }
+        match first.location {
+            Location::Held(_) => woken.extend(first.wake()),
+            Location::Parked => self.wake_all(woken),
+            Location::Memory
+            | Location::Ended(_)
+            | Location::Delivered(_)
+            | Location::DeliveredOrParked(_) => {}
         }
     }
 }
 
-// === impl Place ===
+// === impl Location ===
 
-impl Place {
+impl Location {
     /// The decision that is not committed yet.
     const fn decision(&self) -> Option<Decision> {
         match self {
@@ -695,40 +697,40 @@ impl Outstanding {
         Self {
             offset,
             due,
-            place: Place::Memory,
+            location: Location::Memory,
             listed: false,
         }
     }
 
-    /// It is in memory.
+    /// The task is in memory.
     fn came_back(&mut self, due: Timestamp) {
-        match self.place {
-            Place::Parked => {
-                self.place = Place::Memory;
+        match self.location {
+            Location::Parked => {
+                self.location = Location::Memory;
                 self.due = due;
             }
             // It was parked, and is back before its owner has heard of that.
-            Place::DeliveredOrParked(_) => {
-                self.place = Place::Memory;
+            Location::DeliveredOrParked(_) => {
+                self.location = Location::Memory;
                 self.due = due;
                 self.listed = true;
             }
             // It never left, or is another one of the same offset.
-            Place::Memory | Place::Held(_) | Place::Ended(_) | Place::Delivered(_) => {}
+            Location::Memory | Location::Held(_) | Location::Ended(_) | Location::Delivered(_) => {}
         }
     }
 
     /// Whether it waits here, so that whatever happens elsewhere happens to another one of the same offset.
     const fn is_held(&self) -> bool {
-        matches!(self.place, Place::Held(_))
+        matches!(self.location, Location::Held(_))
     }
 
-    /// Gives what is held.
+    /// Releases the task if it is held.
     fn wake(&mut self) -> Option<Waiter> {
-        match mem::replace(&mut self.place, Place::Memory) {
-            Place::Held(waiter) => Some(*waiter),
-            place => {
-                self.place = place;
+        match mem::replace(&mut self.location, Location::Memory) {
+            Location::Held(waiter) => Some(*waiter),
+            location => {
+                self.location = location;
                 None
             }
         }
@@ -742,7 +744,7 @@ impl Waiter {
     pub(crate) fn go_on(self, now: Timestamp) -> Item {
         let Self { mut item, since } = self;
         let waited = now.since(since.max(item.task.wake())).as_micros() as u64;
-        item.held.order = item.held.order.saturating_add(waited);
+        item.waited.order = item.waited.order.saturating_add(waited);
         item.wake = now;
         item
     }
@@ -818,7 +820,7 @@ fn decode(value: &[u8]) -> Result<VecDeque<Outstanding>, Unreadable> {
         tasks.push_back(Outstanding {
             offset,
             due: Timestamp::from_millis(seconds.saturating_mul(1_000)),
-            place: Place::Parked,
+            location: Location::Parked,
             listed: true,
         });
     }
@@ -867,7 +869,7 @@ mod tests {
             .map(|(offset, seconds)| Outstanding {
                 offset,
                 due: Timestamp::from_millis(seconds * 1_000),
-                place: Place::Parked,
+                location: Location::Parked,
                 listed: true,
             })
             .collect()
@@ -896,7 +898,7 @@ mod tests {
     #[test]
     fn a_task_costs_little_memory() {
         assert_eq!(size_of::<Outstanding>(), 40);
-        assert_eq!(size_of::<(Fingerprint, Line)>(), 48);
+        assert_eq!(size_of::<(Fingerprint, KeyQueue)>(), 48);
     }
 
     #[test]

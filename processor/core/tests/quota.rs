@@ -8,9 +8,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use retide_core::completions::{Binding, Completions};
+use retide_core::quota::Quotas;
 use retide_core::saved::{MachineTime, Saved};
 use retide_core::scene::{Host, Target};
-use retide_core::share::Shares;
 use retide_core::{Backoff, Jitter, Ordering, Policy, Rate, Scene, Scenes};
 
 const SCENE: &str = "pay";
@@ -54,7 +54,7 @@ const fn rate_of(limit: u32, secs: u64, burst: u32) -> Rate {
 
 /// A worker, whose steady clock began at an instant of its own.
 struct Worker {
-    shares: Shares,
+    shares: Quotas,
     born: Duration,
     /// Which of the rules it follows.
     follows: usize,
@@ -82,7 +82,7 @@ struct Group {
 impl Group {
     fn new(all: u32, born: &[u64], rate: Rate) -> Self {
         let worker = |born: &u64| {
-            let mut shares = Shares::new(count(all));
+            let mut shares = Quotas::new(count(all));
             shares.set_machine(machine(Duration::from_nanos(*born)));
             shares.follow(Duration::from_nanos(*born), &rules(rate));
             Worker {
@@ -182,7 +182,7 @@ impl Group {
         }
         self.under_way[worker].clear();
         let all = count(self.owners.len() as u32);
-        let mut shares = Shares::new(all);
+        let mut shares = Quotas::new(all);
         shares.set_machine(machine(self.workers[worker].born));
         self.workers[worker].shares = shares;
         self.follow(worker);
@@ -304,7 +304,7 @@ fn a_scene_that_keeps_an_order_has_a_part_of_its_rate_in_each_shard_and_its_task
     let mut ordered = scene("ordered", Some("host"), rate);
     ordered.ordering = Ordering::Key;
     let free = scene("free", Some("host"), rate);
-    let mut shares = Shares::new(count(4));
+    let mut shares = Quotas::new(count(4));
     shares.follow(Duration::ZERO, &[ordered, free].into_iter().collect());
     (0..4).for_each(|shard| shares.take(Duration::ZERO, shard));
 
@@ -313,11 +313,11 @@ fn a_scene_that_keeps_an_order_has_a_part_of_its_rate_in_each_shard_and_its_task
         assert_eq!(shares.detour("ordered", shard), None);
         assert_eq!(shares.elsewhere("ordered", shard), None);
     }
-    assert_eq!(shares.line("ordered"), None);
+    assert_eq!(shares.longest_queue("ordered"), None);
     // It is the rate of both, and those of the other one may move.
     let elsewhere: Vec<_> = (0..4).map(|_| shares.elsewhere("free", 0)).collect();
     assert_eq!(elsewhere.iter().flatten().count(), 3);
-    assert_eq!(shares.line("free"), Some(40));
+    assert_eq!(shares.longest_queue("free"), Some(40));
 }
 
 proptest! {
@@ -369,7 +369,7 @@ proptest! {
         at in 0_i32..50,
     ) {
         let under = |burst: u32| {
-            let mut shares = Shares::new(count(shards));
+            let mut shares = Quotas::new(count(shards));
             let rate = Rate { limit: count(1), per: Duration::from_secs(1), burst: count(burst) };
             shares.follow(Duration::ZERO, &rules(rate));
             shares
@@ -392,7 +392,7 @@ proptest! {
 
 #[test]
 fn tasks_that_move_go_to_the_shards_of_a_rate_in_turn() {
-    let mut shares = Shares::new(count(12));
+    let mut shares = Quotas::new(count(12));
     shares.follow(Duration::ZERO, &rules(rate_of(12, 1, 3)));
     let first = (0..12)
         .find(|shard| shares.belongs(SCENE, *shard) && !shares.belongs(SCENE, (shard + 11) % 12));
@@ -411,18 +411,18 @@ fn tasks_that_move_go_to_the_shards_of_a_rate_in_turn() {
 fn a_line_is_long_that_takes_ten_seconds() {
     let mut group = Group::new(12, &[0], rate_of(50, 1, 50));
     let shares = &mut group.workers[0].shares;
-    assert_eq!(shares.line(SCENE), None);
+    assert_eq!(shares.longest_queue(SCENE), None);
 
     shares.take(Duration::ZERO, 0);
     // An attempt every 240 ms.
-    assert_eq!(shares.line(SCENE), Some(41));
+    assert_eq!(shares.longest_queue(SCENE), Some(41));
     shares.take(Duration::ZERO, 1);
-    assert_eq!(shares.line(SCENE), Some(83));
+    assert_eq!(shares.longest_queue(SCENE), Some(83));
 
-    let mut alone = Shares::new(count(12));
+    let mut alone = Quotas::new(count(12));
     alone.follow(Duration::ZERO, &rules(rate_of(50, 1, 1)));
     (0..12).for_each(|shard| alone.take(Duration::ZERO, shard));
-    assert_eq!(alone.line(SCENE), None);
+    assert_eq!(alone.longest_queue(SCENE), None);
 }
 
 #[test]
@@ -583,13 +583,13 @@ fn scenes_of_one_host_and_rate_have_it_in_common_and_others_do_not() {
     ]
     .into_iter()
     .collect();
-    let mut shares = Shares::new(count(12));
+    let mut shares = Quotas::new(count(12));
     shares.follow(Duration::ZERO, &scenes);
     for shard in 0..12 {
         shares.take(Duration::ZERO, shard);
     }
     let later = Duration::from_mins(1);
-    let admitted = |shares: &mut Shares, scene: &str| {
+    let admitted = |shares: &mut Quotas, scene: &str| {
         let asks = std::iter::repeat_with(|| shares.admit(later, scene));
         asks.take_while(Result::is_ok).count()
     };
