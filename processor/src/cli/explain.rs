@@ -293,7 +293,14 @@ fn nothing(query: &Query, readings: &[Reading], unread: &[String]) -> Failed {
         } = reading;
         message.push(match partitions.len() {
             0 => format!("\n  {topic}: no such topic, or partition"),
-            count => format!("\n  {topic}: {records} records on {count} partitions"),
+            count => {
+                let records = if *records == 1 {
+                    "1 record".to_owned()
+                } else {
+                    format!("{records} records")
+                };
+                format!("\n  {topic}: {records} on {count} partitions")
+            }
         });
     }
     if unread.is_empty() {

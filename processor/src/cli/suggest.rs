@@ -14,12 +14,12 @@ pub(super) fn words<S: AsRef<str>>(name: &str, known: &[S]) -> String {
         text.push_str("; there is none at all yet");
     } else {
         let some: Vec<&str> = known.iter().map(AsRef::as_ref).take(SHOWN).collect();
-        let only = if known.len() > SHOWN {
-            "for instance "
-        } else {
-            ""
+        let known = match known.len() {
+            1 => "the only one is",
+            2..=SHOWN => "there are",
+            _ => "there are for instance",
         };
-        let _ = write!(text, "; there are {only}{}", some.join(", "));
+        let _ = write!(text, "; {known} {}", some.join(", "));
     }
     text
 }
@@ -47,6 +47,7 @@ mod tests {
         assert_eq!(words("Payment", &known), "; did you mean payment?");
         assert_eq!(words("ref", &known), "; did you mean refund?");
         assert_eq!(words("x", &known), "; there are payment, mail, refund");
+        assert_eq!(words("x", &["payment"]), "; the only one is payment");
         assert_eq!(words::<&str>("x", &[]), "; there is none at all yet");
     }
 }

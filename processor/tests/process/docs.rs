@@ -27,6 +27,8 @@ use std::time::{Duration, Instant};
 use regex::Regex;
 use tempfile::TempDir;
 
+use retide_core::Reason;
+
 use crate::rig::Rig;
 use crate::support::{PATIENCE, bootstrap};
 
@@ -287,6 +289,23 @@ fn links_and_anchors_lead_somewhere() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_reason_of_a_bad_end_is_listed_and_no_other() {
+    let page = page("processor/docs/callbacks.md");
+    let (_, table) = page.text.split_once("| reason | why").unwrap();
+    let rows = table
+        .lines()
+        .skip(2)
+        .take_while(|line| line.starts_with('|'));
+
+    let listed: BTreeSet<&str> = rows.map(|row| row.split('`').nth(1).unwrap()).collect();
+
+    assert_eq!(
+        listed,
+        Reason::ALL.iter().map(|reason| reason.word()).collect()
+    );
 }
 
 #[test]
