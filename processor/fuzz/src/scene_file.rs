@@ -10,8 +10,8 @@ use toml::{Table, Value};
 use retide::config::source::Place;
 use retide::config::{Error, Scene, rules, scenes};
 use retide_core::breaker::{Breaker, Call};
-use retide_core::scene::MAX_DELAY;
 use retide_core::quota::Quotas;
+use retide_core::scene::MAX_DELAY;
 use retide_core::{Backoff, Overrides, Policy, Scenes, Timestamp};
 
 /// What the file is called.

@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::time::Instant;
 
-use retide_core::breaker::{self, Breaker, Pass, Rule, State};
+use retide_core::breaker::{self, Breaker, Permit, Rule, State};
 use tempfile::TempDir;
 
 use super::transport::trusting;
@@ -131,17 +131,17 @@ impl Guard {
         })
     }
 
-    /// Leave for a call. Who gets none calls all the same: what is tried here is HTTP, and who waits for a breaker tries nothing.
-    fn ask(&self) -> (Option<Pass>, Duration) {
+    /// A permit for a call. Who gets none calls all the same: what is tried here is HTTP, and who waits for a breaker tries nothing.
+    fn ask(&self) -> (Option<Permit>, Duration) {
         let now = self.start.elapsed();
         (self.breaker.ask(now).permit.ok(), now)
     }
 
     /// What came of a call: whether the breaker has opened for it.
-    fn returned(&self, (pass, begun): (Option<Pass>, Duration), outcome: &Outcome) -> bool {
+    fn returned(&self, (permit, begun): (Option<Permit>, Duration), outcome: &Outcome) -> bool {
         let now = self.start.elapsed();
         let call = breaker::Call::of(outcome, now.saturating_sub(begun));
-        let switch = pass.and_then(|pass| self.breaker.returned(now, pass, call));
+        let switch = permit.and_then(|permit| self.breaker.returned(now, permit, call));
         switch.is_some_and(|switch| switch.to == State::Open)
     }
 }

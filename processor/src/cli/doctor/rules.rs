@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use retide_core::scene::{self, Overrides};
 use retide_core::quota::{self, Division};
+use retide_core::scene::{self, Overrides};
 use retide_core::{Ordering, Policy, Rate, Scenes, Timestamp, breaker, span};
 
 use crate::cli::doctor::{Line, Section, change};

@@ -10,8 +10,8 @@ use std::time::Duration;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
-use retide_core::scene::{self, Of};
 use retide_core::quota::{self, Division};
+use retide_core::scene::{self, Of};
 use retide_core::span::human;
 use retide_core::{Ordering, Scenes, breaker};
 
