@@ -361,7 +361,7 @@ pub async fn check_as(
     .await
 }
 
-/// Which of `topics` retide's user may write, where brokers tell; a topic that is not there, or may not be seen, is left out.
+/// Which of `topics` retide's user may write, where brokers tell: none that may not be described. A topic that is not there is left out.
 ///
 /// # Errors
 /// If the cluster cannot be asked.
@@ -379,8 +379,13 @@ pub async fn writable(
         let answer = admin::permitted(session.admin.inner(), &names, session.left().max(LEAST));
         let answer = session.answer("describe topics", answer, &seen)?;
         let told = answer.into_iter().filter_map(|permitted| {
-            let operations = permitted.operations.ok()??;
-            Some((permitted.topic, operations.contains(&Operation::Write)))
+            let may = match permitted.operations {
+                Ok(operations) => operations?.contains(&Operation::Write),
+                // Whoever may write a topic may describe it.
+                Err(RDKafkaErrorCode::TopicAuthorizationFailed) => false,
+                Err(_) => return None,
+            };
+            Some((permitted.topic, may))
         });
         Ok(told.collect())
     })

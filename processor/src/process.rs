@@ -186,7 +186,11 @@ impl Process {
         let draining = draining(config, &topics).map_err(Error::Tiers)?;
         let topics = topics.with_intake(config.topics.tasks.clone());
         let topics = Arc::new(topics.with_draining(draining));
-        let follower = Follower::start(&client_config(config.kafka.consumer()), &topics.scenes)?;
+        let follower = Follower::start(
+            &client_config(config.kafka.consumer()),
+            &topics.scenes,
+            &config.processor.group,
+        )?;
         let producer = client_config(config.kafka.producer());
         threads.suspects().mark_on(producer, &topics);
         let (failed, failures) = mpsc::channel(count);

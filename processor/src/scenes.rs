@@ -110,8 +110,8 @@ const POLL: Duration = Duration::from_millis(100);
 // === impl Follower ===
 
 impl Follower {
-    /// Reads the scenes that the topic holds now.
-    pub fn start(config: &ClientConfig, topic: &str) -> Result<Self, Error> {
+    /// Reads the scenes that the topic holds now. The group is that of the workers: its name is one that they may ask for.
+    pub fn start(config: &ClientConfig, topic: &str, group: &str) -> Result<Self, Error> {
         let kafka = |source| Error::Kafka {
             topic: topic.to_owned(),
             source,
@@ -119,7 +119,7 @@ impl Follower {
         let mut config = config.clone();
         for (key, value) in [
             // The client wants one, although nothing joins it and nothing is committed.
-            ("group.id", "retide-scenes"),
+            ("group.id", group),
             ("enable.auto.commit", "false"),
             ("enable.partition.eof", "true"),
             ("isolation.level", "read_committed"),

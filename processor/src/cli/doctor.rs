@@ -271,10 +271,12 @@ pub(super) fn doctor(config: &Config, options: &Options, output: Output) -> Resu
     let shards = shards.and_then(|shards| NonZeroU32::new(shards as u32));
     lines.extend(rules::lines(config, &found.scenes, shards));
     let kafka = surveyed.as_ref().ok().map(|survey| &survey.topics);
-    lines.extend(kafka_targets(config, kafka, &found.scenes));
-    if kafka.is_some() {
-        lines.extend(runtime.block_on(unwritable(config, &found.scenes)));
-    }
+    let (denied, denials) = match kafka {
+        Some(_) => runtime.block_on(unwritable(config, &found.scenes)),
+        None => (BTreeSet::new(), Vec::new()),
+    };
+    lines.extend(kafka_targets(config, kafka, &denied, &found.scenes));
+    lines.extend(denials);
     if !options.no_targets {
         lines.extend(runtime.block_on(targets::lines(config, &found.scenes)));
     }
@@ -623,9 +625,9 @@ async fn scenes(
     // That it is missing was said with the topics, as that the cluster is.
     if survey.is_some_and(|survey| survey.topics.contains(&*topic)) {
         let consumer = client_config(config.kafka.consumer());
-        let name = Arc::clone(&topic);
+        let (name, group) = (Arc::clone(&topic), config.processor.group.clone());
         let read = tokio::task::spawn_blocking(move || {
-            Follower::start(&consumer, &name).map(|follower| follower.scenes().clone())
+            Follower::start(&consumer, &name, &group).map(|follower| follower.scenes().clone())
         });
         let read = match timeout(SCENES, read).await {
             Ok(Ok(Ok(scenes))) => Ok(scenes),
@@ -673,10 +675,11 @@ fn change(retide: &Invocation, name: &str, file: Option<&str>, key: &str) -> Str
     }
 }
 
-/// Whether the topics of Kafka targets exist.
+/// Whether the topics of Kafka targets exist, but for those that are `denied`, of which nothing is known.
 fn kafka_targets(
     config: &Config,
     topics: Option<&BTreeSet<String>>,
+    denied: &BTreeSet<String>,
     scenes: &BTreeMap<String, (Scene, Option<String>)>,
 ) -> Vec<Line> {
     let mut lines = Vec::new();
@@ -688,6 +691,10 @@ fn kafka_targets(
                 // These are called: `targets` examines them.
                 Some(Destination::Server(_)) | None => continue,
             };
+            let is_seen = topics.is_some_and(|topics| topics.contains(topic));
+            if !is_seen && denied.contains(topic) {
+                continue;
+            }
             let subject = format!("scene {name}: {what} topic {topic}");
             let fix = || {
                 cluster::create_topic(
@@ -698,9 +705,7 @@ fn kafka_targets(
             };
             lines.push(match topics {
                 None => Line::warn(Section::Targets, subject, "not checked: no broker", fix()),
-                Some(topics) if topics.contains(topic) => {
-                    Line::ok(Section::Targets, subject, "exists")
-                }
+                Some(_) if is_seen => Line::ok(Section::Targets, subject, "exists"),
                 Some(_) => Line::fail(
                     Section::Targets,
                     subject,
@@ -713,11 +718,11 @@ fn kafka_targets(
     lines
 }
 
-/// The topics of Kafka targets that may not be written.
+/// The topics of Kafka targets that may not be written, and what is said of them.
 async fn unwritable(
     config: &Config,
     scenes: &BTreeMap<String, (Scene, Option<String>)>,
-) -> Vec<Line> {
+) -> (BTreeSet<String>, Vec<Line>) {
     let client = client_config(config.kafka.client());
     let topics = init::targets(scenes.values().map(|(scene, _)| scene));
     let writable = match cluster::writable(&client, &topics).await {
@@ -725,17 +730,20 @@ async fn unwritable(
         Err(error) => {
             let message = format!("not checked: {}", with_causes(&error));
             let fix = config.invocation.line("doctor");
-            return vec![Line::warn(Section::Targets, "target topics", message, fix)];
+            let line = Line::warn(Section::Targets, "target topics", message, fix);
+            return (BTreeSet::new(), vec![line]);
         }
     };
     let denied = writable.into_iter().filter(|(_, may)| !may);
-    denied
-        .map(|(topic, _)| {
+    let denied: BTreeSet<String> = denied.map(|(topic, _)| topic).collect();
+    let lines = denied
+        .iter()
+        .map(|topic| {
             let fix = cluster::allow(
                 &client,
                 config.kafka.bootstrap(),
                 &[Operation::Write],
-                &topic,
+                topic,
             );
             let message = "retide may not write it: tasks of its scenes cannot be delivered";
             Line::fail(
@@ -745,7 +753,8 @@ async fn unwritable(
                 fix,
             )
         })
-        .collect()
+        .collect();
+    (denied, lines)
 }
 
 /// All lines, as people read them.

@@ -155,8 +155,11 @@ fn tell_of_scene(config: &Config, topics: &Topics, story: &Story) {
         return;
     }
     // What the scenes topic does not say is no matter here.
-    let Ok(follower) = Follower::start(&client_config(config.kafka.consumer()), &topics.scenes)
-    else {
+    let Ok(follower) = Follower::start(
+        &client_config(config.kafka.consumer()),
+        &topics.scenes,
+        &config.processor.group,
+    ) else {
         return;
     };
     let known: BTreeSet<&String> = config

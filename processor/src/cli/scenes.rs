@@ -274,15 +274,19 @@ impl<'a> Board<'a> {
         let there = reach(config, user, &[&topics.scenes])?;
         let shards = there.get(&topics.tasks).copied();
         let shards = shards.and_then(|shards| u32::try_from(shards).ok());
-        let follower = Follower::start(&client_config(config.kafka.consumer()), &topics.scenes)
-            .map_err(|error| match &error {
-                scenes::Error::Kafka { topic, source } => {
-                    failed(config, user, &format!("read {topic}"), source)
-                }
-                scenes::Error::Missing { .. }
-                | scenes::Error::Slow { .. }
-                | scenes::Error::Encode { .. } => error.into(),
-            })?;
+        let follower = Follower::start(
+            &client_config(config.kafka.consumer()),
+            &topics.scenes,
+            &config.processor.group,
+        )
+        .map_err(|error| match &error {
+            scenes::Error::Kafka { topic, source } => {
+                failed(config, user, &format!("read {topic}"), source)
+            }
+            scenes::Error::Missing { .. }
+            | scenes::Error::Slow { .. }
+            | scenes::Error::Encode { .. } => error.into(),
+        })?;
         Ok(Self {
             config,
             scenes: follower.scenes().clone(),

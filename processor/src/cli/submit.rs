@@ -181,7 +181,11 @@ fn check_scene(config: &Config, topics: &Topics, options: &Options) -> Result<()
     if known.contains(name) {
         return Ok(());
     }
-    match Follower::start(&client_config(config.kafka.consumer()), &topics.scenes) {
+    match Follower::start(
+        &client_config(config.kafka.consumer()),
+        &topics.scenes,
+        &config.processor.group,
+    ) {
         Ok(follower) => known.extend(follower.scenes().keys().cloned()),
         Err(error) => {
             let error = with_causes(&error);

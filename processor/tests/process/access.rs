@@ -1,5 +1,6 @@
 //! Permissions, logins, certificates and policies: each user works with just what is printed for it, and each refusal says what mends it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
@@ -9,11 +10,12 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rdkafka::producer::Producer;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer};
 use serde_json::Value;
 
 use crate::commands::get;
-use crate::rig::{FLAKY, Rig};
+use crate::rig::{FLAKY, Rig, TIERS};
 use crate::secured::{Secured, USERS, secured};
 use crate::support::PATIENCE;
 
@@ -45,9 +47,10 @@ fn run_as(rig: &Rig, user: &str, arguments: &[&str]) -> Output {
     rig.retide(&[arguments, &["--config", &config]].concat())
 }
 
-/// The lines that let a user do what a role does.
+/// The lines that let a user do what a role does, by the user's configuration.
 fn printed(rig: &Rig, user: &str, role: &str) -> String {
     let principal = format!("User:{user}");
+    let config = format!("{user}.toml");
     let output = rig.retide(&[
         "init",
         "--acls",
@@ -57,6 +60,8 @@ fn printed(rig: &Rig, user: &str, role: &str) -> String {
         role,
         "--scenes",
         "scenes.toml",
+        "--config",
+        &config,
     ]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     stdout(&output)
@@ -193,6 +198,195 @@ fn each_user_works_with_just_what_is_printed_for_it() {
     assert_eq!(failed[0]["subject"], *callbacks, "{failed:?}");
     broker.grant(failed[0]["fix"].as_str().unwrap());
     until_ok(|| run_as(&rig, "less", &["doctor"]));
+}
+
+/// Operations on resources: the kind of the resource, its name, and the operation, as in `topic`, `retry.tasks`, `read`.
+type Operations = BTreeSet<[String; 3]>;
+
+/// Operations without those that others on the same resource imply.
+fn least(all: &Operations) -> Operations {
+    let implied = |[kind, name, operation]: &[String; 3]| {
+        operation == "describe"
+            && ["read", "write", "alter"]
+                .iter()
+                .any(|other| all.contains(&[kind.clone(), name.clone(), (*other).to_owned()]))
+    };
+    all.iter().filter(|one| !implied(one)).cloned().collect()
+}
+
+/// What lines of `kafka-acls.sh` allow. All tiers stand for what their names begin with.
+fn asked(rig: &Rig, lines: &str) -> Operations {
+    let mut all = Operations::new();
+    for line in lines.split(['\n', '&']) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let after = |option: &str| -> Vec<String> {
+            let pairs = words.windows(2).filter(|pair| pair[0] == option);
+            pairs.map(|pair| pair[1].to_owned()).collect()
+        };
+        let operations = after("--operation");
+        for kind in ["topic", "group", "transactional-id"] {
+            for name in after(&format!("--{kind}")) {
+                let names = if name == rig.topic("delay.") {
+                    TIERS.map(|tier| format!("{name}{tier}")).to_vec()
+                } else {
+                    vec![name]
+                };
+                for name in names {
+                    let one = |operation: &String| {
+                        [
+                            kind.replace('-', ""),
+                            name.clone(),
+                            operation.to_lowercase(),
+                        ]
+                    };
+                    all.extend(operations.iter().map(one));
+                }
+            }
+        }
+    }
+    least(&all)
+}
+
+/// What `user` did, or tried to do, by the log of the broker's authorizer. Transactional ids stand for what they begin with.
+fn used(rig: &Rig, log: &str, user: &str) -> Operations {
+    let mut all = Operations::new();
+    let principal = format!("Principal = User:{user} is ");
+    let ids = format!("{}-", rig.prefix);
+    for line in log.lines().filter(|line| line.contains(&principal)) {
+        let after = |words: &str| {
+            let (_, rest) = line.split_once(words).unwrap();
+            rest.split(' ').next().unwrap().to_owned()
+        };
+        let resource = after(" on resource = ").replacen(":LITERAL:", " ", 1);
+        let (kind, mut name) = resource.split_once(' ').unwrap();
+        if kind == "TransactionalId" && name.starts_with(&ids) {
+            name = &ids;
+        }
+        let operation = after(" operation = ").replace('_', "").to_lowercase();
+        all.insert([kind.to_lowercase(), name.to_owned(), operation]);
+    }
+    least(&all)
+}
+
+/// Grants a user what doctor asks for, until it asks for nothing more, and says what that was.
+fn grant_what_doctor_asks(broker: &Secured, rig: &Rig, user: &str) -> String {
+    let start = Instant::now();
+    let mut all = String::new();
+    loop {
+        let looked = run_as(rig, user, &["doctor", "--output", "ndjson"]);
+        let lines = [marked(&looked, "fail"), marked(&looked, "warn")].concat();
+        let fixes = lines.iter().filter_map(|line| line["fix"].as_str());
+        let fixes: Vec<&str> = fixes
+            .filter(|fix| fix.contains("--allow-principal"))
+            .collect();
+        if fixes.is_empty() {
+            assert_eq!(looked.status.code(), Some(0), "{looked:?}");
+            return all;
+        }
+        let fixes = fixes
+            .join("\n")
+            .replace("User:NAME", &format!("User:{user}"));
+        broker.grant(&fixes);
+        all = format!("{all}{fixes}\n");
+        assert!(start.elapsed() < PATIENCE, "{lines:?}");
+    }
+}
+
+/// Produces tasks that go each way: four that end at once, and one for each tier, which nobody waits for.
+fn produce_each(rig: &Rig, run: &str) {
+    let (producer, tasks) = (rig.producer(), rig.topic("tasks"));
+    for (scene, delay, failures) in [
+        ("flaky", "0", "1"),
+        ("flaky", "0", "9"),
+        ("copy", "0", "0"),
+        ("nobody", "0", "0"),
+        ("flaky", "9000", "0"),
+        ("flaky", "50000", "0"),
+        ("flaky", "300000", "0"),
+        ("flaky", "7200000", "0"),
+    ] {
+        let id = format!("{run}-{scene}-{delay}-{failures}");
+        let headers = [
+            ("retry-scene", scene),
+            ("retry-id", &id),
+            ("retry-delay-ms", delay),
+        ];
+        let headers = headers
+            .iter()
+            .fold(OwnedHeaders::new(), |all, (key, value)| {
+                let value = Some(*value);
+                all.insert(Header { key, value })
+            });
+        let record = BaseRecord::to(&tasks).key(&id).payload(failures);
+        let sent = producer.send(record.headers(headers));
+        sent.map_err(|(error, _)| error).unwrap();
+    }
+    producer.flush(PATIENCE).unwrap();
+}
+
+#[test]
+fn doctor_asks_for_all_that_a_run_uses_and_for_nothing_else() {
+    let Some(broker) = secured() else { return };
+    let rig = rig(broker);
+    let copy = rig.topic("copy");
+    rig.retide(&["init"]);
+    crate::support::create_topics(&broker.plain, &[&copy, &rig.topic("ended")]);
+    // Every way of a task: in order, delivered over HTTP and in Kafka, dead with an alert, and what is said of the end in Kafka.
+    let scenes = FLAKY.replace("TARGET", &rig.target.address.to_string());
+    let scenes = format!(
+        "{scenes}ordering = 'key'\ncallback = {{ target = {{ kafka = {{ topic = '{}' }} }} }}\n\
+         [scenes.copy]\ntarget = {{ kafka = {{ topic = '{copy}' }} }}\n",
+        rig.topic("ended"),
+    );
+    fs::write(rig.file("scenes.toml"), &scenes).unwrap();
+    let applied = rig.retide(&["scenes", "apply", "scenes.toml"]);
+    assert!(applied.status.success(), "{applied:?}");
+    let guarantee = "guarantee = 'at_least_once'\n";
+    let loose = fs::read_to_string(rig.file("loose.toml")).unwrap();
+    let loose = loose.replace("[processor]\n", &format!("[processor]\n{guarantee}"));
+    let loose = loose.replace("[topics]\n", "[topics]\nevents = { enabled = false }\n");
+    fs::write(rig.file("loose.toml"), loose).unwrap();
+
+    // Whoever takes over reads what is left of the order of tasks.
+    for (user, launches) in [("least", 2), ("loose", 1)] {
+        let config = format!("{user}.toml");
+        let lines = printed(&rig, user, "run");
+        let allowed = asked(&rig, &lines);
+        if user == "least" {
+            let doctors = grant_what_doctor_asks(broker, &rig, user);
+            assert_eq!(asked(&rig, &doctors), allowed);
+        } else {
+            broker.grant(&lines);
+            until_ok(|| run_as(&rig, user, &["doctor"]));
+        }
+        let before = broker.log().len();
+        for launch in 0..launches {
+            let worker = rig.launch(&["run", "--config", &config]);
+            worker.wait_for("shards assigned");
+            if launch == 0 {
+                produce_each(&rig, user);
+                let awaited = ["flaky-0-1", "flaky-0-9", "copy-0-0", "nobody-0-0"];
+                let awaited = awaited.map(|id| format!("{user}-{id}"));
+                // Those of earlier runs may end as well.
+                let mut ends = rig.ends(awaited.len());
+                while !awaited.iter().all(|id| ends.contains_key(id)) {
+                    ends = rig.ends(ends.len() + 1);
+                }
+            } else {
+                worker.wait_for("order of tasks read");
+            }
+            worker.terminate();
+            assert_eq!(worker.wait(), Some(0));
+        }
+
+        let used = used(&rig, &broker.log()[before..], user);
+        let surplus: Vec<_> = allowed.difference(&used).collect();
+        let lack: Vec<_> = used.difference(&allowed).collect();
+        assert!(
+            surplus.is_empty() && lack.is_empty(),
+            "{user}: asked and not used {surplus:?}, used and not asked {lack:?}"
+        );
+    }
 }
 
 /// A client that cannot talk to a broker, and what it is told.

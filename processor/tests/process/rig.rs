@@ -28,6 +28,9 @@ use uuid::Uuid;
 use crate::beside::Places;
 use crate::support::{PATIENCE, bootstrap, config};
 
+/// The tiers of each test.
+pub(crate) const TIERS: [&str; 5] = ["now", "5s", "10s", "1m", "1h"];
+
 /// How often a target looks whether it stands still.
 const BEAT: Duration = Duration::from_millis(5);
 
@@ -145,7 +148,7 @@ impl Rig {
         format!(
             "[kafka]\nbootstrap.servers = '{bootstrap}'\n\
              [kafka.consumer]\nsession.timeout.ms = 6000\nheartbeat.interval.ms = 500\n\
-             [topics]\nprefix = '{prefix}'\npartitions = 4\ntiers = ['now', '5s', '10s', '1m', '1h']\n\
+             [topics]\nprefix = '{prefix}'\npartitions = 4\ntiers = {TIERS:?}\n\
              callbacks = {{ format = 'json' }}\nalerts = {{ format = 'json' }}\n\
              [processor]\ngroup = '{prefix}'\n"
         )
@@ -294,7 +297,7 @@ impl Rig {
     /// What the group has committed of all topics that it reads, and where they end, by topic and partition, as tools see it.
     pub(crate) fn offsets(&self) -> BTreeMap<(String, i32), (Offset, i64)> {
         let consumer: BaseConsumer = config(&self.bootstrap, &self.prefix).create().unwrap();
-        let tiers = ["now", "5s", "10s", "1m", "1h"].map(|tier| format!("delay.{tier}"));
+        let tiers = TIERS.map(|tier| format!("delay.{tier}"));
         let mut list = TopicPartitionList::new();
         for topic in tiers.iter().map(String::as_str).chain(["tasks"]) {
             for partition in 0..4 {

@@ -34,8 +34,13 @@ pub(crate) struct Secured {
 /// Everybody's password.
 pub(crate) const PASSWORD: &str = "open-sesame";
 
+/// The broker's own folder.
+const BROKER: &str = "broker";
+
 /// Those who can log in.
-pub(crate) const USERS: [&str; 6] = ["init", "run", "less", "submit", "explain", "rules"];
+pub(crate) const USERS: [&str; 8] = [
+    "init", "run", "less", "least", "loose", "submit", "explain", "rules",
+];
 
 /// The broker; none without Java and Maven, which the tests then say.
 pub(crate) fn secured() -> Option<&'static Secured> {
@@ -75,11 +80,15 @@ impl Secured {
         assert!(compiled.success());
         let properties = place.join("extra.properties");
         fs::write(&properties, configuration(place)).unwrap();
+        // The broker's log says of each request what its user was allowed.
+        let audit = "org.slf4j.simpleLogger.log.kafka.authorizer.logger=debug\n";
+        fs::write(place.join("simplelogger.properties"), audit).unwrap();
         let mut child = Command::new(run)
             .arg("--properties")
             .arg(&properties)
             .arg("--classes")
             .arg(place)
+            .arg(place.join(BROKER))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -113,6 +122,12 @@ impl Secured {
     /// The certificate of a CA that has signed nothing here.
     pub(crate) fn stranger(&self) -> PathBuf {
         self.directory.path().join("stranger.pem")
+    }
+
+    /// What the broker has logged, what users asked for among it.
+    pub(crate) fn log(&self) -> String {
+        let log = self.directory.path().join(BROKER).join("log");
+        String::from_utf8_lossy(&fs::read(log).unwrap()).into_owned()
     }
 
     /// What lets a client log in, as lines of `[kafka]`.
