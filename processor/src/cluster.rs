@@ -54,16 +54,13 @@ use retide_native::admin::{self, Operation};
 use crate::cluster::cause::Cause;
 use crate::cluster::check::{Asking, Seen, SeenTopic};
 pub(crate) use crate::cluster::tools::Tools;
-use crate::topics::Topics;
+use crate::topics::{Role, Topics};
 
 pub use acl::{Scope, User};
 pub(crate) use check::MISSING;
 pub use check::{Finding, Severity};
 pub(crate) use drift::Drift;
-pub use plan::{
-    About, COPY_BYTES, DEAD_LETTERS, Layout, OUTAGE, Plan, Reads, Role, TASK_BYTES, TopicPlan,
-    copy_bytes,
-};
+pub use plan::{Layout, Plan, TopicPlan, copy_bytes};
 pub(crate) use standing::DISAGREES;
 pub use standing::{
     AT_LEAST_ONCE, Begin, Committed, EXACTLY_ONCE, LaneStanding, Member, Standing, Whose, begin,
@@ -449,7 +446,7 @@ pub(crate) fn find_hanging(config: &ClientConfig) -> String {
 
 /// The command line that gives all topics so many partitions.
 pub(crate) fn widen_all(config: &ClientConfig, topics: &Topics, partitions: usize) -> String {
-    let prefix = topics.tasks.strip_suffix(".tasks").unwrap_or_default();
+    let prefix = topics.prefix();
     format!(
         "retide init --bootstrap {} --prefix {} --partitions {partitions}",
         command::word(bootstrap(config)),

@@ -1,11 +1,353 @@
-//! The names of retide's topics and what is read from them.
+//! The catalogue of topics: what each of them is for, who reads and writes it, and what is set there; and their names.
 //!
-//! Invariant: shard p is partition p of every one of them but the scenes topic, so that a record never changes its owner on its way.
+//! | who | takes from the table |
+//! |---|---|
+//! | [`Topics`] | names, and which of them are written |
+//! | `cluster::plan` | partitions and settings, also as `kafka-topics.sh` and Strimzi have them |
+//! | `cluster::check`, `drift` | what is to be refused, and what is worth knowing |
+//! | `cluster::acl`, `survey` | who needs which permission |
+//! | `cluster::standing` | which topics show that a group has worked |
+//! | `shell::encode`, `story::search`, core's `Source` and `topic` | nothing: tests compare them with the table |
+//! | `docs/topics.md` | the table in words, compared by a test |
+//!
+//! Not how records are encoded or read. Whoever adds a topic adds a [`Role`] with its row and its name here, its codec, and its reader.
+//! Invariant: shard p is partition p of each topic that has shards, so that a record never changes its owner on its way.
 
+use std::slice;
 use std::sync::Arc;
+use std::time::Duration;
 
 use retide_avro::Intake;
 use retide_core::{Ladder, Source};
+
+/// What a topic is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The retry topic.
+    Tasks,
+    /// One record per end of a task.
+    Callbacks,
+    /// Parked tasks: one topic for each tier.
+    Tier,
+    /// What a human must know.
+    Alerts,
+    /// Tasks that ended badly.
+    DeadLetters,
+    /// The audit log.
+    Events,
+    /// Which tasks of a key are outstanding.
+    Order,
+    /// Scene rules.
+    Scenes,
+}
+
+/// One row of the table: all that is true of the topics of a role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct About {
+    /// The end of the name, behind the prefix and a dot; that of a tier goes on with a dot and the tier.
+    pub name: &'static str,
+    /// What a record is, for people.
+    pub record: &'static str,
+    /// Which partitions there are.
+    pub partitions: Partitions,
+    /// What records are keyed by.
+    pub key: Key,
+    /// What values are.
+    pub value: Value,
+    /// What workers read.
+    pub reads: Reads,
+    /// What workers write.
+    pub writes: Writes,
+    /// Whether records of the retry topic are copied there, with what retide adds to them.
+    pub copies: bool,
+    /// What `submit` and other producers do.
+    pub submit: Use,
+    /// What `explain` and others who look for a task do.
+    pub explain: Use,
+    /// What the commands for scenes do.
+    pub scenes: Use,
+    /// How records are forgotten.
+    pub cleanup: Cleanup,
+    /// Whose clock timestamps are from.
+    pub timestamps: Timestamps,
+    /// The largest batch; none leaves it to the broker.
+    pub max_bytes: Option<i64>,
+    /// Settings that make retide quicker, in the order of their names.
+    pub tuning: &'static [(&'static str, &'static str)],
+}
+
+/// Which partitions a topic has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Partitions {
+    /// As many as there are shards; producers choose by the key.
+    ByKey,
+    /// As many as there are shards; a task stays in the one that it is in.
+    Shard,
+    /// As many as there are shards; what is said of a task stands in the one by which it entered.
+    Home,
+    /// One.
+    One,
+}
+
+/// What records are keyed by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// Whatever the producer has chosen; of a callback that is delivered, the task's id.
+    Producers,
+    /// The task's id.
+    Task,
+    /// The scene and the rule, as in `payment/breaker`.
+    SceneAndRule,
+    /// The scene.
+    Scene,
+    /// A fingerprint of a scene and a task's key.
+    Fingerprint,
+}
+
+/// What values are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// The producer's bytes.
+    Producers,
+    /// JSON or Avro, as the configuration says.
+    Report,
+    /// A format of retide's own.
+    Own,
+}
+
+/// What workers read on a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// Nothing: others do.
+    Nothing,
+    /// Tasks, whose offsets are committed.
+    Tasks,
+    /// What has to be known beside the tasks, from the topic's beginning.
+    State,
+}
+
+/// What workers write on a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    /// Nothing: others do.
+    Nothing,
+    /// What they have decided.
+    Always,
+    /// The same, if it is wanted: `topics.events.enabled`.
+    IfWanted,
+}
+
+/// What a command does with a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Nothing.
+    Nothing,
+    /// It reads.
+    Reads,
+    /// It writes.
+    Writes,
+    /// It does both.
+    Both,
+}
+
+/// How records are forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cleanup {
+    /// By age, counted from the end of their wait.
+    Delete {
+        /// How old they become.
+        kept: Duration,
+    },
+    /// By the next record with the same key.
+    Compact {
+        /// What is lost where they are forgotten by age.
+        otherwise: &'static str,
+    },
+}
+
+/// Whose clock the timestamps of records are from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timestamps {
+    /// It makes no difference.
+    Any,
+    /// The broker's is better: a producer's clock that is years behind must not make records old enough to be deleted unread.
+    Append,
+    /// It has to be the broker's: waits count from there.
+    Waits,
+}
+
+/// Outage budget: how long nobody may be there to read a record before it is gone. A week has a weekend in it.
+pub const OUTAGE: Duration = Duration::from_hours(7 * 24);
+
+/// How long dead letters are kept: people look into them, and people are on holiday.
+pub const DEAD_LETTERS: Duration = Duration::from_hours(30 * 24);
+
+/// Largest batch of the retry topic: Kafka's own default, stated so that a broker's larger one does not let in what cannot go on.
+pub const TASK_BYTES: i64 = 1_048_588;
+
+/// Largest batch of the topics that a task is copied to: what a copy of [`TASK_BYTES`] needs, rounded up to 2 MiB.
+pub const COPY_BYTES: i64 = 2 * 1_024 * 1_024;
+
+/// Setting: how large segments become.
+pub(crate) const SEGMENT_BYTES: &str = "segment.bytes";
+/// Setting: which part of a log is replaced at least before it is compacted.
+pub(crate) const DIRTY: &str = "min.cleanable.dirty.ratio";
+/// Setting: how long tombstones are kept.
+pub(crate) const TOMBSTONES: &str = "delete.retention.ms";
+
+/// What is the same for most topics: workers write what they have decided there, in the shard by which a task entered, and nobody of retide
+/// reads it.
+const MOST: About = About {
+    name: "",
+    record: "",
+    partitions: Partitions::Home,
+    key: Key::Task,
+    value: Value::Report,
+    reads: Reads::Nothing,
+    writes: Writes::Always,
+    copies: false,
+    submit: Use::Nothing,
+    explain: Use::Nothing,
+    scenes: Use::Nothing,
+    cleanup: Cleanup::Delete { kept: OUTAGE },
+    timestamps: Timestamps::Any,
+    max_bytes: None,
+    tuning: &[],
+};
+
+// === impl Role ===
+
+impl Role {
+    /// All roles, in the order in which topics are created and listed.
+    pub const ALL: [Self; 8] = [
+        Self::Tasks,
+        Self::Callbacks,
+        Self::Tier,
+        Self::Alerts,
+        Self::DeadLetters,
+        Self::Events,
+        Self::Order,
+        Self::Scenes,
+    ];
+
+    /// The row of this role: the one place that says what its topics are.
+    pub const fn about(self) -> About {
+        match self {
+            Self::Tasks => About {
+                name: "tasks",
+                record: "a task, as it was produced",
+                partitions: Partitions::ByKey,
+                key: Key::Producers,
+                value: Value::Producers,
+                reads: Reads::Tasks,
+                writes: Writes::Nothing,
+                submit: Use::Writes,
+                explain: Use::Reads,
+                scenes: Use::Reads,
+                timestamps: Timestamps::Append,
+                max_bytes: Some(TASK_BYTES),
+                ..MOST
+            },
+            Self::Callbacks => About {
+                name: "callbacks",
+                record: "how a task has ended",
+                copies: true,
+                explain: Use::Reads,
+                max_bytes: Some(COPY_BYTES),
+                ..MOST
+            },
+            Self::Tier => About {
+                name: "delay",
+                record: "a task that waits",
+                partitions: Partitions::Shard,
+                key: Key::Producers,
+                value: Value::Producers,
+                reads: Reads::Tasks,
+                copies: true,
+                explain: Use::Reads,
+                scenes: Use::Reads,
+                timestamps: Timestamps::Waits,
+                max_bytes: Some(COPY_BYTES),
+                ..MOST
+            },
+            Self::Alerts => About {
+                name: "alerts",
+                record: "what a human must know",
+                partitions: Partitions::Shard,
+                key: Key::SceneAndRule,
+                ..MOST
+            },
+            Self::DeadLetters => About {
+                name: "dead-letters",
+                record: "a task that ended badly",
+                key: Key::Producers,
+                value: Value::Producers,
+                copies: true,
+                explain: Use::Reads,
+                cleanup: Cleanup::Delete { kept: DEAD_LETTERS },
+                max_bytes: Some(COPY_BYTES),
+                ..MOST
+            },
+            Self::Events => About {
+                name: "events",
+                record: "a transition of a task",
+                writes: Writes::IfWanted,
+                explain: Use::Reads,
+                ..MOST
+            },
+            Self::Order => About {
+                name: "order",
+                record: "which tasks of a key are outstanding",
+                partitions: Partitions::Shard,
+                key: Key::Fingerprint,
+                value: Value::Own,
+                reads: Reads::State,
+                cleanup: Cleanup::Compact {
+                    otherwise: "what is known of the order of tasks gets lost as it ages",
+                },
+                // Tombstones are kept for ten minutes: longer than anybody takes to read the topic, since who has seen tasks of a key must
+                // also see that there are none any more. Segments have 16 MiB: only whole ones are compacted, and whoever gets a shard
+                // reads all of it.
+                tuning: &[
+                    (TOMBSTONES, "600000"),
+                    (DIRTY, "0.1"),
+                    (SEGMENT_BYTES, "16777216"),
+                ],
+                ..MOST
+            },
+            Self::Scenes => About {
+                name: "scenes",
+                record: "the rules of a scene",
+                partitions: Partitions::One,
+                key: Key::Scene,
+                reads: Reads::State,
+                writes: Writes::Nothing,
+                // To tell that a scene does not exist.
+                submit: Use::Reads,
+                scenes: Use::Both,
+                cleanup: Cleanup::Compact {
+                    otherwise: "scene rules get lost as they age",
+                },
+                ..MOST
+            },
+        }
+    }
+
+    /// Whether workers read tasks from it.
+    pub const fn is_read(self) -> bool {
+        matches!(self.about().reads, Reads::Tasks)
+    }
+
+    /// Whether its topics have a partition for each shard.
+    pub const fn is_sharded(self) -> bool {
+        !matches!(self.about().partitions, Partitions::One)
+    }
+
+    /// Whether workers write there; with events as if they were wanted.
+    pub const fn is_written(self) -> bool {
+        !matches!(self.about().writes, Writes::Nothing)
+    }
+}
 
 /// The names of a prefix's topics.
 #[derive(Clone, Debug)]
@@ -46,28 +388,50 @@ pub struct Draining {
 impl Topics {
     /// The topics of `prefix` with the tiers of `ladder`.
     pub fn new(prefix: &str, ladder: &Ladder) -> Self {
-        let topic = |name: &str| Arc::from(format!("{prefix}.{name}"));
+        let topic = |role: Role| Arc::from(format!("{prefix}.{}", role.about().name));
+        let tiers = topic(Role::Tier);
         Self {
-            tasks: topic("tasks"),
-            callbacks: topic("callbacks"),
-            alerts: topic("alerts"),
-            dead_letters: topic("dead-letters"),
-            events: topic("events"),
-            order: topic("order"),
-            scenes: topic("scenes"),
+            tasks: topic(Role::Tasks),
+            callbacks: topic(Role::Callbacks),
+            alerts: topic(Role::Alerts),
+            dead_letters: topic(Role::DeadLetters),
+            events: topic(Role::Events),
+            order: topic(Role::Order),
+            scenes: topic(Role::Scenes),
             tiers: ladder
                 .tiers()
                 .iter()
-                .map(|tier| topic(&format!("delay.{tier}")))
+                .map(|tier| Arc::from(format!("{tiers}.{tier}")))
                 .collect(),
             draining: Vec::new(),
             intake: Intake::default(),
         }
     }
 
+    /// The topics of a role: one for each tier of the ladder, and one for each other role.
+    pub fn of(&self, role: Role) -> &[Arc<str>] {
+        slice::from_ref(match role {
+            Role::Tasks => &self.tasks,
+            Role::Callbacks => &self.callbacks,
+            Role::Tier => return &self.tiers,
+            Role::Alerts => &self.alerts,
+            Role::DeadLetters => &self.dead_letters,
+            Role::Events => &self.events,
+            Role::Order => &self.order,
+            Role::Scenes => &self.scenes,
+        })
+    }
+
     /// The prefix of them all.
     pub fn prefix(&self) -> &str {
-        self.tasks.strip_suffix(".tasks").unwrap_or(&self.tasks)
+        let name = self.tasks.strip_suffix(Role::Tasks.about().name);
+        name.and_then(|name| name.strip_suffix('.'))
+            .unwrap_or(&self.tasks)
+    }
+
+    /// What the names of all tiers begin with, up to a separator.
+    pub fn tier_prefix(&self) -> String {
+        format!("{}.{}.", self.prefix(), Role::Tier.about().name)
     }
 
     /// The same, with tiers that are to be drained.
@@ -101,14 +465,10 @@ impl Topics {
     }
 
     /// The topics that are only written, or read by whoever gets a shard, with the same number of partitions again.
-    pub fn written(&self) -> [&Arc<str>; 5] {
-        [
-            &self.callbacks,
-            &self.alerts,
-            &self.dead_letters,
-            &self.events,
-            &self.order,
-        ]
+    pub fn written(&self) -> impl Iterator<Item = &Arc<str>> {
+        let roles = Role::ALL.into_iter();
+        let roles = roles.filter(|role| role.is_written() && !role.is_read());
+        roles.flat_map(|role| self.of(role))
     }
 
     /// The name of a topic that is read.
@@ -131,6 +491,8 @@ impl Topics {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use retide_core::topic::is_own;
 
     use super::*;
@@ -143,6 +505,12 @@ mod tests {
             assert_eq!(topics.source(name), Some(source));
             assert_eq!(topics.name(source), name);
         }
+        let roles = Role::ALL.into_iter().filter(|role| role.is_read());
+        let names: Vec<_> = roles.flat_map(|role| topics.of(role)).collect();
+        assert_eq!(
+            topics.read().map(|(_, name)| name).collect::<Vec<_>>(),
+            names
+        );
         assert_eq!(&*topics.tiers[4], "retry.delay.1m");
         assert_eq!(topics.source("retry.scenes"), None);
     }
@@ -167,8 +535,7 @@ mod tests {
         let topics = Topics::new("retry", &Ladder::default());
         assert_eq!(topics.prefix(), "retry");
 
-        let read = topics.read().map(|(_, name)| name);
-        for name in read.chain(topics.written()).chain([&topics.scenes]) {
+        for name in Role::ALL.iter().flat_map(|role| topics.of(*role)) {
             assert!(is_own("retry", name), "{name}");
         }
         assert!(is_own("retry", "retry.delay.7m"));
@@ -181,5 +548,101 @@ mod tests {
         ] {
             assert!(!is_own("retry", other), "{other}");
         }
+    }
+
+    /// The table in words, as a page of the docs has it.
+    fn table() -> String {
+        let users = |role: Role, uses: &[Use]| {
+            let about = role.about();
+            let commands = [
+                (about.submit, "producers", "`submit`"),
+                (about.explain, "`explain`", "`explain`"),
+                (about.scenes, "`scenes`", "`scenes`"),
+            ];
+            let commands = commands.into_iter().filter(|(of, ..)| uses.contains(of));
+            let writes = uses.contains(&Use::Writes);
+            let commands = commands.map(|(_, writer, reader)| if writes { writer } else { reader });
+            let workers = if writes {
+                match about.writes {
+                    Writes::Nothing => None,
+                    Writes::Always => Some("workers"),
+                    Writes::IfWanted => Some("workers, if `topics.events.enabled`"),
+                }
+            } else {
+                match about.reads {
+                    Reads::Nothing => None,
+                    Reads::Tasks => Some("workers, who commit offsets"),
+                    Reads::State => Some("workers, from its beginning"),
+                }
+            };
+            let all: Vec<&str> = workers.into_iter().chain(commands).collect();
+            if all.is_empty() {
+                "you".to_owned()
+            } else {
+                all.join("; ")
+            }
+        };
+        let mut text = String::from(
+            "| topic | a record is | written by | read by | partition | key | value | kept | largest batch | timestamps |\n\
+             |---|---|---|---|---|---|---|---|---|---|\n",
+        );
+        for role in Role::ALL {
+            let about = role.about();
+            let tier = if role == Role::Tier { ".TIER" } else { "" };
+            let days = |kept: Duration| kept.as_secs() / 3_600 / 24;
+            let cells = [
+                format!("`PREFIX.{}{tier}`", about.name),
+                about.record.to_owned(),
+                users(role, &[Use::Writes, Use::Both]),
+                users(role, &[Use::Reads, Use::Both]),
+                match about.partitions {
+                    Partitions::ByKey => "by its key",
+                    Partitions::Shard => "the shard it was decided in",
+                    Partitions::Home => "the shard its task entered by",
+                    Partitions::One => "the only one",
+                }
+                .to_owned(),
+                match about.key {
+                    Key::Producers => "the producer's",
+                    Key::Task => "the task's id",
+                    Key::SceneAndRule => "`SCENE/RULE`",
+                    Key::Scene => "the scene's name",
+                    Key::Fingerprint => "a fingerprint of scene and key",
+                }
+                .to_owned(),
+                match about.value {
+                    Value::Producers => "the producer's bytes".to_owned(),
+                    Value::Report => format!("`topics.{}.format`", about.name),
+                    Value::Own => "retide's own".to_owned(),
+                },
+                match about.cleanup {
+                    Cleanup::Delete { kept } if role == Role::Tier => {
+                        format!("its wait and {} days", days(kept))
+                    }
+                    Cleanup::Delete { kept } => format!("{} days", days(kept)),
+                    Cleanup::Compact { .. } => "until replaced (compacted)".to_owned(),
+                },
+                about
+                    .max_bytes
+                    .map_or_else(|| "the broker's".to_owned(), |bytes| bytes.to_string()),
+                match about.timestamps {
+                    Timestamps::Any => "the broker's choice",
+                    Timestamps::Append => "`LogAppendTime`",
+                    Timestamps::Waits => "`LogAppendTime`, or retide refuses to run",
+                }
+                .to_owned(),
+            ];
+            let _ = writeln!(text, "| {} |", cells.join(" | "));
+        }
+        text
+    }
+
+    #[test]
+    fn the_page_of_the_docs_has_the_table_of_the_catalogue() {
+        let page = include_str!("../docs/topics.md");
+
+        let table = table();
+
+        assert!(page.contains(&table), "docs/topics.md lacks this:\n{table}");
     }
 }

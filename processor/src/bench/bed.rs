@@ -19,13 +19,13 @@ use retide_core::{Kind, Origin, Record, Task, Timestamp};
 
 use crate::bench::{Error, PATIENCE, Samples};
 use crate::client::{Quiet, client_config};
-use crate::cluster::{self, Layout, Plan, Role, TopicPlan};
+use crate::cluster::{self, Layout, Plan, TopicPlan};
 use crate::config::{Config, scenes};
 use crate::health::{Health, STALL};
 use crate::metrics::Metrics;
 use crate::process::Process;
 use crate::threads::Threads;
-use crate::topics::Topics;
+use crate::topics::{Role, Topics};
 
 /// Topics of a measurement, and the configuration that uses them.
 pub struct Bed {
@@ -81,6 +81,7 @@ impl Bed {
         let topic = TopicPlan {
             name: Arc::clone(&name),
             role: Role::Events,
+            delay: Duration::ZERO,
             partitions: self.config.topics.partitions,
             replication_factor: self.config.topics.replication_factor,
             config: BTreeMap::from([("message.timestamp.type", "LogAppendTime".to_owned())]),

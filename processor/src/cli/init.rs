@@ -13,9 +13,10 @@ use tokio::runtime::Runtime;
 use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
 use crate::cli::run;
 use crate::client::client_config;
-use crate::cluster::{self, Created, Plan, Role, Scope, Severity, User};
+use crate::cluster::{self, Created, Plan, Scope, Severity, User};
 use crate::config::{Config, Scene};
 use crate::process::plan;
+use crate::topics::Role;
 
 /// What `init` takes.
 #[derive(Debug, Args)]
@@ -184,7 +185,7 @@ pub(super) fn init(config: &Config, options: &Options, output: Output) -> Result
     let mut plan = plan(config);
     if let Some(partitions) = options.partitions {
         for topic in &mut plan.topics {
-            if topic.role != Role::Scenes {
+            if topic.role.is_sharded() {
                 topic.partitions = partitions;
             }
         }
@@ -385,7 +386,7 @@ fn tell_of_partitions(plan: &Plan, there: &BTreeMap<Arc<str>, usize>) {
     for topic in &plan.topics {
         // The scenes topic has one, whatever is configured.
         let planned = topic.partitions as usize;
-        if topic.role == Role::Scenes {
+        if !topic.role.is_sharded() {
             continue;
         }
         wanted = planned;

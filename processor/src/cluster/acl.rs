@@ -13,8 +13,9 @@ use clap::ValueEnum;
 
 use retide_native::admin::Operation;
 
-use crate::cluster::plan::{Plan, Reads, Role, TopicPlan};
+use crate::cluster::plan::{Plan, TopicPlan};
 use crate::cluster::tools::Tools;
+use crate::topics::{Reads, Role, Use, Writes};
 
 /// Who asks something of Kafka.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -110,7 +111,12 @@ impl User {
                     Reads::Tasks | Reads::State => operations.insert(Operation::Read),
                     Reads::Nothing => operations.insert(Operation::Describe),
                 };
-                if about.writes && (events || role != Role::Events) {
+                let writes = match about.writes {
+                    Writes::Nothing => false,
+                    Writes::Always => true,
+                    Writes::IfWanted => events,
+                };
+                if writes {
                     operations.insert(Operation::Write);
                 }
             }
@@ -119,40 +125,9 @@ impl User {
                 Operation::Alter,
                 Operation::DescribeConfigs,
             ]),
-            Self::Submit => match role {
-                Role::Tasks => {
-                    operations.insert(Operation::Write);
-                }
-                // To tell that a scene does not exist.
-                Role::Scenes => {
-                    operations.insert(Operation::Read);
-                }
-                Role::Tier { .. }
-                | Role::Callbacks
-                | Role::Alerts
-                | Role::DeadLetters
-                | Role::Events
-                | Role::Order => {}
-            },
-            Self::Explain => match role {
-                Role::Tasks
-                | Role::Tier { .. }
-                | Role::Callbacks
-                | Role::DeadLetters
-                | Role::Events => {
-                    operations.insert(Operation::Read);
-                }
-                Role::Alerts | Role::Order | Role::Scenes => {}
-            },
-            Self::ScenesApply => match role {
-                Role::Scenes => operations.extend([Operation::Read, Operation::Write]),
-                // Whether a scene that is to be deleted has tasks under way.
-                Role::Tasks | Role::Tier { .. } => {
-                    operations.insert(Operation::Read);
-                }
-                Role::Callbacks | Role::Alerts | Role::DeadLetters | Role::Events | Role::Order => {
-                }
-            },
+            Self::Submit => operations.extend(of(about.submit)),
+            Self::Explain => operations.extend(of(about.explain)),
+            Self::ScenesApply => operations.extend(of(about.scenes)),
             Self::Read => {
                 operations.insert(Operation::Read);
             }
@@ -173,6 +148,16 @@ impl User {
     pub fn word(self) -> String {
         let value = self.to_possible_value();
         value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
+
+/// The operations that what a command does takes.
+const fn of(command: Use) -> &'static [Operation] {
+    match command {
+        Use::Nothing => &[],
+        Use::Reads => &[Operation::Read],
+        Use::Writes => &[Operation::Write],
+        Use::Both => &[Operation::Read, Operation::Write],
     }
 }
 
@@ -228,7 +213,7 @@ pub(super) fn allow(
     tools: &Tools,
     operations: &BTreeSet<Operation>,
 ) -> Vec<String> {
-    let tier = |topic: &&TopicPlan| matches!(topic.role, Role::Tier { .. });
+    let tier = |topic: &&TopicPlan| topic.role == Role::Tier;
     let tiers = plan.topics.iter().filter(tier).count();
     let all = topics.iter().copied().filter(|topic| tier(topic)).count() == tiers;
     let names: BTreeSet<Pattern> = topics
@@ -376,18 +361,9 @@ impl Resource {
 impl Pattern {
     /// The pattern of a planned topic: all tiers have one.
     fn of(plan: &Plan, name: &str, role: Role) -> Self {
-        match role {
-            Role::Tier { .. } => match plan.tiers() {
-                Some(prefix) => Self::Prefix(prefix),
-                None => Self::Literal(name.to_owned()),
-            },
-            Role::Tasks
-            | Role::Callbacks
-            | Role::Alerts
-            | Role::DeadLetters
-            | Role::Events
-            | Role::Order
-            | Role::Scenes => Self::Literal(name.to_owned()),
+        match plan.tiers() {
+            Some(prefix) if role == Role::Tier => Self::Prefix(prefix),
+            Some(_) | None => Self::Literal(name.to_owned()),
         }
     }
 

@@ -11,8 +11,9 @@ use retide_core::span;
 use retide_native::admin::Operation;
 
 use crate::cluster::acl::{self, Resource, Scope, User};
-use crate::cluster::plan::{self, Plan, Role, TopicPlan};
+use crate::cluster::plan::{self, Plan, TopicPlan};
 use crate::cluster::tools::Tools;
+use crate::topics::{COPY_BYTES, Cleanup, Role, Timestamps};
 
 /// What is said of a topic that is not there.
 pub(crate) const MISSING: &str = "does not exist";
@@ -230,7 +231,7 @@ fn denied(operations: &BTreeSet<Operation>) -> (Severity, &'static str) {
 
 /// The names of topics, those of tiers as one if it is all of them.
 fn together(plan: &Plan, topics: &[&TopicPlan]) -> String {
-    let is_tier = |topic: &&TopicPlan| matches!(topic.role, Role::Tier { .. });
+    let is_tier = |topic: &&TopicPlan| topic.role == Role::Tier;
     let tiers = plan.topics.iter().filter(is_tier).count();
     let some = topics.iter().copied().filter(|topic| is_tier(topic));
     let (mut names, mut folded) = (Vec::new(), false);
@@ -299,7 +300,7 @@ fn widest<'a>(plan: &'a Plan, seen: &Seen) -> (&'a str, usize) {
             .topics
             .get(&*topic.name)
             .map_or(0, |found| found.replicas.len());
-        if topic.role != Role::Scenes && partitions > widest.1 {
+        if topic.role.is_sharded() && partitions > widest.1 {
             widest = (&topic.name, partitions);
         }
     }
@@ -358,7 +359,7 @@ impl Subject<'_> {
     fn partitions(&self) -> Option<Finding> {
         let (other, wanted) = self.widest;
         let partitions = self.seen.replicas.len();
-        if self.topic.role == Role::Scenes || partitions == wanted {
+        if !self.topic.role.is_sharded() || partitions == wanted {
             return None;
         }
         Some(self.finding(
@@ -374,27 +375,14 @@ impl Subject<'_> {
     fn cleanup(&self) -> Option<Finding> {
         let policy = self.seen.text(plan::CLEANUP)?;
         let policies: Vec<&str> = policy.split(',').map(str::trim).collect();
-        let (problem, wanted) = match self.topic.role {
-            Role::Scenes | Role::Order if policies == ["compact"] => return None,
-            Role::Scenes => ("scene rules get lost as they age", "compact"),
-            Role::Order => (
-                "what is known of the order of tasks gets lost as it ages",
-                "compact",
+        let (problem, wanted) = match self.topic.role.about().cleanup {
+            Cleanup::Compact { .. } if policies == ["compact"] => return None,
+            Cleanup::Compact { otherwise } => (otherwise, "compact"),
+            Cleanup::Delete { .. } if !policies.contains(&"compact") => return None,
+            Cleanup::Delete { .. } => (
+                "of records with the same key all but the last one get lost",
+                "delete",
             ),
-            Role::Tasks
-            | Role::Tier { .. }
-            | Role::Callbacks
-            | Role::Alerts
-            | Role::DeadLetters
-            | Role::Events => {
-                if !policies.contains(&"compact") {
-                    return None;
-                }
-                (
-                    "of records with the same key all but the last one get lost",
-                    "delete",
-                )
-            }
         };
         Some(self.finding(
             Severity::Refuse,
@@ -405,9 +393,10 @@ impl Subject<'_> {
 
     /// A tier's records wait from the moment the broker has them.
     fn timestamps(&self) -> Option<Finding> {
-        let Role::Tier { .. } = self.topic.role else {
-            return None;
-        };
+        match self.topic.role.about().timestamps {
+            Timestamps::Waits => {}
+            Timestamps::Any | Timestamps::Append => return None,
+        }
         let found = self.seen.text(plan::TIMESTAMP_TYPE)?;
         let wanted = "LogAppendTime";
         (found != wanted).then(|| {
@@ -428,19 +417,13 @@ impl Subject<'_> {
         // None at all is -1.
         let retention = u64::try_from(self.seen.number(plan::RETENTION)?).ok()?;
         let retention = Duration::from_millis(retention);
-        let least = role.delay() + SHORTEST_OUTAGE;
+        let least = self.topic.delay + SHORTEST_OUTAGE;
         if !role.is_read() || retention >= least {
             return None;
         }
-        let severity = match role {
-            Role::Tier { .. } => Severity::Refuse,
-            Role::Tasks
-            | Role::Callbacks
-            | Role::Alerts
-            | Role::DeadLetters
-            | Role::Events
-            | Role::Order
-            | Role::Scenes => Severity::Warn,
+        let severity = match role.about().timestamps {
+            Timestamps::Waits => Severity::Refuse,
+            Timestamps::Any | Timestamps::Append => Severity::Warn,
         };
         Some(self.finding(
             severity,
@@ -485,7 +468,7 @@ impl Subject<'_> {
                 self.set(plan::MAX_BYTES, &plan::largest_task(WRITABLE).to_string()),
             ));
         }
-        (role.is_copied_to() && found < needed).then(|| {
+        (role.about().copies && found < needed).then(|| {
             self.finding(
                 Severity::Warn,
                 format!(
@@ -493,7 +476,7 @@ impl Subject<'_> {
                      one that does not fit ends as a dead letter without its value",
                     plan::MAX_BYTES
                 ),
-                self.set(plan::MAX_BYTES, &needed.max(plan::COPY_BYTES).to_string()),
+                self.set(plan::MAX_BYTES, &needed.max(COPY_BYTES).to_string()),
             )
         })
     }

@@ -17,7 +17,7 @@ use retide_native::admin::settings;
 use retide_native::topics::describe;
 
 use crate::cluster::check::{Aspect, Finding, Seen, SeenTopic, aspects};
-use crate::cluster::plan::{Plan, Role};
+use crate::cluster::plan::Plan;
 use crate::cluster::standing::{Whose, disagreements, members_by};
 use crate::cluster::tools::Tools;
 use crate::cluster::widen_all;
@@ -200,7 +200,7 @@ impl Drift {
             .topics
             .iter()
             .find(|planned| &*planned.name == topic);
-        let is_written = planned.is_some_and(|planned| planned.role.about().writes);
+        let is_written = planned.is_some_and(|planned| planned.role.is_written());
         kind != Kind::TopicMissing || !is_written
     }
 
@@ -208,7 +208,7 @@ impl Drift {
     fn differ(&self, seen: &Seen, narrow: &[String]) -> Option<Trouble> {
         let count = |topic: &String| seen.topics.get(topic).map(|found| found.replicas.len());
         let sharded = self.plan.topics.iter();
-        let sharded = sharded.filter(|topic| topic.role != Role::Scenes);
+        let sharded = sharded.filter(|topic| topic.role.is_sharded());
         let counts: Vec<(&Arc<str>, usize)> = sharded
             .filter_map(|topic| Some((&topic.name, count(&topic.name.to_string())?)))
             .collect();

@@ -1,4 +1,4 @@
-//! The topics that retide needs, with the settings it relies on, and the forms in which others create them.
+//! The topics of a prefix with their settings, as the catalogue has them, and the forms in which others create them.
 //!
 //! Not what a cluster has: that is [`check`](super::check)'s to compare. Invariant: a topic created as planned has nothing to be refused.
 
@@ -12,7 +12,9 @@ use uuid::Uuid;
 use retide_core::Ladder;
 use retide_core::command::{self, Invocation};
 
-use crate::topics::Topics;
+#[cfg(test)]
+use crate::topics::{COPY_BYTES, TASK_BYTES};
+use crate::topics::{Cleanup, DIRTY, Role, SEGMENT_BYTES, TOMBSTONES, Timestamps, Topics};
 
 /// How many partitions and replicas topics have when they are created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,52 +25,6 @@ pub struct Layout {
     pub replication_factor: i16,
 }
 
-/// What a topic is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// The retry topic.
-    Tasks,
-    /// Parked tasks.
-    Tier {
-        /// How long each of them waits.
-        delay: Duration,
-    },
-    /// One record per end of a task.
-    Callbacks,
-    /// What a human must know.
-    Alerts,
-    /// Tasks that ended badly.
-    DeadLetters,
-    /// The audit log.
-    Events,
-    /// Which tasks of a key are outstanding.
-    Order,
-    /// Scene rules.
-    Scenes,
-}
-
-/// What workers do with the topics of a role.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct About {
-    /// What they read there.
-    pub reads: Reads,
-    /// Whether they write there.
-    pub writes: bool,
-    /// Whether what they write there holds the payload of a task.
-    pub copies: bool,
-}
-
-/// What workers read on a topic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reads {
-    /// Nothing: others do.
-    Nothing,
-    /// Tasks, whose offsets are committed.
-    Tasks,
-    /// What has to be known beside the tasks, from the topic's beginning.
-    State,
-}
-
 /// One topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicPlan {
@@ -76,6 +32,8 @@ pub struct TopicPlan {
     pub name: Arc<str>,
     /// What it is for.
     pub role: Role,
+    /// How long its records wait before they may be read; nothing but in a tier.
+    pub delay: Duration,
     /// How many partitions it is created with.
     pub partitions: i32,
     /// Replicas of each partition; -1 leaves it to the broker.
@@ -87,38 +45,16 @@ pub struct TopicPlan {
 /// The topics of a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// The topics: the retry topic first, then the other ones that are read, then those that are only written.
+    /// The topics, in the order of [`Role::ALL`].
     pub topics: Vec<TopicPlan>,
     /// The options with which retide was called, for the commands that mend something.
     pub invocation: Invocation,
 }
 
-/// Outage budget: how long nobody may be there to read a record before it is gone. A week has a weekend in it.
-pub const OUTAGE: Duration = Duration::from_hours(7 * 24);
-
-/// How long dead letters are kept: people look into them, and people are on holiday.
-pub const DEAD_LETTERS: Duration = Duration::from_hours(30 * 24);
-
-/// Largest batch of the retry topic: Kafka's own default, stated so that a broker's larger one does not let in what cannot go on.
-pub const TASK_BYTES: i64 = 1_048_588;
-
-/// Largest batch of the topics that a task is copied to: [`copy_bytes`] of [`TASK_BYTES`], rounded up to 2 MiB.
-pub const COPY_BYTES: i64 = 2 * 1_024 * 1_024;
-
 /// Most that a copy of a record gains besides its key's encoding. Retide's headers are capped (identity 256, scene 128, error 323, origin
 /// 280 bytes) and add less than 2 KiB; lz4 grows what another codec had made small of incompressible data by 0.4 %, 5 KiB in 1 MiB; the
 /// rest is for producers who cannot count to the byte.
 const ROOM: i64 = 64 * 1_024;
-
-/// Largest segment of a partition of the order topic. Only whole segments are compacted, and whoever gets a shard reads all of it.
-const ORDER_SEGMENT: u64 = 16 * 1_024 * 1_024;
-
-/// How long the order topic remembers that a key has no outstanding tasks any more: longer than anybody takes to read it, since who has
-/// seen tasks of a key must also see that there are none.
-const TOMBSTONE: Duration = Duration::from_mins(10);
-
-/// What stands between the prefix and the name of a tier.
-const TIER: &str = ".delay.";
 
 /// Setting: how a topic forgets.
 pub(super) const CLEANUP: &str = "cleanup.policy";
@@ -128,12 +64,6 @@ pub(super) const RETENTION: &str = "retention.ms";
 pub(super) const RETENTION_BYTES: &str = "retention.bytes";
 /// Setting: whose clock a record's timestamp is from.
 pub(super) const TIMESTAMP_TYPE: &str = "message.timestamp.type";
-/// Setting: how large segments become.
-const SEGMENT_BYTES: &str = "segment.bytes";
-/// Setting: which part of a log is replaced at least before it is compacted.
-const DIRTY: &str = "min.cleanable.dirty.ratio";
-/// Setting: how long tombstones are kept.
-const TOMBSTONES: &str = "delete.retention.ms";
 /// Setting: the largest batch.
 pub(super) const MAX_BYTES: &str = "max.message.bytes";
 
@@ -159,6 +89,22 @@ pub(super) const OPTIONAL: [&str; 5] =
 // === impl TopicPlan ===
 
 impl TopicPlan {
+    /// The plan of a topic with this role, whose records wait so long.
+    fn new(name: &Arc<str>, role: Role, delay: Duration, layout: Layout) -> Self {
+        Self {
+            name: Arc::clone(name),
+            role,
+            delay,
+            partitions: if role.is_sharded() {
+                layout.partitions
+            } else {
+                1
+            },
+            replication_factor: layout.replication_factor,
+            config: config(role, delay),
+        }
+    }
+
     /// Those of these settings that the topic has and retide runs without.
     pub(super) fn without(&self, settings: &[&'static str]) -> Vec<&'static str> {
         let keys = settings.iter().copied();
@@ -168,153 +114,22 @@ impl TopicPlan {
     }
 }
 
-// === impl Role ===
-
-impl Role {
-    /// What workers do with a topic of this role: the one place that says so.
-    pub const fn about(self) -> About {
-        match self {
-            Self::Tasks => About {
-                reads: Reads::Tasks,
-                writes: false,
-                copies: false,
-            },
-            Self::Tier { .. } => About {
-                reads: Reads::Tasks,
-                writes: true,
-                copies: true,
-            },
-            Self::Callbacks | Self::DeadLetters => About {
-                reads: Reads::Nothing,
-                writes: true,
-                copies: true,
-            },
-            Self::Alerts | Self::Events => About {
-                reads: Reads::Nothing,
-                writes: true,
-                copies: false,
-            },
-            Self::Order => About {
-                reads: Reads::State,
-                writes: true,
-                copies: false,
-            },
-            Self::Scenes => About {
-                reads: Reads::State,
-                writes: false,
-                copies: false,
-            },
-        }
-    }
-
-    /// Whether workers read tasks from it.
-    pub const fn is_read(self) -> bool {
-        matches!(self.about().reads, Reads::Tasks)
-    }
-
-    /// Whether records of the retry topic are copied to it, with what retide adds to them.
-    pub const fn is_copied_to(self) -> bool {
-        self.about().copies
-    }
-
-    /// How long its records wait before they may be read.
-    pub(super) const fn delay(self) -> Duration {
-        match self {
-            Self::Tier { delay } => delay,
-            Self::Tasks
-            | Self::Callbacks
-            | Self::Alerts
-            | Self::DeadLetters
-            | Self::Events
-            | Self::Order
-            | Self::Scenes => Duration::ZERO,
-        }
-    }
-
-    /// How long its records are kept; a compacted topic keeps them until they are replaced.
-    fn retention(self) -> Option<Duration> {
-        match self {
-            Self::Tasks | Self::Tier { .. } | Self::Callbacks | Self::Alerts | Self::Events => {
-                Some(OUTAGE + self.delay())
-            }
-            Self::DeadLetters => Some(DEAD_LETTERS),
-            Self::Order | Self::Scenes => None,
-        }
-    }
-
-    /// The settings of a topic with this role. The producer's compression is left as it is.
-    fn config(self) -> BTreeMap<&'static str, String> {
-        let mut config = BTreeMap::new();
-        match self.retention() {
-            Some(retention) => {
-                config.insert(CLEANUP, "delete".to_owned());
-                config.insert(RETENTION, retention.as_millis().to_string());
-            }
-            None => {
-                config.insert(CLEANUP, "compact".to_owned());
-            }
-        }
-        if self.is_read() {
-            // A broker may have a limit of its own, which would drop tasks that wait.
-            config.insert(RETENTION_BYTES, "-1".to_owned());
-        }
-        if self.is_copied_to() {
-            config.insert(MAX_BYTES, COPY_BYTES.to_string());
-        }
-        match self {
-            Self::Tasks => {
-                config.insert(MAX_BYTES, TASK_BYTES.to_string());
-                // A producer's clock that is years behind must not make its tasks old enough to be deleted unread.
-                config.insert(TIMESTAMP_TYPE, "LogAppendTime".to_owned());
-            }
-            Self::Tier { .. } => {
-                config.insert(TIMESTAMP_TYPE, "LogAppendTime".to_owned());
-            }
-            Self::Order => {
-                config.insert(SEGMENT_BYTES, ORDER_SEGMENT.to_string());
-                config.insert(DIRTY, "0.1".to_owned());
-                config.insert(TOMBSTONES, TOMBSTONE.as_millis().to_string());
-            }
-            Self::Callbacks | Self::Alerts | Self::DeadLetters | Self::Events | Self::Scenes => {}
-        }
-        config
-    }
-}
-
 // === impl Plan ===
 
 impl Plan {
     /// The plan for `topics`, whose tiers are those of `ladder`.
     pub fn new(topics: &Topics, ladder: &Ladder, layout: Layout) -> Self {
-        let topic = |name: &Arc<str>, role: Role| TopicPlan {
-            name: Arc::clone(name),
-            role,
-            partitions: match role {
-                Role::Scenes => 1,
-                Role::Tasks
-                | Role::Tier { .. }
-                | Role::Callbacks
-                | Role::Alerts
-                | Role::DeadLetters
-                | Role::Events
-                | Role::Order => layout.partitions,
-            },
-            replication_factor: layout.replication_factor,
-            config: role.config(),
-        };
-        let tiers = topics.tiers.iter().zip(ladder.tiers());
-        let mut plan = vec![
-            topic(&topics.tasks, Role::Tasks),
-            topic(&topics.callbacks, Role::Callbacks),
-        ];
-        plan.extend(tiers.map(|(name, tier)| topic(name, Role::Tier { delay: tier.delay })));
-        plan.extend([
-            topic(&topics.alerts, Role::Alerts),
-            topic(&topics.dead_letters, Role::DeadLetters),
-            topic(&topics.events, Role::Events),
-            topic(&topics.order, Role::Order),
-            topic(&topics.scenes, Role::Scenes),
-        ]);
+        let delays: Vec<Duration> = ladder.tiers().iter().map(|tier| tier.delay).collect();
+        let mut plan = Vec::new();
+        for role in Role::ALL {
+            let delays = if role == Role::Tier {
+                &*delays
+            } else {
+                &[Duration::ZERO]
+            };
+            let topics = topics.of(role).iter().zip(delays);
+            plan.extend(topics.map(|(name, delay)| TopicPlan::new(name, role, *delay, layout)));
+        }
         Self {
             topics: plan,
             invocation: Invocation::default(),
@@ -324,9 +139,9 @@ impl Plan {
     /// What the names of all tiers begin with, up to a separator.
     pub(super) fn tiers(&self) -> Option<String> {
         let mut topics = self.topics.iter();
-        let tier = topics.find(|topic| matches!(topic.role, Role::Tier { .. }))?;
-        let (prefix, _) = tier.name.rsplit_once(TIER)?;
-        Some(format!("{prefix}{TIER}"))
+        let tier = topics.find(|topic| topic.role == Role::Tier)?;
+        let (prefix, _) = tier.name.rsplit_once('.')?;
+        Some(format!("{prefix}."))
     }
 
     /// One `kafka-topics.sh` line for each topic, for the brokers at `bootstrap`.
@@ -390,6 +205,41 @@ impl Plan {
         }
         text
     }
+}
+
+/// The settings of a topic with this role, whose records wait so long. The producer's compression is left as it is.
+fn config(role: Role, delay: Duration) -> BTreeMap<&'static str, String> {
+    let about = role.about();
+    let mut config = BTreeMap::new();
+    match about.cleanup {
+        Cleanup::Delete { kept } => {
+            config.insert(CLEANUP, "delete".to_owned());
+            config.insert(RETENTION, (kept + delay).as_millis().to_string());
+        }
+        Cleanup::Compact { .. } => {
+            config.insert(CLEANUP, "compact".to_owned());
+        }
+    }
+    if role.is_read() {
+        // A broker may have a limit of its own, which would drop tasks that wait.
+        config.insert(RETENTION_BYTES, "-1".to_owned());
+    }
+    if let Some(bytes) = about.max_bytes {
+        config.insert(MAX_BYTES, bytes.to_string());
+    }
+    match about.timestamps {
+        Timestamps::Append | Timestamps::Waits => {
+            config.insert(TIMESTAMP_TYPE, "LogAppendTime".to_owned());
+        }
+        Timestamps::Any => {}
+    }
+    config.extend(
+        about
+            .tuning
+            .iter()
+            .map(|(key, value)| (*key, (*value).to_owned())),
+    );
+    config
 }
 
 /// A text as a YAML scalar: JSON's strings are YAML's.

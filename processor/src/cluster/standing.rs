@@ -22,11 +22,12 @@ use retide_native::admin;
 
 use crate::client::Quiet;
 use crate::cluster::check::{Finding, Seen, Severity};
-use crate::cluster::plan::{Plan, Role};
+use crate::cluster::plan::Plan;
 use crate::cluster::tools::Tools;
 use crate::cluster::{Error, Session, apart};
 use crate::offsets::{self, Edge, Offsets};
 use crate::scan::{self, Scanned};
+use crate::topics::{Reads, Role};
 
 /// The group of whom it is asked, and where.
 #[derive(Clone, Debug)]
@@ -181,7 +182,7 @@ impl Whose {
     fn read(&self, seen: &Seen) -> Vec<(String, i32)> {
         let planned = self.plan.topics.iter();
         let planned = planned
-            .filter(|topic| matches!(topic.role, Role::Tasks | Role::Tier { .. }))
+            .filter(|topic| topic.role.is_read())
             .map(|topic| topic.name.to_string());
         let strays = strays(&self.prefix, &self.plan, seen.topics.keys());
         let mut read = Vec::new();
@@ -201,10 +202,9 @@ impl Whose {
 
     /// The partitions that are only written, or read when a shard is taken over.
     fn written(&self, seen: &Seen) -> Vec<(String, i32)> {
-        let written = self.plan.topics.iter().filter(|topic| match topic.role {
-            Role::Tasks | Role::Tier { .. } | Role::Scenes => false,
-            Role::Callbacks | Role::Alerts | Role::DeadLetters | Role::Events | Role::Order => true,
-        });
+        let is_written = |role: Role| role.is_written() && !role.is_read();
+        let written = self.plan.topics.iter();
+        let written = written.filter(|topic| is_written(topic.role));
         let mut all = Vec::new();
         for topic in written {
             let partitions = seen.topics.get(&*topic.name);
@@ -392,13 +392,11 @@ fn stray_records(strays: &BTreeSet<String>, lanes: &[LaneStanding]) -> BTreeMap<
 
 /// What shows that somebody has worked on a prefix.
 fn worked(whose: &Whose, seen: &Seen, consumer: &BaseConsumer<Quiet>) -> Option<String> {
-    let written = whose.plan.topics.iter().filter(|topic| match topic.role {
-        Role::Tier { .. } | Role::Callbacks | Role::DeadLetters | Role::Events | Role::Alerts => {
-            true
-        }
-        // What is parked in order is in a tier as well. A process that died before its first commit leaves a mark on the order topic.
-        Role::Tasks | Role::Scenes | Role::Order => false,
-    });
+    // What is parked in order is in a tier as well. A process that died before its first commit leaves a mark on the order topic, which is
+    // state and no work.
+    let is_work = |role: Role| role.is_written() && role.about().reads != Reads::State;
+    let written = whose.plan.topics.iter();
+    let written = written.filter(|topic| is_work(topic.role));
     let names = written.map(|topic| topic.name.to_string());
     let names = names.chain(strays(&whose.prefix, &whose.plan, seen.topics.keys()));
     for topic in names {

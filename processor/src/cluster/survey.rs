@@ -25,9 +25,10 @@ use retide_native::admin::Operation;
 
 use crate::cluster::acl::{Resource, Scope, User};
 use crate::cluster::check::{Asking, Seen};
-use crate::cluster::plan::{Plan, Reads, Role, TopicPlan};
+use crate::cluster::plan::{Plan, TopicPlan};
 use crate::cluster::tools::Tools;
 use crate::cluster::{Error, Finding, Looked, Reasons, Session, apart};
+use crate::topics::Reads;
 
 /// What is asked, and by whom.
 #[derive(Clone)]
@@ -206,7 +207,7 @@ impl Session {
             shards: plan
                 .topics
                 .iter()
-                .filter(|topic| topic.role != Role::Scenes)
+                .filter(|topic| topic.role.is_sharded())
                 .filter_map(|topic| Some(seen.topics.get(&*topic.name)?.replicas.len()))
                 .max()
                 .unwrap_or(0),

@@ -290,3 +290,144 @@ impl Scratch {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use bytes::Bytes;
+
+    use retide_core::entry::{DEAD_TASKS, Event};
+    use retide_core::key_order::Fingerprint;
+    use retide_core::{
+        Ended, Kind, Ladder, Omitted, Origin, Record, Task, Terminal, Timestamp, Transition,
+    };
+
+    use super::*;
+    use crate::topics::{Key, Partitions, Role, Value};
+
+    fn task() -> Task {
+        Task {
+            id: "the-id".into(),
+            scene: "the-scene".into(),
+            kind: Kind::Work,
+            attempt: 1,
+            due: Timestamp::EPOCH,
+            deferral: None,
+            first_failed_at: Timestamp::EPOCH,
+            deadline: None,
+            origin: Origin {
+                topic: "retry.tasks".into(),
+                partition: 2,
+                offset: 7,
+            },
+            failure: None,
+            hops: 0,
+            held_since: None,
+            record: Record {
+                key: Some(Bytes::from_static(b"the-key")),
+                ..Record::default()
+            },
+        }
+    }
+
+    fn ended(task: &Task) -> Ended {
+        Ended {
+            id: Arc::clone(&task.id),
+            scene: Arc::clone(&task.scene),
+            kind: task.kind,
+            terminal: Terminal::Dead,
+            reason: None,
+            attempts: 1,
+            origin: task.origin.clone(),
+            first_failed_at: Timestamp::EPOCH,
+            at: Timestamp::EPOCH,
+            failure: None,
+            key: None,
+            omitted: Omitted::Nothing,
+        }
+    }
+
+    /// One entry for each role that workers write.
+    fn entries() -> Vec<Entry> {
+        let task = Arc::new(task());
+        let ended = Arc::new(ended(&task));
+        vec![
+            Entry::Park {
+                tier: 1,
+                to: None,
+                task: Arc::clone(&task),
+            },
+            Entry::Callback(Arc::clone(&ended)),
+            Entry::Event(Event {
+                id: Arc::clone(&task.id),
+                scene: Arc::clone(&task.scene),
+                kind: task.kind,
+                at: Timestamp::EPOCH,
+                transition: Transition::Parked {
+                    due: Timestamp::EPOCH,
+                },
+                wait: None,
+                left_out: None,
+            }),
+            Entry::Order(Change {
+                key: Fingerprint::of("the-scene", b"the-key"),
+                value: None,
+            }),
+            Entry::Alert(Box::new(Alert {
+                rule: DEAD_TASKS,
+                scene: Arc::clone(&task.scene),
+                at: Timestamp::EPOCH,
+                count: 1,
+                example: Arc::clone(&task.id),
+                reason: "exhausted",
+                target: None,
+            })),
+            Entry::DeadLetter { task, ended },
+        ]
+    }
+
+    #[test]
+    fn each_record_is_on_its_topic_as_the_catalogue_has_it() {
+        let ladder = Ladder::try_new(&["now", "5s"]).unwrap();
+        let topics = Arc::new(Topics::new("retry", &ladder));
+        let encoder = Encoder::new(Arc::clone(&topics), Formats::default());
+        let place = Place { shard: 1, home: 2 };
+        let fingerprint = Fingerprint::of("the-scene", b"the-key").to_string();
+        let mut written = BTreeSet::new();
+
+        for entry in &entries() {
+            let (mut scratch, mut is_report) = (Scratch::default(), false);
+            let mut sink = |name: &[u8], _: Option<&[u8]>| {
+                is_report |= name == headers::CONTENT_TYPE.as_bytes();
+            };
+            let parts = encoder.entry(place, entry, &mut scratch, &mut sink);
+            let parts = parts.unwrap().unwrap();
+
+            let mut roles = Role::ALL.into_iter();
+            let role = roles.find(|role| topics.of(*role).contains(parts.topic));
+            let about = role.unwrap().about();
+            let partition = match about.partitions {
+                Partitions::ByKey => None,
+                Partitions::Shard => Some(place.shard),
+                Partitions::Home => Some(place.home),
+                Partitions::One => Some(0),
+            };
+            let key = match about.key {
+                Key::Producers => "the-key",
+                Key::Task => "the-id",
+                Key::SceneAndRule => "the-scene/dead-tasks",
+                Key::Scene => "the-scene",
+                Key::Fingerprint => &fingerprint,
+            };
+            assert_eq!(parts.partition, partition, "{about:?}");
+            assert_eq!(parts.key, Some(key.as_bytes()), "{about:?}");
+            assert_eq!(is_report, about.value == Value::Report, "{about:?}");
+            written.insert(about.name);
+        }
+
+        let roles = Role::ALL.into_iter().filter(|role| role.is_written());
+        let roles: BTreeSet<_> = roles.map(|role| role.about().name).collect();
+        assert_eq!(written, roles);
+    }
+}

@@ -108,7 +108,7 @@ impl Look {
         let lanes = || {
             shards.iter().flat_map(|shard| {
                 let read = topics.of_shard(*shard).map(|(_, topic)| topic);
-                let written = topics.written().into_iter();
+                let written = topics.written();
                 read.chain(written).map(|topic| (&**topic, *shard))
             })
         };

@@ -70,7 +70,7 @@ impl Watch {
         writability: &Arc<Writability>,
         drift: Drift,
     ) -> Self {
-        let written = topics.written().into_iter();
+        let written = topics.written();
         let written = written.filter(|topic| events || **topic != topics.events);
         Self {
             producer: producer.clone(),

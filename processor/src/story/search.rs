@@ -113,25 +113,33 @@ pub(crate) fn search(
         callbacks: Reader::new(),
         found: Found::default(),
     };
-    let said = [
+    let mut only: BTreeSet<i32> = query.partition.into_iter().collect();
+    let anywhere = only.clone();
+    for (sort, topic) in way(topics) {
+        let partitions = match sort {
+            Sort::Tier(_) => &anywhere,
+            Sort::Tasks | Sort::DeadLetters | Sort::Callbacks | Sort::Events => &only,
+        };
+        search.topic((sort, topic), partitions, &mut progress)?;
+        if matches!(sort, Sort::Tasks) && only.is_empty() {
+            let clues = search.found.clues.iter();
+            only.extend(clues.map(|clue| clue.at.partition));
+        }
+    }
+    Ok(search.found)
+}
+
+/// The topics that are read, in their order.
+fn way(topics: &Topics) -> Vec<(Sort, &Arc<str>)> {
+    let mut way = vec![(Sort::Tasks, &topics.tasks)];
+    let tiers = topics.tiers.iter().enumerate().rev();
+    way.extend(tiers.map(|(tier, topic)| (Sort::Tier(tier), topic)));
+    way.extend([
         (Sort::DeadLetters, &topics.dead_letters),
         (Sort::Callbacks, &topics.callbacks),
         (Sort::Events, &topics.events),
-    ];
-    let mut only: BTreeSet<i32> = query.partition.into_iter().collect();
-    search.topic((Sort::Tasks, &topics.tasks), &only, &mut progress)?;
-    if only.is_empty() {
-        let clues = search.found.clues.iter();
-        only.extend(clues.map(|clue| clue.at.partition));
-    }
-    let anywhere = query.partition.into_iter().collect();
-    for (tier, topic) in topics.tiers.iter().enumerate().rev() {
-        search.topic((Sort::Tier(tier), topic), &anywhere, &mut progress)?;
-    }
-    for topic in said {
-        search.topic(topic, &only, &mut progress)?;
-    }
-    Ok(search.found)
+    ]);
+    way
 }
 
 // === impl Search ===
@@ -334,4 +342,24 @@ fn place(message: &BorrowedMessage<'_>) -> Origin {
 fn appended(message: &BorrowedMessage<'_>) -> Timestamp {
     let millis = message.timestamp().to_millis().unwrap_or_default();
     Timestamp::from_millis(u64::try_from(millis).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use retide_core::Ladder;
+
+    use super::*;
+    use crate::topics::{Role, Use};
+
+    #[test]
+    fn a_search_reads_the_topics_that_the_catalogue_lets_it_read() {
+        let ladder = Ladder::try_new(&["now", "5s"]).unwrap();
+        let topics = Topics::new("retry", &ladder);
+
+        let read: BTreeSet<_> = way(&topics).into_iter().map(|(_, topic)| topic).collect();
+
+        let roles = Role::ALL.into_iter();
+        let roles = roles.filter(|role| role.about().explain == Use::Reads);
+        assert_eq!(read, roles.flat_map(|role| topics.of(role)).collect());
+    }
 }

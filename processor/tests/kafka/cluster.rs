@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use tokio::runtime::{Builder, Runtime};
 
-use retide::cluster::{self, Created, Error, Finding, Layout, Plan, Role, Severity};
-use retide::topics::Topics;
+use retide::cluster::{self, Created, Error, Finding, Layout, Plan, Severity};
+use retide::topics::{Role, Topics};
 use retide_core::Ladder;
 
 use crate::support::{PATIENCE, bootstrap};
