@@ -35,8 +35,8 @@ use crate::health::{Health, STALL};
 use crate::metrics::Metrics;
 use crate::process::{self, Process};
 use crate::publish::Publisher;
+use crate::record::OutRecord;
 use crate::scenes;
-use crate::shell::ledger::OutRecord;
 use crate::threads::Threads;
 use crate::topics::Topics;
 

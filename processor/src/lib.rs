@@ -6,14 +6,10 @@
 //! | [`config`] | what users configure |
 //! | [`process`] | the workers of a process, and their rules |
 //! | [`shell`] | a worker: feed, ledger and the loop between them |
-//! | [`topics`] | the names of retide's topics |
-//! | [`cluster`] | which topics a cluster needs, and what is wrong with those it has |
 //! | [`scenes`] | the scenes topic |
 //! | [`rules`] | scenes put in force |
 //! | [`parked`] | which scenes still have tasks |
-//! | `scan` | reading topics once, from somewhere to their ends |
 //! | `story` | what became of one task |
-//! | [`publish`] | producing from the command line |
 //! | `playground` | an HTTP target to play with |
 //! | `report` | reading callbacks and events in whichever format they are |
 //! | [`demo`] | everything on one machine |
@@ -34,8 +30,6 @@ pub mod admin;
 pub mod bench;
 mod broker;
 pub mod cli;
-mod client;
-pub mod cluster;
 pub mod config;
 pub mod demo;
 mod event;
@@ -45,20 +39,19 @@ mod leave;
 pub mod librdkafka;
 mod log;
 pub mod metrics;
-mod offsets;
 mod outbound;
 pub mod parked;
 mod playground;
 pub mod process;
-pub mod publish;
 pub mod registry;
 mod report;
 pub mod rules;
-mod scan;
 pub mod scenes;
 pub mod shell;
 mod story;
 mod suspects;
 pub mod threads;
-pub mod topics;
 pub mod trouble;
+
+pub(crate) use retide_kafka::{client, failure, offsets, producer, publish, record, scan};
+pub use retide_kafka::{cluster, topics};

@@ -11,7 +11,7 @@ use rdkafka::producer::{BaseProducer, DeliveryResult, ProducerContext};
 
 use crate::client::client_config;
 use crate::config::kafka::{Client, Properties, Refusal};
-use crate::shell::ledger::producer_config;
+use crate::producer::producer_config;
 
 /// The library that this program links.
 #[derive(Clone, Copy, Debug)]

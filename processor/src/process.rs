@@ -29,7 +29,7 @@ use retide_native::topics;
 
 use crate::broker;
 use crate::client::client_config;
-use crate::cluster::{Drift, Layout, Plan, Tools, Whose};
+use crate::cluster::{Layout, Plan, Tools, Whose};
 use crate::config::{Config, Frame, Guarantee, Reports, Scene};
 use crate::health::{Health, Heartbeat};
 use crate::metrics::Metrics;
@@ -38,6 +38,7 @@ use crate::registry::Registry;
 use crate::rules::Connected;
 use crate::scan;
 use crate::scenes::{self, Follower, Unreadable};
+use crate::shell::drift::Drift;
 use crate::shell::drive::{Drive, Pace, Rules};
 use crate::shell::encode::{Encoder, Formats};
 use crate::shell::feed::{Client, Feed};

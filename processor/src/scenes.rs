@@ -21,8 +21,8 @@ use retide_native as native;
 
 use crate::client::{Lifeline, Quiet, complained, is_of_group};
 use crate::config::{self, Scene};
+use crate::record::{OutHeaders, OutRecord};
 use crate::scan;
-use crate::shell::ledger::{OutHeaders, OutRecord};
 
 /// The scenes of the topic, as far as they were read.
 pub struct Follower {

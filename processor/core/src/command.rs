@@ -5,6 +5,9 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+/// Where Kafka is when nobody says.
+pub const BOOTSTRAP: &str = "localhost:9092";
+
 /// The options with which retide was called that say which cluster and which topics are meant: a command that mends something needs them
 /// again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use crate::bench::bed::send;
 use crate::bench::{Bed, Error, PATIENCE, Samples};
 use crate::client::client_config;
-use crate::shell::ledger::producer_config;
+use crate::producer::producer_config;
 
 /// A copy under way.
 struct Copy<'a> {

@@ -19,9 +19,9 @@ use crate::config::secrets::masked;
 use crate::config::{Config, Scene};
 use crate::parked::{self, Found};
 use crate::publish::Publisher;
+use crate::record::OutRecord;
 use crate::rules;
 use crate::scenes::{self, Follower, Unreadable};
-use crate::shell::ledger::OutRecord;
 use crate::topics::Topics;
 
 /// What `scenes` does.

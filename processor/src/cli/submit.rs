@@ -26,8 +26,8 @@ use crate::client::client_config;
 use crate::cluster::User;
 use crate::config::Config;
 use crate::publish::{Publisher, Stored};
+use crate::record::OutRecord;
 use crate::scenes::Follower;
-use crate::shell::ledger::OutRecord;
 use crate::topics::Topics;
 
 /// What `submit` takes.

@@ -9,11 +9,10 @@ use std::fmt;
 use serde::Deserialize;
 use toml::{Table, Value};
 
+pub use retide_core::command::BOOTSTRAP;
+
 use super::source::Source;
 use super::{Error, number, property};
-
-/// Where Kafka is when nobody says.
-pub const BOOTSTRAP: &str = "localhost:9092";
 
 /// Properties of consumers where the user names none.
 pub(super) const CONSUMER: [(&str, &str); 4] = [

@@ -12,8 +12,9 @@ use retide_avro::headers::{self, Sink};
 use retide_avro::wire::{self, Codec, EventLine, Format, Framing, Wire};
 use retide_connectors::kafka;
 use retide_core::key_order::Change;
-use retide_core::{Alert, Entry, Record};
+use retide_core::{Alert, Entry};
 
+use crate::record::Parts;
 use crate::shell::writable::Writability;
 use crate::topics::Topics;
 
@@ -40,19 +41,6 @@ pub struct Place {
     pub shard: i32,
     /// The one it entered by.
     pub home: i32,
-}
-
-/// A record to write, but for its headers.
-#[derive(Clone, Copy, Debug)]
-pub struct Parts<'a> {
-    /// The topic.
-    pub topic: &'a Arc<str>,
-    /// The partition; none leaves it to the key.
-    pub partition: Option<i32>,
-    /// The key.
-    pub key: Option<&'a [u8]>,
-    /// The value.
-    pub value: Option<&'a [u8]>,
 }
 
 /// Memory for the record that is being written, used again for the next one.
@@ -243,20 +231,6 @@ impl Place {
     /// The place of what never moved.
     pub const fn at(shard: i32) -> Self {
         Self { shard, home: shard }
-    }
-}
-
-// === impl Parts ===
-
-impl<'a> Parts<'a> {
-    /// A record that goes on as it came, but for its headers.
-    fn of(topic: &'a Arc<str>, shard: i32, record: &'a Record) -> Self {
-        Self {
-            topic,
-            partition: Some(shard),
-            key: record.key.as_deref(),
-            value: record.value.as_deref(),
-        }
     }
 }
 

@@ -13,45 +13,31 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use crossbeam_channel::Receiver;
 use rdkafka::ClientConfig;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Message, OwnedHeaders};
+use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::debug;
 
-use retide_core::{Entry, Failure, Header, LaneId, Omitted, Sink, Sinks};
-use retide_native as native;
+use retide_core::{Entry, Failure, LaneId, Omitted, Sink, Sinks};
 
 use crate::client::{complained, is_missing, logged};
-use crate::shell::encode::{Encoder, Parts, Place, Scratch};
+use crate::failure::{is_of_record, is_of_size, is_refusal, wants_keys, word};
+use crate::producer::{CALL, STEP};
+use crate::record::{Collect, OutRecord, Parts};
+use crate::shell::encode::{Encoder, Place, Scratch};
 use crate::shell::feed;
 use crate::shell::readable::Readability;
 use crate::shell::writable::{By, Cause, TargetState, Writability};
 
 pub use at_least_once::AtLeastOnce;
 pub use transactional::Transactional;
-
-/// A record to write.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OutRecord {
-    /// The topic.
-    pub topic: Arc<str>,
-    /// The partition; none leaves it to the key.
-    pub partition: Option<i32>,
-    /// The key.
-    pub key: Option<Bytes>,
-    /// The value.
-    pub value: Option<Bytes>,
-    /// The headers, in order.
-    pub headers: OutHeaders,
-}
 
 /// When a record is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,15 +47,6 @@ enum RecordKind {
     /// When the batch before is committed: of two records of a key, the one of the later batch has to be the later one in the log, too,
     /// since that is the one which stays.
     Order,
-}
-
-/// Headers of a record to write, in one piece of memory however many they are.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OutHeaders {
-    /// Names and values, one after the other.
-    bytes: Vec<u8>,
-    /// The ends of each name and value in `bytes`; the value has none if there is no value.
-    ends: Vec<(usize, Option<usize>)>,
 }
 
 /// The consequence of one offset.
@@ -159,15 +136,6 @@ pub struct Share {
     /// The whole.
     pub of: usize,
 }
-
-/// Collects the headers of a record, in order.
-trait Collect: Default {
-    /// Adds a header behind those that are there.
-    fn add(&mut self, name: &[u8], value: Option<&[u8]>);
-}
-
-/// Headers as the client takes them.
-struct ClientHeaders(OwnedHeaders);
 
 /// Writes batches durably, in order. One of the four seams.
 pub trait Ledger: Send {
@@ -284,12 +252,6 @@ pub(crate) enum Flushed {
     /// Time is up; so many are left.
     TimedOut(usize),
 }
-
-/// Longest wait for one call to a producer; in a transaction, a producer that takes longer is made anew.
-const CALL: Duration = Duration::from_secs(10);
-
-/// Pause between two looks for acknowledgements: nothing beside what a commit takes, and a wake-up costs little beside it.
-const STEP: Duration = Duration::from_micros(500);
 
 /// Longest wait for what the cluster says of a target.
 const ASK: Duration = Duration::from_secs(1);
@@ -442,116 +404,6 @@ impl RecordKind {
             Entry::Order(_) => Self::Order,
         }
     }
-}
-
-// === impl OutHeaders ===
-
-impl OutHeaders {
-    /// Adds a header behind those that are there.
-    pub fn push(&mut self, name: &[u8], value: Option<&[u8]>) {
-        self.bytes.extend_from_slice(name);
-        let name_end = self.bytes.len();
-        let value_end = value.map(|value| {
-            self.bytes.extend_from_slice(value);
-            self.bytes.len()
-        });
-        self.ends.push((name_end, value_end));
-    }
-
-    /// Names and values, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
-        let mut start = 0;
-        self.ends.iter().map(move |&(name_end, value_end)| {
-            let name = &self.bytes[start..name_end];
-            start = value_end.unwrap_or(name_end);
-            (name, value_end.map(|end| &self.bytes[name_end..end]))
-        })
-    }
-}
-
-impl Collect for OutHeaders {
-    fn add(&mut self, name: &[u8], value: Option<&[u8]>) {
-        self.push(name, value);
-    }
-}
-
-// === impl ClientHeaders ===
-
-impl Default for ClientHeaders {
-    fn default() -> Self {
-        // As many as a parked task has, and a few of the producer's.
-        Self(OwnedHeaders::new_with_capacity(16))
-    }
-}
-
-impl Collect for ClientHeaders {
-    fn add(&mut self, name: &[u8], value: Option<&[u8]>) {
-        native::headers::add(&mut self.0, name, value);
-    }
-}
-
-impl FromIterator<Header> for OutHeaders {
-    fn from_iter<I: IntoIterator<Item = Header>>(headers: I) -> Self {
-        let mut all = Self::default();
-        for Header { name, value } in headers {
-            all.push(name.as_bytes(), value.as_deref());
-        }
-        all
-    }
-}
-
-// === impl OutRecord ===
-
-impl OutRecord {
-    /// A record to keep.
-    fn new(parts: Parts<'_>, headers: OutHeaders) -> Self {
-        Self {
-            topic: Arc::clone(parts.topic),
-            partition: parts.partition,
-            key: parts.key.map(Bytes::copy_from_slice),
-            value: parts.value.map(Bytes::copy_from_slice),
-            headers,
-        }
-    }
-
-    /// The record as the client takes it; `index` comes back with its delivery.
-    pub(crate) fn to_produce(&self, index: usize) -> BaseRecord<'_, [u8], [u8], usize> {
-        let mut headers = ClientHeaders::default();
-        for (name, value) in self.headers.iter() {
-            headers.add(name, value);
-        }
-        to_produce(self.parts(), headers, index)
-    }
-
-    /// About how many bytes it takes, uncompressed.
-    fn size(&self) -> usize {
-        let bytes = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
-        bytes(&self.key) + bytes(&self.value) + self.headers.bytes.len()
-    }
-
-    /// The record but for its headers.
-    fn parts(&self) -> Parts<'_> {
-        Parts {
-            topic: &self.topic,
-            partition: self.partition,
-            key: self.key.as_deref(),
-            value: self.value.as_deref(),
-        }
-    }
-}
-
-/// A record as the client takes it; `index` comes back with its delivery.
-fn to_produce(
-    parts: Parts<'_>,
-    ClientHeaders(headers): ClientHeaders,
-    index: usize,
-) -> BaseRecord<'_, [u8], [u8], usize> {
-    let mut out = BaseRecord::with_opaque_to(parts.topic, index);
-    out.headers = Some(headers);
-    out.partition = parts.partition;
-    out.key = parts.key;
-    out.payload = parts.value;
-    out
 }
 
 // === impl Ownership ===
@@ -863,29 +715,6 @@ impl Pieces {
     }
 }
 
-/// The configuration of a producer: the user's, and what every guarantee needs.
-pub(crate) fn producer_config(config: &ClientConfig) -> ClientConfig {
-    let mut config = config.clone();
-    for (key, value) in [
-        ("enable.idempotence", "true"),
-        ("compression.type", "lz4"),
-        ("partitioner", "murmur2_random"),
-        // The client's default: who writes one batch at a time, or hands over as it reads, would leave the broker idle otherwise.
-        ("linger.ms", "5"),
-        // What is written is named by people: a topic that they mistype is not to come into being.
-        ("allow.auto.create.topics", "false"),
-        // A topic that does not exist is found out well within one call.
-        ("topic.metadata.propagation.max.ms", "2000"),
-        // Below the broker's default limit of 1 MiB for a batch; a larger record travels alone.
-        ("batch.size", "900000"),
-        // Whether a record is too large is the topic's to say.
-        ("message.max.bytes", "10000000"),
-    ] {
-        config.set(key, value);
-    }
-    config
-}
-
 /// Hands a record to the producer, waiting while its queue is full. A refusal is collected like a failed delivery.
 fn produce(
     producer: &BaseProducer<Deliveries>,
@@ -916,29 +745,8 @@ fn produce(
     Ok(())
 }
 
-/// Waits until every record is acknowledged or has failed, at most [`CALL`].
-///
-/// [`Producer::flush`] of the client polls in steps of 100 ms. A poll ends no earlier than asked for, which would be most of the time of a
-/// commit, and it spins for its last millisecond, which would be a core: none is asked to wait here.
-pub(crate) fn flush<C: ProducerContext>(producer: &BaseProducer<C>) -> Result<(), KafkaError> {
-    let deadline = Instant::now() + CALL;
-    let mut left = producer.in_flight_count();
-    while let Err(error) = producer.flush(Duration::ZERO) {
-        if Instant::now() >= deadline {
-            return Err(error);
-        }
-        // Takes one bundle of acknowledgements, if there is one.
-        producer.poll(Duration::ZERO);
-        let before = mem::replace(&mut left, producer.in_flight_count());
-        if left == before {
-            thread::sleep(STEP);
-        }
-    }
-    Ok(())
-}
-
 /// Waits until every record is acknowledged or has failed, at most `patience`; not for long once one has failed, since the others of its
-/// transaction may then get nowhere. In the steps of [`flush`].
+/// transaction may then get nowhere. In the steps of [`flush`](crate::producer::flush).
 pub(crate) fn settle_deliveries(
     producer: &BaseProducer<Deliveries>,
     patience: Duration,
@@ -1043,57 +851,6 @@ fn returned(batch: Batch) -> ReturnedBatch {
     ReturnedBatch {
         settled,
         ..ReturnedBatch::default()
-    }
-}
-
-/// Whether an error is about this record and topic, and will be the same next time.
-pub(crate) fn is_refusal(code: RDKafkaErrorCode) -> bool {
-    is_of_record(code)
-        || is_missing(code)
-        || matches!(
-            code,
-            RDKafkaErrorCode::TopicAuthorizationFailed
-                | RDKafkaErrorCode::InvalidTopic
-                | RDKafkaErrorCode::InvalidTimestamp
-                | RDKafkaErrorCode::NotEnoughReplicas
-                | RDKafkaErrorCode::NotEnoughReplicasAfterAppend
-                | RDKafkaErrorCode::UnsupportedForMessageFormat
-                | RDKafkaErrorCode::InvalidRequiredAcks
-        )
-}
-
-/// Whether a refusal is about the record: its topic may take others.
-fn is_of_record(code: RDKafkaErrorCode) -> bool {
-    is_of_size(code)
-        || matches!(
-            code,
-            RDKafkaErrorCode::InvalidRecord
-                | RDKafkaErrorCode::PolicyViolation
-                | RDKafkaErrorCode::InvalidMessage
-        )
-}
-
-/// Whether a topic refuses a record since it has no key: one that is compacted takes none of those.
-fn wants_keys(code: RDKafkaErrorCode, record: &OutRecord) -> bool {
-    code == RDKafkaErrorCode::InvalidRecord && record.key.is_none()
-}
-
-/// Whether a refusal is about the size of a record, or of those that travelled with it.
-fn is_of_size(code: RDKafkaErrorCode) -> bool {
-    matches!(
-        code,
-        RDKafkaErrorCode::MessageSizeTooLarge
-            | RDKafkaErrorCode::MessageBatchTooLarge
-            | RDKafkaErrorCode::InvalidMessageSize
-    )
-}
-
-/// The word for a refusal in the `retry-error` header.
-fn word(code: RDKafkaErrorCode) -> &'static str {
-    match code {
-        code if is_of_size(code) => "too-large",
-        RDKafkaErrorCode::PolicyViolation => "policy-violation",
-        _ => "invalid-record",
     }
 }
 

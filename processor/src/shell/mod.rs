@@ -1,6 +1,7 @@
 //! What does, where the core decides: reading, writing and the loop between them.
 
 pub(crate) mod binding;
+pub(crate) mod drift;
 pub mod drive;
 pub mod encode;
 pub mod feed;

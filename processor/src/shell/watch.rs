@@ -16,10 +16,11 @@ use tracing::debug;
 use retide_native::admin::{self, Operation, Permitted};
 
 use crate::client::{Lifeline, is_missing};
-use crate::cluster::Drift;
-use crate::shell::ledger::{
-    Deliveries, Failed, Flushed, OutRecord, flush, is_refusal, settle_deliveries,
-};
+use crate::failure::is_refusal;
+use crate::producer::flush;
+use crate::record::OutRecord;
+use crate::shell::drift::Drift;
+use crate::shell::ledger::{Deliveries, Failed, Flushed, settle_deliveries};
 use crate::shell::writable::{By, Cause, Writability};
 use crate::threads::Ended;
 use crate::topics::Topics;

@@ -19,7 +19,7 @@ use retide_core::{Sink, Sinks};
 
 use crate::client::is_missing;
 use crate::cluster::Tools;
-use crate::shell::ledger::OutRecord;
+use crate::record::OutRecord;
 use crate::topics::Topics;
 use crate::trouble::{Effect, Kind, Trouble, Troubles};
 

@@ -12,11 +12,11 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use retide::shell::encode::{Encoder, Formats, Place};
 use retide::shell::feed::Reading;
 use retide::shell::ledger::{
-    AtLeastOnce, Batch, Content, Ledger, OutHeaders, OutRecord, Ownership, Progress, Receipt,
-    Settled, Transactional,
+    AtLeastOnce, Batch, Content, Ledger, Ownership, Progress, Receipt, Settled, Transactional,
 };
 use retide::topics::Topics;
 use retide_core::{LaneId, Source};
+use retide_kafka::record::{OutHeaders, OutRecord};
 
 use crate::support::{
     Guarantee, PATIENCE, SHARDS, Worker, bootstrap, config, create, create_topics, until,

@@ -25,12 +25,14 @@ use retide_core::{Failure, Sink};
 
 use crate::client::Lifeline;
 use crate::event::ProducerReplaced;
-use crate::shell::encode::{Encoder, Parts, Scratch};
+use crate::producer::{flush, producer_config};
+use crate::record::{OutRecord, Parts};
+use crate::shell::encode::{Encoder, Scratch};
 use crate::shell::feed;
 use crate::shell::ledger::{
-    AGAIN, Batch, Content, Deliveries, IN_PIECES, Ledger, OutRecord, Ownership, Pieces, Receipt,
-    RecordKind, ReturnedBatch, Settled, Submitted, Undelivered, Verdict, committed, flush,
-    learn_partitions, produce, producer_config, refuses, returned,
+    AGAIN, Batch, Content, Deliveries, IN_PIECES, Ledger, Ownership, Pieces, Receipt, RecordKind,
+    ReturnedBatch, Settled, Submitted, Undelivered, Verdict, committed, learn_partitions, produce,
+    refuses, returned,
 };
 use crate::threads::Ended;
 

@@ -20,12 +20,14 @@ use rdkafka::topic_partition_list::Offset;
 use tracing::debug;
 
 use crate::event::{BatchAborted, BatchSlow, ProducerDistrusted, ProducerReplaced};
-use crate::shell::encode::{Encoder, Parts, Scratch};
+use crate::producer::{CALL, flush, producer_config};
+use crate::record::{Parts, to_produce};
+use crate::shell::encode::{Encoder, Scratch};
 use crate::shell::feed;
 use crate::shell::ledger::{
-    AGAIN, Batch, CALL, Deliveries, Failed, Flushed, Ledger, Ownership, Pieces, Receipt,
-    RecordKind, ReturnedBatch, Share, Submitted, Undelivered, Verdict, committed, flush,
-    learn_partitions, produce, producer_config, refuses, returned, settle_deliveries, to_produce,
+    AGAIN, Batch, Deliveries, Failed, Flushed, Ledger, Ownership, Pieces, Receipt, RecordKind,
+    ReturnedBatch, Share, Submitted, Undelivered, Verdict, committed, learn_partitions, produce,
+    refuses, returned, settle_deliveries,
 };
 use crate::threads::Ended;
 

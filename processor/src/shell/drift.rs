@@ -1,6 +1,6 @@
 //! Topics that were as retide needs them at the start, and are not any more, and members that disagree: looked at while workers run.
 //!
-//! Not what is wrong, which [`check`](super::check) and [`standing`](super::standing) say, at the start as now. Invariant: what cannot be seen, be it for want of a
+//! Not what is wrong, which [`cluster`](crate::cluster) says, at the start as now. Invariant: what cannot be seen, be it for want of a
 //! permission or of an answer, is neither called wrong nor mended.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,11 +16,8 @@ use tracing::debug;
 use retide_native::admin::settings;
 use retide_native::topics::describe;
 
-use crate::cluster::check::{Aspect, Finding, Seen, SeenTopic, aspects};
-use crate::cluster::plan::Plan;
-use crate::cluster::standing::{Whose, disagreements, members_by};
-use crate::cluster::tools::Tools;
-use crate::cluster::widen_all;
+use crate::cluster::standing::{disagreements, members_by};
+use crate::cluster::{Aspect, Finding, Plan, Seen, SeenTopic, Tools, Whose, aspects, widen_all};
 use crate::topics::Topics;
 use crate::trouble::{Effect, Kind, Trouble, Troubles};
 

@@ -189,11 +189,11 @@ pub const TASK_BYTES: i64 = 1_048_588;
 pub const COPY_BYTES: i64 = 2 * 1_024 * 1_024;
 
 /// Setting: how large segments become.
-pub(crate) const SEGMENT_BYTES: &str = "segment.bytes";
+pub const SEGMENT_BYTES: &str = "segment.bytes";
 /// Setting: which part of a log is replaced at least before it is compacted.
-pub(crate) const DIRTY: &str = "min.cleanable.dirty.ratio";
+pub const DIRTY: &str = "min.cleanable.dirty.ratio";
 /// Setting: how long tombstones are kept.
-pub(crate) const TOMBSTONES: &str = "delete.retention.ms";
+pub const TOMBSTONES: &str = "delete.retention.ms";
 
 /// What is the same for most topics: workers write what they have decided there, in the shard by which a task entered, and nobody of retide
 /// reads it.
@@ -639,7 +639,7 @@ mod tests {
 
     #[test]
     fn the_page_of_the_docs_has_the_table_of_the_catalogue() {
-        let page = include_str!("../docs/topics.md");
+        let page = include_str!("../../docs/topics.md");
 
         let table = table();
 

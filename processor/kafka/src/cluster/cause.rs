@@ -5,6 +5,8 @@
 
 use rdkafka::ClientConfig;
 
+use retide_core::command::BOOTSTRAP;
+
 use crate::cluster::handshake::{self, Handshake, Mistrust};
 
 /// Why a broker cannot be talked to.
@@ -211,7 +213,7 @@ impl Cause {
         match self {
             Self::Refused => {
                 let address = config.get("bootstrap.servers");
-                let unset = address.filter(|&address| address == crate::config::BOOTSTRAP);
+                let unset = address.filter(|&address| address == BOOTSTRAP);
                 let unset = unset.map_or("", |_| " (that is the one where none is configured)");
                 format!(
                     "start the broker, or correct the address{unset}: --bootstrap HOST:PORT, or bootstrap.servers in [kafka] of \

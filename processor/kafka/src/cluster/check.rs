@@ -16,7 +16,7 @@ use crate::cluster::tools::Tools;
 use crate::topics::{COPY_BYTES, Cleanup, Role, Timestamps};
 
 /// What is said of a topic that is not there.
-pub(crate) const MISSING: &str = "does not exist";
+pub const MISSING: &str = "does not exist";
 
 /// Whether retide runs in spite of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,7 +44,7 @@ pub struct Finding {
 
 /// What of a topic a finding is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Aspect {
+pub enum Aspect {
     /// Whether it is there.
     Missing,
     /// How many partitions it has.
@@ -65,15 +65,15 @@ pub(super) enum Aspect {
 
 /// A cluster as far as it was looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Seen {
+pub struct Seen {
     /// The numbers of its brokers, and the addresses that they advertise.
-    pub(super) brokers: BTreeMap<i32, String>,
+    pub brokers: BTreeMap<i32, String>,
     /// The topics that may be described.
-    pub(super) topics: BTreeMap<String, SeenTopic>,
+    pub topics: BTreeMap<String, SeenTopic>,
     /// Planned topics of which not even that may be seen whether they exist.
-    pub(super) hidden: BTreeSet<String>,
+    pub hidden: BTreeSet<String>,
     /// What may be done with planned topics, where brokers tell.
-    pub(super) allowed: BTreeMap<String, BTreeSet<Operation>>,
+    pub allowed: BTreeMap<String, BTreeSet<Operation>>,
 }
 
 /// Who asks.
@@ -87,11 +87,11 @@ pub(super) struct Asking<'a> {
 
 /// A topic of a cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct SeenTopic {
+pub struct SeenTopic {
     /// The brokers that have each of its partitions.
-    pub(super) replicas: Vec<Vec<i32>>,
+    pub replicas: Vec<Vec<i32>>,
     /// Its settings; none if they may not be read.
-    pub(super) settings: BTreeMap<String, String>,
+    pub settings: BTreeMap<String, String>,
 }
 
 /// A planned topic that exists, and what it is measured by.
@@ -131,7 +131,7 @@ pub(super) fn findings(plan: &Plan, seen: &Seen, tools: &Tools) -> Vec<Finding> 
 }
 
 /// What is wrong with the planned topics, topic by topic.
-pub(super) fn aspects(plan: &Plan, seen: &Seen, tools: &Tools) -> Vec<(Aspect, Finding)> {
+pub fn aspects(plan: &Plan, seen: &Seen, tools: &Tools) -> Vec<(Aspect, Finding)> {
     let widest = widest(plan, seen);
     let task_bytes = plan
         .topics

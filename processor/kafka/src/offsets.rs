@@ -10,11 +10,11 @@ use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 /// Offsets by topic and partition.
-pub(crate) type Offsets = BTreeMap<(String, i32), i64>;
+pub type Offsets = BTreeMap<(String, i32), i64>;
 
 /// An end of a partition's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Edge {
+pub enum Edge {
     /// The first offset that is there.
     First,
     /// One past the last offset that the consumer may see: of one that reads committed records only, the last stable offset.
@@ -22,7 +22,7 @@ pub(crate) enum Edge {
 }
 
 /// The edges of `partitions`. A partition that has no answer is left out.
-pub(crate) fn edges<'a, C: ConsumerContext>(
+pub fn edges<'a, C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     partitions: impl IntoIterator<Item = (&'a str, i32)>,
     edge: Edge,
@@ -44,7 +44,7 @@ pub(crate) fn edges<'a, C: ConsumerContext>(
 }
 
 /// The offsets of a list that are known.
-pub(crate) fn known(list: &TopicPartitionList) -> Offsets {
+pub fn known(list: &TopicPartitionList) -> Offsets {
     let elements = list.elements();
     let known = elements
         .iter()

@@ -11,7 +11,7 @@ use crate::cluster::acl::{self, Resource};
 
 /// Writes the command lines that mend one cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Tools {
+pub struct Tools {
     /// The brokers' addresses.
     bootstrap: String,
     /// The user that retide is to the brokers.
@@ -27,7 +27,7 @@ const CREDENTIALS: &str = "client.properties";
 
 impl Tools {
     /// The tools for the cluster of `config`, whose addresses are `bootstrap`.
-    pub(crate) fn new(config: &ClientConfig, bootstrap: &str) -> Self {
+    pub fn new(config: &ClientConfig, bootstrap: &str) -> Self {
         let protocol = config.get("security.protocol");
         let name = config.get("sasl.username").unwrap_or("NAME");
         Self {
@@ -38,7 +38,7 @@ impl Tools {
     }
 
     /// Sets one setting of a topic.
-    pub(crate) fn set(&self, topic: &str, key: &str, value: &str) -> String {
+    pub fn set(&self, topic: &str, key: &str, value: &str) -> String {
         let setting = format!("{key}={value}");
         self.run(
             "kafka-configs.sh",
@@ -102,7 +102,7 @@ impl Tools {
     }
 
     /// Creates a topic with what brokers give by default.
-    pub(crate) fn create(&self, topic: &str) -> String {
+    pub fn create(&self, topic: &str) -> String {
         self.run(
             "kafka-topics.sh",
             &["--create", "--if-not-exists", "--topic", topic],
@@ -120,12 +120,12 @@ impl Tools {
     }
 
     /// Shows a topic.
-    pub(crate) fn describe(&self, topic: &str) -> String {
+    pub fn describe(&self, topic: &str) -> String {
         self.run("kafka-topics.sh", &["--describe", "--topic", topic])
     }
 
     /// Lets retide's user write to a topic.
-    pub(crate) fn allow_write(&self, topic: &str) -> String {
+    pub fn allow_write(&self, topic: &str) -> String {
         self.allow(&[Operation::Write], Resource::Topic, topic)
     }
 

@@ -5,7 +5,6 @@
 //! | `plan` | the topics, and the forms in which other tools create them |
 //! | `check` | what is wrong with a cluster, and how it is mended |
 //! | `standing` | what a group has done of what is there, and who else works |
-//! | `drift` | what has become wrong since the start, while workers run |
 //! | `survey` | what can be asked besides: brokers, permissions, the clock |
 //! | `acl` | who may do what: the least rules of each user |
 //! | `cause` | why a broker cannot be talked to, and what to do about it |
@@ -17,10 +16,9 @@
 mod acl;
 mod cause;
 mod check;
-mod drift;
 mod handshake;
 mod plan;
-pub(crate) mod standing;
+pub mod standing;
 mod survey;
 mod tools;
 
@@ -52,16 +50,15 @@ use retide_core::command;
 use retide_native::admin::{self, Operation};
 
 use crate::cluster::cause::Cause;
-use crate::cluster::check::{Asking, Seen, SeenTopic};
-pub(crate) use crate::cluster::tools::Tools;
+use crate::cluster::check::Asking;
+pub use crate::cluster::tools::Tools;
 use crate::topics::{Role, Topics};
 
 pub use acl::{Scope, User};
-pub(crate) use check::MISSING;
-pub use check::{Finding, Severity};
-pub(crate) use drift::Drift;
+pub use check::MISSING;
+pub use check::{Aspect, Finding, Seen, SeenTopic, Severity, aspects};
 pub use plan::{Layout, Plan, TopicPlan, copy_bytes};
-pub(crate) use standing::DISAGREES;
+pub use standing::DISAGREES;
 pub use standing::{
     AT_LEAST_ONCE, Begin, Committed, EXACTLY_ONCE, LaneStanding, Member, Standing, Whose, begin,
     fingerprint, others, standing,
@@ -435,17 +432,17 @@ pub fn strimzi_user(
 }
 
 /// The command line that ends a transaction which holds readers of a partition back at `start`.
-pub(crate) fn abort(config: &ClientConfig, topic: &str, partition: i32, start: i64) -> String {
+pub fn abort(config: &ClientConfig, topic: &str, partition: i32, start: i64) -> String {
     Tools::new(config, bootstrap(config)).abort(topic, partition, start)
 }
 
 /// The command line that looks for transactions that nobody ends.
-pub(crate) fn find_hanging(config: &ClientConfig) -> String {
+pub fn find_hanging(config: &ClientConfig) -> String {
     Tools::new(config, bootstrap(config)).find_hanging()
 }
 
 /// The command line that gives all topics so many partitions.
-pub(crate) fn widen_all(config: &ClientConfig, topics: &Topics, partitions: usize) -> String {
+pub fn widen_all(config: &ClientConfig, topics: &Topics, partitions: usize) -> String {
     let prefix = topics.prefix();
     format!(
         "retide init --bootstrap {} --prefix {} --partitions {partitions}",

@@ -21,7 +21,7 @@ use crate::client::{Quiet, is_of_group};
 
 /// How far a topic was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Scanned {
+pub enum Scanned {
     /// To the end of each partition.
     ToEnd,
     /// Until whoever looks had seen enough.
@@ -34,7 +34,7 @@ pub(crate) enum Scanned {
 }
 
 /// Longest wait for one answer of the broker.
-pub(crate) const CALL: Duration = Duration::from_secs(5);
+pub const CALL: Duration = Duration::from_secs(5);
 
 /// How long a broker waits for records, in milliseconds: the end of each topic is waited for in turn.
 const ONCE: &str = "10";
@@ -46,25 +46,19 @@ const FOLLOW: &str = "500";
 const POLL: Duration = Duration::from_millis(100);
 
 /// A consumer that sees what is committed. The client wants the name of a group, although nothing joins it.
-pub(crate) fn consumer(
-    mut client: ClientConfig,
-    group: &str,
-) -> Result<BaseConsumer<Quiet>, KafkaError> {
+pub fn consumer(mut client: ClientConfig, group: &str) -> Result<BaseConsumer<Quiet>, KafkaError> {
     client.set("isolation.level", "read_committed");
     consumer_as_is(client, group)
 }
 
 /// A consumer that sees what is committed, and waits for more of it.
-pub(crate) fn follower(
-    mut client: ClientConfig,
-    group: &str,
-) -> Result<BaseConsumer<Quiet>, KafkaError> {
+pub fn follower(mut client: ClientConfig, group: &str) -> Result<BaseConsumer<Quiet>, KafkaError> {
     client.set("isolation.level", "read_committed");
     made(client, group, FOLLOW)
 }
 
 /// A consumer that sees what its configuration lets it see.
-pub(crate) fn consumer_as_is(
+pub fn consumer_as_is(
     client: ClientConfig,
     group: &str,
 ) -> Result<BaseConsumer<Quiet>, KafkaError> {
@@ -91,7 +85,7 @@ fn made(
 }
 
 /// The partitions of a topic; none of one that does not exist.
-pub(crate) fn partitions(
+pub fn partitions(
     consumer: &BaseConsumer<Quiet>,
     topic: &str,
 ) -> Result<TopicPartitionList, KafkaError> {
@@ -109,14 +103,14 @@ pub(crate) fn partitions(
 }
 
 /// Why a topic may not be described, if it may not.
-pub(crate) fn refusal(topic: &MetadataTopic) -> Option<KafkaError> {
+pub fn refusal(topic: &MetadataTopic) -> Option<KafkaError> {
     let code = RDKafkaErrorCode::from(topic.error()?);
     let refused = code == RDKafkaErrorCode::TopicAuthorizationFailed;
     refused.then_some(KafkaError::MetadataFetch(code))
 }
 
 /// Reads from `starts`, which are of one topic, since the end of a partition is told without it.
-pub(crate) fn read(
+pub fn read(
     consumer: &BaseConsumer<Quiet>,
     starts: &TopicPartitionList,
     deadline: Instant,
@@ -151,19 +145,19 @@ pub(crate) fn read(
 }
 
 /// The text of the last header of this name, which is the one that counts.
-pub(crate) fn last(message: &BorrowedMessage<'_>, name: &str) -> Option<String> {
+pub fn last(message: &BorrowedMessage<'_>, name: &str) -> Option<String> {
     last_bytes(message, name).map(|value| String::from_utf8_lossy(value).into_owned())
 }
 
 /// The value of the last header of this name, in whatever case it is written.
-pub(crate) fn last_bytes<'a>(message: &'a BorrowedMessage<'_>, name: &str) -> Option<&'a [u8]> {
+pub fn last_bytes<'a>(message: &'a BorrowedMessage<'_>, name: &str) -> Option<&'a [u8]> {
     let headers = native::headers::read(message).ok()?;
     let values = headers.iter().filter(|(other, _)| is_named(other, name));
     values.last()?.1
 }
 
 /// Whether reading cannot go on.
-pub(crate) fn is_fatal(error: &KafkaError) -> bool {
+pub fn is_fatal(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(

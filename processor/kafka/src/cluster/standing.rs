@@ -132,7 +132,7 @@ const LOOK: Duration = Duration::from_secs(5);
 const STANDS: Duration = Duration::from_secs(1);
 
 /// What is wrong with a group whose members do not fit together begins so.
-pub(crate) const DISAGREES: &str = "has a member of another configuration";
+pub const DISAGREES: &str = "has a member of another configuration";
 
 /// How a fingerprint says that the guarantee is `exactly_once`.
 pub const EXACTLY_ONCE: &str = "exactly_once";
@@ -162,7 +162,7 @@ pub async fn begin(config: &ClientConfig, whose: &Whose, from: Begin) -> Result<
 }
 
 /// The tiers of `prefix` among `topics` that are not planned.
-pub(crate) fn strays<'a>(
+pub fn strays<'a>(
     prefix: &str,
     plan: &Plan,
     topics: impl Iterator<Item = &'a String>,
@@ -484,7 +484,7 @@ fn subscription(metadata: &[u8]) -> Option<BTreeSet<String>> {
 ///
 /// # Errors
 /// If the brokers do not answer, or refuse.
-pub(crate) fn members<C: ConsumerContext>(
+pub fn members<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     group: &str,
     wait: Duration,
@@ -493,7 +493,7 @@ pub(crate) fn members<C: ConsumerContext>(
 }
 
 /// As [`members`], by any client.
-pub(crate) fn members_by<C: ClientContext>(
+pub fn members_by<C: ClientContext>(
     client: &Client<C>,
     group: &str,
     wait: Duration,
@@ -756,7 +756,7 @@ impl Standing {
 }
 
 /// Members of the group that have another configuration.
-pub(crate) fn disagreements(members: &[Member], whose: &Whose) -> Vec<Finding> {
+pub fn disagreements(members: &[Member], whose: &Whose) -> Vec<Finding> {
     let tasks = format!("{}.tasks", whose.prefix);
     let mut findings = Vec::new();
     for member in members {
@@ -810,17 +810,17 @@ fn fingerprint_of(client: &str) -> Option<&str> {
 
 /// A partition whose last records cannot be read, since a transaction is open.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Hanging {
+pub struct Hanging {
     /// The topic.
-    pub(crate) topic: String,
+    pub topic: String,
     /// The partition.
-    pub(crate) partition: i32,
+    pub partition: i32,
     /// The first offset that cannot be read, which is the first one of the transaction.
-    pub(crate) stable: i64,
+    pub stable: i64,
     /// One past the last offset.
-    pub(crate) end: i64,
+    pub end: i64,
     /// Whether retide reads it.
-    pub(crate) is_read: bool,
+    pub is_read: bool,
 }
 
 // === impl Hanging ===
@@ -844,7 +844,7 @@ impl Hanging {
     }
 
     /// What is wrong.
-    pub(crate) fn says(&self) -> String {
+    pub fn says(&self) -> String {
         let Self { stable, end, .. } = self;
         format!(
             "cannot be read beyond offset {stable}, and ends at {end}: a transaction that began there is not ended, and holds readers back"

@@ -12,7 +12,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 
-use crate::shell::ledger::OutRecord;
+use crate::record::OutRecord;
 
 /// Produces records and remembers what became of each.
 pub struct Publisher {

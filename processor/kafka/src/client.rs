@@ -13,11 +13,9 @@ use tracing::{debug, error, info, warn};
 
 use retide_native::brokers;
 
-use crate::config::kafka::Properties;
-
 /// Hears a consumer's complaints; the end of a partition is none, and that the group is refused is none of those who only read: the
 /// client asks for it, and they do without.
-pub(crate) struct Quiet;
+pub struct Quiet;
 
 /// What a client finds the cluster with again.
 ///
@@ -25,7 +23,7 @@ pub(crate) struct Quiet;
 /// it knew, the one that answers and those of `bootstrap.servers`, too, and asks nobody ever again: its issue 5301, open for 2.13. So whoever
 /// keeps a client looks now and then whether it knows a broker.
 #[derive(Debug)]
-pub(crate) struct Lifeline {
+pub struct Lifeline {
     /// The brokers to begin with.
     servers: CString,
     /// When they are given to a client that knows none, if it is so.
@@ -43,7 +41,7 @@ const GIVE_AGAIN: Duration = Duration::from_mins(1);
 
 impl Lifeline {
     /// That of a client with this configuration.
-    pub(crate) fn new(config: &ClientConfig) -> Self {
+    pub fn new(config: &ClientConfig) -> Self {
         let servers = config.get("bootstrap.servers");
         let servers = servers.or_else(|| config.get("metadata.broker.list"));
         Self {
@@ -53,7 +51,7 @@ impl Lifeline {
     }
 
     /// Looks whether the client knows a broker, and gives it some if not. To be called every few seconds at least.
-    pub(crate) fn hold<C: ClientContext>(&self, client: &Client<C>) {
+    pub fn hold<C: ClientContext>(&self, client: &Client<C>) {
         let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
         if brokers::known(client) > 0 {
             *at = None;
@@ -69,12 +67,12 @@ impl Lifeline {
 }
 
 /// The configuration of a client with these properties.
-pub(crate) fn client_config(properties: Properties) -> ClientConfig {
+pub fn client_config(properties: impl IntoIterator<Item = (String, String)>) -> ClientConfig {
     properties.into_iter().collect()
 }
 
 /// Whether an error is about a group that the client asks for by itself, and that is not used.
-pub(crate) fn is_of_group(error: &KafkaError) -> bool {
+pub fn is_of_group(error: &KafkaError) -> bool {
     error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed)
 }
 
@@ -98,7 +96,7 @@ impl ClientContext for Quiet {
 impl ConsumerContext for Quiet {}
 
 /// Passes a line of the client library's on. That a connection failed is said twice, the other time to [`complained`], which knows why.
-pub(crate) fn logged(level: RDKafkaLogLevel, facility: &str, message: &str) {
+pub fn logged(level: RDKafkaLogLevel, facility: &str, message: &str) {
     if facility == "FAIL" {
         debug!(target: "librdkafka", facility, "{message}");
         return;
@@ -124,7 +122,7 @@ const METADATA: &str = "topic.metadata.refresh.interval.ms";
 const METADATA_MS: &str = "10000";
 
 /// Lets a client ask often what the cluster says of its topics, unless the user says how often.
-pub(crate) fn ask_often(config: &mut ClientConfig) {
+pub fn ask_often(config: &mut ClientConfig) {
     if config.get(METADATA).is_none() {
         config.set(METADATA, METADATA_MS);
     }
@@ -132,7 +130,7 @@ pub(crate) fn ask_often(config: &mut ClientConfig) {
 
 /// Tells what a client complains of. That it cannot reach a broker is told once for the whole process, not by each client some ten times a
 /// second; and that a topic does not exist, once for the topic, not by each client for each partition.
-pub(crate) fn complained(error: &KafkaError, reason: &str) {
+pub fn complained(error: &KafkaError, reason: &str) {
     if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
         return;
     }
@@ -146,7 +144,7 @@ pub(crate) fn complained(error: &KafkaError, reason: &str) {
 }
 
 /// Whether an error says that a topic does not exist.
-pub(crate) fn is_missing(code: RDKafkaErrorCode) -> bool {
+pub fn is_missing(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,
         RDKafkaErrorCode::UnknownTopic
@@ -156,7 +154,7 @@ pub(crate) fn is_missing(code: RDKafkaErrorCode) -> bool {
 }
 
 /// Whether an error says no more than that a broker cannot be reached.
-pub(crate) fn is_away(error: &KafkaError) -> bool {
+pub fn is_away(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(
