@@ -511,11 +511,13 @@ impl Shard {
     }
 
     /// An end is not written, and may not be for long: until it is, the next owner has to be told of its task, which may be parked. Too much
-    /// does no harm there: what is in memory is read again.
+    /// does no harm there: what is in memory is read again. The next owner has to be told of the other tasks of the key, too: a delivery has
+    /// taken along what was to be written of them, and they may be parked by what is written before it.
     pub(crate) fn unwritten(&mut self, end: End) {
         let task = self.task(end.key, end.task);
         if let Some(task) = task.filter(|task| task.location.decision() == Some(end.decision)) {
             task.listed = true;
+            self.changed.insert(end.key);
         }
     }
 
@@ -892,6 +894,34 @@ mod tests {
         assert_eq!(
             &value[..],
             [1, 0xd0, 0x0f, 0x80, 0xc4, 0x9f, 0xd5, 0x0c, 6, 2]
+        );
+    }
+
+    #[test]
+    fn a_delivery_that_waits_for_its_topic_does_not_keep_back_what_is_written_of_tasks_behind_it() {
+        let (key, now) = (Fingerprint::of("payment", b"order-7"), Timestamp::EPOCH);
+        let mut shard = Shard::default();
+        shard.enter(key, 12, now);
+        shard.enter(key, 20, now);
+        shard.parked(key, 20, now, &mut Vec::new());
+        let (decision, taken_along, _) = shard.delivered(key, 12, None).unwrap();
+        assert!(taken_along.is_some());
+
+        shard.unwritten(End {
+            key,
+            task: 12,
+            offset: 12,
+            decision,
+        });
+
+        let changes: Vec<Change> = shard.changes().collect();
+        let all = parked([(12, 0), (20, 0)]);
+        assert_eq!(
+            changes,
+            [Change {
+                key,
+                value: encode(&all)
+            }]
         );
     }
 
