@@ -251,6 +251,25 @@ mod planted {
     }
 
     #[test]
+    fn the_docs_say_how_many_are_caught() {
+        let all = Bug::all().len();
+        let (seen, unseen) = (all - UNSEEN.len(), UNSEEN.len());
+
+        let promises = include_str!("../../docs/promises.md").replace('\n', " ");
+        let says = format!("of {all} planted bugs it catches {seen}. The other {unseen} are named");
+        assert!(
+            promises.contains(&says),
+            "docs/promises.md is to say {says}"
+        );
+        let says = format!("{all} planted bugs");
+        let building = include_str!("../../docs/building.md");
+        assert!(
+            building.contains(&says),
+            "docs/building.md is to say {says}"
+        );
+    }
+
+    #[test]
     fn planted_bugs_are_caught() {
         let Some(jars) = support::jars() else { return };
         // Engines that notice their own bug panic; the history says so.
