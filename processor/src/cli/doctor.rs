@@ -59,7 +59,7 @@ retide does, never sees it.
 Exit codes: 0 nothing is to be mended · 4 something is · 5 Kafka, or nothing
 but a target, is unreachable")]
 pub(super) struct Options {
-    /// A file with scenes, which those on the scenes topic go before
+    /// A file with scenes; those on the scenes topic win over them
     #[arg(long, value_name = "FILE")]
     scenes: Option<PathBuf>,
     /// Write a record to each topic, in transactions that are aborted

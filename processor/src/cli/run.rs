@@ -51,7 +51,7 @@ started: its name may be wrong, or its offsets have expired.
 --from-beginning and --from-now say which is meant; where the group has
 offsets they change nothing.")]
 pub(super) struct Options {
-    /// A file with scenes, which those on the scenes topic go before
+    /// A file with scenes; those on the scenes topic win over them
     #[arg(long, value_name = "FILE")]
     scenes: Option<PathBuf>,
     /// Where the group has committed nothing: do everything again that is retained, ended tasks among them
