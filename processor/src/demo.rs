@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rdkafka::ClientConfig;
@@ -25,10 +25,11 @@ use serde::Serialize;
 use tokio::runtime::Runtime;
 
 use retide_avro::headers;
-use retide_core::{Header, Ladder, Terminal, Timestamp};
+use retide_core::{Header, Ladder, Terminal};
 use retide_embedded::Broker;
 
 use crate::client::client_config;
+use crate::clock;
 use crate::cluster;
 use crate::config::{self, Config};
 use crate::health::{Health, STALL};
@@ -436,8 +437,7 @@ impl Demo {
 
 /// Puts the scenes on their topic.
 fn publish(client: &ClientConfig, topic: &Arc<str>, config: &Config) -> Result<(), Error> {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = Timestamp::EPOCH + since.unwrap_or_default();
+    let now = clock::timestamp();
     let mut publisher = Publisher::try_new(client)?;
     for (name, scene) in &config.scenes {
         let format = config.topics.scenes.format;

@@ -30,6 +30,7 @@ pub mod admin;
 pub mod bench;
 mod broker;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod demo;
 mod event;

@@ -15,6 +15,7 @@ use tracing::info;
 use retide_connectors::tls::{self, Looked, Profiles};
 use retide_core::span;
 
+use crate::clock;
 use crate::config::Config;
 use crate::threads::Ended;
 use crate::trouble::{Effect, Kind, Trouble, Troubles};
@@ -45,7 +46,7 @@ impl Watch {
             troubles: troubles.held_by("tls"),
             before: Vec::new(),
         };
-        watch.look(SystemTime::now());
+        watch.look(clock::now());
         watch
     }
 
@@ -53,7 +54,7 @@ impl Watch {
     pub(crate) fn run(mut self, stop: &AtomicBool) -> Ended {
         while !stop.load(Ordering::Acquire) {
             thread::park_timeout(LOOK);
-            self.look(SystemTime::now());
+            self.look(clock::now());
         }
         Ended::Told
     }
@@ -178,13 +179,13 @@ mod tests {
         assert!(told(), "there is no file");
 
         fs::write(&ca, pem(made.cert.der())).unwrap();
-        watch.look(SystemTime::now());
+        watch.look(clock::now());
         assert!(!told());
 
         fs::write(&ca, "nonsense").unwrap();
-        watch.look(SystemTime::now());
+        watch.look(clock::now());
         assert!(!told(), "it may be half-written");
-        watch.look(SystemTime::now());
+        watch.look(clock::now());
         assert!(told());
         let says = &troubles.list()[0].says;
         assert!(says.contains("what was read before counts on"), "{says}");

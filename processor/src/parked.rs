@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -15,9 +15,10 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use retide_avro::{Arrival, Intake, headers};
 use retide_core::completions::Completions;
-use retide_core::{Origin, Source, Timestamp};
+use retide_core::{Origin, Source};
 
 use crate::client::{Quiet, client_config};
+use crate::clock;
 use crate::config::{Config, Scene};
 use crate::scan::{self, CALL, Scanned, last};
 use crate::shell::binding::Bindings;
@@ -213,8 +214,7 @@ impl Search<'_> {
         };
         let (id, named) = match source {
             Source::Tasks => {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH);
-                let now = Timestamp::EPOCH + now.unwrap_or_default();
+                let now = clock::timestamp();
                 // The scene may stand in an envelope; what is no task at all needs no rules.
                 let Some(Ok(task)) = feed::record(message).ok().map(|record| {
                     let arrival = Arrival {

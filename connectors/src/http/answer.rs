@@ -34,6 +34,10 @@ pub(super) fn outcome(
         .get("retry-control")
         .is_some_and(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"stop"));
     let meaning = config.meaning(code);
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "a server says by its wall clock until when it wants rest"
+    )]
     let wait = || asked(config, (code, meaning), headers, SystemTime::now());
     match meaning {
         Meaning::Success => Outcome::Success,

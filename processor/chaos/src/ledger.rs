@@ -24,6 +24,10 @@ pub(crate) struct Faults {
 }
 
 /// Microseconds since the epoch.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the clock of the campaign, which shares no code with retide"
+)]
 pub(crate) fn now_micros() -> u128 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

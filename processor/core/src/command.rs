@@ -63,6 +63,10 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(
+        clippy::disallowed_types,
+        reason = "a shell knows best what it makes of words"
+    )]
     fn a_word_reaches_a_program_as_it_is() {
         for text in [
             "",

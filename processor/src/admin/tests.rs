@@ -48,7 +48,8 @@ impl Open {
         // The client wants one even where nothing is encrypted; an error says that there is one.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let url = format!("http://{}{path}", self.address);
-        let request = Client::new().request(method, url);
+        let client = Client::builder().timeout(Duration::from_mins(1)).build();
+        let request = client.expect("a client").request(method, url);
         let request = request.header(header::ACCEPT, accept);
         request.send().await.expect("an answer")
     }

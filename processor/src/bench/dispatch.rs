@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rdkafka::message::{Header as OutHeader, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -20,6 +20,7 @@ use crate::bench::remote::Remote;
 use crate::bench::target::{Lateness, Manner};
 use crate::bench::{Bed, Error, PATIENCE, Samples, Speed};
 use crate::client::client_config;
+use crate::clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
 
@@ -263,8 +264,7 @@ pub(super) fn timers(target: &Remote, per_second: u64, time: Duration) -> Result
     let url = format!("http://{}/", target.address);
     let client = client();
     let count = per_second * time.as_secs();
-    let start = SystemTime::now() + Duration::from_millis(200);
-    let epoch = start.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let epoch = clock::since_epoch() + Duration::from_millis(200);
     let instant = tokio::time::Instant::now() + Duration::from_millis(200);
     for index in 0..count {
         let after = Duration::from_millis(index * 1_000 / per_second);

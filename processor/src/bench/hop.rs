@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rdkafka::message::OwnedHeaders;
@@ -17,6 +17,7 @@ use retide_native as native;
 use crate::bench::bed::{parked, send};
 use crate::bench::{Bed, Error, Samples, Speed, copy};
 use crate::client::client_config;
+use crate::clock;
 use crate::config::{Config, Guarantee};
 
 /// How much is measured.
@@ -122,9 +123,7 @@ fn measure(
     base: &mut Option<Speed>,
     say: impl Fn(&str),
 ) -> Result<Vec<(HopPart, Speed)>, Error> {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = clock::since_epoch();
     let due = Timestamp::EPOCH + now + LATER + LATER / 2;
     let guarantee = bed.config.processor.guarantee;
     let wanted = |part: HopPart| load.parts.contains(&part).then_some(part);

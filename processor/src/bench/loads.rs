@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -15,6 +15,7 @@ use crate::bench::dispatch::{Tasks, Volume, dispatch, follow, timers};
 use crate::bench::remote::Remote;
 use crate::bench::target::{Lateness, Manner, Window};
 use crate::bench::{Bed, Error, Speed};
+use crate::clock;
 use crate::config::Config;
 use crate::metrics::Metrics;
 
@@ -365,9 +366,7 @@ impl Stream {
     /// A stream that begins in a moment.
     fn soon(rate: f64) -> Self {
         let soon = Duration::from_millis(100);
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let now = clock::since_epoch();
         Self {
             rate,
             start: Instant::now() + soon,

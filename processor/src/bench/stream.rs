@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Header as OutHeader, Message, OwnedHeaders};
@@ -21,6 +21,7 @@ use crate::bench::bed::send;
 use crate::bench::target::{DUE, Target};
 use crate::bench::{Bed, Error, PATIENCE};
 use crate::client::client_config;
+use crate::clock;
 
 /// What a stream is made of.
 #[derive(Clone, Copy, Debug)]
@@ -245,9 +246,7 @@ pub(crate) fn identity(scene: &str, index: u64) -> String {
 
 /// Time since the epoch.
 pub(crate) fn now() -> Duration {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
+    clock::since_epoch()
 }
 
 /// A producer that waits `linger` milliseconds for more.

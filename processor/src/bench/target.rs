@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Path, State};
@@ -15,6 +15,8 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+
+use crate::clock;
 
 /// A target that runs on a thread of its own, until it is dropped.
 pub(crate) struct Target {
@@ -229,9 +231,7 @@ async fn answer_failing(
 
 /// Notes a request and answers it.
 async fn reply(seen: &Seen, headers: &HeaderMap, failures: u64) -> StatusCode {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = clock::since_epoch();
     let number = |name: &str| -> Option<u64> { headers.get(name)?.to_str().ok()?.parse().ok() };
     if let Some(due) = number(DUE).or_else(|| number("retry-due-at")) {
         seen.note(due.saturating_mul(1_000), now.as_micros() as u64);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
@@ -15,6 +15,7 @@ use crate::cli::output::{Exit, Failed, Output, put, say, width};
 use crate::cli::reach::{failed, reach};
 use crate::cli::{submit, suggest};
 use crate::client::client_config;
+use crate::clock;
 use crate::cluster::User;
 use crate::config::Config;
 use crate::scenes::Follower;
@@ -115,8 +116,7 @@ pub(super) fn explain(config: &Config, options: Options, output: Output) -> Resu
     )
     .map_err(|error| failed(config, User::Explain, "read topics", &error))?;
     let Found { clues, readings } = found;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = Timestamp::EPOCH + now.unwrap_or_default();
+    let now = clock::timestamp();
     let stories = story::tell(clues, &config.topics.tiers, now);
     let unread = unread(&readings);
     if stories.is_empty() {
@@ -316,8 +316,7 @@ fn nothing(query: &Query, readings: &[Reading], unread: &[String]) -> Failed {
 /// When to start reading.
 pub(super) fn from(text: &str) -> Result<Timestamp, String> {
     if let Ok(ago) = span::parse(text) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = Timestamp::EPOCH + now.unwrap_or_default();
+        let now = clock::timestamp();
         return Ok(now.before(ago));
     }
     let time = submit::time(text).map_err(|_| {

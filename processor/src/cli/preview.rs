@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
@@ -24,6 +24,7 @@ use retide_core::{Backoff, Base, Failure, Outcome, Policy, Reason, Terminal, Tim
 use crate::cli::output::{Exit, Failed, Output, put};
 use crate::cli::preview::pacing::Pacing;
 use crate::cli::suggest;
+use crate::clock;
 use crate::config::{Scene, rfc3339};
 
 /// What `preview` takes.
@@ -167,8 +168,7 @@ pub(super) fn preview(
         .rules(name)
         .map_err(|error| Failed::new(Exit::Usage, &error))?;
     let start = options.start.unwrap_or_else(|| {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = now.unwrap_or_default().as_millis();
+        let now = clock::since_epoch().as_millis();
         Timestamp::from_millis(u64::try_from(now).unwrap_or(u64::MAX))
     });
     let mut preview = Preview::of(&rules, options.on, start, options.attempts);

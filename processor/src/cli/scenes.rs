@@ -3,17 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use retide_core::{Origin, Timestamp};
+use retide_core::Origin;
 
 use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
 use crate::cli::reach::{failed, reach};
 use crate::cli::{outlook, preview, run, suggest};
 use crate::client::client_config;
+use crate::clock;
 use crate::cluster::User;
 use crate::config::secrets::masked;
 use crate::config::{Config, Scene};
@@ -310,10 +310,7 @@ impl<'a> Board<'a> {
             ));
         }
         let lines = self.changes(file, options.prune)?;
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let now = Timestamp::EPOCH + now;
+        let now = clock::timestamp();
         for name in file
             .iter()
             .filter(|(_, scene)| scene.is_over(now))

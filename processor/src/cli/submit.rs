@@ -17,12 +17,13 @@ use uuid::Uuid;
 
 use retide_avro::headers;
 use retide_core::scene::{DEFAULT, MAX_DELAY};
-use retide_core::{Header, Timestamp, span, with_causes};
+use retide_core::{Header, span, with_causes};
 
 use crate::cli::output::{Exit, Failed, Output, Row, Rows, say};
 use crate::cli::reach::{failed, reach};
 use crate::cli::{run, suggest};
 use crate::client::client_config;
+use crate::clock;
 use crate::cluster::User;
 use crate::config::Config;
 use crate::publish::{Publisher, Stored};
@@ -153,8 +154,7 @@ pub(super) fn submit(config: &Config, options: &Options, output: Output) -> Resu
 
 /// Refuses times that would make a dead letter of every task.
 fn check_times(options: &Options) -> Result<(), Failed> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = Timestamp::EPOCH + now.unwrap_or_default();
+    let now = clock::timestamp();
     let due = options.due.map(|due| headers::check_due("--due", due, now));
     let deadline = options.deadline;
     let deadline = deadline.map(|it| headers::check_deadline("--deadline", it, now));

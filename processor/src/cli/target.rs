@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use clap::Args;
@@ -12,8 +12,6 @@ use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tokio::runtime::Runtime;
 use uuid::Uuid;
-
-use retide_core::Timestamp;
 
 use crate::cli::output::{Exit, Failed, Output, put, say, width};
 use crate::playground::{self, Answers, Reply, Request};
@@ -249,9 +247,8 @@ impl Answers for Target {
             let number = self.others.fetch_add(1, Ordering::Relaxed);
             self.how.answer(&number.to_string(), u32::MAX)
         };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let line = Line {
-            at: clock(Timestamp::EPOCH + now.unwrap_or_default()),
+            at: clock(crate::clock::timestamp()),
             method: request.method.to_string(),
             path: request.uri.to_string(),
             status: reply.status.as_u16(),

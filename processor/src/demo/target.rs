@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
 use hdrhistogram::Histogram;
 
+use crate::clock;
 use crate::demo::plan::{Answer, HANG, Kind, Script};
 use crate::playground::{self, Answers, Reply, Request};
 
@@ -100,7 +100,7 @@ impl Seen {
     /// Writes an attempt down and says what the script says to it.
     fn attempt(&self, request: &Request) -> Option<Answer> {
         // Before anything else: the lock below is not retide's lateness.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        let now = clock::since_epoch();
         let text = |name: &str| request.text(name);
         let index = Script::index(text("idempotency-key")?)?;
         let attempt: u32 = text("retry-attempt")?.parse().ok()?;

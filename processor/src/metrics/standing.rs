@@ -6,13 +6,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use retide_core::{Overdue, Timestamp};
+
+use crate::clock;
 
 use super::{SceneLabels, add, gauge, lock};
 
@@ -168,6 +169,5 @@ const MOST: usize = 256;
 
 /// The time.
 fn now() -> Timestamp {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    Timestamp::EPOCH + now.unwrap_or_default()
+    clock::timestamp()
 }

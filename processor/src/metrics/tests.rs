@@ -1,7 +1,7 @@
 //! What the text says after something has happened.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use retide_core::breaker;
 use retide_core::entry::Event;
@@ -13,6 +13,7 @@ use retide_core::{
 };
 
 use super::*;
+use crate::clock;
 use crate::event::{BatchCommitted, BatchDropped, BreakerSwitched, RecordsRefused, ShardsLost};
 use crate::trouble::{self, Effect, Trouble};
 
@@ -295,7 +296,7 @@ fn what_is_late_is_the_sum_of_the_workers_and_grows_while_they_stand_still() {
     let set = metrics.put_in_force(&rules(&["pay"]));
     let label = Arc::clone(set.of("pay").label());
     says(&metrics, &[r#"retide_overdue_tasks{scene="pay"} 0"#]);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after");
+    let now = clock::since_epoch();
     let ago = |seconds| (Timestamp::EPOCH + now).before(Duration::from_secs(seconds));
     let say = |share: &Share, tasks, seconds| {
         let since = ago(seconds);

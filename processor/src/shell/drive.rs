@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::mem;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, never, select_biased, unbounded};
 use futures_util::FutureExt;
@@ -29,6 +29,7 @@ use retide_core::{
     Writable, breaker, task,
 };
 
+use crate::clock;
 use crate::event::{
     AwaitedGone, BatchCommitted, BatchDropped, BatchReturned, BreakerSwitched, RecordSetAside,
     RecordsGone, RecordsRefused, RulesChanged, TargetPanicked, TopicDeleted, WorkerStarted,
@@ -316,6 +317,10 @@ impl<L: Ledger> Drive<L> {
 impl<L: Ledger> State<L> {
     /// The state of a worker that has nothing yet.
     fn new(mut parts: Drive<L>) -> Self {
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "one outcome for each call in flight, and those are limited"
+        )]
         let (answer, outcomes) = unbounded();
         let counters = parts.metrics.in_force();
         let share = Share::new(Arc::clone(&parts.metrics));
@@ -678,9 +683,7 @@ impl<L: Ledger> State<L> {
 
     /// The time.
     fn now(&self) -> Now {
-        let wall = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let wall = clock::since_epoch();
         Now {
             wall: Timestamp::EPOCH + wall,
             steady: self.start.elapsed(),

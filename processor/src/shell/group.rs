@@ -19,7 +19,7 @@ use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use rdkafka::ClientConfig;
@@ -31,10 +31,11 @@ use rdkafka::topic_partition_list::{TopicPartitionList, TopicPartitionListElem};
 use rdkafka::types::RDKafkaRespErr;
 use tracing::error;
 
-use retide_core::{Source, Timestamp};
+use retide_core::Source;
 use retide_native::membership::membership;
 
 use crate::client::{Lifeline, ask_often, complained, is_missing, logged};
+use crate::clock;
 use crate::event::{ShardsAssigned, ShardsLost, ShardsRevoked};
 use crate::metrics::Metrics;
 use crate::shell::feed::{Around, Deleted, Reading, ended, failure};
@@ -720,8 +721,7 @@ fn restore_all(context: &Context, stop: &AtomicBool) {
         }
         let shards: Vec<i32> = context.known().shards.iter().copied().collect();
         if let Some(look) = &mut look {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH);
-            let now = Timestamp::EPOCH + now.unwrap_or_default();
+            let now = clock::timestamp();
             let alerts = look.at(&shards, context.probe.client(), &context.readability, now);
             if !alerts.is_empty() {
                 let _ = context.readings.try_send(Reading::Alerts(alerts));

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -16,6 +16,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
+use retide::clock;
 use retide::health::{Health, STALL};
 use retide::metrics::Metrics;
 use retide::shell::drive::{Drive, Pace, Rules};
@@ -56,7 +57,7 @@ struct Recorder {
 #[async_trait]
 impl Target for Recorder {
     async fn attempt(&self, task: Arc<Task>) -> retide_connectors::Attempt {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let wall = clock::since_epoch();
         let value = task.record.value.clone().unwrap_or_default();
         let failures: u32 = String::from_utf8_lossy(&value).parse().unwrap();
         let foreign = task.record.headers.iter().map(|header| {

@@ -1,8 +1,9 @@
 //! Producers that cannot set headers: every record of the retry topic is an envelope, and no wrapper reaches a target.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rdkafka::producer::{BaseProducer, Producer as _};
+use retide::clock;
 
 use crate::rig::{Request, Rig};
 use crate::support::PATIENCE;
@@ -20,7 +21,7 @@ fn every_record_of_the_retry_topic_is_an_envelope_where_that_is_configured() {
     );
     let json = ("content-type", "application/vnd.retide.task+json");
     let producer = rig.producer();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let now = clock::since_epoch();
     let seconds = now.as_secs() + 60;
     // As Confluent's REST proxy, ksqlDB and Flink write: a key and a value.
     rig.send(

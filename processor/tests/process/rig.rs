@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -21,6 +21,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Header as OutHeader, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use retide::clock;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use uuid::Uuid;
@@ -186,6 +187,13 @@ impl Rig {
             .stdin(Stdio::null())
             .output()
             .unwrap()
+    }
+
+    /// Starts a command whose output is wanted at its end.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Child {
+        let mut command = self.command(arguments);
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped());
+        command.stderr(Stdio::piped()).spawn().unwrap()
     }
 
     /// Starts `retide run` and waits until it has its shards.
@@ -466,7 +474,6 @@ impl Target {
                 "{} of {count} requests",
                 self.count()
             );
-            thread::yield_now();
             thread::park_timeout(Duration::from_millis(5));
         }
     }
@@ -501,7 +508,7 @@ async fn watch(seen: Arc<Seen>) {
         tokio::time::sleep(BEAT).await;
         let late = slept.elapsed().saturating_sub(2 * BEAT);
         if !late.is_zero() {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+            let now = clock::since_epoch();
             let stall = now.as_micros() - late.as_micros()..now.as_micros();
             seen.stalls.lock().unwrap().push(stall);
         }
@@ -515,7 +522,7 @@ async fn answer(
     headers: HeaderMap,
     body: Bytes,
 ) -> StatusCode {
-    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let at = clock::since_epoch();
     let request = Request {
         path,
         at_micros: at.as_micros(),

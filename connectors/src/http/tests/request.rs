@@ -176,10 +176,10 @@ async fn a_request_is_no_larger_than_common_servers_take() {
 /// Answers each request on a connection of its own, which is closed then; what came is sent on.
 async fn serve_bytes(
     answer: fn(&str) -> &'static str,
-) -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<Vec<u8>>) {
+) -> (SocketAddr, tokio::sync::mpsc::Receiver<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
-    let (sender, seen) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, seen) = tokio::sync::mpsc::channel(64);
     tokio::spawn(async move {
         while let Ok((mut socket, _)) = listener.accept().await {
             let mut bytes = Vec::new();
@@ -201,7 +201,7 @@ async fn serve_bytes(
                     break;
                 }
             }
-            let _ = sender.send(bytes);
+            let _ = sender.send(bytes).await;
         }
     });
     (address, seen)

@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use retide_core::quota::{self, Division};
 use retide_core::scene::{self, Overrides};
 use retide_core::{Ordering, Policy, Rate, Scenes, Timestamp, breaker, span};
 
 use crate::cli::doctor::{Line, Section, change};
+use crate::clock;
 use crate::config::{Config, Guarantee, Scene};
 
 /// What is wrong, and the key to change.
@@ -38,10 +39,7 @@ pub(super) fn lines(
     scenes: &BTreeMap<String, (Scene, Option<String>)>,
     shards: Option<NonZeroU32>,
 ) -> Vec<Line> {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    let now = Timestamp::EPOCH + now;
+    let now = clock::timestamp();
     let longest = config.topics.tiers.tiers().last();
     let longest = longest.map_or(Duration::ZERO, |tier| tier.delay);
     let all = scenes.iter();

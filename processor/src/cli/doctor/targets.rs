@@ -3,7 +3,7 @@
 //! Invariant: connections are opened and closed, and all that is sent is the handshake of TLS, so no target can take it for an attempt.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -19,6 +19,7 @@ use retide_core::command::Invocation;
 use retide_core::span;
 
 use crate::cli::doctor::{Line, Section, change};
+use crate::clock;
 use crate::config::secrets::masked;
 use crate::config::{Config, Scene};
 use crate::outbound::expires;
@@ -157,7 +158,7 @@ fn profile(looked: &Looked) -> Line {
     let Some(not_after) = *not_after else {
         return Line::ok(Section::Targets, subject, "its files can be used");
     };
-    let now = SystemTime::now();
+    let now = clock::now();
     match expires(not_after, now) {
         Some(says) => {
             let message = format!("the client's certificate {says}");
@@ -193,7 +194,7 @@ fn line(server: &Server, named: Named, result: Result<Reached, Unreached>) -> Li
             Line::ok(Section::Targets, subject, message)
         }
         Ok(Reached::Tls { version, not_after }) => {
-            if let Some(says) = not_after.and_then(|at| expires(at, SystemTime::now())) {
+            if let Some(says) = not_after.and_then(|at| expires(at, clock::now())) {
                 let message = format!("its certificate {says} (scenes: {scenes})");
                 let fix = format!("have it replaced at {address}");
                 return Line::warn(Section::Targets, subject, message, fix);
@@ -325,7 +326,7 @@ mod tests {
             let version = "1.3";
             said(Ok(Reached::Tls { version, not_after }))
         };
-        let now = SystemTime::now();
+        let now = clock::now();
 
         let (far, soon, over) = (
             tls(Some(now + 30 * DAY)),
@@ -357,7 +358,7 @@ mod tests {
                 not_after: Some(not_after),
             }))
         };
-        let now = SystemTime::now();
+        let now = clock::now();
 
         let all = [
             said(now + 30 * DAY),

@@ -113,6 +113,10 @@ impl AtLeastOnce {
         writer.ready()?;
         // One is written and one waits, which makes two under way.
         let (batches, from_drive) = bounded(1);
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "one receipt for each batch under way, and there are few"
+        )]
         let (to_drive, receipts) = unbounded();
         let body = move || {
             while let Ok(submitted) = from_drive.recv() {

@@ -148,6 +148,10 @@ impl Transactional {
         ownership: &Arc<Ownership>,
         encoder: &Arc<Encoder>,
     ) -> Result<Self, KafkaError> {
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "one receipt for each batch under way, and there are few"
+        )]
         let (to_drive, receipts) = unbounded();
         let (first_pass, second_take) = bounded(1);
         let (second_pass, first_take) = bounded(1);

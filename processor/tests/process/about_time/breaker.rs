@@ -1,42 +1,47 @@
-//! A target that is down for half a minute, while another scene goes on.
+//! A target that is down for a while, and another scene that goes on.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use rdkafka::producer::{BaseProducer, Producer};
+use retide::clock;
 use tokio::runtime::Runtime;
 
 use crate::commands::get;
 use crate::rig::{self, Request, Rig, Stored};
 use crate::support::PATIENCE;
 
-/// How long the target is well before, and how long it is down.
-const BEFORE: Duration = Duration::from_secs(10);
-const DOWN: Duration = Duration::from_secs(30);
+/// How long a breaker is open at first; then twice as long.
+const OPEN: Duration = Duration::from_secs(3);
+
+/// How long the target is well before, and how long it is down: until it is probed for the second time.
+const BEFORE: Duration = Duration::from_secs(5);
+const DOWN: Duration = Duration::from_secs(9);
 
 /// Time between two tasks of each scene.
 const EVERY: Duration = Duration::from_millis(25);
 
-/// Half-open again at the latest this long after the target is back: it was open for 10 s from its first failures on, then for 20 s.
-const PROBED: Duration = Duration::from_secs(5);
+/// Half-open again at the latest this long after the target is back: where the machine stood still, the second probe was in vain, too.
+const PROBED: Duration = Duration::from_secs(12);
 
-/// The longest rung of tasks whose target has been down for half a minute, and the slow start.
-const RUNG: Duration = Duration::from_secs(10);
-const SLOW_START: Duration = Duration::from_secs(10);
+/// The longest rung of tasks whose target has been down for so long, and the slow start.
+const RUNG: Duration = Duration::from_secs(5);
+const SLOW_START: Duration = Duration::from_secs(3);
 
 /// How late tasks of the other scene may be on a box that does other things, whatever they were before.
 const NOISE: u128 = 100_000;
 
 /// Calls to a target that is down: what opens its breaker after a busy time in which it was well, what was in flight then, and twice the probes;
-/// without a breaker over 4,000.
+/// without a breaker over 1,000.
 const MOST_CALLS: usize = 100;
 
 /// A target that can be down.
@@ -68,7 +73,7 @@ fn produce(rig: &Rig, producer: &BaseProducer, made: &mut usize, span: Duration)
     let start = Instant::now();
     let mut next = start;
     while start.elapsed() < span {
-        let due = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let due = clock::since_epoch();
         let due = due.as_millis().to_string();
         for scene in ["paid", "other"] {
             let id = format!("{scene}-{made}");
@@ -85,11 +90,16 @@ fn produce(rig: &Rig, producer: &BaseProducer, made: &mut usize, span: Duration)
     }
 }
 
-/// How late the slowest but one in a hundred of these was, in microseconds.
-fn p99(requests: &[Request]) -> u128 {
+/// How late the slowest but one in a hundred of these was, in microseconds, while the target's machine did not stand still.
+fn p99(requests: &[Request], stalls: &[Range<u128>]) -> u128 {
     let late = |request: &Request| {
         let due = u128::from(request.number("retry-due-at")) * 1_000;
-        request.at_micros.saturating_sub(due)
+        let asleep = stalls.iter().map(|stall| {
+            let end = stall.end.min(request.at_micros);
+            end.saturating_sub(stall.start.max(due))
+        });
+        let late = request.at_micros.saturating_sub(due);
+        late.saturating_sub(asleep.sum())
     };
     let mut late: Vec<u128> = requests.iter().map(late).collect();
     late.sort_unstable();
@@ -118,7 +128,11 @@ fn check_alerts(rig: &Rig, target: &str) {
     let number = |alert: &serde_json::Value, key: &str| alert[key].as_u64().unwrap();
     assert!(number(open, "failed") >= 20, "{open}");
     assert!(number(open, "count") > number(open, "failed"), "{open}");
-    assert_eq!(number(open, "until") - number(open, "at"), 10_000, "{open}");
+    assert_eq!(
+        number(open, "until") - number(open, "at"),
+        OPEN.as_millis() as u64,
+        "{open}"
+    );
     assert!(closed["until"].is_null(), "{closed}");
     assert!(
         number(closed, "at") - number(closed, "since") > DOWN.as_millis() as u64,
@@ -147,11 +161,13 @@ target = {{ http = {{ url = "http://{dead}/paid?token=s3cret", timeout = "5s" }}
 backoff = {{ fixed = {{ delay = "1s" }} }}
 max_attempts = 4
 concurrency = 16
-breaker = {{ slow_start = "10s" }}
+breaker = {{ open = "{}s", slow_start = "{}s" }}
 [scenes.other]
 target = {{ http = {{ url = "http://TARGET/other", timeout = "5s" }} }}
 concurrency = 16
-"#
+"#,
+        OPEN.as_secs(),
+        SLOW_START.as_secs()
     );
     rig.configure(&format!("{basics}{scenes}"));
     let retide = rig.run();
@@ -186,7 +202,9 @@ concurrency = 16
     }
     assert!(seen.is_empty(), "{seen:?}");
     let requests = rig.target.requests();
-    let (without, with) = (p99(&requests[..before]), p99(&requests[before..during]));
+    let stalls = rig.target.stalls();
+    let p99 = |range: Range<usize>| p99(&requests[range], &stalls);
+    let (without, with) = (p99(0..before), p99(before..during));
     eprintln!(
         "{made} tasks each; {in_vain} calls in vain; p99 lateness of the other scene {without} µs before, {with} µs during; all through {drained:?} after"
     );

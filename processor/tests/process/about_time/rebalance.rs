@@ -6,9 +6,10 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rdkafka::producer::Producer;
+use retide::clock;
 
 use crate::commands::get;
 use crate::rig::{FLAKY, Retide, Rig};
@@ -252,6 +253,6 @@ fn admin(retide: &Retide) -> String {
 
 /// The time, in microseconds since the epoch.
 fn now() -> u128 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let now = clock::since_epoch();
     now.as_micros()
 }

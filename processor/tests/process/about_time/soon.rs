@@ -1,6 +1,7 @@
 //! A task that is due soon, behind many that are not.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use retide::clock;
+use std::time::{Duration, Instant};
 
 use crate::rig::{FLAKY, Rig};
 
@@ -19,7 +20,7 @@ fn a_task_of_12_seconds_is_not_held_up_by_10_000_tasks_of_an_hour_before_it() {
         ];
         rig.send(&producer, &headers, b"0");
     }
-    let due = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + Duration::from_secs(12);
+    let due = clock::since_epoch() + Duration::from_secs(12);
     let due = due.as_millis();
     let headers = [
         ("retry-scene", "flaky"),
