@@ -7,7 +7,7 @@ use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::rig::{FLAKY, Rig};
-use crate::support::bootstrap;
+use crate::support::{PATIENCE, bootstrap};
 
 /// What a command printed.
 fn stdout(output: &Output) -> String {
@@ -59,9 +59,11 @@ fn a_broker_that_does_not_answer_is_exit_code_5_within_15_seconds() {
     let address = silent.local_addr().unwrap().to_string();
     let rig = Rig::bare(address.clone(), FLAKY);
 
-    for command in [&["run"][..], &["init"], &["scenes", "export"]] {
-        let start = Instant::now();
-        let output = rig.retide(command);
+    let start = Instant::now();
+    let commands = [&["run"][..], &["init"], &["scenes", "export"]];
+    let children = commands.map(|command| rig.start(command));
+    for (command, child) in commands.into_iter().zip(children) {
+        let output = child.wait_with_output().unwrap();
 
         assert_eq!(output.status.code(), Some(5), "{command:?} {output:?}");
         assert!(start.elapsed() < Duration::from_secs(15), "{command:?}");
@@ -310,12 +312,8 @@ fn the_admin_endpoints_say_how_a_process_does() {
     let retide = rig.run();
     let start = Instant::now();
     while get(&address, "/readyz").is_none_or(|(status, _)| status != 200) {
-        assert!(
-            start.elapsed() < Duration::from_secs(30),
-            "{:?}",
-            get(&address, "/readyz")
-        );
-        std::thread::yield_now();
+        assert!(start.elapsed() < PATIENCE, "{:?}", get(&address, "/readyz"));
+        std::thread::park_timeout(Duration::from_millis(20));
     }
 
     rig.produce(0, [0, 1, 9].into_iter());
@@ -343,12 +341,12 @@ fn the_admin_endpoints_say_how_a_process_does() {
     };
     while !missing().is_empty() {
         assert!(
-            start.elapsed() < Duration::from_secs(40),
+            start.elapsed() < PATIENCE,
             "{:?}\n{}",
             missing(),
             get(&address, "/metrics").unwrap().1
         );
-        std::thread::yield_now();
+        std::thread::park_timeout(Duration::from_millis(20));
     }
     let (_, metrics) = get(&address, "/metrics").unwrap();
     for name in [

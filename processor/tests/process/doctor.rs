@@ -244,9 +244,11 @@ fn a_cluster_that_does_not_answer_is_exit_code_5_and_the_rest_is_looked_at() {
     let address = silent.local_addr().unwrap().to_string();
     let rig = Rig::bare(address.clone(), GOOD);
 
-    for options in [&["doctor"][..], &["doctor", "--write-probe"]] {
-        let start = Instant::now();
-        let output = rig.retide(&[options, &["--output", "ndjson"]].concat());
+    let start = Instant::now();
+    let children = [&["doctor"][..], &["doctor", "--write-probe"]]
+        .map(|options| rig.start(&[options, &["--output", "ndjson"]].concat()));
+    for child in children {
+        let output = child.wait_with_output().unwrap();
 
         assert!(start.elapsed() < Duration::from_secs(20));
         assert_eq!(output.status.code(), Some(5), "{output:?}");

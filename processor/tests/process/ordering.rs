@@ -254,8 +254,9 @@ fn pace(rig: &Rig, scene: &str, volume: Volume, fails: u32) -> f64 {
     attempts as f64 / (took as f64 / 1e6)
 }
 
-/// Prints what order costs; what is tested is that nothing is lost or made twice.
+/// Prints what order costs.
 #[test]
+#[ignore = "it measures; that nothing is lost or made twice is shown by the others"]
 fn what_order_costs() {
     let keyed = scene("key").replace("[scenes.flaky]", "[scenes.keyed]");
     let rig = Rig::new(Duration::ZERO, &format!("{FLAKY}{keyed}"));

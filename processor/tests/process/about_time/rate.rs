@@ -11,10 +11,10 @@ use crate::rig::{FLAKY, Rig};
 use crate::support::PATIENCE;
 
 /// Attempts in a second.
-const LIMIT: usize = 50;
+const LIMIT: usize = 100;
 
 /// Attempts that may come at once besides: enough for late wakes to cost nothing.
-const BURST: usize = 10;
+const BURST: usize = 20;
 
 /// How far the ways of two attempts to a target that is awake may differ: what started first may arrive together with what started this
 /// much later. Three times the most that was seen; short, so that who has more than one burst at once is seen in a single second.
@@ -44,7 +44,7 @@ fn a_rate_is_that_of_the_whole_group_through_a_join_and_a_kill() {
     let ends = rig.ends(TASKS);
 
     assert!(ends.values().all(|outcomes| outcomes == &["delivered"]));
-    // The last one has waited for a minute at least, and for its rate most of that.
+    // The last one has waited for most of a minute, and for its rate most of that.
     let times = times(&rig);
     let last = rig
         .target
@@ -66,15 +66,16 @@ fn a_rate_is_that_of_the_whole_group_through_a_join_and_a_kill() {
     let (used, twice) = (used(&times[..MEASURED]), times.len() - TASKS);
     eprintln!("{used:.3} of the rate used, {twice} attempts twice");
     check_spans(&times, &rig.target.stalls());
-    assert!(used >= 0.95, "{used} of the rate used");
+    // For a seventh of the time nobody has the shards of the killed one, which are a quarter of all, or half of them.
+    assert!(used >= 0.9, "{used} of the rate used");
     drop((first, third, fourth));
 }
 
 #[test]
 fn a_shard_that_has_all_the_tasks_lets_the_others_help() {
     const TASKS: usize = 5_000;
-    // A minute.
-    const MEASURED: usize = 60 * LIMIT;
+    // Half a minute.
+    const MEASURED: usize = 30 * LIMIT;
     let rig = Rig::calm(Duration::ZERO, &scenes());
     produce(&rig, TASKS, |_| "all of them".to_owned());
 
@@ -93,18 +94,18 @@ fn a_shard_that_has_all_the_tasks_lets_the_others_help() {
 #[test]
 fn a_rate_that_is_slower_than_restarts_lets_attempts_start_and_is_kept() {
     // An attempt in so many seconds, and a life of a process that is shorter.
-    const EVERY: Duration = Duration::from_secs(5);
-    const LIFE: Duration = Duration::from_millis(2_500);
+    const EVERY: Duration = Duration::from_secs(3);
+    const LIFE: Duration = Duration::from_millis(1_500);
     const ATTEMPTS: usize = 3;
     let rig = Rig::calm(
         Duration::ZERO,
-        &format!("{FLAKY}rate = {{ limit = 1, per = '5s' }}\n"),
+        &format!("{FLAKY}rate = {{ limit = 1, per = '3s' }}\n"),
     );
     produce(&rig, 2 * ATTEMPTS, |number| number.to_string());
     let began = Instant::now();
     let mut killed = 0;
 
-    // Long enough for a machine that is slow; one that keeps its rate needs some four times five seconds.
+    // Long enough for a machine that is slow; one that keeps its rate needs some four times three seconds.
     for life in 0..25 {
         let process = rig.run();
         process.wait_for("shards assigned");
