@@ -339,7 +339,12 @@ async fn campaigns(scale: &'static Scale) {
     for campaign in campaigns {
         match campaign.await {
             Ok((name, report)) => eprintln!("{name}: {report:?}"),
-            Err(_) => failed = true,
+            Err(error) => {
+                failed = true;
+                let said = error.into_panic();
+                // Once more, where it is seen: below all that the others say.
+                eprintln!("{}", said.downcast_ref::<String>().map_or("", String::as_str));
+            }
         }
     }
     assert!(
