@@ -202,12 +202,8 @@ impl Demo {
         let runtime = Runtime::new()?;
         let target = runtime.block_on(Target::start(script))?;
         let config = Self::config(&broker, &target)?;
-        let layout = cluster::Layout {
-            partitions: PARTITIONS,
-            replication_factor: 1,
-        };
         let topics = Topics::new(&config.topics.prefix, &config.topics.tiers);
-        let plan = cluster::Plan::new(&topics, &config.topics.tiers, layout);
+        let plan = process::plan(&config);
         let client = client_config(config.kafka.client());
         runtime.block_on(cluster::create(&client, &plan, CREATE))?;
         let tally = Tally::start(&client, &topics.callbacks, PARTITIONS, script)?;
@@ -323,6 +319,7 @@ impl Demo {
         let mut config = Config::default();
         config.kafka.set("bootstrap.servers", broker.bootstrap());
         config.topics.partitions = PARTITIONS;
+        config.topics.replication_factor = 1;
         config.topics.tiers = Ladder::default();
         // Half the default: the demo shows short waits.
         config.processor.commit_interval = Duration::from_millis(50);

@@ -17,7 +17,7 @@ use retide_avro::{Arrival, Intake, headers};
 use retide_core::completions::Completions;
 use retide_core::{Origin, Source};
 
-use crate::client::{Quiet, client_config};
+use crate::client::{LoggingContext, client_config};
 use crate::clock;
 use crate::config::{Config, Scene};
 use crate::scan::{self, CALL, Scanned, last};
@@ -127,7 +127,7 @@ impl Search<'_> {
     /// Reads a topic from what is not done to its end, or until every scene has a task.
     fn topic(
         &mut self,
-        consumer: &BaseConsumer<Quiet>,
+        consumer: &BaseConsumer<LoggingContext>,
         (source, topic): (Source, &Arc<str>),
         deadline: Instant,
         read: &mut u64,
@@ -156,7 +156,7 @@ impl Search<'_> {
     /// The committed offsets, waiting for transactions that still may change them.
     fn committed(
         &self,
-        consumer: &BaseConsumer<Quiet>,
+        consumer: &BaseConsumer<LoggingContext>,
         partitions: &TopicPartitionList,
     ) -> Result<TopicPartitionList, Error> {
         let deadline = Instant::now() + COMMITTED;

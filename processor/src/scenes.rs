@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::{info, warn};
@@ -19,15 +19,16 @@ use retide_avro::wire::{self, Codec, Format, Framing};
 use retide_core::{Timestamp, with_causes};
 use retide_native as native;
 
-use crate::client::{Lifeline, Quiet, complained, is_of_group};
+use crate::client::{Lifeline, LoggingContext, complained, is_of_group};
 use crate::config::{self, Scene};
+use crate::failure::Failure;
 use crate::record::{OutHeaders, OutRecord};
 use crate::scan;
 
 /// The scenes of the topic, as far as they were read.
 pub struct Follower {
     /// The consumer.
-    consumer: BaseConsumer<Quiet>,
+    consumer: BaseConsumer<LoggingContext>,
     /// Finds the cluster again.
     lifeline: Lifeline,
     /// Reads records in Avro.
@@ -127,7 +128,8 @@ impl Follower {
         ] {
             config.set(key, value);
         }
-        let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(kafka)?;
+        let consumer: BaseConsumer<LoggingContext> =
+            config.create_with_context(LoggingContext).map_err(kafka)?;
         let metadata = consumer.fetch_metadata(Some(topic), CALL).map_err(kafka)?;
         if let Some(refused) = metadata.topics().first().and_then(scan::refusal) {
             return Err(kafka(refused));
@@ -215,9 +217,11 @@ impl Follower {
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,
-                Some(Err(error)) if is_fatal(&error) => return Err(error),
                 Some(Err(error)) if is_of_group(&error) => {}
-                Some(Err(error)) => complained(&error, "the consumer of scenes"),
+                Some(Err(error)) => match Failure::of(&error) {
+                    Failure::Passing => complained(&error, "the consumer of scenes"),
+                    Failure::Lasting | Failure::Fatal | Failure::Fenced => return Err(error),
+                },
             }
         }
         Ok(Some(()))
@@ -339,17 +343,4 @@ fn is_json(message: &BorrowedMessage<'_>) -> bool {
             is_named(name, CONTENT_TYPE) && value == Some(wire::CONTENT_TYPE_JSON.as_bytes())
         })
     })
-}
-
-/// Whether reading cannot go on.
-fn is_fatal(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::Fatal
-                | RDKafkaErrorCode::TopicAuthorizationFailed
-                | RDKafkaErrorCode::UnknownTopicOrPartition
-                | RDKafkaErrorCode::Authentication
-        )
-    )
 }

@@ -13,9 +13,9 @@ use tracing::{debug, error, info, warn};
 
 use retide_native::brokers;
 
-/// Hears a consumer's complaints; the end of a partition is none, and that the group is refused is none of those who only read: the
-/// client asks for it, and they do without.
-pub struct Quiet;
+/// The context of a consumer that only reads: it passes what the client complains of to the log. The end of a partition is no complaint,
+/// and a refused group is none either: the client asks for it, and who only reads does without.
+pub struct LoggingContext;
 
 /// What a client finds the cluster with again.
 ///
@@ -76,7 +76,7 @@ pub fn is_of_group(error: &KafkaError) -> bool {
     error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed)
 }
 
-impl ClientContext for Quiet {
+impl ClientContext for LoggingContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         logged(level, facility, message);
     }
@@ -93,7 +93,7 @@ impl ClientContext for Quiet {
     }
 }
 
-impl ConsumerContext for Quiet {}
+impl ConsumerContext for LoggingContext {}
 
 /// Passes a line of the client library's on. That a connection failed is said twice, the other time to [`complained`], which knows why.
 pub fn logged(level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -271,7 +271,8 @@ mod tests {
             config.set(key, value);
         }
         let lifeline = Lifeline::new(&config);
-        let client: BaseConsumer<Quiet> = config.create_with_context(Quiet).unwrap();
+        let client: BaseConsumer<LoggingContext> =
+            config.create_with_context(LoggingContext).unwrap();
         let ask = || client.fetch_metadata(Some(TOPIC), Duration::from_millis(500));
         let start = Instant::now();
         let soon = || assert!(start.elapsed() < Duration::from_mins(1), "not in time");

@@ -1,4 +1,4 @@
-//! Producing from the command line: a few records, each acknowledged by every replica in sync, or an error for each.
+//! Publishing a few records, each acknowledged by every replica in sync, or an error for each: what commands and the demo do.
 //!
 //! Not the ledger: nothing here is part of a transaction.
 

@@ -1,4 +1,5 @@
-//! Reading topics once, from somewhere to their ends, within a time: what commands do that look for tasks.
+//! Reading topics once, from somewhere to their ends, within a time: what commands do that look for tasks, and workers that are given a
+//! shard whose order they have to know.
 //!
 //! Not the feed of a worker. Invariant: no group is joined and nothing is committed, so that nobody notices.
 
@@ -17,7 +18,8 @@ use tracing::warn;
 use retide_avro::headers::is_named;
 use retide_native as native;
 
-use crate::client::{Quiet, is_of_group};
+use crate::client::{LoggingContext, is_of_group};
+use crate::failure::Failure;
 
 /// How far a topic was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,13 +48,19 @@ const FOLLOW: &str = "500";
 const POLL: Duration = Duration::from_millis(100);
 
 /// A consumer that sees what is committed. The client wants the name of a group, although nothing joins it.
-pub fn consumer(mut client: ClientConfig, group: &str) -> Result<BaseConsumer<Quiet>, KafkaError> {
+pub fn consumer(
+    mut client: ClientConfig,
+    group: &str,
+) -> Result<BaseConsumer<LoggingContext>, KafkaError> {
     client.set("isolation.level", "read_committed");
     consumer_as_is(client, group)
 }
 
 /// A consumer that sees what is committed, and waits for more of it.
-pub fn follower(mut client: ClientConfig, group: &str) -> Result<BaseConsumer<Quiet>, KafkaError> {
+pub fn follower(
+    mut client: ClientConfig,
+    group: &str,
+) -> Result<BaseConsumer<LoggingContext>, KafkaError> {
     client.set("isolation.level", "read_committed");
     made(client, group, FOLLOW)
 }
@@ -61,7 +69,7 @@ pub fn follower(mut client: ClientConfig, group: &str) -> Result<BaseConsumer<Qu
 pub fn consumer_as_is(
     client: ClientConfig,
     group: &str,
-) -> Result<BaseConsumer<Quiet>, KafkaError> {
+) -> Result<BaseConsumer<LoggingContext>, KafkaError> {
     made(client, group, ONCE)
 }
 
@@ -70,7 +78,7 @@ fn made(
     mut client: ClientConfig,
     group: &str,
     wait: &str,
-) -> Result<BaseConsumer<Quiet>, KafkaError> {
+) -> Result<BaseConsumer<LoggingContext>, KafkaError> {
     for (key, value) in [
         ("group.id", group),
         ("enable.auto.commit", "false"),
@@ -81,12 +89,12 @@ fn made(
     ] {
         client.set(key, value);
     }
-    client.create_with_context(Quiet)
+    client.create_with_context(LoggingContext)
 }
 
 /// The partitions of a topic; none of one that does not exist.
 pub fn partitions(
-    consumer: &BaseConsumer<Quiet>,
+    consumer: &BaseConsumer<LoggingContext>,
     topic: &str,
 ) -> Result<TopicPartitionList, KafkaError> {
     let metadata = consumer.fetch_metadata(Some(topic), CALL)?;
@@ -111,7 +119,7 @@ pub fn refusal(topic: &MetadataTopic) -> Option<KafkaError> {
 
 /// Reads from `starts`, which are of one topic, since the end of a partition is told without it.
 pub fn read(
-    consumer: &BaseConsumer<Quiet>,
+    consumer: &BaseConsumer<LoggingContext>,
     starts: &TopicPartitionList,
     deadline: Instant,
     mut look: impl FnMut(&BorrowedMessage<'_>) -> ControlFlow<()>,
@@ -135,10 +143,11 @@ pub fn read(
             Some(Err(KafkaError::PartitionEOF(partition))) => {
                 left.remove(&partition);
             }
-            Some(Err(error)) if is_fatal(&error) => return Err(error),
             Some(Err(error)) if is_of_group(&error) => {}
-            // The client goes on by itself.
-            Some(Err(error)) => warn!(%error, "consumer reports"),
+            Some(Err(error)) => match Failure::of(&error) {
+                Failure::Passing => warn!(%error, "consumer reports"),
+                Failure::Lasting | Failure::Fatal | Failure::Fenced => return Err(error),
+            },
         }
     }
     Ok(Scanned::ToEnd)
@@ -154,16 +163,4 @@ pub fn last_bytes<'a>(message: &'a BorrowedMessage<'_>, name: &str) -> Option<&'
     let headers = native::headers::read(message).ok()?;
     let values = headers.iter().filter(|(other, _)| is_named(other, name));
     values.last()?.1
-}
-
-/// Whether reading cannot go on.
-pub fn is_fatal(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::Fatal
-                | RDKafkaErrorCode::TopicAuthorizationFailed
-                | RDKafkaErrorCode::Authentication
-        )
-    )
 }

@@ -18,12 +18,12 @@ use uuid::Uuid;
 use retide_core::{Kind, Origin, Record, Task, Timestamp};
 
 use crate::bench::{Error, PATIENCE, Samples};
-use crate::client::{Quiet, client_config};
-use crate::cluster::{self, Layout, Plan, TopicPlan};
+use crate::client::{LoggingContext, client_config};
+use crate::cluster::{self, Plan, TopicPlan};
 use crate::config::{Config, scenes};
 use crate::health::{Health, STALL};
 use crate::metrics::Metrics;
-use crate::process::Process;
+use crate::process::{Process, plan};
 use crate::threads::Threads;
 use crate::topics::{Role, Topics};
 
@@ -56,11 +56,7 @@ impl Bed {
         config.processor.group = name;
         config.scenes.clear();
         let topics = Topics::new(&config.topics.prefix, &config.topics.tiers);
-        let layout = Layout {
-            partitions: config.topics.partitions,
-            replication_factor: config.topics.replication_factor,
-        };
-        let plan = Plan::new(&topics, &config.topics.tiers, layout);
+        let plan = plan(&config);
         let runtime = Runtime::new()?;
         runtime.block_on(cluster::create(
             &client_config(config.kafka.client()),
@@ -191,12 +187,12 @@ impl Bed {
     }
 
     /// A read-committed consumer of a topic, from its beginning, that says where a partition ends.
-    pub(crate) fn reader(&self, topic: &str) -> Result<BaseConsumer<Quiet>, Error> {
+    pub(crate) fn reader(&self, topic: &str) -> Result<BaseConsumer<LoggingContext>, Error> {
         let mut config = client_config(self.config.kafka.consumer());
         config.set("group.id", &self.config.processor.group);
         config.set("enable.partition.eof", "true");
         config.set("isolation.level", "read_committed");
-        let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet)?;
+        let consumer: BaseConsumer<LoggingContext> = config.create_with_context(LoggingContext)?;
         let mut partitions = self.partitions(topic);
         partitions.set_all_offsets(Offset::Beginning)?;
         consumer.assign(&partitions)?;

@@ -27,11 +27,12 @@ use crate::cli::explain::from;
 use crate::cli::output::{Exit, Failed, Output, put, say, width};
 use crate::cli::reach::{failed, reach};
 use crate::cli::suggest;
-use crate::client::{Quiet, client_config, is_of_group};
+use crate::client::{LoggingContext, client_config, is_missing, is_of_group};
 use crate::cluster::User;
 use crate::config::Config;
+use crate::failure::Failure;
 use crate::report::Reader;
-use crate::scan::{self, CALL, Scanned, is_fatal, last};
+use crate::scan::{self, CALL, Scanned, last};
 use crate::story::clock;
 use crate::topics::Topics;
 
@@ -167,7 +168,7 @@ pub(super) fn callbacks(config: &Config, options: &Options, output: Output) -> R
 
 /// Where to start.
 fn starts(
-    consumer: &BaseConsumer<Quiet>,
+    consumer: &BaseConsumer<LoggingContext>,
     topic: &str,
     since: Option<Timestamp>,
 ) -> Result<TopicPartitionList, KafkaError> {
@@ -213,7 +214,7 @@ impl Reading<'_> {
     /// Reads what is there; gives the partitions that were not read to their ends.
     fn there(
         &mut self,
-        consumer: &BaseConsumer<Quiet>,
+        consumer: &BaseConsumer<LoggingContext>,
         starts: &TopicPartitionList,
         stop: &AtomicBool,
     ) -> Result<BTreeSet<i32>, KafkaError> {
@@ -284,7 +285,7 @@ impl Reading<'_> {
     /// Goes on with what comes, until a signal.
     fn follow(
         mut self,
-        consumer: &BaseConsumer<Quiet>,
+        consumer: &BaseConsumer<LoggingContext>,
         known: &mut TopicPartitionList,
         stop: &AtomicBool,
         refused: impl Fn(KafkaError) -> Failed,
@@ -299,10 +300,17 @@ impl Reading<'_> {
                         self.printer.print(&[line])?;
                     }
                 }
-                Some(Err(error)) if is_fatal(&error) => return Err(refused(error)),
                 Some(Err(error)) if is_of_group(&error) => {}
-                // The client goes on by itself.
-                Some(Err(error)) => say(&format!("note: {}: {error}", self.topic)),
+                Some(Err(error)) => match Failure::of(&error) {
+                    Failure::Lasting if !error.rdkafka_error_code().is_some_and(is_missing) => {
+                        return Err(refused(error));
+                    }
+                    Failure::Fatal | Failure::Fenced => return Err(refused(error)),
+                    // A topic that is missing may be made anew.
+                    Failure::Lasting | Failure::Passing => {
+                        say(&format!("note: {}: {error}", self.topic));
+                    }
+                },
             }
             if looked.elapsed() >= LOOK {
                 looked = Instant::now();
@@ -374,7 +382,7 @@ const fn held_over(held: usize, last: usize) -> usize {
 }
 
 /// Reads the partitions, too, that the topic got meanwhile.
-fn widened(consumer: &BaseConsumer<Quiet>, topic: &str, known: &mut TopicPartitionList) {
+fn widened(consumer: &BaseConsumer<LoggingContext>, topic: &str, known: &mut TopicPartitionList) {
     // What cannot be asked now is asked the next time.
     let Ok(all) = scan::partitions(consumer, topic) else {
         return;

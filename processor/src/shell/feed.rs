@@ -31,8 +31,9 @@ use retide_core::saved::Saved;
 use retide_core::{Alert, Header, LaneId, Name, Record, Source, Timestamp};
 use retide_native::{self as native, headers::Headers};
 
-use crate::client::{Lifeline, Quiet, ask_often};
+use crate::client::{Lifeline, LoggingContext, ask_often, is_of_group};
 use crate::event::ConsumerReported;
+use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::offsets::{self, Edge};
 use crate::shell::group::Member;
@@ -320,7 +321,7 @@ pub(crate) struct Around<'a> {
 /// The state of a thread that reads.
 struct Reader {
     /// The consumer.
-    consumer: BaseConsumer<Quiet>,
+    consumer: BaseConsumer<LoggingContext>,
     /// Finds the cluster again.
     lifeline: Lifeline,
     /// The topics.
@@ -395,7 +396,7 @@ impl Reader {
         let (requests, from_drive) = bounded(REQUESTS);
         let reader = Self {
             lifeline: Lifeline::new(&config),
-            consumer: config.create_with_context(Quiet)?,
+            consumer: config.create_with_context(LoggingContext)?,
             topics: Arc::clone(around.topics),
             lanes: HashMap::new(),
             last: Source::Tasks,
@@ -769,16 +770,12 @@ fn is_gone(error: &KafkaError) -> bool {
 
 /// What an error of the consumer means to the drive, if it is more than passing.
 pub(crate) fn failure(error: KafkaError, metrics: &Metrics) -> Option<Reading> {
-    if matches!(error, KafkaError::MessageConsumptionFatal(_)) {
-        // Whatever it is, the client does nothing any more.
-        return Some(Reading::Failed(error));
+    match Failure::of(&error) {
+        Failure::Fatal | Failure::Fenced => return Some(Reading::Failed(error)),
+        Failure::Lasting if is_of_group(&error) => return Some(Reading::Failed(error)),
+        // What may not be read stands still alone, and a login may be mended while workers wait.
+        Failure::Lasting | Failure::Passing => {}
     }
-    if let Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::GroupAuthorizationFailed) =
-        error.rdkafka_error_code()
-    {
-        return Some(Reading::Failed(error));
-    }
-    // The client goes on by itself.
     ConsumerReported { error: &error }.emit(metrics);
     None
 }

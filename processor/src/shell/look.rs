@@ -17,7 +17,7 @@ use tracing::debug;
 use retide_core::{Alert, Source, Timestamp};
 use retide_native::admin::{Operation, Permitted, permitted};
 
-use crate::client::{Lifeline, Quiet};
+use crate::client::{Lifeline, LoggingContext};
 use crate::cluster;
 use crate::offsets::{self, Edge, Offsets};
 use crate::scan::{self, Scanned};
@@ -34,7 +34,7 @@ pub(crate) struct Look {
     /// Where it is told.
     troubles: Troubles,
     /// Sees what is committed.
-    stable: BaseConsumer<Quiet>,
+    stable: BaseConsumer<LoggingContext>,
     /// Finds the cluster again.
     lifeline: Lifeline,
     /// The partitions that cannot be read to their ends: the first offset that cannot, and since when.
@@ -97,7 +97,7 @@ impl Look {
     pub(crate) fn at(
         &mut self,
         shards: &[i32],
-        all: &BaseConsumer<Quiet>,
+        all: &BaseConsumer<LoggingContext>,
         readability: &Readability,
         now: Timestamp,
     ) -> Vec<(i32, Alert)> {
@@ -170,7 +170,12 @@ impl Look {
     }
 
     /// Tells of tiers that are drained, as long as anything is in them.
-    fn look_at_strays(&mut self, shards: &[i32], all: &BaseConsumer<Quiet>, stable: &Offsets) {
+    fn look_at_strays(
+        &mut self,
+        shards: &[i32],
+        all: &BaseConsumer<LoggingContext>,
+        stable: &Offsets,
+    ) {
         let topics = Arc::clone(&self.topics);
         let strays = topics.draining.iter().filter_map(|stray| {
             let shards = shards.iter().filter(|shard| **shard < stray.partitions);
@@ -191,7 +196,7 @@ impl Look {
         &mut self,
         topic: &Arc<str>,
         shards: impl Iterator<Item = i32>,
-        all: &BaseConsumer<Quiet>,
+        all: &BaseConsumer<LoggingContext>,
         stable: &Offsets,
     ) -> Result<i64, KafkaError> {
         let mut ends = BTreeMap::new();
@@ -241,7 +246,7 @@ impl Look {
     }
 
     /// Looks whether the topics may be read.
-    fn may_read(&self, client: &BaseConsumer<Quiet>, readability: &Readability) {
+    fn may_read(&self, client: &BaseConsumer<LoggingContext>, readability: &Readability) {
         let read = self.topics.read().map(|(_, topic)| topic);
         let names: Vec<&str> = read
             .chain([&self.topics.order])

@@ -21,7 +21,7 @@ use tracing::debug;
 
 use retide_core::key_order::Shard;
 
-use crate::client::{Lifeline, Quiet};
+use crate::client::{Lifeline, LoggingContext};
 use crate::event::{OrderRead, OrderUnreadable};
 use crate::metrics::Metrics;
 use crate::offsets::{self, Edge};
@@ -55,10 +55,10 @@ pub(crate) struct Orders {
 }
 
 /// Who reads, and the shards that can be read, each with its first offset.
-type Readable = (BaseConsumer<Quiet>, Vec<(i32, i64)>);
+type Readable = (BaseConsumer<LoggingContext>, Vec<(i32, i64)>);
 
 /// A client that lives as long as its worker, and sees what transactions have written that are not over.
-pub(crate) struct Probe(BaseConsumer<Quiet>, Lifeline);
+pub(crate) struct Probe(BaseConsumer<LoggingContext>, Lifeline);
 
 /// Pause before it is asked again whether the transactions of former owners are over, which takes milliseconds as a rule.
 const AGAIN: Duration = Duration::from_millis(10);
@@ -72,12 +72,12 @@ impl Probe {
         // They would pile up between two assignments.
         config.set("statistics.interval.ms", "0");
         let lifeline = Lifeline::new(&config);
-        let consumer = config.create_with_context(Quiet)?;
+        let consumer = config.create_with_context(LoggingContext)?;
         Ok(Self(consumer, lifeline))
     }
 
     /// The client, rid of what it has reported since it was last asked.
-    pub(crate) fn client(&self) -> &BaseConsumer<Quiet> {
+    pub(crate) fn client(&self) -> &BaseConsumer<LoggingContext> {
         while self.0.poll(Duration::ZERO).is_some() {}
         self.1.hold(self.0.client());
         &self.0

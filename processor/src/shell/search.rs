@@ -20,7 +20,7 @@ use retide_avro::headers;
 use retide_core::key_order::Awaited;
 use retide_core::{LaneId, Source};
 
-use crate::client::Quiet;
+use crate::client::LoggingContext;
 use crate::offsets::{self, Edge, Offsets};
 use crate::scan::{self, Scanned};
 use crate::topics::Topics;
@@ -58,7 +58,7 @@ pub(crate) struct Search {
     /// Where the tier that is being searched is read on, by shard.
     next: BTreeMap<i32, i64>,
     /// Reads the tiers.
-    consumer: Option<BaseConsumer<Quiet>>,
+    consumer: Option<BaseConsumer<LoggingContext>>,
     /// When it is given up.
     deadline: Instant,
 }
@@ -97,7 +97,7 @@ impl Search {
         &mut self,
         config: &ClientConfig,
         topics: &Topics,
-        all: &BaseConsumer<Quiet>,
+        all: &BaseConsumer<LoggingContext>,
     ) -> Option<Searched> {
         if let Err(error) = self.look(config, topics, all) {
             debug!(%error, "parked tasks that keys wait for not searched");
@@ -132,7 +132,7 @@ impl Search {
         &mut self,
         config: &ClientConfig,
         topics: &Topics,
-        all: &BaseConsumer<Quiet>,
+        all: &BaseConsumer<LoggingContext>,
     ) -> Result<(), KafkaError> {
         let until = Instant::now() + SLICE;
         let group = config.get("group.id").unwrap_or("retide");
@@ -195,7 +195,7 @@ impl Search {
     /// Looks through a tier; whether that is done.
     fn is_searched(
         &mut self,
-        consumer: &BaseConsumer<Quiet>,
+        consumer: &BaseConsumer<LoggingContext>,
         topics: &Topics,
         source: Source,
         until: Instant,

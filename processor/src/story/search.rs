@@ -22,7 +22,7 @@ use retide_avro::wire::{self, Wire};
 use retide_avro::{Arrival, Intake};
 use retide_core::{Kind, Origin, Timestamp, with_causes};
 
-use crate::client::Quiet;
+use crate::client::LoggingContext;
 use crate::report::Reader;
 use crate::scan::{self, CALL, Scanned, last, last_bytes};
 use crate::shell::feed;
@@ -86,7 +86,7 @@ struct Search<'a> {
     /// How records of the retry topic are read.
     intake: &'a Intake,
     /// Reads.
-    consumer: BaseConsumer<Quiet>,
+    consumer: BaseConsumer<LoggingContext>,
     /// Reads events.
     events: Reader<wire::Event>,
     /// Reads callback records.

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use retide_native::admin;
 
-use crate::client::Quiet;
+use crate::client::LoggingContext;
 use crate::cluster::check::{Finding, Seen, Severity};
 use crate::cluster::plan::Plan;
 use crate::cluster::tools::Tools;
@@ -194,7 +194,7 @@ impl Whose {
     }
 
     /// A consumer of this group that sees what is committed, or everything.
-    fn consumer(&self, isolation: &str) -> Result<BaseConsumer<Quiet>, Error> {
+    fn consumer(&self, isolation: &str) -> Result<BaseConsumer<LoggingContext>, Error> {
         let mut config = self.consumer.clone();
         config.set("isolation.level", isolation);
         scan::consumer_as_is(config, &self.group).map_err(Error::Client)
@@ -297,11 +297,11 @@ impl Session {
 
 /// How the group stands in each of these partitions.
 fn lanes(
-    all: &BaseConsumer<Quiet>,
-    stable: &BaseConsumer<Quiet>,
+    all: &BaseConsumer<LoggingContext>,
+    stable: &BaseConsumer<LoggingContext>,
     read: &[(String, i32)],
 ) -> Vec<LaneStanding> {
-    let ask = |consumer: &BaseConsumer<Quiet>, edge| {
+    let ask = |consumer: &BaseConsumer<LoggingContext>, edge| {
         let partitions = read.iter().map(|(topic, partition)| (&**topic, *partition));
         offsets::edges(consumer, partitions, edge, ANSWER).unwrap_or_else(|error| {
             debug!(%error, ?edge, "edges unknown");
@@ -326,7 +326,7 @@ fn lanes(
 
 /// What the group has committed for each of these partitions.
 fn committed(
-    consumer: &BaseConsumer<Quiet>,
+    consumer: &BaseConsumer<LoggingContext>,
     read: &[(String, i32)],
 ) -> BTreeMap<(String, i32), Committed> {
     let deadline = Instant::now() + COMMITTED;
@@ -391,7 +391,7 @@ fn stray_records(strays: &BTreeSet<String>, lanes: &[LaneStanding]) -> BTreeMap<
 }
 
 /// What shows that somebody has worked on a prefix.
-fn worked(whose: &Whose, seen: &Seen, consumer: &BaseConsumer<Quiet>) -> Option<String> {
+fn worked(whose: &Whose, seen: &Seen, consumer: &BaseConsumer<LoggingContext>) -> Option<String> {
     // What is parked in order is in a tier as well. A process that died before its first commit leaves a mark on the order topic, which is
     // state and no work.
     let is_work = |role: Role| role.is_written() && role.about().reads != Reads::State;
@@ -444,7 +444,11 @@ fn has_record(whose: &Whose, starts: &TopicPartitionList) -> Option<bool> {
 }
 
 /// The other prefixes on whose topics the group has offsets.
-fn prefixes(whose: &Whose, seen: &Seen, consumer: &BaseConsumer<Quiet>) -> BTreeSet<String> {
+fn prefixes(
+    whose: &Whose,
+    seen: &Seen,
+    consumer: &BaseConsumer<LoggingContext>,
+) -> BTreeSet<String> {
     let others = seen.topics.iter().filter_map(|(name, topic)| {
         let prefix = name.strip_suffix(".tasks")?;
         let is_retide = seen.topics.contains_key(&format!("{prefix}.delay.now"));
@@ -556,7 +560,7 @@ impl Standing {
     }
 
     /// Looks at the members of the group, and at other groups.
-    fn look_at_groups(&mut self, whose: &Whose, consumer: &BaseConsumer<Quiet>) {
+    fn look_at_groups(&mut self, whose: &Whose, consumer: &BaseConsumer<LoggingContext>) {
         let deadline = Instant::now() + GROUPS;
         let list = match consumer.fetch_group_list(None, ANSWER) {
             Ok(list) => list,
@@ -865,7 +869,7 @@ impl Hanging {
 
 /// The partitions whose last stable offset stands still for `patience` while there are records behind it.
 fn hanging(
-    (all, committed): (&BaseConsumer<Quiet>, &BaseConsumer<Quiet>),
+    (all, committed): (&BaseConsumer<LoggingContext>, &BaseConsumer<LoggingContext>),
     read: &[(String, i32)],
     written: &[(String, i32)],
     patience: Duration,
