@@ -14,7 +14,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use crate::client::{Lifeline, logged};
+use crate::client::{Kept, logged};
 use crate::metrics::Metrics;
 use crate::offsets::{self, Edge};
 use crate::threads::Ended;
@@ -23,9 +23,7 @@ use crate::trouble::{Effect, Kind, Trouble, Troubles};
 /// Asks the brokers whether they are there.
 pub(crate) struct Watch {
     /// The client.
-    client: BaseConsumer<Heard>,
-    /// Finds the cluster again.
-    lifeline: Lifeline,
+    client: Kept<BaseConsumer<Heard>>,
     /// Where the brokers are, as it is configured.
     bootstrap: String,
     /// The topic that is asked for.
@@ -68,8 +66,9 @@ impl Watch {
         // What is read ends where workers see it end.
         config.set("isolation.level", "read_committed");
         Ok(Self {
-            lifeline: Lifeline::new(&config),
-            client: config.create_with_context(Heard::default())?,
+            client: Kept::make(&config, |config| {
+                config.create_with_context(Heard::default())
+            })?,
             bootstrap: bootstrap.to_owned(),
             topic: Arc::clone(topic),
             troubles: metrics.troubles().held_by("broker"),
@@ -94,7 +93,7 @@ impl Watch {
             }
             // What it has to say, which would pile up.
             while self.client.poll(Duration::ZERO).is_some() {}
-            self.lifeline.hold(self.client.client());
+            self.client.hold();
             thread::park_timeout(ASK);
         }
         self.troubles.end_all();

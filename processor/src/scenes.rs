@@ -19,7 +19,7 @@ use retide_avro::wire::{self, Codec, Format, Framing};
 use retide_core::{Timestamp, with_causes};
 use retide_native as native;
 
-use crate::client::{Lifeline, LoggingContext, complained, is_of_group};
+use crate::client::{Kept, LoggingContext, complained, is_of_group};
 use crate::config::{self, Scene};
 use crate::failure::Failure;
 use crate::record::{OutHeaders, OutRecord};
@@ -28,9 +28,7 @@ use crate::scan;
 /// The scenes of the topic, as far as they were read.
 pub struct Follower {
     /// The consumer.
-    consumer: BaseConsumer<LoggingContext>,
-    /// Finds the cluster again.
-    lifeline: Lifeline,
+    consumer: Kept<BaseConsumer<LoggingContext>>,
     /// Reads records in Avro.
     avro: Codec<wire::Scene>,
     /// Reads records in JSON.
@@ -128,8 +126,9 @@ impl Follower {
         ] {
             config.set(key, value);
         }
-        let consumer: BaseConsumer<LoggingContext> =
-            config.create_with_context(LoggingContext).map_err(kafka)?;
+        let make = |config: &ClientConfig| config.create_with_context(LoggingContext);
+        let consumer: Kept<BaseConsumer<LoggingContext>> =
+            Kept::make(&config, make).map_err(kafka)?;
         let metadata = consumer.fetch_metadata(Some(topic), CALL).map_err(kafka)?;
         if let Some(refused) = metadata.topics().first().and_then(scan::refusal) {
             return Err(kafka(refused));
@@ -150,7 +149,6 @@ impl Follower {
         }
         consumer.assign(&list).map_err(kafka)?;
         let mut follower = Self {
-            lifeline: Lifeline::new(&config),
             consumer,
             avro: Codec::new(Format::Avro, Framing::SingleObject),
             json: Codec::new(Format::Json, Framing::SingleObject),
@@ -186,7 +184,7 @@ impl Follower {
     pub fn follow(&mut self) -> bool {
         let mut wait = POLL;
         let mut changed = false;
-        self.lifeline.hold(self.consumer.client());
+        self.consumer.hold();
         while let Some(polled) = self.consumer.poll(wait) {
             // Whatever else is there already is the same change to those who follow.
             wait = Duration::ZERO;

@@ -1,14 +1,16 @@
 //! What clients share: how they are heard, and that they do not lose the cluster.
 
 use std::ffi::CString;
+use std::ops::Deref;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::ConsumerContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 use tracing::{debug, error, info, warn};
 
 use retide_native::brokers;
@@ -28,6 +30,15 @@ pub struct Lifeline {
     servers: CString,
     /// When they are given to a client that knows none, if it is so.
     at: Mutex<Option<Instant>>,
+}
+
+/// A client that is kept for long, with what it finds its cluster with again: who makes it this way cannot forget that.
+#[derive(Debug)]
+pub struct Kept<T> {
+    /// The client.
+    client: T,
+    /// Finds the cluster again.
+    lifeline: Lifeline,
 }
 
 /// How long a client that knows no broker has been looking for one before it is given those of its configuration: longer than it takes one
@@ -63,6 +74,46 @@ impl Lifeline {
             brokers::add(client, &self.servers);
             *at = Some(now + GIVE_AGAIN);
         }
+    }
+}
+
+// === impl Kept ===
+
+impl<T> Kept<T> {
+    /// A client with this configuration, as `make` makes one.
+    ///
+    /// # Errors
+    /// If the configuration is refused.
+    pub fn make(
+        config: &ClientConfig,
+        make: impl FnOnce(&ClientConfig) -> Result<T, KafkaError>,
+    ) -> Result<Self, KafkaError> {
+        Ok(Self {
+            client: make(config)?,
+            lifeline: Lifeline::new(config),
+        })
+    }
+}
+
+impl<C: ConsumerContext> Kept<BaseConsumer<C>> {
+    /// See [`Lifeline::hold`].
+    pub fn hold(&self) {
+        self.lifeline.hold(self.client.client());
+    }
+}
+
+impl<C: ProducerContext> Kept<BaseProducer<C>> {
+    /// See [`Lifeline::hold`].
+    pub fn hold(&self) {
+        self.lifeline.hold(self.client.client());
+    }
+}
+
+impl<T> Deref for Kept<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.client
     }
 }
 
@@ -176,8 +227,6 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
 
-    use rdkafka::consumer::{BaseConsumer, Consumer as _};
-
     /// The topic that is asked for.
     const TOPIC: &str = "a topic with a name that is rather long";
 
@@ -270,9 +319,8 @@ mod tests {
         ] {
             config.set(key, value);
         }
-        let lifeline = Lifeline::new(&config);
-        let client: BaseConsumer<LoggingContext> =
-            config.create_with_context(LoggingContext).unwrap();
+        let client: Kept<BaseConsumer<LoggingContext>> =
+            Kept::make(&config, |config| config.create_with_context(LoggingContext)).unwrap();
         let ask = || client.fetch_metadata(Some(TOPIC), Duration::from_millis(500));
         let start = Instant::now();
         let soon = || assert!(start.elapsed() < Duration::from_mins(1), "not in time");
@@ -290,7 +338,7 @@ mod tests {
         broker.is_in.store(true, Ordering::Release);
         while ask().is_err() || brokers::known(client.client()) == 0 {
             soon();
-            lifeline.hold(client.client());
+            client.hold();
         }
     }
 }

@@ -31,7 +31,7 @@ use retide_core::saved::Saved;
 use retide_core::{Alert, Header, LaneId, Name, Record, Source, Timestamp};
 use retide_native::{self as native, headers::Headers};
 
-use crate::client::{Lifeline, LoggingContext, ask_often, is_of_group};
+use crate::client::{Kept, LoggingContext, ask_often, is_of_group};
 use crate::event::ConsumerReported;
 use crate::failure::Failure;
 use crate::metrics::Metrics;
@@ -321,9 +321,7 @@ pub(crate) struct Around<'a> {
 /// The state of a thread that reads.
 struct Reader {
     /// The consumer.
-    consumer: BaseConsumer<LoggingContext>,
-    /// Finds the cluster again.
-    lifeline: Lifeline,
+    consumer: Kept<BaseConsumer<LoggingContext>>,
     /// The topics.
     topics: Arc<Topics>,
     /// The lanes that are read.
@@ -395,8 +393,7 @@ impl Reader {
         let (to_drive, records) = bounded(BUFFER);
         let (requests, from_drive) = bounded(REQUESTS);
         let reader = Self {
-            lifeline: Lifeline::new(&config),
-            consumer: config.create_with_context(LoggingContext)?,
+            consumer: Kept::make(&config, |config| config.create_with_context(LoggingContext))?,
             topics: Arc::clone(around.topics),
             lanes: HashMap::new(),
             last: Source::Tasks,
@@ -433,7 +430,7 @@ impl Reader {
             let (records, failed) = self.collect();
             self.look_how_far();
             if records.is_empty() {
-                self.lifeline.hold(self.consumer.client());
+                self.consumer.hold();
             }
             if self.lost && !self.go_on_behind_gaps() {
                 // What was read before is told first.

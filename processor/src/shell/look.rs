@@ -17,7 +17,7 @@ use tracing::debug;
 use retide_core::{Alert, Source, Timestamp};
 use retide_native::admin::{Operation, Permitted, permitted};
 
-use crate::client::{Lifeline, LoggingContext};
+use crate::client::{Kept, LoggingContext};
 use crate::cluster;
 use crate::offsets::{self, Edge, Offsets};
 use crate::scan::{self, Scanned};
@@ -34,9 +34,7 @@ pub(crate) struct Look {
     /// Where it is told.
     troubles: Troubles,
     /// Sees what is committed.
-    stable: BaseConsumer<LoggingContext>,
-    /// Finds the cluster again.
-    lifeline: Lifeline,
+    stable: Kept<BaseConsumer<LoggingContext>>,
     /// The partitions that cannot be read to their ends: the first offset that cannot, and since when.
     held: HashMap<(String, i32), Held>,
     /// Where the partitions of topics that are read ended when they were last seen.
@@ -76,8 +74,7 @@ impl Look {
         // They would pile up between two looks.
         client.set("statistics.interval.ms", "0");
         Ok(Self {
-            lifeline: Lifeline::new(config),
-            stable: scan::consumer(client, group)?,
+            stable: Kept::make(&client, |client| scan::consumer(client.clone(), group))?,
             config: config.clone(),
             topics: Arc::clone(topics),
             troubles,
@@ -102,7 +99,7 @@ impl Look {
         now: Timestamp,
     ) -> Vec<(i32, Alert)> {
         while self.stable.poll(Duration::ZERO).is_some() {}
-        self.lifeline.hold(self.stable.client());
+        self.stable.hold();
         self.may_read(all, readability);
         let topics = Arc::clone(&self.topics);
         let lanes = || {

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -21,7 +21,7 @@ use tracing::debug;
 
 use retide_core::key_order::Shard;
 
-use crate::client::{Lifeline, LoggingContext};
+use crate::client::{Kept, LoggingContext};
 use crate::event::{OrderRead, OrderUnreadable};
 use crate::metrics::Metrics;
 use crate::offsets::{self, Edge};
@@ -58,7 +58,7 @@ pub(crate) struct Orders {
 type Readable = (BaseConsumer<LoggingContext>, Vec<(i32, i64)>);
 
 /// A client that lives as long as its worker, and sees what transactions have written that are not over.
-pub(crate) struct Probe(BaseConsumer<LoggingContext>, Lifeline);
+pub(crate) struct Probe(Kept<BaseConsumer<LoggingContext>>);
 
 /// Pause before it is asked again whether the transactions of former owners are over, which takes milliseconds as a rule.
 const AGAIN: Duration = Duration::from_millis(10);
@@ -71,15 +71,14 @@ impl Probe {
         config.set("isolation.level", "read_uncommitted");
         // They would pile up between two assignments.
         config.set("statistics.interval.ms", "0");
-        let lifeline = Lifeline::new(&config);
-        let consumer = config.create_with_context(LoggingContext)?;
-        Ok(Self(consumer, lifeline))
+        let make = |config: &ClientConfig| config.create_with_context(LoggingContext);
+        Ok(Self(Kept::make(&config, make)?))
     }
 
     /// The client, rid of what it has reported since it was last asked.
     pub(crate) fn client(&self) -> &BaseConsumer<LoggingContext> {
         while self.0.poll(Duration::ZERO).is_some() {}
-        self.1.hold(self.0.client());
+        self.0.hold();
         &self.0
     }
 }

@@ -15,7 +15,7 @@ use tracing::debug;
 
 use retide_native::admin::{self, Operation, Permitted};
 
-use crate::client::{Lifeline, is_missing};
+use crate::client::{Kept, is_missing};
 use crate::failure::is_refusal;
 use crate::producer::flush;
 use crate::record::OutRecord;
@@ -95,7 +95,6 @@ impl Watch {
     /// Watches until `stop` is set.
     pub(crate) fn run(mut self, stop: &AtomicBool) -> Ended {
         let client = self.asking().ok();
-        let lifeline = Lifeline::new(&self.producer);
         let (mut ask_at, mut try_at) = (Instant::now() + ASK, Instant::now());
         let mut look_at = Instant::now();
         while !stop.load(Ordering::Acquire) {
@@ -109,7 +108,7 @@ impl Watch {
             if let Some(client) = client.as_ref().filter(|_| now >= look_at) {
                 self.drift.look(client.client());
                 client.poll(Duration::ZERO);
-                lifeline.hold(client.client());
+                client.hold();
                 look_at = Instant::now() + LOOK;
             }
             if now >= try_at {
@@ -121,10 +120,12 @@ impl Watch {
     }
 
     /// A client that asks.
-    fn asking(&self) -> Result<BaseProducer<Deliveries>, KafkaError> {
+    fn asking(&self) -> Result<Kept<BaseProducer<Deliveries>>, KafkaError> {
         let mut config = self.producer.clone();
         config.remove("transactional.id");
-        config.create_with_context(Deliveries::default())
+        Kept::make(&config, |config| {
+            config.create_with_context(Deliveries::default())
+        })
     }
 
     /// Follows what the cluster says of the topics.

@@ -23,7 +23,7 @@ use tracing::warn;
 
 use retide_core::{Failure, Sink};
 
-use crate::client::Lifeline;
+use crate::client::Kept;
 use crate::event::ProducerReplaced;
 use crate::producer::{flush, producer_config};
 use crate::record::{OutRecord, Parts};
@@ -53,9 +53,7 @@ struct Writer {
     /// The producer's configuration.
     config: ClientConfig,
     /// The producer, unless it was given up and not made again yet.
-    producer: Option<BaseProducer<Deliveries>>,
-    /// Finds the cluster again.
-    lifeline: Lifeline,
+    producer: Option<Kept<BaseProducer<Deliveries>>>,
     /// The group whose offsets are committed.
     group: Arc<feed::Client>,
     /// The shards that are ours.
@@ -100,7 +98,6 @@ impl AtLeastOnce {
         let mut config = producer_config(config);
         config.remove("transactional.id");
         let mut writer = Writer {
-            lifeline: Lifeline::new(&config),
             config,
             producer: None,
             group: Arc::clone(group),
@@ -165,7 +162,7 @@ impl Ledger for AtLeastOnce {
 impl Writer {
     /// Makes the producer if there is none, or one that is of no use any more, or was made for something else.
     fn ready(&mut self) -> Result<&BaseProducer<Deliveries>, KafkaError> {
-        let usable = |producer: &BaseProducer<_>| producer.client().fatal_error().is_none();
+        let usable = |producer: &Kept<BaseProducer<_>>| producer.client().fatal_error().is_none();
         let (mut pieces, until) = self.pieces;
         if Instant::now() >= until {
             pieces = Pieces::default();
@@ -174,13 +171,13 @@ impl Writer {
             self.producer = None;
             let mut config = self.config.clone();
             pieces.configure(&mut config);
-            self.producer = Some(config.create_with_context(Deliveries::default())?);
+            let make = |config: &ClientConfig| config.create_with_context(Deliveries::default());
+            self.producer = Some(Kept::make(&config, make)?);
             self.made = pieces;
         }
-        if let Some(producer) = &self.producer {
-            self.lifeline.hold(producer.client());
-        }
-        self.producer.as_ref().ok_or(KafkaError::Canceled)
+        let producer = self.producer.as_ref().ok_or(KafkaError::Canceled)?;
+        producer.hold();
+        Ok(producer)
     }
 
     /// Writes a batch until it is durable, nothing of it is ours, or it is known that it cannot be written as it is.
