@@ -4,7 +4,7 @@
 //! commit lets what waited for it go on. Then, after **every** input, it does what the time and the room in the batch allow, in this order:
 //! settlements that were handed back are written again; tasks that wait for room are parked; the ready queues whose gates may have opened
 //! are served; due tasks leave the agenda, through their gate or into their ready queue; lanes that have room again read on. How much of each
-//! is done in a step is bounded ([`TASKS_PER_TICK`], [`TASKS_PER_INPUT`]), and [`Engine::next_wake`] says when the next [`Input::Tick`] is wanted.
+//! is done in a step is bounded (`TASKS_PER_TICK`, `TASKS_PER_INPUT`), and [`Engine::next_wake`] says when the next [`Input::Tick`] is wanted.
 //!
 //! Pure: the engine is told the time and what happened, and answers with actions. The shell reads, calls targets and writes. Invariants: an
 //! open offset is settled exactly once; a call starts at or after its task's due time; a task that waits is either in memory with its

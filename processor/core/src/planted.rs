@@ -1,6 +1,6 @@
 //! Planted bugs: mistakes that the simulation has to notice.
 //!
-//! One hook stands in the code where one can be made: [`Planted::is`]. Without the feature `planted`, which a release build refuses, it is
+//! One hook stands in the code where one can be made: `Planted::is`. Without the feature `planted`, which a release build refuses, it is
 //! constantly false, a [`Planted`] has no size, and nothing of this is in the binary. Invariant: where no mistake is planted, nothing behaves
 //! differently.
 

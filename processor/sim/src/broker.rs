@@ -18,7 +18,7 @@ use crate::world::At;
 
 /// A partition of one of retide's topics, or of a target's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place {
+pub(crate) struct PartitionId {
     /// The topic.
     pub(crate) topic: Topic,
     /// The partition.
@@ -71,7 +71,7 @@ pub(crate) enum Payload {
 #[derive(Clone, Debug)]
 pub(crate) struct Outgoing {
     /// Where to.
-    pub(crate) place: Place,
+    pub(crate) place: PartitionId,
     /// What.
     pub(crate) payload: Payload,
     /// Which offset it follows from.
@@ -164,7 +164,7 @@ enum Transaction {
         /// How it ends.
         fate: Fate,
         /// The partitions without a marker yet.
-        places: BTreeSet<Place>,
+        places: BTreeSet<PartitionId>,
         /// The offsets, until they are in force.
         offsets: Option<Vec<(u64, Progress)>>,
     },
@@ -176,7 +176,7 @@ struct Open {
     /// Tells it from the next one.
     serial: u64,
     /// The partitions written to.
-    places: BTreeSet<Place>,
+    places: BTreeSet<PartitionId>,
     /// The records written.
     records: Vec<Outgoing>,
     /// The offsets to commit, each with its place in the order in which they came.
@@ -211,7 +211,7 @@ pub(crate) struct Decided {
     /// How it was decided.
     pub(crate) committed: bool,
     /// The partitions whose markers are to be written.
-    pub(crate) places: Vec<Place>,
+    pub(crate) places: Vec<PartitionId>,
     /// The records it made durable.
     pub(crate) records: Vec<Outgoing>,
     /// What those do not say.
@@ -222,7 +222,7 @@ pub(crate) struct Decided {
 #[derive(Debug, Default)]
 pub(crate) struct Broker {
     /// The partitions.
-    partitions: BTreeMap<Place, Partition>,
+    partitions: BTreeMap<PartitionId, Partition>,
     /// The transactional ids.
     producers: BTreeMap<ProducerId, Producer>,
     /// The group.
@@ -327,17 +327,22 @@ impl Partition {
 
 impl Broker {
     /// The partition at `place`.
-    pub(crate) fn partition(&mut self, place: Place) -> &mut Partition {
+    pub(crate) fn partition(&mut self, place: PartitionId) -> &mut Partition {
         self.partitions.entry(place).or_default()
     }
 
     /// All partitions that anything was written to.
-    pub(crate) fn partitions(&self) -> impl Iterator<Item = (&Place, &Partition)> {
+    pub(crate) fn partitions(&self) -> impl Iterator<Item = (&PartitionId, &Partition)> {
         self.partitions.iter()
     }
 
     /// A record outside of any transaction; gives its offset.
-    pub(crate) fn append(&mut self, place: Place, payload: Payload, appended: Timestamp) -> i64 {
+    pub(crate) fn append(
+        &mut self,
+        place: PartitionId,
+        payload: Payload,
+        appended: Timestamp,
+    ) -> i64 {
         let partition = self.partition(place);
         let offset = partition.log.len() as i64;
         partition.append(Entry {
@@ -453,7 +458,7 @@ impl Broker {
     }
 
     /// Writes the marker of a decided transaction to a partition.
-    pub(crate) fn mark(&mut self, id: ProducerId, place: Place, appended: Timestamp) {
+    pub(crate) fn mark(&mut self, id: ProducerId, place: PartitionId, appended: Timestamp) {
         let Some(Producer {
             transaction: Transaction::Ending { fate, places, .. },
             ..
@@ -541,7 +546,7 @@ impl Broker {
         let mut orders = Vec::new();
         for shard in shards.iter().copied() {
             let topic = Topic::KeyOrder;
-            let partition = self.partition(Place { topic, shard });
+            let partition = self.partition(PartitionId { topic, shard });
             let end = partition.stable_end();
             if end < partition.log.len() as i64 && bug != Bug::KeyOrderReadEarly {
                 return None;

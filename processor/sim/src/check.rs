@@ -109,9 +109,9 @@ pub struct Figures {
     pub told_dead: u64,
     /// Breakers that opened.
     pub openings: u64,
-    /// Attempts that had to wait for their turn.
+    /// Attempts of tasks that keep the order of their key.
     pub in_turn: u64,
-    /// Attempts of scenes that shared a rate while all of them had tasks in line.
+    /// Attempts of scenes that shared a rate while all of them had ready tasks.
     pub shared: u64,
     /// Batches that were handed back.
     pub returned: u64,
@@ -127,7 +127,7 @@ pub(crate) struct Judge {
     /// When the first attempt of each task is due at the latest: what was asked for, or when the broker got it.
     first_due: BTreeMap<Arc<str>, Timestamp>,
     /// The tasks of each key of a scene that keeps order, in the order of their offsets.
-    in_line: BTreeMap<KeyQueue, Vec<(i64, Arc<str>)>>,
+    key_queues: BTreeMap<KeyQueue, Vec<(i64, Arc<str>)>>,
     /// What is known of each attempt.
     attempts: BTreeMap<Attempt, Known>,
     /// What is known of each task's end.
@@ -238,9 +238,9 @@ impl Judge {
         self.first_due.insert(Arc::clone(&submission.id), due);
         if let (Some(key), false) = (submission.key, submission.poison) {
             let scene = Arc::clone(&submission.scene);
-            let line = (submission.shard, scene, key.as_bytes().to_vec());
+            let queue = (submission.shard, scene, key.as_bytes().to_vec());
             let task = (offset, Arc::clone(&submission.id));
-            self.in_line.entry(line).or_default().push(task);
+            self.key_queues.entry(queue).or_default().push(task);
         }
         self.submitted
             .insert(Arc::clone(&submission.id), Arc::clone(submission));
@@ -632,8 +632,8 @@ impl Judge {
             return;
         }
         let offset = task.origin.offset;
-        let line = (task.origin.partition, Arc::clone(&task.scene), key.to_vec());
-        let before = self.in_line.get(&line).into_iter().flatten();
+        let queue = (task.origin.partition, Arc::clone(&task.scene), key.to_vec());
+        let before = self.key_queues.get(&queue).into_iter().flatten();
         let open = before
             .take_while(|(before, _)| *before < offset)
             .map(|(_, id)| id)
@@ -846,7 +846,7 @@ fn under(scene: &Scene, rate: Rate) -> (Arc<str>, u32, Duration, u32) {
 const MOST_HOPS: u32 = 10_000;
 
 /// Longest time from the healing to the end: the last task, with all the attempts it may make and the longest waits between them, and
-/// as much again for its callback and for those in line before it.
+/// as much again for its callback and for those before it in its key queue.
 pub(crate) const LONGEST: At = 900 * SECOND;
 
 /// The same where targets have breakers. What a target answers stays a matter of chance: each attempt may be a probe that fails, and cost

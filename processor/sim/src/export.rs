@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use retide_core::{Ladder, Outcome, Source, Task};
 
-use crate::broker::{Broker, Entry, Fate, Payload, Place, Progress, Topic};
+use crate::broker::{Broker, Entry, Fate, PartitionId, Payload, Progress, Topic};
 use crate::bug::Bug;
 use crate::plan::{CAMPAIGN_BACKOFF, CAMPAIGN_CONCURRENCY, Plan, Submission};
 use crate::world::{At, World, wall};
@@ -202,7 +202,7 @@ impl Lines {
     fn record(
         &mut self,
         topic: &str,
-        place: Place,
+        place: PartitionId,
         offset: usize,
         entry: &Entry,
         payload: &Payload,

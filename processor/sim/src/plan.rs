@@ -444,7 +444,7 @@ impl Plan {
         let host = Host {
             name: "http://shared:80".into(),
             rate: true,
-            // Other workers of the process would take part in it, and each knows its own lines only.
+            // Other workers of the process would take part in it, and each knows its own ready queues only.
             concurrency: self.workers.iter().all(|workers| *workers == 1) && chance.one_in(2),
         };
         let rate = Rate {
@@ -512,7 +512,7 @@ impl Plan {
             }
         }
         if chance.one_in(3) {
-            // Many, so that some of them find tasks that are due and wait in line.
+            // Many, so that some of them find tasks that are due and wait in a ready queue.
             for _ in 0..chance.pick(&[1, 5, 20]) {
                 let by = chance.around_zero(most);
                 let fault = if chance.one_in(5) {

@@ -1,7 +1,7 @@
-//! The judge's part in turns: where scenes wait for a rate that they share, each has its part of it by its weight, and none starves.
+//! The judge's part in fairness: where scenes wait for a rate that they share, each has its part of it by its weight, and none starves.
 //!
-//! It knows what a worker has read and not started, and when that is due; of lines and turns it knows nothing. Invariant: a start counts
-//! only while all scenes of the host have had tasks in line since the one before.
+//! It knows what a worker has read and not started, and when that is due; of ready queues and rounds it knows nothing. Invariant: a start counts
+//! only while all scenes of the host have had ready tasks since the one before.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use retide_core::{Input, Kind, LaneId, Scene, Task, Timestamp};
 /// Who waits at each worker for the rate of a host.
 #[derive(Debug, Default)]
 pub(crate) struct Turns {
-    /// The attempts that each scene which shares a rate may start in a turn.
+    /// The attempts that each scene which shares a rate may start in a round.
     sizes: BTreeMap<Arc<str>, u64>,
     /// The workers.
     workers: BTreeMap<usize, Worker>,
@@ -22,7 +22,7 @@ pub(crate) struct Turns {
 struct Worker {
     /// The tasks that were read and neither started nor settled.
     tasks: BTreeMap<(LaneId, i64), Waiting>,
-    /// What each scene has started since all have been in line; none of them if they are not.
+    /// What each scene has started since all of them have ready tasks; none of them if they have not.
     started: BTreeMap<Arc<str>, u64>,
     /// The wall clock at the last step.
     latest: Timestamp,
@@ -37,11 +37,11 @@ pub(crate) struct Waiting {
     id: Arc<str>,
     /// When it is due, or looked at again if it is deferred.
     due: Timestamp,
-    /// Whether it was due when the last step had ended: it is in line.
+    /// Whether it was due when the last step had ended: it is ready.
     is_in_line: bool,
 }
 
-/// Attempts in a turn, for each of a scene's weight.
+/// Attempts in a round, for each of a scene's weight.
 const TURN: u64 = 4;
 
 /// Turns that a scene may be ahead of another one: the one that it has, and the one that the other waits for.
@@ -58,7 +58,7 @@ impl Turns {
         }
     }
 
-    /// A worker begins a step; what is in line by a clock that was set back since is not known any more.
+    /// A worker begins a step; what is ready by a clock that was set back since is not known any more.
     pub(crate) fn begin(&mut self, worker: usize, wall: Timestamp) {
         let worker = self.workers.entry(worker).or_default();
         if wall < worker.latest {
@@ -88,7 +88,7 @@ impl Turns {
         worker.tasks.insert(at, waiting);
     }
 
-    /// A worker starts a task: whether all scenes were in line, or why it was not the turn of this one.
+    /// A worker starts a task: whether all scenes had ready tasks, or why it was not the round of this one.
     pub(crate) fn started(
         &mut self,
         worker: usize,
@@ -110,11 +110,11 @@ impl Turns {
         let fair = self.sizes.iter().try_for_each(|(other, size)| {
             let of = |scene: &Arc<str>| worker.started.get(scene).copied().unwrap_or_default();
             let own = self.sizes[&task.scene];
-            // Ahead by turns, without fractions.
+            // Ahead by rounds, without fractions.
             let ahead = (of(&task.scene) * size).saturating_sub(of(other) * own);
             if ahead > AHEAD * own * size {
                 return Err(format!(
-                    "{} is {AHEAD} turns ahead of {other}, which is in line: {:?} of {:?}",
+                    "{} is {AHEAD} rounds ahead of {other}, which is ready: {:?} of {:?}",
                     task.id, worker.started, self.sizes
                 ));
             }
@@ -134,7 +134,7 @@ impl Turns {
         }
     }
 
-    /// A worker may not start what is in line.
+    /// A worker may not start what is ready.
     pub(crate) fn is_held_up(&mut self, worker: usize) {
         if let Some(worker) = self.workers.get_mut(&worker) {
             worker.started.clear();
@@ -148,7 +148,7 @@ impl Turns {
         }
     }
 
-    /// A step of a worker has ended: who is in line now.
+    /// A step of a worker has ended: which scenes have ready tasks now.
     pub(crate) fn end(&mut self, worker: usize) {
         let Some(worker) = self.workers.get_mut(&worker) else {
             return;
@@ -171,7 +171,7 @@ impl Turns {
 // === impl Worker ===
 
 impl Worker {
-    /// Whether a task of this scene is in line.
+    /// Whether a task of this scene is ready.
     fn has_in_line(&self, scene: &str) -> bool {
         let mut tasks = self.tasks.values();
         tasks.any(|waiting| waiting.is_in_line && &*waiting.scene == scene)

@@ -19,7 +19,7 @@ use retide_core::{
 };
 
 use crate::broker::{
-    Cause, NO_OFFSET, Outgoing, Payload, Place, Progress, Topic, binding, binding_elsewhere,
+    Cause, NO_OFFSET, Outgoing, PartitionId, Payload, Progress, Topic, binding, binding_elsewhere,
 };
 use crate::bug::Bug;
 use crate::check::{Start, counted_as, wall};
@@ -575,7 +575,7 @@ impl Worker {
             if reader.paused {
                 continue;
             }
-            let place = Place {
+            let place = PartitionId {
                 topic: Topic::Read(lane.source),
                 shard: lane.shard,
             };
@@ -1394,7 +1394,7 @@ fn beside(shard: i32, topic: Topic, payload: Payload) -> Settled {
     Settled {
         cause,
         records: vec![Outgoing {
-            place: Place { topic, shard },
+            place: PartitionId { topic, shard },
             payload,
             cause,
         }],
@@ -1441,7 +1441,7 @@ fn record(entry: &retide_core::Entry, settlement: &Settlement, cause: Cause) -> 
         Entry::Alert(alert) => (Topic::Alerts, Payload::Alert(alert.clone())),
     };
     Outgoing {
-        place: Place { topic, shard },
+        place: PartitionId { topic, shard },
         payload,
         cause,
     }

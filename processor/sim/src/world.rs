@@ -12,7 +12,7 @@ use retide_core::scene::Missing;
 use retide_core::{Failure, Gates, LaneId, Outcome, Scene, Scenes, Source, Task, Timestamp};
 
 use crate::broker::{
-    Aside, Broker, Cause, Decided, Fate, MAX_METADATA, Outgoing, Payload, Place, ProducerId,
+    Aside, Broker, Cause, Decided, Fate, MAX_METADATA, Outgoing, PartitionId, Payload, ProducerId,
     Progress, Refusal, Topic,
 };
 use crate::bug::Bug;
@@ -203,7 +203,7 @@ pub(crate) enum Event {
         /// The transactional id.
         id: ProducerId,
         /// The partition; none for the offsets.
-        place: Option<Place>,
+        place: Option<PartitionId>,
     },
     /// A transaction has been open for long.
     Overdue {
@@ -696,7 +696,7 @@ impl Env {
     /// Offsets are in force, and the judge looks at them.
     fn marked_offsets(&mut self, id: ProducerId) {
         for progress in self.broker.mark_offsets(id) {
-            let place = Place {
+            let place = PartitionId {
                 topic: Topic::Read(progress.lane.source),
                 shard: progress.lane.shard,
             };
@@ -1068,7 +1068,7 @@ impl World {
     fn submit(&mut self, number: usize) {
         let submission = Arc::clone(&self.env.plan.submissions[number]);
         self.submitted += 1;
-        let place = Place {
+        let place = PartitionId {
             topic: Topic::Read(Source::Tasks),
             shard: submission.shard,
         };
@@ -1084,7 +1084,7 @@ impl World {
     }
 
     /// There may be something new to read.
-    fn wake_readers(&mut self, place: Place) {
+    fn wake_readers(&mut self, place: PartitionId) {
         let Topic::Read(_) = place.topic else { return };
         for worker in self.workers.iter_mut().flatten() {
             if worker.reads(place.shard) {
