@@ -18,7 +18,9 @@ mod lanes;
 mod leaving;
 mod missing;
 mod ordering;
+mod parking;
 mod ready;
+mod settling;
 mod writing;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -40,7 +42,7 @@ use crate::agenda::{Agenda, Item};
 use crate::alert::Alerts;
 use crate::breaker;
 use crate::consequence::{self, End};
-use crate::entry::{Alert, Ended, Entry, Poison, Transition};
+use crate::entry::{Alert, Poison};
 use crate::gate::Gates;
 use crate::key_order::{Change, Orders};
 use crate::lane::{LaneId, Limits, Source};
@@ -55,7 +57,7 @@ use crate::task::{Failure, Task};
 use crate::tier::{HORIZON, Ladder, STRAIGHT};
 use crate::time::Timestamp;
 use crate::verdict;
-use crate::wait::{Cause, Deferral, Wait, Waited};
+use crate::wait::{Wait, Waited};
 use crate::window::{Read, Window};
 
 /// The decisions of one worker.
@@ -540,98 +542,6 @@ impl Engine {
         self.agenda.push(item);
     }
 
-    /// Appends a task that is not due yet, or not where it may start, to a tier, once there is room for that.
-    fn forward(&mut self, now: Now, item: Item, actions: &mut Vec<Action>) {
-        let Some(item) = self.if_settled(item) else {
-            return;
-        };
-        if self.is_full() {
-            return self.wait_for_room(item);
-        }
-        // A task without a due time of its own is due when it entered, which may be the microsecond in which it was read.
-        let due = item.task.due.ceil_to_millis();
-        let transition = match item.lane.source {
-            Source::Tasks => Transition::Parked { due },
-            Source::Tier(_) => Transition::Hopped {
-                due,
-                hops: item.task.hops.saturating_add(1),
-            },
-        };
-        let scene = self.scenes.find(&item.task.scene);
-        let to = scene.and_then(|scene| self.quotas.detour(&scene.name, item.lane.shard));
-        if item.task.due <= now.wall && item.task.wake() <= now.wall {
-            // It only goes where its rate is, and its lateness with it.
-            let deferral = self.deferral(now, &item, now.wall, Cause::Rate);
-            return self.park(
-                now,
-                item,
-                (to, Some(deferral)),
-                Some((transition, None)),
-                actions,
-            );
-        }
-        self.park(now, item, (to, None), Some((transition, None)), actions);
-    }
-
-    /// Defers a due task until then, in the shard `to` if it is to move, without an attempt. That is told once for each cause: a task may be
-    /// deferred each minute as long as its target is down.
-    fn defer_until(
-        &mut self,
-        now: Now,
-        item: Item,
-        to: Option<i32>,
-        (until, cause): (Timestamp, Cause),
-        actions: &mut Vec<Action>,
-    ) {
-        let is_told = item
-            .task
-            .deferral
-            .as_ref()
-            .is_some_and(|before| before.is_for(cause));
-        let told = (!is_told).then(|| {
-            let transition = Transition::Deferred {
-                due: item.task.due.ceil_to_millis(),
-                until: until.ceil_to_millis(),
-            };
-            (transition, Some(self.wait_of(now, &item)))
-        });
-        let deferral = self.deferral(now, &item, until, cause);
-        self.park(now, item, (to, Some(deferral)), told, actions);
-    }
-
-    /// The deferral of a due task until then.
-    fn deferral(&self, now: Now, item: &Item, until: Timestamp, cause: Cause) -> Deferral {
-        let due = item.task.due.ceil_to_millis();
-        Deferral::new(due, self.wait_of(now, item), until.ceil_to_millis(), cause)
-    }
-
-    /// Appends a task to a tier, in the shard `to` if it is to move, with its deferral if it has a new one.
-    fn park(
-        &mut self,
-        now: Now,
-        item: Item,
-        (to, deferral): (Option<i32>, Option<Deferral>),
-        told: Option<(Transition, Option<Wait>)>,
-        actions: &mut Vec<Action>,
-    ) {
-        let (closing, shard) = (self.closing(&item), to.unwrap_or(item.lane.shard));
-        let mut task = Arc::unwrap_or_clone(item.task);
-        if task.held_since.is_some() && self.scenes.find(&task.scene).is_some() {
-            task.held_since = None;
-        }
-        // One that moves may be due already, to the microsecond; headers hold milliseconds.
-        task.due = task.due.ceil_to_millis();
-        if let Some(deferral) = deferral {
-            task.deferral = Some(Box::new(deferral));
-            self.bug.deferred(&mut task);
-        }
-        if task.deferral.is_some() && self.has(shard) {
-            self.dues.defer(shard, &task.scene, task.due);
-        }
-        let entries = consequence::park(task, to, &self.ladder, now.wall, told);
-        self.settle(closing, entries, actions);
-    }
-
     /// Ends a task whose deadline has passed before its next attempt.
     fn expire(&mut self, now: Now, item: &Item, actions: &mut Vec<Action>) {
         let end = (Terminal::Expired, Reason::DeadlinePassed);
@@ -824,121 +734,6 @@ impl Engine {
         let memory = self.memory();
         self.lanes
             .pause_if_full(now.wall, position, memory, actions);
-    }
-
-    /// Settles the offset of a task that waited.
-    fn settle_item(&mut self, item: &Item, entries: Vec<Entry>, actions: &mut Vec<Action>) {
-        let closing = self.closing(item);
-        self.settle(closing, entries, actions);
-    }
-
-    /// Completes an offset with the records that follow from it.
-    fn settle(&mut self, closing: Closing, mut entries: Vec<Entry>, actions: &mut Vec<Action>) {
-        self.bug.written(&mut entries);
-        self.note_order(closing, &entries);
-        entries.extend(self.alerts.take_next());
-        self.close(closing, entries, Vec::new(), actions);
-    }
-
-    /// Marks an offset complete and lets go of the bytes it held: its consequence is in the batch.
-    fn close(
-        &mut self,
-        closing: Closing,
-        entries: Vec<Entry>,
-        otherwise: Vec<Entry>,
-        actions: &mut Vec<Action>,
-    ) {
-        let [entries, otherwise] = [entries, otherwise].map(|entries| self.with_delivery(entries));
-        self.close_as_is(closing, entries, otherwise, actions);
-    }
-
-    /// As [`Self::close`], with nothing added.
-    fn close_as_is(
-        &mut self,
-        closing: Closing,
-        entries: Vec<Entry>,
-        otherwise: Vec<Entry>,
-        actions: &mut Vec<Action>,
-    ) {
-        let Closing {
-            lane: id,
-            offset,
-            home,
-            bytes,
-        } = closing;
-        let settlement = Settlement {
-            lane: id,
-            offset,
-            home,
-            entries,
-            otherwise,
-        };
-        if let Some(settlement) = self.if_writable(bytes, settlement) {
-            self.write(bytes, settlement, actions);
-        }
-    }
-
-    /// Puts a settlement in the batch.
-    fn write(&mut self, bytes: usize, settlement: Settlement, actions: &mut Vec<Action>) {
-        let moves = self.deferral_elsewhere(&settlement);
-        let Settlement { lane, offset, .. } = settlement;
-        self.lanes.complete(lane, offset, bytes, moves);
-        self.alerts.count(lane.shard, &settlement.entries);
-        actions.push(Action::Settle(settlement));
-    }
-
-    /// What a settlement defers in another shard, if that is ours.
-    fn deferral_elsewhere(&self, settlement: &Settlement) -> Option<Move> {
-        let (to, task) = settlement.entries.iter().find_map(Entry::parked)?;
-        let to = to.filter(|to| *to != settlement.lane.shard && self.has(*to))?;
-        task.deferral.is_some().then(|| Move {
-            to,
-            scene: Arc::clone(&task.scene),
-            due: task.due,
-        })
-    }
-
-    /// What follows from a decision, with the delivery of the callback in it if its scene wants that.
-    fn with_delivery(&self, mut entries: Vec<Entry>) -> Vec<Entry> {
-        let wants = |ended: &Ended| {
-            let scene = self.scenes.get(&ended.scene);
-            let callback = scene.and_then(|scene| scene.callback.as_ref());
-            callback.is_some_and(|callback| callback.on.contains(&ended.terminal))
-        };
-        let delivery = entries.iter().find_map(|entry| match entry {
-            Entry::Callback(ended) => {
-                wants(ended).then(|| Entry::DeliverCallback(Arc::clone(ended)))
-            }
-            Entry::Park { .. }
-            | Entry::Deliver { .. }
-            | Entry::DeadLetter { .. }
-            | Entry::Poison { .. }
-            | Entry::DeliverCallback(_)
-            | Entry::Event(_)
-            | Entry::Order(_)
-            | Entry::Alert(_) => None,
-        });
-        entries.extend(delivery);
-        entries
-    }
-
-    /// The offset of a task that waited, which does not any more.
-    fn closing(&mut self, item: &Item) -> Closing {
-        self.uncount(item);
-        Closing {
-            lane: item.lane,
-            offset: item.offset,
-            home: self.home(&item.task),
-            bytes: item.task.memory_size(),
-        }
-    }
-
-    /// A task does not wait any more: it is not counted as due.
-    pub(super) fn uncount(&mut self, item: &Item) {
-        if item.counted {
-            let shard = item.lane.shard;
-            self.dues.take(shard, &item.task.scene, item.task.due);
-        }
     }
 
     /// Whether a shard is ours.

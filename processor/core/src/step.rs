@@ -130,7 +130,7 @@ pub enum Input {
     /// There are so many shards in the group from now on: partitions were added.
     Shards(NonZeroU32),
     /// The shard is to be given away soon: its calls in flight are waited for, and meanwhile nothing is started that may not be back by
-    /// then; [`Engine::calls_left`] says how many there are.
+    /// then; [`crate::Engine::calls_left`] says how many there are.
     Leave {
         /// The shard.
         shard: i32,

@@ -1,0 +1,143 @@
+//! The engine's part in settlements: an open offset is completed with the records that follow from it.
+//!
+//! Whether they can be written is `writing.rs`'s. Invariant: an offset is completed once, by [`Engine::write`], together with its records.
+
+use std::sync::Arc;
+
+use super::{Closing, Engine};
+use crate::agenda::Item;
+use crate::entry::{Ended, Entry};
+use crate::overdue::Move;
+use crate::step::{Action, Settlement};
+
+impl Engine {
+    /// Settles the offset of a task that waited.
+    pub(super) fn settle_item(
+        &mut self,
+        item: &Item,
+        entries: Vec<Entry>,
+        actions: &mut Vec<Action>,
+    ) {
+        let closing = self.closing(item);
+        self.settle(closing, entries, actions);
+    }
+
+    /// Completes an offset with the records that follow from it.
+    pub(super) fn settle(
+        &mut self,
+        closing: Closing,
+        mut entries: Vec<Entry>,
+        actions: &mut Vec<Action>,
+    ) {
+        self.bug.written(&mut entries);
+        self.note_order(closing, &entries);
+        entries.extend(self.alerts.take_next());
+        self.close(closing, entries, Vec::new(), actions);
+    }
+
+    /// Marks an offset complete and lets go of the bytes it held: its consequence is in the batch.
+    pub(super) fn close(
+        &mut self,
+        closing: Closing,
+        entries: Vec<Entry>,
+        otherwise: Vec<Entry>,
+        actions: &mut Vec<Action>,
+    ) {
+        let [entries, otherwise] = [entries, otherwise].map(|entries| self.with_delivery(entries));
+        self.close_as_is(closing, entries, otherwise, actions);
+    }
+
+    /// As [`Self::close`], with nothing added.
+    pub(super) fn close_as_is(
+        &mut self,
+        closing: Closing,
+        entries: Vec<Entry>,
+        otherwise: Vec<Entry>,
+        actions: &mut Vec<Action>,
+    ) {
+        let Closing {
+            lane: id,
+            offset,
+            home,
+            bytes,
+        } = closing;
+        let settlement = Settlement {
+            lane: id,
+            offset,
+            home,
+            entries,
+            otherwise,
+        };
+        if let Some(settlement) = self.if_writable(bytes, settlement) {
+            self.write(bytes, settlement, actions);
+        }
+    }
+
+    /// Puts a settlement in the batch.
+    pub(super) fn write(
+        &mut self,
+        bytes: usize,
+        settlement: Settlement,
+        actions: &mut Vec<Action>,
+    ) {
+        let moves = self.deferral_elsewhere(&settlement);
+        let Settlement { lane, offset, .. } = settlement;
+        self.lanes.complete(lane, offset, bytes, moves);
+        self.alerts.count(lane.shard, &settlement.entries);
+        actions.push(Action::Settle(settlement));
+    }
+
+    /// What a settlement defers in another shard, if that is ours.
+    pub(super) fn deferral_elsewhere(&self, settlement: &Settlement) -> Option<Move> {
+        let (to, task) = settlement.entries.iter().find_map(Entry::parked)?;
+        let to = to.filter(|to| *to != settlement.lane.shard && self.has(*to))?;
+        task.deferral.is_some().then(|| Move {
+            to,
+            scene: Arc::clone(&task.scene),
+            due: task.due,
+        })
+    }
+
+    /// What follows from a decision, with the delivery of the callback in it if its scene wants that.
+    fn with_delivery(&self, mut entries: Vec<Entry>) -> Vec<Entry> {
+        let wants = |ended: &Ended| {
+            let scene = self.scenes.get(&ended.scene);
+            let callback = scene.and_then(|scene| scene.callback.as_ref());
+            callback.is_some_and(|callback| callback.on.contains(&ended.terminal))
+        };
+        let delivery = entries.iter().find_map(|entry| match entry {
+            Entry::Callback(ended) => {
+                wants(ended).then(|| Entry::DeliverCallback(Arc::clone(ended)))
+            }
+            Entry::Park { .. }
+            | Entry::Deliver { .. }
+            | Entry::DeadLetter { .. }
+            | Entry::Poison { .. }
+            | Entry::DeliverCallback(_)
+            | Entry::Event(_)
+            | Entry::Order(_)
+            | Entry::Alert(_) => None,
+        });
+        entries.extend(delivery);
+        entries
+    }
+
+    /// The offset of a task that waited, which does not any more.
+    pub(super) fn closing(&mut self, item: &Item) -> Closing {
+        self.uncount(item);
+        Closing {
+            lane: item.lane,
+            offset: item.offset,
+            home: self.home(&item.task),
+            bytes: item.task.memory_size(),
+        }
+    }
+
+    /// A task does not wait any more: it is not counted as due.
+    pub(super) fn uncount(&mut self, item: &Item) {
+        if item.counted {
+            let shard = item.lane.shard;
+            self.dues.take(shard, &item.task.scene, item.task.due);
+        }
+    }
+}
