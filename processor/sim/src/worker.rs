@@ -305,6 +305,11 @@ impl Worker {
         (self.engine.open(), self.engine.bytes())
     }
 
+    /// Whether a batch is under way.
+    pub(crate) fn is_writing(&self) -> bool {
+        !self.under_way.is_empty()
+    }
+
     /// What it says is overdue, or will be.
     pub(crate) fn overdue(&mut self) -> HashMap<Arc<str>, Overdue> {
         self.engine.overdue(Timestamp::MAX)
