@@ -70,8 +70,15 @@ mod planted {
     /// Why it does not see what is done of a topic that takes no records.
     const WRITABLE: &str = "no topic of a campaign refuses a record";
 
+    /// Why it does not see whom people are told of.
+    const ALERTS: &str = "it reads no alerts";
+
     /// What the checker does not see, and why.
-    const UNSEEN: [(Bug, &str); 22] = [
+    const UNSEEN: [(Bug, &str); 26] = [
+        (Bug::Core(Core::PoisonUncounted), ALERTS),
+        (Bug::Core(Core::DeadCountedTwice), ALERTS),
+        (Bug::Core(Core::DeadOfReleasedKept), ALERTS),
+        (Bug::Core(Core::ReturnedAlertKept), ALERTS),
         (Bug::Core(Core::FreshBurst), "it knows no rates"),
         (
             Bug::Core(Core::LimiterResetOnRebalance),
