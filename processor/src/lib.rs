@@ -3,7 +3,6 @@
 //! | module | what |
 //! |---|---|
 //! | [`cli`] | the command line |
-//! | [`config`] | what users configure |
 //! | [`process`] | the workers of a process, and their rules |
 //! | [`shell`] | a worker: feed, ledger and the loop between them |
 //! | [`scenes`] | the scenes topic |
@@ -31,7 +30,6 @@ pub mod bench;
 mod broker;
 pub mod cli;
 pub mod clock;
-pub mod config;
 pub mod demo;
 mod event;
 mod failing;
@@ -54,5 +52,6 @@ mod suspects;
 pub mod threads;
 pub mod trouble;
 
+pub use retide_config as config;
 pub(crate) use retide_kafka::{client, failure, offsets, producer, publish, record, scan};
 pub use retide_kafka::{cluster, topics};

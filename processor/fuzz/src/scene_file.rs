@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-use retide::config::source::Place;
-use retide::config::{Error, Scene, rules, scenes};
+use retide_config::source::Place;
+use retide_config::{Error, Scene, rules, scenes};
 use retide_core::breaker::{Breaker, Call};
 use retide_core::quota::Quotas;
 use retide_core::scene::MAX_DELAY;

@@ -343,7 +343,10 @@ async fn campaigns(scale: &'static Scale) {
                 failed = true;
                 let said = error.into_panic();
                 // Once more, where it is seen: below all that the others say.
-                eprintln!("{}", said.downcast_ref::<String>().map_or("", String::as_str));
+                eprintln!(
+                    "{}",
+                    said.downcast_ref::<String>().map_or("", String::as_str)
+                );
             }
         }
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use retide_core::scene::CONCURRENCY;
 
-use crate::config::scene::{Error, Of, error, is_default};
+use crate::scene::{Error, Of, error, is_default};
 
 /// Calls in flight at once, per process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -20,9 +20,9 @@ use retide_core::{
 };
 use retide_core::{span, with_causes};
 
-use crate::config::breaker::{self, Breaker};
-use crate::config::concurrency::Concurrency;
-use crate::config::text;
+use crate::breaker::{self, Breaker};
+use crate::concurrency::Concurrency;
+use crate::text;
 
 /// The rules of one scene, as they are written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

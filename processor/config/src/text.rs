@@ -73,7 +73,7 @@ pub(super) mod duration {
     use super::{Deserialize, Deserializer, Duration, Human, Serialize, Serializer};
 
     /// Writes it.
-    pub(in crate::config) fn serialize<S: Serializer>(
+    pub(crate) fn serialize<S: Serializer>(
         duration: &Duration,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
@@ -81,7 +81,7 @@ pub(super) mod duration {
     }
 
     /// Reads it.
-    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Duration, D::Error> {
         Human::deserialize(deserializer).map(|Human(duration)| duration)
@@ -94,7 +94,7 @@ pub(super) mod maybe {
 
     /// Writes it.
     #[allow(clippy::ref_option, reason = "the signature that derived code calls")]
-    pub(in crate::config) fn serialize<S: Serializer>(
+    pub(crate) fn serialize<S: Serializer>(
         duration: &Option<Duration>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
@@ -102,7 +102,7 @@ pub(super) mod maybe {
     }
 
     /// Reads it.
-    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<Duration>, D::Error> {
         Option::<Human>::deserialize(deserializer)
@@ -115,7 +115,7 @@ pub(super) mod durations {
     use super::{Deserialize, Deserializer, Duration, Human, Serializer};
 
     /// Writes them.
-    pub(in crate::config) fn serialize<S: Serializer>(
+    pub(crate) fn serialize<S: Serializer>(
         durations: &[Duration],
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
@@ -123,7 +123,7 @@ pub(super) mod durations {
     }
 
     /// Reads them.
-    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Vec<Duration>, D::Error> {
         Vec::<Human>::deserialize(deserializer)
@@ -136,7 +136,7 @@ pub(super) mod times {
     use super::{Deserialize, Deserializer, Instant, Serializer, Timestamp, rfc3339};
 
     /// Writes them.
-    pub(in crate::config) fn serialize<S: Serializer>(
+    pub(crate) fn serialize<S: Serializer>(
         times: &[Timestamp],
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
@@ -144,7 +144,7 @@ pub(super) mod times {
     }
 
     /// Reads them.
-    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Vec<Timestamp>, D::Error> {
         Vec::<Instant>::deserialize(deserializer)
@@ -184,7 +184,7 @@ impl<'de> Visitor<'de> for Time {
 }
 
 /// A point in time as text, in UTC.
-pub(crate) fn rfc3339(time: Timestamp) -> String {
+pub fn rfc3339(time: Timestamp) -> String {
     let micros = time.as_micros();
     let time = UNIX_EPOCH + Duration::from_micros(micros);
     if micros.is_multiple_of(1_000_000) {

@@ -1,6 +1,6 @@
 //! The schemas of other writers: which files hold them, and which registry is asked for the others.
 //!
-//! Not the asking, which is [`crate::registry`]. Invariant: what is configured is a schema, or the configuration is refused.
+//! Not the asking: a registry is asked by the process that reads records. Invariant: what is configured is a schema, or the configuration is refused.
 
 use std::collections::BTreeMap;
 use std::fmt;

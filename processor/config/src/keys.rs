@@ -8,10 +8,10 @@ use std::time::Duration;
 use serde::Serialize;
 use toml::{Table, Value};
 
-use crate::config::kafka::CONSUMER;
-use crate::config::secrets::{self, masked};
-use crate::config::source::{MASKED, Place, Source};
-use crate::config::{Config, Overrides, text};
+use crate::kafka::CONSUMER;
+use crate::secrets::{self, masked};
+use crate::source::{MASKED, Place, Source};
+use crate::{Config, Overrides, text};
 
 pub use self::list::{Key, PROCESS, SCENE, SECTIONS, Section};
 

@@ -7,8 +7,8 @@ use url::Url;
 use retide_connectors::secret::Worth;
 use retide_connectors::{Exposed, TargetConfig};
 
-use crate::config::Scene;
-use crate::config::source::MASKED;
+use crate::Scene;
+use crate::source::MASKED;
 
 /// Parts of the names of headers, parameters and keys that hold secrets.
 const WORDS: [&str; 14] = [
@@ -56,7 +56,7 @@ pub(crate) fn is_property(name: &str) -> bool {
 }
 
 /// A scene without what is secret in it, and the keys that lead to what was left out.
-pub(crate) fn masked(scene: &Scene) -> (Scene, Vec<String>) {
+pub fn masked(scene: &Scene) -> (Scene, Vec<String>) {
     let mut scene = scene.clone();
     let mut places = Vec::new();
     let callback = scene.callback.as_mut().map(|callback| &mut callback.target);
@@ -153,7 +153,7 @@ mod tests {
             target = { http = { url = "http://h/a?token=s3cret&page=2#x", headers = { authorization = "Bearer s3cret", "X-Api-Key" = "s3cret", Cookie = "a=s3cret", "x-team" = "shop", "x-other" = "basic s3cret", "x-file" = { file = "/run/x" } } } }
             callback = { target = { http = { url = "http://h/b", headers = { "x-shop-token" = "s3cret" } } } }
         "#;
-        let scene = crate::config::rules("a", text.to_owned()).unwrap();
+        let scene = crate::rules("a", text.to_owned()).unwrap();
 
         let (shown, places) = masked(&scene);
 
@@ -168,7 +168,7 @@ mod tests {
             "{written}"
         );
         assert_eq!(places.len(), 6, "{places:?}");
-        let plain = crate::config::rules(
+        let plain = crate::rules(
             "a",
             "target = { http = { url = 'http://h/?page=1' } }".to_owned(),
         );

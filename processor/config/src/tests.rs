@@ -810,7 +810,7 @@ fn each_key_is_shown_with_its_default_and_where_it_was_read() {
 /// The rows of all tables of keys on a page of the docs.
 fn rows_of_keys(page: &str) -> Vec<String> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("docs")
+        .join("../docs")
         .join(page);
     let text = fs::read_to_string(file).unwrap();
     let mut rows = Vec::new();

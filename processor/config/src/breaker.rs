@@ -8,8 +8,8 @@ use retide_connectors::TargetConfig;
 use retide_core::breaker::{Fraction, Key, Rule, Subject};
 use retide_core::wall;
 
-use crate::config::scene::{Error, error};
-use crate::config::text;
+use crate::scene::{Error, error};
+use crate::text;
 
 /// When a target is left alone, and how it is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@
 //! | [`concurrency`] | how many of its calls are in flight |
 //! | [`instance`] | what a process is called in its group, where that is written with variables |
 //! | [`kafka`] | how Kafka is reached |
-//! | `secrets` | what must not be shown |
+//! | [`secrets`] | what must not be shown |
 //! | [`keys`] | each key with its default, what is in force, and from where |
 //! | `number`, [`property`] | the properties of Kafka's client, and numbers among them |
 //! | `former` | scenes as older versions wrote them |
@@ -27,7 +27,7 @@ mod number;
 pub mod property;
 pub mod scene;
 pub mod schemas;
-pub(crate) mod secrets;
+pub mod secrets;
 pub mod source;
 #[cfg(test)]
 mod tests;
@@ -54,7 +54,7 @@ pub use self::scene::Scene;
 pub use self::schemas::Schemas;
 pub use self::source::Error;
 
-pub(crate) use self::text::rfc3339;
+pub use self::text::rfc3339;
 
 pub use self::source::Source;
 
@@ -431,7 +431,7 @@ pub fn rules(name: &str, text: String) -> Result<Scene, Error> {
 }
 
 /// What the names of topics may begin with.
-pub(crate) fn prefix(text: &str) -> Option<String> {
+pub fn prefix(text: &str) -> Option<String> {
     // Topics have names of at most 249 characters, and the longest ending is `.delay.` and a tier.
     text::is_name(text, 200).then(|| text.to_owned())
 }
@@ -509,10 +509,7 @@ fn check_profiles(
 }
 
 /// What is wrong with the name of a profile, and which one was probably meant.
-pub(crate) fn unknown_profile<'a>(
-    profile: &str,
-    known: impl Iterator<Item = &'a String>,
-) -> String {
+pub fn unknown_profile<'a>(profile: &str, known: impl Iterator<Item = &'a String>) -> String {
     let nearest = known
         .map(|name| (strsim::damerau_levenshtein(profile, name), name))
         .min();
