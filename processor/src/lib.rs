@@ -53,5 +53,5 @@ pub mod threads;
 pub mod trouble;
 
 pub use retide_config as config;
-pub(crate) use retide_kafka::{client, failure, offsets, producer, publish, record, scan};
+pub(crate) use retide_kafka::{client, failure, follow, offsets, producer, publish, record, scan};
 pub use retide_kafka::{cluster, topics};

@@ -8,10 +8,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::{info, warn};
 
 use retide_avro::headers::{CONTENT_TYPE, is_named};
@@ -19,16 +17,20 @@ use retide_avro::wire::{self, Codec, Format, Framing};
 use retide_core::{Timestamp, with_causes};
 use retide_native as native;
 
-use crate::client::{Kept, LoggingContext, complained, is_of_group};
 use crate::config::{self, Scene};
-use crate::failure::Failure;
+use crate::follow;
 use crate::record::{OutHeaders, OutRecord};
-use crate::scan;
+
+/// Follows the scenes of the topic.
+pub struct Follower {
+    /// Follows the topic.
+    topic: follow::Follower,
+    /// The scenes.
+    known: Known,
+}
 
 /// The scenes of the topic, as far as they were read.
-pub struct Follower {
-    /// The consumer.
-    consumer: Kept<BaseConsumer<LoggingContext>>,
+struct Known {
     /// Reads records in Avro.
     avro: Codec<wire::Scene>,
     /// Reads records in JSON.
@@ -100,129 +102,65 @@ pub enum Error {
 /// Longest time for reading all scenes: compacted, they are few.
 const LOAD: Duration = Duration::from_secs(30);
 
-/// Longest wait for one answer of the broker.
-const CALL: Duration = Duration::from_secs(10);
-
-/// Longest wait for a record, after which time is looked at again.
-const POLL: Duration = Duration::from_millis(100);
-
 // === impl Follower ===
 
 impl Follower {
     /// Reads the scenes that the topic holds now. The group is that of the workers: its name is one that they may ask for.
     pub fn start(config: &ClientConfig, topic: &str, group: &str) -> Result<Self, Error> {
-        let kafka = |source| Error::Kafka {
-            topic: topic.to_owned(),
-            source,
-        };
-        let mut config = config.clone();
-        for (key, value) in [
-            // The client wants one, although nothing joins it and nothing is committed.
-            ("group.id", group),
-            ("enable.auto.commit", "false"),
-            ("enable.partition.eof", "true"),
-            ("isolation.level", "read_committed"),
-            ("auto.offset.reset", "earliest"),
-        ] {
-            config.set(key, value);
-        }
-        let make = |config: &ClientConfig| config.create_with_context(LoggingContext);
-        let consumer: Kept<BaseConsumer<LoggingContext>> =
-            Kept::make(&config, make).map_err(kafka)?;
-        let metadata = consumer.fetch_metadata(Some(topic), CALL).map_err(kafka)?;
-        if let Some(refused) = metadata.topics().first().and_then(scan::refusal) {
-            return Err(kafka(refused));
-        }
-        let partitions = metadata
-            .topics()
-            .first()
-            .map_or(0, |topic| topic.partitions().len());
-        if partitions == 0 {
-            return Err(Error::Missing {
-                topic: topic.to_owned(),
-            });
-        }
-        let mut list = TopicPartitionList::with_capacity(partitions);
-        for partition in 0..partitions {
-            list.add_partition_offset(topic, partition as i32, Offset::Beginning)
-                .map_err(kafka)?;
-        }
-        consumer.assign(&list).map_err(kafka)?;
-        let mut follower = Self {
-            consumer,
+        let mut known = Known {
             avro: Codec::new(Format::Avro, Framing::SingleObject),
             json: Codec::new(Format::Json, Framing::SingleObject),
             scenes: BTreeMap::new(),
             unreadable: BTreeMap::new(),
             gone: BTreeSet::new(),
         };
-        follower
-            .load(partitions)
-            .map_err(kafka)?
-            .ok_or_else(|| Error::Slow {
-                topic: topic.to_owned(),
-            })?;
-        Ok(follower)
+        let followed =
+            follow::Follower::start(config, (topic, group), Instant::now() + LOAD, |message| {
+                known.take(message);
+            });
+        let named = topic.to_owned();
+        match followed {
+            Ok(topic) => Ok(Self { topic, known }),
+            Err(follow::Error::Kafka(source)) => Err(Error::Kafka {
+                topic: named,
+                source,
+            }),
+            Err(follow::Error::Missing) => Err(Error::Missing { topic: named }),
+            Err(follow::Error::Slow) => Err(Error::Slow { topic: named }),
+        }
     }
 
     /// The scenes by name.
     pub fn scenes(&self) -> &BTreeMap<String, Scene> {
-        &self.scenes
+        &self.known.scenes
     }
 
     /// The scenes whose last record cannot be read, by name.
     pub fn unreadable(&self) -> &BTreeMap<String, Unreadable> {
-        &self.unreadable
+        &self.known.unreadable
     }
 
     /// The scenes that were taken off the topic, as far as it still says so.
     pub fn gone(&self) -> &BTreeSet<String> {
-        &self.gone
+        &self.known.gone
     }
 
     /// Waits a short while for changes; true if there were any.
     pub fn follow(&mut self) -> bool {
-        let mut wait = POLL;
         let mut changed = false;
-        self.consumer.hold();
-        while let Some(polled) = self.consumer.poll(wait) {
-            // Whatever else is there already is the same change to those who follow.
-            wait = Duration::ZERO;
-            match polled.map(|message| self.change(&message)) {
-                Ok(Some(change)) => changed |= self.apply(change),
-                Ok(None) | Err(KafkaError::PartitionEOF(_)) => {}
-                Err(error) if is_of_group(&error) => {}
-                // The client goes on by itself.
-                Err(error) => complained(&error, "the consumer of scenes"),
-            }
-        }
+        let known = &mut self.known;
+        self.topic.follow(|message| changed |= known.take(message));
         changed
     }
+}
 
-    /// Reads to the end of every partition; none if that takes too long.
-    fn load(&mut self, partitions: usize) -> Result<Option<()>, KafkaError> {
-        let deadline = Instant::now() + LOAD;
-        let mut ended = 0;
-        while ended < partitions {
-            if Instant::now() >= deadline {
-                return Ok(None);
-            }
-            match self.consumer.poll(POLL) {
-                None => {}
-                Some(Ok(message)) => {
-                    if let Some(change) = self.change(&message) {
-                        self.apply(change);
-                    }
-                }
-                Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,
-                Some(Err(error)) if is_of_group(&error) => {}
-                Some(Err(error)) => match Failure::of(&error) {
-                    Failure::Passing => complained(&error, "the consumer of scenes"),
-                    Failure::Lasting | Failure::Fatal | Failure::Fenced => return Err(error),
-                },
-            }
-        }
-        Ok(Some(()))
+// === impl Known ===
+
+impl Known {
+    /// Takes a record in; true if it changes anything.
+    fn take(&mut self, message: &BorrowedMessage<'_>) -> bool {
+        self.change(message)
+            .is_some_and(|change| self.apply(change))
     }
 
     /// What a record says, if it can be read.

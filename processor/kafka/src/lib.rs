@@ -10,6 +10,7 @@
 //! | [`producer`] | what producers are configured with, and waiting for them |
 //! | [`publish`] | writing a few records, each acknowledged or with its error |
 //! | [`scan`] | reading topics, from somewhere to their ends |
+//! | [`follow`] | following a topic of state for ever |
 //! | [`offsets`] | where partitions begin and end |
 //!
 //! Not a worker: nothing here joins a group, commits an offset of one, or decides what becomes of a task. Invariant: no call waits without
@@ -18,6 +19,7 @@
 pub mod client;
 pub mod cluster;
 pub mod failure;
+pub mod follow;
 pub mod offsets;
 pub mod producer;
 pub mod publish;

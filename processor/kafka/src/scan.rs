@@ -13,12 +13,11 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::topic_partition_list::{TopicPartitionList, TopicPartitionListElem};
-use tracing::warn;
 
 use retide_avro::headers::is_named;
 use retide_native as native;
 
-use crate::client::{LoggingContext, is_of_group};
+use crate::client::{LoggingContext, complained, is_of_group};
 use crate::failure::Failure;
 
 /// How far a topic was read.
@@ -97,7 +96,16 @@ pub fn partitions(
     consumer: &BaseConsumer<LoggingContext>,
     topic: &str,
 ) -> Result<TopicPartitionList, KafkaError> {
-    let metadata = consumer.fetch_metadata(Some(topic), CALL)?;
+    partitions_within(consumer, topic, CALL)
+}
+
+/// As [`partitions`], with a longest wait of one's own.
+pub fn partitions_within(
+    consumer: &BaseConsumer<LoggingContext>,
+    topic: &str,
+    wait: Duration,
+) -> Result<TopicPartitionList, KafkaError> {
+    let metadata = consumer.fetch_metadata(Some(topic), wait)?;
     let mut partitions = TopicPartitionList::new();
     for topic in metadata.topics() {
         if let Some(refused) = refusal(topic) {
@@ -145,7 +153,7 @@ pub fn read(
             }
             Some(Err(error)) if is_of_group(&error) => {}
             Some(Err(error)) => match Failure::of(&error) {
-                Failure::Passing => warn!(%error, "consumer reports"),
+                Failure::Passing => complained(&error, "who reads a topic"),
                 Failure::Lasting | Failure::Fatal | Failure::Fenced => return Err(error),
             },
         }
