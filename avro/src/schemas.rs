@@ -140,6 +140,10 @@ impl Schemas {
     pub fn learn(&self, key: Key, meaning: Meaning) {
         let mut learnt = self.learnt.write().unwrap_or_else(PoisonError::into_inner);
         if learnt.len() >= MOST_LEARNT {
+            // What anybody may write takes nothing from those who write what is known.
+            learnt.retain(|_, meaning| matches!(meaning, Meaning::Own | Meaning::Writer(_)));
+        }
+        if learnt.len() >= MOST_LEARNT {
             learnt.clear();
         }
         learnt.insert(key, meaning);

@@ -1,12 +1,13 @@
 //! A schema registry, as Confluent's is: asked what the schemas are that others write with, off the way of the records.
 //!
-//! Not what a schema means, which is [`retide_avro::schemas`]. A worker holds the lane of a record whose schema it does not know, asks here,
-//! and reads on once there is an answer. Invariants: no thread waits for the registry; a registry that is away kills no task, and one that
-//! says that it does not know a schema is asked again after `MISSING`.
+//! Not what a schema means, which is [`retide_avro::schemas`]. A worker sets a record aside whose schema it does not know, asks here, and
+//! reads it once there is an answer. Invariants: no thread waits for the registry; a registry that is away kills no task, and one that says
+//! that it does not know a schema is asked again after `MISSING`; forged names take no more memory than `MOST_REMEMBERED` of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::error::Error as _;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::runtime::Handle;
-use tracing::{debug, warn};
+use tracing::debug;
 use uuid::Uuid;
 
 use retide_avro::Schemas as Known;
@@ -47,8 +48,21 @@ struct Shared {
     known: Arc<Known>,
     /// Where it is asked from.
     runtime: Handle,
-    /// What it is being asked, or was asked in vain, and when it may be asked again.
-    asked: Mutex<HashMap<Key, Asked>>,
+    /// What it is being asked, or was asked in vain.
+    asked: Mutex<Questions>,
+    /// How many questions were given up or answered.
+    answers: AtomicU64,
+}
+
+/// The questions that have no answer to be remembered.
+#[derive(Default)]
+struct Questions {
+    /// What is being asked, or was asked in vain, and when it may be asked again.
+    open: HashMap<Key, Asked>,
+    /// How many of them are on their way.
+    under_way: usize,
+    /// What the registry does not know, and when that is forgotten; the oldest first.
+    missing: VecDeque<(Instant, Key)>,
 }
 
 /// How a question stands.
@@ -93,6 +107,8 @@ struct Reference {
 enum Failure {
     /// The registry does not know it.
     Missing,
+    /// It has something else than a schema of Avro.
+    Other(String),
     /// It could not be asked, or did not answer as a registry does.
     Away(String),
 }
@@ -105,6 +121,9 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(1
 
 /// Most questions on their way: forged numbers must not become a flood of them.
 const MOST_ASKED: usize = 16;
+
+/// Most names that are remembered of which nothing is known: more than can be waited for at once by a process of a few hundred partitions.
+const MOST_REMEMBERED: usize = 10_000;
 
 /// Most schemas that one may refer to, with all that those refer to.
 const MOST_REFERENCES: usize = 64;
@@ -134,26 +153,22 @@ impl Registry {
             known: Arc::clone(&config.topics.tasks.schemas),
             runtime: runtime.clone(),
             asked: Mutex::default(),
+            answers: AtomicU64::new(0),
         };
         Some(Self {
             shared: Arc::new(shared),
         })
     }
 
-    /// Asks what a name means, if it is not being asked, nor was a moment ago. What is said is known to all workers then.
+    /// Asks what a name means, unless that is known, is being asked, or was a moment ago. What is said is known to all workers then.
     pub fn ask(&self, key: Key) {
-        let mut asked = self.shared.asked();
-        let under_way = |asked: &&Asked| matches!(asked, Asked::UnderWay);
-        if asked.values().filter(under_way).count() >= MOST_ASKED {
+        if self.shared.known.meaning(key).is_some() {
             return;
         }
-        let pause = match asked.get(&key) {
-            Some(Asked::UnderWay) => return,
-            Some(Asked::Failed { again, .. }) if Instant::now() < *again => return,
-            Some(Asked::Failed { pause, .. }) => (*pause * 2).min(PAUSES[1]),
-            None => PAUSES[0],
+        let mut asked = self.shared.asked();
+        let Some(pause) = asked.begin(key, Instant::now()) else {
+            return;
         };
-        asked.insert(key, Asked::UnderWay);
         drop(asked);
         let shared = Arc::clone(&self.shared);
         self.shared.runtime.spawn(async move {
@@ -162,18 +177,52 @@ impl Registry {
             // After a panic there is no answer, either.
             let answer = answer.unwrap_or_else(|error| Err(Failure::Away(error.to_string())));
             shared.told(key, pause, answer);
-            if shared.known.meaning(key) == Some(Meaning::Missing) {
-                tokio::time::sleep(MISSING).await;
-                shared.known.forget(key);
-            }
         });
+    }
+
+    /// Asks what a name means and waits for the answer, where that holds up nobody.
+    ///
+    /// # Errors
+    ///
+    /// There is no answer: why.
+    pub fn ask_now(&self, key: Key) -> Result<(), String> {
+        let shared = &self.shared;
+        let meaning = match shared.runtime.block_on(shared.find(key)) {
+            Ok(meaning) => meaning,
+            Err(Failure::Missing) => Meaning::Missing,
+            Err(Failure::Other(why)) => Meaning::Other(why.into()),
+            Err(Failure::Away(why)) => return Err(why),
+        };
+        shared.known.learn(key, meaning);
+        Ok(())
     }
 
     /// Why the last question for a name has had no answer, if it had none.
     pub fn failure(&self, key: Key) -> Option<Arc<str>> {
-        match self.shared.asked().get(&key)? {
+        match self.shared.asked().open.get(&key)? {
             Asked::Failed { why, .. } => Some(Arc::clone(why)),
             Asked::UnderWay => None,
+        }
+    }
+
+    /// Whether an answer may come at any moment.
+    pub fn is_asking(&self) -> bool {
+        self.shared.asked().under_way > 0
+    }
+
+    /// How many answers there have been, or questions without one: while it stays the same, nothing is known that was not.
+    pub fn answers(&self) -> u64 {
+        self.shared.answers.load(Ordering::Acquire)
+    }
+
+    /// Forgets what the registry did not know for long enough, so that it is asked again.
+    pub fn forget_missing(&self, now: Instant) {
+        let mut asked = self.shared.asked();
+        while let Some((until, key)) = asked.missing.front().copied()
+            && (until <= now || asked.missing.len() > MOST_REMEMBERED)
+        {
+            asked.missing.pop_front();
+            self.shared.known.forget(key);
         }
     }
 
@@ -197,29 +246,36 @@ impl Registry {
 
 impl Shared {
     /// What is being asked.
-    fn asked(&self) -> MutexGuard<'_, HashMap<Key, Asked>> {
+    fn asked(&self) -> MutexGuard<'_, Questions> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Remembers an answer, or that there was none.
     fn told(&self, key: Key, pause: Duration, answer: Result<Meaning, Failure>) {
+        let now = Instant::now();
+        let mut asked = self.asked();
+        asked.under_way -= 1;
         let meaning = match answer {
             Ok(meaning) => meaning,
-            Err(Failure::Missing) => Meaning::Missing,
+            Err(Failure::Missing) => {
+                asked.missing.push_back((now + MISSING, key));
+                Meaning::Missing
+            }
+            Err(Failure::Other(why)) => Meaning::Other(why.into()),
             Err(Failure::Away(why)) => {
-                warn!(registry = self.address, schema = %key, why, "schema registry gives no answer");
-                let failed = Asked::Failed {
-                    again: Instant::now() + pause,
-                    pause,
-                    why: why.into(),
-                };
-                self.asked().insert(key, failed);
+                debug!(registry = self.address, schema = %key, why, "schema registry gives no answer");
+                asked.fail(key, now, pause, why.into());
+                drop(asked);
+                self.answers.fetch_add(1, Ordering::Release);
                 return;
             }
         };
         debug!(registry = self.address, schema = %key, ?meaning, "schema registry answered");
         self.known.learn(key, meaning);
-        self.asked().remove(&key);
+        asked.open.remove(&key);
+        asked.hurry(now);
+        drop(asked);
+        self.answers.fetch_add(1, Ordering::Release);
     }
 
     /// What a name means.
@@ -253,8 +309,10 @@ impl Shared {
         while let Some(Reference { subject, version }) = left.pop() {
             asked += 1;
             if asked > MOST_REFERENCES {
-                let why = "a schema refers to too many others";
-                return Err(Failure::Away(why.to_owned()));
+                let why = format!(
+                    "it refers to more than {MOST_REFERENCES} other schemas, directly and through them"
+                );
+                return Err(Failure::Other(why));
             }
             let subject = encoded(&subject);
             let path = format!("subjects/{subject}/versions/{version}");
@@ -337,6 +395,50 @@ impl Shared {
     }
 }
 
+// === impl Questions ===
+
+impl Questions {
+    /// Begins a question, if it may be asked now; the pause after it, if it is in vain.
+    fn begin(&mut self, key: Key, now: Instant) -> Option<Duration> {
+        if self.under_way >= MOST_ASKED {
+            return None;
+        }
+        let pause = match self.open.get(&key) {
+            Some(Asked::UnderWay) => return None,
+            Some(Asked::Failed { again, .. }) if now < *again => return None,
+            Some(Asked::Failed { pause, .. }) => (*pause * 2).min(PAUSES[1]),
+            None => PAUSES[0],
+        };
+        self.under_way += 1;
+        self.open.insert(key, Asked::UnderWay);
+        Some(pause)
+    }
+
+    /// The registry has answered: what was asked in vain may be asked again at once.
+    fn hurry(&mut self, now: Instant) {
+        for asked in self.open.values_mut() {
+            if let Asked::Failed { again, .. } = asked {
+                *again = now.min(*again);
+            }
+        }
+    }
+
+    /// A question was in vain. What nobody has asked again for longest is forgotten where there are too many.
+    fn fail(&mut self, key: Key, now: Instant, pause: Duration, why: Arc<str>) {
+        let again = now + pause;
+        if self.open.len() > MOST_REMEMBERED {
+            let failed = self.open.iter().filter_map(|(key, asked)| match asked {
+                Asked::Failed { again, .. } => Some((*again, *key)),
+                Asked::UnderWay => None,
+            });
+            if let Some((_, oldest)) = failed.min_by_key(|(again, _)| *again) {
+                self.open.remove(&oldest);
+            }
+        }
+        self.open.insert(key, Asked::Failed { again, pause, why });
+    }
+}
+
 impl fmt::Debug for Shared {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
@@ -415,3 +517,6 @@ fn encoded(name: &str) -> String {
     };
     name.bytes().map(encode).collect()
 }
+
+#[cfg(test)]
+mod tests;

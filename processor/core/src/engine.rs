@@ -238,6 +238,7 @@ impl Engine {
                 task,
             } => self.record(now, position, appended, task, actions),
             Input::Poison { position, poison } => self.poison(now, position, poison, actions),
+            Input::SetAside { position, bytes } => self.set_aside(now, position, bytes, actions),
             Input::Passed { position } => self.passed(position),
             Input::LeftOut { ticket, headers } => self.note_left_out(ticket, headers),
             Input::Attempted { ticket, outcome } => self.attempted(now, ticket, &outcome, actions),
@@ -391,6 +392,11 @@ impl Engine {
         self.orders.bytes()
     }
 
+    /// Whether a record is set aside.
+    pub fn is_aside(&self, lane: LaneId, offset: i64) -> bool {
+        self.lanes.is_aside(lane, offset)
+    }
+
     /// How many calls are in flight.
     pub fn in_flight(&self) -> usize {
         self.calls.len()
@@ -455,7 +461,8 @@ impl Engine {
         task: Box<Task>,
         actions: &mut Vec<Action>,
     ) {
-        if self.read(now, position, actions) {
+        let is_aside = self.lanes.take_aside(position);
+        if is_aside || self.read(now, position, actions) {
             let bytes = task.memory_size();
             self.lanes.hold(position.lane, bytes);
             if task.deferral.is_some() {
@@ -478,6 +485,21 @@ impl Engine {
                 Source::Tier(tier) => self.unpark(now, tier, appended, item),
             }
         }
+        if !is_aside {
+            self.pause_if_full(now, position, actions);
+        }
+    }
+
+    /// A record was read of which it is not known yet what it is.
+    fn set_aside(&mut self, now: Now, position: Position, bytes: usize, actions: &mut Vec<Action>) {
+        if self.read(now, position, actions) {
+            let Position { lane, offset, .. } = position;
+            if self.bug.is(Bug::AsideDone) {
+                self.lanes.complete(lane, offset, 0, None);
+            } else {
+                self.lanes.set_aside(lane, offset, bytes);
+            }
+        }
         self.pause_if_full(now, position, actions);
     }
 
@@ -489,7 +511,8 @@ impl Engine {
         poison: Arc<Poison>,
         actions: &mut Vec<Action>,
     ) {
-        if self.read(now, position, actions) {
+        let is_aside = self.lanes.take_aside(position);
+        if is_aside || self.read(now, position, actions) {
             let entries = consequence::poison(poison, now.wall);
             let closing = Closing {
                 lane: position.lane,
@@ -499,7 +522,9 @@ impl Engine {
             };
             self.settle(closing, entries, actions);
         }
-        self.pause_if_full(now, position, actions);
+        if !is_aside {
+            self.pause_if_full(now, position, actions);
+        }
     }
 
     /// A task from the retry topic.
@@ -768,6 +793,7 @@ const fn budget(input: &Input) -> usize {
         | Input::Outstanding { .. }
         | Input::Record { .. }
         | Input::Poison { .. }
+        | Input::SetAside { .. }
         | Input::Passed { .. }
         | Input::LeftOut { .. }
         | Input::Attempted { .. }

@@ -85,6 +85,8 @@ pub enum Bug {
     DeadOfReleasedKept,
     /// What was counted for a batch that was not written is told beside what is counted when it is written.
     ReturnedAlertKept,
+    /// A record that is set aside counts as done.
+    AsideDone,
 }
 
 /// The mistake that an engine makes, if one is planted in it.
@@ -99,7 +101,7 @@ pub struct Planted {
 
 impl Bug {
     /// Every mistake there is.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::OffsetByOne,
         Self::WrongBase,
         Self::Early,
@@ -132,6 +134,7 @@ impl Bug {
         Self::DeadCountedTwice,
         Self::DeadOfReleasedKept,
         Self::ReturnedAlertKept,
+        Self::AsideDone,
     ];
 }
 

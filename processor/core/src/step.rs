@@ -72,6 +72,14 @@ pub enum Input {
         /// The record, and what is wrong with it.
         poison: Arc<Poison>,
     },
+    /// A record was read of which it is not known yet what it is: its offset is open until it comes as [`Self::Record`] or [`Self::Poison`],
+    /// with this position. Nothing behind it waits for that.
+    SetAside {
+        /// Where it was read.
+        position: Position,
+        /// The bytes it holds meanwhile.
+        bytes: usize,
+    },
     /// Everything of a lane was read below an offset, at which there may be nothing: what lies between it and the last record are markers of
     /// transactions, or what was aborted.
     Passed {

@@ -44,6 +44,8 @@ pub enum Bug {
     RefusedRepeated,
     /// A batch is committed that rests on one that was handed back.
     ReturnIgnored,
+    /// A record overtakes one of its key that is set aside.
+    AsideOvertaken,
     /// A mistake of the core.
     #[cfg(feature = "planted")]
     Core(retide_core::planted::Bug),
@@ -89,6 +91,7 @@ impl Bug {
             Self::MetadataBelieved,
             Self::RefusedRepeated,
             Self::ReturnIgnored,
+            Self::AsideOvertaken,
         ];
         #[cfg(feature = "planted")]
         let of_core = retide_core::planted::Bug::ALL.map(Self::Core);

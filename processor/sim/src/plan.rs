@@ -41,6 +41,8 @@ pub(crate) struct Submission {
     pub(crate) key: Option<&'static str>,
     /// Whether it is a record that cannot be read.
     pub(crate) poison: bool,
+    /// When whoever is asked what its record is says so; 0 if nobody has to be asked.
+    pub(crate) named_at: At,
     /// What it is to go through; none if chance decides at each call.
     pub(crate) fate: Option<Fate>,
 }
@@ -257,6 +259,7 @@ impl Plan {
         plan.draw_copied(&mut fork, shards);
         plan.draw_refusals(&mut fork);
         plan.draw_walls(&mut fork);
+        plan.draw_nameless(&mut fork);
         plan
     }
 
@@ -377,6 +380,20 @@ impl Plan {
         }
     }
 
+    /// Lets a fifth of all histories have records of which it takes a while to learn what they are.
+    fn draw_nameless(&mut self, chance: &mut Chance) {
+        if !chance.one_in(5) {
+            return;
+        }
+        let longest = chance.pick(&[10, 2_000, 20_000]) * MILLI;
+        for submission in &mut self.submissions {
+            if chance.one_in(4) {
+                let named_at = submission.at + chance.between(0, longest);
+                Arc::make_mut(submission).named_at = named_at.min(self.heals_at);
+            }
+        }
+    }
+
     /// Lets a third of all histories have targets of which a few answers make a wall: by chance, so many in a row do not come.
     fn draw_walls(&mut self, chance: &mut Chance) {
         if !chance.one_in(3) {
@@ -473,6 +490,7 @@ impl Plan {
                     deadline: None,
                     key: None,
                     poison: false,
+                    named_at: 0,
                     fate: None,
                 }));
             }
@@ -725,6 +743,7 @@ fn submissions(chance: &mut Chance, heals_at: At, shards: i32) -> Vec<Arc<Submis
                 .then(|| wall(at, 0) + Duration::from_millis(chance.between(1, 40_000))),
             key: None,
             poison: chance.one_in(25),
+            named_at: 0,
             fate: None,
         }));
     }
@@ -796,6 +815,7 @@ fn campaign_submissions(chance: &mut Chance, heals_at: At, shards: i32) -> Vec<A
             deadline: (fate == Fate::Expires).then_some(deadline),
             key: None,
             poison: false,
+            named_at: 0,
             fate: Some(fate),
         }));
     }

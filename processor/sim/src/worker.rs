@@ -56,6 +56,17 @@ enum Reading {
     },
 }
 
+/// A record that was set aside.
+#[derive(Debug)]
+struct Aside {
+    /// Where it was read.
+    position: Position,
+    /// When the broker appended it.
+    appended: Timestamp,
+    /// What it holds.
+    submission: Arc<Submission>,
+}
+
 /// Where the consumer stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -146,6 +157,8 @@ pub(crate) struct Worker {
     epochs: BTreeMap<i32, u64>,
     /// What was read and not handed on.
     readings: VecDeque<Reading>,
+    /// What was read and set aside, until it is known what it is.
+    aside: BTreeMap<(LaneId, i64), Aside>,
     /// Whether a look at the broker is planned.
     polling: bool,
     /// The request for offsets, or for the order of keys, that is under way.
@@ -263,6 +276,7 @@ impl Worker {
             held: BTreeSet::new(),
             epochs: BTreeMap::new(),
             readings: VecDeque::new(),
+            aside: BTreeMap::new(),
             polling: false,
             fetch: None,
             fetched: None,
@@ -321,6 +335,7 @@ impl Worker {
             News::Reply { part, call, reply } => self.answered(part, call, reply, env),
             News::Called { ticket, outcome } => self.called(ticket, outcome, env),
             News::Poll => self.poll(env),
+            News::Named => self.named(env),
             News::Tick { at } => self.tick(at, env),
             News::Again { writer } => self.again(writer, env),
             News::Joined(given) => self.joined(given, env),
@@ -650,8 +665,10 @@ impl Worker {
                     appended,
                     payload,
                 } => {
-                    let input = self.input(position, appended, payload, env);
-                    self.step(input, env);
+                    if !self.set_aside(position, appended, &payload, env) {
+                        let input = self.input(position, appended, payload, env);
+                        self.step(input, env);
+                    }
                     most -= 1;
                     if most == 0 {
                         self.poll_soon(env);
@@ -659,6 +676,74 @@ impl Worker {
                     }
                 }
             }
+        }
+        self.go_on(env);
+    }
+
+    /// Sets a record aside of which it is not known what it is, or that has the key of one; false if it is neither.
+    fn set_aside(
+        &mut self,
+        position: Position,
+        appended: Timestamp,
+        payload: &Payload,
+        env: &mut Env,
+    ) -> bool {
+        let Payload::Submitted(submission) = payload else {
+            return false;
+        };
+        let (lane, offset) = (position.lane, position.offset);
+        let is_behind = self.waits_behind(lane, offset, submission);
+        if submission.named_at <= env.now && !is_behind {
+            return false;
+        }
+        let bytes = 100;
+        self.step(Input::SetAside { position, bytes }, env);
+        if self.engine.is_aside(lane, offset) {
+            let aside = Aside {
+                position,
+                appended,
+                submission: Arc::clone(submission),
+            };
+            self.aside.insert((lane, offset), aside);
+            let delay = submission.named_at.saturating_sub(env.now);
+            env.tell(delay, self.id, News::Named);
+        }
+        true
+    }
+
+    /// Whether a record that has the key of this one is set aside, and comes before it.
+    fn waits_behind(&self, lane: LaneId, offset: i64, submission: &Submission) -> bool {
+        let mut before = self.aside.range((lane, 0)..(lane, offset));
+        before.any(|(_, aside)| {
+            submission.key.is_some()
+                && aside.submission.key == submission.key
+                && self.bug != Bug::AsideOvertaken
+        })
+    }
+
+    /// Takes those back of which it is known what they are, each behind the others of its key.
+    fn named(&mut self, env: &mut Env) {
+        let named = |aside: &Aside| aside.submission.named_at <= env.now;
+        let all = self.aside.iter().filter(|(_, aside)| named(aside));
+        let all: Vec<(LaneId, i64)> = all.map(|(at, _)| *at).collect();
+        for (lane, offset) in all {
+            let aside = &self.aside[&(lane, offset)];
+            if self.waits_behind(lane, offset, &aside.submission) {
+                // Asked again with the one before.
+                continue;
+            }
+            let Some(aside) = self.aside.remove(&(lane, offset)) else {
+                unreachable!("just looked at");
+            };
+            let Aside {
+                position,
+                appended,
+                submission,
+            } = aside;
+            env.named += 1;
+            let payload = Payload::Submitted(submission);
+            let input = self.input(position, appended, payload, env);
+            self.step(input, env);
         }
         self.go_on(env);
     }
@@ -866,6 +951,7 @@ impl Worker {
         self.delivered.retain(|(lane, _)| !gone(lane));
         self.paused.retain(|lane, _| !gone(lane));
         self.readers.retain(|lane, _| !gone(lane));
+        self.aside.retain(|(lane, _), _| !gone(lane));
         // What was read of another assignment is not looked at.
         self.readings.retain(|reading| match reading {
             Reading::Record { position, .. } | Reading::Passed { position } => {
@@ -1088,6 +1174,15 @@ impl Worker {
         wall.filter(|_| matches!(outcome, Outcome::Refused(_)))
     }
 
+    /// How many offsets are open besides that of a record that was set aside and is taken back.
+    fn open_before(&self, input: &Input) -> usize {
+        let (Input::Record { position, .. } | Input::Poison { position, .. }) = input else {
+            return self.engine.open();
+        };
+        let is_aside = self.engine.is_aside(position.lane, position.offset);
+        self.engine.open() - usize::from(is_aside)
+    }
+
     /// Tells the engine what happened and does what it says.
     fn step(&mut self, input: Input, env: &mut Env) {
         let now = Now {
@@ -1100,7 +1195,7 @@ impl Worker {
             env.judge.turns.let_go(self.id, shard);
         }
         env.judge.turns.begin(self.id, now.wall);
-        let before = self.engine.open();
+        let before = self.open_before(&input);
         let mut actions = Vec::new();
         self.engine.step(now, input, &mut actions);
         let is_settled = |action: &&Action| matches!(action, Action::Settle(_));
@@ -1245,7 +1340,8 @@ impl Worker {
         }
         // What former owners of its shards knew, each within its limit, is known to it, and each of them has read a record at least.
         let (shards, assigned) = (env.plan.shards as usize, env.assigned);
-        let most = shards * limits.keys + assigned * HEAVIEST_KEY;
+        // What was set aside is taken back whatever is known of keys by then.
+        let most = shards * limits.keys + (assigned + env.named) * HEAVIEST_KEY;
         // Who does not know yet that its shards are another's reads what that one parks, with the keys of it.
         let mut read = self.readers.keys();
         let owns = read.all(|lane| self.owns(lane.shard, env));

@@ -269,6 +269,8 @@ pub(crate) enum News {
     },
     /// There may be records to read.
     Poll,
+    /// It is known what a record is that was set aside.
+    Named,
     /// It is the time it wanted to be woken at.
     Tick {
         /// The time.
@@ -340,6 +342,8 @@ pub(crate) struct Env {
     down_until: At,
     /// How often shards were assigned.
     pub(crate) assigned: usize,
+    /// How many records were set aside and taken back.
+    pub(crate) named: usize,
 }
 
 /// A process.
@@ -828,6 +832,7 @@ impl World {
             odds: plan.odds,
             down_until: 0,
             assigned: 0,
+            named: 0,
             plan,
         };
         env.trace.note(0, "plan", &[seed], String::new);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
 use serde::Serialize;
+use tokio::runtime::Runtime;
 
 use retide_core::span::human;
 use retide_core::{Reason, Timestamp, span};
@@ -18,8 +19,9 @@ use crate::client::client_config;
 use crate::clock;
 use crate::cluster::User;
 use crate::config::Config;
+use crate::registry::Registry;
 use crate::scenes::Follower;
-use crate::story::search::{self, Found, Query, Reading};
+use crate::story::search::{self, Found, Query, Reading, Unnamed};
 use crate::story::{self, Line, Story};
 use crate::topics::Topics;
 
@@ -102,10 +104,16 @@ pub(super) fn explain(config: &Config, options: Options, output: Output) -> Resu
         from,
         deadline: start + timeout,
     };
+    let runtime = config.schemas.registry.as_ref().map(|_| Runtime::new());
+    let runtime = runtime.transpose()?;
+    let registry =
+        runtime.and_then(|runtime| Some((Registry::of(config, runtime.handle())?, runtime)));
+    let registry = registry.as_ref().map(|(registry, _)| registry);
     let found = search::search(
         client_config(config.kafka.consumer()),
         &topics,
         &query,
+        registry,
         |topic, records| {
             let seconds = start.elapsed().as_secs();
             say(&format!(
@@ -115,7 +123,14 @@ pub(super) fn explain(config: &Config, options: Options, output: Output) -> Resu
         },
     )
     .map_err(|error| failed(config, User::Explain, "read topics", &error))?;
-    let Found { clues, readings } = found;
+    let Found {
+        clues,
+        readings,
+        unnamed,
+    } = found;
+    if let (Some(unnamed), Some(registry)) = (&unnamed, registry) {
+        tell_of_registry(unnamed, registry.address());
+    }
     let now = clock::timestamp();
     let stories = story::tell(clues, &config.topics.tiers, now);
     let unread = unread(&readings);
@@ -141,6 +156,21 @@ pub(super) fn explain(config: &Config, options: Options, output: Output) -> Resu
         );
         Err(Failed::because(Exit::Partly, message))
     }
+}
+
+/// Says which records cannot be read without the registry, which gives no answer: the task may be among them.
+fn tell_of_registry(unnamed: &Unnamed, registry: &str) {
+    let Unnamed {
+        records,
+        example,
+        key,
+        why,
+    } = unnamed;
+    say(&format!(
+        "note: {records} records of the retry topic cannot be read, {example} among them: what {key} is has to be asked of the schema \
+         registry {registry}, which gives no answer: {why}. The task may be one of them. See to the registry, or name the schema in \
+         [schemas] ids; until then workers set such records aside, and lose none"
+    ));
 }
 
 /// Says which scene was probably meant, where a task is dead since its scene does not exist.

@@ -4,6 +4,7 @@
 //! only after what was settled for it is durable, or can no longer be; whatever shards leave, the loop goes on.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::fmt::Write as _;
 use std::mem;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use tokio::runtime::Handle;
 
 use retide_avro::Arrival;
 use retide_avro::headers::{self, Headless};
+use retide_avro::schemas::Key;
 use retide_connectors::{Attempt, Target};
 use retide_core::Position;
 use retide_core::completions::Binding;
@@ -135,8 +137,12 @@ struct State<L> {
     commit_at: Instant,
     /// Where paused lanes read on.
     paused: HashMap<LaneId, i64>,
-    /// The lanes that wait for what a registry says of a schema.
+    /// The records and lanes that wait for what a registry says of a schema.
     unnamed: Unnamed,
+    /// How many answers it had given when they were looked at last.
+    answers: u64,
+    /// When they are looked at again if it gives no more.
+    ask_at: Instant,
     /// What the metadata of each lane's commits is bound to.
     bindings: HashMap<LaneId, Binding>,
     /// Assigned shards, each with the number of its assignment.
@@ -352,6 +358,8 @@ impl<L: Ledger> State<L> {
             commit_at: now,
             paused: HashMap::new(),
             unnamed: Unnamed::default(),
+            answers: 0,
+            ask_at: now,
             bindings: HashMap::new(),
             shards: BTreeMap::new(),
             assignment: 0,
@@ -455,6 +463,9 @@ impl<L: Ledger> State<L> {
         }
         self.beat_at = now + BEAT;
         self.end_told(now);
+        if let Some(registry) = &self.parts.registry {
+            registry.forget_missing(now);
+        }
         self.alert_of_troubles();
         self.look_for_awaited(now);
         self.parts.heartbeat.beat();
@@ -671,7 +682,8 @@ impl<L: Ledger> State<L> {
         if self.has_to_commit() && self.may_hand_over() {
             timeout = timeout.min(self.commit_at.saturating_duration_since(now));
         }
-        if self.unnamed.is_any() {
+        let registry = self.parts.registry.as_ref();
+        if self.unnamed.is_any() && registry.is_some_and(Registry::is_asking) {
             timeout = timeout.min(ASK);
         }
         for leaving in &self.leaving {
@@ -1175,7 +1187,7 @@ impl<L: Ledger> State<L> {
                 binding,
             } = assignment;
             self.bindings.insert(lane, binding);
-            self.unnamed.forget(lane);
+            self.unnamed.begin(lane);
             if self.unreadable.is_deleted(lane.source) {
                 self.unbound.insert(lane);
             }
@@ -1294,7 +1306,7 @@ impl<L: Ledger> State<L> {
             if is_ours
                 && !self.begins_anew(lane)
                 && self.unnamed.is_in_turn(&mut read.position)
-                && !self.has_to_ask(&read)
+                && !self.has_to_wait(now, &read)
             {
                 self.record(now, read);
             }
@@ -1313,19 +1325,31 @@ impl<L: Ledger> State<L> {
         self.hand.empty();
     }
 
-    /// Whether a registry has to be asked before a record is read. Its lane stands still until then: what comes behind it is read again.
-    fn has_to_ask(&mut self, read: &Read) -> bool {
+    /// Whether a record cannot be read before a registry has said what its schema is, or comes behind one of its key. It is set aside, or
+    /// its lane stands still where too many are: what comes behind it is read again then.
+    fn has_to_wait(&mut self, now: Now, read: &Read) -> bool {
         let (Some(registry), Ok(record)) = (&self.parts.registry, &read.record) else {
             return false;
         };
         let lane = read.position.lane;
-        let Some(key) = self.parts.topics.intake.asks(record) else {
-            return false;
-        };
         if lane.source != Source::Tasks {
             return false;
         }
+        let asks = self.parts.topics.intake.asks(record);
+        let before = || self.unnamed.before(lane, record.key.as_ref());
+        let Some(key) = asks.or_else(before) else {
+            return false;
+        };
         registry.ask(key);
+        if self.unnamed.has_room(lane) {
+            let (position, bytes) = (read.position, record.memory_size() + size_of::<Read>());
+            self.step_at(now, Input::SetAside { position, bytes });
+            // It may be known to be complete.
+            if self.parts.engine.is_aside(lane, position.offset) {
+                self.unnamed.set_aside(read.clone(), key, bytes);
+            }
+            return true;
+        }
         self.unnamed.wait(read.position, key);
         if !self.paused.contains_key(&lane) {
             self.parts.feed.request(Request::Pause { lane });
@@ -1333,21 +1357,24 @@ impl<L: Ledger> State<L> {
         true
     }
 
-    /// Reads lanes on whose records can be read now, and says what the others wait for.
+    /// Takes records back that can be read now, reads lanes on that stood still, and says what the others wait for.
     fn read_what_is_named(&mut self) {
         let Some(registry) = &self.parts.registry else {
             return;
         };
-        if !self.unnamed.is_any() {
+        let (now, answers) = (Instant::now(), registry.answers());
+        if !self.unnamed.is_to_look() || (answers == self.answers && now < self.ask_at) {
             return;
         }
+        let registry = registry.clone();
+        self.answers = answers;
+        self.ask_at = now + BEAT;
         let (shards, intake) = (&self.shards, &self.parts.topics.intake);
         self.unnamed.keep(|lane| shards.contains_key(&lane.shard));
-        let mut failure = None;
+        let schemas = &intake.schemas;
+        let back = self.unnamed.take_back(|key| schemas.meaning(key).is_some());
         for (lane, key) in self.unnamed.waiting() {
-            if intake.schemas.meaning(key).is_none() {
-                registry.ask(key);
-                failure = failure.or_else(|| Some((lane, key, registry.failure(key)?)));
+            if schemas.meaning(key).is_none() && !self.unnamed.has_room(lane) {
                 continue;
             }
             let Position { run, offset, .. } = self.unnamed.go_on(lane);
@@ -1359,22 +1386,52 @@ impl<L: Ledger> State<L> {
                 self.parts.feed.request(Request::Resume { lane, run, next });
             }
         }
-        let away = failure.map(|(lane, key, why)| Trouble {
-            kind: Kind::RegistryAway,
-            subject: registry.address().to_owned(),
-            says: format!(
-                "{} partitions of the retry topic wait for it, partition {} for {key}: {why}",
-                self.unnamed.waiting().len(),
+        let mut failure = None;
+        for (lane, key) in self.unnamed.wanted() {
+            registry.ask(key);
+            failure = failure.or_else(|| Some((lane, key, registry.failure(key)?)));
+        }
+        self.tell_registry(&registry, failure);
+        let now = self.now();
+        for read in back {
+            self.record(now, read);
+        }
+        self.hand.empty();
+    }
+
+    /// Tells people what waits for a registry, if it has not answered one question at least.
+    fn tell_registry(&mut self, registry: &Registry, failure: Option<(LaneId, Key, Arc<str>)>) {
+        let stands = self.unnamed.waiting().len();
+        let away = failure.map(|(lane, key, why)| {
+            let records = self.unnamed.count();
+            let mut says = format!(
+                "{records} records of the retry topic wait for it, one of partition {} for {key}: {why}",
                 lane.shard
-            ),
-            fix: Some(
-                "see to the registry, or name the schema in [schemas] ids and start again"
-                    .to_owned(),
-            ),
-            effect: Effect::Stops,
+            );
+            if stands > 0 {
+                let _ = write!(
+                    says,
+                    "; {stands} partitions stand still, since too many of their records wait"
+                );
+            }
+            Trouble {
+                kind: Kind::RegistryAway,
+                subject: registry.address().to_owned(),
+                says,
+                fix: Some(
+                    "see to the registry, or name the schema in [schemas] ids and start again"
+                        .to_owned(),
+                ),
+                effect: if stands > 0 {
+                    Effect::Stops
+                } else {
+                    Effect::Limits
+                },
+            }
         });
         // While a question is on its way, nothing has changed.
         if away.is_some() || !self.unnamed.is_any() {
+            self.unnamed.told(away.is_some());
             self.troubles.only(Kind::RegistryAway, away);
         }
     }

@@ -18,11 +18,13 @@ use serde::Serialize;
 use tracing::warn;
 
 use retide_avro::headers;
+use retide_avro::schemas::Key;
 use retide_avro::wire::{self, Wire};
 use retide_avro::{Arrival, Intake};
 use retide_core::{Kind, Origin, Timestamp, with_causes};
 
 use crate::client::LoggingContext;
+use crate::registry::Registry;
 use crate::report::Reader;
 use crate::scan::{self, CALL, Scanned, last, last_bytes};
 use crate::shell::feed;
@@ -49,6 +51,21 @@ pub(crate) struct Found {
     pub(crate) clues: Vec<Clue>,
     /// What was read for them.
     pub(crate) readings: Vec<Reading>,
+    /// The records that could not be read since their schemas cannot be asked for, if there are any.
+    pub(crate) unnamed: Option<Unnamed>,
+}
+
+/// Records of the retry topic whose schema a registry has to be asked for, which gives no answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Unnamed {
+    /// How many there are.
+    pub(crate) records: u64,
+    /// One of them.
+    pub(crate) example: Origin,
+    /// What its schema is named.
+    pub(crate) key: Key,
+    /// Why there is no answer.
+    pub(crate) why: String,
 }
 
 /// How far a topic was read.
@@ -85,6 +102,8 @@ struct Search<'a> {
     query: &'a Query,
     /// How records of the retry topic are read.
     intake: &'a Intake,
+    /// Where their schemas are asked for, if there is a registry.
+    registry: Option<&'a Registry>,
     /// Reads.
     consumer: BaseConsumer<LoggingContext>,
     /// Reads events.
@@ -103,11 +122,13 @@ pub(crate) fn search(
     client: ClientConfig,
     topics: &Topics,
     query: &Query,
+    registry: Option<&Registry>,
     mut progress: impl FnMut(&str, u64),
 ) -> Result<Found, KafkaError> {
     let mut search = Search {
         query,
         intake: &topics.intake,
+        registry,
         consumer: scan::consumer(client, "retide-explain")?,
         events: Reader::new(),
         callbacks: Reader::new(),
@@ -183,6 +204,7 @@ impl Search<'_> {
         let Self {
             query,
             intake,
+            registry,
             consumer,
             events,
             callbacks,
@@ -195,7 +217,18 @@ impl Search<'_> {
                 progress(topic, before + reading.records);
             }
             let what = match sort {
-                Sort::Tasks => entered(message, &query.id, intake),
+                Sort::Tasks => entered(message, &query.id, intake, |key| {
+                    let Err(why) = name(key, *registry, &mut found.unnamed) else {
+                        return;
+                    };
+                    let unnamed = found.unnamed.get_or_insert_with(|| Unnamed {
+                        records: 0,
+                        example: place(message),
+                        key,
+                        why,
+                    });
+                    unnamed.records += 1;
+                }),
                 _ if !is_of(message, &query.id) => None,
                 Sort::Tier(tier) => parked(message, tier),
                 Sort::DeadLetters => Some(dead_letter(message)),
@@ -256,7 +289,14 @@ fn named<'a>(message: &'a BorrowedMessage<'_>) -> Option<&'a [u8]> {
 }
 
 /// What a record of the retry topic says, if it is the task.
-fn entered(message: &BorrowedMessage<'_>, id: &str, intake: &Intake) -> Option<What> {
+///
+/// Before it is read, `ask` is told what its schema is named if a registry has to be asked for it.
+fn entered(
+    message: &BorrowedMessage<'_>,
+    id: &str,
+    intake: &Intake,
+    ask: impl FnOnce(Key),
+) -> Option<What> {
     let other = named(message)
         .and_then(|name| str::from_utf8(name).ok())
         .filter(|name| *name != id && !name.is_empty() && name.len() <= headers::MAX_ID)
@@ -269,6 +309,9 @@ fn entered(message: &BorrowedMessage<'_>, id: &str, intake: &Intake) -> Option<W
     let (is_it, scene, due) = match feed::record(message)
         .map_err(|record| headers::headless(record, place(message)))
         .and_then(|record| {
+            if let Some(key) = intake.asks(&record) {
+                ask(key);
+            }
             let arrival = Arrival {
                 origin: place(message),
                 entered: appended(message),
@@ -280,6 +323,19 @@ fn entered(message: &BorrowedMessage<'_>, id: &str, intake: &Intake) -> Option<W
         Err(poison) => (*poison.id == *id, poison.scene, None),
     };
     is_it.then_some(What::Entered { scene, due })
+}
+
+/// Asks a registry what a schema is; why it gives no answer, after which it is not asked for others.
+fn name(
+    key: Key,
+    registry: Option<&Registry>,
+    unnamed: &mut Option<Unnamed>,
+) -> Result<(), String> {
+    match (registry, unnamed) {
+        (Some(registry), None) => registry.ask_now(key),
+        (_, Some(unnamed)) => Err(unnamed.why.clone()),
+        (None, None) => Err("it was not asked".to_owned()),
+    }
 }
 
 /// What a record of a tier says.

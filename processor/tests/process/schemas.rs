@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path as FilePath;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -28,6 +28,9 @@ const SWAPPED: &str = r#"{"type": "record", "name": "RetryTask", "namespace": "c
     {"name": "payload", "type": "bytes"}, {"name": "scene", "type": "string"}
 ]}"#;
 
+/// More than are set aside of a partition.
+const FORGED: u32 = 250;
+
 const SCENES: &str = r#"
 [scenes.pay]
 target = { http = { url = "http://TARGET/pay", timeout = "5s" } }
@@ -48,6 +51,11 @@ struct Registry {
     asked: Arc<Mutex<Vec<String>>>,
     /// The schemas that were registered, by subject.
     registered: Arc<Mutex<HashMap<String, Value>>>,
+}
+
+/// Whether a registry does not answer for a schema until it is well: 902, and those that nobody has registered.
+fn is_away_for(path: &str) -> bool {
+    path == "ids/902" || path.starts_with("ids/70")
 }
 
 /// What it says to those who do not show its name and password.
@@ -89,7 +97,7 @@ async fn schema(
         return (StatusCode::UNAUTHORIZED, STRANGER.to_owned());
     }
     registry.asked.lock().unwrap().push(path.clone());
-    if path == "ids/902" && !registry.is_well.load(Ordering::Acquire) {
+    if is_away_for(&path) && !registry.is_well.load(Ordering::Acquire) {
         let says = json!({ "error_code": 50003, "message": "no leader" });
         return (StatusCode::INTERNAL_SERVER_ERROR, says.to_string());
     }
@@ -170,41 +178,10 @@ fn tasks_of_other_writers_are_read_by_their_schemas_or_wait_or_are_named() {
     ));
     let retide = rig.run();
 
-    let producer = rig.producer();
-    let send = |partition: i32, headers: &[(String, Vec<u8>)], value: &[u8]| {
-        let mut all = OwnedHeaders::new();
-        for (key, value) in headers {
-            let value = Some(value);
-            all = all.insert(OutHeader { key, value });
-        }
-        let topic = rig.topic("tasks");
-        let record = BaseRecord::<(), [u8]>::to(&topic)
-            .payload(value)
-            .headers(all);
-        let sent = producer.send(record.partition(partition));
-        sent.map_err(|(error, _)| error).unwrap();
-    };
-    let avro = [(
-        "content-type".to_owned(),
-        b"application/vnd.retide.task+avro".to_vec(),
-    )];
-    // By the registry, with and without our content type; by their fingerprint and their GUID.
-    send(0, &avro, &swapped(0x84, "swapped-1"));
-    send(0, &[], &swapped(0x84, "swapped-2"));
-    let (java, _) = made("java.jsonl", "single-object");
-    send(0, &[], &java);
-    send(0, &guid, &by_guid);
-    // One that the registry does not know, and one that it cannot tell yet, with another task behind it.
-    send(1, &[], &swapped(0x85, "nobody"));
-    send(2, &avro, &swapped(0x86, "patient"));
-    let plain = [
-        ("retry-scene".to_owned(), b"pay".to_vec()),
-        ("retry-id".to_owned(), b"behind".to_vec()),
-    ];
-    send(2, &plain, b"abc");
-    producer.flush(PATIENCE).unwrap();
+    produce(&rig, &guid, &by_guid);
 
-    let ends = rig.ends(5);
+    let ends = rig.ends(6);
+    assert_eq!(ends["beside"], ["delivered"]);
     let swapped_one = ends.keys().filter(|id| id.starts_with("swapped-")).count();
     assert_eq!(swapped_one, 2, "{ends:?}");
     check_attempts(&rig.target.requests());
@@ -220,22 +197,99 @@ fn tasks_of_other_writers_are_read_by_their_schemas_or_wait_or_are_named() {
     assert_eq!(dead[0].value.as_deref(), Some(&*swapped(0x85, "nobody")));
 
     wait_for(&admin, r#""kind":"registry-away""#);
+    wait_for(&admin, "1 partitions stand still");
     assert!(get(&admin, "/readyz").is_some_and(|(status, _)| status == 503));
-    registry.is_well.store(true, Ordering::Release);
-    let ends = rig.ends(7);
-    assert_eq!(ends["patient"], ["delivered"]);
-    assert_eq!(ends["behind"], ["delivered"]);
-    let requests = rig.target.requests();
-    assert_eq!(requests.len(), 6, "{requests:?}");
-    wait_for(&admin, r#""troubles":[]"#);
-    check_callbacks(&rig, &registry);
-    // One question for each, however many records there are; of what was away, some more.
-    let asked = registry.asked.lock().unwrap();
+    // One question for each, however many records there are.
+    let asked = registry.asked.lock().unwrap().clone();
     let times = |path: &str| asked.iter().filter(|asked| *asked == path).count();
     assert_eq!((times("ids/900"), times("ids/901")), (1, 1), "{asked:?}");
-
+    check_explain(&rig, &address);
+    let ended = rig.ends(6);
+    assert!(
+        !ended.contains_key("behind") && !ended.contains_key("last"),
+        "{ended:?}"
+    );
+    registry.is_well.store(true, Ordering::Release);
+    let ends = rig.ends(9 + FORGED as usize);
+    for id in ["patient", "behind", "last"] {
+        assert_eq!(ends[id], ["delivered"]);
+    }
+    let requests = rig.target.requests();
+    assert_eq!(requests.len(), 8, "{requests:?}");
+    let at = |id: &str| {
+        requests
+            .iter()
+            .position(|request| request.text("retry-id") == id)
+    };
+    assert!(at("patient") < at("behind"), "{requests:?}");
+    wait_for(&admin, r#""troubles":[]"#);
+    let said = rig.retide(&["explain", "patient"]);
+    let told = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(
+        told.contains("delivered") && !told.contains("gives no answer"),
+        "{told}"
+    );
+    check_callbacks(&rig, &registry);
     retide.terminate();
     assert_eq!(retide.wait(), Some(0));
+}
+
+/// Tasks of other writers, some of which wait for the registry, and some plain ones behind them.
+fn produce(rig: &Rig, guid: &[(String, Vec<u8>)], by_guid: &[u8]) {
+    let producer = rig.producer();
+    let send = |partition: i32, key: Option<&str>, headers: &[(String, Vec<u8>)], value: &[u8]| {
+        let mut all = OwnedHeaders::new();
+        for (key, value) in headers {
+            let value = Some(value);
+            all = all.insert(OutHeader { key, value });
+        }
+        let topic = rig.topic("tasks");
+        let mut record = BaseRecord::<str, [u8]>::to(&topic)
+            .payload(value)
+            .headers(all);
+        record.key = key;
+        let sent = producer.send(record.partition(partition));
+        sent.map_err(|(error, _)| error).unwrap();
+    };
+    let avro = [(
+        "content-type".to_owned(),
+        b"application/vnd.retide.task+avro".to_vec(),
+    )];
+    // By the registry, with and without our content type; by their fingerprint and their GUID.
+    send(0, None, &avro, &swapped(0x84, "swapped-1"));
+    send(0, None, &[], &swapped(0x84, "swapped-2"));
+    let (java, _) = made("java.jsonl", "single-object");
+    send(0, None, &[], &java);
+    send(0, None, guid, by_guid);
+    // One that the registry does not know, and one that it cannot tell yet, with other tasks behind it, of which one has its key.
+    send(1, None, &[], &swapped(0x85, "nobody"));
+    send(2, Some("k"), &avro, &swapped(0x86, "patient"));
+    let plain = |id: &str| {
+        [
+            ("retry-scene".to_owned(), b"pay".to_vec()),
+            ("retry-id".to_owned(), id.into()),
+        ]
+    };
+    send(2, Some("k"), &plain("behind"), b"abc");
+    send(2, None, &plain("beside"), b"abc");
+    // So many that their lane stands still.
+    for forged in 0..FORGED {
+        let [a, b, c, d] = (70_000 + forged).to_be_bytes();
+        send(3, None, &[], &[0, a, b, c, d]);
+    }
+    send(3, None, &plain("last"), b"abc");
+    producer.flush(PATIENCE).unwrap();
+}
+
+/// `explain` says that it could not ask, and where that is mended.
+fn check_explain(rig: &Rig, address: &SocketAddr) {
+    let said = rig.retide(&["explain", "patient"]);
+    let told = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert_eq!(said.status.code(), Some(3), "{told}");
+    let registry = format!("the schema registry http://{address}, which gives no answer");
+    for text in [&*registry, "no leader", "[schemas] ids"] {
+        assert!(told.contains(text), "{told}");
+    }
 }
 
 /// Callbacks stand in the frame of the schema that was registered for their topic.
@@ -245,16 +299,16 @@ fn check_callbacks(rig: &Rig, registry: &Registry) {
     assert_eq!(registered.keys().collect::<Vec<_>>(), [&subject]);
     assert_eq!(registered[&subject]["name"], "Callback");
     let callbacks = rig.read("callbacks");
-    assert_eq!(callbacks.len(), 7);
+    assert_eq!(callbacks.len(), 9 + FORGED as usize);
     for callback in &callbacks {
         let value = callback.value.as_deref().unwrap();
         assert_eq!(value[..5], [0, 0, 0, 0, 9], "{value:?}");
     }
 }
 
-/// Four attempts of four writers, each with what its writer said.
+/// Four attempts of four writers, each with what its writer said, and one of a plain task.
 fn check_attempts(requests: &[Request]) {
-    assert_eq!(requests.len(), 4, "{requests:?}");
+    assert_eq!(requests.len(), 5, "{requests:?}");
     assert!(requests.iter().all(|request| request.path == "pay"));
     for request in requests
         .iter()

@@ -90,8 +90,10 @@ struct Lane {
     window: Window,
     /// Counts resumptions; records polled before the last one are stale and come again.
     run: u64,
-    /// Bytes of its open tasks.
+    /// Bytes of its open tasks, and of what is set aside.
     bytes: usize,
+    /// The open offsets of which it is not known yet what their records are, and the bytes of each.
+    aside: BTreeMap<i64, usize>,
     /// The part of the lane in the batch that is being collected.
     batch: Load,
     /// Calls in flight.
@@ -208,6 +210,34 @@ impl Lanes {
     pub(super) fn hold(&mut self, id: LaneId, bytes: usize) {
         self.bytes += bytes;
         self.of(id).bytes += bytes;
+    }
+
+    /// Counts the bytes of a record of which it is not known yet what it is; its offset is open.
+    pub(super) fn set_aside(&mut self, id: LaneId, offset: i64, bytes: usize) {
+        self.hold(id, bytes);
+        self.of(id).aside.insert(offset, bytes);
+    }
+
+    /// Takes back a record that was set aside; false if it was not, or its lane is given away.
+    pub(super) fn take_aside(&mut self, position: Position) -> bool {
+        let Position {
+            lane: id, offset, ..
+        } = position;
+        let Some(lane) = self.by_id.get_mut(&id).filter(|lane| !lane.draining) else {
+            return false;
+        };
+        let Some(bytes) = lane.aside.remove(&offset) else {
+            return false;
+        };
+        lane.bytes -= bytes;
+        self.bytes -= bytes;
+        true
+    }
+
+    /// Whether a record is set aside.
+    pub(super) fn is_aside(&self, id: LaneId, offset: i64) -> bool {
+        let lane = self.by_id.get(&id);
+        lane.is_some_and(|lane| lane.aside.contains_key(&offset))
     }
 
     /// Completes an offset whose consequence goes into the batch, with the deferral of its task in another shard, if there is one.
@@ -574,6 +604,7 @@ impl Lane {
             window,
             run: 0,
             bytes: 0,
+            aside: BTreeMap::new(),
             batch: Load::default(),
             calls: 0,
             before: 0,
