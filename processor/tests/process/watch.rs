@@ -74,7 +74,8 @@ const LATER: [(&str, &str); 2] = [("retry-scene", "flaky"), ("retry-delay-ms", "
 fn tiers_taken_out_are_drained_and_members_that_disagree_are_told_and_refused() {
     let (rig, address) = rig(FLAKY);
     let whole = fs::read_to_string(rig.file("retide.toml")).unwrap();
-    let whole = whole.replace("'10s'", "'20s'");
+    let whole = whole.replace("\"10s\"", "\"20s\"");
+    assert!(whole.contains("20s"), "{whole}");
     rig.configure(&whole);
     assert!(rig.retide(&["init"]).status.success());
     let first = rig.run();
@@ -95,7 +96,7 @@ fn tiers_taken_out_are_drained_and_members_that_disagree_are_told_and_refused() 
     first.terminate();
     assert_eq!(first.wait(), Some(0));
 
-    rig.configure(&whole.replace("'20s', ", ""));
+    rig.configure(&whole.replace("\"20s\", ", ""));
     let second = rig.run();
     let other = whole.replace(&address, "127.0.0.1:0");
     fs::write(rig.file("whole.toml"), other).unwrap();
