@@ -1,9 +1,11 @@
 //! Producers that cannot set headers: every record of the retry topic is an envelope, and no wrapper reaches a target.
 
+use std::fs;
 use std::time::Duration;
 
 use rdkafka::producer::{BaseProducer, Producer as _};
 use retide::clock;
+use retide_avro::RETRY_TASK_FINGERPRINT;
 
 use crate::rig::{Request, Rig};
 use crate::support::PATIENCE;
@@ -73,6 +75,7 @@ fn every_record_of_the_retry_topic_is_an_envelope_where_that_is_configured() {
     retide.terminate();
     assert_eq!(retide.wait(), Some(0));
     check_submit(&rig, &seconds.to_string());
+    check_avro(&rig, &producer);
 }
 
 /// The end of an envelope that was refused says what could be read of it.
@@ -155,4 +158,75 @@ fn check_submit(rig: &Rig, seconds: &str) {
         assert_eq!(refused.status.code(), Some(2), "{refused:?}");
     }
     rig.wait_for_no_lag();
+}
+
+/// Every record is an envelope in Avro, where that is configured instead; none of another kind reaches a target.
+fn check_avro(rig: &Rig, producer: &BaseProducer) {
+    let text = fs::read_to_string(rig.file("retide.toml")).unwrap();
+    let text = text.replace("envelope = 'json'", "envelope = 'avro'");
+    rig.configure(&format!("{text}[schemas]\nids = {{ 7 = 'RetryTask' }}\n"));
+    let mut single = vec![0xc3, 0x01];
+    single.extend(RETRY_TASK_FINGERPRINT);
+    let object = br#"{"scene":"any","id":"in-json","payload":"x"}"#;
+    let records: [(&[(&str, &str)], Vec<u8>); 6] = [
+        (&[], [b"\0\0\0\0\x07", &datum("framed")[..]].concat()),
+        (&[], [single, datum("single")].concat()),
+        (
+            &[("retry-scene", "any"), ("retry-id", "plain-too")],
+            b"plain".to_vec(),
+        ),
+        // A schema that nobody knows, an object, and text whose type is said.
+        (&[], [b"\0\0\0\0\x08", &datum("unknown")[..]].concat()),
+        (&[], object.to_vec()),
+        (&[("content-type", "text/plain")], b"text".to_vec()),
+    ];
+    for (headers, value) in &records {
+        rig.send(producer, headers, value);
+    }
+    producer.flush(PATIENCE).unwrap();
+
+    let retide = rig.run();
+    rig.wait_for_no_lag();
+
+    let ends = rig.ends(5 + records.len());
+    for id in ["framed", "single", "plain-too"] {
+        assert_eq!(ends[id], ["delivered"], "{id}");
+    }
+    assert_eq!(ends["in-json"], ["dead"]);
+    let requests = rig.target.requests();
+    let framed = |request: &&Request| request.text("idempotency-key") == "framed";
+    let framed = requests.iter().find(framed).unwrap();
+    assert_eq!(framed.body, b"bytes");
+    assert_eq!(rig.target.count(), 6);
+    assert!(requests.iter().all(|request| request.path == "any"));
+    let letters = rig.read("dead-letters");
+    for (value, says) in [
+        (&records[3].1, "schema id 8"),
+        (&records[4].1, "(JSON)"),
+        (&records[5].1, "the first bytes are 74 65 78 74;"),
+    ] {
+        let mut letters = letters.iter();
+        let letter = letters.find(|letter| letter.value.as_ref() == Some(value));
+        let letter = letter.unwrap();
+        assert_eq!(letter.text("retry-reason"), "bad-envelope");
+        let why = letter.text("retry-error");
+        assert!(why.contains(says), "{why}");
+    }
+    retide.terminate();
+    assert_eq!(retide.wait(), Some(0));
+}
+
+/// A task in retide's own schema, without a frame: scene, identity and payload, and nothing else.
+fn datum(id: &str) -> Vec<u8> {
+    let mut datum = Vec::new();
+    let mut text = |branch: Option<u8>, text: &str| {
+        datum.extend(branch);
+        datum.push(u8::try_from(text.len() * 2).unwrap());
+        datum.extend_from_slice(text.as_bytes());
+    };
+    text(None, "any");
+    text(Some(2), id);
+    text(None, "bytes");
+    datum.extend([0; 6]);
+    datum
 }
