@@ -517,6 +517,9 @@ fn the_table_in_the_readme_is_what_was_read() {
 
 // === the programs ===
 
+/// Digits of a single-object frame, in hexadecimal: the marker and the fingerprint.
+const HEX_OF_FRAME: usize = 20;
+
 /// Time that one program may take with the installation of its libraries: a minute is enough where the network is fast.
 const PATIENCE: Duration = Duration::from_secs(150);
 
@@ -692,13 +695,16 @@ fn play(language: &'static str) {
         let mut made = lines(&made);
         let mut before =
             lines(&fs::read_to_string(folder.join(format!("made/{name}.jsonl"))).unwrap());
-        // A registry draws GUIDs at random.
-        for line in made
-            .iter_mut()
-            .chain(&mut before)
-            .filter(|line| line["frame"] == "header-guid")
-        {
-            line["headers"] = Value::Null;
+        for line in made.iter_mut().chain(&mut before) {
+            // A registry draws GUIDs at random.
+            if line["frame"] == "header-guid" {
+                line["headers"] = Value::Null;
+            }
+            // goavro's fingerprint of a type that names itself hangs on the order of a Go map: one in six is another.
+            if name == "goavro" && line["schema"] == "grown" && line["frame"] == "single-object" {
+                let value = line["value"].as_str().unwrap();
+                line["value"] = value[HEX_OF_FRAME..].into();
+            }
         }
         assert_eq!(made, before, "{name}");
         assert_eq!(lines(&read), read_by(name), "{name}");

@@ -10,6 +10,9 @@ use retide_avro::RETRY_TASK_FINGERPRINT;
 use crate::rig::{Request, Rig};
 use crate::support::PATIENCE;
 
+/// Name and value of a header.
+type Pair<'a> = (&'a str, &'a str);
+
 #[test]
 fn every_record_of_the_retry_topic_is_an_envelope_where_that_is_configured() {
     let rig = Rig::new(Duration::ZERO, "");
@@ -168,7 +171,7 @@ fn check_avro(rig: &Rig, producer: &BaseProducer) {
     let mut single = vec![0xc3, 0x01];
     single.extend(RETRY_TASK_FINGERPRINT);
     let object = br#"{"scene":"any","id":"in-json","payload":"x"}"#;
-    let records: [(&[(&str, &str)], Vec<u8>); 6] = [
+    let records: [(&[Pair<'_>], Vec<u8>); 6] = [
         (&[], [b"\0\0\0\0\x07", &datum("framed")[..]].concat()),
         (&[], [single, datum("single")].concat()),
         (
