@@ -7,7 +7,8 @@
 //!   is in use soon.
 //! - What a secret that cannot be read does: for [`GRACE`] the one that was read before counts on, since files are replaced in more than one
 //!   step; then its scene is held.
-//! - What may be read: what `[secrets]` of the process says. Never `RETIDE__…`, which hold the secrets of the process itself.
+//! - What may be read: what `[secrets]` of the process says. Never the secrets of the process itself: variables `RETIDE__…`, the files that
+//!   `RETIDE__…_FILE` name, and what the system shows of processes and devices ([`SYSTEM`]).
 //!
 //! Invariant: no value is part of an error, a log line or a [`fmt::Debug`] text.
 
@@ -32,6 +33,12 @@ const MAX_FILE: u64 = 64 * 1024;
 
 /// The prefix of variables that configure retide: scenes do not read them.
 const OWN: &str = "RETIDE__";
+
+/// The end of those of them that name a file with a value.
+const OWN_FILE: &str = "_FILE";
+
+/// Folders of the system that hold no secret meant for a target, but for one the environment of processes.
+const SYSTEM: [&str; 3] = ["/proc", "/sys", "/dev"];
 
 /// The value of a header: as it is, or where it stands.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize)]
@@ -72,9 +79,18 @@ pub struct Config {
 #[derive(Debug, Default)]
 pub struct Secrets {
     /// What may be named.
-    config: Config,
+    rules: Rules,
     /// What is named, as long as a target has it.
     known: Mutex<HashMap<Reference, Arc<Secret>>>,
+}
+
+/// What scenes may name.
+#[derive(Debug, Default)]
+struct Rules {
+    /// What the process permits.
+    config: Config,
+    /// The files with the secrets of the process itself, links followed.
+    own: Vec<PathBuf>,
 }
 
 /// One secret, as it was read last.
@@ -175,11 +191,17 @@ impl Reference {
     }
 
     /// The value now, by the rules of a process; or why there is none that can be sent.
-    fn read(&self, config: &Config) -> Result<HeaderValue, String> {
+    fn read(&self, rules: &Rules) -> Result<HeaderValue, String> {
         let place = self.to_string();
         let text = match (&self.file, &self.env) {
             (Some(file), _) => {
-                if !config.permits_file(file) {
+                let real = followed(file);
+                if rules.is_own(&real) {
+                    return Err(format!(
+                        "{place} is of the process or the system itself: no scene may send it"
+                    ));
+                }
+                if !rules.permits_file(&real) {
                     return Err(format!(
                         "{place} is in none of the folders of `files` in [secrets]"
                     ));
@@ -187,7 +209,7 @@ impl Reference {
                 read(file).map_err(|error| format!("{place} cannot be read: {error}"))?
             }
             (None, Some(name)) => {
-                if !config.permits_env(name) {
+                if !rules.permits_env(name) {
                     return Err(format!("{place} is none of those of `env` in [secrets]"));
                 }
                 match env::var(name) {
@@ -223,32 +245,69 @@ impl fmt::Display for Reference {
 
 // === impl Config ===
 
-impl Config {
-    /// Whether scenes may name a file. Links are followed first: a folder that is allowed must not lead out of itself.
-    fn permits_file(&self, file: &Path) -> bool {
-        if self.files.is_empty() {
-            return true;
+impl fmt::Display for Config {
+    /// What scenes may name, in one line.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let folders: Vec<_> = self.files.iter().map(|path| path.display()).collect();
+        match folders.as_slice() {
+            [] => formatter.write_str("scenes may name any file")?,
+            [first, rest @ ..] => {
+                write!(formatter, "scenes may name files in {first}")?;
+                for folder in rest {
+                    write!(formatter, ", {folder}")?;
+                }
+            }
         }
-        let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let file = real(file);
+        match self.env.as_slice() {
+            [] => write!(formatter, " and any variable but {OWN}…"),
+            names => write!(formatter, " and the variables {}", names.join(", ")),
+        }
+    }
+}
+
+// === impl Rules ===
+
+impl Rules {
+    /// The rules of this process.
+    fn new(config: Config) -> Self {
+        let names_a_file = |name: &str| name.starts_with(OWN) && name.ends_with(OWN_FILE);
+        let own = env::vars_os()
+            .filter(|(name, _)| name.to_str().is_some_and(names_a_file))
+            .map(|(_, path)| followed(Path::new(&path)))
+            .collect();
+        Self { config, own }
+    }
+
+    /// Whether a file, links followed, is the process's own or the system's.
+    fn is_own(&self, file: &Path) -> bool {
+        let is_system = SYSTEM.iter().any(|folder| file.starts_with(folder));
+        is_system || self.own.iter().any(|own| own == file)
+    }
+
+    /// Whether scenes may name a file, links followed: a folder that is allowed must not lead out of itself.
+    fn permits_file(&self, file: &Path) -> bool {
+        let folders = &self.config.files;
         let is_plain = file
             .components()
             .all(|part| part != std::path::Component::ParentDir);
-        is_plain
-            && self
-                .files
-                .iter()
-                .any(|folder| file.starts_with(real(folder)))
+        folders.is_empty()
+            || (is_plain && folders.iter().any(|all| file.starts_with(followed(all))))
     }
 
     /// Whether scenes may name a variable.
     fn permits_env(&self, name: &str) -> bool {
+        let names = &self.config.env;
         let takes = |pattern: &String| match pattern.strip_suffix('*') {
             Some(start) => name.starts_with(start),
             None => name == pattern,
         };
-        !name.starts_with(OWN) && (self.env.is_empty() || self.env.iter().any(takes))
+        !name.starts_with(OWN) && (names.is_empty() || names.iter().any(takes))
     }
+}
+
+/// The path with its links followed; as it is, if it leads nowhere.
+fn followed(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
 // === impl Secrets ===
@@ -257,7 +316,7 @@ impl Secrets {
     /// The secrets of a process in which scenes may name these; nothing is read yet.
     pub fn new(config: Config) -> Self {
         Self {
-            config,
+            rules: Rules::new(config),
             known: Mutex::default(),
         }
     }
@@ -278,7 +337,7 @@ impl Secrets {
     pub fn missing(&self, reference: &Reference) -> Option<String> {
         let secret = self.of(reference);
         if secret.is_unread() {
-            secret.look(&self.config);
+            secret.look(&self.rules);
         }
         secret.missing()
     }
@@ -291,7 +350,7 @@ impl Secrets {
             known.retain(|_, secret| Arc::strong_count(secret) > 1);
             known.values().map(Arc::clone).collect()
         };
-        let changed = all.iter().filter(|secret| secret.look(&self.config));
+        let changed = all.iter().filter(|secret| secret.look(&self.rules));
         changed.map(|secret| secret.reference.to_string()).collect()
     }
 
@@ -325,8 +384,8 @@ impl Secret {
     }
 
     /// Reads it; true if it was another one before.
-    fn look(&self, config: &Config) -> bool {
-        let read = self.reference.read(config);
+    fn look(&self, rules: &Rules) -> bool {
+        let read = self.reference.read(rules);
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         match read {
             Ok(value) => {
@@ -466,6 +525,42 @@ mod tests {
                 .missing(&env("SHOP_TOKEN"))
                 .unwrap()
                 .contains("not set")
+        );
+    }
+
+    #[test]
+    fn what_is_of_the_process_or_the_system_is_never_read() {
+        let folder = TempDir::new().unwrap();
+        let (own, other) = (folder.path().join("kafka"), folder.path().join("shop"));
+        for path in [&own, &other] {
+            fs::write(path, "x").unwrap();
+        }
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&own, &link).unwrap();
+        let mut secrets = Secrets::default();
+        secrets.rules.own = vec![followed(&own)];
+
+        for path in [&own, &link, Path::new("/proc/self/comm")] {
+            let said = secrets.missing(&file(path, "")).unwrap();
+            assert!(said.contains("no scene may send it"), "{said}");
+        }
+        assert_eq!(secrets.missing(&file(&other, "")), None);
+    }
+
+    #[test]
+    fn what_is_in_force_is_one_line() {
+        let limited = Config {
+            files: vec!["/run/secrets".into(), "/etc/shop".into()],
+            env: vec!["SHOP_*".to_owned(), "TOKEN".to_owned()],
+        };
+
+        assert_eq!(
+            Config::default().to_string(),
+            "scenes may name any file and any variable but RETIDE__…"
+        );
+        assert_eq!(
+            limited.to_string(),
+            "scenes may name files in /run/secrets, /etc/shop and the variables SHOP_*, TOKEN"
         );
     }
 

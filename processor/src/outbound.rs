@@ -130,7 +130,7 @@ pub(crate) fn expires(not_after: SystemTime, now: SystemTime) -> Option<String> 
 
 /// What is in force for connections to targets, in the words of the configuration, for the log of the start.
 pub(crate) fn tell(config: &Config) {
-    info!(egress = %config.egress, "connections to targets");
+    info!(egress = %config.egress, secrets = %config.secrets, "connections to targets");
     for (name, profile) in &config.tls {
         let tls::Config {
             ca,

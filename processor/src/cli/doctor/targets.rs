@@ -48,11 +48,11 @@ pub(super) async fn lines(
     scenes: &BTreeMap<String, (Scene, Option<String>)>,
 ) -> Vec<Line> {
     let outbound = &config.outbound();
-    let mut lines = vec![Line::ok(
-        Section::Targets,
-        "[egress]",
-        config.egress.to_string(),
-    )];
+    let ok = |what, is: String| Line::ok(Section::Targets, what, is);
+    let mut lines = vec![
+        ok("[egress]", config.egress.to_string()),
+        ok("[secrets]", config.secrets.to_string()),
+    ];
     lines.extend(secrets(config, scenes));
     let profiles = outbound.tls.look();
     lines.extend(profiles.iter().map(profile));
