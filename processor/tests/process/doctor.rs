@@ -148,7 +148,7 @@ fn each_planted_defect_has_a_line_and_its_command_mends_it() {
     };
     let prefix = rig.prefix.clone();
     rig.configure(&format!(
-        "{}{GOOD}\n[scenes.dead]\ntarget = {{ http = {{ url = 'http://{dead}/?key=secret' }} }}\n\
+        "{}{GOOD}\n[scenes.dead]\ntarget = {{ http = {{ url = 'http://{dead}/?key=sesame' }} }}\n\
          [scenes.copy]\ntarget = {{ kafka = {{ topic = '{prefix}-copy' }} }}\n\
          [scenes.short]\ntarget = {{ http = {{ url = 'http://TARGET/' }} }}\n\
          backoff = {{ fixed = {{ delay = '10m' }} }}\ndeadline = '1m'\nordering = 'key'\n\
@@ -227,7 +227,7 @@ fn each_planted_defect_has_a_line_and_its_command_mends_it() {
             assert!(refusal.contains(&said), "{refusal}");
         }
     }
-    assert!(!table.contains("secret"), "{table}");
+    assert!(!table.contains("sesame"), "{table}");
 
     let listener = TcpListener::bind(&dead).unwrap();
     mend(&rig, &tools, &failed);
