@@ -5,6 +5,7 @@
 //! lets a dead letter keep every header it came with and still carry retide's, written after them. Invariant: what [`write_task`]
 //! writes, [`parked`] reads back equal, and a refused record is handed back untouched.
 
+use std::fmt::Write as _;
 use std::str;
 use std::sync::Arc;
 use std::time::Duration;
@@ -118,6 +119,9 @@ pub const ORIGIN_NAMESPACE: Uuid = Uuid::from_u128(0x6f1d_9c52_0b7e_4a86_9d35_e2
 
 /// Longest text of a producer's that a refusal shows, in characters: it tells which one, and leaves room for the reason.
 const LONGEST_SHOWN: usize = 40;
+
+/// Bytes of a value without text that a refusal shows: those of a number in binary.
+const BYTES_SHOWN: usize = 8;
 
 /// Most headers of a record that every client reads: librdkafka takes one with more for broken.
 pub const READABLE: usize = 100_000;
@@ -451,7 +455,8 @@ pub(crate) fn names_scene(record: &Record) -> bool {
         let mut headers = record.headers.iter();
         headers.rfind(|header| is_named(header.name.as_bytes(), name))
     };
-    last(SCENE).is_some_and(|scene| scene.value.as_ref().is_some_and(|name| !name.is_empty()))
+    let is_empty = |name: &Bytes| str::from_utf8(name).is_ok_and(|name| bare(name).is_empty());
+    last(SCENE).is_some_and(|scene| scene.value.as_ref().is_some_and(|name| !is_empty(name)))
         && last(READ_FROM).is_none()
 }
 
@@ -574,13 +579,14 @@ fn order(record: &Record, intake: &Intake, arrival: &Arrival) -> Result<Order, R
             return Err(refuse(Reason::BadHeader, &why));
         }
     }
-    let omitted = text(record, OMITTED)?;
+    let omitted = text(record, OMITTED, Reason::BadHeader)?;
     if let Some(omitted) = omitted.filter(|omitted| omitted.starts_with("value")) {
         // A dead letter without its value: nobody is to be called with nothing.
         let why = format!("its {omitted} was left out of its dead letter");
         return Err(refuse(Reason::BadHeader, &why));
     }
-    let scene = word(record, SCENE, MAX_SCENE)?.filter(|scene| !scene.is_empty());
+    let scene = word(record, SCENE, MAX_SCENE)?.map(bare);
+    let scene = scene.filter(|scene| !scene.is_empty());
     let id = identifier(record)?;
     if let Some(id) = id.filter(|id| is_media_type(id)) {
         let why = format!("{ID} is {id}, a media type");
@@ -666,7 +672,10 @@ fn named<'a>(
 
 /// Whether an identity is the one that retide made of the record's origin.
 fn is_derived(record: &Record, id: &str) -> bool {
-    let origin = text(record, ORIGIN).ok().flatten().and_then(origin_of);
+    let origin = text(record, ORIGIN, Reason::BadHeader)
+        .ok()
+        .flatten()
+        .and_then(origin_of);
     origin.is_some_and(|origin| *identity(&origin) == *id)
 }
 
@@ -863,9 +872,9 @@ fn resume(record: &Record) -> Result<Task, Refusal> {
     let due = number(record, DUE_AT, Reason::BadDue)?.ok_or_else(|| missing(DUE_AT))?;
     let due = Timestamp::from_millis(due);
     let deferral = deferral(record, due)?;
-    let kind = text(record, KIND)?.ok_or_else(|| missing(KIND))?;
-    let origin = text(record, ORIGIN)?.ok_or_else(|| missing(ORIGIN))?;
-    let failure = match text(record, ERROR)? {
+    let kind = text(record, KIND, Reason::BadHeader)?.ok_or_else(|| missing(KIND))?;
+    let origin = text(record, ORIGIN, Reason::BadHeader)?.ok_or_else(|| missing(ORIGIN))?;
+    let failure = match text(record, ERROR, Reason::BadHeader)? {
         Some(text) => {
             let (class, message) = text.split_once(": ").ok_or_else(|| bad(ERROR))?;
             Some(Failure::new(class, message))
@@ -897,7 +906,10 @@ fn deferral(record: &Record, due: Timestamp) -> Result<Option<Box<Deferral>>, Re
         return Ok(None);
     };
     let mut wait = Wait::default();
-    for part in text(record, LATE_BY)?.unwrap_or_default().split(' ') {
+    for part in text(record, LATE_BY, Reason::BadHeader)?
+        .unwrap_or_default()
+        .split(' ')
+    {
         // A cause of a later release is as good as none: what it took counts for the read.
         if let Some((cause, micros)) = part.split_once('=')
             && let Ok(micros) = micros.parse()
@@ -939,25 +951,43 @@ fn unwrap(mut record: Record, envelope: Envelope) -> Record {
     }
 }
 
-/// The last header of this name, if there is one; one without a value is refused.
-fn text<'a>(record: &'a Record, name: &str) -> Result<Option<&'a str>, Refusal> {
+/// The last header of this name, if there is one; one without a value, or with one that is no text, is refused.
+fn text<'a>(record: &'a Record, name: &str, reason: Reason) -> Result<Option<&'a str>, Refusal> {
     let is_it = |header: &&Header| is_named(header.name.as_bytes(), name);
     let Some(header) = record.headers.iter().rfind(is_it) else {
         return Ok(None);
     };
-    header
-        .value
-        .as_deref()
-        .and_then(|value| str::from_utf8(value).ok())
+    let Some(value) = header.value.as_deref() else {
+        let why = format!("{name} has no value; leave it out, or give it one");
+        return Err(refuse(reason, &why));
+    };
+    str::from_utf8(value)
         .map(Some)
-        .ok_or_else(|| unreadable(name, Reason::BadHeader))
+        .map_err(|_| no_text(name, value, reason))
+}
+
+/// What a value is without the space, the quotes of JSON and the byte order mark that converters put around it. What is left is left as it
+/// is when it is read again.
+fn bare(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || matches!(c, '"' | '\u{feff}'))
 }
 
 /// One line of at most `limit` bytes: it goes on into headers of other protocols.
 fn word<'a>(record: &'a Record, name: &str, limit: usize) -> Result<Option<&'a str>, Refusal> {
-    match text(record, name)? {
-        Some(text) if text.len() > limit || text.contains(char::is_control) => {
-            Err(unreadable(name, Reason::BadHeader))
+    let reason = Reason::BadHeader;
+    match text(record, name, reason)? {
+        Some(text) if text.len() > limit => {
+            let why = format!("{name} has {} bytes; at most {limit} expected", text.len());
+            Err(refuse(reason, &why))
+        }
+        // Serializers of numbers write these.
+        Some(text) if text.contains('\0') => Err(no_text(name, text.as_bytes(), reason)),
+        Some(text) if text.contains(char::is_control) => {
+            let text = shortened(&text.escape_default().to_string());
+            Err(refuse(
+                reason,
+                &format!("{name} is {text}; one line expected"),
+            ))
         }
         found => Ok(found),
     }
@@ -966,31 +996,38 @@ fn word<'a>(record: &'a Record, name: &str, limit: usize) -> Result<Option<&'a s
 /// The identity; an empty one is refused.
 fn identifier(record: &Record) -> Result<Option<&str>, Refusal> {
     match word(record, ID, MAX_ID)? {
-        Some("") => Err(unreadable(ID, Reason::BadHeader)),
+        Some("") => {
+            let why = format!("{ID} is empty; leave it out, or name one");
+            Err(refuse(Reason::BadHeader, &why))
+        }
         found => Ok(found),
     }
 }
 
 /// A whole number that is not negative, as producers write it.
 fn number(record: &Record, name: &str, reason: Reason) -> Result<Option<u64>, Refusal> {
-    let Some(text) = text(record, name).map_err(|_| unreadable(name, reason))? else {
+    let Some(text) = text(record, name, reason)? else {
         return Ok(None);
     };
-    let number = number::whole(text).and_then(|number| u64::try_from(number).ok());
+    let number = number::whole(bare(text)).and_then(|number| u64::try_from(number).ok());
     number
         .map(Some)
-        .ok_or_else(|| not_a_number(name, text, "a whole number", reason))
+        .ok_or_else(|| not_a_number(name, text, "a whole number expected", reason))
 }
 
 /// A point in time, in ms since the epoch: a whole number, or a text of RFC 3339.
 fn time(record: &Record, name: &str, reason: Reason) -> Result<Option<u64>, Refusal> {
-    let Some(text) = text(record, name).map_err(|_| unreadable(name, reason))? else {
+    let Some(text) = text(record, name, reason)? else {
         return Ok(None);
     };
-    let time = number::whole(text).or_else(|| number::rfc3339(text));
+    let time = bare(text);
+    let time = number::whole(time).or_else(|| number::rfc3339(time));
     let time = time.and_then(|time| u64::try_from(time).ok());
-    time.map(Some)
-        .ok_or_else(|| not_a_number(name, text, "milliseconds since 1970", reason))
+    time.map(Some).ok_or_else(|| {
+        let hint = number::hint(bare(text)).unwrap_or_default();
+        let expected = format!("milliseconds since 1970 expected{hint}");
+        not_a_number(name, text, &expected, reason)
+    })
 }
 
 // === refusing ===
@@ -1009,7 +1046,7 @@ fn poison(
         Ok(_) | Err(_) => None,
     };
     let scene = match word(&record, SCENE, MAX_SCENE) {
-        Ok(Some(scene)) if names_scene(&record) || known.scene.is_none() => Some(scene),
+        Ok(Some(scene)) if names_scene(&record) || known.scene.is_none() => Some(bare(scene)),
         Ok(_) | Err(_) => None,
     };
     Box::new(Poison {
@@ -1029,7 +1066,10 @@ fn poison(
 
 /// As [`poison`], of a record that retide has parked: it says whether it is the delivery of a callback.
 fn parked_poison(record: Record, origin: Origin, refusal: Refusal) -> Box<Poison> {
-    let kind = text(&record, KIND).ok().flatten().and_then(kind_of);
+    let kind = text(&record, KIND, Reason::BadHeader)
+        .ok()
+        .flatten()
+        .and_then(kind_of);
     let kind = kind.unwrap_or_default();
     let poison = poison(record, origin, Known::default(), refusal);
     Box::new(Poison { kind, ..*poison })
@@ -1048,10 +1088,36 @@ fn unreadable(name: &str, reason: Reason) -> Refusal {
     refuse(reason, &format!("cannot read {name}"))
 }
 
+/// The header `name` is no text: its bytes, and what they may be.
+fn no_text(name: &str, value: &[u8], reason: Reason) -> Refusal {
+    let mut why = format!("{name} is the bytes");
+    for byte in value.iter().take(BYTES_SHOWN) {
+        // Writing to a string cannot fail.
+        let _ = write!(why, " {byte:02x}");
+    }
+    let is_wide =
+        value.len().is_multiple_of(2) && value.iter().skip(1).step_by(2).all(|byte| *byte == 0);
+    why.push_str(if value.len() > BYTES_SHOWN {
+        " …"
+    } else {
+        ""
+    });
+    why.push_str(match value.len() {
+        4 | 8 if value.first() == Some(&0) => " (a number in binary? its digits are meant)",
+        _ if is_wide => " (UTF-16?)",
+        _ => "",
+    });
+    why.push_str("; text in UTF-8 expected");
+    refuse(reason, &why)
+}
+
 /// The header `name` says `text`, which is not what is `expected`.
 fn not_a_number(name: &str, text: &str, expected: &str, reason: Reason) -> Refusal {
+    if text.contains('\0') {
+        return no_text(name, text.as_bytes(), reason);
+    }
     let text = shortened(text);
-    refuse(reason, &format!("{name} is {text}; {expected} expected"))
+    refuse(reason, &format!("{name} is {text}; {expected}"))
 }
 
 /// A text of a producer's in quotes, or its beginning.

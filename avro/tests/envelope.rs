@@ -695,3 +695,28 @@ fn a_header_that_is_meant_to_be_retides_is_named() {
         assert_eq!(task.is_err(), is_media, "{id}");
     }
 }
+
+#[test]
+fn an_envelope_in_the_schema_of_kafka_connect_is_named_and_its_task_known() {
+    let value =
+        r#"{"schema":{"type":"struct"},"payload":{"scene":"pay","id":"o-9","payload":"x"}}"#;
+
+    let poison = take(Some(Form::Json), record(value.as_bytes(), &[])).expect_err("a refusal");
+
+    assert_eq!((&*poison.scene, &*poison.id), ("pay", "o-9"));
+    let why = &poison.detail.message;
+    assert!(
+        why.contains("Kafka Connect") && why.contains("schemas.enable"),
+        "{why}"
+    );
+}
+
+#[test]
+fn bytes_as_node_writes_them_into_json_are_no_payload() {
+    let why = refusal(r#"{"scene":"pay","payload":{"type":"Buffer","data":[104,105]}}"#);
+    assert_eq!(
+        why,
+        "bad-envelope: payload: a Buffer of Node found; payloadBase64 expected, with its toString(\"base64\")"
+    );
+    assert!(read(r#"{"scene":"pay","payload":{"type":"Buffer","size":2}}"#).is_ok());
+}

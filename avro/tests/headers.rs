@@ -280,6 +280,49 @@ fn bad_headers_are_refused_and_the_record_stays_untouched() {
 }
 
 #[test]
+fn what_converters_put_around_a_value_is_none_of_it() {
+    let quoted = format!("\"{}\"", NOW_MS + 5);
+    for scene in ["pay", " pay", "\"pay\"", "\u{feff}\"pay\" "] {
+        let plain = record(b"x", &[("retry-scene", scene), ("retry-due-at", &quoted)]);
+        let task = ingest(plain, origin(), now()).unwrap();
+        assert_eq!(&*task.scene, "pay", "{scene:?}");
+        assert_eq!(task.due, Timestamp::from_millis(NOW_MS + 5));
+
+        let value = br#"{"scene":"pay","payload":1}"#;
+        let headers = [("content-type", ENVELOPE_JSON), ("retry-scene", scene)];
+        let task = ingest(record(value, &headers), origin(), now()).unwrap();
+        assert_eq!(&*task.scene, "pay", "{scene:?}");
+    }
+}
+
+#[test]
+fn a_header_that_is_no_text_is_refused_with_what_it_is() {
+    let long = |value: u64| value.to_be_bytes().to_vec();
+    let binary = "(a number in binary? its digits are meant); text in UTF-8 expected";
+    for (name, value, why) in [
+        ("retry-scene", None, "retry-scene has no value; leave it out, or give it one".to_owned()),
+        ("retry-id", None, "retry-id has no value; leave it out, or give it one".to_owned()),
+        ("retry-due-at", None, "retry-due-at has no value; leave it out, or give it one".to_owned()),
+        ("retry-id", Some(vec![]), "retry-id is empty; leave it out, or name one".to_owned()),
+        ("retry-id", Some(vec![b'x'; 257]), "retry-id has 257 bytes; at most 256 expected".to_owned()),
+        ("retry-id", Some(b"a\nb".to_vec()), r#"retry-id is "a\nb"; one line expected"#.to_owned()),
+        ("retry-id", Some(b"\xe9".to_vec()), "retry-id is the bytes e9; text in UTF-8 expected".to_owned()),
+        // As Java's LongSerializer writes 2000, and 100, which is text by chance.
+        ("retry-delay-ms", Some(long(2_000)), format!("retry-delay-ms is the bytes 00 00 00 00 00 00 07 d0 {binary}")),
+        ("retry-delay-ms", Some(long(100)), format!("retry-delay-ms is the bytes 00 00 00 00 00 00 00 64 {binary}")),
+        ("retry-id", Some(vec![0, 0, 0, 7]), format!("retry-id is the bytes 00 00 00 07 {binary}")),
+        ("retry-scene", Some(b"p\0a\0y\0".to_vec()), "retry-scene is the bytes 70 00 61 00 79 00 (UTF-16?); text in UTF-8 expected".to_owned()),
+        ("retry-due-at", Some(b"1795905406.61".to_vec()), r#"retry-due-at is "1795905406.61"; milliseconds since 1970 expected (seconds with a fraction? whole milliseconds are meant)"#.to_owned()),
+        ("retry-due-at", Some(b"2026-12-24T18:00:00".to_vec()), r#"retry-due-at is "2026-12-24T18:00:00"; milliseconds since 1970 expected (it does not say its offset from UTC, such as Z)"#.to_owned()),
+    ] {
+        let mut record = record(b"x", &[]);
+        record.headers = vec![Header { name: name.into(), value: value.map(Bytes::from) }];
+        let poison = ingest(record, origin(), now()).unwrap_err();
+        assert_eq!(&*poison.detail.message, why);
+    }
+}
+
+#[test]
 fn a_name_of_retides_is_known_in_any_case() {
     let later = NOW_MS + 600_000;
     let given = [

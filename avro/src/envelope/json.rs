@@ -44,6 +44,9 @@ const HEADER_KEYS: [&str; 3] = ["name", "value", "valueBase64"];
 /// Most members of an object, and elements of an array, that are looked at: more than an envelope has headers.
 const MAX_MEMBERS: usize = MAX_HEADERS + 1;
 
+/// What `JSON.stringify` makes of bytes begins so.
+const NODE_BUFFER: &str = r#"{"type":"Buffer","data":["#;
+
 /// Longest piece of a document that a refusal shows, in characters.
 const LONGEST_PIECE: usize = 24;
 
@@ -61,11 +64,21 @@ pub(super) fn read(value: &[u8]) -> Result<Envelope, Broken> {
     let document = utf8(value)?;
     let mut members = Vec::new();
     members_of(document, &mut members).map_err(|error| no_json(document, &error))?;
+    if in_connect(&members).is_some() {
+        return Err(broken(
+            "an object of schema and payload, as the JSON converter of Kafka Connect writes it; set its schemas.enable to false",
+        ));
+    }
     let members = Object::try_new("", members, &KEYS)?;
 
     let text_of = |key| members.get(key).map(|raw| any_text(key, raw)).transpose();
     let time_of = |key| members.get(key).map(|raw| time(key, raw)).transpose();
     let payload = members.get("payload");
+    if payload.is_some_and(|raw| raw.get().starts_with(NODE_BUFFER)) {
+        return Err(broken(
+            "payload: a Buffer of Node found; payloadBase64 expected, with its toString(\"base64\")",
+        ));
+    }
     let wrote_json = payload.is_some_and(|raw| !raw.get().starts_with('"'));
     let payload = match payload {
         // A text is what it says; any other JSON is the payload itself, as it was written.
@@ -101,6 +114,11 @@ pub(super) fn known(value: &[u8]) -> Known {
         // What was wrong has been told.
         let _ = members_of(text, &mut members);
     }
+    if let Some(inner) = in_connect(&members) {
+        let text = inner.get();
+        members = Vec::new();
+        let _ = members_of(text, &mut members);
+    }
     let find = |key: &str| {
         // Of several, most readers take the last one; a name in another case is refused, and still what was meant.
         let mut exact = members.iter();
@@ -129,6 +147,18 @@ pub(super) fn known(value: &[u8]) -> Known {
         scene: text_of("scene"),
         id: text_of("id"),
         key,
+    }
+}
+
+/// The value in an object of schema and value, which the JSON converter of Kafka Connect writes unless it is told otherwise.
+fn in_connect<'a>(members: &Members<'a>) -> Option<&'a RawValue> {
+    match &members[..] {
+        [(schema, _), (payload, raw)] | [(payload, raw), (schema, _)]
+            if schema == "schema" && payload == "payload" =>
+        {
+            Some(*raw)
+        }
+        _ => None,
     }
 }
 
@@ -334,7 +364,10 @@ fn millis(path: &str, raw: &RawValue) -> Result<i64, Broken> {
 /// A point in time.
 fn time(path: &str, raw: &RawValue) -> Result<i64, Broken> {
     let what = "whole milliseconds since 1970, or a time as 2026-12-24T18:00:00Z,";
-    whole(path, raw, number::rfc3339, what)
+    whole(path, raw, number::rfc3339, what).map_err(|Broken(why)| {
+        let hint = number::hint(raw.get().trim_matches('"')).unwrap_or_default();
+        Broken(format!("{why}{hint}"))
+    })
 }
 
 /// A whole number, or a text with one or with what `other` reads. What is too large for one is as far away as can be.

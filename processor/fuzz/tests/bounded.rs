@@ -25,6 +25,7 @@ const BYTES: &[u8] = b"\0\x01\x02\x7f\x80\xff|=\n\r:./-09\"'{}[],\\";
 /// Words that mean something to one of the readers, and that flipping bits would hardly make.
 const WORDS: &[&str] = &[
     "retry-scene=",
+    "retry-scene=\"pay\" ",
     "retry-id=",
     "retry-attempt=",
     "retry-due-at=",
