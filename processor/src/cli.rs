@@ -58,7 +58,7 @@ use self::output::{Exit, Failed, Output, put, say};
     max_term_width = 100,
     arg_required_else_help = true,
     after_help = EXAMPLES,
-    after_long_help = LONG,
+    after_long_help = format!("{EXAMPLES}\n\n{LONG}"),
 )]
 struct Cli {
     /// What every command takes.
@@ -142,17 +142,8 @@ Examples:
   echo '{\"order\":7}' | retide submit --scene payment --id order-7
   retide explain order-7          see what became of a task";
 
-/// Shown by `--help` only.
+/// Shown by `--help` only, behind the examples.
 const LONG: &str = "\
-Examples:
-  retide demo                     watch it work; needs only this binary
-  retide init                     create the topics
-  retide scenes apply scenes.toml say what a scene's tasks are to do
-  retide doctor                   see whether all is well
-  retide run                      work
-  echo '{\"order\":7}' | retide submit --scene payment --id order-7
-  retide explain order-7          see what became of a task
-
 Environment:
   RETIDE__SECTION__KEY       sets a key of the configuration, as
                              RETIDE__TOPICS__PREFIX does
