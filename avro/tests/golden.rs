@@ -240,6 +240,13 @@ fn damaged_data_of_other_writers_are_refused_without_a_panic() {
                 let _ = ingest(&intake, record);
             }
         }
+        // What stands before the damage says whose task it is.
+        let mut long = made.record(Some(ENVELOPE_AVRO));
+        long.value = Some([whole, vec![0]].concat().into());
+        let poison = ingest(&intake, long).unwrap_err();
+        let few = made.schema == "few";
+        assert_eq!((&*poison.scene, &*poison.id == "order-7"), ("pay", !few));
+        assert_eq!(poison.key, (!few).then(|| Bytes::from("k-7")), "{made:?}");
     }
 }
 
