@@ -471,6 +471,15 @@ mod tests {
         assert_eq!(secret.value().unwrap(), "Bearer two");
         let shown = format!("{secret:?} {secrets:?} {reference}");
         assert!(!shown.contains("two"), "{shown}");
+        let plain = format!("{:?}", Worth::from("two"));
+        assert!(!plain.contains("two"), "{plain}");
+
+        // It is gone for longer than that takes.
+        let mut state = secret.state.write().unwrap();
+        let (_, since) = state.problem.as_mut().unwrap();
+        *since = since.checked_sub(GRACE).unwrap();
+        drop(state);
+        assert!(secrets.missing(&reference).is_some());
     }
 
     #[test]
@@ -526,6 +535,9 @@ mod tests {
                 .unwrap()
                 .contains("not set")
         );
+        let any = Secrets::default();
+        let own = any.missing(&env("RETIDE__KAFKA__SASL_PASSWORD"));
+        assert!(own.unwrap().contains("[secrets]"));
     }
 
     #[test]

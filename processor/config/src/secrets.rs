@@ -168,6 +168,8 @@ mod tests {
             "{written}"
         );
         assert_eq!(places.len(), 6, "{places:?}");
+        let login = without_secrets("http://user:s3cret@h/b?page=1");
+        assert_eq!(login.as_deref(), Some("http://<masked>@h/b?page=1"));
         let plain = crate::rules(
             "a",
             "target = { http = { url = 'http://h/?page=1' } }".to_owned(),

@@ -1021,7 +1021,7 @@ fn a_variable_goes_before_the_file_and_is_named_in_errors() {
 #[test]
 fn a_variable_can_name_a_file_with_a_secret() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    fs::write(file.path(), "s3cret\n").unwrap();
+    fs::write(file.path(), "s3cret\r\n").unwrap();
     let name = "RETIDE__KAFKA__SASL_PASSWORD_FILE";
 
     let config = read("", &[(name, file.path().to_str().unwrap())]).unwrap();
