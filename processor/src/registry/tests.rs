@@ -58,7 +58,12 @@ fn answer_one(
     let path = head.split(' ').nth(1).unwrap();
     let found = answers.iter().find(|(known, _)| *known == path);
     let missing = r#"{"error_code": 40403, "message": "Schema not found"}"#;
-    let (status, body) = found.map_or(("404 Not Found", missing), |(_, body)| ("200 OK", body));
+    // What is no JSON is a page of something else at the address.
+    let status = |body: &str| {
+        let is_page = body.starts_with('<');
+        if is_page { "404 Not Found" } else { "200 OK" }
+    };
+    let (status, body) = found.map_or(("404 Not Found", missing), |(_, body)| (status(body), body));
     let length = body.len();
     let _ = heads.send(head);
     let _ = write!(
@@ -206,4 +211,97 @@ fn few_questions_are_on_their_way_at_once() {
     let now = Instant::now();
     let begun = (0..100).filter(|id| questions.begin(Key::Id(*id), now).is_some());
     assert_eq!(begun.count(), MOST_ASKED);
+}
+
+#[test]
+fn what_is_no_answer_of_a_registry_says_nothing_of_a_schema() {
+    let runtime = Runtime::new().unwrap();
+    let (address, _requests) = serve(
+        None,
+        &[
+            ("/schemas/ids/5", "<h1>nothing here</h1>"),
+            (
+                "/schemas/ids/6",
+                r#"{"schema": "\"string\"", "references": [{"name": "x", "subject": "ring", "version": 1}]}"#,
+            ),
+            (
+                "/subjects/ring/versions/1",
+                r#"{"schema": "\"string\"", "references": [{"name": "x", "subject": "ring", "version": 1}]}"#,
+            ),
+            (
+                "/schemas/guids/00000000-0000-0000-0000-000000000007",
+                r#"{"schema": "\"string\""}"#,
+            ),
+        ],
+    );
+    let registry = registry(
+        &format!("[schemas]\nregistry = 'http://{address}/'\n"),
+        &runtime,
+    );
+    let known = &registry.shared.known;
+
+    let page = registry.ask_now(Key::Id(5)).unwrap_err();
+    registry.ask_now(Key::Guid(7)).unwrap();
+    let ring = runtime.block_on(registry.shared.find(Key::Id(6)));
+
+    assert!(page.contains("404"), "{page}");
+    assert_eq!(known.meaning(Key::Id(5)), None);
+    let meaning = known.meaning(Key::Guid(7));
+    assert!(matches!(&meaning, Some(Meaning::Writer(_))), "{meaning:?}");
+    assert!(
+        matches!(&ring, Err(Failure::Other(why)) if why.contains("64")),
+        "{ring:?}"
+    );
+}
+
+#[test]
+fn what_the_registry_does_not_know_is_forgotten_in_time_and_where_it_is_too_much() {
+    let runtime = Runtime::new().unwrap();
+    let registry = registry("[schemas]\nregistry = 'http://127.0.0.1:9/'\n", &runtime);
+    let (now, known) = (Instant::now(), &registry.shared.known);
+    let ids = 0..u32::try_from(MOST_REMEMBERED + 5).unwrap();
+    for id in ids {
+        known.learn(Key::Id(id), Meaning::Missing);
+        let mut asked = registry.shared.asked();
+        asked.missing.push_back((now + MISSING, Key::Id(id)));
+    }
+
+    registry.forget_missing(now);
+    let left = registry.shared.asked().missing.len();
+    registry.forget_missing(now + MISSING);
+
+    assert_eq!(left, MOST_REMEMBERED);
+    assert!(registry.shared.asked().missing.is_empty());
+    let last = Key::Id(u32::try_from(MOST_REMEMBERED).unwrap());
+    assert_eq!(known.meaning(last), None);
+}
+
+#[test]
+fn an_answer_lets_what_had_none_be_asked_again_at_once() {
+    let mut questions = Questions::default();
+    let (now, key) = (Instant::now(), Key::Id(1));
+    let pause = questions.begin(key, now).unwrap();
+    questions.under_way -= 1;
+    questions.fail(key, now, pause, "away".into());
+    assert_eq!(questions.begin(key, now), None);
+
+    questions.hurry(now);
+
+    assert_eq!(questions.begin(key, now), Some(PAUSES[0] * 2));
+}
+
+#[test]
+fn an_answer_without_an_end_is_not_read_to_it() {
+    let runtime = Runtime::new().unwrap();
+    let text = " ".repeat(MOST_BYTES) + r#"{"schema": "\"string\""}"#;
+    let answers = vec![("/schemas/ids/5", &*text.leak())];
+    let (address, _requests) = serve(None, answers.leak());
+    let registry = registry(
+        &format!("[schemas]\nregistry = 'http://{address}/'\n"),
+        &runtime,
+    );
+
+    let why = registry.ask_now(Key::Id(5)).unwrap_err();
+
+    assert!(why.contains("bytes long"), "{why}");
 }
