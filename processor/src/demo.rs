@@ -8,7 +8,7 @@
 //!
 //! Invariant: every figure is counted from what the target and the topics saw; none is retide's own.
 
-mod plan;
+pub(crate) mod plan;
 mod tally;
 mod target;
 

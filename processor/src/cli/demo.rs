@@ -261,3 +261,28 @@ impl From<crate::demo::Error> for Failed {
         Failed::new(Exit::Failure, &error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use console::measure_text_width;
+
+    use crate::demo::plan::Answer;
+
+    #[test]
+    fn the_line_of_a_scene_fits_60_columns() {
+        let answers = [Answer::Fail, Answer::Hang, Answer::Throttle(Duration::ZERO)];
+        for answer in answers {
+            let line = scene(&SceneProgress {
+                scene: "throttled",
+                ended: 12_345,
+                waiting: 1_234,
+                why: answer.why(),
+            });
+
+            let columns = measure_text_width(&line);
+            assert!((50..=60).contains(&columns), "{columns}: {line}");
+        }
+    }
+}

@@ -67,7 +67,7 @@ impl Answer {
     /// Why a task waits that got it, in words; nothing if it does not wait.
     pub(crate) const fn why(self) -> Option<&'static str> {
         match self {
-            Self::Fail => Some("got 503, and is tried again"),
+            Self::Fail => Some("got 503: is tried again"),
             Self::Hang => Some("got no answer in time"),
             Self::Throttle(_) => Some("got 429: try again later"),
             Self::Accept | Self::Reject => None,

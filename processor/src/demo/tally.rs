@@ -144,3 +144,40 @@ fn end(message: &BorrowedMessage<'_>) -> Option<(u64, Terminal)> {
     let index = Script::index(text(headers::ID)?)?;
     Some((index, Terminal::from_word(text(headers::OUTCOME)?)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_throttled_task_may_run_out_of_time_and_no_other_end_is_off_the_script() {
+        let script = Script { seed: 3 };
+        let delivered = |kind| {
+            let is_it = |index: &u64| {
+                let plan = script.plan(*index);
+                plan.kind == kind && plan.terminal() == Terminal::Delivered
+            };
+            (0..1_000).find(is_it).unwrap()
+        };
+        let mut client = ClientConfig::new();
+        let mut tally = Tally {
+            consumer: client.set("group.id", "none").create().unwrap(),
+            script,
+            ends: HashMap::new(),
+            counts: Counts::default(),
+        };
+
+        tally.count(delivered(Kind::Throttled), Terminal::Expired);
+        tally.count(delivered(Kind::Steady), Terminal::Expired);
+        tally.count(delivered(Kind::Steady), Terminal::Delivered);
+
+        let Counts {
+            callbacks,
+            repeated,
+            unexpected,
+            out_of_time,
+            ..
+        } = tally.counts;
+        assert_eq!((callbacks, repeated, unexpected, out_of_time), (3, 1, 1, 1));
+    }
+}
