@@ -650,3 +650,35 @@ impl From<scenes::Error> for Failed {
         Failed::new(exit, &error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A scene with a secret in clear, as the commands show it.
+    fn with(secret: &str) -> Option<String> {
+        let text = format!(
+            "[scenes.pay.target.http]\nurl = 'http://h/'\nheaders = {{ authorization = '{secret}' }}\n"
+        );
+        let scenes = crate::config::scenes("s.toml", text, "retry").unwrap();
+        shown(&scenes["pay"]).ok()
+    }
+
+    #[test]
+    fn a_secret_that_differs_is_told_of_and_not_shown() {
+        let line = Line {
+            scene: "pay".to_owned(),
+            change: "changed",
+            before: with("0ld"),
+            after: with("n3w"),
+        };
+
+        assert_eq!(
+            difference(&line),
+            "[scenes.pay] changed\n~ what is secret in it, which is not shown"
+        );
+        let printed = serde_json::to_string(&line).unwrap();
+        assert!(printed.contains("<masked>"), "{printed}");
+        assert!(!printed.contains("0ld") && !printed.contains("n3w"));
+    }
+}

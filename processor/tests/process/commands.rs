@@ -25,11 +25,13 @@ fn init_creates_what_is_missing_and_run_refuses_without_it() {
 
     let refused = rig.retide(&["run"]);
     assert_eq!(refused.status.code(), Some(4), "{refused:?}");
+    let said = stderr(&refused);
     assert!(
-        stderr(&refused).contains("retide init"),
-        "{}",
-        stderr(&refused)
+        said.contains("error: 12 topics of retide's do not exist, ")
+            && said.contains("retide init"),
+        "{said}"
     );
+    assert_eq!(said.lines().count(), 2, "{said}");
     let dry = rig.retide(&["init", "--dry-run", "--output", "json"]);
     assert_eq!(dry.status.code(), Some(0));
     let dry: serde_json::Value = serde_json::from_str(&stdout(&dry)).unwrap();
