@@ -57,8 +57,13 @@ pub(crate) struct Orders {
 /// Who reads, and the shards that can be read, each with its first offset.
 type Readable = (BaseConsumer<LoggingContext>, Vec<(i32, i64)>);
 
-/// A client that lives as long as its worker, and sees what transactions have written that are not over.
-pub(crate) struct Probe(Kept<BaseConsumer<LoggingContext>>);
+/// Two clients that live as long as their worker. Brokers tell each of them what it asks for by its isolation level.
+pub(crate) struct Probe {
+    /// Sees what transactions have written that are not over: where logs end, and whether all of it can be read.
+    all: Kept<BaseConsumer<LoggingContext>>,
+    /// Is not told of a committed offset that a transaction is about to change: the transaction may be over after its owner has lost the shard.
+    decided: Kept<BaseConsumer<LoggingContext>>,
+}
 
 /// Pause before it is asked again whether the transactions of former owners are over, which takes milliseconds as a rule.
 const AGAIN: Duration = Duration::from_millis(10);
@@ -66,20 +71,35 @@ const AGAIN: Duration = Duration::from_millis(10);
 // === impl Probe ===
 
 impl Probe {
-    /// A client that has asked for nothing yet.
+    /// Clients that have asked for nothing yet.
     pub(crate) fn new(mut config: ClientConfig) -> Result<Self, KafkaError> {
-        config.set("isolation.level", "read_uncommitted");
         // They would pile up between two assignments.
         config.set("statistics.interval.ms", "0");
         let make = |config: &ClientConfig| config.create_with_context(LoggingContext);
-        Ok(Self(Kept::make(&config, make)?))
+        config.set("isolation.level", "read_uncommitted");
+        let all = Kept::make(&config, make)?;
+        config.set("isolation.level", "read_committed");
+        // How often it is asked whether a transaction is over.
+        config.set("retry.backoff.ms", AGAIN.as_millis().to_string());
+        let decided = Kept::make(&config, make)?;
+        Ok(Self { all, decided })
     }
 
-    /// The client, rid of what it has reported since it was last asked.
+    /// The client that sees what is not over, rid of what it has reported since it was last asked.
     pub(crate) fn client(&self) -> &BaseConsumer<LoggingContext> {
-        while self.0.poll(Duration::ZERO).is_some() {}
-        self.0.hold();
-        &self.0
+        Self::ready(&self.all)
+    }
+
+    /// The client that is told what is decided: committed offsets are to be asked of it alone.
+    pub(crate) fn decided(&self) -> &BaseConsumer<LoggingContext> {
+        Self::ready(&self.decided)
+    }
+
+    /// A client without old reports, and with brokers to ask.
+    fn ready(client: &Kept<BaseConsumer<LoggingContext>>) -> &BaseConsumer<LoggingContext> {
+        while client.poll(Duration::ZERO).is_some() {}
+        client.hold();
+        client
     }
 }
 

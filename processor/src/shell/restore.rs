@@ -44,7 +44,7 @@ use crate::trouble::{Effect, Kind, Trouble};
 pub(crate) struct Asking<'a> {
     /// The configuration of a consumer of the group.
     pub(crate) config: &'a ClientConfig,
-    /// The client that asks; it is of the group, and sees what transactions have written that are not over.
+    /// The clients that ask; they are of the group.
     pub(crate) probe: &'a order::Probe,
     /// The topics.
     pub(crate) topics: &'a Arc<Topics>,
@@ -335,7 +335,7 @@ impl Asking<'_> {
                 list.add_partition(topic, *shard);
             }
         }
-        let answer = self.probe.client().committed_offsets(list, wait)?;
+        let answer = self.probe.decided().committed_offsets(list, wait)?;
         let mut committed = Committed::new();
         for element in answer.elements() {
             element.error()?;

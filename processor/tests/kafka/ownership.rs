@@ -258,6 +258,57 @@ fn a_shard_is_kept_and_others_are_read_until_it_is_let_go_of() {
 }
 
 #[test]
+fn a_shard_waits_for_the_transaction_that_changes_its_offsets() {
+    let bootstrap = bootstrap();
+    let prefix = format!("decided-{}", uuid::Uuid::new_v4());
+    let topics = create(&bootstrap, &prefix);
+    produce_ten(&bootstrap, &topics.tasks, 1);
+    let lane = LaneId {
+        shard: 1,
+        source: Source::Tasks,
+    };
+    let group: BaseConsumer = config(&bootstrap, &prefix).create().unwrap();
+    let producer: BaseProducer = config(&bootstrap, "producer")
+        .set("transactional.id", &prefix)
+        .create()
+        .unwrap();
+    producer.init_transactions(PATIENCE).unwrap();
+    let send = |next: i64| {
+        producer.begin_transaction().unwrap();
+        let mut offsets = TopicPartitionList::new();
+        offsets
+            .add_partition_offset(&topics.tasks, 1, Offset::Offset(next))
+            .unwrap();
+        producer
+            .send_offsets_to_transaction(&offsets, &group.group_metadata().unwrap(), PATIENCE)
+            .unwrap();
+    };
+    send(3);
+    producer.commit_transaction(PATIENCE).unwrap();
+    // As a former owner that is stopped between the two requests, and goes on after it has lost the shard.
+    send(7);
+
+    let mut worker = Worker::join(&bootstrap, &prefix, &topics);
+    until("the other shards", &mut [&mut worker], |workers| {
+        workers[0].shards().len() as i32 >= SHARDS - 1
+    });
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(1) {
+        worker.turn();
+    }
+    let early = worker.lanes.get(&lane).cloned();
+    producer.commit_transaction(PATIENCE).unwrap();
+    until("its shard", &mut [&mut worker], |workers| {
+        workers[0].lanes.contains_key(&lane)
+    });
+    let start = worker.lanes.get(&lane).map(|assignment| assignment.start);
+    worker.leave();
+
+    assert_eq!(early, None);
+    assert_eq!(start, Some(7));
+}
+
+#[test]
 fn a_worker_that_waits_for_an_open_transaction_can_leave() {
     let bootstrap = bootstrap();
     let prefix = format!("hang-{}", uuid::Uuid::new_v4());
