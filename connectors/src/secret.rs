@@ -8,7 +8,7 @@
 //! - What a secret that cannot be read does: for [`GRACE`] the one that was read before counts on, since files are replaced in more than one
 //!   step; then its scene is held.
 //! - What may be read: what `[secrets]` of the process says. Never the secrets of the process itself: variables `RETIDE__…`, the files that
-//!   `RETIDE__…_FILE` name, and what the system shows of processes and devices ([`SYSTEM`]).
+//!   `RETIDE__…_FILE` name, and what the system shows of processes and devices.
 //!
 //! Invariant: no value is part of an error, a log line or a [`fmt::Debug`] text.
 
