@@ -15,7 +15,7 @@ test:
 # The inner loop: all that needs no broker, in less than a minute after the build
 test-fast *filter:
     cargo test --workspace --locked --lib --bins \
-        --test breaker --test engine --test envelope --test headers --test missing --test ordering --test share --test turns --test wire \
+        --test breaker --test engine --test envelope --test headers --test missing --test ordering --test quota --test turns --test wire \
         -- "$@"
 
 # One test of processes or commands on a real broker, by a part of its name
