@@ -35,6 +35,7 @@ const SCENES: &str = r#"
 [scenes.pay]
 target = { http = { url = "http://TARGET/pay", timeout = "5s" } }
 backoff = { fixed = { delay = "1s" } }
+concurrency = 1
 [scenes.default]
 target = { http = { url = "http://TARGET/default", timeout = "5s" } }
 backoff = { fixed = { delay = "1s" } }
