@@ -8,9 +8,7 @@
 //! | [`scenes`] | the scenes topic |
 //! | [`rules`] | scenes put in force |
 //! | [`parked`] | which scenes still have tasks |
-//! | `story` | what became of one task |
 //! | `playground` | an HTTP target to play with |
-//! | `report` | reading callbacks and events in whichever format they are |
 //! | [`demo`] | everything on one machine |
 //! | [`mod@bench`] | measurements, each beside a raw baseline |
 //! | `event` | what is worth telling people: log line and metric together |
@@ -43,11 +41,9 @@ pub mod parked;
 mod playground;
 pub mod process;
 pub mod registry;
-mod report;
 pub mod rules;
 pub mod scenes;
 pub mod shell;
-mod story;
 mod suspects;
 pub mod threads;
 pub mod trouble;

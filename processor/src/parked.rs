@@ -20,9 +20,9 @@ use retide_core::{Origin, Source};
 use crate::client::{LoggingContext, client_config};
 use crate::clock;
 use crate::config::{Config, Scene};
+use crate::record::received;
 use crate::scan::{self, CALL, Scanned, last};
 use crate::shell::binding::Bindings;
-use crate::shell::feed;
 use crate::topics::Topics;
 
 /// A task of a scene that is under way.
@@ -216,7 +216,7 @@ impl Search<'_> {
             Source::Tasks => {
                 let now = clock::timestamp();
                 // The scene may stand in an envelope; what is no task at all needs no rules.
-                let Some(Ok(task)) = feed::record(message).ok().map(|record| {
+                let Some(Ok(task)) = received(message).ok().map(|record| {
                     let arrival = Arrival {
                         origin: origin.clone(),
                         entered: now,

@@ -1,15 +1,16 @@
-//! Records to write, and how the client takes them.
+//! Records: those to write, as the client takes them, and those it has read, out of its memory.
 //!
-//! Not when they are written. Invariant: headers are kept as they are: their order, duplicates, and bytes that are no text.
+//! Not when they are written, nor what they mean. Invariant: headers are kept as they are: their order, duplicates, and bytes that are no text.
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use rdkafka::message::OwnedHeaders;
+use bytes::{Bytes, BytesMut};
+use rdkafka::message::{BorrowedMessage, Message as _, OwnedHeaders};
 use rdkafka::producer::BaseRecord;
 
-use retide_core::{Header, Record};
-use retide_native as native;
+use retide_avro::headers::{self, Headless};
+use retide_core::{Header, Name, Record};
+use retide_native::{self as native, headers::Headers};
 
 /// A record to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,4 +180,37 @@ pub fn to_produce(
     out.key = parts.key;
     out.payload = parts.value;
     out
+}
+
+/// The record of a message, copied out of the client's buffer at once: all that it holds into one piece of memory. Names that are known
+/// take none.
+pub fn received(message: &BorrowedMessage<'_>) -> Result<Record, Headless> {
+    let (key, value) = (message.key(), message.payload());
+    let headers = native::headers::read(message);
+    let length = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
+    let mut room = length(key) + length(value);
+    for (name, value) in headers.iter().flat_map(Headers::iter) {
+        // As a rule retide's own are known, and nobody else has a name that begins like theirs.
+        let known = name.starts_with(b"retry-");
+        room += length(value) + if known { 0 } else { name.len() };
+    }
+    let mut memory = BytesMut::with_capacity(room);
+    let mut copy = |part: &[u8]| {
+        memory.extend_from_slice(part);
+        memory.split().freeze()
+    };
+    let mut record = Record {
+        key: key.map(&mut copy),
+        value: value.map(&mut copy),
+        headers: Vec::new(),
+    };
+    let Ok(headers) = headers else {
+        return Err(Headless(record));
+    };
+    let headers = headers.iter().map(|(name, value)| Header {
+        name: headers::known(name).unwrap_or_else(|| Name::from(copy(name))),
+        value: value.map(&mut copy),
+    });
+    record.headers = headers.collect();
+    Ok(record)
 }

@@ -22,6 +22,8 @@ use retide_avro::headers;
 use retide_avro::wire;
 use retide_core::span::human;
 use retide_core::{Terminal, Timestamp, with_causes};
+use retide_history::report::Reader;
+use retide_history::story::clock;
 
 use crate::cli::explain::from;
 use crate::cli::output::{Exit, Failed, Output, put, say, width};
@@ -31,9 +33,7 @@ use crate::client::{LoggingContext, client_config, is_missing, is_of_group};
 use crate::cluster::User;
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::report::Reader;
 use crate::scan::{self, CALL, Scanned, last};
-use crate::story::clock;
 use crate::topics::Topics;
 
 /// What `callbacks` takes.
@@ -144,7 +144,7 @@ pub(super) fn callbacks(config: &Config, options: &Options, output: Output) -> R
     let mut reading = Reading {
         topic,
         options,
-        reader: Reader::new(),
+        reader: Reader::default(),
         printer: Printer::new(output),
         held: VecDeque::new(),
         found: 0,

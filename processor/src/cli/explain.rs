@@ -11,6 +11,8 @@ use tokio::runtime::Runtime;
 
 use retide_core::span::human;
 use retide_core::{Reason, Timestamp, span};
+use retide_history::story::search::{self, Ask, Found, Query, Reading, Unnamed};
+use retide_history::story::{self, Line, Story};
 
 use crate::cli::output::{Exit, Failed, Output, put, say, width};
 use crate::cli::reach::{failed, reach};
@@ -21,8 +23,6 @@ use crate::cluster::User;
 use crate::config::Config;
 use crate::registry::Registry;
 use crate::scenes::Follower;
-use crate::story::search::{self, Found, Query, Reading, Unnamed};
-use crate::story::{self, Line, Story};
 use crate::topics::Topics;
 
 /// What `explain` takes.
@@ -109,11 +109,12 @@ pub(super) fn explain(config: &Config, options: Options, output: Output) -> Resu
     let registry =
         runtime.and_then(|runtime| Some((Registry::of(config, runtime.handle())?, runtime)));
     let registry = registry.as_ref().map(|(registry, _)| registry);
+    let ask = registry.map(|registry| |key| registry.ask_now(key));
     let found = search::search(
         client_config(config.kafka.consumer()),
         &topics,
         &query,
-        registry,
+        ask.as_ref().map(|ask| ask as Ask<'_>),
         |topic, records| {
             let seconds = start.elapsed().as_secs();
             say(&format!(

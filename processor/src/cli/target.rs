@@ -13,9 +13,10 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
+use retide_history::story::clock;
+
 use crate::cli::output::{Exit, Failed, Output, put, say, width};
 use crate::playground::{self, Answers, Reply, Request};
-use crate::story::clock;
 
 /// What `target` takes.
 #[derive(Debug, Args)]

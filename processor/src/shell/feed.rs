@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -23,19 +22,20 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::warn;
 
-use retide_avro::headers::{self, Headless};
+use retide_avro::headers::Headless;
 use retide_core::Position;
 use retide_core::completions::{Binding, Completions};
 use retide_core::key_order::Shard;
 use retide_core::saved::Saved;
-use retide_core::{Alert, Header, LaneId, Name, Record, Source, Timestamp};
-use retide_native::{self as native, headers::Headers};
+use retide_core::{Alert, LaneId, Record, Source, Timestamp};
+use retide_native as native;
 
 use crate::client::{Kept, LoggingContext, ask_often, is_of_group};
 use crate::event::ConsumerReported;
 use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::offsets::{self, Edge};
+use crate::record::received;
 use crate::shell::group::Member;
 use crate::shell::identity::Identity;
 use crate::shell::restore::{Gap, Gone};
@@ -746,7 +746,7 @@ fn read(
         record: if deaths > MOST_DEATHS {
             Ok(Record::default())
         } else {
-            record(message)
+            received(message)
         },
     })
 }
@@ -775,37 +775,4 @@ pub(crate) fn failure(error: KafkaError, metrics: &Metrics) -> Option<Reading> {
     }
     ConsumerReported { error: &error }.emit(metrics);
     None
-}
-
-/// The record of a message, copied out of the client's buffer at once: all that it holds into one piece of memory. Names that are known
-/// take none.
-pub(crate) fn record(message: &BorrowedMessage<'_>) -> Result<Record, Headless> {
-    let (key, value) = (message.key(), message.payload());
-    let headers = native::headers::read(message);
-    let length = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
-    let mut room = length(key) + length(value);
-    for (name, value) in headers.iter().flat_map(Headers::iter) {
-        // As a rule retide's own are known, and nobody else has a name that begins like theirs.
-        let known = name.starts_with(b"retry-");
-        room += length(value) + if known { 0 } else { name.len() };
-    }
-    let mut memory = BytesMut::with_capacity(room);
-    let mut copy = |part: &[u8]| {
-        memory.extend_from_slice(part);
-        memory.split().freeze()
-    };
-    let mut record = Record {
-        key: key.map(&mut copy),
-        value: value.map(&mut copy),
-        headers: Vec::new(),
-    };
-    let Ok(headers) = headers else {
-        return Err(Headless(record));
-    };
-    let headers = headers.iter().map(|(name, value)| Header {
-        name: headers::known(name).unwrap_or_else(|| Name::from(copy(name))),
-        value: value.map(&mut copy),
-    });
-    record.headers = headers.collect();
-    Ok(record)
 }

@@ -3,7 +3,7 @@
 //! Not the search for them. Events name no origin: where an identity was used more than once on a partition, an event belongs to the
 //! task that ends first at or after it. Invariant: what no record tells is not made up, but named as missing.
 
-pub(crate) mod search;
+pub mod search;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -21,18 +21,18 @@ use retide_core::{Kind, Ladder, Origin, Task, Terminal, Timestamp};
 
 /// A record that tells of a task.
 #[derive(Clone, Debug)]
-pub(crate) struct Clue {
+pub struct Clue {
     /// Where it stands.
-    pub(crate) at: Origin,
+    pub at: Origin,
     /// Its time: when the broker appended it, or its producer made it.
-    pub(crate) appended: Timestamp,
+    pub appended: Timestamp,
     /// What it says.
-    pub(crate) what: What,
+    pub what: What,
 }
 
 /// What a record says of a task.
 #[derive(Clone, Debug)]
-pub(crate) enum What {
+pub enum What {
     /// It came in.
     Entered {
         /// The scene it named, or nothing.
@@ -62,101 +62,101 @@ pub(crate) enum What {
 
 /// What the headers of a dead letter say.
 #[derive(Clone, Debug)]
-pub(crate) struct DeadLetter {
+pub struct DeadLetter {
     /// Whether it is the work itself or the delivery of its callback.
-    pub(crate) kind: Kind,
+    pub kind: Kind,
     /// The scene, or nothing.
-    pub(crate) scene: String,
+    pub scene: String,
     /// Where the task entered, if that can be read.
-    pub(crate) origin: Option<Origin>,
+    pub origin: Option<Origin>,
     /// How it ended.
-    pub(crate) outcome: String,
+    pub outcome: String,
     /// Why.
-    pub(crate) reason: Option<String>,
+    pub reason: Option<String>,
     /// How many attempts were made.
-    pub(crate) attempts: Option<i64>,
+    pub attempts: Option<i64>,
     /// What the last attempt said.
-    pub(crate) error: Option<String>,
+    pub error: Option<String>,
 }
 
 /// What became of a task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Story {
+pub struct Story {
     /// The scene it follows, or nothing.
-    pub(crate) scene: String,
+    pub scene: String,
     /// Where it entered, if any record says so.
-    pub(crate) origin: Option<String>,
+    pub origin: Option<String>,
     /// What happened, in order.
-    pub(crate) lines: Vec<Line>,
+    pub lines: Vec<Line>,
     /// How it stands now.
-    pub(crate) state: State,
+    pub state: State,
     /// What makes the story less than certain.
-    pub(crate) notes: Vec<String>,
+    pub notes: Vec<String>,
 }
 
 /// One thing that happened.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Line {
+pub struct Line {
     /// When.
     #[serde(serialize_with = "time")]
-    pub(crate) at: Timestamp,
+    pub at: Timestamp,
     /// What: `entered`, the word of an event, `callback`, `dead-letter`, or `gap` where records are missing.
-    pub(crate) what: String,
+    pub what: String,
     /// `work`, or `callback` for the delivery of its callback.
-    pub(crate) kind: &'static str,
+    pub kind: &'static str,
     /// The attempt that failed; on ends, the attempts made.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) attempt: Option<i64>,
+    pub attempt: Option<i64>,
     /// What the target said.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) outcome: Option<String>,
+    pub outcome: Option<String>,
     /// Why it ended badly.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) reason: Option<String>,
+    pub reason: Option<String>,
     /// Class and message of an error, or what is missing.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) error: Option<String>,
+    pub error: Option<String>,
     /// When the next attempt may start.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "maybe_time")]
-    pub(crate) due: Option<Timestamp>,
+    pub due: Option<Timestamp>,
     /// When a due task is looked at again whose gate was shut.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "maybe_time")]
-    pub(crate) deferred_until: Option<Timestamp>,
+    pub deferred_until: Option<Timestamp>,
     /// Milliseconds since the thing before.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) waited_ms: Option<u64>,
+    pub waited_ms: Option<u64>,
     /// How many of them were scheduled; the rest went into reading, the gate, the attempt itself, or a worker that was not there.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) scheduled_ms: Option<u64>,
+    pub scheduled_ms: Option<u64>,
     /// How late the attempt started, by cause.
     #[serde(flatten, serialize_with = "lateness")]
-    pub(crate) lateness: Option<wire::Lateness>,
+    pub lateness: Option<wire::Lateness>,
     /// Headers of the record that the attempt went without, each with its reason.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) left_out: Option<String>,
+    pub left_out: Option<String>,
     /// The record that holds the task from here on, or its end.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) place: Option<String>,
+    pub place: Option<String>,
     /// Whether it is told by an event; else it follows from another record.
-    pub(crate) by_event: bool,
+    pub by_event: bool,
 }
 
 /// How a task stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct State {
+pub struct State {
     /// `entered`, `waiting`, `parked`, or how it ended.
-    pub(crate) word: String,
+    pub word: String,
     /// The same in a sentence, and what comes next.
-    pub(crate) text: String,
+    pub text: String,
     /// The record it waits in.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) place: Option<String>,
+    pub place: Option<String>,
     /// When its next attempt may start.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "maybe_time")]
-    pub(crate) due: Option<Timestamp>,
+    pub due: Option<Timestamp>,
     /// Milliseconds until then.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) remaining_ms: Option<u64>,
+    pub remaining_ms: Option<u64>,
 }
 
 /// The records of one task.
@@ -197,7 +197,7 @@ struct Park {
 }
 
 /// Tells what became of each task whose records are among `clues`, in the order in which they entered.
-pub(crate) fn tell(clues: Vec<Clue>, ladder: &Ladder, now: Timestamp) -> Vec<Story> {
+pub fn tell(clues: Vec<Clue>, ladder: &Ladder, now: Timestamp) -> Vec<Story> {
     let lives = lives(clues);
     let notes: Vec<Vec<String>> = lives.iter().map(|life| notes(life, &lives)).collect();
     lives
@@ -214,7 +214,7 @@ pub(crate) fn tell(clues: Vec<Clue>, ladder: &Ladder, now: Timestamp) -> Vec<Sto
 
 impl Line {
     /// What there is to say besides time and word.
-    pub(crate) fn details(&self) -> String {
+    pub fn details(&self) -> String {
         let mut parts = Vec::new();
         if self.kind == kind_word(Kind::Callback) {
             parts.push("delivery of its callback".to_owned());
@@ -923,7 +923,7 @@ fn error(class: Option<&String>, message: Option<&String>) -> Option<String> {
 // === writing ===
 
 /// A point in time, in UTC and milliseconds.
-pub(crate) fn clock(time: Timestamp) -> String {
+pub fn clock(time: Timestamp) -> String {
     /// The end of the year 9999, after which there is no text for it.
     const LAST: Duration = Duration::from_secs(253_402_300_799);
     let since = Duration::from_millis(time.as_micros().div_ceil(1_000));

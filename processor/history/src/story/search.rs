@@ -22,64 +22,66 @@ use retide_avro::schemas::Key;
 use retide_avro::wire::{self, Wire};
 use retide_avro::{Arrival, Intake};
 use retide_core::{Kind, Origin, Timestamp, with_causes};
+use retide_kafka::client::LoggingContext;
+use retide_kafka::record::received;
+use retide_kafka::scan::{self, CALL, Scanned, last, last_bytes};
+use retide_kafka::topics::Topics;
 
-use crate::client::LoggingContext;
-use crate::registry::Registry;
 use crate::report::Reader;
-use crate::scan::{self, CALL, Scanned, last, last_bytes};
-use crate::shell::feed;
 use crate::story::{Clue, DeadLetter, What};
-use crate::topics::Topics;
 
 /// What to look for, and where.
 #[derive(Clone, Debug)]
-pub(crate) struct Query {
+pub struct Query {
     /// The task's identity.
-    pub(crate) id: String,
+    pub id: String,
     /// The only partition to read.
-    pub(crate) partition: Option<i32>,
+    pub partition: Option<i32>,
     /// Records before this are not read.
-    pub(crate) from: Option<Timestamp>,
+    pub from: Option<Timestamp>,
     /// When to stop reading.
-    pub(crate) deadline: Instant,
+    pub deadline: Instant,
 }
 
 /// What was found.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
+pub struct Found {
     /// The task's records.
-    pub(crate) clues: Vec<Clue>,
+    pub clues: Vec<Clue>,
     /// What was read for them.
-    pub(crate) readings: Vec<Reading>,
+    pub readings: Vec<Reading>,
     /// The records that could not be read since their schemas cannot be asked for, if there are any.
-    pub(crate) unnamed: Option<Unnamed>,
+    pub unnamed: Option<Unnamed>,
 }
 
 /// Records of the retry topic whose schema a registry has to be asked for, which gives no answer.
 #[derive(Clone, Debug)]
-pub(crate) struct Unnamed {
+pub struct Unnamed {
     /// How many there are.
-    pub(crate) records: u64,
+    pub records: u64,
     /// One of them.
-    pub(crate) example: Origin,
+    pub example: Origin,
     /// What its schema is named.
-    pub(crate) key: Key,
+    pub key: Key,
     /// Why there is no answer.
-    pub(crate) why: String,
+    pub why: String,
 }
 
 /// How far a topic was read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Reading {
+pub struct Reading {
     /// The topic.
-    pub(crate) topic: Arc<str>,
+    pub topic: Arc<str>,
     /// The partitions that were to be read; none of a topic that does not exist.
-    pub(crate) partitions: Vec<i32>,
+    pub partitions: Vec<i32>,
     /// How many records were read.
-    pub(crate) records: u64,
+    pub records: u64,
     /// The partitions that were not read to their ends.
-    pub(crate) unread: BTreeSet<i32>,
+    pub unread: BTreeSet<i32>,
 }
+
+/// Asks a registry what a schema is and learns it; else, why there is no answer.
+pub type Ask<'a> = &'a dyn Fn(Key) -> Result<(), String>;
 
 /// A topic, by what its records are.
 #[derive(Clone, Copy, Debug)]
@@ -102,8 +104,8 @@ struct Search<'a> {
     query: &'a Query,
     /// How records of the retry topic are read.
     intake: &'a Intake,
-    /// Where their schemas are asked for, if there is a registry.
-    registry: Option<&'a Registry>,
+    /// Asks a registry for their schemas, if there is one.
+    ask: Option<Ask<'a>>,
     /// Reads.
     consumer: BaseConsumer<LoggingContext>,
     /// Reads events.
@@ -118,20 +120,20 @@ struct Search<'a> {
 const PROGRESS: Duration = Duration::from_secs(2);
 
 /// Looks for the records of a task; `progress` is told now and then which topic is read, and how many records were.
-pub(crate) fn search(
+pub fn search(
     client: ClientConfig,
     topics: &Topics,
     query: &Query,
-    registry: Option<&Registry>,
+    ask: Option<Ask<'_>>,
     mut progress: impl FnMut(&str, u64),
 ) -> Result<Found, KafkaError> {
     let mut search = Search {
         query,
         intake: &topics.intake,
-        registry,
+        ask,
         consumer: scan::consumer(client, "retide-explain")?,
-        events: Reader::new(),
-        callbacks: Reader::new(),
+        events: Reader::default(),
+        callbacks: Reader::default(),
         found: Found::default(),
     };
     let mut only: BTreeSet<i32> = query.partition.into_iter().collect();
@@ -204,7 +206,7 @@ impl Search<'_> {
         let Self {
             query,
             intake,
-            registry,
+            ask,
             consumer,
             events,
             callbacks,
@@ -218,7 +220,7 @@ impl Search<'_> {
             }
             let what = match sort {
                 Sort::Tasks => entered(message, &query.id, intake, |key| {
-                    let Err(why) = name(key, *registry, &mut found.unnamed) else {
+                    let Err(why) = name(key, *ask, &mut found.unnamed) else {
                         return;
                     };
                     let unnamed = found.unnamed.get_or_insert_with(|| Unnamed {
@@ -274,7 +276,7 @@ impl Search<'_> {
 }
 
 /// Stands for all partitions where it is not known which there are.
-pub(crate) const ALL: i32 = -1;
+pub const ALL: i32 = -1;
 
 // === reading ===
 
@@ -306,7 +308,7 @@ fn entered(
         return None;
     }
     // Any other identity is in the envelope, or made of the place.
-    let (is_it, scene, due) = match feed::record(message)
+    let (is_it, scene, due) = match received(message)
         .map_err(|record| headers::headless(record, place(message)))
         .and_then(|record| {
             if let Some(key) = intake.asks(&record) {
@@ -326,13 +328,9 @@ fn entered(
 }
 
 /// Asks a registry what a schema is; why it gives no answer, after which it is not asked for others.
-fn name(
-    key: Key,
-    registry: Option<&Registry>,
-    unnamed: &mut Option<Unnamed>,
-) -> Result<(), String> {
-    match (registry, unnamed) {
-        (Some(registry), None) => registry.ask_now(key),
+fn name(key: Key, ask: Option<Ask<'_>>, unnamed: &mut Option<Unnamed>) -> Result<(), String> {
+    match (ask, unnamed) {
+        (Some(ask), None) => ask(key),
         (_, Some(unnamed)) => Err(unnamed.why.clone()),
         (None, None) => Err("it was not asked".to_owned()),
     }
@@ -340,7 +338,7 @@ fn name(
 
 /// What a record of a tier says.
 fn parked(message: &BorrowedMessage<'_>, tier: usize) -> Option<What> {
-    let read = feed::record(message)
+    let read = received(message)
         .map_err(|record| headers::headless(record, place(message)))
         .and_then(|record| headers::parked(record, place(message)));
     match read {
@@ -403,9 +401,9 @@ fn appended(message: &BorrowedMessage<'_>) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use retide_core::Ladder;
+    use retide_kafka::topics::{Role, Use};
 
     use super::*;
-    use crate::topics::{Role, Use};
 
     #[test]
     fn a_search_reads_the_topics_that_the_catalogue_lets_it_read() {

@@ -7,7 +7,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 use retide_avro::wire::{self, Codec, Format, Framing, Wire};
 
 /// Reads records of one kind, in whichever format they are written.
-pub(crate) struct Reader<R> {
+pub struct Reader<R> {
     /// Those in Avro.
     avro: Codec<R>,
     /// Those in JSON.
@@ -16,24 +16,25 @@ pub(crate) struct Reader<R> {
 
 // === impl Reader ===
 
-impl<R: Wire> Reader<R> {
-    /// A reader of both formats.
-    pub(crate) fn new() -> Self {
+impl<R: Wire> Default for Reader<R> {
+    fn default() -> Self {
         let codec = |format| Codec::new(format, Framing::SingleObject);
         Self {
             avro: codec(Format::Avro),
             json: codec(Format::Json),
         }
     }
+}
 
+impl<R: Wire> Reader<R> {
     /// The record in a message.
-    pub(crate) fn read(&self, message: &BorrowedMessage<'_>) -> Result<R, wire::Error> {
+    pub fn read(&self, message: &BorrowedMessage<'_>) -> Result<R, wire::Error> {
         self.decode(message.payload().unwrap_or_default())
     }
 
     /// The record in these bytes: JSON begins with a brace, and no frame of Avro does. Of Confluent's, the number does not count:
     /// nobody else writes there.
-    pub(crate) fn decode(&self, bytes: &[u8]) -> Result<R, wire::Error> {
+    pub fn decode(&self, bytes: &[u8]) -> Result<R, wire::Error> {
         match bytes.trim_ascii_start().first() {
             Some(b'{') => self.json.decode(bytes),
             Some(_) | None => self.avro.decode_own(bytes),
@@ -60,7 +61,7 @@ mod tests {
             since: None,
             until: None,
         };
-        let reader = Reader::<wire::Alert>::new();
+        let reader = Reader::<wire::Alert>::default();
 
         for format in [Format::Avro, Format::Json] {
             let bytes = Codec::<wire::Alert>::new(format, Framing::SingleObject);
