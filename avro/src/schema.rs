@@ -18,6 +18,9 @@ pub const MAX_SCHEMA: usize = 1 << 20;
 /// Deepest nesting of types in a schema, and of values in a datum.
 pub(crate) const MAX_DEPTH: usize = 64;
 
+/// Most bytes of a canonical form, but for one word: a type with a long name that is used often makes it longer than the text.
+const MAX_CANONICAL: usize = 4 * MAX_SCHEMA;
+
 /// The fingerprint of no bytes: what CRC-64-AVRO begins with, and its polynomial.
 const EMPTY: u64 = 0xc15d_213a_a4d7_a795;
 
@@ -60,7 +63,7 @@ pub(crate) enum Shape {
     Array(Box<Self>),
     /// Blocks of names and values.
     Map(Box<Self>),
-    /// One of several.
+    /// One of several, none of which is a union.
     Union(Vec<Self>),
     /// A type with a name, by its place among those of the schema.
     Named(usize),
@@ -204,14 +207,14 @@ impl Schema {
         name.rsplit('.').next() == Some("RetryTask")
     }
 
-    /// The fields, if it is a record.
-    pub(crate) fn fields(&self) -> Option<&[Field]> {
-        match self.root {
-            Shape::Named(place) => match &self.named[place] {
-                Named::Record(fields) => Some(fields),
-                Named::Enum(_) | Named::Fixed(_) => None,
-            },
-            _ => None,
+    /// The fields of a type, if it is a record.
+    pub(crate) fn fields(&self, shape: &Shape) -> Option<&[Field]> {
+        let Shape::Named(place) = shape else {
+            return None;
+        };
+        match &self.named[*place] {
+            Named::Record(fields) => Some(fields),
+            Named::Enum(_) | Named::Fixed(_) => None,
         }
     }
 }
@@ -280,6 +283,9 @@ impl Parser {
         if depth > MAX_DEPTH {
             return Err(wrong("types nested too deeply"));
         }
+        if self.canonical.len() > MAX_CANONICAL {
+            return Err(wrong("names that are too long for how often they are used"));
+        }
         match value {
             Value::String(word) => {
                 if let Some(shape) = primitive(word) {
@@ -299,7 +305,10 @@ impl Parser {
             }
             Value::Array(branches) => {
                 let shapes = self.list(branches, |parser, branch| {
-                    parser.shape(branch, namespace, depth + 1)
+                    match parser.shape(branch, namespace, depth + 1)? {
+                        Shape::Union(_) => Err(wrong("a union directly in a union")),
+                        shape => Ok(shape),
+                    }
                 })?;
                 Ok(Shape::Union(shapes))
             }
@@ -609,10 +618,24 @@ mod tests {
             "\"nope\"",
             "{\"type\":\"record\"}",
             "{\"type\":\"array\"}",
+            "[\"int\", [\"null\"]]",
+            "[\"int\", {\"type\": [\"null\"]}]",
             &deep,
         ] {
             assert!(Schema::parse(text, &[]).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_long_name_that_is_used_often_takes_bounded_room() {
+        let name = format!("{}.R", "n".repeat(MAX_SCHEMA / 2));
+        let field = r#"{"name":"f","type":"R"}"#;
+        let fields = vec![field; MAX_SCHEMA / 4 / field.len()].join(",");
+        let text = format!(r#"{{"type":"record","name":"{name}","fields":[{fields}]}}"#);
+
+        let Error(why) = Schema::parse(&text, &[]).unwrap_err();
+
+        assert_eq!(why, "names that are too long for how often they are used");
     }
 
     #[test]

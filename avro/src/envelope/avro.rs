@@ -85,14 +85,16 @@ pub(super) fn known_as(schema: &Schema, datum: Bytes) -> Known {
 
 /// Fills an envelope with what a datum of another writer has of it.
 fn fill(schema: &Schema, datum: Bytes, envelope: &mut Envelope) -> Result<(), Broken> {
-    let fields = schema
-        .fields()
-        .ok_or_else(|| broken("the writer's schema is no record"))?;
     let mut reader = Reader {
         left: MOST_VALUES + datum.len(),
         cursor: Cursor(datum),
         schema,
     };
+    // A topic may have records of several types.
+    let root = reader.plain(&schema.root)?;
+    let fields = schema
+        .fields(root)
+        .ok_or_else(|| reader.found(root, "record"))?;
     let mut has_payload = false;
     for Field { name, shape } in fields {
         let at = |Broken(why)| Broken(format!("{name}: {why}"));
@@ -232,6 +234,23 @@ impl<'a> Reader<'a> {
             .ok_or_else(|| broken("no such branch of a union"))
     }
 
+    /// What the datum has here: of a union, the branch.
+    fn plain(&mut self, shape: &'a Shape) -> Result<&'a Shape, Broken> {
+        match shape {
+            Shape::Union(branches) => self.branch(branches),
+            Shape::Null
+            | Shape::Boolean
+            | Shape::Number(_)
+            | Shape::Float
+            | Shape::Double
+            | Shape::Bytes
+            | Shape::Text
+            | Shape::Array(_)
+            | Shape::Map(_)
+            | Shape::Named(_) => Ok(shape),
+        }
+    }
+
     /// The bytes of text, bytes or fixed; nothing of null.
     fn bytes(&mut self, shape: &'a Shape, depth: usize) -> Result<Option<Bytes>, Broken> {
         self.enter(depth)?;
@@ -357,25 +376,11 @@ impl<'a> Reader<'a> {
     /// One header of an array.
     fn header(&mut self, shape: &'a Shape, depth: usize) -> Result<Header, Broken> {
         self.enter(depth)?;
-        let shape = match shape {
-            Shape::Union(branches) => self.branch(branches)?,
-            Shape::Null
-            | Shape::Boolean
-            | Shape::Number(_)
-            | Shape::Float
-            | Shape::Double
-            | Shape::Bytes
-            | Shape::Text
-            | Shape::Array(_)
-            | Shape::Map(_)
-            | Shape::Named(_) => shape,
-        };
-        let Shape::Named(place) = shape else {
-            return Err(self.found(shape, "record"));
-        };
-        let Named::Record(fields) = self.named(*place) else {
-            return Err(self.found(shape, "record"));
-        };
+        let shape = self.plain(shape)?;
+        let fields = self
+            .schema
+            .fields(shape)
+            .ok_or_else(|| self.found(shape, "record"))?;
         let (mut name, mut value) = (None, None);
         for field in fields {
             match &*field.name {
@@ -457,4 +462,121 @@ fn room_for(headers: &[Header]) -> Result<(), Broken> {
         return Err(broken("too many headers"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A schema with one field of this type before the payload.
+    fn with(field: &str) -> Schema {
+        let text = format!(
+            r#"{{"type": "record", "name": "T", "fields": [
+                {{"name": "more", "type": {field}}}, {{"name": "payload", "type": "bytes"}}
+            ]}}"#
+        );
+        Schema::parse(&text, &[]).unwrap()
+    }
+
+    /// Why a datum is refused.
+    fn refusal(schema: &Schema, datum: &'static [u8]) -> String {
+        let Broken(why) = read_as(schema, Bytes::from_static(datum)).err().unwrap();
+        why
+    }
+
+    #[test]
+    fn values_without_bytes_have_an_end() {
+        let itself = r#"{"type": "record", "name": "R", "fields": [{"name": "r", "type": "R"}]}"#;
+        assert_eq!(
+            refusal(&with(itself), b""),
+            "more: values nested too deeply"
+        );
+
+        // Each holds the next one twice.
+        let mut doubled = r#""null""#.to_owned();
+        for number in 0..30 {
+            doubled = format!(
+                r#"{{"type": "record", "name": "R{number}", "fields": [
+                    {{"name": "a", "type": {doubled}}}, {{"name": "b", "type": "{}"}}
+                ]}}"#,
+                if number == 0 {
+                    "null".to_owned()
+                } else {
+                    format!("R{}", number - 1)
+                }
+            );
+        }
+        assert_eq!(
+            refusal(&with(&doubled), b""),
+            "more: more values than a task has"
+        );
+
+        let nothing = r#"{"type": "array", "items": "null"}"#;
+        let many = b"\xfe\xff\xff\xff\xff\xff\xff\xff\xff\x01";
+        assert_eq!(
+            refusal(&with(nothing), many),
+            "more: more values than a task has"
+        );
+    }
+
+    #[test]
+    fn a_type_that_holds_itself_is_read_to_the_end_of_its_values() {
+        let list = r#"{"type": "record", "name": "L", "fields": [
+            {"name": "next", "type": ["null", "L", {"type": "map", "values": ["L", "int"]}]}
+        ]}"#;
+        let schema = with(list);
+
+        // Two in a row, then a map of one of them, which ends, and of a number.
+        let datum = b"\x02\x02\x04\x04\x02a\x00\x00\x02b\x02\x0e\x00\x06pay";
+        let envelope = read_as(&schema, Bytes::from_static(datum)).unwrap();
+
+        assert_eq!(envelope.payload.as_deref(), Some(&b"pay"[..]));
+        assert_eq!(
+            refusal(&schema, b"\x02\x06"),
+            "more: no such branch of a union"
+        );
+        assert_eq!(
+            refusal(&schema, b"\x02\x01"),
+            "more: no such branch of a union"
+        );
+        assert_eq!(refusal(&schema, b"\x02\x02"), "more: ends inside a number");
+    }
+
+    #[test]
+    fn a_topic_of_several_types_has_tasks_among_others() {
+        let text = r#"["string", {"type": "record", "name": "T", "fields": [{"name": "payload", "type": ["null", "bytes"]}]}]"#;
+        let schema = Schema::parse(text, &[]).unwrap();
+
+        let envelope = read_as(&schema, Bytes::from_static(b"\x02\x02\x02p")).unwrap();
+
+        assert_eq!(envelope.payload.as_deref(), Some(&b"p"[..]));
+        let other = "string in the writer's schema, record expected";
+        assert_eq!(refusal(&schema, b"\x00\x02s"), other);
+    }
+
+    #[test]
+    fn headers_are_found_behind_unions() {
+        let text = r#"{"type": "record", "name": "T", "fields": [
+            {"name": "payload", "type": "bytes"},
+            {"name": "headers", "type": ["null", {"type": "array", "items": ["null", {"type": "record", "name": "H", "fields": [
+                {"name": "key", "type": ["null", "string"]}, {"name": "value", "type": ["bytes", "null", "string"]}
+            ]}]}]}
+        ]}"#;
+        let schema = Schema::parse(text, &[]).unwrap();
+
+        let datum = b"\x02p\x02\x04\x02\x02\x02a\x04\x02x\x02\x02\x02b\x02\x00";
+        let headers = read_as(&schema, Bytes::from_static(datum)).unwrap().headers;
+
+        let found: Vec<_> = headers
+            .iter()
+            .map(|header| (header.name.as_bytes(), header.value.as_deref()))
+            .collect();
+        assert_eq!(found, [(&b"a"[..], Some(&b"x"[..])), (b"b", None)]);
+        let null = "headers: null in the writer's schema, record expected";
+        assert_eq!(refusal(&schema, b"\x02p\x02\x02\x00\x00"), null);
+        assert_eq!(
+            refusal(&schema, b"\x02p\x02\x02\x02\x00\x02\x00"),
+            "headers: a header without a name"
+        );
+    }
 }
