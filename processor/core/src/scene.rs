@@ -270,6 +270,12 @@ impl Scene {
         }
     }
 
+    /// The target that it calls, such as `https://shop.example:443`, if it calls one.
+    pub fn calls(&self) -> Option<&str> {
+        let key = self.walls.work.as_ref().or(self.breaker.as_ref());
+        key.map(|key| key.target.target())
+    }
+
     /// The route of tasks of this kind; none if the scene does not want them tried.
     pub fn route(&self, kind: Kind) -> Option<Route<'_>> {
         let (target, breaker, wall) = match kind {

@@ -3,9 +3,10 @@
 //! Not the tasks themselves. Invariant: the watermark never passes an open offset, and every completion above it is in the
 //! [`Completions`] that are committed with it, so a crash repeats only what is unknown.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use crate::completions::{self, Completions};
+use crate::taken::Taken;
 
 /// Open and completed offsets of one partition, from the lowest open one up.
 #[derive(Clone, Debug)]
@@ -18,6 +19,10 @@ pub struct Window {
     passed: i64,
     /// Completions known from the offset commit that this window started from.
     known: Completions,
+    /// Offsets beyond `end` whose consequence stands in a ledger batch, or is durable.
+    taken: Taken,
+    /// Offsets beyond `end` whose tasks are in memory all the same, since a command has reached them.
+    early: BTreeSet<i64>,
     /// How many slots are open.
     open: usize,
 }
@@ -56,11 +61,19 @@ pub enum Ahead {
 impl Window {
     /// The window that continues from an offset commit: reading starts at `start`.
     pub fn resume(start: i64, known: Completions) -> Self {
+        Self::resume_with(start, known, Taken::default())
+    }
+
+    /// As [`Self::resume`], where records beyond were taken.
+    pub fn resume_with(start: i64, known: Completions, mut taken: Taken) -> Self {
+        taken.forget_below(start);
         Self {
             slots: VecDeque::new(),
             end: start,
             passed: start,
             known,
+            taken,
+            early: BTreeSet::new(),
             open: 0,
         }
     }
@@ -71,9 +84,11 @@ impl Window {
             return Read::Known;
         }
         self.end = offset + 1;
-        let complete = self.known.contains(offset);
-        // Completed offsets with nothing open below them need no slot.
-        if complete && self.slots.is_empty() {
+        let is_early = !self.early.is_empty() && self.early.remove(&offset);
+        let taken = self.taken.contains(offset);
+        let complete = taken || self.known.contains(offset);
+        // Completed offsets with nothing open below them need no slot, unless the batch that completes them may still be refused.
+        if complete && !taken && self.slots.is_empty() {
             return Read::Known;
         }
         self.slots.push_back(Slot { offset, complete });
@@ -81,7 +96,19 @@ impl Window {
             return Read::Known;
         }
         self.open += 1;
-        Read::Open
+        if is_early { Read::Known } else { Read::Open }
+    }
+
+    /// Takes a record before it is read: its task is in memory from now on. False if it was read, or taken, or is complete.
+    pub fn take(&mut self, offset: i64) -> bool {
+        let is_done =
+            offset < self.end || self.known.contains(offset) || self.taken.contains(offset);
+        !is_done && self.early.insert(offset)
+    }
+
+    /// The taken offsets.
+    pub const fn taken(&mut self) -> &mut Taken {
+        &mut self.taken
     }
 
     /// Notes that nothing below `end` is still to be read: behind the last record are only markers of transactions, or what was aborted.
@@ -99,6 +126,10 @@ impl Window {
     /// # Panics
     /// If `offset` is not open: a task would have two consequences.
     pub fn complete(&mut self, offset: i64) {
+        if self.early.remove(&offset) {
+            self.taken.insert(offset);
+            return;
+        }
         let index = self
             .slots
             .binary_search_by_key(&offset, |slot| slot.offset)
@@ -113,6 +144,16 @@ impl Window {
 
     /// Takes back the completion of `offset`, whose ledger batch was refused.
     pub fn reopen(&mut self, offset: i64) {
+        if offset >= self.end {
+            assert!(
+                self.taken.remove(offset),
+                "offset {offset} reopened while open"
+            );
+            self.early.insert(offset);
+            return;
+        }
+        // It may have been taken, and read since.
+        self.taken.remove(offset);
         let index = self
             .slots
             .binary_search_by_key(&offset, |slot| slot.offset)
@@ -157,13 +198,14 @@ impl Window {
         {
             self.slots.pop_front();
         }
+        self.taken.forget_below(watermark);
     }
 
     /// What is known of `offset`, seen from what was read so far.
     pub fn ahead(&self, offset: i64) -> Ahead {
         if offset < self.end {
             Ahead::Read
-        } else if self.known.contains(offset) {
+        } else if self.known.contains(offset) || self.taken.contains(offset) {
             Ahead::Complete
         } else {
             Ahead::Unknown
@@ -318,6 +360,67 @@ mod tests {
                     prop_assert_eq!(known, model.complete.contains(offset), "offset {}", offset);
                 }
                 prop_assert_eq!(window.open(), model.open.len());
+            }
+        }
+
+        #[test]
+        fn what_is_taken_has_one_consequence(steps in prop::collection::vec((0_u8..7, 0_usize..64), 1..300)) {
+            let mut window = Window::resume(0, Completions::default());
+            // In memory; done; done and durable; the marks as they are written.
+            let (mut open, mut done, mut durable) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+            let mut marks = Taken::default();
+            let mut kept = (0, String::new(), marks.clone());
+            for (what, nth) in steps {
+                match what {
+                    0 | 1 => {
+                        let offset = window.end();
+                        if window.read(offset) == Read::Open {
+                            prop_assert!(!done.contains(&offset) && open.insert(offset), "{} twice", offset);
+                        } else {
+                            prop_assert!(done.contains(&offset) || open.contains(&offset), "{} lost", offset);
+                        }
+                    }
+                    2 => {
+                        let offset = window.end() + nth as i64;
+                        if window.take(offset) {
+                            prop_assert!(!done.contains(&offset) && open.insert(offset), "{} twice", offset);
+                        } else {
+                            prop_assert!(done.contains(&offset) || open.contains(&offset), "{} lost", offset);
+                        }
+                    }
+                    3 => if let Some(offset) = open.iter().nth(nth % open.len().max(1)).copied() {
+                        window.complete(offset);
+                        open.remove(&offset);
+                        done.insert(offset);
+                    }
+                    // A batch is refused: everything that is not durable is open again.
+                    4 => for offset in done.difference(&durable).copied().collect::<Vec<i64>>() {
+                        window.reopen(offset);
+                        done.remove(&offset);
+                        open.insert(offset);
+                    },
+                    5 => {
+                        let watermark = window.watermark();
+                        let text = window.completions().encode(Binding::default(), watermark);
+                        for (chunk, value) in window.taken().changes() {
+                            marks.replay(chunk, value.as_deref()).unwrap();
+                        }
+                        kept = (watermark, text, marks.clone());
+                        durable = done.clone();
+                        window.forget_below(watermark);
+                    }
+                    _ => {
+                        let (start, text, taken) = kept.clone();
+                        let known = Completions::decode(&text, Binding::default(), start).unwrap();
+                        window = Window::resume_with(start, known, taken.clone());
+                        marks = taken;
+                        open.clear();
+                        done = durable.clone();
+                    }
+                }
+                for offset in &open {
+                    prop_assert!(window.watermark() <= *offset || *offset >= window.end());
+                }
             }
         }
 
