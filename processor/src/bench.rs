@@ -36,7 +36,8 @@ use std::time::{Duration, Instant};
 use rdkafka::error::KafkaError;
 use serde::Serialize;
 
-use crate::{cluster, process};
+use retide_kafka::cluster;
+use retide_shell::process;
 
 pub use self::bed::Bed;
 pub use self::causes::Cause;

@@ -42,10 +42,10 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::config::{Config, Overrides, Source, source};
-use crate::leave::leave;
-use crate::librdkafka::Librdkafka;
-use crate::log::{Format, Log, Speaker};
+use retide_config::{Config, Overrides, Source, source};
+use retide_shell::leave::leave;
+use retide_shell::librdkafka::Librdkafka;
+use retide_shell::log::{Format, Log, Speaker};
 
 use self::output::{Exit, Failed, Output, put, say};
 
@@ -235,7 +235,7 @@ fn load_from(global: &Global) -> Result<(Config, Source), Failed> {
 
 /// A prefix of topics' names.
 fn prefix(text: &str) -> Result<String, String> {
-    crate::config::prefix(text)
+    retide_config::prefix(text)
         .ok_or_else(|| "expected 1 to 200 letters, digits, dots, underscores or dashes".to_owned())
 }
 

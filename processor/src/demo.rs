@@ -25,21 +25,20 @@ use serde::Serialize;
 use tokio::runtime::Runtime;
 
 use retide_avro::headers;
+use retide_config::{self as config, Config};
 use retide_core::{Header, Ladder, Terminal};
 use retide_embedded::Broker;
-
-use crate::client::client_config;
-use crate::clock;
-use crate::cluster;
-use crate::config::{self, Config};
-use crate::health::{Health, STALL};
-use crate::metrics::Metrics;
-use crate::process::{self, Process};
-use crate::publish::Publisher;
-use crate::record::OutRecord;
-use crate::scenes;
-use crate::threads::Threads;
-use crate::topics::Topics;
+use retide_kafka::client::client_config;
+use retide_kafka::cluster;
+use retide_kafka::publish::Publisher;
+use retide_kafka::record::OutRecord;
+use retide_kafka::topics::Topics;
+use retide_shell::clock;
+use retide_shell::health::{Health, STALL};
+use retide_shell::metrics::Metrics;
+use retide_shell::process::{self, Process};
+use retide_shell::scenes;
+use retide_shell::threads::Threads;
 
 use self::plan::{DEADLINE, Kind, POISON_ATTEMPTS, Script, TIMEOUT};
 use self::tally::Tally;

@@ -15,17 +15,17 @@ use tokio::runtime::Runtime;
 use tracing::warn;
 use uuid::Uuid;
 
+use retide_config::{Config, scenes};
 use retide_core::{Kind, Origin, Record, Task, Timestamp};
+use retide_kafka::client::{LoggingContext, client_config};
+use retide_kafka::cluster::{self, Plan, TopicPlan};
+use retide_kafka::topics::{Role, Topics};
+use retide_shell::health::{Health, STALL};
+use retide_shell::metrics::Metrics;
+use retide_shell::process::{Process, plan};
+use retide_shell::threads::Threads;
 
 use crate::bench::{Error, PATIENCE, Samples};
-use crate::client::{LoggingContext, client_config};
-use crate::cluster::{self, Plan, TopicPlan};
-use crate::config::{Config, scenes};
-use crate::health::{Health, STALL};
-use crate::metrics::Metrics;
-use crate::process::{Process, plan};
-use crate::threads::Threads;
-use crate::topics::{Role, Topics};
 
 /// Topics of a measurement, and the configuration that uses them.
 pub struct Bed {

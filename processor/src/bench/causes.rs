@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use retide_shell::metrics::{CAUSES, Metrics};
+
 use crate::bench::Error;
 use crate::bench::remote::Remote;
-use crate::metrics::{CAUSES, Metrics};
 
 /// What one cause had to do with it.
 #[derive(Clone, Copy, Debug, Serialize)]

@@ -11,10 +11,11 @@ use rdkafka::message::{BorrowedHeaders, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use retide_kafka::client::client_config;
+use retide_kafka::producer::producer_config;
+
 use crate::bench::bed::send;
 use crate::bench::{Bed, Error, PATIENCE, Samples};
-use crate::client::client_config;
-use crate::producer::producer_config;
 
 /// A copy under way.
 struct Copy<'a> {

@@ -3,9 +3,10 @@
 
 use serde::Serialize;
 
+use retide_config::Config;
+
 use crate::bench::dispatch::Tasks;
 use crate::bench::{Bed, Error, Speed, copy};
-use crate::config::Config;
 
 /// What was measured.
 #[derive(Clone, Copy, Debug, Serialize)]

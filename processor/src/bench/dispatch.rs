@@ -12,17 +12,17 @@ use serde::Serialize;
 use tokio::runtime::Runtime;
 
 use retide_avro::headers;
+use retide_config::Config;
 use retide_core::Timestamp;
+use retide_kafka::client::client_config;
+use retide_shell::clock;
+use retide_shell::metrics::Metrics;
 
 use crate::bench::bed::send;
 use crate::bench::causes::{Cause, Watch};
 use crate::bench::remote::Remote;
 use crate::bench::target::{Lateness, Manner};
 use crate::bench::{Bed, Error, PATIENCE, Samples, Speed};
-use crate::client::client_config;
-use crate::clock;
-use crate::config::Config;
-use crate::metrics::Metrics;
 
 /// How much is dispatched.
 #[derive(Clone, Copy, Debug)]

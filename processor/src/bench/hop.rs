@@ -11,14 +11,14 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde::Serialize;
 
 use retide_avro::headers;
+use retide_config::{Config, Guarantee};
 use retide_core::{Header, Timestamp};
+use retide_kafka::client::client_config;
 use retide_native as native;
+use retide_shell::clock;
 
 use crate::bench::bed::{parked, send};
 use crate::bench::{Bed, Error, Samples, Speed, copy};
-use crate::client::client_config;
-use crate::clock;
-use crate::config::{Config, Guarantee};
 
 /// How much is measured.
 #[derive(Clone, Debug)]

@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use retide_config::Config;
 use retide_core::Timestamp;
+use retide_shell::clock;
+use retide_shell::metrics::Metrics;
 
 use crate::bench::causes::{Cause, Watch};
 use crate::bench::dispatch::{Tasks, Volume, dispatch, follow, timers};
 use crate::bench::remote::Remote;
 use crate::bench::target::{Lateness, Manner, Window};
 use crate::bench::{Bed, Error, Speed};
-use crate::clock;
-use crate::config::Config;
-use crate::metrics::Metrics;
 
 /// What is measured.
 #[derive(Clone, Debug)]

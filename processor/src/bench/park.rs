@@ -11,7 +11,9 @@ use rdkafka::producer::{BaseRecord, Producer};
 use serde::Serialize;
 
 use retide_avro::headers;
+use retide_config::Config;
 use retide_core::Timestamp;
+use retide_kafka::client::client_config;
 use retide_native as native;
 
 use crate::bench::bed::{self, send};
@@ -19,8 +21,6 @@ use crate::bench::stream::{Flow, Stream, account, arrive, identity, none_early, 
 use crate::bench::target::{Lateness, Manner, Target};
 use crate::bench::worker::{Memory, Worker, is_told};
 use crate::bench::{Bed, Error, PATIENCE};
-use crate::client::client_config;
-use crate::config::Config;
 
 /// How much is parked, and what is done with it.
 #[derive(Clone, Copy, Debug)]

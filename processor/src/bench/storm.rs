@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use retide_config::Config;
+
 use crate::bench::stream::{Flow, Stream, account, arrive, flood, none_early};
 use crate::bench::target::{Lateness, Manner, Target};
 use crate::bench::worker::Worker;
 use crate::bench::{Bed, Error};
-use crate::config::Config;
 
 /// How bad it gets.
 #[derive(Clone, Copy, Debug)]

@@ -15,13 +15,13 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use retide_avro::headers;
 use retide_core::Timestamp;
+use retide_kafka::client::client_config;
 use retide_native as native;
+use retide_shell::clock;
 
 use crate::bench::bed::send;
 use crate::bench::target::{DUE, Target};
 use crate::bench::{Bed, Error, PATIENCE};
-use crate::client::client_config;
-use crate::clock;
 
 /// What a stream is made of.
 #[derive(Clone, Copy, Debug)]

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-use crate::clock;
+use retide_shell::clock;
 
 /// A target that runs on a thread of its own, until it is dropped.
 pub(crate) struct Target {

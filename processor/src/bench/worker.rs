@@ -14,10 +14,10 @@ use serde::Serialize;
 use toml::{Table, Value};
 use uuid::Uuid;
 
+use retide_config::Config;
 use retide_core::span;
 
 use crate::bench::{Bed, Error, PATIENCE};
-use crate::config::Config;
 
 /// A `retide run`; killed when dropped.
 pub(crate) struct Worker {
@@ -299,8 +299,8 @@ fn processor_seconds(stat: &str) -> Option<f64> {
 mod tests {
     use super::*;
 
-    use crate::config::Overrides;
-    use crate::librdkafka::Librdkafka;
+    use retide_config::Overrides;
+    use retide_shell::librdkafka::Librdkafka;
 
     #[test]
     fn memory_and_processor_time_are_read_as_linux_writes_them() {
@@ -358,7 +358,7 @@ mod tests {
             format!("{:?}", again.topics),
             format!("{:?}", config.topics)
         );
-        let with_group = crate::config::Processor {
+        let with_group = retide_config::Processor {
             group: "g".to_owned(),
             ..config.processor
         };

@@ -11,15 +11,15 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
+use retide_config::Config;
 use retide_core::span;
 use retide_embedded::Broker;
+use retide_kafka::client::client_config;
+use retide_kafka::cluster;
+use retide_shell::process;
 
 use crate::bench::{self, Cause, HopPart, Load, Loads, Pace, Volume};
 use crate::cli::output::{Exit, Failed, Output, put, say};
-use crate::client::client_config;
-use crate::cluster;
-use crate::config::Config;
-use crate::process;
 
 /// What is measured.
 #[derive(Debug, Subcommand)]

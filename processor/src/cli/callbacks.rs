@@ -20,21 +20,21 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use retide_avro::headers;
 use retide_avro::wire;
+use retide_config::Config;
 use retide_core::span::human;
 use retide_core::{Terminal, Timestamp, with_causes};
 use retide_history::report::Reader;
 use retide_history::story::clock;
+use retide_kafka::client::{LoggingContext, client_config, is_missing, is_of_group};
+use retide_kafka::cluster::User;
+use retide_kafka::failure::Failure;
+use retide_kafka::scan::{self, CALL, Scanned, last};
+use retide_kafka::topics::Topics;
 
 use crate::cli::explain::from;
 use crate::cli::output::{Exit, Failed, Output, put, say, width};
 use crate::cli::reach::{failed, reach};
 use crate::cli::suggest;
-use crate::client::{LoggingContext, client_config, is_missing, is_of_group};
-use crate::cluster::User;
-use crate::config::Config;
-use crate::failure::Failure;
-use crate::scan::{self, CALL, Scanned, last};
-use crate::topics::Topics;
 
 /// What `callbacks` takes.
 #[derive(Debug, Args)]

@@ -2,9 +2,10 @@
 
 use clap::Subcommand;
 
+use retide_config::keys::{self, Shown};
+use retide_config::{Config, Overrides, Source};
+
 use crate::cli::output::{Failed, Output, Row, print, say};
-use crate::config::keys::{self, Shown};
-use crate::config::{Config, Overrides, Source};
 
 /// What `config` does.
 #[derive(Debug, Subcommand)]

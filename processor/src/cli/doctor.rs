@@ -24,19 +24,21 @@ use serde::Serialize;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
+use retide_config::{Config, Scene};
 use retide_connectors::{Destination, TargetConfig};
 use retide_core::command::Invocation;
 use retide_core::{span, with_causes};
+use retide_kafka::client::client_config;
+use retide_kafka::cluster::{
+    self, Access, Answer, Clock, Finding, Plan, Questions, Severity, Survey,
+};
+use retide_kafka::topics::Topics;
 use retide_native::admin::Operation;
+use retide_shell::process;
+use retide_shell::scenes::Follower;
 
 use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
 use crate::cli::{init, run};
-use crate::client::client_config;
-use crate::cluster::{self, Access, Answer, Clock, Finding, Plan, Questions, Severity, Survey};
-use crate::config::{Config, Scene};
-use crate::process;
-use crate::scenes::Follower;
-use crate::topics::Topics;
 
 /// What `doctor` takes.
 #[derive(Debug, Args)]
@@ -241,7 +243,7 @@ impl Row for Line {
 
 /// Looks at everything, and says how it is.
 pub(super) fn doctor(config: &Config, options: &Options, output: Output) -> Result<(), Failed> {
-    let mut own = origin(&config.scenes, crate::config::FILE);
+    let mut own = origin(&config.scenes, retide_config::FILE);
     if let Some(file) = &options.scenes {
         own.extend(origin(
             &run::scenes(file, &config.topics.prefix)?,

@@ -9,21 +9,21 @@ use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
+use retide_config::Config;
 use retide_core::span::human;
 use retide_core::{Reason, Timestamp, span};
 use retide_history::story::search::{self, Ask, Found, Query, Reading, Unnamed};
 use retide_history::story::{self, Line, Story};
+use retide_kafka::client::client_config;
+use retide_kafka::cluster::User;
+use retide_kafka::topics::Topics;
+use retide_shell::clock;
+use retide_shell::registry::Registry;
+use retide_shell::scenes::Follower;
 
 use crate::cli::output::{Exit, Failed, Output, put, say, width};
 use crate::cli::reach::{failed, reach};
 use crate::cli::{submit, suggest};
-use crate::client::client_config;
-use crate::clock;
-use crate::cluster::User;
-use crate::config::Config;
-use crate::registry::Registry;
-use crate::scenes::Follower;
-use crate::topics::Topics;
 
 /// What `explain` takes.
 #[derive(Debug, Args)]

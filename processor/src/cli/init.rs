@@ -10,13 +10,14 @@ use rdkafka::error::RDKafkaErrorCode;
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
+use retide_config::{Config, Scene};
+use retide_kafka::client::client_config;
+use retide_kafka::cluster::{self, Created, Plan, Scope, Severity, User};
+use retide_kafka::topics::Role;
+use retide_shell::process::plan;
+
 use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
 use crate::cli::run;
-use crate::client::client_config;
-use crate::cluster::{self, Created, Plan, Scope, Severity, User};
-use crate::config::{Config, Scene};
-use crate::process::plan;
-use crate::topics::Role;
 
 /// What `init` takes.
 #[derive(Debug, Args)]

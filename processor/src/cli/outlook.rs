@@ -9,10 +9,10 @@ use futures_util::future::join_all;
 use tokio::runtime::Builder;
 use tokio::time::Instant;
 
+use retide_config::{Config, Scene, unknown_profile};
 use retide_connectors::{Outbound, Server, TargetConfig};
 
 use crate::cli::output::{Failed, say};
-use crate::config::{Config, Scene, unknown_profile};
 
 /// Longest time for asking for the addresses of all names.
 const ASK: Duration = Duration::from_secs(2);

@@ -7,8 +7,7 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use retide_core::with_causes;
-
-use crate::log::Log;
+use retide_shell::log::Log;
 
 /// How data is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -123,15 +122,15 @@ impl From<io::Error> for Failed {
     }
 }
 
-impl From<crate::cluster::Error> for Failed {
-    fn from(error: crate::cluster::Error) -> Self {
+impl From<retide_kafka::cluster::Error> for Failed {
+    fn from(error: retide_kafka::cluster::Error) -> Self {
         let exit = match error {
-            crate::cluster::Error::Unreachable { .. } => Exit::Unreachable,
-            crate::cluster::Error::NoAddress => Exit::Usage,
-            crate::cluster::Error::Client(_)
-            | crate::cluster::Error::Request { .. }
-            | crate::cluster::Error::Unseen { .. }
-            | crate::cluster::Error::Thread(_) => Exit::Failure,
+            retide_kafka::cluster::Error::Unreachable { .. } => Exit::Unreachable,
+            retide_kafka::cluster::Error::NoAddress => Exit::Usage,
+            retide_kafka::cluster::Error::Client(_)
+            | retide_kafka::cluster::Error::Request { .. }
+            | retide_kafka::cluster::Error::Unseen { .. }
+            | retide_kafka::cluster::Error::Thread(_) => Exit::Failure,
         };
         let failed = Self::new(exit, &error);
         match error.hint() {

@@ -15,17 +15,17 @@ use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
 use serde::{Serialize, Serializer};
 
+use retide_config::{Scene, rfc3339};
 use retide_core::cron::{self, Schedule};
 use retide_core::scene::{self, MAX_DELAY};
 use retide_core::span::human;
 use retide_core::verdict::LEAST_WAIT;
 use retide_core::{Backoff, Base, Failure, Outcome, Policy, Reason, Terminal, Timestamp};
+use retide_shell::clock;
 
 use crate::cli::output::{Exit, Failed, Output, put};
 use crate::cli::preview::pacing::Pacing;
 use crate::cli::suggest;
-use crate::clock;
-use crate::config::{Scene, rfc3339};
 
 /// What `preview` takes.
 #[derive(Debug, Args)]
@@ -508,7 +508,7 @@ mod tests {
 
     fn rules(text: &str) -> scene::Scene {
         let text = format!("target = {{ kafka = {{ topic = 'x' }} }}\n{text}");
-        let scene = crate::config::rules("a", text).unwrap();
+        let scene = retide_config::rules("a", text).unwrap();
         scene.rules("a").unwrap()
     }
 

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::runtime::Runtime;
 
+use retide_config::Config;
 use retide_core::with_causes;
+use retide_kafka::client::client_config;
+use retide_kafka::cluster::{self, Severity, User};
+use retide_shell::process;
 
 use crate::cli::init;
 use crate::cli::output::{Exit, Failed};
-use crate::client::client_config;
-use crate::cluster::{self, Severity, User};
-use crate::config::Config;
-use crate::process;
 
 /// The topics that exist, with their numbers of partitions; fails if the first one of `topics` does not, or `user` may not do what it does
 /// on one of them.

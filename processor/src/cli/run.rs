@@ -13,21 +13,21 @@ use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
 
+use retide_config::{self as config, Config, Guarantee, Scene};
 use retide_core::span;
+use retide_kafka::client::client_config;
+use retide_kafka::cluster::{self, Begin, Finding, User, Whose};
+use retide_shell::admin::Admin;
+use retide_shell::health::{Health, STALL};
+use retide_shell::leave::{self, Watchdog, leave};
+use retide_shell::log::{Format, Log};
+use retide_shell::metrics::Metrics;
+use retide_shell::outbound;
+use retide_shell::process::{self, Error, Process};
+use retide_shell::threads::Threads;
 
-use crate::admin::Admin;
 use crate::cli::init;
 use crate::cli::output::{Exit, Failed, say};
-use crate::client::client_config;
-use crate::cluster::{self, Begin, Finding, User, Whose};
-use crate::config::{self, Config, Guarantee, Scene};
-use crate::health::{Health, STALL};
-use crate::leave::{self, Watchdog, leave};
-use crate::log::{Format, Log};
-use crate::metrics::Metrics;
-use crate::outbound;
-use crate::process::{self, Error, Process};
-use crate::threads::Threads;
 
 /// What `run` takes.
 #[derive(Debug, Args)]
@@ -172,7 +172,7 @@ async fn start(
     ]);
     let metrics = Arc::new(metrics);
     let log = &surroundings.log;
-    log.count_lost(metrics.log_lines_dropped.clone());
+    log.count_lost(&metrics);
     let health = Arc::new(Health::new(STALL).with_troubles(metrics.troubles()));
     let admin = listen(&config, &metrics, &health)?;
     let scenes = std::mem::take(&mut config.scenes);
@@ -399,7 +399,7 @@ impl From<Error> for Failed {
     /// How a process that cannot go on exits.
     fn from(error: Error) -> Self {
         let exit = match &error {
-            Error::Scenes(crate::scenes::Error::Missing { .. }) | Error::Unusable(_) => {
+            Error::Scenes(retide_shell::scenes::Error::Missing { .. }) | Error::Unusable(_) => {
                 Exit::Precondition
             }
             _ => Exit::Failure,

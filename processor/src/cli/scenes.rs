@@ -7,22 +7,22 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use retide_config::secrets::masked;
+use retide_config::{Config, Scene};
 use retide_core::Origin;
+use retide_kafka::client::client_config;
+use retide_kafka::cluster::User;
+use retide_kafka::publish::Publisher;
+use retide_kafka::record::OutRecord;
+use retide_kafka::topics::Topics;
+use retide_shell::clock;
+use retide_shell::parked::{self, Found};
+use retide_shell::rules;
+use retide_shell::scenes::{self, Follower, Unreadable};
 
 use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
 use crate::cli::reach::{failed, reach};
 use crate::cli::{outlook, preview, run, suggest};
-use crate::client::client_config;
-use crate::clock;
-use crate::cluster::User;
-use crate::config::secrets::masked;
-use crate::config::{Config, Scene};
-use crate::parked::{self, Found};
-use crate::publish::Publisher;
-use crate::record::OutRecord;
-use crate::rules;
-use crate::scenes::{self, Follower, Unreadable};
-use crate::topics::Topics;
 
 /// What `scenes` does.
 #[derive(Debug, Subcommand)]
@@ -660,7 +660,7 @@ mod tests {
         let text = format!(
             "[scenes.pay.target.http]\nurl = 'http://h/'\nheaders = {{ authorization = '{secret}' }}\n"
         );
-        let scenes = crate::config::scenes("s.toml", text, "retry").unwrap();
+        let scenes = retide_config::scenes("s.toml", text, "retry").unwrap();
         shown(&scenes["pay"]).ok()
     }
 

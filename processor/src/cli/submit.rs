@@ -16,20 +16,20 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use retide_avro::headers;
+use retide_config::Config;
 use retide_core::scene::{DEFAULT, MAX_DELAY};
 use retide_core::{Header, span, with_causes};
+use retide_kafka::client::client_config;
+use retide_kafka::cluster::User;
+use retide_kafka::publish::{Publisher, Stored};
+use retide_kafka::record::OutRecord;
+use retide_kafka::topics::Topics;
+use retide_shell::clock;
+use retide_shell::scenes::Follower;
 
 use crate::cli::output::{Exit, Failed, Output, Row, Rows, say};
 use crate::cli::reach::{failed, reach};
 use crate::cli::{run, suggest};
-use crate::client::client_config;
-use crate::clock;
-use crate::cluster::User;
-use crate::config::Config;
-use crate::publish::{Publisher, Stored};
-use crate::record::OutRecord;
-use crate::scenes::Follower;
-use crate::topics::Topics;
 
 /// What `submit` takes.
 #[derive(Debug, Args)]

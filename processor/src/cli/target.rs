@@ -249,7 +249,7 @@ impl Answers for Target {
             self.how.answer(&number.to_string(), u32::MAX)
         };
         let line = Line {
-            at: clock(crate::clock::timestamp()),
+            at: clock(retide_shell::clock::timestamp()),
             method: request.method.to_string(),
             path: request.uri.to_string(),
             status: reply.status.as_u16(),

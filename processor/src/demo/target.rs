@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::http::StatusCode;
 use hdrhistogram::Histogram;
 
-use crate::clock;
+use retide_shell::clock;
+
 use crate::demo::plan::{Answer, HANG, Kind, Script};
 use crate::playground::{self, Answers, Reply, Request};
 

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use tokio::runtime::{Builder, Runtime};
 
-use retide::cluster::{self, Created, Error, Finding, Layout, Plan, Severity};
-use retide::topics::{Role, Topics};
 use retide_core::Ladder;
+use retide_kafka::cluster::{self, Created, Error, Finding, Layout, Plan, Severity};
+use retide_kafka::topics::{Role, Topics};
 
 use crate::support::{PATIENCE, bootstrap};
 

@@ -16,16 +16,6 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use retide::clock;
-use retide::health::{Health, STALL};
-use retide::metrics::Metrics;
-use retide::shell::drive::{Drive, Pace, Rules};
-use retide::shell::encode::{Encoder, Formats};
-use retide::shell::feed::Feed;
-use retide::shell::identity::Identity;
-use retide::shell::ledger::{AtLeastOnce, Batch, Ledger, Ownership, Receipt, Transactional};
-use retide::threads::Threads;
-use retide::topics::Topics;
 use retide_connectors::Target;
 use retide_core::engine::LAST;
 use retide_core::lane::Limits;
@@ -33,6 +23,16 @@ use retide_core::{
     Backoff, Engine, Failure, Gates, Jitter, Kind, Ladder, Outcome, Policy, Scene, Task, Timestamp,
     scene,
 };
+use retide_kafka::topics::Topics;
+use retide_shell::clock;
+use retide_shell::health::{Health, STALL};
+use retide_shell::identity::Identity;
+use retide_shell::metrics::Metrics;
+use retide_shell::threads::Threads;
+use retide_shell::worker::drive::{Drive, Pace, Rules};
+use retide_shell::worker::encode::{Encoder, Formats};
+use retide_shell::worker::feed::Feed;
+use retide_shell::worker::ledger::{AtLeastOnce, Batch, Ledger, Ownership, Receipt, Transactional};
 
 use crate::support::{Guarantee, PATIENCE, SHARDS, bootstrap, config, create, metrics};
 

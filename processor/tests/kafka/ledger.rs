@@ -9,14 +9,14 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use retide::shell::encode::{Encoder, Formats, Place};
-use retide::shell::feed::Reading;
-use retide::shell::ledger::{
-    AtLeastOnce, Batch, Content, Ledger, Ownership, Progress, Receipt, Settled, Transactional,
-};
-use retide::topics::Topics;
 use retide_core::{LaneId, Source};
 use retide_kafka::record::{OutHeaders, OutRecord};
+use retide_kafka::topics::Topics;
+use retide_shell::worker::encode::{Encoder, Formats, Place};
+use retide_shell::worker::feed::Reading;
+use retide_shell::worker::ledger::{
+    AtLeastOnce, Batch, Content, Ledger, Ownership, Progress, Receipt, Settled, Transactional,
+};
 
 use crate::support::{
     Guarantee, PATIENCE, SHARDS, Worker, bootstrap, config, create, create_topics, until,

@@ -7,11 +7,11 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use retide::shell::feed::{Assignment, Reading, Request};
 use retide_core::Position;
 use retide_core::completions::Completions;
 use retide_core::saved::Saved;
 use retide_core::{LaneId, Source};
+use retide_shell::worker::feed::{Assignment, Reading, Request};
 
 use crate::support::{PATIENCE, SHARDS, Worker, bootstrap, config, create, produce_ten, until};
 

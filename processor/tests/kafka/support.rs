@@ -14,16 +14,17 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::Offset;
 
-use retide::metrics::Metrics;
-use retide::shell::encode::Encoder;
-use retide::shell::feed::{Assignment, Client, Feed, Read, Reading, Request};
-use retide::shell::identity::Identity;
-use retide::shell::ledger::{AtLeastOnce, Ledger, Ownership, Transactional};
-use retide::threads::Threads;
-use retide::topics::Topics;
 use retide_core::Position;
 use retide_core::{Ladder, LaneId};
 use retide_embedded::Broker;
+use retide_kafka::topics::Topics;
+use retide_shell::identity::Identity;
+use retide_shell::metrics::Metrics;
+use retide_shell::threads::Threads;
+use retide_shell::worker::encode::Encoder;
+use retide_shell::worker::feed::{Assignment, Feed, Read, Reading, Request};
+use retide_shell::worker::group::Client;
+use retide_shell::worker::ledger::{AtLeastOnce, Ledger, Ownership, Transactional};
 
 /// Partitions of each topic of a test.
 pub(crate) const SHARDS: i32 = 4;

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use serde_json::{Value, json};
 
-use retide::cluster::{self, Layout, Plan};
-use retide::topics::Topics;
 use retide_core::Ladder;
+use retide_kafka::cluster::{self, Layout, Plan};
+use retide_kafka::topics::Topics;
 
 use crate::rig::Rig;
 use crate::support::{PATIENCE, bootstrap, config};

@@ -4,8 +4,8 @@ use std::fs;
 use std::time::Duration;
 
 use rdkafka::producer::{BaseProducer, Producer as _};
-use retide::clock;
 use retide_avro::RETRY_TASK_FINGERPRINT;
+use retide_shell::clock;
 
 use crate::rig::{Request, Rig};
 use crate::support::PATIENCE;

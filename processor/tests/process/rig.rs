@@ -21,7 +21,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Header as OutHeader, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use retide::clock;
+use retide_shell::clock;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use uuid::Uuid;

@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use retide_config::{Config, Guarantee, Scene};
 use retide_core::quota::{self, Division};
 use retide_core::scene::{self, Overrides};
 use retide_core::{Ordering, Policy, Rate, Scenes, Timestamp, breaker, span};
+use retide_shell::clock;
 
 use crate::cli::doctor::{Line, Section, change};
-use crate::clock;
-use crate::config::{Config, Guarantee, Scene};
 
 /// What is wrong, and the key to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -365,7 +365,7 @@ mod tests {
     /// What is odd about a scene with these rules, where the longest tier is an hour.
     fn messages(rules: &str) -> Vec<String> {
         let text = format!("target = {{ http = {{ url = 'http://h/' }} }}\n{rules}");
-        let scene = crate::config::rules("a", text).unwrap();
+        let scene = retide_config::rules("a", text).unwrap();
         let now = Timestamp::from_millis(1_700_000_000_000);
         let odd = odd("a", &scene, HOUR, now);
         odd.into_iter().map(|odd| odd.message).collect()
@@ -427,7 +427,7 @@ mod tests {
     #[test]
     fn an_order_that_is_not_written_down_is_odd() {
         let text = "target = { http = { url = 'http://h/' } }\nordering = 'key'";
-        let scene = crate::config::rules("a", text.to_owned()).unwrap();
+        let scene = retide_config::rules("a", text.to_owned()).unwrap();
 
         let odd = loose_order(&scene, Guarantee::AtLeastOnce).unwrap();
 
@@ -440,7 +440,7 @@ mod tests {
     fn among(rules: &[(&str, &str)], shards: u32) -> Vec<(String, Odd)> {
         let read = |(name, rules): &(&str, &str)| {
             let text = format!("target = {{ http = {{ url = 'http://h/{name}' }} }}\n{rules}");
-            let scene = crate::config::rules(name, text).unwrap();
+            let scene = retide_config::rules(name, text).unwrap();
             scene.rules(name).unwrap()
         };
         let all: Vec<scene::Scene> = rules.iter().map(read).collect();

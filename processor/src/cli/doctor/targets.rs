@@ -10,6 +10,8 @@ use futures_util::stream;
 use humantime::format_rfc3339_seconds;
 use tokio::time::Instant;
 
+use retide_config::secrets::masked;
+use retide_config::{Config, Scene};
 use retide_connectors::egress::Denied;
 use retide_connectors::secret::Secrets;
 use retide_connectors::server::{Reached, Unreached};
@@ -17,12 +19,10 @@ use retide_connectors::tls::Looked;
 use retide_connectors::{Destination, Server};
 use retide_core::command::Invocation;
 use retide_core::span;
+use retide_shell::clock;
+use retide_shell::outbound::expires;
 
 use crate::cli::doctor::{Line, Section, change};
-use crate::clock;
-use crate::config::secrets::masked;
-use crate::config::{Config, Scene};
-use crate::outbound::expires;
 
 /// Where a server is named.
 #[derive(Clone, Debug)]
@@ -280,7 +280,7 @@ mod tests {
         let text = "[scenes.a]\ntarget = { http = { url = 'http://[::1]/x?key=secret' } }\n\
                     [scenes.b]\ntarget = { http = { url = 'http://[::1]:80/y' } }\n\
                     callback = { target = { http = { url = 'https://h/z' } } }\n";
-        let scenes = crate::config::scenes("s.toml", text.to_owned(), "retry").unwrap();
+        let scenes = retide_config::scenes("s.toml", text.to_owned(), "retry").unwrap();
         let scenes = crate::cli::doctor::origin(&scenes, "s.toml");
 
         let servers = servers(&Invocation::default(), &scenes);
@@ -312,7 +312,7 @@ mod tests {
     #[test]
     fn a_certificate_that_expires_soon_is_told_and_tls_at_the_port_of_plain_http() {
         let text = "[scenes.a]\ntarget = { http = { url = 'https://h/' } }\n";
-        let scenes = crate::config::scenes("s.toml", text.to_owned(), "retry").unwrap();
+        let scenes = retide_config::scenes("s.toml", text.to_owned(), "retry").unwrap();
         let scenes = crate::cli::doctor::origin(&scenes, "s.toml");
         let said = |result: Result<Reached, Unreached>| {
             let (server, named) = servers(&Invocation::default(), &scenes)

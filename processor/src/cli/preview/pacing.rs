@@ -10,13 +10,13 @@ use std::time::Duration;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
+use retide_config::Scene;
 use retide_core::quota::{self, Division};
 use retide_core::scene::{self, Of};
 use retide_core::span::human;
 use retide_core::{Ordering, Scenes, breaker};
 
 use crate::cli::preview::millis;
-use crate::config::Scene;
 
 /// How hard a target is pressed.
 #[derive(Debug, Serialize)]
@@ -354,7 +354,7 @@ mod tests {
             .iter()
             .map(|(name, rules)| {
                 let text = format!("target = {{ http = {{ url = 'http://h/{name}' }} }}\n{rules}");
-                let scene = crate::config::rules(name, text).unwrap();
+                let scene = retide_config::rules(name, text).unwrap();
                 ((*name).to_owned(), scene)
             })
             .collect();

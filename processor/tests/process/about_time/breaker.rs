@@ -13,7 +13,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use rdkafka::producer::{BaseProducer, Producer};
-use retide::clock;
+use retide_shell::clock;
 use tokio::runtime::Runtime;
 
 use crate::commands::get;

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::producer::Producer;
-use retide::clock;
+use retide_shell::clock;
 
 use crate::commands::get;
 use crate::rig::{FLAKY, Retide, Rig};

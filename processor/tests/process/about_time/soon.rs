@@ -1,6 +1,6 @@
 //! A task that is due soon, behind many that are not.
 
-use retide::clock;
+use retide_shell::clock;
 use std::time::{Duration, Instant};
 
 use crate::rig::{FLAKY, Rig};

@@ -1,0 +1,281 @@
+//! The scenes topic: the rules of scenes, keyed by name, read from its beginning and followed live.
+//!
+//! Not the rules' meaning. Invariant: a record that cannot be read leaves its scene as it was.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Message};
+use tracing::{info, warn};
+
+use retide_avro::headers::{CONTENT_TYPE, is_named};
+use retide_avro::wire::{self, Codec, Format, Framing};
+use retide_config::{self as config, Scene};
+use retide_core::{Timestamp, with_causes};
+use retide_kafka::follow;
+use retide_kafka::record::{OutHeaders, OutRecord};
+use retide_native as native;
+
+/// Follows the scenes of the topic.
+pub struct Follower {
+    /// Follows the topic.
+    topic: follow::Follower,
+    /// The scenes.
+    known: Known,
+}
+
+/// The scenes of the topic, as far as they were read.
+struct Known {
+    /// Reads records in Avro.
+    avro: Codec<wire::Scene>,
+    /// Reads records in JSON.
+    json: Codec<wire::Scene>,
+    /// The scenes by name.
+    scenes: BTreeMap<String, Scene>,
+    /// The scenes whose last record cannot be read, by name. Where there was one before that can be, that one counts on.
+    unreadable: BTreeMap<String, Unreadable>,
+    /// The scenes that were taken off the topic, as far as it still says so.
+    gone: BTreeSet<String>,
+}
+
+/// A record of a scene that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// What is wrong with it.
+    pub error: String,
+}
+
+/// A change of one scene.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// The scene has these rules.
+    Put(String, Box<Scene>),
+    /// The scene is no more.
+    Delete(String),
+    /// What the scene is now cannot be read.
+    Spoil(String, Unreadable),
+}
+
+/// Why scenes could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Kafka cannot be reached, or refuses.
+    #[error("scenes topic {topic}")]
+    Kafka {
+        /// The topic.
+        topic: String,
+        /// What Kafka or its client says.
+        #[source]
+        source: KafkaError,
+    },
+    /// The topic does not exist.
+    #[error("topic {topic} does not exist; `retide init` creates it")]
+    Missing {
+        /// The topic.
+        topic: String,
+    },
+    /// The topic's end was not reached in time.
+    #[error("topic {topic} not read within {} s", LOAD.as_secs())]
+    Slow {
+        /// The topic.
+        topic: String,
+    },
+    /// A scene cannot be written as text.
+    #[error("scene {name}: {message}")]
+    Encode {
+        /// The scene.
+        name: String,
+        /// Why not.
+        message: String,
+    },
+}
+
+/// Longest time for reading all scenes: compacted, they are few.
+const LOAD: Duration = Duration::from_secs(30);
+
+// === impl Follower ===
+
+impl Follower {
+    /// Reads the scenes that the topic holds now. The group is that of the workers: its name is one that they may ask for.
+    pub fn start(config: &ClientConfig, topic: &str, group: &str) -> Result<Self, Error> {
+        let mut known = Known {
+            avro: Codec::new(Format::Avro, Framing::SingleObject),
+            json: Codec::new(Format::Json, Framing::SingleObject),
+            scenes: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
+            gone: BTreeSet::new(),
+        };
+        let followed =
+            follow::Follower::start(config, (topic, group), Instant::now() + LOAD, |message| {
+                known.take(message);
+            });
+        let named = topic.to_owned();
+        match followed {
+            Ok(topic) => Ok(Self { topic, known }),
+            Err(follow::Error::Kafka(source)) => Err(Error::Kafka {
+                topic: named,
+                source,
+            }),
+            Err(follow::Error::Missing) => Err(Error::Missing { topic: named }),
+            Err(follow::Error::Slow) => Err(Error::Slow { topic: named }),
+        }
+    }
+
+    /// The scenes by name.
+    pub fn scenes(&self) -> &BTreeMap<String, Scene> {
+        &self.known.scenes
+    }
+
+    /// The scenes whose last record cannot be read, by name.
+    pub fn unreadable(&self) -> &BTreeMap<String, Unreadable> {
+        &self.known.unreadable
+    }
+
+    /// The scenes that were taken off the topic, as far as it still says so.
+    pub fn gone(&self) -> &BTreeSet<String> {
+        &self.known.gone
+    }
+
+    /// Waits a short while for changes; true if there were any.
+    pub fn follow(&mut self) -> bool {
+        let mut changed = false;
+        let known = &mut self.known;
+        self.topic.follow(|message| changed |= known.take(message));
+        changed
+    }
+}
+
+// === impl Known ===
+
+impl Known {
+    /// Takes a record in; true if it changes anything.
+    fn take(&mut self, message: &BorrowedMessage<'_>) -> bool {
+        self.change(message)
+            .is_some_and(|change| self.apply(change))
+    }
+
+    /// What a record says, if it can be read.
+    fn change(&self, message: &BorrowedMessage<'_>) -> Option<Change> {
+        let (partition, offset) = (message.partition(), message.offset());
+        let Some(name) = message.key().and_then(|key| str::from_utf8(key).ok()) else {
+            warn!(partition, offset, "scene ignored: its key is no name");
+            return None;
+        };
+        let Some(value) = message.payload() else {
+            return Some(Change::Delete(name.to_owned()));
+        };
+        let codec = if is_json(message) {
+            &self.json
+        } else {
+            &self.avro
+        };
+        let scene = codec
+            .decode(value)
+            .map_err(|error| with_causes(&error))
+            .and_then(|scene| {
+                config::rules(name, scene.rules)
+                    .map_err(|error| with_causes(&error).replace('\n', "; "))
+            });
+        match scene {
+            Ok(scene) => Some(Change::Put(name.to_owned(), Box::new(scene))),
+            Err(error) => {
+                warn!(%error, scene = name, partition, offset, "scene ignored: it cannot be read");
+                let unreadable = Unreadable {
+                    partition,
+                    offset,
+                    error,
+                };
+                Some(Change::Spoil(name.to_owned(), unreadable))
+            }
+        }
+    }
+
+    /// Takes a change in; true if it changes anything.
+    fn apply(&mut self, change: Change) -> bool {
+        match change {
+            Change::Put(name, scene) => {
+                self.gone.remove(&name);
+                let mended = self.unreadable.remove(&name).is_some();
+                if self.scenes.get(&name) == Some(&scene) {
+                    return mended;
+                }
+                info!(scene = name, "scene read");
+                self.scenes.insert(name, *scene);
+                true
+            }
+            Change::Delete(name) => {
+                let spoiled = self.unreadable.remove(&name).is_some();
+                let known = self.scenes.remove(&name).is_some();
+                if known {
+                    info!(scene = name, "scene deleted");
+                }
+                self.gone.insert(name) || known || spoiled
+            }
+            Change::Spoil(name, unreadable) => {
+                self.gone.remove(&name);
+                let before = self.unreadable.insert(name, unreadable.clone());
+                before != Some(unreadable)
+            }
+        }
+    }
+}
+
+/// The record that puts a scene on the topic.
+pub fn put(
+    topic: &Arc<str>,
+    format: Format,
+    name: &str,
+    scene: &Scene,
+    now: Timestamp,
+) -> Result<OutRecord, Error> {
+    let encode = |message: String| Error::Encode {
+        name: name.to_owned(),
+        message,
+    };
+    let record = wire::Scene {
+        name: name.to_owned(),
+        rules: toml::to_string(scene).map_err(|error| encode(error.to_string()))?,
+        updated_at: i64::try_from(now.as_millis()).unwrap_or(i64::MAX),
+    };
+    let value = Codec::<wire::Scene>::new(format, Framing::SingleObject)
+        .encode(&record)
+        .map_err(|error| encode(with_causes(&error)))?;
+    let mut headers = OutHeaders::default();
+    headers.push(
+        CONTENT_TYPE.as_bytes(),
+        Some(format.content_type().as_bytes()),
+    );
+    Ok(OutRecord {
+        value: Some(value.into()),
+        headers,
+        ..delete(topic, name)
+    })
+}
+
+/// The record that takes a scene off the topic.
+pub fn delete(topic: &Arc<str>, name: &str) -> OutRecord {
+    OutRecord {
+        topic: Arc::clone(topic),
+        partition: None,
+        key: Some(Bytes::copy_from_slice(name.as_bytes())),
+        value: None,
+        headers: OutHeaders::default(),
+    }
+}
+
+/// Whether a record says that it is in JSON.
+fn is_json(message: &BorrowedMessage<'_>) -> bool {
+    native::headers::read(message).is_ok_and(|headers| {
+        headers.iter().any(|(name, value)| {
+            is_named(name, CONTENT_TYPE) && value == Some(wire::CONTENT_TYPE_JSON.as_bytes())
+        })
+    })
+}

@@ -1,0 +1,25 @@
+//! A worker: what does, where the core decides. Reading, writing, and the loop between them.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`group`] | the member of the group, and which shards are the worker's |
+//! | [`restore`] | what has to be known of a shard before it is worked on |
+//! | [`feed`] | the readers |
+//! | [`drive`] | the loop: what happened goes to the engine, and what the engine says is done |
+//! | [`ledger`] | transactions |
+//! | [`encode`] | from decisions to records |
+
+pub mod binding;
+pub mod drive;
+pub mod encode;
+pub mod feed;
+pub mod group;
+mod leaving;
+pub mod ledger;
+mod look;
+mod order;
+mod presence;
+pub mod readable;
+pub mod restore;
+pub mod search;
+mod unnamed;

@@ -1,0 +1,245 @@
+//! Reading what former owners of shards knew of the order of their tasks.
+//!
+//! Not writing it, which is the ledger's. Invariant: everything that was written in a transaction whose offsets are committed is read.
+//!
+//! Whether a scene is ordered now makes no difference: what was written when one was has to be known to whoever ends its tasks, or it would
+//! name them for ever, and keep the next ones of their keys waiting. Where nothing was ever written, that costs one question a shard.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tracing::debug;
+
+use retide_core::key_order::Shard;
+use retide_kafka::client::{Kept, LoggingContext};
+use retide_kafka::offsets::{self, Edge};
+use retide_kafka::scan::{self, CALL, Scanned};
+
+use crate::event::{OrderRead, OrderUnreadable};
+use crate::metrics::Metrics;
+use crate::suspects::Suspects;
+
+/// Where and how the order of shards is read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source<'a> {
+    /// The configuration of a consumer.
+    pub(crate) config: &'a ClientConfig,
+    /// Asks whether there is anything to read.
+    pub(crate) probe: &'a Probe,
+    /// The order topic.
+    pub(crate) topic: &'a str,
+    /// Takes in the marks of records at which processes have died.
+    pub(crate) suspects: &'a Suspects,
+    /// Where events are counted.
+    pub(crate) metrics: &'a Metrics,
+    /// Set when nobody wants it any more.
+    pub(crate) stop: &'a AtomicBool,
+}
+
+/// What was read.
+#[derive(Debug, Default)]
+pub(crate) struct Orders {
+    /// The order of each shard that has any.
+    pub(crate) known: Vec<(i32, Shard)>,
+    /// The shards that could not be read to their ends, and the first offset that cannot be read, if that is known.
+    pub(crate) pending: Vec<(i32, Option<i64>)>,
+}
+
+/// Who reads, and the shards that can be read, each with its first offset.
+type Readable = (BaseConsumer<LoggingContext>, Vec<(i32, i64)>);
+
+/// Two clients that live as long as their worker. Brokers tell each of them what it asks for by its isolation level.
+pub(crate) struct Probe {
+    /// Sees what transactions have written that are not over: where logs end, and whether all of it can be read.
+    all: Kept<BaseConsumer<LoggingContext>>,
+    /// Is not told of a committed offset that a transaction is about to change: the transaction may be over after its owner has lost the shard.
+    decided: Kept<BaseConsumer<LoggingContext>>,
+}
+
+/// Pause before it is asked again whether the transactions of former owners are over, which takes milliseconds as a rule.
+const AGAIN: Duration = Duration::from_millis(10);
+
+// === impl Probe ===
+
+impl Probe {
+    /// Clients that have asked for nothing yet.
+    pub(crate) fn new(mut config: ClientConfig) -> Result<Self, KafkaError> {
+        // They would pile up between two assignments.
+        config.set("statistics.interval.ms", "0");
+        let make = |config: &ClientConfig| config.create_with_context(LoggingContext);
+        config.set("isolation.level", "read_uncommitted");
+        let all = Kept::make(&config, make)?;
+        config.set("isolation.level", "read_committed");
+        // How often it is asked whether a transaction is over.
+        config.set("retry.backoff.ms", AGAIN.as_millis().to_string());
+        let decided = Kept::make(&config, make)?;
+        Ok(Self { all, decided })
+    }
+
+    /// The client that sees what is not over, rid of what it has reported since it was last asked.
+    pub(crate) fn client(&self) -> &BaseConsumer<LoggingContext> {
+        Self::ready(&self.all)
+    }
+
+    /// The client that is told what is decided: committed offsets are to be asked of it alone.
+    pub(crate) fn decided(&self) -> &BaseConsumer<LoggingContext> {
+        Self::ready(&self.decided)
+    }
+
+    /// A client without old reports, and with brokers to ask.
+    fn ready(client: &Kept<BaseConsumer<LoggingContext>>) -> &BaseConsumer<LoggingContext> {
+        while client.poll(Duration::ZERO).is_some() {}
+        client.hold();
+        client
+    }
+}
+
+impl fmt::Debug for Probe {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Probe").finish_non_exhaustive()
+    }
+}
+
+// === impl Source ===
+
+impl Source<'_> {
+    /// The order of `shards`, of those that have any, as far as it can be read by `deadline`. To be called when the committed offsets of
+    /// the shards are known: a transaction that has changed them is decided then, but its records may not be readable yet.
+    pub(crate) fn read(self, shards: &[i32], deadline: Instant) -> Orders {
+        let since = Instant::now();
+        let mut orders = Orders::default();
+        self.suspects.forget(shards);
+        let mut starts = TopicPartitionList::new();
+        let consumer = match self.readable(shards, deadline, &mut orders) {
+            Ok(Some((consumer, filled))) => {
+                for (shard, low) in filled {
+                    let added = starts.add_partition_offset(self.topic, shard, Offset::Offset(low));
+                    match added {
+                        Ok(()) => orders.known.push((shard, Shard::default())),
+                        Err(_) => orders.pending.push((shard, None)),
+                    }
+                }
+                consumer
+            }
+            Ok(None) => return orders,
+            Err(error) => {
+                debug!(%error, topic = self.topic, "order of tasks unknown");
+                orders.known.clear();
+                orders.pending = shards.iter().map(|shard| (*shard, None)).collect();
+                return orders;
+            }
+        };
+        if starts.count() == 0 {
+            return orders;
+        }
+        let known = &mut orders.known;
+        let scanned = scan::read(&consumer, &starts, deadline, |message| {
+            let (partition, offset) = (message.partition(), message.offset());
+            let order = known.iter_mut().find(|(shard, _)| *shard == partition);
+            if let Some((_, order)) = order {
+                let key = message.key().unwrap_or_default();
+                if self.suspects.replay(key, message.payload()) {
+                    return ControlFlow::Continue(());
+                }
+                if let Err(error) = order.replay(key, message.payload()) {
+                    let topic = self.topic;
+                    OrderUnreadable {
+                        topic,
+                        partition,
+                        offset,
+                        error,
+                    }
+                    .emit(self.metrics);
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        let unread = match scanned {
+            Ok(Scanned::ToEnd | Scanned::Enough) => BTreeSet::new(),
+            Ok(Scanned::OutOfTime { left }) => left,
+            Err(error) => {
+                debug!(%error, topic = self.topic, "order of tasks unknown");
+                known.iter().map(|(shard, _)| *shard).collect()
+            }
+        };
+        known.retain(|(shard, _)| !unread.contains(shard));
+        orders
+            .pending
+            .extend(unread.into_iter().map(|shard| (shard, None)));
+        if !orders.known.is_empty() {
+            let shards: Vec<i32> = orders.known.iter().map(|(shard, _)| *shard).collect();
+            let keys = orders.known.iter().map(|(_, order)| order.len()).sum();
+            OrderRead {
+                shards: &shards,
+                keys,
+                took: since.elapsed(),
+            }
+            .emit();
+        }
+        orders
+    }
+
+    /// The shards of which anything is written and all can be read, with their first offsets, and who reads them; those of which it cannot
+    /// be read by `deadline` are pending.
+    fn readable(
+        &self,
+        shards: &[i32],
+        deadline: Instant,
+        orders: &mut Orders,
+    ) -> Result<Option<Readable>, KafkaError> {
+        let probe = self.probe.client();
+        let partitions = || shards.iter().map(|shard| (self.topic, *shard));
+        let low = offsets::edges(probe, partitions(), Edge::First, CALL)?;
+        let ends = offsets::edges(probe, partitions(), Edge::End, CALL)?;
+        let mut filled = BTreeMap::new();
+        for shard in shards {
+            let at = (self.topic.to_owned(), *shard);
+            match (low.get(&at), ends.get(&at)) {
+                (Some(low), Some(end)) if low < end => {
+                    filled.insert(*shard, (*low, *end));
+                }
+                (Some(_), Some(_)) => {}
+                _ => orders.pending.push((*shard, None)),
+            }
+        }
+        if filled.is_empty() {
+            return Ok(None);
+        }
+        let consumer = scan::consumer(self.config.clone(), group(self.config))?;
+        // As long as a transaction is open, readers see nothing of what is behind its first record.
+        let mut ready = Vec::new();
+        loop {
+            let partitions = filled.keys().map(|shard| (self.topic, *shard));
+            let stable = offsets::edges(&consumer, partitions, Edge::End, CALL)?;
+            let of = |shard| stable.get(&(self.topic.to_owned(), shard)).copied();
+            filled.retain(|shard, (low, end)| {
+                let is_ready = of(*shard).is_some_and(|stable| stable >= *end);
+                if is_ready {
+                    ready.push((*shard, *low));
+                }
+                !is_ready
+            });
+            let is_late = Instant::now() >= deadline || self.stop.load(Ordering::Acquire);
+            if filled.is_empty() || is_late {
+                let held = filled.keys().map(|shard| (*shard, of(*shard)));
+                orders.pending.extend(held);
+                return Ok(Some((consumer, ready)));
+            }
+            thread::sleep(AGAIN);
+        }
+    }
+}
+
+/// The group of a consumer's configuration: clients want its name, although nothing joins it.
+fn group(config: &ClientConfig) -> &str {
+    config.get("group.id").unwrap_or("retide")
+}
