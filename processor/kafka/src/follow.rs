@@ -56,18 +56,7 @@ impl Follower {
         deadline: Instant,
         mut take: impl FnMut(&BorrowedMessage<'_>),
     ) -> Result<Self, Error> {
-        let mut config = config.clone();
-        for (key, value) in [
-            ("group.id", group),
-            ("enable.auto.commit", "false"),
-            ("enable.partition.eof", "true"),
-            ("isolation.level", "read_committed"),
-            ("auto.offset.reset", "earliest"),
-        ] {
-            config.set(key, value);
-        }
-        let consumer: Kept<BaseConsumer<LoggingContext>> =
-            Kept::make(&config, |config| config.create_with_context(LoggingContext))?;
+        let consumer = Kept::make(config, |config| scan::follower_as_is(config.clone(), group))?;
         let partitions = scan::partitions_within(&consumer, topic, ANSWER)?;
         if partitions.count() == 0 {
             return Err(Error::Missing);

@@ -10,6 +10,7 @@
 //! | [`producer`] | what producers are configured with, and waiting for them |
 //! | [`publish`] | writing a few records, each acknowledged or with its error |
 //! | [`scan`] | reading topics, from somewhere to their ends |
+//! | [`ends`] | reading the last records of many topics at once |
 //! | [`follow`] | following a topic of state for ever |
 //! | [`offsets`] | where partitions begin and end |
 //!
@@ -18,6 +19,7 @@
 
 pub mod client;
 pub mod cluster;
+pub mod ends;
 pub mod failure;
 pub mod follow;
 pub mod offsets;

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::metadata::MetadataTopic;
@@ -48,11 +48,10 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// A consumer that sees what is committed. The client wants the name of a group, although nothing joins it.
 pub fn consumer(
-    mut client: ClientConfig,
+    client: ClientConfig,
     group: &str,
 ) -> Result<BaseConsumer<LoggingContext>, KafkaError> {
-    client.set("isolation.level", "read_committed");
-    consumer_as_is(client, group)
+    consumer_for(client, group, LoggingContext)
 }
 
 /// A consumer that sees what is committed, and waits for more of it.
@@ -61,7 +60,26 @@ pub fn follower(
     group: &str,
 ) -> Result<BaseConsumer<LoggingContext>, KafkaError> {
     client.set("isolation.level", "read_committed");
-    made(client, group, FOLLOW)
+    made(client, group, Some(FOLLOW), LoggingContext)
+}
+
+/// As [`follower`], and waits as long as its configuration says.
+pub(crate) fn follower_as_is(
+    mut client: ClientConfig,
+    group: &str,
+) -> Result<BaseConsumer<LoggingContext>, KafkaError> {
+    client.set("isolation.level", "read_committed");
+    made(client, group, None, LoggingContext)
+}
+
+/// A consumer that sees what is committed, and tells `context` what happens to it.
+pub fn consumer_for<C: ConsumerContext>(
+    mut client: ClientConfig,
+    group: &str,
+    context: C,
+) -> Result<BaseConsumer<C>, KafkaError> {
+    client.set("isolation.level", "read_committed");
+    made(client, group, Some(ONCE), context)
 }
 
 /// A consumer that sees what its configuration lets it see.
@@ -69,26 +87,29 @@ pub fn consumer_as_is(
     client: ClientConfig,
     group: &str,
 ) -> Result<BaseConsumer<LoggingContext>, KafkaError> {
-    made(client, group, ONCE)
+    made(client, group, Some(ONCE), LoggingContext)
 }
 
-/// A consumer whose fetches wait so many milliseconds.
-fn made(
+/// A consumer whose fetches wait so many milliseconds, if that is said.
+fn made<C: ConsumerContext>(
     mut client: ClientConfig,
     group: &str,
-    wait: &str,
-) -> Result<BaseConsumer<LoggingContext>, KafkaError> {
+    wait: Option<&str>,
+    context: C,
+) -> Result<BaseConsumer<C>, KafkaError> {
     for (key, value) in [
         ("group.id", group),
         ("enable.auto.commit", "false"),
         ("enable.partition.eof", "true"),
-        ("fetch.wait.max.ms", wait),
         // What was deleted is of no interest.
         ("auto.offset.reset", "earliest"),
     ] {
         client.set(key, value);
     }
-    client.create_with_context(LoggingContext)
+    if let Some(wait) = wait {
+        client.set("fetch.wait.max.ms", wait);
+    }
+    client.create_with_context(context)
 }
 
 /// The partitions of a topic; none of one that does not exist.

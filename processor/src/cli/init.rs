@@ -67,13 +67,34 @@ pub(super) struct Options {
         requires = "acls",
         default_value = "run"
     )]
-    roles: Vec<User>,
+    roles: Vec<UserRole>,
     /// The address that the user connects from [default: any]
     #[arg(long, value_name = "ADDRESS", requires = "acls")]
     host: Option<String>,
     /// A file with scenes whose Kafka targets are written, too
     #[arg(long, value_name = "FILE", requires = "acls")]
     scenes: Option<PathBuf>,
+}
+
+/// What a user does, as the command line says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum UserRole {
+    /// `retide run`, and `retide doctor` as the same user
+    Run,
+    /// `retide init`, with `--partitions` as well
+    Init,
+    /// `retide submit`, and any producer of tasks
+    #[value(alias = "produce")]
+    Submit,
+    /// `retide explain`
+    #[value(alias = "read-tasks")]
+    Explain,
+    /// `retide scenes apply`, `diff`, `export` and `delete`
+    #[value(alias = "scenes")]
+    ScenesApply,
+    /// Whoever reads all of retide's topics, such as a console
+    #[value(alias = "console")]
+    Read,
 }
 
 /// The forms in which the topics can be printed.
@@ -101,6 +122,22 @@ struct Line {
 
 /// Longest time for creating the topics.
 const CREATE: Duration = Duration::from_secs(30);
+
+// === impl UserRole ===
+
+impl UserRole {
+    /// Who asks something of Kafka.
+    const fn user(self) -> User {
+        match self {
+            Self::Run => User::Run,
+            Self::Init => User::Init,
+            Self::Submit => User::Submit,
+            Self::Explain => User::Explain,
+            Self::ScenesApply => User::ScenesApply,
+            Self::Read => User::Read,
+        }
+    }
+}
 
 // === impl Line ===
 
@@ -148,18 +185,19 @@ fn acls(config: &Config, plan: &Plan, options: &Options) -> Result<(), Failed> {
         None => BTreeMap::new(),
     };
     let scope = scope(config, &scenes);
+    let users: Vec<User> = options.roles.iter().map(|role| role.user()).collect();
     let host = options.host.as_deref();
     let text = match options.format {
         Some(Form::Strimzi) => {
             let principal = options.principal.as_deref().unwrap_or("User:retide");
             let cluster = &options.strimzi_cluster;
-            cluster::strimzi_user(&options.roles, (plan, &scope), principal, host, cluster)
+            cluster::strimzi_user(&users, (plan, &scope), principal, host, cluster)
         }
         Some(Form::KafkaTopics) | None => {
             let lines = cluster::allow_all(
                 &client_config(config.kafka.client()),
                 config.kafka.bootstrap(),
-                &options.roles,
+                &users,
                 (plan, &scope),
                 options.principal.as_deref(),
                 host,
@@ -168,7 +206,7 @@ fn acls(config: &Config, plan: &Plan, options: &Options) -> Result<(), Failed> {
         }
     };
     put(text.trim_end())?;
-    if options.roles.contains(&User::Run) {
+    if users.contains(&User::Run) {
         say(
             "DescribeConfigs lets retide check the settings of its topics; without it retide runs, and warns that nobody looked",
         );
@@ -501,5 +539,19 @@ fn line(plan: &Plan, topic: &str, partitions: Option<usize>, state: String) -> L
         partitions: partitions.unwrap_or(planned),
         state,
         configured_partitions: other.then_some(planned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_called_the_same_everywhere() {
+        for role in UserRole::value_variants() {
+            let value = role.to_possible_value().unwrap();
+
+            assert_eq!(value.get_name(), role.user().word());
+        }
     }
 }

@@ -9,8 +9,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use clap::ValueEnum;
-
 use retide_native::admin::Operation;
 
 use crate::cluster::plan::{Plan, TopicPlan};
@@ -18,23 +16,19 @@ use crate::cluster::tools::Tools;
 use crate::topics::{Reads, Role, Use, Writes};
 
 /// Who asks something of Kafka.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum User {
-    /// `retide run`, and `retide doctor` as the same user
+    /// `retide run`, and `retide doctor` as the same user.
     Run,
-    /// `retide init`, with `--partitions` as well
+    /// `retide init`, with `--partitions` as well.
     Init,
-    /// `retide submit`, and any producer of tasks
-    #[value(alias = "produce")]
+    /// `retide submit`, and any producer of tasks.
     Submit,
-    /// `retide explain`
-    #[value(alias = "read-tasks")]
+    /// `retide explain`.
     Explain,
-    /// `retide scenes apply`, `diff`, `export` and `delete`
-    #[value(alias = "scenes")]
+    /// `retide scenes apply`, `diff`, `export` and `delete`.
     ScenesApply,
-    /// Whoever reads all of retide's topics, such as a console
-    #[value(alias = "console")]
+    /// Whoever reads all of retide's topics, such as a console.
     Read,
 }
 
@@ -145,9 +139,15 @@ impl User {
     }
 
     /// The word for it on the command line.
-    pub fn word(self) -> String {
-        let value = self.to_possible_value();
-        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Run => "run",
+            Self::Init => "init",
+            Self::Submit => "submit",
+            Self::Explain => "explain",
+            Self::ScenesApply => "scenes-apply",
+            Self::Read => "read",
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Not what is made of the answers. Invariant: nothing is changed; what is written, if that is asked for, stands in transactions that
 //! are aborted, and nobody who reads committed records sees it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -12,7 +12,6 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminOptions, ResourceSpecifier};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders, Timestamp};
@@ -28,6 +27,8 @@ use crate::cluster::check::{Asking, Seen};
 use crate::cluster::plan::{Plan, TopicPlan};
 use crate::cluster::tools::Tools;
 use crate::cluster::{Error, Finding, Looked, Reasons, Session, apart};
+use crate::ends::Ends;
+use crate::scan;
 use crate::topics::Reads;
 
 /// What is asked, and by whom.
@@ -150,9 +151,6 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// Longest time for reading the ends of all topics together.
 const READ: Duration = Duration::from_secs(5);
 
-/// Pause between two looks at what has come.
-const LOOK: Duration = Duration::from_millis(10);
-
 /// Longest time for all that is written together.
 const WRITE: Duration = Duration::from_secs(6);
 
@@ -269,18 +267,7 @@ impl Questions {
         tools: &Tools,
     ) -> Result<(Access, Access, Vec<(Arc<str>, Access)>, Newest), Error> {
         let group = &self.scope.group;
-        let mut config = self.consumer.clone();
-        for (key, value) in [
-            ("group.id", &**group),
-            ("enable.auto.commit", "false"),
-            ("enable.partition.eof", "true"),
-            ("isolation.level", "read_committed"),
-            ("auto.offset.reset", "latest"),
-        ] {
-            config.set(key, value);
-        }
-        let consumer: BaseConsumer<Reasons> = config
-            .create_with_context(Reasons::default())
+        let consumer = scan::consumer_for(self.consumer.clone(), group, Reasons::default())
             .map_err(Error::Client)?;
         // What brokers say may not be read has been said already.
         let told = |topic: &TopicPlan| {
@@ -298,7 +285,9 @@ impl Questions {
             None => None,
             Some((topic, partitions)) => {
                 let mut list = TopicPartitionList::new();
-                add_ends(&mut list, &topic.name, *partitions)?;
+                for partition in 0..*partitions {
+                    list.add_partition(&topic.name, partition as i32);
+                }
                 Some(committed(&consumer, &list))
             }
         };
@@ -311,11 +300,19 @@ impl Questions {
                 reason: "there is no topic to ask for".to_owned(),
             },
         };
-        let ends = Ends::open(consumer, &there)?.read(Instant::now() + READ);
-        let newest = ends.newest;
+        let topics = there
+            .iter()
+            .map(|(topic, partitions)| (&topic.name, *partitions));
+        let mut newest = None;
+        let ends = Ends::read(consumer, topics, Instant::now() + READ, |message| {
+            if let Timestamp::LogAppendTime(stamp) = message.timestamp() {
+                newest = newest.max(Some(stamp - now()));
+            }
+        })
+        .map_err(Error::Client)?;
         let mut all = Vec::new();
         for (topic, _) in there {
-            let result = ends.result(&topic.name);
+            let result = ends.of(&topic.name);
             let fix = || tools.allow(&[Operation::Read], Resource::Topic, &topic.name);
             all.push((Arc::clone(&topic.name), access(result, fix)));
         }
@@ -478,103 +475,6 @@ fn probe(
         }
     });
     (result, producer.abort_transaction(left(deadline)))
-}
-
-/// The ends of partitions, as they are read: each from a queue of its own, since an error does not say which partition it is about.
-struct Ends {
-    /// Reads all of them.
-    consumer: Arc<BaseConsumer<Reasons>>,
-    /// Those that were not reached yet.
-    open: Vec<(Arc<str>, PartitionQueue<Reasons>)>,
-    /// What went wrong, by topic.
-    errors: BTreeMap<Arc<str>, KafkaError>,
-    /// The newest stamp.
-    newest: Newest,
-    /// Whether the group was refused, of which the client library tells only those who poll.
-    group: Option<KafkaError>,
-}
-
-// === impl Ends ===
-
-impl Ends {
-    /// Goes to the last record of each partition of these topics, which have so many.
-    fn open(
-        consumer: BaseConsumer<Reasons>,
-        topics: &[(&TopicPlan, usize)],
-    ) -> Result<Self, Error> {
-        let consumer = Arc::new(consumer);
-        let mut list = TopicPartitionList::new();
-        for (topic, partitions) in topics {
-            add_ends(&mut list, &topic.name, *partitions)?;
-        }
-        consumer.assign(&list).map_err(Error::Client)?;
-        let mut open = Vec::new();
-        for (topic, partitions) in topics {
-            for partition in 0..*partitions {
-                let queue = consumer.split_partition_queue(&topic.name, partition as i32);
-                open.extend(queue.map(|queue| (Arc::clone(&topic.name), queue)));
-            }
-        }
-        Ok(Self {
-            consumer,
-            open,
-            errors: BTreeMap::new(),
-            newest: None,
-            group: None,
-        })
-    }
-
-    /// Reads until each end was reached, or has failed, or time is up.
-    fn read(mut self, deadline: Instant) -> Self {
-        while !self.open.is_empty() && !left(deadline).is_zero() {
-            for (topic, queue) in std::mem::take(&mut self.open) {
-                match queue.poll(Duration::ZERO) {
-                    None => self.open.push((topic, queue)),
-                    Some(Ok(message)) => {
-                        if let Timestamp::LogAppendTime(stamp) = message.timestamp() {
-                            self.newest = self.newest.max(Some(stamp - now()));
-                        }
-                        drop(message);
-                        self.open.push((topic, queue));
-                    }
-                    Some(Err(KafkaError::PartitionEOF(_))) => {}
-                    Some(Err(error)) => {
-                        self.errors.insert(topic, error);
-                    }
-                }
-            }
-            // The client's own events; nothing of a partition comes this way. It is also the pause between two looks.
-            if let Some(Err(error)) = self.consumer.poll(LOOK.min(left(deadline))) {
-                debug!(%error, "consumer reports");
-                let code = error.rdkafka_error_code();
-                if code == Some(RDKafkaErrorCode::GroupAuthorizationFailed) {
-                    self.group = Some(error);
-                }
-            }
-        }
-        self
-    }
-
-    /// Whether all partitions of a topic were read.
-    fn result(&self, topic: &str) -> Result<(), KafkaError> {
-        if let Some(error) = self.errors.get(topic) {
-            return Err(error.clone());
-        }
-        if self.open.iter().any(|(open, _)| &**open == topic) {
-            let code = RDKafkaErrorCode::OperationTimedOut;
-            return Err(KafkaError::MessageConsumption(code));
-        }
-        Ok(())
-    }
-}
-
-/// Adds the last record of each partition of a topic.
-fn add_ends(list: &mut TopicPartitionList, topic: &str, partitions: usize) -> Result<(), Error> {
-    for partition in 0..partitions {
-        list.add_partition_offset(topic, partition as i32, Offset::OffsetTail(1))
-            .map_err(Error::Client)?;
-    }
-    Ok(())
 }
 
 /// What it means for access that something was done, or not.
