@@ -13,7 +13,8 @@ use retide_core::completions;
 use retide_core::key_order::Unreadable;
 use retide_kafka::client::{is_away, is_missing};
 
-use crate::metrics::{Metrics, Tally};
+use crate::metrics::Metrics;
+use crate::metrics::tally::Tally;
 use crate::worker::restore::Gap;
 
 /// A worker has begun.

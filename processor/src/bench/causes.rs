@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use retide_shell::metrics::{CAUSES, Metrics};
+use retide_shell::metrics::Metrics;
+use retide_shell::metrics::scenes::CAUSES;
 
 use crate::bench::Error;
 use crate::bench::remote::Remote;

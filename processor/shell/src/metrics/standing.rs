@@ -15,7 +15,8 @@ use retide_core::{Overdue, Timestamp};
 
 use crate::clock;
 
-use super::{SceneLabels, add, gauge, lock};
+use super::scenes::SceneLabels;
+use super::{add, gauge, lock};
 
 /// What is late at the moment.
 pub(super) struct Standing {

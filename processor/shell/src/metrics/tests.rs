@@ -3,15 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use retide_connectors::left_out::{self, LeftOut};
 use retide_core::breaker;
 use retide_core::entry::Event;
 use retide_core::task::{Failure, Header};
 use retide_core::wait::Waited;
 use retide_core::{
-    Backoff, Ended, Jitter, LaneId, Omitted, Origin, Overdue, Policy, Record, Scene, Source, Task,
-    Transition, scene,
+    Backoff, Ended, Entry, Jitter, Kind, LaneId, Omitted, Origin, Outcome, Overdue, Policy, Record,
+    Scene, Settlement, Source, Task, Terminal, Timestamp, Transition, Wait, scene,
 };
 
+use super::scenes::{OUTCOMES, SceneSet, place};
+use super::share::{Load, Share};
+use super::standing::Said;
+use super::tally::Tally;
 use super::*;
 use crate::clock;
 use crate::event::{BatchCommitted, BatchDropped, BreakerSwitched, RecordsRefused, ShardsLost};

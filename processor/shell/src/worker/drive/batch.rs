@@ -11,7 +11,7 @@ use retide_core::completions::Binding;
 use retide_core::key_order::Change;
 use retide_core::{Commit, Entry};
 
-use crate::metrics::Tally;
+use crate::metrics::tally::Tally;
 use crate::worker::drive::State;
 use crate::worker::encode::Place;
 use crate::worker::ledger::{Batch, Content, Ledger, Progress, Settled};

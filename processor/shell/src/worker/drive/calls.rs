@@ -12,7 +12,7 @@ use retide_connectors::Attempt;
 use retide_core::{Failure, Input, Outcome, Scene, Task, Wait};
 
 use crate::event::TargetPanicked;
-use crate::metrics::SceneMetrics;
+use crate::metrics::scenes::SceneMetrics;
 use crate::threads::message;
 use crate::worker::drive::State;
 use crate::worker::ledger::Ledger;

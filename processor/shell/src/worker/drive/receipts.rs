@@ -5,7 +5,7 @@ use std::time::Instant;
 use retide_core::{Commit, Entry, Fate, Input, Returned, Settlement};
 
 use crate::event::{BatchCommitted, BatchDropped, BatchReturned, RecordsRefused};
-use crate::metrics::Tally;
+use crate::metrics::tally::Tally;
 use crate::worker::drive::State;
 use crate::worker::drive::batch::UnderWay;
 use crate::worker::ledger::{Content, Ledger, Receipt, ReturnedBatch, Settled};

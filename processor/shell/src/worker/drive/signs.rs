@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use retide_core::{Alert, Input, Overdue, Timestamp, breaker};
 
-use crate::metrics::Load;
+use crate::metrics::share::Load;
 use crate::metrics::standing::Said;
 use crate::trouble::{Effect, Kind, Trouble};
 use crate::worker::drive::{BEAT, State};
