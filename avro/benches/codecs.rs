@@ -88,6 +88,7 @@ fn events(criterion: &mut Criterion) {
         },
         wait: None,
         left_out: None,
+        command: None,
     };
     for (name, format) in [("avro", Format::Avro), ("json", Format::Json)] {
         let codec = Codec::<Event>::new(format, Framing::default());

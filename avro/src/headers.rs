@@ -247,6 +247,7 @@ impl Intake {
             failure: None,
             hops: 0,
             held_since: None,
+            commanded: None,
             record: strip(match envelope {
                 Some(envelope) => unwrap(record, envelope),
                 None => record,
@@ -294,6 +295,7 @@ pub fn set_aside(record: Record, source: Source, origin: Origin, deaths: u32) ->
     let poison = match source {
         Source::Tasks => poison(record, origin, Known::default(), refusal),
         Source::Tier(_) => parked_poison(record, origin, refusal),
+        Source::Commands => unreachable!("a task in the commands topic"),
     };
     let record = Record::default();
     Box::new(Poison {
@@ -896,6 +898,7 @@ fn resume(record: &Record) -> Result<Task, Refusal> {
         failure,
         hops: count(HOPS)?,
         held_since: number(record, HELD_SINCE, Reason::BadHeader)?.map(Timestamp::from_millis),
+        commanded: None,
         record: Record::default(),
     })
 }

@@ -566,7 +566,10 @@ impl<'a> From<&'a retide_core::Event> for EventLine<'a> {
             headers_left_out: event.left_out.as_deref(),
         };
         match &event.transition {
-            Transition::Parked { due } => line.due_at = Some(millis(*due) as i64),
+            Transition::Parked { due } | Transition::Rescheduled { due } => {
+                line.due_at = Some(millis(*due) as i64);
+            }
+            Transition::TooLate { why } => line.outcome = Some(why),
             Transition::Deferred { due, until } => {
                 line.due_at = Some(millis(*due) as i64);
                 line.deferred_until = Some(millis(*until) as i64);

@@ -725,6 +725,7 @@ prop_compose! {
             failure: failure.map(|(class, message)| Failure::new(&class, &message)),
             hops,
             held_since: held.map(Timestamp::from_millis),
+            commanded: None,
             record,
         }
     }

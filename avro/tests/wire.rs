@@ -125,6 +125,7 @@ fn every_event() -> Vec<retide_core::Event> {
             ..Wait::default()
         }),
         left_out: matches!(transition, Transition::Failed { .. }).then(|| "cookie".into()),
+        command: None,
         transition,
     })
     .into()
@@ -347,9 +348,10 @@ fn an_event_is_read_as_it_was_written() {
 
             let due = |due: Timestamp| Some(due.as_micros().div_ceil(1_000) as i64);
             let (due_at, attempts, hops) = match &event.transition {
-                Transition::Parked { due: at } | Transition::Deferred { due: at, .. } => {
-                    (due(*at), None, None)
-                }
+                Transition::Parked { due: at }
+                | Transition::Rescheduled { due: at }
+                | Transition::Deferred { due: at, .. } => (due(*at), None, None),
+                Transition::TooLate { .. } => (None, None, None),
                 Transition::Hopped { due: at, hops } => (due(*at), None, Some((*hops).into())),
                 Transition::Failed {
                     due: at, attempt, ..

@@ -295,6 +295,7 @@ pub(crate) mod fixture {
             failure: None,
             hops: 0,
             held_since: None,
+            commanded: None,
             record: Record {
                 key: Some(Bytes::from_static(b"key")),
                 value: Some(Bytes::from_static(b"\x00\xffpayload\n")),

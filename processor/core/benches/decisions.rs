@@ -246,6 +246,7 @@ impl Rig {
                     | Action::Resume { .. }
                     | Action::Drained { .. }
                     | Action::Judged { .. }
+                    | Action::Look(_)
                     | Action::Switched { .. } => {
                         unreachable!("nothing fills up and nothing is given away")
                     }
@@ -296,6 +297,7 @@ fn task(offset: i64, wait: Duration) -> Task {
         failure: None,
         hops: 0,
         held_since: None,
+        commanded: None,
         record: Record {
             key: Some("customer-1".into()),
             value: Some(vec![b'x'; 512].into()),

@@ -5,6 +5,7 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::mem;
 use std::sync::Arc;
 
 use crate::lane::LaneId;
@@ -168,8 +169,15 @@ impl Agenda {
 
     /// Drops the items of a shard that is given away.
     pub fn forget(&mut self, shard: i32) {
-        self.scenes.retain(|_, plan| {
+        for plan in self.scenes.values_mut() {
             plan.items.forget(shard);
+        }
+        self.rebuild();
+    }
+
+    /// Items are gone: which scenes have some, and when, is found out anew.
+    fn rebuild(&mut self) {
+        self.scenes.retain(|_, plan| {
             plan.in_turn = false;
             !plan.items.is_empty()
         });
@@ -177,6 +185,17 @@ impl Agenda {
         let earliest =
             |(name, plan): (&Arc<str>, &SceneItems)| Some((plan.items.next()?, Arc::clone(name)));
         self.waiting = self.scenes.iter().filter_map(earliest).collect();
+    }
+
+    /// Takes those items out.
+    pub(crate) fn extract(&mut self, which: impl Fn(&Item) -> bool, into: &mut Vec<Item>) {
+        let before = into.len();
+        for plan in self.scenes.values_mut() {
+            plan.items.extract(&which, into);
+        }
+        if into.len() > before {
+            self.rebuild();
+        }
     }
 
     /// The items, scene by scene.
@@ -228,6 +247,17 @@ impl Queue {
     /// Drops the items of a shard that is given away.
     pub(crate) fn forget(&mut self, shard: i32) {
         self.heap.retain(|place| place.item.lane.shard != shard);
+    }
+
+    /// Takes those items out.
+    pub(crate) fn extract(&mut self, which: impl Fn(&Item) -> bool, into: &mut Vec<Item>) {
+        if !self.heap.iter().any(|place| which(&place.item)) {
+            return;
+        }
+        let all = mem::take(&mut self.heap).into_vec().into_iter();
+        let (out, rest): (Vec<_>, Vec<_>) = all.partition(|place| which(&place.item));
+        self.heap = rest.into();
+        into.extend(out.into_iter().map(|place| *place.item));
     }
 
     /// How many items wait.

@@ -80,8 +80,9 @@ impl Alerts {
                 | Entry::Callback(_)
                 | Entry::DeliverCallback(_)
                 | Entry::Event(_)
-                | Entry::Order(_)
-                | Entry::Alert(_) => {}
+                | Entry::State(_)
+                | Entry::Alert(_)
+                | Entry::Control { .. } => {}
             }
         }
     }
@@ -130,7 +131,8 @@ impl DeadTasks {
     fn count(&mut self, shard: i32, ended: &Ended) {
         let reason = match (ended.terminal, ended.reason) {
             (Terminal::Dead, Some(reason)) => reason,
-            (Terminal::Dead, None) | (Terminal::Delivered | Terminal::Expired, _) => return,
+            (Terminal::Dead, None)
+            | (Terminal::Delivered | Terminal::Expired | Terminal::Cancelled, _) => return,
         };
         if !self.by_scene.contains_key(&ended.scene) {
             self.by_scene.insert(Arc::clone(&ended.scene), Vec::new());

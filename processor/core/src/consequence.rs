@@ -92,7 +92,7 @@ pub(crate) fn end(task: Arc<Task>, how: End, now: Timestamp) -> Vec<Entry> {
         Kind::Callback => {}
     }
     match terminal {
-        Terminal::Delivered => {}
+        Terminal::Delivered | Terminal::Cancelled => {}
         Terminal::Dead | Terminal::Expired => entries.push(Entry::DeadLetter { task, ended }),
     }
     entries
@@ -155,8 +155,9 @@ fn note(mut entries: Vec<Entry>, left_out: Option<Box<str>>) -> Vec<Entry> {
             | Entry::Poison { .. }
             | Entry::Callback(_)
             | Entry::DeliverCallback(_)
-            | Entry::Order(_)
-            | Entry::Alert(_) => None,
+            | Entry::State(_)
+            | Entry::Alert(_)
+            | Entry::Control { .. } => None,
         });
         if let Some(event) = told {
             event.left_out = left_out;
@@ -199,6 +200,7 @@ pub(crate) fn poison(poison: Arc<Poison>, now: Timestamp) -> Vec<Entry> {
         },
         wait: None,
         left_out: None,
+        command: None,
     });
     let mut entries = vec![event];
     match poison.kind {
@@ -220,5 +222,6 @@ fn event(task: &Task, now: Timestamp, transition: Transition, wait: Option<Wait>
         transition,
         wait,
         left_out: None,
+        command: None,
     })
 }

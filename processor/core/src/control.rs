@@ -6,6 +6,7 @@
 //! offset. Not how they are written down, which is `retide-avro`'s, nor what a step does, which is the engine's (`engine/control.rs`).
 //! Invariant: of two commands for one task the one that stands later on the topic is in force.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -100,8 +101,8 @@ pub struct Answer {
     pub place: Place,
     /// The name of the command.
     pub id: Arc<str>,
-    /// The shard.
-    pub shard: i32,
+    /// The shards that it is of.
+    pub of: BTreeSet<i32>,
     /// How many shards answer.
     pub shards: u32,
     /// How many ids the command names.
@@ -121,6 +122,26 @@ pub struct Counts {
     pub found: u64,
 }
 
+/// How far a step is: kept with the settlements that follow from it, so that its counts are exact whoever goes on with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// What was done so far.
+    pub counts: Counts,
+    /// The tiers that are looked at, and how far.
+    pub looking: Vec<Looking>,
+}
+
+/// How far the look at a tier is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Looking {
+    /// The tier.
+    pub source: Source,
+    /// The first offset that was not looked at.
+    pub next: i64,
+    /// The first one that is not to be.
+    pub to: i64,
+}
+
 /// What became of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
@@ -134,6 +155,17 @@ pub struct Ended {
     pub ids: u32,
     /// The sums over all shards, or why nothing was done.
     pub result: Result<Counts, Box<str>>,
+}
+
+/// A record of the commands topic that is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Where it stands.
+    pub place: Place,
+    /// The name that its sender has given it, as far as it can be read.
+    pub id: Arc<str>,
+    /// Why, and what to do.
+    pub why: Box<str>,
 }
 
 /// Longest id of a command.

@@ -13,6 +13,7 @@
 mod admission;
 mod breakers;
 mod calls;
+mod control;
 mod due;
 mod lanes;
 mod leaving;
@@ -31,6 +32,7 @@ use std::time::Duration;
 
 use self::breakers::Breakers;
 use self::calls::Call;
+use self::control::Commands;
 use self::lanes::{Assigned, Lanes, Memory};
 use self::leaving::Slow;
 pub use self::leaving::{LAST, Left, QUICK};
@@ -44,7 +46,7 @@ use crate::breaker;
 use crate::consequence::{self, End};
 use crate::entry::{Alert, Poison};
 use crate::gate::Gates;
-use crate::key_order::{Change, Orders};
+use crate::key_order::Orders;
 use crate::lane::{LaneId, Limits, Source};
 use crate::outcome::{Outcome, Reason, Terminal, Verdict};
 use crate::overdue::{Dues, Move, Overdue};
@@ -52,6 +54,7 @@ use crate::planted::{Bug, Planted};
 use crate::quota::Quotas;
 use crate::saved::MachineTime;
 use crate::scene::{MAX_DELAY, Of, Scene, Scenes};
+use crate::state::State;
 use crate::step::{Action, Commit, Input, Now, Position, Settlement};
 use crate::task::{Failure, Task};
 use crate::tier::{HORIZON, Ladder, STRAIGHT};
@@ -93,6 +96,8 @@ pub struct Engine {
     missed: BTreeMap<Arc<str>, Missed>,
     /// Longest time for which they are.
     hold: Duration,
+    /// What people want done with tasks.
+    commands: Commands,
     /// What is not written yet.
     writing: Writing,
     /// The tasks that are due and have not started, or soon.
@@ -185,6 +190,7 @@ impl Engine {
             orders: Orders::default(),
             missed: BTreeMap::new(),
             hold: UNKNOWN_SCENE_HOLD,
+            commands: Commands::default(),
             writing: Writing::default(),
             dues: Dues::default(),
             latest: Timestamp::EPOCH,
@@ -218,12 +224,13 @@ impl Engine {
                 let known = self.bug.known(known);
                 let awaited = match lane.source {
                     Source::Tasks => self.orders.named(lane.shard),
-                    Source::Tier(_) => 0,
+                    Source::Tier(_) | Source::Commands => 0,
                 };
+                let taken = self.known_taken(lane);
                 let begins = Assigned {
                     epoch,
                     at: now.wall,
-                    window: Window::resume(start, known),
+                    window: Window::resume_with(start, known, taken),
                     awaited,
                 };
                 self.lanes.assign(lane, begins);
@@ -232,6 +239,20 @@ impl Engine {
             }
             Input::Saved { shard, saved } => self.quotas.bring(shard, saved),
             Input::Outstanding { shard, order } => self.begin_order(shard, *order),
+            Input::Known {
+                shard,
+                taken,
+                steps,
+            } => self.know_commands(shard, taken, steps),
+            Input::Control { position, control } => self.control(now, position, control, actions),
+            Input::LookBegun { number, ends } => self.look_begun(number, &ends),
+            Input::Found {
+                number,
+                lane,
+                offset,
+                task,
+            } => self.found(number, lane, offset, task),
+            Input::Looked { number, lane, next } => self.looked(number, lane, next),
             Input::Record {
                 position,
                 appended,
@@ -294,6 +315,7 @@ impl Engine {
             .chain(self.lanes.next_resume())
             .chain(outbound)
             .chain(saving)
+            .chain(self.next_control())
             .chain(self.agenda.next())
             .min()
     }
@@ -351,14 +373,18 @@ impl Engine {
         self.lanes.touch(shard);
     }
 
-    /// What is to be written of the order of each shard's tasks, besides what settlements hold: to be asked when [`Self::commits`] is, and
-    /// written with it.
-    pub fn changes(&mut self) -> Vec<(i32, Change)> {
-        if self.may_change_order() {
-            self.orders.changes()
-        } else {
-            Vec::new()
+    /// What is to be written of the state of each shard, besides what settlements hold: to be asked when [`Self::commits`] is, and written
+    /// with it.
+    pub fn changes(&mut self) -> Vec<(i32, State)> {
+        if !self.may_change_order() {
+            return Vec::new();
         }
+        let orders = self.orders.changes().into_iter();
+        let mut states: Vec<(i32, State)> = orders
+            .map(|(shard, change)| (shard, State::Order(change)))
+            .collect();
+        self.control_changes(&mut states);
+        states
     }
 
     /// What people must know of the batch that is handed over, or besides: to be asked when [`Self::commits`] is, and written with it, in the
@@ -480,9 +506,14 @@ impl Engine {
             };
             self.count(now, &mut item);
             self.enter(&item);
+            if self.meets(&item) {
+                self.command(item);
+                return;
+            }
             match position.lane.source {
                 Source::Tasks => self.ingest(now, item, actions),
                 Source::Tier(tier) => self.unpark(now, tier, appended, item),
+                Source::Commands => unreachable!("a task in the commands topic"),
             }
         }
         if !is_aside {
@@ -597,6 +628,7 @@ impl Engine {
         self.quotas.note_time(now.steady);
         self.write_again(most, actions);
         // Half of the room is for tasks that move on, however many are due. Then the queues: their tasks have waited longest.
+        self.follow_commands(now, most, actions);
         self.send_outbound(now, most, Until::HalfFull, actions);
         self.ask_gates(now, most, actions);
         let enough = actions.len() + most;
@@ -720,6 +752,7 @@ impl Engine {
         self.ready.forget(shard);
         self.outbound.retain(|item| item.lane.shard != shard);
         self.forget_held(shard);
+        self.forget_commanded(shard);
         self.dues.forget(shard);
         self.lanes.forget_paused(shard);
         self.drain(shard, actions);
@@ -741,6 +774,7 @@ impl Engine {
             .filter_map(|settlement| self.deferral_elsewhere(settlement));
         let moves: Vec<Move> = moves.collect();
         self.dues.undo(moves);
+        self.forget_commands(shard);
         self.alerts.forget(shard);
         self.quotas.release(shard);
         self.orders.end(shard);
@@ -791,6 +825,11 @@ const fn budget(input: &Input) -> usize {
         Input::Assign { .. }
         | Input::Saved { .. }
         | Input::Outstanding { .. }
+        | Input::Known { .. }
+        | Input::Control { .. }
+        | Input::LookBegun { .. }
+        | Input::Found { .. }
+        | Input::Looked { .. }
         | Input::Record { .. }
         | Input::Poison { .. }
         | Input::SetAside { .. }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::key_order::Change;
+use crate::control::Control;
 use crate::outcome::{Reason, Terminal};
+use crate::state::State;
 use crate::task::{Failure, Kind, Origin, Record, Task};
 use crate::time::Timestamp;
 use crate::wait::Wait;
@@ -56,10 +57,17 @@ pub enum Entry {
     DeliverCallback(Arc<Ended>),
     /// Report a transition of a task.
     Event(Event),
-    /// Keep which tasks of a key are outstanding.
-    Order(Change),
+    /// Keep what the next owner of the shard has to know.
+    State(State),
     /// Tell people something beside the task.
     Alert(Box<Alert>),
+    /// Pass on what becomes of a command.
+    Control {
+        /// The shard in whose partition that is written.
+        to: i32,
+        /// What is written.
+        control: Box<Control>,
+    },
 }
 
 /// A record that could not be read as a task.
@@ -141,6 +149,8 @@ pub struct Event {
     pub wait: Option<Wait>,
     /// The headers of the record that the attempt went without, in words.
     pub left_out: Option<Box<str>>,
+    /// The command that it follows from, by the name that its sender has given it.
+    pub command: Option<Arc<str>>,
 }
 
 /// What happened to a task.
@@ -164,6 +174,16 @@ pub enum Transition {
         due: Timestamp,
         /// When the gate is expected to admit it.
         until: Timestamp,
+    },
+    /// A command has moved the time of the next attempt.
+    Rescheduled {
+        /// When the attempt may start.
+        due: Timestamp,
+    },
+    /// A command came too late for the task.
+    TooLate {
+        /// Why: `delivered`, or the word of another end.
+        why: &'static str,
     },
     /// An attempt failed and another one follows.
     Failed {
@@ -246,8 +266,9 @@ impl Entry {
             | Self::Callback(_)
             | Self::DeliverCallback(_)
             | Self::Event(_)
-            | Self::Order(_)
-            | Self::Alert(_) => None,
+            | Self::State(_)
+            | Self::Alert(_)
+            | Self::Control { .. } => None,
         }
     }
 }
@@ -270,6 +291,7 @@ impl Ended {
             failure: None,
             hops: 0,
             held_since: None,
+            commanded: None,
             record: Record::default(),
         }
     }
@@ -306,6 +328,8 @@ impl Transition {
             Self::Parked { .. } => "parked",
             Self::Hopped { .. } => "hopped",
             Self::Deferred { .. } => "deferred",
+            Self::Rescheduled { .. } => "rescheduled",
+            Self::TooLate { .. } => "too-late",
             Self::Failed { .. } => "failed",
             Self::Ended { terminal, .. } => terminal.word(),
         }

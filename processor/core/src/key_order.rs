@@ -260,6 +260,29 @@ impl Orders {
         changes
     }
 
+    /// Takes those tasks out that are held, of these shards.
+    pub(crate) fn extract(
+        &mut self,
+        shards: &BTreeSet<i32>,
+        now: Timestamp,
+        which: impl Fn(&Item) -> bool,
+        into: &mut Vec<Item>,
+    ) {
+        let shards = shards
+            .iter()
+            .filter_map(|number| self.shards.get_mut(number).map(|_| *number));
+        let shards: Vec<i32> = shards.collect();
+        for number in shards {
+            let queues = self.of(number).queues.values_mut();
+            for task in queues.flat_map(|queue| &mut queue.tasks) {
+                let is_met =
+                    matches!(&task.location, Location::Held(waiter) if which(&waiter.item));
+                let woken = is_met.then(|| task.wake()).flatten();
+                into.extend(woken.map(|waiter| waiter.go_on(now)));
+            }
+        }
+    }
+
     /// Lets everything go that is held: rules have changed.
     pub(crate) fn wake_all(&mut self, woken: &mut Vec<Waiter>) {
         for shard in self.shards.values_mut() {

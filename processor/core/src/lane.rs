@@ -11,13 +11,15 @@ pub struct LaneId {
     pub source: Source,
 }
 
-/// The topics that tasks are read from.
+/// The topics whose offsets are committed: those that tasks are read from, and the commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
     /// The retry topic.
     Tasks,
     /// A tier, as its place in the ladder.
     Tier(usize),
+    /// The commands topic.
+    Commands,
 }
 
 /// How much a worker holds in memory.

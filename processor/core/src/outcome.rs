@@ -38,6 +38,8 @@ pub enum Terminal {
     Dead,
     /// The deadline of the task passed; it stands on the dead-letters topic.
     Expired,
+    /// Somebody has cancelled the task.
+    Cancelled,
 }
 
 /// What the engine does about an outcome.
@@ -130,7 +132,7 @@ impl Outcome {
 
 impl Terminal {
     /// Every way a task can end.
-    pub const ALL: [Self; 3] = [Self::Delivered, Self::Dead, Self::Expired];
+    pub const ALL: [Self; 4] = [Self::Delivered, Self::Dead, Self::Expired, Self::Cancelled];
 
     /// The word for this end in headers, records and metrics.
     pub const fn word(self) -> &'static str {
@@ -138,6 +140,7 @@ impl Terminal {
             Self::Delivered => "delivered",
             Self::Dead => "dead",
             Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
         }
     }
 

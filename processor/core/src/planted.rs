@@ -87,6 +87,20 @@ pub enum Bug {
     ReturnedAlertKept,
     /// A record that is set aside counts as done.
     AsideDone,
+    /// What former owners of a shard have taken is not looked at.
+    TakenForgotten,
+    /// A task that a command meets in a queue starts all the same.
+    CancelledAttempted,
+    /// What is taken is not marked.
+    TakenUnmarked,
+    /// What is taken is not marked again when its batch was not written.
+    TakenLostOnReturn,
+    /// How far the steps of former owners were is not looked at.
+    StepRestarted,
+    /// What was applied is counted although it was not written.
+    AppliedKept,
+    /// Batches under way are not waited for before tiers are looked through.
+    Unfenced,
 }
 
 /// The mistake that an engine makes, if one is planted in it.
@@ -101,7 +115,7 @@ pub struct Planted {
 
 impl Bug {
     /// Every mistake there is.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 40] = [
         Self::OffsetByOne,
         Self::WrongBase,
         Self::Early,
@@ -135,6 +149,13 @@ impl Bug {
         Self::DeadOfReleasedKept,
         Self::ReturnedAlertKept,
         Self::AsideDone,
+        Self::TakenForgotten,
+        Self::CancelledAttempted,
+        Self::TakenUnmarked,
+        Self::TakenLostOnReturn,
+        Self::StepRestarted,
+        Self::AppliedKept,
+        Self::Unfenced,
     ];
 }
 

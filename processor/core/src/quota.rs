@@ -455,6 +455,11 @@ impl Quotas {
         self.save_at = if self.unsaved { Duration::MAX } else { next };
     }
 
+    /// How many shards there are.
+    pub const fn shards(&self) -> u32 {
+        self.all.get()
+    }
+
     /// The shard of a partition, whoever says that it exists.
     pub fn shard(&self, partition: i32) -> i32 {
         let all = i32::try_from(self.all.get()).unwrap_or(i32::MAX);

@@ -20,6 +20,8 @@ pub enum Sink {
     Alerts,
     /// The order topic.
     Order,
+    /// The commands topic.
+    Commands,
 }
 
 /// A set of [`Sink`].
@@ -66,13 +68,14 @@ impl Sinks {
                     match ended.terminal {
                         // One alert tells of all that died in a batch.
                         Terminal::Dead => sinks.with(Sink::Alerts),
-                        Terminal::Delivered | Terminal::Expired => sinks,
+                        Terminal::Delivered | Terminal::Expired | Terminal::Cancelled => sinks,
                     }
                 }
                 Entry::Callback(_) => sinks.with(Sink::Callbacks),
                 Entry::Event(_) => sinks.with(Sink::Events),
-                Entry::Order(_) => sinks.with(Sink::Order),
+                Entry::State(_) => sinks.with(Sink::Order),
                 Entry::Alert(_) => sinks.with(Sink::Alerts),
+                Entry::Control { .. } => sinks.with(Sink::Commands),
             };
         }
         sinks

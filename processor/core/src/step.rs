@@ -10,13 +10,16 @@ use std::time::Duration;
 
 use crate::breaker::{self, StateChange};
 use crate::completions::{Binding, Completions};
+use crate::control::{Command, Control, Place, Progress, Refusal};
 use crate::entry::{Alert, Entry, Poison, Transition};
-use crate::key_order::{self, Fingerprint};
+use crate::key_order;
 use crate::lane::{LaneId, Source};
 use crate::outcome::Outcome;
 use crate::saved::Saved;
 use crate::scene::{Scene, Scenes};
 use crate::sink::{Sink, Sinks};
+use crate::state::StateKey;
+use crate::taken::Taken;
 use crate::task::{Failure, Task};
 use crate::time::Timestamp;
 use crate::wait::Wait;
@@ -55,6 +58,49 @@ pub enum Input {
         shard: i32,
         /// What they knew.
         order: Box<key_order::Shard>,
+    },
+    /// What former owners of a shard have written of its commands; it comes before the shard's first lane.
+    Known {
+        /// The shard.
+        shard: i32,
+        /// The taken offsets of its tiers.
+        taken: Vec<(Source, Taken)>,
+        /// How far its steps are.
+        steps: Vec<(Place, Progress)>,
+    },
+    /// A record of the commands topic was read, or one that is refused.
+    Control {
+        /// Where it was read.
+        position: Position,
+        /// What it says.
+        control: Result<Control, Box<Refusal>>,
+    },
+    /// A look has begun: where each of its lanes ends, and the retry topic of its shards.
+    LookBegun {
+        /// The number of [`Look`].
+        number: u64,
+        /// The ends: the next offset of what is committed.
+        ends: Vec<(LaneId, i64)>,
+    },
+    /// A look has found a task that one of its commands may be about.
+    Found {
+        /// The number of [`Look`].
+        number: u64,
+        /// The lane.
+        lane: LaneId,
+        /// The offset.
+        offset: i64,
+        /// The task.
+        task: Box<Task>,
+    },
+    /// A look has passed everything of a lane below an offset, and has said what it has found there.
+    Looked {
+        /// The number of [`Look`].
+        number: u64,
+        /// The lane.
+        lane: LaneId,
+        /// The offset.
+        next: i64,
     },
     /// A record was read.
     Record {
@@ -209,6 +255,8 @@ pub enum Action {
         /// What it was taken for.
         outcome: Outcome,
     },
+    /// Look through tiers, beside the lanes. It stands for the look before, if that is not over.
+    Look(Look),
     /// Tell people that the breaker of a target has switched.
     Switched {
         /// Whom it is about.
@@ -216,6 +264,48 @@ pub enum Action {
         /// From what to what.
         switch: StateChange,
     },
+}
+
+/// A look through tiers for tasks that commands are about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// Tells looks apart.
+    pub number: u64,
+    /// The commands: what fits the selector of one of them is to be said.
+    pub commands: Vec<Arc<Command>>,
+    /// What is looked through.
+    pub lanes: Vec<LookLane>,
+}
+
+/// A tier that is looked through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LookLane {
+    /// The lane.
+    pub lane: LaneId,
+    /// Which assignment of the lane it is for.
+    pub epoch: u64,
+    /// The first offset to look at; the last one is the last that is committed when it begins.
+    pub from: i64,
+}
+
+/// A command that was applied to the task of a settlement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// The command.
+    pub place: Place,
+    /// How.
+    pub effect: Effect,
+    /// The task.
+    pub id: Arc<str>,
+}
+
+/// How a command was applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// What it says was done.
+    Done,
+    /// It came too late.
+    TooLate,
 }
 
 /// The consequence of one offset.
@@ -231,6 +321,8 @@ pub struct Settlement {
     pub entries: Vec<Entry>,
     /// The records to write instead if a topic of the producer's choice refuses its [`Entry::Deliver`].
     pub otherwise: Vec<Entry>,
+    /// The commands that it follows from.
+    pub applied: Vec<Applied>,
 }
 
 /// What may be committed for a lane.
@@ -268,8 +360,8 @@ pub struct Returned {
     pub lanes: Vec<(LaneId, u64)>,
     /// What stood in it, and what is to become of that.
     pub settlements: Vec<(Settlement, Fate)>,
-    /// What stood in it of the order of keys besides, by shard.
-    pub changes: Vec<(i32, Fingerprint)>,
+    /// What stood in it of the state of shards besides.
+    pub changes: Vec<(i32, StateKey)>,
     /// The alerts that stood in it besides, by shard.
     pub alerts: Vec<(i32, Box<Alert>)>,
 }
@@ -297,7 +389,9 @@ impl Settlement {
                 Transition::Ended { attempts, .. } => attempts > 0 && self.otherwise.is_empty(),
                 Transition::Parked { .. }
                 | Transition::Hopped { .. }
-                | Transition::Deferred { .. } => false,
+                | Transition::Deferred { .. }
+                | Transition::Rescheduled { .. }
+                | Transition::TooLate { .. } => false,
             }
         })
     }
@@ -313,8 +407,9 @@ impl Settlement {
             | Entry::Callback(_)
             | Entry::DeliverCallback(_)
             | Entry::Event(_)
-            | Entry::Order(_)
-            | Entry::Alert(_) => None,
+            | Entry::State(_)
+            | Entry::Alert(_)
+            | Entry::Control { .. } => None,
         });
         task.map_or(0, |task| task.memory_size())
     }

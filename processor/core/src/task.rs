@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::control::Place;
 use crate::time::Timestamp;
 use crate::wait::Deferral;
 
@@ -95,6 +96,8 @@ pub struct Task {
     pub hops: u32,
     /// Since when it is held because its scene does not exist, if it is.
     pub held_since: Option<Timestamp>,
+    /// The last command that was applied to it: earlier ones are too late.
+    pub commanded: Option<Box<Place>>,
     /// The producer's key, payload and headers; retide's own headers are not among them.
     pub record: Record,
 }

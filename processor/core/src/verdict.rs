@@ -117,6 +117,7 @@ mod tests {
             failure: None,
             hops: 0,
             held_since: None,
+            commanded: None,
             record: Record::default(),
         }
     }

@@ -106,6 +106,11 @@ impl Window {
         !is_done && self.early.insert(offset)
     }
 
+    /// Whether an offset was taken whose consequence is not written.
+    pub fn is_early(&self, offset: i64) -> bool {
+        self.early.contains(&offset)
+    }
+
     /// The taken offsets.
     pub const fn taken(&mut self) -> &mut Taken {
         &mut self.taken

@@ -84,6 +84,7 @@ fn task(scene: &str, id: &str, due: Timestamp) -> Task {
         failure: None,
         hops: 0,
         held_since: None,
+        commanded: None,
         record: Record::default(),
     }
 }
@@ -279,7 +280,7 @@ impl World {
                 let topic = self.topics.get_mut(&lane).unwrap();
                 (topic.run, topic.paused) = (run, false);
             }
-            Action::Drained { .. } | Action::Judged { .. } => {}
+            Action::Drained { .. } | Action::Judged { .. } | Action::Look(_) => {}
             Action::Switched { target, switch } => {
                 let target = Arc::clone(target.text());
                 self.switches.push((self.now, target, switch.to));
@@ -309,6 +310,8 @@ impl World {
                 }
                 Transition::Parked { .. }
                 | Transition::Hopped { .. }
+                | Transition::Rescheduled { .. }
+                | Transition::TooLate { .. }
                 | Transition::Failed { .. } => {}
             },
             Entry::Alert(alert) => self.alerts.push(*alert),
@@ -317,7 +320,8 @@ impl World {
             | Entry::Poison { .. }
             | Entry::Callback(_)
             | Entry::DeliverCallback(_)
-            | Entry::Order(_) => {}
+            | Entry::State(_)
+            | Entry::Control { .. } => {}
         }
     }
 
@@ -327,7 +331,7 @@ impl World {
         let of = |(lane, topic): (&LaneId, &Topic)| {
             let (_, appended, _) = topic.records.front().filter(|_| !topic.paused)?;
             let at = match lane.source {
-                Source::Tasks => *appended,
+                Source::Tasks | Source::Commands => *appended,
                 Source::Tier(tier) => ladder.tiers()[tier].readable_at(*appended),
             };
             Some((at.since(Timestamp::from_micros(START)), *lane))

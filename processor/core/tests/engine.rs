@@ -78,6 +78,7 @@ fn task(name: &str, due: Now) -> Task {
         failure: None,
         hops: 0,
         held_since: None,
+        commanded: None,
         record: Record {
             value: Some("payload".into()),
             ..Record::default()
@@ -187,6 +188,7 @@ fn told(name: &str, now: Now, transition: Transition) -> Event {
         transition,
         wait: None,
         left_out: None,
+        command: None,
     }
 }
 
@@ -282,6 +284,7 @@ fn settle(lane: LaneId, offset: i64, entries: Vec<Entry>) -> Action {
         home: 0,
         entries,
         otherwise: Vec::new(),
+        applied: Vec::new(),
     })
 }
 
@@ -1581,7 +1584,10 @@ impl History {
                 Action::Resume { lane, run } => {
                     self.runs.insert(*lane, (*run, false));
                 }
-                Action::Drained { .. } | Action::Judged { .. } | Action::Switched { .. } => {}
+                Action::Drained { .. }
+                | Action::Judged { .. }
+                | Action::Switched { .. }
+                | Action::Look(_) => {}
             }
         }
         Ok(())

@@ -67,6 +67,7 @@ fn task(id: &str, scene: &str) -> Task {
         failure: None,
         hops: 0,
         held_since: None,
+        commanded: None,
         record: Record::default(),
     }
 }

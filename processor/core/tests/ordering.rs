@@ -15,7 +15,7 @@ use retide_core::scene::Target;
 use retide_core::{
     Action, Backoff, Commit, Engine, Entry, Failure, Gates, Input, Jitter, Kind, Ladder, LaneId,
     Now, Ordering, Origin, Outcome, Policy, Record, Scene, Scenes, Settlement, Sink, Sinks, Source,
-    Task, Timestamp, Transition, Wait, Writable,
+    State, Task, Timestamp, Transition, Wait, Writable,
 };
 
 /// Where every test starts: an instant of no meaning.
@@ -81,6 +81,7 @@ fn task(scene: &str, key: &str, offset: i64, due: Now) -> Task {
         failure: None,
         hops: 0,
         held_since: None,
+        commanded: None,
         record: Record {
             key: Some(key.to_owned().into()),
             value: Some("payload".into()),
@@ -276,7 +277,10 @@ impl World {
                 commits,
                 changes: changes
                     .into_iter()
-                    .map(|(_, change)| Entry::Order(change))
+                    .filter_map(|(_, state)| match state {
+                        State::Order(_) => Some(Entry::State(state)),
+                        State::Taken { .. } | State::Step { .. } => None,
+                    })
                     .collect(),
             });
         }
@@ -344,7 +348,7 @@ impl World {
                 Entry::Callback(ended) => {
                     *self.ended.entry(ended.origin.offset).or_default() += 1;
                 }
-                Entry::Order(change) => {
+                Entry::State(State::Order(change)) => {
                     self.writes += 1;
                     match &change.value {
                         Some(value) => self.order.insert(change.key, value.clone()),
@@ -356,7 +360,9 @@ impl World {
                 | Entry::Poison { .. }
                 | Entry::DeliverCallback(_)
                 | Entry::Event(_)
-                | Entry::Alert(_) => {}
+                | Entry::Alert(_)
+                | Entry::State(_)
+                | Entry::Control { .. } => {}
             }
         }
         for commit in &batch.commits {
@@ -395,7 +401,10 @@ impl World {
                     let reader = self.readers.get_mut(&lane).unwrap();
                     (reader.paused, reader.run) = (false, run);
                 }
-                Action::Drained { .. } | Action::Judged { .. } | Action::Switched { .. } => {}
+                Action::Drained { .. }
+                | Action::Judged { .. }
+                | Action::Switched { .. }
+                | Action::Look(_) => {}
             }
         }
     }

@@ -457,7 +457,7 @@ impl Topics {
     /// The topics that the tasks of a shard are read from.
     pub fn of_shard(&self, shard: i32) -> impl Iterator<Item = (Source, &Arc<str>)> {
         self.read().filter(move |(source, _)| match source {
-            Source::Tasks => true,
+            Source::Tasks | Source::Commands => true,
             Source::Tier(index) => index
                 .checked_sub(self.tiers.len())
                 .is_none_or(|index| shard < self.draining[index].partitions),
@@ -475,6 +475,7 @@ impl Topics {
     pub fn name(&self, source: Source) -> &Arc<str> {
         match source {
             Source::Tasks => &self.tasks,
+            Source::Commands => unreachable!("the commands topic is not read yet"),
             Source::Tier(index) => match index.checked_sub(self.tiers.len()) {
                 None => &self.tiers[index],
                 Some(index) => &self.draining[index].topic,

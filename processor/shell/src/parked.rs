@@ -228,6 +228,7 @@ impl Search<'_> {
                 };
                 (task.id.to_string(), task.scene.to_string())
             }
+            Source::Commands => return,
             Source::Tier(_) => (
                 last(message, headers::ID).unwrap_or_default(),
                 last(message, headers::SCENE).unwrap_or_default(),

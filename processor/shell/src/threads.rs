@@ -277,7 +277,8 @@ impl Hand {
         self.offset.store(offset, Ordering::Relaxed);
         let source = match lane.source {
             Source::Tasks => 0,
-            Source::Tier(tier) => tier + 1,
+            Source::Commands => 1,
+            Source::Tier(tier) => tier + 2,
         };
         self.source.store(source, Ordering::Relaxed);
         self.panic_if_planted();
@@ -310,7 +311,8 @@ impl Hand {
         let source = match self.source.load(Ordering::Relaxed) {
             NOTHING => return None,
             0 => Source::Tasks,
-            tier => Source::Tier(tier - 1),
+            1 => Source::Commands,
+            tier => Source::Tier(tier - 2),
         };
         let (shard, offset) = (&self.shard, &self.offset);
         let (shard, offset) = (

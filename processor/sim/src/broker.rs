@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use retide_core::completions::Binding;
-use retide_core::key_order::{Change, Shard};
+use retide_core::key_order::Shard;
+use retide_core::state::State;
 use retide_core::{Alert, Ended, Event, LaneId, Poison, Sink, Source, Task, Timestamp};
 
 use crate::bug::Bug;
@@ -62,7 +63,7 @@ pub(crate) enum Payload {
     /// A transition.
     Event(Arc<Event>),
     /// The outstanding tasks of a key.
-    KeyOrder(Change),
+    State(State),
     /// What people must know.
     Alert(Box<Alert>),
 }
@@ -553,7 +554,7 @@ impl Broker {
             }
             let mut order = Shard::default();
             for entry in &partition.log[..end as usize] {
-                let (Some(Payload::KeyOrder(change)), Fate::Committed) =
+                let (Some(Payload::State(State::Order(change))), Fate::Committed) =
                     (&entry.payload, entry.fate)
                 else {
                     continue;

@@ -452,7 +452,7 @@ impl Judge {
                 | Payload::Callback(_)
                 | Payload::Delivered(_)
                 | Payload::Event(_)
-                | Payload::KeyOrder(_)
+                | Payload::State(_)
                 | Payload::Alert(_) => {}
             }
         }
@@ -762,7 +762,7 @@ impl Judge {
             }
             Payload::Event(event) => self.told(event),
             Payload::Alert(alert) => self.alerted(alert),
-            Payload::DeadLetter(..) | Payload::Submitted(_) | Payload::KeyOrder(_) => {}
+            Payload::DeadLetter(..) | Payload::Submitted(_) | Payload::State(_) => {}
         }
     }
 
@@ -798,7 +798,10 @@ impl Judge {
                 }
             }
             Transition::Deferred { .. } => self.figures.deferred += 1,
-            Transition::Parked { .. } | Transition::Hopped { .. } => {}
+            Transition::Parked { .. }
+            | Transition::Hopped { .. }
+            | Transition::Rescheduled { .. }
+            | Transition::TooLate { .. } => {}
         }
     }
 
@@ -877,7 +880,7 @@ pub(crate) fn wall(scene: &Scene, kind: Kind) -> Option<&Arc<str>> {
 fn is_dead(ended: &Ended) -> bool {
     match ended.terminal {
         Terminal::Dead => true,
-        Terminal::Delivered | Terminal::Expired => false,
+        Terminal::Delivered | Terminal::Expired | Terminal::Cancelled => false,
     }
 }
 

@@ -117,6 +117,7 @@ fn name(topic: Topic, ladder: &Ladder) -> String {
         Topic::Read(Source::Tier(tier)) => {
             return format!("{PREFIX}.delay.{}", ladder.tiers()[tier].name);
         }
+        Topic::Read(Source::Commands) => "commands",
         Topic::Events => "events",
         Topic::DeadLetters => "dead-letters",
         Topic::Orders => return "orders".to_owned(),
@@ -155,7 +156,7 @@ fn headers(payload: &Payload) -> Headers<'_> {
             event: event.transition.word(),
             ..none
         },
-        Payload::KeyOrder(_) | Payload::Alert(_) => none,
+        Payload::State(_) | Payload::Alert(_) => none,
     }
 }
 

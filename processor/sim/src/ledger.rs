@@ -675,6 +675,7 @@ fn topic_number(topic: Topic) -> u64 {
         Topic::Orders => 2,
         Topic::Read(Source::Tasks) => 3,
         Topic::Callbacks => 4,
+        Topic::Read(Source::Commands) => 99,
         Topic::Read(Source::Tier(tier)) => 5 + tier as u64,
     }
 }

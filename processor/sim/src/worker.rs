@@ -10,12 +10,12 @@ use std::sync::Arc;
 use retide_core::Position;
 use retide_core::completions::Completions;
 use retide_core::engine::LAST;
-use retide_core::key_order::{Fingerprint, Shard};
+use retide_core::key_order::Shard;
 use retide_core::saved::{MachineTime, Saved};
 use retide_core::{
     Action, Alert, Commit, Engine, Failure, Fate, Gates, Input, Kind, LaneId, Now, Ordering,
-    Origin, Outcome, Overdue, Poison, Reason, Record, Returned, Scenes, Settlement, Sink, Sinks,
-    Source, Task, Timestamp, Writable, task,
+    Origin, Outcome, Overdue, Poison, Reason, Record, Returned, Scene, Scenes, Settlement, Sink,
+    Sinks, Source, StateKey, Task, Timestamp, Wait, Writable, task,
 };
 
 use crate::broker::{
@@ -223,7 +223,7 @@ struct UnderWay {
     /// What stands in it.
     settled: Vec<Settlement>,
     /// The keys of whose order it holds something besides.
-    changes: Vec<(i32, Fingerprint)>,
+    changes: Vec<(i32, StateKey)>,
     /// The alerts that it holds besides.
     alerts: Vec<(i32, Box<Alert>)>,
 }
@@ -1000,11 +1000,11 @@ impl Worker {
         let alerts = self.engine.alerts();
         let commits = self.engine.commits();
         let changes = self.engine.changes();
-        let keys = changes.iter().map(|(shard, change)| (*shard, change.key));
+        let keys = changes.iter().map(|(shard, change)| (*shard, change.key()));
         let keys = keys.collect();
         let changes = changes
             .into_iter()
-            .map(|(shard, change)| beside(shard, Topic::KeyOrder, Payload::KeyOrder(change)));
+            .map(|(shard, change)| beside(shard, Topic::KeyOrder, Payload::State(change)));
         let told = alerts
             .iter()
             .map(|(shard, alert)| beside(*shard, Topic::Alerts, Payload::Alert(alert.clone())));
@@ -1214,36 +1214,7 @@ impl Worker {
                     scene,
                     task,
                     wait,
-                } => {
-                    let LaneId { shard, .. } = lane;
-                    let start = Start {
-                        assignment: self.epochs.get(&shard).copied().unwrap_or_default(),
-                        process: self.life,
-                        wall: now.wall,
-                        wait,
-                        is_owner: self.owns(shard, env),
-                        is_member: self
-                            .member()
-                            .is_some_and(|member| env.broker.group.has(member)),
-                    };
-                    if let Some(topic) = EVERY_END.iter().find(|topic| self.closed.contains(topic))
-                    {
-                        env.judge.object(|| {
-                            format!("{} called although {topic:?} takes no records", task.id)
-                        });
-                    }
-                    self.calls.insert(ticket, Arc::clone(counted_as(&scene)));
-                    if let Some(wall) = wall(&scene, task.kind) {
-                        self.walls.insert(ticket, Arc::clone(wall));
-                    }
-                    // What shards that leave may not start any more takes turns, too.
-                    if !self.closed.is_empty() || self.letting_go.is_some() {
-                        env.judge.turns.is_held_up(self.id);
-                    }
-                    env.judge.takes_turn(self.id, lane, &task);
-                    env.judge.held_by_none(&task, wait);
-                    env.call(self.id, ticket, start, &task, &scene);
-                }
+                } => self.dispatch(now, (ticket, lane, wait), &scene, &task, env),
                 Action::Settle(settlement) => {
                     let Settlement { lane, offset, .. } = settlement;
                     if let Some(wall) = &refused {
@@ -1277,6 +1248,7 @@ impl Worker {
                     }
                 }
                 Action::Resume { lane, run } => self.resume(lane, run, env),
+                Action::Look(_) => unreachable!("nobody sends commands yet"),
                 Action::Drained { shard: _ } | Action::Judged { outcome: _ } => {}
                 Action::Switched { target, switch } => {
                     let figures = [self.id as u64, switch.to as u64];
@@ -1289,6 +1261,43 @@ impl Worker {
         }
         env.judge.turns.end(self.id);
         self.within_limits(env);
+    }
+
+    /// Calls a target.
+    fn dispatch(
+        &mut self,
+        now: Now,
+        (ticket, lane, wait): (u64, LaneId, Wait),
+        scene: &Arc<Scene>,
+        task: &Arc<Task>,
+        env: &mut Env,
+    ) {
+        let LaneId { shard, .. } = lane;
+        let start = Start {
+            assignment: self.epochs.get(&shard).copied().unwrap_or_default(),
+            process: self.life,
+            wall: now.wall,
+            wait,
+            is_owner: self.owns(shard, env),
+            is_member: self
+                .member()
+                .is_some_and(|member| env.broker.group.has(member)),
+        };
+        if let Some(topic) = EVERY_END.iter().find(|topic| self.closed.contains(topic)) {
+            env.judge
+                .object(|| format!("{} called although {topic:?} takes no records", task.id));
+        }
+        self.calls.insert(ticket, Arc::clone(counted_as(scene)));
+        if let Some(wall) = wall(scene, task.kind) {
+            self.walls.insert(ticket, Arc::clone(wall));
+        }
+        // What shards that leave may not start any more takes turns, too.
+        if !self.closed.is_empty() || self.letting_go.is_some() {
+            env.judge.turns.is_held_up(self.id);
+        }
+        env.judge.takes_turn(self.id, lane, task);
+        env.judge.held_by_none(task, wait);
+        env.call(self.id, ticket, start, task, scene);
     }
 
     /// Reads a paused lane on.
@@ -1424,7 +1433,7 @@ impl Worker {
             | Payload::DeadLetter(..)
             | Payload::Poison(_)
             | Payload::Delivered(_)
-            | Payload::KeyOrder(_)
+            | Payload::State(_)
             | Payload::Alert(_)
             | Payload::Event(_) => unreachable!("not on a topic that is read"),
         };
@@ -1451,6 +1460,7 @@ fn submitted(submission: &Submission, origin: Origin, entered: Timestamp) -> Tas
         failure: None,
         hops: 0,
         held_since: None,
+        commanded: None,
         record: Record {
             key: submission.key.map(|key| key.as_bytes().into()),
             value: Some(submission.id.as_bytes().to_vec().into()),
@@ -1505,7 +1515,7 @@ fn beside(shard: i32, topic: Topic, payload: Payload) -> Settled {
 
 /// How many entries are consequences of an offset, rather than of all that has happened to a key.
 fn consequences(entries: &[retide_core::Entry]) -> usize {
-    let is_order = |entry: &&retide_core::Entry| matches!(entry, retide_core::Entry::Order(_));
+    let is_order = |entry: &&retide_core::Entry| matches!(entry, retide_core::Entry::State(_));
     entries.len() - entries.iter().filter(is_order).count()
 }
 
@@ -1538,7 +1548,8 @@ fn record(entry: &retide_core::Entry, settlement: &Settlement, cause: Cause) -> 
             (Topic::Read(source), Payload::Parked(Arc::new(task)))
         }
         Entry::Event(event) => (Topic::Events, Payload::Event(Arc::new(event.clone()))),
-        Entry::Order(change) => (Topic::KeyOrder, Payload::KeyOrder(change.clone())),
+        Entry::State(change) => (Topic::KeyOrder, Payload::State(change.clone())),
+        Entry::Control { .. } => unreachable!("nobody sends commands yet"),
         Entry::Alert(alert) => (Topic::Alerts, Payload::Alert(alert.clone())),
     };
     Outgoing {

@@ -535,6 +535,7 @@ mod tests {
             failure: None,
             hops: 0,
             held_since: None,
+            commanded: None,
             record: Record::default(),
         };
         let mut times = vec![0];

@@ -181,6 +181,7 @@ fn settled(shard: i32, records: Vec<OutRecord>) -> Settled {
         records: Content::Records(records),
         otherwise: Content::none(),
         refused: false,
+        applied: Vec::new(),
     }
 }
 

@@ -15,6 +15,7 @@ use super::ordering::Precedence;
 use super::ready::Hold;
 use crate::agenda::Item;
 use crate::gate::{Full, Gate};
+use crate::planted::Bug;
 use crate::scene::{MAX_DELAY, Scene, Target};
 use crate::step::{Action, Now};
 use crate::time::Timestamp;
@@ -44,6 +45,8 @@ enum Way {
     Unwritable,
     /// The shard leaves, and the call might not be back in time: the next owner reads it again.
     NextOwner,
+    /// A command meets it.
+    Commanded,
     /// A call of its target.
     Call(Arc<Scene>),
     /// A record to a topic.
@@ -82,6 +85,7 @@ impl Way {
             // others sees for itself whether there is room.
             Self::Behind(_)
             | Self::NotWanted
+            | Self::Commanded
             | Self::Unwritable
             | Self::NextOwner
             | Self::Call(_) => false,
@@ -108,6 +112,7 @@ impl Engine {
                 return Admission::held(now, item, Hold::Room, now.steady + ASK_WRITABLE);
             }
             Way::NextOwner => self.uncount(&item),
+            Way::Commanded => self.command(item),
             Way::Call(scene) => return self.call(now, item, &scene, actions),
             Way::Produce(scene, topic) => {
                 if let Err(until) = self.quotas.admit(now.steady, &scene.name) {
@@ -121,6 +126,9 @@ impl Engine {
 
     /// The way of a due task, which is only looked at.
     fn way(&mut self, now: Now, item: &Item) -> Way {
+        if self.meets(item) && !self.bug.is(Bug::CancelledAttempted) {
+            return Way::Commanded;
+        }
         let Some(scene) = self.scenes.find(&item.task.scene).map(Arc::clone) else {
             return Way::NoScene;
         };

@@ -56,6 +56,11 @@ impl Call {
         self.started
     }
 
+    /// Where the task of the call was read, and the task.
+    pub(super) fn at(&self) -> (LaneId, i64, &Task) {
+        (self.lane, self.offset, &self.task)
+    }
+
     /// The scene of the call, and the kind of its task.
     pub(super) fn of(&self) -> (Arc<str>, Kind) {
         (Arc::clone(&self.scene.name), self.task.kind)
@@ -193,22 +198,26 @@ impl Engine {
             home: self.home(&call.task),
             bytes: call.task.memory_size(),
         };
-        // A verdict is a decision of its own: by the rules in force now, not by those that the call was started under.
-        let scene = self.scenes.find(&call.task.scene).unwrap_or(&call.scene);
-        let verdict = verdict::verdict(scene, &call.task, outcome, now.wall);
-        let entries = consequence::of_verdict(
-            Arc::unwrap_or_clone(call.task),
-            verdict,
-            Said {
-                outcome: outcome.word(),
-                failure: outcome.failure().cloned(),
-                wait: call.wait,
-                left_out: call.left_out,
-            },
-            &self.ladder,
-            now.wall,
-        );
-        self.settle(closing, entries, actions);
+        let said = Said {
+            outcome: outcome.word(),
+            failure: outcome.failure().cloned(),
+            wait: call.wait,
+            left_out: call.left_out,
+        };
+        let task = Arc::unwrap_or_clone(call.task);
+        let at = (call.lane, call.offset);
+        let (entries, applied) = match self.commanded(now, at, task, said, outcome) {
+            Ok(commanded) => commanded,
+            Err(uncommanded) => {
+                let (task, said) = *uncommanded;
+                // A verdict is a decision of its own: by the rules in force now, not by those that the call was started under.
+                let scene = self.scenes.find(&task.scene).unwrap_or(&call.scene);
+                let verdict = verdict::verdict(scene, &task, outcome, now.wall);
+                let entries = consequence::of_verdict(task, verdict, said, &self.ladder, now.wall);
+                (entries, Vec::new())
+            }
+        };
+        self.settle_by(closing, entries, applied, actions);
         self.say_if_drained(closing.lane.shard, actions);
     }
 

@@ -13,6 +13,7 @@ use crate::lane::{LaneId, Limits, Source};
 use crate::overdue::{Move, Moves};
 use crate::planted::{Bug, Planted};
 use crate::saved::Saved;
+use crate::state::State;
 use crate::step::{Action, Commit, Position};
 use crate::tier::HORIZON;
 use crate::time::Timestamp;
@@ -120,6 +121,10 @@ struct Lane {
     moves: Moves,
     /// The numbers of the commits under way, of what is saved up.
     saves: VecDeque<u64>,
+    /// How many commits were given.
+    given: u64,
+    /// How many of them are over: durable, or not written.
+    over: u64,
 }
 
 /// How far a lane reads ahead: as far as tasks wait in the agenda rather than in a tier.
@@ -254,6 +259,83 @@ impl Lanes {
         lane.dirty = true;
     }
 
+    /// Takes a record of a tier that was not read yet; false if it was, or is complete, or the lane is not ours.
+    pub(super) fn take(&mut self, id: LaneId, offset: i64) -> bool {
+        let lane = self.by_id.get_mut(&id).filter(|lane| !lane.draining);
+        lane.is_some_and(|lane| lane.window.take(offset))
+    }
+
+    /// Whether an offset was taken whose consequence is not written.
+    pub(super) fn is_early(&self, id: LaneId, offset: i64) -> bool {
+        self.by_id
+            .get(&id)
+            .is_some_and(|lane| lane.window.is_early(offset))
+    }
+
+    /// What is to be written of taken offsets.
+    pub(super) fn taken_changes(&mut self, into: &mut Vec<(i32, State)>) {
+        for (LaneId { shard, source }, lane) in &mut self.by_id {
+            let changes = lane.window.taken().changes();
+            into.extend(changes.map(|(chunk, marks)| {
+                let source = *source;
+                (
+                    *shard,
+                    State::Taken {
+                        source,
+                        chunk,
+                        marks,
+                    },
+                )
+            }));
+        }
+    }
+
+    /// What was to be written of taken offsets was not.
+    pub(super) fn taken_again(&mut self, id: LaneId, chunk: i64) {
+        if let Some(lane) = self.by_id.get_mut(&id) {
+            lane.window.taken().write_again(chunk);
+        }
+    }
+
+    /// How many commits of a lane were given, and how many of them are over.
+    pub(super) fn batches(&self, id: LaneId) -> (u64, u64) {
+        self.by_id
+            .get(&id)
+            .map_or((0, 0), |lane| (lane.given, lane.over))
+    }
+
+    /// Whether nothing is settled that is not durable.
+    pub(super) fn is_settled(&self) -> bool {
+        self.batch.tasks == 0 && self.by_id.values().all(|lane| lane.given == lane.over)
+    }
+
+    /// Lets a lane be part of the next [`Self::commits`], changed or not.
+    pub(super) fn touch_lane(&mut self, id: LaneId) {
+        if let Some(lane) = self.by_id.get_mut(&id) {
+            lane.dirty = true;
+        }
+    }
+
+    /// Which assignment of a lane this is.
+    pub(super) fn epoch(&self, id: LaneId) -> Option<u64> {
+        self.by_id
+            .get(&id)
+            .filter(|lane| !lane.draining)
+            .map(|lane| lane.epoch)
+    }
+
+    /// How far a lane was read: the next offset.
+    pub(super) fn end(&self, id: LaneId) -> Option<i64> {
+        self.by_id.get(&id).map(|lane| lane.window.end())
+    }
+
+    /// The tiers of a shard, each with its assignment, and how far it was read.
+    pub(super) fn tiers(&self, shard: i32) -> impl Iterator<Item = (Source, u64, i64)> {
+        let lanes = self.by_id.iter().filter(move |(id, _)| id.shard == shard);
+        let tiers = lanes.filter(|(id, _)| matches!(id.source, Source::Tier(_)));
+        tiers.map(|(id, lane)| (id.source, lane.epoch, lane.window.end()))
+    }
+
     /// Opens an offset again whose consequence was not written.
     pub(super) fn reopen(&mut self, id: LaneId, offset: i64, bytes: usize) {
         self.bytes += bytes;
@@ -289,6 +371,7 @@ impl Lanes {
             if !(mem::take(&mut lane.dirty) || (is_first && save.contains(&id.shard))) {
                 continue;
             }
+            lane.given += 1;
             lane.ends.submit();
             lane.moves.submit();
             let mut kept = Saved::default();
@@ -312,6 +395,7 @@ impl Lanes {
     pub(super) fn committed(&mut self, id: LaneId, epoch: u64, watermark: i64) -> Option<Durable> {
         let lane = self.assignment(id, epoch)?;
         lane.window.forget_below(watermark);
+        lane.over += 1;
         lane.moves.over();
         Some(Durable {
             ends: lane.ends.committed(),
@@ -323,6 +407,7 @@ impl Lanes {
     pub(super) fn returned(&mut self, id: LaneId, epoch: u64) -> Option<Vec<End>> {
         let lane = self.assignment(id, epoch)?;
         lane.dirty = true;
+        lane.over += 1;
         lane.saves.pop_front();
         lane.moves.over();
         Some(lane.ends.committed())
@@ -618,6 +703,8 @@ impl Lane {
             ends: Ends::default(),
             moves: Moves::default(),
             saves: VecDeque::new(),
+            given: 0,
+            over: 0,
         }
     }
 

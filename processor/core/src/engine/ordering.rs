@@ -12,6 +12,7 @@ use crate::key_order::{Awaited, End, Fingerprint, Others, Shard, Standing, Waite
 use crate::lane::{LaneId, Source};
 use crate::planted::Bug;
 use crate::scene::{MAX_DELAY, Ordering};
+use crate::state::State;
 use crate::step::{Action, Now};
 use crate::task::{Kind, Task};
 use crate::tier::{HORIZON, STRAIGHT};
@@ -225,8 +226,9 @@ impl Engine {
                 | Entry::Poison { .. }
                 | Entry::DeliverCallback(_)
                 | Entry::Event(_)
-                | Entry::Order(_)
-                | Entry::Alert(_) => {}
+                | Entry::State(_)
+                | Entry::Alert(_)
+                | Entry::Control { .. } => {}
             }
         }
         self.look_again(woken);
@@ -247,8 +249,9 @@ impl Engine {
             | Entry::Callback(_)
             | Entry::DeliverCallback(_)
             | Entry::Event(_)
-            | Entry::Order(_)
-            | Entry::Alert(_) => None,
+            | Entry::State(_)
+            | Entry::Alert(_)
+            | Entry::Control { .. } => None,
         });
         let parked = otherwise.iter().find_map(Entry::parked);
         let parked = parked.map(|(_, task)| task.wake());
@@ -270,8 +273,9 @@ impl Engine {
                 decision,
             },
         );
-        entries.extend(if_taken.map(Entry::Order));
-        otherwise.extend(if_refused.map(Entry::Order));
+        let state = |change| Entry::State(State::Order(change));
+        entries.extend(if_taken.map(state));
+        otherwise.extend(if_refused.map(state));
     }
 
     /// Ends are committed: the next ones may start.
@@ -442,7 +446,7 @@ fn is_far(now: Now, item: &Item, others: Others) -> bool {
     let most = match item.lane.source {
         // As long as a task stays in memory that comes from there.
         Source::Tasks => STRAIGHT,
-        Source::Tier(_) => HORIZON,
+        Source::Tier(_) | Source::Commands => HORIZON,
     };
     count > NEAR || due.since(now.wall) > most || (is_parked && due < now.wall)
 }

@@ -26,7 +26,7 @@ impl Engine {
         let due = item.task.due.ceil_to_millis();
         let transition = match item.lane.source {
             Source::Tasks => Transition::Parked { due },
-            Source::Tier(_) => Transition::Hopped {
+            Source::Tier(_) | Source::Commands => Transition::Hopped {
                 due,
                 hops: item.task.hops.saturating_add(1),
             },

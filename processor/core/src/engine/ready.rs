@@ -137,6 +137,14 @@ impl Ready {
         });
     }
 
+    /// Takes those tasks out; what they waited for counts no more.
+    pub(super) fn extract(&mut self, which: impl Fn(&Item) -> bool, into: &mut Vec<Item>) {
+        self.queues.retain(|_, queue| {
+            queue.items.extract(&which, into);
+            !queue.is_empty()
+        });
+    }
+
     /// Takes all tasks out, queue by queue; what they waited for in them is of no use any more.
     pub(super) fn take_all(&mut self) -> impl Iterator<Item = Queue> + use<> {
         mem::take(&mut self.queues)

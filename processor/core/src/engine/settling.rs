@@ -8,7 +8,7 @@ use super::{Closing, Engine};
 use crate::agenda::Item;
 use crate::entry::{Ended, Entry};
 use crate::overdue::Move;
-use crate::step::{Action, Settlement};
+use crate::step::{Action, Applied, Settlement};
 
 impl Engine {
     /// Settles the offset of a task that waited.
@@ -26,13 +26,25 @@ impl Engine {
     pub(super) fn settle(
         &mut self,
         closing: Closing,
+        entries: Vec<Entry>,
+        actions: &mut Vec<Action>,
+    ) {
+        self.settle_by(closing, entries, Vec::new(), actions);
+    }
+
+    /// As [`Self::settle`], by these commands.
+    pub(super) fn settle_by(
+        &mut self,
+        closing: Closing,
         mut entries: Vec<Entry>,
+        applied: Vec<Applied>,
         actions: &mut Vec<Action>,
     ) {
         self.bug.written(&mut entries);
         self.note_order(closing, &entries);
         entries.extend(self.alerts.take_next());
-        self.close(closing, entries, Vec::new(), actions);
+        let entries = self.with_delivery(entries);
+        self.close_as_is(closing, (entries, Vec::new()), applied, actions);
     }
 
     /// Marks an offset complete and lets go of the bytes it held: its consequence is in the batch.
@@ -44,15 +56,15 @@ impl Engine {
         actions: &mut Vec<Action>,
     ) {
         let [entries, otherwise] = [entries, otherwise].map(|entries| self.with_delivery(entries));
-        self.close_as_is(closing, entries, otherwise, actions);
+        self.close_as_is(closing, (entries, otherwise), Vec::new(), actions);
     }
 
     /// As [`Self::close`], with nothing added.
     pub(super) fn close_as_is(
         &mut self,
         closing: Closing,
-        entries: Vec<Entry>,
-        otherwise: Vec<Entry>,
+        (entries, otherwise): (Vec<Entry>, Vec<Entry>),
+        applied: Vec<Applied>,
         actions: &mut Vec<Action>,
     ) {
         let Closing {
@@ -67,6 +79,7 @@ impl Engine {
             home,
             entries,
             otherwise,
+            applied,
         };
         if let Some(settlement) = self.if_writable(bytes, settlement) {
             self.write(bytes, settlement, actions);
@@ -84,6 +97,7 @@ impl Engine {
         let Settlement { lane, offset, .. } = settlement;
         self.lanes.complete(lane, offset, bytes, moves);
         self.alerts.count(lane.shard, &settlement.entries);
+        self.count_applied(&settlement);
         actions.push(Action::Settle(settlement));
     }
 
@@ -115,8 +129,9 @@ impl Engine {
             | Entry::Poison { .. }
             | Entry::DeliverCallback(_)
             | Entry::Event(_)
-            | Entry::Order(_)
-            | Entry::Alert(_) => None,
+            | Entry::State(_)
+            | Entry::Alert(_)
+            | Entry::Control { .. } => None,
         });
         entries.extend(delivery);
         entries

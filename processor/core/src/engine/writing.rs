@@ -17,6 +17,7 @@ use crate::outcome::{Reason, Terminal};
 use crate::planted::Bug;
 use crate::scene::{Ordering, Scene};
 use crate::sink::{Sink, Sinks};
+use crate::state::{State, StateKey};
 use crate::step::{Action, Fate, Now, Returned, Settlement, Writable};
 use crate::task::Failure;
 
@@ -89,7 +90,12 @@ impl Writing {
 
     /// Drops what belongs to a shard, and gives it.
     fn forget(&mut self, shard: i32) -> Vec<Settlement> {
-        let is_gone = |unwritten: &Unwritten| unwritten.settlement.lane.shard == shard;
+        self.extract(|settlement| settlement.lane.shard == shard)
+    }
+
+    /// Takes out those settlements.
+    pub(super) fn extract(&mut self, which: impl Fn(&Settlement) -> bool) -> Vec<Settlement> {
+        let is_gone = |unwritten: &Unwritten| which(&unwritten.settlement);
         let again = std::mem::take(&mut self.again).into_iter();
         let (mut gone, again): (VecDeque<_>, VecDeque<_>) = again.partition(is_gone);
         self.again = again;
@@ -200,8 +206,13 @@ impl Engine {
         self.quotas.returned();
         self.alerts.returned(alerts);
         for (shard, key) in changes {
-            if let Some(order) = self.orders.get(shard) {
-                order.write_again(key);
+            match key {
+                StateKey::Order(key) => {
+                    if let Some(order) = self.orders.get(shard) {
+                        order.write_again(key);
+                    }
+                }
+                StateKey::Taken { .. } | StateKey::Step(_) => self.control_unwritten(shard, key),
             }
         }
         for (settlement, fate) in settlements {
@@ -211,8 +222,10 @@ impl Engine {
             }
             let bytes = settlement.memory_size();
             self.lanes.reopen(id, settlement.offset, bytes);
+            self.uncount_applied(&settlement);
             let end = ends.remove(&(id, settlement.offset));
             match fate {
+                Fate::Again if self.is_commanded(&settlement) => self.command_again(settlement),
                 Fate::Again => {
                     self.unwritten_end(&settlement, end);
                     let key = self.key_of(&settlement);
@@ -279,7 +292,7 @@ impl Engine {
         if entries.iter().any(is_delivery) {
             // What it says of the order of its key was so when it was first decided.
             for entries in [&mut *entries, &mut *otherwise] {
-                entries.retain(|entry| !matches!(entry, Entry::Order(_)));
+                entries.retain(|entry| !matches!(entry, Entry::State(_)));
             }
             return self.deliver_in_order(closing, entries, otherwise);
         }
@@ -358,7 +371,10 @@ impl Engine {
         forms
             .into_iter()
             .any(|entries| Sinks::of(entries).meets(closed))
-            || (closed.contains(Sink::Order) && (key.is_some() || self.is_ordered(settlement)))
+            || (closed.contains(Sink::Order)
+                && (key.is_some()
+                    || self.is_ordered(settlement)
+                    || self.lanes.is_early(settlement.lane, settlement.offset)))
     }
 
     /// Whether the order of keys changes with a settlement.
@@ -396,6 +412,7 @@ impl Engine {
             lane,
             entries,
             otherwise,
+            applied,
             ..
         } = settlement;
         // What was refused is the form that was written last.
@@ -406,29 +423,34 @@ impl Engine {
         };
         // What it says of the order of its key is not so: that is written anew.
         refused.retain(|entry| {
-            if let (Entry::Order(change), Some(order)) = (entry, self.orders.get(lane.shard)) {
+            if let (Entry::State(State::Order(change)), Some(order)) =
+                (entry, self.orders.get(lane.shard))
+            {
                 order.write_again(change.key);
             }
-            !matches!(entry, Entry::Order(_))
+            !matches!(entry, Entry::State(_))
         });
         let parked = refused.iter().find_map(Entry::parked);
         let parked = parked.map(|(to, task)| (to.unwrap_or(lane.shard), Arc::clone(task)));
         let entries = match sink {
             Sink::Tiers => died(now, refused, failure),
-            Sink::Callbacks | Sink::DeadLetters | Sink::Events | Sink::Alerts | Sink::Order => {
-                refused.into_iter().map(smaller).collect()
-            }
+            Sink::Callbacks
+            | Sink::DeadLetters
+            | Sink::Events
+            | Sink::Alerts
+            | Sink::Order
+            | Sink::Commands => refused.into_iter().map(smaller).collect(),
         };
         if let Some((shard, task)) = parked {
             if task.deferral.is_some() {
                 // It is not in its tier.
                 self.dues.back(shard, &task.scene, task.due);
             }
-            return self.settle(closing, entries, actions);
+            return self.settle_by(closing, entries, applied, actions);
         }
         // An end, which has the delivery of its callback already, or has lost it for good.
         self.note_order(closing, &entries);
-        self.close_as_is(closing, entries, Vec::new(), actions);
+        self.close_as_is(closing, (entries, Vec::new()), applied, actions);
     }
 }
 
@@ -447,8 +469,9 @@ fn keyed(entry: &Entry) -> Option<(&Arc<str>, &Bytes)> {
         | Entry::Poison { .. }
         | Entry::DeliverCallback(_)
         | Entry::Event(_)
-        | Entry::Order(_)
-        | Entry::Alert(_) => None,
+        | Entry::State(_)
+        | Entry::Alert(_)
+        | Entry::Control { .. } => None,
     }
 }
 
@@ -462,7 +485,7 @@ fn scene_of(settlement: &Settlement) -> Arc<str> {
         | Entry::Callback(ended)
         | Entry::DeliverCallback(ended) => Some(&ended.scene),
         Entry::Event(event) => Some(&event.scene),
-        Entry::Order(_) | Entry::Alert(_) => None,
+        Entry::State(_) | Entry::Alert(_) | Entry::Control { .. } => None,
     });
     scene.map_or_else(|| "".into(), Arc::clone)
 }
@@ -484,8 +507,9 @@ fn died(now: Now, entries: Vec<Entry>, failure: &Failure) -> Vec<Entry> {
             | Entry::DeadLetter { .. }
             | Entry::Poison { .. }
             | Entry::Callback(_)
-            | Entry::Order(_)
-            | Entry::Alert(_) => all.push(entry),
+            | Entry::State(_)
+            | Entry::Alert(_)
+            | Entry::Control { .. } => all.push(entry),
         }
     }
     let Some(task) = task else {
@@ -534,8 +558,9 @@ fn smaller(entry: Entry) -> Entry {
         | Entry::Callback(_)
         | Entry::DeliverCallback(_)
         | Entry::Event(_)
-        | Entry::Order(_)
-        | Entry::Alert(_) => entry,
+        | Entry::State(_)
+        | Entry::Alert(_)
+        | Entry::Control { .. } => entry,
     }
 }
 

@@ -88,6 +88,7 @@ fn parked(tier: usize, origin: i64, at: u64, (attempt, hops, due): (u32, u32, u6
                 failure: (attempt > 1).then(|| Failure::new("http-503", "busy")),
                 hops,
                 held_since: None,
+                commanded: None,
                 record: Record {
                     key: None,
                     value: Some(Bytes::from_static(b"{}")),

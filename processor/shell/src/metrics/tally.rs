@@ -75,8 +75,9 @@ pub(super) fn scene(entry: &Entry) -> Option<&str> {
         | Entry::Poison { .. }
         | Entry::Callback(_)
         | Entry::DeliverCallback(_)
-        | Entry::Order(_)
-        | Entry::Alert(_) => None,
+        | Entry::State(_)
+        | Entry::Alert(_)
+        | Entry::Control { .. } => None,
     }
 }
 
@@ -152,7 +153,7 @@ impl Tally {
                     count(times);
                     *last = Arc::clone(ended);
                 }
-                Entry::Callback(_) | Entry::Order(_) | Entry::Alert(_) => {}
+                Entry::Callback(_) | Entry::State(_) | Entry::Alert(_) | Entry::Control { .. } => {}
                 Entry::Event(event) => {
                     let scene = &mut self.scenes[self.set.place(&event.scene)];
                     match (&event.transition, event.kind) {
@@ -166,6 +167,8 @@ impl Tally {
                         (
                             Transition::Parked { .. }
                             | Transition::Hopped { .. }
+                            | Transition::Rescheduled { .. }
+                            | Transition::TooLate { .. }
                             | Transition::Failed { .. },
                             _,
                         ) => {}

@@ -66,6 +66,7 @@ fn task(scene: &str, kind: Kind) -> Arc<Task> {
         failure: None,
         hops: 0,
         held_since: None,
+        commanded: None,
         record: Record::default(),
     })
 }
@@ -79,6 +80,7 @@ fn event(scene: &str, kind: Kind, transition: Transition) -> Entry {
         transition,
         wait: None,
         left_out: None,
+        command: None,
     })
 }
 
@@ -122,6 +124,7 @@ fn commit(metrics: &Metrics, set: &Arc<SceneSet>, entries: Vec<Entry>) -> BatchC
         home: 0,
         entries,
         otherwise: Vec::new(),
+        applied: Vec::new(),
     };
     let mut tally = Tally::new(metrics, set);
     tally.count(&settlement, records, Timestamp::from_millis(1_004));
@@ -354,6 +357,7 @@ fn a_task_read_from_the_retry_topic_counts_once_for_its_scene() {
             home: 0,
             entries: vec![end(), end()],
             otherwise: Vec::new(),
+            applied: Vec::new(),
         };
         tally.count(&settlement, 2, Timestamp::EPOCH);
     }

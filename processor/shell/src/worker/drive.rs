@@ -36,7 +36,6 @@ use tokio::runtime::Handle;
 
 use retide_connectors::Target;
 use retide_core::completions::Binding;
-use retide_core::key_order::Change;
 use retide_core::{
     Action, Engine, Input, Kind as TaskKind, LaneId, Now, Scenes, Settlement, Timestamp, Writable,
     breaker,
@@ -125,7 +124,7 @@ struct State<L> {
     /// What was settled since the last batch.
     settled: Vec<Settlement>,
     /// What was written of the order of tasks and is to be forgotten, by shard.
-    outdated: Vec<(i32, Change)>,
+    outdated: Vec<(i32, retide_core::State)>,
     /// The batches under way, oldest first.
     under_way: VecDeque<UnderWay>,
     /// How many batches were returned.
@@ -447,6 +446,7 @@ impl<L: Ledger> State<L> {
                 }
                 // Who gives it away asks, since calls may hang: see `is_gone`.
                 Action::Drained { shard: _ } => {}
+                Action::Look(_) => unreachable!("no commands are read yet"),
                 Action::Switched { target, switch } => {
                     if switch.to == breaker::State::Open {
                         // Its probes find out whether others than those who failed are there by now.

@@ -11,8 +11,7 @@ use serde::Serialize;
 use retide_avro::headers::{self, Sink};
 use retide_avro::wire::{self, Codec, EventLine, Format, Framing, Wire};
 use retide_connectors::kafka;
-use retide_core::key_order::Change;
-use retide_core::{Alert, Entry};
+use retide_core::{Alert, Entry, State};
 use retide_kafka::record::Parts;
 use retide_kafka::topics::Topics;
 
@@ -141,7 +140,10 @@ impl Encoder {
     }
 
     /// The record of what is outstanding of a key.
-    fn order<'a>(&'a self, shard: i32, change: &'a Change, scratch: &'a mut Scratch) -> Parts<'a> {
+    fn state<'a>(&'a self, shard: i32, state: &'a State, scratch: &'a mut Scratch) -> Parts<'a> {
+        let State::Order(change) = state else {
+            unreachable!("no commands are read yet");
+        };
         scratch.key.clear();
         let _ = write!(scratch.key, "{}", change.key);
         Parts {
@@ -219,7 +221,8 @@ impl Encoder {
                 let report = &EventLine::from(event);
                 scratch.report((&topics.events, home), &[&event.id], (codec, report), sink)?
             }
-            Entry::Order(change) => self.order(shard, change, scratch),
+            Entry::State(state) => self.state(shard, state, scratch),
+            Entry::Control { .. } => unreachable!("no commands are read yet"),
             Entry::Alert(alert) => self.alert(shard, alert, scratch, sink)?,
         }))
     }
@@ -272,7 +275,7 @@ mod tests {
     use bytes::Bytes;
 
     use retide_core::entry::{DEAD_TASKS, Event};
-    use retide_core::key_order::Fingerprint;
+    use retide_core::key_order::{Change, Fingerprint};
     use retide_core::{
         Ended, Kind, Ladder, Omitted, Origin, Record, Task, Terminal, Timestamp, Transition,
     };
@@ -298,6 +301,7 @@ mod tests {
             failure: None,
             hops: 0,
             held_since: None,
+            commanded: None,
             record: Record {
                 key: Some(Bytes::from_static(b"the-key")),
                 ..Record::default()
@@ -343,11 +347,12 @@ mod tests {
                 },
                 wait: None,
                 left_out: None,
+                command: None,
             }),
-            Entry::Order(Change {
+            Entry::State(State::Order(Change {
                 key: Fingerprint::of("the-scene", b"the-key"),
                 value: None,
-            }),
+            })),
             Entry::Alert(Box::new(Alert {
                 rule: DEAD_TASKS,
                 scene: Arc::clone(&task.scene),

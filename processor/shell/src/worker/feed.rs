@@ -270,7 +270,7 @@ impl Feed {
             }
             Request::Pause { lane } | Request::Resume { lane, .. } => {
                 let reader = match lane.source {
-                    Source::Tasks => tasks,
+                    Source::Tasks | Source::Commands => tasks,
                     Source::Tier(_) => tiers,
                 };
                 let _ = reader.send(request);

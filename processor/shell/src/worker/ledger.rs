@@ -25,6 +25,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::debug;
 
+use retide_core::step::Applied;
 use retide_core::{Entry, Failure, LaneId, Omitted, Sink, Sinks};
 use retide_kafka::client::{complained, is_missing, logged};
 use retide_kafka::failure::{is_of_record, is_of_size, is_refusal, wants_keys, word};
@@ -62,6 +63,8 @@ pub struct Settled {
     pub otherwise: Content,
     /// Whether that is so.
     pub refused: bool,
+    /// The commands that it follows from.
+    pub applied: Vec<Applied>,
 }
 
 /// Records to write, encoded or not: who writes them encodes them one by one, so that a batch never exists as bytes.
@@ -297,8 +300,9 @@ impl Settled {
                 | Entry::Callback(_)
                 | Entry::DeliverCallback(_)
                 | Entry::Event(_)
-                | Entry::Order(_)
-                | Entry::Alert(_) => None,
+                | Entry::State(_)
+                | Entry::Alert(_)
+                | Entry::Control { .. } => None,
             }),
             Content::Records(records) => records.first().map(|record| &record.topic),
         }
@@ -318,8 +322,9 @@ impl Settled {
             | Entry::Callback(_)
             | Entry::DeliverCallback(_)
             | Entry::Event(_)
-            | Entry::Order(_)
-            | Entry::Alert(_) => false,
+            | Entry::State(_)
+            | Entry::Alert(_)
+            | Entry::Control { .. } => false,
         })
     }
 }
@@ -400,8 +405,9 @@ impl RecordKind {
             | Entry::Callback(_)
             | Entry::DeliverCallback(_)
             | Entry::Event(_)
-            | Entry::Alert(_) => Self::Consequence,
-            Entry::Order(_) => Self::Order,
+            | Entry::Alert(_)
+            | Entry::Control { .. } => Self::Consequence,
+            Entry::State(_) => Self::Order,
         }
     }
 }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use retide_core::completions::Binding;
-use retide_core::key_order::Change;
 use retide_core::{Commit, Entry};
 
 use crate::metrics::tally::Tally;
@@ -81,7 +80,7 @@ impl<L: Ledger> State<L> {
         let keeps_order = self.parts.ledger.keeps_order();
         for mut settlement in self.settled.drain(..) {
             if !keeps_order {
-                let is_kept = |entry: &Entry| !matches!(entry, Entry::Order(_));
+                let is_kept = |entry: &Entry| !matches!(entry, Entry::State(_));
                 settlement.entries.retain(is_kept);
                 settlement.otherwise.retain(is_kept);
             }
@@ -95,6 +94,7 @@ impl<L: Ledger> State<L> {
                 offset: Some((settlement.lane, settlement.offset)),
                 records: Content::Entries(settlement.entries),
                 otherwise: Content::Entries(settlement.otherwise),
+                applied: settlement.applied,
                 refused: false,
             });
         }
@@ -105,6 +105,7 @@ impl<L: Ledger> State<L> {
                 offset: None,
                 records: Content::Entries(vec![Entry::Alert(alert)]),
                 otherwise: Content::none(),
+                applied: Vec::new(),
                 refused: false,
             });
         }
@@ -120,13 +121,14 @@ impl<L: Ledger> State<L> {
         }
         batch.has_more = !blind.is_empty();
         let commits = self.parts.engine.commits();
-        for (shard, change) in self.changes() {
+        for (shard, state) in self.changes() {
             tally.count_records(1);
             batch.settled.push(Settled {
                 place: Place::at(shard),
                 offset: None,
-                records: Content::Entries(vec![Entry::Order(change)]),
+                records: Content::Entries(vec![Entry::State(state)]),
                 otherwise: Content::none(),
+                applied: Vec::new(),
                 refused: false,
             });
         }
@@ -152,7 +154,7 @@ impl<L: Ledger> State<L> {
     }
 
     /// What is to be written of the order of tasks besides what settlements hold.
-    fn changes(&mut self) -> Vec<(i32, Change)> {
+    fn changes(&mut self) -> Vec<(i32, retide_core::State)> {
         let changes = self.parts.engine.changes();
         if self.parts.ledger.keeps_order() {
             return changes;

@@ -99,6 +99,7 @@ impl<L: Ledger> State<L> {
                 offset,
                 records,
                 otherwise,
+                applied,
                 refused: _,
             } = settled;
             let (entries, otherwise) = match (records, otherwise) {
@@ -116,6 +117,7 @@ impl<L: Ledger> State<L> {
                 home: place.home,
                 entries,
                 otherwise,
+                applied,
             };
             bytes += settlement.memory_size();
             if written.contains(&index) {
@@ -154,10 +156,10 @@ impl<L: Ledger> State<L> {
     ) {
         for entry in entries {
             match entry {
-                Entry::Order(change) if self.parts.ledger.keeps_order() => {
-                    returned.changes.push((shard, change.key));
+                Entry::State(state) if self.parts.ledger.keeps_order() => {
+                    returned.changes.push((shard, state.key()));
                 }
-                Entry::Order(change) => self.outdated.push((shard, change)),
+                Entry::State(state) => self.outdated.push((shard, state)),
                 Entry::Alert(_) if is_over => {}
                 Entry::Alert(alert) => returned.alerts.push((shard, alert)),
                 Entry::Park { .. }
@@ -166,7 +168,8 @@ impl<L: Ledger> State<L> {
                 | Entry::Poison { .. }
                 | Entry::Callback(_)
                 | Entry::DeliverCallback(_)
-                | Entry::Event(_) => unreachable!("a consequence of no offset"),
+                | Entry::Event(_)
+                | Entry::Control { .. } => unreachable!("a consequence of no offset"),
             }
         }
     }

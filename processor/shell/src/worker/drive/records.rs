@@ -87,6 +87,7 @@ impl<L: Ledger> State<L> {
                 self.parts.topics.intake.ingest(record, arrival)
             }
             (Ok(record), Source::Tier(_)) => headers::parked(record, origin),
+            (_, Source::Commands) => unreachable!("no commands are read yet"),
             (Err(headless), Source::Tasks | Source::Tier(_)) => {
                 Err(headers::headless(headless, origin))
             }

@@ -102,7 +102,9 @@ impl<L: Ledger> State<L> {
             let order = Box::new(order);
             self.step(Input::Outstanding { shard, order });
         } else {
-            let tombstones = order.tombstones().map(|change| (shard, change));
+            let tombstones = order
+                .tombstones()
+                .map(|change| (shard, retide_core::State::Order(change)));
             self.outdated.extend(tombstones);
         }
     }

@@ -1,0 +1,65 @@
+//! What a shard has to know besides what stands in its lanes: records of a compacted topic, read by whoever gets the shard.
+//!
+//! Written in the transaction of the settlements that change it. Not how keys and values are written down where they name topics, which is
+//! the shell's. Invariant: what is handed out and not written is handed out again.
+
+use bytes::Bytes;
+
+use crate::control::{Place, Progress};
+use crate::key_order::{Change, Fingerprint};
+use crate::lane::Source;
+
+/// One record to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Which tasks of a key are outstanding.
+    Order(Change),
+    /// Which offsets of a tier are taken: see [`crate::taken`].
+    Taken {
+        /// The tier.
+        source: Source,
+        /// The chunk.
+        chunk: i64,
+        /// The marks; none if there are none any more, which is a tombstone.
+        marks: Option<Bytes>,
+    },
+    /// How far a step of a command is.
+    Step {
+        /// The place of the command.
+        place: Place,
+        /// How far it is; none if it is over.
+        progress: Option<Progress>,
+    },
+}
+
+/// What tells the records of a shard apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StateKey {
+    /// [`State::Order`].
+    Order(Fingerprint),
+    /// [`State::Taken`].
+    Taken {
+        /// The tier.
+        source: Source,
+        /// The chunk.
+        chunk: i64,
+    },
+    /// [`State::Step`].
+    Step(Place),
+}
+
+// === impl State ===
+
+impl State {
+    /// What tells it apart.
+    pub const fn key(&self) -> StateKey {
+        match self {
+            Self::Order(change) => StateKey::Order(change.key),
+            Self::Taken { source, chunk, .. } => StateKey::Taken {
+                source: *source,
+                chunk: *chunk,
+            },
+            Self::Step { place, .. } => StateKey::Step(*place),
+        }
+    }
+}
