@@ -6,6 +6,9 @@
 //! - `told`: what the shell has found out; it goes with the next batch, as soon as the alerts topic takes records.
 //! - rules: what they have counted in a batch goes with that batch. A batch that was not written is counted anew when it is written again.
 //!
+//! A batch counts what it writes if no topic refuses a delivery. Whoever writes it finds out that one does, and so which other tasks have died
+//! with their last attempts: [`of_dead`] decides what is told of those, in the same transaction.
+//!
 //! Invariant: an alert that a rule has made is committed together with what it counts, or not at all.
 
 use std::collections::BTreeMap;
@@ -103,8 +106,7 @@ impl Alerts {
         } else {
             mem::take(&mut self.dead).by_batch()
         };
-        let dead = dead.map(|(shard, alert)| (shard, Box::new(alert)));
-        told.into_iter().chain(dead).collect()
+        told.into_iter().chain(dead.map(boxed)).collect()
     }
 
     /// Takes back what was not written with its batch; what rules count is counted anew.
@@ -175,6 +177,23 @@ impl DeadTasks {
             shards.retain(|(of, _)| *of != shard);
         }
     }
+}
+
+/// The alerts about tasks that have ended, each with its shard, as a batch has them: one for each scene with tasks that died, in the shard of
+/// the first of them.
+pub fn of_dead<'a>(
+    all: impl IntoIterator<Item = (i32, &'a Ended)>,
+) -> impl Iterator<Item = (i32, Box<Alert>)> {
+    let mut dead = DeadTasks::default();
+    for (shard, ended) in all {
+        dead.count(shard, ended);
+    }
+    dead.by_batch().map(boxed)
+}
+
+/// An alert as an entry has it.
+fn boxed((shard, alert): (i32, Alert)) -> (i32, Box<Alert>) {
+    (shard, Box::new(alert))
 }
 
 /// What people must know of a switch that the call of a task has brought about: that a target is down, once, and that it is well again.

@@ -6,7 +6,7 @@
 compile_error!("planted bugs do not go into a release build");
 
 pub mod agenda;
-mod alert;
+pub mod alert;
 pub mod backoff;
 pub mod breaker;
 mod causes;

@@ -268,6 +268,21 @@ pub(crate) const NO_OFFSET: i64 = -1;
 // === impl Outgoing ===
 
 impl Outgoing {
+    /// The end of the task whose dead letter it is.
+    pub(crate) fn ended(&self) -> Option<&Ended> {
+        match &self.payload {
+            Payload::DeadLetter(_, ended) => Some(ended),
+            Payload::Submitted(_)
+            | Payload::Parked(_)
+            | Payload::Callback(_)
+            | Payload::Delivered(_)
+            | Payload::Event(_)
+            | Payload::Poison(_)
+            | Payload::State(_)
+            | Payload::Alert(_) => None,
+        }
+    }
+
     /// Whether it is larger than any topic of retide takes.
     pub(crate) fn is_too_large(&self) -> bool {
         let (Payload::Parked(task) | Payload::DeadLetter(task, _)) = &self.payload else {

@@ -42,6 +42,8 @@ pub enum Bug {
     MetadataBelieved,
     /// A batch that was refused is written again as it was, for ever.
     RefusedRepeated,
+    /// Nobody is told of tasks whose last attempts were refused by the topics that they were delivered to.
+    RefusedUntold,
     /// A batch is committed that rests on one that was handed back.
     ReturnIgnored,
     /// A record overtakes one of its key that is set aside.
@@ -90,6 +92,7 @@ impl Bug {
             Self::KeyOrderOutOfTurn,
             Self::MetadataBelieved,
             Self::RefusedRepeated,
+            Self::RefusedUntold,
             Self::ReturnIgnored,
             Self::AsideOvertaken,
         ];

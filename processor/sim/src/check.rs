@@ -442,7 +442,7 @@ impl Judge {
         let mut dead: BTreeMap<&Arc<str>, Vec<&Arc<str>>> = BTreeMap::new();
         for record in records {
             match &record.payload {
-                Payload::DeadLetter(_, ended) if is_dead(ended) && !was_refused(ended) => {
+                Payload::DeadLetter(_, ended) if is_dead(ended) => {
                     dead.entry(&ended.scene).or_default().push(&ended.id);
                 }
                 Payload::Poison(poison) => dead.entry(&poison.scene).or_default().push(&poison.id),
@@ -456,17 +456,23 @@ impl Judge {
                 | Payload::Alert(_) => {}
             }
         }
+        let mut told: BTreeMap<&Arc<str>, (usize, Vec<&Arc<str>>)> = BTreeMap::new();
         for record in records {
             let Payload::Alert(alert) = &record.payload else {
                 continue;
             };
-            if alert.rule != DEAD_TASKS {
-                continue;
+            if alert.rule == DEAD_TASKS {
+                let (count, examples) = told.entry(&alert.scene).or_default();
+                *count += usize::try_from(alert.count).unwrap_or(usize::MAX);
+                examples.push(&alert.example);
             }
-            let died = dead.remove(&alert.scene).unwrap_or_default();
-            let count = usize::try_from(alert.count).unwrap_or(usize::MAX);
-            if count != died.len() || !died.contains(&&alert.example) {
-                self.object(|| format!("{died:?} died, and people are told {alert:?}"));
+        }
+        for (scene, (count, examples)) in told {
+            let died = dead.remove(scene).unwrap_or_default();
+            let is_one = |example| died.contains(example);
+            // Those that a topic has refused are told of by themselves.
+            if count != died.len() || examples.len() > 2 || !examples.iter().all(is_one) {
+                self.object(|| format!("{died:?} died, and people are told {count}, {examples:?}"));
             }
             self.figures.told_dead += died.len() as u64;
         }
@@ -882,13 +888,4 @@ fn is_dead(ended: &Ended) -> bool {
         Terminal::Dead => true,
         Terminal::Delivered | Terminal::Expired | Terminal::Cancelled => false,
     }
-}
-
-/// Whether a task died since its target topic refused the record of its last attempt, which nobody counts: that is found out while the
-/// transaction is written. Where the dead letter was refused, too, the end was decided anew, and counted.
-fn was_refused(ended: &Ended) -> bool {
-    let failure = ended.failure.as_ref();
-    ended.reason == Some(Reason::AttemptsExhausted)
-        && ended.omitted == Omitted::Nothing
-        && failure.is_some_and(|failure| &*failure.class == "produce")
 }

@@ -4,9 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use retide_core::LaneId;
+use retide_core::{LaneId, Source, alert};
 
-use crate::broker::{Aside, Cause, Fate, Outgoing, ProducerId, Progress, Refusal, Topic};
+use crate::broker::{
+    Aside, Cause, Fate, NO_OFFSET, Outgoing, PartitionId, Payload, ProducerId, Progress, Refusal,
+    Topic,
+};
 use crate::bug::Bug;
 use crate::world::{At, Caller, Env, MILLI, News, Part, Reply, Request};
 
@@ -72,6 +75,8 @@ struct Submitted {
     epochs: BTreeMap<i32, u64>,
     /// Whether a part of it was dropped.
     is_partial: bool,
+    /// What is told of those that died since a topic refused them.
+    told: Vec<Settled>,
 }
 
 /// What a writer waits for.
@@ -171,15 +176,52 @@ impl Ownership {
     }
 }
 
+// === impl Settled ===
+
+impl Settled {
+    /// What is written besides the consequences of offsets.
+    pub(crate) fn beside(shard: i32, topic: Topic, payload: Payload) -> Self {
+        let source = Source::Tasks;
+        let cause = Cause {
+            lane: LaneId { shard, source },
+            offset: NO_OFFSET,
+            of: 0,
+        };
+        Self {
+            cause,
+            records: vec![Outgoing {
+                place: PartitionId { topic, shard },
+                payload,
+                cause,
+            }],
+            otherwise: Vec::new(),
+        }
+    }
+}
+
 // === impl Submitted ===
 
 impl Submitted {
+    /// Tells of those that died since a topic has refused them: of the consequences that are written in their other form.
+    fn tell_of_refused(&mut self, replaced: &[Cause]) {
+        let settled = self.batch.settled.iter();
+        let refused = settled.filter(|settled| replaced.contains(&settled.cause));
+        let dead = refused.flat_map(|settled| {
+            let ended = settled.records.iter().filter_map(Outgoing::ended);
+            ended.map(|ended| (settled.cause.lane.shard, ended))
+        });
+        let told = alert::of_dead(dead)
+            .map(|(shard, alert)| Settled::beside(shard, Topic::Alerts, Payload::Alert(alert)));
+        self.told = told.collect();
+    }
+
     /// Drops what belongs to shards that are not ours, or have been away since.
     fn keep_owned(&mut self, ownership: &Ownership) {
         let Self {
             batch,
             epochs,
             is_partial,
+            told: _,
         } = self;
         let ours = |lane: LaneId| ownership.still_has(lane.shard, epochs);
         let before = batch.settled.len();
@@ -236,6 +278,7 @@ impl Ledger {
             batch,
             epochs: context.ownership.owned.clone(),
             is_partial: false,
+            told: Vec::new(),
         });
         self.begin(index, context);
     }
@@ -356,6 +399,9 @@ impl Ledger {
             }
         }
         writer.refused.clear();
+        if self.bug != Bug::RefusedUntold {
+            submitted.tell_of_refused(&writer.replaced);
+        }
         if submitted.batch.progress.is_empty() {
             return self.report(index, Receipt::Dropped, context);
         }
@@ -377,7 +423,8 @@ impl Ledger {
         let requests = context.env.chance.between(1, 3);
         let mut parts: BTreeMap<u64, Vec<Outgoing>> = BTreeMap::new();
         let out_of_turn = self.bug == Bug::KeyOrderOutOfTurn;
-        for record in submitted.batch.settled.iter().flat_map(|one| &one.records) {
+        let settled = submitted.batch.settled.iter().chain(&submitted.told);
+        for record in settled.flat_map(|one| &one.records) {
             if record.place.topic == Topic::KeyOrder && !out_of_turn {
                 continue;
             }

@@ -19,7 +19,7 @@ use retide_core::{
 };
 
 use crate::broker::{
-    Cause, NO_OFFSET, Outgoing, PartitionId, Payload, Progress, Topic, binding, binding_elsewhere,
+    Cause, Outgoing, PartitionId, Payload, Progress, Topic, binding, binding_elsewhere,
 };
 use crate::bug::Bug;
 use crate::check::{Start, counted_as, wall};
@@ -1004,10 +1004,10 @@ impl Worker {
         let keys = keys.collect();
         let changes = changes
             .into_iter()
-            .map(|(shard, change)| beside(shard, Topic::KeyOrder, Payload::State(change)));
-        let told = alerts
-            .iter()
-            .map(|(shard, alert)| beside(*shard, Topic::Alerts, Payload::Alert(alert.clone())));
+            .map(|(shard, change)| Settled::beside(shard, Topic::KeyOrder, Payload::State(change)));
+        let told = alerts.iter().map(|(shard, alert)| {
+            Settled::beside(*shard, Topic::Alerts, Payload::Alert(alert.clone()))
+        });
         let batch = Batch {
             settled: settled
                 .iter()
@@ -1491,25 +1491,6 @@ fn outgoing(settlement: &Settlement) -> Settled {
         },
         records: written,
         otherwise: records(&settlement.otherwise),
-    }
-}
-
-/// What is written besides what settlements hold, as the ledger writes it.
-fn beside(shard: i32, topic: Topic, payload: Payload) -> Settled {
-    let source = Source::Tasks;
-    let cause = Cause {
-        lane: LaneId { shard, source },
-        offset: NO_OFFSET,
-        of: 0,
-    };
-    Settled {
-        cause,
-        records: vec![Outgoing {
-            place: PartitionId { topic, shard },
-            payload,
-            cause,
-        }],
-        otherwise: Vec::new(),
     }
 }
 

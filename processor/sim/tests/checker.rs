@@ -77,13 +77,14 @@ mod planted {
     const KNOWN: &str = "no record of a campaign has a schema that a registry has to be asked for";
 
     /// What the checker does not see, and why.
-    const UNSEEN: [(Bug, &str); 28] = [
+    const UNSEEN: [(Bug, &str); 29] = [
         (Bug::Core(Core::AsideDone), KNOWN),
         (Bug::AsideOvertaken, KNOWN),
         (Bug::Core(Core::PoisonUncounted), ALERTS),
         (Bug::Core(Core::DeadCountedTwice), ALERTS),
         (Bug::Core(Core::DeadOfReleasedKept), ALERTS),
         (Bug::Core(Core::ReturnedAlertKept), ALERTS),
+        (Bug::RefusedUntold, ALERTS),
         (Bug::Core(Core::FreshBurst), "it knows no rates"),
         (
             Bug::Core(Core::LimiterResetOnRebalance),

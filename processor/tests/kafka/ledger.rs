@@ -9,7 +9,11 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use retide_core::{LaneId, Source};
+use retide_avro::wire::{Alert, Codec};
+use retide_avro::{Format, Framing};
+use retide_core::{
+    Ended, Entry, Kind, LaneId, Omitted, Origin, Reason, Record, Source, Task, Terminal, Timestamp,
+};
 use retide_kafka::record::{OutHeaders, OutRecord};
 use retide_kafka::topics::Topics;
 use retide_shell::worker::encode::{Encoder, Formats, Place};
@@ -139,8 +143,24 @@ impl<L: Guarantee> Bench<L> {
         self.values_of(&self.topics.tiers[0], shard, isolation)
     }
 
-    /// The values on a partition.
+    /// The values on a partition, as text.
     fn values_of(&self, topic: &str, shard: i32, isolation: &str) -> Vec<String> {
+        let values = self.payloads_of(topic, shard, isolation).into_iter();
+        values
+            .map(|value| String::from_utf8_lossy(&value).into_owned())
+            .collect()
+    }
+
+    /// What people are told on a shard, as a consumer that reads committed records sees it.
+    fn alerts(&self, shard: i32) -> Vec<Alert> {
+        let codec = Codec::new(Format::Json, Framing::SingleObject);
+        let values = self.payloads_of(&self.topics.alerts, shard, "read_committed");
+        let values = values.into_iter();
+        values.map(|value| codec.decode(&value).unwrap()).collect()
+    }
+
+    /// The values on a partition.
+    fn payloads_of(&self, topic: &str, shard: i32, isolation: &str) -> Vec<Vec<u8>> {
         let consumer: BaseConsumer = config(&self.bootstrap, "reader")
             .set("isolation.level", isolation)
             .set("enable.partition.eof", "true")
@@ -154,8 +174,7 @@ impl<L: Guarantee> Bench<L> {
         loop {
             match consumer.poll(PATIENCE).expect("an end of the partition") {
                 Ok(message) => {
-                    let value = message.payload().unwrap_or_default();
-                    values.push(String::from_utf8_lossy(value).into_owned());
+                    values.push(message.payload().unwrap_or_default().to_vec());
                 }
                 Err(rdkafka::error::KafkaError::PartitionEOF(_)) => return values,
                 Err(error) => panic!("{error}"),
@@ -336,14 +355,21 @@ fn a_topic_that_refuses_a_record_gets_nothing_that_rests_on_it_at_least_once() {
 
 fn a_refusal<L: Guarantee>() {
     let mut bench = Bench::<L>::new();
-    let (stray, _) = bench.stray("lost");
-    let mut refused = settled(0, vec![stray, bench.record(0, "delivered")]);
+    let stray = |value| bench.stray(value).0;
+    let mut refused = settled(0, vec![stray("lost"), bench.record(0, "delivered")]);
     refused.otherwise = Content::Records(vec![bench.record(0, "parked")]);
     let other = settled(2, vec![bench.record(2, "other")]);
+    // The last attempts of others.
+    let last = [(0, 1, "a"), (2, 1, "b")].map(|(shard, offset, id)| Settled {
+        offset: Some((tasks(shard), offset)),
+        otherwise: Content::Entries(vec![dead_letter("pay", id)]),
+        ..settled(shard, vec![stray(id)])
+    });
+    let all = [refused, other].into_iter().chain(last);
 
     bench.ledger.submit(Batch {
-        settled: vec![refused, other],
-        progress: vec![bench.progress(0, 1, ""), bench.progress(2, 1, "")],
+        settled: all.collect(),
+        progress: vec![bench.progress(0, 2, ""), bench.progress(2, 2, "")],
         has_more: false,
         returns: 0,
     });
@@ -352,11 +378,72 @@ fn a_refusal<L: Guarantee>() {
     let Receipt::Committed { refused, .. } = receipt else {
         panic!("{receipt:?}");
     };
-    let refused: Vec<_> = refused.iter().map(|settled| settled.offset).collect();
-    assert_eq!(refused, [Some((tasks(0), 0))]);
+    let refused: Vec<_> = refused
+        .iter()
+        .filter_map(|settled| settled.offset)
+        .collect();
+    assert_eq!(refused, [(tasks(0), 0), (tasks(0), 1), (tasks(2), 1)]);
     assert_eq!(bench.values(0, "read_committed"), ["parked"]);
     assert_eq!(bench.values(2, "read_committed"), ["other"]);
+    // People are told of all that died, be it together or not.
+    let alerts = [0, 2].map(|shard| bench.alerts(shard));
+    let alerts: Vec<Alert> = alerts.into_iter().flatten().collect();
+    let count: i64 = alerts.iter().map(|alert| alert.count).sum();
+    assert_eq!(count, 2, "{alerts:?}");
+    for Alert {
+        rule,
+        scene,
+        reason,
+        ..
+    } in &alerts
+    {
+        let said = (&**rule, &**scene, &**reason);
+        assert_eq!(said, ("dead-tasks", "pay", "attempts-exhausted"));
+    }
     bench.stop();
+}
+
+/// The dead letter of a task of `scene` whose last attempt failed.
+fn dead_letter(scene: &str, id: &str) -> Entry {
+    let origin = Origin {
+        topic: "tasks".into(),
+        partition: 0,
+        offset: 0,
+    };
+    let task = Task {
+        id: id.into(),
+        scene: scene.into(),
+        kind: Kind::Work,
+        attempt: 3,
+        due: Timestamp::EPOCH,
+        deferral: None,
+        first_failed_at: Timestamp::EPOCH,
+        deadline: None,
+        origin: origin.clone(),
+        failure: None,
+        hops: 1,
+        held_since: None,
+        commanded: None,
+        record: Record::default(),
+    };
+    let ended = Ended {
+        id: id.into(),
+        scene: scene.into(),
+        kind: Kind::Work,
+        terminal: Terminal::Dead,
+        reason: Some(Reason::AttemptsExhausted),
+        attempts: 3,
+        origin,
+        first_failed_at: Timestamp::EPOCH,
+        at: Timestamp::EPOCH,
+        failure: None,
+        key: None,
+        omitted: Omitted::Nothing,
+    };
+    Entry::DeadLetter {
+        task: task.into(),
+        ended: ended.into(),
+    }
 }
 
 #[test]

@@ -26,7 +26,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::debug;
 
 use retide_core::step::Applied;
-use retide_core::{Entry, Failure, LaneId, Omitted, Sink, Sinks};
+use retide_core::{Alert, Ended, Entry, Failure, LaneId, Omitted, Sink, Sinks, alert};
 use retide_kafka::client::{complained, is_missing, logged};
 use retide_kafka::failure::{is_of_record, is_of_size, is_refusal, wants_keys, word};
 use retide_kafka::producer::{CALL, STEP};
@@ -286,6 +286,44 @@ impl Settled {
         }
     }
 
+    /// What people are told of tasks that died since a topic has refused them. No offset has it as its consequence, and a batch that is handed
+    /// back does not have it: whether the topic refuses them is found out anew.
+    fn of_refused((shard, alert): (i32, Box<Alert>)) -> Self {
+        Self {
+            place: Place::at(shard),
+            offset: None,
+            records: Content::none(),
+            otherwise: Content::Entries(vec![Entry::Alert(alert)]),
+            refused: true,
+            applied: Vec::new(),
+        }
+    }
+
+    /// Whether it is what people are told of tasks that died since a topic has refused them.
+    const fn is_of_refused(&self) -> bool {
+        self.refused && self.records.is_empty()
+    }
+
+    /// The dead letters of its form.
+    fn dead(&self) -> impl Iterator<Item = (i32, &Ended)> {
+        let entries: &[Entry] = match self.form() {
+            Content::Entries(entries) => entries,
+            Content::Records(_) => &[],
+        };
+        entries.iter().filter_map(|entry| match entry {
+            Entry::DeadLetter { ended, .. } => Some((self.place.shard, &**ended)),
+            Entry::Poison { .. }
+            | Entry::Park { .. }
+            | Entry::Deliver { .. }
+            | Entry::Callback(_)
+            | Entry::DeliverCallback(_)
+            | Entry::Event(_)
+            | Entry::State(_)
+            | Entry::Control(_)
+            | Entry::Alert(_) => None,
+        })
+    }
+
     /// The topic of others that it delivers to, if it still does.
     fn target(&self) -> Option<&Arc<str>> {
         if self.refused || self.otherwise.is_empty() {
@@ -485,6 +523,27 @@ impl Submitted {
             epochs: ownership.epochs(),
             since: Instant::now(),
         }
+    }
+
+    /// Tells people, with the batch, of the tasks that died since a topic has refused them: of all that are in it now.
+    fn tell_of_refused(&mut self) {
+        let settled = &mut self.batch.settled;
+        settled.retain(|settled| !settled.is_of_refused());
+        let all = settled.iter().enumerate();
+        let refused = all.filter(|(_, settled)| settled.refused);
+        let refused: Vec<usize> = refused.map(|(index, _)| index).collect();
+        self.told_of(&refused);
+    }
+
+    /// Tells people, with the batch, of the tasks that died since a topic has refused them: of those with these indices. Gives the index of
+    /// the first of what is told.
+    fn told_of(&mut self, refused: &[usize]) -> usize {
+        let settled = &mut self.batch.settled;
+        let dead = refused.iter().flat_map(|index| settled[*index].dead());
+        let told: Vec<_> = alert::of_dead(dead).map(Settled::of_refused).collect();
+        let first = settled.len();
+        settled.extend(told);
+        first
     }
 
     /// Whether it needs a topic that takes no records.

@@ -42,8 +42,12 @@ impl<L: Ledger> State<L> {
                 }
                 let metrics = &self.parts.metrics;
                 BatchCommitted { took, tally }.emit(metrics);
-                if !refused.is_empty() {
-                    let count = refused.len();
+                // Besides, people are told of those that died of it.
+                let count = refused
+                    .iter()
+                    .filter(|settled| settled.offset.is_some())
+                    .count();
+                if count > 0 {
                     RecordsRefused { count }.emit(metrics);
                 }
                 for (lane, offset) in refused.into_iter().filter_map(|settled| settled.offset) {

@@ -189,7 +189,7 @@ impl Writer {
             return self.hand_back(returned(submitted.batch));
         }
         self.refuse_at_once(&mut submitted);
-        let mut pending = self.encode(&submitted.batch.settled);
+        let mut pending = self.encode(&submitted.batch.settled, 0);
         loop {
             submitted.keep_owned_progress(&self.ownership);
             pending.retain(|one| self.ownership.still_has(one.shard, &submitted.epochs));
@@ -236,6 +236,7 @@ impl Writer {
                 settled.refused = refuses(&self.group, self.encoder.writability(), target);
             }
         }
+        submitted.tell_of_refused();
     }
 
     /// Does what is to be done about records that were not delivered; gives a receipt if the batch cannot be written as it is.
@@ -243,7 +244,7 @@ impl Writer {
         &mut self,
         verdict: Verdict,
         submitted: &mut Submitted,
-        pending: &mut [Pending],
+        pending: &mut Vec<Pending>,
     ) -> Option<Receipt> {
         let Verdict {
             replaced,
@@ -252,12 +253,17 @@ impl Writer {
             mixed,
             passing,
         } = verdict;
+        let mut now_refused = Vec::new();
         for one in pending.iter_mut() {
             if replaced.contains(&one.settled) {
                 submitted.batch.settled[one.settled].refused = true;
                 one.records = mem::take(&mut one.otherwise);
+                now_refused.push(one.settled);
             }
         }
+        // What was told of others may be written.
+        let told = submitted.told_of(&now_refused);
+        pending.extend(self.encode(&submitted.batch.settled, told));
         if closed || !refused.is_empty() {
             let submitted =
                 mem::replace(submitted, Submitted::new(Batch::default(), &self.ownership));
@@ -296,8 +302,8 @@ impl Writer {
         Receipt::Returned(Box::new(batch))
     }
 
-    /// Encodes a batch: parts of it may have to be written again, others not.
-    fn encode(&self, settled: &[Settled]) -> Vec<Pending> {
+    /// Encodes a batch, from the consequence with the index `first` on: parts of it may have to be written again, others not.
+    fn encode(&self, settled: &[Settled], first: usize) -> Vec<Pending> {
         let mut scratch = Scratch::default();
         let mut encode = |place, content: &Content| match content {
             Content::Records(records) => records.clone(),
@@ -313,17 +319,21 @@ impl Writer {
                 records
             }
         };
-        let pending = settled.iter().enumerate().map(|(index, settled)| Pending {
-            shard: settled.place.shard,
-            settled: index,
-            is_least: settled.is_least(),
-            records: encode(settled.place, settled.form()),
-            otherwise: if settled.refused {
-                Vec::new()
-            } else {
-                encode(settled.place, &settled.otherwise)
-            },
-        });
+        let pending = settled
+            .iter()
+            .enumerate()
+            .skip(first)
+            .map(|(index, settled)| Pending {
+                shard: settled.place.shard,
+                settled: index,
+                is_least: settled.is_least(),
+                records: encode(settled.place, settled.form()),
+                otherwise: if settled.refused {
+                    Vec::new()
+                } else {
+                    encode(settled.place, &settled.otherwise)
+                },
+            });
         pending.collect()
     }
 

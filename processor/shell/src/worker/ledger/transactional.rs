@@ -384,10 +384,15 @@ impl Writer {
     /// Lets deliveries take their other form whose topic takes no records, as was found out not long ago or is said now: a transaction
     /// that waits for such a topic holds up everything else in it.
     fn refuse_at_once(&self, submitted: &mut Submitted) {
+        let mut has_refused = false;
         for settled in &mut submitted.batch.settled {
             if let Some(target) = settled.target() {
                 settled.refused = refuses(&self.group, self.encoder.writability(), target);
+                has_refused |= settled.refused;
             }
+        }
+        if has_refused {
+            submitted.tell_of_refused();
         }
     }
 
@@ -412,6 +417,7 @@ impl Writer {
             for index in replaced {
                 submitted.batch.settled[index].refused = true;
             }
+            submitted.tell_of_refused();
         } else if mixed {
             let pieces = self.made.pieces.smaller();
             self.demand(Demands {
