@@ -30,6 +30,7 @@ use retide_core::{Header, Ladder, Terminal};
 use retide_embedded::Broker;
 use retide_kafka::client::client_config;
 use retide_kafka::cluster;
+use retide_kafka::follow;
 use retide_kafka::publish::Publisher;
 use retide_kafka::record::OutRecord;
 use retide_kafka::topics::Topics;
@@ -171,6 +172,9 @@ pub enum Error {
     /// retide could not start, or could not go on.
     #[error("run retide")]
     Process(#[from] process::Error),
+    /// The callbacks topic cannot be read.
+    #[error("count the demo's tasks")]
+    Follow(#[from] follow::Error),
     /// A client of the demo's own failed.
     #[error("produce and count the demo's tasks")]
     Kafka(#[from] KafkaError),
@@ -188,9 +192,6 @@ const PACE: u64 = 400;
 /// Longest time without a single end before the rest counts as lost: far beyond any wait in the demo.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How often progress is told.
-const TELL: Duration = Duration::from_millis(100);
-
 // === impl Demo ===
 
 impl Demo {
@@ -205,7 +206,7 @@ impl Demo {
         let plan = process::plan(&config);
         let client = client_config(config.kafka.client());
         runtime.block_on(cluster::create(&client, &plan, CREATE))?;
-        let tally = Tally::start(&client, &topics.callbacks, PARTITIONS, script)?;
+        let tally = Tally::start(&client, &topics.callbacks, script)?;
         // So that every command knows them, as it would on any cluster.
         publish(&client, &topics.scenes, &config)?;
         let own = config.scenes.clone();
@@ -244,10 +245,10 @@ impl Demo {
         self.start = Instant::now();
         let producing = self.produce();
         let (mut ended, mut since) = (0, Instant::now());
-        while self.tally.ended() < self.tasks && since.elapsed() < PATIENCE {
-            self.tally.read(TELL)?;
-            if self.tally.ended() > ended {
-                (ended, since) = (self.tally.ended(), Instant::now());
+        while self.tally.score.ended() < self.tasks && since.elapsed() < PATIENCE {
+            self.tally.read();
+            if self.tally.score.ended() > ended {
+                (ended, since) = (self.tally.score.ended(), Instant::now());
             }
             progress(self.progress());
         }
@@ -256,16 +257,16 @@ impl Demo {
             .join()
             .unwrap_or_else(|_| Err(KafkaError::Canceled))?;
         // Whatever came twice comes now.
-        self.tally.read(TELL)?;
+        self.tally.read();
         Ok(self.report(seconds))
     }
 
     /// How far it has come.
     fn progress(&self) -> Progress {
-        let ended = |index: &u64| self.tally.has_ended(*index);
+        let ended = |index: &u64| self.tally.score.has_ended(*index);
         self.target.seen.read(|seen| Progress {
             tasks: self.tasks,
-            ended: self.tally.ended(),
+            ended: self.tally.score.ended(),
             attempts: seen.attempts,
             scenes: Kind::ALL
                 .into_iter()
@@ -281,7 +282,7 @@ impl Demo {
                     }
                     SceneProgress {
                         scene: kind.name(),
-                        ended: self.tally.counts.all(kind),
+                        ended: self.tally.score.counts.all(kind),
                         waiting: whys.values().sum(),
                         why: whys
                             .into_iter()
@@ -359,8 +360,8 @@ impl Demo {
 
     /// What came out.
     fn report(&self, seconds: f64) -> Report {
-        let counts = &self.tally.counts;
-        let lost = self.tasks - self.tally.ended().min(self.tasks);
+        let counts = &self.tally.score.counts;
+        let lost = self.tasks - self.tally.score.ended().min(self.tasks);
         let expected: u64 = (0..self.tasks)
             .map(|index| u64::from(self.script.plan(index).attempts()))
             .sum();

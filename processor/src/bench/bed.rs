@@ -1,7 +1,9 @@
 //! Where measurements take place: topics of their own on a cluster, deleted afterwards.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -9,6 +11,7 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::runtime::Runtime;
@@ -19,6 +22,8 @@ use retide_config::{Config, scenes};
 use retide_core::{Kind, Origin, Record, Task, Timestamp};
 use retide_kafka::client::{LoggingContext, client_config};
 use retide_kafka::cluster::{self, Plan, TopicPlan};
+use retide_kafka::offsets::{self, Edge};
+use retide_kafka::scan::{self, Scanned};
 use retide_kafka::topics::{Role, Topics};
 use retide_shell::health::{Health, STALL};
 use retide_shell::metrics::Metrics;
@@ -121,11 +126,10 @@ impl Bed {
     /// Waits until the group has committed `count` offsets of `topic`, looking every [`LOOK`].
     pub(crate) fn follow(&self, topic: &str, count: u64) -> Result<Samples, Error> {
         let mut config = client_config(self.config.kafka.consumer());
-        config.set("group.id", &self.config.processor.group);
         // Offsets are wanted as they stand: while transactions are under way, which is always, the client would ask for stable ones over
         // and over, and take a processor and the broker's time from what is measured.
         config.set("isolation.level", "read_uncommitted");
-        let consumer: BaseConsumer = config.create()?;
+        let consumer = scan::consumer_as_is(config, &self.config.processor.group)?;
         let mut samples = Samples::start();
         while samples.last() < count {
             if samples.idle() > PATIENCE {
@@ -142,61 +146,70 @@ impl Bed {
                 _ => 0,
             });
             samples.add(offsets.sum());
-            std::thread::sleep(LOOK);
+            thread::sleep(LOOK);
         }
         Ok(samples)
     }
 
     /// Has the group pass over everything that stands on `topic`.
     pub(crate) fn skip(&self, topic: &str) -> Result<(), Error> {
-        let mut config = client_config(self.config.kafka.consumer());
-        config.set("group.id", &self.config.processor.group);
-        let consumer: BaseConsumer = config.create()?;
+        let consumer = self.reader()?;
+        let partitions = (0..self.config.topics.partitions).map(|partition| (topic, partition));
         let mut ends = TopicPartitionList::new();
-        for partition in 0..self.config.topics.partitions {
-            let (_, end) = consumer.fetch_watermarks(topic, partition, CALL)?;
-            ends.add_partition_offset(topic, partition, Offset::Offset(end))?;
+        for ((topic, partition), end) in offsets::edges(&consumer, partitions, Edge::End, CALL)? {
+            ends.add_partition_offset(&topic, partition, Offset::Offset(end))?;
         }
         Ok(consumer.commit(&ends, CommitMode::Sync)?)
     }
 
     /// Counts the records of a topic, as a read-committed consumer sees them.
     pub(crate) fn count(&self, topic: &str) -> Result<u64, Error> {
-        let consumer = self.reader(topic)?;
-        let partitions = self.config.topics.partitions;
-        let (mut records, mut open, mut since) = (0, partitions, Instant::now());
-        while open > 0 {
-            match consumer.poll(Duration::from_millis(100)) {
-                Some(Ok(_)) => {
-                    records += 1;
-                    since = Instant::now();
-                }
-                Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
-                Some(Err(error)) => return Err(error.into()),
-                None if since.elapsed() > PATIENCE => {
-                    return Err(Error::Stuck {
-                        what: "records read",
-                        done: records,
-                        all: records + 1,
-                    });
-                }
-                None => {}
-            }
-        }
-        Ok(records)
+        let mut records = 0;
+        self.read(topic, ("records read", 0), |_| {
+            records += 1;
+            records
+        })
     }
 
-    /// A read-committed consumer of a topic, from its beginning, that says where a partition ends.
-    pub(crate) fn reader(&self, topic: &str) -> Result<BaseConsumer<LoggingContext>, Error> {
-        let mut config = client_config(self.config.kafka.consumer());
-        config.set("group.id", &self.config.processor.group);
-        config.set("enable.partition.eof", "true");
-        config.set("isolation.level", "read_committed");
-        let consumer: BaseConsumer<LoggingContext> = config.create_with_context(LoggingContext)?;
-        let mut partitions = self.partitions(topic);
-        partitions.set_all_offsets(Offset::Beginning)?;
-        consumer.assign(&partitions)?;
-        Ok(consumer)
+    /// Shows the records of a topic to `look`, which says how much that was so far: to its end, and until that is as much as is `wanted`, and
+    /// says how much it was.
+    pub(crate) fn read(
+        &self,
+        topic: &str,
+        (what, wanted): (&'static str, u64),
+        mut look: impl FnMut(&BorrowedMessage<'_>) -> u64,
+    ) -> Result<u64, Error> {
+        let consumer = self.reader()?;
+        let mut starts = self.partitions(topic);
+        starts.set_all_offsets(Offset::Beginning)?;
+        let (mut done, mut since) = (0, Instant::now());
+        loop {
+            let mut read = BTreeMap::new();
+            let scanned = scan::read(&consumer, &starts, Instant::now() + PATIENCE, |message| {
+                read.insert(message.partition(), message.offset() + 1);
+                done = look(message);
+                ControlFlow::Continue(())
+            })?;
+            if scanned == Scanned::ToEnd && done >= wanted {
+                return Ok(done);
+            }
+            if !read.is_empty() {
+                since = Instant::now();
+            } else if since.elapsed() > PATIENCE {
+                let all = wanted.max(done + 1);
+                return Err(Error::Stuck { what, done, all });
+            }
+            for (partition, next) in read {
+                starts.set_partition_offset(topic, partition, Offset::Offset(next))?;
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// A consumer that sees what is committed.
+    fn reader(&self) -> Result<BaseConsumer<LoggingContext>, KafkaError> {
+        let config = client_config(self.config.kafka.consumer());
+        scan::consumer(config, &self.config.processor.group)
     }
 
     /// All partitions of a topic.

@@ -1,4 +1,5 @@
-//! The raw baselines on Kafka: a plain loop on one thread that copies a topic, in transactions or without.
+//! The raw baselines on Kafka: a bare consumer and producer of the client library, made by hand since they are the yardstick, in a plain loop
+//! on one thread that copies a topic, in transactions or without.
 //!
 //! Invariant: the loops use the commit interval, the sizes of batches and the compression that retide uses, and do nothing else.
 

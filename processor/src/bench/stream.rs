@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Header as OutHeader, Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Header as OutHeader, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use retide_avro::headers;
@@ -168,41 +168,24 @@ pub(crate) fn account(
     wanted: &BTreeMap<&str, u64>,
     mut look: impl FnMut(&BorrowedMessage<'_>),
 ) -> Result<(), Error> {
-    let consumer = bed.reader(topic)?;
     let all: u64 = wanted.values().sum();
     let mut seen: BTreeMap<&str, Seen> = wanted
         .iter()
         .map(|(scene, count)| (*scene, Seen::none(*count)))
         .collect();
-    let mut ended = vec![false; bed.config.topics.partitions as usize];
-    let (mut done, mut since) = (0, Instant::now());
-    while done < all || ended.contains(&false) {
-        match consumer.poll(Duration::from_millis(100)) {
-            Some(Ok(message)) => {
-                ended[message.partition() as usize] = false;
-                since = Instant::now();
-                let Some((scene, index)) = delivered(&message) else {
-                    continue;
-                };
-                if let (Some(seen), Some(count)) = (seen.get_mut(scene), wanted.get(scene)) {
-                    let before = seen.tasks;
-                    seen.mark(index, *count);
-                    done += seen.tasks - before;
-                    look(&message);
-                }
-            }
-            Some(Err(KafkaError::PartitionEOF(partition))) => ended[partition as usize] = true,
-            Some(Err(error)) => return Err(error.into()),
-            None if since.elapsed() > PATIENCE => {
-                return Err(Error::Stuck {
-                    what: "tasks delivered",
-                    done,
-                    all,
-                });
-            }
-            None => {}
+    let mut done = 0;
+    bed.read(topic, ("tasks delivered", all), |message| {
+        let Some((scene, index)) = delivered(message) else {
+            return done;
+        };
+        if let (Some(seen), Some(count)) = (seen.get_mut(scene), wanted.get(scene)) {
+            let before = seen.tasks;
+            seen.mark(index, *count);
+            done += seen.tasks - before;
+            look(message);
         }
-    }
+        done
+    })?;
     let found = done + seen.values().map(|seen| seen.others).sum::<u64>();
     if found != all {
         return Err(Error::Count {

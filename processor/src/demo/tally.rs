@@ -1,24 +1,28 @@
 //! What the callbacks topic says of the demo's tasks, as any read-committed consumer sees it.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
 use rdkafka::message::BorrowedMessage;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use retide_avro::headers;
 use retide_core::Terminal;
+use retide_kafka::follow::{self, Follower};
 use retide_native as native;
 
 use crate::demo::plan::{Kind, Script};
 
-/// Counts the ends of tasks.
+/// Counts the ends of tasks, as they come.
 pub(crate) struct Tally {
     /// Reads the callbacks topic.
-    consumer: BaseConsumer,
+    follower: Follower,
+    /// What was counted.
+    pub(crate) score: Score,
+}
+
+/// The ends of tasks.
+pub(crate) struct Score {
     /// What should have happened.
     script: Script,
     /// The end of each task, by its number.
@@ -42,6 +46,12 @@ pub(crate) struct Counts {
     by_scene: HashMap<(Kind, Terminal), u64>,
 }
 
+/// What the client is told that its group is.
+const GROUP: &str = "demo-tally";
+
+/// Longest time for reading the topic, which is empty.
+const START: Duration = Duration::from_secs(20);
+
 // === impl Tally ===
 
 impl Tally {
@@ -49,39 +59,39 @@ impl Tally {
     pub(crate) fn start(
         config: &ClientConfig,
         topic: &str,
-        partitions: i32,
         script: Script,
-    ) -> Result<Self, KafkaError> {
-        let mut config = config.clone();
+    ) -> Result<Self, follow::Error> {
+        let mut score = Score::new(script);
+        let take = |message: &BorrowedMessage<'_>| score.take(message);
         // The client wants a group, although nothing joins it.
-        config.set("group.id", "demo-tally");
-        config.set("isolation.level", "read_committed");
-        config.set("enable.auto.commit", "false");
-        let consumer: BaseConsumer = config.create()?;
-        let mut list = TopicPartitionList::with_capacity(partitions as usize);
-        for partition in 0..partitions {
-            list.add_partition_offset(topic, partition, Offset::Beginning)?;
-        }
-        consumer.assign(&list)?;
-        Ok(Self {
-            consumer,
+        let follower = Follower::start(config, (topic, GROUP), Instant::now() + START, take)?;
+        Ok(Self { follower, score })
+    }
+
+    /// Reads what is there, waiting a short while for the first record.
+    pub(crate) fn read(&mut self) {
+        let Self { follower, score } = self;
+        follower.follow(|message| score.take(message));
+    }
+}
+
+// === impl Score ===
+
+impl Score {
+    /// Nothing has ended.
+    fn new(script: Script) -> Self {
+        Self {
             script,
             ends: HashMap::new(),
             counts: Counts::default(),
-        })
+        }
     }
 
-    /// Reads what is there, waiting at most `wait` for the first record.
-    pub(crate) fn read(&mut self, wait: Duration) -> Result<(), KafkaError> {
-        let mut wait = wait;
-        while let Some(message) = self.consumer.poll(wait) {
-            wait = Duration::ZERO;
-            let end = end(&message?);
-            if let Some((index, end)) = end {
-                self.count(index, end);
-            }
+    /// Counts what a record says.
+    fn take(&mut self, message: &BorrowedMessage<'_>) {
+        if let Some((index, end)) = end(message) {
+            self.count(index, end);
         }
-        Ok(())
     }
 
     /// How many tasks have ended.
@@ -159,17 +169,11 @@ mod tests {
             };
             (0..1_000).find(is_it).unwrap()
         };
-        let mut client = ClientConfig::new();
-        let mut tally = Tally {
-            consumer: client.set("group.id", "none").create().unwrap(),
-            script,
-            ends: HashMap::new(),
-            counts: Counts::default(),
-        };
+        let mut score = Score::new(script);
 
-        tally.count(delivered(Kind::Throttled), Terminal::Expired);
-        tally.count(delivered(Kind::Steady), Terminal::Expired);
-        tally.count(delivered(Kind::Steady), Terminal::Delivered);
+        score.count(delivered(Kind::Throttled), Terminal::Expired);
+        score.count(delivered(Kind::Steady), Terminal::Expired);
+        score.count(delivered(Kind::Steady), Terminal::Delivered);
 
         let Counts {
             callbacks,
@@ -177,7 +181,7 @@ mod tests {
             unexpected,
             out_of_time,
             ..
-        } = tally.counts;
+        } = score.counts;
         assert_eq!((callbacks, repeated, unexpected, out_of_time), (3, 1, 1, 1));
     }
 }
