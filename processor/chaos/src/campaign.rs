@@ -606,6 +606,10 @@ impl Ends {
             // Partitions that are added count soon.
             .set("topic.metadata.refresh.interval.ms", "2000")
             .create()?;
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "what judges retide shares no reader with it"
+        )]
         consumer.subscribe(&[&format!("{PREFIX}.callbacks")])?;
         let ends = Self {
             ids: Arc::default(),

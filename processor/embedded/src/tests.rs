@@ -1,5 +1,10 @@
 //! The broker as its clients see it: through librdkafka, and through a bare socket for what no client would send.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "it is the bare client that the broker is for"
+)]
+
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;

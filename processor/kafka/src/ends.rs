@@ -61,6 +61,7 @@ impl Ends {
                 list.add_partition_offset(topic, partition as i32, Offset::OffsetTail(1))?;
             }
         }
+        #[allow(clippy::disallowed_methods, reason = "the reader of ends")]
         consumer.assign(&list)?;
         let mut open = Vec::new();
         for (topic, partitions) in topics {

@@ -2,7 +2,8 @@
 //!
 //! Invariant: one request a broker, whatever the number of partitions, and no call waits without a limit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::thread;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -20,6 +21,21 @@ pub enum Edge {
     /// One past the last offset that the consumer may see: of one that reads committed records only, the last stable offset.
     End,
 }
+
+/// What stands on partitions of one topic: the first offset of each, and one past its last.
+pub type Spans = BTreeMap<i32, (i64, i64)>;
+
+/// How far what stands on a topic can be read by who reads committed records only.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Readable {
+    /// The partitions of which all can be read, each with its first offset.
+    pub ready: Vec<(i32, i64)>,
+    /// The others, each with the first offset that cannot be read, if that is known.
+    pub held: Vec<(i32, Option<i64>)>,
+}
+
+/// Pause before it is asked again whether transactions are over, which takes milliseconds as a rule.
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// The edges of `partitions`. A partition that has no answer is left out.
 pub fn edges<'a, C: ConsumerContext>(
@@ -55,4 +71,60 @@ pub fn known(list: &TopicPartitionList) -> Offsets {
             _ => None,
         });
     known.collect()
+}
+
+/// What stands on `partitions` of a topic, and those of which that is not known. A partition on which nothing stands is in neither.
+pub fn spans<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    partitions: &[i32],
+    wait: Duration,
+) -> Result<(Spans, BTreeSet<i32>), KafkaError> {
+    let all = || partitions.iter().map(|partition| (topic, *partition));
+    let first = edges(consumer, all(), Edge::First, wait)?;
+    let end = edges(consumer, all(), Edge::End, wait)?;
+    let (mut spans, mut unknown) = (Spans::new(), BTreeSet::new());
+    for partition in partitions {
+        let at = (topic.to_owned(), *partition);
+        match (first.get(&at), end.get(&at)) {
+            (Some(first), Some(end)) if first < end => {
+                spans.insert(*partition, (*first, *end));
+            }
+            (Some(_), Some(_)) => {}
+            _ => {
+                unknown.insert(*partition);
+            }
+        }
+    }
+    Ok((spans, unknown))
+}
+
+/// Waits until `consumer`, which reads committed records only, sees all of `spans`, or until `gives_up`: as long as a transaction is open,
+/// readers see nothing of what is behind its first record.
+pub fn until_readable<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    mut spans: Spans,
+    wait: Duration,
+    gives_up: impl Fn() -> bool,
+) -> Result<Readable, KafkaError> {
+    let mut ready = Vec::new();
+    loop {
+        let partitions = spans.keys().map(|partition| (topic, *partition));
+        let stable = edges(consumer, partitions, Edge::End, wait)?;
+        let of = |partition| stable.get(&(topic.to_owned(), partition)).copied();
+        spans.retain(|partition, (first, end)| {
+            let is_ready = of(*partition).is_some_and(|stable| stable >= *end);
+            if is_ready {
+                ready.push((*partition, *first));
+            }
+            !is_ready
+        });
+        if spans.is_empty() || gives_up() {
+            let held = spans.keys().map(|partition| (*partition, of(*partition)));
+            let held = held.collect();
+            return Ok(Readable { ready, held });
+        }
+        thread::sleep(AGAIN);
+    }
 }

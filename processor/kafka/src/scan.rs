@@ -158,6 +158,7 @@ pub fn read(
         .iter()
         .map(TopicPartitionListElem::partition)
         .collect();
+    #[allow(clippy::disallowed_methods, reason = "the reader of topics")]
     consumer.assign(starts)?;
     while !left.is_empty() {
         if Instant::now() >= deadline {

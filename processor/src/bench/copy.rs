@@ -15,13 +15,13 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use retide_kafka::client::client_config;
 use retide_kafka::producer::producer_config;
 
-use crate::bench::bed::send;
-use crate::bench::{Bed, Error, PATIENCE, Samples};
+use crate::bench::testbed::send;
+use crate::bench::{Error, PATIENCE, Samples, Testbed};
 
 /// A copy under way.
 struct Copy<'a> {
     /// Where it takes place.
-    bed: &'a Bed,
+    bed: &'a Testbed,
     /// Reads.
     consumer: BaseConsumer,
     /// Writes to the dead-letters topic, which nobody else writes in a measurement.
@@ -32,7 +32,7 @@ struct Copy<'a> {
 const CALL: Duration = Duration::from_secs(30);
 
 /// Copies everything on `topic`, records and offsets in one transaction, as often as retide would commit.
-pub(super) fn transactional(bed: &Bed, topic: &str, records: u64) -> Result<Samples, Error> {
+pub(super) fn transactional(bed: &Testbed, topic: &str, records: u64) -> Result<Samples, Error> {
     let id = format!("{}-transactional-copy", bed.config.processor.group);
     let mut config = producer_config(&client_config(bed.config.kafka.producer()));
     config.set("transactional.id", &id);
@@ -51,7 +51,7 @@ pub(super) fn transactional(bed: &Bed, topic: &str, records: u64) -> Result<Samp
 }
 
 /// Copies everything on `topic`, records first and then their offsets, as often as retide would commit.
-pub(super) fn plain(bed: &Bed, topic: &str, records: u64) -> Result<Samples, Error> {
+pub(super) fn plain(bed: &Testbed, topic: &str, records: u64) -> Result<Samples, Error> {
     let id = format!("{}-plain-copy", bed.config.processor.group);
     let config = producer_config(&client_config(bed.config.kafka.producer()));
     let copy = Copy::new(bed, topic, &id, config.create()?)?;
@@ -69,7 +69,12 @@ pub(super) fn plain(bed: &Bed, topic: &str, records: u64) -> Result<Samples, Err
 
 impl<'a> Copy<'a> {
     /// A copy of `topic` from its beginning.
-    fn new(bed: &'a Bed, topic: &str, group: &str, producer: BaseProducer) -> Result<Self, Error> {
+    fn new(
+        bed: &'a Testbed,
+        topic: &str,
+        group: &str,
+        producer: BaseProducer,
+    ) -> Result<Self, Error> {
         let mut config = client_config(bed.config.kafka.consumer());
         for (key, value) in [
             ("group.id", group),
@@ -82,6 +87,10 @@ impl<'a> Copy<'a> {
         let consumer: BaseConsumer = config.create()?;
         let mut list = bed.partitions(topic);
         list.set_all_offsets(Offset::Beginning)?;
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "the bare client is the yardstick"
+        )]
         consumer.assign(&list)?;
         Ok(Self {
             bed,

@@ -164,6 +164,10 @@ fn a_record_that_its_consumer_puts_back_counts_on_to_its_last_attempt() {
         .set("isolation.level", "read_committed")
         .create()
         .unwrap();
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "what judges retide shares no reader with it"
+    )]
     consumer.subscribe(&[&work]).unwrap();
     let (back, tasks, stop) = (rig.producer(), rig.topic("tasks"), Arc::clone(&done));
     let putting = thread::spawn(move || {

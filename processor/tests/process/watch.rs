@@ -121,6 +121,10 @@ fn tiers_taken_out_are_drained_and_members_that_disagree_are_told_and_refused() 
         .set("partition.assignment.strategy", "cooperative-sticky")
         .create()
         .unwrap();
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "what judges retide shares no reader with it"
+    )]
     member.subscribe(&[&rig.topic("tasks")]).unwrap();
     let disagrees = format!(r#""kind":"group-disagrees","subject":"{}""#, rig.prefix);
     until("disagrees", &second, &address, |body| {

@@ -204,6 +204,7 @@ impl Member {
         }
         let lifeline = Lifeline::new(&config);
         let consumer: Arc<Client> = Arc::new(config.create_with_context(context)?);
+        #[allow(clippy::disallowed_methods, reason = "the member of the group")]
         consumer.subscribe(&[&*around.topics.tasks])?;
         let (member, readings) = (Arc::clone(&consumer), around.readings.clone());
         let stop = Arc::clone(around.stop);

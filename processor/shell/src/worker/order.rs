@@ -5,11 +5,10 @@
 //! Whether a scene is ordered now makes no difference: what was written when one was has to be known to whoever ends its tasks, or it would
 //! name them for ever, and keep the next ones of their keys waiting. Where nothing was ever written, that costs one question a shard.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -21,7 +20,7 @@ use tracing::debug;
 
 use retide_core::key_order::Shard;
 use retide_kafka::client::{Kept, LoggingContext};
-use retide_kafka::offsets::{self, Edge};
+use retide_kafka::offsets;
 use retide_kafka::scan::{self, CALL, Scanned};
 
 use crate::event::{OrderRead, OrderUnreadable};
@@ -65,7 +64,7 @@ pub(crate) struct Probe {
     decided: Kept<BaseConsumer<LoggingContext>>,
 }
 
-/// Pause before it is asked again whether the transactions of former owners are over, which takes milliseconds as a rule.
+/// Pause before a client asks by itself again whether a transaction is over, which takes milliseconds as a rule.
 const AGAIN: Duration = Duration::from_millis(10);
 
 // === impl Probe ===
@@ -196,46 +195,17 @@ impl Source<'_> {
         deadline: Instant,
         orders: &mut Orders,
     ) -> Result<Option<Readable>, KafkaError> {
-        let probe = self.probe.client();
-        let partitions = || shards.iter().map(|shard| (self.topic, *shard));
-        let low = offsets::edges(probe, partitions(), Edge::First, CALL)?;
-        let ends = offsets::edges(probe, partitions(), Edge::End, CALL)?;
-        let mut filled = BTreeMap::new();
-        for shard in shards {
-            let at = (self.topic.to_owned(), *shard);
-            match (low.get(&at), ends.get(&at)) {
-                (Some(low), Some(end)) if low < end => {
-                    filled.insert(*shard, (*low, *end));
-                }
-                (Some(_), Some(_)) => {}
-                _ => orders.pending.push((*shard, None)),
-            }
-        }
+        let (filled, unknown) = offsets::spans(self.probe.client(), self.topic, shards, CALL)?;
+        let unknown = unknown.into_iter();
+        orders.pending.extend(unknown.map(|shard| (shard, None)));
         if filled.is_empty() {
             return Ok(None);
         }
         let consumer = scan::consumer(self.config.clone(), group(self.config))?;
-        // As long as a transaction is open, readers see nothing of what is behind its first record.
-        let mut ready = Vec::new();
-        loop {
-            let partitions = filled.keys().map(|shard| (self.topic, *shard));
-            let stable = offsets::edges(&consumer, partitions, Edge::End, CALL)?;
-            let of = |shard| stable.get(&(self.topic.to_owned(), shard)).copied();
-            filled.retain(|shard, (low, end)| {
-                let is_ready = of(*shard).is_some_and(|stable| stable >= *end);
-                if is_ready {
-                    ready.push((*shard, *low));
-                }
-                !is_ready
-            });
-            let is_late = Instant::now() >= deadline || self.stop.load(Ordering::Acquire);
-            if filled.is_empty() || is_late {
-                let held = filled.keys().map(|shard| (*shard, of(*shard)));
-                orders.pending.extend(held);
-                return Ok(Some((consumer, ready)));
-            }
-            thread::sleep(AGAIN);
-        }
+        let is_late = || Instant::now() >= deadline || self.stop.load(Ordering::Acquire);
+        let readable = offsets::until_readable(&consumer, self.topic, filled, CALL, is_late)?;
+        orders.pending.extend(readable.held);
+        Ok(Some((consumer, readable.ready)))
     }
 }
 
