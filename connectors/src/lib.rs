@@ -120,7 +120,7 @@ pub enum Exposed<'a> {
         /// The name of the header.
         name: &'a str,
         /// The value of the header.
-        value: &'a mut secret::Worth,
+        value: &'a mut secret::MaybeSecret,
     },
     /// An address.
     Url(&'a mut String),

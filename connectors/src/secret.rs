@@ -43,7 +43,7 @@ const SYSTEM: [&str; 3] = ["/proc", "/sys", "/dev"];
 /// The value of a header: as it is, or where it stands.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(untagged)]
-pub enum Worth {
+pub enum MaybeSecret {
     /// As it is.
     Plain(String),
     /// Elsewhere.
@@ -110,9 +110,9 @@ struct State {
     problem: Option<(String, Instant)>,
 }
 
-// === impl Worth ===
+// === impl MaybeSecret ===
 
-impl Worth {
+impl MaybeSecret {
     /// Where it stands, if it does elsewhere.
     pub const fn reference(&self) -> Option<&Reference> {
         match self {
@@ -122,13 +122,13 @@ impl Worth {
     }
 }
 
-impl From<&str> for Worth {
+impl From<&str> for MaybeSecret {
     fn from(text: &str) -> Self {
         Self::Plain(text.to_owned())
     }
 }
 
-impl fmt::Debug for Worth {
+impl fmt::Debug for MaybeSecret {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Plain(_) => formatter.write_str("<not shown>"),
@@ -137,7 +137,7 @@ impl fmt::Debug for Worth {
     }
 }
 
-impl<'de> Deserialize<'de> for Worth {
+impl<'de> Deserialize<'de> for MaybeSecret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // Either, and nothing else: each tells what it expected.
         deserializer.deserialize_any(Either)
@@ -148,7 +148,7 @@ impl<'de> Deserialize<'de> for Worth {
 struct Either;
 
 impl<'de> Visitor<'de> for Either {
-    type Value = Worth;
+    type Value = MaybeSecret;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(
@@ -156,12 +156,12 @@ impl<'de> Visitor<'de> for Either {
         )
     }
 
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Worth, E> {
-        Ok(Worth::Plain(text.to_owned()))
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<MaybeSecret, E> {
+        Ok(MaybeSecret::Plain(text.to_owned()))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Worth, A::Error> {
-        Reference::deserialize(MapAccessDeserializer::new(map)).map(Worth::Elsewhere)
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<MaybeSecret, A::Error> {
+        Reference::deserialize(MapAccessDeserializer::new(map)).map(MaybeSecret::Elsewhere)
     }
 }
 
@@ -471,7 +471,7 @@ mod tests {
         assert_eq!(secret.value().unwrap(), "Bearer two");
         let shown = format!("{secret:?} {secrets:?} {reference}");
         assert!(!shown.contains("two"), "{shown}");
-        let plain = format!("{:?}", Worth::from("two"));
+        let plain = format!("{:?}", MaybeSecret::from("two"));
         assert!(!plain.contains("two"), "{plain}");
 
         // It is gone for longer than that takes.

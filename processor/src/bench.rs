@@ -10,13 +10,12 @@
 //! | `causes` | where the time went |
 //! | `target` | the HTTP target |
 //! | `remote` | the HTTP target in a process of its own |
-//! | `bed` | topics of a measurement's own |
+//! | `testbed` | topics of a measurement's own |
 //! | `park` | a process with many parked tasks: start, memory, idling, take-over, and all of them due at once; beside one with none |
 //! | `storm` | a healthy scene while others hang, reject and are flooded; beside itself without them |
 //!
 //! Invariant: what went in is counted where it comes out; a measurement whose counts differ is an error, not a figure.
 
-mod bed;
 mod causes;
 mod copy;
 mod deliver;
@@ -28,6 +27,7 @@ mod remote;
 mod storm;
 mod stream;
 mod target;
+mod testbed;
 mod worker;
 
 use std::process::ExitStatus;
@@ -39,7 +39,6 @@ use serde::Serialize;
 use retide_kafka::cluster;
 use retide_shell::process;
 
-pub use self::bed::Bed;
 pub use self::causes::Cause;
 pub use self::deliver::{Deliver, deliver};
 pub use self::dispatch::{Dispatch, Pace, Steady, Volume, dispatch, steady};
@@ -47,8 +46,9 @@ pub use self::hop::{Hop, HopPart, Load, Measured, hop};
 pub use self::loads::{Late, Loads, Step, loads};
 pub use self::park::{Drained, Park, Parked, Stage, TakeOver, park};
 pub use self::remote::serve;
-pub use self::storm::{Sea, Storm, Weather, storm};
+pub use self::storm::{Phase, Scenario, Storm, storm};
 pub use self::target::Lateness;
+pub use self::testbed::Testbed;
 pub use self::worker::Memory;
 
 /// Why a measurement came to nothing.

@@ -11,7 +11,7 @@ use retide_core::scene::MAX_DELAY;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::secret::{Reference, Worth};
+use crate::secret::{MaybeSecret, Reference};
 use crate::server::{Server, host};
 use crate::tls::{Profiles, Tls};
 
@@ -84,7 +84,7 @@ pub struct Config {
     pub resend: bool,
     /// Headers sent with each request, in place of the producer's of the same name; credentials among them, which stand elsewhere.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub headers: BTreeMap<String, Worth>,
+    pub headers: BTreeMap<String, MaybeSecret>,
     /// Statuses that count as success, whatever HTTP makes of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub success: Vec<Status>,
@@ -245,8 +245,8 @@ impl Config {
                 return Err(Error::Misnamed { name, instead });
             }
             let value = match value {
-                Worth::Plain(value) => value.as_str(),
-                Worth::Elsewhere(reference) => {
+                MaybeSecret::Plain(value) => value.as_str(),
+                MaybeSecret::Elsewhere(reference) => {
                     reference.check().map_err(|message| Error::Reference {
                         name: name.clone(),
                         message,

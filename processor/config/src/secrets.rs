@@ -4,7 +4,7 @@
 
 use url::Url;
 
-use retide_connectors::secret::Worth;
+use retide_connectors::secret::MaybeSecret;
 use retide_connectors::{Exposed, TargetConfig};
 
 use crate::Scene;
@@ -82,8 +82,8 @@ fn mask(exposed: Exposed<'_>) -> bool {
     match exposed {
         Exposed::Header { name, value } => {
             let is_secret = match &*value {
-                Worth::Plain(text) => is_named_so(name) || has_scheme(text),
-                Worth::Elsewhere(_) => false,
+                MaybeSecret::Plain(text) => is_named_so(name) || has_scheme(text),
+                MaybeSecret::Elsewhere(_) => false,
             };
             if is_secret {
                 *value = MASKED.into();

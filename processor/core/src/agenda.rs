@@ -39,10 +39,10 @@ pub struct Item {
 pub struct Agenda {
     /// The items of each scene that has some, by the name that its tasks give.
     scenes: HashMap<Arc<str>, SceneItems>,
-    /// The scenes that are not in `turns`, by the time of their earliest item.
+    /// The scenes that are not in `rotation`, by the time of their earliest item.
     waiting: BTreeSet<(Timestamp, Arc<str>)>,
-    /// The scenes whose earliest item was seen to be due, in the order of their turns.
-    turns: VecDeque<Arc<str>>,
+    /// The scenes whose earliest item was seen to be due, in the order in which they are served.
+    rotation: VecDeque<Arc<str>>,
 }
 
 /// The items of one scene.
@@ -135,7 +135,7 @@ impl Agenda {
     /// The item that leaves next, though it may not be its time yet.
     pub fn peek(&self) -> Option<&Item> {
         let waiting = || self.waiting.first().map(|(_, name)| name);
-        let name = self.turns.front().or_else(waiting)?;
+        let name = self.rotation.front().or_else(waiting)?;
         self.scenes.get(name)?.items.peek()
     }
 
@@ -146,14 +146,14 @@ impl Agenda {
         {
             let (_, name) = self.waiting.pop_first()?;
             self.plan(&name).in_turn = true;
-            self.turns.push_back(name);
+            self.rotation.push_back(name);
         }
-        let name = self.turns.pop_front()?;
+        let name = self.rotation.pop_front()?;
         let items = &mut self.plan(&name).items;
         let item = items.pop_due(now);
         match items.next() {
             None => drop(self.scenes.remove(&name)),
-            Some(next) if next <= now => self.turns.push_back(name),
+            Some(next) if next <= now => self.rotation.push_back(name),
             Some(next) => {
                 self.plan(&name).in_turn = false;
                 self.waiting.insert((next, name));
@@ -181,7 +181,7 @@ impl Agenda {
             plan.in_turn = false;
             !plan.items.is_empty()
         });
-        self.turns.clear();
+        self.rotation.clear();
         let earliest =
             |(name, plan): (&Arc<str>, &SceneItems)| Some((plan.items.next()?, Arc::clone(name)));
         self.waiting = self.scenes.iter().filter_map(earliest).collect();

@@ -18,8 +18,8 @@ use retide_core::{
 use crate::broker::{
     Aside, Cause, Entry, Fate, NO_OFFSET, Outgoing, Payload, Progress, Topic, binding,
 };
+use crate::fairness::Fairness;
 use crate::plan::Submission;
-use crate::turns::Turns;
 use crate::world::{At, SECOND};
 
 /// One attempt of one task.
@@ -151,7 +151,7 @@ pub(crate) struct Judge {
     /// The scenes that ever were in force.
     scenes: BTreeSet<Arc<str>>,
     /// Whose turn it is where scenes share a rate.
-    pub(crate) turns: Turns,
+    pub(crate) fairness: Fairness,
     /// How often targets were found down, or well again, without an alert of it so far.
     alerts_due: BTreeMap<(Arc<str>, State), u64>,
     /// The most attempts any rules allowed.
@@ -217,7 +217,7 @@ impl Judge {
                 };
                 self.allowances.entry(under(scene, rate)).or_insert(new);
             }
-            self.turns.know(scene);
+            self.fairness.know(scene);
             self.most_attempts = self.most_attempts.max(scene.most_attempts().get());
             for key in keys(scene) {
                 let span = key.rule.open.as_micros() as At;
@@ -289,7 +289,7 @@ impl Judge {
 
     /// A worker starts a task that it has read in a lane: whether it is the turn of its scene.
     pub(crate) fn takes_turn(&mut self, worker: usize, lane: LaneId, task: &Task) {
-        match self.turns.started(worker, lane, task) {
+        match self.fairness.started(worker, lane, task) {
             Ok(counts) => self.figures.shared += u64::from(counts),
             Err(why) => self.object(|| why),
         }

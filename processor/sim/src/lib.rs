@@ -7,7 +7,7 @@
 //! | `plan` | who takes part, what is asked for, what goes wrong: all of it from the seed |
 //! | `broker`, `group` | a model of Kafka: partitions, transactions, offsets, generations |
 //! | `worker`, `ledger` | the shell's duties around the engine, without threads |
-//! | `check`, `turns` | the judge, which knows the promises and nothing of the code |
+//! | `check`, `fairness` | the judge, which knows the promises and nothing of the code |
 //! | `campaign` | many histories at a time |
 //! | `export` | what could be seen of a history from outside, for the checker of the crash campaign |
 //! | `bug` | mistakes to plant, to see that the judge notices |
@@ -37,11 +37,11 @@ mod campaign;
 mod chance;
 mod check;
 mod export;
+mod fairness;
 mod group;
 mod ledger;
 mod plan;
 mod trace;
-mod turns;
 mod worker;
 mod world;
 

@@ -1190,11 +1190,11 @@ impl Worker {
             steady: std::time::Duration::from_micros(env.now),
         };
         let refused = self.refused(&input);
-        let read = env.judge.turns.read(&input);
+        let read = env.judge.fairness.read(&input);
         if let Input::Leave { shard } | Input::Revoke { shard } = input {
-            env.judge.turns.let_go(self.id, shard);
+            env.judge.fairness.let_go(self.id, shard);
         }
-        env.judge.turns.begin(self.id, now.wall);
+        env.judge.fairness.begin(self.id, now.wall);
         let before = self.open_before(&input);
         let mut actions = Vec::new();
         self.engine.step(now, input, &mut actions);
@@ -1204,7 +1204,7 @@ impl Worker {
         if let Some((at, waiting)) = read
             && self.engine.open() + settled > before
         {
-            env.judge.turns.taken(self.id, at, waiting);
+            env.judge.fairness.taken(self.id, at, waiting);
         }
         for action in actions {
             match action {
@@ -1220,7 +1220,7 @@ impl Worker {
                     if let Some(wall) = &refused {
                         env.judge.refused(self.life, wall, &settlement.entries);
                     }
-                    env.judge.turns.settled(self.id, (lane, offset));
+                    env.judge.fairness.settled(self.id, (lane, offset));
                     if self.settled.is_empty() {
                         self.commit_at = env.now + env.plan.commit_interval;
                     }
@@ -1259,7 +1259,7 @@ impl Worker {
                 }
             }
         }
-        env.judge.turns.end(self.id);
+        env.judge.fairness.end(self.id);
         self.within_limits(env);
     }
 
@@ -1293,7 +1293,7 @@ impl Worker {
         }
         // What shards that leave may not start any more takes turns, too.
         if !self.closed.is_empty() || self.letting_go.is_some() {
-            env.judge.turns.is_held_up(self.id);
+            env.judge.fairness.is_held_up(self.id);
         }
         env.judge.takes_turn(self.id, lane, task);
         env.judge.held_by_none(task, wait);

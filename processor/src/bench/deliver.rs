@@ -6,7 +6,7 @@ use serde::Serialize;
 use retide_config::Config;
 
 use crate::bench::dispatch::Tasks;
-use crate::bench::{Bed, Error, Speed, copy};
+use crate::bench::{Error, Speed, Testbed, copy};
 
 /// What was measured.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -33,7 +33,7 @@ pub fn deliver(
     bytes: usize,
     say: impl Fn(&str),
 ) -> Result<Deliver, Error> {
-    let mut bed = Bed::make(config)?;
+    let mut bed = Testbed::make(config)?;
     let target = bed.add("target");
     let measured = target.and_then(|target| measure(&bed, &target, (tasks, bytes), say));
     bed.remove();
@@ -42,7 +42,7 @@ pub fn deliver(
 
 /// Measures on topics that are there.
 fn measure(
-    bed: &Bed,
+    bed: &Testbed,
     target: &str,
     (count, bytes): (u64, usize),
     say: impl Fn(&str),

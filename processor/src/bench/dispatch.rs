@@ -18,11 +18,11 @@ use retide_kafka::client::client_config;
 use retide_shell::clock;
 use retide_shell::metrics::Metrics;
 
-use crate::bench::bed::send;
 use crate::bench::causes::{Cause, Watch};
 use crate::bench::remote::Remote;
 use crate::bench::target::{Lateness, Manner};
-use crate::bench::{Bed, Error, PATIENCE, Samples, Speed};
+use crate::bench::testbed::send;
+use crate::bench::{Error, PATIENCE, Samples, Speed, Testbed};
 
 /// How much is dispatched.
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +95,7 @@ pub struct Steady {
 /// # Errors
 /// If a client fails, nothing moves for a minute, or what comes out is not what went in.
 pub fn dispatch(config: &Config, volume: Volume, say: impl Fn(&str)) -> Result<Dispatch, Error> {
-    let bed = Bed::make(config)?;
+    let bed = Testbed::make(config)?;
     let measured = measure(&bed, volume, say);
     bed.remove();
     measured
@@ -106,14 +106,14 @@ pub fn dispatch(config: &Config, volume: Volume, say: impl Fn(&str)) -> Result<D
 /// # Errors
 /// As [`dispatch`].
 pub fn steady(config: &Config, pace: Pace, say: impl Fn(&str)) -> Result<Steady, Error> {
-    let bed = Bed::make(config)?;
+    let bed = Testbed::make(config)?;
     let measured = pour(&bed, pace, say);
     bed.remove();
     measured
 }
 
 /// Measures attempts a second on topics that are there.
-fn measure(bed: &Bed, volume: Volume, say: impl Fn(&str)) -> Result<Dispatch, Error> {
+fn measure(bed: &Testbed, volume: Volume, say: impl Fn(&str)) -> Result<Dispatch, Error> {
     let attempts = volume.tasks * (volume.failures + 1);
     let manner = Manner {
         takes: volume.takes,
@@ -156,7 +156,7 @@ fn measure(bed: &Bed, volume: Volume, say: impl Fn(&str)) -> Result<Dispatch, Er
 }
 
 /// Measures lateness on topics that are there.
-fn pour(bed: &Bed, pace: Pace, say: impl Fn(&str)) -> Result<Steady, Error> {
+fn pour(bed: &Testbed, pace: Pace, say: impl Fn(&str)) -> Result<Steady, Error> {
     let manner = Manner {
         takes: Duration::ZERO,
         failures: pace.failures,
@@ -320,7 +320,7 @@ pub(super) struct Tasks<'a> {
     /// The producer.
     producer: BaseProducer,
     /// The retry topic and its partitions.
-    bed: &'a Bed,
+    bed: &'a Testbed,
     /// The payload of each.
     payload: Vec<u8>,
 }
@@ -329,7 +329,7 @@ pub(super) struct Tasks<'a> {
 
 impl<'a> Tasks<'a> {
     /// Tasks with payloads of so many bytes.
-    pub(super) fn new(bed: &'a Bed, bytes: usize) -> Result<Self, Error> {
+    pub(super) fn new(bed: &'a Testbed, bytes: usize) -> Result<Self, Error> {
         let mut config = client_config(bed.config.kafka.producer());
         config.set("enable.idempotence", "true");
         config.set("linger.ms", "0");

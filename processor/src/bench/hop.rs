@@ -17,8 +17,8 @@ use retide_kafka::client::client_config;
 use retide_native as native;
 use retide_shell::clock;
 
-use crate::bench::bed::{parked, send};
-use crate::bench::{Bed, Error, Samples, Speed, copy};
+use crate::bench::testbed::{parked, send};
+use crate::bench::{Error, Samples, Speed, Testbed, copy};
 
 /// How much is measured.
 #[derive(Clone, Debug)]
@@ -97,7 +97,7 @@ pub fn hop(config: &Config, load: &Load, say: impl Fn(&str)) -> Result<Hop, Erro
         }
         config.processor.guarantee = guarantee;
         // Topics of its own for each guarantee: what one run leaves in the tiers is not for the next one to read.
-        let bed = Bed::make(&config)?;
+        let bed = Testbed::make(&config)?;
         let measured = measure(&bed, load, &mut base, &say);
         bed.remove();
         parts.extend(measured?);
@@ -118,7 +118,7 @@ pub fn hop(config: &Config, load: &Load, say: impl Fn(&str)) -> Result<Hop, Erro
 
 /// Measures the parts of one guarantee on topics that are there, and the transactional copy if it is not known yet.
 fn measure(
-    bed: &Bed,
+    bed: &Testbed,
     load: &Load,
     base: &mut Option<Speed>,
     say: impl Fn(&str),
@@ -190,7 +190,7 @@ fn measure(
 }
 
 /// Runs retide until everything on `topic` has gone on.
-fn forward(bed: &Bed, load: &Load, topic: &str) -> Result<Samples, Error> {
+fn forward(bed: &Testbed, load: &Load, topic: &str) -> Result<Samples, Error> {
     let text = "scenes.bench.target = { http = { url = 'http://127.0.0.1:9/' } }";
     let process = bed.run(text.to_owned())?;
     let samples = bed.follow(topic, load.records);
@@ -249,7 +249,7 @@ impl HopPart {
 
 impl Part<'_> {
     /// Produces the records of this part, over all partitions in turn.
-    fn produce(&self, bed: &Bed, load: &Load) -> Result<(), Error> {
+    fn produce(&self, bed: &Testbed, load: &Load) -> Result<(), Error> {
         let mut config = client_config(bed.config.kafka.producer());
         config.set("enable.idempotence", "true");
         config.set("compression.type", "lz4");

@@ -17,7 +17,7 @@ use crate::bench::causes::{Cause, Watch};
 use crate::bench::dispatch::{Tasks, Volume, dispatch, follow, timers};
 use crate::bench::remote::Remote;
 use crate::bench::target::{Lateness, Manner, Window};
-use crate::bench::{Bed, Error, Speed};
+use crate::bench::{Error, Speed, Testbed};
 
 /// What is measured.
 #[derive(Clone, Debug)]
@@ -143,7 +143,7 @@ pub fn loads(config: &Config, loads: &Loads, say: impl Fn(&str)) -> Result<Late,
         takes: Duration::ZERO,
     };
     let at_once = dispatch(config, volume, &say)?;
-    let bed = Bed::make(config)?;
+    let bed = Testbed::make(config)?;
     let measured = measure(&bed, loads, at_once.retide.per_second, say);
     bed.remove();
     let (capacity, steps) = measured?;
@@ -157,7 +157,7 @@ pub fn loads(config: &Config, loads: &Loads, say: impl Fn(&str)) -> Result<Late,
 
 /// Measures all steps on topics that are there.
 fn measure(
-    bed: &Bed,
+    bed: &Testbed,
     loads: &Loads,
     at_once: f64,
     say: impl Fn(&str),

@@ -16,11 +16,11 @@ use retide_core::Timestamp;
 use retide_kafka::client::client_config;
 use retide_native as native;
 
-use crate::bench::bed::{self, send};
 use crate::bench::stream::{Flow, Stream, account, arrive, identity, none_early, now, producer};
 use crate::bench::target::{Lateness, Manner, Target};
+use crate::bench::testbed::{self, send};
 use crate::bench::worker::{Memory, Worker, is_told};
-use crate::bench::{Bed, Error, PATIENCE};
+use crate::bench::{Error, PATIENCE, Testbed};
 
 /// How much is parked, and what is done with it.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +102,7 @@ pub struct Drained {
 /// A process that has taken over, and what it works with.
 struct Drain<'a> {
     /// The topics.
-    bed: &'a Bed,
+    bed: &'a Testbed,
     /// How much.
     parked: Parked,
     /// When all are due, from the start of producing them.
@@ -139,7 +139,7 @@ const OTHER: Flow = Flow {
 /// # Errors
 /// If a client or a process fails, nothing moves for a minute, or what comes out is not what went in.
 pub fn park(config: &Config, parked: Parked, say: impl Fn(&str)) -> Result<Park, Error> {
-    let mut bed = Bed::make(config)?;
+    let mut bed = Testbed::make(config)?;
     let measured = bed
         .add("drained")
         .and_then(|topic| measure(&bed, parked, &topic, say));
@@ -148,7 +148,7 @@ pub fn park(config: &Config, parked: Parked, say: impl Fn(&str)) -> Result<Park,
 }
 
 /// Measures on topics that are there.
-fn measure(bed: &Bed, parked: Parked, topic: &str, say: impl Fn(&str)) -> Result<Park, Error> {
+fn measure(bed: &Testbed, parked: Parked, topic: &str, say: impl Fn(&str)) -> Result<Park, Error> {
     if !is_told() {
         say("this system has no /proc: memory and processor time are not measured");
     }
@@ -239,7 +239,7 @@ fn idle(worker: &mut Worker, time: Duration) -> Result<Stage, Error> {
 }
 
 /// Kills the first process once the second one has its part.
-fn take_over(bed: &Bed, mut first: Worker, second: &mut Worker) -> Result<TakeOver, Error> {
+fn take_over(bed: &Testbed, mut first: Worker, second: &mut Worker) -> Result<TakeOver, Error> {
     second.ready()?;
     // The second one is ready when the rebalance is over for it; the first one has its shards back by then, or a moment later.
     let joined = {
@@ -263,7 +263,7 @@ fn percent(before: Option<f64>, after: Option<f64>, time: Duration) -> Option<f6
 }
 
 /// The tiers that tasks are parked in, as their places in the ladder: the long ones, or the longest.
-fn long_tiers(bed: &Bed) -> Vec<usize> {
+fn long_tiers(bed: &Testbed) -> Vec<usize> {
     let tiers = bed.config.topics.tiers.tiers();
     let long: Vec<usize> = (0..tiers.len())
         .filter(|tier| tiers[*tier].delay >= LONG)
@@ -277,7 +277,7 @@ fn long_tiers(bed: &Bed) -> Vec<usize> {
 
 /// Produces parked tasks of a scene straight into tiers, as retide would write them, over all partitions in turn.
 fn fill(
-    bed: &Bed,
+    bed: &Testbed,
     scene: &str,
     parked: Parked,
     due: Timestamp,
@@ -344,7 +344,7 @@ impl Payload {
 
 /// What retide sets on a task that is parked, but for its identity.
 fn waiting(scene: &str, due: Timestamp) -> OwnedHeaders {
-    let task = bed::parked(scene, 1, due);
+    let task = testbed::parked(scene, 1, due);
     let mut written = OwnedHeaders::new();
     headers::write_task(&task, &mut |name, value| {
         if name != headers::ID.as_bytes() {

@@ -20,13 +20,13 @@ pub(crate) struct Remote {
     /// Where it listens.
     pub(crate) address: SocketAddr,
     /// What it is asked through, one question at a time.
-    line: Mutex<Line>,
+    pipes: Mutex<Pipes>,
     /// The process.
     child: Child,
 }
 
 /// The way to a target.
-struct Line {
+struct Pipes {
     /// Where questions go; none when there are no more.
     questions: Option<ChildStdin>,
     /// Where answers come from.
@@ -66,15 +66,15 @@ impl Remote {
         let Some(answers) = child.stdout.take() else {
             unreachable!("asked for above");
         };
-        let mut line = Line {
+        let mut pipes = Pipes {
             questions,
             answers: BufReader::new(answers),
         };
-        let address = line.answer();
+        let address = pipes.answer();
         // Before the address is looked at: the process is waited for in any case.
         let mut remote = Self {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            line: Mutex::new(line),
+            pipes: Mutex::new(pipes),
             child,
         };
         remote.address = address?;
@@ -103,28 +103,28 @@ impl Remote {
 
     /// Asks one question.
     fn ask<A: DeserializeOwned>(&self, question: Question) -> Result<A, Error> {
-        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(questions) = &mut line.questions {
+        let mut pipes = self.pipes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(questions) = &mut pipes.questions {
             let mut text = serde_json::to_vec(&question).map_err(io::Error::from)?;
             text.push(b'\n');
             questions.write_all(&text)?;
         }
-        line.answer()
+        pipes.answer()
     }
 }
 
 impl Drop for Remote {
     fn drop(&mut self) {
-        let line = self.line.get_mut();
-        line.unwrap_or_else(PoisonError::into_inner).questions = None;
+        let pipes = self.pipes.get_mut();
+        pipes.unwrap_or_else(PoisonError::into_inner).questions = None;
         // It ends when its input does; there is nothing to be done about it if it does not.
         let _ = self.child.wait();
     }
 }
 
-// === impl Line ===
+// === impl Pipes ===
 
-impl Line {
+impl Pipes {
     /// Reads one answer.
     fn answer<A: DeserializeOwned>(&mut self) -> Result<A, Error> {
         let mut text = String::new();

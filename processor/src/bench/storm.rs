@@ -11,11 +11,11 @@ use retide_config::Config;
 use crate::bench::stream::{Flow, Stream, account, arrive, flood, none_early};
 use crate::bench::target::{Lateness, Manner, Target};
 use crate::bench::worker::Worker;
-use crate::bench::{Bed, Error};
+use crate::bench::{Error, Testbed};
 
 /// How bad it gets.
 #[derive(Clone, Copy, Debug)]
-pub struct Weather {
+pub struct Scenario {
     /// New tasks a second of the healthy scene, and of the one that is rejected.
     pub rate: u64,
     /// How long it is measured without the storm, and then in it.
@@ -30,9 +30,9 @@ pub struct Storm {
     /// New tasks a second of the healthy scene.
     pub rate: u64,
     /// The healthy scene without the storm.
-    pub calm: Sea,
+    pub calm: Phase,
     /// The healthy scene in the storm.
-    pub storm: Sea,
+    pub storm: Phase,
     /// `storm` by `calm`, of the 99 in 100 that are late least.
     pub p99_ratio: f64,
     /// `storm` by `calm`, attempts a second.
@@ -49,7 +49,7 @@ pub struct Storm {
 
 /// The healthy scene for a while.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Sea {
+pub struct Phase {
     /// Attempts a second.
     pub per_second: f64,
     /// How late they were.
@@ -87,16 +87,16 @@ const WARM: u64 = 3;
 ///
 /// # Errors
 /// If a client or the process fails, nothing moves for a minute, or what comes out is not what went in.
-pub fn storm(config: &Config, weather: Weather, say: impl Fn(&str)) -> Result<Storm, Error> {
-    let bed = Bed::make(config)?;
-    let measured = measure(&bed, weather, say);
+pub fn storm(config: &Config, scenario: Scenario, say: impl Fn(&str)) -> Result<Storm, Error> {
+    let bed = Testbed::make(config)?;
+    let measured = measure(&bed, scenario, say);
     bed.remove();
     measured
 }
 
 /// Measures on topics that are there.
-fn measure(bed: &Bed, weather: Weather, say: impl Fn(&str)) -> Result<Storm, Error> {
-    let Weather { rate, time, .. } = weather;
+fn measure(bed: &Testbed, scenario: Scenario, say: impl Fn(&str)) -> Result<Storm, Error> {
+    let Scenario { rate, time, .. } = scenario;
     let targets = Targets::start()?;
     let mut worker = Worker::start(bed, &bed.config.processor.group, &targets.scenes())?;
     worker.ready()?;
@@ -116,7 +116,7 @@ fn measure(bed: &Bed, weather: Weather, say: impl Fn(&str)) -> Result<Storm, Err
     let calm_speed = targets.watch(time);
     let calm = targets.healthy.take_lateness();
     say("and in it");
-    let around = weather.begin(bed)?;
+    let around = scenario.begin(bed)?;
     let storm_speed = targets.watch(time);
     let delivered = healthy.stop()?;
     // Those that are late are waited for: they are what matters.
@@ -133,11 +133,11 @@ fn measure(bed: &Bed, weather: Weather, say: impl Fn(&str)) -> Result<Storm, Err
     worker.kill()?;
     Ok(Storm {
         rate,
-        calm: Sea {
+        calm: Phase {
             per_second: calm_speed,
             lateness_ms: calm,
         },
-        storm: Sea {
+        storm: Phase {
             per_second: storm_speed,
             lateness_ms: storm,
         },
@@ -150,11 +150,11 @@ fn measure(bed: &Bed, weather: Weather, say: impl Fn(&str)) -> Result<Storm, Err
     })
 }
 
-// === impl Weather ===
+// === impl Scenario ===
 
-impl Weather {
+impl Scenario {
     /// Begins the storm: what goes on until it is stopped.
-    fn begin(&self, bed: &Bed) -> Result<[Stream; 2], Error> {
+    fn begin(&self, bed: &Testbed) -> Result<[Stream; 2], Error> {
         let stream = |scene, rate| {
             let flow = Flow {
                 scene,

@@ -19,9 +19,9 @@ use retide_kafka::client::client_config;
 use retide_native as native;
 use retide_shell::clock;
 
-use crate::bench::bed::send;
 use crate::bench::target::{DUE, Target};
-use crate::bench::{Bed, Error, PATIENCE};
+use crate::bench::testbed::send;
+use crate::bench::{Error, PATIENCE, Testbed};
 
 /// What a stream is made of.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +60,7 @@ const PAYLOAD: [u8; 512] = [b'x'; 512];
 
 impl Stream {
     /// Starts to produce.
-    pub(crate) fn start(bed: &Bed, flow: Flow) -> Result<Self, Error> {
+    pub(crate) fn start(bed: &Testbed, flow: Flow) -> Result<Self, Error> {
         let producer: BaseProducer = producer(bed, "0")?;
         let topic = Arc::clone(&bed.topics.tasks);
         let partitions = bed.config.topics.partitions as u64;
@@ -127,7 +127,7 @@ impl Seen {
 }
 
 /// Produces `count` tasks of a scene that are due at once.
-pub(crate) fn flood(bed: &Bed, scene: &str, count: u64) -> Result<(), Error> {
+pub(crate) fn flood(bed: &Testbed, scene: &str, count: u64) -> Result<(), Error> {
     let producer = producer(bed, "5")?;
     let due = now();
     for index in 0..count {
@@ -163,7 +163,7 @@ pub(crate) fn arrive(target: &Target, count: u64) -> Result<(), Error> {
 /// Reads a topic to its end, and until every task of `wanted` (scene and number of tasks) was seen on it: an error if one is missing, or
 /// stands there twice. A record that says how its task ended counts only if it was delivered. `look` is shown those that count.
 pub(crate) fn account(
-    bed: &Bed,
+    bed: &Testbed,
     topic: &str,
     wanted: &BTreeMap<&str, u64>,
     mut look: impl FnMut(&BorrowedMessage<'_>),
@@ -233,7 +233,7 @@ pub(crate) fn now() -> Duration {
 }
 
 /// A producer that waits `linger` milliseconds for more.
-pub(crate) fn producer(bed: &Bed, linger: &str) -> Result<BaseProducer, KafkaError> {
+pub(crate) fn producer(bed: &Testbed, linger: &str) -> Result<BaseProducer, KafkaError> {
     let mut config = client_config(bed.config.kafka.producer());
     config.set("enable.idempotence", "true");
     config.set("compression.type", "lz4");

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use retide_config::Config;
 use retide_core::span;
 
-use crate::bench::{Bed, Error, PATIENCE};
+use crate::bench::{Error, PATIENCE, Testbed};
 
 /// A `retide run`; killed when dropped.
 pub(crate) struct Worker {
@@ -55,8 +55,8 @@ const TICKS: f64 = 100.0;
 // === impl Worker ===
 
 impl Worker {
-    /// Starts a process in `group` on the topics of `bed`, with the scenes of `scenes`.
-    pub(crate) fn start(bed: &Bed, group: &str, scenes: &str) -> Result<Self, Error> {
+    /// Starts a process in `group` on the topics of `testbed`, with the scenes of `scenes`.
+    pub(crate) fn start(bed: &Testbed, group: &str, scenes: &str) -> Result<Self, Error> {
         // Free a moment ago; should somebody else take it, the process says so and ends.
         let admin = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let directory = Directory::make()?;

@@ -262,7 +262,7 @@ pub(super) fn bench(mut config: Config, command: &Command, output: Output) -> Re
             show(&config, measured, output, park::table)
         }
         Command::Storm(options) => {
-            let measured = bench::storm(&config, options.weather(), say)?;
+            let measured = bench::storm(&config, options.scenario(), say)?;
             show(&config, measured, output, storm::table)
         }
     }

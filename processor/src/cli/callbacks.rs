@@ -79,7 +79,7 @@ pub(super) struct Options {
 
 /// A callback record, and where it stands.
 #[derive(Debug, Serialize)]
-struct Line {
+struct CallbackRow {
     /// When the task ended, or the record's time.
     #[serde(skip)]
     at: Timestamp,
@@ -199,7 +199,7 @@ struct Reading<'a> {
     /// Prints them.
     printer: Printer,
     /// Those that are not printed yet.
-    held: VecDeque<Line>,
+    held: VecDeque<CallbackRow>,
     /// How many were found.
     found: u64,
     /// How many of them could be read in part only.
@@ -241,7 +241,7 @@ impl Reading<'_> {
 
     /// Takes a record, if it is wanted.
     fn take(&mut self, message: &BorrowedMessage<'_>) -> Result<(), Failed> {
-        let line = Line::of(message, self.topic, &self.reader);
+        let line = CallbackRow::of(message, self.topic, &self.reader);
         if !self.options.wants(&line) {
             if self.others.len() < suggest::SHOWN * 4 {
                 self.others.insert(line.says.scene().to_owned());
@@ -268,7 +268,7 @@ impl Reading<'_> {
     /// Keeps the last ones.
     fn keep(&mut self, last: usize) {
         let held = self.held.make_contiguous();
-        held.sort_by_key(Line::order);
+        held.sort_by_key(CallbackRow::order);
         self.held.drain(..held_over(self.held.len(), last));
     }
 
@@ -295,7 +295,7 @@ impl Reading<'_> {
             match consumer.poll(POLL) {
                 None | Some(Err(KafkaError::PartitionEOF(_))) => {}
                 Some(Ok(message)) => {
-                    let line = Line::of(&message, self.topic, &self.reader);
+                    let line = CallbackRow::of(&message, self.topic, &self.reader);
                     if self.options.wants(&line) {
                         self.printer.print(&[line])?;
                     }
@@ -417,7 +417,7 @@ impl Options {
     }
 
     /// Whether a callback is asked for.
-    fn wants(&self, line: &Line) -> bool {
+    fn wants(&self, line: &CallbackRow) -> bool {
         let is_of = |all: &[String], one: &str| all.is_empty() || all.iter().any(|own| own == one);
         is_of(&self.scenes, line.says.scene())
             && is_of(&self.ids, line.says.id())
@@ -437,9 +437,9 @@ fn outcome(text: &str) -> Result<Terminal, String> {
     })
 }
 
-// === impl Line ===
+// === impl CallbackRow ===
 
-impl Line {
+impl CallbackRow {
     /// What a record says.
     fn of(
         message: &BorrowedMessage<'_>,
@@ -567,14 +567,14 @@ impl Printer {
     }
 
     /// Prints some.
-    fn print(&mut self, lines: &[Line]) -> Result<(), Failed> {
+    fn print(&mut self, lines: &[CallbackRow]) -> Result<(), Failed> {
         if lines.is_empty() {
             return Ok(());
         }
         let mut text = Vec::new();
         match self.output {
             Output::Table => {
-                let rows: Vec<[String; 6]> = lines.iter().map(Line::cells).collect();
+                let rows: Vec<[String; 6]> = lines.iter().map(CallbackRow::cells).collect();
                 for row in &rows {
                     for (width, cell) in self.widths.iter_mut().zip(row) {
                         *width = (*width).max(cell.chars().count());

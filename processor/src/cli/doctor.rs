@@ -106,7 +106,7 @@ enum Mark {
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Line {
+struct CheckRow {
     /// What it is about.
     section: Section,
     /// How it is.
@@ -125,7 +125,7 @@ struct Found {
     /// The scenes in force, each with the file it stands in; none for the topic.
     scenes: BTreeMap<String, (Scene, Option<String>)>,
     /// What is said of the topic.
-    lines: Vec<Line>,
+    lines: Vec<CheckRow>,
 }
 
 /// Longest time for reading the scenes topic: the cluster has answered by then.
@@ -185,9 +185,9 @@ impl Mark {
     }
 }
 
-// === impl Line ===
+// === impl CheckRow ===
 
-impl Line {
+impl CheckRow {
     /// Something that is as it should be.
     fn ok(section: Section, subject: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
@@ -227,7 +227,7 @@ impl Line {
     }
 }
 
-impl Row for Line {
+impl Row for CheckRow {
     const HEADINGS: &'static [&'static str] = &["section", "mark", "subject", "message", "fix"];
 
     fn cells(&self) -> Vec<String> {
@@ -323,10 +323,10 @@ fn origin(
 }
 
 /// How the process exits, other than well: what is to be mended goes before targets that do not answer.
-fn exit(lines: &[Line]) -> Option<Exit> {
+fn exit(lines: &[CheckRow]) -> Option<Exit> {
     let mut failed = lines.iter().filter(|line| line.mark == Mark::Fail);
     let first = failed.next()?;
-    let is_reach = |line: &Line| {
+    let is_reach = |line: &CheckRow| {
         line.section == Section::Targets && line.message.starts_with(targets::REFUSES)
     };
     if is_reach(first) && failed.all(is_reach) {
@@ -336,7 +336,7 @@ fn exit(lines: &[Line]) -> Option<Exit> {
 }
 
 /// A cluster that cannot be asked.
-fn silent(config: &Config, error: &cluster::Error) -> Line {
+fn silent(config: &Config, error: &cluster::Error) -> CheckRow {
     let fix = match error {
         cluster::Error::Unreachable { .. } | cluster::Error::NoAddress => {
             error.hint().unwrap_or_default()
@@ -346,7 +346,7 @@ fn silent(config: &Config, error: &cluster::Error) -> Line {
         | cluster::Error::Unseen { .. }
         | cluster::Error::Thread(_) => "look into the brokers' logs, and try again",
     };
-    Line::fail(
+    CheckRow::fail(
         Section::Cluster,
         config.kafka.bootstrap(),
         with_causes(error),
@@ -355,18 +355,18 @@ fn silent(config: &Config, error: &cluster::Error) -> Line {
 }
 
 /// The brokers.
-fn brokers(survey: &Survey) -> Vec<Line> {
+fn brokers(survey: &Survey) -> Vec<CheckRow> {
     let mut lines = Vec::new();
     let mut recent = true;
     for broker in &survey.brokers {
         let subject = format!("broker {} at {}", broker.id, broker.address);
         lines.push(match &broker.answer {
-            Answer::Recent => Line::ok(Section::Cluster, subject, "answers; Kafka 3.6 or later"),
+            Answer::Recent => CheckRow::ok(Section::Cluster, subject, "answers; Kafka 3.6 or later"),
             Answer::Any => {
                 recent = false;
-                Line::ok(Section::Cluster, subject, "answers")
+                CheckRow::ok(Section::Cluster, subject, "answers")
             }
-            Answer::Silence(reason) => Line::fail(
+            Answer::Silence(reason) => CheckRow::fail(
                 Section::Cluster,
                 subject,
                 format!("does not answer at the address that it advertises: {reason}"),
@@ -375,7 +375,7 @@ fn brokers(survey: &Survey) -> Vec<Line> {
         });
     }
     if !recent {
-        lines.push(Line::warn(
+        lines.push(CheckRow::warn(
             Section::Cluster,
             "versions",
             "not known: brokers tell them only with a permission (DescribeConfigs on the cluster), or not at all; retide needs Kafka \
@@ -387,7 +387,7 @@ fn brokers(survey: &Survey) -> Vec<Line> {
 }
 
 /// The topics, and transactions.
-fn topics(config: &Config, plan: &Plan, survey: &Survey) -> Vec<Line> {
+fn topics(config: &Config, plan: &Plan, survey: &Survey) -> Vec<CheckRow> {
     let mut lines = Vec::new();
     let findings = survey.findings.iter();
     let subjects: BTreeSet<&str> = findings.clone().map(|found| &*found.subject).collect();
@@ -395,7 +395,7 @@ fn topics(config: &Config, plan: &Plan, survey: &Survey) -> Vec<Line> {
     let there = names.filter(|name| survey.topics.contains(*name));
     let good = there.filter(|name| !subjects.contains(name)).count();
     if good > 0 {
-        lines.push(Line::ok(
+        lines.push(CheckRow::ok(
             Section::Topics,
             format!("{good} of {} topics", plan.topics.len()),
             format!(
@@ -411,7 +411,7 @@ fn topics(config: &Config, plan: &Plan, survey: &Survey) -> Vec<Line> {
         .iter()
         .any(|name| name.starts_with("transactional id"));
     if run::transactions(config).is_some() && !refused {
-        lines.push(Line::ok(
+        lines.push(CheckRow::ok(
             Section::Topics,
             "transactions",
             "a coordinator answers, and retide may use them",
@@ -419,7 +419,7 @@ fn topics(config: &Config, plan: &Plan, survey: &Survey) -> Vec<Line> {
     }
     let workers = config.processor.workers.get() as usize;
     if survey.shards > 0 && workers > survey.shards {
-        lines.push(Line::warn(
+        lines.push(CheckRow::warn(
             Section::Topics,
             "workers",
             format!(
@@ -433,7 +433,7 @@ fn topics(config: &Config, plan: &Plan, survey: &Survey) -> Vec<Line> {
 }
 
 /// What the group has done of what is there, and who else works.
-fn group(config: &Config, runtime: &Runtime) -> Vec<Line> {
+fn group(config: &Config, runtime: &Runtime) -> Vec<CheckRow> {
     let subject = format!("group {}", config.processor.group);
     let whose = process::whose(config, HELD_BACK);
     let standing = match runtime.block_on(cluster::standing(
@@ -444,7 +444,7 @@ fn group(config: &Config, runtime: &Runtime) -> Vec<Line> {
         Err(error) => {
             let message = format!("not checked: {}", with_causes(&error));
             let fix = config.invocation.line("doctor");
-            return vec![Line::warn(Section::Group, &*subject, message, fix)];
+            return vec![CheckRow::warn(Section::Group, &*subject, message, fix)];
         }
     };
     let mut lines = Vec::new();
@@ -455,11 +455,11 @@ fn group(config: &Config, runtime: &Runtime) -> Vec<Line> {
         } else {
             "goes on where it has stopped"
         };
-        lines.push(Line::ok(Section::Group, &*subject, message));
+        lines.push(CheckRow::ok(Section::Group, &*subject, message));
     }
     lines.extend(findings.map(|found| line(Section::Group, found)));
     if standing.members.is_empty() {
-        lines.push(Line::warn(
+        lines.push(CheckRow::warn(
             Section::Group,
             &*subject,
             "no worker runs: tasks wait until one does",
@@ -468,7 +468,7 @@ fn group(config: &Config, runtime: &Runtime) -> Vec<Line> {
     }
     let empty = standing.strays.iter().filter(|(_, left)| **left == 0);
     lines.extend(empty.map(|(topic, _)| {
-        Line::warn(
+        CheckRow::warn(
             Section::Topics,
             topic,
             "is no tier of this configuration, and empty",
@@ -479,23 +479,23 @@ fn group(config: &Config, runtime: &Runtime) -> Vec<Line> {
 }
 
 /// What was found, as a line.
-fn line(section: Section, found: &Finding) -> Line {
+fn line(section: Section, found: &Finding) -> CheckRow {
     let line = match found.severity {
-        Severity::Refuse | Severity::Limit => Line::fail,
-        Severity::Warn => Line::warn,
+        Severity::Refuse | Severity::Limit => CheckRow::fail,
+        Severity::Warn => CheckRow::warn,
     };
     line(section, &found.subject, &found.problem, &found.fix)
 }
 
 /// What the user may do.
-fn access(config: &Config, survey: &Survey) -> Vec<Line> {
+fn access(config: &Config, survey: &Survey) -> Vec<CheckRow> {
     let group = format!("group {}", config.processor.group);
     let mut lines = vec![match &survey.group {
-        Access::Granted => Line::ok(Section::Access, &*group, "its offsets may be read"),
+        Access::Granted => CheckRow::ok(Section::Access, &*group, "its offsets may be read"),
         other => refused(&group, "its offsets may not be read", other, survey),
     }];
     lines.push(match &survey.joining {
-        Access::Granted => Line::ok(
+        Access::Granted => CheckRow::ok(
             Section::Access,
             &*group,
             "may be joined, and offsets may be committed for it",
@@ -512,12 +512,12 @@ fn access(config: &Config, survey: &Survey) -> Vec<Line> {
     match (&survey.written, survey.may_write) {
         (Some(written), _) => lines.extend(may("write", written, survey)),
         (None, Some(0)) => {}
-        (None, Some(granted)) => lines.push(Line::ok(
+        (None, Some(granted)) => lines.push(CheckRow::ok(
             Section::Access,
             format!("{granted} topics"),
             "retide may write them",
         )),
-        (None, None) => lines.push(Line::warn(
+        (None, None) => lines.push(CheckRow::warn(
             Section::Access,
             "writing",
             format!(
@@ -531,14 +531,14 @@ fn access(config: &Config, survey: &Survey) -> Vec<Line> {
 }
 
 /// Whether topics may be read, or written.
-fn may(what: &str, topics: &[(Arc<str>, Access)], survey: &Survey) -> Vec<Line> {
+fn may(what: &str, topics: &[(Arc<str>, Access)], survey: &Survey) -> Vec<CheckRow> {
     let mut lines = Vec::new();
     let granted = topics
         .iter()
         .filter(|(_, access)| *access == Access::Granted)
         .count();
     if granted > 0 {
-        lines.push(Line::ok(
+        lines.push(CheckRow::ok(
             Section::Access,
             format!("{granted} topics"),
             format!("retide may {what} them"),
@@ -558,11 +558,11 @@ fn may(what: &str, topics: &[(Arc<str>, Access)], survey: &Survey) -> Vec<Line> 
 }
 
 /// Something that may not be done, or of which that is not known.
-fn refused(subject: &str, denied: &str, access: &Access, survey: &Survey) -> Line {
+fn refused(subject: &str, denied: &str, access: &Access, survey: &Survey) -> CheckRow {
     match access {
-        Access::Granted => Line::ok(Section::Access, subject, "granted"),
-        Access::Denied { fix } => Line::fail(Section::Access, subject, denied, &**fix),
-        Access::Unknown { reason } => Line::warn(
+        Access::Granted => CheckRow::ok(Section::Access, subject, "granted"),
+        Access::Denied { fix } => CheckRow::fail(Section::Access, subject, denied, &**fix),
+        Access::Unknown { reason } => CheckRow::warn(
             Section::Access,
             subject,
             format!("not checked: {reason}"),
@@ -572,13 +572,13 @@ fn refused(subject: &str, denied: &str, access: &Access, survey: &Survey) -> Lin
 }
 
 /// The brokers' clock.
-fn clock(config: &Config, survey: &Survey) -> Line {
+fn clock(config: &Config, survey: &Survey) -> CheckRow {
     let subject = "brokers";
     let (least, most) = match survey.clock {
         Clock::Measured { least, most } => (least, most),
         Clock::AtLeast(least) if least > SKEW => (least, i64::MAX),
         Clock::AtLeast(_) | Clock::Unknown => {
-            return Line::warn(
+            return CheckRow::warn(
                 Section::Clock,
                 subject,
                 "not measured: a broker tells its time only with a record that it appends; no record that is there is from the future",
@@ -593,24 +593,24 @@ fn clock(config: &Config, survey: &Survey) -> Line {
             "their clock is behind the one here by {} or more: they refuse records stamped over an hour ahead",
             by(most)
         );
-        return Line::fail(Section::Clock, subject, message, fix);
+        return CheckRow::fail(Section::Clock, subject, message, fix);
     }
     if least > SKEW {
         let message = format!(
             "their clock is ahead of the one here by {} or more: what waits in a tier may be late by as much, less 2 s",
             by(least)
         );
-        return Line::warn(Section::Clock, subject, message, fix);
+        return CheckRow::warn(Section::Clock, subject, message, fix);
     }
     if most < -SKEW {
         let message = format!(
             "their clock is behind the one here by {} or more: tiers let go too early, which costs hops but starts nothing early",
             by(most)
         );
-        return Line::warn(Section::Clock, subject, message, fix);
+        return CheckRow::warn(Section::Clock, subject, message, fix);
     }
     let message = format!("their clock less the one here is between {least} and {most} ms");
-    Line::ok(Section::Clock, subject, message)
+    CheckRow::ok(Section::Clock, subject, message)
 }
 
 /// The scenes in force: those of files, and over them those of the topic.
@@ -644,7 +644,7 @@ async fn scenes(
                     .map(|(name, scene)| (name, (scene, None)));
                 found.scenes.extend(scenes);
             }
-            Err(reason) => found.lines.push(Line::fail(
+            Err(reason) => found.lines.push(CheckRow::fail(
                 Section::Scenes,
                 &*topic,
                 format!("cannot be read: {reason}"),
@@ -655,7 +655,7 @@ async fn scenes(
     // Where nobody could look, or was refused, nothing is known.
     let looked = survey.is_some_and(|survey| survey.topics.contains(&*topic));
     if found.scenes.is_empty() && found.lines.is_empty() && looked {
-        found.lines.push(Line::warn(
+        found.lines.push(CheckRow::warn(
             Section::Scenes,
             &*topic,
             "there is no scene: every task is a dead letter",
@@ -683,7 +683,7 @@ fn kafka_targets(
     topics: Option<&BTreeSet<String>>,
     denied: &BTreeSet<String>,
     scenes: &BTreeMap<String, (Scene, Option<String>)>,
-) -> Vec<Line> {
+) -> Vec<CheckRow> {
     let mut lines = Vec::new();
     for (name, (scene, _)) in scenes {
         let callback = scene.callback.as_ref().map(|callback| &callback.target);
@@ -706,9 +706,9 @@ fn kafka_targets(
                 )
             };
             lines.push(match topics {
-                None => Line::warn(Section::Targets, subject, "not checked: no broker", fix()),
-                Some(_) if is_seen => Line::ok(Section::Targets, subject, "exists"),
-                Some(_) => Line::fail(
+                None => CheckRow::warn(Section::Targets, subject, "not checked: no broker", fix()),
+                Some(_) if is_seen => CheckRow::ok(Section::Targets, subject, "exists"),
+                Some(_) => CheckRow::fail(
                     Section::Targets,
                     subject,
                     "does not exist, or retide may not describe it: its tasks cannot be delivered",
@@ -724,7 +724,7 @@ fn kafka_targets(
 async fn unwritable(
     config: &Config,
     scenes: &BTreeMap<String, (Scene, Option<String>)>,
-) -> (BTreeSet<String>, Vec<Line>) {
+) -> (BTreeSet<String>, Vec<CheckRow>) {
     let client = client_config(config.kafka.client());
     let topics = init::targets(scenes.values().map(|(scene, _)| scene));
     let writable = match cluster::writable(&client, &topics).await {
@@ -732,7 +732,7 @@ async fn unwritable(
         Err(error) => {
             let message = format!("not checked: {}", with_causes(&error));
             let fix = config.invocation.line("doctor");
-            let line = Line::warn(Section::Targets, "target topics", message, fix);
+            let line = CheckRow::warn(Section::Targets, "target topics", message, fix);
             return (BTreeSet::new(), vec![line]);
         }
     };
@@ -748,7 +748,7 @@ async fn unwritable(
                 topic,
             );
             let message = "retide may not write it: tasks of its scenes cannot be delivered";
-            Line::fail(
+            CheckRow::fail(
                 Section::Targets,
                 format!("target topic {topic}"),
                 message,
@@ -760,10 +760,10 @@ async fn unwritable(
 }
 
 /// All lines, as people read them.
-fn text(lines: &[Line]) -> String {
+fn text(lines: &[CheckRow]) -> String {
     let mut text = String::new();
     for section in Section::ALL {
-        let some: Vec<&Line> = lines
+        let some: Vec<&CheckRow> = lines
             .iter()
             .filter(|line| line.section == section)
             .collect();
@@ -772,7 +772,7 @@ fn text(lines: &[Line]) -> String {
         }
         let _ = writeln!(text, "{}", style(section.name()).bold());
         // What is said of many in the same words is said once.
-        let alike = |one: &&Line, other: &&Line| {
+        let alike = |one: &&CheckRow, other: &&CheckRow| {
             (one.mark, &one.message, &one.fix) == (other.mark, &other.message, &other.fix)
         };
         for run in some.chunk_by(alike) {
@@ -807,7 +807,7 @@ fn text(lines: &[Line]) -> String {
 }
 
 /// How many lines there are of each kind.
-fn summary(lines: &[Line]) -> String {
+fn summary(lines: &[CheckRow]) -> String {
     let count = |mark| lines.iter().filter(|line| line.mark == mark).count();
     let (ok, warn, fail) = (count(Mark::Ok), count(Mark::Warn), count(Mark::Fail));
     format!("{ok} as they should be, {warn} worth knowing, {fail} to be mended")

@@ -108,7 +108,7 @@ enum Form {
 
 /// What became of a topic.
 #[derive(Debug, Serialize)]
-struct Line {
+struct TopicRow {
     /// The topic.
     topic: String,
     /// Its partitions: as many as it has, or would have.
@@ -139,9 +139,9 @@ impl UserRole {
     }
 }
 
-// === impl Line ===
+// === impl TopicRow ===
 
-impl Row for Line {
+impl Row for TopicRow {
     const HEADINGS: &'static [&'static str] = &["topic", "partitions", "state"];
 
     fn cells(&self) -> Vec<String> {
@@ -249,7 +249,7 @@ pub(super) fn init(config: &Config, options: &Options, output: Output) -> Result
             return widen(&runtime, (config, &plan), (&created, &there), output);
         }
         refuse_fewer(&plan, &there)?;
-        let lines: Vec<Line> = plan
+        let lines: Vec<TopicRow> = plan
             .topics
             .iter()
             .map(|topic| {
@@ -267,7 +267,7 @@ pub(super) fn init(config: &Config, options: &Options, output: Output) -> Result
     }
     if options.dry_run {
         let there = runtime.block_on(cluster::existing(&client, &plan))?;
-        let lines: Vec<Line> = plan
+        let lines: Vec<TopicRow> = plan
             .topics
             .iter()
             .map(|topic| {
@@ -376,7 +376,7 @@ fn widen(
 }
 
 /// What became of each topic.
-fn lines(plan: &Plan, created: &[Created]) -> Vec<Line> {
+fn lines(plan: &Plan, created: &[Created]) -> Vec<TopicRow> {
     let created = created.iter();
     created
         .map(|created| match created {
@@ -530,11 +530,11 @@ fn state(there: bool) -> String {
 }
 
 /// One line of the answer, for a topic with so many partitions, or as many as planned.
-fn line(plan: &Plan, topic: &str, partitions: Option<usize>, state: String) -> Line {
+fn line(plan: &Plan, topic: &str, partitions: Option<usize>, state: String) -> TopicRow {
     let planned = plan.topics.iter().find(|planned| &*planned.name == topic);
     let planned = planned.map_or(0, |planned| planned.partitions as usize);
     let other = partitions.is_some_and(|found| found != planned) && state == EXISTS;
-    Line {
+    TopicRow {
         topic: topic.to_owned(),
         partitions: partitions.unwrap_or(planned),
         state,

@@ -88,7 +88,7 @@ struct Preview {
     #[serde(skip_serializing_if = "Option::is_none")]
     deadline_ms: Option<u64>,
     /// The attempts, as far as they are shown.
-    attempts: Vec<Row>,
+    attempts: Vec<AttemptRow>,
     /// How it ends, if that is shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     end: Option<End>,
@@ -105,7 +105,7 @@ struct Preview {
 
 /// One attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-struct Row {
+struct AttemptRow {
     /// Its number.
     attempt: u32,
     /// How long it waits after the one before.
@@ -229,7 +229,7 @@ impl Preview {
             preview.notes = schedule.notes();
             preview.schedule = Some(schedule.clone());
         }
-        let mut row = Row {
+        let mut row = AttemptRow {
             attempt: 1,
             wait_ms: Band::default(),
             since_first_ms: Band::default(),
@@ -336,7 +336,7 @@ fn next(
     policy: &Policy,
     deadline: Option<Duration>,
     start: Timestamp,
-    row: &mut Row,
+    row: &mut AttemptRow,
 ) -> Option<End> {
     let end = |terminal: Terminal, reason: Reason| {
         Some(End {
@@ -391,7 +391,7 @@ fn next(
     if since_first_ms.min > deadline {
         return end(Terminal::Expired, Reason::DeadlinePassed);
     }
-    *row = Row {
+    *row = AttemptRow {
         attempt: row.attempt.saturating_add(1),
         wait_ms,
         since_first_ms,
@@ -429,7 +429,7 @@ enum Scale {
 
 impl Scale {
     /// A scale on which the waits of `rows` can be told apart.
-    fn of(rows: &[Row]) -> Self {
+    fn of(rows: &[AttemptRow]) -> Self {
         let waits = rows.iter().skip(1).map(|row| row.wait_ms);
         let longest = waits.clone().map(|wait| wait.max).max().unwrap_or(0);
         let shortest = waits.map(|wait| wait.max).min().unwrap_or(0);

@@ -124,7 +124,7 @@ pub(super) struct Diff {
 
 /// What becomes of a scene.
 #[derive(Debug, Serialize)]
-struct Line {
+struct ChangeRow {
     /// The scene.
     scene: String,
     /// `created`, `changed`, `deleted` or `unchanged`.
@@ -172,9 +172,9 @@ struct Board<'a> {
     shards: Option<NonZeroU32>,
 }
 
-// === impl Line ===
+// === impl ChangeRow ===
 
-impl Row for Line {
+impl Row for ChangeRow {
     const HEADINGS: &'static [&'static str] = &["scene", "change"];
 
     fn cells(&self) -> Vec<String> {
@@ -481,7 +481,7 @@ impl<'a> Board<'a> {
                 None if self.unreadable.contains_key(name) => None,
                 _ => Some(shown(self.find(name)?)?),
             };
-            lines.push(Line {
+            lines.push(ChangeRow {
                 scene: name.clone(),
                 change: "deleted",
                 before,
@@ -510,11 +510,15 @@ impl<'a> Board<'a> {
     }
 
     /// What a file changes; with `prune`, what is not in it is deleted.
-    fn changes(&self, file: &BTreeMap<String, Scene>, prune: bool) -> Result<Vec<Line>, Failed> {
+    fn changes(
+        &self,
+        file: &BTreeMap<String, Scene>,
+        prune: bool,
+    ) -> Result<Vec<ChangeRow>, Failed> {
         let mut lines = Vec::new();
         for (name, scene) in file {
             let before = self.scenes.get(name);
-            lines.push(Line {
+            lines.push(ChangeRow {
                 scene: name.clone(),
                 change: match before {
                     // What is there cannot be read by anybody who starts now.
@@ -532,7 +536,7 @@ impl<'a> Board<'a> {
             .iter()
             .filter(|(name, _)| !file.contains_key(*name));
         for (name, scene) in gone.filter(|_| prune) {
-            lines.push(Line {
+            lines.push(ChangeRow {
                 scene: name.clone(),
                 change: "deleted",
                 before: Some(shown(scene)?),
@@ -611,7 +615,7 @@ fn shown(scene: &Scene) -> Result<String, Failed> {
 }
 
 /// The lines of a scene that differ, as `diff` shows them.
-fn difference(line: &Line) -> String {
+fn difference(line: &ChangeRow) -> String {
     let lines = |text: &Option<String>| -> Vec<String> {
         let text = text.as_deref().unwrap_or_default();
         text.lines().map(str::to_owned).collect()
@@ -666,7 +670,7 @@ mod tests {
 
     #[test]
     fn a_secret_that_differs_is_told_of_and_not_shown() {
-        let line = Line {
+        let line = ChangeRow {
             scene: "pay".to_owned(),
             change: "changed",
             before: with("0ld"),

@@ -82,7 +82,7 @@ pub(super) struct Options {
 
 /// A task that was submitted.
 #[derive(Debug, Serialize)]
-struct Line {
+struct TaskRow {
     /// Its identity.
     id: String,
     /// The retry topic.
@@ -108,9 +108,9 @@ const HEAR: Duration = Duration::from_millis(10);
 /// Pause between two looks while there is nothing to hear of.
 const IDLE: Duration = Duration::from_millis(200);
 
-// === impl Line ===
+// === impl TaskRow ===
 
-impl Row for Line {
+impl Row for TaskRow {
     const HEADINGS: &'static [&'static str] = &["id", "topic", "partition", "offset"];
 
     fn cells(&self) -> Vec<String> {
@@ -258,7 +258,7 @@ struct Submission<'a> {
     /// The identities of those of which nothing was heard yet.
     ids: VecDeque<String>,
     /// What is printed of those that are stored.
-    rows: Rows<Line>,
+    rows: Rows<TaskRow>,
     /// How many are stored.
     stored: usize,
     /// How many are not.
@@ -335,7 +335,7 @@ impl Submission<'_> {
         match result {
             Ok(Stored { partition, offset }) => {
                 self.stored += 1;
-                self.rows.add(Line {
+                self.rows.add(TaskRow {
                     id,
                     topic: Arc::clone(&self.topic),
                     partition,

@@ -71,7 +71,7 @@ const SHOWN: usize = 60;
 
 /// One request, as it is printed.
 #[derive(Debug, Serialize)]
-struct Line {
+struct RequestRow {
     /// When it came.
     at: String,
     /// Its method.
@@ -102,7 +102,7 @@ struct Target {
     /// Requests without a task so far.
     others: AtomicU64,
     /// Prints what came.
-    lines: SyncSender<Line>,
+    lines: SyncSender<RequestRow>,
 }
 
 /// How a target answers.
@@ -173,7 +173,7 @@ pub(super) fn target(options: &Options, output: Output) -> Result<(), Failed> {
 }
 
 /// A line as JSON.
-fn json(line: &Line) -> Result<String, Failed> {
+fn json(line: &RequestRow) -> Result<String, Failed> {
     Ok(serde_json::to_string(line).map_err(std::io::Error::from)?)
 }
 
@@ -248,7 +248,7 @@ impl Answers for Target {
             let number = self.others.fetch_add(1, Ordering::Relaxed);
             self.how.answer(&number.to_string(), u32::MAX)
         };
-        let line = Line {
+        let line = RequestRow {
             at: clock(retide_shell::clock::timestamp()),
             method: request.method.to_string(),
             path: request.uri.to_string(),
@@ -272,9 +272,9 @@ impl Answers for Target {
     }
 }
 
-// === impl Line ===
+// === impl RequestRow ===
 
-impl Line {
+impl RequestRow {
     /// One line for people, or all there is.
     fn text(&self, whole: bool) -> String {
         let time = self.at.split_once('T').map_or(&*self.at, |(_, time)| time);

@@ -319,7 +319,7 @@ impl Settled {
             | Entry::DeliverCallback(_)
             | Entry::Event(_)
             | Entry::State(_)
-            | Entry::Control(_)
+            | Entry::Control { .. }
             | Entry::Alert(_) => None,
         })
     }

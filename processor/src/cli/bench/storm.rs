@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::bench::{self, Weather};
+use crate::bench::{self, Scenario};
 use crate::cli::bench::late;
 
 /// What `storm` takes.
@@ -28,8 +28,8 @@ pub(in crate::cli) struct Options {
 
 impl Options {
     /// What is to be measured.
-    pub(super) const fn weather(&self) -> Weather {
-        Weather {
+    pub(super) const fn scenario(&self) -> Scenario {
+        Scenario {
             rate: self.rate,
             time: Duration::from_secs(self.seconds),
             flood: self.flood,

@@ -13,7 +13,7 @@ use retide_core::scene::{self, Overrides};
 use retide_core::{Ordering, Policy, Rate, Scenes, Timestamp, breaker, span};
 use retide_shell::clock;
 
-use crate::cli::doctor::{Line, Section, change};
+use crate::cli::doctor::{CheckRow, Section, change};
 
 /// What is wrong, and the key to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub(super) fn lines(
     config: &Config,
     scenes: &BTreeMap<String, (Scene, Option<String>)>,
     shards: Option<NonZeroU32>,
-) -> Vec<Line> {
+) -> Vec<CheckRow> {
     let now = clock::timestamp();
     let longest = config.topics.tiers.tiers().last();
     let longest = longest.map_or(Duration::ZERO, |tier| tier.delay);
@@ -66,7 +66,7 @@ pub(super) fn lines(
             } else {
                 change(&config.invocation, name, file.as_deref(), &key)
             };
-            Line::warn(Section::Scenes, format!("scene {name}"), message, fix)
+            CheckRow::warn(Section::Scenes, format!("scene {name}"), message, fix)
         });
         lines.extend(odd);
     }
@@ -74,7 +74,7 @@ pub(super) fn lines(
         let message = "their waits, deadlines, rates, concurrency and breakers fit together, and fit the tiers";
         lines.insert(
             0,
-            Line::ok(
+            CheckRow::ok(
                 Section::Scenes,
                 format!("{good} of {} scenes", scenes.len()),
                 message,

@@ -22,7 +22,7 @@ use retide_core::span;
 use retide_shell::clock;
 use retide_shell::outbound::expires;
 
-use crate::cli::doctor::{Line, Section, change};
+use crate::cli::doctor::{CheckRow, Section, change};
 
 /// Where a server is named.
 #[derive(Clone, Debug)]
@@ -46,9 +46,9 @@ const AT_ONCE: usize = 32;
 pub(super) async fn lines(
     config: &Config,
     scenes: &BTreeMap<String, (Scene, Option<String>)>,
-) -> Vec<Line> {
+) -> Vec<CheckRow> {
     let outbound = &config.outbound();
-    let ok = |what, is: String| Line::ok(Section::Targets, what, is);
+    let ok = |what, is: String| CheckRow::ok(Section::Targets, what, is);
     let mut lines = vec![
         ok("[egress]", config.egress.to_string()),
         ok("[secrets]", config.secrets.to_string()),
@@ -64,13 +64,13 @@ pub(super) async fn lines(
         line(&server, named, result)
     });
     // Buffered in order, so that the same configuration gives the same lines.
-    let tried: Vec<Line> = tried.buffered(AT_ONCE).collect().await;
+    let tried: Vec<CheckRow> = tried.buffered(AT_ONCE).collect().await;
     lines.extend(tried);
     lines
 }
 
 /// What is secret in scenes: whether it can be read here, and what stands there in clear.
-fn secrets(config: &Config, scenes: &BTreeMap<String, (Scene, Option<String>)>) -> Vec<Line> {
+fn secrets(config: &Config, scenes: &BTreeMap<String, (Scene, Option<String>)>) -> Vec<CheckRow> {
     let retide = &config.invocation;
     let known = Secrets::new(config.secrets.clone());
     let mut lines = Vec::new();
@@ -78,8 +78,8 @@ fn secrets(config: &Config, scenes: &BTreeMap<String, (Scene, Option<String>)>) 
         for (key, reference) in scene.references() {
             let subject = format!("scene {name}: {key}");
             lines.push(match known.missing(reference) {
-                None => Line::ok(Section::Targets, subject, format!("{reference} can be read here")),
-                Some(problem) => Line::fail(
+                None => CheckRow::ok(Section::Targets, subject, format!("{reference} can be read here")),
+                Some(problem) => CheckRow::fail(
                     Section::Targets,
                     subject,
                     format!("{problem}, as seen from here: a process that cannot read it holds the tasks of the scene"),
@@ -98,7 +98,7 @@ fn secrets(config: &Config, scenes: &BTreeMap<String, (Scene, Option<String>)>) 
                 ),
             );
             let message = "holds a credential in clear: whoever reads the scenes topic has it";
-            lines.push(Line::warn(
+            lines.push(CheckRow::warn(
                 Section::Targets,
                 format!("scene {name}: {key}"),
                 message,
@@ -140,7 +140,7 @@ fn servers(
 }
 
 /// What is said of the files of a profile of TLS.
-fn profile(looked: &Looked) -> Line {
+fn profile(looked: &Looked) -> CheckRow {
     let Looked {
         name,
         problem,
@@ -153,10 +153,10 @@ fn profile(looked: &Looked) -> Line {
         let problem = problem.strip_prefix(&ours).unwrap_or(problem);
         let message = format!("cannot be used: {problem}");
         let fix = format!("mend the file, or change its key in [tls.{name}]");
-        return Line::fail(Section::Targets, subject, message, fix);
+        return CheckRow::fail(Section::Targets, subject, message, fix);
     }
     let Some(not_after) = *not_after else {
-        return Line::ok(Section::Targets, subject, "its files can be used");
+        return CheckRow::ok(Section::Targets, subject, "its files can be used");
     };
     let now = clock::now();
     match expires(not_after, now) {
@@ -164,13 +164,13 @@ fn profile(looked: &Looked) -> Line {
             let message = format!("the client's certificate {says}");
             let fix = format!("replace `cert` and `key` of [tls.{name}]");
             let line = if not_after < now {
-                Line::fail
+                CheckRow::fail
             } else {
-                Line::warn
+                CheckRow::warn
             };
             line(Section::Targets, subject, message, fix)
         }
-        None => Line::ok(
+        None => CheckRow::ok(
             Section::Targets,
             subject,
             format!(
@@ -182,28 +182,28 @@ fn profile(looked: &Looked) -> Line {
 }
 
 /// What is said of a server.
-fn line(server: &Server, named: Named, result: Result<Reached, Unreached>) -> Line {
+fn line(server: &Server, named: Named, result: Result<Reached, Unreached>) -> CheckRow {
     let Named { scenes, fix, .. } = named;
     let (subject, address) = (server.to_string(), &server.address);
     let scenes: Vec<String> = scenes.into_iter().collect();
     let scenes = scenes.join(", ");
-    let fail = |message, fix: &str| Line::fail(Section::Targets, &*subject, message, fix);
+    let fail = |message, fix: &str| CheckRow::fail(Section::Targets, &*subject, message, fix);
     match result {
         Ok(Reached::Plain) => {
             let message = format!("takes connections (scenes: {scenes})");
-            Line::ok(Section::Targets, subject, message)
+            CheckRow::ok(Section::Targets, subject, message)
         }
         Ok(Reached::Tls { version, not_after }) => {
             if let Some(says) = not_after.and_then(|at| expires(at, clock::now())) {
                 let message = format!("its certificate {says} (scenes: {scenes})");
                 let fix = format!("have it replaced at {address}");
-                return Line::warn(Section::Targets, subject, message, fix);
+                return CheckRow::warn(Section::Targets, subject, message, fix);
             }
             let until = not_after.map_or_else(String::new, |at| {
                 format!(", certificate valid until {}", format_rfc3339_seconds(at))
             });
             let message = format!("takes connections by TLS {version}{until} (scenes: {scenes})");
-            Line::ok(Section::Targets, subject, message)
+            CheckRow::ok(Section::Targets, subject, message)
         }
         Err(Unreached::Connect(reason)) => {
             let reason = match &*reason {
@@ -305,7 +305,7 @@ mod tests {
     const DAY: Duration = Duration::from_hours(24);
 
     /// How a line is meant, and its text.
-    fn shown(line: &Line) -> (Mark, String) {
+    fn shown(line: &CheckRow) -> (Mark, String) {
         (line.mark, line.message.clone())
     }
 

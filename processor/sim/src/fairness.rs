@@ -10,7 +10,7 @@ use retide_core::{Input, Kind, LaneId, Scene, Task, Timestamp};
 
 /// Who waits at each worker for the rate of a host.
 #[derive(Debug, Default)]
-pub(crate) struct Turns {
+pub(crate) struct Fairness {
     /// The attempts that each scene which shares a rate may start in a round.
     sizes: BTreeMap<Arc<str>, u64>,
     /// The workers.
@@ -44,12 +44,12 @@ pub(crate) struct Waiting {
 /// Attempts in a round, for each of a scene's weight.
 const TURN: u64 = 4;
 
-/// Turns that a scene may be ahead of another one: the one that it has, and the one that the other waits for.
+/// Fairness that a scene may be ahead of another one: the one that it has, and the one that the other waits for.
 const AHEAD: u64 = 2;
 
-// === impl Turns ===
+// === impl Fairness ===
 
-impl Turns {
+impl Fairness {
     /// This scene is in force. Those that share a rate keep their weights.
     pub(crate) fn know(&mut self, scene: &Scene) {
         if scene.host.as_ref().is_some_and(|host| host.rate) {

@@ -33,7 +33,7 @@ use retide_shell::threads::Threads;
 use crate::bench::{Error, PATIENCE, Samples};
 
 /// Topics of a measurement, and the configuration that uses them.
-pub struct Bed {
+pub struct Testbed {
     /// The configuration: the user's, but with a prefix and a group of its own.
     pub config: Config,
     /// The topics.
@@ -50,9 +50,9 @@ const CALL: Duration = Duration::from_secs(30);
 /// Time between two looks at what is done: fine beside the seconds of a measurement.
 const LOOK: Duration = Duration::from_millis(20);
 
-// === impl Bed ===
+// === impl Testbed ===
 
-impl Bed {
+impl Testbed {
     /// Creates the topics of a measurement on the cluster that `config` names.
     pub fn make(config: &Config) -> Result<Self, Error> {
         let mut config = config.clone();
