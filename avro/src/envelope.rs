@@ -21,6 +21,7 @@ use crate::headers::{
     self, CONTENT_TYPE, DEADLINE_AT, DELAY_MS, DUE_AT, ID, MAX_ID, MAX_SCENE, SCENE, is_media_type,
     is_named,
 };
+use crate::json::Broken;
 use crate::schema::{Fingerprint, Schema};
 use crate::schemas::{Key, Meaning, SCHEMA_ID, Schemas};
 use crate::wire::{CONFLUENT_MAGIC, MAX_ENCODED, SINGLE_OBJECT_MARKER};
@@ -110,10 +111,6 @@ pub(crate) struct Envelope {
     /// When no attempt may start any more, in ms since the epoch.
     pub(crate) deadline_at: Option<i64>,
 }
-
-/// What was wrong with an envelope, in a few words.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Broken(pub(crate) String);
 
 /// What could be read of an envelope that is refused.
 #[derive(Debug, Default, PartialEq, Eq)]

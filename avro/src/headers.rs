@@ -18,7 +18,8 @@ use retide_core::{
     Source, Task, Timestamp, Wait, scene,
 };
 
-use crate::envelope::{self, Broken, Envelope, Intake, Known};
+use crate::envelope::{self, Envelope, Intake, Known};
+use crate::json::Broken;
 use crate::number;
 use crate::schemas::Key;
 
@@ -46,6 +47,9 @@ pub const ORIGIN: &str = "retry-origin";
 pub const ERROR: &str = "retry-error";
 /// How often the task was forwarded between topics.
 pub const HOPS: &str = "retry-hops";
+/// The place of the last command that was applied to the task, `millis/partition/offset`: earlier ones come too late. On records of the
+/// commands topic, that of the request.
+pub const COMMAND: &str = "retry-command";
 /// Since when the task is held, because its scene does not exist.
 pub const HELD_SINCE: &str = "retry-held-since";
 /// On a record that a target was given, the attempt it was given for. On a record that a target puts back on the retry topic, the attempts
@@ -73,7 +77,7 @@ pub const CONTENT_TYPE: &str = "content-type";
 const OWN: &str = "retry-";
 
 /// Every name that is retide's; a task's record holds none of them, except [`OUTCOME`] where the task is the delivery of a callback.
-pub const NAMES: [&str; 20] = [
+pub const NAMES: [&str; 21] = [
     SCENE,
     ID,
     ATTEMPT,
@@ -86,6 +90,7 @@ pub const NAMES: [&str; 20] = [
     ORIGIN,
     ERROR,
     HOPS,
+    COMMAND,
     HELD_SINCE,
     ROUND,
     KIND,
@@ -898,7 +903,9 @@ fn resume(record: &Record) -> Result<Task, Refusal> {
         failure,
         hops: count(HOPS)?,
         held_since: number(record, HELD_SINCE, Reason::BadHeader)?.map(Timestamp::from_millis),
-        commanded: None,
+        commanded: text(record, COMMAND, Reason::BadHeader)?
+            .map(|place| place.parse().map(Box::new).map_err(|()| bad(COMMAND)))
+            .transpose()?,
         record: Record::default(),
     })
 }
@@ -1176,6 +1183,9 @@ fn write_state(task: &Task, attempt: u32, sink: &mut Sink<'_>) {
     write_deadline(task.deadline, sink);
     write_text(sink, ORIGIN, &task.origin.to_string());
     write_number(sink, HOPS, task.hops.into());
+    if let Some(command) = &task.commanded {
+        write_text(sink, COMMAND, &command.to_string());
+    }
     if let Some(since) = task.held_since {
         write_number(sink, HELD_SINCE, millis(since));
     }

@@ -3,8 +3,10 @@
 //! Not the decisions, nor the topics themselves: types come from `retide-core`, Kafka from the shell. Invariant: whatever bytes
 //! come in, the answer is a value or a typed refusal that still holds them.
 
+pub mod control;
 mod envelope;
 pub mod headers;
+mod json;
 mod number;
 pub mod schema;
 pub mod schemas;

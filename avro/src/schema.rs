@@ -549,7 +549,7 @@ mod tests {
                 "c6671643c7a0366b",
             ),
             (include_str!("../schemas/Callback.avsc"), "7d7317e17d55e731"),
-            (include_str!("../schemas/Event.avsc"), "db20536dddd60963"),
+            (include_str!("../schemas/Event.avsc"), "eb4369a513788e92"),
             (include_str!("../schemas/Alert.avsc"), "7b3051aa383c2566"),
             (include_str!("../schemas/Scene.avsc"), "bc417321b8b02571"),
             (
@@ -571,6 +571,10 @@ mod tests {
             (
                 include_str!("../schemas/earlier/Event.4.avsc"),
                 "baaed38a5702b6fc",
+            ),
+            (
+                include_str!("../schemas/earlier/Event.5.avsc"),
+                "db20536dddd60963",
             ),
         ];
         for (schema, fingerprint) in table {

@@ -171,7 +171,7 @@ pub struct Event {
     pub attempts: Option<i64>,
     /// Forwards by now; on `hopped`.
     pub hops: Option<i64>,
-    /// What the target said; on `failed`.
+    /// What the target said; on `failed`. On `too-late`, the end that was there before.
     pub outcome: Option<String>,
     /// Why it ended badly.
     pub reason: Option<String>,
@@ -183,6 +183,8 @@ pub struct Event {
     pub lateness: Option<Lateness>,
     /// Headers of the record that the attempt went without, each with its reason.
     pub headers_left_out: Option<String>,
+    /// The id of the command that it follows from.
+    pub command: Option<String>,
 }
 
 /// How late an attempt was, by cause, in microseconds: see [`Wait`].
@@ -241,6 +243,8 @@ pub struct EventLine<'a> {
     lateness: Option<Lateness>,
     /// The headers left out.
     headers_left_out: Option<&'a str>,
+    /// The command.
+    command: Option<&'a str>,
 }
 
 /// What a human must know.
@@ -296,6 +300,7 @@ impl Wire for Event {
         include_str!("../schemas/earlier/Event.2.avsc"),
         include_str!("../schemas/earlier/Event.3.avsc"),
         include_str!("../schemas/earlier/Event.4.avsc"),
+        include_str!("../schemas/earlier/Event.5.avsc"),
     ];
 }
 
@@ -564,6 +569,7 @@ impl<'a> From<&'a retide_core::Event> for EventLine<'a> {
             error_message: None,
             lateness: event.wait.map(Lateness::from),
             headers_left_out: event.left_out.as_deref(),
+            command: event.command.as_deref(),
         };
         match &event.transition {
             Transition::Parked { due } | Transition::Rescheduled { due } => {

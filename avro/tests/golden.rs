@@ -399,6 +399,7 @@ fn ours() -> Vec<(Ours, Value)> {
             ..Lateness::default()
         }),
         headers_left_out: None,
+        command: None,
     };
     let alert = Alert {
         rule: "dead-tasks".into(),

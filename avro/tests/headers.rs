@@ -16,6 +16,7 @@ use retide_avro::{
     Arrival, ENVELOPE_AVRO, ENVELOPE_JSON, Intake, RETRY_TASK_FINGERPRINT, RETRY_TASK_FORMER,
     RETRY_TASK_SCHEMA, Schemas,
 };
+use retide_core::control::Place;
 use retide_core::wait::{Cause, Waited};
 use retide_core::{
     Deferral, Ended, Failure, Header, Kind, Omitted, Origin, Poison, Reason, Record, Source, Task,
@@ -165,6 +166,7 @@ fn a_producer_cannot_set_what_only_retide_may() {
             ("retry-error", "a: b"),
             ("retry-hops", "9"),
             ("retry-held-since", "9"),
+            ("retry-command", "9/9/9"),
             ("retry-kind", "callback"),
             ("a", "2"),
         ],
@@ -176,6 +178,7 @@ fn a_producer_cannot_set_what_only_retide_may() {
     assert_eq!(task.origin, origin());
     assert_eq!(task.first_failed_at, now());
     assert_eq!((task.failure, task.hops, task.kind), (None, 0, Kind::Work));
+    assert_eq!(task.commanded, None);
     assert_eq!(task.id, headers::identity(&origin()));
     assert_eq!(task.record, record(b"v", &[("a", "1"), ("a", "2")]));
 }
@@ -705,6 +708,7 @@ prop_compose! {
         failure in option::of(("(?s)[a-z: \n-]{0,80}", ".{0,300}")),
         hops in any::<u32>(),
         held in option::of(0..1_u64 << 50),
+        commanded in option::of((0..1_u64 << 50, any::<i32>(), any::<i64>())),
         record in any_record(),
     ) -> Task {
         Task {
@@ -725,7 +729,9 @@ prop_compose! {
             failure: failure.map(|(class, message)| Failure::new(&class, &message)),
             hops,
             held_since: held.map(Timestamp::from_millis),
-            commanded: None,
+            commanded: commanded.map(|(at, partition, offset)| {
+                Box::new(Place { at: Timestamp::from_millis(at), partition, offset })
+            }),
             record,
         }
     }
@@ -800,6 +806,7 @@ proptest! {
             headers::DEFERRED_UNTIL,
             LATE_BY,
             headers::HELD_SINCE,
+            headers::COMMAND,
         ];
         let optional = optional.contains(&name.as_str().unwrap());
         if headers::is_own(name.as_bytes()) && !optional {

@@ -77,12 +77,13 @@ prop_compose! {
         numbers in (option::of(any::<i64>()), option::of(any::<i64>()), option::of(any::<i64>()), option::of(any::<i64>())),
         lateness in option::of(prop::array::uniform8(any::<i64>())),
         left_out in text(),
+        command in text(),
     ) -> Event {
         Event {
             id: texts.0, scene: texts.1, kind: texts.2, event: texts.3, at,
             due_at: numbers.0, attempts: numbers.1, hops: numbers.2, deferred_until: numbers.3,
             outcome: options.0, reason: options.1, error_class: options.2, error_message: options.3,
-            headers_left_out: left_out,
+            headers_left_out: left_out, command,
             lateness: lateness.map(|[rebalance, read, agenda, order, rate, concurrency, breaker, room]| {
                 Lateness { rebalance, read, agenda, order, rate, concurrency, breaker, room }
             }),
@@ -111,6 +112,8 @@ fn every_event() -> Vec<retide_core::Event> {
             due,
             until: Timestamp::from_millis(1_700_000_060_000),
         },
+        Transition::Rescheduled { due },
+        Transition::TooLate { why: "delivered" },
         failed,
         ended(None),
         ended(Some(Reason::Rejected)),
@@ -125,7 +128,11 @@ fn every_event() -> Vec<retide_core::Event> {
             ..Wait::default()
         }),
         left_out: matches!(transition, Transition::Failed { .. }).then(|| "cookie".into()),
-        command: None,
+        command: matches!(
+            transition,
+            Transition::Rescheduled { .. } | Transition::TooLate { .. }
+        )
+        .then(|| "c-1".into()),
         transition,
     })
     .into()
@@ -368,7 +375,13 @@ fn an_event_is_read_as_it_was_written() {
                 (due_at, attempts, hops)
             );
             let failed = read.event == "failed";
-            assert_eq!(read.outcome.as_deref(), failed.then_some("timeout"));
+            let outcome = match &*read.event {
+                "failed" => Some("timeout"),
+                "too-late" => Some("delivered"),
+                _ => None,
+            };
+            assert_eq!(read.outcome.as_deref(), outcome);
+            assert_eq!(read.command.as_deref(), event.command.as_deref());
             assert_eq!(read.error_class.as_deref(), failed.then_some("timeout"));
             assert_eq!(read.error_message.as_deref(), failed.then_some("no answer"));
             let rejected = matches!(

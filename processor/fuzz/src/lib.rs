@@ -3,6 +3,7 @@
 //! | body | the bytes are | what it reads |
 //! |---|---|---|
 //! | [`envelope()`] | a form, then the value of a record | an envelope on the retry topic |
+//! | [`control()`] | a form, then the value of a record | a record of the commands topic |
 //! | [`headers()`] | a time, a key, a value and headers, `\|` between them | a record of the retry topic and of a delay topic |
 //! | [`completions()`] | a form, then a text, a body or operations | the metadata of an offset commit |
 //! | [`scene_file()`] | a form, then TOML | a file of scenes, or the rules of one |
@@ -18,12 +19,14 @@
 //! stays in the corpus.
 
 mod completions;
+mod control;
 mod envelope;
 mod headers;
 mod record;
 mod scene_file;
 
 pub use completions::completions;
+pub use control::control;
 pub use envelope::envelope;
 pub use headers::headers;
 pub use scene_file::scene_file;

@@ -73,6 +73,13 @@ const WORDS: &[&str] = &[
     "[scenes.token]\n",
     "[kafka]\n",
     "1.00000000.",
+    "{\"command\":\"cancel\",\"select\":{\"id\":\"a\"}}",
+    "\"key_base64\":[\"AA==\"],",
+    "\"header\":[{\"name\":\"a\",\"value_base64\":\"AA==\"}],",
+    "\"attempts\":\"2..\",",
+    "\"due\":\"-2h..now\",",
+    "\"origin\":\"t/1/2\",",
+    "\"expires_in\":\"1h\",",
 ];
 
 /// Runs a body on its corpus and on `inputs` mutated inputs.
@@ -167,6 +174,11 @@ fn mutate(bytes: &mut Vec<u8>, corpus: &[Vec<u8>], chance: &mut Pcg64Mcg) {
 #[test]
 fn no_envelope_breaks_a_promise() {
     bounded("envelope", retide_fuzz::envelope, 20_000);
+}
+
+#[test]
+fn no_control_breaks_a_promise() {
+    bounded("control", retide_fuzz::control, 10_000);
 }
 
 #[test]
