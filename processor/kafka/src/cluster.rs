@@ -216,7 +216,12 @@ pub async fn check_as(
         };
         let transactions = match user {
             User::Run => scope.transactions.as_deref(),
-            User::Init | User::Submit | User::Explain | User::ScenesApply | User::Read => None,
+            User::Init
+            | User::Submit
+            | User::Explain
+            | User::ScenesApply
+            | User::Tasks
+            | User::Read => None,
         };
         let looked = session.look(&plan, transactions, asking)?;
         Ok(looked.all())

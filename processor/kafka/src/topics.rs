@@ -35,8 +35,10 @@ pub enum Role {
     DeadLetters,
     /// The audit log.
     Events,
-    /// Which tasks of a key are outstanding.
+    /// What a shard has to know beside its tasks: which tasks of a key are outstanding, what was taken, how far commands are done.
     Order,
+    /// Commands, and what becomes of them.
+    Commands,
     /// Scene rules.
     Scenes,
 }
@@ -66,6 +68,8 @@ pub struct About {
     pub explain: Use,
     /// What the commands for scenes do.
     pub scenes: Use,
+    /// What the commands for tasks do.
+    pub tasks: Use,
     /// How records are forgotten.
     pub cleanup: Cleanup,
     /// Whose clock timestamps are from.
@@ -102,6 +106,8 @@ pub enum Key {
     Scene,
     /// A fingerprint of a scene and a task's key.
     Fingerprint,
+    /// The command's id.
+    Command,
 }
 
 /// What values are.
@@ -113,6 +119,8 @@ pub enum Value {
     Report,
     /// A format of retide's own.
     Own,
+    /// JSON.
+    Json,
 }
 
 /// What workers read on a topic.
@@ -122,6 +130,8 @@ pub enum Reads {
     Nothing,
     /// Tasks, whose offsets are committed.
     Tasks,
+    /// Commands, whose offsets are committed.
+    Commands,
     /// What has to be known beside the tasks, from the topic's beginning.
     State,
 }
@@ -209,17 +219,55 @@ const MOST: About = About {
     submit: Use::Nothing,
     explain: Use::Nothing,
     scenes: Use::Nothing,
+    tasks: Use::Nothing,
     cleanup: Cleanup::Delete { kept: OUTAGE },
     timestamps: Timestamps::Any,
     max_bytes: None,
     tuning: &[],
 };
 
+/// The row of [`Role::Order`].
+const ORDER: About = About {
+    name: "order",
+    record: "which tasks of a key are outstanding, which records were taken, how far a command is done",
+    partitions: Partitions::Shard,
+    key: Key::Fingerprint,
+    value: Value::Own,
+    reads: Reads::State,
+    tasks: Use::Reads,
+    cleanup: Cleanup::Compact {
+        otherwise: "what is known of the order of tasks gets lost as it ages",
+    },
+    // Tombstones are kept for ten minutes: longer than anybody takes to read the topic, since who has seen tasks of a key must
+    // also see that there are none any more. Segments have 16 MiB: only whole ones are compacted, and whoever gets a shard
+    // reads all of it.
+    tuning: &[
+        (TOMBSTONES, "600000"),
+        (DIRTY, "0.1"),
+        (SEGMENT_BYTES, "16777216"),
+    ],
+    ..MOST
+};
+
+/// The row of [`Role::Commands`].
+const COMMANDS: About = About {
+    name: "commands",
+    record: "a command for tasks, or what becomes of it",
+    partitions: Partitions::ByKey,
+    key: Key::Command,
+    value: Value::Json,
+    reads: Reads::Commands,
+    tasks: Use::Both,
+    timestamps: Timestamps::Append,
+    max_bytes: Some(TASK_BYTES),
+    ..MOST
+};
+
 // === impl Role ===
 
 impl Role {
     /// All roles, in the order in which topics are created and listed.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Tasks,
         Self::Callbacks,
         Self::Tier,
@@ -227,6 +275,7 @@ impl Role {
         Self::DeadLetters,
         Self::Events,
         Self::Order,
+        Self::Commands,
         Self::Scenes,
     ];
 
@@ -244,6 +293,7 @@ impl Role {
                 submit: Use::Writes,
                 explain: Use::Reads,
                 scenes: Use::Reads,
+                tasks: Use::Reads,
                 timestamps: Timestamps::Append,
                 max_bytes: Some(TASK_BYTES),
                 ..MOST
@@ -266,6 +316,7 @@ impl Role {
                 copies: true,
                 explain: Use::Reads,
                 scenes: Use::Reads,
+                tasks: Use::Reads,
                 timestamps: Timestamps::Waits,
                 max_bytes: Some(COPY_BYTES),
                 ..MOST
@@ -295,26 +346,8 @@ impl Role {
                 explain: Use::Reads,
                 ..MOST
             },
-            Self::Order => About {
-                name: "order",
-                record: "which tasks of a key are outstanding",
-                partitions: Partitions::Shard,
-                key: Key::Fingerprint,
-                value: Value::Own,
-                reads: Reads::State,
-                cleanup: Cleanup::Compact {
-                    otherwise: "what is known of the order of tasks gets lost as it ages",
-                },
-                // Tombstones are kept for ten minutes: longer than anybody takes to read the topic, since who has seen tasks of a key must
-                // also see that there are none any more. Segments have 16 MiB: only whole ones are compacted, and whoever gets a shard
-                // reads all of it.
-                tuning: &[
-                    (TOMBSTONES, "600000"),
-                    (DIRTY, "0.1"),
-                    (SEGMENT_BYTES, "16777216"),
-                ],
-                ..MOST
-            },
+            Self::Order => ORDER,
+            Self::Commands => COMMANDS,
             Self::Scenes => About {
                 name: "scenes",
                 record: "the rules of a scene",
@@ -325,6 +358,8 @@ impl Role {
                 // To tell that a scene does not exist.
                 submit: Use::Reads,
                 scenes: Use::Both,
+                // To tell which tasks have a target.
+                tasks: Use::Reads,
                 cleanup: Cleanup::Compact {
                     otherwise: "scene rules get lost as they age",
                 },
@@ -336,6 +371,11 @@ impl Role {
     /// Whether workers read tasks from it.
     pub const fn is_read(self) -> bool {
         matches!(self.about().reads, Reads::Tasks)
+    }
+
+    /// Whether workers run where its topic is missing, or may not be used: groups have worked before there was one.
+    pub const fn is_new(self) -> bool {
+        matches!(self, Self::Commands)
     }
 
     /// Whether its topics have a partition for each shard.
@@ -362,8 +402,10 @@ pub struct Topics {
     pub dead_letters: Arc<str>,
     /// Every transition of every task.
     pub events: Arc<str>,
-    /// Which tasks of a key are outstanding, for scenes that keep an order.
+    /// What shards have to know beside their tasks.
     pub order: Arc<str>,
+    /// Commands, and what becomes of them.
+    pub commands: Arc<str>,
     /// Scene rules, keyed by name; one partition.
     pub scenes: Arc<str>,
     /// Parked tasks, one topic for each tier of the ladder.
@@ -372,6 +414,8 @@ pub struct Topics {
     pub draining: Vec<Draining>,
     /// How records of the retry topic are read.
     pub intake: Intake,
+    /// Whether commands are read: groups work where their topic is missing.
+    pub has_commands: bool,
 }
 
 /// A tier that is read until it is empty.
@@ -397,6 +441,7 @@ impl Topics {
             dead_letters: topic(Role::DeadLetters),
             events: topic(Role::Events),
             order: topic(Role::Order),
+            commands: topic(Role::Commands),
             scenes: topic(Role::Scenes),
             tiers: ladder
                 .tiers()
@@ -405,6 +450,7 @@ impl Topics {
                 .collect(),
             draining: Vec::new(),
             intake: Intake::default(),
+            has_commands: false,
         }
     }
 
@@ -418,6 +464,7 @@ impl Topics {
             Role::DeadLetters => &self.dead_letters,
             Role::Events => &self.events,
             Role::Order => &self.order,
+            Role::Commands => &self.commands,
             Role::Scenes => &self.scenes,
         })
     }
@@ -440,14 +487,32 @@ impl Topics {
         Self { draining, ..self }
     }
 
+    /// The same, with commands that are read.
+    #[must_use]
+    pub fn with_commands(self) -> Self {
+        Self {
+            has_commands: true,
+            ..self
+        }
+    }
+
     /// The same, with a retry topic that is read so.
     #[must_use]
     pub fn with_intake(self, intake: Intake) -> Self {
         Self { intake, ..self }
     }
 
-    /// The topics that tasks are read from. All but those that are drained have the same number of partitions.
+    /// The topics whose offsets are committed: those of [`Self::waiting`], and that of commands if it is there. All but those that are drained
+    /// have the same number of partitions.
     pub fn read(&self) -> impl Iterator<Item = (Source, &Arc<str>)> {
+        let commands = self
+            .has_commands
+            .then_some((Source::Commands, &self.commands));
+        self.waiting().chain(commands)
+    }
+
+    /// The topics that tasks wait in.
+    pub fn waiting(&self) -> impl Iterator<Item = (Source, &Arc<str>)> {
         let draining = self.draining.iter().map(|tier| &tier.topic);
         let tiers = self.tiers.iter().chain(draining).enumerate();
         let tiers = tiers.map(|(index, topic)| (Source::Tier(index), topic));
@@ -475,7 +540,7 @@ impl Topics {
     pub fn name(&self, source: Source) -> &Arc<str> {
         match source {
             Source::Tasks => &self.tasks,
-            Source::Commands => unreachable!("the commands topic is not read yet"),
+            Source::Commands => &self.commands,
             Source::Tier(index) => match index.checked_sub(self.tiers.len()) {
                 None => &self.tiers[index],
                 Some(index) => &self.draining[index].topic,
@@ -501,15 +566,18 @@ mod tests {
     #[test]
     fn every_topic_that_is_read_is_found_by_its_name() {
         let topics = Topics::new("retry", &Ladder::default());
+        assert_eq!(topics.source("retry.commands"), None);
+        let topics = topics.with_commands();
 
         for (source, name) in topics.read() {
             assert_eq!(topics.source(name), Some(source));
             assert_eq!(topics.name(source), name);
         }
+        assert_eq!(topics.source("retry.commands"), Some(Source::Commands));
         let roles = Role::ALL.into_iter().filter(|role| role.is_read());
         let names: Vec<_> = roles.flat_map(|role| topics.of(role)).collect();
         assert_eq!(
-            topics.read().map(|(_, name)| name).collect::<Vec<_>>(),
+            topics.waiting().map(|(_, name)| name).collect::<Vec<_>>(),
             names
         );
         assert_eq!(&*topics.tiers[4], "retry.delay.1m");
@@ -559,6 +627,7 @@ mod tests {
                 (about.submit, "producers", "`submit`"),
                 (about.explain, "`explain`", "`explain`"),
                 (about.scenes, "`scenes`", "`scenes`"),
+                (about.tasks, "`tasks`, people and programs", "`tasks`"),
             ];
             let commands = commands.into_iter().filter(|(of, ..)| uses.contains(of));
             let writes = uses.contains(&Use::Writes);
@@ -572,7 +641,7 @@ mod tests {
             } else {
                 match about.reads {
                     Reads::Nothing => None,
-                    Reads::Tasks => Some("workers, who commit offsets"),
+                    Reads::Tasks | Reads::Commands => Some("workers, who commit offsets"),
                     Reads::State => Some("workers, from its beginning"),
                 }
             };
@@ -609,12 +678,14 @@ mod tests {
                     Key::SceneAndRule => "`SCENE/RULE`",
                     Key::Scene => "the scene's name",
                     Key::Fingerprint => "a fingerprint of scene and key",
+                    Key::Command => "the command's id",
                 }
                 .to_owned(),
                 match about.value {
                     Value::Producers => "the producer's bytes".to_owned(),
                     Value::Report => format!("`topics.{}.format`", about.name),
                     Value::Own => "retide's own".to_owned(),
+                    Value::Json => "JSON".to_owned(),
                 },
                 match about.cleanup {
                     Cleanup::Delete { kept } if role == Role::Tier => {

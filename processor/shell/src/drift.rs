@@ -15,7 +15,7 @@ use tracing::debug;
 
 use retide_kafka::cluster::standing::{disagreements, members_by};
 use retide_kafka::cluster::{
-    Aspect, Finding, Plan, Seen, SeenTopic, Tools, Whose, aspects, widen_all,
+    Aspect, Finding, Plan, Seen, SeenTopic, Severity, Tools, Whose, aspects, widen_all,
 };
 use retide_kafka::topics::Topics;
 use retide_native::admin::settings;
@@ -199,7 +199,10 @@ impl Drift {
             .topics
             .iter()
             .find(|planned| &*planned.name == topic);
-        let is_written = planned.is_some_and(|planned| planned.role.is_written());
+        let is_written = planned.is_some_and(|planned| {
+            // Where it is missing, nobody tries to write it.
+            planned.role.is_written() && !planned.role.is_new()
+        });
         kind != Kind::TopicMissing || !is_written
     }
 
@@ -265,7 +268,7 @@ const fn kind(aspect: Aspect) -> Option<Kind> {
 /// A finding as a trouble.
 fn trouble(kind: Kind, finding: Finding) -> Trouble {
     let Finding {
-        severity: _,
+        severity,
         subject,
         problem,
         fix,
@@ -275,7 +278,7 @@ fn trouble(kind: Kind, finding: Finding) -> Trouble {
         says: format!("{subject}: {problem}"),
         subject,
         fix: Some(fix),
-        effect: if kind == Kind::TopicMissing {
+        effect: if kind == Kind::TopicMissing && severity == Severity::Refuse {
             Effect::Stops
         } else {
             Effect::Limits

@@ -92,6 +92,9 @@ enum UserRole {
     /// `retide scenes apply`, `diff`, `export` and `delete`
     #[value(alias = "scenes")]
     ScenesApply,
+    /// `retide tasks`, and any producer of commands
+    #[value(alias = "commands")]
+    Tasks,
     /// Whoever reads all of retide's topics, such as a console
     #[value(alias = "console")]
     Read,
@@ -134,6 +137,7 @@ impl UserRole {
             Self::Submit => User::Submit,
             Self::Explain => User::Explain,
             Self::ScenesApply => User::ScenesApply,
+            Self::Tasks => User::Tasks,
             Self::Read => User::Read,
         }
     }
@@ -487,11 +491,13 @@ pub(super) fn missing(findings: &[cluster::Finding]) -> Option<Failed> {
         refusals.partition(|finding| finding.problem == cluster::MISSING);
     let first = missing.first()?;
     others.is_empty().then(|| {
-        let message = match missing.as_slice() {
-            [one] => format!("topic {} does not exist", one.subject),
-            all => format!(
-                "{} topics of retide's do not exist, {} among them",
-                all.len(),
+        // Also those that it could do without.
+        let all = findings.iter();
+        let all = all.filter(|finding| finding.problem.starts_with(cluster::MISSING));
+        let message = match all.count() {
+            1 => format!("topic {} does not exist", first.subject),
+            count => format!(
+                "{count} topics of retide's do not exist, {} among them",
                 first.subject
             ),
         };

@@ -641,7 +641,7 @@ fn init_prints_what_exists_and_says_where_it_is_not_as_configured() {
         }
         let said = stderr(&output);
         assert!(
-            said.contains("11 topics have 4 partitions, and [topics] partitions is 6"),
+            said.contains("12 topics have 4 partitions, and [topics] partitions is 6"),
             "{said}"
         );
     }

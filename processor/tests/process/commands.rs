@@ -27,7 +27,7 @@ fn init_creates_what_is_missing_and_run_refuses_without_it() {
     assert_eq!(refused.status.code(), Some(4), "{refused:?}");
     let said = stderr(&refused);
     assert!(
-        said.contains("error: 12 topics of retide's do not exist, ")
+        said.contains("error: 13 topics of retide's do not exist, ")
             && said.contains("retide init"),
         "{said}"
     );
@@ -43,15 +43,15 @@ fn init_creates_what_is_missing_and_run_refuses_without_it() {
     );
     let created = rig.retide(&["init"]);
     assert_eq!(created.status.code(), Some(0), "{created:?}");
-    assert_eq!(stdout(&created).matches("created").count(), 12);
+    assert_eq!(stdout(&created).matches("created").count(), 13);
     let again = rig.retide(&["init"]);
     assert_eq!(again.status.code(), Some(0));
-    assert_eq!(stdout(&again).matches("exists").count(), 12);
+    assert_eq!(stdout(&again).matches("exists").count(), 13);
 
     let printed = rig.retide(&["init", "--format", "kafka-topics"]);
-    assert_eq!(stdout(&printed).lines().count(), 12);
+    assert_eq!(stdout(&printed).lines().count(), 13);
     let printed = rig.retide(&["init", "--format", "strimzi"]);
-    assert_eq!(stdout(&printed).matches("kind: KafkaTopic").count(), 12);
+    assert_eq!(stdout(&printed).matches("kind: KafkaTopic").count(), 13);
 }
 
 #[test]

@@ -28,6 +28,8 @@ pub enum User {
     Explain,
     /// `retide scenes apply`, `diff`, `export` and `delete`.
     ScenesApply,
+    /// `retide tasks`, and any producer of commands.
+    Tasks,
     /// Whoever reads all of retide's topics, such as a console.
     Read,
 }
@@ -102,7 +104,9 @@ impl User {
                 // Settings are checked: without this one the user works, and is told that nobody looked.
                 operations.insert(Operation::DescribeConfigs);
                 match about.reads {
-                    Reads::Tasks | Reads::State => operations.insert(Operation::Read),
+                    Reads::Tasks | Reads::Commands | Reads::State => {
+                        operations.insert(Operation::Read)
+                    }
                     Reads::Nothing => operations.insert(Operation::Describe),
                 };
                 let writes = match about.writes {
@@ -122,6 +126,7 @@ impl User {
             Self::Submit => operations.extend(of(about.submit)),
             Self::Explain => operations.extend(of(about.explain)),
             Self::ScenesApply => operations.extend(of(about.scenes)),
+            Self::Tasks => operations.extend(of(about.tasks)),
             Self::Read => {
                 operations.insert(Operation::Read);
             }
@@ -133,7 +138,7 @@ impl User {
     const fn on_group(self) -> Option<Operation> {
         match self {
             Self::Run => Some(Operation::Read),
-            Self::ScenesApply | Self::Read => Some(Operation::Describe),
+            Self::ScenesApply | Self::Tasks | Self::Read => Some(Operation::Describe),
             Self::Init | Self::Submit | Self::Explain => None,
         }
     }
@@ -146,6 +151,7 @@ impl User {
             Self::Submit => "submit",
             Self::Explain => "explain",
             Self::ScenesApply => "scenes-apply",
+            Self::Tasks => "tasks",
             Self::Read => "read",
         }
     }
@@ -421,7 +427,7 @@ mod tests {
         assert_eq!(
             shown(&[User::Run]),
             [
-                "--operation Read --operation Write --operation DescribeConfigs --topic retry.order",
+                "--operation Read --operation Write --operation DescribeConfigs --topic retry.commands --topic retry.order",
                 "--operation Read --operation DescribeConfigs --topic retry.scenes --topic retry.tasks",
                 "--operation Write --topic paid",
                 "--operation Write --operation DescribeConfigs --topic retry.alerts --topic retry.callbacks --topic retry.dead-letters \
@@ -451,10 +457,20 @@ mod tests {
             ]
         );
         assert_eq!(
+            shown(&[User::Tasks]),
+            [
+                "--operation Read --topic retry.order --topic retry.scenes --topic retry.tasks",
+                "--operation Read --operation Write --topic retry.commands",
+                "--operation Read --topic retry.delay. --resource-pattern-type prefixed",
+                "--operation Describe --group retide",
+            ]
+        );
+        assert_eq!(
             shown(&[User::Init]),
             [
                 "--operation Create --operation Alter --operation DescribeConfigs --topic retry.alerts --topic retry.callbacks \
-                 --topic retry.dead-letters --topic retry.events --topic retry.order --topic retry.scenes --topic retry.tasks",
+                 --topic retry.commands --topic retry.dead-letters --topic retry.events --topic retry.order --topic retry.scenes \
+                 --topic retry.tasks",
                 "--operation Create --operation Alter --operation DescribeConfigs --topic retry.delay. --resource-pattern-type prefixed",
             ]
         );

@@ -18,6 +18,12 @@ use crate::topics::{COPY_BYTES, Cleanup, Role, Timestamps};
 /// What is said of a topic that is not there.
 pub const MISSING: &str = "does not exist";
 
+/// What is said of a topic that is not there, and that groups have worked without before there was one.
+const MISSING_NEW: &str = "does not exist: tasks cannot be cancelled, hurried or moved. Workers read it when they start the next time";
+
+/// What is said where such a topic is there, and may not be used.
+const DENIED_NEW: &str = "retide may not use it: tasks cannot be cancelled, hurried or moved. Workers read it when they start the next time";
+
 /// Whether retide runs in spite of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
@@ -155,10 +161,15 @@ pub fn aspects(plan: &Plan, seen: &Seen, tools: &Tools) -> Vec<(Aspect, Finding)
             // Said by [`denials`], all of them together.
             None if seen.hidden.contains(&*topic.name) => {}
             None => {
+                let (severity, problem) = if topic.role.is_new() {
+                    (Severity::Warn, MISSING_NEW)
+                } else {
+                    (Severity::Refuse, MISSING)
+                };
                 let missing = Finding {
-                    severity: Severity::Refuse,
+                    severity,
                     subject: topic.name.to_string(),
-                    problem: MISSING.to_owned(),
+                    problem: problem.to_owned(),
                     fix: plan.invocation.line("init"),
                 };
                 findings.push((Aspect::Missing, missing));
@@ -170,7 +181,7 @@ pub fn aspects(plan: &Plan, seen: &Seen, tools: &Tools) -> Vec<(Aspect, Finding)
 
 /// What may not be done with the planned topics and would be: one finding for all topics that lack the same.
 pub(super) fn denials(plan: &Plan, seen: &Seen, tools: &Tools, asking: Asking<'_>) -> Vec<Finding> {
-    let mut lacking: BTreeMap<BTreeSet<Operation>, Vec<&TopicPlan>> = BTreeMap::new();
+    let mut lacking: BTreeMap<(bool, BTreeSet<Operation>), Vec<&TopicPlan>> = BTreeMap::new();
     for topic in &plan.topics {
         let mut needed = asking.user.on(topic.role, asking.scope);
         let exists = seen.topics.get(&*topic.name);
@@ -189,13 +200,17 @@ pub(super) fn denials(plan: &Plan, seen: &Seen, tools: &Tools, asking: Asking<'_
             needed.clear();
         }
         if !needed.is_empty() {
-            lacking.entry(needed).or_default().push(topic);
+            let lacking = lacking.entry((topic.role.is_new(), needed));
+            lacking.or_default().push(topic);
         }
     }
     let lacking = lacking.into_iter();
     let mut denials: Vec<Finding> = lacking
-        .map(|(operations, topics)| {
-            let (severity, problem) = denied(&operations);
+        .map(|((is_new, operations), topics)| {
+            let (severity, problem) = match denied(&operations) {
+                (Severity::Refuse | Severity::Limit, _) if is_new => (Severity::Warn, DENIED_NEW),
+                denied => denied,
+            };
             Finding {
                 severity,
                 subject: together(plan, &topics),
@@ -672,15 +687,23 @@ mod tests {
         assert_eq!(denied(&[Read, Write, Describe, DescribeConfigs], &[]), []);
         assert_eq!(
             denied(&[Read, Describe, DescribeConfigs], &[]),
-            [finding(
-                Severity::Limit,
-                "r.callbacks, r.delay.now, r.alerts, r.dead-letters, r.events, r.order",
-                "retide may not write it",
-                &format!(
-                    "{allow} Write --topic r.alerts --topic r.callbacks --topic r.dead-letters --topic r.events --topic r.order && \
+            [
+                finding(
+                    Severity::Limit,
+                    "r.callbacks, r.delay.now, r.alerts, r.dead-letters, r.events, r.order",
+                    "retide may not write it",
+                    &format!(
+                        "{allow} Write --topic r.alerts --topic r.callbacks --topic r.dead-letters --topic r.events --topic r.order && \
                      {allow} Write --topic r.delay. --resource-pattern-type prefixed"
+                    ),
                 ),
-            )]
+                finding(
+                    Severity::Warn,
+                    "r.commands",
+                    DENIED_NEW,
+                    &format!("{allow} Write --topic r.commands"),
+                )
+            ]
         );
         assert_eq!(
             denied(&[Read, Write, Describe], &["r.scenes"])[0],

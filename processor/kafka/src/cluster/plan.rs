@@ -303,6 +303,7 @@ mod tests {
                 r#"retry.dead-letters 12 {"cleanup.policy": "delete", "max.message.bytes": "2097152", "retention.ms": "2592000000"}"#,
                 r#"retry.events 12 {"cleanup.policy": "delete", "retention.ms": "604800000"}"#,
                 r#"retry.order 12 {"cleanup.policy": "compact", "delete.retention.ms": "600000", "min.cleanable.dirty.ratio": "0.1", "segment.bytes": "16777216"}"#,
+                r#"retry.commands 12 {"cleanup.policy": "delete", "max.message.bytes": "1048588", "message.timestamp.type": "LogAppendTime", "retention.ms": "604800000"}"#,
                 r#"retry.scenes 1 {"cleanup.policy": "compact"}"#,
             ]
         );
@@ -329,6 +330,7 @@ kafka-topics.sh --bootstrap-server a:9092,b:9092 --create --if-not-exists --topi
 kafka-topics.sh --bootstrap-server a:9092,b:9092 --create --if-not-exists --topic retry.dead-letters --partitions 12 --replication-factor 3 --config cleanup.policy=delete --config max.message.bytes=2097152 --config retention.ms=2592000000
 kafka-topics.sh --bootstrap-server a:9092,b:9092 --create --if-not-exists --topic retry.events --partitions 12 --replication-factor 3 --config cleanup.policy=delete --config retention.ms=604800000
 kafka-topics.sh --bootstrap-server a:9092,b:9092 --create --if-not-exists --topic retry.order --partitions 12 --replication-factor 3 --config cleanup.policy=compact --config delete.retention.ms=600000 --config min.cleanable.dirty.ratio=0.1 --config segment.bytes=16777216
+kafka-topics.sh --bootstrap-server a:9092,b:9092 --create --if-not-exists --topic retry.commands --partitions 12 --replication-factor 3 --config cleanup.policy=delete --config max.message.bytes=1048588 --config message.timestamp.type=LogAppendTime --config retention.ms=604800000
 kafka-topics.sh --bootstrap-server a:9092,b:9092 --create --if-not-exists --topic retry.scenes --partitions 1 --replication-factor 3 --config cleanup.policy=compact
 "
         );
@@ -370,7 +372,7 @@ spec:
     retention.bytes: -1
     retention.ms: 691200000
 ";
-        assert_eq!(documents.matches("---\n").count(), 9);
+        assert_eq!(documents.matches("---\n").count(), 10);
         assert!(documents.contains(tier), "{documents}");
         assert!(!plan("retry", -1).strimzi("main").contains("replicas"));
     }
