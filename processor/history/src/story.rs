@@ -134,6 +134,9 @@ pub struct Line {
     /// Headers of the record that the attempt went without, each with its reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left_out: Option<String>,
+    /// The command that it follows from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
     /// The record that holds the task from here on, or its end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub place: Option<String>,
@@ -228,6 +231,8 @@ impl Line {
         parts.extend(self.outcome.clone());
         parts.extend(self.reason.clone());
         parts.extend(self.error.clone());
+        let command = self.command.as_ref();
+        parts.extend(command.map(|command| format!("by command {command}")));
         parts.extend(self.due.map(|due| format!("due {}", clock(due))));
         let until = self.deferred_until.map(clock);
         parts.extend(until.map(|until| format!("deferred until {until}")));
@@ -492,6 +497,7 @@ impl Step {
                 deferred_until: event.deferred_until.map(instant),
                 lateness: event.lateness,
                 left_out: event.headers_left_out.clone(),
+                command: event.command.clone(),
                 place: park.as_ref().map(|park| park.at.to_string()),
                 by_event: true,
                 ..Line::default()
@@ -548,6 +554,10 @@ fn lives(clues: Vec<Clue>) -> Vec<Life> {
             .enumerate()
             .filter(|(_, life)| life.is_on(partition) && life.end.is_none_or(|end| end >= at));
         let first = open.min_by_key(|(_, life)| (life.end.unwrap_or(Timestamp::MAX), life.start));
+        // A command may come after the end.
+        let ended = lives.iter().enumerate();
+        let ended = ended.filter(|(_, life)| is_too_late(&event.what) && life.is_on(partition));
+        let first = first.or_else(|| ended.max_by_key(|(_, life)| life.end));
         let index = if let Some((index, _)) = first {
             index
         } else {
@@ -657,6 +667,7 @@ fn insert(steps: &mut Vec<Step>, park: Park) {
     let (what, failed) = match before {
         _ if park.task.attempt > attempt => ("failed", Some(i64::from(park.task.attempt) - 1)),
         None => ("parked", None),
+        Some(before) if before.task.commanded != park.task.commanded => ("rescheduled", None),
         // Only the first deferral for a cause is told; earlier versions moved the due time.
         Some(before)
             if before.task.due != park.task.due || before.task.deferral != park.task.deferral =>
@@ -776,7 +787,10 @@ fn ended(end: &Line, work: &[Step], delivery: &[Step], ladder: &Ladder, now: Tim
         ));
     }
     let kept = work.iter().any(|step| step.line.what == "dead-letter");
-    let is_bad = Terminal::from_word(&end.what) != Some(Terminal::Delivered);
+    let is_bad = match Terminal::from_word(&end.what) {
+        Some(Terminal::Delivered | Terminal::Cancelled) => false,
+        Some(Terminal::Dead | Terminal::Expired) | None => true,
+    };
     let next = match (is_bad, kept) {
         (false, _) => "; nothing comes next",
         (true, true) => {
@@ -899,6 +913,11 @@ fn hop(
 /// Whether an event is about the work itself.
 fn is_work(event: &wire::Event) -> bool {
     event.kind == kind_word(Kind::Work)
+}
+
+/// Whether a record tells that a command came too late.
+fn is_too_late(what: &What) -> bool {
+    matches!(what, What::Event(event) if event.event == "too-late")
 }
 
 /// Whether an event of this word is an end.

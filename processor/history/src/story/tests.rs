@@ -55,6 +55,9 @@ fn event(offset: i64, at: i64, word: &str, attempts: Option<i64>, due_at: Option
                 ..wire::Lateness::default()
             }),
             headers_left_out: is_failure.then(|| "cookie (withheld)".into()),
+            command: ["rescheduled", "cancelled", "too-late"]
+                .contains(&word)
+                .then(|| "c-1".into()),
         })),
     }
 }
@@ -159,6 +162,55 @@ fn third_time_lucky() -> Vec<Clue> {
         event(1, 1_740, "failed", Some(2), Some(2_440)),
         event(2, 2_450, "delivered", Some(3), None),
     ]
+}
+
+#[test]
+fn what_commands_have_done_is_told_with_their_names_and_also_what_came_too_late() {
+    let mut moved = parked(4, 5, 1_301, (1, 1, 90_000));
+    if let What::Parked { task, .. } = &mut moved.what {
+        task.commanded = "1300/0/7".parse().ok().map(Box::new);
+    }
+    let stories = told(
+        vec![
+            entered(5, 1_000),
+            parked(0, 5, 1_021, (1, 0, 60_000)),
+            moved,
+            callback(5, 2_000, "cancelled", 0),
+            event(0, 1_020, "parked", None, Some(60_000)),
+            event(1, 1_300, "rescheduled", None, Some(90_000)),
+            event(2, 2_000, "cancelled", Some(0), None),
+            event(3, 2_500, "too-late", None, None),
+        ],
+        9_000,
+    );
+
+    let [story] = &stories[..] else {
+        panic!("{stories:?}");
+    };
+    assert_eq!(
+        outline(story),
+        [
+            (1_000, "entered"),
+            (1_020, "parked"),
+            (1_300, "rescheduled"),
+            (2_000, "cancelled"),
+            (2_500, "too-late"),
+            (2_000, "callback"),
+        ]
+    );
+    assert_eq!(story.state.word, "cancelled");
+    assert!(
+        story.state.text.ends_with("nothing comes next"),
+        "{}",
+        story.state.text
+    );
+    let rescheduled = &story.lines[2];
+    assert!(
+        rescheduled.details().contains("by command c-1"),
+        "{}",
+        rescheduled.details()
+    );
+    assert!(rescheduled.place.is_some());
 }
 
 #[test]
