@@ -227,6 +227,8 @@ pub enum End {
     Dead,
     /// Its deadline passed.
     Expired,
+    /// Somebody has cancelled it.
+    Cancelled,
 }
 
 /// What is wrong with a scene that could be read.
@@ -503,7 +505,8 @@ impl Callback {
     /// The callback this stands for, where its scene has a breaker of this rule.
     fn rules(&self, rule: Option<Rule>) -> Result<scene::Callback, Error> {
         if self.on.is_empty() {
-            let message = "expected at least one of `delivered`, `dead` and `expired`".into();
+            let message =
+                "expected at least one of `delivered`, `dead`, `expired` and `cancelled`".into();
             return Err(error(&["callback", "on"], message));
         }
         Ok(scene::Callback {
@@ -594,6 +597,7 @@ impl End {
             Self::Delivered => Terminal::Delivered,
             Self::Dead => Terminal::Dead,
             Self::Expired => Terminal::Expired,
+            Self::Cancelled => Terminal::Cancelled,
         }
     }
 }

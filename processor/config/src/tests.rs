@@ -414,7 +414,7 @@ fn what_says_two_things_or_nothing_is_refused_with_its_place() {
         ),
         (
             with("callback = { target = { kafka = { topic = 'x' } }, on = [] }"),
-            "retide.toml:3:52: scenes.a.callback.on: expected at least one of `delivered`, `dead` and `expired`",
+            "retide.toml:3:52: scenes.a.callback.on: expected at least one of `delivered`, `dead`, `expired` and `cancelled`",
         ),
     ] {
         assert_eq!(refusal(&text, &[]), expected);
