@@ -15,6 +15,7 @@
 //! | `submit` | `retide submit` |
 //! | `suggest` | the scene that was probably meant |
 //! | `target` | `retide target` |
+//! | `tasks` | `retide tasks` |
 //! | `reach` | what commands ask of a cluster first, and what they say where it is refused |
 //! | `output` | tables, JSON, and the ways a command can fail |
 //!
@@ -36,6 +37,7 @@ mod scenes;
 mod submit;
 mod suggest;
 mod target;
+mod tasks;
 
 use std::env;
 use std::path::PathBuf;
@@ -110,6 +112,9 @@ enum Command {
     Explain(explain::Options),
     /// Tell how tasks ended, one line each
     Callbacks(callbacks::Options),
+    /// List, cancel, hurry or move tasks under way
+    #[command(subcommand)]
+    Tasks(Box<tasks::Command>),
     /// Show and change the rules on the scenes topic
     #[command(subcommand)]
     Scenes(scenes::Command),
@@ -198,6 +203,7 @@ fn dispatch(Cli { global, command }: Cli, log: &Log) -> Result<(), Failed> {
                 global.output,
             )
         }
+        Command::Tasks(command) => tasks::tasks(&load(&global)?, *command, global.output),
         Command::Scenes(command) => scenes::scenes(&load(&global)?, command, global.output),
     }
 }
@@ -252,6 +258,7 @@ fn log(command: &Command) -> Log {
         | Command::Config(_)
         | Command::Callbacks(_)
         | Command::Target(_)
+        | Command::Tasks(_)
         | Command::Scenes(_)
         | Command::Completions { .. } => "warn",
     };

@@ -1,6 +1,6 @@
-//! Tasks under way: which scenes still have some, found by reading the topics they wait in.
+//! Tasks under way: which there are, and which scenes still have some, found by reading the topics they wait in.
 //!
-//! Not a count: the first task of a scene is enough. What a transaction under way is about to park is not seen. Invariant: nothing is
+//! What a transaction under way is about to park is not seen. Invariant: nothing is
 //! committed and no group is joined, so that nobody notices.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -16,7 +16,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use retide_avro::{Arrival, Intake, headers};
 use retide_config::{Config, Scene};
 use retide_core::completions::Completions;
-use retide_core::{Origin, Source};
+use retide_core::task::entered;
+use retide_core::{Origin, Source, Task, Timestamp};
 use retide_kafka::client::{LoggingContext, client_config};
 use retide_kafka::record::received;
 use retide_kafka::scan::{self, CALL, Scanned, last};
@@ -60,22 +61,27 @@ pub enum Error {
     },
 }
 
-/// Looks for tasks that would lose their rules.
-struct Search<'a> {
+/// What was read of the tasks under way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Looked {
+    /// How many records.
+    pub records: u64,
+    /// Of which topics.
+    pub topics: Vec<Arc<str>>,
+    /// Those that were not read to their ends.
+    pub unread: Vec<Arc<str>>,
+}
+
+/// Reads what is not done of the topics that tasks wait in.
+struct Reader<'a> {
     /// The group whose offsets say what is done.
     group: &'a str,
-    /// The scenes there are.
-    scenes: &'a BTreeMap<String, Scene>,
-    /// The scenes looked for.
-    names: &'a BTreeSet<String>,
-    /// How records of the retry topic are read.
-    intake: &'a Intake,
+    /// Reads, and knows the group's committed offsets.
+    consumer: BaseConsumer<LoggingContext>,
     /// What commit metadata is bound to.
     bindings: Bindings,
-    /// What is complete above the first offset read, by topic and partition.
-    done: HashMap<(Source, i32), Completions>,
-    /// What was found, by scene.
-    found: BTreeMap<String, Found>,
+    /// How many records were read.
+    records: u64,
 }
 
 /// Longest time for reading: some millions of tasks.
@@ -85,83 +91,134 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const COMMITTED: Duration = Duration::from_secs(15);
 
 /// The first task of each of the scenes `names`, among all `scenes`, that has one under way. Stops as soon as each has.
+///
+/// # Errors
+/// If it is not known.
 pub fn find(
     config: &Config,
     topics: &Topics,
     scenes: &BTreeMap<String, Scene>,
     names: &BTreeSet<String>,
 ) -> Result<BTreeMap<String, Found>, Error> {
-    // For its committed offsets.
-    let consumer = scan::consumer(
-        client_config(config.kafka.consumer()),
-        &config.processor.group,
-    )?;
-    let mut search = Search {
-        group: &config.processor.group,
-        scenes,
-        names,
-        intake: &topics.intake,
-        bindings: Bindings::ask(consumer.client(), topics, COMMITTED)?,
-        done: HashMap::new(),
-        found: BTreeMap::new(),
-    };
+    let mut reader = Reader::try_new(config, topics)?;
+    let mut found = BTreeMap::new();
     let deadline = Instant::now() + PATIENCE;
-    let mut read = 0;
     // One after the other: the end of a partition is told without its topic.
-    for (source, topic) in topics.read() {
-        if !search.is_over() {
-            search.topic(&consumer, (source, topic), deadline, &mut read)?;
-        }
-    }
-    Ok(search.found)
-}
-
-// === impl Search ===
-
-impl Search<'_> {
-    /// Whether every scene looked for has a task.
-    fn is_over(&self) -> bool {
-        self.found.len() == self.names.len()
-    }
-
-    /// Reads a topic from what is not done to its end, or until every scene has a task.
-    fn topic(
-        &mut self,
-        consumer: &BaseConsumer<LoggingContext>,
-        (source, topic): (Source, &Arc<str>),
-        deadline: Instant,
-        read: &mut u64,
-    ) -> Result<(), Error> {
-        let partitions = scan::partitions(consumer, topic)?;
-        if partitions.count() == 0 {
-            // A topic that does not exist holds nothing.
-            return Ok(());
-        }
-        let starts = self.starts(source, &self.committed(consumer, &partitions)?)?;
-        let scanned = scan::read(consumer, &starts, deadline, |message| {
-            *read += 1;
-            self.look(source, message);
-            if self.is_over() {
+    for (source, topic) in topics.waiting() {
+        let scanned = reader.topic(topic, deadline, |message| {
+            if let Some((named, task)) = named(source, message, &topics.intake) {
+                let scene = if scenes.contains_key(&named) {
+                    named.as_str()
+                } else {
+                    retide_core::scene::DEFAULT
+                };
+                if names.contains(scene) && !found.contains_key(scene) {
+                    found.insert(scene.to_owned(), task);
+                }
+            }
+            if found.len() == names.len() {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
             }
         })?;
         match scanned {
-            Scanned::ToEnd | Scanned::Enough => Ok(()),
-            Scanned::OutOfTime { .. } => Err(Error::Slow { read: *read }),
+            Scanned::ToEnd => {}
+            Scanned::Enough => break,
+            Scanned::OutOfTime { .. } => {
+                return Err(Error::Slow {
+                    read: reader.records,
+                });
+            }
         }
+    }
+    Ok(found)
+}
+
+/// Gives each task under way to `look`, with its place, until that has seen enough or `deadline` is over. A task that moves meanwhile may be
+/// missing, or be given twice.
+///
+/// # Errors
+/// If the topics cannot be read.
+pub fn each(
+    config: &Config,
+    topics: &Topics,
+    deadline: Instant,
+    mut look: impl FnMut(Task, Origin) -> ControlFlow<()>,
+) -> Result<Looked, Error> {
+    let mut reader = Reader::try_new(config, topics)?;
+    let mut looked = Looked::default();
+    let mut is_over = false;
+    for (source, topic) in topics.waiting() {
+        if is_over || Instant::now() >= deadline {
+            looked.unread.push(Arc::clone(topic));
+            continue;
+        }
+        looked.topics.push(Arc::clone(topic));
+        let scanned = reader.topic(topic, deadline, |message| {
+            match task(source, message, &topics.intake) {
+                Some(task) => look(task, place(message)),
+                None => ControlFlow::Continue(()),
+            }
+        })?;
+        match scanned {
+            Scanned::ToEnd => {}
+            Scanned::Enough | Scanned::OutOfTime { .. } => {
+                is_over = scanned == Scanned::Enough;
+                looked.unread.push(Arc::clone(topic));
+            }
+        }
+    }
+    looked.records = reader.records;
+    Ok(looked)
+}
+
+// === impl Reader ===
+
+impl<'a> Reader<'a> {
+    /// A reader of what the group of `config` has not done.
+    fn try_new(config: &'a Config, topics: &Topics) -> Result<Self, Error> {
+        let group = &config.processor.group;
+        // For its committed offsets.
+        let consumer = scan::consumer(client_config(config.kafka.consumer()), group)?;
+        Ok(Self {
+            group,
+            bindings: Bindings::ask(consumer.client(), topics, COMMITTED)?,
+            consumer,
+            records: 0,
+        })
+    }
+
+    /// Reads a topic from what is not done to its end, or until whoever looks has seen enough.
+    fn topic(
+        &mut self,
+        topic: &Arc<str>,
+        deadline: Instant,
+        mut look: impl FnMut(&BorrowedMessage<'_>) -> ControlFlow<()>,
+    ) -> Result<Scanned, Error> {
+        let partitions = scan::partitions(&self.consumer, topic)?;
+        if partitions.count() == 0 {
+            // A topic that does not exist holds nothing.
+            return Ok(Scanned::ToEnd);
+        }
+        let (starts, done) = self.starts(&self.committed(&partitions)?)?;
+        let records = &mut self.records;
+        let scanned = scan::read(&self.consumer, &starts, deadline, |message| {
+            *records += 1;
+            let done = done.get(&message.partition());
+            if done.is_some_and(|done| done.contains(message.offset())) {
+                return ControlFlow::Continue(());
+            }
+            look(message)
+        })?;
+        Ok(scanned)
     }
 
     /// The committed offsets, waiting for transactions that still may change them.
-    fn committed(
-        &self,
-        consumer: &BaseConsumer<LoggingContext>,
-        partitions: &TopicPartitionList,
-    ) -> Result<TopicPartitionList, Error> {
+    fn committed(&self, partitions: &TopicPartitionList) -> Result<TopicPartitionList, Error> {
         let deadline = Instant::now() + COMMITTED;
         loop {
-            match consumer.committed_offsets(partitions.clone(), CALL) {
+            match self.consumer.committed_offsets(partitions.clone(), CALL) {
                 Ok(committed) => return Ok(committed),
                 Err(error)
                     if error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut) =>
@@ -176,13 +233,13 @@ impl Search<'_> {
         }
     }
 
-    /// Where to start reading: at what is not done.
+    /// Where to start reading, which is at what is not done, and what is done beyond that, by partition.
     fn starts(
-        &mut self,
-        source: Source,
+        &self,
         committed: &TopicPartitionList,
-    ) -> Result<TopicPartitionList, KafkaError> {
+    ) -> Result<(TopicPartitionList, HashMap<i32, Completions>), KafkaError> {
         let mut starts = TopicPartitionList::with_capacity(committed.count());
+        let mut all = HashMap::new();
         for element in committed.elements() {
             element.error()?;
             let start = match element.offset() {
@@ -195,52 +252,60 @@ impl Search<'_> {
             let binding = self.bindings.of(element.topic(), element.partition());
             let next = start.to_raw().unwrap_or_default();
             let done = Completions::decode(element.metadata(), binding, next).unwrap_or_default();
-            self.done.insert((source, element.partition()), done);
+            all.insert(element.partition(), done);
         }
-        Ok(starts)
+        Ok((starts, all))
     }
+}
 
-    /// Notes a task if its scene is looked for and has none yet.
-    fn look(&mut self, source: Source, message: &BorrowedMessage<'_>) {
-        let (partition, offset) = (message.partition(), message.offset());
-        let done = self.done.get(&(source, partition));
-        if done.is_some_and(|done| done.contains(offset)) {
-            return;
-        }
-        let origin = Origin {
-            topic: Arc::from(message.topic()),
-            partition,
-            offset,
-        };
-        let (id, named) = match source {
-            Source::Tasks => {
-                let now = clock::timestamp();
-                // The scene may stand in an envelope; what is no task at all needs no rules.
-                let Some(Ok(task)) = received(message).ok().map(|record| {
-                    let arrival = Arrival {
-                        origin: origin.clone(),
-                        entered: now,
-                        stamped: now,
-                    };
-                    self.intake.ingest(record, arrival)
-                }) else {
-                    return;
-                };
-                (task.id.to_string(), task.scene.to_string())
-            }
-            Source::Commands => return,
-            Source::Tier(_) => (
-                last(message, headers::ID).unwrap_or_default(),
-                last(message, headers::SCENE).unwrap_or_default(),
-            ),
-        };
-        let scene = if self.scenes.contains_key(&named) {
-            named.as_str()
-        } else {
-            retide_core::scene::DEFAULT
-        };
-        if self.names.contains(scene) && !self.found.contains_key(scene) {
-            self.found.insert(scene.to_owned(), Found { id, origin });
-        }
+/// Where a record stands.
+fn place(message: &BorrowedMessage<'_>) -> Origin {
+    Origin {
+        topic: Arc::from(message.topic()),
+        partition: message.partition(),
+        offset: message.offset(),
     }
+}
+
+/// The task that a record is; none if it cannot be read.
+fn task(source: Source, message: &BorrowedMessage<'_>, intake: &Intake) -> Option<Task> {
+    let record = received(message).ok()?;
+    match source {
+        Source::Tasks => {
+            let now = clock::timestamp();
+            let stamped = message.timestamp().to_millis();
+            let stamped = stamped.and_then(|millis| u64::try_from(millis).ok());
+            let stamped = stamped.map_or(Timestamp::EPOCH, Timestamp::from_millis);
+            let arrival = Arrival {
+                origin: place(message),
+                entered: entered(stamped, now),
+                stamped,
+            };
+            intake.ingest(record, arrival).ok()
+        }
+        Source::Tier(_) => retide_avro::parked(record, place(message)).ok(),
+        Source::Commands => None,
+    }
+}
+
+/// The scene that a record names, and which task it is; none if it is no task, which needs no rules.
+fn named(
+    source: Source,
+    message: &BorrowedMessage<'_>,
+    intake: &Intake,
+) -> Option<(String, Found)> {
+    let (id, named) = match source {
+        // The scene may stand in an envelope.
+        Source::Tasks => {
+            let task = task(source, message, intake)?;
+            (task.id.to_string(), task.scene.to_string())
+        }
+        Source::Tier(_) => (
+            last(message, headers::ID).unwrap_or_default(),
+            last(message, headers::SCENE).unwrap_or_default(),
+        ),
+        Source::Commands => return None,
+    };
+    let origin = place(message);
+    Some((named, Found { id, origin }))
 }

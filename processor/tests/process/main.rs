@@ -43,6 +43,7 @@ mod supervision;
 #[allow(dead_code, reason = "the tests of `kafka` use the rest")]
 mod support;
 mod suspects;
+mod tasks;
 mod time;
 mod unwritable;
 mod watch;

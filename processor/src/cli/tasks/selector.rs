@@ -1,0 +1,153 @@
+//! Which tasks are meant: the options, the same for everything that is done with tasks, and the selector of a command that they make.
+//!
+//! Not what the values mean: the reader of commands reads them, so that the command line takes what a command takes. Invariant: options
+//! that name nothing are refused.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::{Map, Value};
+
+use retide_avro::control;
+use retide_core::selector::{MAX_VALUES, Selector};
+use retide_shell::clock;
+
+use crate::cli::output::{Exit, Failed};
+
+/// Which tasks: those that fit every option, each by one of its values.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Which tasks (each option by one of its values)")]
+pub(super) struct Select {
+    /// Of these identities; may be repeated
+    #[arg(long = "id", value_name = "ID")]
+    ids: Vec<String>,
+    /// Of the identities in a file, one a line; - is stdin
+    #[arg(long, value_name = "FILE")]
+    id_file: Option<PathBuf>,
+    /// Of these scenes; may be repeated
+    #[arg(long = "scene", value_name = "NAME")]
+    scenes: Vec<String>,
+    /// With this key; may be repeated
+    #[arg(long = "key", value_name = "KEY")]
+    keys: Vec<String>,
+    /// With this header of the producer's; of several, all have to be there
+    #[arg(long = "header", value_name = "NAME=VALUE")]
+    headers: Vec<String>,
+    /// Whose last attempt failed so, such as http-503; may be repeated
+    #[arg(long = "error", value_name = "CLASS")]
+    errors: Vec<String>,
+    /// Whose last attempt failed alike, as `tasks show` tells; may be repeated
+    #[arg(long = "fingerprint", value_name = "FINGERPRINT")]
+    fingerprints: Vec<String>,
+    /// Whose scene calls this host, with or without its port; may be repeated
+    #[arg(long = "target", value_name = "HOST")]
+    targets: Vec<String>,
+    /// With so many attempts made: 3, 2..5, 2.. or ..5
+    #[arg(long, value_name = "N..M")]
+    attempts: Option<String>,
+    /// That entered then: RFC 3339, milliseconds since 1970, now, or relative such as -2h..
+    #[arg(long, value_name = "FROM..TO", allow_hyphen_values = true)]
+    entered: Option<String>,
+    /// That are due then
+    #[arg(long, value_name = "FROM..TO", allow_hyphen_values = true)]
+    due: Option<String>,
+    /// That entered there; may be repeated
+    #[arg(long = "origin", value_name = "TOPIC[/PARTITION[/OFFSET]]")]
+    origins: Vec<String>,
+}
+
+/// Largest file of identities that is read.
+const MOST: u64 = 256 << 20;
+
+// === impl Select ===
+
+impl Select {
+    /// The selectors that these options make, in JSON: more than one for more identities than a command may name.
+    pub(super) fn parts(&self) -> Result<Vec<Value>, Failed> {
+        let mut ids = self.ids.clone();
+        if let Some(file) = &self.id_file {
+            let read = lines(file)?;
+            if read.is_empty() {
+                let message = format!("--id-file {} names no task", file.display());
+                return Err(Failed::because(Exit::Usage, message));
+            }
+            ids.extend(read);
+        }
+        ids.sort();
+        ids.dedup();
+        let mut common = Map::new();
+        for (key, values) in [
+            ("scene", &self.scenes),
+            ("key", &self.keys),
+            ("header", &self.headers),
+            ("error", &self.errors),
+            ("fingerprint", &self.fingerprints),
+            ("target", &self.targets),
+            ("origin", &self.origins),
+        ] {
+            if !values.is_empty() {
+                common.insert(key.to_owned(), Value::from(values.clone()));
+            }
+        }
+        for (key, value) in [
+            ("attempts", &self.attempts),
+            ("entered", &self.entered),
+            ("due", &self.due),
+        ] {
+            if let Some(value) = value {
+                common.insert(key.to_owned(), Value::from(value.clone()));
+            }
+        }
+        if ids.is_empty() {
+            return Ok(vec![Value::Object(common)]);
+        }
+        let others = common.values().filter_map(Value::as_array);
+        let others: usize = others.map(Vec::len).sum();
+        let room = MAX_VALUES.saturating_sub(others).max(1);
+        let parts = ids.chunks(room).map(|ids| {
+            let mut part = common.clone();
+            part.insert("id".to_owned(), Value::from(ids));
+            Value::Object(part)
+        });
+        Ok(parts.collect())
+    }
+
+    /// The selectors of these options.
+    pub(super) fn selectors(&self) -> Result<Vec<Selector>, Failed> {
+        let now = clock::timestamp();
+        let parts = self.parts()?;
+        let selectors = parts.iter().map(|part| {
+            let text = part.to_string();
+            control::selector(text.as_bytes(), now)
+                .map_err(|why| Failed::because(Exit::Usage, String::from(why)))
+        });
+        selectors.collect()
+    }
+}
+
+/// The lines of a file, without space around them and without empty ones.
+fn lines(file: &Path) -> Result<Vec<String>, Failed> {
+    let input: Box<dyn Read> = if file == Path::new("-") {
+        Box::new(io::stdin())
+    } else {
+        let file = File::open(file).map_err(|error| {
+            let message = format!("--id-file {}: {error}", file.display());
+            Failed::because(Exit::Usage, message)
+        })?;
+        Box::new(file)
+    };
+    let mut lines = Vec::new();
+    for line in BufReader::new(input.take(MOST)).lines() {
+        let line = line.map_err(|error| {
+            let message = format!("--id-file {}: {error}", file.display());
+            Failed::because(Exit::Usage, message)
+        })?;
+        let line = line.trim();
+        if !line.is_empty() {
+            lines.push(line.to_owned());
+        }
+    }
+    Ok(lines)
+}
