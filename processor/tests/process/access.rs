@@ -14,6 +14,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer};
 use serde_json::Value;
 
+use crate::bounded::Running;
 use crate::commands::get;
 use crate::rig::{FLAKY, Rig, TIERS};
 use crate::secured::{Secured, USERS, secured};
@@ -513,12 +514,12 @@ fn each_cause_of_silence_has_its_own_text_and_hint() {
             fs::write(rig.file(&file), text).unwrap();
             let mut command = rig.command(&["doctor", "--config", &file]);
             let command = command.stdin(Stdio::null()).stdout(Stdio::piped());
-            command.stderr(Stdio::piped()).spawn().unwrap()
+            Running::from(command.stderr(Stdio::piped()).spawn().unwrap())
         })
         .collect();
 
     for (case, child) in cases.iter().zip(children) {
-        let output = child.wait_with_output().unwrap();
+        let output = child.output();
 
         let Case {
             name, text, hint, ..
@@ -592,22 +593,22 @@ fn a_line_is_sent_as_it_is_read_and_a_scene_that_does_not_exist_is_refused() {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
+        .map(Running::from)
         .unwrap();
-    let (mut input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-    let mut told = BufReader::new(output).lines();
+    let (mut input, told) = (child.stdin.take().unwrap(), child.lines());
     // Each is told of while the input is open.
     for line in ["first\n", "\r second \r\n", "\n", "third\n"] {
         input.write_all(line.as_bytes()).unwrap();
         if line != "\n" {
-            let stored: Value = serde_json::from_str(&told.next().unwrap().unwrap()).unwrap();
+            let stored: Value = serde_json::from_str(&told.next().unwrap()).unwrap();
             assert_eq!(stored["topic"], *rig.topic("tasks"));
         }
     }
     input.write_all(b"last").unwrap();
     drop(input);
 
-    assert!(told.next().unwrap().is_ok());
-    assert!(child.wait().unwrap().success());
+    assert!(told.next().is_some());
+    assert!(child.wait().success());
     assert_eq!(typo.status.code(), Some(3), "{typo:?}");
     assert!(stderr(&typo).contains("did you mean flaky?"), "{typo:?}");
     assert!(stderr(&typo).contains("--force"), "{typo:?}");

@@ -1,10 +1,11 @@
 //! `retide callbacks`, on a topic that was begun in Avro; and the scenes that commands name.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use crate::bounded::Running;
 use crate::rig::{FLAKY, Rig};
 
 /// What a command printed, one document a line.
@@ -116,12 +117,13 @@ fn they_are_followed_until_somebody_has_seen_enough(rig: &Rig) {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
+        .map(Running::from)
         .unwrap();
-    let mut followed = BufReader::new(follow.stdout.take().unwrap()).lines();
-    let first = followed.next().unwrap().unwrap();
+    let followed = follow.lines();
+    let first = followed.next().unwrap();
     assert!(!first.contains("task-5"), "{first}");
     rig.produce(5, [0].into_iter());
-    let next = followed.next().unwrap().unwrap();
+    let next = followed.next().unwrap();
     assert!(next.contains("task-5"), "{next}");
     let pid = follow.id().to_string();
     assert!(
@@ -131,7 +133,7 @@ fn they_are_followed_until_somebody_has_seen_enough(rig: &Rig) {
             .unwrap()
             .success()
     );
-    assert_eq!(follow.wait().unwrap().code(), Some(130));
+    assert_eq!(follow.wait().code(), Some(130));
 
     // Whoever reads has seen enough.
     let mut cut = rig
@@ -140,16 +142,13 @@ fn they_are_followed_until_somebody_has_seen_enough(rig: &Rig) {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
+        .map(Running::from)
         .unwrap();
-    let mut said = cut.stderr.take().unwrap();
-    let mut some = BufReader::new(cut.stdout.take().unwrap());
-    some.read_line(&mut String::new()).unwrap();
-    drop(some);
+    cut.first_line();
     rig.produce(6, [0].into_iter());
-    assert_eq!(cut.wait().unwrap().code(), Some(141));
-    let mut text = String::new();
-    said.read_to_string(&mut text).unwrap();
-    assert_eq!(text, "");
+    let cut = cut.output();
+    assert_eq!(cut.status.code(), Some(141));
+    assert_eq!(stderr(&cut), "");
 }
 
 /// The scenes that commands name.
@@ -159,6 +158,7 @@ fn scenes_are_listed_applied_from_stdin_and_meant(rig: &Rig) {
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()
+        .map(Running::from)
         .unwrap();
     let scenes = "[scenes.payment]\r\ntarget = { kafka = { topic = 'paid' } }\r\n";
     apply
@@ -167,7 +167,7 @@ fn scenes_are_listed_applied_from_stdin_and_meant(rig: &Rig) {
         .unwrap()
         .write_all(scenes.as_bytes())
         .unwrap();
-    assert_eq!(apply.wait().unwrap().code(), Some(0));
+    assert_eq!(apply.wait().code(), Some(0));
 
     let listed = lines(&rig.retide(&["scenes", "list", "--output", "ndjson"]));
     let scenes: Vec<_> = listed

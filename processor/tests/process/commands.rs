@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::bounded::{self, Running};
 use crate::rig::{FLAKY, Rig};
 use crate::support::{PATIENCE, bootstrap};
 
@@ -65,7 +66,7 @@ fn a_broker_that_does_not_answer_is_exit_code_5_within_15_seconds() {
     let commands = [&["run"][..], &["init"], &["scenes", "export"]];
     let children = commands.map(|command| rig.start(command));
     for (command, child) in commands.into_iter().zip(children) {
-        let output = child.wait_with_output().unwrap();
+        let output = child.output();
 
         assert_eq!(output.status.code(), Some(5), "{command:?} {output:?}");
         assert!(start.elapsed() < Duration::from_secs(15), "{command:?}");
@@ -286,7 +287,7 @@ fn a_scene_is_previewed_from_a_file_without_a_broker() {
 
 /// The body of `path` of the admin endpoints, with its status, by hand: one request on one connection.
 pub(crate) fn get(address: &str, path: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(address).ok()?;
+    let mut stream = bounded::connect(address).ok()?;
     write!(
         stream,
         "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
@@ -382,9 +383,10 @@ fn submitted_tasks_are_run() {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
+            .map(Running::from)
             .unwrap();
         child.stdin.take().unwrap().write_all(payload).unwrap();
-        child.wait_with_output().unwrap()
+        child.output()
     };
     let _retide = rig.run();
 

@@ -29,6 +29,7 @@ use tempfile::TempDir;
 
 use retide_core::Reason;
 
+use crate::bounded;
 use crate::rig::Rig;
 use crate::support::{PATIENCE, bootstrap};
 
@@ -333,7 +334,7 @@ fn every_configuration_that_is_shown_is_one() {
                     .current_dir(folder.path())
                     .env("HOSTNAME", "host-1")
                     .stdout(Stdio::null());
-                let output = retide.output().unwrap();
+                let output = bounded::output(&mut retide);
                 if !output.status.success() {
                     let said = String::from_utf8_lossy(&output.stderr);
                     wrong.push(format!("{path}:{line}: {said}"));
@@ -392,13 +393,13 @@ fn every_command_that_is_shown_exists_with_its_options() {
         for (line, script) in scripts {
             let refused = folder.path().join("refused");
             let _ = fs::remove_file(&refused);
-            let output = Command::new("/bin/bash")
+            let mut shell = Command::new("/bin/bash");
+            let shell = shell
                 .args(["-c", &format!("{quiet}{script}")])
                 .current_dir(folder.path())
                 .env("PATH", &bin)
-                .stdin(Stdio::null())
-                .output()
-                .unwrap();
+                .stdin(Stdio::null());
+            let output = bounded::output(shell);
             if let Ok(refused) = fs::read_to_string(&refused) {
                 let said = String::from_utf8_lossy(&output.stderr);
                 wrong.push(format!("{}:{line}: {refused}{said}", page.path));
@@ -571,7 +572,7 @@ impl Session {
     fn patiently(&self, place: &str, script: &str, until: impl Fn(&str) -> bool) -> String {
         let start = Instant::now();
         loop {
-            let output = self.shell(script).output().unwrap();
+            let output = bounded::output(&mut self.shell(script));
             let text = String::from_utf8(output.stdout).unwrap();
             let is_over = start.elapsed() >= PATIENCE;
             if output.status.success() && (until(&text) || is_over) {

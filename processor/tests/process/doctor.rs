@@ -13,6 +13,7 @@ use retide_core::Ladder;
 use retide_kafka::cluster::{self, Layout, Plan};
 use retide_kafka::topics::Topics;
 
+use crate::bounded;
 use crate::rig::Rig;
 use crate::support::{PATIENCE, bootstrap, config};
 
@@ -70,7 +71,7 @@ fn nobody() -> String {
 /// Kafka's tools in a folder of the rig's; none without Java and Maven.
 fn tools(rig: &Rig) -> Option<String> {
     let run = concat!(env!("CARGO_MANIFEST_DIR"), "/../docker/kafka/run");
-    let output = Command::new(run).arg("--jars").output().ok()?;
+    let output = bounded::try_output(Command::new(run).arg("--jars")).ok()?;
     let jars = String::from_utf8(output.stdout).unwrap();
     if !output.status.success() {
         return None;
@@ -97,7 +98,7 @@ fn mend(rig: &Rig, tools: &str, failed: &[Value]) {
             fix if fix.starts_with("kafka-") => {
                 let path = format!("{tools}:{}", std::env::var("PATH").unwrap());
                 let mut shell = Command::new("sh");
-                let mended = shell.args(["-c", fix]).env("PATH", path).output().unwrap();
+                let mended = bounded::output(shell.args(["-c", fix]).env("PATH", path));
                 assert!(mended.status.success(), "{fix}: {mended:?}");
             }
             fix => assert!(fix.starts_with("start what listens at "), "{fix}"),
@@ -248,7 +249,7 @@ fn a_cluster_that_does_not_answer_is_exit_code_5_and_the_rest_is_looked_at() {
     let children = [&["doctor"][..], &["doctor", "--write-probe"]]
         .map(|options| rig.start(&[options, &["--output", "ndjson"]].concat()));
     for child in children {
-        let output = child.wait_with_output().unwrap();
+        let output = child.output();
 
         assert!(start.elapsed() < Duration::from_secs(20));
         assert_eq!(output.status.code(), Some(5), "{output:?}");

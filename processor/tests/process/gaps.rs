@@ -1,7 +1,6 @@
 //! What is gone before it is read, and what cannot be read: the rest goes on, and it is said.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::runtime::Runtime;
 
+use crate::bounded;
 use crate::rig::{FLAKY, Retide, Rig};
 use crate::support::{PATIENCE, config};
 
@@ -56,7 +56,7 @@ fn rig_with(takes: Duration, scenes: &str) -> (Rig, String) {
 
 /// What a process answers.
 fn get(address: &str, path: &str) -> String {
-    let Ok(mut stream) = TcpStream::connect(address) else {
+    let Ok(mut stream) = bounded::connect(address) else {
         return String::new();
     };
     let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");

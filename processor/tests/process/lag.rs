@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::producer::{BaseProducer, Producer};
 
+use crate::bounded;
 use crate::rig::{FLAKY, Rig};
 use crate::support::{PATIENCE, config};
 use crate::time::{free, value};
@@ -23,18 +24,18 @@ fn send(rig: &Rig, producer: &BaseProducer, partition: i32, id: &str) {
 /// What `kafka-consumer-groups --describe` says, where Kafka's tools are: topic, partition, committed offset, end and lag.
 fn describe(rig: &Rig) -> Option<Vec<Vec<String>>> {
     let run = concat!(env!("CARGO_MANIFEST_DIR"), "/../docker/kafka/run");
-    let output = Command::new(run).arg("--jars").output().ok()?;
+    let output = bounded::try_output(Command::new(run).arg("--jars")).ok()?;
     if !output.status.success() {
         return None;
     }
     let jars = String::from_utf8(output.stdout).unwrap();
-    let output = Command::new("java")
+    let mut java = Command::new("java");
+    let java = java
         .args(["-cp", &format!("{}/*", jars.trim())])
         .arg("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand")
         .args(["--bootstrap-server", &rig.bootstrap])
-        .args(["--describe", "--group", &rig.prefix])
-        .output()
-        .unwrap();
+        .args(["--describe", "--group", &rig.prefix]);
+    let output = bounded::output(java);
     let text = String::from_utf8(output.stdout).unwrap();
     let lines = text.lines().map(str::split_whitespace);
     let lines = lines.map(|words| words.skip(1).take(5).map(str::to_owned).collect());

@@ -18,6 +18,7 @@ mod about_time {
 }
 mod bad_input;
 mod beside;
+mod bounded;
 mod callbacks;
 mod commands;
 mod crash;

@@ -27,6 +27,7 @@ use tokio::runtime::Runtime;
 use uuid::Uuid;
 
 use crate::beside::Places;
+use crate::bounded::{self, Running};
 use crate::support::{PATIENCE, bootstrap, config};
 
 /// The tiers of each test.
@@ -183,17 +184,14 @@ impl Rig {
 
     /// Runs a command to its end.
     pub(crate) fn retide(&self, arguments: &[&str]) -> Output {
-        self.command(arguments)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
+        bounded::output(self.command(arguments).stdin(Stdio::null()))
     }
 
     /// Starts a command whose output is wanted at its end.
-    pub(crate) fn start(&self, arguments: &[&str]) -> Child {
+    pub(crate) fn start(&self, arguments: &[&str]) -> Running {
         let mut command = self.command(arguments);
         let command = command.stdin(Stdio::null()).stdout(Stdio::piped());
-        command.stderr(Stdio::piped()).spawn().unwrap()
+        command.stderr(Stdio::piped()).spawn().unwrap().into()
     }
 
     /// Starts `retide run` and waits until it has its shards.

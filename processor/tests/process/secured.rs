@@ -2,8 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
@@ -11,6 +10,8 @@ use std::sync::LazyLock;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use tempfile::TempDir;
+
+use crate::bounded::{self, Lines};
 
 /// The broker; it ends with this process, which closes its standard input.
 pub(crate) struct Secured {
@@ -63,7 +64,7 @@ impl Secured {
         let place = directory.path();
         certify(place);
         let run = concat!(env!("CARGO_MANIFEST_DIR"), "/../docker/kafka/run");
-        let jars = Command::new(run).arg("--jars").output().ok()?;
+        let jars = bounded::try_output(Command::new(run).arg("--jars")).ok()?;
         if !jars.status.success() {
             return None;
         }
@@ -93,15 +94,15 @@ impl Secured {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut next = |words: &str| {
-            let line = lines.next().unwrap().unwrap();
+        let lines = Lines::of(child.stdout.take().unwrap());
+        let next = |words: &str| {
+            let line = lines.next().unwrap();
             line.strip_prefix(words).unwrap().to_owned()
         };
         let plain = next("bootstrap ");
         let sasl = next("port 1 ");
         // Certificates are for names.
-        let mut named = |words: &str| next(words).replace("127.0.0.1", "localhost");
+        let named = |words: &str| next(words).replace("127.0.0.1", "localhost");
         Some(Self {
             plain,
             sasl,
@@ -163,7 +164,7 @@ impl Secured {
         let mut request = vec![0, key, 0, 1, 0, 0, 0, 7];
         request.extend(string("test"));
         request.extend(body);
-        let mut stream = TcpStream::connect(&self.plain).unwrap();
+        let mut stream = bounded::connect(&self.plain).unwrap();
         stream
             .write_all(&(request.len() as i32).to_be_bytes())
             .unwrap();

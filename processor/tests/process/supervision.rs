@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::bounded::{self, Lines};
 use crate::rig::{FLAKY, Retide, Rig};
 use crate::support::PATIENCE;
 
@@ -56,12 +57,10 @@ impl OwnBroker {
             .stdout(Stdio::piped())
             .spawn()
             .ok()?;
-        let mut line = String::new();
-        let stdout = script.stdout.take()?;
-        BufReader::new(stdout).read_line(&mut line).ok()?;
+        let line = Lines::of(script.stdout.take()?).next()?;
         let bootstrap = line.trim_end().strip_prefix("bootstrap ")?.to_owned();
         let file = data.join("server.properties").display().to_string();
-        let found = Command::new("pgrep").args(["-f", &file]).output().unwrap();
+        let found = bounded::output(Command::new("pgrep").args(["-f", &file]));
         let pid = String::from_utf8(found.stdout).unwrap();
         Some(Self {
             script,
@@ -99,8 +98,7 @@ fn free() -> String {
 
 /// The status and the body of an admin endpoint, if it answers.
 fn get(address: &str, path: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(address).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut stream = bounded::connect(address).ok()?;
     write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
@@ -231,15 +229,10 @@ fn a_log_that_nobody_reads_or_that_is_full_holds_up_nothing() {
 #[test]
 fn what_nobody_reads_any_more_ends_a_command_quietly() {
     let rig = Rig::bare("127.0.0.1:1".to_owned(), "");
-    let mut child = rig
-        .command(&["completions", "bash"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = rig.start(&["completions", "bash"]);
     drop(child.stdout.take());
 
-    let output = child.wait_with_output().unwrap();
+    let output = child.output();
 
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert_eq!(output.status.code(), Some(141));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -19,6 +19,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use retide_shell::clock;
 use tokio::runtime::Runtime;
 
+use crate::bounded;
 use crate::rig::{Request, Rig};
 use crate::support::{PATIENCE, bootstrap, config};
 
@@ -36,7 +37,7 @@ pub(crate) fn free() -> String {
 
 /// The body of `/metrics` for who accepts this, and its content type.
 fn scrape(address: &str, accept: &str) -> (String, String) {
-    let mut stream = TcpStream::connect(address).unwrap();
+    let mut stream = bounded::connect(address).unwrap();
     write!(
         stream,
         "GET /metrics HTTP/1.1\r\nhost: x\r\naccept: {accept}\r\nconnection: close\r\n\r\n"
