@@ -263,7 +263,7 @@ fn log(command: &Command) -> Log {
         | Command::Completions { .. } => "warn",
     };
     match command {
-        Command::Run(options) => Log::start(options.log_format, Speaker::Process, default),
+        Command::Run(options) => Log::start(options.log_format.format(), Speaker::Process, default),
         _ => Log::start(Format::Text, Speaker::Command, default),
     }
 }

@@ -24,7 +24,62 @@ struct Package {
     license: Option<String>,
     /// Where it comes from; nowhere if it is part of this workspace.
     source: Option<String>,
+    /// What it depends on.
+    dependencies: Vec<Dependency>,
 }
+
+/// A crate that another one depends on.
+#[derive(Deserialize)]
+struct Dependency {
+    name: String,
+    /// What for: `dev` and `build`, or nothing if it is part of it.
+    kind: Option<String>,
+}
+
+/// The crates of this workspace that are rooms of the program, each with what it may depend on among those, and what others may not be in it.
+/// Arrows go upwards only: who is above does not know who is below.
+const WALLS: [(&str, &[&str], &[&str]); 9] = [
+    (
+        "retide-core",
+        &[],
+        &["tokio", "rdkafka", "clap", "rand", "tracing"],
+    ),
+    ("retide-native", &[], &["tokio", "clap"]),
+    (
+        "retide-avro",
+        &["retide-core"],
+        &["tokio", "rdkafka", "clap"],
+    ),
+    ("retide-connectors", &["retide-core"], &["rdkafka", "clap"]),
+    (
+        "retide-config",
+        &["retide-core", "retide-avro", "retide-connectors"],
+        &["tokio", "rdkafka", "clap"],
+    ),
+    (
+        "retide-kafka",
+        &["retide-core", "retide-avro", "retide-native"],
+        &["clap"],
+    ),
+    (
+        "retide-history",
+        &["retide-core", "retide-avro", "retide-kafka"],
+        &["tokio", "clap"],
+    ),
+    (
+        "retide-shell",
+        &[
+            "retide-core",
+            "retide-avro",
+            "retide-connectors",
+            "retide-config",
+            "retide-kafka",
+            "retide-native",
+        ],
+        &["clap"],
+    ),
+    ("retide-embedded", &[], &["rdkafka", "clap"]),
+];
 
 /// What counts of `.deny.toml`.
 #[derive(Deserialize)]
@@ -142,6 +197,22 @@ fn dependencies_have_licences_that_are_allowed_and_one_source() {
             source.is_none_or(|source| source == CRATES),
             "{name}: {source:?}"
         );
+    }
+}
+
+#[test]
+fn the_walls_between_crates_stand() {
+    let (packages, _) = dependencies();
+
+    for (name, above, banned) in WALLS {
+        let package = packages.iter().find(|package| package.name == name);
+        let package = package.unwrap_or_else(|| panic!("no crate {name}"));
+        let all = package.dependencies.iter();
+        for Dependency { name: other, .. } in all.filter(|other| other.kind.is_none()) {
+            let is_room = other.starts_with("retide");
+            assert!(!is_room || above.contains(&&**other), "{name} uses {other}");
+            assert!(!banned.contains(&&**other), "{name} uses {other}");
+        }
     }
 }
 

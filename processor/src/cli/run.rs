@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
@@ -66,7 +66,17 @@ pub(super) struct Options {
     ignore_unusable_scenes: bool,
     /// How log lines are written
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
-    pub(super) log_format: Format,
+    pub(super) log_format: LogFormat,
+}
+
+/// How log lines are written, as the command line says it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    /// For people
+    #[default]
+    Text,
+    /// One JSON object per line
+    Json,
 }
 
 /// What a process needs beside its workers.
@@ -104,6 +114,18 @@ impl Options {
             (true, _) => Some(Begin::Beginning),
             (false, true) => Some(Begin::Now),
             (false, false) => None,
+        }
+    }
+}
+
+// === impl LogFormat ===
+
+impl LogFormat {
+    /// What the log is told.
+    pub(super) const fn format(self) -> Format {
+        match self {
+            Self::Text => Format::Text,
+            Self::Json => Format::Json,
         }
     }
 }
