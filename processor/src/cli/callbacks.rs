@@ -25,7 +25,7 @@ use retide_core::span::human;
 use retide_core::{Terminal, Timestamp, with_causes};
 use retide_history::report::Reader;
 use retide_history::story::clock;
-use retide_kafka::client::{LoggingContext, client_config, is_missing, is_of_group};
+use retide_kafka::client::{Kept, LoggingContext, client_config, is_missing, is_of_group};
 use retide_kafka::cluster::User;
 use retide_kafka::failure::Failure;
 use retide_kafka::scan::{self, CALL, Scanned, last};
@@ -135,11 +135,13 @@ pub(super) fn callbacks(config: &Config, options: &Options, output: Output) -> R
     reach(config, User::Read, &[topic])?;
     let refused = |error: KafkaError| failed(config, User::Read, &format!("read {topic}"), &error);
     let client = client_config(config.kafka.consumer());
-    let consumer = if options.follow {
-        scan::follower(client, NAME)
-    } else {
-        scan::consumer(client, NAME)
-    }
+    let consumer = Kept::make(&client, |client| {
+        if options.follow {
+            scan::follower(client.clone(), NAME)
+        } else {
+            scan::consumer(client.clone(), NAME)
+        }
+    })
     .map_err(refused)?;
     let mut reading = Reading {
         topic,
@@ -285,7 +287,7 @@ impl Reading<'_> {
     /// Goes on with what comes, until a signal.
     fn follow(
         mut self,
-        consumer: &BaseConsumer<LoggingContext>,
+        consumer: &Kept<BaseConsumer<LoggingContext>>,
         known: &mut TopicPartitionList,
         stop: &AtomicBool,
         refused: impl Fn(KafkaError) -> Failed,
@@ -293,7 +295,8 @@ impl Reading<'_> {
         let mut looked = Instant::now();
         while !stop.load(Ordering::Relaxed) {
             match consumer.poll(POLL) {
-                None | Some(Err(KafkaError::PartitionEOF(_))) => {}
+                None => consumer.hold(),
+                Some(Err(KafkaError::PartitionEOF(_))) => {}
                 Some(Ok(message)) => {
                     let line = CallbackRow::of(&message, self.topic, &self.reader);
                     if self.options.wants(&line) {
