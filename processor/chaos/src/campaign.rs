@@ -22,6 +22,7 @@ use crate::broker::{self, Access, Broker, Ports};
 use crate::fleet::{Fleet, Held, name};
 use crate::generator::{Generator, Progress};
 use crate::ledger::{Faults, Ledger, now_micros};
+use crate::load::Load;
 use crate::options::{Guarantee, Options, Reply};
 use crate::plan::{self, APPLIED, BACKOFF_MS, Fault, MAX_ATTEMPTS, ORDERED, Random, SCENE};
 use crate::proxy::{Loss, Proxy};
@@ -141,6 +142,7 @@ async fn campaign(
     let (stage, bootstrap) = Stage::set(dir, retide, jars, &layout).await?;
     describe(dir, options, partitions)?;
     let sampler = Java::sampler(jars, &bootstrap, dir)?;
+    let load = Load::start(options.load, options.seed)?;
     for _ in 0..options.processes {
         stage.fleet.join(Held::No);
     }
@@ -181,7 +183,7 @@ async fn campaign(
         started.elapsed().as_secs_f32(),
     );
     stage.fleet.leave_all().await;
-    drop(sampler);
+    drop((sampler, load));
     let verdict = check(jars, &bootstrap, dir).await?;
     if verdict == Verdict::Kept {
         // Everything that is on the topics is in the checker's dump; the rest is large.
@@ -307,6 +309,7 @@ fn describe(dir: &Path, options: &Options, partitions: u64) -> Result<(), Failed
         ),
         ("guarantee", options.guarantee.word().to_owned()),
         ("adversary", options.adversary.to_string()),
+        ("load", options.load.to_string()),
         ("backoff_ms", backoff.join(",")),
     ] {
         ledger.write(&[key, &value]);

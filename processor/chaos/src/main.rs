@@ -7,6 +7,7 @@ mod campaign;
 mod fleet;
 mod generator;
 mod ledger;
+mod load;
 mod options;
 mod plan;
 mod proxy;

@@ -42,6 +42,10 @@ pub(crate) struct Options {
     /// commit metadata, other groups, open transactions; each lasts up to half a minute, two at a time
     #[arg(long, value_name = "ACTS", num_args = 0..=1, default_value_t = 0, default_missing_value = "26")]
     pub(crate) adversary: usize,
+    /// How many threads are busy beside the campaign, in bursts of up to 4 seconds, as a build on the same machine is; twice the number of
+    /// processors makes it a crowded one
+    #[arg(long, value_name = "THREADS", default_value_t = 0)]
+    pub(crate) load: usize,
     /// How many processes run
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(2..=4))]
     pub(crate) processes: u64,
