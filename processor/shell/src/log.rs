@@ -7,6 +7,7 @@ mod lines;
 mod repeats;
 
 use std::collections::VecDeque;
+use std::env;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -15,8 +16,10 @@ use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
 use tracing::{error, warn};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::metrics::Metrics;
 use crate::threads::{Ended, Threads};
@@ -106,15 +109,20 @@ impl Log {
                 repeats: Arc::clone(&repeats),
             }),
         };
-        let filter = EnvFilter::try_from_env("RETIDE_LOG")
-            .unwrap_or_else(|_| EnvFilter::new(format!("{default},librdkafka=error")));
+        let asked = env::var("RETIDE_LOG").ok();
+        let asked = asked.and_then(|asked| through(&asked).ok());
+        let filter = asked.unwrap_or_else(|| {
+            through(&format!("{default},librdkafka=error")).expect("our own default is a filter")
+        });
         tracing_subscriber::fmt()
-            .with_env_filter(filter)
+            .with_max_level(LevelFilter::TRACE)
             .with_writer(log.clone())
             .with_ansi(format == Format::Text && io::stderr().is_terminal())
             // It reports a line that cannot be written by a print that panics.
             .log_internal_errors(false)
             .event_format(Lines::new(format, speaker, repeats))
+            .finish()
+            .with(filter)
             .init();
         log
     }
@@ -269,5 +277,42 @@ impl Shared {
     /// Locks what no panic leaves half-changed.
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The filter that a list of levels and of `target=level` names. The larger filter of the library, which also reads conditions on spans, would
+/// bring an engine for regular expressions; retide has no spans.
+fn through(list: &str) -> Result<Targets, ParseError> {
+    let parts = list.split(',').map(str::trim);
+    let parts: Vec<&str> = parts.filter(|part| !part.is_empty()).collect();
+    if parts.is_empty() {
+        return Ok(Targets::new().with_default(LevelFilter::ERROR));
+    }
+    parts.join(",").parse()
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn a_list_of_levels_and_targets_is_a_filter() {
+        let filter = through("info,retide=debug, librdkafka=off,").expect("a list is a filter");
+
+        assert!(filter.would_enable("hyper", &Level::INFO));
+        assert!(!filter.would_enable("hyper", &Level::DEBUG));
+        assert!(filter.would_enable("retide_shell::worker", &Level::DEBUG));
+        assert!(!filter.would_enable("librdkafka", &Level::ERROR));
+    }
+
+    #[test]
+    fn an_empty_list_lets_errors_through_and_a_wrong_one_is_none() {
+        let filter = through("").expect("nothing is a filter");
+
+        assert!(filter.would_enable("retide", &Level::ERROR));
+        assert!(!filter.would_enable("retide", &Level::WARN));
+        assert!(through("retide=loud").is_err());
     }
 }
