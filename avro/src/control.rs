@@ -19,7 +19,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use retide_core::control::{
-    Command, Control, EXPIRY, LONGEST, Looked, MAX_ID, MAX_TEXT, Place, Refusal, Step, Verb,
+    Command, Control, Counts, EXPIRY, LONGEST, Looked, MAX_ID, MAX_TEXT, Place, Refusal, Step, Verb,
 };
 use retide_core::scene::MAX_DELAY;
 use retide_core::selector::Selector;
@@ -30,7 +30,7 @@ use crate::json::{Broken, Members, Object, any_text, expected, members_of, no_js
 use crate::number;
 
 use select::select;
-use written::{AnswerWire, CommandWire, EndedWire, LookedWire, StepWire, answer, ended};
+use written::{AnswerWire, Before, CommandWire, EndedWire, LookedWire, StepWire, answer, ended};
 
 /// What a record of the commands topic is: `step`, `answer` or `ended`. A request has no such header.
 pub const STAGE: &str = "retry-command-stage";
@@ -87,7 +87,7 @@ const KEYS: [&str; 11] = [
 ];
 
 /// The keys of a step: those of the request, and its own.
-const STEP_KEYS: [&str; 14] = [
+const STEP_KEYS: [&str; 15] = [
     "command",
     "select",
     "id",
@@ -102,6 +102,7 @@ const STEP_KEYS: [&str; 14] = [
     "place",
     "shards",
     "looked",
+    "before",
 ];
 
 /// The words for what is to be done.
@@ -150,7 +151,7 @@ pub fn decode(
     let control = match stage {
         Stage::Request => request(value, place).map(|command| Control::Request(Arc::new(command))),
         Stage::Step => step(value, tier).map(Control::Step),
-        Stage::Answer => answer(value).map(Control::Answer),
+        Stage::Answer => answer(value, |value| step(value, tier)).map(Control::Answer),
         Stage::Ended => ended(value).map(Control::Ended),
     };
     control.map_err(refuse)
@@ -166,6 +167,7 @@ pub fn encode(control: &Control, tier: &dyn Fn(Source) -> Arc<str>) -> Written {
         Control::Step(Step {
             command,
             shards,
+            before,
             looked,
         }) => {
             let looked = looked.as_ref().map(|looked| {
@@ -181,11 +183,16 @@ pub fn encode(control: &Control, tier: &dyn Fn(Source) -> Arc<str>) -> Written {
                 place: command.place.to_string(),
                 shards: *shards,
                 looked,
+                before: (*before != Counts::default()).then_some(Before(*before)),
             };
             (Stage::Step, command.place, &command.id, json(&wire))
         }
         Control::Answer(answer) => {
-            let wire = AnswerWire::of(answer);
+            let again = answer.again.as_deref().map(|step| {
+                let written = encode(&Control::Step(step.clone()), tier);
+                String::from_utf8_lossy(&written.value).into_owned()
+            });
+            let wire = AnswerWire::of(answer, again);
             (Stage::Answer, answer.place, &answer.id, json(&wire))
         }
         Control::Ended(ended) => {
@@ -301,6 +308,14 @@ fn step(value: &[u8], tier: &dyn Fn(&str) -> Option<Source>) -> Result<Step, Bro
         shards: shards
             .filter(|shards| *shards > 0)
             .ok_or_else(|| Broken("shards: a number of shards expected".to_owned()))?,
+        before: match members.get("before") {
+            None => Counts::default(),
+            Some(raw) => {
+                let before: Before = serde_json::from_str(raw.get())
+                    .map_err(|_| expected("before", raw, "counts"))?;
+                before.0
+            }
+        },
         looked: looked.transpose()?,
     })
 }

@@ -163,6 +163,7 @@ fn what_is_written_never_changes() {
         to: 7,
     }];
     let step = Step {
+        before: Counts::default(),
         command,
         shards: 12,
         looked: Some(looked),
@@ -185,6 +186,7 @@ fn what_is_written_never_changes() {
         shards: 12,
         ids: 2,
         counts,
+        again: None,
     };
     assert_eq!(
         text(&Control::Answer(answer)),
@@ -618,10 +620,11 @@ proptest! {
         let counts = Counts { done: counts.0, too_late: counts.1, found: counts.2 };
         let id = command.id.clone();
         let command = Arc::new(command);
-        let answer = Answer { place: PLACE, id: id.clone(), of: [3].into(), shards, ids: 9, counts };
+        let step = Step { command: command.clone(), shards, before: counts, looked };
+        let once_more = why.is_some().then(|| Box::new(step.clone()));
+        let answer = Answer { place: PLACE, id: id.clone(), of: [3].into(), shards, ids: 9, counts, again: once_more };
         let result = why.map_or(Ok(counts), |why| Err(why.into()));
         let ended = Ended { place: PLACE, id, at: NOW, ids: 9, result };
-        let step = Step { command: command.clone(), shards, looked };
         for control in [
             Control::Request(command),
             Control::Step(step),

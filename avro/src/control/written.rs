@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use retide_core::control::{Answer, Command, Counts, Ended, Place, Verb};
+use retide_core::control::{Answer, Command, Counts, Ended, Place, Step, Verb};
 use retide_core::selector::{ErrorFingerprint, OriginPattern, Parts, Span};
 use retide_core::{Failure, Outcome, Timestamp};
 
@@ -21,7 +21,10 @@ use crate::headers::millis;
 use crate::json::Broken;
 
 /// Reads an answer.
-pub(super) fn answer(value: &[u8]) -> Result<Answer, Broken> {
+pub(super) fn answer(
+    value: &[u8],
+    step: impl Fn(&[u8]) -> Result<Step, Broken>,
+) -> Result<Answer, Broken> {
     let wire: AnswerWire<'_> = own(value)?;
     Ok(Answer {
         place: wire.place()?,
@@ -30,6 +33,11 @@ pub(super) fn answer(value: &[u8]) -> Result<Answer, Broken> {
         shards: wire.shards,
         ids: wire.ids,
         counts: wire.counts,
+        again: wire
+            .again
+            .map(|again| step(again.as_bytes()))
+            .transpose()?
+            .map(Box::new),
     })
 }
 
@@ -102,7 +110,14 @@ pub(super) struct StepWire<'a> {
     /// How far tiers were looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) looked: Option<Vec<LookedWire>>,
+    /// What was done before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) before: Option<Before>,
 }
+
+/// What was done before a step, in JSON.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Before(#[serde(with = "CountsWire")] pub(super) Counts);
 
 /// How far a tier was looked at, in JSON.
 #[derive(Serialize, Deserialize)]
@@ -184,6 +199,9 @@ pub(super) struct AnswerWire<'a> {
     /// What was done.
     #[serde(flatten, with = "CountsWire")]
     counts: Counts,
+    /// The step that all make once more, as text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    again: Option<String>,
 }
 
 /// Counts in JSON.
@@ -335,7 +353,7 @@ fn pattern(origin: &OriginPattern) -> String {
 
 impl<'a> AnswerWire<'a> {
     /// How an answer is written.
-    pub(super) fn of(answer: &'a Answer) -> Self {
+    pub(super) fn of(answer: &'a Answer, again: Option<String>) -> Self {
         Self {
             place: answer.place.to_string(),
             id: (&*answer.id).into(),
@@ -343,6 +361,7 @@ impl<'a> AnswerWire<'a> {
             shards: answer.shards,
             ids: answer.ids,
             counts: answer.counts,
+            again,
         }
     }
 

@@ -212,6 +212,20 @@ pub(crate) fn poison(poison: Arc<Poison>, now: Timestamp) -> Vec<Entry> {
     entries
 }
 
+/// Tells that a command came too late for `task`, which has ended so.
+pub(crate) fn too_late(task: &Task, now: Timestamp, end: Terminal, command: &Arc<str>) -> Entry {
+    Entry::Event(Event {
+        id: Arc::clone(&task.id),
+        scene: Arc::clone(&task.scene),
+        kind: task.kind,
+        at: now,
+        transition: Transition::TooLate { why: end.word() },
+        wait: None,
+        left_out: None,
+        command: Some(Arc::clone(command)),
+    })
+}
+
 /// The event that tells of `transition`.
 fn event(task: &Task, now: Timestamp, transition: Transition, wait: Option<Wait>) -> Entry {
     Entry::Event(Event {

@@ -81,6 +81,8 @@ pub struct Step {
     pub command: Arc<Command>,
     /// How many shards have a step of it.
     pub shards: u32,
+    /// What was done before, if all look once more: one shard counts on from there.
+    pub before: Counts,
     /// None if the shard's tasks are to be looked at; else they were, tiers up to these offsets, and it waits for tasks that do not exist yet.
     pub looked: Option<Vec<Looked>>,
 }
@@ -109,6 +111,8 @@ pub struct Answer {
     pub ids: u32,
     /// What was done.
     pub counts: Counts,
+    /// What is asked of all shards once more, since tasks were on their way to other shards.
+    pub again: Option<Box<Step>>,
 }
 
 /// How many tasks a command has met.

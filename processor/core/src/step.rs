@@ -79,7 +79,7 @@ pub enum Input {
     LookBegun {
         /// The number of [`Look`].
         number: u64,
-        /// The ends: the next offset of what is committed.
+        /// The ends: the next offset of what is written, committed or not, since a commit is known before readers are given what it committed.
         ends: Vec<(LaneId, i64)>,
     },
     /// A look has found a task that one of its commands may be about.
@@ -284,7 +284,7 @@ pub struct LookLane {
     pub lane: LaneId,
     /// Which assignment of the lane it is for.
     pub epoch: u64,
-    /// The first offset to look at; the last one is the last that is committed when it begins.
+    /// The first offset to look at; the last one is the last that is written when it begins.
     pub from: i64,
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use retide_avro::control::{MAX_REFUSAL, STAGE, Stage, decode, encode};
-use retide_core::control::{Command, Control, LONGEST, MAX_ID, MAX_TEXT, Place, Step};
+use retide_core::control::{Command, Control, Counts, LONGEST, MAX_ID, MAX_TEXT, Place, Step};
 use retide_core::{Record, Source, Timestamp};
 
 use crate::record;
@@ -58,6 +58,7 @@ pub fn control(data: &[u8]) {
     match control {
         // Where people wrote it another way, it may name times that are not taken from them, such as one in 1970.
         Control::Request(command) => again(&Control::Step(Step {
+            before: Counts::default(),
             command,
             shards: 1,
             looked: None,

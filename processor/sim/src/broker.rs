@@ -8,12 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use retide_core::completions::Binding;
+use retide_core::control::{Control, Place, Progress as StepProgress};
 use retide_core::key_order::Shard;
 use retide_core::state::State;
+use retide_core::taken::Taken;
 use retide_core::{Alert, Ended, Event, LaneId, Poison, Sink, Source, Task, Timestamp};
 
 use crate::bug::Bug;
 use crate::group::{Group, Membership};
+use crate::orders::Order;
 use crate::plan::Submission;
 use crate::world::At;
 
@@ -66,6 +69,10 @@ pub(crate) enum Payload {
     State(State),
     /// What people must know.
     Alert(Box<Alert>),
+    /// A command that somebody sends.
+    Order(Box<Order>),
+    /// What follows from one.
+    Control(Box<Control>),
 }
 
 /// A record to write, as part of the consequence of one offset.
@@ -279,6 +286,8 @@ impl Outgoing {
             | Payload::Event(_)
             | Payload::Poison(_)
             | Payload::State(_)
+            | Payload::Order(_)
+            | Payload::Control(_)
             | Payload::Alert(_) => None,
         }
     }
@@ -307,6 +316,45 @@ impl Topic {
             Self::Alerts => Some(Sink::Alerts),
             Self::KeyOrder => Some(Sink::Order),
             Self::Read(_) | Self::Orders => None,
+        }
+    }
+}
+
+/// What former owners of a shard have written of it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct KnownShard {
+    /// The order of its tasks.
+    pub(crate) order: Shard,
+    /// The taken offsets of its tiers.
+    pub(crate) taken: BTreeMap<Source, Taken>,
+    /// How far its steps are.
+    pub(crate) steps: BTreeMap<Place, StepProgress>,
+}
+
+// === impl KnownShard ===
+
+impl KnownShard {
+    /// Takes in a record.
+    fn replay(&mut self, state: &State) {
+        match state {
+            State::Order(change) => {
+                let key = change.key.to_string();
+                let read = self.order.replay(key.as_bytes(), change.value.as_deref());
+                read.unwrap_or_else(|error| unreachable!("{error}"));
+            }
+            State::Taken {
+                source,
+                chunk,
+                marks,
+            } => {
+                let taken = self.taken.entry(*source).or_default();
+                let read = taken.replay(*chunk, marks.as_deref());
+                read.unwrap_or_else(|| unreachable!("marks that cannot be read"));
+            }
+            State::Step { place, progress } => match progress {
+                Some(progress) => drop(self.steps.insert(*place, progress.clone())),
+                None => drop(self.steps.remove(place)),
+            },
         }
     }
 }
@@ -558,7 +606,7 @@ impl Broker {
         &mut self,
         shards: &BTreeSet<i32>,
         bug: Bug,
-    ) -> Option<Vec<(i32, Shard)>> {
+    ) -> Option<Vec<(i32, KnownShard)>> {
         let mut orders = Vec::new();
         for shard in shards.iter().copied() {
             let topic = Topic::KeyOrder;
@@ -567,19 +615,15 @@ impl Broker {
             if end < partition.log.len() as i64 && bug != Bug::KeyOrderReadEarly {
                 return None;
             }
-            let mut order = Shard::default();
+            let mut known = KnownShard::default();
             for entry in &partition.log[..end as usize] {
-                let (Some(Payload::State(State::Order(change))), Fate::Committed) =
-                    (&entry.payload, entry.fate)
+                let (Some(Payload::State(state)), Fate::Committed) = (&entry.payload, entry.fate)
                 else {
                     continue;
                 };
-                let key = change.key.to_string();
-                if let Err(error) = order.replay(key.as_bytes(), change.value.as_deref()) {
-                    unreachable!("{error}");
-                }
+                known.replay(state);
             }
-            orders.push((shard, order));
+            orders.push((shard, known));
         }
         Some(orders)
     }

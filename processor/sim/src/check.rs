@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use retide_core::breaker::{Key, State, StateChange};
 use retide_core::completions::Completions;
+use retide_core::control::Command;
 use retide_core::entry::{DEAD_TASKS, SCENE_UNKNOWN, TargetHealth};
+use retide_core::state::State as Kept;
+use retide_core::taken::Taken;
 use retide_core::{
     Alert, Ended, Event, Kind, LaneId, Omitted, Ordering, Outcome, Rate, Reason, Scene, Task,
     Terminal, Timestamp, Transition, Wait,
@@ -19,6 +22,7 @@ use crate::broker::{
     Aside, Cause, Entry, Fate, NO_OFFSET, Outgoing, Payload, Progress, Topic, binding,
 };
 use crate::fairness::Fairness;
+use crate::orders::Orders;
 use crate::plan::Submission;
 use crate::world::{At, SECOND};
 
@@ -154,6 +158,10 @@ pub(crate) struct Judge {
     pub(crate) fairness: Fairness,
     /// How often targets were found down, or well again, without an alert of it so far.
     alerts_due: BTreeMap<(Arc<str>, State), u64>,
+    /// The judge of commands.
+    pub(crate) orders: Orders,
+    /// What is marked as taken.
+    taken: BTreeMap<LaneId, Taken>,
     /// The most attempts any rules allowed.
     most_attempts: u32,
     /// The first promise found broken.
@@ -246,6 +254,16 @@ impl Judge {
             .insert(Arc::clone(&submission.id), Arc::clone(submission));
     }
 
+    /// Somebody has sent a command.
+    pub(crate) fn ordered(&mut self, command: Command) {
+        self.unfinished += 1;
+        let ends = &self.ends;
+        let has_ended = |id: &Arc<str>| ends.get(id).is_some_and(|ends| !ends.callbacks.is_empty());
+        let there = self.submitted.values();
+        let there = there.filter(|submission| !has_ended(&submission.id));
+        self.orders.sent(command, there);
+    }
+
     /// A target is called.
     pub(crate) fn started(&mut self, at: At, start: Start, task: &Task, scene: &Scene) {
         self.figures.attempts += 1;
@@ -269,6 +287,14 @@ impl Judge {
         }
         self.within_concurrency(start.process, scene);
         self.allowed_by_breaker(start.process, task, scene);
+        let ends = self.ends.get(&attempt.id);
+        let is_cancelled = ends.is_some_and(|ends| {
+            let mut ends = ends.callbacks.iter();
+            ends.any(|ended| ended.terminal == Terminal::Cancelled)
+        });
+        if is_cancelled && !attempt.of_callback && start.is_owner {
+            self.object(|| format!("{attempt:?} started after it was cancelled"));
+        }
         let known = self.attempts.entry(attempt.clone()).or_default();
         let twice = known.starts.contains(&start.assignment) && start.is_owner;
         // Someone whose shard was taken away without a word may still start what another one has ended.
@@ -329,6 +355,8 @@ impl Judge {
         // What died is counted by the transaction.
         if alert.rule == DEAD_TASKS
             || (alert.rule == SCENE_UNKNOWN && self.scenes.contains(&alert.scene))
+            // A command has parked a task of a scene that nobody knows.
+            || (alert.rule == SCENE_UNKNOWN && !self.orders.is_empty())
         {
             return;
         }
@@ -429,6 +457,16 @@ impl Judge {
             if let Topic::Read(_) = record.place.topic {
                 self.unfinished += 1;
             }
+            if let Payload::State(Kept::Taken {
+                source,
+                chunk,
+                marks,
+            }) = &record.payload
+            {
+                let (shard, source) = (record.place.shard, *source);
+                let taken = self.taken.entry(LaneId { shard, source }).or_default();
+                let _ = taken.replay(*chunk, marks.as_deref());
+            }
             self.written(&record.payload);
         }
     }
@@ -453,6 +491,8 @@ impl Judge {
                 | Payload::Delivered(_)
                 | Payload::Event(_)
                 | Payload::State(_)
+                | Payload::Order(_)
+                | Payload::Control(_)
                 | Payload::Alert(_) => {}
             }
         }
@@ -525,6 +565,11 @@ impl Judge {
                 .committed
                 .get(lane)
                 .is_some_and(|(next, completions)| offset < next || completions.contains(*offset));
+            let covered = covered
+                || self
+                    .taken
+                    .get(lane)
+                    .is_some_and(|taken| taken.contains(*offset));
             if !covered && self.broken.is_none() {
                 self.broken = Some(format!("{lane:?}/{offset} is done but not committed"));
             }
@@ -534,6 +579,9 @@ impl Judge {
     /// Everything has come to its end: is it the right one?
     pub(crate) fn finish(&mut self) {
         self.all_covered();
+        if let Err(why) = self.orders.finish() {
+            self.object(|| why);
+        }
         for submission in self.submitted.clone().into_values() {
             self.figures.tasks += 1;
             let ends = self.ends.remove(&submission.id).unwrap_or_default();
@@ -552,14 +600,17 @@ impl Judge {
             return Err("not one terminal outcome");
         };
         let good = ended.terminal == Terminal::Delivered;
-        if ends.dead_letters != u32::from(!good) {
+        let is_cancelled = ended.terminal == Terminal::Cancelled;
+        if ends.dead_letters != u32::from(!good && !is_cancelled) {
             return Err("dead letters do not fit its end");
         }
         let to_topic = good && ["topic", "keyed-topic"].contains(&&*submission.scene);
-        if ends.delivered != u32::from(to_topic) {
+        let may_be_completed = self.orders.may_be_completed(submission);
+        if ends.delivered != u32::from(to_topic) && !may_be_completed {
             return Err("deliveries to the topic do not fit its end");
         }
-        let wanted = &*submission.scene == "rate" && ended.terminal != Terminal::Expired;
+        let wanted =
+            &*submission.scene == "rate" && ended.terminal != Terminal::Expired && !is_cancelled;
         if ends.reports_ended != u32::from(wanted && !submission.poison) {
             return Err("its callback was not delivered once");
         }
@@ -570,6 +621,7 @@ impl Judge {
         };
         if good
             && !to_topic
+            && !may_be_completed
             && !self
                 .attempts
                 .get(&last)
@@ -610,11 +662,12 @@ impl Judge {
             }
             (before.next_due, before.next_due)
         };
-        if due.is_some_and(|due| task.due < due) {
+        let is_commanded = !attempt.of_callback && self.orders.made_due(&attempt.id, task.due);
+        if due.is_some_and(|due| task.due < due) && !is_commanded {
             self.object(|| format!("{attempt:?} is due at {}, {due:?} was promised", task.due));
         }
         // Its lateness counts from then, whatever has held it.
-        if latest.is_some_and(|latest| task.due > latest.ceil_to_millis()) {
+        if latest.is_some_and(|latest| task.due > latest.ceil_to_millis()) && !is_commanded {
             self.object(|| format!("{attempt:?} is due at {}, not at {latest:?}", task.due));
         }
         if attempt.number > self.most_attempts {
@@ -768,12 +821,27 @@ impl Judge {
             }
             Payload::Event(event) => self.told(event),
             Payload::Alert(alert) => self.alerted(alert),
-            Payload::DeadLetter(..) | Payload::Submitted(_) | Payload::State(_) => {}
+            Payload::Control(control) => {
+                let ends = &self.ends;
+                let has_ended =
+                    |id: &str| ends.get(id).is_some_and(|ends| !ends.callbacks.is_empty());
+                if let Err(why) = self.orders.written(control, has_ended) {
+                    self.object(|| why);
+                }
+            }
+            Payload::DeadLetter(..)
+            | Payload::Submitted(_)
+            | Payload::Order(_)
+            | Payload::State(_) => {}
         }
     }
 
     /// A transition of a task is durable.
     fn told(&mut self, event: &Event) {
+        let submission = self.submitted.get(&event.id);
+        if let Err(why) = self.orders.told(event, submission) {
+            self.object(|| why);
+        }
         let attempt = |number: u32| Attempt {
             id: Arc::clone(&event.id),
             of_callback: event.kind == Kind::Callback,
@@ -791,7 +859,7 @@ impl Judge {
                 known.next_due = Some(*due);
                 let least = event.at + known.asked;
                 // The answer of a start that came to nothing may have asked for more.
-                if known.starts.len() == 1 && *due < least {
+                if known.starts.len() == 1 && *due < least && event.command.is_none() {
                     self.object(|| format!("{attempt:?}: {least} was asked for, not {due}"));
                 }
             }

@@ -156,7 +156,7 @@ fn headers(payload: &Payload) -> Headers<'_> {
             event: event.transition.word(),
             ..none
         },
-        Payload::State(_) | Payload::Alert(_) => none,
+        Payload::State(_) | Payload::Alert(_) | Payload::Order(_) | Payload::Control(_) => none,
     }
 }
 

@@ -40,6 +40,7 @@ mod export;
 mod fairness;
 mod group;
 mod ledger;
+mod orders;
 mod plan;
 mod trace;
 mod worker;

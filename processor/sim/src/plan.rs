@@ -20,6 +20,7 @@ use crate::broker::Topic;
 use crate::broker::{Progress, binding, binding_elsewhere};
 use crate::chance::Chance;
 use crate::group::Protocol;
+use crate::orders::Order;
 use crate::world::{At, MILLI, SECOND, wall};
 
 /// What a producer asks for.
@@ -129,6 +130,8 @@ pub(crate) struct Plan {
     pub(crate) scenes: Vec<Scene>,
     /// What is asked for.
     pub(crate) submissions: Vec<Arc<Submission>>,
+    /// The commands that are sent.
+    pub(crate) orders: Vec<Order>,
     /// By how many microseconds each process's clock is off, the broker's last.
     pub(crate) skews: Vec<i64>,
     /// The offsets that somebody has set before anybody works, with metadata that was not written for them.
@@ -243,6 +246,7 @@ impl Plan {
             drain_deadline: chance.pick(&[200, 2_000, 5_000]) * MILLI,
             scenes: scenes(chance),
             submissions: submissions(chance, heals_at, shards),
+            orders: Vec::new(),
             skews: vec![0; processes + 1],
             copied: Vec::new(),
             faults: Vec::new(),
@@ -260,6 +264,7 @@ impl Plan {
         plan.draw_refusals(&mut fork);
         plan.draw_walls(&mut fork);
         plan.draw_nameless(&mut fork);
+        plan.draw_orders(&mut fork);
         plan
     }
 
@@ -276,6 +281,7 @@ impl Plan {
             campaign_scene(CAMPAIGN, Ordering::None),
             campaign_scene(CAMPAIGN_ORDERED, Ordering::Key),
         ];
+        plan.orders.clear();
         plan.submissions = campaign_submissions(chance, plan.heals_at, plan.shards);
         order_some(&mut plan.submissions, &mut chance.fork());
         plan.skews.fill(0);
@@ -300,6 +306,14 @@ impl Plan {
             !stands
         });
         plan
+    }
+
+    /// Lets commands be sent in a fourth of all histories.
+    fn draw_orders(&mut self, chance: &mut Chance) {
+        if chance.one_in(4) {
+            let (heals_at, shards) = (self.heals_at, self.shards);
+            self.orders = Order::draw(chance, &self.submissions, heals_at, shards);
+        }
     }
 
     /// Whether a target has a breaker, or a wall that so few answers make.

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use retide_core::Position;
 use retide_core::completions::Completions;
+use retide_core::control::{Command, Control};
 use retide_core::engine::LAST;
-use retide_core::key_order::Shard;
 use retide_core::saved::{MachineTime, Saved};
+use retide_core::step::Look;
 use retide_core::{
     Action, Alert, Commit, Engine, Failure, Fate, Gates, Input, Kind, LaneId, Now, Ordering,
     Origin, Outcome, Overdue, Poison, Reason, Record, Returned, Scene, Scenes, Settlement, Sink,
@@ -19,12 +20,13 @@ use retide_core::{
 };
 
 use crate::broker::{
-    Cause, Outgoing, PartitionId, Payload, Progress, Topic, binding, binding_elsewhere,
+    Cause, KnownShard, Outgoing, PartitionId, Payload, Progress, Topic, binding, binding_elsewhere,
 };
 use crate::bug::Bug;
 use crate::check::{Start, counted_as, wall};
 use crate::group::{Given, Member, Membership, Protocol};
 use crate::ledger::{Batch, CommitContext, Ledger, Ownership, Receipt, Settled, Told};
+use crate::orders::LOOK_PAUSE;
 use crate::plan::Submission;
 use crate::world::{At, Caller, Env, Event, MILLI, News, POLLED, Part, Reply, Request};
 
@@ -32,7 +34,7 @@ use crate::world::{At, Caller, Env, Event, MILLI, News, POLLED, Part, Reply, Req
 #[derive(Debug)]
 enum Reading {
     /// These lanes are ours.
-    Assigned(BTreeSet<i32>, Vec<Progress>, Vec<(i32, Shard)>),
+    Assigned(BTreeSet<i32>, Vec<Progress>, Vec<(i32, KnownShard)>),
     /// These shards are to be given away.
     Revoked {
         /// The shards.
@@ -65,6 +67,15 @@ struct Aside {
     appended: Timestamp,
     /// What it holds.
     submission: Arc<Submission>,
+}
+
+/// A look through tiers.
+#[derive(Debug)]
+struct LookThrough {
+    /// What is looked through, from where it goes on.
+    look: Look,
+    /// Where that ends, once it is known.
+    ends: Option<BTreeMap<LaneId, i64>>,
 }
 
 /// Where the consumer stands.
@@ -171,6 +182,8 @@ pub(crate) struct Worker {
     walls: BTreeMap<u64, Arc<str>>,
     /// What was settled since the last batch.
     settled: Vec<Settlement>,
+    /// The look through tiers.
+    look: Option<LookThrough>,
     /// The batches under way.
     under_way: VecDeque<UnderWay>,
     /// How many batches were handed back.
@@ -283,6 +296,7 @@ impl Worker {
             calls: BTreeMap::new(),
             walls: BTreeMap::new(),
             settled: Vec::new(),
+            look: None,
             under_way: VecDeque::new(),
             returns: 0,
             returning: 0,
@@ -319,6 +333,13 @@ impl Worker {
         (self.engine.open(), self.engine.bytes())
     }
 
+    pub(crate) fn debug(&self) -> String {
+        let t = format!("{:?}", self.engine);
+        let i = t.find("commands: Commands").unwrap();
+        let j = t[i..].find("writing: Writing").unwrap();
+        t[i..i + j].to_owned()
+    }
+
     /// Whether a batch is under way.
     pub(crate) fn is_writing(&self) -> bool {
         !self.under_way.is_empty()
@@ -336,6 +357,7 @@ impl Worker {
             News::Called { ticket, outcome } => self.called(ticket, outcome, env),
             News::Poll => self.poll(env),
             News::Named => self.named(env),
+            News::Look(number) => self.go_on_looking(number, env),
             News::Tick { at } => self.tick(at, env),
             News::Again { writer } => self.again(writer, env),
             News::Joined(given) => self.joined(given, env),
@@ -460,7 +482,9 @@ impl Worker {
     /// Asks where the last commits left the lanes of these shards.
     fn ask_offsets(&mut self, shards: &BTreeSet<i32>, env: &mut Env) {
         let tiers = env.plan.ladder.tiers().len();
-        let sources = (0..tiers).map(Source::Tier).chain([Source::Tasks]);
+        let sources = (0..tiers)
+            .map(Source::Tier)
+            .chain([Source::Tasks, Source::Commands]);
         let lanes = sources
             .flat_map(|source| {
                 shards.iter().map(move |shard| LaneId {
@@ -492,7 +516,9 @@ impl Worker {
         }
         let new = self.new_shards();
         let (offsets, orders) = match (reply, self.fetched.take()) {
-            (Reply::Offsets(offsets), _) if env.plan.keeps_order() => {
+            (Reply::Offsets(offsets), _)
+                if env.plan.keeps_order() || !env.plan.orders.is_empty() =>
+            {
                 self.fetched = Some(offsets);
                 return self.ask_key_order(new, env);
             }
@@ -652,9 +678,8 @@ impl Worker {
                 // What comes now goes back with everything else.
                 Reading::Assigned(..) | Reading::Revoked { lost: false, .. } if self.stopping => {}
                 Reading::Assigned(shards, offsets, orders) => {
-                    for (shard, order) in orders {
-                        let order = Box::new(order);
-                        self.step(Input::Outstanding { shard, order }, env);
+                    for (shard, known) in orders {
+                        self.know(shard, known, env);
                     }
                     self.assign(shards, &offsets, env);
                 }
@@ -748,6 +773,103 @@ impl Worker {
         self.go_on(env);
     }
 
+    /// What former owners of a shard have written of it.
+    fn know(&mut self, shard: i32, known: KnownShard, env: &mut Env) {
+        let KnownShard {
+            order,
+            taken,
+            steps,
+        } = known;
+        let order = Box::new(order);
+        self.step(Input::Outstanding { shard, order }, env);
+        let (taken, steps) = (taken.into_iter().collect(), steps.into_iter().collect());
+        self.step(
+            Input::Known {
+                shard,
+                taken,
+                steps,
+            },
+            env,
+        );
+    }
+
+    /// Tiers are to be looked through.
+    fn begin_look(&mut self, look: Look, env: &mut Env) {
+        let number = look.number;
+        self.look = Some(LookThrough { look, ends: None });
+        let delay = env.chance.between(1, 30) * MILLI;
+        env.tell(delay, self.id, News::Look(number));
+    }
+
+    /// A look goes on: some records of each lane.
+    fn go_on_looking(&mut self, number: u64, env: &mut Env) {
+        let Some(mut through) = self.look.take() else {
+            return;
+        };
+        if through.look.number != number {
+            self.look = Some(through);
+            return;
+        }
+        let place = |lane: LaneId| PartitionId {
+            topic: Topic::Read(lane.source),
+            shard: lane.shard,
+        };
+        let Some(ends) = through.ends.clone() else {
+            let lanes = through.look.lanes.iter().map(|look| look.lane);
+            let shards: BTreeSet<i32> = lanes.clone().map(|lane| lane.shard).collect();
+            let source = Source::Tasks;
+            let tasks = shards.into_iter().map(|shard| LaneId { shard, source });
+            // What is committed may not have its markers yet: up to the end of the log.
+            let ends: Vec<(LaneId, i64)> = lanes
+                .chain(tasks)
+                .map(|lane| (lane, env.broker.partition(place(lane)).log.len() as i64))
+                .collect();
+            through.ends = Some(ends.iter().copied().collect());
+            self.look = Some(through);
+            self.step(Input::LookBegun { number, ends }, env);
+            env.tell(MILLI, self.id, News::Look(number));
+            return self.go_on(env);
+        };
+        let mut inputs = Vec::new();
+        let mut is_over = true;
+        for look in &mut through.look.lanes {
+            let lane = look.lane;
+            let to = ends.get(&lane).copied().unwrap_or_default();
+            let partition = env.broker.partition(place(lane));
+            let most = look.from + env.chance.between(1, MOST_READ) as i64;
+            let most = most.min(partition.stable_end());
+            while look.from < to.min(most) && self.engine.wants_found() {
+                let entry = &partition.log[look.from as usize];
+                if let (Some(Payload::Parked(task)), true) =
+                    (&entry.payload, entry.is_readable(self.bug))
+                {
+                    let fits = |command: &Arc<Command>| command.selector.fits(task, None);
+                    if through.look.commands.iter().any(fits) {
+                        inputs.push(Input::Found {
+                            number,
+                            lane,
+                            offset: look.from,
+                            task: Box::new(Task::clone(task)),
+                        });
+                    }
+                }
+                look.from += 1;
+            }
+            let next = look.from;
+            inputs.push(Input::Looked { number, lane, next });
+            is_over &= next >= to;
+        }
+        self.look = (!is_over).then_some(through);
+        for input in inputs {
+            self.step(input, env);
+        }
+        if !is_over {
+            let delay = env.chance.between(100, LOOK_PAUSE);
+            env.tell(delay, self.id, News::Look(number));
+        }
+        self.go_on(env);
+    }
+
     /// Lanes are ours.
     fn assign(&mut self, shards: BTreeSet<i32>, offsets: &[Progress], env: &mut Env) {
         let tiers = env.plan.ladder.tiers().len();
@@ -767,7 +889,9 @@ impl Worker {
                 let (_, saved) = self.known(tasks);
                 self.step(Input::Saved { shard, saved }, env);
             }
-            let sources = (0..tiers).map(Source::Tier).chain([Source::Tasks]);
+            let sources = (0..tiers)
+                .map(Source::Tier)
+                .chain([Source::Tasks, Source::Commands]);
             for source in sources {
                 let lane = LaneId { shard, source };
                 let progress = offsets.iter().find(|progress| progress.lane == lane);
@@ -857,7 +981,7 @@ impl Worker {
         }
         let room = self.may_hand_over();
         let is_due = if self.settled.is_empty() && !self.engine.has_unsaved() {
-            self.engine.has_passed()
+            self.engine.has_passed() || self.engine.wants_fence()
         } else {
             self.engine.is_full() || env.now >= self.commit_at
         };
@@ -1248,7 +1372,7 @@ impl Worker {
                     }
                 }
                 Action::Resume { lane, run } => self.resume(lane, run, env),
-                Action::Look(_) => unreachable!("nobody sends commands yet"),
+                Action::Look(look) => self.begin_look(look, env),
                 Action::Drained { shard: _ } | Action::Judged { outcome: _ } => {}
                 Action::Switched { target, switch } => {
                     let figures = [self.id as u64, switch.to as u64];
@@ -1343,7 +1467,13 @@ impl Worker {
         // What was handed back is open again, beside what was read since.
         let unwritten = self.engine.unwritten();
         let open = open.saturating_sub(unwritten);
-        if open > lanes * limits.lane_open {
+        let most_open = if env.plan.orders.is_empty() {
+            lanes * limits.lane_open
+        } else {
+            // Lanes of commands are bounded by what a commit can hold.
+            usize::MAX
+        };
+        if open > most_open {
             env.judge
                 .object(|| format!("{open} offsets open in {lanes} lanes, {limits:?}"));
         }
@@ -1359,7 +1489,10 @@ impl Worker {
             env.judge
                 .object(|| format!("{keys} bytes of keys in {shards} shards, {limits:?}"));
         }
-        if unwritten == 0 && held > limits.total + lanes * (limits.lane_least + HEAVIEST) {
+        if unwritten == 0
+            && env.plan.orders.is_empty()
+            && held > limits.total + lanes * (limits.lane_least + HEAVIEST)
+        {
             env.judge
                 .object(|| format!("{held} bytes held in {lanes} lanes, {limits:?}"));
         }
@@ -1429,6 +1562,16 @@ impl Worker {
                 submitted(&submission, origin, task::entered(appended, now))
             }
             Payload::Parked(task) => Arc::unwrap_or_clone(task),
+            Payload::Order(order) => {
+                let shard = position.lane.shard;
+                let command = order.request(shard, position.offset, appended);
+                let control = Ok(Control::Request(Arc::new(command)));
+                return Input::Control { position, control };
+            }
+            Payload::Control(control) => {
+                let control = Ok(*control);
+                return Input::Control { position, control };
+            }
             Payload::Callback(_)
             | Payload::DeadLetter(..)
             | Payload::Poison(_)
@@ -1530,7 +1673,11 @@ fn record(entry: &retide_core::Entry, settlement: &Settlement, cause: Cause) -> 
         }
         Entry::Event(event) => (Topic::Events, Payload::Event(Arc::new(event.clone()))),
         Entry::State(change) => (Topic::KeyOrder, Payload::State(change.clone())),
-        Entry::Control { .. } => unreachable!("nobody sends commands yet"),
+        Entry::Control { to, control } => {
+            shard = *to;
+            let source = Source::Commands;
+            (Topic::Read(source), Payload::Control(control.clone()))
+        }
         Entry::Alert(alert) => (Topic::Alerts, Payload::Alert(alert.clone())),
     };
     Outgoing {

@@ -7,13 +7,12 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use retide_core::key_order::Shard;
 use retide_core::scene::Missing;
 use retide_core::{Failure, Gates, LaneId, Outcome, Scene, Scenes, Source, Task, Timestamp};
 
 use crate::broker::{
-    Aside, Broker, Cause, Decided, Fate, MAX_METADATA, Outgoing, PartitionId, Payload, ProducerId,
-    Progress, Refusal, Topic,
+    Aside, Broker, Cause, Decided, Fate, KnownShard, MAX_METADATA, Outgoing, PartitionId, Payload,
+    ProducerId, Progress, Refusal, Topic,
 };
 use crate::bug::Bug;
 use crate::chance::Chance;
@@ -155,7 +154,7 @@ pub(crate) enum Reply {
     /// The offsets in force.
     Offsets(Vec<Progress>),
     /// The order of keys, by shard.
-    KeyOrder(Vec<(i32, Shard)>),
+    KeyOrder(Vec<(i32, KnownShard)>),
     /// Nothing was heard in time.
     TimedOut,
 }
@@ -180,6 +179,8 @@ pub(crate) enum Way {
 pub(crate) enum Event {
     /// A producer asks for something.
     Submit(usize),
+    /// Somebody sends a command.
+    Order(usize),
     /// A request arrives at the broker.
     Arrive {
         /// Who asks.
@@ -271,6 +272,8 @@ pub(crate) enum News {
     Poll,
     /// It is known what a record is that was set aside.
     Named,
+    /// The look through tiers of this number goes on.
+    Look(u64),
     /// It is the time it wanted to be woken at.
     Tick {
         /// The time.
@@ -371,6 +374,8 @@ pub(crate) struct World {
     shelved: Option<Scene>,
     /// What was produced so far.
     submitted: usize,
+    /// How many commands were sent so far.
+    ordered: usize,
     /// The mistake that workers make.
     bug: Bug,
 }
@@ -847,6 +852,7 @@ impl World {
             scenes: BTreeMap::new(),
             shelved: None,
             submitted: 0,
+            ordered: 0,
             bug,
             env,
         };
@@ -872,6 +878,9 @@ impl World {
         }
         for (number, submission) in submissions.iter().enumerate() {
             self.env.after(submission.at, Event::Submit(number));
+        }
+        for (number, order) in self.env.plan.orders.clone().iter().enumerate() {
+            self.env.after(order.at, Event::Order(number));
         }
         for (at, fault) in faults {
             self.env.after(at, Event::Fault(fault));
@@ -923,7 +932,8 @@ impl World {
 
     /// Whether there is nothing left to do.
     fn is_over(&self) -> bool {
-        let produced = self.submitted == self.env.plan.submissions.len();
+        let produced = self.submitted == self.env.plan.submissions.len()
+            && self.ordered == self.env.plan.orders.len();
         let open: usize = self
             .workers
             .iter()
@@ -958,7 +968,13 @@ impl World {
         }
         let shards: BTreeSet<i32> = (0..self.env.plan.shards).collect();
         let orders = self.env.broker.key_order(&shards, self.bug);
-        for (shard, order) in orders.unwrap_or_default() {
+        for (shard, known) in orders.unwrap_or_default() {
+            let order = &known.order;
+            if !known.steps.is_empty() {
+                let steps = &known.steps;
+                let judge = &mut self.env.judge;
+                judge.object(|| format!("steps of shard {shard} are written down: {steps:?}"));
+            }
             if !order.is_empty() {
                 self.env
                     .judge
@@ -969,6 +985,9 @@ impl World {
 
     /// It does not end.
     fn never_ends(&mut self, events: u64) {
+        for worker in self.workers.iter().flatten() {
+            eprintln!("W {}", worker.debug());
+        }
         let now = self.env.now / SECOND;
         let holds: Vec<_> = self.workers.iter().flatten().map(Worker::holds).collect();
         let unfinished = self.env.judge.unfinished();
@@ -981,6 +1000,7 @@ impl World {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Submit(number) => self.submit(number),
+            Event::Order(number) => self.order(number),
             Event::Arrive {
                 caller,
                 call,
@@ -1087,6 +1107,22 @@ impl World {
         if let Some(witness) = &mut self.env.witness {
             witness.acknowledged(self.env.now, &submission, offset);
         }
+        self.wake_readers(place);
+    }
+
+    /// Somebody sends a command.
+    fn order(&mut self, number: usize) {
+        let order = self.env.plan.orders[number].clone();
+        let place = PartitionId {
+            topic: Topic::Read(Source::Commands),
+            shard: order.shard,
+        };
+        let appended = Timestamp::from_millis(self.env.broker_wall().as_millis());
+        let payload = Payload::Order(Box::new(order.clone()));
+        let offset = self.env.broker.append(place, payload, appended);
+        let command = order.request(place.shard, offset, appended);
+        self.ordered += 1;
+        self.env.judge.ordered(command);
         self.wake_readers(place);
     }
 

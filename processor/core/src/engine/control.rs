@@ -23,7 +23,7 @@ use crate::consequence::{self, Answer as Said, End};
 use crate::control::{
     Answer, Command, Control, Counts, Ended, Looked, Looking, Place, Progress, Refusal, Step, Verb,
 };
-use crate::entry::{Entry, Event, Transition};
+use crate::entry::{Entry, Transition};
 use crate::lane::{LaneId, Source};
 use crate::outcome::{Outcome, Terminal, Verdict};
 use crate::planted::Bug;
@@ -42,7 +42,7 @@ pub(super) struct Commands {
     /// The steps of each shard that has some.
     shards: BTreeMap<i32, Steps>,
     /// Tasks that a command has met, and that wait for room in the batch, each with what is to be written besides.
-    waiting: VecDeque<(Item, Vec<Entry>)>,
+    waiting: VecDeque<Met>,
     /// Tasks that a command has met, and that wait for the order of their keys to be settled.
     unsettled: BTreeSet<(LaneId, i64)>,
     /// What the look has found and how far it is, in that order.
@@ -59,6 +59,17 @@ pub(super) struct Commands {
     check_at: Duration,
     /// The number of the last look.
     looks: u64,
+}
+
+/// A task that a command has met.
+#[derive(Debug)]
+struct Met {
+    /// The task.
+    item: Item,
+    /// What is to be written besides, of what was decided before and is not written.
+    besides: Vec<Entry>,
+    /// The commands that this follows from.
+    applied: Vec<Applied>,
 }
 
 /// What former owners of a shard have written of its commands.
@@ -102,6 +113,8 @@ struct Active {
     kept: Vec<Looking>,
     /// Where the retry topic ended.
     tasks_to: Option<i64>,
+    /// Whether tasks were on their way to other shards when it began.
+    moved: bool,
 }
 
 /// How far a step is.
@@ -115,6 +128,8 @@ enum Stage {
     Looking(Option<u64>),
     /// All were looked at but what the retry topic held.
     Looked,
+    /// All was done; the batch of this number is waited for, so that what is counted is durable.
+    Counted(u64),
     /// Tasks are waited for that do not exist yet.
     Standing,
 }
@@ -152,8 +167,8 @@ enum Found {
 struct Sum {
     /// The last answer, which says what is asked of all.
     of: Answer,
-    /// The offset of each answer, the bytes that it holds, and what it says, by its first shard.
-    answers: BTreeMap<i32, (i64, usize, Answer)>,
+    /// The offset of each answer and what it says, by its first shard.
+    answers: BTreeMap<i32, (i64, Answer)>,
 }
 
 /// How long a look may be waited for while others can be begun with it, and how often stages are looked at.
@@ -165,7 +180,7 @@ const REST: Duration = Duration::from_millis(250);
 /// Most steps that one look is for.
 const MOST_LOOKS: usize = 4_096;
 
-/// Most steps of a shard that wait for tasks which do not exist yet; the oldest is over where there are more.
+/// Most ids of a shard that are waited for; the oldest step that names some is over where there are more.
 const MOST_STANDING: usize = 10_000;
 
 /// Offsets behind the end of the lane of commands at which a record that waits there goes to the end, so that the lane can be read on: half
@@ -246,6 +261,19 @@ impl Commands {
     /// Whether the look has found more than can be done now.
     fn is_behind(&self) -> bool {
         self.found.len() >= MOST_FOUND
+    }
+}
+
+// === impl Met ===
+
+impl Met {
+    /// A task of which nothing else is to be written.
+    const fn alone(item: Item) -> Self {
+        Self {
+            item,
+            besides: Vec::new(),
+            applied: Vec::new(),
+        }
     }
 }
 
@@ -409,6 +437,7 @@ impl Engine {
                 let step = Step {
                     command: Arc::clone(command),
                     shards,
+                    before: Counts::default(),
                     looked: None,
                 };
                 told(shard, Control::Step(step))
@@ -428,7 +457,20 @@ impl Engine {
         actions: &mut Vec<Action>,
     ) {
         let (shard, place) = (lane.shard, step.command.place);
-        let bytes = memory_size(&step.command);
+        // What stands is bounded by its number.
+        let bytes = if step.looked.is_some() {
+            0
+        } else {
+            memory_size(&step.command)
+        };
+        let active = self.commands.active(shard, place);
+        if step.looked.is_none() && active.is_some_and(|active| active.stage == Stage::Standing) {
+            // It begins anew.
+            let last = self.commands.remove(shard, place);
+            if let Some(offset) = last.and_then(|last| last.offset) {
+                self.over(lane, offset, 0, Vec::new(), actions);
+            }
+        }
         if let Some(active) = self.commands.active(shard, place) {
             if active.offset.is_some() {
                 // Written twice, as can be without transactions.
@@ -442,18 +484,19 @@ impl Engine {
         self.lanes.hold(lane, bytes);
         let known = self.commands.known.get_mut(&shard);
         let known = known.and_then(|known| known.steps.remove(&place));
-        let known = known
-            .filter(|_| !self.bug.is(Bug::StepRestarted))
-            .unwrap_or_default();
+        let known = known.filter(|_| !self.bug.is(Bug::StepRestarted));
+        let counts = known.as_ref().map_or(step.before, |known| known.counts);
+        let known = known.unwrap_or_default();
         let looking = known.looking.iter().map(|of| (of.source, (of.next, of.to)));
         let active = Active {
             offset: Some(offset),
             bytes,
-            counts: known.counts,
+            counts,
             met: HashSet::new(),
             stage: Stage::New,
             looking: looking.collect(),
             kept: known.looking.clone(),
+            moved: false,
             tasks_to: None,
             step,
         };
@@ -475,7 +518,6 @@ impl Engine {
         actions: &mut Vec<Action>,
     ) {
         let key = (lane.shard, answer.place);
-        self.lanes.hold(lane, OVERHEAD);
         let sum = self.commands.sums.entry(key).or_insert_with(|| Sum {
             of: answer.clone(),
             answers: BTreeMap::new(),
@@ -483,16 +525,16 @@ impl Engine {
         let is_known = answer.of.iter().any(|shard| {
             sum.answers
                 .values()
-                .any(|(_, _, other)| other.of.contains(shard))
+                .any(|(_, other)| other.of.contains(shard))
         });
         let Some(first) = answer.of.first().copied().filter(|_| !is_known) else {
-            return self.over(lane, offset, OVERHEAD, Vec::new(), actions);
+            return self.over(lane, offset, 0, Vec::new(), actions);
         };
-        sum.answers.insert(first, (offset, OVERHEAD, answer));
+        sum.answers.insert(first, (offset, answer));
         let there: usize = sum
             .answers
             .values()
-            .map(|(_, _, answer)| answer.of.len())
+            .map(|(_, answer)| answer.of.len())
             .sum();
         if there < sum.of.shards as usize {
             return;
@@ -500,12 +542,26 @@ impl Engine {
         let Some(sum) = self.commands.sums.remove(&key) else {
             unreachable!("just summed up");
         };
-        let counts = sum
-            .answers
-            .values()
-            .fold(Counts::default(), |counts, (_, _, answer)| {
-                counts.and(answer.counts)
-            });
+        let answers = sum.answers.values().map(|(_, answer)| answer);
+        let counts = answers.clone().fold(Counts::default(), |counts, answer| {
+            counts.and(answer.counts)
+        });
+        let mut answers = answers;
+        if let Some(again) = answers.find_map(|answer| answer.again.as_deref()) {
+            let step = |shard| {
+                let step = Step {
+                    before: if shard == 0 {
+                        counts
+                    } else {
+                        Counts::default()
+                    },
+                    ..again.clone()
+                };
+                told(shard, Control::Step(step))
+            };
+            let steps = (0..sum.of.shards.cast_signed()).map(step).collect();
+            return self.over_all(lane, sum.answers, steps, actions);
+        }
         let ended = Ended {
             place: sum.of.place,
             id: sum.of.id,
@@ -513,20 +569,20 @@ impl Engine {
             ids: sum.of.ids,
             result: Ok(counts),
         };
-        self.over_all(lane, sum.answers, Control::Ended(ended), actions);
+        let ended = vec![told(lane.shard, Control::Ended(ended))];
+        self.over_all(lane, sum.answers, ended, actions);
     }
 
     /// Several answers are over, and this follows from all of them.
     fn over_all(
         &mut self,
         lane: LaneId,
-        answers: BTreeMap<i32, (i64, usize, Answer)>,
-        control: Control,
+        answers: BTreeMap<i32, (i64, Answer)>,
+        mut entries: Vec<Entry>,
         actions: &mut Vec<Action>,
     ) {
-        let mut entries = vec![told(lane.shard, control)];
-        for (offset, bytes, _) in answers.into_values() {
-            self.over(lane, offset, bytes, mem::take(&mut entries), actions);
+        for (offset, _) in answers.into_values() {
+            self.over(lane, offset, 0, mem::take(&mut entries), actions);
         }
     }
 
@@ -543,11 +599,16 @@ impl Engine {
 
     /// A task that a command meets is in memory: what the command says is done with it, as soon as there is room.
     pub(super) fn command(&mut self, item: Item) {
-        self.commands.waiting.push_back((item, Vec::new()));
+        self.commands.waiting.push_back(Met::alone(item));
     }
 
     /// Does with a task what the last command says that it meets. Without one, the task goes on.
-    fn apply(&mut self, now: Now, item: Item, besides: Vec<Entry>, actions: &mut Vec<Action>) {
+    fn apply(&mut self, now: Now, met: Met, actions: &mut Vec<Action>) {
+        let Met {
+            item,
+            besides,
+            applied: mut before,
+        } = met;
         let places = self.places(item.lane, item.offset, &item.task);
         let at = (item.lane, item.offset);
         let Some(last) = places.last().copied() else {
@@ -563,8 +624,8 @@ impl Engine {
                 to: None,
                 task: item.task,
             };
-            let entries = [park].into_iter().chain(besides).collect();
-            return self.settle(closing, entries, actions);
+            let entries = besides.into_iter().chain([park]).collect();
+            return self.settle_by(closing, entries, before, actions);
         };
         let Some(item) = self.if_settled(item) else {
             self.commands.unsettled.insert(at);
@@ -582,9 +643,9 @@ impl Engine {
         task.commanded = Some(Box::new(last));
         let (mut entries, effect) = self.told_by(now, task, &command, wait);
         name(&mut entries, &command);
-        entries.extend(besides);
-        let applied = applied(&places, effect, &id);
-        self.settle_by(closing, entries, applied, actions);
+        let entries = besides.into_iter().chain(entries).collect();
+        before.extend(applied(&places, effect, &id));
+        self.settle_by(closing, entries, before, actions);
     }
 
     /// What follows for a task of which no call is in flight.
@@ -655,7 +716,7 @@ impl Engine {
             }
             Outcome::Retryable(_) | Outcome::Throttled { .. } | Outcome::Timeout(_) => {
                 Verdict::Retry {
-                    due: now.wall + verdict::LEAST_WAIT,
+                    due: (now.wall + verdict::LEAST_WAIT).ceil_to_millis(),
                 }
             }
         };
@@ -728,16 +789,7 @@ impl Engine {
             Verdict::Expired => Terminal::Expired,
             Verdict::Dead(_) | Verdict::Retry { .. } => Terminal::Dead,
         };
-        let told = Entry::Event(Event {
-            id: Arc::clone(&task.id),
-            scene: Arc::clone(&task.scene),
-            kind: task.kind,
-            at: now.wall,
-            transition: Transition::TooLate { why: why.word() },
-            wait: None,
-            left_out: None,
-            command: Some(Arc::clone(&command.id)),
-        });
+        let told = consequence::too_late(&task, now.wall, why, &command.id);
         let mut entries = consequence::of_verdict(task, verdict, said, &self.ladder, now.wall);
         match effect {
             Effect::Done => name(&mut entries, &command),
@@ -901,7 +953,7 @@ impl Engine {
             steps
                 .active
                 .values()
-                .any(|active| matches!(active.stage, Stage::Fenced(after) if after > given))
+                .any(|active| matches!(active.stage, Stage::Fenced(after) | Stage::Counted(after) if after > given))
         })
     }
 
@@ -931,10 +983,10 @@ impl Engine {
             if self.is_full() {
                 break;
             }
-            let Some((item, besides)) = self.commands.waiting.pop_front() else {
+            let Some(met) = self.commands.waiting.pop_front() else {
                 break;
             };
-            self.apply(now, item, besides, actions);
+            self.apply(now, met, actions);
         }
         for _ in 0..most {
             if self.is_full() || !self.commands.waiting.is_empty() {
@@ -958,7 +1010,8 @@ impl Engine {
         if is_due {
             let only_stands = self.commands.only_stands();
             self.commands.check_at = now.steady + if only_stands { REST } else { CHECK };
-            self.follow_steps(now, actions);
+            self.follow_steps(actions);
+            self.end_steps(now, actions);
             self.carry_on(actions);
         }
     }
@@ -1000,12 +1053,11 @@ impl Engine {
             let parked = settlement.entries.iter().find_map(Entry::parked);
             parked.is_some_and(|(_, task)| meets(settlement.lane, settlement.offset, task))
         });
-        let unwritten = unwritten
-            .into_iter()
-            .filter_map(|settlement| self.reopened(settlement));
-        let unwritten: Vec<(Item, Vec<Entry>)> = unwritten.collect();
-        let met = met.into_iter().map(|item| (item, Vec::new()));
-        self.commands.waiting.extend(met.chain(unwritten));
+        let met = met.into_iter().map(Met::alone);
+        self.commands.waiting.extend(met);
+        for settlement in unwritten {
+            self.command_again(settlement);
+        }
         for shard in shards {
             let lane = LaneId {
                 shard,
@@ -1013,6 +1065,7 @@ impl Engine {
             };
             let (given, _) = self.lanes.batches(lane);
             self.lanes.touch_lane(lane);
+            let moved = self.lanes.has_moved(shard);
             let Some(steps) = self.commands.shards.get_mut(&shard) else {
                 continue;
             };
@@ -1021,6 +1074,7 @@ impl Engine {
                 .values_mut()
                 .filter(|active| active.stage == Stage::New)
             {
+                active.moved = moved;
                 active.stage = if is_idle || self.bug.is(Bug::Unfenced) {
                     Stage::Looking(None)
                 } else {
@@ -1030,18 +1084,19 @@ impl Engine {
         }
     }
 
-    /// The task of a settlement that parks it and is not written: in memory again, with what else is to be written.
-    pub(super) fn reopened(&self, settlement: Settlement) -> Option<(Item, Vec<Entry>)> {
+    /// What such a settlement is of is in memory again, and waits for the command.
+    pub(super) fn command_again(&mut self, settlement: Settlement) {
         let Settlement {
             lane,
             offset,
             entries,
+            applied,
             ..
         } = settlement;
         let (mut parked, mut besides) = (None, Vec::new());
         for entry in entries {
             match entry {
-                Entry::Park { task, .. } => parked = Some(task),
+                Entry::Park { to, task, .. } => parked = Some((to, task)),
                 Entry::Deliver { .. }
                 | Entry::DeadLetter { .. }
                 | Entry::Poison { .. }
@@ -1053,7 +1108,14 @@ impl Engine {
                 | Entry::Control { .. } => besides.push(entry),
             }
         }
-        let task = parked?;
+        let Some((to, task)) = parked else {
+            unreachable!("a command meets a task that is not parked");
+        };
+        if task.deferral.is_some() {
+            // It is not in its tier.
+            let shard = to.unwrap_or(lane.shard);
+            self.dues.back(shard, &task.scene, task.due);
+        }
         let item = Item {
             wake: task.wake(),
             sequence: 0,
@@ -1064,7 +1126,11 @@ impl Engine {
             counted: false,
             task,
         };
-        Some((item, besides))
+        self.commands.waiting.push_back(Met {
+            item,
+            besides,
+            applied,
+        });
     }
 
     /// Whether a settlement that was not written parks a task that a command meets meanwhile.
@@ -1078,12 +1144,6 @@ impl Engine {
                 .places(settlement.lane, settlement.offset, task)
                 .is_empty()
         })
-    }
-
-    /// What such a settlement is of waits for the command.
-    pub(super) fn command_again(&mut self, settlement: Settlement) {
-        let reopened = self.reopened(settlement);
-        self.commands.waiting.extend(reopened);
     }
 
     /// Takes a parked task that a command is about.
@@ -1107,7 +1167,7 @@ impl Engine {
             task: Arc::new(task),
         };
         self.enter(&item);
-        self.apply(now, item, Vec::new(), actions);
+        self.apply(now, Met::alone(item), actions);
     }
 
     /// The look has passed everything of a tier below an offset, and what it has found there is settled.
@@ -1137,7 +1197,7 @@ impl Engine {
     }
 
     /// Lets steps go on to their next stage.
-    fn follow_steps(&mut self, now: Now, actions: &mut Vec<Action>) {
+    fn follow_steps(&mut self, actions: &mut Vec<Action>) {
         let look = self.commands.look.as_ref();
         let looked = look.filter(|look| {
             look.lanes
@@ -1173,11 +1233,15 @@ impl Engine {
         if begins && self.commands.look.is_none() {
             self.begin_look(actions);
         }
+    }
+
+    /// Ends the steps that have done all.
+    fn end_steps(&mut self, now: Now, actions: &mut Vec<Action>) {
         if !self.commands.waiting.is_empty() {
             return;
         }
         let busy = self.busy();
-        let mut over = Vec::new();
+        let (mut over, mut uncounted) = (Vec::new(), Vec::new());
         for (shard, steps) in &self.commands.shards {
             let tasks = LaneId {
                 shard: *shard,
@@ -1189,17 +1253,20 @@ impl Engine {
                 .unsettled
                 .iter()
                 .any(|(lane, _)| lane.shard == *shard);
+            let is_unwritten = self.writing.has_of(*shard);
             let mut standing = 0;
             for (place, active) in steps.active.iter().rev() {
                 let is_over = match active.stage {
                     Stage::New | Stage::Fenced(_) | Stage::Looking(_) => false,
-                    Stage::Looked => {
+                    Stage::Looked | Stage::Counted(_) => {
+                        // What was decided before, and is not written, may be about a task of it.
                         !is_unsettled
+                            && !is_unwritten
                             && !busy.contains(&(*shard, *place))
                             && active.tasks_to.is_none_or(|to| read >= to)
                     }
                     Stage::Standing => {
-                        standing += 1;
+                        standing += active.step.command.selector.ids().map_or(1, BTreeSet::len);
                         let is_late =
                             active.step.command.expires <= now.wall || standing > MOST_STANDING;
                         active.offset.is_some() && (is_late || active.has_met_all())
@@ -1207,14 +1274,40 @@ impl Engine {
                 };
                 if is_over {
                     over.push((*shard, *place));
+                } else if let Stage::Counted(_) = active.stage {
+                    // Not so any more.
+                    uncounted.push((*shard, *place));
                 }
             }
         }
+        for (shard, place) in uncounted {
+            if let Some(active) = self.commands.active(shard, place) {
+                active.stage = Stage::Looked;
+            }
+        }
+        let is_settled = self.lanes.is_settled();
         for (shard, place) in over {
             if self.is_full() {
                 break;
             }
-            self.end_step(now, shard, place, actions);
+            let source = Source::Commands;
+            let (given, passed) = self.lanes.batches(LaneId { shard, source });
+            let Some(active) = self.commands.active(shard, place) else {
+                continue;
+            };
+            match active.stage {
+                Stage::Looked if !is_settled => {
+                    active.stage = Stage::Counted(given + 1);
+                    self.lanes.touch_lane(LaneId { shard, source });
+                }
+                Stage::Counted(after) if passed < after => {}
+                Stage::New
+                | Stage::Fenced(_)
+                | Stage::Looking(_)
+                | Stage::Looked
+                | Stage::Counted(_)
+                | Stage::Standing => self.end_step(now, shard, place, actions),
+            }
         }
     }
 
@@ -1303,24 +1396,31 @@ impl Engine {
         let Some(offset) = active.offset.take() else {
             return;
         };
-        let (bytes, counts) = (active.bytes, active.counts);
+        let (bytes, counts, moved) = (active.bytes, active.counts, active.moved);
         let step = active.step.clone();
         let (stage, has_met_all) = (active.stage, active.has_met_all());
         let mut entries = Vec::new();
         let is_restored = step.looked.is_some();
-        if stage == Stage::Looked && !is_restored {
-            let ids = step.command.selector.ids().map_or(0, BTreeSet::len);
+        let is_looked = stage != Stage::Standing;
+        if is_looked && !is_restored {
+            let again = moved.then(|| {
+                Box::new(Step {
+                    before: Counts::default(),
+                    ..step.clone()
+                })
+            });
             let answer = Answer {
                 place,
                 id: Arc::clone(&step.command.id),
                 of: BTreeSet::from([shard]),
                 shards: step.shards,
-                ids: u32::try_from(ids).unwrap_or(u32::MAX),
+                ids: count_ids(&step.command),
                 counts,
+                again,
             };
             entries.push(told(place.partition, Control::Answer(answer)));
         }
-        let stands = stage == Stage::Looked && !has_met_all && step.command.expires > now.wall;
+        let stands = is_looked && !has_met_all && step.command.expires > now.wall;
         if stands {
             active.stage = Stage::Standing;
             if is_restored {
@@ -1385,13 +1485,15 @@ impl Engine {
             }
         }
         let mut far = Vec::new();
+        // Of a command that is long over, somebody has answered twice.
+        let oldest = self.latest.before(crate::control::LONGEST);
         for ((shard, place), sum) in &self.commands.sums {
             let lane = LaneId {
                 shard: *shard,
                 source: Source::Commands,
             };
             let end = self.lanes.end(lane).unwrap_or(0);
-            if sum.answers.values().any(|(offset, ..)| end - offset > FAR) {
+            if sum.answers.values().any(|(offset, ..)| end - offset > FAR) || place.at < oldest {
                 far.push((*shard, *place));
             }
         }
@@ -1402,24 +1504,31 @@ impl Engine {
             let Some(sum) = self.commands.sums.remove(&key) else {
                 continue;
             };
-            let answers = sum.answers.values();
-            let (of, counts) = answers.fold(
-                (BTreeSet::new(), Counts::default()),
-                |(mut of, counts), (_, _, answer)| {
-                    of.extend(answer.of.iter().copied());
-                    (of, counts.and(answer.counts))
-                },
-            );
-            let answer = Answer {
-                of,
-                counts,
-                ..sum.of
-            };
             let lane = LaneId {
                 shard: key.0,
                 source: Source::Commands,
             };
-            self.over_all(lane, sum.answers, Control::Answer(answer), actions);
+            if key.1.at < oldest {
+                self.over_all(lane, sum.answers, Vec::new(), actions);
+                continue;
+            }
+            let answers = sum.answers.values().map(|(_, answer)| answer);
+            let answer = answers.fold(
+                Answer {
+                    of: BTreeSet::new(),
+                    counts: Counts::default(),
+                    again: None,
+                    ..sum.of
+                },
+                |mut all, answer| {
+                    all.of.extend(answer.of.iter().copied());
+                    all.counts = all.counts.and(answer.counts);
+                    all.again = all.again.or_else(|| answer.again.clone());
+                    all
+                },
+            );
+            let entries = vec![told(lane.shard, Control::Answer(answer))];
+            self.over_all(lane, sum.answers, entries, actions);
         }
     }
 
@@ -1436,9 +1545,7 @@ impl Engine {
     /// Forgets the tasks of a shard that commands have met: the next owner reads them again.
     pub(super) fn forget_commanded(&mut self, shard: i32) {
         let commands = &mut self.commands;
-        commands
-            .waiting
-            .retain(|(item, _)| item.lane.shard != shard);
+        commands.waiting.retain(|met| met.item.lane.shard != shard);
         commands.unsettled.retain(|(lane, _)| lane.shard != shard);
         commands.found.retain(|found| match found {
             Found::Task { lane, .. } | Found::Passed(lane, _) => lane.shard != shard,
@@ -1479,6 +1586,12 @@ fn applied(places: &[Place], effect: Effect, id: &Arc<str>) -> Vec<Applied> {
         id: Arc::clone(id),
     })
     .collect()
+}
+
+/// How many ids a command names.
+fn count_ids(command: &Command) -> u32 {
+    let ids = command.selector.ids().map_or(0, BTreeSet::len);
+    u32::try_from(ids).unwrap_or(u32::MAX)
 }
 
 /// The bytes that a command holds in memory.

@@ -121,6 +121,8 @@ struct Lane {
     moves: Moves,
     /// The numbers of the commits under way, of what is saved up.
     saves: VecDeque<u64>,
+    /// The number of the last commit in which a task moved to another shard.
+    moved: u64,
     /// How many commits were given.
     given: u64,
     /// How many of them are over: durable, or not written.
@@ -302,6 +304,18 @@ impl Lanes {
         self.by_id
             .get(&id)
             .map_or((0, 0), |lane| (lane.given, lane.over))
+    }
+
+    /// The batch that is being collected moves a task of a lane to another shard.
+    pub(super) fn moves(&mut self, id: LaneId) {
+        let lane = self.of(id);
+        lane.moved = lane.given + 1;
+    }
+
+    /// Whether tasks of a shard are moved to other shards by what is not durable.
+    pub(super) fn has_moved(&self, shard: i32) -> bool {
+        let mut lanes = self.by_id.iter().filter(|(id, _)| id.shard == shard);
+        lanes.any(|(_, lane)| lane.moved > lane.over)
     }
 
     /// Whether nothing is settled that is not durable.
@@ -703,6 +717,7 @@ impl Lane {
             ends: Ends::default(),
             moves: Moves::default(),
             saves: VecDeque::new(),
+            moved: 0,
             given: 0,
             over: 0,
         }
@@ -758,7 +773,7 @@ impl Lane {
     fn is_full(&self, bytes: usize, memory: Memory, limits: &Limits) -> bool {
         bytes >= limits.lane_most
             || (bytes >= limits.lane_least && memory.total() >= limits.total)
-            || self.window.open() >= limits.lane_open
+            || (self.source != Source::Commands && self.window.open() >= limits.lane_open)
             || !self.window.has_room()
             || !self.window.has_room_for(self.wanted)
     }

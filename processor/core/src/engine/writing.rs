@@ -18,7 +18,7 @@ use crate::planted::Bug;
 use crate::scene::{Ordering, Scene};
 use crate::sink::{Sink, Sinks};
 use crate::state::{State, StateKey};
-use crate::step::{Action, Fate, Now, Returned, Settlement, Writable};
+use crate::step::{Action, Effect, Fate, Now, Returned, Settlement, Writable};
 use crate::task::Failure;
 
 /// What is not written yet.
@@ -77,6 +77,12 @@ impl Writing {
         let scene = scene_of(&unwritten.settlement);
         *self.scenes.entry(scene).or_default() += 1;
         self.held.push_back(unwritten);
+    }
+
+    /// Whether something of a shard is not written.
+    pub(super) fn has_of(&self, shard: i32) -> bool {
+        let mut all = self.again.iter().chain(&self.held);
+        all.any(|unwritten| unwritten.settlement.lane.shard == shard)
     }
 
     /// Lets everything be written again that can be now.
@@ -372,8 +378,10 @@ impl Engine {
             .into_iter()
             .any(|entries| Sinks::of(entries).meets(closed))
             || (closed.contains(Sink::Order)
-                && (key.is_some()
+                && (settlement.lane.source == Source::Commands
+                    || key.is_some()
                     || self.is_ordered(settlement)
+                    || !settlement.applied.is_empty()
                     || self.lanes.is_early(settlement.lane, settlement.offset)))
     }
 
@@ -412,7 +420,7 @@ impl Engine {
             lane,
             entries,
             otherwise,
-            applied,
+            mut applied,
             ..
         } = settlement;
         // What was refused is the form that was written last.
@@ -432,7 +440,19 @@ impl Engine {
         });
         let parked = refused.iter().find_map(Entry::parked);
         let parked = parked.map(|(to, task)| (to.unwrap_or(lane.shard), Arc::clone(task)));
-        let entries = match sink {
+        let command = refused.iter().find_map(|entry| match entry {
+            Entry::Event(event) => event.command.clone(),
+            Entry::Park { .. }
+            | Entry::Deliver { .. }
+            | Entry::DeadLetter { .. }
+            | Entry::Poison { .. }
+            | Entry::Callback(_)
+            | Entry::DeliverCallback(_)
+            | Entry::State(_)
+            | Entry::Alert(_)
+            | Entry::Control { .. } => None,
+        });
+        let mut entries = match sink {
             Sink::Tiers => died(now, refused, failure),
             Sink::Callbacks
             | Sink::DeadLetters
@@ -445,6 +465,18 @@ impl Engine {
             if task.deferral.is_some() {
                 // It is not in its tier.
                 self.dues.back(shard, &task.scene, task.due);
+            }
+            if let Some(command) = command {
+                // The task has died of what the command asked for.
+                entries.push(consequence::too_late(
+                    &task,
+                    now.wall,
+                    Terminal::Dead,
+                    &command,
+                ));
+                for applied in &mut applied {
+                    applied.effect = Effect::TooLate;
+                }
             }
             return self.settle_by(closing, entries, applied, actions);
         }

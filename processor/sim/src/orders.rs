@@ -1,0 +1,336 @@
+//! Commands of a history: what is sent, and the judge of what becomes of it.
+//!
+//! Invariants that are judged: a request ends once; what it counts as done is what was written for it; a task that was there when a request
+//! was sent, and fits it, has ended, or was touched by it or a later one, when the request ends; only a task that fits a request is touched.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use retide_core::control::{Command, Control, Ended, Place, Verb};
+use retide_core::selector::{Parts, Selector};
+use retide_core::{Event, Failure, Outcome, Terminal, Timestamp, Transition};
+
+use crate::chance::Chance;
+use crate::plan::Submission;
+use crate::world::{At, MILLI, SECOND};
+
+/// A command that somebody sends.
+#[derive(Clone, Debug)]
+pub(crate) struct Order {
+    /// When.
+    pub(crate) at: At,
+    /// The partition.
+    pub(crate) shard: i32,
+    /// Its name.
+    pub(crate) id: Arc<str>,
+    /// What is to be done.
+    verb: Sort,
+    /// With which tasks.
+    selector: Selector,
+    /// How long it waits for tasks that do not exist yet.
+    waits: Duration,
+}
+
+/// What is to be done, before it is known when the request is appended.
+#[derive(Clone, Debug)]
+enum Sort {
+    /// [`Verb::Cancel`].
+    Cancel,
+    /// [`Verb::RunNow`].
+    RunNow,
+    /// [`Verb::Reschedule`].
+    Reschedule(Duration),
+    /// [`Verb::Complete`].
+    Complete(Outcome),
+}
+
+/// What is known of a request.
+#[derive(Debug)]
+struct Sent {
+    /// The request.
+    command: Arc<Command>,
+    /// The tasks that were there when it was sent, and fit it.
+    there: BTreeSet<Arc<str>>,
+    /// What was written for it.
+    done: u64,
+    /// The tasks that it came too late for, as far as that was told.
+    too_late: u64,
+    /// What became of it.
+    ended: Option<Ended>,
+}
+
+/// The judge of commands.
+#[derive(Debug, Default)]
+pub(crate) struct Orders {
+    /// The requests, by place.
+    sent: BTreeMap<Place, Sent>,
+    /// The place of each request, by its name.
+    places: BTreeMap<Arc<str>, Place>,
+    /// The last command that has touched a task.
+    touched: BTreeMap<Arc<str>, Place>,
+    /// When the next attempt of a task may start, as commands have said.
+    due: BTreeMap<Arc<str>, BTreeSet<Timestamp>>,
+}
+
+// === impl Order ===
+
+impl Order {
+    /// Commands for these tasks.
+    pub(crate) fn draw(
+        chance: &mut Chance,
+        submissions: &[Arc<Submission>],
+        heals_at: At,
+        shards: i32,
+    ) -> Vec<Self> {
+        let many = chance.between(1, 6);
+        let draw = |number| {
+            let pick =
+                |chance: &mut Chance| &submissions[chance.below(submissions.len() as u64) as usize];
+            let mut parts = Parts::default();
+            match chance.below(4) {
+                0 | 1 => {
+                    for _ in 0..chance.between(1, 4) {
+                        parts.ids.insert(Arc::clone(&pick(chance).id));
+                    }
+                    if chance.one_in(4) {
+                        parts.ids.insert("nobody".into());
+                    }
+                }
+                2 => drop(parts.scenes.insert(Arc::clone(&pick(chance).scene))),
+                _ => {
+                    let key = submissions.iter().find_map(|submission| submission.key);
+                    match key {
+                        Some(key) if !key.is_empty() => {
+                            parts.keys.insert(Bytes::from_static(key.as_bytes()));
+                        }
+                        Some(_) | None => {
+                            parts.scenes.insert(Arc::clone(&pick(chance).scene));
+                        }
+                    }
+                }
+            }
+            let failure = Failure::new("told", "from outside");
+            Self {
+                at: chance.between(500, heals_at / MILLI) * MILLI,
+                shard: chance.below(shards as u64) as i32,
+                id: format!("command-{number}").into(),
+                verb: match chance.below(8) {
+                    0..=2 => Sort::Cancel,
+                    3 | 4 => Sort::RunNow,
+                    5 | 6 => Sort::Reschedule(Duration::from_millis(chance.between(0, 40_000))),
+                    _ => Sort::Complete(match chance.below(3) {
+                        0 => Outcome::Success,
+                        1 => Outcome::Permanent(failure),
+                        _ => Outcome::Retryable(failure),
+                    }),
+                },
+                selector: Selector::new(parts).unwrap_or_else(|error| unreachable!("{error}")),
+                waits: Duration::from_secs(chance.pick(&[0, 5, 60])),
+            }
+        };
+        (0..many).map(draw).collect()
+    }
+
+    /// The request, as it is read.
+    pub(crate) fn request(&self, shard: i32, offset: i64, appended: Timestamp) -> Command {
+        let at = Timestamp::from_millis(appended.as_millis());
+        Command {
+            place: Place {
+                at,
+                partition: shard,
+                offset,
+            },
+            id: Arc::clone(&self.id),
+            verb: match &self.verb {
+                Sort::Cancel => Verb::Cancel,
+                Sort::RunNow => Verb::RunNow,
+                Sort::Reschedule(after) => Verb::Reschedule { due: at + *after },
+                Sort::Complete(outcome) => Verb::Complete(outcome.clone()),
+            },
+            selector: self.selector.clone(),
+            by: "sim".into(),
+            reason: "chance".into(),
+            expires: at + self.waits,
+        }
+    }
+}
+
+// === impl Orders ===
+
+impl Orders {
+    /// A request was sent, when these tasks were there and had not ended.
+    pub(crate) fn sent<'a>(
+        &mut self,
+        command: Command,
+        there: impl Iterator<Item = &'a Arc<Submission>>,
+    ) {
+        // What is delivered to a topic is decided before it is written: a command may find it so.
+        let fits = |submission: &&Arc<Submission>| {
+            let is_kept = !submission.poison && !submission.scene.ends_with("topic");
+            is_kept && fits(&command.selector, submission)
+        };
+        let there = there
+            .filter(fits)
+            .map(|submission| Arc::clone(&submission.id));
+        let place = command.place;
+        self.places.insert(Arc::clone(&command.id), place);
+        let sent = Sent {
+            there: there.collect(),
+            command: Arc::new(command),
+            done: 0,
+            too_late: 0,
+            ended: None,
+        };
+        self.sent.insert(place, sent);
+    }
+
+    /// Whether nobody has sent anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sent.is_empty()
+    }
+
+    /// Whether a command can have made the next attempt of a task due then.
+    pub(crate) fn made_due(&self, id: &str, due: Timestamp) -> bool {
+        self.due.get(id).is_some_and(|dues| dues.contains(&due))
+    }
+
+    /// Whether a task may have been completed from outside.
+    pub(crate) fn may_be_completed(&self, submission: &Submission) -> bool {
+        let completes = |sent: &Sent| {
+            matches!(sent.command.verb, Verb::Complete(_))
+                && fits(&sent.command.selector, submission)
+        };
+        self.sent.values().any(completes)
+    }
+
+    /// A transition that follows from a command is durable.
+    pub(crate) fn told(
+        &mut self,
+        event: &Event,
+        submission: Option<&Arc<Submission>>,
+    ) -> Result<(), String> {
+        let Some(id) = &event.command else {
+            return match event.transition {
+                Transition::Ended {
+                    terminal: Terminal::Cancelled,
+                    ..
+                }
+                | Transition::Rescheduled { .. }
+                | Transition::TooLate { .. } => Err(format!("nobody has asked for {event:?}")),
+                Transition::Ended { .. }
+                | Transition::Parked { .. }
+                | Transition::Hopped { .. }
+                | Transition::Deferred { .. }
+                | Transition::Failed { .. } => Ok(()),
+            };
+        };
+        let place = self.places.get(id).copied();
+        let Some((place, sent)) = place.and_then(|place| Some((place, self.sent.get_mut(&place)?)))
+        else {
+            return Err(format!("{event:?} follows from no command"));
+        };
+        if !submission.is_some_and(|submission| fits(&sent.command.selector, submission)) {
+            return Err(format!("{event:?} is about a task that {id} does not name"));
+        }
+        if self
+            .touched
+            .get(&event.id)
+            .is_some_and(|before| *before >= place)
+        {
+            return Err(format!(
+                "{event:?}: the task was touched by a later command, or twice"
+            ));
+        }
+        self.touched.insert(Arc::clone(&event.id), place);
+        match event.transition {
+            Transition::TooLate { .. } => sent.too_late += 1,
+            Transition::Rescheduled { due } | Transition::Failed { due, .. } => {
+                sent.done += 1;
+                self.due
+                    .entry(Arc::clone(&event.id))
+                    .or_default()
+                    .insert(due);
+            }
+            Transition::Ended { .. }
+            | Transition::Parked { .. }
+            | Transition::Hopped { .. }
+            | Transition::Deferred { .. } => {
+                sent.done += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// A record of the commands topic is durable; `has_ended` says of a task whether it has.
+    pub(crate) fn written(
+        &mut self,
+        control: &Control,
+        has_ended: impl Fn(&str) -> bool,
+    ) -> Result<(), String> {
+        let Control::Ended(ended) = control else {
+            return Ok(());
+        };
+        let Some(sent) = self.sent.get_mut(&ended.place) else {
+            return Err(format!("nobody has sent {ended:?}"));
+        };
+        if sent.ended.is_some() {
+            return Err(format!("{ended:?} is told twice"));
+        }
+        let counts = match &ended.result {
+            Ok(counts) => *counts,
+            Err(why) => return Err(format!("{} is refused: {why}", ended.id)),
+        };
+        sent.ended = Some(ended.clone());
+        let names_ids = sent.command.selector.ids().is_some();
+        // What waits for tasks that do not exist yet may have met some since.
+        let is_right = if names_ids {
+            counts.done <= sent.done
+        } else {
+            counts.done == sent.done
+        };
+        if !is_right || counts.too_late < sent.too_late && !names_ids {
+            return Err(format!(
+                "{ended:?}, but {} were done and {} were too late",
+                sent.done, sent.too_late
+            ));
+        }
+        if counts.found > u64::from(ended.ids) {
+            return Err(format!("{ended:?} has found more than it names"));
+        }
+        let touched = &self.touched;
+        let left = sent.there.iter().find(|id| {
+            let is_touched = touched.get(*id).is_some_and(|last| *last >= ended.place);
+            !is_touched && !has_ended(id)
+        });
+        match left {
+            Some(left) => Err(format!(
+                "{left} was there and fits {:?}, which has ended: {ended:?}",
+                sent.command
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Everything has come to its end.
+    pub(crate) fn finish(&self) -> Result<(), String> {
+        let open = self.sent.values().find(|sent| sent.ended.is_none());
+        open.map_or(Ok(()), |sent| {
+            Err(format!("{:?} has not ended", sent.command))
+        })
+    }
+}
+
+/// Whether a selector, as they are drawn, is about a task, by what its producer said.
+fn fits(selector: &Selector, submission: &Submission) -> bool {
+    let parts = selector.parts();
+    let key = submission.key.map(|key| Bytes::from_static(key.as_bytes()));
+    (parts.ids.is_empty() || parts.ids.contains(&submission.id))
+        && (parts.scenes.is_empty() || parts.scenes.contains(&submission.scene))
+        && (parts.keys.is_empty() || key.is_some_and(|key| parts.keys.contains(&key)))
+}
+
+/// Longest pause of a look between two pieces.
+pub(crate) const LOOK_PAUSE: At = SECOND / 20;
