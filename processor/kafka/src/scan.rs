@@ -17,7 +17,7 @@ use rdkafka::topic_partition_list::{TopicPartitionList, TopicPartitionListElem};
 use retide_avro::headers::is_named;
 use retide_native as native;
 
-use crate::client::{LoggingContext, complained, is_of_group};
+use crate::client::{Kept, LoggingContext, complained, is_missing, is_of_group};
 use crate::failure::Failure;
 
 /// How far a topic was read.
@@ -181,6 +181,48 @@ pub fn read(
         }
     }
     Ok(Scanned::ToEnd)
+}
+
+/// Goes on reading from `starts` as well: of partitions that are not read yet.
+///
+/// # Errors
+/// If the client refuses.
+pub fn read_on(
+    consumer: &BaseConsumer<LoggingContext>,
+    starts: &TopicPartitionList,
+) -> Result<(), KafkaError> {
+    #[allow(clippy::disallowed_methods, reason = "the reader of topics")]
+    consumer.incremental_assign(starts)
+}
+
+/// The next record that comes within `wait`, for who reads on until somebody has seen enough: `note` is told of errors that may pass, and of a
+/// topic that is missing, since it may be made anew.
+///
+/// # Errors
+/// If nothing will come any more.
+pub fn next(
+    consumer: &Kept<BaseConsumer<LoggingContext>>,
+    wait: Duration,
+    note: impl FnOnce(&KafkaError),
+) -> Result<Option<BorrowedMessage<'_>>, KafkaError> {
+    let error = match consumer.poll(wait) {
+        None => {
+            consumer.hold();
+            return Ok(None);
+        }
+        Some(Ok(message)) => return Ok(Some(message)),
+        Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
+        Some(Err(error)) if is_of_group(&error) => return Ok(None),
+        Some(Err(error)) => error,
+    };
+    match Failure::of(&error) {
+        Failure::Lasting if !error.rdkafka_error_code().is_some_and(is_missing) => Err(error),
+        Failure::Fatal | Failure::Fenced => Err(error),
+        Failure::Lasting | Failure::Passing => {
+            note(&error);
+            Ok(None)
+        }
+    }
 }
 
 /// The text of the last header of this name, which is the one that counts.

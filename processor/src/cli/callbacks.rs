@@ -25,9 +25,8 @@ use retide_core::span::human;
 use retide_core::{Terminal, Timestamp, with_causes};
 use retide_history::report::Reader;
 use retide_history::story::clock;
-use retide_kafka::client::{Kept, LoggingContext, client_config, is_missing, is_of_group};
+use retide_kafka::client::{Kept, LoggingContext, client_config};
 use retide_kafka::cluster::User;
-use retide_kafka::failure::Failure;
 use retide_kafka::scan::{self, CALL, Scanned, last};
 use retide_kafka::topics::Topics;
 
@@ -294,26 +293,12 @@ impl Reading<'_> {
     ) -> Result<(), Failed> {
         let mut looked = Instant::now();
         while !stop.load(Ordering::Relaxed) {
-            match consumer.poll(POLL) {
-                None => consumer.hold(),
-                Some(Err(KafkaError::PartitionEOF(_))) => {}
-                Some(Ok(message)) => {
-                    let line = CallbackRow::of(&message, self.topic, &self.reader);
-                    if self.options.wants(&line) {
-                        self.printer.print(&[line])?;
-                    }
+            let note = |error: &KafkaError| say(&format!("note: {}: {error}", self.topic));
+            if let Some(message) = scan::next(consumer, POLL, note).map_err(&refused)? {
+                let line = CallbackRow::of(&message, self.topic, &self.reader);
+                if self.options.wants(&line) {
+                    self.printer.print(&[line])?;
                 }
-                Some(Err(error)) if is_of_group(&error) => {}
-                Some(Err(error)) => match Failure::of(&error) {
-                    Failure::Lasting if !error.rdkafka_error_code().is_some_and(is_missing) => {
-                        return Err(refused(error));
-                    }
-                    Failure::Fatal | Failure::Fenced => return Err(refused(error)),
-                    // A topic that is missing may be made anew.
-                    Failure::Lasting | Failure::Passing => {
-                        say(&format!("note: {}: {error}", self.topic));
-                    }
-                },
             }
             if looked.elapsed() >= LOOK {
                 looked = Instant::now();
@@ -402,7 +387,7 @@ fn widened(consumer: &BaseConsumer<LoggingContext>, topic: &str, known: &mut Top
         }
     }
     if new.count() > 0
-        && let Err(error) = consumer.incremental_assign(&new)
+        && let Err(error) = scan::read_on(consumer, &new)
     {
         say(&format!("note: {topic}: {error}"));
     }

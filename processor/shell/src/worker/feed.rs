@@ -32,6 +32,7 @@ use retide_kafka::client::{Kept, LoggingContext, ask_often, is_of_group};
 use retide_kafka::failure::Failure;
 use retide_kafka::offsets::{self, Edge};
 use retide_kafka::record::received;
+use retide_kafka::scan;
 use retide_kafka::topics::Topics;
 use retide_native as native;
 
@@ -509,7 +510,7 @@ impl Reader {
         let done = self
             .consumer
             .incremental_unassign(&all)
-            .and_then(|()| self.consumer.incremental_assign(&starts))
+            .and_then(|()| scan::read_on(&self.consumer, &starts))
             .and_then(|()| self.consumer.resume(&starts))
             .and_then(|()| self.consumer.pause(&paused));
         if let Err(error) = done {
@@ -613,7 +614,7 @@ impl Reader {
                     let topic = self.topics.name(lane.source);
                     starts.add_partition_offset(topic, lane.shard, *start)?;
                 }
-                self.consumer.incremental_assign(&starts)?;
+                scan::read_on(&self.consumer, &starts)?;
                 let is_read = |source| self.lanes.keys().any(|lane| lane.source == source);
                 if !lanes.iter().all(|(lane, _)| is_read(lane.source)) {
                     // Without an answer it finds the topics by itself, later.

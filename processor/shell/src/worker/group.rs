@@ -414,6 +414,10 @@ impl Context {
         let mut shards: BTreeSet<i32> = shards.into_iter().collect();
         shards.extend(self.remember(consumer, &BTreeSet::new()));
         // The group goes on; what follows is between this worker and the brokers.
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "the member of the group reads nothing"
+        )]
         consumer.incremental_assign(&TopicPartitionList::new())?;
         self.begin(&shards);
         Ok(())

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::Consumer;
+use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -16,9 +16,8 @@ use retide_avro::control;
 use retide_config::Config;
 use retide_core::Timestamp;
 use retide_core::control::{Answer, Control, Counts, Ended, Place};
-use retide_kafka::client::{client_config, is_of_group};
+use retide_kafka::client::{Kept, client_config};
 use retide_kafka::cluster::User;
-use retide_kafka::failure::Failure;
 use retide_kafka::publish::Stored;
 use retide_kafka::record::received;
 use retide_kafka::scan;
@@ -88,27 +87,23 @@ pub(super) fn follow(
         return Ok(());
     }
     let client = client_config(config.kafka.consumer());
-    let consumer = scan::follower(client, NAME).map_err(refused)?;
+    let make = |client: &ClientConfig| scan::follower(client.clone(), NAME);
+    let consumer = Kept::make(&client, make).map_err(refused)?;
     let mut list = TopicPartitionList::new();
     for (partition, offset) in starts {
         list.add_partition_offset(&topics.commands, partition, Offset::Offset(offset))
             .map_err(refused)?;
     }
-    consumer.incremental_assign(&list).map_err(refused)?;
+    scan::read_on(&consumer, &list).map_err(refused)?;
     let start = Instant::now();
     let (mut told, mut before, mut is_silent) = (start, (0, Counts::default()), true);
     while sent.iter().any(|it| it.followed.ended.is_none()) {
         if stop.load(Ordering::Relaxed) || start.elapsed() >= wait {
             return Ok(());
         }
-        match consumer.poll(POLL) {
-            None | Some(Err(KafkaError::PartitionEOF(_))) => {}
-            Some(Ok(message)) => take(&message, topics, sent),
-            Some(Err(error)) if is_of_group(&error) => {}
-            Some(Err(error)) => match Failure::of(&error) {
-                Failure::Passing => say(&format!("note: {}: {error}", topics.commands)),
-                Failure::Lasting | Failure::Fatal | Failure::Fenced => return Err(refused(error)),
-            },
+        let note = |error: &KafkaError| say(&format!("note: {}: {error}", topics.commands));
+        if let Some(message) = scan::next(&consumer, POLL, note).map_err(refused)? {
+            take(&message, topics, sent);
         }
         let now = progress(sent);
         if now.0 > 0 {
