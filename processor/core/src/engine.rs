@@ -418,7 +418,7 @@ impl Engine {
         self.orders.bytes()
     }
 
-    /// Whether a record is set aside.
+    /// Whether a record is set aside, and is taken back if it comes again.
     pub fn is_aside(&self, lane: LaneId, offset: i64) -> bool {
         self.lanes.is_aside(lane, offset)
     }

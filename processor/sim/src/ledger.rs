@@ -334,7 +334,10 @@ impl Ledger {
                 self.report(index, Receipt::Committed, context);
             }
             (Stage::Abort(Pause::No), Reply::Done) => self.begin(index, context),
-            (Stage::Abort(Pause::Yes), Reply::Done) => self.sleep(index, Stage::Again, context),
+            // Without a producer there is no transaction, and nothing to be in doubt about.
+            (Stage::Abort(Pause::Yes), Reply::Done) | (Stage::Init, _) => {
+                self.sleep(index, Stage::Again, context);
+            }
             (Stage::Abort(pause), _) => {
                 self.writers[index].epoch = None;
                 match pause {
@@ -358,7 +361,7 @@ impl Ledger {
                 self.writers[index].epoch = None;
                 self.sleep(index, Stage::DoubtAgain, context);
             }
-            (Stage::Init | Stage::KeyOrder | Stage::Offsets | Stage::Commit, _) => {
+            (Stage::KeyOrder | Stage::Offsets | Stage::Commit, _) => {
                 self.lose_sight(index, context);
             }
             (stage, reply) => unreachable!("{reply:?} while waiting for {stage:?}"),

@@ -241,9 +241,9 @@ impl Lanes {
         true
     }
 
-    /// Whether a record is set aside.
+    /// Whether a record is set aside, and is taken back if it comes again.
     pub(super) fn is_aside(&self, id: LaneId, offset: i64) -> bool {
-        let lane = self.by_id.get(&id);
+        let lane = self.by_id.get(&id).filter(|lane| !lane.draining);
         lane.is_some_and(|lane| lane.aside.contains_key(&offset))
     }
 
