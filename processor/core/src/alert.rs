@@ -73,19 +73,11 @@ impl Alerts {
     /// Counts what goes into the batch for an offset of this shard.
     pub(crate) fn count(&mut self, shard: i32, entries: &[Entry]) {
         for entry in entries {
-            match entry {
-                Entry::Poison { .. } if self.bug.is(Bug::PoisonUncounted) => {}
-                Entry::DeadLetter { ended, .. } | Entry::Poison { ended, .. } => {
-                    self.dead.count(shard, ended);
-                }
-                Entry::Park { .. }
-                | Entry::Deliver { .. }
-                | Entry::Callback(_)
-                | Entry::DeliverCallback(_)
-                | Entry::Event(_)
-                | Entry::State(_)
-                | Entry::Alert(_)
-                | Entry::Control { .. } => {}
+            if matches!(entry, Entry::Poison { .. }) && self.bug.is(Bug::PoisonUncounted) {
+                continue;
+            }
+            if let Some(ended) = entry.dead_letter() {
+                self.dead.count(shard, ended);
             }
         }
     }

@@ -147,20 +147,11 @@ pub(crate) fn of_verdict(
 /// Adds to the event which headers of the record the attempt went without.
 fn note(mut entries: Vec<Entry>, left_out: Option<Box<str>>) -> Vec<Entry> {
     if left_out.is_some() {
-        let told = entries.iter_mut().find_map(|entry| match entry {
-            Entry::Event(event) => Some(event),
-            Entry::Park { .. }
-            | Entry::Deliver { .. }
-            | Entry::DeadLetter { .. }
-            | Entry::Poison { .. }
-            | Entry::Callback(_)
-            | Entry::DeliverCallback(_)
-            | Entry::State(_)
-            | Entry::Alert(_)
-            | Entry::Control { .. } => None,
-        });
-        if let Some(event) = told {
-            event.left_out = left_out;
+        for entry in &mut entries {
+            if let Entry::Event(event) = entry {
+                event.left_out = left_out;
+                break;
+            }
         }
     }
     entries

@@ -271,6 +271,85 @@ impl Entry {
             | Self::Control { .. } => None,
         }
     }
+
+    /// The topic of others that a task is delivered to, and the task.
+    pub fn delivered(&self) -> Option<(&Arc<str>, &Arc<Task>)> {
+        match self {
+            Self::Deliver { topic, task, .. } => Some((topic, task)),
+            Self::Park { .. }
+            | Self::DeadLetter { .. }
+            | Self::Poison { .. }
+            | Self::Callback(_)
+            | Self::DeliverCallback(_)
+            | Self::Event(_)
+            | Self::State(_)
+            | Self::Alert(_)
+            | Self::Control { .. } => None,
+        }
+    }
+
+    /// The end that a record of the dead-letters topic is of.
+    pub fn dead_letter(&self) -> Option<&Arc<Ended>> {
+        match self {
+            Self::DeadLetter { ended, .. } | Self::Poison { ended, .. } => Some(ended),
+            Self::Park { .. }
+            | Self::Deliver { .. }
+            | Self::Callback(_)
+            | Self::DeliverCallback(_)
+            | Self::Event(_)
+            | Self::State(_)
+            | Self::Alert(_)
+            | Self::Control { .. } => None,
+        }
+    }
+
+    /// The transition that is told.
+    pub fn event(&self) -> Option<&Event> {
+        match self {
+            Self::Event(event) => Some(event),
+            Self::Park { .. }
+            | Self::Deliver { .. }
+            | Self::DeadLetter { .. }
+            | Self::Poison { .. }
+            | Self::Callback(_)
+            | Self::DeliverCallback(_)
+            | Self::State(_)
+            | Self::Alert(_)
+            | Self::Control { .. } => None,
+        }
+    }
+
+    /// The task whose record is written: parked, delivered or kept.
+    pub fn task(&self) -> Option<&Arc<Task>> {
+        match self {
+            Self::Park { task, .. }
+            | Self::Deliver { task, .. }
+            | Self::DeadLetter { task, .. } => Some(task),
+            Self::Poison { .. }
+            | Self::Callback(_)
+            | Self::DeliverCallback(_)
+            | Self::Event(_)
+            | Self::State(_)
+            | Self::Alert(_)
+            | Self::Control { .. } => None,
+        }
+    }
+
+    /// Whether the later of two such records of a key is the one that counts, so that they are written in the order of their batches.
+    pub const fn is_state(&self) -> bool {
+        match self {
+            Self::State(_) => true,
+            Self::Park { .. }
+            | Self::Deliver { .. }
+            | Self::DeadLetter { .. }
+            | Self::Poison { .. }
+            | Self::Callback(_)
+            | Self::DeliverCallback(_)
+            | Self::Event(_)
+            | Self::Alert(_)
+            | Self::Control { .. } => false,
+        }
+    }
 }
 
 // === impl Ended ===

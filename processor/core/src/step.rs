@@ -398,19 +398,7 @@ impl Settlement {
 
     /// The bytes of the task that it is of, as far as it still has them.
     pub fn memory_size(&self) -> usize {
-        let mut entries = self.entries.iter();
-        let task = entries.find_map(|entry| match entry {
-            Entry::Park { task, .. }
-            | Entry::Deliver { task, .. }
-            | Entry::DeadLetter { task, .. } => Some(task),
-            Entry::Poison { .. }
-            | Entry::Callback(_)
-            | Entry::DeliverCallback(_)
-            | Entry::Event(_)
-            | Entry::State(_)
-            | Entry::Alert(_)
-            | Entry::Control { .. } => None,
-        });
+        let task = self.entries.iter().find_map(Entry::task);
         task.map_or(0, |task| task.memory_size())
     }
 }

@@ -22,7 +22,7 @@ use retide_native::admin::{self, Operation, Permitted};
 
 use crate::drift::Drift;
 use crate::threads::Ended;
-use crate::worker::ledger::{Deliveries, Failed, Flushed, settle_deliveries};
+use crate::worker::ledger::deliveries::{Deliveries, Failed, Flushed, settle_deliveries};
 use crate::writable::{By, Cause, Writability};
 
 /// Watches the topics of a process.

@@ -16,7 +16,7 @@ use retide_core::{
 };
 use retide_kafka::record::{OutHeaders, OutRecord};
 use retide_kafka::topics::Topics;
-use retide_shell::worker::encode::{Encoder, Formats, Place};
+use retide_shell::worker::encode::{Encoder, Formats, Shards};
 use retide_shell::worker::feed::Reading;
 use retide_shell::worker::ledger::{
     AtLeastOnce, Batch, Content, Ledger, Ownership, Progress, Receipt, Settled, Transactional,
@@ -199,7 +199,7 @@ const fn tasks(shard: i32) -> LaneId {
 
 fn settled(shard: i32, records: Vec<OutRecord>) -> Settled {
     Settled {
-        place: Place::at(shard),
+        shards: Shards::at(shard),
         offset: Some((tasks(shard), 0)),
         records: Content::Records(records),
         otherwise: Content::none(),

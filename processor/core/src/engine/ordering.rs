@@ -241,21 +241,10 @@ impl Engine {
         entries: &mut Vec<Entry>,
         otherwise: &mut Vec<Entry>,
     ) {
-        let delivered = entries.iter().find_map(|entry| match entry {
-            Entry::Deliver { task, .. } => Some(task),
-            Entry::Park { .. }
-            | Entry::DeadLetter { .. }
-            | Entry::Poison { .. }
-            | Entry::Callback(_)
-            | Entry::DeliverCallback(_)
-            | Entry::Event(_)
-            | Entry::State(_)
-            | Entry::Alert(_)
-            | Entry::Control { .. } => None,
-        });
+        let delivered = entries.iter().find_map(Entry::delivered);
         let parked = otherwise.iter().find_map(Entry::parked);
         let parked = parked.map(|(_, task)| task.wake());
-        let Some(task) = delivered else { return };
+        let Some((_, task)) = delivered else { return };
         let Some((key, _)) = self.key_of_task(lane.shard, task) else {
             return;
         };

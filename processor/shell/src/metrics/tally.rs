@@ -65,22 +65,6 @@ impl SceneTally {
     }
 }
 
-/// The scene of a transition.
-pub(super) fn scene(entry: &Entry) -> Option<&str> {
-    match entry {
-        Entry::Event(event) => Some(&event.scene),
-        Entry::Park { .. }
-        | Entry::Deliver { .. }
-        | Entry::DeadLetter { .. }
-        | Entry::Poison { .. }
-        | Entry::Callback(_)
-        | Entry::DeliverCallback(_)
-        | Entry::State(_)
-        | Entry::Alert(_)
-        | Entry::Control { .. } => None,
-    }
-}
-
 // === impl Tally ===
 
 impl Tally {
@@ -107,13 +91,10 @@ impl Tally {
             }
         }
         let is_read = settlement.lane.source == Source::Tasks;
-        if let Some(scene) = settlement
-            .entries
-            .iter()
-            .find_map(scene)
-            .filter(|_| is_read)
+        if let Some(event) = settlement.entries.iter().find_map(Entry::event)
+            && is_read
         {
-            self.scenes[self.set.place(scene)].read += 1;
+            self.scenes[self.set.place(&event.scene)].read += 1;
         }
         self.add(&settlement.entries, |count| *count += 1);
     }
@@ -128,7 +109,7 @@ impl Tally {
         self.add(first, |count| *count = count.saturating_sub(1));
         self.add(other, |count| *count += 1);
         for entry in first {
-            if let Entry::Deliver { task, .. } = entry {
+            if let Some((_, task)) = entry.delivered() {
                 self.scenes[self.set.place(&task.scene)].refused += 1;
             }
         }

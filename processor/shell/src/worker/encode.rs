@@ -35,9 +35,9 @@ pub struct Encoder {
 
 /// The shards of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Shards {
     /// The one it was read from.
-    pub shard: i32,
+    pub own: i32,
     /// The one it entered by.
     pub home: i32,
 }
@@ -160,7 +160,7 @@ impl Encoder {
     /// If it has no encoding, which is a broken invariant of the codec.
     pub fn entry<'a>(
         &'a self,
-        Place { shard, home }: Place,
+        Shards { own: shard, home }: Shards,
         entry: &'a Entry,
         scratch: &'a mut Scratch,
         sink: &mut Sink<'_>,
@@ -228,12 +228,15 @@ impl Encoder {
     }
 }
 
-// === impl Place ===
+// === impl Shards ===
 
-impl Place {
-    /// The place of what never moved.
+impl Shards {
+    /// The shards of what never moved.
     pub const fn at(shard: i32) -> Self {
-        Self { shard, home: shard }
+        Self {
+            own: shard,
+            home: shard,
+        }
     }
 }
 
@@ -371,7 +374,7 @@ mod tests {
         let ladder = Ladder::try_new(&["now", "5s"]).unwrap();
         let topics = Arc::new(Topics::new("retry", &ladder));
         let encoder = Encoder::new(Arc::clone(&topics), Formats::default());
-        let place = Place { shard: 1, home: 2 };
+        let shards = Shards { own: 1, home: 2 };
         let fingerprint = Fingerprint::of("the-scene", b"the-key").to_string();
         let mut written = BTreeSet::new();
 
@@ -380,7 +383,7 @@ mod tests {
             let mut sink = |name: &[u8], _: Option<&[u8]>| {
                 is_report |= name == headers::CONTENT_TYPE.as_bytes();
             };
-            let parts = encoder.entry(place, entry, &mut scratch, &mut sink);
+            let parts = encoder.entry(shards, entry, &mut scratch, &mut sink);
             let parts = parts.unwrap().unwrap();
 
             let mut roles = Role::ALL.into_iter();
@@ -388,8 +391,8 @@ mod tests {
             let about = role.unwrap().about();
             let partition = match about.partitions {
                 Partitions::ByKey => None,
-                Partitions::Shard => Some(place.shard),
-                Partitions::Home => Some(place.home),
+                Partitions::Shard => Some(shards.own),
+                Partitions::Home => Some(shards.home),
                 Partitions::One => Some(0),
             };
             let key = match about.key {

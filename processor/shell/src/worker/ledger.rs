@@ -4,41 +4,34 @@
 //! consequence of is durable, and none for a shard that is not ours.
 
 mod at_least_once;
+pub(crate) mod deliveries;
+mod ownership;
+mod refusal;
 mod transactional;
+mod verdict;
+
+pub use self::at_least_once::AtLeastOnce;
+pub use self::ownership::Ownership;
+pub use self::transactional::Transactional;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
-use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use rdkafka::ClientConfig;
-use rdkafka::client::{Client, ClientContext};
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::Consumer;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Message};
-use rdkafka::metadata::MetadataTopic;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use tracing::debug;
 
 use retide_core::step::Applied;
 use retide_core::{Alert, Ended, Entry, Failure, LaneId, Omitted, Sink, Sinks, alert};
-use retide_kafka::client::{complained, is_missing, logged};
-use retide_kafka::failure::{is_of_record, is_of_size, is_refusal, wants_keys, word};
-use retide_kafka::producer::{CALL, STEP};
 use retide_kafka::record::{Collect, OutRecord, Parts};
 
-use crate::worker::encode::{Encoder, Place, Scratch};
-use crate::worker::group;
+use self::deliveries::Failed;
+use self::verdict::Undelivered;
+use crate::worker::encode::{Encoder, Scratch, Shards};
 use crate::worker::readable::Readability;
-use crate::writable::{By, Cause, TargetState, Writability};
-
-pub use at_least_once::AtLeastOnce;
-pub use transactional::Transactional;
+use crate::writable::Writability;
 
 /// When a record is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +47,7 @@ enum RecordKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settled {
     /// The shard of the offset, and that in which its task entered.
-    pub place: Place,
+    pub shards: Shards,
     /// The offset, if it is to be said of it which form was written.
     pub offset: Option<(LaneId, i64)>,
     /// The records to write. If there is another form of them, the first is the one that may be refused; the others rest on it.
@@ -128,12 +121,12 @@ pub struct ReturnedBatch {
     /// Those that are durable all the same, by their index: nothing of them is to be written again.
     pub written: BTreeSet<usize>,
     /// The part of its records that were acknowledged in the time it had, if that was too short.
-    pub slow: Option<Share>,
+    pub slow: Option<Part>,
 }
 
 /// A part of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Share {
+pub struct Part {
     /// The part.
     pub done: usize,
     /// The whole.
@@ -157,24 +150,6 @@ pub trait Ledger: Send {
         Self: Sized;
 }
 
-/// The shards whose offsets may be committed: taken by the drive at assignment, given up before anyone else has them.
-#[derive(Debug, Default)]
-pub struct Ownership {
-    /// The shards and how often we have had each of them: a shard that was away in between is another one.
-    shards: Mutex<Shards>,
-    /// Locked while offsets are on their way whose commit no generation guards.
-    commit: Mutex<()>,
-}
-
-/// The shards that are ours.
-#[derive(Debug, Default)]
-struct Shards {
-    /// Each with the epoch in which it was taken.
-    owned: BTreeMap<i32, u64>,
-    /// The latest epoch.
-    epoch: u64,
-}
-
 /// A batch on its way to a writer.
 struct Submitted {
     /// What to write.
@@ -184,89 +159,6 @@ struct Submitted {
     /// When it was submitted.
     since: Instant,
 }
-
-/// Collects the deliveries that failed.
-#[derive(Debug, Default)]
-pub(crate) struct Deliveries {
-    /// Records that were not delivered.
-    failed: Mutex<Vec<Failed>>,
-    /// Topics that the client could not add to its transaction, with the reason: it says so in its log only.
-    unregistered: Mutex<BTreeMap<String, RDKafkaErrorCode>>,
-}
-
-/// What a client says of a record that was not delivered.
-#[derive(Clone, Debug)]
-pub(crate) struct Failed {
-    /// The number of the record.
-    number: usize,
-    /// The topic that it was written to.
-    topic: String,
-    /// What was said of it.
-    error: KafkaError,
-}
-
-/// A record that was not delivered.
-#[derive(Debug)]
-struct Undelivered {
-    /// The consequence it is part of, by its index in the batch.
-    settled: usize,
-    /// The record.
-    record: OutRecord,
-    /// Whether nothing more can be left out of it.
-    is_least: bool,
-    /// What was said of it.
-    error: KafkaError,
-}
-
-/// What records that were not delivered mean for their batch.
-#[derive(Debug, Default)]
-struct Verdict {
-    /// Consequences that take their other form, by their index.
-    replaced: BTreeSet<usize>,
-    /// Consequences whose record is refused for good.
-    refused: BTreeMap<usize, (Sink, Failure)>,
-    /// Whether a topic of retide was closed.
-    closed: bool,
-    /// Whether several records were refused together, of which some might be taken alone.
-    mixed: bool,
-    /// An error that may pass.
-    passing: Option<KafkaError>,
-}
-
-/// How far the client's batches have to be taken apart for each record to be refused or taken by itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-enum Pieces {
-    /// As large as brokers take them by default.
-    #[default]
-    Large,
-    /// A few records.
-    Small,
-    /// One record each.
-    Single,
-}
-
-/// How waiting for acknowledgements came out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flushed {
-    /// All records are acknowledged or have failed.
-    All,
-    /// Some have failed, and the others get nowhere.
-    Failed,
-    /// Time is up; so many are left.
-    TimedOut(usize),
-}
-
-/// Longest wait for what the cluster says of a target.
-const ASK: Duration = Duration::from_secs(1);
-
-/// How long other failures are waited for after the first: those of requests under way.
-const FAILURES: Duration = Duration::from_millis(50);
-
-/// Records below this size, in bytes, are refused because of the limit of their topic, and not for their size.
-const SMALL_RECORD: usize = 16 << 10;
-
-/// Bytes of the client's batches that are [`Pieces::Small`].
-const SMALL_BATCH: &str = "100000";
 
 /// How long batches stay in smaller pieces: one record that needs that does not slow all that come after it for long.
 const IN_PIECES: Duration = Duration::from_mins(1);
@@ -290,7 +182,7 @@ impl Settled {
     /// back does not have it: whether the topic refuses them is found out anew.
     fn of_refused((shard, alert): (i32, Box<Alert>)) -> Self {
         Self {
-            place: Place::at(shard),
+            shards: Shards::at(shard),
             offset: None,
             records: Content::none(),
             otherwise: Content::Entries(vec![Entry::Alert(alert)]),
@@ -311,7 +203,7 @@ impl Settled {
             Content::Records(_) => &[],
         };
         entries.iter().filter_map(|entry| match entry {
-            Entry::DeadLetter { ended, .. } => Some((self.place.shard, &**ended)),
+            Entry::DeadLetter { ended, .. } => Some((self.shards.own, &**ended)),
             Entry::Poison { .. }
             | Entry::Park { .. }
             | Entry::Deliver { .. }
@@ -330,18 +222,10 @@ impl Settled {
             return None;
         }
         match &self.records {
-            Content::Entries(entries) => entries.iter().find_map(|entry| match entry {
-                Entry::Deliver { topic, .. } => Some(topic),
-                Entry::Park { .. }
-                | Entry::DeadLetter { .. }
-                | Entry::Poison { .. }
-                | Entry::Callback(_)
-                | Entry::DeliverCallback(_)
-                | Entry::Event(_)
-                | Entry::State(_)
-                | Entry::Alert(_)
-                | Entry::Control { .. } => None,
-            }),
+            Content::Entries(entries) => {
+                let delivered = entries.iter().find_map(Entry::delivered);
+                delivered.map(|(topic, _)| topic)
+            }
             Content::Records(records) => records.first().map(|record| &record.topic),
         }
     }
@@ -351,19 +235,8 @@ impl Settled {
         let Content::Entries(entries) = self.form() else {
             return false;
         };
-        entries.iter().any(|entry| match entry {
-            Entry::DeadLetter { ended, .. } | Entry::Poison { ended, .. } => {
-                ended.omitted == Omitted::Record
-            }
-            Entry::Park { .. }
-            | Entry::Deliver { .. }
-            | Entry::Callback(_)
-            | Entry::DeliverCallback(_)
-            | Entry::Event(_)
-            | Entry::State(_)
-            | Entry::Alert(_)
-            | Entry::Control { .. } => false,
-        })
+        let mut dead_letters = entries.iter().filter_map(Entry::dead_letter);
+        dead_letters.any(|ended| ended.omitted == Omitted::Record)
     }
 }
 
@@ -398,7 +271,7 @@ impl Content {
     fn each<H: Collect, E>(
         &self,
         kind: RecordKind,
-        place: Place,
+        shards: Shards,
         encoder: &Encoder,
         scratch: &mut Scratch,
         mut write: impl FnMut(Parts<'_>, H) -> Result<(), E>,
@@ -408,7 +281,7 @@ impl Content {
                 for entry in entries.iter().filter(|entry| RecordKind::of(entry) == kind) {
                     let mut headers = H::default();
                     let sink = &mut |name: &[u8], value: Option<&[u8]>| headers.add(name, value);
-                    let parts = encoder.entry(place, entry, scratch, sink);
+                    let parts = encoder.entry(shards, entry, scratch, sink);
                     if let Some(parts) = parts.unwrap_or_else(|error| unreachable!("{error}")) {
                         write(parts, headers)?;
                     }
@@ -435,54 +308,11 @@ impl Content {
 impl RecordKind {
     /// The kind of an entry's record.
     const fn of(entry: &Entry) -> Self {
-        match entry {
-            Entry::Park { .. }
-            | Entry::Deliver { .. }
-            | Entry::DeadLetter { .. }
-            | Entry::Poison { .. }
-            | Entry::Callback(_)
-            | Entry::DeliverCallback(_)
-            | Entry::Event(_)
-            | Entry::Alert(_)
-            | Entry::Control { .. } => Self::Consequence,
-            Entry::State(_) => Self::Order,
+        if entry.is_state() {
+            Self::Order
+        } else {
+            Self::Consequence
         }
-    }
-}
-
-// === impl Ownership ===
-
-impl Ownership {
-    /// The shard is ours. Batches of the time before it was given up stay dropped.
-    pub fn take(&self, shard: i32) {
-        let mut shards = lock(&self.shards);
-        if !shards.owned.contains_key(&shard) {
-            shards.epoch += 1;
-            let epoch = shards.epoch;
-            shards.owned.insert(shard, epoch);
-        }
-    }
-
-    /// The shard is ours no more: what is not committed for it yet will not be. Waits for a commit that is held.
-    pub fn give_up(&self, shard: i32) {
-        lock(&self.shards).owned.remove(&shard);
-        drop(lock(&self.commit));
-    }
-
-    /// Shards found to be ours from here on are not given up before the guard is dropped.
-    fn hold(&self) -> MutexGuard<'_, ()> {
-        lock(&self.commit)
-    }
-
-    /// Our shards, each with its epoch.
-    fn epochs(&self) -> BTreeMap<i32, u64> {
-        lock(&self.shards).owned.clone()
-    }
-
-    /// Whether the shard has been ours without a break since `epochs`.
-    fn still_has(&self, shard: i32, epochs: &BTreeMap<i32, u64>) -> bool {
-        let since = epochs.get(&shard);
-        since.is_some() && lock(&self.shards).owned.get(&shard) == since
     }
 }
 
@@ -592,7 +422,7 @@ impl Submitted {
                     Ok(())
                 };
                 let form = settled.form();
-                if let Err(record) = form.each(kind, settled.place, encoder, &mut scratch, find) {
+                if let Err(record) = form.each(kind, settled.shards, encoder, &mut scratch, find) {
                     return Some(*record);
                 }
             }
@@ -624,7 +454,7 @@ impl Submitted {
                 Ok::<_, Infallible>(())
             };
             let form = settled.form();
-            let Ok(()) = form.each(kind, settled.place, encoder, &mut scratch, keep);
+            let Ok(()) = form.each(kind, settled.shards, encoder, &mut scratch, keep);
         }
         found
     }
@@ -634,7 +464,7 @@ impl Submitted {
         let Self { batch, epochs, .. } = self;
         batch
             .settled
-            .retain(|settled| ownership.still_has(settled.place.shard, epochs));
+            .retain(|settled| ownership.still_has(settled.shards.own, epochs));
         batch
             .progress
             .retain(|progress| ownership.still_has(progress.shard, epochs));
@@ -650,255 +480,10 @@ impl Submitted {
     /// Whether all of its shards are still ours.
     fn is_owned(&self, ownership: &Ownership) -> bool {
         let progress = self.batch.progress.iter().map(|progress| progress.shard);
-        let settled = self.batch.settled.iter().map(|settled| settled.place.shard);
+        let settled = self.batch.settled.iter().map(|settled| settled.shards.own);
         progress
             .chain(settled)
             .all(|shard| ownership.still_has(shard, &self.epochs))
-    }
-}
-
-// === impl Verdict ===
-
-impl Verdict {
-    /// Takes in that a transaction may not write to `topics`; those of retide are closed with a record of `submitted` as their sample.
-    fn unregistered(
-        &mut self,
-        topics: BTreeMap<String, RDKafkaErrorCode>,
-        submitted: &Submitted,
-        encoder: &Encoder,
-    ) {
-        let writability = encoder.writability();
-        for (topic, code) in topics {
-            if writability.is_own(&topic) {
-                let sample = submitted.sample(&topic, encoder);
-                writability.close(&topic, Cause(code), By::Record, sample);
-                self.closed = true;
-                continue;
-            }
-            let settled = submitted.batch.settled.iter().enumerate();
-            for (index, settled) in settled {
-                if let Some(target) = settled.target().filter(|target| ***target == *topic)
-                    && self.replaced.insert(index)
-                {
-                    writability.target_refuses(target, Cause(code));
-                }
-            }
-        }
-    }
-
-    /// What to do about a batch of which `undelivered` was not delivered, written in `pieces`.
-    fn of(
-        undelivered: Vec<Undelivered>,
-        pieces: Pieces,
-        batch: &Batch,
-        writability: &Writability,
-    ) -> Self {
-        let mut verdict = Self::default();
-        // How many were refused together, and how large they are.
-        let mut together: HashMap<(Arc<str>, Option<i32>), (usize, usize)> = HashMap::new();
-        for one in &undelivered {
-            let place = (Arc::clone(&one.record.topic), one.record.partition);
-            let (count, size) = together.entry(place).or_default();
-            *count += 1;
-            *size += one.record.size();
-        }
-        for one in undelivered {
-            let Some(code) = one
-                .error
-                .rdkafka_error_code()
-                .filter(|code| is_refusal(*code))
-            else {
-                verdict.passing = Some(one.error);
-                continue;
-            };
-            let Undelivered {
-                settled,
-                record,
-                is_least,
-                error,
-            } = one;
-            let place = (Arc::clone(&record.topic), record.partition);
-            let (count, size) = together.get(&place).copied().unwrap_or_default();
-            let is_alone = pieces == Pieces::Single || count == 1;
-            // What refuses a few small ones takes none by itself either.
-            let are_small = is_of_size(code) && size < SMALL_RECORD;
-            if is_of_record(code) && !is_alone && !are_small {
-                verdict.mixed = true;
-            } else if writability.is_own(&record.topic) {
-                let size = record.size();
-                let is_small = is_of_size(code) && size < SMALL_RECORD;
-                if is_of_record(code)
-                    && writability.holds_tasks(&record.topic)
-                    && !is_least
-                    && !is_small
-                    && !wants_keys(code, &record)
-                {
-                    let message = format!("{} refused {size} bytes: {error}", record.topic);
-                    let failure = Failure::new(word(code), &message);
-                    let sink = writability.sink(&record.topic);
-                    verdict.refused.insert(settled, (sink, failure));
-                } else {
-                    let topic = Arc::clone(&record.topic);
-                    writability.close(&topic, Cause(code), By::Record, Some(record));
-                    verdict.closed = true;
-                }
-            } else if batch.settled[settled].target().is_some() {
-                if !is_of_record(code) {
-                    writability.target_refuses(&record.topic, Cause(code));
-                }
-                verdict.replaced.insert(settled);
-            } else {
-                verdict.passing = Some(error);
-            }
-        }
-        verdict
-    }
-}
-
-// === impl Pieces ===
-
-impl Pieces {
-    /// The next smaller ones.
-    const fn smaller(self) -> Self {
-        match self {
-            Self::Large => Self::Small,
-            Self::Small | Self::Single => Self::Single,
-        }
-    }
-
-    /// What a producer needs for them.
-    fn configure(self, config: &mut ClientConfig) {
-        match self {
-            Self::Large => {}
-            Self::Small => {
-                config.set("batch.size", SMALL_BATCH);
-            }
-            Self::Single => {
-                config.set("batch.num.messages", "1");
-            }
-        }
-    }
-}
-
-/// Hands a record to the producer, waiting while its queue is full. A refusal is collected like a failed delivery.
-fn produce(
-    producer: &BaseProducer<Deliveries>,
-    mut out: BaseRecord<'_, [u8], [u8], usize>,
-) -> Result<(), KafkaError> {
-    let index = out.delivery_opaque;
-    // No look at the clock unless the queue is full.
-    let mut deadline = None;
-    while let Err((error, again)) = producer.send(out) {
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::QueueFull)
-                if Instant::now() < *deadline.get_or_insert_with(|| Instant::now() + CALL) =>
-            {
-                producer.poll(Duration::from_millis(10));
-                out = again;
-            }
-            Some(code) if is_refusal(code) => {
-                lock(&producer.context().failed).push(Failed {
-                    number: index,
-                    topic: again.topic.to_owned(),
-                    error,
-                });
-                return Ok(());
-            }
-            _ => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Waits until every record is acknowledged or has failed, at most `patience`; not for long once one has failed, since the others of its
-/// transaction may then get nowhere. In the steps of [`flush`](retide_kafka::producer::flush).
-pub(crate) fn settle_deliveries(
-    producer: &BaseProducer<Deliveries>,
-    patience: Duration,
-) -> Result<Flushed, KafkaError> {
-    let start = Instant::now();
-    let mut left = producer.in_flight_count();
-    let mut failed_at = None;
-    while let Err(error) = producer.flush(Duration::ZERO) {
-        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::OperationTimedOut) {
-            return Err(error);
-        }
-        let now = Instant::now();
-        if now.duration_since(start) >= patience {
-            return Ok(Flushed::TimedOut(producer.in_flight_count().max(0) as usize));
-        }
-        if producer.context().has_failed()
-            && now.duration_since(*failed_at.get_or_insert(now)) >= FAILURES
-        {
-            return Ok(Flushed::Failed);
-        }
-        // Takes one bundle of acknowledgements, if there is one.
-        producer.poll(Duration::ZERO);
-        let before = mem::replace(&mut left, producer.in_flight_count());
-        if left == before {
-            thread::sleep(STEP);
-        }
-    }
-    Ok(Flushed::All)
-}
-
-/// Whether a target takes no records, as was found out not long ago or is said now: whoever waits for such a topic in a transaction holds
-/// up everything else in it.
-pub(crate) fn refuses(group: &group::Client, writability: &Writability, target: &Arc<str>) -> bool {
-    match writability.target(target) {
-        TargetState::Refuses => return true,
-        TargetState::Takes => return false,
-        TargetState::Unknown => {}
-    }
-    match refusal(group, target) {
-        Ok(Some(code)) => {
-            writability.target_refuses(target, Cause(code));
-            return true;
-        }
-        Ok(None) => writability.target_takes(target),
-        // Whoever cannot ask finds out by trying.
-        Err(error) => debug!(%error, "target topic not described"),
-    }
-    false
-}
-
-/// Why a target takes no records, if the cluster knows at once.
-pub(crate) fn refusal(
-    group: &group::Client,
-    topic: &str,
-) -> Result<Option<RDKafkaErrorCode>, KafkaError> {
-    let metadata = group.fetch_metadata(Some(topic), ASK)?;
-    let error = metadata.topics().first().and_then(MetadataTopic::error);
-    let code = error.map(RDKafkaErrorCode::from);
-    Ok(
-        code.filter(|code| {
-            is_missing(*code) || *code == RDKafkaErrorCode::TopicAuthorizationFailed
-        }),
-    )
-}
-
-/// Asks for the partitions of the topics of which a producer knows too few to have written to: they were widened since it asked. What goes
-/// to a partition that there is passes; the producer knows of it now.
-fn learn_partitions<C: ClientContext>(producer: &Client<C>, undelivered: &mut [Undelivered]) {
-    let mut counts: HashMap<Arc<str>, usize> = HashMap::new();
-    for one in undelivered {
-        let code = one.error.rdkafka_error_code();
-        let Some(partition) = one
-            .record
-            .partition
-            .filter(|_| code.is_some_and(is_missing))
-        else {
-            continue;
-        };
-        let topic = &one.record.topic;
-        let count = counts.entry(Arc::clone(topic)).or_insert_with(|| {
-            let answer = producer.fetch_metadata(Some(topic), ASK).ok();
-            let described = answer.as_ref().and_then(|answer| answer.topics().first());
-            described.map_or(0, |topic| topic.partitions().len())
-        });
-        if usize::try_from(partition).is_ok_and(|partition| partition < *count) {
-            one.error = KafkaError::MessageProduction(RDKafkaErrorCode::LeaderNotAvailable);
-        }
     }
 }
 
@@ -925,117 +510,4 @@ fn returned(batch: Batch) -> ReturnedBatch {
 /// Locks what no panic leaves half-changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What the client calls the lines about topics that it adds to a transaction.
-const UNREGISTERED: &str = "ADDPARTS";
-
-/// What it calls the line about a transaction that is to be aborted.
-const FAILED_TRANSACTION: &str = "TXNERR";
-
-/// What stands before the name of a topic that it could not add, in quotes.
-const REFUSED_TOPIC: &str = "Failed to add partition \"";
-
-/// What it says of topics that were left out since another one was refused.
-const NOT_ATTEMPTED: &str = "not attempted";
-
-// === impl Failed ===
-
-impl Failed {
-    /// What was said of it, if a code says it.
-    pub(crate) fn code(&self) -> Option<RDKafkaErrorCode> {
-        self.error.rdkafka_error_code()
-    }
-}
-
-// === impl Deliveries ===
-
-impl Deliveries {
-    /// Whether a delivery has failed, or will.
-    fn has_failed(&self) -> bool {
-        !lock(&self.failed).is_empty() || !lock(&self.unregistered).is_empty()
-    }
-
-    /// What has failed: the numbers of records, and topics that take none.
-    pub(crate) fn take(&self) -> (Vec<Failed>, BTreeMap<String, RDKafkaErrorCode>) {
-        (
-            mem::take(&mut lock(&self.failed)),
-            mem::take(&mut lock(&self.unregistered)),
-        )
-    }
-}
-
-impl ClientContext for Deliveries {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // The transaction fails with an error that names no topic.
-        let topic = (facility == UNREGISTERED)
-            .then(|| message.split_once(REFUSED_TOPIC)?.1.split_once('"'))
-            .flatten();
-        if let Some((topic, reason)) = topic {
-            let code = if reason.contains("authorization") {
-                RDKafkaErrorCode::TopicAuthorizationFailed
-            } else {
-                RDKafkaErrorCode::Unknown
-            };
-            if !reason.contains(NOT_ATTEMPTED) {
-                lock(&self.unregistered).insert(topic.to_owned(), code);
-            }
-            return;
-        }
-        if facility == FAILED_TRANSACTION {
-            // What follows from that is told by whoever deals with it.
-            return debug!(facility, message, "transaction failed");
-        }
-        logged(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        complained(&error, reason);
-    }
-}
-
-impl ProducerContext for Deliveries {
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
-        if let Err((error, message)) = result {
-            lock(&self.failed).push(Failed {
-                number: index,
-                topic: message.topic().to_owned(),
-                error: error.clone(),
-            });
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_shard_is_not_given_up_in_the_middle_of_a_commit() {
-        // Only the right order passes every time.
-        for _ in 0..100 {
-            let ownership = Ownership::default();
-            let order = Mutex::new(Vec::new());
-            ownership.take(0);
-            let epochs = ownership.epochs();
-
-            let commit = ownership.hold();
-            thread::scope(|scope| {
-                scope.spawn(|| {
-                    ownership.give_up(0);
-                    lock(&order).push("given up");
-                });
-                while ownership.still_has(0, &epochs) {
-                    thread::yield_now();
-                }
-                thread::yield_now();
-                lock(&order).push("committed");
-                drop(commit);
-            });
-
-            assert_eq!(*lock(&order), ["committed", "given up"]);
-        }
-    }
 }

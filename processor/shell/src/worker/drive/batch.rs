@@ -12,7 +12,7 @@ use retide_core::{Commit, Entry};
 
 use crate::metrics::tally::Tally;
 use crate::worker::drive::State;
-use crate::worker::encode::Place;
+use crate::worker::encode::Shards;
 use crate::worker::ledger::{Batch, Content, Ledger, Progress, Settled};
 
 /// A batch that the ledger has.
@@ -80,15 +80,15 @@ impl<L: Ledger> State<L> {
         let keeps_order = self.parts.ledger.keeps_order();
         for mut settlement in self.settled.drain(..) {
             if !keeps_order {
-                let is_kept = |entry: &Entry| !matches!(entry, Entry::State(_));
+                let is_kept = |entry: &Entry| !entry.is_state();
                 settlement.entries.retain(is_kept);
                 settlement.otherwise.retain(is_kept);
             }
             let records = self.parts.encoder.records(&settlement.entries);
             tally.count(&settlement, records, now);
             batch.settled.push(Settled {
-                place: Place {
-                    shard: settlement.lane.shard,
+                shards: Shards {
+                    own: settlement.lane.shard,
                     home: settlement.home,
                 },
                 offset: Some((settlement.lane, settlement.offset)),
@@ -101,7 +101,7 @@ impl<L: Ledger> State<L> {
         for (shard, alert) in self.parts.engine.alerts() {
             tally.count_records(1);
             batch.settled.push(Settled {
-                place: Place::at(shard),
+                shards: Shards::at(shard),
                 offset: None,
                 records: Content::Entries(vec![Entry::Alert(alert)]),
                 otherwise: Content::none(),
@@ -124,7 +124,7 @@ impl<L: Ledger> State<L> {
         for (shard, state) in self.changes() {
             tally.count_records(1);
             batch.settled.push(Settled {
-                place: Place::at(shard),
+                shards: Shards::at(shard),
                 offset: None,
                 records: Content::Entries(vec![Entry::State(state)]),
                 otherwise: Content::none(),

@@ -10,7 +10,7 @@ use retide_core::{Input, Writable};
 
 use crate::trouble::{Effect, Kind, Trouble};
 use crate::worker::drive::State;
-use crate::worker::ledger::{Ledger, Share as Part};
+use crate::worker::ledger::{Ledger, Part};
 
 /// How long nothing may be committed before no more calls are started: longer than an election, short beside what calls cost that are made
 /// again.

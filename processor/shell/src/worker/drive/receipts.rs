@@ -99,7 +99,7 @@ impl<L: Ledger> State<L> {
         let mut bytes = 0;
         for (index, settled) in settled.into_iter().enumerate() {
             let Settled {
-                place,
+                shards,
                 offset,
                 records,
                 otherwise,
@@ -112,13 +112,13 @@ impl<L: Ledger> State<L> {
             };
             let Some((lane, offset)) = offset else {
                 let is_over = written.contains(&index) || refused.contains_key(&index);
-                self.unwritten_beside(place.shard, entries, is_over, &mut returned);
+                self.unwritten_beside(shards.own, entries, is_over, &mut returned);
                 continue;
             };
             let mut settlement = Settlement {
                 lane,
                 offset,
-                home: place.home,
+                home: shards.home,
                 entries,
                 otherwise,
                 applied,

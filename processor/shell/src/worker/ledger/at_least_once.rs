@@ -30,10 +30,12 @@ use crate::event::ProducerReplaced;
 use crate::threads::Ended;
 use crate::worker::encode::{Encoder, Scratch};
 use crate::worker::group::Client;
+use crate::worker::ledger::deliveries::{Deliveries, produce};
+use crate::worker::ledger::refusal::refuses;
+use crate::worker::ledger::verdict::{Pieces, Undelivered, Verdict, learn_partitions};
 use crate::worker::ledger::{
-    AGAIN, Batch, Content, Deliveries, IN_PIECES, Ledger, Ownership, Pieces, Receipt, RecordKind,
-    ReturnedBatch, Settled, Submitted, Undelivered, Verdict, committed, learn_partitions, produce,
-    refuses, returned,
+    AGAIN, Batch, Content, IN_PIECES, Ledger, Ownership, Receipt, RecordKind, ReturnedBatch,
+    Settled, Submitted, committed, returned,
 };
 
 /// The ledger of the `at_least_once` guarantee.
@@ -305,7 +307,7 @@ impl Writer {
     /// Encodes a batch, from the consequence with the index `first` on: parts of it may have to be written again, others not.
     fn encode(&self, settled: &[Settled], first: usize) -> Vec<Pending> {
         let mut scratch = Scratch::default();
-        let mut encode = |place, content: &Content| match content {
+        let mut encode = |shards, content: &Content| match content {
             Content::Records(records) => records.clone(),
             Content::Entries(_) => {
                 let mut records = Vec::new();
@@ -314,7 +316,7 @@ impl Writer {
                         records.push(OutRecord::new(parts, headers));
                         Ok::<_, Infallible>(())
                     };
-                    let Ok(()) = content.each(kind, place, &self.encoder, &mut scratch, keep);
+                    let Ok(()) = content.each(kind, shards, &self.encoder, &mut scratch, keep);
                 }
                 records
             }
@@ -324,14 +326,14 @@ impl Writer {
             .enumerate()
             .skip(first)
             .map(|(index, settled)| Pending {
-                shard: settled.place.shard,
+                shard: settled.shards.own,
                 settled: index,
                 is_least: settled.is_least(),
-                records: encode(settled.place, settled.form()),
+                records: encode(settled.shards, settled.form()),
                 otherwise: if settled.refused {
                     Vec::new()
                 } else {
-                    encode(settled.place, &settled.otherwise)
+                    encode(settled.shards, &settled.otherwise)
                 },
             });
         pending.collect()

@@ -26,10 +26,12 @@ use crate::event::{BatchAborted, BatchSlow, ProducerDistrusted, ProducerReplaced
 use crate::threads::Ended;
 use crate::worker::encode::{Encoder, Scratch};
 use crate::worker::group::Client;
+use crate::worker::ledger::deliveries::{Deliveries, Failed, Flushed, produce, settle_deliveries};
+use crate::worker::ledger::refusal::refuses;
+use crate::worker::ledger::verdict::{Pieces, Undelivered, Verdict, learn_partitions};
 use crate::worker::ledger::{
-    AGAIN, Batch, Deliveries, Failed, Flushed, Ledger, Ownership, Pieces, Receipt, RecordKind,
-    ReturnedBatch, Share, Submitted, Undelivered, Verdict, committed, learn_partitions, produce,
-    refuses, returned, settle_deliveries,
+    AGAIN, Batch, Ledger, Ownership, Part, Receipt, RecordKind, ReturnedBatch, Submitted,
+    committed, returned,
 };
 
 /// The ledger of the `exactly_once` guarantee.
@@ -105,7 +107,7 @@ enum Trouble {
     /// Records were not delivered.
     Undelivered(Box<Verdict>),
     /// Not all records were acknowledged in the time it had.
-    Slow(RecordKind, Share),
+    Slow(RecordKind, Part),
     /// Nobody knows what became of the transaction, or the producer is of no use any more.
     Unknown(KafkaError),
 }
@@ -435,8 +437,8 @@ impl Writer {
     }
 
     /// Hands a batch back that did not fit the time it had; a single consequence gets more time instead.
-    fn shrink(&mut self, kind: RecordKind, share: Share, submitted: Submitted) -> Receipt {
-        let Share { done, of } = share;
+    fn shrink(&mut self, kind: RecordKind, share: Part, submitted: Submitted) -> Receipt {
+        let Part { done, of } = share;
         BatchSlow { done, of }.emit(self.group.context().metrics());
         let left = self.abort();
         if done == 0 {
@@ -525,7 +527,7 @@ impl Writer {
                 produce(producer, record)
             };
             let form = settled.form();
-            written = form.each(kind, settled.place, encoder, &mut scratch, write);
+            written = form.each(kind, settled.shards, encoder, &mut scratch, write);
             if written.is_err() {
                 break;
             }
@@ -549,7 +551,7 @@ impl Writer {
             Ok(Flushed::Failed) => Err(Trouble::Abortable(KafkaError::Canceled)),
             Ok(Flushed::TimedOut(left)) => {
                 let done = number.saturating_sub(left);
-                Err(Trouble::Slow(kind, Share { done, of: number }))
+                Err(Trouble::Slow(kind, Part { done, of: number }))
             }
             Err(error) => Err(Trouble::Abortable(error)),
         }

@@ -1,0 +1,198 @@
+//! Deliveries: records are handed to the client and waited for, and those that fail are collected.
+//!
+//! Not what a failure means, which is the verdict's.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+use std::{mem, thread};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use tracing::debug;
+
+use retide_kafka::client::{complained, logged};
+use retide_kafka::failure::is_refusal;
+use retide_kafka::producer::{CALL, STEP};
+
+use crate::worker::ledger::lock;
+
+/// Collects the deliveries that failed.
+#[derive(Debug, Default)]
+pub(crate) struct Deliveries {
+    /// Records that were not delivered.
+    failed: Mutex<Vec<Failed>>,
+    /// Topics that the client could not add to its transaction, with the reason: it says so in its log only.
+    unregistered: Mutex<BTreeMap<String, RDKafkaErrorCode>>,
+}
+
+/// What a client says of a record that was not delivered.
+#[derive(Clone, Debug)]
+pub(crate) struct Failed {
+    /// The number of the record.
+    pub(super) number: usize,
+    /// The topic that it was written to.
+    pub(super) topic: String,
+    /// What was said of it.
+    pub(super) error: KafkaError,
+}
+
+/// How waiting for acknowledgements came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flushed {
+    /// All records are acknowledged or have failed.
+    All,
+    /// Some have failed, and the others get nowhere.
+    Failed,
+    /// Time is up; so many are left.
+    TimedOut(usize),
+}
+
+/// How long other failures are waited for after the first: those of requests under way.
+const FAILURES: Duration = Duration::from_millis(50);
+
+/// Hands a record to the producer, waiting while its queue is full. A refusal is collected like a failed delivery.
+pub(super) fn produce(
+    producer: &BaseProducer<Deliveries>,
+    mut out: BaseRecord<'_, [u8], [u8], usize>,
+) -> Result<(), KafkaError> {
+    let index = out.delivery_opaque;
+    // No look at the clock unless the queue is full.
+    let mut deadline = None;
+    while let Err((error, again)) = producer.send(out) {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::QueueFull)
+                if Instant::now() < *deadline.get_or_insert_with(|| Instant::now() + CALL) =>
+            {
+                producer.poll(Duration::from_millis(10));
+                out = again;
+            }
+            Some(code) if is_refusal(code) => {
+                lock(&producer.context().failed).push(Failed {
+                    number: index,
+                    topic: again.topic.to_owned(),
+                    error,
+                });
+                return Ok(());
+            }
+            _ => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Waits until every record is acknowledged or has failed, at most `patience`; not for long once one has failed, since the others of its
+/// transaction may then get nowhere. In the steps of [`flush`](retide_kafka::producer::flush).
+pub(crate) fn settle_deliveries(
+    producer: &BaseProducer<Deliveries>,
+    patience: Duration,
+) -> Result<Flushed, KafkaError> {
+    let start = Instant::now();
+    let mut left = producer.in_flight_count();
+    let mut failed_at = None;
+    while let Err(error) = producer.flush(Duration::ZERO) {
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::OperationTimedOut) {
+            return Err(error);
+        }
+        let now = Instant::now();
+        if now.duration_since(start) >= patience {
+            return Ok(Flushed::TimedOut(producer.in_flight_count().max(0) as usize));
+        }
+        if producer.context().has_failed()
+            && now.duration_since(*failed_at.get_or_insert(now)) >= FAILURES
+        {
+            return Ok(Flushed::Failed);
+        }
+        // Takes one bundle of acknowledgements, if there is one.
+        producer.poll(Duration::ZERO);
+        let before = mem::replace(&mut left, producer.in_flight_count());
+        if left == before {
+            thread::sleep(STEP);
+        }
+    }
+    Ok(Flushed::All)
+}
+
+/// What the client calls the lines about topics that it adds to a transaction.
+const UNREGISTERED: &str = "ADDPARTS";
+
+/// What it calls the line about a transaction that is to be aborted.
+const FAILED_TRANSACTION: &str = "TXNERR";
+
+/// What stands before the name of a topic that it could not add, in quotes.
+const REFUSED_TOPIC: &str = "Failed to add partition \"";
+
+/// What it says of topics that were left out since another one was refused.
+const NOT_ATTEMPTED: &str = "not attempted";
+
+// === impl Failed ===
+
+impl Failed {
+    /// What was said of it, if a code says it.
+    pub(crate) fn code(&self) -> Option<RDKafkaErrorCode> {
+        self.error.rdkafka_error_code()
+    }
+}
+
+// === impl Deliveries ===
+
+impl Deliveries {
+    /// Whether a delivery has failed, or will.
+    fn has_failed(&self) -> bool {
+        !lock(&self.failed).is_empty() || !lock(&self.unregistered).is_empty()
+    }
+
+    /// What has failed: the numbers of records, and topics that take none.
+    pub(crate) fn take(&self) -> (Vec<Failed>, BTreeMap<String, RDKafkaErrorCode>) {
+        (
+            mem::take(&mut lock(&self.failed)),
+            mem::take(&mut lock(&self.unregistered)),
+        )
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // The transaction fails with an error that names no topic.
+        let topic = (facility == UNREGISTERED)
+            .then(|| message.split_once(REFUSED_TOPIC)?.1.split_once('"'))
+            .flatten();
+        if let Some((topic, reason)) = topic {
+            let code = if reason.contains("authorization") {
+                RDKafkaErrorCode::TopicAuthorizationFailed
+            } else {
+                RDKafkaErrorCode::Unknown
+            };
+            if !reason.contains(NOT_ATTEMPTED) {
+                lock(&self.unregistered).insert(topic.to_owned(), code);
+            }
+            return;
+        }
+        if facility == FAILED_TRANSACTION {
+            // What follows from that is told by whoever deals with it.
+            return debug!(facility, message, "transaction failed");
+        }
+        logged(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        complained(&error, reason);
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
+        if let Err((error, message)) = result {
+            lock(&self.failed).push(Failed {
+                number: index,
+                topic: message.topic().to_owned(),
+                error: error.clone(),
+            });
+        }
+    }
+}
