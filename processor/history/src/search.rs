@@ -27,8 +27,8 @@ use retide_kafka::record::received;
 use retide_kafka::scan::{self, CALL, Scanned, last, last_bytes};
 use retide_kafka::topics::Topics;
 
+use crate::fact::{DeadLetter, Fact, Said};
 use crate::report::Reader;
-use crate::story::{Clue, DeadLetter, What};
 
 /// What to look for, and where.
 #[derive(Clone, Debug)]
@@ -47,7 +47,7 @@ pub struct Query {
 #[derive(Debug, Default)]
 pub struct Found {
     /// The task's records.
-    pub clues: Vec<Clue>,
+    pub facts: Vec<Fact>,
     /// What was read for them.
     pub readings: Vec<Reading>,
     /// The records that could not be read since their schemas cannot be asked for, if there are any.
@@ -145,8 +145,8 @@ pub fn search(
         };
         search.topic((sort, topic), partitions, &mut progress)?;
         if matches!(sort, Sort::Tasks) && only.is_empty() {
-            let clues = search.found.clues.iter();
-            only.extend(clues.map(|clue| clue.at.partition));
+            let facts = search.found.facts.iter();
+            only.extend(facts.map(|fact| fact.at.partition));
         }
     }
     Ok(search.found)
@@ -234,12 +234,12 @@ impl Search<'_> {
                 _ if !is_of(message, &query.id) => None,
                 Sort::Tier(tier) => parked(message, tier),
                 Sort::DeadLetters => Some(dead_letter(message)),
-                Sort::Callbacks => decode(message, callbacks).map(What::Callback),
-                Sort::Events => decode(message, events).map(What::Event).or_else(|| {
-                    last(message, headers::EVENT).map(|event| What::Unreadable { event })
+                Sort::Callbacks => decode(message, callbacks).map(Said::Callback),
+                Sort::Events => decode(message, events).map(Said::Event).or_else(|| {
+                    last(message, headers::EVENT).map(|event| Said::Unreadable { event })
                 }),
             };
-            found.clues.extend(what.map(|what| Clue {
+            found.facts.extend(what.map(|what| Fact {
                 at: place(message),
                 appended: appended(message),
                 what,
@@ -298,7 +298,7 @@ fn entered(
     id: &str,
     intake: &Intake,
     ask: impl FnOnce(Key),
-) -> Option<What> {
+) -> Option<Said> {
     let other = named(message)
         .and_then(|name| str::from_utf8(name).ok())
         .filter(|name| *name != id && !name.is_empty() && name.len() <= headers::MAX_ID)
@@ -324,7 +324,7 @@ fn entered(
         Ok(task) => (*task.id == *id, task.scene, Some(task.due)),
         Err(poison) => (*poison.id == *id, poison.scene, None),
     };
-    is_it.then_some(What::Entered { scene, due })
+    is_it.then_some(Said::Entered { scene, due })
 }
 
 /// Asks a registry what a schema is; why it gives no answer, after which it is not asked for others.
@@ -337,12 +337,12 @@ fn name(key: Key, ask: Option<Ask<'_>>, unnamed: &mut Option<Unnamed>) -> Result
 }
 
 /// What a record of a tier says.
-fn parked(message: &BorrowedMessage<'_>, tier: usize) -> Option<What> {
+fn parked(message: &BorrowedMessage<'_>, tier: usize) -> Option<Said> {
     let read = received(message)
         .map_err(|record| headers::headless(record, place(message)))
         .and_then(|record| headers::parked(record, place(message)));
     match read {
-        Ok(task) => Some(What::Parked {
+        Ok(task) => Some(Said::Parked {
             tier,
             task: Box::new(task),
         }),
@@ -355,10 +355,10 @@ fn parked(message: &BorrowedMessage<'_>, tier: usize) -> Option<What> {
 }
 
 /// What a dead letter says.
-fn dead_letter(message: &BorrowedMessage<'_>) -> What {
+fn dead_letter(message: &BorrowedMessage<'_>) -> Said {
     let text = |name| last(message, name);
     let kind = text(headers::KIND);
-    What::DeadLetter(Box::new(DeadLetter {
+    Said::DeadLetter(Box::new(DeadLetter {
         kind: kind
             .and_then(|kind| headers::kind_of(&kind))
             .unwrap_or(Kind::Work),

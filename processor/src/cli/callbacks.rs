@@ -24,7 +24,7 @@ use retide_config::Config;
 use retide_core::span::human;
 use retide_core::{Terminal, Timestamp, with_causes};
 use retide_history::report::Reader;
-use retide_history::story::clock;
+use retide_history::timeline::clock;
 use retide_kafka::client::{Kept, LoggingContext, client_config};
 use retide_kafka::cluster::User;
 use retide_kafka::scan::{self, CALL, Scanned, last};

@@ -12,8 +12,8 @@ use tokio::runtime::Runtime;
 use retide_config::Config;
 use retide_core::span::human;
 use retide_core::{Reason, Timestamp, span};
-use retide_history::story::search::{self, Ask, Found, Query, Reading, Unnamed};
-use retide_history::story::{self, Line, Story};
+use retide_history::search::{self, Ask, Found, Query, Reading, Unnamed};
+use retide_history::timeline::{self, Moment, Timeline};
 use retide_kafka::client::client_config;
 use retide_kafka::cluster::User;
 use retide_kafka::topics::Topics;
@@ -59,7 +59,8 @@ struct Document<'a> {
     /// The task's identity.
     id: &'a str,
     /// What became of it; more than one if the identity was used more than once.
-    stories: &'a [Story],
+    #[serde(rename = "stories")]
+    timelines: &'a [Timeline],
     /// What was read.
     read: &'a [Reading],
 }
@@ -73,7 +74,7 @@ struct Entry<'a> {
     origin: Option<&'a str>,
     /// What happened.
     #[serde(flatten)]
-    line: &'a Line,
+    moment: &'a Moment,
 }
 
 /// Columns of the narrowest terminal for which rows are folded: what comes before the details takes 50 of them.
@@ -125,7 +126,7 @@ pub(super) fn explain(config: &Config, options: Options, output: Output) -> Resu
     )
     .map_err(|error| failed(config, User::Explain, "read topics", &error))?;
     let Found {
-        clues,
+        facts,
         readings,
         unnamed,
     } = found;
@@ -133,9 +134,9 @@ pub(super) fn explain(config: &Config, options: Options, output: Output) -> Resu
         tell_of_registry(unnamed, registry.address());
     }
     let now = clock::timestamp();
-    let stories = story::tell(clues, &config.topics.tiers, now);
+    let timelines = timeline::tell(facts, &config.topics.tiers, now);
     let unread = unread(&readings);
-    if stories.is_empty() {
+    if timelines.is_empty() {
         return Err(nothing(&query, &readings, &unread));
     }
     if !config.topics.events.enabled {
@@ -143,9 +144,9 @@ pub(super) fn explain(config: &Config, options: Options, output: Output) -> Resu
             "events are off (topics.events.enabled): told from the other topics, without the times of decisions",
         );
     }
-    show(&query.id, &stories, &readings, output)?;
-    for story in &stories {
-        tell_of_scene(config, &topics, story);
+    show(&query.id, &timelines, &readings, output)?;
+    for timeline in &timelines {
+        tell_of_scene(config, &topics, timeline);
     }
     if unread.is_empty() {
         Ok(())
@@ -175,14 +176,15 @@ fn tell_of_registry(unnamed: &Unnamed, registry: &str) {
 }
 
 /// Says which scene was probably meant, where a task is dead since its scene does not exist.
-fn tell_of_scene(config: &Config, topics: &Topics, story: &Story) {
+fn tell_of_scene(config: &Config, topics: &Topics, timeline: &Timeline) {
     let words = [Reason::NoScene, Reason::UnknownScene].map(Reason::word);
-    let unknown = |line: &Line| {
-        line.reason
+    let unknown = |moment: &Moment| {
+        moment
+            .reason
             .as_deref()
             .is_some_and(|reason| words.contains(&reason))
     };
-    if !story.lines.iter().any(unknown) {
+    if !timeline.moments.iter().any(unknown) {
         return;
     }
     // What the scenes topic does not say is no matter here.
@@ -199,7 +201,7 @@ fn tell_of_scene(config: &Config, topics: &Topics, story: &Story) {
         .chain(follower.scenes().keys())
         .collect();
     let known: Vec<&String> = known.into_iter().collect();
-    say(&match story.scene.as_str() {
+    say(&match timeline.scene.as_str() {
         "" => "note: the record names no scene: the header retry-scene is missing".to_owned(),
         scene if known.iter().any(|known| *known == scene) => {
             format!("note: there is a scene {scene} now; there was none then")
@@ -211,24 +213,29 @@ fn tell_of_scene(config: &Config, topics: &Topics, story: &Story) {
     });
 }
 
-/// Prints stories.
-fn show(id: &str, stories: &[Story], read: &[Reading], output: Output) -> Result<(), Failed> {
+/// Prints timelines.
+fn show(id: &str, timelines: &[Timeline], read: &[Reading], output: Output) -> Result<(), Failed> {
     let json = |written: serde_json::Result<String>| written.map_err(std::io::Error::from);
     match output {
         Output::Table => {
-            let texts = stories.iter().enumerate();
-            let texts = texts.map(|(index, story)| table(id, story, (index + 1, stories.len())));
+            let texts = timelines.iter().enumerate();
+            let texts =
+                texts.map(|(index, timeline)| table(id, timeline, (index + 1, timelines.len())));
             put(&texts.collect::<Vec<_>>().join("\n\n"))
         }
         Output::Json => {
-            let document = Document { id, stories, read };
+            let document = Document {
+                id,
+                timelines,
+                read,
+            };
             put(&json(serde_json::to_string_pretty(&document))?)
         }
         Output::Ndjson => {
-            for story in stories {
-                let origin = story.origin.as_deref();
-                for line in &story.lines {
-                    put(&json(serde_json::to_string(&Entry { id, origin, line }))?)?;
+            for timeline in timelines {
+                let origin = timeline.origin.as_deref();
+                for moment in &timeline.moments {
+                    put(&json(serde_json::to_string(&Entry { id, origin, moment }))?)?;
                 }
             }
             Ok(())
@@ -236,17 +243,17 @@ fn show(id: &str, stories: &[Story], read: &[Reading], output: Output) -> Result
     }
 }
 
-/// A story for people.
-fn table(id: &str, story: &Story, (number, of): (usize, usize)) -> String {
+/// A timeline for people.
+fn table(id: &str, timeline: &Timeline, (number, of): (usize, usize)) -> String {
     let mut head = vec![format!("task {id}")];
     if of > 1 {
         head.push(format!("{number} of {of} with this identity"));
     }
-    if !story.scene.is_empty() {
-        head.push(format!("scene {}", story.scene));
+    if !timeline.scene.is_empty() {
+        head.push(format!("scene {}", timeline.scene));
     }
     head.extend(
-        story
+        timeline
             .origin
             .as_ref()
             .map(|origin| format!("entered as {origin}")),
@@ -265,19 +272,22 @@ fn table(id: &str, story: &Story, (number, of): (usize, usize)) -> String {
             }
         }
     }
-    let start = story.lines.first().map_or(Timestamp::EPOCH, |line| line.at);
-    for line in &story.lines {
-        let since = human(line.at.since(start).as_millis() as u64);
+    let start = timeline
+        .moments
+        .first()
+        .map_or(Timestamp::EPOCH, |moment| moment.at);
+    for moment in &timeline.moments {
+        let since = human(moment.at.since(start).as_millis() as u64);
         table.add_row([
-            story::clock(line.at),
+            timeline::clock(moment.at),
             format!("+{since}"),
-            line.what.clone(),
-            line.details(),
+            moment.what.clone(),
+            moment.details(),
         ]);
     }
     let mut text = vec![head.join(" · "), table.trim_fmt()];
-    text.extend(story.notes.iter().map(|note| format!("note: {note}")));
-    text.push(format!("now: {}", story.state.text));
+    text.extend(timeline.notes.iter().map(|note| format!("note: {note}")));
+    text.push(format!("now: {}", timeline.state.text));
     text.join("\n")
 }
 
@@ -312,7 +322,7 @@ fn nothing(query: &Query, readings: &[Reading], unread: &[String]) -> Failed {
         .map(|partition| format!(", partition {partition} only"));
     let from = query
         .from
-        .map(|from| format!(", since {}", story::clock(from)));
+        .map(|from| format!(", since {}", timeline::clock(from)));
     message.extend(partition.into_iter().chain(from));
     // Topics without a record would hide the others.
     let read = readings.iter().filter(|reading| {

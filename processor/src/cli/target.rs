@@ -13,7 +13,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
-use retide_history::story::clock;
+use retide_history::timeline::clock;
 
 use crate::cli::output::{Exit, Failed, Output, put, say, width};
 use crate::playground::{self, Answers, Reply, Request};

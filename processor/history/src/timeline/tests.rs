@@ -1,8 +1,9 @@
 use bytes::Bytes;
 
-use retide_core::{Failure, Record};
+use retide_core::{Failure, Origin, Record, Task};
 
 use super::*;
+use crate::fact::{DeadLetter, Said};
 
 /// A topic's place on partition 3.
 fn place(topic: &str, offset: i64) -> Origin {
@@ -18,23 +19,23 @@ fn millis(millis: u64) -> Timestamp {
 }
 
 /// The task of offset `offset` of the retry topic, which came in then.
-fn entered(offset: i64, at: u64) -> Clue {
-    Clue {
+fn entered(offset: i64, at: u64) -> Fact {
+    Fact {
         at: place("retry.tasks", offset),
         appended: millis(at),
-        what: What::Entered {
+        what: Said::Entered {
             scene: "payment".into(),
             due: Some(millis(at)),
         },
     }
 }
 
-fn event(offset: i64, at: i64, word: &str, attempts: Option<i64>, due_at: Option<i64>) -> Clue {
+fn event(offset: i64, at: i64, word: &str, attempts: Option<i64>, due_at: Option<i64>) -> Fact {
     let is_failure = word == "failed";
-    Clue {
+    Fact {
         at: place("retry.events", offset),
         appended: millis(at as u64),
-        what: What::Event(Box::new(wire::Event {
+        what: Said::Event(Box::new(wire::Event {
             id: "a".into(),
             scene: "payment".into(),
             kind: "work".into(),
@@ -62,21 +63,21 @@ fn event(offset: i64, at: i64, word: &str, attempts: Option<i64>, due_at: Option
     }
 }
 
-fn about_a_callback(mut clue: Clue) -> Clue {
-    match &mut clue.what {
-        What::Event(event) => event.kind = "callback".into(),
-        What::Parked { task, .. } => task.kind = Kind::Callback,
+fn about_a_callback(mut fact: Fact) -> Fact {
+    match &mut fact.what {
+        Said::Event(event) => event.kind = "callback".into(),
+        Said::Parked { task, .. } => task.kind = Kind::Callback,
         other => panic!("{other:?}"),
     }
-    clue
+    fact
 }
 
 /// A record of tier `tier` of the task that entered at offset `origin`.
-fn parked(tier: usize, origin: i64, at: u64, (attempt, hops, due): (u32, u32, u64)) -> Clue {
-    Clue {
+fn parked(tier: usize, origin: i64, at: u64, (attempt, hops, due): (u32, u32, u64)) -> Fact {
+    Fact {
         at: place("retry.delay", i64::from(hops)),
         appended: millis(at),
-        what: What::Parked {
+        what: Said::Parked {
             tier,
             task: Box::new(Task {
                 id: "a".into(),
@@ -102,11 +103,11 @@ fn parked(tier: usize, origin: i64, at: u64, (attempt, hops, due): (u32, u32, u6
     }
 }
 
-fn callback(origin: i64, at: i64, outcome: &str, attempts: i64) -> Clue {
-    Clue {
+fn callback(origin: i64, at: i64, outcome: &str, attempts: i64) -> Fact {
+    Fact {
         at: place("retry.callbacks", origin),
         appended: millis(at as u64),
-        what: What::Callback(Box::new(wire::Callback {
+        what: Said::Callback(Box::new(wire::Callback {
             id: "a".into(),
             scene: "payment".into(),
             kind: "work".into(),
@@ -123,11 +124,11 @@ fn callback(origin: i64, at: i64, outcome: &str, attempts: i64) -> Clue {
     }
 }
 
-fn dead_letter(origin: i64, at: u64) -> Clue {
-    Clue {
+fn dead_letter(origin: i64, at: u64) -> Fact {
+    Fact {
         at: place("retry.dead-letters", 7),
         appended: millis(at),
-        what: What::DeadLetter(Box::new(DeadLetter {
+        what: Said::DeadLetter(Box::new(DeadLetter {
             kind: Kind::Work,
             scene: "payment".into(),
             origin: Some(place("retry.tasks", origin)),
@@ -139,20 +140,20 @@ fn dead_letter(origin: i64, at: u64) -> Clue {
     }
 }
 
-fn told(clues: Vec<Clue>, now: u64) -> Vec<Story> {
-    tell(clues, &Ladder::default(), millis(now))
+fn told(facts: Vec<Fact>, now: u64) -> Vec<Timeline> {
+    tell(facts, &Ladder::default(), millis(now))
 }
 
-/// Time and word of each line.
-fn outline(story: &Story) -> Vec<(u64, &str)> {
-    let lines = story.lines.iter();
-    lines
-        .map(|line| (line.at.as_millis(), line.what.as_str()))
+/// Time and word of each moment.
+fn outline(timeline: &Timeline) -> Vec<(u64, &str)> {
+    let moments = timeline.moments.iter();
+    moments
+        .map(|moment| (moment.at.as_millis(), moment.what.as_str()))
         .collect()
 }
 
 /// Two failures, then success.
-fn third_time_lucky() -> Vec<Clue> {
+fn third_time_lucky() -> Vec<Fact> {
     vec![
         entered(5, 1_000),
         parked(0, 5, 1_021, (2, 1, 1_720)),
@@ -167,10 +168,10 @@ fn third_time_lucky() -> Vec<Clue> {
 #[test]
 fn what_commands_have_done_is_told_with_their_names_and_also_what_came_too_late() {
     let mut moved = parked(4, 5, 1_301, (1, 1, 90_000));
-    if let What::Parked { task, .. } = &mut moved.what {
+    if let Said::Parked { task, .. } = &mut moved.what {
         task.commanded = "1300/0/7".parse().ok().map(Box::new);
     }
-    let stories = told(
+    let timelines = told(
         vec![
             entered(5, 1_000),
             parked(0, 5, 1_021, (1, 0, 60_000)),
@@ -184,11 +185,11 @@ fn what_commands_have_done_is_told_with_their_names_and_also_what_came_too_late(
         9_000,
     );
 
-    let [story] = &stories[..] else {
-        panic!("{stories:?}");
+    let [timeline] = &timelines[..] else {
+        panic!("{timelines:?}");
     };
     assert_eq!(
-        outline(story),
+        outline(timeline),
         [
             (1_000, "entered"),
             (1_020, "parked"),
@@ -198,13 +199,13 @@ fn what_commands_have_done_is_told_with_their_names_and_also_what_came_too_late(
             (2_000, "callback"),
         ]
     );
-    assert_eq!(story.state.word, "cancelled");
+    assert_eq!(timeline.state.word, "cancelled");
     assert!(
-        story.state.text.ends_with("nothing comes next"),
+        timeline.state.text.ends_with("nothing comes next"),
         "{}",
-        story.state.text
+        timeline.state.text
     );
-    let rescheduled = &story.lines[2];
+    let rescheduled = &timeline.moments[2];
     assert!(
         rescheduled.details().contains("by command c-1"),
         "{}",
@@ -215,13 +216,13 @@ fn what_commands_have_done_is_told_with_their_names_and_also_what_came_too_late(
 
 #[test]
 fn two_failures_and_a_success_are_told_in_order_with_their_waits() {
-    let stories = told(third_time_lucky(), 9_000);
+    let timelines = told(third_time_lucky(), 9_000);
 
-    let [story] = &stories[..] else {
-        panic!("{stories:?}");
+    let [timeline] = &timelines[..] else {
+        panic!("{timelines:?}");
     };
     assert_eq!(
-        outline(story),
+        outline(timeline),
         [
             (1_000, "entered"),
             (1_020, "failed"),
@@ -231,26 +232,26 @@ fn two_failures_and_a_success_are_told_in_order_with_their_waits() {
         ]
     );
     assert_eq!(
-        story.lines[2].details(),
+        timeline.moments[2].details(),
         "attempt 2 · retryable · http-503: busy · due 1970-01-01T00:00:02.440Z · waited 720ms, scheduled 700ms · late by order 2s 500ms + rate 4ms + read 1ms · without headers cookie (withheld) · in retry.delay/3/2"
     );
     assert_eq!(
-        story.lines[3].details(),
+        timeline.moments[3].details(),
         "after 3 attempts · waited 710ms, scheduled 700ms · late by order 2s 500ms + rate 4ms + read 1ms"
     );
     assert_eq!(
-        story.state.text,
+        timeline.state.text,
         "delivered after 3 attempts, 1s 450ms after it was entered; nothing comes next"
     );
-    assert_eq!(story.notes, [""; 0]);
+    assert_eq!(timeline.notes, [""; 0]);
 }
 
 #[test]
 fn the_order_in_which_records_are_found_does_not_matter() {
-    let mut clues = third_time_lucky();
-    clues.reverse();
+    let mut facts = third_time_lucky();
+    facts.reverse();
 
-    assert_eq!(told(clues, 9_000), told(third_time_lucky(), 9_000));
+    assert_eq!(told(facts, 9_000), told(third_time_lucky(), 9_000));
 
     let (callback, letter) = (callback(5, 1_750, "dead", 2), dead_letter(5, 1_760));
     let dead = vec![entered(5, 1_000), callback.clone(), letter.clone()];
@@ -268,16 +269,16 @@ fn the_order_in_which_records_are_found_does_not_matter() {
 
 #[test]
 fn without_events_the_story_is_told_by_the_records_of_tiers_and_the_callback() {
-    let mut clues = third_time_lucky();
-    clues.retain(|clue| !matches!(clue.what, What::Event(_)));
+    let mut facts = third_time_lucky();
+    facts.retain(|fact| !matches!(fact.what, Said::Event(_)));
 
-    let stories = told(clues, 9_000);
+    let timelines = told(facts, 9_000);
 
-    let [story] = &stories[..] else {
-        panic!("{stories:?}");
+    let [timeline] = &timelines[..] else {
+        panic!("{timelines:?}");
     };
     assert_eq!(
-        outline(story),
+        outline(timeline),
         [
             (1_000, "entered"),
             (1_021, "failed"),
@@ -286,66 +287,66 @@ fn without_events_the_story_is_told_by_the_records_of_tiers_and_the_callback() {
             (2_450, "callback"),
         ]
     );
-    assert!(story.lines.iter().all(|line| !line.by_event));
+    assert!(timeline.moments.iter().all(|moment| !moment.by_event));
     assert_eq!(
-        story.lines[3].details(),
+        timeline.moments[3].details(),
         "after 3 attempts · waited 709ms, scheduled 699ms"
     );
     assert_eq!(
-        story.lines[1].details(),
+        timeline.moments[1].details(),
         "attempt 1 · http-503: busy · due 1970-01-01T00:00:01.720Z · waited 21ms, scheduled 0s · in retry.delay/3/1"
     );
 }
 
 #[test]
 fn an_event_that_is_missing_is_filled_in_from_the_record_of_the_tier() {
-    let mut clues = third_time_lucky();
-    clues.remove(4);
+    let mut facts = third_time_lucky();
+    facts.remove(4);
 
-    let stories = told(clues, 9_000);
+    let timelines = told(facts, 9_000);
 
     assert_eq!(
-        outline(&stories[0])[1..3],
+        outline(&timelines[0])[1..3],
         [(1_021, "failed"), (1_740, "failed")]
     );
-    assert!(!stories[0].lines[1].by_event);
-    assert!(stories[0].lines[2].by_event);
+    assert!(!timelines[0].moments[1].by_event);
+    assert!(timelines[0].moments[2].by_event);
 }
 
 #[test]
 fn an_attempt_without_any_record_is_named_as_missing() {
-    let mut clues = third_time_lucky();
+    let mut facts = third_time_lucky();
     // Its event, and the record it was parked in.
-    clues.remove(4);
-    clues.remove(1);
+    facts.remove(4);
+    facts.remove(1);
 
-    let stories = told(clues, 9_000);
+    let timelines = told(facts, 9_000);
 
     assert_eq!(
-        outline(&stories[0])[..3],
+        outline(&timelines[0])[..3],
         [(1_000, "entered"), (1_740, "gap"), (1_740, "failed")]
     );
     assert!(
-        stories[0].lines[1]
+        timelines[0].moments[1]
             .details()
             .starts_with("of attempt 1 nothing was found"),
         "{}",
-        stories[0].lines[1].details()
+        timelines[0].moments[1].details()
     );
 }
 
 #[test]
 fn an_end_without_its_event_is_told_by_the_dead_letter() {
-    let clues = vec![
+    let facts = vec![
         entered(5, 1_000),
         event(0, 1_020, "failed", Some(1), Some(1_720)),
         dead_letter(5, 1_760),
     ];
 
-    let stories = told(clues, 9_000);
+    let timelines = told(facts, 9_000);
 
     assert_eq!(
-        outline(&stories[0]),
+        outline(&timelines[0]),
         [
             (1_000, "entered"),
             (1_020, "failed"),
@@ -354,27 +355,27 @@ fn an_end_without_its_event_is_told_by_the_dead_letter() {
         ]
     );
     assert_eq!(
-        stories[0].state.text,
+        timelines[0].state.text,
         "dead after 2 attempts (attempts-exhausted), 760ms after it was entered; nothing comes next, its dead letter can be produced to the retry topic again"
     );
 }
 
 #[test]
 fn an_identity_used_again_is_another_story() {
-    let mut clues = third_time_lucky();
-    clues.push(entered(6, 5_000));
-    clues.push(event(3, 5_010, "failed", Some(1), Some(5_710)));
-    clues.push(callback(6, 5_720, "delivered", 2));
-    clues.push(event(4, 5_720, "delivered", Some(2), None));
+    let mut facts = third_time_lucky();
+    facts.push(entered(6, 5_000));
+    facts.push(event(3, 5_010, "failed", Some(1), Some(5_710)));
+    facts.push(callback(6, 5_720, "delivered", 2));
+    facts.push(event(4, 5_720, "delivered", Some(2), None));
     // The callback says so, too late for the second one.
-    if let What::Callback(callback) = &mut clues[9].what {
+    if let Said::Callback(callback) = &mut facts[9].what {
         callback.first_failed_at = 5_001;
     }
 
-    let stories = told(clues, 9_000);
+    let timelines = told(facts, 9_000);
 
-    let [first, second] = &stories[..] else {
-        panic!("{stories:?}");
+    let [first, second] = &timelines[..] else {
+        panic!("{timelines:?}");
     };
     assert_eq!(*first, told(third_time_lucky(), 9_000)[0]);
     assert_eq!(
@@ -391,20 +392,20 @@ fn an_identity_used_again_is_another_story() {
 
 #[test]
 fn an_identity_used_twice_at_the_same_time_is_said_to_be_uncertain() {
-    let mut clues = third_time_lucky();
-    clues.push(entered(6, 1_500));
+    let mut facts = third_time_lucky();
+    facts.push(entered(6, 1_500));
 
-    let stories = told(clues, 9_000);
+    let timelines = told(facts, 9_000);
 
-    assert_eq!(stories.len(), 2);
-    for story in stories {
+    assert_eq!(timelines.len(), 2);
+    for timeline in timelines {
         assert!(
-            story
+            timeline
                 .notes
                 .iter()
                 .any(|note| note.contains("events name no origin")),
             "{:?}",
-            story.notes
+            timeline.notes
         );
     }
 }
@@ -412,26 +413,26 @@ fn an_identity_used_twice_at_the_same_time_is_said_to_be_uncertain() {
 #[test]
 fn a_task_that_waits_is_where_it_was_parked_last() {
     let hour = 3_600_000;
-    let clues = vec![
+    let facts = vec![
         entered(5, 1_000),
         event(0, 1_010, "parked", None, Some(1_000 + hour)),
         parked(8, 5, 1_020, (1, 1, 1_000 + hour as u64)),
     ];
 
-    let stories = told(clues.clone(), 61_000);
+    let timelines = told(facts.clone(), 61_000);
     let State {
         word,
         text,
         remaining_ms,
         ..
-    } = &stories[0].state;
+    } = &timelines[0].state;
     assert_eq!((word.as_str(), *remaining_ms), ("parked", Some(3_540_000)));
     assert_eq!(
         text,
         "parked in retry.delay/3/1, attempt 1 is due in 59m, at 1970-01-01T01:00:01.000Z; nothing happens before"
     );
 
-    let late = told(clues, 3_661_000);
+    let late = told(facts, 3_661_000);
     assert_eq!(
         late[0].state.text,
         "parked in retry.delay/3/1, attempt 1 was due 1m ago, at 1970-01-01T01:00:01.000Z: it is under way, waits for room at its gate, or no worker runs"
@@ -440,37 +441,37 @@ fn a_task_that_waits_is_where_it_was_parked_last() {
 
 #[test]
 fn a_task_far_from_due_says_when_it_hops_and_where_to() {
-    let clues = vec![
+    let facts = vec![
         entered(5, 1_000),
         parked(8, 5, 1_020, (1, 1, 1_000 + 5_400_000)),
     ];
 
-    let stories = told(clues, 61_000);
+    let timelines = told(facts, 61_000);
 
     assert!(
-        stories[0]
+        timelines[0]
             .state
             .text
             .ends_with("; before, at 1970-01-01T00:59:59.020Z, it hops to tier 30m"),
         "{}",
-        stories[0].state.text
+        timelines[0].state.text
     );
 }
 
 #[test]
 fn a_task_that_nobody_has_come_to_is_only_entered() {
-    let stories = told(vec![entered(5, 1_000)], 2_000);
+    let timelines = told(vec![entered(5, 1_000)], 2_000);
 
-    assert_eq!(stories[0].state.word, "entered");
-    assert_eq!(outline(&stories[0]), [(1_000, "entered")]);
+    assert_eq!(timelines[0].state.word, "entered");
+    assert_eq!(outline(&timelines[0]), [(1_000, "entered")]);
 }
 
 #[test]
 fn the_delivery_of_its_callback_belongs_to_the_task_that_ended() {
-    let mut clues = third_time_lucky();
+    let mut facts = third_time_lucky();
     let delivery = about_a_callback(parked(0, 5, 2_470, (2, 1, 3_450)));
-    clues.push(delivery);
-    clues.push(about_a_callback(event(
+    facts.push(delivery);
+    facts.push(about_a_callback(event(
         3,
         2_460,
         "failed",
@@ -478,44 +479,47 @@ fn the_delivery_of_its_callback_belongs_to_the_task_that_ended() {
         Some(3_450),
     )));
 
-    let stories = told(clues.clone(), 3_000);
-    assert_eq!(stories.len(), 1);
-    assert_eq!(outline(&stories[0]).last(), Some(&(2_460, "failed")));
+    let timelines = told(facts.clone(), 3_000);
+    assert_eq!(timelines.len(), 1);
+    assert_eq!(outline(&timelines[0]).last(), Some(&(2_460, "failed")));
     assert!(
-        stories[0].state.text.contains(
+        timelines[0].state.text.contains(
             "the delivery of its callback: parked in retry.delay/3/1, attempt 2 is due in 450ms"
         ),
         "{}",
-        stories[0].state.text
+        timelines[0].state.text
     );
 
-    clues.push(about_a_callback(event(
+    facts.push(about_a_callback(event(
         4,
         3_460,
         "delivered",
         Some(2),
         None,
     )));
-    let stories = told(clues, 4_000);
+    let timelines = told(facts, 4_000);
     assert!(
-        stories[0]
+        timelines[0]
             .state
             .text
             .ends_with("the delivery of its callback ended as delivered"),
         "{}",
-        stories[0].state.text
+        timelines[0].state.text
     );
 }
 
 #[test]
 fn without_any_record_of_the_entry_the_story_says_so() {
-    let clues = vec![event(2, 2_450, "delivered", Some(3), None)];
+    let facts = vec![event(2, 2_450, "delivered", Some(3), None)];
 
-    let stories = told(clues, 9_000);
+    let timelines = told(facts, 9_000);
 
-    assert_eq!(outline(&stories[0]), [(2_450, "gap"), (2_450, "delivered")]);
     assert_eq!(
-        stories[0].notes,
+        outline(&timelines[0]),
+        [(2_450, "gap"), (2_450, "delivered")]
+    );
+    assert_eq!(
+        timelines[0].notes,
         ["where it entered is not told by any record that was found"]
     );
 }

@@ -13,7 +13,7 @@ use retide_config::{Config, Scene};
 use retide_core::scene::{self, DEFAULT};
 use retide_core::selector::{ErrorFingerprint, Selector};
 use retide_core::{Origin, Task, Timestamp};
-use retide_history::story;
+use retide_history::timeline;
 use retide_kafka::client::client_config;
 use retide_kafka::cluster::User;
 use retide_kafka::topics::Topics;
@@ -136,7 +136,7 @@ impl Line {
 
     /// All of it, for people.
     fn whole(&self) -> String {
-        let clock = |millis| story::clock(Timestamp::from_millis(millis));
+        let clock = |millis| timeline::clock(Timestamp::from_millis(millis));
         let mut rows = vec![
             ("task", self.id.clone()),
             ("scene", self.scene.clone()),
@@ -174,7 +174,7 @@ impl Row for Line {
             self.id.clone(),
             self.scene.clone(),
             self.attempts.to_string(),
-            story::clock(Timestamp::from_millis(self.due_at)),
+            timeline::clock(Timestamp::from_millis(self.due_at)),
             self.topic.clone(),
             self.error.clone().unwrap_or_default(),
         ]
