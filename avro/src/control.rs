@@ -87,7 +87,7 @@ const KEYS: [&str; 11] = [
 ];
 
 /// The keys of a step: those of the request, and its own.
-const STEP_KEYS: [&str; 15] = [
+const STEP_KEYS: [&str; 16] = [
     "command",
     "select",
     "id",
@@ -102,6 +102,7 @@ const STEP_KEYS: [&str; 15] = [
     "place",
     "shards",
     "looked",
+    "again",
     "before",
 ];
 
@@ -167,6 +168,7 @@ pub fn encode(control: &Control, tier: &dyn Fn(Source) -> Arc<str>) -> Written {
         Control::Step(Step {
             command,
             shards,
+            again,
             before,
             looked,
         }) => {
@@ -183,6 +185,7 @@ pub fn encode(control: &Control, tier: &dyn Fn(Source) -> Arc<str>) -> Written {
                 place: command.place.to_string(),
                 shards: *shards,
                 looked,
+                again: *again,
                 before: (*before != Counts::default()).then_some(Before(*before)),
             };
             (Stage::Step, command.place, &command.id, json(&wire))
@@ -308,6 +311,7 @@ fn step(value: &[u8], tier: &dyn Fn(&str) -> Option<Source>) -> Result<Step, Bro
         shards: shards
             .filter(|shards| *shards > 0)
             .ok_or_else(|| Broken("shards: a number of shards expected".to_owned()))?,
+        again: members.get("again").is_some_and(|raw| raw.get() == "true"),
         before: match members.get("before") {
             None => Counts::default(),
             Some(raw) => {

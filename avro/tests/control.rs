@@ -163,6 +163,7 @@ fn what_is_written_never_changes() {
         to: 7,
     }];
     let step = Step {
+        again: false,
         before: Counts::default(),
         command,
         shards: 12,
@@ -620,7 +621,7 @@ proptest! {
         let counts = Counts { done: counts.0, too_late: counts.1, found: counts.2 };
         let id = command.id.clone();
         let command = Arc::new(command);
-        let step = Step { command: command.clone(), shards, before: counts, looked };
+        let step = Step { command: command.clone(), shards, again: true, before: counts, looked };
         let once_more = why.is_some().then(|| Box::new(step.clone()));
         let answer = Answer { place: PLACE, id: id.clone(), of: [3].into(), shards, ids: 9, counts, again: once_more };
         let result = why.map_or(Ok(counts), |why| Err(why.into()));

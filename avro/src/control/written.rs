@@ -110,6 +110,9 @@ pub(super) struct StepWire<'a> {
     /// How far tiers were looked at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) looked: Option<Vec<LookedWire>>,
+    /// Whether all look once more.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) again: bool,
     /// What was done before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) before: Option<Before>,

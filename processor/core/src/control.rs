@@ -81,7 +81,9 @@ pub struct Step {
     pub command: Arc<Command>,
     /// How many shards have a step of it.
     pub shards: u32,
-    /// What was done before, if all look once more: one shard counts on from there.
+    /// Whether all look once more.
+    pub again: bool,
+    /// What was done before, then: one shard counts on from there.
     pub before: Counts,
     /// None if the shard's tasks are to be looked at; else they were, tiers up to these offsets, and it waits for tasks that do not exist yet.
     pub looked: Option<Vec<Looked>>,

@@ -329,7 +329,9 @@ impl Engine {
     /// What may be committed now, of the lanes where that has changed; everything settled so far is to be written with it.
     pub fn commits(&mut self) -> Vec<Commit> {
         let save = self.quotas.save(self.steady);
-        self.lanes.commits(&save, |shard| self.quotas.saved(shard))
+        let now = self.latest;
+        self.lanes
+            .commits(now, &save, |shard| self.quotas.saved(shard))
     }
 
     /// Whether the next [`Self::commits`] has offsets that have moved behind markers of transactions only, which nothing else may be written

@@ -99,6 +99,8 @@ pub enum Bug {
     StepRestarted,
     /// What was applied is counted although it was not written.
     AppliedKept,
+    /// A commit that takes offsets ahead looks like the one before.
+    TakenUntold,
     /// Batches under way are not waited for before tiers are looked through.
     Unfenced,
 }
@@ -115,7 +117,7 @@ pub struct Planted {
 
 impl Bug {
     /// Every mistake there is.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 41] = [
         Self::OffsetByOne,
         Self::WrongBase,
         Self::Early,
@@ -155,6 +157,7 @@ impl Bug {
         Self::TakenLostOnReturn,
         Self::StepRestarted,
         Self::AppliedKept,
+        Self::TakenUntold,
         Self::Unfenced,
     ];
 }

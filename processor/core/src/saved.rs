@@ -8,6 +8,7 @@ use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::completions::{put_varint, take_varint};
+use crate::time::Timestamp;
 
 /// What a shard has saved up of slow rates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,6 +41,9 @@ pub struct MachineTime {
 
 /// Most rates of one shard: a rate of this kind, if it has no burst, belongs to one shard of all.
 const MOST: usize = 48;
+
+/// The id of what is no rate: see [`Saved::mark`].
+const MARK: u32 = u32::from_be_bytes(*b"mark");
 
 /// Most bytes of a form.
 pub(crate) const MAX_BYTES: usize = 600;
@@ -94,6 +98,13 @@ impl Saved {
         let at = self.rates.partition_point(|rate| rate.period >= period);
         self.rates.insert(at, One { id, period, saved });
         self.rates.truncate(MOST);
+    }
+
+    /// Makes the form another one than that of any commit before: so that whoever has to find out whether a commit was written can tell, where
+    /// its offset and its completions are those of the one before. No rate has this id.
+    pub fn mark(&mut self, now: Timestamp) {
+        let told = Duration::from_millis(now.as_micros().max(1));
+        self.put(MARK, Duration::MAX, told);
     }
 
     /// The form, of `most` bytes; nothing if nothing is saved up.

@@ -58,6 +58,7 @@ pub fn control(data: &[u8]) {
     match control {
         // Where people wrote it another way, it may name times that are not taken from them, such as one in 1970.
         Control::Request(command) => again(&Control::Step(Step {
+            again: true,
             before: Counts::default(),
             command,
             shards: 1,

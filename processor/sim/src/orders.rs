@@ -169,7 +169,9 @@ impl Orders {
     ) {
         // What is delivered to a topic is decided before it is written: a command may find it so.
         let fits = |submission: &&Arc<Submission>| {
-            let is_kept = !submission.poison && !submission.scene.ends_with("topic");
+            // Nor is it known what a record is that is set aside.
+            let is_known = submission.named_at == 0 && !submission.poison;
+            let is_kept = is_known && !submission.scene.ends_with("topic");
             is_kept && fits(&command.selector, submission)
         };
         let there = there

@@ -985,9 +985,6 @@ impl World {
 
     /// It does not end.
     fn never_ends(&mut self, events: u64) {
-        for worker in self.workers.iter().flatten() {
-            eprintln!("W {}", worker.debug());
-        }
         let now = self.env.now / SECOND;
         let holds: Vec<_> = self.workers.iter().flatten().map(Worker::holds).collect();
         let unfinished = self.env.judge.unfinished();

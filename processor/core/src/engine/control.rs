@@ -250,12 +250,19 @@ impl Commands {
         Some(active)
     }
 
-    /// Whether all there is waits for tasks that do not exist yet.
-    fn only_stands(&self) -> bool {
-        let mut active = self.shards.values().flat_map(|steps| steps.active.values());
-        self.waiting.is_empty()
-            && self.found.is_empty()
-            && active.all(|active| active.stage == Stage::Standing)
+    /// How long stages need not be looked at.
+    fn rest(&self) -> Duration {
+        if !self.waiting.is_empty() || !self.found.is_empty() {
+            return CHECK;
+        }
+        let active = self.shards.values().flat_map(|steps| steps.active.values());
+        let rests = active.map(|active| match active.stage {
+            Stage::New | Stage::Fenced(_) | Stage::Looking(_) | Stage::Counted(_) => CHECK,
+            // A call, or reading, may take seconds.
+            Stage::Looked => CHECK * 10,
+            Stage::Standing => REST,
+        });
+        rests.min().unwrap_or(REST)
     }
 
     /// Whether the look has found more than can be done now.
@@ -437,6 +444,7 @@ impl Engine {
                 let step = Step {
                     command: Arc::clone(command),
                     shards,
+                    again: false,
                     before: Counts::default(),
                     looked: None,
                 };
@@ -464,9 +472,10 @@ impl Engine {
             memory_size(&step.command)
         };
         let active = self.commands.active(shard, place);
-        if step.looked.is_none() && active.is_some_and(|active| active.stage == Stage::Standing) {
-            // It begins anew.
+        if step.looked.is_none() && active.is_some_and(|active| active.step.looked.is_some()) {
+            // It begins anew, and so does what is written of it.
             let last = self.commands.remove(shard, place);
+            self.commands.changed.insert((shard, place));
             if let Some(offset) = last.and_then(|last| last.offset) {
                 self.over(lane, offset, 0, Vec::new(), actions);
             }
@@ -592,6 +601,12 @@ impl Engine {
             && !self.places(item.lane, item.offset, &item.task).is_empty()
     }
 
+    /// The same of a task that has waited for others of its key.
+    pub(super) fn is_met(&mut self, item: &Item) -> bool {
+        self.commands.unsettled.remove(&(item.lane, item.offset));
+        self.meets(item)
+    }
+
     /// The same, by place.
     fn places(&self, lane: LaneId, offset: i64, task: &Task) -> Vec<Place> {
         self.commands.meets(&self.scenes, lane, offset, task)
@@ -637,15 +652,39 @@ impl Engine {
         };
         let command = Arc::clone(&active.step.command);
         let wait = self.wait_of(now, &item);
+        // Parked, it would be held as one that had a scene.
+        let moves = matches!(command.verb, Verb::RunNow | Verb::Reschedule { .. });
+        let is_lost = moves && self.is_without_scene(&item);
         let closing = self.closing(&item);
         let id = Arc::clone(&item.task.id);
         let mut task = Arc::unwrap_or_clone(item.task);
         task.commanded = Some(Box::new(last));
-        let (mut entries, effect) = self.told_by(now, task, &command, wait);
-        name(&mut entries, &command);
+        let (mut entries, effect) = if is_lost {
+            Self::died_without_scene(now, task, &command)
+        } else {
+            self.told_by(now, task, &command, wait)
+        };
+        match effect {
+            Effect::Done => name(&mut entries, &command),
+            Effect::TooLate => {}
+        }
         let entries = besides.into_iter().chain(entries).collect();
         before.extend(applied(&places, effect, &id));
         self.settle_by(closing, entries, before, actions);
+    }
+
+    /// The end of a task that has no scene and never had one, with the word that the command came too late.
+    fn died_without_scene(now: Now, task: Task, command: &Command) -> (Vec<Entry>, Effect) {
+        let told = consequence::too_late(&task, now.wall, Terminal::Dead, &command.id);
+        let how = End {
+            terminal: Terminal::Dead,
+            reason: Some(Self::reason_without_scene(&task)),
+            attempts: task.attempt.saturating_sub(1),
+            wait: None,
+        };
+        let mut entries = consequence::end(Arc::new(task), how, now.wall);
+        entries.push(told);
+        (entries, Effect::TooLate)
     }
 
     /// What follows for a task of which no call is in flight.
@@ -833,8 +872,10 @@ impl Engine {
                 *sort += 1;
                 counts.found += u64::from(is_named && is_new);
             } else {
-                *sort -= 1;
-                counts.found -= u64::from(is_named && is_new);
+                // What was counted before it began anew is not counted here.
+                *sort = sort.saturating_sub(1);
+                let lost = u64::from(is_named && is_new);
+                counts.found = counts.found.saturating_sub(lost);
             }
             self.commands.changed.insert((shard, *place));
         }
@@ -1008,8 +1049,7 @@ impl Engine {
             }
         }
         if is_due {
-            let only_stands = self.commands.only_stands();
-            self.commands.check_at = now.steady + if only_stands { REST } else { CHECK };
+            self.commands.check_at = now.steady + self.commands.rest();
             self.follow_steps(actions);
             self.end_steps(now, actions);
             self.carry_on(actions);
@@ -1065,7 +1105,7 @@ impl Engine {
             };
             let (given, _) = self.lanes.batches(lane);
             self.lanes.touch_lane(lane);
-            let moved = self.lanes.has_moved(shard);
+            let moved = self.lanes.take_moved(shard);
             let Some(steps) = self.commands.shards.get_mut(&shard) else {
                 continue;
             };
@@ -1403,8 +1443,10 @@ impl Engine {
         let is_restored = step.looked.is_some();
         let is_looked = stage != Stage::Standing;
         if is_looked && !is_restored {
-            let again = moved.then(|| {
+            // The second time, every shard has known of the command since the first one.
+            let again = (moved && !step.again).then(|| {
                 Box::new(Step {
+                    again: true,
                     before: Counts::default(),
                     ..step.clone()
                 })
@@ -1423,6 +1465,11 @@ impl Engine {
         let stands = is_looked && !has_met_all && step.command.expires > now.wall;
         if stands {
             active.stage = Stage::Standing;
+            // The answer has told of the others.
+            active.counts = Counts {
+                found: counts.found,
+                ..Counts::default()
+            };
             if is_restored {
                 active.offset = Some(offset);
                 return;

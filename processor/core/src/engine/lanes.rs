@@ -121,8 +121,10 @@ struct Lane {
     moves: Moves,
     /// The numbers of the commits under way, of what is saved up.
     saves: VecDeque<u64>,
-    /// The number of the last commit in which a task moved to another shard.
-    moved: u64,
+    /// How many tasks have moved to other shards since that was last asked; 1 more when it became ours, since nobody knows.
+    moved: usize,
+    /// How many offsets the batch that is being collected takes ahead, by which nothing of the commit changes.
+    taken: usize,
     /// How many commits were given.
     given: u64,
     /// How many of them are over: durable, or not written.
@@ -257,6 +259,7 @@ impl Lanes {
         }
         lane.batch.add(bytes);
         lane.bytes -= bytes;
+        lane.taken += usize::from(lane.window.is_early(offset));
         lane.window.complete(offset);
         lane.dirty = true;
     }
@@ -306,16 +309,18 @@ impl Lanes {
             .map_or((0, 0), |lane| (lane.given, lane.over))
     }
 
-    /// The batch that is being collected moves a task of a lane to another shard.
+    /// A task of a lane moves to another shard.
     pub(super) fn moves(&mut self, id: LaneId) {
-        let lane = self.of(id);
-        lane.moved = lane.given + 1;
+        self.of(id).moved += 1;
     }
 
-    /// Whether tasks of a shard are moved to other shards by what is not durable.
-    pub(super) fn has_moved(&self, shard: i32) -> bool {
-        let mut lanes = self.by_id.iter().filter(|(id, _)| id.shard == shard);
-        lanes.any(|(_, lane)| lane.moved > lane.over)
+    /// Whether tasks of a shard may have moved to other shards since this was last asked, or the shard became ours.
+    pub(super) fn take_moved(&mut self, shard: i32) -> bool {
+        let mut has_moved = false;
+        for (_, lane) in self.by_id.iter_mut().filter(|(id, _)| id.shard == shard) {
+            has_moved |= mem::take(&mut lane.moved) > 0;
+        }
+        has_moved
     }
 
     /// Whether nothing is settled that is not durable.
@@ -373,6 +378,7 @@ impl Lanes {
     /// shard's rates, and the number of that, is `saved`'s to say.
     pub(super) fn commits(
         &mut self,
+        now: Timestamp,
         save: &BTreeSet<i32>,
         mut saved: impl FnMut(i32) -> (Saved, u64),
     ) -> Vec<Commit> {
@@ -393,6 +399,9 @@ impl Lanes {
                 let number;
                 (kept, number) = saved(id.shard);
                 lane.saves.push_back(number);
+            }
+            if mem::take(&mut lane.taken) > 0 && !self.bug.is(Bug::TakenUntold) {
+                kept.mark(now);
             }
             commits.push(self.bug.commit(Commit {
                 lane: *id,
@@ -717,7 +726,8 @@ impl Lane {
             ends: Ends::default(),
             moves: Moves::default(),
             saves: VecDeque::new(),
-            moved: 0,
+            moved: 1,
+            taken: 0,
             given: 0,
             over: 0,
         }

@@ -16,6 +16,7 @@ use crate::outcome::{Reason, Terminal};
 use crate::planted::Bug;
 use crate::scene::{DEFAULT, Missing};
 use crate::step::{Action, Now};
+use crate::task::Task;
 use crate::time::Timestamp;
 use crate::verdict::LEAST_WAIT;
 use crate::wait::Cause;
@@ -193,12 +194,22 @@ impl Engine {
 
     /// Ends a task whose scene does not exist.
     fn end_without_scene(&mut self, now: Now, item: &Item, actions: &mut Vec<Action>) {
-        let reason = if item.task.scene.is_empty() {
+        let reason = Self::reason_without_scene(&item.task);
+        self.end(now, item, (Terminal::Dead, reason), actions);
+    }
+
+    /// Why a task without rules dies.
+    pub(super) fn reason_without_scene(task: &Task) -> Reason {
+        if task.scene.is_empty() {
             Reason::NoScene
         } else {
             Reason::UnknownScene
-        };
-        self.end(now, item, (Terminal::Dead, reason), actions);
+        }
+    }
+
+    /// Whether a task has no rules and never had some: it dies as soon as it is looked at.
+    pub(super) fn is_without_scene(&self, item: &Item) -> bool {
+        self.scenes.find(&item.task.scene).is_none() && !self.is_held(item)
     }
 }
 

@@ -420,7 +420,12 @@ impl Engine {
     /// Tasks that waited here are to be looked at.
     fn look_again(&mut self, woken: Vec<Waiter>) {
         for waiter in woken {
-            self.agenda.push(waiter.go_on(self.latest));
+            let item = waiter.go_on(self.latest);
+            if self.is_met(&item) {
+                self.command(item);
+            } else {
+                self.agenda.push(item);
+            }
         }
     }
 }
