@@ -114,7 +114,7 @@ fn expiring(looked: &Looked, now: SystemTime) -> Option<Trouble> {
     })
 }
 
-/// What is said of a certificate that has expired, or does so [`SOON`].
+/// What is said of a certificate that has expired, or does so within two weeks.
 pub fn expires(not_after: SystemTime, now: SystemTime) -> Option<String> {
     let at = format_rfc3339_seconds(not_after);
     match not_after.duration_since(now) {
