@@ -86,6 +86,11 @@ impl Binding {
         Self(xxh3_64(&bytes))
     }
 
+    /// What other records say that they are bound to.
+    pub const fn to_bytes(self) -> [u8; 8] {
+        self.0.to_le_bytes()
+    }
+
     /// What a set says that is written with the commit of `offset`.
     fn at(self, offset: i64) -> u64 {
         let [partition, offset] = [self.0, offset.cast_unsigned()].map(u64::to_le_bytes);

@@ -1,6 +1,6 @@
 //! What is worth telling people: each notable thing is a struct, and `emit` writes its log line and its metric together.
 //!
-//! Not the audit log of tasks, which is a topic. Invariant: no line and no label names a task or holds what a producer wrote.
+//! Not the audit log of tasks, which is a topic. Invariant: no line and no label names a task or holds what its producer wrote.
 
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tracing::{debug, error, info, warn};
 use retide_core::Origin;
 use retide_core::breaker::{Count, State, StateChange};
 use retide_core::completions;
+use retide_core::control::{Answer, Control, Ended, Refusal, Step};
 use retide_core::key_order::Unreadable;
 use retide_kafka::client::{is_away, is_missing};
 
@@ -103,6 +104,28 @@ pub(crate) struct OrderUnreadable<'a> {
     pub(crate) offset: i64,
     /// What is wrong with it.
     pub(crate) error: Unreadable,
+}
+
+/// A record of the order topic that is about commands could not be read: it is passed over.
+pub(crate) struct StateUnreadable<'a> {
+    /// The topic.
+    pub(crate) topic: &'a str,
+    /// The partition.
+    pub(crate) partition: i32,
+    /// The offset.
+    pub(crate) offset: i64,
+}
+
+/// A record of the commands topic was read: what somebody wants, or what becomes of it.
+pub(crate) struct CommandRead<'a> {
+    /// What it says.
+    pub(crate) control: &'a Control,
+}
+
+/// A record of the commands topic is refused.
+pub(crate) struct CommandRefused<'a> {
+    /// Where it stands, and why.
+    pub(crate) refusal: &'a Refusal,
 }
 
 /// Records were gone before they were read; reading goes on behind them.
@@ -338,6 +361,89 @@ impl OrderUnreadable<'_> {
         } = self;
         warn!(%error, topic, partition, offset, "record unreadable, passed over: the order of its key is not known");
         metrics.unreadable_orders.inc();
+    }
+}
+
+// === impl StateUnreadable ===
+
+impl StateUnreadable<'_> {
+    /// Writes log and metric.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        let Self {
+            topic,
+            partition,
+            offset,
+        } = self;
+        warn!(
+            topic,
+            partition,
+            offset,
+            "record unreadable, passed over: how far a command is, or what it has taken, is not known"
+        );
+        metrics.unreadable_orders.inc();
+    }
+}
+
+// === impl CommandRead ===
+
+impl CommandRead<'_> {
+    /// Writes log and metric.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        match self.control {
+            Control::Request(command) => {
+                let verb = command.verb.word();
+                let (id, by, reason) = (&*command.id, &*command.by, &*command.reason);
+                info!(id, verb, by, reason, place = %command.place, "command read");
+                metrics.commands.request(verb);
+            }
+            Control::Step(Step {
+                command, looked, ..
+            }) => {
+                let (id, place) = (&*command.id, command.place);
+                let stands = looked.is_some();
+                debug!(id, %place, stands, "step of a command read");
+            }
+            Control::Answer(Answer {
+                place,
+                id,
+                of,
+                counts,
+                ..
+            }) => {
+                let (id, done, too_late) = (&**id, counts.done, counts.too_late);
+                debug!(id, %place, shards = ?of, done, too_late, "shards have done a command");
+            }
+            Control::Ended(Ended {
+                place,
+                id,
+                ids,
+                result,
+                ..
+            }) => match result {
+                Ok(counts) => {
+                    let (done, too_late) = (counts.done, counts.too_late);
+                    let not_found = counts.not_found(*ids);
+                    info!(id = &**id, %place, done, too_late, not_found, "command ended");
+                    metrics.commands.ended();
+                }
+                Err(why) => {
+                    let why = &**why;
+                    info!(id = &**id, %place, why, "command ended, nothing was done");
+                    metrics.commands.ended();
+                }
+            },
+        }
+    }
+}
+
+// === impl CommandRefused ===
+
+impl CommandRefused<'_> {
+    /// Writes log and metric.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        let Refusal { place, id, why } = self.refusal;
+        warn!(id = &**id, %place, why = &**why, "command refused");
+        metrics.commands.refused();
     }
 }
 

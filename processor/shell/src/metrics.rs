@@ -7,6 +7,7 @@
 //! Invariant: no label holds a task's id, and the scenes named are those in force; everything else is counted for `unknown`.
 
 mod breakers;
+mod commands;
 pub mod exposition;
 mod limits;
 mod process;
@@ -34,6 +35,7 @@ use retide_core::scene::Of;
 use retide_core::{Ladder, Reason, Scenes};
 
 use self::breakers::BreakerFamilies;
+use self::commands::CommandMetrics;
 use self::limits::LimitFamily;
 use self::scenes::{SceneFamilies, SceneSet};
 use crate::metrics::exposition::Exposition;
@@ -107,6 +109,8 @@ pub struct Metrics {
     pub(crate) records_gone: Counter,
     /// Parked tasks that were gone when others of their keys waited for them.
     pub(crate) awaited_gone: Counter,
+    /// What becomes of commands.
+    pub(crate) commands: CommandMetrics,
     /// Connectors that panicked.
     pub(crate) target_panics: Counter,
     /// How many calls may be in flight at once.
@@ -217,6 +221,7 @@ impl Metrics {
                 "records_gone",
                 "Offsets whose records were deleted before they were read",
             ),
+            commands: CommandMetrics::register(r),
             target_panics: counter(r, "target_panics", "Connectors that panicked in a call"),
             limits: LimitFamily::register(r),
             breakers: BreakerFamilies::register(r, most),

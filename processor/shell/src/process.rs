@@ -30,6 +30,7 @@ use retide_kafka::client::client_config;
 use retide_kafka::cluster::{Layout, Plan, Tools, Whose};
 use retide_kafka::scan;
 use retide_kafka::topics::{Draining, Topics};
+use retide_native::admin::{Operation, permitted};
 use retide_native::topics;
 
 use crate::broker;
@@ -187,7 +188,8 @@ impl Process {
         let topics = Topics::new(&config.topics.prefix, &config.topics.tiers);
         let draining = draining(config, &topics).map_err(Error::Tiers)?;
         let topics = topics.with_intake(config.topics.tasks.clone());
-        let topics = Arc::new(topics.with_draining(draining));
+        let topics = with_commands(config, topics.with_draining(draining))?;
+        let topics = Arc::new(topics);
         let follower = Follower::start(
             &client_config(config.kafka.consumer()),
             &topics.scenes,
@@ -706,6 +708,29 @@ fn shards(consumer: &Client, topics: &Topics) -> Result<NonZeroU32, KafkaError> 
     let least = counts.min().and_then(|least| u32::try_from(least).ok());
     let missing = KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition);
     least.and_then(NonZeroU32::new).ok_or(missing)
+}
+
+/// The topics with that of commands, unless it may not be read: groups have worked before there was one. One that does not exist is read
+/// when it does.
+fn with_commands(config: &Config, topics: Topics) -> Result<Topics, Error> {
+    let client = scan::consumer(
+        client_config(config.kafka.consumer()),
+        &config.processor.group,
+    )
+    .map_err(Error::Client)?;
+    let permitted = permitted(client.client(), &[&topics.commands], CALL);
+    // What is not told is found out by reading.
+    let permitted = permitted.unwrap_or_default();
+    let is_denied = permitted.iter().any(|topic| match &topic.operations {
+        Ok(Some(operations)) => !operations.contains(&Operation::Read),
+        Ok(None) => false,
+        Err(code) => *code == RDKafkaErrorCode::TopicAuthorizationFailed,
+    });
+    Ok(if is_denied {
+        topics
+    } else {
+        topics.with_commands()
+    })
 }
 
 /// The tiers on the cluster that the configuration does not have any more: they are read until they are empty.

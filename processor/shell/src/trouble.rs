@@ -94,6 +94,8 @@ pub enum Kind {
     SecretMissing,
     /// A schema registry does not answer that is asked for the schema of a record.
     RegistryAway,
+    /// Tiers cannot be looked through for tasks that commands are about.
+    SweepFailing,
 }
 
 /// Whose word on the alerts topic a trouble is.
@@ -417,6 +419,7 @@ impl Kind {
             Self::TlsExpires => "tls-expires",
             Self::SecretMissing => "secret-missing",
             Self::RegistryAway => "registry-away",
+            Self::SweepFailing => "sweep-failing",
         }
     }
 
@@ -447,6 +450,7 @@ impl Kind {
             | Self::SceneUnknown
             | Self::SceneUnreadable
             | Self::SceneRefused
+            | Self::SweepFailing
             | Self::TargetWalled => None,
         }
     }

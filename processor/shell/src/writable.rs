@@ -158,6 +158,7 @@ impl Writability {
             (&topics.events, Sink::Events),
             (&topics.alerts, Sink::Alerts),
             (&topics.order, Sink::Order),
+            (&topics.commands, Sink::Commands),
         ] {
             if is_closed(topic) {
                 sinks = sinks.with(sink);
@@ -364,7 +365,13 @@ impl Writability {
         let stand_in = tier
             .map(|tier| self.tier(tier))
             .filter(|to| tier != Some(*to));
-        let (waits, effect) = if let Some(stand_in) = stand_in {
+        if *topic == self.topics.commands && is_missing(cause.0) {
+            // Groups have worked before there was one; who looks at the topics tells that there is none.
+            return;
+        }
+        let (waits, effect) = if *topic == self.topics.commands {
+            ("commands wait until it does".to_owned(), Effect::Limits)
+        } else if let Some(stand_in) = stand_in {
             let other = &self.topics.tiers[stand_in];
             (format!("its records go to {other}"), Effect::Limits)
         } else {

@@ -21,6 +21,7 @@ mod beside;
 mod bounded;
 mod callbacks;
 mod commands;
+mod control;
 mod crash;
 mod docs;
 mod doctor;

@@ -983,6 +983,12 @@ impl Engine {
         epoch.is_some() && epoch == self.lanes.epoch(lane)
     }
 
+    /// How many steps of commands are under way.
+    pub fn steps(&self) -> usize {
+        let shards = self.commands.shards.values();
+        shards.map(|steps| steps.active.len()).sum()
+    }
+
     /// Whether a commit is wanted although nothing may have been settled: steps wait for the batch before it.
     pub fn wants_fence(&self) -> bool {
         let lanes = |shard| LaneId {

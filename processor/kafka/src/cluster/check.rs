@@ -19,7 +19,8 @@ use crate::topics::{COPY_BYTES, Cleanup, Role, Timestamps};
 pub const MISSING: &str = "does not exist";
 
 /// What is said of a topic that is not there, and that groups have worked without before there was one.
-const MISSING_NEW: &str = "does not exist: tasks cannot be cancelled, hurried or moved. Workers read it when they start the next time";
+const MISSING_NEW: &str =
+    "does not exist: tasks cannot be cancelled, hurried or moved until it does";
 
 /// What is said where such a topic is there, and may not be used.
 const DENIED_NEW: &str = "retide may not use it: tasks cannot be cancelled, hurried or moved. Workers read it when they start the next time";

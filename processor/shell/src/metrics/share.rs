@@ -19,6 +19,8 @@ pub(crate) struct Load {
     pub(crate) shards: usize,
     /// Keys with outstanding tasks that go one after the other.
     pub(crate) keys: usize,
+    /// Steps of commands under way.
+    pub(crate) steps: usize,
 }
 
 /// A worker's part in the gauges of its process; it is taken out again when this is dropped.
@@ -59,6 +61,7 @@ impl Share {
             (&metrics.calls_in_flight, load.calls, self.load.calls),
             (&metrics.owned_shards, load.shards, self.load.shards),
             (&metrics.ordered_keys, load.keys, self.load.keys),
+            (&metrics.commands.steps, load.steps, self.load.steps),
         ] {
             gauge.inc_by(now as i64 - before as i64);
         }

@@ -22,6 +22,8 @@ pub(crate) struct Tally {
     dead_letters: [u64; Reason::ALL.len()],
     /// Tasks that ended otherwise than delivered, by scene and why, each with the end that came last.
     undelivered: BTreeMap<Why, (u64, Arc<Ended>)>,
+    /// Tasks that commands have met: those with which it was done, and those for which it was too late.
+    commanded: [u64; 2],
     /// Records written.
     records: u64,
 }
@@ -76,6 +78,7 @@ impl Tally {
             parked: vec![0; metrics.parked.len()],
             dead_letters: [0; Reason::ALL.len()],
             undelivered: BTreeMap::new(),
+            commanded: [0; 2],
             records: 0,
         }
     }
@@ -83,6 +86,9 @@ impl Tally {
     /// Notes the consequence of an offset that is handed over `now`, as so many records.
     pub(crate) fn count(&mut self, settlement: &Settlement, records: usize, now: Timestamp) {
         self.records += records as u64;
+        for applied in &settlement.applied {
+            self.commanded[applied.effect as usize] += 1;
+        }
         for entry in &settlement.entries {
             if let Entry::Deliver { task, wait, .. } = entry {
                 let start = now.since(task.due).saturating_sub(wait.total());
@@ -167,6 +173,7 @@ impl Tally {
     /// Counts it all: it is durable.
     pub(crate) fn add_to(&self, metrics: &Metrics) {
         metrics.ledger_records.inc_by(self.records);
+        metrics.commands.tasks(self.commanded);
         for (counter, count) in metrics.parked.iter().zip(&self.parked) {
             counter.inc_by(*count);
         }

@@ -437,6 +437,7 @@ fn gauges_are_the_sum_of_the_workers_that_are_left() {
         calls: 2,
         shards: 3,
         keys: 5,
+        steps: 1,
     };
     let mut one = Share::new(Arc::clone(&metrics));
     let mut other = Share::new(Arc::clone(&metrics));

@@ -6,6 +6,7 @@
 //! | `schemas` | records that wait for a schema registry |
 //! | `calls` | calls to targets |
 //! | `batch`, `receipts` | what is handed to the ledger, and what became of it |
+//! | `commands` | what the sweep finds that commands are about |
 //! | `limits` | what can be written and committed |
 //! | `shards` | assigned, given away, lost |
 //! | `gone` | records that are not there any more |
@@ -16,6 +17,7 @@
 
 mod batch;
 mod calls;
+mod commands;
 mod gone;
 mod limits;
 mod receipts;
@@ -42,7 +44,7 @@ use retide_core::{
 };
 use retide_kafka::topics::Topics;
 
-use self::batch::{REFRESH, UnderWay};
+use self::batch::{Hurry, REFRESH, UnderWay};
 use self::calls::{Answered, Late};
 use self::gone::{Awaiting, LATE};
 use self::schemas::ASK;
@@ -141,6 +143,10 @@ struct State<L> {
     writable_version: u64,
     /// When the batch being collected is due.
     commit_at: Instant,
+    /// When the last batch was handed over.
+    handed_at: Instant,
+    /// Whether the next one is to be early.
+    hurry: Hurry,
     /// Where paused lanes read on.
     paused: HashMap<LaneId, i64>,
     /// The records and lanes that wait for what a registry says of a schema.
@@ -270,6 +276,8 @@ impl<L: Ledger> State<L> {
             readable_version: 0,
             unbound: HashSet::new(),
             commit_at: now,
+            handed_at: now,
+            hurry: Hurry::new(now),
             paused: HashMap::new(),
             unnamed: Unnamed::default(),
             answers: 0,
@@ -307,7 +315,7 @@ impl<L: Ledger> State<L> {
 
     /// The loop, until everything is given away that there is when it is to stop.
     fn run(&mut self, rules: &Receiver<Rules>, stop: &Receiver<()>) -> Result<(), KafkaError> {
-        let (nothing, no_rules, no_stop) = (never(), never(), never());
+        let (nothing, no_rules, no_stop, no_found) = (never(), never(), never(), never());
         let mut failed = Ok(());
         while !self.stopping || !self.leaving.is_empty() {
             self.beat();
@@ -316,9 +324,16 @@ impl<L: Ledger> State<L> {
             self.commit_if_due();
             self.give_away();
             self.read_what_is_named();
+            self.take_found();
             let timeout = self.timeout();
             let full = self.settled.len() >= MOST_SETTLED;
             let feed = &self.parts.feed;
+            // Before it is asked whether more is wanted, what was found is taken: see `take_found`.
+            let found = if self.parts.engine.wants_found() {
+                &feed.found
+            } else {
+                &no_found
+            };
             let (tasks, tiers) = if full {
                 (&nothing, &nothing)
             } else {
@@ -362,6 +377,7 @@ impl<L: Ledger> State<L> {
                     self.records(records.unwrap_or_default());
                 },
                 recv(second) -> records => self.records(records.unwrap_or_default()),
+                recv(found) -> found => self.found(found.unwrap_or_default()),
                 default(timeout) => self.step(Input::Tick),
             }
         }
@@ -377,7 +393,7 @@ impl<L: Ledger> State<L> {
         }
         let now = Instant::now();
         if self.has_to_commit() && self.may_hand_over() {
-            timeout = timeout.min(self.commit_at.saturating_duration_since(now));
+            timeout = timeout.min(self.due_at().saturating_duration_since(now));
         }
         let registry = self.parts.registry.as_ref();
         if self.unnamed.is_any() && registry.is_some_and(Registry::is_asking) {
@@ -424,6 +440,7 @@ impl<L: Ledger> State<L> {
                     if self.settled.is_empty() {
                         self.commit_at = Instant::now() + self.parts.pace.commit_interval;
                     }
+                    self.hurry.note(&settlement);
                     self.settled.push(settlement);
                 }
                 Action::Pause { lane, next } => {
@@ -446,7 +463,7 @@ impl<L: Ledger> State<L> {
                 }
                 // Who gives it away asks, since calls may hang: see `is_gone`.
                 Action::Drained { shard: _ } => {}
-                Action::Look(_) => unreachable!("no commands are read yet"),
+                Action::Look(look) => self.look(look),
                 Action::Switched { target, switch } => {
                     if switch.to == breaker::State::Open {
                         // Its probes find out whether others than those who failed are there by now.

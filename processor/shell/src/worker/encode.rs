@@ -8,13 +8,17 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use retide_avro::control;
 use retide_avro::headers::{self, Sink};
 use retide_avro::wire::{self, Codec, EventLine, Format, Framing, Wire};
 use retide_connectors::kafka;
+use retide_core::control::Control;
 use retide_core::{Alert, Entry, State};
 use retide_kafka::record::Parts;
 use retide_kafka::topics::Topics;
 
+use crate::worker::order::{STEP, TAKEN};
+use crate::worker::progress;
 use crate::writable::Writability;
 
 /// Encodes entries for the topics of one prefix.
@@ -139,18 +143,61 @@ impl Encoder {
         &self.topics.tiers[self.writability.tier(tier)]
     }
 
-    /// The record of what is outstanding of a key.
+    /// The record of what has to be known of a shard.
     fn state<'a>(&'a self, shard: i32, state: &'a State, scratch: &'a mut Scratch) -> Parts<'a> {
-        let State::Order(change) = state else {
-            unreachable!("no commands are read yet");
+        let Scratch { key, value } = scratch;
+        key.clear();
+        let value = match state {
+            State::Order(change) => {
+                let _ = write!(key, "{}", change.key);
+                change.value.as_deref()
+            }
+            State::Taken {
+                source,
+                chunk,
+                marks,
+            } => {
+                let _ = write!(key, "{TAKEN}{}/{chunk}", self.topics.name(*source));
+                marks.as_deref()
+            }
+            State::Step { place, progress } => {
+                let _ = write!(key, "{STEP}{place}");
+                progress.as_ref().map(|progress| {
+                    value.clear();
+                    progress::encode(progress, &self.topics, value);
+                    &value[..]
+                })
+            }
         };
-        scratch.key.clear();
-        let _ = write!(scratch.key, "{}", change.key);
         Parts {
             topic: &self.topics.order,
             partition: Some(shard),
+            key: Some(key),
+            value,
+        }
+    }
+
+    /// The record of what becomes of a command; its headers go to `sink`.
+    fn control<'a>(
+        &'a self,
+        to: i32,
+        control: &Control,
+        scratch: &'a mut Scratch,
+        sink: &mut Sink<'_>,
+    ) -> Parts<'a> {
+        let written = control::encode(control, &|source| Arc::clone(self.topics.name(source)));
+        for header in &written.headers {
+            sink(header.name.as_bytes(), header.value.as_deref());
+        }
+        scratch.key.clear();
+        scratch.key.extend_from_slice(&written.key);
+        scratch.value.clear();
+        scratch.value.extend_from_slice(&written.value);
+        Parts {
+            topic: &self.topics.commands,
+            partition: Some(to),
             key: Some(&scratch.key),
-            value: change.value.as_deref(),
+            value: Some(&scratch.value),
         }
     }
 
@@ -222,7 +269,7 @@ impl Encoder {
                 scratch.report((&topics.events, home), &[&event.id], (codec, report), sink)?
             }
             Entry::State(state) => self.state(shard, state, scratch),
-            Entry::Control { .. } => unreachable!("no commands are read yet"),
+            Entry::Control { to, control } => self.control(*to, control, scratch, sink),
             Entry::Alert(alert) => self.alert(shard, alert, scratch, sink)?,
         }))
     }
@@ -277,6 +324,7 @@ mod tests {
 
     use bytes::Bytes;
 
+    use retide_core::control;
     use retide_core::entry::{DEAD_TASKS, Event};
     use retide_core::key_order::{Change, Fingerprint};
     use retide_core::{
@@ -366,6 +414,16 @@ mod tests {
                 target: None,
             })),
             Entry::DeadLetter { task, ended },
+            Entry::Control {
+                to: 1,
+                control: Box::new(Control::Ended(control::Ended {
+                    place: "1/2/3".parse().unwrap(),
+                    id: "the-command".into(),
+                    at: Timestamp::EPOCH,
+                    ids: 0,
+                    result: Ok(control::Counts::default()),
+                })),
+            },
         ]
     }
 
@@ -390,6 +448,8 @@ mod tests {
             let role = roles.find(|role| topics.of(*role).contains(parts.topic));
             let about = role.unwrap().about();
             let partition = match about.partitions {
+                // Requests go by their key, and what becomes of them to the shard that it is for.
+                Partitions::ByKey if role == Some(Role::Commands) => Some(1),
                 Partitions::ByKey => None,
                 Partitions::Shard => Some(shards.own),
                 Partitions::Home => Some(shards.home),
@@ -401,7 +461,7 @@ mod tests {
                 Key::SceneAndRule => "the-scene/dead-tasks",
                 Key::Scene => "the-scene",
                 Key::Fingerprint => &fingerprint,
-                Key::Command => unreachable!("no commands are read yet"),
+                Key::Command => "the-command",
             };
             assert_eq!(parts.partition, partition, "{about:?}");
             assert_eq!(parts.key, Some(key.as_bytes()), "{about:?}");
@@ -410,7 +470,7 @@ mod tests {
         }
 
         let roles = Role::ALL.into_iter();
-        let roles = roles.filter(|role| role.is_written() && *role != Role::Commands);
+        let roles = roles.filter(|role| role.is_written());
         let roles: BTreeSet<_> = roles.map(|role| role.about().name).collect();
         assert_eq!(written, roles);
     }

@@ -25,7 +25,6 @@ use tracing::warn;
 use retide_avro::headers::Headless;
 use retide_core::Position;
 use retide_core::completions::{Binding, Completions};
-use retide_core::key_order::Shard;
 use retide_core::saved::Saved;
 use retide_core::{Alert, LaneId, Record, Source, Timestamp};
 use retide_kafka::client::{Kept, LoggingContext, ask_often, is_of_group};
@@ -42,14 +41,16 @@ use crate::metrics::Metrics;
 use crate::suspects::MOST_DEATHS;
 use crate::threads::{Ended, Hand, Threads};
 use crate::worker::group::{Client, Member};
+use crate::worker::order::Written;
 use crate::worker::restore::{Gap, Gone};
 use crate::worker::search::Searched;
+use crate::worker::sweep::{Asks, Found, Sweep, Sweeping};
 
 /// What the group tells the drive.
 #[derive(Debug)]
 pub enum Reading {
-    /// These lanes are ours, and this was known of the order of their shards' tasks.
-    Assigned(Vec<Assignment>, Vec<(i32, Shard)>),
+    /// These lanes are ours, and this was written of their shards.
+    Assigned(Vec<Assignment>, Vec<(i32, Written)>),
     /// These shards are to be given away.
     Revoked {
         /// The shards.
@@ -163,17 +164,21 @@ pub enum Request {
 pub struct Feed {
     /// What the group says.
     pub readings: Receiver<Reading>,
-    /// What was read of the retry topic.
+    /// What was read of the retry topic, and of that of commands.
     pub tasks: Receiver<Reads>,
     /// What was read of the tiers.
     pub tiers: Receiver<Reads>,
     /// The consumer that is the member of the group, for group metadata and committed offsets.
     pub consumer: Arc<Client>,
+    /// What was found in tiers that commands are about.
+    pub(crate) found: Receiver<Vec<Found>>,
+    /// To the thread that looks for it.
+    asks: Asks,
     /// To the reader of the retry topic, and to that of the tiers.
     requests: [Sender<Request>; 2],
     /// Set to leave the group.
     stop: Arc<AtomicBool>,
-    /// The threads, until they are waited for.
+    /// The threads, until they are waited for; the one that looks through tiers is the last.
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -228,6 +233,11 @@ impl Feed {
             Reader::start(config, &format!("{name}-tasks"), around)?;
         let (tiers, to_tiers, tiers_thread) =
             Reader::start(config, &format!("{name}-tiers"), around)?;
+        let Sweep {
+            asks,
+            found,
+            thread: sweeping,
+        } = Sweep::start(config, &format!("{name}-sweep"), around)?;
         let Member { consumer, threads } = Member::join(config, identity, around)?;
         let [hearing, restoring] = threads;
         Ok(Self {
@@ -237,7 +247,9 @@ impl Feed {
             consumer,
             requests: [to_tasks, to_tiers],
             stop,
-            threads: vec![tasks_thread, tiers_thread, hearing, restoring],
+            found,
+            asks,
+            threads: vec![tasks_thread, tiers_thread, hearing, restoring, sweeping],
         })
     }
 
@@ -251,19 +263,29 @@ impl Feed {
         self.consumer.context().turned();
     }
 
+    /// Has tiers looked through; what is found comes as [`Self::found`].
+    pub(crate) fn sweep(&self, sweeping: Sweeping) {
+        self.asks.look(sweeping);
+        if let Some(thread) = self.threads.last() {
+            thread.thread().unpark();
+        }
+    }
+
     /// Asks something of whoever reads what it is about.
     pub fn request(&self, request: Request) {
         let [tasks, tiers] = &self.requests;
         // Who has ended reads nothing anyway.
         match request {
             Request::Read { assignment, lanes } => {
-                let is_tasks = |(lane, _): &(LaneId, Offset)| lane.source == Source::Tasks;
+                let is_tasks =
+                    |(lane, _): &(LaneId, Offset)| !matches!(lane.source, Source::Tier(_));
                 let (of_tasks, of_tiers) = lanes.into_iter().partition(is_tasks);
                 for (reader, lanes) in [(tasks, of_tasks), (tiers, of_tiers)] {
                     let _ = reader.send(Request::Read { assignment, lanes });
                 }
             }
             Request::Leave { shards } => {
+                self.asks.leave(&shards);
                 for reader in [tasks, tiers] {
                     let shards = shards.clone();
                     let _ = reader.send(Request::Leave { shards });
@@ -286,6 +308,7 @@ impl Drop for Feed {
         let readings = mem::replace(&mut self.readings, never());
         self.tasks = never();
         self.tiers = never();
+        self.found = never();
         for thread in &self.threads {
             thread.thread().unpark();
         }

@@ -105,7 +105,9 @@ impl Look {
         let lanes = || {
             shards.iter().flat_map(|shard| {
                 let read = topics.of_shard(*shard).map(|(_, topic)| topic);
+                // Commands are both.
                 let written = topics.written();
+                let written = written.filter(|topic| topics.source(topic).is_none());
                 read.chain(written).map(|topic| (&**topic, *shard))
             })
         };

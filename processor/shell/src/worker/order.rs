@@ -1,11 +1,19 @@
-//! Reading what former owners of shards knew of the order of their tasks.
+//! Reading what former owners of shards have written of them on the order topic.
 //!
-//! Not writing it, which is the ledger's. Invariant: everything that was written in a transaction whose offsets are committed is read.
+//! | key | value |
+//! |---|---|
+//! | a fingerprint | which tasks of a key are outstanding |
+//! | `taken/TOPIC/CHUNK` | which parked records were taken: the binding of the partition, and the marks |
+//! | `step/MILLIS/PARTITION/OFFSET` | how far the step of a command is, in JSON |
+//! | `suspect/…` | records at which processes have died |
+//!
+//! Not writing it, which is the ledger's. Invariants: everything that was written in a transaction whose offsets are committed is read; a
+//! mark that was made for a topic which is gone is not believed of another one of its name.
 //!
 //! Whether a scene is ordered now makes no difference: what was written when one was has to be known to whoever ends its tasks, or it would
 //! name them for ever, and keep the next ones of their keys waiting. Where nothing was ever written, that costs one question a shard.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,14 +26,19 @@ use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::debug;
 
+use retide_core::control::{Place, Progress};
 use retide_core::key_order::Shard;
+use retide_core::taken::Taken;
 use retide_kafka::client::{Kept, LoggingContext};
 use retide_kafka::offsets;
 use retide_kafka::scan::{self, CALL, Scanned};
+use retide_kafka::topics::Topics;
 
-use crate::event::{OrderRead, OrderUnreadable};
+use crate::event::{OrderRead, OrderUnreadable, StateUnreadable};
 use crate::metrics::Metrics;
 use crate::suspects::Suspects;
+use crate::worker::binding::Bindings;
+use crate::worker::progress;
 
 /// Where and how the order of shards is read.
 #[derive(Clone, Copy, Debug)]
@@ -34,8 +47,10 @@ pub(crate) struct Source<'a> {
     pub(crate) config: &'a ClientConfig,
     /// Asks whether there is anything to read.
     pub(crate) probe: &'a Probe,
-    /// The order topic.
-    pub(crate) topic: &'a str,
+    /// The topics, of which the order topic is read.
+    pub(crate) topics: &'a Topics,
+    /// What marks have to be bound to.
+    pub(crate) bindings: &'a Bindings,
     /// Takes in the marks of records at which processes have died.
     pub(crate) suspects: &'a Suspects,
     /// Where events are counted.
@@ -47,10 +62,21 @@ pub(crate) struct Source<'a> {
 /// What was read.
 #[derive(Debug, Default)]
 pub(crate) struct Orders {
-    /// The order of each shard that has any.
-    pub(crate) known: Vec<(i32, Shard)>,
+    /// What was written of each shard of which anything was.
+    pub(crate) known: Vec<(i32, Written)>,
     /// The shards that could not be read to their ends, and the first offset that cannot be read, if that is known.
     pub(crate) pending: Vec<(i32, Option<i64>)>,
+}
+
+/// What former owners of a shard have written of it.
+#[derive(Clone, Debug, Default)]
+pub struct Written {
+    /// Which tasks of which keys are outstanding.
+    pub(crate) order: Shard,
+    /// Which parked records were taken, by tier.
+    pub(crate) taken: BTreeMap<retide_core::Source, Taken>,
+    /// How far the steps of commands are.
+    pub(crate) steps: BTreeMap<Place, Progress>,
 }
 
 /// Who reads, and the shards that can be read, each with its first offset.
@@ -63,6 +89,12 @@ pub(crate) struct Probe {
     /// Is not told of a committed offset that a transaction is about to change: the transaction may be over after its owner has lost the shard.
     decided: Kept<BaseConsumer<LoggingContext>>,
 }
+
+/// What the keys of marks of taken records begin with.
+pub(crate) const TAKEN: &str = "taken/";
+
+/// What the keys of the progress of steps begin with.
+pub(crate) const STEP: &str = "step/";
 
 /// Pause before a client asks by itself again whether a transaction is over, which takes milliseconds as a rule.
 const AGAIN: Duration = Duration::from_millis(10);
@@ -121,9 +153,10 @@ impl Source<'_> {
         let consumer = match self.readable(shards, deadline, &mut orders) {
             Ok(Some((consumer, filled))) => {
                 for (shard, low) in filled {
-                    let added = starts.add_partition_offset(self.topic, shard, Offset::Offset(low));
+                    let added =
+                        starts.add_partition_offset(self.topic(), shard, Offset::Offset(low));
                     match added {
-                        Ok(()) => orders.known.push((shard, Shard::default())),
+                        Ok(()) => orders.known.push((shard, Written::default())),
                         Err(_) => orders.pending.push((shard, None)),
                     }
                 }
@@ -131,7 +164,7 @@ impl Source<'_> {
             }
             Ok(None) => return orders,
             Err(error) => {
-                debug!(%error, topic = self.topic, "order of tasks unknown");
+                debug!(%error, topic = self.topic(), "order of tasks unknown");
                 orders.known.clear();
                 orders.pending = shards.iter().map(|shard| (*shard, None)).collect();
                 return orders;
@@ -149,8 +182,21 @@ impl Source<'_> {
                 if self.suspects.replay(key, message.payload()) {
                     return ControlFlow::Continue(());
                 }
-                if let Err(error) = order.replay(key, message.payload()) {
-                    let topic = self.topic;
+                let topic = self.topic();
+                match self.replay(partition, order, key, message.payload()) {
+                    Some(true) => return ControlFlow::Continue(()),
+                    Some(false) => {
+                        StateUnreadable {
+                            topic,
+                            partition,
+                            offset,
+                        }
+                        .emit(self.metrics);
+                        return ControlFlow::Continue(());
+                    }
+                    None => {}
+                }
+                if let Err(error) = order.order.replay(key, message.payload()) {
                     OrderUnreadable {
                         topic,
                         partition,
@@ -166,7 +212,7 @@ impl Source<'_> {
             Ok(Scanned::ToEnd | Scanned::Enough) => BTreeSet::new(),
             Ok(Scanned::OutOfTime { left }) => left,
             Err(error) => {
-                debug!(%error, topic = self.topic, "order of tasks unknown");
+                debug!(%error, topic = self.topic(), "order of tasks unknown");
                 known.iter().map(|(shard, _)| *shard).collect()
             }
         };
@@ -176,7 +222,7 @@ impl Source<'_> {
             .extend(unread.into_iter().map(|shard| (shard, None)));
         if !orders.known.is_empty() {
             let shards: Vec<i32> = orders.known.iter().map(|(shard, _)| *shard).collect();
-            let keys = orders.known.iter().map(|(_, order)| order.len()).sum();
+            let keys = orders.known.iter().map(|(_, of)| of.order.len()).sum();
             OrderRead {
                 shards: &shards,
                 keys,
@@ -187,6 +233,53 @@ impl Source<'_> {
         orders
     }
 
+    /// The order topic.
+    fn topic(&self) -> &str {
+        &self.topics.order
+    }
+
+    /// Takes in a record that is about commands: whether it can be read. `None` if it is about something else.
+    fn replay(
+        &self,
+        shard: i32,
+        written: &mut Written,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Option<bool> {
+        if let Some(place) = key.strip_prefix(STEP.as_bytes()) {
+            let place = str::from_utf8(place)
+                .ok()
+                .and_then(|text| text.parse().ok());
+            let Some(place) = place else {
+                return Some(false);
+            };
+            let Some(value) = value else {
+                written.steps.remove(&place);
+                return Some(true);
+            };
+            let Some(progress) = progress::decode(value, self.topics) else {
+                return Some(false);
+            };
+            written.steps.insert(place, progress);
+            return Some(true);
+        }
+        let at = key.strip_prefix(TAKEN.as_bytes())?;
+        let at = str::from_utf8(at).ok().and_then(|at| at.rsplit_once('/'));
+        let at = at.and_then(|(topic, chunk)| Some((topic, chunk.parse().ok()?)));
+        let Some((topic, chunk)) = at else {
+            return Some(false);
+        };
+        let Some(source @ retide_core::Source::Tier(_)) = self.topics.source(topic) else {
+            // A tier that is not read any more: nothing of it is taken twice.
+            return Some(true);
+        };
+        let binding = self.bindings.of(topic, shard).to_bytes();
+        let taken = written.taken.entry(source).or_default();
+        // Marks of a topic that is gone say nothing of the one that is there.
+        let marks = value.and_then(|value| value.strip_prefix(&binding[..]));
+        Some(taken.replay(chunk, marks).is_some())
+    }
+
     /// The shards of which anything is written and all can be read, with their first offsets, and who reads them; those of which it cannot
     /// be read by `deadline` are pending.
     fn readable(
@@ -195,7 +288,7 @@ impl Source<'_> {
         deadline: Instant,
         orders: &mut Orders,
     ) -> Result<Option<Readable>, KafkaError> {
-        let (filled, unknown) = offsets::spans(self.probe.client(), self.topic, shards, CALL)?;
+        let (filled, unknown) = offsets::spans(self.probe.client(), self.topic(), shards, CALL)?;
         let unknown = unknown.into_iter();
         orders.pending.extend(unknown.map(|shard| (shard, None)));
         if filled.is_empty() {
@@ -203,7 +296,7 @@ impl Source<'_> {
         }
         let consumer = scan::consumer(self.config.clone(), group(self.config))?;
         let is_late = || Instant::now() >= deadline || self.stop.load(Ordering::Acquire);
-        let readable = offsets::until_readable(&consumer, self.topic, filled, CALL, is_late)?;
+        let readable = offsets::until_readable(&consumer, self.topic(), filled, CALL, is_late)?;
         orders.pending.extend(readable.held);
         Ok(Some((consumer, readable.ready)))
     }

@@ -21,7 +21,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use retide_core::completions::Completions;
-use retide_core::key_order::Shard;
+use retide_core::control::Looking;
 use retide_core::saved::Saved;
 use retide_core::{Alert, LaneId, Timestamp};
 use retide_kafka::cluster;
@@ -35,7 +35,7 @@ use crate::threads::Threads;
 use crate::trouble::{Effect, Kind, Trouble};
 use crate::worker::binding::Bindings;
 use crate::worker::feed::{Assignment, Reading};
-use crate::worker::order;
+use crate::worker::order::{self, Written};
 use crate::worker::presence::Seen;
 use crate::worker::readable::Readability;
 
@@ -68,8 +68,8 @@ pub(crate) type Renewed = Mutex<BTreeSet<(Arc<str>, i32)>>;
 pub(crate) struct Known {
     /// The lanes of the shards of which all is known.
     pub(crate) assignments: Vec<Assignment>,
-    /// What was known of the order of tasks, of those shards that have any.
-    pub(crate) orders: Vec<(i32, Shard)>,
+    /// What was written of those shards of which anything was.
+    pub(crate) orders: Vec<(i32, Written)>,
     /// Records that are gone.
     pub(crate) gaps: Vec<Gap>,
     /// The shards that have to be asked for again, and why.
@@ -187,7 +187,8 @@ impl Asking<'_> {
         let orders = order::Source {
             config: self.config,
             probe: self.probe,
-            topic: &self.topics.order,
+            topics: self.topics,
+            bindings: &bindings,
             suspects: self.threads.suspects(),
             metrics: self.metrics,
             stop: self.stop,
@@ -199,6 +200,16 @@ impl Asking<'_> {
         }
         known.orders = orders.known;
         found.retain(|found| !known.pending.contains_key(&found.lane.shard));
+        for (shard, written) in &mut known.orders {
+            // What says more than there is, is of a topic that was made anew.
+            let is_there = |looking: &Looking| {
+                let mut lanes = found.iter().filter(|of| of.lane.shard == *shard);
+                lanes.any(|of| of.lane.source == looking.source && looking.to <= of.end)
+            };
+            for progress in written.steps.values_mut() {
+                progress.looking.retain(is_there);
+            }
+        }
         for found in found {
             let (assignment, gap) = self.assignment(&found, &bindings);
             known.assignments.push(assignment);

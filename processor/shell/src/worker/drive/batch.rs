@@ -3,17 +3,27 @@
 //! Not how they are written. Invariant: an offset is handed over together with everything settled before it.
 
 use std::collections::BTreeSet;
-use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use retide_core::completions::Binding;
-use retide_core::{Commit, Entry};
+use retide_core::{Commit, Entry, LaneId, Settlement, Source, State as Kept};
 
 use crate::metrics::tally::Tally;
 use crate::worker::drive::State;
 use crate::worker::encode::Shards;
 use crate::worker::ledger::{Batch, Content, Ledger, Progress, Settled};
+
+/// Whether a batch is to be handed over early, for what commands do with a few tasks: somebody waits for that.
+#[derive(Debug)]
+pub(super) struct Hurry {
+    /// Whether something stands in the batch that is waited for.
+    is_on: bool,
+    /// Tasks that commands were applied to in a row.
+    tasks: usize,
+    /// When the last one was.
+    last: Instant,
+}
 
 /// A batch that the ledger has.
 pub(super) struct UnderWay {
@@ -35,6 +45,55 @@ pub(super) const REFRESH: Duration = Duration::from_hours(1);
 /// Time between two commits of offsets that have only moved behind markers of transactions: such a commit is a transaction of its own.
 const PASS: Duration = Duration::from_secs(3);
 
+/// Pause between two batches that are handed over early: one commit takes about as long.
+const TOGETHER: Duration = Duration::from_millis(10);
+
+/// Tasks of a row that commits are hurried for. What a command does with many is waited for in seconds, and small batches would make it slow.
+const FEW: usize = 2_000;
+
+/// How long nothing is applied between two rows.
+const ROW: Duration = Duration::from_secs(1);
+
+// === impl Hurry ===
+
+impl Hurry {
+    /// Nobody waits.
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            is_on: false,
+            tasks: 0,
+            last: now,
+        }
+    }
+
+    /// Whether a batch is to be handed over early.
+    const fn is_on(&self) -> bool {
+        self.is_on
+    }
+
+    /// A settlement goes into the batch.
+    pub(super) fn note(&mut self, settlement: &Settlement) {
+        let is_control = |entry: &Entry| matches!(entry, Entry::Control { .. });
+        if settlement.applied.is_empty() {
+            self.is_on |= settlement.lane.source == Source::Commands
+                && settlement.entries.iter().any(is_control);
+            return;
+        }
+        let now = Instant::now();
+        if now.saturating_duration_since(self.last) >= ROW {
+            self.tasks = 0;
+        }
+        self.last = now;
+        self.tasks += 1;
+        self.is_on |= self.tasks <= FEW;
+    }
+
+    /// The batch is handed over.
+    const fn handed_over(&mut self) {
+        self.is_on = false;
+    }
+}
+
 // === impl State ===
 
 impl<L: Ledger> State<L> {
@@ -52,15 +111,27 @@ impl<L: Ledger> State<L> {
         }
         if self.has_to_commit()
             && self.may_hand_over()
-            && (self.parts.engine.is_full() || now >= self.commit_at)
+            && (self.parts.engine.is_full() || now >= self.due_at())
         {
             self.commit();
         }
     }
 
+    /// When what was collected is to be handed over: soon, where steps of commands wait for it.
+    pub(super) fn due_at(&self) -> Instant {
+        if self.hurry.is_on() || self.parts.engine.wants_fence() {
+            self.commit_at.min(self.handed_at + TOGETHER)
+        } else {
+            self.commit_at
+        }
+    }
+
     /// Whether there is anything to hand over.
     pub(super) fn has_to_commit(&self) -> bool {
-        self.touched || !self.settled.is_empty() || self.parts.engine.has_unsaved()
+        self.touched
+            || !self.settled.is_empty()
+            || self.parts.engine.has_unsaved()
+            || self.parts.engine.wants_fence()
     }
 
     /// Whether a batch may be handed over.
@@ -80,7 +151,7 @@ impl<L: Ledger> State<L> {
         let keeps_order = self.parts.ledger.keeps_order();
         for mut settlement in self.settled.drain(..) {
             if !keeps_order {
-                let is_kept = |entry: &Entry| !entry.is_state();
+                let is_kept = |entry: &Entry| !matches!(entry, Entry::State(Kept::Order(_)));
                 settlement.entries.retain(is_kept);
                 settlement.otherwise.retain(is_kept);
             }
@@ -122,6 +193,7 @@ impl<L: Ledger> State<L> {
         batch.has_more = !blind.is_empty();
         let commits = self.parts.engine.commits();
         for (shard, state) in self.changes() {
+            let state = self.bound(shard, state);
             tally.count_records(1);
             batch.settled.push(Settled {
                 shards: Shards::at(shard),
@@ -144,6 +216,8 @@ impl<L: Ledger> State<L> {
             });
         }
         self.touched = false;
+        self.handed_at = Instant::now();
+        self.hurry.handed_over();
         self.submitted += 1;
         self.under_way.push_back(UnderWay {
             commits,
@@ -153,13 +227,35 @@ impl<L: Ledger> State<L> {
         self.parts.ledger.submit(batch);
     }
 
-    /// What is to be written of the order of tasks besides what settlements hold.
-    fn changes(&mut self) -> Vec<(i32, retide_core::State)> {
-        let changes = self.parts.engine.changes();
-        if self.parts.ledger.keeps_order() {
-            return changes;
+    /// What is to be written of shards besides what settlements hold.
+    fn changes(&mut self) -> Vec<(i32, Kept)> {
+        let mut changes = self.parts.engine.changes();
+        if !self.parts.ledger.keeps_order() {
+            changes.retain(|(_, state)| !matches!(state, Kept::Order(_)));
+            changes.append(&mut self.outdated);
         }
-        mem::take(&mut self.outdated)
+        changes
+    }
+
+    /// The same with marks that are bound to their topic: they are not believed of another one of its name.
+    fn bound(&self, shard: i32, state: Kept) -> Kept {
+        let Kept::Taken {
+            source,
+            chunk,
+            marks: Some(marks),
+        } = state
+        else {
+            return state;
+        };
+        let binding = self.bindings.get(&LaneId { shard, source });
+        let binding =
+            binding.unwrap_or_else(|| unreachable!("taken from a lane that is not assigned"));
+        let bound = [&binding.to_bytes()[..], &marks[..]].concat();
+        Kept::Taken {
+            source,
+            chunk,
+            marks: Some(bound.into()),
+        }
     }
 
     /// What the metadata of a commit is bound to.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use retide_core::{Commit, Entry, Fate, Input, Returned, Settlement};
+use retide_core::{Commit, Entry, Fate, Input, Returned, Settlement, State as Kept};
 
 use crate::event::{BatchCommitted, BatchDropped, BatchReturned, RecordsRefused};
 use crate::metrics::tally::Tally;
@@ -160,10 +160,10 @@ impl<L: Ledger> State<L> {
     ) {
         for entry in entries {
             match entry {
-                Entry::State(state) if self.parts.ledger.keeps_order() => {
-                    returned.changes.push((shard, state.key()));
+                Entry::State(state @ Kept::Order(_)) if !self.parts.ledger.keeps_order() => {
+                    self.outdated.push((shard, state));
                 }
-                Entry::State(state) => self.outdated.push((shard, state)),
+                Entry::State(state) => returned.changes.push((shard, state.key())),
                 Entry::Alert(_) if is_over => {}
                 Entry::Alert(alert) => returned.alerts.push((shard, alert)),
                 Entry::Park { .. }

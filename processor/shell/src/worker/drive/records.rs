@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use rdkafka::consumer::Consumer;
 
-use retide_avro::Arrival;
 use retide_avro::headers::{self, Headless};
-use retide_core::{Input, LaneId, Now, Origin, Source, task};
+use retide_avro::{Arrival, control};
+use retide_core::control::{Place, Refusal};
+use retide_core::{Input, LaneId, Now, Origin, Position, Record, Source, Timestamp, task};
 
-use crate::event::RecordSetAside;
+use crate::event::{CommandRead, CommandRefused, RecordSetAside};
 use crate::worker::drive::State;
 use crate::worker::feed::{Passed, Read, Reads};
 use crate::worker::ledger::Ledger;
@@ -66,6 +67,15 @@ impl<L: Ledger> State<L> {
         let deaths = threads
             .suspects()
             .deaths(&origin.topic, shard, origin.offset);
+        if deaths > 0 && source == Source::Commands {
+            RecordSetAside {
+                origin: &origin,
+                deaths,
+            }
+            .emit(&self.parts.metrics);
+            let why = format!("{deaths} processes died with this command in hand");
+            return self.refuse(now, position, refusal(place(position, appended), &why));
+        }
         if deaths > 0 {
             RecordSetAside {
                 origin: &origin,
@@ -77,6 +87,10 @@ impl<L: Ledger> State<L> {
             return self.step_at(now, Input::Poison { position, poison });
         }
         self.hand.take(position.lane, position.offset);
+        if source == Source::Commands {
+            let at = appended;
+            return self.command(now, position, at, record);
+        }
         let read = match (record, source) {
             (Ok(record), Source::Tasks) => {
                 let arrival = Arrival {
@@ -87,7 +101,7 @@ impl<L: Ledger> State<L> {
                 self.parts.topics.intake.ingest(record, arrival)
             }
             (Ok(record), Source::Tier(_)) => headers::parked(record, origin),
-            (_, Source::Commands) => unreachable!("no commands are read yet"),
+            (_, Source::Commands) => unreachable!("no task"),
             (Err(headless), Source::Tasks | Source::Tier(_)) => {
                 Err(headers::headless(headless, origin))
             }
@@ -106,9 +120,59 @@ impl<L: Ledger> State<L> {
         self.step_at(now, input);
     }
 
+    /// A record of the commands topic was read.
+    fn command(
+        &mut self,
+        now: Now,
+        position: Position,
+        appended: Timestamp,
+        record: Result<Record, Headless>,
+    ) {
+        let place = place(position, appended);
+        let Ok(record) = record else {
+            let why = "its headers cannot be read; a command needs none";
+            return self.refuse(now, position, refusal(place, why));
+        };
+        let topics = &self.parts.topics;
+        let tier = |topic: &str| topics.source(topic);
+        match control::decode(&record, place, &tier) {
+            Ok(control) => {
+                CommandRead { control: &control }.emit(&self.parts.metrics);
+                let control = Ok(control);
+                self.step_at(now, Input::Control { position, control });
+            }
+            Err(refusal) => self.refuse(now, position, *refusal),
+        }
+    }
+
+    /// A record of the commands topic is refused.
+    fn refuse(&mut self, now: Now, position: Position, refusal: Refusal) {
+        CommandRefused { refusal: &refusal }.emit(&self.parts.metrics);
+        let control = Err(Box::new(refusal));
+        self.step_at(now, Input::Control { position, control });
+    }
+
     /// Whether the topic of a lane is deleted, or was as the lane began: what comes of it is of a topic that is there again, and is read
     /// when the lane has begun anew.
     fn begins_anew(&self, lane: LaneId) -> bool {
         self.unreadable.is_deleted(lane.source) || self.unbound.contains(&lane)
+    }
+}
+
+/// Where a record of the commands topic stands.
+const fn place(position: Position, at: Timestamp) -> Place {
+    Place {
+        at,
+        partition: position.lane.shard,
+        offset: position.offset,
+    }
+}
+
+/// The refusal of a command of which not even the id can be read.
+fn refusal(place: Place, why: &str) -> Refusal {
+    Refusal {
+        place,
+        id: place.to_string().into(),
+        why: why.into(),
     }
 }

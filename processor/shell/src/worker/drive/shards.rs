@@ -8,13 +8,14 @@ use std::time::Instant;
 use rdkafka::topic_partition_list::Offset;
 
 use retide_core::engine::Left;
-use retide_core::{Input, Settlement, key_order};
+use retide_core::{Input, Settlement, State as Kept};
 
 use crate::worker::drive::State;
 use crate::worker::drive::gone::LATE;
 use crate::worker::feed::{Assignment, Reading, Request};
 use crate::worker::leaving::Leaving;
 use crate::worker::ledger::Ledger;
+use crate::worker::order::Written;
 
 // === impl State ===
 
@@ -53,10 +54,10 @@ impl<L: Ledger> State<L> {
     }
 
     /// Lanes are ours.
-    fn assigned(&mut self, assignments: Vec<Assignment>, orders: Vec<(i32, key_order::Shard)>) {
+    fn assigned(&mut self, assignments: Vec<Assignment>, written: Vec<(i32, Written)>) {
         self.follow_readable();
-        for (shard, order) in orders {
-            self.know_order(shard, order);
+        for (shard, written) in written {
+            self.know(shard, written);
         }
         for assignment in &assignments {
             let (shard, saved) = (assignment.lane.shard, assignment.saved.clone());
@@ -96,15 +97,25 @@ impl<L: Ledger> State<L> {
         self.parts.heartbeat.assigned();
     }
 
-    /// What former owners knew of the order of a shard's tasks: to go on with, or, where it is not kept, to be forgotten by all.
-    fn know_order(&mut self, shard: i32, order: key_order::Shard) {
+    /// What former owners have written of a shard. The order of its tasks is to go on with, or, where it is not kept, to be forgotten by all.
+    fn know(&mut self, shard: i32, written: Written) {
+        let Written {
+            order,
+            taken,
+            steps,
+        } = written;
+        self.step(Input::Known {
+            shard,
+            taken: taken.into_iter().collect(),
+            steps: steps.into_iter().collect(),
+        });
         if self.parts.ledger.keeps_order() {
             let order = Box::new(order);
             self.step(Input::Outstanding { shard, order });
         } else {
             let tombstones = order
                 .tombstones()
-                .map(|change| (shard, retide_core::State::Order(change)));
+                .map(|change| (shard, Kept::Order(change)));
             self.outdated.extend(tombstones);
         }
     }

@@ -42,6 +42,7 @@ impl<L: Ledger> State<L> {
             calls: engine.in_flight(),
             shards: self.shards.len(),
             keys: engine.keys(),
+            steps: engine.steps(),
         });
         let missing = engine.missing().map(|missing| Trouble {
             kind: Kind::SceneUnknown,

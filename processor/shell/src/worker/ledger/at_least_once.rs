@@ -2,7 +2,7 @@
 //!
 //! Not a transaction: what was written before a crash and not committed is written again by whoever goes on. Invariants: one batch at
 //! a time, so that offsets never pass one that is not written; what rests on a record that may be refused is written after that one
-//! was accepted; what was accepted is not written again; no shard is given up while its offsets are on their way, since the client
+//! was accepted, and the mark of a taken record after what has become of it; what was accepted is not written again; no shard is given up while its offsets are on their way, since the client
 //! commits in whatever generation it is by then.
 //!
 //! It does not keep the order of tasks: what a former owner writes too late would stay, and keep tasks from starting for ever.
@@ -78,6 +78,8 @@ struct Pending {
     settled: usize,
     /// Whether nothing more can be left out of it.
     is_least: bool,
+    /// Whether it waits until all before it are written: a mark without its consequence would be a lost task.
+    waits: bool,
     /// The records; see [`Settled::records`].
     records: Vec<OutRecord>,
     /// Their other form; see [`Settled::otherwise`].
@@ -197,6 +199,12 @@ impl Writer {
             pending.retain(|one| self.ownership.still_has(one.shard, &submitted.epochs));
             if pending.iter().all(|one| one.records.is_empty()) {
                 return self.commit(submitted);
+            }
+            let mut others = pending.iter().filter(|one| !one.waits);
+            if others.all(|one| one.records.is_empty()) {
+                for one in &mut pending {
+                    one.waits = false;
+                }
             }
             match self.try_write(&pending, &submitted) {
                 Ok(failed) => {
@@ -329,6 +337,8 @@ impl Writer {
                 shard: settled.shards.own,
                 settled: index,
                 is_least: settled.is_least(),
+                // What is decided stands before what is to be known of shards.
+                waits: settled.offset.is_none() && settled.form().has(RecordKind::Order),
                 records: encode(settled.shards, settled.form()),
                 otherwise: if settled.refused {
                     Vec::new()
@@ -414,7 +424,9 @@ impl Writer {
 /// How many records of a consequence are written next: one that may be refused goes first, and alone.
 fn next(pending: &Pending) -> usize {
     let all = pending.records.len();
-    if pending.otherwise.is_empty() {
+    if pending.waits {
+        0
+    } else if pending.otherwise.is_empty() {
         all
     } else {
         all.min(1)
@@ -430,6 +442,9 @@ fn keep_failed(
     for one in pending {
         let numbers = first..first + next(one);
         first = numbers.end;
+        if numbers.is_empty() {
+            continue;
+        }
         let mut number = numbers.start;
         let (before, settled, is_least) = (undelivered.len(), one.settled, one.is_least);
         one.records.retain(|record| {
@@ -447,7 +462,7 @@ fn keep_failed(
             });
             true
         });
-        if undelivered.len() == before && !numbers.is_empty() {
+        if undelivered.len() == before {
             // Accepted: there is no other form of it any more.
             one.otherwise.clear();
         }

@@ -1,0 +1,72 @@
+//! What becomes of commands, in numbers.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::{counter, gauge, words};
+
+/// The words for what commands do.
+const VERBS: [&str; 4] = ["cancel", "run-now", "reschedule", "complete"];
+
+/// The counters of commands.
+pub(crate) struct CommandMetrics {
+    /// Requests that were read, by [`VERBS`].
+    requests: Vec<Counter>,
+    /// Records of the commands topic that were refused.
+    refused: Counter,
+    /// Commands that have ended.
+    ended: Counter,
+    /// Tasks with which it was done, and those for which it was too late.
+    tasks: Vec<Counter>,
+    /// Steps under way.
+    pub(super) steps: Gauge,
+}
+
+// === impl CommandMetrics ===
+
+impl CommandMetrics {
+    /// Registers them.
+    pub(super) fn register(r: &mut Registry) -> Self {
+        let help = "Commands read";
+        let requests = words(r, ("commands", help), "verb", VERBS.into_iter());
+        let help = "Tasks that commands have met, by what was done";
+        let results = ["done", "too-late"];
+        Self {
+            requests,
+            refused: counter(r, "commands_refused", "Commands refused"),
+            ended: counter(r, "commands_ended", "Commands that have ended"),
+            tasks: words(r, ("commanded_tasks", help), "result", results.into_iter()),
+            steps: gauge(
+                r,
+                "command_steps",
+                "Steps of commands under way, by shard one each",
+            ),
+        }
+    }
+
+    /// A request was read.
+    pub(crate) fn request(&self, verb: &str) {
+        let place = VERBS.iter().position(|known| *known == verb);
+        if let Some(counter) = place.and_then(|place| self.requests.get(place)) {
+            counter.inc();
+        }
+    }
+
+    /// A record was refused.
+    pub(crate) fn refused(&self) {
+        self.refused.inc();
+    }
+
+    /// A command has ended.
+    pub(crate) fn ended(&self) {
+        self.ended.inc();
+    }
+
+    /// What was done with tasks is durable.
+    pub(crate) fn tasks(&self, [done, too_late]: [u64; 2]) {
+        for (counter, count) in self.tasks.iter().zip([done, too_late]) {
+            counter.inc_by(count);
+        }
+    }
+}
