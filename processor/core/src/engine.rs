@@ -230,6 +230,7 @@ impl Engine {
                 let begins = Assigned {
                     epoch,
                     at: now.wall,
+                    since: now.steady,
                     window: Window::resume_with(start, known, taken),
                     awaited,
                 };

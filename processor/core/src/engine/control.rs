@@ -177,6 +177,9 @@ const CHECK: Duration = Duration::from_millis(5);
 /// How often it is looked whether a step has waited long enough.
 const REST: Duration = Duration::from_millis(250);
 
+/// How long ago a task may have moved that a shard did not find which had looked by then: as late as a step may be read.
+const MOVED: Duration = Duration::from_mins(10);
+
 /// Most steps that one look is for.
 const MOST_LOOKS: usize = 4_096;
 
@@ -1111,7 +1114,8 @@ impl Engine {
             };
             let (given, _) = self.lanes.batches(lane);
             self.lanes.touch_lane(lane);
-            let moved = self.lanes.take_moved(shard);
+            let since = self.steady.saturating_sub(MOVED);
+            let moved = self.lanes.has_moved(shard, since);
             let Some(steps) = self.commands.shards.get_mut(&shard) else {
                 continue;
             };

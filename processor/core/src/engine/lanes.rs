@@ -46,6 +46,8 @@ pub(super) struct Assigned {
     pub(super) epoch: u64,
     /// When it became ours.
     pub(super) at: Timestamp,
+    /// The same, in steady time.
+    pub(super) since: Duration,
     /// Open and completed offsets.
     pub(super) window: Window,
     /// As far as keys wait for its tasks: one past the last such offset, or 0.
@@ -121,8 +123,8 @@ struct Lane {
     moves: Moves,
     /// The numbers of the commits under way, of what is saved up.
     saves: VecDeque<u64>,
-    /// How many tasks have moved to other shards since that was last asked; 1 more when it became ours, since nobody knows.
-    moved: usize,
+    /// When a task moved to another shard last, in steady time, or when it became ours, since nobody knows.
+    moved: Duration,
     /// How many offsets the batch that is being collected takes ahead, by which nothing of the commit changes.
     taken: usize,
     /// How many commits were given.
@@ -310,17 +312,14 @@ impl Lanes {
     }
 
     /// A task of a lane moves to another shard.
-    pub(super) fn moves(&mut self, id: LaneId) {
-        self.of(id).moved += 1;
+    pub(super) fn moves(&mut self, now: Duration, id: LaneId) {
+        self.of(id).moved = now;
     }
 
-    /// Whether tasks of a shard may have moved to other shards since this was last asked, or the shard became ours.
-    pub(super) fn take_moved(&mut self, shard: i32) -> bool {
-        let mut has_moved = false;
-        for (_, lane) in self.by_id.iter_mut().filter(|(id, _)| id.shard == shard) {
-            has_moved |= mem::take(&mut lane.moved) > 0;
-        }
-        has_moved
+    /// Whether tasks of a shard may have moved to other shards since then, in steady time.
+    pub(super) fn has_moved(&self, shard: i32, since: Duration) -> bool {
+        let mut lanes = self.by_id.iter().filter(|(id, _)| id.shard == shard);
+        lanes.any(|(_, lane)| lane.moved >= since)
     }
 
     /// Whether nothing is settled that is not durable.
@@ -702,6 +701,7 @@ impl Lane {
         let Assigned {
             epoch,
             at,
+            since,
             window,
             awaited,
         } = begins;
@@ -726,7 +726,7 @@ impl Lane {
             ends: Ends::default(),
             moves: Moves::default(),
             saves: VecDeque::new(),
-            moved: 1,
+            moved: since,
             taken: 0,
             given: 0,
             over: 0,
