@@ -76,8 +76,19 @@ mod planted {
     /// Why it does not see what becomes of records that wait for a schema.
     const KNOWN: &str = "no record of a campaign has a schema that a registry has to be asked for";
 
+    /// Why nothing of commands is seen.
+    const COMMANDS: &str = "nobody sends commands in a campaign; the judge sees it";
+
     /// What the checker does not see, and why.
-    const UNSEEN: [(Bug, &str); 29] = [
+    const UNSEEN: [(Bug, &str); 37] = [
+        (Bug::Core(Core::TakenForgotten), COMMANDS),
+        (Bug::Core(Core::CancelledAttempted), COMMANDS),
+        (Bug::Core(Core::TakenUnmarked), COMMANDS),
+        (Bug::Core(Core::TakenLostOnReturn), COMMANDS),
+        (Bug::Core(Core::StepRestarted), COMMANDS),
+        (Bug::Core(Core::AppliedKept), COMMANDS),
+        (Bug::Core(Core::TakenUntold), COMMANDS),
+        (Bug::Core(Core::Unfenced), COMMANDS),
         (Bug::Core(Core::AsideDone), KNOWN),
         (Bug::AsideOvertaken, KNOWN),
         (Bug::Core(Core::PoisonUncounted), ALERTS),
