@@ -1,7 +1,7 @@
 //! Alerts: what people must know, decided from what is written and from what is found out about targets and scenes.
 //!
 //! Not channels: an alert is an [`Entry::Alert`] of the transaction that it tells of. Rules are counters over what goes into the batch; the
-//! window of the first one, [`DeadTasks`], is a batch. Whom an alert is for:
+//! window of the first one, `DeadTasks`, is a batch. Whom an alert is for:
 //! - `next`: what the engine itself finds out, such as that a breaker has opened; it goes with the next settlement.
 //! - `told`: what the shell has found out; it goes with the next batch, as soon as the alerts topic takes records.
 //! - rules: what they have counted in a batch goes with that batch. A batch that was not written is counted anew when it is written again.

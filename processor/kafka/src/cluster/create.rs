@@ -37,7 +37,7 @@ pub enum Created {
         /// Why the cluster refuses the topic with them.
         reason: String,
     },
-    /// It was there; whether it is as planned is for [`check`] to say.
+    /// It was there; whether it is as planned is for [`check`](fn@super::check) to say.
     Exists {
         /// The topic.
         topic: Arc<str>,
