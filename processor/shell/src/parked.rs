@@ -5,26 +5,31 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
+use std::str;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use retide_avro::{Arrival, Intake, headers};
 use retide_config::{Config, Scene};
 use retide_core::completions::Completions;
+use retide_core::taken::Taken;
 use retide_core::task::entered;
 use retide_core::{Origin, Source, Task, Timestamp};
 use retide_kafka::client::{LoggingContext, client_config};
+use retide_kafka::failure::Failure;
 use retide_kafka::record::received;
 use retide_kafka::scan::{self, CALL, Scanned, last};
 use retide_kafka::topics::Topics;
 
 use crate::clock;
 use crate::worker::binding::Bindings;
+use crate::worker::order::TAKEN;
 
 /// A task of a scene that is under way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +87,8 @@ struct Reader<'a> {
     bindings: Bindings,
     /// How many records were read.
     records: u64,
+    /// What was taken out of its place by commands, by topic and partition.
+    taken: HashMap<(String, i32), Taken>,
 }
 
 /// Longest time for reading: some millions of tasks.
@@ -89,6 +96,9 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Longest wait for the committed offsets: as long as a transaction may hold them up, as a rule.
 const COMMITTED: Duration = Duration::from_secs(15);
+
+/// Pause before they are asked for again.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// The first task of each of the scenes `names`, among all `scenes`, that has one under way. Stops as soon as each has.
 ///
@@ -103,6 +113,7 @@ pub fn find(
     let mut reader = Reader::try_new(config, topics)?;
     let mut found = BTreeMap::new();
     let deadline = Instant::now() + PATIENCE;
+    reader.read_taken(&topics.order, deadline)?;
     // One after the other: the end of a partition is told without its topic.
     for (source, topic) in topics.waiting() {
         let scanned = reader.topic(topic, deadline, |message| {
@@ -149,6 +160,7 @@ pub fn each(
     let mut reader = Reader::try_new(config, topics)?;
     let mut looked = Looked::default();
     let mut is_over = false;
+    reader.read_taken(&topics.order, deadline)?;
     for (source, topic) in topics.waiting() {
         if is_over || Instant::now() >= deadline {
             looked.unread.push(Arc::clone(topic));
@@ -186,7 +198,41 @@ impl<'a> Reader<'a> {
             bindings: Bindings::ask(consumer.client(), topics, COMMITTED)?,
             consumer,
             records: 0,
+            taken: HashMap::new(),
         })
+    }
+
+    /// Reads what was taken: parked records whose consequence is written although the group has not got as far as that.
+    fn read_taken(&mut self, order: &Arc<str>, deadline: Instant) -> Result<(), Error> {
+        let partitions = scan::partitions(&self.consumer, order)?;
+        if partitions.count() == 0 {
+            return Ok(());
+        }
+        let mut starts = TopicPartitionList::with_capacity(partitions.count());
+        for element in partitions.elements() {
+            starts.add_partition_offset(order, element.partition(), Offset::Beginning)?;
+        }
+        let (taken, bindings) = (&mut self.taken, &self.bindings);
+        let scanned = scan::read(&self.consumer, &starts, deadline, |message| {
+            let key = message.key().and_then(|key| str::from_utf8(key).ok());
+            let at = key.and_then(|key| key.strip_prefix(TAKEN)?.rsplit_once('/'));
+            if let Some((topic, chunk)) = at
+                && let Ok(chunk) = chunk.parse()
+            {
+                let partition = message.partition();
+                let binding = bindings.of(topic, partition).to_bytes();
+                let marks = message.payload();
+                let marks = marks.and_then(|value| value.strip_prefix(&binding[..]));
+                let taken = taken.entry((topic.to_owned(), partition)).or_default();
+                // What cannot be read is as good as nothing: more is looked at.
+                let _ = taken.replay(chunk, marks);
+            }
+            ControlFlow::Continue(())
+        })?;
+        match scanned {
+            Scanned::ToEnd | Scanned::Enough => Ok(()),
+            Scanned::OutOfTime { .. } => Err(Error::Slow { read: self.records }),
+        }
     }
 
     /// Reads a topic from what is not done to its end, or until whoever looks has seen enough.
@@ -202,11 +248,20 @@ impl<'a> Reader<'a> {
             return Ok(Scanned::ToEnd);
         }
         let (starts, done) = self.starts(&self.committed(&partitions)?)?;
+        let taken = self.taken.iter();
+        let taken = taken.filter(|((of, _), _)| **of == **topic);
+        let taken: HashMap<i32, &Taken> = taken
+            .map(|((_, partition), taken)| (*partition, taken))
+            .collect();
         let records = &mut self.records;
         let scanned = scan::read(&self.consumer, &starts, deadline, |message| {
             *records += 1;
-            let done = done.get(&message.partition());
-            if done.is_some_and(|done| done.contains(message.offset())) {
+            let (partition, offset) = (message.partition(), message.offset());
+            let taken = taken.get(&partition);
+            let done = done.get(&partition);
+            if done.is_some_and(|done| done.contains(offset))
+                || taken.is_some_and(|taken| taken.contains(offset))
+            {
                 return ControlFlow::Continue(());
             }
             look(message)
@@ -220,13 +275,13 @@ impl<'a> Reader<'a> {
         loop {
             match self.consumer.committed_offsets(partitions.clone(), CALL) {
                 Ok(committed) => return Ok(committed),
-                Err(error)
-                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut) =>
-                {
+                // No answer, or the group has no coordinator yet.
+                Err(error) if Failure::of(&error) == Failure::Passing => {
                     if Instant::now() >= deadline {
                         let group = self.group.to_owned();
                         return Err(Error::Committed { group });
                     }
+                    thread::sleep(AGAIN);
                 }
                 Err(error) => return Err(error.into()),
             }

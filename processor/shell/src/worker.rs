@@ -18,7 +18,7 @@ pub mod group;
 mod leaving;
 pub mod ledger;
 mod look;
-mod order;
+pub(crate) mod order;
 mod presence;
 mod progress;
 pub mod readable;

@@ -101,7 +101,7 @@ pub(super) struct Acting {
     /// Do not wait for the end of the command
     #[arg(long, conflicts_with = "wait")]
     no_wait: bool,
-    /// How long it also applies to tasks that --id names and that do not exist yet, at most 7d [default: 0s, or 1h with --no-wait]
+    /// How long it also applies to tasks that --id names and that do not exist yet, at most 7d; 0s for not at all [default: 1h]
     #[arg(long, value_name = "DURATION", value_parser = span::parse)]
     expires: Option<Duration>,
 }

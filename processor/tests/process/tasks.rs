@@ -4,6 +4,7 @@ use std::fs;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
+use rdkafka::producer::{BaseRecord, Producer};
 use serde_json::Value;
 
 use crate::rig::{FLAKY, Rig};
@@ -153,5 +154,145 @@ fn tasks_under_way_are_found_counted_and_shown_wherever_they_wait() {
         let output = rig.retide(&[&["tasks"][..], absent].concat());
         assert_eq!(output.status.code(), Some(3), "{output:?}");
     }
+    worker.kill();
+}
+
+#[test]
+fn commands_reach_tasks_wherever_they_wait_and_end_with_counts() {
+    let rig = Rig::new(Duration::ZERO, FLAKY);
+    fs::write(rig.file("payload"), "0").unwrap();
+    let submit = |id: &str, delay: &str| {
+        let order = format!("order={id}");
+        let output = rig.retide(&[
+            "submit", "--scene", "flaky", "--id", id, "--delay", delay, "--header", &order,
+            "payload",
+        ]);
+        assert!(output.status.success(), "{output:?}");
+    };
+    let act = |arguments: &[&str], code: i32| {
+        let all = [
+            &["--output", "json", "tasks"][..],
+            arguments,
+            &["--yes", "--wait", "30s"],
+        ]
+        .concat();
+        let output = rig.retide(&all);
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{arguments:?}: {output:?}"
+        );
+        serde_json::from_str::<Value>(&stdout(&output)).unwrap()[0].clone()
+    };
+    let counts = |line: &Value| {
+        ["matched", "done", "too_late", "not_found"].map(|key| line[key].as_u64().unwrap())
+    };
+    for (id, delay) in [
+        ("a", "1h"),
+        ("b", "2h"),
+        ("c", "1h"),
+        ("d", "1h"),
+        ("e", "5s"),
+    ] {
+        submit(id, delay);
+    }
+    let worker = rig.run();
+    let parked = |id: &str| {
+        let output = rig.retide(&["--output", "json", "tasks", "ls", "--id", id]);
+        let tasks: Value = serde_json::from_str(&stdout(&output)).unwrap_or_default();
+        tasks[0]["topic"]
+            .as_str()
+            .is_some_and(|topic| topic.contains(".delay."))
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while !["a", "b", "c", "d"].into_iter().all(parked) {
+        assert!(Instant::now() < deadline, "they are not parked");
+    }
+
+    // In a tier, by what people know.
+    let line = act(
+        &["cancel", "--header", "order=a", "--reason", "refunded"],
+        0,
+    );
+    assert_eq!(
+        (&line["state"], counts(&line)),
+        (&"done".into(), [1, 1, 0, 0]),
+        "{line}"
+    );
+    let line = act(&["run-now", "--id", "b", "--id", "none"], 0);
+    assert_eq!(counts(&line), [1, 1, 0, 1], "{line}");
+    let line = act(
+        &[
+            "complete",
+            "--id",
+            "c",
+            "--outcome",
+            "success",
+            "--id-of-command",
+            "c-1",
+        ],
+        0,
+    );
+    assert_eq!(
+        (&line["id"], counts(&line)),
+        (&"c-1".into(), [1, 1, 0, 0]),
+        "{line}"
+    );
+    let line = act(&["reschedule", "--id", "d", "--in", "1s"], 0);
+    assert_eq!(counts(&line), [1, 1, 0, 0], "{line}");
+    // Of what was cancelled nothing is under way.
+    let output = rig.retide(&["tasks", "ls", "--id", "a"]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let line = act(&["cancel", "--id", "none"], 3);
+    assert_eq!(counts(&line), [0, 0, 0, 1], "{line}");
+    // Before it is there.
+    let output = rig.retide(&["tasks", "cancel", "--id", "later", "--no-wait", "--yes"]);
+    assert!(output.status.success(), "{output:?}");
+    submit("later", "1s");
+    // By hand, and not readable.
+    let producer = rig.producer();
+    let topic = rig.topic("commands");
+    for value in [
+        r#"{"command":"cancel","select":{"scnee":"x"},"id":"c-2"}"#,
+        "stop it",
+    ] {
+        let record = BaseRecord::<(), str>::to(&topic).payload(value);
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+    }
+    producer.flush(PATIENCE).unwrap();
+
+    let ends = rig.ends(6);
+
+    for (id, outcome) in [
+        ("a", "cancelled"),
+        ("b", "delivered"),
+        ("c", "delivered"),
+        ("d", "delivered"),
+        ("e", "delivered"),
+        ("later", "cancelled"),
+    ] {
+        assert_eq!(ends[id], [outcome], "{id}");
+    }
+    let called: Vec<String> = rig
+        .target
+        .requests()
+        .iter()
+        .map(|request| request.headers["retry-id"].to_str().unwrap().to_owned())
+        .collect();
+    assert!(
+        !called.iter().any(|id| ["a", "c", "later"].contains(&&**id)),
+        "{called:?}"
+    );
+    let output = rig.retide(&["explain", "a"]);
+    let said = stdout(&output);
+    assert!(
+        said.contains("cancelled") && said.contains("by command"),
+        "{said}"
+    );
+    let output = rig.retide(&["tasks", "command", "c-2", "--wait", "20s"]);
+    assert!(
+        stderr(&output).contains("did you mean scene?"),
+        "{output:?}"
+    );
     worker.kill();
 }

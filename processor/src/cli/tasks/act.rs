@@ -310,7 +310,15 @@ fn end(
         return Err(Failed::silently(Exit::Partly));
     }
     if sum(|line| line.matched) == 0 {
-        return Err(Failed::because(Exit::NotFound, "no task was found"));
+        // A command for identities waits for tasks that come later.
+        let waits = sum(|line| line.not_found) > 0;
+        let more = if waits {
+            "; until it expires, the command waits for those that it names"
+        } else {
+            ""
+        };
+        let message = format!("no task was found{more}");
+        return Err(Failed::because(Exit::NotFound, message));
     }
     Ok(())
 }
@@ -337,11 +345,7 @@ fn ready(asked: &Asked, acting: &Acting) -> Result<Vec<Ready>, Failed> {
         put("id", id.clone().into());
         put("by", by.clone().into());
         put("reason", acting.reason.clone().unwrap_or_default().into());
-        // Whoever waits for the end wants it when all was looked at.
-        let expires = acting
-            .expires
-            .or((!acting.no_wait).then_some(Duration::ZERO));
-        if let Some(expires) = expires {
+        if let Some(expires) = acting.expires {
             put("expires_in", span::text(expires).into());
         }
         let text = Bytes::from(Value::Object(keys).to_string());

@@ -15,7 +15,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use retide_avro::control;
 use retide_config::Config;
 use retide_core::Timestamp;
-use retide_core::control::{Answer, Control, Counts, Ended, Place};
+use retide_core::control::{Answer, Control, Counts, Ended, Place, Refusal};
 use retide_kafka::client::{Kept, client_config};
 use retide_kafka::cluster::User;
 use retide_kafka::publish::Stored;
@@ -154,19 +154,29 @@ pub(super) fn find(
     let (mut word, mut sent) = ("", Vec::new());
     let deadline = Instant::now() + PATIENCE;
     let scanned = scan::read(&consumer, &starts, deadline, |message| {
-        match read(message, topics) {
-            Some(Control::Request(command)) if is_it(&command.id) => {
-                word = command.verb.word();
-                sent.push(Following {
-                    id: command.id.to_string(),
-                    stored: Stored {
-                        partition: message.partition(),
-                        offset: message.offset(),
-                    },
-                    followed: Followed::default(),
-                });
+        let is_request = scan::last(message, control::STAGE).is_none();
+        let id = match read(message, topics) {
+            Some(Ok(Control::Request(command))) => {
+                if is_it(&command.id) {
+                    word = command.verb.word();
+                }
+                Some(command.id.clone())
             }
-            Some(_) | None => take(message, topics, &mut sent),
+            // One that workers refuse, too.
+            Some(Err(refusal)) if is_request => Some(refusal.id),
+            Some(_) | None => None,
+        };
+        match id {
+            Some(id) if is_it(&id) => sent.push(Following {
+                id: id.to_string(),
+                stored: Stored {
+                    partition: message.partition(),
+                    offset: message.offset(),
+                },
+                followed: Followed::default(),
+            }),
+            Some(_) => {}
+            None => take(message, topics, &mut sent),
         }
         ControlFlow::Continue(())
     })
@@ -200,8 +210,8 @@ fn told_of(word: &str, sent: &[Following]) -> String {
     )
 }
 
-/// What a record of the commands topic is, if it can be read.
-fn read(message: &BorrowedMessage<'_>, topics: &Topics) -> Option<Control> {
+/// What a record of the commands topic is, or why it is none; nothing of one that the client cannot read.
+fn read(message: &BorrowedMessage<'_>, topics: &Topics) -> Option<Result<Control, Box<Refusal>>> {
     let at = u64::try_from(message.timestamp().to_millis()?).ok()?;
     let place = Place {
         at: Timestamp::from_millis(at),
@@ -209,7 +219,8 @@ fn read(message: &BorrowedMessage<'_>, topics: &Topics) -> Option<Control> {
         offset: message.offset(),
     };
     let record = received(message).ok()?;
-    control::decode(&record, place, &|topic| topics.source(topic)).ok()
+    let control = control::decode(&record, place, &|topic| topics.source(topic));
+    Some(control)
 }
 
 /// Notes what a record says of the commands that are followed.
@@ -222,13 +233,13 @@ fn take(message: &BorrowedMessage<'_>, topics: &Topics, sent: &mut [Following]) 
         sent.iter().position(|it| it.stored == at)
     };
     match read(message, topics) {
-        Some(Control::Answer(Answer {
+        Some(Ok(Control::Answer(Answer {
             place,
             of,
             shards,
             counts,
             ..
-        })) => {
+        }))) => {
             if let Some(index) = find(place, sent) {
                 let followed = &mut sent[index].followed;
                 followed.shards = shards;
@@ -239,11 +250,11 @@ fn take(message: &BorrowedMessage<'_>, topics: &Topics, sent: &mut [Following]) 
                 }
             }
         }
-        Some(Control::Ended(ended)) => {
+        Some(Ok(Control::Ended(ended))) => {
             if let Some(index) = find(ended.place, sent) {
                 sent[index].followed.ended = Some(ended);
             }
         }
-        Some(Control::Request(_) | Control::Step(_)) | None => {}
+        Some(Ok(Control::Request(_) | Control::Step(_)) | Err(_)) | None => {}
     }
 }

@@ -151,3 +151,55 @@ fn lines(file: &Path) -> Result<Vec<String>, Failed> {
     }
     Ok(lines)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use clap::Parser;
+
+    /// A command line of nothing else.
+    #[derive(Parser)]
+    struct Line {
+        /// The options.
+        #[command(flatten)]
+        select: Select,
+    }
+
+    fn parts(arguments: &[&str]) -> Vec<Value> {
+        let line = Line::try_parse_from([&["x"][..], arguments].concat());
+        let parts = line.unwrap().select.parts();
+        parts.unwrap_or_else(|_| panic!("parts"))
+    }
+
+    #[test]
+    fn options_make_the_selector_of_a_command() {
+        let made = parts(&[
+            "--id", "b", "--id", "a", "--id", "b", "--scene", "s", "--header", "h=v", "--due",
+            "-2h..",
+        ]);
+
+        let text = r#"{"due":"-2h..","header":["h=v"],"id":["a","b"],"scene":["s"]}"#;
+        assert_eq!(made, [serde_json::from_str::<Value>(text).unwrap()]);
+        assert_eq!(parts(&[]), [Value::Object(Map::new())]);
+    }
+
+    #[test]
+    fn more_identities_than_a_command_may_name_are_several_selectors() {
+        let ids: Vec<String> = (0..2 * MAX_VALUES).map(|id| format!("--id={id}")).collect();
+        let mut arguments: Vec<&str> = ids.iter().map(String::as_str).collect();
+        arguments.extend(["--scene", "s"]);
+
+        let made = parts(&arguments);
+
+        let counts = made.iter().map(|part| part["id"].as_array().unwrap().len());
+        assert_eq!(
+            counts.collect::<Vec<_>>(),
+            [MAX_VALUES - 1, MAX_VALUES - 1, 2]
+        );
+        for part in made {
+            assert_eq!(part["scene"][0], "s");
+            assert!(control::selector(part.to_string().as_bytes(), clock::timestamp()).is_ok());
+        }
+    }
+}
