@@ -45,8 +45,8 @@ use crate::cluster::session::{LEAST, Looked, Reasons, Session, apart};
 pub use crate::cluster::tools::Tools;
 
 pub use acl::{Scope, User};
-pub use check::MISSING;
 pub use check::{Aspect, Finding, Seen, SeenTopic, Severity, aspects};
+pub use check::{DENIED_NEW, MISSING};
 pub use commands::{abort, allow, allow_all, create_topic, find_hanging, strimzi_user, widen_all};
 pub use create::{Created, Widened, create, widen};
 pub use plan::{Layout, Plan, TopicPlan, copy_bytes};

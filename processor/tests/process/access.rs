@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::bounded::Running;
 use crate::commands::get;
-use crate::rig::{FLAKY, Rig, TIERS};
+use crate::rig::{FLAKY, Rig, Stored, TIERS};
 use crate::secured::{Secured, USERS, secured};
 use crate::support::PATIENCE;
 
@@ -127,6 +127,7 @@ fn each_user_works_with_just_what_is_printed_for_it() {
         ("submit", &["submit", "--scene", "flaky"]),
         ("explain", &["explain", "one"]),
         ("rules", &["scenes", "apply", "scenes.toml"]),
+        ("control", &["tasks", "cancel", "--id", "none", "--yes"]),
     ] {
         let denied = run_as(&rig, user, command);
         assert_eq!(denied.status.code(), Some(4), "{denied:?}");
@@ -170,6 +171,20 @@ fn each_user_works_with_just_what_is_printed_for_it() {
     );
     // Two attempts, and what is said of the end.
     rig.target.wait_for(3);
+    broker.grant(&printed(&rig, "control", "tasks"));
+    let cancelled = loop {
+        let cancelled = run_as(
+            &rig,
+            "control",
+            &["tasks", "cancel", "--id", "none", "--yes"],
+        );
+        if cancelled.status.code() != Some(4) {
+            break cancelled;
+        }
+    };
+    assert_eq!(cancelled.status.code(), Some(3), "{cancelled:?}");
+    let listed = run_as(&rig, "control", &["tasks", "ls", "--scene", "flaky"]);
+    assert_eq!(listed.status.code(), Some(3), "{listed:?}");
     broker.grant(&printed(&rig, "explain", "explain"));
     let told = until_ok(|| run_as(&rig, "explain", &["explain", "one"]));
     assert!(
@@ -322,7 +337,28 @@ fn produce_each(rig: &Rig, run: &str) {
         let sent = producer.send(record.headers(headers));
         sent.map_err(|(error, _)| error).unwrap();
     }
+    let commands = rig.topic("commands");
+    let command = format!(r#"{{"command":"cancel","select":{{"id":"none"}},"id":"{run}"}}"#);
+    let sent = producer.send(BaseRecord::to(&commands).key(run).payload(&command));
+    sent.map_err(|(error, _)| error).unwrap();
     producer.flush(PATIENCE).unwrap();
+}
+
+/// Waits until the command of a run has ended.
+fn command_ends(rig: &Rig, run: &str) {
+    let start = Instant::now();
+    let reader = rig.reader("commands");
+    loop {
+        let record = reader.next(Duration::from_millis(100));
+        let is_end = |record: &Stored| {
+            record.text("retry-command-stage") == "ended"
+                && record.key.as_deref() == Some(run.as_bytes())
+        };
+        if record.is_some_and(|record| is_end(&record)) {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "the command does not end");
+    }
 }
 
 #[test]
@@ -373,6 +409,7 @@ fn doctor_asks_for_all_that_a_run_uses_and_for_nothing_else() {
                 while !awaited.iter().all(|id| ends.contains_key(id)) {
                     ends = rig.ends(ends.len() + 1);
                 }
+                command_ends(&rig, user);
             } else {
                 worker.wait_for("order of tasks read");
             }

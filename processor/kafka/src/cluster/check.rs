@@ -20,10 +20,10 @@ pub const MISSING: &str = "does not exist";
 
 /// What is said of a topic that is not there, and that groups have worked without before there was one.
 const MISSING_NEW: &str =
-    "does not exist: tasks cannot be cancelled, hurried or moved until it does";
+    "does not exist: no task can be cancelled, hurried or moved until it does";
 
 /// What is said where such a topic is there, and may not be used.
-const DENIED_NEW: &str = "retide may not use it: tasks cannot be cancelled, hurried or moved. Workers read it when they start the next time";
+pub const DENIED_NEW: &str = "retide may not use it: no task can be cancelled, hurried or moved";
 
 /// Whether retide runs in spite of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
