@@ -158,6 +158,10 @@ fn tasks_under_way_are_found_counted_and_shown_wherever_they_wait() {
 }
 
 #[test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one command after the other, on one set of topics"
+)]
 fn commands_reach_tasks_wherever_they_wait_and_end_with_counts() {
     let rig = Rig::new(Duration::ZERO, FLAKY);
     fs::write(rig.file("payload"), "0").unwrap();

@@ -376,7 +376,7 @@ impl Sweeper {
         // Another client each time: one that has read these lanes before may still have the positions of that.
         let group = self.config.get("group.id").unwrap_or("retide");
         let consumer = scan::consumer(self.config.clone(), group)?;
-        consumer.incremental_assign(&starts)?;
+        scan::read_on(&consumer, &starts)?;
         drop(starts);
         self.read(&consumer, look)
     }
