@@ -101,6 +101,10 @@ fn scenes(rig: &Rig) -> String {
 }
 
 #[test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one user after the other, on one broker"
+)]
 fn each_user_works_with_just_what_is_printed_for_it() {
     let Some(broker) = secured() else { return };
     let rig = rig(broker);
