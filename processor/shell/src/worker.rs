@@ -6,7 +6,7 @@
 //! | [`restore`] | what has to be known of a shard before it is worked on |
 //! | [`feed`] | the readers |
 //! | [`drive`] | the loop: what happened goes to the engine, and what the engine says is done |
-//! | [`sweep`] | looks through tiers for the tasks that commands are about |
+//! | `sweep` | looks through tiers for the tasks that commands are about |
 //! | [`ledger`] | transactions |
 //! | [`encode`] | from decisions to records |
 
