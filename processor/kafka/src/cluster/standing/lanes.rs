@@ -131,9 +131,11 @@ pub(super) fn worked(
     seen: &Seen,
     consumer: &BaseConsumer<LoggingContext>,
 ) -> Option<String> {
-    // What is parked in order is in a tier as well. A process that died before its first commit leaves a mark on the order topic, which is
+    // Commands are written by people, too, before anything was done. What is parked in order is in a tier as well. A process that died before its first commit leaves a mark on the order topic, which is
     // state and no work.
-    let is_work = |role: Role| role.is_written() && role.about().reads != Reads::State;
+    let is_work = |role: Role| {
+        role != Role::Commands && role.is_written() && role.about().reads != Reads::State
+    };
     let written = whose.plan.topics.iter();
     let written = written.filter(|topic| is_work(topic.role));
     let names = written.map(|topic| topic.name.to_string());
