@@ -280,12 +280,6 @@ fn commands_reach_tasks_wherever_they_wait() {
         }
     }
     one.kill();
-    let headers = [
-        ("retry-scene", "long-cancel-id"),
-        ("retry-id", "not-there-yet"),
-    ];
-    rig.send(&producer, &headers, b"0");
-    producer.flush(PATIENCE).unwrap();
     // And the one that has found its task.
     let ends = ended(&rig, count + 1);
     assert_eq!(
@@ -301,6 +295,14 @@ fn commands_reach_tasks_wherever_they_wait() {
         .collect();
     let request = json!({ "command": "complete", "outcome": "success", "id": "done", "select": { "scene": ready } });
     send(&rig, &producer, "done", &request);
+    producer.flush(PATIENCE).unwrap();
+    ended(&rig, count + 2);
+    // The next owner knows of the command that waits.
+    let headers = [
+        ("retry-scene", "long-cancel-id"),
+        ("retry-id", "not-there-yet"),
+    ];
+    rig.send(&producer, &headers, b"0");
     producer.flush(PATIENCE).unwrap();
     judge(&rig, &ends);
     // Whoever has the shards of the one that was killed knows what was taken: nothing is found a second time.

@@ -131,8 +131,8 @@ pub(super) fn worked(
     seen: &Seen,
     consumer: &BaseConsumer<LoggingContext>,
 ) -> Option<String> {
-    // Commands are written by people, too, before anything was done. What is parked in order is in a tier as well. A process that died before its first commit leaves a mark on the order topic, which is
-    // state and no work.
+    // Commands are written by people, too, before anything was done. What is parked in order is in a tier as well. A process that died before
+    // its first commit leaves a mark on the order topic, which is state and no work.
     let is_work = |role: Role| {
         role != Role::Commands && role.is_written() && role.about().reads != Reads::State
     };
