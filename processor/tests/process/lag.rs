@@ -87,7 +87,7 @@ fn a_group_with_nothing_to_do_has_no_lag_and_commits_nothing() {
     assert_eq!(commits(), before, "it commits on and on");
     assert_eq!(rig.offsets(), offsets);
     if let Some(lines) = described {
-        assert_eq!(lines.len(), 6 * 4, "{lines:?}");
+        assert_eq!(lines.len(), 7 * 4, "{lines:?}");
         assert!(lines.iter().all(|line| line[4] == "0"), "{lines:?}");
     }
 

@@ -16,7 +16,7 @@ use crate::rig::{FLAKY, Retide, Rig};
 use crate::support::PATIENCE;
 
 /// Every thread of a process with one worker that is retide's own.
-const THREADS: [&str; 13] = [
+const THREADS: [&str; 14] = [
     "log",
     "admin",
     "troubles",
@@ -28,6 +28,7 @@ const THREADS: [&str; 13] = [
     "worker-0-restore",
     "worker-0-tasks",
     "worker-0-tiers",
+    "worker-0-sweep",
     "worker-0-ledger-0",
     "worker-0-ledger-1",
 ];
