@@ -680,6 +680,8 @@ fn restore_all(context: &Context, stop: &AtomicBool) {
     let mut look_at = Instant::now();
     let mut presence = Presence::default();
     let mut count = None;
+    // The shards that were looked at: new ones are at once.
+    let mut looked: Vec<i32> = Vec::new();
     let mut search: Option<Search> = None;
     while !stop.load(Ordering::Acquire) {
         thread::park_timeout(AGAIN);
@@ -704,7 +706,12 @@ fn restore_all(context: &Context, stop: &AtomicBool) {
             }
         }
         let is_due = context.is_look_due.swap(false, Ordering::AcqRel);
-        if Instant::now() < look_at && !is_due {
+        let has_new = context
+            .known()
+            .shards
+            .iter()
+            .any(|shard| !looked.contains(shard));
+        if Instant::now() < look_at && !is_due && !has_new {
             continue;
         }
         let described = context.asking().described().ok();
@@ -725,6 +732,7 @@ fn restore_all(context: &Context, stop: &AtomicBool) {
             count = Some(now);
         }
         let shards: Vec<i32> = context.known().shards.iter().copied().collect();
+        looked.clone_from(&shards);
         if let Some(look) = &mut look {
             let now = clock::timestamp();
             let alerts = look.at(&shards, context.probe.client(), &context.readability, now);
