@@ -6,7 +6,7 @@
 //! | `deliver` | attempts that are records on a topic of the same cluster; beside a plain transactional copy |
 //! | `hop` | tasks that are due later, forwarded between topics, with each guarantee; beside a plain transactional copy |
 //! | `copy` | the plain copies |
-//! | `loads` | how late attempts are at parts of the capacity; beside a bare client |
+//! | `lateness` | how late attempts are at parts of the capacity; beside a bare client |
 //! | `causes` | where the time went |
 //! | `target` | the HTTP target |
 //! | `remote` | the HTTP target in a process of its own |
@@ -21,7 +21,7 @@ mod copy;
 mod deliver;
 mod dispatch;
 mod hop;
-mod loads;
+mod lateness;
 mod park;
 mod remote;
 mod storm;
@@ -43,7 +43,7 @@ pub use self::causes::Cause;
 pub use self::deliver::{Deliver, deliver};
 pub use self::dispatch::{Dispatch, Pace, Steady, Volume, dispatch, steady};
 pub use self::hop::{Hop, HopPart, Load, Measured, hop};
-pub use self::loads::{Late, Loads, Step, loads};
+pub use self::lateness::{Late, Loads, Step, lateness};
 pub use self::park::{Drained, Park, Parked, Stage, TakeOver, park};
 pub use self::remote::serve;
 pub use self::storm::{Phase, Scenario, Storm, storm};

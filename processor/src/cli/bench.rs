@@ -247,8 +247,8 @@ pub(super) fn bench(mut config: Config, command: &Command, output: Output) -> Re
                     delays: options.delays.clone(),
                     tasks: options.tasks,
                 };
-                let measured = bench::loads(&config, &loads, say)?;
-                return show(&config, measured, output, loads_table);
+                let measured = bench::lateness(&config, &loads, say)?;
+                return show(&config, measured, output, lateness_table);
             };
             let pace = Pace {
                 rate,
@@ -331,7 +331,7 @@ fn steady(measured: &bench::Steady) -> String {
 }
 
 /// The table of a measurement of lateness at parts of the capacity.
-fn loads_table(measured: &bench::Late) -> String {
+fn lateness_table(measured: &bench::Late) -> String {
     let bench::Late {
         at_once,
         capacity,

@@ -54,7 +54,7 @@ struct Stamp {
 
 /// A line in JSON.
 #[derive(Serialize)]
-struct Line<'a> {
+struct JsonLine<'a> {
     /// When it was written.
     timestamp: String,
     /// How bad it is.
@@ -109,7 +109,7 @@ impl Lines {
         event.record(&mut fields);
         let thread = thread::current();
         let thread = thread.name().unwrap_or_default();
-        let line = Line {
+        let line = JsonLine {
             timestamp,
             level: metadata.level().as_str(),
             fields: fields.0,

@@ -56,8 +56,8 @@ struct Writer {
     id: String,
     /// How often another id was taken.
     ids: u32,
-    /// Whether the abort of the last transaction was asked for: whatever became of that, it cannot commit any more.
-    aborted: bool,
+    /// Whether the commit of the last transaction was asked for, and not its abort since: what was never asked for cannot have happened.
+    may_commit: bool,
     /// The producer, unless it was given up and not made again yet.
     producer: Option<BaseProducer<Deliveries>>,
     /// What the producer was made for.
@@ -86,7 +86,7 @@ struct Demands {
 }
 
 /// The right to commit: held by one writer at a time, in the order of the batches.
-struct Turn {
+struct CommitTurn {
     /// Receives the right.
     take: Receiver<()>,
     /// Passes it on.
@@ -169,7 +169,7 @@ impl Transactional {
                 config: writer_config(config, &id),
                 id,
                 ids: 0,
-                aborted: false,
+                may_commit: true,
                 producer: None,
                 made: Demands::default(),
                 demands: Demands::default(),
@@ -180,7 +180,7 @@ impl Transactional {
                 encoder: Arc::clone(encoder),
             };
             writer.ready()?;
-            let mut turn = Turn {
+            let mut turn = CommitTurn {
                 take,
                 pass,
                 held: false,
@@ -246,9 +246,9 @@ impl Ledger for Transactional {
     }
 }
 
-// === impl Turn ===
+// === impl CommitTurn ===
 
-impl Turn {
+impl CommitTurn {
     /// Waits for the right to commit.
     fn take(&mut self) {
         if !self.held {
@@ -290,7 +290,7 @@ impl Demands {
 impl Writer {
     /// Makes the producer if there is none, or one that was made for something else. Its transactional id ends whatever its predecessor
     /// left open.
-    fn ready(&mut self) -> Result<&BaseProducer<Deliveries>, KafkaError> {
+    fn ready(&mut self) -> Result<(), KafkaError> {
         if self.demands != Demands::default() && Instant::now() >= self.until {
             self.demands = Demands::default();
         }
@@ -304,7 +304,7 @@ impl Writer {
             self.demands.pieces.configure(&mut config);
             let producer: BaseProducer<Deliveries> =
                 config.create_with_context(Deliveries::default())?;
-            let patience = if self.aborted { BEGIN } else { CALL };
+            let patience = if self.may_commit { CALL } else { BEGIN };
             if let Err(error) = producer.init_transactions(patience) {
                 self.leave_id(&error);
                 return Err(error);
@@ -312,7 +312,14 @@ impl Writer {
             self.producer = Some(producer);
             self.made = self.demands;
         }
-        self.producer.as_ref().ok_or(KafkaError::Canceled)
+        Ok(())
+    }
+
+    /// The producer that is there. Without one there is no transaction, and nothing to be in doubt about.
+    fn producer(&self) -> Result<&BaseProducer<Deliveries>, Trouble> {
+        self.producer
+            .as_ref()
+            .ok_or(Trouble::Abortable(KafkaError::Canceled))
     }
 
     /// Takes another transactional id, if the end of the last transaction is decided and does not come: a marker of it cannot be written, as
@@ -320,7 +327,7 @@ impl Writer {
     fn leave_id(&mut self, error: &KafkaError) {
         let is_pending =
             error.rdkafka_error_code() == Some(RDKafkaErrorCode::ConcurrentTransactions);
-        if is_pending && self.aborted {
+        if is_pending && !self.may_commit {
             self.ids += 1;
             let id = format!("{}-{}", self.id, self.ids);
             self.config.set("transactional.id", id);
@@ -334,7 +341,7 @@ impl Writer {
     }
 
     /// Writes a batch until it is durable, nothing of it is ours, or it is known that it cannot be written as it is.
-    fn write(&mut self, mut submitted: Submitted, turn: &mut Turn) -> Receipt {
+    fn write(&mut self, mut submitted: Submitted, turn: &mut CommitTurn) -> Receipt {
         loop {
             submitted.keep_owned(&self.ownership);
             if submitted.batch.is_empty() {
@@ -374,7 +381,8 @@ impl Writer {
                 }
                 Err(Trouble::Unknown(error)) => {
                     self.give_up("transaction", &error);
-                    if self.settle_doubt(&mut submitted) {
+                    // Else the group's offsets say nothing of this transaction: equal ones are those of another.
+                    if self.may_commit && self.settle_doubt(&mut submitted) {
                         return committed(submitted);
                     }
                     thread::sleep(AGAIN);
@@ -466,15 +474,14 @@ impl Writer {
     }
 
     /// One transaction: records, turn, offsets, commit.
-    fn try_write(&mut self, submitted: &Submitted, turn: &mut Turn) -> Result<(), Trouble> {
+    fn try_write(&mut self, submitted: &Submitted, turn: &mut CommitTurn) -> Result<(), Trouble> {
         let group = Arc::clone(&self.group);
         let ownership = Arc::clone(&self.ownership);
         let encoder = Arc::clone(&self.encoder);
         let returns = Arc::clone(&self.returns);
-        // Without a producer there is no transaction, and nothing to be in doubt about.
-        let producer = self.ready().map_err(Trouble::Abortable)?;
-        producer.begin_transaction().map_err(classify)?;
-        self.aborted = false;
+        self.ready().map_err(Trouble::Abortable)?;
+        self.may_commit = false;
+        self.producer()?.begin_transaction().map_err(classify)?;
         self.write_all(RecordKind::Consequence, submitted, &encoder)?;
         turn.take();
         if returns.load(Ordering::Acquire) != submitted.batch.returns {
@@ -495,15 +502,15 @@ impl Writer {
         if !submitted.is_owned(&ownership) {
             return Err(Trouble::GivenUp);
         }
-        let Some(producer) = &self.producer else {
-            return Err(Trouble::Abortable(KafkaError::Canceled));
-        };
         let asked = Instant::now();
         let patience = self.made.patience;
-        producer
+        self.producer()?
             .send_offsets_to_transaction(&offsets, &membership, patience)
             .map_err(classify)?;
-        producer.commit_transaction(patience).map_err(classify)?;
+        self.may_commit = true;
+        self.producer()?
+            .commit_transaction(patience)
+            .map_err(classify)?;
         self.distrust(asked.elapsed());
         Ok(())
     }
@@ -515,9 +522,7 @@ impl Writer {
         submitted: &Submitted,
         encoder: &Encoder,
     ) -> Result<(), Trouble> {
-        let Some(producer) = &self.producer else {
-            return Err(Trouble::Abortable(KafkaError::Canceled));
-        };
+        let producer = self.producer()?;
         let (mut number, mut scratch) = (0, Scratch::default());
         let mut written = Ok(());
         for settled in &submitted.batch.settled {
@@ -578,8 +583,8 @@ impl Writer {
             }
         }
         let asked = Instant::now();
-        // Nobody has asked for its commit.
-        self.aborted = true;
+        // Its commit was not asked for, or refused.
+        self.may_commit = false;
         if let Err(error) = producer.abort_transaction(CALL) {
             let (failed, _) = producer.context().take();
             self.give_up("abort", &error);
@@ -616,11 +621,7 @@ impl Writer {
                 return false;
             }
             // The new producer's first act completes or aborts what the old one left; only then do the offsets stand still.
-            match self
-                .ready()
-                .map(|_| ())
-                .and_then(|()| self.committed(&submitted.batch))
-            {
+            match self.ready().and_then(|()| self.committed(&submitted.batch)) {
                 Ok(committed) => return committed,
                 Err(error) => {
                     self.give_up("settling what became of a transaction", &error);

@@ -134,7 +134,7 @@ const BUNDLE: Duration = Duration::from_millis(1);
 ///
 /// # Errors
 /// If a client fails, nothing moves for a minute, or what comes out is not what went in.
-pub fn loads(config: &Config, loads: &Loads, say: impl Fn(&str)) -> Result<Late, Error> {
+pub fn lateness(config: &Config, loads: &Loads, say: impl Fn(&str)) -> Result<Late, Error> {
     let volume = Volume {
         tasks: loads.tasks,
         bytes: BYTES,
