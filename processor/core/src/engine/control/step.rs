@@ -1,0 +1,240 @@
+//! One step of a command in a shard: what is to be done, how far that is, and what was counted.
+//!
+//! Not what it waits for, which is `steps`'. Invariant: `counts` says what is settled, and is written with it.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use crate::control::{Answer, Command, Counts, Looked, Looking, Place, Progress, Step};
+use crate::lane::Source;
+use crate::step::{Applied, Effect};
+
+/// A step.
+#[derive(Debug)]
+pub(super) struct Active {
+    /// Its open offset; none while the record is under way that it goes on with.
+    pub(super) offset: Option<i64>,
+    /// The bytes that it holds.
+    pub(super) bytes: usize,
+    /// How far it is.
+    pub(super) stage: Stage,
+    /// Where the retry topic ended.
+    pub(super) tasks_to: Option<i64>,
+    /// Whether tasks were on their way to other shards when it began.
+    pub(super) moved: bool,
+    /// What is to be done.
+    step: Step,
+    /// What was done.
+    counts: Counts,
+    /// The ids that were found.
+    met: HashSet<Arc<str>>,
+    /// The tiers that are looked at, and how far.
+    looking: BTreeMap<Source, (i64, i64)>,
+    /// The same, as it was written last.
+    kept: Vec<Looking>,
+}
+
+/// How far a step is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// The tasks in memory are not looked at yet.
+    New,
+    /// The batch of this number is waited for.
+    Fenced(u64),
+    /// The tiers are to be looked at, or are.
+    Looking(Option<u64>),
+    /// All were looked at but what the retry topic held.
+    Looked,
+    /// All was done; the batch of this number is waited for, so that what is counted is durable.
+    Counted(u64),
+    /// Tasks are waited for that do not exist yet.
+    Standing,
+}
+
+/// The bytes that a record of a command holds besides its texts.
+const OVERHEAD: usize = 1_024;
+
+// === impl Active ===
+
+impl Active {
+    /// A step that begins, or goes on from where a former owner has left it.
+    pub(super) fn new(offset: i64, step: Step, known: Option<Progress>) -> Self {
+        let counts = known.as_ref().map_or(step.before, |known| known.counts);
+        let kept = known.map_or_else(Vec::new, |known| known.looking);
+        let looking = kept.iter().map(|of| (of.source, (of.next, of.to)));
+        Self {
+            offset: Some(offset),
+            bytes: memory_size(&step),
+            stage: Stage::New,
+            tasks_to: None,
+            moved: false,
+            counts,
+            met: HashSet::new(),
+            looking: looking.collect(),
+            kept,
+            step,
+        }
+    }
+
+    /// The command.
+    pub(super) const fn command(&self) -> &Arc<Command> {
+        &self.step.command
+    }
+
+    /// The identities that it names, if it names some.
+    pub(super) fn ids(&self) -> Option<&BTreeSet<Arc<str>>> {
+        self.step.command.selector.ids()
+    }
+
+    /// Whether tiers were looked at by a record that came before, so that it waits for tasks that do not exist yet.
+    pub(super) const fn is_restored(&self) -> bool {
+        self.step.looked.is_some()
+    }
+
+    /// The record with which it goes on.
+    pub(super) fn again(&self) -> Step {
+        self.step.clone()
+    }
+
+    /// Goes on with the record at this offset.
+    pub(super) fn go_on(&mut self, offset: i64, bytes: usize) {
+        self.offset = Some(offset);
+        self.bytes = bytes;
+    }
+
+    /// Whether a record is one of those that the command is about by where it stands: what names ids is about later ones, too.
+    pub(super) fn reaches(&self, source: Source, offset: i64) -> bool {
+        if self.ids().is_some() {
+            return true;
+        }
+        match source {
+            Source::Tasks => self.tasks_to.is_none_or(|to| offset < to),
+            Source::Tier(_) => self.looking.get(&source).is_none_or(|(_, to)| offset < *to),
+            Source::Commands => false,
+        }
+    }
+
+    /// Where the look at a tier begins: where this step, or what was written of it, has ended.
+    pub(super) fn looks_from(&self, source: Source) -> i64 {
+        let mut looked = self.step.looked.iter().flatten();
+        let looked = looked.find(|looked| looked.source == source);
+        let next = self.looking.get(&source).map(|(next, _)| *next);
+        looked.map(|looked| looked.to).or(next).unwrap_or(0)
+    }
+
+    /// A tier is looked at between these offsets, unless it is known how far it is.
+    pub(super) fn looks_at(&mut self, source: Source, next: i64, to: i64) {
+        self.looking.entry(source).or_insert((next, to));
+    }
+
+    /// Everything of a tier below an offset was looked at.
+    pub(super) fn pass(&mut self, source: Source, next: i64) {
+        if let Some((known, _)) = self.looking.get_mut(&source) {
+            *known = next.max(*known);
+        }
+    }
+
+    /// Counts what goes into a batch.
+    pub(super) fn count(&mut self, applied: &Applied) {
+        let is_found = self.met.insert(Arc::clone(&applied.id)) && self.ids().is_some();
+        *self.sort_of(applied.effect) += 1;
+        self.counts.found += u64::from(is_found);
+    }
+
+    /// Takes back what was counted and is not written. What was counted before it began anew is not counted here.
+    pub(super) fn uncount(&mut self, applied: &Applied) {
+        let is_lost = self.met.remove(&applied.id) && self.ids().is_some();
+        let sort = self.sort_of(applied.effect);
+        *sort = sort.saturating_sub(1);
+        self.counts.found = self.counts.found.saturating_sub(u64::from(is_lost));
+    }
+
+    /// The count of tasks with which this was done.
+    const fn sort_of(&mut self, effect: Effect) -> &mut u64 {
+        match effect {
+            Effect::Done => &mut self.counts.done,
+            Effect::TooLate => &mut self.counts.too_late,
+        }
+    }
+
+    /// How far it is, as it is written, with how far it has looked.
+    pub(super) fn progress(&mut self) -> Progress {
+        let looking = self.looking.iter();
+        let looking = looking.map(|(source, (next, to))| Looking {
+            source: *source,
+            next: *next,
+            to: *to,
+        });
+        self.kept = looking.collect();
+        self.progress_of_counts()
+    }
+
+    /// The same, where it has looked as far as was written before.
+    pub(super) fn progress_of_counts(&self) -> Progress {
+        Progress {
+            counts: self.counts,
+            looking: self.kept.clone(),
+        }
+    }
+
+    /// Whether all ids that it names were found.
+    pub(super) fn has_met_all(&self) -> bool {
+        self.ids()
+            .is_none_or(|ids| self.counts.found >= ids.len() as u64)
+    }
+
+    /// The answer to its request.
+    pub(super) fn answer(&self, shard: i32) -> Answer {
+        let Self { step, .. } = self;
+        // The second time, every shard has known of the command since the first one.
+        let again = (self.moved && !step.again).then(|| {
+            Box::new(Step {
+                again: true,
+                before: Counts::default(),
+                ..step.clone()
+            })
+        });
+        let ids = self.ids().map_or(0, BTreeSet::len);
+        Answer {
+            place: step.command.place,
+            id: Arc::clone(&step.command.id),
+            of: BTreeSet::from([shard]),
+            shards: step.shards,
+            ids: u32::try_from(ids).unwrap_or(u32::MAX),
+            counts: self.counts,
+            again,
+        }
+    }
+
+    /// Waits from now on for the tasks that it has not found; what was found before is told.
+    pub(super) fn stand(&mut self) {
+        self.stage = Stage::Standing;
+        self.counts = Counts {
+            found: self.counts.found,
+            ..Counts::default()
+        };
+    }
+
+    /// The tiers were looked at, which is written down by the record with which it goes on.
+    pub(super) fn restore(&mut self) {
+        let looked = self.looking.iter().map(|(source, (_, to))| Looked {
+            source: *source,
+            to: *to,
+        });
+        self.step.looked = Some(looked.collect());
+    }
+
+    /// The place of its command.
+    pub(super) fn place(&self) -> Place {
+        self.step.command.place
+    }
+}
+
+/// The bytes that a step holds in memory. What stands is bounded by its number.
+pub(super) fn memory_size(step: &Step) -> usize {
+    if step.looked.is_some() {
+        return 0;
+    }
+    let ids = step.command.selector.ids().into_iter().flatten();
+    OVERHEAD + ids.map(|id| id.len() + 128).sum::<usize>()
+}

@@ -1,0 +1,286 @@
+//! The steps of the shards of a worker: which there are, which tasks they meet, and how far they are.
+//!
+//! Not what takes them from stage to stage, which is `stages`'. Invariant: a step that a former owner has begun goes on with its counts.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::mem;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::CHECK;
+use super::step::{Active, Stage};
+use crate::control::{Place, Progress};
+use crate::lane::{LaneId, Source};
+use crate::scene::Scenes;
+use crate::state::State;
+use crate::taken::Taken;
+use crate::task::Task;
+
+/// The steps of the shards of a worker.
+#[derive(Debug, Default)]
+pub(super) struct Steps {
+    /// The steps of each shard that has some.
+    shards: BTreeMap<i32, OfShard>,
+    /// What is known of shards whose lanes are not assigned yet.
+    known: BTreeMap<i32, Known>,
+    /// The steps whose progress is to be written.
+    changed: BTreeSet<(i32, Place)>,
+}
+
+/// The steps of a shard.
+#[derive(Debug, Default)]
+struct OfShard {
+    /// The steps, by the place of their commands.
+    active: BTreeMap<Place, Active>,
+    /// Those that name ids, by id.
+    ids: HashMap<Arc<str>, Vec<Place>>,
+    /// Those that name none.
+    others: BTreeSet<Place>,
+}
+
+/// What former owners of a shard have written of its commands.
+#[derive(Debug, Default)]
+struct Known {
+    /// The taken offsets of its tiers.
+    taken: BTreeMap<Source, Taken>,
+    /// How far its steps are.
+    steps: BTreeMap<Place, Progress>,
+}
+
+/// How often it is looked whether a step has waited long enough.
+const REST: Duration = Duration::from_millis(250);
+
+// === impl Steps ===
+
+impl Steps {
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.shards.is_empty()
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.shards.values().map(|steps| steps.active.len()).sum()
+    }
+
+    /// The steps of each shard, by place.
+    pub(super) fn shards(&self) -> impl Iterator<Item = (i32, &BTreeMap<Place, Active>)> {
+        let shards = self.shards.iter();
+        shards.map(|(shard, steps)| (*shard, &steps.active))
+    }
+
+    /// The same, to be changed.
+    pub(super) fn shards_mut(
+        &mut self,
+    ) -> impl Iterator<Item = (i32, impl Iterator<Item = (Place, &mut Active)>)> {
+        let shards = self.shards.iter_mut();
+        shards.map(|(shard, steps)| {
+            let active = steps.active.iter_mut();
+            (*shard, active.map(|(place, active)| (*place, active)))
+        })
+    }
+
+    /// Every step.
+    pub(super) fn all_mut(&mut self) -> impl Iterator<Item = (i32, Place, &mut Active)> {
+        let shards = self.shards_mut();
+        shards.flat_map(|(shard, steps)| steps.map(move |(place, active)| (shard, place, active)))
+    }
+
+    /// A step.
+    pub(super) fn get(&self, shard: i32, place: Place) -> Option<&Active> {
+        self.shards.get(&shard)?.active.get(&place)
+    }
+
+    /// A step, to be changed.
+    pub(super) fn get_mut(&mut self, shard: i32, place: Place) -> Option<&mut Active> {
+        self.shards.get_mut(&shard)?.active.get_mut(&place)
+    }
+
+    /// Adds a step.
+    pub(super) fn insert(&mut self, shard: i32, active: Active) {
+        self.shards.entry(shard).or_default().insert(active);
+    }
+
+    /// Forgets a step.
+    pub(super) fn remove(&mut self, shard: i32, place: Place) -> Option<Active> {
+        let steps = self.shards.get_mut(&shard)?;
+        let active = steps.remove(place)?;
+        if steps.active.is_empty() {
+            self.shards.remove(&shard);
+        }
+        Some(active)
+    }
+
+    /// The progress of a step is to be written, or that it is over.
+    pub(super) fn change(&mut self, shard: i32, place: Place) {
+        self.changed.insert((shard, place));
+    }
+
+    /// The commands that a task of a lane meets and that were not applied to it, in their order.
+    pub(super) fn meets(
+        &self,
+        scenes: &Scenes,
+        lane: LaneId,
+        offset: i64,
+        task: &Task,
+    ) -> Vec<Place> {
+        let Some(steps) = self.shards.get(&lane.shard) else {
+            return Vec::new();
+        };
+        let by_id = steps.ids.get(&task.id).into_iter().flatten();
+        let mut places = Vec::new();
+        for place in by_id.chain(&steps.others) {
+            let is_later = task.commanded.as_ref().is_none_or(|last| **last < *place);
+            let fits = |active: &Active| {
+                let scene = scenes.find(&task.scene).map(|scene| &**scene);
+                active.reaches(lane.source, offset) && active.command().selector.fits(task, scene)
+            };
+            if is_later && steps.active.get(place).is_some_and(fits) {
+                places.push(*place);
+            }
+        }
+        places.sort_unstable();
+        places
+    }
+
+    /// The shards that have steps for which memory is not looked at yet.
+    pub(super) fn new_shards(&self) -> BTreeSet<i32> {
+        let has_new = |active: &BTreeMap<Place, Active>| {
+            let mut active = active.values();
+            active.any(|active| active.stage == Stage::New)
+        };
+        let shards = self.shards();
+        shards
+            .filter(|(_, active)| has_new(active))
+            .map(|(shard, _)| shard)
+            .collect()
+    }
+
+    /// Memory is looked at for the new steps of a shard, whose tasks may have moved to others.
+    pub(super) fn begin(&mut self, shard: i32, stage: Stage, moved: bool) {
+        for (of, _, active) in self.all_mut() {
+            if of == shard && active.stage == Stage::New {
+                active.moved = moved;
+                active.stage = stage;
+            }
+        }
+    }
+
+    /// The look of this number has passed everything of a tier below an offset, and what it has found there is settled.
+    pub(super) fn note_looked(&mut self, number: u64, lane: LaneId, next: i64) {
+        let Some(steps) = self.shards.get_mut(&lane.shard) else {
+            return;
+        };
+        for (place, active) in &mut steps.active {
+            if active.stage != Stage::Looking(Some(number)) {
+                continue;
+            }
+            active.pass(lane.source, next);
+            // What names ids is looked for again at little cost.
+            if active.ids().is_none() {
+                self.changed.insert((lane.shard, *place));
+            }
+        }
+    }
+
+    /// The look of this number has passed everything.
+    pub(super) fn end_look(&mut self, number: u64) {
+        for (_, _, active) in self.all_mut() {
+            if active.stage == Stage::Looking(Some(number)) {
+                active.stage = Stage::Looked;
+            }
+        }
+    }
+
+    /// How far the changed steps are; how far they have looked only if `is_whole`, else as before.
+    pub(super) fn changes(&mut self, is_whole: bool, states: &mut Vec<(i32, State)>) {
+        for (shard, place) in mem::take(&mut self.changed) {
+            let active = self.get_mut(shard, place);
+            let progress = active.map(|active| {
+                if is_whole {
+                    active.progress()
+                } else {
+                    active.progress_of_counts()
+                }
+            });
+            states.push((shard, State::Step { place, progress }));
+        }
+    }
+
+    /// How long stages need not be looked at.
+    pub(super) fn rest(&self) -> Duration {
+        let shards = self.shards();
+        let active = shards.flat_map(|(_, active)| active.values());
+        let rests = active.map(|active| match active.stage {
+            Stage::New | Stage::Fenced(_) | Stage::Looking(_) | Stage::Counted(_) => CHECK,
+            // A call, or reading, may take seconds.
+            Stage::Looked => CHECK * 10,
+            Stage::Standing => REST,
+        });
+        rests.min().unwrap_or(REST)
+    }
+
+    /// Notes what former owners of a shard have written of its commands.
+    pub(super) fn know(
+        &mut self,
+        shard: i32,
+        taken: Vec<(Source, Taken)>,
+        steps: Vec<(Place, Progress)>,
+    ) {
+        let known = Known {
+            taken: taken.into_iter().collect(),
+            steps: steps.into_iter().collect(),
+        };
+        self.known.insert(shard, known);
+    }
+
+    /// What they have written of the taken offsets of a lane; once.
+    pub(super) fn known_taken(&mut self, lane: LaneId) -> Option<Taken> {
+        self.known.get_mut(&lane.shard)?.taken.remove(&lane.source)
+    }
+
+    /// What they have written of a step; once.
+    pub(super) fn known_step(&mut self, shard: i32, place: Place) -> Option<Progress> {
+        self.known.get_mut(&shard)?.steps.remove(&place)
+    }
+
+    /// Forgets a shard.
+    pub(super) fn forget(&mut self, shard: i32) {
+        self.shards.remove(&shard);
+        self.known.remove(&shard);
+        self.changed.retain(|(of, _)| *of != shard);
+    }
+}
+
+// === impl OfShard ===
+
+impl OfShard {
+    /// Adds a step.
+    fn insert(&mut self, active: Active) {
+        let place = active.place();
+        match active.ids() {
+            Some(ids) => {
+                for id in ids {
+                    self.ids.entry(Arc::clone(id)).or_default().push(place);
+                }
+            }
+            None => drop(self.others.insert(place)),
+        }
+        self.active.insert(place, active);
+    }
+
+    /// Forgets a step.
+    fn remove(&mut self, place: Place) -> Option<Active> {
+        let active = self.active.remove(&place)?;
+        for id in active.ids().into_iter().flatten() {
+            if let Some(places) = self.ids.get_mut(id) {
+                places.retain(|of| *of != place);
+                if places.is_empty() {
+                    self.ids.remove(id);
+                }
+            }
+        }
+        self.others.remove(&place);
+        Some(active)
+    }
+}
