@@ -29,6 +29,8 @@ pub const SCENE: &str = "retry-scene";
 pub const ID: &str = "retry-id";
 /// The number of the next attempt, from 1; on dead letters, the attempts made.
 pub const ATTEMPT: &str = "retry-attempt";
+/// How many of the attempts made were throttled, if any: they do not count for the most attempts of a scene.
+pub const THROTTLED: &str = "retry-throttled";
 /// When the next attempt may start; a producer may set it.
 pub const DUE_AT: &str = "retry-due-at";
 /// Milliseconds from the time at which the task entered to its first attempt; only a producer sets it.
@@ -81,6 +83,7 @@ pub const NAMES: [&str; 21] = [
     SCENE,
     ID,
     ATTEMPT,
+    THROTTLED,
     DUE_AT,
     DELAY_MS,
     DEFERRED_UNTIL,
@@ -251,6 +254,7 @@ impl Intake {
             origin,
             failure: None,
             hops: 0,
+            throttled: 0,
             held_since: None,
             commanded: None,
             record: strip(match envelope {
@@ -901,6 +905,10 @@ fn resume(record: &Record) -> Result<Task, Refusal> {
         deadline: number(record, DEADLINE_AT, Reason::BadHeader)?.map(Timestamp::from_millis),
         origin: origin_of(origin).ok_or_else(|| bad(ORIGIN))?,
         failure,
+        // Of the attempts made: not of the next one.
+        throttled: number(record, THROTTLED, Reason::BadHeader)?.map_or(0, |throttled| {
+            u32::try_from(throttled).map_or(attempt - 1, |throttled| throttled.min(attempt - 1))
+        }),
         hops: count(HOPS)?,
         held_since: number(record, HELD_SINCE, Reason::BadHeader)?.map(Timestamp::from_millis),
         commanded: text(record, COMMAND, Reason::BadHeader)?
@@ -1178,6 +1186,9 @@ fn write_state(task: &Task, attempt: u32, sink: &mut Sink<'_>) {
     write_text(sink, ID, &task.id);
     write_text(sink, KIND, kind_word(task.kind));
     write_number(sink, ATTEMPT, attempt.into());
+    if task.throttled > 0 {
+        write_number(sink, THROTTLED, task.throttled.into());
+    }
     write_number(sink, DUE_AT, millis(task.due));
     write_number(sink, FIRST_FAILED_AT, millis(task.first_failed_at));
     write_deadline(task.deadline, sink);

@@ -39,6 +39,7 @@ pub const OWN: [&str; 21] = [
     "retry-scene",
     "retry-id",
     "retry-attempt",
+    "retry-throttled",
     "retry-due-at",
     "retry-delay-ms",
     "retry-deferred-until",
@@ -295,6 +296,7 @@ pub(crate) mod fixture {
             },
             failure: None,
             hops: 0,
+            throttled: 0,
             held_since: None,
             commanded: None,
             record: Record {

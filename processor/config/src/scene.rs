@@ -11,7 +11,7 @@ use retide_connectors::TargetConfig;
 use retide_connectors::secret::Reference;
 use retide_core::breaker::Rule;
 use retide_core::cron::{self, Schedule};
-use retide_core::scene::{self, MAX_DELAY, Walls};
+use retide_core::scene::{self, Cooldown, MAX_DELAY, Walls};
 use retide_core::topic::is_own;
 use retide_core::verdict::LEAST_WAIT;
 use retide_core::{
@@ -42,6 +42,13 @@ pub struct Scene {
     /// Attempts made before the task is given up.
     #[serde(default = "max_attempts")]
     pub max_attempts: NonZeroU32,
+    /// Attempts that may be throttled before the task is given up, which do not count as the others do; by default those of `on.throttled`, or
+    /// else ten for each of `max_attempts`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_throttled: Option<NonZeroU32>,
+    /// What waits when a target asks to be left alone for a while.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub cooldown: Cooldown,
     /// What is different for failures of one class.
     #[serde(default, skip_serializing_if = "is_default")]
     pub on: On,
@@ -267,6 +274,8 @@ impl Scene {
             host: self.host()?,
             target: self.target.core(),
             policy: self.policy()?,
+            max_throttled: self.max_throttled()?,
+            cooldown: self.cooldown,
             on: self.overrides()?,
             base: self.from,
             deadline: self.deadline,
@@ -297,6 +306,7 @@ impl Scene {
             self.breaker_rule().err(),
             self.policy().err(),
             self.overrides().err(),
+            self.max_throttled().err(),
         ];
         let callback = self.callback.as_ref();
         wrong.push(callback.and_then(|callback| callback.rules(None).err()));
@@ -410,6 +420,19 @@ impl Scene {
             timeout: policy("timeout", timeout)?,
             retryable: policy("retryable", retryable)?,
         })
+    }
+
+    /// Most attempts of a task that may be throttled.
+    fn max_throttled(&self) -> Result<NonZeroU32, Error> {
+        let of_class = self.on.throttled.as_ref().and_then(|own| own.max_attempts);
+        match (self.max_throttled, of_class) {
+            (Some(_), Some(_)) => {
+                let message = "`on.throttled.max_attempts` says the same: expected one of them";
+                Err(error(&["max_throttled"], message.into()))
+            }
+            (Some(most), None) | (None, Some(most)) => Ok(most),
+            (None, None) => Ok(scene::most_throttled(self.max_attempts)),
+        }
     }
 
     /// The host whose limits it has, which has to be called.

@@ -247,6 +247,7 @@ impl Rig {
                     | Action::Drained { .. }
                     | Action::Judged { .. }
                     | Action::Look(_)
+                    | Action::Cooldown { .. }
                     | Action::Switched { .. } => {
                         unreachable!("nothing fills up and nothing is given away")
                     }
@@ -296,6 +297,7 @@ fn task(offset: i64, wait: Duration) -> Task {
         },
         failure: None,
         hops: 0,
+        throttled: 0,
         held_since: None,
         commanded: None,
         record: Record {

@@ -14,7 +14,8 @@
 //!
 //! # What counts
 //! Timeouts, connections that fail, and every other failure that another attempt may mend count as failed. So does a target that asks for
-//! rest, since rest is what an open breaker gives. A refusal for good is an answer: it counts as a success.
+//! rest without saying for how long, since rest is what an open breaker gives. Where it says for how long, that is a [cooldown](crate::cooldown)
+//! and does not count: neither is the target down, nor is it well. A refusal for good is an answer: it counts as a success.
 //!
 //! # What it never does
 //! A breaker keeps no task: what waits, waits elsewhere. It looks at no clock: time is told, and is steady.

@@ -6,7 +6,7 @@ use std::iter;
 use std::sync::Arc;
 
 use crate::entry::{Ended, Entry, Event, Omitted, Poison, Transition};
-use crate::outcome::{Reason, Terminal, Verdict};
+use crate::outcome::{Outcome, Reason, Terminal, Verdict};
 use crate::task::{Failure, Kind, Task};
 use crate::tier::Ladder;
 use crate::time::Timestamp;
@@ -120,6 +120,9 @@ pub(crate) fn of_verdict(
     let (terminal, reason) = match verdict {
         Verdict::Retry { due } => {
             task.attempt = attempts.saturating_add(1);
+            if outcome == Outcome::THROTTLED {
+                task.throttled = task.throttled.saturating_add(1);
+            }
             task.due = due;
             task.deferral = None;
             let transition = Transition::Failed {

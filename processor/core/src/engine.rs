@@ -278,6 +278,8 @@ impl Engine {
             Input::Writable(writable) => self.follow_writable(now, writable),
             Input::Unreadable(sources) => self.follow_unreadable(now, sources),
             Input::Alert { shard, alert } => self.alerts.tell(shard, alert),
+            Input::Spent { ticket, after } => self.spent(now, ticket, after, actions),
+            Input::Cooldown { server, heard } => self.hear_cooldown(now, &server, heard, actions),
             Input::Tick => {}
             Input::Rules(mut scenes) => {
                 scenes.remember(&self.scenes);
@@ -434,6 +436,11 @@ impl Engine {
     /// The targets of the scenes in force that have a breaker, and the worst state that one of theirs is in.
     pub fn breaker_states(&self) -> HashMap<breaker::Subject, breaker::State> {
         self.breakers.states()
+    }
+
+    /// The servers that have asked for rest, and how long each will be left alone.
+    pub fn cooldowns(&self, now: Duration) -> HashMap<Arc<str>, Duration> {
+        self.breakers.cooldowns(now)
     }
 
     /// What is held in memory.
@@ -845,6 +852,8 @@ const fn budget(input: &Input) -> usize {
         | Input::Writable(_)
         | Input::Unreadable(_)
         | Input::Alert { .. }
+        | Input::Spent { .. }
+        | Input::Cooldown { .. }
         | Input::Rules(_)
         | Input::Shards(_)
         | Input::Leave { .. }

@@ -369,6 +369,7 @@ impl Ended {
             origin: self.origin.clone(),
             failure: None,
             hops: 0,
+            throttled: 0,
             held_since: None,
             commanded: None,
             record: Record::default(),

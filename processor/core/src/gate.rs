@@ -1,8 +1,8 @@
-//! Gates: how many calls of a scene may be in flight, and what is kept of the breakers of a process.
+//! Gates: how many calls of a scene may be in flight, and what is kept of the breakers and cooldowns of a process.
 //!
 //! A gate is a scene's own, or that of all scenes that call the same host and name the same concurrency. Not the rate, which is the whole
 //! group's and split by shard: see [`crate::quota`]. Not the ready queue in front of a gate. A breaker is here only to be shared; when it is
-//! open is [`crate::breaker`]'s. Gates and breakers are shared by the workers of a process. Invariant: every admission to a call is given back exactly once, and calls in flight are counted on when
+//! open is [`crate::breaker`]'s, and when a server rests is [`crate::cooldown`]'s. All of them are shared by the workers of a process. Invariant: every admission to a call is given back exactly once, and calls in flight are counted on when
 //! the rules change. A gate that no scene in force has, and no call, is forgotten with the next change of rules.
 
 use std::collections::HashSet;
@@ -15,6 +15,7 @@ use dashmap::DashMap;
 
 use crate::breaker::{self, Breaker, Fraction};
 use crate::concurrency::{Bounds, Limit};
+use crate::cooldown::Server;
 use crate::scene::{Scene, Scenes};
 use crate::task::Kind;
 
@@ -27,6 +28,10 @@ pub struct Gates {
     by_host: DashMap<(Arc<str>, Calls), Arc<Gate>>,
     /// One breaker per target and rule, as long as it is in force in a worker.
     breakers: DashMap<breaker::Key, Weak<Breaker>>,
+    /// What is known of the rest of each server, as long as a scene in force in a worker calls it.
+    servers: DashMap<Arc<str>, Weak<Server>>,
+    /// What this process has that others have not: their cooldowns do not end at the same time.
+    seed: u64,
 }
 
 /// The most calls in flight, and the fewest where that follows the target.
@@ -107,6 +112,29 @@ impl Gates {
             Some(gate) => gate.concurrency.calls(),
             None => Concurrency::of(scene).calls(),
         }
+    }
+
+    /// The gates of a process with this seed.
+    pub fn seeded(seed: u64) -> Self {
+        Self {
+            seed,
+            ..Self::default()
+        }
+    }
+
+    /// The server of this name: the one that other workers have, or a new one.
+    pub fn server(&self, name: &str) -> Arc<Server> {
+        if let Some(server) = self.servers.get(name).and_then(|known| known.upgrade()) {
+            return server;
+        }
+        self.servers.retain(|_, known| known.strong_count() > 0);
+        let mut known = self.servers.entry(name.into()).or_default();
+        // Another worker may have made it meanwhile.
+        known.upgrade().unwrap_or_else(|| {
+            let server = Arc::new(Server::new(name, self.seed));
+            *known = Arc::downgrade(&server);
+            server
+        })
     }
 
     /// The breaker of this key: the one that other workers have, or a new one.

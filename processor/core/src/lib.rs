@@ -15,6 +15,7 @@ pub mod completions;
 pub mod concurrency;
 mod consequence;
 pub mod control;
+pub mod cooldown;
 pub mod cron;
 pub mod engine;
 pub mod entry;

@@ -92,13 +92,16 @@ pub enum Reason {
 // === impl Outcome ===
 
 impl Outcome {
+    /// The word for [`Self::Throttled`].
+    pub const THROTTLED: &'static str = "throttled";
+
     /// The word for this outcome in headers, events and metrics.
     pub const fn word(&self) -> &'static str {
         match self {
             Self::Success => "success",
             Self::Retryable(_) => "retryable",
             Self::Permanent(_) | Self::Refused(_) => "permanent",
-            Self::Throttled { .. } => "throttled",
+            Self::Throttled { .. } => Self::THROTTLED,
             Self::Timeout(_) => "timeout",
         }
     }

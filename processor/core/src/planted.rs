@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use crate::breaker::{Breaker, LONGEST_OPEN, PROBING, Rejected, State};
 use crate::completions::Completions;
+use crate::cooldown::Rest;
 use crate::entry::Entry;
 use crate::outcome::{Outcome, Terminal};
 use crate::scene::Weight;
@@ -103,6 +104,12 @@ pub enum Bug {
     TakenUntold,
     /// Batches under way are not waited for before tiers are looked through.
     Unfenced,
+    /// A server that has asked for rest is never called again.
+    CooldownKept,
+    /// What other processes say of cooldowns is not heard.
+    CooldownUnheard,
+    /// A throttled attempt counts like any other.
+    ThrottledCounted,
 }
 
 /// The mistake that an engine makes, if one is planted in it.
@@ -117,7 +124,7 @@ pub struct Planted {
 
 impl Bug {
     /// Every mistake there is.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 44] = [
         Self::OffsetByOne,
         Self::WrongBase,
         Self::Early,
@@ -159,6 +166,9 @@ impl Bug {
         Self::AppliedKept,
         Self::TakenUntold,
         Self::Unfenced,
+        Self::CooldownKept,
+        Self::CooldownUnheard,
+        Self::ThrottledCounted,
     ];
 }
 
@@ -244,6 +254,16 @@ impl Planted {
         Ok(())
     }
 
+    /// Whether a server may be called.
+    pub(crate) fn rests(self, rest: Rest, now: Duration) -> Rest {
+        match rest {
+            Rest::Paced { .. } if self.is(Bug::CooldownKept) => Rest::Shut {
+                until: now + LONGEST_OPEN,
+            },
+            Rest::None | Rest::Shut { .. } | Rest::Paced { .. } => rest,
+        }
+    }
+
     /// A task that is deferred.
     pub(crate) fn deferred(self, task: &mut Task) {
         if self.is(Bug::DeferralBurnsAttempt) {
@@ -277,6 +297,13 @@ impl Planted {
                     && task.attempt > 2
                 {
                     Arc::make_mut(task).attempt -= 1;
+                }
+            }
+        }
+        if self.is(Bug::ThrottledCounted) {
+            for entry in entries.iter_mut() {
+                if let Entry::Park { task, .. } = entry {
+                    Arc::make_mut(task).throttled = 0;
                 }
             }
         }

@@ -227,6 +227,11 @@ impl Quotas {
         }
     }
 
+    /// The shards that are ours, and all there are.
+    pub fn part(&self) -> (usize, u32) {
+        (self.owned.len(), self.all.get())
+    }
+
     /// What the clock of this machine showed when steady time began.
     pub fn set_machine(&mut self, began: MachineTime) {
         self.machine = Some(began);

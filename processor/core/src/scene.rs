@@ -27,6 +27,10 @@ const MISSING: usize = 10_000;
 /// Calls in flight where the scene names no number: enough for a fast target, bearable for a slow one.
 pub const CONCURRENCY: NonZeroU32 = NonZeroU32::new(64).unwrap();
 
+/// How often a task may be throttled for each attempt that its scene allows, where nothing is said of it: a target that says when to come again
+/// is well, and what it asks for is time rather than attempts.
+pub const THROTTLED_PER_ATTEMPT: u32 = 10;
+
 /// The rules of one scene.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scene {
@@ -38,6 +42,10 @@ pub struct Scene {
     pub target: Target,
     /// When to try again, and how often.
     pub policy: Policy,
+    /// Most attempts of a task at which the target asked to be left alone: they do not count as attempts otherwise.
+    pub max_throttled: NonZeroU32,
+    /// What else waits when its targets ask to be left alone.
+    pub cooldown: Cooldown,
     /// The policy for failures of one class, in place of that.
     pub on: Overrides,
     /// What waits are counted from.
@@ -126,6 +134,17 @@ pub enum Of {
     Host(Arc<str>),
 }
 
+/// What waits when a target asks to be left alone for a while: see [`crate::cooldown`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cooldown {
+    /// All tasks of scenes with the same that call the same scheme, host and port.
+    #[default]
+    Host,
+    /// The task that was told so, and no other one.
+    None,
+}
+
 /// How many attempts may start in a span of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rate {
@@ -190,6 +209,8 @@ impl Scene {
             name: name.into(),
             host: None,
             target,
+            max_throttled: most_throttled(policy.max_attempts),
+            cooldown: Cooldown::default(),
             policy,
             on: Overrides::default(),
             base: Base::default(),
@@ -290,6 +311,14 @@ impl Scene {
             breaker: breaker.as_ref(),
             wall: wall.as_ref(),
         })
+    }
+}
+
+/// How often a task may be throttled whose scene says nothing of it.
+pub const fn most_throttled(max_attempts: NonZeroU32) -> NonZeroU32 {
+    match NonZeroU32::new(THROTTLED_PER_ATTEMPT) {
+        Some(factor) => max_attempts.saturating_mul(factor),
+        None => max_attempts,
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::breaker::{self, StateChange};
 use crate::completions::{Binding, Completions};
 use crate::control::{Command, Control, Place, Progress, Refusal};
+use crate::cooldown;
 use crate::entry::{Alert, Entry, Poison, Transition};
 use crate::key_order;
 use crate::lane::{LaneId, Source};
@@ -177,6 +178,20 @@ pub enum Input {
         /// What they must know.
         alert: Box<Alert>,
     },
+    /// A target has said in a success that nothing is left of a limit for this time; it comes before the call is back.
+    Spent {
+        /// The call.
+        ticket: u64,
+        /// For how long.
+        after: Duration,
+    },
+    /// Another process says that a server has asked for rest: advice.
+    Cooldown {
+        /// The server.
+        server: Arc<str>,
+        /// What it says.
+        heard: cooldown::Heard,
+    },
     /// Time has passed.
     Tick,
     /// These scenes are in force from now on.
@@ -257,6 +272,13 @@ pub enum Action {
     },
     /// Look through tiers, beside the lanes. It stands for the look before, if that is not over.
     Look(Look),
+    /// Tell all other processes, and people, that a server has asked for rest.
+    Cooldown {
+        /// What to tell.
+        signal: cooldown::Signal,
+        /// Who has told that to this process.
+        told_by: cooldown::Teller,
+    },
     /// Tell people that the breaker of a target has switched.
     Switched {
         /// Whom it is about.

@@ -92,6 +92,8 @@ pub struct Task {
     pub origin: Origin,
     /// What the last attempt said, if there was one.
     pub failure: Option<Failure>,
+    /// How many of the attempts made were throttled: they do not count for the most attempts of its scene.
+    pub throttled: u32,
     /// How often it was forwarded between topics.
     pub hops: u32,
     /// Since when it is held because its scene does not exist, if it is.

@@ -36,7 +36,26 @@ pub fn verdict(scene: &Scene, task: &Task, outcome: &Outcome, now: Timestamp) ->
         Outcome::Throttled { after, .. } => (*after).clamp(LEAST_WAIT, MAX_DELAY),
     };
     let policy = scene.policy_for(outcome);
-    if task.attempt >= policy.max_attempts.get() {
+    // With this one; what was throttled before does not count.
+    let counted = task.attempt.saturating_sub(task.throttled).max(1);
+    let (is_last, step) = match outcome {
+        Outcome::Throttled { after, .. } => {
+            let is_last = task.throttled.saturating_add(1) >= scene.max_throttled.get();
+            // A target that does not say when to come again is asked more and more seldom.
+            let step = if after.is_zero() {
+                task.attempt
+            } else {
+                counted
+            };
+            (is_last, step)
+        }
+        Outcome::Success
+        | Outcome::Permanent(_)
+        | Outcome::Refused(_)
+        | Outcome::Retryable(_)
+        | Outcome::Timeout(_) => (counted >= policy.max_attempts.get(), counted),
+    };
+    if is_last {
         return Verdict::Dead(Reason::AttemptsExhausted);
     }
     let base = match scene.base {
@@ -44,7 +63,7 @@ pub fn verdict(scene: &Scene, task: &Task, outcome: &Outcome, now: Timestamp) ->
         // A deferral moves the schedule with it. Not after the attempt, even if the clock was set back since.
         Base::Scheduled => task.wake().min(now),
     };
-    let Some(due) = policy.next(&task.id, task.attempt, base, now + least) else {
+    let Some(due) = policy.next(&task.id, step, base, now + least) else {
         return Verdict::Dead(Reason::ScheduleEnded);
     };
     // Waits are never longer; points in time may be further off than anything is parked.
@@ -116,6 +135,7 @@ mod tests {
             },
             failure: None,
             hops: 0,
+            throttled: 0,
             held_since: None,
             commanded: None,
             record: Record::default(),

@@ -32,6 +32,8 @@ pub struct Waited {
     pub breaker: u64,
     /// There was no room to write what follows from it.
     pub room: u64,
+    /// Its target had asked for rest, or for a slower pace.
+    pub cooldown: u64,
 }
 
 /// What a due task is deferred for.
@@ -45,6 +47,8 @@ pub enum Cause {
     Concurrency,
     /// The breaker.
     Breaker,
+    /// The cooldown of its target.
+    Cooldown,
     /// The scene of the task does not exist. That is a part of [`Wait::agenda`]: nobody knows what to do with it.
     Scene,
 }
@@ -87,7 +91,7 @@ impl Wait {
     }
 
     /// The parts by name, in the order in which they come.
-    pub const fn by_cause(&self) -> [(&'static str, u64); 8] {
+    pub const fn by_cause(&self) -> [(&'static str, u64); 9] {
         let Self {
             rebalance,
             read,
@@ -103,6 +107,7 @@ impl Wait {
             ("concurrency", waited.concurrency),
             ("breaker", waited.breaker),
             ("room", waited.room),
+            ("cooldown", waited.cooldown),
         ]
     }
 }
@@ -119,6 +124,7 @@ impl Wait {
             "concurrency" => &mut self.waited.concurrency,
             "breaker" => &mut self.waited.breaker,
             "room" => &mut self.waited.room,
+            "cooldown" => &mut self.waited.cooldown,
             _ => return,
         };
         *part = micros;
@@ -131,6 +137,7 @@ impl Wait {
             Cause::Rate => &mut self.waited.rate,
             Cause::Concurrency => &mut self.waited.concurrency,
             Cause::Breaker => &mut self.waited.breaker,
+            Cause::Cooldown => &mut self.waited.cooldown,
             Cause::Scene => &mut self.agenda,
         }
     }
@@ -163,6 +170,7 @@ impl Wait {
                 concurrency: waited.concurrency.saturating_add(more.concurrency),
                 breaker: waited.breaker.saturating_add(more.breaker),
                 room: waited.room.saturating_add(more.room),
+                cooldown: waited.cooldown.saturating_add(more.cooldown),
             },
         }
     }
@@ -206,6 +214,7 @@ impl Waited {
             concurrency: self.concurrency.wrapping_sub(other.concurrency),
             breaker: self.breaker.wrapping_sub(other.breaker),
             room: self.room.wrapping_sub(other.room),
+            cooldown: self.cooldown.wrapping_sub(other.cooldown),
         }
     }
 
@@ -222,6 +231,7 @@ impl Waited {
             concurrency: take(self.concurrency),
             breaker: take(self.breaker),
             room: take(self.room),
+            cooldown: take(self.cooldown),
         };
         (waited, span)
     }
@@ -278,6 +288,7 @@ mod tests {
         concurrency: 32,
         breaker: 64,
         room: 128,
+        cooldown: 256,
     };
 
     #[test]
@@ -288,7 +299,7 @@ mod tests {
             assigned: at(101),
             read: at(103),
             waited: HELD,
-            decided: at(355),
+            decided: at(611),
         };
 
         let expected = Wait {
@@ -362,12 +373,12 @@ mod tests {
         #[test]
         fn the_parts_add_up_whatever_the_clock_did(
             times in prop::array::uniform4(0_u64..1_000),
-            waited in prop::array::uniform5(0_u64..1_000),
+            waited in prop::array::uniform6(0_u64..1_000),
             until in 0_u64..1_000,
         ) {
             let [due, assigned, read, decided] = times.map(Timestamp::from_micros);
-            let [order, rate, concurrency, breaker, room] = waited;
-            let waited = Waited { order, rate, concurrency, breaker, room };
+            let [order, rate, concurrency, breaker, room, cooldown] = waited;
+            let waited = Waited { order, rate, concurrency, breaker, room, cooldown };
 
             let way = Way { due, deferral: None, assigned, read, waited, decided };
 

@@ -83,6 +83,7 @@ fn task(scene: &str, id: &str, due: Timestamp) -> Task {
         },
         failure: None,
         hops: 0,
+        throttled: 0,
         held_since: None,
         commanded: None,
         record: Record::default(),
@@ -280,7 +281,10 @@ impl World {
                 let topic = self.topics.get_mut(&lane).unwrap();
                 (topic.run, topic.paused) = (run, false);
             }
-            Action::Drained { .. } | Action::Judged { .. } | Action::Look(_) => {}
+            Action::Drained { .. }
+            | Action::Judged { .. }
+            | Action::Look(_)
+            | Action::Cooldown { .. } => {}
             Action::Switched { target, switch } => {
                 let target = Arc::clone(target.text());
                 self.switches.push((self.now, target, switch.to));

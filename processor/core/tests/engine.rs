@@ -77,6 +77,7 @@ fn task(name: &str, due: Now) -> Task {
         },
         failure: None,
         hops: 0,
+        throttled: 0,
         held_since: None,
         commanded: None,
         record: Record {
@@ -1587,7 +1588,8 @@ impl History {
                 Action::Drained { .. }
                 | Action::Judged { .. }
                 | Action::Switched { .. }
-                | Action::Look(_) => {}
+                | Action::Look(_)
+                | Action::Cooldown { .. } => {}
             }
         }
         Ok(())

@@ -66,6 +66,7 @@ fn task(id: &str, scene: &str) -> Task {
         },
         failure: None,
         hops: 0,
+        throttled: 0,
         held_since: None,
         commanded: None,
         record: Record::default(),

@@ -80,6 +80,7 @@ fn task(scene: &str, key: &str, offset: i64, due: Now) -> Task {
         },
         failure: None,
         hops: 0,
+        throttled: 0,
         held_since: None,
         commanded: None,
         record: Record {
@@ -404,7 +405,8 @@ impl World {
                 Action::Drained { .. }
                 | Action::Judged { .. }
                 | Action::Switched { .. }
-                | Action::Look(_) => {}
+                | Action::Look(_)
+                | Action::Cooldown { .. } => {}
             }
         }
     }

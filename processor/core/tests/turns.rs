@@ -67,6 +67,7 @@ fn task(scene: &str, due: Timestamp) -> Task {
         },
         failure: None,
         hops: 0,
+        throttled: 0,
         held_since: None,
         commanded: None,
         record: Record::default(),

@@ -1597,6 +1597,7 @@ fn submitted(submission: &Submission, origin: Origin, entered: Timestamp) -> Tas
         origin,
         failure: None,
         hops: 0,
+        throttled: 0,
         held_since: None,
         commanded: None,
         record: Record {

@@ -269,6 +269,7 @@ pub(crate) fn parked(scene: &str, attempt: u32, due: Timestamp) -> Task {
         },
         failure: None,
         hops: 1,
+        throttled: 0,
         held_since: None,
         commanded: None,
         record: Record::default(),

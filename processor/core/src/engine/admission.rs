@@ -3,14 +3,14 @@
 //! What is looked at, in this order: whether the task has a scene; whether tasks of its key are before it; whether its deadline has passed;
 //! whether its scene wants it tried; whether its shard has a part of the scene's rate; whether what follows from it could be written;
 //! whether its shard leaves. The result is a value, [`Way`], and nothing has happened so far. Then a task whose way ends in the batch waits
-//! if the batch is full. Only then is it acted on, once: a call asks for its permits, of the wall, the breaker, the gate and the rate, in
+//! if the batch is full. Only then is it acted on, once: a call asks for its permits, of the server, the wall, the breaker, the gate and the rate, in
 //! this order, and returns those it has if one is refused. Invariant: only [`Engine::admit`] starts an attempt.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Engine;
-use super::breakers::CallPermits;
+use super::breakers::{CallPermits, Denied};
 use super::ordering::Precedence;
 use super::ready::Hold;
 use crate::agenda::Item;
@@ -18,6 +18,7 @@ use crate::gate::{Full, Gate};
 use crate::planted::Bug;
 use crate::scene::{MAX_DELAY, Scene, Target};
 use crate::step::{Action, Now};
+use crate::task::Kind;
 use crate::time::Timestamp;
 use crate::verdict;
 
@@ -173,17 +174,24 @@ impl Engine {
         let Some(route) = scene.route(item.task.kind) else {
             unreachable!("a call without a route");
         };
-        let permits = match self.breakers.ask(now.steady, route, &self.gates, actions) {
+        let part = self.quotas.part();
+        let asked = self
+            .breakers
+            .ask(now.steady, (scene, route), part, &self.gates, actions);
+        let permits = match asked {
             Ok(permits) => permits,
-            Err((key, rejected)) => {
-                return self.turn_away(now, item, (scene, key), rejected, actions);
+            // Work waits in order. The callbacks of a scene go elsewhere, and do not hold up its work.
+            Err(Denied::Pace(_, until)) if item.task.kind == Kind::Work => {
+                return Admission::held(now, item, Hold::Pace, until);
             }
+            Err(denied) => return self.turn_away(now, item, scene, denied, actions),
         };
         let gate = self.gates.gate(scene);
         if let Err((hold, until)) = self.pass(now, scene, &gate, &permits) {
             permits.unused();
             return Admission::held(now, item, hold, until);
         }
+        self.breakers.started(now.steady, &permits);
         self.dispatch(now, item, Arc::clone(scene), (gate, permits), actions);
         Admission::Gone
     }

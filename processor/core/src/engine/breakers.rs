@@ -1,6 +1,7 @@
-//! The breakers of a worker's scenes: who may call a target that may be down, and what waits for it.
+//! The breakers of a worker's scenes, and the cooldowns of their servers: who may call a target that may be down or wants rest, and what waits
+//! for it.
 //!
-//! When a breaker is open, is [`crate::breaker`]'s. Invariant: a permit is returned exactly once, used or not; a task that is rejected uses
+//! When a breaker is open, is [`crate::breaker`]'s; when a server rests, [`crate::cooldown`]'s. Invariant: a permit is returned exactly once, used or not; a task that is rejected uses
 //! no attempt.
 
 use std::collections::{HashMap, HashSet};
@@ -10,9 +11,10 @@ use std::time::Duration;
 use crate::breaker::{
     Answer, Breaker, Fraction, Key, Permit, Rejected, State, StateChange, Subject,
 };
+use crate::cooldown::{Rest, Server};
 use crate::gate::Gates;
 use crate::planted::Planted;
-use crate::scene::{Route, Scenes};
+use crate::scene::{Cooldown, Route, Scene, Scenes};
 use crate::step::Action;
 use crate::task::Kind;
 use crate::tier::HORIZON;
@@ -33,6 +35,8 @@ pub(super) enum Shelter {
 pub(super) struct Breakers {
     /// The breakers of the scenes in force.
     by_key: HashMap<Key, Watched>,
+    /// The servers that have asked for rest of late, and what waits for that.
+    resting: HashMap<Arc<str>, Resting>,
     /// The mistake they make.
     pub(super) bug: Planted,
 }
@@ -55,6 +59,41 @@ pub(super) struct CallPermits {
     pub(super) breaker: Option<CallPermit>,
     /// The permit of the target's wall.
     pub(super) wall: Option<CallPermit>,
+    /// The server that is called, if the scene has its cooldowns.
+    pub(super) server: Option<Called>,
+}
+
+/// The server of a call.
+#[derive(Clone, Debug)]
+pub(super) struct Called {
+    /// The name.
+    pub(super) name: Arc<str>,
+    /// The server.
+    pub(super) server: Arc<Server>,
+    /// Whether its calls start at a pace.
+    is_paced: bool,
+}
+
+/// Who says that a call may not be made, and how.
+#[derive(Clone, Debug)]
+pub(super) enum Denied<'a> {
+    /// A breaker.
+    Breaker(&'a Key, Rejected),
+    /// A server wants rest until this steady time.
+    Cooldown(Arc<str>, Duration),
+    /// A server that has asked for rest is called again at this steady time.
+    Pace(Arc<str>, Duration),
+}
+
+/// A server that has asked for rest.
+#[derive(Debug, Default)]
+struct Resting {
+    /// When a call of this worker started last, or might have.
+    last: Duration,
+    /// When it is asked again.
+    until: Duration,
+    /// Tasks that wait in memory until then.
+    held: usize,
 }
 
 /// A breaker, and what waits for it.
@@ -62,6 +101,8 @@ pub(super) struct CallPermits {
 struct Watched {
     /// The breaker.
     breaker: Arc<Breaker>,
+    /// The server of a wall's target.
+    server: Option<Called>,
     /// When it is asked again.
     until: Duration,
     /// Tasks that wait in memory until then.
@@ -73,6 +114,12 @@ struct Watched {
 /// Tasks that wait in memory for a breaker to let something through: more than there are probes as a rule, so that a scene with few tasks
 /// goes on at once, and too few to keep offsets of a lane open that others need.
 const HELD: u32 = 32;
+
+/// Tasks that wait in memory for the end of a short cooldown: it is known, and they start again one after the other.
+const HELD_COOLING: usize = 1_000;
+
+/// When to look at a pace again at the latest: it grows meanwhile.
+const ASK_PACE: Duration = Duration::from_secs(1);
 
 // === impl Breakers ===
 
@@ -89,6 +136,8 @@ impl Breakers {
         }
         let keys: HashSet<&Key> = keys.into_iter().collect();
         self.by_key.retain(|key, _| keys.contains(key));
+        let servers: HashSet<&str> = keys.iter().map(|key| key.target.target()).collect();
+        self.resting.retain(|name, _| servers.contains(&**name));
     }
 
     /// The breaker of this key.
@@ -97,8 +146,14 @@ impl Breakers {
             return Arc::clone(&watched.breaker);
         }
         let breaker = gates.breaker(key);
+        let server = key.target.is_wall().then(|| Called {
+            name: key.target.target().into(),
+            server: gates.server(key.target.target()),
+            is_paced: false,
+        });
         let watched = Watched {
             breaker: Arc::clone(&breaker),
+            server,
             until: Duration::ZERO,
             held: 0,
             probes: 0,
@@ -127,29 +182,125 @@ impl Breakers {
         Shelter::Tier
     }
 
-    /// Asks the wall and the breaker of a route for one call; who says no, and how.
+    /// Where to put a task whose server wants rest until `until`.
+    pub(super) fn shelter_cooling(
+        &mut self,
+        name: &Arc<str>,
+        now: Duration,
+        until: Duration,
+    ) -> Shelter {
+        let resting = self.resting.entry(Arc::clone(name)).or_default();
+        if resting.until != until {
+            (resting.until, resting.held) = (until, 0);
+        }
+        if until.saturating_sub(now) <= HORIZON && resting.held < HELD_COOLING {
+            resting.held += 1;
+            return Shelter::Memory;
+        }
+        Shelter::ProbeTier
+    }
+
+    /// Asks the server, the wall and the breaker of a route for one call of a worker that owns so many of all shards; who says no, and how.
     pub(super) fn ask<'a>(
         &mut self,
         now: Duration,
-        route: Route<'a>,
+        (scene, route): (&Scene, Route<'a>),
+        part: (usize, u32),
         gates: &Gates,
         actions: &mut Vec<Action>,
-    ) -> Result<CallPermits, (&'a Key, Rejected)> {
+    ) -> Result<CallPermits, Denied<'a>> {
         let mut permits = CallPermits::default();
         if let Some(key) = route.wall {
+            permits.server = match scene.cooldown {
+                Cooldown::Host => self.ask_server(now, key, part, gates)?,
+                Cooldown::None => None,
+            };
             let permit = self.ask_one(now, key, gates, actions);
-            permits.wall = Some(permit.map_err(|rejected| (key, rejected))?);
+            permits.wall = Some(permit.map_err(|rejected| Denied::Breaker(key, rejected))?);
         }
         if let Some(key) = route.breaker {
             match self.ask_one(now, key, gates, actions) {
                 Ok(permit) => permits.breaker = Some(permit),
                 Err(rejected) => {
                     permits.unused();
-                    return Err((key, rejected));
+                    return Err(Denied::Breaker(key, rejected));
                 }
             }
         }
         Ok(permits)
+    }
+
+    /// Asks the server of a wall's target for one call.
+    fn ask_server(
+        &mut self,
+        now: Duration,
+        key: &Key,
+        (owned, all): (usize, u32),
+        gates: &Gates,
+    ) -> Result<Option<Called>, Denied<'static>> {
+        if !self.by_key.contains_key(key) {
+            self.get(key, gates);
+        }
+        let watched = self.by_key.get(key);
+        let Some(called) = watched.and_then(|watched| watched.server.as_ref()) else {
+            unreachable!("a wall without a server");
+        };
+        match self.bug.rests(called.server.rest(now), now) {
+            Rest::None => Ok(Some(called.clone())),
+            Rest::Shut { until } => Err(Denied::Cooldown(Arc::clone(&called.name), until)),
+            Rest::Paced { pace, since } => {
+                let name = &called.name;
+                let gap = pace.gap(owned, all);
+                let resting = self.resting.entry(Arc::clone(name)).or_default();
+                if resting.last < since {
+                    resting.last = since;
+                }
+                let next = resting.last.saturating_add(gap);
+                if now < next {
+                    let until = next.min(now + ASK_PACE);
+                    return Err(Denied::Pace(Arc::clone(name), until));
+                }
+                Ok(Some(Called {
+                    is_paced: true,
+                    ..called.clone()
+                }))
+            }
+        }
+    }
+
+    /// A call starts.
+    pub(super) fn started(&mut self, now: Duration, permits: &CallPermits) {
+        if let Some(Called {
+            name,
+            is_paced: true,
+            ..
+        }) = &permits.server
+            && let Some(resting) = self.resting.get_mut(name)
+        {
+            resting.last = now;
+        }
+    }
+
+    /// The server of this name, if a scene in force calls it.
+    pub(super) fn server(&self, name: &str) -> Option<&Called> {
+        let mut watched = self.by_key.values();
+        watched.find_map(|watched| {
+            watched
+                .server
+                .as_ref()
+                .filter(|called| *called.name == *name)
+        })
+    }
+
+    /// How long each server will be left alone that has asked for rest.
+    pub(super) fn cooldowns(&self, now: Duration) -> HashMap<Arc<str>, Duration> {
+        let servers = self
+            .by_key
+            .values()
+            .filter_map(|known| known.server.as_ref());
+        servers
+            .filter_map(|called| Some((Arc::clone(&called.name), called.server.left(now)?)))
+            .collect()
     }
 
     /// How long the target of this breaker may not be called as often as usual, having been down.

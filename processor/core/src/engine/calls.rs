@@ -12,6 +12,7 @@ use crate::agenda::Item;
 use crate::alert;
 use crate::breaker;
 use crate::consequence::{self, Answer as Said, End};
+use crate::cooldown::{Heard, Signal, Teller};
 use crate::entry::Entry;
 use crate::gate::Gate;
 use crate::lane::LaneId;
@@ -178,8 +179,17 @@ impl Engine {
             // Of another target.
             Kind::Callback => call.gate.release(),
         }
-        let outcome = &*self.behind_wall(now, &call, outcome, actions);
-        if let Some(permit) = &call.permits.breaker {
+        let cools = self.cool(now, &call, outcome, actions);
+        let outcome = if cools {
+            Cow::Borrowed(outcome)
+        } else {
+            self.behind_wall(now, &call, outcome, actions)
+        };
+        let outcome = &*outcome;
+        if cools {
+            // It is neither down nor well.
+            call.permits.clone().unused();
+        } else if let Some(permit) = &call.permits.breaker {
             let switch = permit.breaker.returned(now.steady, permit.permit, went);
             say_switch(&permit.target, switch, actions);
             // With what follows from this call, or, if that is not ours to write any more, from the next one.
@@ -221,6 +231,61 @@ impl Engine {
         self.say_if_drained(closing.lane.shard, actions);
     }
 
+    /// Notes what a call says of its server's rest, and whether it is rest that the server asks for.
+    fn cool(
+        &mut self,
+        now: Now,
+        call: &Call,
+        outcome: &Outcome,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        let Some(called) = &call.permits.server else {
+            return false;
+        };
+        let after = match outcome {
+            Outcome::Success => {
+                called.server.succeeded(now.steady);
+                return false;
+            }
+            Outcome::Throttled { after, .. } if !after.is_zero() => *after,
+            Outcome::Throttled { .. }
+            | Outcome::Retryable(_)
+            | Outcome::Permanent(_)
+            | Outcome::Refused(_)
+            | Outcome::Timeout(_) => return false,
+        };
+        let said = called.server.asked(now.steady, after);
+        say_cooldown(&called.name, said, Teller::Server, actions);
+        true
+    }
+
+    /// A target says in a success that nothing is left of a limit.
+    pub(super) fn spent(&self, now: Now, ticket: u64, after: Duration, actions: &mut Vec<Action>) {
+        let call = self.calls.get(&ticket);
+        let called = call.and_then(|call| call.permits.server.as_ref());
+        if let Some(called) = called.filter(|_| !after.is_zero()) {
+            let said = called.server.asked(now.steady, after);
+            say_cooldown(&called.name, said, Teller::Server, actions);
+        }
+    }
+
+    /// Another process says that a server has asked for rest. It is nothing to us if no scene calls it.
+    pub(super) fn hear_cooldown(
+        &self,
+        now: Now,
+        server: &str,
+        heard: Heard,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.bug.is(Bug::CooldownUnheard) {
+            return;
+        }
+        if let Some(called) = self.breakers.server(server) {
+            let said = called.server.heard(now.steady, heard);
+            say_cooldown(&called.name, said, Teller::Process, actions);
+        }
+    }
+
     /// What a target said, if it is about the task: a refusal of a wall is one that another attempt may mend.
     fn behind_wall<'a>(
         &mut self,
@@ -251,5 +316,22 @@ impl Engine {
             outcome: outcome.clone().into_owned(),
         });
         outcome
+    }
+}
+
+/// Tells others of a cooldown, if it is news.
+fn say_cooldown(
+    server: &Arc<str>,
+    said: Option<(Duration, u32)>,
+    told_by: Teller,
+    actions: &mut Vec<Action>,
+) {
+    if let Some((left, passed)) = said {
+        let signal = Signal {
+            server: Arc::clone(server),
+            left,
+            passed,
+        };
+        actions.push(Action::Cooldown { signal, told_by });
     }
 }

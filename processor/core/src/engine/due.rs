@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::admission::Admission;
-use super::breakers::Shelter;
+use super::breakers::{Denied, Shelter};
 use super::ready::{Hold, ReadyQueue};
 use super::{Engine, LAST_CHANCE};
 use crate::agenda::Item;
@@ -237,31 +237,49 @@ impl Engine {
         });
     }
 
-    /// Keeps a due task whose target must not be called: in memory if few wait for the breaker there, or else in a tier; no attempt is used
+    /// Keeps a due task whose target must not be called: in memory if few wait for the same there, or else in a tier; no attempt is used
     /// up. A task whose deadline is before that expires.
     pub(super) fn turn_away(
         &mut self,
         now: Now,
         item: Item,
-        (scene, key): (&Scene, &breaker::Key),
-        rejected: Rejected,
+        scene: &Scene,
+        denied: Denied<'_>,
         actions: &mut Vec<Action>,
     ) -> Admission {
-        let Rejected { until, down_for } = rejected;
-        let again = now.wall + until.saturating_sub(now.steady);
+        let (shelter, until, down_for, cause) = match denied {
+            Denied::Breaker(key, Rejected { until, down_for }) => {
+                let shelter = self.breakers.shelter(key, now.steady, until);
+                (shelter, until, down_for, Cause::Breaker)
+            }
+            Denied::Cooldown(server, until) | Denied::Pace(server, until) => {
+                let shelter = self.breakers.shelter_cooling(&server, now.steady, until);
+                (shelter, until, Duration::ZERO, Cause::Cooldown)
+            }
+        };
+        let again = now.wall + until.saturating_sub(now.steady).min(MAX_DELAY);
         let expires = verdict::expires(scene, &item.task, again);
         let crowded = self.is_crowded(item.lane);
-        let until = match self.breakers.shelter(key, now.steady, until) {
+        let until = match shelter {
             Shelter::Memory if !crowded && !expires => {
                 let mut item = Item {
                     wake: again,
                     ..item
                 };
                 let left = again.since(now.wall).as_micros() as u64;
-                item.waited.breaker = item.waited.breaker.saturating_add(left);
+                let waited = match cause {
+                    Cause::Cooldown => &mut item.waited.cooldown,
+                    Cause::Breaker
+                    | Cause::Order
+                    | Cause::Rate
+                    | Cause::Concurrency
+                    | Cause::Scene => &mut item.waited.breaker,
+                };
+                *waited = waited.saturating_add(left);
                 self.agenda.push(item);
                 return Admission::Gone;
             }
+            Shelter::ProbeTier if cause == Cause::Cooldown => again.max(now.wall + DEFER),
             Shelter::ProbeTier => again,
             Shelter::Memory | Shelter::Tier => {
                 let due = now.wall + breaker::wait(&self.ladder, down_for);
@@ -276,7 +294,7 @@ impl Engine {
         if expires {
             self.expire(now, &item, actions);
         } else {
-            self.defer_until(now, item, None, (until, Cause::Breaker), actions);
+            self.defer_until(now, item, None, (until, cause), actions);
         }
         Admission::Gone
     }

@@ -53,6 +53,8 @@ pub(super) enum Hold {
     Rate,
     /// A call of their scene to come back.
     Concurrency,
+    /// Their turn in the pace of a target that has asked for rest.
+    Pace,
     /// Room in the batch for what follows from them.
     Room,
 }
@@ -99,7 +101,9 @@ impl Ready {
     /// How many tasks of a scene are ready, if it is its gate that holds them.
     pub(super) fn gated(&self, name: &str) -> usize {
         match self.queues.get(name) {
-            Some(queue) if matches!(queue.hold, Hold::Rate | Hold::Concurrency) => queue.len(),
+            Some(queue) if matches!(queue.hold, Hold::Rate | Hold::Concurrency | Hold::Pace) => {
+                queue.len()
+            }
             Some(_) | None => 0,
         }
     }
@@ -180,6 +184,7 @@ impl ReadyQueue {
     pub(super) const fn cause(&self) -> Cause {
         match self.hold {
             Hold::Concurrency => Cause::Concurrency,
+            Hold::Pace => Cause::Cooldown,
             Hold::Rate | Hold::Round | Hold::Room => Cause::Rate,
         }
     }
@@ -247,6 +252,7 @@ impl ReadyQueue {
                 waited.rate += now.min(self.ask_at).since(self.changed).as_micros() as u64;
             }
             Hold::Concurrency => waited.concurrency += now.since(self.changed).as_micros() as u64,
+            Hold::Pace => waited.cooldown += now.since(self.changed).as_micros() as u64,
             Hold::Room => waited.room += now.since(self.changed).as_micros() as u64,
         }
         waited

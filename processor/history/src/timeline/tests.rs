@@ -91,6 +91,7 @@ fn parked(tier: usize, origin: i64, at: u64, (attempt, hops, due): (u32, u32, u6
                 origin: place("retry.tasks", origin),
                 failure: (attempt > 1).then(|| Failure::new("http-503", "busy")),
                 hops,
+                throttled: 0,
                 held_since: None,
                 commanded: None,
                 record: Record {

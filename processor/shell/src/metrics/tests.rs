@@ -65,6 +65,7 @@ fn task(scene: &str, kind: Kind) -> Arc<Task> {
         origin: origin(),
         failure: None,
         hops: 0,
+        throttled: 0,
         held_since: None,
         commanded: None,
         record: Record::default(),

@@ -351,6 +351,7 @@ mod tests {
             },
             failure: None,
             hops: 0,
+            throttled: 0,
             held_since: None,
             commanded: None,
             record: Record {
