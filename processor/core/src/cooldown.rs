@@ -153,8 +153,9 @@ const PACED_UNKNOWN: Duration = Duration::from_secs(30);
 /// The least pace after a first cooldown: slower, and a server that has been called seldom would be called more seldom still.
 pub const FLOOR: Pace = Pace(5_000);
 
-/// The least pace at all: a call in twenty seconds finds out whether more are welcome.
-const LEAST: Pace = Pace(50);
+/// The least pace at all: a server whose limit is lower refuses a call now and then, and says for how long; slower, and the tasks of many
+/// shards would be late for minutes where a server asks for rest for another reason than its limit.
+const LEAST: Pace = Pace(500);
 
 /// Most processes of which it is remembered what they said: more is far above any group.
 const MOST_OTHERS: usize = 64;
