@@ -207,6 +207,8 @@ pub struct Lateness {
     pub breaker: i64,
     /// The time for room.
     pub room: i64,
+    /// The time for a cooldown.
+    pub cooldown: i64,
 }
 
 /// An [`Event`] that is only written: it borrows what it can from the event it is made of.
@@ -611,7 +613,7 @@ impl<'a> From<&'a retide_core::Event> for EventLine<'a> {
 
 impl Lateness {
     /// Its parts by name, in the order in which they come; nothing is earlier than nothing.
-    pub fn by_cause(&self) -> [(&'static str, u64); 8] {
+    pub fn by_cause(&self) -> [(&'static str, u64); 9] {
         let part = |long: i64| u64::try_from(long).unwrap_or_default();
         let waited = Waited {
             order: part(self.order),
@@ -619,6 +621,7 @@ impl Lateness {
             concurrency: part(self.concurrency),
             breaker: part(self.breaker),
             room: part(self.room),
+            cooldown: part(self.cooldown),
         };
         let wait = Wait {
             rebalance: part(self.rebalance),
@@ -648,6 +651,7 @@ impl From<Wait> for Lateness {
             concurrency: long(waited.concurrency),
             breaker: long(waited.breaker),
             room: long(waited.room),
+            cooldown: long(waited.cooldown),
         }
     }
 }

@@ -75,7 +75,7 @@ prop_compose! {
         options in (text(), text(), text(), text()),
         at in any::<i64>(),
         numbers in (option::of(any::<i64>()), option::of(any::<i64>()), option::of(any::<i64>()), option::of(any::<i64>())),
-        lateness in option::of(prop::array::uniform8(any::<i64>())),
+        lateness in option::of(prop::array::uniform9(any::<i64>())),
         left_out in text(),
         command in text(),
     ) -> Event {
@@ -84,8 +84,8 @@ prop_compose! {
             due_at: numbers.0, attempts: numbers.1, hops: numbers.2, deferred_until: numbers.3,
             outcome: options.0, reason: options.1, error_class: options.2, error_message: options.3,
             headers_left_out: left_out, command,
-            lateness: lateness.map(|[rebalance, read, agenda, order, rate, concurrency, breaker, room]| {
-                Lateness { rebalance, read, agenda, order, rate, concurrency, breaker, room }
+            lateness: lateness.map(|[rebalance, read, agenda, order, rate, concurrency, breaker, room, cooldown]| {
+                Lateness { rebalance, read, agenda, order, rate, concurrency, breaker, room, cooldown }
             }),
         }
     }
@@ -276,6 +276,7 @@ fn lateness_of_an_earlier_version_is_read_and_has_nothing_by_order() {
             concurrency: 5,
             breaker: 6,
             room: 7,
+            cooldown: 0,
         };
         assert_eq!(read.lateness, Some(expected));
     }
