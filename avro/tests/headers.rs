@@ -707,6 +707,7 @@ prop_compose! {
         place in ("[a-z./]{1,20}", any::<i32>(), any::<i64>()),
         failure in option::of(("(?s)[a-z: \n-]{0,80}", ".{0,300}")),
         hops in any::<u32>(),
+        throttled in any::<u32>(),
         held in option::of(0..1_u64 << 50),
         commanded in option::of((0..1_u64 << 50, any::<i32>(), any::<i64>())),
         record in any_record(),
@@ -727,6 +728,7 @@ prop_compose! {
             deadline: times.2.map(Timestamp::from_millis),
             origin: Origin { topic: place.0.into(), partition: place.1, offset: place.2 },
             failure: failure.map(|(class, message)| Failure::new(&class, &message)),
+            throttled: throttled % attempt,
             hops,
             held_since: held.map(Timestamp::from_millis),
             commanded: commanded.map(|(at, partition, offset)| {

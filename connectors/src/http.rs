@@ -38,7 +38,7 @@ use retide_core::{Failure, Outcome, Task, scene};
 use tokio::time::Instant;
 
 use crate::secret::Reference;
-use crate::{Attempt, Configured, Destination, Exposed, LeftOut, Outbound, Target};
+use crate::{Attempt, Configured, Destination, Exposed, Outbound, Target};
 
 use self::carried::Carry;
 use self::client::{Answer, Client, NotAnswered};
@@ -128,45 +128,47 @@ impl Http {
     /// A target that finds the headers too large is asked once more, without the record's: it has not looked at the task.
     async fn ask(&self, task: &Task) -> Attempt {
         let deadline = Instant::now() + self.config.timeout;
-        let (outcome, left_out) = self.call(task, Carry::All, deadline).await;
-        let Some(refused) = self.requests.refused(task, Carry::All, &outcome) else {
-            return Attempt { outcome, left_out };
+        let first = self.call(task, Carry::All, deadline).await;
+        let Some(refused) = self.requests.refused(task, Carry::All, &first.outcome) else {
+            return first;
         };
         let least = self.requests.left_out(task, Carry::Least);
-        if least == left_out {
+        if least == first.left_out {
             // None of the record's was there.
             let outcome = refused;
-            return Attempt { outcome, left_out };
+            return Attempt { outcome, ..first };
         }
-        let (outcome, _) = self.call(task, Carry::Least, deadline).await;
-        let left_out = least;
-        let refused = self.requests.refused(task, Carry::Least, &outcome);
-        let outcome = refused.unwrap_or(outcome);
-        Attempt { outcome, left_out }
+        let second = self.call(task, Carry::Least, deadline).await;
+        let refused = self.requests.refused(task, Carry::Least, &second.outcome);
+        Attempt {
+            outcome: refused.unwrap_or(second.outcome),
+            left_out: least,
+            spent: second.spent,
+        }
     }
 
     /// Makes a request of `task`, and says what came of it, and what of its record was left out if it was sent at all.
-    async fn call(
-        &self,
-        task: &Task,
-        carry: Carry,
-        deadline: Instant,
-    ) -> (Outcome, Option<Box<LeftOut>>) {
+    async fn call(&self, task: &Task, carry: Carry, deadline: Instant) -> Attempt {
         let left_out = OnceLock::new();
         let make = || {
             let (request, not_sent) = self.requests.make(task, carry);
             let _ = left_out.set(not_sent);
             request
         };
-        let outcome = match self.client.send(make, deadline).await {
+        let (outcome, spent) = match self.client.send(make, deadline).await {
             Ok(answer) => self.judge(answer, deadline).await,
-            Err(NotAnswered { way, message }) => answer::none(&self.config, way, &message),
+            Err(NotAnswered { way, message }) => (answer::none(&self.config, way, &message), None),
         };
-        (outcome, left_out.into_inner().flatten())
+        Attempt {
+            outcome,
+            left_out: left_out.into_inner().flatten(),
+            spent,
+        }
     }
 
-    /// The outcome that an answer is: its status decides, and what comes after it changes nothing.
-    async fn judge(&self, answer: Answer, deadline: Instant) -> Outcome {
+    /// The outcome that an answer is, and how long the target wants to be left alone although it is a success: status and headers decide, and
+    /// what comes after them changes nothing.
+    async fn judge(&self, answer: Answer, deadline: Instant) -> (Outcome, Option<Duration>) {
         let Answer {
             status,
             headers,
@@ -180,7 +182,9 @@ impl Http {
             let until = deadline.min(Instant::now() + body::MAX_WAIT);
             body.read(limit, until).await
         };
-        answer::outcome(&self.config, status, &headers, &start)
+        let outcome = answer::outcome(&self.config, status, &headers, &start);
+        let spent = answer::spent(&self.config, &outcome, &headers);
+        (outcome, spent)
     }
 }
 

@@ -135,6 +135,8 @@ pub struct Attempt {
     pub outcome: Outcome,
     /// The headers of the record that it was not sent, if there are any.
     pub left_out: Option<Box<LeftOut>>,
+    /// How long the target wants to be left alone although it has done the task: nothing is left of a limit of its own.
+    pub spent: Option<Duration>,
 }
 
 /// A target as a scene names it, such as `{ http = { url = "https://shop.example/paid" } }`.
@@ -165,10 +167,13 @@ pub enum Error {
 // === impl Attempt ===
 
 impl From<Outcome> for Attempt {
-    /// Nothing was left out.
+    /// Nothing was left out, and of nothing is nothing left.
     fn from(outcome: Outcome) -> Self {
-        let left_out = None;
-        Self { outcome, left_out }
+        Self {
+            outcome,
+            left_out: None,
+            spent: None,
+        }
     }
 }
 

@@ -470,6 +470,7 @@ max_attempts = {POISON_ATTEMPTS}
 target = {{ http = {{ url = "http://{address}/throttled", timeout = "5s" }} }}
 backoff = {{ fixed = {{ delay = "500ms" }} }}
 deadline = "{deadline}"
+cooldown = "none"
 "#
     )
 }

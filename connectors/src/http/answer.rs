@@ -68,6 +68,21 @@ pub(super) fn outcome(
     }
 }
 
+/// How long the target is to be left alone although it has done the task: until a limit begins anew of which nothing is left, if its
+/// configuration wants that to be heard.
+pub(super) fn spent(config: &Config, outcome: &Outcome, headers: &HeaderMap) -> Option<Duration> {
+    if !config.rate_limit_reset || *outcome != Outcome::Success {
+        return None;
+    }
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "a server says by its wall clock when its limit begins anew"
+    )]
+    let now = SystemTime::now();
+    let after = retry_after::reset(headers, now, true)?;
+    Some(after.min(config.max_retry_after)).filter(|after| !after.is_zero())
+}
+
 /// Whether a status may be about everybody who asks, or about the way to the target, rather than about one task: redirects, as to a page to log
 /// in, keys that are not known any more, an address that is not there.
 const fn is_at_the_door(code: u16) -> bool {

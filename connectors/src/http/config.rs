@@ -122,7 +122,7 @@ pub struct Config {
         skip_serializing_if = "is_default_max_retry_after"
     )]
     pub max_retry_after: Duration,
-    /// Whether the wait may also be told by headers that say when a rate limit begins anew.
+    /// Whether the wait may also be told by headers that say when a rate limit begins anew; on a success, too, if nothing is left of it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rate_limit_reset: bool,
 }

@@ -1,4 +1,4 @@
-//! Following a topic of state: read whole once, from its beginning to its end, and from there for ever.
+//! Following a topic: read once, from its beginning or shortly before its end, to its end, and from there for ever.
 //!
 //! Who needs a shard's state only while the shard is assigned reads it with [`scan`], which reads here, too. Invariants: no group is
 //! joined and nothing is committed; what a transaction has written that is not committed is never seen.
@@ -52,6 +52,37 @@ impl Follower {
     /// If the topic is not there, or not read to its end.
     pub fn start(
         config: &ClientConfig,
+        names: (&str, &str),
+        deadline: Instant,
+        take: impl FnMut(&BorrowedMessage<'_>),
+    ) -> Result<Self, Error> {
+        Self::start_at(Offset::Beginning, config, names, deadline, take)
+    }
+
+    /// As [`Self::start`], but reads no more than the last `most` records of each partition at first.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn recent(
+        most: u32,
+        config: &ClientConfig,
+        names: (&str, &str),
+        deadline: Instant,
+        take: impl FnMut(&BorrowedMessage<'_>),
+    ) -> Result<Self, Error> {
+        Self::start_at(
+            Offset::OffsetTail(most.into()),
+            config,
+            names,
+            deadline,
+            take,
+        )
+    }
+
+    /// Reads from there on.
+    fn start_at(
+        start: Offset,
+        config: &ClientConfig,
         (topic, group): (&str, &str),
         deadline: Instant,
         mut take: impl FnMut(&BorrowedMessage<'_>),
@@ -63,7 +94,7 @@ impl Follower {
         }
         let mut starts = TopicPartitionList::with_capacity(partitions.count());
         for partition in partitions.elements() {
-            starts.add_partition_offset(topic, partition.partition(), Offset::Beginning)?;
+            starts.add_partition_offset(topic, partition.partition(), start)?;
         }
         let scanned = scan::read(&consumer, &starts, deadline, |message| {
             take(message);

@@ -41,6 +41,8 @@ pub enum Role {
     Commands,
     /// Scene rules.
     Scenes,
+    /// What one process tells all others at once.
+    Signals,
 }
 
 /// One row of the table: all that is true of the topics of a role.
@@ -108,6 +110,8 @@ pub enum Key {
     Fingerprint,
     /// The command's id.
     Command,
+    /// The server that it is about.
+    Server,
 }
 
 /// What values are.
@@ -134,6 +138,8 @@ pub enum Reads {
     Commands,
     /// What has to be known beside the tasks, from the topic's beginning.
     State,
+    /// What others say, from shortly before the topic's end.
+    Signals,
 }
 
 /// What workers write on a topic.
@@ -145,6 +151,8 @@ pub enum Writes {
     Always,
     /// The same, if it is wanted: `topics.events.enabled`.
     IfWanted,
+    /// What they have heard from a target: in no transaction, and nothing depends on it.
+    Signals,
 }
 
 /// What a command does with a topic.
@@ -189,6 +197,9 @@ pub enum Timestamps {
 /// Outage budget: how long nobody may be there to read a record before it is gone. A week has a weekend in it.
 pub const OUTAGE: Duration = Duration::from_hours(7 * 24);
 
+/// How long signals are kept: as long as the longest of them counts that other processes believe.
+pub const SIGNALS: Duration = Duration::from_hours(1);
+
 /// How long dead letters are kept: people look into them, and people are on holiday.
 pub const DEAD_LETTERS: Duration = Duration::from_hours(30 * 24);
 
@@ -200,6 +211,8 @@ pub const COPY_BYTES: i64 = 2 * 1_024 * 1_024;
 
 /// Setting: how large segments become.
 pub const SEGMENT_BYTES: &str = "segment.bytes";
+/// Setting: how old segments become before another one begins.
+pub const SEGMENT_MS: &str = "segment.ms";
 /// Setting: which part of a log is replaced at least before it is compacted.
 pub const DIRTY: &str = "min.cleanable.dirty.ratio";
 /// Setting: how long tombstones are kept.
@@ -267,7 +280,7 @@ const COMMANDS: About = About {
 
 impl Role {
     /// All roles, in the order in which topics are created and listed.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Tasks,
         Self::Callbacks,
         Self::Tier,
@@ -277,6 +290,7 @@ impl Role {
         Self::Order,
         Self::Commands,
         Self::Scenes,
+        Self::Signals,
     ];
 
     /// The row of this role: the one place that says what its topics are.
@@ -365,6 +379,19 @@ impl Role {
                 },
                 ..MOST
             },
+            Self::Signals => About {
+                name: "signals",
+                record: "what one process tells all others at once",
+                partitions: Partitions::One,
+                key: Key::Server,
+                value: Value::Own,
+                reads: Reads::Signals,
+                writes: Writes::Signals,
+                cleanup: Cleanup::Delete { kept: SIGNALS },
+                // Only whole segments are deleted.
+                tuning: &[(SEGMENT_MS, "3600000")],
+                ..MOST
+            },
         }
     }
 
@@ -383,9 +410,9 @@ impl Role {
         !matches!(self.about().partitions, Partitions::One)
     }
 
-    /// Whether workers write there; with events as if they were wanted.
+    /// Whether workers write there what they have decided; with events as if they were wanted.
     pub const fn is_written(self) -> bool {
-        !matches!(self.about().writes, Writes::Nothing)
+        matches!(self.about().writes, Writes::Always | Writes::IfWanted)
     }
 }
 
@@ -408,6 +435,8 @@ pub struct Topics {
     pub commands: Arc<str>,
     /// Scene rules, keyed by name; one partition.
     pub scenes: Arc<str>,
+    /// What one process tells all others at once; one partition.
+    pub signals: Arc<str>,
     /// Parked tasks, one topic for each tier of the ladder.
     pub tiers: Vec<Arc<str>>,
     /// Tiers that the ladder does not have any more: they are read until they are empty, and nothing is parked there.
@@ -443,6 +472,7 @@ impl Topics {
             order: topic(Role::Order),
             commands: topic(Role::Commands),
             scenes: topic(Role::Scenes),
+            signals: topic(Role::Signals),
             tiers: ladder
                 .tiers()
                 .iter()
@@ -466,6 +496,7 @@ impl Topics {
             Role::Order => &self.order,
             Role::Commands => &self.commands,
             Role::Scenes => &self.scenes,
+            Role::Signals => &self.signals,
         })
     }
 
@@ -637,12 +668,14 @@ mod tests {
                     Writes::Nothing => None,
                     Writes::Always => Some("workers"),
                     Writes::IfWanted => Some("workers, if `topics.events.enabled`"),
+                    Writes::Signals => Some("workers, in no transaction"),
                 }
             } else {
                 match about.reads {
                     Reads::Nothing => None,
                     Reads::Tasks | Reads::Commands => Some("workers, who commit offsets"),
                     Reads::State => Some("workers, from its beginning"),
+                    Reads::Signals => Some("workers, from shortly before its end"),
                 }
             };
             let all: Vec<&str> = workers.into_iter().chain(commands).collect();
@@ -679,6 +712,7 @@ mod tests {
                     Key::Scene => "the scene's name",
                     Key::Fingerprint => "a fingerprint of scene and key",
                     Key::Command => "the command's id",
+                    Key::Server => "the server",
                 }
                 .to_owned(),
                 match about.value {
@@ -691,6 +725,7 @@ mod tests {
                     Cleanup::Delete { kept } if role == Role::Tier => {
                         format!("its wait and {} days", days(kept))
                     }
+                    Cleanup::Delete { kept } if days(kept) == 0 => retide_core::span::text(kept),
                     Cleanup::Delete { kept } => format!("{} days", days(kept)),
                     Cleanup::Compact { .. } => "until replaced (compacted)".to_owned(),
                 },

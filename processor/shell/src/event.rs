@@ -7,11 +7,12 @@ use std::time::Duration;
 use rdkafka::error::KafkaError;
 use tracing::{debug, error, info, warn};
 
-use retide_core::Origin;
 use retide_core::breaker::{Count, State, StateChange};
 use retide_core::completions;
 use retide_core::control::{Answer, Control, Ended, Refusal, Step};
+use retide_core::cooldown::{Signal, Teller};
 use retide_core::key_order::Unreadable;
+use retide_core::{Origin, span};
 use retide_kafka::client::{is_away, is_missing};
 
 use crate::metrics::Metrics;
@@ -230,6 +231,14 @@ pub(crate) struct BreakerSwitched<'a> {
     pub(crate) target: &'a str,
     /// From what to what.
     pub(crate) switch: StateChange,
+}
+
+/// A server has asked for rest.
+pub(crate) struct CooldownBegan<'a> {
+    /// What others are told of it.
+    pub(crate) signal: &'a Signal,
+    /// Who has told this process.
+    pub(crate) told_by: Teller,
 }
 
 // === impl WorkerStarted ===
@@ -628,6 +637,25 @@ impl TargetPanicked<'_> {
             "target panicked"
         );
         metrics.target_panics.inc();
+    }
+}
+
+// === impl CooldownBegan ===
+
+impl CooldownBegan<'_> {
+    /// Writes log and metric.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        let Signal {
+            server,
+            left,
+            passed,
+        } = self.signal;
+        let (rest, told_by) = (span::text(*left), self.told_by.word());
+        info!(
+            target = &**server,
+            rest, passed, told_by, "target wants rest"
+        );
+        metrics.cooldown_began(server, self.told_by);
     }
 }
 

@@ -5,13 +5,14 @@
 //! | [`worker`] | a worker: group, feed, drive, ledger, in the order of a record's way |
 //! | [`process`] | the workers of a process, and their rules |
 //! | [`scenes`] | the scenes topic |
+//! | [`signals`] | the signals topic: what processes tell each other |
 //! | [`rules`] | scenes put in force |
 //! | [`parked`] | which scenes still have tasks |
 //! | [`registry`] | a schema registry, asked off the way of the records |
 //! | `watch`, `writable`, `drift` | which topics take records, and whether they are as they have to be |
 //! | `broker` | whether Kafka answers |
 //! | [`outbound`] | whether files of certificates have changed |
-//! | [`identity`], `machine`, [`clock`] | what a process is called, and what time it is |
+//! | [`identity`], [`machine`], [`clock`] | what a process is called, and what time it is |
 //! | [`threads`], `suspects` | the threads of a process, and at which records it died |
 //! | [`leave`] | how a process ends |
 //! | `event` | what is worth telling people: log line and metric together |
@@ -36,7 +37,7 @@ pub mod identity;
 pub mod leave;
 pub mod librdkafka;
 pub mod log;
-mod machine;
+pub mod machine;
 pub mod metrics;
 pub mod outbound;
 pub mod parked;
@@ -44,6 +45,7 @@ pub mod process;
 pub mod registry;
 pub mod rules;
 pub mod scenes;
+pub mod signals;
 mod suspects;
 pub mod threads;
 pub mod trouble;

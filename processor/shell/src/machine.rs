@@ -4,15 +4,36 @@
 //! between two starts of it.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use retide_core::saved::MachineTime;
+
+/// When the steady time of a process began: the same for all of its workers, since they share gates, breakers and cooldowns.
+#[derive(Clone, Copy, Debug)]
+pub struct Began {
+    /// The instant.
+    pub(crate) at: Instant,
+    /// What the clock of the machine showed.
+    pub(crate) machine: Option<MachineTime>,
+}
 
 /// Names the start of this machine.
 const STARTED: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Seconds since then, in hundredths.
 const UPTIME: &str = "/proc/uptime";
+
+// === impl Began ===
+
+impl Began {
+    /// Now.
+    pub fn now() -> Self {
+        Self {
+            at: Instant::now(),
+            machine: now(),
+        }
+    }
+}
 
 /// What it shows now; nothing where the system does not tell.
 pub(crate) fn now() -> Option<MachineTime> {

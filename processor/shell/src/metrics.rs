@@ -8,6 +8,7 @@
 
 mod breakers;
 mod commands;
+mod cooldowns;
 pub mod exposition;
 mod limits;
 mod process;
@@ -16,10 +17,11 @@ pub(crate) mod share;
 pub(crate) mod standing;
 pub(crate) mod tally;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
@@ -31,11 +33,13 @@ use prometheus_client::registry::{Metric, Registry};
 
 use retide_config::SCENE_SERIES;
 use retide_core::breaker::State;
+use retide_core::cooldown::Teller;
 use retide_core::scene::Of;
 use retide_core::{Ladder, Reason, Scenes};
 
 use self::breakers::BreakerFamilies;
 use self::commands::CommandMetrics;
+use self::cooldowns::CooldownFamilies;
 use self::limits::LimitFamily;
 use self::scenes::{SceneFamilies, SceneSet};
 use crate::metrics::exposition::Exposition;
@@ -117,6 +121,8 @@ pub struct Metrics {
     limits: LimitFamily,
     /// The breakers.
     breakers: BreakerFamilies,
+    /// The cooldowns of targets.
+    cooldowns: CooldownFamilies,
     /// Shards of the whole group.
     pub(crate) shards: Gauge,
     /// Scenes in force.
@@ -225,6 +231,7 @@ impl Metrics {
             target_panics: counter(r, "target_panics", "Connectors that panicked in a call"),
             limits: LimitFamily::register(r),
             breakers: BreakerFamilies::register(r, most),
+            cooldowns: CooldownFamilies::register(r, most),
             standing: Standing::register(r),
             process,
             reading: Mutex::default(),
@@ -299,6 +306,7 @@ impl Metrics {
         *lock(&self.in_force) = Arc::clone(&set);
         self.limits.keep(scenes);
         self.breakers.keep(scenes);
+        self.cooldowns.keep(scenes);
         set
     }
 
@@ -321,6 +329,16 @@ impl Metrics {
     /// The breaker of this target is in this state.
     pub(crate) fn breaker_is(&self, target: &Arc<str>, state: State) {
         self.breakers.set(target, state);
+    }
+
+    /// A target wants rest, as it or another process says.
+    pub(crate) fn cooldown_began(&self, target: &str, teller: Teller) {
+        self.cooldowns.began(target, teller);
+    }
+
+    /// So long these targets will be left alone, and no others.
+    pub(crate) fn cooldowns_are(&self, cooling: &HashMap<Arc<str>, Duration>) {
+        self.cooldowns.are(cooling);
     }
 
     /// The counters of the scenes put in force last.

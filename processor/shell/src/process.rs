@@ -37,11 +37,13 @@ use crate::broker;
 use crate::drift::Drift;
 use crate::health::{Health, Heartbeat};
 use crate::identity::{Identity, fingerprint};
+use crate::machine::Began;
 use crate::metrics::Metrics;
 use crate::outbound;
 use crate::registry::Registry;
 use crate::rules::Connected;
 use crate::scenes::{self, Follower, Unreadable};
+use crate::signals::{Line, Signals};
 use crate::threads::{Death, Ended, Threads};
 use crate::trouble::{Effect, Kind, Trouble, Troubles};
 use crate::watch::Watch;
@@ -66,6 +68,8 @@ pub struct Process {
     broker: JoinHandle<()>,
     /// The thread that watches the files of TLS.
     tls: JoinHandle<()>,
+    /// The thread that hears other processes.
+    signals: JoinHandle<()>,
     /// Set to end these threads.
     stop: Arc<AtomicBool>,
     /// Whether the workers turn.
@@ -146,6 +150,8 @@ struct Shared<'a> {
     writability: &'a Arc<Writability>,
     /// The gates.
     gates: Arc<Gates>,
+    /// When steady time began.
+    began: Began,
     /// What the process is called in transactional ids: another one each time it starts.
     id: Uuid,
     /// Where calls run.
@@ -216,7 +222,8 @@ impl Process {
             config,
             writability: &writability,
             topics: &topics,
-            gates: Arc::default(),
+            gates: Arc::new(Gates::seeded(id.as_u64_pair().0)),
+            began: Began::now(),
             id,
             runtime,
             metrics,
@@ -232,15 +239,19 @@ impl Process {
         let mut connected = Connected::new(topics.prefix(), outbound);
         let rules = connected.in_force(&scenes, &follower);
         info!(scenes = rules.scenes.len(), "rules in force");
+        let mut signals = Signals::new(config, &topics.signals, id, metrics.troubles());
         let (mut workers, mut told) = (Vec::new(), Vec::new());
         for (number, heartbeat) in heartbeats.into_iter().enumerate() {
             // One change waits while the worker drains; the thread that follows the scenes waits with it.
             let (to_worker, changes) = bounded(1);
             let _ = to_worker.send(rules.clone());
-            workers.push(shared.worker(number, heartbeat, changes)?);
+            let ends = (changes, signals.line());
+            workers.push(shared.worker(number, heartbeat, ends)?);
             told.push(to_worker);
         }
         let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let signals = threads.spawn("signals", move || signals.run(&stopped))?;
         let watch = broker::Watch::new(
             &client_config(config.kafka.client()),
             config.kafka.bootstrap(),
@@ -279,6 +290,7 @@ impl Process {
             reminder,
             broker,
             tls,
+            signals,
             stop,
             health: Arc::clone(health),
             threads: threads.clone(),
@@ -305,6 +317,7 @@ impl Process {
             reminder,
             broker,
             tls,
+            signals,
             stop,
             health,
             threads: supervised,
@@ -320,7 +333,7 @@ impl Process {
             })
             .collect();
         stop.store(true, Ordering::Release);
-        let others = [follower, watch, reminder, broker, tls];
+        let others = [follower, watch, reminder, broker, tls, signals];
         for thread in &others {
             thread.thread().unpark();
         }
@@ -374,7 +387,7 @@ impl Shared<'_> {
         &self,
         number: usize,
         heartbeat: Arc<Heartbeat>,
-        rules: Receiver<Rules>,
+        (rules, line): (Receiver<Rules>, Line),
     ) -> Result<Worker, Error> {
         let failed = |source| Error::Worker {
             worker: number,
@@ -397,13 +410,23 @@ impl Shared<'_> {
                 let id = format!("{}-{}-{number}", config.processor.group, self.id);
                 let ledger = Transactional::start(&producer, &id, group, &ownership, encoder)
                     .map_err(failed)?;
-                let drive = self.drive((feed, shards), (ledger, encoder), ownership, heartbeat);
+                let drive = self.drive(
+                    (feed, shards),
+                    (ledger, encoder),
+                    ownership,
+                    (heartbeat, line),
+                );
                 self.run(number, drive, rules)
             }
             Guarantee::AtLeastOnce => {
                 let ledger =
                     AtLeastOnce::start(&producer, group, &ownership, encoder).map_err(failed)?;
-                let drive = self.drive((feed, shards), (ledger, encoder), ownership, heartbeat);
+                let drive = self.drive(
+                    (feed, shards),
+                    (ledger, encoder),
+                    ownership,
+                    (heartbeat, line),
+                );
                 self.run(number, drive, rules)
             }
         }
@@ -431,7 +454,7 @@ impl Shared<'_> {
         (feed, shards): (Feed, NonZeroU32),
         (ledger, encoder): (L, &Arc<Encoder>),
         ownership: Arc<Ownership>,
-        heartbeat: Arc<Heartbeat>,
+        (heartbeat, line): (Arc<Heartbeat>, Line),
     ) -> Drive<L> {
         let config = self.config;
         let memory = config.processor.memory_limit / u64::from(config.processor.workers.get());
@@ -457,6 +480,8 @@ impl Shared<'_> {
             metrics: Arc::clone(self.metrics),
             heartbeat,
             registry: self.registry.clone(),
+            signals: line,
+            began: self.began,
         }
     }
 

@@ -1367,6 +1367,11 @@ impl Worker {
                 Action::Resume { lane, run } => self.resume(lane, run, env),
                 Action::Look(look) => self.begin_look(look, env),
                 Action::Drained { shard: _ } | Action::Judged { outcome: _ } => {}
+                Action::Cooldown { signal, told_by } => {
+                    let figures = [self.id as u64, told_by as u64];
+                    let detail = || format!("{signal:?}");
+                    env.trace.note(env.now, "cooldown", &figures, detail);
+                }
                 Action::Switched { target, switch } => {
                     let figures = [self.id as u64, switch.to as u64];
                     let target = target.text();

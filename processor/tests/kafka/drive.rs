@@ -27,7 +27,9 @@ use retide_kafka::topics::Topics;
 use retide_shell::clock;
 use retide_shell::health::{Health, STALL};
 use retide_shell::identity::Identity;
+use retide_shell::machine::Began;
 use retide_shell::metrics::Metrics;
+use retide_shell::signals::Line;
 use retide_shell::threads::Threads;
 use retide_shell::worker::drive::{Drive, Pace, Rules};
 use retide_shell::worker::encode::{Encoder, Formats};
@@ -150,6 +152,8 @@ impl Running {
             metrics: Arc::clone(&metrics),
             heartbeat: health.worker("test"),
             registry: None,
+            signals: Line::none(),
+            began: Began::now(),
         };
         let scene = Scene {
             concurrency: NonZeroU32::new(64).unwrap(),

@@ -106,7 +106,9 @@ async fn what_http_cannot_carry_is_encoded_or_left_out_and_told() {
     ]);
     task.id = Arc::from("a\r\nb%\u{e9}");
 
-    let Attempt { outcome, left_out } = http.attempt(Arc::new(task)).await;
+    let Attempt {
+        outcome, left_out, ..
+    } = http.attempt(Arc::new(task)).await;
 
     assert_eq!(outcome, Outcome::Success);
     let (headers, _) = seen.lock().expect("no panic").remove(0);

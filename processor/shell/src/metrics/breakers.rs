@@ -45,7 +45,7 @@ struct Watched {
 
 /// Which target.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TargetLabels {
+pub(super) struct TargetLabels {
     /// Whom it calls, escaped.
     target: String,
 }
@@ -173,7 +173,7 @@ impl BreakerFamilies {
 
 impl TargetLabels {
     /// The labels of a target.
-    fn new(target: &str) -> Self {
+    pub(super) fn new(target: &str) -> Self {
         let target = escape(target);
         Self { target }
     }

@@ -48,12 +48,15 @@ use self::batch::{Hurry, REFRESH, UnderWay};
 use self::calls::{Answered, Late};
 use self::gone::{Awaiting, LATE};
 use self::schemas::ASK;
-use crate::event::{BreakerSwitched, RulesChanged, WorkerStarted, WorkerStopped};
+use crate::clock;
+use crate::event::{BreakerSwitched, CooldownBegan, RulesChanged, WorkerStarted, WorkerStopped};
 use crate::health::Heartbeat;
+use crate::machine::Began;
 use crate::metrics::Metrics;
 use crate::metrics::scenes::{SceneMetrics, SceneSet};
 use crate::metrics::share::Share;
 use crate::registry::Registry;
+use crate::signals::Line;
 use crate::threads::Hand;
 use crate::trouble::Troubles;
 use crate::worker::encode::Encoder;
@@ -62,7 +65,6 @@ use crate::worker::leaving::Leaving;
 use crate::worker::ledger::{Ledger, Ownership};
 use crate::worker::readable::Unreadable;
 use crate::worker::unnamed::Unnamed;
-use crate::{clock, machine};
 
 /// The scenes in force and the targets they call.
 #[derive(Clone, Default)]
@@ -109,6 +111,10 @@ pub struct Drive<L> {
     pub heartbeat: Arc<Heartbeat>,
     /// Where schemas are asked for, if there is a registry.
     pub registry: Option<Registry>,
+    /// What it tells other processes, and hears of them.
+    pub signals: Line,
+    /// When steady time began.
+    pub began: Began,
 }
 
 /// What changes while a worker runs.
@@ -254,7 +260,8 @@ impl<L: Ledger> State<L> {
         let hand = Hand::new(&parts.topics);
         parts.feed.consumer.context().threads().works_with(&hand);
         let now = Instant::now();
-        if let Some(began) = machine::now() {
+        let Began { at: start, machine } = parts.began;
+        if let Some(began) = machine {
             parts.engine.set_machine(began);
         }
         Self {
@@ -301,7 +308,7 @@ impl<L: Ledger> State<L> {
                 is_searching: false,
                 with_gaps: HashSet::new(),
             },
-            start: now,
+            start,
             counters,
             share,
             troubles,
@@ -359,6 +366,11 @@ impl<L: Ledger> State<L> {
                     Ok(rules) => self.change(rules),
                     // Whoever made the rules has ended, and so shall we.
                     Err(_) => self.stop(),
+                },
+                recv(self.parts.signals.heard) -> told => match told {
+                    Ok((server, heard)) => self.step(Input::Cooldown { server, heard }),
+                    // Whoever hears has ended, as this worker is about to.
+                    Err(_) => self.parts.signals.heard = never(),
                 },
                 recv(feed.readings) -> reading => match reading {
                     Ok(Reading::Failed(error)) => {
@@ -472,6 +484,12 @@ impl<L: Ledger> State<L> {
                     }
                     let target = &**target.text();
                     BreakerSwitched { target, switch }.emit(&self.parts.metrics);
+                }
+                Action::Cooldown { signal, told_by } => {
+                    // First the others: they are calling.
+                    self.parts.signals.tell(&signal);
+                    let signal = &signal;
+                    CooldownBegan { signal, told_by }.emit(&self.parts.metrics);
                 }
             }
         }

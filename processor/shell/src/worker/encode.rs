@@ -463,6 +463,7 @@ mod tests {
                 Key::Scene => "the-scene",
                 Key::Fingerprint => &fingerprint,
                 Key::Command => "the-command",
+                Key::Server => unreachable!("a topic of signals"),
             };
             assert_eq!(parts.partition, partition, "{about:?}");
             assert_eq!(parts.key, Some(key.as_bytes()), "{about:?}");

@@ -25,6 +25,8 @@ pub(super) struct Answered {
     pub(super) outcome: Outcome,
     /// The headers of its record that it went without, in words.
     pub(super) left_out: Option<Box<str>>,
+    /// How long the target wants to be left alone although it has done the task.
+    pub(super) spent: Option<Duration>,
     /// Where it is counted once it is known what the answer is taken for, and how long it took; nowhere, if it is counted already.
     pub(super) uncounted: Option<(Arc<SceneMetrics>, Duration)>,
 }
@@ -56,6 +58,7 @@ impl<L: Ledger> State<L> {
                 ticket,
                 outcome,
                 left_out: None,
+                spent: None,
                 uncounted: None,
             });
             return;
@@ -72,7 +75,11 @@ impl<L: Ledger> State<L> {
                 let failure = Failure::new("panic", "the target's connector panicked");
                 Outcome::Retryable(failure).into()
             });
-            let Attempt { outcome, left_out } = attempt;
+            let Attempt {
+                outcome,
+                left_out,
+                spent,
+            } = attempt;
             if let Some(left_out) = &left_out {
                 counters.left_out(left_out);
             }
@@ -88,6 +95,7 @@ impl<L: Ledger> State<L> {
                 ticket,
                 outcome,
                 left_out: left_out.map(|left_out| left_out.to_string().into_boxed_str()),
+                spent,
                 uncounted,
             });
         });
@@ -99,12 +107,16 @@ impl<L: Ledger> State<L> {
             ticket,
             outcome,
             left_out,
+            spent,
             uncounted,
         }) = answered
         {
             self.uncounted = uncounted;
             if let Some(headers) = left_out {
                 self.step(Input::LeftOut { ticket, headers });
+            }
+            if let Some(after) = spent {
+                self.step(Input::Spent { ticket, after });
             }
             self.step(Input::Attempted { ticket, outcome });
         }

@@ -76,6 +76,8 @@ impl<L: Ledger> State<L> {
         if now >= self.say_at {
             self.say_at = now + SAY;
             self.say_what_is_late();
+            let cooling = self.parts.engine.cooldowns(self.now().steady);
+            self.parts.metrics.cooldowns_are(&cooling);
         }
     }
 
