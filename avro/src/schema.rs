@@ -549,7 +549,7 @@ mod tests {
                 "c6671643c7a0366b",
             ),
             (include_str!("../schemas/Callback.avsc"), "7d7317e17d55e731"),
-            (include_str!("../schemas/Event.avsc"), "eb4369a513788e92"),
+            (include_str!("../schemas/Event.avsc"), "892786a2d117ee25"),
             (include_str!("../schemas/Alert.avsc"), "7b3051aa383c2566"),
             (include_str!("../schemas/Scene.avsc"), "bc417321b8b02571"),
             (

@@ -809,6 +809,7 @@ proptest! {
             LATE_BY,
             headers::HELD_SINCE,
             headers::COMMAND,
+            headers::THROTTLED,
         ];
         let optional = optional.contains(&name.as_str().unwrap());
         if headers::is_own(name.as_bytes()) && !optional {

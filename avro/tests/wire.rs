@@ -343,7 +343,7 @@ fn lateness_that_is_nothing_costs_a_byte_for_each_cause() {
     event.wait = Some(Wait::default());
     let with = bytes(&event);
 
-    assert_eq!(with - without, 8);
+    assert_eq!(with - without, 9);
 }
 
 #[test]

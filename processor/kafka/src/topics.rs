@@ -402,7 +402,7 @@ impl Role {
 
     /// Whether workers run where its topic is missing, or may not be used: groups have worked before there was one.
     pub const fn is_new(self) -> bool {
-        matches!(self, Self::Commands)
+        matches!(self, Self::Commands | Self::Signals)
     }
 
     /// Whether its topics have a partition for each shard.

@@ -461,7 +461,7 @@ const TLS: [Key; 8] = [
 ];
 
 /// The keys of a scene.
-pub const SCENE: [Key; 13] = [
+pub const SCENE: [Key; 15] = [
     key([
         "target",
         "table",
@@ -496,6 +496,20 @@ pub const SCENE: [Key; 13] = [
         "16",
         "1 or more",
         "attempts before a task is given up",
+    ]),
+    key([
+        "max_throttled",
+        "number",
+        "10 for each of `max_attempts`",
+        "1 or more",
+        "attempts that may be throttled before a task is given up: they do not count as the others do",
+    ]),
+    key([
+        "cooldown",
+        "word",
+        "\"host\"",
+        "`\"host\"`, `\"none\"`",
+        "what waits when a target asks to be left alone: all that call the same host, or the task that was told so",
     ]),
     key([
         "on",

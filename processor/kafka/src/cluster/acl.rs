@@ -427,7 +427,7 @@ mod tests {
         assert_eq!(
             shown(&[User::Run]),
             [
-                "--operation Read --operation Write --operation DescribeConfigs --topic retry.commands --topic retry.order",
+                "--operation Read --operation Write --operation DescribeConfigs --topic retry.commands --topic retry.order --topic retry.signals",
                 "--operation Read --operation DescribeConfigs --topic retry.scenes --topic retry.tasks",
                 "--operation Write --topic paid",
                 "--operation Write --operation DescribeConfigs --topic retry.alerts --topic retry.callbacks --topic retry.dead-letters \
@@ -470,7 +470,7 @@ mod tests {
             [
                 "--operation Create --operation Alter --operation DescribeConfigs --topic retry.alerts --topic retry.callbacks \
                  --topic retry.commands --topic retry.dead-letters --topic retry.events --topic retry.order --topic retry.scenes \
-                 --topic retry.tasks",
+                 --topic retry.signals --topic retry.tasks",
                 "--operation Create --operation Alter --operation DescribeConfigs --topic retry.delay. --resource-pattern-type prefixed",
             ]
         );

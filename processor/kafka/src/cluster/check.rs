@@ -25,6 +25,14 @@ const MISSING_NEW: &str =
 /// What is said where such a topic is there, and may not be used.
 pub const DENIED_NEW: &str = "retide may not use it: no task can be cancelled, hurried or moved";
 
+/// What is said of the signals topic if it is not there.
+const MISSING_SIGNALS: &str =
+    "does not exist: processes do not tell each other which targets want rest";
+
+/// What is said of the signals topic if it may not be used.
+const DENIED_SIGNALS: &str =
+    "retide may not use it: processes do not tell each other which targets want rest";
+
 /// Whether retide runs in spite of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
@@ -162,10 +170,9 @@ pub fn aspects(plan: &Plan, seen: &Seen, tools: &Tools) -> Vec<(Aspect, Finding)
             // Said by [`denials`], all of them together.
             None if seen.hidden.contains(&*topic.name) => {}
             None => {
-                let (severity, problem) = if topic.role.is_new() {
-                    (Severity::Warn, MISSING_NEW)
-                } else {
-                    (Severity::Refuse, MISSING)
+                let (severity, problem) = match new_words(topic.role) {
+                    Some((missing, _)) => (Severity::Warn, missing),
+                    None => (Severity::Refuse, MISSING),
                 };
                 let missing = Finding {
                     severity,
@@ -180,9 +187,26 @@ pub fn aspects(plan: &Plan, seen: &Seen, tools: &Tools) -> Vec<(Aspect, Finding)
     findings
 }
 
+/// What is missing without a topic that groups have worked without: where it does not exist, and where it may not be used.
+const fn new_words(role: Role) -> Option<(&'static str, &'static str)> {
+    match role {
+        Role::Commands => Some((MISSING_NEW, DENIED_NEW)),
+        Role::Signals => Some((MISSING_SIGNALS, DENIED_SIGNALS)),
+        Role::Tasks
+        | Role::Callbacks
+        | Role::Tier
+        | Role::Alerts
+        | Role::DeadLetters
+        | Role::Events
+        | Role::Order
+        | Role::Scenes => None,
+    }
+}
+
 /// What may not be done with the planned topics and would be: one finding for all topics that lack the same.
 pub(super) fn denials(plan: &Plan, seen: &Seen, tools: &Tools, asking: Asking<'_>) -> Vec<Finding> {
-    let mut lacking: BTreeMap<(bool, BTreeSet<Operation>), Vec<&TopicPlan>> = BTreeMap::new();
+    let mut lacking: BTreeMap<(Option<&str>, BTreeSet<Operation>), Vec<&TopicPlan>> =
+        BTreeMap::new();
     for topic in &plan.topics {
         let mut needed = asking.user.on(topic.role, asking.scope);
         let exists = seen.topics.get(&*topic.name);
@@ -201,16 +225,17 @@ pub(super) fn denials(plan: &Plan, seen: &Seen, tools: &Tools, asking: Asking<'_
             needed.clear();
         }
         if !needed.is_empty() {
-            let lacking = lacking.entry((topic.role.is_new(), needed));
+            let words = new_words(topic.role).map(|(_, denied)| denied);
+            let lacking = lacking.entry((words, needed));
             lacking.or_default().push(topic);
         }
     }
     let lacking = lacking.into_iter();
     let mut denials: Vec<Finding> = lacking
-        .map(|((is_new, operations), topics)| {
-            let (severity, problem) = match denied(&operations) {
-                (Severity::Refuse | Severity::Limit, _) if is_new => (Severity::Warn, DENIED_NEW),
-                denied => denied,
+        .map(|((words, operations), topics)| {
+            let (severity, problem) = match (denied(&operations), words) {
+                ((Severity::Refuse | Severity::Limit, _), Some(words)) => (Severity::Warn, words),
+                (denied, _) => denied,
             };
             Finding {
                 severity,
@@ -703,7 +728,13 @@ mod tests {
                     "r.commands",
                     DENIED_NEW,
                     &format!("{allow} Write --topic r.commands"),
-                )
+                ),
+                finding(
+                    Severity::Warn,
+                    "r.signals",
+                    DENIED_SIGNALS,
+                    &format!("{allow} Write --topic r.signals"),
+                ),
             ]
         );
         assert_eq!(

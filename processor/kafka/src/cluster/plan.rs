@@ -305,6 +305,7 @@ mod tests {
                 r#"retry.order 12 {"cleanup.policy": "compact", "delete.retention.ms": "600000", "min.cleanable.dirty.ratio": "0.1", "segment.bytes": "16777216"}"#,
                 r#"retry.commands 12 {"cleanup.policy": "delete", "max.message.bytes": "1048588", "message.timestamp.type": "LogAppendTime", "retention.ms": "604800000"}"#,
                 r#"retry.scenes 1 {"cleanup.policy": "compact"}"#,
+                r#"retry.signals 1 {"cleanup.policy": "delete", "retention.ms": "3600000", "segment.ms": "3600000"}"#,
             ]
         );
     }
@@ -332,6 +333,7 @@ kafka-topics.sh --bootstrap-server a:9092,b:9092 --create --if-not-exists --topi
 kafka-topics.sh --bootstrap-server a:9092,b:9092 --create --if-not-exists --topic retry.order --partitions 12 --replication-factor 3 --config cleanup.policy=compact --config delete.retention.ms=600000 --config min.cleanable.dirty.ratio=0.1 --config segment.bytes=16777216
 kafka-topics.sh --bootstrap-server a:9092,b:9092 --create --if-not-exists --topic retry.commands --partitions 12 --replication-factor 3 --config cleanup.policy=delete --config max.message.bytes=1048588 --config message.timestamp.type=LogAppendTime --config retention.ms=604800000
 kafka-topics.sh --bootstrap-server a:9092,b:9092 --create --if-not-exists --topic retry.scenes --partitions 1 --replication-factor 3 --config cleanup.policy=compact
+kafka-topics.sh --bootstrap-server a:9092,b:9092 --create --if-not-exists --topic retry.signals --partitions 1 --replication-factor 3 --config cleanup.policy=delete --config retention.ms=3600000 --config segment.ms=3600000
 "
         );
     }
@@ -343,8 +345,8 @@ kafka-topics.sh --bootstrap-server a:9092,b:9092 --create --if-not-exists --topi
         assert_eq!(
             lines.lines().last(),
             Some(
-                "kafka-topics.sh --bootstrap-server '[::1]:9092' --create --if-not-exists --topic 'a b$(c).scenes' --partitions 1 \
-                 --config cleanup.policy=compact"
+                "kafka-topics.sh --bootstrap-server '[::1]:9092' --create --if-not-exists --topic 'a b$(c).signals' --partitions 1 \
+                 --config cleanup.policy=delete --config retention.ms=3600000 --config segment.ms=3600000"
             )
         );
     }
