@@ -236,14 +236,14 @@ impl Server {
             return Rest::Shut { until: end };
         }
         inner
-            .pace(now - end)
+            .pace(now.saturating_sub(end))
             .map_or(Rest::None, |pace| Rest::Paced { pace, since: end })
     }
 
     /// How long it will be left alone.
     pub fn left(&self, now: Duration) -> Option<Duration> {
         match self.rest(now) {
-            Rest::Shut { until } => Some(until - now),
+            Rest::Shut { until } => Some(until.saturating_sub(now)),
             Rest::None | Rest::Paced { .. } => None,
         }
     }

@@ -426,6 +426,7 @@ fn dead_letter(scene: &str, id: &str) -> Entry {
         origin: origin.clone(),
         failure: None,
         hops: 1,
+        throttled: 0,
         held_since: None,
         commanded: None,
         record: Record::default(),

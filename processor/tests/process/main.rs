@@ -22,6 +22,7 @@ mod bounded;
 mod callbacks;
 mod commands;
 mod control;
+mod cooldown;
 mod crash;
 mod docs;
 mod doctor;

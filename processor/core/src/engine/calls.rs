@@ -179,7 +179,7 @@ impl Engine {
             // Of another target.
             Kind::Callback => call.gate.release(),
         }
-        let cools = self.cool(now, &call, outcome, actions);
+        let cools = cool(now, &call, outcome, actions);
         let outcome = if cools {
             Cow::Borrowed(outcome)
         } else {
@@ -229,34 +229,6 @@ impl Engine {
         };
         self.settle_by(closing, entries, applied, actions);
         self.say_if_drained(closing.lane.shard, actions);
-    }
-
-    /// Notes what a call says of its server's rest, and whether it is rest that the server asks for.
-    fn cool(
-        &mut self,
-        now: Now,
-        call: &Call,
-        outcome: &Outcome,
-        actions: &mut Vec<Action>,
-    ) -> bool {
-        let Some(called) = &call.permits.server else {
-            return false;
-        };
-        let after = match outcome {
-            Outcome::Success => {
-                called.server.succeeded(now.steady);
-                return false;
-            }
-            Outcome::Throttled { after, .. } if !after.is_zero() => *after,
-            Outcome::Throttled { .. }
-            | Outcome::Retryable(_)
-            | Outcome::Permanent(_)
-            | Outcome::Refused(_)
-            | Outcome::Timeout(_) => return false,
-        };
-        let said = called.server.asked(now.steady, after);
-        say_cooldown(&called.name, said, Teller::Server, actions);
-        true
     }
 
     /// A target says in a success that nothing is left of a limit.
@@ -317,6 +289,28 @@ impl Engine {
         });
         outcome
     }
+}
+
+/// Notes what a call says of its server's rest, and whether it is rest that the server asks for.
+fn cool(now: Now, call: &Call, outcome: &Outcome, actions: &mut Vec<Action>) -> bool {
+    let Some(called) = &call.permits.server else {
+        return false;
+    };
+    let after = match outcome {
+        Outcome::Success => {
+            called.server.succeeded(now.steady);
+            return false;
+        }
+        Outcome::Throttled { after, .. } if !after.is_zero() => *after,
+        Outcome::Throttled { .. }
+        | Outcome::Retryable(_)
+        | Outcome::Permanent(_)
+        | Outcome::Refused(_)
+        | Outcome::Timeout(_) => return false,
+    };
+    let said = called.server.asked(now.steady, after);
+    say_cooldown(&called.name, said, Teller::Server, actions);
+    true
 }
 
 /// Tells others of a cooldown, if it is news.
