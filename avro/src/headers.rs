@@ -79,7 +79,7 @@ pub const CONTENT_TYPE: &str = "content-type";
 const OWN: &str = "retry-";
 
 /// Every name that is retide's; a task's record holds none of them, except [`OUTCOME`] where the task is the delivery of a callback.
-pub const NAMES: [&str; 21] = [
+pub const NAMES: [&str; 22] = [
     SCENE,
     ID,
     ATTEMPT,

@@ -35,7 +35,7 @@ pub use self::outbound::Outbound;
 pub use self::server::Server;
 
 /// Every header's name that is retide's, as `retide-avro` lists them: neither a record nor a configuration sets one on a request.
-pub const OWN: [&str; 21] = [
+pub const OWN: [&str; 22] = [
     "retry-scene",
     "retry-id",
     "retry-attempt",

@@ -458,7 +458,10 @@ mod tests {
                 panic!("open");
             };
             assert!((secs(110)..secs(110) + millis(500)).contains(&until));
-            assert_eq!(server.rest(until - millis(1)), Rest::Shut { until });
+            assert_eq!(
+                server.rest(until.saturating_sub(millis(1))),
+                Rest::Shut { until }
+            );
             assert!(matches!(server.rest(until), Rest::Paced { .. }));
             assert_eq!(server.rest(until + PACED), Rest::None);
         }
@@ -537,8 +540,8 @@ mod tests {
 
         let said = server.heard(secs(100), heard(1, secs(5), 9, millis(100)));
 
-        assert_eq!(said, Some((secs(5) - millis(100), 1)));
-        assert_eq!(server.left(secs(101)), Some(secs(4) - millis(100)));
+        assert_eq!(said, Some((millis(4_900), 1)));
+        assert_eq!(server.left(secs(101)), Some(millis(3_900)));
         assert_eq!(pace(&server, secs(105)), Some(8_000));
         // Nothing of that is news to the others.
         assert_eq!(server.asked(secs(101), secs(4)), None);

@@ -86,6 +86,7 @@ fn task(scene: &str, id: &str, due: Timestamp) -> Task {
         throttled: 0,
         hops: 0,
         held_since: None,
+        commanded: None,
         record: Record::default(),
     }
 }
@@ -242,7 +243,10 @@ impl Group {
                     }
                 }
             }
-            Action::Drained { .. } | Action::Judged { .. } | Action::Switched { .. } => {}
+            Action::Drained { .. }
+            | Action::Judged { .. }
+            | Action::Look(_)
+            | Action::Switched { .. } => {}
         }
     }
 
@@ -268,6 +272,8 @@ impl Group {
                 }
                 Transition::Parked { .. }
                 | Transition::Hopped { .. }
+                | Transition::Rescheduled { .. }
+                | Transition::TooLate { .. }
                 | Transition::Failed { .. } => {}
             },
             Entry::Deliver { .. }
@@ -276,7 +282,8 @@ impl Group {
             | Entry::Callback(_)
             | Entry::DeliverCallback(_)
             | Entry::Alert(_)
-            | Entry::Order(_) => {}
+            | Entry::State(_)
+            | Entry::Control { .. } => {}
         }
     }
 
@@ -285,7 +292,7 @@ impl Group {
         let of = |(lane, topic): (&LaneId, &Topic)| {
             let (_, appended, _) = topic.records.front().filter(|_| !topic.paused)?;
             let at = match lane.source {
-                Source::Tasks => *appended,
+                Source::Tasks | Source::Commands => *appended,
                 Source::Tier(tier) => ladder.tiers()[tier].readable_at(*appended),
             };
             Some((at.since(Timestamp::from_micros(START)), *lane))
@@ -623,10 +630,10 @@ fn a_server_that_no_scene_calls_is_nothing_to_us() {
     };
 
     let other = "http://other:80".into();
-    let hears = |server| Input::Cooldown { server, heard };
-    group.step(0, hears(other));
+    let input = |server| Input::Cooldown { server, heard };
+    group.step(0, input(other));
     assert!(group.signals.is_empty());
-    group.step(0, hears(SERVER.into()));
+    group.step(0, input(SERVER.into()));
     let cooling = group.workers[0].engine.cooldowns(group.now);
     assert_eq!(cooling.into_keys().collect::<Vec<_>>(), [SERVER.into()]);
 

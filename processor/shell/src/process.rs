@@ -275,14 +275,7 @@ impl Process {
         let topics_watch = threads.spawn("watch", move || topics_watch.run(&watched))?;
         let stopped = Arc::clone(&stop);
         let tls = threads.spawn("tls", move || tls.run(&stopped))?;
-        let (lines, stopped) = (Arc::clone(metrics), Arc::clone(&stop));
-        let reminder = threads.spawn("troubles", move || {
-            while !stopped.load(Ordering::Acquire) {
-                thread::park_timeout(REMIND);
-                lines.tick();
-            }
-            Ended::Told
-        })?;
+        let reminder = remind(threads, metrics, &stop)?;
         Ok(Self {
             workers,
             follower,
@@ -346,6 +339,22 @@ impl Process {
             None => failures.try_recv().map_or(Ok(()), Err),
         }
     }
+}
+
+/// Starts the thread that writes again what lasts.
+fn remind(
+    threads: &Threads,
+    metrics: &Arc<Metrics>,
+    stop: &Arc<AtomicBool>,
+) -> io::Result<JoinHandle<()>> {
+    let (lines, stopped) = (Arc::clone(metrics), Arc::clone(stop));
+    threads.spawn("troubles", move || {
+        while !stopped.load(Ordering::Acquire) {
+            thread::park_timeout(REMIND);
+            lines.tick();
+        }
+        Ended::Told
+    })
 }
 
 /// What stands before callbacks and alerts in Avro; the registry gives the numbers of schemas that are not configured.
