@@ -9,7 +9,7 @@ use std::time::Duration;
 use retide_core::breaker::{Fraction, Key, Rule, Subject};
 use retide_core::completions::Completions;
 use retide_core::lane::Limits;
-use retide_core::scene::{CONCURRENCY, Callback, DEFAULT, Host, Target, Walls};
+use retide_core::scene::{CONCURRENCY, Callback, Cooldown, DEFAULT, Host, Target, Walls};
 use retide_core::wall::RULE;
 use retide_core::{
     Backoff, Base, Failure, Jitter, Ladder, LaneId, Ordering, Outcome, Policy, Rate, Scene, Source,
@@ -651,6 +651,8 @@ fn scene(name: &str, chance: &mut Chance) -> Scene {
         concurrency: NonZeroU32::MIN,
         walls,
         callback,
+        // The model of targets knows nothing of it.
+        cooldown: Cooldown::None,
         ..Scene::new(
             name,
             topic.unwrap_or(Target::Call),
