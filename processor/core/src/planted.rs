@@ -15,7 +15,7 @@ use crate::completions::Completions;
 use crate::cooldown::Rest;
 use crate::entry::Entry;
 use crate::outcome::{Outcome, Terminal};
-use crate::scene::Weight;
+use crate::scene::{MAX_DELAY, Weight};
 use crate::step::{Commit, Now};
 use crate::task::Task;
 
@@ -258,7 +258,7 @@ impl Planted {
     pub(crate) fn rests(self, rest: Rest, now: Duration) -> Rest {
         match rest {
             Rest::Paced { .. } if self.is(Bug::CooldownKept) => Rest::Shut {
-                until: now + LONGEST_OPEN,
+                until: now + MAX_DELAY,
             },
             Rest::None | Rest::Shut { .. } | Rest::Paced { .. } => rest,
         }

@@ -443,10 +443,6 @@ fn a_group_finds_what_its_target_takes_and_is_refused_one_call_in_a_hundred() {
     group.run_until(secs(200));
 
     let (calls, refused) = group.calls_after(secs(1));
-    println!(
-        "{calls} calls, {refused} refused, {} deferred",
-        group.deferred
-    );
     assert_eq!(group.delivered(), 1_500);
     assert!(refused * 100 <= calls, "{refused} of {calls}");
     // Twenty in a second are 75 seconds.
@@ -596,9 +592,8 @@ fn what_is_throttled_trips_no_breaker_and_a_callback_that_is_holds_up_no_work() 
         ..scene("pay")
     };
     let answer = |_, task: &Task| match task.kind {
-        Kind::Work => Outcome::Success,
         Kind::Callback if task.attempt == 1 && task.id.ends_with('7') => throttled(secs(3)),
-        Kind::Callback => Outcome::Success,
+        Kind::Work | Kind::Callback => Outcome::Success,
     };
     let mut group = Group::new(1, &[scene], Box::new(answer));
     for index in 0..100 {

@@ -11,6 +11,7 @@ use retide_core::breaker::{Key, State, StateChange};
 use retide_core::completions::Completions;
 use retide_core::control::Command;
 use retide_core::entry::{DEAD_TASKS, SCENE_UNKNOWN, TargetHealth};
+use retide_core::scene::{Cooldown, DEFAULT};
 use retide_core::state::State as Kept;
 use retide_core::taken::Taken;
 use retide_core::{
@@ -51,6 +52,10 @@ struct Known {
     succeeded: bool,
     /// The least wait that the target asked for.
     asked: Duration,
+    /// Whether a target said that it is throttled.
+    throttled: bool,
+    /// Whether a target said anything else.
+    otherwise: bool,
     /// The earliest due time of the next attempt, once that is durable.
     next_due: Option<Timestamp>,
 }
@@ -92,6 +97,19 @@ pub(crate) struct Start {
     pub(crate) is_owner: bool,
     /// Whether the group takes its worker for a member: one that was given up counts on until it hears of it.
     pub(crate) is_member: bool,
+}
+
+/// How many attempts of a task were throttled, and how many were not.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counted {
+    /// Those that were, whoever made them.
+    surely_throttled: u32,
+    /// Those that were not, whoever made them.
+    surely_others: u32,
+    /// Those that somebody knows as throttled.
+    maybe_throttled: u32,
+    /// Those that somebody knows as something else.
+    maybe_others: u32,
 }
 
 /// Figures of a history.
@@ -152,6 +170,8 @@ pub(crate) struct Judge {
     open_for: BTreeMap<Arc<str>, At>,
     /// Since when breakers are open, by process and target.
     open_since: BTreeMap<(u64, Arc<str>), At>,
+    /// Until when servers want rest, as processes know.
+    rests: BTreeMap<(u64, Arc<str>), At>,
     /// The scenes that ever were in force.
     scenes: BTreeSet<Arc<str>>,
     /// Whose turn it is where scenes share a rate.
@@ -164,6 +184,10 @@ pub(crate) struct Judge {
     taken: BTreeMap<LaneId, Taken>,
     /// The most attempts any rules allowed.
     most_attempts: u32,
+    /// The same of attempts that are throttled.
+    most_throttled: u32,
+    /// The fewest of both that any rules of a scene allowed.
+    fewest: BTreeMap<Arc<str>, (u32, u32)>,
     /// The first promise found broken.
     broken: Option<String>,
     /// Figures.
@@ -227,6 +251,12 @@ impl Judge {
             }
             self.fairness.know(scene);
             self.most_attempts = self.most_attempts.max(scene.most_attempts().get());
+            let (attempts, throttled) =
+                (scene.policy.max_attempts.get(), scene.max_throttled.get());
+            self.most_throttled = self.most_throttled.max(throttled);
+            let fewest = self.fewest.entry(Arc::clone(&scene.name));
+            let fewest = fewest.or_insert((attempts, throttled));
+            *fewest = (fewest.0.min(attempts), fewest.1.min(throttled));
             for key in keys(scene) {
                 let span = key.rule.open.as_micros() as At;
                 self.open_for.insert(Arc::clone(key.target.text()), span);
@@ -287,6 +317,7 @@ impl Judge {
         }
         self.within_concurrency(start.process, scene);
         self.allowed_by_breaker(start.process, task, scene);
+        self.allowed_by_server(at, start.process, task, scene);
         let ends = self.ends.get(&attempt.id);
         let is_cancelled = ends.is_some_and(|ends| {
             let mut ends = ends.callbacks.iter();
@@ -399,12 +430,15 @@ impl Judge {
             .entry(Attempt::of(task, task.attempt))
             .or_default();
         match outcome {
-            Outcome::Success => known.succeeded = true,
-            Outcome::Throttled { after, .. } => known.asked = known.asked.max(*after),
+            Outcome::Success => (known.succeeded, known.otherwise) = (true, true),
+            Outcome::Throttled { after, .. } => {
+                known.asked = known.asked.max(*after);
+                known.throttled = true;
+            }
             Outcome::Retryable(_)
             | Outcome::Permanent(_)
             | Outcome::Refused(_)
-            | Outcome::Timeout(_) => {}
+            | Outcome::Timeout(_) => known.otherwise = true,
         }
     }
 
@@ -670,8 +704,63 @@ impl Judge {
         if latest.is_some_and(|latest| task.due > latest.ceil_to_millis()) && !is_commanded {
             self.object(|| format!("{attempt:?} is due at {}, not at {latest:?}", task.due));
         }
-        if attempt.number > self.most_attempts {
-            self.object(|| format!("{attempt:?} is more than any rules allowed"));
+        let before = self.counted(attempt, attempt.number - 1);
+        if before.surely_others >= self.most_attempts
+            || before.surely_throttled >= self.most_throttled
+        {
+            self.object(|| format!("{attempt:?} is more than any rules allowed: {before:?}"));
+        }
+    }
+
+    /// How many of the first attempts of a task were throttled, as far as targets know: one that was made twice may have been both.
+    fn counted(&self, attempt: &Attempt, attempts: u32) -> Counted {
+        let mut counted = Counted::default();
+        for number in 1..=attempts {
+            let known = self.attempts.get(&Attempt {
+                number,
+                ..attempt.clone()
+            });
+            let (throttled, otherwise) =
+                known.map_or((false, true), |known| (known.throttled, known.otherwise));
+            counted.surely_throttled += u32::from(throttled && !otherwise);
+            counted.surely_others += u32::from(!throttled);
+            counted.maybe_throttled += u32::from(throttled);
+            counted.maybe_others += u32::from(!throttled || otherwise);
+        }
+        counted
+    }
+
+    /// A task has used up its attempts: as many as its rules allow at least, of those that were throttled or of the others.
+    fn exhausted(&mut self, ended: &Ended) {
+        let known = self.fewest.get(&ended.scene);
+        let Some(&(attempts, throttled)) = known.or_else(|| self.fewest.get(DEFAULT)) else {
+            return;
+        };
+        let attempt = Attempt {
+            id: Arc::clone(&ended.id),
+            of_callback: false,
+            number: ended.attempts,
+        };
+        let made = self.counted(&attempt, ended.attempts);
+        if made.maybe_others < attempts && made.maybe_throttled < throttled {
+            self.object(|| format!("{} is given up too early: {made:?}", ended.id));
+        }
+    }
+
+    /// A process learns that a server wants rest until then.
+    pub(crate) fn rests(&mut self, process: u64, server: Arc<str>, until: At) {
+        let known = self.rests.entry((process, server)).or_default();
+        *known = until.max(*known);
+    }
+
+    /// Whether the server of a task's target is not called by a process that knows that it wants rest.
+    fn allowed_by_server(&mut self, at: At, process: u64, task: &Task, scene: &Scene) {
+        let Some(server) = server(scene, task.kind) else {
+            return;
+        };
+        let until = self.rests.get(&(process, Arc::clone(&server)));
+        if until.is_some_and(|until| at < *until) {
+            self.object(|| format!("{} called {server} while it wants rest", task.id));
         }
     }
 
@@ -797,6 +886,9 @@ impl Judge {
                 ends.callbacks.push(Arc::clone(ended));
                 if ends.callbacks.len() > 1 {
                     self.object(|| format!("{} has two terminal outcomes", ended.id));
+                }
+                if ended.reason == Some(Reason::AttemptsExhausted) {
+                    self.exhausted(ended);
                 }
             }
             Payload::DeadLetter(task, ended) if ended.kind == Kind::Work => {
@@ -930,6 +1022,9 @@ pub(crate) const LONGEST: At = 900 * SECOND;
 /// all others a minute.
 pub(crate) const LONGEST_BY_BREAKERS: At = 6 * 3_600 * SECOND;
 
+/// The same where targets ask for rest: what is left of it for each afterwards is one call in many seconds.
+pub(crate) const LONGEST_BY_COOLDOWNS: At = 3 * 3_600 * SECOND;
+
 /// The same where clocks are hours off, and tasks wait for them.
 pub(crate) const LONGEST_BY_WRONG_CLOCKS: At = 24 * 3_600 * SECOND;
 
@@ -948,6 +1043,16 @@ pub(crate) fn wall(scene: &Scene, kind: Kind) -> Option<&Arc<str>> {
         Kind::Callback => scene.walls.callback.as_ref(),
     };
     key.map(|key| key.target.text())
+}
+
+/// The server that a call of this kind goes to, if its scene leaves it alone when it asks for it.
+pub(crate) fn server(scene: &Scene, kind: Kind) -> Option<Arc<str>> {
+    let key = match kind {
+        Kind::Work => scene.walls.work.as_ref(),
+        Kind::Callback => scene.walls.callback.as_ref(),
+    };
+    let key = key.filter(|_| scene.cooldown == Cooldown::Host)?;
+    Some(key.target.target().into())
 }
 
 /// Whether a task died.

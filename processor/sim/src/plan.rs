@@ -142,7 +142,12 @@ pub(crate) struct Plan {
     pub(crate) odds: Odds,
     /// When everything works again.
     pub(crate) heals_at: At,
+    /// The longest rest that targets ask for, in histories with cooldowns; in others it is [`LONGEST_WAIT`].
+    pub(crate) rest: Option<Duration>,
 }
+
+/// The longest wait that targets ask for, for the task itself.
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// The topics that may take no records for a while.
 const CLOSING: [Topic; 5] = [
@@ -155,6 +160,9 @@ const CLOSING: [Topic; 5] = [
 
 /// The scenes' names: a call, a call with a rate and callbacks, a topic.
 const SCENES: [&str; 3] = ["call", "rate", "topic"];
+
+/// The one of them with callbacks, which is never taken away.
+const ALWAYS: &str = "rate";
 
 /// The scenes of those that keep the order of their keys: a call, and a topic.
 const KEYED: [&str; 2] = ["keyed", "keyed-topic"];
@@ -252,6 +260,7 @@ impl Plan {
             faults: Vec::new(),
             odds: Odds::default(),
             heals_at,
+            rest: None,
         };
         plan.draw_odds(chance);
         plan.draw_clocks(chance);
@@ -265,6 +274,7 @@ impl Plan {
         plan.draw_walls(&mut fork);
         plan.draw_nameless(&mut fork);
         plan.draw_orders(&mut fork);
+        plan.draw_cooldowns(&mut fork);
         plan
     }
 
@@ -282,6 +292,7 @@ impl Plan {
             campaign_scene(CAMPAIGN_ORDERED, Ordering::Key),
         ];
         plan.orders.clear();
+        plan.rest = None;
         plan.submissions = campaign_submissions(chance, plan.heals_at, plan.shards);
         order_some(&mut plan.submissions, &mut chance.fork());
         plan.skews.fill(0);
@@ -313,6 +324,28 @@ impl Plan {
         if chance.one_in(4) {
             let (heals_at, shards) = (self.heals_at, self.shards);
             self.orders = Order::draw(chance, &self.submissions, heals_at, shards);
+        }
+    }
+
+    /// Lets a fourth of all histories have targets that are left alone by everybody when they ask for it.
+    fn draw_cooldowns(&mut self, chance: &mut Chance) {
+        if !chance.one_in(4) {
+            return;
+        }
+        // So short that many follow each other, or so long that tasks wait in tiers.
+        let longest = chance.pick(&[300, 3_000, 15_000]);
+        self.rest = Some(Duration::from_millis(longest));
+        for scene in &mut self.scenes {
+            let most = chance.pick(&[2, 4, 10]) as u32;
+            if SHARING.contains(&&*scene.name) {
+                // Nothing holds them but what they share.
+                continue;
+            }
+            scene.max_throttled = NonZeroU32::new(most).unwrap_or(NonZeroU32::MIN);
+            // That one is always in force, and with it what is known of its servers.
+            if &*scene.name == ALWAYS || !chance.one_in(4) {
+                scene.cooldown = Cooldown::Host;
+            }
         }
     }
 
@@ -651,7 +684,7 @@ fn scene(name: &str, chance: &mut Chance) -> Scene {
         concurrency: NonZeroU32::MIN,
         walls,
         callback,
-        // The model of targets knows nothing of it.
+        // As long as it is not drawn: see [`Plan::draw_cooldowns`].
         cooldown: Cooldown::None,
         ..Scene::new(
             name,

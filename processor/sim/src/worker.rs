@@ -10,6 +10,7 @@ use std::sync::Arc;
 use retide_core::Position;
 use retide_core::completions::Completions;
 use retide_core::control::{Command, Control};
+use retide_core::cooldown::{Heard, MOST_HEARD, Signal};
 use retide_core::engine::LAST;
 use retide_core::saved::{MachineTime, Saved};
 use retide_core::step::Look;
@@ -23,12 +24,14 @@ use crate::broker::{
     Cause, KnownShard, Outgoing, PartitionId, Payload, Progress, Topic, binding, binding_elsewhere,
 };
 use crate::bug::Bug;
-use crate::check::{Start, counted_as, wall};
+use crate::check::{Start, counted_as, server, wall};
 use crate::group::{Given, Member, Membership, Protocol};
 use crate::ledger::{Batch, CommitContext, Ledger, Ownership, Receipt, Settled, Told};
 use crate::orders::LOOK_PAUSE;
 use crate::plan::Submission;
-use crate::world::{At, Caller, Env, Event, MILLI, News, POLLED, Part, Reply, Request};
+use crate::world::{
+    At, Caller, Env, Event, MILLI, News, POLLED, Part, Reply, Request, Told as Signalled,
+};
 
 /// What the feed tells the drive.
 #[derive(Debug)]
@@ -180,6 +183,8 @@ pub(crate) struct Worker {
     calls: BTreeMap<u64, Arc<str>>,
     /// What each call in flight is known by at the wall.
     walls: BTreeMap<u64, Arc<str>>,
+    /// The server of each call in flight whose scene has cooldowns.
+    servers: BTreeMap<u64, Arc<str>>,
     /// What was settled since the last batch.
     settled: Vec<Settlement>,
     /// The look through tiers.
@@ -295,6 +300,7 @@ impl Worker {
             fetched: None,
             calls: BTreeMap::new(),
             walls: BTreeMap::new(),
+            servers: BTreeMap::new(),
             settled: Vec::new(),
             look: None,
             under_way: VecDeque::new(),
@@ -359,7 +365,27 @@ impl Worker {
             News::Lost => self.lost(env),
             News::Try(topic) => self.try_topic(topic, env),
             News::Rules(scenes) => self.change(scenes, env),
+            News::Cooldown(told) => self.told(told, env),
         }
+    }
+
+    /// Another process says that a server wants rest.
+    fn told(&mut self, told: Signalled, env: &mut Env) {
+        let Signalled { signal, life, at } = told;
+        let Signal {
+            server,
+            left,
+            passed,
+        } = signal;
+        let heard = Heard {
+            by: life,
+            left,
+            passed,
+            // As far as clocks tell.
+            ago: env.wall_of(self.process).since(at),
+        };
+        self.step(Input::Cooldown { server, heard }, env);
+        self.go_on(env);
     }
 
     // What the consumer is told.
@@ -1291,6 +1317,22 @@ impl Worker {
         wall.filter(|_| matches!(outcome, Outcome::Refused(_)))
     }
 
+    /// Which server wants rest, as the process learns by this input, and for how long.
+    fn rests(&mut self, input: &Input) -> Option<(Arc<str>, At)> {
+        if let Input::Cooldown { server, heard } = input {
+            let left = heard.left.min(MOST_HEARD).checked_sub(heard.ago)?;
+            return Some((Arc::clone(server), left.as_micros() as At));
+        }
+        let Input::Attempted { ticket, outcome } = input else {
+            return None;
+        };
+        let server = self.servers.remove(ticket)?;
+        let Outcome::Throttled { after, .. } = outcome else {
+            return None;
+        };
+        Some((server, after.as_micros() as At))
+    }
+
     /// How many offsets are open besides that of a record that was set aside and is taken back.
     fn open_before(&self, input: &Input) -> usize {
         let (Input::Record { position, .. } | Input::Poison { position, .. }) = input else {
@@ -1307,6 +1349,9 @@ impl Worker {
             steady: std::time::Duration::from_micros(env.now),
         };
         let refused = self.refused(&input);
+        if let Some((server, left)) = self.rests(&input) {
+            env.judge.rests(self.life, server, env.now + left);
+        }
         let read = env.judge.fairness.read(&input);
         if let Input::Leave { shard } | Input::Revoke { shard } = input {
             env.judge.fairness.let_go(self.id, shard);
@@ -1371,6 +1416,7 @@ impl Worker {
                     let figures = [self.id as u64, told_by as u64];
                     let detail = || format!("{signal:?}");
                     env.trace.note(env.now, "cooldown", &figures, detail);
+                    env.signal(self.process, self.life, signal);
                 }
                 Action::Switched { target, switch } => {
                     let figures = [self.id as u64, switch.to as u64];
@@ -1412,6 +1458,9 @@ impl Worker {
         self.calls.insert(ticket, Arc::clone(counted_as(scene)));
         if let Some(wall) = wall(scene, task.kind) {
             self.walls.insert(ticket, Arc::clone(wall));
+        }
+        if let Some(server) = server(scene, task.kind) {
+            self.servers.insert(ticket, server);
         }
         // What shards that leave may not start any more takes turns, too.
         if !self.closed.is_empty() || self.letting_go.is_some() {

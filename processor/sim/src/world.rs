@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use retide_core::cooldown::Signal;
 use retide_core::scene::Missing;
 use retide_core::{Failure, Gates, LaneId, Outcome, Scene, Scenes, Source, Task, Timestamp};
 
@@ -16,10 +17,12 @@ use crate::broker::{
 };
 use crate::bug::Bug;
 use crate::chance::Chance;
-use crate::check::{Judge, LONGEST, LONGEST_BY_BREAKERS, LONGEST_BY_WRONG_CLOCKS, Start};
+use crate::check::{
+    Judge, LONGEST, LONGEST_BY_BREAKERS, LONGEST_BY_COOLDOWNS, LONGEST_BY_WRONG_CLOCKS, Start,
+};
 use crate::export::Witness;
 use crate::group::{Given, Member, Membership};
-use crate::plan::{self, Fate as Planned, Fault, Odds, Plan};
+use crate::plan::{self, Fate as Planned, Fault, LONGEST_WAIT, Odds, Plan};
 use crate::trace::{Keep, Trace};
 use crate::worker::{Birth, Worker};
 
@@ -56,6 +59,9 @@ const TRANSACTION: At = 10 * SECOND;
 /// How long a campaign waits for its tasks when nothing goes wrong any more: a transaction that has to time out, a generation that waits
 /// for its members, and then all attempts of a task with its longest waits, several times over.
 const PATIENCE: At = 180 * SECOND;
+
+/// How many signals of a thousand are not heard: they are advice.
+const SIGNALS_LOST: u64 = 100;
 
 /// Most events of one history: more, and it goes round in circles.
 const MOST_EVENTS: u64 = 3_000_000;
@@ -247,6 +253,13 @@ pub(crate) enum Event {
     Heal,
     /// Has everything come to its end?
     Look,
+    /// What a process tells all others arrives at one of them.
+    Signal {
+        /// The process that hears it.
+        process: usize,
+        /// What is said.
+        told: Told,
+    },
 }
 
 /// What a worker hears of.
@@ -302,6 +315,19 @@ pub(crate) enum News {
     Try(Topic),
     /// Other rules are in force.
     Rules(Scenes),
+    /// Another process says that a server wants rest.
+    Cooldown(Told),
+}
+
+/// What a process tells all others, by its own wall clock.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    /// What it says.
+    pub(crate) signal: Signal,
+    /// The process.
+    pub(crate) life: u64,
+    /// When.
+    pub(crate) at: Timestamp,
 }
 
 /// An event and its time.
@@ -505,6 +531,26 @@ impl Env {
         }
     }
 
+    /// A process tells all others that a server wants rest: each hears it some time later, if it is not lost.
+    pub(crate) fn signal(&mut self, process: usize, life: u64, signal: Signal) {
+        let at = self.wall_of(process);
+        let told = Told { signal, life, at };
+        for other in (0..self.plan.workers.len()).filter(|other| *other != process) {
+            if self.chance.permille(SIGNALS_LOST) {
+                continue;
+            }
+            let delay = self.chance.between(1, 500) * MILLI;
+            let told = told.clone();
+            self.after(
+                delay,
+                Event::Signal {
+                    process: other,
+                    told,
+                },
+            );
+        }
+    }
+
     /// Calls a target.
     pub(crate) fn call(
         &mut self,
@@ -532,12 +578,13 @@ impl Env {
             return self.tell(delay, worker, News::Called { ticket, outcome });
         }
         let failure = || Failure::new("target", "no");
+        let longest = self.plan.rest.unwrap_or(LONGEST_WAIT);
         let mut outcome = match self.chance.below(10) {
             0..=3 => Outcome::Success,
             4..=6 => Outcome::Retryable(failure()),
             7 => Outcome::Refused(failure()),
             8 => Outcome::Throttled {
-                after: Duration::from_millis(self.chance.between(0, 30_000)),
+                after: Duration::from_millis(self.chance.between(0, longest.as_millis() as u64)),
                 failure: failure(),
             },
             _ => Outcome::Timeout(failure()),
@@ -896,6 +943,8 @@ impl World {
                 LONGEST_BY_WRONG_CLOCKS
             } else if self.env.plan.has_breakers() {
                 LONGEST_BY_BREAKERS
+            } else if self.env.plan.rest.is_some() {
+                LONGEST_BY_COOLDOWNS
             } else {
                 LONGEST
             };
@@ -1047,6 +1096,11 @@ impl World {
             Event::Heal => self.heal(),
             Event::Look => self.env.after(SECOND, Event::Look),
             Event::News { worker, news } => self.tell(worker, news),
+            Event::Signal { process, told } => {
+                for worker in self.processes[process].workers.clone() {
+                    self.tell(worker, News::Cooldown(told.clone()));
+                }
+            }
         }
     }
 
@@ -1139,7 +1193,7 @@ impl World {
             witness.back(self.env.now, process);
         }
         let life = self.env.number();
-        let gates = Arc::new(Gates::default());
+        let gates = Arc::new(Gates::seeded(life));
         for _ in 0..self.env.plan.workers[process] {
             let birth = Birth {
                 id: self.workers.len(),

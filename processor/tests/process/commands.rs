@@ -28,7 +28,7 @@ fn init_creates_what_is_missing_and_run_refuses_without_it() {
     assert_eq!(refused.status.code(), Some(4), "{refused:?}");
     let said = stderr(&refused);
     assert!(
-        said.contains("error: 13 topics of retide's do not exist, ")
+        said.contains("error: 14 topics of retide's do not exist, ")
             && said.contains("retide init"),
         "{said}"
     );

