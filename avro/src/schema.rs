@@ -576,6 +576,10 @@ mod tests {
                 include_str!("../schemas/earlier/Event.5.avsc"),
                 "db20536dddd60963",
             ),
+            (
+                include_str!("../schemas/earlier/Event.6.avsc"),
+                "eb4369a513788e92",
+            ),
         ];
         for (schema, fingerprint) in table {
             assert_eq!(hex(schema), fingerprint);

@@ -303,6 +303,7 @@ impl Wire for Event {
         include_str!("../schemas/earlier/Event.3.avsc"),
         include_str!("../schemas/earlier/Event.4.avsc"),
         include_str!("../schemas/earlier/Event.5.avsc"),
+        include_str!("../schemas/earlier/Event.6.avsc"),
     ];
 }
 
