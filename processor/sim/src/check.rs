@@ -52,12 +52,19 @@ struct Known {
     succeeded: bool,
     /// The least wait that the target asked for.
     asked: Duration,
-    /// Whether a target said that it is throttled.
-    throttled: bool,
-    /// Whether a target said anything else.
-    otherwise: bool,
+    /// What else targets said.
+    said: Said,
     /// The earliest due time of the next attempt, once that is durable.
     next_due: Option<Timestamp>,
+}
+
+/// What targets said of an attempt.
+#[derive(Clone, Copy, Debug, Default)]
+struct Said {
+    /// Whether one said that it is throttled.
+    throttled: bool,
+    /// Whether one said anything else.
+    otherwise: bool,
 }
 
 /// What is known of a task.
@@ -430,15 +437,15 @@ impl Judge {
             .entry(Attempt::of(task, task.attempt))
             .or_default();
         match outcome {
-            Outcome::Success => (known.succeeded, known.otherwise) = (true, true),
+            Outcome::Success => (known.succeeded, known.said.otherwise) = (true, true),
             Outcome::Throttled { after, .. } => {
                 known.asked = known.asked.max(*after);
-                known.throttled = true;
+                known.said.throttled = true;
             }
             Outcome::Retryable(_)
             | Outcome::Permanent(_)
             | Outcome::Refused(_)
-            | Outcome::Timeout(_) => known.otherwise = true,
+            | Outcome::Timeout(_) => known.said.otherwise = true,
         }
     }
 
@@ -720,8 +727,10 @@ impl Judge {
                 number,
                 ..attempt.clone()
             });
-            let (throttled, otherwise) =
-                known.map_or((false, true), |known| (known.throttled, known.otherwise));
+            let Said {
+                throttled,
+                otherwise,
+            } = known.map(|known| known.said).unwrap_or_default();
             counted.surely_throttled += u32::from(throttled && !otherwise);
             counted.surely_others += u32::from(!throttled);
             counted.maybe_throttled += u32::from(throttled);
@@ -732,8 +741,12 @@ impl Judge {
 
     /// A task has used up its attempts: as many as its rules allow at least, of those that were throttled or of the others.
     fn exhausted(&mut self, ended: &Ended) {
-        let known = self.fewest.get(&ended.scene);
-        let Some(&(attempts, throttled)) = known.or_else(|| self.fewest.get(DEFAULT)) else {
+        // While its scene is taken away, the rules of the default one count.
+        let rules = [&*ended.scene, DEFAULT].map(|scene| self.fewest.get(scene));
+        let rules = rules.into_iter().flatten().copied();
+        let Some((attempts, throttled)) =
+            rules.reduce(|one, other| (one.0.min(other.0), one.1.min(other.1)))
+        else {
             return;
         };
         let attempt = Attempt {
