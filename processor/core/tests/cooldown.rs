@@ -607,7 +607,9 @@ fn what_is_throttled_trips_no_breaker_and_a_callback_that_is_holds_up_no_work() 
     }
 
     group.run_until(secs(2));
-    assert_eq!(group.delivered(), 100);
+    let work = group.ended.keys().filter(|id| id.starts_with("work-"));
+    assert_eq!(work.count(), 100);
+    assert!(group.delivered() < 200, "no callback waits");
     group.run_until(secs(120));
 
     assert_eq!(group.delivered(), 200);

@@ -374,7 +374,7 @@ spec:
     retention.bytes: -1
     retention.ms: 691200000
 ";
-        assert_eq!(documents.matches("---\n").count(), 10);
+        assert_eq!(documents.matches("---\n").count(), 11);
         assert!(documents.contains(tier), "{documents}");
         assert!(!plan("retry", -1).strimzi("main").contains("replicas"));
     }
