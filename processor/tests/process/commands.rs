@@ -44,15 +44,15 @@ fn init_creates_what_is_missing_and_run_refuses_without_it() {
     );
     let created = rig.retide(&["init"]);
     assert_eq!(created.status.code(), Some(0), "{created:?}");
-    assert_eq!(stdout(&created).matches("created").count(), 13);
+    assert_eq!(stdout(&created).matches("created").count(), 14);
     let again = rig.retide(&["init"]);
     assert_eq!(again.status.code(), Some(0));
-    assert_eq!(stdout(&again).matches("exists").count(), 13);
+    assert_eq!(stdout(&again).matches("exists").count(), 14);
 
     let printed = rig.retide(&["init", "--format", "kafka-topics"]);
-    assert_eq!(stdout(&printed).lines().count(), 13);
+    assert_eq!(stdout(&printed).lines().count(), 14);
     let printed = rig.retide(&["init", "--format", "strimzi"]);
-    assert_eq!(stdout(&printed).matches("kind: KafkaTopic").count(), 13);
+    assert_eq!(stdout(&printed).matches("kind: KafkaTopic").count(), 14);
 }
 
 #[test]

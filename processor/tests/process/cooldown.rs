@@ -1,6 +1,6 @@
 //! Targets that ask for rest, and three processes that call them.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use axum::routing::post;
 use rdkafka::producer::{BaseProducer, Producer};
 use tokio::runtime::Runtime;
 
+use crate::commands::get;
 use crate::rig::{self, Retide, Rig, Stored};
 use crate::support::PATIENCE;
 
@@ -147,20 +148,31 @@ fn told(processes: &[Retide; 3]) -> Duration {
     last.duration_since(*first)
 }
 
+/// A port that nobody listens on.
+fn free() -> String {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap();
+    port.local_addr().unwrap().to_string()
+}
+
 /// Three processes, which all have shards.
 fn three(rig: &Rig) -> [Retide; 3] {
-    let processes = [(); 3].map(|()| rig.launch(&["run"]));
-    for process in &processes {
-        process.wait_for("shards assigned");
-    }
-    // The first of them had all of the shards: the others have some, once that is over.
-    let has_some = |process: &Retide| {
-        let log = process.log();
-        let last = log.rsplit("shards assigned").next();
-        last.is_some_and(|last| !last.contains("shards revoked"))
+    let admins = [(); 3].map(|()| free());
+    let processes = admins.each_ref().map(|admin| {
+        let listen = ("RETIDE__ADMIN__LISTEN", admin.clone());
+        rig.launch_with(&["run"], &[listen])
+    });
+    let owned = |admin: &String| -> Option<i32> {
+        let (_, metrics) = get(admin, "/metrics")?;
+        let mut lines = metrics.lines();
+        let count = lines.find_map(|line| line.strip_prefix("retide_owned_shards "))?;
+        count.parse().ok()
+    };
+    let all_have_some = || {
+        let owned: Vec<i32> = admins.iter().filter_map(owned).collect();
+        owned.len() == 3 && !owned.contains(&0) && owned.iter().sum::<i32>() == SHARDS
     };
     let start = Instant::now();
-    while !processes.iter().all(has_some) {
+    while !all_have_some() {
         assert!(start.elapsed() < PATIENCE, "no shards");
         thread::park_timeout(Duration::from_millis(20));
     }

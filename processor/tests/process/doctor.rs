@@ -325,14 +325,14 @@ fn nothing_is_written_without_consent_and_nothing_is_seen_of_what_is_written_wit
     assert_eq!(clock(&without)["mark"], "warn");
     assert_eq!(clock(&without)["fix"], "retide doctor --write-probe");
     assert_eq!(before, 0);
-    // One record and one marker on each of eleven topics: workers do not write the retry topic.
-    assert_eq!(after, 22, "{with:?}");
+    // One record and one marker on each of twelve topics: workers do not write the retry topic.
+    assert_eq!(after, 24, "{with:?}");
     assert_eq!(with.status.code(), Some(0), "{with:?}");
     assert_eq!(clock(&with)["mark"], "ok", "{with:?}");
     let written = marked(&with, "ok");
     assert!(
         written.iter().any(
-            |line| line["message"] == "retide may write them" && line["subject"] == "11 topics"
+            |line| line["message"] == "retide may write them" && line["subject"] == "12 topics"
         ),
         "{written:?}"
     );
