@@ -211,7 +211,11 @@ impl Class {
 impl Preview {
     /// The attempts of a task of `scene` whose first one starts at `start`, at most `most` of them.
     fn of(scene: &scene::Scene, on: Class, start: Timestamp, most: u32) -> Self {
-        let policy = scene.policy_for(&on.outcome());
+        let mut policy = scene.policy_for(&on.outcome()).clone();
+        if let Class::Throttled = on {
+            policy.max_attempts = scene.max_throttled;
+        }
+        let policy = &policy;
         let mut preview = Self {
             scene: scene.name.to_string(),
             on,
@@ -514,6 +518,17 @@ mod tests {
 
     fn of(text: &str) -> Preview {
         Preview::of(&rules(text), Class::Retryable, START, 1_000)
+    }
+
+    #[test]
+    fn attempts_that_are_throttled_have_a_bound_of_their_own() {
+        let throttled = |text: &str| {
+            let preview = Preview::of(&rules(text), Class::Throttled, START, 1_000);
+            preview.attempts.len()
+        };
+
+        assert_eq!(throttled("max_attempts = 2"), 20);
+        assert_eq!(throttled("max_attempts = 2\nmax_throttled = 7"), 7);
     }
 
     /// What happens to a task that fails at once, each time: how long after the first its attempts come, and how it ends.
