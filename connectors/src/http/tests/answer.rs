@@ -165,6 +165,29 @@ async fn the_reset_of_a_rate_limit_counts_if_the_configuration_says_so() {
 }
 
 #[tokio::test]
+async fn a_success_says_for_how_long_nothing_is_left_if_the_configuration_says_so() {
+    const LEFT: &[(&str, &str)] = &[("ratelimit-reset", "9"), ("ratelimit-remaining", "4")];
+    const SPENT: &[(&str, &str)] = &[("x-ratelimit-reset", "9"), ("x-ratelimit-remaining", "0")];
+    let spent = async |on: bool, code, headers| {
+        let (address, _) = serve((code, headers, "done")).await;
+        let config = Config {
+            rate_limit_reset: on,
+            ..config(address)
+        };
+        let http = Http::try_new(config).expect("a valid configuration");
+        let attempt = http.attempt(Arc::new(fixture::task(&[]))).await;
+        attempt.spent.map(|after| after.as_secs())
+    };
+
+    assert_eq!(spent(true, 200, SPENT).await, Some(9));
+    assert_eq!(spent(true, 200, LEFT).await, None);
+    assert_eq!(spent(true, 200, &[]).await, None);
+    assert_eq!(spent(false, 200, SPENT).await, None);
+    // That is a wait, and no success.
+    assert_eq!(spent(true, 429, SPENT).await, None);
+}
+
+#[tokio::test]
 async fn retry_control_stops_further_attempts() {
     let stop: &[_] = &[("retry-control", "Stop"), ("retry-after", "5")];
 
