@@ -126,7 +126,7 @@ pub(super) const OUTCOMES: [&str; 5] =
     ["success", "retryable", "permanent", "throttled", "timeout"];
 
 /// What makes attempts late, in the words of [`Wait::by_cause`], and the late begin of their call or batch.
-pub const CAUSES: [&str; 9] = [
+pub const CAUSES: [&str; 10] = [
     "rebalance",
     "read",
     "agenda",
@@ -135,6 +135,7 @@ pub const CAUSES: [&str; 9] = [
     "concurrency",
     "breaker",
     "room",
+    "cooldown",
     "start",
 ];
 
