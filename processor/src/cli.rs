@@ -8,6 +8,7 @@
 //! | `demo` | `retide demo` |
 //! | `doctor` | `retide doctor` |
 //! | `explain` | `retide explain` |
+//! | `hold` | `retide hold`, `release` and `holds` |
 //! | `init` | `retide init` |
 //! | `run` | `retide run` |
 //! | `scenes` | `retide scenes` |
@@ -27,6 +28,7 @@ mod config;
 mod demo;
 mod doctor;
 mod explain;
+mod hold;
 mod init;
 mod outlook;
 mod output;
@@ -115,6 +117,12 @@ enum Command {
     /// List, cancel, hurry or move tasks under way
     #[command(subcommand)]
     Tasks(Box<tasks::Command>),
+    /// Hold tasks: none of them is started until somebody lets them go
+    Hold(Box<hold::Options>),
+    /// Let go what a hold holds
+    Release(Box<hold::Release>),
+    /// List the holds, and how many tasks wait for each
+    Holds,
     /// Show and change the rules on the scenes topic
     #[command(subcommand)]
     Scenes(scenes::Command),
@@ -204,6 +212,9 @@ fn dispatch(Cli { global, command }: Cli, log: &Log) -> Result<(), Failed> {
             )
         }
         Command::Tasks(command) => tasks::tasks(&load(&global)?, *command, global.output),
+        Command::Hold(options) => hold::hold(&load(&global)?, &options, global.output),
+        Command::Release(options) => hold::release(&load(&global)?, &options, global.output),
+        Command::Holds => hold::holds(&load(&global)?, global.output),
         Command::Scenes(command) => scenes::scenes(&load(&global)?, command, global.output),
     }
 }
@@ -259,6 +270,9 @@ fn log(command: &Command) -> Log {
         | Command::Callbacks(_)
         | Command::Target(_)
         | Command::Tasks(_)
+        | Command::Hold(_)
+        | Command::Release(_)
+        | Command::Holds
         | Command::Scenes(_)
         | Command::Completions { .. } => "warn",
     };

@@ -133,7 +133,7 @@ pub(super) struct LookedWire {
 
 /// A selector in JSON.
 #[derive(Serialize)]
-struct SelectWire<'a> {
+pub(super) struct SelectWire<'a> {
     /// Identities.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     id: &'a BTreeSet<Arc<str>>,
@@ -291,7 +291,7 @@ impl<'a> CommandWire<'a> {
 
 impl<'a> SelectWire<'a> {
     /// How a selector is written.
-    fn of(parts: &'a Parts) -> Self {
+    pub(super) fn of(parts: &'a Parts) -> Self {
         let Parts {
             ids,
             scenes,

@@ -15,8 +15,10 @@ mod breakers;
 mod calls;
 mod control;
 mod due;
+mod held;
 mod lanes;
 mod leaving;
+mod looks;
 mod missing;
 mod ordering;
 mod parking;
@@ -33,6 +35,7 @@ use std::time::Duration;
 use self::breakers::Breakers;
 use self::calls::Call;
 use self::control::Commands;
+use self::held::Held;
 use self::lanes::{Assigned, Lanes, Memory};
 use self::leaving::Slow;
 pub use self::leaving::{LAST, Left, QUICK};
@@ -96,6 +99,8 @@ pub struct Engine {
     missed: BTreeMap<Arc<str>, Missed>,
     /// Longest time for which they are.
     hold: Duration,
+    /// The tasks that people do not want started.
+    held: Held,
     /// What people want done with tasks.
     commands: Commands,
     /// What is not written yet.
@@ -190,6 +195,7 @@ impl Engine {
             orders: Orders::default(),
             missed: BTreeMap::new(),
             hold: UNKNOWN_SCENE_HOLD,
+            held: Held::default(),
             commands: Commands::default(),
             writing: Writing::default(),
             dues: Dues::default(),
@@ -236,6 +242,9 @@ impl Engine {
                 };
                 self.lanes.assign(lane, begins);
                 self.quotas.take(now.steady, lane.shard);
+                if lane.source == Source::Tasks {
+                    self.begin_holds(lane.shard);
+                }
                 self.ask_all_at(now.wall);
             }
             Input::Saved { shard, saved } => self.quotas.bring(shard, saved),
@@ -245,6 +254,8 @@ impl Engine {
                 taken,
                 steps,
             } => self.know_commands(shard, taken, steps),
+            Input::HoldsKnown { shard, names } => self.know_holds(shard, names),
+            Input::Holds(holds) => self.follow_holds(now, holds),
             Input::Control { position, control } => self.control(now, position, control, actions),
             Input::LookBegun { number, ends } => self.look_begun(number, &ends),
             Input::Found {
@@ -319,6 +330,7 @@ impl Engine {
             .chain(outbound)
             .chain(saving)
             .chain(self.next_control())
+            .chain(self.next_hold())
             .chain(self.agenda.next())
             .min()
     }
@@ -331,6 +343,7 @@ impl Engine {
 
     /// What may be committed now, of the lanes where that has changed; everything settled so far is to be written with it.
     pub fn commits(&mut self) -> Vec<Commit> {
+        self.touch_untold_holds();
         let save = self.quotas.save(self.steady);
         let now = self.latest;
         self.lanes
@@ -389,6 +402,7 @@ impl Engine {
             .map(|(shard, change)| (shard, State::Order(change)))
             .collect();
         self.control_changes(&mut states);
+        self.hold_changes(&mut states);
         states
     }
 
@@ -636,6 +650,7 @@ impl Engine {
     fn wake(&mut self, now: Now, most: usize, actions: &mut Vec<Action>) {
         let now = self.bug.clock(now);
         self.quotas.note_time(now.steady);
+        self.turn_holds(now);
         self.write_again(most, actions);
         // Half of the room is for tasks that move on, however many are due. Then the queues: their tasks have waited longest.
         self.follow_commands(now, most, actions);
@@ -785,6 +800,7 @@ impl Engine {
         let moves: Vec<Move> = moves.collect();
         self.dues.undo(moves);
         self.forget_commands(shard);
+        self.forget_holds(shard);
         self.alerts.forget(shard);
         self.quotas.release(shard);
         self.orders.end(shard);
@@ -836,6 +852,8 @@ const fn budget(input: &Input) -> usize {
         | Input::Saved { .. }
         | Input::Outstanding { .. }
         | Input::Known { .. }
+        | Input::HoldsKnown { .. }
+        | Input::Holds(_)
         | Input::Control { .. }
         | Input::LookBegun { .. }
         | Input::Found { .. }

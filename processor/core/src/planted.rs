@@ -110,6 +110,12 @@ pub enum Bug {
     CooldownUnheard,
     /// A throttled attempt counts like any other.
     ThrottledCounted,
+    /// A shard that comes makes a worker forget the holds.
+    HoldForgotten,
+    /// A hold does not count for what is delivered to a topic.
+    HoldCallsOnly,
+    /// A task that is held is looked at much later.
+    HeldTooLong,
 }
 
 /// The mistake that an engine makes, if one is planted in it.
@@ -124,7 +130,7 @@ pub struct Planted {
 
 impl Bug {
     /// Every mistake there is.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 47] = [
         Self::OffsetByOne,
         Self::WrongBase,
         Self::Early,
@@ -169,6 +175,9 @@ impl Bug {
         Self::CooldownKept,
         Self::CooldownUnheard,
         Self::ThrottledCounted,
+        Self::HoldForgotten,
+        Self::HoldCallsOnly,
+        Self::HeldTooLong,
     ];
 }
 

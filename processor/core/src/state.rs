@@ -3,9 +3,12 @@
 //! Written in the transaction of the settlements that change it. Not how keys and values are written down where they name topics, which is
 //! the shell's. Invariant: what is handed out and not written is handed out again.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::control::{Place, Progress};
+use crate::hold::Standing;
 use crate::key_order::{Change, Fingerprint};
 use crate::lane::Source;
 
@@ -30,10 +33,17 @@ pub enum State {
         /// How far it is; none if it is over.
         progress: Option<Progress>,
     },
+    /// How a hold stands.
+    Hold {
+        /// The name of the hold.
+        name: Arc<str>,
+        /// How it stands; none if it is over.
+        standing: Option<Standing>,
+    },
 }
 
 /// What tells the records of a shard apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StateKey {
     /// [`State::Order`].
     Order(Fingerprint),
@@ -46,13 +56,15 @@ pub enum StateKey {
     },
     /// [`State::Step`].
     Step(Place),
+    /// [`State::Hold`].
+    Hold(Arc<str>),
 }
 
 // === impl State ===
 
 impl State {
     /// What tells it apart.
-    pub const fn key(&self) -> StateKey {
+    pub fn key(&self) -> StateKey {
         match self {
             Self::Order(change) => StateKey::Order(change.key),
             Self::Taken { source, chunk, .. } => StateKey::Taken {
@@ -60,6 +72,7 @@ impl State {
                 chunk: *chunk,
             },
             Self::Step { place, .. } => StateKey::Step(*place),
+            Self::Hold { name, .. } => StateKey::Hold(Arc::clone(name)),
         }
     }
 }

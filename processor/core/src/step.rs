@@ -13,6 +13,7 @@ use crate::completions::{Binding, Completions};
 use crate::control::{Command, Control, Place, Progress, Refusal};
 use crate::cooldown;
 use crate::entry::{Alert, Entry, Poison, Transition};
+use crate::hold::Holds;
 use crate::key_order;
 use crate::lane::{LaneId, Source};
 use crate::outcome::Outcome;
@@ -69,6 +70,15 @@ pub enum Input {
         /// How far its steps are.
         steps: Vec<(Place, Progress)>,
     },
+    /// What former owners of a shard have written of holds; it comes before the shard's first lane.
+    HoldsKnown {
+        /// The shard.
+        shard: i32,
+        /// The names of the holds.
+        names: Vec<Arc<str>>,
+    },
+    /// These holds are in force from now on.
+    Holds(Holds),
     /// A record of the commands topic was read, or one that is refused.
     Control {
         /// Where it was read.

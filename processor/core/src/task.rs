@@ -96,7 +96,7 @@ pub struct Task {
     pub throttled: u32,
     /// How often it was forwarded between topics.
     pub hops: u32,
-    /// Since when it is held because its scene does not exist, if it is.
+    /// Since when it is held because its scene does not exist, or since people hold it, if it is.
     pub held_since: Option<Timestamp>,
     /// The last command that was applied to it: earlier ones are too late.
     pub commanded: Option<Box<Place>>,

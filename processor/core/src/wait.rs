@@ -13,7 +13,8 @@ pub struct Wait {
     pub rebalance: u64,
     /// The task was due before it was read: its tier, the broker or the fetch was slow.
     pub read: u64,
-    /// The task was in memory and could have started: nobody looked at it, or other scenes had their round. Or its scene did not exist.
+    /// The task was in memory and could have started: nobody looked at it, or other scenes had their round. Or its scene did not exist, or
+    /// people held it.
     pub agenda: u64,
     /// What the task waited for in memory.
     pub waited: Waited,
@@ -51,6 +52,8 @@ pub enum Cause {
     Cooldown,
     /// The scene of the task does not exist. That is a part of [`Wait::agenda`]: nobody knows what to do with it.
     Scene,
+    /// People hold the task. That is a part of [`Wait::agenda`], too.
+    Hold,
 }
 
 /// A due task is parked until its gate is asked again.
@@ -138,7 +141,7 @@ impl Wait {
             Cause::Concurrency => &mut self.waited.concurrency,
             Cause::Breaker => &mut self.waited.breaker,
             Cause::Cooldown => &mut self.waited.cooldown,
-            Cause::Scene => &mut self.agenda,
+            Cause::Scene | Cause::Hold => &mut self.agenda,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Tasks whose scene does not exist, and records that their target has put back.
+//! Tasks whose scene does not exist, tasks that people hold, and records that their target has put back.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use retide_core::Position;
 use retide_core::completions::Completions;
+use retide_core::hold::{Revision, Standing};
 use retide_core::lane::Limits;
 use retide_core::scene::{DEFAULT, Missing, Target};
+use retide_core::selector::{Parts, Selector};
 use retide_core::{
-    Action, Backoff, Engine, Entry, Gates, Input, Jitter, Kind, Ladder, LaneId, Now, Origin,
-    Policy, Reason, Record, Scene, Scenes, Source, Task, Terminal, Timestamp,
+    Action, Backoff, Engine, Entry, Gates, Hold, Holds, Input, Jitter, Kind, Ladder, LaneId, Now,
+    Origin, Policy, Reason, Record, Scene, Scenes, Source, State, Task, Terminal, Timestamp,
 };
 
 /// Where every test starts: an instant of no meaning.
@@ -303,6 +305,155 @@ fn a_record_that_comes_back_counts_on_and_waits_until_its_attempts_are_used_up()
     assert_eq!((second.attempt, second.due), (2, at(30_000).wall));
     assert_eq!(second.failure.unwrap().class.as_ref(), "returned");
     assert_eq!(end(&dead), exhausted);
+}
+
+/// A hold of the tasks of a scene, until then.
+fn hold(name: &str, scene: &str, offset: i64, until: Now) -> Arc<Hold> {
+    let parts = Parts {
+        scenes: [scene.into()].into(),
+        ..Parts::default()
+    };
+    Arc::new(Hold {
+        name: name.into(),
+        revision: Revision {
+            partition: 0,
+            offset,
+        },
+        selector: Selector::new(parts).unwrap(),
+        by: "ann".into(),
+        reason: "a test".into(),
+        since: at(0).wall,
+        until: until.wall,
+    })
+}
+
+/// What is written down of holds.
+fn told(bench: &mut Bench) -> Vec<(i32, String, Option<Standing>)> {
+    let changes = bench.0.changes().into_iter();
+    let told = changes.filter_map(|(shard, state)| match state {
+        State::Hold { name, standing } => Some((shard, name.to_string(), standing)),
+        _ => None,
+    });
+    told.collect()
+}
+
+/// An hour later, and nothing ends before that.
+const LATE: u64 = 3_600_000;
+
+#[test]
+fn a_task_on_hold_waits_without_an_attempt_and_goes_on_within_a_minute_of_the_release() {
+    let mut bench = Bench::new(scenes(&["pay", "ship"]));
+    bench.step(
+        at(0),
+        Input::Holds([hold("h", "pay", 7, at(LATE))].into_iter().collect()),
+    );
+
+    let actions = bench.read(at(0), TASKS, 0, task("a", "pay"));
+    let held = parked(&actions);
+    let other = bench.read(at(0), TASKS, 1, task("b", "ship"));
+    let again = bench.read(at(600_000), NOW_TIER, 0, held.clone());
+    bench.step(at(600_001), Input::Holds(Holds::default()));
+    let again_parked = parked(&again);
+    let called = bench.read(again_parked.due_now(), NOW_TIER, 1, again_parked.clone());
+
+    let Action::Settle(settlement) = &actions[0] else {
+        panic!("{actions:?}")
+    };
+    let event = settlement.entries.iter().find_map(Entry::event).unwrap();
+    assert_eq!(event.command.as_deref(), Some("hold/h"));
+    assert_eq!((held.attempt, held.held_since), (1, Some(at(0).wall)));
+    assert!(matches!(other[..], [Action::Dispatch { .. }]), "{other:?}");
+    assert_eq!(again_parked.wake(), at(630_000).wall);
+    let Action::Settle(settlement) = &again[0] else {
+        panic!("{again:?}")
+    };
+    assert_eq!(settlement.entries.len(), 1, "that is told once");
+    assert!(
+        matches!(called[..], [Action::Dispatch { .. }]),
+        "{called:?}"
+    );
+}
+
+#[test]
+fn a_hold_ends_by_itself_and_a_deadline_before_that() {
+    let mut bench = Bench::new(scenes(&["pay"]));
+    let short = Task {
+        deadline: Some(at(7_000).wall),
+        ..task("b", "pay")
+    };
+    bench.step(
+        at(0),
+        Input::Holds([hold("h", "pay", 7, at(12_000))].into_iter().collect()),
+    );
+
+    let first = parked(&bench.read(at(8_000), TASKS, 0, task("a", "pay")));
+    let called = bench.read(first.due_now(), NOW_TIER, 0, first.clone());
+    bench.step(
+        at(3_000),
+        Input::Holds([hold("h", "pay", 8, at(LATE))].into_iter().collect()),
+    );
+    let second = parked(&bench.read(at(3_000), TASKS, 1, short));
+    let expired = bench.read(at(7_001), NOW_TIER, 1, second.clone());
+
+    assert_eq!(first.wake(), at(12_000).wall);
+    assert!(
+        matches!(called[..], [Action::Dispatch { .. }]),
+        "{called:?}"
+    );
+    assert_eq!(second.wake(), at(7_001).wall);
+    let expected = (Terminal::Expired, Some(Reason::DeadlinePassed), 0);
+    assert_eq!(end(&expired), expected);
+}
+
+#[test]
+fn tasks_that_wait_in_memory_when_a_hold_comes_are_held() {
+    let mut bench = Bench::new(scenes(&["pay"]));
+    let soon = Task {
+        due: at(500).wall,
+        ..task("a", "pay")
+    };
+
+    let nothing = bench.read(at(0), TASKS, 0, soon);
+    bench.step(
+        at(400),
+        Input::Holds([hold("h", "pay", 7, at(LATE))].into_iter().collect()),
+    );
+    let held = parked(&bench.step(at(500), Input::Tick));
+
+    assert_eq!(nothing, []);
+    assert_eq!((held.due, held.attempt), (at(500).wall, 1));
+}
+
+#[test]
+fn each_shard_writes_down_which_hold_it_knows_how_many_tasks_wait_and_that_it_is_over() {
+    let mut bench = Bench::new(scenes(&["pay"]));
+    let standing = |offset, waiting| {
+        let revision = Revision {
+            partition: 0,
+            offset,
+        };
+        Some(Standing { revision, waiting })
+    };
+    let holds = |offset| Input::Holds([hold("h", "pay", offset, at(LATE))].into_iter().collect());
+
+    bench.step(at(0), holds(7));
+    assert!(bench.0.has_untold_holds());
+    assert_eq!(told(&mut bench), [(0, "h".to_owned(), standing(7, 0))]);
+    assert!(!bench.0.has_untold_holds());
+    for offset in 0..3 {
+        bench.read(at(1), TASKS, offset, task("a", "pay"));
+    }
+    bench.step(at(4_000), Input::Tick);
+    assert_eq!(told(&mut bench), [(0, "h".to_owned(), standing(7, 3))]);
+    assert_eq!(bench.0.held(), [("h".into(), 3)].into());
+    bench.step(at(4_001), holds(9));
+    assert_eq!(told(&mut bench), [(0, "h".to_owned(), standing(9, 3))]);
+    bench.step(at(4_002), Input::Holds(Holds::default()));
+    assert_eq!(told(&mut bench), [(0, "h".to_owned(), None)]);
+    // What former owners have written of one that is over.
+    let names = vec!["old".into()];
+    bench.step(at(4_003), Input::HoldsKnown { shard: 0, names });
+    assert_eq!(told(&mut bench), [(0, "old".to_owned(), None)]);
 }
 
 /// The time a task is due.

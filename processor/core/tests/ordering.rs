@@ -280,7 +280,7 @@ impl World {
                     .into_iter()
                     .filter_map(|(_, state)| match state {
                         State::Order(_) => Some(Entry::State(state)),
-                        State::Taken { .. } | State::Step { .. } => None,
+                        State::Taken { .. } | State::Step { .. } | State::Hold { .. } => None,
                     })
                     .collect(),
             });

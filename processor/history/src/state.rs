@@ -149,7 +149,13 @@ fn waits(step: &Step, ladder: &Ladder, now: Timestamp) -> State {
         (Some(due), None) => {
             let late = human(now.since(due).as_millis() as u64);
             text.push(format!(", {attempt} was due {late} ago, at {}", clock(due)));
+            let held = step.park.as_ref().and_then(|park| park.task.held_since);
             text.push(match deferred {
+                Some(until) if held.is_some() => format!(
+                    "; it is held, and looked at again in {}, at {}",
+                    human(until.since(now).as_millis() as u64),
+                    clock(until)
+                ),
                 Some(until) => format!(
                     "; its gate was shut, it is deferred for another {}, until {}",
                     human(until.since(now).as_millis() as u64),

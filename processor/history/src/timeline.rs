@@ -144,7 +144,10 @@ impl Moment {
         parts.extend(self.reason.clone());
         parts.extend(self.error.clone());
         let command = self.command.as_ref();
-        parts.extend(command.map(|command| format!("by command {command}")));
+        parts.extend(command.map(|command| match command.strip_prefix("hold/") {
+            Some(hold) => format!("held by {hold}"),
+            None => format!("by command {command}"),
+        }));
         parts.extend(self.due.map(|due| format!("due {}", clock(due))));
         let until = self.deferred_until.map(clock);
         parts.extend(until.map(|until| format!("deferred until {until}")));

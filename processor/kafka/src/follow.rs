@@ -20,6 +20,8 @@ use crate::scan::{self, Scanned};
 pub struct Follower {
     /// The consumer.
     consumer: Kept<BaseConsumer<LoggingContext>>,
+    /// How many partitions the topic had when it began.
+    partitions: usize,
 }
 
 /// Why a topic cannot be followed.
@@ -101,9 +103,17 @@ impl Follower {
             ControlFlow::Continue(())
         })?;
         match scanned {
-            Scanned::ToEnd | Scanned::Enough => Ok(Self { consumer }),
+            Scanned::ToEnd | Scanned::Enough => Ok(Self {
+                consumer,
+                partitions: partitions.count(),
+            }),
             Scanned::OutOfTime { .. } => Err(Error::Slow),
         }
+    }
+
+    /// How many partitions the topic had at the start.
+    pub const fn partitions(&self) -> usize {
+        self.partitions
     }
 
     /// Waits a short while for records, and hands all that are there to `take`.

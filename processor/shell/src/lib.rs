@@ -33,6 +33,7 @@ mod drift;
 mod event;
 mod failing;
 pub mod health;
+pub mod holds;
 pub mod identity;
 pub mod leave;
 pub mod librdkafka;

@@ -38,7 +38,7 @@ use retide_core::scene::Of;
 use retide_core::{Ladder, Reason, Scenes};
 
 use self::breakers::BreakerFamilies;
-use self::commands::CommandMetrics;
+use self::commands::{CommandMetrics, HoldMetrics};
 use self::cooldowns::CooldownFamilies;
 use self::limits::LimitFamily;
 use self::scenes::{SceneFamilies, SceneSet};
@@ -79,6 +79,8 @@ pub struct Metrics {
     owned_shards: Gauge,
     /// Keys with outstanding tasks that go one after the other.
     ordered_keys: Gauge,
+    /// What people hold.
+    pub(crate) holds: HoldMetrics,
     /// How long batches took, from hand-over to durable.
     pub(crate) ledger_commit: Histogram,
     /// Records in durable batches.
@@ -194,6 +196,7 @@ impl Metrics {
                 "ordered_keys",
                 "Keys whose outstanding tasks go one after the other",
             ),
+            holds: HoldMetrics::register(r),
             ledger_commit,
             ledger_records: counter(r, "ledger_records", "Records in durable batches"),
             batches_committed: batches[0].clone(),

@@ -24,6 +24,7 @@ use retide_avro::Framing;
 use retide_avro::wire::{self, Wire as _};
 use retide_config::{Config, Frame, Guarantee, Reports, Scene};
 use retide_core::command::line;
+use retide_core::hold::MAX_HOLDS;
 use retide_core::lane::Limits;
 use retide_core::{Engine, Gates};
 use retide_kafka::client::client_config;
@@ -34,8 +35,10 @@ use retide_native::admin::{Operation, permitted};
 use retide_native::topics;
 
 use crate::broker;
+use crate::clock;
 use crate::drift::Drift;
 use crate::health::{Health, Heartbeat};
+use crate::holds;
 use crate::identity::{Identity, fingerprint};
 use crate::machine::Began;
 use crate::metrics::Metrics;
@@ -263,6 +266,7 @@ impl Process {
         let broker = threads.spawn("broker", move || watch.run(&stopped))?;
         let following = Following {
             troubles: metrics.troubles().held_by("scenes"),
+            metrics: Arc::clone(metrics),
             config: config.clone(),
             follower,
             scenes,
@@ -542,6 +546,8 @@ const LOOK: Duration = Duration::from_secs(2);
 struct Following {
     /// Where scenes are listed that cannot be used.
     troubles: Troubles,
+    /// The numbers.
+    metrics: Arc<Metrics>,
     /// The configuration.
     config: Config,
     /// Reads the scenes topic.
@@ -562,10 +568,12 @@ impl Following {
     /// Tells the workers of every change until it is time to end.
     fn run(mut self) -> Ended {
         self.tell_troubles();
+        self.tell_holds();
         let mut looked = Instant::now();
         while !self.stop.load(Ordering::Acquire) {
             let mut changed = self.follower.follow();
             if looked.elapsed() >= LOOK {
+                self.tell_holds();
                 changed |= self.connected.look(&self.scenes, &self.follower);
                 looked = Instant::now();
             }
@@ -574,6 +582,7 @@ impl Following {
             }
             let rules = self.connected.in_force(&self.scenes, &self.follower);
             self.tell_troubles();
+            self.tell_holds();
             info!(scenes = rules.scenes.len(), "rules changed");
             for worker in &self.told {
                 // A worker that has ended needs no rules.
@@ -581,6 +590,17 @@ impl Following {
             }
         }
         Ended::Told
+    }
+
+    /// Says how many holds there are, and what is wrong with them.
+    fn tell_holds(&self) {
+        let now = clock::timestamp();
+        let holds = self.follower.holds().values();
+        let on = holds.filter(|hold| hold.is_on(now)).count();
+        self.metrics.holds.in_force.set(on.min(MAX_HOLDS) as i64);
+        for (kind, troubles) in holds::troubles(&self.follower, now, &self.config.invocation) {
+            self.troubles.only(kind, troubles);
+        }
     }
 
     /// Lists the scenes that cannot be used.

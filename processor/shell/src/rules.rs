@@ -77,6 +77,7 @@ impl Connected {
     /// The rules of a process: of the scenes of a file, and of those of the topic, which go first.
     pub fn in_force(&mut self, file: &BTreeMap<String, Scene>, topic: &Follower) -> Rules {
         let mut rules = self.rules(&merged(file, topic.scenes()));
+        rules.holds = topic.holds().values().map(Arc::clone).collect();
         for name in topic.unreadable().keys() {
             rules.scenes.miss(name.as_str(), Missing::Unreadable);
         }

@@ -1,6 +1,6 @@
-//! The scenes topic: the rules of scenes, keyed by name, read from its beginning and followed live.
+//! The scenes topic: the rules of scenes, keyed by name, and holds, read from its beginning and followed live.
 //!
-//! Not the rules' meaning. Invariant: a record that cannot be read leaves its scene as it was.
+//! Not the rules' meaning. Invariant: a record that cannot be read leaves its scene, or its hold, as it was.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,9 +12,11 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
 use tracing::{info, warn};
 
+use retide_avro::control::hold;
 use retide_avro::headers::{CONTENT_TYPE, is_named};
 use retide_avro::wire::{self, Codec, Format, Framing};
 use retide_config::{self as config, Scene};
+use retide_core::hold::{Hold, Revision};
 use retide_core::{Timestamp, with_causes};
 use retide_kafka::follow;
 use retide_kafka::record::{OutHeaders, OutRecord};
@@ -40,6 +42,10 @@ struct Known {
     unreadable: BTreeMap<String, Unreadable>,
     /// The scenes that were taken off the topic, as far as it still says so.
     gone: BTreeSet<String>,
+    /// The holds by name.
+    holds: BTreeMap<String, Arc<Hold>>,
+    /// The holds whose last record cannot be read, by name. Where there was one before that can be, that one counts on.
+    unreadable_holds: BTreeMap<String, Unreadable>,
 }
 
 /// A record of a scene that cannot be read.
@@ -112,6 +118,8 @@ impl Follower {
             scenes: BTreeMap::new(),
             unreadable: BTreeMap::new(),
             gone: BTreeSet::new(),
+            holds: BTreeMap::new(),
+            unreadable_holds: BTreeMap::new(),
         };
         let followed =
             follow::Follower::start(config, (topic, group), Instant::now() + LOAD, |message| {
@@ -144,6 +152,16 @@ impl Follower {
         &self.known.gone
     }
 
+    /// The holds by name, also those that have ended by themselves.
+    pub fn holds(&self) -> &BTreeMap<String, Arc<Hold>> {
+        &self.known.holds
+    }
+
+    /// The holds whose last record cannot be read, by name.
+    pub fn unreadable_holds(&self) -> &BTreeMap<String, Unreadable> {
+        &self.known.unreadable_holds
+    }
+
     /// Waits a short while for changes; true if there were any.
     pub fn follow(&mut self) -> bool {
         let mut changed = false;
@@ -158,8 +176,49 @@ impl Follower {
 impl Known {
     /// Takes a record in; true if it changes anything.
     fn take(&mut self, message: &BorrowedMessage<'_>) -> bool {
+        if let Some(name) = message.key().and_then(hold::name_of) {
+            return self.take_hold(name, message);
+        }
         self.change(message)
             .is_some_and(|change| self.apply(change))
+    }
+
+    /// Takes the record of a hold in; true if it changes anything.
+    fn take_hold(&mut self, name: &[u8], message: &BorrowedMessage<'_>) -> bool {
+        let (partition, offset) = (message.partition(), message.offset());
+        let shown = String::from_utf8_lossy(name).into_owned();
+        let Some(value) = message.payload() else {
+            let was_unreadable = self.unreadable_holds.remove(&shown).is_some();
+            let was_there = self.holds.remove(&shown).is_some();
+            if was_there {
+                info!(hold = shown, "hold released");
+            }
+            return was_there || was_unreadable;
+        };
+        let at = message.timestamp().to_millis();
+        let at = at.and_then(|millis| u64::try_from(millis).ok());
+        let at = Timestamp::from_millis(at.unwrap_or_default());
+        let revision = Revision { partition, offset };
+        match hold::decode(name, value, at, revision) {
+            Ok(read) => {
+                let until = read.until.as_millis();
+                let (by, reason) = (&*read.by, &*read.reason);
+                info!(hold = shown, by, reason, until, "hold read");
+                self.unreadable_holds.remove(&shown);
+                self.holds.insert(shown, Arc::new(read));
+                true
+            }
+            Err(error) => {
+                warn!(%error, hold = shown, partition, offset, "hold ignored: it cannot be read");
+                let unreadable = Unreadable {
+                    partition,
+                    offset,
+                    error: error.into(),
+                };
+                let before = self.unreadable_holds.insert(shown, unreadable.clone());
+                before != Some(unreadable)
+            }
+        }
     }
 
     /// What a record says, if it can be read.

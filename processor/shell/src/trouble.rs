@@ -84,6 +84,12 @@ pub enum Kind {
     SceneUnreadable,
     /// A scene delivers to a topic of retide's own.
     SceneRefused,
+    /// The record of a hold cannot be read.
+    HoldUnreadable,
+    /// A hold has lasted for long.
+    HoldLasting,
+    /// There are more holds than count.
+    HoldsTooMany,
     /// A target refuses everything, having done well: see [`retide_core::wall`].
     TargetWalled,
     /// The files of a profile of TLS cannot be used, or there is no such profile.
@@ -414,6 +420,9 @@ impl Kind {
             Self::SceneUnknown => "scene-unknown",
             Self::SceneUnreadable => "scene-unreadable",
             Self::SceneRefused => "scene-refused",
+            Self::HoldUnreadable => "hold-unreadable",
+            Self::HoldLasting => "hold-lasting",
+            Self::HoldsTooMany => "holds-too-many",
             Self::TargetWalled => "target-walled",
             Self::TlsUnusable => "tls-unusable",
             Self::TlsExpires => "tls-expires",
@@ -440,6 +449,9 @@ impl Kind {
             | Self::UnsafeTimestampType
             | Self::UnsafeMaxMessageBytes
             | Self::PartitionsDiffer
+            | Self::HoldUnreadable
+            | Self::HoldLasting
+            | Self::HoldsTooMany
             | Self::GroupDisagrees => Some(Teller::First),
             Self::BrokerAway
             | Self::TargetUnwritable

@@ -329,6 +329,8 @@ pub(crate) struct KnownShard {
     pub(crate) taken: BTreeMap<Source, Taken>,
     /// How far its steps are.
     pub(crate) steps: BTreeMap<Place, StepProgress>,
+    /// The holds that are written down.
+    pub(crate) holds: BTreeSet<Arc<str>>,
 }
 
 // === impl KnownShard ===
@@ -354,6 +356,10 @@ impl KnownShard {
             State::Step { place, progress } => match progress {
                 Some(progress) => drop(self.steps.insert(*place, progress.clone())),
                 None => drop(self.steps.remove(place)),
+            },
+            State::Hold { name, standing } => match standing {
+                Some(_) => drop(self.holds.insert(Arc::clone(name))),
+                None => drop(self.holds.remove(name)),
             },
         }
     }

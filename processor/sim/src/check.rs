@@ -23,6 +23,7 @@ use crate::broker::{
     Aside, Cause, Entry, Fate, NO_OFFSET, Outgoing, Payload, Progress, Topic, binding,
 };
 use crate::fairness::Fairness;
+use crate::holds::Heard;
 use crate::orders::Orders;
 use crate::plan::Submission;
 use crate::world::{At, SECOND};
@@ -187,6 +188,8 @@ pub(crate) struct Judge {
     alerts_due: BTreeMap<(Arc<str>, State), u64>,
     /// The judge of commands.
     pub(crate) orders: Orders,
+    /// The judge of holds.
+    pub(crate) heard: Heard,
     /// What is marked as taken.
     taken: BTreeMap<LaneId, Taken>,
     /// The most attempts any rules allowed.
@@ -774,6 +777,21 @@ impl Judge {
         let until = self.rests.get(&(process, Arc::clone(&server)));
         if until.is_some_and(|until| at < *until) {
             self.object(|| format!("{} called {server} while it wants rest", task.id));
+        }
+    }
+
+    /// A worker starts a task: whether it is not held, as far as the worker knows.
+    pub(crate) fn not_on_hold(&mut self, worker: usize, task: &Task) {
+        let submission = self.submitted.get(&task.id);
+        if let Err(why) = self.heard.starts(worker, task, submission) {
+            self.object(|| why);
+        }
+    }
+
+    /// A task is parked at this time of its worker's clock.
+    pub(crate) fn parked_at(&mut self, task: &Task, wall: Timestamp) {
+        if let Err(why) = Heard::parks(task, wall) {
+            self.object(|| why);
         }
     }
 

@@ -39,6 +39,7 @@ mod check;
 mod export;
 mod fairness;
 mod group;
+mod holds;
 mod ledger;
 mod orders;
 mod plan;

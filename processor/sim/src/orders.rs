@@ -214,7 +214,9 @@ impl Orders {
         event: &Event,
         submission: Option<&Arc<Submission>>,
     ) -> Result<(), String> {
-        let Some(id) = &event.command else {
+        // A hold is no command.
+        let command = event.command.as_ref();
+        let Some(id) = command.filter(|id| !id.starts_with("hold/")) else {
             return match event.transition {
                 Transition::Ended {
                     terminal: Terminal::Cancelled,
@@ -326,7 +328,7 @@ impl Orders {
 }
 
 /// Whether a selector, as they are drawn, is about a task, by what its producer said.
-fn fits(selector: &Selector, submission: &Submission) -> bool {
+pub(crate) fn fits(selector: &Selector, submission: &Submission) -> bool {
     let parts = selector.parts();
     let key = submission.key.map(|key| Bytes::from_static(key.as_bytes()));
     (parts.ids.is_empty() || parts.ids.contains(&submission.id))

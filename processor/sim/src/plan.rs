@@ -20,6 +20,7 @@ use crate::broker::Topic;
 use crate::broker::{Progress, binding, binding_elsewhere};
 use crate::chance::Chance;
 use crate::group::Protocol;
+use crate::holds::Holding;
 use crate::orders::Order;
 use crate::world::{At, MILLI, SECOND, wall};
 
@@ -132,6 +133,8 @@ pub(crate) struct Plan {
     pub(crate) submissions: Vec<Arc<Submission>>,
     /// The commands that are sent.
     pub(crate) orders: Vec<Order>,
+    /// What people hold.
+    pub(crate) holds: Vec<Holding>,
     /// By how many microseconds each process's clock is off, the broker's last.
     pub(crate) skews: Vec<i64>,
     /// The offsets that somebody has set before anybody works, with metadata that was not written for them.
@@ -255,6 +258,7 @@ impl Plan {
             scenes: scenes(chance),
             submissions: submissions(chance, heals_at, shards),
             orders: Vec::new(),
+            holds: Vec::new(),
             skews: vec![0; processes + 1],
             copied: Vec::new(),
             faults: Vec::new(),
@@ -275,6 +279,7 @@ impl Plan {
         plan.draw_nameless(&mut fork);
         plan.draw_orders(&mut fork);
         plan.draw_cooldowns(&mut fork);
+        plan.draw_holds(&mut fork);
         plan
     }
 
@@ -293,6 +298,7 @@ impl Plan {
         ];
         plan.orders.clear();
         plan.rest = None;
+        plan.holds.clear();
         plan.submissions = campaign_submissions(chance, plan.heals_at, plan.shards);
         order_some(&mut plan.submissions, &mut chance.fork());
         plan.skews.fill(0);
@@ -346,6 +352,13 @@ impl Plan {
             if &*scene.name == ALWAYS || !chance.one_in(4) {
                 scene.cooldown = Cooldown::Host;
             }
+        }
+    }
+
+    /// Lets people hold tasks in a fourth of all histories.
+    fn draw_holds(&mut self, chance: &mut Chance) {
+        if chance.one_in(4) {
+            self.holds = Holding::draw(chance, &self.submissions, self.heals_at);
         }
     }
 

@@ -15,7 +15,7 @@ use retide_core::engine::LAST;
 use retide_core::saved::{MachineTime, Saved};
 use retide_core::step::Look;
 use retide_core::{
-    Action, Alert, Commit, Engine, Failure, Fate, Gates, Input, Kind, LaneId, Now, Ordering,
+    Action, Alert, Commit, Engine, Failure, Fate, Gates, Holds, Input, Kind, LaneId, Now, Ordering,
     Origin, Outcome, Overdue, Poison, Reason, Record, Returned, Scene, Scenes, Settlement, Sink,
     Sinks, Source, StateKey, Task, Timestamp, Wait, Writable, task,
 };
@@ -262,7 +262,7 @@ const MOST_READ: u64 = 12;
 
 impl Worker {
     /// A worker that asks to be a member.
-    pub(crate) fn new(birth: Birth, scenes: Scenes, env: &mut Env) -> Self {
+    pub(crate) fn new(birth: Birth, (scenes, holds): (Scenes, Holds), env: &mut Env) -> Self {
         let Birth {
             id,
             process,
@@ -318,6 +318,8 @@ impl Worker {
             tick_at: None,
             bug,
         };
+        env.judge.heard.hear(id, holds.clone());
+        worker.step(Input::Holds(holds), env);
         worker.step(Input::Rules(scenes), env);
         worker.join(env);
         worker
@@ -366,6 +368,7 @@ impl Worker {
             News::Try(topic) => self.try_topic(topic, env),
             News::Rules(scenes) => self.change(scenes, env),
             News::Cooldown(told) => self.told(told, env),
+            News::Holds(holds) => self.hold(holds, env),
         }
     }
 
@@ -594,6 +597,13 @@ impl Worker {
         self.drive(env);
     }
 
+    /// Other holds are in force.
+    fn hold(&mut self, holds: Holds, env: &mut Env) {
+        env.judge.heard.hear(self.id, holds.clone());
+        self.step(Input::Holds(holds), env);
+        self.go_on(env);
+    }
+
     /// Time has passed.
     fn tick(&mut self, at: At, env: &mut Env) {
         if self.tick_at != Some(at) {
@@ -798,7 +808,10 @@ impl Worker {
             order,
             taken,
             steps,
+            holds,
         } = known;
+        let names = holds.into_iter().collect();
+        self.step(Input::HoldsKnown { shard, names }, env);
         let order = Box::new(order);
         self.step(Input::Outstanding { shard, order }, env);
         let (taken, steps) = (taken.into_iter().collect(), steps.into_iter().collect());
@@ -999,7 +1012,8 @@ impl Worker {
             }
         }
         let room = self.may_hand_over();
-        let is_due = if self.settled.is_empty() && !self.engine.has_unsaved() {
+        let has_unsaved = self.engine.has_unsaved() || self.engine.has_untold_holds();
+        let is_due = if self.settled.is_empty() && !has_unsaved {
             self.engine.has_passed() || self.engine.wants_fence()
         } else {
             self.engine.is_full() || env.now >= self.commit_at
@@ -1386,6 +1400,14 @@ impl Worker {
                     if self.settled.is_empty() {
                         self.commit_at = env.now + env.plan.commit_interval;
                     }
+                    let parked = settlement.entries.iter().find_map(|entry| entry.parked());
+                    if let Some((_, task)) = parked
+                        && self.returns == 0
+                        && env.plan.clocks_are_right()
+                    {
+                        // By another clock, what an owner before has said may be far off.
+                        env.judge.parked_at(task, now.wall);
+                    }
                     for entry in &settlement.entries {
                         if let retide_core::Entry::Deliver { task, .. } = entry {
                             // Scenes with a topic keep their order, or do not, for good.
@@ -1398,6 +1420,7 @@ impl Worker {
                             // What was handed back was decided before, by the clock of then.
                             if self.returns == 0 && self.delivered.insert((lane, offset)) {
                                 env.judge.delivers(task, ordering, now.wall);
+                                env.judge.not_on_hold(self.id, task);
                             }
                         }
                     }
@@ -1468,6 +1491,7 @@ impl Worker {
         }
         env.judge.takes_turn(self.id, lane, task);
         env.judge.held_by_none(task, wait);
+        env.judge.not_on_hold(self.id, task);
         env.call(self.id, ticket, start, task, scene);
     }
 
@@ -1549,7 +1573,8 @@ impl Worker {
 
     /// Plans to be woken when there is something to do.
     fn plan_tick(&mut self, env: &mut Env) {
-        let any = !self.settled.is_empty() || self.engine.has_unsaved();
+        let has_unsaved = self.engine.has_unsaved() || self.engine.has_untold_holds();
+        let any = !self.settled.is_empty() || has_unsaved;
         let commit = any && self.may_hand_over();
         let wake = self.engine.next_wake();
         let wake = wake.map(|wake| env.at_of(self.process, wake));

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use retide_core::cooldown::Signal;
 use retide_core::scene::Missing;
-use retide_core::{Failure, Gates, LaneId, Outcome, Scene, Scenes, Source, Task, Timestamp};
+use retide_core::{
+    Failure, Gates, Hold, Holds, LaneId, Outcome, Scene, Scenes, Source, Task, Timestamp,
+};
 
 use crate::broker::{
     Aside, Broker, Cause, Decided, Fate, KnownShard, MAX_METADATA, Outgoing, PartitionId, Payload,
@@ -22,6 +24,7 @@ use crate::check::{
 };
 use crate::export::Witness;
 use crate::group::{Given, Member, Membership};
+use crate::holds::Holding;
 use crate::plan::{self, Fate as Planned, Fault, LONGEST_WAIT, Odds, Plan};
 use crate::trace::{Keep, Trace};
 use crate::worker::{Birth, Worker};
@@ -187,6 +190,10 @@ pub(crate) enum Event {
     Submit(usize),
     /// Somebody sends a command.
     Order(usize),
+    /// A hold begins.
+    Hold(usize),
+    /// A hold is released.
+    Release(usize),
     /// A request arrives at the broker.
     Arrive {
         /// Who asks.
@@ -315,6 +322,8 @@ pub(crate) enum News {
     Try(Topic),
     /// Other rules are in force.
     Rules(Scenes),
+    /// Other holds are in force.
+    Holds(Holds),
     /// Another process says that a server wants rest.
     Cooldown(Told),
 }
@@ -398,6 +407,8 @@ pub(crate) struct World {
     scenes: BTreeMap<Arc<str>, Scene>,
     /// A scene that was taken out of force.
     shelved: Option<Scene>,
+    /// The holds in force.
+    held: BTreeMap<Arc<str>, Arc<Hold>>,
     /// What was produced so far.
     submitted: usize,
     /// How many commands were sent so far.
@@ -898,6 +909,7 @@ impl World {
                 .collect(),
             scenes: BTreeMap::new(),
             shelved: None,
+            held: BTreeMap::new(),
             submitted: 0,
             ordered: 0,
             bug,
@@ -928,6 +940,11 @@ impl World {
         }
         for (number, order) in self.env.plan.orders.clone().iter().enumerate() {
             self.env.after(order.at, Event::Order(number));
+        }
+        for (number, Holding { begins, ends, .. }) in self.env.plan.holds.clone().iter().enumerate()
+        {
+            self.env.after(*begins, Event::Hold(number));
+            self.env.after(*ends, Event::Release(number));
         }
         for (at, fault) in faults {
             self.env.after(at, Event::Fault(fault));
@@ -1047,6 +1064,8 @@ impl World {
         match event {
             Event::Submit(number) => self.submit(number),
             Event::Order(number) => self.order(number),
+            Event::Hold(number) => self.hold(number),
+            Event::Release(number) => self.release(number),
             Event::Arrive {
                 caller,
                 call,
@@ -1109,6 +1128,7 @@ impl World {
         // What a process that was frozen hears comes in any order; the rules that it reads then are the last ones.
         let news = match news {
             News::Rules(_) => News::Rules(self.in_force()),
+            News::Holds(_) => News::Holds(self.holds()),
             other => other,
         };
         let Some(listener) = &mut self.workers[worker] else {
@@ -1161,6 +1181,36 @@ impl World {
         self.wake_readers(place);
     }
 
+    /// Somebody holds tasks.
+    fn hold(&mut self, number: usize) {
+        let hold = Arc::clone(&self.env.plan.holds[number].hold);
+        self.held.insert(Arc::clone(&hold.name), hold);
+        self.tell_holds();
+    }
+
+    /// Somebody lets tasks go, if another hold has not come in the place of theirs.
+    fn release(&mut self, number: usize) {
+        let hold = Arc::clone(&self.env.plan.holds[number].hold);
+        if self.held.get(&hold.name) == Some(&hold) {
+            self.held.remove(&hold.name);
+            self.tell_holds();
+        }
+    }
+
+    /// All workers hear of the holds in force.
+    fn tell_holds(&mut self) {
+        let holds = self.holds();
+        for worker in self.workers.iter().flatten() {
+            let delay = Holding::delay(&mut self.env.chance);
+            self.env.tell(delay, worker.id, News::Holds(holds.clone()));
+        }
+    }
+
+    /// The holds in force.
+    fn holds(&self) -> Holds {
+        self.held.values().map(Arc::clone).collect()
+    }
+
     /// Somebody sends a command.
     fn order(&mut self, number: usize) {
         let order = self.env.plan.orders[number].clone();
@@ -1203,8 +1253,8 @@ impl World {
                 bug: self.bug,
             };
             self.processes[process].workers.push(birth.id);
-            let scenes = self.in_force();
-            let worker = Worker::new(birth, scenes, &mut self.env);
+            let rules = (self.in_force(), self.holds());
+            let worker = Worker::new(birth, rules, &mut self.env);
             self.workers.push(Some(worker));
         }
     }

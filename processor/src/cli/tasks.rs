@@ -11,8 +11,8 @@
 
 mod act;
 mod follow;
-mod selector;
-mod under_way;
+pub(super) mod selector;
+pub(super) mod under_way;
 
 use std::time::Duration;
 

@@ -172,6 +172,7 @@ impl Running {
         let (rules, changed) = bounded(1);
         rules
             .send(Rules {
+                holds: retide_core::Holds::default(),
                 routes: [((Arc::clone(&scene.name), Kind::Work), target)].into(),
                 scenes: [scene].into_iter().collect(),
             })

@@ -30,6 +30,7 @@ mod envelopes;
 mod explain;
 mod gaps;
 mod group;
+mod hold;
 mod http;
 mod lag;
 mod offsets;

@@ -1,7 +1,7 @@
 //! Admission: whether a due task starts, and if not, what becomes of it.
 //!
 //! What is looked at, in this order: whether the task has a scene; whether tasks of its key are before it; whether its deadline has passed;
-//! whether its scene wants it tried; whether its shard has a part of the scene's rate; whether what follows from it could be written;
+//! whether its scene wants it tried; whether people hold it; whether its shard has a part of the scene's rate; whether what follows from it could be written;
 //! whether its shard leaves. The result is a value, [`Way`], and nothing has happened so far. Then a task whose way ends in the batch waits
 //! if the batch is full. Only then is it acted on, once: a call asks for its permits, of the server, the wall, the breaker, the gate and the rate, in
 //! this order, and returns those it has if one is refused. Invariant: only [`Engine::admit`] starts an attempt.
@@ -12,9 +12,10 @@ use std::time::Duration;
 use super::Engine;
 use super::breakers::{CallPermits, Denied};
 use super::ordering::Precedence;
-use super::ready::Hold;
+use super::ready::Hold as Held;
 use crate::agenda::Item;
 use crate::gate::{Full, Gate};
+use crate::hold::Hold;
 use crate::planted::Bug;
 use crate::scene::{MAX_DELAY, Scene, Target};
 use crate::step::{Action, Now};
@@ -27,7 +28,7 @@ pub(super) enum Admission {
     /// The task was dispatched, moved or settled, or waits for others of its key.
     Gone,
     /// Something holds the task, which is to be looked at again then.
-    Held(Item, Hold, Timestamp),
+    Held(Item, Held, Timestamp),
 }
 
 /// The way of a due task.
@@ -38,6 +39,8 @@ enum Way {
     Behind(Precedence),
     /// The deadline of the task has passed.
     Expired,
+    /// People hold the task.
+    OnHold(Arc<Hold>),
     /// The scene does not want the task tried any more.
     NotWanted,
     /// The shard has no part of the scene's rate.
@@ -64,14 +67,14 @@ const ASK_WRITABLE: Duration = Duration::from_millis(250);
 
 impl Admission {
     /// Something holds the task until then, in steady time.
-    fn held(now: Now, item: Item, hold: Hold, until: Duration) -> Self {
+    fn held(now: Now, item: Item, hold: Held, until: Duration) -> Self {
         let wait = until.saturating_sub(now.steady).min(MAX_DELAY);
         Self::Held(item, hold, now.wall + wait)
     }
 
     /// The batch has no room for what follows from the task.
     pub(super) const fn no_room(now: Now, item: Item) -> Self {
-        Self::Held(item, Hold::Room, now.wall)
+        Self::Held(item, Held::Room, now.wall)
     }
 }
 
@@ -81,7 +84,11 @@ impl Way {
     /// Whether it ends in the batch at once, which has to have room for that.
     const fn needs_room(&self) -> bool {
         match self {
-            Self::NoScene | Self::Expired | Self::Elsewhere | Self::Produce(..) => true,
+            Self::NoScene
+            | Self::Expired
+            | Self::OnHold(_)
+            | Self::Elsewhere
+            | Self::Produce(..) => true,
             // A call may be back when there is room. A task that is not wanted any more only completes its offset. One that is behind
             // others sees for itself whether there is room.
             Self::Behind(_)
@@ -107,17 +114,18 @@ impl Engine {
             Way::NoScene => self.without_scene(now, item, actions),
             Way::Behind(precedence) => self.wait_behind(now, item, &precedence, actions),
             Way::Expired => self.expire(now, &item, actions),
+            Way::OnHold(hold) => self.hold_back(now, item, &hold, actions),
             Way::NotWanted => self.settle_item(&item, Vec::new(), actions),
             Way::Elsewhere => self.forward(now, item, actions),
             Way::Unwritable => {
-                return Admission::held(now, item, Hold::Room, now.steady + ASK_WRITABLE);
+                return Admission::held(now, item, Held::Room, now.steady + ASK_WRITABLE);
             }
             Way::NextOwner => self.uncount(&item),
             Way::Commanded => self.command(item),
             Way::Call(scene) => return self.call(now, item, &scene, actions),
             Way::Produce(scene, topic) => {
                 if let Err(until) = self.quotas.admit(now.steady, &scene.name) {
-                    return Admission::held(now, item, Hold::Rate, until);
+                    return Admission::held(now, item, Held::Rate, until);
                 }
                 self.deliver(now, item, &scene, &topic, actions);
             }
@@ -147,6 +155,12 @@ impl Engine {
         let Some(route) = scene.route(item.task.kind) else {
             return Way::NotWanted;
         };
+        let goes_by = self.bug.is(Bug::HoldCallsOnly) && *route.target != Target::Call;
+        if let Some(hold) = self.hold_of(now, &scene, &item.task)
+            && !goes_by
+        {
+            return Way::OnHold(hold);
+        }
         if !self.quotas.belongs(&scene.name, item.lane.shard) {
             return Way::Elsewhere;
         }
@@ -182,7 +196,7 @@ impl Engine {
             Ok(permits) => permits,
             // Work waits in order. The callbacks of a scene go elsewhere, and do not hold up its work.
             Err(Denied::Pace(_, until)) if item.task.kind == Kind::Work => {
-                return Admission::held(now, item, Hold::Pace, until);
+                return Admission::held(now, item, Held::Pace, until);
             }
             Err(denied) => return self.turn_away(now, item, scene, denied, actions),
         };
@@ -203,12 +217,12 @@ impl Engine {
         scene: &Scene,
         gate: &Gate,
         permits: &CallPermits,
-    ) -> Result<(), (Hold, Duration)> {
+    ) -> Result<(), (Held, Duration)> {
         gate.admit(permits.ramp())
-            .map_err(|Full| (Hold::Concurrency, now.steady + ASK_CALLS))?;
+            .map_err(|Full| (Held::Concurrency, now.steady + ASK_CALLS))?;
         self.quotas.admit(now.steady, &scene.name).map_err(|until| {
             gate.release();
-            (Hold::Rate, until)
+            (Held::Rate, until)
         })
     }
 }

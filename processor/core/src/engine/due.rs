@@ -273,7 +273,8 @@ impl Engine {
                     | Cause::Order
                     | Cause::Rate
                     | Cause::Concurrency
-                    | Cause::Scene => &mut item.waited.breaker,
+                    | Cause::Scene
+                    | Cause::Hold => &mut item.waited.breaker,
                 };
                 *waited = waited.saturating_add(left);
                 self.agenda.push(item);

@@ -462,6 +462,13 @@ impl Lanes {
         self.bytes
     }
 
+    /// The shards that are ours.
+    pub(super) fn shards(&self) -> impl Iterator<Item = i32> + use<> {
+        let ids = self.by_id.keys();
+        let tasks = ids.filter(|id| id.source == Source::Tasks);
+        tasks.map(|id| id.shard).collect::<Vec<_>>().into_iter()
+    }
+
     /// Whether a shard is ours.
     pub(super) fn has(&self, shard: i32) -> bool {
         let source = Source::Tasks;

@@ -1,14 +1,14 @@
 //! The engine's part in tasks whose scene does not exist: who is held until it comes back, and who is dead.
 //!
 //! What holds a task: it had a scene when it was parked, or its scene is known to have existed, or to stand where it cannot be read. What
-//! lets it go on: its scene is in force when it is looked at next, within [`LONGEST_LOOK`] as a rule. What ends it: its own deadline, or
+//! lets it go on: its scene is in force when it is looked at next, within half a minute as a rule. What ends it: its own deadline, or
 //! [`Engine::hold`] after it was held first. What holding never does: use an attempt, or keep a task in memory.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Engine;
+use super::looks::Looks;
 use crate::agenda::Item;
 use crate::entry::{Alert, SCENE_UNKNOWN, Transition};
 use crate::lane::Source;
@@ -24,11 +24,8 @@ use crate::wait::Cause;
 /// The tasks that are held, of one scene.
 #[derive(Debug)]
 pub(super) struct Missed {
-    /// How many are looked at next in each [`SLOT`]. A task is in one of them: when its time has come, it is looked at and goes to another
-    /// one, here or where its shard is by then.
-    slots: BTreeMap<u64, u32>,
-    /// The time of the last look that was given to one: the next one is a little later where many are held.
-    expected: Timestamp,
+    /// When they are looked at.
+    looks: Looks,
     /// One of the tasks.
     example: Arc<str>,
     /// When people are told next.
@@ -49,21 +46,6 @@ pub struct MissingScene {
 /// How long a task is held at most where nothing is said of that: long enough for a weekend, and somebody who comes back from it.
 pub const UNKNOWN_SCENE_HOLD: Duration = Duration::from_hours(7 * 24);
 
-/// Time to the first look at a task that is held: a scene that was taken away by mistake is back within minutes, or not soon.
-const SHORTEST_LOOK: Duration = Duration::from_secs(5);
-
-/// Longest time to the next look, unless very many are held.
-const LONGEST_LOOK: Duration = Duration::from_secs(30);
-
-/// Looks are this far apart where many tasks of a scene are held: 2,000 a second cost a worker a few percent, and the other scenes nothing.
-const APART: Duration = Duration::from_micros(500);
-
-/// What the looks are counted by, in milliseconds.
-const SLOT: u64 = 5_000;
-
-/// How many slots after its own a look may be late.
-const LATE: u64 = 2;
-
 /// How long tasks are counted before people are told the first time.
 const COUNTED: Duration = Duration::from_secs(1);
 
@@ -83,7 +65,7 @@ impl Engine {
         let missed = self.missed.iter();
         let missed = missed.map(|(scene, missed)| MissingScene {
             scene: Arc::clone(scene),
-            tasks: missed.count(self.latest),
+            tasks: missed.looks.count(self.latest),
             example: Arc::clone(&missed.example),
         });
         missed.filter(|missing| missing.tasks > 0)
@@ -115,9 +97,12 @@ impl Engine {
         if self.is_full() {
             return self.wait_for_room(item);
         }
-        // Longer and longer: whoever took it away by mistake notices soon.
-        let look = (now.wall.since(since) / 2).clamp(SHORTEST_LOOK, LONGEST_LOOK);
-        let due = self.expected(now, &item, look).min(last);
+        let look = Looks::after(since, now.wall);
+        let missed = self.missed.get(missing_name(&item));
+        let due = missed.map_or(now.wall + look, |missed| {
+            missed.looks.next(now.wall, look, Duration::MAX)
+        });
+        let due = due.min(last);
         let due = deadline.map_or(due, |deadline| due.min(deadline + LEAST_WAIT));
         let due = due.max(now.wall + LEAST_WAIT).ceil_to_millis();
         self.count_missed(now, &item, due);
@@ -148,25 +133,12 @@ impl Engine {
         matches!(item.lane.source, Source::Tier(_)) || self.scenes.is_missing(&item.task.scene)
     }
 
-    /// When a task is looked at again, after `look` or a little later.
-    fn expected(&self, now: Now, item: &Item, look: Duration) -> Timestamp {
-        let soonest = now.wall + look;
-        let missed = self.missed.get(missing_name(item));
-        missed.map_or(soonest, |missed| {
-            // What was given long ago, or by a clock that was ahead, says nothing.
-            let next = missed.expected + APART;
-            let many = u32::try_from(missed.total()).unwrap_or(u32::MAX);
-            soonest.max(next.min(soonest + APART.saturating_mul(many)))
-        })
-    }
-
     /// A task is held until `due`.
     fn count_missed(&mut self, now: Now, item: &Item, due: Timestamp) {
         let name = missing_name(item);
         if !self.missed.contains_key(name) {
             let missed = Missed {
-                slots: BTreeMap::new(),
-                expected: due,
+                looks: Looks::default(),
                 example: Arc::clone(&item.task.id),
                 alert_at: now.wall + COUNTED,
             };
@@ -175,16 +147,14 @@ impl Engine {
         let Some(missed) = self.missed.get_mut(name) else {
             unreachable!("just put there");
         };
-        missed.expected = due;
-        *missed.slots.entry(slot(due)).or_default() += 1;
-        missed.forget_before(now.wall);
+        missed.looks.add(now.wall, due);
         if now.wall >= missed.alert_at {
             missed.alert_at = now.wall + REMINDER;
             self.alerts.say(Some(Alert {
                 rule: SCENE_UNKNOWN,
                 scene: Arc::from(name),
                 at: now.wall,
-                count: missed.count(now.wall),
+                count: missed.looks.count(now.wall),
                 example: Arc::clone(&item.task.id),
                 reason: Reason::UnknownScene.word(),
                 target: None,
@@ -213,31 +183,6 @@ impl Engine {
     }
 }
 
-// === impl Missed ===
-
-impl Missed {
-    /// How many are held, as far as is known.
-    fn count(&self, now: Timestamp) -> u32 {
-        let first = slot(now).saturating_sub(LATE);
-        self.slots.range(first..).map(|(_, count)| count).sum()
-    }
-
-    /// How many looks are counted.
-    fn total(&self) -> u64 {
-        self.slots.values().map(|count| u64::from(*count)).sum()
-    }
-
-    /// Looks whose time is long over have been.
-    fn forget_before(&mut self, now: Timestamp) {
-        let first = slot(now).saturating_sub(LATE);
-        while let Some(entry) = self.slots.first_entry()
-            && *entry.key() < first
-        {
-            entry.remove();
-        }
-    }
-}
-
 /// What people know the scene by that a task waits for.
 fn missing_name(item: &Item) -> &str {
     if item.task.scene.is_empty() {
@@ -245,9 +190,4 @@ fn missing_name(item: &Item) -> &str {
     } else {
         &item.task.scene
     }
-}
-
-/// The slot of a look.
-fn slot(due: Timestamp) -> u64 {
-    due.as_millis() / SLOT
 }

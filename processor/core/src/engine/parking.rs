@@ -96,7 +96,10 @@ impl Engine {
     ) {
         let (closing, shard) = (self.closing(&item), to.unwrap_or(item.lane.shard));
         let mut task = Arc::unwrap_or_clone(item.task);
-        if task.held_since.is_some() && self.scenes.find(&task.scene).is_some() {
+        if task.held_since.is_some()
+            && self.scenes.find(&task.scene).is_some()
+            && !self.is_on_hold(now, &task)
+        {
             task.held_since = None;
         }
         // One that moves may be due already, to the microsecond; headers hold milliseconds.

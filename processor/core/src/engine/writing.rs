@@ -213,12 +213,13 @@ impl Engine {
         self.alerts.returned(alerts);
         for (shard, key) in changes {
             match key {
+                StateKey::Hold(name) => self.hold_unwritten(shard, name),
                 StateKey::Order(key) => {
                     if let Some(order) = self.orders.get(shard) {
                         order.write_again(key);
                     }
                 }
-                StateKey::Taken { .. } | StateKey::Step(_) => self.control_unwritten(shard, key),
+                StateKey::Taken { .. } | StateKey::Step(_) => self.control_unwritten(shard, &key),
             }
         }
         for (settlement, fate) in settlements {
@@ -354,6 +355,11 @@ impl Engine {
         None
     }
 
+    /// Whether the order topic takes records.
+    pub(super) fn may_be_told(&self) -> bool {
+        !self.writing.writable.closed.contains(Sink::Order)
+    }
+
     /// Whether what has changed of the order of keys goes with the batch that is handed over: if the order topic takes records, or did when
     /// the batch was begun, since what was settled then must not be written without it.
     pub(super) fn may_change_order(&mut self) -> bool {
@@ -452,6 +458,8 @@ impl Engine {
             | Entry::Alert(_)
             | Entry::Control { .. } => None,
         });
+        // A hold is none.
+        let command = command.filter(|_| !applied.is_empty());
         let mut entries = match sink {
             Sink::Tiers => died(now, refused, failure),
             Sink::Callbacks

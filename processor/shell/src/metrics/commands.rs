@@ -23,6 +23,27 @@ pub(crate) struct CommandMetrics {
     pub(super) steps: Gauge,
 }
 
+/// What people hold.
+pub(crate) struct HoldMetrics {
+    /// Holds in force.
+    pub(crate) in_force: Gauge,
+    /// Due tasks that are on hold.
+    pub(super) tasks: Gauge,
+}
+
+// === impl HoldMetrics ===
+
+impl HoldMetrics {
+    /// Registers them.
+    pub(super) fn register(r: &mut Registry) -> Self {
+        let help = "Due tasks on hold, as far as they were looked at of late";
+        Self {
+            in_force: gauge(r, "holds", "Holds in force"),
+            tasks: gauge(r, "held_tasks", help),
+        }
+    }
+}
+
 // === impl CommandMetrics ===
 
 impl CommandMetrics {

@@ -21,6 +21,8 @@ pub(crate) struct Load {
     pub(crate) keys: usize,
     /// Steps of commands under way.
     pub(crate) steps: usize,
+    /// Due tasks that are on hold.
+    pub(crate) on_hold: usize,
 }
 
 /// A worker's part in the gauges of its process; it is taken out again when this is dropped.
@@ -62,6 +64,7 @@ impl Share {
             (&metrics.owned_shards, load.shards, self.load.shards),
             (&metrics.ordered_keys, load.keys, self.load.keys),
             (&metrics.commands.steps, load.steps, self.load.steps),
+            (&metrics.holds.tasks, load.on_hold, self.load.on_hold),
         ] {
             gauge.inc_by(now as i64 - before as i64);
         }

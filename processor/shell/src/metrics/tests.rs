@@ -439,6 +439,7 @@ fn gauges_are_the_sum_of_the_workers_that_are_left() {
         shards: 3,
         keys: 5,
         steps: 1,
+        on_hold: 1,
     };
     let mut one = Share::new(Arc::clone(&metrics));
     let mut other = Share::new(Arc::clone(&metrics));

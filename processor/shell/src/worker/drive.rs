@@ -39,8 +39,8 @@ use tokio::runtime::Handle;
 use retide_connectors::Target;
 use retide_core::completions::Binding;
 use retide_core::{
-    Action, Engine, Input, Kind as TaskKind, LaneId, Now, Scenes, Settlement, Timestamp, Writable,
-    breaker,
+    Action, Engine, Holds, Input, Kind as TaskKind, LaneId, Now, Scenes, Settlement, Timestamp,
+    Writable, breaker,
 };
 use retide_kafka::topics::Topics;
 
@@ -73,6 +73,8 @@ pub struct Rules {
     pub scenes: Scenes,
     /// Where the tasks of each kind go that name a scene.
     pub routes: Routes,
+    /// The tasks that people do not want started.
+    pub holds: Holds,
 }
 
 /// The target of each scene and kind of task that is called.
@@ -498,8 +500,10 @@ impl<L: Ledger> State<L> {
 
     /// Other rules are in force.
     fn change(&mut self, rules: Rules) {
-        let scenes = rules.scenes.clone();
+        let (scenes, holds) = (rules.scenes.clone(), rules.holds.clone());
         self.rules = rules;
+        // Before anything of the new rules can start.
+        self.step(Input::Holds(holds));
         self.counters = self.parts.metrics.put_in_force(&scenes);
         self.parts.heartbeat.ruled();
         RulesChanged {

@@ -17,6 +17,7 @@ use retide_core::{Alert, Entry, State};
 use retide_kafka::record::Parts;
 use retide_kafka::topics::Topics;
 
+use crate::holds::{self, HELD};
 use crate::worker::order::{STEP, TAKEN};
 use crate::worker::progress;
 use crate::writable::Writability;
@@ -165,6 +166,14 @@ impl Encoder {
                 progress.as_ref().map(|progress| {
                     value.clear();
                     progress::encode(progress, &self.topics, value);
+                    &value[..]
+                })
+            }
+            State::Hold { name, standing } => {
+                let _ = write!(key, "{HELD}{name}");
+                standing.as_ref().map(|standing| {
+                    value.clear();
+                    holds::encode(standing, value);
                     &value[..]
                 })
             }

@@ -5,6 +5,7 @@
 //! | a fingerprint | which tasks of a key are outstanding |
 //! | `taken/TOPIC/CHUNK` | which parked records were taken: the binding of the partition, and the marks |
 //! | `step/MILLIS/PARTITION/OFFSET` | how far the step of a command is, in JSON |
+//! | `held/NAME` | how a hold stands, in JSON |
 //! | `suspect/…` | records at which processes have died |
 //!
 //! Not writing it, which is the ledger's. Invariants: everything that was written in a transaction whose offsets are committed is read; a
@@ -16,6 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -35,6 +37,7 @@ use retide_kafka::scan::{self, CALL, Scanned};
 use retide_kafka::topics::Topics;
 
 use crate::event::{OrderRead, OrderUnreadable, StateUnreadable};
+use crate::holds;
 use crate::metrics::Metrics;
 use crate::suspects::Suspects;
 use crate::worker::binding::Bindings;
@@ -77,6 +80,8 @@ pub struct Written {
     pub(crate) taken: BTreeMap<retide_core::Source, Taken>,
     /// How far the steps of commands are.
     pub(crate) steps: BTreeMap<Place, Progress>,
+    /// The holds that are written down.
+    pub(crate) holds: BTreeSet<Arc<str>>,
 }
 
 /// Who reads, and the shards that can be read, each with its first offset.
@@ -261,6 +266,13 @@ impl Source<'_> {
                 return Some(false);
             };
             written.steps.insert(place, progress);
+            return Some(true);
+        }
+        if let Some(name) = holds::name_of(key) {
+            match value {
+                Some(_) => drop(written.holds.insert(name.into())),
+                None => drop(written.holds.remove(name)),
+            }
             return Some(true);
         }
         let at = key.strip_prefix(TAKEN.as_bytes())?;

@@ -19,7 +19,7 @@ use crate::cli::output::{Exit, Failed};
 /// Which tasks: those that fit every option, each by one of its values.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Which tasks (each option by one of its values)")]
-pub(super) struct Select {
+pub(in crate::cli) struct Select {
     /// Of these identities; may be repeated
     #[arg(long = "id", value_name = "ID")]
     ids: Vec<String>,
@@ -65,7 +65,7 @@ const MOST: u64 = 256 << 20;
 
 impl Select {
     /// The selectors that these options make, in JSON: more than one for more identities than a command may name.
-    pub(super) fn parts(&self) -> Result<Vec<Value>, Failed> {
+    pub(in crate::cli) fn parts(&self) -> Result<Vec<Value>, Failed> {
         let mut ids = self.ids.clone();
         if let Some(file) = &self.id_file {
             let read = lines(file)?;
@@ -115,7 +115,7 @@ impl Select {
     }
 
     /// The selectors of these options.
-    pub(super) fn selectors(&self) -> Result<Vec<Selector>, Failed> {
+    pub(in crate::cli) fn selectors(&self) -> Result<Vec<Selector>, Failed> {
         let now = clock::timestamp();
         let parts = self.parts()?;
         let selectors = parts.iter().map(|part| {

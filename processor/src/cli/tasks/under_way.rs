@@ -207,7 +207,7 @@ pub(super) fn show(config: &Config, options: &Ls, output: Output) -> Result<(), 
 }
 
 /// Counts the tasks that a command is about, and shows a few.
-pub(super) fn dry_run(
+pub(in crate::cli) fn dry_run(
     config: &Config,
     command: &'static str,
     selectors: &[Selector],

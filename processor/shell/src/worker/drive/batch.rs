@@ -131,6 +131,7 @@ impl<L: Ledger> State<L> {
         self.touched
             || !self.settled.is_empty()
             || self.parts.engine.has_unsaved()
+            || self.parts.engine.has_untold_holds()
             || self.parts.engine.wants_fence()
     }
 

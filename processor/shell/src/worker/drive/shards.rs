@@ -103,7 +103,10 @@ impl<L: Ledger> State<L> {
             order,
             taken,
             steps,
+            holds,
         } = written;
+        let names = holds.into_iter().collect();
+        self.step(Input::HoldsKnown { shard, names });
         self.step(Input::Known {
             shard,
             taken: taken.into_iter().collect(),

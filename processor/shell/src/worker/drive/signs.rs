@@ -43,6 +43,7 @@ impl<L: Ledger> State<L> {
             shards: self.shards.len(),
             keys: engine.keys(),
             steps: engine.steps(),
+            on_hold: engine.held().values().map(|held| *held as usize).sum(),
         });
         let missing = engine.missing().map(|missing| Trouble {
             kind: Kind::SceneUnknown,

@@ -1,0 +1,194 @@
+//! Holds as they are written: records of the scenes topic whose keys begin with [`PREFIX`].
+//!
+//! ```text
+//! hold/payment  {"select":{"scene":"payment"},"by":"ann","reason":"the bank is down","for":"2h"}
+//! ```
+//!
+//! A record without a value ends a hold. Invariant: what is read is bounded, ends by itself, and means no more tasks than it says.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+use retide_core::hold::{Hold, LASTS, LONGEST, MAX_NAME, Revision};
+use retide_core::{Timestamp, span};
+
+use super::select::select;
+use super::written::SelectWire;
+use super::{
+    MAX_REFUSAL, MAX_REQUEST, Writer, clipped, duration, instant, line, needed, object, shortened,
+};
+use crate::json::{Broken, Object, utf8};
+
+/// What the keys of holds begin with. No name of a scene has a slash in it.
+pub const PREFIX: &str = "hold/";
+
+/// The keys of a hold.
+const KEYS: [&str; 5] = ["select", "by", "reason", "until", "for"];
+
+/// The name of the hold that a key of the scenes topic is of, or none if it is that of a scene.
+pub fn name_of(key: &[u8]) -> Option<&[u8]> {
+    key.strip_prefix(PREFIX.as_bytes())
+}
+
+/// Whether a hold may be called so: letters, digits, and `._:@-`.
+pub fn is_name(name: &str) -> bool {
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@-".contains(&byte);
+    (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(is_letter)
+}
+
+/// Reads the hold of this name, whose record was appended at `at` and stands at `revision`.
+///
+/// # Errors
+/// If it cannot be read, or is beyond its bounds.
+pub fn decode(
+    name: &[u8],
+    value: &[u8],
+    at: Timestamp,
+    revision: Revision,
+) -> Result<Hold, Box<str>> {
+    read(name, value, at, revision).map_err(|Broken(why)| clipped(&why, MAX_REFUSAL).into())
+}
+
+/// Writes a hold; the value of its record.
+pub fn encode(hold: &Hold) -> Bytes {
+    let mut keys = Map::new();
+    let mut put = |key: &str, value: Value| keys.insert(key.to_owned(), value);
+    put("select", select_value(hold));
+    for (key, text) in [("by", &hold.by), ("reason", &hold.reason)] {
+        if !text.is_empty() {
+            put(key, Value::from(&**text));
+        }
+    }
+    put("until", hold.until.as_millis().into());
+    Value::Object(keys).to_string().into()
+}
+
+/// The selector of a hold, in JSON.
+pub fn select_value(hold: &Hold) -> Value {
+    let wire = SelectWire::of(hold.selector.parts());
+    serde_json::to_value(&wire).unwrap_or_else(|error| unreachable!("texts and numbers: {error}"))
+}
+
+/// As [`decode`], with what is wrong at its full length.
+fn read(name: &[u8], value: &[u8], at: Timestamp, revision: Revision) -> Result<Hold, Broken> {
+    let named = str::from_utf8(name).ok().filter(|name| is_name(name));
+    let Some(name) = named else {
+        let name = shortened(&name.escape_ascii().to_string());
+        return Err(Broken(format!(
+            "{name} is no name of a hold: 1 to {MAX_NAME} letters, digits and ._:@- expected"
+        )));
+    };
+    if value.len() > MAX_REQUEST {
+        return Err(Broken(format!(
+            "the hold has {} bytes; it may have {MAX_REQUEST}",
+            value.len()
+        )));
+    }
+    let members = object(utf8(value)?, "hold")?;
+    let members = Object::try_new("", members, &KEYS)?;
+    let selector = needed(&members, "select", "an object that says which tasks")?;
+    let selector = object(selector.get(), "select")?;
+    Ok(Hold {
+        name: name.into(),
+        revision,
+        selector: select(selector, at, Writer::Person)?,
+        by: line(&members, "by")?,
+        reason: line(&members, "reason")?,
+        since: at,
+        until: until(&members, at)?,
+    })
+}
+
+/// When a hold that began at `at` ends by itself.
+fn until(members: &Object<'_>, at: Timestamp) -> Result<Timestamp, Broken> {
+    let until = match (members.get("until"), members.get("for")) {
+        (Some(_), Some(_)) => {
+            return Err(Broken(
+                "both until and for are said; one of them is expected".to_owned(),
+            ));
+        }
+        (None, None) => at + LASTS,
+        (None, Some(raw)) => at + duration("for", raw)?,
+        (Some(raw), None) => Timestamp::from_millis(instant("until", raw)?),
+    };
+    let until = until.ceil_to_millis();
+    // A clock that is a little ahead of the broker's takes nothing away.
+    if until > at + LONGEST + SLACK {
+        let most = span::human(LONGEST.as_millis() as u64);
+        return Err(Broken(format!(
+            "a hold lasts for {most} at most; name an earlier end, and hold again by then"
+        )));
+    }
+    Ok(until)
+}
+
+/// How much later than the longest time an end may be that was counted by another clock.
+const SLACK: Duration = Duration::from_hours(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// When the records of these tests were appended.
+    const AT: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+    fn read(name: &str, value: &str) -> Result<Hold, Box<str>> {
+        decode(name.as_bytes(), value.as_bytes(), AT, Revision::default())
+    }
+
+    #[test]
+    fn a_hold_lasts_as_long_as_it_says_or_a_day() {
+        let until = |value: &str| read("h", value).map(|hold| hold.until);
+        let select = r#""select":{"scene":"pay"}"#;
+
+        assert_eq!(until(&format!("{{{select}}}")), Ok(AT + LASTS));
+        let hour = Duration::from_hours(1);
+        assert_eq!(until(&format!(r#"{{{select},"for":"1h"}}"#)), Ok(AT + hour));
+        assert_eq!(
+            until(&format!(r#"{{{select},"until":"2023-11-14T23:13:20Z"}}"#)),
+            Ok(AT + hour)
+        );
+        for wrong in [
+            r#""for":"31d""#,
+            r#""for":"1h","until":1"#,
+            r#""until":"never""#,
+        ] {
+            assert!(until(&format!("{{{select},{wrong}}}")).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_hold_that_means_nothing_or_cannot_be_read_is_refused() {
+        for value in [
+            "",
+            "x",
+            "[]",
+            "{}",
+            r#"{"select":{}}"#,
+            r#"{"select":{"scene":""}}"#,
+            r#"{"select":{"scene":"a"},"unti":"1h"}"#,
+            "{\"select\":{\"scene\":\"a\"}",
+        ] {
+            assert!(read("h", value).is_err(), "{value}");
+        }
+        let good = r#"{"select":{"scene":"a"}}"#;
+        for name in ["", "a/b", "a b", &"x".repeat(MAX_NAME + 1)] {
+            assert!(read(name, good).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let hold = read(
+            "bank@night",
+            r#"{"select":{"target":"bank.example","header":{"tenant":"7"}},"by":"ann","reason":"it is down","for":"2h"}"#,
+        )
+        .unwrap();
+
+        let again = decode(b"bank@night", &encode(&hold), AT, hold.revision);
+
+        assert_eq!(again, Ok(hold));
+    }
+}

@@ -1,0 +1,290 @@
+//! The engine's part in holds: who is held, for how long it is parked, and what is written down of that.
+//!
+//! What holds a task: a hold in force fits it when it is to start. What lets it go on: none does when it is looked at next, within a minute
+//! of the end of the hold. What ends it meanwhile: its deadline, or a command. What holding never does: use an attempt, take a permit, or
+//! keep a task in memory. Invariant: from the step that takes a hold in on, no attempt starts of what it fits.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Engine;
+use super::looks::Looks;
+use crate::agenda::Item;
+use crate::entry::{Entry, Transition};
+use crate::hold::{Hold, HoldId, Holds, Standing};
+use crate::planted::Bug;
+use crate::scene::Scene;
+use crate::state::State;
+use crate::step::{Action, Now};
+use crate::task::Task;
+use crate::time::Timestamp;
+use crate::verdict::{self, LEAST_WAIT};
+use crate::wait::Cause;
+
+/// The holds in force, and what is known of the tasks that they hold.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// The holds.
+    holds: Holds,
+    /// The tasks that they hold in each shard.
+    waiting: BTreeMap<(i32, HoldId), Looks>,
+    /// What is written down of each hold in each shard, as far as this worker has handed it out.
+    told: BTreeMap<(i32, HoldId), Standing>,
+    /// What is to be written down.
+    changed: BTreeSet<(i32, HoldId)>,
+    /// The names of the holds that are in force or written down.
+    names: BTreeMap<HoldId, Arc<str>>,
+    /// When the first hold ends by itself.
+    ends_at: Option<Timestamp>,
+    /// When counts are looked at next, in steady time.
+    count_at: Duration,
+}
+
+/// Looks at tasks that are held are spread by so much at most, so that all are back within a minute, however many they are.
+const SPREAD: Duration = Duration::from_secs(20);
+
+/// Time between two looks at how many tasks are held: what people read of it is a few seconds old.
+const COUNT: Duration = Duration::from_secs(3);
+
+/// What stands before the name of a hold in an event, in the place of the command that it follows from.
+pub(super) const PREFIX: &str = "hold/";
+
+impl Engine {
+    /// Other holds are in force.
+    pub(super) fn follow_holds(&mut self, now: Now, mut holds: Holds) {
+        holds.take_ended(now.wall);
+        self.held.ends_at = holds.next_end();
+        let before = mem::replace(&mut self.held.holds, holds);
+        let mut changed: Vec<HoldId> = Vec::new();
+        for hold in self.held.holds.iter() {
+            let known = before.get(&hold.name);
+            if known.is_none_or(|known| known.revision != hold.revision) {
+                changed.push(hold.id());
+                let name = Arc::clone(&hold.name);
+                self.held.names.insert(hold.id(), name);
+            }
+        }
+        for hold in before.iter() {
+            if self.held.holds.get(&hold.name).is_none() {
+                changed.push(hold.id());
+            }
+        }
+        self.tell_all(&changed);
+        self.ask_all_at(now.wall);
+    }
+
+    /// A shard is ours, of which former owners have written down these holds.
+    pub(super) fn know_holds(&mut self, shard: i32, names: Vec<Arc<str>>) {
+        for name in names {
+            let id = HoldId::of(&name);
+            self.held.changed.insert((shard, id));
+            self.held.names.insert(id, name);
+        }
+    }
+
+    /// A shard is ours: that this worker knows the holds is written down.
+    pub(super) fn begin_holds(&mut self, shard: i32) {
+        if self.bug.is(Bug::HoldForgotten) {
+            self.held.holds.clear();
+        }
+        let ids = self.held.holds.iter().map(|hold| (shard, hold.id()));
+        self.held.changed.extend(ids);
+    }
+
+    /// Ends the holds whose time is over, and sees how many tasks the others hold.
+    pub(super) fn turn_holds(&mut self, now: Now) {
+        if self.held.holds.is_empty() {
+            return;
+        }
+        if self.held.ends_at.is_some_and(|end| end <= now.wall) {
+            let ended = self.held.holds.take_ended(now.wall);
+            self.held.ends_at = self.held.holds.next_end();
+            let ended: Vec<HoldId> = ended.iter().map(|name| HoldId::of(name)).collect();
+            self.tell_all(&ended);
+        }
+        if now.steady >= self.held.count_at {
+            self.held.count_at = now.steady + COUNT;
+            let Held {
+                waiting,
+                told,
+                changed,
+                ..
+            } = &mut self.held;
+            for (at, looks) in waiting {
+                let count = looks.count(now.wall);
+                if told.get(at).is_some_and(|told| told.waiting != count) {
+                    changed.insert(*at);
+                }
+            }
+        }
+    }
+
+    /// When holds are to be looked at next without anything else happening.
+    pub(super) fn next_hold(&self) -> Option<Timestamp> {
+        let counts = (!self.held.waiting.is_empty() && !self.held.holds.is_empty())
+            .then(|| self.latest + self.held.count_at.saturating_sub(self.steady));
+        self.held.ends_at.into_iter().chain(counts).min()
+    }
+
+    /// The hold of a task that is to start, if there is one.
+    pub(super) fn hold_of(&self, now: Now, scene: &Scene, task: &Task) -> Option<Arc<Hold>> {
+        if self.held.holds.is_empty() {
+            return None;
+        }
+        self.held.holds.find(now.wall, task, scene).map(Arc::clone)
+    }
+
+    /// Whether a task is held, whose scene has these rules.
+    pub(super) fn is_on_hold(&self, now: Now, task: &Task) -> bool {
+        let scene = self.scenes.find(&task.scene);
+        scene.is_some_and(|scene| self.hold_of(now, scene, task).is_some())
+    }
+
+    /// Parks a task that is held until it is looked at again; there is room for that.
+    pub(super) fn hold_back(
+        &mut self,
+        now: Now,
+        item: Item,
+        hold: &Hold,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(mut item) = self.if_settled(item) else {
+            return;
+        };
+        let since = item.task.held_since;
+        let look = Looks::after(since.unwrap_or(now.wall), now.wall);
+        let at = (item.lane.shard, hold.id());
+        let looks = self.held.waiting.entry(at).or_default();
+        let due = looks.next(now.wall, look, SPREAD);
+        let deadline = self.scenes.find(&item.task.scene);
+        let deadline = deadline.and_then(|scene| verdict::deadline(scene, &item.task));
+        // It ends at its deadline, and goes on when the hold ends by itself.
+        let due = deadline.map_or(due, |deadline| due.min(deadline + LEAST_WAIT));
+        let due = due.min(hold.until).max(now.wall + LEAST_WAIT);
+        let due = due.ceil_to_millis();
+        let due = if self.bug.is(Bug::HeldTooLong) {
+            due + Duration::from_mins(10)
+        } else {
+            due
+        };
+        looks.add(now.wall, due);
+        let deferral = self.deferral(now, &item, due, Cause::Hold);
+        // That is told once.
+        let told = since.is_none().then(|| {
+            let transition = Transition::Deferred {
+                due: item.task.due.ceil_to_millis(),
+                until: due,
+            };
+            (transition, Some(self.wait_of(now, &item)))
+        });
+        Arc::make_mut(&mut item.task).held_since = Some(since.unwrap_or(now.wall).min(now.wall));
+        let first = actions.len();
+        self.park(now, item, (None, Some(deferral)), told, actions);
+        for action in &mut actions[first..] {
+            name(action, hold);
+        }
+    }
+
+    /// How many due tasks are held, by the name of the hold.
+    pub fn held(&self) -> BTreeMap<Arc<str>, u32> {
+        let holds = self.held.holds.iter();
+        let mut held: BTreeMap<Arc<str>, u32> =
+            holds.map(|hold| (Arc::clone(&hold.name), 0)).collect();
+        for ((_, id), looks) in &self.held.waiting {
+            let name = self.held.names.get(id);
+            if let Some(count) = name.and_then(|name| held.get_mut(name)) {
+                *count += looks.count(self.latest);
+            }
+        }
+        held
+    }
+
+    /// Whether something is to be written down of holds, although nothing may have been settled.
+    pub fn has_untold_holds(&self) -> bool {
+        !self.held.changed.is_empty() && self.may_be_told()
+    }
+
+    /// Lets the offsets of shards be committed beside what is to be written down of holds: nothing is written that goes with none.
+    pub(super) fn touch_untold_holds(&mut self) {
+        if self.has_untold_holds() {
+            for (shard, _) in &self.held.changed {
+                self.lanes.touch(*shard);
+            }
+        }
+    }
+
+    /// What is to be written down of holds.
+    pub(super) fn hold_changes(&mut self, states: &mut Vec<(i32, State)>) {
+        let now = self.latest;
+        for (shard, id) in mem::take(&mut self.held.changed) {
+            let Some(name) = self.held.names.get(&id).map(Arc::clone) else {
+                continue;
+            };
+            if !self.has(shard) {
+                continue;
+            }
+            let hold = self.held.holds.get(&name);
+            let standing = hold.map(|hold| Standing {
+                revision: hold.revision,
+                waiting: (self.held.waiting.get(&(shard, id))).map_or(0, |looks| looks.count(now)),
+            });
+            if let Some(standing) = standing {
+                self.held.told.insert((shard, id), standing);
+            } else {
+                self.held.told.remove(&(shard, id));
+                self.held.waiting.remove(&(shard, id));
+            }
+            states.push((shard, State::Hold { name, standing }));
+        }
+        // Names that nobody writes down any more.
+        let Held {
+            holds, told, names, ..
+        } = &mut self.held;
+        if names.len() > holds.len() + told.len() {
+            let told: BTreeSet<HoldId> = told.keys().map(|(_, id)| *id).collect();
+            names.retain(|id, name| told.contains(id) || holds.get(name).is_some());
+        }
+    }
+
+    /// What was to be written down of a hold was not.
+    pub(super) fn hold_unwritten(&mut self, shard: i32, name: Arc<str>) {
+        let id = HoldId::of(&name);
+        self.held.names.insert(id, name);
+        self.held.changed.insert((shard, id));
+    }
+
+    /// A shard is given away.
+    pub(super) fn forget_holds(&mut self, shard: i32) {
+        let Held {
+            waiting,
+            told,
+            changed,
+            ..
+        } = &mut self.held;
+        waiting.retain(|(of, _), _| *of != shard);
+        told.retain(|(of, _), _| *of != shard);
+        changed.retain(|(of, _)| *of != shard);
+    }
+
+    /// What is known of these holds is to be written down in each shard.
+    fn tell_all(&mut self, ids: &[HoldId]) {
+        for shard in self.lanes.shards() {
+            let ids = ids.iter().map(|id| (shard, *id));
+            self.held.changed.extend(ids);
+        }
+    }
+}
+
+/// Says in the event of a settlement which hold it follows from.
+fn name(action: &mut Action, hold: &Hold) {
+    let Action::Settle(settlement) = action else {
+        return;
+    };
+    for entry in &mut settlement.entries {
+        if let Entry::Event(event) = entry {
+            event.command = Some(format!("{PREFIX}{}", hold.name).into());
+        }
+    }
+}

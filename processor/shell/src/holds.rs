@@ -1,0 +1,181 @@
+//! How holds stand in each shard: records of the order topic, written by the owners of the shards and read by people's tools.
+//!
+//! ```text
+//! held/payment  {"revision":"3/17","waiting":42}
+//! ```
+//!
+//! Not the holds themselves, which are records of the scenes topic. Invariant: a shard that has written a revision starts nothing that
+//! this hold, or a later one of its name, fits.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use retide_core::Timestamp;
+use retide_core::command::{Invocation, line};
+use retide_core::hold::{MAX_HOLDS, Standing};
+
+use crate::scenes::{Follower, Unreadable};
+use crate::trouble::{Effect, Kind, Trouble};
+
+/// What the keys of these records begin with.
+pub const HELD: &str = "held/";
+
+/// The value of a record.
+#[derive(Serialize, Deserialize)]
+struct Wire {
+    /// Where the hold stands that the shard knows.
+    revision: String,
+    /// How many due tasks it holds there.
+    waiting: u32,
+}
+
+/// How holds stand, as far as it was written.
+#[derive(Debug, Default)]
+pub struct Standings {
+    /// How many shards there are.
+    pub shards: usize,
+    /// How each hold stands in each shard that knows it, by name.
+    pub by_name: BTreeMap<Arc<str>, BTreeMap<i32, Standing>>,
+}
+
+/// How long a hold is in force before people are told that it still is: half a day, and half of what one lasts where nothing is said.
+const LONG: Duration = Duration::from_hours(12);
+
+/// Writes how a hold stands.
+pub(crate) fn encode(standing: &Standing, value: &mut Vec<u8>) {
+    let wire = Wire {
+        revision: standing.revision.to_string(),
+        waiting: standing.waiting,
+    };
+    serde_json::to_writer(value, &wire)
+        .unwrap_or_else(|error| unreachable!("a text and a number in memory: {error}"));
+}
+
+/// Reads how a hold stands; `None` if it is something else.
+fn decode(value: &[u8]) -> Option<Standing> {
+    let wire: Wire = serde_json::from_slice(value).ok()?;
+    Some(Standing {
+        revision: wire.revision.parse().ok()?,
+        waiting: wire.waiting,
+    })
+}
+
+/// The name of the hold that a key of the order topic is of.
+pub(crate) fn name_of(key: &[u8]) -> Option<&str> {
+    str::from_utf8(key.strip_prefix(HELD.as_bytes())?).ok()
+}
+
+/// The troubles of holds, by their kind: those that cannot be read, those that last long, and more than count.
+pub(crate) fn troubles(
+    follower: &Follower,
+    now: Timestamp,
+    retide: &Invocation,
+) -> [(Kind, Vec<Trouble>); 3] {
+    let unreadable = follower.unreadable_holds().iter();
+    let unreadable = unreadable.map(|(name, unreadable)| {
+        let Unreadable {
+            partition,
+            offset,
+            error,
+        } = unreadable;
+        Trouble {
+            kind: Kind::HoldUnreadable,
+            subject: name.clone(),
+            says: format!(
+                "its record at partition {partition}, offset {offset} of the scenes topic cannot be read, what it was before counts on: {error}"
+            ),
+            fix: Some(retide.line(&format!("release {}", line(&[name.as_str()])))),
+            effect: Effect::Limits,
+        }
+    });
+    let on = follower.holds().values().filter(|hold| hold.is_on(now));
+    let lasting = on.clone().filter(|hold| now.since(hold.since) >= LONG);
+    let lasting = lasting.map(|hold| Trouble {
+        kind: Kind::HoldLasting,
+        subject: hold.name.to_string(),
+        says: format!(
+            "its tasks are held since {} hours, by {:?} for {:?}; it ends by itself in {} hours",
+            hours(now.since(hold.since)),
+            hold.by,
+            hold.reason,
+            hours(hold.until.since(now)),
+        ),
+        fix: Some(retide.line(&format!("release {}", hold.name))),
+        effect: Effect::Limits,
+    });
+    let too_many = on.skip(MAX_HOLDS).take(1).map(|first| Trouble {
+        kind: Kind::HoldsTooMany,
+        subject: "holds".to_owned(),
+        says: format!(
+            "there are over {MAX_HOLDS} holds: {} and what comes after it by name does not count",
+            first.name
+        ),
+        fix: Some(retide.line("holds")),
+        effect: Effect::Limits,
+    });
+    [
+        (Kind::HoldUnreadable, unreadable.collect()),
+        (Kind::HoldLasting, lasting.collect()),
+        (Kind::HoldsTooMany, too_many.collect()),
+    ]
+}
+
+/// Whole hours.
+const fn hours(span: Duration) -> u64 {
+    span.as_secs() / 3_600
+}
+
+// === impl Standings ===
+
+impl Standings {
+    /// Takes a record in.
+    pub fn take(&mut self, shard: i32, key: Option<&[u8]>, value: Option<&[u8]>) {
+        let Some(name) = name_of(key.unwrap_or_default()) else {
+            return;
+        };
+        match value.and_then(decode) {
+            Some(standing) => {
+                let by_shard = self.by_name.entry(name.into()).or_default();
+                by_shard.insert(shard, standing);
+            }
+            None => {
+                if let Some(by_shard) = self.by_name.get_mut(name) {
+                    by_shard.remove(&shard);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use retide_core::hold::Revision;
+
+    #[test]
+    fn what_a_shard_has_written_counts_until_it_writes_that_the_hold_is_over() {
+        let standing = Standing {
+            revision: Revision {
+                partition: 3,
+                offset: 17,
+            },
+            waiting: 42,
+        };
+        let mut value = Vec::new();
+        encode(&standing, &mut value);
+        let mut all = Standings::default();
+
+        all.take(0, Some(b"held/night"), Some(&value));
+        all.take(1, Some(b"held/night"), Some(&value));
+        all.take(1, Some(b"held/night"), None);
+        all.take(0, Some(b"step/1/2/3"), Some(&value));
+
+        assert_eq!(value, br#"{"revision":"3/17","waiting":42}"#);
+        let night = BTreeMap::from([(0, standing)]);
+        assert_eq!(all.by_name, BTreeMap::from([("night".into(), night)]));
+    }
+}

@@ -1,0 +1,603 @@
+//! `retide hold`, `release` and `holds`: tasks that are not started until somebody lets them go.
+//!
+//! What is written is a record of the scenes topic, which any producer may write. Invariant: nothing is written before it was read as
+//! workers read it, and somebody has said yes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::env;
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use clap::Args;
+use rdkafka::message::{BorrowedMessage, Message};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use retide_avro::control::hold;
+use retide_config::Config;
+use retide_core::hold::{Hold, HoldId, MAX_HOLDS, Revision};
+use retide_core::{Timestamp, span};
+use retide_history::timeline;
+use retide_kafka::client::client_config;
+use retide_kafka::cluster::User;
+use retide_kafka::follow;
+use retide_kafka::publish::Publisher;
+use retide_kafka::record::{OutHeaders, OutRecord};
+use retide_kafka::topics::Topics;
+use retide_shell::clock;
+use retide_shell::holds::Standings;
+use retide_shell::scenes::{self, Follower, Unreadable};
+
+use crate::cli::output::{Exit, Failed, Output, Row, print, say};
+use crate::cli::reach::{failed, reach};
+use crate::cli::suggest;
+use crate::cli::tasks::selector::Select;
+use crate::cli::tasks::under_way;
+
+/// What `hold` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  retide hold --scene payment --reason 'the bank is down' --for 2h
+  retide hold --target shop.example --dry-run
+  retide hold --header tenant=7 --name tenant-7 --yes
+
+What is held is not started, uses no attempt, and keeps its deadline; calls in
+flight come back. The same tasks are held once: a second `hold` of them is for
+the first one's place. Exit code 6: not all shards know it yet; it counts for
+each of them as soon as it does.")]
+pub(super) struct Options {
+    /// Which tasks.
+    #[command(flatten)]
+    select: Select,
+    /// What the hold is called: 1 to 100 letters, digits and ._:@- [default: made of what it holds]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// When it ends by itself: RFC 3339, or milliseconds since the epoch [default: in 24h]
+    #[arg(long, value_name = "TIME", conflicts_with = "lasts")]
+    until: Option<String>,
+    /// When it ends by itself, counted from now, such as 2h; at most 30d
+    #[arg(long = "for", value_name = "DURATION", value_parser = span::parse)]
+    lasts: Option<Duration>,
+    /// What all of them take.
+    #[command(flatten)]
+    acting: Acting,
+}
+
+/// What `release` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  retide release scene-payment
+  retide release --scene payment --reason 'the bank is back'
+  retide release --all --dry-run
+
+Options that name tasks mean the hold of exactly those. Tasks are back within a
+minute. Exit code 3: there is no such hold.")]
+pub(super) struct Release {
+    /// The holds, by name
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// All holds
+    #[arg(long, conflicts_with = "names")]
+    all: bool,
+    /// Which tasks.
+    #[command(flatten)]
+    select: Select,
+    /// What all of them take.
+    #[command(flatten)]
+    acting: Acting,
+}
+
+/// What both take.
+#[derive(Debug, Args)]
+struct Acting {
+    /// Why
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Who wants it [default: $USER]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+    /// Only say what it would be about
+    #[arg(long)]
+    dry_run: bool,
+    /// How long it is waited for that all shards know
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = span::parse)]
+    wait: Duration,
+    /// Do not wait for that
+    #[arg(long, conflicts_with = "wait")]
+    no_wait: bool,
+}
+
+/// A hold, as it is printed.
+#[derive(Debug, Serialize)]
+struct Line {
+    /// Its name.
+    name: String,
+    /// How it stands: `held`, `released`, `ended` by itself, or `unreadable`.
+    state: &'static str,
+    /// Which tasks.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    select: Value,
+    /// Who wanted it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    by: String,
+    /// Why.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    reason: String,
+    /// Since when, in ms since the epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<u64>,
+    /// When it ends by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<u64>,
+    /// How many shards there are.
+    shards: usize,
+    /// How many of them know it, or that it is released.
+    confirmed: usize,
+    /// How many due tasks it holds, as far as shards have seen them in the last seconds.
+    waiting: u64,
+    /// What is wrong with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// The holds, and how they stand.
+struct Board<'a> {
+    /// The configuration.
+    config: &'a Config,
+    /// The topics.
+    topics: Topics,
+    /// The holds by name.
+    holds: BTreeMap<String, Arc<Hold>>,
+    /// Those that cannot be read.
+    unreadable: BTreeMap<String, Unreadable>,
+    /// What shards have written of them.
+    standings: Standings,
+    /// Reads on what they write; nobody does where that is refused.
+    follower: Option<follow::Follower>,
+    /// Set by a signal.
+    stop: Arc<AtomicBool>,
+}
+
+/// Longest time for reading what shards have written.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Longest name that is made of what a hold holds; others are numbers.
+const LONGEST_MADE: usize = 64;
+
+// === impl Line ===
+
+impl Row for Line {
+    const HEADINGS: &'static [&'static str] = &[
+        "hold", "state", "tasks", "waiting", "shards", "until", "by", "reason",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let until = self.until.map(Timestamp::from_millis);
+        vec![
+            self.name.clone(),
+            self.state.to_owned(),
+            match &self.error {
+                Some(error) => error.clone(),
+                None => self.select.to_string(),
+            },
+            self.waiting.to_string(),
+            format!("{} of {}", self.confirmed, self.shards),
+            until.map(timeline::clock).unwrap_or_default(),
+            self.by.clone(),
+            self.reason.clone(),
+        ]
+    }
+}
+
+// === impl Board ===
+
+impl<'a> Board<'a> {
+    /// Reads the holds, and how they stand.
+    fn open(config: &'a Config, user: User) -> Result<Self, Failed> {
+        let topics = Topics::new(&config.topics.prefix, &config.topics.tiers);
+        reach(config, user, &[&topics.scenes])?;
+        let client = client_config(config.kafka.consumer());
+        let group = &config.processor.group;
+        let scenes = Follower::start(&client, &topics.scenes, group).map_err(|error| {
+            if let scenes::Error::Kafka { topic, source } = &error {
+                return failed(config, user, &format!("read {topic}"), source);
+            }
+            error.into()
+        })?;
+        let mut standings = Standings::default();
+        let deadline = Instant::now() + PATIENCE;
+        let take = |message: &BorrowedMessage<'_>| {
+            standings.take(message.partition(), message.key(), message.payload());
+        };
+        let follower = follow::Follower::start(&client, (&topics.order, group), deadline, take)
+            .inspect_err(|error| {
+                let topic = &topics.order;
+                say(&format!(
+                    "note: how shards stand is not known, since {topic} cannot be read: {error}"
+                ));
+            })
+            .ok();
+        standings.shards = follower.as_ref().map_or(0, follow::Follower::partitions);
+        let stop = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM] {
+            signal_hook::flag::register(signal, Arc::clone(&stop))?;
+        }
+        Ok(Self {
+            config,
+            holds: scenes.holds().clone(),
+            unreadable: scenes.unreadable_holds().clone(),
+            topics,
+            standings,
+            follower,
+            stop,
+        })
+    }
+
+    /// A hold, as it is printed; `released` is one that was taken off the topic.
+    fn line(&self, hold: &Hold, state: &'static str, is_told: impl Fn(i32) -> bool) -> Line {
+        let by_shard = self.standings.by_name.get(&hold.name);
+        let waiting = by_shard.into_iter().flatten();
+        let waiting = waiting.map(|(_, standing)| u64::from(standing.waiting));
+        let shards = self.standings.shards;
+        Line {
+            name: hold.name.to_string(),
+            state,
+            select: hold::select_value(hold),
+            by: hold.by.to_string(),
+            reason: hold.reason.to_string(),
+            since: Some(hold.since.as_millis()),
+            until: Some(hold.until.as_millis()),
+            shards,
+            confirmed: (0..shards as i32).filter(|shard| is_told(*shard)).count(),
+            waiting: waiting.sum(),
+            error: None,
+        }
+    }
+
+    /// Whether a shard knows this hold, or a later one of its name.
+    fn knows(&self, hold: &Hold, shard: i32) -> bool {
+        let by_shard = self.standings.by_name.get(&hold.name);
+        let standing = by_shard.and_then(|by_shard| by_shard.get(&shard));
+        standing.is_some_and(|standing| standing.revision >= hold.revision)
+    }
+
+    /// Whether a shard has written that a hold is over.
+    fn has_let_go(&self, hold: &Hold, shard: i32) -> bool {
+        let by_shard = self.standings.by_name.get(&hold.name);
+        by_shard.is_none_or(|by_shard| !by_shard.contains_key(&shard))
+    }
+
+    /// Waits until `is_done` says of each shard that it is, time is up, or somebody has seen enough.
+    fn wait(&mut self, wait: Duration, is_done: impl Fn(&Self, i32) -> bool) {
+        let deadline = Instant::now() + wait;
+        while !(0..self.standings.shards as i32).all(|shard| is_done(self, shard)) {
+            if Instant::now() >= deadline || self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let Some(follower) = &self.follower else {
+                return;
+            };
+            let standings = &mut self.standings;
+            follower.follow(|message| {
+                standings.take(message.partition(), message.key(), message.payload());
+            });
+        }
+    }
+
+    /// Writes records, and says where they stand.
+    fn write(&self, records: &[(String, Option<Bytes>)]) -> Result<Vec<Revision>, Failed> {
+        let mut publisher = Publisher::try_new(&client_config(self.config.kafka.producer()))
+            .map_err(|error| Failed::new(Exit::Failure, &error))?;
+        for (name, value) in records {
+            publisher.send(&OutRecord {
+                topic: Arc::clone(&self.topics.scenes),
+                partition: None,
+                key: Some(format!("{}{name}", hold::PREFIX).into()),
+                value: value.clone(),
+                headers: OutHeaders::default(),
+            });
+        }
+        let stored = publisher.finish().into_iter().map(|stored| {
+            let what = format!("write {}", self.topics.scenes);
+            let stored = stored.map_err(|error| {
+                failed(self.config, User::ScenesApply, &what, &error).or_exit(Exit::Unreachable)
+            })?;
+            Ok(Revision {
+                partition: stored.partition,
+                offset: stored.offset,
+            })
+        });
+        stored.collect()
+    }
+
+    /// Says that not all shards know something, and exits so.
+    fn partly(&self, what: &str, confirmed: usize) -> Result<(), Failed> {
+        let shards = self.standings.shards;
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Failed::silently(Exit::Interrupted));
+        }
+        if confirmed >= shards {
+            return Ok(());
+        }
+        let retide = &self.config.invocation;
+        let message = format!(
+            "{what} is written, and {confirmed} of {shards} shards have said that they know: does {} run? To look at it again: {}",
+            retide.line("run"),
+            retide.line("holds")
+        );
+        Err(Failed::because(Exit::Partly, message))
+    }
+}
+
+/// Holds tasks.
+pub(super) fn hold(config: &Config, options: &Options, output: Output) -> Result<(), Failed> {
+    let (mut hold, text) = read(options)?;
+    if options.acting.dry_run {
+        let selectors = [hold.selector];
+        return under_way::dry_run(config, "hold", &selectors, output);
+    }
+    let what = format!(
+        "hold all tasks with {text}, until {}",
+        timeline::clock(hold.until)
+    );
+    confirm(&options.acting, "hold", &what)?;
+    let mut board = Board::open(config, User::ScenesApply)?;
+    let now = clock::timestamp();
+    let others = board.holds.values().filter(|other| other.is_on(now));
+    let others = others.filter(|other| other.name != hold.name).count();
+    if others >= MAX_HOLDS {
+        let message = format!("there are {others} holds, as many as may be; release some");
+        return Err(Failed::because(Exit::Precondition, message));
+    }
+    let mut records = vec![(hold.name.to_string(), Some(hold::encode(&hold)))];
+    // Nobody else takes those away that have ended by themselves.
+    let ended = board.holds.values().filter(|other| !other.is_on(now));
+    let ended = ended.filter(|other| other.name != hold.name);
+    records.extend(ended.map(|other| (other.name.to_string(), None)));
+    hold.revision = board.write(&records)?[0];
+    say(&format!("hold {} is written", hold.name));
+    if !options.acting.no_wait {
+        board.wait(options.acting.wait, |board, shard| {
+            board.knows(&hold, shard)
+        });
+    }
+    let line = board.line(&hold, "held", |shard| board.knows(&hold, shard));
+    let confirmed = line.confirmed;
+    print(&[line], output)?;
+    if options.acting.no_wait {
+        return Ok(());
+    }
+    board.partly(&format!("hold {}", hold.name), confirmed)
+}
+
+/// Lets go what holds hold.
+pub(super) fn release(config: &Config, options: &Release, output: Output) -> Result<(), Failed> {
+    let selects = options.select.parts()?;
+    let has_select = selects
+        .iter()
+        .any(|select| select != &Value::Object(Map::new()));
+    let said = [!options.names.is_empty(), options.all, has_select];
+    if said.iter().filter(|is_said| **is_said).count() != 1 {
+        let message = "name the holds, or say which tasks they hold, or --all";
+        return Err(Failed::because(Exit::Usage, message));
+    }
+    let selectors = if has_select {
+        options.select.selectors()?
+    } else {
+        Vec::new()
+    };
+    let mut board = Board::open(config, User::ScenesApply)?;
+    let mut names: BTreeSet<String> = if options.all {
+        let unreadable = board.unreadable.keys();
+        board.holds.keys().chain(unreadable).cloned().collect()
+    } else {
+        options.names.iter().cloned().collect()
+    };
+    let holds = board.holds.values();
+    let fitting = holds.filter(|hold| selectors.contains(&hold.selector));
+    names.extend(fitting.map(|hold| hold.name.to_string()));
+    for name in &names {
+        if !board.holds.contains_key(name) && !board.unreadable.contains_key(name) {
+            let known: Vec<&String> = board.holds.keys().collect();
+            let message = format!("there is no hold {name}{}", suggest::words(name, &known));
+            return Err(Failed::because(Exit::NotFound, message));
+        }
+    }
+    if names.is_empty() {
+        let message = if options.all {
+            "there is no hold"
+        } else {
+            "there is no hold of exactly these tasks; `retide holds` lists them"
+        };
+        return Err(Failed::because(Exit::NotFound, message));
+    }
+    let holds: Vec<Arc<Hold>> = names
+        .iter()
+        .filter_map(|name| board.holds.get(name).cloned())
+        .collect();
+    let list = names
+        .iter()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ");
+    if options.acting.dry_run {
+        let lines = holds.iter();
+        let lines: Vec<Line> = lines
+            .map(|hold| board.line(hold, "held", |shard| board.knows(hold, shard)))
+            .collect();
+        print(&lines, output)?;
+        say(&format!("release {list}: nothing was written"));
+        return Ok(());
+    }
+    confirm(&options.acting, "release", &format!("release {list}"))?;
+    let records: Vec<_> = names.iter().map(|name| (name.clone(), None)).collect();
+    board.write(&records)?;
+    let by = by(&options.acting);
+    let reason = options.acting.reason.as_deref().unwrap_or_default();
+    say(&format!("released: {list}"));
+    let mut lines: Vec<Line> = holds
+        .iter()
+        .map(|hold| Line {
+            by: by.clone(),
+            reason: reason.to_owned(),
+            ..board.line(hold, "released", |_| false)
+        })
+        .collect();
+    if !options.acting.no_wait {
+        board.wait(options.acting.wait, |board, shard| {
+            holds.iter().all(|hold| board.has_let_go(hold, shard))
+        });
+    }
+    let shards = board.standings.shards as i32;
+    for (line, hold) in lines.iter_mut().zip(&holds) {
+        let told = (0..shards).filter(|shard| board.has_let_go(hold, *shard));
+        line.confirmed = told.count();
+    }
+    print(&lines, output)?;
+    if options.acting.no_wait {
+        return Ok(());
+    }
+    let least = lines.iter().map(|line| line.confirmed).min();
+    board.partly("the release", least.unwrap_or(usize::MAX))
+}
+
+/// Lists holds.
+pub(super) fn holds(config: &Config, output: Output) -> Result<(), Failed> {
+    let board = Board::open(config, User::Read)?;
+    let now = clock::timestamp();
+    let holds = board.holds.values();
+    let mut lines: Vec<Line> = holds
+        .map(|hold| {
+            let state = if hold.is_on(now) { "held" } else { "ended" };
+            board.line(hold, state, |shard| board.knows(hold, shard))
+        })
+        .collect();
+    for (name, unreadable) in &board.unreadable {
+        lines.push(Line {
+            name: name.clone(),
+            state: "unreadable",
+            select: Value::Null,
+            by: String::new(),
+            reason: String::new(),
+            since: None,
+            until: None,
+            shards: board.standings.shards,
+            confirmed: 0,
+            waiting: 0,
+            error: Some(unreadable.error.clone()),
+        });
+    }
+    if lines.is_empty() {
+        say("nothing is held");
+        if output == Output::Table {
+            return Ok(());
+        }
+    }
+    print(&lines, output)
+}
+
+/// The hold that is asked for, as workers read it, and what it holds, for people.
+fn read(options: &Options) -> Result<(Hold, String), Failed> {
+    let selects = options.select.parts()?;
+    let [select] = &selects[..] else {
+        let message = "one hold may not name so many identities; use several";
+        return Err(Failed::because(Exit::Usage, message));
+    };
+    let mut keys = Map::new();
+    let mut put = |key: &str, value: Value| keys.insert(key.to_owned(), value);
+    put("select", select.clone());
+    put("by", by(&options.acting).into());
+    put(
+        "reason",
+        options.acting.reason.clone().unwrap_or_default().into(),
+    );
+    if let Some(until) = &options.until {
+        put("until", until.clone().into());
+    }
+    if let Some(lasts) = options.lasts {
+        put("for", span::text(lasts).into());
+    }
+    let text = Value::Object(keys).to_string();
+    let now = clock::timestamp();
+    let name = options.name.clone().unwrap_or_else(|| made_of(select));
+    let hold = hold::decode(name.as_bytes(), text.as_bytes(), now, Revision::default())
+        .map_err(|why| Failed::because(Exit::Usage, String::from(why)))?;
+    if !hold.is_on(now) {
+        let message = "the hold would be over already; name a later end";
+        return Err(Failed::because(Exit::Usage, message));
+    }
+    Ok((hold, select.to_string()))
+}
+
+/// The name of a hold of these tasks where none is said: the same for the same tasks.
+fn made_of(select: &Value) -> String {
+    let parts = select.as_object();
+    if let Some(parts) = parts.filter(|parts| parts.len() == 1)
+        && let Some((part, value)) = parts.iter().next()
+        && let [Value::String(value)] = &value.as_array().map_or(&[][..], Vec::as_slice)
+    {
+        let name = format!("{part}-{}", value.replace('=', "-"));
+        if name.len() <= LONGEST_MADE && hold::is_name(&name) {
+            return name;
+        }
+    }
+    format!("hold-{:016x}", HoldId::of(&select.to_string()).get())
+}
+
+/// Who wants it.
+fn by(acting: &Acting) -> String {
+    let user = || env::var("USER").or_else(|_| env::var("LOGNAME")).ok();
+    acting.by.clone().or_else(user).unwrap_or_default()
+}
+
+/// Asks whether it shall be done.
+fn confirm(acting: &Acting, word: &str, what: &str) -> Result<(), Failed> {
+    if acting.yes {
+        return Ok(());
+    }
+    if !io::stdin().is_terminal() {
+        let message = format!(
+            "{word} changes what is done with tasks, and nobody can be asked here: add --yes, or --dry-run to see what it is about"
+        );
+        return Err(Failed::because(Exit::Usage, message));
+    }
+    say(what);
+    let mut stderr = io::stderr();
+    let _ = write!(stderr, "do it? [y/N] ").and_then(|()| stderr.flush());
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    if matches!(answer.trim(), "y" | "Y" | "yes") {
+        return Ok(());
+    }
+    Err(Failed::because(Exit::Failure, "nothing was written"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hold_is_called_by_what_it_holds_where_that_makes_a_name() {
+        let made = |text: &str| made_of(&serde_json::from_str(text).unwrap());
+
+        assert_eq!(made(r#"{"scene":["payment"]}"#), "scene-payment");
+        assert_eq!(made(r#"{"header":["tenant=7"]}"#), "header-tenant-7");
+        assert_eq!(
+            made(r#"{"target":["shop.example:443"]}"#),
+            "target-shop.example:443"
+        );
+        let two = made(r#"{"scene":["a","b"]}"#);
+        assert!(two.starts_with("hold-") && hold::is_name(&two), "{two}");
+        assert_eq!(two, made(r#"{"scene":["a","b"]}"#));
+        assert_ne!(two, made(r#"{"scene":["a b"]}"#));
+    }
+}
