@@ -87,25 +87,8 @@ const KEYS: [&str; 11] = [
     "expires_at",
 ];
 
-/// The keys of a step: those of the request, and its own.
-const STEP_KEYS: [&str; 16] = [
-    "command",
-    "select",
-    "id",
-    "by",
-    "reason",
-    "at",
-    "in",
-    "outcome",
-    "error",
-    "expires_in",
-    "expires_at",
-    "place",
-    "shards",
-    "looked",
-    "again",
-    "before",
-];
+/// The keys that a step has besides.
+const STEP_KEYS: [&str; 5] = ["place", "shards", "looked", "again", "before"];
 
 /// The words for what is to be done.
 const VERBS: [&str; 4] = ["cancel", "run-now", "reschedule", "complete"];
@@ -288,7 +271,8 @@ fn request(value: &[u8], place: Place) -> Result<Command, Broken> {
 /// Reads a step.
 fn step(value: &[u8], tier: &dyn Fn(&str) -> Option<Source>) -> Result<Step, Broken> {
     let members = object(utf8(value)?, "")?;
-    let members = Object::try_new("", members, &STEP_KEYS)?;
+    let keys = [&KEYS[..], &STEP_KEYS].concat();
+    let members = Object::try_new("", members, &keys)?;
     let place = needed(&members, "place", "the place of a request")?;
     let shards = needed(&members, "shards", "a number of shards")?;
     let shards = number::whole(shards.get()).and_then(|shards| u32::try_from(shards).ok());
