@@ -16,7 +16,7 @@ pub(super) mod under_way;
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 
 use retide_config::Config;
 use retide_core::span;
@@ -108,14 +108,10 @@ pub(super) struct Acting {
 
 /// What `reschedule` takes.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("when").args(["at", "delay"]).required(true))]
 pub(super) struct Reschedule {
     /// When: RFC 3339, or milliseconds since the epoch
-    #[arg(
-        long,
-        value_name = "TIME",
-        required_unless_present = "delay",
-        conflicts_with = "delay"
-    )]
+    #[arg(long, value_name = "TIME")]
     at: Option<String>,
     /// When, counted from now, such as 10m
     #[arg(long = "in", value_name = "DURATION", value_parser = span::parse)]
