@@ -49,7 +49,11 @@ pub(crate) fn park(
 ) -> Vec<Entry> {
     task.hops = task.hops.saturating_add(1);
     let event = told.map(|(transition, wait)| event(&task, now, transition, wait));
-    let tier = ladder.tier_for(task.wake().since(now));
+    let remaining = task.wake().since(now);
+    let tier = match to {
+        Some(_) => ladder.tier_to_move(remaining),
+        None => ladder.tier_for(remaining),
+    };
     let park = Entry::Park {
         tier,
         to,

@@ -22,6 +22,7 @@ pub mod entry;
 mod fairness;
 pub mod gate;
 pub mod hold;
+pub mod ids;
 pub mod key_order;
 pub mod lane;
 pub mod outcome;

@@ -24,6 +24,10 @@ pub const HORIZON: Duration = Duration::from_secs(10);
 /// A new task due within this time goes straight to the agenda, without a trip through a tier.
 pub const STRAIGHT: Duration = Duration::from_secs(1);
 
+/// Delay of the first tier in which every record is of its shard's owner: what moves to another shard waits in a shorter one, and goes on
+/// from there, so that the owner knows what longer ones hold.
+pub const OWNED: Duration = Duration::from_secs(10);
+
 /// The tiers a cluster has unless it is configured otherwise.
 pub const DEFAULT_TIERS: [&str; 11] = [
     "now", "5s", "10s", "30s", "1m", "5m", "10m", "30m", "1h", "6h", "24h",
@@ -125,6 +129,17 @@ impl Ladder {
         // The first tier has no delay, so there is always one.
         let most = remaining.saturating_add(GRACE);
         self.tiers.partition_point(|tier| tier.delay <= most) - 1
+    }
+
+    /// The same of a task that moves to another shard: a tier shorter than [`OWNED`].
+    pub fn tier_to_move(&self, remaining: Duration) -> usize {
+        let shared = self.tiers.partition_point(|tier| tier.delay < OWNED);
+        self.tier_for(remaining).min(shared.saturating_sub(1))
+    }
+
+    /// Whether all that a tier of the ladder holds was written by the owner of its shard.
+    pub fn is_owned(&self, tier: usize) -> bool {
+        self.tiers.get(tier).is_some_and(|tier| tier.delay >= OWNED)
     }
 }
 

@@ -439,6 +439,9 @@ pub struct Topics {
     pub signals: Arc<str>,
     /// Parked tasks, one topic for each tier of the ladder.
     pub tiers: Vec<Arc<str>>,
+    /// How many of them, the shortest, take tasks that move from one shard to another; what the others hold is written by the owners of their
+    /// shards alone.
+    pub shared: usize,
     /// Tiers that the ladder does not have any more: they are read until they are empty, and nothing is parked there.
     pub draining: Vec<Draining>,
     /// How records of the retry topic are read.
@@ -478,6 +481,9 @@ impl Topics {
                 .iter()
                 .map(|tier| Arc::from(format!("{tiers}.{tier}")))
                 .collect(),
+            shared: (0..ladder.tiers().len())
+                .filter(|tier| !ladder.is_owned(*tier))
+                .count(),
             draining: Vec::new(),
             intake: Intake::default(),
             has_commands: false,

@@ -174,6 +174,9 @@ struct Shared<'a> {
 /// Time between two looks for troubles of which a line is due.
 const REMIND: Duration = Duration::from_secs(1);
 
+/// The part of a worker's memory limit, in whole numbers, that may hold which ids may be where in tiers: of 18 million tasks, by default.
+const IDS: usize = 8;
+
 /// Longest wait for the number of shards.
 const CALL: Duration = Duration::from_secs(10);
 
@@ -471,7 +474,9 @@ impl Shared<'_> {
     ) -> Drive<L> {
         let config = self.config;
         let memory = config.processor.memory_limit / u64::from(config.processor.workers.get());
-        let limits = Limits::of(usize::try_from(memory).unwrap_or(usize::MAX));
+        let memory = usize::try_from(memory).unwrap_or(usize::MAX);
+        let limits = Limits::of(memory);
+        feed.limit_ids(memory / IDS);
         Drive {
             engine: Engine::new(
                 config.topics.tiers.clone(),

@@ -6,6 +6,7 @@
 //! | [`restore`] | what has to be known of a shard before it is worked on |
 //! | [`feed`] | the readers |
 //! | [`drive`] | the loop: what happened goes to the engine, and what the engine says is done |
+//! | `ids` | which ids may stand where in tiers |
 //! | `sweep` | looks through tiers for the tasks that commands are about |
 //! | [`ledger`] | transactions |
 //! | [`encode`] | from decisions to records |
@@ -15,6 +16,7 @@ pub mod drive;
 pub mod encode;
 pub mod feed;
 pub mod group;
+mod ids;
 mod leaving;
 pub mod ledger;
 mod look;

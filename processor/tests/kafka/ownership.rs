@@ -113,6 +113,7 @@ fn the_next_owner_starts_where_the_last_commit_and_its_completions_say() {
     let expected = Assignment {
         lane,
         start: 3,
+        end: 10,
         known,
         saved: Saved::default(),
         binding,

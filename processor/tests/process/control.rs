@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::{Value, json};
 
+use crate::commands::get;
 use crate::rig::{Rig, Stored};
 use crate::support::PATIENCE;
 
@@ -324,4 +326,86 @@ fn commands_reach_tasks_wherever_they_wait() {
     assert!(outcomes.values().all(|of| of.len() == 1), "{outcomes:?}");
     assert_eq!(rig.target.early(), 0);
     drop(other);
+}
+
+/// Records of tiers that a process has read for commands.
+fn looked(address: &str) -> u64 {
+    let (_, metrics) = get(address, "/metrics").unwrap();
+    let mut lines = metrics.lines();
+    let value = lines.find_map(|line| line.strip_prefix("retide_command_looked_records_total "));
+    value.unwrap().parse().unwrap()
+}
+
+#[test]
+fn one_id_is_found_without_its_tier_being_read() {
+    /// Tasks of a tier: three ranges of each partition.
+    const PARKED: usize = 12_000;
+    /// Records that are read for an id at most: one range, in each of two looks.
+    const FEW: u64 = 3_000;
+    let scene =
+        "[scenes.many]\ntarget = { http = { url = 'http://TARGET/flaky', timeout = '5s' } }\n";
+    let rig = Rig::new(Duration::ZERO, scene);
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let admin = format!("[admin]\nlisten = '{address}'\n");
+    rig.configure(&format!("{}{admin}{scene}", rig.basics()));
+    let producer = rig.producer();
+    let name = |number: usize| format!("many-{number}");
+    for number in 0..PARKED {
+        let id = name(number);
+        let headers = [
+            ("retry-scene", "many"),
+            ("retry-id", &*id),
+            ("retry-delay-ms", "7200000"),
+        ];
+        rig.send(&producer, &headers, b"0");
+    }
+    producer.flush(PATIENCE).unwrap();
+    let cancel = |id: &str| {
+        let select = json!({ "id": id });
+        let request =
+            json!({ "command": "cancel", "id": id, "select": select, "expires_in": "0s" });
+        send(&rig, &producer, id, &request);
+        producer.flush(PATIENCE).unwrap();
+    };
+
+    let first = rig.run();
+    let (reader, mut parked) = (rig.reader("events"), 0);
+    let start = Instant::now();
+    while parked < PARKED {
+        assert!(start.elapsed() < PATIENCE, "{parked} are parked");
+        let event = reader.next(Duration::from_millis(100));
+        parked += usize::from(event.is_some_and(|event| event.text("retry-event") == "parked"));
+    }
+    cancel(&name(1_234));
+    let mut ends = ended(&rig, 1);
+    let read = looked(&address);
+    assert!(read <= FEW, "{read} were read for one");
+    // The next one knows what this one has known, and the one after that: one has ended in order, the other not.
+    first.terminate();
+    first.wait();
+    let second = rig.run();
+    cancel(&name(4_321));
+    ended(&rig, 2);
+    let read = looked(&address);
+    assert!(read <= FEW, "{read} were read for one after a restart");
+    second.kill();
+    let _third = rig.run();
+    cancel(&name(9_876));
+    cancel("not-there");
+    ends.extend(ended(&rig, 4));
+    let read = looked(&address);
+    assert!(read <= 2 * FEW, "{read} were read for two after a crash");
+    for number in [1_234, 4_321, 9_876] {
+        let end = &ends[&name(number)];
+        assert_eq!(counts(end), (1, 0), "{end}");
+    }
+    assert_eq!(ends["not-there"]["not_found"], 1);
+    let select = json!({ "scene": "many" });
+    let all = json!({ "command": "cancel", "id": "all", "select": select });
+    send(&rig, &producer, "all", &all);
+    producer.flush(PATIENCE).unwrap();
+    let ends = ended(&rig, 5);
+    assert_eq!(counts(&ends["all"]), (PARKED as u64 - 3, 0));
 }

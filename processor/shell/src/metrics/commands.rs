@@ -21,6 +21,10 @@ pub(crate) struct CommandMetrics {
     tasks: Vec<Counter>,
     /// Steps under way.
     pub(super) steps: Gauge,
+    /// Bytes of what is known of where ids are.
+    pub(super) id_bytes: Gauge,
+    /// Records that were read to find tasks.
+    looked: Counter,
 }
 
 /// What people hold.
@@ -63,6 +67,16 @@ impl CommandMetrics {
                 "command_steps",
                 "Steps of commands under way, by shard one each",
             ),
+            id_bytes: gauge(
+                r,
+                "command_id_bytes",
+                "Bytes that hold which ids may be where in tiers",
+            ),
+            looked: counter(
+                r,
+                "command_looked_records",
+                "Records of tiers that were read to find the tasks of commands",
+            ),
         }
     }
 
@@ -77,6 +91,11 @@ impl CommandMetrics {
     /// A record was refused.
     pub(crate) fn refused(&self) {
         self.refused.inc();
+    }
+
+    /// Records were read to find tasks.
+    pub(crate) fn looked(&self, records: u64) {
+        self.looked.inc_by(records);
     }
 
     /// A command has ended.

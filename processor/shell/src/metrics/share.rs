@@ -23,6 +23,8 @@ pub(crate) struct Load {
     pub(crate) steps: usize,
     /// Due tasks that are on hold.
     pub(crate) on_hold: usize,
+    /// Bytes of what is known of where ids are.
+    pub(crate) ids: usize,
 }
 
 /// A worker's part in the gauges of its process; it is taken out again when this is dropped.
@@ -65,6 +67,7 @@ impl Share {
             (&metrics.ordered_keys, load.keys, self.load.keys),
             (&metrics.commands.steps, load.steps, self.load.steps),
             (&metrics.holds.tasks, load.on_hold, self.load.on_hold),
+            (&metrics.commands.id_bytes, load.ids, self.load.ids),
         ] {
             gauge.inc_by(now as i64 - before as i64);
         }

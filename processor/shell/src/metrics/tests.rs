@@ -440,6 +440,7 @@ fn gauges_are_the_sum_of_the_workers_that_are_left() {
         keys: 5,
         steps: 1,
         on_hold: 1,
+        ids: 64,
     };
     let mut one = Share::new(Arc::clone(&metrics));
     let mut other = Share::new(Arc::clone(&metrics));

@@ -139,6 +139,11 @@ impl Encoder {
         scratch.report((topic, shard), key, (&self.alerts, report), sink)
     }
 
+    /// The topic of shard state.
+    pub(crate) fn order(&self) -> &Arc<str> {
+        &self.topics.order
+    }
+
     /// The topic that takes the records of a tier.
     fn tier(&self, tier: usize) -> &Arc<str> {
         &self.topics.tiers[self.writability.tier(tier)]
@@ -225,7 +230,10 @@ impl Encoder {
         Ok(Some(match entry {
             Entry::Park { tier, to, task } => {
                 headers::write_task(task, sink);
-                Parts::of(self.tier(*tier), to.unwrap_or(shard), &task.record)
+                let tier = self.writability.tier(*tier);
+                // Where a tier stands in that only owners of shards write to, a task stays where it is, and moves later.
+                let to = to.filter(|_| tier < topics.shared);
+                Parts::of(&topics.tiers[tier], to.unwrap_or(shard), &task.record)
             }
             Entry::Deliver {
                 topic,

@@ -41,6 +41,7 @@ use crate::metrics::Metrics;
 use crate::suspects::MOST_DEATHS;
 use crate::threads::{Ended, Hand, Threads};
 use crate::worker::group::{Client, Member};
+use crate::worker::ids::Ids;
 use crate::worker::order::Written;
 use crate::worker::restore::{Gap, Gone};
 use crate::worker::search::Searched;
@@ -121,6 +122,8 @@ pub struct Assignment {
     pub lane: LaneId,
     /// The next offset to read.
     pub start: i64,
+    /// One past the last one that others have written before the lane was ours.
+    pub end: i64,
     /// What is complete above it.
     pub known: Completions,
     /// What its shard has saved up of rates; of the retry topic only.
@@ -227,6 +230,7 @@ impl Feed {
             stop: &stop,
             readings: &to_drive,
             anew: &Arc::default(),
+            ids: &Arc::new(Ids::new(topics)),
         };
         // Before the member joins: what it is given is to be read at once.
         let (tasks, to_tasks, tasks_thread) =
@@ -261,6 +265,11 @@ impl Feed {
     /// Says that whoever works with it turns: otherwise the group is to think that it is dead, which it may be.
     pub fn turned(&self) {
         self.consumer.context().turned();
+    }
+
+    /// So many bytes may hold which ids may be where in tiers.
+    pub(crate) fn limit_ids(&self, most: usize) {
+        self.consumer.context().ids().limit(most);
     }
 
     /// Has tiers looked through; what is found comes as [`Self::found`].
@@ -338,6 +347,8 @@ pub(crate) struct Around<'a> {
     pub(crate) readings: &'a Sender<Reading>,
     /// Shards that are to be begun anew, since a topic of theirs was made anew.
     pub(crate) anew: &'a Arc<Mutex<BTreeSet<i32>>>,
+    /// What is known of where ids are.
+    pub(crate) ids: &'a Arc<Ids>,
 }
 
 /// The state of a thread that reads.

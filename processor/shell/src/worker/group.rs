@@ -43,6 +43,7 @@ use crate::metrics::Metrics;
 use crate::threads::Threads;
 use crate::trouble::Troubles;
 use crate::worker::feed::{Around, Deleted, Reading, ended, failure};
+use crate::worker::ids::Ids;
 use crate::worker::look::Look;
 use crate::worker::order;
 use crate::worker::presence::Presence;
@@ -76,6 +77,8 @@ pub struct Context {
     stop: Arc<AtomicBool>,
     /// Shards that are to be begun anew.
     anew: Arc<Mutex<BTreeSet<i32>>>,
+    /// What is known of where ids are.
+    ids: Arc<Ids>,
     /// Partitions whose topics were made anew.
     renewed: Renewed,
     /// What the group has said.
@@ -189,6 +192,7 @@ impl Member {
             threads: around.threads.clone(),
             stop: Arc::clone(around.stop),
             anew: Arc::clone(around.anew),
+            ids: Arc::clone(around.ids),
             renewed: Renewed::default(),
             known: Mutex::default(),
             turns: Turns::new(&config),
@@ -324,6 +328,11 @@ impl ConsumerContext for Context {
 }
 
 impl Context {
+    /// What is known of where ids are.
+    pub(crate) fn ids(&self) -> &Ids {
+        &self.ids
+    }
+
     /// The drive turns.
     pub(crate) fn turned(&self) {
         self.turns.last.store(self.turns.now(), Ordering::Release);

@@ -264,7 +264,7 @@ impl Content {
         }
     }
 
-    /// Hands each record of this kind to `write`: its parts and its headers.
+    /// Hands each record of this kind to `write`: its parts, its headers, and the entry that it is of, if it is of one.
     ///
     /// # Panics
     /// If an entry has no encoding: a broken invariant of the codec.
@@ -274,7 +274,7 @@ impl Content {
         shards: Shards,
         encoder: &Encoder,
         scratch: &mut Scratch,
-        mut write: impl FnMut(Parts<'_>, H) -> Result<(), E>,
+        mut write: impl FnMut(Parts<'_>, H, Option<&Entry>) -> Result<(), E>,
     ) -> Result<(), E> {
         match self {
             Self::Entries(entries) => {
@@ -283,7 +283,7 @@ impl Content {
                     let sink = &mut |name: &[u8], value: Option<&[u8]>| headers.add(name, value);
                     let parts = encoder.entry(shards, entry, scratch, sink);
                     if let Some(parts) = parts.unwrap_or_else(|error| unreachable!("{error}")) {
-                        write(parts, headers)?;
+                        write(parts, headers, Some(entry))?;
                     }
                 }
             }
@@ -295,7 +295,7 @@ impl Content {
                     for (name, value) in record.headers.iter() {
                         headers.add(name, value);
                     }
-                    write(record.parts(), headers)?;
+                    write(record.parts(), headers, None)?;
                 }
             }
         }
@@ -322,6 +322,14 @@ impl Batch {
     /// Whether there is nothing to commit.
     pub fn is_empty(&self) -> bool {
         self.progress.is_empty()
+    }
+
+    /// The shards whose offsets it commits.
+    fn shards(&self) -> BTreeSet<i32> {
+        self.progress
+            .iter()
+            .map(|progress| progress.shard)
+            .collect()
     }
 
     /// The offsets as the client wants them.
@@ -415,7 +423,7 @@ impl Submitted {
         let mut scratch = Scratch::default();
         for settled in &self.batch.settled {
             for kind in [RecordKind::Consequence, RecordKind::Order] {
-                let find = |parts: Parts<'_>, headers| {
+                let find = |parts: Parts<'_>, headers, _: Option<&Entry>| {
                     if **parts.topic == *topic {
                         return Err(Box::new(OutRecord::new(parts, headers)));
                     }
@@ -436,7 +444,7 @@ impl Submitted {
         let mut failed: HashMap<usize, Failed> = failed.collect();
         let (mut found, mut number, mut scratch) = (Vec::new(), 0, Scratch::default());
         for (index, settled) in self.batch.settled.iter().enumerate() {
-            let keep = |parts: Parts<'_>, headers| {
+            let keep = |parts: Parts<'_>, headers, _: Option<&Entry>| {
                 if let Some(Failed { topic, error, .. }) = failed.remove(&number) {
                     let mut record = OutRecord::new(parts, headers);
                     if *record.topic != *topic {

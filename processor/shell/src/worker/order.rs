@@ -6,6 +6,7 @@
 //! | `taken/TOPIC/CHUNK` | which parked records were taken: the binding of the partition, and the marks |
 //! | `step/MILLIS/PARTITION/OFFSET` | how far the step of a command is, in JSON |
 //! | `held/NAME` | how a hold stands, in JSON |
+//! | `ids/TOPIC/FROM` | which ids may stand in a range of offsets: the binding of the partition, and their hashes |
 //! | `suspect/…` | records at which processes have died |
 //!
 //! Not writing it, which is the ledger's. Invariants: everything that was written in a transaction whose offsets are committed is read; a
@@ -29,6 +30,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::debug;
 
 use retide_core::control::{Place, Progress};
+use retide_core::ids::Block;
 use retide_core::key_order::Shard;
 use retide_core::taken::Taken;
 use retide_kafka::client::{Kept, LoggingContext};
@@ -41,6 +43,7 @@ use crate::holds;
 use crate::metrics::Metrics;
 use crate::suspects::Suspects;
 use crate::worker::binding::Bindings;
+use crate::worker::ids;
 use crate::worker::progress;
 
 /// Where and how the order of shards is read.
@@ -82,6 +85,8 @@ pub struct Written {
     pub(crate) steps: BTreeMap<Place, Progress>,
     /// The holds that are written down.
     pub(crate) holds: BTreeSet<Arc<str>>,
+    /// Which ids may stand where in tiers.
+    pub(crate) ids: ids::Written,
 }
 
 /// Who reads, and the shards that can be read, each with its first offset.
@@ -275,7 +280,8 @@ impl Source<'_> {
             }
             return Some(true);
         }
-        let at = key.strip_prefix(TAKEN.as_bytes())?;
+        let is_ids = key.starts_with(ids::KEY.as_bytes());
+        let at = key.strip_prefix(if is_ids { ids::KEY } else { TAKEN }.as_bytes())?;
         let at = str::from_utf8(at).ok().and_then(|at| at.rsplit_once('/'));
         let at = at.and_then(|(topic, chunk)| Some((topic, chunk.parse().ok()?)));
         let Some((topic, chunk)) = at else {
@@ -286,6 +292,16 @@ impl Source<'_> {
             return Some(true);
         };
         let binding = self.bindings.of(topic, shard).to_bytes();
+        if is_ids {
+            let known = written.ids.entry(source).or_default();
+            // One that is not of this topic, or of another version, is as good as none.
+            let block = value.and_then(|value| value.strip_prefix(&binding[..]));
+            match block.and_then(|value| Block::decode(chunk, value)) {
+                Some(block) => drop(known.insert(chunk, block)),
+                None => drop(known.remove(&chunk)),
+            }
+            return Some(true);
+        }
         let taken = written.taken.entry(source).or_default();
         // Marks of a topic that is gone say nothing of the one that is there.
         let marks = value.and_then(|value| value.strip_prefix(&binding[..]));

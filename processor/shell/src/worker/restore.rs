@@ -436,6 +436,7 @@ impl Asking<'_> {
             let assignment = Assignment {
                 lane: *lane,
                 start: *first,
+                end: *end,
                 known: Completions::default(),
                 saved: Saved::default(),
                 binding,
@@ -458,6 +459,7 @@ impl Asking<'_> {
         let assignment = Assignment {
             lane: *lane,
             start: next.max(*first),
+            end: *end,
             known: known.within(next.max(*first), *end),
             saved,
             binding,

@@ -1,11 +1,12 @@
 //! The sweep: looks through tiers, beside the lanes, for parked tasks that commands are about.
 //!
-//! A thread of its own with clients of its own, so that millions of parked tasks that are looked at keep nobody waiting. Not what is done
+//! Of what names ids, only the ranges of offsets are read that may hold them, as far as [`Ids`] tells; what it does not know yet, it learns
+//! while this reads. A thread of its own with clients of its own, so that millions of parked tasks that are looked at keep nobody waiting. Not what is done
 //! with what is found: the engine asks again whether a command is about a task, and takes it. Invariants: all that was committed to a tier
 //! when a look began is looked at, from where its lane was; what is said of a lane is in order, and behind what was found below it; what is
 //! on its way to the drive is bounded, in records and in bytes.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,8 +20,11 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use tracing::debug;
+
 use retide_avro::headers::{self, ID, SCENE};
 use retide_core::control::Command;
+use retide_core::ids::{Block, MOST, Wanted, hash};
 use retide_core::selector::{Parts, Selector};
 use retide_core::step::Look;
 use retide_core::{LaneId, Origin, Source, Task};
@@ -31,9 +35,11 @@ use retide_kafka::record::received;
 use retide_kafka::scan;
 use retide_kafka::topics::Topics;
 
+use crate::metrics::Metrics;
 use crate::threads::{Hand, Threads};
 use crate::trouble::{Effect, Kind, Trouble, Troubles};
 use crate::worker::feed::{Around, ended};
+use crate::worker::ids::{Ids, Range};
 
 /// A look, and what of it is not there.
 #[derive(Clone, Debug)]
@@ -116,6 +122,10 @@ struct Sweeper {
     threads: Threads,
     /// The record being looked at.
     hand: Arc<Hand>,
+    /// What is known of where ids are.
+    ids: Arc<Ids>,
+    /// Where records are counted.
+    metrics: Arc<Metrics>,
     /// What is asked for.
     asks: Asks,
     /// To the drive.
@@ -136,19 +146,29 @@ struct UnderWay {
     version: u64,
     /// What fits one of the commands.
     filter: Filter,
+    /// The ids that are looked for, if all commands name some.
+    wanted: Option<Wanted>,
     /// The shards whose retry topic ends are to be said.
     shards: BTreeSet<i32>,
     /// The lanes that are not looked through yet.
     lanes: BTreeMap<LaneId, Way>,
     /// The lanes of it whose topics do not exist.
     absent: HashSet<LaneId>,
+    /// The lanes of which another range is to be read, or nothing more.
+    moved: Vec<LaneId>,
+    /// Records that were looked at and are not counted yet.
+    looked: u64,
     /// Whether it was said where they end.
     is_begun: bool,
 }
 
 /// How far a lane is looked through.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Way {
+    /// The ranges that are read; once that is known, the first one is being read.
+    ranges: VecDeque<Range>,
+    /// What was read of a range of which nothing is known yet: where that begins, and the hashes of its ids.
+    new: (i64, Vec<u32>),
     /// The next offset.
     next: i64,
     /// How far the drive knows it to be.
@@ -185,6 +205,15 @@ const BATCH_BYTES: usize = 256 << 10;
 
 /// What is on its way to the drive at once: with tasks of a megabyte, few of them.
 const BUFFER: usize = 4;
+
+/// Offsets of a look that reads little: less is fetched at once then.
+const FEW: i64 = 20_000;
+
+/// Most bytes of a partition that are fetched at once then.
+const SMALL: &str = "65536";
+
+/// Longest wait for the client to seek another range, which it does by itself.
+const SEEK: Duration = Duration::from_millis(500);
 
 /// Time after which it is said how far the lanes are looked through, whatever was found.
 const SAY: Duration = Duration::from_millis(50);
@@ -264,6 +293,8 @@ impl Sweep {
             topics: Arc::clone(around.topics),
             threads: around.threads.clone(),
             hand: Arc::clone(&hand),
+            ids: Arc::clone(around.ids),
+            metrics: Arc::clone(around.metrics),
             asks: asks.clone(),
             found: to_drive,
             troubles: around.metrics.troubles().held_by(name),
@@ -375,7 +406,13 @@ impl Sweeper {
         }
         // Another client each time: one that has read these lanes before may still have the positions of that.
         let group = self.config.get("group.id").unwrap_or("retide");
-        let consumer = scan::consumer(self.config.clone(), group)?;
+        let mut config = self.config.clone();
+        let ranges = look.lanes.values().flat_map(|way| &way.ranges);
+        let offsets: i64 = ranges.map(|range| range.to - range.from).sum();
+        if offsets <= FEW {
+            config.set("fetch.message.max.bytes", SMALL);
+        }
+        let consumer = scan::consumer(config, group)?;
         scan::read_on(&consumer, &starts)?;
         drop(starts);
         self.read(&consumer, look)
@@ -415,6 +452,21 @@ impl Sweeper {
             let at = (self.topics.name(lane.source).to_string(), lane.shard);
             // What is gone meanwhile is not looked at.
             way.next = way.next.max(first.get(&at).copied().unwrap_or(0));
+        }
+        for (lane, way) in &mut look.lanes {
+            way.learn(*lane, &self.ids);
+            if !look.absent.contains(lane) {
+                let all = (way.next, way.to);
+                let ranges = self.ids.ranges(*lane, all, look.wanted.as_ref());
+                if let [first, ..] = &ranges[..] {
+                    let offsets: i64 = ranges.iter().map(|range| range.to - range.from).sum();
+                    let (topic, ranges) = (self.topics.name(lane.source), ranges.len());
+                    let (partition, from, of) = (lane.shard, first.from, all.1 - all.0);
+                    debug!(%topic, partition, from, ranges, offsets, of, "looking through");
+                }
+                way.ranges = ranges.into();
+                way.go_on(way.next);
+            }
         }
         look.say(told);
         Ok(())
@@ -458,7 +510,12 @@ impl Sweeper {
                     Failure::Lasting | Failure::Fatal | Failure::Fenced => return Err(error),
                 },
             };
+            let moved = mem::take(&mut look.moved);
+            for lane in &moved {
+                self.move_on(consumer, *lane, look)?;
+            }
             let is_time = said_at.elapsed() >= SAY;
+            let is_idle = is_idle || !moved.is_empty();
             if told.len() < BATCH && bytes < BATCH_BYTES && !is_time && !is_idle {
                 continue;
             }
@@ -469,6 +526,7 @@ impl Sweeper {
             if is_time {
                 self.leave(look);
             }
+            self.metrics.commands.looked(mem::take(&mut look.looked));
             look.say(&mut told);
             said_at = Instant::now();
             bytes = 0;
@@ -501,8 +559,18 @@ impl Sweeper {
         };
         let offset = message.offset();
         let way = look.lanes.get_mut(&lane)?;
-        way.next = way.next.max(offset + 1);
-        if offset >= way.to || !look.filter.may_fit(message) {
+        if way.pass(lane, offset, &self.ids) {
+            look.moved.push(lane);
+        }
+        let range = way.ranges.front();
+        let range = range.filter(|range| (range.from..range.to).contains(&offset))?;
+        look.looked += 1;
+        if range.is_new {
+            let id = scan::last_bytes(message, ID).unwrap_or_default();
+            way.note(lane, offset, hash(id), &self.ids);
+        }
+        way.next = offset + 1;
+        if !look.filter.may_fit(message) {
             return None;
         }
         // Whoever reads the lane sets it aside.
@@ -527,10 +595,30 @@ impl Sweeper {
         for (lane, way) in &mut look.lanes {
             let topic = self.topics.name(lane.source);
             let found = positions.find_partition(topic, lane.shard);
-            if let Some(Offset::Offset(offset)) = found.map(|found| found.offset()) {
-                way.next = way.next.max(offset);
+            if let Some(Offset::Offset(offset)) = found.map(|found| found.offset())
+                && way.pass(*lane, offset, &self.ids)
+            {
+                look.moved.push(*lane);
             }
         }
+    }
+
+    /// Reads the next range of a lane, or nothing of it any more.
+    fn move_on(
+        &self,
+        consumer: &BaseConsumer<LoggingContext>,
+        lane: LaneId,
+        look: &UnderWay,
+    ) -> Result<(), KafkaError> {
+        let topic = self.topics.name(lane.source);
+        let range = look.lanes.get(&lane).and_then(|way| way.ranges.front());
+        if let Some(range) = range {
+            // Until that is done, what comes is what was behind the range before, and is passed over.
+            return consumer.seek(topic, lane.shard, Offset::Offset(range.from), SEEK);
+        }
+        let mut over = TopicPartitionList::with_capacity(1);
+        over.add_partition(topic, lane.shard);
+        consumer.pause(&over)
     }
 
     /// Tells the drive; false if another look is wanted, or nothing any more.
@@ -553,6 +641,51 @@ impl Sweeper {
     }
 }
 
+// === impl Way ===
+
+impl Way {
+    /// All below an offset was read, as far as it is in the first range; whether another one is to be sought.
+    fn pass(&mut self, lane: LaneId, below: i64, ids: &Ids) -> bool {
+        let count = self.ranges.len();
+        while let Some(range) = self.ranges.front().filter(|range| range.to <= below) {
+            self.next = range.to;
+            self.learn(lane, ids);
+            self.ranges.pop_front();
+            self.go_on(below);
+        }
+        if let Some(range) = self.ranges.front()
+            && range.from <= below
+        {
+            self.next = self.next.max(below);
+        }
+        self.ranges.len() < count && self.ranges.front().is_none_or(|range| range.from > below)
+    }
+
+    /// Goes on where the first range begins, or at `below` where that is in it.
+    fn go_on(&mut self, below: i64) {
+        let range = self.ranges.front();
+        self.next = range.map_or(self.to, |range| below.max(range.from));
+        self.new = (self.next, Vec::new());
+    }
+
+    /// A record was read in a range of which nothing is known yet.
+    fn note(&mut self, lane: LaneId, offset: i64, hash: u32, ids: &Ids) {
+        self.new.1.push(hash);
+        if self.new.1.len() >= MOST {
+            self.next = offset + 1;
+            self.learn(lane, ids);
+        }
+    }
+
+    /// Tells of what was read of a range of which nothing was known.
+    fn learn(&mut self, lane: LaneId, ids: &Ids) {
+        let (from, hashes) = mem::replace(&mut self.new, (self.next, Vec::new()));
+        if self.ranges.front().is_some_and(|range| range.is_new) && from < self.next {
+            ids.learn(lane, from, Block::new(self.next, hashes));
+        }
+    }
+}
+
 // === impl UnderWay ===
 
 impl UnderWay {
@@ -564,17 +697,28 @@ impl UnderWay {
             lanes,
         } = look;
         let way = |from| Way {
+            ranges: VecDeque::from([Range {
+                from,
+                to: i64::MAX,
+                is_new: false,
+            }]),
+            new: (from, Vec::new()),
             next: from,
             told: -1,
             to: i64::MAX,
         };
+        let filter = Filter::of(&commands);
+        let ids = filter.ids.as_ref();
         Self {
             number,
             version,
-            filter: Filter::of(&commands),
+            wanted: ids.map(|ids| Wanted::new(ids.iter().map(|id| &**id))),
+            filter,
             shards: lanes.iter().map(|of| of.lane.shard).collect(),
             lanes: lanes.iter().map(|of| (of.lane, way(of.from))).collect(),
             absent,
+            moved: Vec::new(),
+            looked: 0,
             is_begun: false,
         }
     }

@@ -61,6 +61,7 @@ impl<L: Ledger> State<L> {
                     }
                 }
                 for commit in commits {
+                    self.ids().forget_below(commit.lane, commit.watermark);
                     self.step(Input::Committed {
                         lane: commit.lane,
                         epoch: commit.epoch,

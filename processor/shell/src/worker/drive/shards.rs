@@ -2,9 +2,11 @@
 //!
 //! Invariant: a shard is let go only after what was settled for it is durable, or can no longer be.
 
+use std::collections::HashMap;
 use std::mem;
 use std::time::Instant;
 
+use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::Offset;
 
 use retide_core::engine::Left;
@@ -13,6 +15,7 @@ use retide_core::{Input, Settlement, State as Kept};
 use crate::worker::drive::State;
 use crate::worker::drive::gone::LATE;
 use crate::worker::feed::{Assignment, Reading, Request};
+use crate::worker::ids::Ids;
 use crate::worker::leaving::Leaving;
 use crate::worker::ledger::Ledger;
 use crate::worker::order::Written;
@@ -56,7 +59,9 @@ impl<L: Ledger> State<L> {
     /// Lanes are ours.
     fn assigned(&mut self, assignments: Vec<Assignment>, written: Vec<(i32, Written)>) {
         self.follow_readable();
-        for (shard, written) in written {
+        let mut known = HashMap::new();
+        for (shard, mut written) in written {
+            known.insert(shard, mem::take(&mut written.ids));
             self.know(shard, written);
         }
         for assignment in &assignments {
@@ -74,10 +79,16 @@ impl<L: Ledger> State<L> {
             let Assignment {
                 lane,
                 start,
-                known,
+                end,
+                known: completed,
                 saved: _,
                 binding,
             } = assignment;
+            let ids = known.get_mut(&lane.shard);
+            let ids = ids.and_then(|ids| ids.remove(&lane.source));
+            self.ids()
+                .begin(lane, binding, (start, end), ids.unwrap_or_default());
+            let known = completed;
             self.bindings.insert(lane, binding);
             self.unnamed.begin(lane);
             if self.unreadable.is_deleted(lane.source) {
@@ -104,6 +115,7 @@ impl<L: Ledger> State<L> {
             taken,
             steps,
             holds,
+            ids: _,
         } = written;
         let names = holds.into_iter().collect();
         self.step(Input::HoldsKnown { shard, names });
@@ -142,6 +154,10 @@ impl<L: Ledger> State<L> {
         let shards: Vec<i32> = owned.filter(|shard| !is_leaving(shard)).copied().collect();
         for shard in shards.iter().copied() {
             self.step(Input::Leave { shard });
+            if self.ids().leave(shard) {
+                self.parts.engine.touch(shard);
+                self.touched = true;
+            }
         }
         if !shards.is_empty() {
             let patience = self.parts.pace.drain_deadline;
@@ -188,11 +204,12 @@ impl<L: Ledger> State<L> {
         if leaving.is_to_commit(now, left) {
             let is_theirs = |one: &Settlement| leaving.shards().contains(&one.lane.shard);
             let is_left = self.settled.iter().any(is_theirs) || self.parts.engine.has_unsaved();
-            if is_left && self.may_hand_over() {
+            if (is_left || self.touched) && self.may_hand_over() {
                 self.commit();
             }
             // What was given back to be written again is settled with the next step.
             let is_left = self.settled.iter().any(is_theirs) || self.parts.engine.has_unsaved();
+            let is_left = is_left || self.touched;
             if !is_left && self.parts.engine.to_write_again() == 0 {
                 leaving.committing(self.submitted);
             }
@@ -252,6 +269,7 @@ impl<L: Ledger> State<L> {
         for shard in shards {
             // From here on nothing is committed for it, even if a batch is still under way.
             self.parts.ownership.give_up(*shard);
+            self.ids().release(*shard);
             self.step(Input::Release { shard: *shard });
             self.shards.remove(shard);
         }
@@ -262,6 +280,11 @@ impl<L: Ledger> State<L> {
         self.bindings
             .retain(|lane, _| !shards.contains(&lane.shard));
         self.unbound.retain(|lane| !shards.contains(&lane.shard));
+    }
+
+    /// What is known of where ids are.
+    pub(super) fn ids(&self) -> &Ids {
+        self.parts.feed.consumer.context().ids()
     }
 
     /// Tells those who wait for shards to be given away that all of theirs are.

@@ -35,6 +35,13 @@ impl<L: Ledger> State<L> {
         self.parts.heartbeat.beat();
         self.parts.feed.turned();
         self.follow_commits(now);
+        for shard in self.ids().due() {
+            if self.shards.contains_key(&shard) {
+                self.parts.engine.touch(shard);
+                self.touched = true;
+            }
+        }
+        let ids = self.ids().bytes();
         let engine = &self.parts.engine;
         self.share.report(Load {
             open: engine.open(),
@@ -44,6 +51,7 @@ impl<L: Ledger> State<L> {
             keys: engine.keys(),
             steps: engine.steps(),
             on_hold: engine.held().values().map(|held| *held as usize).sum(),
+            ids,
         });
         let missing = engine.missing().map(|missing| Trouble {
             kind: Kind::SceneUnknown,

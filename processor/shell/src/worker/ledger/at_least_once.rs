@@ -21,7 +21,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, Producer};
 use tracing::warn;
 
-use retide_core::{Failure, Sink};
+use retide_core::{Entry, Failure, Sink};
 use retide_kafka::client::Kept;
 use retide_kafka::producer::{flush, producer_config};
 use retide_kafka::record::{OutRecord, Parts};
@@ -320,7 +320,7 @@ impl Writer {
             Content::Entries(_) => {
                 let mut records = Vec::new();
                 for kind in [RecordKind::Consequence, RecordKind::Order] {
-                    let keep = |parts: Parts<'_>, headers| {
+                    let keep = |parts: Parts<'_>, headers, _: Option<&Entry>| {
                         records.push(OutRecord::new(parts, headers));
                         Ok::<_, Infallible>(())
                     };

@@ -20,9 +20,11 @@ use retide_kafka::producer::{CALL, STEP};
 
 use crate::worker::ledger::lock;
 
-/// Collects the deliveries that failed.
+/// Collects the deliveries that failed, and where records were written of which that is to be known.
 #[derive(Debug, Default)]
 pub(crate) struct Deliveries {
+    /// The numbers of such records, and their offsets.
+    offsets: Mutex<Vec<(usize, i64)>>,
     /// Records that were not delivered.
     failed: Mutex<Vec<Failed>>,
     /// Topics that the client could not add to its transaction, with the reason: it says so in its log only.
@@ -54,12 +56,15 @@ pub(crate) enum Flushed {
 /// How long other failures are waited for after the first: those of requests under way.
 const FAILURES: Duration = Duration::from_millis(50);
 
+/// Marks the number of a record of which it is to be known where it was written.
+pub(super) const NOTED: usize = 1 << (usize::BITS - 1);
+
 /// Hands a record to the producer, waiting while its queue is full. A refusal is collected like a failed delivery.
 pub(super) fn produce(
     producer: &BaseProducer<Deliveries>,
     mut out: BaseRecord<'_, [u8], [u8], usize>,
 ) -> Result<(), KafkaError> {
-    let index = out.delivery_opaque;
+    let index = out.delivery_opaque & !NOTED;
     // No look at the clock unless the queue is full.
     let mut deadline = None;
     while let Err((error, again)) = producer.send(out) {
@@ -145,6 +150,11 @@ impl Deliveries {
         !lock(&self.failed).is_empty() || !lock(&self.unregistered).is_empty()
     }
 
+    /// Where the records were written of which that is to be known, as far as it was said, by their numbers.
+    pub(super) fn take_offsets(&self) -> Vec<(usize, i64)> {
+        mem::take(&mut lock(&self.offsets))
+    }
+
     /// What has failed: the numbers of records, and topics that take none.
     pub(crate) fn take(&self) -> (Vec<Failed>, BTreeMap<String, RDKafkaErrorCode>) {
         (
@@ -187,12 +197,17 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
-        if let Err((error, message)) = result {
-            lock(&self.failed).push(Failed {
-                number: index,
+        let number = index & !NOTED;
+        match result {
+            Ok(message) if index & NOTED != 0 => {
+                lock(&self.offsets).push((number, message.offset()));
+            }
+            Ok(_) => {}
+            Err((error, message)) => lock(&self.failed).push(Failed {
+                number,
                 topic: message.topic().to_owned(),
                 error: error.clone(),
-            });
+            }),
         }
     }
 }

@@ -19,14 +19,18 @@ use rdkafka::producer::{BaseProducer, Producer, PurgeConfig};
 use rdkafka::topic_partition_list::Offset;
 use tracing::debug;
 
+use retide_core::{Entry, ids};
 use retide_kafka::producer::{CALL, flush, producer_config};
-use retide_kafka::record::{Parts, to_produce};
+use retide_kafka::record::{ClientHeaders, Parts, to_produce};
 
 use crate::event::{BatchAborted, BatchSlow, ProducerDistrusted, ProducerReplaced};
 use crate::threads::Ended;
 use crate::worker::encode::{Encoder, Scratch};
 use crate::worker::group::Client;
-use crate::worker::ledger::deliveries::{Deliveries, Failed, Flushed, produce, settle_deliveries};
+use crate::worker::ids::{Note, Parked};
+use crate::worker::ledger::deliveries::{
+    Deliveries, Failed, Flushed, NOTED, produce, settle_deliveries,
+};
 use crate::worker::ledger::refusal::refuses;
 use crate::worker::ledger::verdict::{Pieces, Undelivered, Verdict, learn_partitions};
 use crate::worker::ledger::{
@@ -161,6 +165,7 @@ impl Transactional {
         // The first batch is the first writer's, and so is the first turn.
         let _ = second_pass.send(());
         let turns = [(first_take, first_pass), (second_take, second_pass)];
+        group.context().ids().told();
         let (mut batches, mut threads) = (Vec::new(), Vec::new());
         let returns = Arc::new(AtomicU64::new(0));
         for (number, (take, pass)) in turns.into_iter().enumerate() {
@@ -477,19 +482,29 @@ impl Writer {
     fn try_write(&mut self, submitted: &Submitted, turn: &mut CommitTurn) -> Result<(), Trouble> {
         let group = Arc::clone(&self.group);
         let ownership = Arc::clone(&self.ownership);
-        let encoder = Arc::clone(&self.encoder);
         let returns = Arc::clone(&self.returns);
         self.ready().map_err(Trouble::Abortable)?;
+        drop(self.producer()?.context().take_offsets());
+        let ids = group.context().ids();
+        // Before it writes anything: what it writes stands behind what is known by now.
+        let filling = ids.fill();
         self.may_commit = false;
         self.producer()?.begin_transaction().map_err(classify)?;
-        self.write_all(RecordKind::Consequence, submitted, &encoder)?;
+        let parked = self.write_all(RecordKind::Consequence, submitted, &[])?;
+        filling.done(&parked, self.producer()?.context().take_offsets());
         turn.take();
         if returns.load(Ordering::Acquire) != submitted.batch.returns {
             return Err(Trouble::Late);
         }
+        let notes = ids.notes(&submitted.batch.shards());
         let mut settled = submitted.batch.settled.iter();
-        if settled.any(|settled| settled.form().has(RecordKind::Order)) {
-            self.write_all(RecordKind::Order, submitted, &encoder)?;
+        if !notes.is_empty() || settled.any(|settled| settled.form().has(RecordKind::Order)) {
+            let written = self.write_all(RecordKind::Order, submitted, &notes);
+            if written.is_err() && !notes.is_empty() {
+                // Nothing waits for these.
+                ids.refused();
+            }
+            written?;
         }
         let offsets = submitted.batch.offsets().map_err(Trouble::Abortable)?;
         // Not the client's, which may be of a generation whose shards are not known here yet.
@@ -511,23 +526,35 @@ impl Writer {
         self.producer()?
             .commit_transaction(patience)
             .map_err(classify)?;
+        ids.written(notes);
         self.distrust(asked.elapsed());
         Ok(())
     }
 
-    /// Writes the records of one kind and waits for their acknowledgement. Nothing of it can take effect before the commit is asked for.
+    /// Writes the records of one kind, and what is known of ids besides, and waits for their acknowledgement. Nothing of it can take effect
+    /// before the commit is asked for. Gives the tasks that are parked where it is to be known.
     fn write_all(
         &self,
         kind: RecordKind,
         submitted: &Submitted,
-        encoder: &Encoder,
-    ) -> Result<(), Trouble> {
+        notes: &[Note],
+    ) -> Result<Vec<Parked>, Trouble> {
         let producer = self.producer()?;
+        let (encoder, known) = (&*self.encoder, self.group.context().ids());
         let (mut number, mut scratch) = (0, Scratch::default());
-        let mut written = Ok(());
+        let (mut written, mut parked) = (Ok(()), Vec::new());
         for settled in &submitted.batch.settled {
-            let write = |parts: Parts<'_>, headers| {
-                let record = to_produce(parts, headers, number);
+            let write = |parts: Parts<'_>, headers, entry: Option<&Entry>| {
+                let mut opaque = number;
+                if let Some(Entry::Park { task, .. }) = entry
+                    && let Some(shard) = parts.partition
+                    && let Some(lane) = known.lane(parts.topic, shard)
+                {
+                    let hash = ids::hash(task.id.as_bytes());
+                    parked.push(Parked { number, lane, hash });
+                    opaque |= NOTED;
+                }
+                let record = to_produce(parts, headers, opaque);
                 number += 1;
                 produce(producer, record)
             };
@@ -536,6 +563,22 @@ impl Writer {
             if written.is_err() {
                 break;
             }
+        }
+        for note in notes {
+            if written.is_err() {
+                break;
+            }
+            let parts = Parts {
+                topic: encoder.order(),
+                partition: Some(note.shard()),
+                key: Some(&note.key),
+                value: note.value.as_deref(),
+            };
+            written = produce(
+                producer,
+                to_produce(parts, ClientHeaders::default(), number),
+            );
+            number += 1;
         }
         let flushed = match written {
             Ok(()) => settle_deliveries(producer, self.made.write()),
@@ -552,7 +595,7 @@ impl Writer {
             return Err(Trouble::Undelivered(Box::new(verdict)));
         }
         match flushed {
-            Ok(Flushed::All) => Ok(()),
+            Ok(Flushed::All) => Ok(parked),
             Ok(Flushed::Failed) => Err(Trouble::Abortable(KafkaError::Canceled)),
             Ok(Flushed::TimedOut(left)) => {
                 let done = number.saturating_sub(left);
