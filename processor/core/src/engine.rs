@@ -256,6 +256,7 @@ impl Engine {
             } => self.know_commands(shard, taken, steps),
             Input::HoldsKnown { shard, names } => self.know_holds(shard, names),
             Input::Holds(holds) => self.follow_holds(now, holds),
+            Input::Standing { shard, to } => self.await_commands(now, shard, to),
             Input::Control { position, control } => self.control(now, position, control, actions),
             Input::LookBegun { number, ends } => self.look_begun(number, &ends),
             Input::Found {
@@ -331,6 +332,7 @@ impl Engine {
             .chain(saving)
             .chain(self.next_control())
             .chain(self.next_hold())
+            .chain(self.next_take_in())
             .chain(self.agenda.next())
             .min()
     }
@@ -532,16 +534,21 @@ impl Engine {
             self.enter(&item);
             if self.meets(&item) {
                 self.command(item);
-                return;
-            }
-            match position.lane.source {
-                Source::Tasks => self.ingest(now, item, actions),
-                Source::Tier(tier) => self.unpark(now, tier, appended, item),
-                Source::Commands => unreachable!("a task in the commands topic"),
+            } else if let Some(item) = self.if_commands_read(now, item, appended) {
+                self.take_in(now, item, appended, actions);
             }
         }
         if !is_aside {
             self.pause_if_full(now, position, actions);
+        }
+    }
+
+    /// Takes in a task that was read.
+    fn take_in(&mut self, now: Now, item: Item, appended: Timestamp, actions: &mut Vec<Action>) {
+        match item.lane.source {
+            Source::Tasks => self.ingest(now, item, actions),
+            Source::Tier(tier) => self.unpark(now, tier, appended, item),
+            Source::Commands => unreachable!("a task in the commands topic"),
         }
     }
 
@@ -653,6 +660,7 @@ impl Engine {
         self.turn_holds(now);
         self.write_again(most, actions);
         // Half of the room is for tasks that move on, however many are due. Then the queues: their tasks have waited longest.
+        self.take_in_waiting(now, most, actions);
         self.follow_commands(now, most, actions);
         self.send_outbound(now, most, Until::HalfFull, actions);
         self.ask_gates(now, most, actions);
@@ -854,6 +862,7 @@ const fn budget(input: &Input) -> usize {
         | Input::Known { .. }
         | Input::HoldsKnown { .. }
         | Input::Holds(_)
+        | Input::Standing { .. }
         | Input::Control { .. }
         | Input::LookBegun { .. }
         | Input::Found { .. }

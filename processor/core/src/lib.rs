@@ -32,6 +32,7 @@ pub mod quota;
 pub mod saved;
 pub mod scene;
 pub mod selector;
+pub mod selector_index;
 pub mod sink;
 pub mod span;
 pub mod state;

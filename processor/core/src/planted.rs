@@ -116,6 +116,10 @@ pub enum Bug {
     HoldCallsOnly,
     /// A task that is held is looked at much later.
     HeldTooLong,
+    /// The tasks of a shard are taken in before the commands that stood there are read.
+    CommandsUnawaited,
+    /// A command that names no ids is over although a record is set aside that it may be about.
+    AsideForgotten,
 }
 
 /// The mistake that an engine makes, if one is planted in it.
@@ -130,7 +134,7 @@ pub struct Planted {
 
 impl Bug {
     /// Every mistake there is.
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 49] = [
         Self::OffsetByOne,
         Self::WrongBase,
         Self::Early,
@@ -178,6 +182,8 @@ impl Bug {
         Self::HoldForgotten,
         Self::HoldCallsOnly,
         Self::HeldTooLong,
+        Self::CommandsUnawaited,
+        Self::AsideForgotten,
     ];
 }
 

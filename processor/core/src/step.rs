@@ -79,6 +79,14 @@ pub enum Input {
     },
     /// These holds are in force from now on.
     Holds(Holds),
+    /// Records of commands stand in the lane of a shard up to this offset, which are to be read before its tasks are taken in; it comes
+    /// after the shard's lanes.
+    Standing {
+        /// The shard.
+        shard: i32,
+        /// One past the last one.
+        to: i64,
+    },
     /// A record of the commands topic was read, or one that is refused.
     Control {
         /// Where it was read.

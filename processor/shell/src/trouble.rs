@@ -102,6 +102,8 @@ pub enum Kind {
     RegistryAway,
     /// Tiers cannot be looked through for tasks that commands are about.
     SweepFailing,
+    /// The commands of a shard cannot be read as far as they stood when it was assigned.
+    CommandsUnread,
 }
 
 /// Whose word on the alerts topic a trouble is.
@@ -429,6 +431,7 @@ impl Kind {
             Self::SecretMissing => "secret-missing",
             Self::RegistryAway => "registry-away",
             Self::SweepFailing => "sweep-failing",
+            Self::CommandsUnread => "commands-unread",
         }
     }
 
@@ -463,6 +466,7 @@ impl Kind {
             | Self::SceneUnreadable
             | Self::SceneRefused
             | Self::SweepFailing
+            | Self::CommandsUnread
             | Self::TargetWalled => None,
         }
     }

@@ -282,6 +282,7 @@ impl Judge {
         appended: Timestamp,
     ) {
         self.unfinished += 1;
+        self.orders.submitted(submission);
         let due = submission.due.unwrap_or(appended).max(appended);
         self.first_due.insert(Arc::clone(&submission.id), due);
         if let (Some(key), false) = (submission.key, submission.poison) {
@@ -335,6 +336,14 @@ impl Judge {
         });
         if is_cancelled && !attempt.of_callback && start.is_owner {
             self.object(|| format!("{attempt:?} started after it was cancelled"));
+        }
+        if !attempt.of_callback
+            && start.is_owner
+            && let Err(why) = self
+                .orders
+                .started(at, (start.assignment, start.wall), task)
+        {
+            self.object(|| why);
         }
         let known = self.attempts.entry(attempt.clone()).or_default();
         let twice = known.starts.contains(&start.assignment) && start.is_owner;
@@ -511,6 +520,7 @@ impl Judge {
                 let taken = self.taken.entry(LaneId { shard, source }).or_default();
                 let _ = taken.replay(*chunk, marks.as_deref());
             }
+            self.orders.follow_step(record.place.shard, &record.payload);
             self.written(&record.payload);
         }
     }
@@ -744,6 +754,11 @@ impl Judge {
 
     /// A task has used up its attempts: as many as its rules allow at least, of those that were throttled or of the others.
     fn exhausted(&mut self, ended: &Ended) {
+        let submission = self.submitted.get(&ended.id);
+        if submission.is_some_and(|submission| self.orders.may_be_completed(submission)) {
+            // What is told from outside is an attempt that nobody has seen.
+            return;
+        }
         // While its scene is taken away, the rules of the default one count.
         let rules = [&*ended.scene, DEFAULT].map(|scene| self.fewest.get(scene));
         let rules = rules.into_iter().flatten().copied();

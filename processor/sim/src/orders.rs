@@ -11,8 +11,10 @@ use bytes::Bytes;
 
 use retide_core::control::{Command, Control, Ended, Place, Verb};
 use retide_core::selector::{Parts, Selector};
-use retide_core::{Event, Failure, Outcome, Terminal, Timestamp, Transition};
+use retide_core::state::State;
+use retide_core::{Event, Failure, Outcome, Task, Terminal, Timestamp, Transition};
 
+use crate::broker::Payload;
 use crate::chance::Chance;
 use crate::plan::Submission;
 use crate::world::{At, MILLI, SECOND};
@@ -54,8 +56,12 @@ struct Sent {
     command: Arc<Command>,
     /// The tasks that were there when it was sent, and fit it.
     there: BTreeSet<Arc<str>>,
+    /// Those of which it may not have been known what they are, or that may have waited behind such a one.
+    aside: BTreeSet<Arc<str>>,
     /// What was written for it.
     done: u64,
+    /// What of it was with tasks that may have been set aside: the command may have said what it has done before.
+    done_aside: u64,
     /// The tasks that it came too late for, as far as that was told.
     too_late: u64,
     /// What became of it.
@@ -73,6 +79,14 @@ pub(crate) struct Orders {
     touched: BTreeMap<Arc<str>, Place>,
     /// When the next attempt of a task may start, as commands have said.
     due: BTreeMap<Arc<str>, BTreeSet<Timestamp>>,
+    /// The tasks of which it may not have been known what they are, or that may have waited behind such a one.
+    aside: BTreeSet<Arc<str>>,
+    /// The keys of such tasks, by shard.
+    aside_keys: BTreeSet<(i32, &'static str)>,
+    /// The steps of each shard that are not over, as far as that is durable.
+    live: BTreeSet<(i32, Place)>,
+    /// The shard of each assignment, when it began, and the steps that stood there then.
+    assigned: BTreeMap<u64, (i32, At, BTreeSet<Place>)>,
 }
 
 // === impl Order ===
@@ -161,28 +175,43 @@ impl Order {
 // === impl Orders ===
 
 impl Orders {
+    /// A task was produced.
+    pub(crate) fn submitted(&mut self, submission: &Submission) {
+        let at = submission.key.map(|key| (submission.shard, key));
+        if submission.named_at > 0 || at.is_some_and(|at| self.aside_keys.contains(&at)) {
+            self.aside.insert(Arc::clone(&submission.id));
+            self.aside_keys.extend(at);
+        }
+    }
+
     /// A request was sent, when these tasks were there and had not ended.
     pub(crate) fn sent<'a>(
         &mut self,
         command: Command,
         there: impl Iterator<Item = &'a Arc<Submission>>,
     ) {
-        // What is delivered to a topic is decided before it is written: a command may find it so.
         let fits = |submission: &&Arc<Submission>| {
-            // Nor is it known what a record is that is set aside.
-            let is_known = submission.named_at == 0 && !submission.poison;
-            let is_kept = is_known && !submission.scene.ends_with("topic");
+            // What is delivered to a topic is decided before it is written: a command may find it so.
+            let is_kept = !submission.poison && !submission.scene.ends_with("topic");
             is_kept && fits(&command.selector, submission)
         };
-        let there = there
-            .filter(fits)
-            .map(|submission| Arc::clone(&submission.id));
+        let (mut known, mut aside) = (BTreeSet::new(), BTreeSet::new());
+        for submission in there.filter(fits) {
+            let id = Arc::clone(&submission.id);
+            if self.aside.contains(&submission.id) {
+                aside.insert(id);
+            } else {
+                known.insert(id);
+            }
+        }
         let place = command.place;
         self.places.insert(Arc::clone(&command.id), place);
         let sent = Sent {
-            there: there.collect(),
+            there: known,
+            aside,
             command: Arc::new(command),
             done: 0,
+            done_aside: 0,
             too_late: 0,
             ended: None,
         };
@@ -249,6 +278,8 @@ impl Orders {
             ));
         }
         self.touched.insert(Arc::clone(&event.id), place);
+        let is_done = !matches!(event.transition, Transition::TooLate { .. });
+        sent.done_aside += u64::from(is_done && self.aside.contains(&event.id));
         match event.transition {
             Transition::TooLate { .. } => sent.too_late += 1,
             Transition::Rescheduled { due } | Transition::Failed { due, .. } => {
@@ -263,6 +294,73 @@ impl Orders {
             | Transition::Hopped { .. }
             | Transition::Deferred { .. } => {
                 sent.done += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// A record of a shard is durable: it may begin a step there, or end it.
+    pub(crate) fn follow_step(&mut self, shard: i32, payload: &Payload) {
+        if let Payload::Control(control) = payload
+            && let Control::Step(step) = &**control
+        {
+            self.live.insert((shard, step.command.place));
+        }
+        if let Payload::State(State::Step {
+            place,
+            progress: None,
+        }) = payload
+        {
+            self.live.remove(&(shard, *place));
+        }
+    }
+
+    /// A worker has this assignment of a shard.
+    pub(crate) fn assigned(&mut self, at: At, shard: i32, assignment: u64) {
+        let steps = self.live.iter().filter(|(of, _)| *of == shard);
+        let steps = steps.map(|(_, place)| *place).collect();
+        self.assigned.insert(assignment, (shard, at, steps));
+    }
+
+    /// The owner of a shard starts a task: no command may stand there that cancels it, and that it must know.
+    pub(crate) fn started(
+        &self,
+        at: At,
+        (assignment, wall): (u64, Timestamp),
+        task: &Task,
+    ) -> Result<(), String> {
+        let Some((shard, since, stood)) = self.assigned.get(&assignment) else {
+            return Ok(());
+        };
+        // What cannot be read for so long is not waited for.
+        let is_late = at >= since + PATIENCE;
+        for (_, place) in self
+            .live
+            .range((*shard, FIRST)..)
+            .take_while(|(of, _)| of == shard)
+        {
+            let Some(sent) = self.sent.get(place) else {
+                continue;
+            };
+            let command = &sent.command;
+            let is_later = task.commanded.as_ref().is_none_or(|last| **last < *place);
+            let was_there = sent.there.contains(&task.id) || sent.aside.contains(&task.id);
+            let names = command
+                .selector
+                .ids()
+                .is_some_and(|ids| ids.contains(&task.id));
+            let is_known = stood.contains(place) || sent.ended.is_some();
+            let is_known = is_known && !is_late;
+            if command.verb == Verb::Cancel
+                && is_later
+                && (names || was_there)
+                && is_known
+                && wall < command.expires
+            {
+                return Err(format!(
+                    "{} started although {} stood in its shard, which cancels it",
+                    task.id, command.id
+                ));
             }
         }
         Ok(())
@@ -293,7 +391,7 @@ impl Orders {
         let is_right = if names_ids {
             counts.done <= sent.done
         } else {
-            counts.done == sent.done
+            counts.done <= sent.done && counts.done + sent.done_aside >= sent.done
         };
         if !is_right || counts.too_late < sent.too_late && !names_ids {
             return Err(format!(
@@ -335,6 +433,16 @@ pub(crate) fn fits(selector: &Selector, submission: &Submission) -> bool {
         && (parts.scenes.is_empty() || parts.scenes.contains(&submission.scene))
         && (parts.keys.is_empty() || key.is_some_and(|key| parts.keys.contains(&key)))
 }
+
+/// The first place of all.
+const FIRST: Place = Place {
+    at: Timestamp::EPOCH,
+    partition: i32::MIN,
+    offset: i64::MIN,
+};
+
+/// How long the commands that stand in a shard are waited for that cannot be read.
+const PATIENCE: At = 25 * SECOND;
 
 /// Longest pause of a look between two pieces.
 pub(crate) const LOOK_PAUSE: At = SECOND / 20;

@@ -939,6 +939,13 @@ impl Worker {
                 self.readers.insert(lane, reader);
                 self.step(Input::Assign { lane, start, known }, env);
             }
+            let commands = PartitionId {
+                topic: Topic::Read(Source::Commands),
+                shard,
+            };
+            let to = env.broker.partition(commands).log.len() as i64;
+            self.step(Input::Standing { shard, to }, env);
+            env.judge.orders.assigned(env.now, shard, epoch);
         }
     }
 

@@ -223,6 +223,7 @@ impl Worker {
                 self.feed.request(Request::Read {
                     assignment,
                     lanes: starts,
+                    awaited: Vec::new(),
                 });
             }
             Reading::Revoked { shards, done, .. } => {

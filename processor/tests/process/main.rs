@@ -42,6 +42,7 @@ mod scenes;
 mod schemas;
 mod secrets;
 mod secured;
+mod standing;
 mod supervision;
 #[path = "../kafka/support.rs"]
 #[allow(dead_code, reason = "the tests of `kafka` use the rest")]

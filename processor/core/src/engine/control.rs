@@ -19,6 +19,7 @@ mod stages;
 mod step;
 mod steps;
 mod sums;
+mod unread;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,7 @@ use self::look::Looks;
 use self::memory::Memory;
 use self::steps::Steps;
 use self::sums::Sums;
+use self::unread::Unread;
 use super::{Closing, Engine};
 use crate::control::{Command, Control, Counts, Ended, Refusal, Step};
 use crate::entry::Entry;
@@ -47,6 +49,8 @@ pub(super) struct Commands {
     looks: Looks,
     /// The answers to requests that stand in these shards.
     sums: Sums,
+    /// The shards whose commands are to be read before their tasks are taken in.
+    unread: Unread,
     /// When the stages of steps are looked at next, in steady time.
     check_at: Duration,
 }
@@ -226,6 +230,7 @@ impl Engine {
     pub(super) fn forget_commands(&mut self, shard: i32) {
         self.commands.steps.forget(shard);
         self.commands.sums.forget(shard);
+        self.commands.unread.forget(shard);
         self.forget_commanded(shard);
     }
 
@@ -233,6 +238,7 @@ impl Engine {
     pub(super) fn forget_commanded(&mut self, shard: i32) {
         self.commands.memory.forget(shard);
         self.commands.looks.forget(shard);
+        self.commands.unread.forget_tasks(shard);
     }
 }
 

@@ -109,7 +109,7 @@ struct Lane {
     reach: Timestamp,
     /// The offset that lay too far beyond the open ones to be read when it came, or 0.
     wanted: i64,
-    /// As far as keys waited for its tasks when it became ours: one past the last such offset, or 0.
+    /// As far as keys waited for its tasks when it became ours, or all tasks for its commands: one past the last such offset, or 0.
     awaited: i64,
     /// Whether reading is stopped.
     paused: bool,
@@ -249,6 +249,21 @@ impl Lanes {
     pub(super) fn is_aside(&self, id: LaneId, offset: i64) -> bool {
         let lane = self.by_id.get(&id).filter(|lane| !lane.draining);
         lane.is_some_and(|lane| lane.aside.contains_key(&offset))
+    }
+
+    /// The tasks of the shard wait for a lane to be read up to this offset.
+    pub(super) fn await_to(&mut self, id: LaneId, to: i64) {
+        if let Some(lane) = self.by_id.get_mut(&id) {
+            lane.awaited = to;
+        }
+    }
+
+    /// Whether a record below an offset is set aside, or was not read yet.
+    pub(super) fn has_aside_below(&self, id: LaneId, offset: i64) -> bool {
+        let lane = self.by_id.get(&id);
+        lane.is_some_and(|lane| {
+            lane.window.end() < offset || lane.aside.range(..offset).next().is_some()
+        })
     }
 
     /// Completes an offset whose consequence goes into the batch, with the deferral of its task in another shard, if there is one.
@@ -786,10 +801,15 @@ impl Lane {
             || self.window.open() >= limits.lane_open / CROWDED
     }
 
+    /// Whether the tasks of the shard wait for what is read here, so that its memory is not free before.
+    fn is_awaited(&self) -> bool {
+        self.source == Source::Commands && self.window.end() < self.awaited
+    }
+
     /// Whether `bytes`, or the open offsets, are as much as this lane may hold.
     fn is_full(&self, bytes: usize, memory: Memory, limits: &Limits) -> bool {
         bytes >= limits.lane_most
-            || (bytes >= limits.lane_least && memory.total() >= limits.total)
+            || (bytes >= limits.lane_least && memory.total() >= limits.total && !self.is_awaited())
             || (self.source != Source::Commands && self.window.open() >= limits.lane_open)
             || !self.window.has_room()
             || !self.window.has_room_for(self.wanted)

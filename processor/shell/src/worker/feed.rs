@@ -141,6 +141,8 @@ pub enum Request {
         assignment: u64,
         /// The lanes, each with the first offset wanted.
         lanes: Vec<(LaneId, Offset)>,
+        /// The lanes of which it is waited for that they are read up to an offset.
+        awaited: Vec<(LaneId, i64)>,
     },
     /// Read nothing more of these shards.
     Leave {
@@ -202,6 +204,9 @@ const REFRESH: Duration = Duration::from_millis(500);
 
 /// Time between two looks at how far lanes were read: people look at lags less often.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How long a lane is looked at after each poll that is waited for: what takes longer is not waited for by the millisecond.
+const AWAITED: Duration = Duration::from_secs(5);
 
 /// Longest wait for a record, after which requests are looked at again.
 const POLL: Duration = Duration::from_millis(10);
@@ -285,12 +290,22 @@ impl Feed {
         let [tasks, tiers] = &self.requests;
         // Who has ended reads nothing anyway.
         match request {
-            Request::Read { assignment, lanes } => {
+            Request::Read {
+                assignment,
+                lanes,
+                awaited,
+            } => {
                 let is_tasks =
                     |(lane, _): &(LaneId, Offset)| !matches!(lane.source, Source::Tier(_));
                 let (of_tasks, of_tiers) = lanes.into_iter().partition(is_tasks);
-                for (reader, lanes) in [(tasks, of_tasks), (tiers, of_tiers)] {
-                    let _ = reader.send(Request::Read { assignment, lanes });
+                for (reader, lanes, awaited) in
+                    [(tasks, of_tasks, awaited), (tiers, of_tiers, Vec::new())]
+                {
+                    let _ = reader.send(Request::Read {
+                        assignment,
+                        lanes,
+                        awaited,
+                    });
                 }
             }
             Request::Leave { shards } => {
@@ -375,6 +390,8 @@ struct Reader {
     passed: Vec<Passed>,
     /// When to look for such lanes again.
     look_at: Instant,
+    /// The lanes of which it is waited for that they are read up to an offset, and until when: the look is at once.
+    awaited: (Vec<(LaneId, i64)>, Instant),
     /// The shards that are to be begun anew.
     anew: Arc<Mutex<BTreeSet<i32>>>,
     /// Records, to the drive.
@@ -437,6 +454,7 @@ impl Reader {
             gaps: Vec::new(),
             passed: Vec::new(),
             look_at: Instant::now(),
+            awaited: (Vec::new(), Instant::now()),
             anew: Arc::clone(around.anew),
             records: to_drive,
             readings: around.readings.clone(),
@@ -568,7 +586,7 @@ impl Reader {
     /// show a lag where there is nothing.
     fn look_how_far(&mut self) {
         let now = Instant::now();
-        if now < self.look_at {
+        if now < self.look_at && !self.is_awaited(now) {
             return;
         }
         self.look_at = now + LOOK;
@@ -584,6 +602,20 @@ impl Reader {
                 self.passed.push(way.passed(*lane, offset));
             }
         }
+    }
+
+    /// Whether a lane is not read as far as that is waited for.
+    fn is_awaited(&mut self, now: Instant) -> bool {
+        let (awaited, until) = &mut self.awaited;
+        if awaited.is_empty() {
+            return false;
+        }
+        let lanes = &self.lanes;
+        awaited.retain(|(lane, to)| lanes.get(lane).is_some_and(|way| way.told < *to));
+        if now >= *until {
+            awaited.clear();
+        }
+        !awaited.is_empty()
     }
 
     /// These lanes are to be read from elsewhere. The client forgets where it was, and has no position until it has read something; should
@@ -642,7 +674,11 @@ impl Reader {
     /// Does what the drive asks.
     fn follow(&mut self, request: &Request) -> Result<(), KafkaError> {
         match request {
-            Request::Read { assignment, lanes } => {
+            Request::Read {
+                assignment,
+                lanes,
+                awaited,
+            } => {
                 let mut starts = TopicPartitionList::with_capacity(lanes.len());
                 for (lane, start) in lanes {
                     let topic = self.topics.name(lane.source);
@@ -664,6 +700,8 @@ impl Reader {
                     };
                     self.lanes.insert(*lane, way);
                 }
+                self.awaited.0.extend(awaited);
+                self.awaited.1 = Instant::now() + AWAITED;
                 self.begin_elsewhere(|lane| lanes.iter().any(|(other, _)| other == lane));
                 // The client keeps a lane paused that was paused before it went away.
                 self.consumer.resume(&starts)

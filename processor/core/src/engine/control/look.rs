@@ -24,6 +24,8 @@ pub(super) struct Looks {
     under_way: Option<UnderWay>,
     /// What it has found and how far it is, in that order.
     found: VecDeque<Found>,
+    /// The bytes of the tasks that it has found.
+    bytes: usize,
     /// The number of the last look.
     count: u64,
 }
@@ -56,8 +58,11 @@ enum Found {
 /// Most steps that one look is for.
 const MOST_LOOKS: usize = 4_096;
 
-/// What is found and not done, at most.
+/// What is found and not done, at most: after that, nothing more is taken from the look.
 const MOST_FOUND: usize = 1_024;
+
+/// The bytes of it, likewise: what a lane may hold of tasks that its commit waits for is more.
+const MOST_BYTES: usize = 4 << 20;
 
 // === impl Looks ===
 
@@ -69,7 +74,7 @@ impl Looks {
 
     /// Whether more was found than can be done now.
     fn is_behind(&self) -> bool {
-        self.found.len() >= MOST_FOUND
+        self.found.len() >= MOST_FOUND || self.bytes >= MOST_BYTES
     }
 
     /// Whether a look is under way.
@@ -111,13 +116,39 @@ impl Looks {
         Some(look.number)
     }
 
+    /// Adds what the look says.
+    fn add(&mut self, found: Found) {
+        self.bytes += found.memory_size();
+        self.found.push_back(found);
+    }
+
+    /// What it has said first.
+    fn next(&mut self) -> Option<Found> {
+        let found = self.found.pop_front()?;
+        self.bytes -= found.memory_size();
+        Some(found)
+    }
+
     /// Forgets a shard.
     pub(super) fn forget(&mut self, shard: i32) {
         self.found.retain(|found| match found {
             Found::Task { lane, .. } | Found::Passed(lane, _) => lane.shard != shard,
         });
+        self.bytes = self.found.iter().map(Found::memory_size).sum();
         if let Some(look) = &mut self.under_way {
             look.lanes.retain(|lane, _| lane.shard != shard);
+        }
+    }
+}
+
+// === impl Found ===
+
+impl Found {
+    /// The bytes of its task.
+    fn memory_size(&self) -> usize {
+        match self {
+            Self::Task { task, .. } => task.memory_size(),
+            Self::Passed(..) => 0,
         }
     }
 }
@@ -209,7 +240,7 @@ impl Engine {
     ) {
         if self.is_looking(number, lane) {
             let found = Found::Task { lane, offset, task };
-            self.commands.looks.found.push_back(found);
+            self.commands.looks.add(found);
         }
     }
 
@@ -217,7 +248,7 @@ impl Engine {
     pub(in crate::engine) fn looked(&mut self, number: u64, lane: LaneId, next: i64) {
         if self.is_looking(number, lane) {
             let found = Found::Passed(lane, next);
-            self.commands.looks.found.push_back(found);
+            self.commands.looks.add(found);
         }
     }
 
@@ -241,7 +272,7 @@ impl Engine {
             if self.is_full() || !self.commands.memory.is_done() {
                 break;
             }
-            match self.commands.looks.found.pop_front() {
+            match self.commands.looks.next() {
                 Some(Found::Task { lane, offset, task }) => {
                     self.take(now, lane, offset, *task, actions);
                 }

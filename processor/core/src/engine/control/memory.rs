@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::mem;
 
 use super::super::Engine;
+use super::Commands;
 use super::step::Stage;
 use crate::agenda::Item;
 use crate::control::Place;
@@ -140,12 +141,16 @@ impl Engine {
                 Stage::Looking(None)
             };
             self.commands.steps.begin(shard, stage, moved);
+            if is_fenced {
+                self.commands.steps.fence(shard, given + 1);
+            }
         }
     }
 
     /// Takes the tasks out of their queues that commands of these shards meet.
     fn extract_met(&mut self, shards: &BTreeSet<i32>) {
-        let (steps, scenes) = (&self.commands.steps, &self.scenes);
+        let Commands { steps, unread, .. } = &mut self.commands;
+        let (steps, scenes) = (&*steps, &self.scenes);
         let meets = |lane: LaneId, offset: i64, task: &Task| {
             shards.contains(&lane.shard) && !steps.meets(scenes, lane, offset, task).is_empty()
         };
@@ -154,6 +159,7 @@ impl Engine {
         self.agenda.extract(of_item, &mut met);
         self.ready.extract(of_item, &mut met);
         self.orders.extract(shards, self.latest, of_item, &mut met);
+        unread.extract(of_item, &mut met);
         let outbound = mem::take(&mut self.outbound);
         for item in outbound {
             if of_item(&item) {

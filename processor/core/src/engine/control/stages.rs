@@ -4,7 +4,7 @@
 //! what it has met is settled and durable, and it names nothing that is not found; or it has expired. What it never does: answer twice for
 //! one record, or hold up the lane of commands. Invariant: what an answer counts is durable.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::super::Engine;
@@ -129,12 +129,10 @@ impl Engine {
 
     /// Whether a commit is wanted although nothing may have been settled: steps wait for the batch before it.
     pub fn wants_fence(&self) -> bool {
-        self.commands.steps.shards().any(|(shard, active)| {
+        let mut fences = self.commands.steps.fences();
+        fences.any(|(shard, batch)| {
             let source = Source::Commands;
-            let given = self.lanes.batches(LaneId { shard, source }).0;
-            active.values().any(|active| {
-                matches!(active.stage, Stage::Fenced(after) | Stage::Counted(after) if after > given)
-            })
+            batch > self.lanes.batches(LaneId { shard, source }).0
         })
     }
 
@@ -169,7 +167,8 @@ impl Engine {
             return;
         }
         let is_settled = self.lanes.is_settled();
-        for (shard, place) in self.steps_over(now) {
+        let (over, mut under_way) = self.steps_over(now);
+        for (shard, place) in over {
             if self.is_full() {
                 break;
             }
@@ -182,6 +181,7 @@ impl Engine {
             match active.stage {
                 Stage::Looked if !is_settled => {
                     active.stage = Stage::Counted(given + 1);
+                    self.commands.steps.fence(shard, given + 1);
                     self.lanes.touch_lane(lane);
                 }
                 Stage::Counted(after) if passed < after => {}
@@ -190,18 +190,25 @@ impl Engine {
                 | Stage::Looking(_)
                 | Stage::Looked
                 | Stage::Counted(_)
-                | Stage::Standing => self.end_step(now, shard, place, actions),
+                | Stage::Standing => {
+                    let under_way = under_way.entry(shard).or_default();
+                    self.end_step(now, (shard, place), under_way, actions);
+                }
             }
         }
     }
 
-    /// The steps that have done all. Those that were so, and are not any more, are *looked* again.
-    fn steps_over(&mut self, now: Now) -> Vec<(i32, Place)> {
+    /// The steps that have done all, and how many ids of each shard wait with a record that is under way. Those that have done all no more
+    /// are *looked* again.
+    fn steps_over(&mut self, now: Now) -> (Vec<(i32, Place)>, BTreeMap<i32, usize>) {
         let busy = self.busy();
+        let mut under_way: BTreeMap<i32, usize> = BTreeMap::new();
         let (mut over, mut uncounted) = (Vec::new(), Vec::new());
         for (shard, steps) in self.commands.steps.shards() {
             let source = Source::Tasks;
-            let read = self.lanes.end(LaneId { shard, source }).unwrap_or(i64::MAX);
+            let tasks = LaneId { shard, source };
+            let read = self.lanes.end(tasks).unwrap_or(i64::MAX);
+            let is_aside = |to| self.lanes.has_aside_below(tasks, to);
             // What was decided before, and is not written, may be about a task of it.
             let is_unwritten =
                 self.commands.memory.has_unsettled(shard) || self.writing.has_of(shard);
@@ -215,10 +222,16 @@ impl Engine {
                             && active.tasks_to.is_none_or(|to| read >= to)
                     }
                     Stage::Standing => {
-                        standing += active.ids().map_or(1, BTreeSet::len);
+                        standing += active.waits_for();
+                        if active.offset.is_none() {
+                            *under_way.entry(shard).or_default() += active.waits_for();
+                        }
                         let is_late =
                             active.command().expires <= now.wall || standing > MOST_STANDING;
-                        active.offset.is_some() && (is_late || active.has_met_all())
+                        let is_done = !is_unwritten
+                            && !self.commands.unread.has_tasks(shard)
+                            && active.has_met_all(is_aside);
+                        active.offset.is_some() && (is_late || is_done)
                     }
                 };
                 if is_over {
@@ -233,7 +246,7 @@ impl Engine {
                 active.stage = Stage::Looked;
             }
         }
-        over
+        (over, under_way)
     }
 
     /// The steps that are about a task whose call is in flight.
@@ -247,16 +260,30 @@ impl Engine {
         busy
     }
 
-    /// A step has done all: it answers, and waits for what it has not found, if it may; or it is over.
-    fn end_step(&mut self, now: Now, shard: i32, place: Place, actions: &mut Vec<Action>) {
+    /// A step has done all: it answers, and waits for what it has not found, if it may; or it is over. So it is, too, where the records of so
+    /// many that wait are under way that nobody knows when they are read, behind a flood of others.
+    fn end_step(
+        &mut self,
+        now: Now,
+        (shard, place): (i32, Place),
+        under_way: &mut usize,
+        actions: &mut Vec<Action>,
+    ) {
         let source = Source::Commands;
         let lane = LaneId { shard, source };
+        let tasks = LaneId {
+            shard,
+            source: Source::Tasks,
+        };
         let Some(active) = self.commands.steps.get_mut(shard, place) else {
             return;
         };
         let Some(offset) = active.offset.take() else {
             return;
         };
+        let is_aside =
+            |to| !self.bug.is(Bug::AsideForgotten) && self.lanes.has_aside_below(tasks, to);
+        let has_met_all = active.has_met_all(is_aside);
         let bytes = active.bytes;
         let is_looked = active.stage != Stage::Standing;
         let is_restored = active.is_restored();
@@ -265,12 +292,14 @@ impl Engine {
             let answer = Control::Answer(active.answer(shard));
             entries.push(told(place.partition, answer));
         }
-        if is_looked && !active.has_met_all() && active.command().expires > now.wall {
+        let may_stand = is_restored || *under_way < MOST_STANDING;
+        if is_looked && !has_met_all && active.command().expires > now.wall && may_stand {
             active.stand();
             if is_restored {
                 active.offset = Some(offset);
                 return;
             }
+            *under_way += active.waits_for();
             active.restore();
             entries.push(told(shard, Control::Step(active.again())));
         } else {

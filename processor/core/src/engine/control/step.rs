@@ -59,14 +59,20 @@ const OVERHEAD: usize = 1_024;
 impl Active {
     /// A step that begins, or goes on from where a former owner has left it.
     pub(super) fn new(offset: i64, step: Step, known: Option<Progress>) -> Self {
+        let mut looked = step.looked.iter().flatten();
+        let tasks_to = looked
+            .find(|looked| looked.source == Source::Tasks)
+            .map(|looked| looked.to);
+        // What has looked at everything that is known waits for the rest.
+        let stands = step.looked.is_some() && step.command.selector.ids().is_none();
         let counts = known.as_ref().map_or(step.before, |known| known.counts);
         let kept = known.map_or_else(Vec::new, |known| known.looking);
         let looking = kept.iter().map(|of| (of.source, (of.next, of.to)));
         Self {
             offset: Some(offset),
             bytes: memory_size(&step),
-            stage: Stage::New,
-            tasks_to: None,
+            stage: if stands { Stage::Standing } else { Stage::New },
+            tasks_to,
             moved: false,
             counts,
             met: HashSet::new(),
@@ -84,6 +90,11 @@ impl Active {
     /// The identities that it names, if it names some.
     pub(super) fn ids(&self) -> Option<&BTreeSet<Arc<str>>> {
         self.step.command.selector.ids()
+    }
+
+    /// How many ids it waits for while it stands; what names none counts like one that names one.
+    pub(super) fn waits_for(&self) -> usize {
+        self.ids().map_or(1, BTreeSet::len)
     }
 
     /// Whether tiers were looked at by a record that came before, so that it waits for tasks that do not exist yet.
@@ -109,6 +120,7 @@ impl Active {
         }
         match source {
             Source::Tasks => self.tasks_to.is_none_or(|to| offset < to),
+            Source::Tier(_) if self.is_restored() => false,
             Source::Tier(_) => self.looking.get(&source).is_none_or(|(_, to)| offset < *to),
             Source::Commands => false,
         }
@@ -177,10 +189,13 @@ impl Active {
         }
     }
 
-    /// Whether all ids that it names were found.
-    pub(super) fn has_met_all(&self) -> bool {
-        self.ids()
-            .is_none_or(|ids| self.counts.found >= ids.len() as u64)
+    /// Whether all ids that it names were found; if it names none, whether nothing `is_aside` below an offset of the retry topic that it may
+    /// be about.
+    pub(super) fn has_met_all(&self, is_aside: impl Fn(i64) -> bool) -> bool {
+        match self.ids() {
+            Some(ids) => self.counts.found >= ids.len() as u64,
+            None => !self.tasks_to.is_some_and(is_aside),
+        }
     }
 
     /// The answer to its request.
@@ -221,7 +236,13 @@ impl Active {
             source: *source,
             to: *to,
         });
-        self.step.looked = Some(looked.collect());
+        // What names ids is about whatever comes.
+        let tasks_to = self.tasks_to.filter(|_| self.ids().is_none());
+        let tasks = tasks_to.map(|to| Looked {
+            source: Source::Tasks,
+            to,
+        });
+        self.step.looked = Some(looked.chain(tasks).collect());
     }
 
     /// The place of its command.

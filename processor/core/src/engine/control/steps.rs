@@ -2,9 +2,8 @@
 //!
 //! Not what takes them from stage to stage, which is `stages`'. Invariant: a step that a former owner has begun goes on with its counts.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::CHECK;
@@ -12,6 +11,7 @@ use super::step::{Active, Stage};
 use crate::control::{Place, Progress};
 use crate::lane::{LaneId, Source};
 use crate::scene::Scenes;
+use crate::selector_index::SelectorIndex;
 use crate::state::State;
 use crate::taken::Taken;
 use crate::task::Task;
@@ -32,10 +32,10 @@ pub(super) struct Steps {
 struct OfShard {
     /// The steps, by the place of their commands.
     active: BTreeMap<Place, Active>,
-    /// Those that name ids, by id.
-    ids: HashMap<Arc<str>, Vec<Place>>,
-    /// Those that name none.
-    others: BTreeSet<Place>,
+    /// Which of them a task may be meant by.
+    index: SelectorIndex<Place>,
+    /// The last batch that one of them waits for.
+    fence: u64,
 }
 
 /// What former owners of a shard have written of its commands.
@@ -127,19 +127,19 @@ impl Steps {
         let Some(steps) = self.shards.get(&lane.shard) else {
             return Vec::new();
         };
-        let by_id = steps.ids.get(&task.id).into_iter().flatten();
         let mut places = Vec::new();
-        for place in by_id.chain(&steps.others) {
-            let is_later = task.commanded.as_ref().is_none_or(|last| **last < *place);
+        for place in steps.index.candidates(task) {
+            let is_later = task.commanded.as_ref().is_none_or(|last| **last < place);
             let fits = |active: &Active| {
                 let scene = scenes.find(&task.scene).map(|scene| &**scene);
                 active.reaches(lane.source, offset) && active.command().selector.fits(task, scene)
             };
-            if is_later && steps.active.get(place).is_some_and(fits) {
-                places.push(*place);
+            if is_later && steps.active.get(&place).is_some_and(fits) {
+                places.push(place);
             }
         }
         places.sort_unstable();
+        places.dedup();
         places
     }
 
@@ -154,6 +154,19 @@ impl Steps {
             .filter(|(_, active)| has_new(active))
             .map(|(shard, _)| shard)
             .collect()
+    }
+
+    /// A step of a shard waits for the batch of this number.
+    pub(super) fn fence(&mut self, shard: i32, batch: u64) {
+        if let Some(steps) = self.shards.get_mut(&shard) {
+            steps.fence = steps.fence.max(batch);
+        }
+    }
+
+    /// The last batch of each shard that a step waits for.
+    pub(super) fn fences(&self) -> impl Iterator<Item = (i32, u64)> {
+        let shards = self.shards.iter();
+        shards.map(|(shard, steps)| (*shard, steps.fence))
     }
 
     /// Memory is looked at for the new steps of a shard, whose tasks may have moved to others.
@@ -258,29 +271,14 @@ impl OfShard {
     /// Adds a step.
     fn insert(&mut self, active: Active) {
         let place = active.place();
-        match active.ids() {
-            Some(ids) => {
-                for id in ids {
-                    self.ids.entry(Arc::clone(id)).or_default().push(place);
-                }
-            }
-            None => drop(self.others.insert(place)),
-        }
+        self.index.insert(place, &active.command().selector);
         self.active.insert(place, active);
     }
 
     /// Forgets a step.
     fn remove(&mut self, place: Place) -> Option<Active> {
         let active = self.active.remove(&place)?;
-        for id in active.ids().into_iter().flatten() {
-            if let Some(places) = self.ids.get_mut(id) {
-                places.retain(|of| *of != place);
-                if places.is_empty() {
-                    self.ids.remove(id);
-                }
-            }
-        }
-        self.others.remove(&place);
+        self.index.remove(place, &active.command().selector);
         Some(active)
     }
 }

@@ -10,7 +10,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::Offset;
 
 use retide_core::engine::Left;
-use retide_core::{Input, Settlement, State as Kept};
+use retide_core::{Input, LaneId, Settlement, Source, State as Kept};
 
 use crate::worker::drive::State;
 use crate::worker::drive::gone::LATE;
@@ -75,6 +75,7 @@ impl<L: Ledger> State<L> {
         self.awaiting.suspects = None;
         self.assignment += 1;
         let mut lanes = Vec::with_capacity(assignments.len());
+        let mut awaited = Vec::new();
         for assignment in assignments {
             let Assignment {
                 lane,
@@ -98,10 +99,21 @@ impl<L: Ledger> State<L> {
             self.parts.ownership.take(lane.shard);
             self.step(Input::Assign { lane, start, known });
             lanes.push((lane, Offset::Offset(start)));
+            if lane.source == Source::Commands && start < end {
+                awaited.push((lane, end));
+            }
+        }
+        for (LaneId { shard, .. }, to) in &awaited {
+            let (shard, to) = (*shard, *to);
+            self.step(Input::Standing { shard, to });
         }
         if !lanes.is_empty() {
             let assignment = self.assignment;
-            self.parts.feed.request(Request::Read { assignment, lanes });
+            self.parts.feed.request(Request::Read {
+                assignment,
+                lanes,
+                awaited,
+            });
             self.touch(|since| since == assignment);
         }
         // No shard at all, where there are more workers than shards, is an assignment too.

@@ -64,6 +64,18 @@ impl<L: Ledger> State<L> {
             effect: Effect::Limits,
         });
         self.troubles.only(Kind::SceneUnknown, missing);
+        let commands = &self.parts.topics.commands;
+        let unread = engine.unread_commands().map(|shard| Trouble {
+            kind: Kind::CommandsUnread,
+            subject: format!("{commands}/{shard}"),
+            says: format!(
+                "shard {shard} works, although the commands that stood there when it became ours cannot be read: a task that one of them \
+                 cancels may be called"
+            ),
+            fix: None,
+            effect: Effect::Limits,
+        });
+        self.troubles.only(Kind::CommandsUnread, unread);
         for (of, calls) in engine.call_limits() {
             self.parts.metrics.limit_is(&of, calls);
         }

@@ -1,0 +1,427 @@
+//! Commands and the engine: what stands when a shard comes, what contradicts, what is old, and a flood.
+
+use std::collections::BTreeSet;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use retide_core::completions::Completions;
+use retide_core::control::{Command, Control, Counts, LONGEST, Place, Step, Verb};
+use retide_core::lane::Limits;
+use retide_core::scene::Target;
+use retide_core::selector::{Parts, Selector};
+use retide_core::{
+    Action, Backoff, Engine, Entry, Gates, Input, Jitter, Kind, Ladder, LaneId, Now, Origin,
+    Policy, Position, Record, Scene, Source, Task, Timestamp,
+};
+
+/// Where every test starts: an instant of no meaning.
+const START: u64 = 1_000_000_000_000;
+
+/// What the engine may hold.
+const MEMORY: usize = 16 << 20;
+
+const TASKS: LaneId = LaneId {
+    shard: 0,
+    source: Source::Tasks,
+};
+
+const COMMANDS: LaneId = LaneId {
+    shard: 0,
+    source: Source::Commands,
+};
+
+/// An engine with one shard.
+struct Bench {
+    engine: Engine,
+    /// What it wants done, but for looks.
+    actions: Vec<Action>,
+    /// How many looks it has asked for.
+    looks: usize,
+    /// What stands on the commands topic.
+    log: Vec<Control>,
+    /// How far it is read, the run to give with it, and whether it is not to be read.
+    next: usize,
+    run: u64,
+    paused: bool,
+}
+
+fn at(millis: u64) -> Now {
+    Now {
+        wall: Timestamp::from_millis(START + millis),
+        steady: Duration::from_millis(millis),
+    }
+}
+
+fn task(id: &str, due: u64, offset: i64) -> Task {
+    Task {
+        id: id.into(),
+        scene: "pay".into(),
+        kind: Kind::Work,
+        attempt: 1,
+        due: at(due).wall,
+        deferral: None,
+        first_failed_at: at(0).wall,
+        deadline: None,
+        origin: Origin {
+            topic: "retry.tasks".into(),
+            partition: 0,
+            offset,
+        },
+        failure: None,
+        throttled: 0,
+        hops: 0,
+        held_since: None,
+        commanded: None,
+        record: Record {
+            value: Some("payload".into()),
+            ..Record::default()
+        },
+    }
+}
+
+fn ids(ids: &[&str]) -> Selector {
+    Selector::new(Parts {
+        ids: ids.iter().map(|id| Arc::from(*id)).collect(),
+        ..Parts::default()
+    })
+    .unwrap()
+}
+
+fn command(millis: u64, offset: i64, verb: Verb, selector: Selector) -> Arc<Command> {
+    let appended = at(millis).wall;
+    Arc::new(Command {
+        place: Place {
+            at: appended,
+            partition: 0,
+            offset,
+        },
+        id: format!("c-{offset}").into(),
+        verb,
+        selector,
+        by: "".into(),
+        reason: "".into(),
+        expires: appended + Duration::from_hours(1),
+    })
+}
+
+impl Bench {
+    /// One in whose lane of commands records stand up to `stand`.
+    fn new(stand: i64) -> Self {
+        let scene = Scene::new(
+            "pay",
+            Target::Call,
+            Policy {
+                backoff: Backoff::Fixed {
+                    delay: Duration::from_secs(30),
+                },
+                jitter: Jitter::None,
+                max_attempts: NonZeroU32::new(3).unwrap(),
+            },
+        );
+        let gates = Arc::new(Gates::default());
+        let engine = Engine::new(
+            Ladder::default(),
+            Limits::of(MEMORY),
+            gates,
+            NonZeroU32::MIN,
+        );
+        let mut bench = Self {
+            engine,
+            actions: Vec::new(),
+            looks: 0,
+            log: Vec::new(),
+            next: 0,
+            run: 0,
+            paused: false,
+        };
+        bench.step(at(0), Input::Rules([scene].into_iter().collect()));
+        for source in [Source::Tasks, Source::Commands, Source::Tier(0)] {
+            let lane = LaneId { shard: 0, source };
+            let known = Completions::default();
+            bench.step(
+                at(0),
+                Input::Assign {
+                    lane,
+                    start: 0,
+                    known,
+                },
+            );
+        }
+        bench.step(
+            at(0),
+            Input::Standing {
+                shard: 0,
+                to: stand,
+            },
+        );
+        bench
+    }
+
+    /// Takes a step, and answers each look that there is nothing in the tiers, and that the retry topic is read.
+    fn step(&mut self, now: Now, input: Input) {
+        let mut new = Vec::new();
+        self.engine.step(now, input, &mut new);
+        while let Some(index) = new.iter().position(|one| matches!(one, Action::Look(_))) {
+            let Action::Look(look) = new.remove(index) else {
+                unreachable!("just found");
+            };
+            self.looks += 1;
+            let lanes = look.lanes.iter().map(|of| (of.lane, of.from));
+            let ends = lanes.collect();
+            let number = look.number;
+            let begun = Input::LookBegun { number, ends };
+            self.engine.step(now, begun, &mut new);
+            for of in &look.lanes {
+                let (lane, next) = (of.lane, of.from);
+                let looked = Input::Looked { number, lane, next };
+                self.engine.step(now, looked, &mut new);
+            }
+        }
+        for action in new {
+            match action {
+                Action::Pause { lane, next } if lane == COMMANDS => {
+                    self.paused = true;
+                    self.next = usize::try_from(next).unwrap();
+                }
+                Action::Resume { lane, run } if lane == COMMANDS => {
+                    self.paused = false;
+                    self.run = run;
+                }
+                other => self.actions.push(other),
+            }
+        }
+    }
+
+    fn record(&mut self, now: Now, offset: i64, task: Task) {
+        let position = Position {
+            lane: TASKS,
+            run: 0,
+            offset,
+        };
+        let (appended, task) = (now.wall, Box::new(task));
+        self.step(
+            now,
+            Input::Record {
+                position,
+                appended,
+                task,
+            },
+        );
+    }
+
+    /// Reads what stands on the commands topic, as far as it is to be read.
+    fn read(&mut self, now: Now) {
+        while !self.paused && self.next < self.log.len() {
+            let position = Position {
+                lane: COMMANDS,
+                run: self.run,
+                offset: i64::try_from(self.next).unwrap(),
+            };
+            let control = Ok(self.log[self.next].clone());
+            self.next += 1;
+            self.step(now, Input::Control { position, control });
+        }
+    }
+
+    fn control(&mut self, now: Now, control: Control) {
+        self.log.push(control);
+        self.read(now);
+    }
+
+    /// A step of a command is read.
+    fn told(&mut self, now: Now, command: &Arc<Command>) {
+        let step = Step {
+            command: Arc::clone(command),
+            shards: 1,
+            again: false,
+            before: Counts::default(),
+            looked: None,
+        };
+        self.control(now, Control::Step(step));
+    }
+
+    /// Lets time pass, and commits everything, from `from` on for `millis`; what is written for the commands topic is read again.
+    fn pass(&mut self, from: u64, millis: u64) {
+        for now in (from..from + millis).step_by(10).map(at) {
+            self.step(now, Input::Tick);
+            let commits = self.engine.commits();
+            let _ = self.engine.changes();
+            for commit in commits {
+                let (lane, epoch, watermark) = (commit.lane, commit.epoch, commit.watermark);
+                self.step(
+                    now,
+                    Input::Committed {
+                        lane,
+                        epoch,
+                        watermark,
+                    },
+                );
+            }
+            let written = self.written();
+            self.log.extend(written);
+            self.read(now);
+        }
+    }
+
+    /// What was written for the commands topic, taken out of what is to be done.
+    fn written(&mut self) -> Vec<Control> {
+        let mut all = Vec::new();
+        for action in &mut self.actions {
+            if let Action::Settle(settlement) = action {
+                settlement.entries.retain(|entry| {
+                    if let Entry::Control { control, .. } = entry {
+                        all.push((**control).clone());
+                    }
+                    !matches!(entry, Entry::Control { .. })
+                });
+            }
+        }
+        all
+    }
+
+    /// The ids of the tasks that were called.
+    fn called(&self) -> BTreeSet<&str> {
+        let called = self.actions.iter().filter_map(|action| {
+            let Action::Dispatch { task, .. } = action else {
+                return None;
+            };
+            Some(&*task.id)
+        });
+        called.collect()
+    }
+
+    /// What has become of a task, in words.
+    fn words(&self, id: &str) -> Vec<&'static str> {
+        let mut words = Vec::new();
+        for action in &self.actions {
+            let Action::Settle(settlement) = action else {
+                continue;
+            };
+            for entry in &settlement.entries {
+                if let Entry::Event(event) = entry
+                    && *event.id == *id
+                {
+                    words.push(event.transition.word());
+                }
+            }
+        }
+        words
+    }
+}
+
+#[test]
+fn no_task_is_called_before_the_commands_are_read_that_stood_when_its_shard_came() {
+    let mut bench = Bench::new(1);
+    let cancel = command(0, 0, Verb::Cancel, ids(&["a"]));
+
+    bench.record(at(1), 0, task("a", 0, 0));
+    bench.record(at(1), 1, task("b", 0, 1));
+    bench.pass(2, 100);
+    assert_eq!(bench.called(), BTreeSet::new());
+    bench.told(at(200), &cancel);
+    bench.pass(201, 100);
+
+    assert_eq!(bench.called(), BTreeSet::from(["b"]));
+    assert_eq!(bench.words("a"), ["cancelled"]);
+}
+
+#[test]
+fn commands_that_cannot_be_read_hold_nothing_for_long_and_that_is_told() {
+    let mut bench = Bench::new(1);
+
+    bench.record(at(1), 0, task("a", 0, 0));
+    bench.pass(2, 24_000);
+    assert_eq!(bench.called(), BTreeSet::new());
+    assert_eq!(bench.engine.unread_commands().count(), 0);
+    bench.pass(24_002, 2_000);
+
+    assert_eq!(bench.called(), BTreeSet::from(["a"]));
+    assert_eq!(bench.engine.unread_commands().collect::<Vec<_>>(), [0]);
+    bench.told(at(27_000), &command(0, 0, Verb::Cancel, ids(&["z"])));
+    bench.pass(27_001, 100);
+    assert_eq!(bench.engine.unread_commands().count(), 0);
+}
+
+#[test]
+fn of_contradicting_commands_the_later_one_counts_in_whatever_order_they_are_read() {
+    let cancel = command(10, 5, Verb::Cancel, ids(&["a"]));
+    let hurry = command(10, 6, Verb::RunNow, ids(&["a"]));
+    let move_on = command(
+        10,
+        4,
+        Verb::Reschedule {
+            due: at(5_000_000).wall,
+        },
+        ids(&["a"]),
+    );
+
+    for order in [
+        [&cancel, &hurry, &move_on],
+        [&hurry, &cancel, &move_on],
+        [&move_on, &hurry, &cancel],
+    ] {
+        let mut bench = Bench::new(0);
+        for command in order {
+            bench.told(at(20), command);
+        }
+        bench.record(at(20), 0, task("a", 9_000, 0));
+        bench.pass(21, 500);
+
+        assert_eq!(bench.words("a"), ["rescheduled"], "{order:?}");
+    }
+}
+
+#[test]
+fn a_command_that_is_older_than_commands_are_kept_is_refused_in_words() {
+    let mut bench = Bench::new(0);
+    let old = command(0, 0, Verb::Cancel, ids(&["a"]));
+    let later = LONGEST.as_millis() as u64 + 1_000;
+
+    bench.control(at(later), Control::Request(old));
+
+    let ends = bench.written();
+    let [Control::Ended(ended)] = &ends[..] else {
+        panic!("an end expected, not {ends:?}");
+    };
+    assert_eq!(
+        ended.result,
+        Err("the command is older than commands are kept".into())
+    );
+}
+
+/// Commands of a flood: more than may wait at once, and more than a lane may hold of them.
+const FLOOD: i64 = 30_000;
+
+#[test]
+fn a_flood_of_commands_is_bounded_and_keeps_no_task_waiting() {
+    let mut bench = Bench::new(0);
+    let (mut most, mut bytes) = (0, 0);
+    for number in 0..FLOOD {
+        let id = format!("nobody-{number}");
+        bench.told(at(1_000), &command(0, number, Verb::Cancel, ids(&[&id])));
+    }
+    bench.record(at(1_000), 0, task("a", 0, 0));
+    for round in 0..1_000 {
+        bench.pass(1_000 + round * 1_000, 1_000);
+        most = most.max(bench.engine.steps());
+        bytes = bytes.max(bench.engine.bytes());
+        let is_call = |action: &Action| matches!(action, Action::Dispatch { .. });
+        bench.actions.retain(is_call);
+        if round == 0 {
+            assert_eq!(bench.called(), BTreeSet::from(["a"]));
+        }
+        if bench.next == bench.log.len() {
+            break;
+        }
+    }
+
+    assert_eq!(bench.next, bench.log.len());
+    assert!(most <= 25_000, "{most} steps at once");
+    assert!(bytes <= MEMORY, "{bytes}");
+    // Each is told of, and those that are waited for are bounded.
+    let answers = bench.log.iter();
+    let answers = answers.filter(|one| matches!(one, Control::Ended(_)));
+    assert_eq!(answers.count() as i64, FLOOD);
+    assert!(bench.engine.steps() <= 10_000, "{}", bench.engine.steps());
+}
