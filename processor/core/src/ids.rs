@@ -2,7 +2,7 @@
 //! ranges that may hold it.
 //!
 //! A set says "no" for certain, and "perhaps" wrongly for one id in 4,096 where it holds [`MOST`]; it takes 14 bits an id. Hashes of
-//! [`BITS`] bits, sorted, as the differences from one to the next in a Rice code, which is within a tenth of the least that such a set can
+//! 22 bits, sorted, as the differences from one to the next in a Rice code, which is within a tenth of the least that such a set can
 //! take. Not how ranges are found or kept, which is the shell's. The form is written down, so it never changes; another one has another
 //! version.
 
