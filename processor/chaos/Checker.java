@@ -18,8 +18,11 @@
 // Ledgers are lines of tab-separated fields, times are microseconds since the epoch unless they say otherwise:
 //   campaign.tsv   key, value
 //   generator.tsv  intent, time, id, outcome it must have, attempts that takes, delay in ms, fingerprint of the payload, and its key, if
-//                  it is to start after those of its key that are before it
+//                  it is to start after those of its key that are before it; the batch that a header names, and its scene
 //                  ack, time, id, partition, offset | error, time, id, what
+//   commands.tsv   command, time, name, verb (cancel, run-now, reschedule), what it names tasks by (id, batch, scene), and the value, ids
+//                  with commas between them
+//                  ack, time, name, partition, offset | error, time, name, what
 //   target.tsv     time, monotonic time, id, attempt, due time in ms, idempotency key, fingerprint of the body, origin, status,
 //                  and, if it asked for one, the least wait before the next attempt in ms
 //   faults.tsv     begin, number, time, kind, process, detail | end, number, time | exit, time, process, itself or sigterm, status
@@ -32,7 +35,8 @@
 //   deleted.tsv    as topics.tsv: records that an admin deleted
 //   offsets.tsv    time, topic, partition, offset
 //   topics.tsv     C (committed) or A (aborted), topic, partition, offset, append time in ms, id, outcome, event, attempt, hops,
-//                  origin, fingerprint of the value
+//                  origin, fingerprint of the value; of commands the name, what was counted, and the stage (request, step, answer, ended)
+//                  are in the places of id, outcome and event; of events the name of the command that it follows from is in that of origin
 
 import java.io.BufferedReader;
 import java.io.IOException;
@@ -56,6 +60,8 @@ import java.util.Set;
 import java.util.TreeMap;
 import java.util.TreeSet;
 import java.util.concurrent.TimeUnit;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.ListConsumerGroupOffsetsOptions;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
@@ -211,7 +217,18 @@ public final class Checker {
     }
 
     /** What the generator intended. */
-    record Intent(long time, String id, String outcome, int attempts, long delayMs, String fingerprint, String key) {}
+    record Intent(long time, String id, String outcome, int attempts, long delayMs, String fingerprint, String key, String batch, String scene) {}
+
+    /** What somebody wanted done with tasks. */
+    record Order(long time, String name, String verb, String kind, Set<String> values) {
+        boolean fits(Intent intent) {
+            return values.contains(switch (kind) {
+                case "id" -> intent.id;
+                case "batch" -> intent.batch;
+                default -> intent.scene;
+            });
+        }
+    }
 
     /** What the target saw. */
     record Attempt(long time, long steady, String id, int number, long dueMs, String key, String fingerprint, long askedMs) {}
@@ -247,6 +264,9 @@ public final class Checker {
         final Map<String, Intent> intents = new LinkedHashMap<>();
         /** The place of each acknowledged task on the retry topic. */
         final Map<String, String> acked = new HashMap<>();
+        final Map<String, Order> orders = new LinkedHashMap<>();
+        /** The commands of which the broker said that they are there. */
+        final Set<String> told = new HashSet<>();
         final List<Attempt> attempts = new ArrayList<>();
         final List<Fault> faults = new ArrayList<>();
         final List<Exit> exits = new ArrayList<>();
@@ -259,7 +279,7 @@ public final class Checker {
         /** Records that no producer should write, and how each has to end. */
         final Map<String, String> odd = new LinkedHashMap<>();
         /** Faults of which somebody was to be told, and where they were not. */
-        final Map<Integer, String> told = new TreeMap<>();
+        final Map<Integer, String> toldOf = new TreeMap<>();
         /** What was seen that belongs to no fault: the kind and the detail. */
         final List<String[]> notes = new ArrayList<>();
         final String prefix;
@@ -275,9 +295,17 @@ public final class Checker {
             for (String[] line : lines(dir.resolve("generator.tsv"))) {
                 if (line[0].equals("intent")) {
                     intents.put(line[2], new Intent(Long.parseLong(line[1]), line[2], line[3], Integer.parseInt(line[4]),
-                            Long.parseLong(line[5]), line[6], line.length > 7 ? line[7] : ""));
+                            Long.parseLong(line[5]), line[6], line.length > 7 ? line[7] : "", line.length > 8 ? line[8] : "",
+                            line.length > 9 ? line[9] : ""));
                 } else if (line[0].equals("ack")) {
                     acked.put(line[2], prefix + ".tasks/" + line[3] + "/" + line[4]);
+                }
+            }
+            for (String[] line : lines(dir.resolve("commands.tsv"))) {
+                if (line[0].equals("command")) {
+                    orders.put(line[2], new Order(Long.parseLong(line[1]), line[2], line[3], line[4], Set.of(line[5].split(","))));
+                } else if (line[0].equals("ack")) {
+                    told.add(line[2]);
                 }
             }
             for (String[] line : lines(dir.resolve("target.tsv"))) {
@@ -307,7 +335,7 @@ public final class Checker {
                 switch (line[0]) {
                     case "end" -> ends.put(line[1], Long.parseLong(line[2]));
                     case "exit" -> exits.add(new Exit(Long.parseLong(line[1]), line[2], line[3], line[4]));
-                    case "told" -> told.put(Integer.parseInt(line[1]), line[3]);
+                    case "told" -> toldOf.put(Integer.parseInt(line[1]), line[3]);
                     case "note" -> notes.add(new String[] {line[2], line[3]});
                     default -> { }
                 }
@@ -382,10 +410,35 @@ public final class Checker {
             }
         }
 
+        /** The name of a command in what is no text around it. */
+        static final Pattern NAME = Pattern.compile("cmd-\\d+-");
+        static final Pattern COUNTS = Pattern.compile("\"(done|too_late|not_found|ids|found|refused)\":(\\d+|\"[^\"]*\")");
+
         private static Entry entry(ConsumerRecord<byte[], byte[]> record, boolean committed) {
+            if (record.topic().endsWith(".commands")) {
+                String value = record.value() == null ? "" : new String(record.value(), StandardCharsets.UTF_8);
+                String stage = header(record, "retry-command-stage");
+                StringBuilder counts = new StringBuilder();
+                Matcher matcher = COUNTS.matcher(stage.equals("ended") ? value : "");
+                while (matcher.find()) {
+                    counts.append(matcher.group(1)).append('=').append(matcher.group(2).replaceAll("[\\t\\n\\r]", " ")).append(';');
+                }
+                return new Entry(committed, record.topic(), record.partition(), record.offset(), record.timestamp(), find(NAME, value),
+                        counts.toString(), stage.isEmpty() ? "request" : stage, 0, 0, header(record, "retry-command"), fingerprint(record.value()));
+            }
+            if (record.topic().endsWith(".events") && record.value() != null) {
+                return new Entry(committed, record.topic(), record.partition(), record.offset(), record.timestamp(), header(record, "retry-id"),
+                        "", header(record, "retry-event"), 0, 0, find(NAME, new String(record.value(), StandardCharsets.ISO_8859_1)),
+                        fingerprint(record.value()));
+            }
             return new Entry(committed, record.topic(), record.partition(), record.offset(), record.timestamp(), header(record, "retry-id"),
                     header(record, "retry-outcome"), header(record, "retry-event"), number(header(record, "retry-attempt")),
                     number(header(record, "retry-hops")), header(record, "retry-origin"), fingerprint(record.value()));
+        }
+
+        private static String find(Pattern pattern, String text) {
+            Matcher matcher = pattern.matcher(text);
+            return matcher.find() ? matcher.group() : "";
         }
 
         private static String header(ConsumerRecord<byte[], byte[]> record, String name) {
@@ -438,6 +491,10 @@ public final class Checker {
         final Map<String, List<Attempt>> attempts = new HashMap<>();
         /** The odd record that a dead letter is of, by the dead letter's task: what cannot be read has no identity but its place. */
         final Map<String, String> oddIds = new HashMap<>();
+        /** What was written of each command. */
+        final Map<String, List<Entry>> commands = new TreeMap<>();
+        /** The events that follow from a command, by its name. */
+        final Map<String, List<Entry>> followed = new HashMap<>();
         /** Tasks that may be done again, and have ended. */
         final Set<String> exemptEnds = new HashSet<>();
         boolean clean = true;
@@ -461,8 +518,15 @@ public final class Checker {
                     add(callbacks, entry);
                 } else if (name.equals("dead-letters")) {
                     add(deadLetters, entry);
-                } else if (name.equals("events") && TERMINALS.contains(entry.event)) {
-                    add(ended, entry);
+                } else if (name.equals("commands")) {
+                    add(commands, entry);
+                } else if (name.equals("events")) {
+                    if (TERMINALS.contains(entry.event)) {
+                        add(ended, entry);
+                    }
+                    if (!entry.origin.isEmpty()) {
+                        followed.computeIfAbsent(entry.origin, key -> new ArrayList<>()).add(entry);
+                    }
                 } else if (name.equals("tasks")) {
                     tasks.put(entry.id, entry);
                 } else if (entry.isParked()) {
@@ -509,6 +573,11 @@ public final class Checker {
             bytes();
             keys();
             turns();
+            if (!history.orders.isEmpty()) {
+                commanded();
+                cancelled();
+                standing();
+            }
             exits();
             lateness();
             if (!history.campaign.getOrDefault("adversary", "0").equals("0")) {
@@ -585,11 +654,136 @@ public final class Checker {
                 records.forEach(record -> words.add(record.outcome));
                 words.forEach(word -> outcomes.merge(word, 1, Integer::sum));
                 Intent intent = history.intents.get(id);
-                if (intent != null && !words.equals(Set.of(intent.outcome))) {
+                boolean mayBeCancelled = intent != null && words.equals(Set.of("cancelled")) && orders(intent, "cancel").findAny().isPresent();
+                if (intent != null && !words.equals(Set.of(intent.outcome)) && !mayBeCancelled) {
                     broken.add(id + " " + words + " not " + intent.outcome);
                 }
             });
             line("conflicting", broken, "outcomes " + outcomes);
+        }
+
+        /** The commands that name a task, of these verbs. */
+        private java.util.stream.Stream<Order> orders(Intent intent, String... verbs) {
+            return history.orders.values().stream().filter(order -> List.of(verbs).contains(order.verb) && order.fits(intent));
+        }
+
+        /** Whether an end is a bad one, which has a dead letter. */
+        private static boolean isBad(Entry record) {
+            return !record.outcome.equals("delivered") && !record.outcome.equals("cancelled");
+        }
+
+        /**
+         * Each command that is on its topic ends once, is not refused, and counts what was done for it: exactly, but for one that names ids,
+         * which goes on when it has counted. What follows from it is about tasks that it names, and is done with each of them once.
+         */
+        private void commanded() {
+            Set<String> broken = new TreeSet<>();
+            Set<String> miscounted = new TreeSet<>();
+            int done = 0;
+            Set<String> written = new TreeSet<>(history.told);
+            commands.forEach((name, entries) -> {
+                if (entries.stream().anyMatch(entry -> entry.event.equals("request"))) {
+                    written.add(name);
+                }
+            });
+            for (String name : written) {
+                Order order = history.orders.get(name);
+                List<Entry> ends = commands.getOrDefault(name, List.of()).stream().filter(entry -> entry.event.equals("ended")).toList();
+                if (order == null || ends.isEmpty()) {
+                    broken.add(name + " has not ended");
+                    continue;
+                }
+                if (ends.size() > 1) {
+                    miscounted.add(name + " ended x" + ends.size());
+                }
+                Map<String, String> counts = new HashMap<>();
+                for (String count : ends.get(0).outcome.split(";")) {
+                    int at = count.indexOf('=');
+                    counts.put(at < 0 ? count : count.substring(0, at), count.substring(at + 1));
+                }
+                if (counts.containsKey("refused")) {
+                    broken.add(name + " refused " + counts.get("refused"));
+                    continue;
+                }
+                long told = Long.parseLong(counts.getOrDefault("done", "-1"));
+                Map<String, Integer> tasks = new TreeMap<>();
+                for (Entry event : followed.getOrDefault(name, List.of())) {
+                    if (!event.event.equals("too-late")) {
+                        tasks.merge(event.id, 1, Integer::sum);
+                        done++;
+                    }
+                    Intent intent = history.intents.get(event.id);
+                    if (intent == null || !order.fits(intent)) {
+                        broken.add(name + " " + event.event + " " + event.id + ", which it does not name");
+                    }
+                }
+                tasks.forEach((id, times) -> {
+                    if (times > 1) {
+                        miscounted.add(name + " done with " + id + " x" + times);
+                    }
+                });
+                if (order.kind.equals("id") ? told > tasks.size() : told != tasks.size()) {
+                    miscounted.add(name + " says " + told + " and was done with " + tasks.size());
+                }
+                long ids = Long.parseLong(counts.getOrDefault("ids", "-1"));
+                if (ids != (order.kind.equals("id") ? order.values.size() : 0)) {
+                    miscounted.add(name + " counts " + ids + " ids");
+                }
+            }
+            line("commanded", broken, "commands " + written.size());
+            promisedOnce("counted", miscounted, "done with tasks " + done);
+        }
+
+        /**
+         * A task is cancelled only where a command says so, and no attempt starts after that was written, but by a process that does not know
+         * yet that it was replaced. A broker's time is in whole milliseconds.
+         */
+        private void cancelled() {
+            Set<String> broken = new TreeSet<>();
+            int count = 0;
+            for (Map.Entry<String, List<Entry>> task : ended.entrySet()) {
+                for (Entry end : task.getValue()) {
+                    if (!end.event.equals("cancelled")) {
+                        continue;
+                    }
+                    count++;
+                    Order order = history.orders.get(end.origin);
+                    if (order == null || !order.verb.equals("cancel")) {
+                        broken.add(task.getKey() + " by nobody");
+                    }
+                    for (Attempt attempt : attempts.getOrDefault(task.getKey(), List.of())) {
+                        if (attempt.time > end.timeMs * 1_000 + 1_000 && !isReplaced(attempt)) {
+                            broken.add(task.getKey() + "#" + attempt.number + " after its end");
+                        }
+                    }
+                }
+            }
+            promisedOnce("cancelled", broken, "tasks cancelled " + count);
+        }
+
+        /** A task that was produced when the one command that names it, a cancel, had said that it waits, is cancelled, and never attempted. */
+        private void standing() {
+            Set<String> broken = new TreeSet<>();
+            int count = 0;
+            for (Entry task : tasks.values()) {
+                Intent intent = history.intents.get(task.id);
+                List<Order> all = intent == null ? List.of() : orders(intent, "cancel", "run-now", "reschedule").toList();
+                if (all.size() != 1 || !all.get(0).verb.equals("cancel") || !all.get(0).kind.equals("id")) {
+                    continue;
+                }
+                boolean stood = commands.getOrDefault(all.get(0).name, List.of()).stream()
+                        .anyMatch(entry -> entry.event.equals("ended") && (entry.timeMs + 1) * 1_000 < history.intents.get(task.id).time);
+                if (!stood) {
+                    continue;
+                }
+                count++;
+                Set<String> words = new TreeSet<>(words(callbacks.get(task.id), Entry::outcome));
+                boolean isAttempted = attempts.getOrDefault(task.id, List.of()).stream().anyMatch(attempt -> !isReplaced(attempt));
+                if (!words.equals(Set.of("cancelled")) || isAttempted) {
+                    broken.add(task.id + " " + words + (isAttempted ? " attempted" : ""));
+                }
+            }
+            line("standing", broken, "tasks cancelled before they were there " + count);
         }
 
         /** Every end has a callback record, and every callback record an end. */
@@ -619,14 +813,14 @@ public final class Checker {
             Set<String> broken = new TreeSet<>();
             Set<String> ids = new TreeSet<>(deadLetters.keySet());
             callbacks.forEach((id, records) -> {
-                if (records.stream().anyMatch(record -> !record.outcome.equals("delivered"))) {
+                if (records.stream().anyMatch(Promises::isBad)) {
                     ids.add(id);
                 }
             });
             int letters = 0;
             for (String id : ids) {
                 // As many as bad ends: an end that came twice is the affair of another line.
-                long bad = callbacks.getOrDefault(id, List.of()).stream().filter(record -> !record.outcome.equals("delivered")).count();
+                long bad = callbacks.getOrDefault(id, List.of()).stream().filter(Promises::isBad).count();
                 int have = deadLetters.getOrDefault(id, List.of()).size();
                 letters += have;
                 boolean enough = history.isOnce ? have == bad : (have > 0) == (bad > 0);
@@ -648,8 +842,12 @@ public final class Checker {
             for (Attempt attempt : history.attempts) {
                 String name = attempt.id + "#" + attempt.number;
                 Intent intent = history.intents.get(attempt.id);
+                boolean moved = intent != null && orders(intent, "run-now", "reschedule").findAny().isPresent();
                 if (attempt.time < attempt.dueMs * 1_000) {
                     broken.add(name + " by " + (attempt.dueMs * 1_000 - attempt.time) + " us");
+                } else if (moved) {
+                    // It may be due whenever somebody wanted it.
+                    continue;
                 } else if (attempt.number == 1 && intent != null && attempt.time < (intent.time / 1_000 + intent.delayMs) * 1_000) {
                     broken.add(name + " before its delay");
                 }
@@ -721,7 +919,8 @@ public final class Checker {
             for (String id : callbacks.keySet()) {
                 Intent intent = history.intents.get(id);
                 Map<Integer, Long> firsts = firsts(attempts.getOrDefault(id, List.of()));
-                for (int number = 1; intent != null && number <= intent.attempts; number++) {
+                boolean isCut = callbacks.get(id).stream().anyMatch(record -> record.outcome.equals("cancelled"));
+                for (int number = 1; intent != null && !isCut && number <= intent.attempts; number++) {
                     needed++;
                     if (!firsts.containsKey(number)) {
                         broken.add(id + "#" + number);
@@ -1042,12 +1241,12 @@ public final class Checker {
         private void told() {
             Set<String> broken = new TreeSet<>();
             for (Fault fault : history.faults) {
-                String missing = history.told.getOrDefault(fault.number, "");
+                String missing = history.toldOf.getOrDefault(fault.number, "");
                 if (!missing.isEmpty()) {
                     broken.add(fault.kind + " " + fault.detail + " not in " + missing);
                 }
             }
-            line("told", broken, "faults to tell of " + history.told.size());
+            line("told", broken, "faults to tell of " + history.toldOf.size());
         }
 
         /** No group says that it is well while nothing ends. */

@@ -24,7 +24,8 @@ use crate::generator::{Generator, Progress};
 use crate::ledger::{Faults, Ledger, now_micros};
 use crate::load::Load;
 use crate::options::{Guarantee, Options, Reply};
-use crate::plan::{self, APPLIED, BACKOFF_MS, Fault, MAX_ATTEMPTS, ORDERED, Random, SCENE};
+use crate::orders::{Order, Sender};
+use crate::plan::{self, APPLIED, BACKOFF_MS, Fault, MAX_ATTEMPTS, ORDERED, Random, SCENE, SWEPT};
 use crate::proxy::{Loss, Proxy};
 use crate::target;
 
@@ -148,6 +149,18 @@ async fn campaign(
     }
     let progress = Guard(Arc::<Progress>::default());
     let ends = Ends::watch(&bootstrap)?;
+    if options.has_commands() {
+        Sender {
+            bootstrap: bootstrap.clone(),
+            topic: format!("{PREFIX}.commands"),
+            orders: Order::all(options.seed, options.tasks, options.rate),
+            ledger: Ledger::create(&dir.join("commands.tsv"))?,
+            progress: Arc::clone(&progress.0),
+        }
+        .start()?;
+    } else {
+        progress.0.told_all.store(true, Ordering::Release);
+    }
     Generator {
         bootstrap: bootstrap.clone(),
         topic: format!("{PREFIX}.tasks"),
@@ -155,6 +168,7 @@ async fn campaign(
         tasks: options.tasks,
         rate: options.rate,
         applied: stage.adversary.is_some(),
+        swept: options.has_commands(),
         ledger: Ledger::create(&dir.join("generator.tsv"))?,
         progress: Arc::clone(&progress.0),
     }
@@ -176,10 +190,12 @@ async fn campaign(
         finished = tokio::time::timeout(limit(options), performance) => finished.unwrap_or(false),
     };
     eprintln!(
-        "{}: {} acknowledged, {} ended, {:.0} s",
+        "{}: {} acknowledged, {} ended, {} commands, {} done, {:.0} s",
         if finished { "finished" } else { "not finished" },
         progress.0.acked.load(Ordering::Acquire),
         ends.count(),
+        progress.0.told.load(Ordering::Acquire),
+        ends.commands(),
         started.elapsed().as_secs_f32(),
     );
     stage.fleet.leave_all().await;
@@ -261,6 +277,7 @@ fn configure(path: &Path, layout: &Layout, bootstrap: &str, target: u16) -> Resu
     let rules = rules(target);
     let scenes = format!(
         "[scenes.{SCENE}]\n{rules}concurrency = {CONCURRENCY}\n\
+         [scenes.{SWEPT}]\n{rules}concurrency = {CONCURRENCY}\n\
          [scenes.{ORDERED}]\n{rules}concurrency = {ORDERED_CONCURRENCY}\nordering = 'key'\n",
     );
     Ok(fs::write(path, text + &scenes)?)
@@ -305,7 +322,7 @@ fn describe(dir: &Path, options: &Options, partitions: u64) -> Result<(), Failed
         ("workers", options.workers.to_string()),
         (
             "concurrency",
-            (2 * CONCURRENCY + ORDERED_CONCURRENCY).to_string(),
+            (3 * CONCURRENCY + ORDERED_CONCURRENCY).to_string(),
         ),
         ("guarantee", options.guarantee.word().to_owned()),
         ("adversary", options.adversary.to_string()),
@@ -317,11 +334,12 @@ fn describe(dir: &Path, options: &Options, partitions: u64) -> Result<(), Failed
     Ok(())
 }
 
-/// Whether everything was produced and every acknowledged task has ended, or is one of `gone`.
+/// Whether everything was produced and every acknowledged task has ended, or is one of `gone`, and so has every acknowledged command.
 pub(crate) fn is_finished(progress: &Progress, ends: &Ends, gone: &HashSet<String>) -> bool {
-    let done = progress.done.load(Ordering::Acquire);
+    let done = progress.done.load(Ordering::Acquire) && progress.told_all.load(Ordering::Acquire);
     let acked = progress.acked.load(Ordering::Acquire);
-    done && ends.count() + ends.missing(gone) >= acked
+    let told = progress.told.load(Ordering::Acquire);
+    done && ends.count() + ends.missing(gone) >= acked && ends.commands() >= told
 }
 
 /// Waits until every acknowledged task has ended, and a little longer.
@@ -334,7 +352,7 @@ async fn finish(stage: &Stage, progress: &Progress, ends: &Ends) -> bool {
     let mut since = Instant::now();
     let mut last = 0;
     loop {
-        let ended = ends.count();
+        let ended = ends.count() + ends.commands();
         if is_finished(progress, ends, &gone) {
             tokio::time::sleep(AFTER).await;
             return true;
@@ -573,10 +591,12 @@ impl Stage {
 
 // === ends ===
 
-/// Counts the tasks that have ended, as a read-committed consumer sees it.
+/// Counts the tasks and the commands that have ended, as a read-committed consumer sees it.
 pub(crate) struct Ends {
-    /// Which.
+    /// Which tasks.
     ids: Arc<Mutex<HashSet<String>>>,
+    /// The places of the commands.
+    commands: Arc<Mutex<HashSet<String>>>,
     /// Set to stop counting.
     stop: Arc<AtomicBool>,
 }
@@ -585,6 +605,12 @@ impl Ends {
     /// How many tasks have ended.
     pub(crate) fn count(&self) -> usize {
         self.ids().len()
+    }
+
+    /// How many commands have ended.
+    pub(crate) fn commands(&self) -> usize {
+        let commands = self.commands.lock();
+        commands.unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// How many of `gone` have not ended.
@@ -613,21 +639,36 @@ impl Ends {
             clippy::disallowed_methods,
             reason = "what judges retide shares no reader with it"
         )]
-        consumer.subscribe(&[&format!("{PREFIX}.callbacks")])?;
+        consumer.subscribe(&[
+            &format!("{PREFIX}.callbacks"),
+            &format!("{PREFIX}.commands"),
+        ])?;
         let ends = Self {
             ids: Arc::default(),
+            commands: Arc::default(),
             stop: Arc::default(),
         };
         let (ids, stop) = (Arc::clone(&ends.ids), Arc::clone(&ends.stop));
+        let commands = Arc::clone(&ends.commands);
         thread::Builder::new().name("ends".into()).spawn(move || {
             while !stop.load(Ordering::Acquire) {
                 // Errors pass: the broker comes back.
                 let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else {
                     continue;
                 };
-                let headers = retide_native::headers::read(&message);
-                let id = headers.ok().and_then(|headers| headers.last(b"retry-id"));
-                let id = id.and_then(|id| String::from_utf8(id.to_vec()).ok());
+                let Ok(headers) = retide_native::headers::read(&message) else {
+                    continue;
+                };
+                let text = |name: &[u8]| {
+                    let value = headers.last(name);
+                    value.and_then(|value| String::from_utf8(value.to_vec()).ok())
+                };
+                if text(b"retry-command-stage").is_some_and(|stage| stage == "ended") {
+                    let mut commands = commands.lock().unwrap_or_else(PoisonError::into_inner);
+                    commands.extend(text(b"retry-command"));
+                    continue;
+                }
+                let id = text(b"retry-id");
                 // Those of the plan alone: what else ends was written by an adversary.
                 let mut ids = ids.lock().unwrap_or_else(PoisonError::into_inner);
                 ids.extend(id.filter(|id| plan::is_planned(id)));

@@ -14,7 +14,8 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 
 use crate::Failed;
 use crate::ledger::{Ledger, fingerprint, now_micros};
-use crate::plan::{APPLIED, ORDERED, Plan, SCENE, TO_ONE_APPLIED};
+use crate::orders;
+use crate::plan::{APPLIED, ORDERED, Plan, SCENE, SWEPT, TO_ONE_APPLIED};
 
 /// What is produced, and where.
 pub(crate) struct Generator {
@@ -30,6 +31,8 @@ pub(crate) struct Generator {
     pub(crate) rate: u64,
     /// Whether some tasks are of the scene on the scenes topic.
     pub(crate) applied: bool,
+    /// Whether some tasks are of the scene that commands are about.
+    pub(crate) swept: bool,
     /// Intents and acknowledgements.
     pub(crate) ledger: Ledger,
     /// How far it is, for whoever waits.
@@ -43,6 +46,10 @@ pub(crate) struct Progress {
     pub(crate) acked: AtomicUsize,
     /// Whether everything was produced, and acknowledged or given up.
     pub(crate) done: AtomicBool,
+    /// Acknowledged commands.
+    pub(crate) told: AtomicUsize,
+    /// Whether every command was sent, and acknowledged or given up.
+    pub(crate) told_all: AtomicBool,
     /// Set to end before that.
     pub(crate) stop: AtomicBool,
 }
@@ -91,6 +98,7 @@ impl Generator {
             tasks,
             rate,
             applied,
+            swept,
             ledger,
             progress,
         } = self;
@@ -119,6 +127,7 @@ impl Generator {
                     let scene = match &plan.key {
                         Some(_) => ORDERED,
                         None if applied && number % TO_ONE_APPLIED == 0 => APPLIED,
+                        None if swept && orders::is_swept(number) => SWEPT,
                         None => SCENE,
                     };
                     send(&producer, &topic, scene, &plan);
@@ -139,10 +148,12 @@ fn send(producer: &BaseProducer<Acks>, topic: &str, scene: &str, plan: &Plan) {
         fate,
         delay,
         key,
+        batch,
         payload,
     } = plan;
     let key = key.as_deref();
     let delay = delay.as_millis().to_string();
+    let batch = batch.map(|batch| batch.to_string());
     let ledger = &producer.context().ledger;
     ledger.write(&[
         "intent",
@@ -153,15 +164,20 @@ fn send(producer: &BaseProducer<Acks>, topic: &str, scene: &str, plan: &Plan) {
         &delay,
         &fingerprint(payload),
         key.unwrap_or_default(),
+        batch.as_deref().unwrap_or_default(),
+        scene,
     ]);
     let header = |key, value| Header {
         key,
         value: Some(value),
     };
-    let headers = OwnedHeaders::new()
+    let mut headers = OwnedHeaders::new()
         .insert(header("retry-scene", scene))
         .insert(header("retry-id", id))
         .insert(header("retry-delay-ms", &delay));
+    if let Some(batch) = &batch {
+        headers = headers.insert(header("batch", batch));
+    }
     let mut record =
         BaseRecord::<str, [u8], Box<String>>::with_opaque_to(topic, Box::new(id.clone()))
             .payload(payload)

@@ -9,6 +9,7 @@ mod generator;
 mod ledger;
 mod load;
 mod options;
+mod orders;
 mod plan;
 mod proxy;
 mod target;

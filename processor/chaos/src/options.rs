@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, ValueEnum};
+use clap::{ArgAction, Parser, ValueEnum};
 
 /// A crash campaign against retide on a real Kafka, and its check.
 ///
@@ -42,6 +42,9 @@ pub(crate) struct Options {
     /// commit metadata, other groups, open transactions; each lasts up to half a minute, two at a time
     #[arg(long, value_name = "ACTS", num_args = 0..=1, default_value_t = 0, default_missing_value = "26")]
     pub(crate) adversary: usize,
+    /// Whether tasks are cancelled, hurried and moved meanwhile, each by commands; never beside an adversary, who deletes their topic
+    #[arg(long, action = ArgAction::Set, default_value_t = true, value_name = "BOOL")]
+    pub(crate) commands: bool,
     /// How many threads are busy beside the campaign, in bursts of up to 4 seconds, as a build on the same machine is; twice the number of
     /// processors makes it a crowded one
     #[arg(long, value_name = "THREADS", default_value_t = 0)]
@@ -94,6 +97,15 @@ pub(crate) enum Reply {
     AddPartitions,
     /// To the group of a transaction
     AddOffsets,
+}
+
+// === impl Options ===
+
+impl Options {
+    /// Whether there are commands.
+    pub(crate) const fn has_commands(&self) -> bool {
+        self.commands && self.adversary == 0
+    }
 }
 
 // === impl Guarantee ===

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::options::{Options, Reply};
+use crate::orders;
 use crate::proxy::Loss;
 
 /// Random numbers that are the same for the same seed (`SplitMix64`).
@@ -19,6 +20,8 @@ pub(crate) struct Plan {
     pub(crate) delay: Duration,
     /// Its key, if it is of the ordered scene.
     pub(crate) key: Option<String>,
+    /// The batch that a header names, if it is in one.
+    pub(crate) batch: Option<usize>,
     /// The payload: the fate as text, a space, and bytes that are no text.
     pub(crate) payload: Vec<u8>,
 }
@@ -58,6 +61,15 @@ pub(crate) const APPLIED: &str = "chaos-applied";
 
 /// How many tasks there are to one of that scene.
 pub(crate) const TO_ONE_APPLIED: usize = 5;
+
+/// The scene whose tasks commands are about, all of them.
+pub(crate) const SWEPT: &str = "chaos-swept";
+
+/// How many tasks there are to one of that scene.
+pub(crate) const TO_ONE_SWEPT: usize = 10;
+
+/// Tasks among which those are that a header makes a batch.
+pub(crate) const BATCH: usize = 100;
 
 /// How many tasks there are to one of the ordered scene.
 const TO_ONE_ORDERED: u64 = 10;
@@ -114,9 +126,12 @@ impl Plan {
             92..97 => Fate::Fails(9),
             _ => Fate::Refused,
         };
-        let delay = match random.between(0, 4) {
-            0 => random.millis(1, 12_000),
-            _ => Duration::ZERO,
+        // Commands reach most of those that are in a batch, or swept, before their time.
+        let is_awaited = orders::batch(number).is_some() || orders::is_swept(number);
+        let delay = match (random.between(0, 4), is_awaited) {
+            (0, _) => random.millis(1, 12_000),
+            (1 | 2, true) => Duration::from_secs(9),
+            (_, _) => Duration::ZERO,
         };
         let mut payload = format!("{} ", fate.word()).into_bytes();
         let length = random.between(0, 300);
@@ -129,6 +144,7 @@ impl Plan {
             fate,
             delay,
             key,
+            batch: orders::batch(number),
             payload,
         }
     }

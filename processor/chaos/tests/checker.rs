@@ -31,6 +31,7 @@ struct Breach {
 }
 
 const GENERATOR: &str = "generator.tsv";
+const COMMANDS: &str = "commands.tsv";
 const TARGET: &str = "target.tsv";
 const FAULTS: &str = "faults.tsv";
 const OFFSETS: &str = "offsets.tsv";
@@ -142,11 +143,68 @@ impl History {
         self.end(index, at + 50_000, (id, outcome), &bytes);
     }
 
+    /// Two tasks that are cancelled besides: one that waits, by the batch it is in, and one by a command that stood before it was there.
+    fn command(&mut self) {
+        let sent = START + 60_000_000;
+        self.asked(0, sent + 2_000_000, ("batch", "7"), "done=1;ids=0;");
+        self.cancelled(6, sent, ("f", "7"), "cmd-0-");
+        self.asked(1, sent + 3_000_000, ("id", "g,nobody"), "done=0;ids=2;");
+        self.cancelled(7, sent + 4_000_000, ("g", ""), "cmd-1-");
+    }
+
+    /// A command that cancels, and what it says that it has done.
+    fn asked(&mut self, number: i64, at: i64, (kind, value): (&str, &str), counts: &str) {
+        let name = format!("cmd-{number}-");
+        self.add(
+            COMMANDS,
+            &[&"command", &at, &name, &"cancel", &kind, &value],
+        );
+        self.add(COMMANDS, &[&"ack", &(at + 3_000), &name, &0, &number]);
+        for (offset, stage, counts, later) in [(0, "request", "", 0), (1, "ended", counts, 100_000)]
+        {
+            let said = (&*name, counts, stage, 0, 0);
+            self.record("commands", number * 2 + offset, at + later, said, "1:c");
+        }
+    }
+
+    /// A task that would wait for an hour, and is cancelled.
+    fn cancelled(&mut self, index: i64, sent: i64, (id, batch): (&str, &str), by: &str) {
+        let bytes = format!("1:{id}");
+        let intent: [&dyn ToString; 10] = [
+            &"intent",
+            &sent,
+            &id,
+            &"delivered",
+            &1,
+            &3_600_000,
+            &bytes,
+            &"",
+            &batch,
+            &"chaos",
+        ];
+        self.add(GENERATOR, &intent);
+        self.add(GENERATOR, &[&"ack", &(sent + 4_000), &id, &0, &index]);
+        self.record("tasks", index, sent, (id, "", "", 0, 0), &bytes);
+        self.record("delay.1h", index, sent + 50_000, (id, "", "", 1, 1), &bytes);
+        self.end(index, sent + 2_050_000, (id, "cancelled"), &bytes);
+        let event: &[(usize, &str)] = &[(1, "chaos.events"), (5, id)];
+        self.find(TOPICS, event)[0][10] = by.into();
+    }
+
+    /// An attempt of a task that is to have none.
+    fn attempt(&mut self, id: &str, at: i64) {
+        let (steady, due, bytes) = (at - START, (at - 2_000) / 1_000, format!("1:{id}"));
+        self.add(
+            TARGET,
+            &[&at, &steady, &id, &1, &due, &id, &bytes, &"", &"?"],
+        );
+    }
+
     /// The end of a task: callback, event and, if it is a bad one, dead letter.
     fn end(&mut self, index: i64, at: i64, (id, outcome): (&str, &str), bytes: &str) {
         self.record("callbacks", index, at, (id, outcome, "", 0, 0), "0:c");
         self.record("events", index * 10, at, (id, "", outcome, 0, 0), "0:e");
-        if outcome != "delivered" {
+        if !["delivered", "cancelled"].contains(&outcome) {
             self.record("dead-letters", index, at, (id, outcome, "", 1, 0), bytes);
         }
     }
@@ -243,7 +301,7 @@ impl History {
 }
 
 /// One line broken at a time.
-const BREACHES: [Breach; 28] = [
+const BREACHES: [Breach; 35] = [
     breach("a task without an end", "lost", |history| {
         history.remove(TOPICS, &[(1, "chaos.callbacks"), (5, "a")]);
         history.remove(TOPICS, &[(1, "chaos.events"), (5, "a")]);
@@ -360,6 +418,56 @@ const BREACHES: [Breach; 28] = [
         "turns",
         |history| history.overtake("kill"),
     ),
+    breach("a command without an end", "commanded", |history| {
+        history.command();
+        history.remove(
+            TOPICS,
+            &[(1, "chaos.commands"), (5, "cmd-0-"), (7, "ended")],
+        );
+    }),
+    breach("a command that ends twice", "counted", |history| {
+        history.command();
+        let again = ("cmd-0-", "done=1;ids=0;", "ended", 0, 0);
+        history.record("commands", 9, START + 63_000_000, again, "1:c");
+    }),
+    breach("a command that counts too many", "counted", |history| {
+        history.command();
+        history.find(TOPICS, &[(5, "cmd-0-"), (7, "ended")])[0][6] = "done=2;ids=0;".into();
+    }),
+    breach("a command that is done twice", "counted", |history| {
+        history.command();
+        let at = START + 62_050_000;
+        history.record("events", 90, at, ("f", "", "rescheduled", 0, 0), "0:e");
+        history.find(TOPICS, &[(5, "f"), (7, "rescheduled")])[0][10] = "cmd-0-".into();
+    }),
+    breach(
+        "a command that is done with another task",
+        "commanded",
+        |history| {
+            history.command();
+            history.find(GENERATOR, &[(2, "f")])[0][8] = "8".into();
+            history.find(COMMANDS, &[(2, "cmd-1-"), (0, "command")])[0][5] = "f,g".into();
+        },
+    ),
+    breach("an attempt of a cancelled task", "cancelled", |history| {
+        history.command();
+        history.find(GENERATOR, &[(2, "f"), (0, "intent")])[0][5] = "0".into();
+        history.attempt("f", START + 65_000_000);
+    }),
+    breach("a task that a command waits for", "standing", |history| {
+        history.command();
+        for line in history.find(TOPICS, &[(5, "g")]) {
+            for field in line {
+                if field == "cancelled" {
+                    *field = "delivered".into();
+                }
+            }
+        }
+        history.find(TOPICS, &[(5, "g"), (7, "delivered")])[0][10] = String::new();
+        let wait = &mut history.find(GENERATOR, &[(2, "g"), (0, "intent")])[0][5];
+        *wait = "0".into();
+        history.attempt("g", START + 65_000_000);
+    }),
     breach("a process that panicked", "exits", |history| {
         history.add(FAULTS, &[&"exit", &START, &"p0", &"itself", &101]);
     }),
@@ -472,7 +580,14 @@ fn a_process_that_does_not_know_that_it_was_replaced_may_make_an_attempt_out_of_
 
 #[test]
 fn at_least_once_may_do_things_twice_and_nothing_else() {
-    const ALLOWED: [&str; 4] = ["terminals", "duplicates", "repeated", "turns"];
+    const ALLOWED: [&str; 6] = [
+        "terminals",
+        "duplicates",
+        "repeated",
+        "turns",
+        "counted",
+        "cancelled",
+    ];
     let Some(jars) = support::jars() else { return };
     let root = TempDir::new().unwrap();
     let (mut dirs, mut expected) = (Vec::new(), Vec::new());
@@ -498,11 +613,17 @@ fn at_least_once_may_do_things_twice_and_nothing_else() {
 fn a_clean_history_passes() {
     let Some(jars) = support::jars() else { return };
     let root = TempDir::new().unwrap();
-    let dir = root.path().join("clean");
-    History::clean().write(&dir);
+    let mut commanded = History::clean();
+    commanded.command();
+    let mut dirs = Vec::new();
+    for (name, history) in [("clean", History::clean()), ("commanded", commanded)] {
+        let dir = root.path().join(name);
+        history.write(&dir);
+        dirs.push(dir.display().to_string());
+    }
 
-    let (failed, clean) = check(&jars, &[dir.display().to_string()]);
+    let (failed, clean) = check(&jars, &dirs);
 
-    assert_eq!(failed, [Vec::<String>::new()]);
+    assert_eq!(failed, [Vec::<String>::new(), Vec::new()]);
     assert!(clean);
 }

@@ -1,0 +1,305 @@
+//! Commands: what is asked of some tasks while they are on their way, and who sends it.
+//!
+//! Not what becomes of it, which the checker judges. Invariant: a command is in the ledger before its record is handed to the client, an
+//! acknowledgement after the broker's word.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+
+use crate::Failed;
+use crate::generator::Progress;
+use crate::ledger::{Ledger, now_micros};
+use crate::plan::{BATCH, Random, SWEPT, TO_ONE_SWEPT};
+
+/// A command that is to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Order {
+    /// When, since the first task.
+    pub(crate) at: Duration,
+    /// Its name.
+    pub(crate) id: String,
+    /// What is to be done.
+    pub(crate) verb: Verb,
+    /// With which tasks.
+    pub(crate) of: Of,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verb {
+    /// The task ends.
+    Cancel,
+    /// The next attempt may start at once.
+    RunNow,
+    /// The next attempt may start after this time.
+    Reschedule(Duration),
+}
+
+/// Which tasks are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Of {
+    /// Those that are called so; the last one may be nobody's name.
+    Ids(Vec<String>),
+    /// Those with this header.
+    Batch(usize),
+    /// Those of the scene that is for that.
+    Swept,
+}
+
+/// Sends the commands of a plan.
+pub(crate) struct Sender {
+    /// The broker.
+    pub(crate) bootstrap: String,
+    /// The topic.
+    pub(crate) topic: String,
+    /// The commands, in their order.
+    pub(crate) orders: Vec<Order>,
+    /// What is sent and acknowledged.
+    pub(crate) ledger: Ledger,
+    /// How far it is, for whoever waits.
+    pub(crate) progress: Arc<Progress>,
+}
+
+/// Writes down acknowledgements.
+struct Acks {
+    /// Where to.
+    ledger: Ledger,
+    /// How far the sender is.
+    progress: Arc<Progress>,
+}
+
+/// How many tasks there are to one that a command names.
+const TO_ONE_NAMED: u64 = 8;
+
+/// Tasks between two commands for the whole scene.
+const BETWEEN_SWEEPS: usize = 400;
+
+/// Longest wait for the last acknowledgements: longer than any broker is away.
+const FLUSH: Duration = Duration::from_mins(1);
+
+// === impl Order ===
+
+impl Order {
+    /// The commands for so many tasks, of which there are so many a second.
+    pub(crate) fn all(seed: u64, tasks: usize, rate: u64) -> Vec<Self> {
+        let sent = |number: usize| Duration::from_secs_f64(number as f64 / rate as f64);
+        let mut all = Vec::new();
+        for number in 0..tasks {
+            let mut random = Random::new(seed, 500_000 + number as u64);
+            if random.between(0, TO_ONE_NAMED) == 0 {
+                let mut ids = vec![format!("t{number}")];
+                if random.between(0, 4) == 0 {
+                    ids.push(format!("t{}", number + 1));
+                    ids.push(format!("nobody{number}"));
+                }
+                // Some before the task is there.
+                let at = sent(number) + random.millis(0, 12_000);
+                let at = at.saturating_sub(Duration::from_secs(3));
+                all.push((at, random, Of::Ids(ids)));
+            }
+            if number % BATCH == BATCH - 1 {
+                let mut random = Random::new(seed, 600_000 + number as u64);
+                let at = sent(number) + random.millis(200, 3_000);
+                all.push((at, random, Of::Batch(number / BATCH)));
+            }
+            if number % BETWEEN_SWEEPS == BETWEEN_SWEEPS - 1 {
+                let mut random = Random::new(seed, 700_000 + number as u64);
+                let at = sent(number) + random.millis(0, 3_000);
+                all.push((at, random, Of::Swept));
+            }
+        }
+        all.sort_by_key(|(at, ..)| *at);
+        let all = all.into_iter().enumerate();
+        all.map(|(number, (at, mut random, of))| Self {
+            at,
+            // It ends with a letter that is in no number, so that it can be found in what follows from it.
+            id: format!("cmd-{number}-"),
+            verb: match random.between(0, 4) {
+                0 | 1 => Verb::Cancel,
+                2 => Verb::RunNow,
+                _ => Verb::Reschedule(random.millis(0, 4_000)),
+            },
+            of,
+        })
+        .collect()
+    }
+
+    /// The request. Its name comes first, since a selector may say `id`, too.
+    fn json(&self) -> String {
+        let verb = match self.verb {
+            Verb::Cancel => r#""command":"cancel""#.to_owned(),
+            Verb::RunNow => r#""command":"run-now""#.to_owned(),
+            Verb::Reschedule(after) => {
+                format!(r#""command":"reschedule","in":"{}ms""#, after.as_millis())
+            }
+        };
+        let select = match &self.of {
+            Of::Ids(ids) => {
+                let ids: Vec<String> = ids.iter().map(|id| format!("{id:?}")).collect();
+                format!(r#"{{"id":[{}]}}"#, ids.join(","))
+            }
+            Of::Batch(batch) => format!(r#"{{"header":{{"batch":"{batch}"}}}}"#),
+            Of::Swept => format!(r#"{{"scene":"{SWEPT}"}}"#),
+        };
+        let id = &self.id;
+        format!(r#"{{"id":"{id}",{verb},"select":{select},"by":"chaos","reason":"chance"}}"#)
+    }
+
+    /// The line of the ledger.
+    fn line(&self) -> [String; 6] {
+        let verb = match self.verb {
+            Verb::Cancel => "cancel",
+            Verb::RunNow => "run-now",
+            Verb::Reschedule(_) => "reschedule",
+        };
+        let (kind, value) = match &self.of {
+            Of::Ids(ids) => ("id", ids.join(",")),
+            Of::Batch(batch) => ("batch", batch.to_string()),
+            Of::Swept => ("scene", SWEPT.to_owned()),
+        };
+        [
+            "command".to_owned(),
+            now_micros().to_string(),
+            self.id.clone(),
+            verb.to_owned(),
+            kind.to_owned(),
+            value,
+        ]
+    }
+}
+
+// === impl Acks ===
+
+impl ClientContext for Acks {}
+
+impl ProducerContext for Acks {
+    type DeliveryOpaque = Box<String>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, id: Box<String>) {
+        let at = now_micros().to_string();
+        match result {
+            Ok(message) => {
+                let (partition, offset) = (message.partition(), message.offset());
+                self.ledger
+                    .write(&["ack", &at, &id, &partition.to_string(), &offset.to_string()]);
+                self.progress.told.fetch_add(1, Ordering::Release);
+            }
+            Err((error, _)) => {
+                self.ledger.write(&["error", &at, &id, &error.to_string()]);
+            }
+        }
+    }
+}
+
+// === impl Sender ===
+
+impl Sender {
+    /// Starts on a thread of its own.
+    pub(crate) fn start(self) -> Result<(), Failed> {
+        let Self {
+            bootstrap,
+            topic,
+            orders,
+            ledger,
+            progress,
+        } = self;
+        let context = Acks {
+            ledger,
+            progress: Arc::clone(&progress),
+        };
+        let producer: BaseProducer<Acks> = ClientConfig::new()
+            .set("bootstrap.servers", bootstrap)
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "2")
+            .create_with_context(context)?;
+        thread::Builder::new()
+            .name("orders".into())
+            .spawn(move || {
+                let start = Instant::now();
+                for order in orders {
+                    while start.elapsed() < order.at {
+                        if progress.stop.load(Ordering::Acquire) {
+                            return;
+                        }
+                        producer.poll(Duration::from_millis(1));
+                    }
+                    send(&producer, &topic, &order);
+                }
+                if let Err(error) = producer.flush(FLUSH) {
+                    eprintln!("orders: {error}");
+                }
+                progress.told_all.store(true, Ordering::Release);
+            })?;
+        Ok(())
+    }
+}
+
+/// Hands one command to the client.
+fn send(producer: &BaseProducer<Acks>, topic: &str, order: &Order) {
+    let ledger = &producer.context().ledger;
+    let line = order.line();
+    ledger.write(&line.each_ref().map(String::as_str));
+    let value = order.json();
+    let mut record =
+        BaseRecord::<str, [u8], Box<String>>::with_opaque_to(topic, Box::new(order.id.clone()))
+            .payload(value.as_bytes());
+    while let Err((error, again)) = producer.send(record) {
+        if error.rdkafka_error_code() != Some(rdkafka::types::RDKafkaErrorCode::QueueFull) {
+            let at = now_micros().to_string();
+            ledger.write(&["error", &at, &order.id, &error.to_string()]);
+            return;
+        }
+        producer.poll(Duration::from_millis(10));
+        record = again;
+    }
+}
+
+/// The batch of a task, which a header names, if it is in one.
+pub(crate) const fn batch(number: usize) -> Option<usize> {
+    if number % 10 == 7 {
+        Some(number / BATCH)
+    } else {
+        None
+    }
+}
+
+/// Whether a task is of the scene that commands are for.
+pub(crate) const fn is_swept(number: usize) -> bool {
+    number % TO_ONE_SWEPT == 3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_follow_from_the_seed_and_rise() {
+        let orders = Order::all(7, 2_000, 60);
+
+        assert_eq!(orders, Order::all(7, 2_000, 60));
+        assert!(orders.is_sorted_by_key(|order| order.at));
+        assert!((200..350).contains(&orders.len()), "{}", orders.len());
+    }
+
+    #[test]
+    fn a_request_names_itself_first() {
+        let order = Order {
+            at: Duration::ZERO,
+            id: "cmd-1-".into(),
+            verb: Verb::Reschedule(Duration::from_millis(7)),
+            of: Of::Ids(vec!["t1".into(), "t2".into()]),
+        };
+
+        assert_eq!(
+            order.json(),
+            r#"{"id":"cmd-1-","command":"reschedule","in":"7ms","select":{"id":["t1","t2"]},"by":"chaos","reason":"chance"}"#
+        );
+    }
+}
