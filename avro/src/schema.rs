@@ -550,11 +550,15 @@ mod tests {
             ),
             (include_str!("../schemas/Callback.avsc"), "7d7317e17d55e731"),
             (include_str!("../schemas/Event.avsc"), "892786a2d117ee25"),
-            (include_str!("../schemas/Alert.avsc"), "7b3051aa383c2566"),
+            (include_str!("../schemas/Alert.avsc"), "d11faff238c72e7a"),
             (include_str!("../schemas/Scene.avsc"), "bc417321b8b02571"),
             (
                 include_str!("../schemas/earlier/Alert.1.avsc"),
                 "f881ac33b1cc890f",
+            ),
+            (
+                include_str!("../schemas/earlier/Alert.2.avsc"),
+                "7b3051aa383c2566",
             ),
             (
                 include_str!("../schemas/earlier/Event.1.avsc"),

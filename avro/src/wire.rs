@@ -275,6 +275,8 @@ pub struct Alert {
     pub since: Option<i64>,
     /// When it is called again, if it may not be called now.
     pub until: Option<i64>,
+    /// Some of the tasks that died, where that has made it switch.
+    pub samples: Option<Vec<String>>,
 }
 
 /// The rules of one scene, as they were applied.
@@ -309,7 +311,10 @@ impl Wire for Event {
 
 impl Wire for Alert {
     const SCHEMA: &'static str = include_str!("../schemas/Alert.avsc");
-    const EARLIER: &'static [&'static str] = &[include_str!("../schemas/earlier/Alert.1.avsc")];
+    const EARLIER: &'static [&'static str] = &[
+        include_str!("../schemas/earlier/Alert.1.avsc"),
+        include_str!("../schemas/earlier/Alert.2.avsc"),
+    ];
 }
 
 impl Wire for Scene {
@@ -674,6 +679,9 @@ impl From<&retide_core::Alert> for Alert {
             until: target
                 .and_then(|target| target.until)
                 .map(|until| millis(until) as i64),
+            samples: target
+                .filter(|target| !target.samples.is_empty())
+                .map(|target| target.samples.iter().map(ToString::to_string).collect()),
         }
     }
 }

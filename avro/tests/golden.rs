@@ -413,6 +413,7 @@ fn ours() -> Vec<(Ours, Value)> {
         slow: None,
         since: Some(1_795_836_300_000),
         until: None,
+        samples: None,
     };
     let mut all = framed("Callback", &callback);
     all.extend(framed("Event", &event));

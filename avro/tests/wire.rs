@@ -418,7 +418,8 @@ proptest! {
         let target = (count % 2 == 0).then(|| a.clone());
         let (failed, until) = (target.as_ref().map(|_| count), target.as_ref().map(|_| at));
         let (slow, since) = (failed, until);
-        check(&Alert { rule: a, scene: b, at, count, example: c, reason: d, target, failed, slow, since, until }, &edits);
+        let samples = target.clone().map(|target| vec![target, String::new()]);
+        check(&Alert { rule: a, scene: b, at, count, example: c, reason: d, target, failed, slow, since, until, samples }, &edits);
     }
 
     #[test]

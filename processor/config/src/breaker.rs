@@ -96,11 +96,11 @@ pub(super) fn key(rule: Rule, target: &TargetConfig) -> Option<Key> {
     Some(Key { target, rule })
 }
 
-/// What the wall of a scene's target is known by, if it is called: each scene has its own.
-pub(super) fn wall(name: &str, target: &TargetConfig) -> Option<Key> {
+/// What the wall of a scene's target is known by, if it is called, with this rule: each scene has its own.
+pub(super) fn wall(name: &str, target: &TargetConfig, rule: Rule) -> Option<Key> {
     Some(Key {
         target: Subject::wall(&target.authority()?, name),
-        rule: wall::RULE,
+        rule,
     })
 }
 

@@ -14,6 +14,7 @@ use retide_core::cron::{self, Schedule};
 use retide_core::scene::{self, Cooldown, MAX_DELAY, Walls};
 use retide_core::topic::is_own;
 use retide_core::verdict::LEAST_WAIT;
+use retide_core::wall;
 use retide_core::{
     Backoff as Waits, Base, Jitter, Ordering, Overrides, Policy, Rate as CoreRate, Terminal,
     Timestamp, Weight,
@@ -49,6 +50,9 @@ pub struct Scene {
     /// What waits when a target asks to be left alone for a while.
     #[serde(default, skip_serializing_if = "is_default")]
     pub cooldown: Cooldown,
+    /// Whether it stops when its tasks suddenly die in numbers.
+    #[serde(default = "brake", skip_serializing_if = "is_braked")]
+    pub brake: bool,
     /// What is different for failures of one class.
     #[serde(default, skip_serializing_if = "is_default")]
     pub on: On,
@@ -267,6 +271,11 @@ impl Scene {
         }
         self.check_deadline()?;
         let rule = self.breaker_rule()?;
+        let wall = if self.brake {
+            wall::RULE
+        } else {
+            wall::UNBRAKED
+        };
         let callback = self.callback.as_ref();
         let callback = callback.map(|callback| callback.rules(rule));
         Ok(scene::Scene {
@@ -284,9 +293,9 @@ impl Scene {
             least_concurrency: self.concurrency.least()?,
             breaker: rule.and_then(|rule| breaker::key(rule, &self.target)),
             walls: Walls {
-                work: breaker::wall(name, &self.target),
+                work: breaker::wall(name, &self.target, wall),
                 callback: self.callback.as_ref().and_then(|callback| {
-                    breaker::wall(&format!("{name}, callbacks"), &callback.target)
+                    breaker::wall(&format!("{name}, callbacks"), &callback.target, wall)
                 }),
             },
             weight: self.weight()?,
@@ -800,6 +809,17 @@ fn utc() -> String {
 /// Whether a value is what it is where none is written.
 pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
+}
+
+/// Whether scenes are braked that say nothing of it.
+const fn brake() -> bool {
+    true
+}
+
+/// Whether that is as it is where none is written.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it")]
+const fn is_braked(brake: &bool) -> bool {
+    *brake
 }
 
 /// The factor of exponential waits where none is named.

@@ -15,8 +15,10 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
 
-use crate::breaker::{State, StateChange, Subject};
-use crate::entry::{Alert, BREAKER_CLOSED, BREAKER_OPEN, DEAD_TASKS, Ended, Entry, TargetHealth};
+use crate::breaker::{State, StateChange, Subject, TripReason};
+use crate::entry::{
+    Alert, BREAKER_CLOSED, BREAKER_OPEN, DEAD_TASKS, Ended, Entry, FLOOD_BRAKE, TargetHealth,
+};
 use crate::outcome::{Reason, Terminal};
 use crate::planted::{Bug, Planted};
 use crate::step::Now;
@@ -194,8 +196,10 @@ pub(crate) fn of_switch(
     target: &Subject,
     switch: StateChange,
     task: &Task,
+    samples: Vec<Arc<str>>,
 ) -> Option<Alert> {
     let rule = match (switch.from, switch.to) {
+        (State::Closed, State::Open) if switch.why == TripReason::Flood => FLOOD_BRAKE,
         (State::Closed, State::Open) => BREAKER_OPEN,
         (State::HalfOpen, State::Closed) => BREAKER_CLOSED,
         // It is the same outage, or only asked whether it still is.
@@ -218,6 +222,7 @@ pub(crate) fn of_switch(
             slow: switch.calls.slow,
             since: now.wall.before(since),
             until: until.map(|wait| now.wall + wait),
+            samples,
         }),
     })
 }

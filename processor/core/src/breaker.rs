@@ -37,6 +37,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::brake::{End, Ends};
 use crate::outcome::Outcome;
 use crate::tier::{HORIZON, Ladder};
 use crate::wall::Watch;
@@ -137,6 +138,8 @@ pub enum TripReason {
     SlowInARow,
     /// The last calls all were refused, which is not usual.
     RefusedInARow,
+    /// Too many of the last tasks died, which is not usual: see [`crate::brake`].
+    Flood,
     /// The breaker was open for long enough.
     TimeToProbe,
     /// What probes came to.
@@ -205,6 +208,44 @@ struct Inner {
     streak: Streak,
     /// Where it is that of a wall, what is usual.
     watch: Watch,
+    /// And how the tasks of its scene end.
+    ends: Ends,
+    /// Why it is not closed, if it is that of a wall.
+    wall: Wall,
+}
+
+/// Why the breaker of a wall is not closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wall {
+    /// Refusals in a row.
+    Refusals,
+    /// Tasks that died.
+    Flood {
+        /// Probes that have succeeded since.
+        let_in: u32,
+    },
+}
+
+/// What a call says of a target that may be behind a wall.
+#[derive(Clone, Copy, Debug)]
+pub struct Said<'a> {
+    /// How the target answered.
+    pub outcome: &'a Outcome,
+    /// The task.
+    pub task: &'a Arc<str>,
+    /// Whether the task dies of it.
+    pub dies: bool,
+}
+
+/// What follows from that.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// What has changed.
+    pub switch: Option<StateChange>,
+    /// Whether what the target says is not about the task: another attempt may mend it.
+    pub is_spared: bool,
+    /// Some of the tasks that died, if that is what has changed something.
+    pub samples: Vec<Arc<str>>,
 }
 
 /// What a breaker does.
@@ -295,6 +336,9 @@ impl Rule {
 impl Fraction {
     /// All of it.
     pub const WHOLE: Self = Self(1_000_000);
+
+    /// Half of it.
+    pub const HALF: Self = Self(500_000);
 
     /// This part, if there is such a one: more than nothing, and not more than all.
     pub fn try_new(part: f64) -> Option<Self> {
@@ -389,6 +433,7 @@ impl TripReason {
             Self::FailedInARow => "failed-in-a-row",
             Self::SlowInARow => "slow-in-a-row",
             Self::RefusedInARow => "refused-in-a-row",
+            Self::Flood => "flood",
             Self::TimeToProbe => "time-to-probe",
             Self::Probes => "probes",
         }
@@ -422,6 +467,8 @@ impl Breaker {
                 window: Window::default(),
                 streak: Streak::default(),
                 watch: Watch::default(),
+                ends: Ends::default(),
+                wall: Wall::Refusals,
             }),
         }
     }
@@ -429,6 +476,11 @@ impl Breaker {
     /// The state it is in.
     pub fn state(&self) -> State {
         self.lock().phase.state()
+    }
+
+    /// Whether it is that of a wall, and not closed since tasks died in numbers.
+    pub fn is_flood(&self) -> bool {
+        matches!(self.lock().wall, Wall::Flood { .. })
     }
 
     /// Whether one more call may be made.
@@ -474,6 +526,17 @@ impl Breaker {
     pub fn returned(&self, now: Duration, pass: Permit, call: Call) -> Option<StateChange> {
         let mut inner = self.lock();
         let now = inner.tell(now);
+        self.count(&mut inner, now, pass, call)
+    }
+
+    /// Counts a call.
+    fn count(
+        &self,
+        inner: &mut Inner,
+        now: Duration,
+        pass: Permit,
+        call: Call,
+    ) -> Option<StateChange> {
         // What was started before the last switch says nothing about the target since.
         if pass.era != inner.era {
             return None;
@@ -486,7 +549,7 @@ impl Breaker {
                 inner.streak.add(call.failed, is_slow);
                 let count = inner.window.count();
                 let why = self.is_bad(count, inner.streak)?;
-                Some(self.open(&mut inner, (now, now), self.rule.open, (why, count)))
+                Some(self.open(inner, (now, now), self.rule.open, (why, count)))
             }
             Phase::HalfOpen {
                 since,
@@ -507,13 +570,13 @@ impl Breaker {
                 };
                 let said = (TripReason::Probes, count);
                 if call.failed {
-                    return Some(self.open(&mut inner, (since, now), again, said));
+                    return Some(self.open(inner, (since, now), again, said));
                 }
                 if all < self.rule.probes {
                     return None;
                 }
                 if self.rule.slow_rate.is_reached(slow, all) {
-                    return Some(self.open(&mut inner, (since, now), again, said));
+                    return Some(self.open(inner, (since, now), again, said));
                 }
                 Some(inner.switch(Phase::Closed { since: Some(now) }, since, said))
             }
@@ -521,45 +584,100 @@ impl Breaker {
         }
     }
 
-    /// A call of a target that may be behind a wall has come back: what that changes, and whether its refusal, if it is one, is that of a wall.
-    pub fn heard(
-        &self,
-        now: Duration,
-        pass: Permit,
-        outcome: &Outcome,
-    ) -> (Option<StateChange>, bool) {
-        let is_refused = matches!(outcome, Outcome::Refused(_));
+    /// A call of a target that may be behind a wall has come back: what that changes, and whether what the target says is about the task.
+    pub fn heard(&self, now: Duration, pass: Permit, said: Said<'_>) -> Heard {
+        let is_refused = matches!(said.outcome, Outcome::Refused(_));
         let mut inner = self.lock();
         let now = inner.tell(now);
+        let is_flood = matches!(inner.wall, Wall::Flood { .. });
         if pass.era != inner.era {
             // It was started before the wall was seen.
-            return (None, is_refused);
+            let is_closed = matches!(inner.phase, Phase::Closed { .. });
+            return Heard {
+                is_spared: is_refused || (said.dies && is_flood && !is_closed),
+                ..Heard::default()
+            };
         }
         if matches!(inner.phase, Phase::Closed { .. }) {
-            let Some(run) = inner.watch.hear(outcome, self.rule.min_calls) else {
-                return (None, false);
-            };
+            return self.heard_closed(&mut inner, now, said);
+        }
+        let failed = match said.outcome {
+            Outcome::Success => false,
+            // Whoever finds a task bad has let it in, unless it finds all of them bad.
+            Outcome::Permanent(_) => is_flood,
+            Outcome::Refused(_)
+            | Outcome::Retryable(_)
+            | Outcome::Throttled { .. }
+            | Outcome::Timeout(_) => true,
+        };
+        if let (Wall::Flood { let_in }, false) = (&mut inner.wall, failed) {
+            *let_in += 1;
+            let let_in = *let_in;
+            if let_in >= self.rule.probes {
+                return inner.let_go(now, let_in);
+            }
+        }
+        let call = Call {
+            failed,
+            took: Duration::ZERO,
+        };
+        let switch = self.count(&mut inner, now, pass, call);
+        if let Phase::Closed { since } = &mut inner.phase {
+            // A target that refused everything was not overloaded.
+            *since = None;
+        }
+        Heard {
+            switch,
+            is_spared: is_refused || (said.dies && is_flood),
+            samples: Vec::new(),
+        }
+    }
+
+    /// The same while there is no wall.
+    fn heard_closed(&self, inner: &mut Inner, now: Duration, said: Said<'_>) -> Heard {
+        if let Some(run) = inner.watch.hear(said.outcome, self.rule.min_calls) {
             let count = Count {
                 calls: run,
                 failed: run,
                 slow: 0,
             };
             let why = (TripReason::RefusedInARow, count);
-            let switch = self.open(&mut inner, (now, now), self.rule.open, why);
-            return (Some(switch), true);
+            inner.wall = Wall::Refusals;
+            return Heard {
+                switch: Some(self.open(inner, (now, now), self.rule.open, why)),
+                is_spared: true,
+                samples: Vec::new(),
+            };
         }
-        drop(inner);
-        let call = Call {
-            failed: match outcome {
-                Outcome::Success | Outcome::Permanent(_) => false,
-                Outcome::Refused(_)
-                | Outcome::Retryable(_)
-                | Outcome::Throttled { .. }
-                | Outcome::Timeout(_) => true,
-            },
-            took: Duration::ZERO,
+        let end = match said.outcome {
+            Outcome::Success => End::Delivered,
+            Outcome::Refused(_)
+            | Outcome::Permanent(_)
+            | Outcome::Retryable(_)
+            | Outcome::Throttled { .. }
+            | Outcome::Timeout(_) => {
+                if !said.dies {
+                    return Heard::default();
+                }
+                End::Dead
+            }
         };
-        (self.returned(now, pass, call), is_refused)
+        let flood = inner.ends.note(end, said.task);
+        let Some(flood) = flood.filter(|_| self.rule.failure_rate < Fraction::WHOLE) else {
+            return Heard::default();
+        };
+        let count = Count {
+            calls: flood.ends,
+            failed: flood.dead,
+            slow: 0,
+        };
+        inner.wall = Wall::Flood { let_in: 0 };
+        let why = (TripReason::Flood, count);
+        Heard {
+            switch: Some(self.open(inner, (now, now), self.rule.open, why)),
+            is_spared: true,
+            samples: inner.ends.samples(),
+        }
     }
 
     /// A pass was not used.
@@ -656,6 +774,24 @@ impl Inner {
     fn tell(&mut self, now: Duration) -> Duration {
         self.latest = self.latest.max(now);
         self.latest
+    }
+
+    /// As many probes as are wanted have succeeded since tasks died in numbers: the scene is let go.
+    fn let_go(&mut self, now: Duration, let_in: u32) -> Heard {
+        let Phase::HalfOpen { since, .. } = self.phase else {
+            unreachable!("a probe of a breaker that is not half-open");
+        };
+        self.wall = Wall::Refusals;
+        self.ends.let_go();
+        let count = Count {
+            calls: let_in,
+            ..Count::default()
+        };
+        let phase = Phase::Closed { since: Some(now) };
+        Heard {
+            switch: Some(self.switch(phase, since, (TripReason::Probes, count))),
+            ..Heard::default()
+        }
     }
 
     /// Does something else from now on, for what calls said of a target that was last well at `since`.

@@ -454,6 +454,11 @@ impl Engine {
         self.breakers.states()
     }
 
+    /// The targets of scenes that are braked since their tasks died in numbers.
+    pub fn floods(&self) -> Vec<breaker::Subject> {
+        self.breakers.floods()
+    }
+
     /// The servers that have asked for rest, and how long each will be left alone.
     pub fn cooldowns(&self, now: Duration) -> HashMap<Arc<str>, Duration> {
         self.breakers.cooldowns(now)

@@ -239,6 +239,8 @@ pub struct TargetHealth {
     pub since: Timestamp,
     /// When it is called again, if it may not be called now.
     pub until: Option<Timestamp>,
+    /// Some of the tasks that died, if that is what has made it switch.
+    pub samples: Vec<Arc<str>>,
 }
 
 /// The rule that counts the tasks that died.
@@ -249,6 +251,9 @@ pub const SCENE_UNKNOWN: &str = "scene-unknown";
 
 /// The rule that a breaker has opened by.
 pub const BREAKER_OPEN: &str = "breaker-open";
+
+/// The rule that a scene is braked by whose tasks died in numbers: see [`crate::brake`].
+pub const FLOOD_BRAKE: &str = "flood-brake";
 
 /// The rule that a breaker has closed by after it was open.
 pub const BREAKER_CLOSED: &str = "breaker-closed";

@@ -8,6 +8,7 @@ compile_error!("planted bugs do not go into a release build");
 pub mod agenda;
 pub mod alert;
 pub mod backoff;
+pub mod brake;
 pub mod breaker;
 mod causes;
 pub mod command;

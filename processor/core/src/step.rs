@@ -282,8 +282,8 @@ pub enum Action {
         /// The shard.
         shard: i32,
     },
-    /// Count the call that has come back by what its answer was taken for. Only after an answer that may be about everybody: all others are
-    /// taken for what they are.
+    /// Count the call that has come back by what its answer was taken for. Only after an answer that may be about everybody, and one that was
+    /// taken for another: all others are taken for what they are.
     Judged {
         /// What it was taken for.
         outcome: Outcome,

@@ -29,17 +29,24 @@ const CHANCE: f64 = 0.063_095_734;
 /// Answers after which the older ones count for half.
 const MEMORY: u32 = 1_000;
 
-/// When the breaker of a wall opens, and how it closes: as a scene's breaker does, but for nothing that it counts, and at once to all calls, since a
-/// target that refused them was not overloaded. No scene can name such a one.
+/// When the breaker of a wall opens, and how it closes: as a scene's breaker does, but for nothing that it counts. The slow start is that of the
+/// [brake](crate::brake), which opens it where half of the last tasks died: a wall that is gone opens at once to all calls, since a target that
+/// refused them was not overloaded. No scene can name such a one.
 pub const RULE: Rule = Rule {
-    failure_rate: Fraction::WHOLE,
+    failure_rate: Fraction::HALF,
     slow_call: None,
     slow_rate: Fraction::WHOLE,
     window: Duration::from_secs(30),
     min_calls: LEAST,
     open: Duration::from_secs(10),
     probes: 3,
-    slow_start: Duration::ZERO,
+    slow_start: Duration::from_secs(30),
+};
+
+/// The same without a [brake](crate::brake).
+pub const UNBRAKED: Rule = Rule {
+    failure_rate: Fraction::WHOLE,
+    ..RULE
 };
 
 /// What is known of the answers of one scene's target.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use retide_core::Position;
+use retide_core::brake;
 use retide_core::breaker::{self, Fraction, Rule, State};
 use retide_core::completions::Completions;
-use retide_core::entry::{BREAKER_CLOSED, BREAKER_OPEN, TargetHealth};
+use retide_core::entry::{BREAKER_CLOSED, BREAKER_OPEN, FLOOD_BRAKE, TargetHealth};
 use retide_core::lane::Limits;
 use retide_core::scene::{Callback, Target};
 use retide_core::wall;
@@ -120,6 +121,10 @@ struct World {
     down: BTreeMap<Arc<str>, (Duration, Duration)>,
     /// Whether targets that are down refuse everybody.
     refuses: bool,
+    /// Whether targets that are down find every task bad.
+    finds_bad: bool,
+    /// Tasks that every target finds bad.
+    unfit: BTreeSet<Arc<str>>,
     /// Tasks that are refused always.
     bad: BTreeSet<Arc<str>>,
     called: Vec<Called>,
@@ -151,6 +156,8 @@ impl World {
             answers: BTreeMap::new(),
             down: BTreeMap::new(),
             refuses: false,
+            finds_bad: false,
+            unfit: BTreeSet::new(),
             bad: BTreeSet::new(),
             called: Vec::new(),
             ended: BTreeMap::new(),
@@ -246,6 +253,8 @@ impl World {
                     .is_some_and(|(from, to)| (*from..*to).contains(&self.now));
                 let outcome = if self.bad.contains(&task.id) || is_down && self.refuses {
                     Outcome::Refused(Failure::new("http-404", "not found"))
+                } else if self.unfit.contains(&task.id) || is_down && self.finds_bad {
+                    Outcome::Permanent(Failure::new("http-400", "bad request"))
                 } else if is_down {
                     Outcome::Retryable(Failure::new("connect", "refused"))
                 } else {
@@ -799,6 +808,7 @@ fn people_are_told_once_that_a_target_is_down_and_once_that_it_is_well_again() {
                 slow: 0,
                 since: opened,
                 until: Some(opened + secs(10)),
+                samples: Vec::new(),
             }),
         }]
     );
@@ -887,4 +897,86 @@ fn bad_tasks_between_good_ones_and_a_target_that_refuses_from_the_start_get_what
     assert_eq!(dead(&world), made);
     assert_eq!(world.called.len(), made);
     assert!(world.alerts.is_empty(), "{:?}", world.alerts);
+}
+
+/// A target that is well for five seconds and finds everything bad for thirty, while fifty tasks come in a second.
+fn flooded(attempts: u32) -> (World, usize) {
+    let mut pay = walled("pay");
+    pay.policy.max_attempts = NonZeroU32::new(attempts).unwrap();
+    pay.max_throttled = NonZeroU32::new(10).unwrap();
+    let mut world = World::new([pay]);
+    let mut made = 0;
+    keep_producing(&mut world, &mut made, secs(5));
+    world.finds_bad = true;
+    world.take_down("pay", secs(35));
+    keep_producing(&mut world, &mut made, secs(30));
+    (world, made)
+}
+
+#[test]
+fn a_flood_of_bad_ends_is_braked_is_told_once_and_all_others_are_delivered() {
+    for attempts in [1, 3] {
+        let (mut world, made) = flooded(attempts);
+        let meanwhile = world.called.len();
+        world.run_until(secs(300));
+
+        assert_eq!(world.ended.len(), made);
+        assert_eq!(dead(&world), brake::LEAST as usize - 1);
+        // Those before it, what tripped it, what was in flight then, and three probes each time.
+        assert!(meanwhile < 250 + 16 + 64 + 15, "{meanwhile} calls");
+        assert_eq!(rules_of(&world.alerts), [FLOOD_BRAKE, BREAKER_CLOSED]);
+        let alert = &world.alerts[0];
+        assert_eq!((alert.reason, &*alert.scene), ("flood", "pay"));
+        assert_eq!(alert.count, brake::RECENT);
+        let health = alert.target.as_ref().unwrap();
+        assert_eq!(health.failed, brake::LEAST);
+        assert_eq!(health.samples.len(), 3);
+        // The one that tripped it is tried again.
+        let died = |id: &&Arc<str>| world.ended[*id].0 == Terminal::Dead;
+        assert_eq!(health.samples.iter().filter(died).count(), 2);
+    }
+}
+
+#[test]
+fn tasks_that_are_bad_themselves_come_to_their_end_and_do_not_hold_up_others_for_long() {
+    let mut pay = walled("pay");
+    pay.max_throttled = NonZeroU32::new(10).unwrap();
+    let mut world = World::new([pay]);
+    let mut made = 0;
+    keep_producing(&mut world, &mut made, secs(5));
+    // A producer that is wrong: every second one of the next three hundred.
+    world.unfit = (made..made + 300)
+        .step_by(2)
+        .map(|number| format!("t{number}").into())
+        .collect();
+    keep_producing(&mut world, &mut made, secs(10));
+    world.run_until(secs(3_600));
+
+    assert_eq!(world.ended.len(), made);
+    assert_eq!(dead(&world), 150);
+}
+
+#[test]
+fn a_scene_without_a_brake_and_one_that_half_of_all_die_of_lose_what_they_always_lost() {
+    let mut pay = walled("pay");
+    pay.walls.work.as_mut().unwrap().rule = wall::UNBRAKED;
+    let mut world = World::new([pay]);
+    let mut made = 0;
+    keep_producing(&mut world, &mut made, secs(5));
+    world.finds_bad = true;
+    world.take_down("pay", secs(10));
+    keep_producing(&mut world, &mut made, secs(4));
+    world.run_until(secs(60));
+    assert_eq!(dead(&world), 200);
+
+    let mut world = World::new([walled("pay")]);
+    world.unfit = (0..1_000)
+        .step_by(2)
+        .map(|number| format!("t{number}").into())
+        .collect();
+    let mut made = 0;
+    keep_producing(&mut world, &mut made, secs(20));
+    world.run_until(secs(60));
+    assert_eq!(dead(&world), made / 2);
+    assert_eq!(world.called.len(), made);
 }

@@ -60,6 +60,7 @@ mod tests {
             slow: None,
             since: None,
             until: None,
+            samples: None,
         };
         let reader = Reader::<wire::Alert>::default();
 

@@ -92,6 +92,8 @@ pub enum Kind {
     HoldsTooMany,
     /// A target refuses everything, having done well: see [`retide_core::wall`].
     TargetWalled,
+    /// The tasks of a scene die in numbers, having done well: see [`retide_core::brake`].
+    SceneBraked,
     /// The files of a profile of TLS cannot be used, or there is no such profile.
     TlsUnusable,
     /// The client's certificate of a profile of TLS has expired, or is about to.
@@ -426,6 +428,7 @@ impl Kind {
             Self::HoldLasting => "hold-lasting",
             Self::HoldsTooMany => "holds-too-many",
             Self::TargetWalled => "target-walled",
+            Self::SceneBraked => "scene-braked",
             Self::TlsUnusable => "tls-unusable",
             Self::TlsExpires => "tls-expires",
             Self::SecretMissing => "secret-missing",
@@ -467,7 +470,8 @@ impl Kind {
             | Self::SceneRefused
             | Self::SweepFailing
             | Self::CommandsUnread
-            | Self::TargetWalled => None,
+            | Self::TargetWalled
+            | Self::SceneBraked => None,
         }
     }
 }

@@ -461,7 +461,7 @@ const TLS: [Key; 8] = [
 ];
 
 /// The keys of a scene.
-pub const SCENE: [Key; 15] = [
+pub const SCENE: [Key; 16] = [
     key([
         "target",
         "table",
@@ -510,6 +510,13 @@ pub const SCENE: [Key; 15] = [
         "\"host\"",
         "`\"host\"`, `\"none\"`",
         "what waits when a target asks to be left alone: all that call the same host, or the task that was told so",
+    ]),
+    key([
+        "brake",
+        "true or false",
+        "true",
+        "",
+        "whether the scene stops when its tasks suddenly die in numbers",
     ]),
     key([
         "on",

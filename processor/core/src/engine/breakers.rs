@@ -326,6 +326,13 @@ impl Breakers {
         states
     }
 
+    /// Whose scenes are braked: see [`crate::brake`].
+    pub(super) fn floods(&self) -> Vec<Subject> {
+        let walls = self.by_key.iter();
+        let flooded = walls.filter(|(_, watched)| watched.breaker.is_flood());
+        flooded.map(|(key, _)| key.target.clone()).collect()
+    }
+
     /// Asks one breaker for one call.
     fn ask_one(
         &mut self,
@@ -352,8 +359,9 @@ impl Breakers {
 impl CallPermits {
     /// The part of the calls that may usually be in flight.
     pub(super) fn ramp(&self) -> Fraction {
-        let breaker = self.breaker.as_ref();
-        breaker.map_or(Fraction::WHOLE, |breaker| breaker.permit.ramp)
+        let permits = [&self.breaker, &self.wall].into_iter().flatten();
+        let ramps = permits.map(|permit| permit.permit.ramp);
+        ramps.min().unwrap_or(Fraction::WHOLE)
     }
 
     /// Returns the permits of a call that is not made.

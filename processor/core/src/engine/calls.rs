@@ -16,13 +16,14 @@ use crate::cooldown::{Heard, Signal, Teller};
 use crate::entry::Entry;
 use crate::gate::Gate;
 use crate::lane::LaneId;
-use crate::outcome::{Outcome, Terminal};
+use crate::outcome::{Outcome, Terminal, Verdict};
 use crate::planted::Bug;
 use crate::scene::Scene;
 use crate::step::{Action, Now};
 use crate::task::{Failure, Kind, Task};
 use crate::verdict;
 use crate::wait::Wait;
+use crate::wall;
 
 /// A call in flight.
 #[derive(Debug)]
@@ -194,7 +195,7 @@ impl Engine {
             say_switch(&permit.target, switch, actions);
             // With what follows from this call, or, if that is not ours to write any more, from the next one.
             let alert =
-                switch.and_then(|switch| alert::of_switch(now, &permit.target, switch, &call.task));
+                switch.and_then(|switch| alert::of_switch(now, &permit.target, switch, &call.task, Vec::new()));
             self.alerts.say(alert);
         }
         self.ask_about_call(now.wall, &call.scene);
@@ -258,7 +259,8 @@ impl Engine {
         }
     }
 
-    /// What a target said, if it is about the task: a refusal of a wall is one that another attempt may mend.
+    /// What a target said, if it is about the task: what a wall refuses, and what dies in a flood, is tried again. Where no attempt is left for
+    /// that, the attempt does not count: the target is to be left alone, as one that asks for it.
     fn behind_wall<'a>(
         &mut self,
         now: Now,
@@ -266,28 +268,47 @@ impl Engine {
         outcome: &'a Outcome,
         actions: &mut Vec<Action>,
     ) -> Cow<'a, Outcome> {
-        let mut is_wall = false;
-        if let Some(permit) = &call.permits.wall {
-            let (switch, is_of_wall) = permit.breaker.heard(now.steady, permit.permit, outcome);
-            is_wall = is_of_wall;
-            say_switch(&permit.target, switch, actions);
-            let alert =
-                switch.and_then(|switch| alert::of_switch(now, &permit.target, switch, &call.task));
-            self.alerts.say(alert);
-        }
-        let Outcome::Refused(failure) = outcome else {
+        let Some(permit) = &call.permits.wall else {
             return Cow::Borrowed(outcome);
         };
-        let is_wall = is_wall && !self.bug.is(Bug::WallIgnored);
-        let outcome = if is_wall {
-            Cow::Owned(Outcome::Retryable(failure.clone()))
-        } else {
-            Cow::Borrowed(outcome)
+        let scene = self.scenes.find(&call.task.scene).unwrap_or(&call.scene);
+        let dies = |outcome: &Outcome| {
+            let verdict = verdict::verdict(scene, &call.task, outcome, now.wall);
+            matches!(verdict, Verdict::Dead(_))
         };
-        actions.push(Action::Judged {
-            outcome: outcome.clone().into_owned(),
+        let said = breaker::Said {
+            outcome,
+            task: &call.task.id,
+            dies: *outcome != Outcome::Success && dies(outcome),
+        };
+        let breaker::Heard {
+            switch,
+            is_spared,
+            samples,
+        } = permit.breaker.heard(now.steady, permit.permit, said);
+        say_switch(&permit.target, switch, actions);
+        let is_spared = is_spared && !self.bug.is(Bug::WallIgnored);
+        let failure = outcome.failure().filter(|_| is_spared);
+        let taken = failure.map_or(Cow::Borrowed(outcome), |failure| {
+            let again = Outcome::Retryable(failure.clone());
+            Cow::Owned(if dies(&again) {
+                Outcome::Throttled {
+                    after: wall::RULE.open,
+                    failure: failure.clone(),
+                }
+            } else {
+                again
+            })
         });
-        outcome
+        let alert =
+            switch.and_then(|switch| alert::of_switch(now, &permit.target, switch, &call.task, samples));
+        self.alerts.say(alert);
+        if is_spared || matches!(outcome, Outcome::Refused(_)) {
+            actions.push(Action::Judged {
+                outcome: taken.clone().into_owned(),
+            });
+        }
+        taken
     }
 }
 

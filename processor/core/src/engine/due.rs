@@ -303,8 +303,10 @@ impl Engine {
     /// How long the target of a task may not be called as often as usual, having been down.
     fn ramp_left(&mut self, now: Now, item: &Item) -> Option<Duration> {
         let scene = self.scenes.find(&item.task.scene)?;
-        let key = scene.route(item.task.kind)?.breaker?;
-        self.breakers.ramp_left(now.steady, key, &self.gates)
+        let route = scene.route(item.task.kind)?;
+        let keys = [route.breaker, route.wall].into_iter().flatten();
+        let lefts = keys.filter_map(|key| self.breakers.ramp_left(now.steady, key, &self.gates));
+        lefts.max()
     }
 
     /// The scene whose rules a task follows, or the one it names.

@@ -84,12 +84,12 @@ impl<L: Ledger> State<L> {
                 counters.left_out(left_out);
             }
             let took = start.elapsed();
-            // Of what may be about everybody, it is not known here what it is.
-            let uncounted = if let Outcome::Refused(_) = outcome {
-                Some((counters, took))
-            } else {
+            // Of what is no success, it is not known here what it is taken for.
+            let uncounted = if outcome == Outcome::Success {
                 counters.answered(&outcome, took);
                 None
+            } else {
+                Some((counters, took))
             };
             let _ = answer.send(Answered {
                 ticket,
@@ -118,7 +118,12 @@ impl<L: Ledger> State<L> {
             if let Some(after) = spent {
                 self.step(Input::Spent { ticket, after });
             }
+            let as_it_is = self.uncounted.is_some().then(|| outcome.clone());
             self.step(Input::Attempted { ticket, outcome });
+            // What was taken for another is counted as that.
+            if let (Some((counters, took)), Some(outcome)) = (self.uncounted.take(), as_it_is) {
+                counters.answered(&outcome, took);
+            }
         }
     }
 }

@@ -79,10 +79,22 @@ impl<L: Ledger> State<L> {
         for (of, calls) in engine.call_limits() {
             self.parts.metrics.limit_is(&of, calls);
         }
+        let floods = engine.floods();
+        let braked = floods.iter().map(|target| Trouble {
+            kind: Kind::SceneBraked,
+            subject: target.text().to_string(),
+            says: "its tasks did well and then died in numbers: those that are left wait, and a few find out when that is over; the alert \
+                   names some of the dead"
+                .to_owned(),
+            fix: None,
+            effect: Effect::Limits,
+        });
+        self.troubles.only(Kind::SceneBraked, braked);
         let mut walls = Vec::new();
         for (target, state) in engine.breaker_states() {
             self.parts.metrics.breaker_is(target.text(), state);
-            if target.is_wall() && state != breaker::State::Closed {
+            let is_open = state != breaker::State::Closed;
+            if target.is_wall() && is_open && !floods.contains(&target) {
                 walls.push(Trouble {
                     kind: Kind::TargetWalled,
                     subject: target.text().to_string(),
