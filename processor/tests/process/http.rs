@@ -1,7 +1,8 @@
 //! What goes out over HTTP, and a target that suddenly refuses everything.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use rdkafka::producer::Producer;
-use retide_core::wall;
+use retide_core::{brake, wall};
 use tokio::runtime::Runtime;
 
 use crate::commands::get;
@@ -32,6 +33,8 @@ struct Door {
     shut: AtomicBool,
     /// The headers of each call.
     calls: Mutex<Vec<HeaderMap>>,
+    /// Calls of what finds everybody's tasks bad instead.
+    sent: AtomicUsize,
 }
 
 async fn answer(State(door): State<Arc<Door>>, headers: HeaderMap) -> StatusCode {
@@ -44,8 +47,20 @@ async fn answer(State(door): State<Arc<Door>>, headers: HeaderMap) -> StatusCode
     }
 }
 
+/// What finds every task bad while the door is shut.
+async fn take(State(door): State<Arc<Door>>) -> StatusCode {
+    door.sent.fetch_add(1, Ordering::SeqCst);
+    if door.shut.load(Ordering::SeqCst) {
+        StatusCode::BAD_REQUEST
+    } else {
+        StatusCode::OK
+    }
+}
+
 fn serve(runtime: &Runtime, door: &Arc<Door>) -> SocketAddr {
-    let router = Router::new().route("/paid", post(answer));
+    let router = Router::new()
+        .route("/paid", post(answer))
+        .route("/sent", post(take));
     rig::serve(runtime, router.with_state(Arc::clone(door)))
 }
 
@@ -66,18 +81,18 @@ fn check_dressed(door: &Door) {
     assert!(all("cookie").is_empty(), "{dressed:?}");
 }
 
-/// A wall is said where people look: as a state, as a trouble, and on the page of what is ready.
-fn check_wall_is_told(admin: &str, subject: &str) {
+/// A wall, or a brake, is said where people look: as a state, as a trouble, and on the page of what is ready.
+fn check_is_told(admin: &str, kind: &str, subject: &str) {
     let metrics = get(admin, "/metrics").unwrap().1;
     let state = format!("retide_breaker_state{{target=\"{subject}\"}} ");
     let state = metrics.lines().find_map(|line| line.strip_prefix(&state));
     // Its probes are on their way now and then.
     assert!(matches!(state, Some("1" | "2")), "{metrics}");
-    let trouble = format!("retide_trouble{{kind=\"target-walled\",subject=\"{subject}\"}} 1");
+    let trouble = format!("retide_trouble{{kind=\"{kind}\",subject=\"{subject}\"}} 1");
     assert!(metrics.contains(&trouble), "{metrics}");
     let (status, ready) = get(admin, "/readyz").unwrap();
     assert_eq!(status, 200, "{ready}");
-    assert!(ready.contains("target-walled"), "{ready}");
+    assert!(ready.contains(kind), "{ready}");
 }
 
 /// Waits until a task was seen.
@@ -94,7 +109,7 @@ fn wait_for_call(door: &Door, id: &str) {
 }
 
 #[test]
-fn a_wall_of_404_kills_few_tasks_and_headers_left_out_are_told() {
+fn a_wall_of_404_and_a_flood_of_400_kill_few_tasks_and_headers_left_out_are_told() {
     let runtime = Runtime::new().unwrap();
     let door = Arc::<Door>::default();
     let address = serve(&runtime, &door);
@@ -111,6 +126,10 @@ target = {{ http = {{ url = "http://{address}/paid", timeout = "5s", content_typ
 backoff = {{ fixed = {{ delay = "500ms" }} }}
 max_attempts = 3
 concurrency = 16
+[scenes.sent]
+target = {{ http = {{ url = "http://{address}/sent", timeout = "5s" }} }}
+backoff = {{ fixed = {{ delay = "500ms" }} }}
+max_attempts = 1
 "#
     );
     rig.configure(&format!("{}{scene}", rig.basics()));
@@ -125,6 +144,12 @@ concurrency = 16
             rig.send(
                 &producer,
                 &[("retry-scene", "paid"), ("retry-id", &id)],
+                b"0",
+            );
+            let id = format!("s{made}");
+            rig.send(
+                &producer,
+                &[("retry-scene", "sent"), ("retry-id", &id)],
                 b"0",
             );
             made += 1;
@@ -152,26 +177,45 @@ concurrency = 16
     // One that is refused between successes is dead at once.
     wait_for_call(&door, "bad");
     produce(BEFORE / 4);
+    let start = Instant::now();
+    while door.sent.load(Ordering::SeqCst) < brake::HEALTHY as usize + 16 {
+        assert!(start.elapsed() < PATIENCE, "nobody called");
+        thread::park_timeout(Duration::from_millis(20));
+    }
     door.shut.store(true, Ordering::SeqCst);
     produce(REFUSES);
-    check_wall_is_told(&admin, &format!("http://{address} (scene paid)"));
+    let subject = |scene: &str| format!("http://{address} (scene {scene})");
+    check_is_told(&admin, "target-walled", &subject("paid"));
+    check_is_told(&admin, "scene-braked", &subject("sent"));
     door.shut.store(false, Ordering::SeqCst);
     producer.flush(PATIENCE).unwrap();
-    let ends = rig.ends_within(made + 2, PATIENCE);
+    let ends = rig.ends_within(2 * made + 2, PATIENCE).into_iter();
 
-    assert_eq!(ends["bad"], ["dead"]);
     let delivered = |outcomes: &&Vec<String>| *outcomes == &["delivered"];
+    let (sent, ends): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        ends.partition(|(id, _)| id.starts_with('s'));
+    assert_eq!(sent.len(), made);
+    let dead = made - sent.values().filter(delivered).count();
+    assert!(dead < brake::LEAST as usize, "{dead} of {made} died");
+    assert_eq!(ends["bad"], ["dead"]);
     let dead = ends.len() - 1 - ends.values().filter(delivered).count();
     assert!(
         dead < wall::LEAST as usize,
         "{dead} of {made} are not delivered"
     );
-    let alerts: Vec<serde_json::Value> = rig
-        .read("alerts")
-        .iter()
-        .map(|record| serde_json::from_slice(record.value.as_ref().unwrap()).unwrap())
-        .filter(|alert: &serde_json::Value| alert["rule"] == "breaker-open")
-        .collect();
+    let of_rule = |rule: &str| -> Vec<serde_json::Value> {
+        let records = rig.read("alerts").into_iter();
+        let alerts = records.map(|record| serde_json::from_slice(&record.value.unwrap()).unwrap());
+        alerts
+            .filter(|alert: &serde_json::Value| alert["rule"] == rule)
+            .collect()
+    };
+    let floods = of_rule("flood-brake");
+    assert_eq!(floods.len(), 1, "{floods:?}");
+    assert_eq!(floods[0]["scene"], "sent", "{floods:?}");
+    let samples = floods[0]["samples"].as_array().unwrap();
+    assert_eq!(samples.len(), 3, "{floods:?}");
+    let alerts = of_rule("breaker-open");
     assert_eq!(alerts.len(), 1, "{alerts:?}");
     assert_eq!(alerts[0]["reason"], "refused-in-a-row", "{alerts:?}");
     assert_eq!(alerts[0]["scene"], "paid", "{alerts:?}");

@@ -194,8 +194,9 @@ impl Engine {
             let switch = permit.breaker.returned(now.steady, permit.permit, went);
             say_switch(&permit.target, switch, actions);
             // With what follows from this call, or, if that is not ours to write any more, from the next one.
-            let alert =
-                switch.and_then(|switch| alert::of_switch(now, &permit.target, switch, &call.task, Vec::new()));
+            let alert = switch.and_then(|switch| {
+                alert::of_switch(now, &permit.target, switch, &call.task, Vec::new())
+            });
             self.alerts.say(alert);
         }
         self.ask_about_call(now.wall, &call.scene);
@@ -300,8 +301,8 @@ impl Engine {
                 again
             })
         });
-        let alert =
-            switch.and_then(|switch| alert::of_switch(now, &permit.target, switch, &call.task, samples));
+        let alert = switch
+            .and_then(|switch| alert::of_switch(now, &permit.target, switch, &call.task, samples));
         self.alerts.say(alert);
         if is_spared || matches!(outcome, Outcome::Refused(_)) {
             actions.push(Action::Judged {
