@@ -989,11 +989,14 @@ impl Judge {
             Transition::Failed {
                 attempt: number,
                 due,
+                outcome,
                 ..
             } => {
                 let attempt = attempt(*number);
                 let known = self.attempts.entry(attempt.clone()).or_default();
                 known.durable = true;
+                // What a wall refuses is taken for that where it was the last attempt.
+                known.said.throttled |= *outcome == Outcome::THROTTLED;
                 known.next_due = Some(*due);
                 let least = event.at + known.asked;
                 // The answer of a start that came to nothing may have asked for more.
