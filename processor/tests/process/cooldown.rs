@@ -110,7 +110,6 @@ fn ping(rig: &Rig, producer: &BaseProducer) -> Duration {
         let value = [number];
         let record = BaseRecord::<(), _>::to(&topic).payload(&value);
         producer.send(record).map_err(|(error, _)| error).unwrap();
-        producer.flush(PATIENCE).unwrap();
         let is_it = |record: &Stored| record.value.as_deref() == Some(&value);
         while reader
             .next(Duration::from_millis(100))
@@ -205,9 +204,12 @@ fn leave_alone((limit, rest, tasks): (usize, u64, usize)) {
 
     // One of them is told by the target, and the others by it.
     let headers = [("retry-scene", "once"), ("retry-id", "first")];
-    rig.send_to(0, &producer, &headers, b"x");
-    producer.flush(PATIENCE).unwrap();
-    let later = told(&processes);
+    let later = thread::scope(|scope| {
+        let told = scope.spawn(|| told(&processes));
+        rig.send_to(0, &producer, &headers, b"x");
+        producer.flush(PATIENCE).unwrap();
+        told.join().unwrap()
+    });
     // Whatever waits is not called until the rest is over.
     send(&rig, &producer, "once", 5);
     send(&rig, &producer, "paid", tasks);
