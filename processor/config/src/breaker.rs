@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use retide_connectors::TargetConfig;
 use retide_core::breaker::{Fraction, Key, Rule, Subject};
-use retide_core::wall;
 
 use crate::scene::{Error, error};
 use crate::text;
