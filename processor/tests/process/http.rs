@@ -108,16 +108,40 @@ fn wait_for_call(door: &Door, id: &str) {
     }
 }
 
-#[test]
-fn a_wall_of_404_and_a_flood_of_400_kill_few_tasks_and_headers_left_out_are_told() {
-    let runtime = Runtime::new().unwrap();
-    let door = Arc::<Door>::default();
-    let address = serve(&runtime, &door);
-    let rig = Rig::new(Duration::ZERO, "");
-    let port = TcpListener::bind("127.0.0.1:0").unwrap();
-    let admin = port.local_addr().unwrap().to_string();
-    drop(port);
-    let scene = format!(
+/// Waits until enough was seen to be well.
+fn wait_for_health(door: &Door) {
+    let start = Instant::now();
+    while door.sent.load(Ordering::SeqCst) < brake::HEALTHY as usize + 16 {
+        assert!(start.elapsed() < PATIENCE, "nobody called");
+        thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+/// The alerts of a rule.
+fn of_rule(rig: &Rig, rule: &str) -> Vec<serde_json::Value> {
+    let records = rig.read("alerts").into_iter();
+    let alerts = records.map(|record| serde_json::from_slice(&record.value.unwrap()).unwrap());
+    alerts
+        .filter(|alert: &serde_json::Value| alert["rule"] == rule)
+        .collect()
+}
+
+/// Few of these tasks died when all were found bad, and people were told once.
+fn check_flood(rig: &Rig, sent: &BTreeMap<String, Vec<String>>, made: usize) {
+    assert_eq!(sent.len(), made);
+    let delivered = sent.values().filter(|ends| **ends == ["delivered"]);
+    let dead = made - delivered.count();
+    assert!(dead < brake::LEAST as usize, "{dead} of {made} died");
+    let floods = of_rule(rig, "flood-brake");
+    assert_eq!(floods.len(), 1, "{floods:?}");
+    assert_eq!(floods[0]["scene"], "sent", "{floods:?}");
+    let samples = floods[0]["samples"].as_array().unwrap();
+    assert_eq!(samples.len(), 3, "{floods:?}");
+}
+
+/// A scene that meets a wall, and one whose tasks are found bad.
+fn scenes(admin: &str, address: SocketAddr) -> String {
+    format!(
         r#"
 [admin]
 listen = "{admin}"
@@ -131,7 +155,19 @@ target = {{ http = {{ url = "http://{address}/sent", timeout = "5s" }} }}
 backoff = {{ fixed = {{ delay = "500ms" }} }}
 max_attempts = 1
 "#
-    );
+    )
+}
+
+#[test]
+fn a_wall_of_404_and_a_flood_of_400_kill_few_tasks_and_headers_left_out_are_told() {
+    let runtime = Runtime::new().unwrap();
+    let door = Arc::<Door>::default();
+    let address = serve(&runtime, &door);
+    let rig = Rig::new(Duration::ZERO, "");
+    let port = TcpListener::bind("127.0.0.1:0").unwrap();
+    let admin = port.local_addr().unwrap().to_string();
+    drop(port);
+    let scene = scenes(&admin, address);
     rig.configure(&format!("{}{scene}", rig.basics()));
     let retide = rig.run();
     let producer = rig.producer();
@@ -177,11 +213,7 @@ max_attempts = 1
     // One that is refused between successes is dead at once.
     wait_for_call(&door, "bad");
     produce(BEFORE / 4);
-    let start = Instant::now();
-    while door.sent.load(Ordering::SeqCst) < brake::HEALTHY as usize + 16 {
-        assert!(start.elapsed() < PATIENCE, "nobody called");
-        thread::park_timeout(Duration::from_millis(20));
-    }
+    wait_for_health(&door);
     door.shut.store(true, Ordering::SeqCst);
     produce(REFUSES);
     let subject = |scene: &str| format!("http://{address} (scene {scene})");
@@ -194,28 +226,14 @@ max_attempts = 1
     let delivered = |outcomes: &&Vec<String>| *outcomes == &["delivered"];
     let (sent, ends): (BTreeMap<_, _>, BTreeMap<_, _>) =
         ends.partition(|(id, _)| id.starts_with('s'));
-    assert_eq!(sent.len(), made);
-    let dead = made - sent.values().filter(delivered).count();
-    assert!(dead < brake::LEAST as usize, "{dead} of {made} died");
+    check_flood(&rig, &sent, made);
     assert_eq!(ends["bad"], ["dead"]);
     let dead = ends.len() - 1 - ends.values().filter(delivered).count();
     assert!(
         dead < wall::LEAST as usize,
         "{dead} of {made} are not delivered"
     );
-    let of_rule = |rule: &str| -> Vec<serde_json::Value> {
-        let records = rig.read("alerts").into_iter();
-        let alerts = records.map(|record| serde_json::from_slice(&record.value.unwrap()).unwrap());
-        alerts
-            .filter(|alert: &serde_json::Value| alert["rule"] == rule)
-            .collect()
-    };
-    let floods = of_rule("flood-brake");
-    assert_eq!(floods.len(), 1, "{floods:?}");
-    assert_eq!(floods[0]["scene"], "sent", "{floods:?}");
-    let samples = floods[0]["samples"].as_array().unwrap();
-    assert_eq!(samples.len(), 3, "{floods:?}");
-    let alerts = of_rule("breaker-open");
+    let alerts = of_rule(&rig, "breaker-open");
     assert_eq!(alerts.len(), 1, "{alerts:?}");
     assert_eq!(alerts[0]["reason"], "refused-in-a-row", "{alerts:?}");
     assert_eq!(alerts[0]["scene"], "paid", "{alerts:?}");
