@@ -12,6 +12,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use retide_core::hold::{Hold, LASTS, LONGEST, MAX_NAME, Revision};
+use retide_core::ramp::{FAILURE_RATE, MAX_STEPS, Ramp};
 use retide_core::{Timestamp, span};
 
 use super::select::select;
@@ -19,13 +20,21 @@ use super::written::SelectWire;
 use super::{
     MAX_REFUSAL, MAX_REQUEST, Writer, clipped, duration, instant, line, needed, object, shortened,
 };
-use crate::json::{Broken, Object, utf8};
+use crate::json::{Broken, Object, expected, utf8};
 
 /// What the keys of holds begin with. No name of a scene has a slash in it.
 pub const PREFIX: &str = "hold/";
 
 /// The keys of a hold.
-const KEYS: [&str; 5] = ["select", "by", "reason", "until", "for"];
+const KEYS: [&str; 7] = [
+    "select",
+    "by",
+    "reason",
+    "until",
+    "for",
+    "ramp",
+    "failure_rate",
+];
 
 /// The name of the hold that a key of the scenes topic is of, or none if it is that of a scene.
 pub fn name_of(key: &[u8]) -> Option<&[u8]> {
@@ -62,6 +71,10 @@ pub fn encode(hold: &Hold) -> Bytes {
         }
     }
     put("until", hold.until.as_millis().into());
+    if let Some(ramp) = &hold.ramp {
+        put("ramp", ramp.steps().collect::<Vec<_>>().into());
+        put("failure_rate", ramp.failure_rate().into());
+    }
     Value::Object(keys).to_string().into()
 }
 
@@ -98,7 +111,39 @@ fn read(name: &[u8], value: &[u8], at: Timestamp, revision: Revision) -> Result<
         reason: line(&members, "reason")?,
         since: at,
         until: until(&members, at)?,
+        ramp: ramp(&members)?,
     })
+}
+
+/// How the tasks of a hold are let go.
+fn ramp(members: &Object<'_>) -> Result<Option<Ramp>, Broken> {
+    let rate = members.get("failure_rate");
+    let Some(raw) = members.get("ramp") else {
+        return match rate {
+            Some(_) => Err(Broken(
+                "failure_rate is said without a ramp; it is part of one".to_owned(),
+            )),
+            None => Ok(None),
+        };
+    };
+    let steps: Vec<u32> = serde_json::from_str(raw.get()).map_err(|_| {
+        expected(
+            "ramp",
+            raw,
+            "an array of tasks a second, such as [1,5,20,100]",
+        )
+    })?;
+    let rate = match rate {
+        None => FAILURE_RATE,
+        Some(raw) => serde_json::from_str(raw.get())
+            .map_err(|_| expected("failure_rate", raw, "a number from 0 to 1"))?,
+    };
+    let ramp = Ramp::try_new(&steps, rate).ok_or_else(|| {
+        Broken(format!(
+            "a ramp has 1 to {MAX_STEPS} rising numbers over 0, and a failure_rate from 0 to below 1"
+        ))
+    })?;
+    Ok(Some(ramp))
 }
 
 /// When a hold that began at `at` ends by itself.
@@ -169,6 +214,9 @@ mod tests {
             r#"{"select":{}}"#,
             r#"{"select":{"scene":""}}"#,
             r#"{"select":{"scene":"a"},"unti":"1h"}"#,
+            r#"{"select":{"scene":"a"},"ramp":[2,1]}"#,
+            r#"{"select":{"scene":"a"},"ramp":[1],"failure_rate":1}"#,
+            r#"{"select":{"scene":"a"},"failure_rate":0.5}"#,
             "{\"select\":{\"scene\":\"a\"}",
         ] {
             assert!(read("h", value).is_err(), "{value}");
@@ -183,7 +231,7 @@ mod tests {
     fn what_is_written_is_read_back() {
         let hold = read(
             "bank@night",
-            r#"{"select":{"target":"bank.example","header":{"tenant":"7"}},"by":"ann","reason":"it is down","for":"2h"}"#,
+            r#"{"select":{"target":"bank.example","header":{"tenant":"7"}},"by":"ann","reason":"it is down","for":"2h","ramp":[2,9],"failure_rate":0.35}"#,
         )
         .unwrap();
 

@@ -254,7 +254,7 @@ impl Engine {
                 taken,
                 steps,
             } => self.know_commands(shard, taken, steps),
-            Input::HoldsKnown { shard, names } => self.know_holds(shard, names),
+            Input::HoldsKnown { shard, holds } => self.know_holds(shard, holds),
             Input::Holds(holds) => self.follow_holds(now, holds),
             Input::Standing { shard, to } => self.await_commands(now, shard, to),
             Input::Control { position, control } => self.control(now, position, control, actions),

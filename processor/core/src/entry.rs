@@ -249,6 +249,9 @@ pub const DEAD_TASKS: &str = "dead-tasks";
 /// The rule that tasks are held by since their scene does not exist.
 pub const SCENE_UNKNOWN: &str = "scene-unknown";
 
+/// The rule that a ramp has fallen back by, so that its tasks are held again.
+pub const RAMP_FELL: &str = "ramp-fell-back";
+
 /// The rule that a breaker has opened by.
 pub const BREAKER_OPEN: &str = "breaker-open";
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::ramp::{Progress, Ramp};
 use crate::scene::Scene;
 use crate::selector::Selector;
 use crate::task::Task;
@@ -32,6 +33,8 @@ pub struct Hold {
     pub since: Timestamp,
     /// When it ends by itself.
     pub until: Timestamp,
+    /// How its tasks are let go; none if they are not.
+    pub ramp: Option<Ramp>,
 }
 
 /// Where the record of a hold stands on its topic.
@@ -48,12 +51,14 @@ pub struct Revision {
 pub struct HoldId(u64);
 
 /// How a hold stands in a shard: what is written down of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     /// The hold that the owner of the shard has taken in.
     pub revision: Revision,
     /// How many due tasks it holds there, as far as the owner has seen them of late.
     pub waiting: u32,
+    /// How far its ramp is there, if it has one.
+    pub ramp: Option<Progress>,
 }
 
 /// The holds in force, by name.
@@ -143,10 +148,15 @@ impl Holds {
         self.0.get(name)
     }
 
-    /// The first hold in force that a task is meant by, whose rules are these.
-    pub fn find(&self, now: Timestamp, task: &Task, scene: &Scene) -> Option<&Arc<Hold>> {
-        let mut holds = self.0.values();
-        holds.find(|hold| hold.is_on(now) && hold.selector.fits(task, Some(scene)))
+    /// The holds in force that a task is meant by, whose rules are these.
+    pub fn of(
+        &self,
+        now: Timestamp,
+        task: &Task,
+        scene: &Scene,
+    ) -> impl Iterator<Item = &Arc<Hold>> {
+        let holds = self.0.values();
+        holds.filter(move |hold| hold.is_on(now) && hold.selector.fits(task, Some(scene)))
     }
 
     /// The first time at which one of them ends by itself.

@@ -30,6 +30,7 @@ pub mod outcome;
 pub mod overdue;
 pub mod planted;
 pub mod quota;
+pub mod ramp;
 pub mod saved;
 pub mod scene;
 pub mod selector;

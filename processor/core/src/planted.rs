@@ -120,6 +120,10 @@ pub enum Bug {
     CommandsUnawaited,
     /// A command that names no ids is over although a record is set aside that it may be about.
     AsideForgotten,
+    /// A ramp lets all through at once.
+    RampIgnored,
+    /// A ramp goes on whatever fails.
+    RampNeverFalls,
 }
 
 /// The mistake that an engine makes, if one is planted in it.
@@ -134,7 +138,7 @@ pub struct Planted {
 
 impl Bug {
     /// Every mistake that the simulation notices by itself: not [`Self::CancelledAttempted`], [`Self::TakenLostOnReturn`] and
-    /// [`Self::AsideForgotten`], which it does not tell apart from what is right yet.
+    /// [`Self::AsideForgotten`], which it does not tell apart from what is right yet, nor those of ramps, which were not played so far.
     pub const ALL: [Self; 46] = [
         Self::OffsetByOne,
         Self::WrongBase,

@@ -232,6 +232,12 @@ impl Quotas {
         (self.owned.len(), self.all.get())
     }
 
+    /// How many shards are ours, and how many there are.
+    pub fn shares(&self) -> (u32, NonZeroU32) {
+        let owned = u32::try_from(self.owned.len()).unwrap_or(u32::MAX);
+        (owned, self.all)
+    }
+
     /// What the clock of this machine showed when steady time began.
     pub fn set_machine(&mut self, began: MachineTime) {
         self.machine = Some(began);

@@ -13,7 +13,7 @@ use crate::completions::{Binding, Completions};
 use crate::control::{Command, Control, Place, Progress, Refusal};
 use crate::cooldown;
 use crate::entry::{Alert, Entry, Poison, Transition};
-use crate::hold::Holds;
+use crate::hold::{Holds, Standing};
 use crate::key_order;
 use crate::lane::{LaneId, Source};
 use crate::outcome::Outcome;
@@ -74,8 +74,8 @@ pub enum Input {
     HoldsKnown {
         /// The shard.
         shard: i32,
-        /// The names of the holds.
-        names: Vec<Arc<str>>,
+        /// The holds by name, and how they stand.
+        holds: Vec<(Arc<str>, Standing)>,
     },
     /// These holds are in force from now on.
     Holds(Holds),

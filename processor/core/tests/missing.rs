@@ -324,6 +324,7 @@ fn hold(name: &str, scene: &str, offset: i64, until: Now) -> Arc<Hold> {
         reason: "a test".into(),
         since: at(0).wall,
         until: until.wall,
+        ramp: None,
     })
 }
 
@@ -432,7 +433,11 @@ fn each_shard_writes_down_which_hold_it_knows_how_many_tasks_wait_and_that_it_is
             partition: 0,
             offset,
         };
-        Some(Standing { revision, waiting })
+        Some(Standing {
+            revision,
+            waiting,
+            ramp: None,
+        })
     };
     let holds = |offset| Input::Holds([hold("h", "pay", offset, at(LATE))].into_iter().collect());
 
@@ -451,8 +456,8 @@ fn each_shard_writes_down_which_hold_it_knows_how_many_tasks_wait_and_that_it_is
     bench.step(at(4_002), Input::Holds(Holds::default()));
     assert_eq!(told(&mut bench), [(0, "h".to_owned(), None)]);
     // What former owners have written of one that is over.
-    let names = vec!["old".into()];
-    bench.step(at(4_003), Input::HoldsKnown { shard: 0, names });
+    let holds = vec![("old".into(), Standing::default())];
+    bench.step(at(4_003), Input::HoldsKnown { shard: 0, holds });
     assert_eq!(told(&mut bench), [(0, "old".to_owned(), None)]);
 }
 

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use retide_core::Timestamp;
 use retide_core::command::{Invocation, line};
 use retide_core::hold::{MAX_HOLDS, Standing};
+use retide_core::ramp::Progress;
 
 use crate::scenes::{Follower, Unreadable};
 use crate::trouble::{Effect, Kind, Trouble};
@@ -30,6 +31,12 @@ struct Wire {
     revision: String,
     /// How many due tasks it holds there.
     waiting: u32,
+    /// How many steps of its ramp are over, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    step: Option<u32>,
+    /// Whether the ramp fell back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    fell_back: bool,
 }
 
 /// How holds stand, as far as it was written.
@@ -49,17 +56,23 @@ pub(crate) fn encode(standing: &Standing, value: &mut Vec<u8>) {
     let wire = Wire {
         revision: standing.revision.to_string(),
         waiting: standing.waiting,
+        step: standing.ramp.map(|ramp| ramp.step),
+        fell_back: standing.ramp.is_some_and(|ramp| ramp.fell),
     };
     serde_json::to_writer(value, &wire)
         .unwrap_or_else(|error| unreachable!("a text and a number in memory: {error}"));
 }
 
 /// Reads how a hold stands; `None` if it is something else.
-fn decode(value: &[u8]) -> Option<Standing> {
+pub(crate) fn decode(value: &[u8]) -> Option<Standing> {
     let wire: Wire = serde_json::from_slice(value).ok()?;
     Some(Standing {
         revision: wire.revision.parse().ok()?,
         waiting: wire.waiting,
+        ramp: wire.step.map(|step| Progress {
+            step,
+            fell: wire.fell_back,
+        }),
     })
 }
 
@@ -164,6 +177,7 @@ mod tests {
                 offset: 17,
             },
             waiting: 42,
+            ramp: None,
         };
         let mut value = Vec::new();
         encode(&standing, &mut value);
@@ -175,6 +189,17 @@ mod tests {
         all.take(0, Some(b"step/1/2/3"), Some(&value));
 
         assert_eq!(value, br#"{"revision":"3/17","waiting":42}"#);
+        let ramp = Progress {
+            step: 3,
+            fell: true,
+        };
+        let climbs = Standing {
+            ramp: Some(ramp),
+            ..standing
+        };
+        let mut value = Vec::new();
+        encode(&climbs, &mut value);
+        assert_eq!(decode(&value), Some(climbs));
         let night = BTreeMap::from([(0, standing)]);
         assert_eq!(all.by_name, BTreeMap::from([("night".into(), night)]));
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use retide_core::completions::Binding;
 use retide_core::control::{Control, Place, Progress as StepProgress};
+use retide_core::hold::Standing as HoldStanding;
 use retide_core::key_order::Shard;
 use retide_core::state::State;
 use retide_core::taken::Taken;
@@ -329,8 +330,8 @@ pub(crate) struct KnownShard {
     pub(crate) taken: BTreeMap<Source, Taken>,
     /// How far its steps are.
     pub(crate) steps: BTreeMap<Place, StepProgress>,
-    /// The holds that are written down.
-    pub(crate) holds: BTreeSet<Arc<str>>,
+    /// How holds stand.
+    pub(crate) holds: BTreeMap<Arc<str>, HoldStanding>,
 }
 
 // === impl KnownShard ===
@@ -358,7 +359,7 @@ impl KnownShard {
                 None => drop(self.steps.remove(place)),
             },
             State::Hold { name, standing } => match standing {
-                Some(_) => drop(self.holds.insert(Arc::clone(name))),
+                Some(standing) => drop(self.holds.insert(Arc::clone(name), *standing)),
                 None => drop(self.holds.remove(name)),
             },
         }

@@ -10,12 +10,12 @@ use std::time::Duration;
 use retide_core::breaker::{Key, State, StateChange};
 use retide_core::completions::Completions;
 use retide_core::control::Command;
-use retide_core::entry::{DEAD_TASKS, SCENE_UNKNOWN, TargetHealth};
+use retide_core::entry::{DEAD_TASKS, RAMP_FELL, SCENE_UNKNOWN, TargetHealth};
 use retide_core::scene::{Cooldown, DEFAULT};
 use retide_core::state::State as Kept;
 use retide_core::taken::Taken;
 use retide_core::{
-    Alert, Ended, Event, Kind, LaneId, Omitted, Ordering, Outcome, Rate, Reason, Scene, Task,
+    Alert, Ended, Event, Hold, Kind, LaneId, Omitted, Ordering, Outcome, Rate, Reason, Scene, Task,
     Terminal, Timestamp, Transition, Wait,
 };
 
@@ -404,6 +404,7 @@ impl Judge {
     fn alerted(&mut self, alert: &Alert) {
         // What died is counted by the transaction.
         if alert.rule == DEAD_TASKS
+            || alert.rule == RAMP_FELL
             || (alert.rule == SCENE_UNKNOWN && self.scenes.contains(&alert.scene))
             // A command has parked a task of a scene that nobody knows.
             || (alert.rule == SCENE_UNKNOWN && !self.orders.is_empty())
@@ -795,11 +796,15 @@ impl Judge {
         }
     }
 
-    /// A worker starts a task: whether it is not held, as far as the worker knows.
-    pub(crate) fn not_on_hold(&mut self, worker: usize, task: &Task) {
+    /// A worker starts a task: whether it is not held, as far as the worker knows, and the ramps that it goes by.
+    pub(crate) fn not_on_hold(&mut self, at: At, worker: usize, task: &Task) -> Vec<Arc<Hold>> {
         let submission = self.submitted.get(&task.id);
-        if let Err(why) = self.heard.starts(worker, task, submission) {
-            self.object(|| why);
+        match self.heard.starts(at, worker, task, submission) {
+            Ok(ramps) => ramps,
+            Err(why) => {
+                self.object(|| why);
+                Vec::new()
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use retide_core::hold::Revision;
+use retide_core::ramp::Ramp;
 use retide_core::selector::{Parts, Selector};
 use retide_core::{Hold, Holds, Kind, Task, Timestamp};
 
@@ -23,6 +24,8 @@ use crate::world::{At, MILLI, SECOND};
 pub(crate) struct Holding {
     /// When it begins.
     pub(crate) begins: At,
+    /// When its tasks are let go slowly, if that is before.
+    pub(crate) climbs: Option<At>,
     /// When it is released.
     pub(crate) ends: At,
     /// The hold.
@@ -31,7 +34,29 @@ pub(crate) struct Holding {
 
 /// The judge of holds: what each worker knows.
 #[derive(Debug, Default)]
-pub(crate) struct Heard(BTreeMap<usize, Holds>);
+pub(crate) struct Heard {
+    /// The holds that each worker has taken in.
+    holds: BTreeMap<usize, Holds>,
+    /// What has become of the ramps of each worker.
+    climbs: BTreeMap<(usize, Revision), Climb>,
+}
+
+/// A ramp of a worker, as its rule says.
+#[derive(Debug, Default)]
+struct Climb {
+    /// How many steps are over.
+    step: u32,
+    /// The tasks that were started in this step.
+    started: u64,
+    /// When the first one was.
+    began: Option<At>,
+    /// The calls that came back in it.
+    calls: u64,
+    /// Those that failed.
+    failed: u64,
+    /// Whether it fell back.
+    fell: bool,
+}
 
 /// Longest time to the next look at a task that is held, with what is rounded.
 const LONGEST_LOOK: Duration = Duration::from_secs(51);
@@ -69,14 +94,29 @@ impl Holding {
                 reason: "chance".into(),
                 since: Timestamp::EPOCH,
                 until: Timestamp::MAX,
+                ramp: None,
             };
+            let climbs = chance.one_in(2).then(|| {
+                let after = chance.between(begins / SECOND, ends / SECOND);
+                after * SECOND
+            });
             Self {
                 begins,
+                climbs,
                 ends,
                 hold: Arc::new(hold),
             }
         };
         (0..many).map(draw).collect()
+    }
+
+    /// The hold, on a ramp.
+    pub(crate) fn climbing(&self) -> Arc<Hold> {
+        let ramp = Ramp::try_new(&[1, 3, 20], 0.3);
+        let mut hold = Hold::clone(&self.hold);
+        hold.revision.offset += 100;
+        hold.ramp = Some(ramp.unwrap_or_else(|| unreachable!("a ramp")));
+        Arc::new(hold)
     }
 
     /// How long after a change a worker hears of it.
@@ -90,28 +130,69 @@ impl Holding {
 impl Heard {
     /// A worker takes holds in.
     pub(crate) fn hear(&mut self, worker: usize, holds: Holds) {
-        self.0.insert(worker, holds);
+        self.holds.insert(worker, holds);
     }
 
-    /// A worker starts a task, by this clock: whether it may.
+    /// A worker starts a task: the ramps that it goes by, if it may.
     pub(crate) fn starts(
-        &self,
+        &mut self,
+        now: At,
         worker: usize,
         task: &Task,
         submission: Option<&Arc<Submission>>,
-    ) -> Result<(), String> {
+    ) -> Result<Vec<Arc<Hold>>, String> {
         let (Kind::Work, Some(submission), Some(holds)) =
-            (task.kind, submission, self.0.get(&worker))
+            (task.kind, submission, self.holds.get(&worker))
         else {
-            return Ok(());
+            return Ok(Vec::new());
         };
-        let mut holds = holds.iter();
-        match holds.find(|hold| fits(&hold.selector, submission)) {
-            Some(hold) => Err(format!(
-                "worker {worker} starts {}, although it knows of {hold:?}",
-                task.id
-            )),
-            None => Ok(()),
+        let mut ramps = Vec::new();
+        let of_task = holds.iter();
+        for hold in of_task.filter(|hold| fits(&hold.selector, submission)) {
+            let known = || format!("worker {worker} starts {}, knowing of {hold:?}", task.id);
+            let Some(ramp) = &hold.ramp else {
+                return Err(known());
+            };
+            let climb = self.climbs.entry((worker, hold.revision)).or_default();
+            if climb.fell {
+                return Err(format!("{}, which fell back: {climb:?}", known()));
+            }
+            let began = *climb.began.get_or_insert(now);
+            climb.started += 1;
+            if let Some(pace) = ramp.pace(climb.step) {
+                let seconds = (now - began).div_ceil(SECOND) + 2;
+                if climb.started > 1 + u64::from(pace) * seconds {
+                    return Err(format!("{}, too many of them: {climb:?}", known()));
+                }
+            }
+            ramps.push(Arc::clone(hold));
+        }
+        Ok(ramps)
+    }
+
+    /// A call has come back that went by these ramps.
+    pub(crate) fn came_back(&mut self, now: At, worker: usize, ramps: &[Arc<Hold>], failed: bool) {
+        for hold in ramps {
+            let climb = self.climbs.get_mut(&(worker, hold.revision));
+            let (Some(ramp), Some(climb)) = (&hold.ramp, climb) else {
+                continue;
+            };
+            if climb.fell || ramp.pace(climb.step).is_none() {
+                continue;
+            }
+            climb.calls += 1;
+            climb.failed += u64::from(failed);
+            if climb.calls < 5 {
+                continue;
+            }
+            if climb.failed * 10 > climb.calls * 3 {
+                climb.fell = true;
+            } else if climb.began.is_some_and(|began| now - began >= 3 * SECOND) {
+                *climb = Climb {
+                    step: climb.step + 1,
+                    ..Climb::default()
+                };
+            }
         }
     }
 

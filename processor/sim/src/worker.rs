@@ -15,9 +15,9 @@ use retide_core::engine::LAST;
 use retide_core::saved::{MachineTime, Saved};
 use retide_core::step::Look;
 use retide_core::{
-    Action, Alert, Commit, Engine, Failure, Fate, Gates, Holds, Input, Kind, LaneId, Now, Ordering,
-    Origin, Outcome, Overdue, Poison, Reason, Record, Returned, Scene, Scenes, Settlement, Sink,
-    Sinks, Source, StateKey, Task, Timestamp, Wait, Writable, task,
+    Action, Alert, Commit, Engine, Failure, Fate, Gates, Hold, Holds, Input, Kind, LaneId, Now,
+    Ordering, Origin, Outcome, Overdue, Poison, Reason, Record, Returned, Scene, Scenes,
+    Settlement, Sink, Sinks, Source, StateKey, Task, Timestamp, Wait, Writable, task,
 };
 
 use crate::broker::{
@@ -185,6 +185,8 @@ pub(crate) struct Worker {
     walls: BTreeMap<u64, Arc<str>>,
     /// The server of each call in flight whose scene has cooldowns.
     servers: BTreeMap<u64, Arc<str>>,
+    /// The ramps that each call in flight went by.
+    ramps: BTreeMap<u64, Vec<Arc<Hold>>>,
     /// What was settled since the last batch.
     settled: Vec<Settlement>,
     /// The look through tiers.
@@ -301,6 +303,7 @@ impl Worker {
             calls: BTreeMap::new(),
             walls: BTreeMap::new(),
             servers: BTreeMap::new(),
+            ramps: BTreeMap::new(),
             settled: Vec::new(),
             look: None,
             under_way: VecDeque::new(),
@@ -587,6 +590,10 @@ impl Worker {
         if let Some(scene) = self.calls.remove(&ticket) {
             env.judge.returned(self.life, scene);
         }
+        if let Some(ramps) = self.ramps.remove(&ticket) {
+            let failed = !matches!(outcome, Outcome::Success);
+            env.judge.heard.came_back(env.now, self.id, &ramps, failed);
+        }
         self.step(Input::Attempted { ticket, outcome }, env);
         self.go_on(env);
     }
@@ -810,8 +817,8 @@ impl Worker {
             steps,
             holds,
         } = known;
-        let names = holds.into_iter().collect();
-        self.step(Input::HoldsKnown { shard, names }, env);
+        let holds = holds.into_iter().collect();
+        self.step(Input::HoldsKnown { shard, holds }, env);
         let order = Box::new(order);
         self.step(Input::Outstanding { shard, order }, env);
         let (taken, steps) = (taken.into_iter().collect(), steps.into_iter().collect());
@@ -1427,7 +1434,8 @@ impl Worker {
                             // What was handed back was decided before, by the clock of then.
                             if self.returns == 0 && self.delivered.insert((lane, offset)) {
                                 env.judge.delivers(task, ordering, now.wall);
-                                env.judge.not_on_hold(self.id, task);
+                                let ramps = env.judge.not_on_hold(env.now, self.id, task);
+                                env.judge.heard.came_back(env.now, self.id, &ramps, false);
                             }
                         }
                     }
@@ -1498,7 +1506,10 @@ impl Worker {
         }
         env.judge.takes_turn(self.id, lane, task);
         env.judge.held_by_none(task, wait);
-        env.judge.not_on_hold(self.id, task);
+        let ramps = env.judge.not_on_hold(env.now, self.id, task);
+        if !ramps.is_empty() {
+            self.ramps.insert(ticket, ramps);
+        }
         env.call(self.id, ticket, start, task, scene);
     }
 

@@ -192,6 +192,8 @@ pub(crate) enum Event {
     Order(usize),
     /// A hold begins.
     Hold(usize),
+    /// What a hold holds is let go slowly.
+    Climb(usize),
     /// A hold is released.
     Release(usize),
     /// A request arrives at the broker.
@@ -941,10 +943,12 @@ impl World {
         for (number, order) in self.env.plan.orders.clone().iter().enumerate() {
             self.env.after(order.at, Event::Order(number));
         }
-        for (number, Holding { begins, ends, .. }) in self.env.plan.holds.clone().iter().enumerate()
-        {
-            self.env.after(*begins, Event::Hold(number));
-            self.env.after(*ends, Event::Release(number));
+        for (number, holding) in self.env.plan.holds.clone().iter().enumerate() {
+            self.env.after(holding.begins, Event::Hold(number));
+            if let Some(climbs) = holding.climbs {
+                self.env.after(climbs, Event::Climb(number));
+            }
+            self.env.after(holding.ends, Event::Release(number));
         }
         for (at, fault) in faults {
             self.env.after(at, Event::Fault(fault));
@@ -1065,6 +1069,7 @@ impl World {
             Event::Submit(number) => self.submit(number),
             Event::Order(number) => self.order(number),
             Event::Hold(number) => self.hold(number),
+            Event::Climb(number) => self.climb(number),
             Event::Release(number) => self.release(number),
             Event::Arrive {
                 caller,
@@ -1188,10 +1193,21 @@ impl World {
         self.tell_holds();
     }
 
+    /// Somebody lets tasks go slowly, if another hold has not come in the place of theirs.
+    fn climb(&mut self, number: usize) {
+        let holding = &self.env.plan.holds[number];
+        if self.held.get(&holding.hold.name) == Some(&holding.hold) {
+            let climbing = holding.climbing();
+            self.held.insert(Arc::clone(&climbing.name), climbing);
+            self.tell_holds();
+        }
+    }
+
     /// Somebody lets tasks go, if another hold has not come in the place of theirs.
     fn release(&mut self, number: usize) {
         let hold = Arc::clone(&self.env.plan.holds[number].hold);
-        if self.held.get(&hold.name) == Some(&hold) {
+        let known = self.held.get(&hold.name);
+        if known.is_some_and(|known| known.selector == hold.selector) {
             self.held.remove(&hold.name);
             self.tell_holds();
         }

@@ -19,7 +19,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use retide_avro::control::hold;
 use retide_config::Config;
-use retide_core::hold::{Hold, HoldId, MAX_HOLDS, Revision};
+use retide_core::hold::{Hold, HoldId, LASTS, MAX_HOLDS, Revision};
+use retide_core::ramp::{FAILURE_RATE, MAX_STEPS, Progress, Ramp};
 use retide_core::{Timestamp, span};
 use retide_history::timeline;
 use retide_kafka::client::client_config;
@@ -74,10 +75,12 @@ pub(super) struct Options {
 Examples:
   retide release scene-payment
   retide release --scene payment --reason 'the bank is back'
+  retide release scene-payment --ramp
   retide release --all --dry-run
 
 Options that name tasks mean the hold of exactly those. Tasks are back within a
-minute. Exit code 3: there is no such hold.")]
+minute; with --ramp a few a second at first, and more as long as they do well.
+Exit code 3: there is no such hold.")]
 pub(super) struct Release {
     /// The holds, by name
     #[arg(value_name = "NAME")]
@@ -85,6 +88,19 @@ pub(super) struct Release {
     /// All holds
     #[arg(long, conflicts_with = "names")]
     all: bool,
+    /// Let so many tasks go a second, of the whole group, then so many, then twice as many each time [default: 1,5,20,100]
+    #[arg(
+        long,
+        value_name = "N,N,…",
+        num_args = 0..=1,
+        require_equals = true,
+        value_delimiter = ',',
+        default_missing_value = "1,5,20,100"
+    )]
+    ramp: Option<Vec<u32>>,
+    /// The part of the calls of a step that may fail; if more do, all is held again [default: 0.2]
+    #[arg(long, value_name = "PART", requires = "ramp")]
+    failure_rate: Option<f64>,
     /// Which tasks.
     #[command(flatten)]
     select: Select,
@@ -121,7 +137,7 @@ struct Acting {
 struct Line {
     /// Its name.
     name: String,
-    /// How it stands: `held`, `released`, `ended` by itself, or `unreadable`.
+    /// How it stands: `held`, on a `ramp`, `fell-back` from one, `released`, `ended` by itself, or `unreadable`.
     state: &'static str,
     /// Which tasks.
     #[serde(skip_serializing_if = "Value::is_null")]
@@ -142,6 +158,9 @@ struct Line {
     shards: usize,
     /// How many of them know it, or that it is released.
     confirmed: usize,
+    /// How many tasks a second its ramp lets go at least, of the whole group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pace: Option<u32>,
     /// How many due tasks it holds, as far as shards have seen them in the last seconds.
     waiting: u64,
     /// What is wrong with it.
@@ -184,7 +203,10 @@ impl Row for Line {
         let until = self.until.map(Timestamp::from_millis);
         vec![
             self.name.clone(),
-            self.state.to_owned(),
+            match self.pace {
+                Some(pace) => format!("{} {pace}/s", self.state),
+                None => self.state.to_owned(),
+            },
             match &self.error {
                 Some(error) => error.clone(),
                 None => self.select.to_string(),
@@ -258,8 +280,46 @@ impl<'a> Board<'a> {
             until: Some(hold.until.as_millis()),
             shards,
             confirmed: (0..shards as i32).filter(|shard| is_told(*shard)).count(),
+            pace: hold.ramp.as_ref().and_then(|ramp| {
+                let steps = self.steps(hold);
+                ramp.pace(
+                    steps
+                        .map(|progress| progress.step)
+                        .min()
+                        .unwrap_or_default(),
+                )
+            }),
             waiting: waiting.sum(),
             error: None,
+        }
+    }
+
+    /// How far the ramp of a hold is in each shard that has begun it.
+    fn steps(&self, hold: &Hold) -> impl Iterator<Item = Progress> {
+        let by_shard = self.standings.by_name.get(&hold.name);
+        let standings = by_shard.into_iter().flat_map(BTreeMap::values);
+        let standings = standings.filter(|standing| standing.revision >= hold.revision);
+        standings.filter_map(|standing| standing.ramp)
+    }
+
+    /// How a hold stands, in a word.
+    fn state(&self, hold: &Hold, now: Timestamp) -> &'static str {
+        if !hold.is_on(now) {
+            return "ended";
+        }
+        let Some(ramp) = &hold.ramp else {
+            return "held";
+        };
+        if self.steps(hold).any(|progress| progress.fell) {
+            return "fell-back";
+        }
+        let shards = self.standings.shards;
+        let over = self.steps(hold);
+        let over = over.filter(|progress| ramp.pace(progress.step).is_none());
+        if shards > 0 && over.count() >= shards {
+            "released"
+        } else {
+            "ramp"
         }
     }
 
@@ -395,6 +455,7 @@ pub(super) fn release(config: &Config, options: &Release, output: Output) -> Res
     } else {
         Vec::new()
     };
+    let ramp = ramp(options)?;
     let mut board = Board::open(config, User::ScenesApply)?;
     let mut names: BTreeSet<String> = if options.all {
         let unreadable = board.unreadable.keys();
@@ -439,6 +500,9 @@ pub(super) fn release(config: &Config, options: &Release, output: Output) -> Res
         return Ok(());
     }
     confirm(&options.acting, "release", &format!("release {list}"))?;
+    if let Some(ramp) = ramp {
+        return climb(&mut board, &holds, (ramp, options), output);
+    }
     let records: Vec<_> = names.iter().map(|name| (name.clone(), None)).collect();
     board.write(&records)?;
     let by = by(&options.acting);
@@ -470,6 +534,73 @@ pub(super) fn release(config: &Config, options: &Release, output: Output) -> Res
     board.partly("the release", least.unwrap_or(usize::MAX))
 }
 
+/// The ramp that is asked for.
+fn ramp(options: &Release) -> Result<Option<Ramp>, Failed> {
+    let Some(steps) = &options.ramp else {
+        return Ok(None);
+    };
+    let rate = options.failure_rate.unwrap_or(FAILURE_RATE);
+    let ramp = Ramp::try_new(steps, rate).ok_or_else(|| {
+        let message = format!(
+            "a ramp has 1 to {MAX_STEPS} rising numbers over 0, and a failure rate from 0 to below 1"
+        );
+        Failed::because(Exit::Usage, message)
+    })?;
+    Ok(Some(ramp))
+}
+
+/// Lets go slowly what these holds hold.
+fn climb(
+    board: &mut Board<'_>,
+    holds: &[Arc<Hold>],
+    (ramp, options): (Ramp, &Release),
+    output: Output,
+) -> Result<(), Failed> {
+    let now = clock::timestamp();
+    let mut climbing: Vec<Hold> = holds
+        .iter()
+        .map(|hold| Hold {
+            by: by(&options.acting).into(),
+            reason: options.acting.reason.clone().unwrap_or_default().into(),
+            since: now,
+            // What is left then is let go at once.
+            until: (now + LASTS).ceil_to_millis(),
+            ramp: Some(ramp.clone()),
+            ..Hold::clone(hold)
+        })
+        .collect();
+    let records = climbing.iter();
+    let records: Vec<_> = records
+        .map(|hold| (hold.name.to_string(), Some(hold::encode(hold))))
+        .collect();
+    let written = board.write(&records)?;
+    for (hold, revision) in climbing.iter_mut().zip(written) {
+        hold.revision = revision;
+        say(&format!(
+            "hold {} is on its ramp; `retide holds` tells how far",
+            hold.name
+        ));
+    }
+    if !options.acting.no_wait {
+        board.wait(options.acting.wait, |board, shard| {
+            climbing.iter().all(|hold| board.knows(hold, shard))
+        });
+    }
+    let lines = climbing.iter();
+    let lines: Vec<Line> = lines
+        .map(|hold| {
+            let state = board.state(hold, now);
+            board.line(hold, state, |shard| board.knows(hold, shard))
+        })
+        .collect();
+    print(&lines, output)?;
+    if options.acting.no_wait {
+        return Ok(());
+    }
+    let least = lines.iter().map(|line| line.confirmed).min();
+    board.partly("the ramp", least.unwrap_or(usize::MAX))
+}
+
 /// Lists holds.
 pub(super) fn holds(config: &Config, output: Output) -> Result<(), Failed> {
     let board = Board::open(config, User::Read)?;
@@ -477,7 +608,7 @@ pub(super) fn holds(config: &Config, output: Output) -> Result<(), Failed> {
     let holds = board.holds.values();
     let mut lines: Vec<Line> = holds
         .map(|hold| {
-            let state = if hold.is_on(now) { "held" } else { "ended" };
+            let state = board.state(hold, now);
             board.line(hold, state, |shard| board.knows(hold, shard))
         })
         .collect();
@@ -492,6 +623,7 @@ pub(super) fn holds(config: &Config, output: Output) -> Result<(), Failed> {
             until: None,
             shards: board.standings.shards,
             confirmed: 0,
+            pace: None,
             waiting: 0,
             error: Some(unreadable.error.clone()),
         });

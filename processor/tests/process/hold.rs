@@ -56,6 +56,7 @@ fn what_holds_nothing_or_for_too_long_is_exit_code_2() {
             "no name of a hold",
         ),
         (&["release", "--yes"], "name the holds"),
+        (&["release", "a", "--ramp=5,5", "--yes"], "rising numbers"),
         (&["release", "a", "--scene", "b", "--yes"], "name the holds"),
     ] {
         let output = rig.retide(arguments);
@@ -103,9 +104,19 @@ fn what_is_held_waits_through_a_kill_and_is_back_when_it_is_released() {
     let called = rig.target.count();
     let unknown = rig.retide(&["release", "scene-flakey", "--yes"]);
     let dry = rig.retide(&["release", "--all", "--dry-run"]);
-    let released = rig.retide(&["--output", "json", "release", "--scene", "flaky", "--yes"]);
+    let released = rig.retide(&[
+        "--output",
+        "json",
+        "release",
+        "--scene",
+        "flaky",
+        "--ramp=5,50",
+        "--yes",
+    ]);
     let more = rig.retide(&["release", "tenant", "--yes"]);
     let ends = rig.ends(26);
+    let climbing = json(&rig.retide(&["--output", "json", "holds"]));
+    let done = rig.retide(&["release", "scene-flaky", "--yes"]);
     let left = rig.retide(&["holds"]);
 
     assert!(written.status.success(), "{written:?}");
@@ -120,7 +131,13 @@ fn what_is_held_waits_through_a_kill_and_is_back_when_it_is_released() {
     assert!(said.contains("scene-flaky"), "{said}");
     assert!(dry.status.success(), "{dry:?}");
     let released = json(&released);
-    assert_eq!(released[0]["state"], "released");
+    assert_eq!(
+        (&released[0]["state"], &released[0]["pace"]),
+        (&"ramp".into(), &5.into())
+    );
+    assert_eq!(climbing[0]["name"], "scene-flaky");
+    assert!(climbing[0]["state"] != "fell-back", "{climbing}");
+    assert!(done.status.success(), "{done:?}");
     assert!(more.status.success(), "{more:?}");
     assert!(ends.values().all(|of| of[..] == ["delivered"]), "{ends:?}");
     let attempts = rig.target.attempts();

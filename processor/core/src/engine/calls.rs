@@ -15,6 +15,7 @@ use crate::consequence::{self, Answer as Said, End};
 use crate::cooldown::{Heard, Signal, Teller};
 use crate::entry::Entry;
 use crate::gate::Gate;
+use crate::hold::HoldId;
 use crate::lane::LaneId;
 use crate::outcome::{Outcome, Terminal, Verdict};
 use crate::planted::Bug;
@@ -48,6 +49,8 @@ pub(super) struct Call {
     wait: Wait,
     /// The headers of its record that it is made without, in words.
     left_out: Option<Box<str>>,
+    /// The ramps that it went by.
+    ramps: Vec<HoldId>,
 }
 
 // === impl Call ===
@@ -95,6 +98,7 @@ impl Engine {
             started: now.steady,
             wait,
             left_out: None,
+            ramps: self.go_by_ramps(now, &scene, &item.task),
         };
         self.calls.insert(ticket, call);
         actions.push(Action::Dispatch {
@@ -115,6 +119,9 @@ impl Engine {
         topic: &Arc<str>,
         actions: &mut Vec<Action>,
     ) {
+        // What a topic has refused is found out when it is committed, and does not happen as a rule.
+        let ramps = self.go_by_ramps(now, scene, &item.task);
+        self.came_back(now, &ramps, false, &item.task);
         let closing = self.closing(&item);
         let wait = self.wait_of(now, &item);
         let delivered = End {
@@ -175,6 +182,8 @@ impl Engine {
         let took = now.steady.saturating_sub(call.started);
         call.gate.took(call.task.kind, took);
         let went = breaker::Call::of(outcome, took);
+        let failed = !matches!(outcome, Outcome::Success);
+        self.came_back(now, &call.ramps, failed, &call.task);
         match call.task.kind {
             Kind::Work => call.gate.returned(now.steady, went),
             // Of another target.

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Engine;
-use super::looks::Looks;
+use super::looks::{Looks, SHORTEST};
 use crate::agenda::Item;
-use crate::entry::{Entry, Transition};
+use crate::entry::{Alert, Entry, RAMP_FELL, Transition};
 use crate::hold::{Hold, HoldId, Holds, Standing};
 use crate::planted::Bug;
+use crate::ramp::{Climb, Part, Progress, Turn};
 use crate::scene::Scene;
 use crate::state::State;
 use crate::step::{Action, Now};
@@ -28,6 +29,10 @@ use crate::wait::Cause;
 pub(super) struct Held {
     /// The holds.
     holds: Holds,
+    /// The ramps of those that have one, as this worker climbs them.
+    climbs: BTreeMap<HoldId, Climb>,
+    /// How holds stood in shards when they became ours, of which nothing else is known yet.
+    known: BTreeMap<(i32, HoldId), Standing>,
     /// The tasks that they hold in each shard.
     waiting: BTreeMap<(i32, HoldId), Looks>,
     /// What is written down of each hold in each shard, as far as this worker has handed it out.
@@ -44,6 +49,9 @@ pub(super) struct Held {
 
 /// Looks at tasks that are held are spread by so much at most, so that all are back within a minute, however many they are.
 const SPREAD: Duration = Duration::from_secs(20);
+
+/// The same where a ramp lets them through slowly: some of them come at each moment, and all within a minute.
+const RAMP_SPREAD: Duration = Duration::from_secs(45);
 
 /// Time between two looks at how many tasks are held: what people read of it is a few seconds old.
 const COUNT: Duration = Duration::from_secs(3);
@@ -62,6 +70,7 @@ impl Engine {
             let known = before.get(&hold.name);
             if known.is_none_or(|known| known.revision != hold.revision) {
                 changed.push(hold.id());
+                self.held.climbs.remove(&hold.id());
                 let name = Arc::clone(&hold.name);
                 self.held.names.insert(hold.id(), name);
             }
@@ -69,18 +78,46 @@ impl Engine {
         for hold in before.iter() {
             if self.held.holds.get(&hold.name).is_none() {
                 changed.push(hold.id());
+                self.held.climbs.remove(&hold.id());
             }
         }
+        self.begin_climbs();
         self.tell_all(&changed);
         self.ask_all_at(now.wall);
     }
 
     /// A shard is ours, of which former owners have written down these holds.
-    pub(super) fn know_holds(&mut self, shard: i32, names: Vec<Arc<str>>) {
-        for name in names {
+    pub(super) fn know_holds(&mut self, shard: i32, holds: Vec<(Arc<str>, Standing)>) {
+        for (name, standing) in holds {
             let id = HoldId::of(&name);
             self.held.changed.insert((shard, id));
             self.held.names.insert(id, name);
+            self.held.known.insert((shard, id), standing);
+        }
+        self.begin_climbs();
+    }
+
+    /// Begins the ramps that are not begun, and lets all go on from where owners before have got to.
+    fn begin_climbs(&mut self) {
+        let Held {
+            holds,
+            climbs,
+            known,
+            ..
+        } = &mut self.held;
+        for hold in holds.iter().filter(|hold| hold.ramp.is_some()) {
+            let id = hold.id();
+            let of = |(_, of): &(i32, HoldId), _: &mut Standing| *of == id;
+            let known = known.extract_if(.., of);
+            let known = known.filter(|(_, known)| known.revision == hold.revision);
+            let known: Vec<Progress> = known.filter_map(|(_, known)| known.ramp).collect();
+            let climb = climbs.entry(id).or_insert_with(|| {
+                let least = known.iter().min_by_key(|known| known.step);
+                Climb::from(least.copied().unwrap_or_default())
+            });
+            for known in known {
+                climb.meet(known);
+            }
         }
     }
 
@@ -128,18 +165,78 @@ impl Engine {
         self.held.ends_at.into_iter().chain(counts).min()
     }
 
-    /// The hold of a task that is to start, if there is one.
-    pub(super) fn hold_of(&self, now: Now, scene: &Scene, task: &Task) -> Option<Arc<Hold>> {
-        if self.held.holds.is_empty() {
-            return None;
-        }
-        self.held.holds.find(now.wall, task, scene).map(Arc::clone)
+    /// The hold that keeps a task from starting now, if there is one.
+    pub(super) fn hold_of(&mut self, now: Now, scene: &Scene, task: &Task) -> Option<Arc<Hold>> {
+        let part = self.ramp_part();
+        let is_ignored = self.bug.is(Bug::RampIgnored);
+        let Held { holds, climbs, .. } = &mut self.held;
+        let hold = holds.of(now.wall, task, scene).find(|hold| {
+            let climb = climbs.get_mut(&hold.id());
+            let (Some(ramp), Some(climb)) = (&hold.ramp, climb) else {
+                return true;
+            };
+            !climb.may_start(now.steady, ramp, part) && !is_ignored
+        });
+        hold.map(Arc::clone)
     }
 
-    /// Whether a task is held, whose scene has these rules.
+    /// Whether a task is held, or on a ramp.
     pub(super) fn is_on_hold(&self, now: Now, task: &Task) -> bool {
         let scene = self.scenes.find(&task.scene);
-        scene.is_some_and(|scene| self.hold_of(now, scene, task).is_some())
+        scene.is_some_and(|scene| self.held.holds.of(now.wall, task, scene).next().is_some())
+    }
+
+    /// A task starts: the ramps that it goes by, which are to be told when its call is back.
+    pub(super) fn go_by_ramps(&mut self, now: Now, scene: &Scene, task: &Task) -> Vec<HoldId> {
+        let Held { holds, climbs, .. } = &mut self.held;
+        let mut ids = Vec::new();
+        for hold in holds.of(now.wall, task, scene) {
+            if let Some(climb) = climbs.get_mut(&hold.id()) {
+                climb.start(now.steady);
+                ids.push(hold.id());
+            }
+        }
+        ids
+    }
+
+    /// A call has come back that went by these ramps.
+    pub(super) fn came_back(&mut self, now: Now, ids: &[HoldId], failed: bool, example: &Task) {
+        for id in ids {
+            let Held {
+                holds,
+                climbs,
+                names,
+                ..
+            } = &mut self.held;
+            let hold = names.get(id).and_then(|name| holds.get(name));
+            let ramp = hold.and_then(|hold| hold.ramp.as_ref());
+            let (Some(ramp), Some(climb)) = (ramp, climbs.get_mut(id)) else {
+                continue;
+            };
+            let failed = failed && !self.bug.is(Bug::RampNeverFalls);
+            match climb.returned(now.steady, failed, ramp) {
+                Turn::None => {}
+                Turn::Up => self.tell_all(&[*id]),
+                Turn::Fell { calls: _, failed } => {
+                    self.alerts.say(Some(Alert {
+                        rule: RAMP_FELL,
+                        scene: Arc::clone(&example.scene),
+                        at: now.wall,
+                        count: failed,
+                        example: Arc::clone(&example.id),
+                        reason: RAMP_FELL,
+                        target: None,
+                    }));
+                    self.tell_all(&[*id]);
+                }
+            }
+        }
+    }
+
+    /// The part of all ramps that this worker has.
+    fn ramp_part(&self) -> Part {
+        let (owned, all) = self.quotas.shares();
+        Part { owned, all }
     }
 
     /// Parks a task that is held until it is looked at again; there is room for that.
@@ -156,8 +253,13 @@ impl Engine {
         let since = item.task.held_since;
         let look = Looks::after(since.unwrap_or(now.wall), now.wall);
         let at = (item.lane.shard, hold.id());
+        let pace = self.spacing_of(hold);
         let looks = self.held.waiting.entry(at).or_default();
-        let due = looks.next(now.wall, look, SPREAD);
+        let due = match pace {
+            // As the ramp lets them through.
+            Some(apart) => looks.next_apart(now.wall, (SHORTEST, apart), RAMP_SPREAD),
+            None => looks.next(now.wall, look, SPREAD),
+        };
         let deadline = self.scenes.find(&item.task.scene);
         let deadline = deadline.and_then(|scene| verdict::deadline(scene, &item.task));
         // It ends at its deadline, and goes on when the hold ends by itself.
@@ -229,6 +331,7 @@ impl Engine {
             let standing = hold.map(|hold| Standing {
                 revision: hold.revision,
                 waiting: (self.held.waiting.get(&(shard, id))).map_or(0, |looks| looks.count(now)),
+                ramp: (self.held.climbs.get(&id)).map(Climb::progress),
             });
             if let Some(standing) = standing {
                 self.held.told.insert((shard, id), standing);
@@ -261,11 +364,21 @@ impl Engine {
             waiting,
             told,
             changed,
+            known,
             ..
         } = &mut self.held;
+        known.retain(|(of, _), _| *of != shard);
         waiting.retain(|(of, _), _| *of != shard);
         told.retain(|(of, _), _| *of != shard);
         changed.retain(|(of, _)| *of != shard);
+    }
+
+    /// The time between two tasks that the ramp of a hold lets through here, if it has one that goes on.
+    fn spacing_of(&self, hold: &Hold) -> Option<Duration> {
+        let ramp = hold.ramp.as_ref()?;
+        let climb = self.held.climbs.get(&hold.id())?;
+        let is_on = !climb.progress().fell;
+        climb.spacing(ramp, self.ramp_part()).filter(|_| is_on)
     }
 
     /// What is known of these holds is to be written down in each shard.

@@ -19,7 +19,7 @@ pub(super) struct Looks {
 }
 
 /// Time to the first look at a task that waits: what was done by mistake is undone within minutes, or not soon.
-const SHORTEST: Duration = Duration::from_secs(5);
+pub(super) const SHORTEST: Duration = Duration::from_secs(5);
 
 /// Longest time to the next look, but for the spread.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -43,11 +43,21 @@ impl Looks {
 
     /// When the next task is looked at, after `look` or up to `spread` later.
     pub(super) fn next(&self, now: Timestamp, look: Duration, spread: Duration) -> Timestamp {
+        self.next_apart(now, (look, APART), spread)
+    }
+
+    /// The same where looks are so far apart.
+    pub(super) fn next_apart(
+        &self,
+        now: Timestamp,
+        (look, apart): (Duration, Duration),
+        spread: Duration,
+    ) -> Timestamp {
         let soonest = now + look;
         // What was given long ago, or by a clock that was ahead, says nothing.
         let many = u32::try_from(self.total()).unwrap_or(u32::MAX);
-        let spread = APART.saturating_mul(many).min(spread);
-        soonest.max((self.expected + APART).min(soonest + spread))
+        let spread = apart.saturating_mul(many).min(spread);
+        soonest.max((self.expected + apart).min(soonest + spread))
     }
 
     /// A task is looked at then.

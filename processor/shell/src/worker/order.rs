@@ -30,6 +30,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::debug;
 
 use retide_core::control::{Place, Progress};
+use retide_core::hold::Standing;
 use retide_core::ids::Block;
 use retide_core::key_order::Shard;
 use retide_core::taken::Taken;
@@ -83,8 +84,8 @@ pub struct Written {
     pub(crate) taken: BTreeMap<retide_core::Source, Taken>,
     /// How far the steps of commands are.
     pub(crate) steps: BTreeMap<Place, Progress>,
-    /// The holds that are written down.
-    pub(crate) holds: BTreeSet<Arc<str>>,
+    /// How holds stand.
+    pub(crate) holds: BTreeMap<Arc<str>, Standing>,
     /// Which ids may stand where in tiers.
     pub(crate) ids: ids::Written,
 }
@@ -274,8 +275,10 @@ impl Source<'_> {
             return Some(true);
         }
         if let Some(name) = holds::name_of(key) {
-            match value {
-                Some(_) => drop(written.holds.insert(name.into())),
+            // One that cannot be read is one that nobody knows of, and is taken away.
+            let standing = value.map(|value| holds::decode(value).unwrap_or_default());
+            match standing {
+                Some(standing) => drop(written.holds.insert(name.into(), standing)),
                 None => drop(written.holds.remove(name)),
             }
             return Some(true);

@@ -129,8 +129,8 @@ impl<L: Ledger> State<L> {
             holds,
             ids: _,
         } = written;
-        let names = holds.into_iter().collect();
-        self.step(Input::HoldsKnown { shard, names });
+        let holds = holds.into_iter().collect();
+        self.step(Input::HoldsKnown { shard, holds });
         self.step(Input::Known {
             shard,
             taken: taken.into_iter().collect(),
