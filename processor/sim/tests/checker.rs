@@ -79,12 +79,23 @@ mod planted {
     /// Why nothing of commands is seen.
     const COMMANDS: &str = "nobody sends commands in a campaign; the judge sees it";
 
+    /// Why nothing of cooldowns is seen.
+    const REST: &str = "no target of a campaign is known to want rest; the judge sees it";
+
+    /// Why nothing of holds is seen.
+    const HOLDS: &str = "nobody holds tasks in a campaign; the judge sees it";
+
     /// What the checker does not see, and why.
-    const UNSEEN: [(Bug, &str); 37] = [
+    const UNSEEN: [(Bug, &str); 42] = [
         (Bug::Core(Core::TakenForgotten), COMMANDS),
-        (Bug::Core(Core::CancelledAttempted), COMMANDS),
+        (Bug::Core(Core::CommandsUnawaited), COMMANDS),
         (Bug::Core(Core::TakenUnmarked), COMMANDS),
-        (Bug::Core(Core::TakenLostOnReturn), COMMANDS),
+        (Bug::Core(Core::CooldownKept), REST),
+        (Bug::Core(Core::CooldownUnheard), REST),
+        (Bug::Core(Core::ThrottledCounted), REST),
+        (Bug::Core(Core::HoldForgotten), HOLDS),
+        (Bug::Core(Core::HoldCallsOnly), HOLDS),
+        (Bug::Core(Core::HeldTooLong), HOLDS),
         (Bug::Core(Core::StepRestarted), COMMANDS),
         (Bug::Core(Core::AppliedKept), COMMANDS),
         (Bug::Core(Core::TakenUntold), COMMANDS),
