@@ -59,7 +59,14 @@ impl Engine {
         let command = Arc::clone(active.command());
         let wait = self.wait_of(now, &item);
         // Parked, it would be held as one that had a scene.
-        let moves = matches!(command.verb, Verb::RunNow | Verb::Reschedule { .. });
+        let moves = match &command.verb {
+            Verb::RunNow | Verb::Reschedule { .. } => true,
+            Verb::Complete(outcome) => match outcome {
+                Outcome::Success | Outcome::Permanent(_) | Outcome::Refused(_) => false,
+                Outcome::Retryable(_) | Outcome::Throttled { .. } | Outcome::Timeout(_) => true,
+            },
+            Verb::Cancel => false,
+        };
         let is_lost = moves && self.is_without_scene(&item);
         let closing = self.closing(&item);
         let id = Arc::clone(&item.task.id);
