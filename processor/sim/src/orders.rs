@@ -64,6 +64,8 @@ struct Sent {
     done_aside: u64,
     /// The tasks that it came too late for, as far as that was told.
     too_late: u64,
+    /// Those of them that may have been set aside.
+    too_late_aside: u64,
     /// What became of it.
     ended: Option<Ended>,
 }
@@ -212,6 +214,7 @@ impl Orders {
             command: Arc::new(command),
             done: 0,
             done_aside: 0,
+            too_late_aside: 0,
             too_late: 0,
             ended: None,
         };
@@ -279,7 +282,9 @@ impl Orders {
         }
         self.touched.insert(Arc::clone(&event.id), place);
         let is_done = !matches!(event.transition, Transition::TooLate { .. });
-        sent.done_aside += u64::from(is_done && self.aside.contains(&event.id));
+        let is_aside = self.aside.contains(&event.id);
+        sent.done_aside += u64::from(is_done && is_aside);
+        sent.too_late_aside += u64::from(!is_done && is_aside);
         match event.transition {
             Transition::TooLate { .. } => sent.too_late += 1,
             Transition::Rescheduled { due } | Transition::Failed { due, .. } => {
@@ -393,7 +398,8 @@ impl Orders {
         } else {
             counts.done <= sent.done && counts.done + sent.done_aside >= sent.done
         };
-        if !is_right || counts.too_late < sent.too_late && !names_ids {
+        let is_late_told = names_ids || counts.too_late + sent.too_late_aside >= sent.too_late;
+        if !is_right || !is_late_told {
             return Err(format!(
                 "{ended:?}, but {} were done and {} were too late",
                 sent.done, sent.too_late

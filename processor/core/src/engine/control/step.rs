@@ -146,8 +146,11 @@ impl Active {
         }
     }
 
-    /// Counts what goes into a batch.
+    /// Counts what goes into a batch, which is to be waited for before it is told.
     pub(super) fn count(&mut self, applied: &Applied) {
+        if let Stage::Counted(_) = self.stage {
+            self.stage = Stage::Looked;
+        }
         let is_found = self.met.insert(Arc::clone(&applied.id)) && self.ids().is_some();
         *self.sort_of(applied.effect) += 1;
         self.counts.found += u64::from(is_found);
