@@ -651,16 +651,14 @@ impl Breaker {
         }
         let end = match said.outcome {
             Outcome::Success => End::Delivered,
+            Outcome::Refused(_) | Outcome::Permanent(_) if said.dies => End::Dead,
+            // Of a target that is not well there is a breaker. Tasks whose attempts run out die in the order of their failures, which comes
+            // in numbers wherever many fail for good among others that do well.
             Outcome::Refused(_)
             | Outcome::Permanent(_)
             | Outcome::Retryable(_)
             | Outcome::Throttled { .. }
-            | Outcome::Timeout(_) => {
-                if !said.dies {
-                    return Heard::default();
-                }
-                End::Dead
-            }
+            | Outcome::Timeout(_) => return Heard::default(),
         };
         let flood = inner.ends.note(end, said.task);
         let Some(flood) = flood.filter(|_| self.rule.failure_rate < Fraction::WHOLE) else {

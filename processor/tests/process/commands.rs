@@ -548,7 +548,14 @@ fn lateness_is_measured_and_counted() {
     assert_eq!(ladder["retide_ms"]["early"], 0);
     let causes = ladder["causes"].as_array().unwrap();
     let causes: Vec<_> = causes.iter().map(|cause| &cause["cause"]).collect();
-    let held = ["order", "rate", "concurrency", "breaker", "room"];
+    let held = [
+        "order",
+        "rate",
+        "concurrency",
+        "breaker",
+        "room",
+        "cooldown",
+    ];
     let expected = [
         &["rebalance", "read", "agenda"][..],
         &held,
