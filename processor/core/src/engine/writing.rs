@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Closing, Engine};
+use super::{Closing, Engine, held};
 use crate::consequence::{self, End as Ending};
 use crate::entry::{Ended, Entry, Omitted};
 use crate::key_order::{End, Fingerprint};
@@ -447,7 +447,11 @@ impl Engine {
         let parked = refused.iter().find_map(Entry::parked);
         let parked = parked.map(|(to, task)| (to.unwrap_or(lane.shard), Arc::clone(task)));
         let command = refused.iter().find_map(|entry| match entry {
-            Entry::Event(event) => event.command.clone(),
+            // A hold is none.
+            Entry::Event(event) => event
+                .command
+                .clone()
+                .filter(|id| !id.starts_with(held::PREFIX)),
             Entry::Park { .. }
             | Entry::Deliver { .. }
             | Entry::DeadLetter { .. }
@@ -458,7 +462,6 @@ impl Engine {
             | Entry::Alert(_)
             | Entry::Control { .. } => None,
         });
-        // A hold is none.
         let command = command.filter(|_| !applied.is_empty());
         let mut entries = match sink {
             Sink::Tiers => died(now, refused, failure),
