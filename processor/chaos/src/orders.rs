@@ -75,10 +75,13 @@ struct Acks {
     progress: Arc<Progress>,
 }
 
-/// How many tasks there are to one that a command names.
+/// How many tasks there are to one that a command names, at least.
 const TO_ONE_NAMED: u64 = 8;
 
-/// Tasks between two commands for the whole scene.
+/// Commands of each kind in a second, at most: a build for tests does some ten with tasks beside them, and the campaign is about tasks.
+const IN_A_SECOND: u64 = 2;
+
+/// Tasks between two commands for the whole scene, at least.
 const BETWEEN_SWEEPS: usize = 400;
 
 /// Longest wait for the last acknowledgements: longer than any broker is away.
@@ -90,10 +93,13 @@ impl Order {
     /// The commands for so many tasks, of which there are so many a second.
     pub(crate) fn all(seed: u64, tasks: usize, rate: u64) -> Vec<Self> {
         let sent = |number: usize| Duration::from_secs_f64(number as f64 / rate as f64);
+        let named = TO_ONE_NAMED.max(rate / IN_A_SECOND);
+        let batches = (rate / IN_A_SECOND / BATCH as u64).max(1) as usize;
+        let sweeps = BETWEEN_SWEEPS.max(10 * rate as usize);
         let mut all = Vec::new();
         for number in 0..tasks {
             let mut random = Random::new(seed, 500_000 + number as u64);
-            if random.between(0, TO_ONE_NAMED) == 0 {
+            if random.between(0, named) == 0 {
                 let mut ids = vec![format!("t{number}")];
                 if random.between(0, 4) == 0 {
                     ids.push(format!("t{}", number + 1));
@@ -104,12 +110,12 @@ impl Order {
                 let at = at.saturating_sub(Duration::from_secs(3));
                 all.push((at, random, Of::Ids(ids)));
             }
-            if number % BATCH == BATCH - 1 {
+            if number % (BATCH * batches) == BATCH - 1 {
                 let mut random = Random::new(seed, 600_000 + number as u64);
                 let at = sent(number) + random.millis(200, 3_000);
                 all.push((at, random, Of::Batch(number / BATCH)));
             }
-            if number % BETWEEN_SWEEPS == BETWEEN_SWEEPS - 1 {
+            if number % sweeps == sweeps - 1 {
                 let mut random = Random::new(seed, 700_000 + number as u64);
                 let at = sent(number) + random.millis(0, 3_000);
                 all.push((at, random, Of::Swept));
@@ -281,11 +287,13 @@ mod tests {
 
     #[test]
     fn commands_follow_from_the_seed_and_rise() {
-        let orders = Order::all(7, 2_000, 60);
+        for (tasks, rate, expected) in [(2_000, 15, 200..350), (100_000, 400, 900..1_400)] {
+            let orders = Order::all(7, tasks, rate);
 
-        assert_eq!(orders, Order::all(7, 2_000, 60));
-        assert!(orders.is_sorted_by_key(|order| order.at));
-        assert!((200..350).contains(&orders.len()), "{}", orders.len());
+            assert_eq!(orders, Order::all(7, tasks, rate));
+            assert!(orders.is_sorted_by_key(|order| order.at));
+            assert!(expected.contains(&orders.len()), "{}", orders.len());
+        }
     }
 
     #[test]
