@@ -1,5 +1,7 @@
 //! Tasks whose target is down, from the first failure until the last of them is through: an engine, its tiers and a target, in virtual time.
 
+mod support;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -15,8 +17,7 @@ use retide_core::scene::{Callback, Target};
 use retide_core::wall;
 use retide_core::{
     Action, Alert, Backoff, Engine, Entry, Failure, Gates, Header, Input, Jitter, Kind, Ladder,
-    LaneId, Now, Origin, Outcome, Policy, Record, Scene, Scenes, Source, Task, Terminal, Timestamp,
-    Transition,
+    LaneId, Now, Outcome, Policy, Scene, Scenes, Source, Task, Terminal, Timestamp, Transition,
 };
 
 /// The wall clock at the beginning, in microseconds.
@@ -68,27 +69,7 @@ fn scene(name: &str) -> Scene {
 }
 
 fn task(scene: &str, id: &str, due: Timestamp) -> Task {
-    Task {
-        id: id.into(),
-        scene: scene.into(),
-        kind: Kind::Work,
-        attempt: 1,
-        due,
-        deferral: None,
-        first_failed_at: due,
-        deadline: None,
-        origin: Origin {
-            topic: "retry.tasks".into(),
-            partition: 0,
-            offset: 7,
-        },
-        failure: None,
-        hops: 0,
-        throttled: 0,
-        held_since: None,
-        commanded: None,
-        record: Record::default(),
-    }
+    support::task(id, scene, due)
 }
 
 /// A call that a target saw.

@@ -1,5 +1,7 @@
 //! Commands and the engine: what stands when a shard comes, what contradicts, what is old, and a flood.
 
+mod support;
+
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -11,8 +13,8 @@ use retide_core::lane::Limits;
 use retide_core::scene::Target;
 use retide_core::selector::{Parts, Selector};
 use retide_core::{
-    Action, Backoff, Engine, Entry, Gates, Input, Jitter, Kind, Ladder, LaneId, Now, Origin,
-    Policy, Position, Record, Scene, Source, Task, Timestamp,
+    Action, Backoff, Engine, Entry, Gates, Input, Jitter, Ladder, LaneId, Now, Policy, Position,
+    Scene, Source, Task, Timestamp,
 };
 
 /// Where every test starts: an instant of no meaning.
@@ -54,30 +56,11 @@ fn at(millis: u64) -> Now {
 }
 
 fn task(id: &str, due: u64, offset: i64) -> Task {
-    Task {
-        id: id.into(),
-        scene: "pay".into(),
-        kind: Kind::Work,
-        attempt: 1,
-        due: at(due).wall,
-        deferral: None,
-        first_failed_at: at(0).wall,
-        deadline: None,
-        origin: Origin {
-            topic: "retry.tasks".into(),
-            partition: 0,
-            offset,
-        },
-        failure: None,
-        throttled: 0,
-        hops: 0,
-        held_since: None,
-        commanded: None,
-        record: Record {
-            value: Some("payload".into()),
-            ..Record::default()
-        },
-    }
+    let mut task = support::task(id, "pay", at(due).wall);
+    task.first_failed_at = at(0).wall;
+    task.origin.offset = offset;
+    task.record.value = Some("payload".into());
+    task
 }
 
 fn ids(ids: &[&str]) -> Selector {

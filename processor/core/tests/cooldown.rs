@@ -1,6 +1,8 @@
 //! A group whose target allows only so many calls and asks for rest when there are more: three workers of three processes, their tiers, and
 //! the target, in virtual time.
 
+mod support;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -14,8 +16,8 @@ use retide_core::scene::{Callback, Cooldown, Target, Walls};
 use retide_core::wall;
 use retide_core::{
     Action, Backoff, Engine, Entry, Failure, Gates, Input, Jitter, Kind, Ladder, LaneId, Now,
-    Origin, Outcome, Policy, Position, Reason, Record, Scene, Scenes, Source, Task, Terminal,
-    Timestamp, Transition,
+    Outcome, Policy, Position, Reason, Scene, Scenes, Source, Task, Terminal, Timestamp,
+    Transition,
 };
 
 /// The wall clock at the beginning, in microseconds.
@@ -68,27 +70,7 @@ fn wall_of(server: &str, scene: &str) -> breaker::Key {
 }
 
 fn task(scene: &str, id: &str, due: Timestamp) -> Task {
-    Task {
-        id: id.into(),
-        scene: scene.into(),
-        kind: Kind::Work,
-        attempt: 1,
-        due,
-        deferral: None,
-        first_failed_at: due,
-        deadline: None,
-        origin: Origin {
-            topic: "retry.tasks".into(),
-            partition: 0,
-            offset: 7,
-        },
-        failure: None,
-        throttled: 0,
-        hops: 0,
-        held_since: None,
-        commanded: None,
-        record: Record::default(),
-    }
+    support::task(id, scene, due)
 }
 
 /// One lane, and what stands on it that was not read.

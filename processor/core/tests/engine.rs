@@ -1,5 +1,7 @@
 //! The engine seen from outside: whole action lists, and properties over random histories.
 
+mod support;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -15,8 +17,8 @@ use retide_core::scene::{Callback, Target};
 use retide_core::wait::Cause;
 use retide_core::{
     Action, Backoff, Commit, Deferral, Ended, Engine, Entry, Event, Failure, Gates, Input, Jitter,
-    Kind, Ladder, LaneId, Now, Omitted, Origin, Outcome, Poison, Policy, Rate, Reason, Record,
-    Scene, Scenes, Settlement, Source, Task, Terminal, Timestamp, Transition, Wait,
+    Kind, Ladder, LaneId, Now, Omitted, Outcome, Poison, Policy, Rate, Reason, Record, Scene,
+    Scenes, Settlement, Source, Task, Terminal, Timestamp, Transition, Wait,
 };
 
 /// Where every test starts: an instant of no meaning.
@@ -61,30 +63,10 @@ fn scene(change: impl FnOnce(&mut Scene)) -> Scenes {
 }
 
 fn task(name: &str, due: Now) -> Task {
-    Task {
-        id: name.into(),
-        scene: "pay".into(),
-        kind: Kind::Work,
-        attempt: 1,
-        due: due.wall,
-        deferral: None,
-        first_failed_at: at(0).wall,
-        deadline: None,
-        origin: Origin {
-            topic: "retry.tasks".into(),
-            partition: 0,
-            offset: 7,
-        },
-        failure: None,
-        hops: 0,
-        throttled: 0,
-        held_since: None,
-        commanded: None,
-        record: Record {
-            value: Some("payload".into()),
-            ..Record::default()
-        },
-    }
+    let mut task = support::task(name, "pay", due.wall);
+    task.first_failed_at = at(0).wall;
+    task.record.value = Some("payload".into());
+    task
 }
 
 fn position(lane: LaneId, offset: i64) -> Position {

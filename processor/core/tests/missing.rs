@@ -1,5 +1,7 @@
 //! Tasks whose scene does not exist, tasks that people hold, and records that their target has put back.
 
+mod support;
+
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +13,8 @@ use retide_core::lane::Limits;
 use retide_core::scene::{DEFAULT, Missing, Target};
 use retide_core::selector::{Parts, Selector};
 use retide_core::{
-    Action, Backoff, Engine, Entry, Gates, Hold, Holds, Input, Jitter, Kind, Ladder, LaneId, Now,
-    Origin, Policy, Reason, Record, Scene, Scenes, Source, State, Task, Terminal, Timestamp,
+    Action, Backoff, Engine, Entry, Gates, Hold, Holds, Input, Jitter, Ladder, LaneId, Now, Policy,
+    Reason, Scene, Scenes, Source, State, Task, Terminal, Timestamp,
 };
 
 /// Where every test starts: an instant of no meaning.
@@ -52,27 +54,7 @@ fn scenes(names: &[&str]) -> Scenes {
 }
 
 fn task(id: &str, scene: &str) -> Task {
-    Task {
-        id: id.into(),
-        scene: scene.into(),
-        kind: Kind::Work,
-        attempt: 1,
-        due: at(0).wall,
-        deferral: None,
-        first_failed_at: at(0).wall,
-        deadline: None,
-        origin: Origin {
-            topic: "retry.tasks".into(),
-            partition: 0,
-            offset: 7,
-        },
-        failure: None,
-        hops: 0,
-        throttled: 0,
-        held_since: None,
-        commanded: None,
-        record: Record::default(),
-    }
+    support::task(id, scene, at(0).wall)
 }
 
 /// An engine that has shard 0.

@@ -1,5 +1,7 @@
 //! Scenes that keep the order of their keys: what the engine does, over random histories with crashes, too.
 
+mod support;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -13,9 +15,9 @@ use retide_core::key_order::{Fingerprint, Shard};
 use retide_core::lane::Limits;
 use retide_core::scene::Target;
 use retide_core::{
-    Action, Backoff, Commit, Engine, Entry, Failure, Gates, Input, Jitter, Kind, Ladder, LaneId,
-    Now, Ordering, Origin, Outcome, Policy, Record, Scene, Scenes, Settlement, Sink, Sinks, Source,
-    State, Task, Timestamp, Transition, Wait, Writable,
+    Action, Backoff, Commit, Engine, Entry, Failure, Gates, Input, Jitter, Ladder, LaneId, Now,
+    Ordering, Outcome, Policy, Scene, Scenes, Settlement, Sink, Sinks, Source, State, Task,
+    Timestamp, Transition, Wait, Writable,
 };
 
 /// Where every test starts: an instant of no meaning.
@@ -64,31 +66,12 @@ fn scenes(backoff: u64) -> Scenes {
 }
 
 fn task(scene: &str, key: &str, offset: i64, due: Now) -> Task {
-    Task {
-        id: format!("{offset}").into(),
-        scene: scene.into(),
-        kind: Kind::Work,
-        attempt: 1,
-        due: due.wall,
-        deferral: None,
-        first_failed_at: at(0).wall,
-        deadline: None,
-        origin: Origin {
-            topic: "retry.tasks".into(),
-            partition: 0,
-            offset,
-        },
-        failure: None,
-        hops: 0,
-        throttled: 0,
-        held_since: None,
-        commanded: None,
-        record: Record {
-            key: Some(key.to_owned().into()),
-            value: Some("payload".into()),
-            ..Record::default()
-        },
-    }
+    let mut task = support::task(&format!("{offset}"), scene, due.wall);
+    task.first_failed_at = at(0).wall;
+    task.origin.offset = offset;
+    task.record.key = Some(key.to_owned().into());
+    task.record.value = Some("payload".into());
+    task
 }
 
 fn engine(limits: Limits) -> Engine {

@@ -1,5 +1,7 @@
 //! Weights: where scenes wait for each other, each has its part of the service, and none starves.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -12,8 +14,8 @@ use retide_core::completions::Completions;
 use retide_core::lane::Limits;
 use retide_core::scene::{Host, Target};
 use retide_core::{
-    Action, Backoff, Engine, Entry, Gates, Input, Jitter, Kind, Ladder, LaneId, Now, Origin,
-    Outcome, Policy, Rate, Record, Scene, Scenes, Source, Task, Timestamp, Weight,
+    Action, Backoff, Engine, Entry, Gates, Input, Jitter, Ladder, LaneId, Now, Outcome, Policy,
+    Rate, Scene, Scenes, Source, Task, Timestamp, Weight,
 };
 
 const TASKS: LaneId = LaneId {
@@ -51,27 +53,9 @@ fn scene(name: &str, weight: u32, target: Target) -> Scene {
 }
 
 fn task(scene: &str, due: Timestamp) -> Task {
-    Task {
-        id: "id".into(),
-        scene: scene.into(),
-        kind: Kind::Work,
-        attempt: 1,
-        due,
-        deferral: None,
-        first_failed_at: due,
-        deadline: None,
-        origin: Origin {
-            topic: "retry.tasks".into(),
-            partition: 0,
-            offset: 0,
-        },
-        failure: None,
-        hops: 0,
-        throttled: 0,
-        held_since: None,
-        commanded: None,
-        record: Record::default(),
-    }
+    let mut task = support::task("id", scene, due);
+    task.origin.offset = 0;
+    task
 }
 
 /// An engine with the backlogs of these scenes in its agenda, due half a second from the start, and in that order.
