@@ -20,8 +20,8 @@ use crate::Failed;
 use crate::admin::Admin;
 use crate::campaign::{self, Ends, PREFIX, USER};
 use crate::fleet::Fleet;
-use crate::generator::Progress;
 use crate::ledger::{Faults, Ledger, now_micros};
+use crate::pace::Progress;
 use crate::plan::{APPLIED, Random};
 use crate::watch::Watch;
 

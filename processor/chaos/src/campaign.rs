@@ -20,11 +20,12 @@ use crate::Failed;
 use crate::adversary::{Act, Adversary};
 use crate::broker::{self, Access, Broker, Ports};
 use crate::fleet::{Fleet, Held, name};
-use crate::generator::{Generator, Progress};
+use crate::generator::Generator;
 use crate::ledger::{Faults, Ledger, now_micros};
 use crate::load::Load;
 use crate::options::{Guarantee, Options, Reply};
 use crate::orders::{Order, Sender};
+use crate::pace::Progress;
 use crate::plan::{self, APPLIED, BACKOFF_MS, Fault, MAX_ATTEMPTS, ORDERED, Random, SCENE, SWEPT};
 use crate::proxy::{Loss, Proxy};
 use crate::target;
@@ -159,7 +160,7 @@ async fn campaign(
         }
         .start()?;
     } else {
-        progress.0.told_all.store(true, Ordering::Release);
+        progress.0.commands.done.store(true, Ordering::Release);
     }
     Generator {
         bootstrap: bootstrap.clone(),
@@ -192,9 +193,9 @@ async fn campaign(
     eprintln!(
         "{}: {} acknowledged, {} ended, {} commands, {} done, {:.0} s",
         if finished { "finished" } else { "not finished" },
-        progress.0.acked.load(Ordering::Acquire),
+        progress.0.tasks.acked.load(Ordering::Acquire),
         ends.count(),
-        progress.0.told.load(Ordering::Acquire),
+        progress.0.commands.acked.load(Ordering::Acquire),
         ends.commands(),
         started.elapsed().as_secs_f32(),
     );
@@ -336,9 +337,12 @@ fn describe(dir: &Path, options: &Options, partitions: u64) -> Result<(), Failed
 
 /// Whether everything was produced and every acknowledged task has ended, or is one of `gone`, and so has every acknowledged command.
 pub(crate) fn is_finished(progress: &Progress, ends: &Ends, gone: &HashSet<String>) -> bool {
-    let done = progress.done.load(Ordering::Acquire) && progress.told_all.load(Ordering::Acquire);
-    let acked = progress.acked.load(Ordering::Acquire);
-    let told = progress.told.load(Ordering::Acquire);
+    let Progress {
+        tasks, commands, ..
+    } = progress;
+    let done = tasks.done.load(Ordering::Acquire) && commands.done.load(Ordering::Acquire);
+    let acked = tasks.acked.load(Ordering::Acquire);
+    let told = commands.acked.load(Ordering::Acquire);
     done && ends.count() + ends.missing(gone) >= acked && ends.commands() >= told
 }
 

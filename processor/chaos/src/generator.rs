@@ -3,18 +3,15 @@
 //! Invariant: an intent is in the ledger before its record is handed to the client, an acknowledgement after the broker's word.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rdkafka::ClientConfig;
-use rdkafka::client::ClientContext;
-use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, Producer};
 
 use crate::Failed;
 use crate::ledger::{Ledger, fingerprint, now_micros};
 use crate::orders;
+use crate::pace::{Acks, Pace, Progress, Record, hand};
 use crate::plan::{APPLIED, ORDERED, Plan, SCENE, SWEPT, TO_ONE_APPLIED};
 
 /// What is produced, and where.
@@ -39,53 +36,6 @@ pub(crate) struct Generator {
     pub(crate) progress: Arc<Progress>,
 }
 
-/// How far the generator is.
-#[derive(Debug, Default)]
-pub(crate) struct Progress {
-    /// Acknowledged tasks.
-    pub(crate) acked: AtomicUsize,
-    /// Whether everything was produced, and acknowledged or given up.
-    pub(crate) done: AtomicBool,
-    /// Acknowledged commands.
-    pub(crate) told: AtomicUsize,
-    /// Whether every command was sent, and acknowledged or given up.
-    pub(crate) told_all: AtomicBool,
-    /// Set to end before that.
-    pub(crate) stop: AtomicBool,
-}
-
-/// Writes down acknowledgements.
-struct Acks {
-    /// Where to.
-    ledger: Ledger,
-    /// How far the generator is.
-    progress: Arc<Progress>,
-}
-
-/// Longest wait for the last acknowledgements: longer than any broker is away.
-const FLUSH: Duration = Duration::from_mins(1);
-
-impl ClientContext for Acks {}
-
-impl ProducerContext for Acks {
-    type DeliveryOpaque = Box<String>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, id: Box<String>) {
-        let at = now_micros().to_string();
-        match result {
-            Ok(message) => {
-                let (partition, offset) = (message.partition(), message.offset());
-                self.ledger
-                    .write(&["ack", &at, &id, &partition.to_string(), &offset.to_string()]);
-                self.progress.acked.fetch_add(1, Ordering::Release);
-            }
-            Err((error, _)) => {
-                self.ledger.write(&["error", &at, &id, &error.to_string()]);
-            }
-        }
-    }
-}
-
 // === impl Generator ===
 
 impl Generator {
@@ -102,42 +52,25 @@ impl Generator {
             ledger,
             progress,
         } = self;
-        let context = Acks {
+        let pace = Pace {
+            name: "generator",
+            bootstrap,
             ledger,
-            progress: Arc::clone(&progress),
+            progress,
+            part: |progress| &progress.tasks,
         };
-        let producer: BaseProducer<Acks> = ClientConfig::new()
-            .set("bootstrap.servers", bootstrap)
-            .set("enable.idempotence", "true")
-            .set("linger.ms", "2")
-            .create_with_context(context)?;
-        thread::Builder::new()
-            .name("generator".into())
-            .spawn(move || {
-                let start = Instant::now();
-                for number in 0..tasks {
-                    let at = Duration::from_secs_f64(number as f64 / rate as f64);
-                    while start.elapsed() < at {
-                        if progress.stop.load(Ordering::Acquire) {
-                            return;
-                        }
-                        producer.poll(Duration::from_millis(1));
-                    }
-                    let plan = Plan::of(seed, number, rate);
-                    let scene = match &plan.key {
-                        Some(_) => ORDERED,
-                        None if applied && number % TO_ONE_APPLIED == 0 => APPLIED,
-                        None if swept && orders::is_swept(number) => SWEPT,
-                        None => SCENE,
-                    };
-                    send(&producer, &topic, scene, &plan);
-                }
-                if let Err(error) = producer.flush(FLUSH) {
-                    eprintln!("generator: {error}");
-                }
-                progress.done.store(true, Ordering::Release);
-            })?;
-        Ok(())
+        let at = move |number| Duration::from_secs_f64(number as f64 / rate as f64);
+        let all = (0..tasks).map(move |number| (at(number), number));
+        pace.start(all, move |producer, number| {
+            let plan = Plan::of(seed, number, rate);
+            let scene = match &plan.key {
+                Some(_) => ORDERED,
+                None if applied && number % TO_ONE_APPLIED == 0 => APPLIED,
+                None if swept && orders::is_swept(number) => SWEPT,
+                None => SCENE,
+            };
+            send(producer, &topic, scene, &plan);
+        })
     }
 }
 
@@ -154,8 +87,7 @@ fn send(producer: &BaseProducer<Acks>, topic: &str, scene: &str, plan: &Plan) {
     let key = key.as_deref();
     let delay = delay.as_millis().to_string();
     let batch = batch.map(|batch| batch.to_string());
-    let ledger = &producer.context().ledger;
-    ledger.write(&[
+    producer.context().write(&[
         "intent",
         &now_micros().to_string(),
         id,
@@ -178,19 +110,10 @@ fn send(producer: &BaseProducer<Acks>, topic: &str, scene: &str, plan: &Plan) {
     if let Some(batch) = &batch {
         headers = headers.insert(header("batch", batch));
     }
-    let mut record =
-        BaseRecord::<str, [u8], Box<String>>::with_opaque_to(topic, Box::new(id.clone()))
-            .payload(payload)
-            .headers(headers);
+    let mut record = Record::with_opaque_to(topic, Box::new(id.clone()))
+        .payload(payload)
+        .headers(headers);
     // Records without one go anywhere, those of a key to one partition.
     record.key = key;
-    while let Err((error, again)) = producer.send(record) {
-        if error.rdkafka_error_code() != Some(rdkafka::types::RDKafkaErrorCode::QueueFull) {
-            let at = now_micros().to_string();
-            ledger.write(&["error", &at, id, &error.to_string()]);
-            return;
-        }
-        producer.poll(Duration::from_millis(10));
-        record = again;
-    }
+    hand(producer, id, record);
 }

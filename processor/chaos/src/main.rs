@@ -10,6 +10,7 @@ mod ledger;
 mod load;
 mod options;
 mod orders;
+mod pace;
 mod plan;
 mod proxy;
 mod target;

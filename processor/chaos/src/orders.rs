@@ -4,18 +4,13 @@
 //! acknowledgement after the broker's word.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rdkafka::ClientConfig;
-use rdkafka::client::ClientContext;
-use rdkafka::message::{DeliveryResult, Message};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::producer::{BaseProducer, Producer};
 
 use crate::Failed;
-use crate::generator::Progress;
 use crate::ledger::{Ledger, now_micros};
+use crate::pace::{Acks, Pace, Progress, Record, hand};
 use crate::plan::{BATCH, Random, SWEPT, TO_ONE_SWEPT};
 
 /// A command that is to be sent.
@@ -67,14 +62,6 @@ pub(crate) struct Sender {
     pub(crate) progress: Arc<Progress>,
 }
 
-/// Writes down acknowledgements.
-struct Acks {
-    /// Where to.
-    ledger: Ledger,
-    /// How far the sender is.
-    progress: Arc<Progress>,
-}
-
 /// How many tasks there are to one that a command names, at least.
 const TO_ONE_NAMED: u64 = 8;
 
@@ -83,9 +70,6 @@ const IN_A_SECOND: u64 = 2;
 
 /// Tasks between two commands for the whole scene, at least.
 const BETWEEN_SWEEPS: usize = 400;
-
-/// Longest wait for the last acknowledgements: longer than any broker is away.
-const FLUSH: Duration = Duration::from_mins(1);
 
 // === impl Order ===
 
@@ -181,29 +165,6 @@ impl Order {
     }
 }
 
-// === impl Acks ===
-
-impl ClientContext for Acks {}
-
-impl ProducerContext for Acks {
-    type DeliveryOpaque = Box<String>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, id: Box<String>) {
-        let at = now_micros().to_string();
-        match result {
-            Ok(message) => {
-                let (partition, offset) = (message.partition(), message.offset());
-                self.ledger
-                    .write(&["ack", &at, &id, &partition.to_string(), &offset.to_string()]);
-                self.progress.told.fetch_add(1, Ordering::Release);
-            }
-            Err((error, _)) => {
-                self.ledger.write(&["error", &at, &id, &error.to_string()]);
-            }
-        }
-    }
-}
-
 // === impl Sender ===
 
 impl Sender {
@@ -216,55 +177,28 @@ impl Sender {
             ledger,
             progress,
         } = self;
-        let context = Acks {
+        let pace = Pace {
+            name: "orders",
+            bootstrap,
             ledger,
-            progress: Arc::clone(&progress),
+            progress,
+            part: |progress| &progress.commands,
         };
-        let producer: BaseProducer<Acks> = ClientConfig::new()
-            .set("bootstrap.servers", bootstrap)
-            .set("enable.idempotence", "true")
-            .set("linger.ms", "2")
-            .create_with_context(context)?;
-        thread::Builder::new()
-            .name("orders".into())
-            .spawn(move || {
-                let start = Instant::now();
-                for order in orders {
-                    while start.elapsed() < order.at {
-                        if progress.stop.load(Ordering::Acquire) {
-                            return;
-                        }
-                        producer.poll(Duration::from_millis(1));
-                    }
-                    send(&producer, &topic, &order);
-                }
-                if let Err(error) = producer.flush(FLUSH) {
-                    eprintln!("orders: {error}");
-                }
-                progress.told_all.store(true, Ordering::Release);
-            })?;
-        Ok(())
+        let all = orders.into_iter().map(|order| (order.at, order));
+        pace.start(all, move |producer, order| send(producer, &topic, &order))
     }
 }
 
 /// Hands one command to the client.
 fn send(producer: &BaseProducer<Acks>, topic: &str, order: &Order) {
-    let ledger = &producer.context().ledger;
     let line = order.line();
-    ledger.write(&line.each_ref().map(String::as_str));
+    producer
+        .context()
+        .write(&line.each_ref().map(String::as_str));
     let value = order.json();
-    let mut record =
-        BaseRecord::<str, [u8], Box<String>>::with_opaque_to(topic, Box::new(order.id.clone()))
-            .payload(value.as_bytes());
-    while let Err((error, again)) = producer.send(record) {
-        if error.rdkafka_error_code() != Some(rdkafka::types::RDKafkaErrorCode::QueueFull) {
-            let at = now_micros().to_string();
-            ledger.write(&["error", &at, &order.id, &error.to_string()]);
-            return;
-        }
-        producer.poll(Duration::from_millis(10));
-        record = again;
-    }
+    let record =
+        Record::with_opaque_to(topic, Box::new(order.id.clone())).payload(value.as_bytes());
+    hand(producer, &order.id, record);
 }
 
 /// The batch of a task, which a header names, if it is in one.
