@@ -199,11 +199,10 @@ impl Watch {
         drop(producer.context().take());
         let sent = sent.map_err(|(error, _)| error.rdkafka_error_code());
         let refused = failed.first().map(Failed::code);
-        let code = sent
-            .err()
-            .or(refused)
-            .flatten()
-            .or_else(|| unregistered.into_values().next());
+        let code = sent.err().or(refused).flatten().or_else(|| {
+            let refused = RDKafkaErrorCode::TopicAuthorizationFailed;
+            (!unregistered.is_empty()).then_some(refused)
+        });
         let topic = &sample.topic;
         match (code, flushed) {
             (Some(code), _) if is_refusal(code) => {

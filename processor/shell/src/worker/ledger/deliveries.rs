@@ -2,7 +2,7 @@
 //!
 //! Not what a failure means, which is the verdict's.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use std::{mem, thread};
@@ -27,8 +27,8 @@ pub(crate) struct Deliveries {
     offsets: Mutex<Vec<(usize, i64)>>,
     /// Records that were not delivered.
     failed: Mutex<Vec<Failed>>,
-    /// Topics that the client could not add to its transaction, with the reason: it says so in its log only.
-    unregistered: Mutex<BTreeMap<String, RDKafkaErrorCode>>,
+    /// Topics that the client may not add to its transaction: it says so in its log only.
+    unregistered: Mutex<BTreeSet<String>>,
 }
 
 /// What a client says of a record that was not delivered.
@@ -130,8 +130,9 @@ const FAILED_TRANSACTION: &str = "TXNERR";
 /// What stands before the name of a topic that it could not add, in quotes.
 const REFUSED_TOPIC: &str = "Failed to add partition \"";
 
-/// What it says of topics that were left out since another one was refused.
-const NOT_ATTEMPTED: &str = "not attempted";
+/// What it says of a topic that may not be written. All else that it says there is about the transaction, or passes: that the producer is
+/// fenced, say, and the first topic of the list only bears the name.
+const REFUSED: &str = "Topic authorization failed";
 
 // === impl Failed ===
 
@@ -155,8 +156,8 @@ impl Deliveries {
         mem::take(&mut lock(&self.offsets))
     }
 
-    /// What has failed: the numbers of records, and topics that take none.
-    pub(crate) fn take(&self) -> (Vec<Failed>, BTreeMap<String, RDKafkaErrorCode>) {
+    /// What has failed: the numbers of records, and topics that may not be written.
+    pub(crate) fn take(&self) -> (Vec<Failed>, BTreeSet<String>) {
         (
             mem::take(&mut lock(&self.failed)),
             mem::take(&mut lock(&self.unregistered)),
@@ -171,15 +172,10 @@ impl ClientContext for Deliveries {
             .then(|| message.split_once(REFUSED_TOPIC)?.1.split_once('"'))
             .flatten();
         if let Some((topic, reason)) = topic {
-            let code = if reason.contains("authorization") {
-                RDKafkaErrorCode::TopicAuthorizationFailed
-            } else {
-                RDKafkaErrorCode::Unknown
-            };
-            if !reason.contains(NOT_ATTEMPTED) {
-                lock(&self.unregistered).insert(topic.to_owned(), code);
+            if reason.contains(REFUSED) {
+                lock(&self.unregistered).insert(topic.to_owned());
             }
-            return;
+            return debug!(facility, message, "topic not added to a transaction");
         }
         if facility == FAILED_TRANSACTION {
             // What follows from that is told by whoever deals with it.
@@ -208,6 +204,44 @@ impl ProducerContext for Deliveries {
                 topic: message.topic().to_owned(),
                 error: error.clone(),
             }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The topics that are taken for ones that may not be written, if the client says this of `chaos.order`.
+    fn refused(reason: &str) -> Vec<String> {
+        let deliveries = Deliveries::default();
+        let line = format!(
+            "[thrd:main]: Failed to add partition \"chaos.order\" [3] to transaction: {reason}"
+        );
+        deliveries.log(RDKafkaLogLevel::Error, "ADDPARTS", &line);
+        deliveries.take().1.into_iter().collect()
+    }
+
+    #[test]
+    fn a_topic_is_refused_if_it_may_not_be_written() {
+        assert_eq!(
+            refused("Broker: Topic authorization failed"),
+            ["chaos.order"]
+        );
+    }
+
+    #[test]
+    fn what_befalls_a_transaction_is_no_refusal_of_the_topic_that_is_named_first() {
+        for reason in [
+            "Broker: Producer attempted an operation with an old epoch",
+            "Broker: There is a newer producer with the same transactionalId which fences the current one",
+            "Broker: Transactional Id authorization failed",
+            "Broker: Cluster authorization failed",
+            "Broker: Producer attempted a transactional operation in an invalid state",
+            "Broker: Operation not attempted",
+            "Unknown broker error",
+        ] {
+            assert_eq!(refused(reason), Vec::<String>::new(), "{reason}");
         }
     }
 }

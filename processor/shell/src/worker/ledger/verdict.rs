@@ -69,12 +69,13 @@ impl Verdict {
     /// Takes in that a transaction may not write to `topics`; those of retide are closed with a record of `submitted` as their sample.
     pub(super) fn unregistered(
         &mut self,
-        topics: BTreeMap<String, RDKafkaErrorCode>,
+        topics: BTreeSet<String>,
         submitted: &Submitted,
         encoder: &Encoder,
     ) {
         let writability = encoder.writability();
-        for (topic, code) in topics {
+        let code = RDKafkaErrorCode::TopicAuthorizationFailed;
+        for topic in topics {
             if writability.is_own(&topic) {
                 let sample = submitted.sample(&topic, encoder);
                 writability.close(&topic, Cause(code), By::Record, sample);
