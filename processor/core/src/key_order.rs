@@ -90,8 +90,8 @@ struct Outstanding {
 /// Where an outstanding task is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Location {
-    /// In a tier.
-    Parked,
+    /// In a tier, by this decision; the first one if a former owner has made it.
+    Parked(Decision),
     /// In memory, somewhere in the engine.
     Memory,
     /// In memory, and here until something happens to its queue.
@@ -114,7 +114,7 @@ pub(crate) struct Waiter {
 }
 
 /// Tells decisions about tasks apart: what a topic refused may be back, and have ended, before its owner hears that it was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Decision(u64);
 
 /// Whether a task may start.
@@ -148,6 +148,8 @@ pub struct Awaited {
     pub key: Fingerprint,
     /// The task's offset in the retry topic.
     pub offset: i64,
+    /// By which decision it is there: one that was parked once more is somewhere else.
+    decision: Decision,
 }
 
 /// An end that is not committed yet.
@@ -298,10 +300,11 @@ impl Orders {
         for (number, shard) in &self.shards {
             let (number, before) = (*number, before(*number));
             let all = shard.awaited(before);
-            awaited.extend(all.map(|(key, offset)| Awaited {
+            awaited.extend(all.map(|(key, offset, decision)| Awaited {
                 shard: number,
                 key,
                 offset,
+                decision,
             }));
         }
         awaited
@@ -401,7 +404,7 @@ impl Shard {
             return Standing::First;
         }
         let is_parked = match first.location {
-            Location::Parked => true,
+            Location::Parked(_) => true,
             Location::Memory | Location::Held(_) | Location::Ended(_) => false,
             Location::Delivered(_) | Location::DeliveredOrParked(_) => return Standing::Unsettled,
         };
@@ -471,6 +474,7 @@ impl Shard {
         due: Timestamp,
         woken: &mut Vec<Waiter>,
     ) {
+        let decision = self.decide();
         let Some(tasks) = self.queues.get_mut(&key) else {
             return;
         };
@@ -486,7 +490,7 @@ impl Shard {
         if !task.listed || (is_first && task.due != due) {
             self.changed.insert(key);
         }
-        task.location = Location::Parked;
+        task.location = Location::Parked(decision);
         task.listed = true;
         task.due = due;
         if is_first {
@@ -571,7 +575,7 @@ impl Shard {
         };
         let task = &mut queue.tasks[index];
         if task.location == Location::DeliveredOrParked(end.decision) {
-            task.location = Location::Parked;
+            task.location = Location::Parked(end.decision);
             task.listed = true;
             queue.wake_all(woken);
             self.changed.insert(end.key);
@@ -584,20 +588,29 @@ impl Shard {
     }
 
     /// The first tasks of keys that are in tiers, and were due before `before`.
-    fn awaited(&self, before: Timestamp) -> impl Iterator<Item = (Fingerprint, i64)> {
+    fn awaited(&self, before: Timestamp) -> impl Iterator<Item = (Fingerprint, i64, Decision)> {
         self.queues.iter().filter_map(move |(key, queue)| {
             let first = queue.tasks.front()?;
-            let is_awaited = first.location == Location::Parked && first.due < before;
-            is_awaited.then_some((*key, first.offset))
+            let Location::Parked(decision) = first.location else {
+                return None;
+            };
+            (first.due < before).then_some((*key, first.offset, decision))
         })
     }
 
-    /// A task is in no tier: if it is nowhere else, it is gone and leaves its queue. Gives those whose turn may have come by that.
-    pub(crate) fn gone(&mut self, key: Fingerprint, offset: i64, woken: &mut Vec<Waiter>) -> bool {
+    /// A task is in no tier: if it is nowhere else, and was not parked once more meanwhile, it is gone and leaves its queue. Gives those whose
+    /// turn may have come by that.
+    pub(crate) fn gone(&mut self, awaited: Awaited, woken: &mut Vec<Waiter>) -> bool {
+        let Awaited {
+            key,
+            offset,
+            decision,
+            ..
+        } = awaited;
         let Some((queue, index)) = self.find(key, offset) else {
             return false;
         };
-        if queue.tasks[index].location != Location::Parked {
+        if queue.tasks[index].location != Location::Parked(decision) {
             return false;
         }
         self.remove(key, index, woken);
@@ -691,7 +704,7 @@ impl KeyQueue {
         };
         match first.location {
             Location::Held(_) => woken.extend(first.wake()),
-            Location::Parked => self.wake_all(woken),
+            Location::Parked(_) => self.wake_all(woken),
             Location::Memory
             | Location::Ended(_)
             | Location::Delivered(_)
@@ -709,7 +722,7 @@ impl Location {
             Self::Ended(decision)
             | Self::Delivered(decision)
             | Self::DeliveredOrParked(decision) => Some(*decision),
-            Self::Parked | Self::Memory | Self::Held(_) => None,
+            Self::Parked(_) | Self::Memory | Self::Held(_) => None,
         }
     }
 }
@@ -730,7 +743,7 @@ impl Outstanding {
     /// The task is in memory.
     fn came_back(&mut self, due: Timestamp) {
         match self.location {
-            Location::Parked => {
+            Location::Parked(_) => {
                 self.location = Location::Memory;
                 self.due = due;
             }
@@ -845,7 +858,7 @@ fn decode(value: &[u8]) -> Result<VecDeque<Outstanding>, Unreadable> {
         tasks.push_back(Outstanding {
             offset,
             due: Timestamp::from_millis(seconds.saturating_mul(1_000)),
-            location: Location::Parked,
+            location: Location::Parked(Decision(0)),
             listed: true,
         });
     }
@@ -894,7 +907,7 @@ mod tests {
             .map(|(offset, seconds)| Outstanding {
                 offset,
                 due: Timestamp::from_millis(seconds * 1_000),
-                location: Location::Parked,
+                location: Location::Parked(Decision(0)),
                 listed: true,
             })
             .collect()

@@ -574,6 +574,32 @@ fn a_task_that_is_in_memory_is_not_gone_whatever_is_said() {
 }
 
 #[test]
+fn a_task_that_was_parked_once_more_while_it_was_looked_for_is_not_gone() {
+    let mut world = World::new(scenes(1_500), Limits::of(64 << 20));
+    world.produce("pay", "a", 0);
+    world.produce("pay", "a", 0);
+    world.read_all();
+    world.answer(0, failed());
+    world.submit();
+    world.commit();
+    world.pass(2_000);
+    let awaited = world.engine.awaited(|_| at(world.millis).wall);
+    assert_eq!(awaited.len(), 1);
+
+    // Where it is now was not looked at: it is not even written.
+    world.read_all();
+    world.answer(0, failed());
+
+    assert_eq!(world.engine.forget_gone(awaited), []);
+    world.submit();
+    world.commit();
+    world.pass(60_000);
+    world.read_all();
+    world.finish(|_| Outcome::Success);
+    assert_eq!(world.starts, [0, 0, 0, 1]);
+}
+
+#[test]
 #[should_panic(expected = "starts before the end of")]
 fn without_the_order_topic_a_crash_would_lose_the_order() {
     let mut world = World::new(scenes(60_000), Limits::of(64 << 20));

@@ -295,9 +295,9 @@ impl Engine {
     pub fn forget_gone(&mut self, awaited: Vec<Awaited>) -> Vec<Awaited> {
         let mut woken = Vec::new();
         let mut gone = awaited;
-        gone.retain(|Awaited { shard, key, offset }| {
-            let order = self.orders.get(*shard);
-            order.is_some_and(|order| order.gone(*key, *offset, &mut woken))
+        gone.retain(|awaited| {
+            let order = self.orders.get(awaited.shard);
+            order.is_some_and(|order| order.gone(*awaited, &mut woken))
         });
         self.look_again(woken);
         gone
