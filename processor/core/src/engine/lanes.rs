@@ -331,10 +331,10 @@ impl Lanes {
         self.of(id).moved = now;
     }
 
-    /// Whether tasks of a shard may have moved to other shards since then, in steady time.
-    pub(super) fn has_moved(&self, shard: i32, since: Duration) -> bool {
-        let mut lanes = self.by_id.iter().filter(|(id, _)| id.shard == shard);
-        lanes.any(|(_, lane)| lane.moved >= since)
+    /// When a task of a shard may have moved to another one last, in steady time.
+    pub(super) fn last_move(&self, shard: i32) -> Duration {
+        let lanes = self.by_id.iter().filter(|(id, _)| id.shard == shard);
+        lanes.map(|(_, lane)| lane.moved).max().unwrap_or_default()
     }
 
     /// Whether nothing is settled that is not durable.

@@ -134,7 +134,7 @@ impl Engine {
             let lane = LaneId { shard, source };
             let (given, _) = self.lanes.batches(lane);
             self.lanes.touch_lane(lane);
-            let moved = self.has_moved_tasks(shard);
+            let moved = self.last_move(shard);
             let stage = if is_fenced {
                 Stage::Fenced(given + 1)
             } else {

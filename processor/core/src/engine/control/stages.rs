@@ -16,9 +16,11 @@ use crate::planted::Bug;
 use crate::state::State;
 use crate::step::{Action, Applied, Now, Settlement};
 use crate::taken::Taken;
+use crate::time::Timestamp;
 
-/// How long ago a task may have moved that a shard did not find which had looked by then: as late as a step may be read.
-const MOVED: Duration = Duration::from_mins(10);
+/// How long before a command was appended a task may have moved that a shard did not find which had looked by then: as far as the clock of
+/// the broker may differ from ours.
+const MOVED: Duration = Duration::from_secs(10);
 
 /// Most ids of a shard that are waited for; the oldest step that names some is over where there are more.
 const MOST_STANDING: usize = 10_000;
@@ -136,10 +138,10 @@ impl Engine {
         })
     }
 
-    /// Whether tasks of a shard may be on their way to others.
-    pub(super) fn has_moved_tasks(&self, shard: i32) -> bool {
-        let since = self.steady.saturating_sub(MOVED);
-        self.lanes.has_moved(shard, since)
+    /// Until when a command was appended, by the broker's clock, of which a task of this shard may have moved to another one meanwhile.
+    pub(super) fn last_move(&self, shard: i32) -> Timestamp {
+        let ago = self.steady.saturating_sub(self.lanes.last_move(shard));
+        self.latest.before(ago) + MOVED
     }
 
     /// Lets steps go on to their next stage.

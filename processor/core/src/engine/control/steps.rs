@@ -15,6 +15,7 @@ use crate::selector_index::SelectorIndex;
 use crate::state::State;
 use crate::taken::Taken;
 use crate::task::Task;
+use crate::time::Timestamp;
 
 /// The steps of the shards of a worker.
 #[derive(Debug, Default)]
@@ -169,11 +170,11 @@ impl Steps {
         shards.map(|(shard, steps)| (*shard, steps.fence))
     }
 
-    /// Memory is looked at for the new steps of a shard, whose tasks may have moved to others.
-    pub(super) fn begin(&mut self, shard: i32, stage: Stage, moved: bool) {
-        for (of, _, active) in self.all_mut() {
+    /// Memory is looked at for the new steps of a shard, of which a task moved to another one at `moved` last.
+    pub(super) fn begin(&mut self, shard: i32, stage: Stage, moved: Timestamp) {
+        for (of, place, active) in self.all_mut() {
             if of == shard && active.stage == Stage::New {
-                active.moved = moved;
+                active.moved = place.at <= moved;
                 active.stage = stage;
             }
         }
