@@ -23,6 +23,8 @@ pub(super) struct Hurry {
     tasks: usize,
     /// When the last one was.
     last: Instant,
+    /// How long the last commit took: early ones take half of the ledger's time at most, also where a broker is slow.
+    took: Duration,
 }
 
 /// A batch that the ledger has.
@@ -45,7 +47,7 @@ pub(super) const REFRESH: Duration = Duration::from_hours(1);
 /// Time between two commits of offsets that have only moved behind markers of transactions: such a commit is a transaction of its own.
 const PASS: Duration = Duration::from_secs(3);
 
-/// Pause between two batches that are handed over early: one commit takes about as long.
+/// Shortest time between two batches that are handed over early.
 const TOGETHER: Duration = Duration::from_millis(10);
 
 /// Tasks of a row that commits are hurried for. What a command does with many is waited for in seconds, and small batches would make it slow.
@@ -63,7 +65,18 @@ impl Hurry {
             is_on: false,
             tasks: 0,
             last: now,
+            took: Duration::ZERO,
         }
+    }
+
+    /// A batch was committed.
+    pub(super) const fn committed(&mut self, took: Duration) {
+        self.took = took;
+    }
+
+    /// Time between two batches that are handed over early.
+    fn pause(&self) -> Duration {
+        TOGETHER.max(self.took * 2)
     }
 
     /// Whether a batch is to be handed over early.
@@ -120,7 +133,7 @@ impl<L: Ledger> State<L> {
     /// When what was collected is to be handed over: soon, where steps of commands wait for it.
     pub(super) fn due_at(&self) -> Instant {
         if self.hurry.is_on() || self.parts.engine.wants_fence() {
-            self.commit_at.min(self.handed_at + TOGETHER)
+            self.commit_at.min(self.handed_at + self.hurry.pause())
         } else {
             self.commit_at
         }

@@ -31,6 +31,7 @@ impl<L: Ledger> State<L> {
         match receipt {
             Receipt::Committed { took, refused } => {
                 self.widen(took);
+                self.hurry.committed(took);
                 for settled in &refused {
                     if let (Content::Entries(entries), Content::Entries(otherwise)) =
                         (&settled.records, &settled.otherwise)
