@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn commands_follow_from_the_seed_and_rise() {
-        for (tasks, rate, expected) in [(2_000, 15, 200..350), (36_000, 150, 400..800)] {
+        for (tasks, rate, expected) in [(2_000, 15, 100..200), (36_000, 150, 400..800)] {
             let orders = Order::all(7, tasks, rate);
 
             assert_eq!(orders, Order::all(7, tasks, rate));
