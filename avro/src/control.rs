@@ -1,4 +1,4 @@
-//! Records of the commands topic: a request in JSON, as people and programs write it, and the records that retide makes of it.
+//! Records of the commands topic: a request in JSON or Avro, as people and programs write it, and the records that retide makes of it.
 //!
 //! ```text
 //! {"command":"cancel","select":{"scene":"payment","header":{"order-no":"4711"}},"by":"ann","reason":"refunded"}
@@ -8,6 +8,7 @@
 //! tool can follow along. Not what a command does, which is the engine's. Invariant: what [`encode`] writes, [`decode`] reads back equal,
 //! times in whole milliseconds; a request is read as it is meant or refused with a bounded text, and never means more tasks than it says.
 
+mod framed;
 pub mod hold;
 mod select;
 mod written;
@@ -30,6 +31,7 @@ use crate::headers::{COMMAND, check_due, is_named, shortened};
 use crate::json::{Broken, Members, Object, any_text, expected, members_of, no_json, utf8};
 use crate::number;
 
+pub use framed::COMMAND_SCHEMA;
 use select::select;
 use written::{AnswerWire, Before, CommandWire, EndedWire, LookedWire, StepWire, answer, ended};
 
@@ -125,16 +127,24 @@ pub fn decode(
 ) -> Result<Control, Box<Refusal>> {
     let value = record.value.as_deref().unwrap_or_default();
     let value = value.strip_prefix(BYTE_ORDER_MARK).unwrap_or(value);
+    let framed = framed::json(value);
+    let framed_text = framed.as_ref().and_then(|read| read.as_ref().ok());
+    let said = framed_text.map_or(value, String::as_bytes);
     let refuse = |Broken(why): Broken| {
         Box::new(Refusal {
             place,
-            id: known_id(value).unwrap_or_else(|| place.to_string().into()),
+            id: known_id(said).unwrap_or_else(|| place.to_string().into()),
             why: clipped(&why, MAX_REFUSAL).into(),
         })
     };
     let stage = Stage::of(record).map_err(refuse)?;
     let control = match stage {
-        Stage::Request => request(value, place).map(|command| Control::Request(Arc::new(command))),
+        Stage::Request => match &framed {
+            Some(Err(Broken(why))) => Err(Broken(why.clone())),
+            Some(Ok(_)) | None => {
+                request(said, place).map(|command| Control::Request(Arc::new(command)))
+            }
+        },
         Stage::Step => step(value, tier).map(Control::Step),
         Stage::Answer => answer(value, |value| step(value, tier)).map(Control::Answer),
         Stage::Ended => ended(value).map(Control::Ended),

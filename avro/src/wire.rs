@@ -5,6 +5,7 @@
 //! it accepts it has read to the last byte.
 
 use std::fmt;
+use std::io::Read as _;
 use std::marker::PhantomData;
 
 use apache_avro::rabin::Rabin;
@@ -30,6 +31,9 @@ pub const SINGLE_OBJECT_MARKER: [u8; 2] = [0xc3, 0x01];
 
 /// Largest value that is decoded, in bytes: well above what brokers take by default (1 MiB), small beside a worker's memory.
 pub const MAX_ENCODED: usize = 16 * 1024 * 1024;
+
+/// What is read behind a datum that is too short: the Avro library takes an optional field that is not there for one that says nothing.
+const BEHIND: [u8; 64] = [0; 64];
 
 /// The content type of a record in JSON.
 pub const CONTENT_TYPE_JSON: &str = "application/json";
@@ -79,6 +83,9 @@ pub enum Error {
         /// How many bytes are left.
         left: usize,
     },
+    /// The value ends before the record does.
+    #[error("the value ends before the record does")]
+    Short,
     /// The Avro datum could not be written or read.
     #[error("avro")]
     Avro(#[source] Box<apache_avro::Error>),
@@ -409,12 +416,17 @@ impl<R: Wire> Codec<R> {
 
 impl<R: Wire> Codec<R> {
     /// The record in a datum that was written with this schema; ours, if there is none.
-    fn read(&self, mut datum: &[u8], writer: Option<&Schema>) -> Result<R, Error> {
+    fn read(&self, datum: &[u8], writer: Option<&Schema>) -> Result<R, Error> {
         let reader = writer.map(|_| &self.schema);
-        let value = from_avro_datum(writer.unwrap_or(&self.schema), &mut datum, reader)
+        let mut bytes = datum.chain(&BEHIND[..]);
+        let value = from_avro_datum(writer.unwrap_or(&self.schema), &mut bytes, reader)
             .map_err(|error| Error::Avro(Box::new(error)))?;
-        if !datum.is_empty() {
-            return Err(Error::Trailing { left: datum.len() });
+        let (left, behind) = bytes.into_inner();
+        if !left.is_empty() {
+            return Err(Error::Trailing { left: left.len() });
+        }
+        if behind.len() < BEHIND.len() {
+            return Err(Error::Short);
         }
         from_value(&value).map_err(|error| Error::Avro(Box::new(error)))
     }

@@ -4,12 +4,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apache_avro::types::Value;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use retide_avro::control::{self, MAX_REFUSAL, STAGE, Stage, decode, encode};
+use retide_avro::control::{self, COMMAND_SCHEMA, MAX_REFUSAL, STAGE, Stage, decode, encode};
+use retide_avro::schema::Schema;
 use retide_core::control::{
-    Answer, Command, Control, Counts, EXPIRY, Ended, Looked, MAX_ID, MAX_TEXT, Place, Step, Verb,
+    Answer, Command, Control, Counts, EXPIRY, Ended, Looked, MAX_ID, MAX_TEXT, Place, Refusal,
+    Step, Verb,
 };
 use retide_core::selector::{ErrorFingerprint, MAX_VALUES, OriginPattern, Parts, Selector, Span};
 use retide_core::{Failure, Header, Outcome, Record, Source, Timestamp};
@@ -643,5 +646,172 @@ proptest! {
         if let Err(refusal) = decode(&record, PLACE, &tier) {
             prop_assert!(refusal.why.len() <= MAX_REFUSAL && refusal.id.len() <= MAX_ID);
         }
+    }
+}
+
+// === Avro ===
+
+/// A request in Avro, of the fields that are not left out; those of `select` likewise.
+fn in_avro(fields: &[(&str, &str)], select: &[(&str, Value)]) -> Vec<u8> {
+    let schema = apache_avro::Schema::parse_str(COMMAND_SCHEMA).unwrap();
+    let texts = |texts: &[&str]| {
+        Value::Array(
+            texts
+                .iter()
+                .map(|text| Value::String((*text).to_owned()))
+                .collect(),
+        )
+    };
+    let optional = |text: Option<&str>| match text {
+        Some(text) => Value::Union(1, Box::new(Value::String(text.to_owned()))),
+        None => Value::Union(0, Box::new(Value::Null)),
+    };
+    let chosen = |name: &str| {
+        let found = select.iter().find(|(key, _)| *key == name);
+        found.map(|(_, value)| value.clone())
+    };
+    let arrays = [
+        "id",
+        "scene",
+        "key",
+        "key_base64",
+        "header",
+        "error",
+        "fingerprint",
+        "target",
+    ];
+    let mut parts: Vec<(String, Value)> = Vec::new();
+    for name in arrays {
+        parts.push((name.to_owned(), chosen(name).unwrap_or_else(|| texts(&[]))));
+    }
+    for name in ["attempts", "entered", "due"] {
+        parts.push((
+            name.to_owned(),
+            chosen(name).unwrap_or_else(|| optional(None)),
+        ));
+    }
+    parts.push((
+        "origin".to_owned(),
+        chosen("origin").unwrap_or_else(|| texts(&[])),
+    ));
+    let said = |name: &str| {
+        fields
+            .iter()
+            .find(|(key, _)| *key == name)
+            .map(|(_, text)| *text)
+    };
+    let mut record: Vec<(String, Value)> = vec![
+        (
+            "command".to_owned(),
+            Value::String(said("command").unwrap().to_owned()),
+        ),
+        ("select".to_owned(), Value::Record(parts)),
+    ];
+    for name in [
+        "id",
+        "by",
+        "reason",
+        "at",
+        "in",
+        "outcome",
+        "error",
+        "expires_in",
+        "expires_at",
+    ] {
+        record.push((name.to_owned(), optional(said(name))));
+    }
+    apache_avro::to_avro_datum(&schema, Value::Record(record)).unwrap()
+}
+
+/// An array of texts.
+fn texts(texts: &[&str]) -> Value {
+    Value::Array(
+        texts
+            .iter()
+            .map(|text| Value::String((*text).to_owned()))
+            .collect(),
+    )
+}
+
+/// What is read of a value.
+fn read(value: impl Into<Vec<u8>>) -> Result<Control, Box<Refusal>> {
+    decode(&plain(value), PLACE, &tier)
+}
+
+/// The two frames of a datum.
+fn frames(datum: &[u8]) -> [Vec<u8>; 2] {
+    let fingerprint = Schema::parse(COMMAND_SCHEMA, &[]).unwrap().fingerprint();
+    [
+        [&[0xc3, 0x01], &fingerprint[..], datum].concat(),
+        [&[0, 0, 0, 0, 42], datum].concat(),
+    ]
+}
+
+#[test]
+fn a_request_in_avro_is_the_same_one_in_json() {
+    let header = Value::Record(vec![
+        ("name".to_owned(), Value::String("order-no".to_owned())),
+        ("value".to_owned(), Value::String("4711".to_owned())),
+    ]);
+    let datum = in_avro(
+        &[
+            ("command", "reschedule"),
+            ("id", "c-1"),
+            ("by", "ann"),
+            ("reason", "later"),
+            ("in", "10m"),
+            ("expires_in", "2h"),
+        ],
+        &[
+            ("scene", texts(&["payment", "mail"])),
+            ("header", Value::Array(vec![header])),
+            (
+                "attempts",
+                Value::Union(1, Box::new(Value::String("2..5".to_owned()))),
+            ),
+        ],
+    );
+    let json = r#"{"command":"reschedule","select":{"scene":["payment","mail"],"header":{"order-no":"4711"},"attempts":"2..5"},
+        "id":"c-1","by":"ann","reason":"later","in":"10m","expires_in":"2h"}"#;
+
+    for framed in frames(&datum) {
+        assert_eq!(read(framed), read(json));
+    }
+}
+
+#[test]
+fn a_request_in_avro_that_says_nothing_is_refused_as_in_json() {
+    let datum = in_avro(&[("command", "cancel"), ("id", "c-2")], &[]);
+    for framed in frames(&datum) {
+        let refusal = read(framed).unwrap_err();
+
+        assert_eq!(&*refusal.id, "c-2", "who has sent it finds it");
+        assert_eq!(
+            refusal.why,
+            read(r#"{"command":"cancel","select":{},"id":"c-2"}"#)
+                .unwrap_err()
+                .why
+        );
+    }
+}
+
+#[test]
+fn avro_of_another_schema_is_refused_with_what_would_be_read() {
+    let datum = in_avro(&[("command", "cancel")], &[("id", texts(&["a"]))]);
+    let [mut own, confluent] = frames(&datum);
+    own[2] ^= 1;
+    let longer = [&confluent[..], b"\0"].concat();
+    let short = confluent[..confluent.len() - 1].to_vec();
+    for broken in [
+        own,
+        longer,
+        short,
+        vec![0],
+        vec![0xc3, 0x01],
+        [&[0, 0, 0, 0, 1], &[0xff; 40][..]].concat(),
+    ] {
+        let why = read(broken).unwrap_err().why;
+
+        assert!(why.contains("io.retide.Command"), "{why}");
     }
 }
