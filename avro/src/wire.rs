@@ -178,13 +178,13 @@ pub struct Event {
     pub attempts: Option<i64>,
     /// Forwards by now; on `hopped`.
     pub hops: Option<i64>,
-    /// What the target said; on `failed`. On `too-late`, the end that was there before.
+    /// What the target said; on `failed`. On `too-late`, the end that was there before; on `duplicate`, what became of it.
     pub outcome: Option<String>,
     /// Why it ended badly.
     pub reason: Option<String>,
-    /// The class of what the attempt said; on `failed`.
+    /// The class of what the attempt said; on `failed`. On `duplicate`, that word.
     pub error_class: Option<String>,
-    /// The message of what the attempt said; on `failed`.
+    /// The message of what the attempt said; on `failed`. On `duplicate`, where it stands, and what task has its id.
     pub error_message: Option<String>,
     /// How late the attempt was, by cause.
     pub lateness: Option<Lateness>,
@@ -596,6 +596,11 @@ impl<'a> From<&'a retide_core::Event> for EventLine<'a> {
                 line.due_at = Some(millis(*due) as i64);
             }
             Transition::TooLate { why } => line.outcome = Some(why),
+            Transition::Duplicate { fate, told } => {
+                line.outcome = Some(fate);
+                line.error_class = Some(&told.class);
+                line.error_message = Some(&told.message);
+            }
             Transition::Deferred { due, until } => {
                 line.due_at = Some(millis(*due) as i64);
                 line.deferred_until = Some(millis(*until) as i64);

@@ -114,6 +114,13 @@ fn every_event() -> Vec<retide_core::Event> {
         },
         Transition::Rescheduled { due },
         Transition::TooLate { why: "delivered" },
+        Transition::Duplicate {
+            fate: "dropped",
+            told: Failure::new(
+                "duplicate",
+                "t/1/2: the task that entered at offset 1 is under way",
+            ),
+        },
         failed,
         ended(None),
         ended(Some(Reason::Rejected)),
@@ -359,7 +366,7 @@ fn an_event_is_read_as_it_was_written() {
                 Transition::Parked { due: at }
                 | Transition::Rescheduled { due: at }
                 | Transition::Deferred { due: at, .. } => (due(*at), None, None),
-                Transition::TooLate { .. } => (None, None, None),
+                Transition::TooLate { .. } | Transition::Duplicate { .. } => (None, None, None),
                 Transition::Hopped { due: at, hops } => (due(*at), None, Some((*hops).into())),
                 Transition::Failed {
                     due: at, attempt, ..
@@ -375,16 +382,24 @@ fn an_event_is_read_as_it_was_written() {
                 (read.due_at, read.attempts, read.hops),
                 (due_at, attempts, hops)
             );
-            let failed = read.event == "failed";
             let outcome = match &*read.event {
                 "failed" => Some("timeout"),
                 "too-late" => Some("delivered"),
+                "duplicate" => Some("dropped"),
                 _ => None,
             };
             assert_eq!(read.outcome.as_deref(), outcome);
             assert_eq!(read.command.as_deref(), event.command.as_deref());
-            assert_eq!(read.error_class.as_deref(), failed.then_some("timeout"));
-            assert_eq!(read.error_message.as_deref(), failed.then_some("no answer"));
+            let (class, message) = match &*read.event {
+                "failed" => (Some("timeout"), Some("no answer")),
+                "duplicate" => (
+                    Some("duplicate"),
+                    Some("t/1/2: the task that entered at offset 1 is under way"),
+                ),
+                _ => (None, None),
+            };
+            assert_eq!(read.error_class.as_deref(), class);
+            assert_eq!(read.error_message.as_deref(), message);
             let rejected = matches!(
                 event.transition,
                 Transition::Ended {

@@ -7,6 +7,7 @@
 //! | [`schemas`] | the schemas of other writers |
 //! | [`breaker`] | when its target is left alone |
 //! | [`concurrency`] | how many of its calls are in flight |
+//! | [`duplicates`] | what becomes of a task whose id another one has |
 //! | [`instance`] | what a process is called in its group, where that is written with variables |
 //! | [`kafka`] | how Kafka is reached |
 //! | [`secrets`] | what must not be shown |
@@ -19,6 +20,7 @@
 
 pub mod breaker;
 pub mod concurrency;
+pub mod duplicates;
 mod former;
 pub mod instance;
 pub mod kafka;

@@ -23,6 +23,7 @@ use retide_core::{span, with_causes};
 
 use crate::breaker::{self, Breaker};
 use crate::concurrency::Concurrency;
+use crate::duplicates::Duplicates;
 use crate::text;
 
 /// The rules of one scene, as they are written.
@@ -71,6 +72,9 @@ pub struct Scene {
     /// Which tasks wait for each other.
     #[serde(default, skip_serializing_if = "is_default")]
     pub ordering: Ordering,
+    /// What becomes of a task whose id another one has, or had.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub duplicates: Duplicates,
     /// Its part of the service, where scenes have to wait for each other.
     #[serde(default = "weight", skip_serializing_if = "is_usual")]
     pub weight: u32,
@@ -301,6 +305,7 @@ impl Scene {
             weight: self.weight()?,
             callback: callback.transpose()?,
             ordering: self.ordering,
+            duplicates: self.duplicates.rules()?,
         })
     }
 
@@ -313,6 +318,7 @@ impl Scene {
             self.concurrency.least().err(),
             self.host().err(),
             self.breaker_rule().err(),
+            self.duplicates.rules().err(),
             self.policy().err(),
             self.overrides().err(),
             self.max_throttled().err(),

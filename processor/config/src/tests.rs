@@ -401,6 +401,18 @@ fn what_says_two_things_or_nothing_is_refused_with_its_place() {
             "retide.toml:3:21: scenes.a.rate.per: expected a duration of more than nothing, at most 366 days",
         ),
         (
+            with("duplicates = 'replace'"),
+            "retide.toml:3:1: scenes.a.duplicates: unknown value `replace`; expected `allow` or `drop`",
+        ),
+        (
+            with("duplicates = { window = '8d' }"),
+            "retide.toml:3:16: scenes.a.duplicates.window: expected a duration of at most 7d",
+        ),
+        (
+            with("duplicates = 3"),
+            "retide.toml:3:1: scenes.a.duplicates: invalid type: integer `3`, expected `\"allow\"`, `\"drop\"` or `{ mode, window }`",
+        ),
+        (
             with("weight = 0"),
             "retide.toml:3:1: scenes.a.weight: expected a whole number from 1 to 100",
         ),
@@ -916,6 +928,7 @@ fn the_keys_of_the_docs_are_those_that_are_read() {
         ("scenes.NAME.rate", fields::<scene::Rate>()),
         ("scenes.NAME.concurrency", fields::<concurrency::Bounds>()),
         ("scenes.NAME.breaker", fields::<breaker::Breaker>()),
+        ("scenes.NAME.duplicates", fields::<duplicates::Within>()),
         ("scenes.NAME.callback", fields::<scene::Callback>()),
     ];
     assert_eq!(read.len(), keys::SECTIONS.len());

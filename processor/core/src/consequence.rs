@@ -5,6 +5,7 @@
 use std::iter;
 use std::sync::Arc;
 
+use crate::duplicates::Known;
 use crate::entry::{Ended, Entry, Event, Omitted, Poison, Transition};
 use crate::outcome::{Outcome, Reason, Terminal, Verdict};
 use crate::task::{Failure, Kind, Task};
@@ -222,6 +223,20 @@ pub(crate) fn too_late(task: &Task, now: Timestamp, end: Terminal, command: &Arc
         left_out: None,
         command: Some(Arc::clone(command)),
     })
+}
+
+/// Tells of a record that is one too many, since another task has its id: `known` says which one.
+pub(crate) fn duplicate(task: &Task, known: Known, fate: &'static str, now: Timestamp) -> Entry {
+    let what = match known.until {
+        None => "is under way".to_owned(),
+        Some(until) => format!("has ended, and has its id until {until}"),
+    };
+    let message = format!(
+        "{}: the task that entered at offset {} {what}",
+        task.origin, known.offset
+    );
+    let told = Failure::new("duplicate", &message);
+    event(task, now, Transition::Duplicate { fate, told }, None)
 }
 
 /// The event that tells of `transition`.

@@ -15,6 +15,7 @@ mod breakers;
 mod calls;
 mod control;
 mod due;
+mod duplicates;
 mod held;
 mod lanes;
 mod leaving;
@@ -47,6 +48,7 @@ use crate::agenda::{Agenda, Item};
 use crate::alert::Alerts;
 use crate::breaker;
 use crate::consequence::{self, End};
+use crate::duplicates::Duplicates;
 use crate::entry::{Alert, Poison};
 use crate::gate::Gates;
 use crate::key_order::Orders;
@@ -95,6 +97,8 @@ pub struct Engine {
     slow: Slow,
     /// Which tasks with keys go one after the other.
     orders: Orders,
+    /// Which ids are under way, or have ended of late.
+    duplicates: Duplicates,
     /// The tasks that are held since their scenes do not exist, by scene.
     missed: BTreeMap<Arc<str>, Missed>,
     /// Longest time for which they are.
@@ -193,6 +197,7 @@ impl Engine {
             alerts: Alerts::default(),
             slow: Slow::default(),
             orders: Orders::default(),
+            duplicates: Duplicates::default(),
             missed: BTreeMap::new(),
             hold: UNKNOWN_SCENE_HOLD,
             held: Held::default(),
@@ -255,6 +260,7 @@ impl Engine {
                 steps,
             } => self.know_commands(shard, taken, steps),
             Input::HoldsKnown { shard, holds } => self.know_holds(shard, holds),
+            Input::IdsKnown { shard, ids } => self.know_ids(now, shard, ids),
             Input::Holds(holds) => self.follow_holds(now, holds),
             Input::Standing { shard, to } => self.await_commands(now, shard, to),
             Input::Control { position, control } => self.control(now, position, control, actions),
@@ -299,6 +305,7 @@ impl Engine {
                 self.breakers.follow(&scenes, &self.gates);
                 self.quotas.follow(now.steady, &scenes);
                 self.scenes = scenes;
+                self.want_ids();
                 self.forget_missed();
                 self.ask_all_at(now.wall);
                 self.reorder();
@@ -346,6 +353,7 @@ impl Engine {
     /// What may be committed now, of the lanes where that has changed; everything settled so far is to be written with it.
     pub fn commits(&mut self) -> Vec<Commit> {
         self.touch_untold_holds();
+        self.touch_forgotten_ids();
         let save = self.quotas.save(self.steady);
         let now = self.latest;
         self.lanes
@@ -405,6 +413,7 @@ impl Engine {
             .collect();
         self.control_changes(&mut states);
         self.hold_changes(&mut states);
+        self.id_changes(&mut states);
         states
     }
 
@@ -472,7 +481,7 @@ impl Engine {
             self.key_bytes()
         };
         Memory {
-            tasks: self.bytes(),
+            tasks: self.bytes() + self.id_bytes(),
             keys,
         }
     }
@@ -519,7 +528,8 @@ impl Engine {
         actions: &mut Vec<Action>,
     ) {
         let is_aside = self.lanes.take_aside(position);
-        if is_aside || self.read(now, position, actions) {
+        let is_open = is_aside || self.read(now, position, actions);
+        if is_open && !self.is_dropped(now, position, &task, actions) {
             let bytes = task.memory_size();
             self.lanes.hold(position.lane, bytes);
             if task.deferral.is_some() {
@@ -663,6 +673,7 @@ impl Engine {
         let now = self.bug.clock(now);
         self.quotas.note_time(now.steady);
         self.turn_holds(now);
+        self.duplicates.forget_over(now.wall);
         self.write_again(most, actions);
         // Half of the room is for tasks that move on, however many are due. Then the queues: their tasks have waited longest.
         self.take_in_waiting(now, most, actions);
@@ -711,6 +722,7 @@ impl Engine {
     /// Records of a shard's tiers are gone: which tasks are deferred there is not known any more.
     pub fn forget_deferred(&mut self, shard: i32) {
         self.dues.forget_deferred(shard);
+        self.duplicates.forget_under_way(shard);
     }
 
     /// A task is to be looked at: it is due, or soon, or far off.
@@ -776,6 +788,8 @@ impl Engine {
             self.ask_all_at(self.latest);
         }
         self.pass_on(lane.shard, durable.ends);
+        let (_, over) = self.lanes.batches(lane);
+        self.duplicates.committed(lane, over);
     }
 
     /// Stops everything of a shard that has not started; the next owner reads it again.
@@ -817,6 +831,7 @@ impl Engine {
         self.alerts.forget(shard);
         self.quotas.release(shard);
         self.orders.end(shard);
+        self.duplicates.end(shard);
         self.dues.forget(shard);
     }
 
@@ -866,6 +881,7 @@ const fn budget(input: &Input) -> usize {
         | Input::Outstanding { .. }
         | Input::Known { .. }
         | Input::HoldsKnown { .. }
+        | Input::IdsKnown { .. }
         | Input::Holds(_)
         | Input::Standing { .. }
         | Input::Control { .. }

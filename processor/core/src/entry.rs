@@ -185,6 +185,13 @@ pub enum Transition {
         /// Why: `delivered`, or the word of another end.
         why: &'static str,
     },
+    /// Another record has come whose id the task has, or had until a while ago.
+    Duplicate {
+        /// What became of that record: `dropped`.
+        fate: &'static str,
+        /// Where it stands, and why it is one too many.
+        told: Failure,
+    },
     /// An attempt failed and another one follows.
     Failed {
         /// The attempt that failed, from 1.
@@ -418,6 +425,7 @@ impl Transition {
             Self::Deferred { .. } => "deferred",
             Self::Rescheduled { .. } => "rescheduled",
             Self::TooLate { .. } => "too-late",
+            Self::Duplicate { .. } => "duplicate",
             Self::Failed { .. } => "failed",
             Self::Ended { terminal, .. } => terminal.word(),
         }

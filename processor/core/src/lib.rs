@@ -18,6 +18,7 @@ mod consequence;
 pub mod control;
 pub mod cooldown;
 pub mod cron;
+pub mod duplicates;
 pub mod engine;
 pub mod entry;
 mod fairness;

@@ -124,6 +124,12 @@ pub enum Bug {
     RampIgnored,
     /// A ramp goes on whatever fails.
     RampNeverFalls,
+    /// A task that has ended has its id for a moment only.
+    DuplicateWindowShort,
+    /// What former owners of a shard knew of ids is not looked at.
+    IdsForgotten,
+    /// What is known of the id of a task that is parked is not written down.
+    IdUnwritten,
 }
 
 /// The mistake that an engine makes, if one is planted in it.
@@ -139,7 +145,7 @@ pub struct Planted {
 impl Bug {
     /// Every mistake that the simulation notices by itself: not [`Self::CancelledAttempted`], [`Self::TakenLostOnReturn`] and
     /// [`Self::AsideForgotten`], which it does not tell apart from what is right yet, nor those of ramps, which were not played so far.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 49] = [
         Self::OffsetByOne,
         Self::WrongBase,
         Self::Early,
@@ -186,6 +192,9 @@ impl Bug {
         Self::HoldCallsOnly,
         Self::HeldTooLong,
         Self::CommandsUnawaited,
+        Self::DuplicateWindowShort,
+        Self::IdsForgotten,
+        Self::IdUnwritten,
     ];
 }
 

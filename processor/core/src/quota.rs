@@ -28,7 +28,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::planted::{Bug, Planted};
 use crate::saved::{MachineTime, Saved};
-use crate::scene::{self, Rate, Scenes};
+use crate::scene::{Rate, Scenes};
 
 /// The quotas of a worker.
 #[derive(Debug)]
@@ -98,8 +98,8 @@ pub struct Division {
 struct Counts {
     /// The quota they count in, as its place among all.
     place: usize,
-    /// Whether they keep the order of keys, and stay where they are.
-    ordering: scene::Ordering,
+    /// Whether they stay where they are.
+    stays: bool,
 }
 
 /// Our part of a rate.
@@ -250,10 +250,8 @@ impl Quotas {
         let before = std::mem::take(&mut self.pools).into_iter();
         let mut before: HashMap<_, _> = before.map(|share| (share.key(), share)).collect();
         let mut places = HashMap::new();
-        // What keeps an order cannot move to where there is more of its rate: that has a part, and an attempt of its burst, in each shard.
-        let ordered = scenes
-            .iter()
-            .filter(|scene| scene.ordering == scene::Ordering::Key);
+        // What keeps an order, or looks for duplicates, cannot move to where there is more of its rate: that has a part, and an attempt of its burst, in each shard.
+        let ordered = scenes.iter().filter(|scene| scene.stays());
         let everywhere: HashSet<(Arc<str>, Rate)> = ordered
             .filter_map(|scene| Some((Arc::clone(scene.rate_of()), scene.rate?)))
             .collect();
@@ -270,8 +268,8 @@ impl Quotas {
                 self.pools.push(share);
                 self.pools.len() - 1
             });
-            let ordering = scene.ordering;
-            let known = Counts { place, ordering };
+            let stays = scene.stays();
+            let known = Counts { place, stays };
             self.by_scene.insert(Arc::clone(&scene.name), known);
         }
         let gone = before.values().any(RateShare::is_kept);
@@ -574,7 +572,7 @@ impl Quotas {
     /// Whether the tasks of a scene stay where they entered.
     fn stays(&self, scene: &str) -> bool {
         let known = self.by_scene.get(scene);
-        known.is_some_and(|known| known.ordering == scene::Ordering::Key)
+        known.is_some_and(|known| known.stays)
     }
 
     /// A share that begins now, with nothing saved up.

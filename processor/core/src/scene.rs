@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backoff::{Base, Policy};
 use crate::breaker;
+use crate::duplicates;
 use crate::outcome::{Outcome, Terminal};
 use crate::task::Kind;
 
@@ -64,6 +65,8 @@ pub struct Scene {
     pub walls: Walls,
     /// Which of its tasks wait for each other.
     pub ordering: Ordering,
+    /// What becomes of a task whose id another one has, or had.
+    pub duplicates: duplicates::Rule,
     /// The part of the service that the scene gets, where scenes have to wait for each other.
     pub weight: Weight,
     /// Where the end of a task is reported besides the callbacks topic.
@@ -221,9 +224,15 @@ impl Scene {
             breaker: None,
             walls: Walls::default(),
             ordering: Ordering::default(),
+            duplicates: duplicates::Rule::default(),
             weight: Weight::default(),
             callback: None,
         }
+    }
+
+    /// Whether its tasks stay in the shard in which they entered, which knows of their keys or ids.
+    pub fn stays(&self) -> bool {
+        self.ordering == Ordering::Key || self.duplicates.looks()
     }
 
     /// Whose rate its attempts count in: the host's, or its own.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::control::{Place, Progress};
+use crate::duplicates::{Identity, Known};
 use crate::hold::Standing;
 use crate::key_order::{Change, Fingerprint};
 use crate::lane::Source;
@@ -40,6 +41,13 @@ pub enum State {
         /// How it stands; none if it is over.
         standing: Option<Standing>,
     },
+    /// Whether the task of an id is under way, or has ended of late: see [`crate::duplicates`].
+    Id {
+        /// The id, within its scene.
+        id: Identity,
+        /// What is known of it; none if it is forgotten.
+        known: Option<Known>,
+    },
 }
 
 /// What tells the records of a shard apart.
@@ -58,6 +66,8 @@ pub enum StateKey {
     Step(Place),
     /// [`State::Hold`].
     Hold(Arc<str>),
+    /// [`State::Id`].
+    Id(Identity),
 }
 
 // === impl State ===
@@ -73,6 +83,7 @@ impl State {
             },
             Self::Step { place, .. } => StateKey::Step(*place),
             Self::Hold { name, .. } => StateKey::Hold(Arc::clone(name)),
+            Self::Id { id, .. } => StateKey::Id(*id),
         }
     }
 }

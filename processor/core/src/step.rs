@@ -12,6 +12,7 @@ use crate::breaker::{self, StateChange};
 use crate::completions::{Binding, Completions};
 use crate::control::{Command, Control, Place, Progress, Refusal};
 use crate::cooldown;
+use crate::duplicates::{Identity, Known};
 use crate::entry::{Alert, Entry, Poison, Transition};
 use crate::hold::{Holds, Standing};
 use crate::key_order;
@@ -76,6 +77,13 @@ pub enum Input {
         shard: i32,
         /// The holds by name, and how they stand.
         holds: Vec<(Arc<str>, Standing)>,
+    },
+    /// What former owners of a shard have written of the ids of its tasks; it comes before the shard's first lane.
+    IdsKnown {
+        /// The shard.
+        shard: i32,
+        /// The ids.
+        ids: Vec<(Identity, Known)>,
     },
     /// These holds are in force from now on.
     Holds(Holds),
@@ -431,7 +439,8 @@ impl Settlement {
                 | Transition::Hopped { .. }
                 | Transition::Deferred { .. }
                 | Transition::Rescheduled { .. }
-                | Transition::TooLate { .. } => false,
+                | Transition::TooLate { .. }
+                | Transition::Duplicate { .. } => false,
             }
         })
     }

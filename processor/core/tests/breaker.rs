@@ -306,6 +306,7 @@ impl World {
                 | Transition::Hopped { .. }
                 | Transition::Rescheduled { .. }
                 | Transition::TooLate { .. }
+                | Transition::Duplicate { .. }
                 | Transition::Failed { .. } => {}
             },
             Entry::Alert(alert) => self.alerts.push(*alert),

@@ -256,6 +256,7 @@ impl Group {
                 | Transition::Hopped { .. }
                 | Transition::Rescheduled { .. }
                 | Transition::TooLate { .. }
+                | Transition::Duplicate { .. }
                 | Transition::Failed { .. } => {}
             },
             Entry::Deliver { .. }

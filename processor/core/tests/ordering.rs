@@ -263,7 +263,10 @@ impl World {
                     .into_iter()
                     .filter_map(|(_, state)| match state {
                         State::Order(_) => Some(Entry::State(state)),
-                        State::Taken { .. } | State::Step { .. } | State::Hold { .. } => None,
+                        State::Taken { .. }
+                        | State::Step { .. }
+                        | State::Hold { .. }
+                        | State::Id { .. } => None,
                     })
                     .collect(),
             });

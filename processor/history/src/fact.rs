@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use retide_avro::headers::kind_word;
+use retide_avro::headers::{kind_word, origin_of};
 use retide_avro::wire;
 use retide_core::{Kind, Origin, Task, Terminal, Timestamp};
 
@@ -92,6 +92,23 @@ pub(crate) fn is_work(event: &wire::Event) -> bool {
 /// Whether a record tells that a command came too late.
 pub(crate) fn is_too_late(what: &Said) -> bool {
     matches!(what, Said::Event(event) if event.event == "too-late")
+}
+
+/// Where a record stands that was dropped, since another task had its id, and where that one entered: as the event says.
+pub(crate) fn dropped(what: &Said) -> Option<(Origin, Origin)> {
+    let Said::Event(event) = what else {
+        return None;
+    };
+    let message = event.error_message.as_deref();
+    let message = message.filter(|_| event.event == "duplicate")?;
+    let (record, task) = message.split_once(": the task that entered at offset ")?;
+    let record = origin_of(record)?;
+    let offset = task.split(' ').next()?.parse().ok()?;
+    let task = Origin {
+        offset,
+        ..record.clone()
+    };
+    Some((record, task))
 }
 
 /// Whether an event of this word is an end.

@@ -5,7 +5,7 @@
 
 use retide_core::{Kind, Origin, Timestamp};
 
-use crate::fact::{Fact, Said, instant, is_end, is_too_late, is_work};
+use crate::fact::{Fact, Said, dropped, instant, is_end, is_too_late, is_work};
 
 /// The records of one task.
 #[derive(Debug, Default)]
@@ -72,7 +72,15 @@ impl Life {
 pub(crate) fn lives(facts: Vec<Fact>) -> Vec<Life> {
     let mut lives: Vec<Life> = Vec::new();
     let (mut events, mut deliveries) = (Vec::new(), Vec::new());
+    let gone: Vec<Origin> = facts
+        .iter()
+        .filter_map(|fact| dropped(&fact.what).map(|(record, _)| record))
+        .collect();
     for fact in facts {
+        // It is no task, and the event tells of it.
+        if matches!(fact.what, Said::Entered { .. }) && gone.contains(&fact.at) {
+            continue;
+        }
         let origin = match &fact.what {
             Said::Entered { .. } => Some(fact.at.clone()),
             Said::Parked { task, .. } if task.kind == Kind::Work => Some(task.origin.clone()),
@@ -110,6 +118,12 @@ pub(crate) fn lives(facts: Vec<Fact>) -> Vec<Life> {
             .enumerate()
             .filter(|(_, life)| life.is_on(partition) && life.end.is_none_or(|end| end >= at));
         let first = open.min_by_key(|(_, life)| (life.end.unwrap_or(Timestamp::MAX), life.start));
+        // It says whose it is.
+        let named = dropped(&event.what).and_then(|(_, task)| {
+            let mut lives = lives.iter().enumerate();
+            lives.find(|(_, life)| life.origin.as_ref() == Some(&task))
+        });
+        let first = named.or(first);
         // A command may come after the end.
         let ended = lives.iter().enumerate();
         let ended = ended.filter(|(_, life)| is_too_late(&event.what) && life.is_on(partition));

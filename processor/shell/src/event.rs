@@ -11,6 +11,7 @@ use retide_core::breaker::{Count, State, StateChange};
 use retide_core::completions;
 use retide_core::control::{Answer, Control, Ended, Refusal, Step};
 use retide_core::cooldown::{Signal, Teller};
+use retide_core::duplicates::MOST;
 use retide_core::key_order::Unreadable;
 use retide_core::{Origin, span};
 use retide_kafka::client::{is_away, is_missing};
@@ -115,6 +116,12 @@ pub(crate) struct StateUnreadable<'a> {
     pub(crate) partition: i32,
     /// The offset.
     pub(crate) offset: i64,
+}
+
+/// Shards have no room for the ids of tasks: duplicates of those are not found.
+pub(crate) struct IdsUnknown {
+    /// How many tasks that are.
+    pub(crate) tasks: u64,
 }
 
 /// A record of the commands topic was read: what somebody wants, or what becomes of it.
@@ -344,6 +351,21 @@ impl RecordSetAside<'_> {
             partition, offset, deaths, "record set aside as a dead letter: processes died at it"
         );
         metrics.set_aside_records.inc();
+    }
+}
+
+// === impl IdsUnknown ===
+
+impl IdsUnknown {
+    /// Writes log and metric.
+    pub(crate) fn emit(self, metrics: &Metrics) {
+        let Self { tasks } = self;
+        metrics.commands.ids.unknown.inc_by(tasks);
+        warn!(
+            tasks,
+            most = MOST,
+            "more tasks are under way in a shard than it has room for ids: duplicates of these are not found"
+        );
     }
 }
 

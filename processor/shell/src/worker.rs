@@ -13,6 +13,7 @@
 
 pub mod binding;
 pub mod drive;
+mod duplicates;
 pub mod encode;
 pub mod feed;
 pub mod group;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use retide_core::completions::Binding;
 use retide_core::control::{Control, Place, Progress as StepProgress};
+use retide_core::duplicates::{Identity, Known as KnownId};
 use retide_core::hold::Standing as HoldStanding;
 use retide_core::key_order::Shard;
 use retide_core::state::State;
@@ -332,6 +333,8 @@ pub(crate) struct KnownShard {
     pub(crate) steps: BTreeMap<Place, StepProgress>,
     /// How holds stand.
     pub(crate) holds: BTreeMap<Arc<str>, HoldStanding>,
+    /// Which ids are under way, or have ended of late.
+    pub(crate) ids: BTreeMap<Identity, KnownId>,
 }
 
 // === impl KnownShard ===
@@ -361,6 +364,10 @@ impl KnownShard {
             State::Hold { name, standing } => match standing {
                 Some(standing) => drop(self.holds.insert(Arc::clone(name), *standing)),
                 None => drop(self.holds.remove(name)),
+            },
+            State::Id { id, known } => match known {
+                Some(known) => drop(self.ids.insert(*id, *known)),
+                None => drop(self.ids.remove(id)),
             },
         }
     }

@@ -147,6 +147,8 @@ pub struct Figures {
     pub returned: u64,
     /// Dead letters without the value of their record.
     pub omitted: u64,
+    /// Records that were dropped, since another task had their id.
+    pub dropped: u64,
 }
 
 /// The judge.
@@ -154,6 +156,8 @@ pub struct Figures {
 pub(crate) struct Judge {
     /// What was asked for.
     submitted: BTreeMap<Arc<str>, Arc<Submission>>,
+    /// How often each task was asked for again, less how often that was dropped.
+    again: BTreeMap<Arc<str>, i64>,
     /// When the first attempt of each task is due at the latest: what was asked for, or when the broker got it.
     first_due: BTreeMap<Arc<str>, Timestamp>,
     /// The tasks of each key of a scene that keeps order, in the order of their offsets.
@@ -223,6 +227,7 @@ impl Figures {
             shared: self.shared + other.shared,
             returned: self.returned + other.returned,
             omitted: self.omitted + other.omitted,
+            dropped: self.dropped + other.dropped,
         }
     }
 }
@@ -282,6 +287,10 @@ impl Judge {
         appended: Timestamp,
     ) {
         self.unfinished += 1;
+        if submission.again {
+            *self.again.entry(Arc::clone(&submission.id)).or_default() += 1;
+            return;
+        }
         self.orders.submitted(submission);
         let due = submission.due.unwrap_or(appended).max(appended);
         self.first_due.insert(Arc::clone(&submission.id), due);
@@ -637,6 +646,9 @@ impl Judge {
         if let Err(why) = self.orders.finish() {
             self.object(|| why);
         }
+        if let Some((id, left)) = self.again.clone().iter().find(|(_, left)| **left != 0) {
+            self.object(|| format!("of the duplicates of {id}, {left} were not dropped"));
+        }
         for submission in self.submitted.clone().into_values() {
             self.figures.tasks += 1;
             let ends = self.ends.remove(&submission.id).unwrap_or_default();
@@ -659,7 +671,7 @@ impl Judge {
         if ends.dead_letters != u32::from(!good && !is_cancelled) {
             return Err("dead letters do not fit its end");
         }
-        let to_topic = good && ["topic", "keyed-topic"].contains(&&*submission.scene);
+        let to_topic = good && ["topic", "keyed-topic", "once-topic"].contains(&&*submission.scene);
         let may_be_completed = self.orders.may_be_completed(submission);
         if ends.delivered != u32::from(to_topic) && !may_be_completed {
             return Err("deliveries to the topic do not fit its end");
@@ -1018,6 +1030,10 @@ impl Judge {
                 }
             }
             Transition::Deferred { .. } => self.figures.deferred += 1,
+            Transition::Duplicate { .. } => {
+                *self.again.entry(Arc::clone(&event.id)).or_default() -= 1;
+                self.figures.dropped += 1;
+            }
             Transition::Parked { .. }
             | Transition::Hopped { .. }
             | Transition::Rescheduled { .. }

@@ -38,7 +38,7 @@ pub(crate) struct Order {
 
 /// What is to be done, before it is known when the request is appended.
 #[derive(Clone, Debug)]
-enum Sort {
+pub(crate) enum Sort {
     /// [`Verb::Cancel`].
     Cancel,
     /// [`Verb::RunNow`].
@@ -148,6 +148,20 @@ impl Order {
             }
         };
         (0..many).map(draw).collect()
+    }
+
+    /// A command about all tasks of a scene, sent at this time to this shard.
+    pub(crate) fn of_scene((id, verb): (&str, Sort), (at, shard): (At, i32), scene: &str) -> Self {
+        let mut parts = Parts::default();
+        parts.scenes.insert(scene.into());
+        Self {
+            at,
+            shard,
+            id: format!("command-{id}").into(),
+            verb,
+            selector: Selector::new(parts).unwrap_or_else(|error| unreachable!("{error}")),
+            waits: Duration::ZERO,
+        }
     }
 
     /// The request, as it is read.
@@ -260,6 +274,7 @@ impl Orders {
                 | Transition::Parked { .. }
                 | Transition::Hopped { .. }
                 | Transition::Deferred { .. }
+                | Transition::Duplicate { .. }
                 | Transition::Failed { .. } => Ok(()),
             };
         };
@@ -297,6 +312,7 @@ impl Orders {
             Transition::Ended { .. }
             | Transition::Parked { .. }
             | Transition::Hopped { .. }
+            | Transition::Duplicate { .. }
             | Transition::Deferred { .. } => {
                 sent.done += 1;
             }

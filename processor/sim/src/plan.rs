@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use retide_core::breaker::{Fraction, Key, Rule, Subject};
 use retide_core::completions::Completions;
+use retide_core::duplicates::{Mode, Rule as Duplicates};
 use retide_core::lane::Limits;
 use retide_core::scene::{CONCURRENCY, Callback, Cooldown, DEFAULT, Host, Target, Walls};
 use retide_core::wall::RULE;
@@ -21,7 +22,7 @@ use crate::broker::{Progress, binding, binding_elsewhere};
 use crate::chance::Chance;
 use crate::group::Protocol;
 use crate::holds::Holding;
-use crate::orders::Order;
+use crate::orders::{Order, Sort};
 use crate::world::{At, MILLI, SECOND, wall};
 
 /// What a producer asks for.
@@ -47,6 +48,8 @@ pub(crate) struct Submission {
     pub(crate) named_at: At,
     /// What it is to go through; none if chance decides at each call.
     pub(crate) fate: Option<Fate>,
+    /// Whether it is one that was asked for before, a second time.
+    pub(crate) again: bool,
 }
 
 /// What a task of a campaign is to go through.
@@ -173,6 +176,12 @@ const KEYED: [&str; 2] = ["keyed", "keyed-topic"];
 /// The scenes of those that share the rate of a host.
 const SHARING: [&str; 2] = ["shared", "too"];
 
+/// The scenes of those that drop duplicates: a call, and a topic.
+const ONCE: [&str; 2] = ["once", "once-topic"];
+
+/// How long after its end a task of those still has its id: longer than from the first task of a history to when its last one is read.
+const WINDOW: Duration = Duration::from_hours(1);
+
 /// Calls of a host in flight, where they are few: two.
 const FEW: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
 
@@ -280,6 +289,7 @@ impl Plan {
         plan.draw_orders(&mut fork);
         plan.draw_cooldowns(&mut fork);
         plan.draw_holds(&mut fork);
+        plan.draw_duplicates(&mut fork, shards);
         plan
     }
 
@@ -360,6 +370,88 @@ impl Plan {
         if chance.one_in(4) {
             self.holds = Holding::draw(chance, &self.submissions, self.heals_at);
         }
+    }
+
+    /// Lets a fourth of all histories whose clocks are right have scenes that drop duplicates, and tasks that are asked for more than once.
+    ///
+    /// None of those tasks ends badly, after which it could be asked for again; and all are asked for again within the window.
+    fn draw_duplicates(&mut self, chance: &mut Chance, shards: i32) {
+        if !self.clocks_are_right() || !chance.one_in(4) {
+            return;
+        }
+        for name in ONCE {
+            let mut scene = scene(name, chance);
+            scene.duplicates = Duplicates {
+                mode: Mode::Drop,
+                window: WINDOW,
+            };
+            scene.policy.max_attempts = NonZeroU32::MIN.saturating_add(1_000);
+            scene.max_throttled = scene.policy.max_attempts;
+            scene.policy.backoff = Backoff::Fixed {
+                delay: Duration::from_millis(chance.pick(&[10, 700, 4_000])),
+            };
+            scene.deadline = None;
+            if chance.one_in(3) {
+                scene.ordering = Ordering::Key;
+            }
+            scene.rate = chance.one_in(3).then(|| Rate {
+                limit: NonZeroU32::MIN.saturating_add(chance.between(1, 7) as u32),
+                per: Duration::from_secs(1),
+                // For each shard one, so that what is allowed is what the rule says.
+                burst: NonZeroU32::MIN.saturating_add(3),
+            });
+            self.scenes.push(scene);
+        }
+        let count = chance.pick(&[1, 3, 12]);
+        for number in 0..count {
+            let at = chance.between(0, self.heals_at / 2);
+            let wait = chance.pick(&[0, 1, 800, 9_000, 12_000, 33_000]);
+            let first = Submission {
+                id: format!("once{number}").into(),
+                at,
+                shard: chance.below(shards as u64) as i32,
+                scene: chance.pick(&ONCE).into(),
+                due: Some((wall(at, 0) + Duration::from_millis(wait)).ceil_to_millis()),
+                deadline: None,
+                // Another one than those that commands name.
+                key: chance.one_in(2).then_some("once"),
+                poison: false,
+                named_at: 0,
+                fate: Some(Fate::Fails(chance.pick(&[0, 0, 1, 3]))),
+                again: false,
+            };
+            for _ in 0..chance.between(0, 3) {
+                // Beside it, or up to the end.
+                let longest = chance.pick(&[1, 200, 6_000, self.heals_at / MILLI]) * MILLI;
+                let at = at + chance.between(1, longest);
+                self.submissions.push(Arc::new(Submission {
+                    at: at.min(self.heals_at),
+                    again: true,
+                    ..first.clone()
+                }));
+            }
+            self.submissions.push(Arc::new(first));
+        }
+        if chance.one_in(3) {
+            let failure = Failure::new("told", "from outside");
+            let verb = match chance.below(4) {
+                0 => Sort::Cancel,
+                1 => Sort::RunNow,
+                2 => Sort::Reschedule(Duration::from_millis(chance.between(0, 20_000))),
+                _ => Sort::Complete(Outcome::Retryable(failure)),
+            };
+            let at = chance.between(SECOND, self.heals_at);
+            let shard = chance.below(shards as u64) as i32;
+            let order = Order::of_scene(("once", verb), (at, shard), chance.pick(&ONCE));
+            self.orders.push(order);
+        }
+    }
+
+    /// Whether anything is written of shards that the next owner has to know.
+    pub(crate) fn keeps_state(&self) -> bool {
+        let mut scenes = self.scenes.iter();
+        let looks = scenes.any(|scene| scene.duplicates.looks());
+        looks || self.keeps_order() || !self.orders.is_empty()
     }
 
     /// Whether a target has a breaker, or a wall that so few answers make.
@@ -552,6 +644,7 @@ impl Plan {
                     poison: false,
                     named_at: 0,
                     fate: None,
+                    again: false,
                 }));
             }
         }
@@ -717,6 +810,10 @@ fn scene(name: &str, chance: &mut Chance) -> Scene {
 
 /// Changes the rules of a scene.
 pub(crate) fn change(scene: &mut Scene, chance: &mut Chance) {
+    if scene.duplicates.looks() {
+        // None of its tasks is to end badly.
+        return;
+    }
     let count = |count: u64| NonZeroU32::new(count as u32).unwrap_or(NonZeroU32::MIN);
     let calls = scene.concurrency;
     scene.policy.backoff = Backoff::Fixed {
@@ -807,6 +904,7 @@ fn submissions(chance: &mut Chance, heals_at: At, shards: i32) -> Vec<Arc<Submis
             poison: chance.one_in(25),
             named_at: 0,
             fate: None,
+            again: false,
         }));
     }
     submissions
@@ -879,6 +977,7 @@ fn campaign_submissions(chance: &mut Chance, heals_at: At, shards: i32) -> Vec<A
             poison: false,
             named_at: 0,
             fate: Some(fate),
+            again: false,
         }));
     }
     submissions

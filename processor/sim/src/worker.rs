@@ -541,9 +541,7 @@ impl Worker {
         }
         let new = self.new_shards();
         let (offsets, orders) = match (reply, self.fetched.take()) {
-            (Reply::Offsets(offsets), _)
-                if env.plan.keeps_order() || !env.plan.orders.is_empty() =>
-            {
+            (Reply::Offsets(offsets), _) if env.plan.keeps_state() => {
                 self.fetched = Some(offsets);
                 return self.ask_key_order(new, env);
             }
@@ -816,9 +814,12 @@ impl Worker {
             taken,
             steps,
             holds,
+            ids,
         } = known;
         let holds = holds.into_iter().collect();
         self.step(Input::HoldsKnown { shard, holds }, env);
+        let ids = ids.into_iter().collect();
+        self.step(Input::IdsKnown { shard, ids }, env);
         let order = Box::new(order);
         self.step(Input::Outstanding { shard, order }, env);
         let (taken, steps) = (taken.into_iter().collect(), steps.into_iter().collect());

@@ -26,6 +26,7 @@ mod cooldown;
 mod crash;
 mod docs;
 mod doctor;
+mod duplicates;
 mod envelopes;
 mod explain;
 mod gaps;

@@ -40,7 +40,7 @@ const fn key([name, kind, default, bounds, meaning]: [&'static str; 5]) -> Key {
 }
 
 /// All tables.
-pub const SECTIONS: [Section; 9] = [
+pub const SECTIONS: [Section; 10] = [
     Section {
         name: "",
         page: "configuration.md",
@@ -80,6 +80,11 @@ pub const SECTIONS: [Section; 9] = [
         name: "scenes.NAME.breaker",
         page: "breaker.md",
         keys: &BREAKER,
+    },
+    Section {
+        name: "scenes.NAME.duplicates",
+        page: "duplicates.md",
+        keys: &DUPLICATES,
     },
     Section {
         name: "scenes.NAME.callback",
@@ -461,7 +466,7 @@ const TLS: [Key; 8] = [
 ];
 
 /// The keys of a scene.
-pub const SCENE: [Key; 16] = [
+pub const SCENE: [Key; 17] = [
     key([
         "target",
         "table",
@@ -566,6 +571,13 @@ pub const SCENE: [Key; 16] = [
         "\"none\"",
         "`\"none\"`, `\"key\"`",
         "whether tasks of a key wait for each other",
+    ]),
+    key([
+        "duplicates",
+        "word or table",
+        "\"allow\"",
+        "`\"allow\"`, `\"drop\"`",
+        "what becomes of a task whose id another one has, or had",
     ]),
     key([
         "callback",
@@ -824,6 +836,24 @@ const BREAKER: [Key; 8] = [
         "\"30s\"",
         "0 to 1h",
         "the time after it closed in which calls in flight grow back to `concurrency`",
+    ]),
+];
+
+/// The keys of duplicates.
+const DUPLICATES: [Key; 2] = [
+    key([
+        "mode",
+        "word",
+        "\"drop\"",
+        "`\"allow\"`, `\"drop\"`",
+        "what becomes of a task whose id another one has, or had",
+    ]),
+    key([
+        "window",
+        "duration",
+        "\"1h\"",
+        "at most 7d",
+        "how long after its end a task still has its id",
     ]),
 ];
 

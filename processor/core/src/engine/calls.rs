@@ -158,6 +158,7 @@ impl Engine {
             now.wall,
         );
         self.deliver_in_order(closing, &mut entries, &mut otherwise);
+        self.deliver_ids(closing, &mut entries, &mut otherwise);
         self.close(closing, entries, otherwise, actions);
     }
 

@@ -42,6 +42,7 @@ impl Engine {
     ) {
         self.bug.written(&mut entries);
         self.note_order(closing, &entries);
+        self.note_ids(closing, &mut entries);
         entries.extend(self.alerts.take_next());
         let entries = self.with_delivery(entries);
         self.close_as_is(closing, (entries, Vec::new()), applied, actions);
@@ -102,6 +103,7 @@ impl Engine {
         self.lanes.complete(lane, offset, bytes, moves);
         self.alerts.count(lane.shard, &settlement.entries);
         self.count_applied(&settlement);
+        self.note_delivery(&settlement);
         actions.push(Action::Settle(settlement));
     }
 

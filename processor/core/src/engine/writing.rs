@@ -185,7 +185,7 @@ impl Engine {
         if stuck || closed.meets(every_end) {
             return false;
         }
-        if closed.contains(Sink::Order) && scene.ordering == Ordering::Key {
+        if closed.contains(Sink::Order) && scene.stays() {
             return false;
         }
         // Most calls end well. A scene of which one has ended badly waits.
@@ -214,6 +214,7 @@ impl Engine {
         for (shard, key) in changes {
             match key {
                 StateKey::Hold(name) => self.hold_unwritten(shard, name),
+                StateKey::Id(id) => self.id_unwritten(shard, id),
                 StateKey::Order(key) => {
                     if let Some(order) = self.orders.get(shard) {
                         order.write_again(key);
@@ -230,6 +231,7 @@ impl Engine {
             let bytes = settlement.memory_size();
             self.lanes.reopen(id, settlement.offset, bytes);
             self.uncount_applied(&settlement);
+            self.duplicates.returned((id, settlement.offset));
             let end = ends.remove(&(id, settlement.offset));
             match fate {
                 Fate::Again if self.is_commanded(&settlement) => self.command_again(settlement),
@@ -299,7 +301,7 @@ impl Engine {
         if entries.iter().any(is_delivery) {
             // What it says of the order of its key was so when it was first decided.
             for entries in [&mut *entries, &mut *otherwise] {
-                entries.retain(|entry| !matches!(entry, Entry::State(_)));
+                entries.retain(|entry| !matches!(entry, Entry::State(State::Order(_))));
             }
             return self.deliver_in_order(closing, entries, otherwise);
         }
@@ -442,7 +444,7 @@ impl Engine {
             {
                 order.write_again(change.key);
             }
-            !matches!(entry, Entry::State(_))
+            !matches!(entry, Entry::State(State::Order(_)))
         });
         let parked = refused.iter().find_map(Entry::parked);
         let parked = parked.map(|(to, task)| (to.unwrap_or(lane.shard), Arc::clone(task)));
@@ -493,6 +495,7 @@ impl Engine {
         }
         // An end, which has the delivery of its callback already, or has lost it for good.
         self.note_order(closing, &entries);
+        self.note_ids(closing, &mut entries);
         self.close_as_is(closing, (entries, Vec::new()), applied, actions);
     }
 }

@@ -167,6 +167,55 @@ fn third_time_lucky() -> Vec<Fact> {
 }
 
 #[test]
+fn a_record_that_was_dropped_is_no_task_and_is_told_with_the_one_that_had_its_id() {
+    let duplicate = |offset, at, record| {
+        let mut fact = event(offset, at, "duplicate", None, None);
+        if let Said::Event(event) = &mut fact.what {
+            event.outcome = Some("dropped".to_owned());
+            event.error_class = Some("duplicate".to_owned());
+            let record = place("retry.tasks", record);
+            event.error_message = Some(format!(
+                "{record}: the task that entered at offset 5 is under way"
+            ));
+        }
+        fact
+    };
+    let timelines = told(
+        vec![
+            entered(5, 1_000),
+            entered(8, 1_500),
+            entered(9, 3_000),
+            parked(0, 5, 1_021, (2, 1, 1_720)),
+            callback(5, 2_450, "delivered", 2),
+            event(0, 1_020, "failed", Some(1), Some(1_720)),
+            duplicate(1, 1_500, 8),
+            event(2, 2_450, "delivered", Some(2), None),
+            // After its end.
+            duplicate(3, 3_000, 9),
+        ],
+        9_000,
+    );
+
+    let [timeline] = &timelines[..] else {
+        panic!("{timelines:?}");
+    };
+    assert_eq!(
+        outline(timeline),
+        [
+            (1_000, "entered"),
+            (1_020, "failed"),
+            (1_500, "duplicate"),
+            (2_450, "delivered"),
+            (3_000, "duplicate"),
+            (2_450, "callback"),
+        ]
+    );
+    assert_eq!(timeline.state.word, "delivered");
+    let told = timeline.moments[2].details();
+    assert!(told.contains("dropped"), "{told}");
+}
+
+#[test]
 fn what_commands_have_done_is_told_with_their_names_and_also_what_came_too_late() {
     let mut moved = parked(4, 5, 1_301, (1, 1, 90_000));
     if let Said::Parked { task, .. } = &mut moved.what {

@@ -25,6 +25,8 @@ pub(crate) struct CommandMetrics {
     pub(super) id_bytes: Gauge,
     /// Records that were read to find tasks.
     looked: Counter,
+    /// What is known of ids.
+    pub(crate) ids: IdMetrics,
 }
 
 /// What people hold.
@@ -33,6 +35,28 @@ pub(crate) struct HoldMetrics {
     pub(crate) in_force: Gauge,
     /// Due tasks that are on hold.
     pub(super) tasks: Gauge,
+}
+
+/// What is known of ids, where scenes look for duplicates.
+pub(crate) struct IdMetrics {
+    /// Ids that are known.
+    pub(super) known: Gauge,
+    /// Tasks whose ids are not, for want of room.
+    pub(crate) unknown: Counter,
+}
+
+// === impl IdMetrics ===
+
+impl IdMetrics {
+    /// Registers them.
+    pub(super) fn register(r: &mut Registry) -> Self {
+        let help = "Ids of tasks that are under way or have ended of late, of scenes that look for duplicates";
+        let known = gauge(r, "known_ids", help);
+        let help =
+            "Tasks whose duplicates are not found, since their shard has no room for their ids";
+        let unknown = counter(r, "unknown_ids", help);
+        Self { known, unknown }
+    }
 }
 
 // === impl HoldMetrics ===
@@ -58,6 +82,7 @@ impl CommandMetrics {
         let help = "Tasks that commands have met, by what was done";
         let results = ["done", "too-late"];
         Self {
+            ids: IdMetrics::register(r),
             requests,
             refused: counter(r, "commands_refused", "Commands refused"),
             ended: counter(r, "commands_ended", "Commands that have ended"),

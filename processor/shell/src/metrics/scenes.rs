@@ -50,6 +50,8 @@ struct Series {
     callbacks_ended: OnceLock<[Counter; Terminal::ALL.len()]>,
     /// Tasks that found no place before their gate.
     deferred: Counter,
+    /// Records that were one too many.
+    duplicates: OnceLock<Counter>,
 }
 
 /// The counters of the scenes in force, as one worker sees them between two changes of the rules.
@@ -80,6 +82,8 @@ pub(super) struct SceneFamilies {
     callbacks_ended: Family<OutcomeLabels, Counter>,
     /// Tasks that found no place before their gate.
     deferred: Family<SceneLabels, Counter>,
+    /// Records that were one too many.
+    duplicates: Family<SceneLabels, Counter>,
     /// The scenes in force.
     pub(super) live: Mutex<HashMap<Arc<str>, Weak<SceneMetrics>>>,
     /// How many scenes may have series of their own.
@@ -174,6 +178,8 @@ impl SceneFamilies {
         let callbacks_ended = add(r, ("callbacks_ended", help), Family::default());
         let help = "Due tasks sent back to a tier, the line before their gate being full or their target's breaker open";
         let deferred = add(r, ("deferred", help), Family::default());
+        let help = "Records of the retry topic that were dropped, since another task had their id";
+        let duplicates = add(r, ("duplicates", help), Family::default());
         Self {
             lateness,
             causes,
@@ -184,6 +190,7 @@ impl SceneFamilies {
             tasks_ended,
             callbacks_ended,
             deferred,
+            duplicates,
             live: Mutex::default(),
             most,
             named: Mutex::default(),
@@ -228,6 +235,7 @@ impl SceneFamilies {
             tasks_ended: Terminal::ALL.map(|end| by(&self.tasks_ended, end.word())),
             callbacks_ended: OnceLock::new(),
             deferred: self.deferred.get_or_create_owned(&scene),
+            duplicates: OnceLock::new(),
         }
     }
 
@@ -239,6 +247,7 @@ impl SceneFamilies {
         self.attempt.remove(&scene);
         self.tasks_read.remove(&scene);
         self.deferred.remove(&scene);
+        self.duplicates.remove(&scene);
         for outcome in OUTCOMES {
             let labels = OutcomeLabels::new(label, outcome);
             self.attempts.remove(&labels);
@@ -362,6 +371,13 @@ impl SceneMetrics {
         series.attempts[place(&Outcome::Success)].inc_by(tally.delivered);
         series.attempts[RETRYABLE].inc_by(tally.refused);
         series.deferred.inc_by(tally.deferred);
+        if tally.duplicates > 0 {
+            let counter = series.duplicates.get_or_init(|| {
+                let scene = SceneLabels::new(&series.label);
+                self.families.duplicates.get_or_create_owned(&scene)
+            });
+            counter.inc_by(tally.duplicates);
+        }
         series.tasks_read.inc_by(tally.read);
         for (counter, count) in series.tasks_ended.iter().zip(tally.tasks) {
             counter.inc_by(count);

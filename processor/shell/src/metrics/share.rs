@@ -25,6 +25,8 @@ pub(crate) struct Load {
     pub(crate) on_hold: usize,
     /// Bytes of what is known of where ids are.
     pub(crate) ids: usize,
+    /// Ids that are under way or have ended of late, where scenes look for duplicates.
+    pub(crate) known: usize,
 }
 
 /// A worker's part in the gauges of its process; it is taken out again when this is dropped.
@@ -68,6 +70,7 @@ impl Share {
             (&metrics.commands.steps, load.steps, self.load.steps),
             (&metrics.holds.tasks, load.on_hold, self.load.on_hold),
             (&metrics.commands.id_bytes, load.ids, self.load.ids),
+            (&metrics.commands.ids.known, load.known, self.load.known),
         ] {
             gauge.inc_by(now as i64 - before as i64);
         }

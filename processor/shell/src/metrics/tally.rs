@@ -46,6 +46,8 @@ pub(super) struct SceneTally {
     pub(super) refused: u64,
     /// Tasks that found no place before their gate.
     pub(super) deferred: u64,
+    /// Records that were one too many.
+    pub(super) duplicates: u64,
 }
 
 // === impl SceneTally ===
@@ -60,9 +62,10 @@ impl SceneTally {
             delivered,
             refused,
             deferred,
+            duplicates,
         } = self;
         let ends = tasks.iter().chain(callbacks);
-        let others = [read, delivered, refused, deferred].into_iter();
+        let others = [read, delivered, refused, deferred, duplicates].into_iter();
         others.chain(ends).all(|count| *count == 0)
     }
 }
@@ -151,6 +154,7 @@ impl Tally {
                             count(&mut scene.callbacks[*terminal as usize]);
                         }
                         (Transition::Deferred { .. }, _) => count(&mut scene.deferred),
+                        (Transition::Duplicate { .. }, _) => count(&mut scene.duplicates),
                         (
                             Transition::Parked { .. }
                             | Transition::Hopped { .. }

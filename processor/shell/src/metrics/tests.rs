@@ -441,6 +441,7 @@ fn gauges_are_the_sum_of_the_workers_that_are_left() {
         steps: 1,
         on_hold: 1,
         ids: 64,
+        known: 7,
     };
     let mut one = Share::new(Arc::clone(&metrics));
     let mut other = Share::new(Arc::clone(&metrics));
@@ -648,7 +649,12 @@ fn busy() -> Metrics {
     left_out.add(&header, left_out::Reason::Null);
     set.of("pay").left_out(&left_out);
     let callback = ended("pay", Kind::Callback, Terminal::Delivered);
-    commit(&metrics, &set, vec![callback]).emit(&metrics);
+    let duplicate = Transition::Duplicate {
+        fate: "dropped",
+        told: Failure::new("duplicate", "one too many"),
+    };
+    let duplicate = event("pay", Kind::Work, duplicate);
+    commit(&metrics, &set, vec![callback, duplicate]).emit(&metrics);
     metrics.limit_is(&Of::Scene("pay".into()), 7);
     metrics.limit_is(&Of::Host(target.into()), 7);
     metrics.breaker_is(&target.into(), State::Open);

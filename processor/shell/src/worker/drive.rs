@@ -207,6 +207,8 @@ struct State<L> {
     beat_at: Instant,
     /// When to say again what is late.
     say_at: Instant,
+    /// How many tasks there were whose ids are not known, as far as that was told.
+    unknown_ids: u64,
     /// When offsets may be committed again that have only moved behind markers of transactions.
     pass_at: Instant,
     /// What the engine says; empty between steps, and kept for its memory.
@@ -316,6 +318,7 @@ impl<L: Ledger> State<L> {
             troubles,
             beat_at: now,
             say_at: now,
+            unknown_ids: 0,
             pass_at: now,
             actions: Vec::new(),
             hand,

@@ -18,6 +18,7 @@ use retide_kafka::record::Parts;
 use retide_kafka::topics::Topics;
 
 use crate::holds::{self, HELD};
+use crate::worker::duplicates;
 use crate::worker::order::{STEP, TAKEN};
 use crate::worker::progress;
 use crate::writable::Writability;
@@ -179,6 +180,14 @@ impl Encoder {
                 standing.as_ref().map(|standing| {
                     value.clear();
                     holds::encode(standing, value);
+                    &value[..]
+                })
+            }
+            State::Id { id, known } => {
+                let _ = write!(key, "{}{id}", duplicates::KEY);
+                known.as_ref().map(|known| {
+                    value.clear();
+                    duplicates::encode(known, value);
                     &value[..]
                 })
             }

@@ -6,6 +6,7 @@
 //! | `taken/TOPIC/CHUNK` | which parked records were taken: the binding of the partition, and the marks |
 //! | `step/MILLIS/PARTITION/OFFSET` | how far the step of a command is, in JSON |
 //! | `held/NAME` | how a hold stands, in JSON |
+//! | `id/HASH` | at which offset the task of an id entered, and, if it has ended, until when the id is its own |
 //! | `ids/TOPIC/FROM` | which ids may stand in a range of offsets: the binding of the partition, and their hashes |
 //! | `suspect/…` | records at which processes have died |
 //!
@@ -30,6 +31,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::debug;
 
 use retide_core::control::{Place, Progress};
+use retide_core::duplicates::{Identity, Known};
 use retide_core::hold::Standing;
 use retide_core::ids::Block;
 use retide_core::key_order::Shard;
@@ -44,6 +46,7 @@ use crate::holds;
 use crate::metrics::Metrics;
 use crate::suspects::Suspects;
 use crate::worker::binding::Bindings;
+use crate::worker::duplicates;
 use crate::worker::ids;
 use crate::worker::progress;
 
@@ -86,6 +89,8 @@ pub struct Written {
     pub(crate) steps: BTreeMap<Place, Progress>,
     /// How holds stand.
     pub(crate) holds: BTreeMap<Arc<str>, Standing>,
+    /// Which ids are under way, or have ended of late.
+    pub(crate) duplicates: BTreeMap<Identity, Known>,
     /// Which ids may stand where in tiers.
     pub(crate) ids: ids::Written,
 }
@@ -281,6 +286,21 @@ impl Source<'_> {
                 Some(standing) => drop(written.holds.insert(name.into(), standing)),
                 None => drop(written.holds.remove(name)),
             }
+            return Some(true);
+        }
+        if let Some(id) = key.strip_prefix(duplicates::KEY.as_bytes()) {
+            let id = str::from_utf8(id).ok().and_then(Identity::parse);
+            let Some(id) = id else {
+                return Some(false);
+            };
+            let Some(value) = value else {
+                written.duplicates.remove(&id);
+                return Some(true);
+            };
+            let Some(known) = duplicates::decode(value) else {
+                return Some(false);
+            };
+            written.duplicates.insert(id, known);
             return Some(true);
         }
         let is_ids = key.starts_with(ids::KEY.as_bytes());

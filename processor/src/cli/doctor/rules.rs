@@ -50,6 +50,7 @@ pub(super) fn lines(
     for (name, (scene, file)) in scenes {
         let mut odd = odd(name, scene, longest, now);
         odd.extend(loose_order(scene, config.processor.guarantee));
+        odd.extend(loose_ids(scene, name, config.processor.guarantee));
         if let Some(rules) = all.iter().find(|rules| *rules.name == **name) {
             odd.extend(slow_part(rules, &all, shards));
             odd.extend(beside_others(rules, &all));
@@ -136,6 +137,20 @@ fn loose_order(scene: &Scene, guarantee: Guarantee) -> Option<Odd> {
     }
 }
 
+/// Duplicates that are not found after a restart.
+fn loose_ids(scene: &Scene, name: &str, guarantee: Guarantee) -> Option<Odd> {
+    let rules = scene.rules(name).ok()?;
+    match guarantee {
+        Guarantee::ExactlyOnce => None,
+        Guarantee::AtLeastOnce => rules.duplicates.looks().then(|| Odd {
+            message: "its duplicates are found as long as shards stay where they are: after a crash or a rebalance, ids from before are not \
+                      known"
+                .to_owned(),
+            key: "guarantee (exactly_once)".to_owned(),
+        }),
+    }
+}
+
 /// The policies of a scene, and the keys that lead to them.
 fn policies(rules: &scene::Scene) -> Vec<(String, &Policy)> {
     let Overrides {
@@ -216,10 +231,11 @@ fn slow_part(
     // That the whole of it is too slow was said.
     let alone = rate.per / rate.limit.get();
     (period > deadline && alone <= deadline).then(|| {
-        let burst = match rules.ordering {
-            Ordering::Key => "",
+        let burst = if rules.stays() {
+            ""
+        } else {
             // It belongs to as many shards as its burst has attempts.
-            Ordering::None => " or rate.burst (a smaller one)",
+            " or rate.burst (a smaller one)"
         };
         Odd {
             message: format!(
@@ -434,6 +450,18 @@ mod tests {
         assert_eq!(odd.key, "guarantee (exactly_once)");
         assert_eq!(loose_order(&scene, Guarantee::ExactlyOnce), None);
         assert!(messages("ordering = 'key'").is_empty());
+    }
+
+    #[test]
+    fn duplicates_that_are_not_found_after_a_restart_are_odd() {
+        let text = "target = { http = { url = 'http://h/' } }\nduplicates = 'drop'";
+        let scene = retide_config::rules("a", text.to_owned()).unwrap();
+
+        let odd = loose_ids(&scene, "a", Guarantee::AtLeastOnce).unwrap();
+
+        assert_eq!(odd.key, "guarantee (exactly_once)");
+        assert_eq!(loose_ids(&scene, "a", Guarantee::ExactlyOnce), None);
+        assert!(messages("duplicates = 'drop'").is_empty());
     }
 
     /// What is odd about each of these scenes beside the others, where there are so many shards.

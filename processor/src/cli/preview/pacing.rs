@@ -11,6 +11,7 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use retide_config::Scene;
+use retide_core::duplicates::{self, Mode};
 use retide_core::quota::{self, Division};
 use retide_core::scene::{self, Of};
 use retide_core::span::human;
@@ -32,8 +33,20 @@ pub(super) struct Pacing {
     breakers: Vec<Breaker>,
     /// Which tasks wait for each other.
     ordering: Ordering,
+    /// What becomes of tasks whose id another one has.
+    duplicates: Duplicates,
     /// What the scene counts where others wait, too.
     weight: u8,
+}
+
+/// What becomes of tasks whose id another one has.
+#[derive(Debug, Serialize)]
+struct Duplicates {
+    /// What becomes of them.
+    mode: Mode,
+    /// How long after its end a task still has them, if that matters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    window_ms: Option<u64>,
 }
 
 /// Attempts in a time, of the whole group.
@@ -167,6 +180,7 @@ impl Pacing {
             concurrency,
             breakers,
             ordering: rules.ordering,
+            duplicates: Duplicates::of(rules.duplicates),
             weight: rules.weight.get(),
         }
     }
@@ -178,6 +192,7 @@ impl Pacing {
             concurrency,
             breakers,
             ordering,
+            duplicates,
             weight,
         } = self;
         let mut table = Table::new();
@@ -198,6 +213,7 @@ impl Pacing {
             Ordering::Key => "key: one task of a key after the other",
         };
         table.add_row(["ordering", ordering]);
+        table.add_row(["duplicates", &duplicates.text()]);
         table.add_row(["weight", &format!("{weight}, where scenes take turns")]);
         table.trim_fmt()
     }
@@ -208,6 +224,30 @@ fn keys(rules: &scene::Scene) -> impl Iterator<Item = &breaker::Key> {
     let callback = rules.callback.as_ref();
     let callback = callback.and_then(|callback| callback.breaker.as_ref());
     rules.breaker.iter().chain(callback)
+}
+
+// === impl Duplicates ===
+
+impl Duplicates {
+    /// Those of a scene.
+    fn of(rule: duplicates::Rule) -> Self {
+        Self {
+            mode: rule.mode,
+            window_ms: rule.looks().then(|| millis(rule.window)),
+        }
+    }
+
+    /// As people read it.
+    fn text(&self) -> String {
+        let window = human(self.window_ms.unwrap_or_default());
+        match (self.mode, self.window_ms) {
+            (Mode::Allow, _) => "allow: each record is a task of its own".to_owned(),
+            (Mode::Drop, None | Some(0)) => "drop: a record whose id is under way".to_owned(),
+            (Mode::Drop, Some(_)) => {
+                format!("drop: a record whose id is under way, or has ended less than {window} ago")
+            }
+        }
+    }
 }
 
 // === impl Rate ===
@@ -373,6 +413,7 @@ mod tests {
  concurrency  64 calls at once, per process; counted for a
  breaker      none
  ordering     none: no task waits for another one
+ duplicates   allow: each record is a task of its own
  weight       1, where scenes take turns"
         );
     }
@@ -380,7 +421,7 @@ mod tests {
     #[test]
     fn everything_that_is_said_of_a_scene_is_shown_and_who_shares_it() {
         let own = "rate = { limit = 100, burst = 20, of = 'host' }\nconcurrency = { max = 32, min = 2, of = 'host' }\n\
-                   breaker = { slow_call = '5s', window = '1m' }\nordering = 'key'\nweight = 3";
+                   breaker = { slow_call = '5s', window = '1m' }\nordering = 'key'\nduplicates = { window = '90s' }\nweight = 3";
         let other = "rate = { limit = 100, burst = 20, of = 'host' }\nconcurrency = { max = 31, min = 2, of = 'host' }\n\
                      breaker = { slow_call = '5s', window = '1m' }";
 
@@ -395,6 +436,7 @@ mod tests {
  breaker      of http://h:80, together with b: opens where 50 % of the calls of 1m, 20 at least, fail, or 80 % take over 5s; probes of 5 \
 at once after 10s; slow start of 30s
  ordering     key: one task of a key after the other
+ duplicates   drop: a record whose id is under way, or has ended less than 1m 30s ago
  weight       3, where scenes take turns"
         );
         let json = serde_json::to_value(&pacing).unwrap();
@@ -402,6 +444,7 @@ at once after 10s; slow start of 30s
         assert_eq!(json["concurrency"]["min"], 2);
         assert_eq!(json["breakers"][0]["slow_call_ms"], 5_000);
         assert_eq!(json["ordering"], "key");
+        assert_eq!(json["duplicates"]["window_ms"], 90_000);
     }
 
     #[test]

@@ -165,7 +165,9 @@ impl<L: Ledger> State<L> {
         let keeps_order = self.parts.ledger.keeps_order();
         for mut settlement in self.settled.drain(..) {
             if !keeps_order {
-                let is_kept = |entry: &Entry| !matches!(entry, Entry::State(Kept::Order(_)));
+                let is_kept = |entry: &Entry| {
+                    !matches!(entry, Entry::State(Kept::Order(_) | Kept::Id { .. }))
+                };
                 settlement.entries.retain(is_kept);
                 settlement.otherwise.retain(is_kept);
             }
@@ -245,7 +247,7 @@ impl<L: Ledger> State<L> {
     fn changes(&mut self) -> Vec<(i32, Kept)> {
         let mut changes = self.parts.engine.changes();
         if !self.parts.ledger.keeps_order() {
-            changes.retain(|(_, state)| !matches!(state, Kept::Order(_)));
+            changes.retain(|(_, state)| !matches!(state, Kept::Order(_) | Kept::Id { .. }));
             changes.append(&mut self.outdated);
         }
         changes

@@ -162,7 +162,9 @@ impl<L: Ledger> State<L> {
     ) {
         for entry in entries {
             match entry {
-                Entry::State(state @ Kept::Order(_)) if !self.parts.ledger.keeps_order() => {
+                Entry::State(state @ (Kept::Order(_) | Kept::Id { .. }))
+                    if !self.parts.ledger.keeps_order() =>
+                {
                     self.outdated.push((shard, state));
                 }
                 Entry::State(state) => returned.changes.push((shard, state.key())),

@@ -127,6 +127,7 @@ impl<L: Ledger> State<L> {
             taken,
             steps,
             holds,
+            duplicates,
             ids: _,
         } = written;
         let holds = holds.into_iter().collect();
@@ -139,7 +140,12 @@ impl<L: Ledger> State<L> {
         if self.parts.ledger.keeps_order() {
             let order = Box::new(order);
             self.step(Input::Outstanding { shard, order });
+            let ids = duplicates.into_iter().collect();
+            self.step(Input::IdsKnown { shard, ids });
         } else {
+            let ids = duplicates.into_keys();
+            let forgotten = ids.map(|id| (shard, Kept::Id { id, known: None }));
+            self.outdated.extend(forgotten);
             let tombstones = order
                 .tombstones()
                 .map(|change| (shard, Kept::Order(change)));

@@ -1,11 +1,13 @@
 //! Signs of life: what a worker holds, what is late, and what is wrong, every tenth of a second.
 
 use std::collections::HashMap;
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use retide_core::{Alert, Input, Overdue, Timestamp, breaker};
 
+use crate::event::IdsUnknown;
 use crate::metrics::share::Load;
 use crate::metrics::standing::Said;
 use crate::trouble::{Effect, Kind, Trouble};
@@ -52,7 +54,10 @@ impl<L: Ledger> State<L> {
             steps: engine.steps(),
             on_hold: engine.held().values().map(|held| *held as usize).sum(),
             ids,
+            known: engine.known_ids(),
         });
+        self.say_unknown_ids();
+        let engine = &self.parts.engine;
         let missing = engine.missing().map(|missing| Trouble {
             kind: Kind::SceneUnknown,
             subject: missing.scene.to_string(),
@@ -111,6 +116,15 @@ impl<L: Ledger> State<L> {
             self.say_what_is_late();
             let cooling = self.parts.engine.cooldowns(self.now().steady);
             self.parts.metrics.cooldowns_are(&cooling);
+        }
+    }
+
+    /// Says so where there is no room for the ids of tasks.
+    fn say_unknown_ids(&mut self) {
+        let unknown = self.parts.engine.unknown_ids();
+        let tasks = unknown - mem::replace(&mut self.unknown_ids, unknown);
+        if tasks > 0 {
+            IdsUnknown { tasks }.emit(&self.parts.metrics);
         }
     }
 
