@@ -14,7 +14,7 @@ use retide_core::scene::Target;
 use retide_core::selector::{Parts, Selector};
 use retide_core::{
     Action, Backoff, Engine, Entry, Gates, Input, Jitter, Ladder, LaneId, Now, Policy, Position,
-    Scene, Source, Task, Timestamp,
+    Returned, Scene, Source, State, StateKey, Task, Timestamp,
 };
 
 /// Where every test starts: an instant of no meaning.
@@ -119,11 +119,17 @@ impl Bench {
             paused: false,
         };
         bench.step(at(0), Input::Rules([scene].into_iter().collect()));
+        bench.assign(at(0), stand);
+        bench
+    }
+
+    /// The shard becomes the engine's, with nothing committed; in its lane of commands records stand up to `stand`.
+    fn assign(&mut self, now: Now, stand: i64) {
         for source in [Source::Tasks, Source::Commands, Source::Tier(0)] {
             let lane = LaneId { shard: 0, source };
             let known = Completions::default();
-            bench.step(
-                at(0),
+            self.step(
+                now,
                 Input::Assign {
                     lane,
                     start: 0,
@@ -131,14 +137,13 @@ impl Bench {
                 },
             );
         }
-        bench.step(
-            at(0),
+        self.step(
+            now,
             Input::Standing {
                 shard: 0,
                 to: stand,
             },
         );
-        bench
     }
 
     /// Takes a step, and answers each look that there is nothing in the tiers, and that the retry topic is read.
@@ -371,6 +376,49 @@ fn a_command_that_is_older_than_commands_are_kept_is_refused_in_words() {
         ended.result,
         Err("the command is older than commands are kept".into())
     );
+}
+
+#[test]
+fn progress_that_was_not_written_is_no_news_when_its_shard_has_come_back() {
+    let all = Selector::new(Parts {
+        scenes: ["pay".into()].into(),
+        ..Parts::default()
+    });
+    let cancel = command(10, 0, Verb::Cancel, all.unwrap());
+    let place = cancel.place;
+    let mut bench = Bench::new(0);
+    bench.record(at(1), 0, task("a", 500, 0));
+    bench.told(at(20), &cancel);
+    bench.step(at(30), Input::Tick);
+    let lanes = bench.engine.commits().into_iter();
+    let lanes = lanes.map(|commit| (commit.lane, commit.epoch)).collect();
+    let mut written = bench.engine.changes().into_iter();
+    let step = written.find_map(|(_, state)| match state {
+        State::Step { progress, .. } => progress,
+        State::Order(_) | State::Taken { .. } | State::Hold { .. } => None,
+    });
+    let progress = step.unwrap();
+    assert_eq!(progress.counts.done, 1);
+
+    // An earlier batch has written the same, this one is not written, and it takes long to find that out.
+    bench.step(at(40), Input::Revoke { shard: 0 });
+    bench.step(at(40), Input::Release { shard: 0 });
+    let known = Input::Known {
+        shard: 0,
+        taken: Vec::new(),
+        steps: vec![(place, progress)],
+    };
+    bench.step(at(50), known);
+    bench.assign(at(50), 1);
+    let returned = Returned {
+        lanes,
+        changes: vec![(0, StateKey::Step(place))],
+        ..Returned::default()
+    };
+    bench.step(at(60), Input::Returned(Box::new(returned)));
+
+    let _ = bench.engine.commits();
+    assert_eq!(bench.engine.changes(), []);
 }
 
 /// Commands of a flood: more than may wait at once, and more than a lane may hold of them.

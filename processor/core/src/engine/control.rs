@@ -182,6 +182,8 @@ impl Engine {
             StateKey::Taken { source, chunk } => {
                 self.lanes.taken_again(LaneId { shard, source }, chunk);
             }
+            // Of a shard that was given away, its next owner says how far steps are.
+            StateKey::Step(_) if !self.has(shard) => {}
             StateKey::Step(place) => self.step_unwritten(shard, place),
         }
     }

@@ -209,6 +209,10 @@ impl Steps {
     /// How far the changed steps are; how far they have looked only if `is_whole`, else as before.
     pub(super) fn changes(&mut self, is_whole: bool, states: &mut Vec<(i32, State)>) {
         for (shard, place) in mem::take(&mut self.changed) {
+            // It was to be written when the shard was ours before; the step goes on with what is written by now.
+            if self.is_known(shard, place) {
+                continue;
+            }
             let active = self.get_mut(shard, place);
             let progress = active.map(|active| {
                 if is_whole {
@@ -256,6 +260,12 @@ impl Steps {
     /// What they have written of a step; once.
     pub(super) fn known_step(&mut self, shard: i32, place: Place) -> Option<Progress> {
         self.known.get_mut(&shard)?.steps.remove(&place)
+    }
+
+    /// Whether they have written of a step that has not begun here.
+    fn is_known(&self, shard: i32, place: Place) -> bool {
+        let known = self.known.get(&shard);
+        known.is_some_and(|known| known.steps.contains_key(&place))
     }
 
     /// Forgets a shard.
