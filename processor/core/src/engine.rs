@@ -804,7 +804,7 @@ impl Engine {
         self.ready.forget(shard);
         self.outbound.retain(|item| item.lane.shard != shard);
         self.forget_held(shard);
-        self.forget_commanded(shard);
+        self.leave_commands(shard);
         self.dues.forget(shard);
         self.lanes.forget_paused(shard);
         self.drain(shard, actions);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::control::Control;
+use crate::control::{Control, Place};
 use crate::outcome::{Reason, Terminal};
 use crate::state::State;
 use crate::task::{Failure, Kind, Origin, Record, Task};
@@ -347,6 +347,26 @@ impl Entry {
             | Self::State(_)
             | Self::Alert(_)
             | Self::Control { .. } => None,
+        }
+    }
+
+    /// The command whose step has answered by this, or goes on with it.
+    pub fn answered(&self) -> Option<Place> {
+        match self {
+            Self::Control { control, .. } => match &**control {
+                Control::Answer(answer) => Some(answer.place),
+                Control::Step(step) => Some(step.command.place),
+                Control::Request(_) | Control::Ended(_) => None,
+            },
+            Self::Park { .. }
+            | Self::Deliver { .. }
+            | Self::DeadLetter { .. }
+            | Self::Poison { .. }
+            | Self::Callback(_)
+            | Self::DeliverCallback(_)
+            | Self::Event(_)
+            | Self::State(_)
+            | Self::Alert(_) => None,
         }
     }
 

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use retide_core::completions::Completions;
-use retide_core::control::{Command, Control, Counts, LONGEST, Place, Step, Verb};
+use retide_core::control::{Command, Control, Counts, LONGEST, Place, Progress, Step, Verb};
 use retide_core::lane::Limits;
 use retide_core::scene::Target;
 use retide_core::selector::{Parts, Selector};
 use retide_core::{
     Action, Backoff, Engine, Entry, Gates, Input, Jitter, Ladder, LaneId, Now, Policy, Position,
-    Returned, Scene, Source, State, StateKey, Task, Timestamp,
+    Returned, Scene, Sink, Sinks, Source, State, StateKey, Task, Timestamp, Writable,
 };
 
 /// Where every test starts: an instant of no meaning.
@@ -40,6 +40,10 @@ struct Bench {
     actions: Vec<Action>,
     /// How many looks it has asked for.
     looks: usize,
+    /// Whether looks are not answered.
+    is_blind: bool,
+    /// What was written of the state of the shard.
+    states: Vec<State>,
     /// What stands on the commands topic.
     log: Vec<Control>,
     /// How far it is read, the run to give with it, and whether it is not to be read.
@@ -66,6 +70,15 @@ fn task(id: &str, due: u64, offset: i64) -> Task {
 fn ids(ids: &[&str]) -> Selector {
     Selector::new(Parts {
         ids: ids.iter().map(|id| Arc::from(*id)).collect(),
+        ..Parts::default()
+    })
+    .unwrap()
+}
+
+/// All tasks.
+fn all() -> Selector {
+    Selector::new(Parts {
+        scenes: ["pay".into()].into(),
         ..Parts::default()
     })
     .unwrap()
@@ -113,6 +126,8 @@ impl Bench {
             engine,
             actions: Vec::new(),
             looks: 0,
+            is_blind: false,
+            states: Vec::new(),
             log: Vec::new(),
             next: 0,
             run: 0,
@@ -155,6 +170,9 @@ impl Bench {
                 unreachable!("just found");
             };
             self.looks += 1;
+            if self.is_blind {
+                continue;
+            }
             let lanes = look.lanes.iter().map(|of| (of.lane, of.from));
             let ends = lanes.collect();
             let number = look.number;
@@ -234,7 +252,8 @@ impl Bench {
         for now in (from..from + millis).step_by(10).map(at) {
             self.step(now, Input::Tick);
             let commits = self.engine.commits();
-            let _ = self.engine.changes();
+            let states = self.engine.changes().into_iter();
+            self.states.extend(states.map(|(_, state)| state));
             for commit in commits {
                 let (lane, epoch, watermark) = (commit.lane, commit.epoch, commit.watermark);
                 self.step(
@@ -266,6 +285,21 @@ impl Bench {
             }
         }
         all
+    }
+
+    /// The progress of a step, as it was written last.
+    fn progress(&self) -> Option<Progress> {
+        let mut steps = self.states.iter().rev().filter_map(|state| match state {
+            State::Step { progress, .. } => Some(progress.clone()),
+            State::Order(_) | State::Taken { .. } | State::Hold { .. } => None,
+        });
+        steps.next().flatten()
+    }
+
+    /// Whether a step has answered.
+    fn has_answered(&self) -> bool {
+        let mut log = self.log.iter();
+        log.any(|one| matches!(one, Control::Answer(_)))
     }
 
     /// The ids of the tasks that were called.
@@ -380,11 +414,7 @@ fn a_command_that_is_older_than_commands_are_kept_is_refused_in_words() {
 
 #[test]
 fn progress_that_was_not_written_is_no_news_when_its_shard_has_come_back() {
-    let all = Selector::new(Parts {
-        scenes: ["pay".into()].into(),
-        ..Parts::default()
-    });
-    let cancel = command(10, 0, Verb::Cancel, all.unwrap());
+    let cancel = command(10, 0, Verb::Cancel, all());
     let place = cancel.place;
     let mut bench = Bench::new(0);
     bench.record(at(1), 0, task("a", 500, 0));
@@ -392,12 +422,9 @@ fn progress_that_was_not_written_is_no_news_when_its_shard_has_come_back() {
     bench.step(at(30), Input::Tick);
     let lanes = bench.engine.commits().into_iter();
     let lanes = lanes.map(|commit| (commit.lane, commit.epoch)).collect();
-    let mut written = bench.engine.changes().into_iter();
-    let step = written.find_map(|(_, state)| match state {
-        State::Step { progress, .. } => progress,
-        State::Order(_) | State::Taken { .. } | State::Hold { .. } => None,
-    });
-    let progress = step.unwrap();
+    let written = bench.engine.changes().into_iter();
+    bench.states.extend(written.map(|(_, state)| state));
+    let progress = bench.progress().unwrap();
     assert_eq!(progress.counts.done, 1);
 
     // An earlier batch has written the same, this one is not written, and it takes long to find that out.
@@ -419,6 +446,45 @@ fn progress_that_was_not_written_is_no_news_when_its_shard_has_come_back() {
 
     let _ = bench.engine.commits();
     assert_eq!(bench.engine.changes(), []);
+}
+
+#[test]
+fn what_a_step_has_counted_stands_until_its_answer_is_written() {
+    let mut bench = Bench::new(0);
+    let closed = Sinks::NONE.with(Sink::Commands);
+    let writable = |closed| {
+        Input::Writable(Writable {
+            closed,
+            ..Writable::default()
+        })
+    };
+
+    bench.step(at(0), writable(closed));
+    bench.record(at(1), 0, task("a", 500, 0));
+    bench.told(at(20), &command(10, 0, Verb::Cancel, all()));
+    bench.pass(21, 300);
+    assert_eq!(bench.words("a"), ["cancelled"]);
+    assert!(!bench.has_answered());
+    assert_eq!(bench.progress().unwrap().counts.done, 1);
+    bench.step(at(400), writable(Sinks::NONE));
+    bench.pass(401, 300);
+
+    assert!(bench.has_answered());
+    assert_eq!(bench.progress(), None);
+}
+
+#[test]
+fn no_step_answers_while_its_shard_is_given_away() {
+    let mut bench = Bench::new(0);
+    bench.is_blind = true;
+
+    bench.told(at(20), &command(10, 0, Verb::Cancel, all()));
+    bench.pass(21, 100);
+    assert_eq!(bench.looks, 1);
+    bench.step(at(200), Input::Revoke { shard: 0 });
+    bench.pass(201, 1_000);
+
+    assert!(!bench.has_answered());
 }
 
 /// Commands of a flood: more than may wait at once, and more than a lane may hold of them.

@@ -236,8 +236,15 @@ impl Engine {
         self.forget_commanded(shard);
     }
 
-    /// Forgets the tasks of a shard that commands have met: the next owner reads them again.
-    pub(super) fn forget_commanded(&mut self, shard: i32) {
+    /// A shard is being given away: forgets its tasks that commands have met, which the next owner reads again. No step of it may answer
+    /// from now on, since those are not done.
+    pub(super) fn leave_commands(&mut self, shard: i32) {
+        self.commands.steps.leave(shard);
+        self.forget_commanded(shard);
+    }
+
+    /// Forgets the tasks of a shard that commands have met.
+    fn forget_commanded(&mut self, shard: i32) {
         self.commands.memory.forget(shard);
         self.commands.looks.forget(shard);
         self.commands.unread.forget_tasks(shard);

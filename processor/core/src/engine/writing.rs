@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::{Closing, Engine, held};
 use crate::consequence::{self, End as Ending};
+use crate::control::Place;
 use crate::entry::{Ended, Entry, Omitted};
 use crate::key_order::{End, Fingerprint};
 use crate::lane::Source;
@@ -83,6 +84,27 @@ impl Writing {
     pub(super) fn has_of(&self, shard: i32) -> bool {
         let mut all = self.again.iter().chain(&self.held);
         all.any(|unwritten| unwritten.settlement.lane.shard == shard)
+    }
+
+    /// Whether what is to be written again first has no records: it goes with what was written before it.
+    fn goes_along(&self) -> bool {
+        let first = self.again.front();
+        first.is_some_and(|first| {
+            let Settlement { lane, entries, .. } = &first.settlement;
+            lane.source == Source::Commands && entries.is_empty()
+        })
+    }
+
+    /// The steps of commands whose answers are not written, by shard.
+    pub(super) fn answering(&self) -> BTreeSet<(i32, Place)> {
+        let all = self.again.iter().chain(&self.held);
+        let all = all.filter(|unwritten| unwritten.settlement.lane.source == Source::Commands);
+        all.flat_map(|unwritten| {
+            let Settlement { lane, entries, .. } = &unwritten.settlement;
+            let places = entries.iter().filter_map(Entry::answered);
+            places.map(|place| (lane.shard, place))
+        })
+        .collect()
     }
 
     /// Lets everything be written again that can be now.
@@ -254,10 +276,10 @@ impl Engine {
 
     /// Writes again what can be, at most `most` of it.
     pub(super) fn write_again(&mut self, most: usize, actions: &mut Vec<Action>) {
-        for _ in 0..most {
-            if self.is_full() {
-                return;
-            }
+        let mut left = most;
+        // What is over by what was written before goes with that: it is never known to be over alone.
+        while self.writing.goes_along() || (left > 0 && !self.is_full()) {
+            left = left.saturating_sub(1);
             let Some(unwritten) = self.writing.again.pop_front() else {
                 return;
             };
@@ -382,9 +404,12 @@ impl Engine {
         }
         let closed = self.writing.writable.closed;
         let forms = [&settlement.entries, &settlement.otherwise];
-        forms
-            .into_iter()
-            .any(|entries| Sinks::of(entries).meets(closed))
+        // Several records of commands may be over by what follows from one of them.
+        let is_command = settlement.lane.source == Source::Commands;
+        (is_command && closed.contains(Sink::Commands))
+            || forms
+                .into_iter()
+                .any(|entries| Sinks::of(entries).meets(closed))
             || (closed.contains(Sink::Order)
                 && (settlement.lane.source == Source::Commands
                     || key.is_some()

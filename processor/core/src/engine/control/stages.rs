@@ -113,7 +113,8 @@ impl Engine {
     pub(in crate::engine) fn control_changes(&mut self, states: &mut Vec<(i32, State)>) {
         // What was looked at counts only if all is written that was found there.
         let is_whole = self.unwritten() == 0;
-        self.commands.steps.changes(is_whole, states);
+        let waiting = self.writing.answering();
+        self.commands.steps.changes(is_whole, &waiting, states);
         if !self.bug.is(Bug::TakenUnmarked) {
             self.lanes.taken_changes(states);
         }
@@ -121,6 +122,9 @@ impl Engine {
 
     /// The progress of a step was to be written and was not.
     pub(super) fn step_unwritten(&mut self, shard: i32, place: Place) {
+        if let Some(active) = self.commands.steps.get_mut(shard, place) {
+            active.unwritten();
+        }
         self.commands.steps.change(shard, place);
     }
 
@@ -192,7 +196,8 @@ impl Engine {
                 | Stage::Looking(_)
                 | Stage::Looked
                 | Stage::Counted(_)
-                | Stage::Standing => {
+                | Stage::Standing
+                | Stage::Leaving => {
                     let under_way = under_way.entry(shard).or_default();
                     self.end_step(now, (shard, place), under_way, actions);
                 }
@@ -217,7 +222,7 @@ impl Engine {
             let mut standing = 0;
             for (place, active) in steps.iter().rev() {
                 let is_over = match active.stage {
-                    Stage::New | Stage::Fenced(_) | Stage::Looking(_) => false,
+                    Stage::New | Stage::Fenced(_) | Stage::Looking(_) | Stage::Leaving => false,
                     Stage::Looked | Stage::Counted(_) => {
                         !is_unwritten
                             && !busy.contains(&(shard, *place))

@@ -49,6 +49,8 @@ pub(super) enum Stage {
     Counted(u64),
     /// Tasks are waited for that do not exist yet.
     Standing,
+    /// Its shard is being given away: what it has met is forgotten, and the next owner goes on with it.
+    Leaving,
 }
 
 /// The bytes that a record of a command holds besides its texts.
@@ -182,6 +184,11 @@ impl Active {
         });
         self.kept = looking.collect();
         self.progress_of_counts()
+    }
+
+    /// What was written of it last was not: how far it has looked is not known to others.
+    pub(super) fn unwritten(&mut self) {
+        self.kept.clear();
     }
 
     /// The same, where it has looked as far as was written before.

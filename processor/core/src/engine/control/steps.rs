@@ -180,6 +180,15 @@ impl Steps {
         }
     }
 
+    /// A shard is being given away: its steps go no further here.
+    pub(super) fn leave(&mut self, shard: i32) {
+        for (of, _, active) in self.all_mut() {
+            if of == shard {
+                active.stage = Stage::Leaving;
+            }
+        }
+    }
+
     /// The look of this number has passed everything of a tier below an offset, and what it has found there is settled.
     pub(super) fn note_looked(&mut self, number: u64, lane: LaneId, next: i64) {
         let Some(steps) = self.shards.get_mut(&lane.shard) else {
@@ -206,9 +215,19 @@ impl Steps {
         }
     }
 
-    /// How far the changed steps are; how far they have looked only if `is_whole`, else as before.
-    pub(super) fn changes(&mut self, is_whole: bool, states: &mut Vec<(i32, State)>) {
+    /// How far the changed steps are; how far they have looked only if `is_whole`, else as before. Of those whose answers are `waiting` to be
+    /// written, what was counted stands until they are.
+    pub(super) fn changes(
+        &mut self,
+        is_whole: bool,
+        waiting: &BTreeSet<(i32, Place)>,
+        states: &mut Vec<(i32, State)>,
+    ) {
         for (shard, place) in mem::take(&mut self.changed) {
+            if waiting.contains(&(shard, place)) {
+                self.changed.insert((shard, place));
+                continue;
+            }
             // It was to be written when the shard was ours before; the step goes on with what is written by now.
             if self.is_known(shard, place) {
                 continue;
@@ -233,7 +252,7 @@ impl Steps {
             Stage::New | Stage::Fenced(_) | Stage::Looking(_) | Stage::Counted(_) => CHECK,
             // A call, or reading, may take seconds.
             Stage::Looked => CHECK * 10,
-            Stage::Standing => REST,
+            Stage::Standing | Stage::Leaving => REST,
         });
         rests.min().unwrap_or(REST)
     }
