@@ -547,10 +547,12 @@ impl Engine {
             };
             self.count(now, &mut item);
             self.enter(&item);
-            if self.meets(&item) {
-                self.command(item);
-            } else if let Some(item) = self.if_commands_read(now, item, appended) {
-                self.take_in(now, item, appended, actions);
+            if let Some(item) = self.if_commands_read(now, item, appended) {
+                if self.meets(&item) {
+                    self.command(item);
+                } else {
+                    self.take_in(now, item, appended, actions);
+                }
             }
         }
         if !is_aside {
@@ -805,6 +807,7 @@ impl Engine {
         self.outbound.retain(|item| item.lane.shard != shard);
         self.forget_held(shard);
         self.leave_commands(shard);
+        self.forget_commanded(shard);
         self.dues.forget(shard);
         self.lanes.forget_paused(shard);
         self.drain(shard, actions);

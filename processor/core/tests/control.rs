@@ -40,8 +40,6 @@ struct Bench {
     actions: Vec<Action>,
     /// How many looks it has asked for.
     looks: usize,
-    /// Whether looks are not answered.
-    is_blind: bool,
     /// What was written of the state of the shard.
     states: Vec<State>,
     /// What stands on the commands topic.
@@ -126,7 +124,6 @@ impl Bench {
             engine,
             actions: Vec::new(),
             looks: 0,
-            is_blind: false,
             states: Vec::new(),
             log: Vec::new(),
             next: 0,
@@ -170,9 +167,6 @@ impl Bench {
                 unreachable!("just found");
             };
             self.looks += 1;
-            if self.is_blind {
-                continue;
-            }
             let lanes = look.lanes.iter().map(|of| (of.lane, of.from));
             let ends = lanes.collect();
             let number = look.number;
@@ -475,16 +469,30 @@ fn what_a_step_has_counted_stands_until_its_answer_is_written() {
 
 #[test]
 fn no_step_answers_while_its_shard_is_given_away() {
-    let mut bench = Bench::new(0);
-    bench.is_blind = true;
+    let shard = 0;
+    for leaves in [Input::Leave { shard }, Input::Revoke { shard }] {
+        let mut bench = Bench::new(0);
 
-    bench.told(at(20), &command(10, 0, Verb::Cancel, all()));
-    bench.pass(21, 100);
-    assert_eq!(bench.looks, 1);
-    bench.step(at(200), Input::Revoke { shard: 0 });
-    bench.pass(201, 1_000);
+        bench.told(at(20), &command(10, 0, Verb::Cancel, all()));
+        bench.step(at(21), leaves);
+        bench.pass(22, 1_000);
 
-    assert!(!bench.has_answered());
+        assert!(!bench.has_answered());
+    }
+}
+
+#[test]
+fn of_commands_that_stand_none_is_followed_before_all_are_read() {
+    let mut bench = Bench::new(2);
+
+    bench.record(at(1), 0, task("a", 9_000, 0));
+    bench.told(at(20), &command(10, 0, Verb::RunNow, all()));
+    bench.pass(21, 200);
+    assert!(bench.words("a").is_empty());
+    bench.told(at(300), &command(10, 1, Verb::Cancel, all()));
+    bench.pass(301, 300);
+
+    assert_eq!(bench.words("a"), ["cancelled"]);
 }
 
 /// Commands of a flood: more than may wait at once, and more than a lane may hold of them.

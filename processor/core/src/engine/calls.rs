@@ -290,7 +290,7 @@ impl Engine {
         let said = breaker::Said {
             outcome,
             task: &call.task.id,
-            dies: *outcome != Outcome::Success && dies(outcome),
+            dies: *outcome != Outcome::Success && dies(outcome) && !self.bug.is(Bug::BrakeIgnored),
         };
         let breaker::Heard {
             switch,

@@ -178,12 +178,11 @@ impl Engine {
     pub(super) fn control_unwritten(&mut self, shard: i32, key: &StateKey) {
         match *key {
             StateKey::Order(_) | StateKey::Hold(_) | StateKey::Id(_) => {}
-            StateKey::Taken { .. } if self.bug.is(Bug::TakenLostOnReturn) => {}
             StateKey::Taken { source, chunk } => {
                 self.lanes.taken_again(LaneId { shard, source }, chunk);
             }
             // Of a shard that was given away, its next owner says how far steps are.
-            StateKey::Step(_) if !self.has(shard) => {}
+            StateKey::Step(_) if !self.has(shard) && !self.bug.is(Bug::ProgressOfBefore) => {}
             StateKey::Step(place) => self.step_unwritten(shard, place),
         }
     }
@@ -236,15 +235,15 @@ impl Engine {
         self.forget_commanded(shard);
     }
 
-    /// A shard is being given away: forgets its tasks that commands have met, which the next owner reads again. No step of it may answer
-    /// from now on, since those are not done.
+    /// A shard is to leave. No step of it answers from now on: tasks that are due wait for the next owner, and are not in memory any more.
     pub(super) fn leave_commands(&mut self, shard: i32) {
-        self.commands.steps.leave(shard);
-        self.forget_commanded(shard);
+        if !self.bug.is(Bug::AnsweredLeaving) {
+            self.commands.steps.leave(shard);
+        }
     }
 
-    /// Forgets the tasks of a shard that commands have met.
-    fn forget_commanded(&mut self, shard: i32) {
+    /// Forgets the tasks of a shard that commands have met: the next owner reads them again.
+    pub(super) fn forget_commanded(&mut self, shard: i32) {
         self.commands.memory.forget(shard);
         self.commands.looks.forget(shard);
         self.commands.unread.forget_tasks(shard);

@@ -245,6 +245,11 @@ impl Lanes {
         true
     }
 
+    /// Whether a lane is not read, since it holds enough.
+    pub(super) fn is_paused(&self, id: LaneId) -> bool {
+        self.by_id.get(&id).is_some_and(|lane| lane.paused)
+    }
+
     /// Whether a record is set aside, and is taken back if it comes again.
     pub(super) fn is_aside(&self, id: LaneId, offset: i64) -> bool {
         let lane = self.by_id.get(&id).filter(|lane| !lane.draining);
@@ -371,10 +376,14 @@ impl Lanes {
 
     /// Opens an offset again whose consequence was not written.
     pub(super) fn reopen(&mut self, id: LaneId, offset: i64, bytes: usize) {
+        let bug = self.bug;
         self.bytes += bytes;
         let lane = self.of(id);
         lane.bytes += bytes;
         lane.window.reopen(offset);
+        if bug.is(Bug::TakenKeptOnReturn) && lane.window.is_early(offset) {
+            lane.window.taken().insert(offset);
+        }
     }
 
     /// Whether so much was settled that it should be written before more is, where a batch has at most so many settlements and bytes.

@@ -59,6 +59,7 @@ impl Engine {
     /// A shard is to leave: calls are told from now on apart from those in flight.
     pub(super) fn leave(&mut self, now: Now, shard: i32) {
         self.lanes.leave(shard, self.next);
+        self.leave_commands(shard);
         self.slow.again = now.steady;
     }
 

@@ -122,7 +122,9 @@ impl Engine {
 
     /// Takes the tasks in memory out of their queues that new steps are about.
     pub(super) fn reach_memory(&mut self) {
-        let shards = self.commands.steps.new_shards();
+        let mut shards = self.commands.steps.new_shards();
+        // Of those that stand in a shard, a later one may be in force.
+        shards.retain(|shard| !self.awaits_commands(*shard));
         if shards.is_empty() {
             return;
         }

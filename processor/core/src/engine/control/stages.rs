@@ -79,7 +79,10 @@ impl Engine {
         self.lanes.hold(lane, bytes);
         let known = self.commands.steps.known_step(shard, place);
         let known = known.filter(|_| !self.bug.is(Bug::StepRestarted));
-        let active = Active::new(offset, step, known);
+        let mut active = Active::new(offset, step, known);
+        if self.lanes.is_leaving(lane) && !self.bug.is(Bug::AnsweredLeaving) {
+            active.stage = Stage::Leaving;
+        }
         self.commands.steps.insert(shard, active);
         self.commands.check_at = self.commands.check_at.min(now.steady + CHECK);
     }
@@ -113,7 +116,11 @@ impl Engine {
     pub(in crate::engine) fn control_changes(&mut self, states: &mut Vec<(i32, State)>) {
         // What was looked at counts only if all is written that was found there.
         let is_whole = self.unwritten() == 0;
-        let waiting = self.writing.answering();
+        let waiting = if self.bug.is(Bug::CountsForgotten) {
+            BTreeSet::new()
+        } else {
+            self.writing.answering()
+        };
         self.commands.steps.changes(is_whole, &waiting, states);
         if !self.bug.is(Bug::TakenUnmarked) {
             self.lanes.taken_changes(states);
@@ -124,6 +131,8 @@ impl Engine {
     pub(super) fn step_unwritten(&mut self, shard: i32, place: Place) {
         if let Some(active) = self.commands.steps.get_mut(shard, place) {
             active.unwritten();
+        } else if self.bug.is(Bug::ProgressOfBefore) {
+            let _ = self.commands.steps.known_step(shard, place);
         }
         self.commands.steps.change(shard, place);
     }

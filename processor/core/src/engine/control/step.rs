@@ -49,7 +49,7 @@ pub(super) enum Stage {
     Counted(u64),
     /// Tasks are waited for that do not exist yet.
     Standing,
-    /// Its shard is being given away: what it has met is forgotten, and the next owner goes on with it.
+    /// Its shard leaves: the next owner goes on with it.
     Leaving,
 }
 

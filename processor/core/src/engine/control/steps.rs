@@ -180,7 +180,7 @@ impl Steps {
         }
     }
 
-    /// A shard is being given away: its steps go no further here.
+    /// A shard leaves: its steps go no further here.
     pub(super) fn leave(&mut self, shard: i32) {
         for (of, _, active) in self.all_mut() {
             if of == shard {

@@ -1,6 +1,7 @@
-//! Commands that stand in a shard when it becomes ours: until they are read, its tasks are not taken in.
+//! Commands that stand in a shard when it becomes ours: until they are read, its tasks are not taken in, and none of them is followed.
 //!
-//! Why: what stands there is read again from the committed offset, and a task that one of them cancels may be due at once. What ends the
+//! Why: what stands there is read again from the committed offset. A task that one of them cancels may be due at once, and what an earlier one
+//! moves may be where a later one has looked. What ends the
 //! wait: the lane of commands is read up to where it ended then; or [`PATIENCE`] is over, whatever hinders it. What it never does: lose a
 //! task, which waits with its offset open, or hold up other shards. Invariant: the tasks of a lane are taken in in the order in which they
 //! were read.
@@ -108,6 +109,18 @@ impl Engine {
         let source = Source::Commands;
         let end = self.lanes.end(LaneId { shard, source });
         now.steady < behind.until && end.is_some_and(|end| end < behind.to)
+    }
+
+    /// Whether commands of a shard are to be read before any of them is followed: not where there are more than may be held.
+    pub(super) fn awaits_commands(&self, shard: i32) -> bool {
+        let now = Now {
+            wall: self.latest,
+            steady: self.steady,
+        };
+        let behind = self.commands.unread.shards.get(&shard);
+        let source = Source::Commands;
+        behind.is_some_and(|behind| self.is_behind(now, shard, behind))
+            && !self.lanes.is_paused(LaneId { shard, source })
     }
 
     /// Gives a task back that was read, unless it waits for the commands of its shard, or behind others that do.
