@@ -306,6 +306,21 @@ impl Outgoing {
     }
 }
 
+// === impl Payload ===
+
+impl Payload {
+    /// The command that a shard is to do something for, if that is what it says.
+    pub(crate) fn step(&self) -> Option<Place> {
+        let Self::Control(control) = self else {
+            return None;
+        };
+        match &**control {
+            Control::Step(step) => Some(step.command.place),
+            Control::Request(_) | Control::Answer(_) | Control::Ended(_) => None,
+        }
+    }
+}
+
 // === impl Topic ===
 
 impl Topic {
@@ -317,7 +332,8 @@ impl Topic {
             Self::DeadLetters => Some(Sink::DeadLetters),
             Self::Alerts => Some(Sink::Alerts),
             Self::KeyOrder => Some(Sink::Order),
-            Self::Read(_) | Self::Orders => None,
+            Self::Read(Source::Commands) => Some(Sink::Commands),
+            Self::Read(Source::Tasks | Source::Tier(_)) | Self::Orders => None,
         }
     }
 }

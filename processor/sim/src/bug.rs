@@ -102,4 +102,10 @@ impl Bug {
         let of_core = [];
         of_shell.into_iter().chain(of_core).collect()
     }
+
+    /// Those of the core that are not among them.
+    #[cfg(feature = "planted")]
+    pub fn rare() -> Vec<Self> {
+        retide_core::planted::Bug::RARE.map(Self::Core).into()
+    }
 }

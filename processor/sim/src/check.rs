@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use retide_core::brake::{HEALTHY, LEAST};
 use retide_core::breaker::{Key, State, StateChange};
 use retide_core::completions::Completions;
 use retide_core::control::Command;
@@ -25,7 +26,7 @@ use crate::broker::{
 use crate::fairness::Fairness;
 use crate::holds::Heard;
 use crate::orders::Orders;
-use crate::plan::Submission;
+use crate::plan::{FLOOD, Submission};
 use crate::world::{At, SECOND};
 
 /// One attempt of one task.
@@ -105,6 +106,17 @@ pub(crate) struct Start {
     pub(crate) is_owner: bool,
     /// Whether the group takes its worker for a member: one that was given up counts on until it hears of it.
     pub(crate) is_member: bool,
+}
+
+/// What became of the tasks of a scene in a process.
+#[derive(Clone, Debug, Default)]
+struct Flood {
+    /// Those that were delivered.
+    delivered: u32,
+    /// Those that were dead before it was known what is usual.
+    early: BTreeSet<Arc<str>>,
+    /// Those that were dead since.
+    dead: BTreeSet<Arc<str>>,
 }
 
 /// How many attempts of a task were throttled, and how many were not.
@@ -194,6 +206,8 @@ pub(crate) struct Judge {
     pub(crate) orders: Orders,
     /// The judge of holds.
     pub(crate) heard: Heard,
+    /// What became of the tasks of [`FLOOD`], by process.
+    floods: BTreeMap<u64, Flood>,
     /// What is marked as taken.
     taken: BTreeMap<LaneId, Taken>,
     /// The most attempts any rules allowed.
@@ -444,6 +458,40 @@ impl Judge {
         *self.calls.entry((process, counted_as)).or_default() -= 1;
     }
 
+    /// A target has delivered a task of [`FLOOD`].
+    pub(crate) fn well(&mut self, process: u64) {
+        self.floods.entry(process).or_default().delivered += 1;
+    }
+
+    /// A process decides what becomes of a task: of a flood, no more die than the brake needs to see.
+    pub(crate) fn dies(&mut self, process: u64, entries: &[retide_core::Entry]) {
+        let mut events = entries.iter().filter_map(retide_core::Entry::event);
+        if events.any(|event| event.command.is_some()) {
+            // Somebody else has said so.
+            return;
+        }
+        for entry in entries {
+            let retide_core::Entry::Callback(ended) = entry else {
+                continue;
+            };
+            if &*ended.scene != FLOOD || ended.reason != Some(Reason::Rejected) {
+                continue;
+            }
+            let flood = self.floods.entry(process).or_default();
+            let id = Arc::clone(&ended.id);
+            if flood.delivered < HEALTHY {
+                flood.early.insert(id);
+                continue;
+            }
+            flood.dead.insert(id);
+            // What died before is usual, and takes more.
+            if flood.early.is_empty() && flood.dead.len() as u32 >= LEAST {
+                let why = format!("process {process} lets too many die: {flood:?}");
+                return self.object(|| why);
+            }
+        }
+    }
+
     /// A task is delivered to a topic.
     pub(crate) fn delivers(&mut self, task: &Task, ordering: Ordering, wall: Timestamp) {
         self.in_turn(task, ordering);
@@ -491,8 +539,13 @@ impl Judge {
         }
     }
 
-    /// A transaction was decided to commit.
-    pub(crate) fn committed(&mut self, records: &[Outgoing], aside: &Aside) {
+    /// A transaction was decided to commit, at this instant of the clocks if all are right.
+    pub(crate) fn committed(
+        &mut self,
+        records: &[Outgoing],
+        aside: &Aside,
+        clocks: Option<(At, Timestamp)>,
+    ) {
         self.dead_are_told(records, aside);
         let silent = aside.silent.iter();
         let mut counts: BTreeMap<Cause, usize> = silent.map(|cause| (*cause, 0)).collect();
@@ -530,7 +583,19 @@ impl Judge {
                 let taken = self.taken.entry(LaneId { shard, source }).or_default();
                 let _ = taken.replay(*chunk, marks.as_deref());
             }
-            self.orders.follow_step(record.place.shard, &record.payload);
+            let shard = record.place.shard;
+            if let Payload::State(Kept::Step {
+                place,
+                progress: None,
+            }) = &record.payload
+                && let Some(clocks) = clocks
+            {
+                let submitted = |id: &str| self.submitted.get(id);
+                if let Err(why) = self.orders.over(clocks, (shard, *place), submitted) {
+                    self.object(|| why);
+                }
+            }
+            self.orders.follow_step(shard, &record.payload);
             self.written(&record.payload);
         }
     }
@@ -1087,6 +1152,9 @@ const MOST_HOPS: u32 = 10_000;
 /// Longest time from the healing to the end: the last task, with all the attempts it may make and the longest waits between them, and
 /// as much again for its callback and for those before it in its key queue.
 pub(crate) const LONGEST: At = 900 * SECOND;
+
+/// The same where many tasks come at once, of a scene that may start one in two seconds.
+pub(crate) const LONGEST_BEHIND: At = 3_600 * SECOND;
 
 /// The same where targets have breakers. What a target answers stays a matter of chance: each attempt may be a probe that fails, and cost
 /// all others a minute.

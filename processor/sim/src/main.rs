@@ -19,7 +19,7 @@ the ledgers to DIR/SEED, for the checker of the crash campaign.
 ";
 
 /// Histories between two words about how far it is.
-const CHUNK: u64 = 10_000;
+const CHUNK: u64 = 1_000;
 
 /// What is asked for.
 struct Order {

@@ -89,6 +89,8 @@ pub(crate) struct Orders {
     live: BTreeSet<(i32, Place)>,
     /// The shard of each assignment, when it began, and the steps that stood there then.
     assigned: BTreeMap<u64, (i32, At, BTreeSet<Place>)>,
+    /// The steps that were read in each assignment.
+    heard: BTreeSet<(u64, Place)>,
 }
 
 // === impl Order ===
@@ -343,6 +345,37 @@ impl Orders {
         self.assigned.insert(assignment, (shard, at, steps));
     }
 
+    /// The owner of a shard has read a step.
+    pub(crate) fn heard(&mut self, assignment: u64, place: Place) {
+        self.heard.insert((assignment, place));
+    }
+
+    /// A step of a shard is over: nothing may be set aside there that it may be about, as long as it has not expired.
+    pub(crate) fn over<'a>(
+        &self,
+        (now, at): (At, Timestamp),
+        (shard, place): (i32, Place),
+        submitted: impl Fn(&str) -> Option<&'a Arc<Submission>>,
+    ) -> Result<(), String> {
+        let Some(sent) = self.sent.get(&place) else {
+            return Ok(());
+        };
+        let command = &sent.command;
+        if command.selector.ids().is_some() || command.expires <= at {
+            return Ok(());
+        }
+        let is_aside = |id: &&Arc<str>| {
+            let submission = submitted(id);
+            submission.is_some_and(|of| of.shard == shard && of.named_at > now)
+        };
+        sent.aside.iter().find(is_aside).map_or(Ok(()), |id| {
+            Err(format!(
+                "{} is over in shard {shard} although {id} is set aside there",
+                command.id
+            ))
+        })
+    }
+
     /// The owner of a shard starts a task: no command may stand there that cancels it, and that it must know.
     pub(crate) fn started(
         &self,
@@ -371,7 +404,8 @@ impl Orders {
                 .ids()
                 .is_some_and(|ids| ids.contains(&task.id));
             let is_known = stood.contains(place) || sent.ended.is_some();
-            let is_known = is_known && !is_late;
+            let is_heard = self.heard.contains(&(assignment, *place));
+            let is_known = is_heard || (is_known && !is_late);
             if command.verb == Verb::Cancel
                 && is_later
                 && (names || was_there)

@@ -3,6 +3,7 @@
 //! All of it drawn from the seed before anything happens. Invariant: faults end at [`Plan::heals_at`]; from there on everything works.
 
 use std::num::NonZeroU32;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -150,6 +151,10 @@ pub(crate) struct Plan {
     pub(crate) heals_at: At,
     /// The longest rest that targets ask for, in histories with cooldowns; in others it is [`LONGEST_WAIT`].
     pub(crate) rest: Option<Duration>,
+    /// When the target of [`FLOOD`] refuses everybody, if there is such a scene.
+    pub(crate) flood: Option<Range<At>>,
+    /// Of so many looks at a lane of tasks one finds time for it, as long as anything goes wrong; 1 where workers keep up.
+    pub(crate) behind: u64,
 }
 
 /// The longest wait that targets ask for, for the task itself.
@@ -181,6 +186,8 @@ const ONCE: [&str; 2] = ["once", "once-topic"];
 
 /// How long after its end a task of those still has its id: longer than from the first task of a history to when its last one is read.
 const WINDOW: Duration = Duration::from_hours(1);
+/// The scene whose target is well, then refuses everybody for good, and is well again.
+pub(crate) const FLOOD: &str = "flood";
 
 /// Calls of a host in flight, where they are few: two.
 const FEW: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
@@ -274,6 +281,8 @@ impl Plan {
             odds: Odds::default(),
             heals_at,
             rest: None,
+            flood: None,
+            behind: 1,
         };
         plan.draw_odds(chance);
         plan.draw_clocks(chance);
@@ -289,6 +298,9 @@ impl Plan {
         plan.draw_orders(&mut fork);
         plan.draw_cooldowns(&mut fork);
         plan.draw_holds(&mut fork);
+        plan.draw_closed_commands(&mut fork);
+        plan.draw_behind(&mut fork, shards);
+        plan.draw_flood(&mut fork, shards);
         plan.draw_duplicates(&mut fork, shards);
         plan
     }
@@ -308,6 +320,8 @@ impl Plan {
         ];
         plan.orders.clear();
         plan.rest = None;
+        plan.behind = 1;
+        plan.flood = None;
         plan.holds.clear();
         plan.submissions = campaign_submissions(chance, plan.heals_at, plan.shards);
         order_some(&mut plan.submissions, &mut chance.fork());
@@ -452,6 +466,101 @@ impl Plan {
         let mut scenes = self.scenes.iter();
         let looks = scenes.any(|scene| scene.duplicates.looks());
         looks || self.keeps_order() || !self.orders.is_empty()
+    }
+
+    /// Lets the commands topic take no records for a while, in half of all histories with commands.
+    fn draw_closed_commands(&mut self, chance: &mut Chance) {
+        if self.orders.is_empty() || chance.one_in(2) {
+            return;
+        }
+        for _ in 0..chance.between(1, 4) {
+            let span = chance.between(100, 5_000) * MILLI;
+            self.add(chance, Fault::Close(Topic::Read(Source::Commands), span));
+        }
+        self.faults.sort_by_key(|(at, _)| *at);
+    }
+
+    /// Lets workers be far behind in a tenth of all histories: many tasks come at once, are read slowly, and wait where they are while commands
+    /// are about them and shards change hands.
+    fn draw_behind(&mut self, chance: &mut Chance, shards: i32) {
+        // Whose turn it is where scenes share a rate is judged by what workers can read.
+        let mut scenes = self.scenes.iter();
+        let is_shared = scenes.any(|scene| SHARING.contains(&&*scene.name));
+        if is_shared || !chance.one_in(10) {
+            return;
+        }
+        self.behind = chance.pick(&[5, 50, 300]);
+        let name = chance.pick(&SCENES);
+        let first = self.submissions.len();
+        let at = chance.between(0, self.heals_at / 2);
+        for number in 0..chance.pick(&[20, 60, 120]) {
+            self.submissions.push(Arc::new(Submission {
+                id: format!("many{number}").into(),
+                at: at + chance.between(0, 5_000) * MILLI,
+                shard: chance.below(shards as u64) as i32,
+                scene: name.into(),
+                due: None,
+                deadline: None,
+                key: None,
+                poison: false,
+                named_at: 0,
+                fate: None,
+                again: false,
+            }));
+        }
+        let mut orders = Order::draw(chance, &self.submissions[first..], self.heals_at, shards);
+        for (number, order) in orders.iter_mut().enumerate() {
+            order.id = format!("many-{number}").into();
+        }
+        self.orders.append(&mut orders);
+        for _ in 0..chance.between(0, 6) {
+            let process = self.process(chance);
+            let fault = match chance.below(5) {
+                0 => Fault::Crash(process, chance.between(1, 4_000) * MILLI),
+                1 => Fault::Freeze(process, chance.between(1, 25_000) * MILLI),
+                2 => Fault::Leave(process, chance.between(1, 4_000) * MILLI),
+                3 => Fault::Cut(process),
+                _ => Fault::Rebalance,
+            };
+            self.add(chance, fault);
+        }
+        self.faults.sort_by_key(|(at, _)| *at);
+    }
+
+    /// Lets a tenth of all histories have a scene whose tasks suddenly die in numbers.
+    fn draw_flood(&mut self, chance: &mut Chance, shards: i32) {
+        if !chance.one_in(10) {
+            return;
+        }
+        let mut scene = scene(FLOOD, chance);
+        scene.deadline = None;
+        // A limit that is low takes them longer than there is.
+        scene.concurrency = CONCURRENCY;
+        scene.least_concurrency = None;
+        self.scenes.push(scene);
+        let begins = self.heals_at / 2;
+        let ends = begins + chance.between(1, 15) * SECOND;
+        self.flood = Some(begins..ends);
+        // One owner has all of them, unless the shard changes hands.
+        let shard = chance.below(shards as u64) as i32;
+        let (well, ill) = (chance.between(70, 120), chance.between(10, 60));
+        let before = (0..well).map(|_| (0, begins));
+        let meanwhile = (0..ill).map(|_| (begins, ends));
+        for (number, (from, to)) in before.chain(meanwhile).enumerate() {
+            self.submissions.push(Arc::new(Submission {
+                id: format!("{FLOOD}{number}").into(),
+                at: chance.between(from, to),
+                shard,
+                scene: FLOOD.into(),
+                due: None,
+                deadline: None,
+                key: None,
+                poison: false,
+                named_at: 0,
+                fate: None,
+                again: false,
+            }));
+        }
     }
 
     /// Whether a target has a breaker, or a wall that so few answers make.

@@ -28,7 +28,7 @@ use crate::check::{Start, counted_as, server, wall};
 use crate::group::{Given, Member, Membership, Protocol};
 use crate::ledger::{Batch, CommitContext, Ledger, Ownership, Receipt, Settled, Told};
 use crate::orders::LOOK_PAUSE;
-use crate::plan::Submission;
+use crate::plan::{FLOOD, Submission};
 use crate::world::{
     At, Caller, Env, Event, MILLI, News, POLLED, Part, Reply, Request, Told as Signalled,
 };
@@ -586,6 +586,9 @@ impl Worker {
     /// A call came back.
     fn called(&mut self, ticket: u64, outcome: Outcome, env: &mut Env) {
         if let Some(scene) = self.calls.remove(&ticket) {
+            if &*scene == FLOOD && outcome == Outcome::Success {
+                env.judge.well(self.life);
+            }
             env.judge.returned(self.life, scene);
         }
         if let Some(ramps) = self.ramps.remove(&ticket) {
@@ -659,13 +662,14 @@ impl Worker {
                 topic: Topic::Read(lane.source),
                 shard: lane.shard,
             };
+            let keeps_up = lane.source == Source::Commands || env.keeps_up();
             let partition = env.broker.partition(place);
             let end = if self.bug == Bug::ReadUncommitted {
                 partition.log.len() as i64
             } else {
                 partition.stable_end()
             };
-            let most = reader.next + MOST_READ as i64;
+            let most = reader.next + if keeps_up { MOST_READ as i64 } else { 0 };
             let (begun, mut seen) = (reader.next, reader.next);
             while reader.next < end.min(most) {
                 let entry = &partition.log[reader.next as usize];
@@ -725,8 +729,14 @@ impl Worker {
                     payload,
                 } => {
                     if !self.set_aside(position, appended, &payload, env) {
+                        let steps = self.engine.steps();
+                        let place = payload.step();
                         let input = self.input(position, appended, payload, env);
                         self.step(input, env);
+                        if let Some(place) = place.filter(|_| self.engine.steps() > steps) {
+                            let shard = position.lane.shard;
+                            env.judge.orders.heard(self.epochs[&shard], place);
+                        }
                     }
                     most -= 1;
                     if most == 0 {
@@ -1081,6 +1091,17 @@ impl Worker {
                 self.letting_go = Some(letting_go);
                 handed_over
             }
+            // What was settled while the last batch was written is as good as what was settled before.
+            Stage::Committing { end, batch, .. }
+                if self.received >= batch
+                    && env.now < end
+                    && self.settled.iter().any(theirs)
+                    && self.bug != Bug::GivenUncommitted =>
+            {
+                letting_go.stage = Stage::Stopped { end };
+                self.letting_go = Some(letting_go);
+                true
+            }
             Stage::Committing { batch, clean, .. }
                 if self.received >= batch || self.bug == Bug::GivenUncommitted =>
             {
@@ -1411,6 +1432,7 @@ impl Worker {
                     if let Some(wall) = &refused {
                         env.judge.refused(self.life, wall, &settlement.entries);
                     }
+                    env.judge.dies(self.life, &settlement.entries);
                     env.judge.fairness.settled(self.id, (lane, offset));
                     if self.settled.is_empty() {
                         self.commit_at = env.now + env.plan.commit_interval;

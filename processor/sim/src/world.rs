@@ -20,12 +20,13 @@ use crate::broker::{
 use crate::bug::Bug;
 use crate::chance::Chance;
 use crate::check::{
-    Judge, LONGEST, LONGEST_BY_BREAKERS, LONGEST_BY_COOLDOWNS, LONGEST_BY_WRONG_CLOCKS, Start,
+    Judge, LONGEST, LONGEST_BEHIND, LONGEST_BY_BREAKERS, LONGEST_BY_COOLDOWNS,
+    LONGEST_BY_WRONG_CLOCKS, Start,
 };
 use crate::export::Witness;
 use crate::group::{Given, Member, Membership};
 use crate::holds::Holding;
-use crate::plan::{self, Fate as Planned, Fault, LONGEST_WAIT, Odds, Plan};
+use crate::plan::{self, FLOOD, Fate as Planned, Fault, LONGEST_WAIT, Odds, Plan};
 use crate::trace::{Keep, Trace};
 use crate::worker::{Birth, Worker};
 
@@ -380,6 +381,8 @@ pub(crate) struct Env {
     odds: Odds,
     /// Until when the targets of calls answer none.
     down_until: At,
+    /// Of so many looks at a lane of tasks one finds time for it.
+    behind: u64,
     /// How often shards were assigned.
     pub(crate) assigned: usize,
     /// How many records were set aside and taken back.
@@ -591,6 +594,18 @@ impl Env {
             return self.tell(delay, worker, News::Called { ticket, outcome });
         }
         let failure = || Failure::new("target", "no");
+        if &*task.scene == FLOOD {
+            let flood = self.plan.flood.as_ref();
+            let is_ill = flood.is_some_and(|flood| flood.contains(&now));
+            let outcome = if is_ill {
+                Outcome::Permanent(failure())
+            } else {
+                Outcome::Success
+            };
+            self.judge.answered(task, &outcome);
+            let delay = self.chance.between(1, 50) * MILLI;
+            return self.tell(delay, worker, News::Called { ticket, outcome });
+        }
         let longest = self.plan.rest.unwrap_or(LONGEST_WAIT);
         let mut outcome = match self.chance.below(10) {
             0..=3 => Outcome::Success,
@@ -617,6 +632,11 @@ impl Env {
         }
         self.judge.answered(task, &outcome);
         self.tell(delay, worker, News::Called { ticket, outcome });
+    }
+
+    /// Whether a worker finds the time to read a lane of tasks.
+    pub(crate) fn keeps_up(&mut self) -> bool {
+        self.behind == 1 || self.chance.one_in(self.behind)
     }
 
     /// What a task is to go through, if that was planned.
@@ -754,7 +774,10 @@ impl Env {
             format!("{:?}", decided.aside.silent)
         });
         if decided.committed {
-            self.judge.committed(&decided.records, &decided.aside);
+            let clocks = self.plan.clocks_are_right();
+            let clocks = clocks.then(|| (self.now, wall(self.now, 0)));
+            self.judge
+                .committed(&decided.records, &decided.aside, clocks);
         }
         for place in decided.places.into_iter().map(Some).chain([None]) {
             let delay = self.chance.between(0, 6) * self.chance.between(0, 4) * MILLI;
@@ -896,6 +919,7 @@ impl World {
             bug,
             odds: plan.odds,
             down_until: 0,
+            behind: plan.behind,
             assigned: 0,
             named: 0,
             plan,
@@ -966,6 +990,8 @@ impl World {
                 LONGEST_BY_BREAKERS
             } else if self.env.plan.rest.is_some() {
                 LONGEST_BY_COOLDOWNS
+            } else if self.env.plan.behind > 1 {
+                LONGEST_BEHIND
             } else {
                 LONGEST
             };
@@ -1441,6 +1467,7 @@ impl World {
         self.env.trace.note(self.env.now, "heal", &[], String::new);
         self.env.odds = Odds::default();
         self.env.down_until = 0;
+        self.env.behind = 1;
         self.env.broker.refuses_orders = false;
         if let Some(scene) = self.shelved.take() {
             // Its tasks would be held until they are dead.

@@ -4,6 +4,7 @@
 
 #[cfg(feature = "planted")]
 use std::{
+    env,
     io::{self, Write as _},
     panic,
 };
@@ -73,4 +74,30 @@ fn every_planted_bug_is_noticed() {
 
     let _ = panic::take_hook();
     assert_eq!(unnoticed, [], "{table}");
+}
+
+/// `BUG=Early FROM=0 SEEDS=500 cargo test -p retide-sim --features planted --test planted how_often -- --nocapture` says which of so many
+/// histories notice a bug.
+#[test]
+#[cfg(feature = "planted")]
+fn how_often() {
+    let Ok(name) = env::var("BUG") else { return };
+    let number =
+        |name, otherwise| env::var(name).map_or(otherwise, |number| number.parse().unwrap());
+    let (from, seeds) = (number("FROM", 0), number("SEEDS", MOST));
+    let is_it = |bug: &Bug| [name.clone(), format!("Core({name})")].contains(&format!("{bug:?}"));
+    let mut all = Bug::all().into_iter().chain(Bug::rare());
+    let bug = all.find(is_it).unwrap();
+    panic::set_hook(Box::new(|_| {}));
+
+    let summary = campaign(from..from + seeds, JOBS, bug, AtBroken::GoOn);
+
+    let _ = panic::take_hook();
+    let mut out = io::stderr();
+    for report in &summary.broken {
+        let why = report.broken.as_deref().unwrap_or_default();
+        let _ = writeln!(out, "{bug:?}: seed {}: {why}", report.seed);
+    }
+    let broken = summary.broken.len();
+    let _ = writeln!(out, "{bug:?}: {broken} of {seeds}");
 }
