@@ -285,7 +285,7 @@ impl Bench {
     fn progress(&self) -> Option<Progress> {
         let mut steps = self.states.iter().rev().filter_map(|state| match state {
             State::Step { progress, .. } => Some(progress.clone()),
-            State::Order(_) | State::Taken { .. } | State::Hold { .. } => None,
+            State::Order(_) | State::Taken { .. } | State::Hold { .. } | State::Id { .. } => None,
         });
         steps.next().flatten()
     }
