@@ -27,7 +27,7 @@ use crate::schemas::Key;
 pub const SCENE: &str = "retry-scene";
 /// The stable identity; a producer may set it.
 pub const ID: &str = "retry-id";
-/// The number of the next attempt, from 1; on dead letters, the attempts made.
+/// The number of the next attempt, from 1, or of the one that is pending; on dead letters, the attempts made.
 pub const ATTEMPT: &str = "retry-attempt";
 /// How many of the attempts made were throttled, if any: they do not count for the most attempts of a scene.
 pub const THROTTLED: &str = "retry-throttled";
@@ -54,6 +54,9 @@ pub const HOPS: &str = "retry-hops";
 pub const COMMAND: &str = "retry-command";
 /// Since when the task is held, because its scene does not exist.
 pub const HELD_SINCE: &str = "retry-held-since";
+/// Since when the attempt of a parked task is pending, which [`ATTEMPT`] numbers: its target has said that it will answer later, and
+/// [`DUE_AT`] is when that is given up.
+pub const PENDING_SINCE: &str = "retry-pending-since";
 /// On a record that a target was given, the attempt it was given for. On a record that a target puts back on the retry topic, the attempts
 /// made so far: the next one is counted on from there.
 pub const ROUND: &str = "retry-round";
@@ -79,7 +82,7 @@ pub const CONTENT_TYPE: &str = "content-type";
 const OWN: &str = "retry-";
 
 /// Every name that is retide's; a task's record holds none of them, except [`OUTCOME`] where the task is the delivery of a callback.
-pub const NAMES: [&str; 22] = [
+pub const NAMES: [&str; 23] = [
     SCENE,
     ID,
     ATTEMPT,
@@ -95,6 +98,7 @@ pub const NAMES: [&str; 22] = [
     HOPS,
     COMMAND,
     HELD_SINCE,
+    PENDING_SINCE,
     ROUND,
     KIND,
     REASON,
@@ -256,6 +260,7 @@ impl Intake {
             hops: 0,
             throttled: 0,
             held_since: None,
+            pending_since: None,
             commanded: None,
             record: strip(match envelope {
                 Some(envelope) => unwrap(record, envelope),
@@ -325,6 +330,9 @@ pub fn identity(origin: &Origin) -> Arc<str> {
 pub fn write_task(task: &Task, sink: &mut Sink<'_>) {
     write_headers(&task.record, sink);
     write_state(task, task.attempt, sink);
+    if let Some(since) = task.pending_since {
+        write_number(sink, PENDING_SINCE, millis(since));
+    }
     if let Some(deferral) = &task.deferral {
         write_number(sink, DEFERRED_UNTIL, millis(deferral.until));
         let causes = deferral.wait.by_cause().into_iter();
@@ -905,12 +913,14 @@ fn resume(record: &Record) -> Result<Task, Refusal> {
         deadline: number(record, DEADLINE_AT, Reason::BadHeader)?.map(Timestamp::from_millis),
         origin: origin_of(origin).ok_or_else(|| bad(ORIGIN))?,
         failure,
-        // Of the attempts made: not of the next one.
+        // Of the attempts made: neither of the next one, nor of one that is pending.
         throttled: number(record, THROTTLED, Reason::BadHeader)?.map_or(0, |throttled| {
             u32::try_from(throttled).map_or(attempt - 1, |throttled| throttled.min(attempt - 1))
         }),
         hops: count(HOPS)?,
         held_since: number(record, HELD_SINCE, Reason::BadHeader)?.map(Timestamp::from_millis),
+        pending_since: number(record, PENDING_SINCE, Reason::BadHeader)?
+            .map(Timestamp::from_millis),
         commanded: text(record, COMMAND, Reason::BadHeader)?
             .map(|place| place.parse().map(Box::new).map_err(|()| bad(COMMAND)))
             .transpose()?,

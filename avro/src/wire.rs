@@ -170,11 +170,11 @@ pub struct Event {
     pub at: i64,
     /// What happened, in the words of [`Transition::word`].
     pub event: String,
-    /// When the next attempt may start, if there is one.
+    /// When the next attempt may start, if there is one; on `pending`, the limit of the attempt.
     pub due_at: Option<i64>,
     /// When a due task is looked at again whose gate was shut; on `deferred`.
     pub deferred_until: Option<i64>,
-    /// Attempts made by now; on `failed` and on ends.
+    /// Attempts made by now; on `failed`, `pending` and on ends.
     pub attempts: Option<i64>,
     /// Forwards by now; on `hopped`.
     pub hops: Option<i64>,
@@ -608,6 +608,10 @@ impl<'a> From<&'a retide_core::Event> for EventLine<'a> {
             Transition::Hopped { due, hops } => {
                 line.due_at = Some(millis(*due) as i64);
                 line.hops = Some((*hops).into());
+            }
+            Transition::Pending { attempt, until } => {
+                line.due_at = Some(millis(*until) as i64);
+                line.attempts = Some((*attempt).into());
             }
             Transition::Failed {
                 attempt,

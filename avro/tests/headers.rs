@@ -166,6 +166,7 @@ fn a_producer_cannot_set_what_only_retide_may() {
             ("retry-error", "a: b"),
             ("retry-hops", "9"),
             ("retry-held-since", "9"),
+            ("retry-pending-since", "9"),
             ("retry-command", "9/9/9"),
             ("retry-kind", "callback"),
             ("a", "2"),
@@ -178,7 +179,7 @@ fn a_producer_cannot_set_what_only_retide_may() {
     assert_eq!(task.origin, origin());
     assert_eq!(task.first_failed_at, now());
     assert_eq!((task.failure, task.hops, task.kind), (None, 0, Kind::Work));
-    assert_eq!(task.commanded, None);
+    assert_eq!((task.commanded, task.pending_since), (None, None));
     assert_eq!(task.id, headers::identity(&origin()));
     assert_eq!(task.record, record(b"v", &[("a", "1"), ("a", "2")]));
 }
@@ -709,6 +710,7 @@ prop_compose! {
         hops in any::<u32>(),
         throttled in any::<u32>(),
         held in option::of(0..1_u64 << 50),
+        pending in option::of(0..1_u64 << 50),
         commanded in option::of((0..1_u64 << 50, any::<i32>(), any::<i64>())),
         record in any_record(),
     ) -> Task {
@@ -731,6 +733,7 @@ prop_compose! {
             throttled: throttled % attempt,
             hops,
             held_since: held.map(Timestamp::from_millis),
+            pending_since: pending.map(Timestamp::from_millis),
             commanded: commanded.map(|(at, partition, offset)| {
                 Box::new(Place { at: Timestamp::from_millis(at), partition, offset })
             }),

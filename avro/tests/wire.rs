@@ -121,6 +121,10 @@ fn every_event() -> Vec<retide_core::Event> {
                 "t/1/2: the task that entered at offset 1 is under way",
             ),
         },
+        Transition::Pending {
+            attempt: 2,
+            until: due,
+        },
         failed,
         ended(None),
         ended(Some(Reason::Rejected)),
@@ -368,7 +372,8 @@ fn an_event_is_read_as_it_was_written() {
                 | Transition::Deferred { due: at, .. } => (due(*at), None, None),
                 Transition::TooLate { .. } | Transition::Duplicate { .. } => (None, None, None),
                 Transition::Hopped { due: at, hops } => (due(*at), None, Some((*hops).into())),
-                Transition::Failed {
+                Transition::Pending { until: at, attempt }
+                | Transition::Failed {
                     due: at, attempt, ..
                 } => (due(*at), Some((*attempt).into()), None),
                 Transition::Ended { attempts, .. } => (None, Some((*attempts).into()), None),

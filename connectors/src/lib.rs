@@ -35,7 +35,7 @@ pub use self::outbound::Outbound;
 pub use self::server::Server;
 
 /// Every header's name that is retide's, as `retide-avro` lists them: neither a record nor a configuration sets one on a request.
-pub const OWN: [&str; 22] = [
+pub const OWN: [&str; 23] = [
     "retry-scene",
     "retry-id",
     "retry-attempt",
@@ -51,6 +51,7 @@ pub const OWN: [&str; 22] = [
     "retry-hops",
     "retry-command",
     "retry-held-since",
+    "retry-pending-since",
     "retry-round",
     "retry-kind",
     "retry-reason",
@@ -303,6 +304,7 @@ pub(crate) mod fixture {
             hops: 0,
             throttled: 0,
             held_since: None,
+            pending_since: None,
             commanded: None,
             record: Record {
                 key: Some(Bytes::from_static(b"key")),

@@ -272,7 +272,10 @@ impl<'a> CommandWire<'a> {
         let word = outcome.map(|outcome| match outcome {
             Outcome::Success => "success",
             Outcome::Permanent(_) | Outcome::Refused(_) => "permanent",
-            Outcome::Retryable(_) | Outcome::Throttled { .. } | Outcome::Timeout(_) => "retryable",
+            Outcome::Retryable(_)
+            | Outcome::Throttled { .. }
+            | Outcome::Timeout(_)
+            | Outcome::Pending { .. } => "retryable",
         });
         let error = outcome.and_then(Outcome::failure);
         Self {

@@ -30,9 +30,11 @@ pub(super) fn outcome(
         };
         Failure::new(&format!("http-{code}"), message)
     };
-    let stopped = headers
-        .get("retry-control")
-        .is_some_and(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"stop"));
+    let control = |word: &[u8]| {
+        let value = headers.get("retry-control");
+        value.is_some_and(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(word))
+    };
+    let stopped = control(b"stop");
     let meaning = config.meaning(code);
     #[allow(
         clippy::disallowed_methods,
@@ -40,6 +42,14 @@ pub(super) fn outcome(
     )]
     let wait = || asked(config, (code, meaning), headers, SystemTime::now());
     match meaning {
+        Meaning::Success if status == StatusCode::ACCEPTED && control(b"pending") => {
+            #[allow(
+                clippy::disallowed_methods,
+                reason = "a server may say by its wall clock until when it will answer"
+            )]
+            let limit = retry_after::pending_for(headers, SystemTime::now());
+            Outcome::Pending { limit }
+        }
         Meaning::Success => Outcome::Success,
         Meaning::Retryable | Meaning::Throttled | Meaning::Permanent if stopped => {
             Outcome::Permanent(failure())
@@ -71,7 +81,8 @@ pub(super) fn outcome(
 /// How long the target is to be left alone although it has done the task: until a limit begins anew of which nothing is left, if its
 /// configuration wants that to be heard.
 pub(super) fn spent(config: &Config, outcome: &Outcome, headers: &HeaderMap) -> Option<Duration> {
-    if !config.rate_limit_reset || *outcome != Outcome::Success {
+    let is_taken = matches!(outcome, Outcome::Success | Outcome::Pending { .. });
+    if !config.rate_limit_reset || !is_taken {
         return None;
     }
     #[allow(

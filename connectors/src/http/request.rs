@@ -172,7 +172,9 @@ impl Requests {
         );
         let failure = Failure::new(&failure.class, &message);
         Some(match outcome {
-            Outcome::Success => unreachable!("a success without a failure"),
+            Outcome::Success | Outcome::Pending { .. } => {
+                unreachable!("{outcome:?} without a failure")
+            }
             Outcome::Retryable(_) => Outcome::Retryable(failure),
             Outcome::Permanent(_) => Outcome::Permanent(failure),
             Outcome::Refused(_) => Outcome::Refused(failure),

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `retry-after-ms`, `x-ms-retry-after-ms` | milliseconds; they go before `Retry-After`, which they are finer than |
 //! | `retry-after` | see [`span`] |
+//! | `retry-pending-for` | the same, of a target that has taken the task and answers later |
 //! | `ratelimit-reset` and the like ([`RESETS`]) | the same, if the target's configuration says so and there is no `Retry-After` |
 //!
 //! RFC 9110 has whole seconds and three forms of dates. Servers send more: fractions, units, quotes, several values, ISO 8601, seconds since
@@ -25,6 +26,9 @@ const RESETS: [(&str, &str); 4] = [
     ("x-rate-limit-reset", "x-rate-limit-remaining"),
     ("x-ratelimit-reset-after", "x-ratelimit-remaining"),
 ];
+
+/// The header that says how long a target takes that answers later.
+const PENDING_FOR: &str = "retry-pending-for";
 
 /// A number of seconds from which on it is a point in time: as a wait, it would be 31 years. Seconds since the epoch have been more since
 /// September 2001.
@@ -77,6 +81,12 @@ pub(super) fn reset(headers: &HeaderMap, now: SystemTime, spent: bool) -> Option
         }
         part(["t", "reset"]).map(seconds)
     })
+}
+
+/// How long the target will take at most that has taken the task and answers later, if it says so in a way that can be read, and more than
+/// nothing.
+pub(super) fn pending_for(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    first(headers, PENDING_FOR, now).filter(|span| !span.is_zero())
 }
 
 /// What the first value of the header says that can be read, of all its lines.

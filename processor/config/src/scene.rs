@@ -11,6 +11,7 @@ use retide_connectors::TargetConfig;
 use retide_connectors::secret::Reference;
 use retide_core::breaker::Rule;
 use retide_core::cron::{self, Schedule};
+use retide_core::pending;
 use retide_core::scene::{self, Cooldown, MAX_DELAY, Walls};
 use retide_core::topic::is_own;
 use retide_core::verdict::LEAST_WAIT;
@@ -78,9 +79,34 @@ pub struct Scene {
     /// Its part of the service, where scenes have to wait for each other.
     #[serde(default = "weight", skip_serializing_if = "is_usual")]
     pub weight: u32,
+    /// How long a target may take that says that it will answer later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Pending>,
     /// Where the end of a task is reported besides the callbacks topic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub callback: Option<Callback>,
+}
+
+/// How long a target may take that says that it will answer later, as it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pending {
+    /// How long, where the target does not say; [`pending::USUAL`] by default, or `max` if that is less.
+    #[serde(
+        rename = "for",
+        default,
+        with = "text::maybe",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub usual: Option<Duration>,
+    /// How long at most; [`pending::MOST`] by default, or `for` if that is more.
+    #[serde(
+        rename = "max",
+        default,
+        with = "text::maybe",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub most: Option<Duration>,
 }
 
 /// What is different for failures of one class.
@@ -303,6 +329,7 @@ impl Scene {
                 }),
             },
             weight: self.weight()?,
+            pending: self.pending()?,
             callback: callback.transpose()?,
             ordering: self.ordering,
             duplicates: self.duplicates.rules()?,
@@ -322,6 +349,7 @@ impl Scene {
             self.policy().err(),
             self.overrides().err(),
             self.max_throttled().err(),
+            self.pending().err(),
         ];
         let callback = self.callback.as_ref();
         wrong.push(callback.and_then(|callback| callback.rules(None).err()));
@@ -484,6 +512,19 @@ impl Scene {
         breaker.rule().map(Some)
     }
 
+    /// How long a target may take that says that it will answer later, which has to be one that can say so.
+    fn pending(&self) -> Result<pending::Pending, Error> {
+        let Some(pending) = self.pending else {
+            return Ok(pending::Pending::default());
+        };
+        if self.target.core() != scene::Target::Call {
+            let message =
+                "answers that come later go with a target that is called, such as `http`".into();
+            return Err(error(&["pending"], message));
+        }
+        pending.rules()
+    }
+
     /// Its part of the service.
     fn weight(&self) -> Result<Weight, Error> {
         Weight::try_new(self.weight).ok_or_else(|| {
@@ -533,6 +574,34 @@ impl Override {
             backoff: own,
             jitter: spread,
             max_attempts: max_attempts.unwrap_or(scene.max_attempts),
+        })
+    }
+}
+
+// === impl Pending ===
+
+impl Pending {
+    /// The rules this stands for.
+    fn rules(self) -> Result<pending::Pending, Error> {
+        let Self { usual, most } = self;
+        for (key, span) in [("for", usual), ("max", most)] {
+            let Some(span) = span else { continue };
+            if span < LEAST_WAIT {
+                let message = format!("expected a duration of at least {}", span::text(LEAST_WAIT));
+                return Err(error(&["pending", key], message));
+            }
+            check_delay(&["pending", key], span)?;
+        }
+        if let (Some(usual), Some(most)) = (usual, most)
+            && usual > most
+        {
+            let message = format!("expected at most `max`, {}", span::text(most));
+            return Err(error(&["pending", "for"], message));
+        }
+        let most = most.unwrap_or_else(|| pending::MOST.max(usual.unwrap_or_default()));
+        Ok(pending::Pending {
+            usual: usual.unwrap_or(pending::USUAL).min(most),
+            most,
         })
     }
 }

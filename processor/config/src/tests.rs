@@ -29,6 +29,9 @@ const CLASSES: &str = r"
 
 const ADAPTIVE: &str = "target = { http = { url = 'http://h/' } }\nconcurrency = { max = 9, min = 3, adaptive = false }\n";
 
+const PENDING: &str =
+    "target = { http = { url = 'http://h/' } }\npending = { for = '5m', max = '2h' }\n";
+
 const BREAKER: &str = "target = { http = { url = 'http://h/' } }\nbreaker = { failure_rate = 0.25, slow_call = '5s', slow_rate = 0.9, window = '1m', min_calls = 5, open = '1s', probes = 1, slow_start = '0s' }\n";
 
 /// A client that knows the names of properties, that times are numbers, and no protocol but one.
@@ -1095,7 +1098,7 @@ fn what_a_class_of_failures_leaves_out_is_as_in_the_scene() {
 
 #[test]
 fn a_scene_survives_being_written_and_read() {
-    for text in [SCENE, POINTS, CLASSES, BREAKER, ADAPTIVE] {
+    for text in [SCENE, POINTS, CLASSES, BREAKER, ADAPTIVE, PENDING] {
         let scene = rules("a", text.to_owned()).unwrap();
 
         let written = toml::to_string(&scene).unwrap();
@@ -1104,5 +1107,51 @@ fn a_scene_survives_being_written_and_read() {
         // As a file in JSON, which is what `export` prints, too.
         let json = serde_json::to_string(&scene).unwrap();
         assert_eq!(serde_json::from_str::<Scene>(&json).unwrap(), scene);
+    }
+}
+
+#[test]
+fn a_limit_of_pending_attempts_is_within_its_bound_and_goes_with_a_target_that_can_ask_for_it() {
+    let read = |target: &str, pending: &str| {
+        let text = format!("target = {{ {target} }}\n{pending}");
+        rules("a", text)
+    };
+    let http = "http = { url = 'http://h/' }";
+    let spans = |pending: &str| {
+        let scene = read(http, pending).unwrap();
+        let pending = scene.rules("a").unwrap().pending;
+        [pending.usual, pending.most].map(|span| span.as_secs() / 60)
+    };
+
+    assert_eq!(spans(""), [60, 24 * 60]);
+    assert_eq!(spans("pending = {}"), [60, 24 * 60]);
+    assert_eq!(spans("pending = { for = '5m' }"), [5, 24 * 60]);
+    assert_eq!(spans("pending = { for = '48h' }"), [48 * 60, 48 * 60]);
+    assert_eq!(spans("pending = { max = '30m' }"), [30, 30]);
+    let kafka = "kafka = { topic = 'x' }";
+    for (target, pending, words) in [
+        (
+            http,
+            "pending = { for = '2h', max = '1h' }",
+            "pending.for: expected at most `max`, 1h",
+        ),
+        (
+            http,
+            "pending = { max = '0s' }",
+            "pending.max: expected a duration of at least 1ms",
+        ),
+        (
+            http,
+            "pending = { max = '367d' }",
+            "pending.max: expected a duration of at most 366 days",
+        ),
+        (
+            kafka,
+            "pending = {}",
+            "pending: answers that come later go with",
+        ),
+    ] {
+        let refused = read(target, pending).unwrap_err().to_string();
+        assert!(refused.contains(words), "{refused}");
     }
 }

@@ -247,6 +247,7 @@ impl Rig {
                     | Action::Drained { .. }
                     | Action::Judged { .. }
                     | Action::Look(_)
+                    | Action::LimitPassed { .. }
                     | Action::Cooldown { .. }
                     | Action::Switched { .. } => {
                         unreachable!("nothing fills up and nothing is given away")
@@ -299,6 +300,7 @@ fn task(offset: i64, wait: Duration) -> Task {
         hops: 0,
         throttled: 0,
         held_since: None,
+        pending_since: None,
         commanded: None,
         record: Record {
             key: Some("customer-1".into()),

@@ -447,7 +447,10 @@ impl Call {
     pub const fn of(outcome: &Outcome, took: Duration) -> Self {
         let failed = match outcome {
             Outcome::Retryable(_) | Outcome::Timeout(_) | Outcome::Throttled { .. } => true,
-            Outcome::Success | Outcome::Permanent(_) | Outcome::Refused(_) => false,
+            Outcome::Success
+            | Outcome::Pending { .. }
+            | Outcome::Permanent(_)
+            | Outcome::Refused(_) => false,
         };
         Self { failed, took }
     }
@@ -602,7 +605,7 @@ impl Breaker {
             return self.heard_closed(&mut inner, now, said);
         }
         let failed = match said.outcome {
-            Outcome::Success => false,
+            Outcome::Success | Outcome::Pending { .. } => false,
             // Whoever finds a task bad has let it in, unless it finds all of them bad.
             Outcome::Permanent(_) => is_flood,
             Outcome::Refused(_)
@@ -658,7 +661,9 @@ impl Breaker {
             | Outcome::Permanent(_)
             | Outcome::Retryable(_)
             | Outcome::Throttled { .. }
-            | Outcome::Timeout(_) => return Heard::default(),
+            | Outcome::Timeout(_)
+            // How it ends is not known.
+            | Outcome::Pending { .. } => return Heard::default(),
         };
         let flood = inner.ends.note(end, said.task);
         let Some(flood) = flood.filter(|_| self.rule.failure_rate < Fraction::WHOLE) else {

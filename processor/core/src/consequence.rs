@@ -119,6 +119,7 @@ pub(crate) fn of_verdict(
     } = answer;
     let attempts = task.attempt;
     task.held_since = None;
+    task.pending_since = None;
     if failure.is_some() {
         task.failure.clone_from(&failure);
     }
@@ -135,6 +136,17 @@ pub(crate) fn of_verdict(
                 outcome,
                 failure: failure.unwrap_or_else(|| unreachable!("a retry without a failure")),
                 due,
+            };
+            let told = Some((transition, Some(wait)));
+            return note(park(task, None, ladder, now, told), left_out);
+        }
+        Verdict::Pending { until } => {
+            task.pending_since = Some(now);
+            task.due = until;
+            task.deferral = None;
+            let transition = Transition::Pending {
+                attempt: attempts,
+                until,
             };
             let told = Some((transition, Some(wait)));
             return note(park(task, None, ladder, now, told), left_out);

@@ -23,6 +23,7 @@ mod looks;
 mod missing;
 mod ordering;
 mod parking;
+mod pending;
 mod ready;
 mod settling;
 mod writing;
@@ -663,7 +664,7 @@ impl Engine {
         let how = End {
             terminal,
             reason: Some(reason),
-            attempts: item.task.attempt.saturating_sub(1),
+            attempts: item.task.attempts_made(),
             wait: Some(self.wait_of(now, item)).filter(|_| item.task.due <= now.wall),
         };
         let entries = consequence::end(Arc::clone(&item.task), how, now.wall);
@@ -927,7 +928,7 @@ fn come_back(scene: &Scene, task: &mut Task, now: Timestamp) -> Result<(), (Term
         Verdict::Retry { due } => task.due = task.due.max(due),
         Verdict::Dead(reason) => return Err((Terminal::Dead, reason)),
         Verdict::Expired => return Err((Terminal::Expired, Reason::DeadlinePassed)),
-        Verdict::Delivered => unreachable!("a failure is no success"),
+        Verdict::Delivered | Verdict::Pending { .. } => unreachable!("a failure is no success"),
     }
     Ok(())
 }

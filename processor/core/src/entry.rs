@@ -192,6 +192,13 @@ pub enum Transition {
         /// Where it stands, and why it is one too many.
         told: Failure,
     },
+    /// The target has said that it will answer later: the attempt is pending.
+    Pending {
+        /// The attempt, from 1.
+        attempt: u32,
+        /// When it counts as one without an answer.
+        until: Timestamp,
+    },
     /// An attempt failed and another one follows.
     Failed {
         /// The attempt that failed, from 1.
@@ -406,6 +413,7 @@ impl Ended {
             hops: 0,
             throttled: 0,
             held_since: None,
+            pending_since: None,
             commanded: None,
             record: Record::default(),
         }
@@ -446,6 +454,7 @@ impl Transition {
             Self::Rescheduled { .. } => "rescheduled",
             Self::TooLate { .. } => "too-late",
             Self::Duplicate { .. } => "duplicate",
+            Self::Pending { .. } => "pending",
             Self::Failed { .. } => "failed",
             Self::Ended { terminal, .. } => terminal.word(),
         }

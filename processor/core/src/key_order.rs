@@ -85,6 +85,8 @@ struct Outstanding {
     location: Location,
     /// Whether the next owner has to be told of it: it was parked at some time, and has not ended.
     listed: bool,
+    /// Whether its attempt was pending when it was parked last, so that it may end long before it is due.
+    pending: bool,
 }
 
 /// Where an outstanding task is.
@@ -113,6 +115,15 @@ pub(crate) struct Waiter {
     since: Timestamp,
 }
 
+/// How a task is parked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Parking {
+    /// Until when.
+    pub(crate) due: Timestamp,
+    /// Whether its attempt is pending.
+    pub(crate) pending: bool,
+}
+
 /// Tells decisions about tasks apart: what a topic refused may be back, and have ended, before its owner hears that it was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Decision(u64);
@@ -137,6 +148,8 @@ pub struct Others {
     pub due: Timestamp,
     /// Whether the first one is in a tier, and not in memory.
     pub is_parked: bool,
+    /// Whether its attempt is pending: nobody knows when that ends, but at the latest when it is due.
+    pub is_pending: bool,
 }
 
 /// The first task of a key, which is in a tier as far as is known, and which the next ones of the key wait for.
@@ -184,6 +197,9 @@ pub(crate) struct Orders {
 /// The version of the values written.
 const VERSION: u8 = 1;
 
+/// The version of those in which an attempt is pending: it is said of each task whether its is. Only who knows what that is meets them.
+const WITH_PENDING: u8 = 2;
+
 /// Most bytes of a value: what brokers take in any case, less some room. That is more than 100,000 tasks of one key; those behind would be
 /// known to the next owner when they are read, which is hours before their turn.
 const MOST_BYTES: usize = 512 << 10;
@@ -197,8 +213,8 @@ const TASK_BYTES: usize = 48;
 /// So few keys that it does not matter what their table takes.
 const FEW: usize = 1_000;
 
-/// Bytes of the two numbers of a task at most.
-const MOST_NUMBERS: usize = 20;
+/// Bytes of the numbers of a task at most.
+const MOST_NUMBERS: usize = 21;
 
 // === impl Fingerprint ===
 
@@ -408,10 +424,18 @@ impl Shard {
             Location::Memory | Location::Held(_) | Location::Ended(_) => false,
             Location::Delivered(_) | Location::DeliveredOrParked(_) => return Standing::Unsettled,
         };
+        let is_ended = matches!(first.location, Location::Ended(_));
         Standing::Behind(Others {
             count,
-            due: first.due,
+            // What has ended is over with its batch.
+            due: if is_ended {
+                Timestamp::EPOCH
+            } else {
+                first.due
+            },
             is_parked,
+            // Also in memory, where the first record of a tier is until it is readable.
+            is_pending: first.pending && !is_ended,
         })
     }
 
@@ -466,12 +490,12 @@ impl Shard {
         }
     }
 
-    /// A task was parked until `due`. If it is the first one, gives those that were held behind it.
+    /// A task was parked until then. If it is the first one, gives those that were held behind it.
     pub(crate) fn parked(
         &mut self,
         key: Fingerprint,
         offset: i64,
-        due: Timestamp,
+        Parking { due, pending }: Parking,
         woken: &mut Vec<Waiter>,
     ) {
         let decision = self.decide();
@@ -487,12 +511,12 @@ impl Shard {
         }
         let is_first = index == 0;
         // Only of the first one others have to know when it is due.
-        if !task.listed || (is_first && task.due != due) {
+        if !task.listed || (is_first && (task.due, task.pending) != (due, pending)) {
             self.changed.insert(key);
         }
         task.location = Location::Parked(decision);
         task.listed = true;
-        task.due = due;
+        (task.due, task.pending) = (due, pending);
         if is_first {
             tasks.wake_all(woken);
         }
@@ -530,6 +554,7 @@ impl Shard {
         let task = self.task(key, offset)?;
         task.due = due;
         task.listed = true;
+        task.pending = false;
         let refused = self.change(key);
         let task = self.task(key, offset)?;
         task.listed = false;
@@ -737,6 +762,7 @@ impl Outstanding {
             due,
             location: Location::Memory,
             listed: false,
+            pending: false,
         }
     }
 
@@ -823,17 +849,24 @@ impl Ends {
 }
 
 /// The value that names the listed ones of `tasks`: the version, then for each of them two variable-length numbers, zigzag-encoded: by how
-/// much its offset is above the one before it, and by how many seconds its due time, rounded up, is after that one's.
+/// much its offset is above the one before it, and by how many seconds its due time, rounded up, is after that one's. Where an attempt is
+/// pending, a third one follows for each, 1 for those that are.
 fn encode(tasks: &VecDeque<Outstanding>) -> Option<Bytes> {
-    let mut value = vec![VERSION];
+    let listed = || tasks.iter().filter(|task| task.listed);
+    let with_pending = listed().any(|task| task.pending);
+    let version = if with_pending { WITH_PENDING } else { VERSION };
+    let mut value = vec![version];
     let (mut offset, mut due) = (0_i64, 0_i64);
-    for task in tasks.iter().filter(|task| task.listed) {
+    for task in listed() {
         if value.len() + MOST_NUMBERS > MOST_BYTES {
             break;
         }
         let seconds = task.due.as_micros().div_ceil(1_000_000).cast_signed();
         push(&mut value, task.offset.wrapping_sub(offset));
         push(&mut value, seconds - due);
+        if with_pending {
+            push(&mut value, i64::from(task.pending));
+        }
         (offset, due) = (task.offset, seconds);
     }
     (value.len() > 1).then(|| value.into())
@@ -842,15 +875,18 @@ fn encode(tasks: &VecDeque<Outstanding>) -> Option<Bytes> {
 /// The tasks that [`encode`] has named.
 fn decode(value: &[u8]) -> Result<VecDeque<Outstanding>, Unreadable> {
     let (version, mut rest) = value.split_first().ok_or(Unreadable::Short)?;
-    if *version != VERSION {
-        return Err(Unreadable::Version(*version));
-    }
+    let with_pending = match *version {
+        VERSION => false,
+        WITH_PENDING => true,
+        unknown => return Err(Unreadable::Version(unknown)),
+    };
     // Most keys have one task.
     let mut tasks: VecDeque<Outstanding> = VecDeque::with_capacity(1);
     let (mut offset, mut due) = (0_i64, 0_i64);
     while !rest.is_empty() {
         offset = offset.wrapping_add(pull(&mut rest)?);
         due = due.wrapping_add(pull(&mut rest)?);
+        let pending = with_pending && pull(&mut rest)? != 0;
         if tasks.back().is_some_and(|before| before.offset >= offset) {
             return Err(Unreadable::NotRising);
         }
@@ -860,6 +896,7 @@ fn decode(value: &[u8]) -> Result<VecDeque<Outstanding>, Unreadable> {
             due: Timestamp::from_millis(seconds.saturating_mul(1_000)),
             location: Location::Parked(Decision(0)),
             listed: true,
+            pending,
         });
     }
     tasks.shrink_to_fit();
@@ -909,6 +946,7 @@ mod tests {
                 due: Timestamp::from_millis(seconds * 1_000),
                 location: Location::Parked(Decision(0)),
                 listed: true,
+                pending: false,
             })
             .collect()
     }
@@ -934,12 +972,30 @@ mod tests {
     }
 
     #[test]
+    fn who_is_pending_is_told_to_the_next_owner() {
+        let mut tasks = parked([(1_000, 1_700_000_000), (1_003, 1_700_000_001)]);
+        tasks[0].pending = true;
+
+        let value = encode(&tasks).unwrap();
+
+        assert_eq!(
+            &value[..],
+            [2, 0xd0, 0x0f, 0x80, 0xc4, 0x9f, 0xd5, 0x0c, 2, 6, 2, 0]
+        );
+        assert_eq!(decode(&value).unwrap(), tasks);
+    }
+
+    #[test]
     fn a_delivery_that_waits_for_its_topic_does_not_keep_back_what_is_written_of_tasks_behind_it() {
         let (key, now) = (Fingerprint::of("payment", b"order-7"), Timestamp::EPOCH);
         let mut shard = Shard::default();
         shard.enter(key, 12, now);
         shard.enter(key, 20, now);
-        shard.parked(key, 20, now, &mut Vec::new());
+        let parking = Parking {
+            due: now,
+            pending: false,
+        };
+        shard.parked(key, 20, parking, &mut Vec::new());
         let (decision, taken_along, _) = shard.delivered(key, 12, None).unwrap();
         assert!(taken_along.is_some());
 
@@ -1012,8 +1068,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(tasks in prop::collection::btree_map(any::<i64>(), 0_u64..1 << 33, 0..50)) {
-            let tasks = parked(tasks);
+        fn what_is_written_is_read(
+            tasks in prop::collection::btree_map(any::<i64>(), 0_u64..1 << 33, 0..50),
+            pending in prop::option::of(0_usize..50),
+        ) {
+            let mut tasks = parked(tasks);
+            if let Some(task) = pending.and_then(|index| tasks.get_mut(index)) {
+                task.pending = true;
+            }
 
             let read = encode(&tasks).map_or_else(VecDeque::new, |value| decode(&value).unwrap());
 
@@ -1023,7 +1085,7 @@ mod tests {
         #[test]
         fn no_bytes_are_read_as_tasks_out_of_order(mut value in prop::collection::vec(any::<u8>(), 0..200)) {
             if let Some(version) = value.first_mut() {
-                *version %= 2;
+                *version %= 3;
             }
             if let Ok(tasks) = decode(&value) {
                 let offsets: Vec<i64> = tasks.iter().map(|task| task.offset).collect();

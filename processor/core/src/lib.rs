@@ -29,6 +29,7 @@ pub mod key_order;
 pub mod lane;
 pub mod outcome;
 pub mod overdue;
+pub mod pending;
 pub mod planted;
 pub mod quota;
 pub mod ramp;

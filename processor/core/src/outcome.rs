@@ -27,6 +27,11 @@ pub enum Outcome {
     },
     /// No answer within the target's time limit.
     Timeout(Failure),
+    /// The target has taken the task, and will say later what came of it: see [`crate::pending`].
+    Pending {
+        /// How long that may take, if the target says so.
+        limit: Option<Duration>,
+    },
 }
 
 /// How a task ended. Exactly one of these stands on the callbacks topic for each task.
@@ -56,6 +61,11 @@ pub enum Verdict {
     Dead(Reason),
     /// No further attempt can start before the deadline.
     Expired,
+    /// The attempt is not over: somebody says what came of it, or nobody does until then.
+    Pending {
+        /// When the attempt counts as one without an answer.
+        until: Timestamp,
+    },
 }
 
 /// Why a record stands on the dead-letters topic.
@@ -103,13 +113,14 @@ impl Outcome {
             Self::Permanent(_) | Self::Refused(_) => "permanent",
             Self::Throttled { .. } => Self::THROTTLED,
             Self::Timeout(_) => "timeout",
+            Self::Pending { .. } => "pending",
         }
     }
 
     /// What the target said, if it was not success.
     pub const fn failure(&self) -> Option<&Failure> {
         match self {
-            Self::Success => None,
+            Self::Success | Self::Pending { .. } => None,
             Self::Retryable(failure)
             | Self::Permanent(failure)
             | Self::Refused(failure)
@@ -121,7 +132,7 @@ impl Outcome {
     /// What went wrong, to be changed.
     pub const fn failure_mut(&mut self) -> Option<&mut Failure> {
         match self {
-            Self::Success => None,
+            Self::Success | Self::Pending { .. } => None,
             Self::Retryable(failure)
             | Self::Permanent(failure)
             | Self::Refused(failure)

@@ -130,6 +130,12 @@ pub enum Bug {
     BrakeIgnored,
     /// A scene that is braked stays so.
     BrakeKeptForEver,
+    /// A task whose attempt is pending is tried again at its limit, as if nothing had been made.
+    PendingAttempted,
+    /// The limit of a pending attempt never ends it.
+    PendingKept,
+    /// What is told of a task counts although its target has done it meanwhile.
+    CompletedAfterEnd,
     /// A ramp lets all through at once.
     RampIgnored,
     /// A ramp goes on whatever fails.
@@ -154,7 +160,7 @@ pub struct Planted {
 
 impl Bug {
     /// Every mistake that the simulation is known to notice by itself; the others are [`Self::RARE`].
-    pub const ALL: [Self; 50] = [
+    pub const ALL: [Self; 53] = [
         Self::OffsetByOne,
         Self::WrongBase,
         Self::Early,
@@ -205,6 +211,9 @@ impl Bug {
         Self::IdsForgotten,
         Self::IdUnwritten,
         Self::BrakeIgnored,
+        Self::PendingAttempted,
+        Self::PendingKept,
+        Self::CompletedAfterEnd,
     ];
 
     /// Mistakes that take more histories than a test has, or are not played yet.

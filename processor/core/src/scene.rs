@@ -14,6 +14,7 @@ use crate::backoff::{Base, Policy};
 use crate::breaker;
 use crate::duplicates;
 use crate::outcome::{Outcome, Terminal};
+use crate::pending::Pending;
 use crate::task::Kind;
 
 /// The scene used for tasks that name none, or one that does not exist.
@@ -69,6 +70,8 @@ pub struct Scene {
     pub duplicates: duplicates::Rule,
     /// The part of the service that the scene gets, where scenes have to wait for each other.
     pub weight: Weight,
+    /// How long a target may take that says that it will answer later.
+    pub pending: Pending,
     /// Where the end of a task is reported besides the callbacks topic.
     pub callback: Option<Callback>,
 }
@@ -226,6 +229,7 @@ impl Scene {
             ordering: Ordering::default(),
             duplicates: duplicates::Rule::default(),
             weight: Weight::default(),
+            pending: Pending::default(),
             callback: None,
         }
     }
@@ -271,7 +275,10 @@ impl Scene {
             Outcome::Timeout(_) => timeout,
             Outcome::Retryable(_) => retryable,
             // Nothing follows them.
-            Outcome::Success | Outcome::Permanent(_) | Outcome::Refused(_) => &None,
+            Outcome::Success
+            | Outcome::Permanent(_)
+            | Outcome::Refused(_)
+            | Outcome::Pending { .. } => &None,
         };
         own.as_ref().unwrap_or(&self.policy)
     }

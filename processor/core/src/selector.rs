@@ -165,6 +165,17 @@ impl Selector {
 
     /// Whether a task is meant, whose rules are these. Only work is: the delivery of a callback follows from an end that is told already.
     pub fn fits(&self, task: &Task, scene: Option<&Scene>) -> bool {
+        self.fits_made(&[task.attempts_made()], task, scene)
+    }
+
+    /// The same of a task that is called: its attempt counts as made and as not made. Who is called may say what came of it before its answer
+    /// is heard.
+    pub fn fits_call(&self, task: &Task, scene: Option<&Scene>) -> bool {
+        self.fits_made(&[task.attempts_made(), task.attempt], task, scene)
+    }
+
+    /// Whether a task is meant of which so many attempts are made, or so many.
+    fn fits_made(&self, made: &[u32], task: &Task, scene: Option<&Scene>) -> bool {
         let parts = &self.0;
         if task.kind != Kind::Work {
             return false;
@@ -212,12 +223,9 @@ impl Selector {
         {
             return false;
         }
-        let made = task.attempt.saturating_sub(1);
-        if parts
-            .attempts
-            .as_ref()
-            .is_some_and(|attempts| !attempts.contains(&made))
-        {
+        let is_one =
+            |attempts: &RangeInclusive<u32>| made.iter().any(|made| attempts.contains(made));
+        if !parts.attempts.as_ref().is_none_or(is_one) {
             return false;
         }
         let within =

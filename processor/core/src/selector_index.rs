@@ -151,6 +151,7 @@ mod tests {
             throttled: 0,
             hops: 0,
             held_since: None,
+            pending_since: None,
             commanded: None,
             record: Record {
                 key: Some("k".into()),

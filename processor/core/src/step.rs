@@ -296,6 +296,13 @@ pub enum Action {
         /// What it was taken for.
         outcome: Outcome,
     },
+    /// Count a pending attempt whose limit has passed.
+    LimitPassed {
+        /// The scene whose rules it follows.
+        scene: Arc<str>,
+        /// What it comes to.
+        outcome: Outcome,
+    },
     /// Look through tiers, beside the lanes. It stands for the look before, if that is not over.
     Look(Look),
     /// Tell all other processes, and people, that a server has asked for rest.
@@ -433,7 +440,7 @@ impl Settlement {
                 return false;
             };
             match event.transition {
-                Transition::Failed { .. } => true,
+                Transition::Failed { .. } | Transition::Pending { .. } => true,
                 Transition::Ended { attempts, .. } => attempts > 0 && self.otherwise.is_empty(),
                 Transition::Parked { .. }
                 | Transition::Hopped { .. }

@@ -78,9 +78,9 @@ pub struct Task {
     pub scene: Arc<str>,
     /// Whether this is the work itself or the delivery of its callback.
     pub kind: Kind,
-    /// The number of the next attempt, from 1.
+    /// The number of the next attempt, from 1, or of the one that is pending.
     pub attempt: u32,
-    /// The instant before which the next attempt must not start; a deferral does not move it.
+    /// The instant before which the next attempt must not start; a deferral does not move it. While an attempt is pending, its limit.
     pub due: Timestamp,
     /// The deferral of a due task whose gate was shut: until when it is parked, and its lateness by then.
     pub deferral: Option<Box<Deferral>>,
@@ -98,6 +98,9 @@ pub struct Task {
     pub hops: u32,
     /// Since when it is held because its scene does not exist, or since people hold it, if it is.
     pub held_since: Option<Timestamp>,
+    /// Since when its attempt is *pending*: the target has said that it will answer later, by a command. Then [`Self::attempt`] is made, and
+    /// [`Self::due`] is when the answer is given up.
+    pub pending_since: Option<Timestamp>,
     /// The last command that was applied to it: earlier ones are too late.
     pub commanded: Option<Box<Place>>,
     /// The producer's key, payload and headers; retide's own headers are not among them.
@@ -259,6 +262,14 @@ impl Task {
     /// Memory held while the task is open, in bytes.
     pub fn memory_size(&self) -> usize {
         OVERHEAD + size_of::<Self>() + self.id.len() + self.record.memory_size()
+    }
+
+    /// How many attempts were made.
+    pub const fn attempts_made(&self) -> u32 {
+        match self.pending_since {
+            Some(_) => self.attempt,
+            None => self.attempt.saturating_sub(1),
+        }
     }
 
     /// When the task is to be looked at: when it is due or, if it is deferred, when that ends.

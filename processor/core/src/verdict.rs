@@ -34,6 +34,12 @@ pub fn verdict(scene: &Scene, task: &Task, outcome: &Outcome, now: Timestamp) ->
         Outcome::Permanent(_) | Outcome::Refused(_) => return Verdict::Dead(Reason::Rejected),
         Outcome::Retryable(_) | Outcome::Timeout(_) => LEAST_WAIT,
         Outcome::Throttled { after, .. } => (*after).clamp(LEAST_WAIT, MAX_DELAY),
+        Outcome::Pending { limit } => {
+            let until = now + scene.pending.limit(*limit);
+            return Verdict::Pending {
+                until: until.ceil_to_millis(),
+            };
+        }
     };
     let policy = scene.policy_for(outcome);
     // With this one; what was throttled before does not count.
@@ -53,7 +59,8 @@ pub fn verdict(scene: &Scene, task: &Task, outcome: &Outcome, now: Timestamp) ->
         | Outcome::Permanent(_)
         | Outcome::Refused(_)
         | Outcome::Retryable(_)
-        | Outcome::Timeout(_) => (counted >= policy.max_attempts.get(), counted),
+        | Outcome::Timeout(_)
+        | Outcome::Pending { .. } => (counted >= policy.max_attempts.get(), counted),
     };
     if is_last {
         return Verdict::Dead(Reason::AttemptsExhausted);
@@ -137,6 +144,7 @@ mod tests {
             hops: 0,
             throttled: 0,
             held_since: None,
+            pending_since: None,
             commanded: None,
             record: Record::default(),
         }
@@ -290,7 +298,7 @@ mod tests {
                     prop_assert!([Reason::ScheduleEnded, Reason::DueTooFar].contains(&reason));
                     prop_assert!(scene.policy.band(1).is_none());
                 }
-                Verdict::Delivered => prop_assert!(false),
+                Verdict::Delivered | Verdict::Pending { .. } => prop_assert!(false),
             }
         }
     }

@@ -73,7 +73,7 @@ impl Watch {
                 self.run = self.run.saturating_add(1);
                 (self.successes >= healthy && self.run >= self.most(least)).then_some(self.run)
             }
-            Outcome::Success => {
+            Outcome::Success | Outcome::Pending { .. } => {
                 self.successes = (self.successes + 1).min(healthy);
                 self.open();
                 None

@@ -274,6 +274,7 @@ impl World {
             Action::Drained { .. }
             | Action::Judged { .. }
             | Action::Look(_)
+            | Action::LimitPassed { .. }
             | Action::Cooldown { .. } => {}
             Action::Switched { target, switch } => {
                 let target = Arc::clone(target.text());
@@ -307,6 +308,7 @@ impl World {
                 | Transition::Rescheduled { .. }
                 | Transition::TooLate { .. }
                 | Transition::Duplicate { .. }
+                | Transition::Pending { .. }
                 | Transition::Failed { .. } => {}
             },
             Entry::Alert(alert) => self.alerts.push(*alert),

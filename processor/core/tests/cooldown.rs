@@ -228,6 +228,7 @@ impl Group {
             Action::Drained { .. }
             | Action::Judged { .. }
             | Action::Look(_)
+            | Action::LimitPassed { .. }
             | Action::Switched { .. } => {}
         }
     }
@@ -257,6 +258,7 @@ impl Group {
                 | Transition::Rescheduled { .. }
                 | Transition::TooLate { .. }
                 | Transition::Duplicate { .. }
+                | Transition::Pending { .. }
                 | Transition::Failed { .. } => {}
             },
             Entry::Deliver { .. }

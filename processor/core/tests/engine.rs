@@ -1571,6 +1571,7 @@ impl History {
                 | Action::Judged { .. }
                 | Action::Switched { .. }
                 | Action::Look(_)
+                | Action::LimitPassed { .. }
                 | Action::Cooldown { .. } => {}
             }
         }

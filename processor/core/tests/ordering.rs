@@ -392,6 +392,7 @@ impl World {
                 | Action::Judged { .. }
                 | Action::Switched { .. }
                 | Action::Look(_)
+                | Action::LimitPassed { .. }
                 | Action::Cooldown { .. } => {}
             }
         }
@@ -455,6 +456,56 @@ impl World {
         assert_eq!(self.engine.key_bytes(), 0);
         assert!(self.order.is_empty(), "keys stay on the topic");
     }
+}
+
+/// When the parked task of this offset is looked at next, as its last record says.
+fn looked_at(world: &World, offset: i64) -> Timestamp {
+    let tiers = world.logs.iter().filter(|(lane, _)| **lane != TASKS);
+    let parked = tiers.flat_map(|(_, log)| log);
+    let of = parked.filter(|(_, task)| task.origin.offset == offset);
+    let last = of.max_by_key(|(_, task)| task.hops).expect("a record");
+    last.1.wake()
+}
+
+#[test]
+fn who_is_behind_a_pending_attempt_looks_again_and_again_also_after_a_crash() {
+    let mut world = World::new(scenes(1_000), Limits::of(64 << 20));
+    for _ in 0..2 {
+        world.produce("pay", "a", 0);
+    }
+    world.read_all();
+    let write = |world: &mut World| {
+        world.submit();
+        world.commit();
+        world.read_all();
+    };
+    // For an hour.
+    world.answer(0, Outcome::Pending { limit: None });
+    write(&mut world);
+
+    let mut waits = Vec::new();
+    for round in 0..9 {
+        let until = looked_at(&world, 1);
+        waits.push(until.since(at(world.millis).wall).as_secs());
+        if round % 2 == 1 {
+            world.crash();
+            world.read_all();
+        }
+        world.pass(until.since(at(world.millis).wall).as_millis() as u64);
+        write(&mut world);
+    }
+
+    assert_eq!(world.starts, [0]);
+    assert_eq!(waits, [1, 1, 2, 4, 8, 16, 32, 60, 60]);
+    // At its limit, and after the wait of its scene, the first one is tried again.
+    world.finish(|_| Outcome::Success);
+    assert_eq!(world.starts, [0, 0, 1]);
+    let hour = at(60 * 60 * 1_000).wall;
+    let end = at(world.millis).wall;
+    assert!(
+        end > hour && end.since(hour) < Duration::from_mins(2),
+        "{end}"
+    );
 }
 
 fn failed() -> Outcome {

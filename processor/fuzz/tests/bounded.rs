@@ -36,6 +36,7 @@ const WORDS: &[&str] = &[
     "retry-error=",
     "retry-hops=",
     "retry-held-since=",
+    "retry-pending-since=",
     "retry-round=",
     "retry-kind=callback",
     "retry-outcome=",

@@ -12,7 +12,7 @@ use crate::timeline::{Moment, clock, maybe_time};
 /// How a task stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct State {
-    /// `entered`, `waiting`, `parked`, or how it ended.
+    /// `entered`, `waiting`, `parked`, `pending`, or how it ended.
     pub word: String,
     /// The same in a sentence, and what comes next.
     pub text: String,
@@ -127,10 +127,21 @@ fn waits(step: &Step, ladder: &Ladder, now: Timestamp) -> State {
         .filter(|due| *due > now)
         .map(|due| human(due.since(now).as_millis() as u64));
     let (word, place) = match &step.park {
+        Some(park) if park.task.pending_since.is_some() => ("pending", Some(park.at.to_string())),
         Some(park) => ("parked", Some(park.at.to_string())),
         None => ("waiting", step.moment.place.clone()),
     };
+    let pending = step
+        .park
+        .as_ref()
+        .is_some_and(|park| park.task.pending_since.is_some());
     let attempt = match &step.park {
+        Some(park) if pending => {
+            format!(
+                "attempt {} is pending: its target answers by a command; that",
+                park.task.attempt
+            )
+        }
         Some(park) => format!("attempt {}", park.task.attempt),
         None => "its next attempt".to_owned(),
     };
@@ -142,6 +153,13 @@ fn waits(step: &Step, ladder: &Ladder, now: Timestamp) -> State {
     let deferred = deferred.and_then(|park| deferred_until(&park.task));
     let deferred = deferred.filter(|until| *until > now);
     match (due, left) {
+        (Some(due), Some(left)) if pending => {
+            text.push(format!(
+                ", {attempt} is given up in {left}, at {}",
+                clock(due)
+            ));
+            text.extend(step.park.as_ref().map(|park| hop(park, ladder)));
+        }
         (Some(due), Some(left)) => {
             text.push(format!(", {attempt} is due in {left}, at {}", clock(due)));
             text.extend(step.park.as_ref().map(|park| hop(park, ladder)));

@@ -181,6 +181,9 @@ impl Park {
             && match event.event.as_str() {
                 "deferred" => event.deferred_until.map(instant) == until,
                 "failed" => event.attempts == Some(i64::from(task.attempt) - 1),
+                "pending" => {
+                    task.pending_since.is_some() && event.attempts == Some(task.attempt.into())
+                }
                 "hopped" => event.hops == Some(task.hops.into()),
                 _ => true,
             }
@@ -252,6 +255,11 @@ fn insert(steps: &mut Vec<Step>, park: Park) {
         .find_map(|step| step.park.as_ref());
     let attempt = before.map_or(1, |before| before.task.attempt);
     let (what, failed) = match before {
+        _ if park.task.pending_since.is_some()
+            && before.is_none_or(|before| before.task.pending_since != park.task.pending_since) =>
+        {
+            ("pending", Some(i64::from(park.task.attempt)))
+        }
         _ if park.task.attempt > attempt => ("failed", Some(i64::from(park.task.attempt) - 1)),
         None => ("parked", None),
         Some(before) if before.task.commanded != park.task.commanded => ("rescheduled", None),
@@ -263,7 +271,8 @@ fn insert(steps: &mut Vec<Step>, park: Park) {
         }
         Some(_) => ("hopped", None),
     };
-    let error = park.task.failure.as_ref().filter(|_| failed.is_some());
+    let error = park.task.failure.as_ref();
+    let error = error.filter(|_| failed.is_some() && what == "failed");
     let moment = Moment {
         at: park.appended,
         what: what.to_owned(),

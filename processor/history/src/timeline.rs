@@ -45,7 +45,7 @@ pub struct Moment {
     pub what: String,
     /// `work`, or `callback` for the delivery of its callback.
     pub kind: &'static str,
-    /// The attempt that failed; on ends, the attempts made.
+    /// The attempt that failed, or is pending; on ends, the attempts made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempt: Option<i64>,
     /// What the target said.
@@ -135,7 +135,7 @@ impl Moment {
             parts.push("delivery of its callback".to_owned());
         }
         match (self.what.as_str(), self.attempt) {
-            ("failed", Some(attempt)) => parts.push(format!("attempt {attempt}")),
+            ("failed" | "pending", Some(attempt)) => parts.push(format!("attempt {attempt}")),
             (_, Some(1)) => parts.push("after 1 attempt".to_owned()),
             (_, Some(attempts)) => parts.push(format!("after {attempts} attempts")),
             (_, None) => {}
@@ -148,7 +148,12 @@ impl Moment {
             Some(hold) => format!("held by {hold}"),
             None => format!("by command {command}"),
         }));
-        parts.extend(self.due.map(|due| format!("due {}", clock(due))));
+        let due = if self.what == "pending" {
+            "until"
+        } else {
+            "due"
+        };
+        parts.extend(self.due.map(|at| format!("{due} {}", clock(at))));
         let until = self.deferred_until.map(clock);
         parts.extend(until.map(|until| format!("deferred until {until}")));
         if let Some(waited) = self.waited_ms {

@@ -161,6 +161,8 @@ pub struct Figures {
     pub omitted: u64,
     /// Records that were dropped, since another task had their id.
     pub dropped: u64,
+    /// Attempts that were pending.
+    pub pending: u64,
 }
 
 /// The judge.
@@ -208,8 +210,12 @@ pub(crate) struct Judge {
     pub(crate) heard: Heard,
     /// What became of the tasks of [`FLOOD`], by process.
     floods: BTreeMap<u64, Flood>,
+    /// The tasks of which an attempt is pending: its number, and its limit.
+    pending: BTreeMap<Arc<str>, (u32, Timestamp)>,
     /// What is marked as taken.
     taken: BTreeMap<LaneId, Taken>,
+    /// The longest time for which any rules let an attempt be pending.
+    longest_pending: Duration,
     /// The most attempts any rules allowed.
     most_attempts: u32,
     /// The same of attempts that are throttled.
@@ -242,6 +248,7 @@ impl Figures {
             returned: self.returned + other.returned,
             omitted: self.omitted + other.omitted,
             dropped: self.dropped + other.dropped,
+            pending: self.pending + other.pending,
         }
     }
 }
@@ -279,6 +286,7 @@ impl Judge {
                 self.allowances.entry(under(scene, rate)).or_insert(new);
             }
             self.fairness.know(scene);
+            self.longest_pending = self.longest_pending.max(scene.pending.most);
             self.most_attempts = self.most_attempts.max(scene.most_attempts().get());
             let (attempts, throttled) =
                 (scene.policy.max_attempts.get(), scene.max_throttled.get());
@@ -507,6 +515,10 @@ impl Judge {
             .entry(Attempt::of(task, task.attempt))
             .or_default();
         match outcome {
+            // Of the delivery of a callback nobody will say more.
+            Outcome::Pending { .. } if task.kind == Kind::Callback => {
+                (known.succeeded, known.said.otherwise) = (true, true);
+            }
             Outcome::Success => (known.succeeded, known.said.otherwise) = (true, true),
             Outcome::Throttled { after, .. } => {
                 known.asked = known.asked.max(*after);
@@ -515,7 +527,8 @@ impl Judge {
             Outcome::Retryable(_)
             | Outcome::Permanent(_)
             | Outcome::Refused(_)
-            | Outcome::Timeout(_) => known.said.otherwise = true,
+            | Outcome::Timeout(_)
+            | Outcome::Pending { .. } => known.said.otherwise = true,
         }
     }
 
@@ -792,6 +805,9 @@ impl Judge {
             if !before.durable {
                 self.object(|| format!("{attempt:?} started before the attempt before it"));
             }
+            if before.next_due.is_none() && self.is_pending(attempt) {
+                self.object(|| format!("{attempt:?} started while the one before it is pending"));
+            }
             (before.next_due, before.next_due)
         };
         let is_commanded = !attempt.of_callback && self.orders.made_due(&attempt.id, task.due);
@@ -807,6 +823,54 @@ impl Judge {
             || before.surely_throttled >= self.most_throttled
         {
             self.object(|| format!("{attempt:?} is more than any rules allowed: {before:?}"));
+        }
+    }
+
+    /// Whether an attempt of a task is pending, for good, before this one.
+    fn is_pending(&self, attempt: &Attempt) -> bool {
+        !attempt.of_callback && self.pending.contains_key(&attempt.id)
+    }
+
+    /// A pending attempt is over, as an event tells: by a command, or at its limit, as one without an answer.
+    fn not_before_its_limit(&mut self, event: &Event, is_timeout: bool) {
+        let Some((number, until)) = self.pending.remove(&event.id) else {
+            return;
+        };
+        let is_told = event
+            .command
+            .as_ref()
+            .is_some_and(|id| !id.starts_with("hold/"));
+        if !is_told && (event.at < until || !is_timeout) {
+            self.object(|| {
+                format!(
+                    "attempt {number} of {} is pending until {until}: {event:?}",
+                    event.id
+                )
+            });
+        }
+    }
+
+    /// A call has come back with success: what follows is that its task is delivered, whatever else was told of it.
+    pub(crate) fn succeeded(&mut self, id: &Arc<str>, entries: &[retide_core::Entry]) {
+        for event in entries.iter().filter_map(retide_core::Entry::event) {
+            if event.id != *id || event.kind != Kind::Work {
+                continue;
+            }
+            match event.transition {
+                Transition::Failed { .. }
+                | Transition::Pending { .. }
+                | Transition::Ended {
+                    terminal: Terminal::Dead | Terminal::Expired | Terminal::Cancelled,
+                    ..
+                } => self.object(|| format!("the target has done {id}: {event:?}")),
+                Transition::Ended { .. }
+                | Transition::Parked { .. }
+                | Transition::Hopped { .. }
+                | Transition::Deferred { .. }
+                | Transition::Rescheduled { .. }
+                | Transition::Duplicate { .. }
+                | Transition::TooLate { .. } => {}
+            }
         }
     }
 
@@ -1067,7 +1131,43 @@ impl Judge {
             of_callback: event.kind == Kind::Callback,
             number,
         };
+        if event.kind == Kind::Work {
+            match &event.transition {
+                Transition::Failed { outcome, .. } => {
+                    self.not_before_its_limit(event, *outcome == "timeout");
+                }
+                Transition::Ended {
+                    terminal, reason, ..
+                } => {
+                    let is_timeout = match terminal {
+                        Terminal::Delivered | Terminal::Cancelled => false,
+                        Terminal::Dead | Terminal::Expired => *reason != Some(Reason::Rejected),
+                    };
+                    self.not_before_its_limit(event, is_timeout);
+                }
+                // A command has moved the limit.
+                Transition::Rescheduled { due } => {
+                    if let Some((_, until)) = self.pending.get_mut(&event.id) {
+                        *until = *due;
+                    }
+                }
+                Transition::Pending { attempt, until } => {
+                    self.is_told_pending(event, *attempt, *until);
+                }
+                Transition::Parked { .. }
+                | Transition::Hopped { .. }
+                | Transition::Deferred { .. }
+                | Transition::Duplicate { .. }
+                | Transition::TooLate { .. } => {}
+            }
+        }
         match &event.transition {
+            Transition::Pending {
+                attempt: number, ..
+            } => {
+                let known = self.attempts.entry(attempt(*number)).or_default();
+                known.durable = true;
+            }
             Transition::Failed {
                 attempt: number,
                 due,
@@ -1103,6 +1203,18 @@ impl Judge {
             | Transition::Hopped { .. }
             | Transition::Rescheduled { .. }
             | Transition::TooLate { .. } => {}
+        }
+    }
+
+    /// An attempt is pending until then: once, and no longer than the rules of any scene allow.
+    fn is_told_pending(&mut self, event: &Event, attempt: u32, until: Timestamp) {
+        self.figures.pending += 1;
+        if event.command.is_none() && until > event.at + self.longest_pending + MILLISECOND {
+            self.object(|| format!("{} is pending for too long: {event:?}", event.id));
+        }
+        let id = Arc::clone(&event.id);
+        if self.pending.insert(id, (attempt, until)).is_some() {
+            self.object(|| format!("{} is pending twice: {event:?}", event.id));
         }
     }
 
@@ -1144,6 +1256,9 @@ fn under(scene: &Scene, rate: Rate) -> (Arc<str>, u32, Duration, u32) {
     let Rate { limit, per, burst } = rate;
     (Arc::clone(scene.rate_of()), limit.get(), per, burst.get())
 }
+
+/// What due times are counted in.
+const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// Most hops of a task. No task has more than a few minutes to wait, but clocks are set by hours, several times; the engine holds what
 /// comes too soon for seconds.

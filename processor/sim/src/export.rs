@@ -297,7 +297,8 @@ impl Witness {
             | Outcome::Retryable(_)
             | Outcome::Permanent(_)
             | Outcome::Refused(_)
-            | Outcome::Timeout(_) => Duration::ZERO,
+            | Outcome::Timeout(_)
+            | Outcome::Pending { .. } => Duration::ZERO,
         };
         self.target.add(&[
             &micros(at),

@@ -166,6 +166,42 @@ impl Order {
         }
     }
 
+    /// What becomes of attempts that are pending: of some of these tasks, at some time.
+    pub(crate) fn completions(
+        chance: &mut Chance,
+        submissions: &[Arc<Submission>],
+        heals_at: At,
+        shards: i32,
+    ) -> Vec<Self> {
+        let many = chance.between(1, 10);
+        let draw = |number| {
+            let task = &submissions[chance.below(submissions.len() as u64) as usize];
+            let ids = [Arc::clone(&task.id)].into();
+            let parts = Parts {
+                ids,
+                ..Parts::default()
+            };
+            let failure = Failure::new("told", "from outside");
+            // Soon after its first attempt as a rule.
+            let soon = task.at + chance.between(0, 20_000) * MILLI;
+            Self {
+                at: soon.clamp(500 * MILLI, heals_at),
+                shard: chance.below(shards as u64) as i32,
+                id: format!("completion-{number}").into(),
+                verb: match chance.below(8) {
+                    0..=2 => Sort::Complete(Outcome::Success),
+                    3 | 4 => Sort::Complete(Outcome::Retryable(failure)),
+                    5 => Sort::Complete(Outcome::Permanent(failure)),
+                    6 => Sort::RunNow,
+                    _ => Sort::Cancel,
+                },
+                selector: Selector::new(parts).unwrap_or_else(|error| unreachable!("{error}")),
+                waits: Duration::from_secs(chance.pick(&[0, 5])),
+            }
+        };
+        (0..many).map(draw).collect()
+    }
+
     /// The request, as it is read.
     pub(crate) fn request(&self, shard: i32, offset: i64, appended: Timestamp) -> Command {
         let at = Timestamp::from_millis(appended.as_millis());
@@ -277,6 +313,7 @@ impl Orders {
                 | Transition::Hopped { .. }
                 | Transition::Deferred { .. }
                 | Transition::Duplicate { .. }
+                | Transition::Pending { .. }
                 | Transition::Failed { .. } => Ok(()),
             };
         };
@@ -304,7 +341,9 @@ impl Orders {
         sent.too_late_aside += u64::from(!is_done && is_aside);
         match event.transition {
             Transition::TooLate { .. } => sent.too_late += 1,
-            Transition::Rescheduled { due } | Transition::Failed { due, .. } => {
+            Transition::Rescheduled { due }
+            | Transition::Pending { until: due, .. }
+            | Transition::Failed { due, .. } => {
                 sent.done += 1;
                 self.due
                     .entry(Arc::clone(&event.id))

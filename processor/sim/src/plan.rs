@@ -11,6 +11,7 @@ use retide_core::breaker::{Fraction, Key, Rule, Subject};
 use retide_core::completions::Completions;
 use retide_core::duplicates::{Mode, Rule as Duplicates};
 use retide_core::lane::Limits;
+use retide_core::pending::Pending;
 use retide_core::scene::{CONCURRENCY, Callback, Cooldown, DEFAULT, Host, Target, Walls};
 use retide_core::wall::RULE;
 use retide_core::{
@@ -155,6 +156,8 @@ pub(crate) struct Plan {
     pub(crate) flood: Option<Range<At>>,
     /// Of so many looks at a lane of tasks one finds time for it, as long as anything goes wrong; 1 where workers keep up.
     pub(crate) behind: u64,
+    /// The longest time for which targets take tasks and answer later, in histories in which they do.
+    pub(crate) pending: Option<Duration>,
 }
 
 /// The longest wait that targets ask for, for the task itself.
@@ -283,6 +286,7 @@ impl Plan {
             rest: None,
             flood: None,
             behind: 1,
+            pending: None,
         };
         plan.draw_odds(chance);
         plan.draw_clocks(chance);
@@ -302,6 +306,7 @@ impl Plan {
         plan.draw_behind(&mut fork, shards);
         plan.draw_flood(&mut fork, shards);
         plan.draw_duplicates(&mut fork, shards);
+        plan.draw_pending(&mut fork);
         plan
     }
 
@@ -322,6 +327,7 @@ impl Plan {
         plan.rest = None;
         plan.behind = 1;
         plan.flood = None;
+        plan.pending = None;
         plan.holds.clear();
         plan.submissions = campaign_submissions(chance, plan.heals_at, plan.shards);
         order_some(&mut plan.submissions, &mut chance.fork());
@@ -561,6 +567,35 @@ impl Plan {
                 again: false,
             }));
         }
+    }
+
+    /// Lets a fifth of all histories have targets that answer later, and people who tell what came of it, or do not.
+    fn draw_pending(&mut self, chance: &mut Chance) {
+        if !chance.one_in(5) {
+            return;
+        }
+        let longest = chance.pick(&[400, 4_000, 15_000, 40_000]);
+        self.pending = Some(Duration::from_millis(longest));
+        for scene in &mut self.scenes {
+            scene.pending = Pending {
+                usual: Duration::from_millis(chance.between(1, longest)),
+                most: Duration::from_millis(longest),
+            };
+        }
+        let (heals_at, shards) = (self.heals_at, self.shards);
+        // What others are to go through is planned, and who dies in a flood is counted.
+        let tasks = self.submissions.iter();
+        let tasks = tasks.filter(|task| task.fate.is_none() && &*task.scene != FLOOD);
+        let tasks: Vec<Arc<Submission>> = tasks.map(Arc::clone).collect();
+        let told = Order::completions(chance, &tasks, heals_at, shards);
+        self.orders.extend(told);
+    }
+
+    /// Whether the target of a scene may answer later: nothing holds the tasks of those that share a rate but that, and in a flood all of them
+    /// end at once.
+    pub(crate) fn answers_later(&self, scene: &str) -> Option<Duration> {
+        let at_once = SHARING.contains(&scene) || scene == FLOOD;
+        self.pending.filter(|_| !at_once)
     }
 
     /// Whether a target has a breaker, or a wall that so few answers make.

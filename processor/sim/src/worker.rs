@@ -185,6 +185,8 @@ pub(crate) struct Worker {
     walls: BTreeMap<u64, Arc<str>>,
     /// The server of each call in flight whose scene has cooldowns.
     servers: BTreeMap<u64, Arc<str>>,
+    /// The task of each call in flight, where commands may tell what came of it.
+    called: BTreeMap<u64, Arc<str>>,
     /// The ramps that each call in flight went by.
     ramps: BTreeMap<u64, Vec<Arc<Hold>>>,
     /// What was settled since the last batch.
@@ -303,6 +305,7 @@ impl Worker {
             calls: BTreeMap::new(),
             walls: BTreeMap::new(),
             servers: BTreeMap::new(),
+            called: BTreeMap::new(),
             ramps: BTreeMap::new(),
             settled: Vec::new(),
             look: None,
@@ -592,7 +595,7 @@ impl Worker {
             env.judge.returned(self.life, scene);
         }
         if let Some(ramps) = self.ramps.remove(&ticket) {
-            let failed = !matches!(outcome, Outcome::Success);
+            let failed = !matches!(outcome, Outcome::Success | Outcome::Pending { .. });
             env.judge.heard.came_back(env.now, self.id, &ramps, failed);
         }
         self.step(Input::Attempted { ticket, outcome }, env);
@@ -1367,6 +1370,15 @@ impl Worker {
         wall.filter(|_| matches!(outcome, Outcome::Refused(_)))
     }
 
+    /// The task of a call that has come back with success.
+    fn succeeded(&mut self, input: &Input) -> Option<Arc<str>> {
+        let Input::Attempted { ticket, outcome } = input else {
+            return None;
+        };
+        let task = self.called.remove(ticket);
+        task.filter(|_| *outcome == Outcome::Success)
+    }
+
     /// Which server wants rest, as the process learns by this input, and for how long.
     fn rests(&mut self, input: &Input) -> Option<(Arc<str>, At)> {
         if let Input::Cooldown { server, heard } = input {
@@ -1399,6 +1411,7 @@ impl Worker {
             steady: std::time::Duration::from_micros(env.now),
         };
         let refused = self.refused(&input);
+        let succeeded = self.succeeded(&input);
         if let Some((server, left)) = self.rests(&input) {
             env.judge.rests(self.life, server, env.now + left);
         }
@@ -1433,6 +1446,9 @@ impl Worker {
                         env.judge.refused(self.life, wall, &settlement.entries);
                     }
                     env.judge.dies(self.life, &settlement.entries);
+                    if let Some(id) = &succeeded {
+                        env.judge.succeeded(id, &settlement.entries);
+                    }
                     env.judge.fairness.settled(self.id, (lane, offset));
                     if self.settled.is_empty() {
                         self.commit_at = env.now + env.plan.commit_interval;
@@ -1472,7 +1488,9 @@ impl Worker {
                 }
                 Action::Resume { lane, run } => self.resume(lane, run, env),
                 Action::Look(look) => self.begin_look(look, env),
-                Action::Drained { shard: _ } | Action::Judged { outcome: _ } => {}
+                Action::Drained { shard: _ }
+                | Action::Judged { outcome: _ }
+                | Action::LimitPassed { .. } => {}
                 Action::Cooldown { signal, told_by } => {
                     let figures = [self.id as u64, told_by as u64];
                     let detail = || format!("{signal:?}");
@@ -1526,6 +1544,9 @@ impl Worker {
         // What shards that leave may not start any more takes turns, too.
         if !self.closed.is_empty() || self.letting_go.is_some() {
             env.judge.fairness.is_held_up(self.id);
+        }
+        if task.kind == Kind::Work && !env.plan.orders.is_empty() {
+            self.called.insert(ticket, Arc::clone(&task.id));
         }
         env.judge.takes_turn(self.id, lane, task);
         env.judge.held_by_none(task, wait);
@@ -1719,6 +1740,7 @@ fn submitted(submission: &Submission, origin: Origin, entered: Timestamp) -> Tas
         hops: 0,
         throttled: 0,
         held_since: None,
+        pending_since: None,
         commanded: None,
         record: Record {
             key: submission.key.map(|key| key.as_bytes().into()),

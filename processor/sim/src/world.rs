@@ -617,6 +617,14 @@ impl Env {
             },
             _ => Outcome::Timeout(failure()),
         };
+        if let Some(longest) = self.plan.answers_later(&scene.name)
+            && self.chance.one_in(3)
+        {
+            let most = 2 * longest.as_millis() as u64;
+            let asks = self.chance.one_in(2);
+            let limit = asks.then(|| Duration::from_millis(self.chance.between(0, most)));
+            outcome = Outcome::Pending { limit };
+        }
         let mut delay = self.chance.between(1, 50) * MILLI;
         if self.chance.permille(self.odds.slow) {
             delay = self.chance.between(50, 4_900) * MILLI;

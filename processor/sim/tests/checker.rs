@@ -85,8 +85,11 @@ mod planted {
     /// Why nothing of holds is seen.
     const HOLDS: &str = "nobody holds tasks in a campaign; the judge sees it";
 
+    /// Why nothing of pending attempts is seen.
+    const PENDING: &str = "no target of a campaign answers later; the judge sees it";
+
     /// What the checker does not see, and why.
-    const UNSEEN: [(Bug, &str); 42] = [
+    const UNSEEN: [(Bug, &str); 45] = [
         (Bug::Core(Core::TakenForgotten), COMMANDS),
         (Bug::Core(Core::CommandsUnawaited), COMMANDS),
         (Bug::Core(Core::TakenUnmarked), COMMANDS),
@@ -97,6 +100,9 @@ mod planted {
         (Bug::Core(Core::HoldCallsOnly), HOLDS),
         (Bug::Core(Core::HeldTooLong), HOLDS),
         (Bug::Core(Core::StepRestarted), COMMANDS),
+        (Bug::Core(Core::PendingAttempted), PENDING),
+        (Bug::Core(Core::PendingKept), PENDING),
+        (Bug::Core(Core::CompletedAfterEnd), COMMANDS),
         (Bug::Core(Core::AppliedKept), COMMANDS),
         (Bug::Core(Core::TakenUntold), COMMANDS),
         (Bug::Core(Core::Unfenced), COMMANDS),

@@ -271,6 +271,7 @@ pub(crate) fn parked(scene: &str, attempt: u32, due: Timestamp) -> Task {
         hops: 1,
         throttled: 0,
         held_since: None,
+        pending_since: None,
         commanded: None,
         record: Record::default(),
     }

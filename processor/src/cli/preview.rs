@@ -551,6 +551,7 @@ mod tests {
             hops: 0,
             throttled: 0,
             held_since: None,
+            pending_since: None,
             commanded: None,
             record: Record::default(),
         };
@@ -607,7 +608,9 @@ mod tests {
                 let reason = match end {
                     Verdict::Dead(reason) => reason.word(),
                     Verdict::Expired => "deadline-passed",
-                    Verdict::Delivered | Verdict::Retry { .. } => panic!("{end:?}"),
+                    Verdict::Delivered | Verdict::Retry { .. } | Verdict::Pending { .. } => {
+                        panic!("{end:?}")
+                    }
                 };
                 let may_expire = preview.attempts.iter().any(|row| row.may_expire);
                 assert!(

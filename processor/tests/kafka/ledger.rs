@@ -428,6 +428,7 @@ fn dead_letter(scene: &str, id: &str) -> Entry {
         hops: 1,
         throttled: 0,
         held_since: None,
+        pending_since: None,
         commanded: None,
         record: Record::default(),
     };

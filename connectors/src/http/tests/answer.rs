@@ -208,3 +208,65 @@ async fn a_redirect_is_not_followed() {
     assert_eq!(outcome, expected);
     assert_eq!(seen.lock().expect("no panic").len(), 1);
 }
+
+#[tokio::test]
+async fn a_target_that_answers_later_says_so_by_202_and_a_header_and_for_how_long_if_it_likes() {
+    type Headers = &'static [(&'static str, &'static str)];
+    let minutes = Duration::from_mins;
+    let cases: [(Headers, Option<Duration>); 7] = [
+        (&[("retry-control", "pending")], None),
+        (
+            &[("retry-control", " Pending "), ("retry-pending-for", "30m")],
+            Some(minutes(30)),
+        ),
+        (
+            &[("retry-control", "pending"), ("retry-pending-for", "90")],
+            Some(Duration::from_secs(90)),
+        ),
+        // What cannot be read is not there, and nothing is no time.
+        (
+            &[("retry-control", "pending"), ("retry-pending-for", "soon")],
+            None,
+        ),
+        (
+            &[("retry-control", "pending"), ("retry-pending-for", "0")],
+            None,
+        ),
+        (
+            &[("retry-control", "pending"), ("retry-pending-for", "-5m")],
+            None,
+        ),
+        // Years are bounded where it is decided.
+        (
+            &[
+                ("retry-control", "pending"),
+                ("retry-pending-for", "40000d"),
+            ],
+            Some(Duration::from_hours(40_000 * 24)),
+        ),
+    ];
+    for (headers, limit) in cases {
+        let outcome = attempt_answered((202, headers, "taken")).await;
+
+        assert_eq!(outcome, Outcome::Pending { limit }, "{headers:?}");
+    }
+    let pending: Headers = &[("retry-control", "pending")];
+    for (code, headers) in [
+        (200, pending),
+        (204, pending),
+        (202, &[]),
+        (202, &[("retry-control", "later")]),
+        (202, &[("retry-pending-for", "30m")]),
+    ] {
+        let outcome = attempt_answered((code, headers, "")).await;
+
+        assert_eq!(outcome, Outcome::Success, "{code} {headers:?}");
+    }
+    // Neither on a failure, nor where the configuration calls it one.
+    let busy = attempt_answered((503, pending, "busy")).await;
+    assert_eq!(busy, Outcome::Retryable(failure("http-503", "busy")));
+    let (address, _) = serve((202, pending, "")).await;
+    let mut listed = config(address);
+    listed.retryable = vec![Status::Code(202)];
+    assert_eq!(attempt(listed).await.word(), "retryable");
+}

@@ -466,7 +466,7 @@ const TLS: [Key; 8] = [
 ];
 
 /// The keys of a scene.
-pub const SCENE: [Key; 17] = [
+pub const SCENE: [Key; 18] = [
     key([
         "target",
         "table",
@@ -578,6 +578,13 @@ pub const SCENE: [Key; 17] = [
         "\"allow\"",
         "`\"allow\"`, `\"drop\"`",
         "what becomes of a task whose id another one has, or had",
+    ]),
+    key([
+        "pending",
+        "table",
+        "{ for = \"1h\", max = \"24h\" }",
+        "1ms to 366d",
+        "how long a target may take that says that it will answer later: where it does not say, and at most",
     ]),
     key([
         "callback",

@@ -1,6 +1,7 @@
 //! Admission: whether a due task starts, and if not, what becomes of it.
 //!
-//! What is looked at, in this order: whether the task has a scene; whether tasks of its key are before it; whether its deadline has passed;
+//! What is looked at, in this order: whether the task has a scene; whether its attempt is made and only
+//! its limit has passed; whether tasks of its key are before it; whether its deadline has passed;
 //! whether its scene wants it tried; whether people hold it; whether its shard has a part of the scene's rate; whether what follows from it could be written;
 //! whether its shard leaves. The result is a value, [`Way`], and nothing has happened so far. Then a task whose way ends in the batch waits
 //! if the batch is full. Only then is it acted on, once: a call asks for its permits, of the server, the wall, the breaker, the gate and the rate, in
@@ -35,6 +36,8 @@ pub(super) enum Admission {
 enum Way {
     /// The scene of the task does not exist.
     NoScene,
+    /// The attempt of the task is made, and its limit has passed.
+    LimitPassed(Arc<Scene>),
     /// Others of its key are before it, or it belongs to another shard for the sake of its key.
     Behind(Precedence),
     /// The deadline of the task has passed.
@@ -85,6 +88,7 @@ impl Way {
     const fn needs_room(&self) -> bool {
         match self {
             Self::NoScene
+            | Self::LimitPassed(_)
             | Self::Expired
             | Self::OnHold(_)
             | Self::Elsewhere
@@ -112,6 +116,7 @@ impl Engine {
         }
         match way {
             Way::NoScene => self.without_scene(now, item, actions),
+            Way::LimitPassed(scene) => self.limit_passed(now, item, &scene, actions),
             Way::Behind(precedence) => self.wait_behind(now, item, &precedence, actions),
             Way::Expired => self.expire(now, &item, actions),
             Way::OnHold(hold) => self.hold_back(now, item, &hold, actions),
@@ -141,6 +146,9 @@ impl Engine {
         let Some(scene) = self.scenes.find(&item.task.scene).map(Arc::clone) else {
             return Way::NoScene;
         };
+        if item.task.pending_since.is_some() && !self.bug.is(Bug::PendingAttempted) {
+            return Way::LimitPassed(scene);
+        }
         match self.precedence(now, item) {
             Precedence::First => {}
             behind @ (Precedence::Unread(_)

@@ -183,7 +183,12 @@ impl Engine {
         let took = now.steady.saturating_sub(call.started);
         call.gate.took(call.task.kind, took);
         let went = breaker::Call::of(outcome, took);
-        let failed = !matches!(outcome, Outcome::Success);
+        // Nobody could say later what came of the delivery of a callback: commands are about work.
+        let outcome = match (call.task.kind, outcome) {
+            (Kind::Callback, Outcome::Pending { .. }) => &Outcome::Success,
+            (Kind::Work | Kind::Callback, _) => outcome,
+        };
+        let failed = !matches!(outcome, Outcome::Success | Outcome::Pending { .. });
         self.came_back(now, &call.ramps, failed, &call.task);
         match call.task.kind {
             Kind::Work => call.gate.returned(now.steady, went),
@@ -329,7 +334,7 @@ fn cool(now: Now, call: &Call, outcome: &Outcome, actions: &mut Vec<Action>) -> 
         return false;
     };
     let after = match outcome {
-        Outcome::Success => {
+        Outcome::Success | Outcome::Pending { .. } => {
             called.server.succeeded(now.steady);
             return false;
         }

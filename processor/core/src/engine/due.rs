@@ -37,6 +37,13 @@ const DEFER_PACE_PERCENT: u32 = 60;
 impl Engine {
     /// Lets a due task start, or puts it where it waits for that.
     pub(super) fn due(&mut self, now: Now, mut item: Item, actions: &mut Vec<Action>) {
+        if item.task.pending_since.is_some() {
+            // Nothing that others wait for is asked for.
+            if let Admission::Held(item, ..) = self.admit(now, item, actions) {
+                self.wait_for_room(item);
+            }
+            return;
+        }
         let name = self.scene_of(&item);
         let (full, crowded) = (self.is_full(), self.is_crowded(item.lane));
         if self.ready.get(&name).is_some() {
@@ -149,6 +156,7 @@ impl Engine {
         let name = self.scene_of(item);
         let crowded = self.is_crowded(item.lane);
         item.task.wake() <= now.wall
+            && item.task.pending_since.is_none()
             && !self.is_far_back(&name, item)
             && (self.ready.gated(&name) < READY || !crowded)
     }

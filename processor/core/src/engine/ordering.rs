@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Closing, Engine};
 use crate::agenda::Item;
 use crate::entry::Entry;
-use crate::key_order::{Awaited, End, Fingerprint, Others, Shard, Standing, Waiter};
+use crate::key_order::{Awaited, End, Fingerprint, Others, Parking, Shard, Standing, Waiter};
 use crate::lane::{LaneId, Source};
 use crate::planted::Bug;
 use crate::scene::{MAX_DELAY, Ordering};
@@ -28,7 +28,7 @@ const NEAR: usize = 16;
 /// Least wait of a task that is parked since others of its key are before it.
 const LEAST: Duration = Duration::from_secs(1);
 
-/// Longest wait for a first one that should be back from its tier, and is not.
+/// Longest wait for a first one that should be back from its tier, and is not, or whose attempt is pending.
 const MOST: Duration = Duration::from_mins(1);
 
 /// Time that each task before it takes at least: one commit. So the last of many comes back a few times, not each time one ends.
@@ -198,7 +198,11 @@ impl Engine {
                         continue;
                     };
                     let orders = self.orders.of(lane.shard);
-                    orders.parked(key, task.origin.offset, task.wake(), &mut woken);
+                    let parking = Parking {
+                        due: task.wake(),
+                        pending: task.pending_since.is_some(),
+                    };
+                    orders.parked(key, task.origin.offset, parking, &mut woken);
                 }
                 Entry::Callback(ended) => {
                     let (Some(bytes), Some(order)) = (&ended.key, self.orders.get(lane.shard))
@@ -389,6 +393,7 @@ impl Engine {
             count: 1,
             due: now.wall,
             is_parked: false,
+            is_pending: false,
         };
         self.park_behind(now, item, others, actions);
     }
@@ -403,8 +408,13 @@ impl Engine {
             count,
             due,
             is_parked,
+            is_pending,
         } = others;
-        let from = if is_parked && due < now {
+        let from = if is_pending {
+            // It may end at any time: the longer this one has waited, the longer it may still have to.
+            let look = now + now.since(item.task.due).min(MOST);
+            look.min(due.max(now))
+        } else if is_parked && due < now {
             // What is known may be old: the longer ago it was, the longer the first one may still take.
             now + now.since(due).min(MOST)
         } else {
@@ -439,6 +449,7 @@ fn is_far(now: Now, item: &Item, others: Others) -> bool {
         count,
         due,
         is_parked,
+        is_pending: _,
     } = others;
     let most = match item.lane.source {
         // As long as a task stays in memory that comes from there.

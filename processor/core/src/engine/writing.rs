@@ -591,7 +591,7 @@ fn died(now: Now, entries: Vec<Entry>, failure: &Failure) -> Vec<Entry> {
     let how = Ending {
         terminal: Terminal::Dead,
         reason: Some(Reason::Unwritable),
-        attempts: task.attempt.saturating_sub(1),
+        attempts: task.attempts_made(),
         wait,
     };
     let ended = consequence::end(Arc::new(task), how, now.wall);

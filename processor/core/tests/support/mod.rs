@@ -22,6 +22,7 @@ pub(crate) fn task(id: &str, scene: &str, due: Timestamp) -> Task {
         throttled: 0,
         hops: 0,
         held_since: None,
+        pending_since: None,
         commanded: None,
         record: Record::default(),
     }

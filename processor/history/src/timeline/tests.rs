@@ -93,6 +93,7 @@ fn parked(tier: usize, origin: i64, at: u64, (attempt, hops, due): (u32, u32, u6
                 hops,
                 throttled: 0,
                 held_since: None,
+                pending_since: None,
                 commanded: None,
                 record: Record {
                     key: None,
@@ -262,6 +263,54 @@ fn what_commands_have_done_is_told_with_their_names_and_also_what_came_too_late(
         rescheduled.details()
     );
     assert!(rescheduled.place.is_some());
+}
+
+#[test]
+fn an_attempt_that_is_pending_is_told_with_its_limit_and_as_made() {
+    let mut later = parked(4, 5, 1_021, (1, 1, 3_601_020));
+    if let Said::Parked { task, .. } = &mut later.what {
+        task.pending_since = Some(millis(1_020));
+    }
+    let facts = vec![
+        entered(5, 1_000),
+        later.clone(),
+        event(0, 1_020, "pending", Some(1), Some(3_601_020)),
+    ];
+
+    let timelines = told(facts.clone(), 9_000);
+    let without_events = told(vec![entered(5, 1_000), later], 9_000);
+    let over = [
+        parked(0, 5, 61_021, (2, 2, 61_720)),
+        event(1, 61_020, "failed", Some(1), Some(61_720)),
+    ];
+    let over = told([facts, over.into()].concat(), 61_100);
+
+    let [timeline] = &timelines[..] else {
+        panic!("{timelines:?}");
+    };
+    assert_eq!(outline(timeline), [(1_000, "entered"), (1_020, "pending")]);
+    let details = timeline.moments[1].details();
+    assert!(
+        details.starts_with("attempt 1 · ") && details.contains("until 1970-01-01T01:00:01.020Z"),
+        "{details}"
+    );
+    assert_eq!(timeline.state.word, "pending");
+    assert!(
+        timeline.state.text.contains(
+            "attempt 1 is pending: its target answers by a command; that is given up in 59m 52s"
+        ),
+        "{}",
+        timeline.state.text
+    );
+    assert_eq!(
+        outline(&without_events[0]),
+        [(1_000, "entered"), (1_021, "pending")]
+    );
+    assert_eq!(
+        outline(&over[0]),
+        [(1_000, "entered"), (1_020, "pending"), (61_020, "failed")]
+    );
+    assert_eq!(over[0].state.word, "parked");
 }
 
 #[test]

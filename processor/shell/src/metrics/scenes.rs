@@ -52,6 +52,8 @@ struct Series {
     deferred: Counter,
     /// Records that were one too many.
     duplicates: OnceLock<Counter>,
+    /// Attempts whose targets answer later, and those of them whose limit has passed, once there is one.
+    pending: OnceLock<[Counter; 2]>,
 }
 
 /// The counters of the scenes in force, as one worker sees them between two changes of the rules.
@@ -84,6 +86,8 @@ pub(super) struct SceneFamilies {
     deferred: Family<SceneLabels, Counter>,
     /// Records that were one too many.
     duplicates: Family<SceneLabels, Counter>,
+    /// Attempts whose targets answer later, and those of them whose limit has passed.
+    pending: [Family<SceneLabels, Counter>; 2],
     /// The scenes in force.
     pub(super) live: Mutex<HashMap<Arc<str>, Weak<SceneMetrics>>>,
     /// How many scenes may have series of their own.
@@ -126,8 +130,14 @@ struct ReasonLabels {
 const UNKNOWN: &str = "unknown";
 
 /// The words of [`Outcome`], in the order of [`place`].
-pub(super) const OUTCOMES: [&str; 5] =
-    ["success", "retryable", "permanent", "throttled", "timeout"];
+pub(super) const OUTCOMES: [&str; 6] = [
+    "success",
+    "retryable",
+    "permanent",
+    "throttled",
+    "timeout",
+    "pending",
+];
 
 /// What makes attempts late, in the words of [`Wait::by_cause`], and the late begin of their call or batch.
 pub const CAUSES: [&str; 10] = [
@@ -180,6 +190,17 @@ impl SceneFamilies {
         let deferred = add(r, ("deferred", help), Family::default());
         let help = "Records of the retry topic that were dropped, since another task had their id";
         let duplicates = add(r, ("duplicates", help), Family::default());
+        let pending = [
+            (
+                "pending",
+                "Attempts that are pending since their targets answer later, each once that is durable",
+            ),
+            (
+                "pending_timeouts",
+                "Pending attempts whose limit has passed",
+            ),
+        ];
+        let pending = pending.map(|about| add(r, about, Family::default()));
         Self {
             lateness,
             causes,
@@ -191,6 +212,7 @@ impl SceneFamilies {
             callbacks_ended,
             deferred,
             duplicates,
+            pending,
             live: Mutex::default(),
             most,
             named: Mutex::default(),
@@ -236,6 +258,7 @@ impl SceneFamilies {
             callbacks_ended: OnceLock::new(),
             deferred: self.deferred.get_or_create_owned(&scene),
             duplicates: OnceLock::new(),
+            pending: OnceLock::new(),
         }
     }
 
@@ -248,6 +271,9 @@ impl SceneFamilies {
         self.tasks_read.remove(&scene);
         self.deferred.remove(&scene);
         self.duplicates.remove(&scene);
+        for pending in &self.pending {
+            pending.remove(&scene);
+        }
         for outcome in OUTCOMES {
             let labels = OutcomeLabels::new(label, outcome);
             self.attempts.remove(&labels);
@@ -352,6 +378,25 @@ impl SceneMetrics {
         }
     }
 
+    /// The limit of a pending attempt has passed.
+    pub(crate) fn limit_passed(&self, outcome: &Outcome) {
+        self.pending(1).inc();
+        if let Some(failure) = outcome.failure() {
+            self.failing.attempt(failure);
+        }
+    }
+
+    /// The counter of pending attempts, or of those whose limit has passed.
+    fn pending(&self, which: usize) -> &Counter {
+        let series = self.series();
+        let counters = series.pending.get_or_init(|| {
+            let labels = SceneLabels::new(&series.label);
+            let families = &self.families.pending;
+            [0, 1].map(|which: usize| families[which].get_or_create_owned(&labels))
+        });
+        &counters[which]
+    }
+
     /// Headers of a record were left out of the request of its attempt.
     pub(crate) fn left_out(&self, left_out: &LeftOut) {
         let scene = &self.series().label;
@@ -379,6 +424,9 @@ impl SceneMetrics {
             counter.inc_by(tally.duplicates);
         }
         series.tasks_read.inc_by(tally.read);
+        if tally.pending > 0 {
+            self.pending(0).inc_by(tally.pending);
+        }
         for (counter, count) in series.tasks_ended.iter().zip(tally.tasks) {
             counter.inc_by(count);
         }
@@ -419,6 +467,7 @@ pub(super) const fn place(outcome: &Outcome) -> usize {
         Outcome::Permanent(_) | Outcome::Refused(_) => 2,
         Outcome::Throttled { .. } => 3,
         Outcome::Timeout(_) => 4,
+        Outcome::Pending { .. } => 5,
     }
 }
 

@@ -48,6 +48,8 @@ pub(super) struct SceneTally {
     pub(super) deferred: u64,
     /// Records that were one too many.
     pub(super) duplicates: u64,
+    /// Attempts whose targets answer later.
+    pub(super) pending: u64,
 }
 
 // === impl SceneTally ===
@@ -63,9 +65,10 @@ impl SceneTally {
             refused,
             deferred,
             duplicates,
+            pending,
         } = self;
         let ends = tasks.iter().chain(callbacks);
-        let others = [read, delivered, refused, deferred, duplicates].into_iter();
+        let others = [read, delivered, refused, deferred, duplicates, pending].into_iter();
         others.chain(ends).all(|count| *count == 0)
     }
 }
@@ -155,6 +158,7 @@ impl Tally {
                         }
                         (Transition::Deferred { .. }, _) => count(&mut scene.deferred),
                         (Transition::Duplicate { .. }, _) => count(&mut scene.duplicates),
+                        (Transition::Pending { .. }, _) => count(&mut scene.pending),
                         (
                             Transition::Parked { .. }
                             | Transition::Hopped { .. }

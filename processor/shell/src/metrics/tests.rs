@@ -67,6 +67,7 @@ fn task(scene: &str, kind: Kind) -> Arc<Task> {
         hops: 0,
         throttled: 0,
         held_since: None,
+        pending_since: None,
         commanded: None,
         record: Record::default(),
     })
@@ -648,6 +649,8 @@ fn busy() -> Metrics {
     };
     left_out.add(&header, left_out::Reason::Null);
     set.of("pay").left_out(&left_out);
+    set.of("pay")
+        .limit_passed(&retide_core::pending::unanswered());
     let callback = ended("pay", Kind::Callback, Terminal::Delivered);
     let duplicate = Transition::Duplicate {
         fate: "dropped",

@@ -478,6 +478,9 @@ impl<L: Ledger> State<L> {
                         counters.answered(&outcome, took);
                     }
                 }
+                Action::LimitPassed { scene, outcome } => {
+                    self.counters.of(&scene).limit_passed(&outcome);
+                }
                 // Who gives it away asks, since calls may hang: see `is_gone`.
                 Action::Drained { shard: _ } => {}
                 Action::Look(look) => self.look(look),

@@ -379,6 +379,7 @@ mod tests {
             hops: 0,
             throttled: 0,
             held_since: None,
+            pending_since: None,
             commanded: None,
             record: Record {
                 key: Some(Bytes::from_static(b"the-key")),

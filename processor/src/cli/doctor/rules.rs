@@ -117,6 +117,9 @@ fn odd(name: &str, scene: &Scene, longest: Duration, now: Timestamp) -> Vec<Odd>
             all.extend(fast_rate(rate, rules.concurrency.get()));
         }
     }
+    if scene.pending.is_some() {
+        all.extend(late_answer(&rules));
+    }
     all.extend(stiff_concurrency(&rules));
     if let Some(timeout) = timeout {
         all.extend(odd_breaker(&rules, timeout));
@@ -201,6 +204,20 @@ fn many_trips(policy: &Policy, longest: Duration) -> Option<Odd> {
             span::text(longest)
         ),
         key: "tiers (up to \"7d\")".to_owned(),
+    })
+}
+
+/// A limit of pending attempts after which there is no time for another one.
+fn late_answer(rules: &scene::Scene) -> Option<Odd> {
+    let (usual, deadline) = (rules.pending.usual, rules.deadline?);
+    (usual >= deadline).then(|| Odd {
+        message: format!(
+            "a target that answers later has {} for it, and the deadline is {}: a task whose target does not answer expires without \
+             another attempt",
+            span::text(usual),
+            span::text(deadline)
+        ),
+        key: format!("pending.for (below {})", span::text(deadline)),
     })
 }
 
@@ -408,6 +425,23 @@ mod tests {
         assert!(
             messages(own)[0].starts_with("the first wait of on.throttled.backoff is 1h at least")
         );
+    }
+
+    #[test]
+    fn an_answer_that_may_come_after_the_deadline_is_odd() {
+        let messages = |more: &str| {
+            let text = format!("target = {{ http = {{ url = 'http://h/' }} }}\n{more}");
+            let scene = retide_config::rules("a", text).unwrap();
+            late_answer(&scene.rules("a").unwrap()).map(|odd| odd.key)
+        };
+
+        let key = messages("deadline = '30m'\npending = { for = '30m' }");
+        assert_eq!(key.as_deref(), Some("pending.for (below 30m)"));
+        assert_eq!(
+            messages("deadline = '30m'\npending = { for = '29m' }"),
+            None
+        );
+        assert_eq!(messages("pending = { for = '30m' }"), None);
     }
 
     #[test]

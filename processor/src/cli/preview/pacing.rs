@@ -31,6 +31,9 @@ pub(super) struct Pacing {
     /// When targets are left alone: the scene's, and that of its callbacks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     breakers: Vec<Breaker>,
+    /// How long a target may take that answers later; none if nothing is called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pending: Option<Later>,
     /// Which tasks wait for each other.
     ordering: Ordering,
     /// What becomes of tasks whose id another one has.
@@ -96,6 +99,15 @@ struct Concurrency {
     /// The other scenes whose calls count.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     shared_with: Vec<String>,
+}
+
+/// How long a target may take that answers later.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Later {
+    /// How long, where it does not say.
+    for_ms: u64,
+    /// How long at most.
+    max_ms: u64,
 }
 
 /// When a target is left alone.
@@ -179,6 +191,10 @@ impl Pacing {
             rate,
             concurrency,
             breakers,
+            pending: (rules.target == scene::Target::Call).then(|| Later {
+                for_ms: millis(rules.pending.usual),
+                max_ms: millis(rules.pending.most),
+            }),
             ordering: rules.ordering,
             duplicates: Duplicates::of(rules.duplicates),
             weight: rules.weight.get(),
@@ -191,6 +207,7 @@ impl Pacing {
             rate,
             concurrency,
             breakers,
+            pending,
             ordering,
             duplicates,
             weight,
@@ -207,6 +224,13 @@ impl Pacing {
         }
         if breakers.is_empty() {
             table.add_row(["breaker", "none"]);
+        }
+        if let Some(Later { for_ms, max_ms }) = pending {
+            let (usual, most) = (human(*for_ms), human(*max_ms));
+            let pending = format!(
+                "a target that answers later has {usual} for it, or up to {most} if it asks for it"
+            );
+            table.add_row(["pending", &pending]);
         }
         let ordering = match ordering {
             Ordering::None => "none: no task waits for another one",
@@ -412,6 +436,7 @@ mod tests {
  rate         none: as many as there are
  concurrency  64 calls at once, per process; counted for a
  breaker      none
+ pending      a target that answers later has 1h for it, or up to 1d if it asks for it
  ordering     none: no task waits for another one
  duplicates   allow: each record is a task of its own
  weight       1, where scenes take turns"
@@ -435,6 +460,7 @@ mod tests {
  concurrency  2 to 32 calls at once, as many as the target answers well, per process; counted for http://h:80
  breaker      of http://h:80, together with b: opens where 50 % of the calls of 1m, 20 at least, fail, or 80 % take over 5s; probes of 5 \
 at once after 10s; slow start of 30s
+ pending      a target that answers later has 1h for it, or up to 1d if it asks for it
  ordering     key: one task of a key after the other
  duplicates   drop: a record whose id is under way, or has ended less than 1m 30s ago
  weight       3, where scenes take turns"

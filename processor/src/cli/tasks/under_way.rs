@@ -44,6 +44,9 @@ struct Line {
     attempts: u32,
     /// When the next one may start, in ms since the epoch.
     due_at: u64,
+    /// Since when the last one is pending, in ms since the epoch: its target answers later, until the due time at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pending_since: Option<u64>,
     /// Until when it is deferred.
     #[serde(skip_serializing_if = "Option::is_none")]
     deferred_until: Option<u64>,
@@ -109,8 +112,9 @@ impl Line {
         Self {
             id: task.id.to_string(),
             scene: task.scene.to_string(),
-            attempts: task.attempt.saturating_sub(1),
+            attempts: task.attempts_made(),
             due_at: task.due.as_millis(),
+            pending_since: task.pending_since.map(Timestamp::as_millis),
             deferred_until: task
                 .deferral
                 .as_ref()
@@ -143,6 +147,7 @@ impl Line {
             ("attempts", self.attempts.to_string()),
             ("due", clock(self.due_at)),
         ];
+        rows.extend(self.pending_since.map(|at| ("pending since", clock(at))));
         rows.extend(self.deferred_until.map(|at| ("deferred until", clock(at))));
         rows.push((
             "entered",
@@ -173,7 +178,10 @@ impl Row for Line {
         vec![
             self.id.clone(),
             self.scene.clone(),
-            self.attempts.to_string(),
+            match self.pending_since {
+                Some(_) => format!("{}, pending", self.attempts),
+                None => self.attempts.to_string(),
+            },
             timeline::clock(Timestamp::from_millis(self.due_at)),
             self.topic.clone(),
             self.error.clone().unwrap_or_default(),

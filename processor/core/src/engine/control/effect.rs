@@ -12,6 +12,7 @@ use crate::control::{Command, Place, Verb};
 use crate::entry::{Entry, Transition};
 use crate::lane::LaneId;
 use crate::outcome::{Outcome, Terminal, Verdict};
+use crate::planted::Bug;
 use crate::step::{Action, Applied, Effect, Now};
 use crate::task::Task;
 use crate::verdict;
@@ -63,7 +64,10 @@ impl Engine {
             Verb::RunNow | Verb::Reschedule { .. } => true,
             Verb::Complete(outcome) => match outcome {
                 Outcome::Success | Outcome::Permanent(_) | Outcome::Refused(_) => false,
-                Outcome::Retryable(_) | Outcome::Throttled { .. } | Outcome::Timeout(_) => true,
+                Outcome::Retryable(_)
+                | Outcome::Throttled { .. }
+                | Outcome::Timeout(_)
+                | Outcome::Pending { .. } => true,
             },
             Verb::Cancel => false,
         };
@@ -92,7 +96,7 @@ impl Engine {
         let how = End {
             terminal: Terminal::Dead,
             reason: Some(Self::reason_without_scene(&task)),
-            attempts: task.attempt.saturating_sub(1),
+            attempts: task.attempts_made(),
             wait: None,
         };
         let mut entries = consequence::end(Arc::new(task), how, now.wall);
@@ -113,7 +117,7 @@ impl Engine {
                 let how = End {
                     terminal: Terminal::Cancelled,
                     reason: None,
-                    attempts: task.attempt.saturating_sub(1),
+                    attempts: task.attempts_made(),
                     wait: None,
                 };
                 return (
@@ -166,11 +170,12 @@ impl Engine {
             Outcome::Permanent(_) | Outcome::Refused(_) => {
                 Verdict::Dead(crate::outcome::Reason::Rejected)
             }
-            Outcome::Retryable(_) | Outcome::Throttled { .. } | Outcome::Timeout(_) => {
-                Verdict::Retry {
-                    due: (now.wall + verdict::LEAST_WAIT).ceil_to_millis(),
-                }
-            }
+            Outcome::Retryable(_)
+            | Outcome::Throttled { .. }
+            | Outcome::Timeout(_)
+            | Outcome::Pending { .. } => Verdict::Retry {
+                due: (now.wall + verdict::LEAST_WAIT).ceil_to_millis(),
+            },
         };
         let said = Said {
             outcome: outcome.word(),
@@ -193,7 +198,7 @@ impl Engine {
         if self.commands.steps.is_empty() {
             return Err(Box::new((task, said)));
         }
-        let places = self.places(lane, offset, &task);
+        let places = self.places_of_call(lane, offset, &task);
         let active = places
             .last()
             .and_then(|last| self.commands.steps.get(lane.shard, *last));
@@ -207,7 +212,8 @@ impl Engine {
         let id = Arc::clone(&task.id);
         task.commanded = Some(Box::new(command.place));
         let verdict = verdict::verdict(scene, &task, outcome, now.wall);
-        let is_success = *outcome == Outcome::Success;
+        let is_success = *outcome == Outcome::Success
+            && !(self.bug.is(Bug::CompletedAfterEnd) && matches!(command.verb, Verb::Complete(_)));
         let (verdict, effect) = match (&command.verb, verdict) {
             (_, verdict) if is_success => (verdict, Effect::TooLate),
             (Verb::Cancel, _) => {
@@ -217,7 +223,9 @@ impl Engine {
                     attempts: task.attempt,
                     wait: Some(said.wait),
                 };
-                task.failure = said.failure;
+                if said.failure.is_some() {
+                    task.failure = said.failure;
+                }
                 let mut entries = consequence::end(Arc::new(task), how, now.wall);
                 name(&mut entries, &command);
                 return Ok((entries, applied(&places, Effect::Done, &id)));
@@ -234,12 +242,20 @@ impl Engine {
             (Verb::Reschedule { due }, Verdict::Retry { .. }) => {
                 (Verdict::Retry { due: *due }, Effect::Done)
             }
+            // It moves the limit, as if the answer had been there before.
+            (Verb::RunNow, Verdict::Pending { .. }) => {
+                let until = now.wall.ceil_to_millis();
+                (Verdict::Pending { until }, Effect::Done)
+            }
+            (Verb::Reschedule { due }, Verdict::Pending { .. }) => {
+                (Verdict::Pending { until: *due }, Effect::Done)
+            }
             (Verb::RunNow | Verb::Reschedule { .. }, ended) => (ended, Effect::TooLate),
         };
         let why = match verdict {
             Verdict::Delivered => Terminal::Delivered,
             Verdict::Expired => Terminal::Expired,
-            Verdict::Dead(_) | Verdict::Retry { .. } => Terminal::Dead,
+            Verdict::Dead(_) | Verdict::Retry { .. } | Verdict::Pending { .. } => Terminal::Dead,
         };
         let told = consequence::too_late(&task, now.wall, why, &command.id);
         let mut entries = consequence::of_verdict(task, verdict, said, &self.ladder, now.wall);

@@ -115,6 +115,13 @@ impl Engine {
         self.commands.steps.meets(&self.scenes, lane, offset, task)
     }
 
+    /// The same of a task that is called.
+    pub(super) fn places_of_call(&self, lane: LaneId, offset: i64, task: &Task) -> Vec<Place> {
+        self.commands
+            .steps
+            .meets_call(&self.scenes, lane, offset, task)
+    }
+
     /// A task that a command meets is in memory: what the command says is done with it, as soon as there is room.
     pub(in crate::engine) fn command(&mut self, item: Item) {
         self.commands.memory.add(Met::alone(item));

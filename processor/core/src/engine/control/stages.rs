@@ -270,7 +270,7 @@ impl Engine {
         let mut busy = BTreeSet::new();
         for call in self.calls.values() {
             let (lane, offset, task) = call.at();
-            let places = self.places(lane, offset, task).into_iter();
+            let places = self.places_of_call(lane, offset, task).into_iter();
             busy.extend(places.map(|place| (lane.shard, place)));
         }
         busy

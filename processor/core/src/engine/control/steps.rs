@@ -10,7 +10,8 @@ use super::CHECK;
 use super::step::{Active, Stage};
 use crate::control::{Place, Progress};
 use crate::lane::{LaneId, Source};
-use crate::scene::Scenes;
+use crate::scene::{Scene, Scenes};
+use crate::selector::Selector;
 use crate::selector_index::SelectorIndex;
 use crate::state::State;
 use crate::taken::Taken;
@@ -125,17 +126,38 @@ impl Steps {
         offset: i64,
         task: &Task,
     ) -> Vec<Place> {
+        self.meets_by(Selector::fits, (scenes, lane, offset), task)
+    }
+
+    /// The same of a task that is called.
+    pub(super) fn meets_call(
+        &self,
+        scenes: &Scenes,
+        lane: LaneId,
+        offset: i64,
+        task: &Task,
+    ) -> Vec<Place> {
+        self.meets_by(Selector::fits_call, (scenes, lane, offset), task)
+    }
+
+    /// The places of the steps whose selectors fit a task so.
+    fn meets_by(
+        &self,
+        fits: fn(&Selector, &Task, Option<&Scene>) -> bool,
+        (scenes, lane, offset): (&Scenes, LaneId, i64),
+        task: &Task,
+    ) -> Vec<Place> {
         let Some(steps) = self.shards.get(&lane.shard) else {
             return Vec::new();
         };
         let mut places = Vec::new();
         for place in steps.index.candidates(task) {
             let is_later = task.commanded.as_ref().is_none_or(|last| **last < place);
-            let fits = |active: &Active| {
+            let is_met = |active: &Active| {
                 let scene = scenes.find(&task.scene).map(|scene| &**scene);
-                active.reaches(lane.source, offset) && active.command().selector.fits(task, scene)
+                active.reaches(lane.source, offset) && fits(&active.command().selector, task, scene)
             };
-            if is_later && steps.active.get(&place).is_some_and(fits) {
+            if is_later && steps.active.get(&place).is_some_and(is_met) {
                 places.push(place);
             }
         }
