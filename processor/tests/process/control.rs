@@ -116,7 +116,7 @@ fn command(rig: &Rig, producer: &BaseProducer, verb: &str, selector: &str, name:
 }
 
 /// Sends a record to the commands topic.
-fn send(rig: &Rig, producer: &BaseProducer, key: &str, request: &Value) {
+pub(crate) fn send(rig: &Rig, producer: &BaseProducer, key: &str, request: &Value) {
     let (topic, value) = (rig.topic("commands"), request.to_string());
     let record = BaseRecord::to(&topic).key(key).payload(&value);
     producer.send(record).map_err(|(error, _)| error).unwrap();
@@ -124,7 +124,7 @@ fn send(rig: &Rig, producer: &BaseProducer, key: &str, request: &Value) {
 }
 
 /// Waits until so many commands have ended, and gives what their ends say by id.
-fn ended(rig: &Rig, count: usize) -> BTreeMap<String, Value> {
+pub(crate) fn ended(rig: &Rig, count: usize) -> BTreeMap<String, Value> {
     let reader = rig.reader("commands");
     let start = Instant::now();
     let mut ends = BTreeMap::new();
@@ -149,7 +149,7 @@ fn ended(rig: &Rig, count: usize) -> BTreeMap<String, Value> {
 }
 
 /// How many tasks the end of a command says it has met, by what was done.
-fn counts(end: &Value) -> (u64, u64) {
+pub(crate) fn counts(end: &Value) -> (u64, u64) {
     let number = |key: &str| end[key].as_u64().unwrap_or_else(|| panic!("{end}"));
     (number("done"), number("too_late"))
 }

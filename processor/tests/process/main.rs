@@ -37,6 +37,7 @@ mod lag;
 mod offsets;
 mod ordering;
 mod outbound;
+mod pending;
 mod promises;
 mod rig;
 mod scenes;
