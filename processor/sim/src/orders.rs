@@ -437,7 +437,10 @@ impl Orders {
             };
             let command = &sent.command;
             let is_later = task.commanded.as_ref().is_none_or(|last| **last < *place);
+            // One that has moved may stand where the first look has been; the second one finds it.
+            let has_moved = task.origin.partition != *shard;
             let was_there = sent.there.contains(&task.id) || sent.aside.contains(&task.id);
+            let was_there = was_there && !has_moved;
             let names = command
                 .selector
                 .ids()
