@@ -14,8 +14,8 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use retide_core::{
-    Alert, Deferral, Ended, Event, Failure, Header, Kind, Name, Origin, Poison, Reason, Record,
-    Source, Task, Timestamp, Wait, scene,
+    Alert, Deferral, Ended, Event, Exhausted, Failure, Header, Kind, Name, Origin, Poison, Reason,
+    Record, Source, Task, Timestamp, Wait, scene,
 };
 
 use crate::envelope::{self, Envelope, Intake, Known};
@@ -52,7 +52,10 @@ pub const HOPS: &str = "retry-hops";
 /// The place of the last command that was applied to the task, `millis/partition/offset`: earlier ones come too late. On records of the
 /// commands topic, that of the request.
 pub const COMMAND: &str = "retry-command";
-/// Since when the task is held, because its scene does not exist.
+/// That the task was out of attempts and was not given up: when it last was, the attempts made until then, and whether it is still held for
+/// people or was let go, `millis/attempts/held` or `millis/attempts/let-go`.
+pub const EXHAUSTED: &str = "retry-exhausted";
+/// Since when the task is held, because its scene does not exist, or because people hold it.
 pub const HELD_SINCE: &str = "retry-held-since";
 /// Since when the attempt of a parked task is pending, which [`ATTEMPT`] numbers: its target has said that it will answer later, and
 /// [`DUE_AT`] is when that is given up.
@@ -75,6 +78,11 @@ pub const READ_FROM: &str = "retry-read-from";
 /// there were too many. The record itself is at its [`ORIGIN`] as long as that is retained.
 pub const OMITTED: &str = "retry-omitted";
 
+/// The words of [`EXHAUSTED`].
+const HELD: &str = "held";
+/// As [`HELD`].
+const LET_GO: &str = "let-go";
+
 /// What the payload is, by its media type; a producer's, as it is on the way to a target.
 pub const CONTENT_TYPE: &str = "content-type";
 
@@ -82,7 +90,7 @@ pub const CONTENT_TYPE: &str = "content-type";
 const OWN: &str = "retry-";
 
 /// Every name that is retide's; a task's record holds none of them, except [`OUTCOME`] where the task is the delivery of a callback.
-pub const NAMES: [&str; 23] = [
+pub const NAMES: [&str; 24] = [
     SCENE,
     ID,
     ATTEMPT,
@@ -97,6 +105,7 @@ pub const NAMES: [&str; 23] = [
     ERROR,
     HOPS,
     COMMAND,
+    EXHAUSTED,
     HELD_SINCE,
     PENDING_SINCE,
     ROUND,
@@ -259,6 +268,7 @@ impl Intake {
             failure: None,
             hops: 0,
             throttled: 0,
+            exhausted: None,
             held_since: None,
             pending_since: None,
             commanded: None,
@@ -917,6 +927,9 @@ fn resume(record: &Record) -> Result<Task, Refusal> {
         throttled: number(record, THROTTLED, Reason::BadHeader)?.map_or(0, |throttled| {
             u32::try_from(throttled).map_or(attempt - 1, |throttled| throttled.min(attempt - 1))
         }),
+        exhausted: text(record, EXHAUSTED, Reason::BadHeader)?
+            .map(|text| exhausted(text, attempt).ok_or_else(|| bad(EXHAUSTED)))
+            .transpose()?,
         hops: count(HOPS)?,
         held_since: number(record, HELD_SINCE, Reason::BadHeader)?.map(Timestamp::from_millis),
         pending_since: number(record, PENDING_SINCE, Reason::BadHeader)?
@@ -926,6 +939,24 @@ fn resume(record: &Record) -> Result<Task, Refusal> {
             .transpose()?,
         record: Record::default(),
     })
+}
+
+/// That a task was out of attempts whose next one has this number.
+fn exhausted(text: &str, attempt: u32) -> Option<Box<Exhausted>> {
+    let mut parts = text.split('/');
+    let (at, attempts, word) = (parts.next()?, parts.next()?, parts.next()?);
+    let attempts: u32 = attempts.parse().ok()?;
+    Some(Box::new(Exhausted {
+        at: Timestamp::from_millis(at.parse().ok()?),
+        // Of the attempts made: not of the next one.
+        attempts: attempts.min(attempt - 1),
+        is_held: match word {
+            HELD => true,
+            LET_GO => false,
+            _ => return None,
+        },
+    }))
+    .filter(|_| parts.next().is_none())
 }
 
 /// The deferral of a parked task that is due at `due`, if it has one. Earlier versions wrote none: they moved the due time.
@@ -1206,6 +1237,11 @@ fn write_state(task: &Task, attempt: u32, sink: &mut Sink<'_>) {
     write_number(sink, HOPS, task.hops.into());
     if let Some(command) = &task.commanded {
         write_text(sink, COMMAND, &command.to_string());
+    }
+    if let Some(last) = &task.exhausted {
+        let word = if last.is_held { HELD } else { LET_GO };
+        let text = format!("{}/{}/{word}", millis(last.at), last.attempts);
+        write_text(sink, EXHAUSTED, &text);
     }
     if let Some(since) = task.held_since {
         write_number(sink, HELD_SINCE, millis(since));

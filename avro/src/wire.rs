@@ -625,6 +625,18 @@ impl<'a> From<&'a retide_core::Event> for EventLine<'a> {
                 line.error_class = Some(&failure.class);
                 line.error_message = Some(&failure.message);
             }
+            Transition::Held {
+                attempt,
+                outcome,
+                failure,
+                reason,
+            } => {
+                line.attempts = Some((*attempt).into());
+                line.outcome = Some(outcome);
+                line.reason = Some(reason.word());
+                line.error_class = Some(&failure.class);
+                line.error_message = Some(&failure.message);
+            }
             Transition::Ended {
                 terminal: _,
                 attempts,

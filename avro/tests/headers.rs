@@ -19,8 +19,8 @@ use retide_avro::{
 use retide_core::control::Place;
 use retide_core::wait::{Cause, Waited};
 use retide_core::{
-    Deferral, Ended, Failure, Header, Kind, Omitted, Origin, Poison, Reason, Record, Source, Task,
-    Terminal, Timestamp, Wait, scene,
+    Deferral, Ended, Exhausted, Failure, Header, Kind, Omitted, Origin, Poison, Reason, Record,
+    Source, Task, Terminal, Timestamp, Wait, scene,
 };
 
 /// Name and value of a header.
@@ -711,6 +711,7 @@ prop_compose! {
         throttled in any::<u32>(),
         held in option::of(0..1_u64 << 50),
         pending in option::of(0..1_u64 << 50),
+        exhausted in option::of((0..1_u64 << 50, any::<u32>(), any::<bool>())),
         commanded in option::of((0..1_u64 << 50, any::<i32>(), any::<i64>())),
         record in any_record(),
     ) -> Task {
@@ -731,6 +732,10 @@ prop_compose! {
             origin: Origin { topic: place.0.into(), partition: place.1, offset: place.2 },
             failure: failure.map(|(class, message)| Failure::new(&class, &message)),
             throttled: throttled % attempt,
+            exhausted: exhausted.map(|(at, attempts, is_held)| {
+                let at = Timestamp::from_millis(at);
+                Box::new(Exhausted { at, attempts: attempts % attempt, is_held })
+            }),
             hops,
             held_since: held.map(Timestamp::from_millis),
             pending_since: pending.map(Timestamp::from_millis),
@@ -811,6 +816,7 @@ proptest! {
             headers::DEFERRED_UNTIL,
             LATE_BY,
             headers::HELD_SINCE,
+            headers::EXHAUSTED,
             headers::COMMAND,
             headers::THROTTLED,
         ];

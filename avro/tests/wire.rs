@@ -100,6 +100,12 @@ fn every_event() -> Vec<retide_core::Event> {
         failure: Failure::new("timeout", "no answer"),
         due,
     };
+    let held = Transition::Held {
+        attempt: 3,
+        outcome: "timeout",
+        failure: Failure::new("timeout", "no answer"),
+        reason: Reason::AttemptsExhausted,
+    };
     let ended = |reason| Transition::Ended {
         terminal: Terminal::Dead,
         attempts: 2,
@@ -126,6 +132,7 @@ fn every_event() -> Vec<retide_core::Event> {
             until: due,
         },
         failed,
+        held,
         ended(None),
         ended(Some(Reason::Rejected)),
     ]
@@ -376,7 +383,10 @@ fn an_event_is_read_as_it_was_written() {
                 | Transition::Failed {
                     due: at, attempt, ..
                 } => (due(*at), Some((*attempt).into()), None),
-                Transition::Ended { attempts, .. } => (None, Some((*attempts).into()), None),
+                Transition::Held {
+                    attempt: attempts, ..
+                }
+                | Transition::Ended { attempts, .. } => (None, Some((*attempts).into()), None),
             };
             assert_eq!(read.event, event.transition.word());
             assert_eq!(
@@ -388,7 +398,7 @@ fn an_event_is_read_as_it_was_written() {
                 (due_at, attempts, hops)
             );
             let outcome = match &*read.event {
-                "failed" => Some("timeout"),
+                "failed" | "held" => Some("timeout"),
                 "too-late" => Some("delivered"),
                 "duplicate" => Some("dropped"),
                 _ => None,
@@ -396,7 +406,7 @@ fn an_event_is_read_as_it_was_written() {
             assert_eq!(read.outcome.as_deref(), outcome);
             assert_eq!(read.command.as_deref(), event.command.as_deref());
             let (class, message) = match &*read.event {
-                "failed" => (Some("timeout"), Some("no answer")),
+                "failed" | "held" => (Some("timeout"), Some("no answer")),
                 "duplicate" => (
                     Some("duplicate"),
                     Some("t/1/2: the task that entered at offset 1 is under way"),
@@ -412,7 +422,11 @@ fn an_event_is_read_as_it_was_written() {
                     ..
                 }
             );
-            assert_eq!(read.reason.as_deref(), rejected.then_some("rejected"));
+            let held = (read.event == "held").then_some("attempts-exhausted");
+            assert_eq!(
+                read.reason.as_deref(),
+                rejected.then_some("rejected").or(held)
+            );
         }
     }
 }

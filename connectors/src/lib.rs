@@ -35,7 +35,7 @@ pub use self::outbound::Outbound;
 pub use self::server::Server;
 
 /// Every header's name that is retide's, as `retide-avro` lists them: neither a record nor a configuration sets one on a request.
-pub const OWN: [&str; 23] = [
+pub const OWN: [&str; 24] = [
     "retry-scene",
     "retry-id",
     "retry-attempt",
@@ -50,6 +50,7 @@ pub const OWN: [&str; 23] = [
     "retry-error",
     "retry-hops",
     "retry-command",
+    "retry-exhausted",
     "retry-held-since",
     "retry-pending-since",
     "retry-round",
@@ -303,6 +304,7 @@ pub(crate) mod fixture {
             failure: None,
             hops: 0,
             throttled: 0,
+            exhausted: None,
             held_since: None,
             pending_since: None,
             commanded: None,

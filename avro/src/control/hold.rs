@@ -4,14 +4,21 @@
 //! hold/payment  {"select":{"scene":"payment"},"by":"ann","reason":"the bank is down","for":"2h"}
 //! ```
 //!
-//! A record without a value ends a hold. Invariant: what is read is bounded, ends by itself, and means no more tasks than it says.
+//! A record without a value ends a hold. The hold of a scene's tasks that are out of attempts has a name of its own, and a record lets those
+//! go which it holds by then:
+//!
+//! ```text
+//! hold/exhausted/payment  {"by":"ann","reason":"the bank is back"}
+//! ```
+//!
+//! Invariant: what is read is bounded, ends by itself, and means no more tasks than it says.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use retide_core::hold::{Hold, LASTS, LONGEST, MAX_NAME, Revision};
+use retide_core::hold::{EXHAUSTED, Hold, LASTS, LONGEST, MAX_NAME, Revision};
 use retide_core::ramp::{FAILURE_RATE, MAX_STEPS, Ramp};
 use retide_core::{Timestamp, span};
 
@@ -35,6 +42,9 @@ const KEYS: [&str; 7] = [
     "ramp",
     "failure_rate",
 ];
+
+/// Those of a release of tasks that are out of attempts.
+const RELEASE_KEYS: [&str; 4] = ["by", "reason", "ramp", "failure_rate"];
 
 /// The name of the hold that a key of the scenes topic is of, or none if it is that of a scene.
 pub fn name_of(key: &[u8]) -> Option<&[u8]> {
@@ -64,13 +74,18 @@ pub fn decode(
 pub fn encode(hold: &Hold) -> Bytes {
     let mut keys = Map::new();
     let mut put = |key: &str, value: Value| keys.insert(key.to_owned(), value);
-    put("select", select_value(hold));
+    let is_exhausted = hold.of_scene().is_some();
+    if !is_exhausted {
+        put("select", select_value(hold));
+    }
     for (key, text) in [("by", &hold.by), ("reason", &hold.reason)] {
         if !text.is_empty() {
             put(key, Value::from(&**text));
         }
     }
-    put("until", hold.until.as_millis().into());
+    if !is_exhausted {
+        put("until", hold.until.as_millis().into());
+    }
     if let Some(ramp) = &hold.ramp {
         put("ramp", ramp.steps().collect::<Vec<_>>().into());
         put("failure_rate", ramp.failure_rate().into());
@@ -86,6 +101,28 @@ pub fn select_value(hold: &Hold) -> Value {
 
 /// As [`decode`], with what is wrong at its full length.
 fn read(name: &[u8], value: &[u8], at: Timestamp, revision: Revision) -> Result<Hold, Broken> {
+    if value.len() > MAX_REQUEST {
+        return Err(Broken(format!(
+            "the hold has {} bytes; it may have {MAX_REQUEST}",
+            value.len()
+        )));
+    }
+    let scene = name.strip_prefix(EXHAUSTED.as_bytes());
+    if let Some(scene) = scene.and_then(|scene| str::from_utf8(scene).ok())
+        && (1..=MAX_NAME).contains(&scene.len())
+    {
+        let members = object(utf8(value)?, "release")?;
+        let members = Object::try_new("", members, &RELEASE_KEYS)?;
+        return Ok(Hold {
+            revision,
+            by: line(&members, "by")?,
+            reason: line(&members, "reason")?,
+            since: at,
+            ramp: ramp(&members)?,
+            released: Some(at),
+            ..Hold::of_exhausted(&scene.into())
+        });
+    }
     let named = str::from_utf8(name).ok().filter(|name| is_name(name));
     let Some(name) = named else {
         let name = shortened(&name.escape_ascii().to_string());
@@ -93,12 +130,6 @@ fn read(name: &[u8], value: &[u8], at: Timestamp, revision: Revision) -> Result<
             "{name} is no name of a hold: 1 to {MAX_NAME} letters, digits and ._:@- expected"
         )));
     };
-    if value.len() > MAX_REQUEST {
-        return Err(Broken(format!(
-            "the hold has {} bytes; it may have {MAX_REQUEST}",
-            value.len()
-        )));
-    }
     let members = object(utf8(value)?, "hold")?;
     let members = Object::try_new("", members, &KEYS)?;
     let selector = needed(&members, "select", "an object that says which tasks")?;
@@ -112,6 +143,7 @@ fn read(name: &[u8], value: &[u8], at: Timestamp, revision: Revision) -> Result<
         since: at,
         until: until(&members, at)?,
         ramp: ramp(&members)?,
+        released: None,
     })
 }
 
@@ -224,6 +256,32 @@ mod tests {
         let good = r#"{"select":{"scene":"a"}}"#;
         for name in ["", "a/b", "a b", &"x".repeat(MAX_NAME + 1)] {
             assert!(read(name, good).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_lets_tasks_go_that_are_out_of_attempts_names_a_scene_and_nothing_else() {
+        let released = read(
+            "exhausted/pay",
+            r#"{"by":"ann","reason":"it is back","ramp":[1,5]}"#,
+        )
+        .unwrap();
+
+        assert_eq!(released.of_scene(), Some("pay"));
+        assert_eq!(
+            (released.released, released.until),
+            (Some(AT), Timestamp::MAX)
+        );
+        let again = decode(b"exhausted/pay", &encode(&released), AT, released.revision);
+        assert_eq!(again, Ok(released));
+        for (name, value) in [
+            ("exhausted/", "{}"),
+            ("exhausted/pay", ""),
+            ("exhausted/pay", r#"{"for":"1h"}"#),
+            ("exhausted/pay", r#"{"select":{"scene":"pay"}}"#),
+            ("spent/pay", "{}"),
+        ] {
+            assert!(read(name, value).is_err(), "{name} {value}");
         }
     }
 

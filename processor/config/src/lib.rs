@@ -52,7 +52,7 @@ use retide_core::engine::UNKNOWN_SCENE_HOLD;
 use retide_core::{Ladder, with_causes};
 
 pub use self::kafka::{BOOTSTRAP, Client, Kafka};
-pub use self::scene::Scene;
+pub use self::scene::{Exhausted, Scene};
 pub use self::schemas::Schemas;
 pub use self::source::Error;
 

@@ -12,7 +12,7 @@ use retide_connectors::secret::Reference;
 use retide_core::breaker::Rule;
 use retide_core::cron::{self, Schedule};
 use retide_core::pending;
-use retide_core::scene::{self, Cooldown, MAX_DELAY, Walls};
+use retide_core::scene::{self, Cooldown, MAX_DELAY, OnExhausted, Walls};
 use retide_core::topic::is_own;
 use retide_core::verdict::LEAST_WAIT;
 use retide_core::wall;
@@ -49,6 +49,12 @@ pub struct Scene {
     /// else ten for each of `max_attempts`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_throttled: Option<NonZeroU32>,
+    /// What becomes of a task that is out of attempts.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_exhausted: Exhausted,
+    /// How many tasks out of attempts are held in a shard, where they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_held: Option<NonZeroU32>,
     /// What waits when a target asks to be left alone for a while.
     #[serde(default, skip_serializing_if = "is_default")]
     pub cooldown: Cooldown,
@@ -107,6 +113,17 @@ pub struct Pending {
         skip_serializing_if = "Option::is_none"
     )]
     pub most: Option<Duration>,
+}
+
+/// What becomes of a task that is out of attempts, as it is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Exhausted {
+    /// It is dead.
+    #[default]
+    Dead,
+    /// It is held for people.
+    Hold,
 }
 
 /// What is different for failures of one class.
@@ -285,6 +302,9 @@ pub struct Error {
 /// The time whose attempts may start at once when a rate names no burst: wakes a few milliseconds late cost no throughput then.
 pub const BURST: Duration = Duration::from_millis(100);
 
+/// Most tasks out of attempts that a shard may hold: each is looked at twice a minute, which is a record written and read.
+pub const MOST_HELD: NonZeroU32 = NonZeroU32::new(100_000).unwrap();
+
 /// Longest name of a scene, in bytes: it is part of keys, headers and metrics.
 pub const MAX_NAME: usize = 100;
 
@@ -314,6 +334,7 @@ impl Scene {
             target: self.target.core(),
             policy: self.policy()?,
             max_throttled: self.max_throttled()?,
+            on_exhausted: self.on_exhausted()?,
             cooldown: self.cooldown,
             on: self.overrides()?,
             base: self.from,
@@ -350,6 +371,7 @@ impl Scene {
             self.overrides().err(),
             self.max_throttled().err(),
             self.pending().err(),
+            self.on_exhausted().err(),
         ];
         let callback = self.callback.as_ref();
         wrong.push(callback.and_then(|callback| callback.rules(None).err()));
@@ -475,6 +497,26 @@ impl Scene {
             }
             (Some(most), None) | (None, Some(most)) => Ok(most),
             (None, None) => Ok(scene::most_throttled(self.max_attempts)),
+        }
+    }
+
+    /// What becomes of a task that is out of attempts.
+    fn on_exhausted(&self) -> Result<OnExhausted, Error> {
+        match (self.on_exhausted, self.max_held) {
+            (Exhausted::Dead, None) => Ok(OnExhausted::Dead),
+            (Exhausted::Dead, Some(_)) => {
+                let message = "it is said of tasks that nobody holds: expected `on_exhausted = \"hold\"` beside it";
+                Err(error(&["max_held"], message.into()))
+            }
+            (Exhausted::Hold, Some(most)) if most > MOST_HELD => {
+                let message = format!(
+                    "{most} are more than a shard looks after: expected at most {MOST_HELD}"
+                );
+                Err(error(&["max_held"], message))
+            }
+            (Exhausted::Hold, most) => Ok(OnExhausted::Hold {
+                most: most.unwrap_or(scene::MAX_HELD),
+            }),
         }
     }
 

@@ -299,6 +299,7 @@ fn task(offset: i64, wait: Duration) -> Task {
         failure: None,
         hops: 0,
         throttled: 0,
+        exhausted: None,
         held_since: None,
         pending_since: None,
         commanded: None,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::duplicates::Known;
 use crate::entry::{Ended, Entry, Event, Omitted, Poison, Transition};
 use crate::outcome::{Outcome, Reason, Terminal, Verdict};
-use crate::task::{Failure, Kind, Task};
+use crate::task::{Exhausted, Failure, Kind, Task};
 use crate::tier::Ladder;
 use crate::time::Timestamp;
 use crate::wait::Wait;
@@ -131,6 +131,7 @@ pub(crate) fn of_verdict(
             }
             task.due = due;
             task.deferral = None;
+            task.begin_round();
             let transition = Transition::Failed {
                 attempt: attempts,
                 outcome,
@@ -142,11 +143,33 @@ pub(crate) fn of_verdict(
         }
         Verdict::Pending { until } => {
             task.pending_since = Some(now);
+            task.begin_round();
             task.due = until;
             task.deferral = None;
             let transition = Transition::Pending {
                 attempt: attempts,
                 until,
+            };
+            let told = Some((transition, Some(wait)));
+            return note(park(task, None, ladder, now, told), left_out);
+        }
+        Verdict::Held { since } => {
+            task.attempt = attempts.saturating_add(1);
+            task.throttled = 0;
+            task.exhausted = Some(Box::new(Exhausted {
+                at: since,
+                attempts,
+                is_held: true,
+            }));
+            // It is due, and held when it is looked at first.
+            task.due = now.ceil_to_millis();
+            task.deferral = None;
+            task.held_since = Some(now.ceil_to_millis());
+            let transition = Transition::Held {
+                attempt: attempts,
+                outcome,
+                failure: failure.unwrap_or_else(|| unreachable!("held without a failure")),
+                reason: Reason::AttemptsExhausted,
             };
             let told = Some((transition, Some(wait)));
             return note(park(task, None, ladder, now, told), left_out);

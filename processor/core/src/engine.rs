@@ -62,7 +62,7 @@ use crate::saved::MachineTime;
 use crate::scene::{MAX_DELAY, Of, Scene, Scenes};
 use crate::state::State;
 use crate::step::{Action, Commit, Input, Now, Position, Settlement};
-use crate::task::{Failure, Task};
+use crate::task::{Exhausted, Failure, Task};
 use crate::tier::{HORIZON, Ladder, STRAIGHT};
 use crate::time::Timestamp;
 use crate::verdict;
@@ -307,6 +307,7 @@ impl Engine {
                 self.quotas.follow(now.steady, &scenes);
                 self.scenes = scenes;
                 self.want_ids();
+                self.follow_exhausted();
                 self.forget_missed();
                 self.ask_all_at(now.wall);
                 self.reorder();
@@ -613,7 +614,7 @@ impl Engine {
             return self.without_scene(now, item, actions);
         };
         if item.task.attempt > 1
-            && let Err(end) = come_back(scene, Arc::make_mut(&mut item.task), now.wall)
+            && let Err(end) = self.come_back(now, scene, &mut item)
         {
             return self.end(now, &item, end, actions);
         }
@@ -625,6 +626,41 @@ impl Engine {
             return self.agenda.push(item);
         }
         self.forward(now, item, actions);
+    }
+
+    /// Takes a record that its target has put back as what it is: an attempt that has failed, after which the next one waits. Or says how the
+    /// task ends.
+    fn come_back(
+        &self,
+        now: Now,
+        scene: &Scene,
+        item: &mut Item,
+    ) -> Result<(), (Terminal, Reason)> {
+        let shard = item.lane.shard;
+        let task = Arc::make_mut(&mut item.task);
+        let next = task.attempt;
+        task.attempt = next - 1;
+        let failure = Failure::new("returned", "the target put the record back");
+        let outcome = Outcome::Retryable(failure.clone());
+        let verdict = self.judge(now, shard, (scene, task), &outcome);
+        task.attempt = next;
+        task.failure = Some(failure);
+        match verdict {
+            Verdict::Retry { due } => task.due = task.due.max(due),
+            Verdict::Held { since } => {
+                task.exhausted = Some(Box::new(Exhausted {
+                    at: since,
+                    attempts: next - 1,
+                    is_held: true,
+                }));
+            }
+            Verdict::Dead(reason) => return Err((Terminal::Dead, reason)),
+            Verdict::Expired => return Err((Terminal::Expired, Reason::DeadlinePassed)),
+            Verdict::Delivered | Verdict::Pending { .. } => {
+                unreachable!("a failure is no success")
+            }
+        }
+        Ok(())
     }
 
     /// A task from a tier: into the agenda until it is due, or until it is to hop on to the next tier.
@@ -661,6 +697,7 @@ impl Engine {
         (terminal, reason): (Terminal, Reason),
         actions: &mut Vec<Action>,
     ) {
+        self.leave_exhausted(item.lane.shard, &item.task);
         let how = End {
             terminal,
             reason: Some(reason),
@@ -912,23 +949,4 @@ const fn budget(input: &Input) -> usize {
         | Input::Revoke { .. }
         | Input::Release { .. } => TASKS_PER_INPUT,
     }
-}
-
-/// Takes a record that its target has put back as what it is: an attempt that has failed, after which the next one waits. Or says how the
-/// task ends.
-fn come_back(scene: &Scene, task: &mut Task, now: Timestamp) -> Result<(), (Terminal, Reason)> {
-    let next = task.attempt;
-    task.attempt = next - 1;
-    let failure = Failure::new("returned", "the target put the record back");
-    let outcome = Outcome::Retryable(failure.clone());
-    let verdict = verdict::verdict(scene, task, &outcome, now);
-    task.attempt = next;
-    task.failure = Some(failure);
-    match verdict {
-        Verdict::Retry { due } => task.due = task.due.max(due),
-        Verdict::Dead(reason) => return Err((Terminal::Dead, reason)),
-        Verdict::Expired => return Err((Terminal::Expired, Reason::DeadlinePassed)),
-        Verdict::Delivered | Verdict::Pending { .. } => unreachable!("a failure is no success"),
-    }
-    Ok(())
 }

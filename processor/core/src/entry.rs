@@ -210,6 +210,17 @@ pub enum Transition {
         /// When the next attempt may start.
         due: Timestamp,
     },
+    /// The last attempt that the scene allows failed, and the task is held for people.
+    Held {
+        /// That attempt, from 1.
+        attempt: u32,
+        /// What the target said, in the words of [`crate::Outcome::word`].
+        outcome: &'static str,
+        /// The details.
+        failure: Failure,
+        /// Why there is no other one.
+        reason: Reason,
+    },
     /// The task ended.
     Ended {
         /// How.
@@ -265,6 +276,9 @@ pub const SCENE_UNKNOWN: &str = "scene-unknown";
 
 /// The rule that a ramp has fallen back by, so that its tasks are held again.
 pub const RAMP_FELL: &str = "ramp-fell-back";
+
+/// The rule that tasks are held by which are out of attempts.
+pub const TASKS_EXHAUSTED: &str = "tasks-exhausted";
 
 /// The rule that a breaker has opened by.
 pub const BREAKER_OPEN: &str = "breaker-open";
@@ -412,6 +426,7 @@ impl Ended {
             failure: None,
             hops: 0,
             throttled: 0,
+            exhausted: None,
             held_since: None,
             pending_since: None,
             commanded: None,
@@ -456,6 +471,7 @@ impl Transition {
             Self::Duplicate { .. } => "duplicate",
             Self::Pending { .. } => "pending",
             Self::Failed { .. } => "failed",
+            Self::Held { .. } => "held",
             Self::Ended { terminal, .. } => terminal.word(),
         }
     }

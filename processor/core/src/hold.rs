@@ -3,7 +3,7 @@
 //! Not how a hold is written down, which is `retide-avro`'s, nor what becomes of a task that is held, which is the engine's
 //! (`engine/held.rs`). Invariants: a hold names something and ends by itself; there are no more than [`MAX_HOLDS`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::ramp::{Progress, Ramp};
-use crate::scene::Scene;
-use crate::selector::Selector;
+use crate::scene::{OnExhausted, Scene, Scenes};
+use crate::selector::{Parts, Selector};
 use crate::task::Task;
 use crate::time::Timestamp;
 
@@ -35,6 +35,8 @@ pub struct Hold {
     pub until: Timestamp,
     /// How its tasks are let go; none if they are not.
     pub ramp: Option<Ramp>,
+    /// If it is that of a scene whose tasks are held when they are out of attempts: up to when people have let those go.
+    pub released: Option<Timestamp>,
 }
 
 /// Where the record of a hold stands on its topic.
@@ -63,13 +65,21 @@ pub struct Standing {
 
 /// The holds in force, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Holds(BTreeMap<Arc<str>, Arc<Hold>>);
+pub struct Holds {
+    /// Those of people.
+    asked: BTreeMap<Arc<str>, Arc<Hold>>,
+    /// Those of tasks that are out of attempts, by scene.
+    exhausted: BTreeMap<Arc<str>, Arc<Hold>>,
+}
 
 /// Most holds at once: more than people look after, and a task that is due is compared with each of them.
 pub const MAX_HOLDS: usize = 1_000;
 
 /// Longest name of a hold, in bytes: it is part of keys and events.
 pub const MAX_NAME: usize = 100;
+
+/// What the name of the hold of a scene's tasks begins with that are out of attempts. No name that people give has a slash in it.
+pub const EXHAUSTED: &str = "exhausted/";
 
 /// How long a hold lasts where nothing is said of that: long enough for a night, and for whoever comes back in the morning.
 pub const LASTS: Duration = Duration::from_hours(24);
@@ -85,9 +95,60 @@ impl Hold {
         HoldId::of(&self.name)
     }
 
+    /// The hold of a scene's tasks that are out of attempts, of which nobody has let any go.
+    ///
+    /// # Panics
+    /// If the name of the scene is longer than a selector takes, which that of a scene in force is not.
+    pub fn of_exhausted(scene: &Arc<str>) -> Self {
+        let parts = Parts {
+            scenes: BTreeSet::from([Arc::clone(scene)]),
+            ..Parts::default()
+        };
+        Self {
+            name: format!("{EXHAUSTED}{scene}").into(),
+            revision: Revision::default(),
+            selector: Selector::new(parts).unwrap_or_else(|error| unreachable!("{error}")),
+            by: Box::default(),
+            reason: Box::default(),
+            since: Timestamp::EPOCH,
+            until: Timestamp::MAX,
+            ramp: None,
+            released: Some(Timestamp::EPOCH),
+        }
+    }
+
     /// Whether it is in force.
     pub fn is_on(&self, now: Timestamp) -> bool {
         now < self.until
+    }
+
+    /// The scene whose tasks it is of that are out of attempts, if it is of those.
+    pub fn of_scene(&self) -> Option<&str> {
+        self.released
+            .and_then(|_| self.name.strip_prefix(EXHAUSTED))
+    }
+
+    /// Whether it is of tasks that are out of attempts, and nobody has said anything of it.
+    pub fn is_unsaid(&self) -> bool {
+        self.released == Some(Timestamp::EPOCH)
+    }
+
+    /// Whether a task that is out of attempts is held whatever the ramp lets through: nobody has let it go.
+    fn keeps(&self, task: &Task) -> bool {
+        let exhausted = task.exhausted.as_ref();
+        self.released.is_some_and(|released| {
+            exhausted.is_some_and(|last| last.is_held && last.at > released)
+        })
+    }
+
+    /// Whether a task that it fits is held, or goes by its ramp.
+    pub(crate) fn is_about(&self, task: &Task) -> bool {
+        self.keeps(task) || (self.ramp.is_some() && task.is_exhausted())
+    }
+
+    /// The ramp that a task may go by.
+    pub fn ramp_of(&self, task: &Task) -> Option<&Ramp> {
+        self.ramp.as_ref().filter(|_| !self.keeps(task))
     }
 }
 
@@ -130,22 +191,30 @@ impl std::str::FromStr for Revision {
 impl Holds {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.asked.is_empty() && self.exhausted.is_empty()
     }
 
-    /// How many there are.
+    /// How many there are that people have asked for.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.asked.len()
     }
 
-    /// Every hold, by name.
+    /// Every hold.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Hold>> {
-        self.0.values()
+        self.asked.values().chain(self.exhausted.values())
     }
 
     /// The hold of this name.
     pub fn get(&self, name: &str) -> Option<&Arc<Hold>> {
-        self.0.get(name)
+        match name.strip_prefix(EXHAUSTED) {
+            Some(scene) => self.exhausted.get(scene),
+            None => self.asked.get(name),
+        }
+    }
+
+    /// The hold of the tasks of this scene that are out of attempts, if such tasks are held.
+    pub fn of_exhausted(&self, scene: &str) -> Option<&Arc<Hold>> {
+        self.exhausted.get(scene)
     }
 
     /// The holds in force that a task is meant by, whose rules are these.
@@ -155,36 +224,63 @@ impl Holds {
         task: &Task,
         scene: &Scene,
     ) -> impl Iterator<Item = &Arc<Hold>> {
-        let holds = self.0.values();
-        holds.filter(move |hold| hold.is_on(now) && hold.selector.fits(task, Some(scene)))
+        let asked = self.asked.values();
+        let asked =
+            asked.filter(move |hold| hold.is_on(now) && hold.selector.fits(task, Some(scene)));
+        let exhausted = task.exhausted.as_ref();
+        let exhausted = exhausted.and_then(|_| self.exhausted.get(&scene.name));
+        asked.chain(exhausted.filter(|hold| hold.is_about(task)))
+    }
+
+    /// Has a hold for the tasks that are out of attempts of each of these scenes that wants that. What people have said of others is kept: a
+    /// scene may want it again.
+    pub fn follow(&mut self, scenes: &Scenes) {
+        let wants = |scene: &Scene| matches!(scene.on_exhausted, OnExhausted::Hold { .. });
+        self.exhausted.retain(|name, hold| {
+            !hold.is_unsaid() || scenes.get(name).is_some_and(|scene| wants(scene))
+        });
+        for scene in scenes.iter().filter(|scene| wants(scene)) {
+            let name = &scene.name;
+            if !self.exhausted.contains_key(name) {
+                let hold = Hold::of_exhausted(name);
+                self.exhausted.insert(Arc::clone(name), Arc::new(hold));
+            }
+        }
     }
 
     /// The first time at which one of them ends by itself.
     pub fn next_end(&self) -> Option<Timestamp> {
-        self.0.values().map(|hold| hold.until).min()
+        self.asked.values().map(|hold| hold.until).min()
     }
 
     /// Takes those out that have ended, and gives their names.
     pub fn take_ended(&mut self, now: Timestamp) -> Vec<Arc<str>> {
-        let ended = self.0.extract_if(.., |_, hold| !hold.is_on(now));
+        let ended = self.asked.extract_if(.., |_, hold| !hold.is_on(now));
         ended.map(|(name, _)| name).collect()
     }
 
-    /// Takes all of them out.
+    /// Takes out what people have said of tasks that are out of attempts.
+    pub(crate) fn forget_releases(&mut self) {
+        self.exhausted.clear();
+    }
+
+    /// Takes all of them out that people have asked for.
     pub fn clear(&mut self) {
-        self.0.clear();
+        self.asked.clear();
     }
 }
 
 impl FromIterator<Arc<Hold>> for Holds {
-    /// Of more than [`MAX_HOLDS`], those that come first.
+    /// Of more than [`MAX_HOLDS`] that people have asked for, those that come first.
     fn from_iter<I: IntoIterator<Item = Arc<Hold>>>(holds: I) -> Self {
-        let mut all = BTreeMap::new();
+        let mut all = Self::default();
         for hold in holds {
-            if all.len() < MAX_HOLDS || all.contains_key(&hold.name) {
-                all.insert(Arc::clone(&hold.name), hold);
+            if let Some(scene) = hold.of_scene() {
+                all.exhausted.insert(scene.into(), hold);
+            } else if all.asked.len() < MAX_HOLDS || all.asked.contains_key(&hold.name) {
+                all.asked.insert(Arc::clone(&hold.name), hold);
             }
         }
-        Self(all)
+        all
     }
 }

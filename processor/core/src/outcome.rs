@@ -57,6 +57,11 @@ pub enum Verdict {
         /// When the next attempt may start.
         due: Timestamp,
     },
+    /// The task is out of attempts, and is held for people since then.
+    Held {
+        /// Since when.
+        since: Timestamp,
+    },
     /// The task is given up.
     Dead(Reason),
     /// No further attempt can start before the deadline.
@@ -89,6 +94,8 @@ pub enum Reason {
     Rejected,
     /// The last attempt that its scene allows has failed.
     AttemptsExhausted,
+    /// The same, where its scene holds such tasks and as many are held as may be.
+    TooManyHeld,
     /// The deadline passed before an attempt succeeded.
     DeadlinePassed,
     /// No point in time is left at which its scene would have tried again.
@@ -170,7 +177,7 @@ impl Terminal {
 
 impl Reason {
     /// Every reason there is.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::BadHeader,
         Self::BadDue,
         Self::DueTooFar,
@@ -180,6 +187,7 @@ impl Reason {
         Self::UnknownScene,
         Self::Rejected,
         Self::AttemptsExhausted,
+        Self::TooManyHeld,
         Self::DeadlinePassed,
         Self::ScheduleEnded,
         Self::Crashed,
@@ -198,6 +206,7 @@ impl Reason {
             Self::UnknownScene => "unknown-scene",
             Self::Rejected => "rejected",
             Self::AttemptsExhausted => "attempts-exhausted",
+            Self::TooManyHeld => "too-many-held",
             Self::DeadlinePassed => "deadline-passed",
             Self::ScheduleEnded => "schedule-ended",
             Self::Crashed => "crashed",

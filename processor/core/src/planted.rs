@@ -146,6 +146,10 @@ pub enum Bug {
     IdsForgotten,
     /// What is known of the id of a task that is parked is not written down.
     IdUnwritten,
+    /// A task that is out of attempts is started again by itself.
+    ExhaustedStarts,
+    /// What people let go of those is not heard.
+    ExhaustedKept,
 }
 
 /// The mistake that an engine makes, if one is planted in it.
@@ -217,7 +221,7 @@ impl Bug {
     ];
 
     /// Mistakes that take more histories than a test has, or are not played yet.
-    pub const RARE: [Self; 9] = [
+    pub const RARE: [Self; 11] = [
         Self::CancelledAttempted,
         Self::TakenKeptOnReturn,
         Self::AsideForgotten,
@@ -227,6 +231,8 @@ impl Bug {
         Self::BrakeKeptForEver,
         Self::RampIgnored,
         Self::RampNeverFalls,
+        Self::ExhaustedStarts,
+        Self::ExhaustedKept,
     ];
 }
 

@@ -33,6 +33,10 @@ pub const CONCURRENCY: NonZeroU32 = NonZeroU32::new(64).unwrap();
 /// is well, and what it asks for is time rather than attempts.
 pub const THROTTLED_PER_ATTEMPT: u32 = 10;
 
+/// How many tasks of a scene that are out of attempts are held in a shard where nothing is said of it: more than people look at one by one, and
+/// few records a second, by which each is looked at.
+pub const MAX_HELD: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
+
 /// The rules of one scene.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scene {
@@ -46,6 +50,8 @@ pub struct Scene {
     pub policy: Policy,
     /// Most attempts of a task at which the target asked to be left alone: they do not count as attempts otherwise.
     pub max_throttled: NonZeroU32,
+    /// What becomes of a task that is out of attempts.
+    pub on_exhausted: OnExhausted,
     /// What else waits when its targets ask to be left alone.
     pub cooldown: Cooldown,
     /// The policy for failures of one class, in place of that.
@@ -140,6 +146,19 @@ pub enum Of {
     Host(Arc<str>),
 }
 
+/// What becomes of a task that is out of attempts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnExhausted {
+    /// It is dead.
+    #[default]
+    Dead,
+    /// It is held until people let it go, or its deadline passes.
+    Hold {
+        /// How many tasks of the scene are held so in a shard; more are dead.
+        most: NonZeroU32,
+    },
+}
+
 /// What waits when a target asks to be left alone for a while: see [`crate::cooldown`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -216,6 +235,7 @@ impl Scene {
             host: None,
             target,
             max_throttled: most_throttled(policy.max_attempts),
+            on_exhausted: OnExhausted::default(),
             cooldown: Cooldown::default(),
             policy,
             on: Overrides::default(),

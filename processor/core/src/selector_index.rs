@@ -149,6 +149,7 @@ mod tests {
             },
             failure: None,
             throttled: 0,
+            exhausted: None,
             hops: 0,
             held_since: None,
             pending_since: None,

@@ -440,7 +440,9 @@ impl Settlement {
                 return false;
             };
             match event.transition {
-                Transition::Failed { .. } | Transition::Pending { .. } => true,
+                Transition::Failed { .. }
+                | Transition::Pending { .. }
+                | Transition::Held { .. } => true,
                 Transition::Ended { attempts, .. } => attempts > 0 && self.otherwise.is_empty(),
                 Transition::Parked { .. }
                 | Transition::Hopped { .. }

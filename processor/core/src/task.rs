@@ -69,6 +69,17 @@ pub enum Kind {
     Callback,
 }
 
+/// That a task was out of attempts, and was not given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exhausted {
+    /// When it last was.
+    pub at: Timestamp,
+    /// The attempts made until then: those of its next round are counted from there.
+    pub attempts: u32,
+    /// Whether it waits for people: not once they have let it go.
+    pub is_held: bool,
+}
+
 /// A task: something that failed and is to be tried again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Task {
@@ -92,8 +103,11 @@ pub struct Task {
     pub origin: Origin,
     /// What the last attempt said, if there was one.
     pub failure: Option<Failure>,
-    /// How many of the attempts made were throttled: they do not count for the most attempts of its scene.
+    /// How many of the attempts made were throttled, since it was out of attempts if it ever was: they do not count for the most attempts of
+    /// its scene.
     pub throttled: u32,
+    /// That it was out of attempts and is, or was, held for people, if so.
+    pub exhausted: Option<Box<Exhausted>>,
     /// How often it was forwarded between topics.
     pub hops: u32,
     /// Since when it is held because its scene does not exist, or since people hold it, if it is.
@@ -269,6 +283,24 @@ impl Task {
         match self.pending_since {
             Some(_) => self.attempt,
             None => self.attempt.saturating_sub(1),
+        }
+    }
+
+    /// How many of its attempts, the next one among them, count for the most attempts of its scene.
+    pub fn attempts_of_round(&self) -> u32 {
+        let before = self.exhausted.as_ref().map_or(0, |before| before.attempts);
+        self.attempt.saturating_sub(before).max(1)
+    }
+
+    /// Whether it is out of attempts, and nobody has let it go by itself.
+    pub fn is_exhausted(&self) -> bool {
+        self.exhausted.as_ref().is_some_and(|last| last.is_held)
+    }
+
+    /// People let it go: its next attempt is the first one of another round.
+    pub fn begin_round(&mut self) {
+        if let Some(last) = &mut self.exhausted {
+            last.is_held = false;
         }
     }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::backoff::Base;
 use crate::outcome::{Outcome, Reason, Verdict};
-use crate::scene::{MAX_DELAY, Scene};
-use crate::task::Task;
+use crate::scene::{MAX_DELAY, OnExhausted, Scene};
+use crate::task::{Kind, Task};
 use crate::time::Timestamp;
 
 /// Shortest wait before another attempt: what due times are counted in, so that a retry is always due after the attempt it follows.
@@ -42,17 +42,14 @@ pub fn verdict(scene: &Scene, task: &Task, outcome: &Outcome, now: Timestamp) ->
         }
     };
     let policy = scene.policy_for(outcome);
-    // With this one; what was throttled before does not count.
-    let counted = task.attempt.saturating_sub(task.throttled).max(1);
+    // With this one; what was throttled before does not count, nor what was before people let it go.
+    let made = task.attempts_of_round();
+    let counted = made.saturating_sub(task.throttled).max(1);
     let (is_last, step) = match outcome {
         Outcome::Throttled { after, .. } => {
             let is_last = task.throttled.saturating_add(1) >= scene.max_throttled.get();
             // A target that does not say when to come again is asked more and more seldom.
-            let step = if after.is_zero() {
-                task.attempt
-            } else {
-                counted
-            };
+            let step = if after.is_zero() { made } else { counted };
             (is_last, step)
         }
         Outcome::Success
@@ -63,7 +60,15 @@ pub fn verdict(scene: &Scene, task: &Task, outcome: &Outcome, now: Timestamp) ->
         | Outcome::Pending { .. } => (counted >= policy.max_attempts.get(), counted),
     };
     if is_last {
-        return Verdict::Dead(Reason::AttemptsExhausted);
+        return match (scene.on_exhausted, task.kind) {
+            (OnExhausted::Dead, _) | (_, Kind::Callback) => {
+                Verdict::Dead(Reason::AttemptsExhausted)
+            }
+            (OnExhausted::Hold { .. }, Kind::Work) if expires(scene, task, now) => Verdict::Expired,
+            (OnExhausted::Hold { .. }, Kind::Work) => Verdict::Held {
+                since: now.ceil_to_millis(),
+            },
+        };
     }
     let base = match scene.base {
         Base::Actual => now,
@@ -95,7 +100,7 @@ mod tests {
     use crate::backoff::{Backoff, Jitter, Policy};
     use crate::cron::Schedule;
     use crate::scene::Target;
-    use crate::task::{Failure, Kind, Origin, Record};
+    use crate::task::{Failure, Origin, Record};
 
     /// An instant of no meaning.
     const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
@@ -143,6 +148,7 @@ mod tests {
             failure: None,
             hops: 0,
             throttled: 0,
+            exhausted: None,
             held_since: None,
             pending_since: None,
             commanded: None,
@@ -298,7 +304,7 @@ mod tests {
                     prop_assert!([Reason::ScheduleEnded, Reason::DueTooFar].contains(&reason));
                     prop_assert!(scene.policy.band(1).is_none());
                 }
-                Verdict::Delivered | Verdict::Pending { .. } => prop_assert!(false),
+                Verdict::Delivered | Verdict::Pending { .. } | Verdict::Held { .. } => prop_assert!(false),
             }
         }
     }

@@ -309,7 +309,8 @@ impl World {
                 | Transition::TooLate { .. }
                 | Transition::Duplicate { .. }
                 | Transition::Pending { .. }
-                | Transition::Failed { .. } => {}
+                | Transition::Failed { .. }
+                | Transition::Held { .. } => {}
             },
             Entry::Alert(alert) => self.alerts.push(*alert),
             Entry::Deliver { .. }

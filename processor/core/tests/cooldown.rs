@@ -259,7 +259,8 @@ impl Group {
                 | Transition::TooLate { .. }
                 | Transition::Duplicate { .. }
                 | Transition::Pending { .. }
-                | Transition::Failed { .. } => {}
+                | Transition::Failed { .. }
+                | Transition::Held { .. } => {}
             },
             Entry::Deliver { .. }
             | Entry::DeadLetter { .. }

@@ -307,6 +307,7 @@ fn hold(name: &str, scene: &str, offset: i64, until: Now) -> Arc<Hold> {
         since: at(0).wall,
         until: until.wall,
         ramp: None,
+        released: None,
     })
 }
 

@@ -168,7 +168,14 @@ fn waits(step: &Step, ladder: &Ladder, now: Timestamp) -> State {
             let late = human(now.since(due).as_millis() as u64);
             text.push(format!(", {attempt} was due {late} ago, at {}", clock(due)));
             let held = step.park.as_ref().and_then(|park| park.task.held_since);
+            let exhausted = step.park.as_ref().and_then(|park| exhausted(&park.task));
             text.push(match deferred {
+                Some(until) if exhausted.is_some() => format!(
+                    "; it is out of attempts since {} and held until people let it go, and looked at again in {}, at {}",
+                    exhausted.map(clock).unwrap_or_default(),
+                    human(until.since(now).as_millis() as u64),
+                    clock(until)
+                ),
                 Some(until) if held.is_some() => format!(
                     "; it is held, and looked at again in {}, at {}",
                     human(until.since(now).as_millis() as u64),
@@ -193,6 +200,12 @@ fn waits(step: &Step, ladder: &Ladder, now: Timestamp) -> State {
         due,
         remaining_ms: due.map(|due| due.since(now).as_millis() as u64),
     }
+}
+
+/// Since when a parked task is out of attempts, if nobody has let it go by itself.
+fn exhausted(task: &Task) -> Option<Timestamp> {
+    let last = task.exhausted.as_ref()?;
+    last.is_held.then_some(last.at)
 }
 
 /// Until when a parked task is deferred, if it is.

@@ -175,6 +175,9 @@ impl Park {
     /// Whether an event tells of it.
     fn is_told_by(&self, event: &wire::Event) -> bool {
         let Self { task, .. } = self;
+        if event.event == "held" {
+            return task.exhausted.is_some() && event.attempts == Some(i64::from(task.attempt) - 1);
+        }
         let is_due = event.due_at.map(instant) == Some(task.due.ceil_to_millis());
         let until = task.deferral.as_ref().map(|deferral| deferral.until);
         is_due
@@ -254,11 +257,16 @@ fn insert(steps: &mut Vec<Step>, park: Park) {
         .rev()
         .find_map(|step| step.park.as_ref());
     let attempt = before.map_or(1, |before| before.task.attempt);
+    let last = park.task.exhausted.as_ref();
+    let is_held = last.is_some_and(|last| last.is_held && last.attempts == park.task.attempt - 1);
     let (what, failed) = match before {
         _ if park.task.pending_since.is_some()
             && before.is_none_or(|before| before.task.pending_since != park.task.pending_since) =>
         {
             ("pending", Some(i64::from(park.task.attempt)))
+        }
+        _ if park.task.attempt > attempt && is_held => {
+            ("held", Some(i64::from(park.task.attempt) - 1))
         }
         _ if park.task.attempt > attempt => ("failed", Some(i64::from(park.task.attempt) - 1)),
         None => ("parked", None),

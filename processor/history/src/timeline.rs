@@ -135,7 +135,9 @@ impl Moment {
             parts.push("delivery of its callback".to_owned());
         }
         match (self.what.as_str(), self.attempt) {
-            ("failed" | "pending", Some(attempt)) => parts.push(format!("attempt {attempt}")),
+            ("failed" | "pending" | "held", Some(attempt)) => {
+                parts.push(format!("attempt {attempt}"));
+            }
             (_, Some(1)) => parts.push("after 1 attempt".to_owned()),
             (_, Some(attempts)) => parts.push(format!("after {attempts} attempts")),
             (_, None) => {}

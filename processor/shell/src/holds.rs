@@ -104,7 +104,8 @@ pub(crate) fn troubles(
             effect: Effect::Limits,
         }
     });
-    let on = follower.holds().values().filter(|hold| hold.is_on(now));
+    let on = follower.holds().values();
+    let on = on.filter(|hold| hold.is_on(now) && hold.of_scene().is_none());
     let lasting = on.clone().filter(|hold| now.since(hold.since) >= LONG);
     let lasting = lasting.map(|hold| Trouble {
         kind: Kind::HoldLasting,

@@ -601,7 +601,8 @@ impl Following {
     fn tell_holds(&self) {
         let now = clock::timestamp();
         let holds = self.follower.holds().values();
-        let on = holds.filter(|hold| hold.is_on(now)).count();
+        let on = holds.filter(|hold| hold.is_on(now) && hold.of_scene().is_none());
+        let on = on.count();
         self.metrics.holds.in_force.set(on.min(MAX_HOLDS) as i64);
         for (kind, troubles) in holds::troubles(&self.follower, now, &self.config.invocation) {
             self.troubles.only(kind, troubles);

@@ -11,7 +11,7 @@ use retide_core::brake::{HEALTHY, LEAST};
 use retide_core::breaker::{Key, State, StateChange};
 use retide_core::completions::Completions;
 use retide_core::control::Command;
-use retide_core::entry::{DEAD_TASKS, RAMP_FELL, SCENE_UNKNOWN, TargetHealth};
+use retide_core::entry::{DEAD_TASKS, RAMP_FELL, SCENE_UNKNOWN, TASKS_EXHAUSTED, TargetHealth};
 use retide_core::scene::{Cooldown, DEFAULT};
 use retide_core::state::State as Kept;
 use retide_core::taken::Taken;
@@ -220,6 +220,8 @@ pub(crate) struct Judge {
     most_attempts: u32,
     /// The same of attempts that are throttled.
     most_throttled: u32,
+    /// How often each task was let go that was out of attempts, or may have been.
+    rounds: BTreeMap<Arc<str>, u32>,
     /// The fewest of both that any rules of a scene allowed.
     fewest: BTreeMap<Arc<str>, (u32, u32)>,
     /// The first promise found broken.
@@ -436,6 +438,7 @@ impl Judge {
         // What died is counted by the transaction.
         if alert.rule == DEAD_TASKS
             || alert.rule == RAMP_FELL
+            || alert.rule == TASKS_EXHAUSTED
             || (alert.rule == SCENE_UNKNOWN && self.scenes.contains(&alert.scene))
             // A command has parked a task of a scene that nobody knows.
             || (alert.rule == SCENE_UNKNOWN && !self.orders.is_empty())
@@ -819,8 +822,10 @@ impl Judge {
             self.object(|| format!("{attempt:?} is due at {}, not at {latest:?}", task.due));
         }
         let before = self.counted(attempt, attempt.number - 1);
-        if before.surely_others >= self.most_attempts
-            || before.surely_throttled >= self.most_throttled
+        // Whoever lets it go that is out of attempts allows as many again.
+        let rounds = 1 + self.rounds.get(&attempt.id).copied().unwrap_or_default();
+        if before.surely_others >= self.most_attempts.saturating_mul(rounds)
+            || before.surely_throttled >= self.most_throttled.saturating_mul(rounds)
         {
             self.object(|| format!("{attempt:?} is more than any rules allowed: {before:?}"));
         }
@@ -859,6 +864,7 @@ impl Judge {
             match event.transition {
                 Transition::Failed { .. }
                 | Transition::Pending { .. }
+                | Transition::Held { .. }
                 | Transition::Ended {
                     terminal: Terminal::Dead | Terminal::Expired | Terminal::Cancelled,
                     ..
@@ -940,6 +946,13 @@ impl Judge {
     /// A worker starts a task: whether it is not held, as far as the worker knows, and the ramps that it goes by.
     pub(crate) fn not_on_hold(&mut self, at: At, worker: usize, task: &Task) -> Vec<Arc<Hold>> {
         let submission = self.submitted.get(&task.id);
+        // A command lets a task go by itself.
+        let is_commanded =
+            submission.is_some_and(|submission| self.orders.may_be_about(submission));
+        if !is_commanded && let Err(why) = self.heard.lets_go(worker, task) {
+            self.object(|| why);
+            return Vec::new();
+        }
         match self.heard.starts(at, worker, task, submission) {
             Ok(ramps) => ramps,
             Err(why) => {
@@ -1133,7 +1146,7 @@ impl Judge {
         };
         if event.kind == Kind::Work {
             match &event.transition {
-                Transition::Failed { outcome, .. } => {
+                Transition::Failed { outcome, .. } | Transition::Held { outcome, .. } => {
                     self.not_before_its_limit(event, *outcome == "timeout");
                 }
                 Transition::Ended {
@@ -1161,6 +1174,10 @@ impl Judge {
                 | Transition::TooLate { .. } => {}
             }
         }
+        if event.command.is_some() {
+            // Whoever moves a task lets it go that is out of attempts.
+            *self.rounds.entry(Arc::clone(&event.id)).or_default() += 1;
+        }
         match &event.transition {
             Transition::Pending {
                 attempt: number, ..
@@ -1185,6 +1202,17 @@ impl Judge {
                 if known.starts.len() == 1 && *due < least && event.command.is_none() {
                     self.object(|| format!("{attempt:?}: {least} was asked for, not {due}"));
                 }
+            }
+            Transition::Held {
+                attempt: number,
+                outcome,
+                ..
+            } => {
+                let known = self.attempts.entry(attempt(*number)).or_default();
+                known.durable = true;
+                known.said.throttled |= *outcome == Outcome::THROTTLED;
+                self.heard.exhausts(event, *number);
+                *self.rounds.entry(Arc::clone(&event.id)).or_default() += 1;
             }
             Transition::Ended { attempts, .. } => {
                 let known = self.attempts.entry(attempt(*attempts)).or_default();

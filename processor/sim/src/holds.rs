@@ -11,8 +11,9 @@ use bytes::Bytes;
 
 use retide_core::hold::Revision;
 use retide_core::ramp::Ramp;
+use retide_core::scene::DEFAULT;
 use retide_core::selector::{Parts, Selector};
-use retide_core::{Hold, Holds, Kind, Task, Timestamp};
+use retide_core::{Event, Hold, Holds, Kind, Task, Timestamp};
 
 use crate::chance::Chance;
 use crate::orders::fits;
@@ -37,6 +38,8 @@ pub(crate) struct Holding {
 pub(crate) struct Heard {
     /// The holds that each worker has taken in.
     holds: BTreeMap<usize, Holds>,
+    /// When each task was last out of attempts and was held, and the attempt that was the last one.
+    exhausted: BTreeMap<Arc<str>, (Timestamp, u32)>,
     /// What has become of the ramps of each worker.
     climbs: BTreeMap<(usize, Revision), Climb>,
 }
@@ -95,6 +98,7 @@ impl Holding {
                 since: Timestamp::EPOCH,
                 until: Timestamp::MAX,
                 ramp: None,
+                released: None,
             };
             let climbs = chance.one_in(2).then(|| {
                 let after = chance.between(begins / SECOND, ends / SECOND);
@@ -112,11 +116,15 @@ impl Holding {
 
     /// The hold, on a ramp.
     pub(crate) fn climbing(&self) -> Arc<Hold> {
-        let ramp = Ramp::try_new(&[1, 3, 20], 0.3);
         let mut hold = Hold::clone(&self.hold);
         hold.revision.offset += 100;
-        hold.ramp = Some(ramp.unwrap_or_else(|| unreachable!("a ramp")));
+        hold.ramp = Some(Self::ramp());
         Arc::new(hold)
+    }
+
+    /// The ramp.
+    pub(crate) fn ramp() -> Ramp {
+        Ramp::try_new(&[1, 3, 20], 0.3).unwrap_or_else(|| unreachable!("a ramp"))
     }
 
     /// How long after a change a worker hears of it.
@@ -131,6 +139,36 @@ impl Heard {
     /// A worker takes holds in.
     pub(crate) fn hear(&mut self, worker: usize, holds: Holds) {
         self.holds.insert(worker, holds);
+    }
+
+    /// It is durable that a task is out of attempts, and held.
+    pub(crate) fn exhausts(&mut self, event: &Event, attempt: u32) {
+        let last = (event.at, attempt);
+        self.exhausted.insert(Arc::clone(&event.id), last);
+    }
+
+    /// Whether a worker knows that people have let a task go which was out of attempts, if it was.
+    pub(crate) fn lets_go(&self, worker: usize, task: &Task) -> Result<(), String> {
+        let (Some((at, last)), Some(holds)) =
+            (self.exhausted.get(&task.id), self.holds.get(&worker))
+        else {
+            return Ok(());
+        };
+        let holds = [&*task.scene, DEFAULT].map(|scene| holds.of_exhausted(scene));
+        let holds = holds.into_iter().flatten();
+        let released = holds.filter_map(|hold| hold.released).max();
+        // Who has lost its shard may still make an attempt that others have made.
+        let is_made = task.attempt <= *last;
+        if task.kind == Kind::Callback
+            || is_made
+            || released.is_some_and(|released| released >= *at)
+        {
+            return Ok(());
+        }
+        Err(format!(
+            "worker {worker} starts {}, which was out of attempts at {at} and was let go until {released:?}",
+            task.id
+        ))
     }
 
     /// A worker starts a task: the ramps that it goes by, if it may.
@@ -148,6 +186,12 @@ impl Heard {
         };
         let mut ramps = Vec::new();
         let of_task = holds.iter();
+        let is_about = |hold: &Hold| match hold.released {
+            // Its ramp is not the one of other tasks of its scene.
+            Some(_) => hold.ramp.is_some() && task.is_exhausted(),
+            None => true,
+        };
+        let of_task = of_task.filter(|hold| is_about(hold));
         for hold in of_task.filter(|hold| fits(&hold.selector, submission)) {
             let known = || format!("worker {worker} starts {}, knowing of {hold:?}", task.id);
             let Some(ramp) = &hold.ramp else {

@@ -292,6 +292,12 @@ impl Orders {
         self.sent.values().any(completes)
     }
 
+    /// Whether a command may be about a task.
+    pub(crate) fn may_be_about(&self, submission: &Submission) -> bool {
+        let mut sent = self.sent.values();
+        sent.any(|sent| fits(&sent.command.selector, submission))
+    }
+
     /// A transition that follows from a command is durable.
     pub(crate) fn told(
         &mut self,
@@ -314,6 +320,7 @@ impl Orders {
                 | Transition::Deferred { .. }
                 | Transition::Duplicate { .. }
                 | Transition::Pending { .. }
+                | Transition::Held { .. }
                 | Transition::Failed { .. } => Ok(()),
             };
         };
@@ -354,7 +361,8 @@ impl Orders {
             | Transition::Parked { .. }
             | Transition::Hopped { .. }
             | Transition::Duplicate { .. }
-            | Transition::Deferred { .. } => {
+            | Transition::Deferred { .. }
+            | Transition::Held { .. } => {
                 sent.done += 1;
             }
         }

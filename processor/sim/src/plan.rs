@@ -12,7 +12,9 @@ use retide_core::completions::Completions;
 use retide_core::duplicates::{Mode, Rule as Duplicates};
 use retide_core::lane::Limits;
 use retide_core::pending::Pending;
-use retide_core::scene::{CONCURRENCY, Callback, Cooldown, DEFAULT, Host, Target, Walls};
+use retide_core::scene::{
+    CONCURRENCY, Callback, Cooldown, DEFAULT, Host, OnExhausted, Target, Walls,
+};
 use retide_core::wall::RULE;
 use retide_core::{
     Backoff, Base, Failure, Jitter, Ladder, LaneId, Ordering, Outcome, Policy, Rate, Scene, Source,
@@ -140,6 +142,8 @@ pub(crate) struct Plan {
     pub(crate) orders: Vec<Order>,
     /// What people hold.
     pub(crate) holds: Vec<Holding>,
+    /// When people let those tasks go that are out of attempts, and whether by a ramp. Once everything works, they do so again and again.
+    pub(crate) lets_go: Vec<(At, bool)>,
     /// By how many microseconds each process's clock is off, the broker's last.
     pub(crate) skews: Vec<i64>,
     /// The offsets that somebody has set before anybody works, with metadata that was not written for them.
@@ -278,6 +282,7 @@ impl Plan {
             submissions: submissions(chance, heals_at, shards),
             orders: Vec::new(),
             holds: Vec::new(),
+            lets_go: Vec::new(),
             skews: vec![0; processes + 1],
             copied: Vec::new(),
             faults: Vec::new(),
@@ -307,6 +312,7 @@ impl Plan {
         plan.draw_flood(&mut fork, shards);
         plan.draw_duplicates(&mut fork, shards);
         plan.draw_pending(&mut fork);
+        plan.draw_exhausted(&mut fork);
         plan
     }
 
@@ -329,6 +335,7 @@ impl Plan {
         plan.flood = None;
         plan.pending = None;
         plan.holds.clear();
+        plan.lets_go.clear();
         plan.submissions = campaign_submissions(chance, plan.heals_at, plan.shards);
         order_some(&mut plan.submissions, &mut chance.fork());
         plan.skews.fill(0);
@@ -596,6 +603,26 @@ impl Plan {
     pub(crate) fn answers_later(&self, scene: &str) -> Option<Duration> {
         let at_once = SHARING.contains(&scene) || scene == FLOOD;
         self.pending.filter(|_| !at_once)
+    }
+
+    /// Lets scenes of a fourth of all histories hold the tasks that are out of attempts.
+    fn draw_exhausted(&mut self, chance: &mut Chance) {
+        if !chance.one_in(4) || !self.clocks_are_right() {
+            return;
+        }
+        // What may be asked for again ends well.
+        let scenes = self.scenes.iter_mut();
+        for scene in scenes.filter(|scene| !ONCE.contains(&&*scene.name)) {
+            if chance.one_in(2) {
+                let most = chance.pick(&[1, 4, 1_000]) as u32;
+                let most = NonZeroU32::new(most).unwrap_or(NonZeroU32::MIN);
+                scene.on_exhausted = OnExhausted::Hold { most };
+            }
+        }
+        for _ in 0..chance.between(1, 3) {
+            let at = chance.between(SECOND, self.heals_at);
+            self.lets_go.push((at, chance.one_in(2)));
+        }
     }
 
     /// Whether a target has a breaker, or a wall that so few answers make.

@@ -1739,6 +1739,7 @@ fn submitted(submission: &Submission, origin: Origin, entered: Timestamp) -> Tas
         failure: None,
         hops: 0,
         throttled: 0,
+        exhausted: None,
         held_since: None,
         pending_since: None,
         commanded: None,

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use retide_core::cooldown::Signal;
-use retide_core::scene::Missing;
+use retide_core::hold::Revision;
+use retide_core::scene::{Missing, OnExhausted};
 use retide_core::{
     Failure, Gates, Hold, Holds, LaneId, Outcome, Scene, Scenes, Source, Task, Timestamp,
 };
@@ -197,6 +198,8 @@ pub(crate) enum Event {
     Climb(usize),
     /// A hold is released.
     Release(usize),
+    /// People let those tasks go that are out of attempts: as planned, or again and again.
+    LetGo(Option<usize>),
     /// A request arrives at the broker.
     Arrive {
         /// Who asks.
@@ -414,6 +417,8 @@ pub(crate) struct World {
     shelved: Option<Scene>,
     /// The holds in force.
     held: BTreeMap<Arc<str>, Arc<Hold>>,
+    /// How often people have let tasks go that were out of attempts.
+    releases: i64,
     /// What was produced so far.
     submitted: usize,
     /// How many commands were sent so far.
@@ -944,6 +949,7 @@ impl World {
             scenes: BTreeMap::new(),
             shelved: None,
             held: BTreeMap::new(),
+            releases: 0,
             submitted: 0,
             ordered: 0,
             bug,
@@ -982,6 +988,12 @@ impl World {
             }
             self.env.after(holding.ends, Event::Release(number));
         }
+        for (number, (at, _)) in self.env.plan.lets_go.clone().iter().enumerate() {
+            self.env.after(*at, Event::LetGo(Some(number)));
+        }
+        if !self.env.plan.lets_go.is_empty() {
+            self.env.after(heals_at, Event::LetGo(None));
+        }
         for (at, fault) in faults {
             self.env.after(at, Event::Fault(fault));
         }
@@ -996,7 +1008,7 @@ impl World {
                 LONGEST_BY_WRONG_CLOCKS
             } else if self.env.plan.has_breakers() {
                 LONGEST_BY_BREAKERS
-            } else if self.env.plan.rest.is_some() {
+            } else if self.env.plan.rest.is_some() || !self.env.plan.lets_go.is_empty() {
                 LONGEST_BY_COOLDOWNS
             } else if self.env.plan.behind > 1 {
                 LONGEST_BEHIND
@@ -1105,6 +1117,7 @@ impl World {
             Event::Hold(number) => self.hold(number),
             Event::Climb(number) => self.climb(number),
             Event::Release(number) => self.release(number),
+            Event::LetGo(number) => self.let_go(number),
             Event::Arrive {
                 caller,
                 call,
@@ -1244,6 +1257,31 @@ impl World {
         if known.is_some_and(|known| known.selector == hold.selector) {
             self.held.remove(&hold.name);
             self.tell_holds();
+        }
+    }
+
+    /// Somebody lets all tasks go that are out of attempts.
+    fn let_go(&mut self, number: Option<usize>) {
+        let by_ramp = number.is_some_and(|number| self.env.plan.lets_go[number].1);
+        let released = Timestamp::from_millis(self.env.broker_wall().as_millis());
+        self.releases += 1;
+        let scenes = self.env.plan.scenes.iter();
+        let scenes = scenes.filter(|scene| scene.on_exhausted != OnExhausted::Dead);
+        for scene in scenes {
+            let hold = Hold {
+                released: Some(released),
+                revision: Revision {
+                    partition: 1,
+                    offset: self.releases,
+                },
+                ramp: by_ramp.then(Holding::ramp),
+                ..Hold::of_exhausted(&scene.name)
+            };
+            self.held.insert(Arc::clone(&hold.name), Arc::new(hold));
+        }
+        self.tell_holds();
+        if number.is_none() {
+            self.env.after(20 * SECOND, Event::LetGo(None));
         }
     }
 

@@ -270,6 +270,7 @@ pub(crate) fn parked(scene: &str, attempt: u32, due: Timestamp) -> Task {
         failure: None,
         hops: 1,
         throttled: 0,
+        exhausted: None,
         held_since: None,
         pending_since: None,
         commanded: None,

@@ -18,9 +18,10 @@ use serde_json::{Map, Value};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use retide_avro::control::hold;
-use retide_config::Config;
-use retide_core::hold::{Hold, HoldId, LASTS, MAX_HOLDS, Revision};
+use retide_config::{Config, Exhausted};
+use retide_core::hold::{EXHAUSTED, Hold, HoldId, LASTS, MAX_HOLDS, Revision};
 use retide_core::ramp::{FAILURE_RATE, MAX_STEPS, Progress, Ramp};
+use retide_core::selector::Selector;
 use retide_core::{Timestamp, span};
 use retide_history::timeline;
 use retide_kafka::client::client_config;
@@ -76,10 +77,13 @@ Examples:
   retide release scene-payment
   retide release --scene payment --reason 'the bank is back'
   retide release scene-payment --ramp
+  retide release exhausted/payment --reason 'it is mended'
   retide release --all --dry-run
 
 Options that name tasks mean the hold of exactly those. Tasks are back within a
 minute; with --ramp a few a second at first, and more as long as they do well.
+exhausted/SCENE are the tasks that are out of attempts, of a scene that holds
+those: each of them is tried again as often as a new one.
 Exit code 3: there is no such hold.")]
 pub(super) struct Release {
     /// The holds, by name
@@ -137,7 +141,8 @@ struct Acting {
 struct Line {
     /// Its name.
     name: String,
-    /// How it stands: `held`, on a `ramp`, `fell-back` from one, `released`, `ended` by itself, or `unreadable`.
+    /// How it stands: `held`, `exhausted` where its tasks are out of attempts, on a `ramp`, `fell-back` from one, `released`, `ended` by itself,
+    /// or `unreadable`.
     state: &'static str,
     /// Which tasks.
     #[serde(skip_serializing_if = "Value::is_null")]
@@ -176,6 +181,8 @@ struct Board<'a> {
     topics: Topics,
     /// The holds by name.
     holds: BTreeMap<String, Arc<Hold>>,
+    /// The scenes of the topic that hold their tasks when they are out of attempts.
+    holding: BTreeSet<String>,
     /// Those that cannot be read.
     unreadable: BTreeMap<String, Unreadable>,
     /// What shards have written of them.
@@ -253,8 +260,11 @@ impl<'a> Board<'a> {
         for signal in [SIGINT, SIGTERM] {
             signal_hook::flag::register(signal, Arc::clone(&stop))?;
         }
+        let holding = scenes.scenes().iter();
+        let holding = holding.filter(|(_, scene)| scene.on_exhausted == Exhausted::Hold);
         Ok(Self {
             config,
+            holding: holding.map(|(name, _)| name.clone()).collect(),
             holds: scenes.holds().clone(),
             unreadable: scenes.unreadable_holds().clone(),
             topics,
@@ -276,8 +286,8 @@ impl<'a> Board<'a> {
             select: hold::select_value(hold),
             by: hold.by.to_string(),
             reason: hold.reason.to_string(),
-            since: Some(hold.since.as_millis()),
-            until: Some(hold.until.as_millis()),
+            since: Some(hold.since.as_millis()).filter(|_| !hold.is_unsaid()),
+            until: Some(hold.until.as_millis()).filter(|_| hold.until < Timestamp::MAX),
             shards,
             confirmed: (0..shards as i32).filter(|shard| is_told(*shard)).count(),
             pace: hold.ramp.as_ref().and_then(|ramp| {
@@ -294,6 +304,30 @@ impl<'a> Board<'a> {
         }
     }
 
+    /// The hold of this name, if there is one.
+    fn hold(&self, name: &str) -> Option<Arc<Hold>> {
+        let exhausted = || {
+            let scene = name.strip_prefix(EXHAUSTED)?;
+            let is_there =
+                self.holding.contains(scene) || self.standings.by_name.contains_key(name);
+            is_there.then(|| Arc::new(Hold::of_exhausted(&scene.into())))
+        };
+        self.holds.get(name).cloned().or_else(exhausted)
+    }
+
+    /// Every hold, and those of tasks that are out of attempts as far as there are some.
+    fn all(&self) -> Vec<Arc<Hold>> {
+        let names = self.standings.by_name.iter();
+        let exhausted = names.filter(|(name, by_shard)| {
+            name.starts_with(EXHAUSTED) && by_shard.values().any(|standing| standing.waiting > 0)
+        });
+        let exhausted = exhausted.map(|(name, _)| name.to_string());
+        let asked = self.holds.values().filter(|hold| hold.of_scene().is_none());
+        let asked = asked.map(|hold| hold.name.to_string());
+        let names: BTreeSet<String> = asked.chain(exhausted).collect();
+        names.iter().filter_map(|name| self.hold(name)).collect()
+    }
+
     /// How far the ramp of a hold is in each shard that has begun it.
     fn steps(&self, hold: &Hold) -> impl Iterator<Item = Progress> {
         let by_shard = self.standings.by_name.get(&hold.name);
@@ -308,7 +342,11 @@ impl<'a> Board<'a> {
             return "ended";
         }
         let Some(ramp) = &hold.ramp else {
-            return "held";
+            return if hold.of_scene().is_some() {
+                "exhausted"
+            } else {
+                "held"
+            };
         };
         if self.steps(hold).any(|progress| progress.fell) {
             return "fell-back";
@@ -413,7 +451,8 @@ pub(super) fn hold(config: &Config, options: &Options, output: Output) -> Result
     let mut board = Board::open(config, User::ScenesApply)?;
     let now = clock::timestamp();
     let others = board.holds.values().filter(|other| other.is_on(now));
-    let others = others.filter(|other| other.name != hold.name).count();
+    let others = others.filter(|other| other.name != hold.name && other.of_scene().is_none());
+    let others = others.count();
     if others >= MAX_HOLDS {
         let message = format!("there are {others} holds, as many as may be; release some");
         return Err(Failed::because(Exit::Precondition, message));
@@ -457,18 +496,60 @@ pub(super) fn release(config: &Config, options: &Release, output: Output) -> Res
     };
     let ramp = ramp(options)?;
     let mut board = Board::open(config, User::ScenesApply)?;
+    let names = meant(&board, options, &selectors)?;
+    let holds: Vec<Arc<Hold>> = names.iter().filter_map(|name| board.hold(name)).collect();
+    let list = names
+        .iter()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ");
+    if options.acting.dry_run {
+        let lines = holds.iter();
+        let lines: Vec<Line> = lines
+            .map(|hold| {
+                let state = board.state(hold, clock::timestamp());
+                board.line(hold, state, |shard| board.knows(hold, shard))
+            })
+            .collect();
+        print(&lines, output)?;
+        say(&format!("release {list}: nothing was written"));
+        return Ok(());
+    }
+    confirm(&options.acting, "release", &format!("release {list}"))?;
+    if let Some(ramp) = ramp {
+        return climb(&mut board, &holds, (ramp, options), output);
+    }
+    let_go(&mut board, &names, (&holds, options), output)
+}
+
+/// The names of the holds that are meant.
+fn meant(
+    board: &Board<'_>,
+    options: &Release,
+    selectors: &[Selector],
+) -> Result<BTreeSet<String>, Failed> {
     let mut names: BTreeSet<String> = if options.all {
-        let unreadable = board.unreadable.keys();
-        board.holds.keys().chain(unreadable).cloned().collect()
+        let unreadable = board.unreadable.keys().cloned();
+        let all = board.all();
+        let all = all.iter().map(|hold| hold.name.to_string());
+        all.chain(unreadable).collect()
     } else {
         options.names.iter().cloned().collect()
     };
-    let holds = board.holds.values();
+    let holds = board
+        .holds
+        .values()
+        .filter(|hold| hold.of_scene().is_none());
     let fitting = holds.filter(|hold| selectors.contains(&hold.selector));
     names.extend(fitting.map(|hold| hold.name.to_string()));
     for name in &names {
-        if !board.holds.contains_key(name) && !board.unreadable.contains_key(name) {
-            let known: Vec<&String> = board.holds.keys().collect();
+        if board.hold(name).is_none() && !board.unreadable.contains_key(name) {
+            let known: Vec<String> = board
+                .all()
+                .iter()
+                .map(|hold| hold.name.to_string())
+                .collect();
+            let known: Vec<&String> = known.iter().collect();
             let message = format!("there is no hold {name}{}", suggest::words(name, &known));
             return Err(Failed::because(Exit::NotFound, message));
         }
@@ -481,33 +562,49 @@ pub(super) fn release(config: &Config, options: &Release, output: Output) -> Res
         };
         return Err(Failed::because(Exit::NotFound, message));
     }
-    let holds: Vec<Arc<Hold>> = names
-        .iter()
-        .filter_map(|name| board.holds.get(name).cloned())
-        .collect();
-    let list = names
-        .iter()
-        .map(String::as_str)
-        .collect::<Vec<_>>()
-        .join(", ");
-    if options.acting.dry_run {
-        let lines = holds.iter();
-        let lines: Vec<Line> = lines
-            .map(|hold| board.line(hold, "held", |shard| board.knows(hold, shard)))
-            .collect();
-        print(&lines, output)?;
-        say(&format!("release {list}: nothing was written"));
-        return Ok(());
-    }
-    confirm(&options.acting, "release", &format!("release {list}"))?;
-    if let Some(ramp) = ramp {
-        return climb(&mut board, &holds, (ramp, options), output);
-    }
-    let records: Vec<_> = names.iter().map(|name| (name.clone(), None)).collect();
-    board.write(&records)?;
+    Ok(names)
+}
+
+/// Lets go at once what these holds hold.
+fn let_go(
+    board: &mut Board<'_>,
+    names: &BTreeSet<String>,
+    (holds, options): (&[Arc<Hold>], &Release),
+    output: Output,
+) -> Result<(), Failed> {
     let by = by(&options.acting);
     let reason = options.acting.reason.as_deref().unwrap_or_default();
-    say(&format!("released: {list}"));
+    // What is out of attempts is let go by a record: the hold itself goes on.
+    let mut going: Vec<Hold> = holds
+        .iter()
+        .filter(|hold| hold.of_scene().is_some())
+        .map(|hold| Hold {
+            by: by.clone().into(),
+            reason: reason.into(),
+            ramp: None,
+            ..Hold::clone(hold)
+        })
+        .collect();
+    let goes_on = |name: &str| going.iter().any(|hold| *hold.name == *name);
+    let over = names.iter().filter(|name| !goes_on(name));
+    let over: Vec<_> = over.map(|name| (name.clone(), None)).collect();
+    let records = going.iter();
+    let records = records.map(|hold| (hold.name.to_string(), Some(hold::encode(hold))));
+    let records: Vec<_> = records.chain(over).collect();
+    let written = board.write(&records)?;
+    for (hold, revision) in going.iter_mut().zip(written) {
+        hold.revision = revision;
+    }
+    let going: BTreeMap<Arc<str>, Hold> = going
+        .into_iter()
+        .map(|hold| (Arc::clone(&hold.name), hold))
+        .collect();
+    let is_done = |board: &Board<'_>, hold: &Hold, shard: i32| match going.get(&hold.name) {
+        Some(hold) => board.knows(hold, shard),
+        None => board.has_let_go(hold, shard),
+    };
+    let list: Vec<&str> = names.iter().map(String::as_str).collect();
+    say(&format!("released: {}", list.join(", ")));
     let mut lines: Vec<Line> = holds
         .iter()
         .map(|hold| Line {
@@ -518,12 +615,12 @@ pub(super) fn release(config: &Config, options: &Release, output: Output) -> Res
         .collect();
     if !options.acting.no_wait {
         board.wait(options.acting.wait, |board, shard| {
-            holds.iter().all(|hold| board.has_let_go(hold, shard))
+            holds.iter().all(|hold| is_done(board, hold, shard))
         });
     }
     let shards = board.standings.shards as i32;
-    for (line, hold) in lines.iter_mut().zip(&holds) {
-        let told = (0..shards).filter(|shard| board.has_let_go(hold, *shard));
+    for (line, hold) in lines.iter_mut().zip(holds) {
+        let told = (0..shards).filter(|shard| is_done(board, hold, *shard));
         line.confirmed = told.count();
     }
     print(&lines, output)?;
@@ -564,7 +661,10 @@ fn climb(
             reason: options.acting.reason.clone().unwrap_or_default().into(),
             since: now,
             // What is left then is let go at once.
-            until: (now + LASTS).ceil_to_millis(),
+            until: match hold.of_scene() {
+                Some(_) => hold.until,
+                None => (now + LASTS).ceil_to_millis(),
+            },
             ramp: Some(ramp.clone()),
             ..Hold::clone(hold)
         })
@@ -605,7 +705,8 @@ fn climb(
 pub(super) fn holds(config: &Config, output: Output) -> Result<(), Failed> {
     let board = Board::open(config, User::Read)?;
     let now = clock::timestamp();
-    let holds = board.holds.values();
+    let holds = board.all();
+    let holds = holds.iter();
     let mut lines: Vec<Line> = holds
         .map(|hold| {
             let state = board.state(hold, now);

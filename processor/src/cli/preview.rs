@@ -17,7 +17,7 @@ use serde::{Serialize, Serializer};
 
 use retide_config::{Scene, rfc3339};
 use retide_core::cron::{self, Schedule};
-use retide_core::scene::{self, MAX_DELAY};
+use retide_core::scene::{self, MAX_DELAY, OnExhausted};
 use retide_core::span::human;
 use retide_core::verdict::LEAST_WAIT;
 use retide_core::{Backoff, Base, Failure, Outcome, Policy, Reason, Terminal, Timestamp};
@@ -206,6 +206,24 @@ impl Class {
     }
 }
 
+// === impl End ===
+
+impl End {
+    /// The end where that becomes of tasks that are out of attempts.
+    fn of(&self, on_exhausted: OnExhausted) -> Self {
+        let is_held = matches!(on_exhausted, OnExhausted::Hold { .. });
+        let is_exhausted = self.reason == Reason::AttemptsExhausted.word();
+        Self {
+            outcome: if is_held && is_exhausted {
+                "held"
+            } else {
+                self.outcome
+            },
+            ..*self
+        }
+    }
+}
+
 // === impl Preview ===
 
 impl Preview {
@@ -243,7 +261,8 @@ impl Preview {
         loop {
             preview.attempts.push(row);
             if let Some(end) = next(policy, scene.deadline, start, &mut row) {
-                preview.end = Some(end);
+                preview.end = Some(end.of(scene.on_exhausted));
+                preview.notes.extend(held(scene, &end));
                 return preview;
             }
             if row.attempt > most {
@@ -333,6 +352,20 @@ impl Preview {
             None => instant,
         }
     }
+}
+
+/// What there is to say of tasks that are held when they are out of attempts.
+fn held(scene: &scene::Scene, end: &End) -> Option<String> {
+    let OnExhausted::Hold { most } = scene.on_exhausted else {
+        return None;
+    };
+    (end.reason == Reason::AttemptsExhausted.word()).then(|| {
+        format!(
+            "held: until people let it go (release exhausted/{}), which begins another round, or its deadline passes; at most {most} in a shard, \
+             more are dead",
+            scene.name
+        )
+    })
 }
 
 /// Goes on from `row` to the next attempt, unless it was the last one: says how the task ends then.
@@ -550,6 +583,7 @@ mod tests {
             failure: None,
             hops: 0,
             throttled: 0,
+            exhausted: None,
             held_since: None,
             pending_since: None,
             commanded: None,
@@ -608,7 +642,10 @@ mod tests {
                 let reason = match end {
                     Verdict::Dead(reason) => reason.word(),
                     Verdict::Expired => "deadline-passed",
-                    Verdict::Delivered | Verdict::Retry { .. } | Verdict::Pending { .. } => {
+                    Verdict::Delivered
+                    | Verdict::Retry { .. }
+                    | Verdict::Pending { .. }
+                    | Verdict::Held { .. } => {
                         panic!("{end:?}")
                     }
                 };

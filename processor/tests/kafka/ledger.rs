@@ -427,6 +427,7 @@ fn dead_letter(scene: &str, id: &str) -> Entry {
         failure: None,
         hops: 1,
         throttled: 0,
+        exhausted: None,
         held_since: None,
         pending_since: None,
         commanded: None,

@@ -15,13 +15,13 @@ target = { http = { url = "http://TARGET/other", timeout = "5s" } }
 "#;
 
 /// What a command printed, as JSON.
-fn json(output: &Output) -> Value {
+pub(crate) fn json(output: &Output) -> Value {
     assert!(output.status.success(), "{output:?}");
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
 /// Waits until a hold holds so many due tasks, as all shards say.
-fn wait_for_waiting(rig: &Rig, name: &str, count: u64) {
+pub(crate) fn wait_for_waiting(rig: &Rig, name: &str, count: u64) {
     let start = Instant::now();
     loop {
         let holds = json(&rig.retide(&["--output", "json", "holds"]));

@@ -28,6 +28,7 @@ mod docs;
 mod doctor;
 mod duplicates;
 mod envelopes;
+mod exhausted;
 mod explain;
 mod gaps;
 mod group;

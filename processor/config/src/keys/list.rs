@@ -466,7 +466,7 @@ const TLS: [Key; 8] = [
 ];
 
 /// The keys of a scene.
-pub const SCENE: [Key; 18] = [
+pub const SCENE: [Key; 20] = [
     key([
         "target",
         "table",
@@ -508,6 +508,20 @@ pub const SCENE: [Key; 18] = [
         "none",
         "1 or more",
         "attempts that may be throttled before a task is given up, which do not count as the others do; ten for each of `max_attempts`, where none is named",
+    ]),
+    key([
+        "on_exhausted",
+        "word",
+        "\"dead\"",
+        "`\"dead\"`, `\"hold\"`",
+        "what becomes of a task that is out of attempts: it is dead, or it is held until people let it go",
+    ]),
+    key([
+        "max_held",
+        "number",
+        "1,000",
+        "1 to 100,000",
+        "tasks out of attempts that are held in a shard, with `on_exhausted = \"hold\"`; more are dead",
     ]),
     key([
         "cooldown",

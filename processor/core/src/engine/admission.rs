@@ -2,7 +2,7 @@
 //!
 //! What is looked at, in this order: whether the task has a scene; whether its attempt is made and only
 //! its limit has passed; whether tasks of its key are before it; whether its deadline has passed;
-//! whether its scene wants it tried; whether people hold it; whether its shard has a part of the scene's rate; whether what follows from it could be written;
+//! whether its scene wants it tried, and holds it if it is out of attempts; whether people hold it; whether its shard has a part of the scene's rate; whether what follows from it could be written;
 //! whether its shard leaves. The result is a value, [`Way`], and nothing has happened so far. Then a task whose way ends in the batch waits
 //! if the batch is full. Only then is it acted on, once: a call asks for its permits, of the server, the wall, the breaker, the gate and the rate, in
 //! this order, and returns those it has if one is refused. Invariant: only [`Engine::admit`] starts an attempt.
@@ -17,8 +17,9 @@ use super::ready::Hold as Held;
 use crate::agenda::Item;
 use crate::gate::{Full, Gate};
 use crate::hold::Hold;
+use crate::outcome::{Reason, Terminal};
 use crate::planted::Bug;
-use crate::scene::{MAX_DELAY, Scene, Target};
+use crate::scene::{MAX_DELAY, OnExhausted, Scene, Target};
 use crate::step::{Action, Now};
 use crate::task::Kind;
 use crate::time::Timestamp;
@@ -42,6 +43,8 @@ enum Way {
     Behind(Precedence),
     /// The deadline of the task has passed.
     Expired,
+    /// The task is out of attempts, and its scene does not hold such tasks any more.
+    Exhausted,
     /// People hold the task.
     OnHold(Arc<Hold>),
     /// The scene does not want the task tried any more.
@@ -90,6 +93,7 @@ impl Way {
             Self::NoScene
             | Self::LimitPassed(_)
             | Self::Expired
+            | Self::Exhausted
             | Self::OnHold(_)
             | Self::Elsewhere
             | Self::Produce(..) => true,
@@ -109,7 +113,13 @@ impl Way {
 
 impl Engine {
     /// Starts the attempt of a due task, or does what there is to be done instead.
-    pub(super) fn admit(&mut self, now: Now, item: Item, actions: &mut Vec<Action>) -> Admission {
+    pub(super) fn admit(
+        &mut self,
+        now: Now,
+        mut item: Item,
+        actions: &mut Vec<Action>,
+    ) -> Admission {
+        self.let_go(&mut item);
         let way = self.way(now, &item);
         if way.needs_room() && self.is_full() {
             return Admission::no_room(now, item);
@@ -119,6 +129,10 @@ impl Engine {
             Way::LimitPassed(scene) => self.limit_passed(now, item, &scene, actions),
             Way::Behind(precedence) => self.wait_behind(now, item, &precedence, actions),
             Way::Expired => self.expire(now, &item, actions),
+            Way::Exhausted => {
+                let end = (Terminal::Dead, Reason::AttemptsExhausted);
+                self.end(now, &item, end, actions);
+            }
             Way::OnHold(hold) => self.hold_back(now, item, &hold, actions),
             Way::NotWanted => self.settle_item(&item, Vec::new(), actions),
             Way::Elsewhere => self.forward(now, item, actions),
@@ -163,6 +177,9 @@ impl Engine {
         let Some(route) = scene.route(item.task.kind) else {
             return Way::NotWanted;
         };
+        if item.task.is_exhausted() && scene.on_exhausted == OnExhausted::Dead {
+            return Way::Exhausted;
+        }
         let goes_by = self.bug.is(Bug::HoldCallsOnly) && *route.target != Target::Call;
         if let Some(hold) = self.hold_of(now, &scene, &item.task)
             && !goes_by

@@ -87,6 +87,7 @@ impl Engine {
         let ticket = self.number();
         let wait = self.wait_of(now, &item);
         self.uncount(&item);
+        self.leave_exhausted(item.lane.shard, &item.task);
         let call = Call {
             lane: item.lane,
             epoch: self.lanes.call_started(item.lane),
@@ -119,6 +120,7 @@ impl Engine {
         topic: &Arc<str>,
         actions: &mut Vec<Action>,
     ) {
+        self.leave_exhausted(item.lane.shard, &item.task);
         // What a topic has refused is found out when it is committed, and does not happen as a rule.
         let ramps = self.go_by_ramps(now, scene, &item.task);
         self.came_back(now, &ramps, false, &item.task);
@@ -144,7 +146,8 @@ impl Engine {
 
         let failure = Failure::new("produce", "the target topic refused the record");
         let refused = Outcome::Retryable(failure.clone());
-        let verdict = verdict::verdict(scene, &item.task, &refused, now.wall);
+        let at = (scene, &*item.task);
+        let verdict = self.judge(now, item.lane.shard, at, &refused);
         let mut otherwise = consequence::of_verdict(
             Arc::unwrap_or_clone(item.task),
             verdict,
@@ -239,7 +242,7 @@ impl Engine {
                 let (task, said) = *uncommanded;
                 // A verdict is a decision of its own: by the rules in force now, not by those that the call was started under.
                 let scene = self.scenes.find(&task.scene).unwrap_or(&call.scene);
-                let verdict = verdict::verdict(scene, &task, outcome, now.wall);
+                let verdict = self.judge(now, call.lane.shard, (scene, &task), outcome);
                 let entries = consequence::of_verdict(task, verdict, said, &self.ladder, now.wall);
                 (entries, Vec::new())
             }

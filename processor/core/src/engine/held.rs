@@ -12,11 +12,12 @@ use std::time::Duration;
 use super::Engine;
 use super::looks::{Looks, SHORTEST};
 use crate::agenda::Item;
-use crate::entry::{Alert, Entry, RAMP_FELL, Transition};
-use crate::hold::{Hold, HoldId, Holds, Standing};
+use crate::entry::{Alert, Entry, RAMP_FELL, TASKS_EXHAUSTED, Transition};
+use crate::hold::{EXHAUSTED, Hold, HoldId, Holds, Standing};
+use crate::outcome::{Outcome, Reason, Verdict};
 use crate::planted::Bug;
 use crate::ramp::{Climb, Part, Progress, Turn};
-use crate::scene::Scene;
+use crate::scene::{OnExhausted, Scene};
 use crate::state::State;
 use crate::step::{Action, Now};
 use crate::task::Task;
@@ -41,6 +42,10 @@ pub(super) struct Held {
     changed: BTreeSet<(i32, HoldId)>,
     /// The names of the holds that are in force or written down.
     names: BTreeMap<HoldId, Arc<str>>,
+    /// How many tasks out of attempts former owners have seen held, of which this worker has not seen all yet, and until when that counts.
+    before: BTreeMap<(i32, HoldId), (u32, Timestamp)>,
+    /// When people are told next that tasks of a scene are held which are out of attempts.
+    alert_at: BTreeMap<Arc<str>, Timestamp>,
     /// When the first hold ends by itself.
     ends_at: Option<Timestamp>,
     /// When counts are looked at next, in steady time.
@@ -56,6 +61,18 @@ const RAMP_SPREAD: Duration = Duration::from_secs(45);
 /// Time between two looks at how many tasks are held: what people read of it is a few seconds old.
 const COUNT: Duration = Duration::from_secs(3);
 
+/// How long it counts what former owners have seen: as long as it takes until each of their tasks was looked at.
+const KNOWN: Duration = Duration::from_mins(1);
+
+/// How long tasks out of attempts are counted before people are told the first time.
+const COUNTED: Duration = Duration::from_secs(1);
+
+/// Time between two alerts of one scene.
+const REMINDER: Duration = Duration::from_hours(1);
+
+/// What times are counted in on topics.
+const MILLI: Duration = Duration::from_millis(1);
+
 /// What stands before the name of a hold in an event, in the place of the command that it follows from.
 pub(super) const PREFIX: &str = "hold/";
 
@@ -63,6 +80,10 @@ impl Engine {
     /// Other holds are in force.
     pub(super) fn follow_holds(&mut self, now: Now, mut holds: Holds) {
         holds.take_ended(now.wall);
+        if self.bug.is(Bug::ExhaustedKept) {
+            holds.forget_releases();
+        }
+        holds.follow(&self.scenes);
         self.held.ends_at = holds.next_end();
         let before = mem::replace(&mut self.held.holds, holds);
         let mut changed: Vec<HoldId> = Vec::new();
@@ -86,11 +107,34 @@ impl Engine {
         self.ask_all_at(now.wall);
     }
 
+    /// Other rules are in force: other scenes may want their tasks held that are out of attempts.
+    pub(super) fn follow_exhausted(&mut self) {
+        let scenes = &self.scenes;
+        self.held.holds.follow(scenes);
+        self.held
+            .alert_at
+            .retain(|name, _| scenes.get(name).is_some());
+        let held = self.held.holds.iter();
+        let held: Vec<(HoldId, Arc<str>)> = held
+            .filter(|hold| hold.released.is_some())
+            .map(|hold| (hold.id(), Arc::clone(&hold.name)))
+            .collect();
+        self.held.names.extend(held);
+        self.begin_climbs();
+    }
+
     /// A shard is ours, of which former owners have written down these holds.
     pub(super) fn know_holds(&mut self, shard: i32, holds: Vec<(Arc<str>, Standing)>) {
         for (name, standing) in holds {
             let id = HoldId::of(&name);
             self.held.changed.insert((shard, id));
+            if name.starts_with(EXHAUSTED) {
+                let until = self.latest + KNOWN;
+                self.held.told.insert((shard, id), standing);
+                self.held
+                    .before
+                    .insert((shard, id), (standing.waiting, until));
+            }
             self.held.names.insert(id, name);
             self.held.known.insert((shard, id), standing);
         }
@@ -143,18 +187,14 @@ impl Engine {
         }
         if now.steady >= self.held.count_at {
             self.held.count_at = now.steady + COUNT;
-            let Held {
-                waiting,
-                told,
-                changed,
-                ..
-            } = &mut self.held;
-            for (at, looks) in waiting {
-                let count = looks.count(now.wall);
-                if told.get(at).is_some_and(|told| told.waiting != count) {
-                    changed.insert(*at);
-                }
-            }
+            self.held.before.retain(|_, (_, until)| *until > now.wall);
+            let all = self.held.waiting.keys().chain(self.held.told.keys());
+            let news = all.filter(|at| {
+                let (count, told) = (self.held.count(**at, now.wall), self.held.told.get(at));
+                told.map_or(count > 0, |told| told.waiting != count)
+            });
+            let news: Vec<(i32, HoldId)> = news.copied().collect();
+            self.held.changed.extend(news);
         }
     }
 
@@ -169,10 +209,14 @@ impl Engine {
     pub(super) fn hold_of(&mut self, now: Now, scene: &Scene, task: &Task) -> Option<Arc<Hold>> {
         let part = self.ramp_part();
         let is_ignored = self.bug.is(Bug::RampIgnored);
+        let starts = self.bug.is(Bug::ExhaustedStarts);
         let Held { holds, climbs, .. } = &mut self.held;
         let hold = holds.of(now.wall, task, scene).find(|hold| {
+            if starts && hold.released.is_some() {
+                return false;
+            }
             let climb = climbs.get_mut(&hold.id());
-            let (Some(ramp), Some(climb)) = (&hold.ramp, climb) else {
+            let (Some(ramp), Some(climb)) = (hold.ramp_of(task), climb) else {
                 return true;
             };
             !climb.may_start(now.steady, ramp, part) && !is_ignored
@@ -250,6 +294,10 @@ impl Engine {
         let Some(mut item) = self.if_settled(item) else {
             return;
         };
+        let is_exhausted = hold.released.is_some();
+        if is_exhausted {
+            self.leave_exhausted(item.lane.shard, &item.task);
+        }
         let since = item.task.held_since;
         let look = Looks::after(since.unwrap_or(now.wall), now.wall);
         let at = (item.lane.shard, hold.id());
@@ -271,7 +319,13 @@ impl Engine {
         } else {
             due
         };
-        looks.add(now.wall, due);
+        if is_exhausted {
+            // It is counted with its record.
+            looks.expect(due);
+            self.tell_exhausted(now, hold, &item);
+        } else {
+            looks.add(now.wall, due);
+        }
         let deferral = self.deferral(now, &item, due, Cause::Hold);
         // That is told once.
         let told = since.is_none().then(|| {
@@ -294,13 +348,107 @@ impl Engine {
         let holds = self.held.holds.iter();
         let mut held: BTreeMap<Arc<str>, u32> =
             holds.map(|hold| (Arc::clone(&hold.name), 0)).collect();
-        for ((_, id), looks) in &self.held.waiting {
-            let name = self.held.names.get(id);
+        for at in self.held.waiting.keys() {
+            let name = self.held.names.get(&at.1);
             if let Some(count) = name.and_then(|name| held.get_mut(name)) {
-                *count += looks.count(self.latest);
+                *count += self.held.count(*at, self.latest);
             }
         }
         held
+    }
+
+    /// What is to be done about an outcome: where the task is out of attempts and would be held, it is dead if too many are.
+    pub(super) fn judge(
+        &self,
+        now: Now,
+        shard: i32,
+        (scene, task): (&Scene, &Task),
+        outcome: &Outcome,
+    ) -> Verdict {
+        let verdict = verdict::verdict(scene, task, outcome, now.wall);
+        let (Verdict::Held { since }, OnExhausted::Hold { most }) = (verdict, scene.on_exhausted)
+        else {
+            return verdict;
+        };
+        // A scene that is gone has none any more: its task waits for it.
+        let Some(hold) = self.held.holds.of_exhausted(&scene.name) else {
+            return verdict;
+        };
+        if self.held.count((shard, hold.id()), now.wall) >= most.get() {
+            return Verdict::Dead(Reason::TooManyHeld);
+        }
+        // What people let go was held before.
+        let released = hold.released.map_or(since, |released| released + MILLI);
+        Verdict::Held {
+            since: since.max(released),
+        }
+    }
+
+    /// The hold that keeps a task which is out of attempts, or lets it go by its ramp.
+    fn exhausted_by(&self, task: &Task) -> Option<&Arc<Hold>> {
+        if !task.is_exhausted() {
+            return None;
+        }
+        let scene = self.scenes.find(&task.scene)?;
+        self.held.holds.of_exhausted(&scene.name)
+    }
+
+    /// A task is parked that is out of attempts: it is counted.
+    pub(super) fn count_exhausted(&mut self, now: Timestamp, shard: i32, task: &Task) {
+        if let Some(hold) = self.exhausted_by(task)
+            && self.has(shard)
+        {
+            let at = (shard, hold.id());
+            let looks = self.held.waiting.entry(at).or_default();
+            looks.count_in(now, task.wake());
+        }
+    }
+
+    /// A parked task that was out of attempts is looked at: it is not counted any more.
+    pub(super) fn leave_exhausted(&mut self, shard: i32, task: &Task) {
+        let Some(hold) = self.exhausted_by(task) else {
+            return;
+        };
+        let at = (shard, hold.id());
+        let looks = self.held.waiting.get_mut(&at);
+        let was_counted = looks.is_some_and(|looks| looks.count_out(task.wake()));
+        if !was_counted && let Some((before, _)) = self.held.before.get_mut(&at) {
+            *before = before.saturating_sub(1);
+        }
+    }
+
+    /// A task that was out of attempts is looked at and nothing of that holds it any more: people have let it go.
+    pub(super) fn let_go(&mut self, item: &mut Item) {
+        if item.task.is_exhausted()
+            && let Some(scene) = self.scenes.find(&item.task.scene)
+            && let Some(hold) = self.held.holds.of_exhausted(&scene.name)
+            && !hold.is_about(&item.task)
+        {
+            self.leave_exhausted(item.lane.shard, &item.task);
+            Arc::make_mut(&mut item.task).begin_round();
+        }
+    }
+
+    /// Tells people that tasks of a scene are held which are out of attempts.
+    fn tell_exhausted(&mut self, now: Now, hold: &Hold, item: &Item) {
+        let Some(scene) = hold.of_scene() else {
+            return;
+        };
+        let first = now.wall + COUNTED;
+        let alert_at = self.held.alert_at.entry(scene.into()).or_insert(first);
+        if now.wall < *alert_at {
+            return;
+        }
+        *alert_at = now.wall + REMINDER;
+        self.alerts.say(Some(Alert {
+            rule: TASKS_EXHAUSTED,
+            scene: scene.into(),
+            at: now.wall,
+            count: self.held.count((item.lane.shard, hold.id()), now.wall) + 1,
+            example: Arc::clone(&item.task.id),
+            reason: Reason::AttemptsExhausted.word(),
+            target: None,
+        }));
     }
 
     /// Whether something is to be written down of holds, although nothing may have been settled.
@@ -328,16 +476,27 @@ impl Engine {
                 continue;
             }
             let hold = self.held.holds.get(&name);
+            let waiting = self.held.count((shard, id), now);
+            // One that nobody has said anything of stands for the tasks that it has.
+            let hold = hold.filter(|hold| waiting > 0 || !hold.is_unsaid());
+            if hold.is_none()
+                && name.starts_with(EXHAUSTED)
+                && !self.held.told.contains_key(&(shard, id))
+            {
+                continue;
+            }
             let standing = hold.map(|hold| Standing {
                 revision: hold.revision,
-                waiting: (self.held.waiting.get(&(shard, id))).map_or(0, |looks| looks.count(now)),
+                waiting,
                 ramp: (self.held.climbs.get(&id)).map(Climb::progress),
             });
             if let Some(standing) = standing {
                 self.held.told.insert((shard, id), standing);
             } else {
                 self.held.told.remove(&(shard, id));
-                self.held.waiting.remove(&(shard, id));
+                if hold.is_none_or(|hold| hold.released.is_none()) {
+                    self.held.waiting.remove(&(shard, id));
+                }
             }
             states.push((shard, State::Hold { name, standing }));
         }
@@ -365,8 +524,10 @@ impl Engine {
             told,
             changed,
             known,
+            before,
             ..
         } = &mut self.held;
+        before.retain(|(of, _), _| *of != shard);
         known.retain(|(of, _), _| *of != shard);
         waiting.retain(|(of, _), _| *of != shard);
         told.retain(|(of, _), _| *of != shard);
@@ -387,6 +548,17 @@ impl Engine {
             let ids = ids.iter().map(|id| (shard, *id));
             self.held.changed.extend(ids);
         }
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    /// How many due tasks a hold holds in a shard, as far as is known.
+    fn count(&self, at: (i32, HoldId), now: Timestamp) -> u32 {
+        let seen = self.waiting.get(&at).map_or(0, |looks| looks.count(now));
+        let before = self.before.get(&at).filter(|(_, until)| now < *until);
+        seen + before.map_or(0, |(before, _)| *before)
     }
 }
 

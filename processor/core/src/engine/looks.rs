@@ -60,11 +60,30 @@ impl Looks {
         soonest.max((self.expected + apart).min(soonest + spread))
     }
 
-    /// A task is looked at then.
-    pub(super) fn add(&mut self, now: Timestamp, due: Timestamp) {
+    /// A task is looked at then: the next one a little later.
+    pub(super) const fn expect(&mut self, due: Timestamp) {
         self.expected = due;
+    }
+
+    /// A task is looked at then, and waits until it is.
+    pub(super) fn add(&mut self, now: Timestamp, due: Timestamp) {
+        self.expect(due);
+        self.count_in(now, due);
+    }
+
+    /// A task waits until it is looked at then.
+    pub(super) fn count_in(&mut self, now: Timestamp, due: Timestamp) {
         *self.slots.entry(slot(due)).or_default() += 1;
         self.forget_before(now);
+    }
+
+    /// A task was looked at whose time was then; whether it was counted.
+    pub(super) fn count_out(&mut self, due: Timestamp) -> bool {
+        let Some(count) = self.slots.get_mut(&slot(due)).filter(|count| **count > 0) else {
+            return false;
+        };
+        *count -= 1;
+        true
     }
 
     /// How many tasks wait, as far as is known.

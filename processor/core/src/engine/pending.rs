@@ -12,7 +12,6 @@ use crate::pending;
 use crate::planted::Bug;
 use crate::scene::Scene;
 use crate::step::{Action, Now};
-use crate::verdict;
 
 impl Engine {
     /// The limit of a pending attempt has passed, and nobody has said what came of it: an attempt without an answer. There is room for
@@ -40,7 +39,7 @@ impl Engine {
             scene: Arc::clone(&scene.name),
             outcome: outcome.clone(),
         });
-        let verdict = verdict::verdict(scene, &task, &outcome, now.wall);
+        let verdict = self.judge(now, closing.lane.shard, (scene, &task), &outcome);
         let said = Said {
             outcome: outcome.word(),
             failure: outcome.failure().cloned(),

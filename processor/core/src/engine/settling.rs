@@ -41,6 +41,11 @@ impl Engine {
         actions: &mut Vec<Action>,
     ) {
         self.bug.written(&mut entries);
+        for (to, task) in entries.iter().filter_map(Entry::parked) {
+            if task.is_exhausted() {
+                self.count_exhausted(self.latest, to.unwrap_or(closing.lane.shard), task);
+            }
+        }
         self.note_order(closing, &entries);
         self.note_ids(closing, &mut entries);
         entries.extend(self.alerts.take_next());

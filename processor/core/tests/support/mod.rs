@@ -20,6 +20,7 @@ pub(crate) fn task(id: &str, scene: &str, due: Timestamp) -> Task {
         },
         failure: None,
         throttled: 0,
+        exhausted: None,
         hops: 0,
         held_since: None,
         pending_since: None,

@@ -92,6 +92,7 @@ fn parked(tier: usize, origin: i64, at: u64, (attempt, hops, due): (u32, u32, u6
                 failure: (attempt > 1).then(|| Failure::new("http-503", "busy")),
                 hops,
                 throttled: 0,
+                exhausted: None,
                 held_since: None,
                 pending_since: None,
                 commanded: None,

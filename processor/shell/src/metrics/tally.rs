@@ -164,7 +164,8 @@ impl Tally {
                             | Transition::Hopped { .. }
                             | Transition::Rescheduled { .. }
                             | Transition::TooLate { .. }
-                            | Transition::Failed { .. },
+                            | Transition::Failed { .. }
+                            | Transition::Held { .. },
                             _,
                         ) => {}
                     }

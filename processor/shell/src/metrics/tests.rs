@@ -66,6 +66,7 @@ fn task(scene: &str, kind: Kind) -> Arc<Task> {
         failure: None,
         hops: 0,
         throttled: 0,
+        exhausted: None,
         held_since: None,
         pending_since: None,
         commanded: None,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use retide_config::{Config, Guarantee, Scene};
 use retide_core::quota::{self, Division};
-use retide_core::scene::{self, Overrides};
+use retide_core::scene::{self, OnExhausted, Overrides};
 use retide_core::{Ordering, Policy, Rate, Scenes, Timestamp, breaker, span};
 use retide_shell::clock;
 
@@ -121,6 +121,7 @@ fn odd(name: &str, scene: &Scene, longest: Duration, now: Timestamp) -> Vec<Odd>
         all.extend(late_answer(&rules));
     }
     all.extend(stiff_concurrency(&rules));
+    all.extend(held_for_ever(&rules));
     if let Some(timeout) = timeout {
         all.extend(odd_breaker(&rules, timeout));
     }
@@ -328,6 +329,17 @@ fn stiff_concurrency(rules: &scene::Scene) -> Option<Odd> {
             "its concurrency follows the target between {most} and {most}: it does not move"
         ),
         key: "concurrency.max (over min)".to_owned(),
+    })
+}
+
+/// Tasks that wait for people, and for nothing else.
+fn held_for_ever(rules: &scene::Scene) -> Option<Odd> {
+    let is_held = matches!(rules.on_exhausted, OnExhausted::Hold { .. });
+    (is_held && rules.deadline.is_none()).then(|| Odd {
+        message: "its tasks are held when they are out of attempts, and there is no deadline: each one waits, and is looked at twice a minute, \
+                  until somebody lets it go"
+            .to_owned(),
+        key: "deadline".to_owned(),
     })
 }
 

@@ -14,7 +14,7 @@ use crate::lane::LaneId;
 use crate::outcome::{Outcome, Terminal, Verdict};
 use crate::planted::Bug;
 use crate::step::{Action, Applied, Effect, Now};
-use crate::task::Task;
+use crate::task::{Exhausted, Task};
 use crate::verdict;
 use crate::wait::Wait;
 
@@ -74,12 +74,14 @@ impl Engine {
         let is_lost = moves && self.is_without_scene(&item);
         let closing = self.closing(&item);
         let id = Arc::clone(&item.task.id);
+        let shard = item.lane.shard;
+        self.leave_exhausted(shard, &item.task);
         let mut task = Arc::unwrap_or_clone(item.task);
         task.commanded = Some(Box::new(last));
         let (mut entries, effect) = if is_lost {
             Self::died_without_scene(now, task, &command)
         } else {
-            self.told_by(now, task, &command, wait)
+            self.told_by(now, (shard, task), &command, wait)
         };
         match effect {
             Effect::Done => name(&mut entries, &command),
@@ -108,7 +110,7 @@ impl Engine {
     fn told_by(
         &self,
         now: Now,
-        mut task: Task,
+        (shard, mut task): (i32, Task),
         command: &Command,
         wait: Wait,
     ) -> (Vec<Entry>, Effect) {
@@ -133,7 +135,7 @@ impl Engine {
                         Effect::Done,
                     );
                 };
-                let verdict = verdict::verdict(scene, &task, outcome, now.wall);
+                let verdict = self.judge(now, shard, (scene, &task), outcome);
                 let said = Said {
                     outcome: outcome.word(),
                     failure: outcome.failure().cloned(),
@@ -150,6 +152,8 @@ impl Engine {
         };
         task.due = due.min(now.wall + crate::scene::MAX_DELAY).ceil_to_millis();
         task.deferral = None;
+        // One that is out of attempts is tried once more, and as often as any other.
+        task.begin_round();
         let told = Transition::Rescheduled { due: task.due };
         (
             consequence::park(task, None, &self.ladder, now.wall, Some((told, None))),
@@ -211,7 +215,7 @@ impl Engine {
         };
         let id = Arc::clone(&task.id);
         task.commanded = Some(Box::new(command.place));
-        let verdict = verdict::verdict(scene, &task, outcome, now.wall);
+        let verdict = self.judge(now, lane.shard, (scene, &task), outcome);
         let is_success = *outcome == Outcome::Success
             && !(self.bug.is(Bug::CompletedAfterEnd) && matches!(command.verb, Verb::Complete(_)));
         let (verdict, effect) = match (&command.verb, verdict) {
@@ -233,7 +237,8 @@ impl Engine {
             (Verb::Complete(told), _) => {
                 said.outcome = told.word();
                 said.failure = told.failure().cloned();
-                (verdict::verdict(scene, &task, told, now.wall), Effect::Done)
+                let told = self.judge(now, lane.shard, (scene, &task), told);
+                (told, Effect::Done)
             }
             (Verb::RunNow, Verdict::Retry { .. }) => {
                 let due = now.wall.ceil_to_millis();
@@ -250,12 +255,29 @@ impl Engine {
             (Verb::Reschedule { due }, Verdict::Pending { .. }) => {
                 (Verdict::Pending { until: *due }, Effect::Done)
             }
+            (verb @ (Verb::RunNow | Verb::Reschedule { .. }), Verdict::Held { since }) => {
+                // Somebody has let it go before it was held.
+                task.exhausted = Some(Box::new(Exhausted {
+                    at: since,
+                    attempts: task.attempt,
+                    is_held: false,
+                }));
+                task.throttled = 0;
+                let due = match verb {
+                    Verb::Reschedule { due } => *due,
+                    Verb::RunNow | Verb::Cancel | Verb::Complete(_) => now.wall.ceil_to_millis(),
+                };
+                (Verdict::Retry { due }, Effect::Done)
+            }
             (Verb::RunNow | Verb::Reschedule { .. }, ended) => (ended, Effect::TooLate),
         };
         let why = match verdict {
             Verdict::Delivered => Terminal::Delivered,
             Verdict::Expired => Terminal::Expired,
-            Verdict::Dead(_) | Verdict::Retry { .. } | Verdict::Pending { .. } => Terminal::Dead,
+            Verdict::Dead(_)
+            | Verdict::Retry { .. }
+            | Verdict::Pending { .. }
+            | Verdict::Held { .. } => Terminal::Dead,
         };
         let told = consequence::too_late(&task, now.wall, why, &command.id);
         let mut entries = consequence::of_verdict(task, verdict, said, &self.ladder, now.wall);

@@ -1,0 +1,315 @@
+//! Tasks that are out of attempts, of scenes that hold those.
+
+mod support;
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use retide_core::completions::Completions;
+use retide_core::hold::{Hold, Revision, Standing};
+use retide_core::lane::Limits;
+use retide_core::scene::{OnExhausted, Target};
+use retide_core::{
+    Action, Backoff, Engine, Entry, Exhausted, Failure, Gates, Holds, Input, Jitter, Ladder,
+    LaneId, Now, Outcome, Policy, Position, Reason, Scene, Scenes, Source, State, Task, Terminal,
+    Timestamp, Transition,
+};
+
+/// Where every test starts: an instant of no meaning.
+const START: u64 = 1_000_000_000;
+
+const TASKS: LaneId = LaneId {
+    shard: 0,
+    source: Source::Tasks,
+};
+
+const NOW_TIER: LaneId = LaneId {
+    shard: 0,
+    source: Source::Tier(0),
+};
+
+fn at(millis: u64) -> Now {
+    Now {
+        wall: Timestamp::from_millis(START + millis),
+        steady: Duration::from_millis(millis),
+    }
+}
+
+/// A scene that holds so many tasks that are out of attempts, of which each has two.
+fn holding(most: u32) -> Scene {
+    let backoff = Backoff::Fixed {
+        delay: Duration::from_secs(1),
+    };
+    let policy = Policy {
+        backoff,
+        jitter: Jitter::None,
+        max_attempts: NonZeroU32::new(2).unwrap(),
+    };
+    Scene {
+        on_exhausted: OnExhausted::Hold {
+            most: NonZeroU32::new(most).unwrap(),
+        },
+        ..Scene::new("pay", Target::Call, policy)
+    }
+}
+
+/// The hold of the scene, after people have let tasks go up to then.
+fn released(millis: u64, offset: i64) -> Holds {
+    let hold = Hold {
+        released: Some(at(millis).wall),
+        revision: Revision {
+            partition: 0,
+            offset,
+        },
+        ..Hold::of_exhausted(&"pay".into())
+    };
+    [Arc::new(hold)].into_iter().collect()
+}
+
+/// An engine that has shard 0.
+struct Bench {
+    engine: Engine,
+    next: i64,
+}
+
+impl Bench {
+    fn new(scene: Scene) -> Self {
+        let (limits, gates) = (Limits::of(256 << 20), Arc::new(Gates::default()));
+        let engine = Engine::new(Ladder::default(), limits, gates, NonZeroU32::MIN);
+        let mut bench = Self { engine, next: 0 };
+        bench.rules(0, scene);
+        for lane in [TASKS, NOW_TIER] {
+            let known = Completions::default();
+            let start = 0;
+            bench.step(at(0), Input::Assign { lane, start, known });
+        }
+        bench
+    }
+
+    fn rules(&mut self, millis: u64, scene: Scene) -> Vec<Action> {
+        let scenes: Scenes = [scene].into_iter().collect();
+        self.step(at(millis), Input::Rules(scenes))
+    }
+
+    fn step(&mut self, now: Now, input: Input) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.engine.step(now, input, &mut actions);
+        self.engine.commits();
+        actions
+    }
+
+    /// Reads a task from a tier.
+    fn read(&mut self, millis: u64, task: Task) -> Vec<Action> {
+        let now = at(millis);
+        let position = Position {
+            lane: NOW_TIER,
+            run: 0,
+            offset: self.next,
+        };
+        self.next += 1;
+        let input = Input::Record {
+            position,
+            appended: now.wall,
+            task: Box::new(task),
+        };
+        self.step(now, input)
+    }
+
+    /// Reads a task, which is started, and fails.
+    fn fail(&mut self, millis: u64, task: Task) -> Vec<Action> {
+        let started = self.read(millis, task);
+        let [Action::Dispatch { ticket, .. }] = started[..] else {
+            panic!("a call expected, not {started:?}");
+        };
+        let outcome = Outcome::Retryable(Failure::new("http-503", "busy"));
+        self.step(at(millis), Input::Attempted { ticket, outcome })
+    }
+
+    /// What is written down of the hold now.
+    fn standing(&mut self) -> Option<Standing> {
+        let changes = self.engine.changes().into_iter();
+        let standings = changes.filter_map(|(_, state)| match state {
+            State::Hold { name, standing } if &*name == "exhausted/pay" => Some(standing),
+            _ => None,
+        });
+        standings.last().flatten()
+    }
+}
+
+/// The task before its last attempt.
+fn last(id: &str) -> Task {
+    Task {
+        attempt: 2,
+        ..support::task(id, "pay", at(0).wall)
+    }
+}
+
+/// The task that is parked by the one settlement, and the words of the events with it.
+fn parked(actions: &[Action]) -> (Task, Vec<&'static str>) {
+    let [Action::Settle(settlement)] = actions else {
+        panic!("one settlement expected, not {actions:?}");
+    };
+    let mut entries = settlement.entries.iter();
+    let (_, task) = entries.find_map(Entry::parked).unwrap();
+    let events = settlement.entries.iter().filter_map(Entry::event);
+    let words = events.map(|event| event.transition.word()).collect();
+    (Task::clone(task), words)
+}
+
+/// How and why the task of the one settlement ended.
+fn end(actions: &[Action]) -> (Terminal, Option<Reason>) {
+    let [Action::Settle(settlement)] = actions else {
+        panic!("one settlement expected, not {actions:?}");
+    };
+    let mut events = settlement.entries.iter().filter_map(Entry::event);
+    let ended = events.find_map(|event| match event.transition {
+        Transition::Ended {
+            terminal, reason, ..
+        } => Some((terminal, reason)),
+        _ => None,
+    });
+    ended.unwrap_or_else(|| panic!("an end expected, not {settlement:?}"))
+}
+
+#[test]
+fn the_last_attempt_fails_and_the_task_is_held_and_told_of_once() {
+    let mut bench = Bench::new(holding(10));
+
+    let (task, told) = parked(&bench.fail(0, last("a")));
+    let (again, told_again) = parked(&bench.read(10, task.clone()));
+
+    assert_eq!((told, told_again), (vec!["held"], vec![]));
+    let exhausted = Exhausted {
+        at: at(0).wall,
+        attempts: 2,
+        is_held: true,
+    };
+    assert_eq!(task.exhausted.as_deref(), Some(&exhausted));
+    assert_eq!((task.attempt, again.attempt), (3, 3));
+    let wait = again.wake().since(at(10).wall);
+    assert!(
+        wait <= Duration::from_mins(1) && !wait.is_zero(),
+        "{wait:?}"
+    );
+    assert_eq!(bench.engine.held()["exhausted/pay"], 1);
+}
+
+#[test]
+fn who_is_let_go_has_as_many_attempts_again() {
+    let mut bench = Bench::new(holding(10));
+    let (task, _) = parked(&bench.fail(0, last("a")));
+    let (task, _) = parked(&bench.read(10, task));
+
+    bench.step(at(1_000), Input::Holds(released(1_000, 7)));
+    let (third, words) = parked(&bench.fail(6_000, task));
+    let due = third.due.since(Timestamp::from_millis(START)).as_millis() as u64;
+    let (held, held_words) = parked(&bench.fail(due, third.clone()));
+    let (waits, _) = parked(&bench.read(due + 10, held.clone()));
+
+    assert_eq!((words, held_words), (vec!["failed"], vec!["held"]));
+    assert_eq!((third.attempt, waits.attempt), (4, 5));
+    assert_eq!(held.exhausted.map(|last| last.attempts), Some(4));
+}
+
+#[test]
+fn a_release_counts_once_for_each_task_whatever_the_clock_of_its_worker() {
+    let mut bench = Bench::new(holding(10));
+    // Somebody whose clock is ahead by a minute lets all go.
+    bench.step(at(0), Input::Holds(released(60_000, 7)));
+
+    let (task, _) = parked(&bench.fail(0, last("a")));
+    let (_, words) = parked(&bench.read(10, task));
+
+    assert_eq!(words, [""; 0], "it is held");
+}
+
+#[test]
+fn more_than_may_be_held_are_dead_and_the_reason_says_so() {
+    let mut bench = Bench::new(holding(2));
+    for id in ["a", "b"] {
+        let (task, _) = parked(&bench.fail(0, last(id)));
+        bench.read(10, task);
+    }
+
+    let third = end(&bench.fail(100, last("c")));
+    let standing = bench.standing();
+
+    assert_eq!(third, (Terminal::Dead, Some(Reason::TooManyHeld)));
+    assert_eq!(standing.map(|standing| standing.waiting), Some(2));
+}
+
+#[test]
+fn what_former_owners_hold_counts_for_the_next_one() {
+    let mut bench = Bench::new(holding(2));
+    let standing = Standing {
+        waiting: 2,
+        ..Standing::default()
+    };
+    let holds = vec![("exhausted/pay".into(), standing)];
+    bench.step(at(0), Input::HoldsKnown { shard: 0, holds });
+
+    let soon = end(&bench.fail(1_000, last("a")));
+    let (_, late) = parked(&bench.fail(120_000, last("b")));
+
+    assert_eq!(soon, (Terminal::Dead, Some(Reason::TooManyHeld)));
+    assert_eq!(late, ["held"], "those were seen nowhere");
+}
+
+#[test]
+fn a_task_is_held_no_longer_than_its_deadline_or_than_its_scene_wants_that() {
+    let deadline = Scene {
+        deadline: Some(Duration::from_secs(3)),
+        ..holding(10)
+    };
+    let mut bench = Bench::new(deadline);
+    let (task, _) = parked(&bench.fail(0, last("a")));
+    let (task, _) = parked(&bench.read(10, task));
+    let (other, _) = parked(&bench.fail(20, last("b")));
+
+    let wakes = task.wake().since(at(0).wall);
+    let expired = end(&bench.read(3_001, task));
+    bench.rules(
+        3_002,
+        Scene {
+            on_exhausted: OnExhausted::Dead,
+            ..holding(10)
+        },
+    );
+    let dead = end(&bench.read(3_003, other));
+
+    assert_eq!(wakes, Duration::from_millis(3_001));
+    assert_eq!(expired, (Terminal::Expired, Some(Reason::DeadlinePassed)));
+    assert_eq!(dead, (Terminal::Dead, Some(Reason::AttemptsExhausted)));
+}
+
+#[test]
+fn a_ramp_lets_those_go_that_were_held_and_no_others() {
+    let mut bench = Bench::new(holding(10));
+    let mut waiting = Vec::new();
+    for id in ["a", "b", "c"] {
+        let (task, _) = parked(&bench.fail(0, last(id)));
+        waiting.push(parked(&bench.read(10, task)).0);
+    }
+    let ramp = retide_core::ramp::Ramp::try_new(&[1, 5], 0.2);
+    let slow = released(1_000, 7);
+    let hold = Hold::clone(slow.of_exhausted("pay").unwrap());
+    let holds = [Arc::new(Hold { ramp, ..hold })].into_iter().collect();
+
+    bench.step(at(1_000), Input::Holds(holds));
+    let later = parked(&bench.fail(2_000, last("d"))).0;
+    let started = waiting
+        .into_iter()
+        .filter(|task| {
+            matches!(
+                bench.read(7_000, task.clone())[..],
+                [Action::Dispatch { .. }]
+            )
+        })
+        .count();
+    let later = bench.read(7_001, later);
+
+    // A pace of one a second, of which two seconds' worth is saved up.
+    assert!((1..3).contains(&started), "{started} of three");
+    assert!(matches!(later[..], [Action::Settle(_)]), "{later:?}");
+}
