@@ -932,6 +932,7 @@ fn the_keys_of_the_docs_are_those_that_are_read() {
         ("scenes.NAME.concurrency", fields::<concurrency::Bounds>()),
         ("scenes.NAME.breaker", fields::<breaker::Breaker>()),
         ("scenes.NAME.duplicates", fields::<duplicates::Within>()),
+        ("scenes.NAME.pending", fields::<scene::Pending>()),
         ("scenes.NAME.callback", fields::<scene::Callback>()),
     ];
     assert_eq!(read.len(), keys::SECTIONS.len());
@@ -987,6 +988,7 @@ fn the_defaults_of_the_docs_are_those_in_force() {
         ("rate", "limit = 1"),
         ("concurrency", ""),
         ("breaker", "slow_call = '1s'"),
+        ("pending", ""),
         ("callback", "target = { http = { url = 'http://h/' } }"),
     ] {
         let rules_of = |text: &str| {

@@ -40,7 +40,7 @@ const fn key([name, kind, default, bounds, meaning]: [&'static str; 5]) -> Key {
 }
 
 /// All tables.
-pub const SECTIONS: [Section; 10] = [
+pub const SECTIONS: [Section; 11] = [
     Section {
         name: "",
         page: "configuration.md",
@@ -85,6 +85,11 @@ pub const SECTIONS: [Section; 10] = [
         name: "scenes.NAME.duplicates",
         page: "duplicates.md",
         keys: &DUPLICATES,
+    },
+    Section {
+        name: "scenes.NAME.pending",
+        page: "pending.md",
+        keys: &PENDING,
     },
     Section {
         name: "scenes.NAME.callback",
@@ -519,9 +524,9 @@ pub const SCENE: [Key; 20] = [
     key([
         "max_held",
         "number",
-        "1,000",
+        "none",
         "1 to 100,000",
-        "tasks out of attempts that are held in a shard, with `on_exhausted = \"hold\"`; more are dead",
+        "tasks out of attempts that are held in a shard, with `on_exhausted = \"hold\"`; more are dead; 1,000, where none is named",
     ]),
     key([
         "cooldown",
@@ -596,9 +601,9 @@ pub const SCENE: [Key; 20] = [
     key([
         "pending",
         "table",
-        "{ for = \"1h\", max = \"24h\" }",
-        "1ms to 366d",
-        "how long a target may take that says that it will answer later: where it does not say, and at most",
+        "none",
+        "",
+        "how long a target may take that says that it will answer later; 1h, or up to 24h if it asks for it, where none is named",
     ]),
     key([
         "callback",
@@ -857,6 +862,24 @@ const BREAKER: [Key; 8] = [
         "\"30s\"",
         "0 to 1h",
         "the time after it closed in which calls in flight grow back to `concurrency`",
+    ]),
+];
+
+/// The keys of the limits of attempts whose targets answer later.
+const PENDING: [Key; 2] = [
+    key([
+        "for",
+        "duration",
+        "\"1h\"",
+        "1ms to `max`",
+        "the limit, where the target does not say; `max`, where none is named and that is less",
+    ]),
+    key([
+        "max",
+        "duration",
+        "\"24h\"",
+        "1ms to 366d",
+        "the longest limit that the target may ask for; `for`, where none is named and that is more",
     ]),
 ];
 
