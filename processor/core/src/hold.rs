@@ -106,7 +106,7 @@ impl Hold {
         };
         Self {
             name: format!("{EXHAUSTED}{scene}").into(),
-            revision: Revision::default(),
+            revision: Revision::NONE,
             selector: Selector::new(parts).unwrap_or_else(|error| unreachable!("{error}")),
             by: Box::default(),
             reason: Box::default(),
@@ -167,6 +167,14 @@ impl HoldId {
 }
 
 // === impl Revision ===
+
+impl Revision {
+    /// That of what stands nowhere: before every record.
+    pub const NONE: Self = Self {
+        partition: -1,
+        offset: -1,
+    };
+}
 
 impl fmt::Display for Revision {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -213,6 +213,17 @@ fn who_is_let_go_has_as_many_attempts_again() {
 }
 
 #[test]
+fn a_release_that_is_the_first_record_of_its_topic_is_known_to_all_shards() {
+    let mut bench = Bench::new(holding(10));
+    bench.standing();
+
+    bench.step(at(1_000), Input::Holds(released(1_000, 0)));
+
+    let standing = bench.standing().map(|standing| standing.revision);
+    assert_eq!(standing, Some(Revision::default()));
+}
+
+#[test]
 fn a_release_counts_once_for_each_task_whatever_the_clock_of_its_worker() {
     let mut bench = Bench::new(holding(10));
     // Somebody whose clock is ahead by a minute lets all go.
