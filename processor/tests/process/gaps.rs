@@ -176,7 +176,14 @@ fn commit(rig: &Rig, topic: &str, partition: i32, offset: Option<i64>) {
         .create()
         .unwrap();
     let topic = rig.topic(topic);
-    let (_, end) = group.fetch_watermarks(&topic, partition, PATIENCE).unwrap();
+    // A broker leads a topic that was made anew a moment after it has said that the topic is there.
+    let until = Instant::now() + PATIENCE;
+    let end = loop {
+        match group.fetch_watermarks(&topic, partition, PATIENCE) {
+            Ok((_, end)) => break end,
+            Err(error) => assert!(Instant::now() < until, "{error}"),
+        }
+    };
     let mut list = TopicPartitionList::new();
     let offset = Offset::Offset(offset.unwrap_or(end));
     list.add_partition_offset(&topic, partition, offset)
