@@ -817,6 +817,7 @@ proptest! {
             LATE_BY,
             headers::HELD_SINCE,
             headers::EXHAUSTED,
+            headers::PENDING_SINCE,
             headers::COMMAND,
             headers::THROTTLED,
         ];
