@@ -88,8 +88,18 @@ mod planted {
     /// Why nothing of pending attempts is seen.
     const PENDING: &str = "no target of a campaign answers later; the judge sees it";
 
+    /// Why nothing of duplicates is seen.
+    const TWICE_ASKED: &str = "no scene of a campaign drops duplicates; the judge sees it";
+
+    /// Why nothing of the flood brake is seen.
+    const FLOODS: &str = "no tasks of a campaign die in numbers; the judge sees it";
+
     /// What the checker does not see, and why.
-    const UNSEEN: [(Bug, &str); 45] = [
+    const UNSEEN: [(Bug, &str); 49] = [
+        (Bug::Core(Core::DuplicateWindowShort), TWICE_ASKED),
+        (Bug::Core(Core::IdsForgotten), TWICE_ASKED),
+        (Bug::Core(Core::IdUnwritten), TWICE_ASKED),
+        (Bug::Core(Core::BrakeIgnored), FLOODS),
         (Bug::Core(Core::TakenForgotten), COMMANDS),
         (Bug::Core(Core::CommandsUnawaited), COMMANDS),
         (Bug::Core(Core::TakenUnmarked), COMMANDS),
