@@ -295,41 +295,17 @@ impl Duplicates {
             }
             Some(_) | None => {}
         }
-        let written = known.take(id);
-        if !known.has_room() {
+        if known.begin(id, offset) {
+            Newcomer::First
+        } else {
             self.unknown += 1;
-            if written {
-                known.gone.insert(id);
-            }
-            return Newcomer::Unknown;
+            Newcomer::Unknown
         }
-        known.put(
-            id,
-            Entry {
-                offset,
-                until: None,
-                written,
-            },
-        );
-        Newcomer::First
     }
 
     /// A task that its target has put back enters at `offset`: it goes on as what it was.
     pub(crate) fn come_back(&mut self, shard: i32, id: Identity, offset: i64) {
-        let known = self.shards.entry(shard).or_default();
-        let written = known.take(id);
-        if known.has_room() {
-            known.put(
-                id,
-                Entry {
-                    offset,
-                    until: None,
-                    written,
-                },
-            );
-        } else if written {
-            known.gone.insert(id);
-        }
+        self.shards.entry(shard).or_default().begin(id, offset);
     }
 
     /// What is to be written down of an id after a decision about its task, if that is news.
@@ -537,6 +513,26 @@ impl Shard {
             self.forget(id);
         }
         first.is_some()
+    }
+
+    /// A task of this id is under way from now on, whatever was known of the id; false if there is no room to know it.
+    fn begin(&mut self, id: Identity, offset: i64) -> bool {
+        let written = self.take(id);
+        let has_room = self.has_room();
+        if has_room {
+            let until = None;
+            self.put(
+                id,
+                Entry {
+                    offset,
+                    until,
+                    written,
+                },
+            );
+        } else if written {
+            self.gone.insert(id);
+        }
+        has_room
     }
 
     /// Puts an id that is not there.

@@ -355,6 +355,39 @@ impl Entry {
         }
     }
 
+    /// The end that a callback record tells.
+    pub fn ended(&self) -> Option<&Arc<Ended>> {
+        match self {
+            Self::Callback(ended) => Some(ended),
+            Self::Park { .. }
+            | Self::Deliver { .. }
+            | Self::DeadLetter { .. }
+            | Self::Poison { .. }
+            | Self::DeliverCallback(_)
+            | Self::Event(_)
+            | Self::State(_)
+            | Self::Alert(_)
+            | Self::Control { .. } => None,
+        }
+    }
+
+    /// What is written of a shard for its next owner. The later of two such records of a key is the one that counts, so that they are written in
+    /// the order of their batches.
+    pub const fn state(&self) -> Option<&State> {
+        match self {
+            Self::State(state) => Some(state),
+            Self::Park { .. }
+            | Self::Deliver { .. }
+            | Self::DeadLetter { .. }
+            | Self::Poison { .. }
+            | Self::Callback(_)
+            | Self::DeliverCallback(_)
+            | Self::Event(_)
+            | Self::Alert(_)
+            | Self::Control { .. } => None,
+        }
+    }
+
     /// The task whose record is written: parked, delivered or kept.
     pub fn task(&self) -> Option<&Arc<Task>> {
         match self {
@@ -388,22 +421,6 @@ impl Entry {
             | Self::Event(_)
             | Self::State(_)
             | Self::Alert(_) => None,
-        }
-    }
-
-    /// Whether the later of two such records of a key is the one that counts, so that they are written in the order of their batches.
-    pub const fn is_state(&self) -> bool {
-        match self {
-            Self::State(_) => true,
-            Self::Park { .. }
-            | Self::Deliver { .. }
-            | Self::DeadLetter { .. }
-            | Self::Poison { .. }
-            | Self::Callback(_)
-            | Self::DeliverCallback(_)
-            | Self::Event(_)
-            | Self::Alert(_)
-            | Self::Control { .. } => false,
         }
     }
 }

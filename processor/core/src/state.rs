@@ -86,4 +86,12 @@ impl State {
             Self::Id { id, .. } => StateKey::Id(*id),
         }
     }
+
+    /// An id, and what is known of it.
+    pub fn id(&self) -> Option<(Identity, Option<Known>)> {
+        match self {
+            Self::Id { id, known } => Some((*id, *known)),
+            Self::Order(_) | Self::Taken { .. } | Self::Step { .. } | Self::Hold { .. } => None,
+        }
+    }
 }

@@ -14,19 +14,13 @@ use retide_core::scene::Target;
 use retide_core::selector::{Parts, Selector};
 use retide_core::{
     Action, Backoff, Engine, Entry, Gates, Input, Jitter, Ladder, LaneId, Now, Policy, Position,
-    Returned, Scene, Sink, Sinks, Source, State, StateKey, Task, Timestamp, Writable,
+    Returned, Scene, Sink, Sinks, Source, State, StateKey, Task, Writable,
 };
 
-/// Where every test starts: an instant of no meaning.
-const START: u64 = 1_000_000_000_000;
+use support::{TASKS, at};
 
 /// What the engine may hold.
 const MEMORY: usize = 16 << 20;
-
-const TASKS: LaneId = LaneId {
-    shard: 0,
-    source: Source::Tasks,
-};
 
 const COMMANDS: LaneId = LaneId {
     shard: 0,
@@ -48,13 +42,6 @@ struct Bench {
     next: usize,
     run: u64,
     paused: bool,
-}
-
-fn at(millis: u64) -> Now {
-    Now {
-        wall: Timestamp::from_millis(START + millis),
-        steady: Duration::from_millis(millis),
-    }
 }
 
 fn task(id: &str, due: u64, offset: i64) -> Task {

@@ -12,31 +12,17 @@ use retide_core::lane::Limits;
 use retide_core::scene::Target;
 use retide_core::{
     Action, Backoff, Engine, Entry, Failure, Fate, Gates, Input, Jitter, Ladder, LaneId, Now,
-    Outcome, Policy, Position, Returned, Scene, Settlement, Source, State, Task, Timestamp,
-    Transition,
+    Outcome, Policy, Position, Returned, Scene, Settlement, Source, State, Task, Transition,
 };
 
-/// Where every test starts: an instant of no meaning.
-const START: u64 = 1_000_000_000_000;
+use support::{TASKS, at};
 
 /// The window of the scene.
 const WINDOW: u64 = 60_000;
 
-const TASKS: LaneId = LaneId {
-    shard: 0,
-    source: Source::Tasks,
-};
-
 /// An engine with one shard.
 struct Bench {
     engine: Engine,
-}
-
-fn at(millis: u64) -> Now {
-    Now {
-        wall: Timestamp::from_millis(START + millis),
-        steady: Duration::from_millis(millis),
-    }
 }
 
 fn scene(name: &str, target: Target, mode: Mode) -> Scene {

@@ -21,25 +21,12 @@ use retide_core::{
     Scenes, Settlement, Source, Task, Terminal, Timestamp, Transition, Wait,
 };
 
-/// Where every test starts: an instant of no meaning.
-const START: u64 = 1_000_000_000;
-
-const TASKS: LaneId = LaneId {
-    shard: 0,
-    source: Source::Tasks,
-};
+use support::{START, TASKS, at};
 
 const fn tier(index: usize) -> LaneId {
     LaneId {
         shard: 0,
         source: Source::Tier(index),
-    }
-}
-
-fn at(millis: u64) -> Now {
-    Now {
-        wall: Timestamp::from_millis(START + millis),
-        steady: Duration::from_millis(millis),
     }
 }
 

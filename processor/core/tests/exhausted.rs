@@ -11,30 +11,11 @@ use retide_core::hold::{Hold, Revision, Standing};
 use retide_core::lane::Limits;
 use retide_core::scene::{OnExhausted, Target};
 use retide_core::{
-    Action, Backoff, Engine, Entry, Exhausted, Failure, Gates, Holds, Input, Jitter, Ladder,
-    LaneId, Now, Outcome, Policy, Position, Reason, Scene, Scenes, Source, State, Task, Terminal,
-    Timestamp, Transition,
+    Action, Backoff, Engine, Entry, Exhausted, Failure, Gates, Holds, Input, Jitter, Ladder, Now,
+    Outcome, Policy, Position, Reason, Scene, Scenes, State, Task, Terminal, Timestamp, Transition,
 };
 
-/// Where every test starts: an instant of no meaning.
-const START: u64 = 1_000_000_000;
-
-const TASKS: LaneId = LaneId {
-    shard: 0,
-    source: Source::Tasks,
-};
-
-const NOW_TIER: LaneId = LaneId {
-    shard: 0,
-    source: Source::Tier(0),
-};
-
-fn at(millis: u64) -> Now {
-    Now {
-        wall: Timestamp::from_millis(START + millis),
-        steady: Duration::from_millis(millis),
-    }
-}
+use support::{NOW_TIER, START, TASKS, at};
 
 /// A scene that holds so many tasks that are out of attempts, of which each has two.
 fn holding(most: u32) -> Scene {

@@ -14,28 +14,10 @@ use retide_core::scene::{DEFAULT, Missing, Target};
 use retide_core::selector::{Parts, Selector};
 use retide_core::{
     Action, Backoff, Engine, Entry, Gates, Hold, Holds, Input, Jitter, Ladder, LaneId, Now, Policy,
-    Reason, Scene, Scenes, Source, State, Task, Terminal, Timestamp,
+    Reason, Scene, Scenes, State, Task, Terminal, Timestamp,
 };
 
-/// Where every test starts: an instant of no meaning.
-const START: u64 = 1_000_000_000;
-
-const TASKS: LaneId = LaneId {
-    shard: 0,
-    source: Source::Tasks,
-};
-
-const NOW_TIER: LaneId = LaneId {
-    shard: 0,
-    source: Source::Tier(0),
-};
-
-fn at(millis: u64) -> Now {
-    Now {
-        wall: Timestamp::from_millis(START + millis),
-        steady: Duration::from_millis(millis),
-    }
-}
+use support::{NOW_TIER, START, TASKS, at};
 
 fn scene(name: &str) -> Scene {
     let backoff = Backoff::Fixed {

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use retide_core::Position;
 use retide_core::completions::Completions;
-use retide_core::key_order::{Fingerprint, Shard};
+use retide_core::key_order::{Awaited, Fingerprint, Shard};
 use retide_core::lane::Limits;
 use retide_core::scene::Target;
 use retide_core::{
@@ -20,20 +20,7 @@ use retide_core::{
     Timestamp, Transition, Wait, Writable,
 };
 
-/// Where every test starts: an instant of no meaning.
-const START: u64 = 1_000_000_000;
-
-const TASKS: LaneId = LaneId {
-    shard: 0,
-    source: Source::Tasks,
-};
-
-fn at(millis: u64) -> Now {
-    Now {
-        wall: Timestamp::from_millis(START + millis),
-        steady: Duration::from_millis(millis),
-    }
-}
+use support::{TASKS, at};
 
 fn rules(name: &str, target: Target, ordering: Ordering, backoff: u64) -> Scene {
     Scene {
@@ -139,6 +126,21 @@ impl World {
         world.submit();
         world.commit();
         world
+    }
+
+    /// As [`Self::with_first_parked`] with one task behind it, at a time when the first one is due and not read: it is looked for.
+    fn with_first_awaited() -> (Self, Vec<Awaited>) {
+        let mut world = Self::new(scenes(1_500), Limits::of(64 << 20));
+        world.produce("pay", "a", 0);
+        world.produce("pay", "a", 0);
+        world.read_all();
+        world.answer(0, failed());
+        world.submit();
+        world.commit();
+        world.pass(2_000);
+        let awaited = world.engine.awaited(|_| at(world.millis).wall);
+        assert_eq!(awaited.len(), 1);
+        (world, awaited)
     }
 
     fn new(scenes: Scenes, limits: Limits) -> Self {
@@ -609,16 +611,7 @@ fn a_key_goes_on_when_the_task_it_waits_for_is_in_no_tier_any_more() {
 
 #[test]
 fn a_task_that_is_in_memory_is_not_gone_whatever_is_said() {
-    let mut world = World::new(scenes(1_500), Limits::of(64 << 20));
-    world.produce("pay", "a", 0);
-    world.produce("pay", "a", 0);
-    world.read_all();
-    world.answer(0, failed());
-    world.submit();
-    world.commit();
-    world.pass(2_000);
-    let awaited = world.engine.awaited(|_| at(world.millis).wall);
-    assert_eq!(awaited.len(), 1);
+    let (mut world, awaited) = World::with_first_awaited();
 
     world.read_all();
 
@@ -629,16 +622,7 @@ fn a_task_that_is_in_memory_is_not_gone_whatever_is_said() {
 
 #[test]
 fn a_task_that_was_parked_once_more_while_it_was_looked_for_is_not_gone() {
-    let mut world = World::new(scenes(1_500), Limits::of(64 << 20));
-    world.produce("pay", "a", 0);
-    world.produce("pay", "a", 0);
-    world.read_all();
-    world.answer(0, failed());
-    world.submit();
-    world.commit();
-    world.pass(2_000);
-    let awaited = world.engine.awaited(|_| at(world.millis).wall);
-    assert_eq!(awaited.len(), 1);
+    let (mut world, awaited) = World::with_first_awaited();
 
     // Where it is now was not looked at: it is not even written.
     world.read_all();

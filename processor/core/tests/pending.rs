@@ -13,28 +13,10 @@ use retide_core::scene::{Callback, Target};
 use retide_core::selector::{Parts, Selector};
 use retide_core::{
     Action, Backoff, Engine, Entry, Event, Gates, Input, Jitter, Kind, Ladder, LaneId, Now,
-    Outcome, Policy, Position, Reason, Scene, Source, Task, Terminal, Timestamp, Transition,
+    Outcome, Policy, Position, Reason, Scene, Task, Terminal, Transition,
 };
 
-/// Where every test starts: an instant of no meaning.
-const START: u64 = 1_000_000_000;
-
-const TASKS: LaneId = LaneId {
-    shard: 0,
-    source: Source::Tasks,
-};
-
-const NOW_TIER: LaneId = LaneId {
-    shard: 0,
-    source: Source::Tier(0),
-};
-
-fn at(millis: u64) -> Now {
-    Now {
-        wall: Timestamp::from_millis(START + millis),
-        steady: Duration::from_millis(millis),
-    }
-}
+use support::{NOW_TIER, TASKS, at};
 
 const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)

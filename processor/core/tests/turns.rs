@@ -14,14 +14,11 @@ use retide_core::completions::Completions;
 use retide_core::lane::Limits;
 use retide_core::scene::{Host, Target};
 use retide_core::{
-    Action, Backoff, Engine, Entry, Gates, Input, Jitter, Ladder, LaneId, Now, Outcome, Policy,
-    Rate, Scene, Scenes, Source, Task, Timestamp, Weight,
+    Action, Backoff, Engine, Entry, Gates, Input, Jitter, Ladder, Now, Outcome, Policy, Rate,
+    Scene, Scenes, Task, Timestamp, Weight,
 };
 
-const TASKS: LaneId = LaneId {
-    shard: 0,
-    source: Source::Tasks,
-};
+use support::TASKS;
 
 /// Tasks of a scene of weight 1 that are started in one turn.
 const QUANTUM: usize = 4;

@@ -223,6 +223,27 @@ const KINDS: u32 = 8;
 /// Those of a campaign: no other rules, and no topic that refuses.
 const CAMPAIGN_KINDS: u32 = 5;
 
+// === impl Submission ===
+
+impl Submission {
+    /// A task that is due at once, and of which chance decides at each call.
+    fn new(id: String, at: At, shard: i32, scene: &str) -> Self {
+        Self {
+            id: id.into(),
+            at,
+            shard,
+            scene: scene.into(),
+            due: None,
+            deadline: None,
+            key: None,
+            poison: false,
+            named_at: 0,
+            fate: None,
+            again: false,
+        }
+    }
+}
+
 // === impl Fate ===
 
 impl Fate {
@@ -433,19 +454,13 @@ impl Plan {
         for number in 0..count {
             let at = chance.between(0, self.heals_at / 2);
             let wait = chance.pick(&[0, 1, 800, 9_000, 12_000, 33_000]);
+            let (shard, scene) = (chance.below(shards as u64) as i32, chance.pick(&ONCE));
             let first = Submission {
-                id: format!("once{number}").into(),
-                at,
-                shard: chance.below(shards as u64) as i32,
-                scene: chance.pick(&ONCE).into(),
                 due: Some((wall(at, 0) + Duration::from_millis(wait)).ceil_to_millis()),
-                deadline: None,
                 // Another one than those that commands name.
                 key: chance.one_in(2).then_some("once"),
-                poison: false,
-                named_at: 0,
                 fate: Some(Fate::Fails(chance.pick(&[0, 0, 1, 3]))),
-                again: false,
+                ..Submission::new(format!("once{number}"), at, shard, scene)
             };
             for _ in 0..chance.between(0, 3) {
                 // Beside it, or up to the end.
@@ -507,19 +522,12 @@ impl Plan {
         let first = self.submissions.len();
         let at = chance.between(0, self.heals_at / 2);
         for number in 0..chance.pick(&[20, 60, 120]) {
-            self.submissions.push(Arc::new(Submission {
-                id: format!("many{number}").into(),
-                at: at + chance.between(0, 5_000) * MILLI,
-                shard: chance.below(shards as u64) as i32,
-                scene: name.into(),
-                due: None,
-                deadline: None,
-                key: None,
-                poison: false,
-                named_at: 0,
-                fate: None,
-                again: false,
-            }));
+            self.submissions.push(Arc::new(Submission::new(
+                format!("many{number}"),
+                at + chance.between(0, 5_000) * MILLI,
+                chance.below(shards as u64) as i32,
+                name,
+            )));
         }
         let mut orders = Order::draw(chance, &self.submissions[first..], self.heals_at, shards);
         for (number, order) in orders.iter_mut().enumerate() {
@@ -560,19 +568,12 @@ impl Plan {
         let before = (0..well).map(|_| (0, begins));
         let meanwhile = (0..ill).map(|_| (begins, ends));
         for (number, (from, to)) in before.chain(meanwhile).enumerate() {
-            self.submissions.push(Arc::new(Submission {
-                id: format!("{FLOOD}{number}").into(),
-                at: chance.between(from, to),
+            self.submissions.push(Arc::new(Submission::new(
+                format!("{FLOOD}{number}"),
+                chance.between(from, to),
                 shard,
-                scene: FLOOD.into(),
-                due: None,
-                deadline: None,
-                key: None,
-                poison: false,
-                named_at: 0,
-                fate: None,
-                again: false,
-            }));
+                FLOOD,
+            )));
         }
     }
 
@@ -804,19 +805,12 @@ impl Plan {
             self.scenes.push(scene);
             for number in 0..chance.between(10, 40) {
                 let at = at + chance.between(0, 2_000) * MILLI;
-                self.submissions.push(Arc::new(Submission {
-                    id: format!("{name}{number}").into(),
+                self.submissions.push(Arc::new(Submission::new(
+                    format!("{name}{number}"),
                     at,
                     shard,
-                    scene: name.into(),
-                    due: None,
-                    deadline: None,
-                    key: None,
-                    poison: false,
-                    named_at: 0,
-                    fate: None,
-                    again: false,
-                }));
+                    name,
+                )));
             }
         }
     }
@@ -1137,18 +1131,12 @@ fn campaign_submissions(chance: &mut Chance, heals_at: At, shards: i32) -> Vec<A
         });
         let due = (wall(at, 0) + wait).ceil_to_millis();
         let deadline = wall(at, 0) + Duration::from_millis(1);
+        let shard = chance.below(shards as u64) as i32;
         submissions.push(Arc::new(Submission {
-            id: format!("t{number}").into(),
-            at,
-            shard: chance.below(shards as u64) as i32,
-            scene: CAMPAIGN.into(),
             due: delayed.then_some(due),
             deadline: (fate == Fate::Expires).then_some(deadline),
-            key: None,
-            poison: false,
-            named_at: 0,
             fate: Some(fate),
-            again: false,
+            ..Submission::new(format!("t{number}"), at, shard, CAMPAIGN)
         }));
     }
     submissions

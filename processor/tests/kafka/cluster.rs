@@ -359,11 +359,10 @@ fn encryption_on_a_port_without_it_is_given_up() {
     let (message, cause) = give_up(&config);
 
     assert_eq!(message, format!("no kafka broker answers at {bootstrap}"));
+    assert!(cause.contains("does not speak TLS at this port"), "{cause}");
     // The handshake fails, or the broker hangs up first.
-    assert!(
-        cause.contains("does not speak TLS at this port") && cause.contains("SSL handshake failed"),
-        "{cause}"
-    );
+    let ways = ["SSL handshake failed", "SSL connection closed by peer"];
+    assert!(ways.iter().any(|way| cause.contains(way)), "{cause}");
 }
 
 #[test]

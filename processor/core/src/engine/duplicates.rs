@@ -122,19 +122,8 @@ impl Engine {
             return;
         }
         let state = |entries: &[Entry]| {
-            entries.iter().find_map(|entry| match entry {
-                Entry::State(State::Id { id, known }) => Some((*id, *known)),
-                Entry::State(_)
-                | Entry::Park { .. }
-                | Entry::Deliver { .. }
-                | Entry::DeadLetter { .. }
-                | Entry::Poison { .. }
-                | Entry::Callback(_)
-                | Entry::DeliverCallback(_)
-                | Entry::Event(_)
-                | Entry::Alert(_)
-                | Entry::Control { .. } => None,
-            })
+            let mut states = entries.iter().filter_map(Entry::state);
+            states.find_map(State::id)
         };
         let delivered = entries.iter().find_map(Entry::delivered);
         let (Some((_, task)), Some((id, if_taken)), Some((_, if_refused))) =
@@ -196,36 +185,26 @@ impl Engine {
         {
             return None;
         }
-        entries.iter().find_map(|entry| match entry {
-            Entry::Park { task, to, .. } if task.kind == Kind::Work => {
+        entries.iter().find_map(|entry| {
+            if let Some((to, task)) = entry.parked().filter(|(_, task)| task.kind == Kind::Work) {
                 let scene = self.scenes.find(&task.scene);
                 let looks = scene.is_some_and(|scene| scene.duplicates.looks());
                 let stays = to.is_none_or(|to| to == closing.lane.shard);
-                Some(Decided {
+                return Some(Decided {
                     id: Identity::of_task(task),
                     offset: task.origin.offset,
                     became: if stays { Became::Parked } else { Became::Gone },
                     is_wanted: looks && stays,
-                })
+                });
             }
-            Entry::Callback(ended) => {
-                let until = self.known_until(ended);
-                Some(Decided {
-                    id: Identity::of(&ended.scene, &ended.id),
-                    offset: ended.origin.offset,
-                    became: until.map_or(Became::Gone, Became::Ended),
-                    is_wanted: until.is_some(),
-                })
-            }
-            Entry::Park { .. }
-            | Entry::Deliver { .. }
-            | Entry::DeadLetter { .. }
-            | Entry::Poison { .. }
-            | Entry::DeliverCallback(_)
-            | Entry::Event(_)
-            | Entry::State(_)
-            | Entry::Alert(_)
-            | Entry::Control { .. } => None,
+            let ended = entry.ended()?;
+            let until = self.known_until(ended);
+            Some(Decided {
+                id: Identity::of(&ended.scene, &ended.id),
+                offset: ended.origin.offset,
+                became: until.map_or(Became::Gone, Became::Ended),
+                is_wanted: until.is_some(),
+            })
         })
     }
 

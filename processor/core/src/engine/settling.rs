@@ -130,20 +130,9 @@ impl Engine {
             let callback = scene.and_then(|scene| scene.callback.as_ref());
             callback.is_some_and(|callback| callback.on.contains(&ended.terminal))
         };
-        let delivery = entries.iter().find_map(|entry| match entry {
-            Entry::Callback(ended) => {
-                wants(ended).then(|| Entry::DeliverCallback(Arc::clone(ended)))
-            }
-            Entry::Park { .. }
-            | Entry::Deliver { .. }
-            | Entry::DeadLetter { .. }
-            | Entry::Poison { .. }
-            | Entry::DeliverCallback(_)
-            | Entry::Event(_)
-            | Entry::State(_)
-            | Entry::Alert(_)
-            | Entry::Control { .. } => None,
-        });
+        let ended = entries.iter().find_map(Entry::ended);
+        let wanted = ended.filter(|ended| wants(ended));
+        let delivery = wanted.map(|ended| Entry::DeliverCallback(Arc::clone(ended)));
         entries.extend(delivery);
         entries
     }

@@ -473,22 +473,10 @@ impl Engine {
         });
         let parked = refused.iter().find_map(Entry::parked);
         let parked = parked.map(|(to, task)| (to.unwrap_or(lane.shard), Arc::clone(task)));
-        let command = refused.iter().find_map(|entry| match entry {
-            // A hold is none.
-            Entry::Event(event) => event
-                .command
-                .clone()
-                .filter(|id| !id.starts_with(held::PREFIX)),
-            Entry::Park { .. }
-            | Entry::Deliver { .. }
-            | Entry::DeadLetter { .. }
-            | Entry::Poison { .. }
-            | Entry::Callback(_)
-            | Entry::DeliverCallback(_)
-            | Entry::State(_)
-            | Entry::Alert(_)
-            | Entry::Control { .. } => None,
-        });
+        let commands = refused.iter().filter_map(Entry::event);
+        let mut commands = commands.filter_map(|event| event.command.clone());
+        // A hold is none.
+        let command = commands.find(|id| !id.starts_with(held::PREFIX));
         let command = command.filter(|_| !applied.is_empty());
         let mut entries = match sink {
             Sink::Tiers => died(now, refused, failure),

@@ -1,6 +1,33 @@
 //! What tests of the engine begin with.
 
-use retide_core::{Kind, Origin, Record, Task, Timestamp};
+#![allow(dead_code, reason = "no test needs all of it")]
+
+use std::time::Duration;
+
+use retide_core::{Kind, LaneId, Now, Origin, Record, Source, Task, Timestamp};
+
+/// Where tests start, in milliseconds: an instant of no meaning.
+pub(crate) const START: u64 = 1_000_000_000_000;
+
+/// The retry topic of the shard that most tests are about.
+pub(crate) const TASKS: LaneId = LaneId {
+    shard: 0,
+    source: Source::Tasks,
+};
+
+/// Its shortest tier.
+pub(crate) const NOW_TIER: LaneId = LaneId {
+    shard: 0,
+    source: Source::Tier(0),
+};
+
+/// So many milliseconds after the start.
+pub(crate) fn at(millis: u64) -> Now {
+    Now {
+        wall: Timestamp::from_millis(START + millis),
+        steady: Duration::from_millis(millis),
+    }
+}
 
 /// A task that was never tried and carries nothing; what a test is about differs, with `..task(…)`.
 pub(crate) fn task(id: &str, scene: &str, due: Timestamp) -> Task {

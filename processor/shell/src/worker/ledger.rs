@@ -308,7 +308,7 @@ impl Content {
 impl RecordKind {
     /// The kind of an entry's record.
     const fn of(entry: &Entry) -> Self {
-        if entry.is_state() {
+        if entry.state().is_some() {
             Self::Order
         } else {
             Self::Consequence
