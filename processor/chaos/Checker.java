@@ -18,13 +18,18 @@
 // Ledgers are lines of tab-separated fields, times are microseconds since the epoch unless they say otherwise:
 //   campaign.tsv   key, value
 //   generator.tsv  intent, time, id, outcome it must have, attempts that takes, delay in ms, fingerprint of the payload, and its key, if
-//                  it is to start after those of its key that are before it; the batch that a header names, and its scene
-//                  ack, time, id, partition, offset | error, time, id, what
-//   commands.tsv   command, time, name, verb (cancel, run-now, reschedule), what it names tasks by (id, batch, scene), and the value, ids
-//                  with commas between them
+//                  it is to start after those of its key that are before it; the batch that a header names, and its scene; its key, if it
+//                  may be held by it; and what its target does
+//                  ack, time, id, partition, offset | error, time, id, what | again, time, id, partition, offset of another record of it
+//   commands.tsv   command, time, name, verb (cancel, run-now, reschedule, complete), what it names tasks by (id, batch, scene), and the
+//                  value, ids with commas between them
 //                  ack, time, name, partition, offset | error, time, name, what
+//   answers.tsv    the same, of those that a target sends, later
+//   holds.tsv      hold, time, name, what it names tasks by (scene, key), the value, when the command line ended and with what exit code (0
+//                  where all shards have said that they know), when the release began and ended, and with what exit code
+//                  release, time, name, when it ended and with what exit code: what was out of attempts is let go
 //   target.tsv     time, monotonic time, id, attempt, due time in ms, idempotency key, fingerprint of the body, origin, status,
-//                  and, if it asked for one, the least wait before the next attempt in ms
+//                  the least wait before the next attempt in ms, if it asked for one; and the limit in ms of an answer that it gives later
 //   faults.tsv     begin, number, time, kind, process, detail | end, number, time | exit, time, process, itself or sigterm, status
 //                  kinds of campaigns: kill, zombie, reply, broker, storm; of simulations, too: cut, from when the group gives a process
 //                  up until it hears of it, and stall, from a call without an answer until that is noticed; and the acts of an adversary
@@ -36,7 +41,8 @@
 //   offsets.tsv    time, topic, partition, offset
 //   topics.tsv     C (committed) or A (aborted), topic, partition, offset, append time in ms, id, outcome, event, attempt, hops,
 //                  origin, fingerprint of the value; of commands the name, what was counted, and the stage (request, step, answer, ended)
-//                  are in the places of id, outcome and event; of events the name of the command that it follows from is in that of origin
+//                  are in the places of id, outcome and event; of events the name of the command that it follows from is in that of origin,
+//                  and of a duplicate the place of its record in that of outcome
 
 import java.io.BufferedReader;
 import java.io.IOException;
@@ -85,6 +91,14 @@ public final class Checker {
     static final Set<String> HOLDING = Set.of("deny", "quota", "hang");
     /** How long a consequence may be on a topic before its transaction has ended, with a fault in between. */
     static final long COMMIT = 30_000_000;
+    /** Longest way of a call that was started to the target's ledger. */
+    static final long REACHED = 1_000_000;
+    /** Within this time what was held is back. */
+    static final long BACK = 60_000_000;
+    /** How exactly that is measured. */
+    static final long STEP = 250_000;
+    /** Attempts of a round, where a task is held when it is out of them. */
+    static final int SPENT_ATTEMPTS = 2;
     /** Longest lateness of 99 of 100 attempts while nothing is wrong, in ms: what a busy machine needs to start all processes, twice. */
     static final long LATE = 8_000;
 
@@ -217,7 +231,8 @@ public final class Checker {
     }
 
     /** What the generator intended. */
-    record Intent(long time, String id, String outcome, int attempts, long delayMs, String fingerprint, String key, String batch, String scene) {}
+    record Intent(long time, String id, String outcome, int attempts, long delayMs, String fingerprint, String key, String batch, String scene,
+            String ward, String word) {}
 
     /** What somebody wanted done with tasks. */
     record Order(long time, String name, String verb, String kind, Set<String> values) {
@@ -230,8 +245,16 @@ public final class Checker {
         }
     }
 
+    /** Tasks that somebody held, and let go. */
+    record Hold(String name, String kind, String value, long asked, long told, boolean isTold, long released, long gone) {
+        boolean fits(Intent intent) {
+            return value.equals(kind.equals("key") ? intent.ward : intent.scene);
+        }
+    }
+
     /** What the target saw. */
-    record Attempt(long time, long steady, String id, int number, long dueMs, String key, String fingerprint, long askedMs) {}
+    record Attempt(long time, long steady, String id, int number, long dueMs, String key, String fingerprint, String origin, String status,
+            long askedMs, long pendingMs) {}
 
     /** A fault; open-ended if nobody wrote down its end. */
     record Fault(int number, String kind, String process, String detail, long begin, long end) {
@@ -265,6 +288,9 @@ public final class Checker {
         /** The place of each acknowledged task on the retry topic. */
         final Map<String, String> acked = new HashMap<>();
         final Map<String, Order> orders = new LinkedHashMap<>();
+        final List<Hold> holds = new ArrayList<>();
+        /** When what was out of attempts was let go: from when to when the command line ran. */
+        final List<long[]> releases = new ArrayList<>();
         /** The commands of which the broker said that they are there. */
         final Set<String> told = new HashSet<>();
         final List<Attempt> attempts = new ArrayList<>();
@@ -296,21 +322,32 @@ public final class Checker {
                 if (line[0].equals("intent")) {
                     intents.put(line[2], new Intent(Long.parseLong(line[1]), line[2], line[3], Integer.parseInt(line[4]),
                             Long.parseLong(line[5]), line[6], line.length > 7 ? line[7] : "", line.length > 8 ? line[8] : "",
-                            line.length > 9 ? line[9] : ""));
+                            line.length > 9 ? line[9] : "", line.length > 10 ? line[10] : "", line.length > 11 ? line[11] : ""));
                 } else if (line[0].equals("ack")) {
                     acked.put(line[2], prefix + ".tasks/" + line[3] + "/" + line[4]);
                 }
             }
-            for (String[] line : lines(dir.resolve("commands.tsv"))) {
-                if (line[0].equals("command")) {
-                    orders.put(line[2], new Order(Long.parseLong(line[1]), line[2], line[3], line[4], Set.of(line[5].split(","))));
-                } else if (line[0].equals("ack")) {
-                    told.add(line[2]);
+            for (String file : List.of("commands.tsv", "answers.tsv")) {
+                for (String[] line : lines(dir.resolve(file))) {
+                    if (line[0].equals("command")) {
+                        orders.put(line[2], new Order(Long.parseLong(line[1]), line[2], line[3], line[4], Set.of(line[5].split(","))));
+                    } else if (line[0].equals("ack")) {
+                        told.add(line[2]);
+                    }
+                }
+            }
+            for (String[] line : lines(dir.resolve("holds.tsv"))) {
+                if (line[0].equals("hold")) {
+                    holds.add(new Hold(line[2], line[3], line[4], Long.parseLong(line[1]), Long.parseLong(line[5]), line[6].equals("0"),
+                            Long.parseLong(line[7]), Long.parseLong(line[8])));
+                } else {
+                    releases.add(new long[] {Long.parseLong(line[1]), Long.parseLong(line[3])});
                 }
             }
             for (String[] line : lines(dir.resolve("target.tsv"))) {
                 attempts.add(new Attempt(Long.parseLong(line[0]), Long.parseLong(line[1]), line[2], number(line[3]), Long.parseLong(line[4]),
-                        line[5], line[6], line.length > 9 ? Long.parseLong(line[9]) : 0));
+                        line[5], line[6], line[7], line[8], line.length > 9 ? Long.parseLong(line[9]) : 0,
+                        line.length > 10 ? Long.parseLong(line[10]) : 0));
             }
             attempts.sort(Comparator.comparingLong(Attempt::steady));
             readFaults(dir.resolve("faults.tsv"));
@@ -412,6 +449,8 @@ public final class Checker {
 
         /** The name of a command in what is no text around it. */
         static final Pattern NAME = Pattern.compile("cmd-\\d+-");
+        /** The place of a record on the retry topic. */
+        static final Pattern PLACE = Pattern.compile("[A-Za-z0-9._-]+\\.tasks/\\d+/\\d+");
         static final Pattern COUNTS = Pattern.compile("\"(done|too_late|not_found|ids|found|refused)\":(\\d+|\"[^\"]*\")");
 
         private static Entry entry(ConsumerRecord<byte[], byte[]> record, boolean committed) {
@@ -427,9 +466,10 @@ public final class Checker {
                         counts.toString(), stage.isEmpty() ? "request" : stage, 0, 0, header(record, "retry-command"), fingerprint(record.value()));
             }
             if (record.topic().endsWith(".events") && record.value() != null) {
+                String value = new String(record.value(), StandardCharsets.ISO_8859_1);
+                String event = header(record, "retry-event");
                 return new Entry(committed, record.topic(), record.partition(), record.offset(), record.timestamp(), header(record, "retry-id"),
-                        "", header(record, "retry-event"), 0, 0, find(NAME, new String(record.value(), StandardCharsets.ISO_8859_1)),
-                        fingerprint(record.value()));
+                        event.equals("duplicate") ? find(PLACE, value) : "", event, 0, 0, find(NAME, value), fingerprint(record.value()));
             }
             return new Entry(committed, record.topic(), record.partition(), record.offset(), record.timestamp(), header(record, "retry-id"),
                     header(record, "retry-outcome"), header(record, "retry-event"), number(header(record, "retry-attempt")),
@@ -488,6 +528,13 @@ public final class Checker {
         final Map<String, List<Entry>> ended = new HashMap<>();
         final Map<String, List<Entry>> parked = new HashMap<>();
         final Map<String, Entry> tasks = new HashMap<>();
+        /** Further records of a task. */
+        final Map<String, List<Entry>> copies = new HashMap<>();
+        /** The events that say that a record is no task of its own, by its place. */
+        final Map<String, List<Entry>> dropped = new HashMap<>();
+        /** When each task was pending, and when each was held since it was out of attempts. */
+        final Map<String, List<Entry>> pending = new HashMap<>();
+        final Map<String, List<Entry>> held = new HashMap<>();
         final Map<String, List<Attempt>> attempts = new HashMap<>();
         /** The odd record that a dead letter is of, by the dead letter's task: what cannot be read has no identity but its place. */
         final Map<String, String> oddIds = new HashMap<>();
@@ -497,6 +544,8 @@ public final class Checker {
         final Map<String, List<Entry>> followed = new HashMap<>();
         /** Tasks that may be done again, and have ended. */
         final Set<String> exemptEnds = new HashSet<>();
+        /** Tasks that were pending, or held since they were out of attempts, more often than they can have been. */
+        final Set<String> twice = new TreeSet<>();
         boolean clean = true;
 
         Promises(History history) {
@@ -524,11 +573,25 @@ public final class Checker {
                     if (TERMINALS.contains(entry.event)) {
                         add(ended, entry);
                     }
+                    switch (entry.event) {
+                        case "duplicate" -> dropped.computeIfAbsent(entry.outcome, key -> new ArrayList<>()).add(entry);
+                        case "pending" -> add(pending, entry);
+                        case "held" -> add(held, entry);
+                        default -> { }
+                    }
                     if (!entry.origin.isEmpty()) {
                         followed.computeIfAbsent(entry.origin, key -> new ArrayList<>()).add(entry);
                     }
                 } else if (name.equals("tasks")) {
-                    tasks.put(entry.id, entry);
+                    Intent intent = history.intents.get(entry.id);
+                    boolean isOnce = intent != null && intent.scene.equals(ONCE);
+                    Entry first = isOnce ? tasks.get(entry.id) : null;
+                    if (first == null || first.offset > entry.offset) {
+                        tasks.put(entry.id, entry);
+                    }
+                    if (first != null) {
+                        add(copies, first.offset > entry.offset ? first : entry);
+                    }
                 } else if (entry.isParked()) {
                     add(parked, entry);
                 }
@@ -549,6 +612,10 @@ public final class Checker {
             }));
         }
 
+        /** The scenes of which something more is known. */
+        static final String LATER = "chaos-later";
+        static final String ONCE = "chaos-once";
+        static final String SPENT = "chaos-spent";
         static final Set<String> TERMINALS = Set.of("delivered", "dead", "expired", "cancelled");
 
         private static void add(Map<String, List<Entry>> map, Entry entry) {
@@ -577,6 +644,19 @@ public final class Checker {
                 commanded();
                 cancelled();
                 standing();
+                pending();
+            }
+            if (history.intents.values().stream().anyMatch(intent -> intent.scene.equals(ONCE))) {
+                dropped();
+            }
+            if (!history.holds.isEmpty()) {
+                held();
+            }
+            if (history.intents.values().stream().anyMatch(intent -> intent.scene.equals(SPENT))) {
+                spent();
+            }
+            if (!history.orders.isEmpty()) {
+                promisedOnce("once", twice, "tasks pending or out of attempts " + (pending.size() + held.size()));
             }
             exits();
             lateness();
@@ -786,6 +866,166 @@ public final class Checker {
             line("standing", broken, "tasks cancelled before they were there " + count);
         }
 
+        /** How often somebody has said what came of a task's first attempt, beyond once: its target does each time that it sees it. */
+        private int saidAgain(Intent intent) {
+            return intent.scene.equals(LATER) ? Math.max(0, (int) orders(intent, "complete").count() - 1) : 0;
+        }
+
+        /**
+         * What a target answers later is left alone until somebody says what came of it, or its limit has passed: it is attempted no sooner, nor
+         * again when that it is pending was durable, and does not end sooner.
+         */
+        private void pending() {
+            Set<String> broken = new TreeSet<>();
+            Map<String, Integer> words = new TreeMap<>();
+            for (Intent intent : history.intents.values()) {
+                List<Attempt> all = attempts.getOrDefault(intent.id, List.of());
+                List<Attempt> taken = all.stream().filter(attempt -> attempt.pendingMs > 0).toList();
+                if (taken.isEmpty()) {
+                    continue;
+                }
+                words.merge(intent.word, 1, Integer::sum);
+                long said = orders(intent, "complete", "cancel").mapToLong(Order::time).min().orElse(Long.MAX_VALUE);
+                long passed = taken.stream().mapToLong(attempt -> attempt.time + attempt.pendingMs * 1_000).min().getAsLong();
+                long over = Math.min(said, passed);
+                for (Attempt attempt : all) {
+                    if (attempt.number > 1 && attempt.time < over) {
+                        broken.add(intent.id + "#" + attempt.number + " while it is pending");
+                    }
+                }
+                List<Entry> events = pending.getOrDefault(intent.id, List.of());
+                for (Attempt attempt : taken) {
+                    if (events.stream().anyMatch(event -> attempt.time > event.timeMs * 1_000 + COMMIT) && !isReplaced(attempt)) {
+                        broken.add(intent.id + "#" + attempt.number + " again");
+                    }
+                }
+                if (events.size() > 1) {
+                    twice.add(intent.id + " pending x" + events.size());
+                }
+                for (Entry end : callbacks.getOrDefault(intent.id, List.of())) {
+                    if ((end.timeMs + 1) * 1_000 < over) {
+                        broken.add(intent.id + " " + end.outcome + " while it is pending");
+                    }
+                }
+            }
+            line("pending", broken, "tasks answered later " + words + ", told of " + pending.size());
+        }
+
+        /** A record of a task that has one already is told of once, and no target sees it; the first one is the task. */
+        private void dropped() {
+            Set<String> broken = new TreeSet<>();
+            int records = 0;
+            for (Map.Entry<String, List<Entry>> copies : copies.entrySet()) {
+                Entry task = tasks.get(copies.getKey());
+                for (Entry copy : copies.getValue()) {
+                    records++;
+                    int told = dropped.getOrDefault(copy.place(), List.of()).size();
+                    if (told != 1) {
+                        broken.add(task.id + " at " + copy.place() + " dropped x" + told);
+                    }
+                }
+                for (Attempt attempt : attempts.getOrDefault(task.id, List.of())) {
+                    if (!attempt.origin.equals(task.place())) {
+                        broken.add(task.id + "#" + attempt.number + " of " + attempt.origin);
+                    }
+                }
+            }
+            for (String place : dropped.keySet()) {
+                if (copies.values().stream().flatMap(List::stream).noneMatch(copy -> copy.place().equals(place))) {
+                    broken.add("dropped " + place + ", which is no duplicate");
+                }
+            }
+            line("dropped", broken, "tasks produced again " + copies.size() + ", records " + records);
+        }
+
+        /**
+         * What is held is not attempted from when all shards have said that they know until it is released, but by a process that does not know
+         * yet that it was replaced; then it is back within a minute, not counting the time of faults and of other holds.
+         */
+        private void held() {
+            Set<String> broken = new TreeSet<>();
+            Set<String> tasks = new HashSet<>();
+            int told = 0;
+            for (Hold hold : history.holds) {
+                told += hold.isTold ? 1 : 0;
+                for (Intent intent : history.intents.values()) {
+                    if (!hold.fits(intent)) {
+                        continue;
+                    }
+                    List<Attempt> all = attempts.getOrDefault(intent.id, List.of());
+                    for (Attempt attempt : all) {
+                        boolean isDuring = hold.isTold && attempt.time > hold.told + REACHED && attempt.time < hold.released;
+                        if (isDuring && !isReplaced(attempt)) {
+                            broken.add(intent.id + "#" + attempt.number + " held by " + hold.name);
+                        }
+                        boolean wasDue = attempt.dueMs * 1_000 < hold.released && attempt.time > hold.released;
+                        if (!wasDue || all.stream().anyMatch(other -> other.number == attempt.number && other.time < attempt.time)) {
+                            continue;
+                        }
+                        tasks.add(intent.id);
+                        long free = free(intent, hold.gone, attempt.time);
+                        if (free > BACK) {
+                            broken.add(intent.id + "#" + attempt.number + " " + free / 1_000_000 + " s after " + hold.name);
+                        }
+                    }
+                }
+            }
+            line("held", broken, "holds " + history.holds.size() + ", all shards knew " + told + ", tasks that waited " + tasks.size());
+        }
+
+        private boolean mayBeHeld(Intent intent) {
+            return history.holds.stream().anyMatch(hold -> hold.fits(intent));
+        }
+
+        /** How much of this time is of no fault, and in no hold of the task. */
+        private long free(Intent intent, long from, long to) {
+            long free = 0;
+            for (long time = from; time < to; time += STEP) {
+                long at = time;
+                boolean isHeld = history.holds.stream().anyMatch(hold -> hold.fits(intent) && at >= hold.asked && at <= hold.gone);
+                boolean isFault = history.faults.stream().anyMatch(fault -> fault.covers(at, TAIL));
+                free += isHeld || isFault ? 0 : STEP;
+            }
+            return free;
+        }
+
+        /**
+         * A task that is out of attempts is held, which is told, and not attempted again before somebody has let it go since: a release counts for
+         * what was out of attempts before it.
+         */
+        private void spent() {
+            Set<String> broken = new TreeSet<>();
+            int rounds = 0;
+            for (Intent intent : history.intents.values()) {
+                if (!intent.scene.equals(SPENT)) {
+                    continue;
+                }
+                Map<Integer, Attempt> firsts = new TreeMap<>();
+                attempts.getOrDefault(intent.id, List.of()).forEach(attempt -> firsts.putIfAbsent(attempt.number, attempt));
+                int expected = 0;
+                for (int number = SPENT_ATTEMPTS; number < intent.attempts; number += SPENT_ATTEMPTS) {
+                    expected++;
+                    Attempt last = firsts.get(number);
+                    Attempt next = firsts.get(number + 1);
+                    if (last == null || next == null) {
+                        continue;
+                    }
+                    if (history.releases.stream().noneMatch(release -> release[0] <= next.time && release[1] >= last.time)) {
+                        broken.add(intent.id + "#" + next.number + " let go by nobody");
+                    }
+                }
+                int told = held.getOrDefault(intent.id, List.of()).size();
+                if (told > expected) {
+                    twice.add(intent.id + " held x" + told + " of " + expected);
+                } else if (callbacks.containsKey(intent.id) && told < expected) {
+                    broken.add(intent.id + " held x" + told + " of " + expected);
+                }
+                rounds += expected;
+            }
+            line("spent", broken, "tasks held when they were out of attempts " + held.size() + ", times " + rounds + ", releases "
+                    + history.releases.size());
+        }
+
         /** Every end has a callback record, and every callback record an end. */
         private void callbacks() {
             Set<String> broken = new TreeSet<>();
@@ -837,11 +1077,14 @@ public final class Checker {
          */
         private void early() {
             Set<String> broken = new TreeSet<>();
-            long[] backoff = Arrays.stream(history.campaign.getOrDefault("backoff_ms", "0").split(",")).mapToLong(Long::parseLong).toArray();
+            Map<String, long[]> backoffs = new HashMap<>();
+            String usual = history.campaign.getOrDefault("backoff_ms", "0");
             Map<String, Attempt> firsts = new HashMap<>();
             for (Attempt attempt : history.attempts) {
                 String name = attempt.id + "#" + attempt.number;
                 Intent intent = history.intents.get(attempt.id);
+                long[] backoff = backoffs.computeIfAbsent(intent == null ? "" : intent.scene, scene -> Arrays
+                        .stream(history.campaign.getOrDefault("backoff_ms " + scene, usual).split(",")).mapToLong(Long::parseLong).toArray());
                 boolean moved = intent != null && orders(intent, "run-now", "reschedule").findAny().isPresent();
                 if (attempt.time < attempt.dueMs * 1_000) {
                     broken.add(name + " by " + (attempt.dueMs * 1_000 - attempt.time) + " us");
@@ -905,7 +1148,7 @@ public final class Checker {
             for (Attempt attempt : history.attempts) {
                 Intent intent = history.intents.get(attempt.id);
                 most = Math.max(most, attempt.number);
-                if (intent != null && (attempt.number > intent.attempts || attempt.number < 1)) {
+                if (intent != null && (attempt.number > intent.attempts + saidAgain(intent) || attempt.number < 1)) {
                     broken.add(attempt.id + "#" + attempt.number + " of " + intent.attempts);
                 }
             }
@@ -920,6 +1163,7 @@ public final class Checker {
                 Intent intent = history.intents.get(id);
                 Map<Integer, Long> firsts = firsts(attempts.getOrDefault(id, List.of()));
                 boolean isCut = callbacks.get(id).stream().anyMatch(record -> record.outcome.equals("cancelled"));
+                isCut |= intent != null && saidAgain(intent) > 0;
                 for (int number = 1; intent != null && !isCut && number <= intent.attempts; number++) {
                     needed++;
                     if (!firsts.containsKey(number)) {
@@ -945,17 +1189,22 @@ public final class Checker {
                 bounds.put(fault, HARMLESS.contains(fault.kind) ? 0 : hit * concurrency + uncommitted(fault));
             }
             Map<Fault, Long> blamed = new HashMap<>();
-            Set<String> seen = new HashSet<>();
+            Map<String, Attempt> seen = new HashMap<>();
             int twice = 0;
             for (Attempt attempt : history.attempts) {
-                if (seen.add(attempt.id + "#" + attempt.number)) {
+                Attempt before = seen.put(attempt.id + "#" + attempt.number, attempt);
+                if (before == null) {
                     continue;
                 }
+                Intent intent = history.intents.get(attempt.id);
+                boolean mayBeHeld = intent != null && mayBeHeld(intent);
                 twice++;
                 Fault blame = null;
                 for (Fault fault : history.faults) {
-                    boolean possible = attempt.time >= fault.begin && attempt.time <= felt(fault)
-                            && blamed.getOrDefault(fault, 0L) < bounds.get(fault);
+                    boolean isWithin = attempt.time >= fault.begin && attempt.time <= felt(fault);
+                    // A hold may have kept it from being made again sooner.
+                    boolean wasWithin = mayBeHeld && before.time >= fault.begin - 1_000_000 && before.time <= felt(fault);
+                    boolean possible = (isWithin || wasWithin) && blamed.getOrDefault(fault, 0L) < bounds.get(fault);
                     if (possible && (blame == null || fault.end < blame.end)) {
                         blame = fault;
                     }
@@ -1068,6 +1317,12 @@ public final class Checker {
         /** When the first consequence of a record was written, in microseconds. */
         private long consequence(Entry entry) {
             long first = Long.MAX_VALUE;
+            if (copies.getOrDefault(entry.id, List.of()).contains(entry)) {
+                for (Entry event : dropped.getOrDefault(entry.place(), List.of())) {
+                    first = Math.min(first, event.timeMs * 1_000);
+                }
+                return first;
+            }
             for (Entry later : parked.getOrDefault(entry.id, List.of())) {
                 boolean after = !entry.isParked() || later.attempt > entry.attempt
                         || (later.attempt == entry.attempt && later.hops > entry.hops);
@@ -1263,7 +1518,7 @@ public final class Checker {
             line("acts", broken, "faults " + kinds + ", tasks destroyed " + history.gone.size() + ", may be done again " + history.exempt.size());
         }
 
-        /** Attempts start soon after their due time while nothing is wrong; those of tasks that wait for others of their key do not count. */
+        /** Attempts start soon after their due time while nothing is wrong; those of tasks that wait for others of their key, or for people, do not count. */
         private void lateness() {
             List<Long> inside = new ArrayList<>();
             List<Long> outside = new ArrayList<>();
@@ -1271,7 +1526,7 @@ public final class Checker {
             List<Long> retries = new ArrayList<>();
             for (Attempt attempt : history.attempts) {
                 Intent intent = history.intents.get(attempt.id);
-                if (intent != null && !intent.key.isEmpty()) {
+                if (intent != null && (!intent.key.isEmpty() || mayBeHeld(intent) || intent.scene.equals(SPENT))) {
                     continue;
                 }
                 boolean fault = history.faults.stream().anyMatch(candidate -> candidate.covers(attempt.time, TAIL));

@@ -7,12 +7,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Message;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
@@ -21,12 +22,16 @@ use crate::adversary::{Act, Adversary};
 use crate::broker::{self, Access, Broker, Ports};
 use crate::fleet::{Fleet, Held, name};
 use crate::generator::Generator;
+use crate::holds::Holder;
 use crate::ledger::{Faults, Ledger, now_micros};
 use crate::load::Load;
 use crate::options::{Guarantee, Options, Reply};
-use crate::orders::{Order, Sender};
+use crate::orders::{Later, LaterSender, Order, Sender};
 use crate::pace::Progress;
-use crate::plan::{self, APPLIED, BACKOFF_MS, Fault, MAX_ATTEMPTS, ORDERED, Random, SCENE, SWEPT};
+use crate::plan::{
+    self, APPLIED, BACKOFF_MS, Fault, HELD, LATER, MAX_ATTEMPTS, ONCE, ORDERED, Random, SCENE,
+    SPENT, SPENT_ATTEMPTS, SPENT_BACKOFF_MS, SWEPT,
+};
 use crate::proxy::{Loss, Proxy};
 use crate::target;
 
@@ -141,43 +146,42 @@ async fn campaign(
             _ => Access::Users,
         },
     };
-    let (stage, bootstrap) = Stage::set(dir, retide, jars, &layout).await?;
+    let progress = Guard(Arc::<Progress>::default());
+    let (later, answers) = Later::new(&progress.0);
+    let (stage, bootstrap) = Stage::set(dir, (retide, jars), &layout, later).await?;
     describe(dir, options, partitions)?;
     let sampler = Java::sampler(jars, &bootstrap, dir)?;
     let load = Load::start(options.load, options.seed)?;
     for _ in 0..options.processes {
         stage.fleet.join(Held::No);
     }
-    let progress = Guard(Arc::<Progress>::default());
     let ends = Ends::watch(&bootstrap)?;
-    if options.has_commands() {
-        Sender {
-            bootstrap: bootstrap.clone(),
-            topic: format!("{PREFIX}.commands"),
-            orders: Order::all(options.seed, options.tasks, options.rate),
-            ledger: Ledger::create(&dir.join("commands.tsv"))?,
-            progress: Arc::clone(&progress.0),
-        }
-        .start()?;
-    } else {
-        progress.0.commands.done.store(true, Ordering::Release);
-    }
+    let awaited = command(options, (dir, &bootstrap), answers, &progress.0)?;
     Generator {
         bootstrap: bootstrap.clone(),
         topic: format!("{PREFIX}.tasks"),
+        partitions,
         seed: options.seed,
         tasks: options.tasks,
-        rate: options.rate,
+        scope: options.scope(),
         applied: stage.adversary.is_some(),
-        swept: options.has_commands(),
+        awaited,
+        ended: ends.ended(),
         ledger: Ledger::create(&dir.join("generator.tsv"))?,
         progress: Arc::clone(&progress.0),
     }
     .start()?;
+    let holder = Holder {
+        fleet: &stage.fleet,
+        ledger: Ledger::create(&dir.join("holds.tsv"))?,
+        seed: options.seed,
+    };
 
+    let (held, let_go) = (hold(&holder, options), let_go(&holder, options));
     let performance = async {
-        happen(&stage, options).await;
-        finish(&stage, &progress.0, &ends).await
+        let (held, ()) = tokio::join!(held, happen(&stage, options));
+        held?;
+        Ok::<_, Failed>(finish(&stage, &progress.0, &ends).await)
     };
     let watch = async {
         match &stage.adversary {
@@ -188,14 +192,18 @@ async fn campaign(
     let finished = tokio::select! {
         () = stage.fleet.supervise() => unreachable!("supervision does not end"),
         () = watch => unreachable!("the watch does not end"),
-        finished = tokio::time::timeout(limit(options), performance) => finished.unwrap_or(false),
+        failed = let_go => return Err(failed),
+        finished = tokio::time::timeout(limit(options), performance) => match finished {
+            Ok(finished) => finished?,
+            Err(_) => false,
+        },
     };
     eprintln!(
         "{}: {} acknowledged, {} ended, {} commands, {} done, {:.0} s",
         if finished { "finished" } else { "not finished" },
         progress.0.tasks.acked.load(Ordering::Acquire),
         ends.count(),
-        progress.0.commands.acked.load(Ordering::Acquire),
+        progress.0.commands_acked(),
         ends.commands(),
         started.elapsed().as_secs_f32(),
     );
@@ -208,6 +216,57 @@ async fn campaign(
         fs::remove_dir_all(dir.join("broker/data"))?;
     }
     Ok(verdict)
+}
+
+/// Starts to send commands, and what targets say later; gives the commands that wait for tasks, and the tasks.
+fn command(
+    options: &Options,
+    (dir, bootstrap): (&Path, &str),
+    answers: mpsc::Receiver<Order>,
+    progress: &Arc<Progress>,
+) -> Result<Vec<(String, usize)>, Failed> {
+    if !options.has_commands() {
+        progress.commands.done.store(true, Ordering::Release);
+        return Ok(Vec::new());
+    }
+    let orders = Order::all(options.seed, options.tasks, options.scope());
+    let awaited = orders.iter().filter_map(Order::awaits).collect();
+    let topic = format!("{PREFIX}.commands");
+    Sender {
+        bootstrap: bootstrap.to_owned(),
+        topic: topic.clone(),
+        orders,
+        ledger: Ledger::create(&dir.join("commands.tsv"))?,
+        progress: Arc::clone(progress),
+    }
+    .start()?;
+    LaterSender {
+        orders: answers,
+        bootstrap: bootstrap.to_owned(),
+        topic,
+        ledger: Ledger::create(&dir.join("answers.tsv"))?,
+        progress: Arc::clone(progress),
+    }
+    .start()?;
+    Ok(awaited)
+}
+
+/// Holds tasks while they are produced.
+async fn hold(holder: &Holder<'_>, options: &Options) -> Result<(), Failed> {
+    if options.has_commands() {
+        let tasks = Duration::from_secs(options.tasks as u64 / options.rate.max(1));
+        holder.hold(tasks).await?;
+    }
+    Ok(())
+}
+
+/// Lets tasks go that are out of attempts; ends when it fails.
+async fn let_go(holder: &Holder<'_>, options: &Options) -> Failed {
+    if options.has_commands() {
+        holder.let_go().await
+    } else {
+        std::future::pending().await
+    }
 }
 
 /// Longest time for tasks and faults; only a campaign that hangs takes as long.
@@ -275,11 +334,20 @@ fn configure(path: &Path, layout: &Layout, bootstrap: &str, target: u16) -> Resu
          [processor]\ngroup = '{PREFIX}'\nworkers = {workers}\nguarantee = '{guarantee}'\n",
         SESSION.as_millis(),
     );
-    let rules = rules(target);
+    let (rules, target) = (rules(target), at(target));
+    let duplicates = match layout.guarantee {
+        Guarantee::ExactlyOnce => "duplicates = 'drop'\n",
+        Guarantee::AtLeastOnce => "",
+    };
     let scenes = format!(
         "[scenes.{SCENE}]\n{rules}concurrency = {CONCURRENCY}\n\
          [scenes.{SWEPT}]\n{rules}concurrency = {CONCURRENCY}\n\
-         [scenes.{ORDERED}]\n{rules}concurrency = {ORDERED_CONCURRENCY}\nordering = 'key'\n",
+         [scenes.{ORDERED}]\n{rules}concurrency = {ORDERED_CONCURRENCY}\nordering = 'key'\n\
+         [scenes.{LATER}]\n{rules}concurrency = {FEW}\npending = {{ for = '1h' }}\n\
+         [scenes.{HELD}]\n{rules}concurrency = {FEW}\n\
+         [scenes.{SPENT}]\n{target}concurrency = {FEW}\nbackoff = {{ fixed = {{ delay = '{SPENT_BACKOFF_MS}ms' }} }}\n\
+         max_attempts = {SPENT_ATTEMPTS}\ndeadline = '1h'\non_exhausted = 'hold'\nbrake = false\n\
+         [scenes.{ONCE}]\n{rules}concurrency = {FEW}\n{duplicates}",
     );
     Ok(fs::write(path, text + &scenes)?)
 }
@@ -287,11 +355,16 @@ fn configure(path: &Path, layout: &Layout, bootstrap: &str, target: u16) -> Resu
 /// The rules of every scene.
 fn rules(target: u16) -> String {
     let backoff: Vec<String> = BACKOFF_MS.iter().map(|ms| format!("'{ms}ms'")).collect();
+    let target = at(target);
     format!(
-        "target = {{ http = {{ url = 'http://127.0.0.1:{target}/task', timeout = '30s' }} }}\n\
-         backoff = {{ levels = {{ delays = [{}] }} }}\nmax_attempts = {MAX_ATTEMPTS}\n",
+        "{target}backoff = {{ levels = {{ delays = [{}] }} }}\nmax_attempts = {MAX_ATTEMPTS}\n",
         backoff.join(", "),
     )
+}
+
+/// The target of every scene.
+fn at(target: u16) -> String {
+    format!("target = {{ http = {{ url = 'http://127.0.0.1:{target}/task', timeout = '30s' }} }}\n")
 }
 
 /// The command that stores the scene on the scenes topic.
@@ -310,6 +383,9 @@ const CONCURRENCY: u32 = 64;
 /// Those of the ordered scene.
 const ORDERED_CONCURRENCY: u32 = 16;
 
+/// Those of a scene with few tasks.
+const FEW: u32 = 8;
+
 /// Writes down what the checker has to know.
 fn describe(dir: &Path, options: &Options, partitions: u64) -> Result<(), Failed> {
     let ledger = Ledger::create(&dir.join("campaign.tsv"))?;
@@ -323,7 +399,7 @@ fn describe(dir: &Path, options: &Options, partitions: u64) -> Result<(), Failed
         ("workers", options.workers.to_string()),
         (
             "concurrency",
-            (3 * CONCURRENCY + ORDERED_CONCURRENCY).to_string(),
+            (3 * CONCURRENCY + ORDERED_CONCURRENCY + 4 * FEW).to_string(),
         ),
         ("guarantee", options.guarantee.word().to_owned()),
         ("adversary", options.adversary.to_string()),
@@ -332,6 +408,10 @@ fn describe(dir: &Path, options: &Options, partitions: u64) -> Result<(), Failed
     ] {
         ledger.write(&[key, &value]);
     }
+    ledger.write(&[
+        &format!("backoff_ms {SPENT}"),
+        &SPENT_BACKOFF_MS.to_string(),
+    ]);
     Ok(())
 }
 
@@ -342,7 +422,9 @@ pub(crate) fn is_finished(progress: &Progress, ends: &Ends, gone: &HashSet<Strin
     } = progress;
     let done = tasks.done.load(Ordering::Acquire) && commands.done.load(Ordering::Acquire);
     let acked = tasks.acked.load(Ordering::Acquire);
-    let told = commands.acked.load(Ordering::Acquire);
+    let told = progress.commands_acked();
+    let later = progress.later.load(Ordering::Acquire);
+    let done = done && progress.said_later.acked.load(Ordering::Acquire) >= later;
     done && ends.count() + ends.missing(gone) >= acked && ends.commands() >= told
 }
 
@@ -359,7 +441,10 @@ async fn finish(stage: &Stage, progress: &Progress, ends: &Ends) -> bool {
         let ended = ends.count() + ends.commands();
         if is_finished(progress, ends, &gone) {
             tokio::time::sleep(AFTER).await;
-            return true;
+            // A target may have said something meanwhile.
+            if is_finished(progress, ends, &gone) {
+                return true;
+            }
         }
         if ended > last {
             (since, last) = (Instant::now(), ended);
@@ -454,9 +539,9 @@ impl Stage {
     /// Starts broker, proxy and target, and creates the topics; gives the broker's address, too.
     async fn set(
         dir: &Path,
-        retide: PathBuf,
-        jars: &Path,
+        (retide, jars): (PathBuf, &Path),
         layout: &Layout,
+        later: Later,
     ) -> Result<(Arc<Self>, String), Failed> {
         let (proxy, listener) = Proxy::bind().await?;
         let ports = Ports::free();
@@ -464,7 +549,7 @@ impl Stage {
         let mut broker = Broker::format(&dir.join("broker"), jars, (ports, proxy.port), access)?;
         broker.start().await?;
         tokio::spawn(proxy.clone().run(listener, ports.proxied));
-        let target = target::start(&dir.join("target.tsv")).await?.port();
+        let target = target::start(&dir.join("target.tsv"), later).await?.port();
         let bootstrap = broker.bootstrap();
         let proxied = format!("127.0.0.1:{}", proxy.port);
         // A user is known by the proxied listener alone.
@@ -601,11 +686,41 @@ pub(crate) struct Ends {
     ids: Arc<Mutex<HashSet<String>>>,
     /// The places of the commands.
     commands: Arc<Mutex<HashSet<String>>>,
+    /// Their names.
+    ended: Ended,
     /// Set to stop counting.
     stop: Arc<AtomicBool>,
 }
 
+/// The names of commands that have ended; cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Ended(Arc<Mutex<HashSet<String>>>);
+
+impl Ended {
+    /// Whether this one has.
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        let names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        names.contains(name)
+    }
+
+    /// One has, which has said this.
+    fn add(&self, said: &[u8]) {
+        let said = String::from_utf8_lossy(said);
+        let name = said.find("cmd-").and_then(|at| {
+            let end = said[at..].find("-\"")?;
+            said.get(at..=at + end)
+        });
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        names.extend(name.map(str::to_owned));
+    }
+}
+
 impl Ends {
+    /// The names of the commands that have ended, from now on, too.
+    fn ended(&self) -> Ended {
+        self.ended.clone()
+    }
+
     /// How many tasks have ended.
     pub(crate) fn count(&self) -> usize {
         self.ids().len()
@@ -650,10 +765,11 @@ impl Ends {
         let ends = Self {
             ids: Arc::default(),
             commands: Arc::default(),
+            ended: Ended::default(),
             stop: Arc::default(),
         };
         let (ids, stop) = (Arc::clone(&ends.ids), Arc::clone(&ends.stop));
-        let commands = Arc::clone(&ends.commands);
+        let (commands, ended) = (Arc::clone(&ends.commands), ends.ended());
         thread::Builder::new().name("ends".into()).spawn(move || {
             while !stop.load(Ordering::Acquire) {
                 // Errors pass: the broker comes back.
@@ -670,6 +786,7 @@ impl Ends {
                 if text(b"retry-command-stage").is_some_and(|stage| stage == "ended") {
                     let mut commands = commands.lock().unwrap_or_else(PoisonError::into_inner);
                     commands.extend(text(b"retry-command"));
+                    ended.add(message.payload().unwrap_or_default());
                     continue;
                 }
                 let id = text(b"retry-id");

@@ -6,6 +6,7 @@ mod broker;
 mod campaign;
 mod fleet;
 mod generator;
+mod holds;
 mod ledger;
 mod load;
 mod options;

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, ValueEnum};
 
+use crate::plan::Scope;
+
 /// A crash campaign against retide on a real Kafka, and its check.
 ///
 /// Everything that happens follows from the seed, except what clocks and schedulers add. Exits with 0 if every promise was kept, 1 if
@@ -42,7 +44,8 @@ pub(crate) struct Options {
     /// commit metadata, other groups, open transactions; each lasts up to half a minute, two at a time
     #[arg(long, value_name = "ACTS", num_args = 0..=1, default_value_t = 0, default_missing_value = "26")]
     pub(crate) adversary: usize,
-    /// Whether tasks are cancelled, hurried and moved meanwhile, each by commands; never beside an adversary, who deletes their topic
+    /// Whether people act on tasks meanwhile, and targets answer later: commands, holds, records that are produced again; never beside an
+    /// adversary, who deletes their topics
     #[arg(long, action = ArgAction::Set, default_value_t = true, value_name = "BOOL")]
     pub(crate) commands: bool,
     /// How many threads are busy beside the campaign, in bursts of up to 4 seconds, as a build on the same machine is; twice the number of
@@ -105,6 +108,15 @@ impl Options {
     /// Whether there are commands.
     pub(crate) const fn has_commands(&self) -> bool {
         self.commands && self.adversary == 0
+    }
+
+    /// What tasks there are.
+    pub(crate) const fn scope(&self) -> Scope {
+        Scope {
+            rate: self.rate,
+            has_commands: self.has_commands(),
+            is_once: matches!(self.guarantee, Guarantee::ExactlyOnce),
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 //! Not what becomes of it, which the checker judges. Invariant: a command is in the ledger before its record is handed to the client, an
 //! acknowledgement after the broker's word.
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use rdkafka::producer::{BaseProducer, Producer};
@@ -11,7 +12,7 @@ use rdkafka::producer::{BaseProducer, Producer};
 use crate::Failed;
 use crate::ledger::{Ledger, now_micros};
 use crate::pace::{Acks, Pace, Progress, Record, hand};
-use crate::plan::{BATCH, Random, SWEPT, TO_ONE_SWEPT};
+use crate::plan::{After, BATCH, Kind, Random, SWEPT, Scope, TO_ONE_SWEPT};
 
 /// A command that is to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub(crate) enum Verb {
     RunNow,
     /// The next attempt may start after this time.
     Reschedule(Duration),
+    /// What came of the attempt: whether it went well.
+    Complete(bool),
 }
 
 /// Which tasks are meant.
@@ -42,6 +45,10 @@ pub(crate) enum Verb {
 pub(crate) enum Of {
     /// Those that are called so; the last one may be nobody's name.
     Ids(Vec<String>),
+    /// The one with this number, which is not there yet.
+    Awaited(usize),
+    /// The one that is called so, while its next attempt has not begun.
+    Pending(String),
     /// Those with this header.
     Batch(usize),
     /// Those of the scene that is for that.
@@ -62,6 +69,32 @@ pub(crate) struct Sender {
     pub(crate) progress: Arc<Progress>,
 }
 
+/// Says later what came of attempts; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Later {
+    /// To the thread that sends it.
+    sender: mpsc::Sender<Order>,
+    /// How many there were, for whoever waits.
+    progress: Arc<Progress>,
+}
+
+/// Sends what targets say later.
+pub(crate) struct LaterSender {
+    /// What they say.
+    pub(crate) orders: mpsc::Receiver<Order>,
+    /// The broker.
+    pub(crate) bootstrap: String,
+    /// The topic.
+    pub(crate) topic: String,
+    /// What is sent and acknowledged.
+    pub(crate) ledger: Ledger,
+    /// How far it is, for whoever waits.
+    pub(crate) progress: Arc<Progress>,
+}
+
+/// The first number of a command that is sent later: there are fewer of the others.
+const FIRST_LATER: usize = 1_000_000;
+
 /// How many tasks there are to one that a command names, at least.
 const TO_ONE_NAMED: u64 = 8;
 
@@ -75,7 +108,9 @@ const BETWEEN_SWEEPS: usize = 400;
 
 impl Order {
     /// The commands for so many tasks, of which there are so many a second.
-    pub(crate) fn all(seed: u64, tasks: usize, rate: u64) -> Vec<Self> {
+    pub(crate) fn all(seed: u64, tasks: usize, scope: Scope) -> Vec<Self> {
+        let rate = scope.rate;
+        let is_plain = |number| Kind::of(number, scope) == Kind::Plain;
         let sent = |number: usize| Duration::from_secs_f64(number as f64 / rate as f64);
         let named = TO_ONE_NAMED.max(rate / IN_A_SECOND);
         let batches = (rate / IN_A_SECOND / BATCH as u64).max(1) as usize;
@@ -83,7 +118,10 @@ impl Order {
         let mut all = Vec::new();
         for number in 0..tasks {
             let mut random = Random::new(seed, 500_000 + number as u64);
-            if random.between(0, named) == 0 {
+            if Kind::of(number, scope) == Kind::Awaited {
+                // Its task is produced when this command has said that it waits.
+                all.push((sent(number) / 2, random, Of::Awaited(number)));
+            } else if random.between(0, named) == 0 && is_plain(number) && is_plain(number + 1) {
                 let mut ids = vec![format!("t{number}")];
                 if random.between(0, 4) == 0 {
                     ids.push(format!("t{}", number + 1));
@@ -111,14 +149,22 @@ impl Order {
             at,
             // It ends with a letter that is in no number, so that it can be found in what follows from it.
             id: format!("cmd-{number}-"),
-            verb: match random.between(0, 4) {
-                0 | 1 => Verb::Cancel,
-                2 => Verb::RunNow,
-                _ => Verb::Reschedule(random.millis(0, 4_000)),
+            verb: match (random.between(0, 4), &of) {
+                (0 | 1, _) | (_, Of::Awaited(_)) => Verb::Cancel,
+                (2, _) => Verb::RunNow,
+                (_, _) => Verb::Reschedule(random.millis(0, 4_000)),
             },
             of,
         })
         .collect()
+    }
+
+    /// Its name and the task that it waits for, if it is one that does.
+    pub(crate) fn awaits(&self) -> Option<(String, usize)> {
+        match self.of {
+            Of::Awaited(number) => Some((self.id.clone(), number)),
+            Of::Ids(_) | Of::Pending(_) | Of::Batch(_) | Of::Swept => None,
+        }
     }
 
     /// The request. Its name comes first, since a selector may say `id`, too.
@@ -129,12 +175,18 @@ impl Order {
             Verb::Reschedule(after) => {
                 format!(r#""command":"reschedule","in":"{}ms""#, after.as_millis())
             }
+            Verb::Complete(true) => r#""command":"complete","outcome":"success""#.to_owned(),
+            Verb::Complete(false) => {
+                r#""command":"complete","outcome":"retryable","error":"later: no""#.to_owned()
+            }
         };
         let select = match &self.of {
             Of::Ids(ids) => {
                 let ids: Vec<String> = ids.iter().map(|id| format!("{id:?}")).collect();
                 format!(r#"{{"id":[{}]}}"#, ids.join(","))
             }
+            Of::Awaited(number) => format!(r#"{{"id":"t{number}"}}"#),
+            Of::Pending(id) => format!(r#"{{"id":{id:?},"attempts":"1"}}"#),
             Of::Batch(batch) => format!(r#"{{"header":{{"batch":"{batch}"}}}}"#),
             Of::Swept => format!(r#"{{"scene":"{SWEPT}"}}"#),
         };
@@ -148,9 +200,12 @@ impl Order {
             Verb::Cancel => "cancel",
             Verb::RunNow => "run-now",
             Verb::Reschedule(_) => "reschedule",
+            Verb::Complete(_) => "complete",
         };
         let (kind, value) = match &self.of {
             Of::Ids(ids) => ("id", ids.join(",")),
+            Of::Awaited(number) => ("id", format!("t{number}")),
+            Of::Pending(id) => ("id", id.clone()),
             Of::Batch(batch) => ("batch", batch.to_string()),
             Of::Swept => ("scene", SWEPT.to_owned()),
         };
@@ -189,6 +244,78 @@ impl Sender {
     }
 }
 
+// === impl Later ===
+
+impl Later {
+    /// Nothing was said yet.
+    pub(crate) fn new(progress: &Arc<Progress>) -> (Self, mpsc::Receiver<Order>) {
+        let (sender, receiver) = mpsc::channel();
+        let progress = Arc::clone(progress);
+        (Self { sender, progress }, receiver)
+    }
+
+    /// Says after this time what came of the first attempt of a task.
+    pub(crate) fn say(&self, id: String, what: After, after: Duration) {
+        let verb = match what {
+            After::Success => Verb::Complete(true),
+            After::Retry => Verb::Complete(false),
+            After::Cancel => Verb::Cancel,
+            After::Limit => return,
+        };
+        let number = self.progress.later.fetch_add(1, Ordering::AcqRel);
+        let sender = self.sender.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            let name = FIRST_LATER + number;
+            // Its receiver lives as long as the campaign.
+            let _ = sender.send(Order {
+                at: Duration::ZERO,
+                id: format!("cmd-{name}-"),
+                verb,
+                of: Of::Pending(id),
+            });
+        });
+    }
+}
+
+// === impl LaterSender ===
+
+impl LaterSender {
+    /// Starts on a thread of its own.
+    pub(crate) fn start(self) -> Result<(), Failed> {
+        let Self {
+            orders,
+            bootstrap,
+            topic,
+            ledger,
+            progress,
+        } = self;
+        let stopped = Arc::clone(&progress);
+        let pace = Pace {
+            name: "later",
+            bootstrap,
+            ledger,
+            progress,
+            part: |progress| &progress.said_later,
+        };
+        let all = std::iter::from_fn(move || {
+            if stopped.stop.load(Ordering::Acquire) {
+                return None;
+            }
+            Some((Duration::ZERO, orders.recv_timeout(TURN).ok()))
+        });
+        pace.start(all, move |producer, order| match order {
+            Some(order) => send(producer, &topic, &order),
+            None => {
+                producer.poll(Duration::ZERO);
+            }
+        })
+    }
+}
+
+/// How long it waits for something to say before it hears what the broker says.
+const TURN: Duration = Duration::from_millis(50);
+
 /// Hands one command to the client.
 fn send(producer: &BaseProducer<Acks>, topic: &str, order: &Order) {
     let line = order.line();
@@ -221,10 +348,15 @@ mod tests {
 
     #[test]
     fn commands_follow_from_the_seed_and_rise() {
-        for (tasks, rate, expected) in [(2_000, 15, 100..200), (36_000, 150, 400..800)] {
-            let orders = Order::all(7, tasks, rate);
+        for (tasks, rate, expected) in [(2_000, 15, 100..250), (36_000, 150, 400..800)] {
+            let scope = Scope {
+                rate,
+                has_commands: true,
+                is_once: true,
+            };
+            let orders = Order::all(7, tasks, scope);
 
-            assert_eq!(orders, Order::all(7, tasks, rate));
+            assert_eq!(orders, Order::all(7, tasks, scope));
             assert!(orders.is_sorted_by_key(|order| order.at));
             assert!(expected.contains(&orders.len()), "{}", orders.len());
         }

@@ -23,6 +23,10 @@ pub(crate) struct Progress {
     pub(crate) tasks: Sent,
     /// The commands.
     pub(crate) commands: Sent,
+    /// How many commands targets send or will send.
+    pub(crate) later: AtomicUsize,
+    /// Those of them that are sent.
+    pub(crate) said_later: Sent,
     /// Set to end before everything is sent.
     pub(crate) stop: AtomicBool,
 }
@@ -56,8 +60,21 @@ pub(crate) struct Acks(Pace);
 /// A record with its name, which its acknowledgement bears.
 pub(crate) type Record<'a> = BaseRecord<'a, str, [u8], Box<String>>;
 
+/// Ends the name of a record of which there was one before.
+pub(crate) const COPY: &str = "+";
+
 /// Longest wait for the last acknowledgements: longer than any broker is away.
 const FLUSH: Duration = Duration::from_mins(1);
+
+// === impl Progress ===
+
+impl Progress {
+    /// How many commands are acknowledged, whoever has sent them.
+    pub(crate) fn commands_acked(&self) -> usize {
+        let acked = |sent: &Sent| sent.acked.load(Ordering::Acquire);
+        acked(&self.commands) + acked(&self.said_later)
+    }
+}
 
 // === impl Pace ===
 
@@ -114,7 +131,11 @@ impl ProducerContext for Acks {
         match result {
             Ok(message) => {
                 let (partition, offset) = (message.partition(), message.offset());
-                self.write(&["ack", &at, &id, &partition.to_string(), &offset.to_string()]);
+                let place = [partition.to_string(), offset.to_string()];
+                if let Some(id) = id.strip_suffix(COPY) {
+                    return self.write(&["again", &at, id, &place[0], &place[1]]);
+                }
+                self.write(&["ack", &at, &id, &place[0], &place[1]]);
                 let sent = (self.0.part)(&self.0.progress);
                 sent.acked.fetch_add(1, Ordering::Release);
             }

@@ -9,11 +9,41 @@ use crate::proxy::Loss;
 /// Random numbers that are the same for the same seed (`SplitMix64`).
 pub(crate) struct Random(u64);
 
+/// What tasks a campaign has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scope {
+    /// Tasks a second.
+    pub(crate) rate: u64,
+    /// Whether people act on tasks.
+    pub(crate) has_commands: bool,
+    /// Whether one end is promised, and not one or more.
+    pub(crate) is_once: bool,
+}
+
+/// What a task is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Its target fails now and then; the scene, the key and the batch may differ.
+    Plain,
+    /// Its target answers later.
+    Later,
+    /// Its record is produced more than once.
+    Once,
+    /// It is held now and then.
+    Held,
+    /// It is held when it is out of attempts.
+    Spent,
+    /// A command waits for it.
+    Awaited,
+}
+
 /// What a task is to go through.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     /// Its identity.
     pub(crate) id: String,
+    /// What it is there for.
+    pub(crate) kind: Kind,
     /// How the target answers.
     pub(crate) fate: Fate,
     /// How long its first attempt waits.
@@ -33,6 +63,23 @@ pub(crate) enum Fate {
     Fails(u32),
     /// The first attempt is refused for good.
     Refused,
+    /// The first attempt is taken, and this follows later.
+    Later(After),
+    /// So many attempts fail, and the next one does not, in as many rounds as that takes.
+    Spent(u32),
+}
+
+/// What becomes of a task whose target answers later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum After {
+    /// Somebody says that it went well.
+    Success,
+    /// Somebody says that it failed, and the next attempt does not.
+    Retry,
+    /// Somebody cancels it.
+    Cancel,
+    /// Nobody says anything within the limit, and the next attempt goes well.
+    Limit,
 }
 
 /// One fault.
@@ -70,6 +117,36 @@ pub(crate) const TO_ONE_SWEPT: usize = 10;
 
 /// Tasks among which those are that a header makes a batch.
 pub(crate) const BATCH: usize = 100;
+
+/// The scene whose target answers later.
+pub(crate) const LATER: &str = "chaos-later";
+
+/// The scene that drops duplicates.
+pub(crate) const ONCE: &str = "chaos-once";
+
+/// The scene that is held now and then.
+pub(crate) const HELD: &str = "chaos-held";
+
+/// The scene whose tasks are held when they are out of attempts.
+pub(crate) const SPENT: &str = "chaos-spent";
+
+/// Most attempts of a round of that scene.
+pub(crate) const SPENT_ATTEMPTS: u32 = 2;
+
+/// The wait before the second attempt of a round of that scene.
+pub(crate) const SPENT_BACKOFF_MS: u64 = 500;
+
+/// The limit of an answer that nobody gives, in seconds.
+pub(crate) const LIMIT_S: u64 = 5;
+
+/// How many keys the tasks have that are held now and then.
+pub(crate) const WARDS: u64 = 3;
+
+/// How many tasks there are to one of each of these kinds, at least; there is one of each in a second, at most.
+const TO_ONE_KIND: usize = 100;
+
+/// How many times that is to one that a command waits for: a group under faults is slow to say that it does.
+const TO_ONE_AWAITED: usize = 4;
 
 /// How many tasks there are to one of the ordered scene.
 const TO_ONE_ORDERED: u64 = 10;
@@ -115,8 +192,9 @@ impl Random {
 // === impl Plan ===
 
 impl Plan {
-    /// The task with this number, of so many a second.
-    pub(crate) fn of(seed: u64, number: usize, rate: u64) -> Self {
+    /// The task with this number.
+    pub(crate) fn of(seed: u64, number: usize, scope: Scope) -> Self {
+        let kind = Kind::of(number, scope);
         let mut random = Random::new(seed, 1_000 + number as u64);
         let fate = match random.between(0, 100) {
             0..60 => Fate::Fails(0),
@@ -133,19 +211,72 @@ impl Plan {
             (1 | 2, true) => Duration::from_secs(9),
             (_, _) => Duration::ZERO,
         };
+        let fate = kind.fate(fate, number / scope.among());
         let mut payload = format!("{} ", fate.word()).into_bytes();
         let length = random.between(0, 300);
         payload.extend((0..length).map(|_| random.next() as u8));
-        let keys = (rate * APART / TO_ONE_ORDERED).max(1);
-        let is_ordered = random.between(0, TO_ONE_ORDERED) == 0;
+        let keys = (scope.rate * APART / TO_ONE_ORDERED).max(1);
+        let is_ordered = random.between(0, TO_ONE_ORDERED) == 0 && kind == Kind::Plain;
         let key = is_ordered.then(|| format!("k{}", random.between(0, keys)));
         Self {
             id: format!("t{number}"),
+            kind,
             fate,
             delay,
             key,
             batch: orders::batch(number),
             payload,
+        }
+    }
+}
+
+// === impl Scope ===
+
+impl Scope {
+    /// How many tasks there are to one of each kind that is not plain.
+    fn among(self) -> usize {
+        TO_ONE_KIND
+            .max(self.rate as usize)
+            .next_multiple_of(TO_ONE_KIND)
+    }
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// What the task with this number is there for: none that is in a batch or swept is there for more.
+    pub(crate) fn of(number: usize, scope: Scope) -> Self {
+        if !scope.has_commands {
+            return Self::Plain;
+        }
+        let among = scope.among();
+        match number % among {
+            15 => Self::Later,
+            35 if scope.is_once => Self::Once,
+            55 | 65 => Self::Held,
+            75 => Self::Spent,
+            95 if (number / among).is_multiple_of(TO_ONE_AWAITED) => Self::Awaited,
+            _ => Self::Plain,
+        }
+    }
+
+    /// How the target answers the nth task, which it would answer as `fate` says.
+    fn fate(self, fate: Fate, nth: usize) -> Fate {
+        match self {
+            // What ends badly may be produced again.
+            Self::Once | Self::Awaited if fate.outcome() != "delivered" => Fate::Fails(1),
+            Self::Plain | Self::Held | Self::Once | Self::Awaited => fate,
+            Self::Later => Fate::Later(match nth % 4 {
+                0 => After::Success,
+                1 => After::Retry,
+                2 => After::Cancel,
+                _ => After::Limit,
+            }),
+            Self::Spent => Fate::Spent(match nth % 4 {
+                0 | 1 => SPENT_ATTEMPTS,
+                2 => SPENT_ATTEMPTS + 1,
+                _ => 2 * SPENT_ATTEMPTS,
+            }),
         }
     }
 }
@@ -156,19 +287,23 @@ impl Fate {
     /// How it is written at the front of a payload.
     pub(crate) fn word(self) -> String {
         match self {
-            Self::Fails(times) => times.to_string(),
+            Self::Fails(times) | Self::Spent(times) => times.to_string(),
             Self::Refused => "x".to_owned(),
+            Self::Later(after) => after.word().to_owned(),
         }
     }
 
-    /// What stands at the front of a payload.
+    /// What stands at the front of a payload: what fails more often than there are attempts in a round does not differ from what is spent.
     pub(crate) fn of(payload: &[u8]) -> Self {
         let end = payload.iter().position(|byte| *byte == b' ');
         let word = &payload[..end.unwrap_or(payload.len())];
-        std::str::from_utf8(word)
-            .ok()
-            .and_then(|word| word.parse().ok())
-            .map_or(Self::Refused, Self::Fails)
+        let word = std::str::from_utf8(word).unwrap_or_default();
+        let later = After::ALL.into_iter().find(|after| after.word() == word);
+        match (later, word.parse()) {
+            (Some(after), _) => Self::Later(after),
+            (None, Ok(times)) => Self::Fails(times),
+            (None, Err(_)) => Self::Refused,
+        }
     }
 
     /// How the task has to end.
@@ -176,6 +311,8 @@ impl Fate {
         match self {
             Self::Fails(times) if times < MAX_ATTEMPTS => "delivered",
             Self::Fails(_) | Self::Refused => "dead",
+            Self::Later(After::Cancel) => "cancelled",
+            Self::Later(_) | Self::Spent(_) => "delivered",
         }
     }
 
@@ -183,7 +320,26 @@ impl Fate {
     pub(crate) fn attempts(self) -> u32 {
         match self {
             Self::Fails(times) => MAX_ATTEMPTS.min(times + 1),
-            Self::Refused => 1,
+            Self::Spent(times) => times + 1,
+            Self::Refused | Self::Later(After::Success | After::Cancel) => 1,
+            Self::Later(After::Retry | After::Limit) => 2,
+        }
+    }
+}
+
+// === impl After ===
+
+impl After {
+    /// All of them.
+    const ALL: [Self; 4] = [Self::Success, Self::Retry, Self::Cancel, Self::Limit];
+
+    /// How it is written at the front of a payload.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Success => "later-success",
+            Self::Retry => "later-retry",
+            Self::Cancel => "later-cancel",
+            Self::Limit => "later-limit",
         }
     }
 }
@@ -231,26 +387,63 @@ pub(crate) fn faults(options: &Options) -> Vec<(Duration, Fault)> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::collections::{BTreeMap, HashSet};
 
     use super::*;
+
+    const SCOPE: Scope = Scope {
+        rate: 60,
+        has_commands: true,
+        is_once: true,
+    };
 
     #[test]
     fn a_payload_says_its_fate() {
         for number in 0..1_000 {
-            let plan = Plan::of(7, number, 60);
+            let plan = Plan::of(7, number, SCOPE);
 
-            assert_eq!(Fate::of(&plan.payload), plan.fate);
+            let said = Fate::of(&plan.payload);
+
+            assert_eq!(said.word(), plan.fate.word());
+            assert!(said == plan.fate || plan.kind == Kind::Spent, "{plan:?}");
         }
     }
 
     #[test]
     fn a_tenth_of_the_tasks_is_ordered_and_shares_keys() {
-        let plans = (0..10_000).map(|number| Plan::of(7, number, 60));
+        let plans = (0..10_000).map(|number| Plan::of(7, number, SCOPE));
 
         let keys: Vec<String> = plans.filter_map(|plan| plan.key).collect();
 
         assert!((900..1_100).contains(&keys.len()), "{}", keys.len());
         assert_eq!(keys.iter().collect::<HashSet<_>>().len(), 72);
+    }
+
+    #[test]
+    fn few_tasks_are_of_each_kind_and_none_of_those_is_in_a_batch() {
+        let mut kinds = BTreeMap::new();
+        for number in 0..2_000 {
+            let plan = Plan::of(7, number, SCOPE);
+            let is_plain = plan.kind == Kind::Plain;
+            *kinds.entry(format!("{:?}", plan.kind)).or_insert(0) += 1;
+
+            assert!(is_plain || plan.batch.is_none() && !orders::is_swept(number));
+        }
+
+        let counts: Vec<(&str, i32)> = kinds
+            .iter()
+            .map(|(kind, count)| (&**kind, *count))
+            .collect();
+        assert_eq!(
+            counts,
+            [
+                ("Awaited", 5),
+                ("Held", 40),
+                ("Later", 20),
+                ("Once", 20),
+                ("Plain", 1_895),
+                ("Spent", 20)
+            ]
+        );
     }
 }
