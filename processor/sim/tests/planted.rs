@@ -1,56 +1,18 @@
 //! Planted bugs: the judge notices every one.
 //!
-//! Those of the core take the feature `planted`, with which nothing else must be tested: all are built and judged apart, with it.
+use std::io::{self, Write as _};
+use std::{env, panic};
 
-#[cfg(feature = "planted")]
-use std::{
-    env,
-    io::{self, Write as _},
-    panic,
-};
-#[cfg(not(feature = "planted"))]
-use std::{path::Path, process::Command};
-
-#[cfg(feature = "planted")]
 use retide_sim::{AtBroken, Bug, campaign};
 
 /// Histories within which a bug has to be noticed: most are within 20, the rarest, a clock set back at just the wrong moment, once in some
 /// two thousand.
-#[cfg(feature = "planted")]
 const MOST: u64 = 10_000;
 
 /// Tests run beside others; two at a time leave room for them.
-#[cfg(feature = "planted")]
 const JOBS: usize = 2;
 
 #[test]
-#[cfg(not(feature = "planted"))]
-fn every_planted_bug_is_noticed_by_a_build_that_has_them() {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("planted");
-    let status = Command::new(env!("CARGO"))
-        .args([
-            "test",
-            "--locked",
-            "--features",
-            "planted",
-            "--test",
-            "planted",
-            "--manifest-path",
-        ])
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
-        .arg("--target-dir")
-        .arg(target)
-        // Ten thousands of histories: 22 s instead of ten minutes for some 80 s of compiling.
-        .env("CARGO_PROFILE_DEV_OPT_LEVEL", "2")
-        .env("CARGO_PROFILE_TEST_OPT_LEVEL", "2")
-        .status()
-        .unwrap();
-
-    assert!(status.success());
-}
-
-#[test]
-#[cfg(feature = "planted")]
 fn every_planted_bug_is_noticed() {
     // Engines that notice their own bug panic; the report says so.
     panic::set_hook(Box::new(|_| {}));
@@ -79,7 +41,6 @@ fn every_planted_bug_is_noticed() {
 /// `BUG=Early FROM=0 SEEDS=500 cargo test -p retide-sim --features planted --test planted how_often -- --nocapture` says which of so many
 /// histories notice a bug.
 #[test]
-#[cfg(feature = "planted")]
 fn how_often() {
     let Ok(name) = env::var("BUG") else { return };
     let number =
