@@ -23,8 +23,8 @@ pub(super) struct Hurry {
     tasks: usize,
     /// When the last one was.
     last: Instant,
-    /// How long the last commit took: early ones take half of the ledger's time at most, also where a broker is slow.
-    took: Duration,
+    /// Until when the ledger is spoken for: early batches take half of its time at most, also where a broker is slow.
+    spoken_for: Instant,
 }
 
 /// A batch that the ledger has.
@@ -35,6 +35,8 @@ pub(super) struct UnderWay {
     pub(super) tasks: usize,
     /// What to count once it is durable.
     pub(super) tally: Tally,
+    /// Whether it was handed over early.
+    pub(super) is_early: bool,
 }
 
 /// Most batches under way: one commits while the other fills.
@@ -49,6 +51,9 @@ const PASS: Duration = Duration::from_secs(3);
 
 /// Shortest time between two batches that are handed over early.
 const TOGETHER: Duration = Duration::from_millis(10);
+
+/// How far ahead the ledger may be spoken for: a command or two that come alone wait for no pause.
+const AHEAD: Duration = Duration::from_secs(1);
 
 /// Tasks of a row that commits are hurried for. What a command does with many is waited for in seconds, and small batches would make it slow.
 const FEW: usize = 2_000;
@@ -65,18 +70,20 @@ impl Hurry {
             is_on: false,
             tasks: 0,
             last: now,
-            took: Duration::ZERO,
+            spoken_for: now,
         }
     }
 
-    /// A batch was committed.
-    pub(super) const fn committed(&mut self, took: Duration) {
-        self.took = took;
+    /// An early batch was committed, and as much time is left to others: the generic cell rate algorithm, of time.
+    pub(super) fn committed(&mut self, now: Instant, took: Duration) {
+        self.spoken_for = self.spoken_for.max(now) + took * 2;
     }
 
-    /// Time between two batches that are handed over early.
-    fn pause(&self) -> Duration {
-        TOGETHER.max(self.took * 2)
+    /// When the next early batch may be handed over, after one at `last`.
+    fn next(&self, last: Instant) -> Instant {
+        let soonest = last + TOGETHER;
+        let paid = self.spoken_for.checked_sub(AHEAD);
+        paid.map_or(soonest, |paid| paid.max(soonest))
     }
 
     /// Whether a batch is to be handed over early.
@@ -130,10 +137,15 @@ impl<L: Ledger> State<L> {
         }
     }
 
+    /// Whether steps of commands wait for what was collected.
+    fn is_waited_for(&self) -> bool {
+        self.hurry.is_on() || self.parts.engine.wants_fence()
+    }
+
     /// When what was collected is to be handed over: soon, where steps of commands wait for it.
     pub(super) fn due_at(&self) -> Instant {
-        if self.hurry.is_on() || self.parts.engine.wants_fence() {
-            self.commit_at.min(self.handed_at + self.hurry.pause())
+        if self.is_waited_for() {
+            self.commit_at.min(self.hurry.next(self.handed_at))
         } else {
             self.commit_at
         }
@@ -233,12 +245,14 @@ impl<L: Ledger> State<L> {
         }
         self.touched = false;
         self.handed_at = Instant::now();
+        let is_early = self.is_waited_for() && self.handed_at < self.commit_at;
         self.hurry.handed_over();
         self.submitted += 1;
         self.under_way.push_back(UnderWay {
             commits,
             tasks: batch.settled.len(),
             tally,
+            is_early,
         });
         self.parts.ledger.submit(batch);
     }
@@ -288,5 +302,42 @@ impl<L: Ledger> State<L> {
             }
         }
         self.touched = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_batches_wait_for_no_pause_and_many_take_half_of_the_time() {
+        let start = Instant::now();
+        let took = Duration::from_millis(50);
+        let mut hurry = Hurry::new(start);
+        let mut now = start;
+        let mut ends = Vec::new();
+
+        while now < start + Duration::from_secs(20) {
+            now += took;
+            hurry.committed(now, took);
+            ends.push(now);
+            now = hurry.next(now);
+        }
+
+        let alone = took + TOGETHER;
+        assert_eq!(ends[4] - ends[0], alone * 4);
+        let last = &ends[ends.len() - 100..];
+        assert_eq!(last[99] - last[0], took * 2 * 99);
+    }
+
+    #[test]
+    fn a_batch_that_took_long_is_followed_by_a_pause_as_long() {
+        let start = Instant::now();
+        let took = Duration::from_secs(3);
+        let mut hurry = Hurry::new(start);
+
+        hurry.committed(start + took, took);
+
+        assert_eq!(hurry.next(start + took), start + took * 3 - AHEAD);
     }
 }

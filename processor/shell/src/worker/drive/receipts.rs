@@ -17,7 +17,10 @@ impl<L: Ledger> State<L> {
     pub(super) fn received(&mut self, receipt: Option<Receipt>) {
         let Some(receipt) = receipt else { return };
         let UnderWay {
-            commits, mut tally, ..
+            commits,
+            mut tally,
+            is_early,
+            ..
         } = self
             .under_way
             .pop_front()
@@ -31,7 +34,9 @@ impl<L: Ledger> State<L> {
         match receipt {
             Receipt::Committed { took, refused } => {
                 self.widen(took);
-                self.hurry.committed(took);
+                if is_early {
+                    self.hurry.committed(Instant::now(), took);
+                }
                 for settled in &refused {
                     if let (Content::Entries(entries), Content::Entries(otherwise)) =
                         (&settled.records, &settled.otherwise)
