@@ -8,6 +8,7 @@
 //! tool can follow along. Not what a command does, which is the engine's. Invariant: what [`encode`] writes, [`decode`] reads back equal,
 //! times in whole milliseconds; a request is read as it is meant or refused with a bounded text, and never means more tasks than it says.
 
+pub mod forced;
 mod framed;
 pub mod hold;
 mod select;

@@ -3,6 +3,7 @@
 //! | module | command |
 //! |---|---|
 //! | `bench` | `retide bench` |
+//! | `breakers` | `retide breakers ls`, `open`, `close` and `reset` |
 //! | `callbacks` | `retide callbacks` |
 //! | `config` | `retide config` |
 //! | `demo` | `retide demo` |
@@ -23,6 +24,7 @@
 //! Data goes to stdout, talk to stderr.
 
 mod bench;
+mod breakers;
 mod callbacks;
 mod config;
 mod demo;
@@ -117,6 +119,9 @@ enum Command {
     /// List, cancel, hurry or move tasks under way
     #[command(subcommand)]
     Tasks(Box<tasks::Command>),
+    /// Keep targets from being called, let them be called, or let their breakers begin anew
+    #[command(subcommand)]
+    Breakers(breakers::Verb),
     /// Hold tasks: none of them is started until somebody lets them go
     Hold(Box<hold::Options>),
     /// Let go what a hold holds
@@ -212,6 +217,7 @@ fn dispatch(Cli { global, command }: Cli, log: &Log) -> Result<(), Failed> {
             )
         }
         Command::Tasks(command) => tasks::tasks(&load(&global)?, *command, global.output),
+        Command::Breakers(verb) => breakers::breakers(&load(&global)?, &verb, global.output),
         Command::Hold(options) => hold::hold(&load(&global)?, &options, global.output),
         Command::Release(options) => hold::release(&load(&global)?, &options, global.output),
         Command::Holds => hold::holds(&load(&global)?, global.output),
@@ -270,6 +276,7 @@ fn log(command: &Command) -> Log {
         | Command::Callbacks(_)
         | Command::Target(_)
         | Command::Tasks(_)
+        | Command::Breakers(_)
         | Command::Hold(_)
         | Command::Release(_)
         | Command::Holds

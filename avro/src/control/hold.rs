@@ -141,7 +141,7 @@ fn read(name: &[u8], value: &[u8], at: Timestamp, revision: Revision) -> Result<
         by: line(&members, "by")?,
         reason: line(&members, "reason")?,
         since: at,
-        until: until(&members, at)?,
+        until: until(&members, at, LASTS)?,
         ramp: ramp(&members)?,
         released: None,
     })
@@ -178,15 +178,19 @@ fn ramp(members: &Object<'_>) -> Result<Option<Ramp>, Broken> {
     Ok(Some(ramp))
 }
 
-/// When a hold that began at `at` ends by itself.
-fn until(members: &Object<'_>, at: Timestamp) -> Result<Timestamp, Broken> {
+/// When something that began at `at` ends by itself, after `lasts` where nothing is said of that.
+pub(super) fn until(
+    members: &Object<'_>,
+    at: Timestamp,
+    lasts: Duration,
+) -> Result<Timestamp, Broken> {
     let until = match (members.get("until"), members.get("for")) {
         (Some(_), Some(_)) => {
             return Err(Broken(
                 "both until and for are said; one of them is expected".to_owned(),
             ));
         }
-        (None, None) => at + LASTS,
+        (None, None) => at + lasts,
         (None, Some(raw)) => at + duration("for", raw)?,
         (Some(raw), None) => Timestamp::from_millis(instant("until", raw)?),
     };
@@ -195,7 +199,7 @@ fn until(members: &Object<'_>, at: Timestamp) -> Result<Timestamp, Broken> {
     if until > at + LONGEST + SLACK {
         let most = span::human(LONGEST.as_millis() as u64);
         return Err(Broken(format!(
-            "a hold lasts for {most} at most; name an earlier end, and hold again by then"
+            "it lasts for {most} at most; name an earlier end, and say it again by then"
         )));
     }
     Ok(until)

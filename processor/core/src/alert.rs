@@ -201,6 +201,9 @@ pub(crate) fn of_switch(
     let rule = match (switch.from, switch.to) {
         (State::Closed, State::Open) if switch.why == TripReason::Flood => FLOOD_BRAKE,
         (State::Closed, State::Open) => BREAKER_OPEN,
+        // What people have opened was no outage so far, of which anybody has been told.
+        (State::HalfOpen, State::Open) if switch.by_people => BREAKER_OPEN,
+        (State::HalfOpen, State::Closed) if switch.by_people => return None,
         (State::HalfOpen, State::Closed) => BREAKER_CLOSED,
         // It is the same outage, or only asked whether it still is.
         (State::HalfOpen | State::Open, State::Open)

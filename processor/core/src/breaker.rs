@@ -17,6 +17,10 @@
 //! rest without saying for how long, since rest is what an open breaker gives. Where it says for how long, that is a [cooldown](crate::cooldown)
 //! and does not count: neither is the target down, nor is it well. A refusal for good is an answer: it counts as a success.
 //!
+//! # What people may want
+//! [`Breaker::force`] opens it until a time, after which it probes; closes it until a time, before which nothing opens it; or lets it begin
+//! anew. What is taken back before its time goes on as if that were there.
+//!
 //! # What it never does
 //! A breaker keeps no task: what waits, waits elsewhere. It looks at no clock: time is told, and is steady.
 //!
@@ -38,6 +42,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::brake::{End, Ends};
+use crate::forced::Force;
+use crate::hold::Revision;
 use crate::outcome::Outcome;
 use crate::tier::{HORIZON, Ladder};
 use crate::wall::Watch;
@@ -123,6 +129,8 @@ pub struct StateChange {
     pub since: Duration,
     /// The steady time at which it will be half-open, if it is open.
     pub until: Option<Duration>,
+    /// Whether it was people who had opened it, and nobody has been told that the target is down.
+    pub by_people: bool,
 }
 
 /// Why a breaker changes its state.
@@ -144,6 +152,19 @@ pub enum TripReason {
     TimeToProbe,
     /// What probes came to.
     Probes,
+    /// People want it.
+    Forced,
+}
+
+/// What people want of a breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// Where it is said: the same order counts once.
+    pub revision: Revision,
+    /// What is wanted.
+    pub force: Force,
+    /// Until this steady time.
+    pub until: Duration,
 }
 
 /// How many calls there were, and of which kinds.
@@ -212,6 +233,12 @@ struct Inner {
     ends: Ends,
     /// Why it is not closed, if it is that of a wall.
     wall: Wall,
+    /// What people want of it, or wanted last.
+    order: Option<Order>,
+    /// The version of what people want that this is of.
+    version: u64,
+    /// Whether it is not closed since people want that, and not for what calls say.
+    by_people: bool,
 }
 
 /// Why the breaker of a wall is not closed.
@@ -309,6 +336,9 @@ const FIRST: u32 = Fraction::WHOLE.0 / 10;
 
 /// When to ask a breaker again whose probes are all in flight. Whole multiples of it, so that all who ask meanwhile come at the same time.
 pub const PROBING: Duration = Duration::from_millis(100);
+
+/// When to ask a breaker again at the latest that people keep open. Whole multiples of it, as for [`PROBING`].
+const FORCED: Duration = Duration::from_secs(20);
 
 /// Shortest and longest wait of a task whose target is not well.
 const WAITS: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(1));
@@ -420,6 +450,12 @@ impl State {
             Self::Open => "open",
         }
     }
+
+    /// The state that `word` names, if it names one.
+    pub fn from_word(word: &str) -> Option<Self> {
+        let all = [Self::Closed, Self::HalfOpen, Self::Open];
+        all.into_iter().find(|state| state.word() == word)
+    }
 }
 
 // === impl TripReason ===
@@ -436,6 +472,7 @@ impl TripReason {
             Self::Flood => "flood",
             Self::TimeToProbe => "time-to-probe",
             Self::Probes => "probes",
+            Self::Forced => "forced",
         }
     }
 }
@@ -472,6 +509,9 @@ impl Breaker {
                 watch: Watch::default(),
                 ends: Ends::default(),
                 wall: Wall::Refusals,
+                order: None,
+                version: 0,
+                by_people: false,
             }),
         }
     }
@@ -479,6 +519,11 @@ impl Breaker {
     /// The state it is in.
     pub fn state(&self) -> State {
         self.lock().phase.state()
+    }
+
+    /// Whether it is not closed since people want that, and not for what calls say.
+    pub fn is_by_people(&self) -> bool {
+        self.lock().by_people
     }
 
     /// Whether it is that of a wall, and not closed since tasks died in numbers.
@@ -504,6 +549,7 @@ impl Breaker {
             Phase::Open { .. } | Phase::HalfOpen { .. } | Phase::Closed { .. } => None,
         };
         let era = inner.era;
+        let forced = inner.is_forced(now, Force::Open);
         let permit = match &mut inner.phase {
             Phase::Closed { since } => Ok(self.ramp(*since, now)),
             Phase::HalfOpen {
@@ -517,7 +563,12 @@ impl Breaker {
                 Ok(Fraction::WHOLE)
             }
             Phase::Open { since, until, .. } => Err(Rejected {
-                until: *until,
+                // People may take it back.
+                until: if forced {
+                    (*until).min(next_multiple(now, FORCED))
+                } else {
+                    *until
+                },
                 down_for: now.saturating_sub(*since),
             }),
         };
@@ -540,7 +591,10 @@ impl Breaker {
         pass: Permit,
         call: Call,
     ) -> Option<StateChange> {
-        // What was started before the last switch says nothing about the target since.
+        // What was started before the last switch says nothing about the target since. Nothing opens what people keep closed.
+        if inner.is_forced(now, Force::Closed) {
+            return None;
+        }
         if pass.era != inner.era {
             return None;
         }
@@ -592,6 +646,9 @@ impl Breaker {
         let is_refused = matches!(said.outcome, Outcome::Refused(_));
         let mut inner = self.lock();
         let now = inner.tell(now);
+        if inner.is_forced(now, Force::Closed) {
+            return Heard::default();
+        }
         let is_flood = matches!(inner.wall, Wall::Flood { .. });
         if pass.era != inner.era {
             // It was started before the wall was seen.
@@ -695,6 +752,60 @@ impl Breaker {
         }
     }
 
+    /// Does what people want of it from now on; none if they want nothing any more. The same order again changes nothing, and neither does one
+    /// of an earlier version: a worker of the process may hear of a change after others.
+    pub fn force(&self, now: Duration, version: u64, order: Option<Order>) -> Option<StateChange> {
+        let mut inner = self.lock();
+        let now = inner.tell(now);
+        let before = inner.order;
+        if version < inner.version {
+            return None;
+        }
+        inner.version = version;
+        if before.map(|before| before.revision) == order.map(|order| order.revision) {
+            return None;
+        }
+        let was_open = inner.is_forced(now, Force::Open);
+        inner.order = order;
+        let from = inner.phase;
+        let said = (TripReason::Forced, Count::default());
+        let Some(order) = order else {
+            if let Phase::Open { until, .. } = &mut inner.phase
+                && was_open
+            {
+                // It finds out by itself.
+                *until = now;
+            }
+            return None;
+        };
+        let since = match from {
+            Phase::Closed { .. } => now,
+            Phase::Open { since, .. } | Phase::HalfOpen { since, .. } => since,
+        };
+        let phase = match order.force {
+            Force::Open => Phase::Open {
+                since,
+                until: order.until,
+                span: self.rule.open,
+            },
+            Force::Closed => Phase::Closed { since: None },
+            Force::Reset => Phase::Closed {
+                // As after probes, unless it was closed.
+                since: (from.state() != State::Closed).then_some(now),
+            },
+        };
+        match order.force {
+            Force::Open => {}
+            Force::Closed | Force::Reset => {
+                inner.wall = Wall::Refusals;
+                inner.ends.let_go();
+            }
+        }
+        let switch = inner.switch(phase, since, said);
+        inner.by_people |= switch.from == State::Closed && switch.to == State::Open;
+        (switch.from != switch.to).then_some(switch)
+    }
+
     /// How long it takes until as many calls may be in flight as usual; none if they may be already, or if it is not closed.
     pub fn ramp_left(&self, now: Duration) -> Option<Duration> {
         let inner = self.lock();
@@ -779,6 +890,12 @@ impl Inner {
         self.latest
     }
 
+    /// Whether people want that of it now.
+    fn is_forced(&self, now: Duration, force: Force) -> bool {
+        let order = self.order.filter(|order| now < order.until);
+        order.is_some_and(|order| order.force == force)
+    }
+
     /// As many probes as are wanted have succeeded since tasks died in numbers: the scene is let go.
     fn let_go(&mut self, now: Duration, let_in: u32) -> Heard {
         let Phase::HalfOpen { since, .. } = self.phase else {
@@ -805,6 +922,12 @@ impl Inner {
         (why, calls): (TripReason, Count),
     ) -> StateChange {
         let from = self.phase.state();
+        let by_people = self.by_people;
+        self.by_people &= match phase {
+            Phase::HalfOpen { .. } => true,
+            Phase::Open { .. } => why == TripReason::Forced,
+            Phase::Closed { .. } => false,
+        };
         self.phase = phase;
         self.era += 1;
         self.window = Window::default();
@@ -820,6 +943,7 @@ impl Inner {
                 Phase::Open { until, .. } => Some(until),
                 Phase::Closed { .. } | Phase::HalfOpen { .. } => None,
             },
+            by_people,
         }
     }
 }

@@ -16,6 +16,7 @@ mod calls;
 mod control;
 mod due;
 mod duplicates;
+mod forced;
 mod held;
 mod lanes;
 mod leaving;
@@ -28,7 +29,7 @@ mod ready;
 mod settling;
 mod writing;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::mem;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use std::time::Duration;
 use self::breakers::Breakers;
 use self::calls::Call;
 use self::control::Commands;
+use self::forced::Forcing;
 use self::held::Held;
 use self::lanes::{Assigned, Lanes, Memory};
 use self::leaving::Slow;
@@ -106,6 +108,8 @@ pub struct Engine {
     hold: Duration,
     /// The tasks that people do not want started.
     held: Held,
+    /// What people want of breakers.
+    forcing: Forcing,
     /// What people want done with tasks.
     commands: Commands,
     /// What is not written yet.
@@ -202,6 +206,7 @@ impl Engine {
             missed: BTreeMap::new(),
             hold: UNKNOWN_SCENE_HOLD,
             held: Held::default(),
+            forcing: Forcing::default(),
             commands: Commands::default(),
             writing: Writing::default(),
             dues: Dues::default(),
@@ -250,6 +255,7 @@ impl Engine {
                 self.quotas.take(now.steady, lane.shard);
                 if lane.source == Source::Tasks {
                     self.begin_holds(lane.shard);
+                    self.begin_forced(lane.shard);
                 }
                 self.ask_all_at(now.wall);
             }
@@ -262,7 +268,11 @@ impl Engine {
             } => self.know_commands(shard, taken, steps),
             Input::HoldsKnown { shard, holds } => self.know_holds(shard, holds),
             Input::IdsKnown { shard, ids } => self.know_ids(now, shard, ids),
-            Input::Holds(holds) => self.follow_holds(now, holds),
+            Input::Holds(mut holds) => {
+                let forced = holds.take_forced();
+                self.follow_holds(now, holds);
+                self.follow_forced(now, forced, actions);
+            }
             Input::Standing { shard, to } => self.await_commands(now, shard, to),
             Input::Control { position, control } => self.control(now, position, control, actions),
             Input::LookBegun { number, ends } => self.look_begun(number, &ends),
@@ -300,18 +310,7 @@ impl Engine {
             Input::Spent { ticket, after } => self.spent(now, ticket, after, actions),
             Input::Cooldown { server, heard } => self.hear_cooldown(now, &server, heard, actions),
             Input::Tick => {}
-            Input::Rules(mut scenes) => {
-                scenes.remember(&self.scenes);
-                self.gates.follow(&scenes);
-                self.breakers.follow(&scenes, &self.gates);
-                self.quotas.follow(now.steady, &scenes);
-                self.scenes = scenes;
-                self.want_ids();
-                self.follow_exhausted();
-                self.forget_missed();
-                self.ask_all_at(now.wall);
-                self.reorder();
-            }
+            Input::Rules(scenes) => self.follow_rules(now, scenes, actions),
             Input::Shards(all) => {
                 self.quotas.resize(now.steady, all, &self.scenes);
                 self.ask_all_at(now.wall);
@@ -324,6 +323,21 @@ impl Engine {
             Input::Release { shard } => self.release(shard),
         }
         self.wake(now, most, actions);
+    }
+
+    /// Other rules are in force.
+    fn follow_rules(&mut self, now: Now, mut scenes: Scenes, actions: &mut Vec<Action>) {
+        scenes.remember(&self.scenes);
+        self.gates.follow(&scenes);
+        self.breakers.follow(&scenes, &self.gates);
+        self.quotas.follow(now.steady, &scenes);
+        self.scenes = scenes;
+        self.want_ids();
+        self.follow_exhausted();
+        self.forget_missed();
+        // Those that are new, too.
+        self.force_breakers(now, actions);
+        self.reorder();
     }
 
     /// When [`Input::Tick`] is wanted next, if nothing else happens before.
@@ -341,6 +355,7 @@ impl Engine {
             .chain(saving)
             .chain(self.next_control())
             .chain(self.next_hold())
+            .chain(self.next_forced())
             .chain(self.next_take_in())
             .chain(self.agenda.next())
             .min()
@@ -416,6 +431,7 @@ impl Engine {
         self.control_changes(&mut states);
         self.hold_changes(&mut states);
         self.id_changes(&mut states);
+        self.forced_changes(&mut states);
         states
     }
 
@@ -468,6 +484,11 @@ impl Engine {
     /// The targets of scenes that are braked since their tasks died in numbers.
     pub fn floods(&self) -> Vec<breaker::Subject> {
         self.breakers.floods()
+    }
+
+    /// The targets whose breakers are not closed since people want that, and not for what calls say.
+    pub fn opened_by_people(&self) -> HashSet<breaker::Subject> {
+        self.breakers.by_people()
     }
 
     /// The servers that have asked for rest, and how long each will be left alone.
@@ -714,6 +735,7 @@ impl Engine {
         self.quotas.note_time(now.steady);
         self.turn_holds(now);
         self.duplicates.forget_over(now.wall);
+        self.turn_forced(now, actions);
         self.write_again(most, actions);
         // Half of the room is for tasks that move on, however many are due. Then the queues: their tasks have waited longest.
         self.take_in_waiting(now, most, actions);
@@ -869,6 +891,7 @@ impl Engine {
         self.dues.undo(moves);
         self.forget_commands(shard);
         self.forget_holds(shard);
+        self.forget_forced(shard);
         self.alerts.forget(shard);
         self.quotas.release(shard);
         self.orders.end(shard);

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::breaker;
+use crate::forced::AllForced;
 use crate::ramp::{Progress, Ramp};
 use crate::scene::{OnExhausted, Scene, Scenes};
 use crate::selector::{Parts, Selector};
@@ -61,6 +63,8 @@ pub struct Standing {
     pub waiting: u32,
     /// How far its ramp is there, if it has one.
     pub ramp: Option<Progress>,
+    /// How the breakers of a target are there, if it is of those rather than of a hold: see [`crate::forced`].
+    pub breaker: Option<breaker::State>,
 }
 
 /// The holds in force, by name.
@@ -70,6 +74,8 @@ pub struct Holds {
     asked: BTreeMap<Arc<str>, Arc<Hold>>,
     /// Those of tasks that are out of attempts, by scene.
     exhausted: BTreeMap<Arc<str>, Arc<Hold>>,
+    /// What people want of breakers besides.
+    forced: AllForced,
 }
 
 /// Most holds at once: more than people look after, and a task that is due is compared with each of them.
@@ -197,6 +203,22 @@ impl std::str::FromStr for Revision {
 // === impl Holds ===
 
 impl Holds {
+    /// These, and what people want of breakers besides.
+    #[must_use]
+    pub fn with_forced(self, forced: AllForced) -> Self {
+        Self { forced, ..self }
+    }
+
+    /// What people want of breakers.
+    pub const fn forced(&self) -> &AllForced {
+        &self.forced
+    }
+
+    /// The same, which is not there any more.
+    pub fn take_forced(&mut self) -> AllForced {
+        std::mem::take(&mut self.forced)
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.asked.is_empty() && self.exhausted.is_empty()

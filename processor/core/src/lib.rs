@@ -22,6 +22,7 @@ pub mod duplicates;
 pub mod engine;
 pub mod entry;
 mod fairness;
+pub mod forced;
 pub mod gate;
 pub mod hold;
 pub mod ids;

@@ -239,11 +239,14 @@ impl Selector {
 
 /// Whether a target that is called so is the one that a person names: all of it, or its host, with or without the port.
 fn is_target(calls: &str, named: &str) -> bool {
+    (target_names(calls).iter()).any(|text| text.eq_ignore_ascii_case(named))
+}
+
+/// The names by which people may call a target: all of it, its host with the port, and its host.
+pub(crate) fn target_names(calls: &str) -> [&str; 3] {
     let host = calls.split_once("://").map_or(calls, |(_, host)| host);
     let bare = host.rsplit_once(':').map_or(host, |(bare, _)| bare);
     [calls, host, bare]
-        .iter()
-        .any(|text| text.eq_ignore_ascii_case(named))
 }
 
 // === impl OriginPattern ===

@@ -12,12 +12,15 @@ use retide_core::brake;
 use retide_core::breaker::{self, Fraction, Rule, State};
 use retide_core::completions::Completions;
 use retide_core::entry::{BREAKER_CLOSED, BREAKER_OPEN, FLOOD_BRAKE, TargetHealth};
+use retide_core::forced::{AllForced, Force, Forced};
+use retide_core::hold::{Revision, Standing};
 use retide_core::lane::Limits;
 use retide_core::scene::{Callback, Target};
 use retide_core::wall;
 use retide_core::{
-    Action, Alert, Backoff, Engine, Entry, Failure, Gates, Header, Input, Jitter, Kind, Ladder,
-    LaneId, Now, Outcome, Policy, Scene, Scenes, Source, Task, Terminal, Timestamp, Transition,
+    Action, Alert, Backoff, Engine, Entry, Failure, Gates, Header, Holds, Input, Jitter, Kind,
+    Ladder, LaneId, Now, Outcome, Policy, Scene, Scenes, Source, Task, Terminal, Timestamp,
+    Transition,
 };
 
 /// The wall clock at the beginning, in microseconds.
@@ -111,6 +114,8 @@ struct World {
     called: Vec<Called>,
     ended: BTreeMap<Arc<str>, (Terminal, u32, Duration)>,
     deferred: u64,
+    /// What deferrals follow from, where they name it.
+    named: BTreeSet<Arc<str>>,
     most_hops: u32,
     switches: Vec<(Duration, Arc<str>, State)>,
     alerts: Vec<Alert>,
@@ -143,6 +148,7 @@ impl World {
             called: Vec::new(),
             ended: BTreeMap::new(),
             deferred: 0,
+            named: BTreeSet::new(),
             most_hops: 0,
             switches: Vec::new(),
             alerts: Vec::new(),
@@ -295,7 +301,10 @@ impl World {
                 self.written.insert(key, (lane, Arc::unwrap_or_clone(task)));
             }
             Entry::Event(event) => match event.transition {
-                Transition::Deferred { .. } => self.deferred += 1,
+                Transition::Deferred { .. } => {
+                    self.deferred += 1;
+                    self.named.extend(event.command);
+                }
                 Transition::Ended {
                     terminal, attempts, ..
                 } => {
@@ -964,4 +973,180 @@ fn a_scene_without_a_brake_and_one_that_half_of_all_die_of_lose_what_they_always
     world.run_until(secs(60));
     assert_eq!(dead(&world), made / 2);
     assert_eq!(world.called.len(), made);
+}
+
+/// What people want of a target, by the record of this offset.
+fn forced(target: &str, force: Force, offset: i64, (from, to): (u64, u64)) -> Arc<Forced> {
+    let start = Timestamp::from_micros(START);
+    Arc::new(Forced {
+        target: target.into(),
+        revision: Revision {
+            partition: 0,
+            offset,
+        },
+        force,
+        by: "ann".into(),
+        reason: "they move".into(),
+        since: start + secs(from),
+        until: start + secs(to),
+    })
+}
+
+/// That people want this, and nothing else.
+fn want(version: u64, forced: impl IntoIterator<Item = Arc<Forced>>) -> Input {
+    let all: AllForced = forced.into_iter().collect();
+    Input::Holds(Holds::default().with_forced(all.at_version(version)))
+}
+
+#[test]
+fn what_people_keep_open_uses_no_attempt_tells_nobody_and_is_back_soon_after() {
+    let mut world = World::new([scene("pay"), scene("other")]);
+    world.run_until(secs(1));
+    world.step(want(1, [forced("pay", Force::Open, 7, (1, 3_600))]));
+    for number in 0..200 {
+        world.produce(task("pay", &format!("p{number}"), world.wall()));
+    }
+    world.produce(task("other", "o", world.wall()));
+
+    world.run_until(secs(300));
+    let called = world.calls("pay").count();
+    world.step(want(2, []));
+    world.run_until(secs(420));
+
+    assert_eq!(called, 0);
+    assert_eq!(world.calls("other").count(), 1);
+    assert_eq!(world.ended.len(), 201, "a minute, and the slow start");
+    world.check_attempts();
+    assert!(world.calls("pay").all(|called| called.attempt == 1));
+    assert_eq!(world.named, ["breaker/pay".into()].into());
+    assert_eq!(world.alerts, []);
+}
+
+#[test]
+fn an_outage_that_shows_when_people_let_go_is_told() {
+    let mut world = World::new([scene("pay")]);
+    world.take_down("pay", secs(300));
+    world.step(want(1, [forced("pay", Force::Open, 7, (0, 60))]));
+    for number in 0..200 {
+        world.produce(task("pay", &format!("p{number}"), world.wall()));
+    }
+
+    world.run_until(secs(59));
+    let before = (world.called.len(), world.alerts.len());
+    world.run_until(secs(500));
+
+    assert_eq!(before, (0, 0));
+    assert_eq!(rules_of(&world.alerts), ["breaker-open", "breaker-closed"]);
+    assert_eq!(world.ended.len(), 200);
+}
+
+#[test]
+fn what_people_keep_closed_is_called_whatever_it_says_until_that_ends() {
+    let mut world = World::new([scene("pay")]);
+    world.take_down("pay", secs(300));
+    world.step(want(
+        1,
+        [forced("http://pay:80", Force::Closed, 7, (0, 60))],
+    ));
+    for number in 0..200 {
+        world.produce(task("pay", &format!("p{number}"), world.wall()));
+    }
+
+    world.run_until(secs(60));
+    let switches = world.switches.len();
+    let called = world.called.len();
+    world.run_until(secs(90));
+
+    assert_eq!(switches, 0);
+    assert!(
+        called >= 200 * 10,
+        "each of them every five seconds: {called}"
+    );
+    assert_eq!(rules_of(&world.alerts), ["breaker-open"]);
+}
+
+#[test]
+fn what_was_said_before_counts_again_when_what_was_said_last_ends() {
+    let mut world = World::new([scene("pay")]);
+    let all = [
+        forced("pay", Force::Open, 7, (0, 3_600)),
+        forced("pay:80", Force::Closed, 8, (1, 30)),
+    ];
+    world.run_until(secs(1));
+    world.step(want(1, all));
+    world.produce(task("pay", "before", world.wall()));
+
+    world.run_until(secs(31));
+    world.produce(task("pay", "after", world.wall()));
+    world.run_until(secs(120));
+
+    let ids: Vec<&str> = world.calls("pay").map(|called| &*called.id).collect();
+    assert_eq!(ids, ["before"]);
+}
+
+#[test]
+fn a_breaker_of_new_rules_and_one_of_another_process_do_what_people_want_too() {
+    let mut world = World::new([scene("other")]);
+    world.step(want(1, [forced("pay", Force::Open, 7, (0, 3_600))]));
+    let scenes: Scenes = [scene("other"), scene("pay")].into_iter().collect();
+    world.step(Input::Rules(scenes));
+    world.produce(task("pay", "p", world.wall()));
+
+    world.run_until(secs(60));
+
+    assert_eq!(world.called.len(), 0);
+}
+
+#[test]
+fn each_shard_writes_down_what_it_knows_and_which_breakers_are_not_closed() {
+    let mut world = World::new([scene("pay"), scene("other")]);
+    let told = |world: &mut World| {
+        let changes = world.engine.changes().into_iter();
+        let told = changes.filter_map(|(shard, state)| match state {
+            retide_core::State::Hold { name, standing } => Some((shard, name, standing)),
+            _ => None,
+        });
+        told.collect::<Vec<_>>()
+    };
+    let standing = |offset, state| {
+        let revision = Revision {
+            partition: 0,
+            offset,
+        };
+        Some(Standing {
+            revision,
+            breaker: Some(state),
+            ..Standing::default()
+        })
+    };
+    told(&mut world);
+
+    world.step(want(1, [forced("pay", Force::Open, 7, (0, 3_600))]));
+    let is_untold = world.engine.has_untold_holds();
+    let knows = told(&mut world);
+    world.step(want(2, [forced("pay", Force::Reset, 8, (1, 3_600))]));
+    let reset = told(&mut world);
+    let holds = vec![("breaker/gone".into(), Standing::default())];
+    world.step(Input::HoldsKnown { shard: 0, holds });
+    let gone = told(&mut world);
+    world.take_down("other", secs(60));
+    for number in 0..40 {
+        world.produce(task("other", &format!("o{number}"), world.wall()));
+    }
+    world.run_until(secs(6));
+    let down = told(&mut world);
+    world.step(want(3, []));
+    let over = told(&mut world);
+
+    assert!(is_untold);
+    let pay: Arc<str> = "breaker/pay".into();
+    assert_eq!(knows, [(0, Arc::clone(&pay), standing(7, State::Open))]);
+    assert_eq!(reset, [(0, Arc::clone(&pay), standing(8, State::Closed))]);
+    assert_eq!(gone, [(0, "breaker/gone".into(), None)]);
+    let other = Some(Standing {
+        breaker: Some(State::Open),
+        ..Standing::default()
+    });
+    assert_eq!(down, [(0, "breaker/http://other:80".into(), other)]);
+    assert_eq!(over, [(0, pay, None)]);
 }

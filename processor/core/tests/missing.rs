@@ -402,6 +402,7 @@ fn each_shard_writes_down_which_hold_it_knows_how_many_tasks_wait_and_that_it_is
             revision,
             waiting,
             ramp: None,
+            breaker: None,
         })
     };
     let holds = |offset| Input::Holds([hold("h", "pay", offset, at(LATE))].into_iter().collect());

@@ -146,9 +146,10 @@ impl Moment {
         parts.extend(self.reason.clone());
         parts.extend(self.error.clone());
         let command = self.command.as_ref();
-        parts.extend(command.map(|command| match command.strip_prefix("hold/") {
-            Some(hold) => format!("held by {hold}"),
-            None => format!("by command {command}"),
+        parts.extend(command.map(|command| match command.split_once('/') {
+            Some(("hold", hold)) => format!("held by {hold}"),
+            Some(("breaker", target)) => format!("people keep {target} from being called"),
+            _ => format!("by command {command}"),
         }));
         let due = if self.what == "pending" {
             "until"

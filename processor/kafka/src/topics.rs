@@ -242,7 +242,7 @@ const MOST: About = About {
 /// The row of [`Role::Order`].
 const ORDER: About = About {
     name: "order",
-    record: "which tasks of a key are outstanding, which records were taken, how far a command is done, how holds stand",
+    record: "which tasks of a key are outstanding, which records were taken, how far a command is done, how holds and breakers stand",
     partitions: Partitions::Shard,
     key: Key::Fingerprint,
     value: Value::Own,
@@ -364,7 +364,7 @@ impl Role {
             Self::Commands => COMMANDS,
             Self::Scenes => About {
                 name: "scenes",
-                record: "the rules of a scene, or a hold",
+                record: "the rules of a scene, a hold, or what people want of a breaker",
                 partitions: Partitions::One,
                 key: Key::Scene,
                 reads: Reads::State,

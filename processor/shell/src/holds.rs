@@ -14,7 +14,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use retide_core::Timestamp;
+use retide_core::breaker::State;
 use retide_core::command::{Invocation, line};
+use retide_core::forced::Force;
 use retide_core::hold::{MAX_HOLDS, Standing};
 use retide_core::ramp::Progress;
 
@@ -34,6 +36,9 @@ struct Wire {
     /// How many steps of its ramp are over, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     step: Option<u32>,
+    /// How the breakers of a target are, where it is of those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    state: Option<String>,
     /// Whether the ramp fell back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     fell_back: bool,
@@ -57,6 +62,7 @@ pub(crate) fn encode(standing: &Standing, value: &mut Vec<u8>) {
         revision: standing.revision.to_string(),
         waiting: standing.waiting,
         step: standing.ramp.map(|ramp| ramp.step),
+        state: standing.breaker.map(|state| state.word().to_owned()),
         fell_back: standing.ramp.is_some_and(|ramp| ramp.fell),
     };
     serde_json::to_writer(value, &wire)
@@ -73,6 +79,7 @@ pub(crate) fn decode(value: &[u8]) -> Option<Standing> {
             step,
             fell: wire.fell_back,
         }),
+        breaker: wire.state.as_deref().and_then(State::from_word),
     })
 }
 
@@ -81,12 +88,12 @@ pub(crate) fn name_of(key: &[u8]) -> Option<&str> {
     str::from_utf8(key.strip_prefix(HELD.as_bytes())?).ok()
 }
 
-/// The troubles of holds, by their kind: those that cannot be read, those that last long, and more than count.
+/// The troubles of holds, by their kind: those that cannot be read, those that last long, and more than count; and those of breakers by hand.
 pub(crate) fn troubles(
     follower: &Follower,
     now: Timestamp,
     retide: &Invocation,
-) -> [(Kind, Vec<Trouble>); 3] {
+) -> [(Kind, Vec<Trouble>); 5] {
     let unreadable = follower.unreadable_holds().iter();
     let unreadable = unreadable.map(|(name, unreadable)| {
         let Unreadable {
@@ -134,7 +141,63 @@ pub(crate) fn troubles(
         (Kind::HoldUnreadable, unreadable.collect()),
         (Kind::HoldLasting, lasting.collect()),
         (Kind::HoldsTooMany, too_many.collect()),
+        (
+            Kind::BreakerUnreadable,
+            unreadable_breakers(follower, retide).collect(),
+        ),
+        (
+            Kind::BreakerForced,
+            forced_breakers(follower, now, retide).collect(),
+        ),
     ]
+}
+
+/// The troubles of what people want of breakers that does not count.
+fn unreadable_breakers(follower: &Follower, retide: &Invocation) -> impl Iterator<Item = Trouble> {
+    let unreadable = follower.unreadable_forced().iter();
+    unreadable.map(|(target, unreadable)| {
+        let Unreadable {
+            partition,
+            offset,
+            error,
+        } = unreadable;
+        Trouble {
+            kind: Kind::BreakerUnreadable,
+            subject: target.clone(),
+            says: format!(
+                "its record at partition {partition}, offset {offset} of the scenes topic does not count, what it was before counts on: {error}"
+            ),
+            fix: Some(retide.line(&format!("breakers reset {}", line(&[target.as_str()])))),
+            effect: Effect::Limits,
+        }
+    })
+}
+
+/// The troubles of breakers that are forced for long.
+fn forced_breakers(
+    follower: &Follower,
+    now: Timestamp,
+    retide: &Invocation,
+) -> impl Iterator<Item = Trouble> {
+    let on = follower.forced().values();
+    let lasting = on.filter(move |forced| {
+        let is_long = now.since(forced.since) >= LONG;
+        forced.is_on(now) && is_long && forced.force != Force::Reset
+    });
+    lasting.map(move |forced| Trouble {
+        kind: Kind::BreakerForced,
+        subject: forced.target.to_string(),
+        says: format!(
+            "its breakers are kept {} since {} hours, by {:?} for {:?}; that ends by itself in {} hours",
+            forced.force,
+            hours(now.since(forced.since)),
+            forced.by,
+            forced.reason,
+            hours(forced.until.since(now)),
+        ),
+        fix: Some(retide.line(&format!("breakers reset {}", forced.target))),
+        effect: Effect::Limits,
+    })
 }
 
 /// Whole hours.
@@ -179,6 +242,7 @@ mod tests {
             },
             waiting: 42,
             ramp: None,
+            breaker: None,
         };
         let mut value = Vec::new();
         encode(&standing, &mut value);

@@ -24,6 +24,7 @@ use retide_avro::Framing;
 use retide_avro::wire::{self, Wire as _};
 use retide_config::{Config, Frame, Guarantee, Reports, Scene};
 use retide_core::command::line;
+use retide_core::forced::Force;
 use retide_core::hold::MAX_HOLDS;
 use retide_core::lane::Limits;
 use retide_core::{Engine, Gates};
@@ -604,6 +605,9 @@ impl Following {
         let on = holds.filter(|hold| hold.is_on(now) && hold.of_scene().is_none());
         let on = on.count();
         self.metrics.holds.in_force.set(on.min(MAX_HOLDS) as i64);
+        let forced = self.follower.forced().values();
+        let forced = forced.filter(|forced| forced.is_on(now) && forced.force != Force::Reset);
+        self.metrics.holds.forced.set(forced.count() as i64);
         for (kind, troubles) in holds::troubles(&self.follower, now, &self.config.invocation) {
             self.troubles.only(kind, troubles);
         }

@@ -10,10 +10,9 @@ use tracing::{error, info, warn};
 use retide_config::Scene;
 use retide_connectors::kafka::OwnTopic;
 use retide_connectors::{Outbound, Target, TargetConfig};
-use retide_core::Kind;
 use retide_core::scene::{self, Missing};
 use retide_core::topic::is_own;
-use retide_core::with_causes;
+use retide_core::{Holds, Kind, with_causes};
 
 use crate::scenes::Follower;
 use crate::worker::drive::Rules;
@@ -77,7 +76,8 @@ impl Connected {
     /// The rules of a process: of the scenes of a file, and of those of the topic, which go first.
     pub fn in_force(&mut self, file: &BTreeMap<String, Scene>, topic: &Follower) -> Rules {
         let mut rules = self.rules(&merged(file, topic.scenes()));
-        rules.holds = topic.holds().values().map(Arc::clone).collect();
+        let holds: Holds = topic.holds().values().map(Arc::clone).collect();
+        rules.holds = holds.with_forced(topic.all_forced());
         for name in topic.unreadable().keys() {
             rules.scenes.miss(name.as_str(), Missing::Unreadable);
         }

@@ -12,10 +12,11 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
 use tracing::{info, warn};
 
-use retide_avro::control::hold;
+use retide_avro::control::{forced, hold};
 use retide_avro::headers::{CONTENT_TYPE, is_named};
 use retide_avro::wire::{self, Codec, Format, Framing};
 use retide_config::{self as config, Scene};
+use retide_core::forced::{AllForced, Forced, MAX_FORCED, MAX_TARGET};
 use retide_core::hold::{Hold, Revision};
 use retide_core::{Timestamp, with_causes};
 use retide_kafka::follow;
@@ -44,6 +45,12 @@ struct Known {
     gone: BTreeSet<String>,
     /// The holds by name.
     holds: BTreeMap<String, Arc<Hold>>,
+    /// What people want of breakers, by target.
+    forced: BTreeMap<String, Arc<Forced>>,
+    /// How often that has changed.
+    forced_version: u64,
+    /// The targets whose last such record cannot be read. Where there was one before that can be, that one counts on.
+    unreadable_forced: BTreeMap<String, Unreadable>,
     /// The holds whose last record cannot be read, by name. Where there was one before that can be, that one counts on.
     unreadable_holds: BTreeMap<String, Unreadable>,
 }
@@ -119,6 +126,9 @@ impl Follower {
             unreadable: BTreeMap::new(),
             gone: BTreeSet::new(),
             holds: BTreeMap::new(),
+            forced: BTreeMap::new(),
+            forced_version: 0,
+            unreadable_forced: BTreeMap::new(),
             unreadable_holds: BTreeMap::new(),
         };
         let followed =
@@ -157,6 +167,23 @@ impl Follower {
         &self.known.holds
     }
 
+    /// What people want of breakers, by target, also what has ended by itself.
+    pub fn forced(&self) -> &BTreeMap<String, Arc<Forced>> {
+        &self.known.forced
+    }
+
+    /// The same, for workers.
+    pub(crate) fn all_forced(&self) -> AllForced {
+        let all = self.known.forced.values().map(Arc::clone);
+        all.collect::<AllForced>()
+            .at_version(self.known.forced_version)
+    }
+
+    /// The targets of whose breakers something is wanted that cannot be read.
+    pub fn unreadable_forced(&self) -> &BTreeMap<String, Unreadable> {
+        &self.known.unreadable_forced
+    }
+
     /// The holds whose last record cannot be read, by name.
     pub fn unreadable_holds(&self) -> &BTreeMap<String, Unreadable> {
         &self.known.unreadable_holds
@@ -176,11 +203,92 @@ impl Follower {
 impl Known {
     /// Takes a record in; true if it changes anything.
     fn take(&mut self, message: &BorrowedMessage<'_>) -> bool {
+        if let Some(target) = message.key().and_then(forced::target_of) {
+            return self.take_forced(target, message);
+        }
         if let Some(name) = message.key().and_then(hold::name_of) {
             return self.take_hold(name, message);
         }
         self.change(message)
             .is_some_and(|change| self.apply(change))
+    }
+
+    /// Takes in what people want of breakers; true if it changes anything.
+    fn take_forced(&mut self, target: &[u8], message: &BorrowedMessage<'_>) -> bool {
+        let (partition, offset) = (message.partition(), message.offset());
+        if target.len() > MAX_TARGET {
+            warn!(
+                bytes = target.len(),
+                partition, offset, "breaker not forced: no target has so long a name"
+            );
+            return false;
+        }
+        let shown = String::from_utf8_lossy(target).into_owned();
+        let changed = match message.payload() {
+            None => {
+                let was_unreadable = self.unreadable_forced.remove(&shown).is_some();
+                let was_there = self.forced.remove(&shown).is_some();
+                if was_there {
+                    info!(target = shown, "breaker left to itself");
+                }
+                was_there || was_unreadable
+            }
+            Some(value) => {
+                let at = message.timestamp().to_millis();
+                let at = at.and_then(|millis| u64::try_from(millis).ok());
+                let at = Timestamp::from_millis(at.unwrap_or_default());
+                let revision = Revision { partition, offset };
+                let read = forced::decode(target, value, at, revision);
+                match read.and_then(|read| self.room_for(&shown, at).map(|()| read)) {
+                    Ok(read) => {
+                        let until = read.until.as_millis();
+                        let (by, reason, state) = (&*read.by, &*read.reason, read.force.word());
+                        info!(target = shown, state, by, reason, until, "breaker forced");
+                        self.unreadable_forced.remove(&shown);
+                        self.forced.insert(shown, Arc::new(read));
+                        true
+                    }
+                    Err(error) => {
+                        warn!(%error, target = shown, partition, offset, "breaker not forced: its record does not count");
+                        self.spoil_forced(shown, (partition, offset), error.into())
+                    }
+                }
+            }
+        };
+        self.forced_version += u64::from(changed);
+        changed
+    }
+
+    /// Makes room for what people want of one more target, as far as something else has ended by itself.
+    fn room_for(&mut self, target: &str, at: Timestamp) -> Result<(), Box<str>> {
+        if self.forced.len() < MAX_FORCED || self.forced.contains_key(target) {
+            return Ok(());
+        }
+        self.forced.retain(|_, forced| forced.is_on(at));
+        if self.forced.len() < MAX_FORCED {
+            return Ok(());
+        }
+        Err(format!("there are {MAX_FORCED} already, as many as may be").into())
+    }
+
+    /// Notes that the record of a target cannot be read, as long as there are not too many; true if that changes anything.
+    fn spoil_forced(
+        &mut self,
+        target: String,
+        (partition, offset): (i32, i64),
+        error: String,
+    ) -> bool {
+        let is_known = self.unreadable_forced.contains_key(&target);
+        if self.unreadable_forced.len() >= MAX_FORCED && !is_known {
+            return false;
+        }
+        let unreadable = Unreadable {
+            partition,
+            offset,
+            error,
+        };
+        let before = self.unreadable_forced.insert(target, unreadable.clone());
+        before != Some(unreadable)
     }
 
     /// Takes the record of a hold in; true if it changes anything.

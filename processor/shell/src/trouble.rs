@@ -90,6 +90,10 @@ pub enum Kind {
     HoldLasting,
     /// There are more holds than count.
     HoldsTooMany,
+    /// What people want of a breaker cannot be read.
+    BreakerUnreadable,
+    /// A breaker is forced for long.
+    BreakerForced,
     /// A target refuses everything, having done well: see [`retide_core::wall`].
     TargetWalled,
     /// The tasks of a scene die in numbers, having done well: see [`retide_core::brake`].
@@ -427,6 +431,8 @@ impl Kind {
             Self::HoldUnreadable => "hold-unreadable",
             Self::HoldLasting => "hold-lasting",
             Self::HoldsTooMany => "holds-too-many",
+            Self::BreakerUnreadable => "breaker-unreadable",
+            Self::BreakerForced => "breaker-forced",
             Self::TargetWalled => "target-walled",
             Self::SceneBraked => "scene-braked",
             Self::TlsUnusable => "tls-unusable",
@@ -458,6 +464,8 @@ impl Kind {
             | Self::HoldUnreadable
             | Self::HoldLasting
             | Self::HoldsTooMany
+            | Self::BreakerUnreadable
+            | Self::BreakerForced
             | Self::GroupDisagrees => Some(Teller::First),
             Self::BrokerAway
             | Self::TargetUnwritable

@@ -24,6 +24,7 @@ use crate::broker::{
     Aside, Cause, Entry, Fate, NO_OFFSET, Outgoing, Payload, Progress, Topic, binding,
 };
 use crate::fairness::Fairness;
+use crate::forced::{Forcing, is_wish};
 use crate::holds::Heard;
 use crate::orders::Orders;
 use crate::plan::{FLOOD, Submission};
@@ -206,6 +207,8 @@ pub(crate) struct Judge {
     alerts_due: BTreeMap<(Arc<str>, State), u64>,
     /// The judge of commands.
     pub(crate) orders: Orders,
+    /// The judge of what people want of breakers.
+    pub(crate) forcing: Forcing,
     /// The judge of holds.
     pub(crate) heard: Heard,
     /// What became of the tasks of [`FLOOD`], by process.
@@ -340,6 +343,9 @@ impl Judge {
 
     /// A target is called.
     pub(crate) fn started(&mut self, at: At, start: Start, task: &Task, scene: &Scene) {
+        if let Err(why) = self.forcing.calls(start.process, task, scene) {
+            self.object(|| why);
+        }
         self.figures.attempts += 1;
         if task.due > start.wall {
             self.object(|| {
@@ -413,10 +419,17 @@ impl Judge {
         switch: StateChange,
     ) {
         let StateChange { from, to, .. } = switch;
-        if from == State::Closed || to == State::Closed {
+        // An outage that shows when people let go is told then.
+        let is_first = from == State::Closed || switch.by_people;
+        if is_first || to == State::Closed {
             *self.alerts_due.entry((Arc::clone(target), to)).or_default() += 1;
         }
-        let least = self.open_for.get(target).copied().unwrap_or_default();
+        // What people open and take back is open for as long as they want.
+        let least = self
+            .open_for
+            .get(target)
+            .filter(|_| !self.forcing.is_used());
+        let least = least.copied().unwrap_or_default();
         let key = (process, Arc::clone(target));
         match to {
             State::Open => {
@@ -495,8 +508,9 @@ impl Judge {
                 continue;
             }
             flood.dead.insert(id);
-            // What died before is usual, and takes more.
-            if flood.early.is_empty() && flood.dead.len() as u32 >= LEAST {
+            // What died before is usual, and takes more. A brake that people keep from acting does not.
+            let may_act = !self.forcing.is_used();
+            if may_act && flood.early.is_empty() && flood.dead.len() as u32 >= LEAST {
                 let why = format!("process {process} lets too many die: {flood:?}");
                 return self.object(|| why);
             }
@@ -841,10 +855,7 @@ impl Judge {
         let Some((number, until)) = self.pending.remove(&event.id) else {
             return;
         };
-        let is_told = event
-            .command
-            .as_ref()
-            .is_some_and(|id| !id.starts_with("hold/"));
+        let is_told = event.command.as_ref().is_some_and(|id| !is_wish(id));
         if !is_told && (event.at < until || !is_timeout) {
             self.object(|| {
                 format!(

@@ -38,6 +38,7 @@ mod chance;
 mod check;
 mod export;
 mod fairness;
+mod forced;
 mod group;
 mod holds;
 mod ledger;

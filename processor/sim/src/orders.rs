@@ -16,6 +16,7 @@ use retide_core::{Event, Failure, Outcome, Task, Terminal, Timestamp, Transition
 
 use crate::broker::Payload;
 use crate::chance::Chance;
+use crate::forced::is_wish;
 use crate::plan::Submission;
 use crate::world::{At, MILLI, SECOND};
 
@@ -304,9 +305,9 @@ impl Orders {
         event: &Event,
         submission: Option<&Arc<Submission>>,
     ) -> Result<(), String> {
-        // A hold is no command.
+        // Neither a hold nor a breaker by hand is a command.
         let command = event.command.as_ref();
-        let Some(id) = command.filter(|id| !id.starts_with("hold/")) else {
+        let Some(id) = command.filter(|id| !is_wish(id)) else {
             return match event.transition {
                 Transition::Ended {
                     terminal: Terminal::Cancelled,

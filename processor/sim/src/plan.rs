@@ -24,6 +24,7 @@ use retide_core::{
 use crate::broker::Topic;
 use crate::broker::{Progress, binding, binding_elsewhere};
 use crate::chance::Chance;
+use crate::forced::Wish;
 use crate::group::Protocol;
 use crate::holds::Holding;
 use crate::orders::{Order, Sort};
@@ -142,6 +143,8 @@ pub(crate) struct Plan {
     pub(crate) orders: Vec<Order>,
     /// What people hold.
     pub(crate) holds: Vec<Holding>,
+    /// What people want of breakers.
+    pub(crate) wishes: Vec<Wish>,
     /// When people let those tasks go that are out of attempts, and whether by a ramp. Once everything works, they do so again and again.
     pub(crate) lets_go: Vec<(At, bool)>,
     /// By how many microseconds each process's clock is off, the broker's last.
@@ -303,6 +306,7 @@ impl Plan {
             submissions: submissions(chance, heals_at, shards),
             orders: Vec::new(),
             holds: Vec::new(),
+            wishes: Vec::new(),
             lets_go: Vec::new(),
             skews: vec![0; processes + 1],
             copied: Vec::new(),
@@ -334,6 +338,7 @@ impl Plan {
         plan.draw_duplicates(&mut fork, shards);
         plan.draw_pending(&mut fork);
         plan.draw_exhausted(&mut fork);
+        plan.draw_wishes(&mut fork);
         plan
     }
 
@@ -356,6 +361,7 @@ impl Plan {
         plan.flood = None;
         plan.pending = None;
         plan.holds.clear();
+        plan.wishes.clear();
         plan.lets_go.clear();
         plan.submissions = campaign_submissions(chance, plan.heals_at, plan.shards);
         order_some(&mut plan.submissions, &mut chance.fork());
@@ -417,6 +423,13 @@ impl Plan {
     fn draw_holds(&mut self, chance: &mut Chance) {
         if chance.one_in(4) {
             self.holds = Holding::draw(chance, &self.submissions, self.heals_at);
+        }
+    }
+
+    /// Lets people want something of breakers in a third of all histories that have some.
+    fn draw_wishes(&mut self, chance: &mut Chance) {
+        if self.has_breakers() && chance.one_in(3) {
+            self.wishes = Wish::draw(chance, self.heals_at);
         }
     }
 

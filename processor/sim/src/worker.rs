@@ -324,6 +324,7 @@ impl Worker {
             tick_at: None,
             bug,
         };
+        env.judge.forcing.hear(worker.life, holds.forced());
         env.judge.heard.hear(id, holds.clone());
         worker.step(Input::Holds(holds), env);
         worker.step(Input::Rules(scenes), env);
@@ -610,6 +611,7 @@ impl Worker {
 
     /// Other holds are in force.
     fn hold(&mut self, holds: Holds, env: &mut Env) {
+        env.judge.forcing.hear(self.life, holds.forced());
         env.judge.heard.hear(self.id, holds.clone());
         self.step(Input::Holds(holds), env);
         self.go_on(env);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use retide_core::cooldown::Signal;
+use retide_core::forced::{AllForced, Forced};
 use retide_core::hold::Revision;
 use retide_core::scene::{Missing, OnExhausted};
 use retide_core::{
@@ -198,6 +199,8 @@ pub(crate) enum Event {
     Climb(usize),
     /// A hold is released.
     Release(usize),
+    /// People want something of a breaker.
+    Wish(usize),
     /// People let those tasks go that are out of attempts: as planned, or again and again.
     LetGo(Option<usize>),
     /// A request arrives at the broker.
@@ -417,6 +420,10 @@ pub(crate) struct World {
     shelved: Option<Scene>,
     /// The holds in force.
     held: BTreeMap<Arc<str>, Arc<Hold>>,
+    /// What people want of breakers.
+    forced: BTreeMap<Arc<str>, Arc<Forced>>,
+    /// How often that has changed.
+    wishes: u64,
     /// How often people have let tasks go that were out of attempts.
     releases: i64,
     /// What was produced so far.
@@ -949,6 +956,8 @@ impl World {
             scenes: BTreeMap::new(),
             shelved: None,
             held: BTreeMap::new(),
+            forced: BTreeMap::new(),
+            wishes: 0,
             releases: 0,
             submitted: 0,
             ordered: 0,
@@ -987,6 +996,9 @@ impl World {
                 self.env.after(climbs, Event::Climb(number));
             }
             self.env.after(holding.ends, Event::Release(number));
+        }
+        for (number, wish) in self.env.plan.wishes.clone().iter().enumerate() {
+            self.env.after(wish.at, Event::Wish(number));
         }
         for (number, (at, _)) in self.env.plan.lets_go.clone().iter().enumerate() {
             self.env.after(*at, Event::LetGo(Some(number)));
@@ -1117,6 +1129,7 @@ impl World {
             Event::Hold(number) => self.hold(number),
             Event::Climb(number) => self.climb(number),
             Event::Release(number) => self.release(number),
+            Event::Wish(number) => self.wish(number),
             Event::LetGo(number) => self.let_go(number),
             Event::Arrive {
                 caller,
@@ -1260,6 +1273,18 @@ impl World {
         }
     }
 
+    /// Somebody wants something of a breaker, or takes that back.
+    fn wish(&mut self, number: usize) {
+        let wish = self.env.plan.wishes[number];
+        self.wishes += 1;
+        let since = self.env.broker_wall();
+        match wish.forced(self.wishes as i64, since) {
+            Some(forced) => drop(self.forced.insert(wish.target.into(), forced)),
+            None => drop(self.forced.remove(wish.target)),
+        }
+        self.tell_holds();
+    }
+
     /// Somebody lets all tasks go that are out of attempts.
     fn let_go(&mut self, number: Option<usize>) {
         let by_ramp = number.is_some_and(|number| self.env.plan.lets_go[number].1);
@@ -1296,7 +1321,9 @@ impl World {
 
     /// The holds in force.
     fn holds(&self) -> Holds {
-        self.held.values().map(Arc::clone).collect()
+        let holds: Holds = self.held.values().map(Arc::clone).collect();
+        let forced: AllForced = self.forced.values().map(Arc::clone).collect();
+        holds.with_forced(forced.at_version(self.wishes))
     }
 
     /// Somebody sends a command.

@@ -19,6 +19,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use retide_avro::control::hold;
 use retide_config::{Config, Exhausted};
+use retide_core::forced::Forced;
 use retide_core::hold::{EXHAUSTED, Hold, HoldId, LASTS, MAX_HOLDS, Revision};
 use retide_core::ramp::{FAILURE_RATE, MAX_STEPS, Progress, Ramp};
 use retide_core::selector::Selector;
@@ -115,25 +116,25 @@ pub(super) struct Release {
 
 /// What both take.
 #[derive(Debug, Args)]
-struct Acting {
+pub(super) struct Acting {
     /// Why
     #[arg(long, value_name = "TEXT")]
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
     /// Who wants it [default: $USER]
     #[arg(long, value_name = "NAME")]
-    by: Option<String>,
+    pub(super) by: Option<String>,
     /// Do not ask
     #[arg(long, short)]
-    yes: bool,
+    pub(super) yes: bool,
     /// Only say what it would be about
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// How long it is waited for that all shards know
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = span::parse)]
-    wait: Duration,
+    pub(super) wait: Duration,
     /// Do not wait for that
     #[arg(long, conflicts_with = "wait")]
-    no_wait: bool,
+    pub(super) no_wait: bool,
 }
 
 /// A hold, as it is printed.
@@ -173,8 +174,8 @@ struct Line {
     error: Option<String>,
 }
 
-/// The holds, and how they stand.
-struct Board<'a> {
+/// The holds and what is forced, and how they stand.
+pub(super) struct Board<'a> {
     /// The configuration.
     config: &'a Config,
     /// The topics.
@@ -185,8 +186,12 @@ struct Board<'a> {
     holding: BTreeSet<String>,
     /// Those that cannot be read.
     unreadable: BTreeMap<String, Unreadable>,
+    /// What people want of breakers, by target.
+    pub(super) forced: BTreeMap<String, Arc<Forced>>,
+    /// The targets of which that cannot be read.
+    pub(super) unreadable_forced: BTreeMap<String, Unreadable>,
     /// What shards have written of them.
-    standings: Standings,
+    pub(super) standings: Standings,
     /// Reads on what they write; nobody does where that is refused.
     follower: Option<follow::Follower>,
     /// Set by a signal.
@@ -231,7 +236,7 @@ impl Row for Line {
 
 impl<'a> Board<'a> {
     /// Reads the holds, and how they stand.
-    fn open(config: &'a Config, user: User) -> Result<Self, Failed> {
+    pub(super) fn open(config: &'a Config, user: User) -> Result<Self, Failed> {
         let topics = Topics::new(&config.topics.prefix, &config.topics.tiers);
         reach(config, user, &[&topics.scenes])?;
         let client = client_config(config.kafka.consumer());
@@ -266,6 +271,8 @@ impl<'a> Board<'a> {
             config,
             holding: holding.map(|(name, _)| name.clone()).collect(),
             holds: scenes.holds().clone(),
+            forced: scenes.forced().clone(),
+            unreadable_forced: scenes.unreadable_forced().clone(),
             unreadable: scenes.unreadable_holds().clone(),
             topics,
             standings,
@@ -375,7 +382,7 @@ impl<'a> Board<'a> {
     }
 
     /// Waits until `is_done` says of each shard that it is, time is up, or somebody has seen enough.
-    fn wait(&mut self, wait: Duration, is_done: impl Fn(&Self, i32) -> bool) {
+    pub(super) fn wait(&mut self, wait: Duration, is_done: impl Fn(&Self, i32) -> bool) {
         let deadline = Instant::now() + wait;
         while !(0..self.standings.shards as i32).all(|shard| is_done(self, shard)) {
             if Instant::now() >= deadline || self.stop.load(Ordering::Relaxed) {
@@ -391,15 +398,27 @@ impl<'a> Board<'a> {
         }
     }
 
+    /// Writes records of holds, and says where they stand.
+    fn write_holds(&self, records: &[(String, Option<Bytes>)]) -> Result<Vec<Revision>, Failed> {
+        let records = records.iter();
+        let records: Vec<_> = records
+            .map(|(name, value)| (format!("{}{name}", hold::PREFIX), value.clone()))
+            .collect();
+        self.write(&records)
+    }
+
     /// Writes records, and says where they stand.
-    fn write(&self, records: &[(String, Option<Bytes>)]) -> Result<Vec<Revision>, Failed> {
+    pub(super) fn write(
+        &self,
+        records: &[(String, Option<Bytes>)],
+    ) -> Result<Vec<Revision>, Failed> {
         let mut publisher = Publisher::try_new(&client_config(self.config.kafka.producer()))
             .map_err(|error| Failed::new(Exit::Failure, &error))?;
-        for (name, value) in records {
+        for (key, value) in records {
             publisher.send(&OutRecord {
                 topic: Arc::clone(&self.topics.scenes),
                 partition: None,
-                key: Some(format!("{}{name}", hold::PREFIX).into()),
+                key: Some(key.clone().into()),
                 value: value.clone(),
                 headers: OutHeaders::default(),
             });
@@ -418,7 +437,7 @@ impl<'a> Board<'a> {
     }
 
     /// Says that not all shards know something, and exits so.
-    fn partly(&self, what: &str, confirmed: usize) -> Result<(), Failed> {
+    pub(super) fn partly(&self, what: &str, list: &str, confirmed: usize) -> Result<(), Failed> {
         let shards = self.standings.shards;
         if self.stop.load(Ordering::Relaxed) {
             return Err(Failed::silently(Exit::Interrupted));
@@ -430,7 +449,7 @@ impl<'a> Board<'a> {
         let message = format!(
             "{what} is written, and {confirmed} of {shards} shards have said that they know: does {} run? To look at it again: {}",
             retide.line("run"),
-            retide.line("holds")
+            retide.line(list)
         );
         Err(Failed::because(Exit::Partly, message))
     }
@@ -462,7 +481,7 @@ pub(super) fn hold(config: &Config, options: &Options, output: Output) -> Result
     let ended = board.holds.values().filter(|other| !other.is_on(now));
     let ended = ended.filter(|other| other.name != hold.name);
     records.extend(ended.map(|other| (other.name.to_string(), None)));
-    hold.revision = board.write(&records)?[0];
+    hold.revision = board.write_holds(&records)?[0];
     say(&format!("hold {} is written", hold.name));
     if !options.acting.no_wait {
         board.wait(options.acting.wait, |board, shard| {
@@ -475,7 +494,7 @@ pub(super) fn hold(config: &Config, options: &Options, output: Output) -> Result
     if options.acting.no_wait {
         return Ok(());
     }
-    board.partly(&format!("hold {}", hold.name), confirmed)
+    board.partly(&format!("hold {}", hold.name), "holds", confirmed)
 }
 
 /// Lets go what holds hold.
@@ -591,7 +610,7 @@ fn let_go(
     let records = going.iter();
     let records = records.map(|hold| (hold.name.to_string(), Some(hold::encode(hold))));
     let records: Vec<_> = records.chain(over).collect();
-    let written = board.write(&records)?;
+    let written = board.write_holds(&records)?;
     for (hold, revision) in going.iter_mut().zip(written) {
         hold.revision = revision;
     }
@@ -628,7 +647,7 @@ fn let_go(
         return Ok(());
     }
     let least = lines.iter().map(|line| line.confirmed).min();
-    board.partly("the release", least.unwrap_or(usize::MAX))
+    board.partly("the release", "holds", least.unwrap_or(usize::MAX))
 }
 
 /// The ramp that is asked for.
@@ -673,7 +692,7 @@ fn climb(
     let records: Vec<_> = records
         .map(|hold| (hold.name.to_string(), Some(hold::encode(hold))))
         .collect();
-    let written = board.write(&records)?;
+    let written = board.write_holds(&records)?;
     for (hold, revision) in climbing.iter_mut().zip(written) {
         hold.revision = revision;
         say(&format!(
@@ -698,7 +717,7 @@ fn climb(
         return Ok(());
     }
     let least = lines.iter().map(|line| line.confirmed).min();
-    board.partly("the ramp", least.unwrap_or(usize::MAX))
+    board.partly("the ramp", "holds", least.unwrap_or(usize::MAX))
 }
 
 /// Lists holds.
@@ -787,13 +806,13 @@ fn made_of(select: &Value) -> String {
 }
 
 /// Who wants it.
-fn by(acting: &Acting) -> String {
+pub(super) fn by(acting: &Acting) -> String {
     let user = || env::var("USER").or_else(|_| env::var("LOGNAME")).ok();
     acting.by.clone().or_else(user).unwrap_or_default()
 }
 
 /// Asks whether it shall be done.
-fn confirm(acting: &Acting, word: &str, what: &str) -> Result<(), Failed> {
+pub(super) fn confirm(acting: &Acting, word: &str, what: &str) -> Result<(), Failed> {
     if acting.yes {
         return Ok(());
     }

@@ -19,6 +19,7 @@ mod about_time {
 mod bad_input;
 mod beside;
 mod bounded;
+mod breakers;
 mod callbacks;
 mod commands;
 mod control;

@@ -79,6 +79,7 @@ fn it_opens_at_its_rate_and_not_before_enough_calls() {
         },
         since: secs(1),
         until: Some(secs(11)),
+        by_people: false,
     };
     assert_eq!(switches, [None, None, None, Some(opens)]);
     assert_eq!(
@@ -552,4 +553,133 @@ proptest! {
             prop_assert!(1 <= less && less <= more && more <= most);
         }
     }
+}
+
+/// What people want until then.
+fn order(offset: i64, force: Force, until: Duration) -> Order {
+    let revision = Revision {
+        partition: 0,
+        offset,
+    };
+    Order {
+        revision,
+        force,
+        until,
+    }
+}
+
+#[test]
+fn what_people_keep_open_is_not_called_and_probes_when_that_ends_or_is_taken_back() {
+    for taken_back in [false, true] {
+        let breaker = Breaker::new(rule());
+        let open = Some(order(1, Force::Open, secs(100)));
+
+        let switch = breaker.force(secs(1), 1, open).unwrap();
+        let again = breaker.force(secs(2), 1, open);
+        let denied = breaker.ask(secs(3)).permit.unwrap_err();
+        let at = if taken_back {
+            assert_eq!(breaker.force(secs(50), 2, None), None);
+            secs(50)
+        } else {
+            assert!(breaker.ask(millis(99_999)).permit.is_err());
+            secs(100)
+        };
+        let probes = [at, at, at].map(|at| breaker.ask(at).permit.is_ok());
+
+        assert_eq!((switch.to, switch.why), (State::Open, TripReason::Forced));
+        assert_eq!(again, None, "the same order counts once");
+        // It may be taken back before.
+        assert!(denied.until <= secs(3) + FORCED, "{denied:?}");
+        assert_eq!(probes, [true, true, false], "two probes");
+    }
+}
+
+#[test]
+fn nothing_opens_what_people_keep_closed_until_that_ends() {
+    let breaker = opened(rule(), secs(1));
+
+    let switch = breaker.force(secs(2), 1, Some(order(1, Force::Closed, secs(60))));
+    let switches = (2..60).filter_map(|second| call(&breaker, secs(second), BAD));
+    let switches = switches.count();
+    let after: Vec<_> = (60..64)
+        .filter_map(|second| call(&breaker, secs(second), BAD))
+        .collect();
+
+    assert_eq!(switch.map(|switch| switch.to), Some(State::Closed));
+    assert_eq!(switches, 0);
+    assert_eq!(after.len(), 1, "from then on it decides by itself");
+}
+
+#[test]
+fn who_resets_a_breaker_has_it_closed_with_its_slow_start_and_nothing_counted() {
+    let breaker = opened(rule(), secs(1));
+    let healthy = Breaker::new(rule());
+    for _ in 0..3 {
+        call(&healthy, secs(1), BAD);
+    }
+
+    let reset = breaker.force(secs(2), 1, Some(order(1, Force::Reset, secs(60))));
+    let unchanged = healthy.force(secs(2), 1, Some(order(1, Force::Reset, secs(60))));
+    let permit = breaker.ask(secs(2)).permit.unwrap();
+
+    assert_eq!(reset.map(|switch| switch.to), Some(State::Closed));
+    assert!(permit.ramp < Fraction::WHOLE);
+    assert_eq!(unchanged, None);
+    // Three failures before it and one after it are no four in a row.
+    assert_eq!(call(&healthy, secs(3), BAD), None);
+    assert_eq!(healthy.ask(secs(3)).permit.unwrap().ramp, Fraction::WHOLE);
+}
+
+#[test]
+fn a_worker_that_hears_late_of_what_people_want_changes_nothing() {
+    let breaker = Breaker::new(rule());
+    let open = Some(order(1, Force::Open, secs(100)));
+
+    let first = breaker.force(secs(1), 1, open);
+    let reset = breaker.force(secs(2), 2, Some(order(2, Force::Reset, secs(100))));
+    let late = breaker.force(secs(3), 1, open);
+
+    assert_eq!(first.map(|switch| switch.to), Some(State::Open));
+    assert_eq!(reset.map(|switch| switch.to), Some(State::Closed));
+    assert_eq!(late, None);
+    assert_eq!(breaker.state(), State::Closed);
+}
+
+#[test]
+fn what_is_over_already_does_not_hurry_probes() {
+    let breaker = Breaker::new(rule());
+    breaker.force(secs(1), 1, Some(order(1, Force::Open, secs(10))));
+    for _ in 0..2 {
+        breaker.ask(secs(10));
+    }
+    let permit = breaker.ask(secs(11)).permit;
+    assert!(permit.is_err(), "two probes are out");
+    let breaker = Breaker::new(rule());
+    breaker.force(secs(1), 1, Some(order(1, Force::Open, secs(10))));
+    let fails = call(&breaker, secs(10), BAD).unwrap();
+
+    let ended = breaker.force(secs(11), 1, None);
+
+    assert_eq!((fails.to, fails.by_people), (State::Open, true));
+    assert_eq!(ended, None);
+    let denied = breaker.ask(secs(12)).permit.unwrap_err();
+    assert!(denied.until > secs(12), "it is open for what calls say");
+}
+
+#[test]
+fn an_outage_that_shows_when_people_let_go_is_told_once() {
+    let breaker = Breaker::new(rule());
+    let opened = breaker.force(secs(1), 1, Some(order(1, Force::Open, secs(10))));
+
+    let switches: Vec<StateChange> = [(10, BAD), (30, GOOD), (30, GOOD)]
+        .into_iter()
+        .filter_map(|(at, how)| call(&breaker, secs(at), how))
+        .filter(|switch| switch.to != State::HalfOpen)
+        .collect();
+
+    assert!(opened.is_some_and(|switch| !switch.by_people));
+    let told: Vec<_> = (switches.iter())
+        .map(|switch| (switch.to, switch.by_people))
+        .collect();
+    assert_eq!(told, [(State::Open, true), (State::Closed, false)]);
 }

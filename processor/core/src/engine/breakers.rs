@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::breaker::{
-    Answer, Breaker, Fraction, Key, Permit, Rejected, State, StateChange, Subject,
+    Answer, Breaker, Fraction, Key, Order, Permit, Rejected, State, StateChange, Subject,
 };
 use crate::cooldown::{Rest, Server};
+use crate::forced::AllForced;
 use crate::gate::Gates;
 use crate::planted::Planted;
 use crate::scene::{Cooldown, Route, Scene, Scenes};
-use crate::step::Action;
+use crate::step::{Action, Now};
 use crate::task::Kind;
 use crate::tier::HORIZON;
 
@@ -313,6 +314,25 @@ impl Breakers {
         self.get(key, gates).ramp_left(now)
     }
 
+    /// Does what people want.
+    pub(super) fn force(&self, now: Now, all: &AllForced, actions: &mut Vec<Action>) {
+        for (key, watched) in &self.by_key {
+            let order = all.of(now.wall, &key.target).map(|forced| Order {
+                revision: forced.revision,
+                force: forced.force,
+                until: now.steady + forced.until.since(now.wall),
+            });
+            let switch = watched.breaker.force(now.steady, all.version(), order);
+            say_switch(&key.target, switch, actions);
+        }
+    }
+
+    /// Whom each breaker is about, and the state that it is in.
+    pub(super) fn healths(&self) -> impl Iterator<Item = (&Subject, State)> {
+        let all = self.by_key.iter();
+        all.map(|(key, watched)| (&key.target, watched.breaker.state()))
+    }
+
     /// Whom there are breakers about, and the worst state that one of each is in.
     pub(super) fn states(&self) -> HashMap<Subject, State> {
         let mut states: HashMap<Subject, State> = HashMap::new();
@@ -331,6 +351,13 @@ impl Breakers {
         let walls = self.by_key.iter();
         let flooded = walls.filter(|(_, watched)| watched.breaker.is_flood());
         flooded.map(|(key, _)| key.target.clone()).collect()
+    }
+
+    /// Whose breakers are not closed since people want that.
+    pub(super) fn by_people(&self) -> HashSet<Subject> {
+        let all = self.by_key.iter();
+        let by_people = all.filter(|(_, watched)| watched.breaker.is_by_people());
+        by_people.map(|(key, _)| key.target.clone()).collect()
     }
 
     /// Asks one breaker for one call.

@@ -255,9 +255,11 @@ impl Engine {
         denied: Denied<'_>,
         actions: &mut Vec<Action>,
     ) -> Admission {
+        let mut breaker = None;
         let (shelter, until, down_for, cause) = match denied {
             Denied::Breaker(key, Rejected { until, down_for }) => {
                 let shelter = self.breakers.shelter(key, now.steady, until);
+                breaker = Some(&key.target);
                 (shelter, until, down_for, Cause::Breaker)
             }
             Denied::Cooldown(server, until) | Denied::Pace(server, until) => {
@@ -303,7 +305,11 @@ impl Engine {
         if expires {
             self.expire(now, &item, actions);
         } else {
+            let first = actions.len();
             self.defer_until(now, item, None, (until, cause), actions);
+            if let Some(subject) = breaker {
+                self.name_forced(now, subject, &mut actions[first..]);
+            }
         }
         Admission::Gone
     }

@@ -126,6 +126,9 @@ impl Engine {
     /// A shard is ours, of which former owners have written down these holds.
     pub(super) fn know_holds(&mut self, shard: i32, holds: Vec<(Arc<str>, Standing)>) {
         for (name, standing) in holds {
+            if self.know_forced(shard, &name, standing) {
+                continue;
+            }
             let id = HoldId::of(&name);
             self.held.changed.insert((shard, id));
             if name.starts_with(EXHAUSTED) {
@@ -453,14 +456,16 @@ impl Engine {
 
     /// Whether something is to be written down of holds, although nothing may have been settled.
     pub fn has_untold_holds(&self) -> bool {
-        !self.held.changed.is_empty() && self.may_be_told()
+        (!self.held.changed.is_empty() || self.has_forced_to_tell()) && self.may_be_told()
     }
 
     /// Lets the offsets of shards be committed beside what is to be written down of holds: nothing is written that goes with none.
     pub(super) fn touch_untold_holds(&mut self) {
         if self.has_untold_holds() {
-            for (shard, _) in &self.held.changed {
-                self.lanes.touch(*shard);
+            let shards = self.held.changed.iter().map(|(shard, _)| *shard);
+            let shards: BTreeSet<i32> = shards.chain(self.shards_to_tell_forced()).collect();
+            for shard in shards {
+                self.lanes.touch(shard);
             }
         }
     }
@@ -489,6 +494,7 @@ impl Engine {
                 revision: hold.revision,
                 waiting,
                 ramp: (self.held.climbs.get(&id)).map(Climb::progress),
+                breaker: None,
             });
             if let Some(standing) = standing {
                 self.held.told.insert((shard, id), standing);
@@ -512,6 +518,9 @@ impl Engine {
 
     /// What was to be written down of a hold was not.
     pub(super) fn hold_unwritten(&mut self, shard: i32, name: Arc<str>) {
+        if self.forced_unwritten(shard, &name) {
+            return;
+        }
         let id = HoldId::of(&name);
         self.held.names.insert(id, name);
         self.held.changed.insert((shard, id));

@@ -33,6 +33,8 @@ pub(crate) struct CommandMetrics {
 pub(crate) struct HoldMetrics {
     /// Holds in force.
     pub(crate) in_force: Gauge,
+    /// Targets whose breakers people force.
+    pub(crate) forced: Gauge,
     /// Due tasks that are on hold.
     pub(super) tasks: Gauge,
 }
@@ -67,6 +69,11 @@ impl HoldMetrics {
         let help = "Due tasks on hold, as far as they were looked at of late";
         Self {
             in_force: gauge(r, "holds", "Holds in force"),
+            forced: gauge(
+                r,
+                "forced_breakers",
+                "Targets whose breakers people keep open or closed",
+            ),
             tasks: gauge(r, "held_tasks", help),
         }
     }

@@ -595,6 +595,7 @@ fn a_breaker_is_counted_for_its_target_as_long_as_a_scene_has_it() {
         calls: breaker::Count::default(),
         since: Duration::ZERO,
         until: None,
+        by_people: false,
     };
     let target_name = &*target;
     BreakerSwitched {

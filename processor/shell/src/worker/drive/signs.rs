@@ -96,10 +96,12 @@ impl<L: Ledger> State<L> {
         });
         self.troubles.only(Kind::SceneBraked, braked);
         let mut walls = Vec::new();
+        let by_people = engine.opened_by_people();
         for (target, state) in engine.breaker_states() {
             self.parts.metrics.breaker_is(target.text(), state);
             let is_open = state != breaker::State::Closed;
-            if target.is_wall() && is_open && !floods.contains(&target) {
+            let is_said = floods.contains(&target) || by_people.contains(&target);
+            if target.is_wall() && is_open && !is_said {
                 walls.push(Trouble {
                     kind: Kind::TargetWalled,
                     subject: target.text().to_string(),
