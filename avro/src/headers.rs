@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use retide_core::{
     Alert, Deferral, Ended, Event, Exhausted, Failure, Header, Kind, Name, Origin, Poison, Reason,
-    Record, Source, Task, Timestamp, Wait, scene,
+    Record, Source, Stopped, Task, Timestamp, Wait, scene,
 };
 
 use crate::envelope::{self, Envelope, Intake, Known};
@@ -60,6 +60,8 @@ pub const HELD_SINCE: &str = "retry-held-since";
 /// Since when the attempt of a parked task is pending, which [`ATTEMPT`] numbers: its target has said that it will answer later, and
 /// [`DUE_AT`] is when that is given up.
 pub const PENDING_SINCE: &str = "retry-pending-since";
+/// How the deadline of the task has stood still, if it has: for how long before, and since when it does now, `millis` or `millis/since`.
+pub const STOPPED: &str = "retry-stopped";
 /// On a record that a target was given, the attempt it was given for. On a record that a target puts back on the retry topic, the attempts
 /// made so far: the next one is counted on from there.
 pub const ROUND: &str = "retry-round";
@@ -90,7 +92,7 @@ pub const CONTENT_TYPE: &str = "content-type";
 const OWN: &str = "retry-";
 
 /// Every name that is retide's; a task's record holds none of them, except [`OUTCOME`] where the task is the delivery of a callback.
-pub const NAMES: [&str; 24] = [
+pub const NAMES: [&str; 25] = [
     SCENE,
     ID,
     ATTEMPT,
@@ -108,6 +110,7 @@ pub const NAMES: [&str; 24] = [
     EXHAUSTED,
     HELD_SINCE,
     PENDING_SINCE,
+    STOPPED,
     ROUND,
     KIND,
     REASON,
@@ -271,6 +274,7 @@ impl Intake {
             exhausted: None,
             held_since: None,
             pending_since: None,
+            stopped: None,
             commanded: None,
             record: strip(match envelope {
                 Some(envelope) => unwrap(record, envelope),
@@ -934,6 +938,9 @@ fn resume(record: &Record) -> Result<Task, Refusal> {
         held_since: number(record, HELD_SINCE, Reason::BadHeader)?.map(Timestamp::from_millis),
         pending_since: number(record, PENDING_SINCE, Reason::BadHeader)?
             .map(Timestamp::from_millis),
+        stopped: text(record, STOPPED, Reason::BadHeader)?
+            .map(|text| stopped(text).ok_or_else(|| bad(STOPPED)))
+            .transpose()?,
         commanded: text(record, COMMAND, Reason::BadHeader)?
             .map(|place| place.parse().map(Box::new).map_err(|()| bad(COMMAND)))
             .transpose()?,
@@ -957,6 +964,18 @@ fn exhausted(text: &str, attempt: u32) -> Option<Box<Exhausted>> {
         },
     }))
     .filter(|_| parts.next().is_none())
+}
+
+/// How the deadline of a task has stood still.
+fn stopped(text: &str) -> Option<Box<Stopped>> {
+    let (before, since) = match text.split_once('/') {
+        Some((before, since)) => (before, Some(since.parse().ok()?)),
+        None => (text, None),
+    };
+    Some(Box::new(Stopped {
+        since: since.map(Timestamp::from_millis),
+        before: Duration::from_millis(before.parse().ok()?),
+    }))
 }
 
 /// The deferral of a parked task that is due at `due`, if it has one. Earlier versions wrote none: they moved the due time.
@@ -1242,6 +1261,13 @@ fn write_state(task: &Task, attempt: u32, sink: &mut Sink<'_>) {
         let word = if last.is_held { HELD } else { LET_GO };
         let text = format!("{}/{}/{word}", millis(last.at), last.attempts);
         write_text(sink, EXHAUSTED, &text);
+    }
+    if let Some(stopped) = &task.stopped {
+        let before = stopped.before.as_micros().div_ceil(1_000);
+        match stopped.since {
+            Some(since) => write_text(sink, STOPPED, &format!("{before}/{}", millis(since))),
+            None => write_text(sink, STOPPED, &before.to_string()),
+        }
     }
     if let Some(since) = task.held_since {
         write_number(sink, HELD_SINCE, millis(since));

@@ -20,7 +20,7 @@ use retide_core::control::Place;
 use retide_core::wait::{Cause, Waited};
 use retide_core::{
     Deferral, Ended, Exhausted, Failure, Header, Kind, Omitted, Origin, Poison, Reason, Record,
-    Source, Task, Terminal, Timestamp, Wait, scene,
+    Source, Stopped, Task, Terminal, Timestamp, Wait, scene,
 };
 
 /// Name and value of a header.
@@ -711,6 +711,7 @@ prop_compose! {
         throttled in any::<u32>(),
         held in option::of(0..1_u64 << 50),
         pending in option::of(0..1_u64 << 50),
+        stopped in option::of((0..1_u64 << 40, option::of(0..1_u64 << 50))),
         exhausted in option::of((0..1_u64 << 50, any::<u32>(), any::<bool>())),
         commanded in option::of((0..1_u64 << 50, any::<i32>(), any::<i64>())),
         record in any_record(),
@@ -739,6 +740,10 @@ prop_compose! {
             hops,
             held_since: held.map(Timestamp::from_millis),
             pending_since: pending.map(Timestamp::from_millis),
+            stopped: stopped.map(|(before, since)| {
+                let since = since.map(Timestamp::from_millis);
+                Box::new(Stopped { since, before: Duration::from_millis(before) })
+            }),
             commanded: commanded.map(|(at, partition, offset)| {
                 Box::new(Place { at: Timestamp::from_millis(at), partition, offset })
             }),
@@ -818,6 +823,7 @@ proptest! {
             headers::HELD_SINCE,
             headers::EXHAUSTED,
             headers::PENDING_SINCE,
+            headers::STOPPED,
             headers::COMMAND,
             headers::THROTTLED,
         ];

@@ -35,7 +35,7 @@ pub use self::outbound::Outbound;
 pub use self::server::Server;
 
 /// Every header's name that is retide's, as `retide-avro` lists them: neither a record nor a configuration sets one on a request.
-pub const OWN: [&str; 24] = [
+pub const OWN: [&str; 25] = [
     "retry-scene",
     "retry-id",
     "retry-attempt",
@@ -53,6 +53,7 @@ pub const OWN: [&str; 24] = [
     "retry-exhausted",
     "retry-held-since",
     "retry-pending-since",
+    "retry-stopped",
     "retry-round",
     "retry-kind",
     "retry-reason",
@@ -307,6 +308,7 @@ pub(crate) mod fixture {
             exhausted: None,
             held_since: None,
             pending_since: None,
+            stopped: None,
             commanded: None,
             record: Record {
                 key: Some(Bytes::from_static(b"key")),

@@ -18,7 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use retide_core::hold::{EXHAUSTED, Hold, LASTS, LONGEST, MAX_NAME, Revision};
+use retide_core::hold::{Deadlines, EXHAUSTED, Hold, LASTS, LONGEST, MAX_NAME, Revision};
 use retide_core::ramp::{FAILURE_RATE, MAX_STEPS, Ramp};
 use retide_core::{Timestamp, span};
 
@@ -33,12 +33,13 @@ use crate::json::{Broken, Object, expected, utf8};
 pub const PREFIX: &str = "hold/";
 
 /// The keys of a hold.
-const KEYS: [&str; 7] = [
+const KEYS: [&str; 8] = [
     "select",
     "by",
     "reason",
     "until",
     "for",
+    "deadlines",
     "ramp",
     "failure_rate",
 ];
@@ -85,6 +86,9 @@ pub fn encode(hold: &Hold) -> Bytes {
     }
     if !is_exhausted {
         put("until", hold.until.as_millis().into());
+    }
+    if hold.deadlines != Deadlines::default() {
+        put("deadlines", hold.deadlines.word().into());
     }
     if let Some(ramp) = &hold.ramp {
         put("ramp", ramp.steps().collect::<Vec<_>>().into());
@@ -143,8 +147,19 @@ fn read(name: &[u8], value: &[u8], at: Timestamp, revision: Revision) -> Result<
         since: at,
         until: until(&members, at, LASTS)?,
         ramp: ramp(&members)?,
+        deadlines: deadlines(&members)?,
         released: None,
     })
+}
+
+/// What becomes of the deadlines of the tasks of a hold.
+fn deadlines(members: &Object<'_>) -> Result<Deadlines, Broken> {
+    let Some(raw) = members.get("deadlines") else {
+        return Ok(Deadlines::default());
+    };
+    let word: Option<String> = serde_json::from_str(raw.get()).ok();
+    let read = word.as_deref().and_then(Deadlines::from_word);
+    read.ok_or_else(|| expected("deadlines", raw, "run or stop"))
 }
 
 /// How the tasks of a hold are let go.
@@ -253,6 +268,7 @@ mod tests {
             r#"{"select":{"scene":"a"},"ramp":[2,1]}"#,
             r#"{"select":{"scene":"a"},"ramp":[1],"failure_rate":1}"#,
             r#"{"select":{"scene":"a"},"failure_rate":0.5}"#,
+            r#"{"select":{"scene":"a"},"deadlines":"none"}"#,
             "{\"select\":{\"scene\":\"a\"}",
         ] {
             assert!(read("h", value).is_err(), "{value}");
@@ -293,7 +309,7 @@ mod tests {
     fn what_is_written_is_read_back() {
         let hold = read(
             "bank@night",
-            r#"{"select":{"target":"bank.example","header":{"tenant":"7"}},"by":"ann","reason":"it is down","for":"2h","ramp":[2,9],"failure_rate":0.35}"#,
+            r#"{"select":{"target":"bank.example","header":{"tenant":"7"}},"by":"ann","reason":"it is down","for":"2h","deadlines":"stop","ramp":[2,9],"failure_rate":0.35}"#,
         )
         .unwrap();
 

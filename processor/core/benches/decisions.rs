@@ -302,6 +302,7 @@ fn task(offset: i64, wait: Duration) -> Task {
         exhausted: None,
         held_since: None,
         pending_since: None,
+        stopped: None,
         commanded: None,
         record: Record {
             key: Some("customer-1".into()),

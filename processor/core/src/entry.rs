@@ -446,6 +446,7 @@ impl Ended {
             exhausted: None,
             held_since: None,
             pending_since: None,
+            stopped: None,
             commanded: None,
             record: Record::default(),
         }

@@ -37,8 +37,20 @@ pub struct Hold {
     pub until: Timestamp,
     /// How its tasks are let go; none if they are not.
     pub ramp: Option<Ramp>,
+    /// What becomes of the deadlines of its tasks.
+    pub deadlines: Deadlines,
     /// If it is that of a scene whose tasks are held when they are out of attempts: up to when people have let those go.
     pub released: Option<Timestamp>,
+}
+
+/// What becomes of the deadline of a task that is held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Deadlines {
+    /// It goes on, and the task expires at it.
+    #[default]
+    Run,
+    /// It stands still as long as the task is due and held.
+    Stop,
 }
 
 /// Where the record of a hold stands on its topic.
@@ -119,6 +131,7 @@ impl Hold {
             since: Timestamp::EPOCH,
             until: Timestamp::MAX,
             ramp: None,
+            deadlines: Deadlines::Run,
             released: Some(Timestamp::EPOCH),
         }
     }
@@ -155,6 +168,24 @@ impl Hold {
     /// The ramp that a task may go by.
     pub fn ramp_of(&self, task: &Task) -> Option<&Ramp> {
         self.ramp.as_ref().filter(|_| !self.keeps(task))
+    }
+}
+
+// === impl Deadlines ===
+
+impl Deadlines {
+    /// The word for it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Run => "run",
+            Self::Stop => "stop",
+        }
+    }
+
+    /// What `word` says, if it is one of these.
+    pub fn from_word(word: &str) -> Option<Self> {
+        let all = [Self::Run, Self::Stop];
+        all.into_iter().find(|deadlines| deadlines.word() == word)
     }
 }
 

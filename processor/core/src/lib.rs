@@ -65,7 +65,7 @@ pub use scene::{Ordering, Overrides, Rate, Scene, Scenes, Weight};
 pub use sink::{Sink, Sinks};
 pub use state::{State, StateKey};
 pub use step::{Action, Commit, Fate, Input, Now, Position, Returned, Settlement, Writable};
-pub use task::{Exhausted, Failure, Header, Kind, Name, Origin, Record, Task};
+pub use task::{Exhausted, Failure, Header, Kind, Name, Origin, Record, Stopped, Task};
 pub use tier::{Ladder, Tier};
 pub use time::Timestamp;
 pub use wait::{Deferral, Wait};

@@ -153,6 +153,7 @@ mod tests {
             hops: 0,
             held_since: None,
             pending_since: None,
+            stopped: None,
             commanded: None,
             record: Record {
                 key: Some("k".into()),

@@ -80,6 +80,15 @@ pub struct Exhausted {
     pub is_held: bool,
 }
 
+/// How the deadline of a task has stood still.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stopped {
+    /// Since when it does, if it does now.
+    pub since: Option<Timestamp>,
+    /// For how long it did before.
+    pub before: Duration,
+}
+
 /// A task: something that failed and is to be tried again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Task {
@@ -115,6 +124,8 @@ pub struct Task {
     /// Since when its attempt is *pending*: the target has said that it will answer later, by a command. Then [`Self::attempt`] is made, and
     /// [`Self::due`] is when the answer is given up.
     pub pending_since: Option<Timestamp>,
+    /// How its deadline has stood still, if it has: a hold may stop it.
+    pub stopped: Option<Box<Stopped>>,
     /// The last command that was applied to it: earlier ones are too late.
     pub commanded: Option<Box<Place>>,
     /// The producer's key, payload and headers; retide's own headers are not among them.
@@ -302,6 +313,28 @@ impl Task {
         if let Some(last) = &mut self.exhausted {
             last.is_held = false;
         }
+    }
+
+    /// Its deadline stands still from now on, if it has not so far.
+    pub fn stop_deadline(&mut self, now: Timestamp) {
+        let stopped = self.stopped.get_or_insert_default();
+        stopped.since.get_or_insert(now);
+    }
+
+    /// Its deadline goes on, if it stood still: it is later by as long as that was.
+    pub fn resume_deadline(&mut self, now: Timestamp) {
+        if let Some(stopped) = &mut self.stopped
+            && let Some(since) = stopped.since.take()
+        {
+            stopped.before = stopped.before.saturating_add(now.since(since));
+        }
+    }
+
+    /// Whether its deadline stands still.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
+            .as_ref()
+            .is_some_and(|stopped| stopped.since.is_some())
     }
 
     /// When the task is to be looked at: when it is due or, if it is deferred, when that ends.

@@ -7,18 +7,37 @@ use std::time::Duration;
 use crate::backoff::Base;
 use crate::outcome::{Outcome, Reason, Verdict};
 use crate::scene::{MAX_DELAY, OnExhausted, Scene};
-use crate::task::{Kind, Task};
+use crate::task::{Kind, Stopped, Task};
 use crate::time::Timestamp;
 
 /// Shortest wait before another attempt: what due times are counted in, so that a retry is always due after the attempt it follows.
 pub const LEAST_WAIT: Duration = Duration::from_millis(1);
 
-/// The instant after which no attempt of `task` may start: the earlier of its own deadline and its scene's.
+/// The instant after which no attempt of `task` may start: the earlier of its own deadline and its scene's, later by as long as it stood
+/// still. None while it does.
 pub fn deadline(scene: &Scene, task: &Task) -> Option<Timestamp> {
     let of_scene = scene.deadline.map(|span| task.first_failed_at + span);
-    match (task.deadline, of_scene) {
+    let deadline = match (task.deadline, of_scene) {
         (Some(own), Some(of_scene)) => Some(own.min(of_scene)),
         (one, other) => one.or(other),
+    };
+    moved(task, deadline)
+}
+
+/// The same of a task whose scene does not exist.
+pub(crate) fn own_deadline(task: &Task) -> Option<Timestamp> {
+    moved(task, task.deadline)
+}
+
+/// A deadline of a task, later by as long as it stood still.
+fn moved(task: &Task, deadline: Option<Timestamp>) -> Option<Timestamp> {
+    match task.stopped.as_deref() {
+        None => deadline,
+        Some(Stopped { since: Some(_), .. }) => None,
+        Some(Stopped {
+            since: None,
+            before,
+        }) => deadline.map(|deadline| deadline + *before),
     }
 }
 
@@ -151,6 +170,7 @@ mod tests {
             exhausted: None,
             held_since: None,
             pending_since: None,
+            stopped: None,
             commanded: None,
             record: Record::default(),
         }

@@ -1,4 +1,4 @@
-//! Tasks that are out of attempts, of scenes that hold those.
+//! Tasks that are out of attempts, of scenes that hold those; and deadlines that stand still while people hold a task.
 
 mod support;
 
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use retide_core::completions::Completions;
-use retide_core::hold::{Hold, Revision, Standing};
+use retide_core::hold::{Deadlines, Hold, Revision, Standing};
 use retide_core::lane::Limits;
 use retide_core::scene::{OnExhausted, Target};
 use retide_core::{
@@ -304,4 +304,133 @@ fn a_ramp_lets_those_go_that_were_held_and_no_others() {
     // A pace of one a second, of which two seconds' worth is saved up.
     assert!((1..3).contains(&started), "{started} of three");
     assert!(matches!(later[..], [Action::Settle(_)]), "{later:?}");
+}
+
+/// A hold of the scene's tasks, since then.
+fn hold(deadlines: Deadlines, since: u64) -> Holds {
+    let hold = Hold {
+        name: "h".into(),
+        deadlines,
+        since: at(since).wall,
+        released: None,
+        ..Hold::of_exhausted(&"pay".into())
+    };
+    [Arc::new(hold)].into_iter().collect()
+}
+
+/// A bench whose scene's tasks have ten seconds.
+fn ten_seconds() -> Bench {
+    Bench::new(Scene {
+        deadline: Some(Duration::from_secs(10)),
+        ..holding(10)
+    })
+}
+
+/// For how long the deadline of a task stood still that was started.
+fn stood(actions: &[Action]) -> Duration {
+    let [Action::Dispatch { task, .. }] = actions else {
+        panic!("a call expected, not {actions:?}");
+    };
+    let stopped = task.stopped.as_deref().copied().unwrap_or_default();
+    assert_eq!(stopped.since, None, "it goes on");
+    stopped.before
+}
+
+#[test]
+fn a_deadline_stands_still_while_the_task_is_held_and_is_later_by_that() {
+    for (deadlines, expected) in [(Deadlines::Run, "expired"), (Deadlines::Stop, "started")] {
+        let mut bench = ten_seconds();
+        bench.step(at(1_000), Input::Holds(hold(deadlines, 1_000)));
+
+        let (task, _) = parked(&bench.read(1_000, support::task("a", "pay", at(0).wall)));
+        let stopped = task.is_stopped();
+        bench.step(at(2_000), Input::Holds(Holds::default()));
+        let goes_on = bench.read(60_000, task);
+
+        assert_eq!(stopped, deadlines == Deadlines::Stop);
+        if let [Action::Dispatch { ticket, .. }] = goes_on[..] {
+            assert_eq!(expected, "started");
+            // Nine seconds are left of it.
+            assert_eq!(stood(&goes_on), Duration::from_secs(59));
+            let outcome = Outcome::Retryable(Failure::new("x", "y"));
+            let last = bench.step(at(68_500), Input::Attempted { ticket, outcome });
+            let end = end(&last).0;
+            assert_eq!(end, Terminal::Expired, "a second later is too late");
+        } else {
+            let end = end(&goes_on).0;
+            assert_eq!((end, expected), (Terminal::Expired, "expired"));
+        }
+    }
+}
+
+#[test]
+fn a_deadline_that_has_passed_when_the_hold_begins_has_passed() {
+    let mut bench = ten_seconds();
+    bench.step(at(11_000), Input::Holds(hold(Deadlines::Stop, 11_000)));
+
+    let late = bench.read(12_000, support::task("a", "pay", at(0).wall));
+
+    assert_eq!(end(&late).0, Terminal::Expired);
+}
+
+#[test]
+fn what_nobody_could_look_at_while_it_was_held_was_held() {
+    let mut bench = ten_seconds();
+    bench.step(at(20_000), Input::Holds(hold(Deadlines::Stop, 4_000)));
+
+    // The process was away.
+    let (task, _) = parked(&bench.read(20_000, support::task("a", "pay", at(0).wall)));
+    bench.step(at(21_000), Input::Holds(Holds::default()));
+    let goes_on = bench.read(80_000, task);
+
+    assert_eq!(stood(&goes_on), Duration::from_secs(80 - 4));
+}
+
+#[test]
+fn what_is_held_twice_is_later_by_both_and_by_no_more() {
+    let mut bench = Bench::new(Scene {
+        deadline: Some(Duration::from_mins(10)),
+        ..holding(10)
+    });
+    let hold = || Input::Holds(hold(Deadlines::Stop, 1_000));
+    bench.step(at(1_000), hold());
+    let (task, _) = parked(&bench.read(1_000, support::task("a", "pay", at(0).wall)));
+    bench.step(at(5_000), Input::Holds(Holds::default()));
+    // Another hold lets deadlines go on.
+    let run = Hold {
+        name: "run".into(),
+        since: at(5_000).wall,
+        released: None,
+        ..Hold::of_exhausted(&"pay".into())
+    };
+    bench.step(
+        at(5_000),
+        Input::Holds([Arc::new(run)].into_iter().collect()),
+    );
+    let (task, _) = parked(&bench.read(60_000, task));
+    assert!(!task.is_stopped());
+    bench.step(at(61_000), hold());
+    let (task, _) = parked(&bench.read(120_000, task));
+    bench.step(at(121_000), Input::Holds(Holds::default()));
+    let goes_on = bench.read(180_000, task);
+
+    assert_eq!(stood(&goes_on), Duration::from_secs(59 + 60));
+}
+
+#[test]
+fn a_task_whose_scene_is_gone_is_not_held_by_a_hold_and_its_own_deadline_goes_on() {
+    let mut bench = ten_seconds();
+    bench.step(at(1_000), Input::Holds(hold(Deadlines::Stop, 1_000)));
+    let task = Task {
+        deadline: Some(at(9_000).wall),
+        ..support::task("a", "pay", at(0).wall)
+    };
+    let (task, _) = parked(&bench.read(1_000, task));
+    bench.step(at(5_000), Input::Rules(Scenes::default()));
+
+    let (task, _) = parked(&bench.read(6_000, task));
+    let (task, _) = parked(&bench.read(13_000, task));
+    let late = bench.read(15_000, task);
+
+    assert_eq!(end(&late).0, Terminal::Expired, "five seconds later");
 }

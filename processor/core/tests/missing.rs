@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use retide_core::Position;
 use retide_core::completions::Completions;
-use retide_core::hold::{Revision, Standing};
+use retide_core::hold::{Deadlines, Revision, Standing};
 use retide_core::lane::Limits;
 use retide_core::scene::{DEFAULT, Missing, Target};
 use retide_core::selector::{Parts, Selector};
@@ -289,6 +289,7 @@ fn hold(name: &str, scene: &str, offset: i64, until: Now) -> Arc<Hold> {
         since: at(0).wall,
         until: until.wall,
         ramp: None,
+        deadlines: Deadlines::Run,
         released: None,
     })
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use retide_core::hold::Revision;
+use retide_core::hold::{Deadlines, Revision};
 use retide_core::ramp::Ramp;
 use retide_core::scene::DEFAULT;
 use retide_core::selector::{Parts, Selector};
@@ -18,7 +18,7 @@ use retide_core::{Event, Hold, Holds, Kind, Task, Timestamp};
 use crate::chance::Chance;
 use crate::orders::fits;
 use crate::plan::Submission;
-use crate::world::{At, MILLI, SECOND};
+use crate::world::{At, MILLI, SECOND, wall};
 
 /// A hold that somebody asks for, and lets go.
 #[derive(Clone, Debug)]
@@ -86,6 +86,11 @@ impl Holding {
             }
             let begins = chance.between(0, heals_at / SECOND * 3 / 4) * SECOND;
             let ends = chance.between(begins / SECOND, heals_at / SECOND) * SECOND;
+            let deadlines = if (begins / SECOND).is_multiple_of(3) {
+                Deadlines::Stop
+            } else {
+                Deadlines::Run
+            };
             let hold = Hold {
                 name: format!("hold-{}", chance.below(2)).into(),
                 revision: Revision {
@@ -95,9 +100,10 @@ impl Holding {
                 selector: Selector::new(parts).unwrap_or_else(|error| unreachable!("{error}")),
                 by: "sim".into(),
                 reason: "chance".into(),
-                since: Timestamp::EPOCH,
+                since: wall(begins, 0),
                 until: Timestamp::MAX,
                 ramp: None,
+                deadlines,
                 released: None,
             };
             let climbs = chance.one_in(2).then(|| {

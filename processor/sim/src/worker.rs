@@ -1744,6 +1744,7 @@ fn submitted(submission: &Submission, origin: Origin, entered: Timestamp) -> Tas
         exhausted: None,
         held_since: None,
         pending_since: None,
+        stopped: None,
         commanded: None,
         record: Record {
             key: submission.key.map(|key| key.as_bytes().into()),

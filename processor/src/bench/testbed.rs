@@ -273,6 +273,7 @@ pub(crate) fn parked(scene: &str, attempt: u32, due: Timestamp) -> Task {
         exhausted: None,
         held_since: None,
         pending_since: None,
+        stopped: None,
         commanded: None,
         record: Record::default(),
     }

@@ -20,7 +20,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use retide_avro::control::hold;
 use retide_config::{Config, Exhausted};
 use retide_core::forced::Forced;
-use retide_core::hold::{EXHAUSTED, Hold, HoldId, LASTS, MAX_HOLDS, Revision};
+use retide_core::hold::{Deadlines, EXHAUSTED, Hold, HoldId, LASTS, MAX_HOLDS, Revision};
 use retide_core::ramp::{FAILURE_RATE, MAX_STEPS, Progress, Ramp};
 use retide_core::selector::Selector;
 use retide_core::{Timestamp, span};
@@ -49,10 +49,11 @@ Examples:
   retide hold --target shop.example --dry-run
   retide hold --header tenant=7 --name tenant-7 --yes
 
-What is held is not started, uses no attempt, and keeps its deadline; calls in
-flight come back. The same tasks are held once: a second `hold` of them is for
-the first one's place. Exit code 6: not all shards know it yet; it counts for
-each of them as soon as it does.")]
+What is held is not started, uses no attempt, and keeps its deadline, unless
+--deadlines stop says that it stands still; calls in flight come back. The same
+tasks are held once: a second `hold` of them is for the first one's place. Exit
+code 6: not all shards know it yet; it counts for each of them as soon as it
+does.")]
 pub(super) struct Options {
     /// Which tasks.
     #[command(flatten)]
@@ -66,6 +67,9 @@ pub(super) struct Options {
     /// When it ends by itself, counted from now, such as 2h; at most 30d
     #[arg(long = "for", value_name = "DURATION", value_parser = span::parse)]
     lasts: Option<Duration>,
+    /// Whether the deadlines of its tasks go on (run), or stand still while they are due and held (stop)
+    #[arg(long, value_name = "WORD", default_value = "run", value_parser = ["run", "stop"])]
+    deadlines: String,
     /// What all of them take.
     #[command(flatten)]
     acting: Acting,
@@ -160,6 +164,9 @@ struct Line {
     /// When it ends by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     until: Option<u64>,
+    /// What becomes of the deadlines of its tasks, if they do not run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deadlines: Option<&'static str>,
     /// How many shards there are.
     shards: usize,
     /// How many of them know it, or that it is released.
@@ -295,6 +302,7 @@ impl<'a> Board<'a> {
             reason: hold.reason.to_string(),
             since: Some(hold.since.as_millis()).filter(|_| !hold.is_unsaid()),
             until: Some(hold.until.as_millis()).filter(|_| hold.until < Timestamp::MAX),
+            deadlines: (hold.deadlines == Deadlines::Stop).then(|| hold.deadlines.word()),
             shards,
             confirmed: (0..shards as i32).filter(|shard| is_told(*shard)).count(),
             pace: hold.ramp.as_ref().and_then(|ramp| {
@@ -741,6 +749,7 @@ pub(super) fn holds(config: &Config, output: Output) -> Result<(), Failed> {
             reason: String::new(),
             since: None,
             until: None,
+            deadlines: None,
             shards: board.standings.shards,
             confirmed: 0,
             pace: None,
@@ -772,6 +781,7 @@ fn read(options: &Options) -> Result<(Hold, String), Failed> {
         "reason",
         options.acting.reason.clone().unwrap_or_default().into(),
     );
+    put("deadlines", options.deadlines.clone().into());
     if let Some(until) = &options.until {
         put("until", until.clone().into());
     }

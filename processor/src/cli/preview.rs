@@ -586,6 +586,7 @@ mod tests {
             exhausted: None,
             held_since: None,
             pending_since: None,
+            stopped: None,
             commanded: None,
             record: Record::default(),
         };

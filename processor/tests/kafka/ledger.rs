@@ -430,6 +430,7 @@ fn dead_letter(scene: &str, id: &str) -> Entry {
         exhausted: None,
         held_since: None,
         pending_since: None,
+        stopped: None,
         commanded: None,
         record: Record::default(),
     };

@@ -146,3 +146,45 @@ fn what_is_held_waits_through_a_kill_and_is_back_when_it_is_released() {
     assert!(String::from_utf8_lossy(&left.stderr).contains("nothing is held"));
     drop(other);
 }
+
+#[test]
+fn deadlines_stand_still_where_the_hold_says_so() {
+    let scenes = r#"
+[scenes.stops]
+target = { http = { url = "http://TARGET/stops", timeout = "5s" } }
+deadline = "8s"
+
+[scenes.runs]
+target = { http = { url = "http://TARGET/runs", timeout = "5s" } }
+deadline = "8s"
+"#;
+    let rig = Rig::new(std::time::Duration::ZERO, scenes);
+    let producer = rig.producer();
+    let stops = ["hold", "--scene", "stops", "--deadlines", "stop", "--yes"];
+    let one = rig.run();
+    let stops = rig.retide(&stops);
+    let runs = rig.retide(&["hold", "--scene", "runs", "--yes"]);
+    for scene in ["runs", "stops"] {
+        rig.send(
+            &producer,
+            &[("retry-scene", scene), ("retry-id", scene)],
+            b"0",
+        );
+    }
+
+    // The deadline of the one has passed, and so would that of the other.
+    let expired = rig.ends(1);
+    let held = json(&rig.retide(&["--output", "json", "holds"]));
+    let released = rig.retide(&["release", "--all", "--yes"]);
+    let ends = rig.ends(2);
+
+    assert!(stops.status.success(), "{stops:?}");
+    assert!(runs.status.success(), "{runs:?}");
+    assert_eq!(expired["runs"], ["expired"]);
+    let mut lines = held.as_array().unwrap().iter();
+    let line = lines.find(|line| line["name"] == "scene-stops").unwrap();
+    assert_eq!(line["deadlines"], "stop");
+    assert!(released.status.success(), "{released:?}");
+    assert_eq!(ends["stops"], ["delivered"], "{ends:?}");
+    drop(one);
+}

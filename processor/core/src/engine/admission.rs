@@ -120,6 +120,9 @@ impl Engine {
         actions: &mut Vec<Action>,
     ) -> Admission {
         self.let_go(&mut item);
+        if item.task.kind == Kind::Work && item.task.pending_since.is_none() {
+            self.mind_deadline(now, &mut item);
+        }
         let way = self.way(now, &item);
         if way.needs_room() && self.is_full() {
             return Admission::no_room(now, item);

@@ -13,7 +13,7 @@ use super::Engine;
 use super::looks::{Looks, SHORTEST};
 use crate::agenda::Item;
 use crate::entry::{Alert, Entry, RAMP_FELL, TASKS_EXHAUSTED, Transition};
-use crate::hold::{EXHAUSTED, Hold, HoldId, Holds, Standing};
+use crate::hold::{Deadlines, EXHAUSTED, Hold, HoldId, Holds, Standing};
 use crate::outcome::{Outcome, Reason, Verdict};
 use crate::planted::Bug;
 use crate::ramp::{Climb, Part, Progress, Turn};
@@ -48,6 +48,8 @@ pub(super) struct Held {
     alert_at: BTreeMap<Arc<str>, Timestamp>,
     /// When the first hold ends by itself.
     ends_at: Option<Timestamp>,
+    /// Whether one of them lets deadlines stand still, or did before it ended.
+    stops: bool,
     /// When counts are looked at next, in steady time.
     count_at: Duration,
 }
@@ -85,6 +87,7 @@ impl Engine {
         }
         holds.follow(&self.scenes);
         self.held.ends_at = holds.next_end();
+        self.held.stops = (holds.iter()).any(|hold| hold.deadlines == Deadlines::Stop);
         let before = mem::replace(&mut self.held.holds, holds);
         let mut changed: Vec<HoldId> = Vec::new();
         for hold in self.held.holds.iter() {
@@ -206,6 +209,36 @@ impl Engine {
         let counts = (!self.held.waiting.is_empty() && !self.held.holds.is_empty())
             .then(|| self.latest + self.held.count_at.saturating_sub(self.steady));
         self.held.ends_at.into_iter().chain(counts).min()
+    }
+
+    /// The deadline of a task stands still while it is due and a hold says so, and goes on when none does any more.
+    pub(super) fn mind_deadline(&self, now: Now, item: &mut Item) {
+        if !self.held.stops && !item.task.is_stopped() {
+            return;
+        }
+        let task = &item.task;
+        let scene = self.scenes.find(&task.scene);
+        let stops = scene.and_then(|scene| {
+            let holds = self.held.holds.of(now.wall, task, scene);
+            let stops = holds.filter(|hold| hold.deadlines == Deadlines::Stop);
+            Some((scene, stops.map(|hold| hold.since).min()?))
+        });
+        match (stops, task.is_stopped()) {
+            (Some((scene, held)), false) => {
+                // It may have waited elsewhere meanwhile. What it has waited before it went on counts already.
+                let since = match task.stopped {
+                    None => held.max(task.due).max(task.first_failed_at).min(now.wall),
+                    Some(_) => now.wall,
+                };
+                let since = since.ceil_to_millis();
+                // One that has passed by then has passed.
+                if !verdict::expires(scene, task, since) {
+                    Arc::make_mut(&mut item.task).stop_deadline(since);
+                }
+            }
+            (None, true) => Arc::make_mut(&mut item.task).resume_deadline(now.wall),
+            (Some(_), true) | (None, false) => {}
+        }
     }
 
     /// The hold that keeps a task from starting now, if there is one.

@@ -18,7 +18,7 @@ use crate::scene::{DEFAULT, Missing};
 use crate::step::{Action, Now};
 use crate::task::Task;
 use crate::time::Timestamp;
-use crate::verdict::LEAST_WAIT;
+use crate::verdict::{self, LEAST_WAIT};
 use crate::wait::Cause;
 
 /// The tasks that are held, of one scene.
@@ -83,7 +83,7 @@ impl Engine {
             return self.forward(now, item, actions);
         }
         let since = item.task.held_since.unwrap_or(now.wall).min(now.wall);
-        let deadline = item.task.deadline;
+        let deadline = verdict::own_deadline(&item.task);
         if deadline.is_some_and(|deadline| now.wall > deadline) {
             return self.expire(now, &item, actions);
         }

@@ -51,6 +51,7 @@ pub(crate) fn task(id: &str, scene: &str, due: Timestamp) -> Task {
         hops: 0,
         held_since: None,
         pending_since: None,
+        stopped: None,
         commanded: None,
         record: Record::default(),
     }

@@ -95,6 +95,7 @@ fn parked(tier: usize, origin: i64, at: u64, (attempt, hops, due): (u32, u32, u6
                 exhausted: None,
                 held_since: None,
                 pending_since: None,
+                stopped: None,
                 commanded: None,
                 record: Record {
                     key: None,

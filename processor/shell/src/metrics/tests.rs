@@ -69,6 +69,7 @@ fn task(scene: &str, kind: Kind) -> Arc<Task> {
         exhausted: None,
         held_since: None,
         pending_since: None,
+        stopped: None,
         commanded: None,
         record: Record::default(),
     })

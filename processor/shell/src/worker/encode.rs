@@ -381,6 +381,7 @@ mod tests {
             exhausted: None,
             held_since: None,
             pending_since: None,
+            stopped: None,
             commanded: None,
             record: Record {
                 key: Some(Bytes::from_static(b"the-key")),

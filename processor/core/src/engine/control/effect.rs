@@ -152,6 +152,8 @@ impl Engine {
         };
         task.due = due.min(now.wall + crate::scene::MAX_DELAY).ceil_to_millis();
         task.deferral = None;
+        // If it is still held then, its deadline stands still from there.
+        task.resume_deadline(now.wall);
         // One that is out of attempts is tried once more, and as often as any other.
         task.begin_round();
         let told = Transition::Rescheduled { due: task.due };
