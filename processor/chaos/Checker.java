@@ -93,6 +93,8 @@ public final class Checker {
     static final long COMMIT = 30_000_000;
     /** Longest way of a call that was started to the target's ledger. */
     static final long REACHED = 1_000_000;
+    /** Within this time all processes know that a target wants rest. */
+    static final long HEARD = 1_000_000;
     /** Within this time what was held is back. */
     static final long BACK = 60_000_000;
     /** How exactly that is measured. */
@@ -616,6 +618,9 @@ public final class Checker {
         static final String LATER = "chaos-later";
         static final String ONCE = "chaos-once";
         static final String SPENT = "chaos-spent";
+        static final String RESTED = "chaos-rested";
+        /** Those whose tasks wait for somebody. */
+        static final Set<String> WAITS = Set.of(SPENT, RESTED);
         static final Set<String> TERMINALS = Set.of("delivered", "dead", "expired", "cancelled");
 
         private static void add(Map<String, List<Entry>> map, Entry entry) {
@@ -644,6 +649,8 @@ public final class Checker {
                 commanded();
                 cancelled();
                 standing();
+            }
+            if (!history.orders.isEmpty() || history.attempts.stream().anyMatch(attempt -> attempt.pendingMs > 0)) {
                 pending();
             }
             if (history.intents.values().stream().anyMatch(intent -> intent.scene.equals(ONCE))) {
@@ -652,10 +659,13 @@ public final class Checker {
             if (!history.holds.isEmpty()) {
                 held();
             }
+            if (history.intents.values().stream().anyMatch(intent -> intent.scene.equals(RESTED))) {
+                rested();
+            }
             if (history.intents.values().stream().anyMatch(intent -> intent.scene.equals(SPENT))) {
                 spent();
             }
-            if (!history.orders.isEmpty()) {
+            if (!pending.isEmpty() || !held.isEmpty()) {
                 promisedOnce("once", twice, "tasks pending or out of attempts " + (pending.size() + held.size()));
             }
             exits();
@@ -973,6 +983,37 @@ public final class Checker {
             line("held", broken, "holds " + history.holds.size() + ", all shards knew " + told + ", tasks that waited " + tasks.size());
         }
 
+        /**
+         * A target that asks for rest gets it from the whole group: of as many tasks as are produced meanwhile, fewer than half are attempted. What
+         * one process tells the others of it is advice, so that each may hear it from the target itself, and so may one that has just started.
+         */
+        private void rested() {
+            Set<String> broken = new TreeSet<>();
+            List<Attempt> all = history.attempts.stream()
+                    .filter(attempt -> history.intents.containsKey(attempt.id) && history.intents.get(attempt.id).scene.equals(RESTED)).toList();
+            int rests = 0;
+            int met = 0;
+            int produced = 0;
+            long until = 0;
+            for (Attempt attempt : all) {
+                if (attempt.askedMs == 0 || attempt.time < until) {
+                    continue;
+                }
+                rests++;
+                long from = attempt.time + HEARD;
+                // It asks for whole seconds.
+                long to = attempt.time + attempt.askedMs * 1_000 - 1_000_000;
+                until = to + 1_000_000;
+                met += (int) all.stream().filter(other -> other.time > from && other.time < to).count();
+                produced += (int) history.intents.values().stream()
+                        .filter(intent -> intent.scene.equals(RESTED) && intent.time > from && intent.time < to).count();
+            }
+            if (2 * met > produced) {
+                broken.add(met + " attempts while a target rested");
+            }
+            line("rested", broken, "rests " + rests + ", tasks produced meanwhile " + produced + ", attempts " + met);
+        }
+
         private boolean mayBeHeld(Intent intent) {
             return history.holds.stream().anyMatch(hold -> hold.fits(intent));
         }
@@ -1148,7 +1189,8 @@ public final class Checker {
             for (Attempt attempt : history.attempts) {
                 Intent intent = history.intents.get(attempt.id);
                 most = Math.max(most, attempt.number);
-                if (intent != null && (attempt.number > intent.attempts + saidAgain(intent) || attempt.number < 1)) {
+                boolean isThrottled = intent != null && intent.scene.equals(RESTED);
+                if (intent != null && !isThrottled && (attempt.number > intent.attempts + saidAgain(intent) || attempt.number < 1)) {
                     broken.add(attempt.id + "#" + attempt.number + " of " + intent.attempts);
                 }
             }
@@ -1239,7 +1281,9 @@ public final class Checker {
                 }
             }
             long since = from;
-            long until = Math.max(fault.begin + 1_000_000, UNNOTICED.contains(fault.kind) ? fault.end : 0);
+            long unknown = fault.kind.equals("zombie") && fault.end != Long.MAX_VALUE ? fault.end + ZOMBIE : fault.end;
+            boolean isUnnoticed = UNNOTICED.contains(fault.kind) || fault.kind.equals("zombie");
+            long until = Math.max(fault.begin + 1_000_000, isUnnoticed ? unknown : 0);
             return history.attempts.stream().filter(attempt -> attempt.time >= since && attempt.time <= until).count();
         }
 
@@ -1518,7 +1562,7 @@ public final class Checker {
             line("acts", broken, "faults " + kinds + ", tasks destroyed " + history.gone.size() + ", may be done again " + history.exempt.size());
         }
 
-        /** Attempts start soon after their due time while nothing is wrong; those of tasks that wait for others of their key, or for people, do not count. */
+        /** Attempts start soon after their due time while nothing is wrong; those of tasks that wait for others of their key, for people or for their target, do not count. */
         private void lateness() {
             List<Long> inside = new ArrayList<>();
             List<Long> outside = new ArrayList<>();
@@ -1526,7 +1570,7 @@ public final class Checker {
             List<Long> retries = new ArrayList<>();
             for (Attempt attempt : history.attempts) {
                 Intent intent = history.intents.get(attempt.id);
-                if (intent != null && (!intent.key.isEmpty() || mayBeHeld(intent) || intent.scene.equals(SPENT))) {
+                if (intent != null && (!intent.key.isEmpty() || mayBeHeld(intent) || WAITS.contains(intent.scene))) {
                     continue;
                 }
                 boolean fault = history.faults.stream().anyMatch(candidate -> candidate.covers(attempt.time, TAIL));

@@ -29,8 +29,8 @@ use crate::options::{Guarantee, Options, Reply};
 use crate::orders::{Later, LaterSender, Order, Sender};
 use crate::pace::Progress;
 use crate::plan::{
-    self, APPLIED, BACKOFF_MS, Fault, HELD, LATER, MAX_ATTEMPTS, ONCE, ORDERED, Random, SCENE,
-    SPENT, SPENT_ATTEMPTS, SPENT_BACKOFF_MS, SWEPT,
+    self, APPLIED, BACKOFF_MS, Fault, HELD, LATER, MAX_ATTEMPTS, ONCE, ORDERED, RESTED, Random,
+    SCENE, SPENT, SPENT_ATTEMPTS, SPENT_BACKOFF_MS, SWEPT,
 };
 use crate::proxy::{Loss, Proxy};
 use crate::target;
@@ -312,7 +312,12 @@ fn build() -> Result<PathBuf, Failed> {
 }
 
 /// Writes a configuration of retide's.
-fn configure(path: &Path, layout: &Layout, bootstrap: &str, target: u16) -> Result<(), Failed> {
+fn configure(
+    path: &Path,
+    layout: &Layout,
+    bootstrap: &str,
+    [target, rested]: [u16; 2],
+) -> Result<(), Failed> {
     let Layout {
         partitions,
         workers,
@@ -334,7 +339,7 @@ fn configure(path: &Path, layout: &Layout, bootstrap: &str, target: u16) -> Resu
          [processor]\ngroup = '{PREFIX}'\nworkers = {workers}\nguarantee = '{guarantee}'\n",
         SESSION.as_millis(),
     );
-    let (rules, target) = (rules(target), at(target));
+    let (rules, target, rested) = (rules(target), at(target), at(rested));
     let duplicates = match layout.guarantee {
         Guarantee::ExactlyOnce => "duplicates = 'drop'\n",
         Guarantee::AtLeastOnce => "",
@@ -347,6 +352,7 @@ fn configure(path: &Path, layout: &Layout, bootstrap: &str, target: u16) -> Resu
          [scenes.{HELD}]\n{rules}concurrency = {FEW}\n\
          [scenes.{SPENT}]\n{target}concurrency = {FEW}\nbackoff = {{ fixed = {{ delay = '{SPENT_BACKOFF_MS}ms' }} }}\n\
          max_attempts = {SPENT_ATTEMPTS}\ndeadline = '1h'\non_exhausted = 'hold'\nbrake = false\n\
+         [scenes.{RESTED}]\n{rested}concurrency = {FEW}\nbackoff = {{ fixed = {{ delay = '500ms' }} }}\n\
          [scenes.{ONCE}]\n{rules}concurrency = {FEW}\n{duplicates}",
     );
     Ok(fs::write(path, text + &scenes)?)
@@ -399,7 +405,7 @@ fn describe(dir: &Path, options: &Options, partitions: u64) -> Result<(), Failed
         ("workers", options.workers.to_string()),
         (
             "concurrency",
-            (3 * CONCURRENCY + ORDERED_CONCURRENCY + 4 * FEW).to_string(),
+            (3 * CONCURRENCY + ORDERED_CONCURRENCY + 5 * FEW).to_string(),
         ),
         ("guarantee", options.guarantee.word().to_owned()),
         ("adversary", options.adversary.to_string()),
@@ -408,6 +414,8 @@ fn describe(dir: &Path, options: &Options, partitions: u64) -> Result<(), Failed
     ] {
         ledger.write(&[key, &value]);
     }
+    // It waits as long as its target wants.
+    ledger.write(&[&format!("backoff_ms {RESTED}"), "0"]);
     ledger.write(&[
         &format!("backoff_ms {SPENT}"),
         &SPENT_BACKOFF_MS.to_string(),
@@ -549,7 +557,7 @@ impl Stage {
         let mut broker = Broker::format(&dir.join("broker"), jars, (ports, proxy.port), access)?;
         broker.start().await?;
         tokio::spawn(proxy.clone().run(listener, ports.proxied));
-        let target = target::start(&dir.join("target.tsv"), later).await?.port();
+        let target = target::start(&dir.join("target.tsv"), later).await?;
         let bootstrap = broker.bootstrap();
         let proxied = format!("127.0.0.1:{}", proxy.port);
         // A user is known by the proxied listener alone.
@@ -563,7 +571,7 @@ impl Stage {
         let adversary = match access {
             Access::Open => None,
             Access::Users => {
-                let rules = rules(target);
+                let rules = rules(target[0]);
                 let scene = format!("[scenes.{APPLIED}]\n{rules}concurrency = {CONCURRENCY}\n");
                 fs::write(dir.join(APPLIED_FILE), scene)?;
                 let partitions = layout.partitions;

@@ -18,7 +18,7 @@ use crate::ledger::{Ledger, fingerprint, now_micros};
 use crate::orders;
 use crate::pace::{Acks, COPY, Pace, Progress, Record, hand};
 use crate::plan::{
-    APPLIED, HELD, Kind, LATER, ONCE, ORDERED, Plan, Random, SCENE, SPENT, SWEPT, Scope,
+    APPLIED, HELD, Kind, LATER, ONCE, ORDERED, Plan, RESTED, Random, SCENE, SPENT, SWEPT, Scope,
     TO_ONE_APPLIED, WARDS,
 };
 
@@ -113,6 +113,7 @@ impl Generator {
                 (Kind::Once, _) => ONCE,
                 (Kind::Held, _) => HELD,
                 (Kind::Spent, _) => SPENT,
+                (Kind::Rested, _) => RESTED,
                 (Kind::Plain, Some(_)) => ORDERED,
                 (Kind::Plain, None) if applied && number % TO_ONE_APPLIED == 0 => APPLIED,
                 (Kind::Plain, None) if scope.has_commands && orders::is_swept(number) => SWEPT,
@@ -151,7 +152,7 @@ impl Generator {
                         timed.push((at, What::Copy(number)));
                     }
                 }
-                Kind::Plain | Kind::Later | Kind::Held | Kind::Spent => {}
+                Kind::Plain | Kind::Later | Kind::Held | Kind::Spent | Kind::Rested => {}
             }
             timed.push((at(number), What::Task(number)));
         }

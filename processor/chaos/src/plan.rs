@@ -35,6 +35,8 @@ pub(crate) enum Kind {
     Spent,
     /// A command waits for it.
     Awaited,
+    /// Its target asks for rest now and then.
+    Rested,
 }
 
 /// What a task is to go through.
@@ -67,6 +69,10 @@ pub(crate) enum Fate {
     Later(After),
     /// So many attempts fail, and the next one does not, in as many rounds as that takes.
     Spent(u32),
+    /// An attempt that comes while the target rests is throttled, another one succeeds.
+    Rested,
+    /// The same, of which the first attempt begins a rest.
+    Rests,
 }
 
 /// What becomes of a task whose target answers later.
@@ -130,10 +136,22 @@ pub(crate) const HELD: &str = "chaos-held";
 /// The scene whose tasks are held when they are out of attempts.
 pub(crate) const SPENT: &str = "chaos-spent";
 
-/// Most attempts of a round of that scene.
+/// The scene whose target asks for rest now and then.
+pub(crate) const RESTED: &str = "chaos-rested";
+
+/// For how long it does, in seconds.
+pub(crate) const REST_S: u64 = 8;
+
+/// How many times the tasks of a kind are to one that begins a rest: the pace after it is slow for half a minute.
+const TO_ONE_REST: usize = 64;
+
+/// Which one of those that is.
+const RESTS: usize = 8;
+
+/// Most attempts of a round of a task that is held then.
 pub(crate) const SPENT_ATTEMPTS: u32 = 2;
 
-/// The wait before the second attempt of a round of that scene.
+/// The wait before the second attempt of such a round.
 pub(crate) const SPENT_BACKOFF_MS: u64 = 500;
 
 /// The limit of an answer that nobody gives, in seconds.
@@ -207,6 +225,7 @@ impl Plan {
         // Commands reach most of those that are in a batch, or swept, before their time.
         let is_awaited = orders::batch(number).is_some() || orders::is_swept(number);
         let delay = match (random.between(0, 4), is_awaited) {
+            _ if kind == Kind::Rested => Duration::ZERO,
             (0, _) => random.millis(1, 12_000),
             (1 | 2, true) => Duration::from_secs(9),
             (_, _) => Duration::ZERO,
@@ -255,6 +274,7 @@ impl Kind {
             35 if scope.is_once => Self::Once,
             55 | 65 => Self::Held,
             75 => Self::Spent,
+            5 | 85 => Self::Rested,
             95 if (number / among).is_multiple_of(TO_ONE_AWAITED) => Self::Awaited,
             _ => Self::Plain,
         }
@@ -272,6 +292,8 @@ impl Kind {
                 2 => After::Cancel,
                 _ => After::Limit,
             }),
+            Self::Rested if nth % TO_ONE_REST == RESTS => Fate::Rests,
+            Self::Rested => Fate::Rested,
             Self::Spent => Fate::Spent(match nth % 4 {
                 0 | 1 => SPENT_ATTEMPTS,
                 2 => SPENT_ATTEMPTS + 1,
@@ -289,6 +311,8 @@ impl Fate {
         match self {
             Self::Fails(times) | Self::Spent(times) => times.to_string(),
             Self::Refused => "x".to_owned(),
+            Self::Rested => "rested".to_owned(),
+            Self::Rests => "rests".to_owned(),
             Self::Later(after) => after.word().to_owned(),
         }
     }
@@ -298,6 +322,11 @@ impl Fate {
         let end = payload.iter().position(|byte| *byte == b' ');
         let word = &payload[..end.unwrap_or(payload.len())];
         let word = std::str::from_utf8(word).unwrap_or_default();
+        match word {
+            "rested" => return Self::Rested,
+            "rests" => return Self::Rests,
+            _ => {}
+        }
         let later = After::ALL.into_iter().find(|after| after.word() == word);
         match (later, word.parse()) {
             (Some(after), _) => Self::Later(after),
@@ -312,7 +341,7 @@ impl Fate {
             Self::Fails(times) if times < MAX_ATTEMPTS => "delivered",
             Self::Fails(_) | Self::Refused => "dead",
             Self::Later(After::Cancel) => "cancelled",
-            Self::Later(_) | Self::Spent(_) => "delivered",
+            Self::Later(_) | Self::Spent(_) | Self::Rested | Self::Rests => "delivered",
         }
     }
 
@@ -321,7 +350,11 @@ impl Fate {
         match self {
             Self::Fails(times) => MAX_ATTEMPTS.min(times + 1),
             Self::Spent(times) => times + 1,
-            Self::Refused | Self::Later(After::Success | After::Cancel) => 1,
+            // Of what is throttled only the last one counts.
+            Self::Refused
+            | Self::Rested
+            | Self::Rests
+            | Self::Later(After::Success | After::Cancel) => 1,
             Self::Later(After::Retry | After::Limit) => 2,
         }
     }
@@ -415,7 +448,7 @@ mod tests {
 
         let keys: Vec<String> = plans.filter_map(|plan| plan.key).collect();
 
-        assert!((900..1_100).contains(&keys.len()), "{}", keys.len());
+        assert!((850..1_050).contains(&keys.len()), "{}", keys.len());
         assert_eq!(keys.iter().collect::<HashSet<_>>().len(), 72);
     }
 
@@ -441,7 +474,8 @@ mod tests {
                 ("Held", 40),
                 ("Later", 20),
                 ("Once", 20),
-                ("Plain", 1_895),
+                ("Plain", 1_855),
+                ("Rested", 40),
                 ("Spent", 20)
             ]
         );

@@ -2,9 +2,10 @@
 //!
 //! Invariant: an attempt that anyone could know of is in the ledger.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -12,13 +13,13 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{MethodRouter, post};
 use tokio::net::TcpListener;
 
 use crate::Failed;
 use crate::ledger::{Ledger, fingerprint, now_micros};
 use crate::orders::Later;
-use crate::plan::{After, Fate, LIMIT_S};
+use crate::plan::{After, Fate, LIMIT_S, REST_S};
 
 /// What the target keeps.
 struct Target {
@@ -26,42 +27,50 @@ struct Target {
     ledger: Ledger,
     /// Says later what came of what it took.
     later: Later,
+    /// Until when it rests, where it is the one that does, and the tasks that have begun a rest.
+    rest: Mutex<(Option<Instant>, HashSet<String>)>,
     /// The instant monotonic time is measured from.
     start: Instant,
 }
 
-/// Starts a target that writes to `path` and says `later` what it does not know at once; gives its address.
-pub(crate) async fn start(path: &Path, later: Later) -> Result<SocketAddr, Failed> {
+/// Starts a target that writes to `path` and says `later` what it does not know at once; gives its port, and that of
+/// its part that rests now and then.
+pub(crate) async fn start(path: &Path, later: Later) -> Result<[u16; 2], Failed> {
     let target = Arc::new(Target {
         ledger: Ledger::create(path)?,
         later,
+        rest: Mutex::default(),
         start: Instant::now(),
     });
+    let [all, rested] = [
+        post(answer).with_state(Arc::clone(&target)),
+        post(rest).with_state(target),
+    ];
+    Ok([serve(all).await?, serve(rested).await?])
+}
+
+/// Serves attempts; gives the port.
+async fn serve(route: MethodRouter) -> Result<u16, Failed> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    let address = listener.local_addr()?;
-    let router = Router::new()
-        .route("/task", post(answer))
-        .with_state(target);
+    let port = listener.local_addr()?.port();
+    let router = Router::new().route("/task", route);
     tokio::spawn(async move { axum::serve(listener, router).await });
-    Ok(address)
+    Ok(port)
 }
 
 /// One attempt.
 async fn answer(State(target): State<Arc<Target>>, headers: HeaderMap, body: Bytes) -> Response {
-    let (wall, steady) = (now_micros(), target.start.elapsed());
-    let text = |name: &str| {
-        let value = headers.get(name).and_then(|value| value.to_str().ok());
-        value.unwrap_or_default().replace(['\t', '\n'], " ")
-    };
-    let attempt = text("retry-attempt");
+    let seen = Seen::of(&target, &headers, &body);
     let fate = Fate::of(&body);
-    let number: u32 = attempt.parse().unwrap_or_default();
+    let number = seen.number();
     let status = match fate {
         Fate::Later(_) if number == 1 => StatusCode::ACCEPTED,
         Fate::Later(_) => StatusCode::OK,
         Fate::Fails(times) | Fate::Spent(times) if number > times => StatusCode::OK,
         Fate::Fails(_) | Fate::Spent(_) => StatusCode::SERVICE_UNAVAILABLE,
         Fate::Refused => StatusCode::BAD_REQUEST,
+        // Those are asked for at the other port.
+        Fate::Rested | Fate::Rests => StatusCode::NOT_FOUND,
     };
     let limit = match (fate, status) {
         (Fate::Later(After::Limit), StatusCode::ACCEPTED) => Some(Duration::from_secs(LIMIT_S)),
@@ -69,27 +78,14 @@ async fn answer(State(target): State<Arc<Target>>, headers: HeaderMap, body: Byt
         (_, StatusCode::ACCEPTED) => Some(Duration::from_hours(1)),
         (_, _) => None,
     };
-    let (id, pending) = (text("retry-id"), limit.map(|limit| limit.as_millis()));
-    target.ledger.write(&[
-        &wall.to_string(),
-        &steady.as_micros().to_string(),
-        &id,
-        &attempt,
-        &text("retry-due-at"),
-        &text("idempotency-key"),
-        &fingerprint(&body),
-        &text("retry-origin"),
-        status.as_str(),
-        "0",
-        &pending.unwrap_or_default().to_string(),
-    ]);
+    seen.write(&target, status, (0, limit.unwrap_or_default()));
     // Between 5 and 60 ms, so that there is something in flight when a process dies.
     let chance = u64::from(body.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)));
     if let (Fate::Later(after), Some(_)) = (fate, limit) {
         // From before the answer to some seconds after it.
         target
             .later
-            .say(id, after, Duration::from_millis(chance * 20));
+            .say(seen.id, after, Duration::from_millis(chance * 20));
     }
     tokio::time::sleep(Duration::from_millis(5 + chance % 56)).await;
     let Some(limit) = limit else {
@@ -101,4 +97,92 @@ async fn answer(State(target): State<Arc<Target>>, headers: HeaderMap, body: Byt
         ("retry-pending-for", limit),
     ];
     (status, headers).into_response()
+}
+
+/// One attempt at the part that rests now and then.
+async fn rest(State(target): State<Arc<Target>>, headers: HeaderMap, body: Bytes) -> Response {
+    let seen = Seen::of(&target, &headers, &body);
+    let now = Instant::now();
+    let left = {
+        let mut rest = target.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        let (until, begun) = &mut *rest;
+        if Fate::of(&body) == Fate::Rests && begun.insert(seen.id.clone()) {
+            *until = Some(now + Duration::from_secs(REST_S));
+        }
+        let left = until.map(|until| until.saturating_duration_since(now));
+        left.filter(|left| !left.is_zero())
+    };
+    let Some(left) = left else {
+        seen.write(&target, StatusCode::OK, (0, Duration::ZERO));
+        return StatusCode::OK.into_response();
+    };
+    let seconds = left.as_secs() + 1;
+    let status = StatusCode::TOO_MANY_REQUESTS;
+    seen.write(&target, status, (seconds, Duration::ZERO));
+    (status, [("retry-after", seconds.to_string())]).into_response()
+}
+
+/// An attempt, as it came.
+struct Seen {
+    /// When, by the wall.
+    wall: u128,
+    /// When, since the start.
+    steady: Duration,
+    /// The task.
+    id: String,
+    /// Which attempt it says it is.
+    attempt: String,
+    /// When it was due.
+    due: String,
+    /// What is to be the same for all attempts of the task.
+    key: String,
+    /// The record that it is about.
+    origin: String,
+    /// What identifies its body.
+    body: String,
+}
+
+// === impl Seen ===
+
+impl Seen {
+    /// What has come.
+    fn of(target: &Target, headers: &HeaderMap, body: &[u8]) -> Self {
+        let (wall, steady) = (now_micros(), target.start.elapsed());
+        let text = |name: &str| {
+            let value = headers.get(name).and_then(|value| value.to_str().ok());
+            value.unwrap_or_default().replace(['\t', '\n'], " ")
+        };
+        Self {
+            wall,
+            steady,
+            id: text("retry-id"),
+            attempt: text("retry-attempt"),
+            due: text("retry-due-at"),
+            key: text("idempotency-key"),
+            origin: text("retry-origin"),
+            body: fingerprint(body),
+        }
+    }
+
+    /// Which attempt it is; 0 if it does not say so.
+    fn number(&self) -> u32 {
+        self.attempt.parse().unwrap_or_default()
+    }
+
+    /// Writes it down, with the answer: the seconds of rest that it asks for, and the limit of what is answered later.
+    fn write(&self, target: &Target, status: StatusCode, (rest, limit): (u64, Duration)) {
+        target.ledger.write(&[
+            &self.wall.to_string(),
+            &self.steady.as_micros().to_string(),
+            &self.id,
+            &self.attempt,
+            &self.due,
+            &self.key,
+            &self.body,
+            &self.origin,
+            status.as_str(),
+            &(rest * 1_000).to_string(),
+            &limit.as_millis().to_string(),
+        ]);
+    }
 }

@@ -278,6 +278,27 @@ impl History {
         }
     }
 
+    /// Three tasks of a target that asks for rest when it sees the first one; the others come meanwhile, and are attempted after it.
+    fn rest(&mut self) {
+        let sent = START + 150_000_000;
+        self.add("campaign.tsv", &[&"backoff_ms chaos-rested", &"0"]);
+        for (index, id) in [(50, "r"), (51, "s"), (52, "t")] {
+            let at = sent + (index - 50) * 2_000_000;
+            let bytes = self.special(index, at, (id, 1), ("chaos-rested", "", "rested"));
+            let mut seen = at + 6_000;
+            if id == "r" {
+                self.seen((id, 1), seen, &bytes, (index, 0));
+                self.find(TARGET, &[(2, id)])[0][9] = "9000".into();
+                let parked = (id, "", "", 2, 1);
+                self.record("delay.5s", index, seen + 50_000, parked, &bytes);
+            }
+            seen = sent + 10_000_000;
+            let number = if id == "r" { 2 } else { 1 };
+            self.seen((id, number), seen, &bytes, (index, 0));
+            self.end(index, seen + 50_000, (id, "delivered"), &bytes);
+        }
+    }
+
     /// A task of a scene of its own, without what becomes of it; gives what identifies its payload.
     fn special(
         &mut self,
@@ -433,7 +454,7 @@ impl History {
 }
 
 /// One line broken at a time.
-const BREACHES: [Breach; 50] = [
+const BREACHES: [Breach; 51] = [
     breach("a task without an end", "lost", |history| {
         history.remove(TOPICS, &[(1, "chaos.callbacks"), (5, "a")]);
         history.remove(TOPICS, &[(1, "chaos.events"), (5, "a")]);
@@ -692,6 +713,12 @@ const BREACHES: [Breach; 50] = [
             history.find(TARGET, &[(2, id)])[0][4] = due.to_string();
         }
     }),
+    breach("attempts while a target rests", "rested", |history| {
+        history.rest();
+        for id in ["s", "t"] {
+            shift(history.find(TARGET, &[(2, id)])[0], -5_000_000);
+        }
+    }),
     breach("an attempt that nobody has let go", "spent", |history| {
         history.exhaust();
         let (asked, gone) = (START + 125_000_000, START + 126_000_000);
@@ -863,6 +890,7 @@ fn a_clean_history_passes() {
     commanded.twice();
     commanded.hold();
     commanded.exhaust();
+    commanded.rest();
     let mut dirs = Vec::new();
     for (name, history) in [("clean", History::clean()), ("commanded", commanded)] {
         let dir = root.path().join(name);
