@@ -404,6 +404,10 @@ impl Judge {
 
     /// A worker starts a task that it has read in a lane: whether it is the turn of its scene.
     pub(crate) fn takes_turn(&mut self, worker: usize, lane: LaneId, task: &Task) {
+        // What waits for a target that people keep from being called has no turn, and comes back when it is looked at.
+        if self.forcing.is_used() {
+            return;
+        }
         match self.fairness.started(worker, lane, task) {
             Ok(counts) => self.figures.shared += u64::from(counts),
             Err(why) => self.object(|| why),

@@ -1282,7 +1282,12 @@ impl World {
             Some(forced) => drop(self.forced.insert(wish.target.into(), forced)),
             None => drop(self.forced.remove(wish.target)),
         }
-        self.tell_holds();
+        let holds = self.holds();
+        for worker in self.workers.iter().flatten() {
+            // Not by chance: what else happens is as it would be without.
+            let delay = (wish.at / MILLI + 37 * worker.id as u64) % 800 * MILLI;
+            self.env.tell(delay, worker.id, News::Holds(holds.clone()));
+        }
     }
 
     /// Somebody lets all tasks go that are out of attempts.
