@@ -4,6 +4,7 @@
 //! that is the checker's part, which is in another language and knows only the ledgers. Invariant: what a task must come to is written
 //! down from the plan, before anything happens.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 use std::fs;
@@ -13,11 +14,14 @@ use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::time::Duration;
 
-use retide_core::{Ladder, Outcome, Source, Task};
+use retide_core::{Ladder, Origin, Outcome, Source, Task, Transition};
 
 use crate::broker::{Broker, Entry, Fate, PartitionId, Payload, Progress, Topic};
 use crate::bug::Bug;
-use crate::plan::{CAMPAIGN_BACKOFF, CAMPAIGN_CONCURRENCY, Plan, Submission};
+use crate::holds::Holding;
+use crate::plan::{
+    CAMPAIGN_BACKOFF, CAMPAIGN_CONCURRENCY, CAMPAIGN_HELD, CAMPAIGN_SCENES, Plan, Submission,
+};
 use crate::world::{At, World, wall};
 
 /// Who writes down what can be seen from outside while it happens.
@@ -29,6 +33,8 @@ pub(crate) struct Witness {
     generator: Lines,
     /// What targets are asked.
     target: Lines,
+    /// What people hold and let go.
+    holds: Lines,
     /// What goes wrong.
     faults: Lines,
     /// The offsets in force.
@@ -49,7 +55,7 @@ struct Headers<'a> {
     /// The task.
     id: &'a str,
     /// How it ended.
-    outcome: &'a str,
+    outcome: Cow<'a, str>,
     /// What happened to it.
     event: &'a str,
     /// Its next attempt.
@@ -87,6 +93,7 @@ pub fn export(seed: u64, bug: Bug, dir: &Path) -> io::Result<()> {
         ("campaign", witness.campaign),
         ("generator", witness.generator),
         ("target", witness.target),
+        ("holds", witness.holds),
         ("faults", witness.faults),
         ("offsets", witness.offsets),
         ("topics", topics),
@@ -138,26 +145,37 @@ fn headers(payload: &Payload) -> Headers<'_> {
         },
         Payload::Parked(task) | Payload::Delivered(task) => of_task(task),
         Payload::DeadLetter(task, ended) => Headers {
-            outcome: ended.terminal.word(),
+            outcome: ended.terminal.word().into(),
             ..of_task(task)
         },
         Payload::Callback(ended) => Headers {
             id: &ended.id,
-            outcome: ended.terminal.word(),
+            outcome: ended.terminal.word().into(),
             ..none
         },
         Payload::Poison(poison) => Headers {
             id: &poison.id,
-            outcome: "dead",
+            outcome: "dead".into(),
             ..none
         },
         Payload::Event(event) => Headers {
             id: &event.id,
+            outcome: one_too_many(&event.transition).into(),
             event: event.transition.word(),
             ..none
         },
         Payload::State(_) | Payload::Alert(_) | Payload::Order(_) | Payload::Control(_) => none,
     }
+}
+
+/// Where the record stands that is one too many, if that is what happened.
+fn one_too_many(transition: &Transition) -> String {
+    let Transition::Duplicate { told, .. } = transition else {
+        return String::new();
+    };
+    let place = told.message.split(':').next().unwrap_or_default();
+    let (_, place) = place.split_once('/').unwrap_or_default();
+    format!("{PREFIX}.tasks/{place}")
 }
 
 /// What is on the record of a task.
@@ -249,14 +267,36 @@ impl Witness {
         for (key, value) in [
             ("prefix", PREFIX.to_owned()),
             ("processes", plan.workers.len().to_string()),
-            // Of both scenes.
-            ("concurrency", (2 * CAMPAIGN_CONCURRENCY).to_string()),
+            (
+                "concurrency",
+                (CAMPAIGN_SCENES * CAMPAIGN_CONCURRENCY).to_string(),
+            ),
             ("backoff_ms", backoff),
         ] {
             witness.campaign.add(&[&key, &value]);
         }
-        for submission in &plan.submissions {
+        for submission in plan.submissions.iter().filter(|one| !one.again) {
             witness.intends(submission);
+        }
+        for Holding {
+            begins, ends, hold, ..
+        } in &plan.holds
+        {
+            let (begins, known) = (micros(*begins), micros(begins + Holding::LONGEST_DELAY));
+            let ends = micros(*ends);
+            witness.holds.add(&[
+                &"hold",
+                &begins,
+                &hold.name,
+                &"scene",
+                &CAMPAIGN_HELD,
+                &known,
+                &0,
+                &ends,
+                // From when all have heard of it.
+                &(ends + Holding::LONGEST_DELAY),
+                &0,
+            ]);
         }
         witness
     }
@@ -264,7 +304,12 @@ impl Witness {
     /// A producer intends this.
     fn intends(&mut self, submission: &Submission) {
         let Submission {
-            id, at, due, key, ..
+            id,
+            at,
+            due,
+            key,
+            scene,
+            ..
         } = submission;
         let Some(fate) = submission.fate else {
             unreachable!("a campaign knows what its tasks must come to");
@@ -279,14 +324,19 @@ impl Witness {
             &delay.as_millis(),
             &fingerprint(Some(id.as_bytes())),
             &key.unwrap_or_default(),
+            &"",
+            scene,
         ]);
     }
 
     /// The broker has told a producer where its record is.
     pub(crate) fn acknowledged(&mut self, at: At, submission: &Submission, offset: i64) {
-        let Submission { id, shard, .. } = submission;
+        let Submission {
+            id, shard, again, ..
+        } = submission;
+        let word = if *again { "again" } else { "ack" };
         self.generator
-            .add(&[&"ack", &micros(at), id, shard, &offset]);
+            .add(&[&word, &micros(at), id, shard, &offset]);
     }
 
     /// A target is asked, and will answer this.
@@ -300,6 +350,18 @@ impl Witness {
             | Outcome::Timeout(_)
             | Outcome::Pending { .. } => Duration::ZERO,
         };
+        let limit = match answer {
+            Outcome::Pending { limit } => limit.unwrap_or_default(),
+            Outcome::Success
+            | Outcome::Retryable(_)
+            | Outcome::Permanent(_)
+            | Outcome::Refused(_)
+            | Outcome::Throttled { .. }
+            | Outcome::Timeout(_) => Duration::ZERO,
+        };
+        let Origin {
+            partition, offset, ..
+        } = task.origin;
         self.target.add(&[
             &micros(at),
             &at,
@@ -308,9 +370,10 @@ impl Witness {
             &task.due.as_millis(),
             &task.id,
             &fingerprint(task.record.value.as_deref()),
-            &task.origin,
+            &format_args!("{PREFIX}.tasks/{partition}/{offset}"),
             &answer.word(),
             &asked.as_millis(),
+            &limit.as_millis(),
         ]);
     }
 

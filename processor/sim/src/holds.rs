@@ -4,6 +4,7 @@
 //! task that is held is looked at again within a minute. That all tasks end shows that none is held for ever.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +68,9 @@ const LONGEST_LOOK: Duration = Duration::from_secs(51);
 // === impl Holding ===
 
 impl Holding {
+    /// Within this time every worker has heard of a change.
+    pub(crate) const LONGEST_DELAY: At = 800 * MILLI;
+
     /// Holds of some of these tasks, all of which are released by `heals_at`.
     pub(crate) fn draw(
         chance: &mut Chance,
@@ -120,6 +124,33 @@ impl Holding {
         (0..many).map(draw).collect()
     }
 
+    /// A hold of the tasks of a scene for this time.
+    pub(crate) fn of_scene(scene: &str, time: Range<At>) -> Self {
+        let mut parts = Parts::default();
+        parts.scenes.insert(scene.into());
+        let hold = Hold {
+            name: "hold-0".into(),
+            revision: Revision {
+                partition: 0,
+                offset: 0,
+            },
+            selector: Selector::new(parts).unwrap_or_else(|error| unreachable!("{error}")),
+            by: "sim".into(),
+            reason: "chance".into(),
+            since: Timestamp::EPOCH,
+            until: Timestamp::MAX,
+            ramp: None,
+            deadlines: Deadlines::Run,
+            released: None,
+        };
+        Self {
+            begins: time.start,
+            climbs: None,
+            ends: time.end,
+            hold: Arc::new(hold),
+        }
+    }
+
     /// The hold, on a ramp.
     pub(crate) fn climbing(&self) -> Arc<Hold> {
         let mut hold = Hold::clone(&self.hold);
@@ -135,7 +166,7 @@ impl Holding {
 
     /// How long after a change a worker hears of it.
     pub(crate) fn delay(chance: &mut Chance) -> At {
-        chance.between(0, 800) * MILLI
+        chance.between(0, Self::LONGEST_DELAY / MILLI) * MILLI
     }
 }
 

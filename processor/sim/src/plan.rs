@@ -68,6 +68,8 @@ pub(crate) enum Fate {
     Refused,
     /// Its deadline is before its first attempt.
     Expires,
+    /// The first attempt is answered later than within this limit, that is never, and the next one succeeds.
+    Later(Duration),
 }
 
 /// Something that goes wrong at an instant.
@@ -208,6 +210,18 @@ const CAMPAIGN: &str = "chaos";
 /// Its scene that keeps the order of its keys.
 const CAMPAIGN_ORDERED: &str = "chaos-ordered";
 
+/// Its scene whose targets answer later.
+const CAMPAIGN_LATER: &str = "chaos-later";
+
+/// Its scene that is held for a while.
+pub(crate) const CAMPAIGN_HELD: &str = "chaos-held";
+
+/// Its scene that drops duplicates.
+const CAMPAIGN_ONCE: &str = "chaos-once";
+
+/// How many scenes a campaign has.
+pub(crate) const CAMPAIGN_SCENES: u32 = 5;
+
 /// Most attempts of a task of a campaign: one for each wait.
 const CAMPAIGN_ATTEMPTS: u32 = 4;
 
@@ -255,7 +269,7 @@ impl Fate {
         match self {
             Self::Fails(times) if times < CAMPAIGN_ATTEMPTS => "delivered",
             Self::Fails(_) | Self::Refused => "dead",
-            Self::Throttled(_) => "delivered",
+            Self::Throttled(_) | Self::Later(_) => "delivered",
             Self::Expires => "expired",
         }
     }
@@ -264,7 +278,7 @@ impl Fate {
     pub(crate) fn attempts(self) -> u32 {
         match self {
             Self::Fails(times) => CAMPAIGN_ATTEMPTS.min(times + 1),
-            Self::Throttled(_) => 2,
+            Self::Throttled(_) | Self::Later(_) => 2,
             Self::Refused => 1,
             Self::Expires => 0,
         }
@@ -276,7 +290,8 @@ impl Fate {
         match self {
             Self::Fails(times) if attempt <= times => Outcome::Retryable(failure),
             Self::Throttled(after) if attempt <= 1 => Outcome::Throttled { after, failure },
-            Self::Fails(_) | Self::Throttled(_) => Outcome::Success,
+            Self::Later(limit) if attempt <= 1 => Outcome::Pending { limit: Some(limit) },
+            Self::Fails(_) | Self::Throttled(_) | Self::Later(_) => Outcome::Success,
             Self::Refused | Self::Expires => Outcome::Permanent(failure),
         }
     }
@@ -354,6 +369,15 @@ impl Plan {
         plan.scenes = vec![
             campaign_scene(CAMPAIGN, Ordering::None),
             campaign_scene(CAMPAIGN_ORDERED, Ordering::Key),
+            campaign_scene(CAMPAIGN_LATER, Ordering::None),
+            campaign_scene(CAMPAIGN_HELD, Ordering::None),
+            Scene {
+                duplicates: Duplicates {
+                    mode: Mode::Drop,
+                    window: WINDOW,
+                },
+                ..campaign_scene(CAMPAIGN_ONCE, Ordering::None)
+            },
         ];
         plan.orders.clear();
         plan.rest = None;
@@ -365,6 +389,7 @@ impl Plan {
         plan.lets_go.clear();
         plan.submissions = campaign_submissions(chance, plan.heals_at, plan.shards);
         order_some(&mut plan.submissions, &mut chance.fork());
+        plan.draw_campaign_kinds(&mut chance.fork());
         plan.skews.fill(0);
         plan.odds = Odds::default();
         plan.draw_odds(chance);
@@ -387,6 +412,51 @@ impl Plan {
             !stands
         });
         plan
+    }
+
+    /// Lets targets of a campaign answer later, people hold some of its tasks, and some of its records be there more than once.
+    fn draw_campaign_kinds(&mut self, chance: &mut Chance) {
+        let mut copies = Vec::new();
+        for submission in &mut self.submissions {
+            let kind = chance.below(12);
+            if &*submission.scene != CAMPAIGN || kind > 2 {
+                continue;
+            }
+            let submission = Arc::make_mut(submission);
+            match kind {
+                0 => {
+                    submission.scene = CAMPAIGN_LATER.into();
+                    let limit = Duration::from_millis(chance.between(1_000, 12_000));
+                    submission.fate = Some(Fate::Later(limit));
+                }
+                1 => {
+                    submission.scene = CAMPAIGN_ONCE.into();
+                    // What ends badly may be asked for again.
+                    submission.fate = Some(Fate::Fails(chance.pick(&[0, 0, 1, 3])));
+                }
+                _ => {
+                    submission.scene = CAMPAIGN_HELD.into();
+                    submission.fate = Some(Fate::Fails(chance.pick(&[0, 1, 9])));
+                }
+            }
+            submission.deadline = None;
+            for _ in 0..if kind == 1 { chance.between(1, 3) } else { 0 } {
+                // Beside it, or up to the end.
+                let longest = chance.pick(&[1, 200, 6_000, self.heals_at / MILLI]) * MILLI;
+                let at = submission.at + chance.between(1, longest);
+                copies.push(Arc::new(Submission {
+                    at: at.min(self.heals_at),
+                    again: true,
+                    ..submission.clone()
+                }));
+            }
+        }
+        self.submissions.append(&mut copies);
+        if chance.one_in(2) {
+            let begins = chance.between(0, self.heals_at / 2);
+            let ends = begins + chance.between(3 * SECOND, self.heals_at / 2);
+            self.holds = vec![Holding::of_scene(CAMPAIGN_HELD, begins..ends)];
+        }
     }
 
     /// Lets commands be sent in a fourth of all histories.
