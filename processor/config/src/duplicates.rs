@@ -30,11 +30,12 @@ pub struct Within {
     #[serde(default = "drop_them")]
     pub mode: Mode,
     /// How long after its end a task still has them.
-    #[serde(with = "text::duration", default = "window")]
-    pub window: Duration,
+    #[serde(default, with = "text::maybe", skip_serializing_if = "Option::is_none")]
+    pub window: Option<Duration>,
 }
 
-/// The window where none is named: as long as producers try again, as a rule.
+/// The window of a scene that drops duplicates, where none is named: as long as producers try again, as a rule. One that replaces has none:
+/// what comes after the end is news.
 pub const WINDOW: Duration = Duration::from_hours(1);
 
 /// The longest window: as long as the retry topic keeps records unless it is configured otherwise.
@@ -46,19 +47,21 @@ impl Duplicates {
     /// The rule that this stands for.
     pub(super) fn rules(self) -> Result<Rule, Error> {
         let Within { mode, window } = match self {
-            Self::Mode(mode) => Within {
-                mode,
-                window: WINDOW,
-            },
+            Self::Mode(mode) => Within { mode, window: None },
             Self::Within(within) => within,
         };
+        let window = window.unwrap_or(if mode.replaces() {
+            Duration::ZERO
+        } else {
+            WINDOW
+        });
         if window > MAX_WINDOW {
             let message = "expected a duration of at most 7d".to_owned();
             return Err(error(&["duplicates", "window"], message));
         }
         Ok(match mode {
             Mode::Allow => Rule::default(),
-            Mode::Drop => Rule { mode, window },
+            Mode::Drop | Mode::Replace | Mode::KeepDue => Rule { mode, window },
         })
     }
 }
@@ -83,7 +86,8 @@ impl<'de> Visitor<'de> for Either {
     type Value = Duplicates;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("`\"allow\"`, `\"drop\"` or `{ mode, window }`")
+        let words = "`\"allow\"`, `\"drop\"`, `\"replace\"`, `\"keep-due\"` or `{ mode, window }`";
+        formatter.write_str(words)
     }
 
     fn visit_str<E: de::Error>(self, word: &str) -> Result<Duplicates, E> {
@@ -98,9 +102,4 @@ impl<'de> Visitor<'de> for Either {
 /// For serde: what a table means that names no mode.
 const fn drop_them() -> Mode {
     Mode::Drop
-}
-
-/// For serde: see [`WINDOW`].
-const fn window() -> Duration {
-    WINDOW
 }

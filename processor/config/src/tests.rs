@@ -404,8 +404,8 @@ fn what_says_two_things_or_nothing_is_refused_with_its_place() {
             "retide.toml:3:21: scenes.a.rate.per: expected a duration of more than nothing, at most 366 days",
         ),
         (
-            with("duplicates = 'replace'"),
-            "retide.toml:3:1: scenes.a.duplicates: unknown value `replace`; expected `allow` or `drop`",
+            with("duplicates = 'merge'"),
+            "retide.toml:3:1: scenes.a.duplicates: unknown value `merge`; expected one of `allow`, `drop`, `replace`, `keep-due`",
         ),
         (
             with("duplicates = { window = '8d' }"),
@@ -413,7 +413,7 @@ fn what_says_two_things_or_nothing_is_refused_with_its_place() {
         ),
         (
             with("duplicates = 3"),
-            "retide.toml:3:1: scenes.a.duplicates: invalid type: integer `3`, expected `\"allow\"`, `\"drop\"` or `{ mode, window }`",
+            "retide.toml:3:1: scenes.a.duplicates: invalid type: integer `3`, expected `\"allow\"`, `\"drop\"`, `\"replace\"`, `\"keep-due\"` or `{ mode, window }`",
         ),
         (
             with("weight = 0"),

@@ -274,6 +274,16 @@ pub(crate) fn duplicate(task: &Task, known: Known, fate: &'static str, now: Time
     event(task, now, Transition::Duplicate { fate, told }, None)
 }
 
+/// Tells that `task` takes the place of the task of its id that entered at `replaced`.
+pub(crate) fn replaces(task: &Task, replaced: i64, fate: &'static str, now: Timestamp) -> Entry {
+    let message = format!(
+        "{}: takes the place of the task that entered at offset {replaced}",
+        task.origin
+    );
+    let told = Failure::new("duplicate", &message);
+    event(task, now, Transition::Duplicate { fate, told }, None)
+}
+
 /// The event that tells of `transition`.
 fn event(task: &Task, now: Timestamp, transition: Transition, wait: Option<Wait>) -> Entry {
     Entry::Event(Event {

@@ -5,6 +5,11 @@
 //! [`MOST`], by which those that have ended and would go first go early. What never happens: a record is taken for a duplicate of itself, when
 //! it is read a second time after a crash; or an id is under way that somebody has found to be gone.
 //!
+//! Where a scene *replaces*, the newcomer becomes the task of its id, and the task before it is *replaced*: it may be anywhere, so that it is
+//! marked by its offset in the retry topic, and goes without a word when it is met next. The mark is written in the transaction by which the
+//! newcomer is parked, and taken away in the one by which the other has gone. Nothing of an id is replaced while a call of it is in flight, or
+//! something that was decided about it is not durable: the newcomer waits.
+//!
 //! Not what becomes of a duplicate, nor how this is written down, which is a record of [`crate::state::State::Id`] beside the settlement that
 //! it follows from. Invariant: what is known as written is what the next owner of the shard reads, or will when the batches under way are
 //! durable.
@@ -18,7 +23,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 
 use crate::lane::LaneId;
 use crate::state::State;
-use crate::task::Task;
+use crate::task::{Stopped, Task};
 use crate::time::Timestamp;
 
 /// What becomes of a task whose id is under way, or has ended within the window.
@@ -30,6 +35,10 @@ pub enum Mode {
     Allow,
     /// It is dropped.
     Drop,
+    /// It is the task from now on, and the one before it is replaced.
+    Replace,
+    /// The same, but it goes by the schedule of the one before it.
+    KeepDue,
 }
 
 /// What a scene does with duplicates.
@@ -52,6 +61,34 @@ pub struct Known {
     pub offset: i64,
     /// Until when the id is known of, if the task has ended; none while it is under way.
     pub until: Option<Timestamp>,
+    /// The schedule of the task, where its scene keeps that for those that replace it.
+    pub schedule: Option<Schedule>,
+}
+
+/// What a task keeps that gets the payload of another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// When the next attempt may start.
+    pub due: Timestamp,
+    /// The number of that attempt.
+    pub attempt: u32,
+    /// How many of those before it were throttled.
+    pub throttled: u32,
+    /// When the task entered.
+    pub entered: Timestamp,
+    /// When no attempt may start any more, if the producer has named that.
+    pub deadline: Option<Timestamp>,
+    /// How its deadline has stood still, if it has.
+    pub stopped: Option<Stopped>,
+}
+
+/// What is written down of a task that is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replaced {
+    /// The offset in the retry topic at which the task entered that has its place.
+    pub by: i64,
+    /// When it was replaced.
+    pub at: Timestamp,
 }
 
 /// How a newcomer stands to what is known.
@@ -87,6 +124,10 @@ pub(crate) struct Decided {
     pub(crate) became: Became,
     /// Whether the id is to be known from now on if it is not.
     pub(crate) is_wanted: bool,
+    /// Whether its scene replaces: nothing of the id is replaced before this is durable.
+    pub(crate) replaces: bool,
+    /// The schedule of the task, if it is parked, and its scene keeps that.
+    pub(crate) schedule: Option<Schedule>,
 }
 
 /// What is known of the ids of all shards of a worker.
@@ -111,6 +152,34 @@ struct Shard {
     gone: BTreeSet<Identity>,
     /// Deliveries to topics in batches that are not durable, by lane and offset.
     deliveries: BTreeMap<(LaneId, i64), Delivery>,
+    /// The schedules of those whose scenes keep them.
+    schedules: HashMap<Identity, Schedule>,
+    /// The tasks that are replaced and were not met since, by the offsets at which they entered.
+    replaced: BTreeMap<i64, Mark>,
+    /// The same that are given up, and written down so far.
+    given_up: BTreeSet<i64>,
+    /// What was decided about ids of scenes that replace, and is not durable, by lane and offset.
+    changing: BTreeMap<(LaneId, i64), Changing>,
+    /// How often each id stands there.
+    busy: HashMap<Identity, u32>,
+}
+
+/// A task that is replaced.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    /// Whether that is durable.
+    is_durable: bool,
+}
+
+/// A decision about an id that is not durable.
+#[derive(Clone, Copy, Debug)]
+struct Changing {
+    /// The id.
+    id: Identity,
+    /// The batch of its lane that it is in, if it is in one.
+    batch: Option<u64>,
+    /// The task that is replaced by it, if one is.
+    replaces: Option<i64>,
 }
 
 /// What is known of an id.
@@ -122,6 +191,8 @@ struct Entry {
     until: Option<Timestamp>,
     /// Whether anything is written down of it.
     written: bool,
+    /// Whether that is of another task that had the id before.
+    stale: bool,
 }
 
 /// A delivery to a topic of which it is not known yet whether the topic takes it.
@@ -152,6 +223,12 @@ pub const MOST: usize = 65_536;
 /// Bytes that one takes: 40 in a table that is half or more full, and 24 in a tree that is, where it has ended.
 const BYTES: usize = 128;
 
+/// Bytes that a schedule takes, or a task that is replaced, likewise.
+const MORE_BYTES: usize = 144;
+
+/// How long a task is known to be replaced that nobody meets: longer than any is parked. Its record is gone, then.
+const LOST: Duration = Duration::from_hours(400 * 24);
+
 /// Most ids that are forgotten in a step, and tombstones that go into a batch for a shard.
 const AT_ONCE: usize = 1_000;
 
@@ -162,7 +239,7 @@ impl Rule {
     pub fn looks(self) -> bool {
         match self.mode {
             Mode::Allow => false,
-            Mode::Drop => true,
+            Mode::Drop | Mode::Replace | Mode::KeepDue => true,
         }
     }
 }
@@ -175,26 +252,74 @@ impl Mode {
         match self {
             Self::Allow => "allow",
             Self::Drop => "drop",
+            Self::Replace => "replace",
+            Self::KeepDue => "keep-due",
+        }
+    }
+
+    /// Whether a newcomer becomes the task of its id.
+    pub const fn replaces(self) -> bool {
+        match self {
+            Self::Allow | Self::Drop => false,
+            Self::Replace | Self::KeepDue => true,
+        }
+    }
+
+    /// The word for what becomes of a record whose id a newcomer has.
+    pub(crate) const fn fate(self) -> &'static str {
+        match self {
+            Self::Allow | Self::Drop => "dropped",
+            Self::Replace => "replaced",
+            Self::KeepDue => "payload-replaced",
         }
     }
 }
 
-// === impl Became ===
+// === impl Decided ===
 
-impl Became {
-    /// What is known of the id of the task that entered at `offset`.
-    pub(crate) const fn known(self, offset: i64) -> Option<Known> {
-        match self {
-            Self::Parked => Some(Known {
-                offset,
-                until: None,
-            }),
-            Self::Ended(until) => Some(Known {
-                offset,
-                until: Some(until),
-            }),
-            Self::Gone => None,
+impl Decided {
+    /// What is known of the id from then on.
+    pub(crate) const fn known(&self) -> Option<Known> {
+        let until = match self.became {
+            Became::Parked => None,
+            Became::Ended(until) => Some(until),
+            Became::Gone => return None,
+        };
+        Some(Known {
+            offset: self.offset,
+            until,
+            schedule: self.schedule,
+        })
+    }
+}
+
+// === impl Schedule ===
+
+impl Schedule {
+    /// The schedule of a task. An attempt that is pending counts as one that has failed at once: its answer would be about another payload.
+    pub fn of(task: &Task) -> Self {
+        let (due, attempt) = match task.pending_since {
+            Some(since) => (since, task.attempt.saturating_add(1)),
+            None => (task.due, task.attempt),
+        };
+        Self {
+            due: due.ceil_to_millis(),
+            attempt,
+            throttled: task.throttled,
+            entered: task.first_failed_at,
+            deadline: task.deadline,
+            stopped: task.stopped.as_deref().copied(),
         }
+    }
+
+    /// Lets a task go by it.
+    pub(crate) fn put(self, task: &mut Task) {
+        task.due = self.due;
+        task.attempt = self.attempt;
+        task.throttled = self.throttled;
+        task.first_failed_at = self.entered;
+        task.deadline = self.deadline;
+        task.stopped = self.stopped.map(Box::new);
     }
 }
 
@@ -249,10 +374,22 @@ impl Duplicates {
         shard: i32,
         now: Timestamp,
         ids: impl IntoIterator<Item = (Identity, Known)>,
+        replaced: impl IntoIterator<Item = (i64, Replaced)>,
     ) {
         let mut begun = Shard::default();
+        for (task, replaced) in replaced {
+            if replaced.at + LOST <= now {
+                begun.given_up.insert(task);
+                continue;
+            }
+            begun.replaced.insert(task, Mark { is_durable: true });
+        }
         for (id, known) in ids {
-            let Known { offset, until } = known;
+            let Known {
+                offset,
+                until,
+                schedule,
+            } = known;
             let is_over = until.is_some_and(|until| until <= now);
             if is_over || !begun.has_room() {
                 begun.gone.insert(id);
@@ -264,8 +401,10 @@ impl Duplicates {
                     offset,
                     until,
                     written: true,
+                    stale: false,
                 },
             );
+            begun.keep(id, schedule);
         }
         if !begun.is_empty() {
             self.shards.insert(shard, begun);
@@ -291,7 +430,11 @@ impl Duplicates {
             // It is read again: whatever is known is of itself.
             Some(before) if before.offset == offset => return Newcomer::First,
             Some(Entry { offset, until, .. }) if until.is_none_or(|until| now < until) => {
-                return Newcomer::Duplicate(Known { offset, until });
+                return Newcomer::Duplicate(Known {
+                    offset,
+                    until,
+                    schedule: known.schedules.get(&id).copied(),
+                });
             }
             Some(_) | None => {}
         }
@@ -315,6 +458,8 @@ impl Duplicates {
             offset,
             became,
             is_wanted,
+            replaces: _,
+            schedule,
         } = decided;
         let known = if is_wanted {
             self.shards.entry(shard).or_default()
@@ -333,7 +478,11 @@ impl Duplicates {
             Became::Ended(until) => Some(until),
             Became::Gone => return known.take(id).then_some(forgotten),
         };
-        if before.is_some_and(|before| before.written && before.until == until) {
+        let is_same = |before: Entry| {
+            let is_told = before.written && !before.stale && before.until == until;
+            is_told && (schedule.is_none() || known.schedules.get(&id) == schedule.as_ref())
+        };
+        if before.is_some_and(is_same) {
             return None;
         }
         let written = known.take(id);
@@ -344,9 +493,11 @@ impl Duplicates {
             offset,
             until,
             written: true,
+            stale: false,
         };
         known.put(id, entry);
-        let known = became.known(offset);
+        known.keep(id, schedule);
+        let known = decided.known();
         Some(State::Id { id, known })
     }
 
@@ -367,8 +518,10 @@ impl Duplicates {
             return false;
         };
         if let Some(before) = known.ids.get_mut(&id) {
-            before.written |= before.offset == offset;
-            return before.offset == offset;
+            let is_of_it = before.offset == offset;
+            before.written |= is_of_it;
+            before.stale &= !is_of_it;
+            return is_of_it;
         }
         if !is_wanted || !known.has_room() {
             return false;
@@ -377,9 +530,111 @@ impl Duplicates {
             offset,
             until: None,
             written: true,
+            stale: false,
         };
         known.put(id, entry);
         true
+    }
+
+    /// What is known of an id.
+    pub(crate) fn known(&self, shard: i32, id: Identity) -> Option<Known> {
+        let known = self.shards.get(&shard)?;
+        let Entry { offset, until, .. } = *known.ids.get(&id)?;
+        let schedule = known.schedules.get(&id).copied();
+        Some(Known {
+            offset,
+            until,
+            schedule,
+        })
+    }
+
+    /// The task of this id that is under way in memory goes by this schedule.
+    pub(crate) fn goes_by(&mut self, shard: i32, id: Identity, schedule: Schedule) {
+        if let Some(known) = self.shards.get_mut(&shard) {
+            known.keep(id, Some(schedule));
+        }
+    }
+
+    /// The task that entered at `replaced.by` becomes the one of this id, and the one before it is replaced; false if there is no room to know
+    /// that.
+    pub(crate) fn replace(
+        &mut self,
+        shard: i32,
+        id: Identity,
+        (task, replaced): (i64, Replaced),
+    ) -> bool {
+        let known = self.shards.entry(shard).or_default();
+        if !known.has_room() {
+            self.unknown += 1;
+            return false;
+        }
+        if let Some(entry) = known.ids.get_mut(&id) {
+            entry.offset = replaced.by;
+            entry.stale = true;
+        }
+        let mark = Mark { is_durable: false };
+        known.given_up.remove(&task);
+        known.replaced.insert(task, mark);
+        true
+    }
+
+    /// Whether the task that entered at `task` is replaced.
+    pub(crate) fn is_replaced(&self, shard: i32, task: i64) -> bool {
+        let known = self.shards.get(&shard);
+        known.is_some_and(|known| known.replaced.contains_key(&task))
+    }
+
+    /// A task that is replaced is met, and goes: true if its mark may go with it, false if it has to wait until the mark is durable.
+    pub(crate) fn goes(&mut self, shard: i32, task: i64) -> bool {
+        let Some(known) = self.shards.get_mut(&shard) else {
+            return true;
+        };
+        let may_go = known.replaced.get(&task).is_none_or(|mark| mark.is_durable);
+        if may_go {
+            known.replaced.remove(&task);
+        }
+        may_go
+    }
+
+    /// Something is decided about an id, which is the consequence of an offset.
+    pub(crate) fn decided(&mut self, at: (LaneId, i64), id: Identity, replaces: Option<i64>) {
+        let known = self.shards.entry(at.0.shard).or_default();
+        // What was decided before of the same offset has come to nothing, but for whom it has replaced.
+        let before = known.unsettle(at);
+        let replaces = replaces.or_else(|| before.and_then(|before| before.replaces));
+        let batch = None;
+        let changing = Changing {
+            id,
+            batch,
+            replaces,
+        };
+        known.changing.insert(at, changing);
+        *known.busy.entry(id).or_default() += 1;
+    }
+
+    /// What was decided goes into a batch of its lane.
+    pub(crate) fn submitted(&mut self, at: (LaneId, i64), batch: u64) {
+        let known = self.shards.get_mut(&at.0.shard);
+        if let Some(changing) = known.and_then(|known| known.changing.get_mut(&at)) {
+            changing.batch = Some(batch);
+        }
+    }
+
+    /// What was decided comes to nothing: its task is in memory again. Whom it has replaced stays so.
+    pub(crate) fn undecided(&mut self, at: (LaneId, i64)) {
+        let Some(known) = self.shards.get_mut(&at.0.shard) else {
+            return;
+        };
+        let changing = known.changing.get(&at);
+        if changing.is_some_and(|changing| changing.replaces.is_none()) {
+            known.unsettle(at);
+        }
+    }
+
+    /// Whether something was decided about an id that is not durable.
+    pub(crate) fn is_busy(&self, shard: i32, id: Identity) -> bool {
+        let known = self.shards.get(&shard);
+        known.is_some_and(|known| known.busy.contains_key(&id))
     }
 
     /// A delivery goes into a batch of its lane.
@@ -404,15 +659,31 @@ impl Duplicates {
         let Some(known) = self.shards.get_mut(&lane.shard) else {
             return;
         };
-        if known.deliveries.is_empty() {
-            return;
+        if !known.deliveries.is_empty() {
+            let is_over = |(of, _): &(LaneId, i64), delivery: &mut Delivery| {
+                *of == lane && delivery.batch <= over
+            };
+            let over: Vec<_> = known.deliveries.extract_if(.., is_over).collect();
+            for (_, Delivery { told, .. }) in over {
+                known.settle(told.id, told.task, told.if_taken);
+            }
         }
-        let is_over = |(of, _): &(LaneId, i64), delivery: &mut Delivery| {
-            *of == lane && delivery.batch <= over
-        };
-        let over: Vec<_> = known.deliveries.extract_if(.., is_over).collect();
-        for (_, Delivery { told, .. }) in over {
-            known.settle(told.id, told.task, told.if_taken);
+        if !known.changing.is_empty() {
+            let is_over = |((of, _), changing): (&(LaneId, i64), &Changing)| {
+                *of == lane && changing.batch.is_some_and(|batch| batch <= over)
+            };
+            let all = known.changing.iter();
+            let durable: Vec<_> = all
+                .filter(|entry| is_over(*entry))
+                .map(|(at, _)| *at)
+                .collect();
+            for at in durable {
+                let replaced = known.unsettle(at).and_then(|changing| changing.replaces);
+                let mark = replaced.and_then(|task| known.replaced.get_mut(&task));
+                if let Some(mark) = mark {
+                    mark.is_durable = true;
+                }
+            }
         }
     }
 
@@ -420,6 +691,9 @@ impl Duplicates {
     pub(crate) fn returned(&mut self, at: (LaneId, i64)) {
         if let Some(known) = self.shards.get_mut(&at.0.shard) {
             known.deliveries.remove(&at);
+            if let Some(changing) = known.changing.get_mut(&at) {
+                changing.batch = None;
+            }
         }
     }
 
@@ -430,6 +704,9 @@ impl Duplicates {
         };
         let of = |_: &Identity, entry: &mut Entry| entry.until.is_none() && entry.written;
         let ids: Vec<Identity> = known.ids.extract_if(of).map(|(id, _)| id).collect();
+        for id in &ids {
+            known.schedules.remove(id);
+        }
         known.gone.extend(ids);
     }
 
@@ -452,22 +729,38 @@ impl Duplicates {
     /// The shards of which something is to be written down that is forgotten.
     pub(crate) fn forgotten(&self) -> impl Iterator<Item = i32> {
         let shards = self.shards.iter();
-        let forgotten = shards.filter(|(_, known)| !known.gone.is_empty());
+        let has_news = |known: &Shard| !known.gone.is_empty() || !known.given_up.is_empty();
+        let forgotten = shards.filter(move |(_, known)| has_news(known));
         forgotten.map(|(shard, _)| *shard)
     }
 
-    /// The ids that are to be written down as forgotten.
-    pub(crate) fn changes(&mut self) -> Vec<(i32, Identity)> {
+    /// What is to be written down as forgotten.
+    pub(crate) fn changes(&mut self) -> Vec<(i32, State)> {
         let mut changes = Vec::new();
         for (shard, known) in &mut self.shards {
             for _ in 0..AT_ONCE {
                 let Some(id) = known.gone.pop_first() else {
                     break;
                 };
-                changes.push((*shard, id));
+                changes.push((*shard, State::Id { id, known: None }));
+            }
+            for _ in 0..AT_ONCE {
+                let Some(task) = known.given_up.pop_first() else {
+                    break;
+                };
+                let replaced = None;
+                changes.push((*shard, State::Replaced { task, replaced }));
             }
         }
         changes
+    }
+
+    /// What was to be written down of a task as not replaced any more was not.
+    pub(crate) fn mark_unwritten(&mut self, shard: i32, task: i64) {
+        let known = self.shards.entry(shard).or_default();
+        if !known.replaced.contains_key(&task) {
+            known.given_up.insert(task);
+        }
     }
 
     /// What was to be written down of an id as forgotten was not.
@@ -491,7 +784,11 @@ impl Duplicates {
 
     /// The bytes that is known of ids takes.
     pub(crate) fn bytes(&self) -> usize {
-        self.len() * BYTES
+        let of = |known: &Shard| {
+            let more = known.schedules.len() + known.replaced.len();
+            known.ids.len() * BYTES + more * MORE_BYTES
+        };
+        self.shards.values().map(of).sum()
     }
 }
 
@@ -500,12 +797,16 @@ impl Duplicates {
 impl Shard {
     /// Whether nothing is known, and nothing is to be written down.
     fn is_empty(&self) -> bool {
-        self.ids.is_empty() && self.gone.is_empty()
+        self.ids.is_empty()
+            && self.gone.is_empty()
+            && self.replaced.is_empty()
+            && self.given_up.is_empty()
+            && self.changing.is_empty()
     }
 
     /// Makes room for one more id, of those that have ended.
     fn has_room(&mut self) -> bool {
-        if self.ids.len() < MOST {
+        if self.ids.len() + self.replaced.len() < MOST {
             return true;
         }
         let first = self.ended.first().copied();
@@ -527,6 +828,7 @@ impl Shard {
                     offset,
                     until,
                     written,
+                    stale: written,
                 },
             );
         } else if written {
@@ -547,6 +849,9 @@ impl Shard {
     /// Takes an id out: whether anything is written down of it.
     fn take(&mut self, id: Identity) -> bool {
         let is_gone = self.gone.remove(&id);
+        if !self.schedules.is_empty() {
+            self.schedules.remove(&id);
+        }
         let Some(entry) = self.ids.remove(&id) else {
             return is_gone;
         };
@@ -570,14 +875,40 @@ impl Shard {
             return;
         }
         self.take(id);
-        if let Some(Known { offset, until }) = known {
+        if let Some(known) = known {
+            let Known {
+                offset,
+                until,
+                schedule,
+            } = known;
             let entry = Entry {
                 offset,
                 until,
                 written: true,
+                stale: false,
             };
             self.put(id, entry);
+            self.keep(id, schedule);
         }
+    }
+
+    /// Keeps the schedule of the task of an id, if there is one to keep.
+    fn keep(&mut self, id: Identity, schedule: Option<Schedule>) {
+        if let Some(schedule) = schedule {
+            self.schedules.insert(id, schedule);
+        }
+    }
+
+    /// What was decided of an offset is durable, or comes to nothing.
+    fn unsettle(&mut self, at: (LaneId, i64)) -> Option<Changing> {
+        let changing = self.changing.remove(&at)?;
+        if let Some(count) = self.busy.get_mut(&changing.id) {
+            *count -= 1;
+            if *count == 0 {
+                self.busy.remove(&changing.id);
+            }
+        }
+        Some(changing)
     }
 }
 
@@ -595,6 +926,8 @@ mod tests {
             offset: number as i64,
             became,
             is_wanted: true,
+            replaces: false,
+            schedule: None,
         }
     }
 
@@ -618,7 +951,11 @@ mod tests {
         assert_eq!(in_its_place, Newcomer::First);
         assert_eq!((known.len(), known.unknown()), (MOST, 1));
         // What stands of it on the topic is to go.
-        assert_eq!(known.changes(), [(0, id(7))]);
+        let gone = State::Id {
+            id: id(7),
+            known: None,
+        };
+        assert_eq!(known.changes(), [(0, gone)]);
         assert!(known.bytes() <= 8 << 20);
     }
 

@@ -38,6 +38,7 @@ use std::time::Duration;
 use self::breakers::Breakers;
 use self::calls::Call;
 use self::control::Commands;
+use self::duplicates::Replacing;
 use self::forced::Forcing;
 use self::held::Held;
 use self::lanes::{Assigned, Lanes, Memory};
@@ -102,6 +103,8 @@ pub struct Engine {
     orders: Orders,
     /// Which ids are under way, or have ended of late.
     duplicates: Duplicates,
+    /// The records that are to take the places of tasks, and tasks whose places are taken, which wait for something to be durable.
+    replacing: Replacing,
     /// The tasks that are held since their scenes do not exist, by scene.
     missed: BTreeMap<Arc<str>, Missed>,
     /// Longest time for which they are.
@@ -203,6 +206,7 @@ impl Engine {
             slow: Slow::default(),
             orders: Orders::default(),
             duplicates: Duplicates::default(),
+            replacing: Replacing::default(),
             missed: BTreeMap::new(),
             hold: UNKNOWN_SCENE_HOLD,
             held: Held::default(),
@@ -267,7 +271,11 @@ impl Engine {
                 steps,
             } => self.know_commands(shard, taken, steps),
             Input::HoldsKnown { shard, holds } => self.know_holds(shard, holds),
-            Input::IdsKnown { shard, ids } => self.know_ids(now, shard, ids),
+            Input::IdsKnown {
+                shard,
+                ids,
+                replaced,
+            } => self.know_ids(now, shard, ids, replaced),
             Input::Holds(mut holds) => {
                 let forced = holds.take_forced();
                 self.follow_holds(now, holds);
@@ -333,6 +341,7 @@ impl Engine {
         self.quotas.follow(now.steady, &scenes);
         self.scenes = scenes;
         self.want_ids();
+        self.replacing.look_again();
         self.follow_exhausted();
         self.forget_missed();
         // Those that are new, too.
@@ -357,6 +366,7 @@ impl Engine {
             .chain(self.next_hold())
             .chain(self.next_forced())
             .chain(self.next_take_in())
+            .chain(self.next_replacing(room))
             .chain(self.agenda.next())
             .min()
     }
@@ -569,6 +579,13 @@ impl Engine {
                 task: Arc::new(*task),
             };
             self.count(now, &mut item);
+            if self.is_replaced(&item) {
+                self.leave_replaced(item, actions);
+                if !is_aside {
+                    self.pause_if_full(now, position, actions);
+                }
+                return;
+            }
             self.enter(&item);
             if let Some(item) = self.if_commands_read(now, item, appended) {
                 if self.meets(&item) {
@@ -585,6 +602,9 @@ impl Engine {
 
     /// Takes in a task that was read.
     fn take_in(&mut self, now: Now, item: Item, appended: Timestamp, actions: &mut Vec<Action>) {
+        if self.is_replaced(&item) {
+            return self.leave_replaced(item, actions);
+        }
         match item.lane.source {
             Source::Tasks => self.ingest(now, item, actions),
             Source::Tier(tier) => self.unpark(now, tier, appended, item),
@@ -630,7 +650,10 @@ impl Engine {
     }
 
     /// A task from the retry topic.
-    fn ingest(&mut self, now: Now, mut item: Item, actions: &mut Vec<Action>) {
+    fn ingest(&mut self, now: Now, item: Item, actions: &mut Vec<Action>) {
+        let Some(mut item) = self.if_alone(now, item, actions) else {
+            return;
+        };
         let Some(scene) = self.scenes.find(&item.task.scene) else {
             return self.without_scene(now, item, actions);
         };
@@ -739,6 +762,7 @@ impl Engine {
         self.write_again(most, actions);
         // Half of the room is for tasks that move on, however many are due. Then the queues: their tasks have waited longest.
         self.take_in_waiting(now, most, actions);
+        self.follow_replacing(now, actions);
         self.follow_commands(now, most, actions);
         self.send_outbound(now, most, Until::HalfFull, actions);
         self.ask_gates(now, most, actions);
@@ -789,6 +813,12 @@ impl Engine {
 
     /// A task is to be looked at: it is due, or soon, or far off.
     fn look_at(&mut self, now: Now, mut item: Item, actions: &mut Vec<Action>) {
+        if self.is_replaced(&item) {
+            if self.is_full() {
+                return self.wait_for_room(item);
+            }
+            return self.leave_replaced(item, actions);
+        }
         self.count(now, &mut item);
         let wake = item.task.wake();
         if wake <= now.wall {
@@ -852,6 +882,7 @@ impl Engine {
         self.pass_on(lane.shard, durable.ends);
         let (_, over) = self.lanes.batches(lane);
         self.duplicates.committed(lane, over);
+        self.replacing.look_again();
     }
 
     /// Stops everything of a shard that has not started; the next owner reads it again.
@@ -868,6 +899,7 @@ impl Engine {
         self.forget_held(shard);
         self.leave_commands(shard);
         self.forget_commanded(shard);
+        self.replacing.forget(shard);
         self.dues.forget(shard);
         self.lanes.forget_paused(shard);
         self.drain(shard, actions);
@@ -896,6 +928,7 @@ impl Engine {
         self.quotas.release(shard);
         self.orders.end(shard);
         self.duplicates.end(shard);
+        self.replacing.forget(shard);
         self.dues.forget(shard);
     }
 

@@ -187,9 +187,9 @@ pub enum Transition {
     },
     /// Another record has come whose id the task has, or had until a while ago.
     Duplicate {
-        /// What became of that record: `dropped`.
+        /// What became of that record: `dropped`; or of the task, whose place it takes: `replaced`, or `payload-replaced`.
         fate: &'static str,
-        /// Where it stands, and why it is one too many.
+        /// Where it stands, and of which task that tells.
         told: Failure,
     },
     /// The target has said that it will answer later: the attempt is pending.

@@ -607,6 +607,41 @@ impl Shard {
         }
     }
 
+    /// The key in whose queue a task is: this one, as a rule.
+    pub(crate) fn key_of(&self, guess: Option<Fingerprint>, offset: i64) -> Option<Fingerprint> {
+        let has = |queue: &KeyQueue| queue.find(offset).is_ok();
+        let guess = guess.filter(|key| self.queues.get(key).is_some_and(has));
+        guess.or_else(|| {
+            let mut queues = self.queues.iter();
+            queues.find(|(_, queue)| has(queue)).map(|(key, _)| *key)
+        })
+    }
+
+    /// Takes a task out that waits here, if it does; it stays in its queue.
+    pub(crate) fn take_held(
+        &mut self,
+        key: Fingerprint,
+        offset: i64,
+        now: Timestamp,
+    ) -> Option<Item> {
+        let waiter = self.task(key, offset)?.wake()?;
+        Some(waiter.go_on(now))
+    }
+
+    /// The end of a task is not written as it was decided, and will be in another way: it leaves its queue at once.
+    pub(crate) fn leave(&mut self, offset: i64, woken: &mut Vec<Waiter>) {
+        let Some(key) = self.key_of(None, offset) else {
+            return;
+        };
+        let Some((queue, index)) = self.find(key, offset) else {
+            return;
+        };
+        if matches!(queue.tasks[index].location, Location::Ended(_)) {
+            self.remove(key, index, woken);
+            self.changed.insert(key);
+        }
+    }
+
     /// What was to be written of a key was not.
     pub(crate) fn write_again(&mut self, key: Fingerprint) {
         self.changed.insert(key);

@@ -146,6 +146,12 @@ pub enum Bug {
     IdsForgotten,
     /// What is known of the id of a task that is parked is not written down.
     IdUnwritten,
+    /// A task that is replaced goes on as if it was not.
+    ReplacedAttempted,
+    /// Which tasks are replaced is not written down.
+    ReplacedUnwritten,
+    /// A record that waits for a call before it takes the place of its task is forgotten.
+    PayloadForgotten,
     /// A task that is out of attempts is started again by itself.
     ExhaustedStarts,
     /// What people let go of those is not heard.
@@ -164,7 +170,7 @@ pub struct Planted {
 
 impl Bug {
     /// Every mistake that the simulation is known to notice by itself; the others are [`Self::RARE`].
-    pub const ALL: [Self; 53] = [
+    pub const ALL: [Self; 56] = [
         Self::OffsetByOne,
         Self::WrongBase,
         Self::Early,
@@ -214,6 +220,9 @@ impl Bug {
         Self::DuplicateWindowShort,
         Self::IdsForgotten,
         Self::IdUnwritten,
+        Self::ReplacedAttempted,
+        Self::ReplacedUnwritten,
+        Self::PayloadForgotten,
         Self::BrakeIgnored,
         Self::PendingAttempted,
         Self::PendingKept,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::control::{Place, Progress};
-use crate::duplicates::{Identity, Known};
+use crate::duplicates::{Identity, Known, Replaced};
 use crate::hold::Standing;
 use crate::key_order::{Change, Fingerprint};
 use crate::lane::Source;
@@ -48,6 +48,13 @@ pub enum State {
         /// What is known of it; none if it is forgotten.
         known: Option<Known>,
     },
+    /// Whether a task is replaced by another one of its id: see [`crate::duplicates`].
+    Replaced {
+        /// The offset in the retry topic at which the task entered.
+        task: i64,
+        /// How it was replaced; none if it is not, or has gone.
+        replaced: Option<Replaced>,
+    },
 }
 
 /// What tells the records of a shard apart.
@@ -68,6 +75,8 @@ pub enum StateKey {
     Hold(Arc<str>),
     /// [`State::Id`].
     Id(Identity),
+    /// [`State::Replaced`].
+    Replaced(i64),
 }
 
 // === impl State ===
@@ -84,6 +93,19 @@ impl State {
             Self::Step { place, .. } => StateKey::Step(*place),
             Self::Hold { name, .. } => StateKey::Hold(Arc::clone(name)),
             Self::Id { id, .. } => StateKey::Id(*id),
+            Self::Replaced { task, .. } => StateKey::Replaced(*task),
+        }
+    }
+
+    /// The task that is replaced from now on, by the offset at which it entered.
+    pub fn replaced(&self) -> Option<i64> {
+        match self {
+            Self::Replaced { task, replaced } => replaced.map(|_| *task),
+            Self::Order(_)
+            | Self::Taken { .. }
+            | Self::Step { .. }
+            | Self::Hold { .. }
+            | Self::Id { .. } => None,
         }
     }
 
@@ -91,7 +113,11 @@ impl State {
     pub fn id(&self) -> Option<(Identity, Option<Known>)> {
         match self {
             Self::Id { id, known } => Some((*id, *known)),
-            Self::Order(_) | Self::Taken { .. } | Self::Step { .. } | Self::Hold { .. } => None,
+            Self::Order(_)
+            | Self::Taken { .. }
+            | Self::Step { .. }
+            | Self::Hold { .. }
+            | Self::Replaced { .. } => None,
         }
     }
 }

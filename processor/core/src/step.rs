@@ -12,7 +12,7 @@ use crate::breaker::{self, StateChange};
 use crate::completions::{Binding, Completions};
 use crate::control::{Command, Control, Place, Progress, Refusal};
 use crate::cooldown;
-use crate::duplicates::{Identity, Known};
+use crate::duplicates::{Identity, Known, Replaced};
 use crate::entry::{Alert, Entry, Poison, Transition};
 use crate::hold::{Holds, Standing};
 use crate::key_order;
@@ -84,6 +84,8 @@ pub enum Input {
         shard: i32,
         /// The ids.
         ids: Vec<(Identity, Known)>,
+        /// The tasks that are replaced, by the offsets at which they entered.
+        replaced: Vec<(i64, Replaced)>,
     },
     /// These holds are in force from now on.
     Holds(Holds),

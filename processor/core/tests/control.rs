@@ -272,7 +272,11 @@ impl Bench {
     fn progress(&self) -> Option<Progress> {
         let mut steps = self.states.iter().rev().filter_map(|state| match state {
             State::Step { progress, .. } => Some(progress.clone()),
-            State::Order(_) | State::Taken { .. } | State::Hold { .. } | State::Id { .. } => None,
+            State::Order(_)
+            | State::Taken { .. }
+            | State::Hold { .. }
+            | State::Id { .. }
+            | State::Replaced { .. } => None,
         });
         steps.next().flatten()
     }

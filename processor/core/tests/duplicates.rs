@@ -7,15 +7,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use retide_core::completions::Completions;
-use retide_core::duplicates::{Identity, Known, Mode, Rule};
+use retide_core::duplicates::{Identity, Known, Mode, Replaced, Rule};
 use retide_core::lane::Limits;
 use retide_core::scene::Target;
 use retide_core::{
     Action, Backoff, Engine, Entry, Failure, Fate, Gates, Input, Jitter, Ladder, LaneId, Now,
-    Outcome, Policy, Position, Returned, Scene, Settlement, Source, State, Task, Transition,
+    Ordering, Outcome, Policy, Position, Returned, Scene, Settlement, Source, State, Task,
+    Transition,
 };
 
 use support::{TASKS, at};
+
+/// The tier that is read.
+const TIER: LaneId = LaneId {
+    shard: 0,
+    source: Source::Tier(0),
+};
 
 /// The window of the scene.
 const WINDOW: u64 = 60_000;
@@ -47,6 +54,10 @@ fn scene(name: &str, target: Target, mode: Mode) -> Scene {
 
 impl Bench {
     fn new(ids: Vec<(Identity, Known)>) -> Self {
+        Self::of(ids, Vec::new())
+    }
+
+    fn of(ids: Vec<(Identity, Known)>, replaced: Vec<(i64, Replaced)>) -> Self {
         let engine = Engine::new(
             Ladder::default(),
             Limits::of(16 << 20),
@@ -61,9 +72,20 @@ impl Bench {
             scene("once", Target::Call, Mode::Drop),
             scene("topic", topic, Mode::Drop),
             scene("any", Target::Call, Mode::Allow),
+            scene("new", Target::Call, Mode::Replace),
+            scene("kept", Target::Call, Mode::KeepDue),
+            Scene {
+                ordering: Ordering::Key,
+                ..scene("keyed", Target::Call, Mode::Replace)
+            },
         ];
         bench.step(at(0), Input::Rules(scenes.into_iter().collect()));
-        bench.step(at(0), Input::IdsKnown { shard: 0, ids });
+        let known = Input::IdsKnown {
+            shard: 0,
+            ids,
+            replaced,
+        };
+        bench.step(at(0), known);
         for source in [Source::Tasks, Source::Tier(0)] {
             let assign = Input::Assign {
                 lane: LaneId { shard: 0, source },
@@ -95,6 +117,40 @@ impl Bench {
             task: Box::new(task),
         };
         let mut actions = self.step(at(millis), record);
+        actions.extend(self.step(at(millis), Input::Tick));
+        actions
+    }
+
+    /// A task is read from a tier.
+    fn read_tier(&mut self, millis: u64, offset: i64, task: &Task) -> Vec<Action> {
+        let position = Position {
+            lane: TIER,
+            run: 0,
+            offset,
+        };
+        let record = Input::Record {
+            position,
+            appended: at(millis).wall,
+            task: Box::new(task.clone()),
+        };
+        let mut actions = self.step(at(millis), record);
+        actions.extend(self.step(at(millis), Input::Tick));
+        actions
+    }
+
+    /// As [`Self::commit`], with what follows from it.
+    fn durable(&mut self, millis: u64) -> Vec<Action> {
+        let commits = self.engine.commits();
+        self.engine.changes();
+        let mut actions = Vec::new();
+        for commit in commits {
+            let committed = Input::Committed {
+                lane: commit.lane,
+                epoch: commit.epoch,
+                watermark: commit.watermark,
+            };
+            actions.extend(self.step(at(millis), committed));
+        }
         actions.extend(self.step(at(millis), Input::Tick));
         actions
     }
@@ -134,6 +190,9 @@ impl Bench {
 fn task(millis: u64, offset: i64, scene: &str, id: &str) -> Task {
     let mut task = support::task(id, scene, at(millis).wall);
     task.origin.offset = offset;
+    if scene == "keyed" {
+        task.record.key = Some("k".into());
+    }
     task
 }
 
@@ -178,6 +237,7 @@ fn state(scene: &str, offset: i64, until: Option<u64>) -> State {
         known: Some(Known {
             offset,
             until: until.map(|millis| at(millis).wall),
+            schedule: None,
         }),
     }
 }
@@ -250,6 +310,7 @@ fn the_next_owner_knows_the_ids_and_takes_no_record_for_a_duplicate_of_itself() 
     let known = |offset, until: Option<u64>| Known {
         offset,
         until: until.map(|millis| at(millis).wall),
+        schedule: None,
     };
     let mut bench = Bench::new(vec![
         (id("a"), known(-7, None)),
@@ -363,4 +424,284 @@ fn a_scene_that_allows_duplicates_writes_nothing_down() {
 
     assert!(ends.iter().all(|end| states(&end.entries).is_empty()));
     assert_eq!(bench.engine.known_ids(), 0);
+}
+
+/// The task that a settlement parks.
+fn parked(settlement: &Settlement) -> &Arc<Task> {
+    let mut parked = settlement.entries.iter().filter_map(Entry::parked);
+    parked.next().expect("nothing is parked").1
+}
+
+/// What the settlement tells of duplicates: what became of whom.
+fn told(settlement: &Settlement) -> Vec<(&'static str, String)> {
+    let events = settlement.entries.iter().filter_map(Entry::event);
+    events
+        .filter_map(|event| match &event.transition {
+            Transition::Duplicate { fate, told } => Some((*fate, told.message.to_string())),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Whether all that was done is that a replaced task has gone.
+fn has_gone(actions: &[Action], task: i64) -> bool {
+    let [Action::Settle(settlement)] = actions else {
+        return false;
+    };
+    let gone = State::Replaced {
+        task,
+        replaced: None,
+    };
+    settlement.entries == [Entry::State(gone)]
+}
+
+/// Whether a settlement marks a task as replaced, in a record that names the newcomer.
+fn marks(settlement: &Settlement, task: i64, by: i64) -> bool {
+    let states = settlement.entries.iter().filter_map(Entry::state);
+    let mut marks = states.filter_map(|state| match state {
+        State::Replaced { task, replaced } => Some((*task, replaced.map(|replaced| replaced.by))),
+        _ => None,
+    });
+    marks.any(|mark| mark == (task, Some(by)))
+}
+
+#[test]
+fn a_newcomer_takes_the_place_of_a_parked_task_which_goes_without_a_word() {
+    for (scene, fate, attempt) in [("new", "replaced", 1), ("kept", "payload-replaced", 2)] {
+        let mut bench = Bench::new(Vec::new());
+        let call = bench.read(0, 0, scene, "a");
+        let old = bench.answer(10, &call, Outcome::Retryable(no()));
+        let old = Arc::clone(parked(&old));
+        bench.durable(20);
+
+        let taken = bench.read(1_000, 1, scene, "a");
+
+        let [Action::Settle(taken)] = &taken[..] else {
+            panic!("{taken:?}");
+        };
+        let new = parked(taken);
+        let says = "retry.tasks/0/1: takes the place of the task that entered at offset 0";
+        assert_eq!(told(taken), [(fate, says.to_owned())]);
+        assert!(marks(taken, 0, 1), "{taken:?}");
+        let known: Vec<_> = states(&taken.entries);
+        let [
+            State::Id {
+                known: Some(known), ..
+            },
+        ] = &known[..]
+        else {
+            panic!("{known:?}");
+        };
+        assert_eq!((known.offset, known.until), (1, None));
+        assert_eq!((new.origin.offset, new.attempt), (1, attempt));
+        let schedule = known
+            .schedule
+            .map(|schedule| (schedule.due, schedule.attempt));
+        if scene == "kept" {
+            assert_eq!(new.due, old.due);
+            assert_eq!(new.first_failed_at, old.first_failed_at);
+            assert_eq!(schedule, Some((old.due, 2)));
+        } else {
+            assert_eq!(new.due, at(1_000).wall);
+            assert_eq!(schedule, None);
+        }
+        let new = Arc::clone(new);
+        // It stays until that is durable.
+        assert_eq!(bench.read_tier(31_000, 0, &old), []);
+        assert!(has_gone(&bench.durable(31_010), 0));
+        assert!(ticket(&bench.read_tier(31_020, 1, &new)).is_some());
+    }
+}
+
+#[test]
+fn a_newcomer_waits_for_a_call_and_takes_the_place_if_it_fails() {
+    for scene in ["new", "kept"] {
+        let mut bench = Bench::new(Vec::new());
+        let call = bench.read(0, 0, scene, "a");
+
+        assert_eq!(bench.read(10, 1, scene, "a"), []);
+        let failed = bench.answer(20, &call, Outcome::Retryable(no()));
+        let due = parked(&failed).due;
+        let taken = bench.durable(30);
+
+        let taken = settlement(&taken);
+        assert!(marks(taken, 0, 1), "{taken:?}");
+        let (new, is_kept) = (parked(taken), scene == "kept");
+        assert_eq!(new.attempt, if is_kept { 2 } else { 1 });
+        assert_eq!(new.due, if is_kept { due } else { at(10).wall });
+    }
+}
+
+#[test]
+fn a_newcomer_is_a_task_of_its_own_if_the_call_it_waits_for_succeeds() {
+    for scene in ["new", "kept"] {
+        let mut bench = Bench::new(Vec::new());
+        let call = bench.read(0, 0, scene, "a");
+        assert_eq!(bench.read(10, 1, scene, "a"), []);
+        let delivered = bench.answer(20, &call, Outcome::Success);
+        assert!(
+            delivered
+                .entries
+                .iter()
+                .any(|entry| entry.ended().is_some())
+        );
+
+        let started = bench.durable(30);
+
+        // Also within the window: it came before the end.
+        assert!(ticket(&started).is_some(), "{started:?}");
+    }
+}
+
+#[test]
+fn of_two_newcomers_that_wait_the_later_one_takes_the_place() {
+    let mut bench = Bench::new(Vec::new());
+    let call = bench.read(0, 0, "new", "a");
+    assert_eq!(bench.read(10, 1, "new", "a"), []);
+
+    let second = bench.read(20, 2, "new", "a");
+
+    let second = settlement(&second);
+    assert_eq!(second.offset, 1);
+    let says = "retry.tasks/0/2: takes the place of the task that entered at offset 1";
+    assert_eq!(told(second), [("replaced", says.to_owned())]);
+    bench.answer(30, &call, Outcome::Retryable(no()));
+    let taken = bench.durable(40);
+    assert!(marks(settlement(&taken), 0, 2), "{taken:?}");
+}
+
+#[test]
+fn a_task_that_waits_in_memory_does_not_start_once_it_is_replaced() {
+    let mut bench = Bench::new(Vec::new());
+    let later = |offset| {
+        let mut task = task(0, offset, "new", "a");
+        task.due = at(900).wall;
+        task
+    };
+    let read = |bench: &mut Bench, offset| {
+        let position = Position {
+            lane: TASKS,
+            run: 0,
+            offset,
+        };
+        let record = Input::Record {
+            position,
+            appended: at(0).wall,
+            task: Box::new(later(offset)),
+        };
+        bench.step(at(0), record)
+    };
+    assert_eq!(read(&mut bench, 0), []);
+
+    let taken = read(&mut bench, 1);
+
+    assert!(marks(settlement(&taken), 0, 1), "{taken:?}");
+    bench.durable(10);
+    assert!(has_gone(&bench.step(at(900), Input::Tick), 0));
+}
+
+#[test]
+fn the_next_owner_knows_who_is_replaced() {
+    let replaced = Replaced {
+        by: 1,
+        at: at(0).wall,
+    };
+    let known = Known {
+        offset: 1,
+        until: None,
+        schedule: None,
+    };
+    let ids = vec![(Identity::of("new", "a"), known)];
+    let mut bench = Bench::of(ids, vec![(0, replaced)]);
+
+    // Both were open when the owner before was gone.
+    assert!(has_gone(&bench.read(0, 0, "new", "a"), 0));
+    assert!(ticket(&bench.read(0, 1, "new", "a")).is_some());
+}
+
+#[test]
+fn a_place_that_is_not_written_is_taken_again() {
+    let mut bench = Bench::new(Vec::new());
+    let call = bench.read(0, 0, "new", "a");
+    let old = bench.answer(10, &call, Outcome::Retryable(no()));
+    let old = Arc::clone(parked(&old));
+    bench.durable(20);
+    let taken = bench.read(1_000, 1, "new", "a");
+    let taken = settlement(&taken).clone();
+    assert_eq!(bench.read_tier(1_010, 0, &old), []);
+    let lanes = bench.engine.commits().into_iter();
+    let returned = Returned {
+        lanes: lanes.map(|of| (of.lane, of.epoch)).collect(),
+        settlements: vec![(taken.clone(), Fate::Again)],
+        ..Returned::default()
+    };
+
+    let again = bench.step(at(1_020), Input::Returned(Box::new(returned)));
+
+    assert_eq!(settlement(&again), &taken);
+    // Who comes next waits for that, too.
+    assert_eq!(bench.read(1_030, 2, "new", "a"), []);
+    let both = bench.durable(1_040);
+    let settled: Vec<_> = both
+        .iter()
+        .filter_map(|action| match action {
+            Action::Settle(settlement) => Some(settlement.offset),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(settled, [0, 2]);
+}
+
+#[test]
+fn those_behind_a_replaced_task_go_on_when_its_place_is_taken() {
+    let mut bench = Bench::new(Vec::new());
+    let call = bench.read(0, 0, "keyed", "a");
+    bench.answer(10, &call, Outcome::Retryable(no()));
+    bench.durable(20);
+    // Another one of the key is behind it, and is parked as long.
+    let behind = bench.read(30, 1, "keyed", "b");
+    let behind = Arc::clone(parked(settlement(&behind)));
+    let behind_due = Now {
+        wall: behind.wake(),
+        ..at(40_000)
+    };
+    bench.durable(40);
+
+    let taken = bench.read(1_000, 2, "keyed", "a");
+    let new = Arc::clone(parked(settlement(&taken)));
+    bench.durable(1_010);
+
+    // In the order in which they entered: the newcomer has its own place.
+    assert_eq!(ticket(&bench.read_tier(1_020, 1, &new)), None);
+    assert_eq!(bench.read_tier(29_000, 2, &behind), []);
+    let call = bench.step(behind_due, Input::Tick);
+    assert!(ticket(&call).is_some(), "{call:?}");
+}
+
+#[test]
+fn a_task_that_is_over_cannot_be_replaced() {
+    let mut bench = Bench::new(Vec::new());
+    let call = bench.read(0, 0, "new", "a");
+    bench.answer(10, &call, Outcome::Success);
+    bench.durable(20);
+
+    assert!(is_dropped(&bench.read(30, 1, "new", "a")));
+    bench.durable(40);
+    assert!(ticket(&bench.read(10 + WINDOW, 2, "new", "a")).is_some());
+}
+
+#[test]
+fn a_task_that_has_its_id_back_is_written_down_anew() {
+    let id = Identity::of("once", "a");
+    let known = Known {
+        offset: -7,
+        until: Some(at(1_000).wall),
+        schedule: None,
+    };
+    let mut bench = Bench::new(vec![(id, known)]);
+    let call = bench.read(1_000, 0, "once", "a");
+
+    let parked = bench.answer(1_010, &call, Outcome::Retryable(no()));
+
+    assert_eq!(states(&parked.entries), [state("once", 0, None)]);
 }

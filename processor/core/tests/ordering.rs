@@ -268,7 +268,8 @@ impl World {
                         State::Taken { .. }
                         | State::Step { .. }
                         | State::Hold { .. }
-                        | State::Id { .. } => None,
+                        | State::Id { .. }
+                        | State::Replaced { .. } => None,
                     })
                     .collect(),
             });

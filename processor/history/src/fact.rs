@@ -111,6 +111,27 @@ pub(crate) fn dropped(what: &Said) -> Option<(Origin, Origin)> {
     Some((record, task))
 }
 
+/// Where the task entered whose place another record of its id has taken: as the event says.
+pub(crate) fn replaced(what: &Said) -> Option<Origin> {
+    let Said::Event(event) = what else {
+        return None;
+    };
+    let message = event.error_message.as_deref();
+    let message = message.filter(|_| event.event == "duplicate")?;
+    let words = ": takes the place of the task that entered at offset ";
+    let (record, task) = message.split_once(words)?;
+    Some(Origin {
+        offset: task.parse().ok()?,
+        ..origin_of(record)?
+    })
+}
+
+/// Whether an event tells of a task that is over since another record of its id has its place.
+pub(crate) fn is_replaced(event: &wire::Event) -> bool {
+    let fate = event.outcome.as_deref();
+    event.event == "duplicate" && fate.is_some_and(|fate| fate.ends_with("replaced"))
+}
+
 /// Whether an event of this word is an end.
 pub(crate) fn is_end(word: &str) -> bool {
     Terminal::from_word(word).is_some()

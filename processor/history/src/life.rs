@@ -5,7 +5,7 @@
 
 use retide_core::{Kind, Origin, Timestamp};
 
-use crate::fact::{Fact, Said, dropped, instant, is_end, is_too_late, is_work};
+use crate::fact::{Fact, Said, dropped, instant, is_end, is_too_late, is_work, replaced};
 
 /// The records of one task.
 #[derive(Debug, Default)]
@@ -110,6 +110,17 @@ pub(crate) fn lives(facts: Vec<Fact>) -> Vec<Life> {
         lives[index].add(fact);
     }
     events.sort_by_key(|fact| (fact.at.partition, fact.at.offset));
+    for event in &events {
+        // Its life is over then.
+        let task = replaced(&event.what);
+        let task = task.and_then(|task| {
+            let mut lives = lives.iter_mut();
+            lives.find(|life| life.origin.as_ref() == Some(&task))
+        });
+        if let Some(life) = task {
+            life.end = life.end.or(Some(event.when()));
+        }
+    }
     for event in events {
         let at = event.when();
         let partition = event.at.partition;
@@ -119,7 +130,8 @@ pub(crate) fn lives(facts: Vec<Fact>) -> Vec<Life> {
             .filter(|(_, life)| life.is_on(partition) && life.end.is_none_or(|end| end >= at));
         let first = open.min_by_key(|(_, life)| (life.end.unwrap_or(Timestamp::MAX), life.start));
         // It says whose it is.
-        let named = dropped(&event.what).and_then(|(_, task)| {
+        let named = dropped(&event.what).map(|(_, task)| task);
+        let named = named.or_else(|| replaced(&event.what)).and_then(|task| {
             let mut lives = lives.iter().enumerate();
             lives.find(|(_, life)| life.origin.as_ref() == Some(&task))
         });

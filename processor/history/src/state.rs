@@ -60,6 +60,15 @@ pub(crate) fn ended(
     ladder: &Ladder,
     now: Timestamp,
 ) -> State {
+    if end.what == "duplicate" {
+        return State {
+            word: "replaced".to_owned(),
+            text: "replaced: a later record of its id has its place; nothing comes next".to_owned(),
+            place: None,
+            due: None,
+            remaining_ms: None,
+        };
+    }
     let mut text = vec![end.what.clone()];
     match end.attempt {
         Some(1) => text.push(" after 1 attempt".to_owned()),

@@ -6,7 +6,7 @@ use retide_avro::headers::kind_word;
 use retide_avro::wire;
 use retide_core::{Kind, Origin, Task, Timestamp};
 
-use crate::fact::{Fact, Said, error, instant, is_end, is_work};
+use crate::fact::{Fact, Said, error, instant, is_end, is_replaced, is_work};
 use crate::life::Life;
 use crate::state::deferred_until;
 use crate::timeline::Moment;
@@ -219,7 +219,7 @@ impl Step {
     fn of_event(event: &wire::Event, park: Option<Park>) -> Self {
         let is_work = is_work(event);
         Self {
-            is_end: is_end(&event.event),
+            is_end: is_end(&event.event) || is_replaced(event),
             moment: Moment {
                 at: instant(event.at),
                 what: event.event.clone(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use retide_core::completions::Binding;
 use retide_core::control::{Control, Place, Progress as StepProgress};
-use retide_core::duplicates::{Identity, Known as KnownId};
+use retide_core::duplicates::{Identity, Known as KnownId, Replaced};
 use retide_core::hold::Standing as HoldStanding;
 use retide_core::key_order::Shard;
 use retide_core::state::State;
@@ -351,6 +351,8 @@ pub(crate) struct KnownShard {
     pub(crate) holds: BTreeMap<Arc<str>, HoldStanding>,
     /// Which ids are under way, or have ended of late.
     pub(crate) ids: BTreeMap<Identity, KnownId>,
+    /// Which tasks are replaced.
+    pub(crate) replaced: BTreeMap<i64, Replaced>,
 }
 
 // === impl KnownShard ===
@@ -384,6 +386,10 @@ impl KnownShard {
             State::Id { id, known } => match known {
                 Some(known) => drop(self.ids.insert(*id, *known)),
                 None => drop(self.ids.remove(id)),
+            },
+            State::Replaced { task, replaced } => match replaced {
+                Some(replaced) => drop(self.replaced.insert(*task, *replaced)),
+                None => drop(self.replaced.remove(task)),
             },
         }
     }

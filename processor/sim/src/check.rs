@@ -26,6 +26,7 @@ use crate::broker::{
 use crate::fairness::Fairness;
 use crate::forced::{Forcing, is_wish};
 use crate::holds::Heard;
+use crate::latest::{Latest, is_latest};
 use crate::orders::Orders;
 use crate::plan::{FLOOD, Submission};
 use crate::world::{At, SECOND};
@@ -162,6 +163,8 @@ pub struct Figures {
     pub omitted: u64,
     /// Records that were dropped, since another task had their id.
     pub dropped: u64,
+    /// Records that others of their id have taken the place of, or that were dropped beside those.
+    pub replaced: u64,
     /// Attempts that were pending.
     pub pending: u64,
 }
@@ -173,6 +176,8 @@ pub(crate) struct Judge {
     submitted: BTreeMap<Arc<str>, Arc<Submission>>,
     /// How often each task was asked for again, less how often that was dropped.
     again: BTreeMap<Arc<str>, i64>,
+    /// What is known of tasks that others take the place of: all that is judged by ids is not about them.
+    latest: Latest,
     /// When the first attempt of each task is due at the latest: what was asked for, or when the broker got it.
     first_due: BTreeMap<Arc<str>, Timestamp>,
     /// The tasks of each key of a scene that keeps order, in the order of their offsets.
@@ -253,6 +258,7 @@ impl Figures {
             returned: self.returned + other.returned,
             omitted: self.omitted + other.omitted,
             dropped: self.dropped + other.dropped,
+            replaced: self.replaced + other.replaced,
             pending: self.pending + other.pending,
         }
     }
@@ -314,6 +320,9 @@ impl Judge {
         appended: Timestamp,
     ) {
         self.unfinished += 1;
+        if is_latest(&submission.scene) {
+            return self.latest.submitted(submission, offset);
+        }
         if submission.again {
             *self.again.entry(Arc::clone(&submission.id)).or_default() += 1;
             return;
@@ -358,6 +367,18 @@ impl Judge {
         let late = start.wall.since(task.due);
         if start.wait.total() != late {
             self.object(|| format!("{} is late by {late:?}, told is {:?}", task.id, start.wait));
+        }
+        if is_latest(&task.scene) {
+            if start.is_owner
+                && task.kind == Kind::Work
+                && let Err(why) = self.latest.started(task, scene.ordering)
+            {
+                self.object(|| why);
+            }
+            if let Some(rate) = scene.rate.filter(|_| start.is_member) {
+                self.within_rate(at, scene, rate);
+            }
+            return self.within_concurrency(start.process, scene);
         }
         let attempt = Attempt::of(task, task.attempt);
         self.in_order(&attempt, task);
@@ -531,6 +552,9 @@ impl Judge {
 
     /// What the target said, or would have, had its answer arrived.
     pub(crate) fn answered(&mut self, task: &Task, outcome: &Outcome) {
+        if is_latest(&task.scene) {
+            return;
+        }
         let known = self
             .attempts
             .entry(Attempt::of(task, task.attempt))
@@ -743,6 +767,9 @@ impl Judge {
     pub(crate) fn finish(&mut self) {
         self.all_covered();
         if let Err(why) = self.orders.finish() {
+            self.object(|| why);
+        }
+        if let Err(why) = self.latest.finish() {
             self.object(|| why);
         }
         if let Some((id, left)) = self.again.clone().iter().find(|(_, left)| **left != 0) {
@@ -1093,7 +1120,16 @@ impl Judge {
 
     /// A record is durable.
     fn written(&mut self, payload: &Payload) {
+        if let Err(why) = self.latest.written(payload) {
+            self.object(|| why);
+        }
         match payload {
+            Payload::Callback(ended) if is_latest(&ended.scene) => {}
+            Payload::Delivered(task) if is_latest(&task.scene) => {}
+            Payload::Event(event) if is_latest(&event.scene) => {
+                let is_replaced = matches!(event.transition, Transition::Duplicate { .. });
+                self.figures.replaced += u64::from(is_replaced);
+            }
             Payload::Parked(task) => {
                 self.figures.hops = self.figures.hops.max(task.hops.into());
                 if task.hops > MOST_HOPS {

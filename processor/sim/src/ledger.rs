@@ -544,7 +544,7 @@ impl Ledger {
         }
         let silent = submitted.batch.settled.iter();
         let silent = silent
-            .filter(|settled| settled.records.is_empty())
+            .filter(|settled| settled.cause.of == 0 && settled.cause.offset != NO_OFFSET)
             .map(|settled| settled.cause);
         let request = Request::Offsets {
             id: writer.id,

@@ -7,7 +7,7 @@
 //! | `plan` | who takes part, what is asked for, what goes wrong: all of it from the seed |
 //! | `broker`, `group` | a model of Kafka: partitions, transactions, offsets, generations |
 //! | `worker`, `ledger` | the shell's duties around the engine, without threads |
-//! | `check`, `fairness` | the judge, which knows the promises and nothing of the code |
+//! | `check`, `fairness`, `latest` | the judge, which knows the promises and nothing of the code |
 //! | `campaign` | many histories at a time |
 //! | `export` | what could be seen of a history from outside, for the checker of the crash campaign |
 //! | `bug` | mistakes to plant, to see that the judge notices |
@@ -41,6 +41,7 @@ mod fairness;
 mod forced;
 mod group;
 mod holds;
+mod latest;
 mod ledger;
 mod orders;
 mod plan;

@@ -196,6 +196,9 @@ const SHARING: [&str; 2] = ["shared", "too"];
 /// The scenes of those that drop duplicates: a call, and a topic.
 const ONCE: [&str; 2] = ["once", "once-topic"];
 
+/// The scenes of those where newcomers take the place of the task of their id: a call, and a topic.
+pub(crate) const LATEST: [&str; 2] = ["latest", "latest-topic"];
+
 /// How long after its end a task of those still has its id: longer than from the first task of a history to when its last one is read.
 const WINDOW: Duration = Duration::from_hours(1);
 /// The scene whose target is well, then refuses everybody for good, and is well again.
@@ -354,6 +357,7 @@ impl Plan {
         plan.draw_pending(&mut fork);
         plan.draw_exhausted(&mut fork);
         plan.draw_wishes(&mut fork);
+        plan.draw_replaced(&mut fork, shards);
         plan
     }
 
@@ -569,6 +573,46 @@ impl Plan {
             let shard = chance.below(shards as u64) as i32;
             let order = Order::of_scene(("once", verb), (at, shard), chance.pick(&ONCE));
             self.orders.push(order);
+        }
+    }
+
+    /// Gives a fourth of all histories whose clocks are right scenes where newcomers take the place of the task of their id.
+    fn draw_replaced(&mut self, chance: &mut Chance, shards: i32) {
+        if !self.clocks_are_right() || !chance.one_in(4) {
+            return;
+        }
+        for name in LATEST {
+            let mut scene = scene(name, chance);
+            scene.duplicates = Duplicates {
+                mode: chance.pick(&[Mode::Replace, Mode::KeepDue]),
+                window: Duration::from_millis(chance.pick(&[0, 0, 5_000])),
+            };
+            scene.policy.max_attempts = NonZeroU32::MIN.saturating_add(1_000);
+            scene.max_throttled = scene.policy.max_attempts;
+            scene.policy.backoff = Backoff::Fixed {
+                delay: Duration::from_millis(chance.pick(&[10, 700, 4_000, 12_000])),
+            };
+            scene.deadline = None;
+            if chance.one_in(2) {
+                scene.ordering = Ordering::Key;
+            }
+            self.scenes.push(scene);
+        }
+        for number in 0..chance.pick(&[1, 3, 8]) {
+            let (shard, scene) = (chance.below(shards as u64) as i32, chance.pick(&LATEST));
+            let first = chance.between(0, self.heals_at / 2);
+            for _ in 0..chance.between(1, 6) {
+                // Beside it, or up to the end.
+                let longest = chance.pick(&[1, 200, 6_000, self.heals_at / MILLI]) * MILLI;
+                let at = (first + chance.between(0, longest)).min(self.heals_at);
+                let wait = chance.pick(&[0, 1, 800, 9_000, 12_000, 33_000]);
+                self.submissions.push(Arc::new(Submission {
+                    due: Some((wall(at, 0) + Duration::from_millis(wait)).ceil_to_millis()),
+                    key: chance.one_in(2).then_some("latest"),
+                    fate: Some(Fate::Fails(chance.pick(&[0, 0, 1, 3]))),
+                    ..Submission::new(format!("latest{number}"), at, shard, scene)
+                }));
+            }
         }
     }
 

@@ -26,6 +26,7 @@ use crate::broker::{
 use crate::bug::Bug;
 use crate::check::{Start, counted_as, server, wall};
 use crate::group::{Given, Member, Membership, Protocol};
+use crate::latest::{self, is_latest};
 use crate::ledger::{Batch, CommitContext, Ledger, Ownership, Receipt, Settled, Told};
 use crate::orders::LOOK_PAUSE;
 use crate::plan::{FLOOD, Submission};
@@ -830,11 +831,20 @@ impl Worker {
             steps,
             holds,
             ids,
+            replaced,
         } = known;
         let holds = holds.into_iter().collect();
         self.step(Input::HoldsKnown { shard, holds }, env);
         let ids = ids.into_iter().collect();
-        self.step(Input::IdsKnown { shard, ids }, env);
+        let replaced = replaced.into_iter().collect();
+        self.step(
+            Input::IdsKnown {
+                shard,
+                ids,
+                replaced,
+            },
+            env,
+        );
         let order = Box::new(order);
         self.step(Input::Outstanding { shard, order }, env);
         let (taken, steps) = (taken.into_iter().collect(), steps.into_iter().collect());
@@ -1728,6 +1738,11 @@ impl Worker {
 
 /// A task as `headers::ingest` reads it: with the time of its producer, or when it entered.
 fn submitted(submission: &Submission, origin: Origin, entered: Timestamp) -> Task {
+    let value = if is_latest(&submission.scene) {
+        latest::value(&submission.id, origin.offset)
+    } else {
+        submission.id.as_bytes().to_vec()
+    };
     Task {
         id: Arc::clone(&submission.id),
         scene: Arc::clone(&submission.scene),
@@ -1748,7 +1763,7 @@ fn submitted(submission: &Submission, origin: Origin, entered: Timestamp) -> Tas
         commanded: None,
         record: Record {
             key: submission.key.map(|key| key.as_bytes().into()),
-            value: Some(submission.id.as_bytes().to_vec().into()),
+            value: Some(value.into()),
             ..Record::default()
         },
     }

@@ -52,11 +52,17 @@ const REST: &str = "no target of a campaign is known to want rest; the judge see
 /// Why it does not see what is held and delivered to a topic.
 const HOLDS: &str = "no target of a campaign is a topic; the judge sees it";
 
+/// Why nothing is seen of newcomers that take a place.
+const REPLACED: &str = "no scene of a campaign replaces tasks; the judge sees it";
+
 /// Why nothing of the flood brake is seen.
 const FLOODS: &str = "no tasks of a campaign die in numbers; the judge sees it";
 
 /// What the checker does not see, and why.
-const UNSEEN: [(Bug, &str); 42] = [
+const UNSEEN: [(Bug, &str); 45] = [
+    (Bug::Core(Core::ReplacedAttempted), REPLACED),
+    (Bug::Core(Core::ReplacedUnwritten), REPLACED),
+    (Bug::Core(Core::PayloadForgotten), REPLACED),
     (Bug::Core(Core::BrakeIgnored), FLOODS),
     (Bug::Core(Core::TakenForgotten), COMMANDS),
     (Bug::Core(Core::CommandsUnawaited), COMMANDS),

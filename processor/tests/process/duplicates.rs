@@ -1,4 +1,4 @@
-//! Scenes that drop duplicates, as their target and the topics see it.
+//! Scenes that drop duplicates, or replace by them, as their target and the topics see it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -155,6 +155,108 @@ fn an_id_is_free_when_its_window_is_over_or_its_task_is_dead() {
         "{explained}"
     );
     drop(worker);
+}
+
+/// Scenes where newcomers take the place of the task of their id: with their own schedules, and with that of the task.
+const LATEST: &str = r#"
+[scenes.latest]
+target = { http = { url = "http://TARGET/flaky", timeout = "5s" } }
+backoff = { fixed = { delay = "700ms" } }
+max_attempts = 4
+duplicates = "replace"
+
+[scenes.kept]
+target = { http = { url = "http://TARGET/flaky", timeout = "5s" } }
+backoff = { fixed = { delay = "700ms" } }
+max_attempts = 4
+duplicates = "keep-due"
+"#;
+
+/// Tasks of each of them.
+const REPLACED: usize = 150;
+
+/// The payload of a round, which is as long as its number: all fail three times but those of the last round.
+fn payload(round: usize) -> String {
+    let fails = if round == TIMES { 0 } else { 3 };
+    format!("{fails:0>round$}")
+}
+
+#[test]
+fn the_latest_of_three_payloads_runs_last_through_two_kills() {
+    let rig = Rig::new(Duration::from_millis(5), LATEST);
+    let survivor = rig.run();
+    let mut victim = rig.run();
+
+    let produce_all = |round: usize| {
+        for scene in ["latest", "kept"] {
+            let all = (0..REPLACED).map(|number| (format!("{scene}-{number}"), payload(round)));
+            produce(&rig, scene, all);
+        }
+    };
+
+    produce_all(1);
+    for round in 2..=TIMES {
+        // Some wait for their next attempt then, some are in flight, and some may have ended.
+        rig.target.wait_for((round - 1) * REPLACED);
+        victim.kill();
+        produce_all(round);
+        victim = rig.run();
+    }
+    let all = 2 * REPLACED * TIMES;
+    let start = Instant::now();
+    let events = loop {
+        let (events, ended) = (duplicates(&rig), rig.read("callbacks").len());
+        if events.len() + ended >= all {
+            assert_eq!(events.len() + ended, all);
+            break events;
+        }
+        let replaced = events.len();
+        assert!(
+            start.elapsed() < PATIENCE,
+            "{replaced} of {all}, {ended} ended"
+        );
+        std::thread::park_timeout(Duration::from_millis(100));
+    };
+
+    // One of both became of each record.
+    let mut became: BTreeMap<String, usize> = BTreeMap::new();
+    for ended in rig.read("callbacks") {
+        assert_eq!(ended.text("retry-outcome"), "delivered");
+        *became.entry(ended.text("retry-id")).or_default() += 1;
+    }
+    for event in &events {
+        *became.entry(event.text("retry-id")).or_default() += 1;
+    }
+    assert_eq!(became.len(), 2 * REPLACED);
+    assert!(became.values().all(|count| *count == TIMES), "{became:?}");
+    assert!(events.len() >= REPLACED, "{} are replaced", events.len());
+    // A payload is not seen any more once a later one was; and its attempts begin anew, or go on.
+    let mut seen: BTreeMap<String, (usize, u64)> = BTreeMap::new();
+    let mut go_on = BTreeMap::from([("latest", 0), ("kept", 0)]);
+    for request in rig.target.requests() {
+        let (id, attempt) = (request.text("retry-id"), request.number("retry-attempt"));
+        let round = request.body.len();
+        let before = seen.insert(id.clone(), (round, attempt));
+        let before = before.map_or(0, |(before, _)| before);
+        assert!(before <= round, "{id}: {round} after {before}");
+        if before > 0 && before < round && attempt > 1 {
+            let scene = if id.starts_with("kept") {
+                "kept"
+            } else {
+                "latest"
+            };
+            go_on.entry(scene).and_modify(|count| *count += 1);
+        }
+    }
+    assert!(seen.values().all(|(round, _)| *round == TIMES), "{seen:?}");
+    assert!(go_on["latest"] == 0 && go_on["kept"] > 0, "{go_on:?}");
+    for (scene, fate) in [("latest", "replaced"), ("kept", "payload-replaced")] {
+        let mut events = events.iter().map(|event| event.text("retry-id"));
+        let id = events.find(|id| id.starts_with(scene)).unwrap();
+        let explained = String::from_utf8(rig.retide(&["explain", &id]).stdout).unwrap();
+        assert!(explained.contains(fate), "{explained}");
+    }
+    drop((survivor, victim));
 }
 
 /// Attempts a second of so many tasks of a scene that fail so often, from the first one that the target sees to the last one.

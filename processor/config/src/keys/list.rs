@@ -595,7 +595,7 @@ pub const SCENE: [Key; 20] = [
         "duplicates",
         "word or table",
         "\"allow\"",
-        "`\"allow\"`, `\"drop\"`",
+        "`\"allow\"`, `\"drop\"`, `\"replace\"`, `\"keep-due\"`",
         "what becomes of a task whose id another one has, or had",
     ]),
     key([
@@ -889,7 +889,7 @@ const DUPLICATES: [Key; 2] = [
         "mode",
         "word",
         "\"drop\"",
-        "`\"allow\"`, `\"drop\"`",
+        "`\"allow\"`, `\"drop\"`, `\"replace\"`, `\"keep-due\"`",
         "what becomes of a task whose id another one has, or had",
     ]),
     key([
@@ -897,7 +897,7 @@ const DUPLICATES: [Key; 2] = [
         "duration",
         "\"1h\"",
         "at most 7d",
-        "how long after its end a task still has its id",
+        "how long after its end a task still has its id; `0s`, where none is named and newcomers replace",
     ]),
 ];
 

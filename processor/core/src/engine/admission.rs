@@ -119,6 +119,10 @@ impl Engine {
         mut item: Item,
         actions: &mut Vec<Action>,
     ) -> Admission {
+        if self.is_replaced(&item) {
+            self.leave_replaced(item, actions);
+            return Admission::Gone;
+        }
         self.let_go(&mut item);
         if item.task.kind == Kind::Work && item.task.pending_since.is_none() {
             self.mind_deadline(now, &mut item);

@@ -222,6 +222,8 @@ impl Engine {
         self.ask_about_call(now.wall, &call.scene);
         let outcome = &*self.bug.heard(outcome);
         if !self.lanes.call_returned(call.lane, call.epoch, ticket) {
+            // Nothing follows from it that somebody could wait for.
+            self.replacing.look_again();
             return;
         }
         let closing = Closing {

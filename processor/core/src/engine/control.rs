@@ -177,7 +177,7 @@ impl Engine {
     /// What was to be written of a shard's commands was not.
     pub(super) fn control_unwritten(&mut self, shard: i32, key: &StateKey) {
         match *key {
-            StateKey::Order(_) | StateKey::Hold(_) | StateKey::Id(_) => {}
+            StateKey::Order(_) | StateKey::Hold(_) | StateKey::Id(_) | StateKey::Replaced(_) => {}
             StateKey::Taken { source, chunk } => {
                 self.lanes.taken_again(LaneId { shard, source }, chunk);
             }

@@ -431,7 +431,7 @@ impl Engine {
     }
 
     /// Tasks that waited here are to be looked at.
-    fn look_again(&mut self, woken: Vec<Waiter>) {
+    pub(super) fn look_again(&mut self, woken: Vec<Waiter>) {
         for waiter in woken {
             let item = waiter.go_on(self.latest);
             if self.is_met(&item) {

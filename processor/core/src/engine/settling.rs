@@ -109,6 +109,7 @@ impl Engine {
         self.alerts.count(lane.shard, &settlement.entries);
         self.count_applied(&settlement);
         self.note_delivery(&settlement);
+        self.note_decided(lane, offset);
         actions.push(Action::Settle(settlement));
     }
 

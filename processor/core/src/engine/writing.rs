@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::{Closing, Engine, held};
 use crate::consequence::{self, End as Ending};
 use crate::control::Place;
-use crate::entry::{Ended, Entry, Omitted};
+use crate::entry::{Ended, Entry, Omitted, Transition};
 use crate::key_order::{End, Fingerprint};
 use crate::lane::Source;
 use crate::outcome::{Reason, Terminal};
@@ -237,6 +237,7 @@ impl Engine {
             match key {
                 StateKey::Hold(name) => self.hold_unwritten(shard, name),
                 StateKey::Id(id) => self.id_unwritten(shard, id),
+                StateKey::Replaced(task) => self.mark_unwritten(shard, task),
                 StateKey::Order(key) => {
                     if let Some(order) = self.orders.get(shard) {
                         order.write_again(key);
@@ -268,6 +269,7 @@ impl Engine {
                     });
                 }
                 Fate::Refused(sink, failure) => {
+                    self.leave_order_at_once(&settlement);
                     self.end_refused(now, (settlement, bytes), (sink, &failure), actions);
                 }
             }
@@ -559,8 +561,12 @@ fn died(now: Now, entries: Vec<Entry>, failure: &Failure) -> Vec<Entry> {
         match entry {
             Entry::Park { task: parked, .. } => task = Some(parked),
             Entry::DeliverCallback(ended) => task = Some(Arc::new(ended.delivery())),
-            // It tells that the task is parked.
-            Entry::Event(event) if parks => wait = event.wait,
+            // It tells that the task is parked, but for that it has taken another one's place.
+            Entry::Event(event)
+                if parks && !matches!(event.transition, Transition::Duplicate { .. }) =>
+            {
+                wait = event.wait;
+            }
             Entry::Event(_)
             | Entry::Deliver { .. }
             | Entry::DeadLetter { .. }

@@ -219,6 +219,38 @@ fn a_record_that_was_dropped_is_no_task_and_is_told_with_the_one_that_had_its_id
 }
 
 #[test]
+fn a_task_that_is_replaced_is_over_and_the_record_that_has_its_place_is_another_one() {
+    let mut taken = event(1, 1_500, "duplicate", None, None);
+    if let Said::Event(event) = &mut taken.what {
+        event.outcome = Some("replaced".to_owned());
+        event.error_class = Some("duplicate".to_owned());
+        let record = place("retry.tasks", 8);
+        event.error_message = Some(format!(
+            "{record}: takes the place of the task that entered at offset 5"
+        ));
+    }
+    let timelines = told(
+        vec![
+            entered(5, 1_000),
+            entered(8, 1_500),
+            parked(0, 5, 1_021, (2, 1, 1_720)),
+            event(0, 1_020, "failed", Some(1), Some(1_720)),
+            taken,
+            callback(8, 2_450, "delivered", 1),
+            event(2, 2_450, "delivered", Some(1), None),
+        ],
+        9_000,
+    );
+
+    let words: Vec<&str> = timelines.iter().map(|of| &*of.state.word).collect();
+    assert_eq!(words, ["replaced", "delivered"]);
+    assert_eq!(
+        outline(&timelines[0]),
+        [(1_000, "entered"), (1_020, "failed"), (1_500, "duplicate")]
+    );
+}
+
+#[test]
 fn what_commands_have_done_is_told_with_their_names_and_also_what_came_too_late() {
     let mut moved = parked(4, 5, 1_301, (1, 1, 90_000));
     if let Said::Parked { task, .. } = &mut moved.what {

@@ -188,7 +188,7 @@ impl SceneFamilies {
         let callbacks_ended = add(r, ("callbacks_ended", help), Family::default());
         let help = "Due tasks sent back to a tier, the line before their gate being full or their target's breaker open";
         let deferred = add(r, ("deferred", help), Family::default());
-        let help = "Records of the retry topic that were dropped, since another task had their id";
+        let help = "Records of the retry topic that were dropped, since another task had their id, or tasks whose place one has taken";
         let duplicates = add(r, ("duplicates", help), Family::default());
         let pending = [
             (

@@ -183,6 +183,14 @@ impl Encoder {
                     &value[..]
                 })
             }
+            State::Replaced { task, replaced } => {
+                let _ = write!(key, "{}{task}", duplicates::REPLACED);
+                replaced.as_ref().map(|replaced| {
+                    value.clear();
+                    duplicates::encode_replaced(replaced, value);
+                    &value[..]
+                })
+            }
             State::Id { id, known } => {
                 let _ = write!(key, "{}{id}", duplicates::KEY);
                 known.as_ref().map(|known| {

@@ -31,7 +31,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::debug;
 
 use retide_core::control::{Place, Progress};
-use retide_core::duplicates::{Identity, Known};
+use retide_core::duplicates::{Identity, Known, Replaced};
 use retide_core::hold::Standing;
 use retide_core::ids::Block;
 use retide_core::key_order::Shard;
@@ -91,6 +91,8 @@ pub struct Written {
     pub(crate) holds: BTreeMap<Arc<str>, Standing>,
     /// Which ids are under way, or have ended of late.
     pub(crate) duplicates: BTreeMap<Identity, Known>,
+    /// Which tasks are replaced by others of their ids, by the offsets at which they entered.
+    pub(crate) replaced: BTreeMap<i64, Replaced>,
     /// Which ids may stand where in tiers.
     pub(crate) ids: ids::Written,
 }
@@ -286,6 +288,21 @@ impl Source<'_> {
                 Some(standing) => drop(written.holds.insert(name.into(), standing)),
                 None => drop(written.holds.remove(name)),
             }
+            return Some(true);
+        }
+        if let Some(task) = key.strip_prefix(duplicates::REPLACED.as_bytes()) {
+            let task = str::from_utf8(task).ok().and_then(|task| task.parse().ok());
+            let Some(task) = task else {
+                return Some(false);
+            };
+            let Some(value) = value else {
+                written.replaced.remove(&task);
+                return Some(true);
+            };
+            let Some(replaced) = duplicates::decode_replaced(value) else {
+                return Some(false);
+            };
+            written.replaced.insert(task, replaced);
             return Some(true);
         }
         if let Some(id) = key.strip_prefix(duplicates::KEY.as_bytes()) {

@@ -270,6 +270,23 @@ impl Duplicates {
             (Mode::Drop, Some(_)) => {
                 format!("drop: a record whose id is under way, or has ended less than {window} ago")
             }
+            (mode @ (Mode::Replace | Mode::KeepDue), window_ms) => {
+                let what = match mode {
+                    Mode::KeepDue => {
+                        "a record whose id is under way takes its task's place, at its due time"
+                    }
+                    Mode::Allow | Mode::Drop | Mode::Replace => {
+                        "a record whose id is under way takes its task's place"
+                    }
+                };
+                match window_ms {
+                    None | Some(0) => format!("{}: {what}", mode.word()),
+                    Some(_) => format!(
+                        "{}: {what}; one whose id has ended less than {window} ago is dropped",
+                        mode.word()
+                    ),
+                }
+            }
         }
     }
 }

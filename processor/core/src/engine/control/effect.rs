@@ -31,8 +31,15 @@ impl Engine {
             besides,
             applied: mut before,
         } = met;
-        let places = self.places(item.lane, item.offset, &item.task);
         let at = (item.lane, item.offset);
+        if self.is_replaced(&item) {
+            self.commands.memory.settled(at);
+            return self.leave_replaced(item, actions);
+        }
+        let places = self.places(item.lane, item.offset, &item.task);
+        let Some((item, besides)) = self.take_place(now, item, besides, actions) else {
+            return self.commands.memory.settled(at);
+        };
         let Some(last) = places.last().copied() else {
             self.commands.memory.settled(at);
             if besides.is_empty() {

@@ -110,6 +110,11 @@ impl Engine {
         self.meets(item)
     }
 
+    /// A task goes that a command may have met.
+    pub(in crate::engine) fn forget_met(&mut self, item: &Item) {
+        self.commands.memory.settled((item.lane, item.offset));
+    }
+
     /// The places of the commands that a task meets.
     pub(super) fn places(&self, lane: LaneId, offset: i64, task: &Task) -> Vec<Place> {
         self.commands.steps.meets(&self.scenes, lane, offset, task)
@@ -169,6 +174,7 @@ impl Engine {
         self.ready.extract(of_item, &mut met);
         self.orders.extract(shards, self.latest, of_item, &mut met);
         unread.extract(of_item, &mut met);
+        self.replacing.extract(of_item, &mut met);
         let outbound = mem::take(&mut self.outbound);
         for item in outbound {
             if of_item(&item) {
@@ -191,6 +197,9 @@ impl Engine {
 
     /// What such a settlement is of is in memory again, and waits for the command.
     pub(in crate::engine) fn command_again(&mut self, settlement: Settlement) {
+        self.duplicates
+            .undecided((settlement.lane, settlement.offset));
+        self.leave_order_at_once(&settlement);
         let Settlement {
             lane,
             offset,

@@ -226,8 +226,9 @@ impl Engine {
             let read = self.lanes.end(tasks).unwrap_or(i64::MAX);
             let is_aside = |to| self.lanes.has_aside_below(tasks, to);
             // What was decided before, and is not written, may be about a task of it.
-            let is_unwritten =
-                self.commands.memory.has_unsettled(shard) || self.writing.has_of(shard);
+            let is_unwritten = self.commands.memory.has_unsettled(shard)
+                || self.writing.has_of(shard)
+                || self.replacing.has_newcomer(shard);
             let mut standing = 0;
             for (place, active) in steps.iter().rev() {
                 let is_over = match active.stage {

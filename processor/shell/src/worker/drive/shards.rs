@@ -128,6 +128,7 @@ impl<L: Ledger> State<L> {
             steps,
             holds,
             duplicates,
+            replaced,
             ids: _,
         } = written;
         let holds = holds.into_iter().collect();
@@ -141,10 +142,20 @@ impl<L: Ledger> State<L> {
             let order = Box::new(order);
             self.step(Input::Outstanding { shard, order });
             let ids = duplicates.into_iter().collect();
-            self.step(Input::IdsKnown { shard, ids });
+            let replaced = replaced.into_iter().collect();
+            self.step(Input::IdsKnown {
+                shard,
+                ids,
+                replaced,
+            });
         } else {
             let ids = duplicates.into_keys();
             let forgotten = ids.map(|id| (shard, Kept::Id { id, known: None }));
+            self.outdated.extend(forgotten);
+            let forgotten = replaced.into_keys().map(|task| {
+                let replaced = None;
+                (shard, Kept::Replaced { task, replaced })
+            });
             self.outdated.extend(forgotten);
             let tombstones = order
                 .tombstones()
