@@ -432,6 +432,9 @@ fn an_event_is_read_as_it_was_written() {
 }
 
 proptest! {
+    // Avro without optimization takes some 30 ms for each.
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
     #[test]
     fn callbacks_survive_every_format(record in any_callback(), edits in edits()) {
         check(&record, &edits);
@@ -455,7 +458,9 @@ proptest! {
         let samples = target.clone().map(|target| vec![target, String::new()]);
         check(&Alert { rule: a, scene: b, at, count, example: c, reason: d, target, failed, slow, since, until, samples }, &edits);
     }
+}
 
+proptest! {
     #[test]
     fn no_bytes_panic(bytes in vec(any::<u8>(), 0..60)) {
         for codec in codecs::<Callback>() {

@@ -185,6 +185,9 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        // Each looks at every offset of three chunks.
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         #[test]
         fn what_is_written_is_read(
             offsets in prop::collection::btree_set(0_i64..3 * CHUNK, 0..300),
@@ -212,7 +215,9 @@ mod tests {
                 prop_assert_eq!(read.contains(offset), all.contains(&offset));
             }
         }
+    }
 
+    proptest! {
         #[test]
         fn no_value_panics(value in prop::collection::vec(any::<u8>(), 0..64), chunk in any::<i64>()) {
             let mut taken = Taken::default();
