@@ -79,7 +79,7 @@ impl Engine {
         self.lanes.hold(lane, bytes);
         let known = self.commands.steps.known_step(shard, place);
         let known = known.filter(|_| !self.bug.is(Bug::StepRestarted));
-        let mut active = Active::new(offset, step, known);
+        let mut active = Active::new(now.steady, offset, step, known);
         if self.lanes.is_leaving(lane) && !self.bug.is(Bug::AnsweredLeaving) {
             active.stage = Stage::Leaving;
         }

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::control::{Answer, Command, Counts, Looked, Looking, Place, Progress, Step};
 use crate::lane::Source;
@@ -22,6 +23,8 @@ pub(super) struct Active {
     pub(super) tasks_to: Option<i64>,
     /// Whether tasks were on their way to other shards when it began.
     pub(super) moved: bool,
+    /// When its record was read, in steady time.
+    pub(super) read: Duration,
     /// What is to be done.
     step: Step,
     /// What was done.
@@ -60,7 +63,7 @@ const OVERHEAD: usize = 1_024;
 
 impl Active {
     /// A step that begins, or goes on from where a former owner has left it.
-    pub(super) fn new(offset: i64, step: Step, known: Option<Progress>) -> Self {
+    pub(super) fn new(read: Duration, offset: i64, step: Step, known: Option<Progress>) -> Self {
         let mut looked = step.looked.iter().flatten();
         let tasks_to = looked
             .find(|looked| looked.source == Source::Tasks)
@@ -76,6 +79,7 @@ impl Active {
             stage: if stands { Stage::Standing } else { Stage::New },
             tasks_to,
             moved: false,
+            read,
             counts,
             met: HashSet::new(),
             looking: looking.collect(),

@@ -192,11 +192,18 @@ impl Steps {
         shards.map(|(shard, steps)| (*shard, steps.fence))
     }
 
-    /// Memory is looked at for the new steps of a shard, of which a task moved to another one at `moved` last.
-    pub(super) fn begin(&mut self, shard: i32, stage: Stage, moved: Timestamp) {
+    /// Memory is looked at for the new steps of a shard, of which a task moved to another one at `moved` last; `wall` says what our clock says of
+    /// an instant in steady time. A command that we have read was appended by then, however far ahead the broker's clock is.
+    pub(super) fn begin(
+        &mut self,
+        shard: i32,
+        stage: Stage,
+        moved: Timestamp,
+        wall: impl Fn(Duration) -> Timestamp,
+    ) {
         for (of, place, active) in self.all_mut() {
             if of == shard && active.stage == Stage::New {
-                active.moved = place.at <= moved;
+                active.moved = place.at.min(wall(active.read)) <= moved;
                 active.stage = stage;
             }
         }
