@@ -459,6 +459,29 @@ fn what_a_step_has_counted_stands_until_its_answer_is_written() {
 }
 
 #[test]
+fn a_command_is_looked_at_twice_if_a_task_may_have_moved_however_far_ahead_the_broker_is() {
+    // Nobody knows what has moved before the shard came, at 0.
+    for (appended, read, twice) in [
+        (4_990, 5_000, true),
+        (45_000, 5_000, true),
+        (59_990, 60_000, false),
+    ] {
+        let mut bench = Bench::new(0);
+
+        bench.step(at(read), Input::Tick);
+        bench.told(at(read), &command(appended, 0, Verb::Cancel, all()));
+        bench.pass(read + 1, 300);
+
+        let mut log = bench.log.iter();
+        let again = log.find_map(|one| match one {
+            Control::Answer(answer) => Some(answer.again.is_some()),
+            Control::Request(_) | Control::Step(_) | Control::Ended(_) => None,
+        });
+        assert_eq!(again, Some(twice), "appended {appended}, read {read}");
+    }
+}
+
+#[test]
 fn no_step_answers_while_its_shard_is_given_away() {
     let shard = 0;
     for leaves in [Input::Leave { shard }, Input::Revoke { shard }] {
