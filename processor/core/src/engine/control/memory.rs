@@ -148,15 +148,13 @@ impl Engine {
             let lane = LaneId { shard, source };
             let (given, _) = self.lanes.batches(lane);
             self.lanes.touch_lane(lane);
-            let moved = self.last_move(shard);
-            let (latest, steady) = (self.latest, self.steady);
-            let wall = |read| latest.before(steady.saturating_sub(read));
+            let moved = self.lanes.last_move(shard);
             let stage = if is_fenced {
                 Stage::Fenced(given + 1)
             } else {
                 Stage::Looking(None)
             };
-            self.commands.steps.begin(shard, stage, moved, wall);
+            self.commands.steps.begin(shard, stage, moved);
             if is_fenced {
                 self.commands.steps.fence(shard, given + 1);
             }

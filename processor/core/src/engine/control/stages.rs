@@ -5,7 +5,6 @@
 //! one record, or hold up the lane of commands. Invariant: what an answer counts is durable.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use super::super::Engine;
 use super::step::{Active, Stage, memory_size};
@@ -16,11 +15,6 @@ use crate::planted::Bug;
 use crate::state::State;
 use crate::step::{Action, Applied, Now, Settlement};
 use crate::taken::Taken;
-use crate::time::Timestamp;
-
-/// How long before a command was appended a task may have moved that a shard did not find which had looked by then: as far as the clock of
-/// the broker may differ from ours.
-const MOVED: Duration = Duration::from_secs(10);
 
 /// Most ids of a shard that are waited for; the oldest step that names some is over where there are more.
 const MOST_STANDING: usize = 10_000;
@@ -79,7 +73,7 @@ impl Engine {
         self.lanes.hold(lane, bytes);
         let known = self.commands.steps.known_step(shard, place);
         let known = known.filter(|_| !self.bug.is(Bug::StepRestarted));
-        let mut active = Active::new(now.steady, offset, step, known);
+        let mut active = Active::new(now, offset, step, known);
         if self.lanes.is_leaving(lane) && !self.bug.is(Bug::AnsweredLeaving) {
             active.stage = Stage::Leaving;
         }
@@ -149,12 +143,6 @@ impl Engine {
             let source = Source::Commands;
             batch > self.lanes.batches(LaneId { shard, source }).0
         })
-    }
-
-    /// Until when a command was appended, by the broker's clock, of which a task of this shard may have moved to another one meanwhile.
-    pub(super) fn last_move(&self, shard: i32) -> Timestamp {
-        let ago = self.steady.saturating_sub(self.lanes.last_move(shard));
-        self.latest.before(ago) + MOVED
     }
 
     /// Lets steps go on to their next stage.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::control::{Answer, Command, Counts, Looked, Looking, Place, Progress, Step};
 use crate::lane::Source;
-use crate::step::{Applied, Effect};
+use crate::step::{Applied, Effect, Now};
 
 /// A step.
 #[derive(Debug)]
@@ -23,8 +23,8 @@ pub(super) struct Active {
     pub(super) tasks_to: Option<i64>,
     /// Whether tasks were on their way to other shards when it began.
     pub(super) moved: bool,
-    /// When its record was read, in steady time.
-    pub(super) read: Duration,
+    /// When its command was appended at the latest, in steady time.
+    pub(super) appended: Duration,
     /// What is to be done.
     step: Step,
     /// What was done.
@@ -62,8 +62,9 @@ const OVERHEAD: usize = 1_024;
 // === impl Active ===
 
 impl Active {
-    /// A step that begins, or goes on from where a former owner has left it.
-    pub(super) fn new(read: Duration, offset: i64, step: Step, known: Option<Progress>) -> Self {
+    /// A step that begins, or goes on from where a former owner has left it. What is read was appended by then, however far ahead the broker's
+    /// clock is.
+    pub(super) fn new(now: Now, offset: i64, step: Step, known: Option<Progress>) -> Self {
         let mut looked = step.looked.iter().flatten();
         let tasks_to = looked
             .find(|looked| looked.source == Source::Tasks)
@@ -79,7 +80,9 @@ impl Active {
             stage: if stands { Stage::Standing } else { Stage::New },
             tasks_to,
             moved: false,
-            read,
+            appended: now
+                .steady
+                .saturating_sub(now.wall.since(step.command.place.at)),
             counts,
             met: HashSet::new(),
             looking: looking.collect(),

@@ -16,7 +16,6 @@ use crate::selector_index::SelectorIndex;
 use crate::state::State;
 use crate::taken::Taken;
 use crate::task::Task;
-use crate::time::Timestamp;
 
 /// The steps of the shards of a worker.
 #[derive(Debug, Default)]
@@ -51,6 +50,10 @@ struct Known {
 
 /// How often it is looked whether a step has waited long enough.
 const REST: Duration = Duration::from_millis(250);
+
+/// How long before a command was appended a task may have moved that a shard did not find which had looked by then: as far as the clock of
+/// the broker may differ from ours.
+const MOVED: Duration = Duration::from_secs(10);
 
 // === impl Steps ===
 
@@ -192,18 +195,11 @@ impl Steps {
         shards.map(|(shard, steps)| (*shard, steps.fence))
     }
 
-    /// Memory is looked at for the new steps of a shard, of which a task moved to another one at `moved` last; `wall` says what our clock says of
-    /// an instant in steady time. A command that we have read was appended by then, however far ahead the broker's clock is.
-    pub(super) fn begin(
-        &mut self,
-        shard: i32,
-        stage: Stage,
-        moved: Timestamp,
-        wall: impl Fn(Duration) -> Timestamp,
-    ) {
-        for (of, place, active) in self.all_mut() {
+    /// Memory is looked at for the new steps of a shard, of which a task moved to another one at `moved` last, in steady time.
+    pub(super) fn begin(&mut self, shard: i32, stage: Stage, moved: Duration) {
+        for (of, _, active) in self.all_mut() {
             if of == shard && active.stage == Stage::New {
-                active.moved = place.at.min(wall(active.read)) <= moved;
+                active.moved = active.appended <= moved + MOVED;
                 active.stage = stage;
             }
         }
