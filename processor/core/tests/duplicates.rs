@@ -155,6 +155,17 @@ impl Bench {
         actions
     }
 
+    /// A batch with this in it could not be written, and comes back.
+    fn give_back(&mut self, millis: u64, settlement: Settlement) -> Vec<Action> {
+        let lanes = self.engine.commits().into_iter();
+        let returned = Returned {
+            lanes: lanes.map(|of| (of.lane, of.epoch)).collect(),
+            settlements: vec![(settlement, Fate::Again)],
+            ..Returned::default()
+        };
+        self.step(at(millis), Input::Returned(Box::new(returned)))
+    }
+
     /// The call that was started comes back.
     fn answer(&mut self, millis: u64, actions: &[Action], outcome: Outcome) -> Settlement {
         let ticket = ticket(actions).expect("no call was started");
@@ -401,14 +412,8 @@ fn an_end_that_is_not_written_is_written_again_with_its_id() {
     let mut bench = Bench::new(Vec::new());
     let call = bench.read(0, 0, "once", "a");
     let ended = bench.answer(10, &call, Outcome::Success);
-    let lanes = bench.engine.commits().into_iter();
-    let returned = Returned {
-        lanes: lanes.map(|of| (of.lane, of.epoch)).collect(),
-        settlements: vec![(ended.clone(), Fate::Again)],
-        ..Returned::default()
-    };
 
-    let again = bench.step(at(20), Input::Returned(Box::new(returned)));
+    let again = bench.give_back(20, ended.clone());
 
     assert_eq!(settlement(&again), &ended);
     assert!(is_dropped(&bench.read(30, 1, "once", "a")));
@@ -629,14 +634,8 @@ fn a_place_that_is_not_written_is_taken_again() {
     let taken = bench.read(1_000, 1, "new", "a");
     let taken = settlement(&taken).clone();
     assert_eq!(bench.read_tier(1_010, 0, &old), []);
-    let lanes = bench.engine.commits().into_iter();
-    let returned = Returned {
-        lanes: lanes.map(|of| (of.lane, of.epoch)).collect(),
-        settlements: vec![(taken.clone(), Fate::Again)],
-        ..Returned::default()
-    };
 
-    let again = bench.step(at(1_020), Input::Returned(Box::new(returned)));
+    let again = bench.give_back(1_020, taken.clone());
 
     assert_eq!(settlement(&again), &taken);
     // Who comes next waits for that, too.

@@ -51,6 +51,8 @@ pub(super) struct Call {
     left_out: Option<Box<str>>,
     /// The ramps that it went by.
     ramps: Vec<HoldId>,
+    /// Whether those wait for it that would take the place of its task.
+    is_noted: bool,
 }
 
 // === impl Call ===
@@ -101,6 +103,7 @@ impl Engine {
             wait,
             left_out: None,
             ramps: self.go_by_ramps(now, &scene, &item.task),
+            is_noted: self.note_call(item.lane.shard, &item.task),
         };
         self.calls.insert(ticket, call);
         actions.push(Action::Dispatch {
@@ -185,6 +188,9 @@ impl Engine {
         let Some(call) = self.calls.remove(&ticket) else {
             unreachable!("call {ticket} came back twice");
         };
+        if call.is_noted {
+            self.replacing.call_returned(call.lane.shard, &call.task);
+        }
         let took = now.steady.saturating_sub(call.started);
         call.gate.took(call.task.kind, took);
         let went = breaker::Call::of(outcome, took);

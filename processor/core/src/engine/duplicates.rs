@@ -7,7 +7,7 @@
 //! from the retry topic, before anything else is done with it; no attempt starts of a task that is replaced; and what is known of an id is
 //! written in the transaction that makes it so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, hash_map};
 use std::mem;
 use std::sync::Arc;
 
@@ -35,6 +35,8 @@ pub(super) struct Replacing {
     newcomers: BTreeMap<(i32, Identity), Item>,
     /// The tasks that are replaced and were met before that was durable.
     leaving: Vec<Item>,
+    /// How many calls are in flight of each task that may be replaced, by shard and the offset at which it entered.
+    calls: HashMap<(i32, i64), u32>,
     /// Whether some of them may have waited long enough.
     is_due: bool,
 }
@@ -53,6 +55,17 @@ struct Place {
 // === impl Replacing ===
 
 impl Replacing {
+    /// A call has come back that was noted.
+    pub(super) fn call_returned(&mut self, shard: i32, task: &Task) {
+        if let hash_map::Entry::Occupied(mut calls) = self.calls.entry((shard, task.origin.offset))
+        {
+            *calls.get_mut() -= 1;
+            if *calls.get() == 0 {
+                calls.remove();
+            }
+        }
+    }
+
     /// Somebody may have waited long enough.
     pub(super) fn look_again(&mut self) {
         self.is_due = !self.newcomers.is_empty() || !self.leaving.is_empty();
@@ -291,6 +304,16 @@ impl Engine {
         Some(Place { mode, id, taken })
     }
 
+    /// A call of a task starts: nothing takes its place before it is back. Whether that is noted: where no id is known, nothing takes any.
+    pub(super) fn note_call(&mut self, shard: i32, task: &Task) -> bool {
+        let is_noted = task.kind == Kind::Work && !self.duplicates.is_idle();
+        if is_noted {
+            let calls = self.replacing.calls.entry((shard, task.origin.offset));
+            *calls.or_default() += 1;
+        }
+        is_noted
+    }
+
     /// Whether the place of a task cannot be taken now.
     fn must_await(&mut self, item: &Item, id: Identity, known: Known) -> bool {
         let shard = item.lane.shard;
@@ -298,11 +321,8 @@ impl Engine {
             self.replacing.is_due = true;
             return true;
         }
-        let is_it = |lane: LaneId, task: &Task| {
-            lane.shard == shard && task.origin.offset == known.offset && task.kind == Kind::Work
-        };
-        let mut calls = self.calls.values().map(super::calls::Call::at);
-        if self.duplicates.is_busy(shard, id) || calls.any(|(lane, _, task)| is_it(lane, task)) {
+        let is_called = self.replacing.calls.contains_key(&(shard, known.offset));
+        if is_called || self.duplicates.is_busy(shard, id) {
             return true;
         }
         let (Some(bytes), Some(order)) = (item.task.record.ordering_key(), self.orders.get(shard))
