@@ -117,8 +117,13 @@ struct World {
 impl World {
     /// Three tasks of one key were produced, and the first of them has failed and is parked for a minute.
     fn with_first_parked() -> Self {
-        let mut world = Self::new(scenes(60_000), Limits::of(64 << 20));
-        for _ in 0..3 {
+        Self::with_first_of_parked(3, 60_000)
+    }
+
+    /// So many tasks of a key, of which the first one is parked for so long.
+    fn with_first_of_parked(tasks: usize, delay: u64) -> Self {
+        let mut world = Self::new(scenes(delay), Limits::of(64 << 20));
+        for _ in 0..tasks {
             world.produce("pay", "a", 0);
         }
         world.read_all();
@@ -130,13 +135,7 @@ impl World {
 
     /// As [`Self::with_first_parked`] with one task behind it, at a time when the first one is due and not read: it is looked for.
     fn with_first_awaited() -> (Self, Vec<Awaited>) {
-        let mut world = Self::new(scenes(1_500), Limits::of(64 << 20));
-        world.produce("pay", "a", 0);
-        world.produce("pay", "a", 0);
-        world.read_all();
-        world.answer(0, failed());
-        world.submit();
-        world.commit();
+        let mut world = Self::with_first_of_parked(2, 1_500);
         world.pass(2_000);
         let awaited = world.engine.awaited(|_| at(world.millis).wall);
         assert_eq!(awaited.len(), 1);
