@@ -94,23 +94,6 @@ pub(crate) fn troubles(
     now: Timestamp,
     retide: &Invocation,
 ) -> [(Kind, Vec<Trouble>); 5] {
-    let unreadable = follower.unreadable_holds().iter();
-    let unreadable = unreadable.map(|(name, unreadable)| {
-        let Unreadable {
-            partition,
-            offset,
-            error,
-        } = unreadable;
-        Trouble {
-            kind: Kind::HoldUnreadable,
-            subject: name.clone(),
-            says: format!(
-                "its record at partition {partition}, offset {offset} of the scenes topic cannot be read, what it was before counts on: {error}"
-            ),
-            fix: Some(retide.line(&format!("release {}", line(&[name.as_str()])))),
-            effect: Effect::Limits,
-        }
-    });
     let on = follower.holds().values();
     let on = on.filter(|hold| hold.is_on(now) && hold.of_scene().is_none());
     let lasting = on.clone().filter(|hold| now.since(hold.since) >= LONG);
@@ -138,12 +121,23 @@ pub(crate) fn troubles(
         effect: Effect::Limits,
     });
     [
-        (Kind::HoldUnreadable, unreadable.collect()),
+        (
+            Kind::HoldUnreadable,
+            unreadable(
+                follower.unreadable_holds(),
+                (Kind::HoldUnreadable, "cannot be read", "release"),
+                retide,
+            ),
+        ),
         (Kind::HoldLasting, lasting.collect()),
         (Kind::HoldsTooMany, too_many.collect()),
         (
             Kind::BreakerUnreadable,
-            unreadable_breakers(follower, retide).collect(),
+            unreadable(
+                follower.unreadable_forced(),
+                (Kind::BreakerUnreadable, "does not count", "breakers reset"),
+                retide,
+            ),
         ),
         (
             Kind::BreakerForced,
@@ -152,25 +146,29 @@ pub(crate) fn troubles(
     ]
 }
 
-/// The troubles of what people want of breakers that does not count.
-fn unreadable_breakers(follower: &Follower, retide: &Invocation) -> impl Iterator<Item = Trouble> {
-    let unreadable = follower.unreadable_forced().iter();
-    unreadable.map(|(target, unreadable)| {
+/// The troubles of a kind: records by name that do not count; why in words, and the command that takes them away.
+fn unreadable(
+    all: &BTreeMap<String, Unreadable>,
+    (kind, why, command): (Kind, &str, &str),
+    retide: &Invocation,
+) -> Vec<Trouble> {
+    let troubles = all.iter().map(|(name, unreadable)| {
         let Unreadable {
             partition,
             offset,
             error,
         } = unreadable;
         Trouble {
-            kind: Kind::BreakerUnreadable,
-            subject: target.clone(),
+            kind,
+            subject: name.clone(),
             says: format!(
-                "its record at partition {partition}, offset {offset} of the scenes topic does not count, what it was before counts on: {error}"
+                "its record at partition {partition}, offset {offset} of the scenes topic {why}, what it was before counts on: {error}"
             ),
-            fix: Some(retide.line(&format!("breakers reset {}", line(&[target.as_str()])))),
+            fix: Some(retide.line(&format!("{command} {}", line(&[name.as_str()])))),
             effect: Effect::Limits,
         }
-    })
+    });
+    troubles.collect()
 }
 
 /// The troubles of breakers that are forced for long.

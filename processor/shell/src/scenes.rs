@@ -44,15 +44,19 @@ struct Known {
     /// The scenes that were taken off the topic, as far as it still says so.
     gone: BTreeSet<String>,
     /// The holds by name.
-    holds: BTreeMap<String, Arc<Hold>>,
+    holds: Said<Hold>,
     /// What people want of breakers, by target.
-    forced: BTreeMap<String, Arc<Forced>>,
+    forced: Said<Forced>,
     /// How often that has changed.
     forced_version: u64,
-    /// The targets whose last such record cannot be read. Where there was one before that can be, that one counts on.
-    unreadable_forced: BTreeMap<String, Unreadable>,
-    /// The holds whose last record cannot be read, by name. Where there was one before that can be, that one counts on.
-    unreadable_holds: BTreeMap<String, Unreadable>,
+}
+
+/// What is said of one kind of thing, by its name.
+struct Said<T> {
+    /// What counts.
+    counts: BTreeMap<String, Arc<T>>,
+    /// Whose last record cannot be read. Where there was one before that can be, that one counts on.
+    unreadable: BTreeMap<String, Unreadable>,
 }
 
 /// A record of a scene that cannot be read.
@@ -125,11 +129,9 @@ impl Follower {
             scenes: BTreeMap::new(),
             unreadable: BTreeMap::new(),
             gone: BTreeSet::new(),
-            holds: BTreeMap::new(),
-            forced: BTreeMap::new(),
+            holds: Said::default(),
+            forced: Said::default(),
             forced_version: 0,
-            unreadable_forced: BTreeMap::new(),
-            unreadable_holds: BTreeMap::new(),
         };
         let followed =
             follow::Follower::start(config, (topic, group), Instant::now() + LOAD, |message| {
@@ -164,29 +166,29 @@ impl Follower {
 
     /// The holds by name, also those that have ended by themselves.
     pub fn holds(&self) -> &BTreeMap<String, Arc<Hold>> {
-        &self.known.holds
+        &self.known.holds.counts
     }
 
     /// What people want of breakers, by target, also what has ended by itself.
     pub fn forced(&self) -> &BTreeMap<String, Arc<Forced>> {
-        &self.known.forced
+        &self.known.forced.counts
     }
 
     /// The same, for workers.
     pub(crate) fn all_forced(&self) -> AllForced {
-        let all = self.known.forced.values().map(Arc::clone);
+        let all = self.known.forced.counts.values().map(Arc::clone);
         all.collect::<AllForced>()
             .at_version(self.known.forced_version)
     }
 
     /// The targets of whose breakers something is wanted that cannot be read.
     pub fn unreadable_forced(&self) -> &BTreeMap<String, Unreadable> {
-        &self.known.unreadable_forced
+        &self.known.forced.unreadable
     }
 
     /// The holds whose last record cannot be read, by name.
     pub fn unreadable_holds(&self) -> &BTreeMap<String, Unreadable> {
-        &self.known.unreadable_holds
+        &self.known.holds.unreadable
     }
 
     /// Waits a short while for changes; true if there were any.
@@ -215,7 +217,8 @@ impl Known {
 
     /// Takes in what people want of breakers; true if it changes anything.
     fn take_forced(&mut self, target: &[u8], message: &BorrowedMessage<'_>) -> bool {
-        let (partition, offset) = (message.partition(), message.offset());
+        let (revision, at) = place(message);
+        let Revision { partition, offset } = revision;
         if target.len() > MAX_TARGET {
             warn!(
                 bytes = target.len(),
@@ -224,36 +227,28 @@ impl Known {
             return false;
         }
         let shown = String::from_utf8_lossy(target).into_owned();
-        let changed = match message.payload() {
-            None => {
-                let was_unreadable = self.unreadable_forced.remove(&shown).is_some();
-                let was_there = self.forced.remove(&shown).is_some();
-                if was_there {
-                    info!(target = shown, "breaker left to itself");
+        let changed = if let Some(value) = message.payload() {
+            let read = forced::decode(target, value, at, revision);
+            match read.and_then(|read| self.room_for(&shown, at).map(|()| read)) {
+                Ok(read) => {
+                    let until = read.until.as_millis();
+                    let (by, reason, state) = (&*read.by, &*read.reason, read.force.word());
+                    info!(target = shown, state, by, reason, until, "breaker forced");
+                    self.forced.put(shown, read)
                 }
-                was_there || was_unreadable
-            }
-            Some(value) => {
-                let at = message.timestamp().to_millis();
-                let at = at.and_then(|millis| u64::try_from(millis).ok());
-                let at = Timestamp::from_millis(at.unwrap_or_default());
-                let revision = Revision { partition, offset };
-                let read = forced::decode(target, value, at, revision);
-                match read.and_then(|read| self.room_for(&shown, at).map(|()| read)) {
-                    Ok(read) => {
-                        let until = read.until.as_millis();
-                        let (by, reason, state) = (&*read.by, &*read.reason, read.force.word());
-                        info!(target = shown, state, by, reason, until, "breaker forced");
-                        self.unreadable_forced.remove(&shown);
-                        self.forced.insert(shown, Arc::new(read));
-                        true
-                    }
-                    Err(error) => {
-                        warn!(%error, target = shown, partition, offset, "breaker not forced: its record does not count");
-                        self.spoil_forced(shown, (partition, offset), error.into())
-                    }
+                Err(error) => {
+                    warn!(%error, target = shown, partition, offset, "breaker not forced: its record does not count");
+                    let unreadable = &self.forced.unreadable;
+                    let has_room = unreadable.len() < MAX_FORCED || unreadable.contains_key(&shown);
+                    has_room && self.forced.spoil(shown, revision, error)
                 }
             }
+        } else {
+            let (is_gone, changed) = self.forced.remove(&shown);
+            if is_gone {
+                info!(target = shown, "breaker left to itself");
+            }
+            changed
         };
         self.forced_version += u64::from(changed);
         changed
@@ -261,70 +256,39 @@ impl Known {
 
     /// Makes room for what people want of one more target, as far as something else has ended by itself.
     fn room_for(&mut self, target: &str, at: Timestamp) -> Result<(), Box<str>> {
-        if self.forced.len() < MAX_FORCED || self.forced.contains_key(target) {
+        let forced = &mut self.forced.counts;
+        if forced.len() < MAX_FORCED || forced.contains_key(target) {
             return Ok(());
         }
-        self.forced.retain(|_, forced| forced.is_on(at));
-        if self.forced.len() < MAX_FORCED {
+        forced.retain(|_, forced| forced.is_on(at));
+        if forced.len() < MAX_FORCED {
             return Ok(());
         }
         Err(format!("there are {MAX_FORCED} already, as many as may be").into())
     }
 
-    /// Notes that the record of a target cannot be read, as long as there are not too many; true if that changes anything.
-    fn spoil_forced(
-        &mut self,
-        target: String,
-        (partition, offset): (i32, i64),
-        error: String,
-    ) -> bool {
-        let is_known = self.unreadable_forced.contains_key(&target);
-        if self.unreadable_forced.len() >= MAX_FORCED && !is_known {
-            return false;
-        }
-        let unreadable = Unreadable {
-            partition,
-            offset,
-            error,
-        };
-        let before = self.unreadable_forced.insert(target, unreadable.clone());
-        before != Some(unreadable)
-    }
-
     /// Takes the record of a hold in; true if it changes anything.
     fn take_hold(&mut self, name: &[u8], message: &BorrowedMessage<'_>) -> bool {
-        let (partition, offset) = (message.partition(), message.offset());
+        let (revision, at) = place(message);
+        let Revision { partition, offset } = revision;
         let shown = String::from_utf8_lossy(name).into_owned();
         let Some(value) = message.payload() else {
-            let was_unreadable = self.unreadable_holds.remove(&shown).is_some();
-            let was_there = self.holds.remove(&shown).is_some();
-            if was_there {
+            let (is_gone, changed) = self.holds.remove(&shown);
+            if is_gone {
                 info!(hold = shown, "hold released");
             }
-            return was_there || was_unreadable;
+            return changed;
         };
-        let at = message.timestamp().to_millis();
-        let at = at.and_then(|millis| u64::try_from(millis).ok());
-        let at = Timestamp::from_millis(at.unwrap_or_default());
-        let revision = Revision { partition, offset };
         match hold::decode(name, value, at, revision) {
             Ok(read) => {
                 let until = read.until.as_millis();
                 let (by, reason) = (&*read.by, &*read.reason);
                 info!(hold = shown, by, reason, until, "hold read");
-                self.unreadable_holds.remove(&shown);
-                self.holds.insert(shown, Arc::new(read));
-                true
+                self.holds.put(shown, read)
             }
             Err(error) => {
                 warn!(%error, hold = shown, partition, offset, "hold ignored: it cannot be read");
-                let unreadable = Unreadable {
-                    partition,
-                    offset,
-                    error: error.into(),
-                };
-                let before = self.unreadable_holds.insert(shown, unreadable.clone());
-                before != Some(unreadable)
+                self.holds.spoil(shown, revision, error)
             }
         }
     }
@@ -393,6 +357,55 @@ impl Known {
             }
         }
     }
+}
+
+// === impl Said ===
+
+impl<T> Said<T> {
+    /// Takes in what is said now: it changes something.
+    fn put(&mut self, name: String, said: T) -> bool {
+        self.unreadable.remove(&name);
+        self.counts.insert(name, Arc::new(said));
+        true
+    }
+
+    /// Takes in that nothing is said any more: whether anything was, and whether that changes anything.
+    fn remove(&mut self, name: &str) -> (bool, bool) {
+        let was_unreadable = self.unreadable.remove(name).is_some();
+        let is_gone = self.counts.remove(name).is_some();
+        (is_gone, is_gone || was_unreadable)
+    }
+
+    /// Takes in that the last record cannot be read; true if that changes anything.
+    fn spoil(&mut self, name: String, at: Revision, error: Box<str>) -> bool {
+        let unreadable = Unreadable {
+            partition: at.partition,
+            offset: at.offset,
+            error: error.into(),
+        };
+        let before = self.unreadable.insert(name, unreadable.clone());
+        before != Some(unreadable)
+    }
+}
+
+impl<T> Default for Said<T> {
+    fn default() -> Self {
+        Self {
+            counts: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
+        }
+    }
+}
+
+/// Where a record stands, and when it was appended.
+fn place(message: &BorrowedMessage<'_>) -> (Revision, Timestamp) {
+    let revision = Revision {
+        partition: message.partition(),
+        offset: message.offset(),
+    };
+    let at = message.timestamp().to_millis();
+    let at = at.and_then(|millis| u64::try_from(millis).ok());
+    (revision, Timestamp::from_millis(at.unwrap_or_default()))
 }
 
 /// The record that puts a scene on the topic.

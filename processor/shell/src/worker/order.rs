@@ -19,6 +19,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::ControlFlow;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -265,21 +266,8 @@ impl Source<'_> {
         value: Option<&[u8]>,
     ) -> Option<bool> {
         if let Some(place) = key.strip_prefix(STEP.as_bytes()) {
-            let place = str::from_utf8(place)
-                .ok()
-                .and_then(|text| text.parse().ok());
-            let Some(place) = place else {
-                return Some(false);
-            };
-            let Some(value) = value else {
-                written.steps.remove(&place);
-                return Some(true);
-            };
-            let Some(progress) = progress::decode(value, self.topics) else {
-                return Some(false);
-            };
-            written.steps.insert(place, progress);
-            return Some(true);
+            let read = |value: &[u8]| progress::decode(value, self.topics);
+            return Some(put(&mut written.steps, parsed(place), value, read));
         }
         if let Some(name) = holds::name_of(key) {
             // One that cannot be read is one that nobody knows of, and is taken away.
@@ -291,34 +279,13 @@ impl Source<'_> {
             return Some(true);
         }
         if let Some(task) = key.strip_prefix(duplicates::REPLACED.as_bytes()) {
-            let task = str::from_utf8(task).ok().and_then(|task| task.parse().ok());
-            let Some(task) = task else {
-                return Some(false);
-            };
-            let Some(value) = value else {
-                written.replaced.remove(&task);
-                return Some(true);
-            };
-            let Some(replaced) = duplicates::decode_replaced(value) else {
-                return Some(false);
-            };
-            written.replaced.insert(task, replaced);
-            return Some(true);
+            let read = duplicates::decode_replaced;
+            return Some(put(&mut written.replaced, parsed(task), value, read));
         }
         if let Some(id) = key.strip_prefix(duplicates::KEY.as_bytes()) {
             let id = str::from_utf8(id).ok().and_then(Identity::parse);
-            let Some(id) = id else {
-                return Some(false);
-            };
-            let Some(value) = value else {
-                written.duplicates.remove(&id);
-                return Some(true);
-            };
-            let Some(known) = duplicates::decode(value) else {
-                return Some(false);
-            };
-            written.duplicates.insert(id, known);
-            return Some(true);
+            let read = duplicates::decode;
+            return Some(put(&mut written.duplicates, id, value, read));
         }
         let is_ids = key.starts_with(ids::KEY.as_bytes());
         let at = key.strip_prefix(if is_ids { ids::KEY } else { TAKEN }.as_bytes())?;
@@ -368,6 +335,29 @@ impl Source<'_> {
         orders.pending.extend(readable.held);
         Ok(Some((consumer, readable.ready)))
     }
+}
+
+/// Takes in a record of a kind: whether its key and its value can be read. One without a value takes its entry away.
+fn put<K: Ord, V>(
+    entries: &mut BTreeMap<K, V>,
+    key: Option<K>,
+    value: Option<&[u8]>,
+    read: impl FnOnce(&[u8]) -> Option<V>,
+) -> bool {
+    let Some(key) = key else { return false };
+    let Some(value) = value else {
+        entries.remove(&key);
+        return true;
+    };
+    let read = read(value);
+    let is_read = read.is_some();
+    entries.extend(read.map(|value| (key, value)));
+    is_read
+}
+
+/// What a part of a key says, if it can be read.
+fn parsed<T: FromStr>(text: &[u8]) -> Option<T> {
+    str::from_utf8(text).ok()?.parse().ok()
 }
 
 /// The group of a consumer's configuration: clients want its name, although nothing joins it.
