@@ -2,7 +2,9 @@
 //!
 //! | module | command |
 //! |---|---|
+//! | `ask` | who wants what a command does, and whether it shall be done |
 //! | `bench` | `retide bench` |
+//! | `board` | what people want, and which shards know it: what `hold` and `breakers` share |
 //! | `breakers` | `retide breakers ls`, `open`, `close` and `reset` |
 //! | `callbacks` | `retide callbacks` |
 //! | `config` | `retide config` |
@@ -23,7 +25,9 @@
 //!
 //! Data goes to stdout, talk to stderr.
 
+mod ask;
 mod bench;
+mod board;
 mod breakers;
 mod callbacks;
 mod config;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use retide_avro::control::forced;
 use retide_config::Config;
@@ -21,7 +21,7 @@ use retide_history::timeline;
 use retide_kafka::cluster::User;
 use retide_shell::clock;
 
-use crate::cli::hold::{Acting, Board, by, confirm};
+use crate::cli::board::{Acting, Board};
 use crate::cli::output::{Exit, Failed, Output, Row, print, say};
 
 /// What is done.
@@ -163,15 +163,13 @@ fn list(config: &Config, output: Output) -> Result<(), Failed> {
 fn force(config: &Config, force: Force, options: &Options, output: Output) -> Result<(), Failed> {
     let names: BTreeSet<&str> = options.targets.iter().map(String::as_str).collect();
     let mut wanted: Vec<Forced> = Vec::new();
-    let mut broken = Vec::new();
+    let mut odd = Vec::new();
     for target in names {
-        match read(target, force, options) {
-            Ok(forced) => wanted.push(forced),
-            // Whoever has written a record of such a name wants to be rid of it.
-            Err(why) if force == Force::Reset && !forced::is_target(target) => {
-                broken.push((target, why));
-            }
-            Err(why) => return Err(why),
+        let forced = read(target, force, options);
+        if force == Force::Reset && !forced::is_target(target) {
+            odd.push((target, forced));
+        } else {
+            wanted.push(forced?);
         }
     }
     let list = options.targets.join(", ");
@@ -181,12 +179,17 @@ fn force(config: &Config, force: Force, options: &Options, output: Output) -> Re
         Force::Reset => format!("let the breakers of {list} begin anew"),
     };
     if !options.acting.dry_run {
-        confirm(&options.acting, "breakers", &what)?;
+        options.acting.confirm("breakers", &what)?;
     }
     let mut board = Board::open(config, User::ScenesApply)?;
-    let is_there = |name: &str| board.unreadable_forced.contains_key(name);
-    if let Some(at) = broken.iter().position(|(name, _)| !is_there(name)) {
-        return Err(broken.swap_remove(at).1);
+    let mut broken = Vec::new();
+    for (name, forced) in odd {
+        // Whoever has written a record of such a name wants to be rid of it.
+        if board.unreadable_forced.contains_key(name) {
+            broken.push(name);
+        } else {
+            wanted.push(forced?);
+        }
     }
     let now = clock::timestamp();
     if force == Force::Reset && options.until.is_none() && options.lasts.is_none() {
@@ -217,7 +220,7 @@ fn force(config: &Config, force: Force, options: &Options, output: Output) -> Re
     let records = records.map(|forced| (&*forced.target, Some(forced::encode(forced))));
     // Nobody else takes those away that have ended by themselves.
     let ended = ended.iter().map(|(target, _)| (target.as_str(), None));
-    let broken = broken.iter().map(|(name, _)| (*name, None));
+    let broken = broken.iter().map(|name| (*name, None));
     let records = records.chain(ended).chain(broken);
     let records: Vec<_> = records
         .map(|(target, value)| (format!("{}{target}", forced::PREFIX), value))
@@ -258,9 +261,7 @@ fn outlast<'a>(reset: &mut Forced, all: impl Iterator<Item = &'a Arc<Forced>>, n
 /// Whether a shard knows what is wanted, or something later of the same target.
 fn knows(board: &Board<'_>, forced: &Forced, shard: i32) -> bool {
     let name = format!("{BREAKER}{}", forced.target);
-    let by_shard = board.standings.by_name.get(&*name);
-    let standing = by_shard.and_then(|by_shard| by_shard.get(&shard));
-    standing.is_some_and(|standing| standing.revision >= forced.revision)
+    board.knows(&name, forced.revision, shard)
 }
 
 /// A target, as it is printed.
@@ -295,18 +296,9 @@ fn line(board: &Board<'_>, target: &str, forced: Option<&Arc<Forced>>) -> Line {
 
 /// What is wanted of a target, as workers read it.
 fn read(target: &str, force: Force, options: &Options) -> Result<Forced, Failed> {
-    let mut keys = Map::new();
-    let mut put = |key: &str, value: Value| keys.insert(key.to_owned(), value);
-    put("state", force.word().into());
-    put("by", by(&options.acting).into());
-    let reason = options.acting.reason.clone();
-    put("reason", reason.unwrap_or_default().into());
-    if let Some(until) = &options.until {
-        put("until", until.clone().into());
-    }
-    if let Some(lasts) = options.lasts {
-        put("for", span::text(lasts).into());
-    }
+    let (until, lasts) = (options.until.as_deref(), options.lasts);
+    let mut keys = options.acting.said(until, lasts);
+    keys.insert("state".to_owned(), force.word().into());
     let text = Value::Object(keys).to_string();
     let now = clock::timestamp();
     let target = target.to_ascii_lowercase();

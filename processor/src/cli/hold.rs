@@ -4,39 +4,26 @@
 //! workers read it, and somebody has said yes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::env;
-use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use rdkafka::message::{BorrowedMessage, Message};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 use retide_avro::control::hold;
-use retide_config::{Config, Exhausted};
-use retide_core::forced::Forced;
+use retide_config::Config;
 use retide_core::hold::{Deadlines, EXHAUSTED, Hold, HoldId, LASTS, MAX_HOLDS, Revision};
 use retide_core::ramp::{FAILURE_RATE, MAX_STEPS, Progress, Ramp};
 use retide_core::selector::Selector;
 use retide_core::{Timestamp, span};
 use retide_history::timeline;
-use retide_kafka::client::client_config;
 use retide_kafka::cluster::User;
-use retide_kafka::follow;
-use retide_kafka::publish::Publisher;
-use retide_kafka::record::{OutHeaders, OutRecord};
-use retide_kafka::topics::Topics;
 use retide_shell::clock;
-use retide_shell::holds::Standings;
-use retide_shell::scenes::{self, Follower, Unreadable};
 
+use crate::cli::board::{Acting, Board};
 use crate::cli::output::{Exit, Failed, Output, Row, print, say};
-use crate::cli::reach::{failed, reach};
 use crate::cli::suggest;
 use crate::cli::tasks::selector::Select;
 use crate::cli::tasks::under_way;
@@ -118,29 +105,6 @@ pub(super) struct Release {
     acting: Acting,
 }
 
-/// What both take.
-#[derive(Debug, Args)]
-pub(super) struct Acting {
-    /// Why
-    #[arg(long, value_name = "TEXT")]
-    pub(super) reason: Option<String>,
-    /// Who wants it [default: $USER]
-    #[arg(long, value_name = "NAME")]
-    pub(super) by: Option<String>,
-    /// Do not ask
-    #[arg(long, short)]
-    pub(super) yes: bool,
-    /// Only say what it would be about
-    #[arg(long)]
-    pub(super) dry_run: bool,
-    /// How long it is waited for that all shards know
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = span::parse)]
-    pub(super) wait: Duration,
-    /// Do not wait for that
-    #[arg(long, conflicts_with = "wait")]
-    pub(super) no_wait: bool,
-}
-
 /// A hold, as it is printed.
 #[derive(Debug, Serialize)]
 struct Line {
@@ -181,33 +145,6 @@ struct Line {
     error: Option<String>,
 }
 
-/// The holds and what is forced, and how they stand.
-pub(super) struct Board<'a> {
-    /// The configuration.
-    config: &'a Config,
-    /// The topics.
-    topics: Topics,
-    /// The holds by name.
-    holds: BTreeMap<String, Arc<Hold>>,
-    /// The scenes of the topic that hold their tasks when they are out of attempts.
-    holding: BTreeSet<String>,
-    /// Those that cannot be read.
-    unreadable: BTreeMap<String, Unreadable>,
-    /// What people want of breakers, by target.
-    pub(super) forced: BTreeMap<String, Arc<Forced>>,
-    /// The targets of which that cannot be read.
-    pub(super) unreadable_forced: BTreeMap<String, Unreadable>,
-    /// What shards have written of them.
-    pub(super) standings: Standings,
-    /// Reads on what they write; nobody does where that is refused.
-    follower: Option<follow::Follower>,
-    /// Set by a signal.
-    stop: Arc<AtomicBool>,
-}
-
-/// Longest time for reading what shards have written.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 /// Longest name that is made of what a hold holds; others are numbers.
 const LONGEST_MADE: usize = 64;
 
@@ -241,53 +178,7 @@ impl Row for Line {
 
 // === impl Board ===
 
-impl<'a> Board<'a> {
-    /// Reads the holds, and how they stand.
-    pub(super) fn open(config: &'a Config, user: User) -> Result<Self, Failed> {
-        let topics = Topics::new(&config.topics.prefix, &config.topics.tiers);
-        reach(config, user, &[&topics.scenes])?;
-        let client = client_config(config.kafka.consumer());
-        let group = &config.processor.group;
-        let scenes = Follower::start(&client, &topics.scenes, group).map_err(|error| {
-            if let scenes::Error::Kafka { topic, source } = &error {
-                return failed(config, user, &format!("read {topic}"), source);
-            }
-            error.into()
-        })?;
-        let mut standings = Standings::default();
-        let deadline = Instant::now() + PATIENCE;
-        let take = |message: &BorrowedMessage<'_>| {
-            standings.take(message.partition(), message.key(), message.payload());
-        };
-        let follower = follow::Follower::start(&client, (&topics.order, group), deadline, take)
-            .inspect_err(|error| {
-                let topic = &topics.order;
-                say(&format!(
-                    "note: how shards stand is not known, since {topic} cannot be read: {error}"
-                ));
-            })
-            .ok();
-        standings.shards = follower.as_ref().map_or(0, follow::Follower::partitions);
-        let stop = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
-            signal_hook::flag::register(signal, Arc::clone(&stop))?;
-        }
-        let holding = scenes.scenes().iter();
-        let holding = holding.filter(|(_, scene)| scene.on_exhausted == Exhausted::Hold);
-        Ok(Self {
-            config,
-            holding: holding.map(|(name, _)| name.clone()).collect(),
-            holds: scenes.holds().clone(),
-            forced: scenes.forced().clone(),
-            unreadable_forced: scenes.unreadable_forced().clone(),
-            unreadable: scenes.unreadable_holds().clone(),
-            topics,
-            standings,
-            follower,
-            stop,
-        })
-    }
-
+impl Board<'_> {
     /// A hold, as it is printed; `released` is one that was taken off the topic.
     fn line(&self, hold: &Hold, state: &'static str, is_told: impl Fn(i32) -> bool) -> Line {
         let by_shard = self.standings.by_name.get(&hold.name);
@@ -376,34 +267,10 @@ impl<'a> Board<'a> {
         }
     }
 
-    /// Whether a shard knows this hold, or a later one of its name.
-    fn knows(&self, hold: &Hold, shard: i32) -> bool {
-        let by_shard = self.standings.by_name.get(&hold.name);
-        let standing = by_shard.and_then(|by_shard| by_shard.get(&shard));
-        standing.is_some_and(|standing| standing.revision >= hold.revision)
-    }
-
     /// Whether a shard has written that a hold is over.
     fn has_let_go(&self, hold: &Hold, shard: i32) -> bool {
         let by_shard = self.standings.by_name.get(&hold.name);
         by_shard.is_none_or(|by_shard| !by_shard.contains_key(&shard))
-    }
-
-    /// Waits until `is_done` says of each shard that it is, time is up, or somebody has seen enough.
-    pub(super) fn wait(&mut self, wait: Duration, is_done: impl Fn(&Self, i32) -> bool) {
-        let deadline = Instant::now() + wait;
-        while !(0..self.standings.shards as i32).all(|shard| is_done(self, shard)) {
-            if Instant::now() >= deadline || self.stop.load(Ordering::Relaxed) {
-                return;
-            }
-            let Some(follower) = &self.follower else {
-                return;
-            };
-            let standings = &mut self.standings;
-            follower.follow(|message| {
-                standings.take(message.partition(), message.key(), message.payload());
-            });
-        }
     }
 
     /// Writes records of holds, and says where they stand.
@@ -413,53 +280,6 @@ impl<'a> Board<'a> {
             .map(|(name, value)| (format!("{}{name}", hold::PREFIX), value.clone()))
             .collect();
         self.write(&records)
-    }
-
-    /// Writes records, and says where they stand.
-    pub(super) fn write(
-        &self,
-        records: &[(String, Option<Bytes>)],
-    ) -> Result<Vec<Revision>, Failed> {
-        let mut publisher = Publisher::try_new(&client_config(self.config.kafka.producer()))
-            .map_err(|error| Failed::new(Exit::Failure, &error))?;
-        for (key, value) in records {
-            publisher.send(&OutRecord {
-                topic: Arc::clone(&self.topics.scenes),
-                partition: None,
-                key: Some(key.clone().into()),
-                value: value.clone(),
-                headers: OutHeaders::default(),
-            });
-        }
-        let stored = publisher.finish().into_iter().map(|stored| {
-            let what = format!("write {}", self.topics.scenes);
-            let stored = stored.map_err(|error| {
-                failed(self.config, User::ScenesApply, &what, &error).or_exit(Exit::Unreachable)
-            })?;
-            Ok(Revision {
-                partition: stored.partition,
-                offset: stored.offset,
-            })
-        });
-        stored.collect()
-    }
-
-    /// Says that not all shards know something, and exits so.
-    pub(super) fn partly(&self, what: &str, list: &str, confirmed: usize) -> Result<(), Failed> {
-        let shards = self.standings.shards;
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(Failed::silently(Exit::Interrupted));
-        }
-        if confirmed >= shards {
-            return Ok(());
-        }
-        let retide = &self.config.invocation;
-        let message = format!(
-            "{what} is written, and {confirmed} of {shards} shards have said that they know: does {} run? To look at it again: {}",
-            retide.line("run"),
-            retide.line(list)
-        );
-        Err(Failed::because(Exit::Partly, message))
     }
 }
 
@@ -474,7 +294,7 @@ pub(super) fn hold(config: &Config, options: &Options, output: Output) -> Result
         "hold all tasks with {text}, until {}",
         timeline::clock(hold.until)
     );
-    confirm(&options.acting, "hold", &what)?;
+    options.acting.confirm("hold", &what)?;
     let mut board = Board::open(config, User::ScenesApply)?;
     let now = clock::timestamp();
     let others = board.holds.values().filter(|other| other.is_on(now));
@@ -493,10 +313,12 @@ pub(super) fn hold(config: &Config, options: &Options, output: Output) -> Result
     say(&format!("hold {} is written", hold.name));
     if !options.acting.no_wait {
         board.wait(options.acting.wait, |board, shard| {
-            board.knows(&hold, shard)
+            board.knows(&hold.name, hold.revision, shard)
         });
     }
-    let line = board.line(&hold, "held", |shard| board.knows(&hold, shard));
+    let line = board.line(&hold, "held", |shard| {
+        board.knows(&hold.name, hold.revision, shard)
+    });
     let confirmed = line.confirmed;
     print(&[line], output)?;
     if options.acting.no_wait {
@@ -535,14 +357,18 @@ pub(super) fn release(config: &Config, options: &Release, output: Output) -> Res
         let lines: Vec<Line> = lines
             .map(|hold| {
                 let state = board.state(hold, clock::timestamp());
-                board.line(hold, state, |shard| board.knows(hold, shard))
+                board.line(hold, state, |shard| {
+                    board.knows(&hold.name, hold.revision, shard)
+                })
             })
             .collect();
         print(&lines, output)?;
         say(&format!("release {list}: nothing was written"));
         return Ok(());
     }
-    confirm(&options.acting, "release", &format!("release {list}"))?;
+    options
+        .acting
+        .confirm("release", &format!("release {list}"))?;
     if let Some(ramp) = ramp {
         return climb(&mut board, &holds, (ramp, options), output);
     }
@@ -599,7 +425,7 @@ fn let_go(
     (holds, options): (&[Arc<Hold>], &Release),
     output: Output,
 ) -> Result<(), Failed> {
-    let by = by(&options.acting);
+    let by = options.acting.by();
     let reason = options.acting.reason.as_deref().unwrap_or_default();
     // What is out of attempts is let go by a record: the hold itself goes on.
     let mut going: Vec<Hold> = holds
@@ -627,7 +453,7 @@ fn let_go(
         .map(|hold| (Arc::clone(&hold.name), hold))
         .collect();
     let is_done = |board: &Board<'_>, hold: &Hold, shard: i32| match going.get(&hold.name) {
-        Some(hold) => board.knows(hold, shard),
+        Some(hold) => board.knows(&hold.name, hold.revision, shard),
         None => board.has_let_go(hold, shard),
     };
     let list: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -684,7 +510,7 @@ fn climb(
     let mut climbing: Vec<Hold> = holds
         .iter()
         .map(|hold| Hold {
-            by: by(&options.acting).into(),
+            by: options.acting.by().into(),
             reason: options.acting.reason.clone().unwrap_or_default().into(),
             since: now,
             // What is left then is let go at once.
@@ -710,14 +536,18 @@ fn climb(
     }
     if !options.acting.no_wait {
         board.wait(options.acting.wait, |board, shard| {
-            climbing.iter().all(|hold| board.knows(hold, shard))
+            climbing
+                .iter()
+                .all(|hold| board.knows(&hold.name, hold.revision, shard))
         });
     }
     let lines = climbing.iter();
     let lines: Vec<Line> = lines
         .map(|hold| {
             let state = board.state(hold, now);
-            board.line(hold, state, |shard| board.knows(hold, shard))
+            board.line(hold, state, |shard| {
+                board.knows(&hold.name, hold.revision, shard)
+            })
         })
         .collect();
     print(&lines, output)?;
@@ -737,7 +567,9 @@ pub(super) fn holds(config: &Config, output: Output) -> Result<(), Failed> {
     let mut lines: Vec<Line> = holds
         .map(|hold| {
             let state = board.state(hold, now);
-            board.line(hold, state, |shard| board.knows(hold, shard))
+            board.line(hold, state, |shard| {
+                board.knows(&hold.name, hold.revision, shard)
+            })
         })
         .collect();
     for (name, unreadable) in &board.unreadable {
@@ -773,21 +605,10 @@ fn read(options: &Options) -> Result<(Hold, String), Failed> {
         let message = "one hold may not name so many identities; use several";
         return Err(Failed::because(Exit::Usage, message));
     };
-    let mut keys = Map::new();
-    let mut put = |key: &str, value: Value| keys.insert(key.to_owned(), value);
-    put("select", select.clone());
-    put("by", by(&options.acting).into());
-    put(
-        "reason",
-        options.acting.reason.clone().unwrap_or_default().into(),
-    );
-    put("deadlines", options.deadlines.clone().into());
-    if let Some(until) = &options.until {
-        put("until", until.clone().into());
-    }
-    if let Some(lasts) = options.lasts {
-        put("for", span::text(lasts).into());
-    }
+    let (until, lasts) = (options.until.as_deref(), options.lasts);
+    let mut keys = options.acting.said(until, lasts);
+    keys.insert("select".to_owned(), select.clone());
+    keys.insert("deadlines".to_owned(), options.deadlines.clone().into());
     let text = Value::Object(keys).to_string();
     let now = clock::timestamp();
     let name = options.name.clone().unwrap_or_else(|| made_of(select));
@@ -813,34 +634,6 @@ fn made_of(select: &Value) -> String {
         }
     }
     format!("hold-{:016x}", HoldId::of(&select.to_string()).get())
-}
-
-/// Who wants it.
-pub(super) fn by(acting: &Acting) -> String {
-    let user = || env::var("USER").or_else(|_| env::var("LOGNAME")).ok();
-    acting.by.clone().or_else(user).unwrap_or_default()
-}
-
-/// Asks whether it shall be done.
-pub(super) fn confirm(acting: &Acting, word: &str, what: &str) -> Result<(), Failed> {
-    if acting.yes {
-        return Ok(());
-    }
-    if !io::stdin().is_terminal() {
-        let message = format!(
-            "{word} changes what is done with tasks, and nobody can be asked here: add --yes, or --dry-run to see what it is about"
-        );
-        return Err(Failed::because(Exit::Usage, message));
-    }
-    say(what);
-    let mut stderr = io::stderr();
-    let _ = write!(stderr, "do it? [y/N] ").and_then(|()| stderr.flush());
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer)?;
-    if matches!(answer.trim(), "y" | "Y" | "yes") {
-        return Ok(());
-    }
-    Err(Failed::because(Exit::Failure, "nothing was written"))
 }
 
 #[cfg(test)]

@@ -12,7 +12,9 @@ use retide_config::Config;
 use retide_core::with_causes;
 use retide_kafka::client::client_config;
 use retide_kafka::cluster::{self, Severity, User};
+use retide_kafka::topics::Topics;
 use retide_shell::process;
+use retide_shell::scenes::{self, Follower};
 
 use crate::cli::init;
 use crate::cli::output::{Exit, Failed};
@@ -44,6 +46,20 @@ pub(super) fn reach(
         return Err(missing_topic(config, missing));
     }
     Ok(there.partitions)
+}
+
+/// Reads the scenes topic, for somebody who may do what `user` does.
+pub(super) fn scenes_of(config: &Config, user: User, topics: &Topics) -> Result<Follower, Failed> {
+    let client = client_config(config.kafka.consumer());
+    let group = &config.processor.group;
+    Follower::start(&client, &topics.scenes, group).map_err(|error| match &error {
+        scenes::Error::Kafka { topic, source } => {
+            failed(config, user, &format!("read {topic}"), source)
+        }
+        scenes::Error::Missing { .. }
+        | scenes::Error::Slow { .. }
+        | scenes::Error::Encode { .. } => error.into(),
+    })
 }
 
 /// A topic that does not exist.

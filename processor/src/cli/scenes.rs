@@ -18,10 +18,10 @@ use retide_kafka::topics::Topics;
 use retide_shell::clock;
 use retide_shell::parked::{self, Found};
 use retide_shell::rules;
-use retide_shell::scenes::{self, Follower, Unreadable};
+use retide_shell::scenes::{self, Unreadable};
 
 use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
-use crate::cli::reach::{failed, reach};
+use crate::cli::reach::{failed, reach, scenes_of};
 use crate::cli::{outlook, preview, run, suggest};
 
 /// What `scenes` does.
@@ -274,19 +274,7 @@ impl<'a> Board<'a> {
         let there = reach(config, user, &[&topics.scenes])?;
         let shards = there.get(&topics.tasks).copied();
         let shards = shards.and_then(|shards| u32::try_from(shards).ok());
-        let follower = Follower::start(
-            &client_config(config.kafka.consumer()),
-            &topics.scenes,
-            &config.processor.group,
-        )
-        .map_err(|error| match &error {
-            scenes::Error::Kafka { topic, source } => {
-                failed(config, user, &format!("read {topic}"), source)
-            }
-            scenes::Error::Missing { .. }
-            | scenes::Error::Slow { .. }
-            | scenes::Error::Encode { .. } => error.into(),
-        })?;
+        let follower = scenes_of(config, user, &topics)?;
         Ok(Self {
             config,
             scenes: follower.scenes().clone(),

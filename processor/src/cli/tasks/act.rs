@@ -2,8 +2,6 @@
 //!
 //! Any producer can send what is sent here. Invariant: the text of each command was read as workers read it before the first one is sent.
 
-use std::env;
-use std::io::{self, BufRead, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -26,6 +24,7 @@ use retide_kafka::record::{OutHeaders, OutRecord};
 use retide_kafka::topics::Topics;
 use retide_shell::clock;
 
+use crate::cli::ask;
 use crate::cli::output::{Exit, Failed, Output, Row, print, say};
 use crate::cli::reach::{failed, reach};
 
@@ -328,8 +327,7 @@ fn ready(asked: &Asked, acting: &Acting) -> Result<Vec<Ready>, Failed> {
     let selects = acting.select.parts()?;
     let name = acting.id_of_command.clone();
     let name = name.unwrap_or_else(|| Uuid::new_v4().to_string());
-    let user = || env::var("USER").or_else(|_| env::var("LOGNAME")).ok();
-    let by = acting.by.clone().or_else(user).unwrap_or_default();
+    let by = ask::who(acting.by.as_deref());
     let count = selects.len();
     let mut ready = Vec::new();
     for (index, select) in selects.into_iter().enumerate() {
@@ -381,12 +379,11 @@ fn confirm(asked: &Asked, acting: &Acting, ready: &[Ready]) -> Result<(), Failed
         return Ok(());
     }
     let word = asked.word();
-    if !io::stdin().is_terminal() {
-        let message = format!(
+    ask::somebody(|| {
+        format!(
             "{word} changes tasks, and nobody can be asked here: add --yes, or --dry-run to see which tasks it is about"
-        );
-        return Err(Failed::because(Exit::Usage, message));
-    }
+        )
+    })?;
     let selects = acting.select.parts()?;
     let first = selects.first().map(ToString::to_string).unwrap_or_default();
     let more = match ready.len() {
@@ -394,17 +391,8 @@ fn confirm(asked: &Asked, acting: &Acting, ready: &[Ready]) -> Result<(), Failed
         count => format!(" and {} more such commands", count - 1),
     };
     let shown: String = first.chars().take(LONGEST_SHOWN).collect();
-    say(&format!(
-        "{word} all tasks with {shown}{more} (--dry-run counts them)"
-    ));
-    let mut stderr = io::stderr();
-    let _ = write!(stderr, "do it? [y/N] ").and_then(|()| stderr.flush());
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
-    if matches!(answer.trim(), "y" | "Y" | "yes") {
-        return Ok(());
-    }
-    Err(Failed::because(Exit::Failure, "nothing was sent"))
+    let what = format!("{word} all tasks with {shown}{more} (--dry-run counts them)");
+    ask::agreement(&what, "nothing was sent")
 }
 
 /// Longest selector that a question shows, in characters.
