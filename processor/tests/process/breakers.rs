@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::hold::json;
 use crate::rig::Rig;
+use crate::scenes::put;
 use crate::support::PATIENCE;
 
 /// A scene without a breaker, and one whose breaker opens after three failures, for a minute.
@@ -32,11 +33,7 @@ fn what_is_no_target_or_lasts_too_long_is_exit_code_2() {
         (&["breakers", "open", "a"], "add --yes"),
         (&["breakers", "reset"], "TARGET"),
     ] {
-        let output = rig.retide(arguments);
-
-        assert_eq!(output.status.code(), Some(2), "{arguments:?} {output:?}");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(said.contains(words), "{arguments:?}: {said}");
+        rig.refuses(arguments, words);
     }
 }
 
@@ -100,4 +97,29 @@ fn a_target_is_not_called_while_people_keep_it_open_and_is_when_they_keep_it_clo
     assert_eq!(closed[0]["confirmed"], closed[0]["shards"], "{closed}");
     assert_eq!(ends["watched"], ["delivered"], "eleven failures opened it");
     drop(other);
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_taken_back_by_the_name_that_is_listed() {
+    let rig = Rig::new(std::time::Duration::ZERO, SCENES);
+    let breakers = |arguments: &[&str]| {
+        let all = [&["--output", "json", "breakers"][..], arguments].concat();
+        json(&rig.retide(&all))
+    };
+    // One that would be a target in small letters, and one that would be none.
+    for name in ["SHOP", "a b"] {
+        put(&rig, &format!("breaker/{name}"), r#"{"state": "open"}"#);
+    }
+    let listed = |all: &serde_json::Value| -> Vec<String> {
+        let lines = all.as_array().into_iter().flatten();
+        let targets = lines.filter_map(|line| line["target"].as_str());
+        targets.map(str::to_owned).collect()
+    };
+
+    let before = breakers(&["ls"]);
+    breakers(&["reset", "SHOP", "a b", "--yes", "--no-wait"]);
+    let after = breakers(&["ls"]);
+
+    assert_eq!(listed(&before), ["SHOP", "a b"], "{before}");
+    assert_eq!(listed(&after), <[&str; 0]>::default(), "{after}");
 }

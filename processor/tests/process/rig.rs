@@ -187,6 +187,14 @@ impl Rig {
         bounded::output(self.command(arguments).stdin(Stdio::null()))
     }
 
+    /// A command line that is refused before anything is done, with these words.
+    pub(crate) fn refuses(&self, arguments: &[&str], words: &str) {
+        let output = self.retide(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?} {output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(words), "{arguments:?}: {said}");
+    }
+
     /// Starts a command whose output is wanted at its end.
     pub(crate) fn start(&self, arguments: &[&str]) -> Running {
         let mut command = self.command(arguments);

@@ -13,7 +13,7 @@ use crate::rig::{FLAKY, Rig, Stored};
 use crate::support::{PATIENCE, config, create_topics};
 
 /// Puts a record of JSON on the scenes topic, as it is.
-fn put(rig: &Rig, name: &str, value: &str) {
+pub(crate) fn put(rig: &Rig, name: &str, value: &str) {
     let producer = rig.producer();
     let topic = rig.topic("scenes");
     let content_type = Header {

@@ -78,11 +78,7 @@ fn what_names_no_task_and_what_nobody_has_said_yes_to_is_exit_code_2() {
             "--wait",
         ),
     ] {
-        let output = rig.retide(&[&["tasks"][..], arguments].concat());
-
-        assert_eq!(output.status.code(), Some(2), "{arguments:?} {output:?}");
-        let said = stderr(&output);
-        assert!(said.contains(words), "{arguments:?}: {said}");
+        rig.refuses(&[&["tasks"][..], arguments].concat(), words);
     }
 }
 
