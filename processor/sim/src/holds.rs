@@ -39,7 +39,7 @@ pub(crate) struct Holding {
 pub(crate) struct Heard {
     /// The holds that each worker has taken in.
     holds: BTreeMap<usize, Holds>,
-    /// When each task was last out of attempts and was held, and the attempt that was the last one.
+    /// When each task was last out of attempts and was held, and the last attempt that was made since.
     exhausted: BTreeMap<Arc<str>, (Timestamp, u32)>,
     /// What has become of the ramps of each worker.
     climbs: BTreeMap<(usize, Revision), Climb>,
@@ -184,10 +184,10 @@ impl Heard {
         self.exhausted.insert(Arc::clone(&event.id), last);
     }
 
-    /// Whether a worker knows that people have let a task go which was out of attempts, if it was.
-    pub(crate) fn lets_go(&self, worker: usize, task: &Task) -> Result<(), String> {
+    /// A worker starts an attempt: whether it knows that people have let the task go, if that was out of attempts.
+    pub(crate) fn lets_go(&mut self, worker: usize, task: &Task) -> Result<(), String> {
         let (Some((at, last)), Some(holds)) =
-            (self.exhausted.get(&task.id), self.holds.get(&worker))
+            (self.exhausted.get_mut(&task.id), self.holds.get(&worker))
         else {
             return Ok(());
         };
@@ -196,10 +196,11 @@ impl Heard {
         let released = holds.filter_map(|hold| hold.released).max();
         // Who has lost its shard may still make an attempt that others have made.
         let is_made = task.attempt <= *last;
-        if task.kind == Kind::Callback
-            || is_made
-            || released.is_some_and(|released| released >= *at)
-        {
+        if task.kind == Kind::Callback || is_made {
+            return Ok(());
+        }
+        if released.is_some_and(|released| released >= *at) {
+            *last = task.attempt;
             return Ok(());
         }
         Err(format!(
