@@ -96,6 +96,7 @@ struct Topic {
 /// An engine, its topics, and targets of which one may be down.
 struct World {
     engine: Engine,
+    ladder: Ladder,
     now: Duration,
     topics: BTreeMap<LaneId, Topic>,
     /// When what was settled is there.
@@ -134,8 +135,10 @@ impl World {
 
     fn limited(scenes: impl IntoIterator<Item = Scene>, limits: Limits) -> Self {
         let gates = Arc::new(Gates::default());
+        let ladder = Ladder::default();
         let mut world = Self {
-            engine: Engine::new(Ladder::default(), limits, gates, NonZeroU32::MIN),
+            engine: Engine::new(ladder.clone(), limits, gates, NonZeroU32::MIN),
+            ladder,
             now: Duration::ZERO,
             topics: BTreeMap::new(),
             written: BTreeMap::new(),
@@ -158,7 +161,7 @@ impl World {
             last: 0,
         };
         world.step(Input::Rules(scenes.into_iter().collect::<Scenes>()));
-        let tiers = (0..Ladder::default().tiers().len()).map(Source::Tier);
+        let tiers = (0..world.ladder.tiers().len()).map(Source::Tier);
         for source in [Source::Tasks].into_iter().chain(tiers) {
             let lane = LaneId { shard: 0, source };
             world.topics.insert(lane, Topic::default());
@@ -334,12 +337,11 @@ impl World {
 
     /// The next record that can be read, and its lane.
     fn readable(&self) -> Option<(Duration, LaneId)> {
-        let ladder = Ladder::default();
         let of = |(lane, topic): (&LaneId, &Topic)| {
             let (_, appended, _) = topic.records.front().filter(|_| !topic.paused)?;
             let at = match lane.source {
                 Source::Tasks | Source::Commands => *appended,
-                Source::Tier(tier) => ladder.tiers()[tier].readable_at(*appended),
+                Source::Tier(tier) => self.ladder.tiers()[tier].readable_at(*appended),
             };
             Some((at.since(Timestamp::from_micros(START)), *lane))
         };
@@ -451,15 +453,15 @@ fn outage(span: Duration, tasks: usize) -> (Duration, usize, f64, u32) {
 fn an_outage_costs_few_calls_and_hops_and_all_are_through_soon_after() {
     // The probe that finds it well, the wait of the last one deferred before, and the slow start of what is left.
     let bound = MINUTE + MINUTE + rule().slow_start;
-    for (span, most_calls, most_hops) in [
-        (secs(30), 100, 10),
-        (secs(600), 180, 30),
-        (secs(21_600), 2_000, 450),
+    for (span, tasks, most_calls, most_hops) in [
+        (secs(30), 300, 100, 10),
+        (secs(600), 300, 180, 30),
+        (secs(21_600), 100, 2_000, 450),
     ] {
-        let (late, calls, deferred, hops) = outage(span, 300);
+        let (late, calls, deferred, hops) = outage(span, tasks);
 
         eprintln!(
-            "down for {span:?}: the last of 300 is through {late:?} after, {calls} calls meanwhile, {deferred:.1} deferrals per task, at most {hops} hops"
+            "down for {span:?}: the last of {tasks} is through {late:?} after, {calls} calls meanwhile, {deferred:.1} deferrals per task, at most {hops} hops"
         );
         assert!(late < bound, "{late:?}");
         assert!(calls <= most_calls, "{calls} calls to a dead target");
@@ -708,12 +710,12 @@ fn as_many_are_in_flight_as_a_target_works_on_where_the_number_follows_it() {
         }]);
         world.capacity = 10;
         let mut sum = 0;
-        for second in 0..60 {
+        for second in 0..40 {
             for number in 0..550 {
                 world.produce(task("pay", &format!("t{second}-{number}"), world.wall()));
             }
             world.run_until(secs(second + 1));
-            sum += if second >= 40 { world.answers.len() } else { 0 };
+            sum += if second >= 20 { world.answers.len() } else { 0 };
         }
         world.check_attempts();
         sum / 20
@@ -1020,6 +1022,36 @@ fn what_people_keep_open_uses_no_attempt_tells_nobody_and_is_back_soon_after() {
     assert!(world.calls("pay").all(|called| called.attempt == 1));
     assert_eq!(world.named, ["breaker/pay".into()].into());
     assert_eq!(world.alerts, []);
+}
+
+#[test]
+fn what_people_keep_open_expires_at_its_deadline_and_not_before() {
+    let mut world = World::new([scene("pay")]);
+    world.run_until(secs(1));
+    world.step(want(1, [forced("pay", Force::Open, 7, (1, 3_600))]));
+    let deadlines = [("soon", 10), ("later", 40), ("last", 100)];
+    for (id, end) in deadlines {
+        let mut task = task("pay", id, world.wall());
+        task.deadline = Some(world.wall() + secs(end - 1));
+        world.produce(task);
+    }
+
+    world.run_until(secs(30));
+    let early = world.ended.clone();
+    world.step(want(2, []));
+    world.run_until(secs(200));
+
+    let ends = |ended: &BTreeMap<Arc<str>, (Terminal, u32, Duration)>| -> Vec<_> {
+        let ends = ended
+            .iter()
+            .map(|(id, (terminal, ..))| (id.to_string(), *terminal));
+        ends.collect()
+    };
+    assert_eq!(ends(&early), [("soon".to_owned(), Terminal::Expired)]);
+    let at = early["soon"].2;
+    assert!((secs(10)..secs(11)).contains(&at), "{at:?}");
+    assert_eq!(world.ended["later"].0, Terminal::Delivered);
+    assert_eq!(world.ended["last"].0, Terminal::Delivered);
 }
 
 #[test]

@@ -21,6 +21,9 @@ use crate::time::Timestamp;
 use crate::verdict;
 use crate::wait::Cause;
 
+/// How long after its deadline a task is looked at that waits for that: it expires then.
+const EXPIRED: Duration = Duration::from_millis(1);
+
 /// Tasks of one scene that may wait in memory for its gate in any case; more are deferred to a tier where their lane is crowded.
 const READY: usize = 1_000;
 
@@ -246,7 +249,7 @@ impl Engine {
     }
 
     /// Keeps a due task whose target must not be called: in memory if few wait for the same there, or else in a tier; no attempt is used
-    /// up. A task whose deadline is before that expires.
+    /// up. A task whose deadline is before that expires; where people keep the breaker open, at its deadline, since they may take it back.
     pub(super) fn turn_away(
         &mut self,
         now: Now,
@@ -267,8 +270,13 @@ impl Engine {
                 (shelter, until, Duration::ZERO, Cause::Cooldown)
             }
         };
-        let again = now.wall + until.saturating_sub(now.steady).min(MAX_DELAY);
-        let expires = verdict::expires(scene, &item.task, again);
+        let mut again = now.wall + until.saturating_sub(now.steady).min(MAX_DELAY);
+        let mut expires = verdict::expires(scene, &item.task, again);
+        if expires && breaker.is_some_and(|subject| self.is_kept_open(now, subject)) {
+            let end = verdict::deadline(scene, &item.task).unwrap_or(again);
+            again = again.min(end.max(now.wall) + EXPIRED);
+            expires = false;
+        }
         let crowded = self.is_crowded(item.lane);
         let until = match shelter {
             Shelter::Memory if !crowded && !expires => {

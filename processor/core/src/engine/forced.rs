@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::Engine;
 use crate::breaker::{State as Health, Subject};
 use crate::entry::Entry;
-use crate::forced::{AllForced, BREAKER, Force};
+use crate::forced::{AllForced, BREAKER, Force, Forced};
 use crate::hold::Standing;
 use crate::state::State;
 use crate::step::{Action, Now};
@@ -123,8 +123,7 @@ impl Engine {
 
     /// Says in the events of settlements that people keep the breaker open for which their tasks wait, if they do.
     pub(super) fn name_forced(&self, now: Now, subject: &Subject, actions: &mut [Action]) {
-        let forced = self.forcing.all.of(now.wall, subject);
-        let Some(forced) = forced.filter(|forced| forced.force == Force::Open) else {
+        let Some(forced) = self.forced_open(now, subject) else {
             return;
         };
         for action in actions {
@@ -137,6 +136,17 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Whether people keep the breaker of a target open.
+    pub(super) fn is_kept_open(&self, now: Now, subject: &Subject) -> bool {
+        self.forced_open(now, subject).is_some()
+    }
+
+    /// The record by which people keep the breaker of a target open, if they do.
+    fn forced_open(&self, now: Now, subject: &Subject) -> Option<&Arc<Forced>> {
+        let forced = self.forcing.all.of(now.wall, subject);
+        forced.filter(|forced| forced.force == Force::Open)
     }
 
     /// Whether something is to be written down.
