@@ -98,6 +98,7 @@ type Answers = Box<dyn FnMut(Duration, &Task) -> Outcome>;
 
 /// The group.
 struct Group {
+    ladder: Ladder,
     workers: Vec<Worker>,
     now: Duration,
     answer: Answers,
@@ -115,10 +116,11 @@ struct Group {
 impl Group {
     fn new(processes: usize, scenes: &[Scene], answer: Answers) -> Self {
         let shards = NonZeroU32::new(processes as u32).unwrap();
+        let ladder = Ladder::default();
         let worker = |seed| {
             let gates = Arc::new(Gates::seeded(seed));
             Worker {
-                engine: Engine::new(Ladder::default(), Limits::of(64 << 20), gates, shards),
+                engine: Engine::new(ladder.clone(), Limits::of(64 << 20), gates, shards),
                 topics: BTreeMap::new(),
                 written: VecDeque::new(),
                 answers: VecDeque::new(),
@@ -128,6 +130,7 @@ impl Group {
         };
         let mut group = Self {
             workers: (0..processes as u64).map(worker).collect(),
+            ladder,
             now: secs(100),
             answer,
             hears: true,
@@ -140,7 +143,7 @@ impl Group {
         for number in 0..processes {
             let rules: Scenes = scenes.iter().cloned().collect();
             group.step(number, Input::Rules(rules));
-            let tiers = (0..Ladder::default().tiers().len()).map(Source::Tier);
+            let tiers = (0..group.ladder.tiers().len()).map(Source::Tier);
             for source in [Source::Tasks].into_iter().chain(tiers) {
                 let shard = number as i32;
                 let lane = LaneId { shard, source };
@@ -274,12 +277,11 @@ impl Group {
     }
 
     fn readable(&self, number: usize) -> Option<(Duration, LaneId)> {
-        let ladder = Ladder::default();
         let of = |(lane, topic): (&LaneId, &Topic)| {
             let (_, appended, _) = topic.records.front().filter(|_| !topic.paused)?;
             let at = match lane.source {
                 Source::Tasks | Source::Commands => *appended,
-                Source::Tier(tier) => ladder.tiers()[tier].readable_at(*appended),
+                Source::Tier(tier) => self.ladder.tiers()[tier].readable_at(*appended),
             };
             Some((at.since(Timestamp::from_micros(START)), *lane))
         };
