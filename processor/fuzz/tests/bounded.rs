@@ -174,25 +174,25 @@ fn mutate(bytes: &mut Vec<u8>, corpus: &[Vec<u8>], chance: &mut Pcg64Mcg) {
 
 #[test]
 fn no_envelope_breaks_a_promise() {
-    bounded("envelope", retide_fuzz::envelope, 20_000);
+    bounded("envelope", retide_fuzz::envelope, 10_000);
 }
 
 #[test]
 fn no_control_breaks_a_promise() {
-    bounded("control", retide_fuzz::control, 10_000);
+    bounded("control", retide_fuzz::control, 5_000);
 }
 
 #[test]
 fn no_headers_break_a_promise() {
-    bounded("headers", retide_fuzz::headers, 20_000);
+    bounded("headers", retide_fuzz::headers, 10_000);
 }
 
 #[test]
 fn no_completions_break_a_promise() {
-    bounded("completions", retide_fuzz::completions, 20_000);
+    bounded("completions", retide_fuzz::completions, 10_000);
 }
 
 #[test]
 fn no_scene_file_breaks_a_promise() {
-    bounded("scene_file", retide_fuzz::scene_file, 5_000);
+    bounded("scene_file", retide_fuzz::scene_file, 2_500);
 }
