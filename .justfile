@@ -14,8 +14,10 @@ test:
 
 # The inner loop: all that needs no broker, in less than a minute after the build
 test-fast *filter:
-    cargo test --workspace --locked --lib --bins \
-        --test breaker --test engine --test envelope --test headers --test missing --test ordering --test quota --test turns --test wire \
+    # Those of targets wait for servers most of the time.
+    RUST_TEST_THREADS="${RUST_TEST_THREADS:-6}" cargo test --workspace --locked --lib --bins \
+        --test breaker --test control --test cooldown --test duplicates --test engine --test envelope --test exhausted --test headers \
+        --test missing --test ordering --test pending --test quota --test turns --test wire \
         -- "$@"
 
 # One test of processes or commands on a real broker, by a part of its name

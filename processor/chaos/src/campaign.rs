@@ -91,7 +91,7 @@ const LOSS: Duration = Duration::from_secs(10);
 const ACTS: usize = 4;
 
 /// How long an act takes, about.
-const ACT: Duration = Duration::from_secs(12);
+const ACT: Duration = Duration::from_secs(8);
 
 /// What retide's topics' names begin with; the group has the same name.
 pub(crate) const PREFIX: &str = "chaos";

@@ -293,6 +293,23 @@ fn links_and_anchors_lead_somewhere() {
 }
 
 #[test]
+fn the_inner_loop_has_all_tests_of_the_engine() {
+    let recipes = fs::read_to_string(root().join(".justfile")).unwrap();
+    let files = fs::read_dir(root().join("processor/core/tests")).unwrap();
+    let files = files.map(|entry| entry.unwrap().path());
+    let tests = files.filter(|path| path.extension().is_some_and(|of| of == "rs"));
+    let tests = tests.map(|path| path.file_stem().unwrap().to_string_lossy().into_owned());
+    let tests: Vec<String> = tests.collect();
+
+    let missing = tests
+        .iter()
+        .filter(|test| !recipes.contains(&format!("--test {test} ")));
+
+    assert!(tests.len() > 9, "{tests:?}");
+    assert_eq!(missing.collect::<Vec<_>>(), <[&str; 0]>::default());
+}
+
+#[test]
 fn every_reason_of_a_bad_end_is_listed_and_no_other() {
     let page = page("processor/docs/callbacks.md");
     let (_, table) = page.text.split_once("| reason | why").unwrap();
