@@ -113,6 +113,7 @@ impl Options {
     /// What tasks there are.
     pub(crate) const fn scope(&self) -> Scope {
         Scope {
+            tasks: self.tasks,
             rate: self.rate,
             has_commands: self.has_commands(),
             is_once: matches!(self.guarantee, Guarantee::ExactlyOnce),

@@ -350,6 +350,7 @@ mod tests {
     fn commands_follow_from_the_seed_and_rise() {
         for (tasks, rate, expected) in [(2_000, 15, 100..250), (36_000, 150, 400..800)] {
             let scope = Scope {
+                tasks,
                 rate,
                 has_commands: true,
                 is_once: true,

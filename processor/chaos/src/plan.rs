@@ -12,6 +12,8 @@ pub(crate) struct Random(u64);
 /// What tasks a campaign has.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scope {
+    /// How many.
+    pub(crate) tasks: usize,
     /// Tasks a second.
     pub(crate) rate: u64,
     /// Whether people act on tasks.
@@ -258,6 +260,11 @@ impl Scope {
             .max(self.rate as usize)
             .next_multiple_of(TO_ONE_KIND)
     }
+
+    /// Whether a task is so early that people can let it go twice, each time a minute and more after it was held, before the last ones come.
+    const fn is_early(self, number: usize) -> bool {
+        number < self.tasks / 3
+    }
 }
 
 // === impl Kind ===
@@ -273,7 +280,7 @@ impl Kind {
             15 => Self::Later,
             35 if scope.is_once => Self::Once,
             55 | 65 => Self::Held,
-            75 => Self::Spent,
+            75 if scope.is_early(number) => Self::Spent,
             5 | 85 => Self::Rested,
             95 if (number / among).is_multiple_of(TO_ONE_AWAITED) => Self::Awaited,
             _ => Self::Plain,
@@ -425,6 +432,7 @@ mod tests {
     use super::*;
 
     const SCOPE: Scope = Scope {
+        tasks: 6_000,
         rate: 60,
         has_commands: true,
         is_once: true,
