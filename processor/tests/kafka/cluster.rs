@@ -14,7 +14,7 @@ use retide_core::Ladder;
 use retide_kafka::cluster::{self, Created, Error, Finding, Layout, Plan, Severity};
 use retide_kafka::topics::{Role, Topics};
 
-use crate::support::{PATIENCE, bootstrap};
+use crate::support::{PATIENCE, bootstrap, free_address};
 
 /// A plan with a prefix of its own, and where to carry it out.
 struct Bench {
@@ -297,10 +297,7 @@ fn a_topic_that_does_not_take_what_the_retry_topic_took_is_told() {
 
 #[test]
 fn where_nobody_listens_the_address_and_the_cause_are_named() {
-    // A port that was free a moment ago.
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap().to_string();
-    drop(free);
+    let address = free_address();
 
     let (message, cause) = unreachable(&address);
 

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::net::TcpListener;
+use std::process::{self, Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -54,6 +56,24 @@ static EMBEDDED: LazyLock<Broker> = LazyLock::new(|| {
     );
     Broker::start().unwrap()
 });
+
+/// A port of loopback where nobody listens: below those that a system gives to connections, so that none of these has it before its
+/// listener does, and another one each time.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = process::id() * 64 + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + (number % 10_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// The address of such a port.
+pub(crate) fn free_address() -> String {
+    format!("127.0.0.1:{}", free_port())
+}
 
 /// A broker's address: the cluster that `RETIDE_TEST_BOOTSTRAP` names, else one started here, else the embedded one.
 pub(crate) fn bootstrap() -> String {

@@ -18,7 +18,7 @@ use crate::bounded::Running;
 use crate::commands::get;
 use crate::rig::{FLAKY, Rig, Stored, TIERS};
 use crate::secured::{Secured, USERS, secured};
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, free_address};
 
 /// What a command printed.
 fn stdout(output: &Output) -> String {
@@ -545,8 +545,7 @@ fn cases<'a>(broker: &'a Secured, nobody: &'a str) -> Vec<Case<'a>> {
 fn each_cause_of_silence_has_its_own_text_and_hint() {
     let Some(broker) = secured() else { return };
     let rig = rig(broker);
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
-    let nobody = free.unwrap().to_string();
+    let nobody = free_address();
     let cases = cases(broker, &nobody);
     let children: Vec<_> = cases
         .iter()
@@ -747,8 +746,7 @@ fn a_tier_that_may_not_be_read_any_more_stands_still_alone() {
     rig.retide(&["init"]);
     crate::support::create_topics(&broker.plain, &[&rig.topic("alerts-copy")]);
     broker.grant(&printed(&rig, "run", "run"));
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
-    let address = address.unwrap().to_string();
+    let address = free_address();
     let config = fs::read_to_string(rig.file("run.toml")).unwrap();
     let flaky = FLAKY.replace("TARGET", &rig.target.address.to_string());
     let door = Door::new();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::bounded::{self, Running};
 use crate::rig::{FLAKY, Rig};
-use crate::support::{PATIENCE, bootstrap};
+use crate::support::{PATIENCE, bootstrap, free_address};
 
 /// What a command printed.
 fn stdout(output: &Output) -> String {
@@ -302,12 +302,7 @@ pub(crate) fn get(address: &str, path: &str) -> Option<(u16, String)> {
 #[test]
 fn the_admin_endpoints_say_how_a_process_does() {
     let rig = Rig::new(Duration::ZERO, "");
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let address = format!("127.0.0.1:{port}");
+    let address = free_address();
     let basics = rig.basics();
     rig.configure(&format!(
         "{basics}workers = 2\n[admin]\nlisten = '{address}'\n{FLAKY}"

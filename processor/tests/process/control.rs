@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use rdkafka::message::{Header, OwnedHeaders};
@@ -11,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::commands::get;
 use crate::rig::{Rig, Stored};
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, free_address};
 
 /// Where tasks wait when a command comes.
 const PLACES: [&str; 7] = ["unread", "long", "short", "soon", "ready", "key", "flight"];
@@ -345,9 +344,7 @@ fn one_id_is_found_without_its_tier_being_read() {
     let scene =
         "[scenes.many]\ntarget = { http = { url = 'http://TARGET/flaky', timeout = '5s' } }\n";
     let rig = Rig::new(Duration::ZERO, scene);
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap().to_string();
-    drop(free);
+    let address = free_address();
     let admin = format!("[admin]\nlisten = '{address}'\n");
     rig.configure(&format!("{}{admin}{scene}", rig.basics()));
     let producer = rig.producer();

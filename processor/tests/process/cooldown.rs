@@ -1,6 +1,6 @@
 //! Targets that ask for rest, and three processes that call them.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 
 use crate::commands::get;
 use crate::rig::{self, Retide, Rig, Stored};
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, free_address};
 
 /// What a process says that knows that a target wants rest.
 const KNOWS: &str = "target wants rest";
@@ -158,15 +158,9 @@ fn told(processes: &[Retide; 3]) -> Duration {
     last.duration_since(*first)
 }
 
-/// A port that nobody listens on.
-fn free() -> String {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap();
-    port.local_addr().unwrap().to_string()
-}
-
 /// Three processes, which all have shards.
 fn three(rig: &Rig) -> [Retide; 3] {
-    let admins = [(); 3].map(|()| free());
+    let admins = [(); 3].map(|()| free_address());
     let processes = admins.each_ref().map(|admin| {
         let listen = ("RETIDE__ADMIN__LISTEN", admin.clone());
         rig.launch_with(&["run"], &[listen])

@@ -16,7 +16,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -31,7 +30,7 @@ use retide_core::Reason;
 
 use crate::bounded;
 use crate::rig::Rig;
-use crate::support::{PATIENCE, bootstrap};
+use crate::support::{PATIENCE, bootstrap, free_port};
 
 /// The most lines of the README: what does not fit is a page.
 const README_LINES: usize = 150;
@@ -456,8 +455,7 @@ impl Session {
     fn new() -> Self {
         let rig = Rig::bare(bootstrap(), "");
         fs::remove_file(rig.file("retide.toml")).unwrap();
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
+        let port = free_port();
         Self {
             rig,
             port,

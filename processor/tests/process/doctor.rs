@@ -15,7 +15,7 @@ use retide_kafka::topics::Topics;
 
 use crate::bounded;
 use crate::rig::Rig;
-use crate::support::{PATIENCE, bootstrap, config};
+use crate::support::{PATIENCE, bootstrap, config, free_address};
 
 /// Kafka's tools by the names that its users know, and the classes behind them.
 const TOOLS: [(&str, &str); 2] = [
@@ -60,12 +60,6 @@ fn marked(output: &Output, mark: &str) -> Vec<Value> {
     let mut lines = lines(output);
     lines.retain(|line| line["mark"] == mark);
     lines
-}
-
-/// An address where nobody listens: its port was free a moment ago.
-fn nobody() -> String {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    free.local_addr().unwrap().to_string()
 }
 
 /// Kafka's tools in a folder of the rig's; none without Java and Maven.
@@ -141,7 +135,7 @@ fn check_limits(rig: &Rig, warned: &[Value]) {
 
 #[test]
 fn each_planted_defect_has_a_line_and_its_command_mends_it() {
-    let dead = nobody();
+    let dead = free_address();
     let rig = Rig::bare(bootstrap(), "");
     let Some(tools) = tools(&rig) else {
         eprintln!("NOT CHECKED: no Java and Maven for Kafka's own tools");
@@ -274,7 +268,7 @@ fn a_target_alone_that_does_not_answer_is_exit_code_5_and_need_not_be_looked_at(
     let rig = Rig::new(Duration::ZERO, "");
     let scene = format!(
         "[scenes.dead]\ntarget = {{ http = {{ url = 'http://{}' }} }}\n",
-        nobody()
+        free_address()
     );
     fs::write(rig.file("scenes.toml"), scene).unwrap();
     assert!(

@@ -1,7 +1,7 @@
 //! What goes out over HTTP, and a target that suddenly refuses everything.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 
 use crate::commands::get;
 use crate::rig::{self, Rig};
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, free_address};
 
 /// How long the target is well before, and how long it refuses everything: longer than the waits of a task's attempts together.
 const BEFORE: Duration = Duration::from_secs(2);
@@ -164,9 +164,7 @@ fn a_wall_of_404_and_a_flood_of_400_kill_few_tasks_and_headers_left_out_are_told
     let door = Arc::<Door>::default();
     let address = serve(&runtime, &door);
     let rig = Rig::new(Duration::ZERO, "");
-    let port = TcpListener::bind("127.0.0.1:0").unwrap();
-    let admin = port.local_addr().unwrap().to_string();
-    drop(port);
+    let admin = free_address();
     let scene = scenes(&admin, address);
     rig.configure(&format!("{}{scene}", rig.basics()));
     let retide = rig.run();

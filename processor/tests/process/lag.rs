@@ -8,8 +8,8 @@ use rdkafka::producer::{BaseProducer, Producer};
 
 use crate::bounded;
 use crate::rig::{FLAKY, Rig};
-use crate::support::{PATIENCE, config};
-use crate::time::{free, value};
+use crate::support::{PATIENCE, config, free_address};
+use crate::time::value;
 
 /// For so long nothing is committed any more. Where offsets followed markers that their own commits have written, there would be a commit
 /// every 3 s.
@@ -49,7 +49,7 @@ fn describe(rig: &Rig) -> Option<Vec<Vec<String>>> {
 #[test]
 fn a_group_with_nothing_to_do_has_no_lag_and_commits_nothing() {
     let rig = Rig::new(Duration::ZERO, "");
-    let admin = free();
+    let admin = free_address();
     let basics = rig.basics();
     rig.configure(&format!("{basics}[admin]\nlisten = '{admin}'\n{FLAKY}"));
     let retide = rig.run();

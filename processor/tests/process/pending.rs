@@ -2,7 +2,6 @@
 //! called meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,7 +19,7 @@ use tokio::runtime::Runtime;
 use crate::commands::get;
 use crate::control::{counts, ended, send};
 use crate::rig::{self, Rig};
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, free_address};
 
 /// Tasks of each sort.
 const TASKS: usize = 6;
@@ -147,9 +146,7 @@ fn what_is_pending_is_ended_by_a_command_or_by_its_limit_through_kills() {
     let router = Router::new().route("/later", post(answer));
     let address = rig::serve(&runtime, router.with_state(Arc::clone(&later)));
     let rig = Rig::new(Duration::ZERO, "");
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let admin = free.local_addr().unwrap().to_string();
-    drop(free);
+    let admin = free_address();
     rig.configure(&(rig.basics() + &scenes(&address.to_string())));
     let producer = rig.producer();
     let submit = |id: &str, scene: &str| {

@@ -75,6 +75,8 @@ pub(crate) struct Stored {
     pub(crate) key: Option<Vec<u8>>,
     pub(crate) value: Option<Vec<u8>>,
     pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
+    /// Its timestamp, in milliseconds since the epoch.
+    pub(crate) at_millis: u128,
 }
 
 /// A `retide run`, killed when dropped.
@@ -430,6 +432,7 @@ impl Stored {
             key: message.key().map(<[u8]>::to_vec),
             value: message.payload().map(<[u8]>::to_vec),
             headers: headers.collect(),
+            at_millis: message.timestamp().to_millis().unwrap_or(0) as u128,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path as FilePath;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::commands::get;
 use crate::rig::{Request, Rig, Stored, serve};
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, free_address};
 
 /// Another order of fields than retide's: by position, id and content type change places.
 const SWAPPED: &str = r#"{"type": "record", "name": "RetryTask", "namespace": "com.shop", "fields": [
@@ -165,12 +165,7 @@ fn tasks_of_other_writers_are_read_by_their_schemas_or_wait_or_are_named() {
         .route("/subjects/{*path}", post(subject));
     let address = serve(&runtime, router.with_state(registry.clone()));
     let rig = Rig::new(Duration::ZERO, SCENES);
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let admin = format!("127.0.0.1:{port}");
+    let admin = free_address();
     fs::write(rig.file("few.avsc"), few).unwrap();
     rig.configure(&format!(
         "{}[admin]\nlisten = '{admin}'\n[schemas]\nregistry = 'http://{address}'\nusername = 'reader'\npassword = 'secret'\n\

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -13,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::bounded::{self, Lines};
 use crate::rig::{FLAKY, Retide, Rig};
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, free_address};
 
 /// Every thread of a process with one worker that is retide's own.
 const THREADS: [&str; 15] = [
@@ -92,12 +91,6 @@ impl Drop for OwnBroker {
     }
 }
 
-/// An address that is free.
-fn free() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
-}
-
 /// The status and the body of an admin endpoint, if it answers.
 fn get(address: &str, path: &str) -> Option<(u16, String)> {
     let mut stream = bounded::connect(address).ok()?;
@@ -130,7 +123,7 @@ fn threads(retide: &Retide) -> BTreeSet<String> {
 #[test]
 fn the_death_of_any_thread_ends_the_process() {
     let rig = Rig::new(Duration::ZERO, FLAKY);
-    let address = free();
+    let address = free_address();
     let basics = rig.basics();
     rig.configure(&format!("{basics}[admin]\nlisten = '{address}'\n{FLAKY}"));
 
@@ -198,7 +191,7 @@ impl Drop for Unheard {
 fn a_log_that_nobody_reads_or_that_is_full_holds_up_nothing() {
     const TASKS: usize = 600;
     let rig = Rig::new(Duration::ZERO, FLAKY);
-    let address = free();
+    let address = free_address();
     // The clients say of each fetch: more lines than a pipe and the queue before it hold.
     let basics = rig.basics();
     let basics = basics.replace("[kafka]\n", "[kafka]\ndebug = 'fetch'\n");
@@ -261,7 +254,7 @@ fn a_broker_that_stands_still_is_told_once_and_no_drain_waits_for_it() {
         return;
     };
     let rig = Rig::bare(broker.bootstrap.clone(), FLAKY);
-    let address = free();
+    let address = free_address();
     let basics = rig.basics();
     rig.configure(&format!(
         "{basics}workers = 2\ndrain_deadline = '1s'\n[admin]\nlisten = '{address}'\n{FLAKY}"

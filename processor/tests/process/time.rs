@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -21,18 +21,12 @@ use tokio::runtime::Runtime;
 
 use crate::bounded;
 use crate::rig::{Request, Rig};
-use crate::support::{PATIENCE, bootstrap, config};
+use crate::support::{PATIENCE, bootstrap, config, free_address};
 
 /// Milliseconds since the epoch.
 fn now() -> u64 {
     let now = clock::since_epoch();
     now.as_millis() as u64
-}
-
-/// A free address for the admin endpoints.
-pub(crate) fn free() -> String {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap();
-    port.local_addr().unwrap().to_string()
 }
 
 /// The body of `/metrics` for who accepts this, and its content type.
@@ -115,7 +109,7 @@ fn with_times_of_producers() -> Rig {
 #[test]
 fn a_task_is_due_by_its_records_timestamp_however_late_it_is_read() {
     let rig = with_times_of_producers();
-    let admin = free();
+    let admin = free_address();
     let basics = rig.basics();
     rig.configure(&format!(
         "{basics}[admin]\nlisten = '{admin}'\n\
@@ -258,7 +252,7 @@ fn an_outage_is_lateness_as_long_as_it_lasts_and_afterwards() {
     let outage = Arc::<Outage>::default();
     let down = serve(&runtime, &outage);
     let rig = Rig::new(Duration::ZERO, "");
-    let admin = free();
+    let admin = free_address();
     let basics = rig.basics();
     rig.configure(&format!(
         "{basics}[admin]\nlisten = '{admin}'\n\

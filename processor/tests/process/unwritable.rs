@@ -1,7 +1,6 @@
 //! Writes that can never succeed: a record that no topic takes ends alone, and a topic that takes no records stops what needs it, and
 //! nothing else.
 
-use std::net::TcpListener;
 use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +14,7 @@ use retide_native::headers::add;
 
 use crate::commands::get;
 use crate::rig::{FLAKY, Retide, Rig, Stored};
-use crate::support::{PATIENCE, config};
+use crate::support::{PATIENCE, config, free_address};
 
 /// How long a trouble may take to be told.
 const TOLD: Duration = Duration::from_secs(30);
@@ -98,7 +97,7 @@ fn a_record_that_no_topic_takes_ends_alone_and_without_its_value() {
 #[test]
 fn a_topic_that_takes_no_records_stops_what_needs_it_and_nothing_else() {
     let rig = Rig::new(Duration::ZERO, "");
-    let address = nobody();
+    let address = free_address();
     let basics = rig.basics();
     rig.configure(&format!("{basics}[admin]\nlisten = '{address}'\n{FLAKY}"));
     let retide = rig.run();
@@ -208,7 +207,7 @@ fn a_target_topic_that_does_not_exist_costs_others_nothing() {
                   backoff = { fixed = { delay = '700ms' } }\nmax_attempts = 2\n";
     let rig = Rig::new(Duration::ZERO, "");
     let missing = rig.topic("missing");
-    let address = nobody();
+    let address = free_address();
     let (basics, target) = (rig.basics(), target.replace("MISSING", &missing));
     rig.configure(&format!(
         "{basics}[admin]\nlisten = '{address}'\n{FLAKY}{target}"
@@ -387,10 +386,4 @@ fn cyclic() -> Vec<u8> {
         })
         .collect();
     random.repeat(30)
-}
-
-/// An address where nobody listens.
-fn nobody() -> String {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    free.local_addr().unwrap().to_string()
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,7 @@ use tokio::runtime::Runtime;
 
 use crate::commands::get;
 use crate::rig::{FLAKY, Retide, Rig};
-use crate::support::config;
+use crate::support::{config, free_address};
 
 /// How long a trouble may take to be told.
 const TOLD: Duration = Duration::from_secs(30);
@@ -23,8 +22,7 @@ const TOLD: Duration = Duration::from_secs(30);
 /// A rig whose processes answer on an address of their own.
 fn rig(scenes: &str) -> (Rig, String) {
     let rig = Rig::new(Duration::ZERO, scenes);
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap().to_string();
+    let address = free_address();
     rig.configure(&format!(
         "{}[admin]\nlisten = '{address}'\n{scenes}",
         rig.basics()

@@ -1,7 +1,7 @@
 //! A target that is down for a while, and another scene that goes on.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 
 use crate::commands::get;
 use crate::rig::{self, Request, Rig, Stored};
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, free_address};
 
 /// How long a breaker is open at first; then twice as long.
 const OPEN: Duration = Duration::from_secs(3);
@@ -148,9 +148,7 @@ fn an_outage_uses_up_no_attempts_holds_up_no_other_scene_and_is_made_up_for_soon
     let outage = Arc::<Outage>::default();
     let dead = serve(&runtime, &outage);
     let rig = Rig::calm(Duration::ZERO, "");
-    let port = TcpListener::bind("127.0.0.1:0").unwrap();
-    let admin = port.local_addr().unwrap().to_string();
-    drop(port);
+    let admin = free_address();
     let basics = rig.basics();
     let scenes = format!(
         r#"

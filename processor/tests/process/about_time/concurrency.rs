@@ -1,6 +1,6 @@
 //! A concurrency that follows its target, as targets see it that work on so many calls at once and let the others queue.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 
 use crate::commands::get;
 use crate::rig::Rig;
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, free_address};
 
 /// How long it takes until the number is found: two measurements, and what follows from them.
 const SETTLES: Duration = Duration::from_secs(28);
@@ -149,9 +149,7 @@ fn as_many_calls_are_in_flight_as_the_target_works_on_and_a_few_that_queue() {
     );
     let (to_few, to_many) = (few.serve(&runtime), many.serve(&runtime));
     let rig = Rig::calm(Duration::ZERO, "");
-    let port = TcpListener::bind("127.0.0.1:0").unwrap();
-    let admin = port.local_addr().unwrap().to_string();
-    drop(port);
+    let admin = free_address();
     let basics = rig.basics();
     rig.configure(&format!(
         r#"{basics}
