@@ -20,9 +20,11 @@ use crate::commands::get;
 use crate::rig::{self, Rig};
 use crate::support::{PATIENCE, free_address};
 
-/// How long the target is well before, and how long it refuses everything: longer than the waits of a task's attempts together.
+/// How long the target is well before.
 const BEFORE: Duration = Duration::from_secs(2);
-const REFUSES: Duration = Duration::from_secs(5);
+
+/// For how many seconds it refuses everything, where `RETIDE_TEST_REFUSES` does not say: longer than the waits of a task's attempts together.
+const REFUSES: usize = 5;
 
 /// Time between two tasks.
 const EVERY: Duration = Duration::from_millis(20);
@@ -131,6 +133,7 @@ fn check_flood(rig: &Rig, sent: &BTreeMap<String, Vec<String>>, made: usize) {
     assert_eq!(sent.len(), made);
     let delivered = sent.values().filter(|ends| **ends == ["delivered"]);
     let dead = made - delivered.count();
+    eprintln!("{dead} of {made} died");
     assert!(dead < brake::LEAST as usize, "{dead} of {made} died");
     let floods = of_rule(rig, "flood-brake");
     assert_eq!(floods.len(), 1, "{floods:?}");
@@ -213,13 +216,16 @@ fn a_wall_of_404_and_a_flood_of_400_kill_few_tasks_and_headers_left_out_are_told
     produce(BEFORE / 4);
     wait_for_health(&door);
     door.shut.store(true, Ordering::SeqCst);
-    produce(REFUSES);
+    let refuses = Duration::from_secs(rig::size("REFUSES", REFUSES) as u64);
+    produce(refuses);
     let subject = |scene: &str| format!("http://{address} (scene {scene})");
     check_is_told(&admin, "target-walled", &subject("paid"));
     check_is_told(&admin, "scene-braked", &subject("sent"));
     door.shut.store(false, Ordering::SeqCst);
     producer.flush(PATIENCE).unwrap();
-    let ends = rig.ends_within(2 * made + 2, PATIENCE).into_iter();
+    // The longer it was shut, the later are those that look whether it still is.
+    let patience = PATIENCE + 3 * refuses;
+    let ends = rig.ends_within(2 * made + 2, patience).into_iter();
 
     let delivered = |outcomes: &&Vec<String>| *outcomes == &["delivered"];
     let (sent, ends): (BTreeMap<_, _>, BTreeMap<_, _>) =

@@ -40,6 +40,7 @@ mod offsets;
 mod ordering;
 mod outbound;
 mod pending;
+mod places;
 mod promises;
 mod rig;
 mod scenes;

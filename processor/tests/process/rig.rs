@@ -1,6 +1,7 @@
 //! One test's topics, processes and target.
 
 use std::collections::{BTreeMap, HashMap};
+use std::env;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -16,6 +17,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Header as OutHeader, Message, OwnedHeaders};
@@ -94,6 +96,12 @@ max_attempts = 4
 concurrency = 256
 "#;
 
+/// How large a test is that can be larger than in every run: what the variable `RETIDE_TEST_name` says, else `small`.
+pub(crate) fn size(name: &str, small: usize) -> usize {
+    let said = env::var(format!("RETIDE_TEST_{name}"));
+    said.map_or(small, |said| said.parse().expect("a number"))
+}
+
 /// Serves a target of a test's own, until the runtime ends.
 pub(crate) fn serve(runtime: &Runtime, router: Router) -> SocketAddr {
     let bound = tokio::net::TcpListener::bind("127.0.0.1:0");
@@ -119,6 +127,11 @@ impl Rig {
     /// As [`Self::new`], on this broker and without topics.
     pub(crate) fn bare(bootstrap: String, scenes: &str) -> Self {
         Self::on(bootstrap, Duration::ZERO, scenes, Places::one())
+    }
+
+    /// As [`Self::bare`], with a target that takes `takes` for each answer, and without scenes.
+    pub(crate) fn taking(bootstrap: String, takes: Duration) -> Self {
+        Self::on(bootstrap, takes, "", Places::one())
     }
 
     fn with_topics(places: Places, takes: Duration, scenes: &str) -> Self {
@@ -174,9 +187,11 @@ impl Rig {
         format!("{}.{name}", self.prefix)
     }
 
-    /// A command, in the directory of this test's.
+    /// A command, in the directory of this test's. `RETIDE_TEST_BINARY` names another binary than the one that was built with the tests.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_retide"));
+        let named = env::var_os("RETIDE_TEST_BINARY");
+        let mut command =
+            Command::new(named.unwrap_or_else(|| env!("CARGO_BIN_EXE_retide").into()));
         command
             .current_dir(self.directory.path())
             .env_remove("RETIDE_LOG")
@@ -528,13 +543,13 @@ async fn watch(seen: Arc<Seen>) {
     }
 }
 
-/// Answers by the payload: the number of attempts that fail, or success if it is none.
+/// Answers by the payload: the number of attempts that fail, or success if it is none. The first attempt at `later` is answered later.
 async fn answer(
     State(seen): State<Arc<Seen>>,
     Path(path): Path<String>,
     headers: HeaderMap,
     body: Bytes,
-) -> StatusCode {
+) -> Response {
     let at = clock::since_epoch();
     let request = Request {
         path,
@@ -542,14 +557,18 @@ async fn answer(
         headers,
         body: body.to_vec(),
     };
+    let attempt = request.number("retry-attempt");
     let failures: u64 = String::from_utf8_lossy(&body).parse().unwrap_or(0);
-    let fails = request.path == "flaky" && request.number("retry-attempt") <= failures;
+    let fails = request.path == "flaky" && attempt <= failures;
+    let is_pending = request.path == "later" && attempt == 1;
     seen.requests.lock().unwrap().push(request);
     tokio::time::sleep(seen.takes).await;
-    if fails {
-        StatusCode::SERVICE_UNAVAILABLE
+    if is_pending {
+        (StatusCode::ACCEPTED, [("retry-control", "pending")]).into_response()
+    } else if fails {
+        StatusCode::SERVICE_UNAVAILABLE.into_response()
     } else {
-        StatusCode::OK
+        StatusCode::OK.into_response()
     }
 }
 
