@@ -487,6 +487,12 @@ fn commands_reach_tasks_wherever_they_wait_through_kills_and_a_join() {
     let [two, three] = [(); 2].map(|()| rig.launch(&["run"]));
     for process in [&two, &three] {
         process.wait_for("shards assigned");
+        // What others of the group have done by then is no reason to say so.
+        assert!(
+            !process.log().contains("was made anew"),
+            "{}",
+            process.log()
+        );
     }
     let mut count = unread.len() + 1;
     let ends = ended(&rig, count);

@@ -34,7 +34,7 @@ use crate::scan;
 use crate::topics::Role;
 
 use hanging::hanging;
-use lanes::{committed, lanes, prefixes, stray_records, worked};
+use lanes::{lanes, look_again, prefixes, stray_records, worked};
 
 pub use hanging::Hanging;
 pub use members::{
@@ -216,11 +216,7 @@ impl Session {
         }
         if standing.worked.is_some() {
             // Another process of the group may have begun meanwhile: its offsets are committed with what shows that it works.
-            let committed = committed(&stable, &read);
-            for lane in &mut standing.lanes {
-                let at = (lane.topic.clone(), lane.partition);
-                lane.committed = committed.get(&at).copied().unwrap_or(lane.committed);
-            }
+            look_again(&all, &stable, &mut standing.lanes);
             if !standing.is_without_offsets() {
                 standing.worked = None;
             }

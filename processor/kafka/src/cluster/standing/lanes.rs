@@ -34,17 +34,10 @@ pub(super) fn lanes(
     stable: &BaseConsumer<LoggingContext>,
     read: &[(String, i32)],
 ) -> Vec<LaneStanding> {
-    let ask = |consumer: &BaseConsumer<LoggingContext>, edge| {
-        let partitions = read.iter().map(|(topic, partition)| (&**topic, *partition));
-        offsets::edges(consumer, partitions, edge, ANSWER).unwrap_or_else(|error| {
-            debug!(%error, ?edge, "edges unknown");
-            Offsets::new()
-        })
-    };
     // In this order: what is committed is never beyond an end that was asked for later, nor below a start that was asked for before.
-    let first = ask(all, Edge::First);
+    let first = edges(all, read, Edge::First);
     let committed = committed(all, read);
-    let (stable, end) = (ask(stable, Edge::End), ask(all, Edge::End));
+    let (stable, end) = (edges(stable, read, Edge::End), edges(all, read, Edge::End));
     let of = |offsets: &Offsets, at: &(String, i32)| offsets.get(at).copied();
     let lane = |at: &(String, i32)| LaneStanding {
         topic: at.0.clone(),
@@ -55,6 +48,44 @@ pub(super) fn lanes(
         committed: committed.get(at).copied().unwrap_or(Committed::Unknown),
     };
     read.iter().map(lane).collect()
+}
+
+/// What the group has committed by now, transactions that are open among it, and where the partitions end by now: in this order, for the same
+/// reason. What cannot be found out stays as it was.
+pub(super) fn look_again(
+    all: &BaseConsumer<LoggingContext>,
+    stable: &BaseConsumer<LoggingContext>,
+    lanes: &mut [LaneStanding],
+) {
+    let read = lanes.iter();
+    let read: Vec<_> = read
+        .map(|lane| (lane.topic.clone(), lane.partition))
+        .collect();
+    let committed = committed(stable, &read);
+    let (stable, end) = (
+        edges(stable, &read, Edge::End),
+        edges(all, &read, Edge::End),
+    );
+    for (lane, at) in lanes.iter_mut().zip(&read) {
+        lane.committed = committed.get(at).copied().unwrap_or(lane.committed);
+        lane.stable = stable.get(at).copied().or(lane.stable);
+        lane.end = end.get(at).copied().or(lane.end);
+    }
+}
+
+/// Where these partitions begin or end, as far as that can be found out.
+fn edges(
+    consumer: &BaseConsumer<LoggingContext>,
+    partitions: &[(String, i32)],
+    edge: Edge,
+) -> Offsets {
+    let partitions = partitions
+        .iter()
+        .map(|(topic, partition)| (&**topic, *partition));
+    offsets::edges(consumer, partitions, edge, ANSWER).unwrap_or_else(|error| {
+        debug!(%error, ?edge, "edges unknown");
+        Offsets::new()
+    })
 }
 
 /// What the group has committed for each of these partitions.
