@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use retide_core::completions::Completions;
-use retide_core::control::{Command, Control, Counts, LONGEST, Place, Progress, Step, Verb};
+use retide_core::control::{
+    Command, Control, Counts, Ended, LONGEST, Looking, Place, Progress, Step, Verb,
+};
 use retide_core::lane::Limits;
 use retide_core::scene::Target;
 use retide_core::selector::{Parts, Selector};
@@ -42,6 +44,9 @@ struct Bench {
     next: usize,
     run: u64,
     paused: bool,
+    /// What looks find in the tier, and where the retry topic ends for them, if they are told.
+    tier: Vec<Task>,
+    tasks_to: Option<i64>,
 }
 
 fn task(id: &str, due: u64, offset: i64) -> Task {
@@ -86,9 +91,27 @@ fn command(millis: u64, offset: i64, verb: Verb, selector: Selector) -> Arc<Comm
     })
 }
 
+/// A step of a command.
+fn step(command: &Arc<Command>) -> Step {
+    Step {
+        command: Arc::clone(command),
+        shards: 1,
+        again: false,
+        before: Counts::default(),
+        looked: None,
+    }
+}
+
 impl Bench {
     /// One in whose lane of commands records stand up to `stand`.
     fn new(stand: i64) -> Self {
+        let mut bench = Self::of(MEMORY);
+        bench.assign(at(0), stand);
+        bench
+    }
+
+    /// One that may hold so many bytes, and has no shard yet.
+    fn of(memory: usize) -> Self {
         let scene = Scene::new(
             "pay",
             Target::Call,
@@ -103,7 +126,7 @@ impl Bench {
         let gates = Arc::new(Gates::default());
         let engine = Engine::new(
             Ladder::default(),
-            Limits::of(MEMORY),
+            Limits::of(memory),
             gates,
             NonZeroU32::MIN,
         );
@@ -116,9 +139,10 @@ impl Bench {
             next: 0,
             run: 0,
             paused: false,
+            tier: Vec::new(),
+            tasks_to: None,
         };
         bench.step(at(0), Input::Rules([scene].into_iter().collect()));
-        bench.assign(at(0), stand);
         bench
     }
 
@@ -145,7 +169,7 @@ impl Bench {
         );
     }
 
-    /// Takes a step, and answers each look that there is nothing in the tiers, and that the retry topic is read.
+    /// Takes a step, and answers each look with what is in the tier.
     fn step(&mut self, now: Now, input: Input) {
         let mut new = Vec::new();
         self.engine.step(now, input, &mut new);
@@ -154,13 +178,24 @@ impl Bench {
                 unreachable!("just found");
             };
             self.looks += 1;
-            let lanes = look.lanes.iter().map(|of| (of.lane, of.from));
-            let ends = lanes.collect();
+            let to = i64::try_from(self.tier.len()).unwrap();
+            let lanes = look.lanes.iter().map(|of| (of.lane, of.from.max(to)));
+            let ends = lanes.chain(self.tasks_to.map(|to| (TASKS, to))).collect();
             let number = look.number;
             let begun = Input::LookBegun { number, ends };
             self.engine.step(now, begun, &mut new);
             for of in &look.lanes {
-                let (lane, next) = (of.lane, of.from);
+                let lane = of.lane;
+                for offset in of.from..to {
+                    let found = Input::Found {
+                        number,
+                        lane,
+                        offset,
+                        task: Box::new(self.tier[usize::try_from(offset).unwrap()].clone()),
+                    };
+                    self.engine.step(now, found, &mut new);
+                }
+                let next = of.from.max(to);
                 let looked = Input::Looked { number, lane, next };
                 self.engine.step(now, looked, &mut new);
             }
@@ -218,14 +253,7 @@ impl Bench {
 
     /// A step of a command is read.
     fn told(&mut self, now: Now, command: &Arc<Command>) {
-        let step = Step {
-            command: Arc::clone(command),
-            shards: 1,
-            again: false,
-            before: Counts::default(),
-            looked: None,
-        };
-        self.control(now, Control::Step(step));
+        self.control(now, Control::Step(step(command)));
     }
 
     /// Lets time pass, and commits everything, from `from` on for `millis`; what is written for the commands topic is read again.
@@ -296,6 +324,19 @@ impl Bench {
             Some(&*task.id)
         });
         called.collect()
+    }
+
+    /// The tasks that were parked.
+    fn parked(&self) -> Vec<Task> {
+        let mut tasks = Vec::new();
+        for action in &self.actions {
+            let Action::Settle(settlement) = action else {
+                continue;
+            };
+            let parked = settlement.entries.iter().filter_map(Entry::parked);
+            tasks.extend(parked.map(|(_, task)| (**task).clone()));
+        }
+        tasks
     }
 
     /// What has become of a task, in words.
@@ -507,6 +548,115 @@ fn of_commands_that_stand_none_is_followed_before_all_are_read() {
     bench.pass(301, 300);
 
     assert_eq!(bench.words("a"), ["cancelled"]);
+}
+
+/// What the engine may hold where two large commands are more than a lane may.
+const LITTLE: usize = 1 << 20;
+
+impl Bench {
+    /// Commands that are about no task fill the lane of commands of such an engine, from `offset` on; what stands behind them is not read.
+    fn fill(&mut self, now: Now, offset: i64) {
+        let names = (0..1_000).map(|number| Arc::from(format!("nobody-{number}")));
+        let parts = Parts {
+            ids: names.collect(),
+            ..Parts::default()
+        };
+        let nobody = Selector::new(parts).unwrap();
+        for offset in [offset, offset + 1] {
+            self.told(now, &command(10, offset, Verb::Cancel, nobody.clone()));
+        }
+        assert!(self.paused);
+    }
+}
+
+#[test]
+fn a_task_that_is_read_while_more_commands_stand_than_may_be_held_meets_those_that_are_read() {
+    let mut bench = Bench::of(LITTLE);
+    bench.tasks_to = Some(1);
+    bench.assign(at(0), 4);
+
+    // The later one of those that have looked ends before.
+    bench.told(at(20), &command(10, 9, Verb::Cancel, all()));
+    bench.fill(at(20), 1);
+    let over = command(5, 0, Verb::Cancel, all());
+    let over = Ended {
+        place: over.place,
+        id: Arc::clone(&over.id),
+        at: at(10).wall,
+        ids: 0,
+        result: Ok(Counts::default()),
+    };
+    bench.control(at(20), Control::Ended(over));
+    bench.step(at(30), Input::Tick);
+    assert_eq!(bench.looks, 1);
+    bench.record(at(31), 0, task("a", 0, 0));
+    bench.pass(32, 1_000);
+
+    assert!(!bench.paused);
+    assert_eq!(bench.called(), BTreeSet::new());
+    assert_eq!(bench.words("a"), ["cancelled"]);
+}
+
+impl Bench {
+    /// An engine in whose shard a cancel stands, at this offset of all that stands there, that looked at the empty tier under a former owner,
+    /// for the second time.
+    fn with_a_cancel_that_has_looked(offset: i64) -> (Self, Control) {
+        let mut bench = Self::of(LITTLE);
+        let cancel = command(10, offset, Verb::Cancel, all());
+        let looking = Looking {
+            source: Source::Tier(0),
+            next: 0,
+            to: 0,
+        };
+        let progress = Progress {
+            looking: vec![looking],
+            ..Progress::default()
+        };
+        let known = Input::Known {
+            shard: 0,
+            taken: Vec::new(),
+            steps: vec![(cancel.place, progress)],
+        };
+        bench.step(at(0), known);
+        bench.assign(at(0), offset + 1);
+        let step = Step {
+            again: true,
+            ..step(&cancel)
+        };
+        (bench, Control::Step(step))
+    }
+}
+
+#[test]
+fn what_a_command_moves_is_found_by_a_later_one_that_could_not_be_held_and_has_looked_before() {
+    let (mut bench, cancel) = Bench::with_a_cancel_that_has_looked(3);
+    let due = at(5_000_000).wall;
+
+    bench.record(at(1), 0, task("a", 9_000, 0));
+    bench.told(at(20), &command(10, 0, Verb::Reschedule { due }, all()));
+    bench.fill(at(20), 1);
+    bench.control(at(20), cancel);
+    bench.step(at(30), Input::Tick);
+    assert_eq!(bench.words("a"), ["rescheduled"]);
+    bench.tier = bench.parked();
+    bench.pass(31, 1_000);
+
+    assert!(!bench.paused);
+    assert_eq!(bench.words("a"), ["rescheduled", "cancelled"]);
+}
+
+#[test]
+fn what_was_parked_since_commands_could_not_be_read_is_found_by_one_that_has_looked_before() {
+    let (mut bench, cancel) = Bench::with_a_cancel_that_has_looked(0);
+
+    bench.record(at(1), 0, task("a", 5_000_000, 0));
+    bench.pass(2, 26_000);
+    assert_eq!(bench.words("a"), ["parked"]);
+    bench.tier = bench.parked();
+    bench.control(at(27_000), cancel);
+    bench.pass(27_001, 1_000);
+
+    assert_eq!(bench.words("a"), ["parked", "cancelled"]);
 }
 
 /// Commands of a flood: more than may wait at once, and more than a lane may hold of them.

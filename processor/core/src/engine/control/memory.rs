@@ -144,6 +144,7 @@ impl Engine {
         self.extract_met(&shards);
         let is_fenced = !is_idle && !self.bug.is(Bug::Unfenced);
         for shard in shards {
+            self.moves(shard);
             let source = Source::Commands;
             let lane = LaneId { shard, source };
             let (given, _) = self.lanes.batches(lane);

@@ -169,6 +169,16 @@ impl Steps {
         places
     }
 
+    /// Whether memory was looked at for a step, so that it answers soon.
+    pub(super) fn is_followed(&self, shard: i32, place: Place) -> bool {
+        let active = self.get(shard, place);
+        active.is_some_and(|active| match active.stage {
+            Stage::Fenced(_) | Stage::Looking(_) | Stage::Looked | Stage::Counted(_) => true,
+            // What stands waits for what has not been taken in.
+            Stage::New | Stage::Standing | Stage::Leaving => false,
+        })
+    }
+
     /// The shards that have steps for which memory is not looked at yet.
     pub(super) fn new_shards(&self) -> BTreeSet<i32> {
         let has_new = |active: &BTreeMap<Place, Active>| {
@@ -304,6 +314,14 @@ impl Steps {
     /// What they have written of a step; once.
     pub(super) fn known_step(&mut self, shard: i32, place: Place) -> Option<Progress> {
         self.known.get_mut(&shard)?.steps.remove(&place)
+    }
+
+    /// Forgets how far the steps of a shard have looked that were written of and not begun.
+    pub(super) fn forget_looked(&mut self, shard: i32) {
+        let known = self.known.get_mut(&shard);
+        for progress in known.into_iter().flat_map(|known| known.steps.values_mut()) {
+            progress.looking.clear();
+        }
     }
 
     /// Whether they have written of a step that has not begun here.

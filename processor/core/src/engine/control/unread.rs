@@ -5,6 +5,10 @@
 //! wait: the lane of commands is read up to where it ended then; or [`PATIENCE`] is over, whatever hinders it. What it never does: lose a
 //! task, which waits with its offset open, or hold up other shards. Invariant: the tasks of a lane are taken in in the order in which they
 //! were read.
+//!
+//! Where more commands stand than may be held, those that are read are followed first, as they are after [`PATIENCE`]. A task that is read
+//! then meets them at once: they may be over before it is taken in. And what moves meanwhile may be where one that is not read has looked,
+//! under a former owner: that one looks anew.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::mem;
@@ -33,6 +37,8 @@ struct Behind {
     until: Duration,
     /// Tasks that were read, each with when the broker appended it.
     tasks: VecDeque<(Item, Timestamp)>,
+    /// Whether something of the shard may have moved before they are read.
+    has_moved: bool,
 }
 
 /// Longest wait for the commands of a shard: as long as a broker may take to end the transaction of a process that died, which is its
@@ -85,6 +91,7 @@ impl Engine {
             to,
             until: now.steady + PATIENCE,
             tasks: VecDeque::new(),
+            has_moved: false,
         };
         self.commands.unread.shards.insert(shard, behind);
         let source = Source::Commands;
@@ -137,10 +144,28 @@ impl Engine {
         if behind.tasks.is_empty() && !self.is_behind(now, shard, behind) {
             return Some(item);
         }
+        let mut places = self.places(item.lane, item.offset, &item.task).into_iter();
+        if places.any(|place| self.commands.steps.is_followed(shard, place)) {
+            self.command(item);
+            return None;
+        }
         if let Some(behind) = self.commands.unread.shards.get_mut(&shard) {
             behind.tasks.push_back((item, appended));
         }
         None
+    }
+
+    /// Tasks of a shard may move from now on: if commands of it are not read, those look anew.
+    pub(super) fn moves(&mut self, shard: i32) {
+        let source = Source::Commands;
+        let end = self.lanes.end(LaneId { shard, source });
+        let Some(behind) = self.commands.unread.shards.get_mut(&shard) else {
+            return;
+        };
+        if end.is_some_and(|end| end < behind.to) && !behind.has_moved {
+            behind.has_moved = true;
+            self.commands.steps.forget_looked(shard);
+        }
     }
 
     /// Takes in the tasks of shards whose commands are read, or were waited for long enough, at most `most`.
@@ -155,6 +180,7 @@ impl Engine {
         let open: Vec<i32> = open.map(|(shard, _)| *shard).collect();
         let mut left = most;
         for shard in open {
+            self.moves(shard);
             while left > 0 {
                 let behind = self.commands.unread.shards.get_mut(&shard);
                 let Some((item, appended)) = behind.and_then(|behind| behind.tasks.pop_front())
