@@ -872,7 +872,7 @@ impl Engine {
 
     /// What stands below a durable watermark need not be remembered.
     fn committed(&mut self, lane: LaneId, epoch: u64, watermark: i64) {
-        let Some(durable) = self.lanes.committed(lane, epoch, watermark) else {
+        let Some(durable) = self.lanes.committed(self.steady, (lane, epoch), watermark) else {
             return;
         };
         let number = durable.save;

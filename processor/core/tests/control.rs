@@ -15,8 +15,8 @@ use retide_core::lane::Limits;
 use retide_core::scene::Target;
 use retide_core::selector::{Parts, Selector};
 use retide_core::{
-    Action, Backoff, Engine, Entry, Gates, Input, Jitter, Ladder, LaneId, Now, Policy, Position,
-    Returned, Scene, Sink, Sinks, Source, State, StateKey, Task, Writable,
+    Action, Backoff, Commit, Engine, Entry, Gates, Input, Jitter, Ladder, LaneId, Now, Policy,
+    Position, Rate, Returned, Scene, Sink, Sinks, Source, State, StateKey, Task, Writable,
 };
 
 use support::{TASKS, at};
@@ -91,6 +91,21 @@ fn command(millis: u64, offset: i64, verb: Verb, selector: Selector) -> Arc<Comm
     })
 }
 
+/// The rules of all tasks.
+fn pay() -> Scene {
+    Scene::new(
+        "pay",
+        Target::Call,
+        Policy {
+            backoff: Backoff::Fixed {
+                delay: Duration::from_secs(30),
+            },
+            jitter: Jitter::None,
+            max_attempts: NonZeroU32::new(3).unwrap(),
+        },
+    )
+}
+
 /// A step of a command.
 fn step(command: &Arc<Command>) -> Step {
     Step {
@@ -112,17 +127,6 @@ impl Bench {
 
     /// One that may hold so many bytes, and has no shard yet.
     fn of(memory: usize) -> Self {
-        let scene = Scene::new(
-            "pay",
-            Target::Call,
-            Policy {
-                backoff: Backoff::Fixed {
-                    delay: Duration::from_secs(30),
-                },
-                jitter: Jitter::None,
-                max_attempts: NonZeroU32::new(3).unwrap(),
-            },
-        );
         let gates = Arc::new(Gates::default());
         let engine = Engine::new(
             Ladder::default(),
@@ -142,7 +146,7 @@ impl Bench {
             tier: Vec::new(),
             tasks_to: None,
         };
-        bench.step(at(0), Input::Rules([scene].into_iter().collect()));
+        bench.step(at(0), Input::Rules([pay()].into_iter().collect()));
         bench
     }
 
@@ -307,6 +311,15 @@ impl Bench {
             | State::Replaced { .. } => None,
         });
         steps.next().flatten()
+    }
+
+    /// Whether the first answer asks all to look once more.
+    fn again(&self) -> Option<bool> {
+        let mut log = self.log.iter();
+        log.find_map(|one| match one {
+            Control::Answer(answer) => Some(answer.again.is_some()),
+            Control::Request(_) | Control::Step(_) | Control::Ended(_) => None,
+        })
     }
 
     /// Whether a step has answered.
@@ -506,6 +519,9 @@ fn a_command_is_looked_at_twice_if_a_task_may_have_moved_however_far_ahead_the_b
         (4_990, 5_000, true),
         (45_000, 5_000, true),
         (59_990, 60_000, false),
+        (69_000, 60_000, false),
+        // A clock that is so far off says nothing.
+        (71_000, 60_000, true),
     ] {
         let mut bench = Bench::new(0);
 
@@ -513,12 +529,60 @@ fn a_command_is_looked_at_twice_if_a_task_may_have_moved_however_far_ahead_the_b
         bench.told(at(read), &command(appended, 0, Verb::Cancel, all()));
         bench.pass(read + 1, 300);
 
-        let mut log = bench.log.iter();
-        let again = log.find_map(|one| match one {
-            Control::Answer(answer) => Some(answer.again.is_some()),
-            Control::Request(_) | Control::Step(_) | Control::Ended(_) => None,
-        });
-        assert_eq!(again, Some(twice), "appended {appended}, read {read}");
+        assert_eq!(
+            bench.again(),
+            Some(twice),
+            "appended {appended}, read {read}"
+        );
+    }
+}
+
+#[test]
+fn a_task_moves_when_that_is_durable_however_long_it_takes() {
+    for (durable, twice) in [(60_010, false), (80_030, true)] {
+        let mut bench = Bench::new(0);
+        let rate = Rate {
+            limit: NonZeroU32::MIN,
+            per: Duration::from_secs(1),
+            burst: NonZeroU32::MIN,
+        };
+        let scene = Scene {
+            rate: Some(rate),
+            ..pay()
+        };
+        bench.step(at(0), Input::Rules([scene].into_iter().collect()));
+        bench.step(at(0), Input::Shards(NonZeroU32::new(3).unwrap()));
+
+        bench.record(at(60_000), 0, task("a", 60_000, 0));
+        assert_eq!(bench.words("a"), ["parked"]);
+        let commits = bench.engine.commits();
+        let end = |bench: &mut Bench| {
+            for Commit {
+                lane,
+                epoch,
+                watermark,
+                ..
+            } in &commits
+            {
+                let committed = Input::Committed {
+                    lane: *lane,
+                    epoch: *epoch,
+                    watermark: *watermark,
+                };
+                bench.step(at(durable), committed);
+            }
+        };
+        if durable < 80_000 {
+            end(&mut bench);
+        }
+        bench.told(at(80_000), &command(79_990, 0, Verb::Cancel, ids(&["a"])));
+        bench.step(at(80_020), Input::Tick);
+        if durable > 80_000 {
+            end(&mut bench);
+        }
+        bench.pass(80_040, 300);
+
+        assert_eq!(bench.again(), Some(twice), "durable at {durable}");
     }
 }
 

@@ -125,6 +125,8 @@ struct Lane {
     saves: VecDeque<u64>,
     /// When a task moved to another shard last, in steady time, or when it became ours, since nobody knows.
     moved: Duration,
+    /// The commit with which a task moves that is not durable yet, the last one.
+    moving: Option<u64>,
     /// How many offsets the batch that is being collected takes ahead, by which nothing of the commit changes.
     taken: usize,
     /// How many commits were given.
@@ -331,15 +333,17 @@ impl Lanes {
             .map_or((0, 0), |lane| (lane.given, lane.over))
     }
 
-    /// A task of a lane moves to another shard.
-    pub(super) fn moves(&mut self, now: Duration, id: LaneId) {
-        self.of(id).moved = now;
+    /// A task of a lane moves to another shard, with the batch that is being collected.
+    pub(super) fn moves(&mut self, id: LaneId) {
+        let lane = self.of(id);
+        lane.moving = Some(lane.given + 1);
     }
 
-    /// When a task of a shard may have moved to another one last, in steady time.
-    pub(super) fn last_move(&self, shard: i32) -> Duration {
+    /// When a task of a shard may have moved to another one last, in steady time: one that moves may be there `now`.
+    pub(super) fn last_move(&self, now: Duration, shard: i32) -> Duration {
         let lanes = self.by_id.iter().filter(|(id, _)| id.shard == shard);
-        lanes.map(|(_, lane)| lane.moved).max().unwrap_or_default()
+        let moved = lanes.map(|(_, lane)| lane.moving.map_or(lane.moved, |_| now));
+        moved.max().unwrap_or_default()
     }
 
     /// Whether nothing is settled that is not durable.
@@ -438,11 +442,15 @@ impl Lanes {
     }
 
     /// Notes that a commit is durable, unless the lane is not the one any more that it was of.
-    pub(super) fn committed(&mut self, id: LaneId, epoch: u64, watermark: i64) -> Option<Durable> {
+    pub(super) fn committed(
+        &mut self,
+        now: Duration,
+        (id, epoch): (LaneId, u64),
+        watermark: i64,
+    ) -> Option<Durable> {
         let lane = self.assignment(id, epoch)?;
         lane.window.forget_below(watermark);
-        lane.over += 1;
-        lane.moves.over();
+        lane.end_commit(now);
         Some(Durable {
             ends: lane.ends.committed(),
             save: lane.saves.pop_front(),
@@ -450,12 +458,11 @@ impl Lanes {
     }
 
     /// Notes that a commit was not written, unless the lane is not the one any more that it was of; the ends in it are open again.
-    pub(super) fn returned(&mut self, id: LaneId, epoch: u64) -> Option<Vec<End>> {
+    pub(super) fn returned(&mut self, now: Duration, id: LaneId, epoch: u64) -> Option<Vec<End>> {
         let lane = self.assignment(id, epoch)?;
         lane.dirty = true;
-        lane.over += 1;
         lane.saves.pop_front();
-        lane.moves.over();
+        lane.end_commit(now);
         Some(lane.ends.committed())
     }
 
@@ -758,9 +765,19 @@ impl Lane {
             moves: Moves::default(),
             saves: VecDeque::new(),
             moved: since,
+            moving: None,
             taken: 0,
             given: 0,
             over: 0,
+        }
+    }
+
+    /// The oldest commit is over, durable or not: what moved with it has.
+    fn end_commit(&mut self, now: Duration) {
+        self.over += 1;
+        self.moves.over();
+        if self.moving.take_if(|with| *with <= self.over).is_some() {
+            self.moved = now;
         }
     }
 

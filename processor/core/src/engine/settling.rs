@@ -103,7 +103,7 @@ impl Engine {
         let Settlement { lane, offset, .. } = settlement;
         let mut parked = settlement.entries.iter().filter_map(Entry::parked);
         if parked.any(|(to, _)| to.is_some_and(|to| to != lane.shard)) {
-            self.lanes.moves(self.steady, lane);
+            self.lanes.moves(lane);
         }
         self.lanes.complete(lane, offset, bytes, moves);
         self.alerts.count(lane.shard, &settlement.entries);

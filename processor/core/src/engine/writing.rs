@@ -225,7 +225,7 @@ impl Engine {
         let mut ends = BTreeMap::new();
         let mut ours = BTreeSet::new();
         for (id, epoch) in lanes {
-            let Some(open) = self.lanes.returned(id, epoch) else {
+            let Some(open) = self.lanes.returned(now.steady, id, epoch) else {
                 continue;
             };
             ours.insert(id);

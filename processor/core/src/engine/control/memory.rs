@@ -149,7 +149,7 @@ impl Engine {
             let lane = LaneId { shard, source };
             let (given, _) = self.lanes.batches(lane);
             self.lanes.touch_lane(lane);
-            let moved = self.lanes.last_move(shard);
+            let moved = self.lanes.last_move(self.steady, shard);
             let stage = if is_fenced {
                 Stage::Fenced(given + 1)
             } else {

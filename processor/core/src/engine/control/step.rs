@@ -23,8 +23,8 @@ pub(super) struct Active {
     pub(super) tasks_to: Option<i64>,
     /// Whether tasks were on their way to other shards when it began.
     pub(super) moved: bool,
-    /// When its command was appended at the latest, in steady time.
-    pub(super) appended: Duration,
+    /// When its command was appended at the latest, in steady time; none if the clock is so wrong that it does not say.
+    pub(super) appended: Option<Duration>,
     /// What is to be done.
     step: Step,
     /// What was done.
@@ -56,14 +56,17 @@ pub(super) enum Stage {
     Leaving,
 }
 
+/// As far as the clock of the broker may differ from ours.
+pub(super) const SKEW: Duration = Duration::from_secs(10);
+
 /// The bytes that a record of a command holds besides its texts.
 const OVERHEAD: usize = 1_024;
 
 // === impl Active ===
 
 impl Active {
-    /// A step that begins, or goes on from where a former owner has left it. What is read was appended by then, however far ahead the broker's
-    /// clock is.
+    /// A step that begins, or goes on from where a former owner has left it. What is read was appended by then, though the broker's clock is a
+    /// little ahead.
     pub(super) fn new(now: Now, offset: i64, step: Step, known: Option<Progress>) -> Self {
         let mut looked = step.looked.iter().flatten();
         let tasks_to = looked
@@ -74,15 +77,15 @@ impl Active {
         let counts = known.as_ref().map_or(step.before, |known| known.counts);
         let kept = known.map_or_else(Vec::new, |known| known.looking);
         let looking = kept.iter().map(|of| (of.source, (of.next, of.to)));
+        let at = step.command.place.at;
+        let since = (at <= now.wall + SKEW).then(|| now.wall.since(at));
         Self {
             offset: Some(offset),
             bytes: memory_size(&step),
             stage: if stands { Stage::Standing } else { Stage::New },
             tasks_to,
             moved: false,
-            appended: now
-                .steady
-                .saturating_sub(now.wall.since(step.command.place.at)),
+            appended: since.map(|since| now.steady.saturating_sub(since)),
             counts,
             met: HashSet::new(),
             looking: looking.collect(),

@@ -7,7 +7,7 @@ use std::mem;
 use std::time::Duration;
 
 use super::CHECK;
-use super::step::{Active, Stage};
+use super::step::{Active, SKEW, Stage};
 use crate::control::{Place, Progress};
 use crate::lane::{LaneId, Source};
 use crate::scene::{Scene, Scenes};
@@ -50,10 +50,6 @@ struct Known {
 
 /// How often it is looked whether a step has waited long enough.
 const REST: Duration = Duration::from_millis(250);
-
-/// How long before a command was appended a task may have moved that a shard did not find which had looked by then: as far as the clock of
-/// the broker may differ from ours.
-const MOVED: Duration = Duration::from_secs(10);
 
 // === impl Steps ===
 
@@ -209,7 +205,8 @@ impl Steps {
     pub(super) fn begin(&mut self, shard: i32, stage: Stage, moved: Duration) {
         for (of, _, active) in self.all_mut() {
             if of == shard && active.stage == Stage::New {
-                active.moved = active.appended <= moved + MOVED;
+                // A shard that had looked by then did not find it, by the clock that is wrong the other way.
+                active.moved = active.appended.is_none_or(|at| at <= moved + SKEW);
                 active.stage = stage;
             }
         }
