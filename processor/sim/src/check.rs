@@ -200,6 +200,8 @@ pub(crate) struct Judge {
     calls: BTreeMap<(u64, Arc<str>), u32>,
     /// How long the breaker of a target stays open at least.
     open_for: BTreeMap<Arc<str>, At>,
+    /// The targets whose breakers the rules in force have, once those have changed.
+    targets: Option<BTreeSet<Arc<str>>>,
     /// Since when breakers are open, by process and target.
     open_since: BTreeMap<(u64, Arc<str>), At>,
     /// Until when servers want rest, as processes know.
@@ -459,7 +461,11 @@ impl Judge {
         match to {
             State::Open => {
                 self.figures.openings += 1;
-                self.open_since.insert(key, at);
+                // A process that was frozen may open one by rules that are not in force any more, and forgets it when it reads the others.
+                let targets = self.targets.as_ref();
+                if targets.is_none_or(|targets| targets.contains(target)) {
+                    self.open_since.insert(key, at);
+                }
             }
             State::HalfOpen | State::Closed => {
                 let since = self.open_since.remove(&key);
@@ -496,10 +502,11 @@ impl Judge {
 
     /// Only these scenes are in force from now on: a breaker that none of them has may be forgotten.
     pub(crate) fn in_force<'a>(&mut self, scenes: impl Iterator<Item = &'a Scene>) {
-        let targets: BTreeSet<&Arc<str>> =
-            scenes.flat_map(keys).map(|key| key.target.text()).collect();
+        let keys = scenes.flat_map(keys);
+        let targets: BTreeSet<Arc<str>> = keys.map(|key| Arc::clone(key.target.text())).collect();
         self.open_since
             .retain(|(_, target), _| targets.contains(target));
+        self.targets = Some(targets);
     }
 
     /// A process has heard the answer to a call.

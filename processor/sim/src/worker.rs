@@ -1518,8 +1518,17 @@ impl Worker {
                 }
             }
         }
-        env.judge.fairness.end(self.id);
+        self.judge_turns(env);
         self.within_limits(env);
+    }
+
+    /// Tells the judge whose turn it may be after a step.
+    fn judge_turns(&self, env: &mut Env) {
+        if self.engine.is_full() {
+            // What people hold, or command, or what has expired, waits for room in the batch, and others start.
+            env.judge.fairness.is_held_up(self.id);
+        }
+        env.judge.fairness.end(self.id);
     }
 
     /// Calls a target.
