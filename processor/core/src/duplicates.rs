@@ -158,7 +158,7 @@ struct Shard {
     replaced: BTreeMap<i64, Mark>,
     /// The same that are given up, and written down so far.
     given_up: BTreeSet<i64>,
-    /// What was decided about ids of scenes that replace, and is not durable, by lane and offset.
+    /// What was decided about ids that end, or whose scenes replace, and is not durable, by lane and offset.
     changing: BTreeMap<(LaneId, i64), Changing>,
     /// How often each id stands there.
     busy: HashMap<Identity, u32>,
@@ -839,11 +839,18 @@ impl Shard {
 
     /// Puts an id that is not there.
     fn put(&mut self, id: Identity, entry: Entry) {
-        if let Some(until) = entry.until {
-            self.ended.insert((until, id));
-        }
         self.gone.remove(&id);
         self.ids.insert(id, entry);
+        self.may_forget(id);
+    }
+
+    /// An id may be forgotten when its window is over: if its task has ended, and that is durable. Before, the end may come to nothing, and the
+    /// task be under way again.
+    fn may_forget(&mut self, id: Identity) {
+        let until = self.ids.get(&id).and_then(|entry| entry.until);
+        if let Some(until) = until.filter(|_| !self.busy.contains_key(&id)) {
+            self.ended.insert((until, id));
+        }
     }
 
     /// Takes an id out: whether anything is written down of it.
@@ -906,6 +913,7 @@ impl Shard {
             *count -= 1;
             if *count == 0 {
                 self.busy.remove(&changing.id);
+                self.may_forget(changing.id);
             }
         }
         Some(changing)

@@ -265,6 +265,23 @@ fn no() -> Failure {
 }
 
 #[test]
+fn an_id_is_not_forgotten_before_the_end_of_its_task_is_durable() {
+    for scene in ["once", "new"] {
+        let mut bench = Bench::new(Vec::new());
+        let called = bench.read(0, 0, scene, "a");
+        let end = bench.answer(10, &called, Outcome::Success);
+
+        bench.give_back(20, end);
+        bench.step(at(WINDOW + 1_000), Input::Tick);
+        assert_eq!(bench.engine.changes(), [], "{scene}");
+        assert_eq!(bench.commit(WINDOW + 1_010, None), [], "{scene}");
+        bench.step(at(WINDOW + 1_020), Input::Tick);
+
+        assert_eq!(bench.engine.changes(), [(0, forgotten(scene))]);
+    }
+}
+
+#[test]
 fn a_record_is_dropped_while_another_task_has_its_id_and_until_the_window_is_over() {
     let mut bench = Bench::new(Vec::new());
 

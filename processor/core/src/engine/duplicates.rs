@@ -466,7 +466,8 @@ impl Engine {
         let Some(decided) = self.decided(closing, entries) else {
             return;
         };
-        if decided.replaces {
+        let has_ended = matches!(decided.became, Became::Ended(_));
+        if decided.replaces || has_ended {
             let at = (closing.lane, closing.offset);
             self.duplicates.decided(at, decided.id, None);
         }
