@@ -866,6 +866,12 @@ impl Ends {
         Some(self.collecting.remove(index))
     }
 
+    /// The key of the end that is the consequence of `offset`, in the batch that is being collected.
+    pub(crate) fn key(&self, offset: i64) -> Option<Fingerprint> {
+        let mut ends = self.collecting.iter().rev();
+        ends.find(|end| end.offset == offset).map(|end| end.key)
+    }
+
     /// The batch is handed over.
     pub(crate) fn submit(&mut self) {
         self.under_way.push_back(mem::take(&mut self.collecting));

@@ -12,8 +12,8 @@ use retide_core::lane::Limits;
 use retide_core::scene::Target;
 use retide_core::{
     Action, Backoff, Engine, Entry, Failure, Fate, Gates, Input, Jitter, Ladder, LaneId, Now,
-    Ordering, Outcome, Policy, Position, Returned, Scene, Settlement, Source, State, Task,
-    Transition,
+    Ordering, Outcome, Policy, Position, Returned, Scene, Settlement, Sink, Sinks, Source, State,
+    Task, Transition, Writable,
 };
 
 use support::{TASKS, at};
@@ -262,6 +262,28 @@ fn forgotten(scene: &str) -> State {
 
 fn no() -> Failure {
     Failure::new("target", "no")
+}
+
+#[test]
+fn a_record_leaves_the_queue_of_its_key_only_when_that_can_be_written() {
+    let mut bench = Bench::new(Vec::new());
+    let writable = |closed| {
+        Input::Writable(Writable {
+            closed,
+            ..Writable::default()
+        })
+    };
+    bench.read(0, 0, "keyed", "a");
+    // The call is in flight: who comes next waits.
+    assert_eq!(bench.read(10, 1, "keyed", "a"), []);
+
+    bench.step(at(20), writable(Sinks::NONE.with(Sink::Order)));
+    let replaced = bench.read(30, 2, "keyed", "a");
+    let open = bench.step(at(40), writable(Sinks::NONE));
+
+    assert_eq!(replaced, []);
+    let settlement = settlement(&open);
+    assert_eq!((settlement.lane, settlement.offset), (TASKS, 1));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
 use std::time::Duration;
 
-use crate::key_order::{End, Ends};
+use crate::key_order::{End, Ends, Fingerprint};
 use crate::lane::{LaneId, Limits, Source};
 use crate::overdue::{Move, Moves};
 use crate::planted::{Bug, Planted};
@@ -677,6 +677,11 @@ impl Lanes {
     /// The end that an offset brings, if it is in a batch of this assignment that is not committed.
     pub(super) fn find_end(&mut self, id: LaneId, epoch: u64, offset: i64) -> Option<End> {
         self.assignment(id, epoch)?.ends.find(offset)
+    }
+
+    /// The key of the end that an offset brings, in the batch that is being collected.
+    pub(super) fn key_of_end(&self, id: LaneId, offset: i64) -> Option<Fingerprint> {
+        self.by_id.get(&id)?.ends.key(offset)
     }
 
     /// Takes the end that an offset brings out of the batch that is being collected.

@@ -260,7 +260,7 @@ impl Engine {
                 Fate::Again if self.is_commanded(&settlement) => self.command_again(settlement),
                 Fate::Again => {
                     self.unwritten_end(&settlement, end);
-                    let key = self.key_of(&settlement);
+                    let key = self.key_of(&settlement).or(end.map(|end| end.key));
                     self.writing.again.push_back(Unwritten {
                         settlement,
                         bytes,
@@ -355,7 +355,10 @@ impl Engine {
         {
             return Some(settlement);
         }
+        let Settlement { lane, offset, .. } = settlement;
+        // A record that others took the place of has no word of its key.
         let key = self.key_of(&settlement);
+        let key = key.or_else(|| self.lanes.key_of_end(lane, offset));
         let at = key.map(|key| (settlement.lane.shard, key));
         let waits = self.must_wait(&settlement, key);
         // Nothing of a key is written before what came before it.
