@@ -32,6 +32,8 @@ pub(crate) enum Protocol {
 struct Joined {
     /// The worker it is.
     worker: usize,
+    /// Which of its requests made it one.
+    request: u64,
     /// Whether it waits for the next generation.
     waiting: bool,
     /// What it says it has (cooperative), or was given.
@@ -45,6 +47,8 @@ struct Joined {
 pub(crate) struct Given {
     /// The worker.
     pub(crate) worker: usize,
+    /// Which of its requests this answers.
+    pub(crate) request: u64,
     /// Its membership.
     pub(crate) membership: Membership,
     /// Its shards.
@@ -116,13 +120,19 @@ impl Group {
     }
 
     /// A worker asks to be a member of the next generation, a new one if it was none.
-    pub(crate) fn join(&mut self, worker: usize, member: Option<Member>, owned: BTreeSet<i32>) {
+    pub(crate) fn join(
+        &mut self,
+        (worker, request): (usize, u64),
+        member: Option<Member>,
+        owned: BTreeSet<i32>,
+    ) {
         let member = member.unwrap_or_else(|| {
             self.last += 1;
             self.last
         });
         let joined = Joined {
             worker,
+            request,
             waiting: true,
             keeps: match self.protocol {
                 Protocol::Eager => BTreeSet::new(),
@@ -185,6 +195,7 @@ impl Group {
             joined.waiting = false;
             given.push(Given {
                 worker: joined.worker,
+                request: joined.request,
                 membership: Membership {
                     member: *member,
                     generation: self.generation,

@@ -160,6 +160,8 @@ pub(crate) struct Worker {
     membership: Option<Membership>,
     /// Where the consumer stands.
     phase: Phase,
+    /// How often it has asked to be a member.
+    requests: u64,
     /// Whether another generation was announced while the consumer could not follow.
     announced: bool,
     /// The lanes that are read.
@@ -293,6 +295,7 @@ impl Worker {
             ownership: Ownership::default(),
             membership: None,
             phase: Phase::Out,
+            requests: 0,
             announced: false,
             readers: BTreeMap::new(),
             assigned: BTreeSet::new(),
@@ -403,7 +406,8 @@ impl Worker {
 
     /// The next generation has begun.
     fn joined(&mut self, given: Given, env: &mut Env) {
-        if self.phase != Phase::Joining {
+        // What answers a request before the last one is nobody's any more.
+        if self.phase != Phase::Joining || given.request != self.requests {
             return;
         }
         self.membership = Some(given.membership);
@@ -500,8 +504,10 @@ impl Worker {
     fn join(&mut self, env: &mut Env) {
         self.phase = Phase::Joining;
         self.announced = false;
+        self.requests += 1;
         let event = Event::Join {
             worker: self.id,
+            request: self.requests,
             member: self.member(),
             owned: self.held.clone(),
         };

@@ -239,6 +239,8 @@ pub(crate) enum Event {
     Join {
         /// The worker.
         worker: usize,
+        /// Which of its requests this is.
+        request: u64,
         /// Its member id.
         member: Option<Member>,
         /// The shards it has.
@@ -821,12 +823,17 @@ impl Env {
     }
 
     /// A worker asks to be a member.
-    fn join(&mut self, worker: usize, member: Option<Member>, owned: BTreeSet<i32>) {
+    fn join(
+        &mut self,
+        (worker, request): (usize, u64),
+        member: Option<Member>,
+        owned: BTreeSet<i32>,
+    ) {
         if let Some(member) = member.filter(|member| !self.broker.group.has(*member)) {
             // It hears so now, if it has not before.
             return self.tell(MILLI, worker, News::Kicked { member });
         }
-        self.broker.group.join(worker, member, owned);
+        self.broker.group.join((worker, request), member, owned);
         self.form();
     }
 
@@ -1152,11 +1159,12 @@ impl World {
             }
             Event::Join {
                 worker,
+                request,
                 member,
                 owned,
             } => {
                 if self.workers[worker].is_some() {
-                    self.env.join(worker, member, owned);
+                    self.env.join((worker, request), member, owned);
                 }
             }
             Event::Silent { worker } => {
