@@ -1,4 +1,4 @@
-//! Breakers by hand as that is written: records of the scenes topic whose keys begin with [`PREFIX`].
+//! Breakers by hand as that is written: records of the scenes topic whose keys begin with [`BREAKER`].
 //!
 //! ```text
 //! breaker/shop.example  {"state":"open","by":"ann","reason":"they move their database","for":"30m"}
@@ -10,22 +10,19 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use retide_core::Timestamp;
-use retide_core::forced::{Force, Forced, LASTS, MAX_TARGET, RESET_STANDS};
+use retide_core::forced::{BREAKER, Force, Forced, LASTS, MAX_TARGET, RESET_STANDS};
 use retide_core::hold::Revision;
 
 use super::hold::until;
 use super::{MAX_REFUSAL, MAX_REQUEST, clipped, line, needed, object, shortened};
 use crate::json::{Broken, Object, expected, utf8};
 
-/// What the keys of such records begin with. No name of a scene has a slash in it.
-pub const PREFIX: &str = "breaker/";
-
 /// The keys of a record.
 const KEYS: [&str; 5] = ["state", "by", "reason", "until", "for"];
 
 /// The target that a key of the scenes topic is of, or none if it is something else.
 pub fn target_of(key: &[u8]) -> Option<&[u8]> {
-    key.strip_prefix(PREFIX.as_bytes())
+    key.strip_prefix(BREAKER.as_bytes())
 }
 
 /// Whether that may be a target: a host, with a port, a scheme, or both. There is one way to write it, since a record of another key would be

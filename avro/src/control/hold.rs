@@ -1,4 +1,4 @@
-//! Holds as they are written: records of the scenes topic whose keys begin with [`PREFIX`].
+//! Holds as they are written: records of the scenes topic whose keys begin with [`HOLD`].
 //!
 //! ```text
 //! hold/payment  {"select":{"scene":"payment"},"by":"ann","reason":"the bank is down","for":"2h"}
@@ -18,7 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use retide_core::hold::{Deadlines, EXHAUSTED, Hold, LASTS, LONGEST, MAX_NAME, Revision};
+use retide_core::hold::{Deadlines, EXHAUSTED, HOLD, Hold, LASTS, LONGEST, MAX_NAME, Revision};
 use retide_core::ramp::{FAILURE_RATE, MAX_STEPS, Ramp};
 use retide_core::{Timestamp, span};
 
@@ -28,9 +28,6 @@ use super::{
     MAX_REFUSAL, MAX_REQUEST, Writer, clipped, duration, instant, line, needed, object, shortened,
 };
 use crate::json::{Broken, Object, expected, utf8};
-
-/// What the keys of holds begin with. No name of a scene has a slash in it.
-pub const PREFIX: &str = "hold/";
 
 /// The keys of a hold.
 const KEYS: [&str; 8] = [
@@ -49,7 +46,7 @@ const RELEASE_KEYS: [&str; 4] = ["by", "reason", "ramp", "failure_rate"];
 
 /// The name of the hold that a key of the scenes topic is of, or none if it is that of a scene.
 pub fn name_of(key: &[u8]) -> Option<&[u8]> {
-    key.strip_prefix(PREFIX.as_bytes())
+    key.strip_prefix(HOLD.as_bytes())
 }
 
 /// Whether a hold may be called so: letters, digits, and `._:@-`.

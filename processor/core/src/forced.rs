@@ -64,7 +64,8 @@ pub const LASTS: Duration = Duration::from_hours(1);
 /// How long a record stands that resets a breaker: long enough for every process to read it that stood still.
 pub const RESET_STANDS: Duration = Duration::from_mins(10);
 
-/// What the names of such records begin with, beside those of holds, where shards write down what they know.
+/// What stands before a target in the key of such a record, in an event, and where shards write down what they know. No name of a scene has a
+/// slash in it.
 pub const BREAKER: &str = "breaker/";
 
 // === impl Forced ===

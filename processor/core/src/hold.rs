@@ -99,6 +99,10 @@ pub const MAX_NAME: usize = 100;
 /// What the name of the hold of a scene's tasks begins with that are out of attempts. No name that people give has a slash in it.
 pub const EXHAUSTED: &str = "exhausted/";
 
+/// What stands before the name of a hold in the key of its record, and in an event, in the place of the command that it follows from. No name
+/// of a scene has a slash in it.
+pub const HOLD: &str = "hold/";
+
 /// How long a hold lasts where nothing is said of that: long enough for a night, and for whoever comes back in the morning.
 pub const LASTS: Duration = Duration::from_hours(24);
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use retide_core::breaker::Key;
 use retide_core::forced::{AllForced, BREAKER, Force, Forced};
-use retide_core::hold::Revision;
+use retide_core::hold::{HOLD, Revision};
 use retide_core::{Kind, Scene, Task, Timestamp};
 
 use crate::chance::Chance;
@@ -121,7 +121,7 @@ impl Forcing {
 
 /// Whether that is what an event follows from that follows from a hold or a breaker by hand, and from no command.
 pub(crate) fn is_wish(name: &str) -> bool {
-    name.starts_with("hold/") || name.starts_with(BREAKER)
+    name.starts_with(HOLD) || name.starts_with(BREAKER)
 }
 
 /// The breakers that a task of this kind goes through.

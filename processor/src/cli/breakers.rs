@@ -223,7 +223,7 @@ fn force(config: &Config, force: Force, options: &Options, output: Output) -> Re
     let broken = broken.iter().map(|name| (*name, None));
     let records = records.chain(ended).chain(broken);
     let records: Vec<_> = records
-        .map(|(target, value)| (format!("{}{target}", forced::PREFIX), value))
+        .map(|(target, value)| (format!("{BREAKER}{target}"), value))
         .collect();
     let written = board.write(&records)?;
     for (forced, revision) in wanted.iter_mut().zip(written) {

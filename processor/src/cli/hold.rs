@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use retide_avro::control::hold;
 use retide_config::Config;
-use retide_core::hold::{Deadlines, EXHAUSTED, Hold, HoldId, LASTS, MAX_HOLDS, Revision};
+use retide_core::hold::{Deadlines, EXHAUSTED, HOLD, Hold, HoldId, LASTS, MAX_HOLDS, Revision};
 use retide_core::ramp::{FAILURE_RATE, MAX_STEPS, Progress, Ramp};
 use retide_core::selector::Selector;
 use retide_core::{Timestamp, span};
@@ -277,7 +277,7 @@ impl Board<'_> {
     fn write_holds(&self, records: &[(String, Option<Bytes>)]) -> Result<Vec<Revision>, Failed> {
         let records = records.iter();
         let records: Vec<_> = records
-            .map(|(name, value)| (format!("{}{name}", hold::PREFIX), value.clone()))
+            .map(|(name, value)| (format!("{HOLD}{name}"), value.clone()))
             .collect();
         self.write(&records)
     }

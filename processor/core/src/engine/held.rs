@@ -13,7 +13,7 @@ use super::Engine;
 use super::looks::{Looks, SHORTEST};
 use crate::agenda::Item;
 use crate::entry::{Alert, Entry, RAMP_FELL, TASKS_EXHAUSTED, Transition};
-use crate::hold::{Deadlines, EXHAUSTED, Hold, HoldId, Holds, Standing};
+use crate::hold::{Deadlines, EXHAUSTED, HOLD, Hold, HoldId, Holds, Standing};
 use crate::outcome::{Outcome, Reason, Verdict};
 use crate::planted::Bug;
 use crate::ramp::{Climb, Part, Progress, Turn};
@@ -74,9 +74,6 @@ const REMINDER: Duration = Duration::from_hours(1);
 
 /// What times are counted in on topics.
 const MILLI: Duration = Duration::from_millis(1);
-
-/// What stands before the name of a hold in an event, in the place of the command that it follows from.
-pub(super) const PREFIX: &str = "hold/";
 
 impl Engine {
     /// Other holds are in force.
@@ -611,7 +608,7 @@ fn name(action: &mut Action, hold: &Hold) {
     };
     for entry in &mut settlement.entries {
         if let Entry::Event(event) = entry {
-            event.command = Some(format!("{PREFIX}{}", hold.name).into());
+            event.command = Some(format!("{HOLD}{}", hold.name).into());
         }
     }
 }

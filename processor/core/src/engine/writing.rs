@@ -8,10 +8,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Closing, Engine, held};
+use super::{Closing, Engine};
 use crate::consequence::{self, End as Ending};
 use crate::control::Place;
 use crate::entry::{Ended, Entry, Omitted, Transition};
+use crate::forced::BREAKER;
+use crate::hold::HOLD;
 use crate::key_order::{End, Fingerprint};
 use crate::lane::Source;
 use crate::outcome::{Reason, Terminal};
@@ -480,8 +482,8 @@ impl Engine {
         let parked = parked.map(|(to, task)| (to.unwrap_or(lane.shard), Arc::clone(task)));
         let commands = refused.iter().filter_map(Entry::event);
         let mut commands = commands.filter_map(|event| event.command.clone());
-        // A hold is none.
-        let command = commands.find(|id| !id.starts_with(held::PREFIX));
+        // A hold is none, and no breaker that people keep open.
+        let command = commands.find(|id| !id.starts_with(HOLD) && !id.starts_with(BREAKER));
         let command = command.filter(|_| !applied.is_empty());
         let mut entries = match sink {
             Sink::Tiers => died(now, refused, failure),
