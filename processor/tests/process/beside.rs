@@ -6,7 +6,7 @@
 use std::sync::{Condvar, Mutex, PoisonError};
 
 /// Tests that run beside each other at most: each starts a few processes, which wait for Kafka and for the clock most of the time.
-const PLACES: usize = 8;
+const PLACES: usize = 6;
 
 /// The places that nobody has, of this process.
 static FREE: (Mutex<usize>, Condvar) = (Mutex::new(PLACES), Condvar::new());

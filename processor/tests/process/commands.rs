@@ -431,7 +431,9 @@ fn submitted_tasks_are_run() {
 fn the_demo_counts_what_it_promises() {
     let rig = Rig::bare("127.0.0.1:1".to_owned(), "");
 
+    let start = Instant::now();
     let output = rig.retide(&["demo", "--exit", "--json", "--tasks", "2000", "--seed", "3"]);
+    let took = start.elapsed();
 
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let text = stdout(&output);
@@ -449,7 +451,8 @@ fn the_demo_counts_what_it_promises() {
     );
     assert_eq!(number("callbacks"), 2_000);
     assert!(number("attempts") > 2_000);
-    assert!(report["seconds"].as_f64().unwrap() < 30.0);
+    let seconds = report["seconds"].as_f64().unwrap();
+    assert!(seconds > 0.0 && seconds < took.as_secs_f64(), "{seconds} s");
     for key in ["p50", "p99", "max"] {
         assert!(report["lateness_ms"][key].as_f64().is_some(), "{key}");
     }
