@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use retide_core::completions::Completions;
 use retide_core::duplicates::{Identity, Known, Mode, Replaced, Rule};
+use retide_core::key_order::Shard;
 use retide_core::lane::Limits;
 use retide_core::scene::Target;
 use retide_core::{
@@ -58,6 +59,11 @@ impl Bench {
     }
 
     fn of(ids: Vec<(Identity, Known)>, replaced: Vec<(i64, Replaced)>) -> Self {
+        Self::with(ids, replaced, Shard::default())
+    }
+
+    /// One that knows what former owners have written of ids and of the order of keys.
+    fn with(ids: Vec<(Identity, Known)>, replaced: Vec<(i64, Replaced)>, order: Shard) -> Self {
         let engine = Engine::new(
             Ladder::default(),
             Limits::of(16 << 20),
@@ -86,6 +92,8 @@ impl Bench {
             replaced,
         };
         bench.step(at(0), known);
+        let order = Box::new(order);
+        bench.step(at(0), Input::Outstanding { shard: 0, order });
         for source in [Source::Tasks, Source::Tier(0)] {
             let assign = Input::Assign {
                 lane: LaneId { shard: 0, source },
@@ -284,6 +292,52 @@ fn a_record_leaves_the_queue_of_its_key_only_when_that_can_be_written() {
     assert_eq!(replaced, []);
     let settlement = settlement(&open);
     assert_eq!((settlement.lane, settlement.offset), (TASKS, 1));
+}
+
+#[test]
+fn a_record_that_is_dropped_leaves_the_queue_of_its_key() {
+    let read_later = |bench: &mut Bench| {
+        let mut task = task(0, 5, "keyed", "a");
+        task.due = at(50_000).wall;
+        let position = Position {
+            lane: TASKS,
+            run: 0,
+            offset: 5,
+        };
+        bench.step(
+            at(0),
+            Input::Record {
+                position,
+                appended: at(0).wall,
+                task: Box::new(task),
+            },
+        )
+    };
+    // The former owner has listed it, and has not committed its offset.
+    let mut former = Bench::new(Vec::new());
+    read_later(&mut former);
+    let mut order = Shard::default();
+    for state in former.commit(10, None) {
+        if let State::Order(change) = state {
+            let key = change.key.to_string();
+            let value = change.value.as_deref();
+            order.replay(key.as_bytes(), value).unwrap();
+        }
+    }
+    let ended = Known {
+        offset: 3,
+        until: Some(at(WINDOW).wall),
+        schedule: None,
+    };
+    let ids = vec![(Identity::of("keyed", "a"), ended)];
+    let mut bench = Bench::with(ids, Vec::new(), order);
+    assert_eq!(bench.engine.keys(), 1);
+
+    let dropped = read_later(&mut bench);
+    bench.commit(20, None);
+
+    assert!(is_dropped(&dropped), "{dropped:?}");
+    assert_eq!(bench.engine.keys(), 0);
 }
 
 #[test]

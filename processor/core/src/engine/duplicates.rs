@@ -167,6 +167,8 @@ impl Engine {
             }
             Newcomer::Duplicate(known) => {
                 let told = consequence::duplicate(task, known, "dropped", now.wall);
+                // A former owner may have listed it there.
+                self.end_in_order((lane, offset), task, offset);
                 if replaces {
                     // Who comes next waits for that.
                     self.duplicates.decided((lane, offset), id, None);
