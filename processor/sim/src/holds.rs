@@ -41,8 +41,8 @@ pub(crate) struct Heard {
     holds: BTreeMap<usize, Holds>,
     /// When each task was last out of attempts and was held, and the last attempt that was made since.
     exhausted: BTreeMap<Arc<str>, (Timestamp, u32)>,
-    /// What has become of the ramps of each worker.
-    climbs: BTreeMap<(usize, Revision), Climb>,
+    /// What has become of the ramps of each worker, by the name of the hold and where its record is: all scenes are let go by one record here.
+    climbs: BTreeMap<(usize, Arc<str>, Revision), Climb>,
 }
 
 /// A ramp of a worker, as its rule says.
@@ -235,7 +235,8 @@ impl Heard {
             let Some(ramp) = &hold.ramp else {
                 return Err(known());
             };
-            let climb = self.climbs.entry((worker, hold.revision)).or_default();
+            let at = (worker, Arc::clone(&hold.name), hold.revision);
+            let climb = self.climbs.entry(at).or_default();
             if climb.fell {
                 return Err(format!("{}, which fell back: {climb:?}", known()));
             }
@@ -255,7 +256,8 @@ impl Heard {
     /// A call has come back that went by these ramps.
     pub(crate) fn came_back(&mut self, now: At, worker: usize, ramps: &[Arc<Hold>], failed: bool) {
         for hold in ramps {
-            let climb = self.climbs.get_mut(&(worker, hold.revision));
+            let at = (worker, Arc::clone(&hold.name), hold.revision);
+            let climb = self.climbs.get_mut(&at);
             let (Some(ramp), Some(climb)) = (&hold.ramp, climb) else {
                 continue;
             };
