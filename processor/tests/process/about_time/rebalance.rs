@@ -21,8 +21,9 @@ const HANGING: usize = 30;
 /// Time between two tasks of the scene that is well.
 const PACE: Duration = Duration::from_millis(20);
 
-/// How long a scene that is well may wait for a call at least, whatever else is measured: a few times what it takes on an idle machine.
-const WELL: u128 = 600_000;
+/// How long a scene that is well may wait for a call at least, whatever else is measured: ten times what it takes on an idle machine, and a
+/// third of what it is where shards are kept for calls that hang.
+const WELL: u128 = 1_500_000;
 
 /// How long shards are kept for calls that hang.
 const DEADLINE: Duration = Duration::from_secs(5);
