@@ -501,6 +501,39 @@ fn a_delivery_that_the_topic_takes_has_ended_and_one_that_it_refuses_has_not() {
 }
 
 #[test]
+fn a_delivery_that_is_refused_while_its_shard_leaves_has_not_ended() {
+    let mut bench = Bench::new(Vec::new());
+    bench.read(0, 0, "topic", "a");
+    bench.engine.changes();
+    let commits = bench.engine.commits();
+    bench.step(at(10), Input::Revoke { shard: 0 });
+    for commit in commits.into_iter().filter(|commit| commit.lane == TASKS) {
+        let (lane, epoch, watermark) = (commit.lane, commit.epoch, commit.watermark);
+        let offset = 0;
+        bench.step(
+            at(20),
+            Input::Refused {
+                lane,
+                epoch,
+                offset,
+            },
+        );
+        bench.step(
+            at(20),
+            Input::Committed {
+                lane,
+                epoch,
+                watermark,
+            },
+        );
+    }
+
+    bench.step(at(WINDOW + 1_000), Input::Tick);
+
+    assert_eq!(bench.engine.changes(), [], "it waits for its next attempt");
+}
+
+#[test]
 fn an_end_that_is_not_written_is_written_again_with_its_id() {
     let mut bench = Bench::new(Vec::new());
     let call = bench.read(0, 0, "once", "a");

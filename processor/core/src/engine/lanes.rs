@@ -366,6 +366,11 @@ impl Lanes {
             .map(|lane| lane.epoch)
     }
 
+    /// Whether this assignment of a lane is not over, though nothing more may be read in it.
+    pub(super) fn is_assigned(&self, id: LaneId, epoch: u64) -> bool {
+        self.by_id.get(&id).is_some_and(|lane| lane.epoch == epoch)
+    }
+
     /// How far a lane was read: the next offset.
     pub(super) fn end(&self, id: LaneId) -> Option<i64> {
         self.by_id.get(&id).map(|lane| lane.window.end())

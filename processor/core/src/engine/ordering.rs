@@ -285,7 +285,7 @@ impl Engine {
 
     /// A delivery was refused, and the other form of what follows from it is committed.
     pub(super) fn refused(&mut self, lane: LaneId, epoch: u64, offset: i64) {
-        if self.lanes.epoch(lane) == Some(epoch) {
+        if self.lanes.is_assigned(lane, epoch) {
             self.duplicates.refused((lane, offset));
         }
         let end = self.lanes.find_end(lane, epoch, offset);
