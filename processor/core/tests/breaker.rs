@@ -18,9 +18,8 @@ use retide_core::lane::Limits;
 use retide_core::scene::{Callback, Target};
 use retide_core::wall;
 use retide_core::{
-    Action, Alert, Backoff, Engine, Entry, Failure, Gates, Header, Holds, Input, Jitter, Kind,
-    Ladder, LaneId, Now, Outcome, Policy, Scene, Scenes, Source, Task, Terminal, Timestamp,
-    Transition,
+    Action, Alert, Engine, Entry, Failure, Gates, Header, Holds, Input, Kind, Ladder, LaneId, Now,
+    Outcome, Scene, Scenes, Source, Task, Terminal, Timestamp, Transition,
 };
 
 /// The wall clock at the beginning, in microseconds.
@@ -59,15 +58,7 @@ fn scene(name: &str) -> Scene {
             target: (*format!("http://{name}:80")).into(),
             rule: rule(),
         }),
-        ..Scene::new(
-            name,
-            Target::Call,
-            Policy {
-                backoff: Backoff::Fixed { delay: secs(5) },
-                jitter: Jitter::None,
-                max_attempts: NonZeroU32::new(1_000).unwrap(),
-            },
-        )
+        ..Scene::new(name, Target::Call, support::policy(secs(5), 1_000))
     }
 }
 

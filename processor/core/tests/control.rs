@@ -15,8 +15,8 @@ use retide_core::lane::Limits;
 use retide_core::scene::Target;
 use retide_core::selector::{Parts, Selector};
 use retide_core::{
-    Action, Backoff, Commit, Engine, Entry, Gates, Input, Jitter, Ladder, LaneId, Now, Policy,
-    Position, Rate, Returned, Scene, Sink, Sinks, Source, State, StateKey, Task, Writable,
+    Action, Commit, Engine, Entry, Gates, Input, Ladder, LaneId, Now, Position, Rate, Returned,
+    Scene, Sink, Sinks, Source, State, StateKey, Task, Writable,
 };
 
 use support::{TASKS, at};
@@ -96,13 +96,7 @@ fn pay() -> Scene {
     Scene::new(
         "pay",
         Target::Call,
-        Policy {
-            backoff: Backoff::Fixed {
-                delay: Duration::from_secs(30),
-            },
-            jitter: Jitter::None,
-            max_attempts: NonZeroU32::new(3).unwrap(),
-        },
+        support::policy(Duration::from_secs(30), 3),
     )
 }
 

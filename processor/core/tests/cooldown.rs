@@ -15,9 +15,8 @@ use retide_core::lane::Limits;
 use retide_core::scene::{Callback, Cooldown, Target, Walls};
 use retide_core::wall;
 use retide_core::{
-    Action, Backoff, Engine, Entry, Failure, Gates, Input, Jitter, Kind, Ladder, LaneId, Now,
-    Outcome, Policy, Position, Reason, Scene, Scenes, Source, Task, Terminal, Timestamp,
-    Transition,
+    Action, Engine, Entry, Failure, Gates, Input, Kind, Ladder, LaneId, Now, Outcome, Position,
+    Reason, Scene, Scenes, Source, Task, Terminal, Timestamp, Transition,
 };
 
 /// The wall clock at the beginning, in microseconds.
@@ -50,15 +49,7 @@ fn scene(name: &str) -> Scene {
             target: SERVER.into(),
             rule: breaker::Rule::DEFAULT,
         }),
-        ..Scene::new(
-            name,
-            Target::Call,
-            Policy {
-                backoff: Backoff::Fixed { delay: secs(1) },
-                jitter: Jitter::None,
-                max_attempts: NonZeroU32::new(2).unwrap(),
-            },
-        )
+        ..Scene::new(name, Target::Call, support::policy(secs(1), 2))
     }
 }
 

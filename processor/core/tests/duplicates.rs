@@ -12,9 +12,8 @@ use retide_core::key_order::Shard;
 use retide_core::lane::Limits;
 use retide_core::scene::Target;
 use retide_core::{
-    Action, Backoff, Engine, Entry, Failure, Fate, Gates, Input, Jitter, Ladder, LaneId, Now,
-    Ordering, Outcome, Policy, Position, Returned, Scene, Settlement, Sink, Sinks, Source, State,
-    Task, Transition, Writable,
+    Action, Engine, Entry, Failure, Fate, Gates, Input, Ladder, LaneId, Now, Ordering, Outcome,
+    Position, Returned, Scene, Settlement, Sink, Sinks, Source, State, Task, Transition, Writable,
 };
 
 use support::{TASKS, at};
@@ -39,17 +38,7 @@ fn scene(name: &str, target: Target, mode: Mode) -> Scene {
             mode,
             window: Duration::from_millis(WINDOW),
         },
-        ..Scene::new(
-            name,
-            target,
-            Policy {
-                backoff: Backoff::Fixed {
-                    delay: Duration::from_secs(30),
-                },
-                jitter: Jitter::None,
-                max_attempts: NonZeroU32::new(3).unwrap(),
-            },
-        )
+        ..Scene::new(name, target, support::policy(Duration::from_secs(30), 3))
     }
 }
 

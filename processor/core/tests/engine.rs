@@ -16,9 +16,9 @@ use retide_core::lane::Limits;
 use retide_core::scene::{Callback, Target};
 use retide_core::wait::Cause;
 use retide_core::{
-    Action, Backoff, Commit, Deferral, Ended, Engine, Entry, Event, Failure, Gates, Input, Jitter,
-    Kind, Ladder, LaneId, Now, Omitted, Outcome, Poison, Policy, Rate, Reason, Record, Scene,
-    Scenes, Settlement, Source, Task, Terminal, Timestamp, Transition, Wait,
+    Action, Backoff, Commit, Deferral, Ended, Engine, Entry, Event, Failure, Gates, Input, Kind,
+    Ladder, LaneId, Now, Omitted, Outcome, Poison, Rate, Reason, Record, Scene, Scenes, Settlement,
+    Source, Task, Terminal, Timestamp, Transition, Wait,
 };
 
 use support::{START, TASKS, at};
@@ -36,13 +36,7 @@ fn scene(change: impl FnOnce(&mut Scene)) -> Scenes {
         ..Scene::new(
             "pay",
             Target::Call,
-            Policy {
-                backoff: Backoff::Fixed {
-                    delay: Duration::from_secs(30),
-                },
-                jitter: Jitter::None,
-                max_attempts: NonZeroU32::new(3).unwrap(),
-            },
+            support::policy(Duration::from_secs(30), 3),
         )
     };
     change(&mut scene);

@@ -11,22 +11,15 @@ use retide_core::hold::{Deadlines, Hold, Revision, Standing};
 use retide_core::lane::Limits;
 use retide_core::scene::{OnExhausted, Target};
 use retide_core::{
-    Action, Backoff, Engine, Entry, Exhausted, Failure, Gates, Holds, Input, Jitter, Ladder, Now,
-    Outcome, Policy, Position, Reason, Scene, Scenes, State, Task, Terminal, Timestamp, Transition,
+    Action, Engine, Entry, Exhausted, Failure, Gates, Holds, Input, Ladder, Now, Outcome, Position,
+    Reason, Scene, Scenes, State, Task, Terminal, Timestamp, Transition,
 };
 
 use support::{NOW_TIER, START, TASKS, at};
 
 /// A scene that holds so many tasks that are out of attempts, of which each has two.
 fn holding(most: u32) -> Scene {
-    let backoff = Backoff::Fixed {
-        delay: Duration::from_secs(1),
-    };
-    let policy = Policy {
-        backoff,
-        jitter: Jitter::None,
-        max_attempts: NonZeroU32::new(2).unwrap(),
-    };
+    let policy = support::policy(Duration::from_secs(1), 2);
     Scene {
         on_exhausted: OnExhausted::Hold {
             most: NonZeroU32::new(most).unwrap(),

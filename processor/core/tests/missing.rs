@@ -13,21 +13,14 @@ use retide_core::lane::Limits;
 use retide_core::scene::{DEFAULT, Missing, Target};
 use retide_core::selector::{Parts, Selector};
 use retide_core::{
-    Action, Backoff, Engine, Entry, Gates, Hold, Holds, Input, Jitter, Ladder, LaneId, Now, Policy,
-    Reason, Scene, Scenes, State, Task, Terminal, Timestamp,
+    Action, Engine, Entry, Gates, Hold, Holds, Input, Ladder, LaneId, Now, Reason, Scene, Scenes,
+    State, Task, Terminal, Timestamp,
 };
 
 use support::{NOW_TIER, START, TASKS, at};
 
 fn scene(name: &str) -> Scene {
-    let backoff = Backoff::Fixed {
-        delay: Duration::from_secs(30),
-    };
-    let policy = Policy {
-        backoff,
-        jitter: Jitter::None,
-        max_attempts: NonZeroU32::new(3).unwrap(),
-    };
+    let policy = support::policy(Duration::from_secs(30), 3);
     Scene::new(name, Target::Call, policy)
 }
 

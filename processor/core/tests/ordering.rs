@@ -15,9 +15,9 @@ use retide_core::key_order::{Awaited, Fingerprint, Shard};
 use retide_core::lane::Limits;
 use retide_core::scene::Target;
 use retide_core::{
-    Action, Backoff, Commit, Engine, Entry, Failure, Gates, Input, Jitter, Ladder, LaneId, Now,
-    Ordering, Outcome, Policy, Scene, Scenes, Settlement, Sink, Sinks, Source, State, Task,
-    Timestamp, Transition, Wait, Writable,
+    Action, Commit, Engine, Entry, Failure, Gates, Input, Ladder, LaneId, Now, Ordering, Outcome,
+    Scene, Scenes, Settlement, Sink, Sinks, Source, State, Task, Timestamp, Transition, Wait,
+    Writable,
 };
 
 use support::{TASKS, at};
@@ -29,13 +29,7 @@ fn rules(name: &str, target: Target, ordering: Ordering, backoff: u64) -> Scene 
         ..Scene::new(
             name,
             target,
-            Policy {
-                backoff: Backoff::Fixed {
-                    delay: Duration::from_millis(backoff),
-                },
-                jitter: Jitter::None,
-                max_attempts: NonZeroU32::new(3).unwrap(),
-            },
+            support::policy(Duration::from_millis(backoff), 3),
         )
     }
 }

@@ -12,8 +12,8 @@ use retide_core::pending::{Pending, UNANSWERED};
 use retide_core::scene::{Callback, Target};
 use retide_core::selector::{Parts, Selector};
 use retide_core::{
-    Action, Backoff, Engine, Entry, Event, Gates, Input, Jitter, Kind, Ladder, LaneId, Now,
-    Outcome, Policy, Position, Reason, Scene, Task, Terminal, Transition,
+    Action, Engine, Entry, Event, Gates, Input, Kind, Ladder, LaneId, Now, Outcome, Position,
+    Reason, Scene, Task, Terminal, Transition,
 };
 
 use support::{NOW_TIER, TASKS, at};
@@ -24,11 +24,7 @@ const fn secs(seconds: u64) -> Duration {
 
 /// A scene with one call at once.
 fn scene() -> Scene {
-    let policy = Policy {
-        backoff: Backoff::Fixed { delay: secs(30) },
-        jitter: Jitter::None,
-        max_attempts: NonZeroU32::new(2).unwrap(),
-    };
+    let policy = support::policy(secs(30), 2);
     Scene {
         concurrency: NonZeroU32::MIN,
         pending: Pending {

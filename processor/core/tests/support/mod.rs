@@ -2,9 +2,12 @@
 
 #![allow(dead_code, reason = "no test needs all of it")]
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
-use retide_core::{Kind, LaneId, Now, Origin, Record, Source, Task, Timestamp};
+use retide_core::{
+    Backoff, Jitter, Kind, LaneId, Now, Origin, Policy, Record, Source, Task, Timestamp,
+};
 
 /// Where tests start, in milliseconds: an instant of no meaning.
 pub(crate) const START: u64 = 1_000_000_000_000;
@@ -26,6 +29,15 @@ pub(crate) fn at(millis: u64) -> Now {
     Now {
         wall: Timestamp::from_millis(START + millis),
         steady: Duration::from_millis(millis),
+    }
+}
+
+/// So many attempts, the same time apart.
+pub(crate) fn policy(delay: Duration, attempts: u32) -> Policy {
+    Policy {
+        backoff: Backoff::Fixed { delay },
+        jitter: Jitter::None,
+        max_attempts: NonZeroU32::new(attempts).unwrap(),
     }
 }
 
