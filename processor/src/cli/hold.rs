@@ -267,6 +267,11 @@ impl Board<'_> {
         }
     }
 
+    /// Whether a shard knows a hold, or something later of its name.
+    fn knows_hold(&self, hold: &Hold, shard: i32) -> bool {
+        self.knows(&hold.name, hold.revision, shard)
+    }
+
     /// Whether a shard has written that a hold is over.
     fn has_let_go(&self, hold: &Hold, shard: i32) -> bool {
         let by_shard = self.standings.by_name.get(&hold.name);
@@ -313,12 +318,10 @@ pub(super) fn hold(config: &Config, options: &Options, output: Output) -> Result
     say(&format!("hold {} is written", hold.name));
     if !options.acting.no_wait {
         board.wait(options.acting.wait, |board, shard| {
-            board.knows(&hold.name, hold.revision, shard)
+            board.knows_hold(&hold, shard)
         });
     }
-    let line = board.line(&hold, "held", |shard| {
-        board.knows(&hold.name, hold.revision, shard)
-    });
+    let line = board.line(&hold, "held", |shard| board.knows_hold(&hold, shard));
     let confirmed = line.confirmed;
     print(&[line], output)?;
     if options.acting.no_wait {
@@ -357,9 +360,7 @@ pub(super) fn release(config: &Config, options: &Release, output: Output) -> Res
         let lines: Vec<Line> = lines
             .map(|hold| {
                 let state = board.state(hold, clock::timestamp());
-                board.line(hold, state, |shard| {
-                    board.knows(&hold.name, hold.revision, shard)
-                })
+                board.line(hold, state, |shard| board.knows_hold(hold, shard))
             })
             .collect();
         print(&lines, output)?;
@@ -453,7 +454,7 @@ fn let_go(
         .map(|hold| (Arc::clone(&hold.name), hold))
         .collect();
     let is_done = |board: &Board<'_>, hold: &Hold, shard: i32| match going.get(&hold.name) {
-        Some(hold) => board.knows(&hold.name, hold.revision, shard),
+        Some(hold) => board.knows_hold(hold, shard),
         None => board.has_let_go(hold, shard),
     };
     let list: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -536,18 +537,14 @@ fn climb(
     }
     if !options.acting.no_wait {
         board.wait(options.acting.wait, |board, shard| {
-            climbing
-                .iter()
-                .all(|hold| board.knows(&hold.name, hold.revision, shard))
+            climbing.iter().all(|hold| board.knows_hold(hold, shard))
         });
     }
     let lines = climbing.iter();
     let lines: Vec<Line> = lines
         .map(|hold| {
             let state = board.state(hold, now);
-            board.line(hold, state, |shard| {
-                board.knows(&hold.name, hold.revision, shard)
-            })
+            board.line(hold, state, |shard| board.knows_hold(hold, shard))
         })
         .collect();
     print(&lines, output)?;
@@ -567,9 +564,7 @@ pub(super) fn holds(config: &Config, output: Output) -> Result<(), Failed> {
     let mut lines: Vec<Line> = holds
         .map(|hold| {
             let state = board.state(hold, now);
-            board.line(hold, state, |shard| {
-                board.knows(&hold.name, hold.revision, shard)
-            })
+            board.line(hold, state, |shard| board.knows_hold(hold, shard))
         })
         .collect();
     for (name, unreadable) in &board.unreadable {
