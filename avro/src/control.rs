@@ -25,7 +25,7 @@ use retide_core::control::{
     Command, Control, Counts, EXPIRY, LONGEST, Looked, MAX_ID, MAX_TEXT, Place, Refusal, Step, Verb,
 };
 use retide_core::scene::MAX_DELAY;
-use retide_core::selector::Selector;
+use retide_core::selector::{Selector, Span};
 use retide_core::{Failure, Header, Name, Outcome, Record, Source, Timestamp, span};
 
 use crate::headers::{COMMAND, check_due, is_named, shortened};
@@ -33,7 +33,7 @@ use crate::json::{Broken, Members, Object, any_text, expected, members_of, no_js
 use crate::number;
 
 pub use framed::COMMAND_SCHEMA;
-use select::select;
+use select::{select, span_of};
 use written::{AnswerWire, Before, CommandWire, EndedWire, LookedWire, StepWire, answer, ended};
 
 /// What a record of the commands topic is: `step`, `answer` or `ended`. A request has no such header.
@@ -228,6 +228,15 @@ pub fn selector(value: &[u8], now: Timestamp) -> Result<Selector, Box<str>> {
         select(members, now, Writer::Person)
     };
     read().map_err(|Broken(why)| clipped(&why, MAX_REFUSAL).into())
+}
+
+/// Reads a span of time as a selector has it, `now` being what relative times count from; `name` is what a refusal calls it.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn span(name: &str, text: &str, now: Timestamp) -> Result<Span, Box<str>> {
+    span_of(name, text, now, Writer::Person)
+        .map_err(|Broken(why)| clipped(&why, MAX_REFUSAL).into())
 }
 
 // === impl Stage ===

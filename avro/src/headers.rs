@@ -69,6 +69,8 @@ pub const ROUND: &str = "retry-round";
 pub const KIND: &str = "retry-kind";
 /// Why the task ended badly.
 pub const REASON: &str = "retry-reason";
+/// What the failure of a task that ended badly has in common with others: see [`Ended::fingerprint`].
+pub const FINGERPRINT: &str = "retry-fingerprint";
 /// How the task ended.
 pub const OUTCOME: &str = "retry-outcome";
 /// What happened to the task.
@@ -92,7 +94,7 @@ pub const CONTENT_TYPE: &str = "content-type";
 const OWN: &str = "retry-";
 
 /// Every name that is retide's; a task's record holds none of them, except [`OUTCOME`] where the task is the delivery of a callback.
-pub const NAMES: [&str; 25] = [
+pub const NAMES: [&str; 26] = [
     SCENE,
     ID,
     ATTEMPT,
@@ -114,6 +116,7 @@ pub const NAMES: [&str; 25] = [
     ROUND,
     KIND,
     REASON,
+    FINGERPRINT,
     OUTCOME,
     EVENT,
     READ_FROM,
@@ -1285,5 +1288,8 @@ fn write_end(ended: &Ended, sink: &mut Sink<'_>) {
     }
     if let Some(failure) = &ended.failure {
         write_text(sink, ERROR, &failure.to_string());
+    }
+    if let Some(print) = ended.fingerprint() {
+        write_text(sink, FINGERPRINT, &print.to_string());
     }
 }

@@ -7,6 +7,7 @@ pub mod control;
 mod envelope;
 pub mod headers;
 mod json;
+pub mod letter;
 mod number;
 pub mod schema;
 pub mod schemas;

@@ -548,8 +548,8 @@ mod tests {
                 include_str!("../schemas/RetryTask.avsc"),
                 "c6671643c7a0366b",
             ),
-            (include_str!("../schemas/Callback.avsc"), "7d7317e17d55e731"),
-            (include_str!("../schemas/Event.avsc"), "892786a2d117ee25"),
+            (include_str!("../schemas/Callback.avsc"), "0596f9fadd3d21f4"),
+            (include_str!("../schemas/Event.avsc"), "be6aff58e5471467"),
             (include_str!("../schemas/Alert.avsc"), "d11faff238c72e7a"),
             (include_str!("../schemas/Scene.avsc"), "bc417321b8b02571"),
             (
@@ -583,6 +583,14 @@ mod tests {
             (
                 include_str!("../schemas/earlier/Event.6.avsc"),
                 "eb4369a513788e92",
+            ),
+            (
+                include_str!("../schemas/earlier/Event.7.avsc"),
+                "892786a2d117ee25",
+            ),
+            (
+                include_str!("../schemas/earlier/Callback.1.avsc"),
+                "7d7317e17d55e731",
             ),
         ];
         for (schema, fingerprint) in table {

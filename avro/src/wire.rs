@@ -17,6 +17,7 @@ use bytes::Bytes;
 use serde::de::{self, DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use retide_core::selector::ErrorFingerprint;
 use retide_core::wait::Waited;
 use retide_core::{Ended, Failure, Omitted, Reason, Terminal, Transition, Wait};
 
@@ -154,6 +155,8 @@ pub struct Callback {
     pub error_message: Option<String>,
     /// The key of the producer's record.
     pub key: Option<Blob>,
+    /// What its failure has in common with others: see [`Ended::fingerprint`].
+    pub fingerprint: Option<String>,
 }
 
 /// One transition of one task.
@@ -192,6 +195,8 @@ pub struct Event {
     pub headers_left_out: Option<String>,
     /// The id of the command that it follows from.
     pub command: Option<String>,
+    /// What the failure has in common with others; on `failed` and `held`, and on ends with a failure.
+    pub fingerprint: Option<String>,
 }
 
 /// How late an attempt was, by cause, in microseconds: see [`Wait`].
@@ -254,6 +259,9 @@ pub struct EventLine<'a> {
     headers_left_out: Option<&'a str>,
     /// The command.
     command: Option<&'a str>,
+    /// The fingerprint.
+    #[serde(serialize_with = "fingerprint")]
+    fingerprint: Option<ErrorFingerprint>,
 }
 
 /// What a human must know.
@@ -302,6 +310,7 @@ pub struct Scene {
 
 impl Wire for Callback {
     const SCHEMA: &'static str = include_str!("../schemas/Callback.avsc");
+    const EARLIER: &'static [&'static str] = &[include_str!("../schemas/earlier/Callback.1.avsc")];
 }
 
 impl Wire for Event {
@@ -313,6 +322,7 @@ impl Wire for Event {
         include_str!("../schemas/earlier/Event.4.avsc"),
         include_str!("../schemas/earlier/Event.5.avsc"),
         include_str!("../schemas/earlier/Event.6.avsc"),
+        include_str!("../schemas/earlier/Event.7.avsc"),
     ];
 }
 
@@ -533,6 +543,7 @@ impl From<&Ended> for Callback {
             error_class,
             error_message,
             key: ended.key.clone().map(Blob),
+            fingerprint: ended.fingerprint().map(|print| print.to_string()),
         }
     }
 }
@@ -590,7 +601,10 @@ impl<'a> From<&'a retide_core::Event> for EventLine<'a> {
             lateness: event.wait.map(Lateness::from),
             headers_left_out: event.left_out.as_deref(),
             command: event.command.as_deref(),
+            fingerprint: None,
         };
+        let print =
+            |failure: &Failure| Some(ErrorFingerprint::of_kind(event.kind, &event.scene, failure));
         match &event.transition {
             Transition::Parked { due } | Transition::Rescheduled { due } => {
                 line.due_at = Some(millis(*due) as i64);
@@ -624,6 +638,7 @@ impl<'a> From<&'a retide_core::Event> for EventLine<'a> {
                 line.outcome = Some(outcome);
                 line.error_class = Some(&failure.class);
                 line.error_message = Some(&failure.message);
+                line.fingerprint = print(failure);
             }
             Transition::Held {
                 attempt,
@@ -636,14 +651,17 @@ impl<'a> From<&'a retide_core::Event> for EventLine<'a> {
                 line.reason = Some(reason.word());
                 line.error_class = Some(&failure.class);
                 line.error_message = Some(&failure.message);
+                line.fingerprint = print(failure);
             }
             Transition::Ended {
                 terminal: _,
                 attempts,
                 reason,
+                fingerprint,
             } => {
                 line.attempts = Some((*attempts).into());
                 line.reason = reason.map(Reason::word);
+                line.fingerprint = *fingerprint;
             }
         }
         line
@@ -737,6 +755,15 @@ fn error_fields(failure: Option<&Failure>) -> (Option<String>, Option<String>) {
             Some(failure.message.to_string()),
         )
     })
+}
+
+/// Writes a fingerprint as its text.
+#[allow(clippy::ref_option, reason = "serde passes a reference to the field")]
+fn fingerprint<S: Serializer>(
+    print: &Option<ErrorFingerprint>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    print.map(|print| print.to_string()).serialize(serializer)
 }
 
 /// The reason that `word` names, if it names one.

@@ -378,6 +378,7 @@ fn ours() -> Vec<(Ours, Value)> {
         error_class: Some("http-415".into()),
         error_message: None,
         key: Some(Blob(Bytes::from_static(b"k-7\xff"))),
+        fingerprint: Some("00000000000000ff".into()),
     };
     let event = Event {
         id: "order-7".into(),
@@ -400,6 +401,7 @@ fn ours() -> Vec<(Ours, Value)> {
         }),
         headers_left_out: None,
         command: None,
+        fingerprint: Some("00000000000000ff".into()),
     };
     let alert = Alert {
         rule: "dead-tasks".into(),

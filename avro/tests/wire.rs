@@ -12,6 +12,7 @@ use retide_avro::wire::{
     Alert, Blob, Callback, Codec, Error, Event, EventLine, Lateness, MAX_ENCODED, Scene, Wire,
 };
 use retide_avro::{Format, Framing};
+use retide_core::selector::ErrorFingerprint;
 use retide_core::{
     Ended, Failure, Kind, Omitted, Origin, Reason, Terminal, Timestamp, Transition, Wait,
 };
@@ -56,7 +57,7 @@ fn text() -> impl Strategy<Value = Option<String>> {
 prop_compose! {
     fn any_callback()(
         texts in (".{0,20}", ".{0,20}", ".{0,20}", ".{0,20}", ".{0,20}"),
-        options in (text(), text(), text()),
+        options in (text(), text(), text(), text()),
         numbers in (any::<i64>(), any::<i64>(), any::<i64>()),
         key in option::of(vec(any::<u8>(), 0..20)),
     ) -> Callback {
@@ -64,7 +65,7 @@ prop_compose! {
             id: texts.0, scene: texts.1, kind: texts.2, outcome: texts.3, origin: texts.4,
             reason: options.0, error_class: options.1, error_message: options.2,
             attempts: numbers.0, first_failed_at: numbers.1, ended_at: numbers.2,
-            key: key.map(|key| Blob(key.into())),
+            key: key.map(|key| Blob(key.into())), fingerprint: options.3,
         }
     }
 }
@@ -78,12 +79,13 @@ prop_compose! {
         lateness in option::of(prop::array::uniform9(any::<i64>())),
         left_out in text(),
         command in text(),
+        fingerprint in text(),
     ) -> Event {
         Event {
             id: texts.0, scene: texts.1, kind: texts.2, event: texts.3, at,
             due_at: numbers.0, attempts: numbers.1, hops: numbers.2, deferred_until: numbers.3,
             outcome: options.0, reason: options.1, error_class: options.2, error_message: options.3,
-            headers_left_out: left_out, command,
+            headers_left_out: left_out, command, fingerprint,
             lateness: lateness.map(|[rebalance, read, agenda, order, rate, concurrency, breaker, room, cooldown]| {
                 Lateness { rebalance, read, agenda, order, rate, concurrency, breaker, room, cooldown }
             }),
@@ -110,6 +112,7 @@ fn every_event() -> Vec<retide_core::Event> {
         terminal: Terminal::Dead,
         attempts: 2,
         reason,
+        fingerprint: reason.and_then(|_| ErrorFingerprint::parse("00000000000000ff")),
     };
     [
         Transition::Parked { due },
@@ -301,13 +304,68 @@ fn lateness_of_an_earlier_version_is_read_and_has_nothing_by_order() {
 }
 
 #[test]
-fn readers_of_earlier_schemas_and_of_this_one_can_read_each_others_events() {
+fn readers_of_earlier_schemas_and_of_this_one_can_read_each_others_records() {
     let schema = |text| Schema::parse_str(text).unwrap();
-    let now = schema(Event::SCHEMA);
 
-    for before in Event::EARLIER.iter().map(|text| schema(text)) {
-        SchemaCompatibility::can_read(&before, &now).unwrap();
-        SchemaCompatibility::can_read(&now, &before).unwrap();
+    for (now, earlier) in [
+        (Event::SCHEMA, Event::EARLIER),
+        (Callback::SCHEMA, Callback::EARLIER),
+    ] {
+        let now = schema(now);
+        for before in earlier.iter().map(|text| schema(text)) {
+            SchemaCompatibility::can_read(&before, &now).unwrap();
+            SchemaCompatibility::can_read(&now, &before).unwrap();
+        }
+    }
+}
+
+/// A [`Callback`] before there were fingerprints.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CallbackBefore {
+    id: String,
+    scene: String,
+    kind: String,
+    outcome: String,
+    reason: Option<String>,
+    attempts: i64,
+    origin: String,
+    first_failed_at: i64,
+    ended_at: i64,
+    error_class: Option<String>,
+    error_message: Option<String>,
+    key: Option<Blob>,
+}
+
+impl Wire for CallbackBefore {
+    const SCHEMA: &'static str = include_str!("../schemas/earlier/Callback.1.avsc");
+}
+
+#[test]
+fn a_callback_of_an_earlier_version_is_read_and_has_no_fingerprint() {
+    for format in [Format::Avro, Format::Json] {
+        let before = Codec::<CallbackBefore>::new(format, Framing::SingleObject);
+        let now = Codec::<Callback>::new(format, Framing::SingleObject);
+        let old = CallbackBefore {
+            id: "a".into(),
+            scene: "pay".into(),
+            kind: "work".into(),
+            outcome: "dead".into(),
+            reason: Some("rejected".into()),
+            attempts: 2,
+            origin: "t/1/2".into(),
+            first_failed_at: 5,
+            ended_at: 6,
+            error_class: Some("http-400".into()),
+            error_message: Some("no".into()),
+            key: Some(Blob(Bytes::from_static(b"k"))),
+        };
+
+        let read = now.decode(&before.encode(&old).unwrap()).unwrap();
+
+        assert_eq!((&*read.id, read.attempts), ("a", 2));
+        assert_eq!(read.key, Some(Blob(Bytes::from_static(b"k"))));
+        assert_eq!(read.fingerprint, None);
     }
 }
 
@@ -422,6 +480,12 @@ fn an_event_is_read_as_it_was_written() {
                     ..
                 }
             );
+            let failure = Failure::new("timeout", "no answer");
+            let print = match &*read.event {
+                "failed" | "held" => Some(ErrorFingerprint::of("pay", &failure).to_string()),
+                _ => rejected.then(|| "00000000000000ff".to_owned()),
+            };
+            assert_eq!(read.fingerprint, print);
             let held = (read.event == "held").then_some("attempts-exhausted");
             assert_eq!(
                 read.reason.as_deref(),

@@ -35,7 +35,7 @@ pub use self::outbound::Outbound;
 pub use self::server::Server;
 
 /// Every header's name that is retide's, as `retide-avro` lists them: neither a record nor a configuration sets one on a request.
-pub const OWN: [&str; 25] = [
+pub const OWN: [&str; 26] = [
     "retry-scene",
     "retry-id",
     "retry-attempt",
@@ -57,6 +57,7 @@ pub const OWN: [&str; 25] = [
     "retry-round",
     "retry-kind",
     "retry-reason",
+    "retry-fingerprint",
     "retry-outcome",
     "retry-event",
     "retry-read-from",

@@ -230,7 +230,16 @@ fn attempts(raw: &RawValue) -> Result<RangeInclusive<u32>, Broken> {
 /// A span of time.
 fn span_at(key: &str, raw: &RawValue, now: Timestamp, writer: Writer) -> Result<Span, Broken> {
     let path = format!("select.{key}");
-    let text = any_text(&path, raw)?;
+    span_of(&path, &any_text(&path, raw)?, now, writer)
+}
+
+/// The span of time that a text says.
+pub(super) fn span_of(
+    path: &str,
+    text: &str,
+    now: Timestamp,
+    writer: Writer,
+) -> Result<Span, Broken> {
     let end = |text: &str| {
         point(text.trim(), now, writer).map_err(|hint| {
             let text = shortened(text);
@@ -239,7 +248,7 @@ fn span_at(key: &str, raw: &RawValue, now: Timestamp, writer: Writer) -> Result<
     };
     let (from, before) = match text.split_once("..") {
         None | Some(("", "")) => {
-            let text = shortened(&text);
+            let text = shortened(text);
             return Err(Broken(format!("{path} is {text}; {SPAN}")));
         }
         Some((from, "")) => (end(from)?, Timestamp::MAX),

@@ -89,6 +89,7 @@ pub(crate) fn end(task: Arc<Task>, how: End, now: Timestamp) -> Vec<Entry> {
         terminal,
         attempts,
         reason,
+        fingerprint: ended.fingerprint(),
     };
     let mut entries = vec![event(&task, now, transition, wait)];
     match task.kind {
@@ -231,6 +232,7 @@ pub(crate) fn poison(poison: Arc<Poison>, now: Timestamp) -> Vec<Entry> {
             terminal: Terminal::Dead,
             attempts: 0,
             reason: Some(poison.reason),
+            fingerprint: ended.fingerprint(),
         },
         wait: None,
         left_out: None,

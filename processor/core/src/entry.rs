@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::control::{Control, Place};
 use crate::outcome::{Reason, Terminal};
+use crate::selector::ErrorFingerprint;
 use crate::state::State;
 use crate::task::{Failure, Kind, Origin, Record, Task};
 use crate::time::Timestamp;
@@ -229,6 +230,8 @@ pub enum Transition {
         attempts: u32,
         /// Why, if it ended badly.
         reason: Option<Reason>,
+        /// What its failure has in common with others: see [`Ended::fingerprint`].
+        fingerprint: Option<ErrorFingerprint>,
     },
 }
 
@@ -428,6 +431,16 @@ impl Entry {
 // === impl Ended ===
 
 impl Ended {
+    /// What its failure has in common with others: of the last attempt, else of why it ended badly; none where nothing has failed.
+    pub fn fingerprint(&self) -> Option<ErrorFingerprint> {
+        let of = |failure: &Failure| ErrorFingerprint::of_kind(self.kind, &self.scene, failure);
+        let reason = || {
+            let reason = self.reason?;
+            Some(of(&Failure::new(reason.word(), "")))
+        };
+        self.failure.as_ref().map(of).or_else(reason)
+    }
+
     /// The task that delivers this to a target of the scene's own; its record is the shell's to make.
     pub fn delivery(&self) -> Task {
         Task {

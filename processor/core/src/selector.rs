@@ -12,7 +12,7 @@ use thiserror::Error;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::scene::Scene;
-use crate::task::{Failure, Kind, Name, Task};
+use crate::task::{Failure, Header, Kind, Name, Origin, Task};
 use crate::time::Timestamp;
 
 /// Which tasks are meant: those that fit every part that is said, each by one of its values.
@@ -62,9 +62,36 @@ pub struct OriginPattern {
     pub offset: Option<i64>,
 }
 
-/// What failures have in common that are the same but for numbers and names in their messages. It is written down, so it never changes.
+/// What failures have in common that are the same but for numbers and ids in their messages. It is written down, so it never changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ErrorFingerprint(u64);
+
+/// What a selector looks at: a task, or its dead letter. What is not known fits no part that asks for it.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    /// The identity.
+    pub id: &'a str,
+    /// The scene.
+    pub scene: &'a str,
+    /// The key of the record.
+    pub key: Option<&'a [u8]>,
+    /// The headers of the record.
+    pub headers: &'a [Header],
+    /// The class of the last failure.
+    pub error: Option<&'a str>,
+    /// The fingerprint of the last failure: computed only where one is asked for.
+    pub fingerprint: &'a dyn Fn() -> Option<ErrorFingerprint>,
+    /// The target, as a breaker names it.
+    pub target: Option<&'a str>,
+    /// Numbers of attempts that count as made.
+    pub made: &'a [u32],
+    /// When the task entered.
+    pub entered: Option<Timestamp>,
+    /// When its next attempt may start, or might have.
+    pub due: Option<Timestamp>,
+    /// Where the task entered.
+    pub origin: Option<&'a Origin>,
+}
 
 /// Parts of which at least one is said, and none is beyond its bounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +121,10 @@ pub const MAX_VALUES: usize = 1_000;
 
 /// Longest value: as long as an id may be, and longer than any key or header that people select by.
 pub const MAX_BYTES: usize = 1_024;
+
+/// Words of a message that a fingerprint counts. Messages are cut at [`crate::task::MAX_MESSAGE`] bytes, so that the last words of a long one
+/// depend on how long its numbers are.
+pub const MOST_WORDS: usize = 16;
 
 // === impl Selector ===
 
@@ -176,64 +207,65 @@ impl Selector {
 
     /// Whether a task is meant of which so many attempts are made, or so many.
     fn fits_made(&self, made: &[u32], task: &Task, scene: Option<&Scene>) -> bool {
-        let parts = &self.0;
         if task.kind != Kind::Work {
             return false;
         }
-        if !parts.ids.is_empty() && !parts.ids.contains(&task.id) {
-            return false;
-        }
-        if !parts.scenes.is_empty() && !parts.scenes.contains(&task.scene) {
-            return false;
-        }
-        if !parts.keys.is_empty()
-            && !task
-                .record
-                .key
-                .as_ref()
-                .is_some_and(|key| parts.keys.contains(key))
-        {
-            return false;
-        }
+        let failure = task.failure.as_ref();
+        self.fits_subject(&Subject {
+            id: &task.id,
+            scene: &task.scene,
+            key: task.record.key.as_deref(),
+            headers: &task.record.headers,
+            error: failure.map(|failure| &*failure.class),
+            fingerprint: &|| failure.map(|failure| ErrorFingerprint::of(&task.scene, failure)),
+            target: scene.and_then(Scene::calls),
+            made,
+            entered: Some(task.first_failed_at),
+            due: Some(task.due),
+            origin: Some(&task.origin),
+        })
+    }
+
+    /// Whether it is meant, of whatever kind it is.
+    pub fn fits_subject(&self, subject: &Subject<'_>) -> bool {
+        let Parts {
+            ids,
+            scenes,
+            keys,
+            headers,
+            errors,
+            fingerprints,
+            targets,
+            attempts,
+            entered,
+            due,
+            origins,
+        } = &self.0;
         let has = |(name, value): &(Name, Bytes)| {
-            let mut headers = task.record.headers.iter();
+            let mut headers = subject.headers.iter();
             headers.any(|header| header.name == *name && header.value.as_ref() == Some(value))
         };
-        if !parts.headers.iter().all(has) {
-            return false;
-        }
-        let failure = task.failure.as_ref();
-        if !parts.errors.is_empty()
-            && !failure.is_some_and(|failure| parts.errors.contains(&failure.class))
-        {
-            return false;
-        }
-        let is_like = |failure: &Failure| {
-            parts
-                .fingerprints
-                .contains(&ErrorFingerprint::of(&task.scene, failure))
+        let is_called = |calls| targets.iter().any(|target| is_target(calls, target));
+        let is_one = |attempts: &RangeInclusive<u32>| {
+            let mut made = subject.made.iter();
+            made.any(|made| attempts.contains(made))
         };
-        if !parts.fingerprints.is_empty() && !failure.is_some_and(is_like) {
-            return false;
-        }
-        let calls = scene.and_then(Scene::calls);
-        if !parts.targets.is_empty()
-            && !calls
-                .is_some_and(|calls| parts.targets.iter().any(|target| is_target(calls, target)))
-        {
-            return false;
-        }
-        let is_one =
-            |attempts: &RangeInclusive<u32>| made.iter().any(|made| attempts.contains(made));
-        if !parts.attempts.as_ref().is_none_or(is_one) {
-            return false;
-        }
-        let within =
-            |span: &Option<Span>, at| span.is_none_or(|span| span.from <= at && at < span.before);
-        if !within(&parts.entered, task.first_failed_at) || !within(&parts.due, task.due) {
-            return false;
-        }
-        parts.origins.is_empty() || parts.origins.iter().any(|from| from.holds(task))
+        let within = |span: &Option<Span>, at: Option<Timestamp>| {
+            span.is_none_or(|span| at.is_some_and(|at| span.from <= at && at < span.before))
+        };
+        let is_from = |from: &Origin| origins.iter().any(|pattern| pattern.holds(from));
+        (ids.is_empty() || ids.contains(subject.id))
+            && (scenes.is_empty() || scenes.contains(subject.scene))
+            && (keys.is_empty() || subject.key.is_some_and(|key| keys.contains(key)))
+            && headers.iter().all(has)
+            && (errors.is_empty() || subject.error.is_some_and(|class| errors.contains(class)))
+            && (fingerprints.is_empty()
+                || (subject.fingerprint)().is_some_and(|print| fingerprints.contains(&print)))
+            && (targets.is_empty() || subject.target.is_some_and(is_called))
+            && attempts.as_ref().is_none_or(is_one)
+            && within(entered, subject.entered)
+            && within(due, subject.due)
+            && (origins.is_empty() || subject.origin.is_some_and(is_from))
     }
 }
 
@@ -252,9 +284,8 @@ pub(crate) fn target_names(calls: &str) -> [&str; 3] {
 // === impl OriginPattern ===
 
 impl OriginPattern {
-    /// Whether a task entered there.
-    fn holds(&self, task: &Task) -> bool {
-        let origin = &task.origin;
+    /// Whether a task that entered at `origin` entered there.
+    fn holds(&self, origin: &Origin) -> bool {
         origin.topic == self.topic
             && self
                 .partition
@@ -266,19 +297,29 @@ impl OriginPattern {
 // === impl ErrorFingerprint ===
 
 impl ErrorFingerprint {
-    /// What `failure` has in common with those of the scene that are the same but for numbers: words with a digit in them, which are ids,
-    /// times, sizes and addresses, do not count, nor does what is between quotes.
+    /// What `failure` of the work of a task has in common with those of the scene that are the same but for numbers: words with a digit in
+    /// them, which are ids, times, sizes and addresses, do not count. Of the others the first [`MOST_WORDS`] do.
     pub fn of(scene: &str, failure: &Failure) -> Self {
+        Self::of_kind(Kind::Work, scene, failure)
+    }
+
+    /// The same of a task of any kind: what delivers a callback calls another target, so that its failures have others in common.
+    pub fn of_kind(kind: Kind, scene: &str, failure: &Failure) -> Self {
         let mut hash = Xxh3::new();
+        match kind {
+            Kind::Work => {}
+            // No scene has a NUL in its name.
+            Kind::Callback => hash.update(b"\0callback\0"),
+        }
         hash.update(scene.as_bytes());
         hash.update(&[0]);
         hash.update(failure.class.as_bytes());
         let separator =
             |letter: char| !(letter.is_alphanumeric() || matches!(letter, '-' | '_' | '.'));
-        for word in failure.message.split(separator) {
-            if word.is_empty() || word.bytes().any(|byte| byte.is_ascii_digit()) {
-                continue;
-            }
+        let words = failure.message.split(separator);
+        let words = words
+            .filter(|word| !word.is_empty() && !word.bytes().any(|byte| byte.is_ascii_digit()));
+        for word in words.take(MOST_WORDS) {
             hash.update(&[0]);
             hash.update(word.as_bytes());
         }
@@ -300,5 +341,167 @@ impl ErrorFingerprint {
 impl std::fmt::Display for ErrorFingerprint {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "{:016x}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn print(class: &str, message: &str) -> String {
+        ErrorFingerprint::of("payment", &Failure::new(class, message)).to_string()
+    }
+
+    /// They stand in dead letters, holds and commands of other versions: where one changes here, the change is wrong.
+    #[test]
+    fn a_fingerprint_is_the_same_for_ever() {
+        let long = "word ".repeat(40);
+
+        for (class, message, expected) in [
+            ("timeout", "", "1f58f9fcb66d76a1"),
+            ("http-503", "Service Unavailable", "b7b08647f7768abf"),
+            (
+                "http-400",
+                r#"{"error":"card declined","at":1795836382000}"#,
+                "83ee440f59c03ac2",
+            ),
+            (
+                "connect",
+                "shop.example:443: connection refused",
+                "e67c0ef37559c0e9",
+            ),
+            (
+                "bad-due",
+                r#"retry-due-at is "bald…"; milliseconds since 1970 expected"#,
+                "f839fc5e849da4a7",
+            ),
+            ("x", "größer als 5\u{301} 🙂 it's", "807a3e37a6101cb9"),
+            ("x", long.as_str(), "194e0e30c1fa1078"),
+        ] {
+            assert_eq!(print(class, message), expected, "{class}: {message}");
+        }
+        let failure = Failure::new("http-503", "Service Unavailable");
+        let callback = ErrorFingerprint::of_kind(Kind::Callback, "payment", &failure);
+        assert_eq!(callback.to_string(), "067814cfe734762a");
+        assert_eq!(
+            ErrorFingerprint::parse(&callback.to_string()),
+            Some(callback)
+        );
+    }
+
+    #[test]
+    fn failures_that_differ_in_numbers_and_ids_are_alike_and_no_others() {
+        let one = print(
+            "http-409",
+            "order 4711 of 0f3a-77: locked for 12.5s, 3 times",
+        );
+        let other = print("http-409", "order 12 of ee41-01: locked for 7s, 44 times");
+
+        assert_eq!(one, other);
+        assert_ne!(
+            one,
+            print(
+                "http-410",
+                "order 4711 of 0f3a-77: locked for 12.5s, 3 times"
+            )
+        );
+        assert_ne!(
+            one,
+            print("http-409", "order 4711 of 0f3a-77: gone for 12.5s, 3 times")
+        );
+        let scene = Failure::new(
+            "http-409",
+            "order 4711 of 0f3a-77: locked for 12.5s, 3 times",
+        );
+        assert_ne!(one, ErrorFingerprint::of("refund", &scene).to_string());
+    }
+
+    #[test]
+    fn a_message_that_is_cut_has_the_fingerprint_of_one_that_is_cut_elsewhere() {
+        let message = |id: &str| {
+            let rest = "and so on with words and more words ".repeat(9);
+            format!("id {id} of the batch, and then a list of what is wrong: {rest}")
+        };
+
+        assert_eq!(
+            print("x", &message("1")),
+            print("x", &message(&"9".repeat(60)))
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_of_a_subject_fits_no_part_that_asks_for_it() {
+        let unknown = Subject {
+            id: "",
+            scene: "",
+            key: None,
+            headers: &[],
+            error: None,
+            fingerprint: &|| None,
+            target: None,
+            made: &[],
+            entered: None,
+            due: None,
+            origin: None,
+        };
+        let span = Some(Span {
+            from: Timestamp::EPOCH,
+            before: Timestamp::from_millis(u64::MAX / 2_000),
+        });
+        let pattern = OriginPattern {
+            topic: "t".into(),
+            partition: None,
+            offset: None,
+        };
+
+        for parts in [
+            Parts {
+                ids: ["a".into()].into(),
+                ..Parts::default()
+            },
+            Parts {
+                scenes: ["a".into()].into(),
+                ..Parts::default()
+            },
+            Parts {
+                keys: [Bytes::new()].into(),
+                ..Parts::default()
+            },
+            Parts {
+                headers: vec![("a".as_bytes().into(), Bytes::new())],
+                ..Parts::default()
+            },
+            Parts {
+                errors: ["a".into()].into(),
+                ..Parts::default()
+            },
+            Parts {
+                fingerprints: [ErrorFingerprint(0)].into(),
+                ..Parts::default()
+            },
+            Parts {
+                targets: ["a".into()].into(),
+                ..Parts::default()
+            },
+            Parts {
+                attempts: Some(0..=u32::MAX),
+                ..Parts::default()
+            },
+            Parts {
+                entered: span,
+                ..Parts::default()
+            },
+            Parts {
+                due: span,
+                ..Parts::default()
+            },
+            Parts {
+                origins: vec![pattern],
+                ..Parts::default()
+            },
+        ] {
+            let selector = Selector::new(parts).unwrap();
+            assert!(!selector.fits_subject(&unknown), "{selector:?}");
+        }
     }
 }

@@ -243,6 +243,7 @@ impl Group {
                     terminal,
                     attempts,
                     reason,
+                    ..
                 } => {
                     let end = (terminal, reason, attempts, self.now);
                     assert_eq!(self.ended.insert(event.id, end), None, "ended twice");

@@ -196,6 +196,7 @@ fn end_of(
         terminal,
         attempts,
         reason,
+        fingerprint: ended.fingerprint(),
     };
     let mut entries = vec![
         event(&task.id, now, transition),

@@ -59,6 +59,7 @@ fn event(offset: i64, at: i64, word: &str, attempts: Option<i64>, due_at: Option
             command: ["rescheduled", "cancelled", "too-late"]
                 .contains(&word)
                 .then(|| "c-1".into()),
+            fingerprint: None,
         })),
     }
 }
@@ -124,6 +125,7 @@ fn callback(origin: i64, at: i64, outcome: &str, attempts: i64) -> Fact {
             error_class: Some("http-503".into()),
             error_message: Some("busy".into()),
             key: None,
+            fingerprint: None,
         })),
     }
 }

@@ -93,6 +93,7 @@ fn ended(scene: &str, kind: Kind, terminal: Terminal) -> Entry {
         terminal,
         attempts: 1,
         reason: None,
+        fingerprint: None,
     };
     event(scene, kind, transition)
 }

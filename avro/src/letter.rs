@@ -1,0 +1,161 @@
+//! Dead letters: what their headers say, as far as they can be read.
+//!
+//! Anybody may write to the topic, and other versions of retide do. So each header is read by itself, and one that cannot be read is as good
+//! as one that is not there. Not what retide writes: see [`crate::headers::write_dead_letter`]. Invariant: what was written by retide is read as
+//! it was meant, also where the record had headers of the same names before: the last one counts.
+
+use std::str;
+
+use retide_core::selector::ErrorFingerprint;
+use retide_core::{Failure, Kind, Origin, Record, Terminal, Timestamp};
+
+use crate::headers::{
+    ATTEMPT, DEADLINE_AT, DUE_AT, ERROR, FINGERPRINT, FIRST_FAILED_AT, ID, KIND, MAX_ID, MAX_SCENE,
+    OMITTED, ORIGIN, OUTCOME, REASON, SCENE, is_named, kind_of, origin_of,
+};
+
+/// A dead letter: what its headers say of the task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Letter {
+    /// The identity.
+    pub id: String,
+    /// The scene; nothing where none is known.
+    pub scene: String,
+    /// Whether it is the work or the delivery of a callback.
+    pub kind: Kind,
+    /// How it ended: `dead` or `expired`.
+    pub outcome: Terminal,
+    /// Why, in a word; later versions may have others than this one.
+    pub reason: Option<String>,
+    /// What the last attempt said, or why there was none.
+    pub failure: Option<Failure>,
+    /// What that has in common with others; of a letter of an earlier version, which does not say it, computed.
+    pub fingerprint: Option<ErrorFingerprint>,
+    /// How many attempts were made.
+    pub attempts: Option<u32>,
+    /// When the task entered.
+    pub entered: Option<Timestamp>,
+    /// When its last attempt was due.
+    pub due: Option<Timestamp>,
+    /// When no attempt might start any more.
+    pub deadline: Option<Timestamp>,
+    /// Where it entered.
+    pub origin: Option<Origin>,
+    /// What it lacks of the record it is of.
+    pub omitted: Option<String>,
+}
+
+/// Longest reason that is taken for one: they are words.
+const MAX_WORD: usize = 64;
+
+/// Longest text of what is omitted: `value and headers`, or a number of headers.
+const MAX_OMITTED: usize = 64;
+
+/// The values of retide's headers, each the last of its name.
+#[derive(Default)]
+struct Last<'a> {
+    /// In the order of [`READ`].
+    values: [Option<&'a [u8]>; READ.len()],
+}
+
+/// The headers that are read.
+const READ: [&str; 13] = [
+    ID,
+    SCENE,
+    KIND,
+    OUTCOME,
+    REASON,
+    ERROR,
+    FINGERPRINT,
+    ATTEMPT,
+    FIRST_FAILED_AT,
+    DUE_AT,
+    DEADLINE_AT,
+    ORIGIN,
+    OMITTED,
+];
+
+// === impl Letter ===
+
+impl Letter {
+    /// Reads the headers of a record; none if it is no dead letter of retide's, which names a task and says that it has ended badly.
+    pub fn of(record: &Record) -> Option<Self> {
+        let last = Last::of(record);
+        let id = last.text(ID, MAX_ID).filter(|id| !id.is_empty())?;
+        let outcome = last.text(OUTCOME, MAX_WORD).and_then(Terminal::from_word)?;
+        match outcome {
+            Terminal::Dead | Terminal::Expired => {}
+            Terminal::Delivered | Terminal::Cancelled => return None,
+        }
+        let scene = last.text(SCENE, MAX_SCENE).unwrap_or_default();
+        let kind = last.text(KIND, MAX_WORD).and_then(kind_of);
+        let kind = kind.unwrap_or_default();
+        let reason = last.text(REASON, MAX_WORD).map(str::to_owned);
+        let failure = last.bytes(ERROR).map(|error| {
+            let error = String::from_utf8_lossy(error);
+            let (class, message) = error.split_once(": ").unwrap_or(("", &error));
+            Failure::new(class, message)
+        });
+        let written = last.text(FINGERPRINT, MAX_WORD);
+        let of = |failure: &Failure| ErrorFingerprint::of_kind(kind, scene, failure);
+        let computed = || {
+            let why = || Some(of(&Failure::new(reason.as_deref()?, "")));
+            failure.as_ref().map(of).or_else(why)
+        };
+        Some(Self {
+            id: id.to_owned(),
+            scene: scene.to_owned(),
+            kind,
+            outcome,
+            fingerprint: written.and_then(ErrorFingerprint::parse).or_else(computed),
+            reason,
+            failure,
+            attempts: last.number(ATTEMPT).and_then(|made| made.try_into().ok()),
+            entered: last.time(FIRST_FAILED_AT),
+            due: last.time(DUE_AT),
+            deadline: last.time(DEADLINE_AT),
+            origin: last.text(ORIGIN, usize::MAX).and_then(origin_of),
+            omitted: last.text(OMITTED, MAX_OMITTED).map(str::to_owned),
+        })
+    }
+}
+
+// === impl Last ===
+
+impl<'a> Last<'a> {
+    /// The headers of a record.
+    fn of(record: &'a Record) -> Self {
+        let mut last = Self::default();
+        for header in &record.headers {
+            let name = header.name.as_bytes();
+            // Few names have the length of one of these.
+            let mut read = READ.iter().enumerate();
+            if let Some((at, _)) = read.find(|(_, own)| is_named(name, own)) {
+                last.values[at] = header.value.as_deref();
+            }
+        }
+        last
+    }
+
+    /// The value of a header.
+    fn bytes(&self, name: &str) -> Option<&'a [u8]> {
+        let at = READ.iter().position(|read| *read == name)?;
+        self.values[at]
+    }
+
+    /// The same, if it is text of at most so many bytes.
+    fn text(&self, name: &str, most: usize) -> Option<&'a str> {
+        let text = str::from_utf8(self.bytes(name)?).ok()?;
+        (text.len() <= most).then_some(text)
+    }
+
+    /// The same, if it is a number.
+    fn number(&self, name: &str) -> Option<u64> {
+        self.text(name, MAX_WORD)?.parse().ok()
+    }
+
+    /// The same, if it is a time.
+    fn time(&self, name: &str) -> Option<Timestamp> {
+        self.number(name).map(Timestamp::from_millis)
+    }
+}
