@@ -8,6 +8,7 @@
 //! | `breakers` | `retide breakers ls`, `open`, `close` and `reset` |
 //! | `callbacks` | `retide callbacks` |
 //! | `config` | `retide config` |
+//! | `dead_letters` | `retide dead-letters` |
 //! | `demo` | `retide demo` |
 //! | `doctor` | `retide doctor` |
 //! | `explain` | `retide explain` |
@@ -31,6 +32,7 @@ mod board;
 mod breakers;
 mod callbacks;
 mod config;
+mod dead_letters;
 mod demo;
 mod doctor;
 mod explain;
@@ -123,6 +125,9 @@ enum Command {
     /// List, cancel, hurry or move tasks under way
     #[command(subcommand)]
     Tasks(Box<tasks::Command>),
+    /// See what died, and why; delete the oldest of it
+    #[command(subcommand)]
+    DeadLetters(Box<dead_letters::Command>),
     /// Keep targets from being called, let them be called, or let their breakers begin anew
     #[command(subcommand)]
     Breakers(breakers::Verb),
@@ -221,6 +226,9 @@ fn dispatch(Cli { global, command }: Cli, log: &Log) -> Result<(), Failed> {
             )
         }
         Command::Tasks(command) => tasks::tasks(&load(&global)?, *command, global.output),
+        Command::DeadLetters(command) => {
+            dead_letters::dead_letters(&load(&global)?, *command, global.output)
+        }
         Command::Breakers(verb) => breakers::breakers(&load(&global)?, &verb, global.output),
         Command::Hold(options) => hold::hold(&load(&global)?, &options, global.output),
         Command::Release(options) => hold::release(&load(&global)?, &options, global.output),
@@ -280,6 +288,7 @@ fn log(command: &Command) -> Log {
         | Command::Callbacks(_)
         | Command::Target(_)
         | Command::Tasks(_)
+        | Command::DeadLetters(_)
         | Command::Breakers(_)
         | Command::Hold(_)
         | Command::Release(_)

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use retide_avro::headers::{CONTENT_TYPE, ROUND, SCENE, is_named, write_dead_letter, write_poison};
+use retide_avro::letter::Letter;
 use retide_avro::wire::SINGLE_OBJECT_MARKER;
 use retide_avro::{ingest, parked};
 use retide_core::{
@@ -33,6 +34,8 @@ pub fn headers(data: &[u8]) {
         headers: parts.map(header).collect(),
     };
 
+    // Somebody else may have written it to the topic of dead letters.
+    let _ = Letter::of(&record);
     match ingest(record.clone(), record::place(), now) {
         Ok(task) => {
             record::check_task(&task, data.len());
@@ -130,6 +133,10 @@ fn check_replay(task: &Task, now: Timestamp) {
         ..task.record.clone()
     };
 
+    let read = Letter::of(&letter).expect("a dead letter");
+    assert_eq!((&*read.id, &*read.scene), (&*task.id, &*task.scene));
+    assert_eq!(read.fingerprint, ended.fingerprint());
+
     let again = ingest(letter, record::place(), now + Duration::from_secs(1)).unwrap();
 
     assert_eq!((&again.id, &again.scene), (&task.id, &task.scene));
@@ -158,4 +165,12 @@ fn check_poison(poison: &Poison, record: &Record, now: Timestamp) {
     let headers = record::collect(|sink| write_poison(poison, &ended, sink));
 
     assert_eq!(headers[..record.headers.len()], record.headers);
+    let letter = Record {
+        headers,
+        ..Record::default()
+    };
+    let read = Letter::of(&letter).expect("a dead letter");
+    assert_eq!(read.id, *poison.id);
+    assert_eq!(read.outcome, Terminal::Dead);
+    assert_eq!(read.fingerprint, ended.fingerprint());
 }

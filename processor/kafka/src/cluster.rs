@@ -6,6 +6,7 @@
 //! | `check` | what is wrong with a cluster, and how it is mended |
 //! | `session` | the clients that ask, and why they cannot |
 //! | `create` | creating what is missing |
+//! | `purge` | deleting the beginning of partitions |
 //! | `standing` | what a group has done of what is there, and who else works |
 //! | `survey` | what can be asked besides: brokers, permissions, the clock |
 //! | `acl` | who may do what: the least rules of each user |
@@ -14,7 +15,8 @@
 //! | `commands` | command lines for people |
 //! | `tools` | command lines of Kafka's own tools |
 //!
-//! Not the command line that calls it. Invariant: a topic that exists is never changed here, and no call waits without a limit.
+//! Not the command line that calls it. Invariant: a topic that exists is never changed here, but for what `purge` is told
+//! to delete, and no call waits without a limit.
 
 mod acl;
 mod cause;
@@ -23,6 +25,7 @@ mod commands;
 mod create;
 mod handshake;
 mod plan;
+mod purge;
 mod session;
 pub mod standing;
 mod survey;
@@ -50,6 +53,7 @@ pub use check::{DENIED_NEW, MISSING};
 pub use commands::{abort, allow, allow_all, create_topic, find_hanging, strimzi_user, widen_all};
 pub use create::{Created, Widened, create, widen};
 pub use plan::{Layout, Plan, TopicPlan, copy_bytes};
+pub use purge::{Purged, purge};
 pub use standing::DISAGREES;
 pub use standing::{
     AT_LEAST_ONCE, Begin, Committed, EXACTLY_ONCE, LaneStanding, Member, Standing, Whose, begin,
@@ -221,6 +225,8 @@ pub async fn check_as(
             | User::Explain
             | User::ScenesApply
             | User::Tasks
+            | User::DeadLetters
+            | User::Purge
             | User::Read => None,
         };
         let looked = session.look(&plan, transactions, asking)?;

@@ -72,6 +72,8 @@ pub struct About {
     pub scenes: Use,
     /// What the commands for tasks do.
     pub tasks: Use,
+    /// What the commands for dead letters do.
+    pub letters: Use,
     /// How records are forgotten.
     pub cleanup: Cleanup,
     /// Whose clock timestamps are from.
@@ -233,6 +235,7 @@ const MOST: About = About {
     explain: Use::Nothing,
     scenes: Use::Nothing,
     tasks: Use::Nothing,
+    letters: Use::Nothing,
     cleanup: Cleanup::Delete { kept: OUTAGE },
     timestamps: Timestamps::Any,
     max_bytes: None,
@@ -276,6 +279,26 @@ const COMMANDS: About = About {
     ..MOST
 };
 
+/// The row of [`Role::Scenes`].
+const SCENES: About = About {
+    name: "scenes",
+    record: "the rules of a scene, a hold, or what people want of a breaker",
+    partitions: Partitions::One,
+    key: Key::Scene,
+    reads: Reads::State,
+    writes: Writes::Nothing,
+    // To tell that a scene does not exist.
+    submit: Use::Reads,
+    scenes: Use::Both,
+    // To tell which tasks have a target.
+    tasks: Use::Reads,
+    letters: Use::Reads,
+    cleanup: Cleanup::Compact {
+        otherwise: "scene rules get lost as they age",
+    },
+    ..MOST
+};
+
 // === impl Role ===
 
 impl Role {
@@ -308,6 +331,7 @@ impl Role {
                 explain: Use::Reads,
                 scenes: Use::Reads,
                 tasks: Use::Reads,
+                letters: Use::Reads,
                 timestamps: Timestamps::Append,
                 max_bytes: Some(TASK_BYTES),
                 ..MOST
@@ -317,6 +341,7 @@ impl Role {
                 record: "how a task has ended",
                 copies: true,
                 explain: Use::Reads,
+                letters: Use::Reads,
                 max_bytes: Some(COPY_BYTES),
                 ..MOST
             },
@@ -331,6 +356,7 @@ impl Role {
                 explain: Use::Reads,
                 scenes: Use::Reads,
                 tasks: Use::Reads,
+                letters: Use::Reads,
                 timestamps: Timestamps::Waits,
                 max_bytes: Some(COPY_BYTES),
                 ..MOST
@@ -349,6 +375,7 @@ impl Role {
                 value: Value::Producers,
                 copies: true,
                 explain: Use::Reads,
+                letters: Use::Reads,
                 cleanup: Cleanup::Delete { kept: DEAD_LETTERS },
                 max_bytes: Some(COPY_BYTES),
                 ..MOST
@@ -358,27 +385,12 @@ impl Role {
                 record: "a transition of a task",
                 writes: Writes::IfWanted,
                 explain: Use::Reads,
+                letters: Use::Reads,
                 ..MOST
             },
             Self::Order => ORDER,
             Self::Commands => COMMANDS,
-            Self::Scenes => About {
-                name: "scenes",
-                record: "the rules of a scene, a hold, or what people want of a breaker",
-                partitions: Partitions::One,
-                key: Key::Scene,
-                reads: Reads::State,
-                writes: Writes::Nothing,
-                // To tell that a scene does not exist.
-                submit: Use::Reads,
-                scenes: Use::Both,
-                // To tell which tasks have a target.
-                tasks: Use::Reads,
-                cleanup: Cleanup::Compact {
-                    otherwise: "scene rules get lost as they age",
-                },
-                ..MOST
-            },
+            Self::Scenes => SCENES,
             Self::Signals => About {
                 name: "signals",
                 record: "what one process tells all others at once",
@@ -665,6 +677,7 @@ mod tests {
                 (about.explain, "`explain`", "`explain`"),
                 (about.scenes, "`scenes`", "`scenes`"),
                 (about.tasks, "`tasks`, people and programs", "`tasks`"),
+                (about.letters, "`dead-letters`", "`dead-letters`"),
             ];
             let commands = commands.into_iter().filter(|(of, ..)| uses.contains(of));
             let writes = uses.contains(&Use::Writes);

@@ -31,3 +31,16 @@ pub(super) fn agreement(what: &str, otherwise: &str) -> Result<(), Failed> {
     }
     Err(Failed::because(Exit::Failure, otherwise))
 }
+
+/// Says what is about to be done, and asks for a word that says that it was read; fails with `otherwise` if another one comes.
+pub(super) fn typed(what: &str, word: &str, otherwise: &str) -> Result<(), Failed> {
+    say(what);
+    let mut stderr = io::stderr();
+    let _ = write!(stderr, "type {word} to go on: ").and_then(|()| stderr.flush());
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    if answer.trim() == word {
+        return Ok(());
+    }
+    Err(Failed::because(Exit::Failure, otherwise))
+}

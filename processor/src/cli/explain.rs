@@ -80,6 +80,9 @@ struct Entry<'a> {
 /// Columns of the narrowest terminal for which rows are folded: what comes before the details takes 50 of them.
 const NARROWEST: u16 = 80;
 
+/// How long before a task entered its records are looked for where that time is known: timestamps are those of several clocks.
+pub(super) const MARGIN: Duration = Duration::from_hours(1);
+
 /// Tells what became of a task.
 pub(super) fn explain(config: &Config, options: Options, output: Output) -> Result<(), Failed> {
     let topics = Topics::new(&config.topics.prefix, &config.topics.tiers)
@@ -98,41 +101,15 @@ pub(super) fn explain(config: &Config, options: Options, output: Output) -> Resu
         from,
         timeout,
     } = options;
-    let start = Instant::now();
     let query = Query {
         id,
         partition,
         from,
-        deadline: start + timeout,
+        deadline: Instant::now() + timeout,
     };
-    let runtime = config.schemas.registry.as_ref().map(|_| Runtime::new());
-    let runtime = runtime.transpose()?;
-    let registry =
-        runtime.and_then(|runtime| Some((Registry::of(config, runtime.handle())?, runtime)));
-    let registry = registry.as_ref().map(|(registry, _)| registry);
-    let ask = registry.map(|registry| |key| registry.ask_now(key));
-    let found = search::search(
-        client_config(config.kafka.consumer()),
-        &topics,
-        &query,
-        ask.as_ref().map(|ask| ask as Ask<'_>),
-        |topic, records| {
-            let seconds = start.elapsed().as_secs();
-            say(&format!(
-                "reading {topic}: {records} records so far, {seconds} s of {} s",
-                timeout.as_secs()
-            ));
-        },
-    )
-    .map_err(|error| failed(config, User::Explain, "read topics", &error))?;
     let Found {
-        facts,
-        readings,
-        unnamed,
-    } = found;
-    if let (Some(unnamed), Some(registry)) = (&unnamed, registry) {
-        tell_of_registry(unnamed, registry.address());
-    }
+        facts, readings, ..
+    } = look(config, &topics, &query, User::Explain)?;
     let now = clock::timestamp();
     let timelines = timeline::tell(facts, &config.topics.tiers, now);
     let unread = unread(&readings);
@@ -158,6 +135,40 @@ pub(super) fn explain(config: &Config, options: Options, output: Output) -> Resu
         );
         Err(Failed::because(Exit::Partly, message))
     }
+}
+
+/// Looks for the records of a task, says how far that is, and asks a registry for what cannot be read without it.
+pub(super) fn look(
+    config: &Config,
+    topics: &Topics,
+    query: &Query,
+    user: User,
+) -> Result<Found, Failed> {
+    let runtime = config.schemas.registry.as_ref().map(|_| Runtime::new());
+    let runtime = runtime.transpose()?;
+    let registry =
+        runtime.and_then(|runtime| Some((Registry::of(config, runtime.handle())?, runtime)));
+    let registry = registry.as_ref().map(|(registry, _)| registry);
+    let ask = registry.map(|registry| |key| registry.ask_now(key));
+    let start = Instant::now();
+    let patience = query.deadline.saturating_duration_since(start).as_secs();
+    let found = search::search(
+        client_config(config.kafka.consumer()),
+        topics,
+        query,
+        ask.as_ref().map(|ask| ask as Ask<'_>),
+        |topic, records| {
+            let seconds = start.elapsed().as_secs();
+            say(&format!(
+                "reading {topic}: {records} records so far, {seconds} s of {patience} s"
+            ));
+        },
+    )
+    .map_err(|error| failed(config, user, "read topics", &error))?;
+    if let (Some(unnamed), Some(registry)) = (&found.unnamed, registry) {
+        tell_of_registry(unnamed, registry.address());
+    }
+    Ok(found)
 }
 
 /// Says which records cannot be read without the registry, which gives no answer: the task may be among them.
@@ -244,7 +255,7 @@ fn show(id: &str, timelines: &[Timeline], read: &[Reading], output: Output) -> R
 }
 
 /// A timeline for people.
-fn table(id: &str, timeline: &Timeline, (number, of): (usize, usize)) -> String {
+pub(super) fn table(id: &str, timeline: &Timeline, (number, of): (usize, usize)) -> String {
     let mut head = vec![format!("task {id}")];
     if of > 1 {
         head.push(format!("{number} of {of} with this identity"));
@@ -292,7 +303,7 @@ fn table(id: &str, timeline: &Timeline, (number, of): (usize, usize)) -> String 
 }
 
 /// What was not read to its end, as text.
-fn unread(readings: &[Reading]) -> Vec<String> {
+pub(super) fn unread(readings: &[Reading]) -> Vec<String> {
     let unread = readings.iter().filter(|reading| !reading.unread.is_empty());
     unread
         .map(|reading| {

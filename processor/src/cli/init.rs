@@ -95,6 +95,10 @@ enum UserRole {
     /// `retide tasks`, and any producer of commands
     #[value(alias = "commands")]
     Tasks,
+    /// `retide dead-letters`, but for `purge`
+    DeadLetters,
+    /// `retide dead-letters purge`
+    Purge,
     /// Whoever reads all of retide's topics, such as a console
     #[value(alias = "console")]
     Read,
@@ -138,6 +142,8 @@ impl UserRole {
             Self::Explain => User::Explain,
             Self::ScenesApply => User::ScenesApply,
             Self::Tasks => User::Tasks,
+            Self::DeadLetters => User::DeadLetters,
+            Self::Purge => User::Purge,
             Self::Read => User::Read,
         }
     }

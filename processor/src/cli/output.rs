@@ -102,6 +102,11 @@ impl Failed {
         }
     }
 
+    /// What there is to say.
+    pub(super) fn message(&self) -> Option<&str> {
+        self.message.as_deref()
+    }
+
     /// How it exits.
     pub(super) fn exit(&self) -> Exit {
         self.exit

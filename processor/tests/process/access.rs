@@ -80,6 +80,32 @@ fn until_ok(mut command: impl FnMut() -> Output) -> Output {
     }
 }
 
+/// A task dies; who may see that may not delete it, until that is allowed, too.
+fn dead_letters_are_seen_and_deleted_by_who_may(rig: &Rig, broker: &Secured) {
+    let producer = rig.producer();
+    let headers = [("retry-scene", "gone"), ("retry-id", "three")];
+    rig.send(&producer, &headers, b"1");
+    producer.flush(PATIENCE).unwrap();
+    rig.ends(3);
+    broker.grant(&printed(rig, "letters", "dead-letters"));
+    let shown = until_ok(|| run_as(rig, "letters", &["dead-letters", "show", "--id", "three"]));
+    assert!(stdout(&shown).contains("unknown-scene"), "{shown:?}");
+    assert!(stdout(&shown).contains("now: dead"), "{shown:?}");
+    for words in ["WARN", "note:"] {
+        assert!(!stderr(&shown).contains(words), "{shown:?}");
+    }
+    let purge = ["dead-letters", "purge", "--before", "0s", "--yes"];
+    let denied = run_as(rig, "letters", &purge);
+    assert_eq!(denied.status.code(), Some(4), "{denied:?}");
+    assert!(stderr(&denied).contains("--operation Delete"), "{denied:?}");
+    broker.grant(&printed(rig, "letters", "purge"));
+    let purged = until_ok(|| run_as(rig, "letters", &purge));
+    assert!(
+        stderr(&purged).contains("1 dead letters were deleted"),
+        "{purged:?}"
+    );
+}
+
 /// The lines of an answer in NDJSON with this mark.
 fn marked(output: &Output, mark: &str) -> Vec<Value> {
     let lines = stdout(output);
@@ -132,6 +158,7 @@ fn each_user_works_with_just_what_is_printed_for_it() {
         ("explain", &["explain", "one"]),
         ("rules", &["scenes", "apply", "scenes.toml"]),
         ("control", &["tasks", "cancel", "--id", "none", "--yes"]),
+        ("letters", &["dead-letters", "cohorts"]),
     ] {
         let denied = run_as(&rig, user, command);
         assert_eq!(denied.status.code(), Some(4), "{denied:?}");
@@ -196,6 +223,7 @@ fn each_user_works_with_just_what_is_printed_for_it() {
         "{told:?}"
     );
     assert!(!stderr(&told).contains("WARN"), "{told:?}");
+    dead_letters_are_seen_and_deleted_by_who_may(&rig, broker);
     worker.terminate();
     let log = worker.log();
     assert_eq!(worker.wait(), Some(0));

@@ -25,6 +25,7 @@ mod commands;
 mod control;
 mod cooldown;
 mod crash;
+mod dead_letters;
 mod docs;
 mod doctor;
 mod duplicates;

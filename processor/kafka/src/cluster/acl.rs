@@ -30,6 +30,10 @@ pub enum User {
     ScenesApply,
     /// `retide tasks`, and any producer of commands.
     Tasks,
+    /// `retide dead-letters`, but for `purge`.
+    DeadLetters,
+    /// `retide dead-letters purge`.
+    Purge,
     /// Whoever reads all of retide's topics, such as a console.
     Read,
 }
@@ -127,6 +131,11 @@ impl User {
             Self::Explain => operations.extend(of(about.explain)),
             Self::ScenesApply => operations.extend(of(about.scenes)),
             Self::Tasks => operations.extend(of(about.tasks)),
+            Self::DeadLetters => operations.extend(of(about.letters)),
+            Self::Purge if role == Role::DeadLetters => {
+                operations.extend([Operation::Read, Operation::Delete]);
+            }
+            Self::Purge => {}
             Self::Read => {
                 operations.insert(Operation::Read);
             }
@@ -139,7 +148,7 @@ impl User {
         match self {
             Self::Run => Some(Operation::Read),
             Self::ScenesApply | Self::Tasks | Self::Read => Some(Operation::Describe),
-            Self::Init | Self::Submit | Self::Explain => None,
+            Self::Init | Self::Submit | Self::Explain | Self::DeadLetters | Self::Purge => None,
         }
     }
 
@@ -152,6 +161,8 @@ impl User {
             Self::Explain => "explain",
             Self::ScenesApply => "scenes-apply",
             Self::Tasks => "tasks",
+            Self::DeadLetters => "dead-letters",
+            Self::Purge => "purge",
             Self::Read => "read",
         }
     }
@@ -464,6 +475,18 @@ mod tests {
                 "--operation Read --topic retry.delay. --resource-pattern-type prefixed",
                 "--operation Describe --group retide",
             ]
+        );
+        assert_eq!(
+            shown(&[User::DeadLetters]),
+            [
+                "--operation Read --topic retry.callbacks --topic retry.dead-letters --topic retry.events --topic retry.scenes \
+                 --topic retry.tasks",
+                "--operation Read --topic retry.delay. --resource-pattern-type prefixed",
+            ]
+        );
+        assert_eq!(
+            shown(&[User::Purge]),
+            ["--operation Read --operation Delete --topic retry.dead-letters"]
         );
         assert_eq!(
             shown(&[User::Init]),

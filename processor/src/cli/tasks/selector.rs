@@ -116,15 +116,28 @@ impl Select {
 
     /// The selectors of these options.
     pub(in crate::cli) fn selectors(&self) -> Result<Vec<Selector>, Failed> {
-        let now = clock::timestamp();
-        let parts = self.parts()?;
-        let selectors = parts.iter().map(|part| {
-            let text = part.to_string();
-            control::selector(text.as_bytes(), now)
-                .map_err(|why| Failed::because(Exit::Usage, String::from(why)))
-        });
-        selectors.collect()
+        read(&self.parts()?)
     }
+
+    /// The same; none where no option is given, which means all that there is: for what only reads.
+    pub(in crate::cli) fn selectors_if_any(&self) -> Result<Vec<Selector>, Failed> {
+        let parts = self.parts()?;
+        if parts.iter().all(|part| *part == Value::Object(Map::new())) {
+            return Ok(Vec::new());
+        }
+        read(&parts)
+    }
+}
+
+/// The selectors of a command, as workers read them.
+fn read(parts: &[Value]) -> Result<Vec<Selector>, Failed> {
+    let now = clock::timestamp();
+    let selectors = parts.iter().map(|part| {
+        let text = part.to_string();
+        control::selector(text.as_bytes(), now)
+            .map_err(|why| Failed::because(Exit::Usage, String::from(why)))
+    });
+    selectors.collect()
 }
 
 /// The lines of a file, without space around them and without empty ones.
