@@ -395,6 +395,10 @@ fn the_oldest_are_deleted(rig: &Rig) {
     let all = purge(&["--before", "0s", "--yes"]);
     assert_eq!(all.status.code(), Some(0), "{all:?}");
     assert!(
+        stderr(&all).contains("4 records that are no dead letters"),
+        "{all:?}"
+    );
+    assert!(
         stderr(&all).contains("9 dead letters were deleted"),
         "{all:?}"
     );

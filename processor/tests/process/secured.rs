@@ -217,6 +217,7 @@ fn rules(line: &str) -> Vec<Vec<u8>> {
                     "Read" => 3,
                     "Write" => 4,
                     "Create" => 5,
+                    "Delete" => 6,
                     "Alter" => 7,
                     "Describe" => 8,
                     "DescribeConfigs" => 10,

@@ -258,6 +258,10 @@ fn denied(operations: &BTreeSet<Operation>) -> (Severity, &'static str) {
             "retide may not describe it, so it is not known whether it exists",
         );
     }
+    // Only who deletes records needs it.
+    if lacks(Operation::Delete) {
+        return (Severity::Refuse, "retide may not delete its records");
+    }
     match (lacks(Operation::Read), lacks(Operation::Write)) {
         (true, true) => (Severity::Refuse, "retide may neither read nor write it"),
         (true, false) => (Severity::Refuse, "retide may not read it"),

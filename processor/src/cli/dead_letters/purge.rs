@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use clap::Args;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::Serialize;
@@ -123,6 +123,8 @@ struct Cut {
     before: i64,
     /// How many dead letters stand between them.
     count: u64,
+    /// How many other records do: what somebody else has written.
+    others: u64,
     /// What became of it.
     state: String,
 }
@@ -160,9 +162,15 @@ pub(super) fn purge(config: &Config, options: &super::Purge, output: Output) -> 
     let before = Before::of(options.before.as_deref().unwrap_or_default())?;
     let topics = find::topics(config);
     let topic = &topics.dead_letters;
-    reach(config, User::Purge, &[topic])?;
-    let consumer = find::consumer(config, User::Purge)?;
-    let refused = |error: KafkaError| failed(config, User::Purge, &format!("read {topic}"), &error);
+    // To count needs no more than to read.
+    let user = if options.dry_run {
+        User::DeadLetters
+    } else {
+        User::Purge
+    };
+    reach(config, user, &[topic])?;
+    let consumer = find::consumer(config, user)?;
+    let refused = |error: KafkaError| failed(config, user, &format!("read {topic}"), &error);
     let cuts = cuts(&consumer, topic, before).map_err(refused)??;
     let deadline = Instant::now() + options.timeout;
     let counted = count(&consumer, topic, cuts, deadline).map_err(refused)?;
@@ -220,6 +228,11 @@ fn delete(config: &Config, topic: &str, mut cuts: Vec<Cut>, output: Output) -> R
         };
     }
     print(&cuts, output)?;
+    if let Some(Err(code)) = purged.values().find(|purged| is_denied(purged)) {
+        let what = format!("{deleted} dead letters were deleted; delete records of {topic}");
+        let error = KafkaError::AdminOp(*code);
+        return Err(failed(config, User::Purge, &what, &error));
+    }
     if refused == 0 {
         say(&format!("{deleted} dead letters were deleted"));
         return Ok(());
@@ -231,6 +244,11 @@ fn delete(config: &Config, topic: &str, mut cuts: Vec<Cut>, output: Output) -> R
     };
     let message = format!("{deleted} dead letters were deleted; {refused} partitions were not cut");
     Err(Failed::because(exit, message))
+}
+
+/// Whether a partition was not cut since that is not allowed.
+fn is_denied(purged: &Result<i64, RDKafkaErrorCode>) -> bool {
+    *purged == Err(RDKafkaErrorCode::TopicAuthorizationFailed)
 }
 
 /// The partitions of which something is to be deleted, with offsets that readers can see; or why nothing can be.
@@ -274,6 +292,7 @@ fn cuts(
             from: *first,
             before,
             count: 0,
+            others: 0,
             state: String::new(),
         })
     });
@@ -354,6 +373,8 @@ fn count(
                 if samples.len() < SAMPLES {
                     samples.push(Line::of(&found));
                 }
+            } else {
+                cut.others += 1;
             }
             ControlFlow::Continue(())
         })?;
@@ -361,6 +382,11 @@ fn count(
             counted.left.insert(cut.partition);
         }
     }
+    // Where nobody can read anything, what is left of transactions goes with the rest, later.
+    let left = &counted.left;
+    counted
+        .cuts
+        .retain(|cut| cut.count + cut.others > 0 || left.contains(&cut.partition));
     Ok(counted)
 }
 
@@ -484,6 +510,12 @@ impl Counted {
         let oldest = self.samples.iter().map(|line| line.died_at).min();
         let oldest = oldest.map(|at| timeline::clock(Timestamp::from_millis(at)));
         let mut words: Vec<String> = cuts.collect();
+        let others: u64 = self.cuts.iter().map(|cut| cut.others).sum();
+        if others > 0 {
+            words.push(format!(
+                "{others} records that are no dead letters of retide's"
+            ));
+        }
         words.extend(oldest.map(|at| format!("the oldest from {at}")));
         words.join(", ")
     }
@@ -506,6 +538,7 @@ impl Row for Cut {
         "from offset",
         "before offset",
         "dead letters",
+        "others",
         "state",
     ];
 
@@ -515,6 +548,7 @@ impl Row for Cut {
             self.from.to_string(),
             self.before.to_string(),
             self.count.to_string(),
+            self.others.to_string(),
             self.state.clone(),
         ]
     }
