@@ -92,6 +92,8 @@ pub(crate) struct Orders {
     assigned: BTreeMap<u64, (i32, At, BTreeSet<Place>)>,
     /// The steps that were read in each assignment.
     heard: BTreeSet<(u64, Place)>,
+    /// Steps that the owner of an assignment ended, durable or not: it knows nothing of them any more.
+    forgotten: BTreeSet<(u64, Place)>,
 }
 
 // === impl Order ===
@@ -398,6 +400,18 @@ impl Orders {
         self.heard.insert((assignment, place));
     }
 
+    /// The owner of a shard hands over a batch with this change: it may end a step there. The step may have expired by a clock that is set
+    /// back before the batch is durable.
+    pub(crate) fn handed_over(&mut self, assignment: u64, change: &State) {
+        if let State::Step {
+            place,
+            progress: None,
+        } = change
+        {
+            self.forgotten.insert((assignment, *place));
+        }
+    }
+
     /// A step of a shard is over: nothing may be set aside there that it may be about, as long as it has not expired.
     pub(crate) fn over<'a>(
         &self,
@@ -461,6 +475,7 @@ impl Orders {
                 && is_later
                 && (names || was_there)
                 && is_known
+                && !self.forgotten.contains(&(assignment, *place))
                 && wall < command.expires
             {
                 return Err(format!(

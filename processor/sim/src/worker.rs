@@ -1214,6 +1214,11 @@ impl Worker {
         let alerts = self.engine.alerts();
         let commits = self.engine.commits();
         let changes = self.engine.changes();
+        for (shard, change) in &changes {
+            if let Some(assignment) = self.epochs.get(shard) {
+                env.judge.orders.handed_over(*assignment, change);
+            }
+        }
         let keys = changes.iter().map(|(shard, change)| (*shard, change.key()));
         let keys = keys.collect();
         let changes = changes
