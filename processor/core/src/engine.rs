@@ -24,6 +24,7 @@ mod looks;
 mod missing;
 mod ordering;
 mod parking;
+mod parks;
 mod pending;
 mod ready;
 mod settling;

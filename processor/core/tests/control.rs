@@ -581,6 +581,28 @@ fn a_task_moves_when_that_is_durable_however_long_it_takes() {
 }
 
 #[test]
+fn what_names_ids_waits_for_no_batch_that_parks_others() {
+    for (selector, is_fenced) in [
+        (ids(&["a"]), true),
+        (ids(&["b", "a"]), true),
+        (ids(&["b"]), false),
+        (all(), true),
+    ] {
+        let mut bench = Bench::new(0);
+        bench.record(at(10), 0, task("a", 3_600_000, 0));
+        assert_eq!(bench.words("a"), ["parked"]);
+
+        bench.told(at(20), &command(10, 0, Verb::RunNow, selector.clone()));
+        bench.step(at(30), Input::Tick);
+
+        assert_eq!(bench.looks, usize::from(!is_fenced), "{selector:?}");
+        assert_eq!(bench.engine.wants_fence_to_look(), is_fenced);
+        bench.pass(40, 100);
+        assert!(bench.looks > 0, "{selector:?}");
+    }
+}
+
+#[test]
 fn no_step_answers_while_its_shard_is_given_away() {
     let shard = 0;
     for leaves in [Input::Leave { shard }, Input::Revoke { shard }] {

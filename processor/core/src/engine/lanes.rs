@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::key_order::{End, Ends, Fingerprint};
@@ -20,6 +21,7 @@ use crate::time::Timestamp;
 use crate::window::{Ahead, Read, Window};
 
 use super::leaving::Left;
+use super::parks::Parks;
 
 /// The assigned lanes.
 #[derive(Debug)]
@@ -127,6 +129,8 @@ struct Lane {
     moved: Duration,
     /// The commit with which a task moves that is not durable yet, the last one.
     moving: Option<u64>,
+    /// What is parked by commits that are not over.
+    parks: Parks,
     /// How many offsets the batch that is being collected takes ahead, by which nothing of the commit changes.
     taken: usize,
     /// How many commits were given.
@@ -337,6 +341,17 @@ impl Lanes {
     pub(super) fn moves(&mut self, id: LaneId) {
         let lane = self.of(id);
         lane.moving = Some(lane.given + 1);
+    }
+
+    /// A task of a lane is parked, with the batch that is being collected.
+    pub(super) fn parks(&mut self, id: LaneId, task: &Arc<str>) {
+        let lane = self.of(id);
+        lane.parks.add(lane.given + 1, task);
+    }
+
+    /// Whether one of these tasks may be parked by what is not durable.
+    pub(super) fn may_park(&self, ids: &BTreeSet<Arc<str>>) -> bool {
+        self.by_id.values().any(|lane| lane.parks.may_have(ids))
     }
 
     /// When a task of a shard may have moved to another one last, in steady time: one that moves may be there `now`.
@@ -776,6 +791,7 @@ impl Lane {
             saves: VecDeque::new(),
             moved: since,
             moving: None,
+            parks: Parks::default(),
             taken: 0,
             given: 0,
             over: 0,
@@ -786,6 +802,7 @@ impl Lane {
     fn end_commit(&mut self, now: Duration) {
         self.over += 1;
         self.moves.over();
+        self.parks.over(self.over);
         if self.moving.take_if(|with| *with <= self.over).is_some() {
             self.moved = now;
         }

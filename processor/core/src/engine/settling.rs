@@ -101,9 +101,12 @@ impl Engine {
     ) {
         let moves = self.deferral_elsewhere(&settlement);
         let Settlement { lane, offset, .. } = settlement;
-        let mut parked = settlement.entries.iter().filter_map(Entry::parked);
-        if parked.any(|(to, _)| to.is_some_and(|to| to != lane.shard)) {
-            self.lanes.moves(lane);
+        let all = settlement.entries.iter().chain(&settlement.otherwise);
+        for (to, task) in all.filter_map(Entry::parked) {
+            self.lanes.parks(lane, &task.id);
+            if to.is_some_and(|to| to != lane.shard) {
+                self.lanes.moves(lane);
+            }
         }
         self.lanes.complete(lane, offset, bytes, moves);
         self.alerts.count(lane.shard, &settlement.entries);

@@ -7,7 +7,6 @@ use std::mem;
 
 use super::super::Engine;
 use super::Commands;
-use super::step::Stage;
 use crate::agenda::Item;
 use crate::control::Place;
 use crate::entry::Entry;
@@ -140,9 +139,8 @@ impl Engine {
         if shards.is_empty() {
             return;
         }
-        let is_idle = self.lanes.is_settled();
+        let is_unfenced = self.lanes.is_settled() || self.bug.is(Bug::Unfenced);
         self.extract_met(&shards);
-        let is_fenced = !is_idle && !self.bug.is(Bug::Unfenced);
         for shard in shards {
             self.moves(shard);
             let source = Source::Commands;
@@ -150,15 +148,13 @@ impl Engine {
             let (given, _) = self.lanes.batches(lane);
             self.lanes.touch_lane(lane);
             let moved = self.lanes.last_move(self.steady, shard);
-            let stage = if is_fenced {
-                Stage::Fenced(given + 1)
-            } else {
-                Stage::Looking(None)
-            };
-            self.commands.steps.begin(shard, stage, moved);
-            if is_fenced {
-                self.commands.steps.fence(shard, given + 1);
-            }
+            let lanes = &self.lanes;
+            // What names ids waits only if one of them may be parked by what is not durable.
+            let is_fenced =
+                |ids: Option<&_>| !is_unfenced && ids.is_none_or(|ids| lanes.may_park(ids));
+            self.commands
+                .steps
+                .begin(shard, given + 1, moved, is_fenced);
         }
     }
 

@@ -139,10 +139,19 @@ impl Engine {
     /// Whether a commit is wanted although nothing may have been settled: steps wait for the batch before it.
     pub fn wants_fence(&self) -> bool {
         let mut fences = self.commands.steps.fences();
-        fences.any(|(shard, batch)| {
-            let source = Source::Commands;
-            batch > self.lanes.batches(LaneId { shard, source }).0
-        })
+        fences.any(|(shard, look, answer)| look.max(answer) > self.given_of_commands(shard))
+    }
+
+    /// Whether one of those steps waits to look for its tasks. Others have only to say what was done.
+    pub fn wants_fence_to_look(&self) -> bool {
+        let mut fences = self.commands.steps.fences();
+        fences.any(|(shard, look, _)| look > self.given_of_commands(shard))
+    }
+
+    /// How many commits of the commands of a shard were given.
+    fn given_of_commands(&self, shard: i32) -> u64 {
+        let source = Source::Commands;
+        self.lanes.batches(LaneId { shard, source }).0
     }
 
     /// Lets steps go on to their next stage.
@@ -182,9 +191,9 @@ impl Engine {
                 continue;
             };
             match active.stage {
-                Stage::Looked if !is_settled => {
+                Stage::Looked if !is_settled && active.has_counted() => {
                     active.stage = Stage::Counted(given + 1);
-                    self.commands.steps.fence(shard, given + 1);
+                    self.commands.steps.wait_to_answer(shard, given + 1);
                     self.lanes.touch_lane(lane);
                 }
                 Stage::Counted(after) if passed < after => {}

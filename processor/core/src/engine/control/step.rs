@@ -29,7 +29,7 @@ pub(super) struct Active {
     step: Step,
     /// What was done.
     counts: Counts,
-    /// The ids that were found.
+    /// The ids that were found, if it names some.
     met: HashSet<Arc<str>>,
     /// The tiers that are looked at, and how far.
     looking: BTreeMap<Source, (i64, i64)>,
@@ -163,17 +163,22 @@ impl Active {
         if let Stage::Counted(_) = self.stage {
             self.stage = Stage::Looked;
         }
-        let is_found = self.met.insert(Arc::clone(&applied.id)) && self.ids().is_some();
+        let is_found = self.ids().is_some() && self.met.insert(Arc::clone(&applied.id));
         *self.sort_of(applied.effect) += 1;
         self.counts.found += u64::from(is_found);
     }
 
     /// Takes back what was counted and is not written. What was counted before it began anew is not counted here.
     pub(super) fn uncount(&mut self, applied: &Applied) {
-        let is_lost = self.met.remove(&applied.id) && self.ids().is_some();
+        let is_lost = self.met.remove(&applied.id);
         let sort = self.sort_of(applied.effect);
         *sort = sort.saturating_sub(1);
         self.counts.found = self.counts.found.saturating_sub(u64::from(is_lost));
+    }
+
+    /// Whether something was counted here that may not be durable.
+    pub(super) fn has_counted(&self) -> bool {
+        self.ids().is_none() || !self.met.is_empty()
     }
 
     /// The count of tasks with which this was done.

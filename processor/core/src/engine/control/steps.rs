@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::CHECK;
@@ -35,8 +36,10 @@ struct OfShard {
     active: BTreeMap<Place, Active>,
     /// Which of them a task may be meant by.
     index: SelectorIndex<Place>,
-    /// The last batch that one of them waits for.
+    /// The last batch that one of them waits for before it looks at tiers.
     fence: u64,
+    /// The last batch that one of them waits for before it answers.
+    count: u64,
 }
 
 /// What former owners of a shard have written of its commands.
@@ -188,27 +191,43 @@ impl Steps {
             .collect()
     }
 
-    /// A step of a shard waits for the batch of this number.
-    pub(super) fn fence(&mut self, shard: i32, batch: u64) {
+    /// A step of a shard waits for the batch of this number before it answers.
+    pub(super) fn wait_to_answer(&mut self, shard: i32, batch: u64) {
         if let Some(steps) = self.shards.get_mut(&shard) {
-            steps.fence = steps.fence.max(batch);
+            steps.count = steps.count.max(batch);
         }
     }
 
-    /// The last batch of each shard that a step waits for.
-    pub(super) fn fences(&self) -> impl Iterator<Item = (i32, u64)> {
+    /// The last batches of each shard that steps wait for: before they look at tiers, and before they answer.
+    pub(super) fn fences(&self) -> impl Iterator<Item = (i32, u64, u64)> {
         let shards = self.shards.iter();
-        shards.map(|(shard, steps)| (*shard, steps.fence))
+        shards.map(|(shard, steps)| (*shard, steps.fence, steps.count))
     }
 
-    /// Memory is looked at for the new steps of a shard, of which a task moved to another one at `moved` last, in steady time.
-    pub(super) fn begin(&mut self, shard: i32, stage: Stage, moved: Duration) {
-        for (of, _, active) in self.all_mut() {
-            if of == shard && active.stage == Stage::New {
-                // A shard that had looked by then did not find it, by the clock that is wrong the other way.
-                active.moved = active.appended.is_none_or(|at| at <= moved + SKEW);
-                active.stage = stage;
+    /// Memory is looked at for the new steps of a shard, of which a task moved to another one at `moved` last, in steady time. Those that are
+    /// fenced, by the ids that they name, wait for a batch.
+    pub(super) fn begin(
+        &mut self,
+        shard: i32,
+        batch: u64,
+        moved: Duration,
+        is_fenced: impl Fn(Option<&BTreeSet<Arc<str>>>) -> bool,
+    ) {
+        let Some(steps) = self.shards.get_mut(&shard) else {
+            return;
+        };
+        for active in steps.active.values_mut() {
+            if active.stage != Stage::New {
+                continue;
             }
+            // A shard that had looked by then did not find it, by the clock that is wrong the other way.
+            active.moved = active.appended.is_none_or(|at| at <= moved + SKEW);
+            active.stage = if is_fenced(active.ids()) {
+                steps.fence = steps.fence.max(batch);
+                Stage::Fenced(batch)
+            } else {
+                Stage::Looking(None)
+            };
         }
     }
 

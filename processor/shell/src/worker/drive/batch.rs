@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use retide_core::completions::Binding;
+use retide_core::control::Control;
 use retide_core::{Commit, Entry, LaneId, Settlement, Source, State as Kept};
 
 use crate::metrics::tally::Tally;
@@ -17,8 +18,10 @@ use crate::worker::ledger::{Batch, Content, Ledger, Progress, Settled};
 /// Whether a batch is to be handed over early, for what commands do with a few tasks: somebody waits for that.
 #[derive(Debug)]
 pub(super) struct Hurry {
-    /// Whether something stands in the batch that is waited for.
+    /// Whether something stands in the batch that tasks wait for.
     is_on: bool,
+    /// Whether something stands in it that only says what was done.
+    is_answering: bool,
     /// Tasks that commands were applied to in a row.
     tasks: usize,
     /// When the last one was.
@@ -68,6 +71,7 @@ impl Hurry {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             is_on: false,
+            is_answering: false,
             tasks: 0,
             last: now,
             spoken_for: now,
@@ -86,17 +90,26 @@ impl Hurry {
         paid.map_or(soonest, |paid| paid.max(soonest))
     }
 
-    /// Whether a batch is to be handed over early.
-    const fn is_on(&self) -> bool {
-        self.is_on
+    /// The same of one that only says what was done: nothing is borrowed for it.
+    fn next_to_answer(&self, last: Instant) -> Instant {
+        self.spoken_for.max(last + TOGETHER)
     }
 
     /// A settlement goes into the batch.
     pub(super) fn note(&mut self, settlement: &Settlement) {
-        let is_control = |entry: &Entry| matches!(entry, Entry::Control { .. });
         if settlement.applied.is_empty() {
-            self.is_on |= settlement.lane.source == Source::Commands
-                && settlement.entries.iter().any(is_control);
+            if settlement.lane.source == Source::Commands {
+                for entry in &settlement.entries {
+                    let Entry::Control { control, .. } = entry else {
+                        continue;
+                    };
+                    match &**control {
+                        Control::Step(step) => self.is_on |= step.looked.is_none(),
+                        Control::Answer(_) | Control::Ended(_) => self.is_answering = true,
+                        Control::Request(_) => {}
+                    }
+                }
+            }
             return;
         }
         let now = Instant::now();
@@ -111,6 +124,7 @@ impl Hurry {
     /// The batch is handed over.
     const fn handed_over(&mut self) {
         self.is_on = false;
+        self.is_answering = false;
     }
 }
 
@@ -137,18 +151,22 @@ impl<L: Ledger> State<L> {
         }
     }
 
-    /// Whether steps of commands wait for what was collected.
-    fn is_waited_for(&self) -> bool {
-        self.hurry.is_on() || self.parts.engine.wants_fence()
+    /// When what was collected may be handed over early, if somebody waits for it.
+    fn early_at(&self) -> Option<Instant> {
+        let (engine, hurry) = (&self.parts.engine, &self.hurry);
+        if hurry.is_on || engine.wants_fence_to_look() {
+            Some(hurry.next(self.handed_at))
+        } else if hurry.is_answering || engine.wants_fence() {
+            Some(hurry.next_to_answer(self.handed_at))
+        } else {
+            None
+        }
     }
 
-    /// When what was collected is to be handed over: soon, where steps of commands wait for it.
+    /// When what was collected is to be handed over: soon, where somebody waits for it.
     pub(super) fn due_at(&self) -> Instant {
-        if self.is_waited_for() {
-            self.commit_at.min(self.hurry.next(self.handed_at))
-        } else {
-            self.commit_at
-        }
+        let early = self.early_at();
+        early.map_or(self.commit_at, |early| early.min(self.commit_at))
     }
 
     /// Whether there is anything to hand over.
@@ -245,7 +263,7 @@ impl<L: Ledger> State<L> {
         }
         self.touched = false;
         self.handed_at = Instant::now();
-        let is_early = self.is_waited_for() && self.handed_at < self.commit_at;
+        let is_early = self.early_at().is_some() && self.handed_at < self.commit_at;
         self.hurry.handed_over();
         self.submitted += 1;
         self.under_way.push_back(UnderWay {
