@@ -9,6 +9,7 @@
 //! | [`brokers`] | the brokers that a client knows, and to give it some |
 //! | [`headers`] | header names and values as bytes, read and written; headers that cannot be read are no empty list |
 //! | [`membership`] | the place of a consumer in its group |
+//! | [`positions`] | whether a consumer has no position in partitions |
 //! | `request` | what all admin requests have in common |
 //! | [`topics`] | the ids of topics, and of the cluster |
 
@@ -16,5 +17,6 @@ pub mod admin;
 pub mod brokers;
 pub mod headers;
 pub mod membership;
+pub mod positions;
 mod request;
 pub mod topics;

@@ -34,6 +34,7 @@ use retide_kafka::offsets::{self, Edge, Offsets};
 use retide_kafka::record::received;
 use retide_kafka::scan;
 use retide_kafka::topics::Topics;
+use retide_native::positions;
 
 use crate::metrics::Metrics;
 use crate::threads::{Hand, Threads};
@@ -138,6 +139,24 @@ struct Sweeper {
     stop: Arc<AtomicBool>,
 }
 
+/// A consumer that reads for looks.
+struct Reader {
+    /// The consumer.
+    consumer: BaseConsumer<LoggingContext>,
+    /// The lanes whose leaders it has looked up.
+    known: BTreeSet<LaneId>,
+}
+
+/// One that has read for a look, and reads for the next one: to make one, and to close it, takes longer than most looks.
+struct Spare {
+    /// The reader, to which nothing is assigned.
+    reader: Reader,
+    /// What was assigned to it.
+    read: TopicPartitionList,
+    /// Since when it is not used.
+    since: Instant,
+}
+
 /// A look that is under way.
 struct UnderWay {
     /// Its number.
@@ -217,6 +236,12 @@ const SEEK: Duration = Duration::from_millis(500);
 
 /// Time after which it is said how far the lanes are looked through, whatever was found.
 const SAY: Duration = Duration::from_millis(50);
+
+/// How long a consumer is kept that is not used.
+const SPARE: Duration = Duration::from_secs(30);
+
+/// Longest wait for it to forget what it has read.
+const FORGETS: Duration = Duration::from_millis(50);
 
 /// Longest wait for a record.
 const POLL: Duration = Duration::from_millis(20);
@@ -319,6 +344,59 @@ impl Sweep {
     }
 }
 
+// === impl Reader ===
+
+impl Reader {
+    /// Reads these lanes. It looks up their leaders first: what it has none of when it is to read, it would look up a second later.
+    fn read(
+        &mut self,
+        lanes: impl Iterator<Item = LaneId>,
+        topics: &Topics,
+        starts: &TopicPartitionList,
+    ) -> Result<(), KafkaError> {
+        let new: Vec<LaneId> = lanes.filter(|lane| !self.known.contains(lane)).collect();
+        let named = new.iter();
+        let named = named.map(|lane| (&**topics.name(lane.source), lane.shard));
+        offsets::edges(&self.consumer, named, Edge::First, ASK)?;
+        self.known.extend(new);
+        scan::read_on(&self.consumer, starts)
+    }
+}
+
+// === impl Spare ===
+
+impl Spare {
+    /// One that has read these, if it lets go of them.
+    fn new(reader: Reader, read: TopicPartitionList) -> Option<Self> {
+        // It would keep in mind what was paused.
+        reader.consumer.resume(&read).ok()?;
+        reader.consumer.unassign().ok()?;
+        Some(Self {
+            reader,
+            read,
+            since: Instant::now(),
+        })
+    }
+
+    /// Serves it; whether it may be needed.
+    fn is_kept(&self) -> bool {
+        while self.reader.consumer.poll(Duration::ZERO).is_some() {}
+        self.since.elapsed() < SPARE
+    }
+
+    /// Its reader, once that has forgotten where it has read to: a look would take that for its own.
+    fn take(self) -> Option<Reader> {
+        let (consumer, until) = (&self.reader.consumer, Instant::now() + FORGETS);
+        while !positions::none(consumer.client(), &self.read) {
+            if Instant::now() >= until {
+                return None;
+            }
+            consumer.poll(Duration::from_millis(1));
+        }
+        Some(self.reader)
+    }
+}
+
 // === impl Sweeper ===
 
 impl Sweeper {
@@ -326,17 +404,19 @@ impl Sweeper {
     fn run(&self) {
         let mut under_way: Option<UnderWay> = None;
         let mut failing_since: Option<Instant> = None;
+        let mut spare: Option<Spare> = None;
         while !self.stop.load(Ordering::Acquire) {
             while self.all.poll(Duration::ZERO).is_some() {}
             self.all.hold();
             if let Some(new) = self.heard() {
                 under_way = Some(new);
             }
+            spare.take_if(|spare| !spare.is_kept());
             let Some(look) = &mut under_way else {
                 thread::park_timeout(TURN);
                 continue;
             };
-            let done = self.go_on(look);
+            let done = self.go_on(look, &mut spare);
             self.hand.empty();
             match done {
                 Ok(Outcome::Done) => under_way = None,
@@ -389,7 +469,7 @@ impl Sweeper {
     }
 
     /// Goes on with a look from where it is.
-    fn go_on(&self, look: &mut UnderWay) -> Result<Outcome, KafkaError> {
+    fn go_on(&self, look: &mut UnderWay, spare: &mut Option<Spare>) -> Result<Outcome, KafkaError> {
         self.leave(look);
         let mut told = Vec::new();
         self.begin(look, &mut told)?;
@@ -404,18 +484,32 @@ impl Sweeper {
         if starts.count() == 0 {
             return Ok(Outcome::Done);
         }
-        // Another client each time: one that has read these lanes before may still have the positions of that.
-        let group = self.config.get("group.id").unwrap_or("retide");
-        let mut config = self.config.clone();
         let ranges = look.lanes.values().flat_map(|way| &way.ranges);
         let offsets: i64 = ranges.map(|range| range.to - range.from).sum();
-        if offsets <= FEW {
+        let is_small = offsets <= FEW;
+        let kept = spare.take_if(|_| is_small).and_then(Spare::take);
+        let mut reader = kept.map_or_else(|| self.reader(is_small), Ok)?;
+        reader.read(look.lanes.keys().copied(), &self.topics, &starts)?;
+        let outcome = self.read(&reader.consumer, look)?;
+        match outcome {
+            Outcome::Done | Outcome::Over if is_small => *spare = Spare::new(reader, starts),
+            // Other connections may do better.
+            Outcome::Done | Outcome::Over | Outcome::Stands => {}
+        }
+        Ok(outcome)
+    }
+
+    /// A reader for a look; for small ones it fetches less at once.
+    fn reader(&self, is_small: bool) -> Result<Reader, KafkaError> {
+        let group = self.config.get("group.id").unwrap_or("retide");
+        let mut config = self.config.clone();
+        if is_small {
             config.set("fetch.message.max.bytes", SMALL);
         }
-        let consumer = scan::consumer(config, group)?;
-        scan::read_on(&consumer, &starts)?;
-        drop(starts);
-        self.read(&consumer, look)
+        Ok(Reader {
+            consumer: scan::consumer(config, group)?,
+            known: BTreeSet::new(),
+        })
     }
 
     /// Asks where the lanes begin and end, and says so, if that was not done; what is looked through already is over.
