@@ -151,8 +151,8 @@ struct Reader {
 struct Spare {
     /// The reader, to which nothing is assigned.
     reader: Reader,
-    /// What was assigned to it.
-    read: TopicPartitionList,
+    /// What was assigned to it. No list of the client: with one that names its partitions, it does not close.
+    read: Vec<LaneId>,
     /// Since when it is not used.
     since: Instant,
 }
@@ -347,19 +347,21 @@ impl Sweep {
 // === impl Reader ===
 
 impl Reader {
-    /// Reads these lanes. It looks up their leaders first: what it has none of when it is to read, it would look up a second later.
-    fn read(
-        &mut self,
-        lanes: impl Iterator<Item = LaneId>,
-        topics: &Topics,
-        starts: &TopicPartitionList,
-    ) -> Result<(), KafkaError> {
+    /// Reads these lanes from these offsets. It looks up their leaders first: what it has none of when it is to read, it would look up a second
+    /// later.
+    fn read(&mut self, from: &[(LaneId, i64)], topics: &Topics) -> Result<(), KafkaError> {
+        let lanes = from.iter().map(|(lane, _)| *lane);
         let new: Vec<LaneId> = lanes.filter(|lane| !self.known.contains(lane)).collect();
         let named = new.iter();
         let named = named.map(|lane| (&**topics.name(lane.source), lane.shard));
         offsets::edges(&self.consumer, named, Edge::First, ASK)?;
         self.known.extend(new);
-        scan::read_on(&self.consumer, starts)
+        let mut starts = TopicPartitionList::with_capacity(from.len());
+        for (lane, offset) in from {
+            let topic = topics.name(lane.source);
+            starts.add_partition_offset(topic, lane.shard, Offset::Offset(*offset))?;
+        }
+        scan::read_on(&self.consumer, &starts)
     }
 }
 
@@ -367,9 +369,9 @@ impl Reader {
 
 impl Spare {
     /// One that has read these, if it lets go of them.
-    fn new(reader: Reader, read: TopicPartitionList) -> Option<Self> {
+    fn new(reader: Reader, read: Vec<LaneId>, topics: &Topics) -> Option<Self> {
         // It would keep in mind what was paused.
-        reader.consumer.resume(&read).ok()?;
+        reader.consumer.resume(&partitions(&read, topics)).ok()?;
         reader.consumer.unassign().ok()?;
         Some(Self {
             reader,
@@ -385,9 +387,9 @@ impl Spare {
     }
 
     /// Its reader, once that has forgotten where it has read to: a look would take that for its own.
-    fn take(self) -> Option<Reader> {
+    fn take(self, topics: &Topics) -> Option<Reader> {
         let (consumer, until) = (&self.reader.consumer, Instant::now() + FORGETS);
-        while !positions::none(consumer.client(), &self.read) {
+        while !positions::none(consumer.client(), &partitions(&self.read, topics)) {
             if Instant::now() >= until {
                 return None;
             }
@@ -395,6 +397,15 @@ impl Spare {
         }
         Some(self.reader)
     }
+}
+
+/// The partitions of lanes.
+fn partitions(lanes: &[LaneId], topics: &Topics) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(lanes.len());
+    for lane in lanes {
+        list.add_partition(topics.name(lane.source), lane.shard);
+    }
+    list
 }
 
 // === impl Sweeper ===
@@ -476,23 +487,24 @@ impl Sweeper {
         if !self.tell(look, told) {
             return Ok(Outcome::Over);
         }
-        let mut starts = TopicPartitionList::with_capacity(look.lanes.len());
-        for (lane, way) in &look.lanes {
-            let topic = self.topics.name(lane.source);
-            starts.add_partition_offset(topic, lane.shard, Offset::Offset(way.next))?;
-        }
-        if starts.count() == 0 {
+        let from = look.lanes.iter().map(|(lane, way)| (*lane, way.next));
+        let from: Vec<(LaneId, i64)> = from.collect();
+        if from.is_empty() {
             return Ok(Outcome::Done);
         }
         let ranges = look.lanes.values().flat_map(|way| &way.ranges);
         let offsets: i64 = ranges.map(|range| range.to - range.from).sum();
         let is_small = offsets <= FEW;
-        let kept = spare.take_if(|_| is_small).and_then(Spare::take);
+        let kept = spare.take_if(|_| is_small);
+        let kept = kept.and_then(|spare| spare.take(&self.topics));
         let mut reader = kept.map_or_else(|| self.reader(is_small), Ok)?;
-        reader.read(look.lanes.keys().copied(), &self.topics, &starts)?;
+        reader.read(&from, &self.topics)?;
         let outcome = self.read(&reader.consumer, look)?;
         match outcome {
-            Outcome::Done | Outcome::Over if is_small => *spare = Spare::new(reader, starts),
+            Outcome::Done | Outcome::Over if is_small => {
+                let read = from.into_iter().map(|(lane, _)| lane).collect();
+                *spare = Spare::new(reader, read, &self.topics);
+            }
             // Other connections may do better.
             Outcome::Done | Outcome::Over | Outcome::Stands => {}
         }
