@@ -744,8 +744,15 @@ public final class Checker {
                 records.forEach(record -> words.add(record.outcome));
                 words.forEach(word -> outcomes.merge(word, 1, Integer::sum));
                 Intent intent = history.intents.get(id);
-                boolean mayBeCancelled = intent != null && words.equals(Set.of("cancelled")) && orders(intent, "cancel").findAny().isPresent();
-                if (intent != null && !words.equals(Set.of(intent.outcome)) && !mayBeCancelled) {
+                if (intent == null) {
+                    return;
+                }
+                Set<String> others = new TreeSet<>(words);
+                // What is done once more, since nobody knows that it was done, may meet a command that came since.
+                if ((words.size() == 1 || !history.isOnce) && orders(intent, "cancel").findAny().isPresent()) {
+                    others.remove("cancelled");
+                }
+                if (!others.isEmpty() && !others.equals(Set.of(intent.outcome))) {
                     broken.add(id + " " + words + " not " + intent.outcome);
                 }
             });

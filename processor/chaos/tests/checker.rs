@@ -881,6 +881,30 @@ fn at_least_once_may_do_things_twice_and_nothing_else() {
 }
 
 #[test]
+fn at_least_once_a_task_that_was_delivered_may_be_cancelled_when_it_is_read_again() {
+    let Some(jars) = support::jars() else { return };
+    let root = TempDir::new().unwrap();
+    let mut dirs = Vec::new();
+    for name in ["once", "at-least-once"] {
+        let mut history = History::clean();
+        history.command();
+        history.end(8, START + 61_000_000, ("f", "delivered"), "1:f");
+        if name == "at-least-once" {
+            history.at_least_once();
+        }
+        let dir = root.path().join(name);
+        history.write(&dir);
+        dirs.push(dir.display().to_string());
+    }
+
+    let (failed, _) = check(&jars, &dirs);
+
+    let conflicts = |failed: &Vec<String>| failed.iter().any(|line| line == "conflicting");
+    assert!(conflicts(&failed[0]), "{failed:?}");
+    assert!(!conflicts(&failed[1]), "{failed:?}");
+}
+
+#[test]
 fn a_clean_history_passes() {
     let Some(jars) = support::jars() else { return };
     let root = TempDir::new().unwrap();
