@@ -24,10 +24,10 @@ mod looks;
 mod missing;
 mod ordering;
 mod parking;
-mod parks;
 mod pending;
 mod ready;
 mod settling;
+mod volatile;
 mod writing;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};

@@ -311,6 +311,20 @@ impl Entry {
         }
     }
 
+    /// The identity of the task that it is about, if it is about one.
+    pub fn id(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Park { task, .. }
+            | Self::Deliver { task, .. }
+            | Self::DeadLetter { task, .. } => Some(&task.id),
+            Self::Poison { ended, .. } | Self::Callback(ended) | Self::DeliverCallback(ended) => {
+                Some(&ended.id)
+            }
+            Self::Event(event) => Some(&event.id),
+            Self::State(_) | Self::Alert(_) | Self::Control { .. } => None,
+        }
+    }
+
     /// The topic of others that a task is delivered to, and the task.
     pub fn delivered(&self) -> Option<(&Arc<str>, &Arc<Task>)> {
         match self {

@@ -21,7 +21,7 @@ use crate::time::Timestamp;
 use crate::window::{Ahead, Read, Window};
 
 use super::leaving::Left;
-use super::parks::Parks;
+use super::volatile::Volatile;
 
 /// The assigned lanes.
 #[derive(Debug)]
@@ -129,8 +129,8 @@ struct Lane {
     moved: Duration,
     /// The commit with which a task moves that is not durable yet, the last one.
     moving: Option<u64>,
-    /// What is parked by commits that are not over.
-    parks: Parks,
+    /// The tasks of which something is in commits that are not over.
+    volatile: Volatile,
     /// How many offsets the batch that is being collected takes ahead, by which nothing of the commit changes.
     taken: usize,
     /// How many commits were given.
@@ -343,15 +343,16 @@ impl Lanes {
         lane.moving = Some(lane.given + 1);
     }
 
-    /// A task of a lane is parked, with the batch that is being collected.
-    pub(super) fn parks(&mut self, id: LaneId, task: &Arc<str>) {
+    /// Something of a task is settled, in the batch that is being collected.
+    pub(super) fn settles(&mut self, id: LaneId, task: &Arc<str>) {
         let lane = self.of(id);
-        lane.parks.add(lane.given + 1, task);
+        lane.volatile.add(lane.given + 1, task);
     }
 
-    /// Whether one of these tasks may be parked by what is not durable.
-    pub(super) fn may_park(&self, ids: &BTreeSet<Arc<str>>) -> bool {
-        self.by_id.values().any(|lane| lane.parks.may_have(ids))
+    /// Whether something may be settled and not durable: of one of these tasks, if they are known.
+    pub(super) fn is_volatile(&self, ids: Option<&BTreeSet<Arc<str>>>) -> bool {
+        !self.is_settled()
+            && ids.is_none_or(|ids| self.by_id.values().any(|lane| lane.volatile.may_have(ids)))
     }
 
     /// When a task of a shard may have moved to another one last, in steady time: one that moves may be there `now`.
@@ -791,7 +792,7 @@ impl Lane {
             saves: VecDeque::new(),
             moved: since,
             moving: None,
-            parks: Parks::default(),
+            volatile: Volatile::default(),
             taken: 0,
             given: 0,
             over: 0,
@@ -802,7 +803,7 @@ impl Lane {
     fn end_commit(&mut self, now: Duration) {
         self.over += 1;
         self.moves.over();
-        self.parks.over(self.over);
+        self.volatile.over(self.over);
         if self.moving.take_if(|with| *with <= self.over).is_some() {
             self.moved = now;
         }

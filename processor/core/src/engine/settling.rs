@@ -101,12 +101,16 @@ impl Engine {
     ) {
         let moves = self.deferral_elsewhere(&settlement);
         let Settlement { lane, offset, .. } = settlement;
-        let all = settlement.entries.iter().chain(&settlement.otherwise);
-        for (to, task) in all.filter_map(Entry::parked) {
-            self.lanes.parks(lane, &task.id);
-            if to.is_some_and(|to| to != lane.shard) {
-                self.lanes.moves(lane);
-            }
+        let mut parked = settlement.entries.iter().filter_map(Entry::parked);
+        if parked.any(|(to, _)| to.is_some_and(|to| to != lane.shard)) {
+            self.lanes.moves(lane);
+        }
+        let mut ids = settlement.entries.iter().filter_map(Entry::id);
+        if let Some(first) = ids.next() {
+            self.lanes.settles(lane, first);
+            // A record that takes the place of a task may have another identity.
+            ids.filter(|id| *id != first)
+                .for_each(|id| self.lanes.settles(lane, id));
         }
         self.lanes.complete(lane, offset, bytes, moves);
         self.alerts.count(lane.shard, &settlement.entries);

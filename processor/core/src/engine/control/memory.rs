@@ -139,7 +139,7 @@ impl Engine {
         if shards.is_empty() {
             return;
         }
-        let is_unfenced = self.lanes.is_settled() || self.bug.is(Bug::Unfenced);
+        let is_unfenced = self.bug.is(Bug::Unfenced);
         self.extract_met(&shards);
         for shard in shards {
             self.moves(shard);
@@ -148,10 +148,9 @@ impl Engine {
             let (given, _) = self.lanes.batches(lane);
             self.lanes.touch_lane(lane);
             let moved = self.lanes.last_move(self.steady, shard);
+            // What is not durable may be parked by then or not.
             let lanes = &self.lanes;
-            // What names ids waits only if one of them may be parked by what is not durable.
-            let is_fenced =
-                |ids: Option<&_>| !is_unfenced && ids.is_none_or(|ids| lanes.may_park(ids));
+            let is_fenced = |ids: Option<&_>| !is_unfenced && lanes.is_volatile(ids);
             self.commands
                 .steps
                 .begin(shard, given + 1, moved, is_fenced);

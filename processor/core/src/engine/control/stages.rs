@@ -178,7 +178,6 @@ impl Engine {
         if !self.commands.memory.is_done() {
             return;
         }
-        let is_settled = self.lanes.is_settled();
         let (over, mut under_way) = self.steps_over(now);
         for (shard, place) in over {
             if self.is_full() {
@@ -191,7 +190,7 @@ impl Engine {
                 continue;
             };
             match active.stage {
-                Stage::Looked if !is_settled && active.has_counted() => {
+                Stage::Looked if self.lanes.is_volatile(active.ids()) => {
                     active.stage = Stage::Counted(given + 1);
                     self.commands.steps.wait_to_answer(shard, given + 1);
                     self.lanes.touch_lane(lane);

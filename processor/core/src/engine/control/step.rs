@@ -176,11 +176,6 @@ impl Active {
         self.counts.found = self.counts.found.saturating_sub(u64::from(is_lost));
     }
 
-    /// Whether something was counted here that may not be durable.
-    pub(super) fn has_counted(&self) -> bool {
-        self.ids().is_none() || !self.met.is_empty()
-    }
-
     /// The count of tasks with which this was done.
     const fn sort_of(&mut self, effect: Effect) -> &mut u64 {
         match effect {
