@@ -618,7 +618,7 @@ impl Engine {
         if self.read(now, position, actions) {
             let Position { lane, offset, .. } = position;
             if self.bug.is(Bug::AsideDone) {
-                self.lanes.complete(lane, offset, 0, None);
+                self.lanes.complete(lane, offset, 0, None, None);
             } else {
                 self.lanes.set_aside(lane, offset, bytes);
             }

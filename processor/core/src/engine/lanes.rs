@@ -277,11 +277,22 @@ impl Lanes {
         })
     }
 
-    /// Completes an offset whose consequence goes into the batch, with the deferral of its task in another shard, if there is one.
-    pub(super) fn complete(&mut self, id: LaneId, offset: i64, bytes: usize, moves: Option<Move>) {
+    /// Completes an offset whose consequence goes into the batch, with the task that it is about and its deferral in another shard, if there
+    /// are such.
+    pub(super) fn complete(
+        &mut self,
+        id: LaneId,
+        offset: i64,
+        bytes: usize,
+        task: Option<&Arc<str>>,
+        moves: Option<Move>,
+    ) {
         self.bytes -= bytes;
         self.batch.add(bytes);
         let lane = self.of(id);
+        if let Some(task) = task {
+            lane.volatile.add(lane.given + 1, task);
+        }
         if let Some(moves) = moves {
             lane.moves.add(moves);
         }
@@ -341,12 +352,6 @@ impl Lanes {
     pub(super) fn moves(&mut self, id: LaneId) {
         let lane = self.of(id);
         lane.moving = Some(lane.given + 1);
-    }
-
-    /// Something of a task is settled, in the batch that is being collected.
-    pub(super) fn settles(&mut self, id: LaneId, task: &Arc<str>) {
-        let lane = self.of(id);
-        lane.volatile.add(lane.given + 1, task);
     }
 
     /// Whether something may be settled and not durable: of one of these tasks, if they are known.

@@ -105,14 +105,8 @@ impl Engine {
         if parked.any(|(to, _)| to.is_some_and(|to| to != lane.shard)) {
             self.lanes.moves(lane);
         }
-        let mut ids = settlement.entries.iter().filter_map(Entry::id);
-        if let Some(first) = ids.next() {
-            self.lanes.settles(lane, first);
-            // A record that takes the place of a task may have another identity.
-            ids.filter(|id| *id != first)
-                .for_each(|id| self.lanes.settles(lane, id));
-        }
-        self.lanes.complete(lane, offset, bytes, moves);
+        let task = settlement.entries.iter().find_map(Entry::id);
+        self.lanes.complete(lane, offset, bytes, task, moves);
         self.alerts.count(lane.shard, &settlement.entries);
         self.count_applied(&settlement);
         self.note_delivery(&settlement);

@@ -139,7 +139,7 @@ impl Engine {
         if shards.is_empty() {
             return;
         }
-        let is_unfenced = self.bug.is(Bug::Unfenced);
+        let waits = !self.bug.is(Bug::Unfenced);
         self.extract_met(&shards);
         for shard in shards {
             self.moves(shard);
@@ -150,7 +150,7 @@ impl Engine {
             let moved = self.lanes.last_move(self.steady, shard);
             // What is not durable may be parked by then or not.
             let lanes = &self.lanes;
-            let is_fenced = |ids: Option<&_>| !is_unfenced && lanes.is_volatile(ids);
+            let is_fenced = |ids: Option<&_>| waits && lanes.is_volatile(ids);
             self.commands
                 .steps
                 .begin(shard, given + 1, moved, is_fenced);

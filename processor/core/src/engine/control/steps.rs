@@ -39,7 +39,7 @@ struct OfShard {
     /// The last batch that one of them waits for before it looks at tiers.
     fence: u64,
     /// The last batch that one of them waits for before it answers.
-    count: u64,
+    answer: u64,
 }
 
 /// What former owners of a shard have written of its commands.
@@ -194,14 +194,14 @@ impl Steps {
     /// A step of a shard waits for the batch of this number before it answers.
     pub(super) fn wait_to_answer(&mut self, shard: i32, batch: u64) {
         if let Some(steps) = self.shards.get_mut(&shard) {
-            steps.count = steps.count.max(batch);
+            steps.answer = steps.answer.max(batch);
         }
     }
 
     /// The last batches of each shard that steps wait for: before they look at tiers, and before they answer.
     pub(super) fn fences(&self) -> impl Iterator<Item = (i32, u64, u64)> {
         let shards = self.shards.iter();
-        shards.map(|(shard, steps)| (*shard, steps.fence, steps.count))
+        shards.map(|(shard, steps)| (*shard, steps.fence, steps.answer))
     }
 
     /// Memory is looked at for the new steps of a shard, of which a task moved to another one at `moved` last, in steady time. Those that are
