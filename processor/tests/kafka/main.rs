@@ -7,4 +7,5 @@ mod cluster;
 mod drive;
 mod ledger;
 mod ownership;
+mod positions;
 mod support;

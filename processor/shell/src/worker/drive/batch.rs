@@ -349,6 +349,20 @@ mod tests {
     }
 
     #[test]
+    fn what_only_says_what_was_done_borrows_no_time() {
+        let start = Instant::now();
+        let took = Duration::from_millis(50);
+        let mut hurry = Hurry::new(start);
+        let now = start + took;
+        assert_eq!(hurry.next_to_answer(start), start + TOGETHER);
+
+        hurry.committed(now, took);
+
+        assert_eq!(hurry.next(now), now + TOGETHER);
+        assert_eq!(hurry.next_to_answer(now), now + took * 2);
+    }
+
+    #[test]
     fn a_batch_that_took_long_is_followed_by_a_pause_as_long() {
         let start = Instant::now();
         let took = Duration::from_secs(3);
