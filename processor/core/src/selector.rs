@@ -251,7 +251,7 @@ impl Selector {
             made.any(|made| attempts.contains(made))
         };
         let within = |span: &Option<Span>, at: Option<Timestamp>| {
-            span.is_none_or(|span| at.is_some_and(|at| span.from <= at && at < span.before))
+            span.is_none_or(|span| at.is_some_and(|at| span.has(at)))
         };
         let is_from = |from: &Origin| origins.iter().any(|pattern| pattern.holds(from));
         (ids.is_empty() || ids.contains(subject.id))
@@ -279,6 +279,15 @@ pub(crate) fn target_names(calls: &str) -> [&str; 3] {
     let host = calls.split_once("://").map_or(calls, |(_, host)| host);
     let bare = host.rsplit_once(':').map_or(host, |(bare, _)| bare);
     [calls, host, bare]
+}
+
+// === impl Span ===
+
+impl Span {
+    /// Whether an instant is in it.
+    pub fn has(self, at: Timestamp) -> bool {
+        self.from <= at && at < self.before
+    }
 }
 
 // === impl OriginPattern ===

@@ -12,9 +12,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::metadata::MetadataTopic;
-use rdkafka::topic_partition_list::{TopicPartitionList, TopicPartitionListElem};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 
 use retide_avro::headers::is_named;
+use retide_core::Timestamp;
 use retide_native as native;
 
 use crate::client::{Kept, LoggingContext, complained, is_missing, is_of_group};
@@ -144,6 +145,32 @@ pub fn refusal(topic: &MetadataTopic) -> Option<KafkaError> {
     let code = RDKafkaErrorCode::from(topic.error()?);
     let refused = code == RDKafkaErrorCode::TopicAuthorizationFailed;
     refused.then_some(KafkaError::MetadataFetch(code))
+}
+
+/// Where to start reading the partitions of a topic: where they begin, or at their first record that is not older than `since`. Where all are
+/// older, that is the end.
+///
+/// # Errors
+/// If the cluster does not tell.
+pub fn starts(
+    consumer: &BaseConsumer<LoggingContext>,
+    topic: &str,
+    since: Option<Timestamp>,
+) -> Result<TopicPartitionList, KafkaError> {
+    let all = partitions(consumer, topic)?;
+    // Kafka takes the time for an offset.
+    let start = match since {
+        Some(since) => Offset::Offset(i64::try_from(since.as_millis()).unwrap_or(i64::MAX)),
+        None => Offset::Beginning,
+    };
+    let mut starts = TopicPartitionList::with_capacity(all.count());
+    for element in all.elements() {
+        starts.add_partition_offset(topic, element.partition(), start)?;
+    }
+    if since.is_some() && starts.count() > 0 {
+        return consumer.offsets_for_times(starts, CALL);
+    }
+    Ok(starts)
 }
 
 /// Reads from `starts`, which are of one topic, since the end of a partition is told without it.

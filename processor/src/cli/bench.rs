@@ -4,7 +4,6 @@ mod park;
 mod storm;
 
 use std::fmt::Write as _;
-use std::io;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -19,7 +18,7 @@ use retide_kafka::cluster;
 use retide_shell::process;
 
 use crate::bench::{self, Cause, HopPart, Load, Loads, Pace, Volume};
-use crate::cli::output::{Exit, Failed, Output, put, say};
+use crate::cli::output::{Exit, Failed, Output, document, put, say};
 
 /// What is measured.
 #[derive(Debug, Subcommand)]
@@ -455,8 +454,7 @@ fn show<R: Serialize>(
             ))?;
             put(&table(&figures.measured))
         }
-        Output::Json => put(&serde_json::to_string_pretty(&figures).map_err(io::Error::from)?),
-        Output::Ndjson => put(&serde_json::to_string(&figures).map_err(io::Error::from)?),
+        Output::Json | Output::Ndjson => document(&figures, output),
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -27,7 +27,7 @@ use retide_history::report::Reader;
 use retide_history::timeline::clock;
 use retide_kafka::client::{Kept, LoggingContext, client_config};
 use retide_kafka::cluster::User;
-use retide_kafka::scan::{self, CALL, Scanned, last};
+use retide_kafka::scan::{self, Scanned, last};
 use retide_kafka::topics::Topics;
 
 use crate::cli::explain::from;
@@ -158,35 +158,13 @@ pub(super) fn callbacks(config: &Config, options: &Options, output: Output) -> R
             signal_hook::flag::register(signal, Arc::clone(&stop))?;
         }
     }
-    let mut known = starts(&consumer, topic, options.since).map_err(refused)?;
+    let mut known = scan::starts(&consumer, topic, options.since).map_err(refused)?;
     let left = reading.there(&consumer, &known, &stop).map_err(refused)?;
     reading.flush()?;
     if options.follow {
         return reading.follow(&consumer, &mut known, &stop, refused);
     }
     reading.end(config, &left)
-}
-
-/// Where to start.
-fn starts(
-    consumer: &BaseConsumer<LoggingContext>,
-    topic: &str,
-    since: Option<Timestamp>,
-) -> Result<TopicPartitionList, KafkaError> {
-    let all = scan::partitions(consumer, topic)?;
-    let mut starts = TopicPartitionList::with_capacity(all.count());
-    // Kafka takes the time for an offset.
-    let start = match since {
-        Some(since) => Offset::Offset(since.as_millis() as i64),
-        None => Offset::Beginning,
-    };
-    for element in all.elements() {
-        starts.add_partition_offset(topic, element.partition(), start)?;
-    }
-    if since.is_some() && starts.count() > 0 {
-        return consumer.offsets_for_times(starts, CALL);
-    }
-    Ok(starts)
 }
 
 /// Callbacks that are read and printed.

@@ -22,7 +22,7 @@ use retide_shell::registry::Registry;
 use retide_shell::scenes::Follower;
 
 use crate::cli::output::{Exit, Failed, Output, put, say, width};
-use crate::cli::reach::{failed, reach};
+use crate::cli::reach::{failed, reach, topics};
 use crate::cli::{submit, suggest};
 
 /// What `explain` takes.
@@ -85,8 +85,7 @@ pub(super) const MARGIN: Duration = Duration::from_hours(1);
 
 /// Tells what became of a task.
 pub(super) fn explain(config: &Config, options: Options, output: Output) -> Result<(), Failed> {
-    let topics = Topics::new(&config.topics.prefix, &config.topics.tiers)
-        .with_intake(config.topics.tasks.clone());
+    let topics = topics(config);
     let read = [
         &topics.tasks,
         &topics.callbacks,

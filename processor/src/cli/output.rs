@@ -157,7 +157,7 @@ pub(super) fn print<R: Row>(rows: &[R], output: Output) -> Result<(), Failed> {
             }
             put(&table.trim_fmt())
         }
-        Output::Json => put(&serde_json::to_string_pretty(rows).map_err(io::Error::from)?),
+        Output::Json => document(&rows, output),
         Output::Ndjson => {
             for row in rows {
                 put(&serde_json::to_string(row).map_err(io::Error::from)?)?;
@@ -165,6 +165,15 @@ pub(super) fn print<R: Row>(rows: &[R], output: Output) -> Result<(), Failed> {
             Ok(())
         }
     }
+}
+
+/// Prints a document: on one line where there is one a line.
+pub(super) fn document(document: &impl Serialize, output: Output) -> Result<(), Failed> {
+    let json = match output {
+        Output::Ndjson => serde_json::to_string(document),
+        Output::Table | Output::Json => serde_json::to_string_pretty(document),
+    };
+    put(&json.map_err(io::Error::from)?)
 }
 
 /// Rows that are printed as they come.

@@ -23,7 +23,7 @@ use retide_core::verdict::LEAST_WAIT;
 use retide_core::{Backoff, Base, Failure, Outcome, Policy, Reason, Terminal, Timestamp};
 use retide_shell::clock;
 
-use crate::cli::output::{Exit, Failed, Output, put};
+use crate::cli::output::{Exit, Failed, Output, document, put};
 use crate::cli::preview::pacing::Pacing;
 use crate::cli::suggest;
 
@@ -175,8 +175,7 @@ pub(super) fn preview(
     preview.pacing = Some(Pacing::of(&rules, scenes, shards));
     match output {
         Output::Table => put(&preview.text(start)),
-        Output::Json => put(&json(serde_json::to_string_pretty(&preview))?),
-        Output::Ndjson => put(&json(serde_json::to_string(&preview))?),
+        Output::Json | Output::Ndjson => document(&preview, output),
     }
 }
 
@@ -528,11 +527,6 @@ fn millis(span: Duration) -> u64 {
 fn time(text: &str) -> Result<Timestamp, String> {
     Timestamp::from_rfc3339(text)
         .ok_or_else(|| "expected a time with an offset such as 2026-12-24T09:00:00+01:00".into())
-}
-
-/// JSON that was written, or why not.
-fn json(written: serde_json::Result<String>) -> Result<String, Failed> {
-    written.map_err(|error| Failed::from(std::io::Error::from(error)))
 }
 
 #[cfg(test)]

@@ -19,6 +19,12 @@ use retide_shell::scenes::{self, Follower};
 use crate::cli::init;
 use crate::cli::output::{Exit, Failed};
 
+/// The topics of a configuration, with the one that tasks come in by.
+pub(super) fn topics(config: &Config) -> Topics {
+    Topics::new(&config.topics.prefix, &config.topics.tiers)
+        .with_intake(config.topics.tasks.clone())
+}
+
 /// The topics that exist, with their numbers of partitions; fails if the first one of `topics` does not, or `user` may not do what it does
 /// on one of them.
 pub(super) fn reach(

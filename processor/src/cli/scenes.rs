@@ -21,7 +21,7 @@ use retide_shell::rules;
 use retide_shell::scenes::{self, Unreadable};
 
 use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
-use crate::cli::reach::{failed, reach, scenes_of};
+use crate::cli::reach::{failed, reach, scenes_of, topics};
 use crate::cli::{outlook, preview, run, suggest};
 
 /// What `scenes` does.
@@ -268,8 +268,7 @@ pub(super) fn scenes(config: &Config, command: Command, output: Output) -> Resul
 impl<'a> Board<'a> {
     /// Reads the topic, as somebody who may do what `user` does.
     fn open(config: &'a Config, user: User) -> Result<Self, Failed> {
-        let topics = Topics::new(&config.topics.prefix, &config.topics.tiers)
-            .with_intake(config.topics.tasks.clone());
+        let topics = topics(config);
         // Finds out whether Kafka can be reached at all, and says so well.
         let there = reach(config, user, &[&topics.scenes])?;
         let shards = there.get(&topics.tasks).copied();

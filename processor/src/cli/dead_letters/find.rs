@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
@@ -30,7 +30,7 @@ use retide_shell::rules::merged;
 use retide_shell::scenes::Follower;
 
 use crate::cli::output::{Exit, Failed, say};
-use crate::cli::reach::{failed, reach};
+use crate::cli::reach::{failed, reach, topics};
 
 use super::Which;
 
@@ -123,7 +123,7 @@ impl Wanted {
             died,
             ..
         } = found;
-        if !is_in(self.died, *died) {
+        if !self.died.is_none_or(|span| span.has(*died)) {
             return false;
         }
         let made: Vec<u32> = letter.attempts.into_iter().collect();
@@ -143,17 +143,6 @@ impl Wanted {
         let mut selectors = self.selectors.iter();
         self.selectors.is_empty() || selectors.any(|selector| selector.fits_subject(&subject))
     }
-}
-
-/// Whether a time is in a span, if there is one.
-fn is_in(span: Option<Span>, at: Timestamp) -> bool {
-    span.is_none_or(|span| span.from <= at && at < span.before)
-}
-
-/// The topics of the configuration.
-pub(super) fn topics(config: &Config) -> Topics {
-    Topics::new(&config.topics.prefix, &config.topics.tiers)
-        .with_intake(config.topics.tasks.clone())
 }
 
 /// A consumer of dead letters.
@@ -219,9 +208,16 @@ pub(super) fn partitions(
     consumer: &BaseConsumer<LoggingContext>,
     topic: &str,
 ) -> Result<Vec<i32>, KafkaError> {
-    let all = scan::partitions(consumer, topic)?;
-    let all = all.elements();
-    Ok(all.iter().map(TopicPartitionListElem::partition).collect())
+    Ok(partitions_of(&scan::partitions(consumer, topic)?))
+}
+
+/// The partitions of a list.
+fn partitions_of(list: &TopicPartitionList) -> Vec<i32> {
+    let elements = list.elements();
+    elements
+        .iter()
+        .map(TopicPartitionListElem::partition)
+        .collect()
 }
 
 /// Where to start reading, and about how many records there are from there on.
@@ -230,23 +226,11 @@ fn starts(
     topic: &str,
     died: Option<Span>,
 ) -> Result<(TopicPartitionList, u64), KafkaError> {
-    let partitions = partitions(consumer, topic)?;
-    let (spans, _) = offsets::spans(consumer, topic, &partitions, CALL)?;
     let from = died
         .map(|died| died.from)
         .filter(|from| *from > Timestamp::EPOCH);
-    let mut starts = TopicPartitionList::with_capacity(partitions.len());
-    // Kafka takes the time for an offset.
-    let start = match from {
-        Some(from) => Offset::Offset(i64::try_from(from.as_millis()).unwrap_or(i64::MAX)),
-        None => Offset::Beginning,
-    };
-    for partition in partitions {
-        starts.add_partition_offset(topic, partition, start)?;
-    }
-    if from.is_some() && starts.count() > 0 {
-        starts = consumer.offsets_for_times(starts, CALL)?;
-    }
+    let starts = scan::starts(consumer, topic, from)?;
+    let (spans, _) = offsets::spans(consumer, topic, &partitions_of(&starts), CALL)?;
     let elements = starts.elements();
     let records = elements.iter().map(|element| {
         let Some((first, end)) = spans.get(&element.partition()) else {
@@ -316,6 +300,14 @@ impl Looked {
         say(&format!(
             "reading {topic}: {records} of about {all} records, {count} dead letters so far, {seconds} s"
         ));
+    }
+
+    /// The same, where the newest so many were printed.
+    pub(super) fn end_newest(&self, shown: u64) -> Result<(), Failed> {
+        if shown == self.count {
+            return self.end("");
+        }
+        self.end(&format!(", the newest {shown} of them shown"))
     }
 
     /// Says what was read, and what was not: `shown` is what was printed, in words.

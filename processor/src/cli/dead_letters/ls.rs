@@ -36,12 +36,7 @@ pub(super) fn ls(config: &Config, options: &Ls, output: Output) -> Result<(), Fa
     if !lines.is_empty() || output != Output::Table {
         print(&lines, output)?;
     }
-    let shown = lines.len() as u64;
-    looked.end(&if shown < looked.count {
-        format!(", the newest {shown} of them shown")
-    } else {
-        String::new()
-    })
+    looked.end_newest(lines.len() as u64)
 }
 
 /// Prints dead letters as they are read.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -28,8 +28,8 @@ use retide_shell::clock;
 
 use crate::cli::ask;
 use crate::cli::explain;
-use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
-use crate::cli::reach::{failed, reach};
+use crate::cli::output::{Exit, Failed, Output, Row, document, print, say};
+use crate::cli::reach::{failed, reach, topics};
 
 use super::find::{self, Looked, Targets};
 use super::line::Line;
@@ -160,7 +160,7 @@ struct Dry<'a> {
 pub(super) fn purge(config: &Config, options: &super::Purge, output: Output) -> Result<(), Failed> {
     options.refused.check()?;
     let before = Before::of(options.before.as_deref().unwrap_or_default())?;
-    let topics = find::topics(config);
+    let topics = topics(config);
     let topic = &topics.dead_letters;
     // To count needs no more than to read.
     let user = if options.dry_run {
@@ -306,18 +306,9 @@ fn ends(
     spans: &Spans,
     time: Timestamp,
 ) -> Result<BTreeMap<i32, i64>, KafkaError> {
-    let mut list = TopicPartitionList::new();
-    // Kafka takes the time for an offset.
-    let millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-    for partition in spans.keys() {
-        list.add_partition_offset(topic, *partition, Offset::Offset(millis))?;
-    }
-    if list.count() == 0 {
-        return Ok(BTreeMap::new());
-    }
-    let answer = consumer.offsets_for_times(list, CALL)?;
+    let starts = scan::starts(consumer, topic, Some(time))?;
     let mut ends = BTreeMap::new();
-    for element in answer.elements() {
+    for element in starts.elements() {
         element.error()?;
         match element.offset() {
             Offset::Offset(offset) => {
@@ -478,11 +469,7 @@ impl Counted {
                 complete: self.left.is_empty(),
                 records: self.looked.records,
             };
-            let json = match output {
-                Output::Ndjson => serde_json::to_string(&dry),
-                Output::Table | Output::Json => serde_json::to_string_pretty(&dry),
-            };
-            put(&json.map_err(std::io::Error::from)?)?;
+            document(&dry, output)?;
         }
         if !self.left.is_empty() {
             return Err(self.partly("nothing was deleted"));

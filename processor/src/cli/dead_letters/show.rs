@@ -20,6 +20,7 @@ use retide_shell::clock;
 
 use crate::cli::explain;
 use crate::cli::output::{Exit, Failed, Output, put, say};
+use crate::cli::reach::topics;
 
 use super::find::{self, Looked, Wanted};
 use super::line::Line;
@@ -164,7 +165,7 @@ fn story(
         from: kept.entered.map(|entered| entered.before(explain::MARGIN)),
         deadline,
     };
-    let topics = find::topics(config);
+    let topics = topics(config);
     let Facts {
         facts, readings, ..
     } = match explain::look(config, &topics, &query, User::DeadLetters) {
@@ -187,11 +188,7 @@ fn story(
 
 /// Says what was read, and what was not.
 fn end(looked: &Looked, shown: u64, unread: &[String]) -> Result<(), Failed> {
-    looked.end(&if shown < looked.count {
-        format!(", the newest {shown} of them shown")
-    } else {
-        String::new()
-    })?;
+    looked.end_newest(shown)?;
     if unread.is_empty() {
         return Ok(());
     }

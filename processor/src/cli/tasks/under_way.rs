@@ -21,8 +21,8 @@ use retide_shell::parked::{self, Looked};
 use retide_shell::rules::merged;
 use retide_shell::scenes::Follower;
 
-use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
-use crate::cli::reach::{failed, reach};
+use crate::cli::output::{Exit, Failed, Output, Row, document, print, put, say};
+use crate::cli::reach::{failed, reach, topics};
 
 use super::Ls;
 
@@ -238,11 +238,7 @@ pub(in crate::cli) fn dry_run(
             complete: found.looked.unread.is_empty(),
             records: found.looked.records,
         };
-        let json = match output {
-            Output::Ndjson => serde_json::to_string(&dry),
-            Output::Table | Output::Json => serde_json::to_string_pretty(&dry),
-        };
-        put(&json.map_err(std::io::Error::from)?)?;
+        document(&dry, output)?;
     }
     found.end()
 }
@@ -254,8 +250,7 @@ fn find(
     limit: usize,
     timeout: Duration,
 ) -> Result<Found, Failed> {
-    let topics = Topics::new(&config.topics.prefix, &config.topics.tiers)
-        .with_intake(config.topics.tasks.clone());
+    let topics = topics(config);
     let read: Vec<_> = topics.waiting().map(|(_, topic)| topic).collect();
     reach(config, User::Tasks, &read)?;
     let scenes = scenes(config, &topics, selectors)?;
