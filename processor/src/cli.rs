@@ -22,6 +22,7 @@
 //! | `target` | `retide target` |
 //! | `tasks` | `retide tasks` |
 //! | `reach` | what commands ask of a cluster first, and what they say where it is refused |
+//! | `terminal` | texts of others, so that they do nothing to a terminal |
 //! | `output` | tables, JSON, and the ways a command can fail |
 //!
 //! Data goes to stdout, talk to stderr.
@@ -48,6 +49,7 @@ mod submit;
 mod suggest;
 mod target;
 mod tasks;
+mod terminal;
 
 use std::env;
 use std::path::PathBuf;

@@ -34,6 +34,7 @@ use crate::cli::explain::from;
 use crate::cli::output::{Exit, Failed, Output, put, say, width};
 use crate::cli::reach::{failed, reach};
 use crate::cli::suggest;
+use crate::cli::terminal;
 
 /// What `callbacks` takes.
 #[derive(Debug, Args)]
@@ -449,12 +450,8 @@ impl CallbackRow {
                 ("?".to_owned(), format!("cannot be read: {unreadable}"))
             }
         };
-        let plain = |text: &str| -> String {
-            let text = if text.is_empty() { "-" } else { text };
-            text.chars()
-                .map(|sign| if sign.is_control() { ' ' } else { sign })
-                .collect()
-        };
+        let plain =
+            |text: &str| -> String { terminal::line(if text.is_empty() { "-" } else { text }) };
         [
             clock(self.at),
             plain(says.scene()),

@@ -23,6 +23,7 @@ use retide_shell::scenes::Follower;
 
 use crate::cli::output::{Exit, Failed, Output, put, say, width};
 use crate::cli::reach::{failed, reach, topics};
+use crate::cli::terminal;
 use crate::cli::{submit, suggest};
 
 /// What `explain` takes.
@@ -291,13 +292,14 @@ pub(super) fn table(id: &str, timeline: &Timeline, (number, of): (usize, usize))
         table.add_row([
             timeline::clock(moment.at),
             format!("+{since}"),
-            moment.what.clone(),
-            moment.details(),
+            terminal::line(&moment.what),
+            terminal::line(&moment.details()),
         ]);
     }
-    let mut text = vec![head.join(" · "), table.trim_fmt()];
-    text.extend(timeline.notes.iter().map(|note| format!("note: {note}")));
-    text.push(format!("now: {}", timeline.state.text));
+    let mut text = vec![terminal::line(&head.join(" · ")), table.trim_fmt()];
+    let notes = timeline.notes.iter();
+    text.extend(notes.map(|note| format!("note: {}", terminal::line(note))));
+    text.push(format!("now: {}", terminal::line(&timeline.state.text)));
     text.join("\n")
 }
 

@@ -9,6 +9,8 @@ use serde::Serialize;
 use retide_core::with_causes;
 use retide_shell::log::Log;
 
+use crate::cli::terminal;
+
 /// How data is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum Output {
@@ -115,7 +117,7 @@ impl Failed {
     /// Says why, and gives the exit code.
     pub(super) fn report(self, log: &Log) -> u8 {
         if let Some(message) = self.message {
-            log.last_words(&message);
+            log.last_words(&terminal::lines(&message));
         }
         self.exit as u8
     }
@@ -153,7 +155,7 @@ pub(super) fn print<R: Row>(rows: &[R], output: Output) -> Result<(), Failed> {
             table.load_preset(presets::NOTHING);
             table.set_header(R::HEADINGS.iter().map(|heading| heading.to_uppercase()));
             for row in rows {
-                table.add_row(row.cells());
+                table.add_row(cells(row));
             }
             put(&table.trim_fmt())
         }
@@ -165,6 +167,14 @@ pub(super) fn print<R: Row>(rows: &[R], output: Output) -> Result<(), Failed> {
             Ok(())
         }
     }
+}
+
+/// What stands in the columns of a row, as a terminal may have it.
+fn cells<R: Row>(row: &R) -> Vec<String> {
+    row.cells()
+        .iter()
+        .map(|cell| terminal::line(cell))
+        .collect()
 }
 
 /// Prints a document: on one line where there is one a line.
@@ -227,7 +237,7 @@ impl<R: Row> Rows<R> {
         }
         self.printed += self.held.len();
         for row in self.held.drain(..) {
-            table.add_row(row.cells());
+            table.add_row(cells(&row));
         }
         put(&table.trim_fmt())
     }
@@ -270,5 +280,5 @@ pub(super) fn width() -> Option<usize> {
 /// Talks to the user.
 pub(super) fn say(text: &str) {
     // Nothing can be done about a stderr that is closed.
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", terminal::lines(text));
 }

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use retide_history::timeline::clock;
 
 use crate::cli::output::{Exit, Failed, Output, put, say, width};
+use crate::cli::terminal;
 use crate::playground::{self, Answers, Reply, Request};
 
 /// What `target` takes.
@@ -285,11 +286,13 @@ impl RequestRow {
         ];
         parts.extend(self.id.clone());
         parts.extend(self.attempt.map(|attempt| format!("attempt {attempt}")));
-        let body = plain(&self.body);
+        let body = terminal::line(&self.body);
         if whole {
             let mut text = vec![parts.join("  ")];
             let headers = self.headers.iter();
-            text.extend(headers.map(|(name, value)| format!("    {name}: {}", plain(value))));
+            text.extend(
+                headers.map(|(name, value)| format!("    {name}: {}", terminal::line(value))),
+            );
             text.push(format!("    {body}"));
             return text.join("\n");
         }
@@ -301,12 +304,6 @@ impl RequestRow {
             None => line.to_owned(),
         }
     }
-}
-
-/// Text on one line, without what would work on a terminal.
-fn plain(text: &str) -> String {
-    let plain = |sign: char| if sign.is_control() { ' ' } else { sign };
-    text.chars().map(plain).collect()
 }
 
 /// A part of all.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Output;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -17,6 +17,7 @@ use retide_native::headers::add;
 
 use crate::rig::{Rig, Stored};
 use crate::support::PATIENCE;
+use crate::watch::set;
 
 /// A scene whose tasks have one attempt.
 const ONCE: &str = r#"
@@ -176,6 +177,8 @@ fn what_died_is_grouped_listed_shown_and_the_oldest_of_it_deleted() {
         scope.spawn(|| nothing_else_is_deleted(&rig));
     });
     the_oldest_are_deleted(&rig);
+    what_is_hostile_does_nothing_to_a_terminal(&rig);
+    where_the_topic_is_compacted_nothing_is_deleted(&rig);
 }
 
 /// By fingerprint, largest first.
@@ -413,4 +416,52 @@ fn the_oldest_are_deleted(rig: &Rig) {
     );
     let empty = rig.retide(&["dead-letters", "cohorts"]);
     assert_eq!(empty.status.code(), Some(3), "{empty:?}");
+}
+
+/// An identity and a failure that would clear the screen, and one that would turn text around.
+fn what_is_hostile_does_nothing_to_a_terminal(rig: &Rig) {
+    let hostile = "\u{202e}evil\u{1b}[2J";
+    let letter = [
+        (b"retry-id".as_slice(), Some(hostile.as_bytes())),
+        (b"retry-outcome", Some(b"dead")),
+        (b"retry-error", Some(b"x: \x1b]0;owned\x07")),
+        (b"\x1b[2J", Some(b"\x1b[2J")),
+    ];
+    let producer = rig.producer();
+    send(
+        rig,
+        &producer,
+        ("dead-letters", 3),
+        &letter,
+        Some(b"\x1b[2J"),
+    );
+    producer.flush(PATIENCE).unwrap();
+    for command in [
+        &["dead-letters", "show", "--id", hostile][..],
+        &["dead-letters", "ls"],
+        &["dead-letters", "cohorts"],
+        &["explain", hostile],
+    ] {
+        let output = rig.retide(command);
+        assert!(stdout(&output).contains("evil"), "{output:?}");
+        let all = stdout(&output) + &stderr(&output);
+        assert!(!all.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{all}");
+    }
+}
+
+/// As an administrator may set it.
+fn where_the_topic_is_compacted_nothing_is_deleted(rig: &Rig) {
+    set(rig, "dead-letters", &[("cleanup.policy", "compact")]);
+    let topic = rig.topic("dead-letters");
+    let mends = |line: &str| line.contains(&topic) && line.contains("cleanup.policy=delete");
+    let start = Instant::now();
+    // The broker itself hears of it a while later.
+    while !stdout(&rig.retide(&["doctor"])).lines().any(mends) {
+        assert!(start.elapsed() < PATIENCE, "never told");
+    }
+    let refused = rig.retide(&["dead-letters", "purge", "--before", "0s", "--yes"]);
+    assert_eq!(refused.status.code(), Some(4), "{refused:?}");
+    for words in ["cleanup.policy", "retide doctor"] {
+        assert!(stderr(&refused).contains(words), "{refused:?}");
+    }
 }

@@ -36,7 +36,7 @@ fn admin(rig: &Rig) -> AdminClient<DefaultClientContext> {
 }
 
 /// Leaves a topic with these settings, as they differ from the broker's.
-fn set(rig: &Rig, topic: &str, settings: &[(&str, &str)]) {
+pub(crate) fn set(rig: &Rig, topic: &str, settings: &[(&str, &str)]) {
     let topic = rig.topic(topic);
     let change = AlterConfig::new(ResourceSpecifier::Topic(&topic));
     let change = settings

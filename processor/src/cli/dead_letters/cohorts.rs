@@ -18,7 +18,6 @@ use retide_history::timeline;
 use crate::cli::output::{Failed, Output, Row, print};
 
 use super::find::{self, Found, Wanted};
-use super::payload::line;
 
 /// Dead letters by what they have in common.
 #[derive(Default)]
@@ -314,12 +313,12 @@ impl Row for CohortRow {
             self.first.map(clock).unwrap_or_default(),
             self.last.map(clock).unwrap_or_default(),
             match kind {
-                Some(kind) => format!("{}, {kind}", line(scene)),
-                None => line(scene),
+                Some(kind) => format!("{scene}, {kind}"),
+                None => scene.to_owned(),
             },
-            line(self.target.as_deref().unwrap_or_default()),
-            line(sample.map(|sample| &*sample.id).unwrap_or_default()),
-            line(&error.or(cohorts).unwrap_or_default()),
+            self.target.clone().unwrap_or_default(),
+            sample.map(|sample| sample.id.clone()).unwrap_or_default(),
+            error.or(cohorts).unwrap_or_default(),
         ]
     }
 }

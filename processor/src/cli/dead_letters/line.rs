@@ -9,8 +9,6 @@ use retide_history::timeline;
 
 use crate::cli::output::Row;
 
-use super::payload::line;
-
 use super::find::Found;
 
 /// A dead letter, without its payload.
@@ -172,17 +170,16 @@ impl Row for Line {
     ];
 
     fn cells(&self) -> Vec<String> {
-        let shown = line;
         vec![
             timeline::clock(Timestamp::from_millis(self.died_at)),
-            shown(&self.id),
-            shown(&self.scene),
-            shown(&self.end()),
+            self.id.clone(),
+            self.scene.clone(),
+            self.end(),
             self.attempts
                 .map(|made| made.to_string())
                 .unwrap_or_default(),
             self.fingerprint.clone().unwrap_or_default(),
-            shown(self.error.as_deref().unwrap_or_default()),
+            self.error.clone().unwrap_or_default(),
         ]
     }
 }

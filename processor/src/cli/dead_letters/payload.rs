@@ -8,6 +8,8 @@ use std::str;
 
 use serde::de::IgnoredAny;
 
+use crate::cli::terminal::push;
+
 /// What bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
@@ -74,28 +76,6 @@ pub(super) fn pretty(bytes: &[u8], room: Room) -> (String, usize) {
         (Form::Json | Form::Text | Form::Binary, _) => dump(bytes, room),
     };
     (text, bytes.len() - shown)
-}
-
-/// Text without what a terminal would take for a command, on one line.
-pub(super) fn line(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '\n' | '\r' | '\t' => out.extend(letter.escape_default()),
-            letter => push(letter, &mut out),
-        }
-    }
-    out
-}
-
-/// Adds a letter, or its number where it would do something.
-fn push(letter: char, out: &mut String) {
-    let turns = matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    if turns || letter.is_control() {
-        out.extend(letter.escape_unicode());
-    } else {
-        out.push(letter);
-    }
 }
 
 /// Text as it is; gives how many bytes of it are shown.
@@ -246,10 +226,6 @@ mod tests {
         assert_eq!(
             all(text.as_bytes()),
             "a\\u{1b}[2J\\u{d}\\u{7f}\\u{9b}\\u{202e}b\tc\nd\u{fc}\u{1f642}"
-        );
-        assert_eq!(
-            line(text),
-            "a\\u{1b}[2J\\r\\u{7f}\\u{9b}\\u{202e}b\\tc\\nd\u{fc}\u{1f642}"
         );
         let json = "{\"a\":\"\u{9b}2J\u{202e}\"}";
         assert_eq!(

@@ -186,7 +186,7 @@ pub(super) fn purge(config: &Config, options: &super::Purge, output: Output) -> 
         return Err(Failed::because(Exit::NotFound, message));
     }
     let what = format!(
-        "{count} dead letters of {topic} are deleted, and cannot be replayed any more: {}",
+        "{count} dead letters of {topic} are to be deleted, and cannot be replayed after that: {}",
         counted.words()
     );
     if options.yes {
@@ -232,6 +232,14 @@ fn delete(config: &Config, topic: &str, mut cuts: Vec<Cut>, output: Output) -> R
         let what = format!("{deleted} dead letters were deleted; delete records of {topic}");
         let error = KafkaError::AdminOp(*code);
         return Err(failed(config, User::Purge, &what, &error));
+    }
+    let has_policy = |purged: &Result<i64, _>| *purged == Err(RDKafkaErrorCode::PolicyViolation);
+    if purged.values().any(has_policy) {
+        let message = format!(
+            "{deleted} dead letters were deleted; Kafka deletes no records of {topic}, since its cleanup.policy is not \"delete\""
+        );
+        let fix = "`retide doctor` prints the command that sets it back";
+        return Err(Failed::because(Exit::Precondition, message).with_fix(fix));
     }
     if refused == 0 {
         say(&format!("{deleted} dead letters were deleted"));

@@ -21,6 +21,7 @@ use retide_shell::clock;
 use crate::cli::explain;
 use crate::cli::output::{Exit, Failed, Output, put, say};
 use crate::cli::reach::topics;
+use crate::cli::terminal;
 
 use super::find::{self, Looked, Wanted};
 use super::line::Line;
@@ -205,11 +206,15 @@ impl Kept {
     /// All of it, for people.
     fn text(&self, stories: Option<&[Timeline]>, room: Room) -> String {
         let rows = self.line.rows().into_iter();
-        let rows = rows.map(|(name, value)| format!("{name:<15}{}", payload::line(&value)));
+        let rows = rows.map(|(name, value)| format!("{name:<15}{}", terminal::line(&value)));
         let mut parts: Vec<String> = rows.collect();
         for header in &self.record.headers {
             let (name, value) = (header.name.to_string(), shown(header));
-            parts.push(format!("{:<15}{}: {value}", "header", payload::line(&name)));
+            parts.push(format!(
+                "{:<15}{}: {value}",
+                "header",
+                terminal::line(&name)
+            ));
         }
         parts.push(match &self.record.value {
             None => format!("{:<15}none", "payload"),
@@ -286,8 +291,8 @@ fn shown(header: &Header) -> String {
     match text.char_indices().nth(LETTERS) {
         Some((end, _)) => {
             let left = text.len() - end;
-            format!("{} … {left} bytes more", payload::line(&text[..end]))
+            format!("{} … {left} bytes more", terminal::line(&text[..end]))
         }
-        None => payload::line(text),
+        None => terminal::line(text),
     }
 }
