@@ -623,11 +623,14 @@ impl Retide {
         assert!(sent.success());
     }
 
-    /// Waits for the end and gives the exit code.
+    /// Waits for the end and gives the exit code; a test that expected another one shows the log.
     pub(crate) fn wait(mut self) -> Option<i32> {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
+                if !status.success() {
+                    eprintln!("--- log of a retide run, {status}\n{}", self.log());
+                }
                 return status.code();
             }
             assert!(start.elapsed() < PATIENCE, "still running\n{}", self.log());
