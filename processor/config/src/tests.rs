@@ -5,6 +5,7 @@ use std::fs;
 use toml::{Table, Value};
 
 use retide_avro::schemas::{Key, Meaning};
+use retide_connectors::TargetConfig;
 use retide_core::{Backoff, Jitter, Timestamp};
 
 use super::kafka::{Properties, Refusal};
@@ -952,6 +953,24 @@ fn the_keys_of_the_docs_are_those_that_are_read() {
     let mut sections: Vec<&str> = sections.split(' ').collect();
     sections.sort_unstable();
     assert_eq!(all, sections, "a section that no page names");
+}
+
+#[test]
+fn every_kind_of_target_and_every_table_of_a_scene_has_a_section() {
+    // Examples show how these are written, on the pages that say what they do.
+    let shown = ["target", "backoff", "on"];
+    let tables = keys::SCENE.iter();
+    let tables = tables.filter(|key| key.kind.contains("table") && !shown.contains(&key.name));
+    let tables = tables.map(|key| format!("scenes.NAME.{}", key.name));
+    let targets = fields::<TargetConfig>().into_iter();
+    let targets = targets.map(|kind| format!("scenes.NAME.target.{kind}"));
+
+    let sections = keys::SECTIONS.map(|section| section.name);
+    let missing = tables
+        .chain(targets)
+        .filter(|name| !sections.contains(&&**name));
+
+    assert_eq!(missing.collect::<Vec<_>>(), <[&str; 0]>::default());
 }
 
 #[test]

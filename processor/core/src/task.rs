@@ -370,6 +370,8 @@ impl fmt::Display for Origin {
 
 #[cfg(test)]
 mod tests {
+    use std::iter;
+
     use super::*;
 
     #[test]
@@ -397,6 +399,18 @@ mod tests {
         ] {
             assert_eq!(entered(stamp, now), now, "{stamp:?}");
         }
+    }
+
+    #[test]
+    fn all_kinds_are_listed() {
+        let next = |kind: &Kind| match kind {
+            Kind::Work => Some(Kind::Callback),
+            Kind::Callback => None,
+        };
+
+        let kinds: Vec<Kind> = iter::successors(Some(Kind::Work), next).collect();
+
+        assert_eq!(kinds, Kind::ALL);
     }
 
     #[test]

@@ -607,10 +607,31 @@ impl Topics {
 #[cfg(test)]
 mod tests {
     use std::fmt::Write as _;
+    use std::iter;
 
     use retide_core::topic::is_own;
 
     use super::*;
+
+    #[test]
+    fn all_roles_are_listed() {
+        let next = |role: &Role| match role {
+            Role::Tasks => Some(Role::Callbacks),
+            Role::Callbacks => Some(Role::Tier),
+            Role::Tier => Some(Role::Alerts),
+            Role::Alerts => Some(Role::DeadLetters),
+            Role::DeadLetters => Some(Role::Events),
+            Role::Events => Some(Role::Order),
+            Role::Order => Some(Role::Commands),
+            Role::Commands => Some(Role::Scenes),
+            Role::Scenes => Some(Role::Signals),
+            Role::Signals => None,
+        };
+
+        let roles: Vec<Role> = iter::successors(Some(Role::Tasks), next).collect();
+
+        assert_eq!(roles, Role::ALL);
+    }
 
     #[test]
     fn every_topic_that_is_read_is_found_by_its_name() {

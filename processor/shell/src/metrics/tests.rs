@@ -419,7 +419,7 @@ fn the_series_of_a_scene_go_when_it_is_in_force_nowhere() {
     says(&metrics, &[line]);
 
     drop(other);
-    assert!(!metrics.encode().contains("pay"));
+    assert!(!metrics.encode().contains("\"pay"));
 }
 
 #[test]
