@@ -10,10 +10,10 @@ use crate::support::PATIENCE;
 /// A scene without a breaker, and one whose breaker opens after three failures, for a minute.
 const SCENES: &str = r#"
 [scenes.plain]
-target = { http = { url = "http://TARGET/plain", timeout = "5s" } }
+target = { http = { url = "http://TARGET/plain", timeout = "1m" } }
 
 [scenes.watched]
-target = { http = { url = "http://TARGET/flaky", timeout = "5s" } }
+target = { http = { url = "http://TARGET/flaky", timeout = "1m" } }
 backoff = { fixed = { delay = "100ms" } }
 max_attempts = 12
 breaker = { min_calls = 3, open = "1m" }

@@ -65,7 +65,7 @@ fn one_id_is_found_without_its_tier_being_read() {
     /// Records that are read for an id at most: one range, in each of two looks.
     const FEW: u64 = 3_000;
     let scene =
-        "[scenes.many]\ntarget = { http = { url = 'http://TARGET/flaky', timeout = '5s' } }\n";
+        "[scenes.many]\ntarget = { http = { url = 'http://TARGET/flaky', timeout = '1m' } }\n";
     let rig = Rig::new(Duration::ZERO, scene);
     let address = free_address();
     let admin = format!("[admin]\nlisten = '{address}'\n");

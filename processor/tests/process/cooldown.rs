@@ -82,7 +82,7 @@ fn scene(name: &str, address: SocketAddr) -> String {
     format!(
         r#"
 [scenes.{name}]
-target = {{ http = {{ url = "http://{address}/paid", timeout = "5s" }} }}
+target = {{ http = {{ url = "http://{address}/paid", timeout = "1m" }} }}
 backoff = {{ fixed = {{ delay = "100ms" }} }}
 max_attempts = 1
 "#

@@ -22,7 +22,7 @@ use crate::watch::set;
 /// A scene whose tasks have one attempt.
 const ONCE: &str = r#"
 [scenes.flaky]
-target = { http = { url = "http://TARGET/flaky", timeout = "5s" } }
+target = { http = { url = "http://TARGET/flaky", timeout = "1m" } }
 backoff = { fixed = { delay = "1s" } }
 max_attempts = 1
 brake = false

@@ -160,13 +160,13 @@ fn an_id_is_free_when_its_window_is_over_or_its_task_is_dead() {
 /// Scenes where newcomers take the place of the task of their id: with their own schedules, and with that of the task.
 const LATEST: &str = r#"
 [scenes.latest]
-target = { http = { url = "http://TARGET/flaky", timeout = "5s" } }
+target = { http = { url = "http://TARGET/flaky", timeout = "1m" } }
 backoff = { fixed = { delay = "700ms" } }
 max_attempts = 4
 duplicates = "replace"
 
 [scenes.kept]
-target = { http = { url = "http://TARGET/flaky", timeout = "5s" } }
+target = { http = { url = "http://TARGET/flaky", timeout = "1m" } }
 backoff = { fixed = { delay = "700ms" } }
 max_attempts = 4
 duplicates = "keep-due"

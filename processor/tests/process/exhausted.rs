@@ -6,7 +6,7 @@ use crate::rig::Rig;
 /// A scene whose tasks have two attempts, and are held then.
 const HELD: &str = r#"
 [scenes.held]
-target = { http = { url = "http://TARGET/flaky", timeout = "5s" } }
+target = { http = { url = "http://TARGET/flaky", timeout = "1m" } }
 backoff = { fixed = { delay = "100ms" } }
 max_attempts = 2
 deadline = "1h"

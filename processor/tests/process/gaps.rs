@@ -18,7 +18,7 @@ use crate::support::{PATIENCE, config};
 /// Tasks are parked in the tier `5s` once, and then delivered.
 const SLOW: &str = r#"
 [scenes.flaky]
-target = { http = { url = "http://TARGET/flaky", timeout = "5s" } }
+target = { http = { url = "http://TARGET/flaky", timeout = "1m" } }
 backoff = { fixed = { delay = "6s" } }
 max_attempts = 4
 "#;
@@ -26,7 +26,7 @@ max_attempts = 4
 /// The same, one task of a key after the other.
 const LINE: &str = r#"
 [scenes.flaky]
-target = { http = { url = "http://TARGET/flaky", timeout = "5s" } }
+target = { http = { url = "http://TARGET/flaky", timeout = "1m" } }
 backoff = { fixed = { delay = "6s" } }
 max_attempts = 4
 ordering = "key"

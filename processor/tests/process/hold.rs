@@ -11,7 +11,7 @@ use crate::support::PATIENCE;
 /// A scene of its own beside the one whose tasks are held.
 const OTHER: &str = r#"
 [scenes.other]
-target = { http = { url = "http://TARGET/other", timeout = "5s" } }
+target = { http = { url = "http://TARGET/other", timeout = "1m" } }
 "#;
 
 /// What a command printed, as JSON.
@@ -147,11 +147,11 @@ fn what_is_held_waits_through_a_kill_and_is_back_when_it_is_released() {
 fn deadlines_stand_still_where_the_hold_says_so() {
     let scenes = r#"
 [scenes.stops]
-target = { http = { url = "http://TARGET/stops", timeout = "5s" } }
+target = { http = { url = "http://TARGET/stops", timeout = "1m" } }
 deadline = "8s"
 
 [scenes.runs]
-target = { http = { url = "http://TARGET/runs", timeout = "5s" } }
+target = { http = { url = "http://TARGET/runs", timeout = "1m" } }
 deadline = "8s"
 "#;
     let rig = Rig::new(std::time::Duration::ZERO, scenes);

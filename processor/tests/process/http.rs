@@ -149,12 +149,12 @@ fn scenes(admin: &str, address: SocketAddr) -> String {
 [admin]
 listen = "{admin}"
 [scenes.paid]
-target = {{ http = {{ url = "http://{address}/paid", timeout = "5s", content_type = "text/plain" }} }}
+target = {{ http = {{ url = "http://{address}/paid", timeout = "1m", content_type = "text/plain" }} }}
 backoff = {{ fixed = {{ delay = "500ms" }} }}
 max_attempts = 3
 concurrency = 16
 [scenes.sent]
-target = {{ http = {{ url = "http://{address}/sent", timeout = "5s" }} }}
+target = {{ http = {{ url = "http://{address}/sent", timeout = "1m" }} }}
 backoff = {{ fixed = {{ delay = "500ms" }} }}
 max_attempts = 1
 "#

@@ -103,7 +103,7 @@ fn answer(socket: TcpStream, config: Arc<ServerConfig>, asked: &AtomicUsize) {
 fn configure(rig: &Rig, mutual: u16, later: u16) {
     let scene = |name: &str, url: &str, more: &str| {
         format!(
-            "[scenes.{name}]\ntarget = {{ http = {{ url = '{url}', timeout = '5s'{more} }} }}\nmax_attempts = 1\n"
+            "[scenes.{name}]\ntarget = {{ http = {{ url = '{url}', timeout = '1m'{more} }} }}\nmax_attempts = 1\n"
         )
     };
     let bank = ", tls = 'bank'";
@@ -122,7 +122,7 @@ fn configure(rig: &Rig, mutual: u16, later: u16) {
     ]
     .concat();
     let rotated = format!(
-        "[scenes.rotated]\ntarget = {{ http = {{ url = 'https://localhost:{later}/', tls = 'bank', timeout = '5s' }} }}\n\
+        "[scenes.rotated]\ntarget = {{ http = {{ url = 'https://localhost:{later}/', tls = 'bank', timeout = '1m' }} }}\n\
          backoff = {{ fixed = {{ delay = '500ms' }} }}\nmax_attempts = 1000\n"
     );
     let target = rig.target.address.port();

@@ -79,7 +79,7 @@ async fn answer(State(later): State<Arc<Later>>, headers: HeaderMap) -> Response
 fn scenes(address: &str) -> String {
     let scene = |name: &str, more: &str| {
         format!(
-            "[scenes.{name}]\ntarget = {{ http = {{ url = 'http://{address}/later', timeout = '5s' }} }}\n\
+            "[scenes.{name}]\ntarget = {{ http = {{ url = 'http://{address}/later', timeout = '1m' }} }}\n\
              backoff = {{ fixed = {{ delay = '300ms' }} }}\nmax_attempts = 3\nconcurrency = 2\n\
              pending = {{ for = '1h' }}\n{more}"
         )

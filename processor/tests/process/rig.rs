@@ -87,10 +87,13 @@ pub(crate) struct Retide {
     log: Arc<Mutex<String>>,
 }
 
+/// Far above what a slow machine needs: that a drain has its time is another test's.
+pub(crate) const DRAIN: &str = "drain_deadline = '1m'";
+
 /// The scene whose tasks fail as often as their payload says.
 pub(crate) const FLAKY: &str = r#"
 [scenes.flaky]
-target = { http = { url = "http://TARGET/flaky", timeout = "5s" } }
+target = { http = { url = "http://TARGET/flaky", timeout = "1m" } }
 backoff = { fixed = { delay = "700ms" } }
 max_attempts = 4
 concurrency = 256
@@ -167,7 +170,7 @@ impl Rig {
              [kafka.consumer]\nsession.timeout.ms = 6000\nheartbeat.interval.ms = 500\n\
              [topics]\nprefix = '{prefix}'\npartitions = 4\ntiers = {TIERS:?}\n\
              callbacks = {{ format = 'json' }}\nalerts = {{ format = 'json' }}\n\
-             [processor]\ngroup = '{prefix}'\n"
+             [processor]\ngroup = '{prefix}'\n{DRAIN}\n"
         )
     }
 

@@ -33,11 +33,11 @@ const FORGED: u32 = 250;
 
 const SCENES: &str = r#"
 [scenes.pay]
-target = { http = { url = "http://TARGET/pay", timeout = "5s" } }
+target = { http = { url = "http://TARGET/pay", timeout = "1m" } }
 backoff = { fixed = { delay = "1s" } }
 concurrency = 1
 [scenes.default]
-target = { http = { url = "http://TARGET/default", timeout = "5s" } }
+target = { http = { url = "http://TARGET/default", timeout = "1m" } }
 backoff = { fixed = { delay = "1s" } }
 "#;
 

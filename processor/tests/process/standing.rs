@@ -12,7 +12,7 @@ use crate::support::PATIENCE;
 const STAND: usize = 400;
 
 const SCENES: &str = "[scenes.pay]\n\
-    target = { http = { url = \"http://TARGET/flaky\", timeout = \"5s\" } }\n\
+    target = { http = { url = \"http://TARGET/flaky\", timeout = \"1m\" } }\n\
     backoff = { fixed = { delay = \"2h\" } }\nmax_attempts = 4\n";
 
 #[test]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::bounded::{self, Lines};
-use crate::rig::{FLAKY, Retide, Rig};
+use crate::rig::{DRAIN, FLAKY, Retide, Rig};
 use crate::support::{PATIENCE, free_address};
 
 /// Every thread of a process with one worker that is retide's own.
@@ -255,9 +255,9 @@ fn a_broker_that_stands_still_is_told_once_and_no_drain_waits_for_it() {
     };
     let rig = Rig::bare(broker.bootstrap.clone(), FLAKY);
     let address = free_address();
-    let basics = rig.basics();
+    let basics = rig.basics().replace(DRAIN, "drain_deadline = '1s'");
     rig.configure(&format!(
-        "{basics}workers = 2\ndrain_deadline = '1s'\n[admin]\nlisten = '{address}'\n{FLAKY}"
+        "{basics}workers = 2\n[admin]\nlisten = '{address}'\n{FLAKY}"
     ));
     assert!(rig.retide(&["init"]).status.success());
     let retide = rig.run();

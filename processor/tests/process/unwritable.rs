@@ -25,7 +25,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// A scene that keeps the order of its keys.
 const LINE: &str = r#"
 [scenes.line]
-target = { http = { url = "http://TARGET/line", timeout = "5s" } }
+target = { http = { url = "http://TARGET/line", timeout = "1m" } }
 backoff = { fixed = { delay = "700ms" } }
 ordering = "key"
 "#;

@@ -155,13 +155,13 @@ fn an_outage_uses_up_no_attempts_holds_up_no_other_scene_and_is_made_up_for_soon
 [admin]
 listen = "{admin}"
 [scenes.paid]
-target = {{ http = {{ url = "http://{dead}/paid?token=s3cret", timeout = "5s" }} }}
+target = {{ http = {{ url = "http://{dead}/paid?token=s3cret", timeout = "1m" }} }}
 backoff = {{ fixed = {{ delay = "1s" }} }}
 max_attempts = 4
 concurrency = 16
 breaker = {{ open = "{}s", slow_start = "{}s" }}
 [scenes.other]
-target = {{ http = {{ url = "http://TARGET/other", timeout = "5s" }} }}
+target = {{ http = {{ url = "http://TARGET/other", timeout = "1m" }} }}
 concurrency = 16
 "#,
         OPEN.as_secs(),

@@ -65,7 +65,7 @@ fn a_scene_that_is_well_goes_on_through_a_join_and_a_leave_while_calls_hang() {
         "{}[admin]\nlisten = '127.0.0.1:0'\n\
          [scenes.hang]\ntarget = {{ http = {{ url = 'http://{}/', timeout = '50s' }} }}\n\
          backoff = {{ fixed = {{ delay = '5s' }} }}\nmax_attempts = 9\nconcurrency = 64\n\
-         [scenes.quick]\ntarget = {{ http = {{ url = 'http://TARGET/quick', timeout = '5s' }} }}\n\
+         [scenes.quick]\ntarget = {{ http = {{ url = 'http://TARGET/quick', timeout = '1m' }} }}\n\
          backoff = {{ fixed = {{ delay = '5s' }} }}\nmax_attempts = 9\n",
         rig.basics()
             .replace("heartbeat.interval.ms = 500", "heartbeat.interval.ms = 100"),
