@@ -437,23 +437,7 @@ pub enum Fate {
 impl Settlement {
     /// Whether a call was made whose answer it follows from.
     pub fn is_of_call(&self) -> bool {
-        self.entries.iter().any(|entry| {
-            let Entry::Event(event) = entry else {
-                return false;
-            };
-            match event.transition {
-                Transition::Failed { .. }
-                | Transition::Pending { .. }
-                | Transition::Held { .. } => true,
-                Transition::Ended { attempts, .. } => attempts > 0 && self.otherwise.is_empty(),
-                Transition::Parked { .. }
-                | Transition::Hopped { .. }
-                | Transition::Deferred { .. }
-                | Transition::Rescheduled { .. }
-                | Transition::TooLate { .. }
-                | Transition::Duplicate { .. } => false,
-            }
-        })
+        is_of_call(&self.entries, &self.otherwise)
     }
 
     /// The bytes of the task that it is of, as far as it still has them.
@@ -461,6 +445,27 @@ impl Settlement {
         let task = self.entries.iter().find_map(Entry::task);
         task.map_or(0, |task| task.memory_size())
     }
+}
+
+/// Whether a call was made from whose answer these entries follow, with those to write instead.
+pub fn is_of_call(entries: &[Entry], otherwise: &[Entry]) -> bool {
+    entries.iter().any(|entry| {
+        let Entry::Event(event) = entry else {
+            return false;
+        };
+        match event.transition {
+            Transition::Failed { .. } | Transition::Pending { .. } | Transition::Held { .. } => {
+                true
+            }
+            Transition::Ended { attempts, .. } => attempts > 0 && otherwise.is_empty(),
+            Transition::Parked { .. }
+            | Transition::Hopped { .. }
+            | Transition::Deferred { .. }
+            | Transition::Rescheduled { .. }
+            | Transition::TooLate { .. }
+            | Transition::Duplicate { .. } => false,
+        }
+    })
 }
 
 // === impl Commit ===

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use retide_core::{
-    Ended, Entry, Kind, Reason, Settlement, Source, Terminal, Timestamp, Transition,
-};
+use retide_core::{Ended, Entry, Kind, Reason, Source, Terminal, Timestamp, Transition};
 
 use crate::metrics::Metrics;
 use crate::metrics::scenes::SceneSet;
+use crate::worker::ledger::Settled;
 
 /// What is to be counted once a batch is durable.
 pub(crate) struct Tally {
@@ -90,25 +89,27 @@ impl Tally {
     }
 
     /// Notes the consequence of an offset that is handed over `now`, as so many records.
-    pub(crate) fn count(&mut self, settlement: &Settlement, records: usize, now: Timestamp) {
+    pub(crate) fn count(&mut self, settled: &Settled, records: usize, now: Timestamp) {
+        let entries = settled.records.entries();
         self.records += records as u64;
-        for applied in &settlement.applied {
+        for applied in &settled.applied {
             self.commanded[applied.effect as usize] += 1;
         }
-        for entry in &settlement.entries {
+        for entry in entries {
             if let Entry::Deliver { task, wait, .. } = entry {
                 let start = now.since(task.due).saturating_sub(wait.total());
                 let place = self.set.place(&task.scene);
                 self.set.scenes[place].started(*wait, start);
             }
         }
-        let is_read = settlement.lane.source == Source::Tasks;
-        if let Some(event) = settlement.entries.iter().find_map(Entry::event)
+        let lane = settled.offset.map(|(lane, _)| lane);
+        let is_read = lane.is_some_and(|lane| lane.source == Source::Tasks);
+        if let Some(event) = entries.iter().find_map(Entry::event)
             && is_read
         {
             self.scenes[self.set.place(&event.scene)].read += 1;
         }
-        self.add(&settlement.entries, |count| *count += 1);
+        self.add(entries, |count| *count += 1);
     }
 
     /// Notes that a topic has refused the first form of what was counted, and that the other one was written; each as so many records.

@@ -21,6 +21,7 @@ use super::*;
 use crate::clock;
 use crate::event::{BatchCommitted, BatchDropped, BreakerSwitched, RecordsRefused, ShardsLost};
 use crate::trouble::{self, Effect, Trouble};
+use crate::worker::ledger::Settled;
 
 fn rules(names: &[&str]) -> Scenes {
     let scene = |name: &&str| Scene {
@@ -132,7 +133,11 @@ fn commit(metrics: &Metrics, set: &Arc<SceneSet>, entries: Vec<Entry>) -> BatchC
         applied: Vec::new(),
     };
     let mut tally = Tally::new(metrics, set);
-    tally.count(&settlement, records, Timestamp::from_millis(1_004));
+    tally.count(
+        &Settled::of(settlement),
+        records,
+        Timestamp::from_millis(1_004),
+    );
     BatchCommitted {
         took: Duration::from_millis(120),
         tally,
@@ -364,7 +369,7 @@ fn a_task_read_from_the_retry_topic_counts_once_for_its_scene() {
             otherwise: Vec::new(),
             applied: Vec::new(),
         };
-        tally.count(&settlement, 2, Timestamp::EPOCH);
+        tally.count(&Settled::of(settlement), 2, Timestamp::EPOCH);
     }
 
     tally.add_to(&metrics);

@@ -39,8 +39,8 @@ use tokio::runtime::Handle;
 use retide_connectors::Target;
 use retide_core::completions::Binding;
 use retide_core::{
-    Action, Engine, Holds, Input, Kind as TaskKind, LaneId, Now, Scenes, Settlement, Timestamp,
-    Writable, breaker,
+    Action, Engine, Holds, Input, Kind as TaskKind, LaneId, Now, Scenes, Timestamp, Writable,
+    breaker,
 };
 use retide_kafka::topics::Topics;
 
@@ -62,7 +62,7 @@ use crate::trouble::Troubles;
 use crate::worker::encode::Encoder;
 use crate::worker::feed::{Feed, Reading, Request};
 use crate::worker::leaving::Leaving;
-use crate::worker::ledger::{Ledger, Ownership};
+use crate::worker::ledger::{Ledger, Ownership, Settled};
 use crate::worker::readable::Unreadable;
 use crate::worker::unnamed::Unnamed;
 
@@ -132,7 +132,7 @@ struct State<L> {
     /// Given to each call. As many answers can wait as there are calls in flight, which the gates limit.
     answer: Sender<Answered>,
     /// What was settled since the last batch.
-    settled: Vec<Settlement>,
+    settled: Vec<Settled>,
     /// What was written of the order of tasks and is to be forgotten, by shard.
     outdated: Vec<(i32, retide_core::State)>,
     /// The batches under way, oldest first.
@@ -458,7 +458,7 @@ impl<L: Ledger> State<L> {
                         self.commit_at = Instant::now() + self.parts.pace.commit_interval;
                     }
                     self.hurry.note(&settlement);
-                    self.settled.push(settlement);
+                    self.settle(settlement);
                 }
                 Action::Pause { lane, next } => {
                     self.paused.insert(lane, next);

@@ -23,8 +23,8 @@ use crossbeam_channel::Receiver;
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use retide_core::step::Applied;
-use retide_core::{Alert, Ended, Entry, Failure, LaneId, Omitted, Sink, Sinks, alert};
+use retide_core::step::{self, Applied};
+use retide_core::{Alert, Ended, Entry, Failure, LaneId, Omitted, Settlement, Sink, Sinks, alert};
 use retide_kafka::record::{Collect, OutRecord, Parts};
 
 use self::deliveries::Failed;
@@ -178,6 +178,46 @@ impl Settled {
         }
     }
 
+    /// The consequence of an offset, as it was decided.
+    pub(crate) fn of(settlement: Settlement) -> Self {
+        let Settlement {
+            lane,
+            offset,
+            home,
+            entries,
+            otherwise,
+            applied,
+        } = settlement;
+        Self {
+            shards: Shards {
+                own: lane.shard,
+                home,
+            },
+            offset: Some((lane, offset)),
+            records: Content::Entries(entries),
+            otherwise: Content::Entries(otherwise),
+            refused: false,
+            applied,
+        }
+    }
+
+    /// What is written beside the consequences of offsets: a single record of a shard.
+    pub(crate) fn beside(shard: i32, entry: Entry) -> Self {
+        Self {
+            shards: Shards::at(shard),
+            offset: None,
+            records: Content::Entries(vec![entry]),
+            otherwise: Content::none(),
+            refused: false,
+            applied: Vec::new(),
+        }
+    }
+
+    /// Whether a call was made whose answer it follows from.
+    pub(crate) fn is_of_call(&self) -> bool {
+        step::is_of_call(self.records.entries(), self.otherwise.entries())
+    }
+
     /// What people are told of tasks that died since a topic has refused them. No offset has it as its consequence, and a batch that is handed
     /// back does not have it: whether the topic refuses them is found out anew.
     fn of_refused((shard, alert): (i32, Box<Alert>)) -> Self {
@@ -198,22 +238,21 @@ impl Settled {
 
     /// The dead letters of its form.
     fn dead(&self) -> impl Iterator<Item = (i32, &Ended)> {
-        let entries: &[Entry] = match self.form() {
-            Content::Entries(entries) => entries,
-            Content::Records(_) => &[],
-        };
-        entries.iter().filter_map(|entry| match entry {
-            Entry::DeadLetter { ended, .. } => Some((self.shards.own, &**ended)),
-            Entry::Poison { .. }
-            | Entry::Park { .. }
-            | Entry::Deliver { .. }
-            | Entry::Callback(_)
-            | Entry::DeliverCallback(_)
-            | Entry::Event(_)
-            | Entry::State(_)
-            | Entry::Control { .. }
-            | Entry::Alert(_) => None,
-        })
+        self.form()
+            .entries()
+            .iter()
+            .filter_map(|entry| match entry {
+                Entry::DeadLetter { ended, .. } => Some((self.shards.own, &**ended)),
+                Entry::Poison { .. }
+                | Entry::Park { .. }
+                | Entry::Deliver { .. }
+                | Entry::Callback(_)
+                | Entry::DeliverCallback(_)
+                | Entry::Event(_)
+                | Entry::State(_)
+                | Entry::Control { .. }
+                | Entry::Alert(_) => None,
+            })
     }
 
     /// The topic of others that it delivers to, if it still does.
@@ -253,6 +292,14 @@ impl Content {
         match self {
             Self::Entries(entries) => entries.is_empty(),
             Self::Records(records) => records.is_empty(),
+        }
+    }
+
+    /// What was decided; nothing, if it is of records as they are written.
+    pub(crate) fn entries(&self) -> &[Entry] {
+        match self {
+            Self::Entries(entries) => entries,
+            Self::Records(_) => &[],
         }
     }
 

@@ -3,6 +3,7 @@
 //! Not how they are written. Invariant: an offset is handed over together with everything settled before it.
 
 use std::collections::BTreeSet;
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,8 +13,7 @@ use retide_core::{Commit, Entry, LaneId, Settlement, Source, State as Kept};
 
 use crate::metrics::tally::Tally;
 use crate::worker::drive::State;
-use crate::worker::encode::Shards;
-use crate::worker::ledger::{Batch, Content, Ledger, Progress, Settled};
+use crate::worker::ledger::{Batch, Ledger, Progress, Settled};
 
 /// Whether a batch is to be handed over early, for what commands do with a few tasks: somebody waits for that.
 #[derive(Debug)]
@@ -183,48 +183,38 @@ impl<L: Ledger> State<L> {
         self.under_way.len() < UNDER_WAY && self.returning == 0
     }
 
+    /// Collects the consequence of an offset for the next batch, in the form in which the ledger takes it: a batch of thousands is then handed
+    /// over as it is, and nothing that is due waits for that.
+    pub(super) fn settle(&mut self, mut settlement: Settlement) {
+        if !self.parts.ledger.keeps_order() {
+            let is_kept =
+                |entry: &Entry| !matches!(entry, Entry::State(Kept::Order(_) | Kept::Id { .. }));
+            settlement.entries.retain(is_kept);
+            settlement.otherwise.retain(is_kept);
+        }
+        self.settled.push(Settled::of(settlement));
+    }
+
     /// Hands over what was collected.
     pub(super) fn commit(&mut self) {
         let mut batch = Batch {
             returns: self.returns,
             ..Batch::default()
         };
-        batch.settled.reserve(self.settled.len());
+        // What comes next is as much, most of the time, and is not moved while it grows.
+        let room = Vec::with_capacity(self.settled.len());
+        batch.settled = mem::replace(&mut self.settled, room);
         let mut tally = Tally::new(&self.parts.metrics, &self.counters);
         let now = self.now().wall;
-        let keeps_order = self.parts.ledger.keeps_order();
-        for mut settlement in self.settled.drain(..) {
-            if !keeps_order {
-                let is_kept = |entry: &Entry| {
-                    !matches!(entry, Entry::State(Kept::Order(_) | Kept::Id { .. }))
-                };
-                settlement.entries.retain(is_kept);
-                settlement.otherwise.retain(is_kept);
-            }
-            let records = self.parts.encoder.records(&settlement.entries);
-            tally.count(&settlement, records, now);
-            batch.settled.push(Settled {
-                shards: Shards {
-                    own: settlement.lane.shard,
-                    home: settlement.home,
-                },
-                offset: Some((settlement.lane, settlement.offset)),
-                records: Content::Entries(settlement.entries),
-                otherwise: Content::Entries(settlement.otherwise),
-                applied: settlement.applied,
-                refused: false,
-            });
+        for settled in &batch.settled {
+            let records = self.parts.encoder.records(settled.records.entries());
+            tally.count(settled, records, now);
         }
         for (shard, alert) in self.parts.engine.alerts() {
             tally.count_records(1);
-            batch.settled.push(Settled {
-                shards: Shards::at(shard),
-                offset: None,
-                records: Content::Entries(vec![Entry::Alert(alert)]),
-                otherwise: Content::none(),
-                applied: Vec::new(),
-                refused: false,
-            });
+            batch
+                .settled
+                .push(Settled::beside(shard, Entry::Alert(alert)));
         }
         // Where offsets cannot be committed beside their consequences, others of their shard stand for them: it is theirs to commit.
         let mut blind = BTreeSet::new();
@@ -241,14 +231,9 @@ impl<L: Ledger> State<L> {
         for (shard, state) in self.changes() {
             let state = self.bound(shard, state);
             tally.count_records(1);
-            batch.settled.push(Settled {
-                shards: Shards::at(shard),
-                offset: None,
-                records: Content::Entries(vec![Entry::State(state)]),
-                otherwise: Content::none(),
-                applied: Vec::new(),
-                refused: false,
-            });
+            batch
+                .settled
+                .push(Settled::beside(shard, Entry::State(state)));
         }
         for commit in &commits {
             if self.unreadable.has(commit.lane.source) || self.unbound.contains(&commit.lane) {

@@ -105,6 +105,10 @@ impl<L: Ledger> State<L> {
         let mut tally = Tally::new(&self.parts.metrics, &self.counters);
         let mut bytes = 0;
         for (index, settled) in settled.into_iter().enumerate() {
+            if settled.offset.is_some() && written.contains(&index) {
+                let records = self.parts.encoder.records(settled.records.entries());
+                tally.count(&settled, records, now);
+            }
             let Settled {
                 shards,
                 offset,
@@ -132,8 +136,6 @@ impl<L: Ledger> State<L> {
             };
             bytes += settlement.memory_size();
             if written.contains(&index) {
-                let records = self.parts.encoder.records(&settlement.entries);
-                tally.count(&settlement, records, now);
                 settlement.entries.clear();
                 settlement.otherwise.clear();
             }

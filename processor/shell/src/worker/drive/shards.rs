@@ -10,14 +10,14 @@ use rdkafka::consumer::Consumer;
 use rdkafka::topic_partition_list::Offset;
 
 use retide_core::engine::Left;
-use retide_core::{Input, LaneId, Settlement, Source, State as Kept};
+use retide_core::{Input, LaneId, Source, State as Kept};
 
 use crate::worker::drive::State;
 use crate::worker::drive::gone::LATE;
 use crate::worker::feed::{Assignment, Reading, Request};
 use crate::worker::ids::Ids;
 use crate::worker::leaving::Leaving;
-use crate::worker::ledger::Ledger;
+use crate::worker::ledger::{Ledger, Settled};
 use crate::worker::order::Written;
 
 // === impl State ===
@@ -216,7 +216,7 @@ impl<L: Ledger> State<L> {
         let now = Instant::now();
         if leaving.is_written(self.received) {
             let mut settled = self.settled.iter();
-            if settled.any(|one| leaving.shards().contains(&one.lane.shard)) {
+            if settled.any(|one| leaving.shards().contains(&one.shards.own)) {
                 // Answers that came while the last batch was written are as good as those before.
                 leaving.unwritten();
             }
@@ -231,7 +231,7 @@ impl<L: Ledger> State<L> {
             leaving.stopped(now);
         }
         if leaving.is_to_commit(now, left) {
-            let is_theirs = |one: &Settlement| leaving.shards().contains(&one.lane.shard);
+            let is_theirs = |one: &Settled| leaving.shards().contains(&one.shards.own);
             let is_left = self.settled.iter().any(is_theirs) || self.parts.engine.has_unsaved();
             if (is_left || self.touched) && self.may_hand_over() {
                 self.commit();
@@ -251,7 +251,7 @@ impl<L: Ledger> State<L> {
         if !self.stopping {
             return;
         }
-        let is_theirs = |one: &&Settlement| shards.contains(&one.lane.shard) && one.is_of_call();
+        let is_theirs = |one: &&Settled| shards.contains(&one.shards.own) && one.is_of_call();
         let settled = self.settled.iter().filter(is_theirs).count();
         // Whatever is in them, it is not waited for any more.
         let under_way: usize = self.under_way.iter().map(|batch| batch.tasks).sum();
@@ -303,7 +303,7 @@ impl<L: Ledger> State<L> {
             self.shards.remove(shard);
         }
         self.settled
-            .retain(|settlement| !shards.contains(&settlement.lane.shard));
+            .retain(|settled| !shards.contains(&settled.shards.own));
         self.outdated.retain(|(shard, _)| !shards.contains(shard));
         self.paused.retain(|lane, _| !shards.contains(&lane.shard));
         self.bindings
