@@ -774,3 +774,63 @@ fn a_flood_of_commands_is_bounded_and_keeps_no_task_waiting() {
     assert_eq!(answers.count() as i64, FLOOD);
     assert!(bench.engine.steps() <= 10_000, "{}", bench.engine.steps());
 }
+
+/// How many tasks were cancelled.
+fn cancelled(bench: &Bench) -> usize {
+    let settled = bench.actions.iter().filter_map(|action| match action {
+        Action::Settle(settlement) => Some(&settlement.entries),
+        _ => None,
+    });
+    let events = settled.flatten().filter_map(Entry::event);
+    events
+        .filter(|event| event.transition.word() == "cancelled")
+        .count()
+}
+
+#[test]
+fn what_is_found_in_tiers_is_followed_evenly_and_as_soon_as_it_may() {
+    const COUNT: usize = 2_000;
+    let mut bench = Bench::new(0);
+    let tier = (0..COUNT).map(|offset| task(&format!("t-{offset}"), 3_600_000, offset as i64));
+    bench.tier = tier.collect();
+    bench.told(at(10), &command(5, 0, Verb::Cancel, all()));
+
+    // Until the first is found, and then whenever the engine wants it.
+    let mut millis = 10;
+    while cancelled(&bench) == 0 {
+        bench.pass(millis, 10);
+        millis += 10;
+    }
+    let began = at(millis);
+    let (mut last, mut turns) = (cancelled(&bench), 0);
+    let mut now = began;
+    while cancelled(&bench) < COUNT {
+        let wake = bench.engine.next_wake().unwrap();
+        let rest = wake.since(now.wall).max(Duration::from_micros(1));
+        assert!(rest < Duration::from_millis(5), "{rest:?} at {last}");
+        now.wall = now.wall + rest;
+        now.steady += rest;
+        bench.step(now, Input::Tick);
+        let count = cancelled(&bench);
+        assert!(count - last <= 128, "{count} after {last}");
+        (last, turns) = (count, turns + 1);
+        for commit in bench.engine.commits() {
+            let (lane, epoch, watermark) = (commit.lane, commit.epoch, commit.watermark);
+            let committed = Input::Committed {
+                lane,
+                epoch,
+                watermark,
+            };
+            bench.step(now, committed);
+        }
+    }
+
+    // None of them costs a turn of its own.
+    assert!(turns < COUNT / 20, "{turns}");
+    let took = now.steady.saturating_sub(began.steady);
+    let fastest = Duration::from_micros(40) * u32::try_from(COUNT).unwrap();
+    assert!(
+        took > fastest / 2 && took < fastest * 2,
+        "{took:?}, and {fastest:?} at best"
+    );
+}

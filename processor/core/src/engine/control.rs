@@ -192,11 +192,16 @@ impl Engine {
         if self.commands.is_idle() {
             return None;
         }
-        let mut at = self.latest + self.commands.check_at.saturating_sub(self.steady);
-        if self.commands.has_more() && !self.is_full() {
-            at = self.latest;
+        let commands = &self.commands;
+        let mut at = commands.check_at;
+        if !self.is_full() {
+            if !commands.memory.is_done() {
+                at = self.steady;
+            } else if !commands.looks.is_done() {
+                at = at.min(commands.looks.next_at());
+            }
         }
-        Some(at)
+        Some(self.latest + at.saturating_sub(self.steady))
     }
 
     /// Does what is to be done for commands, as far as there is room.

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::Engine;
 use super::memory::Met;
@@ -28,6 +29,9 @@ pub(super) struct Looks {
     bytes: usize,
     /// The number of the last look.
     count: u64,
+    /// When the next slice of it may be done, in steady time, and how much of the last one is left: see [`PACE`].
+    slice_at: Duration,
+    left: usize,
 }
 
 /// A look at tiers.
@@ -64,9 +68,40 @@ const MOST_FOUND: usize = 1_024;
 /// The bytes of it, likewise: what a lane may hold of tasks that its commit waits for is more.
 const MOST_BYTES: usize = 4 << 20;
 
+/// Time for each task that was found: 25,000 a second. A command about millions of them takes what is found evenly, and leaves a part of
+/// the machine to what is due: as fast as the machine can, it takes a million in 10 to 25 s, and a healthy scene waits for that.
+const PACE: Duration = Duration::from_micros(40);
+
+/// How many follow one another at once: few enough that what is due does not notice, and enough that they cost no turn each.
+const SLICE: usize = 64;
+
+/// The time for these.
+const SLICE_TIME: Duration = PACE.saturating_mul(SLICE as u32);
+
 // === impl Looks ===
 
 impl Looks {
+    /// When more of what was found may be done, in steady time.
+    pub(super) const fn next_at(&self) -> Duration {
+        if self.left > 0 {
+            Duration::ZERO
+        } else {
+            self.slice_at
+        }
+    }
+
+    /// Whether a task that was found may be done `now`. One slice is caught up with, where a turn took long.
+    fn may_take(&mut self, now: Duration) -> bool {
+        if now < self.next_at() {
+            return false;
+        }
+        if self.left == 0 {
+            self.left = SLICE;
+            self.slice_at = self.slice_at.max(now.saturating_sub(SLICE_TIME)) + SLICE_TIME;
+        }
+        true
+    }
+
     /// Whether nothing was found that is not done.
     pub(super) fn is_done(&self) -> bool {
         self.found.is_empty()
@@ -269,11 +304,13 @@ impl Engine {
     /// Does with what was found what the commands say, at most `most` of it, as far as there is room.
     pub(super) fn follow_found(&mut self, now: Now, most: usize, actions: &mut Vec<Action>) {
         for _ in 0..most {
-            if self.is_full() || !self.commands.memory.is_done() {
+            let is_met = self.commands.memory.is_done();
+            if self.is_full() || !is_met || !self.commands.looks.may_take(now.steady) {
                 break;
             }
             match self.commands.looks.next() {
                 Some(Found::Task { lane, offset, task }) => {
+                    self.commands.looks.left -= 1;
                     self.take(now, lane, offset, *task, actions);
                 }
                 // What was found waits for the order of its key.
