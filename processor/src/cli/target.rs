@@ -286,9 +286,11 @@ impl RequestRow {
         ];
         parts.extend(self.id.clone());
         parts.extend(self.attempt.map(|attempt| format!("attempt {attempt}")));
-        let body = terminal::line(&self.body);
+        let head = terminal::line(&parts.join("  "));
+        // The feed at the end of a file is not shown.
+        let body = terminal::line(self.body.trim_end());
         if whole {
-            let mut text = vec![parts.join("  ")];
+            let mut text = vec![head];
             let headers = self.headers.iter();
             text.extend(
                 headers.map(|(name, value)| format!("    {name}: {}", terminal::line(value))),
@@ -296,8 +298,8 @@ impl RequestRow {
             text.push(format!("    {body}"));
             return text.join("\n");
         }
-        parts.push(body.chars().take(SHOWN).collect());
-        let line = parts.join("  ");
+        let shown: String = body.chars().take(SHOWN).collect();
+        let line = format!("{head}  {shown}");
         let line = line.trim_end();
         match width() {
             Some(width) => line.chars().take(width).collect(),
