@@ -587,7 +587,11 @@ impl Shard {
         let Some((queue, index)) = self.find(end.key, end.task) else {
             return;
         };
-        if queue.tasks[index].location.decision() == Some(end.decision) {
+        let task = &queue.tasks[index];
+        if task.location.decision() == Some(end.decision) {
+            if task.listed {
+                self.changed.insert(end.key);
+            }
             self.remove(end.key, index, woken);
         }
     }
@@ -711,9 +715,18 @@ impl Shard {
         Decision(self.decisions)
     }
 
-    /// What is to be written since this was last asked.
+    /// What is to be written since this was last asked. A delivery that is not committed is listed: it is written before this, and parks its
+    /// task if the topic refuses it. Where it is taken, that is taken back with the commit ([`Self::committed`]).
     fn changes(&mut self) -> impl Iterator<Item = Change> {
         let changed = mem::take(&mut self.changed);
+        for key in &changed {
+            let tasks = self.queues.get_mut(key).into_iter();
+            for task in tasks.flat_map(|queue| &mut queue.tasks) {
+                if let Location::DeliveredOrParked(_) = task.location {
+                    task.listed = true;
+                }
+            }
+        }
         changed.into_iter().map(|key| self.change(key))
     }
 
@@ -1056,6 +1069,36 @@ mod tests {
                 value: encode(&all)
             }]
         );
+    }
+
+    #[test]
+    fn what_is_written_behind_a_delivery_names_its_task_until_the_topic_has_taken_it() {
+        let (key, now) = (Fingerprint::of("payment", b"order-7"), Timestamp::EPOCH);
+        let mut shard = Shard::default();
+        shard.enter(key, 12, now);
+        shard.enter(key, 20, now);
+        let later = Timestamp::from_millis(9_000);
+        let (decision, ..) = shard.delivered(key, 12, Some(later)).unwrap();
+        let parking = Parking {
+            due: now,
+            pending: false,
+        };
+        shard.parked(key, 20, parking, &mut Vec::new());
+        shard.ended(key, 20).unwrap();
+
+        let changes: Vec<Change> = shard.changes().collect();
+        let value = encode(&parked([(12, 9)]));
+        assert_eq!(changes, [Change { key, value }]);
+        let end = End {
+            key,
+            task: 12,
+            offset: 12,
+            decision,
+        };
+        shard.committed(end, &mut Vec::new());
+
+        let changes: Vec<Change> = shard.changes().collect();
+        assert_eq!(changes, [Change { key, value: None }]);
     }
 
     #[test]
