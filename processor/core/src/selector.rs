@@ -226,6 +226,24 @@ impl Selector {
         })
     }
 
+    /// Whether what becomes of a task decides nothing: it is meant from the first attempt to the last, or never.
+    pub fn is_lasting(&self) -> bool {
+        let Parts {
+            ids: _,
+            scenes: _,
+            keys: _,
+            headers: _,
+            errors,
+            fingerprints,
+            targets: _,
+            attempts,
+            entered: _,
+            due,
+            origins: _,
+        } = &self.0;
+        errors.is_empty() && fingerprints.is_empty() && attempts.is_none() && due.is_none()
+    }
+
     /// Whether it is meant, of whatever kind it is.
     pub fn fits_subject(&self, subject: &Subject<'_>) -> bool {
         let Parts {

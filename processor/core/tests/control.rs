@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use retide_core::completions::Completions;
 use retide_core::control::{
-    Command, Control, Counts, Ended, LONGEST, Looking, Place, Progress, Step, Verb,
+    Command, Control, Counts, Ended, LONGEST, Looked, Looking, Place, Progress, Step, Verb,
 };
 use retide_core::lane::Limits;
 use retide_core::scene::Target;
 use retide_core::selector::{Parts, Selector};
 use retide_core::{
-    Action, Commit, Engine, Entry, Gates, Input, Ladder, LaneId, Now, Position, Rate, Returned,
-    Scene, Sink, Sinks, Source, State, StateKey, Task, Writable,
+    Action, Commit, Engine, Entry, Failure, Gates, Input, Ladder, LaneId, Now, Outcome, Position,
+    Rate, Returned, Scene, Sink, Sinks, Source, State, StateKey, Task, Writable,
 };
 
 use support::{TASKS, at};
@@ -98,6 +98,14 @@ fn pay() -> Scene {
         Target::Call,
         support::policy(Duration::from_secs(30), 3),
     )
+}
+
+/// Why calls fail.
+fn failure() -> Failure {
+    Failure {
+        class: "http-503".into(),
+        message: "busy".into(),
+    }
 }
 
 /// A step of a command.
@@ -320,6 +328,18 @@ impl Bench {
     fn has_answered(&self) -> bool {
         let mut log = self.log.iter();
         log.any(|one| matches!(one, Control::Answer(_)))
+    }
+
+    /// Calls fail that were started.
+    fn answer(&mut self, now: Now) {
+        let started = self.actions.iter().filter_map(|action| match action {
+            Action::Dispatch { ticket, .. } => Some(*ticket),
+            _ => None,
+        });
+        for ticket in started.collect::<Vec<_>>() {
+            let outcome = Outcome::Retryable(failure());
+            self.step(now, Input::Attempted { ticket, outcome });
+        }
     }
 
     /// The ids of the tasks that were called.
@@ -737,6 +757,88 @@ fn what_was_parked_since_commands_could_not_be_read_is_found_by_one_that_has_loo
     bench.pass(27_001, 1_000);
 
     assert_eq!(bench.words("a"), ["parked", "cancelled"]);
+}
+
+#[test]
+fn what_a_former_owner_has_parked_without_the_commands_is_found_by_one_that_has_looked_before() {
+    let (mut bench, cancel) = Bench::with_a_cancel_that_has_looked(0);
+    bench.tier = vec![task("a", 5_000_000, 0)];
+
+    bench.control(at(20), cancel);
+    bench.pass(21, 1_000);
+
+    assert_eq!(bench.words("a"), ["cancelled"]);
+}
+
+impl Bench {
+    /// An engine in whose shard a cancel stands that has answered under a former owner, and waits for what was set aside among the first
+    /// `tasks` records of the retry topic; the tier was empty.
+    fn with_a_cancel_that_waits(tasks: i64, selector: Selector) -> (Self, Control) {
+        let mut bench = Self::of(MEMORY);
+        let cancel = command(10, 0, Verb::Cancel, selector);
+        let looked = [(Source::Tier(0), 0), (Source::Tasks, tasks)];
+        let step = Step {
+            looked: Some(looked.map(|(source, to)| Looked { source, to }).into()),
+            ..step(&cancel)
+        };
+        bench.assign(at(0), 1);
+        (bench, Control::Step(step))
+    }
+}
+
+#[test]
+fn what_was_set_aside_meets_the_command_that_waits_for_it_wherever_it_is_by_then() {
+    // Parked, and in a call, before the command is read.
+    for (due, words) in [
+        (5_000_000, &["parked", "cancelled"][..]),
+        (0, &["cancelled"]),
+    ] {
+        let (mut bench, cancel) = Bench::with_a_cancel_that_waits(1, all());
+
+        bench.record(at(1), 0, task("a", due, 0));
+        bench.pass(2, 26_000);
+        bench.tier = bench.parked();
+        bench.control(at(27_000), cancel);
+        bench.pass(27_001, 1_000);
+        bench.answer(at(29_000));
+        bench.pass(29_001, 1_000);
+
+        assert_eq!(bench.words("a"), words);
+        assert_eq!(bench.engine.steps(), 0);
+        assert!(!bench.has_answered(), "it has answered before");
+    }
+    // Parked by a former owner.
+    let (mut bench, cancel) = Bench::with_a_cancel_that_waits(1, all());
+    bench.tier = vec![task("a", 5_000_000, 0)];
+    bench.record(at(1), 0, task("b", 5_000_000, 1));
+    bench.control(at(20), cancel);
+    bench.pass(21, 1_000);
+    assert_eq!(bench.words("a"), ["cancelled"]);
+}
+
+#[test]
+fn a_command_that_waits_for_what_was_set_aside_meets_nothing_that_came_or_came_to_fit_since() {
+    let (mut bench, cancel) = Bench::with_a_cancel_that_waits(1, all());
+    bench.tier = vec![task("later", 5_000_000, 1)];
+    bench.record(at(1), 0, task("a", 5_000_000, 0));
+    bench.control(at(20), cancel);
+    bench.pass(21, 1_000);
+    assert_eq!(bench.words("a"), ["cancelled"]);
+    assert!(bench.words("later").is_empty());
+
+    let parts = Parts {
+        attempts: Some(1..=9),
+        ..Parts::default()
+    };
+    let (mut bench, cancel) = Bench::with_a_cancel_that_waits(2, Selector::new(parts).unwrap());
+    let mut tried = task("tried", 5_000_000, 0);
+    tried.attempt = 2;
+    tried.failure = Some(failure());
+    bench.tier = vec![tried];
+    bench.control(at(20), cancel);
+    bench.record(at(30), 1, task("b", 5_000_000, 1));
+    bench.pass(31, 1_000);
+    assert!(bench.words("tried").is_empty());
 }
 
 /// Commands of a flood: more than may wait at once, and more than a lane may hold of them.

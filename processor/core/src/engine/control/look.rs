@@ -258,7 +258,7 @@ impl Engine {
             let tasks = ends
                 .iter()
                 .find(|(lane, _)| *lane == LaneId { shard, source });
-            active.tasks_to = tasks.map(|(_, to)| *to);
+            active.tasks_end_at(tasks.map(|(_, to)| *to));
             for (lane, (_, next, to)) in look.lanes.iter().filter(|(lane, _)| lane.shard == shard) {
                 active.looks_at(lane.source, *next, to.unwrap_or(*next));
             }

@@ -142,7 +142,6 @@ impl Engine {
         let waits = !self.bug.is(Bug::Unfenced);
         self.extract_met(&shards);
         for shard in shards {
-            self.moves(shard);
             let source = Source::Commands;
             let lane = LaneId { shard, source };
             let (given, _) = self.lanes.batches(lane);

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::control::{Answer, Command, Counts, Looked, Looking, Place, Progress, Step};
-use crate::lane::Source;
+use crate::lane::{LaneId, Source};
 use crate::step::{Applied, Effect, Now};
+use crate::task::{Origin, Task};
 
 /// A step.
 #[derive(Debug)]
@@ -32,9 +33,20 @@ pub(super) struct Active {
     /// The ids that were found, if it names some.
     met: HashSet<Arc<str>>,
     /// The tiers that are looked at, and how far.
-    looking: BTreeMap<Source, (i64, i64)>,
+    looking: BTreeMap<Source, Part>,
     /// The same, as it was written last.
     kept: Vec<Looking>,
+}
+
+/// The part of a tier that is looked at.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    /// The first offset that was not.
+    next: i64,
+    /// The first one that is not to be.
+    to: i64,
+    /// Whether that was found out here: what former owners have parked since they looked stands behind where their look was to end.
+    is_ours: bool,
 }
 
 /// How far a step is.
@@ -72,17 +84,22 @@ impl Active {
         let tasks_to = looked
             .find(|looked| looked.source == Source::Tasks)
             .map(|looked| looked.to);
-        // What has looked at everything that is known waits for the rest.
-        let stands = step.looked.is_some() && step.command.selector.ids().is_none();
         let counts = known.as_ref().map_or(step.before, |known| known.counts);
         let kept = known.map_or_else(Vec::new, |known| known.looking);
-        let looking = kept.iter().map(|of| (of.source, (of.next, of.to)));
+        let looking = kept.iter().map(|of| {
+            let part = Part {
+                next: of.next,
+                to: of.to,
+                is_ours: false,
+            };
+            (of.source, part)
+        });
         let at = step.command.place.at;
         let since = (at <= now.wall + SKEW).then(|| now.wall.since(at));
         Self {
             offset: Some(offset),
             bytes: memory_size(&step),
-            stage: if stands { Stage::Standing } else { Stage::New },
+            stage: Stage::New,
             tasks_to,
             moved: false,
             appended: since.map(|since| now.steady.saturating_sub(since)),
@@ -126,35 +143,64 @@ impl Active {
     }
 
     /// Whether a record is one of those that the command is about by where it stands: what names ids is about later ones, too.
-    pub(super) fn reaches(&self, source: Source, offset: i64) -> bool {
+    pub(super) fn reaches(&self, lane: LaneId, offset: i64, task: &Task) -> bool {
         if self.ids().is_some() {
             return true;
         }
-        match source {
+        match lane.source {
             Source::Tasks => self.tasks_to.is_none_or(|to| offset < to),
-            Source::Tier(_) if self.is_restored() => false,
-            Source::Tier(_) => self.looking.get(&source).is_none_or(|(_, to)| offset < *to),
+            Source::Tier(_) if self.is_restored() => {
+                self.stage != Stage::Standing && self.may_wait_for(lane.shard, task)
+            }
+            Source::Tier(_) => {
+                let part = self.looking.get(&lane.source).filter(|part| part.is_ours);
+                part.is_none_or(|part| offset < part.to)
+            }
             Source::Commands => false,
         }
+    }
+
+    /// Whether a task may have been set aside when tiers were looked at, so that the command waits for it: a former owner may have taken it in
+    /// without the command. Who has looked here meets what was set aside when it is taken in. What was in a tier then has met the command, or came to fit since by what an attempt has said.
+    fn may_wait_for(&self, shard: i32, task: &Task) -> bool {
+        let Origin {
+            partition, offset, ..
+        } = task.origin;
+        let is_first = self.tasks_to.is_some_and(|to| offset < to);
+        let selector = &self.command().selector;
+        partition == shard && is_first && (task.failure.is_none() || selector.is_lasting())
     }
 
     /// Where the look at a tier begins: where this step, or what was written of it, has ended.
     pub(super) fn looks_from(&self, source: Source) -> i64 {
         let mut looked = self.step.looked.iter().flatten();
         let looked = looked.find(|looked| looked.source == source);
-        let next = self.looking.get(&source).map(|(next, _)| *next);
+        let next = self.looking.get(&source).map(|part| part.next);
         looked.map(|looked| looked.to).or(next).unwrap_or(0)
     }
 
-    /// A tier is looked at between these offsets, unless it is known how far it is.
+    /// A tier is looked at between these offsets, or from where it is known to be looked at.
     pub(super) fn looks_at(&mut self, source: Source, next: i64, to: i64) {
-        self.looking.entry(source).or_insert((next, to));
+        let known = self.looking.get(&source).filter(|_| !self.is_restored());
+        let part = Part {
+            next: known.map_or(next, |part| part.next),
+            to,
+            is_ours: true,
+        };
+        self.looking.insert(source, part);
+    }
+
+    /// The retry topic ends there. What has answered waits for what was there when it did.
+    pub(super) fn tasks_end_at(&mut self, to: Option<i64>) {
+        if !self.is_restored() || self.ids().is_some() {
+            self.tasks_to = to;
+        }
     }
 
     /// Everything of a tier below an offset was looked at.
     pub(super) fn pass(&mut self, source: Source, next: i64) {
-        if let Some((known, _)) = self.looking.get_mut(&source) {
-            *known = next.max(*known);
+        if let Some(part) = self.looking.get_mut(&source) {
+            part.next = next.max(part.next);
         }
     }
 
@@ -187,10 +233,10 @@ impl Active {
     /// How far it is, as it is written, with how far it has looked.
     pub(super) fn progress(&mut self) -> Progress {
         let looking = self.looking.iter();
-        let looking = looking.map(|(source, (next, to))| Looking {
+        let looking = looking.map(|(source, part)| Looking {
             source: *source,
-            next: *next,
-            to: *to,
+            next: part.next,
+            to: part.to,
         });
         self.kept = looking.collect();
         self.progress_of_counts()
@@ -252,9 +298,9 @@ impl Active {
 
     /// The tiers were looked at, which is written down by the record with which it goes on.
     pub(super) fn restore(&mut self) {
-        let looked = self.looking.iter().map(|(source, (_, to))| Looked {
+        let looked = self.looking.iter().map(|(source, part)| Looked {
             source: *source,
-            to: *to,
+            to: part.to,
         });
         // What names ids is about whatever comes.
         let tasks_to = self.tasks_to.filter(|_| self.ids().is_none());

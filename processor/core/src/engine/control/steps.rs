@@ -157,7 +157,7 @@ impl Steps {
             let is_later = task.commanded.as_ref().is_none_or(|last| **last < place);
             let is_met = |active: &Active| {
                 let scene = scenes.find(&task.scene).map(|scene| &**scene);
-                active.reaches(lane.source, offset) && fits(&active.command().selector, task, scene)
+                active.reaches(lane, offset, task) && fits(&active.command().selector, task, scene)
             };
             if is_later && steps.active.get(&place).is_some_and(is_met) {
                 places.push(place);
@@ -330,14 +330,6 @@ impl Steps {
     /// What they have written of a step; once.
     pub(super) fn known_step(&mut self, shard: i32, place: Place) -> Option<Progress> {
         self.known.get_mut(&shard)?.steps.remove(&place)
-    }
-
-    /// Forgets how far the steps of a shard have looked that were written of and not begun.
-    pub(super) fn forget_looked(&mut self, shard: i32) {
-        let known = self.known.get_mut(&shard);
-        for progress in known.into_iter().flat_map(|known| known.steps.values_mut()) {
-            progress.looking.clear();
-        }
     }
 
     /// Whether they have written of a step that has not begun here.

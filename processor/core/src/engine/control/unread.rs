@@ -7,8 +7,8 @@
 //! were read.
 //!
 //! Where more commands stand than may be held, those that are read are followed first, as they are after [`PATIENCE`]. A task that is read
-//! then meets them at once: they may be over before it is taken in. And what moves meanwhile may be where one that is not read has looked,
-//! under a former owner: that one looks anew.
+//! then meets them at once: they may be over before it is taken in. And what moves meanwhile may be behind where one that is not read has
+//! looked, under a former owner: that one looks on from there.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::mem;
@@ -37,8 +37,6 @@ struct Behind {
     until: Duration,
     /// Tasks that were read, each with when the broker appended it.
     tasks: VecDeque<(Item, Timestamp)>,
-    /// Whether something of the shard may have moved before they are read.
-    has_moved: bool,
 }
 
 /// Longest wait for the commands of a shard: as long as a broker may take to end the transaction of a process that died, which is its
@@ -91,7 +89,6 @@ impl Engine {
             to,
             until: now.steady + PATIENCE,
             tasks: VecDeque::new(),
-            has_moved: false,
         };
         self.commands.unread.shards.insert(shard, behind);
         let source = Source::Commands;
@@ -155,19 +152,6 @@ impl Engine {
         None
     }
 
-    /// Tasks of a shard may move from now on: if commands of it are not read, those look anew.
-    pub(super) fn moves(&mut self, shard: i32) {
-        let source = Source::Commands;
-        let end = self.lanes.end(LaneId { shard, source });
-        let Some(behind) = self.commands.unread.shards.get_mut(&shard) else {
-            return;
-        };
-        if end.is_some_and(|end| end < behind.to) && !behind.has_moved {
-            behind.has_moved = true;
-            self.commands.steps.forget_looked(shard);
-        }
-    }
-
     /// Takes in the tasks of shards whose commands are read, or were waited for long enough, at most `most`.
     pub(in crate::engine) fn take_in_waiting(
         &mut self,
@@ -180,7 +164,6 @@ impl Engine {
         let open: Vec<i32> = open.map(|(shard, _)| *shard).collect();
         let mut left = most;
         for shard in open {
-            self.moves(shard);
             while left > 0 {
                 let behind = self.commands.unread.shards.get_mut(&shard);
                 let Some((item, appended)) = behind.and_then(|behind| behind.tasks.pop_front())
