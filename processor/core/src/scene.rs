@@ -214,6 +214,8 @@ pub struct Scenes {
     by_name: HashMap<Arc<str>, Arc<Scene>>,
     /// Scenes that are known of, and have no rules in force.
     missing: HashMap<Arc<str>, Missing>,
+    /// Whether there are others that cannot be read, of which nobody knows the names.
+    misses_some: bool,
 }
 
 /// Why a scene that is known of has no rules in force.
@@ -390,14 +392,22 @@ impl Scenes {
     pub fn find(&self, name: &str) -> Option<&Arc<Scene>> {
         let own = self.by_name.get(name);
         own.or_else(|| {
-            let unreadable = self.missing.get(name) == Some(&Missing::Unreadable);
+            let unreadable = self.missing.get(name) == Some(&Missing::Unreadable)
+                || (self.misses_some && name != DEFAULT);
             self.by_name.get(DEFAULT).filter(|_| !unreadable)
         })
     }
 
     /// Whether a task of this name, which has no rules in force, may have some again: there were some, or they cannot be read.
     pub fn is_missing(&self, name: &str) -> bool {
-        self.missing.contains_key(name) || self.missing.get(DEFAULT) == Some(&Missing::Unreadable)
+        self.misses_some
+            || self.missing.contains_key(name)
+            || self.missing.get(DEFAULT) == Some(&Missing::Unreadable)
+    }
+
+    /// Scenes cannot be read of which nobody knows the names: a task whose scene has no rules in force may be of one of them.
+    pub const fn miss_some(&mut self) {
+        self.misses_some = true;
     }
 
     /// A scene of this name is known of; that counts while it has no rules in force.

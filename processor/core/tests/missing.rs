@@ -164,6 +164,26 @@ fn rules_that_cannot_be_read_are_not_replaced_by_those_for_all_others() {
 }
 
 #[test]
+fn where_scenes_cannot_be_read_whose_names_nobody_knows_those_that_are_not_known_wait() {
+    let mut known = scenes(&[DEFAULT, "pay"]);
+    known.miss_some();
+    let mut bench = Bench::new(known);
+
+    let held = bench.read(at(0), TASKS, 0, task("a", "nobody"));
+    let called = bench.read(at(0), TASKS, 1, task("b", "pay"));
+    bench.step(at(1), Input::Rules(scenes(&[DEFAULT])));
+    let known = bench.read(at(1), TASKS, 2, task("c", "other"));
+
+    assert_eq!(parked(&held).held_since, Some(at(0).wall));
+    for called in [called, known] {
+        assert!(
+            matches!(called[..], [Action::Dispatch { .. }]),
+            "{called:?}"
+        );
+    }
+}
+
+#[test]
 fn a_task_that_is_held_is_not_due_earlier_for_that() {
     let mut bench = Bench::new(scenes(&["pay"]));
     bench.step(at(0), Input::Rules(Scenes::default()));

@@ -20,7 +20,7 @@ use retide_core::forced::Force;
 use retide_core::hold::{MAX_HOLDS, Standing};
 use retide_core::ramp::Progress;
 
-use crate::scenes::{Follower, Unreadable};
+use crate::scenes::{Follower, Unreadable, Unreadables};
 use crate::trouble::{Effect, Kind, Trouble};
 
 /// What the keys of these records begin with.
@@ -129,7 +129,7 @@ pub(crate) fn troubles(
                 retide,
             ),
         ),
-        (Kind::HoldLasting, lasting.collect()),
+        (Kind::HoldLasting, lasting.take(MOST_LASTING).collect()),
         (Kind::HoldsTooMany, too_many.collect()),
         (
             Kind::BreakerUnreadable,
@@ -141,14 +141,22 @@ pub(crate) fn troubles(
         ),
         (
             Kind::BreakerForced,
-            forced_breakers(follower, now, retide).collect(),
+            forced_breakers(follower, now, retide)
+                .take(MOST_LASTING)
+                .collect(),
         ),
     ]
 }
 
+/// Whom a trouble befalls that stands for those which are not listed. No name has a star in it.
+pub(crate) const OTHERS: &str = "*";
+
+/// Most holds, and most breakers, that are told of one by one since they last long.
+const MOST_LASTING: usize = 100;
+
 /// The troubles of a kind: records by name that do not count; why in words, and the command that takes them away.
 fn unreadable(
-    all: &BTreeMap<String, Unreadable>,
+    all: &Unreadables,
     (kind, why, command): (Kind, &str, &str),
     retide: &Invocation,
 ) -> Vec<Trouble> {
@@ -168,7 +176,19 @@ fn unreadable(
             effect: Effect::Limits,
         }
     });
-    troubles.collect()
+    let others = all.others().map(|others| Trouble {
+        kind,
+        subject: OTHERS.to_owned(),
+        says: format!(
+            "the records of {others} on the scenes topic cannot be read or do not count; they are not listed here"
+        ),
+        fix: Some(format!(
+            "see who writes to the scenes topic; `{}` takes one away by its name",
+            retide.line(&format!("{command} NAME"))
+        )),
+        effect: Effect::Limits,
+    });
+    troubles.chain(others).collect()
 }
 
 /// The troubles of breakers that are forced for long.

@@ -636,7 +636,21 @@ impl Following {
             fix: Some(retide.line("scenes apply scenes.toml")),
             effect: Effect::Limits,
         });
-        self.troubles.only(Kind::SceneUnreadable, unreadable);
+        let others = self.follower.unreadable().others();
+        let others = others.map(|others| Trouble {
+            kind: Kind::SceneUnreadable,
+            subject: holds::OTHERS.to_owned(),
+            says: format!(
+                "the records of {others} on the scenes topic cannot be read; tasks of scenes that are not known wait"
+            ),
+            fix: Some(format!(
+                "see who writes to the scenes topic; `{}` takes one away by its name",
+                retide.line("scenes delete NAME")
+            )),
+            effect: Effect::Limits,
+        });
+        self.troubles
+            .only(Kind::SceneUnreadable, unreadable.chain(others));
         let prefix = &self.config.topics.prefix;
         let refused = self.follower.scenes().iter().filter_map(|(name, scene)| {
             let (keys, topic) = scene.own_topic(prefix)?;
@@ -684,13 +698,19 @@ fn refuse_unusable(config: &Config, topics: &Topics, follower: &Follower) -> Res
             offset,
             error,
         },
-    ) in follower.unreadable()
+    ) in follower.unreadable().iter()
     {
         wrong.push(format!(
             "scene {name}: its record on {}, partition {partition}, offset {offset} cannot be read: {error}",
             topics.scenes
         ));
         names.insert(name.as_str());
+    }
+    if let Some(others) = follower.unreadable().others() {
+        wrong.push(format!(
+            "{others} on {} cannot be read either",
+            topics.scenes
+        ));
     }
     for (name, scene) in follower.scenes() {
         if let Some((keys, topic)) = scene.own_topic(topics.prefix()) {
@@ -702,10 +722,13 @@ fn refuse_unusable(config: &Config, topics: &Topics, follower: &Follower) -> Res
             names.insert(name.as_str());
         }
     }
-    if names.is_empty() {
+    if wrong.is_empty() {
         return Ok(());
     }
-    let names: Vec<&str> = names.into_iter().collect();
+    let mut names: Vec<&str> = names.into_iter().collect();
+    if names.is_empty() {
+        names.push("NAME");
+    }
     let delete = retide.line(&format!("scenes delete {}", line(&names)));
     Err(Error::Unusable(format!(
         "{}\nfix: {} with rules for it, or {delete}, or {} to start without",

@@ -78,8 +78,11 @@ impl Connected {
         let mut rules = self.rules(&merged(file, topic.scenes()));
         let holds: Holds = topic.holds().values().map(Arc::clone).collect();
         rules.holds = holds.with_forced(topic.all_forced());
-        for name in topic.unreadable().keys() {
+        for (name, _) in topic.unreadable().iter() {
             rules.scenes.miss(name.as_str(), Missing::Unreadable);
+        }
+        if topic.unreadable().others().is_some() {
+            rules.scenes.miss_some();
         }
         for name in topic.gone() {
             rules.scenes.miss(name.as_str(), Missing::Gone);

@@ -2,6 +2,8 @@
 //!
 //! Not the rules' meaning. Invariant: a record that cannot be read leaves its scene, or its hold, as it was.
 
+mod unreadable;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,13 +17,16 @@ use tracing::{info, warn};
 use retide_avro::control::{forced, hold};
 use retide_avro::headers::{CONTENT_TYPE, is_named};
 use retide_avro::wire::{self, Codec, Format, Framing};
+use retide_config::scene::MAX_NAME;
 use retide_config::{self as config, Scene};
-use retide_core::forced::{AllForced, Forced, MAX_FORCED, MAX_TARGET};
+use retide_core::forced::{AllForced, Forced, MAX_FORCED};
 use retide_core::hold::{Hold, Revision};
 use retide_core::{Timestamp, with_causes};
 use retide_kafka::follow;
 use retide_kafka::record::{OutHeaders, OutRecord};
 use retide_native as native;
+
+pub use self::unreadable::{Unreadable, Unreadables};
 
 /// Follows the scenes of the topic.
 pub struct Follower {
@@ -39,9 +44,11 @@ struct Known {
     json: Codec<wire::Scene>,
     /// The scenes by name.
     scenes: BTreeMap<String, Scene>,
-    /// The scenes whose last record cannot be read, by name. Where there was one before that can be, that one counts on.
-    unreadable: BTreeMap<String, Unreadable>,
-    /// The scenes that were taken off the topic, as far as it still says so.
+    /// The bytes of their rules, by name, and in all.
+    room: Room,
+    /// The scenes whose last record cannot be read. Where there was one before that can be, that one counts on.
+    unreadable: Unreadables,
+    /// The scenes that were taken off the topic, as far as it still says so, at most [`MOST`].
     gone: BTreeSet<String>,
     /// The holds by name.
     holds: Said<Hold>,
@@ -55,19 +62,19 @@ struct Known {
 struct Said<T> {
     /// What counts.
     counts: BTreeMap<String, Arc<T>>,
+    /// The bytes that it was said in.
+    room: Room,
     /// Whose last record cannot be read. Where there was one before that can be, that one counts on.
-    unreadable: BTreeMap<String, Unreadable>,
+    unreadable: Unreadables,
 }
 
-/// A record of a scene that cannot be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unreadable {
-    /// Its partition.
-    pub partition: i32,
-    /// Its offset.
-    pub offset: i64,
-    /// What is wrong with it.
-    pub error: String,
+/// How much is said of one kind of thing.
+#[derive(Default)]
+struct Room {
+    /// The bytes of the record of each name.
+    bytes: BTreeMap<String, usize>,
+    /// Their sum.
+    sum: usize,
 }
 
 /// A change of one scene.
@@ -77,8 +84,8 @@ pub enum Change {
     Put(String, Box<Scene>),
     /// The scene is no more.
     Delete(String),
-    /// What the scene is now cannot be read.
-    Spoil(String, Unreadable),
+    /// What the scene is now cannot be read, for this reason.
+    Spoil(String, Revision, String),
 }
 
 /// Why scenes could not be read or written.
@@ -115,6 +122,12 @@ pub enum Error {
     },
 }
 
+/// Most scenes, and most holds: far more than people look after. Holds that count are fewer, see [`MAX_HOLDS`](retide_core::hold::MAX_HOLDS).
+const MOST: usize = 10_000;
+
+/// Most bytes of the records that they are said in, of each kind: hundreds of the largest, or as many as may be of a few kilobytes.
+const MOST_BYTES: usize = 64 << 20;
+
 /// Longest time for reading all scenes: compacted, they are few.
 const LOAD: Duration = Duration::from_secs(30);
 
@@ -127,7 +140,8 @@ impl Follower {
             avro: Codec::new(Format::Avro, Framing::SingleObject),
             json: Codec::new(Format::Json, Framing::SingleObject),
             scenes: BTreeMap::new(),
-            unreadable: BTreeMap::new(),
+            room: Room::default(),
+            unreadable: Unreadables::default(),
             gone: BTreeSet::new(),
             holds: Said::default(),
             forced: Said::default(),
@@ -154,8 +168,8 @@ impl Follower {
         &self.known.scenes
     }
 
-    /// The scenes whose last record cannot be read, by name.
-    pub fn unreadable(&self) -> &BTreeMap<String, Unreadable> {
+    /// The scenes whose last record cannot be read.
+    pub fn unreadable(&self) -> &Unreadables {
         &self.known.unreadable
     }
 
@@ -182,12 +196,12 @@ impl Follower {
     }
 
     /// The targets of whose breakers something is wanted that cannot be read.
-    pub fn unreadable_forced(&self) -> &BTreeMap<String, Unreadable> {
+    pub fn unreadable_forced(&self) -> &Unreadables {
         &self.known.forced.unreadable
     }
 
-    /// The holds whose last record cannot be read, by name.
-    pub fn unreadable_holds(&self) -> &BTreeMap<String, Unreadable> {
+    /// The holds whose last record cannot be read.
+    pub fn unreadable_holds(&self) -> &Unreadables {
         &self.known.holds.unreadable
     }
 
@@ -218,18 +232,15 @@ impl Known {
     /// Takes in what people want of breakers; true if it changes anything.
     fn take_forced(&mut self, target: &[u8], message: &BorrowedMessage<'_>) -> bool {
         let (revision, at) = place(message);
-        let Revision { partition, offset } = revision;
-        if target.len() > MAX_TARGET {
-            warn!(
-                bytes = target.len(),
-                partition, offset, "breaker not forced: no target has so long a name"
-            );
-            return false;
-        }
         let shown = String::from_utf8_lossy(target).into_owned();
         let changed = if let Some(value) = message.payload() {
             let read = forced::decode(target, value, at, revision);
-            match read.and_then(|read| self.room_for(&shown, at).map(|()| read)) {
+            let bytes = value.len();
+            let forced = &mut self.forced;
+            match read.and_then(|read| {
+                forced.make_room(&shown, (MAX_FORCED, bytes), |one| one.is_on(at))?;
+                Ok(read)
+            }) {
                 Ok(read) => {
                     let until = read.until.as_millis();
                     let (by, reason, state) = (&*read.by, &*read.reason, read.force.word());
@@ -237,10 +248,16 @@ impl Known {
                     self.forced.put(shown, read)
                 }
                 Err(error) => {
-                    warn!(%error, target = shown, partition, offset, "breaker not forced: its record does not count");
-                    let unreadable = &self.forced.unreadable;
-                    let has_room = unreadable.len() < MAX_FORCED || unreadable.contains_key(&shown);
-                    has_room && self.forced.spoil(shown, revision, error)
+                    let (changed, told) = self.forced.unreadable.insert(&shown, revision, &error);
+                    if let Some(told) = told {
+                        let Unreadable {
+                            partition,
+                            offset,
+                            error,
+                        } = told;
+                        warn!(%error, target = shown, partition, offset, "breaker not forced: its record does not count");
+                    }
+                    changed
                 }
             }
         } else {
@@ -254,23 +271,9 @@ impl Known {
         changed
     }
 
-    /// Makes room for what people want of one more target, as far as something else has ended by itself.
-    fn room_for(&mut self, target: &str, at: Timestamp) -> Result<(), Box<str>> {
-        let forced = &mut self.forced.counts;
-        if forced.len() < MAX_FORCED || forced.contains_key(target) {
-            return Ok(());
-        }
-        forced.retain(|_, forced| forced.is_on(at));
-        if forced.len() < MAX_FORCED {
-            return Ok(());
-        }
-        Err(format!("there are {MAX_FORCED} already, as many as may be").into())
-    }
-
     /// Takes the record of a hold in; true if it changes anything.
     fn take_hold(&mut self, name: &[u8], message: &BorrowedMessage<'_>) -> bool {
         let (revision, at) = place(message);
-        let Revision { partition, offset } = revision;
         let shown = String::from_utf8_lossy(name).into_owned();
         let Some(value) = message.payload() else {
             let (is_gone, changed) = self.holds.remove(&shown);
@@ -279,7 +282,13 @@ impl Known {
             }
             return changed;
         };
-        match hold::decode(name, value, at, revision) {
+        let bytes = value.len();
+        let holds = &mut self.holds;
+        let read = hold::decode(name, value, at, revision).and_then(|read| {
+            holds.make_room(&shown, (MOST, bytes), |one| one.is_on(at))?;
+            Ok(read)
+        });
+        match read {
             Ok(read) => {
                 let until = read.until.as_millis();
                 let (by, reason) = (&*read.by, &*read.reason);
@@ -287,14 +296,22 @@ impl Known {
                 self.holds.put(shown, read)
             }
             Err(error) => {
-                warn!(%error, hold = shown, partition, offset, "hold ignored: it cannot be read");
-                self.holds.spoil(shown, revision, error)
+                let (changed, told) = self.holds.unreadable.insert(&shown, revision, &error);
+                if let Some(told) = told {
+                    let Unreadable {
+                        partition,
+                        offset,
+                        error,
+                    } = told;
+                    warn!(%error, hold = shown, partition, offset, "hold ignored: it cannot be read");
+                }
+                changed
             }
         }
     }
 
     /// What a record says, if it can be read.
-    fn change(&self, message: &BorrowedMessage<'_>) -> Option<Change> {
+    fn change(&mut self, message: &BorrowedMessage<'_>) -> Option<Change> {
         let (partition, offset) = (message.partition(), message.offset());
         let Some(name) = message.key().and_then(|key| str::from_utf8(key).ok()) else {
             warn!(partition, offset, "scene ignored: its key is no name");
@@ -314,19 +331,15 @@ impl Known {
             .and_then(|scene| {
                 config::rules(name, scene.rules)
                     .map_err(|error| with_causes(&error).replace('\n', "; "))
-            });
-        match scene {
-            Ok(scene) => Some(Change::Put(name.to_owned(), Box::new(scene))),
+            })
+            .and_then(|scene| self.room.take(name, (MOST, value.len())).map(|()| scene));
+        Some(match scene {
+            Ok(scene) => Change::Put(name.to_owned(), Box::new(scene)),
             Err(error) => {
-                warn!(%error, scene = name, partition, offset, "scene ignored: it cannot be read");
-                let unreadable = Unreadable {
-                    partition,
-                    offset,
-                    error,
-                };
-                Some(Change::Spoil(name.to_owned(), unreadable))
+                let at = Revision { partition, offset };
+                Change::Spoil(name.to_owned(), at, error)
             }
-        }
+        })
     }
 
     /// Takes a change in; true if it changes anything.
@@ -334,7 +347,7 @@ impl Known {
         match change {
             Change::Put(name, scene) => {
                 self.gone.remove(&name);
-                let mended = self.unreadable.remove(&name).is_some();
+                let mended = self.unreadable.remove(&name);
                 if self.scenes.get(&name) == Some(&scene) {
                     return mended;
                 }
@@ -343,17 +356,27 @@ impl Known {
                 true
             }
             Change::Delete(name) => {
-                let spoiled = self.unreadable.remove(&name).is_some();
+                self.room.leave(&name);
+                let spoiled = self.unreadable.remove(&name);
                 let known = self.scenes.remove(&name).is_some();
                 if known {
                     info!(scene = name, "scene deleted");
                 }
-                self.gone.insert(name) || known || spoiled
+                let is_name = name.len() <= MAX_NAME && self.gone.len() < MOST;
+                (is_name && self.gone.insert(name)) || known || spoiled
             }
-            Change::Spoil(name, unreadable) => {
+            Change::Spoil(name, at, error) => {
                 self.gone.remove(&name);
-                let before = self.unreadable.insert(name, unreadable.clone());
-                before != Some(unreadable)
+                let (changed, told) = self.unreadable.insert(&name, at, &error);
+                if let Some(told) = told {
+                    let Unreadable {
+                        partition,
+                        offset,
+                        error,
+                    } = told;
+                    warn!(%error, scene = name, partition, offset, "scene ignored: it cannot be read");
+                }
+                changed
             }
         }
     }
@@ -362,7 +385,28 @@ impl Known {
 // === impl Said ===
 
 impl<T> Said<T> {
-    /// Takes in what is said now: it changes something.
+    /// Makes room for one that is said in so many bytes, where there may be so many, by letting go of those that are not `on`.
+    fn make_room(
+        &mut self,
+        name: &str,
+        most: (usize, usize),
+        is_on: impl Fn(&T) -> bool,
+    ) -> Result<(), Box<str>> {
+        if self.room.take(name, most).is_ok() {
+            return Ok(());
+        }
+        let room = &mut self.room;
+        self.counts.retain(|name, one| {
+            let stays = is_on(one);
+            if !stays {
+                room.leave(name);
+            }
+            stays
+        });
+        Ok(room.take(name, most)?)
+    }
+
+    /// Takes in what is said now, for which there is room: it changes something.
     fn put(&mut self, name: String, said: T) -> bool {
         self.unreadable.remove(&name);
         self.counts.insert(name, Arc::new(said));
@@ -371,20 +415,41 @@ impl<T> Said<T> {
 
     /// Takes in that nothing is said any more: whether anything was, and whether that changes anything.
     fn remove(&mut self, name: &str) -> (bool, bool) {
-        let was_unreadable = self.unreadable.remove(name).is_some();
+        self.room.leave(name);
+        let was_unreadable = self.unreadable.remove(name);
         let is_gone = self.counts.remove(name).is_some();
         (is_gone, is_gone || was_unreadable)
     }
+}
 
-    /// Takes in that the last record cannot be read; true if that changes anything.
-    fn spoil(&mut self, name: String, at: Revision, error: Box<str>) -> bool {
-        let unreadable = Unreadable {
-            partition: at.partition,
-            offset: at.offset,
-            error: error.into(),
-        };
-        let before = self.unreadable.insert(name, unreadable.clone());
-        before != Some(unreadable)
+// === impl Room ===
+
+impl Room {
+    /// Takes room for what is said of a name now, in so many bytes, where there may be `most` names.
+    fn take(&mut self, name: &str, (most, bytes): (usize, usize)) -> Result<(), String> {
+        let before = self.bytes.get(name).copied();
+        if before.is_none() && self.bytes.len() >= most {
+            return Err(format!("there are {most} already, as many as may be"));
+        }
+        let sum = self.sum - before.unwrap_or_default() + bytes;
+        if sum > MOST_BYTES {
+            return Err(format!(
+                "with it they have {sum} bytes; all of them together may have {MOST_BYTES}"
+            ));
+        }
+        self.sum = sum;
+        match self.bytes.get_mut(name) {
+            Some(known) => *known = bytes,
+            None => {
+                self.bytes.insert(name.to_owned(), bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back the room of a name.
+    fn leave(&mut self, name: &str) {
+        self.sum -= self.bytes.remove(name).unwrap_or_default();
     }
 }
 
@@ -392,7 +457,8 @@ impl<T> Default for Said<T> {
     fn default() -> Self {
         Self {
             counts: BTreeMap::new(),
-            unreadable: BTreeMap::new(),
+            room: Room::default(),
+            unreadable: Unreadables::default(),
         }
     }
 }
@@ -458,4 +524,30 @@ fn is_json(message: &BorrowedMessage<'_>) -> bool {
             is_named(name, CONTENT_TYPE) && value == Some(wire::CONTENT_TYPE_JSON.as_bytes())
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_is_bounded_in_number_and_bytes_and_what_has_ended_makes_room() {
+        let mut said: Said<bool> = Said::default();
+        let mut say = |name: &str, bytes, is_on: bool| {
+            let room = said.make_room(name, (2, bytes), |one| *one);
+            room.map(|()| said.put(name.to_owned(), is_on))
+        };
+
+        assert!(say("a", MOST_BYTES, true).is_ok());
+        assert!(say("b", 1, true).unwrap_err().contains("67108864"));
+        assert!(say("a", 10, true).is_ok());
+        assert!(say("b", 1, true).is_ok());
+        assert!(say("c", 1, true).unwrap_err().contains("2 already"));
+        assert!(say("a", MOST_BYTES, true).is_err());
+        assert!(say("b", 1, false).is_ok());
+        assert!(say("c", 1, true).is_ok());
+        assert!(said.counts.keys().eq(["a", "c"]));
+        assert_eq!(said.remove("c"), (true, true));
+        assert_eq!(said.room.sum, 10);
+    }
 }

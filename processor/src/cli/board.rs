@@ -25,7 +25,7 @@ use retide_kafka::publish::Publisher;
 use retide_kafka::record::{OutHeaders, OutRecord};
 use retide_kafka::topics::Topics;
 use retide_shell::holds::Standings;
-use retide_shell::scenes::Unreadable;
+use retide_shell::scenes::Unreadables;
 
 use crate::cli::ask;
 use crate::cli::output::{Exit, Failed, say};
@@ -65,11 +65,11 @@ pub(super) struct Board<'a> {
     /// The scenes of the topic that hold their tasks when they are out of attempts.
     pub(super) holding: BTreeSet<String>,
     /// Those that cannot be read.
-    pub(super) unreadable: BTreeMap<String, Unreadable>,
+    pub(super) unreadable: Unreadables,
     /// What people want of breakers, by target.
     pub(super) forced: BTreeMap<String, Arc<Forced>>,
     /// The targets of which that cannot be read.
-    pub(super) unreadable_forced: BTreeMap<String, Unreadable>,
+    pub(super) unreadable_forced: Unreadables,
     /// What shards have written of them.
     pub(super) standings: Standings,
     /// Reads on what they write; nobody does where that is refused.
@@ -178,6 +178,16 @@ impl<'a> Board<'a> {
             follower.follow(|message| {
                 standings.take(message.partition(), message.key(), message.payload());
             });
+        }
+    }
+
+    /// Says how many cannot be read and are not listed.
+    pub(super) fn tell_others(&self, unreadable: &Unreadables) {
+        if let Some(others) = unreadable.others() {
+            say(&format!(
+                "{others} on {} cannot be read or do not count, and are not listed",
+                self.topics.scenes
+            ));
         }
     }
 

@@ -150,6 +150,7 @@ fn list(config: &Config, output: Output) -> Result<(), Failed> {
         ..line(&board, target, None)
     });
     let lines: Vec<Line> = lines.chain(unreadable).collect();
+    board.tell_others(&board.unreadable_forced);
     if lines.is_empty() {
         say("all breakers are closed, and nothing is forced");
         if output == Output::Table {
@@ -185,7 +186,7 @@ fn force(config: &Config, force: Force, options: &Options, output: Output) -> Re
     let mut broken = Vec::new();
     for (name, forced) in odd {
         // Whoever has written a record of such a name wants to be rid of it.
-        if board.unreadable_forced.contains_key(name) {
+        if board.unreadable_forced.contains(name) {
             broken.push(name);
         } else {
             wanted.push(forced?);

@@ -383,7 +383,7 @@ fn meant(
     selectors: &[Selector],
 ) -> Result<BTreeSet<String>, Failed> {
     let mut names: BTreeSet<String> = if options.all {
-        let unreadable = board.unreadable.keys().cloned();
+        let unreadable = board.unreadable.iter().map(|(name, _)| name.clone());
         let all = board.all();
         let all = all.iter().map(|hold| hold.name.to_string());
         all.chain(unreadable).collect()
@@ -397,7 +397,7 @@ fn meant(
     let fitting = holds.filter(|hold| selectors.contains(&hold.selector));
     names.extend(fitting.map(|hold| hold.name.to_string()));
     for name in &names {
-        if board.hold(name).is_none() && !board.unreadable.contains_key(name) {
+        if board.hold(name).is_none() && !board.unreadable.contains(name) {
             let known: Vec<String> = board
                 .all()
                 .iter()
@@ -567,7 +567,8 @@ pub(super) fn holds(config: &Config, output: Output) -> Result<(), Failed> {
             board.line(hold, state, |shard| board.knows_hold(hold, shard))
         })
         .collect();
-    for (name, unreadable) in &board.unreadable {
+    board.tell_others(&board.unreadable);
+    for (name, unreadable) in board.unreadable.iter() {
         lines.push(Line {
             name: name.clone(),
             state: "unreadable",

@@ -18,7 +18,7 @@ use retide_kafka::topics::Topics;
 use retide_shell::clock;
 use retide_shell::parked::{self, Found};
 use retide_shell::rules;
-use retide_shell::scenes::{self, Unreadable};
+use retide_shell::scenes::{self, Unreadables};
 
 use crate::cli::output::{Exit, Failed, Output, Row, print, put, say};
 use crate::cli::reach::{failed, reach, scenes_of, topics};
@@ -167,7 +167,7 @@ struct Board<'a> {
     /// The scenes on the topic.
     scenes: BTreeMap<String, Scene>,
     /// The scenes whose last record cannot be read.
-    unreadable: BTreeMap<String, Unreadable>,
+    unreadable: Unreadables,
     /// How many shards there are, if there is a retry topic.
     shards: Option<NonZeroU32>,
 }
@@ -390,6 +390,12 @@ impl<'a> Board<'a> {
             max_attempts: None,
             error: Some(unreadable.error.clone()),
         }));
+        if let Some(others) = self.unreadable.others() {
+            say(&format!(
+                "{others} on {} cannot be read, and are not listed",
+                self.topics.scenes
+            ));
+        }
         if rows.is_empty() {
             say(&format!(
                 "no scenes yet; to put some on {}: {}",
@@ -465,7 +471,7 @@ impl<'a> Board<'a> {
         let mut lines = Vec::new();
         for name in options.names.iter().collect::<BTreeSet<_>>() {
             let before = match self.scenes.get(name) {
-                None if self.unreadable.contains_key(name) => None,
+                None if self.unreadable.contains(name) => None,
                 _ => Some(shown(self.find(name)?)?),
             };
             lines.push(ChangeRow {
@@ -509,7 +515,7 @@ impl<'a> Board<'a> {
                 scene: name.clone(),
                 change: match before {
                     // What is there cannot be read by anybody who starts now.
-                    _ if self.unreadable.contains_key(name) => "changed",
+                    _ if self.unreadable.contains(name) => "changed",
                     None => "created",
                     Some(before) if before == scene => "unchanged",
                     Some(_) => "changed",

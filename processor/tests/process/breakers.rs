@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::hold::json;
 use crate::rig::Rig;
-use crate::scenes::put;
+use crate::scenes::{put, put_all};
 use crate::support::PATIENCE;
 
 /// A scene without a breaker, and one whose breaker opens after three failures, for a minute.
@@ -122,4 +122,43 @@ fn a_record_that_cannot_be_read_is_taken_back_by_the_name_that_is_listed() {
 
     assert_eq!(listed(&before), ["SHOP", "a b"], "{before}");
     assert_eq!(listed(&after), <[&str; 0]>::default(), "{after}");
+}
+
+#[test]
+fn a_flood_of_records_that_cannot_be_read_is_counted_and_stops_nobody() {
+    let rig = Rig::new(std::time::Duration::ZERO, SCENES);
+    let long = format!("hold/{}", "x".repeat(300_000));
+    let holds = (0..105).map(|number| format!("hold/bad-{number:03}"));
+    put_all(&rig, holds.chain([long]), "no hold");
+    put_all(
+        &rig,
+        (0..103).map(|number| format!("bad-{number:03}")),
+        "no scene",
+    );
+
+    let holds = rig.retide(&["--output", "json", "holds"]);
+    let scenes = rig.retide(&["--output", "json", "scenes", "list"]);
+    let running = rig.launch(&["run", "--ignore-unusable-scenes"]);
+    let headers = [("retry-id", "a"), ("retry-scene", "plain")];
+    let producer = rig.producer();
+    rig.send(&producer, &headers, b"0");
+    rig.ends(1);
+    for kind in ["hold-unreadable", "scene-unreadable"] {
+        let line = format!("trouble=\"{kind}\" subject=\"*\"");
+        running.wait_for(&line);
+    }
+    // One that is not listed is known, and goes.
+    let released = rig.retide(&["release", "bad-104", "--yes", "--no-wait"]);
+    let after = rig.retide(&["holds"]);
+
+    for (output, others) in [
+        (&holds, "6 others"),
+        (&scenes, "3 others"),
+        (&after, "5 others"),
+    ] {
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains(others), "{told}");
+    }
+    assert_eq!(json(&holds).as_array().unwrap().len(), 100);
+    assert!(released.status.success(), "{released:?}");
 }

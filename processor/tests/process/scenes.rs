@@ -14,17 +14,24 @@ use crate::support::{PATIENCE, config, create_topics};
 
 /// Puts a record of JSON on the scenes topic, as it is.
 pub(crate) fn put(rig: &Rig, name: &str, value: &str) {
+    put_all(rig, [name.to_owned()], value);
+}
+
+/// Puts the same record there by each of these names.
+pub(crate) fn put_all(rig: &Rig, names: impl IntoIterator<Item = String>, value: &str) {
     let producer = rig.producer();
     let topic = rig.topic("scenes");
-    let content_type = Header {
-        key: "content-type",
-        value: Some("application/json"),
-    };
-    let record = BaseRecord::<str, str>::to(&topic)
-        .key(name)
-        .payload(value)
-        .headers(OwnedHeaders::new().insert(content_type));
-    producer.send(record).map_err(|(error, _)| error).unwrap();
+    for name in names {
+        let content_type = Header {
+            key: "content-type",
+            value: Some("application/json"),
+        };
+        let record = BaseRecord::<str, str>::to(&topic)
+            .key(&name)
+            .payload(value)
+            .headers(OwnedHeaders::new().insert(content_type));
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+    }
     producer.flush(PATIENCE).unwrap();
 }
 
