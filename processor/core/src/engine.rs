@@ -260,7 +260,7 @@ impl Engine {
                 self.quotas.take(now.steady, lane.shard);
                 if lane.source == Source::Tasks {
                     self.begin_holds(lane.shard);
-                    self.begin_forced(lane.shard);
+                    self.begin_forced(now, lane.shard, actions);
                 }
                 self.ask_all_at(now.wall);
             }

@@ -156,6 +156,16 @@ pub enum Bug {
     ExhaustedStarts,
     /// What people let go of those is not heard.
     ExhaustedKept,
+    /// What people want of a breaker is not done.
+    ForcedIgnored,
+    /// What people want of breakers is forgotten when a shard comes.
+    ForcedForgotten,
+    /// The deadline of a task goes on though a hold says that it stands still.
+    DeadlineRuns,
+    /// The time for which a deadline stood still does not count once it goes on.
+    StoppedTimeLost,
+    /// A task that is to keep its schedule gets that of the record in its place.
+    KeepDueMoved,
 }
 
 /// The mistake that an engine makes, if one is planted in it.
@@ -170,7 +180,7 @@ pub struct Planted {
 
 impl Bug {
     /// Every mistake that the simulation is known to notice by itself; the others are [`Self::RARE`].
-    pub const ALL: [Self; 56] = [
+    pub const ALL: [Self; 61] = [
         Self::OffsetByOne,
         Self::WrongBase,
         Self::Early,
@@ -227,6 +237,11 @@ impl Bug {
         Self::PendingAttempted,
         Self::PendingKept,
         Self::CompletedAfterEnd,
+        Self::ForcedIgnored,
+        Self::ForcedForgotten,
+        Self::DeadlineRuns,
+        Self::StoppedTimeLost,
+        Self::KeepDueMoved,
     ];
 
     /// Mistakes that take more histories than a test has, or are not played yet.

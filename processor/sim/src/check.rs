@@ -1012,8 +1012,25 @@ impl Judge {
     }
 
     /// A task is parked at this time of its worker's clock.
-    pub(crate) fn parked_at(&mut self, task: &Task, wall: Timestamp) {
-        if let Err(why) = Heard::parks(task, wall) {
+    pub(crate) fn parked_at(&mut self, worker: usize, task: &Task, wall: Timestamp) {
+        // What a command does with a task does not look at holds.
+        let submission = self.submitted.get(&task.id);
+        let submission = submission.filter(|submission| !self.orders.may_be_about(submission));
+        let stops = self.heard.stops(worker, (task, wall), submission);
+        if let Err(why) = Heard::parks(task, wall).and(stops) {
+            self.object(|| why);
+        }
+    }
+
+    /// The owner of a task starts it, all clocks being right: whether the time counts for which its deadline stood still.
+    pub(crate) fn goes_on(&mut self, task: &Task) {
+        let submission = self.submitted.get(&task.id);
+        let is_commanded =
+            submission.is_some_and(|submission| self.orders.may_be_about(submission));
+        if task.kind == Kind::Work
+            && !is_commanded
+            && let Err(why) = self.heard.goes_on(task)
+        {
             self.object(|| why);
         }
     }
@@ -1127,7 +1144,13 @@ impl Judge {
 
     /// A record is durable.
     fn written(&mut self, payload: &Payload) {
-        if let Err(why) = self.latest.written(payload) {
+        let others = self.latest.written(payload);
+        let moved = if self.orders.is_empty() {
+            self.latest.keeps_schedule(payload)
+        } else {
+            Ok(())
+        };
+        if let Err(why) = others.and(moved) {
             self.object(|| why);
         }
         match payload {
@@ -1138,6 +1161,9 @@ impl Judge {
                 self.figures.replaced += u64::from(is_replaced);
             }
             Payload::Parked(task) => {
+                if !is_latest(&task.scene) {
+                    self.heard.parked(task);
+                }
                 self.figures.hops = self.figures.hops.max(task.hops.into());
                 if task.hops > MOST_HOPS {
                     self.object(|| format!("{} hops in circles", task.id));

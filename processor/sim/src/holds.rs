@@ -1,7 +1,7 @@
 //! Holds of a history: what people hold, and the judge of what becomes of it.
 //!
 //! Invariants that are judged: from when a worker has taken a hold in, it starts nothing that the hold fits, whoever had the shard before; a
-//! task that is held is looked at again within a minute. That all tasks end shows that none is held for ever.
+//! task that is held is looked at again within a minute; its deadline stands still if the hold says so, and that time counts later. That all tasks end shows that none is held for ever.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -14,6 +14,7 @@ use retide_core::hold::{Deadlines, Revision};
 use retide_core::ramp::Ramp;
 use retide_core::scene::DEFAULT;
 use retide_core::selector::{Parts, Selector};
+use retide_core::task::Stopped;
 use retide_core::{Event, Hold, Holds, Kind, Task, Timestamp};
 
 use crate::chance::Chance;
@@ -41,6 +42,10 @@ pub(crate) struct Heard {
     holds: BTreeMap<usize, Holds>,
     /// When each task was last out of attempts and was held, and the last attempt that was made since.
     exhausted: BTreeMap<Arc<str>, (Timestamp, u32)>,
+    /// How the deadline of each task stood still when it was parked last, and when it was to be looked at.
+    stopped: BTreeMap<Arc<str>, (Stopped, Timestamp)>,
+    /// When each task was to be looked at that is parked.
+    wakes: BTreeMap<Arc<str>, Timestamp>,
     /// What has become of the ramps of each worker, by the name of the hold and where its record is: all scenes are let go by one record here.
     climbs: BTreeMap<(usize, Arc<str>, Revision), Climb>,
 }
@@ -278,6 +283,72 @@ impl Heard {
                 };
             }
         }
+    }
+
+    /// A worker parks a task at `wall` that is held: whether its deadline stands still, if the worker knows of a hold that says so.
+    pub(crate) fn stops(
+        &self,
+        worker: usize,
+        (task, wall): (&Task, Timestamp),
+        submission: Option<&Arc<Submission>>,
+    ) -> Result<(), String> {
+        let (Kind::Work, Some(submission), Some(holds)) =
+            (task.kind, submission, self.holds.get(&worker))
+        else {
+            return Ok(());
+        };
+        let is_held = task.held_since.is_some() && task.due <= wall;
+        // Those are held for other reasons: the scene may be gone, or the attempts of the task.
+        let is_another = &*task.scene == "call" || task.exhausted.is_some();
+        // One that goes on to another tier is not looked at.
+        let is_another = is_another || self.wakes.get(&task.id) == Some(&task.wake());
+        if !is_held || is_another || task.pending_since.is_some() || task.is_stopped() {
+            return Ok(());
+        }
+        let mut holds = holds.iter().filter(|hold| hold.released.is_none());
+        let hold = holds
+            .find(|hold| hold.deadlines == Deadlines::Stop && fits(&hold.selector, submission));
+        match hold {
+            Some(hold) => Err(format!(
+                "the deadline of {} goes on, though worker {worker} knows of {hold:?}",
+                task.id
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// It is durable that a task is parked: how its deadline stands.
+    pub(crate) fn parked(&mut self, task: &Task) {
+        if task.kind != Kind::Work {
+            return;
+        }
+        self.wakes.insert(Arc::clone(&task.id), task.wake());
+        match task.stopped.as_deref() {
+            None => drop(self.stopped.remove(&task.id)),
+            Some(stopped) => {
+                let known = (*stopped, task.wake());
+                self.stopped.insert(Arc::clone(&task.id), known);
+            }
+        }
+    }
+
+    /// The owner of a task starts an attempt of it, which no command has made due: whether the time counts for which its deadline stood still.
+    pub(crate) fn goes_on(&self, task: &Task) -> Result<(), String> {
+        let Some((known, wake)) = self.stopped.get(&task.id) else {
+            return Ok(());
+        };
+        let since = known.since.map(|since| wake.since(since));
+        let least = known.before + since.unwrap_or_default();
+        let stopped = task.stopped.as_deref();
+        let counts = stopped.map(|stopped| stopped.before).unwrap_or_default();
+        // What is parked is in whole milliseconds.
+        if task.is_stopped() || counts + Duration::from_millis(2) < least {
+            return Err(format!(
+                "{} starts with {stopped:?}, and was parked with {known:?} until {wake}",
+                task.id
+            ));
+        }
+        Ok(())
     }
 
     /// A task that is held is parked at `wall`: whether it is looked at soon.

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use retide_core::{Ended, Event, Kind, Ordering, Task, Transition};
+use retide_core::duplicates::Schedule;
+use retide_core::{Ended, Event, Kind, Ordering, Task, Timestamp, Transition};
 
 use crate::broker::Payload;
 use crate::plan::{LATEST, Submission};
@@ -27,6 +28,10 @@ struct Known {
     submission: Arc<Submission>,
     /// What has become of it, once that is durable.
     fate: Option<&'static str>,
+    /// The schedule of its task, as far as it is durable.
+    schedule: (Timestamp, u32, u32),
+    /// Whether it was parked since it was read.
+    is_parked: bool,
 }
 
 /// Whether a scene lets the newcomers of an id take the place of its task.
@@ -47,6 +52,8 @@ impl Latest {
         let known = Known {
             submission: Arc::clone(submission),
             fate: None,
+            schedule: (submission.due.unwrap_or_default(), 1, 0),
+            is_parked: false,
         };
         self.records.insert((submission.shard, offset), known);
     }
@@ -101,6 +108,44 @@ impl Latest {
         }
     }
 
+    /// Something is durable, where no commands are: whether a record that gives its payload only goes by the schedule of the task that it
+    /// replaces.
+    pub(crate) fn keeps_schedule(&mut self, payload: &Payload) -> Result<(), String> {
+        if let Payload::Parked(task) = payload
+            && task.kind == Kind::Work
+            && let Some(known) = self
+                .records
+                .get_mut(&(task.origin.partition, task.origin.offset))
+            && is_latest(&task.scene)
+        {
+            let schedule = Schedule::of(task);
+            known.schedule = (schedule.due, schedule.attempt, schedule.throttled);
+            known.is_parked = true;
+        }
+        let Payload::Event(event) = payload else {
+            return Ok(());
+        };
+        let Transition::Duplicate { fate, told } = &event.transition else {
+            return Ok(());
+        };
+        if *fate != "payload-replaced" || !is_latest(&event.scene) {
+            return Ok(());
+        }
+        let Some((at, other)) = places(&told.message) else {
+            return Err(format!("{event:?} names no record"));
+        };
+        let (new, old) = (self.records.get(&at), self.records.get(&(at.0, other)));
+        match (new, old) {
+            (Some(new), Some(old)) if new.is_parked && new.schedule != old.schedule => {
+                Err(format!(
+                    "{at:?} goes by {:?}, and has the place of one that goes by {:?}",
+                    new.schedule, old.schedule
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A task is delivered to a topic: its end, which stands beside that, may be known by now.
     fn delivered(&mut self, task: &Task) -> Result<(), String> {
         let at = (task.origin.partition, task.origin.offset);
@@ -144,17 +189,12 @@ impl Latest {
         let Transition::Duplicate { fate, told } = &event.transition else {
             return Ok(());
         };
-        let (origin, task) = told.message.split_once(": ").unwrap_or_default();
-        let mut origin = origin.rsplit('/').map(str::parse::<i64>);
-        let (Some(Ok(offset)), Some(Ok(partition))) = (origin.next(), origin.next()) else {
+        let Some((at, other)) = places(&told.message) else {
             return Err(format!("{event:?} names no record"));
         };
-        let partition = partition as i32;
-        let other = task.split(' ').find_map(|word| word.parse().ok());
-        match (*fate, other) {
-            ("dropped", _) => self.is((partition, offset), fate),
-            (_, Some(other)) => self.is((partition, other), fate),
-            (_, None) => Err(format!("{event:?} names no task")),
+        match *fate {
+            "dropped" => self.is(at, fate),
+            _ => self.is((at.0, other), fate),
         }
     }
 
@@ -168,6 +208,17 @@ impl Latest {
             Some(before) => Err(format!("{at:?} is {fate}, and was {before}")),
         }
     }
+}
+
+/// Where the record stands that an event of a duplicate is about, and the offset of the task that has, or had, its id.
+fn places(message: &str) -> Option<((i32, i64), i64)> {
+    let (origin, task) = message.split_once(": ")?;
+    let mut origin = origin.rsplit('/').map(str::parse::<i64>);
+    let (Some(Ok(offset)), Some(Ok(partition))) = (origin.next(), origin.next()) else {
+        return None;
+    };
+    let other = task.split(' ').find_map(|word| word.parse().ok())?;
+    Some(((partition as i32, offset), other))
 }
 
 /// Whether a task holds what its producer gave it.

@@ -1482,7 +1482,7 @@ impl Worker {
                         && env.plan.clocks_are_right()
                     {
                         // By another clock, what an owner before has said may be far off.
-                        env.judge.parked_at(task, now.wall);
+                        env.judge.parked_at(self.id, task, now.wall);
                     }
                     for entry in &settlement.entries {
                         if let retide_core::Entry::Deliver { task, .. } = entry {
@@ -1582,6 +1582,9 @@ impl Worker {
         }
         env.judge.takes_turn(self.id, lane, task);
         env.judge.held_by_none(task, wait);
+        if start.is_owner && env.plan.clocks_are_right() {
+            env.judge.goes_on(task);
+        }
         let ramps = env.judge.not_on_hold(env.now, self.id, task);
         if !ramps.is_empty() {
             self.ramps.insert(ticket, ramps);

@@ -55,11 +55,22 @@ const HOLDS: &str = "no target of a campaign is a topic; the judge sees it";
 /// Why nothing is seen of newcomers that take a place.
 const REPLACED: &str = "no scene of a campaign replaces tasks; the judge sees it";
 
+/// Why nothing of breakers by hand is seen.
+const FORCED: &str = "nobody forces a breaker in a campaign; the judge sees it";
+
+/// Why nothing of deadlines is seen that stand still.
+const DEADLINES: &str = "no task of a campaign has a deadline; the judge sees it";
+
 /// Why nothing of the flood brake is seen.
 const FLOODS: &str = "no tasks of a campaign die in numbers; the judge sees it";
 
 /// What the checker does not see, and why.
-const UNSEEN: [(Bug, &str); 45] = [
+const UNSEEN: [(Bug, &str); 50] = [
+    (Bug::Core(Core::ForcedIgnored), FORCED),
+    (Bug::Core(Core::ForcedForgotten), FORCED),
+    (Bug::Core(Core::DeadlineRuns), DEADLINES),
+    (Bug::Core(Core::StoppedTimeLost), DEADLINES),
+    (Bug::Core(Core::KeepDueMoved), REPLACED),
     (Bug::Core(Core::ReplacedAttempted), REPLACED),
     (Bug::Core(Core::ReplacedUnwritten), REPLACED),
     (Bug::Core(Core::PayloadForgotten), REPLACED),

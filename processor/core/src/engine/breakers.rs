@@ -14,7 +14,7 @@ use crate::breaker::{
 use crate::cooldown::{Rest, Server};
 use crate::forced::AllForced;
 use crate::gate::Gates;
-use crate::planted::Planted;
+use crate::planted::{Bug, Planted};
 use crate::scene::{Cooldown, Route, Scene, Scenes};
 use crate::step::{Action, Now};
 use crate::task::Kind;
@@ -316,6 +316,9 @@ impl Breakers {
 
     /// Does what people want.
     pub(super) fn force(&self, now: Now, all: &AllForced, actions: &mut Vec<Action>) {
+        if self.bug.is(Bug::ForcedIgnored) {
+            return;
+        }
         for (key, watched) in &self.by_key {
             let order = all.of(now.wall, &key.target).map(|forced| Order {
                 revision: forced.revision,

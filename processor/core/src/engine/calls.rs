@@ -81,14 +81,14 @@ impl Engine {
     pub(super) fn dispatch(
         &mut self,
         now: Now,
-        item: Item,
+        mut item: Item,
         scene: Arc<Scene>,
         (gate, permits): (Arc<Gate>, CallPermits),
         actions: &mut Vec<Action>,
     ) {
         let ticket = self.number();
         let wait = self.wait_of(now, &item);
-        let item = go_on(now, item);
+        self.resume_deadline(now, &mut item);
         self.uncount(&item);
         self.leave_exhausted(item.lane.shard, &item.task);
         let call = Call {
@@ -119,13 +119,13 @@ impl Engine {
     pub(super) fn deliver(
         &mut self,
         now: Now,
-        item: Item,
+        mut item: Item,
         scene: &Scene,
         topic: &Arc<str>,
         actions: &mut Vec<Action>,
     ) {
         self.leave_exhausted(item.lane.shard, &item.task);
-        let item = go_on(now, item);
+        self.resume_deadline(now, &mut item);
         // What a topic has refused is found out when it is committed, and does not happen as a rule.
         let ramps = self.go_by_ramps(now, scene, &item.task);
         self.came_back(now, &ramps, false, &item.task);
@@ -339,14 +339,6 @@ impl Engine {
         }
         taken
     }
-}
-
-/// A task that starts: its deadline goes on, if a hold had stopped it which lets it go by a ramp.
-fn go_on(now: Now, mut item: Item) -> Item {
-    if item.task.is_stopped() {
-        Arc::make_mut(&mut item.task).resume_deadline(now.wall);
-    }
-    item
 }
 
 /// Notes what a call says of its server's rest, and whether it is rest that the server asks for.

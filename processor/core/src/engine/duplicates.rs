@@ -263,7 +263,9 @@ impl Engine {
         if let Some(schedule) = schedule {
             self.uncount(&item);
             item.counted = false;
-            schedule.put(Arc::make_mut(&mut item.task));
+            if !self.bug.is(Bug::KeepDueMoved) {
+                schedule.put(Arc::make_mut(&mut item.task));
+            }
             item.wake = item.task.wake();
         }
         self.keep_schedule(mode, shard, id, &item.task);

@@ -13,6 +13,7 @@ use crate::breaker::{State as Health, Subject};
 use crate::entry::Entry;
 use crate::forced::{AllForced, BREAKER, Force, Forced};
 use crate::hold::Standing;
+use crate::planted::Bug;
 use crate::state::State;
 use crate::step::{Action, Now};
 use crate::time::Timestamp;
@@ -71,7 +72,11 @@ impl Engine {
     }
 
     /// A shard is ours: that this worker knows what is wanted is written down.
-    pub(super) fn begin_forced(&mut self, shard: i32) {
+    pub(super) fn begin_forced(&mut self, now: Now, shard: i32, actions: &mut Vec<Action>) {
+        if self.bug.is(Bug::ForcedForgotten) {
+            let none = AllForced::default().at_version(self.forcing.all.version());
+            self.breakers.force(now, &none, actions);
+        }
         let all = self.forcing.all.iter();
         let all = all.map(|forced| (shard, Arc::clone(&forced.target)));
         self.forcing.changed.extend(all);

@@ -210,7 +210,7 @@ impl Engine {
 
     /// The deadline of a task stands still while it is due and a hold says so, and goes on when none does any more.
     pub(super) fn mind_deadline(&self, now: Now, item: &mut Item) {
-        if !self.held.stops && !item.task.is_stopped() {
+        if !self.held.stops && !item.task.is_stopped() || self.bug.is(Bug::DeadlineRuns) {
             return;
         }
         let task = &item.task;
@@ -233,8 +233,23 @@ impl Engine {
                     Arc::make_mut(&mut item.task).stop_deadline(since);
                 }
             }
-            (None, true) => Arc::make_mut(&mut item.task).resume_deadline(now.wall),
+            (None, true) => self.resume_deadline(now, item),
             (Some(_), true) | (None, false) => {}
+        }
+    }
+
+    /// The deadline of a task goes on, if it stood still: no hold stops it any more, or one lets the task go by a ramp.
+    pub(super) fn resume_deadline(&self, now: Now, item: &mut Item) {
+        if !item.task.is_stopped() {
+            return;
+        }
+        let task = Arc::make_mut(&mut item.task);
+        let before = task.stopped.as_deref().map(|stopped| stopped.before);
+        task.resume_deadline(now.wall);
+        if self.bug.is(Bug::StoppedTimeLost)
+            && let (Some(stopped), Some(before)) = (&mut task.stopped, before)
+        {
+            stopped.before = before;
         }
     }
 
