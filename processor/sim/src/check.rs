@@ -885,7 +885,8 @@ impl Judge {
 
     /// Whether an attempt of a task is pending, for good, before this one.
     fn is_pending(&self, attempt: &Attempt) -> bool {
-        !attempt.of_callback && self.pending.contains_key(&attempt.id)
+        let pending = self.pending.get(&attempt.id);
+        !attempt.of_callback && pending.is_some_and(|(number, _)| *number < attempt.number)
     }
 
     /// A pending attempt is over, as an event tells: by a command, or at its limit, as one without an answer.
