@@ -259,6 +259,12 @@ impl Orders {
         self.shards.get_mut(&number)
     }
 
+    /// Whether of a key of a shard a delivery is being written: see [`Shard::is_undecided`].
+    pub(crate) fn is_undecided(&self, number: i32, key: Fingerprint) -> bool {
+        let shard = self.shards.get(&number);
+        shard.is_some_and(|shard| shard.is_undecided(key))
+    }
+
     /// One past the last offset that a shard's keys name; 0 if none is named.
     pub(crate) fn named(&self, number: i32) -> i64 {
         self.shards.get(&number).map_or(0, Shard::named)
@@ -562,6 +568,14 @@ impl Shard {
         Some((decision, delivered, Some(refused)))
     }
 
+    /// Whether a delivery of the key is in a batch that is not committed, so that nobody knows yet whether its task is parked: of such a key
+    /// nothing else can be written, for it would have to say which.
+    pub(crate) fn is_undecided(&self, key: Fingerprint) -> bool {
+        let queue = self.queues.get(&key).into_iter();
+        let mut tasks = queue.flat_map(|queue| &queue.tasks);
+        tasks.any(|task| matches!(task.location, Location::DeliveredOrParked(_)) && !task.listed)
+    }
+
     /// An end is not written, and may not be for long: until it is, the next owner has to be told of its task, which may be parked. Too much
     /// does no harm there: what is in memory is read again. The next owner has to be told of the other tasks of the key, too: a delivery has
     /// taken along what was to be written of them, and they may be parked by what is written before it.
@@ -587,11 +601,7 @@ impl Shard {
         let Some((queue, index)) = self.find(end.key, end.task) else {
             return;
         };
-        let task = &queue.tasks[index];
-        if task.location.decision() == Some(end.decision) {
-            if task.listed {
-                self.changed.insert(end.key);
-            }
+        if queue.tasks[index].location.decision() == Some(end.decision) {
             self.remove(end.key, index, woken);
         }
     }
@@ -715,18 +725,9 @@ impl Shard {
         Decision(self.decisions)
     }
 
-    /// What is to be written since this was last asked. A delivery that is not committed is listed: it is written before this, and parks its
-    /// task if the topic refuses it. Where it is taken, that is taken back with the commit ([`Self::committed`]).
+    /// What is to be written since this was last asked.
     fn changes(&mut self) -> impl Iterator<Item = Change> {
         let changed = mem::take(&mut self.changed);
-        for key in &changed {
-            let tasks = self.queues.get_mut(key).into_iter();
-            for task in tasks.flat_map(|queue| &mut queue.tasks) {
-                if let Location::DeliveredOrParked(_) = task.location {
-                    task.listed = true;
-                }
-            }
-        }
         changed.into_iter().map(|key| self.change(key))
     }
 
@@ -1072,33 +1073,28 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_behind_a_delivery_names_its_task_until_the_topic_has_taken_it() {
+    fn whether_a_task_is_parked_is_not_decided_while_its_delivery_is_being_written() {
         let (key, now) = (Fingerprint::of("payment", b"order-7"), Timestamp::EPOCH);
         let mut shard = Shard::default();
         shard.enter(key, 12, now);
-        shard.enter(key, 20, now);
+        assert!(!shard.is_undecided(key));
         let later = Timestamp::from_millis(9_000);
-        let (decision, ..) = shard.delivered(key, 12, Some(later)).unwrap();
-        let parking = Parking {
-            due: now,
-            pending: false,
-        };
-        shard.parked(key, 20, parking, &mut Vec::new());
-        shard.ended(key, 20).unwrap();
 
-        let changes: Vec<Change> = shard.changes().collect();
-        let value = encode(&parked([(12, 9)]));
-        assert_eq!(changes, [Change { key, value }]);
+        let (decision, ..) = shard.delivered(key, 12, Some(later)).unwrap();
+        assert!(shard.is_undecided(key));
         let end = End {
             key,
             task: 12,
             offset: 12,
             decision,
         };
-        shard.committed(end, &mut Vec::new());
+        shard.unwritten(end);
+        assert!(!shard.is_undecided(key));
+        let (decision, ..) = shard.delivered(key, 12, Some(later)).unwrap();
+        assert!(shard.is_undecided(key));
+        shard.committed(End { decision, ..end }, &mut Vec::new());
 
-        let changes: Vec<Change> = shard.changes().collect();
-        assert_eq!(changes, [Change { key, value: None }]);
+        assert!(!shard.is_undecided(key));
     }
 
     #[test]

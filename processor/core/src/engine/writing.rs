@@ -33,6 +33,8 @@ pub(super) struct Writing {
     unreadable: BTreeSet<Source>,
     /// Settlements to be written again, as soon as there is room.
     again: VecDeque<Unwritten>,
+    /// Whether the first of these waits for a batch: see [`Engine::is_behind_delivery`].
+    waits: bool,
     /// Settlements that wait for a topic: one that takes no records, or the one their task was read from.
     held: VecDeque<Unwritten>,
     /// How many of those each scene has.
@@ -61,7 +63,7 @@ struct Unwritten {
 impl Writing {
     /// Whether something is to be written again.
     pub(super) fn has_more(&self) -> bool {
-        !self.again.is_empty()
+        !self.again.is_empty() && !self.waits
     }
 
     /// Most settlements, and bytes of them, of a batch.
@@ -281,9 +283,17 @@ impl Engine {
     /// Writes again what can be, at most `most` of it.
     pub(super) fn write_again(&mut self, most: usize, actions: &mut Vec<Action>) {
         let mut left = most;
+        self.writing.waits = false;
         // What is over by what was written before goes with that: it is never known to be over alone.
         while self.writing.goes_along() || (left > 0 && !self.is_full()) {
             left = left.saturating_sub(1);
+            let Some(first) = self.writing.again.front() else {
+                return;
+            };
+            if self.is_behind_delivery(first) {
+                self.writing.waits = true;
+                return;
+            }
             let Some(unwritten) = self.writing.again.pop_front() else {
                 return;
             };
@@ -305,6 +315,18 @@ impl Engine {
             }
             self.write(bytes, settlement, actions);
         }
+    }
+
+    /// Whether a settlement ends a task of a key of which a delivery is being written. It was decided beside that one, and changed nothing of
+    /// the order then; by now others have been told that its task is outstanding, which is to be taken back, and what would be written for
+    /// that depends on what becomes of the delivery. It waits for the batch.
+    fn is_behind_delivery(&self, unwritten: &Unwritten) -> bool {
+        let Some(end) = unwritten.end else {
+            return false;
+        };
+        let Settlement { lane, entries, .. } = &unwritten.settlement;
+        let is_delivery = entries.iter().any(|entry| entry.delivered().is_some());
+        !is_delivery && self.orders.is_undecided(lane.shard, end.key)
     }
 
     /// The end of a settlement waits with it.
