@@ -249,12 +249,12 @@ impl Known {
                 }
                 Err(error) => {
                     let (changed, told) = self.forced.unreadable.insert(&shown, revision, &error);
-                    if let Some(told) = told {
-                        let Unreadable {
-                            partition,
-                            offset,
-                            error,
-                        } = told;
+                    if let Some(Unreadable {
+                        partition,
+                        offset,
+                        error,
+                    }) = told
+                    {
                         warn!(%error, target = shown, partition, offset, "breaker not forced: its record does not count");
                     }
                     changed
@@ -297,12 +297,12 @@ impl Known {
             }
             Err(error) => {
                 let (changed, told) = self.holds.unreadable.insert(&shown, revision, &error);
-                if let Some(told) = told {
-                    let Unreadable {
-                        partition,
-                        offset,
-                        error,
-                    } = told;
+                if let Some(Unreadable {
+                    partition,
+                    offset,
+                    error,
+                }) = told
+                {
                     warn!(%error, hold = shown, partition, offset, "hold ignored: it cannot be read");
                 }
                 changed
@@ -368,12 +368,12 @@ impl Known {
             Change::Spoil(name, at, error) => {
                 self.gone.remove(&name);
                 let (changed, told) = self.unreadable.insert(&name, at, &error);
-                if let Some(told) = told {
-                    let Unreadable {
-                        partition,
-                        offset,
-                        error,
-                    } = told;
+                if let Some(Unreadable {
+                    partition,
+                    offset,
+                    error,
+                }) = told
+                {
                     warn!(%error, scene = name, partition, offset, "scene ignored: it cannot be read");
                 }
                 changed

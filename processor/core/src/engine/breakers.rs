@@ -1,8 +1,8 @@
 //! The breakers of a worker's scenes, and the cooldowns of their servers: who may call a target that may be down or wants rest, and what waits
 //! for it.
 //!
-//! When a breaker is open, is [`crate::breaker`]'s; when a server rests, [`crate::cooldown`]'s. Invariant: a permit is returned exactly once, used or not; a task that is rejected uses
-//! no attempt.
+//! When a breaker is open, is [`crate::breaker`]'s; when a server rests, [`crate::cooldown`]'s. Invariant: a permit is returned exactly once,
+//! used or not; a task that is rejected uses no attempt.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

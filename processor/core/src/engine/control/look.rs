@@ -157,10 +157,13 @@ impl Looks {
         self.found.push_back(found);
     }
 
-    /// What it has said first.
+    /// What it has said first; a task only if one may be taken ([`Self::may_take`]).
     fn next(&mut self) -> Option<Found> {
         let found = self.found.pop_front()?;
         self.bytes -= found.memory_size();
+        if let Found::Task { .. } = found {
+            self.left -= 1;
+        }
         Some(found)
     }
 
@@ -310,7 +313,6 @@ impl Engine {
             }
             match self.commands.looks.next() {
                 Some(Found::Task { lane, offset, task }) => {
-                    self.commands.looks.left -= 1;
                     self.take(now, lane, offset, *task, actions);
                 }
                 // What was found waits for the order of its key.

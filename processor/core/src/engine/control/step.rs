@@ -161,7 +161,8 @@ impl Active {
     }
 
     /// Whether a task may have been set aside when tiers were looked at, so that the command waits for it: a former owner may have taken it in
-    /// without the command. Who has looked here meets what was set aside when it is taken in. What was in a tier then has met the command, or came to fit since by what an attempt has said.
+    /// without the command. Who has looked here meets what was set aside when it is taken in. What was in a tier then has met the command, or
+    /// came to fit since by what an attempt has said.
     fn may_wait_for(&self, shard: i32, task: &Task) -> bool {
         let Origin {
             partition, offset, ..
