@@ -15,8 +15,8 @@ use retide_core::lane::Limits;
 use retide_core::scene::Target;
 use retide_core::selector::{Parts, Selector};
 use retide_core::{
-    Action, Commit, Engine, Entry, Failure, Gates, Input, Ladder, LaneId, Now, Outcome, Position,
-    Rate, Returned, Scene, Sink, Sinks, Source, State, StateKey, Task, Writable,
+    Action, Commit, Engine, Entry, Failure, Fate, Gates, Input, Ladder, LaneId, Now, Outcome,
+    Position, Rate, Returned, Scene, Sink, Sinks, Source, State, StateKey, Task, Writable,
 };
 
 use support::{TASKS, at};
@@ -935,4 +935,51 @@ fn what_is_found_in_tiers_is_followed_evenly_and_as_soon_as_it_may() {
         took > fastest / 2 && took < fastest * 2,
         "{took:?}, and {fastest:?} at best"
     );
+}
+
+#[test]
+fn a_shard_that_leaves_waits_for_the_answer_of_a_call_whose_task_a_command_has_met() {
+    let mut bench = Bench::new(0);
+    bench.record(at(1), 0, task("a", 2, 0));
+    bench.step(at(5), Input::Tick);
+    let ticket = bench.actions.iter().find_map(|action| match action {
+        Action::Dispatch { ticket, .. } => Some(*ticket),
+        _ => None,
+    });
+    let ticket = ticket.unwrap();
+    let outcome = Outcome::Retryable(Failure::new("http-503", "later"));
+    bench.step(at(6), Input::Attempted { ticket, outcome });
+    let settled = bench.actions.iter().find_map(|action| match action {
+        Action::Settle(settlement) => Some(settlement.clone()),
+        _ => None,
+    });
+    let settled = settled.unwrap();
+    assert_eq!(settled.entries.iter().filter_map(Entry::parked).count(), 1);
+    let lanes = bench.engine.commits().into_iter();
+    let lanes = lanes.map(|commit| (commit.lane, commit.epoch)).collect();
+
+    // It is not written, the command meets its task meanwhile, and there is no room for what follows.
+    let room = |batch_tasks| {
+        Input::Writable(Writable {
+            batch_tasks,
+            ..Writable::default()
+        })
+    };
+    bench.step(at(7), room(0));
+    bench.told(at(8), &command(7, 0, Verb::Cancel, all()));
+    let returned = Returned {
+        lanes,
+        settlements: vec![(settled, Fate::Again)],
+        ..Returned::default()
+    };
+    bench.step(at(9), Input::Returned(Box::new(returned)));
+    bench.step(at(10), Input::Leave { shard: 0 });
+    assert_eq!(bench.engine.calls_left(0).before, 1);
+    assert_eq!(bench.words("a"), ["failed"]);
+
+    bench.step(at(11), room(100));
+    bench.step(at(12), Input::Tick);
+
+    assert_eq!(bench.engine.calls_left(0).before, 0);
+    assert_eq!(bench.words("a"), ["failed", "failed", "cancelled"]);
 }

@@ -247,6 +247,11 @@ impl Engine {
         }
     }
 
+    /// How many tasks of a shard commands have met of which what a call has said is not written.
+    pub(super) fn answered_and_met(&self, shard: i32) -> usize {
+        self.commands.memory.answered(shard)
+    }
+
     /// Forgets the tasks of a shard that commands have met: the next owner reads them again.
     pub(super) fn forget_commanded(&mut self, shard: i32) {
         self.commands.memory.forget(shard);

@@ -51,9 +51,12 @@ const LOOK: Duration = Duration::from_millis(50);
 // === impl Engine ===
 
 impl Engine {
-    /// How many calls of a shard are in flight, and how many of them since it began to leave.
+    /// How many calls of a shard are in flight, and how many of them since it began to leave. One that is back, and that a command has met
+    /// before what follows from it was written, counts until that is settled.
     pub fn calls_left(&self, shard: i32) -> Left {
-        self.lanes.calls_left(shard)
+        let mut left = self.lanes.calls_left(shard);
+        left.before += self.answered_and_met(shard);
+        left
     }
 
     /// A shard is to leave: calls are told from now on apart from those in flight.

@@ -54,6 +54,12 @@ impl Memory {
         self.met.pop_front()
     }
 
+    /// How many of a shard wait for room with what follows from a call, which is not written.
+    pub(in crate::engine) fn answered(&self, shard: i32) -> usize {
+        let is_answered = |met: &&Met| met.item.lane.shard == shard && !met.besides.is_empty();
+        self.met.iter().filter(is_answered).count()
+    }
+
     /// Whether one of a lane waits for the order of its key.
     pub(super) fn is_unsettled(&self, lane: LaneId) -> bool {
         self.unsettled.iter().any(|(of, _)| *of == lane)
