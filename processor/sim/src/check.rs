@@ -521,9 +521,7 @@ impl Judge {
 
     /// A process decides what becomes of a task: of a flood, no more die than the brake needs to see.
     pub(crate) fn dies(&mut self, process: u64, entries: &[retide_core::Entry]) {
-        let mut events = entries.iter().filter_map(retide_core::Entry::event);
-        if events.any(|event| event.command.is_some()) {
-            // Somebody else has said so.
+        if is_told(entries) {
             return;
         }
         for entry in entries {
@@ -1101,14 +1099,14 @@ impl Judge {
         }
     }
 
-    /// What a task came to whose target has refused it: behind a wall, that is not its end.
+    /// What a task came to whose target has refused it: behind a wall, that is not its end, unless a command says so.
     pub(crate) fn refused(
         &mut self,
         process: u64,
         wall: &Arc<str>,
         entries: &[retide_core::Entry],
     ) {
-        if !self.open_since.contains_key(&(process, Arc::clone(wall))) {
+        if !self.open_since.contains_key(&(process, Arc::clone(wall))) || is_told(entries) {
             return;
         }
         for entry in entries {
@@ -1362,6 +1360,12 @@ impl Attempt {
 /// Whose calls in flight those of a scene are.
 pub(crate) fn counted_as(scene: &Scene) -> &Arc<str> {
     scene.concurrency_of().unwrap_or(&scene.name)
+}
+
+/// Whether it is a command that says what becomes of a task.
+fn is_told(entries: &[retide_core::Entry]) -> bool {
+    let mut events = entries.iter().filter_map(retide_core::Entry::event);
+    events.any(|event| event.command.is_some())
 }
 
 /// What an allowance is known by.
