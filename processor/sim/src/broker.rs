@@ -306,21 +306,6 @@ impl Outgoing {
     }
 }
 
-// === impl Payload ===
-
-impl Payload {
-    /// The command that a shard is to do something for, if that is what it says.
-    pub(crate) fn step(&self) -> Option<Place> {
-        let Self::Control(control) = self else {
-            return None;
-        };
-        match &**control {
-            Control::Step(step) => Some(step.command.place),
-            Control::Request(_) | Control::Answer(_) | Control::Ended(_) => None,
-        }
-    }
-}
-
 // === impl Topic ===
 
 impl Topic {

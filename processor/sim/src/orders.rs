@@ -71,6 +71,17 @@ struct Sent {
     ended: Option<Ended>,
 }
 
+/// A record of a step, as the owner of a shard reads it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReadStep {
+    /// The assignment.
+    pub(crate) assignment: u64,
+    /// The offset of the record.
+    pub(crate) offset: i64,
+    /// The place of the command.
+    pub(crate) place: Place,
+}
+
 /// The judge of commands.
 #[derive(Debug, Default)]
 pub(crate) struct Orders {
@@ -92,6 +103,8 @@ pub(crate) struct Orders {
     assigned: BTreeMap<u64, (i32, At, BTreeSet<Place>)>,
     /// The steps that were read in each assignment.
     heard: BTreeSet<(u64, Place)>,
+    /// The same, by the offset that each has open there.
+    open: BTreeMap<(u64, i64), Place>,
     /// Steps that the owner of an assignment ended, durable or not: it knows nothing of them any more.
     forgotten: BTreeSet<(u64, Place)>,
 }
@@ -395,20 +408,39 @@ impl Orders {
         self.assigned.insert(assignment, (shard, at, steps));
     }
 
-    /// The owner of a shard has read a step.
-    pub(crate) fn heard(&mut self, assignment: u64, place: Place) {
-        self.heard.insert((assignment, place));
+    /// The owner of a shard reads a step.
+    pub(crate) fn read(&mut self, read: ReadStep) {
+        let at = (read.assignment, read.offset);
+        self.open.insert(at, read.place);
     }
 
-    /// The owner of a shard hands over a batch with this change: it may end a step there. The step may have expired by a clock that is set
-    /// back before the batch is durable.
-    pub(crate) fn handed_over(&mut self, assignment: u64, change: &State) {
-        if let State::Step {
-            place,
-            progress: None,
-        } = change
-        {
-            self.forgotten.insert((assignment, *place));
+    /// The owner of a shard has a step from now on.
+    pub(crate) fn heard(&mut self, read: ReadStep) {
+        let step = (read.assignment, read.place);
+        self.heard.insert(step);
+        self.forgotten.remove(&step);
+    }
+
+    /// The owner of a shard settles an offset of its commands, maybe since it has just `read` a step: it may end one, by a clock that is set back
+    /// before that is durable.
+    pub(crate) fn settled(
+        &mut self,
+        (assignment, offset): (u64, i64),
+        entries: &[retide_core::Entry],
+        read: Option<ReadStep>,
+    ) {
+        let Some(place) = self.open.remove(&(assignment, offset)) else {
+            return;
+        };
+        let begins_anew = read.is_some_and(|read| {
+            (read.assignment, read.place) == (assignment, place) && read.offset != offset
+        });
+        let goes_on = entries.iter().any(|entry| {
+            matches!(entry, retide_core::Entry::Control { control, .. }
+                if matches!(&**control, Control::Step(step) if step.command.place == place))
+        });
+        if !begins_anew && !goes_on {
+            self.forgotten.insert((assignment, place));
         }
     }
 

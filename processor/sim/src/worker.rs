@@ -28,11 +28,22 @@ use crate::check::{Start, counted_as, server, wall};
 use crate::group::{Given, Member, Membership, Protocol};
 use crate::latest::{self, is_latest};
 use crate::ledger::{Batch, CommitContext, Ledger, Ownership, Receipt, Settled, Told};
-use crate::orders::LOOK_PAUSE;
+use crate::orders::{LOOK_PAUSE, ReadStep};
 use crate::plan::{FLOOD, Submission};
 use crate::world::{
     At, Caller, Env, Event, MILLI, News, POLLED, Part, Reply, Request, Told as Signalled,
 };
+
+/// What the judge has to know of an input, to judge what follows from it.
+#[derive(Debug)]
+struct Came {
+    /// What the call is known by at the wall that has come back refused.
+    refused: Option<Arc<str>>,
+    /// The task of a call that has come back with success.
+    succeeded: Option<Arc<str>>,
+    /// The step of a command that was read.
+    step: Option<ReadStep>,
+}
 
 /// What the feed tells the drive.
 #[derive(Debug)]
@@ -741,14 +752,8 @@ impl Worker {
                     payload,
                 } => {
                     if !self.set_aside(position, appended, &payload, env) {
-                        let steps = self.engine.steps();
-                        let place = payload.step();
                         let input = self.input(position, appended, payload, env);
                         self.step(input, env);
-                        if let Some(place) = place.filter(|_| self.engine.steps() > steps) {
-                            let shard = position.lane.shard;
-                            env.judge.orders.heard(self.epochs[&shard], place);
-                        }
                     }
                     most -= 1;
                     if most == 0 {
@@ -1214,11 +1219,6 @@ impl Worker {
         let alerts = self.engine.alerts();
         let commits = self.engine.commits();
         let changes = self.engine.changes();
-        for (shard, change) in &changes {
-            if let Some(assignment) = self.epochs.get(shard) {
-                env.judge.orders.handed_over(*assignment, change);
-            }
-        }
         let keys = changes.iter().map(|(shard, change)| (*shard, change.key()));
         let keys = keys.collect();
         let changes = changes
@@ -1418,6 +1418,22 @@ impl Worker {
         Some((server, after.as_micros() as At))
     }
 
+    /// The step of a command that this input is, with its assignment and its offset there.
+    fn read_step(&self, input: &Input) -> Option<ReadStep> {
+        let Input::Control { position, control } = input else {
+            return None;
+        };
+        let Ok(Control::Step(step)) = control else {
+            return None;
+        };
+        let assignment = *self.epochs.get(&position.lane.shard)?;
+        Some(ReadStep {
+            assignment,
+            offset: position.offset,
+            place: step.command.place,
+        })
+    }
+
     /// How many offsets are open besides that of a record that was set aside and is taken back.
     fn open_before(&self, input: &Input) -> usize {
         let (Input::Record { position, .. } | Input::Poison { position, .. }) = input else {
@@ -1433,8 +1449,12 @@ impl Worker {
             wall: env.wall_of(self.process),
             steady: std::time::Duration::from_micros(env.now),
         };
-        let refused = self.refused(&input);
-        let succeeded = self.succeeded(&input);
+        let came = Came {
+            refused: self.refused(&input),
+            succeeded: self.succeeded(&input),
+            step: self.read_step(&input),
+        };
+        let steps = self.engine.steps();
         if let Some((server, left)) = self.rests(&input) {
             env.judge.rests(self.life, server, env.now + left);
         }
@@ -1446,6 +1466,10 @@ impl Worker {
         let before = self.open_before(&input);
         let mut actions = Vec::new();
         self.engine.step(now, input, &mut actions);
+        if let Some(step) = came.step {
+            env.judge.orders.read(step);
+        }
+        let begins = self.engine.steps() > steps;
         let is_settled = |action: &&Action| matches!(action, Action::Settle(_));
         let settled = actions.iter().filter(is_settled).count();
         // One offset more is open than was: the record was not one that comes again.
@@ -1463,46 +1487,7 @@ impl Worker {
                     task,
                     wait,
                 } => self.dispatch(now, (ticket, lane, wait), &scene, &task, env),
-                Action::Settle(settlement) => {
-                    let Settlement { lane, offset, .. } = settlement;
-                    if let Some(wall) = &refused {
-                        env.judge.refused(self.life, wall, &settlement.entries);
-                    }
-                    env.judge.dies(self.life, &settlement.entries);
-                    if let Some(id) = &succeeded {
-                        env.judge.succeeded(id, &settlement.entries);
-                    }
-                    env.judge.fairness.settled(self.id, (lane, offset));
-                    if self.settled.is_empty() {
-                        self.commit_at = env.now + env.plan.commit_interval;
-                    }
-                    let parked = settlement.entries.iter().find_map(|entry| entry.parked());
-                    if let Some((_, task)) = parked
-                        && self.returns == 0
-                        && env.plan.clocks_are_right()
-                    {
-                        // By another clock, what an owner before has said may be far off.
-                        env.judge.parked_at(self.id, task, now.wall);
-                    }
-                    for entry in &settlement.entries {
-                        if let retide_core::Entry::Deliver { task, .. } = entry {
-                            // Scenes with a topic keep their order, or do not, for good.
-                            let scene = env
-                                .plan
-                                .scenes
-                                .iter()
-                                .find(|scene| scene.name == task.scene);
-                            let ordering = scene.map_or(Ordering::None, |scene| scene.ordering);
-                            // What was handed back was decided before, by the clock of then.
-                            if self.returns == 0 && self.delivered.insert((lane, offset)) {
-                                env.judge.delivers(task, ordering, now.wall);
-                                let ramps = env.judge.not_on_hold(env.now, self.id, task);
-                                env.judge.heard.came_back(env.now, self.id, &ramps, false);
-                            }
-                        }
-                    }
-                    self.settled.push(settlement);
-                }
+                Action::Settle(settlement) => self.settle(now, settlement, &came, env),
                 Action::Pause { lane, next } => {
                     self.paused.insert(lane, next);
                     if let Some(reader) = self.readers.get_mut(&lane) {
@@ -1529,8 +1514,59 @@ impl Worker {
                 }
             }
         }
+        if let Some(step) = came.step.filter(|_| begins) {
+            env.judge.orders.heard(step);
+        }
         self.judge_turns(env);
         self.within_limits(env);
+    }
+
+    /// Takes a settlement into the next batch, and tells the judge of it.
+    fn settle(&mut self, now: Now, settlement: Settlement, came: &Came, env: &mut Env) {
+        let Settlement { lane, offset, .. } = settlement;
+        if lane.source == Source::Commands
+            && let Some(assignment) = self.epochs.get(&lane.shard)
+        {
+            let at = (*assignment, offset);
+            env.judge.orders.settled(at, &settlement.entries, came.step);
+        }
+        if let Some(wall) = &came.refused {
+            env.judge.refused(self.life, wall, &settlement.entries);
+        }
+        env.judge.dies(self.life, &settlement.entries);
+        if let Some(id) = &came.succeeded {
+            env.judge.succeeded(id, &settlement.entries);
+        }
+        env.judge.fairness.settled(self.id, (lane, offset));
+        if self.settled.is_empty() {
+            self.commit_at = env.now + env.plan.commit_interval;
+        }
+        let parked = settlement.entries.iter().find_map(|entry| entry.parked());
+        if let Some((_, task)) = parked
+            && self.returns == 0
+            && env.plan.clocks_are_right()
+        {
+            // By another clock, what an owner before has said may be far off.
+            env.judge.parked_at(self.id, task, now.wall);
+        }
+        for entry in &settlement.entries {
+            if let retide_core::Entry::Deliver { task, .. } = entry {
+                // Scenes with a topic keep their order, or do not, for good.
+                let scene = env
+                    .plan
+                    .scenes
+                    .iter()
+                    .find(|scene| scene.name == task.scene);
+                let ordering = scene.map_or(Ordering::None, |scene| scene.ordering);
+                // What was handed back was decided before, by the clock of then.
+                if self.returns == 0 && self.delivered.insert((lane, offset)) {
+                    env.judge.delivers(task, ordering, now.wall);
+                    let ramps = env.judge.not_on_hold(env.now, self.id, task);
+                    env.judge.heard.came_back(env.now, self.id, &ramps, false);
+                }
+            }
+        }
+        self.settled.push(settlement);
     }
 
     /// Tells the judge whose turn it may be after a step.
