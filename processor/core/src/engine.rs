@@ -663,6 +663,10 @@ impl Engine {
         {
             return self.end(now, &item, end, actions);
         }
+        if item.task.due <= now.wall {
+            // It may have been held since before anybody read it.
+            self.mind_deadline(now, &mut item);
+        }
         if verdict::expires(scene, &item.task, item.task.due.max(now.wall)) {
             return self.expire(now, &item, actions);
         }

@@ -11,8 +11,8 @@ use retide_core::hold::{Deadlines, Hold, Revision, Standing};
 use retide_core::lane::Limits;
 use retide_core::scene::{OnExhausted, Target};
 use retide_core::{
-    Action, Engine, Entry, Exhausted, Failure, Gates, Holds, Input, Ladder, Now, Outcome, Position,
-    Reason, Scene, Scenes, State, Task, Terminal, Timestamp, Transition,
+    Action, Engine, Entry, Exhausted, Failure, Gates, Holds, Input, Ladder, LaneId, Now, Outcome,
+    Position, Reason, Scene, Scenes, State, Task, Terminal, Timestamp, Transition,
 };
 
 use support::{NOW_TIER, START, TASKS, at};
@@ -75,9 +75,14 @@ impl Bench {
 
     /// Reads a task from a tier.
     fn read(&mut self, millis: u64, task: Task) -> Vec<Action> {
+        self.read_from(NOW_TIER, millis, task)
+    }
+
+    /// The same from this lane.
+    fn read_from(&mut self, lane: LaneId, millis: u64, task: Task) -> Vec<Action> {
         let now = at(millis);
         let position = Position {
-            lane: NOW_TIER,
+            lane,
             run: 0,
             offset: self.next,
         };
@@ -373,6 +378,20 @@ fn what_nobody_could_look_at_while_it_was_held_was_held() {
 
     // The process was away.
     let (task, _) = parked(&bench.read(20_000, support::task("a", "pay", at(0).wall)));
+    bench.step(at(21_000), Input::Holds(Holds::default()));
+    let goes_on = bench.read(80_000, task);
+
+    assert_eq!(stood(&goes_on), Duration::from_secs(80 - 4));
+}
+
+#[test]
+fn what_nobody_has_read_while_it_was_held_was_held() {
+    let mut bench = ten_seconds();
+    bench.step(at(20_000), Input::Holds(hold(Deadlines::Stop, 4_000)));
+
+    // It was produced before that.
+    let first = support::task("a", "pay", at(0).wall);
+    let (task, _) = parked(&bench.read_from(TASKS, 20_000, first));
     bench.step(at(21_000), Input::Holds(Holds::default()));
     let goes_on = bench.read(80_000, task);
 

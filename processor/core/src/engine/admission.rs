@@ -124,9 +124,7 @@ impl Engine {
             return Admission::Gone;
         }
         self.let_go(&mut item);
-        if item.task.kind == Kind::Work && item.task.pending_since.is_none() {
-            self.mind_deadline(now, &mut item);
-        }
+        self.mind_deadline(now, &mut item);
         let way = self.way(now, &item);
         if way.needs_room() && self.is_full() {
             return Admission::no_room(now, item);

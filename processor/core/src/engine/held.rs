@@ -20,7 +20,7 @@ use crate::ramp::{Climb, Part, Progress, Turn};
 use crate::scene::{OnExhausted, Scene};
 use crate::state::State;
 use crate::step::{Action, Now};
-use crate::task::Task;
+use crate::task::{Kind, Task};
 use crate::time::Timestamp;
 use crate::verdict::{self, LEAST_WAIT};
 use crate::wait::Cause;
@@ -214,6 +214,9 @@ impl Engine {
             return;
         }
         let task = &item.task;
+        if task.kind != Kind::Work || task.pending_since.is_some() {
+            return;
+        }
         let scene = self.scenes.find(&task.scene);
         let stops = scene.and_then(|scene| {
             let holds = self.held.holds.of(now.wall, task, scene);
