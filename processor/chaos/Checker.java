@@ -21,6 +21,7 @@
 //                  it is to start after those of its key that are before it; the batch that a header names, and its scene; its key, if it
 //                  may be held by it; and what its target does
 //                  ack, time, id, partition, offset | error, time, id, what | again, time, id, partition, offset of another record of it
+//                  round, time, id, delay in ms, fingerprint of the payload: another record of it, which is to take its place
 //   commands.tsv   command, time, name, verb (cancel, run-now, reschedule, complete), what it names tasks by (id, batch, scene), and the
 //                  value, ids with commas between them
 //                  ack, time, name, partition, offset | error, time, name, what
@@ -28,6 +29,9 @@
 //   holds.tsv      hold, time, name, what it names tasks by (scene, key), the value, when the command line ended and with what exit code (0
 //                  where all shards have said that they know), when the release began and ended, and with what exit code
 //                  release, time, name, when it ended and with what exit code: what was out of attempts is let go
+//   breakers.tsv   open, close or reset: what is wanted of the breakers of the target that may be down; when that command began, when it ended
+//                  and with what exit code (0 where all shards have said that they know), until when it was wanted, and when the command line
+//                  had ended that took it back
 //   target.tsv     time, monotonic time, id, attempt, due time in ms, idempotency key, fingerprint of the body, origin, status,
 //                  the least wait before the next attempt in ms, if it asked for one; and the limit in ms of an answer that it gives later
 //   faults.tsv     begin, number, time, kind, process, detail | end, number, time | exit, time, process, itself or sigterm, status
@@ -42,7 +46,9 @@
 //   topics.tsv     C (committed) or A (aborted), topic, partition, offset, append time in ms, id, outcome, event, attempt, hops,
 //                  origin, fingerprint of the value; of commands the name, what was counted, and the stage (request, step, answer, ended)
 //                  are in the places of id, outcome and event; of events the name of the command that it follows from is in that of origin,
-//                  and of a duplicate the place of its record in that of outcome
+//                  and of a duplicate the place of its record in that of outcome, and the place of the record that has its task in that of
+//                  origin; where a record takes the place of another one, the event is replaced, and these are the two; of callbacks the origin
+//                  is where the record of the task is
 
 import java.io.BufferedReader;
 import java.io.IOException;
@@ -101,6 +107,14 @@ public final class Checker {
     static final long STEP = 250_000;
     /** Attempts of a round, where a task is held when it is out of them. */
     static final int SPENT_ATTEMPTS = 2;
+    /** The deadline that stands still while its task is held. */
+    static final long DEADLINE = 20_000_000;
+    /** How long one whose attempts fail may not be due when its hold begins, or expires sooner since the next attempt would come too late. */
+    static final long BETWEEN = 2_000_000;
+    /** What is produced so long before a target is left alone again, or its part of a campaign ends, may come too late to be called. */
+    static final long CALLED = 4_000_000;
+    /** So many tasks are not all kept from being called by faults. */
+    static final int ENOUGH = 8;
     /** Longest lateness of 99 of 100 attempts while nothing is wrong, in ms: what a busy machine needs to start all processes, twice. */
     static final long LATE = 8_000;
 
@@ -254,6 +268,12 @@ public final class Checker {
         }
     }
 
+    /** What somebody wanted of the breakers of a target. */
+    record Wish(String what, long asked, long told, boolean isTold, long over, long gone) {}
+
+    /** A record that is to take the place of the task of its id. */
+    record Round(long delayMs, String fingerprint) {}
+
     /** What the target saw. */
     record Attempt(long time, long steady, String id, int number, long dueMs, String key, String fingerprint, String origin, String status,
             long askedMs, long pendingMs) {}
@@ -291,6 +311,9 @@ public final class Checker {
         final Map<String, String> acked = new HashMap<>();
         final Map<String, Order> orders = new LinkedHashMap<>();
         final List<Hold> holds = new ArrayList<>();
+        final List<Wish> wishes = new ArrayList<>();
+        /** The further records of tasks of which later ones take the place. */
+        final Map<String, List<Round>> rounds = new HashMap<>();
         /** When what was out of attempts was let go: from when to when the command line ran. */
         final List<long[]> releases = new ArrayList<>();
         /** The commands of which the broker said that they are there. */
@@ -327,6 +350,8 @@ public final class Checker {
                             line.length > 9 ? line[9] : "", line.length > 10 ? line[10] : "", line.length > 11 ? line[11] : ""));
                 } else if (line[0].equals("ack")) {
                     acked.put(line[2], prefix + ".tasks/" + line[3] + "/" + line[4]);
+                } else if (line[0].equals("round")) {
+                    rounds.computeIfAbsent(line[2], id -> new ArrayList<>()).add(new Round(Long.parseLong(line[3]), line[4]));
                 }
             }
             for (String file : List.of("commands.tsv", "answers.tsv")) {
@@ -345,6 +370,10 @@ public final class Checker {
                 } else {
                     releases.add(new long[] {Long.parseLong(line[1]), Long.parseLong(line[3])});
                 }
+            }
+            for (String[] line : lines(dir.resolve("breakers.tsv"))) {
+                wishes.add(new Wish(line[0], Long.parseLong(line[1]), Long.parseLong(line[2]), line[3].equals("0"), Long.parseLong(line[4]),
+                        Long.parseLong(line[5])));
             }
             for (String[] line : lines(dir.resolve("target.tsv"))) {
                 attempts.add(new Attempt(Long.parseLong(line[0]), Long.parseLong(line[1]), line[2], number(line[3]), Long.parseLong(line[4]),
@@ -452,7 +481,11 @@ public final class Checker {
         /** The name of a command in what is no text around it. */
         static final Pattern NAME = Pattern.compile("cmd-\\d+-");
         /** The place of a record on the retry topic. */
+        static final Pattern ORIGIN = Pattern.compile("\"origin\":\"?([A-Za-z0-9._-]+\\.tasks)/(\\d+)/(\\d+)");
         static final Pattern PLACE = Pattern.compile("[A-Za-z0-9._-]+\\.tasks/\\d+/\\d+");
+        /** What tells which task a record takes the place of, or which one has its id. */
+        static final Pattern TAKES = Pattern.compile("takes the place of the task that entered at offset (\\d+)");
+        static final Pattern OTHER = Pattern.compile("\\d: the task that entered at offset (\\d+)");
         static final Pattern COUNTS = Pattern.compile("\"(done|too_late|not_found|ids|found|refused)\":(\\d+|\"[^\"]*\")");
 
         private static Entry entry(ConsumerRecord<byte[], byte[]> record, boolean committed) {
@@ -470,8 +503,25 @@ public final class Checker {
             if (record.topic().endsWith(".events") && record.value() != null) {
                 String value = new String(record.value(), StandardCharsets.ISO_8859_1);
                 String event = header(record, "retry-event");
+                String place = event.equals("duplicate") ? find(PLACE, value) : "";
+                String origin = find(NAME, value);
+                if (!place.isEmpty()) {
+                    Matcher takes = TAKES.matcher(value);
+                    Matcher other = OTHER.matcher(value);
+                    boolean isTaken = takes.find();
+                    event = isTaken ? "replaced" : event;
+                    String offset = isTaken ? takes.group(1) : other.find() ? other.group(1) : "";
+                    origin = place.substring(0, place.lastIndexOf('/') + 1) + offset;
+                }
                 return new Entry(committed, record.topic(), record.partition(), record.offset(), record.timestamp(), header(record, "retry-id"),
-                        event.equals("duplicate") ? find(PLACE, value) : "", event, 0, 0, find(NAME, value), fingerprint(record.value()));
+                        place, event, 0, 0, origin, fingerprint(record.value()));
+            }
+            if (record.topic().endsWith(".callbacks") && record.value() != null) {
+                String value = new String(record.value(), StandardCharsets.ISO_8859_1);
+                Matcher matcher = ORIGIN.matcher(value);
+                String origin = matcher.find() ? matcher.group(1) + "/" + matcher.group(2) + "/" + matcher.group(3) : "";
+                return new Entry(committed, record.topic(), record.partition(), record.offset(), record.timestamp(), header(record, "retry-id"),
+                        header(record, "retry-outcome"), "", 0, 0, origin, fingerprint(record.value()));
             }
             return new Entry(committed, record.topic(), record.partition(), record.offset(), record.timestamp(), header(record, "retry-id"),
                     header(record, "retry-outcome"), header(record, "retry-event"), number(header(record, "retry-attempt")),
@@ -538,6 +588,8 @@ public final class Checker {
         final Map<String, List<Entry>> pending = new HashMap<>();
         final Map<String, List<Entry>> held = new HashMap<>();
         final Map<String, List<Attempt>> attempts = new HashMap<>();
+        /** What is known of tasks of which later records take the place. */
+        final Newcomers newcomers = new Newcomers();
         /** The odd record that a dead letter is of, by the dead letter's task: what cannot be read has no identity but its place. */
         final Map<String, String> oddIds = new HashMap<>();
         /** What was written of each command. */
@@ -554,8 +606,14 @@ public final class Checker {
             this.history = history;
             // Of a task that may be done again, only its end is promised.
             history.attempts.removeIf(attempt -> history.exempt.contains(attempt.id));
+            // Each record of these is a task of its own until another one has its place: they have a judge of their own.
+            history.attempts.removeIf(attempt -> isReplacing(attempt.id) && newcomers.attempts.add(attempt));
             for (Entry entry : history.entries) {
                 if (!entry.committed) {
+                    continue;
+                }
+                if (isReplacing(entry.id)) {
+                    newcomers.add(entry, history.prefix);
                     continue;
                 }
                 if (history.exempt.contains(entry.id)) {
@@ -581,7 +639,7 @@ public final class Checker {
                         case "held" -> add(held, entry);
                         default -> { }
                     }
-                    if (!entry.origin.isEmpty()) {
+                    if (!entry.origin.isEmpty() && !entry.event.equals("duplicate")) {
                         followed.computeIfAbsent(entry.origin, key -> new ArrayList<>()).add(entry);
                     }
                 } else if (name.equals("tasks")) {
@@ -619,8 +677,12 @@ public final class Checker {
         static final String ONCE = "chaos-once";
         static final String SPENT = "chaos-spent";
         static final String RESTED = "chaos-rested";
+        static final String FORCED = "chaos-forced";
+        static final String STOPPED = "chaos-stopped";
+        static final String LATEST = "chaos-latest";
+        static final String KEPT = "chaos-kept";
         /** Those whose tasks wait for somebody. */
-        static final Set<String> WAITS = Set.of(SPENT, RESTED);
+        static final Set<String> WAITS = Set.of(SPENT, RESTED, FORCED, STOPPED);
         static final Set<String> TERMINALS = Set.of("delivered", "dead", "expired", "cancelled");
 
         private static void add(Map<String, List<Entry>> map, Entry entry) {
@@ -659,8 +721,17 @@ public final class Checker {
             if (!history.holds.isEmpty()) {
                 held();
             }
+            if (history.intents.values().stream().anyMatch(intent -> intent.scene.equals(STOPPED))) {
+                stopped();
+            }
+            if (!history.wishes.isEmpty()) {
+                forced();
+            }
             if (history.intents.values().stream().anyMatch(intent -> intent.scene.equals(RESTED))) {
                 rested();
+            }
+            if (!newcomers.records.isEmpty()) {
+                replaced();
             }
             if (history.intents.values().stream().anyMatch(intent -> intent.scene.equals(SPENT))) {
                 spent();
@@ -705,7 +776,7 @@ public final class Checker {
             // A task that was written without its producer being told is a task, too.
             tasks.keySet().stream().filter(history.intents::containsKey).forEach(written::add);
             for (String id : written) {
-                if (!callbacks.containsKey(id) && !exemptEnds.contains(id) && !history.gone.contains(id)) {
+                if (!callbacks.containsKey(id) && !exemptEnds.contains(id) && !isReplacing(id) && !history.gone.contains(id)) {
                     lost.add(id);
                 }
             }
@@ -751,6 +822,10 @@ public final class Checker {
                 // What is done once more, since nobody knows that it was done, may meet a command that came since.
                 if ((words.size() == 1 || !history.isOnce) && orders(intent, "cancel").findAny().isPresent()) {
                     others.remove("cancelled");
+                }
+                if ((words.size() == 1 || !history.isOnce) && intent.scene.equals(STOPPED)) {
+                    // Where nothing ran for longer than its deadline.
+                    others.remove("expired");
                 }
                 if (!others.isEmpty() && !others.equals(Set.of(intent.outcome))) {
                     broken.add(id + " " + words + " not " + intent.outcome);
@@ -991,6 +1066,275 @@ public final class Checker {
         }
 
         /**
+         * A deadline stands still while its task is due and held by somebody who wants that: it expires no sooner than its deadline and that time
+         * after it was produced. It does pass, when nobody holds the task. A hold that is over counts for tasks that were looked at before and
+         * parked, which is when it is written down.
+         */
+        private void stopped() {
+            Set<String> broken = new TreeSet<>();
+            int expired = 0;
+            int outlived = 0;
+            int rescued = 0;
+            for (Intent intent : history.intents.values()) {
+                if (!intent.scene.equals(STOPPED)) {
+                    continue;
+                }
+                boolean isPatient = intent.outcome.equals("expired");
+                for (Entry end : callbacks.getOrDefault(intent.id, List.of())) {
+                    // A broker's time is in whole milliseconds.
+                    long ended = (end.timeMs + 1) * 1_000;
+                    long stood = history.holds.stream().filter(hold -> hold.isTold && hold.fits(intent) && counts(hold, intent, ended))
+                            .mapToLong(hold -> Math.max(0, Math.min(ended, hold.released) - Math.max(intent.time, hold.told))).sum();
+                    rescued += end.outcome.equals("expired") && stood > 0 ? 1 : 0;
+                    if (end.outcome.equals("expired")) {
+                        expired++;
+                        if (ended < intent.time + DEADLINE + stood - (isPatient ? BETWEEN : 0)) {
+                            broken.add(intent.id + " expired after " + (ended - intent.time) / 1_000 + " ms, held for " + stood / 1_000);
+                        }
+                    } else if (isPatient) {
+                        broken.add(intent.id + " " + end.outcome);
+                    } else if (ended > intent.time + DEADLINE) {
+                        outlived++;
+                    }
+                    // It stands still until the task is back after a hold, too.
+                    long holds = history.holds.stream().filter(hold -> hold.fits(intent) && hold.asked < ended && hold.gone > intent.time).count();
+                    if (free(intent, intent.time, ended) > DEADLINE + BACK * (1 + holds)) {
+                        broken.add(intent.id + " " + end.outcome + " long after its deadline");
+                    }
+                }
+            }
+            line("stopped", broken, "tasks expired " + expired + ", of which held before " + rescued + ", delivered later than they would have lived "
+                    + outlived);
+        }
+
+        /** Whether a hold has to count for a task by then. */
+        private boolean counts(Hold hold, Intent intent, long time) {
+            return time < hold.released || parked.getOrDefault(intent.id, List.of()).stream()
+                    .anyMatch(entry -> entry.timeMs * 1_000 > hold.told && entry.timeMs * 1_000 < hold.released);
+        }
+
+        /**
+         * A target that people keep from being called is not, from when all shards have said that they know until somebody takes that back, but by
+         * a process that does not know yet that it was replaced; and what waited is back within a minute, not counting the time of faults. One that
+         * they want called is, though it is down, and so is one whose breakers they reset, though these were open: of the tasks that are produced
+         * meanwhile, at least one in four, since faults keep some from it, where there are enough of them.
+         */
+        private void forced() {
+            Set<String> broken = new TreeSet<>();
+            Map<String, Integer> counts = new TreeMap<>();
+            Set<String> waited = new HashSet<>();
+            List<Intent> intents = history.intents.values().stream().filter(intent -> intent.scene.equals(FORCED)).toList();
+            int told = 0;
+            Map<String, int[]> called = new TreeMap<>();
+            for (Wish wish : history.wishes) {
+                counts.merge(wish.what, 1, Integer::sum);
+                told += wish.isTold ? 1 : 0;
+                for (Intent intent : intents) {
+                    List<Attempt> all = attempts.getOrDefault(intent.id, List.of());
+                    if (!wish.what.equals("open")) {
+                        if (wish.isTold && intent.time > wish.told + REACHED && intent.time < wish.over - CALLED) {
+                            boolean isCalled = all.stream().anyMatch(attempt -> attempt.time < wish.over);
+                            boolean isAway = history.faults.stream().anyMatch(fault -> fault.kind.equals("broker") && fault.covers(intent.time, TAIL));
+                            int[] calls = called.computeIfAbsent(wish.what, what -> new int[2]);
+                            calls[0] += isCalled ? 1 : 0;
+                            calls[1] += isCalled || !isAway ? 1 : 0;
+                        }
+                        continue;
+                    }
+                    for (Attempt attempt : all) {
+                        boolean isDuring = wish.isTold && attempt.time > wish.told + REACHED && attempt.time < wish.over;
+                        if (isDuring && !isReplaced(attempt)) {
+                            broken.add(intent.id + "#" + attempt.number + " called though that is not wanted");
+                        }
+                        boolean wasDue = attempt.dueMs * 1_000 < wish.over && attempt.time > wish.over;
+                        if (wasDue && all.stream().noneMatch(other -> other.number == attempt.number && other.time < attempt.time)) {
+                            waited.add(intent.id);
+                            long free = free(intent, wish.gone, attempt.time);
+                            if (free > BACK) {
+                                broken.add(intent.id + "#" + attempt.number + " " + free / 1_000_000 + " s later");
+                            }
+                        }
+                    }
+                }
+            }
+            StringBuilder figures = new StringBuilder();
+            called.forEach((what, calls) -> {
+                figures.append(", of " + calls[1] + " tasks produced after " + what + " called at once " + calls[0]);
+                if (calls[1] >= ENOUGH && 4 * calls[0] < calls[1]) {
+                    broken.add(calls[0] + " of " + calls[1] + " called after " + what);
+                }
+            });
+            line("forced", broken, "wishes " + counts + ", all shards knew " + told + ", tasks that waited " + waited.size() + figures);
+        }
+
+        /** What is seen of tasks of which later records take the place, by the places of the records. */
+        static final class Newcomers {
+            final List<Attempt> attempts = new ArrayList<>();
+            /** The records of each task. */
+            final Map<String, List<Entry>> records = new TreeMap<>();
+            /** The ends of each record. */
+            final Map<String, List<Entry>> ends = new HashMap<>();
+            /** The events that another record has its place, or takes it. */
+            final Map<String, List<Entry>> over = new HashMap<>();
+            /** The records of which each one has taken the place. */
+            final Map<String, Set<String>> before = new HashMap<>();
+            /** The records that wait in tiers. */
+            final Map<String, List<Entry>> parked = new HashMap<>();
+
+            void add(Entry entry, String prefix) {
+                String name = entry.topic.substring(prefix.length() + 1);
+                if (name.equals("tasks")) {
+                    records.computeIfAbsent(entry.id, id -> new ArrayList<>()).add(entry);
+                } else if (name.equals("callbacks")) {
+                    ends.computeIfAbsent(entry.origin, place -> new ArrayList<>()).add(entry);
+                } else if (entry.event.equals("replaced")) {
+                    over.computeIfAbsent(entry.origin, place -> new ArrayList<>()).add(entry);
+                    before.computeIfAbsent(entry.outcome, place -> new TreeSet<>()).add(entry.origin);
+                } else if (entry.event.equals("duplicate")) {
+                    over.computeIfAbsent(entry.outcome, place -> new ArrayList<>()).add(entry);
+                } else if (entry.isParked()) {
+                    parked.computeIfAbsent(entry.origin, place -> new ArrayList<>()).add(entry);
+                }
+            }
+
+            /** Those of which this one has taken the place, and those of which they have. */
+            Set<String> ancestors(String place) {
+                Set<String> all = new TreeSet<>();
+                for (String older : before.getOrDefault(place, Set.of())) {
+                    if (all.add(older)) {
+                        all.addAll(ancestors(older));
+                    }
+                }
+                return all;
+            }
+
+            /** When the first consequence of a record was written, in microseconds. */
+            long consequence(Entry entry) {
+                String place = entry.isParked() ? entry.origin : entry.place();
+                java.util.stream.Stream<Entry> later = parked.getOrDefault(place, List.of()).stream().filter(other -> !entry.isParked()
+                        || other.attempt > entry.attempt || (other.attempt == entry.attempt && other.hops > entry.hops));
+                java.util.stream.Stream<Entry> last = java.util.stream.Stream.of(ends, over)
+                        .flatMap(map -> map.getOrDefault(place, List.of()).stream());
+                return java.util.stream.Stream.concat(later, last).mapToLong(other -> other.timeMs * 1_000).min().orElse(Long.MAX_VALUE);
+            }
+
+            /** The next attempt that was written of these records before this time. */
+            int next(Set<String> places, long timeMs) {
+                return places.stream().flatMap(place -> parked.getOrDefault(place, List.of()).stream()).filter(entry -> entry.timeMs <= timeMs)
+                        .mapToInt(Entry::attempt).max().orElse(1);
+            }
+        }
+
+        /**
+         * Where later records of an id take the place of its task, each record either ends, delivered, or another one that came later has its
+         * place: one of both, once, and the last record ends. No attempt of a record starts once that is written, or after one of a later record,
+         * but by a process that does not know yet that it was replaced. What the target sees is the payload of that record. With keep-due, a record
+         * has the schedule of the one before it and counts its attempts on; else it has its own, and begins anew.
+         */
+        private void replaced() {
+            Set<String> broken = new TreeSet<>();
+            int records = 0;
+            int taken = 0;
+            Map<String, Integer> attempted = new TreeMap<>();
+            Map<String, List<Attempt>> byId = new HashMap<>();
+            newcomers.attempts.forEach(attempt -> byId.computeIfAbsent(attempt.id, id -> new ArrayList<>()).add(attempt));
+            for (Map.Entry<String, List<Entry>> task : newcomers.records.entrySet()) {
+                Intent intent = history.intents.get(task.getKey());
+                List<Entry> all = task.getValue();
+                all.sort(Comparator.comparingLong(Entry::offset));
+                Map<String, Entry> places = new HashMap<>();
+                all.forEach(entry -> places.put(entry.place(), entry));
+                for (Entry entry : all) {
+                    records++;
+                    String name = entry.id + " at " + entry.place();
+                    List<Entry> ends = newcomers.ends.getOrDefault(entry.place(), List.of());
+                    List<Entry> over = newcomers.over.getOrDefault(entry.place(), List.of());
+                    taken += over.size();
+                    if (ends.size() + over.size() != 1) {
+                        broken.add(name + " ended x" + ends.size() + " replaced x" + over.size());
+                    }
+                    ends.stream().filter(end -> !end.outcome.equals("delivered")).forEach(end -> broken.add(name + " " + end.outcome));
+                    for (Entry event : over) {
+                        Entry other = places.get(event.event.equals("replaced") ? event.outcome : event.origin);
+                        if (other == null || other.offset <= entry.offset) {
+                            broken.add(name + " replaced by no later one");
+                        }
+                    }
+                }
+                long latest = -1;
+                Map<String, Attempt> firsts = new HashMap<>();
+                Set<String> seen = new HashSet<>();
+                for (Attempt attempt : byId.getOrDefault(intent.id, List.of())) {
+                    String name = intent.id + "#" + attempt.number + " of " + attempt.origin;
+                    Entry entry = places.get(attempt.origin);
+                    if (entry == null || !entry.fingerprint.equals(attempt.fingerprint) || !attempt.key.equals(intent.id)) {
+                        broken.add(name + " with another payload, or key");
+                        continue;
+                    }
+                    boolean isOver = newcomers.over.getOrDefault(entry.place(), List.of()).stream()
+                            .anyMatch(event -> attempt.time > (event.timeMs + 1) * 1_000);
+                    isOver |= newcomers.ends.getOrDefault(entry.place(), List.of()).stream().anyMatch(end -> attempt.time > end.timeMs * 1_000 + COMMIT);
+                    if ((isOver || entry.offset < latest) && !isReplaced(attempt)) {
+                        broken.add(name + " though another one has its place, or it has ended");
+                    }
+                    latest = Math.max(latest, entry.offset);
+                    if (firsts.putIfAbsent(attempt.origin + "#" + attempt.number, attempt) == null) {
+                        Set<String> before = intent.scene.equals(KEPT) ? newcomers.ancestors(attempt.origin) : Set.of();
+                        scheduled(intent, attempt, before, firsts).ifPresent(what -> broken.add(name + " " + what));
+                        if (seen.add(attempt.origin) && newcomers.before.containsKey(attempt.origin)) {
+                            attempted.merge(intent.scene + (attempt.number > 1 ? " going on" : ""), 1, Integer::sum);
+                        }
+                    }
+                }
+            }
+            line("replaced", broken, "tasks produced again " + newcomers.records.size() + ", records " + records + ", replaced " + taken
+                    + ", attempts newcomers begin with " + attempted);
+        }
+
+        /** What is wrong with the schedule of a first attempt of this number of a record, which has those before it in its place. */
+        private java.util.Optional<String> scheduled(Intent intent, Attempt attempt, Set<String> before, Map<String, Attempt> firsts) {
+            long[] backoff = Arrays.stream(history.campaign.getOrDefault("backoff_ms", "0").split(",")).mapToLong(Long::parseLong).toArray();
+            long since = before.isEmpty() ? 0 : newcomers.over.values().stream().flatMap(List::stream)
+                    .filter(event -> event.event.equals("replaced") && event.outcome.equals(attempt.origin)).mapToLong(Entry::timeMs).min().orElse(0);
+            if (attempt.number < newcomers.next(before, since)) {
+                return java.util.Optional.of("begins anew");
+            }
+            if (attempt.number == 1) {
+                Set<Long> dues = dues(intent, attempt.origin);
+                return dues.contains(attempt.dueMs) && attempt.time >= attempt.dueMs * 1_000 ? java.util.Optional.empty()
+                        : java.util.Optional.of("due at " + attempt.dueMs + " and not " + dues);
+            }
+            Set<String> line = new TreeSet<>(before);
+            line.add(attempt.origin);
+            long earliest = line.stream().map(place -> firsts.get(place + "#" + (attempt.number - 1))).filter(java.util.Objects::nonNull)
+                    .mapToLong(other -> other.time + backoff[Math.min(attempt.number - 2, backoff.length - 1)] * 1_000).min().orElse(Long.MAX_VALUE);
+            return attempt.time >= earliest ? java.util.Optional.empty() : java.util.Optional.of("before its backoff, or the attempt before it");
+        }
+
+        /**
+         * When the first attempt of a record may be due: when its producer wants it, or, with keep-due, when that is so of the one that it has the
+         * place of. One that waited for a call, and never had the place itself, has no schedule to give.
+         */
+        private Set<Long> dues(Intent intent, String place) {
+            Set<Long> dues = new TreeSet<>();
+            boolean mayBeOwn = true;
+            if (intent.scene.equals(KEPT)) {
+                for (String older : newcomers.before.getOrDefault(place, Set.of())) {
+                    dues.addAll(dues(intent, older));
+                    mayBeOwn &= !newcomers.parked.containsKey(older);
+                }
+            }
+            for (Entry entry : newcomers.records.get(intent.id)) {
+                if (mayBeOwn && entry.place().equals(place)) {
+                    long delay = history.rounds.getOrDefault(intent.id, List.of()).stream().filter(round -> round.fingerprint.equals(entry.fingerprint))
+                            .mapToLong(Round::delayMs).findAny().orElse(intent.delayMs);
+                    dues.add(entry.timeMs + delay);
+                }
+            }
+            return dues;
+        }
+
+        /**
          * A target that asks for rest gets it from the whole group: of as many tasks as are produced meanwhile, fewer than half are attempted. What
          * one process tells the others of it is advice, so that each may hear it from the target itself, and so may one that has just started.
          */
@@ -1021,8 +1365,14 @@ public final class Checker {
             line("rested", broken, "rests " + rests + ", tasks produced meanwhile " + produced + ", attempts " + met);
         }
 
+        /** Whether later records of this task take its place. */
+        private boolean isReplacing(String id) {
+            Intent intent = history.intents.get(id);
+            return intent != null && (intent.scene.equals(LATEST) || intent.scene.equals(KEPT));
+        }
+
         private boolean mayBeHeld(Intent intent) {
-            return history.holds.stream().anyMatch(hold -> hold.fits(intent));
+            return WAITS.contains(intent.scene) || history.holds.stream().anyMatch(hold -> hold.fits(intent));
         }
 
         /** How much of this time is of no fault, and in no hold of the task. */
@@ -1030,7 +1380,8 @@ public final class Checker {
             long free = 0;
             for (long time = from; time < to; time += STEP) {
                 long at = time;
-                boolean isHeld = history.holds.stream().anyMatch(hold -> hold.fits(intent) && at >= hold.asked && at <= hold.gone);
+                boolean isHeld = history.holds.stream().anyMatch(hold -> hold.fits(intent) && at >= hold.asked && at <= hold.gone)
+                        || (intent.scene.equals(FORCED) && history.wishes.stream().anyMatch(wish -> at >= wish.asked && at <= wish.gone));
                 boolean isFault = history.faults.stream().anyMatch(fault -> fault.covers(at, TAIL));
                 free += isHeld || isFault ? 0 : STEP;
             }
@@ -1196,8 +1547,8 @@ public final class Checker {
             for (Attempt attempt : history.attempts) {
                 Intent intent = history.intents.get(attempt.id);
                 most = Math.max(most, attempt.number);
-                boolean isThrottled = intent != null && intent.scene.equals(RESTED);
-                if (intent != null && !isThrottled && (attempt.number > intent.attempts + saidAgain(intent) || attempt.number < 1)) {
+                boolean isOpen = intent != null && Set.of(RESTED, FORCED, STOPPED).contains(intent.scene);
+                if (intent != null && !isOpen && (attempt.number > intent.attempts + saidAgain(intent) || attempt.number < 1)) {
                     broken.add(attempt.id + "#" + attempt.number + " of " + intent.attempts);
                 }
             }
@@ -1212,6 +1563,7 @@ public final class Checker {
                 Intent intent = history.intents.get(id);
                 Map<Integer, Long> firsts = firsts(attempts.getOrDefault(id, List.of()));
                 boolean isCut = callbacks.get(id).stream().anyMatch(record -> record.outcome.equals("cancelled"));
+                isCut |= intent != null && intent.scene.equals(STOPPED);
                 isCut |= intent != null && saidAgain(intent) > 0;
                 for (int number = 1; intent != null && !isCut && number <= intent.attempts; number++) {
                     needed++;
@@ -1251,7 +1603,7 @@ public final class Checker {
                 Fault blame = null;
                 for (Fault fault : history.faults) {
                     boolean isWithin = attempt.time >= fault.begin && attempt.time <= felt(fault);
-                    // A hold may have kept it from being made again sooner.
+                    // A hold, or its target, may have kept it from being made again sooner.
                     boolean wasWithin = mayBeHeld && before.time >= fault.begin - 1_000_000 && before.time <= felt(fault);
                     boolean possible = (isWithin || wasWithin) && blamed.getOrDefault(fault, 0L) < bounds.get(fault);
                     if (possible && (blame == null || fault.end < blame.end)) {
@@ -1373,6 +1725,9 @@ public final class Checker {
                     first = Math.min(first, event.timeMs * 1_000);
                 }
                 return first;
+            }
+            if (isReplacing(entry.id)) {
+                return newcomers.consequence(entry);
             }
             for (Entry later : parked.getOrDefault(entry.id, List.of())) {
                 boolean after = !entry.isParked() || later.attempt > entry.attempt

@@ -29,11 +29,12 @@ use crate::options::{Guarantee, Options, Reply};
 use crate::orders::{Later, LaterSender, Order, Sender};
 use crate::pace::Progress;
 use crate::plan::{
-    self, APPLIED, BACKOFF_MS, Fault, HELD, LATER, MAX_ATTEMPTS, ONCE, ORDERED, RESTED, Random,
-    SCENE, SPENT, SPENT_ATTEMPTS, SPENT_BACKOFF_MS, SWEPT,
+    self, APPLIED, BACKOFF_MS, DEADLINE_S, FORCED, Fault, HELD, KEPT, LATER, LATEST, MAX_ATTEMPTS,
+    ONCE, ORDERED, PATIENT_BACKOFF_MS, RESTED, Random, SCENE, SPENT, SPENT_ATTEMPTS,
+    SPENT_BACKOFF_MS, STOPPED, SWEPT,
 };
 use crate::proxy::{Loss, Proxy};
-use crate::target;
+use crate::target::{self, Parts};
 
 /// How a campaign ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +73,8 @@ struct Stage {
     faults: Arc<Faults>,
     /// Does things to the group, if there is one.
     adversary: Option<Adversary>,
+    /// What tasks are for.
+    target: Parts,
 }
 
 /// The group's session timeout.
@@ -174,6 +177,8 @@ async fn campaign(
     let holder = Holder {
         fleet: &stage.fleet,
         ledger: Ledger::create(&dir.join("holds.tsv"))?,
+        breakers: Ledger::create(&dir.join("breakers.tsv"))?,
+        target: stage.target.clone(),
         seed: options.seed,
     };
 
@@ -251,11 +256,11 @@ fn command(
     Ok(awaited)
 }
 
-/// Holds tasks while they are produced.
+/// Holds tasks while they are produced, and says of a target whether it is called.
 async fn hold(holder: &Holder<'_>, options: &Options) -> Result<(), Failed> {
     if options.has_commands() {
         let tasks = Duration::from_secs(options.tasks as u64 / options.rate.max(1));
-        holder.hold(tasks).await?;
+        tokio::try_join!(holder.hold(tasks), holder.stop(tasks), holder.force(tasks))?;
     }
     Ok(())
 }
@@ -312,12 +317,7 @@ fn build() -> Result<PathBuf, Failed> {
 }
 
 /// Writes a configuration of retide's.
-fn configure(
-    path: &Path,
-    layout: &Layout,
-    bootstrap: &str,
-    [target, rested]: [u16; 2],
-) -> Result<(), Failed> {
+fn configure(path: &Path, layout: &Layout, bootstrap: &str, parts: &Parts) -> Result<(), Failed> {
     let Layout {
         partitions,
         workers,
@@ -339,11 +339,20 @@ fn configure(
          [processor]\ngroup = '{PREFIX}'\nworkers = {workers}\nguarantee = '{guarantee}'\n",
         SESSION.as_millis(),
     );
-    let (rules, target, rested) = (rules(target), at(target), at(rested));
-    let duplicates = match layout.guarantee {
-        Guarantee::ExactlyOnce => "duplicates = 'drop'\n",
-        Guarantee::AtLeastOnce => "",
+    let (rules, target) = (rules(parts.all), at(parts.all));
+    let (rested, forced) = (at(parts.rested), at(parts.forced));
+    let duplicates = |mode: &str| match layout.guarantee {
+        Guarantee::ExactlyOnce => format!("duplicates = '{mode}'\n"),
+        Guarantee::AtLeastOnce => String::new(),
     };
+    let (drop, replace, keep) = (
+        duplicates("drop"),
+        duplicates("replace"),
+        duplicates("keep-due"),
+    );
+    let patient = format!(
+        "concurrency = {FEW}\nbackoff = {{ fixed = {{ delay = '{PATIENT_BACKOFF_MS}ms' }} }}\nmax_attempts = 10000\n"
+    );
     let scenes = format!(
         "[scenes.{SCENE}]\n{rules}concurrency = {CONCURRENCY}\n\
          [scenes.{SWEPT}]\n{rules}concurrency = {CONCURRENCY}\n\
@@ -353,7 +362,11 @@ fn configure(
          [scenes.{SPENT}]\n{target}concurrency = {FEW}\nbackoff = {{ fixed = {{ delay = '{SPENT_BACKOFF_MS}ms' }} }}\n\
          max_attempts = {SPENT_ATTEMPTS}\ndeadline = '1h'\non_exhausted = 'hold'\nbrake = false\n\
          [scenes.{RESTED}]\n{rested}concurrency = {FEW}\nbackoff = {{ fixed = {{ delay = '500ms' }} }}\n\
-         [scenes.{ONCE}]\n{rules}concurrency = {FEW}\n{duplicates}",
+         [scenes.{FORCED}]\n{forced}{patient}breaker = {{ min_calls = {TRIPS}, open = '1m', probes = 2, slow_start = '0s' }}\n\
+         [scenes.{STOPPED}]\n{target}{patient}deadline = '{DEADLINE_S}s'\n\
+         [scenes.{ONCE}]\n{rules}concurrency = {FEW}\n{drop}\
+         [scenes.{LATEST}]\n{rules}concurrency = {FEW}\n{replace}\
+         [scenes.{KEPT}]\n{rules}concurrency = {FEW}\n{keep}",
     );
     Ok(fs::write(path, text + &scenes)?)
 }
@@ -389,6 +402,9 @@ const CONCURRENCY: u32 = 64;
 /// Those of the ordered scene.
 const ORDERED_CONCURRENCY: u32 = 16;
 
+/// Failed calls in a row that open the breaker of a target which is down.
+const TRIPS: u32 = 3;
+
 /// Those of a scene with few tasks.
 const FEW: u32 = 8;
 
@@ -405,7 +421,7 @@ fn describe(dir: &Path, options: &Options, partitions: u64) -> Result<(), Failed
         ("workers", options.workers.to_string()),
         (
             "concurrency",
-            (3 * CONCURRENCY + ORDERED_CONCURRENCY + 5 * FEW).to_string(),
+            (3 * CONCURRENCY + ORDERED_CONCURRENCY + 9 * FEW).to_string(),
         ),
         ("guarantee", options.guarantee.word().to_owned()),
         ("adversary", options.adversary.to_string()),
@@ -416,10 +432,13 @@ fn describe(dir: &Path, options: &Options, partitions: u64) -> Result<(), Failed
     }
     // It waits as long as its target wants.
     ledger.write(&[&format!("backoff_ms {RESTED}"), "0"]);
-    ledger.write(&[
-        &format!("backoff_ms {SPENT}"),
-        &SPENT_BACKOFF_MS.to_string(),
-    ]);
+    for (scene, wait) in [
+        (SPENT, SPENT_BACKOFF_MS),
+        (FORCED, PATIENT_BACKOFF_MS),
+        (STOPPED, PATIENT_BACKOFF_MS),
+    ] {
+        ledger.write(&[&format!("backoff_ms {scene}"), &wait.to_string()]);
+    }
     Ok(())
 }
 
@@ -433,7 +452,8 @@ pub(crate) fn is_finished(progress: &Progress, ends: &Ends, gone: &HashSet<Strin
     let told = progress.commands_acked();
     let later = progress.later.load(Ordering::Acquire);
     let done = done && progress.said_later.acked.load(Ordering::Acquire) >= later;
-    done && ends.count() + ends.missing(gone) >= acked && ends.commands() >= told
+    let done = done && ends.count() + ends.missing(gone) >= acked && ends.commands() >= told;
+    done && ends.is_told_of_all(progress.rounds.load(Ordering::Acquire))
 }
 
 /// Waits until every acknowledged task has ended, and a little longer.
@@ -565,13 +585,13 @@ impl Stage {
             Access::Open => &bootstrap,
             Access::Users => &proxied,
         };
-        configure(&dir.join("retide.toml"), layout, direct, target)?;
-        configure(&dir.join("proxied.toml"), layout, &proxied, target)?;
+        configure(&dir.join("retide.toml"), layout, direct, &target)?;
+        configure(&dir.join("proxied.toml"), layout, &proxied, &target)?;
         let faults = Arc::new(Faults::create(&dir.join("faults.tsv"))?);
         let adversary = match access {
             Access::Open => None,
             Access::Users => {
-                let rules = rules(target[0]);
+                let rules = rules(target.all);
                 let scene = format!("[scenes.{APPLIED}]\n{rules}concurrency = {CONCURRENCY}\n");
                 fs::write(dir.join(APPLIED_FILE), scene)?;
                 let partitions = layout.partitions;
@@ -597,6 +617,7 @@ impl Stage {
             losing: tokio::sync::Mutex::default(),
             faults,
             adversary,
+            target,
         });
         Ok((stage, bootstrap))
     }
@@ -694,10 +715,21 @@ pub(crate) struct Ends {
     ids: Arc<Mutex<HashSet<String>>>,
     /// The places of the commands.
     commands: Arc<Mutex<HashSet<String>>>,
+    /// What became of records that take the place of others, or of which others do.
+    fates: Arc<Mutex<Fates>>,
     /// Their names.
     ended: Ended,
     /// Set to stop counting.
     stop: Arc<AtomicBool>,
+}
+
+/// What became of the records of tasks of which there are several.
+#[derive(Default)]
+struct Fates {
+    /// The tasks.
+    ids: HashSet<String>,
+    /// Where it is told that one has ended, or that another one has its place.
+    places: HashSet<(String, i32, i64)>,
 }
 
 /// The names of commands that have ended; cheap to clone.
@@ -740,6 +772,12 @@ impl Ends {
         commands.unwrap_or_else(PoisonError::into_inner).len()
     }
 
+    /// Whether it is told of all records that take the place of others, of which there are so many, and of the first ones, what became of them.
+    fn is_told_of_all(&self, rounds: usize) -> bool {
+        let fates = self.fates.lock().unwrap_or_else(PoisonError::into_inner);
+        fates.places.len() >= fates.ids.len() + rounds
+    }
+
     /// How many of `gone` have not ended.
     fn missing(&self, gone: &HashSet<String>) -> usize {
         let ids = self.ids();
@@ -769,15 +807,18 @@ impl Ends {
         consumer.subscribe(&[
             &format!("{PREFIX}.callbacks"),
             &format!("{PREFIX}.commands"),
+            &format!("{PREFIX}.events"),
         ])?;
         let ends = Self {
             ids: Arc::default(),
             commands: Arc::default(),
+            fates: Arc::default(),
             ended: Ended::default(),
             stop: Arc::default(),
         };
         let (ids, stop) = (Arc::clone(&ends.ids), Arc::clone(&ends.stop));
         let (commands, ended) = (Arc::clone(&ends.commands), ends.ended());
+        let fates = Arc::clone(&ends.fates);
         thread::Builder::new().name("ends".into()).spawn(move || {
             while !stop.load(Ordering::Acquire) {
                 // Errors pass: the broker comes back.
@@ -797,7 +838,22 @@ impl Ends {
                     ended.add(message.payload().unwrap_or_default());
                     continue;
                 }
+                let event = text(b"retry-event");
+                let is_told = event.as_ref().is_none_or(|event| event == "duplicate");
+                let scene = text(b"retry-scene").unwrap_or_default();
                 let id = text(b"retry-id");
+                if let Some(id) = &id
+                    && is_told
+                    && [LATEST, KEPT].contains(&&*scene)
+                {
+                    let mut fates = fates.lock().unwrap_or_else(PoisonError::into_inner);
+                    let place = (message.topic().to_owned(), message.partition());
+                    fates.ids.insert(id.clone());
+                    fates.places.insert((place.0, place.1, message.offset()));
+                }
+                if event.is_some() {
+                    continue;
+                }
                 // Those of the plan alone: what else ends was written by an adversary.
                 let mut ids = ids.lock().unwrap_or_else(PoisonError::into_inner);
                 ids.extend(id.filter(|id| plan::is_planned(id)));

@@ -16,10 +16,10 @@ use crate::Failed;
 use crate::campaign::Ended;
 use crate::ledger::{Ledger, fingerprint, now_micros};
 use crate::orders;
-use crate::pace::{Acks, COPY, Pace, Progress, Record, hand};
+use crate::pace::{Acks, COPY, Pace, Progress, ROUND, Record, hand};
 use crate::plan::{
-    APPLIED, HELD, Kind, LATER, ONCE, ORDERED, Plan, RESTED, Random, SCENE, SPENT, SWEPT, Scope,
-    TO_ONE_APPLIED, WARDS,
+    APPLIED, FORCED, HELD, KEPT, Kind, LATER, LATEST, ONCE, ORDERED, Plan, RESTED, ROUNDS, Random,
+    SCENE, SPENT, STOPPED, SWEPT, Scope, TO_ONE_APPLIED, WARDS,
 };
 
 /// What is produced, and where.
@@ -55,6 +55,8 @@ enum What {
     Task(usize),
     /// The same once more, with another payload.
     Copy(usize),
+    /// The same once more, in this round, to take its place.
+    Round(usize, usize),
     /// None by now.
     Nothing,
 }
@@ -99,18 +101,18 @@ impl Generator {
             part: |progress| &progress.tasks,
         };
         pace.start(all, move |producer, what| {
-            let (number, is_copy) = match what {
-                What::Task(number) => (number, false),
-                What::Copy(number) => (number, true),
-                What::Nothing => {
-                    producer.poll(Duration::ZERO);
-                    return;
-                }
+            let (What::Task(number) | What::Copy(number) | What::Round(number, _)) = what else {
+                producer.poll(Duration::ZERO);
+                return;
             };
             let plan = Plan::of(seed, number, scope);
             let scene = match (plan.kind, &plan.key) {
                 (Kind::Later, _) => LATER,
                 (Kind::Once, _) => ONCE,
+                (Kind::Latest, _) => LATEST,
+                (Kind::Kept, _) => KEPT,
+                (Kind::Forced, _) => FORCED,
+                (Kind::Stopped, _) => STOPPED,
                 (Kind::Held, _) => HELD,
                 (Kind::Spent, _) => SPENT,
                 (Kind::Rested, _) => RESTED,
@@ -122,16 +124,18 @@ impl Generator {
             let goes = Place {
                 topic: &topic,
                 // What has the same identity goes to the same partition.
-                partition: (plan.kind == Kind::Once)
+                partition: (plan.kind == Kind::Once || plan.kind.is_replaced())
                     .then(|| (number as u64 / 7 % partitions) as i32),
                 // Those that are held together.
                 ward: (plan.kind == Kind::Held).then(|| format!("w{}", number as u64 % WARDS)),
                 scene,
             };
-            if is_copy {
-                copy(producer, &goes, &plan);
-            } else {
-                send(producer, &goes, &plan);
+            match what {
+                What::Copy(_) => copy(producer, &goes, &plan),
+                What::Round(_, round) => {
+                    again(producer, &goes, &plan.in_round(seed, number, round));
+                }
+                What::Task(_) | What::Nothing => send(producer, &goes, &plan),
             }
         })
     }
@@ -152,12 +156,26 @@ impl Generator {
                         timed.push((at, What::Copy(number)));
                     }
                 }
-                Kind::Plain | Kind::Later | Kind::Held | Kind::Spent | Kind::Rested => {}
+                Kind::Latest | Kind::Kept => {
+                    let mut random = Random::new(self.seed, 800_000 + number as u64);
+                    let mut at = at(number);
+                    for round in 1..ROUNDS {
+                        at += random.millis(200, 7_000);
+                        timed.push((at, What::Round(number, round)));
+                    }
+                }
+                Kind::Plain
+                | Kind::Later
+                | Kind::Held
+                | Kind::Spent
+                | Kind::Rested
+                | Kind::Forced
+                | Kind::Stopped => {}
             }
             timed.push((at(number), What::Task(number)));
         }
         // The task itself goes first where the times are equal.
-        timed.sort_by_key(|(at, what)| (*at, matches!(what, What::Copy(_))));
+        timed.sort_by_key(|(at, what)| (*at, !matches!(what, What::Task(_))));
         Agenda {
             timed: timed.into_iter().peekable(),
             awaited: self.awaited.clone(),
@@ -247,6 +265,24 @@ fn copy(producer: &BaseProducer<Acks>, place: &Place<'_>, plan: &Plan) {
     let mut record = Record::with_opaque_to(place.topic, Box::new(name))
         .payload(b"x again")
         .headers(headers(place.scene, &plan.id));
+    record.partition = place.partition;
+    hand(producer, &plan.id, record);
+}
+
+/// Hands the client another record of a task, which is to take its place.
+fn again(producer: &BaseProducer<Acks>, place: &Place<'_>, plan: &Plan) {
+    let delay = plan.delay.as_millis().to_string();
+    producer.context().write(&[
+        "round",
+        &now_micros().to_string(),
+        &plan.id,
+        &delay,
+        &fingerprint(&plan.payload),
+    ]);
+    let name = format!("{}{ROUND}", plan.id);
+    let mut record = Record::with_opaque_to(place.topic, Box::new(name))
+        .payload(&plan.payload)
+        .headers(headers(place.scene, &plan.id).insert(header("retry-delay-ms", &delay)));
     record.partition = place.partition;
     hand(producer, &plan.id, record);
 }

@@ -44,8 +44,8 @@ pub(crate) struct Options {
     /// commit metadata, other groups, open transactions; each lasts up to half a minute, two at a time
     #[arg(long, value_name = "ACTS", num_args = 0..=1, default_value_t = 0, default_missing_value = "26")]
     pub(crate) adversary: usize,
-    /// Whether people act on tasks meanwhile, and targets answer later: commands, holds, records that are produced again; never beside an
-    /// adversary, who deletes their topics
+    /// Whether people act on tasks meanwhile, and targets answer later: commands, holds, breakers by hand, records that are produced
+    /// again; never beside an adversary, who deletes their topics
     #[arg(long, action = ArgAction::Set, default_value_t = true, value_name = "BOOL")]
     pub(crate) commands: bool,
     /// How many threads are busy beside the campaign, in bursts of up to 4 seconds, as a build on the same machine is; twice the number of

@@ -21,6 +21,8 @@ use crate::ledger::{Ledger, now_micros};
 pub(crate) struct Progress {
     /// The tasks.
     pub(crate) tasks: Sent,
+    /// Further records of tasks that one of them takes the place of.
+    pub(crate) rounds: AtomicUsize,
     /// The commands.
     pub(crate) commands: Sent,
     /// How many commands targets send or will send.
@@ -62,6 +64,9 @@ pub(crate) type Record<'a> = BaseRecord<'a, str, [u8], Box<String>>;
 
 /// Ends the name of a record of which there was one before.
 pub(crate) const COPY: &str = "+";
+
+/// Ends the name of a record that takes the place of the task of its identity.
+pub(crate) const ROUND: &str = "*";
 
 /// Longest wait for the last acknowledgements: longer than any broker is away.
 const FLUSH: Duration = Duration::from_mins(1);
@@ -133,6 +138,10 @@ impl ProducerContext for Acks {
                 let (partition, offset) = (message.partition(), message.offset());
                 let place = [partition.to_string(), offset.to_string()];
                 if let Some(id) = id.strip_suffix(COPY) {
+                    return self.write(&["again", &at, id, &place[0], &place[1]]);
+                }
+                if let Some(id) = id.strip_suffix(ROUND) {
+                    self.0.progress.rounds.fetch_add(1, Ordering::Release);
                     return self.write(&["again", &at, id, &place[0], &place[1]]);
                 }
                 self.write(&["ack", &at, &id, &place[0], &place[1]]);

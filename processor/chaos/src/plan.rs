@@ -31,6 +31,10 @@ pub(crate) enum Kind {
     Later,
     /// Its record is produced more than once.
     Once,
+    /// The same, and the later record takes its place.
+    Latest,
+    /// The same, with the schedule of the first one.
+    Kept,
     /// It is held now and then.
     Held,
     /// It is held when it is out of attempts.
@@ -39,6 +43,10 @@ pub(crate) enum Kind {
     Awaited,
     /// Its target asks for rest now and then.
     Rested,
+    /// Its target is down now and then, and people say whether it is called.
+    Forced,
+    /// It is held now and then, and its deadline stands still meanwhile.
+    Stopped,
 }
 
 /// What a task is to go through.
@@ -75,6 +83,10 @@ pub(crate) enum Fate {
     Rested,
     /// The same, of which the first attempt begins a rest.
     Rests,
+    /// An attempt that comes while the target is down fails, another one succeeds.
+    Forced,
+    /// All attempts fail, until its deadline passes.
+    Never,
 }
 
 /// What becomes of a task whose target answers later.
@@ -137,6 +149,27 @@ pub(crate) const HELD: &str = "chaos-held";
 
 /// The scene whose tasks are held when they are out of attempts.
 pub(crate) const SPENT: &str = "chaos-spent";
+
+/// The scene in which a later record takes the place of the task.
+pub(crate) const LATEST: &str = "chaos-latest";
+
+/// The scene in which it does so with the schedule of the task.
+pub(crate) const KEPT: &str = "chaos-kept";
+
+/// Records of such a task.
+pub(crate) const ROUNDS: usize = 3;
+
+/// The scene whose target is down now and then.
+pub(crate) const FORCED: &str = "chaos-forced";
+
+/// The scene whose deadlines stand still while it is held.
+pub(crate) const STOPPED: &str = "chaos-stopped";
+
+/// These deadlines, in seconds: shorter than most holds, with what it takes until one is back after it.
+pub(crate) const DEADLINE_S: u64 = 20;
+
+/// The wait before each attempt of these two.
+pub(crate) const PATIENT_BACKOFF_MS: u64 = 500;
 
 /// The scene whose target asks for rest now and then.
 pub(crate) const RESTED: &str = "chaos-rested";
@@ -227,12 +260,21 @@ impl Plan {
         // Commands reach most of those that are in a batch, or swept, before their time.
         let is_awaited = orders::batch(number).is_some() || orders::is_swept(number);
         let delay = match (random.between(0, 4), is_awaited) {
-            _ if kind == Kind::Rested => Duration::ZERO,
+            _ if matches!(kind, Kind::Rested | Kind::Forced | Kind::Stopped) => Duration::ZERO,
+            // Half of those wait in a tier for the records that take their place, the others for another attempt.
+            (0 | 1, _) if kind.is_replaced() => random.millis(4_000, 9_000),
+            (_, _) if kind.is_replaced() => Duration::ZERO,
             (0, _) => random.millis(1, 12_000),
             (1 | 2, true) => Duration::from_secs(9),
             (_, _) => Duration::ZERO,
         };
-        let fate = kind.fate(fate, number / scope.among());
+        let fate = if kind.is_replaced() {
+            // The last attempt goes well, whichever record it is of.
+            let least = u64::from(delay.is_zero());
+            Fate::Fails(random.between(least, u64::from(MAX_ATTEMPTS)) as u32)
+        } else {
+            kind.fate(fate, number / scope.among())
+        };
         let mut payload = format!("{} ", fate.word()).into_bytes();
         let length = random.between(0, 300);
         payload.extend((0..length).map(|_| random.next() as u8));
@@ -247,6 +289,23 @@ impl Plan {
             key,
             batch: orders::batch(number),
             payload,
+        }
+    }
+
+    /// The same task in a later round: with another payload, and a schedule of its own.
+    pub(crate) fn in_round(self, seed: u64, number: usize, round: usize) -> Self {
+        let mut random = Random::new(seed, 900_000 + (number * ROUNDS + round) as u64);
+        let fate = Fate::Fails(random.between(0, u64::from(MAX_ATTEMPTS)) as u32);
+        let payload = format!("{} round {round} {}", fate.word(), random.next());
+        let delay = match random.between(0, 2) {
+            0 => random.millis(1, 6_000),
+            _ => Duration::ZERO,
+        };
+        Self {
+            fate,
+            delay,
+            payload: payload.into_bytes(),
+            ..self
         }
     }
 }
@@ -278,13 +337,22 @@ impl Kind {
         let among = scope.among();
         match number % among {
             15 => Self::Later,
+            25 if scope.is_once => Self::Latest,
             35 if scope.is_once => Self::Once,
+            45 if scope.is_once => Self::Kept,
             55 | 65 => Self::Held,
             75 if scope.is_early(number) => Self::Spent,
             5 | 85 => Self::Rested,
+            20 | 70 => Self::Forced,
+            40 | 90 => Self::Stopped,
             95 if (number / among).is_multiple_of(TO_ONE_AWAITED) => Self::Awaited,
             _ => Self::Plain,
         }
+    }
+
+    /// Whether later records take the place of such a task.
+    pub(crate) const fn is_replaced(self) -> bool {
+        matches!(self, Self::Latest | Self::Kept)
     }
 
     /// How the target answers the nth task, which it would answer as `fate` says.
@@ -292,7 +360,9 @@ impl Kind {
         match self {
             // What ends badly may be produced again.
             Self::Once | Self::Awaited if fate.outcome() != "delivered" => Fate::Fails(1),
-            Self::Plain | Self::Held | Self::Once | Self::Awaited => fate,
+            Self::Plain | Self::Held | Self::Once | Self::Latest | Self::Kept | Self::Awaited => {
+                fate
+            }
             Self::Later => Fate::Later(match nth % 4 {
                 0 => After::Success,
                 1 => After::Retry,
@@ -301,6 +371,9 @@ impl Kind {
             }),
             Self::Rested if nth % TO_ONE_REST == RESTS => Fate::Rests,
             Self::Rested => Fate::Rested,
+            Self::Forced => Fate::Forced,
+            Self::Stopped if nth % 4 == 3 => Fate::Never,
+            Self::Stopped => Fate::Fails(0),
             Self::Spent => Fate::Spent(match nth % 4 {
                 0 | 1 => SPENT_ATTEMPTS,
                 2 => SPENT_ATTEMPTS + 1,
@@ -320,6 +393,8 @@ impl Fate {
             Self::Refused => "x".to_owned(),
             Self::Rested => "rested".to_owned(),
             Self::Rests => "rests".to_owned(),
+            Self::Forced => "forced".to_owned(),
+            Self::Never => "never".to_owned(),
             Self::Later(after) => after.word().to_owned(),
         }
     }
@@ -332,6 +407,8 @@ impl Fate {
         match word {
             "rested" => return Self::Rested,
             "rests" => return Self::Rests,
+            "forced" => return Self::Forced,
+            "never" => return Self::Never,
             _ => {}
         }
         let later = After::ALL.into_iter().find(|after| after.word() == word);
@@ -348,7 +425,10 @@ impl Fate {
             Self::Fails(times) if times < MAX_ATTEMPTS => "delivered",
             Self::Fails(_) | Self::Refused => "dead",
             Self::Later(After::Cancel) => "cancelled",
-            Self::Later(_) | Self::Spent(_) | Self::Rested | Self::Rests => "delivered",
+            Self::Never => "expired",
+            Self::Later(_) | Self::Spent(_) | Self::Rested | Self::Rests | Self::Forced => {
+                "delivered"
+            }
         }
     }
 
@@ -357,10 +437,12 @@ impl Fate {
         match self {
             Self::Fails(times) => MAX_ATTEMPTS.min(times + 1),
             Self::Spent(times) => times + 1,
-            // Of what is throttled only the last one counts.
+            // Of what is throttled only the last one counts, and how many the others have is not known before.
             Self::Refused
             | Self::Rested
             | Self::Rests
+            | Self::Forced
+            | Self::Never
             | Self::Later(After::Success | After::Cancel) => 1,
             Self::Later(After::Retry | After::Limit) => 2,
         }
@@ -456,7 +538,7 @@ mod tests {
 
         let keys: Vec<String> = plans.filter_map(|plan| plan.key).collect();
 
-        assert!((850..1_050).contains(&keys.len()), "{}", keys.len());
+        assert!((800..1_000).contains(&keys.len()), "{}", keys.len());
         assert_eq!(keys.iter().collect::<HashSet<_>>().len(), 72);
     }
 
@@ -479,12 +561,16 @@ mod tests {
             counts,
             [
                 ("Awaited", 5),
+                ("Forced", 40),
                 ("Held", 40),
+                ("Kept", 20),
                 ("Later", 20),
+                ("Latest", 20),
                 ("Once", 20),
-                ("Plain", 1_855),
+                ("Plain", 1_735),
                 ("Rested", 40),
-                ("Spent", 20)
+                ("Spent", 20),
+                ("Stopped", 40)
             ]
         );
     }

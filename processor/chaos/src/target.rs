@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,19 @@ use crate::ledger::{Ledger, fingerprint, now_micros};
 use crate::orders::Later;
 use crate::plan::{After, Fate, LIMIT_S, REST_S};
 
+/// The target, as others know it.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    /// The port of most tasks.
+    pub(crate) all: u16,
+    /// The port of its part that asks for rest now and then.
+    pub(crate) rested: u16,
+    /// The port of its part that may be down.
+    pub(crate) forced: u16,
+    /// Whether that one is.
+    pub(crate) is_down: Arc<AtomicBool>,
+}
+
 /// What the target keeps.
 struct Target {
     /// Where it writes down what it saw.
@@ -29,24 +43,33 @@ struct Target {
     later: Later,
     /// Until when it rests, where it is the one that does, and the tasks that have begun a rest.
     rest: Mutex<(Option<Instant>, HashSet<String>)>,
+    /// Whether its part that may be down is.
+    is_down: Arc<AtomicBool>,
     /// The instant monotonic time is measured from.
     start: Instant,
 }
 
-/// Starts a target that writes to `path` and says `later` what it does not know at once; gives its port, and that of
-/// its part that rests now and then.
-pub(crate) async fn start(path: &Path, later: Later) -> Result<[u16; 2], Failed> {
+/// Starts a target that writes to `path` and says `later` what it does not know at once.
+pub(crate) async fn start(path: &Path, later: Later) -> Result<Parts, Failed> {
+    let is_down = Arc::<AtomicBool>::default();
     let target = Arc::new(Target {
         ledger: Ledger::create(path)?,
         later,
         rest: Mutex::default(),
+        is_down: Arc::clone(&is_down),
         start: Instant::now(),
     });
-    let [all, rested] = [
+    let [all, rested, forced] = [
         post(answer).with_state(Arc::clone(&target)),
-        post(rest).with_state(target),
+        post(rest).with_state(Arc::clone(&target)),
+        post(fail).with_state(target),
     ];
-    Ok([serve(all).await?, serve(rested).await?])
+    Ok(Parts {
+        all: serve(all).await?,
+        rested: serve(rested).await?,
+        forced: serve(forced).await?,
+        is_down,
+    })
 }
 
 /// Serves attempts; gives the port.
@@ -67,10 +90,10 @@ async fn answer(State(target): State<Arc<Target>>, headers: HeaderMap, body: Byt
         Fate::Later(_) if number == 1 => StatusCode::ACCEPTED,
         Fate::Later(_) => StatusCode::OK,
         Fate::Fails(times) | Fate::Spent(times) if number > times => StatusCode::OK,
-        Fate::Fails(_) | Fate::Spent(_) => StatusCode::SERVICE_UNAVAILABLE,
+        Fate::Fails(_) | Fate::Spent(_) | Fate::Never => StatusCode::SERVICE_UNAVAILABLE,
         Fate::Refused => StatusCode::BAD_REQUEST,
-        // Those are asked for at the other port.
-        Fate::Rested | Fate::Rests => StatusCode::NOT_FOUND,
+        // Those are asked for at the other ports.
+        Fate::Rested | Fate::Rests | Fate::Forced => StatusCode::NOT_FOUND,
     };
     let limit = match (fate, status) {
         (Fate::Later(After::Limit), StatusCode::ACCEPTED) => Some(Duration::from_secs(LIMIT_S)),
@@ -97,6 +120,17 @@ async fn answer(State(target): State<Arc<Target>>, headers: HeaderMap, body: Byt
         ("retry-pending-for", limit),
     ];
     (status, headers).into_response()
+}
+
+/// One attempt at the part that may be down.
+async fn fail(State(target): State<Arc<Target>>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    let status = if target.is_down.load(Ordering::Acquire) {
+        StatusCode::SERVICE_UNAVAILABLE
+    } else {
+        StatusCode::OK
+    };
+    Seen::of(&target, &headers, &body).write(&target, status, (0, Duration::ZERO));
+    status
 }
 
 /// One attempt at the part that rests now and then.

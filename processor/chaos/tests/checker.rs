@@ -34,6 +34,7 @@ const GENERATOR: &str = "generator.tsv";
 const COMMANDS: &str = "commands.tsv";
 const ANSWERS: &str = "answers.tsv";
 const HOLDS: &str = "holds.tsv";
+const BREAKERS: &str = "breakers.tsv";
 const TARGET: &str = "target.tsv";
 const FAULTS: &str = "faults.tsv";
 const OFFSETS: &str = "offsets.tsv";
@@ -299,6 +300,96 @@ impl History {
         }
     }
 
+    /// Tasks of a target that people do not want called, that they want called though it is down, and whose breakers they reset.
+    fn force(&mut self) {
+        let sent = START + 200_000_000;
+        for (what, from, to) in [("open", -5, 15), ("close", 20, 30), ("reset", 40, 50)] {
+            let (asked, told) = (sent + from * 1_000_000, sent + from * 1_000_000 + 1_000_000);
+            let (over, gone) = (sent + to * 1_000_000, sent + to * 1_000_000 + 500_000);
+            self.add(BREAKERS, &[&what, &asked, &told, &0, &over, &gone]);
+        }
+        let after_close = ["v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7"];
+        let after_reset = ["w0", "w1", "w2", "w3", "w4", "w5", "w6", "w7"];
+        let at_once = after_close.iter().map(|id| (*id, 23_000_000, 6_000));
+        let at_once = at_once.chain(after_reset.iter().map(|id| (*id, 43_000_000, 6_000)));
+        let waits = [("u", 0, 21_000_000)].into_iter();
+        for (number, (id, at, after)) in waits.chain(at_once).enumerate() {
+            let (index, at) = (60 + number as i64, sent + at + number as i64 * 1_000);
+            let bytes = self.special(index, at, (id, 1), ("chaos-forced", "", "forced"));
+            self.seen((id, 1), at + after, &bytes, (index, 0));
+            self.find(TARGET, &[(2, id)])[0][4] = (at / 1_000).to_string();
+            self.end(index, at + after + 50_000, (id, "delivered"), &bytes);
+        }
+    }
+
+    /// Two tasks whose deadlines stand still while they are held: one is delivered later than it would have lived, one expires.
+    fn stop(&mut self) {
+        let sent = START + 260_000_000;
+        let (asked, told) = (sent - 5_000_000, sent - 2_000_000);
+        let (released, gone) = (sent + 15_000_000, sent + 16_000_000);
+        let hold: [&dyn ToString; 10] = [
+            &"hold",
+            &asked,
+            &"s0",
+            &"scene",
+            &"chaos-stopped",
+            &told,
+            &0,
+            &released,
+            &gone,
+            &0,
+        ];
+        self.add(HOLDS, &hold);
+        for (index, id, ended, outcome) in [
+            (90, "x", 25_000_000, "delivered"),
+            (91, "y", 36_000_000, "expired"),
+        ] {
+            let bytes = self.special(index, sent, (id, 1), ("chaos-stopped", "", "0"));
+            let parked = (id, "", "", 1, 1);
+            self.record("delay.10s", index, sent + 50_000, parked, &bytes);
+            self.seen((id, 1), sent + 24_000_000, &bytes, (index, 0));
+            self.find(TARGET, &[(2, id)])[0][4] = (sent / 1_000).to_string();
+            self.end(index, sent + ended, (id, outcome), &bytes);
+            self.find(GENERATOR, &[(0, "intent"), (2, id)])[0][3] = outcome.into();
+        }
+    }
+
+    /// Two tasks in whose place a later record is soon, of which one has the schedule of the first record.
+    fn replace(&mut self) {
+        let sent = START + 300_000_000;
+        for (index, id, scene, due) in [
+            (80, "i", "chaos-latest", 1_000),
+            (82, "j", "chaos-kept", 6_000),
+        ] {
+            let (first, second) = (index, index + 1);
+            let bytes = self.special(first, sent, (id, 1), (scene, "", "0"));
+            self.find(GENERATOR, &[(0, "intent"), (2, id)])[0][5] = "6000".into();
+            let parked = (id, "", "", 1, 1);
+            self.record("delay.5s", index, sent + 50_000, parked, &bytes);
+            let (again, came) = (format!("2:{id}"), sent + 1_000_000);
+            self.add(GENERATOR, &[&"round", &came, &id, &0, &again]);
+            let offset = second.to_string();
+            self.add(GENERATOR, &[&"again", &(came + 4_000), &id, &0, &offset]);
+            self.record("tasks", second, came, (id, "", "", 0, 0), &again);
+            self.record("delay.now", second + 100, came + 50_000, parked, &again);
+            let place = |offset: i64| format!("chaos.tasks/0/{offset}");
+            let told = (id, &*place(second), "replaced", 0, 0);
+            self.record("events", 800 + index, came + 50_000, told, "0:e");
+            let at = sent + due * 1_000 + 60_000;
+            self.seen((id, 1), at, &again, (second, 0));
+            self.find(TARGET, &[(2, id)])[0][4] = (sent / 1_000 + due).to_string();
+            self.end(second, at + 50_000, (id, "delivered"), &again);
+            for (fields, origin) in [
+                ([(1, "chaos.delay.5s"), (5, id)], first),
+                ([(1, "chaos.delay.now"), (5, id)], second),
+                ([(7, "replaced"), (5, id)], first),
+                ([(1, "chaos.callbacks"), (5, id)], second),
+            ] {
+                self.find(TOPICS, &fields)[0][10] = place(origin);
+            }
+        }
+    }
+
     /// A task of a scene of its own, without what becomes of it; gives what identifies its payload.
     fn special(
         &mut self,
@@ -454,7 +545,7 @@ impl History {
 }
 
 /// One line broken at a time.
-const BREACHES: [Breach; 51] = [
+const BREACHES: [Breach; 66] = [
     breach("a task without an end", "lost", |history| {
         history.remove(TOPICS, &[(1, "chaos.callbacks"), (5, "a")]);
         history.remove(TOPICS, &[(1, "chaos.events"), (5, "a")]);
@@ -738,6 +829,142 @@ const BREACHES: [Breach; 51] = [
         let held = ("q", "", "held", 0, 0);
         history.record("events", 402, START + 122_000_000, held, "0:e");
     }),
+    breach(
+        "an attempt at a target that is not to be called",
+        "forced",
+        |history| {
+            history.force();
+            shift(history.find(TARGET, &[(2, "u")])[0], -11_000_000);
+        },
+    ),
+    breach(
+        "an attempt long after its target may be called",
+        "forced",
+        |history| {
+            history.force();
+            let line = &mut *history.find(BREAKERS, &[(0, "open")])[0];
+            for at in [1, 2, 4, 5] {
+                let time: i64 = line[at].parse().unwrap();
+                line[at] = (time - 60_000_000).to_string();
+            }
+            let due = (START + 140_000_000) / 1_000;
+            history.find(TARGET, &[(2, "u")])[0][4] = due.to_string();
+        },
+    ),
+    breach(
+        "no attempt at a target that is to be called",
+        "forced",
+        |history| {
+            history.force();
+            for id in ["v0", "v1", "v2", "v3", "v4", "v5", "v6"] {
+                shift(history.find(TARGET, &[(2, id)])[0], 10_000_000);
+            }
+        },
+    ),
+    breach(
+        "no attempt at a target whose breakers were reset",
+        "forced",
+        |history| {
+            history.force();
+            for id in ["w0", "w1", "w2", "w3", "w4", "w5", "w6"] {
+                shift(history.find(TARGET, &[(2, id)])[0], 10_000_000);
+            }
+        },
+    ),
+    breach("a deadline that passes on hold", "stopped", |history| {
+        history.stop();
+        for topic in ["callbacks", "dead-letters", "events"] {
+            let ended = ((START + 281_000_000) / 1_000).to_string();
+            let name = format!("chaos.{topic}");
+            for line in history.find(TOPICS, &[(1, &name), (5, "y")]) {
+                line[4].clone_from(&ended);
+            }
+        }
+        history.remove(TARGET, &[(2, "y")]);
+    }),
+    breach(
+        "a deadline that counts a hold later",
+        "stopped",
+        |history| {
+            history.stop();
+            history.find(GENERATOR, &[(0, "intent"), (2, "y")])[0][3] = "delivered".into();
+            for line in history.find(TOPICS, &[(5, "y")]) {
+                if !["chaos.tasks", "chaos.delay.10s"].contains(&&*line[1]) {
+                    line[4] = ((START + 294_500_000) / 1_000).to_string();
+                }
+            }
+        },
+    ),
+    breach("a deadline that never passes", "stopped", |history| {
+        history.stop();
+        for line in history.find(TOPICS, &[(5, "y")]) {
+            if !["chaos.tasks", "chaos.delay.10s"].contains(&&*line[1]) {
+                line[4] = ((START + 430_000_000) / 1_000).to_string();
+            }
+        }
+    }),
+    breach(
+        "a record in whose place there is none",
+        "replaced",
+        |history| {
+            history.replace();
+            history.remove(TOPICS, &[(5, "i"), (7, "replaced")]);
+        },
+    ),
+    breach(
+        "a record that is replaced and ends",
+        "replaced",
+        |history| {
+            history.replace();
+            history.end(80, START + 320_000_000, ("i", "delivered"), "1:i");
+            let ended = [(1, "chaos.callbacks"), (3, "80"), (5, "i")];
+            history.find(TOPICS, &ended)[0][10] = "chaos.tasks/0/80".into();
+        },
+    ),
+    breach(
+        "a record that an earlier one replaces",
+        "replaced",
+        |history| {
+            history.replace();
+            let event = &mut *history.find(TOPICS, &[(5, "i"), (7, "replaced")])[0];
+            event.swap(6, 10);
+            let ended = [(1, "chaos.callbacks"), (3, "81"), (5, "i")];
+            history.find(TOPICS, &ended)[0][10] = "chaos.tasks/0/80".into();
+        },
+    ),
+    breach(
+        "an attempt of a record that is replaced",
+        "replaced",
+        |history| {
+            history.replace();
+            let bytes = "1:i".to_owned();
+            history.seen(("i", 1), START + 306_060_000, &bytes, (80, 0));
+            history.find(TARGET, &[(2, "i"), (6, "1:i")])[0][4] =
+                ((START + 306_000_000) / 1_000).to_string();
+        },
+    ),
+    breach(
+        "the payload of a record that is replaced",
+        "replaced",
+        |history| {
+            history.replace();
+            history.find(TARGET, &[(2, "j")])[0][6] = "1:j".into();
+        },
+    ),
+    breach("a schedule that is to be kept", "replaced", |history| {
+        history.replace();
+        shift(history.find(TARGET, &[(2, "j")])[0], -5_000_000);
+    }),
+    breach("a schedule that is not to be kept", "replaced", |history| {
+        history.replace();
+        shift(history.find(TARGET, &[(2, "i")])[0], 5_000_000);
+    }),
+    breach("attempts that are not counted on", "replaced", |history| {
+        history.replace();
+        let parked = ("j", "", "", 2, 2);
+        history.record("delay.5s", 90, START + 301_020_000, parked, "1:j");
+        history.find(TOPICS, &[(3, "90"), (5, "j")])[0][10] = "chaos.tasks/0/82".into();
+    }),
     breach("a process that panicked", "exits", |history| {
         history.add(FAULTS, &[&"exit", &START, &"p0", &"itself", &101]);
     }),
@@ -915,6 +1142,9 @@ fn a_clean_history_passes() {
     commanded.hold();
     commanded.exhaust();
     commanded.rest();
+    commanded.force();
+    commanded.stop();
+    commanded.replace();
     let mut dirs = Vec::new();
     for (name, history) in [("clean", History::clean()), ("commanded", commanded)] {
         let dir = root.path().join(name);

@@ -64,7 +64,7 @@ const DEADLINES: &str = "no task of a campaign has a deadline; the judge sees it
 /// Why nothing of the flood brake is seen.
 const FLOODS: &str = "no tasks of a campaign die in numbers; the judge sees it";
 
-/// What the checker does not see, and why.
+/// What the checker does not see, and why: what a simulated campaign does not do, one on Kafka may.
 const UNSEEN: [(Bug, &str); 50] = [
     (Bug::Core(Core::ForcedIgnored), FORCED),
     (Bug::Core(Core::ForcedForgotten), FORCED),
