@@ -190,7 +190,10 @@ impl Agenda {
     /// Takes those items out.
     pub(crate) fn extract(&mut self, which: impl Fn(&Item) -> bool, into: &mut Vec<Item>) {
         let before = into.len();
-        for plan in self.scenes.values_mut() {
+        // Not as the map has them: the same history is the same each time.
+        let mut scenes: Vec<_> = self.scenes.iter_mut().collect();
+        scenes.sort_unstable_by_key(|(name, _)| *name);
+        for (_, plan) in scenes {
             plan.items.extract(&which, into);
         }
         if into.len() > before {

@@ -49,7 +49,7 @@ use crate::tier::{HORIZON, Ladder};
 use crate::wall::Watch;
 
 /// Which breaker: scenes that call the same target by the same rule have one in common.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     /// Whom it is about.
     pub target: Subject,
@@ -59,7 +59,7 @@ pub struct Key {
 
 /// Whom a breaker is about: a target, such as `https://shop.example:443`, or, where it is that of a wall, a target as one scene sees it. Nothing
 /// that could be secret.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Subject {
     /// The target.
     target: Arc<str>,
@@ -70,7 +70,7 @@ pub struct Subject {
 }
 
 /// When a breaker opens, and how it closes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rule {
     /// The part of the calls that fail at which it opens.
     pub failure_rate: Fraction,

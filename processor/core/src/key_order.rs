@@ -15,6 +15,8 @@ use thiserror::Error;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128_with_seed};
 
 use crate::agenda::Item;
+use crate::lane::LaneId;
+use crate::task::Origin;
 use crate::time::Timestamp;
 
 /// What stands for a scene and a key: of fixed length, whatever producers use as keys. It is written down, so it never changes.
@@ -297,6 +299,7 @@ impl Orders {
             .filter_map(|number| self.shards.get_mut(number).map(|_| *number));
         let shards: Vec<i32> = shards.collect();
         for number in shards {
+            let before = into.len();
             let queues = self.of(number).queues.values_mut();
             for task in queues.flat_map(|queue| &mut queue.tasks) {
                 let is_met =
@@ -304,15 +307,18 @@ impl Orders {
                 let woken = is_met.then(|| task.wake()).flatten();
                 into.extend(woken.map(|waiter| waiter.go_on(now)));
             }
+            into[before..].sort_by_key(read_at);
         }
     }
 
     /// Lets everything go that is held: rules have changed.
     pub(crate) fn wake_all(&mut self, woken: &mut Vec<Waiter>) {
         for shard in self.shards.values_mut() {
+            let before = woken.len();
             for queue in shard.queues.values_mut() {
                 queue.wake_all(woken);
             }
+            woken[before..].sort_by_key(|waiter| read_at(&waiter.item));
         }
     }
 
@@ -329,6 +335,7 @@ impl Orders {
                 decision,
             }));
         }
+        awaited.sort_unstable();
         awaited
     }
 
@@ -848,6 +855,15 @@ impl Outstanding {
             }
         }
     }
+}
+
+/// Where a task came from, and where it was read: the order of tasks that leave the queues of many keys at once. No map has one that is the
+/// same each time.
+fn read_at(item: &Item) -> (i32, i64, LaneId, i64) {
+    let Origin {
+        partition, offset, ..
+    } = item.task.origin;
+    (partition, offset, item.lane, item.offset)
 }
 
 // === impl Waiter ===

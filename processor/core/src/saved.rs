@@ -3,6 +3,7 @@
 //! Not how that is used: see [`crate::quota`]. Invariant: a form that is written is read as what it was, or as less where there was no room
 //! for all of it; the slowest rates go first.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -95,8 +96,12 @@ impl Saved {
         if saved < Duration::from_millis(1) {
             return;
         }
-        let at = self.rates.partition_point(|rate| rate.period >= period);
-        self.rates.insert(at, One { id, period, saved });
+        let place = |rate: &One| (Reverse(rate.period), rate.id);
+        let one = One { id, period, saved };
+        let at = self
+            .rates
+            .partition_point(|rate| place(rate) <= place(&one));
+        self.rates.insert(at, one);
         self.rates.truncate(MOST);
     }
 

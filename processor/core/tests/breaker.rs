@@ -1016,6 +1016,22 @@ fn what_people_keep_open_uses_no_attempt_tells_nobody_and_is_back_soon_after() {
 }
 
 #[test]
+fn breakers_do_what_people_want_in_the_order_of_their_targets() {
+    let names: Vec<String> = (0..20).map(|number| format!("s{number:02}")).collect();
+    let mut world = World::new(names.iter().map(|name| scene(name)));
+    let wanted = |name: &String| forced(name, Force::Open, 7, (0, 3_600));
+
+    world.step(want(1, names.iter().map(wanted)));
+
+    let switched = world.switches.iter().map(|(_, target, _)| &**target);
+    let targets: Vec<String> = names
+        .iter()
+        .map(|name| format!("http://{name}:80"))
+        .collect();
+    assert_eq!(switched.collect::<Vec<_>>(), targets);
+}
+
+#[test]
 fn what_people_keep_open_expires_at_its_deadline_and_not_before() {
     let mut world = World::new([scene("pay")]);
     world.run_until(secs(1));

@@ -15,8 +15,8 @@ use retide_core::lane::Limits;
 use retide_core::scene::Target;
 use retide_core::selector::{Parts, Selector};
 use retide_core::{
-    Action, Commit, Engine, Entry, Failure, Fate, Gates, Input, Ladder, LaneId, Now, Outcome,
-    Position, Rate, Returned, Scene, Sink, Sinks, Source, State, StateKey, Task, Writable,
+    Action, Commit, Engine, Entry, Failure, Fate, Gates, Input, Ladder, LaneId, Now, Ordering,
+    Outcome, Position, Rate, Returned, Scene, Sink, Sinks, Source, State, StateKey, Task, Writable,
 };
 
 use support::{TASKS, at};
@@ -620,6 +620,53 @@ fn what_names_ids_waits_for_no_batch_that_parks_others() {
         bench.pass(40, 100);
         assert!(bench.looks > 0, "{selector:?}");
     }
+}
+
+#[test]
+fn a_command_meets_the_tasks_of_many_scenes_and_keys_in_one_order_always() {
+    let mut bench = Bench::new(0);
+    let names: Vec<String> = (0..20).map(|number| format!("s{number:02}")).collect();
+    let scenes = names.iter().map(|name| Scene {
+        name: (**name).into(),
+        ..pay()
+    });
+    let keyed = Scene {
+        name: "keyed".into(),
+        ordering: Ordering::Key,
+        concurrency: NonZeroU32::new(64).unwrap(),
+        ..pay()
+    };
+    let rules = scenes.chain([keyed]).collect();
+    bench.step(at(0), Input::Rules(rules));
+    let mut wanted = Vec::new();
+    for (offset, name) in (0..).zip(&names) {
+        let mut soon = task(&format!("soon-{name}"), 900, offset);
+        soon.scene = (**name).into();
+        wanted.push(Arc::clone(&soon.id));
+        bench.record(at(1), offset, soon);
+    }
+    for (offset, name) in (20..).zip(names.iter().chain(&names)) {
+        let mut in_turn = task(&format!("{offset}-{name}"), 0, offset);
+        in_turn.scene = "keyed".into();
+        in_turn.record.key = Some(name.clone().into());
+        if offset >= 40 {
+            wanted.push(Arc::clone(&in_turn.id));
+        }
+        bench.record(at(2), offset, in_turn);
+    }
+    assert_eq!(bench.called().len(), 20, "the first one of each key");
+
+    let those: Vec<&str> = wanted.iter().map(|id| &**id).collect();
+    bench.told(at(10), &command(10, 0, Verb::Cancel, ids(&those)));
+    bench.pass(11, 100);
+
+    let ended = bench.actions.iter().filter_map(|action| match action {
+        Action::Settle(settlement) => settlement.entries.iter().find_map(Entry::event),
+        _ => None,
+    });
+    let ended = ended.filter(|event| event.transition.word() == "cancelled");
+    let ended: Vec<_> = ended.map(|event| Arc::clone(&event.id)).collect();
+    assert_eq!(ended, wanted);
 }
 
 #[test]

@@ -42,7 +42,8 @@ fn every_promise_is_kept() {
 
 #[test]
 fn the_same_seed_is_the_same_history() {
-    for seed in 0..30 {
+    // Of the last ones, some were not.
+    for seed in (0..30).chain([1_294, 646_891]) {
         let first = play(seed, Bug::None, Keep::Hash);
         let second = play(seed, Bug::None, Keep::Text);
         let other = play(seed + 1, Bug::None, Keep::Hash);

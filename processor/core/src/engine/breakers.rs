@@ -319,7 +319,10 @@ impl Breakers {
         if self.bug.is(Bug::ForcedIgnored) {
             return;
         }
-        for (key, watched) in &self.by_key {
+        let mut breakers: Vec<_> = self.by_key.iter().collect();
+        // Not as the map has them: the same history is the same each time.
+        breakers.sort_unstable_by_key(|(key, _)| *key);
+        for (key, watched) in breakers {
             let order = all.of(now.wall, &key.target).map(|forced| Order {
                 revision: forced.revision,
                 force: forced.force,
