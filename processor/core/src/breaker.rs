@@ -38,8 +38,11 @@
 //! count; its memory is fixed.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::brake::{End, Ends};
 use crate::forced::Force;
@@ -49,7 +52,7 @@ use crate::tier::{HORIZON, Ladder};
 use crate::wall::Watch;
 
 /// Which breaker: scenes that call the same target by the same rule have one in common.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     /// Whom it is about.
     pub target: Subject,
@@ -59,7 +62,7 @@ pub struct Key {
 
 /// Whom a breaker is about: a target, such as `https://shop.example:443`, or, where it is that of a wall, a target as one scene sees it. Nothing
 /// that could be secret.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Subject {
     /// The target.
     target: Arc<str>,
@@ -67,6 +70,8 @@ pub struct Subject {
     text: Arc<str>,
     /// Whether it is the target as one scene sees it.
     is_wall: bool,
+    /// The hash of that: each call looks breakers up by it, and the texts are long.
+    hash: u64,
 }
 
 /// When a breaker opens, and how it closes.
@@ -394,15 +399,31 @@ impl Fraction {
     }
 }
 
+// === impl Key ===
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // A target is called by one rule, or a few.
+        self.target.hash(state);
+    }
+}
+
 // === impl Subject ===
 
 impl Subject {
     /// A target as `scene` sees it, be it for its tasks or for its callbacks.
     pub fn wall(target: &str, scene: &str) -> Self {
+        let text = format!("{target} (scene {scene})").into();
+        Self::new(target.into(), text, true)
+    }
+
+    /// Whom such texts are about.
+    fn new(target: Arc<str>, text: Arc<str>, is_wall: bool) -> Self {
         Self {
-            target: target.into(),
-            text: format!("{target} (scene {scene})").into(),
-            is_wall: true,
+            hash: xxh3_64_with_seed(text.as_bytes(), is_wall.into()),
+            target,
+            text,
+            is_wall,
         }
     }
 
@@ -431,11 +452,13 @@ impl fmt::Display for Subject {
 impl From<&str> for Subject {
     fn from(target: &str) -> Self {
         let target: Arc<str> = target.into();
-        Self {
-            text: Arc::clone(&target),
-            target,
-            is_wall: false,
-        }
+        Self::new(Arc::clone(&target), target, false)
+    }
+}
+
+impl Hash for Subject {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
     }
 }
 

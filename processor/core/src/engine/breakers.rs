@@ -143,24 +143,7 @@ impl Breakers {
 
     /// The breaker of this key.
     fn get(&mut self, key: &Key, gates: &Gates) -> Arc<Breaker> {
-        if let Some(watched) = self.by_key.get(key) {
-            return Arc::clone(&watched.breaker);
-        }
-        let breaker = gates.breaker(key);
-        let server = key.target.is_wall().then(|| Called {
-            name: key.target.target().into(),
-            server: gates.server(key.target.target()),
-            is_paced: false,
-        });
-        let watched = Watched {
-            breaker: Arc::clone(&breaker),
-            server,
-            until: Duration::ZERO,
-            held: 0,
-            probes: 0,
-        };
-        self.by_key.insert(key.clone(), watched);
-        breaker
+        Arc::clone(&watched(&mut self.by_key, key, gates).breaker)
     }
 
     /// Where to put a task whose breaker is asked again at `until`.
@@ -212,15 +195,19 @@ impl Breakers {
     ) -> Result<CallPermits, Denied<'a>> {
         let mut permits = CallPermits::default();
         if let Some(key) = route.wall {
-            permits.server = match scene.cooldown {
-                Cooldown::Host => self.ask_server(now, key, part, gates)?,
-                Cooldown::None => None,
+            let known = watched(&mut self.by_key, key, gates);
+            permits.server = match (scene.cooldown, &known.server) {
+                (Cooldown::Host, Some(called)) => {
+                    ask_server(now, called, part, &mut self.resting, self.bug)?
+                }
+                (Cooldown::Host | Cooldown::None, _) => None,
             };
-            let permit = self.ask_one(now, key, gates, actions);
+            let permit = ask_one(now, key, &known.breaker, self.bug, actions);
             permits.wall = Some(permit.map_err(|rejected| Denied::Breaker(key, rejected))?);
         }
         if let Some(key) = route.breaker {
-            match self.ask_one(now, key, gates, actions) {
+            let breaker = &watched(&mut self.by_key, key, gates).breaker;
+            match ask_one(now, key, breaker, self.bug, actions) {
                 Ok(permit) => permits.breaker = Some(permit),
                 Err(rejected) => {
                     permits.unused();
@@ -229,44 +216,6 @@ impl Breakers {
             }
         }
         Ok(permits)
-    }
-
-    /// Asks the server of a wall's target for one call.
-    fn ask_server(
-        &mut self,
-        now: Duration,
-        key: &Key,
-        (owned, all): (usize, u32),
-        gates: &Gates,
-    ) -> Result<Option<Called>, Denied<'static>> {
-        if !self.by_key.contains_key(key) {
-            self.get(key, gates);
-        }
-        let watched = self.by_key.get(key);
-        let Some(called) = watched.and_then(|watched| watched.server.as_ref()) else {
-            unreachable!("a wall without a server");
-        };
-        match self.bug.rests(called.server.rest(now), now) {
-            Rest::None => Ok(Some(called.clone())),
-            Rest::Shut { until } => Err(Denied::Cooldown(Arc::clone(&called.name), until)),
-            Rest::Paced { pace, since } => {
-                let name = &called.name;
-                let gap = pace.gap(owned, all);
-                let resting = self.resting.entry(Arc::clone(name)).or_default();
-                if resting.last < since {
-                    resting.last = since;
-                }
-                let next = resting.last.saturating_add(gap);
-                if now < next {
-                    let until = next.min(now + ASK_PACE);
-                    return Err(Denied::Pace(Arc::clone(name), until));
-                }
-                Ok(Some(Called {
-                    is_paced: true,
-                    ..called.clone()
-                }))
-            }
-        }
     }
 
     /// A call starts.
@@ -365,26 +314,6 @@ impl Breakers {
         let by_people = all.filter(|(_, watched)| watched.breaker.is_by_people());
         by_people.map(|(key, _)| key.target.clone()).collect()
     }
-
-    /// Asks one breaker for one call.
-    fn ask_one(
-        &mut self,
-        now: Duration,
-        key: &Key,
-        gates: &Gates,
-        actions: &mut Vec<Action>,
-    ) -> Result<CallPermit, Rejected> {
-        let breaker = self.get(key, gates);
-        self.bug.asks(&breaker, now)?;
-        let Answer { permit, switch } = breaker.ask(now);
-        let target = key.target.clone();
-        say_switch(&target, switch, actions);
-        permit.map(|permit| CallPermit {
-            target,
-            breaker,
-            permit,
-        })
-    }
 }
 
 // === impl CallPermits ===
@@ -406,6 +335,78 @@ impl CallPermits {
             breaker.unused(permit);
         }
     }
+}
+
+/// What is known of the breaker of this key; it is made where it is not there.
+fn watched<'a>(by_key: &'a mut HashMap<Key, Watched>, key: &Key, gates: &Gates) -> &'a mut Watched {
+    if !by_key.contains_key(key) {
+        let breaker = gates.breaker(key);
+        let server = key.target.is_wall().then(|| Called {
+            name: key.target.target().into(),
+            server: gates.server(key.target.target()),
+            is_paced: false,
+        });
+        let watched = Watched {
+            breaker,
+            server,
+            until: Duration::ZERO,
+            held: 0,
+            probes: 0,
+        };
+        by_key.insert(key.clone(), watched);
+    }
+    by_key
+        .get_mut(key)
+        .unwrap_or_else(|| unreachable!("it was just put there"))
+}
+
+/// Asks the server of a wall's target for one call of a worker that owns so many of all shards.
+fn ask_server(
+    now: Duration,
+    called: &Called,
+    (owned, all): (usize, u32),
+    resting: &mut HashMap<Arc<str>, Resting>,
+    bug: Planted,
+) -> Result<Option<Called>, Denied<'static>> {
+    match bug.rests(called.server.rest(now), now) {
+        Rest::None => Ok(Some(called.clone())),
+        Rest::Shut { until } => Err(Denied::Cooldown(Arc::clone(&called.name), until)),
+        Rest::Paced { pace, since } => {
+            let name = &called.name;
+            let gap = pace.gap(owned, all);
+            let resting = resting.entry(Arc::clone(name)).or_default();
+            if resting.last < since {
+                resting.last = since;
+            }
+            let next = resting.last.saturating_add(gap);
+            if now < next {
+                let until = next.min(now + ASK_PACE);
+                return Err(Denied::Pace(Arc::clone(name), until));
+            }
+            Ok(Some(Called {
+                is_paced: true,
+                ..called.clone()
+            }))
+        }
+    }
+}
+
+/// Asks one breaker for one call.
+fn ask_one(
+    now: Duration,
+    key: &Key,
+    breaker: &Arc<Breaker>,
+    bug: Planted,
+    actions: &mut Vec<Action>,
+) -> Result<CallPermit, Rejected> {
+    bug.asks(breaker, now)?;
+    let Answer { permit, switch } = breaker.ask(now);
+    say_switch(&key.target, switch, actions);
+    permit.map(|permit| CallPermit {
+        target: key.target.clone(),
+        breaker: Arc::clone(breaker),
+        permit,
+    })
 }
 
 /// Says that a breaker has switched, if it has.
