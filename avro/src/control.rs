@@ -8,6 +8,7 @@
 //! tool can follow along. Not what a command does, which is the engine's. Invariant: what [`encode`] writes, [`decode`] reads back equal,
 //! times in whole milliseconds; a request is read as it is meant or refused with a bounded text, and never means more tasks than it says.
 
+pub mod campaign;
 pub mod forced;
 mod framed;
 pub mod hold;
@@ -21,6 +22,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use retide_core::campaign::CAMPAIGN;
 use retide_core::control::{
     Command, Control, Counts, EXPIRY, LONGEST, Looked, MAX_ID, MAX_TEXT, Place, Refusal, Step, Verb,
 };
@@ -36,7 +38,8 @@ pub use framed::COMMAND_SCHEMA;
 use select::{select, span_of};
 use written::{AnswerWire, Before, CommandWire, EndedWire, LookedWire, StepWire, answer, ended};
 
-/// What a record of the commands topic is: `step`, `answer` or `ended`. A request has no such header.
+/// What a record of the commands topic is: `step`, `answer` or `ended`; of campaigns `asked`, `campaign` or `report`. A request has no such
+/// header.
 pub const STAGE: &str = "retry-command-stage";
 
 /// What a record of the commands topic is.
@@ -50,12 +53,18 @@ pub enum Stage {
     Answer,
     /// What became of it.
     Ended,
+    /// What somebody wants of a campaign, passed on to its leader.
+    Asked,
+    /// How a campaign is.
+    Campaign,
+    /// What tasks of a campaign say.
+    Report,
 }
 
 /// A record to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
-    /// Its key: the id of the command.
+    /// Its key: the id of the command, or `campaign/NAME`.
     pub key: Bytes,
     /// Its headers.
     pub headers: Vec<Header>,
@@ -142,6 +151,9 @@ pub fn decode(
     let control = match stage {
         Stage::Request => match &framed {
             Some(Err(Broken(why))) => Err(Broken(why.clone())),
+            Some(Ok(_)) | None if campaign::is_request(said) => {
+                campaign::request(said, place).map(|asked| Control::Ask(Arc::new(asked)))
+            }
             Some(Ok(_)) | None => {
                 request(said, place).map(|command| Control::Request(Arc::new(command)))
             }
@@ -149,13 +161,16 @@ pub fn decode(
         Stage::Step => step(value, tier).map(Control::Step),
         Stage::Answer => answer(value, |value| step(value, tier)).map(Control::Answer),
         Stage::Ended => ended(value).map(Control::Ended),
+        Stage::Asked => campaign::asked(value).map(|asked| Control::Ask(Arc::new(asked))),
+        Stage::Campaign => campaign::read(value).map(|read| Control::Campaign(Box::new(read))),
+        Stage::Report => campaign::report(value).map(Control::Report),
     };
     control.map_err(refuse)
 }
 
 /// Writes a record of the commands topic; `tier` names the topic of a tier.
 pub fn encode(control: &Control, tier: &dyn Fn(Source) -> Arc<str>) -> Written {
-    let (stage, place, id, value) = match control {
+    let (stage, place, id, value): (Stage, Place, &str, Bytes) = match control {
         Control::Request(command) => {
             let wire = CommandWire::of(command);
             (Stage::Request, command.place, &command.id, json(&wire))
@@ -197,10 +212,28 @@ pub fn encode(control: &Control, tier: &dyn Fn(Source) -> Arc<str>) -> Written {
             let wire = EndedWire::of(ended);
             (Stage::Ended, ended.place, &ended.id, json(&wire))
         }
+        Control::Ask(asked) => {
+            let value = campaign::write_asked(asked);
+            (Stage::Asked, asked.place, &asked.id, value)
+        }
+        Control::Campaign(campaign) => {
+            let value = campaign::write(campaign);
+            (Stage::Campaign, campaign.id.place, &campaign.id.name, value)
+        }
+        Control::Report(report) => {
+            let value = campaign::write_report(report);
+            let of = &report.campaign;
+            (Stage::Report, of.place, &of.name, value)
+        }
     };
     let headers = match stage {
         Stage::Request => Vec::new(),
-        Stage::Step | Stage::Answer | Stage::Ended => vec![
+        Stage::Step
+        | Stage::Answer
+        | Stage::Ended
+        | Stage::Asked
+        | Stage::Campaign
+        | Stage::Report => vec![
             Header {
                 name: Name::known(STAGE),
                 value: Some(Bytes::from_static(stage.word().as_bytes())),
@@ -211,8 +244,15 @@ pub fn encode(control: &Control, tier: &dyn Fn(Source) -> Arc<str>) -> Written {
             },
         ],
     };
+    let key = match stage {
+        Stage::Request | Stage::Step | Stage::Answer | Stage::Ended | Stage::Asked => {
+            Bytes::copy_from_slice(id.as_bytes())
+        }
+        Stage::Campaign => format!("{CAMPAIGN}{id}").into(),
+        Stage::Report => format!("report/{id}").into(),
+    };
     Written {
-        key: Bytes::copy_from_slice(id.as_bytes()),
+        key,
         headers,
         value,
     }
@@ -243,7 +283,15 @@ pub fn span(name: &str, text: &str, now: Timestamp) -> Result<Span, Box<str>> {
 
 impl Stage {
     /// Every stage, in their order.
-    pub const ALL: [Self; 4] = [Self::Request, Self::Step, Self::Answer, Self::Ended];
+    pub const ALL: [Self; 7] = [
+        Self::Request,
+        Self::Step,
+        Self::Answer,
+        Self::Ended,
+        Self::Asked,
+        Self::Campaign,
+        Self::Report,
+    ];
 
     /// The word for this stage in the header [`STAGE`].
     pub const fn word(self) -> &'static str {
@@ -252,6 +300,9 @@ impl Stage {
             Self::Step => "step",
             Self::Answer => "answer",
             Self::Ended => "ended",
+            Self::Asked => "asked",
+            Self::Campaign => "campaign",
+            Self::Report => "report",
         }
     }
 

@@ -18,6 +18,7 @@ use retide_core::{
     Record, Source, Stopped, Task, Timestamp, Wait, scene,
 };
 
+use crate::control::campaign::replay;
 use crate::envelope::{self, Envelope, Intake, Known};
 use crate::json::Broken;
 use crate::number;
@@ -60,6 +61,10 @@ pub const HELD_SINCE: &str = "retry-held-since";
 /// Since when the attempt of a parked task is pending, which [`ATTEMPT`] numbers: its target has said that it will answer later, and
 /// [`DUE_AT`] is when that is given up.
 pub const PENDING_SINCE: &str = "retry-pending-since";
+/// The campaign that has replayed the task last, `name/millis/partition/offset` where that is the place of its request.
+pub const CAMPAIGN: &str = "retry-campaign";
+/// How often the task was replayed from a dead letter, if it was.
+pub const REPLAYED: &str = "retry-replayed";
 /// How the deadline of the task has stood still, if it has: for how long before, and since when it does now, `millis` or `millis/since`.
 pub const STOPPED: &str = "retry-stopped";
 /// On a record that a target was given, the attempt it was given for. On a record that a target puts back on the retry topic, the attempts
@@ -94,7 +99,7 @@ pub const CONTENT_TYPE: &str = "content-type";
 const OWN: &str = "retry-";
 
 /// Every name that is retide's; a task's record holds none of them, except [`OUTCOME`] where the task is the delivery of a callback.
-pub const NAMES: [&str; 26] = [
+pub const NAMES: [&str; 28] = [
     SCENE,
     ID,
     ATTEMPT,
@@ -113,6 +118,8 @@ pub const NAMES: [&str; 26] = [
     HELD_SINCE,
     PENDING_SINCE,
     STOPPED,
+    CAMPAIGN,
+    REPLAYED,
     ROUND,
     KIND,
     REASON,
@@ -279,6 +286,7 @@ impl Intake {
             pending_since: None,
             stopped: None,
             commanded: None,
+            replay: None,
             record: strip(match envelope {
                 Some(envelope) => unwrap(record, envelope),
                 None => record,
@@ -947,6 +955,14 @@ fn resume(record: &Record) -> Result<Task, Refusal> {
         commanded: text(record, COMMAND, Reason::BadHeader)?
             .map(|place| place.parse().map(Box::new).map_err(|()| bad(COMMAND)))
             .transpose()?,
+        replay: match text(record, CAMPAIGN, Reason::BadHeader)? {
+            Some(campaign) => {
+                let times = required(REPLAYED)?;
+                let replay = replay(campaign, times).ok_or_else(|| bad(CAMPAIGN))?;
+                Some(Box::new(replay))
+            }
+            None => None,
+        },
         record: Record::default(),
     })
 }
@@ -1259,6 +1275,10 @@ fn write_state(task: &Task, attempt: u32, sink: &mut Sink<'_>) {
     write_number(sink, HOPS, task.hops.into());
     if let Some(command) = &task.commanded {
         write_text(sink, COMMAND, &command.to_string());
+    }
+    if let Some(replay) = &task.replay {
+        write_text(sink, CAMPAIGN, &replay.campaign.to_string());
+        write_number(sink, REPLAYED, replay.times.into());
     }
     if let Some(last) = &task.exhausted {
         let word = if last.is_held { HELD } else { LET_GO };

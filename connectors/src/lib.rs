@@ -311,6 +311,7 @@ pub(crate) mod fixture {
             pending_since: None,
             stopped: None,
             commanded: None,
+            replay: None,
             record: Record {
                 key: Some(Bytes::from_static(b"key")),
                 value: Some(Bytes::from_static(b"\x00\xffpayload\n")),

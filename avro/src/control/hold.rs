@@ -160,7 +160,7 @@ fn deadlines(members: &Object<'_>) -> Result<Deadlines, Broken> {
 }
 
 /// How the tasks of a hold are let go.
-fn ramp(members: &Object<'_>) -> Result<Option<Ramp>, Broken> {
+pub(super) fn ramp(members: &Object<'_>) -> Result<Option<Ramp>, Broken> {
     let rate = members.get("failure_rate");
     let Some(raw) = members.get("ramp") else {
         return match rate {

@@ -62,7 +62,7 @@ pub(super) fn ended(value: &[u8]) -> Result<Ended, Broken> {
 }
 
 /// A record of retide's. Keys of a later version are passed over.
-fn own<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<T, Broken> {
+pub(super) fn own<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<T, Broken> {
     serde_json::from_slice(value)
         .map_err(|error| Broken(format!("a record of retide's cannot be read: {error}")))
 }
@@ -318,12 +318,7 @@ impl<'a> SelectWire<'a> {
                 value_base64: text.is_none().then(|| STANDARD.encode(value)),
             }
         });
-        let span = |span: &Option<Span>| {
-            span.map(|Span { from, before }| {
-                let to = (before < Timestamp::MAX).then(|| millis(before).to_string());
-                format!("{}..{}", millis(from), to.unwrap_or_default())
-            })
-        };
+        let span = |span: &Option<Span>| span.map(spanned);
         Self {
             id: ids,
             scene: scenes,
@@ -347,6 +342,12 @@ impl<'a> SelectWire<'a> {
             origin: origins.iter().map(pattern).collect(),
         }
     }
+}
+
+/// How a span of time is written.
+pub(super) fn spanned(Span { from, before }: Span) -> String {
+    let to = (before < Timestamp::MAX).then(|| millis(before).to_string());
+    format!("{}..{}", millis(from), to.unwrap_or_default())
 }
 
 /// How an origin is written.

@@ -304,6 +304,7 @@ fn task(offset: i64, wait: Duration) -> Task {
         pending_since: None,
         stopped: None,
         commanded: None,
+        replay: None,
         record: Record {
             key: Some("customer-1".into()),
             value: Some(vec![b'x'; 512].into()),

@@ -2,7 +2,7 @@
 //!
 //! A command is a record of the commands topic, of one of these forms ([`Control`]): a *request*, as somebody sent it; a *step* for each
 //! shard, which follows from it; an *answer* of each shard, when every task of the shard was looked at; and the *end*, with the sums, where
-//! the request stands. Each of them is an ordinary record of a lane: what follows from it is written in the transaction that completes its
+//! the request stands. Campaigns ([`crate::campaign`]) have forms of their own. Each of them is an ordinary record of a lane: what follows from it is written in the transaction that completes its
 //! offset. Not how they are written down, which is `retide-avro`'s, nor what a step does, which is the engine's (`engine/control.rs`).
 //! Invariant: of two commands for one task the one that stands later on the topic is in force.
 
@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::campaign::{self, Campaign, Report};
 use crate::lane::Source;
 use crate::outcome::Outcome;
 use crate::selector::Selector;
@@ -26,6 +27,12 @@ pub enum Control {
     Answer(Answer),
     /// What became of it.
     Ended(Ended),
+    /// What somebody wants of a campaign.
+    Ask(Arc<campaign::Request>),
+    /// How a campaign is.
+    Campaign(Box<Campaign>),
+    /// What tasks of a campaign say.
+    Report(Report),
 }
 
 /// What somebody wants.

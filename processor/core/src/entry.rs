@@ -427,7 +427,11 @@ impl Entry {
             Self::Control { control, .. } => match &**control {
                 Control::Answer(answer) => Some(answer.place),
                 Control::Step(step) => Some(step.command.place),
-                Control::Request(_) | Control::Ended(_) => None,
+                Control::Request(_)
+                | Control::Ended(_)
+                | Control::Ask(_)
+                | Control::Campaign(_)
+                | Control::Report(_) => None,
             },
             Self::Park { .. }
             | Self::Deliver { .. }
@@ -475,6 +479,7 @@ impl Ended {
             pending_since: None,
             stopped: None,
             commanded: None,
+            replay: None,
             record: Record::default(),
         }
     }

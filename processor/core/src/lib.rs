@@ -10,6 +10,7 @@ pub mod alert;
 pub mod backoff;
 pub mod brake;
 pub mod breaker;
+pub mod campaign;
 mod causes;
 pub mod command;
 pub mod completions;

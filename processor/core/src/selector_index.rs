@@ -155,6 +155,7 @@ mod tests {
             pending_since: None,
             stopped: None,
             commanded: None,
+            replay: None,
             record: Record {
                 key: Some("k".into()),
                 headers: vec![Header {

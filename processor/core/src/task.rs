@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::campaign::Replay;
 use crate::control::Place;
 use crate::time::Timestamp;
 use crate::wait::Deferral;
@@ -128,6 +129,8 @@ pub struct Task {
     pub stopped: Option<Box<Stopped>>,
     /// The last command that was applied to it: earlier ones are too late.
     pub commanded: Option<Box<Place>>,
+    /// That it was replayed from its dead letter, if it was.
+    pub replay: Option<Box<Replay>>,
     /// The producer's key, payload and headers; retide's own headers are not among them.
     pub record: Record,
 }

@@ -172,6 +172,7 @@ mod tests {
             pending_since: None,
             stopped: None,
             commanded: None,
+            replay: None,
             record: Record::default(),
         }
     }

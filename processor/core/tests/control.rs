@@ -320,7 +320,12 @@ impl Bench {
         let mut log = self.log.iter();
         log.find_map(|one| match one {
             Control::Answer(answer) => Some(answer.again.is_some()),
-            Control::Request(_) | Control::Step(_) | Control::Ended(_) => None,
+            Control::Request(_)
+            | Control::Step(_)
+            | Control::Ended(_)
+            | Control::Ask(_)
+            | Control::Campaign(_)
+            | Control::Report(_) => None,
         })
     }
 

@@ -25,14 +25,19 @@ pub fn control(data: &[u8]) {
     let Some((form, value)) = data.split_first() else {
         return;
     };
-    let stage = Stage::ALL[usize::from(form.wrapping_sub(b'0') % 4)];
+    let stage = Stage::ALL[usize::from(form.wrapping_sub(b'0') % 7)];
     let header = record::header(STAGE.as_bytes(), Some(stage.word().as_bytes()));
     let record = Record {
         key: None,
         value: Some(Bytes::copy_from_slice(value)),
         headers: match stage {
             Stage::Request => Vec::new(),
-            Stage::Step | Stage::Answer | Stage::Ended => vec![header],
+            Stage::Step
+            | Stage::Answer
+            | Stage::Ended
+            | Stage::Asked
+            | Stage::Campaign
+            | Stage::Report => vec![header],
         },
     };
 
@@ -53,7 +58,11 @@ pub fn control(data: &[u8]) {
             assert!(command.expires >= PLACE.at && command.expires <= PLACE.at + LONGEST);
         }
         Control::Step(step) => check(&step.command),
-        Control::Answer(_) | Control::Ended(_) => {}
+        Control::Answer(_)
+        | Control::Ended(_)
+        | Control::Ask(_)
+        | Control::Campaign(_)
+        | Control::Report(_) => {}
     }
     match control {
         // Where people wrote it another way, it may name times that are not taken from them, such as one in 1970.
@@ -64,7 +73,12 @@ pub fn control(data: &[u8]) {
             shards: 1,
             looked: None,
         })),
-        Control::Step(_) | Control::Answer(_) | Control::Ended(_) => again(&control),
+        Control::Step(_)
+        | Control::Answer(_)
+        | Control::Ended(_)
+        | Control::Ask(_)
+        | Control::Campaign(_)
+        | Control::Report(_) => again(&control),
     }
 }
 

@@ -463,6 +463,22 @@ impl CommandRead<'_> {
                     metrics.commands.ended();
                 }
             },
+            Control::Ask(asked) => {
+                let verb = asked.verb.word();
+                let (id, by, reason) = (&*asked.id, &*asked.by, &*asked.reason);
+                let campaign = &*asked.name;
+                info!(id, verb, campaign, by, reason, place = %asked.place, "command read");
+                metrics.commands.request(verb);
+            }
+            Control::Campaign(campaign) => {
+                let (name, state) = (&*campaign.id.name, campaign.state.word());
+                let (replayed, out) = (campaign.counts.replayed, campaign.out());
+                debug!(campaign = name, state, replayed, out, "campaign goes on");
+            }
+            Control::Report(report) => {
+                let name = &*report.campaign.name;
+                debug!(campaign = name, "tasks of a campaign have said something");
+            }
         }
     }
 }

@@ -1820,6 +1820,7 @@ fn submitted(submission: &Submission, origin: Origin, entered: Timestamp) -> Tas
         pending_since: None,
         stopped: None,
         commanded: None,
+        replay: None,
         record: Record {
             key: submission.key.map(|key| key.as_bytes().into()),
             value: Some(value.into()),

@@ -275,6 +275,7 @@ pub(crate) fn parked(scene: &str, attempt: u32, due: Timestamp) -> Task {
         pending_since: None,
         stopped: None,
         commanded: None,
+        replay: None,
         record: Record::default(),
     }
 }

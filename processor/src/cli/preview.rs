@@ -582,6 +582,7 @@ mod tests {
             pending_since: None,
             stopped: None,
             commanded: None,
+            replay: None,
             record: Record::default(),
         };
         let mut times = vec![0];

@@ -432,6 +432,7 @@ fn dead_letter(scene: &str, id: &str) -> Entry {
         pending_since: None,
         stopped: None,
         commanded: None,
+        replay: None,
         record: Record::default(),
     };
     let ended = Ended {

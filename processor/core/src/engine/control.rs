@@ -102,7 +102,9 @@ impl Engine {
                 Ok(Control::Request(command)) => self.request(now, lane, offset, &command, actions),
                 Ok(Control::Step(step)) => self.begin_step(now, lane, offset, step, actions),
                 Ok(Control::Answer(answer)) => self.sum_up(now, lane, offset, answer, actions),
-                Ok(Control::Ended(_)) => self.over(lane, offset, 0, Vec::new(), actions),
+                Ok(
+                    Control::Ended(_) | Control::Ask(_) | Control::Campaign(_) | Control::Report(_),
+                ) => self.over(lane, offset, 0, Vec::new(), actions),
                 Err(refusal) => {
                     let Refusal { place, id, why } = *refusal;
                     let ended = Ended {

@@ -65,6 +65,7 @@ pub(crate) fn task(id: &str, scene: &str, due: Timestamp) -> Task {
         pending_since: None,
         stopped: None,
         commanded: None,
+        replay: None,
         record: Record::default(),
     }
 }

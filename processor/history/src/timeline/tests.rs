@@ -98,6 +98,7 @@ fn parked(tier: usize, origin: i64, at: u64, (attempt, hops, due): (u32, u32, u6
                 pending_since: None,
                 stopped: None,
                 commanded: None,
+                replay: None,
                 record: Record {
                     key: None,
                     value: Some(Bytes::from_static(b"{}")),

@@ -72,6 +72,7 @@ fn task(scene: &str, kind: Kind) -> Arc<Task> {
         pending_since: None,
         stopped: None,
         commanded: None,
+        replay: None,
         record: Record::default(),
     })
 }

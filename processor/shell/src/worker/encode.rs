@@ -391,6 +391,7 @@ mod tests {
             pending_since: None,
             stopped: None,
             commanded: None,
+            replay: None,
             record: Record {
                 key: Some(Bytes::from_static(b"the-key")),
                 ..Record::default()

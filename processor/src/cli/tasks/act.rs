@@ -366,8 +366,15 @@ fn read(text: &Bytes) -> Result<Selector, Failed> {
     };
     match control::decode(&record, place, &|_| None) {
         Ok(Control::Request(command)) => Ok(command.selector.clone()),
-        Ok(Control::Step(_) | Control::Answer(_) | Control::Ended(_)) => {
-            unreachable!("a record without headers is a request")
+        Ok(
+            Control::Step(_)
+            | Control::Answer(_)
+            | Control::Ended(_)
+            | Control::Ask(_)
+            | Control::Campaign(_)
+            | Control::Report(_),
+        ) => {
+            unreachable!("a record without headers is a request, and this one is of tasks")
         }
         Err(refusal) => Err(Failed::because(Exit::Usage, String::from(refusal.why))),
     }

@@ -255,6 +255,16 @@ fn take(message: &BorrowedMessage<'_>, topics: &Topics, sent: &mut [Following]) 
                 sent[index].followed.ended = Some(ended);
             }
         }
-        Some(Ok(Control::Request(_) | Control::Step(_)) | Err(_)) | None => {}
+        Some(
+            Ok(
+                Control::Request(_)
+                | Control::Step(_)
+                | Control::Ask(_)
+                | Control::Campaign(_)
+                | Control::Report(_),
+            )
+            | Err(_),
+        )
+        | None => {}
     }
 }

@@ -106,7 +106,10 @@ impl Hurry {
                     match &**control {
                         Control::Step(step) => self.is_on |= step.looked.is_none(),
                         Control::Answer(_) | Control::Ended(_) => self.is_answering = true,
-                        Control::Request(_) => {}
+                        Control::Request(_)
+                        | Control::Ask(_)
+                        | Control::Campaign(_)
+                        | Control::Report(_) => {}
                     }
                 }
             }
