@@ -1019,7 +1019,7 @@ fn deferral(record: &Record, due: Timestamp) -> Result<Option<Box<Deferral>>, Re
 }
 
 /// The record without retide's headers, the others as they were; a task that waits does not hold the room of those that are gone.
-fn strip(mut record: Record) -> Record {
+pub(crate) fn strip(mut record: Record) -> Record {
     record
         .headers
         .retain(|header| !is_own(header.name.as_bytes()));

@@ -6,12 +6,16 @@
 
 use std::str;
 
-use retide_core::selector::ErrorFingerprint;
-use retide_core::{Failure, Kind, Origin, Record, Terminal, Timestamp};
+use retide_core::campaign::{self, Ineligible, Replay, Spec};
+use retide_core::selector::{ErrorFingerprint, Subject};
+use retide_core::{Failure, Kind, Origin, Record, Task, Terminal, Timestamp};
+
+use crate::control::campaign::replay;
 
 use crate::headers::{
-    ATTEMPT, DEADLINE_AT, DUE_AT, ERROR, FINGERPRINT, FIRST_FAILED_AT, ID, KIND, MAX_ID, MAX_SCENE,
-    OMITTED, ORIGIN, OUTCOME, REASON, SCENE, is_named, kind_of, origin_of,
+    ATTEMPT, CAMPAIGN, DEADLINE_AT, DUE_AT, ERROR, FINGERPRINT, FIRST_FAILED_AT, HOPS, ID, KIND,
+    MAX_ID, MAX_SCENE, OMITTED, ORIGIN, OUTCOME, REASON, REPLAYED, SCENE, is_named, kind_of,
+    origin_of, strip,
 };
 
 /// A dead letter: what its headers say of the task.
@@ -43,6 +47,69 @@ pub struct Letter {
     pub origin: Option<Origin>,
     /// What it lacks of the record it is of.
     pub omitted: Option<String>,
+    /// That its task was replayed before it died, if it was.
+    pub replay: Option<Replay>,
+    /// Whether it is of a record that could not be read as a task.
+    pub is_poison: bool,
+}
+
+/// What a campaign has read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// A dead letter that it means.
+    Meant(campaign::Letter),
+    /// Another one.
+    Other,
+    /// No dead letter of retide's.
+    Foreign,
+}
+
+/// Reads a record of the dead letters for a campaign: `at` is where it stands, `died` the time of it, and `target` says what scenes call.
+pub fn read<'a>(
+    record: Record,
+    at: &Origin,
+    died: Timestamp,
+    (spec, target): (&Spec, &dyn Fn(&str, Kind) -> Option<&'a str>),
+) -> Read {
+    let Some(letter) = Letter::of(&record) else {
+        return Read::Foreign;
+    };
+    if !spec.died.is_none_or(|span| span.has(died)) {
+        return Read::Other;
+    }
+    let calls = target(&letter.scene, letter.kind);
+    let selector = spec.selector.as_ref();
+    let made: Vec<u32> = letter.attempts.into_iter().collect();
+    let subject = Subject {
+        id: &letter.id,
+        scene: &letter.scene,
+        key: record.key.as_deref(),
+        headers: &record.headers,
+        error: letter.failure.as_ref().map(|failure| &*failure.class),
+        fingerprint: &|| letter.fingerprint,
+        target: calls,
+        made: &made,
+        entered: letter.entered,
+        due: letter.due,
+        origin: letter.origin.as_ref(),
+    };
+    if !selector.is_none_or(|selector| selector.fits_subject(&subject)) {
+        return Read::Other;
+    }
+    let ineligible = if letter.omitted.is_some() {
+        Some(Ineligible::Omitted)
+    } else if letter.is_poison || letter.origin.is_none() {
+        Some(Ineligible::Unreadable)
+    } else {
+        None
+    };
+    Read::Meant(campaign::Letter {
+        partition: at.partition,
+        offset: at.offset,
+        at: died,
+        ineligible,
+        task: Box::new(letter.task(record, at, died)),
+    })
 }
 
 /// Longest reason that is taken for one: they are words.
@@ -50,6 +117,9 @@ const MAX_WORD: usize = 64;
 
 /// Longest text of what is omitted: `value and headers`, or a number of headers.
 const MAX_OMITTED: usize = 64;
+
+/// Longest name and place of a campaign.
+const MAX_CAMPAIGN: usize = 256;
 
 /// The values of retide's headers, each the last of its name.
 #[derive(Default)]
@@ -59,7 +129,7 @@ struct Last<'a> {
 }
 
 /// The headers that are read.
-const READ: [&str; 13] = [
+const READ: [&str; 16] = [
     ID,
     SCENE,
     KIND,
@@ -73,6 +143,9 @@ const READ: [&str; 13] = [
     DEADLINE_AT,
     ORIGIN,
     OMITTED,
+    HOPS,
+    CAMPAIGN,
+    REPLAYED,
 ];
 
 // === impl Letter ===
@@ -116,7 +189,50 @@ impl Letter {
             deadline: last.time(DEADLINE_AT),
             origin: last.text(ORIGIN, usize::MAX).and_then(origin_of),
             omitted: last.text(OMITTED, MAX_OMITTED).map(str::to_owned),
+            replay: last.text(CAMPAIGN, MAX_CAMPAIGN).and_then(|campaign| {
+                replay(
+                    campaign,
+                    last.number(REPLAYED).unwrap_or(u64::from(u32::MAX)),
+                )
+            }),
+            is_poison: last.bytes(HOPS).is_none(),
         })
+    }
+
+    /// The task as it died, whose letter stands there.
+    fn task(self, record: Record, at: &Origin, died: Timestamp) -> Task {
+        // The end that a callback reports is part of what it delivers; behind it is how the delivery ended.
+        let mut outcomes = record.headers.iter().rev();
+        let mut outcomes = outcomes
+            .by_ref()
+            .filter(|header| is_named(header.name.as_bytes(), OUTCOME));
+        let outcome = match self.kind {
+            Kind::Work => None,
+            Kind::Callback => outcomes.nth(1).cloned(),
+        };
+        let mut record = strip(record);
+        record.headers.extend(outcome);
+        Task {
+            id: self.id.into(),
+            scene: self.scene.into(),
+            kind: self.kind,
+            attempt: self.attempts.unwrap_or_default().saturating_add(1),
+            due: self.due.unwrap_or(died),
+            deferral: None,
+            first_failed_at: self.entered.unwrap_or(died),
+            deadline: self.deadline,
+            origin: self.origin.unwrap_or_else(|| at.clone()),
+            failure: self.failure,
+            throttled: 0,
+            exhausted: None,
+            hops: 0,
+            held_since: None,
+            pending_since: None,
+            stopped: None,
+            commanded: None,
+            replay: self.replay.map(Box::new),
+            record,
+        }
     }
 }
 

@@ -609,6 +609,14 @@ impl<'a> From<&'a retide_core::Event> for EventLine<'a> {
             Transition::Parked { due } | Transition::Rescheduled { due } => {
                 line.due_at = Some(millis(*due) as i64);
             }
+            Transition::Replayed {
+                campaign,
+                times,
+                shard: _,
+            } => {
+                line.outcome = Some(campaign);
+                line.attempts = Some((*times).into());
+            }
             Transition::TooLate { why } => line.outcome = Some(why),
             Transition::Duplicate { fate, told } => {
                 line.outcome = Some(fate);

@@ -35,7 +35,7 @@ pub use self::outbound::Outbound;
 pub use self::server::Server;
 
 /// Every header's name that is retide's, as `retide-avro` lists them: neither a record nor a configuration sets one on a request.
-pub const OWN: [&str; 26] = [
+pub const OWN: [&str; 28] = [
     "retry-scene",
     "retry-id",
     "retry-attempt",
@@ -54,6 +54,8 @@ pub const OWN: [&str; 26] = [
     "retry-held-since",
     "retry-pending-since",
     "retry-stopped",
+    "retry-campaign",
+    "retry-replayed",
     "retry-round",
     "retry-kind",
     "retry-reason",

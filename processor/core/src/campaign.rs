@@ -248,6 +248,114 @@ pub const MAX_HEADERS: usize = 32;
 /// Longest value of a header that is set.
 pub const MAX_HEADER: usize = 4_096;
 
+/// Headers of producers that belong to one way of a record: what connects, who may, and where it was copied from. On another way they are
+/// wrong, or give away what they should not.
+pub const STRIPPED: [&str; 20] = [
+    "authorization",
+    "cookie",
+    "set-cookie",
+    "connection",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "host",
+    "content-length",
+    "expect",
+    "via",
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+    "traceparent",
+    "tracestate",
+];
+
+/// What the names of others of them begin with: proxies, and replicators of clusters.
+pub const STRIPPED_PREFIXES: [&str; 4] = [
+    "proxy-",
+    "mm2-",
+    "__connect.replicator.",
+    "confluent.replicator.",
+];
+
+/// The header that keeps the trace in which a task died, as a link: the replay is a trace of its own.
+pub const LINK: &str = "replayed-traceparent";
+
+/// The task that a letter is played back as: with its identity and its payload, and everything else anew.
+pub fn replayed(letter: Task, spec: &Spec, replay: Replay, now: Timestamp) -> Task {
+    let at = now.ceil_to_millis();
+    let mut record = letter.record;
+    let trace = record
+        .headers
+        .iter()
+        .rfind(|it| is(&it.name, "traceparent"));
+    let link = trace.map(|trace| Header {
+        name: Name::known(LINK),
+        value: trace.value.clone(),
+    });
+    record.headers.retain(|header| {
+        let is_set = spec
+            .set_headers
+            .iter()
+            .any(|set| same(&set.name, &header.name));
+        let mut removed = spec.remove_headers.iter();
+        let is_removed = is_set || removed.any(|name| same(name, &header.name));
+        let is_link = link.is_some() && is(&header.name, LINK);
+        !is_removed && !is_link && !is_stripped(&header.name)
+    });
+    record.headers.extend(link);
+    record.headers.extend(spec.set_headers.iter().cloned());
+    Task {
+        scene: spec.scene.as_ref().map_or(letter.scene, Arc::clone),
+        attempt: 1,
+        due: at,
+        deferral: None,
+        first_failed_at: if spec.keep_deadline {
+            letter.first_failed_at
+        } else {
+            at
+        },
+        deadline: letter.deadline.filter(|_| spec.keep_deadline),
+        failure: None,
+        throttled: 0,
+        exhausted: None,
+        hops: 0,
+        held_since: None,
+        pending_since: None,
+        stopped: None,
+        commanded: None,
+        replay: Some(Box::new(replay)),
+        record,
+        ..letter
+    }
+}
+
+/// Whether a header is not to travel twice.
+fn is_stripped(name: &Name) -> bool {
+    let name = name.as_bytes();
+    let starts = |start: &&str| {
+        let begin = name.get(..start.len());
+        begin.is_some_and(|begin| begin.eq_ignore_ascii_case(start.as_bytes()))
+    };
+    STRIPPED
+        .iter()
+        .any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+        || STRIPPED_PREFIXES.iter().any(|start| starts(&start))
+}
+
+/// Whether a header has this name, in whatever case it is written.
+fn is(name: &Name, known: &str) -> bool {
+    name.as_bytes().eq_ignore_ascii_case(known.as_bytes())
+}
+
+/// Whether both are one name.
+fn same(one: &Name, other: &Name) -> bool {
+    one.as_bytes().eq_ignore_ascii_case(other.as_bytes())
+}
+
 // === impl Id ===
 
 impl fmt::Display for Id {

@@ -5,6 +5,8 @@
 use std::iter;
 use std::sync::Arc;
 
+use crate::campaign::{LEADER, Report, Said};
+use crate::control::Control;
 use crate::duplicates::Known;
 use crate::entry::{Ended, Entry, Event, Omitted, Poison, Transition};
 use crate::outcome::{Outcome, Reason, Terminal, Verdict};
@@ -63,8 +65,44 @@ pub(crate) fn park(
     iter::once(park).chain(event).collect()
 }
 
+/// Parks a task that is replayed, in its own shard.
+pub(crate) fn replay(task: Task, tier: usize, home: i32, now: Timestamp) -> [Entry; 2] {
+    let replay = task.replay.as_deref();
+    let replay = replay.unwrap_or_else(|| unreachable!("replayed by nobody"));
+    let transition = Transition::Replayed {
+        campaign: Arc::clone(&replay.campaign.name),
+        times: replay.times,
+        shard: home,
+    };
+    let event = event(&task, now, transition, None);
+    let park = Entry::Park {
+        tier,
+        to: Some(home),
+        task: Arc::new(task),
+    };
+    [park, event]
+}
+
+/// What a task that was replayed says to the leader of its campaign.
+fn report(task: &Task, said: Said) -> Option<Entry> {
+    let replay = task.replay.as_ref()?;
+    let report = Report {
+        campaign: replay.campaign.clone(),
+        said,
+    };
+    Some(Entry::Control {
+        to: LEADER,
+        control: Box::new(Control::Report(report)),
+    })
+}
+
 /// Ends `task`.
 pub(crate) fn end(task: Arc<Task>, how: End, now: Timestamp) -> Vec<Entry> {
+    end_of(task, how, Said::default(), now)
+}
+
+/// Ends `task`, of which an attempt may have said something.
+fn end_of(task: Arc<Task>, how: End, said: Said, now: Timestamp) -> Vec<Entry> {
     let End {
         terminal,
         reason,
@@ -92,6 +130,7 @@ pub(crate) fn end(task: Arc<Task>, how: End, now: Timestamp) -> Vec<Entry> {
         fingerprint: ended.fingerprint(),
     };
     let mut entries = vec![event(&task, now, transition, wait)];
+    entries.extend(report(&task, said.and(Said::end(terminal))));
     match task.kind {
         Kind::Work => entries.push(Entry::Callback(Arc::clone(&ended))),
         // Its end stands in the events; a callback about a callback would never end.
@@ -124,6 +163,14 @@ pub(crate) fn of_verdict(
     if failure.is_some() {
         task.failure.clone_from(&failure);
     }
+    let said = match verdict {
+        Verdict::Delivered => Said::came_back(false),
+        Verdict::Retry { .. } | Verdict::Held { .. } | Verdict::Dead(_) | Verdict::Expired => {
+            Said::came_back(true)
+        }
+        Verdict::Pending { .. } => Said::default(),
+    };
+    let told_of = |task: &Task| report(task, said);
     let (terminal, reason) = match verdict {
         Verdict::Retry { due } => {
             task.attempt = attempts.saturating_add(1);
@@ -140,7 +187,10 @@ pub(crate) fn of_verdict(
                 due,
             };
             let told = Some((transition, Some(wait)));
-            return note(park(task, None, ladder, now, told), left_out);
+            let report = told_of(&task);
+            let mut entries = park(task, None, ladder, now, told);
+            entries.extend(report);
+            return note(entries, left_out);
         }
         Verdict::Pending { until } => {
             task.pending_since = Some(now);
@@ -173,7 +223,10 @@ pub(crate) fn of_verdict(
                 reason: Reason::AttemptsExhausted,
             };
             let told = Some((transition, Some(wait)));
-            return note(park(task, None, ladder, now, told), left_out);
+            let report = told_of(&task);
+            let mut entries = park(task, None, ladder, now, told);
+            entries.extend(report);
+            return note(entries, left_out);
         }
         Verdict::Delivered => (Terminal::Delivered, None),
         Verdict::Dead(reason) => (Terminal::Dead, Some(reason)),
@@ -185,7 +238,7 @@ pub(crate) fn of_verdict(
         attempts,
         wait: Some(wait),
     };
-    note(end(Arc::new(task), how, now), left_out)
+    note(end_of(Arc::new(task), how, said, now), left_out)
 }
 
 /// Adds to the event which headers of the record the attempt went without.

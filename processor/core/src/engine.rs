@@ -13,6 +13,7 @@
 mod admission;
 mod breakers;
 mod calls;
+mod campaigns;
 mod control;
 mod due;
 mod duplicates;
@@ -38,6 +39,7 @@ use std::time::Duration;
 
 use self::breakers::Breakers;
 use self::calls::Call;
+use self::campaigns::Campaigns;
 use self::control::Commands;
 use self::duplicates::Replacing;
 use self::forced::Forcing;
@@ -116,6 +118,8 @@ pub struct Engine {
     forcing: Forcing,
     /// What people want done with tasks.
     commands: Commands,
+    /// The campaigns, if their shard is ours.
+    campaigns: Campaigns,
     /// What is not written yet.
     writing: Writing,
     /// The tasks that are due and have not started, or soon.
@@ -213,6 +217,7 @@ impl Engine {
             held: Held::default(),
             forcing: Forcing::default(),
             commands: Commands::default(),
+            campaigns: Campaigns::default(),
             writing: Writing::default(),
             dues: Dues::default(),
             latest: Timestamp::EPOCH,
@@ -282,7 +287,12 @@ impl Engine {
                 self.follow_holds(now, holds);
                 self.follow_forced(now, forced, actions);
             }
-            Input::Standing { shard, to } => self.await_commands(now, shard, to),
+            Input::Standing { shard, to } => {
+                self.await_campaigns(shard, to);
+                self.await_commands(now, shard, to);
+            }
+            Input::ReplayedKnown { shard, marks } => self.know_replayed(shard, marks),
+            Input::Letters(read) => self.letters(read),
             Input::Control { position, control } => self.control(now, position, control, actions),
             Input::LookBegun { number, ends } => self.look_begun(number, &ends),
             Input::Found {
@@ -365,6 +375,7 @@ impl Engine {
             .chain(saving)
             .chain(self.next_control())
             .chain(self.next_hold())
+            .chain(self.next_campaigns())
             .chain(self.next_forced())
             .chain(self.next_take_in())
             .chain(self.next_replacing(room))
@@ -443,6 +454,7 @@ impl Engine {
         self.hold_changes(&mut states);
         self.id_changes(&mut states);
         self.forced_changes(&mut states);
+        self.campaign_changes(&mut states);
         states
     }
 
@@ -769,6 +781,7 @@ impl Engine {
         self.take_in_waiting(now, most, actions);
         self.follow_replacing(now, actions);
         self.follow_commands(now, most, actions);
+        self.follow_campaigns(now, actions);
         self.send_outbound(now, most, Until::HalfFull, actions);
         self.ask_gates(now, most, actions);
         let enough = actions.len() + most;
@@ -927,6 +940,7 @@ impl Engine {
         let moves: Vec<Move> = moves.collect();
         self.dues.undo(moves);
         self.forget_commands(shard);
+        self.forget_campaigns(shard);
         self.forget_holds(shard);
         self.forget_forced(shard);
         self.alerts.forget(shard);
@@ -986,6 +1000,8 @@ const fn budget(input: &Input) -> usize {
         | Input::IdsKnown { .. }
         | Input::Holds(_)
         | Input::Standing { .. }
+        | Input::ReplayedKnown { .. }
+        | Input::Letters(_)
         | Input::Control { .. }
         | Input::LookBegun { .. }
         | Input::Found { .. }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::campaign;
 use crate::control::{Control, Place};
 use crate::outcome::{Reason, Terminal};
 use crate::selector::ErrorFingerprint;
@@ -180,6 +181,15 @@ pub enum Transition {
     Rescheduled {
         /// When the attempt may start.
         due: Timestamp,
+    },
+    /// A campaign has replayed the dead letter of the task.
+    Replayed {
+        /// The campaign.
+        campaign: Arc<str>,
+        /// How often that was done by now.
+        times: u32,
+        /// The shard in which the task entered, where that is told.
+        shard: i32,
     },
     /// A command came too late for the task.
     TooLate {
@@ -421,6 +431,30 @@ impl Entry {
         }
     }
 
+    /// The campaign whose record it is, if it is one.
+    pub fn campaign(&self) -> Option<&campaign::Id> {
+        match self {
+            Self::Control { control, .. } => match &**control {
+                Control::Campaign(campaign) => Some(&campaign.id),
+                Control::Request(_)
+                | Control::Step(_)
+                | Control::Answer(_)
+                | Control::Ended(_)
+                | Control::Ask(_)
+                | Control::Report(_) => None,
+            },
+            Self::Park { .. }
+            | Self::Deliver { .. }
+            | Self::DeadLetter { .. }
+            | Self::Poison { .. }
+            | Self::Callback(_)
+            | Self::DeliverCallback(_)
+            | Self::Event(_)
+            | Self::State(_)
+            | Self::Alert(_) => None,
+        }
+    }
+
     /// The command whose step has answered by this, or goes on with it.
     pub fn answered(&self) -> Option<Place> {
         match self {
@@ -510,6 +544,23 @@ impl Omitted {
 // === impl Transition ===
 
 impl Transition {
+    /// The shard in which the task entered, where whoever tells this may be another one.
+    pub const fn home(&self) -> Option<i32> {
+        match self {
+            Self::Replayed { shard, .. } => Some(*shard),
+            Self::Parked { .. }
+            | Self::Hopped { .. }
+            | Self::Deferred { .. }
+            | Self::Rescheduled { .. }
+            | Self::TooLate { .. }
+            | Self::Duplicate { .. }
+            | Self::Pending { .. }
+            | Self::Failed { .. }
+            | Self::Held { .. }
+            | Self::Ended { .. } => None,
+        }
+    }
+
     /// The word for this transition in the `retry-event` header.
     pub const fn word(&self) -> &'static str {
         match self {
@@ -517,6 +568,7 @@ impl Transition {
             Self::Hopped { .. } => "hopped",
             Self::Deferred { .. } => "deferred",
             Self::Rescheduled { .. } => "rescheduled",
+            Self::Replayed { .. } => "replayed",
             Self::TooLate { .. } => "too-late",
             Self::Duplicate { .. } => "duplicate",
             Self::Pending { .. } => "pending",

@@ -166,6 +166,14 @@ pub enum Bug {
     StoppedTimeLost,
     /// A task that is to keep its schedule gets that of the record in its place.
     KeepDueMoved,
+    /// What was replayed is not looked at, so that another campaign replays it again.
+    LetterTwice,
+    /// A campaign begins at the first letter when its shard comes.
+    CampaignRestarted,
+    /// The brake of a campaign does not stop it.
+    CampaignBrakeIgnored,
+    /// The newest letter is replayed first.
+    ReplayOutOfOrder,
 }
 
 /// The mistake that an engine makes, if one is planted in it.
@@ -245,7 +253,7 @@ impl Bug {
     ];
 
     /// Mistakes that take more histories than a test has, or are not played yet.
-    pub const RARE: [Self; 11] = [
+    pub const RARE: [Self; 15] = [
         Self::CancelledAttempted,
         Self::TakenKeptOnReturn,
         Self::AsideForgotten,
@@ -257,6 +265,10 @@ impl Bug {
         Self::RampNeverFalls,
         Self::ExhaustedStarts,
         Self::ExhaustedKept,
+        Self::LetterTwice,
+        Self::CampaignRestarted,
+        Self::CampaignBrakeIgnored,
+        Self::ReplayOutOfOrder,
     ];
 }
 

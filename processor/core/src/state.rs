@@ -34,6 +34,15 @@ pub enum State {
         /// How far it is; none if it is over.
         progress: Option<Progress>,
     },
+    /// Which dead letters of a partition were replayed; of the shard that leads campaigns.
+    Letters {
+        /// The partition of the dead letters.
+        partition: i32,
+        /// The chunk.
+        chunk: i64,
+        /// The marks, as in [`crate::taken`]; none if there are none any more.
+        marks: Option<Bytes>,
+    },
     /// How a hold stands.
     Hold {
         /// The name of the hold.
@@ -71,6 +80,13 @@ pub enum StateKey {
     },
     /// [`State::Step`].
     Step(Place),
+    /// [`State::Letters`].
+    Letters {
+        /// The partition.
+        partition: i32,
+        /// The chunk.
+        chunk: i64,
+    },
     /// [`State::Hold`].
     Hold(Arc<str>),
     /// [`State::Id`].
@@ -91,6 +107,12 @@ impl State {
                 chunk: *chunk,
             },
             Self::Step { place, .. } => StateKey::Step(*place),
+            Self::Letters {
+                partition, chunk, ..
+            } => StateKey::Letters {
+                partition: *partition,
+                chunk: *chunk,
+            },
             Self::Hold { name, .. } => StateKey::Hold(Arc::clone(name)),
             Self::Id { id, .. } => StateKey::Id(*id),
             Self::Replaced { task, .. } => StateKey::Replaced(*task),
@@ -104,6 +126,7 @@ impl State {
             Self::Order(_)
             | Self::Taken { .. }
             | Self::Step { .. }
+            | Self::Letters { .. }
             | Self::Hold { .. }
             | Self::Id { .. } => None,
         }
@@ -116,6 +139,7 @@ impl State {
             Self::Order(_)
             | Self::Taken { .. }
             | Self::Step { .. }
+            | Self::Letters { .. }
             | Self::Hold { .. }
             | Self::Replaced { .. } => None,
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::breaker::{self, StateChange};
+use crate::campaign::{Letter, Spec};
 use crate::completions::{Binding, Completions};
 use crate::control::{Command, Control, Place, Progress, Refusal};
 use crate::cooldown;
@@ -131,6 +132,16 @@ pub enum Input {
         /// The offset.
         next: i64,
     },
+    /// What former owners of the shard that leads campaigns have written of the letters that were replayed, by partition; it comes before
+    /// the shard's first lane.
+    ReplayedKnown {
+        /// The shard.
+        shard: i32,
+        /// The marks.
+        marks: Vec<(i32, Taken)>,
+    },
+    /// Dead letters were read, as [`Action::ReadLetters`] asked for.
+    Letters(Letters),
     /// A record was read.
     Record {
         /// Where it was read.
@@ -307,6 +318,8 @@ pub enum Action {
     },
     /// Look through tiers, beside the lanes. It stands for the look before, if that is not over.
     Look(Look),
+    /// Read dead letters, beside the lanes. It is answered once, by [`Input::Letters`], however long that takes.
+    ReadLetters(ReadLetters),
     /// Tell all other processes, and people, that a server has asked for rest.
     Cooldown {
         /// What to tell.
@@ -343,6 +356,58 @@ pub struct LookLane {
     pub epoch: u64,
     /// The first offset to look at; the last one is the last that is written when it begins.
     pub from: i64,
+}
+
+/// Dead letters that a campaign wants to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadLetters {
+    /// Tells readings apart.
+    pub number: u64,
+    /// Which letters are meant.
+    pub spec: Arc<Spec>,
+    /// The partitions; if there are none, of all partitions is wanted where they begin and end, and no letter.
+    pub wants: Vec<LetterWant>,
+    /// Most letters of each partition.
+    pub most: u32,
+    /// Most bytes of the letters of each partition, but for the last one.
+    pub bytes: usize,
+}
+
+/// A partition of the dead letters that is read on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LetterWant {
+    /// The partition.
+    pub partition: i32,
+    /// The first offset.
+    pub from: i64,
+    /// The first one that is not wanted; if none, what stands there now.
+    pub to: Option<i64>,
+}
+
+/// Dead letters that were read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Letters {
+    /// The number of [`ReadLetters`].
+    pub number: u64,
+    /// How far each partition was read.
+    pub slices: Vec<LetterSlice>,
+    /// The letters that are meant, of each partition in the order of their offsets.
+    pub letters: Vec<Letter>,
+}
+
+/// How far a partition of the dead letters was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LetterSlice {
+    /// The partition.
+    pub partition: i32,
+    /// The first offset that is there.
+    pub first: i64,
+    /// Everything below was looked at.
+    pub next: i64,
+    /// The first offset that is not written, as readers see it.
+    pub end: i64,
+    /// Records that are no letters of retide's.
+    pub unread: u64,
 }
 
 /// A command that was applied to the task of a settlement.
@@ -462,6 +527,7 @@ pub fn is_of_call(entries: &[Entry], otherwise: &[Entry]) -> bool {
             | Transition::Hopped { .. }
             | Transition::Deferred { .. }
             | Transition::Rescheduled { .. }
+            | Transition::Replayed { .. }
             | Transition::TooLate { .. }
             | Transition::Duplicate { .. } => false,
         }

@@ -44,6 +44,11 @@ impl Taken {
         self.chunks.is_empty()
     }
 
+    /// Whether something is to be written.
+    pub fn has_changed(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
     /// Whether an offset is taken.
     pub fn contains(&self, offset: i64) -> bool {
         let (chunk, word, bit) = place(offset);

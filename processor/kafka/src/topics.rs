@@ -142,6 +142,8 @@ pub enum Reads {
     State,
     /// What others say, from shortly before the topic's end.
     Signals,
+    /// Dead letters, where a campaign replays them.
+    Letters,
 }
 
 /// What workers write on a topic.
@@ -373,6 +375,7 @@ impl Role {
                 record: "a task that ended badly",
                 key: Key::Producers,
                 value: Value::Producers,
+                reads: Reads::Letters,
                 copies: true,
                 explain: Use::Reads,
                 letters: Use::Reads,

@@ -108,6 +108,8 @@ pub enum Kind {
     RegistryAway,
     /// Tiers cannot be looked through for tasks that commands are about.
     SweepFailing,
+    /// The dead letters cannot be read that campaigns replay.
+    LettersUnread,
     /// The commands of a shard cannot be read as far as they stood when it was assigned.
     CommandsUnread,
 }
@@ -440,6 +442,7 @@ impl Kind {
             Self::SecretMissing => "secret-missing",
             Self::RegistryAway => "registry-away",
             Self::SweepFailing => "sweep-failing",
+            Self::LettersUnread => "letters-unread",
             Self::CommandsUnread => "commands-unread",
         }
     }
@@ -477,6 +480,7 @@ impl Kind {
             | Self::SceneUnreadable
             | Self::SceneRefused
             | Self::SweepFailing
+            | Self::LettersUnread
             | Self::CommandsUnread
             | Self::TargetWalled
             | Self::SceneBraked => None,

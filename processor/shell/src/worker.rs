@@ -7,6 +7,7 @@
 //! | [`feed`] | the readers |
 //! | [`drive`] | the loop: what happened goes to the engine, and what the engine says is done |
 //! | `ids` | which ids may stand where in tiers |
+//! | `letters` | reads the dead letters that campaigns replay |
 //! | `sweep` | looks through tiers for the tasks that commands are about |
 //! | [`ledger`] | transactions |
 //! | [`encode`] | from decisions to records |
@@ -20,6 +21,7 @@ pub mod group;
 mod ids;
 mod leaving;
 pub mod ledger;
+mod letters;
 mod look;
 pub(crate) mod order;
 mod presence;

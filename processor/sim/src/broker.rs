@@ -364,6 +364,7 @@ impl KnownShard {
                 Some(progress) => drop(self.steps.insert(*place, progress.clone())),
                 None => drop(self.steps.remove(place)),
             },
+            State::Letters { .. } => unreachable!("campaigns have a simulation of their own"),
             State::Hold { name, standing } => match standing {
                 Some(standing) => drop(self.holds.insert(Arc::clone(name), *standing)),
                 None => drop(self.holds.remove(name)),

@@ -923,6 +923,7 @@ impl Judge {
                 | Transition::Deferred { .. }
                 | Transition::Rescheduled { .. }
                 | Transition::Duplicate { .. }
+                | Transition::Replayed { .. }
                 | Transition::TooLate { .. } => {}
             }
         }
@@ -1254,6 +1255,7 @@ impl Judge {
                 | Transition::Hopped { .. }
                 | Transition::Deferred { .. }
                 | Transition::Duplicate { .. }
+                | Transition::Replayed { .. }
                 | Transition::TooLate { .. } => {}
             }
         }
@@ -1313,6 +1315,7 @@ impl Judge {
             Transition::Parked { .. }
             | Transition::Hopped { .. }
             | Transition::Rescheduled { .. }
+            | Transition::Replayed { .. }
             | Transition::TooLate { .. } => {}
         }
     }

@@ -329,6 +329,7 @@ impl Orders {
                     ..
                 }
                 | Transition::Rescheduled { .. }
+                | Transition::Replayed { .. }
                 | Transition::TooLate { .. } => Err(format!("nobody has asked for {event:?}")),
                 Transition::Ended { .. }
                 | Transition::Parked { .. }
@@ -376,6 +377,7 @@ impl Orders {
             Transition::Ended { .. }
             | Transition::Parked { .. }
             | Transition::Hopped { .. }
+            | Transition::Replayed { .. }
             | Transition::Duplicate { .. }
             | Transition::Deferred { .. }
             | Transition::Held { .. } => {

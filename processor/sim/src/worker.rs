@@ -1496,6 +1496,7 @@ impl Worker {
                 }
                 Action::Resume { lane, run } => self.resume(lane, run, env),
                 Action::Look(look) => self.begin_look(look, env),
+                Action::ReadLetters(_) => unreachable!("no campaign is asked for"),
                 Action::Drained { shard: _ }
                 | Action::Judged { outcome: _ }
                 | Action::LimitPassed { .. } => {}

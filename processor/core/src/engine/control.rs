@@ -102,9 +102,12 @@ impl Engine {
                 Ok(Control::Request(command)) => self.request(now, lane, offset, &command, actions),
                 Ok(Control::Step(step)) => self.begin_step(now, lane, offset, step, actions),
                 Ok(Control::Answer(answer)) => self.sum_up(now, lane, offset, answer, actions),
-                Ok(
-                    Control::Ended(_) | Control::Ask(_) | Control::Campaign(_) | Control::Report(_),
-                ) => self.over(lane, offset, 0, Vec::new(), actions),
+                Ok(Control::Ended(_)) => self.over(lane, offset, 0, Vec::new(), actions),
+                Ok(Control::Ask(request)) => self.ask_campaign(lane, offset, request, actions),
+                Ok(Control::Report(report)) => self.report(lane, offset, report, actions),
+                Ok(Control::Campaign(campaign)) => {
+                    self.campaign_read(now, lane, offset, *campaign, actions);
+                }
                 Err(refusal) => {
                     let Refusal { place, id, why } = *refusal;
                     let ended = Ended {
@@ -179,7 +182,11 @@ impl Engine {
     /// What was to be written of a shard's commands was not.
     pub(super) fn control_unwritten(&mut self, shard: i32, key: &StateKey) {
         match *key {
-            StateKey::Order(_) | StateKey::Hold(_) | StateKey::Id(_) | StateKey::Replaced(_) => {}
+            StateKey::Order(_)
+            | StateKey::Hold(_)
+            | StateKey::Id(_)
+            | StateKey::Replaced(_)
+            | StateKey::Letters { .. } => {}
             StateKey::Taken { source, chunk } => {
                 self.lanes.taken_again(LaneId { shard, source }, chunk);
             }
@@ -244,6 +251,7 @@ impl Engine {
 
     /// A shard is to leave. No step of it answers from now on: tasks that are due wait for the next owner, and are not in memory any more.
     pub(super) fn leave_commands(&mut self, shard: i32) {
+        self.leave_campaigns(shard);
         if !self.bug.is(Bug::AnsweredLeaving) {
             self.commands.steps.leave(shard);
         }

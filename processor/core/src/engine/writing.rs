@@ -99,6 +99,15 @@ impl Writing {
         })
     }
 
+    /// Whether a round of a campaign is not written.
+    pub(super) fn has_round(&self) -> bool {
+        let mut all = self.again.iter().chain(&self.held);
+        all.any(|unwritten| {
+            let mut entries = unwritten.settlement.entries.iter();
+            entries.any(|entry| entry.campaign().is_some())
+        })
+    }
+
     /// The steps of commands whose answers are not written, by shard.
     pub(super) fn answering(&self) -> BTreeSet<(i32, Place)> {
         let all = self.again.iter().chain(&self.held);
@@ -246,6 +255,9 @@ impl Engine {
                     if let Some(order) = self.orders.get(shard) {
                         order.write_again(key);
                     }
+                }
+                StateKey::Letters { partition, chunk } => {
+                    self.replayed_unwritten(shard, partition, chunk);
                 }
                 StateKey::Taken { .. } | StateKey::Step(_) => self.control_unwritten(shard, &key),
             }
@@ -421,6 +433,18 @@ impl Engine {
         !(was_closed && is_closed)
     }
 
+    /// Whether every topic takes records, and nothing waits for one.
+    pub(super) fn is_all_writable(&self) -> bool {
+        let Writing {
+            writable,
+            unreadable,
+            again,
+            held,
+            ..
+        } = &self.writing;
+        writable.closed.is_empty() && unreadable.is_empty() && again.is_empty() && held.is_empty()
+    }
+
     /// Drops what is not written of a shard that is given away, and gives it: the next owner reads its tasks again.
     pub(super) fn forget_unwritten(&mut self, shard: i32) -> Vec<Settlement> {
         self.writing.forget(shard)
@@ -435,7 +459,16 @@ impl Engine {
         let forms = [&settlement.entries, &settlement.otherwise];
         // Several records of commands may be over by what follows from one of them.
         let is_command = settlement.lane.source == Source::Commands;
-        (is_command && closed.contains(Sink::Commands))
+        // What has no records is over by what another one says, which may wait.
+        let is_along = is_command
+            && settlement.entries.is_empty()
+            && self
+                .writing
+                .held
+                .iter()
+                .any(|held| held.settlement.lane == settlement.lane);
+        is_along
+            || (is_command && closed.contains(Sink::Commands))
             || forms
                 .into_iter()
                 .any(|entries| Sinks::of(entries).meets(closed))
@@ -477,6 +510,9 @@ impl Engine {
         (sink, failure): (Sink, &Failure),
         actions: &mut Vec<Action>,
     ) {
+        if let Some(id) = settlement.entries.iter().find_map(Entry::campaign) {
+            return self.round_refused(now, settlement.offset, id, failure, actions);
+        }
         let closing = Closing::of(&settlement, bytes);
         let Settlement {
             lane,

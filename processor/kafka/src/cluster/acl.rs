@@ -108,9 +108,11 @@ impl User {
                 // Settings are checked: without this one the user works, and is told that nobody looked.
                 operations.insert(Operation::DescribeConfigs);
                 match about.reads {
-                    Reads::Tasks | Reads::Commands | Reads::State | Reads::Signals => {
-                        operations.insert(Operation::Read)
-                    }
+                    Reads::Tasks
+                    | Reads::Commands
+                    | Reads::State
+                    | Reads::Signals
+                    | Reads::Letters => operations.insert(Operation::Read),
                     Reads::Nothing => operations.insert(Operation::Describe),
                 };
                 let writes = match about.writes {

@@ -164,6 +164,7 @@ impl Tally {
                             Transition::Parked { .. }
                             | Transition::Hopped { .. }
                             | Transition::Rescheduled { .. }
+                            | Transition::Replayed { .. }
                             | Transition::TooLate { .. }
                             | Transition::Failed { .. }
                             | Transition::Held { .. },

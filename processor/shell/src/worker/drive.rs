@@ -395,6 +395,7 @@ impl<L: Ledger> State<L> {
                 },
                 recv(second) -> records => self.records(records.unwrap_or_default()),
                 recv(found) -> found => self.found(found.unwrap_or_default()),
+                recv(feed.letters) -> letters => self.letters(letters.unwrap_or_default()),
                 default(timeout) => self.step(Input::Tick),
             }
         }
@@ -484,6 +485,7 @@ impl<L: Ledger> State<L> {
                 // Who gives it away asks, since calls may hang: see `is_gone`.
                 Action::Drained { shard: _ } => {}
                 Action::Look(look) => self.look(look),
+                Action::ReadLetters(read) => self.read_letters(read),
                 Action::Switched { target, switch } => {
                     if switch.to == breaker::State::Open {
                         // Its probes find out whether others than those who failed are there by now.

@@ -19,7 +19,7 @@ use retide_kafka::topics::Topics;
 
 use crate::holds::{self, HELD};
 use crate::worker::duplicates;
-use crate::worker::order::{STEP, TAKEN};
+use crate::worker::order::{REPLAYED, STEP, TAKEN};
 use crate::worker::progress;
 use crate::writable::Writability;
 
@@ -175,6 +175,14 @@ impl Encoder {
                     &value[..]
                 })
             }
+            State::Letters {
+                partition,
+                chunk,
+                marks,
+            } => {
+                let _ = write!(key, "{REPLAYED}{partition}/{chunk}");
+                marks.as_deref()
+            }
             State::Hold { name, standing } => {
                 let _ = write!(key, "{HELD}{name}");
                 standing.as_ref().map(|standing| {
@@ -300,6 +308,8 @@ impl Encoder {
                 };
                 headers::write_event(event, sink);
                 let report = &EventLine::from(event);
+                // The leader of a campaign says it of tasks of all shards.
+                let home = event.transition.home().unwrap_or(home);
                 scratch.report((&topics.events, home), &[&event.id], (codec, report), sink)?
             }
             Entry::State(state) => self.state(shard, state, scratch),

@@ -26,6 +26,7 @@ use retide_avro::headers::Headless;
 use retide_core::Position;
 use retide_core::completions::{Binding, Completions};
 use retide_core::saved::Saved;
+use retide_core::step::Letters;
 use retide_core::{Alert, LaneId, Record, Source, Timestamp};
 use retide_kafka::client::{Kept, LoggingContext, ask_often, is_of_group};
 use retide_kafka::failure::Failure;
@@ -42,6 +43,7 @@ use crate::suspects::MOST_DEATHS;
 use crate::threads::{Ended, Hand, Threads};
 use crate::worker::group::{Client, Member};
 use crate::worker::ids::Ids;
+use crate::worker::letters::{Asked, LetterReader, Wants};
 use crate::worker::order::Written;
 use crate::worker::restore::{Gap, Gone};
 use crate::worker::search::Searched;
@@ -177,13 +179,17 @@ pub struct Feed {
     pub consumer: Arc<Client>,
     /// What was found in tiers that commands are about.
     pub(crate) found: Receiver<Vec<Found>>,
+    /// What was read of the dead letters that campaigns replay.
+    pub(crate) letters: Receiver<Letters>,
     /// To the thread that looks for it.
     asks: Asks,
+    /// To the thread that reads those.
+    wants: Wants,
     /// To the reader of the retry topic, and to that of the tiers.
     requests: [Sender<Request>; 2],
     /// Set to leave the group.
     stop: Arc<AtomicBool>,
-    /// The threads, until they are waited for; the one that looks through tiers is the last.
+    /// The threads, until they are waited for; the last ones look through tiers, and read dead letters.
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -247,6 +253,11 @@ impl Feed {
             found,
             thread: sweeping,
         } = Sweep::start(config, &format!("{name}-sweep"), around)?;
+        let LetterReader {
+            wants,
+            letters,
+            thread: letters_thread,
+        } = LetterReader::start(config, &format!("{name}-letters"), around)?;
         let Member { consumer, threads } = Member::join(config, identity, around)?;
         let [hearing, restoring] = threads;
         Ok(Self {
@@ -258,7 +269,16 @@ impl Feed {
             stop,
             found,
             asks,
-            threads: vec![tasks_thread, tiers_thread, hearing, restoring, sweeping],
+            letters,
+            wants,
+            threads: vec![
+                tasks_thread,
+                tiers_thread,
+                hearing,
+                restoring,
+                sweeping,
+                letters_thread,
+            ],
         })
     }
 
@@ -280,7 +300,18 @@ impl Feed {
     /// Has tiers looked through; what is found comes as [`Self::found`].
     pub(crate) fn sweep(&self, sweeping: Sweeping) {
         self.asks.look(sweeping);
-        if let Some(thread) = self.threads.last() {
+        self.wake_last();
+    }
+
+    /// Has dead letters read, which come as [`Self::letters`].
+    pub(crate) fn read_letters(&self, asked: Asked) {
+        self.wants.ask(asked);
+        self.wake_last();
+    }
+
+    /// Wakes the threads that wait until they are asked.
+    fn wake_last(&self) {
+        for thread in self.threads.iter().rev().take(2) {
             thread.thread().unpark();
         }
     }
@@ -310,6 +341,7 @@ impl Feed {
             }
             Request::Leave { shards } => {
                 self.asks.leave(&shards);
+                self.wants.leave(&shards);
                 for reader in [tasks, tiers] {
                     let shards = shards.clone();
                     let _ = reader.send(Request::Leave { shards });
@@ -333,6 +365,7 @@ impl Drop for Feed {
         self.tasks = never();
         self.tiers = never();
         self.found = never();
+        self.letters = never();
         for thread in &self.threads {
             thread.thread().unpark();
         }

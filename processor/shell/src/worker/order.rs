@@ -5,6 +5,7 @@
 //! | a fingerprint | which tasks of a key are outstanding |
 //! | `taken/TOPIC/CHUNK` | which parked records were taken: the binding of the partition, and the marks |
 //! | `step/MILLIS/PARTITION/OFFSET` | how far the step of a command is, in JSON |
+//! | `replayed/PARTITION/CHUNK` | which dead letters of a partition were replayed, of the shard that leads campaigns |
 //! | `held/NAME` | how a hold stands, in JSON |
 //! | `id/HASH` | at which offset the task of an id entered, and, if it has ended, until when the id is its own |
 //! | `ids/TOPIC/FROM` | which ids may stand in a range of offsets: the binding of the partition, and their hashes |
@@ -88,6 +89,8 @@ pub struct Written {
     pub(crate) taken: BTreeMap<retide_core::Source, Taken>,
     /// How far the steps of commands are.
     pub(crate) steps: BTreeMap<Place, Progress>,
+    /// Which dead letters were replayed, by partition.
+    pub(crate) replayed: BTreeMap<i32, Taken>,
     /// How holds stand.
     pub(crate) holds: BTreeMap<Arc<str>, Standing>,
     /// Which ids are under way, or have ended of late.
@@ -114,6 +117,9 @@ pub(crate) const TAKEN: &str = "taken/";
 
 /// What the keys of the progress of steps begin with.
 pub(crate) const STEP: &str = "step/";
+
+/// What the keys of marks of replayed dead letters begin with.
+pub(crate) const REPLAYED: &str = "replayed/";
 
 /// Pause before a client asks by itself again whether a transaction is over, which takes milliseconds as a rule.
 const AGAIN: Duration = Duration::from_millis(10);
@@ -268,6 +274,15 @@ impl Source<'_> {
         if let Some(place) = key.strip_prefix(STEP.as_bytes()) {
             let read = |value: &[u8]| progress::decode(value, self.topics);
             return Some(put(&mut written.steps, parsed(place), value, read));
+        }
+        if let Some(at) = key.strip_prefix(REPLAYED.as_bytes()) {
+            let at = str::from_utf8(at).ok().and_then(|at| at.split_once('/'));
+            let at = at.and_then(|(of, chunk)| Some((of.parse().ok()?, chunk.parse().ok()?)));
+            let Some((partition, chunk)) = at else {
+                return Some(false);
+            };
+            let marks: &mut Taken = written.replayed.entry(partition).or_default();
+            return Some(marks.replay(chunk, value).is_some());
         }
         if let Some(name) = holds::name_of(key) {
             // One that cannot be read is one that nobody knows of, and is taken away.

@@ -250,7 +250,9 @@ impl Engine {
 
     /// Whether a settlement that was not written parks a task that a command meets meanwhile.
     pub(in crate::engine) fn is_commanded(&self, settlement: &Settlement) -> bool {
-        if self.commands.steps.is_empty() || !settlement.otherwise.is_empty() {
+        // What a campaign parks was not read as a task.
+        let is_round = settlement.lane.source == Source::Commands;
+        if self.commands.steps.is_empty() || !settlement.otherwise.is_empty() || is_round {
             return false;
         }
         let parked = settlement.entries.iter().find_map(Entry::parked);

@@ -2,11 +2,12 @@
 //!
 //! Invariant: what is found waits while the engine has enough of it, and delays nothing that is due.
 
-use retide_core::step::Look;
+use retide_core::step::{Letters, Look, ReadLetters};
 use retide_core::{Input, LaneId};
 
 use crate::worker::drive::State;
 use crate::worker::ledger::Ledger;
+use crate::worker::letters::{self, Asked, Targets};
 use crate::worker::sweep::{Found, Sweeping};
 
 // === impl State ===
@@ -19,6 +20,23 @@ impl<L: Ledger> State<L> {
         let lanes = look.lanes.iter().map(|of| of.lane);
         let absent = lanes.filter(is_absent).collect();
         self.parts.feed.sweep(Sweeping { look, absent });
+    }
+
+    /// Has dead letters read.
+    pub(super) fn read_letters(&mut self, read: ReadLetters) {
+        let selector = read.spec.selector.as_ref();
+        let asks = selector.is_some_and(|selector| !selector.parts().targets.is_empty());
+        let targets = if asks {
+            letters::targets(&self.rules.scenes)
+        } else {
+            Targets::new()
+        };
+        self.parts.feed.read_letters(Asked { read, targets });
+    }
+
+    /// Dead letters were read.
+    pub(super) fn letters(&mut self, letters: Letters) {
+        self.step(Input::Letters(letters));
     }
 
     /// Takes some of what was found, if the engine wants it: once a turn, so that it is neither kept waiting by records nor keeps them

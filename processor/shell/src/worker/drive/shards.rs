@@ -126,6 +126,7 @@ impl<L: Ledger> State<L> {
             order,
             taken,
             steps,
+            replayed,
             holds,
             duplicates,
             replaced,
@@ -138,6 +139,8 @@ impl<L: Ledger> State<L> {
             taken: taken.into_iter().collect(),
             steps: steps.into_iter().collect(),
         });
+        let marks = replayed.into_iter().collect();
+        self.step(Input::ReplayedKnown { shard, marks });
         if self.parts.ledger.keeps_order() {
             let order = Box::new(order);
             self.step(Input::Outstanding { shard, order });

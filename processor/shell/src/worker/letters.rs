@@ -1,0 +1,423 @@
+//! Dead letters that campaigns ask for: read beside the lanes, and decoded.
+//!
+//! A thread of its own, which has clients as long as somebody asks. Not what is replayed, which is the engine's. Invariants: whatever is asked
+//! for is answered once, unless the leader of campaigns is another one by then; what is held of letters is bounded by what is asked for; only
+//! what is committed is seen.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
+
+use retide_avro::letter::{self, Read};
+use retide_core::campaign::{LEADER, Letter};
+use retide_core::scene::{Route, Target};
+use retide_core::step::{LetterSlice, LetterWant, Letters, ReadLetters};
+use retide_core::{Kind as TaskKind, Origin, Scenes, Timestamp};
+use retide_kafka::client::LoggingContext;
+use retide_kafka::offsets::{self, Edge};
+use retide_kafka::record::received;
+use retide_kafka::scan::{self, Scanned};
+use retide_kafka::topics::Topics;
+
+use crate::trouble::{Effect, Kind, Trouble, Troubles};
+use crate::worker::feed::{Around, ended};
+
+/// What scenes call, by scene and kind of task; only where a campaign asks for that.
+pub(crate) type Targets = HashMap<(Arc<str>, TaskKind), String>;
+
+/// What is asked for.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    /// What the engine wants.
+    pub(crate) read: ReadLetters,
+    /// What scenes call.
+    pub(crate) targets: Targets,
+}
+
+/// The reader as the feed has it.
+pub(crate) struct LetterReader {
+    /// The way to ask.
+    pub(crate) wants: Wants,
+    /// What was read.
+    pub(crate) letters: Receiver<Letters>,
+    /// The thread.
+    pub(crate) thread: JoinHandle<()>,
+}
+
+/// What is asked for and not begun. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Wants(Arc<Mutex<VecDeque<Asked>>>);
+
+/// The thread.
+struct Thread {
+    /// The configuration of a consumer.
+    config: ClientConfig,
+    /// The topics.
+    topics: Arc<Topics>,
+    /// What is asked for.
+    wants: Wants,
+    /// To the drive.
+    letters: Sender<Letters>,
+    /// Where it is told that they cannot be read.
+    troubles: Troubles,
+    /// Whom that befalls.
+    worker: String,
+    /// Set to end.
+    stop: Arc<AtomicBool>,
+}
+
+/// A partition that is read.
+struct Slice {
+    /// The first offset that is not wanted.
+    to: i64,
+    /// Everything below was looked at.
+    next: i64,
+    /// Letters that are meant.
+    letters: Vec<Letter>,
+    /// Their bytes.
+    bytes: usize,
+    /// Records that are no letters.
+    unread: u64,
+}
+
+/// What is read and not taken by the drive, at most.
+const BUFFER: usize = 2;
+
+/// How often it is looked whether something is asked for; whoever asks wakes the thread.
+const TURN: Duration = Duration::from_millis(200);
+
+/// Longest time for one answer: of millions of letters that nobody means, it says how far it is.
+const LONGEST: Duration = Duration::from_secs(2);
+
+/// How long a client is kept that nobody needs.
+const SPARE: Duration = Duration::from_secs(30);
+
+/// Longest wait for where partitions begin and end.
+const ASK: Duration = Duration::from_secs(3);
+
+/// Pause before something that has failed is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// How long it may fail before people are told.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+// === impl Wants ===
+
+impl Wants {
+    /// Asks for letters.
+    pub(crate) fn ask(&self, asked: Asked) {
+        self.lock().push_back(asked);
+    }
+
+    /// Shards are given away: nobody wants what was asked for by the leader of campaigns.
+    pub(crate) fn leave(&self, shards: &[i32]) {
+        if shards.contains(&LEADER) {
+            self.lock().clear();
+        }
+    }
+
+    /// Locks what no panic leaves half-changed.
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Asked>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl LetterReader ===
+
+impl LetterReader {
+    /// Starts the thread, which is called `name`.
+    pub(crate) fn start(
+        config: &ClientConfig,
+        name: &str,
+        around: Around<'_>,
+    ) -> Result<Self, KafkaError> {
+        let mut config = config.clone();
+        // They would pile up between two questions.
+        config.set("statistics.interval.ms", "0");
+        // What is prefetched, over all partitions.
+        config.set("queued.max.messages.kbytes", "4096");
+        let (to_drive, letters) = bounded(BUFFER);
+        let wants = Wants::default();
+        let thread = Thread {
+            config,
+            topics: Arc::clone(around.topics),
+            wants: wants.clone(),
+            letters: to_drive,
+            troubles: around.metrics.troubles().held_by(name),
+            worker: name.to_owned(),
+            stop: Arc::clone(around.stop),
+        };
+        let stop = Arc::clone(around.stop);
+        let body = move || {
+            thread.run();
+            ended(&stop)
+        };
+        let thread = around
+            .threads
+            .spawn(name, body)
+            .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
+        Ok(Self {
+            wants,
+            letters,
+            thread,
+        })
+    }
+}
+
+// === impl Thread ===
+
+impl Thread {
+    /// Reads what is asked for, until told to stop.
+    fn run(&self) {
+        let mut client: Option<(BaseConsumer<LoggingContext>, Instant)> = None;
+        let mut failing_since: Option<Instant> = None;
+        while !self.is_over() {
+            let asked = self.wants.lock().pop_front();
+            let Some(asked) = asked else {
+                if let Some((consumer, since)) = &client {
+                    while consumer.poll(Duration::ZERO).is_some() {}
+                    if since.elapsed() >= SPARE {
+                        client = None;
+                    }
+                }
+                thread::park_timeout(TURN);
+                continue;
+            };
+            let kept = client.take().map(|(consumer, _)| Ok(consumer));
+            let group = self.config.get("group.id").unwrap_or("retide");
+            let consumer = kept.unwrap_or_else(|| scan::consumer(self.config.clone(), group));
+            let read = consumer.and_then(|consumer| {
+                let read = self.read(&consumer, &asked)?;
+                consumer.unassign()?;
+                Ok((consumer, read))
+            });
+            match read {
+                Ok((consumer, letters)) => {
+                    client = Some((consumer, Instant::now()));
+                    failing_since = None;
+                    self.troubles.end(Kind::LettersUnread, &self.worker);
+                    self.tell(letters);
+                }
+                Err(error) => {
+                    let since = *failing_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= PATIENCE {
+                        self.troubles.begin(Trouble {
+                            kind: Kind::LettersUnread,
+                            subject: self.worker.clone(),
+                            says: format!(
+                                "the dead letters cannot be read that campaigns replay, which wait: {error}"
+                            ),
+                            fix: None,
+                            effect: Effect::Limits,
+                        });
+                    }
+                    // Unless the leader is another one by now.
+                    self.wants.lock().push_front(asked);
+                    thread::park_timeout(AGAIN);
+                }
+            }
+        }
+    }
+
+    /// Whether it is to end.
+    fn is_over(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// Reads what is asked for.
+    fn read(
+        &self,
+        consumer: &BaseConsumer<LoggingContext>,
+        asked: &Asked,
+    ) -> Result<Letters, KafkaError> {
+        let topic = &*self.topics.dead_letters;
+        let read = &asked.read;
+        let wants = if read.wants.is_empty() {
+            let all = scan::partitions(consumer, topic)?;
+            let all = all.elements();
+            if all.is_empty() {
+                return Err(KafkaError::MetadataFetch(
+                    RDKafkaErrorCode::UnknownTopicOrPartition,
+                ));
+            }
+            let all = all.iter().map(TopicPartitionListElem::partition);
+            all.map(|partition| LetterWant {
+                partition,
+                from: 0,
+                to: Some(0),
+            })
+            .collect()
+        } else {
+            read.wants.clone()
+        };
+        let of = || wants.iter().map(|want| (topic, want.partition));
+        let first = offsets::edges(consumer, of(), Edge::First, ASK)?;
+        let end = offsets::edges(consumer, of(), Edge::End, ASK)?;
+        let mut edges = BTreeMap::new();
+        let mut slices = BTreeMap::new();
+        let mut starts = TopicPartitionList::new();
+        for want in &wants {
+            let at = (topic.to_owned(), want.partition);
+            let (Some(first), Some(end)) = (first.get(&at).copied(), end.get(&at).copied()) else {
+                return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::NoOffset));
+            };
+            edges.insert(want.partition, (first, end));
+            let from = want.from.max(first);
+            let to = want.to.unwrap_or(end).min(end);
+            let slice = Slice {
+                to,
+                next: from,
+                letters: Vec::new(),
+                bytes: 0,
+                unread: 0,
+            };
+            slices.insert(want.partition, slice);
+            if from < to {
+                starts.add_partition_offset(topic, want.partition, Offset::Offset(from))?;
+            }
+        }
+        if starts.count() > 0 {
+            self.scan(consumer, &starts, asked, &mut slices)?;
+        }
+        let mut letters = Letters {
+            number: read.number,
+            ..Letters::default()
+        };
+        for (partition, slice) in slices {
+            let (first, end) = edges.get(&partition).copied().unwrap_or_default();
+            letters.slices.push(LetterSlice {
+                partition,
+                first,
+                next: slice.next,
+                end,
+                unread: slice.unread,
+            });
+            letters.letters.extend(slice.letters);
+        }
+        Ok(letters)
+    }
+
+    /// Reads partitions until there is enough of each, or for some time.
+    fn scan(
+        &self,
+        consumer: &BaseConsumer<LoggingContext>,
+        starts: &TopicPartitionList,
+        asked: &Asked,
+        slices: &mut BTreeMap<i32, Slice>,
+    ) -> Result<(), KafkaError> {
+        let ReadLetters { most, bytes, .. } = asked.read;
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let is_full = |slice: &Slice| slice.letters.len() >= most || slice.bytes >= bytes.max(1);
+        let until = Instant::now() + LONGEST;
+        let mut open = starts.count();
+        let scanned = scan::read(consumer, starts, until, |message| {
+            if self.is_over() {
+                return ControlFlow::Break(());
+            }
+            let (partition, offset) = (message.partition(), message.offset());
+            let Some(slice) = slices.get_mut(&partition) else {
+                return ControlFlow::Continue(());
+            };
+            if slice.next >= slice.to || is_full(slice) {
+                return ControlFlow::Continue(());
+            }
+            if offset < slice.to {
+                self.look_at(message, asked, slice);
+                slice.next = offset + 1;
+            } else {
+                slice.next = slice.to;
+            }
+            if slice.next >= slice.to || is_full(slice) {
+                open -= 1;
+            }
+            if open == 0 {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })?;
+        let left = match scanned {
+            Scanned::ToEnd => Vec::new(),
+            Scanned::Enough => return Ok(()),
+            Scanned::OutOfTime { left } => left.into_iter().collect(),
+        };
+        // Behind the last record there may be markers of transactions.
+        for (partition, slice) in slices {
+            if !left.contains(partition) && !is_full(slice) {
+                slice.next = slice.next.max(slice.to);
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at a record.
+    fn look_at(&self, message: &BorrowedMessage<'_>, asked: &Asked, slice: &mut Slice) {
+        let at = Origin {
+            topic: Arc::clone(&self.topics.dead_letters),
+            partition: message.partition(),
+            offset: message.offset(),
+        };
+        let died = message.timestamp().to_millis().unwrap_or_default();
+        let died = Timestamp::from_millis(u64::try_from(died).unwrap_or_default());
+        let Ok(record) = received(message) else {
+            slice.unread += 1;
+            return;
+        };
+        let target = |scene: &str, kind| {
+            let target = asked.targets.get(&(scene.into(), kind));
+            target.map(String::as_str)
+        };
+        match letter::read(record, &at, died, (&asked.read.spec, &target)) {
+            Read::Meant(letter) => {
+                slice.bytes += letter.task.memory_size();
+                slice.letters.push(letter);
+            }
+            Read::Other => {}
+            Read::Foreign => slice.unread += 1,
+        }
+    }
+
+    /// Gives the drive what was read.
+    fn tell(&self, mut letters: Letters) {
+        while !self.is_over() {
+            match self.letters.send_timeout(letters, TURN) {
+                Ok(()) | Err(SendTimeoutError::Disconnected(_)) => return,
+                Err(SendTimeoutError::Timeout(back)) => letters = back,
+            }
+        }
+    }
+}
+
+/// What the scenes call that are in force.
+pub(crate) fn targets(scenes: &Scenes) -> Targets {
+    let mut targets = Targets::new();
+    for scene in scenes.iter() {
+        for kind in TaskKind::ALL {
+            if let Some(called) = scene.route(kind).and_then(|route| called(&route)) {
+                targets.insert((Arc::clone(&scene.name), kind), called);
+            }
+        }
+    }
+    targets
+}
+
+/// What a route leads to: a host as a breaker names it, or a topic.
+fn called(route: &Route<'_>) -> Option<String> {
+    match route.target {
+        Target::Call => {
+            let key = route.wall.or(route.breaker)?;
+            Some(key.target.target().to_owned())
+        }
+        Target::Produce { topic } => Some(format!("topic {topic}")),
+    }
+}
