@@ -107,6 +107,8 @@ fn a_dead_letter_is_read_as_it_was_written() {
         deadline: Some(Timestamp::from_millis(1_700_000_900_000)),
         origin: Some(origin()),
         omitted: Some("value".into()),
+        replay: None,
+        is_poison: false,
     };
     assert_eq!(letter, Some(expected));
 }

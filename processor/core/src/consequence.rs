@@ -84,7 +84,7 @@ pub(crate) fn replay(task: Task, tier: usize, home: i32, now: Timestamp) -> [Ent
 }
 
 /// What a task that was replayed says to the leader of its campaign.
-fn report(task: &Task, said: Said) -> Option<Entry> {
+pub(crate) fn report(task: &Task, said: Said) -> Option<Entry> {
     let replay = task.replay.as_ref()?;
     let report = Report {
         campaign: replay.campaign.clone(),
@@ -99,6 +99,11 @@ fn report(task: &Task, said: Said) -> Option<Entry> {
 /// Ends `task`.
 pub(crate) fn end(task: Arc<Task>, how: End, now: Timestamp) -> Vec<Entry> {
     end_of(task, how, Said::default(), now)
+}
+
+/// Ends `task`, which was delivered to a topic.
+pub(crate) fn delivered(task: Arc<Task>, how: End, now: Timestamp) -> Vec<Entry> {
+    end_of(task, how, Said::came_back(false), now)
 }
 
 /// Ends `task`, of which an attempt may have said something.

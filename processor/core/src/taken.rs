@@ -44,6 +44,14 @@ impl Taken {
         self.chunks.is_empty()
     }
 
+    /// The last offset that is taken.
+    pub fn last(&self) -> Option<i64> {
+        let (chunk, words) = self.chunks.last_key_value()?;
+        let (word, bits) = words.iter().enumerate().rfind(|(_, bits)| **bits != 0)?;
+        let within = word as i64 * 64 + 63 - i64::from(bits.leading_zeros());
+        Some(chunk * CHUNK + within)
+    }
+
     /// Whether something is to be written.
     pub fn has_changed(&self) -> bool {
         !self.changed.is_empty()

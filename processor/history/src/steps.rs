@@ -175,6 +175,10 @@ impl Park {
     /// Whether an event tells of it.
     fn is_told_by(&self, event: &wire::Event) -> bool {
         let Self { task, .. } = self;
+        if event.event == "replayed" {
+            let replay = task.replay.as_ref().filter(|_| task.hops == 0);
+            return replay.is_some_and(|it| event.attempts == Some(it.times.into()));
+        }
         if event.event == "held" {
             return task.exhausted.is_some() && event.attempts == Some(i64::from(task.attempt) - 1);
         }
@@ -224,7 +228,8 @@ impl Step {
                 at: instant(event.at),
                 what: event.event.clone(),
                 kind: kind_word(if is_work { Kind::Work } else { Kind::Callback }),
-                attempt: event.attempts,
+                // On this one, how often that was done.
+                attempt: event.attempts.filter(|_| event.event != "replayed"),
                 outcome: event.outcome.clone(),
                 reason: event.reason.clone(),
                 error: error(event.error_class.as_ref(), event.error_message.as_ref()),

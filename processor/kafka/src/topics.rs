@@ -719,6 +719,7 @@ mod tests {
                     Reads::Tasks | Reads::Commands => Some("workers, who commit offsets"),
                     Reads::State => Some("workers, from its beginning"),
                     Reads::Signals => Some("workers, from shortly before its end"),
+                    Reads::Letters => Some("workers, where a campaign replays them"),
                 }
             };
             let all: Vec<&str> = workers.into_iter().chain(commands).collect();

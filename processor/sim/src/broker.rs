@@ -336,6 +336,8 @@ pub(crate) struct KnownShard {
     pub(crate) holds: BTreeMap<Arc<str>, HoldStanding>,
     /// Which ids are under way, or have ended of late.
     pub(crate) ids: BTreeMap<Identity, KnownId>,
+    /// Which dead letters were replayed.
+    pub(crate) replayed: BTreeMap<i32, Taken>,
     /// Which tasks are replaced.
     pub(crate) replaced: BTreeMap<i64, Replaced>,
 }
@@ -344,7 +346,7 @@ pub(crate) struct KnownShard {
 
 impl KnownShard {
     /// Takes in a record.
-    fn replay(&mut self, state: &State) {
+    pub(crate) fn replay(&mut self, state: &State) {
         match state {
             State::Order(change) => {
                 let key = change.key.to_string();
@@ -364,7 +366,15 @@ impl KnownShard {
                 Some(progress) => drop(self.steps.insert(*place, progress.clone())),
                 None => drop(self.steps.remove(place)),
             },
-            State::Letters { .. } => unreachable!("campaigns have a simulation of their own"),
+            State::Letters {
+                partition,
+                chunk,
+                marks,
+            } => {
+                let known = self.replayed.entry(*partition).or_default();
+                let read = known.replay(*chunk, marks.as_deref());
+                read.unwrap_or_else(|| unreachable!("marks that cannot be read"));
+            }
             State::Hold { name, standing } => match standing {
                 Some(standing) => drop(self.holds.insert(Arc::clone(name), *standing)),
                 None => drop(self.holds.remove(name)),

@@ -8,6 +8,7 @@
 //! | `broker`, `group` | a model of Kafka: partitions, transactions, offsets, generations |
 //! | `worker`, `ledger` | the shell's duties around the engine, without threads |
 //! | `check`, `fairness`, `latest` | the judge, which knows the promises and nothing of the code |
+//! | `replays` | a history of its own: campaigns that replay dead letters, and their judge |
 //! | `campaign` | many histories at a time |
 //! | `export` | what could be seen of a history from outside, for the checker of the crash campaign |
 //! | `bug` | mistakes to plant, to see that the judge notices |
@@ -45,6 +46,7 @@ mod latest;
 mod ledger;
 mod orders;
 mod plan;
+mod replays;
 mod trace;
 mod worker;
 mod world;
@@ -79,6 +81,39 @@ pub struct Report {
 
 /// Plays the history of `seed`, with `bug` planted.
 pub fn play(seed: u64, bug: Bug, keep: Keep) -> Report {
+    let mut report = play_world(seed, bug, keep);
+    if report.broken.is_none() && (seed.is_multiple_of(REPLAYS) || is_of_replays(bug)) {
+        let ended = panic::catch_unwind(AssertUnwindSafe(|| replays::play(seed, bug)));
+        report.broken = ended.unwrap_or_else(|panicked| {
+            let why = message(panicked.as_ref());
+            Some(format!("panic: {why}"))
+        });
+    }
+    report
+}
+
+/// Plays the history of replays of `seed` alone: the promise that was broken, if one was.
+pub fn play_replays(seed: u64, bug: Bug) -> Option<String> {
+    replays::play(seed, bug)
+}
+
+/// One history in so many has one of replays beside it.
+const REPLAYS: u64 = 10;
+
+/// Whether a bug is noticed by histories of replays only.
+#[cfg(feature = "planted")]
+fn is_of_replays(bug: Bug) -> bool {
+    replays::is_ours(bug)
+}
+
+/// As above: none is planted.
+#[cfg(not(feature = "planted"))]
+const fn is_of_replays(_: Bug) -> bool {
+    false
+}
+
+/// Plays the history of `seed` without replays.
+fn play_world(seed: u64, bug: Bug, keep: Keep) -> Report {
     let mut world = World::new(seed, bug, keep);
     // An engine that finds itself in a state that cannot be has found a bug, too.
     let ended = panic::catch_unwind(AssertUnwindSafe(|| world.run()));

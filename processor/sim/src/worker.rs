@@ -840,6 +840,7 @@ impl Worker {
             order,
             taken,
             steps,
+            replayed: _,
             holds,
             ids,
             replaced,

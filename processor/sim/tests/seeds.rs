@@ -67,3 +67,17 @@ fn replay() {
         report.hash
     );
 }
+
+/// `REPLAYS=0..500 cargo test -p retide-sim replays_of -- --nocapture` plays histories of replays only.
+#[test]
+fn replays_of() {
+    let Ok(range) = env::var("REPLAYS") else {
+        return;
+    };
+    let (from, to) = range.split_once("..").unwrap();
+
+    for seed in from.parse::<u64>().unwrap()..to.parse().unwrap() {
+        let broken = retide_sim::play_replays(seed, Bug::None);
+        assert_eq!(broken, None, "seed {seed}");
+    }
+}

@@ -21,6 +21,7 @@ mod beside;
 mod bounded;
 mod breakers;
 mod callbacks;
+mod campaigns;
 mod commands;
 mod control;
 mod cooldown;

@@ -143,7 +143,7 @@ impl Engine {
             deadline: verdict::deadline(scene, &item.task),
             wait,
         }];
-        entries.extend(consequence::end(
+        entries.extend(consequence::delivered(
             Arc::clone(&item.task),
             delivered,
             now.wall,

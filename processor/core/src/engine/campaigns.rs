@@ -385,6 +385,10 @@ impl Engine {
             active.campaign.counts.unread += unread;
             active.is_moved |= unread > 0;
             if let Some(marks) = self.campaigns.marks.get_mut(&partition) {
+                // Where the topic was made anew, nothing of it was replayed.
+                if marks.last().is_some_and(|last| last >= end) {
+                    marks.forget_below(i64::MAX);
+                }
                 marks.forget_below(first);
                 if marks.has_changed() {
                     self.lanes.touch(LEADER);
@@ -518,7 +522,7 @@ impl Engine {
     pub(super) fn round_refused(
         &mut self,
         now: Now,
-        offset: i64,
+        (offset, bytes): (i64, usize),
         id: &Id,
         failure: &Failure,
         actions: &mut Vec<Action>,
@@ -528,7 +532,7 @@ impl Engine {
         let Some((round, active)) = round else {
             // Its record itself is refused.
             self.campaigns.active.remove(id);
-            return self.over_at(LANE, offset, Vec::new(), actions);
+            return self.close_at(LANE, (offset, bytes), Vec::new(), actions);
         };
         let Round {
             mut before,
@@ -565,7 +569,7 @@ impl Engine {
         active.at = None;
         active.campaign = before.clone();
         let entries = vec![told(Control::Campaign(Box::new(before)))];
-        self.over_at(LANE, offset, entries, actions);
+        self.close_at(LANE, (offset, bytes), entries, actions);
     }
 
     // === steps ===
@@ -994,6 +998,17 @@ impl Engine {
         &mut self,
         lane: LaneId,
         offset: i64,
+        entries: Vec<Entry>,
+        actions: &mut Vec<Action>,
+    ) {
+        self.close_at(lane, (offset, 0), entries, actions);
+    }
+
+    /// The same of one that holds bytes, since it was handed back.
+    fn close_at(
+        &mut self,
+        lane: LaneId,
+        (offset, bytes): (i64, usize),
         mut entries: Vec<Entry>,
         actions: &mut Vec<Action>,
     ) {
@@ -1001,7 +1016,7 @@ impl Engine {
             lane,
             offset,
             home: lane.shard,
-            bytes: 0,
+            bytes,
         };
         entries.extend(self.alerts.take_next());
         self.close_as_is(closing, (entries, Vec::new()), Vec::new(), actions);

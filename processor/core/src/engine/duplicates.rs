@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use super::{Closing, Engine};
 use crate::agenda::Item;
+use crate::campaign::Said;
 use crate::consequence;
 use crate::duplicates::{
     Became, Decided, Identity, Known, Mode, Newcomer, Replaced, Schedule, Told,
@@ -412,7 +413,11 @@ impl Engine {
         self.leave_exhausted(shard, &item.task);
         let replaced = None;
         let gone = Entry::State(State::Replaced { task, replaced });
-        self.settle_item(&item, vec![gone], actions);
+        // To a campaign it is as if somebody had cancelled it.
+        let said = Said::end(Terminal::Cancelled);
+        let report = consequence::report(&item.task, said);
+        let entries = [gone].into_iter().chain(report).collect();
+        self.settle_item(&item, entries, actions);
     }
 
     /// Lets those go on that have waited for something to be durable.

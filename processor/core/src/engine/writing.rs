@@ -511,7 +511,8 @@ impl Engine {
         actions: &mut Vec<Action>,
     ) {
         if let Some(id) = settlement.entries.iter().find_map(Entry::campaign) {
-            return self.round_refused(now, settlement.offset, id, failure, actions);
+            let id = id.clone();
+            return self.round_refused(now, (settlement.offset, bytes), &id, failure, actions);
         }
         let closing = Closing::of(&settlement, bytes);
         let Settlement {

@@ -440,11 +440,11 @@ mod tests {
         assert_eq!(
             shown(&[User::Run]),
             [
-                "--operation Read --operation Write --operation DescribeConfigs --topic retry.commands --topic retry.order --topic retry.signals",
+                "--operation Read --operation Write --operation DescribeConfigs --topic retry.commands --topic retry.dead-letters --topic retry.order \
+                 --topic retry.signals",
                 "--operation Read --operation DescribeConfigs --topic retry.scenes --topic retry.tasks",
                 "--operation Write --topic paid",
-                "--operation Write --operation DescribeConfigs --topic retry.alerts --topic retry.callbacks --topic retry.dead-letters \
-                 --topic retry.events",
+                "--operation Write --operation DescribeConfigs --topic retry.alerts --topic retry.callbacks --topic retry.events",
                 "--operation Read --operation Write --operation DescribeConfigs --topic retry.delay. --resource-pattern-type prefixed",
                 "--operation Read --group retide",
                 "--operation Write --transactional-id retide- --resource-pattern-type prefixed",

@@ -7,7 +7,16 @@ use prometheus_client::registry::Registry;
 use super::{counter, gauge, words};
 
 /// The words for what commands do.
-const VERBS: [&str; 4] = ["cancel", "run-now", "reschedule", "complete"];
+const VERBS: [&str; 8] = [
+    "cancel",
+    "run-now",
+    "reschedule",
+    "complete",
+    "replay",
+    "pause-campaign",
+    "resume-campaign",
+    "abort-campaign",
+];
 
 /// The counters of commands.
 pub(crate) struct CommandMetrics {
@@ -19,6 +28,10 @@ pub(crate) struct CommandMetrics {
     ended: Counter,
     /// Tasks with which it was done, and those for which it was too late.
     tasks: Vec<Counter>,
+    /// Tasks that campaigns have replayed.
+    replayed: Counter,
+    /// Campaigns that are led and not over.
+    pub(super) campaigns: Gauge,
     /// Steps under way.
     pub(super) steps: Gauge,
     /// Bytes of what is known of where ids are.
@@ -94,6 +107,12 @@ impl CommandMetrics {
             refused: counter(r, "commands_refused", "Commands refused"),
             ended: counter(r, "commands_ended", "Commands that have ended"),
             tasks: words(r, ("commanded_tasks", help), "result", results.into_iter()),
+            replayed: counter(r, "replayed_tasks", "Tasks that campaigns have replayed"),
+            campaigns: gauge(
+                r,
+                "campaigns",
+                "Campaigns that this process leads and that are not over",
+            ),
             steps: gauge(
                 r,
                 "command_steps",
@@ -133,6 +152,11 @@ impl CommandMetrics {
     /// A command has ended.
     pub(crate) fn ended(&self) {
         self.ended.inc();
+    }
+
+    /// So many replays are durable.
+    pub(crate) fn replayed(&self, tasks: u64) {
+        self.replayed.inc_by(tasks);
     }
 
     /// What was done with tasks is durable.

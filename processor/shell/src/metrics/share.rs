@@ -21,6 +21,8 @@ pub(crate) struct Load {
     pub(crate) keys: usize,
     /// Steps of commands under way.
     pub(crate) steps: usize,
+    /// Campaigns that are led and not over.
+    pub(crate) campaigns: usize,
     /// Due tasks that are on hold.
     pub(crate) on_hold: usize,
     /// Bytes of what is known of where ids are.
@@ -68,6 +70,11 @@ impl Share {
             (&metrics.owned_shards, load.shards, self.load.shards),
             (&metrics.ordered_keys, load.keys, self.load.keys),
             (&metrics.commands.steps, load.steps, self.load.steps),
+            (
+                &metrics.commands.campaigns,
+                load.campaigns,
+                self.load.campaigns,
+            ),
             (&metrics.holds.tasks, load.on_hold, self.load.on_hold),
             (&metrics.commands.id_bytes, load.ids, self.load.ids),
             (&metrics.commands.ids.known, load.known, self.load.known),

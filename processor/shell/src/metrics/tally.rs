@@ -23,6 +23,8 @@ pub(crate) struct Tally {
     undelivered: BTreeMap<Why, (u64, Arc<Ended>)>,
     /// Tasks that commands have met: those with which it was done, and those for which it was too late.
     commanded: [u64; 2],
+    /// Tasks that campaigns have replayed.
+    replayed: u64,
     /// Records written.
     records: u64,
 }
@@ -84,6 +86,7 @@ impl Tally {
             dead_letters: [0; Reason::ALL.len()],
             undelivered: BTreeMap::new(),
             commanded: [0; 2],
+            replayed: 0,
             records: 0,
         }
     }
@@ -160,11 +163,11 @@ impl Tally {
                         (Transition::Deferred { .. }, _) => count(&mut scene.deferred),
                         (Transition::Duplicate { .. }, _) => count(&mut scene.duplicates),
                         (Transition::Pending { .. }, _) => count(&mut scene.pending),
+                        (Transition::Replayed { .. }, _) => count(&mut self.replayed),
                         (
                             Transition::Parked { .. }
                             | Transition::Hopped { .. }
                             | Transition::Rescheduled { .. }
-                            | Transition::Replayed { .. }
                             | Transition::TooLate { .. }
                             | Transition::Failed { .. }
                             | Transition::Held { .. },
@@ -185,6 +188,7 @@ impl Tally {
     pub(crate) fn add_to(&self, metrics: &Metrics) {
         metrics.ledger_records.inc_by(self.records);
         metrics.commands.tasks(self.commanded);
+        metrics.commands.replayed(self.replayed);
         for (counter, count) in metrics.parked.iter().zip(&self.parked) {
             counter.inc_by(*count);
         }

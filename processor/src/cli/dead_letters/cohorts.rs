@@ -348,6 +348,8 @@ mod tests {
                 deadline: None,
                 origin: None,
                 omitted: None,
+                replay: None,
+                is_poison: false,
             },
             record: Record::default(),
             at: Origin {

@@ -52,6 +52,7 @@ impl<L: Ledger> State<L> {
             shards: self.shards.len(),
             keys: engine.keys(),
             steps: engine.steps(),
+            campaigns: engine.campaigns().count(),
             on_hold: engine.held().values().map(|held| *held as usize).sum(),
             ids,
             known: engine.known_ids(),
