@@ -18,7 +18,7 @@ use retide_core::completions::Completions;
 use retide_core::control::{Control, Place};
 use retide_core::lane::Limits;
 use retide_core::ramp::Ramp;
-use retide_core::scene::{Ordering, Scene, Target};
+use retide_core::scene::{Callback, Ordering, Scene, Target};
 use retide_core::selector::{Parts, Selector};
 use retide_core::step::{LetterSlice, LetterWant, Letters, ReadLetters};
 use retide_core::{
@@ -163,6 +163,12 @@ impl World {
         let attempts = chance.between(1, 3) as u32;
         let scene = |name: &str, ordering| Scene {
             ordering,
+            // Letters of callbacks have somewhere to go, and no end makes another one.
+            callback: Some(Callback {
+                target: Target::Call,
+                breaker: None,
+                on: Vec::new(),
+            }),
             ..Scene::new(
                 name,
                 Target::Call,
@@ -481,9 +487,7 @@ impl World {
             let changes: Vec<(i32, StateKey)> = changes
                 .map(|(shard, state)| (*shard, state.key()))
                 .collect();
-            // What was settled since rests on it.
-            let since = std::mem::take(&mut owner.settled);
-            let all = batch.settlements.into_iter().chain(since);
+            let all = batch.settlements.into_iter();
             let lanes = batch.commits.iter().map(|it| (it.lane, it.epoch));
             let returned = Returned {
                 lanes: lanes.collect(),
@@ -909,7 +913,11 @@ impl Judge {
         for (id, campaign) in std::mem::take(&mut self.last) {
             if !campaign.is_over() {
                 let word = campaign.state.word();
-                return self.object(format!("{id} is {word} at the end: {campaign:?}"));
+                let said = self.said.get(&id);
+                return self.object(format!(
+                    "{id} is {word} at the end, out {:?}, said {said:?}: {campaign:?}",
+                    self.out
+                ));
             }
             let said = self.said.get(&id).copied().unwrap_or_default();
             let replayed = self.replayed.values().filter(|by| **by == id).count() as u64;

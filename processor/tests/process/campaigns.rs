@@ -17,7 +17,6 @@ target = { http = { url = "http://TARGET/flaky", timeout = "1m" } }
 backoff = { fixed = { delay = "1s" } }
 max_attempts = 1
 brake = false
-breaker = false
 [scenes.mended]
 target = { http = { url = "http://TARGET/mended", timeout = "1m" } }
 backoff = { fixed = { delay = "1s" } }
