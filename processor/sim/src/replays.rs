@@ -800,23 +800,26 @@ impl Judge {
 
     /// A settlement is durable.
     fn settled(&mut self, settlement: &Settlement) {
-        let campaign = settlement.entries.iter().find_map(|entry| match entry {
-            Entry::Control { control, .. } => match &**control {
-                Control::Campaign(campaign) => Some(campaign),
-                _ => None,
-            },
-            _ => None,
+        let campaign = settlement.entries.iter().find_map(|entry| {
+            let Entry::Control { control, .. } = entry else {
+                return None;
+            };
+            let Control::Campaign(campaign) = &**control else {
+                return None;
+            };
+            Some(campaign)
         });
         for entry in &settlement.entries {
-            match entry {
-                Entry::Park { task, .. } if settlement.lane.source == Source::Commands => {
-                    match campaign {
-                        Some(campaign) => self.replays(campaign, task),
-                        None => self.object(format!("{} is replayed by nobody", task.id)),
-                    }
+            if let Some((_, task)) = entry.parked()
+                && settlement.lane.source == Source::Commands
+            {
+                match campaign {
+                    Some(campaign) => self.replays(campaign, task),
+                    None => self.object(format!("{} is replayed by nobody", task.id)),
                 }
-                Entry::Event(event) => self.told(event),
-                _ => {}
+            }
+            if let Some(event) = entry.event() {
+                self.told(event);
             }
         }
         if let Some(campaign) = campaign {
@@ -867,16 +870,24 @@ impl Judge {
                 terminal, reason, ..
             } => {
                 *said = said.and(Said::end(*terminal));
-                match (terminal, reason) {
-                    (Terminal::Delivered, _) => *said = said.and(Said::came_back(false)),
-                    (Terminal::Dead, Some(Reason::AttemptsExhausted | Reason::Rejected)) => {
-                        *said = said.and(Said::came_back(true));
-                    }
-                    _ => {}
+                let is_of_call = matches!(
+                    reason,
+                    None | Some(Reason::AttemptsExhausted | Reason::Rejected)
+                );
+                if is_of_call && *terminal != Terminal::Cancelled {
+                    let failed = *terminal != Terminal::Delivered;
+                    *said = said.and(Said::came_back(failed));
                 }
                 self.out.remove(&event.id);
             }
-            _ => {}
+            Transition::Parked { .. }
+            | Transition::Hopped { .. }
+            | Transition::Deferred { .. }
+            | Transition::Rescheduled { .. }
+            | Transition::Replayed { .. }
+            | Transition::TooLate { .. }
+            | Transition::Duplicate { .. }
+            | Transition::Pending { .. } => {}
         }
     }
 
