@@ -343,7 +343,7 @@ fn is_stripped(name: &Name) -> bool {
     STRIPPED
         .iter()
         .any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
-        || STRIPPED_PREFIXES.iter().any(|start| starts(&start))
+        || STRIPPED_PREFIXES.iter().any(starts)
 }
 
 /// Whether a header has this name, in whatever case it is written.

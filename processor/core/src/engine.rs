@@ -54,6 +54,7 @@ use self::writing::Writing;
 use crate::agenda::{Agenda, Item};
 use crate::alert::Alerts;
 use crate::breaker;
+use crate::completions::Completions;
 use crate::consequence::{self, End};
 use crate::duplicates::Duplicates;
 use crate::entry::{Alert, Poison};
@@ -246,29 +247,7 @@ impl Engine {
         self.steady = now.steady;
         let most = budget(&input);
         match input {
-            Input::Assign { lane, start, known } => {
-                let epoch = self.number();
-                let known = self.bug.known(known);
-                let awaited = match lane.source {
-                    Source::Tasks => self.orders.named(lane.shard),
-                    Source::Tier(_) | Source::Commands => 0,
-                };
-                let taken = self.known_taken(lane);
-                let begins = Assigned {
-                    epoch,
-                    at: now.wall,
-                    since: now.steady,
-                    window: Window::resume_with(start, known, taken),
-                    awaited,
-                };
-                self.lanes.assign(lane, begins);
-                self.quotas.take(now.steady, lane.shard);
-                if lane.source == Source::Tasks {
-                    self.begin_holds(lane.shard);
-                    self.begin_forced(now, lane.shard, actions);
-                }
-                self.ask_all_at(now.wall);
-            }
+            Input::Assign { lane, start, known } => self.assign(now, lane, (start, known), actions),
             Input::Saved { shard, saved } => self.quotas.bring(shard, saved),
             Input::Outstanding { shard, order } => self.begin_order(shard, *order),
             Input::Known {
@@ -342,6 +321,37 @@ impl Engine {
             Input::Release { shard } => self.release(shard),
         }
         self.wake(now, most, actions);
+    }
+
+    /// A lane is ours.
+    fn assign(
+        &mut self,
+        now: Now,
+        lane: LaneId,
+        (start, known): (i64, Completions),
+        actions: &mut Vec<Action>,
+    ) {
+        let epoch = self.number();
+        let known = self.bug.known(known);
+        let awaited = match lane.source {
+            Source::Tasks => self.orders.named(lane.shard),
+            Source::Tier(_) | Source::Commands => 0,
+        };
+        let taken = self.known_taken(lane);
+        let begins = Assigned {
+            epoch,
+            at: now.wall,
+            since: now.steady,
+            window: Window::resume_with(start, known, taken),
+            awaited,
+        };
+        self.lanes.assign(lane, begins);
+        self.quotas.take(now.steady, lane.shard);
+        if lane.source == Source::Tasks {
+            self.begin_holds(lane.shard);
+            self.begin_forced(now, lane.shard, actions);
+        }
+        self.ask_all_at(now.wall);
     }
 
     /// Other rules are in force.

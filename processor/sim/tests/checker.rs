@@ -46,6 +46,9 @@ const KNOWN: &str = "no record of a campaign has a schema that a registry has to
 /// Why nothing of commands is seen.
 const COMMANDS: &str = "nobody sends commands in a campaign; the judge sees it";
 
+/// Why nothing of replays is seen.
+const REPLAYS: &str = "nobody replays dead letters in a campaign; the judge sees it";
+
 /// Why nothing of cooldowns is seen.
 const REST: &str = "no target of a campaign is known to want rest; the judge sees it";
 
@@ -65,7 +68,11 @@ const DEADLINES: &str = "no task of a campaign has a deadline; the judge sees it
 const FLOODS: &str = "no tasks of a campaign die in numbers; the judge sees it";
 
 /// What the checker does not see, and why: what a simulated campaign does not do, one on Kafka may.
-const UNSEEN: [(Bug, &str); 50] = [
+const UNSEEN: [(Bug, &str); 54] = [
+    (Bug::Core(Core::LetterTwice), REPLAYS),
+    (Bug::Core(Core::CampaignRestarted), REPLAYS),
+    (Bug::Core(Core::CampaignBrakeIgnored), REPLAYS),
+    (Bug::Core(Core::ReplayOutOfOrder), REPLAYS),
     (Bug::Core(Core::ForcedIgnored), FORCED),
     (Bug::Core(Core::ForcedForgotten), FORCED),
     (Bug::Core(Core::DeadlineRuns), DEADLINES),

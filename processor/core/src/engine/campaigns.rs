@@ -888,9 +888,8 @@ impl Engine {
             match why {
                 // It is of this campaign, and not what was meant.
                 Some(Ineligible::OfThis) if letter.offset >= part.to => {}
-                Some(_) if is_late => next.counts.late += 1,
+                Some(_) | None if is_late => next.counts.late += 1,
                 Some(why) => next.counts.ineligible[why.index()] += 1,
-                None if is_late => next.counts.late += 1,
                 None => {
                     let marks = self.campaigns.marks.entry(partition).or_default();
                     marks.insert(letter.offset);
