@@ -69,7 +69,8 @@ pub fn read<'a>(
     record: Record,
     at: &Origin,
     died: Timestamp,
-    (spec, target): (&Spec, &dyn Fn(&str, Kind) -> Option<&'a str>),
+    spec: &Spec,
+    target: impl FnOnce(&str, Kind) -> Option<&'a str>,
 ) -> Read {
     let Some(letter) = Letter::of(&record) else {
         return Read::Foreign;

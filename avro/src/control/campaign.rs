@@ -385,7 +385,7 @@ fn put_spec(keys: &mut Map<String, Value>, spec: &Spec) {
         );
     }
     if !remove_headers.is_empty() {
-        let names = remove_headers.iter().map(|name| name.to_string());
+        let names = remove_headers.iter().map(ToString::to_string);
         put("remove_headers", names.collect::<Vec<_>>().into());
     }
     for (key, is_set) in [

@@ -121,6 +121,9 @@ struct Batch {
     changes: Vec<(i32, retide_core::State)>,
 }
 
+/// What stands at an offset: a record, or a marker.
+struct Stands(Option<Input>);
+
 /// Knows what has happened.
 #[derive(Default)]
 struct Judge {
@@ -686,7 +689,7 @@ impl World {
                     run,
                     offset: next,
                 };
-                let Some(input) = self.record(position) else {
+                let Some(Stands(input)) = self.record(position) else {
                     break;
                 };
                 if let Some(reader) = self.owner.as_mut().and_then(|it| it.readers.get_mut(&lane)) {
@@ -712,31 +715,32 @@ impl World {
         did
     }
 
-    /// The record at a position: none if there is none that can be read; nothing if it is a marker.
-    fn record(&self, position: Position) -> Option<Option<Input>> {
+    /// What stands at a position, if anything does that can be read.
+    fn record(&self, position: Position) -> Option<Stands> {
         let Position { lane, offset, .. } = position;
         let at = usize::try_from(offset).ok()?;
         match lane.source {
             Source::Tasks => None,
             Source::Commands => {
                 let control = self.commands[lane.shard as usize].get(at)?;
-                Some(control.as_ref().map(|control| Input::Control {
+                let input = control.as_ref().map(|control| Input::Control {
                     position,
                     control: Ok(control.clone()),
-                }))
+                });
+                Some(Stands(input))
             }
             Source::Tier(tier) => {
                 let parked = self.tiers.get(&lane)?.get(at)?;
                 let Some((appended, task)) = parked else {
-                    return Some(None);
+                    return Some(Stands(None));
                 };
                 let readable = self.ladder.tiers()[tier].readable_at(*appended);
                 (readable <= self.time().wall).then(|| {
-                    Some(Input::Record {
+                    Stands(Some(Input::Record {
                         position,
                         appended: *appended,
                         task: Box::new(task.clone()),
-                    })
+                    }))
                 })
             }
         }

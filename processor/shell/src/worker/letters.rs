@@ -377,7 +377,7 @@ impl Thread {
             let target = asked.targets.get(&(scene.into(), kind));
             target.map(String::as_str)
         };
-        match letter::read(record, &at, died, (&asked.read.spec, &target)) {
+        match letter::read(record, &at, died, &asked.read.spec, target) {
             Read::Meant(letter) => {
                 slice.bytes += letter.task.memory_size();
                 slice.letters.push(letter);
