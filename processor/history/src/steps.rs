@@ -122,6 +122,7 @@ impl Life {
                             callback.error_message.as_ref(),
                         )
                         .filter(|_| callback.reason.is_some()),
+                        fingerprint: callback.fingerprint.clone(),
                         ..Moment::default()
                     },
                     "callback",
@@ -159,6 +160,7 @@ impl Life {
             if record == "callback" {
                 // The end and the dead letter say the same.
                 (moment.reason, moment.error) = (None, None);
+                moment.fingerprint = None;
             }
             steps.push(Step {
                 moment,
@@ -233,6 +235,7 @@ impl Step {
                 outcome: event.outcome.clone(),
                 reason: event.reason.clone(),
                 error: error(event.error_class.as_ref(), event.error_message.as_ref()),
+                fingerprint: event.fingerprint.clone(),
                 due: event.due_at.map(instant),
                 deferred_until: event.deferred_until.map(instant),
                 lateness: event.lateness,

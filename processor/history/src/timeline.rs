@@ -57,6 +57,9 @@ pub struct Moment {
     /// Class and message of an error, or what is missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What the failure has in common with others: the fingerprint of its cohort.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
     /// When the next attempt may start.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "maybe_time")]
     pub due: Option<Timestamp>,
@@ -145,6 +148,11 @@ impl Moment {
         parts.extend(self.outcome.clone());
         parts.extend(self.reason.clone());
         parts.extend(self.error.clone());
+        // Of a task that does not go on by itself: by this, others are found that died alike.
+        if matches!(self.what.as_str(), "dead" | "expired" | "held") {
+            let print = self.fingerprint.as_ref();
+            parts.extend(print.map(|print| format!("fingerprint {print}")));
+        }
         let command = self.command.as_ref();
         parts.extend(command.map(|command| match command.split_once('/') {
             Some(("hold", hold)) => format!("held by {hold}"),

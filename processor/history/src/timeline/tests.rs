@@ -173,6 +173,38 @@ fn third_time_lucky() -> Vec<Fact> {
 }
 
 #[test]
+fn an_end_with_a_failure_names_what_it_has_in_common_with_others() {
+    let print = Some("b7b08647f7768afd".to_owned());
+    let mut dead = event(1, 1_740, "dead", Some(2), None);
+    let mut failed = event(0, 1_020, "failed", Some(1), Some(1_720));
+    for fact in [&mut dead, &mut failed] {
+        if let Said::Event(event) = &mut fact.what {
+            event.fingerprint.clone_from(&print);
+        }
+    }
+    let mut callback = callback(5, 1_740, "dead", 2);
+    if let Said::Callback(callback) = &mut callback.what {
+        callback.fingerprint.clone_from(&print);
+    }
+
+    let by_event = told(
+        vec![entered(5, 1_000), failed, dead, callback.clone()],
+        9_000,
+    );
+    let by_callback = told(vec![entered(5, 1_000), callback], 9_000);
+
+    let told = by_event[0].moments.iter().map(Moment::details);
+    let told: Vec<bool> = told.map(|text| text.contains("fingerprint b7b0")).collect();
+    assert_eq!(told, [false, false, true, false], "{by_event:?}");
+    assert_eq!(by_event[0].moments[1].fingerprint, print);
+    let end = &by_callback[0].moments;
+    assert!(
+        end.iter()
+            .any(|moment| moment.what == "dead" && moment.fingerprint == print)
+    );
+}
+
+#[test]
 fn a_record_that_was_dropped_is_no_task_and_is_told_with_the_one_that_had_its_id() {
     let duplicate = |offset, at, record| {
         let mut fact = event(offset, at, "duplicate", None, None);
