@@ -97,13 +97,7 @@ pub fn read<'a>(
     if !selector.is_none_or(|selector| selector.fits_subject(&subject)) {
         return Read::Other;
     }
-    let ineligible = if letter.omitted.is_some() {
-        Some(Ineligible::Omitted)
-    } else if letter.is_poison || letter.origin.is_none() {
-        Some(Ineligible::Unreadable)
-    } else {
-        None
-    };
+    let ineligible = letter.ineligible();
     Read::Meant(campaign::Letter {
         partition: at.partition,
         offset: at.offset,
@@ -198,6 +192,17 @@ impl Letter {
             }),
             is_poison: last.bytes(HOPS).is_none(),
         })
+    }
+
+    /// What keeps it from being replayed, of what it says by itself.
+    pub fn ineligible(&self) -> Option<Ineligible> {
+        if self.omitted.is_some() {
+            Some(Ineligible::Omitted)
+        } else if self.is_poison || self.origin.is_none() {
+            Some(Ineligible::Unreadable)
+        } else {
+            None
+        }
     }
 
     /// The task as it died, whose letter stands there.

@@ -7,6 +7,7 @@
 //! | `board` | what people want, and which shards know it: what `hold` and `breakers` share |
 //! | `breakers` | `retide breakers ls`, `open`, `close` and `reset` |
 //! | `callbacks` | `retide callbacks` |
+//! | `campaigns` | `retide campaigns` |
 //! | `config` | `retide config` |
 //! | `dead_letters` | `retide dead-letters` |
 //! | `demo` | `retide demo` |
@@ -32,6 +33,7 @@ mod bench;
 mod board;
 mod breakers;
 mod callbacks;
+mod campaigns;
 mod config;
 mod dead_letters;
 mod demo;
@@ -127,9 +129,12 @@ enum Command {
     /// List, cancel, hurry or move tasks under way
     #[command(subcommand)]
     Tasks(Box<tasks::Command>),
-    /// See what died, and why; delete the oldest of it
+    /// See what died, and why; try it again, or delete the oldest of it
     #[command(subcommand)]
     DeadLetters(Box<dead_letters::Command>),
+    /// See how replays of dead letters go; pause, resume and abort them
+    #[command(subcommand)]
+    Campaigns(campaigns::Command),
     /// Keep targets from being called, let them be called, or let their breakers begin anew
     #[command(subcommand)]
     Breakers(breakers::Verb),
@@ -231,6 +236,9 @@ fn dispatch(Cli { global, command }: Cli, log: &Log) -> Result<(), Failed> {
         Command::DeadLetters(command) => {
             dead_letters::dead_letters(&load(&global)?, *command, global.output)
         }
+        Command::Campaigns(command) => {
+            campaigns::campaigns(&load(&global)?, &command, global.output)
+        }
         Command::Breakers(verb) => breakers::breakers(&load(&global)?, &verb, global.output),
         Command::Hold(options) => hold::hold(&load(&global)?, &options, global.output),
         Command::Release(options) => hold::release(&load(&global)?, &options, global.output),
@@ -291,6 +299,7 @@ fn log(command: &Command) -> Log {
         | Command::Target(_)
         | Command::Tasks(_)
         | Command::DeadLetters(_)
+        | Command::Campaigns(_)
         | Command::Breakers(_)
         | Command::Hold(_)
         | Command::Release(_)

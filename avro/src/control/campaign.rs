@@ -56,7 +56,7 @@ const KEYS: [&str; 16] = [
 ];
 
 /// Those of a start.
-const SPEC_KEYS: [&str; 10] = [
+pub const SPEC_KEYS: [&str; 10] = [
     "select",
     "died",
     "ramp",

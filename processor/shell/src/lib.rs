@@ -8,6 +8,7 @@
 //! | [`signals`] | the signals topic: what processes tell each other |
 //! | [`rules`] | scenes put in force |
 //! | [`parked`] | which scenes still have tasks |
+//! | [`replayed`] | which dead letters were replayed |
 //! | [`registry`] | a schema registry, asked off the way of the records |
 //! | `watch`, `writable`, `drift` | which topics take records, and whether they are as they have to be |
 //! | `broker` | whether Kafka answers |
@@ -44,6 +45,7 @@ pub mod outbound;
 pub mod parked;
 pub mod process;
 pub mod registry;
+pub mod replayed;
 pub mod rules;
 pub mod scenes;
 pub mod signals;

@@ -8,9 +8,10 @@
 //! | `ls` | `ls` |
 //! | `show` | `show`: one of them, all that is known of it |
 //! | `payload` | bytes, for people |
+//! | `replay` | `replay`: a campaign is started |
 //! | `purge` | `purge`: the oldest are deleted |
 //!
-//! Invariant: nothing is written, no group is joined and nothing is committed; only `purge` deletes, and only after somebody has said how many.
+//! Invariant: no group is joined and nothing is committed; only `replay` writes and only `purge` deletes, after somebody has said that it shall.
 
 mod cohorts;
 mod find;
@@ -18,6 +19,7 @@ mod line;
 mod ls;
 mod payload;
 mod purge;
+mod replay;
 mod show;
 
 use std::time::Duration;
@@ -39,6 +41,8 @@ pub(super) enum Command {
     Ls(Ls),
     /// Show dead letters: headers, payload, and what became of the task
     Show(Show),
+    /// Try dead letters again: slowly first, and only as long as it goes well
+    Replay(Box<replay::Replay>),
     /// Delete the oldest dead letters
     Purge(Purge),
 }
@@ -168,6 +172,7 @@ pub(super) fn dead_letters(
         Command::Cohorts(options) => cohorts::cohorts(config, &options, output),
         Command::Ls(options) => ls::ls(config, &options, output),
         Command::Show(options) => show::show(config, &options, output),
+        Command::Replay(options) => replay::replay(config, &options, output),
         Command::Purge(options) => purge::purge(config, &options, output),
     }
 }

@@ -44,6 +44,7 @@ mod outbound;
 mod pending;
 mod places;
 mod promises;
+mod replay;
 mod rig;
 mod scenes;
 mod schemas;

@@ -139,7 +139,8 @@ impl Rig {
 
     fn with_topics(places: Places, takes: Duration, scenes: &str) -> Self {
         let rig = Self::on(bootstrap(), takes, scenes, places);
-        assert!(rig.retide(&["init"]).status.success());
+        let init = rig.retide(&["init"]);
+        assert!(init.status.success(), "{init:?}");
         rig
     }
 

@@ -18,8 +18,9 @@ use retide_kafka::record::Parts;
 use retide_kafka::topics::Topics;
 
 use crate::holds::{self, HELD};
+use crate::replayed::REPLAYED;
 use crate::worker::duplicates;
-use crate::worker::order::{REPLAYED, STEP, TAKEN};
+use crate::worker::order::{STEP, TAKEN};
 use crate::worker::progress;
 use crate::writable::Writability;
 

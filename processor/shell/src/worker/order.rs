@@ -46,6 +46,7 @@ use retide_kafka::topics::Topics;
 use crate::event::{OrderRead, OrderUnreadable, StateUnreadable};
 use crate::holds;
 use crate::metrics::Metrics;
+use crate::replayed::Replayed;
 use crate::suspects::Suspects;
 use crate::worker::binding::Bindings;
 use crate::worker::duplicates;
@@ -90,7 +91,7 @@ pub struct Written {
     /// How far the steps of commands are.
     pub(crate) steps: BTreeMap<Place, Progress>,
     /// Which dead letters were replayed, by partition.
-    pub(crate) replayed: BTreeMap<i32, Taken>,
+    pub(crate) replayed: Replayed,
     /// How holds stand.
     pub(crate) holds: BTreeMap<Arc<str>, Standing>,
     /// Which ids are under way, or have ended of late.
@@ -117,9 +118,6 @@ pub(crate) const TAKEN: &str = "taken/";
 
 /// What the keys of the progress of steps begin with.
 pub(crate) const STEP: &str = "step/";
-
-/// What the keys of marks of replayed dead letters begin with.
-pub(crate) const REPLAYED: &str = "replayed/";
 
 /// Pause before a client asks by itself again whether a transaction is over, which takes milliseconds as a rule.
 const AGAIN: Duration = Duration::from_millis(10);
@@ -275,14 +273,8 @@ impl Source<'_> {
             let read = |value: &[u8]| progress::decode(value, self.topics);
             return Some(put(&mut written.steps, parsed(place), value, read));
         }
-        if let Some(at) = key.strip_prefix(REPLAYED.as_bytes()) {
-            let at = str::from_utf8(at).ok().and_then(|at| at.split_once('/'));
-            let at = at.and_then(|(of, chunk)| Some((of.parse().ok()?, chunk.parse().ok()?)));
-            let Some((partition, chunk)) = at else {
-                return Some(false);
-            };
-            let marks: &mut Taken = written.replayed.entry(partition).or_default();
-            return Some(marks.replay(chunk, value).is_some());
+        if let Some(is_read) = written.replayed.read(key, value) {
+            return Some(is_read);
         }
         if let Some(name) = holds::name_of(key) {
             // One that cannot be read is one that nobody knows of, and is taken away.

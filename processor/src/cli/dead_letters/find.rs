@@ -16,6 +16,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionLi
 use retide_avro::control;
 use retide_avro::letter::Letter;
 use retide_config::Config;
+use retide_core::campaign::{Ineligible, MOST_REPLAYS};
 use retide_core::scene::{DEFAULT, Route, Target};
 use retide_core::selector::{Selector, Span, Subject};
 use retide_core::{Kind, Origin, Record, Timestamp, with_causes};
@@ -26,6 +27,7 @@ use retide_kafka::record::received;
 use retide_kafka::scan::{self, CALL, Scanned};
 use retide_kafka::topics::Topics;
 use retide_shell::clock;
+use retide_shell::replayed::Replayed;
 use retide_shell::rules::merged;
 use retide_shell::scenes::Follower;
 
@@ -245,6 +247,22 @@ fn starts(
     let records = records.filter_map(|records| u64::try_from(records).ok());
     let records = records.sum();
     Ok((starts, records))
+}
+
+// === impl Found ===
+
+impl Found<'_> {
+    /// What keeps it from being replayed, as workers find it.
+    pub(super) fn ineligible(&self, replayed: &Replayed) -> Option<Ineligible> {
+        if replayed.has(self.at.partition, self.at.offset) {
+            return Some(Ineligible::Replayed);
+        }
+        let times = self.letter.replay.as_ref().map(|replay| replay.times);
+        if times.is_some_and(|times| times >= MOST_REPLAYS) {
+            return Some(Ineligible::TooOften);
+        }
+        self.letter.ineligible()
+    }
 }
 
 // === impl Looked ===

@@ -139,7 +139,7 @@ impl<L: Ledger> State<L> {
             taken: taken.into_iter().collect(),
             steps: steps.into_iter().collect(),
         });
-        let marks = replayed.into_iter().collect();
+        let marks = replayed.into_marks().collect();
         self.step(Input::ReplayedKnown { shard, marks });
         if self.parts.ledger.keeps_order() {
             let order = Box::new(order);

@@ -1,0 +1,315 @@
+//! `retide dead-letters replay` and `retide campaigns`: what died is tried again, slowly first, once, whoever is killed meanwhile.
+
+use std::collections::BTreeMap;
+use std::process::Output;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+use crate::hold::json;
+use crate::rig::{Rig, serve};
+use crate::support::PATIENCE;
+
+/// A scene whose target is broken until it is mended, and another one whose target never works.
+const SCENES: &str = r#"
+[scenes.shop]
+target = { http = { url = "http://SHOP/paid", timeout = "1m" } }
+backoff = { fixed = { delay = "1s" } }
+max_attempts = 1
+brake = false
+
+[scenes.other]
+target = { http = { url = "http://TARGET/flaky", timeout = "1m" } }
+backoff = { fixed = { delay = "1s" } }
+max_attempts = 1
+brake = false
+"#;
+
+/// How many tasks of the shop die.
+const SHOP: usize = 60;
+
+/// How many others do.
+const OTHER: usize = 12;
+
+/// A target that fails until it is mended.
+#[derive(Clone, Default)]
+struct Shop {
+    /// Whether it works.
+    mended: Arc<AtomicBool>,
+    /// The identities of its calls.
+    calls: Arc<Mutex<Vec<String>>>,
+}
+
+// === impl Shop ===
+
+impl Shop {
+    /// What it answers.
+    fn router(&self) -> Router {
+        let shop = self.clone();
+        let answer = move |headers: HeaderMap| async move {
+            let id = headers["retry-id"].to_str().unwrap().to_owned();
+            shop.calls.lock().unwrap().push(id);
+            if shop.mended.load(Ordering::SeqCst) {
+                StatusCode::OK
+            } else {
+                StatusCode::BAD_GATEWAY
+            }
+        };
+        Router::new().route("/paid", post(answer))
+    }
+
+    /// How many calls there were.
+    fn count(&self) -> usize {
+        self.calls.lock().unwrap().len()
+    }
+
+    /// Waits for so many calls.
+    fn wait_for(&self, count: usize) {
+        let start = Instant::now();
+        while self.count() < count {
+            assert!(start.elapsed() < PATIENCE, "{} of {count}", self.count());
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+}
+
+/// What a command said.
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Waits until a campaign is as is wanted.
+fn wait_for(rig: &Rig, name: &str, is: impl Fn(&Value) -> bool) -> Value {
+    let start = Instant::now();
+    loop {
+        let campaign = json(&rig.retide(&["--output", "json", "campaigns", "show", name]));
+        if is(&campaign) {
+            return campaign;
+        }
+        assert!(start.elapsed() < PATIENCE, "{campaign}");
+    }
+}
+
+#[test]
+fn what_replays_nothing_or_too_much_is_exit_code_2() {
+    let rig = Rig::bare("127.0.0.1:1".to_owned(), "");
+
+    let replay = ["dead-letters", "replay"];
+    for (arguments, words) in [
+        (
+            &["--yes"][..],
+            "no option says which dead letters are meant",
+        ),
+        (&["--scene", "", "--yes"], "an empty text"),
+        (&["--scene", "a"], "add --yes"),
+        (
+            &["--scene", "a", "--ramp", "5,5", "--yes"],
+            "rising numbers",
+        ),
+        (&["--scene", "a", "--rate", "1/m", "--yes"], "such as 50/s"),
+        (
+            &["--scene", "a", "--stop-at", "100%", "--yes"],
+            "below 100%",
+        ),
+        (
+            &["--scene", "a", "--name", "a/b", "--yes"],
+            "letters, digits",
+        ),
+        (
+            &["--scene", "a", "--set-header", "a", "--yes"],
+            "NAME=VALUE",
+        ),
+        (
+            &["--scene", "a", "--set-header", "retry-id=7", "--yes"],
+            "only retide sets",
+        ),
+        (&["--died", "soon", "--yes"], "--died"),
+    ] {
+        rig.refuses(&[&replay, arguments].concat(), words);
+    }
+}
+
+#[test]
+fn dead_letters_are_replayed_once_slowly_and_only_while_it_goes_well() {
+    let (runtime, shop) = (Runtime::new().unwrap(), Shop::default());
+    let address = serve(&runtime, shop.router());
+    let scenes = SCENES.replace("SHOP", &address.to_string());
+    let rig = Rig::new(Duration::ZERO, &scenes);
+    let [one, other] = [rig.run(), rig.run()];
+    let producer = rig.producer();
+    for (count, scene) in [(SHOP, "shop"), (OTHER, "other")] {
+        for number in 0..count {
+            let id = format!("{scene}-{number}");
+            rig.send(
+                &producer,
+                &[("retry-scene", scene), ("retry-id", &id)],
+                b"9",
+            );
+        }
+    }
+    rig.ends(SHOP + OTHER);
+
+    // Nothing is sent to see what would be.
+    let dry = [
+        "--output",
+        "json",
+        "dead-letters",
+        "replay",
+        "--scene",
+        "shop",
+        "--dry-run",
+    ];
+    let dry = json(&rig.retide(&dry));
+    assert_eq!(
+        (&dry["count"], &dry["eligible"]),
+        (&SHOP.into(), &SHOP.into())
+    );
+    assert_eq!(dry["samples"].as_array().unwrap().len(), 5, "{dry}");
+    assert_eq!(shop.count(), SHOP);
+
+    // It stops by itself where the target is still broken.
+    let replay = [
+        "dead-letters",
+        "replay",
+        "--scene",
+        "shop",
+        "--name",
+        "mend",
+    ];
+    let pace = [
+        "--ramp", "4,8", "--rate", "8/s", "--reason", "a test", "--yes",
+    ];
+    let broken = rig.retide(&[&replay[..], &pace].concat());
+    assert_eq!(broken.status.code(), Some(6), "{broken:?}");
+    assert!(said(&broken).contains("has stopped itself"), "{broken:?}");
+    let called = shop.count() - SHOP;
+    assert!(
+        (5..30).contains(&called),
+        "{called} calls of a broken target"
+    );
+    let again = rig.retide(&[&replay[..], &pace].concat());
+    assert_eq!(again.status.code(), Some(4), "{again:?}");
+
+    // It goes on where it was, whoever dies: one of the two leads it.
+    shop.mended.store(true, Ordering::SeqCst);
+    let resumed = rig.retide(&["campaigns", "resume", "mend", "--yes"]);
+    assert!(resumed.status.success(), "{resumed:?}");
+    shop.wait_for(SHOP + called + 8);
+    one.kill();
+    let third = rig.run();
+    shop.wait_for(SHOP + called + 20);
+    other.kill();
+    let done = wait_for(&rig, "mend", |campaign| campaign["state"] == "done");
+    assert_eq!(done["replayed"], SHOP, "{done}");
+    assert_eq!(done["delivered"], SHOP - called, "{done}");
+    assert_eq!(done["dead"], called, "{done}");
+    let log: Vec<&str> = done["log"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|line| line["text"].as_str())
+        .collect();
+    assert!(log.len() >= 4, "{log:?}");
+
+    // What died again is another dead letter.
+    let rest = rig.retide(&[
+        "--output",
+        "json",
+        "dead-letters",
+        "replay",
+        "--scene",
+        "shop",
+        "--name",
+        "rest",
+        "--ramp",
+        "50",
+        "--yes",
+    ]);
+    let rest = json(&rest);
+    assert_eq!(
+        (&rest["replayed"], &rest["delivered"]),
+        (&called.into(), &called.into()),
+        "{rest}"
+    );
+    assert_eq!(rest["ineligible"]["replayed-before"], SHOP, "{rest}");
+    let none = rig.retide(&["dead-letters", "replay", "--id", "shop-7", "--yes"]);
+    assert_eq!(none.status.code(), Some(3), "{none:?}");
+
+    let mut ends: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for end in rig.read("callbacks") {
+        let of = ends.entry(end.text("retry-id")).or_default();
+        of.push(end.text("retry-outcome"));
+    }
+    assert_eq!(ends.len(), SHOP + OTHER);
+    let mut delivered = 0;
+    for (id, of) in &ends {
+        let last = of.last().unwrap();
+        if id.starts_with("shop") {
+            assert_eq!(last, "delivered", "{id} {of:?}");
+            delivered += of.iter().filter(|end| *end == "delivered").count();
+        } else {
+            assert_eq!(of[..], ["dead"], "{id}");
+        }
+    }
+    assert_eq!(delivered, SHOP, "each once");
+    assert_eq!(rig.target.count(), OTHER, "the others are left alone");
+    an_operator_pauses_and_aborts(&rig);
+    drop(third);
+}
+
+/// What is paused takes nothing, and what is aborted never does again.
+fn an_operator_pauses_and_aborts(rig: &Rig) {
+    let start = [
+        "dead-letters",
+        "replay",
+        "--scene",
+        "other",
+        "--name",
+        "slow",
+    ];
+    let slow = ["--ramp", "1", "--stop-at", "99%", "--yes"];
+    let running = rig.start(&[&start[..], &slow].concat());
+    rig.target.wait_for(OTHER + 1);
+    let paused = rig.retide(&["campaigns", "pause", "slow", "--reason", "lunch", "--yes"]);
+    assert!(paused.status.success(), "{paused:?}");
+    let ended = running.output();
+    assert_eq!(ended.status.code(), Some(6), "{ended:?}");
+    assert!(said(&ended).contains("is paused"), "{ended:?}");
+    let before = wait_for(rig, "slow", |campaign| campaign["out"] == 0);
+    let called = rig.target.count();
+    assert_eq!(before["replayed"], called - OTHER, "{before}");
+
+    let twice = rig.retide(&["campaigns", "pause", "slow", "--yes"]);
+    assert_eq!(twice.status.code(), Some(4), "{twice:?}");
+    let listed = json(&rig.retide(&["--output", "json", "campaigns", "ls"]));
+    let states: BTreeMap<&str, &str> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| {
+            (
+                line["campaign"].as_str().unwrap(),
+                line["state"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(states["slow"], "paused", "{states:?}");
+    assert_eq!(states["mend"], "done", "{states:?}");
+    let aborted = rig.retide(&["campaigns", "abort", "slow", "--yes"]);
+    assert!(aborted.status.success(), "{aborted:?}");
+    let over = rig.retide(&["campaigns", "resume", "slow", "--yes"]);
+    assert_eq!(over.status.code(), Some(4), "{over:?}");
+    let unknown = rig.retide(&["campaigns", "show", "none"]);
+    assert_eq!(unknown.status.code(), Some(3), "{unknown:?}");
+    assert_eq!(
+        rig.target.count(),
+        called,
+        "nothing is taken while it is paused, or after"
+    );
+}
