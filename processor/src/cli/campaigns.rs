@@ -149,7 +149,7 @@ fn act(config: &Config, verb: &Verb, acting: &Acting, output: Output) -> Result<
     }
     let keys = acting.keys(verb);
     let sent = follow::send(config, &acting.name, &keys)?;
-    follow::accepted(config, sent, &what, &acting.patience, output)
+    follow::accepted(config, &sent, &what, &acting.patience, output)
 }
 
 /// Whether a campaign can be changed so.

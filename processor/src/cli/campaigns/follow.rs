@@ -149,7 +149,7 @@ pub(in crate::cli) fn send(
 /// Waits until a request was taken on, and shows the campaign as it is then.
 pub(super) fn accepted(
     config: &Config,
-    sent: Sent,
+    sent: &Sent,
     what: &str,
     patience: &Patience,
     output: Output,
@@ -159,7 +159,7 @@ pub(super) fn accepted(
         return Ok(());
     }
     let reader = Reader::from(config, sent.stored.offset + 1)?;
-    let campaign = reader.answer(&sent, what, patience)?;
+    let campaign = reader.answer(sent, what, patience)?;
     say(&format!("{what}: done"));
     match campaign {
         Some(campaign) => line::print_whole(&campaign, output),
@@ -170,7 +170,7 @@ pub(super) fn accepted(
 /// Waits until a campaign that was asked for is over, paused or stopped, and tells how it goes.
 pub(in crate::cli) fn started(
     config: &Config,
-    sent: Sent,
+    sent: &Sent,
     name: &str,
     patience: &Patience,
     output: Output,
@@ -182,7 +182,7 @@ pub(in crate::cli) fn started(
         return Ok(());
     }
     let reader = Reader::from(config, sent.stored.offset + 1)?;
-    let campaign = reader.answer(&sent, &what, patience)?;
+    let campaign = reader.answer(sent, &what, patience)?;
     reader.watch(campaign, name, &sent.stop, output)
 }
 

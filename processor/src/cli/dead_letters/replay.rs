@@ -45,6 +45,10 @@ succeed, and stops by itself when too many fail. It goes on when this command
 ends; `retide campaigns` pauses, resumes and aborts it. No dead letter is
 replayed twice. Exit code 3: none was replayed; 4: refused; 6: the campaign
 has stopped, or some of its tasks ended badly again.")]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of its own"
+)]
 pub(in crate::cli) struct Replay {
     /// Which dead letters.
     #[command(flatten)]
@@ -152,7 +156,7 @@ pub(super) fn replay(config: &Config, options: &Replay, output: Output) -> Resul
         ask::agreement(&what, "nothing was sent")?;
     }
     let sent = follow::send(config, &name, &keys)?;
-    follow::started(config, sent, &name, &options.patience, output)
+    follow::started(config, &sent, &name, &options.patience, output)
 }
 
 /// Which dead letters were replayed before.
@@ -181,13 +185,12 @@ fn count(config: &Config, wanted: &Wanted) -> Result<Counted, Failed> {
     let replayed = replayed(config);
     let (mut eligible, mut others, mut samples) = (0, BTreeMap::new(), Vec::new());
     let looked = find::each(config, wanted, |found| {
-        match found.ineligible(&replayed) {
-            Some(why) => *others.entry(why.word()).or_default() += 1,
-            None => {
-                eligible += 1;
-                if samples.len() < SAMPLES {
-                    samples.push(Line::of(&found));
-                }
+        if let Some(why) = found.ineligible(&replayed) {
+            *others.entry(why.word()).or_default() += 1;
+        } else {
+            eligible += 1;
+            if samples.len() < SAMPLES {
+                samples.push(Line::of(&found));
             }
         }
         ControlFlow::Continue(())
