@@ -449,6 +449,7 @@ fn gauges_are_the_sum_of_the_workers_that_are_left() {
         shards: 3,
         keys: 5,
         steps: 1,
+        campaigns: 1,
         on_hold: 1,
         ids: 64,
         known: 7,
