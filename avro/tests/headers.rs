@@ -16,6 +16,7 @@ use retide_avro::{
     Arrival, ENVELOPE_AVRO, ENVELOPE_JSON, Intake, RETRY_TASK_FINGERPRINT, RETRY_TASK_FORMER,
     RETRY_TASK_SCHEMA, Schemas,
 };
+use retide_core::campaign::{Id, Replay};
 use retide_core::control::Place;
 use retide_core::wait::{Cause, Waited};
 use retide_core::{
@@ -746,6 +747,11 @@ prop_compose! {
             }),
             commanded: commanded.map(|(at, partition, offset)| {
                 Box::new(Place { at: Timestamp::from_millis(at), partition, offset })
+            }),
+            replay: commanded.map(|(at, partition, offset)| {
+                let place = Place { at: Timestamp::from_millis(at), partition, offset };
+                let campaign = Id { name: "mend".into(), place };
+                Box::new(Replay { campaign, times: hops })
             }),
             record,
         }

@@ -123,6 +123,11 @@ fn every_event() -> Vec<retide_core::Event> {
         },
         Transition::Rescheduled { due },
         Transition::TooLate { why: "delivered" },
+        Transition::Replayed {
+            campaign: "mend".into(),
+            times: 2,
+            shard: 3,
+        },
         Transition::Duplicate {
             fate: "dropped",
             told: Failure::new(
@@ -435,6 +440,7 @@ fn an_event_is_read_as_it_was_written() {
                 Transition::Parked { due: at }
                 | Transition::Rescheduled { due: at }
                 | Transition::Deferred { due: at, .. } => (due(*at), None, None),
+                Transition::Replayed { times, .. } => (None, Some((*times).into()), None),
                 Transition::TooLate { .. } | Transition::Duplicate { .. } => (None, None, None),
                 Transition::Hopped { due: at, hops } => (due(*at), None, Some((*hops).into())),
                 Transition::Pending { until: at, attempt }

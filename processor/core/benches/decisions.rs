@@ -246,6 +246,7 @@ impl Rig {
                     | Action::Resume { .. }
                     | Action::Drained { .. }
                     | Action::Judged { .. }
+                    | Action::ReadLetters(_)
                     | Action::Look(_)
                     | Action::LimitPassed { .. }
                     | Action::Cooldown { .. }

@@ -273,6 +273,7 @@ impl World {
             }
             Action::Drained { .. }
             | Action::Judged { .. }
+            | Action::ReadLetters(_)
             | Action::Look(_)
             | Action::LimitPassed { .. }
             | Action::Cooldown { .. } => {}
@@ -309,6 +310,7 @@ impl World {
                 Transition::Parked { .. }
                 | Transition::Hopped { .. }
                 | Transition::Rescheduled { .. }
+                | Transition::Replayed { .. }
                 | Transition::TooLate { .. }
                 | Transition::Duplicate { .. }
                 | Transition::Pending { .. }

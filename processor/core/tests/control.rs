@@ -308,6 +308,7 @@ impl Bench {
             State::Step { progress, .. } => Some(progress.clone()),
             State::Order(_)
             | State::Taken { .. }
+            | State::Letters { .. }
             | State::Hold { .. }
             | State::Id { .. }
             | State::Replaced { .. } => None,

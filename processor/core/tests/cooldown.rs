@@ -221,6 +221,7 @@ impl Group {
             }
             Action::Drained { .. }
             | Action::Judged { .. }
+            | Action::ReadLetters(_)
             | Action::Look(_)
             | Action::LimitPassed { .. }
             | Action::Switched { .. } => {}
@@ -251,6 +252,7 @@ impl Group {
                 Transition::Parked { .. }
                 | Transition::Hopped { .. }
                 | Transition::Rescheduled { .. }
+                | Transition::Replayed { .. }
                 | Transition::TooLate { .. }
                 | Transition::Duplicate { .. }
                 | Transition::Pending { .. }

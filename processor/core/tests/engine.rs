@@ -1553,6 +1553,7 @@ impl History {
                 Action::Drained { .. }
                 | Action::Judged { .. }
                 | Action::Switched { .. }
+                | Action::ReadLetters(_)
                 | Action::Look(_)
                 | Action::LimitPassed { .. }
                 | Action::Cooldown { .. } => {}

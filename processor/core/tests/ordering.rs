@@ -259,6 +259,7 @@ impl World {
                     .filter_map(|(_, state)| match state {
                         State::Order(_) => Some(Entry::State(state)),
                         State::Taken { .. }
+                        | State::Letters { .. }
                         | State::Step { .. }
                         | State::Hold { .. }
                         | State::Id { .. }
@@ -387,6 +388,7 @@ impl World {
                 Action::Drained { .. }
                 | Action::Judged { .. }
                 | Action::Switched { .. }
+                | Action::ReadLetters(_)
                 | Action::Look(_)
                 | Action::LimitPassed { .. }
                 | Action::Cooldown { .. } => {}
