@@ -832,6 +832,8 @@ proptest! {
             headers::STOPPED,
             headers::COMMAND,
             headers::THROTTLED,
+            headers::CAMPAIGN,
+            headers::REPLAYED,
         ];
         let optional = optional.contains(&name.as_str().unwrap());
         if headers::is_own(name.as_bytes()) && !optional {

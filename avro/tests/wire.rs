@@ -465,6 +465,7 @@ fn an_event_is_read_as_it_was_written() {
                 "failed" | "held" => Some("timeout"),
                 "too-late" => Some("delivered"),
                 "duplicate" => Some("dropped"),
+                "replayed" => Some("mend"),
                 _ => None,
             };
             assert_eq!(read.outcome.as_deref(), outcome);

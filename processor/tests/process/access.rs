@@ -393,6 +393,31 @@ fn command_ends(rig: &Rig, run: &str) {
     }
 }
 
+/// Has a campaign look at the dead letters of a run, and waits until it has.
+fn campaign_ends(rig: &Rig, run: &str) {
+    let producer = rig.producer();
+    let commands = rig.topic("commands");
+    let request = format!(r#"{{"command":"replay","name":"{run}","select":{{"id":"none"}}}}"#);
+    let sent = producer.send(BaseRecord::to(&commands).key(run).payload(&request));
+    sent.map_err(|(error, _)| error).unwrap();
+    producer.flush(PATIENCE).unwrap();
+    let (start, reader) = (Instant::now(), rig.reader("commands"));
+    let is_done = |record: &Stored| {
+        let value = record.value.as_deref().unwrap_or_default();
+        let value: Value = serde_json::from_slice(value).unwrap_or_default();
+        record.text("retry-command-stage") == "campaign"
+            && value["campaign"] == run
+            && value["state"] == "done"
+    };
+    loop {
+        let record = reader.next(Duration::from_millis(100));
+        if record.is_some_and(|record| is_done(&record)) {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "the campaign does not end");
+    }
+}
+
 #[test]
 fn doctor_asks_for_all_that_a_run_uses_and_for_nothing_else() {
     let Some(broker) = secured() else { return };
@@ -442,6 +467,7 @@ fn doctor_asks_for_all_that_a_run_uses_and_for_nothing_else() {
                     ends = rig.ends(ends.len() + 1);
                 }
                 command_ends(&rig, user);
+                campaign_ends(&rig, user);
             } else {
                 worker.wait_for("order of tasks read");
             }

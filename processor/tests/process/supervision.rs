@@ -15,7 +15,7 @@ use crate::rig::{DRAIN, FLAKY, Retide, Rig};
 use crate::support::{PATIENCE, free_address};
 
 /// Every thread of a process with one worker that is retide's own.
-const THREADS: [&str; 15] = [
+const THREADS: [&str; 16] = [
     "log",
     "admin",
     "troubles",
@@ -29,6 +29,7 @@ const THREADS: [&str; 15] = [
     "worker-0-tasks",
     "worker-0-tiers",
     "worker-0-sweep",
+    "worker-0-letters",
     "worker-0-ledger-0",
     "worker-0-ledger-1",
 ];
