@@ -7,7 +7,7 @@
 use std::str;
 
 use retide_core::campaign::{self, Ineligible, Replay, Spec};
-use retide_core::selector::{ErrorFingerprint, Subject};
+use retide_core::selector::{ErrorFingerprint, Selector, Subject};
 use retide_core::{Failure, Kind, Origin, Record, Task, Terminal, Timestamp};
 
 use crate::control::campaign::replay;
@@ -79,22 +79,7 @@ pub fn read<'a>(
         return Read::Other;
     }
     let calls = target(&letter.scene, letter.kind);
-    let selector = spec.selector.as_ref();
-    let made: Vec<u32> = letter.attempts.into_iter().collect();
-    let subject = Subject {
-        id: &letter.id,
-        scene: &letter.scene,
-        key: record.key.as_deref(),
-        headers: &record.headers,
-        error: letter.failure.as_ref().map(|failure| &*failure.class),
-        fingerprint: &|| letter.fingerprint,
-        target: calls,
-        made: &made,
-        entered: letter.entered,
-        due: letter.due,
-        origin: letter.origin.as_ref(),
-    };
-    if !selector.is_none_or(|selector| selector.fits_subject(&subject)) {
+    if !letter.fits_any(&record, calls, &spec.selector) {
         return Read::Other;
     }
     let ineligible = letter.ineligible();
@@ -192,6 +177,31 @@ impl Letter {
             }),
             is_poison: last.bytes(HOPS).is_none(),
         })
+    }
+
+    /// Whether it fits one of the selectors, or there is none: `target` is what its scene calls, and `record` what it was read from.
+    pub fn fits_any<'a>(
+        &self,
+        record: &Record,
+        target: Option<&str>,
+        selectors: impl IntoIterator<Item = &'a Selector>,
+    ) -> bool {
+        let made: Vec<u32> = self.attempts.into_iter().collect();
+        let subject = Subject {
+            id: &self.id,
+            scene: &self.scene,
+            key: record.key.as_deref(),
+            headers: &record.headers,
+            error: self.failure.as_ref().map(|failure| &*failure.class),
+            fingerprint: &|| self.fingerprint,
+            target,
+            made: &made,
+            entered: self.entered,
+            due: self.due,
+            origin: self.origin.as_ref(),
+        };
+        let mut selectors = selectors.into_iter().peekable();
+        selectors.peek().is_none() || selectors.any(|selector| selector.fits_subject(&subject))
     }
 
     /// What keeps it from being replayed, of what it says by itself.

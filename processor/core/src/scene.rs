@@ -103,6 +103,10 @@ pub struct Route<'a> {
     pub wall: Option<&'a breaker::Key>,
 }
 
+/// What scenes call, for each kind of task: see [`Route::called`].
+#[derive(Clone, Debug, Default)]
+pub struct TargetNames(HashMap<Arc<str>, [Option<String>; Kind::ALL.len()]>);
+
 /// How an attempt is made, as far as the core must know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -357,6 +361,42 @@ pub const fn most_throttled(max_attempts: NonZeroU32) -> NonZeroU32 {
     match NonZeroU32::new(THROTTLED_PER_ATTEMPT) {
         Some(factor) => max_attempts.saturating_mul(factor),
         None => max_attempts,
+    }
+}
+
+// === impl Route ===
+
+impl Route<'_> {
+    /// What it leads to, in the words of selectors: a server as a breaker names it, or a topic.
+    pub fn called(&self) -> Option<String> {
+        match self.target {
+            Target::Call => {
+                let key = self.wall.or(self.breaker)?;
+                Some(key.target.target().to_owned())
+            }
+            Target::Produce { topic } => Some(format!("topic {topic}")),
+        }
+    }
+}
+
+// === impl TargetNames ===
+
+impl<'a> FromIterator<&'a Scene> for TargetNames {
+    fn from_iter<I: IntoIterator<Item = &'a Scene>>(scenes: I) -> Self {
+        let scenes = scenes.into_iter().map(|scene| {
+            let called = |kind| scene.route(kind).and_then(|route| route.called());
+            (Arc::clone(&scene.name), Kind::ALL.map(called))
+        });
+        Self(scenes.collect())
+    }
+}
+
+impl TargetNames {
+    /// What a task of this scene and kind calls; one whose scene does not exist is that of [`DEFAULT`].
+    pub fn of_task(&self, scene: &str, kind: Kind) -> Option<&str> {
+        let of = self.0.get(scene).or_else(|| self.0.get(DEFAULT))?;
+        let at = Kind::ALL.iter().position(|other| *other == kind)?;
+        of[at].as_deref()
     }
 }
 

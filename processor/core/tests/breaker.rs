@@ -15,7 +15,7 @@ use retide_core::entry::{BREAKER_CLOSED, BREAKER_OPEN, FLOOD_BRAKE, TargetHealth
 use retide_core::forced::{AllForced, Force, Forced};
 use retide_core::hold::{Revision, Standing};
 use retide_core::lane::Limits;
-use retide_core::scene::{Callback, Target};
+use retide_core::scene::{Callback, DEFAULT, Target, TargetNames};
 use retide_core::wall;
 use retide_core::{
     Action, Alert, Engine, Entry, Failure, Gates, Header, Holds, Input, Kind, Ladder, LaneId, Now,
@@ -1190,4 +1190,21 @@ fn each_shard_writes_down_what_it_knows_and_which_breakers_are_not_closed() {
     });
     assert_eq!(down, [(0, "breaker/http://other:80".into(), other)]);
     assert_eq!(over, [(0, pay, None)]);
+}
+
+#[test]
+fn a_task_whose_scene_does_not_exist_calls_what_the_default_one_calls() {
+    let produces = Target::Produce {
+        topic: "copies".into(),
+    };
+    let copy = Scene::new("copy", produces, support::policy(secs(5), 1));
+    let all = [scene("pay"), copy, scene(DEFAULT)];
+    let without: TargetNames = all[..2].iter().collect();
+    let with: TargetNames = all.iter().collect();
+
+    assert_eq!(with.of_task("pay", Kind::Work), Some("http://pay:80"));
+    assert_eq!(with.of_task("copy", Kind::Work), Some("topic copies"));
+    assert_eq!(with.of_task("gone", Kind::Work), Some("http://default:80"));
+    assert_eq!(with.of_task("pay", Kind::Callback), None);
+    assert_eq!(without.of_task("gone", Kind::Work), None);
 }

@@ -4,7 +4,7 @@
 //! for is answered once, unless the leader of campaigns is another one by then; what is held of letters is bounded by what is asked for; only
 //! what is committed is seen.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,9 +20,9 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionLi
 
 use retide_avro::letter::{self, Read};
 use retide_core::campaign::{LEADER, Letter};
-use retide_core::scene::{Route, Target};
+use retide_core::scene::TargetNames;
 use retide_core::step::{LetterSlice, LetterWant, Letters, ReadLetters};
-use retide_core::{Kind as TaskKind, Origin, Scenes, Timestamp};
+use retide_core::{Origin, Timestamp};
 use retide_kafka::client::LoggingContext;
 use retide_kafka::offsets::{self, Edge};
 use retide_kafka::record::received;
@@ -32,16 +32,13 @@ use retide_kafka::topics::Topics;
 use crate::trouble::{Effect, Kind, Trouble, Troubles};
 use crate::worker::feed::{Around, ended};
 
-/// What scenes call, by scene and kind of task; only where a campaign asks for that.
-pub(crate) type Targets = HashMap<(Arc<str>, TaskKind), String>;
-
 /// What is asked for.
 #[derive(Debug)]
 pub(crate) struct Asked {
     /// What the engine wants.
     pub(crate) read: ReadLetters,
-    /// What scenes call.
-    pub(crate) targets: Targets,
+    /// What scenes call; nothing where the campaign does not ask for that.
+    pub(crate) targets: TargetNames,
 }
 
 /// The reader as the feed has it.
@@ -373,10 +370,7 @@ impl Thread {
             slice.unread += 1;
             return;
         };
-        let target = |scene: &str, kind| {
-            let target = asked.targets.get(&(scene.into(), kind));
-            target.map(String::as_str)
-        };
+        let target = |scene: &str, kind| asked.targets.of_task(scene, kind);
         match letter::read(record, &at, died, &asked.read.spec, target) {
             Read::Meant(letter) => {
                 slice.bytes += letter.task.memory_size();
@@ -395,29 +389,5 @@ impl Thread {
                 Err(SendTimeoutError::Timeout(back)) => letters = back,
             }
         }
-    }
-}
-
-/// What the scenes call that are in force.
-pub(crate) fn targets(scenes: &Scenes) -> Targets {
-    let mut targets = Targets::new();
-    for scene in scenes.iter() {
-        for kind in TaskKind::ALL {
-            if let Some(called) = scene.route(kind).and_then(|route| called(&route)) {
-                targets.insert((Arc::clone(&scene.name), kind), called);
-            }
-        }
-    }
-    targets
-}
-
-/// What a route leads to: a host as a breaker names it, or a topic.
-fn called(route: &Route<'_>) -> Option<String> {
-    match route.target {
-        Target::Call => {
-            let key = route.wall.or(route.breaker)?;
-            Some(key.target.target().to_owned())
-        }
-        Target::Produce { topic } => Some(format!("topic {topic}")),
     }
 }

@@ -3,7 +3,7 @@
 //! There is no index: the topic is read, from the time on that is asked for. Invariants: no group is joined and nothing is committed; nothing
 //! of what is read is held here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,9 +17,9 @@ use retide_avro::control;
 use retide_avro::letter::Letter;
 use retide_config::Config;
 use retide_core::campaign::{Ineligible, MOST_REPLAYS};
-use retide_core::scene::{DEFAULT, Route, Target};
-use retide_core::selector::{Selector, Span, Subject};
-use retide_core::{Kind, Origin, Record, Timestamp, with_causes};
+use retide_core::scene::{Scene, TargetNames};
+use retide_core::selector::{Selector, Span};
+use retide_core::{Origin, Record, Timestamp, with_causes};
 use retide_kafka::client::{LoggingContext, client_config};
 use retide_kafka::cluster::User;
 use retide_kafka::offsets;
@@ -79,10 +79,6 @@ pub(super) struct Looked {
     is_cut: bool,
 }
 
-/// What scenes call: for the work, and for the delivery of callbacks.
-#[derive(Default)]
-pub(super) struct Targets(BTreeMap<String, [Option<String>; Kind::ALL.len()]>);
-
 /// How often it is told how far reading has come.
 pub(super) const TELL: Duration = Duration::from_secs(2);
 
@@ -125,25 +121,8 @@ impl Wanted {
             died,
             ..
         } = found;
-        if !self.died.is_none_or(|span| span.has(*died)) {
-            return false;
-        }
-        let made: Vec<u32> = letter.attempts.into_iter().collect();
-        let subject = Subject {
-            id: &letter.id,
-            scene: &letter.scene,
-            key: record.key.as_deref(),
-            headers: &record.headers,
-            error: letter.failure.as_ref().map(|failure| &*failure.class),
-            fingerprint: &|| letter.fingerprint,
-            target: *target,
-            made: &made,
-            entered: letter.entered,
-            due: letter.due,
-            origin: letter.origin.as_ref(),
-        };
-        let mut selectors = self.selectors.iter();
-        self.selectors.is_empty() || selectors.any(|selector| selector.fits_subject(&subject))
+        self.died.is_none_or(|span| span.has(*died))
+            && letter.fits_any(record, *target, &self.selectors)
     }
 }
 
@@ -165,7 +144,7 @@ pub(super) fn each(
     let topics = topics(config);
     let topic = &topics.dead_letters;
     reach(config, User::DeadLetters, &[topic])?;
-    let targets = Targets::of(config, &topics, &wanted.selectors)?;
+    let targets = targets(config, &topics, &wanted.selectors)?;
     let refused = |error: KafkaError| {
         let what = format!("read {topic}");
         failed(config, User::DeadLetters, &what, &error)
@@ -203,6 +182,41 @@ pub(super) fn each(
         Scanned::OutOfTime { left } => looked.left = left,
     }
     Ok(looked)
+}
+
+/// What the scenes of the configuration and of the scenes topic call. Where that topic cannot be read, and nobody asks for a target, those of
+/// the configuration have to do.
+fn targets(
+    config: &Config,
+    topics: &Topics,
+    selectors: &[Selector],
+) -> Result<TargetNames, Failed> {
+    let group = &config.processor.group;
+    let follower = Follower::start(
+        &client_config(config.kafka.consumer()),
+        &topics.scenes,
+        group,
+    );
+    let asks = |selector: &Selector| !selector.parts().targets.is_empty();
+    let scenes = match &follower {
+        Ok(follower) => merged(&config.scenes, follower.scenes()),
+        Err(error) if selectors.iter().any(asks) => {
+            return Err(Failed::new(Exit::Failure, error));
+        }
+        Err(error) => {
+            say(&format!(
+                "note: targets of scenes on {} are not known: {}",
+                topics.scenes,
+                with_causes(error)
+            ));
+            config.scenes.clone()
+        }
+    };
+    let rules = scenes.iter();
+    let rules: Vec<Scene> = rules
+        .filter_map(|(name, scene)| scene.rules(name).ok())
+        .collect();
+    Ok(rules.iter().collect())
 }
 
 /// The partitions of a topic.
@@ -280,7 +294,7 @@ impl Looked {
     pub(super) fn take<'a>(
         &mut self,
         message: &BorrowedMessage<'_>,
-        targets: &'a Targets,
+        targets: &'a TargetNames,
     ) -> Option<Found<'a>> {
         let read = received(message).ok();
         let read = read.and_then(|record| Some((Letter::of(&record)?, record)));
@@ -364,60 +378,5 @@ impl Looked {
         };
         say(&format!("{count} dead letters{shown}; {read}{rest}"));
         Ok(())
-    }
-}
-
-// === impl Targets ===
-
-impl Targets {
-    /// What the scenes of the configuration and of the scenes topic call. Where that topic cannot be read, and nobody asks for a target, those of
-    /// the configuration have to do.
-    fn of(config: &Config, topics: &Topics, selectors: &[Selector]) -> Result<Self, Failed> {
-        let group = &config.processor.group;
-        let follower = Follower::start(
-            &client_config(config.kafka.consumer()),
-            &topics.scenes,
-            group,
-        );
-        let asks = |selector: &Selector| !selector.parts().targets.is_empty();
-        let scenes = match &follower {
-            Ok(follower) => merged(&config.scenes, follower.scenes()),
-            Err(error) if selectors.iter().any(asks) => {
-                return Err(Failed::new(Exit::Failure, error));
-            }
-            Err(error) => {
-                say(&format!(
-                    "note: targets of scenes on {} are not known: {}",
-                    topics.scenes,
-                    with_causes(error)
-                ));
-                config.scenes.clone()
-            }
-        };
-        let rules = scenes.iter();
-        let rules = rules.filter_map(|(name, scene)| Some((name, scene.rules(name).ok()?)));
-        let targets = rules.map(|(name, rules)| {
-            let of = |kind| rules.route(kind).and_then(|route| called(&route));
-            (name.clone(), Kind::ALL.map(of))
-        });
-        Ok(Self(targets.collect()))
-    }
-
-    /// What a task of this scene and kind calls.
-    pub(super) fn of_task(&self, scene: &str, kind: Kind) -> Option<&str> {
-        let of = self.0.get(scene).or_else(|| self.0.get(DEFAULT))?;
-        let at = Kind::ALL.iter().position(|other| *other == kind)?;
-        of[at].as_deref()
-    }
-}
-
-/// What a route leads to: a host as a breaker names it, or a topic.
-fn called(route: &Route<'_>) -> Option<String> {
-    match route.target {
-        Target::Call => {
-            let key = route.wall.or(route.breaker)?;
-            Some(key.target.target().to_owned())
-        }
-        Target::Produce { topic } => Some(format!("topic {topic}")),
     }
 }

@@ -19,6 +19,7 @@ use tokio::runtime::Runtime;
 
 use retide_config::Config;
 use retide_core::Timestamp;
+use retide_core::scene::TargetNames;
 use retide_history::timeline;
 use retide_kafka::client::{LoggingContext, client_config};
 use retide_kafka::cluster::{self, User};
@@ -31,7 +32,7 @@ use crate::cli::explain;
 use crate::cli::output::{Exit, Failed, Output, Row, document, print, say};
 use crate::cli::reach::{failed, reach, topics};
 
-use super::find::{self, Looked, Targets};
+use super::find::{self, Looked};
 use super::line::Line;
 
 /// What no dead letter can be deleted by: taken, so that it can be said why.
@@ -350,7 +351,7 @@ fn count(
         .iter()
         .map(|cut| cut.before - cut.from)
         .sum::<i64>();
-    let targets = Targets::default();
+    let targets = TargetNames::default();
     let (start, mut told) = (Instant::now(), Instant::now());
     // One after the other, and none of them beyond its cut.
     for cut in &mut counted.cuts {

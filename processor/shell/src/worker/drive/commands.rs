@@ -2,12 +2,13 @@
 //!
 //! Invariant: what is found waits while the engine has enough of it, and delays nothing that is due.
 
+use retide_core::scene::TargetNames;
 use retide_core::step::{Letters, Look, ReadLetters};
 use retide_core::{Input, LaneId};
 
 use crate::worker::drive::State;
 use crate::worker::ledger::Ledger;
-use crate::worker::letters::{self, Asked, Targets};
+use crate::worker::letters::Asked;
 use crate::worker::sweep::{Found, Sweeping};
 
 // === impl State ===
@@ -27,9 +28,9 @@ impl<L: Ledger> State<L> {
         let selector = read.spec.selector.as_ref();
         let asks = selector.is_some_and(|selector| !selector.parts().targets.is_empty());
         let targets = if asks {
-            letters::targets(&self.rules.scenes)
+            self.rules.scenes.iter().map(|scene| &**scene).collect()
         } else {
-            Targets::new()
+            TargetNames::default()
         };
         self.parts.feed.read_letters(Asked { read, targets });
     }
