@@ -431,18 +431,10 @@ impl Entry {
         }
     }
 
-    /// The campaign whose record it is, if it is one.
-    pub fn campaign(&self) -> Option<&campaign::Id> {
+    /// The record of the commands topic that it is, if it is one.
+    fn control(&self) -> Option<&Control> {
         match self {
-            Self::Control { control, .. } => match &**control {
-                Control::Campaign(campaign) => Some(&campaign.id),
-                Control::Request(_)
-                | Control::Step(_)
-                | Control::Answer(_)
-                | Control::Ended(_)
-                | Control::Ask(_)
-                | Control::Report(_) => None,
-            },
+            Self::Control { control, .. } => Some(control),
             Self::Park { .. }
             | Self::Deliver { .. }
             | Self::DeadLetter { .. }
@@ -455,27 +447,29 @@ impl Entry {
         }
     }
 
+    /// The campaign whose record it is, if it is one.
+    pub fn campaign(&self) -> Option<&campaign::Id> {
+        match self.control()? {
+            Control::Campaign(campaign) => Some(&campaign.id),
+            Control::Request(_)
+            | Control::Step(_)
+            | Control::Answer(_)
+            | Control::Ended(_)
+            | Control::Ask(_)
+            | Control::Report(_) => None,
+        }
+    }
+
     /// The command whose step has answered by this, or goes on with it.
     pub fn answered(&self) -> Option<Place> {
-        match self {
-            Self::Control { control, .. } => match &**control {
-                Control::Answer(answer) => Some(answer.place),
-                Control::Step(step) => Some(step.command.place),
-                Control::Request(_)
-                | Control::Ended(_)
-                | Control::Ask(_)
-                | Control::Campaign(_)
-                | Control::Report(_) => None,
-            },
-            Self::Park { .. }
-            | Self::Deliver { .. }
-            | Self::DeadLetter { .. }
-            | Self::Poison { .. }
-            | Self::Callback(_)
-            | Self::DeliverCallback(_)
-            | Self::Event(_)
-            | Self::State(_)
-            | Self::Alert(_) => None,
+        match self.control()? {
+            Control::Answer(answer) => Some(answer.place),
+            Control::Step(step) => Some(step.command.place),
+            Control::Request(_)
+            | Control::Ended(_)
+            | Control::Ask(_)
+            | Control::Campaign(_)
+            | Control::Report(_) => None,
         }
     }
 }

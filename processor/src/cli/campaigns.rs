@@ -21,7 +21,7 @@ use retide_core::campaign::{Campaign, State, Verb};
 use crate::cli::ask;
 use crate::cli::output::{Exit, Failed, Output, print, say};
 
-use self::follow::Patience;
+use self::follow::Asking;
 use self::line::Line;
 
 /// What is done with campaigns.
@@ -59,21 +59,9 @@ pub(super) struct Acting {
     /// The name of the campaign
     #[arg(value_name = "NAME")]
     name: String,
-    /// Why; it stands in the log of the campaign
-    #[arg(long, value_name = "TEXT")]
-    reason: Option<String>,
-    /// Who wants it [default: $USER]
-    #[arg(long, value_name = "NAME")]
-    by: Option<String>,
-    /// Do not ask
-    #[arg(long, short)]
-    yes: bool,
-    /// Only show the campaign
-    #[arg(long)]
-    dry_run: bool,
-    /// How long is waited.
+    /// Who wants it, and whether it is done.
     #[command(flatten)]
-    patience: Patience,
+    asking: Asking,
 }
 
 /// Shown by `--help` of what changes a campaign.
@@ -91,8 +79,7 @@ not the campaign. Exit code 3: there is no such campaign; 4: it is over already.
 impl Acting {
     /// The keys of the request.
     fn keys(&self, verb: &Verb) -> Map<String, Value> {
-        let (by, reason) = (self.by.as_deref(), self.reason.as_deref());
-        follow::keys(verb.word(), &self.name, by, reason)
+        self.asking.keys(verb.word(), &self.name)
     }
 }
 
@@ -131,14 +118,14 @@ fn show(config: &Config, options: &Show, output: Output) -> Result<(), Failed> {
 fn act(config: &Config, verb: &Verb, acting: &Acting, output: Output) -> Result<(), Failed> {
     let campaigns = read::all(config)?;
     let campaign = campaigns.named(&acting.name)?;
-    if acting.dry_run {
+    if acting.asking.dry_run {
         line::print_whole(campaign, output)?;
         say("nothing was sent");
         return Ok(());
     }
     possible(verb, campaign)?;
     let what = format!("{} campaign {}", word(verb), campaign.id.name);
-    if !acting.yes {
+    if !acting.asking.yes {
         ask::somebody(|| {
             format!(
                 "{what}, and nobody can be asked here whether it shall be: add --yes, or --dry-run to see the campaign"
@@ -149,7 +136,7 @@ fn act(config: &Config, verb: &Verb, acting: &Acting, output: Output) -> Result<
     }
     let keys = acting.keys(verb);
     let sent = follow::send(config, &acting.name, &keys)?;
-    follow::accepted(config, &sent, &what, &acting.patience, output)
+    follow::accepted(config, &sent, &what, &acting.asking, output)
 }
 
 /// Whether a campaign can be changed so.

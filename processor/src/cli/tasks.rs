@@ -10,7 +10,7 @@
 //! Invariant: nothing is sent before all of it was read as workers read it, and somebody has said yes.
 
 mod act;
-mod follow;
+pub(super) mod follow;
 pub(super) mod selector;
 pub(super) mod under_way;
 

@@ -862,12 +862,14 @@ impl Engine {
             let Some(buffer) = active.buffers.get_mut(&partition) else {
                 break;
             };
-            let letter = if self.bug.is(Bug::ReplayOutOfOrder) {
-                buffer.letters.back()
+            let at = if self.bug.is(Bug::ReplayOutOfOrder) {
+                buffer.letters.len().saturating_sub(1)
             } else {
-                buffer.letters.front()
+                0
             };
-            let Some(letter) = letter else { break };
+            let Some(letter) = buffer.letters.get(at) else {
+                break;
+            };
             let is_late = letter.offset >= part.to && !next.spec.include_new;
             let why = self.ineligible(&next.id, letter);
             if why.is_none() && !is_late {
@@ -878,12 +880,9 @@ impl Engine {
                     break;
                 }
             }
-            let letter = if self.bug.is(Bug::ReplayOutOfOrder) {
-                buffer.letters.pop_back()
-            } else {
-                buffer.letters.pop_front()
+            let Some(letter) = buffer.letters.remove(at) else {
+                break;
             };
-            let Some(letter) = letter else { break };
             part.next = part.next.max(letter.offset + 1);
             match why {
                 // It is of this campaign, and not what was meant.

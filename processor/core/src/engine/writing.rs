@@ -377,18 +377,7 @@ impl Engine {
         bytes: usize,
         settlement: Settlement,
     ) -> Option<Settlement> {
-        let Writing {
-            writable,
-            unreadable,
-            again,
-            held,
-            ..
-        } = &self.writing;
-        if writable.closed.is_empty()
-            && unreadable.is_empty()
-            && again.is_empty()
-            && held.is_empty()
-        {
+        if self.is_all_writable() {
             return Some(settlement);
         }
         let Settlement { lane, offset, .. } = settlement;

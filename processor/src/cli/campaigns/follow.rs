@@ -32,12 +32,25 @@ use retide_shell::clock;
 use crate::cli::ask;
 use crate::cli::output::{Exit, Failed, Output, say};
 use crate::cli::reach::{failed, reach, topics};
+use crate::cli::tasks::follow as commands;
 
 use super::{line, read};
 
-/// How long is waited.
+/// What everything takes that asks something of a campaign.
 #[derive(Debug, Args)]
-pub(in crate::cli) struct Patience {
+pub(in crate::cli) struct Asking {
+    /// Why; it stands in the log of the campaign
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Who wants it [default: $USER]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+    /// Do not ask
+    #[arg(long, short)]
+    pub(in crate::cli) yes: bool,
+    /// Only show what it would be about
+    #[arg(long)]
+    pub(in crate::cli) dry_run: bool,
     /// How long it is waited for that a worker takes it on
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = span::parse)]
     wait: Duration,
@@ -72,23 +85,6 @@ const TELL: Duration = Duration::from_secs(2);
 
 /// After how long without any answer it is asked whether workers run.
 const SILENCE: Duration = Duration::from_secs(10);
-
-/// The keys that each request has.
-pub(in crate::cli) fn keys(
-    word: &str,
-    name: &str,
-    by: Option<&str>,
-    reason: Option<&str>,
-) -> Map<String, Value> {
-    let mut keys = Map::new();
-    let mut put = |key: &str, value: Value| keys.insert(key.to_owned(), value);
-    put("command", word.into());
-    put("name", name.into());
-    put("id", Uuid::new_v4().to_string().into());
-    put("by", ask::who(by).into());
-    put("reason", reason.unwrap_or_default().into());
-    keys
-}
 
 /// Reads a request as workers do.
 pub(in crate::cli) fn request(keys: &Map<String, Value>) -> Result<(Bytes, Arc<Request>), Failed> {
@@ -151,15 +147,15 @@ pub(super) fn accepted(
     config: &Config,
     sent: &Sent,
     what: &str,
-    patience: &Patience,
+    asking: &Asking,
     output: Output,
 ) -> Result<(), Failed> {
-    if patience.no_wait {
+    if asking.no_wait {
         say(&format!("{what}: sent"));
         return Ok(());
     }
     let reader = Reader::from(config, sent.stored.offset + 1)?;
-    let campaign = reader.answer(sent, what, patience)?;
+    let campaign = reader.answer(sent, what, asking)?;
     say(&format!("{what}: done"));
     match campaign {
         Some(campaign) => line::print_whole(&campaign, output),
@@ -172,17 +168,17 @@ pub(in crate::cli) fn started(
     config: &Config,
     sent: &Sent,
     name: &str,
-    patience: &Patience,
+    asking: &Asking,
     output: Output,
 ) -> Result<(), Failed> {
     let what = format!("start campaign {name}");
     let look = config.invocation.line(&format!("campaigns show {name}"));
-    if patience.no_wait {
+    if asking.no_wait {
         say(&format!("{what}: sent; to look at it: {look}"));
         return Ok(());
     }
     let reader = Reader::from(config, sent.stored.offset + 1)?;
-    let campaign = reader.answer(sent, &what, patience)?;
+    let campaign = reader.answer(sent, &what, asking)?;
     reader.watch(campaign, name, &sent.stop, output)
 }
 
@@ -196,6 +192,25 @@ pub(super) fn watch(config: &Config, campaign: &Campaign, output: Output) -> Res
     let reader = Reader::from(config, campaign.counted_to.max(campaign.id.place.offset))?;
     let name = Arc::clone(&campaign.id.name);
     reader.watch(Some(campaign.clone()), &name, &stop, output)
+}
+
+// === impl Asking ===
+
+impl Asking {
+    /// The keys of a request.
+    pub(in crate::cli) fn keys(&self, word: &str, name: &str) -> Map<String, Value> {
+        let reason = self.reason.clone().unwrap_or_default();
+        [
+            ("command", word.to_owned()),
+            ("name", name.to_owned()),
+            ("id", Uuid::new_v4().to_string()),
+            ("by", ask::who(self.by.as_deref())),
+            ("reason", reason),
+        ]
+        .map(|(key, text)| (key.to_owned(), text.into()))
+        .into_iter()
+        .collect()
+    }
 }
 
 // === impl Reader ===
@@ -230,17 +245,12 @@ impl<'a> Reader<'a> {
             let what = format!("read {topic}");
             failed(self.config, User::Tasks, &what, &error)
         })?;
-        let control = message.and_then(|message| read::control(&message, &self.topics));
+        let control = message.and_then(|message| commands::read(&message, &self.topics));
         Ok(control.and_then(Result::ok))
     }
 
     /// Waits for the answer to a request, and gives the campaign as it was last told before that.
-    fn answer(
-        &self,
-        sent: &Sent,
-        what: &str,
-        patience: &Patience,
-    ) -> Result<Option<Campaign>, Failed> {
+    fn answer(&self, sent: &Sent, what: &str, asking: &Asking) -> Result<Option<Campaign>, Failed> {
         let (start, mut is_silent, mut last) = (Instant::now(), true, None);
         loop {
             if sent.stop.load(Ordering::Relaxed) {
@@ -263,7 +273,7 @@ impl<'a> Reader<'a> {
                 }
                 Some(_) | None => {}
             }
-            if start.elapsed() >= patience.wait {
+            if start.elapsed() >= asking.wait {
                 let message = format!(
                     "{what}: sent, and no worker has answered in time; it counts as soon as one runs"
                 );

@@ -10,19 +10,17 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use retide_avro::control;
 use retide_config::Config;
-use retide_core::Timestamp;
 use retide_core::campaign::{CAMPAIGN, Campaign, Id, LEADER};
-use retide_core::control::{Control, Place, Refusal};
+use retide_core::control::{Control, Refusal};
 use retide_kafka::client::client_config;
 use retide_kafka::cluster::User;
-use retide_kafka::record::received;
 use retide_kafka::scan::{self, Scanned};
 use retide_kafka::topics::Topics;
 
 use crate::cli::output::{Exit, Failed, say};
 use crate::cli::reach::{failed, reach, topics};
+use crate::cli::tasks::follow as commands;
 
 /// The campaigns that were found.
 pub(super) struct Campaigns {
@@ -76,24 +74,7 @@ pub(super) fn all(config: &Config) -> Result<Campaigns, Failed> {
 /// What a record says that is of a campaign; nothing of others, of which there may be many and large ones.
 fn told(message: &BorrowedMessage<'_>, topics: &Topics) -> Option<Result<Control, Box<Refusal>>> {
     message.key()?.strip_prefix(CAMPAIGN.as_bytes())?;
-    control(message, topics)
-}
-
-/// What a record of the commands topic is, or why it is none; nothing of one that the client cannot read.
-pub(super) fn control(
-    message: &BorrowedMessage<'_>,
-    topics: &Topics,
-) -> Option<Result<Control, Box<Refusal>>> {
-    let at = u64::try_from(message.timestamp().to_millis()?).ok()?;
-    let place = Place {
-        at: Timestamp::from_millis(at),
-        partition: message.partition(),
-        offset: message.offset(),
-    };
-    let record = received(message).ok()?;
-    Some(control::decode(&record, place, &|topic| {
-        topics.source(topic)
-    }))
+    commands::read(message, topics)
 }
 
 // === impl Campaigns ===

@@ -22,7 +22,7 @@ use retide_shell::clock;
 use retide_shell::replayed::Replayed;
 
 use crate::cli::ask;
-use crate::cli::campaigns::follow::{self, Patience};
+use crate::cli::campaigns::follow::{self, Asking};
 use crate::cli::output::{Exit, Failed, Output, document, print, say};
 use crate::cli::reach::topics;
 
@@ -45,10 +45,6 @@ succeed, and stops by itself when too many fail. It goes on when this command
 ends; `retide campaigns` pauses, resumes and aborts it. No dead letter is
 replayed twice. Exit code 3: none was replayed; 4: refused; 6: the campaign
 has stopped, or some of its tasks ended badly again.")]
-#[allow(
-    clippy::struct_excessive_bools,
-    reason = "each is an option of its own"
-)]
 pub(in crate::cli) struct Replay {
     /// Which dead letters.
     #[command(flatten)]
@@ -80,21 +76,9 @@ pub(in crate::cli) struct Replay {
     /// Keep the deadlines that producers have named, where they are not over
     #[arg(long)]
     keep_deadline: bool,
-    /// Why; it stands in the campaign
-    #[arg(long, value_name = "TEXT")]
-    reason: Option<String>,
-    /// Who wants it [default: $USER]
-    #[arg(long, value_name = "NAME")]
-    by: Option<String>,
-    /// Do not ask
-    #[arg(long, short)]
-    yes: bool,
-    /// Only count the dead letters, say how many would be replayed, and show five
-    #[arg(long)]
-    dry_run: bool,
-    /// How long is waited.
+    /// Who wants it, and whether it is done.
     #[command(flatten)]
-    patience: Patience,
+    asking: Asking,
 }
 
 /// What would be replayed.
@@ -140,10 +124,10 @@ pub(super) fn replay(config: &Config, options: &Replay, output: Output) -> Resul
     let name = options.name();
     let keys = options.keys(&name)?;
     follow::request(&keys)?;
-    if options.dry_run {
+    if options.asking.dry_run {
         return count(config, &wanted)?.dry_run(&keys, output);
     }
-    if !options.yes {
+    if !options.asking.yes {
         ask::somebody(|| {
             "a replay starts tasks, and nobody can be asked here whether it shall: add --yes, or --dry-run to see which dead letters are meant".to_owned()
         })?;
@@ -156,7 +140,7 @@ pub(super) fn replay(config: &Config, options: &Replay, output: Output) -> Resul
         ask::agreement(&what, "nothing was sent")?;
     }
     let sent = follow::send(config, &name, &keys)?;
-    follow::started(config, &sent, &name, &options.patience, output)
+    follow::started(config, &sent, &name, &options.asking, output)
 }
 
 /// Which dead letters were replayed before.
@@ -217,9 +201,7 @@ impl Replay {
 
     /// The keys of the request.
     fn keys(&self, name: &str) -> Result<Map<String, Value>, Failed> {
-        let (by, reason) = (self.by.as_deref(), self.reason.as_deref());
-        let word = Verb::WORDS[0];
-        let mut keys = follow::keys(word, name, by, reason);
+        let mut keys = self.asking.keys(Verb::WORDS[0], name);
         let mut put = |key: &str, value: Value| keys.insert(key.to_owned(), value);
         let mut selects = self.which.select.parts()?;
         if selects.len() > 1 {

@@ -211,7 +211,10 @@ fn told_of(word: &str, sent: &[Following]) -> String {
 }
 
 /// What a record of the commands topic is, or why it is none; nothing of one that the client cannot read.
-fn read(message: &BorrowedMessage<'_>, topics: &Topics) -> Option<Result<Control, Box<Refusal>>> {
+pub(in crate::cli) fn read(
+    message: &BorrowedMessage<'_>,
+    topics: &Topics,
+) -> Option<Result<Control, Box<Refusal>>> {
     let at = u64::try_from(message.timestamp().to_millis()?).ok()?;
     let place = Place {
         at: Timestamp::from_millis(at),
