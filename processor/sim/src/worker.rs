@@ -363,9 +363,9 @@ impl Worker {
         (self.engine.open(), self.engine.bytes())
     }
 
-    /// Whether a batch is under way.
+    /// Whether a batch is under way, or something was settled that goes into the next one.
     pub(crate) fn is_writing(&self) -> bool {
-        !self.under_way.is_empty()
+        !self.under_way.is_empty() || !self.settled.is_empty()
     }
 
     /// What it says is overdue, or will be.
