@@ -691,6 +691,27 @@ fn of_two_newcomers_that_wait_the_later_one_takes_the_place() {
 }
 
 #[test]
+fn what_is_read_while_a_newcomer_waits_takes_its_place_though_the_task_has_ended() {
+    for after in [5, WINDOW + 5] {
+        let mut bench = Bench::new(Vec::new());
+        let call = bench.read(0, 0, "new", "a");
+        assert_eq!(bench.read(10, 1, "new", "a"), []);
+        bench.answer(20, &call, Outcome::Success);
+
+        let second = bench.read(20 + after, 2, "new", "a");
+        let started = bench.durable(30 + after);
+
+        let says = "retry.tasks/0/2: takes the place of the task that entered at offset 1";
+        assert_eq!(settlement(&second).offset, 1);
+        assert_eq!(told(settlement(&second)), [("replaced", says.to_owned())]);
+        let [Action::Dispatch { task, .. }] = &started[..] else {
+            panic!("not one call: {started:?}");
+        };
+        assert_eq!(task.origin.offset, 2);
+    }
+}
+
+#[test]
 fn a_task_that_waits_in_memory_does_not_start_once_it_is_replaced() {
     let mut bench = Bench::new(Vec::new());
     let later = |offset| {

@@ -143,6 +143,10 @@ impl Engine {
             }
             return false;
         }
+        if replaces && self.replacing.newcomers.contains_key(&(lane.shard, id)) {
+            // It takes the place of the one that waits, whatever has become of the task by now.
+            return false;
+        }
         if replaces && self.duplicates.is_busy(lane.shard, id) {
             let known = self.duplicates.known(lane.shard, id);
             let waits = known.is_none_or(|known| match known.until {
