@@ -86,6 +86,9 @@ pub const READ_FROM: &str = "retry-read-from";
 /// What a dead letter lacks of the record it is of, since the topic would not take it: `value`, `value and headers`, or `headers` of which
 /// there were too many. The record itself is at its [`ORIGIN`] as long as that is retained.
 pub const OMITTED: &str = "retry-omitted";
+/// On the copy of a dead letter of others, why it is no task: `reason: detail`. Such a record is a dead letter with this reason, also where it is
+/// produced again.
+pub const REFUSED: &str = "retry-refused";
 
 /// The words of [`EXHAUSTED`].
 const HELD: &str = "held";
@@ -99,7 +102,7 @@ pub const CONTENT_TYPE: &str = "content-type";
 const OWN: &str = "retry-";
 
 /// Every name that is retide's; a task's record holds none of them, except [`OUTCOME`] where the task is the delivery of a callback.
-pub const NAMES: [&str; 28] = [
+pub const NAMES: [&str; 29] = [
     SCENE,
     ID,
     ATTEMPT,
@@ -128,6 +131,7 @@ pub const NAMES: [&str; 28] = [
     EVENT,
     READ_FROM,
     OMITTED,
+    REFUSED,
 ];
 
 /// Most headers a producer's record may have besides retide's: far above any real record, low enough that looking through them is cheap.
@@ -622,6 +626,9 @@ fn order(record: &Record, intake: &Intake, arrival: &Arrival) -> Result<Order, R
             let why = format!("header name {name} is not {own}, and seems to be meant so");
             return Err(refuse(Reason::BadHeader, &why));
         }
+    }
+    if let Some(refused) = text(record, REFUSED, Reason::BadHeader)? {
+        return Err(refused_before(refused));
     }
     let omitted = text(record, OMITTED, Reason::BadHeader)?;
     if let Some(omitted) = omitted.filter(|omitted| omitted.starts_with("value")) {
@@ -1233,6 +1240,25 @@ fn bad_envelope(Broken(why): Broken) -> Refusal {
 /// The header `name` is not there.
 fn missing(name: &str) -> Refusal {
     refuse(Reason::BadHeader, &format!("no {name}"))
+}
+
+/// Whoever has written the record says that it is no task, and why.
+fn refused_before(text: &str) -> Refusal {
+    /// What a source of letters finds out.
+    const KNOWN: [Reason; 3] = [
+        Reason::OriginGone,
+        Reason::Unwritable,
+        Reason::TooManyHeaders,
+    ];
+    let parts = text.split_once(": ");
+    let known = parts.and_then(|(word, detail)| {
+        let mut known = KNOWN.into_iter();
+        Some((known.find(|reason| reason.word() == word)?, detail))
+    });
+    match known {
+        Some((reason, detail)) => refuse(reason, detail),
+        None => unreadable(REFUSED, Reason::BadHeader),
+    }
 }
 
 /// There are `count` headers.

@@ -5,6 +5,7 @@
 
 pub mod control;
 mod envelope;
+pub mod foreign;
 pub mod headers;
 mod json;
 pub mod letter;

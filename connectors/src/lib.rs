@@ -35,7 +35,7 @@ pub use self::outbound::Outbound;
 pub use self::server::Server;
 
 /// Every header's name that is retide's, as `retide-avro` lists them: neither a record nor a configuration sets one on a request.
-pub const OWN: [&str; 28] = [
+pub const OWN: [&str; 29] = [
     "retry-scene",
     "retry-id",
     "retry-attempt",
@@ -64,6 +64,7 @@ pub const OWN: [&str; 28] = [
     "retry-event",
     "retry-read-from",
     "retry-omitted",
+    "retry-refused",
 ];
 
 /// Makes one attempt of a task. One of the four seams.

@@ -11,7 +11,7 @@ use toml::{Table, Value};
 use crate::kafka::CONSUMER;
 use crate::secrets::{self, masked};
 use crate::source::{MASKED, Place, Source};
-use crate::{Config, Overrides, text};
+use crate::{Config, Foreign, Overrides, text};
 
 pub use self::list::{Key, PROCESS, SCENE, SECTIONS, Section};
 
@@ -70,12 +70,12 @@ pub fn shown(config: &Config, source: &Source, overrides: &Overrides) -> Vec<Sho
     leaves(source.table(), &mut Vec::new(), &mut rest);
     for (path, value) in rest {
         let name = path.join(".");
-        let is_scene = path[0] == "scenes";
+        let is_shown_below = ["scenes", "sources"].contains(&&*path[0]);
         let is_part = |shown: &Shown| {
             let rest = name.strip_prefix(&shown.key);
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
-        if !is_scene && !all.iter().any(is_part) {
+        if !is_shown_below && !all.iter().any(is_part) {
             let value = if secrets::is_named_so(&name) {
                 MASKED.to_owned()
             } else {
@@ -88,14 +88,23 @@ pub fn shown(config: &Config, source: &Source, overrides: &Overrides) -> Vec<Sho
             });
         }
     }
-    for (name, scene) in &config.scenes {
-        let Ok(table) = Table::try_from(masked(scene).0) else {
+    let sources = config.sources.iter().map(|(name, foreign)| {
+        let group = Some(foreign.group(name, &config.processor.group));
+        let foreign = Foreign {
+            group,
+            ..foreign.clone()
+        };
+        (["sources", name], Table::try_from(foreign))
+    });
+    let scenes = config.scenes.iter();
+    let scenes = scenes.map(|(name, scene)| (["scenes", name], Table::try_from(masked(scene).0)));
+    for (way, table) in sources.chain(scenes) {
+        let Ok(table) = table else {
             continue;
         };
-        let mut of_scene = Vec::new();
-        let mut way = vec!["scenes".to_owned(), name.clone()];
-        leaves(&table, &mut way, &mut of_scene);
-        all.extend(of_scene.into_iter().map(|(path, value)| Shown {
+        let mut below = Vec::new();
+        leaves(&table, &mut way.map(str::to_owned).to_vec(), &mut below);
+        all.extend(below.into_iter().map(|(path, value)| Shown {
             origin: origin(&path),
             key: path.join("."),
             value,

@@ -8,6 +8,7 @@
 //! | [`breaker`] | when its target is left alone |
 //! | [`concurrency`] | how many of its calls are in flight |
 //! | [`duplicates`] | what becomes of a task whose id another one has |
+//! | [`foreign`] | topics with dead letters of others |
 //! | [`instance`] | what a process is called in its group, where that is written with variables |
 //! | [`kafka`] | how Kafka is reached |
 //! | [`secrets`] | what must not be shown |
@@ -21,6 +22,7 @@
 pub mod breaker;
 pub mod concurrency;
 pub mod duplicates;
+pub mod foreign;
 mod former;
 pub mod instance;
 pub mod kafka;
@@ -51,6 +53,7 @@ use retide_core::command::Invocation;
 use retide_core::engine::UNKNOWN_SCENE_HOLD;
 use retide_core::{Ladder, with_causes};
 
+pub use self::foreign::Foreign;
 pub use self::kafka::{BOOTSTRAP, Client, Kafka};
 pub use self::scene::{Exhausted, Scene};
 pub use self::schemas::Schemas;
@@ -86,6 +89,8 @@ pub struct Config {
     pub schemas: Schemas,
     /// What scenes may name as secrets.
     pub secrets: secret::Config,
+    /// The topics with dead letters of others whose records become tasks, by name.
+    pub sources: BTreeMap<String, Foreign>,
     /// The scenes, by name; those on the scenes topic go before them.
     pub scenes: BTreeMap<String, Scene>,
     /// What the command line said of cluster and topics.
@@ -324,6 +329,7 @@ impl Config {
         wrong.extend(self.clone().know_schemas(source).err());
         wrong.extend(check_profiles(source, &self.scenes, &self.tls));
         wrong.extend(check_deliveries(source, &self.scenes, &self.topics.prefix));
+        wrong.extend(foreign::check(self, source));
         wrong
     }
 

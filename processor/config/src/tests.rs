@@ -57,7 +57,7 @@ impl Client for Names {
     }
 }
 
-fn read(text: &str, variables: &[(&str, &str)]) -> Result<Config, Error> {
+pub(crate) fn read(text: &str, variables: &[(&str, &str)]) -> Result<Config, Error> {
     let variables = variables
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -65,7 +65,7 @@ fn read(text: &str, variables: &[(&str, &str)]) -> Result<Config, Error> {
     Config::from_source(&source, &Overrides::default(), &Names)
 }
 
-fn refusal(text: &str, variables: &[(&str, &str)]) -> String {
+pub(crate) fn refusal(text: &str, variables: &[(&str, &str)]) -> String {
     read(text, variables).expect_err("refused").to_string()
 }
 
@@ -920,6 +920,7 @@ fn the_keys_of_the_docs_are_those_that_are_read() {
     let read = [
         ("", process),
         ("tls.NAME", fields::<tls::Config>()),
+        ("sources.NAME", fields::<Foreign>()),
         ("scenes.NAME", fields::<Scene>()),
         (
             "scenes.NAME.target.http",
@@ -947,7 +948,7 @@ fn the_keys_of_the_docs_are_those_that_are_read() {
         read.sort();
         assert_eq!(known, read, "[{name}]");
     }
-    let sections = "egress kafka admin processor scenes schemas secrets tls topics";
+    let sections = "egress kafka admin processor scenes schemas secrets sources tls topics";
     let mut all = fields::<Config>();
     all.sort();
     let mut sections: Vec<&str> = sections.split(' ').collect();

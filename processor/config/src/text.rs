@@ -10,6 +10,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Unexpected, Vi
 use serde::{Serialize, Serializer};
 use toml::value::Datetime;
 
+use retide_avro::headers::MAX_SCENE;
 use retide_core::{Ladder, Timestamp, span};
 
 /// The units that a size may be written in, and their bytes.
@@ -301,6 +302,32 @@ pub(super) fn group<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String
     deserializer.deserialize_str(Parse {
         expected: "1 to 200 letters, digits, dots, underscores or dashes",
         parse: |text| is_name(text, 200).then(|| text.to_owned()),
+    })
+}
+
+/// Reads the name of a consumer group that may be left out.
+pub(super) fn group_named<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
+    group(deserializer).map(Some)
+}
+
+/// Reads the name of a topic.
+pub(super) fn topic<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    deserializer.deserialize_str(Parse {
+        expected: "the name of a topic: 1 to 249 letters, digits, dots, underscores or dashes",
+        parse: |text| (is_name(text, 249) && text != "." && text != "..").then(|| text.to_owned()),
+    })
+}
+
+/// Reads the name of a scene.
+pub(super) fn scene<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    deserializer.deserialize_str(Parse {
+        expected: "the name of a scene",
+        parse: |text| {
+            (!text.is_empty() && text.len() <= MAX_SCENE && text.trim() == text)
+                .then(|| text.to_owned())
+        },
     })
 }
 

@@ -104,6 +104,8 @@ pub enum Reason {
     Crashed,
     /// A topic would not take its record, and never will: it is too large for it, or breaks a rule of it.
     Unwritable,
+    /// It came as a dead letter of others that only names its record, and that is not retained any more.
+    OriginGone,
 }
 
 // === impl Outcome ===
@@ -177,7 +179,7 @@ impl Terminal {
 
 impl Reason {
     /// Every reason there is.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::BadHeader,
         Self::BadDue,
         Self::DueTooFar,
@@ -192,6 +194,7 @@ impl Reason {
         Self::ScheduleEnded,
         Self::Crashed,
         Self::Unwritable,
+        Self::OriginGone,
     ];
 
     /// The word for this reason in the `retry-reason` header.
@@ -211,6 +214,7 @@ impl Reason {
             Self::ScheduleEnded => "schedule-ended",
             Self::Crashed => "crashed",
             Self::Unwritable => "unwritable",
+            Self::OriginGone => "origin-gone",
         }
     }
 }

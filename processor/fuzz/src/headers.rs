@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use retide_avro::foreign::{self, Dialect, Foreign};
 use retide_avro::headers::{CONTENT_TYPE, ROUND, SCENE, is_named, write_dead_letter, write_poison};
 use retide_avro::letter::Letter;
 use retide_avro::wire::SINGLE_OBJECT_MARKER;
@@ -36,6 +37,7 @@ pub fn headers(data: &[u8]) {
 
     // Somebody else may have written it to the topic of dead letters.
     let _ = Letter::of(&record);
+    check_foreign(&record, now);
     match ingest(record.clone(), record::place(), now) {
         Ok(task) => {
             record::check_task(&task, data.len());
@@ -109,6 +111,26 @@ fn check_ingested(task: &Task, record: &Record, now: Timestamp) {
                 ..record.clone()
             }
         );
+    }
+}
+
+/// What a source writes of it is a task of its scene with the headers that are nobody's of retide, or is handed back.
+fn check_foreign(record: &Record, now: Timestamp) {
+    for dialect in Dialect::ALL.map(Some).into_iter().chain([None]) {
+        let read = Foreign::of(record, dialect);
+        let id = read.id(&record::place());
+        assert_eq!(read.id(&record::place()), id);
+        assert!(!read.is_pointer || read.origin.is_some());
+        let own = ("orders", &*id);
+        let headers = record::collect(|sink| foreign::write(record, own, None, sink));
+        let copy = Record {
+            headers,
+            ..record.clone()
+        };
+        match ingest(copy, record::place(), now) {
+            Ok(task) => assert_eq!((task.attempt, &*task.id), (1, &*id)),
+            Err(poison) => assert_eq!(poison.id, id),
+        }
     }
 }
 

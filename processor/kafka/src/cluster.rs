@@ -266,6 +266,51 @@ pub async fn writable(
     .await
 }
 
+/// What is known of a topic that others write and retide reads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Foreign {
+    /// Whether it may be read; none where brokers do not tell.
+    pub may_read: Option<bool>,
+    /// Its settings, as far as they may be seen.
+    pub settings: BTreeMap<String, String>,
+}
+
+/// Looks at topics that others write and retide reads.
+///
+/// # Errors
+/// If the cluster cannot be asked.
+pub async fn foreign(
+    config: &ClientConfig,
+    topics: &BTreeSet<String>,
+) -> Result<BTreeMap<String, Foreign>, Error> {
+    let topics = topics.clone();
+    apart(config, move |session| {
+        let mut all: BTreeMap<String, Foreign> = BTreeMap::new();
+        if topics.is_empty() {
+            return Ok(all);
+        }
+        let seen = session.find()?;
+        let names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
+        let client = session.admin.inner();
+        let answer = admin::permitted(client, &names, session.left().max(LEAST));
+        for permitted in session.answer("describe topics", answer, &seen)? {
+            let may_read = match permitted.operations {
+                Ok(operations) => operations.map(|all| all.contains(&Operation::Read)),
+                // Whoever may read a topic may describe it.
+                Err(RDKafkaErrorCode::TopicAuthorizationFailed) => Some(false),
+                Err(_) => None,
+            };
+            all.entry(permitted.topic).or_default().may_read = may_read;
+        }
+        let answer = admin::settings(client, &names, session.left().max(LEAST));
+        for told in session.answer("describe settings", answer, &seen)? {
+            all.entry(told.topic).or_default().settings = told.settings.unwrap_or_default();
+        }
+        Ok(all)
+    })
+    .await
+}
+
 // === impl Silence ===
 
 impl fmt::Display for Silence {

@@ -6,6 +6,7 @@
 //! | [`process`] | the workers of a process, and their rules |
 //! | [`scenes`] | the scenes topic |
 //! | [`signals`] | the signals topic: what processes tell each other |
+//! | `sources` | topics with dead letters of others, whose records become tasks |
 //! | [`rules`] | scenes put in force |
 //! | [`parked`] | which scenes still have tasks |
 //! | [`replayed`] | which dead letters were replayed |
@@ -49,6 +50,7 @@ pub mod replayed;
 pub mod rules;
 pub mod scenes;
 pub mod signals;
+mod sources;
 mod suspects;
 pub mod threads;
 pub mod trouble;

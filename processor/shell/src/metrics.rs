@@ -14,6 +14,7 @@ mod limits;
 mod process;
 pub mod scenes;
 pub(crate) mod share;
+mod sources;
 pub(crate) mod standing;
 pub(crate) mod tally;
 
@@ -42,6 +43,7 @@ use self::commands::{CommandMetrics, HoldMetrics};
 use self::cooldowns::CooldownFamilies;
 use self::limits::LimitFamily;
 use self::scenes::{SceneFamilies, SceneSet};
+use self::sources::SourceMetrics;
 use crate::metrics::exposition::Exposition;
 use crate::metrics::process::Process;
 use crate::metrics::standing::Standing;
@@ -117,6 +119,8 @@ pub struct Metrics {
     pub(crate) awaited_gone: Counter,
     /// What becomes of commands.
     pub(crate) commands: CommandMetrics,
+    /// What sources copy.
+    pub(crate) sources: SourceMetrics,
     /// Connectors that panicked.
     pub(crate) target_panics: Counter,
     /// How many calls may be in flight at once.
@@ -174,9 +178,8 @@ impl Metrics {
         let help = "Changes of the shards of a worker";
         let kinds = ["assigned", "revoked", "lost"];
         let rebalances = words(r, ("rebalances", help), "kind", kinds.into_iter());
-        let length = Histogram::new(LENGTH);
         let help = "How long batches took, from hand-over to durable";
-        let ledger_commit = add(r, ("ledger_commit_seconds", help), length);
+        let ledger_commit = add(r, ("ledger_commit_seconds", help), Histogram::new(LENGTH));
         let troubles = Troubles::default();
         let help = "What is wrong for longer than a moment: 1 while it lasts";
         r.register("trouble", help, troubles.series().clone());
@@ -231,6 +234,7 @@ impl Metrics {
                 "Offsets whose records were deleted before they were read",
             ),
             commands: CommandMetrics::register(r),
+            sources: SourceMetrics::register(r),
             target_panics: counter(r, "target_panics", "Connectors that panicked in a call"),
             limits: LimitFamily::register(r),
             breakers: BreakerFamilies::register(r, most),

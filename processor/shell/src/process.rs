@@ -48,6 +48,7 @@ use crate::registry::Registry;
 use crate::rules::Connected;
 use crate::scenes::{self, Follower, Unreadable};
 use crate::signals::{Line, Signals};
+use crate::sources;
 use crate::threads::{Death, Ended, Threads};
 use crate::trouble::{Effect, Kind, Trouble, Troubles};
 use crate::watch::Watch;
@@ -74,6 +75,8 @@ pub struct Process {
     tls: JoinHandle<()>,
     /// The thread that hears other processes.
     signals: JoinHandle<()>,
+    /// The threads that copy dead letters of others.
+    sources: Vec<JoinHandle<()>>,
     /// Set to end these threads.
     stop: Arc<AtomicBool>,
     /// Whether the workers turn.
@@ -292,6 +295,7 @@ impl Process {
             broker,
             tls,
             signals,
+            sources: sources::start(config, &topics, id, metrics, (threads, &stop))?,
             stop,
             health: Arc::clone(health),
             threads: threads.clone(),
@@ -319,6 +323,7 @@ impl Process {
             broker,
             tls,
             signals,
+            sources,
             stop,
             health,
             threads: supervised,
@@ -335,6 +340,7 @@ impl Process {
             .collect();
         stop.store(true, Ordering::Release);
         let others = [follower, watch, reminder, broker, tls, signals];
+        let others: Vec<_> = others.into_iter().chain(sources).collect();
         for thread in &others {
             thread.thread().unpark();
         }

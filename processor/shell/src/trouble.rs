@@ -112,6 +112,8 @@ pub enum Kind {
     LettersUnread,
     /// The commands of a shard cannot be read as far as they stood when it was assigned.
     CommandsUnread,
+    /// Dead letters of others do not become tasks.
+    SourceStopped,
 }
 
 /// Whose word on the alerts topic a trouble is.
@@ -444,6 +446,7 @@ impl Kind {
             Self::SweepFailing => "sweep-failing",
             Self::LettersUnread => "letters-unread",
             Self::CommandsUnread => "commands-unread",
+            Self::SourceStopped => "source-stopped",
         }
     }
 
@@ -455,6 +458,7 @@ impl Kind {
             | Self::TlsUnusable
             | Self::TlsExpires
             | Self::SecretMissing
+            | Self::SourceStopped
             | Self::RegistryAway => Some(Teller::Each),
             Self::TopicUnreadable
             | Self::TopicMissing

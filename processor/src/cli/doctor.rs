@@ -3,12 +3,14 @@
 //! | module | what |
 //! |---|---|
 //! | `rules` | scenes that do not mean what they say |
+//! | `sources` | whether dead letters of others can become tasks |
 //! | `targets` | whether attempts would reach where they go |
 //!
 //! What it says about topics and transactions is what `retide run` says: both ask [`cluster`]. Invariant: nothing is changed, no target
 //! is sent more than a handshake of TLS, and it ends within half a minute.
 
 mod rules;
+mod sources;
 mod targets;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -88,6 +90,8 @@ enum Section {
     Clock,
     /// The rules.
     Scenes,
+    /// Where dead letters of others come from.
+    Sources,
     /// Where attempts go.
     Targets,
 }
@@ -148,13 +152,14 @@ const REFUSED: i64 = 3_600_000;
 
 impl Section {
     /// All of them, in the order in which they are shown.
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Cluster,
         Self::Topics,
         Self::Group,
         Self::Access,
         Self::Clock,
         Self::Scenes,
+        Self::Sources,
         Self::Targets,
     ];
 
@@ -167,6 +172,7 @@ impl Section {
             Self::Access => "access",
             Self::Clock => "clock",
             Self::Scenes => "scenes",
+            Self::Sources => "sources",
             Self::Targets => "targets",
         }
     }
@@ -272,6 +278,9 @@ pub(super) fn doctor(config: &Config, options: &Options, output: Output) -> Resu
     let shards = surveyed.as_ref().ok().map(|survey| survey.shards);
     let shards = shards.and_then(|shards| NonZeroU32::new(shards as u32));
     lines.extend(rules::lines(config, &found.scenes, shards));
+    if let Ok(survey) = &surveyed {
+        lines.extend(runtime.block_on(sources::lines(config, survey, &found.scenes)));
+    }
     let kafka = surveyed.as_ref().ok().map(|survey| &survey.topics);
     let (denied, denials) = match kafka {
         Some(_) => runtime.block_on(unwritable(config, &found.scenes)),

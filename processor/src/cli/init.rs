@@ -173,7 +173,16 @@ pub(super) fn scope(config: &Config, scenes: &BTreeMap<String, Scene>) -> Scope 
         transactions: run::transactions(config).map(str::to_owned),
         targets: targets(config.scenes.values().chain(scenes.values())),
         events: config.topics.events.enabled,
+        sources: sources(config),
     }
+}
+
+/// The topics with dead letters of others, and the groups that read them.
+fn sources(config: &Config) -> BTreeSet<(String, String)> {
+    let workers = &config.processor.group;
+    let sources = config.sources.iter();
+    let sources = sources.map(|(name, source)| (source.topic.clone(), source.group(name, workers)));
+    sources.collect()
 }
 
 /// The topics of Kafka targets and callbacks.

@@ -50,6 +50,7 @@ mod scenes;
 mod schemas;
 mod secrets;
 mod secured;
+mod sources;
 mod standing;
 mod supervision;
 #[path = "../kafka/support.rs"]

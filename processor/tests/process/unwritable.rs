@@ -325,7 +325,7 @@ fn until(what: &str, is_so: impl Fn() -> bool) {
 }
 
 /// Sets one setting of a topic of the rig's.
-fn set(rig: &Rig, topic: &str, key: &str, value: &str) {
+pub(crate) fn set(rig: &Rig, topic: &str, key: &str, value: &str) {
     let topic = rig.topic(topic);
     let admin: AdminClient<DefaultClientContext> =
         config(&rig.bootstrap, "admin").create().unwrap();

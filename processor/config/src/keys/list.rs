@@ -40,7 +40,7 @@ const fn key([name, kind, default, bounds, meaning]: [&'static str; 5]) -> Key {
 }
 
 /// All tables.
-pub const SECTIONS: [Section; 11] = [
+pub const SECTIONS: [Section; 12] = [
     Section {
         name: "",
         page: "configuration.md",
@@ -50,6 +50,11 @@ pub const SECTIONS: [Section; 11] = [
         name: "tls.NAME",
         page: "tls.md",
         keys: &TLS,
+    },
+    Section {
+        name: "sources.NAME",
+        page: "sources.md",
+        keys: &SOURCE,
     },
     Section {
         name: "scenes.NAME",
@@ -96,6 +101,38 @@ pub const SECTIONS: [Section; 11] = [
         page: "callbacks.md",
         keys: &CALLBACK,
     },
+];
+
+/// The keys of `[sources.NAME]`.
+const SOURCE: [Key; 4] = [
+    key([
+        "topic",
+        "text",
+        "none",
+        "none of retide's own",
+        "the topic with dead letters of others",
+    ]),
+    key([
+        "scene",
+        "text",
+        "none",
+        "up to 128 bytes",
+        "the scene of the tasks that they become",
+    ]),
+    key([
+        "dialect",
+        "word",
+        "\"auto\"",
+        "`\"auto\"`, `\"spring\"`, `\"connect\"`, `\"streams\"`, `\"smallrye\"`, `\"share-group\"`",
+        "whose headers they have; `auto` finds it out for each of them",
+    ]),
+    key([
+        "group",
+        "text",
+        "none",
+        "1 to 200 letters, digits, `.`, `_`, `-`; of this source only",
+        "the consumer group that reads the topic; without it, that of `[processor]` with `-source-NAME` behind it",
+    ]),
 ];
 
 /// The keys of a process, without those of `[tls.NAME]` and `[scenes.NAME]`.

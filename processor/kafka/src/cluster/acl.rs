@@ -49,6 +49,8 @@ pub struct Scope {
     pub targets: BTreeSet<String>,
     /// Whether events are written.
     pub events: bool,
+    /// The topics with dead letters of others, and the groups that read them.
+    pub sources: BTreeSet<(String, String)>,
 }
 
 /// What a rule is about.
@@ -120,7 +122,10 @@ impl User {
                     Writes::Always | Writes::Signals => true,
                     Writes::IfWanted => events,
                 };
-                if writes {
+                // What sources read is written there.
+                let copies =
+                    role == Role::Tasks && scope.is_some_and(|scope| !scope.sources.is_empty());
+                if writes || copies {
                     operations.insert(Operation::Write);
                 }
             }
@@ -205,6 +210,14 @@ pub(super) fn rules(users: &[User], plan: &Plan, scope: &Scope) -> Vec<Rule> {
             for target in &scope.targets {
                 let name = Pattern::Literal(target.clone());
                 add(Resource::Topic, name, BTreeSet::from([Operation::Write]));
+            }
+            for (topic, group) in &scope.sources {
+                // Its retention is looked at by `doctor`.
+                let operations = [Operation::Read, Operation::DescribeConfigs];
+                let name = Pattern::Literal(topic.clone());
+                add(Resource::Topic, name, BTreeSet::from(operations));
+                let name = Pattern::Literal(group.clone());
+                add(Resource::Group, name, BTreeSet::from([Operation::Read]));
             }
             if let Some(ids) = scope.ids() {
                 let name = Pattern::Prefix(ids);
@@ -414,6 +427,12 @@ mod tests {
     use crate::topics::Topics;
 
     fn shown(users: &[User]) -> Vec<String> {
+        shown_with(users, &[])
+    }
+
+    fn shown_with(users: &[User], sources: &[(&str, &str)]) -> Vec<String> {
+        let sources = sources.iter();
+        let sources = sources.map(|(topic, group)| ((*topic).to_owned(), (*group).to_owned()));
         let ladder = Ladder::try_new(&["now", "1m"]).unwrap();
         let layout = Layout {
             partitions: 2,
@@ -425,6 +444,7 @@ mod tests {
             transactions: Some("retide".to_owned()),
             targets: BTreeSet::from(["paid".to_owned()]),
             events: true,
+            sources: sources.collect(),
         };
         let tools = Tools::new(&ClientConfig::new(), "a:9092");
         let lines = lines(&rules(users, &plan, &scope), &tools, "User:x", None);
@@ -448,6 +468,24 @@ mod tests {
                 "--operation Read --operation Write --operation DescribeConfigs --topic retry.delay. --resource-pattern-type prefixed",
                 "--operation Read --group retide",
                 "--operation Write --transactional-id retide- --resource-pattern-type prefixed",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_worker_with_a_source_also_reads_that_and_writes_the_retry_topic() {
+        let plain = shown(&[User::Run]);
+
+        let more = shown_with(&[User::Run], &[("orders-dlt", "retide-source-shop")]);
+
+        let new: Vec<&String> = more.iter().filter(|line| !plain.contains(line)).collect();
+        assert_eq!(
+            new,
+            [
+                "--operation Read --operation Write --operation DescribeConfigs --topic retry.commands --topic retry.dead-letters \
+                 --topic retry.order --topic retry.signals --topic retry.tasks",
+                "--operation Read --operation DescribeConfigs --topic orders-dlt --topic retry.scenes",
+                "--operation Read --group retide --group retide-source-shop",
             ]
         );
     }

@@ -25,6 +25,10 @@ const MISSING_NEW: &str =
 /// What is said where such a topic is there, and may not be used.
 pub const DENIED_NEW: &str = "retide may not use it: no task can be cancelled, hurried or moved";
 
+/// What is said of the retry topic where sources may not write it.
+const UNCOPIED: &str =
+    "retide may not write it: what stands on the topics of [sources] does not become tasks";
+
 /// What is said of the signals topic if it is not there.
 const MISSING_SIGNALS: &str =
     "does not exist: processes do not tell each other which targets want rest";
@@ -226,6 +230,10 @@ pub(super) fn denials(plan: &Plan, seen: &Seen, tools: &Tools, asking: Asking<'_
         }
         if !needed.is_empty() {
             let words = new_words(topic.role).map(|(_, denied)| denied);
+            // Workers only read it.
+            let is_for_sources =
+                topic.role == Role::Tasks && needed == BTreeSet::from([Operation::Write]);
+            let words = words.or(is_for_sources.then_some(UNCOPIED));
             let lacking = lacking.entry((words, needed));
             lacking.or_default().push(topic);
         }
@@ -700,6 +708,7 @@ mod tests {
             transactions: None,
             targets: BTreeSet::new(),
             events: true,
+            sources: BTreeSet::new(),
         };
         let asking = Asking {
             user: User::Run,

@@ -651,6 +651,7 @@ fn busy() -> Metrics {
         rule: retide_core::wall::RULE,
     });
     let set = metrics.put_in_force(&guarded.chain([common]).collect());
+    metrics.sources.copied("shop", None);
     set.of("pay").answered(&Outcome::Success, Duration::ZERO);
     set.of("pay").started(Wait::default(), Duration::ZERO);
     let mut left_out = LeftOut::default();

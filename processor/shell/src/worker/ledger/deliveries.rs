@@ -39,7 +39,7 @@ pub(crate) struct Failed {
     /// The topic that it was written to.
     pub(super) topic: String,
     /// What was said of it.
-    pub(super) error: KafkaError,
+    pub(crate) error: KafkaError,
 }
 
 /// How waiting for acknowledgements came out.
@@ -60,7 +60,7 @@ const FAILURES: Duration = Duration::from_millis(50);
 pub(super) const NOTED: usize = 1 << (usize::BITS - 1);
 
 /// Hands a record to the producer, waiting while its queue is full. A refusal is collected like a failed delivery.
-pub(super) fn produce(
+pub(crate) fn produce(
     producer: &BaseProducer<Deliveries>,
     mut out: BaseRecord<'_, [u8], [u8], usize>,
 ) -> Result<(), KafkaError> {
