@@ -39,8 +39,9 @@ pub(crate) const PASSWORD: &str = "open-sesame";
 const BROKER: &str = "broker";
 
 /// Those who can log in.
-pub(crate) const USERS: [&str; 10] = [
+pub(crate) const USERS: [&str; 11] = [
     "init", "run", "less", "least", "loose", "submit", "explain", "rules", "control", "letters",
+    "sources",
 ];
 
 /// The broker; none without Java and Maven, which the tests then say.

@@ -2,6 +2,9 @@
 //! stands still holds up nobody.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,18 +12,22 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::OwnedHeaders;
-use rdkafka::producer::{BaseRecord, Producer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use retide_avro::foreign::{Dialect, Foreign};
 use retide_native::headers::add;
 use serde_json::Value;
 
 use crate::commands::get;
-use crate::rig::{Rig, Stored};
+use crate::rig::{DRAIN, Rig, Stored};
+use crate::secured::secured;
 use crate::support::{PATIENCE, config, create_topics, free_address};
 use crate::unwritable::set;
 
 /// Letters of each dialect.
 const LETTERS: usize = 200;
+
+/// Time between two letters that come one after the other.
+const PACE: Duration = Duration::from_millis(10);
 
 /// The dialects, and letters without headers that are known.
 const DIALECTS: [&str; 6] = [
@@ -95,20 +102,38 @@ fn of(rig: &Rig, dialect: &str) -> String {
     format!("{}-{dialect}", rig.prefix)
 }
 
+/// Hands a letter to a producer.
+fn send(producer: &BaseProducer, topic: &str, letter: &Letter) {
+    let mut headers = OwnedHeaders::new();
+    for (name, value) in &letter.headers {
+        add(&mut headers, name.as_bytes(), value.as_deref());
+    }
+    let mut record = BaseRecord::<[u8], [u8]>::to(topic).headers(headers);
+    (record.key, record.payload) = (letter.key.as_deref(), letter.value.as_deref());
+    producer.send(record).map_err(|(error, _)| error).unwrap();
+    producer.poll(Duration::ZERO);
+}
+
 /// Produces letters to a topic.
 fn produce(rig: &Rig, topic: &str, letters: impl Iterator<Item = Letter>) {
     let producer = rig.producer();
     for letter in letters {
-        let mut headers = OwnedHeaders::new();
-        for (name, value) in &letter.headers {
-            add(&mut headers, name.as_bytes(), value.as_deref());
-        }
-        let mut record = BaseRecord::<[u8], [u8]>::to(topic).headers(headers);
-        (record.key, record.payload) = (letter.key.as_deref(), letter.value.as_deref());
-        producer.send(record).map_err(|(error, _)| error).unwrap();
-        producer.poll(Duration::ZERO);
+        send(&producer, topic, &letter);
     }
     producer.flush(PATIENCE).unwrap();
+}
+
+/// Produces letters of a dialect, one after the other, until it is enough, and says how many.
+fn trickle(rig: &Rig, dialect: &str, is_enough: &AtomicBool) -> usize {
+    let (producer, topic) = (rig.producer(), of(rig, dialect));
+    let mut sent = 0;
+    while !is_enough.load(Ordering::Acquire) {
+        send(&producer, &topic, &letter(dialect, sent));
+        sent += 1;
+        thread::park_timeout(PACE);
+    }
+    producer.flush(PATIENCE).unwrap();
+    sent
 }
 
 /// The sources of these dialects, and a scene.
@@ -153,6 +178,43 @@ fn tasks(rig: &Rig, count: usize) -> Vec<Stored> {
         assert!(start.elapsed() < PATIENCE, "{found} of {count} tasks");
         thread::park_timeout(Duration::from_millis(50));
     }
+}
+
+/// Each of the first letters of these dialects is a task once, with its key, payload and headers.
+fn each_is_a_task_once(rig: &Rig, dialects: &[&str], letters: usize) {
+    let count = letters * dialects.len();
+    let ends = rig.ends(count);
+    assert_eq!(ends.len(), count);
+    for (id, ends) in ends {
+        assert_eq!(ends, ["delivered"], "{id}");
+    }
+    assert_eq!(each_is_a_task(rig, dialects, letters), count, "each once");
+}
+
+/// Each of the first letters of these dialects is a task, with its key, payload and headers. Says how many tasks there are.
+fn each_is_a_task(rig: &Rig, dialects: &[&str], letters: usize) -> usize {
+    let tasks = tasks(rig, letters * dialects.len());
+    let count = tasks.len();
+    let mut by_value: BTreeMap<_, Vec<Stored>> = BTreeMap::new();
+    for task in tasks {
+        by_value.entry(task.value.clone()).or_default().push(task);
+    }
+    for dialect in dialects {
+        for number in 0..letters {
+            let letter = letter(dialect, number);
+            let copies = by_value.remove(&letter.value).expect("a task");
+            for task in &copies {
+                assert_eq!(task.key, letter.key, "{dialect} {number}");
+                let (theirs, own) = task.headers.split_at(letter.headers.len());
+                assert_eq!(theirs, letter.headers, "{dialect} {number}");
+                let own: Vec<&str> = own.iter().map(|(name, _)| name.as_str()).collect();
+                assert_eq!(own, ["retry-scene", "retry-id"]);
+                assert_eq!(task.text("retry-scene"), "taken");
+                assert_eq!(task.text("retry-id"), copies[0].text("retry-id"));
+            }
+        }
+    }
+    count
 }
 
 #[test]
@@ -207,7 +269,7 @@ fn letters_of_each_dialect_are_tasks_once_each_over_a_kill() {
     rig.configure(&sources(&rig, DIALECTS.into_iter()));
     let topics = DIALECTS.map(|dialect| of(&rig, dialect));
     create_topics(&rig.bootstrap, &topics.each_ref().map(String::as_str));
-    let send = |numbers: std::ops::Range<usize>| {
+    let send = |numbers: Range<usize>| {
         for dialect in DIALECTS {
             let letters = numbers.clone().map(|number| letter(dialect, number));
             produce(&rig, &of(&rig, dialect), letters);
@@ -226,30 +288,192 @@ fn letters_of_each_dialect_are_tasks_once_each_over_a_kill() {
     });
     let _second = rig.run();
 
-    let count = LETTERS * DIALECTS.len();
-    let ends = rig.ends(count);
-    assert_eq!(ends.len(), count);
-    for (id, ends) in ends {
-        assert_eq!(ends, ["delivered"], "{id}");
-    }
-    let tasks = tasks(&rig, count);
-    assert_eq!(tasks.len(), count, "each once");
-    let mut by_value: BTreeMap<_, _> = tasks
-        .into_iter()
-        .map(|task| (task.value.clone(), task))
-        .collect();
-    for dialect in DIALECTS {
-        for number in 0..LETTERS {
-            let letter = letter(dialect, number);
-            let task = by_value.remove(&letter.value).expect("a task");
-            assert_eq!(task.key, letter.key, "{dialect} {number}");
-            let (theirs, own) = task.headers.split_at(letter.headers.len());
-            assert_eq!(theirs, letter.headers, "{dialect} {number}");
-            let own: Vec<&str> = own.iter().map(|(name, _)| name.as_str()).collect();
-            assert_eq!(own, ["retry-scene", "retry-id"]);
-            assert_eq!(task.text("retry-scene"), "taken");
+    each_is_a_task_once(&rig, &DIALECTS, LETTERS);
+}
+
+#[test]
+fn a_process_that_stood_still_copies_nothing_that_others_have_copied() {
+    let rig = Rig::new(Duration::ZERO, TAKEN);
+    // At almost each moment there is a letter that has been read and is not copied yet.
+    let patient = format!("{DRAIN}\ncommit_interval = '1s'");
+    rig.configure(&sources(&rig, ["spring"].into_iter()).replace(DRAIN, &patient));
+    create_topics(&rig.bootstrap, &[&of(&rig, "spring")]);
+    let first = rig.run();
+    let is_enough = AtomicBool::new(false);
+
+    let (sent, second) = thread::scope(|scope| {
+        let sending = scope.spawn(|| trickle(&rig, "spring", &is_enough));
+        rig.target.wait_for(1);
+        first.signal("-STOP");
+        let second = rig.run();
+        // It has those as well that the first one has read.
+        let seen = rig.target.count();
+        rig.target.wait_for(seen + LETTERS);
+        first.signal("-CONT");
+        is_enough.store(true, Ordering::Release);
+        (sending.join().unwrap(), second)
+    });
+
+    rig.target.wait_for(sent);
+    // Whatever it had in hand, it has written or given up then.
+    first.terminate();
+    first.wait();
+    each_is_a_task_once(&rig, &["spring"], sent);
+    second.terminate();
+    assert_eq!(second.wait(), Some(0));
+}
+
+#[test]
+fn letters_are_tasks_once_each_while_a_process_joins_and_leaves() {
+    let rig = Rig::new(Duration::ZERO, TAKEN);
+    let text = sources(&rig, ["spring"].into_iter());
+    rig.configure(&text);
+    let admin = free_address();
+    let text = text.replace("TARGET", &rig.target.address.to_string());
+    let other = format!("{text}[admin]\nlisten = '{admin}'\n");
+    fs::write(rig.file("other.toml"), other).unwrap();
+    create_topics(&rig.bootstrap, &[&of(&rig, "spring")]);
+    let first = rig.run();
+    let is_enough = AtomicBool::new(false);
+
+    let sent = thread::scope(|scope| {
+        let sending = scope.spawn(|| trickle(&rig, "spring", &is_enough));
+        rig.target.wait_for(1);
+        let second = rig.launch(&["run", "--config", "other.toml"]);
+        let start = Instant::now();
+        let copies = "retide_source_letters_total{source=\"spring\",dialect=\"spring\"} ";
+        while !get(&admin, "/metrics").is_some_and(|(_, metrics)| metrics.contains(copies)) {
+            assert!(start.elapsed() < PATIENCE, "{}", second.log());
+            thread::park_timeout(Duration::from_millis(20));
         }
+        second.terminate();
+        let log = second.log();
+        assert_eq!(second.wait(), Some(0));
+        assert!(!log.contains("source-stopped"), "{log}");
+        is_enough.store(true, Ordering::Release);
+        sending.join().unwrap()
+    });
+
+    each_is_a_task_once(&rig, &["spring"], sent);
+    assert!(!first.log().contains("source-stopped"), "{}", first.log());
+}
+
+#[test]
+fn at_least_once_no_letter_is_lost_over_a_kill_and_a_copy_has_the_same_identity() {
+    let rig = Rig::new(Duration::ZERO, TAKEN);
+    let loose = format!("{DRAIN}\nguarantee = 'at_least_once'");
+    rig.configure(&sources(&rig, ["spring", "unknown"].into_iter()).replace(DRAIN, &loose));
+    let topics = ["spring", "unknown"].map(|dialect| of(&rig, dialect));
+    create_topics(&rig.bootstrap, &topics.each_ref().map(String::as_str));
+    let first = rig.run();
+    let is_enough = AtomicBool::new(false);
+
+    let (sent, _second) = thread::scope(|scope| {
+        let sending = ["spring", "unknown"].map(|dialect| {
+            let (rig, is_enough) = (&rig, &is_enough);
+            scope.spawn(move || trickle(rig, dialect, is_enough))
+        });
+        rig.target.wait_for(LETTERS);
+        first.kill();
+        let second = rig.run();
+        is_enough.store(true, Ordering::Release);
+        (sending.map(|sending| sending.join().unwrap()), second)
+    });
+
+    let [spring, unknown] = sent;
+    let ends = rig.ends(spring + unknown);
+    assert!(ends.values().flatten().all(|end| end == "delivered"));
+    assert_eq!(ends.len(), spring + unknown, "an identity for each letter");
+    each_is_a_task(&rig, &["spring"], spring);
+    each_is_a_task(&rig, &["unknown"], unknown);
+}
+
+/// Sources of which one may not be read at first, the group of another one may not be used, and then the retry topic may not be written.
+fn denied(guarantee: &str) {
+    const DIALECTS: [&str; 3] = ["spring", "connect", "streams"];
+    let Some(broker) = secured() else { return };
+    let rig = Rig::bare(broker.plain.clone(), TAKEN);
+    assert!(rig.retide(&["init"]).status.success());
+    let topics = DIALECTS.map(|dialect| of(&rig, dialect));
+    create_topics(&rig.bootstrap, &topics.each_ref().map(String::as_str));
+    let (user, admin) = ("sources", free_address());
+    let guarantee = format!("{DRAIN}\nguarantee = '{guarantee}'");
+    let text = sources(&rig, DIALECTS.into_iter()).replace(DRAIN, &guarantee);
+    let text = text.replace("TARGET", &rig.target.address.to_string());
+    let (_, rest) = text.split_once("\n[kafka.consumer]").unwrap();
+    let login = broker.login(user);
+    let text = format!("{login}[kafka.consumer]{rest}[admin]\nlisten = '{admin}'\n");
+    fs::write(rig.file("user.toml"), text).unwrap();
+    let words = [
+        "init",
+        "--acls",
+        "--role",
+        "run",
+        "--principal",
+        "User:sources",
+    ];
+    let printed = rig.retide(&[&words[..], &["--config", "user.toml"]].concat());
+    let all = String::from_utf8(printed.stdout).unwrap();
+    let group = format!("{}-source-connect", rig.prefix);
+    let less = all.replace(&format!(" --topic {}", topics[0]), "");
+    let less = less.replace(&format!(" --group {group}"), "");
+    broker.grant(&less);
+    let letters = |numbers: Range<usize>| {
+        for dialect in DIALECTS {
+            let letters = numbers.clone().map(|number| letter(dialect, number));
+            produce(&rig, &of(&rig, dialect), letters);
+        }
+    };
+    letters(0..10);
+
+    let retide = rig.launch(&["run", "--config", "user.toml"]);
+    retide.wait_for_times(2, "trouble begins trouble=\"source-stopped\"");
+    rig.target.wait_for(10);
+    let (_, ready) = get(&admin, "/readyz").unwrap();
+    for words in ["source-stopped", &topics[0], &topics[1], "init --acls"] {
+        assert!(ready.contains(words), "{words}: {ready}");
     }
+    let plain = [("retry-scene", "taken"), ("retry-id", "plain")];
+    let producer = rig.producer();
+    rig.send(&producer, &plain, b"plain");
+    rig.target.wait_for(11);
+
+    let line = |operation: &str, resource: &str| {
+        format!("kafka-acls.sh --allow-principal User:{user} --operation {operation} {resource}")
+    };
+    broker.grant(&line("Read", &format!("--topic {}", topics[0])));
+    broker.grant(&line("Read", &format!("--group {group}")));
+    rig.target.wait_for(31);
+    retide.wait_for_times(2, "trouble over trouble=\"source-stopped\"");
+    // What is read and cannot be written is not lost.
+    let write = line("Write", &format!("--topic {}", rig.topic("tasks")));
+    broker.undo(&write);
+    letters(10..20);
+    retide.wait_for_times(5, "trouble begins trouble=\"source-stopped\"");
+    rig.send(
+        &producer,
+        &[("retry-scene", "taken"), ("retry-id", "more")],
+        b"more",
+    );
+    rig.target.wait_for(32);
+    assert_eq!(rig.target.count(), 32);
+    broker.grant(&write);
+
+    let count = 2 + 20 * DIALECTS.len();
+    assert_eq!(rig.ends(count).len(), count);
+    assert_eq!(each_is_a_task(&rig, &DIALECTS, 20), count);
+    retide.terminate();
+    assert_eq!(retide.wait(), Some(0));
+}
+
+#[test]
+fn what_a_source_may_not_do_stops_nobody_else_and_goes_on_when_it_may() {
+    denied("exactly_once");
+}
+
+#[test]
+fn at_least_once_what_a_source_may_not_do_loses_no_letter() {
+    denied("at_least_once");
 }
 
 #[test]
