@@ -5,6 +5,7 @@
 //! it was meant, also where the record had headers of the same names before: the last one counts.
 
 use std::str;
+use std::sync::Arc;
 
 use retide_core::campaign::{self, Ineligible, Replay, Spec};
 use retide_core::selector::{ErrorFingerprint, Selector, Subject};
@@ -64,30 +65,32 @@ pub enum Read {
     Foreign,
 }
 
-/// Reads a record of the dead letters for a campaign: `at` is where it stands, `died` the time of it, and `target` says what scenes call.
+/// Reads a record of the dead letters for a campaign: `at` is where it stands, `died` the time of it, `others` are campaigns of which is told
+/// whether they mean it, too, and `target` says what scenes call.
 pub fn read<'a>(
     record: Record,
     at: &Origin,
     died: Timestamp,
-    spec: &Spec,
+    (spec, others): (&Spec, &[(campaign::Id, Arc<Spec>)]),
     target: impl FnOnce(&str, Kind) -> Option<&'a str>,
 ) -> Read {
     let Some(letter) = Letter::of(&record) else {
         return Read::Foreign;
     };
-    if !spec.died.is_none_or(|span| span.has(died)) {
-        return Read::Other;
-    }
     let calls = target(&letter.scene, letter.kind);
-    if !letter.fits_any(&record, calls, &spec.selector) {
+    if !letter.is_meant(&record, died, calls, spec) {
         return Read::Other;
     }
+    let others = others.iter();
+    let others = others.filter(|(_, spec)| letter.is_meant(&record, died, calls, spec));
+    let others = others.map(|(id, _)| id.clone()).collect();
     let ineligible = letter.ineligible();
     Read::Meant(campaign::Letter {
         partition: at.partition,
         offset: at.offset,
         at: died,
         ineligible,
+        others,
         task: Box::new(letter.task(record, at, died)),
     })
 }
@@ -202,6 +205,17 @@ impl Letter {
         };
         let mut selectors = selectors.into_iter().peekable();
         selectors.peek().is_none() || selectors.any(|selector| selector.fits_subject(&subject))
+    }
+
+    /// Whether a campaign means it: `died` is when it did, and the rest as for [`Self::fits_any`].
+    pub fn is_meant(
+        &self,
+        record: &Record,
+        died: Timestamp,
+        target: Option<&str>,
+        spec: &Spec,
+    ) -> bool {
+        spec.died.is_none_or(|span| span.has(died)) && self.fits_any(record, target, &spec.selector)
     }
 
     /// What keeps it from being replayed, of what it says by itself.

@@ -751,7 +751,7 @@ mod tests {
             }],
             counts: Counts {
                 replayed: 4,
-                ineligible: [1, 0, 2, 0, 0, 3],
+                ineligible: [1, 0, 2, 0, 0, 4, 3],
                 late: 5,
                 unread: 6,
                 said: Said {

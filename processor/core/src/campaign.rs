@@ -178,6 +178,8 @@ pub enum Ineligible {
     Unreadable,
     /// Its task was replayed by this campaign, and has died again.
     OfThis,
+    /// Another campaign means it that began earlier and is not over.
+    Claimed,
     /// What would be written of it is refused, such as one that is too large with other headers.
     Refused,
 }
@@ -222,6 +224,8 @@ pub struct Letter {
     pub task: Box<Task>,
     /// What keeps it from being replayed, of what the letter says by itself.
     pub ineligible: Option<Ineligible>,
+    /// The campaigns that mean it, too, of those that were named: see [`crate::step::ReadLetters::others`].
+    pub others: Vec<Id>,
 }
 
 /// The shard whose owner leads all campaigns.
@@ -434,12 +438,13 @@ impl State {
 
 impl Ineligible {
     /// Every reason, in the order in which they are counted.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Replayed,
         Self::TooOften,
         Self::Omitted,
         Self::Unreadable,
         Self::OfThis,
+        Self::Claimed,
         Self::Refused,
     ];
 
@@ -451,6 +456,7 @@ impl Ineligible {
             Self::Omitted => "payload-omitted",
             Self::Unreadable => "no-task",
             Self::OfThis => "died-again",
+            Self::Claimed => "in-campaign",
             Self::Refused => "refused",
         }
     }
@@ -482,6 +488,28 @@ impl Campaign {
             State::Done => true,
             State::Aborted => self.out() == 0,
             State::Running | State::Paused | State::Stopped => false,
+        }
+    }
+
+    /// Whether letters that it means are its own: it takes them, or may go on.
+    pub const fn has_claims(&self) -> bool {
+        match self.state {
+            State::Running | State::Paused | State::Stopped => true,
+            State::Aborted | State::Done => false,
+        }
+    }
+
+    /// Whether a letter that it means is its own, so that no later campaign replays it. `replay` is the last replay of its task.
+    pub fn claims(&self, partition: i32, offset: i64, replay: Option<&Replay>) -> bool {
+        let is_of_this = replay.is_some_and(|replay| replay.campaign == self.id);
+        if !self.has_claims() || is_of_this {
+            return false;
+        }
+        let mut parts = self.parts.iter();
+        match parts.find(|part| part.partition == partition) {
+            Some(part) => offset >= part.next && (offset < part.to || self.spec.include_new),
+            // It has just begun, and all that stands there is before its end.
+            None => self.parts.is_empty() || self.spec.include_new,
         }
     }
 

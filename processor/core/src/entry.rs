@@ -299,6 +299,9 @@ pub const BREAKER_OPEN: &str = "breaker-open";
 /// The rule that a scene is braked by whose tasks died in numbers: see [`crate::brake`].
 pub const FLOOD_BRAKE: &str = "flood-brake";
 
+/// The rule that a campaign is over or waits for people by, although it was not done: see [`crate::campaign`].
+pub const CAMPAIGN_STOPPED: &str = "campaign-stopped";
+
 /// The rule that a breaker has closed by after it was open.
 pub const BREAKER_CLOSED: &str = "breaker-closed";
 

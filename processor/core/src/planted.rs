@@ -174,6 +174,10 @@ pub enum Bug {
     CampaignBrakeIgnored,
     /// The newest letter is replayed first.
     ReplayOutOfOrder,
+    /// A letter is replayed although an earlier campaign means it that is not over.
+    ClaimIgnored,
+    /// Nobody is told that a campaign has stopped.
+    CampaignUntold,
 }
 
 /// The mistake that an engine makes, if one is planted in it.
@@ -188,7 +192,7 @@ pub struct Planted {
 
 impl Bug {
     /// Every mistake that the simulation is known to notice by itself; the others are [`Self::RARE`].
-    pub const ALL: [Self; 65] = [
+    pub const ALL: [Self; 67] = [
         Self::OffsetByOne,
         Self::WrongBase,
         Self::Early,
@@ -254,6 +258,8 @@ impl Bug {
         Self::CampaignRestarted,
         Self::CampaignBrakeIgnored,
         Self::ReplayOutOfOrder,
+        Self::ClaimIgnored,
+        Self::CampaignUntold,
     ];
 
     /// Mistakes that take more histories than a test has, or are not played yet.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::breaker::{self, StateChange};
-use crate::campaign::{Letter, Spec};
+use crate::campaign::{Id, Letter, Spec};
 use crate::completions::{Binding, Completions};
 use crate::control::{Command, Control, Place, Progress, Refusal};
 use crate::cooldown;
@@ -365,6 +365,8 @@ pub struct ReadLetters {
     pub number: u64,
     /// Which letters are meant.
     pub spec: Arc<Spec>,
+    /// Campaigns that began earlier and are not over: which of them mean a letter is told with it ([`Letter::others`]).
+    pub others: Vec<(Id, Arc<Spec>)>,
     /// The partitions; if there are none, of all partitions is wanted where they begin and end, and no letter.
     pub wants: Vec<LetterWant>,
     /// Most letters of each partition.

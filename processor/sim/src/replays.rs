@@ -4,6 +4,8 @@
 //! replays mean for all else is small; so the large history has none, and this one has only what campaigns need: commands, tiers, letters and
 //! targets. Invariants that are judged:
 //! - a letter is replayed once, by one campaign, and while that runs;
+//! - no campaign replays a letter that an earlier one means which is not over;
+//! - people are told once that a campaign has stopped, in the transaction that says so;
 //! - the letters of a partition are replayed in their order, and no campaign goes back;
 //! - a campaign whose tasks all fail stops;
 //! - what a campaign has counted at its end is what has happened.
@@ -16,6 +18,7 @@ use std::time::Duration;
 use retide_core::campaign::{Campaign, Id, Letter, Request, Said, Spec, State, Verb};
 use retide_core::completions::Completions;
 use retide_core::control::{Control, Place};
+use retide_core::entry::CAMPAIGN_STOPPED;
 use retide_core::lane::Limits;
 use retide_core::ramp::Ramp;
 use retide_core::scene::{Callback, Ordering, Scene, Target};
@@ -52,6 +55,8 @@ pub(crate) fn is_ours(bug: Bug) -> bool {
                 | Core::CampaignRestarted
                 | Core::CampaignBrakeIgnored
                 | Core::ReplayOutOfOrder
+                | Core::ClaimIgnored
+                | Core::CampaignUntold
         )
     )
 }
@@ -130,6 +135,8 @@ struct Judge {
     broken: Option<String>,
     /// Where each letter stands, by its task, and how often that was replayed before.
     letters: BTreeMap<(Arc<str>, u32), (i32, i64)>,
+    /// The letters, by where they stand.
+    stands: BTreeMap<(i32, i64), Letter>,
     /// The letters that were replayed.
     replayed: BTreeMap<(i32, i64), Id>,
     /// The campaign that a task is out for.
@@ -252,6 +259,7 @@ impl World {
             let times = letter.task.replay.as_ref().map_or(0, |it| it.times);
             let key = (Arc::clone(&letter.task.id), times);
             self.judge.letters.insert(key, (shard, offset));
+            self.judge.stands.insert((shard, offset), letter.clone());
         }
         letters.push(letter);
     }
@@ -568,6 +576,7 @@ impl World {
                     at: Timestamp::EPOCH,
                     task: Box::new(task),
                     ineligible: None,
+                    others: Vec::new(),
                 };
                 self.add_letter(shard, Some(letter));
                 ends.insert(LaneId {
@@ -649,7 +658,12 @@ impl World {
                 if let Some(letter) = &stored[next as usize]
                     && means(&read.spec, letter)
                 {
-                    letters.letters.push(letter.clone());
+                    let others = read.others.iter();
+                    let others = others.filter(|(_, spec)| means(spec, letter));
+                    letters.letters.push(Letter {
+                        others: others.map(|(id, _)| id.clone()).collect(),
+                        ..letter.clone()
+                    });
                     count += 1;
                 }
                 next += 1;
@@ -826,6 +840,19 @@ impl Judge {
                 self.told(event);
             }
         }
+        let alerts = settlement.entries.iter().filter_map(|entry| match entry {
+            Entry::Alert(alert) if alert.rule == CAMPAIGN_STOPPED => Some(&*alert.example),
+            _ => None,
+        });
+        let alerts: Vec<&str> = alerts.collect();
+        let stops = campaign.filter(|campaign| {
+            let before = self.last.get(&campaign.id).map(|before| before.state);
+            campaign.state == State::Stopped && before != Some(State::Stopped)
+        });
+        let stops: Vec<&str> = stops.map(|it| &*it.id.name).into_iter().collect();
+        if alerts != stops {
+            self.object(format!("{stops:?} stop, and people hear of {alerts:?}"));
+        }
         if let Some(campaign) = campaign {
             self.goes_on(campaign);
         }
@@ -852,6 +879,21 @@ impl Judge {
                 "{at:?} is replayed while {} is {word}",
                 campaign.id
             ));
+        }
+        let mut earlier = self.last.range(..&campaign.id);
+        let claims = |other: &Campaign| {
+            let letter = self.stands.get(&at);
+            letter.is_some_and(|letter| {
+                let replay = letter.task.replay.as_deref();
+                // Until it has said where partitions end, what has come since is not told apart.
+                let is_known = !other.parts.is_empty();
+                is_known && other.claims(at.0, at.1, replay) && means(&other.spec, letter)
+            })
+        };
+        let claimant = earlier.find(|(_, other)| claims(other));
+        if let Some((other, _)) = claimant {
+            let why = format!("{at:?} is replayed by {}, and is {other}'s", campaign.id);
+            self.object(why);
         }
         let last = self.order.insert((campaign.id.clone(), at.0), at.1);
         if last.is_some_and(|last| last >= at.1) {
@@ -1004,6 +1046,7 @@ fn letter(
         at,
         task: Box::new(task),
         ineligible: None,
+        others: Vec::new(),
     }
 }
 

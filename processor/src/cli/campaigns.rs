@@ -10,7 +10,7 @@
 
 pub(super) mod follow;
 mod line;
-mod read;
+pub(super) mod read;
 
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value};

@@ -196,6 +196,9 @@ fn dead_letters_are_replayed_once_slowly_and_only_while_it_goes_well() {
     let again = rig.retide(&[&replay[..], &pace].concat());
     assert_eq!(again.status.code(), Some(4), "{again:?}");
 
+    people_are_told_once(&rig);
+    what_a_campaign_means_is_no_others(&rig, &shop);
+
     // It goes on where it was, whoever dies: one of the two leads it.
     shop.mended.store(true, Ordering::SeqCst);
     let resumed = rig.retide(&["campaigns", "resume", "mend", "--yes"]);
@@ -220,6 +223,40 @@ fn dead_letters_are_replayed_once_slowly_and_only_while_it_goes_well() {
     what_died_again_is_another_dead_letter(&rig, called);
     an_operator_pauses_and_aborts(&rig);
     drop(third);
+}
+
+/// That the campaign has stopped.
+fn people_are_told_once(rig: &Rig) {
+    let alerts = rig.read("alerts").into_iter();
+    let alerts = alerts.map(|alert| serde_json::from_slice(&alert.value.unwrap()).unwrap());
+    let told: Vec<Value> = alerts
+        .filter(|alert: &Value| alert["rule"] == "campaign-stopped")
+        .collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0]["example"], "mend", "{told:?}");
+    assert_eq!(told[0]["reason"], "failure-rate", "{told:?}");
+}
+
+/// While one is not over, a letter that it has not come to yet is replayed by no other.
+fn what_a_campaign_means_is_no_others(rig: &Rig, shop: &Shop) {
+    let mut calls: BTreeMap<String, usize> = BTreeMap::new();
+    for id in shop.calls.lock().unwrap().iter() {
+        *calls.entry(id.clone()).or_default() += 1;
+    }
+    let (id, _) = calls.iter().find(|(_, calls)| **calls == 1).unwrap();
+    let replay = |more| {
+        let replay = ["--output", "json", "dead-letters", "replay", "--id", id];
+        rig.retide(&[&replay[..], &[more]].concat())
+    };
+
+    let dry = json(&replay("--dry-run"));
+    let expected = serde_json::json!({ "in-campaign": 1 });
+    assert_eq!(dry["ineligible"], expected, "{dry}");
+    let single = replay("--yes");
+    assert_eq!(single.status.code(), Some(3), "{single:?}");
+    let single: Value = serde_json::from_slice(&single.stdout).unwrap();
+    assert_eq!(single["ineligible"], expected, "{single}");
+    assert_eq!(single["replayed"], 0, "{single}");
 }
 
 /// A second campaign replays it, and then each task of the shop was delivered once.

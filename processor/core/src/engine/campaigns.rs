@@ -25,7 +25,7 @@ use crate::campaign::{
 };
 use crate::consequence;
 use crate::control::{Control, Counts, Ended};
-use crate::entry::Entry;
+use crate::entry::{Alert, CAMPAIGN_STOPPED, Entry};
 use crate::lane::{LaneId, Source};
 use crate::planted::Bug;
 use crate::ramp::{Climb, Part as Share, Progress, Turn};
@@ -321,6 +321,9 @@ impl Engine {
             campaign.parts.iter_mut().for_each(|part| part.next = 0);
             self.campaigns.marks.clear();
         }
+        if known.is_none() {
+            self.read_again(&id);
+        }
         let mut active = known.unwrap_or_else(|| Active::new(now.steady, campaign.clone(), None));
         // Where it was written twice, the last one counts.
         let before = active.at.take();
@@ -568,7 +571,10 @@ impl Engine {
         active.reading = None;
         active.at = None;
         active.campaign = before.clone();
-        let entries = vec![told(Control::Campaign(Box::new(before)))];
+        let alert = letters.is_empty();
+        let alert = alert.then(|| of_end(now, id, "refused", before.out()));
+        let mut entries = vec![told(Control::Campaign(Box::new(before)))];
+        entries.extend(alert);
         self.close_at(LANE, (offset, bytes), entries, actions);
     }
 
@@ -672,6 +678,7 @@ impl Engine {
             done(now, request),
         ];
         let active = Active::new(now.steady, campaign, None);
+        self.read_again(&id);
         self.campaigns.active.insert(id, active);
         self.over_at(LANE, offset, entries, actions);
     }
@@ -729,7 +736,12 @@ impl Engine {
         // What is counted may stop it: before more is taken.
         if counts || (letters && !active.reports.is_empty()) {
             reports = mem::take(&mut active.reports);
+            let before = next.state;
             is_told |= self.hear(now, &mut active, &mut next, &reports);
+            if before != next.state && !self.bug.is(Bug::CampaignUntold) {
+                let said = &next.counts.said;
+                entries.push(of_end(now, &next.id, "failure-rate", said.failed));
+            }
         }
         let before = next.clone();
         if next.state == State::Running {
@@ -924,6 +936,14 @@ impl Engine {
         if replay.is_some_and(|replay| replay.campaign == *id) {
             return Some(Ineligible::OfThis);
         }
+        let mut others = letter.others.iter();
+        let claims = |other| {
+            let active = self.campaigns.active.get(other);
+            active.is_some_and(|it| it.campaign.claims(letter.partition, letter.offset, replay))
+        };
+        if others.any(claims) && !self.bug.is(Bug::ClaimIgnored) {
+            return Some(Ineligible::Claimed);
+        }
         if replay.is_some_and(|replay| replay.times >= MOST_REPLAYS) {
             return Some(Ineligible::TooOften);
         }
@@ -985,10 +1005,29 @@ impl Engine {
         actions.push(Action::ReadLetters(ReadLetters {
             number,
             spec: Arc::clone(&active.campaign.spec),
+            others: self.claimants(&active.campaign.id),
             wants,
             most: SLICE,
             bytes,
         }));
+    }
+
+    /// A campaign has come: what later ones have read does not say which letters it means.
+    fn read_again(&mut self, id: &Id) {
+        for (_, active) in self.campaigns.active.range_mut(id..) {
+            active.buffers.clear();
+            active.reading = None;
+        }
+    }
+
+    /// The campaigns that began before `id` and are not over.
+    fn claimants(&self, id: &Id) -> Vec<(Id, Arc<Spec>)> {
+        let earlier = self.campaigns.active.range(..id);
+        let earlier = earlier.map(|(_, active)| &active.campaign);
+        let earlier = earlier.filter(|campaign| campaign.has_claims());
+        earlier
+            .map(|campaign| (campaign.id.clone(), Arc::clone(&campaign.spec)))
+            .collect()
     }
 
     /// A record of the commands topic is over, with what follows from it: of many tasks, so that nothing is noted of one.
@@ -1089,6 +1128,19 @@ fn ended(now: Now, request: &Request, result: Result<Counts, Box<str>>) -> Entry
         to: request.place.partition,
         control: Box::new(Control::Ended(ended)),
     }
+}
+
+/// What people must know of a campaign that does not go on by itself: why, and of how many attempts or tasks.
+fn of_end(now: Now, id: &Id, reason: &'static str, count: u64) -> Entry {
+    Entry::Alert(Box::new(Alert {
+        rule: CAMPAIGN_STOPPED,
+        scene: "".into(),
+        at: now.wall,
+        count: u32::try_from(count).unwrap_or(u32::MAX),
+        example: Arc::clone(&id.name),
+        reason,
+        target: None,
+    }))
 }
 
 /// An entry for the leader.

@@ -37,7 +37,7 @@ use crate::worker::feed::{Around, ended};
 pub(crate) struct Asked {
     /// What the engine wants.
     pub(crate) read: ReadLetters,
-    /// What scenes call; nothing where the campaign does not ask for that.
+    /// What scenes call; nothing where no campaign asks for that.
     pub(crate) targets: TargetNames,
 }
 
@@ -370,8 +370,9 @@ impl Thread {
             slice.unread += 1;
             return;
         };
+        let read = &asked.read;
         let target = |scene: &str, kind| asked.targets.of_task(scene, kind);
-        match letter::read(record, &at, died, &asked.read.spec, target) {
+        match letter::read(record, &at, died, (&read.spec, &read.others), target) {
             Read::Meant(letter) => {
                 slice.bytes += letter.task.memory_size();
                 slice.letters.push(letter);

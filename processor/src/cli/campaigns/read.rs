@@ -23,7 +23,7 @@ use crate::cli::reach::{failed, reach, topics};
 use crate::cli::tasks::follow as commands;
 
 /// The campaigns that were found.
-pub(super) struct Campaigns {
+pub(in crate::cli) struct Campaigns {
     /// How each is.
     by_id: BTreeMap<Id, Campaign>,
     /// How many older ones were forgotten.
@@ -44,7 +44,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 pub(super) const NAME: &str = "retide-campaigns";
 
 /// Reads all campaigns.
-pub(super) fn all(config: &Config) -> Result<Campaigns, Failed> {
+pub(in crate::cli) fn all(config: &Config) -> Result<Campaigns, Failed> {
     let topics = topics(config);
     let topic = &topics.commands;
     reach(config, User::Tasks, &[topic])?;
@@ -90,7 +90,7 @@ impl Campaigns {
     }
 
     /// All of them, the newest first.
-    pub(super) fn newest_first(&self) -> impl Iterator<Item = &Campaign> {
+    pub(in crate::cli) fn newest_first(&self) -> impl Iterator<Item = &Campaign> {
         self.by_id.values().rev()
     }
 

@@ -16,7 +16,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionLi
 use retide_avro::control;
 use retide_avro::letter::Letter;
 use retide_config::Config;
-use retide_core::campaign::{Ineligible, MOST_REPLAYS};
+use retide_core::campaign::{Campaign, Ineligible, MOST_REPLAYS};
 use retide_core::scene::{Scene, TargetNames};
 use retide_core::selector::{Selector, Span};
 use retide_core::{Origin, Record, Timestamp, with_causes};
@@ -266,12 +266,27 @@ fn starts(
 // === impl Found ===
 
 impl Found<'_> {
-    /// What keeps it from being replayed, as workers find it.
-    pub(super) fn ineligible(&self, replayed: &Replayed) -> Option<Ineligible> {
+    /// What keeps it from being replayed, as workers find it: `campaigns` are those that are not over.
+    pub(super) fn ineligible(
+        &self,
+        replayed: &Replayed,
+        campaigns: &[Campaign],
+    ) -> Option<Ineligible> {
         if replayed.has(self.at.partition, self.at.offset) {
             return Some(Ineligible::Replayed);
         }
-        let times = self.letter.replay.as_ref().map(|replay| replay.times);
+        let replay = self.letter.replay.as_ref();
+        let mut campaigns = campaigns.iter();
+        let is_claimed = campaigns.any(|campaign| {
+            campaign.claims(self.at.partition, self.at.offset, replay)
+                && self
+                    .letter
+                    .is_meant(&self.record, self.died, self.target, &campaign.spec)
+        });
+        if is_claimed {
+            return Some(Ineligible::Claimed);
+        }
+        let times = replay.map(|replay| replay.times);
         if times.is_some_and(|times| times >= MOST_REPLAYS) {
             return Some(Ineligible::TooOften);
         }

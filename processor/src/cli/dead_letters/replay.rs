@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use retide_avro::control::campaign;
 use retide_config::Config;
-use retide_core::campaign::Verb;
+use retide_core::campaign::{Campaign, Verb};
 use retide_core::ramp::{FAILURE_RATE, STEPS};
 use retide_kafka::client::client_config;
 use retide_kafka::follow::Follower;
@@ -23,6 +23,7 @@ use retide_shell::replayed::Replayed;
 
 use crate::cli::ask;
 use crate::cli::campaigns::follow::{self, Asking};
+use crate::cli::campaigns::read;
 use crate::cli::output::{Exit, Failed, Output, document, print, say};
 use crate::cli::reach::topics;
 
@@ -164,12 +165,20 @@ fn replayed(config: &Config) -> Replayed {
     replayed
 }
 
+/// The campaigns that are not over, whose letters no later one replays.
+fn claimants(config: &Config) -> Result<Vec<Campaign>, Failed> {
+    let campaigns = read::all(config)?;
+    let all = campaigns.newest_first();
+    Ok(all.filter(|it| it.has_claims()).cloned().collect())
+}
+
 /// Counts the dead letters that are meant.
 fn count(config: &Config, wanted: &Wanted) -> Result<Counted, Failed> {
     let replayed = replayed(config);
+    let campaigns = claimants(config)?;
     let (mut eligible, mut others, mut samples) = (0, BTreeMap::new(), Vec::new());
     let looked = find::each(config, wanted, |found| {
-        if let Some(why) = found.ineligible(&replayed) {
+        if let Some(why) = found.ineligible(&replayed, &campaigns) {
             *others.entry(why.word()).or_default() += 1;
         } else {
             eligible += 1;

@@ -2,6 +2,7 @@
 //!
 //! Invariant: what is found waits while the engine has enough of it, and delays nothing that is due.
 
+use retide_core::campaign::Spec;
 use retide_core::scene::TargetNames;
 use retide_core::step::{Letters, Look, ReadLetters};
 use retide_core::{Input, LaneId};
@@ -25,8 +26,12 @@ impl<L: Ledger> State<L> {
 
     /// Has dead letters read.
     pub(super) fn read_letters(&mut self, read: ReadLetters) {
-        let selector = read.spec.selector.as_ref();
-        let asks = selector.is_some_and(|selector| !selector.parts().targets.is_empty());
+        let names_targets = |spec: &Spec| {
+            let selector = spec.selector.as_ref();
+            selector.is_some_and(|selector| !selector.parts().targets.is_empty())
+        };
+        let mut others = read.others.iter();
+        let asks = names_targets(&read.spec) || others.any(|(_, spec)| names_targets(spec));
         let targets = if asks {
             self.rules.scenes.iter().map(|scene| &**scene).collect()
         } else {
