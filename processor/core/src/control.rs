@@ -138,6 +138,8 @@ pub struct Counts {
 /// How far a step is: kept with the settlements that follow from it, so that its counts are exact whoever goes on with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
+    /// Whether it is of the second look: a record of the first one may still stand.
+    pub again: bool,
     /// What was done so far.
     pub counts: Counts,
     /// The tiers that are looked at, and how far.

@@ -762,6 +762,7 @@ impl Bench {
             to: 0,
         };
         let progress = Progress {
+            again: true,
             looking: vec![looking],
             ..Progress::default()
         };
@@ -837,6 +838,52 @@ impl Bench {
         bench.assign(at(0), 1);
         (bench, Control::Step(step))
     }
+}
+
+#[test]
+fn what_was_counted_of_the_second_look_stays_though_a_record_of_the_first_one_still_stands() {
+    // A former owner has begun the second look, and could not write that the record is over that waited for what was set aside.
+    let (mut bench, waits) = Bench::with_a_cancel_that_waits(1, all());
+    let Control::Step(waits) = waits else {
+        unreachable!("a step")
+    };
+    let done = Counts {
+        done: 2,
+        ..Counts::default()
+    };
+    let progress = Progress {
+        again: true,
+        counts: done,
+        looking: Vec::new(),
+    };
+    let steps = vec![(waits.command.place, progress)];
+    let taken = Vec::new();
+    let shard = 0;
+    let known = Input::Known {
+        shard,
+        taken,
+        steps,
+    };
+    bench.step(at(0), known);
+    let second = Step {
+        again: true,
+        looked: None,
+        ..waits.clone()
+    };
+
+    bench.control(at(20), Control::Step(waits));
+    bench.pass(21, 100);
+    bench.control(at(130), Control::Step(second));
+    bench.record(at(131), 0, task("a", 5_000_000, 0));
+    bench.pass(132, 1_000);
+
+    let mut log = bench.log.iter();
+    let counts = log.find_map(|one| match one {
+        Control::Answer(answer) => Some(answer.counts.done),
+        _ => None,
+    });
+    assert_eq!(counts, Some(3));
+    assert_eq!(bench.words("a"), ["cancelled"]);
 }
 
 #[test]

@@ -13,6 +13,9 @@ use retide_kafka::topics::Topics;
 /// The value of a record.
 #[derive(Serialize, Deserialize)]
 struct Wire<'a> {
+    /// Whether it looks once more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    again: bool,
     /// With how many tasks it was done.
     done: u64,
     /// For how many it was too late.
@@ -38,13 +41,18 @@ struct LookingWire<'a> {
 
 /// Writes how far a step is.
 pub(crate) fn encode(progress: &Progress, topics: &Topics, value: &mut Vec<u8>) {
-    let Progress { counts, looking } = progress;
+    let Progress {
+        again,
+        counts,
+        looking,
+    } = progress;
     let looking = looking.iter().map(|of| LookingWire {
         topic: Cow::Borrowed(&**topics.name(of.source)),
         next: of.next,
         to: of.to,
     });
     let wire = Wire {
+        again: *again,
         done: counts.done,
         too_late: counts.too_late,
         found: counts.found,
@@ -65,6 +73,7 @@ pub(crate) fn decode(value: &[u8], topics: &Topics) -> Option<Progress> {
         })
     });
     Some(Progress {
+        again: wire.again,
         counts: Counts {
             done: wire.done,
             too_late: wire.too_late,
@@ -85,6 +94,7 @@ mod tests {
         let topics = |tiers: &[&str]| Topics::new("r", &Ladder::try_new(tiers).unwrap());
         let before = topics(&["now", "5s", "1m"]);
         let progress = Progress {
+            again: false,
             counts: Counts {
                 done: 3,
                 too_late: 1,
@@ -103,6 +113,13 @@ mod tests {
         let text = r#"{"done":3,"too_late":1,"found":2,"looking":[{"topic":"r.delay.1m","next":7,"to":9}]}"#;
         assert_eq!(str::from_utf8(&value).unwrap(), text);
         assert_eq!(decode(&value, &before), Some(progress.clone()));
+        let again = Progress {
+            again: true,
+            ..progress.clone()
+        };
+        let mut other = Vec::new();
+        encode(&again, &before, &mut other);
+        assert_eq!(decode(&other, &before), Some(again));
         let moved = decode(&value, &topics(&["now", "1m"])).unwrap();
         assert_eq!(moved.looking[0].source, Source::Tier(1));
         let gone = decode(&value, &topics(&["now"])).unwrap();

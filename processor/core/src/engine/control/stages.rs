@@ -52,18 +52,24 @@ impl Engine {
         let (shard, place) = (lane.shard, step.command.place);
         let bytes = memory_size(&step);
         let steps = &mut self.commands.steps;
-        let was_restored = steps.get(shard, place).is_some_and(Active::is_restored);
-        if step.looked.is_none() && was_restored {
+        if !step.again && steps.has_looked_again(shard, place) {
+            // A former owner has begun anew, and could not write that this record is over.
+            return self.over(lane, offset, 0, Vec::new(), actions);
+        }
+        let active = steps.get(shard, place);
+        let is_first = |active: &Active| step.again && !active.is_again();
+        let begins = |active: &Active| step.looked.is_none() && active.is_restored();
+        if active.is_some_and(|active| is_first(active) || begins(active)) {
             // It begins anew, and so does what is written of it.
             let last = steps.remove(shard, place);
             steps.change(shard, place);
-            if let Some(offset) = last.and_then(|last| last.offset) {
-                self.over(lane, offset, 0, Vec::new(), actions);
+            if let Some((offset, bytes)) = last.and_then(|last| Some((last.offset?, last.bytes))) {
+                self.over(lane, offset, bytes, Vec::new(), actions);
             }
         }
         if let Some(active) = self.commands.steps.get_mut(shard, place) {
-            if active.offset.is_some() {
-                // Written twice, as can be without transactions.
+            if active.offset.is_some() || active.is_again() != step.again {
+                // Written twice, as can be without transactions, or of the look before.
                 return self.over(lane, offset, 0, Vec::new(), actions);
             }
             active.go_on(offset, bytes);
@@ -72,6 +78,7 @@ impl Engine {
         }
         self.lanes.hold(lane, bytes);
         let known = self.commands.steps.known_step(shard, place);
+        let known = known.filter(|known| known.again == step.again);
         let known = known.filter(|_| !self.bug.is(Bug::StepRestarted));
         let mut active = Active::new(now, offset, step, known);
         if self.lanes.is_leaving(lane) && !self.bug.is(Bug::AnsweredLeaving) {

@@ -131,6 +131,11 @@ impl Active {
         self.step.looked.is_some()
     }
 
+    /// Whether all look once more.
+    pub(super) const fn is_again(&self) -> bool {
+        self.step.again
+    }
+
     /// The record with which it goes on.
     pub(super) fn again(&self) -> Step {
         self.step.clone()
@@ -251,6 +256,7 @@ impl Active {
     /// The same, where it has looked as far as was written before.
     pub(super) fn progress_of_counts(&self) -> Progress {
         Progress {
+            again: self.step.again,
             counts: self.counts,
             looking: self.kept.clone(),
         }

@@ -327,6 +327,13 @@ impl Steps {
         self.known.get_mut(&lane.shard)?.taken.remove(&lane.source)
     }
 
+    /// Whether they have looked for a step once more.
+    pub(super) fn has_looked_again(&self, shard: i32, place: Place) -> bool {
+        let known = self.known.get(&shard);
+        let known = known.and_then(|known| known.steps.get(&place));
+        known.is_some_and(|known| known.again)
+    }
+
     /// What they have written of a step; once.
     pub(super) fn known_step(&mut self, shard: i32, place: Place) -> Option<Progress> {
         self.known.get_mut(&shard)?.steps.remove(&place)
