@@ -129,13 +129,13 @@ impl Bench {
 
     /// One that may hold so many bytes, and has no shard yet.
     fn of(memory: usize) -> Self {
+        Self::of_group(memory, NonZeroU32::MIN)
+    }
+
+    /// The same in a group of so many shards.
+    fn of_group(memory: usize, shards: NonZeroU32) -> Self {
         let gates = Arc::new(Gates::default());
-        let engine = Engine::new(
-            Ladder::default(),
-            Limits::of(memory),
-            gates,
-            NonZeroU32::MIN,
-        );
+        let engine = Engine::new(Ladder::default(), Limits::of(memory), gates, shards);
         let mut bench = Self {
             engine,
             actions: Vec::new(),
@@ -838,6 +838,51 @@ impl Bench {
         bench.assign(at(0), 1);
         (bench, Control::Step(step))
     }
+}
+
+#[test]
+fn what_was_set_aside_stays_in_its_shard_until_the_command_is_read_that_waits_for_it() {
+    const COUNT: i64 = 50;
+    let mut bench = Bench::of_group(MEMORY, NonZeroU32::new(2).unwrap());
+    // Two at once, and one in ten seconds: a queue of two is long.
+    let rate = Rate {
+        limit: NonZeroU32::MIN,
+        per: Duration::from_secs(10),
+        burst: NonZeroU32::new(2).unwrap(),
+    };
+    let rated = Scene {
+        rate: Some(rate),
+        ..pay()
+    };
+    bench.step(at(0), Input::Rules([rated].into_iter().collect()));
+    bench.assign(at(0), 1);
+    let cancel = step(&command(10, 0, Verb::Cancel, all()));
+    let looked = [(Source::Tier(0), 0), (Source::Tasks, COUNT)];
+    let cancel = Step {
+        looked: Some(looked.map(|(source, to)| Looked { source, to }).into()),
+        shards: 2,
+        ..cancel
+    };
+
+    for offset in 0..COUNT {
+        bench.record(at(1), offset, task(&format!("t-{offset}"), 0, offset));
+    }
+    // The commands cannot be read for so long.
+    bench.pass(2, 26_000);
+    let called = bench.called().len();
+    let moved = bench.actions.iter().filter(|action| match action {
+        Action::Settle(settlement) => settlement.entries.iter().any(|entry| match entry {
+            Entry::Park { to, .. } => to.is_some_and(|to| to != 0),
+            _ => false,
+        }),
+        _ => false,
+    });
+    assert_eq!(moved.count(), 0);
+    bench.control(at(27_000), Control::Step(cancel));
+    bench.pass(27_001, 1_000);
+
+    assert!((1..10).contains(&called), "{called}");
+    assert_eq!(cancelled(&bench), COUNT as usize - called);
 }
 
 #[test]

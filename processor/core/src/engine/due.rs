@@ -105,6 +105,7 @@ impl Engine {
         let most = self.quotas.longest_queue(name);
         most.is_some_and(|most| self.ready.gated(name) > most)
             && self.home(&item.task) == item.lane.shard
+            && self.may_leave(item.lane.shard)
     }
 
     /// Parks a due task that finds no place in the ready queue until its gate is expected to admit it: after the queue, and after the tasks
@@ -115,6 +116,7 @@ impl Engine {
         let deadline = scene.and_then(|scene| verdict::deadline(scene, &item.task));
         let left = self.ramp_left(now, &item);
         let spacing = self.quotas.spacing(name);
+        let may_leave = self.may_leave(item.lane.shard);
         let Some(queue) = self.ready.get_mut(name) else {
             unreachable!("deferred behind a queue that does not exist");
         };
@@ -146,8 +148,8 @@ impl Engine {
             let next = queue.expected.max(first) + pace;
             // Beyond what can be foreseen, tasks come between those that are back before.
             queue.expected = if next > latest { first } else { next };
-            let to = self.quotas.elsewhere(name, item.lane.shard);
-            (queue.expected, to)
+            let to = may_leave.then(|| self.quotas.elsewhere(name, item.lane.shard));
+            (queue.expected, to.flatten())
         };
         let until = until.min(now.wall + MAX_DELAY);
         let until = chance.map_or(until, |chance| until.min(chance));

@@ -108,6 +108,12 @@ impl Engine {
         }
     }
 
+    /// Whether a task may leave a shard where it need not: not where commands stand that are not read yet. One of them may have answered, and
+    /// wait for that very task, which was set aside: elsewhere, nobody looks for it any more.
+    pub(in crate::engine) fn may_leave(&self, shard: i32) -> bool {
+        !self.commands.unread.shards.contains_key(&shard)
+    }
+
     /// Whether the tasks of a shard wait for its commands.
     fn is_behind(&self, now: Now, shard: i32, behind: &Behind) -> bool {
         let source = Source::Commands;
