@@ -65,7 +65,8 @@ pub const PENDING_SINCE: &str = "retry-pending-since";
 pub const CAMPAIGN: &str = "retry-campaign";
 /// How often the task was replayed from a dead letter, if it was.
 pub const REPLAYED: &str = "retry-replayed";
-/// How the deadline of the task has stood still, if it has: for how long before, and since when it does now, `millis` or `millis/since`.
+/// How the deadline of the task has stood still, if it has: for how long before, since when it does now, and up to when the first counts what
+/// the task has waited, `millis/since/to`; what is behind the last that is known is left out.
 pub const STOPPED: &str = "retry-stopped";
 /// On a record that a target was given, the attempt it was given for. On a record that a target puts back on the retry topic, the attempts
 /// made so far: the next one is counted on from there.
@@ -994,14 +995,19 @@ fn exhausted(text: &str, attempt: u32) -> Option<Box<Exhausted>> {
 
 /// How the deadline of a task has stood still.
 fn stopped(text: &str) -> Option<Box<Stopped>> {
-    let (before, since) = match text.split_once('/') {
-        Some((before, since)) => (before, Some(since.parse().ok()?)),
-        None => (text, None),
+    let mut parts = text.split('/');
+    let before = parts.next()?.parse().ok()?;
+    let mut instant = || match parts.next() {
+        None | Some("") => Some(None),
+        Some(part) => Some(Some(Timestamp::from_millis(part.parse().ok()?))),
     };
+    let (since, to) = (instant()?, instant()?);
     Some(Box::new(Stopped {
-        since: since.map(Timestamp::from_millis),
-        before: Duration::from_millis(before.parse().ok()?),
+        since,
+        before: Duration::from_millis(before),
+        to,
     }))
+    .filter(|_| parts.next().is_none())
 }
 
 /// The deferral of a parked task that is due at `due`, if it has one. Earlier versions wrote none: they moved the due time.
@@ -1313,10 +1319,13 @@ fn write_state(task: &Task, attempt: u32, sink: &mut Sink<'_>) {
     }
     if let Some(stopped) = &task.stopped {
         let before = stopped.before.as_micros().div_ceil(1_000);
-        match stopped.since {
-            Some(since) => write_text(sink, STOPPED, &format!("{before}/{}", millis(since))),
-            None => write_text(sink, STOPPED, &before.to_string()),
-        }
+        let since = stopped.since.map(|since| millis(since).to_string());
+        let text = match (since, stopped.to.map(millis)) {
+            (None, None) => before.to_string(),
+            (Some(since), None) => format!("{before}/{since}"),
+            (since, Some(to)) => format!("{before}/{}/{to}", since.unwrap_or_default()),
+        };
+        write_text(sink, STOPPED, &text);
     }
     if let Some(since) = task.held_since {
         write_number(sink, HELD_SINCE, millis(since));

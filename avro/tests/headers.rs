@@ -712,7 +712,7 @@ prop_compose! {
         throttled in any::<u32>(),
         held in option::of(0..1_u64 << 50),
         pending in option::of(0..1_u64 << 50),
-        stopped in option::of((0..1_u64 << 40, option::of(0..1_u64 << 50))),
+        stopped in option::of((0..1_u64 << 40, prop::array::uniform2(option::of(0..1_u64 << 50)))),
         exhausted in option::of((0..1_u64 << 50, any::<u32>(), any::<bool>())),
         commanded in option::of((0..1_u64 << 50, any::<i32>(), any::<i64>())),
         record in any_record(),
@@ -741,9 +741,9 @@ prop_compose! {
             hops,
             held_since: held.map(Timestamp::from_millis),
             pending_since: pending.map(Timestamp::from_millis),
-            stopped: stopped.map(|(before, since)| {
-                let since = since.map(Timestamp::from_millis);
-                Box::new(Stopped { since, before: Duration::from_millis(before) })
+            stopped: stopped.map(|(before, instants)| {
+                let [since, to] = instants.map(|instant| instant.map(Timestamp::from_millis));
+                Box::new(Stopped { since, before: Duration::from_millis(before), to })
             }),
             commanded: commanded.map(|(at, partition, offset)| {
                 Box::new(Place { at: Timestamp::from_millis(at), partition, offset })

@@ -1067,8 +1067,8 @@ public final class Checker {
 
         /**
          * A deadline stands still while its task is due and held by somebody who wants that: it expires no sooner than its deadline and that time
-         * after it was produced. It does pass, when nobody holds the task. A hold that is over counts for tasks that were looked at before and
-         * parked, which is when it is written down.
+         * after it was produced. It does pass, when nobody holds the task. A hold that is over counts for tasks that were parked meanwhile, and for
+         * those that were not attempted before, whether anybody looked at them or not: others may have been with their target.
          */
         private void stopped() {
             Set<String> broken = new TreeSet<>();
@@ -1109,7 +1109,8 @@ public final class Checker {
 
         /** Whether a hold has to count for a task by then. */
         private boolean counts(Hold hold, Intent intent, long time) {
-            return time < hold.released || parked.getOrDefault(intent.id, List.of()).stream()
+            boolean isNew = attempts.getOrDefault(intent.id, List.of()).stream().allMatch(attempt -> attempt.time > hold.released);
+            return time < hold.released || isNew || parked.getOrDefault(intent.id, List.of()).stream()
                     .anyMatch(entry -> entry.timeMs * 1_000 > hold.told && entry.timeMs * 1_000 < hold.released);
         }
 

@@ -4,7 +4,7 @@
 //! hold/payment  {"select":{"scene":"payment"},"by":"ann","reason":"the bank is down","for":"2h"}
 //! ```
 //!
-//! A record without a value ends a hold. The hold of a scene's tasks that are out of attempts has a name of its own, and a record lets those
+//! A record without a value ends a hold. One whose deadlines have `stood` tells of a hold that is over, and when that was. The hold of a scene's tasks that are out of attempts has a name of its own, and a record lets those
 //! go which it holds by then:
 //!
 //! ```text
@@ -30,10 +30,11 @@ use super::{
 use crate::json::{Broken, Object, expected, utf8};
 
 /// The keys of a hold.
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
     "select",
     "by",
     "reason",
+    "since",
     "until",
     "for",
     "deadlines",
@@ -80,6 +81,9 @@ pub fn encode(hold: &Hold) -> Bytes {
         if !text.is_empty() {
             put(key, Value::from(&**text));
         }
+    }
+    if hold.deadlines == Deadlines::Stood {
+        put("since", hold.since.as_millis().into());
     }
     if !is_exhausted {
         put("until", hold.until.as_millis().into());
@@ -135,16 +139,19 @@ fn read(name: &[u8], value: &[u8], at: Timestamp, revision: Revision) -> Result<
     let members = Object::try_new("", members, &KEYS)?;
     let selector = needed(&members, "select", "an object that says which tasks")?;
     let selector = object(selector.get(), "select")?;
+    let deadlines = deadlines(&members)?;
+    let until = until(&members, at, LASTS)?;
+    let since = since(&members, (at, until), deadlines)?;
     Ok(Hold {
         name: name.into(),
         revision,
         selector: select(selector, at, Writer::Person)?,
         by: line(&members, "by")?,
         reason: line(&members, "reason")?,
-        since: at,
-        until: until(&members, at, LASTS)?,
+        since,
+        until,
         ramp: ramp(&members)?,
-        deadlines: deadlines(&members)?,
+        deadlines,
         released: None,
     })
 }
@@ -157,6 +164,35 @@ fn deadlines(members: &Object<'_>) -> Result<Deadlines, Broken> {
     let word: Option<String> = serde_json::from_str(raw.get()).ok();
     let read = word.as_deref().and_then(Deadlines::from_word);
     read.ok_or_else(|| expected("deadlines", raw, "run or stop"))
+}
+
+/// When a hold began whose record was appended at `at` and which ends at `until`: then, or as one says that is over.
+fn since(
+    members: &Object<'_>,
+    (at, until): (Timestamp, Timestamp),
+    deadlines: Deadlines,
+) -> Result<Timestamp, Broken> {
+    let since = match (members.get("since"), deadlines) {
+        (None, Deadlines::Run | Deadlines::Stop) => return Ok(at),
+        (Some(raw), Deadlines::Stood) => Timestamp::from_millis(instant("since", raw)?),
+        (Some(_), Deadlines::Run | Deadlines::Stop) => {
+            return Err(Broken(
+                "since is said of a hold that is not over; one counts from its record".to_owned(),
+            ));
+        }
+        (None, Deadlines::Stood) => {
+            return Err(Broken(
+                "deadlines have stood, and since is missing: when that began".to_owned(),
+            ));
+        }
+    };
+    if until > at + SLACK || since >= until || until > since + LONGEST + SLACK {
+        let most = span::human(LONGEST.as_millis() as u64);
+        return Err(Broken(format!(
+            "deadlines have stood from since until until: a time of {most} at most that is over"
+        )));
+    }
+    Ok(since)
 }
 
 /// How the tasks of a hold are let go.
@@ -266,6 +302,11 @@ mod tests {
             r#"{"select":{"scene":"a"},"ramp":[1],"failure_rate":1}"#,
             r#"{"select":{"scene":"a"},"failure_rate":0.5}"#,
             r#"{"select":{"scene":"a"},"deadlines":"none"}"#,
+            r#"{"select":{"scene":"a"},"since":1699999999000}"#,
+            r#"{"select":{"scene":"a"},"deadlines":"stood","until":1699999999000}"#,
+            r#"{"select":{"scene":"a"},"deadlines":"stood","since":1699999999000}"#,
+            r#"{"select":{"scene":"a"},"deadlines":"stood","since":1699999999000,"until":1699999998000}"#,
+            r#"{"select":{"scene":"a"},"deadlines":"stood","since":1690000000000,"until":1699999998000}"#,
             "{\"select\":{\"scene\":\"a\"}",
         ] {
             assert!(read("h", value).is_err(), "{value}");
@@ -312,6 +353,15 @@ mod tests {
 
         let again = decode(b"bank@night", &encode(&hold), AT, hold.revision);
 
-        assert_eq!(again, Ok(hold));
+        assert_eq!(again, Ok(hold.clone()));
+        // And what is left of it when it is released.
+        let later = AT + Duration::from_mins(1);
+        let stood = hold.stood(later).unwrap();
+        assert_eq!(
+            (&*stood.name, stood.until),
+            ("bank@night@1700000000000", later)
+        );
+        let again = decode(stood.name.as_bytes(), &encode(&stood), later, hold.revision);
+        assert_eq!(again, Ok(stood));
     }
 }

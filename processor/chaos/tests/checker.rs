@@ -545,7 +545,7 @@ impl History {
 }
 
 /// One line broken at a time.
-const BREACHES: [Breach; 66] = [
+const BREACHES: [Breach; 67] = [
     breach("a task without an end", "lost", |history| {
         history.remove(TOPICS, &[(1, "chaos.callbacks"), (5, "a")]);
         history.remove(TOPICS, &[(1, "chaos.events"), (5, "a")]);
@@ -891,6 +891,20 @@ const BREACHES: [Breach; 66] = [
             for line in history.find(TOPICS, &[(5, "y")]) {
                 if !["chaos.tasks", "chaos.delay.10s"].contains(&&*line[1]) {
                     line[4] = ((START + 294_500_000) / 1_000).to_string();
+                }
+            }
+        },
+    ),
+    breach(
+        "a deadline that counts no hold that nobody has seen the task in",
+        "stopped",
+        |history| {
+            history.stop();
+            history.remove(TOPICS, &[(1, "chaos.delay.10s"), (5, "y")]);
+            history.remove(TARGET, &[(2, "y")]);
+            for line in history.find(TOPICS, &[(5, "y")]) {
+                if line[1] != "chaos.tasks" {
+                    line[4] = ((START + 281_000_000) / 1_000).to_string();
                 }
             }
         },

@@ -51,6 +51,8 @@ pub enum Deadlines {
     Run,
     /// It stands still as long as the task is due and held.
     Stop,
+    /// It stood still while the hold was in force, which is over: whoever was due by then and nobody has looked at is later by that.
+    Stood,
 }
 
 /// Where the record of a hold stands on its topic.
@@ -88,10 +90,19 @@ pub struct Holds {
     exhausted: BTreeMap<Arc<str>, Arc<Hold>>,
     /// What people want of breakers besides.
     forced: AllForced,
+    /// Those that are over and let deadlines stand still, the last to end first.
+    over: Vec<Arc<Hold>>,
 }
 
 /// Most holds at once: more than people look after, and a task that is due is compared with each of them.
 pub const MAX_HOLDS: usize = 1_000;
+
+/// How long it is remembered that a hold has let deadlines stand still: as long as the longest hold lasts, and far longer than the retry topic
+/// keeps tasks that nobody reads.
+pub const REMEMBERED: Duration = LONGEST;
+
+/// Most holds of which that is remembered; beyond, those that ended first are forgotten.
+pub const MAX_REMEMBERED: usize = MAX_HOLDS;
 
 /// Longest name of a hold, in bytes: it is part of keys and events.
 pub const MAX_NAME: usize = 100;
@@ -142,7 +153,28 @@ impl Hold {
 
     /// Whether it is in force.
     pub fn is_on(&self, now: Timestamp) -> bool {
-        now < self.until
+        now < self.until && self.deadlines != Deadlines::Stood
+    }
+
+    /// What is left of it when it ends at `now` at the latest, if anything is: that deadlines stood still.
+    pub fn stood(&self, now: Timestamp) -> Option<Self> {
+        (self.deadlines == Deadlines::Stop).then(|| {
+            let since = self.since.as_millis().to_string();
+            let most = MAX_NAME - 1 - since.len();
+            let name = &self.name[..self.name.floor_char_boundary(most)];
+            Self {
+                name: format!("{name}@{since}").into(),
+                until: self.until.min(now).ceil_to_millis(),
+                ramp: None,
+                deadlines: Deadlines::Stood,
+                ..self.clone()
+            }
+        })
+    }
+
+    /// Whether it may be forgotten that it has let deadlines stand still.
+    pub fn is_forgotten(&self, now: Timestamp) -> bool {
+        self.until + REMEMBERED < now
     }
 
     /// The scene whose tasks it is of that are out of attempts, if it is of those.
@@ -183,12 +215,13 @@ impl Deadlines {
         match self {
             Self::Run => "run",
             Self::Stop => "stop",
+            Self::Stood => "stood",
         }
     }
 
     /// What `word` says, if it is one of these.
     pub fn from_word(word: &str) -> Option<Self> {
-        let all = [Self::Run, Self::Stop];
+        let all = [Self::Run, Self::Stop, Self::Stood];
         all.into_iter().find(|deadlines| deadlines.word() == word)
     }
 }
@@ -321,7 +354,67 @@ impl Holds {
     /// Takes those out that have ended, and gives their names.
     pub fn take_ended(&mut self, now: Timestamp) -> Vec<Arc<str>> {
         let ended = self.asked.extract_if(.., |_, hold| !hold.is_on(now));
-        ended.map(|(name, _)| name).collect()
+        let ended: Vec<Arc<Hold>> = ended.map(|(_, hold)| hold).collect();
+        let over = ended.iter().filter_map(|hold| hold.stood(now));
+        self.over.extend(over.map(Arc::new));
+        self.bound(now);
+        ended.iter().map(|hold| Arc::clone(&hold.name)).collect()
+    }
+
+    /// Remembers what those before have let stand still that are not there any more.
+    pub(crate) fn remember(&mut self, now: Timestamp, before: &Self) {
+        for hold in before.asked.values() {
+            let goes_on = self.asked.get(&hold.name);
+            if goes_on.is_none_or(|other| other.revision != hold.revision) {
+                self.over.extend(hold.stood(now).map(Arc::new));
+            }
+        }
+        self.over.extend(before.over.iter().map(Arc::clone));
+        self.bound(now);
+    }
+
+    /// Those that are over and have let the deadlines stand still of what was due before, from the first to the last.
+    pub(crate) fn stood(
+        &self,
+        from: Timestamp,
+        task: &Task,
+        scene: &Scene,
+    ) -> Vec<(Timestamp, Timestamp)> {
+        let late = self.over.iter().take_while(|hold| hold.until > from);
+        let of_task = late.filter(|hold| hold.selector.fits(task, Some(scene)));
+        let mut stood: Vec<_> = of_task.map(|hold| (hold.since, hold.until)).collect();
+        stood.sort_unstable();
+        stood
+    }
+
+    /// When the last one has ended that let deadlines stand still.
+    pub(crate) fn stood_to(&self) -> Timestamp {
+        self.over
+            .first()
+            .map_or(Timestamp::EPOCH, |hold| hold.until)
+    }
+
+    /// Those that are over and have let deadlines stand still.
+    pub fn over(&self) -> impl Iterator<Item = &Arc<Hold>> {
+        self.over.iter()
+    }
+
+    /// Forgets that deadlines stood still, while that was.
+    pub(crate) fn forget_stood(&mut self) {
+        self.over.clear();
+    }
+
+    /// Of those that are over, leaves one of each, and what is to be remembered.
+    fn bound(&mut self, now: Timestamp) {
+        // Of what is told twice, the earlier end was told by somebody: the other was found out.
+        self.over
+            .sort_by(|one, other| (&one.name, one.until).cmp(&(&other.name, other.until)));
+        self.over
+            .dedup_by(|one, other| (&one.name, &one.selector) == (&other.name, &other.selector));
+        self.over.retain(|hold| !hold.is_forgotten(now));
+        self.over
+            .sort_by(|one, other| (other.until, &one.name).cmp(&(one.until, &other.name)));
+        self.over.truncate(MAX_REMEMBERED);
     }
 
     /// Takes out what people have said of tasks that are out of attempts.
@@ -340,12 +433,15 @@ impl FromIterator<Arc<Hold>> for Holds {
     fn from_iter<I: IntoIterator<Item = Arc<Hold>>>(holds: I) -> Self {
         let mut all = Self::default();
         for hold in holds {
-            if let Some(scene) = hold.of_scene() {
+            if hold.deadlines == Deadlines::Stood {
+                all.over.push(hold);
+            } else if let Some(scene) = hold.of_scene() {
                 all.exhausted.insert(scene.into(), hold);
             } else if all.asked.len() < MAX_HOLDS || all.asked.contains_key(&hold.name) {
                 all.asked.insert(Arc::clone(&hold.name), hold);
             }
         }
+        all.bound(Timestamp::EPOCH);
         all
     }
 }

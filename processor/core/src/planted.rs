@@ -164,6 +164,8 @@ pub enum Bug {
     DeadlineRuns,
     /// The time for which a deadline stood still does not count once it goes on.
     StoppedTimeLost,
+    /// A hold that is over is forgotten, and with it that deadlines stood still.
+    StoodForgotten,
     /// A task that is to keep its schedule gets that of the record in its place.
     KeepDueMoved,
     /// What was replayed is not looked at, so that another campaign replays it again.
@@ -192,7 +194,7 @@ pub struct Planted {
 
 impl Bug {
     /// Every mistake that the simulation is known to notice by itself; the others are [`Self::RARE`].
-    pub const ALL: [Self; 67] = [
+    pub const ALL: [Self; 68] = [
         Self::OffsetByOne,
         Self::WrongBase,
         Self::Early,
@@ -253,6 +255,7 @@ impl Bug {
         Self::ForcedForgotten,
         Self::DeadlineRuns,
         Self::StoppedTimeLost,
+        Self::StoodForgotten,
         Self::KeepDueMoved,
         Self::LetterTwice,
         Self::CampaignRestarted,

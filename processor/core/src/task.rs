@@ -88,6 +88,8 @@ pub struct Stopped {
     pub since: Option<Timestamp>,
     /// For how long it did before.
     pub before: Duration,
+    /// Up to when that counts what the task has waited; what was written by earlier versions does not say.
+    pub to: Option<Timestamp>,
 }
 
 /// A task: something that failed and is to be tried again.
@@ -330,6 +332,7 @@ impl Task {
             && let Some(since) = stopped.since.take()
         {
             stopped.before = stopped.before.saturating_add(now.since(since));
+            stopped.to = Some(now.ceil_to_millis());
         }
     }
 

@@ -37,6 +37,7 @@ fn moved(task: &Task, deadline: Option<Timestamp>) -> Option<Timestamp> {
         Some(Stopped {
             since: None,
             before,
+            to: _,
         }) => deadline.map(|deadline| deadline + *before),
     }
 }

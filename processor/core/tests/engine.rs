@@ -12,8 +12,10 @@ use proptest::prelude::*;
 use retide_core::Position;
 use retide_core::completions::Completions;
 use retide_core::engine::Left;
+use retide_core::hold::{Deadlines, Hold};
 use retide_core::lane::Limits;
 use retide_core::scene::{Callback, Target};
+use retide_core::selector::{Parts, Selector};
 use retide_core::wait::Cause;
 use retide_core::{
     Action, Backoff, Commit, Deferral, Ended, Engine, Entry, Event, Failure, Gates, Input, Kind,
@@ -858,6 +860,47 @@ fn overflow_that_its_rate_cannot_admit_before_its_deadline_expires_at_once() {
         &in_time.entries[..],
         [Entry::Park { task, .. }, _] if task.wake() == at(999_500).wall
     ));
+}
+
+#[test]
+fn overflow_that_is_held_and_whose_deadline_stands_still_does_not_expire() {
+    let mut bench = Bench::new(scene(|scene| {
+        scene.rate = Some(Rate {
+            limit: NonZeroU32::new(10).unwrap(),
+            per: Duration::from_secs(1),
+            burst: NonZeroU32::MIN,
+        });
+    }));
+    let selector = Selector::new(Parts {
+        ids: ["held".into()].into(),
+        ..Parts::default()
+    });
+    let hold = Hold {
+        name: "h".into(),
+        selector: selector.unwrap(),
+        deadlines: Deadlines::Stop,
+        since: at(0).wall,
+        released: None,
+        ..Hold::of_exhausted(&"pay".into())
+    };
+    bench.step(at(0), Input::Holds([Arc::new(hold)].into_iter().collect()));
+    // A line of a thousand seconds.
+    for offset in 0..10_000 {
+        bench.record(at(0), TASKS, offset, task("waits", at(0)));
+    }
+    let mut late = task("held", at(1_000));
+    late.deadline = Some(at(60_000).wall);
+    bench.record(at(0), TASKS, 10_000, late);
+
+    let actions = bench.step(at(1_000), Input::Tick);
+
+    let parked = actions.iter().find_map(|action| match action {
+        Action::Settle(settlement) => settlement.entries.iter().find_map(Entry::parked),
+        _ => None,
+    });
+    let (_, task) = parked.unwrap_or_else(|| panic!("parked, not {actions:?}"));
+    let stopped = task.stopped.as_deref().unwrap();
+    assert_eq!((&*task.id, stopped.since), ("held", Some(at(1_000).wall)));
 }
 
 #[test]

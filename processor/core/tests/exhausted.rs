@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use retide_core::completions::Completions;
-use retide_core::hold::{Deadlines, Hold, Revision, Standing};
+use retide_core::hold::{Deadlines, Hold, MAX_REMEMBERED, REMEMBERED, Revision, Standing};
 use retide_core::lane::Limits;
 use retide_core::scene::{OnExhausted, Target};
 use retide_core::{
@@ -404,8 +404,8 @@ fn what_is_held_twice_is_later_by_both_and_by_no_more() {
         deadline: Some(Duration::from_mins(10)),
         ..holding(10)
     });
-    let hold = || Input::Holds(hold(Deadlines::Stop, 1_000));
-    bench.step(at(1_000), hold());
+    let hold = |since| Input::Holds(hold(Deadlines::Stop, since));
+    bench.step(at(1_000), hold(1_000));
     let (task, _) = parked(&bench.read(1_000, support::task("a", "pay", at(0).wall)));
     bench.step(at(5_000), Input::Holds(Holds::default()));
     // Another hold lets deadlines go on.
@@ -421,12 +421,86 @@ fn what_is_held_twice_is_later_by_both_and_by_no_more() {
     );
     let (task, _) = parked(&bench.read(60_000, task));
     assert!(!task.is_stopped());
-    bench.step(at(61_000), hold());
+    bench.step(at(61_000), hold(61_000));
     let (task, _) = parked(&bench.read(120_000, task));
     bench.step(at(121_000), Input::Holds(Holds::default()));
     let goes_on = bench.read(180_000, task);
 
-    assert_eq!(stood(&goes_on), Duration::from_secs(59 + 60));
+    assert_eq!(stood(&goes_on), Duration::from_secs(59 + 119));
+}
+
+/// That deadlines of the scene's tasks stood still at these times.
+fn stood_at(times: &[(u64, u64)]) -> Holds {
+    let holds = times.iter().map(|(since, until)| {
+        let since = hold(Deadlines::Stop, *since);
+        let hold = since.iter().find(|hold| hold.released.is_none()).unwrap();
+        Arc::new(hold.stood(at(*until).wall).unwrap())
+    });
+    holds.collect()
+}
+
+#[test]
+fn what_nobody_has_looked_at_until_the_hold_was_over_was_held() {
+    for lane in [TASKS, NOW_TIER] {
+        // The process was away, or another one was.
+        let mut bench = ten_seconds();
+        bench.step(at(60_000), Input::Holds(stood_at(&[(4_000, 59_000)])));
+        let goes_on = bench.read_from(lane, 64_500, support::task("a", "pay", at(0).wall));
+        assert_eq!(stood(&goes_on), Duration::from_secs(59 - 4));
+
+        // The process has heard of both, and has not read the task.
+        let mut bench = ten_seconds();
+        bench.step(at(4_000), Input::Holds(hold(Deadlines::Stop, 4_000)));
+        bench.step(at(59_000), Input::Holds(Holds::default()));
+        let goes_on = bench.read_from(lane, 64_500, support::task("a", "pay", at(0).wall));
+        assert_eq!(stood(&goes_on), Duration::from_secs(59 - 4));
+        let late = bench.read_from(lane, 65_001, support::task("late", "pay", at(0).wall));
+        assert_eq!(end(&late).0, Terminal::Expired);
+    }
+}
+
+#[test]
+fn what_is_over_counts_once_and_only_what_was_due_in_time_meanwhile() {
+    let mut bench = Bench::new(Scene {
+        deadline: Some(Duration::from_mins(1)),
+        ..holding(10)
+    });
+    let times = [(10_000, 20_000), (15_000, 30_000), (115_000, 120_000)];
+    bench.step(at(61_000), Input::Holds(stood_at(&times)));
+    let stood_of = |bench: &mut Bench, millis, task: Task| {
+        let actions = bench.read(millis, task);
+        let [Action::Dispatch { task, .. }] = &actions[..] else {
+            panic!("a call expected, not {actions:?}");
+        };
+        (Task::clone(task), stood(&actions).as_secs())
+    };
+
+    let mut later = support::task("later", "pay", at(0).wall);
+    later.due = at(25_000).wall;
+    let (_, since_due) = stood_of(&mut bench, 62_000, later);
+    let (task, first) = stood_of(&mut bench, 70_000, support::task("a", "pay", at(0).wall));
+    let (_, again) = stood_of(&mut bench, 75_000, task);
+    // Its deadline, which is 20 s later, has passed before the last one began.
+    let late = bench.read(121_000, support::task("late", "pay", at(0).wall));
+
+    assert_eq!((first, again, since_due), (20, 20, 5));
+    assert_eq!(end(&late).0, Terminal::Expired);
+}
+
+#[test]
+fn what_is_over_is_remembered_for_a_month_and_of_so_many() {
+    let month = REMEMBERED.as_millis() as u64;
+    let mut holds = stood_at(&[(0, 5_000)]);
+    for (millis, count) in [(month + 5_000, 1), (month + 5_001, 0)] {
+        holds.take_ended(at(millis).wall);
+        assert_eq!(holds.over().count(), count);
+    }
+
+    let many = (0..MAX_REMEMBERED as u64 + 7).map(|number| (number, number + 1));
+    assert_eq!(
+        stood_at(&many.collect::<Vec<_>>()).over().count(),
+        MAX_REMEMBERED
+    );
 }
 
 #[test]

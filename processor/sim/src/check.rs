@@ -903,7 +903,8 @@ impl Judge {
         }
     }
 
-    /// A call has come back with success: what follows is that its task is delivered, whatever else was told of it.
+    /// A call has come back with success: what follows is that its task is delivered, whatever else was told of it. What ends without an attempt
+    /// is another record of the same task.
     pub(crate) fn succeeded(&mut self, id: &Arc<str>, entries: &[retide_core::Entry]) {
         for event in entries.iter().filter_map(retide_core::Entry::event) {
             if event.id != *id || event.kind != Kind::Work {
@@ -915,6 +916,7 @@ impl Judge {
                 | Transition::Held { .. }
                 | Transition::Ended {
                     terminal: Terminal::Dead | Terminal::Expired | Terminal::Cancelled,
+                    attempts: 1..,
                     ..
                 } => self.object(|| format!("the target has done {id}: {event:?}")),
                 Transition::Ended { .. }
@@ -1018,6 +1020,15 @@ impl Judge {
         let submission = submission.filter(|submission| !self.orders.may_be_about(submission));
         let stops = self.heard.stops(worker, (task, wall), submission);
         if let Err(why) = Heard::parks(task, wall).and(stops) {
+            self.object(|| why);
+        }
+    }
+
+    /// A task expires at this time of its worker's clock, without a call.
+    pub(crate) fn expires_at(&mut self, worker: usize, task: &Task, wall: Timestamp) {
+        let submission = self.submitted.get(&task.id);
+        let submission = submission.filter(|submission| !self.orders.may_be_about(submission));
+        if let Err(why) = self.heard.expires(worker, (task, wall), submission) {
             self.object(|| why);
         }
     }

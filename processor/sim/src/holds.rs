@@ -1,7 +1,8 @@
 //! Holds of a history: what people hold, and the judge of what becomes of it.
 //!
 //! Invariants that are judged: from when a worker has taken a hold in, it starts nothing that the hold fits, whoever had the shard before; a
-//! task that is held is looked at again within a minute; its deadline stands still if the hold says so, and that time counts later. That all tasks end shows that none is held for ever.
+//! task that is held is looked at again within a minute; its deadline stands still if the hold says so, and that time counts later, also where
+//! nobody has looked at the task meanwhile. That all tasks end shows that none is held for ever.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,7 +16,7 @@ use retide_core::ramp::Ramp;
 use retide_core::scene::DEFAULT;
 use retide_core::selector::{Parts, Selector};
 use retide_core::task::Stopped;
-use retide_core::{Event, Hold, Holds, Kind, Task, Timestamp};
+use retide_core::{Event, Hold, Holds, Kind, Scenes, Task, Timestamp};
 
 use crate::chance::Chance;
 use crate::orders::fits;
@@ -40,6 +41,8 @@ pub(crate) struct Holding {
 pub(crate) struct Heard {
     /// The holds that each worker has taken in.
     holds: BTreeMap<usize, Holds>,
+    /// The rules that each worker has taken in.
+    rules: BTreeMap<usize, Scenes>,
     /// When each task was last out of attempts and was held, and the last attempt that was made since.
     exhausted: BTreeMap<Arc<str>, (Timestamp, u32)>,
     /// How the deadline of each task stood still when it was parked last, and when it was to be looked at.
@@ -183,6 +186,11 @@ impl Heard {
         self.holds.insert(worker, holds);
     }
 
+    /// A worker takes rules in.
+    pub(crate) fn hear_rules(&mut self, worker: usize, rules: Scenes) {
+        self.rules.insert(worker, rules);
+    }
+
     /// It is durable that a task is out of attempts, and held.
     pub(crate) fn exhausts(&mut self, event: &Event, attempt: u32) {
         let last = (event.at, attempt);
@@ -315,6 +323,61 @@ impl Heard {
             )),
             None => Ok(()),
         }
+    }
+
+    /// A worker lets a due task expire at `wall`, of which no call was made: whether the time counts for which it was held and its deadline
+    /// stood still, as far as the worker knows of the holds, those that are over among them.
+    pub(crate) fn expires(
+        &self,
+        worker: usize,
+        (task, wall): (&Task, Timestamp),
+        submission: Option<&Arc<Submission>>,
+    ) -> Result<(), String> {
+        let (Kind::Work, Some(submission), Some(holds), Some(rules)) = (
+            task.kind,
+            submission,
+            self.holds.get(&worker),
+            self.rules.get(&worker),
+        ) else {
+            return Ok(());
+        };
+        let Some(scene) = rules.find(&task.scene) else {
+            return Ok(());
+        };
+        let of_scene = scene.deadline.map(|span| task.first_failed_at + span);
+        let deadline = task.deadline.into_iter().chain(of_scene).min();
+        let (Some(deadline), None) = (deadline, task.pending_since) else {
+            return Ok(());
+        };
+        let on = holds.iter();
+        let on = on.filter(|hold| hold.deadlines == Deadlines::Stop);
+        let on = on.map(|hold| (hold, wall));
+        let over = holds.over().map(|hold| (hold, hold.until));
+        let of_task = on
+            .chain(over)
+            .filter(|(hold, _)| fits(&hold.selector, submission));
+        let mut times: Vec<_> = of_task.map(|(hold, until)| (hold.since, until)).collect();
+        times.sort_unstable();
+        let mut from = task.due.max(task.first_failed_at);
+        let mut stood = Duration::ZERO;
+        for (since, until) in times {
+            let (since, until) = (since.max(from), until.min(wall));
+            // What has passed by then has passed.
+            if since < until && since <= deadline + stood {
+                stood += until.since(since);
+                from = until;
+            }
+        }
+        let counts = task.stopped.as_deref().map(|stopped| stopped.before);
+        let counts = counts.unwrap_or_default();
+        // What is told is in whole milliseconds.
+        if task.is_stopped() || counts + Duration::from_millis(4) < stood {
+            return Err(format!(
+                "{} expires at {wall}, its deadline being {deadline}: it stood still for {stood:?}, of which {counts:?} counts",
+                task.id
+            ));
+        }
+        Ok(())
     }
 
     /// It is durable that a task is parked: how its deadline stands.

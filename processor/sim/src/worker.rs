@@ -17,7 +17,7 @@ use retide_core::step::Look;
 use retide_core::{
     Action, Alert, Commit, Engine, Failure, Fate, Gates, Hold, Holds, Input, Kind, LaneId, Now,
     Ordering, Origin, Outcome, Overdue, Poison, Reason, Record, Returned, Scene, Scenes,
-    Settlement, Sink, Sinks, Source, StateKey, Task, Timestamp, Wait, Writable, task,
+    Settlement, Sink, Sinks, Source, StateKey, Task, Terminal, Timestamp, Wait, Writable, task,
 };
 
 use crate::broker::{
@@ -40,7 +40,7 @@ struct Came {
     /// What the call is known by at the wall that has come back refused.
     refused: Option<Arc<str>>,
     /// The task of a call that has come back with success.
-    succeeded: Option<Arc<str>>,
+    succeeded: Option<(LaneId, Arc<str>)>,
     /// The step of a command that was read.
     step: Option<ReadStep>,
 }
@@ -200,7 +200,7 @@ pub(crate) struct Worker {
     /// The server of each call in flight whose scene has cooldowns.
     servers: BTreeMap<u64, Arc<str>>,
     /// The task of each call in flight, where commands may tell what came of it.
-    called: BTreeMap<u64, Arc<str>>,
+    called: BTreeMap<u64, (LaneId, Arc<str>)>,
     /// The ramps that each call in flight went by.
     ramps: BTreeMap<u64, Vec<Arc<Hold>>>,
     /// What was settled since the last batch.
@@ -342,6 +342,7 @@ impl Worker {
         env.judge.forcing.hear(worker.life, holds.forced());
         env.judge.heard.hear(id, holds.clone());
         worker.step(Input::Holds(holds), env);
+        env.judge.heard.hear_rules(id, scenes.clone());
         worker.step(Input::Rules(scenes), env);
         worker.join(env);
         worker
@@ -730,6 +731,7 @@ impl Worker {
         let mut most = env.chance.between(1, MOST_READ);
         loop {
             if let Some(scenes) = self.rules.take() {
+                env.judge.heard.hear_rules(self.id, scenes.clone());
                 self.step(Input::Rules(scenes), env);
             }
             let Some(reading) = self.readings.pop_front() else {
@@ -1395,7 +1397,7 @@ impl Worker {
     }
 
     /// The task of a call that has come back with success.
-    fn succeeded(&mut self, input: &Input) -> Option<Arc<str>> {
+    fn succeeded(&mut self, input: &Input) -> Option<(LaneId, Arc<str>)> {
         let Input::Attempted { ticket, outcome } = input else {
             return None;
         };
@@ -1536,12 +1538,28 @@ impl Worker {
             env.judge.refused(self.life, wall, &settlement.entries);
         }
         env.judge.dies(self.life, &settlement.entries);
-        if let Some(id) = &came.succeeded {
+        // Who was taken for dead may have the same task from another lane, too.
+        if let Some((of, id)) = &came.succeeded
+            && *of == lane
+        {
             env.judge.succeeded(id, &settlement.entries);
         }
         env.judge.fairness.settled(self.id, (lane, offset));
         if self.settled.is_empty() {
             self.commit_at = env.now + env.plan.commit_interval;
+        }
+        let expired = settlement.entries.iter().find_map(|entry| {
+            let retide_core::Entry::DeadLetter { task, ended } = entry else {
+                return None;
+            };
+            (ended.terminal == Terminal::Expired).then_some(task)
+        });
+        if let Some(task) = expired
+            && self.returns == 0
+            && !settlement.is_of_call()
+            && env.plan.clocks_are_right()
+        {
+            env.judge.expires_at(self.id, task, now.wall);
         }
         let parked = settlement.entries.iter().find_map(|entry| entry.parked());
         if let Some((_, task)) = parked
@@ -1616,7 +1634,7 @@ impl Worker {
             env.judge.fairness.is_held_up(self.id);
         }
         if task.kind == Kind::Work && !env.plan.orders.is_empty() {
-            self.called.insert(ticket, Arc::clone(&task.id));
+            self.called.insert(ticket, (lane, Arc::clone(&task.id)));
         }
         env.judge.takes_turn(self.id, lane, task);
         env.judge.held_by_none(task, wait);

@@ -1257,6 +1257,7 @@ impl World {
     /// Somebody holds tasks.
     fn hold(&mut self, number: usize) {
         let hold = Arc::clone(&self.env.plan.holds[number].hold);
+        self.remember(&hold.name);
         self.held.insert(Arc::clone(&hold.name), hold);
         self.tell_holds();
     }
@@ -1265,7 +1266,10 @@ impl World {
     fn climb(&mut self, number: usize) {
         let holding = &self.env.plan.holds[number];
         if self.held.get(&holding.hold.name) == Some(&holding.hold) {
-            let climbing = holding.climbing();
+            let mut climbing = Hold::clone(&holding.climbing());
+            climbing.since = wall(self.env.now, 0);
+            let climbing = Arc::new(climbing);
+            self.remember(&climbing.name);
             self.held.insert(Arc::clone(&climbing.name), climbing);
             self.tell_holds();
         }
@@ -1276,8 +1280,18 @@ impl World {
         let hold = Arc::clone(&self.env.plan.holds[number].hold);
         let known = self.held.get(&hold.name);
         if known.is_some_and(|known| known.selector == hold.selector) {
+            self.remember(&hold.name);
             self.held.remove(&hold.name);
             self.tell_holds();
+        }
+    }
+
+    /// The hold of this name is over, or another one comes in its place: that it has let deadlines stand still is written down.
+    fn remember(&mut self, name: &str) {
+        let now = wall(self.env.now, 0);
+        let stood = self.held.get(name).and_then(|hold| hold.stood(now));
+        if let Some(stood) = stood.filter(|stood| stood.since < stood.until) {
+            self.held.insert(Arc::clone(&stood.name), Arc::new(stood));
         }
     }
 

@@ -229,6 +229,8 @@ impl Board<'_> {
         });
         let exhausted = exhausted.map(|(name, _)| name.to_string());
         let asked = self.holds.values().filter(|hold| hold.of_scene().is_none());
+        // Those only tell what was.
+        let asked = asked.filter(|hold| hold.deadlines != Deadlines::Stood);
         let asked = asked.map(|hold| hold.name.to_string());
         let names: BTreeSet<String> = asked.chain(exhausted).collect();
         names.iter().filter_map(|name| self.hold(name)).collect()
@@ -278,6 +280,20 @@ impl Board<'_> {
         by_shard.is_none_or(|by_shard| !by_shard.contains_key(&shard))
     }
 
+    /// Writes down that these holds have let deadlines stand still, those that did: they are to be over.
+    fn remember<'a>(&self, over: impl Iterator<Item = &'a Hold>) -> Result<(), Failed> {
+        let now = clock::timestamp();
+        let stood = over.filter_map(|hold| hold.stood(now));
+        let stood = stood.filter(|stood| stood.since < stood.until);
+        let records: Vec<_> = stood
+            .map(|stood| (stood.name.to_string(), Some(hold::encode(&stood))))
+            .collect();
+        if !records.is_empty() {
+            self.write_holds(&records)?;
+        }
+        Ok(())
+    }
+
     /// Writes records of holds, and says where they stand.
     fn write_holds(&self, records: &[(String, Option<Bytes>)]) -> Result<Vec<Revision>, Failed> {
         let records = records.iter();
@@ -313,7 +329,13 @@ pub(super) fn hold(config: &Config, options: &Options, output: Output) -> Result
     // Nobody else takes those away that have ended by themselves.
     let ended = board.holds.values().filter(|other| !other.is_on(now));
     let ended = ended.filter(|other| other.name != hold.name);
+    // That deadlines stood still is remembered for a while.
+    let ended =
+        ended.filter(|other| other.deadlines != Deadlines::Stood || other.is_forgotten(now));
     records.extend(ended.map(|other| (other.name.to_string(), None)));
+    let over = board.holds.values();
+    let over = over.filter(|other| other.name == hold.name || !other.is_on(now));
+    board.remember(over.map(|other| &**other))?;
     hold.revision = board.write_holds(&records)?[0];
     say(&format!("hold {} is written", hold.name));
     if !options.acting.no_wait {
@@ -394,6 +416,7 @@ fn meant(
         .holds
         .values()
         .filter(|hold| hold.of_scene().is_none());
+    let holds = holds.filter(|hold| hold.deadlines != Deadlines::Stood);
     let fitting = holds.filter(|hold| selectors.contains(&hold.selector));
     names.extend(fitting.map(|hold| hold.name.to_string()));
     for name in &names {
@@ -445,6 +468,7 @@ fn let_go(
     let records = going.iter();
     let records = records.map(|hold| (hold.name.to_string(), Some(hold::encode(hold))));
     let records: Vec<_> = records.chain(over).collect();
+    board.remember(holds.iter().map(|hold| &**hold))?;
     let written = board.write_holds(&records)?;
     for (hold, revision) in going.iter_mut().zip(written) {
         hold.revision = revision;
@@ -527,6 +551,7 @@ fn climb(
     let records: Vec<_> = records
         .map(|hold| (hold.name.to_string(), Some(hold::encode(hold))))
         .collect();
+    board.remember(holds.iter().map(|hold| &**hold))?;
     let written = board.write_holds(&records)?;
     for (hold, revision) in climbing.iter_mut().zip(written) {
         hold.revision = revision;

@@ -182,5 +182,19 @@ deadline = "8s"
     assert_eq!(line["deadlines"], "stop");
     assert!(released.status.success(), "{released:?}");
     assert_eq!(ends["stops"], ["delivered"], "{ends:?}");
+    // Whoever reads a task of it later knows when that was.
+    let records = rig.read("scenes");
+    let over = records.iter().position(|record| {
+        let key = record.key.as_deref().unwrap_or_default();
+        key.starts_with(b"hold/scene-stops@")
+    });
+    let released = records.iter().position(|record| {
+        record.key.as_deref() == Some(b"hold/scene-stops") && record.value.is_none()
+    });
+    assert!(over.is_some() && over < released, "{over:?} {released:?}");
+    let over: Value =
+        serde_json::from_slice(records[over.unwrap()].value.as_ref().unwrap()).unwrap();
+    assert_eq!(over["deadlines"], "stood");
+    assert!(over["since"].as_u64() < over["until"].as_u64(), "{over}");
     drop(one);
 }

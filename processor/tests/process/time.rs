@@ -107,6 +107,41 @@ fn with_times_of_producers() -> Rig {
 }
 
 #[test]
+fn a_task_that_nobody_has_read_until_its_hold_was_over_has_the_time_that_it_was_held() {
+    let rig = with_times_of_producers();
+    let basics = rig.basics();
+    let target = "target = { http = { url = 'http://TARGET/any' } }\ndeadline = '2m'\n";
+    rig.configure(&format!(
+        "{basics}[scenes.stood]\n{target}[scenes.ran]\n{target}"
+    ));
+    let producer = rig.producer();
+    let (start, hour) = (now(), 3_600_000);
+    // Released a while ago, as `retide release` writes it down, when no process ran.
+    let since = start - hour;
+    let stood = format!(
+        r#"{{"select":{{"scene":"stood"}},"deadlines":"stood","since":{since},"until":{}}}"#,
+        start - 5_000
+    );
+    let (scenes, key) = (rig.topic("scenes"), format!("hold/scene-stood@{since}"));
+    let record = BaseRecord::to(&scenes).key(&key).payload(&stood);
+    producer.send(record).map_err(|(error, _)| error).unwrap();
+    for scene in ["stood", "ran"] {
+        send(&rig, &producer, scene, since, &[("retry-scene", scene)]);
+    }
+    producer.flush(PATIENCE).unwrap();
+
+    let retide = rig.run();
+    let ends = rig.ends(2);
+    let holds = rig.retide(&["holds"]);
+
+    assert_eq!(ends["ran"], ["expired"]);
+    assert_eq!(ends["stood"], ["delivered"]);
+    // It is no hold any more.
+    assert!(String::from_utf8_lossy(&holds.stderr).contains("nothing is held"));
+    drop(retide);
+}
+
+#[test]
 fn a_task_is_due_by_its_records_timestamp_however_late_it_is_read() {
     let rig = with_times_of_producers();
     let admin = free_address();

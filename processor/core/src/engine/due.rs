@@ -47,6 +47,8 @@ impl Engine {
             }
             return;
         }
+        // A hold may stop its deadline, which is looked at where the task finds no place.
+        self.mind_deadline(now, &mut item);
         let name = self.scene_of(&item);
         let (full, crowded) = (self.is_full(), self.is_crowded(item.lane));
         if self.ready.get(&name).is_some() {

@@ -85,6 +85,10 @@ impl Engine {
         holds.follow(&self.scenes);
         self.held.ends_at = holds.next_end();
         self.held.stops = (holds.iter()).any(|hold| hold.deadlines == Deadlines::Stop);
+        holds.remember(now.wall, &self.held.holds);
+        if self.bug.is(Bug::StoodForgotten) {
+            holds.forget_stood();
+        }
         let before = mem::replace(&mut self.held.holds, holds);
         let mut changed: Vec<HoldId> = Vec::new();
         for hold in self.held.holds.iter() {
@@ -210,13 +214,18 @@ impl Engine {
 
     /// The deadline of a task stands still while it is due and a hold says so, and goes on when none does any more.
     pub(super) fn mind_deadline(&self, now: Now, item: &mut Item) {
-        if !self.held.stops && !item.task.is_stopped() || self.bug.is(Bug::DeadlineRuns) {
+        let may_have_stood = item.task.due < self.held.holds.stood_to();
+        let is_still = self.held.stops || item.task.is_stopped();
+        if !is_still && !may_have_stood || self.bug.is(Bug::DeadlineRuns) {
             return;
+        }
+        if item.task.kind != Kind::Work || item.task.pending_since.is_some() {
+            return;
+        }
+        if may_have_stood {
+            self.count_stood(now, item);
         }
         let task = &item.task;
-        if task.kind != Kind::Work || task.pending_since.is_some() {
-            return;
-        }
         let scene = self.scenes.find(&task.scene);
         let stops = scene.and_then(|scene| {
             let holds = self.held.holds.of(now.wall, task, scene);
@@ -225,11 +234,8 @@ impl Engine {
         });
         match (stops, task.is_stopped()) {
             (Some((scene, held)), false) => {
-                // It may have waited elsewhere meanwhile. What it has waited before it went on counts already.
-                let since = match task.stopped {
-                    None => held.max(task.due).max(task.first_failed_at).min(now.wall),
-                    Some(_) => now.wall,
-                };
+                // It may have waited elsewhere meanwhile.
+                let since = held.max(waits_since(now, task)).min(now.wall);
                 let since = since.ceil_to_millis();
                 // One that has passed by then has passed.
                 if !verdict::expires(scene, task, since) {
@@ -238,6 +244,27 @@ impl Engine {
             }
             (None, true) => self.resume_deadline(now, item),
             (Some(_), true) | (None, false) => {}
+        }
+    }
+
+    /// The deadline of a due task has stood still while holds were in force that are over, and nobody could look at it: that counts now.
+    fn count_stood(&self, now: Now, item: &mut Item) {
+        if item.task.is_stopped() {
+            return;
+        }
+        let Some(scene) = self.scenes.find(&item.task.scene) else {
+            return;
+        };
+        let from = waits_since(now, &item.task);
+        for (since, until) in self.held.holds.stood(from, &item.task, scene) {
+            let since = since.max(waits_since(now, &item.task)).ceil_to_millis();
+            let until = until.min(now.wall);
+            // One that has passed by then has passed.
+            if since < until && !verdict::expires(scene, &item.task, since) {
+                let task = Arc::make_mut(&mut item.task);
+                task.stop_deadline(since);
+                task.resume_deadline(until);
+            }
         }
     }
 
@@ -617,6 +644,15 @@ impl Held {
         let before = self.before.get(&at).filter(|(_, until)| now < *until);
         seen + before.map_or(0, |(before, _)| *before)
     }
+}
+
+/// Since when a due task waits, without what has counted already as time for which its deadline stood still.
+fn waits_since(now: Now, task: &Task) -> Timestamp {
+    let counted = match task.stopped.as_deref() {
+        None => Timestamp::EPOCH,
+        Some(stopped) => stopped.to.unwrap_or(now.wall),
+    };
+    task.due.max(task.first_failed_at).max(counted)
 }
 
 /// Says in the event of a settlement which hold it follows from.

@@ -48,9 +48,9 @@ struct WireSchedule {
     /// When no attempt may start any more, if the producer has named that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     deadline: Option<u64>,
-    /// For how long its deadline has stood still, and since when it does, if it has.
+    /// For how long its deadline has stood still, since when it does, and up to when the first counts, if it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    stopped: Option<(u64, Option<u64>)>,
+    stopped: Option<(u64, Option<u64>, Option<u64>)>,
 }
 
 /// The value of a record that tells of a task that is replaced.
@@ -74,8 +74,9 @@ pub(crate) fn encode(known: &Known, value: &mut Vec<u8>) {
             entered: schedule.entered.as_millis(),
             deadline: schedule.deadline.map(Timestamp::as_millis),
             stopped: schedule.stopped.map(|stopped| {
-                let before = stopped.before.as_millis() as u64;
-                (before, stopped.since.map(Timestamp::as_millis))
+                let instants = [stopped.since, stopped.to];
+                let [since, to] = instants.map(|instant| instant.map(Timestamp::as_millis));
+                (stopped.before.as_millis() as u64, since, to)
             }),
         }),
     };
@@ -114,9 +115,10 @@ pub(crate) fn decode(value: &[u8]) -> Option<Known> {
             throttled: schedule.throttled,
             entered: Timestamp::from_millis(schedule.entered),
             deadline: schedule.deadline.map(Timestamp::from_millis),
-            stopped: schedule.stopped.map(|(before, since)| Stopped {
+            stopped: schedule.stopped.map(|(before, since, to)| Stopped {
                 since: since.map(Timestamp::from_millis),
                 before: Duration::from_millis(before),
+                to: to.map(Timestamp::from_millis),
             }),
         }),
     })
@@ -148,6 +150,7 @@ mod tests {
                 stopped: Some(Stopped {
                     since: Some(instant(20)),
                     before: Duration::from_millis(7),
+                    to: Some(instant(15)),
                 }),
             }),
             ..under_way
@@ -164,7 +167,7 @@ mod tests {
             [
                 r#"{"offset":17}"#,
                 r#"{"offset":17,"until":1795836382000}"#,
-                r#"{"offset":17,"due":30,"attempt":2,"throttled":1,"entered":10,"deadline":90,"stopped":[7,20]}"#,
+                r#"{"offset":17,"due":30,"attempt":2,"throttled":1,"entered":10,"deadline":90,"stopped":[7,20,15]}"#,
             ]
         );
         let replaced = Replaced {
