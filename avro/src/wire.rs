@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 
 use apache_avro::rabin::Rabin;
 use apache_avro::util::max_allocation_bytes;
-use apache_avro::{Schema, from_avro_datum, from_value, write_avro_datum_ref};
+use apache_avro::{Schema, from_avro_datum, from_value};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use retide_core::selector::ErrorFingerprint;
 use retide_core::wait::Waited;
 use retide_core::{Ended, Failure, Omitted, Reason, Terminal, Transition, Wait};
 
+use crate::datum;
 use crate::headers::{kind_of, kind_word, millis, origin_of};
 use crate::schema;
 
@@ -87,7 +88,10 @@ pub enum Error {
     /// The value ends before the record does.
     #[error("the value ends before the record does")]
     Short,
-    /// The Avro datum could not be written or read.
+    /// The Avro datum could not be written.
+    #[error("write avro")]
+    Datum(#[source] datum::Error),
+    /// The Avro datum could not be read.
     #[error("avro")]
     Avro(#[source] Box<apache_avro::Error>),
     /// The JSON text could not be written or read.
@@ -157,6 +161,39 @@ pub struct Callback {
     pub key: Option<Blob>,
     /// What its failure has in common with others: see [`Ended::fingerprint`].
     pub fingerprint: Option<String>,
+}
+
+/// A [`Callback`] that is only written: it borrows what it can from the end it is made of.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CallbackLine<'a> {
+    /// As [`Callback::id`], and so are the others.
+    id: &'a str,
+    /// The scene.
+    scene: &'a str,
+    /// The kind.
+    kind: &'a str,
+    /// The outcome.
+    outcome: &'a str,
+    /// The reason.
+    reason: Option<&'a str>,
+    /// The attempts.
+    attempts: i64,
+    /// The origin.
+    origin: String,
+    /// The first sight.
+    first_failed_at: i64,
+    /// The end.
+    ended_at: i64,
+    /// The class of the error.
+    error_class: Option<&'a str>,
+    /// The message of the error.
+    error_message: Option<&'a str>,
+    /// The key.
+    key: Option<Blob>,
+    /// The fingerprint.
+    #[serde(serialize_with = "fingerprint")]
+    fingerprint: Option<ErrorFingerprint>,
 }
 
 /// One transition of one task.
@@ -401,9 +438,7 @@ impl<R: Wire> Codec<R> {
         match self.format {
             Format::Avro => {
                 bytes.extend_from_slice(&self.frame);
-                write_avro_datum_ref(&self.schema, record, bytes)
-                    .map_err(|error| Error::Avro(Box::new(error)))?;
-                Ok(())
+                datum::write(record, bytes).map_err(Error::Datum)
             }
             Format::Json => serde_json::to_writer(bytes, record).map_err(Error::Json),
         }
@@ -544,6 +579,27 @@ impl From<&Ended> for Callback {
             error_message,
             key: ended.key.clone().map(Blob),
             fingerprint: ended.fingerprint().map(|print| print.to_string()),
+        }
+    }
+}
+
+impl<'a> From<&'a Ended> for CallbackLine<'a> {
+    fn from(ended: &'a Ended) -> Self {
+        let failure = ended.failure.as_ref();
+        Self {
+            id: &ended.id,
+            scene: &ended.scene,
+            kind: kind_word(ended.kind),
+            outcome: ended.terminal.word(),
+            reason: ended.reason.map(Reason::word),
+            attempts: ended.attempts.into(),
+            origin: ended.origin.to_string(),
+            first_failed_at: millis(ended.first_failed_at) as i64,
+            ended_at: millis(ended.at) as i64,
+            error_class: failure.map(|failure| &*failure.class),
+            error_message: failure.map(|failure| &*failure.message),
+            key: ended.key.clone().map(Blob),
+            fingerprint: ended.fingerprint(),
         }
     }
 }

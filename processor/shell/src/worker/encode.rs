@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use retide_avro::control;
 use retide_avro::headers::{self, Sink};
-use retide_avro::wire::{self, Codec, EventLine, Format, Framing, Wire};
+use retide_avro::wire::{self, CallbackLine, Codec, EventLine, Format, Framing, Wire};
 use retide_connectors::kafka;
 use retide_core::control::Control;
 use retide_core::{Alert, Entry, State};
@@ -288,7 +288,7 @@ impl Encoder {
             }
             Entry::Callback(ended) => {
                 headers::write_ended(ended, sink);
-                let report = &wire::Callback::from(&**ended);
+                let report = &CallbackLine::from(&**ended);
                 let to = (&topics.callbacks, home);
                 scratch.report(to, &[&ended.id], (&self.callbacks, report), sink)?
             }
@@ -298,7 +298,7 @@ impl Encoder {
                     headers::OUTCOME.as_bytes(),
                     Some(ended.terminal.word().as_bytes()),
                 );
-                let report = &wire::Callback::from(&**ended);
+                let report = &CallbackLine::from(&**ended);
                 // The first tier has no delay.
                 let to = (self.tier(0), home);
                 scratch.report(to, &[&ended.id], (&self.bodies, report), sink)?
