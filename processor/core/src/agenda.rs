@@ -4,11 +4,12 @@
 //! its scene first; scenes that have something to be done take turns, item by item, so that one that is flooded does not hold up the others.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::mem;
 use std::sync::Arc;
 
 use crate::lane::LaneId;
+use crate::map::Map;
 use crate::task::Task;
 use crate::time::Timestamp;
 use crate::wait::{Waited, Way};
@@ -38,7 +39,7 @@ pub struct Item {
 #[derive(Clone, Debug, Default)]
 pub struct Agenda {
     /// The items of each scene that has some, by the name that its tasks give.
-    scenes: HashMap<Arc<str>, SceneItems>,
+    scenes: Map<Arc<str>, SceneItems>,
     /// The scenes that are not in `rotation`, by the time of their earliest item.
     waiting: BTreeSet<(Timestamp, Arc<str>)>,
     /// The scenes whose earliest item was seen to be due, in the order in which they are served.

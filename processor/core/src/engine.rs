@@ -61,6 +61,7 @@ use crate::entry::{Alert, Poison};
 use crate::gate::Gates;
 use crate::key_order::Orders;
 use crate::lane::{LaneId, Limits, Source};
+use crate::map::Map;
 use crate::outcome::{Outcome, Reason, Terminal, Verdict};
 use crate::overdue::{Dues, Move, Overdue};
 use crate::planted::{Bug, Planted};
@@ -98,7 +99,7 @@ pub struct Engine {
     /// Tasks that are to be parked, or to hop, and wait for room in the batch.
     outbound: VecDeque<Item>,
     /// Calls in flight.
-    calls: HashMap<u64, Call>,
+    calls: Map<u64, Call>,
     /// What people must know.
     alerts: Alerts,
     /// Which scenes have calls that take long, while shards leave.
@@ -207,7 +208,7 @@ impl Engine {
             agenda: Agenda::default(),
             ready: Ready::default(),
             outbound: VecDeque::new(),
-            calls: HashMap::new(),
+            calls: Map::default(),
             alerts: Alerts::default(),
             slow: Slow::default(),
             orders: Orders::default(),

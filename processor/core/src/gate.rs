@@ -16,6 +16,7 @@ use dashmap::DashMap;
 use crate::breaker::{self, Breaker, Fraction};
 use crate::concurrency::{Bounds, Limit};
 use crate::cooldown::Server;
+use crate::map::Seeded;
 use crate::scene::{Scene, Scenes};
 use crate::task::Kind;
 
@@ -23,9 +24,9 @@ use crate::task::Kind;
 #[derive(Debug, Default)]
 pub struct Gates {
     /// One gate per scene that has its own.
-    by_scene: DashMap<Arc<str>, Arc<Gate>>,
+    by_scene: DashMap<Arc<str>, Arc<Gate>, Seeded>,
     /// One gate per host and concurrency.
-    by_host: DashMap<(Arc<str>, Calls), Arc<Gate>>,
+    by_host: DashMap<(Arc<str>, Calls), Arc<Gate>, Seeded>,
     /// One breaker per target and rule, as long as it is in force in a worker.
     breakers: DashMap<breaker::Key, Weak<Breaker>>,
     /// What is known of the rest of each server, as long as a scene in force in a worker calls it.
@@ -73,6 +74,12 @@ impl Gates {
         if let Some(key) = key(scene) {
             let gate = self.by_host.entry(key);
             let gate = gate.or_insert_with(|| Arc::new(Gate::new(Concurrency::of(scene))));
+            return Arc::clone(&gate);
+        }
+        // The lock of one who only looks, and no name to make an entry by: this is for each call.
+        if let Some(gate) = self.by_scene.get(&scene.name)
+            && gate.concurrency.follows(scene)
+        {
             return Arc::clone(&gate);
         }
         let mut gate = self

@@ -29,6 +29,7 @@ pub mod hold;
 pub mod ids;
 pub mod key_order;
 pub mod lane;
+mod map;
 pub mod outcome;
 pub mod overdue;
 pub mod pending;

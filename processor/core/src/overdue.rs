@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::mem;
 use std::sync::Arc;
 
+use crate::map::Map;
 use crate::time::Timestamp;
 
 /// Tasks that are due and have not started.
@@ -23,7 +24,7 @@ pub struct Overdue {
 #[derive(Debug, Default)]
 pub(crate) struct Dues {
     /// The due tasks of each shard.
-    shards: HashMap<i32, Shard>,
+    shards: Map<i32, Shard>,
 }
 
 /// The tasks of a shard.
@@ -36,7 +37,7 @@ struct Shard {
 }
 
 /// Tasks by scene.
-type Scenes = HashMap<Arc<str>, Spans>;
+type Scenes = Map<Arc<str>, Spans>;
 
 /// Tasks by due time, to the span.
 #[derive(Clone, Debug)]

@@ -26,6 +26,7 @@ use governor::state::{NotKeyed, StateStore};
 use governor::{Quota, RateLimiter};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::map::Map;
 use crate::planted::{Bug, Planted};
 use crate::saved::{MachineTime, Saved};
 use crate::scene::{Rate, Scenes};
@@ -40,7 +41,7 @@ pub struct Quotas {
     /// The quota of each rate.
     pools: Vec<RateShare>,
     /// How the tasks of a scene count, if it has a rate.
-    by_scene: HashMap<Arc<str>, Counts>,
+    by_scene: Map<Arc<str>, Counts>,
     /// The time, for the limiters.
     clock: ToldClock,
     /// The clock of this machine, if it is known, and what it showed when steady time began.
@@ -213,7 +214,7 @@ impl Quotas {
             all,
             owned: BTreeSet::new(),
             pools: Vec::new(),
-            by_scene: HashMap::new(),
+            by_scene: Map::default(),
             clock: ToldClock::default(),
             machine: None,
             brought: BTreeMap::new(),

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::backoff::{Base, Policy};
 use crate::breaker;
 use crate::duplicates;
+use crate::map::Map;
 use crate::outcome::{Outcome, Terminal};
 use crate::pending::Pending;
 use crate::task::Kind;
@@ -215,9 +216,9 @@ pub struct Overrides {
 #[derive(Clone, Debug, Default)]
 pub struct Scenes {
     /// The rules by name.
-    by_name: HashMap<Arc<str>, Arc<Scene>>,
+    by_name: Map<Arc<str>, Arc<Scene>>,
     /// Scenes that are known of, and have no rules in force.
-    missing: HashMap<Arc<str>, Missing>,
+    missing: Map<Arc<str>, Missing>,
     /// Whether there are others that cannot be read, of which nobody knows the names.
     misses_some: bool,
 }

@@ -14,6 +14,7 @@ use crate::breaker::{
 use crate::cooldown::{Rest, Server};
 use crate::forced::AllForced;
 use crate::gate::Gates;
+use crate::map::Map;
 use crate::planted::{Bug, Planted};
 use crate::scene::{Cooldown, Route, Scene, Scenes};
 use crate::step::{Action, Now};
@@ -35,9 +36,9 @@ pub(super) enum Shelter {
 #[derive(Debug, Default)]
 pub(super) struct Breakers {
     /// The breakers of the scenes in force.
-    by_key: HashMap<Key, Watched>,
+    by_key: Map<Key, Watched>,
     /// The servers that have asked for rest of late, and what waits for that.
-    resting: HashMap<Arc<str>, Resting>,
+    resting: Map<Arc<str>, Resting>,
     /// The mistake they make.
     pub(super) bug: Planted,
 }
@@ -338,7 +339,7 @@ impl CallPermits {
 }
 
 /// What is known of the breaker of this key; it is made where it is not there.
-fn watched<'a>(by_key: &'a mut HashMap<Key, Watched>, key: &Key, gates: &Gates) -> &'a mut Watched {
+fn watched<'a>(by_key: &'a mut Map<Key, Watched>, key: &Key, gates: &Gates) -> &'a mut Watched {
     if !by_key.contains_key(key) {
         let breaker = gates.breaker(key);
         let server = key.target.is_wall().then(|| Called {
@@ -365,7 +366,7 @@ fn ask_server(
     now: Duration,
     called: &Called,
     (owned, all): (usize, u32),
-    resting: &mut HashMap<Arc<str>, Resting>,
+    resting: &mut Map<Arc<str>, Resting>,
     bug: Planted,
 ) -> Result<Option<Called>, Denied<'static>> {
     match bug.rests(called.server.rest(now), now) {

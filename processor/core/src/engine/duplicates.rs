@@ -7,7 +7,7 @@
 //! from the retry topic, before anything else is done with it; no attempt starts of a task that is replaced; and what is known of an id is
 //! written in the transaction that makes it so.
 
-use std::collections::{BTreeMap, HashMap, hash_map};
+use std::collections::{BTreeMap, hash_map};
 use std::mem;
 use std::sync::Arc;
 
@@ -21,6 +21,7 @@ use crate::duplicates::{
 use crate::entry::{Ended, Entry, Transition};
 use crate::key_order::{End, Fingerprint, Standing};
 use crate::lane::{LaneId, Source};
+use crate::map::Map;
 use crate::outcome::Terminal;
 use crate::planted::Bug;
 use crate::scene::Ordering;
@@ -37,7 +38,7 @@ pub(super) struct Replacing {
     /// The tasks that are replaced and were met before that was durable.
     leaving: Vec<Item>,
     /// How many calls are in flight of each task that may be replaced, by shard and the offset at which it entered.
-    calls: HashMap<(i32, i64), u32>,
+    calls: Map<(i32, i64), u32>,
     /// Whether some of them may have waited long enough.
     is_due: bool,
 }
