@@ -44,24 +44,21 @@ pub(crate) struct Answer {
 /// Parks `task` until it is to be looked at, in the shard `to` if it is to move; it is counted as one hop. What is `told` of that, if
 /// anything, is with the lateness of the attempt that was made of it, or of the one that is put off.
 pub(crate) fn park(
-    mut task: Task,
+    mut task: Arc<Task>,
     to: Option<i32>,
     ladder: &Ladder,
     now: Timestamp,
     told: Option<(Transition, Option<Wait>)>,
 ) -> Vec<Entry> {
-    task.hops = task.hops.saturating_add(1);
+    let parked = Arc::make_mut(&mut task);
+    parked.hops = parked.hops.saturating_add(1);
     let event = told.map(|(transition, wait)| event(&task, now, transition, wait));
     let remaining = task.wake().since(now);
     let tier = match to {
         Some(_) => ladder.tier_to_move(remaining),
         None => ladder.tier_for(remaining),
     };
-    let park = Entry::Park {
-        tier,
-        to,
-        task: Arc::new(task),
-    };
+    let park = Entry::Park { tier, to, task };
     iter::once(park).chain(event).collect()
 }
 
@@ -150,7 +147,7 @@ fn end_of(task: Arc<Task>, how: End, said: Said, now: Timestamp) -> Vec<Entry> {
 
 /// What follows from `verdict` on attempt number `task.attempt`.
 pub(crate) fn of_verdict(
-    mut task: Task,
+    mut shared: Arc<Task>,
     verdict: Verdict,
     answer: Answer,
     ladder: &Ladder,
@@ -162,6 +159,8 @@ pub(crate) fn of_verdict(
         wait,
         left_out,
     } = answer;
+    // Nobody else has it, as a rule.
+    let task = Arc::make_mut(&mut shared);
     let attempts = task.attempt;
     task.held_since = None;
     task.pending_since = None;
@@ -192,8 +191,8 @@ pub(crate) fn of_verdict(
                 due,
             };
             let told = Some((transition, Some(wait)));
-            let report = told_of(&task);
-            let mut entries = park(task, None, ladder, now, told);
+            let report = told_of(task);
+            let mut entries = park(shared, None, ladder, now, told);
             entries.extend(report);
             return note(entries, left_out);
         }
@@ -207,7 +206,7 @@ pub(crate) fn of_verdict(
                 until,
             };
             let told = Some((transition, Some(wait)));
-            return note(park(task, None, ladder, now, told), left_out);
+            return note(park(shared, None, ladder, now, told), left_out);
         }
         Verdict::Held { since } => {
             task.attempt = attempts.saturating_add(1);
@@ -228,8 +227,8 @@ pub(crate) fn of_verdict(
                 reason: Reason::AttemptsExhausted,
             };
             let told = Some((transition, Some(wait)));
-            let report = told_of(&task);
-            let mut entries = park(task, None, ladder, now, told);
+            let report = told_of(task);
+            let mut entries = park(shared, None, ladder, now, told);
             entries.extend(report);
             return note(entries, left_out);
         }
@@ -243,7 +242,7 @@ pub(crate) fn of_verdict(
         attempts,
         wait: Some(wait),
     };
-    note(end_of(Arc::new(task), how, said, now), left_out)
+    note(end_of(shared, how, said, now), left_out)
 }
 
 /// Adds to the event which headers of the record the attempt went without.

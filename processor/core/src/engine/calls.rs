@@ -154,7 +154,7 @@ impl Engine {
         let at = (scene, &*item.task);
         let verdict = self.judge(now, item.lane.shard, at, &refused);
         let mut otherwise = consequence::of_verdict(
-            Arc::unwrap_or_clone(item.task),
+            item.task,
             verdict,
             Said {
                 outcome: refused.word(),
@@ -244,18 +244,16 @@ impl Engine {
             wait: call.wait,
             left_out: call.left_out,
         };
-        let task = Arc::unwrap_or_clone(call.task);
+        let task = call.task;
         let at = (call.lane, call.offset);
-        let (entries, applied) = match self.commanded(now, at, task, said, outcome) {
-            Ok(commanded) => commanded,
-            Err(uncommanded) => {
-                let (task, said) = *uncommanded;
-                // A verdict is a decision of its own: by the rules in force now, not by those that the call was started under.
-                let scene = self.scenes.find(&task.scene).unwrap_or(&call.scene);
-                let verdict = self.judge(now, call.lane.shard, (scene, &task), outcome);
-                let entries = consequence::of_verdict(task, verdict, said, &self.ladder, now.wall);
-                (entries, Vec::new())
-            }
+        let (entries, applied) = if let Some(met) = self.met_in_call(at, &task) {
+            self.commanded(now, call.lane.shard, (task, met), said, outcome)
+        } else {
+            // A verdict is a decision of its own: by the rules in force now, not by those that the call was started under.
+            let scene = self.scenes.find(&task.scene).unwrap_or(&call.scene);
+            let verdict = self.judge(now, call.lane.shard, (scene, &task), outcome);
+            let entries = consequence::of_verdict(task, verdict, said, &self.ladder, now.wall);
+            (entries, Vec::new())
         };
         self.settle_by(closing, entries, applied, actions);
         self.say_if_drained(closing.lane.shard, actions);

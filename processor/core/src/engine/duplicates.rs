@@ -215,7 +215,7 @@ impl Engine {
         task.due = task.due.ceil_to_millis();
         let parked = Transition::Parked { due: task.due };
         let told = Some((parked, None));
-        let parked = consequence::park(task, None, &self.ladder, now.wall, told);
+        let parked = consequence::park(Arc::new(task), None, &self.ladder, now.wall, told);
         let entries = parked.into_iter().chain(besides).collect();
         self.settle(closing, entries, actions);
         None

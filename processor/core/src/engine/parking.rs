@@ -95,10 +95,11 @@ impl Engine {
         actions: &mut Vec<Action>,
     ) {
         let (closing, shard) = (self.closing(&item), to.unwrap_or(item.lane.shard));
-        let mut task = Arc::unwrap_or_clone(item.task);
+        let mut owned = item.task;
+        let task = Arc::make_mut(&mut owned);
         if task.held_since.is_some()
             && self.scenes.find(&task.scene).is_some()
-            && !self.is_on_hold(now, &task)
+            && !self.is_on_hold(now, task)
         {
             task.held_since = None;
         }
@@ -106,12 +107,12 @@ impl Engine {
         task.due = task.due.ceil_to_millis();
         if let Some(deferral) = deferral {
             task.deferral = Some(Box::new(deferral));
-            self.bug.deferred(&mut task);
+            self.bug.deferred(task);
         }
         if task.deferral.is_some() && self.has(shard) {
             self.dues.defer(shard, &task.scene, task.due);
         }
-        let entries = consequence::park(task, to, &self.ladder, now.wall, told);
+        let entries = consequence::park(owned, to, &self.ladder, now.wall, told);
         self.settle(closing, entries, actions);
     }
 }

@@ -31,7 +31,7 @@ impl Engine {
         let mut task = Arc::unwrap_or_clone(item.task);
         if self.bug.is(Bug::PendingKept) {
             task.due = (now.wall + scene.pending.limit(None)).ceil_to_millis();
-            let entries = consequence::park(task, None, &self.ladder, now.wall, None);
+            let entries = consequence::park(Arc::new(task), None, &self.ladder, now.wall, None);
             return self.settle(closing, entries, actions);
         }
         let outcome = pending::unanswered();
@@ -46,7 +46,8 @@ impl Engine {
             wait,
             left_out: None,
         };
-        let entries = consequence::of_verdict(task, verdict, said, &self.ladder, now.wall);
+        let entries =
+            consequence::of_verdict(Arc::new(task), verdict, said, &self.ladder, now.wall);
         self.settle(closing, entries, actions);
     }
 }

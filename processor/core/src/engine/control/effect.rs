@@ -13,6 +13,7 @@ use crate::entry::{Entry, Transition};
 use crate::lane::LaneId;
 use crate::outcome::{Outcome, Terminal, Verdict};
 use crate::planted::Bug;
+use crate::scene::Scene;
 use crate::step::{Action, Applied, Effect, Now};
 use crate::task::{Exhausted, Task};
 use crate::verdict;
@@ -20,6 +21,16 @@ use crate::wait::Wait;
 
 /// What follows from a command, and which commands that is.
 type Decided = (Vec<Entry>, Vec<Applied>);
+
+/// What a task met while a call of it was in flight.
+pub(in crate::engine) struct MetInCall<'a> {
+    /// The rules of the task.
+    scene: &'a Scene,
+    /// The last command.
+    command: Arc<Command>,
+    /// The places of all commands.
+    places: Vec<Place>,
+}
 
 // === impl Engine ===
 
@@ -150,7 +161,7 @@ impl Engine {
                     left_out: None,
                 };
                 return (
-                    consequence::of_verdict(task, verdict, said, &self.ladder, now.wall),
+                    consequence::of_verdict(Arc::new(task), verdict, said, &self.ladder, now.wall),
                     Effect::Done,
                 );
             }
@@ -165,7 +176,13 @@ impl Engine {
         task.begin_round();
         let told = Transition::Rescheduled { due: task.due };
         (
-            consequence::park(task, None, &self.ladder, now.wall, Some((told, None))),
+            consequence::park(
+                Arc::new(task),
+                None,
+                &self.ladder,
+                now.wall,
+                Some((told, None)),
+            ),
             Effect::Done,
         )
     }
@@ -196,35 +213,45 @@ impl Engine {
             wait,
             left_out: None,
         };
-        consequence::of_verdict(task, verdict, said, &self.ladder, now.wall)
+        consequence::of_verdict(Arc::new(task), verdict, said, &self.ladder, now.wall)
     }
 
-    /// What follows from a call of a task that a command met while it was in flight: `None` if none did.
+    /// The commands that a task met while a call of it was in flight, if it met some and has rules.
+    pub(in crate::engine) fn met_in_call(
+        &self,
+        (lane, offset): (LaneId, i64),
+        task: &Task,
+    ) -> Option<MetInCall<'_>> {
+        if self.commands.steps.is_empty() {
+            return None;
+        }
+        let places = self.places_of_call(lane, offset, task);
+        let active = self.commands.steps.get(lane.shard, *places.last()?)?;
+        Some(MetInCall {
+            scene: self.scenes.find(&task.scene)?,
+            command: Arc::clone(active.command()),
+            places,
+        })
+    }
+
+    /// What follows from a call of a task that commands met while it was in flight.
     pub(in crate::engine) fn commanded(
         &self,
         now: Now,
-        (lane, offset): (LaneId, i64),
-        mut task: Task,
+        shard: i32,
+        (mut owned, met): (Arc<Task>, MetInCall<'_>),
         mut said: Said,
         outcome: &Outcome,
-    ) -> Result<Decided, Box<(Task, Said)>> {
-        if self.commands.steps.is_empty() {
-            return Err(Box::new((task, said)));
-        }
-        let places = self.places_of_call(lane, offset, &task);
-        let active = places
-            .last()
-            .and_then(|last| self.commands.steps.get(lane.shard, *last));
-        let Some(active) = active else {
-            return Err(Box::new((task, said)));
-        };
-        let command = Arc::clone(active.command());
-        let Some(scene) = self.scenes.find(&task.scene) else {
-            return Err(Box::new((task, said)));
-        };
+    ) -> Decided {
+        let MetInCall {
+            scene,
+            command,
+            places,
+        } = met;
+        let task = Arc::make_mut(&mut owned);
         let id = Arc::clone(&task.id);
         task.commanded = Some(Box::new(command.place));
-        let verdict = self.judge(now, lane.shard, (scene, &task), outcome);
+        let verdict = self.judge(now, shard, (scene, task), outcome);
         let is_success = *outcome == Outcome::Success
             && !(self.bug.is(Bug::CompletedAfterEnd) && matches!(command.verb, Verb::Complete(_)));
         let (verdict, effect) = match (&command.verb, verdict) {
@@ -239,14 +266,14 @@ impl Engine {
                 if said.failure.is_some() {
                     task.failure = said.failure;
                 }
-                let mut entries = consequence::end(Arc::new(task), how, now.wall);
+                let mut entries = consequence::end(owned, how, now.wall);
                 name(&mut entries, &command);
-                return Ok((entries, applied(&places, Effect::Done, &id)));
+                return (entries, applied(&places, Effect::Done, &id));
             }
             (Verb::Complete(told), _) => {
                 said.outcome = told.word();
                 said.failure = told.failure().cloned();
-                let told = self.judge(now, lane.shard, (scene, &task), told);
+                let told = self.judge(now, shard, (scene, task), told);
                 (told, Effect::Done)
             }
             (Verb::RunNow, Verdict::Retry { .. }) => {
@@ -288,13 +315,13 @@ impl Engine {
             | Verdict::Pending { .. }
             | Verdict::Held { .. } => Terminal::Dead,
         };
-        let told = consequence::too_late(&task, now.wall, why, &command.id);
-        let mut entries = consequence::of_verdict(task, verdict, said, &self.ladder, now.wall);
+        let told = consequence::too_late(task, now.wall, why, &command.id);
+        let mut entries = consequence::of_verdict(owned, verdict, said, &self.ladder, now.wall);
         match effect {
             Effect::Done => name(&mut entries, &command),
             Effect::TooLate => entries.push(told),
         }
-        Ok((entries, applied(&places, effect, &id)))
+        (entries, applied(&places, effect, &id))
     }
 }
 
