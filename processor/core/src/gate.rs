@@ -192,6 +192,11 @@ impl Gate {
             .map_err(|_| Full)
     }
 
+    /// Whether as many calls are in flight as may be, if no breaker allows fewer.
+    pub fn is_full(&self) -> bool {
+        self.in_flight.load(Ordering::Acquire) >= self.concurrency.calls()
+    }
+
     /// Returns the permit of a call that was not made, or says nothing of how many at once the target answers well.
     pub fn release(&self) {
         self.in_flight.fetch_sub(1, Ordering::AcqRel);

@@ -29,6 +29,8 @@ use crate::verdict;
 pub(super) enum Admission {
     /// The task was dispatched, moved or settled, or waits for others of its key.
     Gone,
+    /// The task was dispatched, and as many calls are in flight now as may be.
+    Last,
     /// Something holds the task, which is to be looked at again then.
     Held(Item, Held, Timestamp),
 }
@@ -64,7 +66,7 @@ enum Way {
 }
 
 /// How long to wait before asking a gate whose calls are all in flight again: another worker may have given one back.
-const ASK_CALLS: Duration = Duration::from_millis(5);
+pub(super) const ASK_CALLS: Duration = Duration::from_millis(5);
 
 /// How long to wait before asking again whether what follows from a call could be written; it is asked at once when that changes.
 const ASK_WRITABLE: Duration = Duration::from_millis(250);
@@ -236,8 +238,13 @@ impl Engine {
             return Admission::held(now, item, hold, until);
         }
         self.breakers.started(now.steady, &permits);
+        let is_last = gate.is_full();
         self.dispatch(now, item, Arc::clone(scene), (gate, permits), actions);
-        Admission::Gone
+        if is_last {
+            Admission::Last
+        } else {
+            Admission::Gone
+        }
     }
 
     /// Lets a call through its gate and its rate; if it may not, says what holds it, and until when, in steady time.

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::admission::Admission;
+use super::admission::{ASK_CALLS, Admission};
 use super::breakers::{Denied, Shelter};
 use super::ready::{Hold, ReadyQueue};
 use super::{Engine, LAST_CHANCE};
@@ -215,6 +215,12 @@ impl Engine {
         {
             match self.admit(now, item, actions) {
                 Admission::Gone => started += 1,
+                Admission::Last => {
+                    started += 1;
+                    // The next one would be looked at for nothing: each call that comes back lets one start, under load.
+                    queue.wait(now.wall, Hold::Concurrency, now.wall + ASK_CALLS);
+                    break;
+                }
                 Admission::Held(item, hold, until) => {
                     queue.push(now.wall, item);
                     queue.wait(now.wall, hold, until);
