@@ -847,7 +847,9 @@ impl Judge {
         let alerts: Vec<&str> = alerts.collect();
         let stops = campaign.filter(|campaign| {
             let before = self.last.get(&campaign.id).map(|before| before.state);
-            campaign.state == State::Stopped && before != Some(State::Stopped)
+            // Where it stood before, it was resumed in the same round if people hear of it again.
+            let is_again = before == Some(State::Stopped);
+            campaign.state == State::Stopped && (!is_again || !alerts.is_empty())
         });
         let stops: Vec<&str> = stops.map(|it| &*it.id.name).into_iter().collect();
         if alerts != stops {
