@@ -15,9 +15,9 @@ use retide_core::key_order::{Awaited, Fingerprint, Shard};
 use retide_core::lane::Limits;
 use retide_core::scene::Target;
 use retide_core::{
-    Action, Commit, Engine, Entry, Failure, Gates, Input, Ladder, LaneId, Now, Ordering, Outcome,
-    Scene, Scenes, Settlement, Sink, Sinks, Source, State, Task, Timestamp, Transition, Wait,
-    Writable,
+    Action, Commit, Engine, Entry, Failure, Fate, Gates, Input, Ladder, LaneId, Now, Ordering,
+    Outcome, Returned, Scene, Scenes, Settlement, Sink, Sinks, Source, State, Task, Timestamp,
+    Transition, Wait, Writable,
 };
 
 use support::{TASKS, at};
@@ -684,6 +684,45 @@ fn what_is_parked_while_the_order_topic_takes_records_is_written_with_its_place_
     let batch = world.under_way.back().unwrap();
     assert_eq!(batch.settled.len(), 1);
     assert_eq!(batch.changes.len(), 1);
+}
+
+#[test]
+fn what_is_parked_once_more_since_its_batch_was_not_written_has_its_place_in_the_same_batch() {
+    let writable = |closed| {
+        Input::Writable(Writable {
+            closed,
+            ..Writable::default()
+        })
+    };
+    let mut world = World::new(scenes(60_000), Limits::of(64 << 20));
+    world.produce("pay", "a", 0);
+    world.read_all();
+    world.answer(0, failed());
+    world.submit();
+    let first = world.under_way.pop_front().unwrap();
+    let changes = first.changes.iter().map(|change| match change {
+        Entry::State(state) => (0, state.key()),
+        other => panic!("a state expected, not {other:?}"),
+    });
+    let settlements = first.settled.iter().cloned();
+    let returned = Returned {
+        lanes: first.commits.iter().map(|of| (of.lane, of.epoch)).collect(),
+        settlements: settlements.map(|of| (of, Fate::Again)).collect(),
+        changes: changes.collect(),
+        ..Returned::default()
+    };
+
+    // Its place is in a batch between, of which nobody knows yet whether it is written.
+    world.step(writable(Sinks::NONE.with(Sink::Tiers)));
+    world.step(Input::Returned(Box::new(returned)));
+    world.submit();
+    world.step(writable(Sinks::NONE));
+    world.pass(10);
+    world.submit();
+
+    let batches = world.under_way.iter();
+    let of = |batch: &Batch| (batch.settled.len(), batch.changes.len());
+    assert_eq!(batches.map(of).collect::<Vec<_>>(), [(0, 1), (1, 1)]);
 }
 
 #[test]

@@ -320,10 +320,12 @@ impl Engine {
                 mut settlement,
                 bytes,
                 end,
-                key: _,
+                key,
             } = unwritten;
             if let Some(end) = end {
                 self.write_end(&mut settlement, bytes, end);
+            } else {
+                self.write_parked(&settlement, key);
             }
             self.write(bytes, settlement, actions);
         }
@@ -339,6 +341,21 @@ impl Engine {
         let Settlement { lane, entries, .. } = &unwritten.settlement;
         let is_delivery = entries.iter().any(|entry| entry.delivered().is_some());
         !is_delivery && self.orders.is_undecided(lane.shard, end.key)
+    }
+
+    /// A task is parked with the batch, and so is its place among those of its key: what was written of that beside the first try may be in
+    /// another batch, which nobody knows the end of.
+    fn write_parked(&mut self, settlement: &Settlement, key: Option<Fingerprint>) {
+        let shard = settlement.lane.shard;
+        let is_parked = settlement
+            .entries
+            .iter()
+            .any(|entry| entry.parked().is_some());
+        if let Some(key) = key.filter(|key| is_parked && !self.orders.is_undecided(shard, *key))
+            && let Some(order) = self.orders.get(shard)
+        {
+            order.write_again(key);
+        }
     }
 
     /// The end of a settlement waits with it.
