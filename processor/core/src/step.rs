@@ -421,6 +421,8 @@ pub struct Applied {
     pub effect: Effect,
     /// The task.
     pub id: Arc<str>,
+    /// Whether it was counted when all looked once more, as far as it was counted.
+    pub again: bool,
 }
 
 /// How a command was applied.

@@ -932,6 +932,51 @@ fn what_was_counted_of_the_second_look_stays_though_a_record_of_the_first_one_st
 }
 
 #[test]
+fn what_the_first_look_has_counted_and_is_not_written_takes_nothing_from_the_second_one() {
+    let (mut bench, waits) = Bench::with_a_cancel_that_waits(1, all());
+    let Control::Step(waits) = waits else {
+        unreachable!("a step")
+    };
+    bench.control(at(20), Control::Step(waits.clone()));
+    bench.record(at(21), 0, task("a", 5_000_000, 0));
+    let mut millis = 30;
+    while bench.words("a").is_empty() {
+        millis += 1;
+        bench.step(at(millis), Input::Tick);
+    }
+    let commits = bench.engine.commits();
+    let settled = bench.actions.iter().find_map(|action| match action {
+        Action::Settle(settlement) if !settlement.applied.is_empty() => Some(settlement.clone()),
+        _ => None,
+    });
+    let second = Step {
+        again: true,
+        before: Counts {
+            done: 1,
+            ..Counts::default()
+        },
+        looked: None,
+        ..waits
+    };
+
+    bench.control(at(millis), Control::Step(second));
+    let returned = Returned {
+        lanes: commits.iter().map(|of| (of.lane, of.epoch)).collect(),
+        settlements: vec![(settled.unwrap(), Fate::Again)],
+        ..Returned::default()
+    };
+    bench.step(at(millis + 1), Input::Returned(Box::new(returned)));
+    bench.pass(millis + 2, 1_000);
+
+    let mut log = bench.log.iter();
+    let counts = log.find_map(|one| match one {
+        Control::Answer(answer) => Some(answer.counts.done),
+        _ => None,
+    });
+    assert_eq!(counts, Some(2));
+}
+
+#[test]
 fn what_was_set_aside_meets_the_command_that_waits_for_it_wherever_it_is_by_then() {
     // Parked, and in a call, before the command is read.
     for (due, words) in [

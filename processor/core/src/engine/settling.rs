@@ -96,7 +96,7 @@ impl Engine {
     pub(super) fn write(
         &mut self,
         bytes: usize,
-        settlement: Settlement,
+        mut settlement: Settlement,
         actions: &mut Vec<Action>,
     ) {
         let moves = self.deferral_elsewhere(&settlement);
@@ -108,7 +108,7 @@ impl Engine {
         let task = settlement.entries.iter().find_map(Entry::id);
         self.lanes.complete(lane, offset, bytes, task, moves);
         self.alerts.count(lane.shard, &settlement.entries);
-        self.count_applied(&settlement);
+        self.count_applied(&mut settlement);
         self.note_delivery(&settlement);
         self.note_decided(lane, offset);
         actions.push(Action::Settle(settlement));

@@ -345,6 +345,7 @@ fn applied(places: &[Place], effect: Effect, id: &Arc<str>) -> Vec<Applied> {
         place: *place,
         effect,
         id: Arc::clone(id),
+        again: false,
     })
     .collect()
 }

@@ -13,7 +13,7 @@ use crate::control::{Control, Place, Progress, Step};
 use crate::lane::{LaneId, Source};
 use crate::planted::Bug;
 use crate::state::State;
-use crate::step::{Action, Applied, Now, Settlement};
+use crate::step::{Action, Now, Settlement};
 use crate::taken::Taken;
 
 /// Most ids of a shard that are waited for; the oldest step that names some is over where there are more.
@@ -89,25 +89,29 @@ impl Engine {
     }
 
     /// Counts what a settlement that goes into the batch says of commands.
-    pub(in crate::engine) fn count_applied(&mut self, settlement: &Settlement) {
-        self.note_applied(settlement, Active::count);
+    pub(in crate::engine) fn count_applied(&mut self, settlement: &mut Settlement) {
+        let shard = settlement.lane.shard;
+        let steps = &mut self.commands.steps;
+        for applied in &mut settlement.applied {
+            if let Some(active) = steps.get_mut(shard, applied.place) {
+                applied.again = active.is_again();
+                active.count(applied);
+                steps.change(shard, applied.place);
+            }
+        }
     }
 
-    /// A settlement was not written: what it says of commands does not count any more.
+    /// A settlement was not written: what it says of commands does not count any more, unless it was counted by the look before.
     pub(in crate::engine) fn uncount_applied(&mut self, settlement: &Settlement) {
         if self.bug.is(Bug::AppliedKept) {
             return;
         }
-        self.note_applied(settlement, Active::uncount);
-    }
-
-    /// Counts, or takes back.
-    fn note_applied(&mut self, settlement: &Settlement, note: fn(&mut Active, &Applied)) {
         let shard = settlement.lane.shard;
         let steps = &mut self.commands.steps;
         for applied in &settlement.applied {
-            if let Some(active) = steps.get_mut(shard, applied.place) {
-                note(active, applied);
+            let active = steps.get_mut(shard, applied.place);
+            if let Some(active) = active.filter(|active| active.is_again() == applied.again) {
+                active.uncount(applied);
                 steps.change(shard, applied.place);
             }
         }
