@@ -25,7 +25,7 @@ use crate::broker::{
 };
 use crate::bug::Bug;
 use crate::check::{Start, counted_as, server, wall};
-use crate::group::{Given, Member, Membership, Protocol};
+use crate::group::{Given, Group, Member, Membership, Protocol};
 use crate::latest::{self, is_latest};
 use crate::ledger::{Batch, CommitContext, Ledger, Ownership, Receipt, Settled, Told};
 use crate::orders::{LOOK_PAUSE, ReadStep};
@@ -364,9 +364,10 @@ impl Worker {
         (self.engine.open(), self.engine.bytes())
     }
 
-    /// Whether a batch is under way, or something was settled that goes into the next one.
-    pub(crate) fn is_writing(&self) -> bool {
-        !self.under_way.is_empty() || !self.settled.is_empty()
+    /// Whether it has heard of the last generation of its group, and is in it.
+    pub(crate) fn is_current(&self, group: &Group) -> bool {
+        let membership = self.membership;
+        membership.is_some_and(|membership| group.accepts(membership))
     }
 
     /// What it says is overdue, or will be.

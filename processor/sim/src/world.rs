@@ -1093,8 +1093,9 @@ impl World {
                 .object(|| format!("{held} bytes held and no offset open"));
         }
         let workers = self.workers.iter_mut().flatten();
-        // One that has not heard yet that its shards are another's writes in vain: what it has deferred ends with that.
-        let workers = workers.filter(|worker| !worker.is_writing());
+        // One that has not heard yet that its shards are another's has deferred what that one has ended: it forgets it when it hears.
+        let group = &self.env.broker.group;
+        let workers = workers.filter(|worker| worker.is_current(group));
         let overdue: Vec<_> = workers.flat_map(Worker::overdue).collect();
         if !overdue.is_empty() {
             self.env
