@@ -4,7 +4,6 @@
 //! come in, the answer is a value or a typed refusal that still holds them.
 
 pub mod control;
-pub mod datum;
 mod envelope;
 pub mod foreign;
 pub mod headers;

@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 
 use apache_avro::rabin::Rabin;
 use apache_avro::util::max_allocation_bytes;
-use apache_avro::{Schema, from_avro_datum, from_value};
+use apache_avro::{Schema, from_avro_datum, from_value, write_avro_datum_ref};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -21,7 +21,6 @@ use retide_core::selector::ErrorFingerprint;
 use retide_core::wait::Waited;
 use retide_core::{Ended, Failure, Omitted, Reason, Terminal, Transition, Wait};
 
-use crate::datum;
 use crate::headers::{kind_of, kind_word, millis, origin_of};
 use crate::schema;
 
@@ -88,10 +87,7 @@ pub enum Error {
     /// The value ends before the record does.
     #[error("the value ends before the record does")]
     Short,
-    /// The Avro datum could not be written.
-    #[error("write avro")]
-    Datum(#[source] datum::Error),
-    /// The Avro datum could not be read.
+    /// The Avro datum could not be written or read.
     #[error("avro")]
     Avro(#[source] Box<apache_avro::Error>),
     /// The JSON text could not be written or read.
@@ -438,7 +434,9 @@ impl<R: Wire> Codec<R> {
         match self.format {
             Format::Avro => {
                 bytes.extend_from_slice(&self.frame);
-                datum::write(record, bytes).map_err(Error::Datum)
+                write_avro_datum_ref(&self.schema, record, bytes)
+                    .map_err(|error| Error::Avro(Box::new(error)))?;
+                Ok(())
             }
             Format::Json => serde_json::to_writer(bytes, record).map_err(Error::Json),
         }
