@@ -119,6 +119,15 @@ enum Pause {
     Yes,
 }
 
+/// Whether a transaction was asked to commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doubt {
+    /// It was not, and has not committed whatever the group's offsets are.
+    NotAsked,
+    /// It was, and may have.
+    Asked,
+}
+
 /// One of the two writers.
 #[derive(Debug)]
 struct Writer {
@@ -134,6 +143,8 @@ struct Writer {
     calls: BTreeSet<u64>,
     /// Whether its producer is not to be used for another transaction.
     suspect: bool,
+    /// Whether its transaction may have committed.
+    doubt: Doubt,
     /// Whether a delivery failed.
     failed: bool,
     /// The consequences that were refused.
@@ -252,6 +263,7 @@ impl Ledger {
             submitted: None,
             calls: BTreeSet::new(),
             suspect: false,
+            doubt: Doubt::NotAsked,
             failed: false,
             refused: BTreeSet::new(),
             replaced: Vec::new(),
@@ -385,6 +397,7 @@ impl Ledger {
             return self.report(index, Receipt::Returned, context);
         }
         writer.failed = false;
+        writer.doubt = Doubt::NotAsked;
         writer.calls.clear();
         if std::mem::take(&mut writer.suspect) {
             writer.epoch = None;
@@ -567,8 +580,11 @@ impl Ledger {
 
     /// Ends the transaction.
     fn end(&mut self, index: usize, fate: Fate, stage: Stage, context: &mut CommitContext<'_>) {
-        let Writer { id, epoch, .. } = self.writers[index];
-        let Some(epoch) = epoch else {
+        let writer = &mut self.writers[index];
+        if fate == Fate::Committed {
+            writer.doubt = Doubt::Asked;
+        }
+        let (id, Some(epoch)) = (writer.id, writer.epoch) else {
             unreachable!("no transaction to end");
         };
         self.call(index, stage, &Request::End { id, epoch, fate }, context);
@@ -625,15 +641,12 @@ impl Ledger {
         self.call(index, Stage::DoubtOffsets, &request, context);
     }
 
-    /// The transaction has committed if, and only if, the group's offsets are those of the batch.
+    /// The transaction has committed if, and only if, it was asked to and the group's offsets are those of the batch. They are equal without
+    /// a commit where a batch completes nothing that was not complete before.
     fn compare(&mut self, index: usize, offsets: &[Progress], context: &mut CommitContext<'_>) {
-        let submitted = submitted_of(&self.writers[index]);
-        let committed = submitted
-            .batch
-            .progress
-            .iter()
-            .all(|progress| offsets.contains(progress));
-        if committed {
+        let writer = &self.writers[index];
+        let mut progress = submitted_of(writer).batch.progress.iter();
+        if writer.doubt == Doubt::Asked && progress.all(|progress| offsets.contains(progress)) {
             return self.report(index, Receipt::Committed, context);
         }
         self.sleep(index, Stage::Again, context);
