@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::BaseConsumer;
 use serde_json::{Value, json};
 
 use retide_core::Ladder;
@@ -14,7 +14,7 @@ use retide_kafka::cluster::{self, Layout, Plan};
 use retide_kafka::topics::Topics;
 
 use crate::bounded;
-use crate::rig::Rig;
+use crate::rig::{Rig, end_of};
 use crate::support::{PATIENCE, bootstrap, config, free_address};
 
 /// Kafka's tools by the names that its users know, and the classes behind them.
@@ -301,8 +301,7 @@ fn high(rig: &Rig) -> i64 {
     let mut sum = 0;
     for topic in plan(rig).topics {
         for partition in 0..topic.partitions {
-            let marks = consumer.fetch_watermarks(&topic.name, partition, PATIENCE);
-            sum += marks.unwrap().1;
+            sum += end_of(&consumer, &topic.name, partition);
         }
     }
     sum

@@ -12,7 +12,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::runtime::Runtime;
 
 use crate::bounded;
-use crate::rig::{FLAKY, Retide, Rig};
+use crate::rig::{FLAKY, Retide, Rig, end_of};
 use crate::support::{PATIENCE, config};
 
 /// Tasks are parked in the tier `5s` once, and then delivered.
@@ -176,16 +176,8 @@ fn commit(rig: &Rig, topic: &str, partition: i32, offset: Option<i64>) {
         .create()
         .unwrap();
     let topic = rig.topic(topic);
-    // A broker leads a topic that was made anew a moment after it has said that the topic is there.
-    let until = Instant::now() + PATIENCE;
-    let end = loop {
-        match group.fetch_watermarks(&topic, partition, PATIENCE) {
-            Ok((_, end)) => break end,
-            Err(error) => assert!(Instant::now() < until, "{error}"),
-        }
-    };
     let mut list = TopicPartitionList::new();
-    let offset = Offset::Offset(offset.unwrap_or(end));
+    let offset = Offset::Offset(offset.unwrap_or_else(|| end_of(&group, &topic, partition)));
     list.add_partition_offset(&topic, partition, offset)
         .unwrap();
     group.commit(&list, CommitMode::Sync).unwrap();

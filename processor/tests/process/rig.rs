@@ -99,6 +99,18 @@ max_attempts = 4
 concurrency = 256
 "#;
 
+/// The offset that the next record of a partition gets. A broker leads a topic that was made anew, or grew, a moment after it has said that
+/// it is there: it is asked again.
+pub(crate) fn end_of(consumer: &BaseConsumer, topic: &str, partition: i32) -> i64 {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match consumer.fetch_watermarks(topic, partition, PATIENCE) {
+            Ok((_, end)) => return end,
+            Err(error) => assert!(Instant::now() < until, "{topic}/{partition}: {error}"),
+        }
+    }
+}
+
 /// How large a test is that can be larger than in every run: what the variable `RETIDE_TEST_name` says, else `small`.
 pub(crate) fn size(name: &str, small: usize) -> usize {
     let said = env::var(format!("RETIDE_TEST_{name}"));
@@ -347,8 +359,7 @@ impl Rig {
         let elements = committed.elements();
         let offsets = elements.iter().map(|element| {
             let (topic, partition) = (element.topic(), element.partition());
-            let ends = consumer.fetch_watermarks(topic, partition, PATIENCE);
-            let end = ends.unwrap().1;
+            let end = end_of(&consumer, topic, partition);
             ((topic.to_owned(), partition), (element.offset(), end))
         });
         offsets.collect()

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use retide_avro::foreign::{Dialect, Foreign};
@@ -18,7 +18,7 @@ use retide_native::headers::add;
 use serde_json::Value;
 
 use crate::commands::get;
-use crate::rig::{DRAIN, Rig, Stored};
+use crate::rig::{DRAIN, Rig, Stored, end_of};
 use crate::secured::secured;
 use crate::support::{PATIENCE, config, create_topics, free_address};
 use crate::unwritable::set;
@@ -554,14 +554,8 @@ fn noise(bytes: usize) -> Vec<u8> {
 /// The partition that holds records, of a topic of which only one does.
 fn partition_of(rig: &Rig, topic: &str) -> i32 {
     let consumer: BaseConsumer = config(&rig.bootstrap, "ends").create().unwrap();
-    let ends = |partition| {
-        consumer
-            .fetch_watermarks(topic, partition, PATIENCE)
-            .unwrap()
-            .1
-    };
     (0..4)
-        .find(|partition| ends(*partition) > 0)
+        .find(|partition| end_of(&consumer, topic, *partition) > 0)
         .expect("records")
 }
 
