@@ -57,6 +57,18 @@ fn task(scene: &str, due: Timestamp) -> Task {
 
 /// An engine with the backlogs of these scenes in its agenda, due half a second from the start, and in that order.
 fn engine(scenes: &[(String, u32)], backlogs: &[usize], target: &Target, batch: usize) -> Engine {
+    let tasks = |name: &str, _| task(name, at(500).wall);
+    engine_with(scenes, backlogs, target, batch, tasks)
+}
+
+/// The same with tasks that are made of the name of their scene and of their offset.
+fn engine_with(
+    scenes: &[(String, u32)],
+    backlogs: &[usize],
+    target: &Target,
+    batch: usize,
+    tasks: impl Fn(&str, i64) -> Task,
+) -> Engine {
     let limits = Limits {
         batch_tasks: batch,
         ..Limits::of(256 << 20)
@@ -85,7 +97,7 @@ fn engine(scenes: &[(String, u32)], backlogs: &[usize], target: &Target, batch: 
                     offset,
                 },
                 appended: at(0).wall,
-                task: Box::new(task(name, at(500).wall)),
+                task: Box::new(tasks(name, offset)),
             };
             engine.step(at(0), record, &mut actions);
             offset += 1;
@@ -222,6 +234,48 @@ fn a_rate_that_scenes_share_is_theirs_by_weight() {
     let heavy = order.iter().filter(|name| *name == "heavy").count();
 
     assert!((116..=124).contains(&heavy), "{heavy} of {order:?}");
+}
+
+#[test]
+fn tasks_that_expire_take_nothing_of_what_their_scene_may_start() {
+    let rules: Scenes = ["dying", "well"]
+        .map(|name| Scene {
+            host: Some(Host {
+                name: "http://shop.example:80".into(),
+                rate: true,
+                concurrency: false,
+            }),
+            rate: Some(Rate {
+                limit: NonZeroU32::new(10).unwrap(),
+                per: Duration::from_secs(1),
+                burst: NonZeroU32::MIN,
+            }),
+            ..scene(name, 1, Target::Call)
+        })
+        .into_iter()
+        .collect();
+    let scenes = ["dying", "well"].map(|name| (name.to_owned(), 1));
+    // Of those of one scene, three of four expire as soon as they are due.
+    let tasks = |name: &str, offset: i64| Task {
+        deadline: (name == "dying" && offset % 4 != 0).then_some(at(500).wall),
+        ..task(name, at(500).wall)
+    };
+    let mut engine = engine_with(&scenes, &[400, 200], &Target::Call, 1_000, tasks);
+    engine.step(at(1), Input::Rules(rules), &mut Vec::new());
+
+    let mut order = Vec::new();
+    let mut millis = 501;
+    while order.len() < 100 {
+        let mut actions = Vec::new();
+        engine.step(at(millis), Input::Tick, &mut actions);
+        actions.retain(|action| matches!(action, Action::Dispatch { .. }));
+        order.extend(started(&actions));
+        engine.commits();
+        millis += 10;
+    }
+    let dying = order.iter().filter(|name| *name == "dying").count();
+
+    assert!((46..=54).contains(&dying), "{dying} of {order:?}");
 }
 
 #[test]

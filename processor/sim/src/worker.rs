@@ -8,6 +8,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use retide_core::Position;
+use retide_core::breaker::State;
 use retide_core::completions::Completions;
 use retide_core::control::{Command, Control};
 use retide_core::cooldown::{Heard, MOST_HEARD, Signal};
@@ -1592,8 +1593,11 @@ impl Worker {
 
     /// Tells the judge whose turn it may be after a step.
     fn judge_turns(&self, env: &mut Env) {
-        if self.engine.is_full() {
-            // What people hold, or command, or what has expired, waits for room in the batch, and others start.
+        let states = self.engine.breaker_states();
+        let denied = states.values().any(|state| *state != State::Closed);
+        if denied || self.engine.is_full() {
+            // What its breaker turns away waits where no queue is, and others start. What people hold, or command, or what has expired, waits
+            // for room in the batch.
             env.judge.fairness.is_held_up(self.id);
         }
         env.judge.fairness.end(self.id);

@@ -27,8 +27,10 @@ use crate::verdict;
 
 /// Whether a due task found its way.
 pub(super) enum Admission {
-    /// The task was dispatched, moved or settled, or waits for others of its key.
+    /// The task was moved or settled, or waits for others of its key.
     Gone,
+    /// The task was dispatched, or its record is written.
+    Started,
     /// The task was dispatched, and as many calls are in flight now as may be.
     Last,
     /// Something holds the task, which is to be looked at again then.
@@ -154,6 +156,7 @@ impl Engine {
                     return Admission::held(now, item, Held::Rate, until);
                 }
                 self.deliver(now, item, &scene, &topic, actions);
+                return Admission::Started;
             }
         }
         Admission::Gone
@@ -243,7 +246,7 @@ impl Engine {
         if is_last {
             Admission::Last
         } else {
-            Admission::Gone
+            Admission::Started
         }
     }
 

@@ -193,7 +193,7 @@ impl Engine {
         }
     }
 
-    /// Starts tasks of one scene, at most `most` and what its round allows; how many were started.
+    /// Starts tasks of one scene, as many as its round allows; looks at `most` of them, and says at how many.
     fn serve(
         &mut self,
         now: Now,
@@ -207,16 +207,18 @@ impl Engine {
         queue.wait(now.wall, Hold::Round, now.wall);
         let scene = self.scenes.get(name);
         let weight = scene.map(|scene| scene.weight).unwrap_or_default();
-        let weight = self.bug.weight(weight);
-        let most = most.min(queue.deficit.begin(weight));
-        let mut started = 0;
-        while started < most
+        queue.deficit.begin(self.bug.weight(weight));
+        let mut served = 0;
+        while served < most
+            && !queue.deficit.is_over()
             && let Some(item) = queue.pop(now.wall)
         {
             match self.admit(now, item, actions) {
-                Admission::Gone => started += 1,
+                Admission::Gone => queue.deficit.pass(),
+                Admission::Started => queue.deficit.start(),
                 Admission::Last => {
-                    started += 1;
+                    queue.deficit.start();
+                    served += 1;
                     // The next one would be looked at for nothing: each call that comes back lets one start, under load.
                     queue.wait(now.wall, Hold::Concurrency, now.wall + ASK_CALLS);
                     break;
@@ -227,15 +229,14 @@ impl Engine {
                     break;
                 }
             }
+            served += 1;
         }
-        queue.serve(now.wall, started);
-        let goes_on = queue.deficit.goes_on(started);
-        let goes_on = goes_on || self.bug.is(Bug::TurnKept);
-        if !goes_on {
+        queue.serve(now.wall, served);
+        if queue.deficit.is_over() && !self.bug.is(Bug::TurnKept) {
             queue.deficit = Deficit::last(self.number());
         }
         self.ready.put(Arc::clone(name), queue);
-        started
+        served
     }
 
     /// Asks every gate again at `now`: what the gates said does not hold any more.
