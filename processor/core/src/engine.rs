@@ -610,7 +610,7 @@ impl Engine {
                 }
                 return;
             }
-            self.enter(&item);
+            self.enter(item.lane.shard, &item.task);
             if let Some(item) = self.if_commands_read(now, item, appended) {
                 if self.meets(&item) {
                     self.command(item);

@@ -330,6 +330,25 @@ fn a_record_that_is_dropped_leaves_the_queue_of_its_key() {
 }
 
 #[test]
+fn the_next_one_of_its_key_waits_until_it_is_durable_that_a_record_is_dropped() {
+    // Should the process die before that, the id may be free when the record is read again, and the record a task.
+    let ended = Known {
+        offset: 3,
+        until: Some(at(WINDOW).wall),
+        schedule: None,
+    };
+    let mut bench = Bench::new(vec![(Identity::of("keyed", "a"), ended)]);
+
+    let dropped = bench.read(0, 0, "keyed", "a");
+    let next = bench.read(10, 1, "keyed", "b");
+    let then = bench.durable(20);
+
+    assert!(is_dropped(&dropped), "{dropped:?}");
+    assert_eq!(next, []);
+    assert!(ticket(&then).is_some(), "{then:?}");
+}
+
+#[test]
 fn an_id_is_not_forgotten_before_the_end_of_its_task_is_durable() {
     for scene in ["once", "new"] {
         let mut bench = Bench::new(Vec::new());

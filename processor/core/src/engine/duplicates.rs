@@ -173,7 +173,9 @@ impl Engine {
             }
             Newcomer::Duplicate(known) => {
                 let told = consequence::duplicate(task, known, "dropped", now.wall);
-                // A former owner may have listed it there.
+                // Those behind it wait until that is durable: if it is not, the id may be free when the record is read again. A former owner
+                // may have listed it, too.
+                self.enter(lane.shard, task);
                 self.end_in_order((lane, offset), task, offset);
                 if replaces {
                     // Who comes next waits for that.

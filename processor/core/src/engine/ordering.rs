@@ -60,12 +60,12 @@ impl Engine {
     }
 
     /// A task was read: it has its place in the queue of its key, if there is one for it.
-    pub(super) fn enter(&mut self, item: &Item) {
-        let Some(key) = self.key_of_task(item.lane.shard, &item.task) else {
+    pub(super) fn enter(&mut self, shard: i32, task: &Task) {
+        let Some(key) = self.key_of_task(shard, task) else {
             return;
         };
-        let (offset, due) = (item.task.origin.offset, item.task.wake());
-        let orders = self.orders.of(item.lane.shard);
+        let (offset, due) = (task.origin.offset, task.wake());
+        let orders = self.orders.of(shard);
         match key {
             (key, Ordering::Key) => orders.enter(key, offset, due),
             (key, Ordering::None) => orders.came_back(key, offset, due),
@@ -114,7 +114,7 @@ impl Engine {
             };
         };
         // Rules may have changed since it was read.
-        self.enter(item);
+        self.enter(shard, &item.task);
         let offset = item.task.origin.offset;
         match self.orders.of(shard).standing(key, offset) {
             Standing::First => self.is_first(key, item),

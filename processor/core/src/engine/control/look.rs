@@ -347,7 +347,7 @@ impl Engine {
             counted: false,
             task: Arc::new(task),
         };
-        self.enter(&item);
+        self.enter(item.lane.shard, &item.task);
         self.apply(now, Met::alone(item), actions);
     }
 
