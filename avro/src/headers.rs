@@ -18,7 +18,7 @@ use retide_core::{
     Record, Source, Stopped, Task, Timestamp, Wait, scene,
 };
 
-use crate::control::campaign::replay;
+use crate::control::campaign;
 use crate::envelope::{self, Envelope, Intake, Known};
 use crate::json::Broken;
 use crate::number;
@@ -973,7 +973,7 @@ fn resume(record: &Record) -> Result<Task, Refusal> {
         replay: match text(record, CAMPAIGN, Reason::BadHeader)? {
             Some(campaign) => {
                 let times = required(REPLAYED)?;
-                let replay = replay(campaign, times).ok_or_else(|| bad(CAMPAIGN))?;
+                let replay = campaign::replay(campaign, times).ok_or_else(|| bad(CAMPAIGN))?;
                 Some(Box::new(replay))
             }
             None => None,
@@ -1178,18 +1178,27 @@ fn poison(
         record,
         reason,
         detail,
+        replay: None,
     })
 }
 
-/// As [`poison`], of a record that retide has parked: it says whether it is the delivery of a callback.
+/// As [`poison`], of a record that retide has parked: it says whether it is the delivery of a callback, and whether a campaign has replayed it.
 fn parked_poison(record: Record, origin: Origin, refusal: Refusal) -> Box<Poison> {
     let kind = text(&record, KIND, Reason::BadHeader)
         .ok()
         .flatten()
         .and_then(kind_of);
     let kind = kind.unwrap_or_default();
+    let said = |name| text(&record, name, Reason::BadHeader).ok().flatten();
+    let times = said(REPLAYED).and_then(|times| times.parse().ok());
+    let replay = said(CAMPAIGN).zip(times);
+    let replay = replay.and_then(|(campaign, times)| campaign::replay(campaign, times));
     let poison = poison(record, origin, Known::default(), refusal);
-    Box::new(Poison { kind, ..*poison })
+    Box::new(Poison {
+        kind,
+        replay: replay.map(Box::new),
+        ..*poison
+    })
 }
 
 /// A refusal whose class is the reason's word.

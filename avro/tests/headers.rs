@@ -388,9 +388,25 @@ fn headers_that_could_not_be_read_are_not_taken_for_none() {
 fn a_parked_callback_that_cannot_run_is_still_one() {
     let mut task = ingest(record(b"{}", &[("retry-scene", "pay")]), origin(), now()).unwrap();
     task.kind = Kind::Callback;
+    let place = Place {
+        at: now(),
+        partition: 0,
+        offset: 3,
+    };
+    let name = "mend".into();
+    let replay = Box::new(Replay {
+        campaign: Id { place, name },
+        times: 2,
+    });
+    task.replay = Some(replay.clone());
     let mut broken = written(&task);
     broken.headers.push(header("retry-due-at", b"soon"));
-    let spoofed = record(b"{}", &[("retry-kind", "callback")]);
+    let spoofed = [
+        ("retry-kind", "callback"),
+        ("retry-campaign", "mend/0/0/3"),
+        ("retry-replayed", "2"),
+    ];
+    let spoofed = record(b"{}", &spoofed);
     let aside = |record, source| headers::set_aside(record, source, origin(), 2);
 
     let poison = parked(broken.clone(), origin()).unwrap_err();
@@ -403,7 +419,9 @@ fn a_parked_callback_that_cannot_run_is_still_one() {
     assert_eq!((parked.kind, &parked.id), (Kind::Callback, &task.id));
     assert_eq!(parked.reason, Reason::Crashed);
     assert_eq!(parked.record, Record::default());
-    assert_eq!(fresh.kind, Kind::Work);
+    assert_eq!(poison.replay, Some(replay.clone()));
+    assert_eq!(parked.replay, Some(replay));
+    assert_eq!((fresh.kind, fresh.replay), (Kind::Work, None));
 }
 
 #[test]

@@ -254,6 +254,7 @@ mod tests {
             record: crate::task::Record::default(),
             reason: Reason::BadHeader,
             detail: crate::task::Failure::new("bad", "bad"),
+            replay: None,
         };
         let ended = Ended {
             id: id.into(),

@@ -5,7 +5,7 @@
 use std::iter;
 use std::sync::Arc;
 
-use crate::campaign::{LEADER, Report, Said};
+use crate::campaign::{LEADER, Replay, Report, Said};
 use crate::control::Control;
 use crate::duplicates::Known;
 use crate::entry::{Ended, Entry, Event, Omitted, Poison, Transition};
@@ -82,15 +82,19 @@ pub(crate) fn replay(task: Task, tier: usize, home: i32, now: Timestamp) -> [Ent
 
 /// What a task that was replayed says to the leader of its campaign.
 pub(crate) fn report(task: &Task, said: Said) -> Option<Entry> {
-    let replay = task.replay.as_ref()?;
+    task.replay.as_deref().map(|replay| report_of(replay, said))
+}
+
+/// What a task that was replayed so says to the leader of its campaign.
+fn report_of(replay: &Replay, said: Said) -> Entry {
     let report = Report {
         campaign: replay.campaign.clone(),
         said,
     };
-    Some(Entry::Control {
+    Entry::Control {
         to: LEADER,
         control: Box::new(Control::Report(report)),
-    })
+    }
 }
 
 /// Ends `task`.
@@ -301,7 +305,10 @@ pub(crate) fn poison(poison: Arc<Poison>, now: Timestamp) -> Vec<Entry> {
         // The end that it reports has been reported.
         Kind::Callback => {}
     }
+    let replay = poison.replay.as_deref();
+    let report = replay.map(|replay| report_of(replay, Said::end(Terminal::Dead)));
     entries.push(Entry::Poison { poison, ended });
+    entries.extend(report);
     entries
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::campaign;
+use crate::campaign::{self, Replay};
 use crate::control::{Control, Place};
 use crate::outcome::{Reason, Terminal};
 use crate::selector::ErrorFingerprint;
@@ -91,6 +91,8 @@ pub struct Poison {
     pub reason: Reason,
     /// What exactly was wrong, for people.
     pub detail: Failure,
+    /// That it is a task which a campaign has replayed, and retide has parked, as far as that can be read.
+    pub replay: Option<Box<Replay>>,
 }
 
 /// The end of a task: the content of its callback record.

@@ -10,7 +10,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use retide_core::Position;
+use retide_core::campaign::{Id, LEADER, Replay, Report, Said};
 use retide_core::completions::Completions;
+use retide_core::control::{Control, Place};
 use retide_core::engine::Left;
 use retide_core::hold::{Deadlines, Hold};
 use retide_core::lane::Limits;
@@ -455,6 +457,7 @@ fn poison_is_kept_and_the_lane_moves_on() {
         record: Record::default(),
         reason: Reason::BadDue,
         detail: Failure::new("bad-due", "soon"),
+        replay: None,
     });
 
     let input = Input::Poison {
@@ -474,8 +477,18 @@ fn poison_is_kept_and_the_lane_moves_on() {
 }
 
 #[test]
-fn a_parked_callback_that_cannot_be_read_ends_without_another_callback() {
+fn a_parked_callback_that_cannot_be_read_tells_its_campaign_and_ends_without_another_callback() {
     let mut bench = Bench::new(scene(|_| {}));
+    let place = Place {
+        at: at(0).wall,
+        partition: 0,
+        offset: 7,
+    };
+    let name = "mend".into();
+    let replay = Replay {
+        campaign: Id { place, name },
+        times: 1,
+    };
     let poison = Arc::new(Poison {
         kind: Kind::Callback,
         id: "p".into(),
@@ -485,6 +498,7 @@ fn a_parked_callback_that_cannot_be_read_ends_without_another_callback() {
         record: Record::default(),
         reason: Reason::Crashed,
         detail: Failure::new("crashed", "twice"),
+        replay: Some(Box::new(replay.clone())),
     });
 
     let input = Input::Poison {
@@ -496,10 +510,23 @@ fn a_parked_callback_that_cannot_be_read_ends_without_another_callback() {
     let [Action::Settle(settlement)] = &settled[..] else {
         panic!("one settlement expected, not {settled:?}");
     };
-    let [Entry::Event(_), Entry::Poison { ended, .. }] = &settlement.entries[..] else {
+    let [
+        Entry::Event(_),
+        Entry::Poison { ended, .. },
+        Entry::Control {
+            to: LEADER,
+            control,
+        },
+    ] = &settlement.entries[..]
+    else {
         panic!("{:?}", settlement.entries);
     };
     assert_eq!(ended.kind, Kind::Callback);
+    let said = Report {
+        campaign: replay.campaign,
+        said: Said::end(Terminal::Dead),
+    };
+    assert_eq!(**control, Control::Report(said));
 }
 
 #[test]

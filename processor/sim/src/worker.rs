@@ -1787,6 +1787,7 @@ impl Worker {
                     record: Record::default(),
                     reason: Reason::BadHeader,
                     detail: Failure::new("bad", "cannot be read"),
+                    replay: None,
                 });
                 return Input::Poison { position, poison };
             }
