@@ -31,7 +31,7 @@ use retide_core::selector::{Selector, Span};
 use retide_core::{Failure, Header, Name, Outcome, Record, Source, Timestamp, span};
 
 use crate::headers::{COMMAND, check_due, is_named, shortened};
-use crate::json::{Broken, Members, Object, any_text, expected, members_of, no_json, utf8};
+use crate::json::{Broken, Members, Object, any_text, expected, members_of, needed, no_json, utf8};
 use crate::number;
 
 pub use framed::COMMAND_SCHEMA;
@@ -543,12 +543,6 @@ fn object<'a>(text: &'a str, path: &str) -> Result<Members<'a>, Broken> {
     let mut members = Vec::new();
     members_of(text, MAX_KEYS, &mut members).map_err(|error| no_json(text, MAX_KEYS, &error))?;
     Ok(members)
-}
-
-/// The value of a key that has to be there.
-fn needed<'a>(members: &Object<'a>, key: &str, what: &str) -> Result<&'a RawValue, Broken> {
-    let raw = members.get(key);
-    raw.ok_or_else(|| Broken(format!("{key} is missing; it is {what}")))
 }
 
 /// A word that is none of those that are known, and which one may be meant.

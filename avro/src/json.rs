@@ -118,6 +118,16 @@ pub(crate) fn unknown(path: &str, key: &str, known: &[&str]) -> String {
 
 // === values ===
 
+/// The value of a key that has to be there.
+pub(crate) fn needed<'a>(
+    members: &Object<'a>,
+    key: &str,
+    what: &str,
+) -> Result<&'a RawValue, Broken> {
+    let raw = members.get(key);
+    raw.ok_or_else(|| Broken(format!("{key} is missing; it is {what}")))
+}
+
 /// A text, or a number as it is written.
 pub(crate) fn any_text(path: &str, raw: &RawValue) -> Result<String, Broken> {
     match raw.get().as_bytes().first() {

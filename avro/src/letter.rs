@@ -7,17 +7,19 @@
 use std::str;
 use std::sync::Arc;
 
-use retide_core::campaign::{self, Ineligible, Replay, Spec};
+use bytes::Bytes;
+
+use retide_core::campaign::{self, Edit, Ineligible, Replay, Spec};
 use retide_core::selector::{ErrorFingerprint, Selector, Subject};
 use retide_core::{Failure, Kind, Origin, Record, Task, Terminal, Timestamp};
 
 use crate::control::campaign::replay;
-
 use crate::headers::{
     ATTEMPT, CAMPAIGN, DEADLINE_AT, DUE_AT, ERROR, FINGERPRINT, FIRST_FAILED_AT, HOPS, ID, KIND,
     MAX_ID, MAX_SCENE, OMITTED, ORIGIN, OUTCOME, REASON, REPLAYED, SCENE, is_named, kind_of,
     origin_of, strip,
 };
+use crate::patch::Patch;
 
 /// A dead letter: what its headers say of the task.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +87,19 @@ pub fn read<'a>(
     let others = others.filter(|(_, spec)| letter.is_meant(&record, died, calls, spec));
     let others = others.map(|(id, _)| id.clone()).collect();
     let ineligible = letter.ineligible();
+    let mut record = record;
+    let changed = match &spec.edit {
+        Some(edit) if ineligible.is_none() => edited(&record, edit).map(Some),
+        Some(_) | None => Ok(None),
+    };
+    let ineligible = match changed {
+        Ok(Some(payload)) => {
+            record.value = Some(payload);
+            None
+        }
+        Ok(None) => ineligible,
+        Err(_) => Some(Ineligible::EditFailed),
+    };
     Read::Meant(campaign::Letter {
         partition: at.partition,
         offset: at.offset,
@@ -93,6 +108,20 @@ pub fn read<'a>(
         others,
         task: Box::new(letter.task(record, at, died)),
     })
+}
+
+/// The payload that the task of a letter gets.
+///
+/// # Errors
+/// Why the campaign's patch cannot be done to this one.
+pub fn edited(record: &Record, edit: &Edit) -> Result<Bytes, String> {
+    match edit {
+        Edit::Payload(payload) => Ok(payload.clone()),
+        Edit::Patch(patch) => {
+            let document = record.value.as_deref().unwrap_or_default();
+            Patch::parse(patch)?.apply(document)
+        }
+    }
 }
 
 /// Longest reason that is taken for one: they are words.

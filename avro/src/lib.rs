@@ -10,6 +10,7 @@ pub mod headers;
 mod json;
 pub mod letter;
 mod number;
+mod patch;
 pub mod schema;
 pub mod schemas;
 pub mod wire;

@@ -18,8 +18,8 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use retide_core::campaign::{
-    Campaign, Counts, Id, Ineligible, Line, MAX_HEADER, MAX_HEADERS, MAX_LOG, Part, Replay, Report,
-    Request, Said, Spec, State, Verb,
+    Campaign, Counts, Edit, Id, Ineligible, Line, MAX_HEADER, MAX_HEADERS, MAX_LOG, Part, Replay,
+    Report, Request, Said, Spec, State, Verb,
 };
 use retide_core::control::Place;
 use retide_core::ramp::{FAILURE_RATE, Ramp, STEPS};
@@ -29,14 +29,17 @@ use super::hold::{is_name, ramp};
 use super::select::{select, span_of};
 use super::written::{SelectWire, own, spanned};
 use super::{
-    MAX_KEYS, MAX_REFUSAL, MAX_REQUEST, Writer, clipped, id, json, line, needed, object, one_of,
-    place_of, shortened,
+    MAX_KEYS, MAX_REFUSAL, MAX_REQUEST, Writer, clipped, id, json, line, object, one_of, place_of,
+    shortened,
 };
 use crate::headers::{self, MAX_SCENE, is_own, millis};
-use crate::json::{Broken, Members, Object, any_text, elements_of, expected, members_of, utf8};
+use crate::json::{
+    Broken, Members, Object, any_text, elements_of, expected, members_of, needed, text, utf8,
+};
+use crate::patch::Patch;
 
 /// The keys of a request.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 19] = [
     "command",
     "name",
     "id",
@@ -50,13 +53,16 @@ const KEYS: [&str; 16] = [
     "scene",
     "set_headers",
     "remove_headers",
+    "payload",
+    "payload_base64",
+    "patch",
     "include_new",
     "keep_deadline",
     "place",
 ];
 
 /// Those of a start.
-pub const SPEC_KEYS: [&str; 10] = [
+pub const SPEC_KEYS: [&str; 13] = [
     "select",
     "died",
     "ramp",
@@ -65,6 +71,9 @@ pub const SPEC_KEYS: [&str; 10] = [
     "scene",
     "set_headers",
     "remove_headers",
+    "payload",
+    "payload_base64",
+    "patch",
     "include_new",
     "keep_deadline",
 ];
@@ -239,9 +248,34 @@ fn spec_of(members: &Object<'_>, now: Timestamp, writer: Writer) -> Result<Spec,
                 .collect::<Result<_, _>>()?,
             None => Vec::new(),
         },
+        edit: edit_of(members)?,
         include_new: flag(members, "include_new")?,
         keep_deadline: flag(members, "keep_deadline")?,
     })
+}
+
+/// What becomes of payloads.
+fn edit_of(members: &Object<'_>) -> Result<Option<Edit>, Broken> {
+    let payload = members.get("payload");
+    let payload = payload.map(|raw| text("payload", raw)).transpose()?;
+    let payload = members.either("payload", payload, "payload_base64")?;
+    match (payload, members.get("patch")) {
+        (Some(_), Some(_)) => Err(Broken(
+            "both payload and patch; one of them is expected".to_owned(),
+        )),
+        (Some(payload), None) => Ok(Some(Edit::Payload(payload))),
+        (None, Some(raw)) => {
+            // Also as a text: what reads documents into values, and writes them again, leaves its numbers alone there.
+            let patch = if raw.get().starts_with('"') {
+                text("patch", raw)?
+            } else {
+                raw.get().to_owned()
+            };
+            Patch::parse(&patch).map_err(|why| Broken(format!("patch: {why}")))?;
+            Ok(Some(Edit::Patch(patch.into())))
+        }
+        (None, None) => Ok(None),
+    }
 }
 
 /// How fast a campaign goes: what is not said of it is as in [`default_ramp`].
@@ -355,6 +389,7 @@ fn put_spec(keys: &mut Map<String, Value>, spec: &Spec) {
         scene,
         set_headers,
         remove_headers,
+        edit,
         include_new,
         keep_deadline,
     } = spec;
@@ -388,6 +423,16 @@ fn put_spec(keys: &mut Map<String, Value>, spec: &Spec) {
         let names = remove_headers.iter().map(ToString::to_string);
         put("remove_headers", names.collect::<Vec<_>>().into());
     }
+    match edit {
+        Some(Edit::Payload(bytes)) => {
+            let (key, text) = text_or_base64("payload", "payload_base64", bytes);
+            put(key, text.into());
+        }
+        Some(Edit::Patch(patch)) => {
+            put("patch", (&**patch).into());
+        }
+        None => {}
+    }
     for (key, is_set) in [
         ("include_new", include_new),
         ("keep_deadline", keep_deadline),
@@ -403,11 +448,17 @@ fn header_value(header: &Header) -> Value {
     let bytes = header.value.clone().unwrap_or_default();
     let mut keys = Map::new();
     keys.insert("name".to_owned(), header.name.to_string().into());
-    match str::from_utf8(&bytes) {
-        Ok(text) => keys.insert("value".to_owned(), text.into()),
-        Err(_) => keys.insert("value_base64".to_owned(), STANDARD.encode(&bytes).into()),
-    };
+    let (key, text) = text_or_base64("value", "value_base64", &bytes);
+    keys.insert(key.to_owned(), text.into());
     Value::Object(keys)
+}
+
+/// Bytes as a text under the first key, or in base64 under the other one.
+fn text_or_base64(key: &'static str, other: &'static str, bytes: &[u8]) -> (&'static str, String) {
+    match str::from_utf8(bytes) {
+        Ok(text) => (key, text.to_owned()),
+        Err(_) => (other, STANDARD.encode(bytes)),
+    }
 }
 
 // === how a campaign is ===
@@ -694,8 +745,11 @@ mod tests {
     #[test]
     fn what_is_asked_of_a_campaign_is_read_back() {
         for value in [
-            r#"{"command":"replay","name":"mend","select":{"scene":"pay"},"died":"-2h..","ramp":[1,9],"failure_rate":0.3,"rate":50,"scene":"calm","set_headers":[{"name":"a","value":"b"},{"name":"a","value_base64":"/w=="}],"remove_headers":["c"],"include_new":true,"keep_deadline":true,"by":"ann","reason":"it is back"}"#,
+            r#"{"command":"replay","name":"mend","select":{"scene":"pay"},"died":"-2h..","ramp":[1,9],"failure_rate":0.3,"rate":50,"scene":"calm","set_headers":[{"name":"a","value":"b"},{"name":"a","value_base64":"/w=="}],"remove_headers":["c"],"patch":[{"op":"replace","path":"/a","value":1.10}],"include_new":true,"keep_deadline":true,"by":"ann","reason":"it is back"}"#,
             r#"{"command":"replay","select":{"fingerprint":"b7b08647f7768abf"}}"#,
+            r#"{"command":"replay","select":{"id":"7"},"payload":"{\"a\":1.10}"}"#,
+            r#"{"command":"replay","select":{"id":"7"},"payload_base64":"/w=="}"#,
+            r#"{"command":"replay","select":{"id":"7"},"patch":"[{\"op\":\"remove\",\"path\":\"/a\"}]"}"#,
             r#"{"command":"pause-campaign","name":"mend","id":"7"}"#,
             r#"{"command":"resume-campaign","name":"mend"}"#,
             r#"{"command":"abort-campaign","name":"mend"}"#,
@@ -719,6 +773,8 @@ mod tests {
             r#"{"command":"replay","select":{"scene":"a"},"name":"a/b"}"#,
             r#"{"command":"replay","select":{"scene":"a"},"set_headers":[{"name":"retry-id","value":"x"}]}"#,
             r#"{"command":"replay","select":{"scene":"a"},"include_new":"yes"}"#,
+            r#"{"command":"replay","select":{"scene":"a"},"patch":[{"op":"add","path":"a","value":1}]}"#,
+            r#"{"command":"replay","select":{"scene":"a"},"patch":[{"op":"remove","path":"/a"}],"payload":"x"}"#,
             r#"{"command":"replay","select":{"scene":"a"},"place":"1/2/3"}"#,
             r#"{"command":"pause-campaign"}"#,
             r#"{"command":"pause-campaign","name":"a","rate":3}"#,
@@ -751,7 +807,7 @@ mod tests {
             }],
             counts: Counts {
                 replayed: 4,
-                ineligible: [1, 0, 2, 0, 0, 4, 3],
+                ineligible: [1, 0, 2, 0, 0, 4, 3, 5],
                 late: 5,
                 unread: 6,
                 said: Said {

@@ -11,6 +11,8 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::control::Place;
 use crate::outcome::Terminal;
 use crate::ramp::Ramp;
@@ -74,10 +76,21 @@ pub struct Spec {
     pub set_headers: Vec<Header>,
     /// Headers that its tasks do not have.
     pub remove_headers: Vec<Name>,
+    /// What its tasks have instead of the payloads of their letters.
+    pub edit: Option<Edit>,
     /// Whether letters that arrive after its start are replayed, too.
     pub include_new: bool,
     /// Whether the tasks keep the deadlines that their producers have named.
     pub keep_deadline: bool,
+}
+
+/// What becomes of payloads. Whoever reads a letter does it: the engine is told of the letter as it is to be replayed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Edit {
+    /// This payload takes the place of each.
+    Payload(Bytes),
+    /// They are documents in JSON, which are changed by this patch (RFC 6902).
+    Patch(Box<str>),
 }
 
 /// A campaign, as its last record says.
@@ -182,6 +195,8 @@ pub enum Ineligible {
     Claimed,
     /// What would be written of it is refused, such as one that is too large with other headers.
     Refused,
+    /// What the campaign changes in payloads cannot be done to its one.
+    EditFailed,
 }
 
 /// Something that has happened to a campaign.
@@ -338,7 +353,7 @@ pub fn replayed(letter: Task, spec: &Spec, replay: Replay, now: Timestamp) -> Ta
 }
 
 /// Whether a header is not to travel twice.
-fn is_stripped(name: &Name) -> bool {
+pub fn is_stripped(name: &Name) -> bool {
     let name = name.as_bytes();
     let starts = |start: &&str| {
         let begin = name.get(..start.len());
@@ -438,7 +453,7 @@ impl State {
 
 impl Ineligible {
     /// Every reason, in the order in which they are counted.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Replayed,
         Self::TooOften,
         Self::Omitted,
@@ -446,6 +461,7 @@ impl Ineligible {
         Self::OfThis,
         Self::Claimed,
         Self::Refused,
+        Self::EditFailed,
     ];
 
     /// The word for this reason.
@@ -458,6 +474,7 @@ impl Ineligible {
             Self::OfThis => "died-again",
             Self::Claimed => "in-campaign",
             Self::Refused => "refused",
+            Self::EditFailed => "edit-failed",
         }
     }
 

@@ -30,6 +30,7 @@ fn spec() -> Spec {
         scene: None,
         set_headers: Vec::new(),
         remove_headers: Vec::new(),
+        edit: None,
         include_new: false,
         keep_deadline: false,
     }

@@ -291,6 +291,7 @@ impl World {
                 scene: self.chance.one_in(6).then(|| "other".into()),
                 set_headers: Vec::new(),
                 remove_headers: Vec::new(),
+                edit: None,
                 include_new: self.chance.one_in(4),
                 keep_deadline: false,
             };

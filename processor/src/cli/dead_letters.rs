@@ -9,11 +9,13 @@
 //! | `show` | `show`: one of them, all that is known of it |
 //! | `payload` | bytes, for people |
 //! | `replay` | `replay`: a campaign is started |
+//! | `edit` | what it changes in dead letters |
 //! | `purge` | `purge`: the oldest are deleted |
 //!
 //! Invariant: no group is joined and nothing is committed; only `replay` writes and only `purge` deletes, after somebody has said that it shall.
 
 mod cohorts;
+mod edit;
 mod find;
 mod line;
 mod ls;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use serde_json::Value;
@@ -353,4 +354,120 @@ fn an_operator_pauses_and_aborts(rig: &Rig) {
         called,
         "nothing is taken while it is paused, or after"
     );
+}
+
+/// What a target was sent that takes what is for region `eu`.
+type Sent = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+
+/// A target that fails for every region but `eu`.
+fn regional(sent: &Sent) -> Router {
+    let sent = Arc::clone(sent);
+    let answer = move |headers: HeaderMap, body: Bytes| async move {
+        if headers["region"] != "eu" {
+            return StatusCode::BAD_REQUEST;
+        }
+        let id = headers["retry-id"].to_str().unwrap().to_owned();
+        sent.lock().unwrap().push((id, body.to_vec()));
+        StatusCode::OK
+    };
+    Router::new().route("/paid", post(answer))
+}
+
+#[test]
+fn what_is_edited_is_what_the_target_gets_and_all_else_stays_as_it_was() {
+    let (runtime, sent) = (Runtime::new().unwrap(), Sent::default());
+    let address = serve(&runtime, regional(&sent));
+    let rig = Rig::new(
+        Duration::ZERO,
+        &SCENES.replace("SHOP", &address.to_string()),
+    );
+    let _retide = rig.run();
+    let producer = rig.producer();
+    let big = r#"{"amount": 1.10, "order": 123456789012345678901234567890}"#;
+    let none = "no document";
+    for (id, region, payload) in [
+        ("one", "us", big),
+        ("two", "us", big),
+        ("three", "us", big),
+        ("four", "us", none),
+    ] {
+        let headers = [
+            ("retry-scene", "shop"),
+            ("retry-id", id),
+            ("region", region),
+        ];
+        rig.send(&producer, &headers, payload.as_bytes());
+    }
+    rig.ends(4);
+    let replay = ["--output", "json", "dead-letters", "replay"];
+    let with = |editor: &str, arguments: &[&str]| {
+        let mut command = rig.command(&[&replay, arguments].concat());
+        command
+            .env_remove("VISUAL")
+            .env("EDITOR", editor)
+            .output()
+            .unwrap()
+    };
+
+    // One in an editor.
+    let one = ["--id", "one", "--edit", "--yes", "--name", "one"];
+    for (editor, arguments, code, words) in [
+        ("true", &one[..], 1, "nothing was changed"),
+        ("false", &one, 1, "the editor has failed"),
+        ("", &one, 2, "set EDITOR"),
+        (
+            "true",
+            &["--scene", "shop", "--edit", "--yes"],
+            2,
+            "say which with --id",
+        ),
+        ("true", &["--id", "no", "--edit", "--yes"], 3, "no dead letter fits"),
+    ] {
+        let refused = with(editor, arguments);
+        assert_eq!(refused.status.code(), Some(code), "{refused:?}");
+        assert!(said(&refused).contains(words), "{refused:?}");
+    }
+    let editor = "sed -i -e s/1.10/2.50/ -e 's/^region: us/region: eu/'";
+    let dry = ["--id", "one", "--edit", "--dry-run"];
+    let dry = json(&with(editor, &dry));
+    let diff = dry["differences"][0]["diff"].as_str().unwrap();
+    for line in [
+        "-region: us",
+        "+region: eu",
+        "-  \"amount\": 1.10,",
+        "+  \"amount\": 2.50,",
+    ] {
+        assert!(diff.lines().any(|it| it == line), "{line}: {diff}");
+    }
+    assert_eq!(sent.lock().unwrap().len(), 0);
+    let done = with(editor, &one);
+    assert_eq!(done.status.code(), Some(0), "{done:?}");
+    let edited = big.replace("1.10", "2.50").into_bytes();
+    assert_eq!(*sent.lock().unwrap(), [("one".to_owned(), edited.clone())]);
+
+    // Many by a patch, but for what it does not fit.
+    let patch = r#"[{"op":"test","path":"/amount","value":1.1},{"op":"replace","path":"/amount","value":2.50}]"#;
+    std::fs::write(rig.file("patch.json"), patch).unwrap();
+    let many = [
+        "--scene",
+        "shop",
+        "--edit",
+        "patch.json",
+        "--set-header",
+        "region=eu",
+    ];
+    let dry = json(&with("", &[&many[..], &["--dry-run"]].concat()));
+    assert_eq!((&dry["count"], &dry["eligible"]), (&4.into(), &2.into()));
+    assert_eq!(dry["ineligible"]["edit-failed"], 1, "{dry}");
+    assert_eq!(dry["ineligible"]["replayed-before"], 1, "{dry}");
+    let done = with("", &[&many[..], &["--yes", "--name", "many"]].concat());
+    assert_eq!(done.status.code(), Some(0), "{done:?}");
+    let mut rest = sent.lock().unwrap().split_off(1);
+    rest.sort();
+    let compact = br#"{"amount":2.50,"order":123456789012345678901234567890}"#;
+    let of = |id: &str| (id.to_owned(), compact.to_vec());
+    assert_eq!(rest, [of("three"), of("two")]);
+    let campaign = wait_for(&rig, "many", |campaign| campaign["state"] == "done");
+    assert_eq!(campaign["ineligible"]["edit-failed"], 1, "{campaign}");
+    assert_eq!(campaign["spec"]["patch"], patch, "{campaign}");
 }

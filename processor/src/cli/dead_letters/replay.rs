@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -14,11 +15,10 @@ use uuid::Uuid;
 
 use retide_avro::control::campaign;
 use retide_config::Config;
-use retide_core::campaign::{Campaign, Verb};
+use retide_core::campaign::{Campaign, Ineligible, Spec, Verb};
 use retide_core::ramp::{FAILURE_RATE, STEPS};
 use retide_kafka::client::client_config;
 use retide_kafka::follow::Follower;
-use retide_shell::clock;
 use retide_shell::replayed::Replayed;
 
 use crate::cli::ask;
@@ -26,8 +26,10 @@ use crate::cli::campaigns::follow::{self, Asking};
 use crate::cli::campaigns::read;
 use crate::cli::output::{Exit, Failed, Output, document, print, say};
 use crate::cli::reach::topics;
+use crate::cli::terminal;
 
 use super::Which;
+use super::edit::{self, Difference};
 use super::find::{self, Looked, Wanted};
 use super::line::Line;
 
@@ -39,6 +41,8 @@ Examples:
   retide dead-letters replay --fingerprint 1f58f9fcb66d76a1 --name mend \\
       --reason 'the shop is back' --rate 50/s
   retide dead-letters replay --id order-7 --yes
+  retide dead-letters replay --id order-7 --edit
+  retide dead-letters replay --fingerprint 1f58f9fcb66d76a1 --edit patch.json
 
 Tasks keep their ids and payloads; their attempts and deadlines begin anew. A
 replay is a campaign: it begins slowly, goes faster as long as attempts
@@ -71,6 +75,13 @@ pub(in crate::cli) struct Replay {
     /// Take this header off; may be repeated
     #[arg(long, value_name = "NAME")]
     remove_header: Vec<String>,
+    /// Edit the headers and the payload of one dead letter in $EDITOR, or change the payloads of all by a JSON patch (RFC 6902) in this file, - for standard input
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    #[expect(
+        clippy::option_option,
+        reason = "an option that may have a value, as clap has it"
+    )]
+    edit: Option<Option<PathBuf>>,
     /// Replay also what dies and fits after the start
     #[arg(long)]
     include_new: bool,
@@ -92,6 +103,10 @@ struct Counted {
     others: BTreeMap<&'static str, u64>,
     /// A few of those that would.
     samples: Vec<Line>,
+    /// What is different about them.
+    differences: Vec<Difference>,
+    /// Why the first one cannot be edited that cannot.
+    refusal: Option<String>,
 }
 
 /// The same, as it is printed for programs.
@@ -105,6 +120,9 @@ struct Dry<'a> {
     ineligible: &'a BTreeMap<&'static str, u64>,
     /// A few of those that would.
     samples: &'a [Line],
+    /// What is different about those.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    differences: &'a [Difference],
     /// What the campaign would be.
     campaign: Value,
 }
@@ -123,20 +141,22 @@ pub(super) fn replay(config: &Config, options: &Replay, output: Output) -> Resul
         return Err(Failed::because(Exit::Usage, message));
     }
     let name = options.name();
-    let keys = options.keys(&name)?;
-    follow::request(&keys)?;
+    let mut keys = options.keys(&name)?;
+    edit::spec(&keys)?;
+    if let Some(None) = options.edit {
+        edit::in_editor(config, &wanted, &mut keys)?;
+    }
+    let spec = edit::spec(&keys)?;
     if options.asking.dry_run {
-        return count(config, &wanted)?.dry_run(&keys, output);
+        return count(config, &wanted, &spec)?.dry_run(&spec, output);
     }
     if !options.asking.yes {
         ask::somebody(|| {
             "a replay starts tasks, and nobody can be asked here whether it shall: add --yes, or --dry-run to see which dead letters are meant".to_owned()
         })?;
-        let counted = count(config, &wanted)?;
+        let counted = count(config, &wanted, &spec)?;
         counted.looked.end("")?;
-        if !counted.samples.is_empty() {
-            print(&counted.samples, Output::Table)?;
-        }
+        counted.show()?;
         let what = format!("replay {} as campaign {name}", counted.words());
         ask::agreement(&what, "nothing was sent")?;
     }
@@ -173,17 +193,24 @@ fn claimants(config: &Config) -> Result<Vec<Campaign>, Failed> {
 }
 
 /// Counts the dead letters that are meant.
-fn count(config: &Config, wanted: &Wanted) -> Result<Counted, Failed> {
+fn count(config: &Config, wanted: &Wanted, spec: &Spec) -> Result<Counted, Failed> {
     let replayed = replayed(config);
     let campaigns = claimants(config)?;
     let (mut eligible, mut others, mut samples) = (0, BTreeMap::new(), Vec::new());
+    let (mut differences, mut refusal) = (Vec::new(), None);
     let looked = find::each(config, wanted, |found| {
-        if let Some(why) = found.ineligible(&replayed, &campaigns) {
+        let why = found.ineligible(&replayed, &campaigns);
+        let edit = spec.edit.as_ref().filter(|_| why.is_none());
+        let refused = edit.and_then(|edit| edit::refusal(&found, edit));
+        let why = why.or_else(|| refused.as_ref().map(|_| Ineligible::EditFailed));
+        refusal = refusal.take().or(refused);
+        if let Some(why) = why {
             *others.entry(why.word()).or_default() += 1;
         } else {
             eligible += 1;
             if samples.len() < SAMPLES {
                 samples.push(Line::of(&found));
+                differences.extend(edit::difference(&found, spec));
             }
         }
         ControlFlow::Continue(())
@@ -193,6 +220,8 @@ fn count(config: &Config, wanted: &Wanted) -> Result<Counted, Failed> {
         eligible,
         others,
         samples,
+        differences,
+        refusal,
     })
 }
 
@@ -247,6 +276,9 @@ impl Replay {
         if !self.remove_header.is_empty() {
             put("remove_headers", self.remove_header.clone().into());
         }
+        if let Some(Some(path)) = &self.edit {
+            put("patch", edit::patch(path)?.into());
+        }
         for (key, is_set) in [
             ("include_new", self.include_new),
             ("keep_deadline", self.keep_deadline),
@@ -277,24 +309,34 @@ impl Counted {
         }
     }
 
+    /// Shows a few of those that would be replayed, and what is different about them.
+    fn show(&self) -> Result<(), Failed> {
+        if !self.samples.is_empty() {
+            print(&self.samples, Output::Table)?;
+        }
+        for Difference { id, diff } in &self.differences {
+            say(&format!("{} becomes:\n{diff}", terminal::line(id)));
+        }
+        if let Some(why) = &self.refusal {
+            say(&format!(
+                "note: not all can be edited so, such as one of which is said: {why}"
+            ));
+        }
+        Ok(())
+    }
+
     /// Says what would be replayed.
-    fn dry_run(self, keys: &Map<String, Value>, output: Output) -> Result<(), Failed> {
+    fn dry_run(self, spec: &Spec, output: Output) -> Result<(), Failed> {
         if output == Output::Table {
-            if !self.samples.is_empty() {
-                print(&self.samples, output)?;
-            }
+            self.show()?;
         } else {
-            let mut spec = keys.clone();
-            spec.retain(|key, _| campaign::SPEC_KEYS.contains(&key.as_str()));
-            let text = Value::Object(spec).to_string();
-            let spec = campaign::spec(text.as_bytes(), clock::timestamp())
-                .map_err(|why| Failed::because(Exit::Usage, String::from(why)))?;
             let dry = Dry {
                 count: self.looked.count,
                 eligible: self.eligible,
                 ineligible: &self.others,
                 samples: &self.samples,
-                campaign: campaign::spec_value(&spec),
+                differences: &self.differences,
+                campaign: campaign::spec_value(spec),
             };
             document(&dry, output)?;
         }
