@@ -9,6 +9,7 @@
 //! | `purge` | deleting the beginning of partitions |
 //! | `standing` | what a group has done of what is there, and who else works |
 //! | `survey` | what can be asked besides: brokers, permissions, the clock |
+//! | `foreign` | topics that others write and retide reads, and the groups that read them |
 //! | `acl` | who may do what: the least rules of each user |
 //! | `cause` | why a broker cannot be talked to, and what to do about it |
 //! | `handshake` | what a port speaks, and what is wrong with its certificate |
@@ -23,6 +24,7 @@ mod cause;
 mod check;
 mod commands;
 mod create;
+mod foreign;
 mod handshake;
 mod plan;
 mod purge;
@@ -52,6 +54,7 @@ pub use check::{Aspect, Finding, Seen, SeenTopic, Severity, aspects};
 pub use check::{DENIED_NEW, MISSING};
 pub use commands::{abort, allow, allow_all, create_topic, find_hanging, strimzi_user, widen_all};
 pub use create::{Created, Widened, create, widen};
+pub use foreign::{Foreign, Lost, Reader, Sight, foreign, mark, marked};
 pub use plan::{Layout, Plan, TopicPlan, copy_bytes};
 pub use purge::{Purged, purge};
 pub use standing::DISAGREES;
@@ -262,51 +265,6 @@ pub async fn writable(
             Some((permitted.topic, may))
         });
         Ok(told.collect())
-    })
-    .await
-}
-
-/// What is known of a topic that others write and retide reads.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Foreign {
-    /// Whether it may be read; none where brokers do not tell.
-    pub may_read: Option<bool>,
-    /// Its settings, as far as they may be seen.
-    pub settings: BTreeMap<String, String>,
-}
-
-/// Looks at topics that others write and retide reads.
-///
-/// # Errors
-/// If the cluster cannot be asked.
-pub async fn foreign(
-    config: &ClientConfig,
-    topics: &BTreeSet<String>,
-) -> Result<BTreeMap<String, Foreign>, Error> {
-    let topics = topics.clone();
-    apart(config, move |session| {
-        let mut all: BTreeMap<String, Foreign> = BTreeMap::new();
-        if topics.is_empty() {
-            return Ok(all);
-        }
-        let seen = session.find()?;
-        let names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
-        let client = session.admin.inner();
-        let answer = admin::permitted(client, &names, session.left().max(LEAST));
-        for permitted in session.answer("describe topics", answer, &seen)? {
-            let may_read = match permitted.operations {
-                Ok(operations) => operations.map(|all| all.contains(&Operation::Read)),
-                // Whoever may read a topic may describe it.
-                Err(RDKafkaErrorCode::TopicAuthorizationFailed) => Some(false),
-                Err(_) => None,
-            };
-            all.entry(permitted.topic).or_default().may_read = may_read;
-        }
-        let answer = admin::settings(client, &names, session.left().max(LEAST));
-        for told in session.answer("describe settings", answer, &seen)? {
-            all.entry(told.topic).or_default().settings = told.settings.unwrap_or_default();
-        }
-        Ok(all)
     })
     .await
 }

@@ -7,6 +7,7 @@ use std::process;
 use retide_config::instance::{host, is_name};
 use retide_config::{Config, Guarantee};
 use retide_kafka::cluster;
+use retide_kafka::topics::Topics;
 
 /// What a member of the group is called.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,21 +33,35 @@ impl Identity {
 
     /// The identity of worker `number` of this process.
     pub fn of(config: &Config, number: usize) -> Self {
-        let client = config.kafka.consumer();
-        let base = client.get("client.id").map_or("retide", String::as_str);
-        let (host, process) = (host().unwrap_or_default(), process::id());
-        let host: String = host.chars().filter(|&letter| is_plain(letter)).collect();
         let instance_id = config.processor.instance_id.as_ref();
         let name = format!("worker-{number}");
         Self {
-            client_id: Some(format!(
-                "{base}-{host}-{process}-{name}-{}",
-                fingerprint(config)
-            )),
+            client_id: Some(format!("{}-{}", client(config, &name), fingerprint(config))),
             instance_id: instance_id.map(|id| format!("{id}-{number}")),
             name,
         }
     }
+}
+
+/// What the member of a source's group is called: others know by the end of the name that it is this source's.
+pub(crate) fn of_source(config: &Config, source: &str) -> String {
+    let client = client(config, &format!("source-{source}"));
+    cluster::marked(&client, &mark(config, source))
+}
+
+/// What the names of the members of a source's group end with: see [`cluster::mark`].
+pub fn mark(config: &Config, source: &str) -> String {
+    let topics = Topics::new(&config.topics.prefix, &config.topics.tiers);
+    cluster::mark(&topics.tasks, &config.processor.group, source)
+}
+
+/// What a client of this process is called that does what `name` says.
+fn client(config: &Config, name: &str) -> String {
+    let properties = config.kafka.consumer();
+    let base = properties.get("client.id").map_or("retide", String::as_str);
+    let (host, process) = (host().unwrap_or_default(), process::id());
+    let host: String = host.chars().filter(|&letter| is_plain(letter)).collect();
+    format!("{base}-{host}-{process}-{name}")
 }
 
 /// What members of a group have to have in common, as the end of their clients' names: others see nothing else of it.

@@ -29,6 +29,7 @@ use retide_kafka::client::{client_config, is_missing};
 use retide_kafka::topics::Topics;
 
 use self::session::Session;
+use crate::identity;
 use crate::metrics::Metrics;
 use crate::threads::{Ended, Threads};
 use crate::trouble::{Effect, Kind, Trouble, Troubles};
@@ -41,6 +42,8 @@ struct Source {
     settings: Foreign,
     /// Its group.
     group: String,
+    /// What its member of the group is called.
+    client: String,
     /// The retry topic.
     tasks: Arc<str>,
     /// How its topic is read.
@@ -87,6 +90,7 @@ pub(crate) fn start(
     for (name, settings) in &config.sources {
         let source = Source {
             group: settings.group(name, workers),
+            client: identity::of_source(config, name),
             tasks: Arc::clone(&topics.tasks),
             consumer: client_config(config.kafka.consumer()),
             producer: client_config(config.kafka.producer()),

@@ -50,6 +50,7 @@ mod scenes;
 mod schemas;
 mod secrets;
 mod secured;
+mod source_faults;
 mod sources;
 mod standing;
 mod supervision;

@@ -288,7 +288,8 @@ impl Questions {
                 for partition in 0..*partitions {
                     list.add_partition(&topic.name, partition as i32);
                 }
-                Some(committed(&consumer, &list))
+                let deadline = Instant::now() + COORDINATOR;
+                Some(committed(&consumer, &list, deadline).map(drop))
             }
         };
         let fix = |operation| tools.allow(&[operation], Resource::Group, group);
@@ -391,15 +392,16 @@ fn may_write(plan: &Plan, scope: &Scope, seen: &Seen) -> Option<usize> {
     Some(granted)
 }
 
-/// Whether the offsets of the group may be read. A cluster that has just been set up makes the topic for them first.
-fn committed(
+/// The offsets of the group, if they may be read. A cluster that has just been set up makes the topic for them first.
+pub(super) fn committed(
     consumer: &BaseConsumer<Reasons>,
     list: &TopicPartitionList,
-) -> Result<(), KafkaError> {
-    let deadline = Instant::now() + COORDINATOR;
+    deadline: Instant,
+) -> Result<TopicPartitionList, KafkaError> {
     loop {
-        let Err(error) = consumer.committed_offsets(list.clone(), GROUP) else {
-            return Ok(());
+        let error = match consumer.committed_offsets(list.clone(), GROUP) {
+            Ok(committed) => return Ok(committed),
+            Err(error) => error,
         };
         let passes = matches!(
             error.rdkafka_error_code(),
@@ -419,7 +421,9 @@ fn committed(
 
 /// Whether offsets may be committed for the group, which is what joining it takes as well: tries to commit one of a topic that does not
 /// exist. The broker looks at the group first, and has nothing to store then.
-fn try_commit(consumer: &BaseConsumer<Reasons>) -> Result<Result<(), KafkaError>, Error> {
+pub(super) fn try_commit(
+    consumer: &BaseConsumer<Reasons>,
+) -> Result<Result<(), KafkaError>, Error> {
     let topic = format!("retide-doctor-{}", Uuid::new_v4().simple());
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(&topic, 0, Offset::Offset(0))
@@ -478,7 +482,7 @@ fn probe(
 }
 
 /// What it means for access that something was done, or not.
-fn access(result: Result<(), KafkaError>, fix: impl FnOnce() -> String) -> Access {
+pub(super) fn access(result: Result<(), KafkaError>, fix: impl FnOnce() -> String) -> Access {
     let Err(error) = result else {
         return Access::Granted;
     };

@@ -148,6 +148,7 @@ impl<'a> Session<'a> {
         let mut config = source.consumer.clone();
         for (key, value) in [
             ("group.id", source.group.as_str()),
+            ("client.id", source.client.as_str()),
             // All is given back at each rebalance, and what was read before it is read again.
             ("partition.assignment.strategy", "range"),
             ("enable.auto.commit", "false"),
