@@ -18,8 +18,8 @@ use retide_native::headers::add;
 use serde_json::Value;
 
 use crate::commands::get;
-use crate::rig::{DRAIN, Rig, Stored, end_of};
-use crate::secured::secured;
+use crate::rig::{DRAIN, Retide, Rig, Stored, end_of};
+use crate::secured::{Secured, secured};
 use crate::support::{PATIENCE, config, create_topics, free_address};
 use crate::unwritable::set;
 
@@ -38,6 +38,9 @@ const DIALECTS: [&str; 6] = [
     "share-group",
     "unknown",
 ];
+
+/// The user of a broker that lets nobody do what was not allowed.
+const USER: &str = "sources";
 
 /// A scene whose target takes everything.
 const TAKEN: &str = "\n[scenes.taken]\ntarget = { http = { url = 'http://TARGET/taken' } }\n";
@@ -129,6 +132,21 @@ fn trickle(rig: &Rig, dialect: &str, is_enough: &AtomicBool) -> usize {
     let mut sent = 0;
     while !is_enough.load(Ordering::Acquire) {
         send(&producer, &topic, &letter(dialect, sent));
+        sent += 1;
+        thread::park_timeout(PACE);
+    }
+    producer.flush(PATIENCE).unwrap();
+    sent
+}
+
+/// Produces letters of Spring's from number `first` on, one after the other, until the process says that the source stands still. Says how
+/// many there are then.
+fn trickle_until_stopped(rig: &Rig, retide: &Retide, first: usize) -> usize {
+    let (producer, topic) = (rig.producer(), of(rig, "spring"));
+    let (start, said, mut sent) = (Instant::now(), retide.log().len(), first);
+    while !retide.log()[said..].contains("trouble begins trouble=\"source-stopped\"") {
+        assert!(start.elapsed() < PATIENCE, "{}", retide.log());
+        send(&producer, &topic, &letter("spring", sent));
         sent += 1;
         thread::park_timeout(PACE);
     }
@@ -388,32 +406,57 @@ fn at_least_once_no_letter_is_lost_over_a_kill_and_a_copy_has_the_same_identity(
     each_is_a_task(&rig, &["unknown"], unknown);
 }
 
+/// A rig on a broker that lets the user of sources do what was allowed, with this guarantee, and where it can be asked how it is. Its
+/// configuration is `user.toml`. Also given: the lines that allow all that is needed.
+fn as_user(broker: &Secured, dialects: &[&str], guarantee: &str) -> (Rig, String, String) {
+    let rig = Rig::bare(broker.plain.clone(), TAKEN);
+    assert!(rig.retide(&["init"]).status.success());
+    let topics: Vec<String> = dialects.iter().map(|dialect| of(&rig, dialect)).collect();
+    let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+    create_topics(&rig.bootstrap, &topics);
+    let admin = free_address();
+    let guarantee = format!("{DRAIN}\nguarantee = '{guarantee}'");
+    let text = sources(&rig, dialects.iter().copied()).replace(DRAIN, &guarantee);
+    let text = text.replace("TARGET", &rig.target.address.to_string());
+    let (_, rest) = text.split_once("\n[kafka.consumer]").unwrap();
+    let login = broker.login(USER);
+    let text = format!("{login}[kafka.consumer]{rest}[admin]\nlisten = '{admin}'\n");
+    fs::write(rig.file("user.toml"), text).unwrap();
+    let words = ["init", "--acls", "--role", "run"];
+    let principal = format!("User:{USER}");
+    let whose = ["--principal", &principal, "--config", "user.toml"];
+    let printed = rig.retide(&[words, whose].concat());
+    (rig, admin, String::from_utf8(printed.stdout).unwrap())
+}
+
+/// The line that allows the user of sources this.
+fn line(operation: &str, resource: &str) -> String {
+    format!("kafka-acls.sh --allow-principal User:{USER} --operation {operation} {resource}")
+}
+
+/// Waits until the broker has taken in what was allowed or not: `doctor` says `words` of it, or nothing that is to be mended.
+fn until_doctor_says(rig: &Rig, words: Option<&str>) {
+    let start = Instant::now();
+    loop {
+        let doctor = rig.retide(&["doctor", "--no-targets", "--config", "user.toml"]);
+        let said = String::from_utf8(doctor.stdout).unwrap();
+        let is_so = match words {
+            Some(words) => said.contains(words),
+            None => doctor.status.success(),
+        };
+        if is_so {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "{words:?}: {said}");
+    }
+}
+
 /// Sources of which one may not be read at first, the group of another one may not be used, and then the retry topic may not be written.
 fn denied(guarantee: &str) {
     const DIALECTS: [&str; 3] = ["spring", "connect", "streams"];
     let Some(broker) = secured() else { return };
-    let rig = Rig::bare(broker.plain.clone(), TAKEN);
-    assert!(rig.retide(&["init"]).status.success());
+    let (rig, admin, all) = as_user(broker, &DIALECTS, guarantee);
     let topics = DIALECTS.map(|dialect| of(&rig, dialect));
-    create_topics(&rig.bootstrap, &topics.each_ref().map(String::as_str));
-    let (user, admin) = ("sources", free_address());
-    let guarantee = format!("{DRAIN}\nguarantee = '{guarantee}'");
-    let text = sources(&rig, DIALECTS.into_iter()).replace(DRAIN, &guarantee);
-    let text = text.replace("TARGET", &rig.target.address.to_string());
-    let (_, rest) = text.split_once("\n[kafka.consumer]").unwrap();
-    let login = broker.login(user);
-    let text = format!("{login}[kafka.consumer]{rest}[admin]\nlisten = '{admin}'\n");
-    fs::write(rig.file("user.toml"), text).unwrap();
-    let words = [
-        "init",
-        "--acls",
-        "--role",
-        "run",
-        "--principal",
-        "User:sources",
-    ];
-    let printed = rig.retide(&[&words[..], &["--config", "user.toml"]].concat());
-    let all = String::from_utf8(printed.stdout).unwrap();
     let group = format!("{}-source-connect", rig.prefix);
     let less = all.replace(&format!(" --topic {}", topics[0]), "");
     let less = less.replace(&format!(" --group {group}"), "");
@@ -438,9 +481,6 @@ fn denied(guarantee: &str) {
     rig.send(&producer, &plain, b"plain");
     rig.target.wait_for(11);
 
-    let line = |operation: &str, resource: &str| {
-        format!("kafka-acls.sh --allow-principal User:{user} --operation {operation} {resource}")
-    };
     broker.grant(&line("Read", &format!("--topic {}", topics[0])));
     broker.grant(&line("Read", &format!("--group {group}")));
     rig.target.wait_for(31);
@@ -448,6 +488,7 @@ fn denied(guarantee: &str) {
     // What is read and cannot be written is not lost.
     let write = line("Write", &format!("--topic {}", rig.topic("tasks")));
     broker.undo(&write);
+    until_doctor_says(&rig, Some("does not become tasks"));
     letters(10..20);
     retide.wait_for_times(5, "trouble begins trouble=\"source-stopped\"");
     rig.send(
@@ -474,6 +515,37 @@ fn what_a_source_may_not_do_stops_nobody_else_and_goes_on_when_it_may() {
 #[test]
 fn at_least_once_what_a_source_may_not_do_loses_no_letter() {
     denied("at_least_once");
+}
+
+#[test]
+fn what_is_copied_is_seen_only_with_its_offsets() {
+    let Some(broker) = secured() else { return };
+    let (rig, _, all) = as_user(broker, &["spring"], "exactly_once");
+    broker.grant(&all);
+    until_doctor_says(&rig, None);
+    let retide = rig.launch(&["run", "--config", "user.toml"]);
+    let topic = of(&rig, "spring");
+    produce(&rig, &topic, [letter("spring", 0)].into_iter());
+    rig.target.wait_for(1);
+
+    // A member goes on reading for a while whose group may not be used any more, and cannot commit its offsets.
+    let read = line("Read", &format!("--group {}-source-spring", rig.prefix));
+    broker.undo(&read);
+    let mut sent = trickle_until_stopped(&rig, &retide, 1);
+    broker.grant(&read);
+
+    each_is_a_task_once(&rig, &["spring"], sent);
+    retide.wait_for("trouble over trouble=\"source-stopped\"");
+    // The same where it is the retry topic that refuses, and the process dies before that is mended.
+    let write = line("Write", &format!("--topic {}", rig.topic("tasks")));
+    broker.undo(&write);
+    sent = trickle_until_stopped(&rig, &retide, sent);
+    retide.kill();
+    broker.grant(&write);
+    until_doctor_says(&rig, None);
+    let _second = rig.launch(&["run", "--config", "user.toml"]);
+
+    each_is_a_task_once(&rig, &["spring"], sent);
 }
 
 #[test]
