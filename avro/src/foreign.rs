@@ -59,15 +59,15 @@ pub struct Refused {
 }
 
 /// How a dialect says of which record a letter is.
-struct Names {
+pub(crate) struct Names {
     /// The header that names the topic.
-    topic: &'static str,
+    pub(crate) topic: &'static str,
     /// The one that names the partition.
-    partition: &'static str,
+    pub(crate) partition: &'static str,
     /// The one that names the offset.
-    offset: &'static str,
+    pub(crate) offset: &'static str,
     /// The one that names who failed, if there is one.
-    reader: Option<&'static str>,
+    pub(crate) reader: Option<&'static str>,
     /// Which header of a name counts.
     counts: Counts,
     /// How numbers are written.
@@ -144,7 +144,7 @@ impl Dialect {
     }
 
     /// How it says of which record a letter is.
-    const fn names(self) -> Names {
+    pub(crate) const fn names(self) -> Names {
         const TEXT: Names = Names {
             topic: "",
             partition: "",

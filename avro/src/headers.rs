@@ -3,7 +3,7 @@
 //! Times are decimal milliseconds since the epoch, rounded up: a task is never early by its trip through a header. Names may
 //! repeat on a record; where one of retide's does, **the last one counts**, as in Kafka's own `Headers.lastHeader`. That is what
 //! lets a dead letter keep every header it came with and still carry retide's, written after them. Invariant: what [`write_task`]
-//! writes, [`parked`] reads back equal, and a refused record is handed back untouched.
+//! writes, [`parked`] reads back equal, and a refused record is handed back untouched, but for what [`beside`] takes off.
 
 use std::fmt::Write as _;
 use std::str;
@@ -18,6 +18,7 @@ use retide_core::{
     Record, Source, Stopped, Task, Timestamp, Wait, scene,
 };
 
+use crate::beside;
 use crate::control::campaign;
 use crate::envelope::{self, Envelope, Intake, Known};
 use crate::json::Broken;
@@ -255,7 +256,10 @@ impl Intake {
     ///
     /// A record with [`ROUND`] was given to a target, which has put it back: its next attempt is one more than that. Nobody need be kept
     /// from setting it, since that only takes attempts away.
-    pub fn ingest(&self, record: Record, arrival: Arrival) -> Result<Task, Box<Poison>> {
+    ///
+    /// What retide has written for other libraries on a dead letter that is produced again is no part of it.
+    pub fn ingest(&self, mut record: Record, arrival: Arrival) -> Result<Task, Box<Poison>> {
+        beside::take_off(&mut record);
         let Order {
             id,
             scene,

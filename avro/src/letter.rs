@@ -13,6 +13,7 @@ use retide_core::campaign::{self, Edit, Ineligible, Replay, Spec};
 use retide_core::selector::{ErrorFingerprint, Selector, Subject};
 use retide_core::{Failure, Kind, Origin, Record, Task, Terminal, Timestamp};
 
+use crate::beside;
 use crate::control::campaign::replay;
 use crate::headers::{
     ATTEMPT, CAMPAIGN, DEADLINE_AT, DUE_AT, ERROR, FINGERPRINT, FIRST_FAILED_AT, HOPS, ID, KIND,
@@ -259,7 +260,8 @@ impl Letter {
     }
 
     /// The task as it died, whose letter stands there.
-    fn task(self, record: Record, at: &Origin, died: Timestamp) -> Task {
+    fn task(self, mut record: Record, at: &Origin, died: Timestamp) -> Task {
+        beside::take_off(&mut record);
         // The end that a callback reports is part of what it delivers; behind it is how the delivery ended.
         let mut outcomes = record.headers.iter().rev();
         let mut outcomes = outcomes

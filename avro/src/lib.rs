@@ -3,6 +3,7 @@
 //! Not the decisions, nor the topics themselves: types come from `retide-core`, Kafka from the shell. Invariant: whatever bytes
 //! come in, the answer is a value or a typed refusal that still holds them.
 
+pub mod beside;
 pub mod control;
 mod envelope;
 pub mod foreign;

@@ -201,6 +201,7 @@ fn of_topics(config: &Config) -> Vec<(&'static str, String)> {
         ("topics.events.format", word(&topics.events.format)),
         ("topics.scenes.format", word(&topics.scenes.format)),
         ("topics.events.enabled", topics.events.enabled.to_string()),
+        ("topics.dead_letters.also", word(&topics.dead_letters.also)),
     ]
 }
 

@@ -47,6 +47,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use retide_avro::beside::Library;
 use retide_avro::{Format, Intake};
 use retide_connectors::{Outbound, egress, secret, tls};
 use retide_core::command::Invocation;
@@ -122,6 +123,8 @@ pub struct Topics {
     pub alerts: Reports,
     /// The events topic.
     pub events: Events,
+    /// The dead letters.
+    pub dead_letters: DeadLetters,
     /// The scenes topic.
     pub scenes: SceneRecords,
 }
@@ -155,6 +158,27 @@ pub enum Frame {
 pub struct SceneRecords {
     /// How its records are written.
     pub format: Format,
+}
+
+/// The dead letters.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeadLetters {
+    /// Whose headers they have beside retide's.
+    pub also: Also,
+}
+
+/// Whose headers dead letters have beside retide's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Also {
+    /// Nobody's.
+    #[default]
+    None,
+    /// Those of Spring for Apache Kafka.
+    Spring,
+    /// Those of Kafka Connect.
+    Connect,
 }
 
 /// The events topic.
@@ -553,7 +577,21 @@ impl Default for Topics {
             callbacks: Reports::default(),
             alerts: Reports::default(),
             events: Events::default(),
+            dead_letters: DeadLetters::default(),
             scenes: SceneRecords::default(),
+        }
+    }
+}
+
+// === impl Also ===
+
+impl Also {
+    /// Whose headers, if somebody's.
+    pub const fn library(self) -> Option<Library> {
+        match self {
+            Self::None => None,
+            Self::Spring => Some(Library::Spring),
+            Self::Connect => Some(Library::Connect),
         }
     }
 }

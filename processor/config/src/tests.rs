@@ -879,6 +879,27 @@ fn the_docs_list_every_key_and_no_other() {
     }
 }
 
+#[test]
+fn dead_letters_have_the_headers_of_the_library_that_is_named() {
+    let library = |text: &str| read(text, &[]).unwrap().topics.dead_letters.also.library();
+
+    assert_eq!(library(""), None);
+    for (word, named) in [
+        ("none", None),
+        ("spring", Some(Library::Spring)),
+        ("connect", Some(Library::Connect)),
+    ] {
+        let text = format!("[topics]\ndead_letters = {{ also = '{word}' }}\n");
+        assert_eq!(library(&text), named);
+    }
+    let misspelt = refusal("[topics.dead_letters]\nalso = 'sprnig'\n", &[]);
+    assert!(
+        misspelt.contains("retide.toml:2:1: topics.dead_letters.also: ")
+            && misspelt.contains("did you mean `spring`?"),
+        "{misspelt}"
+    );
+}
+
 /// The keys that a table of this type has, as its refusal of another one names them.
 fn fields<T: serde::de::DeserializeOwned>() -> Vec<String> {
     let table = Table::from_iter([("no-key".to_owned(), Value::from(1))]);
@@ -899,6 +920,7 @@ fn the_keys_of_the_docs_are_those_that_are_read() {
         below("topics.callbacks", fields::<Reports>()),
         below("topics.alerts", fields::<Reports>()),
         below("topics.events", fields::<Events>()),
+        below("topics.dead_letters", fields::<DeadLetters>()),
         below("topics.scenes", fields::<SceneRecords>()),
     ]
     .concat();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use retide_avro::beside::{self, Beside, Dead, Library, Stage};
 use retide_avro::foreign::{self, Dialect, Foreign};
 use retide_avro::headers::{CONTENT_TYPE, ROUND, SCENE, is_named, write_dead_letter, write_poison};
 use retide_avro::letter::Letter;
@@ -38,14 +39,19 @@ pub fn headers(data: &[u8]) {
     // Somebody else may have written it to the topic of dead letters.
     let _ = Letter::of(&record);
     check_foreign(&record, now);
+    // What retide has written for other libraries on a dead letter is no part of the record.
+    let mut bare = record.clone();
+    beside::take_off(&mut bare);
     match ingest(record.clone(), record::place(), now) {
         Ok(task) => {
             record::check_task(&task, data.len());
             record::check_count(&task);
-            check_ingested(&task, &record, now);
-            check_replay(&task, now);
+            check_ingested(&task, &bare, now);
+            for library in [None, Some(Library::Spring), Some(Library::Connect)] {
+                check_replay(&task, now, library);
+            }
         }
-        Err(poison) => check_poison(&poison, &record, now),
+        Err(poison) => check_poison(&poison, &bare, now),
     }
     match parked(record.clone(), record::place()) {
         Ok(task) => {
@@ -134,8 +140,8 @@ fn check_foreign(record: &Record, now: Timestamp) {
     }
 }
 
-/// Its dead letter, produced to the retry topic as it is, is a new attempt at the same task.
-fn check_replay(task: &Task, now: Timestamp) {
+/// Its dead letter, produced to the retry topic as it is, is a new attempt at the same task, whatever library's headers it has beside.
+fn check_replay(task: &Task, now: Timestamp, library: Option<Library>) {
     let ended = Ended {
         id: task.id.clone(),
         scene: task.scene.clone(),
@@ -150,8 +156,21 @@ fn check_replay(task: &Task, now: Timestamp) {
         key: task.record.key.clone(),
         omitted: Omitted::default(),
     };
+    let headers = record::collect(|sink| {
+        write_dead_letter(task, &ended, sink);
+        if let Some(library) = library {
+            let dead = Dead {
+                ended: &ended,
+                record: &task.record,
+                shard: 0,
+                stage: Stage::Task,
+            };
+            let group = "g".into();
+            Beside { library, group }.write(&dead, sink);
+        }
+    });
     let letter = Record {
-        headers: record::collect(|sink| write_dead_letter(task, &ended, sink)),
+        headers,
         ..task.record.clone()
     };
 

@@ -21,6 +21,7 @@ use tracing::info;
 use uuid::Uuid;
 
 use retide_avro::Framing;
+use retide_avro::beside::Beside;
 use retide_avro::wire::{self, Wire as _};
 use retide_config::{Config, Frame, Guarantee, Reports, Scene};
 use retide_core::command::line;
@@ -468,7 +469,12 @@ impl Shared<'_> {
             callback_frame,
             alert_frame,
         };
-        Arc::new(Encoder::new(Arc::clone(self.topics), formats).with(self.writability))
+        let encoder = Encoder::new(Arc::clone(self.topics), formats).with(self.writability);
+        let library = config.topics.dead_letters.also.library();
+        Arc::new(encoder.beside(library.map(|library| Beside {
+            library,
+            group: config.processor.group.as_str().into(),
+        })))
     }
 
     /// The parts of a worker.

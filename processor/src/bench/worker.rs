@@ -14,7 +14,7 @@ use serde::Serialize;
 use toml::{Table, Value};
 use uuid::Uuid;
 
-use retide_config::Config;
+use retide_config::{Also, Config};
 use retide_core::span;
 
 use crate::bench::{Error, PATIENCE, Testbed};
@@ -231,6 +231,12 @@ fn written(config: &Config, group: &str, admin: SocketAddr) -> String {
         ("format".to_owned(), format(topics.events.format)),
         ("enabled".to_owned(), topics.events.enabled.into()),
     ]);
+    let also = match topics.dead_letters.also {
+        Also::None => "none",
+        Also::Spring => "spring",
+        Also::Connect => "connect",
+    };
+    let also = Value::Table(Table::from_iter([("also".to_owned(), text(&also))]));
     let section = |entries: Vec<(&str, Value)>| -> Value {
         let entries = entries
             .into_iter()
@@ -249,6 +255,7 @@ fn written(config: &Config, group: &str, admin: SocketAddr) -> String {
         ("alerts", report(topics.alerts.format)),
         ("scenes", report(topics.scenes.format)),
         ("events", Value::Table(events)),
+        ("dead_letters", also),
     ]);
     let processor = section(vec![
         ("group", text(&group)),

@@ -18,6 +18,7 @@ mod about_time {
 }
 mod bad_input;
 mod beside;
+mod beside_headers;
 mod bounded;
 mod breakers;
 mod callbacks;

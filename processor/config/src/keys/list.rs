@@ -136,7 +136,7 @@ const SOURCE: [Key; 4] = [
 ];
 
 /// The keys of a process, without those of `[tls.NAME]` and `[scenes.NAME]`.
-pub const PROCESS: [Key; 44] = [
+pub const PROCESS: [Key; 45] = [
     key([
         "kafka.bootstrap.servers",
         "text",
@@ -255,6 +255,13 @@ pub const PROCESS: [Key; 44] = [
         "true",
         "",
         "whether there is an audit log; without it, a hop is one record and not two",
+    ]),
+    key([
+        "topics.dead_letters.also",
+        "word",
+        "\"none\"",
+        "`\"none\"`, `\"spring\"`, `\"connect\"`",
+        "whose headers dead letters have beside retide's, for tools that read those",
     ]),
     key([
         "topics.scenes.format",

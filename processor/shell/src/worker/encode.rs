@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use retide_avro::beside::{Beside, Dead, Stage};
 use retide_avro::control;
 use retide_avro::headers::{self, Sink};
 use retide_avro::wire::{self, CallbackLine, Codec, EventLine, Format, Framing, Wire};
 use retide_connectors::kafka;
 use retide_core::control::Control;
-use retide_core::{Alert, Entry, State};
+use retide_core::{Alert, Ended, Entry, Record, State};
 use retide_kafka::record::Parts;
 use retide_kafka::topics::Topics;
 
@@ -38,6 +39,8 @@ pub struct Encoder {
     alerts: Codec<wire::Alert>,
     /// Which topics take records.
     writability: Arc<Writability>,
+    /// What dead letters have beside retide's headers, if anything.
+    beside: Option<Beside>,
 }
 
 /// The shards of a task.
@@ -103,7 +106,14 @@ impl Encoder {
                 .events
                 .map(|format| Codec::new(format, Framing::SingleObject)),
             alerts: Codec::new(formats.alerts, formats.alert_frame),
+            beside: None,
         }
+    }
+
+    /// As it is, with this beside retide's headers of dead letters.
+    #[must_use]
+    pub fn beside(self, beside: Option<Beside>) -> Self {
+        Self { beside, ..self }
     }
 
     /// As it is, for the topics of `writability` that take records.
@@ -139,6 +149,24 @@ impl Encoder {
         let report = &wire::Alert::from(alert);
         let topic = &self.topics.alerts;
         scratch.report((topic, shard), key, (&self.alerts, report), sink)
+    }
+
+    /// Writes what a dead letter has beside retide's headers.
+    fn write_beside(
+        &self,
+        (ended, record): (&Ended, &Record),
+        (shard, stage): (i32, Stage),
+        sink: &mut Sink<'_>,
+    ) {
+        if let Some(beside) = &self.beside {
+            let dead = Dead {
+                ended,
+                record,
+                shard,
+                stage,
+            };
+            beside.write(&dead, sink);
+        }
     }
 
     /// The topic of shard state.
@@ -276,10 +304,12 @@ impl Encoder {
             }
             Entry::DeadLetter { task, ended } => {
                 headers::write_dead_letter(task, ended, sink);
+                self.write_beside((ended, &task.record), (home, Stage::Task), sink);
                 Parts::of(&topics.dead_letters, home, &task.record)
             }
             Entry::Poison { poison, ended } => {
                 headers::write_poison(poison, ended, sink);
+                self.write_beside((ended, &poison.record), (home, Stage::Reading), sink);
                 Parts {
                     // Set aside, it has none, and nobody looks for one. Its own stays as it was.
                     key: poison.record.key.as_deref().or(poison.key.as_deref()),
