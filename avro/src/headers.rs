@@ -49,6 +49,8 @@ pub const DEADLINE_AT: &str = "retry-deadline-at";
 pub const ORIGIN: &str = "retry-origin";
 /// What the last attempt said: `class: message`.
 pub const ERROR: &str = "retry-error";
+/// The host that was called, if [`ERROR`] is what became of a call of one.
+pub const ERROR_HOST: &str = "retry-error-host";
 /// How often the task was forwarded between topics.
 pub const HOPS: &str = "retry-hops";
 /// The place of the last command that was applied to the task, `millis/partition/offset`: earlier ones come too late. On records of the
@@ -104,7 +106,7 @@ pub const CONTENT_TYPE: &str = "content-type";
 const OWN: &str = "retry-";
 
 /// Every name that is retide's; a task's record holds none of them, except [`OUTCOME`] where the task is the delivery of a callback.
-pub const NAMES: [&str; 29] = [
+pub const NAMES: [&str; 30] = [
     SCENE,
     ID,
     ATTEMPT,
@@ -117,6 +119,7 @@ pub const NAMES: [&str; 29] = [
     DEADLINE_AT,
     ORIGIN,
     ERROR,
+    ERROR_HOST,
     HOPS,
     COMMAND,
     EXHAUSTED,
@@ -376,9 +379,7 @@ pub fn write_task(task: &Task, sink: &mut Sink<'_>) {
             .collect();
         write_text(sink, LATE_BY, &causes.join(" "));
     }
-    if let Some(failure) = &task.failure {
-        write_text(sink, ERROR, &failure.to_string());
-    }
+    write_failure(task.failure.as_ref(), sink);
 }
 
 /// Writes when no attempt may start any more, on a record that may come back.
@@ -938,9 +939,10 @@ fn resume(record: &Record) -> Result<Task, Refusal> {
     let kind = text(record, KIND, Reason::BadHeader)?.ok_or_else(|| missing(KIND))?;
     let origin = text(record, ORIGIN, Reason::BadHeader)?.ok_or_else(|| missing(ORIGIN))?;
     let failure = match text(record, ERROR, Reason::BadHeader)? {
-        Some(text) => {
-            let (class, message) = text.split_once(": ").ok_or_else(|| bad(ERROR))?;
-            Some(Failure::new(class, message))
+        Some(error) => {
+            let (class, message) = error.split_once(": ").ok_or_else(|| bad(ERROR))?;
+            let host = text(record, ERROR_HOST, Reason::BadHeader)?;
+            Some(Failure::new(class, message).of_host(host.map(Arc::from)))
         }
         None => None,
     };
@@ -1352,6 +1354,17 @@ fn write_state(task: &Task, attempt: u32, sink: &mut Sink<'_>) {
     }
 }
 
+/// Writes what the last attempt said, if it failed.
+fn write_failure(failure: Option<&Failure>, sink: &mut Sink<'_>) {
+    let Some(failure) = failure else {
+        return;
+    };
+    write_text(sink, ERROR, &failure.to_string());
+    if let Some(host) = &failure.host {
+        write_text(sink, ERROR_HOST, host);
+    }
+}
+
 /// Writes how a task ended.
 fn write_end(ended: &Ended, sink: &mut Sink<'_>) {
     if let Some(words) = ended.omitted.words() {
@@ -1361,9 +1374,7 @@ fn write_end(ended: &Ended, sink: &mut Sink<'_>) {
     if let Some(reason) = ended.reason {
         write_text(sink, REASON, reason.word());
     }
-    if let Some(failure) = &ended.failure {
-        write_text(sink, ERROR, &failure.to_string());
-    }
+    write_failure(ended.failure.as_ref(), sink);
     if let Some(print) = ended.fingerprint() {
         write_text(sink, FINGERPRINT, &print.to_string());
     }

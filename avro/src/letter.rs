@@ -16,9 +16,9 @@ use retide_core::{Failure, Kind, Origin, Record, Task, Terminal, Timestamp};
 use crate::beside;
 use crate::control::campaign::replay;
 use crate::headers::{
-    ATTEMPT, CAMPAIGN, DEADLINE_AT, DUE_AT, ERROR, FINGERPRINT, FIRST_FAILED_AT, HOPS, ID, KIND,
-    MAX_ID, MAX_SCENE, OMITTED, ORIGIN, OUTCOME, REASON, REPLAYED, SCENE, is_named, kind_of,
-    origin_of, strip,
+    ATTEMPT, CAMPAIGN, DEADLINE_AT, DUE_AT, ERROR, ERROR_HOST, FINGERPRINT, FIRST_FAILED_AT, HOPS,
+    ID, KIND, MAX_ID, MAX_SCENE, OMITTED, ORIGIN, OUTCOME, REASON, REPLAYED, SCENE, is_named,
+    kind_of, origin_of, strip,
 };
 use crate::patch::Patch;
 
@@ -128,6 +128,9 @@ pub fn edited(record: &Record, edit: &Edit) -> Result<Bytes, String> {
 /// Longest reason that is taken for one: they are words.
 const MAX_WORD: usize = 64;
 
+/// Longest host that is taken for one: names are shorter.
+const MAX_HOST: usize = 1_024;
+
 /// Longest text of what is omitted: `value and headers`, or a number of headers.
 const MAX_OMITTED: usize = 64;
 
@@ -142,13 +145,14 @@ struct Last<'a> {
 }
 
 /// The headers that are read.
-const READ: [&str; 16] = [
+const READ: [&str; 17] = [
     ID,
     SCENE,
     KIND,
     OUTCOME,
     REASON,
     ERROR,
+    ERROR_HOST,
     FINGERPRINT,
     ATTEMPT,
     FIRST_FAILED_AT,
@@ -180,7 +184,10 @@ impl Letter {
         let failure = last.bytes(ERROR).map(|error| {
             let error = String::from_utf8_lossy(error);
             let (class, message) = error.split_once(": ").unwrap_or(("", &error));
-            Failure::new(class, message)
+            let host = last
+                .text(ERROR_HOST, MAX_HOST)
+                .filter(|host| !host.is_empty());
+            Failure::new(class, message).of_host(host.map(Arc::from))
         });
         let written = last.text(FINGERPRINT, MAX_WORD);
         let of = |failure: &Failure| ErrorFingerprint::of_kind(kind, scene, failure);

@@ -165,6 +165,7 @@ fn a_producer_cannot_set_what_only_retide_may() {
             ("retry-origin", "x/1/1"),
             ("retry-first-failed-at", "1"),
             ("retry-error", "a: b"),
+            ("retry-error-host", "c"),
             ("retry-hops", "9"),
             ("retry-held-since", "9"),
             ("retry-pending-since", "9"),
@@ -725,7 +726,9 @@ prop_compose! {
         times in (0..1_u64 << 50, 0..1_u64 << 50, option::of(0..1_u64 << 50)),
         deferral in option::of((0..1_u64 << 50, prop::array::uniform3(0..1_u64 << 40))),
         place in ("[a-z./]{1,20}", any::<i32>(), any::<i64>()),
-        failure in option::of(("(?s)[a-z: \n-]{0,80}", ".{0,300}")),
+        failure in option::of((
+            "(?s)[a-z: \n-]{0,80}", ".{0,300}", option::of("[a-z0-9.:\\[\\]-]{1,60}"),
+        )),
         hops in any::<u32>(),
         throttled in any::<u32>(),
         held in option::of(0..1_u64 << 50),
@@ -750,7 +753,9 @@ prop_compose! {
             first_failed_at: Timestamp::from_millis(times.1),
             deadline: times.2.map(Timestamp::from_millis),
             origin: Origin { topic: place.0.into(), partition: place.1, offset: place.2 },
-            failure: failure.map(|(class, message)| Failure::new(&class, &message)),
+            failure: failure.map(|(class, message, host)| {
+                Failure::new(&class, &message).of_host(host.map(Into::into))
+            }),
             throttled: throttled % attempt,
             exhausted: exhausted.map(|(at, attempts, is_held)| {
                 let at = Timestamp::from_millis(at);
@@ -842,6 +847,7 @@ proptest! {
         let optional = [
             headers::DEADLINE_AT,
             headers::ERROR,
+            headers::ERROR_HOST,
             headers::DEFERRED_UNTIL,
             LATE_BY,
             headers::HELD_SINCE,

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use retide_avro::headers::{FINGERPRINT, ingest, write_dead_letter, write_poison};
+use retide_avro::headers::{ERROR_HOST, FINGERPRINT, ingest, write_dead_letter, write_poison};
 use retide_avro::letter::Letter;
 use retide_core::selector::ErrorFingerprint;
 use retide_core::{
@@ -41,6 +41,10 @@ fn record(headers: &[(&str, &[u8])]) -> Record {
     }
 }
 
+fn failure() -> Failure {
+    Failure::new("http-503", "Service Unavailable").of_host(Some("shop.example".into()))
+}
+
 fn task() -> Task {
     let record = record(&[
         ("retry-scene", b"pay"),
@@ -49,7 +53,7 @@ fn task() -> Task {
         ("order-no", b"4711"),
     ]);
     Task {
-        failure: Some(Failure::new("http-503", "Service Unavailable")),
+        failure: Some(failure()),
         ..ingest(record, origin(), now()).unwrap()
     }
 }
@@ -92,7 +96,7 @@ fn a_dead_letter_is_read_as_it_was_written() {
 
     let letter = Letter::of(&written(|sink| write_dead_letter(&task, &ended, sink)));
 
-    let failure = Failure::new("http-503", "Service Unavailable");
+    let failure = failure();
     let expected = Letter {
         id: "order-7".into(),
         scene: "pay".into(),
@@ -137,6 +141,11 @@ fn the_fingerprint_of_a_letter_stands_in_its_header_and_without_it_is_the_same()
     );
     record.headers.push(header(FINGERPRINT, b"none"));
     assert_eq!(Letter::of(&record).unwrap().fingerprint, Some(print));
+    // Earlier versions wrote no host, and had none in their fingerprints.
+    let is_host = |header: &Header| header.name.as_bytes() == ERROR_HOST.as_bytes();
+    record.headers.retain(|header| !is_host(header));
+    let before = ErrorFingerprint::of("pay", &failure().of_host(None));
+    assert_eq!(Letter::of(&record).unwrap().fingerprint, Some(before));
 }
 
 #[test]

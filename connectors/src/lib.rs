@@ -35,7 +35,7 @@ pub use self::outbound::Outbound;
 pub use self::server::Server;
 
 /// Every header's name that is retide's, as `retide-avro` lists them: neither a record nor a configuration sets one on a request.
-pub const OWN: [&str; 29] = [
+pub const OWN: [&str; 30] = [
     "retry-scene",
     "retry-id",
     "retry-attempt",
@@ -48,6 +48,7 @@ pub const OWN: [&str; 29] = [
     "retry-deadline-at",
     "retry-origin",
     "retry-error",
+    "retry-error-host",
     "retry-hops",
     "retry-command",
     "retry-exhausted",

@@ -48,6 +48,7 @@ use crate::brake::{End, Ends};
 use crate::forced::Force;
 use crate::hold::Revision;
 use crate::outcome::Outcome;
+use crate::selector;
 use crate::tier::{HORIZON, Ladder};
 use crate::wall::Watch;
 
@@ -66,6 +67,8 @@ pub struct Key {
 pub struct Subject {
     /// The target.
     target: Arc<str>,
+    /// The host of the target: see [`Self::host`].
+    host: Option<Arc<str>>,
     /// What it is called in logs, metrics and alerts: the target, and of a wall the scene.
     text: Arc<str>,
     /// Whether it is the target as one scene sees it.
@@ -419,8 +422,10 @@ impl Subject {
 
     /// Whom such texts are about.
     fn new(target: Arc<str>, text: Arc<str>, is_wall: bool) -> Self {
+        let host = selector::host_of(&target);
         Self {
             hash: xxh3_64_with_seed(text.as_bytes(), is_wall.into()),
+            host: host.map(|host| host.to_ascii_lowercase().into()),
             target,
             text,
             is_wall,
@@ -430,6 +435,11 @@ impl Subject {
     /// The target.
     pub fn target(&self) -> &str {
         &self.target
+    }
+
+    /// The host of the target in lower case, without scheme and port: an address of IPv6 stands in brackets. None of what has no scheme.
+    pub const fn host(&self) -> Option<&Arc<str>> {
+        self.host.as_ref()
     }
 
     /// What it is called in logs, metrics and alerts.

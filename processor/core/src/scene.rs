@@ -340,6 +340,13 @@ impl Scene {
         key.map(|key| key.target.target())
     }
 
+    /// The host that calls of tasks of this kind go to, if they go to one.
+    pub fn host_called(&self, kind: Kind) -> Option<&Arc<str>> {
+        let route = self.route(kind)?;
+        let key = route.wall.or(route.breaker)?;
+        key.target.host()
+    }
+
     /// The route of tasks of this kind; none if the scene does not want them tried.
     pub fn route(&self, kind: Kind) -> Option<Route<'_>> {
         let (target, breaker, wall) = match kind {

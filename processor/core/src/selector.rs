@@ -292,6 +292,12 @@ fn is_target(calls: &str, named: &str) -> bool {
     (target_names(calls).iter()).any(|text| text.eq_ignore_ascii_case(named))
 }
 
+/// The host of a target that is called so, such as `https://shop.example:443`: without its port. None of what names no scheme.
+pub fn host_of(calls: &str) -> Option<&str> {
+    let [calls, host, bare] = target_names(calls);
+    (calls.len() != host.len() && !bare.is_empty()).then_some(bare)
+}
+
 /// The names by which people may call a target: all of it, its host with the port, and its host.
 pub(crate) fn target_names(calls: &str) -> [&str; 3] {
     let host = calls.split_once("://").map_or(calls, |(_, host)| host);
@@ -324,8 +330,9 @@ impl OriginPattern {
 // === impl ErrorFingerprint ===
 
 impl ErrorFingerprint {
-    /// What `failure` of the work of a task has in common with those of the scene that are the same but for numbers: words with a digit in
-    /// them, which are ids, times, sizes and addresses, do not count. Of the others the first [`MOST_WORDS`] do.
+    /// What `failure` of the work of a task has in common with those of the scene, and of the host that was called if one was, that are the same
+    /// but for numbers: words with a digit in them, which are ids, times, sizes and addresses, do not count. Of the others the first
+    /// [`MOST_WORDS`] do.
     pub fn of(scene: &str, failure: &Failure) -> Self {
         Self::of_kind(Kind::Work, scene, failure)
     }
@@ -340,6 +347,12 @@ impl ErrorFingerprint {
         }
         hash.update(scene.as_bytes());
         hash.update(&[0]);
+        if let Some(host) = &failure.host {
+            // No class begins like this: those have no control characters.
+            hash.update(&[1]);
+            hash.update(host.as_bytes());
+            hash.update(&[0]);
+        }
         hash.update(failure.class.as_bytes());
         let separator =
             |letter: char| !(letter.is_alphanumeric() || matches!(letter, '-' | '_' | '.'));
@@ -407,9 +420,32 @@ mod tests {
         ] {
             assert_eq!(print(class, message), expected, "{class}: {message}");
         }
+        for (host, class, message, expected) in [
+            (
+                "shop.example",
+                "http-503",
+                "Service Unavailable",
+                "88aa7abaa81673c1",
+            ),
+            (
+                "[::1]",
+                "http-503",
+                "Service Unavailable",
+                "1255b29f92f63207",
+            ),
+            ("shop.example", "timeout", "", "5175331d62609072"),
+            ("shop.example", "", "", "d64e473310172f1f"),
+        ] {
+            let failure = Failure::new(class, message).of_host(Some(host.into()));
+            let print = ErrorFingerprint::of("payment", &failure).to_string();
+            assert_eq!(print, expected, "{host}: {class}: {message}");
+        }
         let failure = Failure::new("http-503", "Service Unavailable");
         let callback = ErrorFingerprint::of_kind(Kind::Callback, "payment", &failure);
         assert_eq!(callback.to_string(), "067814cfe734762a");
+        let called = failure.clone().of_host(Some("shop.example".into()));
+        let called = ErrorFingerprint::of_kind(Kind::Callback, "payment", &called);
+        assert_eq!(called.to_string(), "a2b6bb9ee5d892fb");
         assert_eq!(
             ErrorFingerprint::parse(&callback.to_string()),
             Some(callback)
@@ -441,6 +477,33 @@ mod tests {
             "order 4711 of 0f3a-77: locked for 12.5s, 3 times",
         );
         assert_ne!(one, ErrorFingerprint::of("refund", &scene).to_string());
+    }
+
+    #[test]
+    fn failures_of_one_host_are_alike_and_no_others() {
+        let at = |host: Option<&str>| {
+            let failure = Failure::new("http-503", "busy").of_host(host.map(Arc::from));
+            ErrorFingerprint::of("payment", &failure)
+        };
+
+        let prints = [at(None), at(Some("a.example")), at(Some("b.example"))];
+
+        assert_eq!(at(Some("a.example")), prints[1]);
+        assert_eq!(BTreeSet::from(prints).len(), prints.len());
+    }
+
+    #[test]
+    fn a_host_is_what_selectors_take_for_one() {
+        for (calls, host) in [
+            ("https://shop.example:443", Some("shop.example")),
+            ("http://[::1]:8080", Some("[::1]")),
+            ("http://10.0.0.1:80", Some("10.0.0.1")),
+            ("topic orders", None),
+            ("billing", None),
+        ] {
+            assert_eq!(host_of(calls), host, "{calls}");
+            assert!(host.is_none_or(|host| is_target(calls, host)), "{calls}");
+        }
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub struct Failure {
     pub class: Box<str>,
     /// A short text for people; at most [`MAX_MESSAGE`] bytes.
     pub message: Box<str>,
+    /// The host of the target that was called, if a call has failed: see [`crate::breaker::Subject::host`].
+    pub host: Option<Arc<str>>,
 }
 
 /// What the attempt of a task does.
@@ -267,7 +269,14 @@ impl Failure {
         Self {
             class: clip(class, MAX_CLASS).replace(' ', "-").into_boxed_str(),
             message: clip(message, MAX_MESSAGE),
+            host: None,
         }
+    }
+
+    /// The same, of a call of this host.
+    #[must_use]
+    pub fn of_host(self, host: Option<Arc<str>>) -> Self {
+        Self { host, ..self }
     }
 }
 

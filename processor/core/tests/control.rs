@@ -105,6 +105,7 @@ fn failure() -> Failure {
     Failure {
         class: "http-503".into(),
         message: "busy".into(),
+        host: None,
     }
 }
 

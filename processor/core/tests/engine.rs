@@ -10,6 +10,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use retide_core::Position;
+use retide_core::breaker;
 use retide_core::campaign::{Id, LEADER, Replay, Report, Said};
 use retide_core::completions::Completions;
 use retide_core::control::{Control, Place};
@@ -17,8 +18,9 @@ use retide_core::engine::Left;
 use retide_core::hold::{Deadlines, Hold};
 use retide_core::lane::Limits;
 use retide_core::scene::{Callback, Target};
-use retide_core::selector::{Parts, Selector};
+use retide_core::selector::{ErrorFingerprint, Parts, Selector};
 use retide_core::wait::Cause;
+use retide_core::wall;
 use retide_core::{
     Action, Backoff, Commit, Deferral, Ended, Engine, Entry, Event, Failure, Gates, Input, Kind,
     Ladder, LaneId, Now, Omitted, Outcome, Poison, Rate, Reason, Record, Scene, Scenes, Settlement,
@@ -302,6 +304,54 @@ fn a_failed_attempt_is_parked_for_the_wait_of_its_scene() {
     ];
     let entries = read_late(entries, 1_000);
     assert_eq!(settled, [settle(TASKS, 0, entries)]);
+}
+
+#[test]
+fn a_failed_call_names_the_host_that_was_called_in_all_that_follows() {
+    let calls = |host: &str, attempts| {
+        let target = format!("https://{host}:443");
+        scene(|scene| {
+            scene.policy.max_attempts = NonZeroU32::new(attempts).unwrap();
+            scene.walls.work = Some(breaker::Key {
+                target: breaker::Subject::wall(&target, &scene.name),
+                rule: wall::UNBRAKED,
+            });
+        })
+    };
+    let mut bench = Bench::new(calls("Old.example", 2));
+    let failure = Failure::new("http-503", "busy");
+    let failed = || Outcome::Retryable(failure.clone());
+    let host_of = |failure: &Option<Failure>| failure.clone().and_then(|failure| failure.host);
+
+    // The scene moves while the call is out.
+    let called = bench.record(at(0), TASKS, 0, task("a", at(0)));
+    bench.step(at(1), Input::Rules(calls("new.example", 2)));
+    let parked = bench.answer(at(5), &called, failed());
+
+    let [Action::Settle(Settlement { entries, .. })] = &parked[..] else {
+        panic!("{parked:?}");
+    };
+    let (_, again) = entries[0].parked().unwrap();
+    assert_eq!(host_of(&again.failure).as_deref(), Some("old.example"));
+    let mut again = Task::clone(again);
+    again.due = at(1_000).wall;
+    let called = bench.record(at(1_000), tier(0), 0, again);
+    let dead = bench.answer(at(1_005), &called, failed());
+    let [Action::Settle(Settlement { entries, .. })] = &dead[..] else {
+        panic!("{dead:?}");
+    };
+    let ended = entries.iter().find_map(Entry::dead_letter).unwrap();
+    assert_eq!(host_of(&ended.failure).as_deref(), Some("new.example"));
+    let print = Some(ErrorFingerprint::of(
+        &ended.scene,
+        &failure.of_host(Some("new.example".into())),
+    ));
+    assert_eq!(ended.fingerprint(), print);
+    let told = entries.iter().find_map(Entry::event).unwrap();
+    let Transition::Ended { fingerprint, .. } = told.transition else {
+        panic!("{told:?}");
+    };
+    assert_eq!(fingerprint, print);
 }
 
 #[test]

@@ -191,7 +191,13 @@ impl Failing {
 }
 
 /// What a line says of a failure: its class, and what is known of why there was no answer. What a target answered is its own affair.
-fn gist(Failure { class, message }: &Failure) -> String {
+fn gist(
+    Failure {
+        class,
+        message,
+        host: _,
+    }: &Failure,
+) -> String {
     if class.starts_with("http-") || message.is_empty() {
         return class.to_string();
     }

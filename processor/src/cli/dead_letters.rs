@@ -74,9 +74,9 @@ Examples:
   retide dead-letters cohorts --scene payment --limit 5
 
 What has one fingerprint failed alike: it is of the same scene, and its last
-failure has the same class and, but for numbers, the same message. Options that
-name no dead letter are left out: without any, all are counted. Exit code 3:
-none was found; 6: not all was read.")]
+failure has the same host, the same class and, but for numbers, the same
+message. Options that name no dead letter are left out: without any, all are
+counted. Exit code 3: none was found; 6: not all was read.")]
 pub(super) struct Cohorts {
     /// Which dead letters.
     #[command(flatten)]

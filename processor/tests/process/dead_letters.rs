@@ -13,6 +13,8 @@ use serde_json::Value;
 
 use retide_avro::wire;
 use retide_avro::{Codec, Format, Framing};
+use retide_core::Failure;
+use retide_core::selector::ErrorFingerprint;
 use retide_native::headers::add;
 
 use crate::rig::{Rig, Stored};
@@ -168,6 +170,10 @@ fn what_died_is_grouped_listed_shown_and_the_oldest_of_it_deleted() {
     );
     producer.flush(PATIENCE).unwrap();
     let print = letters["failed-0"].text("retry-fingerprint");
+    let host = letters["failed-0"].text("retry-error-host");
+    assert_eq!(host, "127.0.0.1");
+    let failure = Failure::new("http-503", "Service Unavailable").of_host(Some(host.into()));
+    assert_eq!(ErrorFingerprint::of("flaky", &failure).to_string(), print);
     // What only reads is told beside each other.
     thread::scope(|scope| {
         scope.spawn(|| they_are_grouped(&rig, &print));

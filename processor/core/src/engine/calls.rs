@@ -238,9 +238,12 @@ impl Engine {
             home: self.home(&call.task),
             bytes: call.task.memory_size(),
         };
+        // By the rules that it was started under: it is their target that was called.
+        let host = || call.scene.host_called(call.task.kind).map(Arc::clone);
+        let failure = outcome.failure();
         let said = Said {
             outcome: outcome.word(),
-            failure: outcome.failure().cloned(),
+            failure: failure.map(|failure| failure.clone().of_host(host())),
             wait: call.wait,
             left_out: call.left_out,
         };

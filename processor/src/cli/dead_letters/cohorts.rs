@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use serde::Serialize;
 
 use retide_config::Config;
-use retide_core::selector::ErrorFingerprint;
+use retide_core::selector::{ErrorFingerprint, host_of};
 use retide_core::{Kind, Origin, Timestamp};
 use retide_history::timeline;
 
@@ -48,7 +48,7 @@ struct Cohort {
     kind: Kind,
     /// Why it died.
     reason: Option<String>,
-    /// What its scene calls now.
+    /// The host that was called; as its scene calls it now, if it does. Where none was, what the scene calls now.
     target: Option<String>,
     /// The last of them that was read.
     sample: Sample,
@@ -93,7 +93,7 @@ struct CohortRow {
     /// Why the sample died.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
-    /// What the scene calls now.
+    /// As [`Cohort::target`].
     #[serde(skip_serializing_if = "Option::is_none")]
     target: Option<String>,
     /// One of them.
@@ -265,6 +265,17 @@ impl Cohort {
         let Found {
             letter, at, target, ..
         } = found;
+        let host = letter
+            .failure
+            .as_ref()
+            .and_then(|failure| failure.host.as_deref());
+        // With scheme and port as long as the scene calls that host.
+        let target = match host {
+            Some(host) => target
+                .filter(|target| host_of(target) == Some(host))
+                .or(Some(host)),
+            None => target,
+        };
         if self.target.as_deref() != target {
             self.target = target.map(str::to_owned);
         }

@@ -29,6 +29,9 @@ pub(super) struct Line {
     /// What its last attempt said, or why there was none.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    /// The host that was called, if that is what failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<String>,
     /// What that has in common with others.
     #[serde(skip_serializing_if = "Option::is_none")]
     fingerprint: Option<String>,
@@ -93,6 +96,9 @@ impl Line {
             outcome: letter.outcome.word(),
             reason: letter.reason.clone(),
             error: letter.failure.as_ref().map(ToString::to_string),
+            host: (letter.failure.as_ref())
+                .and_then(|failure| failure.host.as_ref())
+                .map(ToString::to_string),
             fingerprint: letter.fingerprint.map(|print| print.to_string()),
             attempts: letter.attempts,
             died_at: died.as_millis(),
@@ -130,6 +136,7 @@ impl Line {
         }
         rows.push(("outcome", self.end()));
         rows.extend(self.error.clone().map(|error| ("error", error)));
+        rows.extend(self.host.clone().map(|host| ("called", host)));
         rows.extend(self.fingerprint.clone().map(|print| ("fingerprint", print)));
         rows.extend(self.attempts.map(|made| ("attempts", made.to_string())));
         rows.extend(self.target.clone().map(|target| ("target", target)));
