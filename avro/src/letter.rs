@@ -111,6 +111,11 @@ pub fn read<'a>(
     })
 }
 
+/// The record of the task that a letter is of: without what retide has written on it.
+pub fn record_of(letter: Record) -> Record {
+    strip(letter)
+}
+
 /// The payload that the task of a letter gets.
 ///
 /// # Errors

@@ -108,6 +108,7 @@ fn spec() -> Spec {
         scene: None,
         set_headers: Vec::new(),
         remove_headers: Vec::new(),
+        edit: None,
         include_new: false,
         keep_deadline: false,
     }
@@ -173,6 +174,7 @@ fn each_value_has_the_bytes_that_the_library_itself_writes_for_it() {
             let failure = Failure {
                 class: class.into(),
                 message: message.into(),
+                host: None,
             };
             let ended = ended(&task, Some(failure));
 

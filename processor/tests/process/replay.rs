@@ -421,7 +421,12 @@ fn what_is_edited_is_what_the_target_gets_and_all_else_stays_as_it_was() {
             2,
             "say which with --id",
         ),
-        ("true", &["--id", "no", "--edit", "--yes"], 3, "no dead letter fits"),
+        (
+            "true",
+            &["--id", "no", "--edit", "--yes"],
+            3,
+            "no dead letter fits",
+        ),
     ] {
         let refused = with(editor, arguments);
         assert_eq!(refused.status.code(), Some(code), "{refused:?}");

@@ -14,11 +14,10 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use similar::TextDiff;
 
-use retide_avro::headers::is_own;
 use retide_avro::letter;
 use retide_config::Config;
 use retide_core::campaign::{Edit, Spec, Verb, is_stripped};
-use retide_core::{Header, Record};
+use retide_core::{Header, Name, Record};
 
 use crate::cli::campaigns::follow;
 use crate::cli::output::{Exit, Failed};
@@ -38,7 +37,7 @@ pub(super) struct Difference {
 
 /// A dead letter that is edited.
 struct Edited {
-    /// Its record.
+    /// Its record, without what retide has written on it.
     record: Record,
     /// Its identity.
     id: String,
@@ -114,18 +113,19 @@ pub(super) fn in_editor(
 
 /// What a campaign changes in a dead letter, as lines; nothing if that cannot be done to it, or nothing is other.
 pub(super) fn difference(found: &Found<'_>, spec: &Spec) -> Option<Difference> {
-    let mut after = found.record.clone();
+    let before = letter::record_of(found.record.clone());
+    let mut after = before.clone();
     if let Some(edit) = &spec.edit {
-        after.value = Some(letter::edited(&found.record, edit).ok()?);
+        after.value = Some(letter::edited(&before, edit).ok()?);
     }
     after.headers.retain(|header| {
         let has = |name: &[u8]| name.eq_ignore_ascii_case(header.name.as_bytes());
         let mut set = spec.set_headers.iter().map(|set| set.name.as_bytes());
-        let mut removed = spec.remove_headers.iter().map(|name| name.as_bytes());
+        let mut removed = spec.remove_headers.iter().map(Name::as_bytes);
         !set.any(has) && !removed.any(has)
     });
     after.headers.extend(spec.set_headers.iter().cloned());
-    let (before, after) = (lines(&found.record), lines(&after));
+    let (before, after) = (lines(&before), lines(&after));
     if before == after {
         return None;
     }
@@ -160,7 +160,7 @@ fn only(config: &Config, wanted: &Wanted) -> Result<Edited, Failed> {
         if found.letter.ineligible().is_none() {
             all.push(Edited {
                 id: found.letter.id.clone(),
-                record: found.record,
+                record: letter::record_of(found.record),
             });
         }
         ControlFlow::Continue(())
@@ -218,7 +218,7 @@ fn kept(record: &Record) -> impl Iterator<Item = (&str, &str)> {
         (is_text && is_name).then_some((name, value))
     }
     let headers = record.headers.iter();
-    let headers = headers.filter(|it| !is_own(it.name.as_bytes()) && !is_stripped(&it.name));
+    let headers = headers.filter(|it| !is_stripped(&it.name));
     headers.filter_map(texts)
 }
 
@@ -235,15 +235,11 @@ fn payload(record: &Record) -> Option<&str> {
 fn lines(record: &Record) -> String {
     let mut lines = String::new();
     for header in &record.headers {
-        if !is_own(header.name.as_bytes()) && !is_stripped(&header.name) {
+        if !is_stripped(&header.name) {
             let value = header.value.as_deref().unwrap_or_default();
             let value = String::from_utf8_lossy(value);
             let name = header.name.to_string();
-            lines.push_str(&format!(
-                "{}: {}\n",
-                terminal::line(&name),
-                terminal::line(&value)
-            ));
+            lines.extend([&terminal::line(&name), ": ", &terminal::line(&value), "\n"]);
         }
     }
     lines.push('\n');
@@ -264,7 +260,7 @@ impl Edited {
             text.push_str(NO_TEXT);
         }
         for (name, value) in kept(&self.record) {
-            text.push_str(&format!("{name}: {value}\n"));
+            text.extend([name, ": ", value, "\n"]);
         }
         text.push('\n');
         text.push_str(payload.unwrap_or_default());
