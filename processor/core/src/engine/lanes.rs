@@ -131,8 +131,9 @@ struct Lane {
     moving: Option<u64>,
     /// The tasks of which something is in commits that are not over.
     volatile: Volatile,
-    /// How many offsets the batch that is being collected takes ahead, by which nothing of the commit changes.
-    taken: usize,
+    /// Whether the batch that is being collected has something by which nothing of the commit changes: an offset that is taken ahead, or what is
+    /// written besides.
+    untold: bool,
     /// How many commits were given.
     given: u64,
     /// How many of them are over: durable, or not written.
@@ -298,7 +299,7 @@ impl Lanes {
         }
         lane.batch.add(bytes);
         lane.bytes -= bytes;
-        lane.taken += usize::from(lane.window.is_early(offset));
+        lane.untold |= lane.window.is_early(offset);
         lane.window.complete(offset);
         lane.dirty = true;
     }
@@ -376,6 +377,7 @@ impl Lanes {
     pub(super) fn touch_lane(&mut self, id: LaneId) {
         if let Some(lane) = self.by_id.get_mut(&id) {
             lane.dirty = true;
+            lane.untold = true;
         }
     }
 
@@ -453,7 +455,7 @@ impl Lanes {
                 (kept, number) = saved(id.shard);
                 lane.saves.push_back(number);
             }
-            if mem::take(&mut lane.taken) > 0 && !self.bug.is(Bug::TakenUntold) {
+            if mem::take(&mut lane.untold) && !self.bug.is(Bug::TakenUntold) {
                 kept.mark(now);
             }
             commits.push(self.bug.commit(Commit {
@@ -500,7 +502,10 @@ impl Lanes {
     /// Lets the offsets of a shard be part of the next [`Self::commits`], changed or not.
     pub(super) fn touch(&mut self, shard: i32) {
         for (id, lane) in &mut self.by_id {
-            lane.dirty |= id.shard == shard;
+            if id.shard == shard {
+                lane.dirty = true;
+                lane.untold |= id.source == Source::Tasks;
+            }
         }
     }
 
@@ -804,7 +809,7 @@ impl Lane {
             moved: since,
             moving: None,
             volatile: Volatile::default(),
-            taken: 0,
+            untold: false,
             given: 0,
             over: 0,
         }
