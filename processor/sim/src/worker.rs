@@ -1595,8 +1595,9 @@ impl Worker {
     fn judge_turns(&self, env: &mut Env) {
         let states = self.engine.breaker_states();
         let denied = states.values().any(|state| *state != State::Closed);
-        if denied || self.engine.is_full() {
-            // What its breaker turns away waits where no queue is, and others start. What people hold, or command, or what has expired, waits
+        let is_known = !denied && env.plan.clocks_are_right();
+        if !is_known || self.engine.is_full() {
+            // By a clock that was set, what is due may still be on its way through a tier. What its breaker turns away waits where no queue is, and others start. What people hold, or command, or what has expired, waits
             // for room in the batch.
             env.judge.fairness.is_held_up(self.id);
         }
