@@ -131,9 +131,9 @@ struct Lane {
     moving: Option<u64>,
     /// The tasks of which something is in commits that are not over.
     volatile: Volatile,
-    /// Whether the batch that is being collected has something by which nothing of the commit changes: an offset that is taken ahead, or what is
-    /// written besides.
-    untold: bool,
+    /// How much the batch that is being collected has by which nothing of the commit changes: offsets that are taken ahead, and what is written
+    /// besides.
+    untold: usize,
     /// How many commits were given.
     given: u64,
     /// How many of them are over: durable, or not written.
@@ -299,7 +299,7 @@ impl Lanes {
         }
         lane.batch.add(bytes);
         lane.bytes -= bytes;
-        lane.untold |= lane.window.is_early(offset);
+        lane.untold += usize::from(lane.window.is_early(offset));
         lane.window.complete(offset);
         lane.dirty = true;
     }
@@ -377,7 +377,7 @@ impl Lanes {
     pub(super) fn touch_lane(&mut self, id: LaneId) {
         if let Some(lane) = self.by_id.get_mut(&id) {
             lane.dirty = true;
-            lane.untold = true;
+            lane.untold += 1;
         }
     }
 
@@ -455,7 +455,7 @@ impl Lanes {
                 (kept, number) = saved(id.shard);
                 lane.saves.push_back(number);
             }
-            if mem::take(&mut lane.untold) && !self.bug.is(Bug::TakenUntold) {
+            if mem::take(&mut lane.untold) > 0 && !self.bug.is(Bug::TakenUntold) {
                 kept.mark(now);
             }
             commits.push(self.bug.commit(Commit {
@@ -504,7 +504,7 @@ impl Lanes {
         for (id, lane) in &mut self.by_id {
             if id.shard == shard {
                 lane.dirty = true;
-                lane.untold |= id.source == Source::Tasks;
+                lane.untold += usize::from(id.source == Source::Tasks);
             }
         }
     }
@@ -809,7 +809,7 @@ impl Lane {
             moved: since,
             moving: None,
             volatile: Volatile::default(),
-            untold: false,
+            untold: 0,
             given: 0,
             over: 0,
         }
