@@ -131,6 +131,8 @@ struct LettingGo {
     due: At,
     /// How far it is.
     stage: Stage,
+    /// Whether calls were left when they were not waited for any more.
+    is_late: bool,
 }
 
 /// How far shards are that are being given away, as in `shell::leaving`.
@@ -1037,6 +1039,7 @@ impl Worker {
             deadline: env.now + patience,
             due: env.now + env.plan.drain_deadline,
             stage: Stage::Working,
+            is_late: false,
         });
     }
 
@@ -1091,6 +1094,8 @@ impl Worker {
         let theirs = |one: &Settlement| shards.contains(&one.lane.shard);
         match letting_go.stage {
             Stage::Working if waited => {
+                // An answered call that a command has met is among them, and is read again by the next owner.
+                letting_go.is_late = before > 0;
                 for shard in shards.iter().copied() {
                     self.step(Input::Revoke { shard }, env);
                 }
@@ -1116,7 +1121,8 @@ impl Worker {
                 let handed_over = !is_left && self.engine.to_write_again() == 0;
                 if handed_over {
                     let batch = self.submitted;
-                    let clean = before == 0 && self.engine.unwritten() == 0;
+                    let is_late = letting_go.is_late || before > 0;
+                    let clean = !is_late && self.engine.unwritten() == 0;
                     letting_go.stage = Stage::Committing { end, batch, clean };
                 }
                 self.letting_go = Some(letting_go);
