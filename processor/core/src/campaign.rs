@@ -316,14 +316,8 @@ pub fn replayed(letter: Task, spec: &Spec, replay: Replay, now: Timestamp) -> Ta
         value: trace.value.clone(),
     });
     record.headers.retain(|header| {
-        let is_set = spec
-            .set_headers
-            .iter()
-            .any(|set| same(&set.name, &header.name));
-        let mut removed = spec.remove_headers.iter();
-        let is_removed = is_set || removed.any(|name| same(name, &header.name));
         let is_link = link.is_some() && is(&header.name, LINK);
-        !is_removed && !is_link && !is_stripped(&header.name)
+        !spec.changes(&header.name) && !is_link && !is_stripped(&header.name)
     });
     record.headers.extend(link);
     record.headers.extend(spec.set_headers.iter().cloned());
@@ -395,6 +389,17 @@ impl FromStr for Id {
             place: place.parse()?,
             name: name.into(),
         })
+    }
+}
+
+// === impl Spec ===
+
+impl Spec {
+    /// Whether letters lose their headers of this name: they are removed, or others are set.
+    pub fn changes(&self, name: &Name) -> bool {
+        let set = self.set_headers.iter().map(|set| &set.name);
+        let mut names = set.chain(&self.remove_headers);
+        names.any(|changed| same(changed, name))
     }
 }
 

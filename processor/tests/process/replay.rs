@@ -475,4 +475,29 @@ fn what_is_edited_is_what_the_target_gets_and_all_else_stays_as_it_was() {
     let campaign = wait_for(&rig, "many", |campaign| campaign["state"] == "done");
     assert_eq!(campaign["ineligible"]["edit-failed"], 1, "{campaign}");
     assert_eq!(campaign["spec"]["patch"], patch, "{campaign}");
+    two_of_one_id_are_not_edited_as_one(&rig);
+}
+
+/// That is refused, as both would be replayed with one payload.
+fn two_of_one_id_are_not_edited_as_one(rig: &Rig) {
+    let four = ["--output", "json", "dead-letters", "replay", "--id", "four"];
+    let headers = [
+        ("retry-scene", "shop"),
+        ("retry-id", "four"),
+        ("region", "us"),
+    ];
+    let producer = rig.producer();
+    rig.send(&producer, &headers, b"no document");
+    let start = Instant::now();
+    while json(&rig.retide(&[&four[..], &["--dry-run"]].concat()))["eligible"] != 2 {
+        assert!(start.elapsed() < PATIENCE, "it did not die");
+    }
+    let mut edit = rig.command(&[&four[..], &["--edit", "--yes"]].concat());
+    let refused = edit.env_remove("VISUAL").env("EDITOR", "true");
+    let refused = refused.output().unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(
+        said(&refused).contains("several dead letters have this id"),
+        "{refused:?}"
+    );
 }

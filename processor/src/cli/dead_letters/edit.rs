@@ -1,7 +1,7 @@
 //! What a replay changes in dead letters: one of them in an editor, or the payloads of many by a patch.
 //!
 //! The text that is edited is like a message of HTTP: a line for each header, an empty line, the payload. Not what is made of a payload, which
-//! is `retide-avro`'s. Invariant: nothing is changed that was not shown as a difference, and what cannot be edited as text stays as it is.
+//! is `retide-avro`'s. Invariant: what cannot be edited as text stays as it is.
 
 use std::env;
 use std::fs;
@@ -10,21 +10,22 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use similar::TextDiff;
 
 use retide_avro::letter;
 use retide_config::Config;
-use retide_core::campaign::{Edit, Spec, Verb, is_stripped};
-use retide_core::{Header, Name, Record};
+use retide_core::campaign::{Spec, is_stripped};
+use retide_core::{Header, Record};
 
-use crate::cli::campaigns::follow;
 use crate::cli::output::{Exit, Failed};
 use crate::cli::terminal;
 
 use super::find::{self, Found, Wanted};
 use super::payload::{Form, Room, pretty};
+use super::replay::Past;
 
 /// What is different about a dead letter.
 #[derive(Debug, Serialize)]
@@ -85,6 +86,7 @@ pub(super) fn patch(path: &Path) -> Result<String, Failed> {
 pub(super) fn in_editor(
     config: &Config,
     wanted: &Wanted,
+    past: &Past,
     keys: &mut Map<String, Value>,
 ) -> Result<(), Failed> {
     let Some(editor) = editor() else {
@@ -97,7 +99,7 @@ pub(super) fn in_editor(
         let message = "--edit without a file is for one dead letter: say which with --id";
         return Err(Failed::because(Exit::Usage, message));
     }
-    let edited = only(config, wanted)?;
+    let edited = only(config, wanted, past)?;
     let before = edited.text();
     let after = edit(&editor, &before)?;
     let changes = edited.changes(&after)?;
@@ -111,19 +113,16 @@ pub(super) fn in_editor(
     Ok(())
 }
 
-/// What a campaign changes in a dead letter, as lines; nothing if that cannot be done to it, or nothing is other.
-pub(super) fn difference(found: &Found<'_>, spec: &Spec) -> Option<Difference> {
+/// What a campaign changes in a dead letter whose payload becomes this one, if it becomes another one; nothing if it changes nothing.
+pub(super) fn difference(
+    found: &Found<'_>,
+    spec: &Spec,
+    payload: Option<Bytes>,
+) -> Option<Difference> {
     let before = letter::record_of(found.record.clone());
     let mut after = before.clone();
-    if let Some(edit) = &spec.edit {
-        after.value = Some(letter::edited(&before, edit).ok()?);
-    }
-    after.headers.retain(|header| {
-        let has = |name: &[u8]| name.eq_ignore_ascii_case(header.name.as_bytes());
-        let mut set = spec.set_headers.iter().map(|set| set.name.as_bytes());
-        let mut removed = spec.remove_headers.iter().map(Name::as_bytes);
-        !set.any(has) && !removed.any(has)
-    });
+    after.value = payload.or(after.value);
+    after.headers.retain(|header| !spec.changes(&header.name));
     after.headers.extend(spec.set_headers.iter().cloned());
     let (before, after) = (lines(&before), lines(&after));
     if before == after {
@@ -137,39 +136,34 @@ pub(super) fn difference(found: &Found<'_>, spec: &Spec) -> Option<Difference> {
     })
 }
 
-/// Why the payload of a dead letter cannot be changed so, if it cannot.
-pub(super) fn refusal(found: &Found<'_>, edit: &Edit) -> Option<String> {
-    letter::edited(&found.record, edit).err()
-}
-
-/// What a request asks to be changed.
-pub(super) fn spec(keys: &Map<String, Value>) -> Result<std::sync::Arc<Spec>, Failed> {
-    let (_, request) = follow::request(keys)?;
-    match &request.verb {
-        Verb::Start(spec) => Ok(std::sync::Arc::clone(spec)),
-        Verb::Pause | Verb::Resume | Verb::Abort => unreachable!("a replay starts a campaign"),
-    }
-}
-
-/// The dead letter that is meant, which is the only one that can be replayed.
-fn only(config: &Config, wanted: &Wanted) -> Result<Edited, Failed> {
-    let mut all = Vec::new();
+/// The dead letter that is meant, which is the only one that would be replayed.
+fn only(config: &Config, wanted: &Wanted, past: &Past) -> Result<Edited, Failed> {
+    let mut open = Vec::new();
     let looked = find::each(config, wanted, |found| {
-        // Of several of one id, the last one is how the task died last.
-        all.clear();
-        if found.letter.ineligible().is_none() {
-            all.push(Edited {
+        if past.ineligible(&found).is_none() {
+            open.push(Edited {
                 id: found.letter.id.clone(),
                 record: letter::record_of(found.record),
             });
         }
+        if open.len() > 1 {
+            return ControlFlow::Break(());
+        }
         ControlFlow::Continue(())
     })?;
-    looked.end("")?;
-    all.pop().ok_or_else(|| {
-        let message = "there is no such dead letter with a task in it; nothing was sent";
-        Failed::because(Exit::NotFound, message)
-    })
+    match open.pop() {
+        Some(edited) if open.is_empty() => Ok(edited),
+        Some(_) => {
+            let message = "several dead letters have this id, and would all be what is edited; say which with --died FROM..TO";
+            Err(Failed::because(Exit::Usage, message))
+        }
+        None => {
+            looked.end("")?;
+            let message =
+                "no dead letter with this id can be replayed; --dry-run without --edit says why";
+            Err(Failed::because(Exit::NotFound, message))
+        }
+    }
 }
 
 /// The editor of whoever uses this.

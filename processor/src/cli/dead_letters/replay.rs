@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -14,6 +15,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use retide_avro::control::campaign;
+use retide_avro::letter;
 use retide_config::Config;
 use retide_core::campaign::{Campaign, Ineligible, Spec, Verb};
 use retide_core::ramp::{FAILURE_RATE, STEPS};
@@ -30,7 +32,7 @@ use crate::cli::terminal;
 
 use super::Which;
 use super::edit::{self, Difference};
-use super::find::{self, Looked, Wanted};
+use super::find::{self, Found, Looked, Wanted};
 use super::line::Line;
 
 /// What `replay` takes.
@@ -93,6 +95,14 @@ pub(in crate::cli) struct Replay {
     asking: Asking,
 }
 
+/// What keeps dead letters from being replayed.
+pub(super) struct Past {
+    /// Those that were replayed before.
+    replayed: Replayed,
+    /// The campaigns that are not over, whose letters no later one replays.
+    campaigns: Vec<Campaign>,
+}
+
 /// What would be replayed.
 struct Counted {
     /// What was read.
@@ -142,19 +152,25 @@ pub(super) fn replay(config: &Config, options: &Replay, output: Output) -> Resul
     }
     let name = options.name();
     let mut keys = options.keys(&name)?;
-    edit::spec(&keys)?;
+    follow::request(&keys)?;
+    let mut past = None;
     if let Some(None) = options.edit {
-        edit::in_editor(config, &wanted, &mut keys)?;
+        let past = past.insert(Past::read(config)?);
+        edit::in_editor(config, &wanted, past, &mut keys)?;
     }
-    let spec = edit::spec(&keys)?;
+    let spec = spec(&keys)?;
+    let count = || {
+        let past = past.map_or_else(|| Past::read(config), Ok)?;
+        count(config, &wanted, &spec, &past)
+    };
     if options.asking.dry_run {
-        return count(config, &wanted, &spec)?.dry_run(&spec, output);
+        return count()?.dry_run(&spec, output);
     }
     if !options.asking.yes {
         ask::somebody(|| {
             "a replay starts tasks, and nobody can be asked here whether it shall: add --yes, or --dry-run to see which dead letters are meant".to_owned()
         })?;
-        let counted = count(config, &wanted, &spec)?;
+        let counted = count()?;
         counted.looked.end("")?;
         counted.show()?;
         let what = format!("replay {} as campaign {name}", counted.words());
@@ -192,25 +208,36 @@ fn claimants(config: &Config) -> Result<Vec<Campaign>, Failed> {
     Ok(all.filter(|it| it.has_claims()).cloned().collect())
 }
 
+/// What a request wants of a campaign.
+fn spec(keys: &Map<String, Value>) -> Result<Arc<Spec>, Failed> {
+    let (_, request) = follow::request(keys)?;
+    match &request.verb {
+        Verb::Start(spec) => Ok(Arc::clone(spec)),
+        Verb::Pause | Verb::Resume | Verb::Abort => unreachable!("a replay starts a campaign"),
+    }
+}
+
 /// Counts the dead letters that are meant.
-fn count(config: &Config, wanted: &Wanted, spec: &Spec) -> Result<Counted, Failed> {
-    let replayed = replayed(config);
-    let campaigns = claimants(config)?;
+fn count(config: &Config, wanted: &Wanted, spec: &Spec, past: &Past) -> Result<Counted, Failed> {
     let (mut eligible, mut others, mut samples) = (0, BTreeMap::new(), Vec::new());
     let (mut differences, mut refusal) = (Vec::new(), None);
     let looked = find::each(config, wanted, |found| {
-        let why = found.ineligible(&replayed, &campaigns);
-        let edit = spec.edit.as_ref().filter(|_| why.is_none());
-        let refused = edit.and_then(|edit| edit::refusal(&found, edit));
-        let why = why.or_else(|| refused.as_ref().map(|_| Ineligible::EditFailed));
-        refusal = refusal.take().or(refused);
-        if let Some(why) = why {
-            *others.entry(why.word()).or_default() += 1;
-        } else {
-            eligible += 1;
-            if samples.len() < SAMPLES {
-                samples.push(Line::of(&found));
-                differences.extend(edit::difference(&found, spec));
+        let edited = past.ineligible(&found).map_or(Ok(()), Err).and_then(|()| {
+            let edit = spec.edit.as_ref();
+            let edited = edit.map(|edit| letter::edited(&found.record, edit));
+            edited.transpose().map_err(|why| {
+                refusal.get_or_insert(why);
+                Ineligible::EditFailed
+            })
+        });
+        match edited {
+            Err(why) => *others.entry(why.word()).or_default() += 1,
+            Ok(payload) => {
+                eligible += 1;
+                if samples.len() < SAMPLES {
+                    samples.push(Line::of(&found));
+                    differences.extend(edit::difference(&found, spec, payload));
+                }
             }
         }
         ControlFlow::Continue(())
@@ -223,6 +250,23 @@ fn count(config: &Config, wanted: &Wanted, spec: &Spec) -> Result<Counted, Faile
         differences,
         refusal,
     })
+}
+
+// === impl Past ===
+
+impl Past {
+    /// Reads it.
+    fn read(config: &Config) -> Result<Self, Failed> {
+        Ok(Self {
+            replayed: replayed(config),
+            campaigns: claimants(config)?,
+        })
+    }
+
+    /// What keeps a dead letter from being replayed.
+    pub(super) fn ineligible(&self, found: &Found<'_>) -> Option<Ineligible> {
+        found.ineligible(&self.replayed, &self.campaigns)
+    }
 }
 
 // === impl Replay ===
