@@ -18,7 +18,7 @@
 
 use retide_core::{Ended, Header, Omitted, Record, Terminal};
 
-use crate::foreign::{Dialect, Names};
+use crate::foreign::Dialect;
 use crate::headers::{OUTCOME, Sink, is_named, millis};
 
 /// Whose headers a dead letter has beside retide's.
@@ -144,37 +144,28 @@ impl Beside {
 
     /// Writes those of Spring's, in its order.
     fn spring(&self, Dead { ended, .. }: &Dead<'_>, sink: &mut Sink<'_>) {
-        let Names {
-            topic,
-            partition,
-            offset,
-            reader,
-            ..
-        } = self.library.dialect().names();
+        let names = self.library.dialect().names();
         let origin = &ended.origin;
         let entered = i64::try_from(millis(ended.first_failed_at)).unwrap_or(i64::MAX);
         let (class, message) = failure(ended);
         write_text("kafka_dlt-exception-fqcn", class, sink);
         write_text("kafka_dlt-exception-message", message, sink);
-        write_text(topic, &origin.topic, sink);
-        sink(partition.as_bytes(), Some(&origin.partition.to_be_bytes()));
-        sink(offset.as_bytes(), Some(&origin.offset.to_be_bytes()));
+        write_text(names.topic, &origin.topic, sink);
+        sink(
+            names.partition.as_bytes(),
+            Some(&origin.partition.to_be_bytes()),
+        );
+        sink(names.offset.as_bytes(), Some(&origin.offset.to_be_bytes()));
         sink(
             b"kafka_dlt-original-timestamp",
             Some(&entered.to_be_bytes()),
         );
-        write_text(reader.unwrap_or_default(), &self.group, sink);
+        write_text(names.reader.unwrap_or_default(), &self.group, sink);
     }
 
     /// Writes those of Connect's, in its order.
     fn connect(&self, dead: &Dead<'_>, sink: &mut Sink<'_>) {
-        let Names {
-            topic,
-            partition,
-            offset,
-            reader,
-            ..
-        } = self.library.dialect().names();
+        let names = self.library.dialect().names();
         let Dead {
             ended,
             shard,
@@ -183,10 +174,10 @@ impl Beside {
         } = dead;
         let origin = &ended.origin;
         let (class, message) = failure(ended);
-        write_text(topic, &origin.topic, sink);
-        write_text(partition, &origin.partition.to_string(), sink);
-        write_text(offset, &origin.offset.to_string(), sink);
-        write_text(reader.unwrap_or_default(), &self.group, sink);
+        write_text(names.topic, &origin.topic, sink);
+        write_text(names.partition, &origin.partition.to_string(), sink);
+        write_text(names.offset, &origin.offset.to_string(), sink);
+        write_text(names.reader.unwrap_or_default(), &self.group, sink);
         write_text("__connect.errors.task.id", &shard.to_string(), sink);
         write_text("__connect.errors.stage", stage.word(), sink);
         write_text("__connect.errors.class.name", &ended.scene, sink);

@@ -49,6 +49,28 @@ fn scene(name: &str, weight: u32, target: Target) -> Scene {
     }
 }
 
+/// So many attempts a second, one after the other.
+fn rate(limit: u32) -> Rate {
+    Rate {
+        limit: NonZeroU32::new(limit).unwrap(),
+        per: Duration::from_secs(1),
+        burst: NonZeroU32::MIN,
+    }
+}
+
+/// A scene that shares a rate of ten attempts a second.
+fn sharing(name: &str, weight: u32) -> Scene {
+    Scene {
+        host: Some(Host {
+            name: "http://shop.example:80".into(),
+            rate: true,
+            concurrency: false,
+        }),
+        rate: Some(rate(10)),
+        ..scene(name, weight, Target::Call)
+    }
+}
+
 fn task(scene: &str, due: Timestamp) -> Task {
     let mut task = support::task("id", scene, due);
     task.origin.offset = 0;
@@ -204,19 +226,7 @@ proptest! {
 #[test]
 fn a_rate_that_scenes_share_is_theirs_by_weight() {
     let rules: Scenes = [("heavy", 3), ("light", 1)]
-        .map(|(name, weight)| Scene {
-            host: Some(Host {
-                name: "http://shop.example:80".into(),
-                rate: true,
-                concurrency: false,
-            }),
-            rate: Some(Rate {
-                limit: NonZeroU32::new(10).unwrap(),
-                per: Duration::from_secs(1),
-                burst: NonZeroU32::MIN,
-            }),
-            ..scene(name, weight, Target::Call)
-        })
+        .map(|(name, weight)| sharing(name, weight))
         .into_iter()
         .collect();
     let scenes = [("heavy".to_owned(), 3), ("light".to_owned(), 1)];
@@ -239,19 +249,7 @@ fn a_rate_that_scenes_share_is_theirs_by_weight() {
 #[test]
 fn tasks_that_expire_take_nothing_of_what_their_scene_may_start() {
     let rules: Scenes = ["dying", "well"]
-        .map(|name| Scene {
-            host: Some(Host {
-                name: "http://shop.example:80".into(),
-                rate: true,
-                concurrency: false,
-            }),
-            rate: Some(Rate {
-                limit: NonZeroU32::new(10).unwrap(),
-                per: Duration::from_secs(1),
-                burst: NonZeroU32::MIN,
-            }),
-            ..scene(name, 1, Target::Call)
-        })
+        .map(|name| sharing(name, 1))
         .into_iter()
         .collect();
     let scenes = ["dying", "well"].map(|name| (name.to_owned(), 1));
@@ -280,20 +278,6 @@ fn tasks_that_expire_take_nothing_of_what_their_scene_may_start() {
 
 #[test]
 fn a_rate_that_scenes_share_is_theirs_by_weight_whoever_else_is_started() {
-    let rate = |limit| Rate {
-        limit: NonZeroU32::new(limit).unwrap(),
-        per: Duration::from_secs(1),
-        burst: NonZeroU32::MIN,
-    };
-    let shared = |name, weight| Scene {
-        host: Some(Host {
-            name: "http://shop.example:80".into(),
-            rate: true,
-            concurrency: false,
-        }),
-        rate: Some(rate(10)),
-        ..scene(name, weight, Target::Call)
-    };
     // With a rate of its own, and a turn between any two attempts of the others.
     let other = Scene {
         rate: Some(rate(20)),
@@ -302,7 +286,7 @@ fn a_rate_that_scenes_share_is_theirs_by_weight_whoever_else_is_started() {
     let scenes = [("heavy", 3), ("light", 1), ("other", 1)];
     let scenes = scenes.map(|(name, weight)| (name.to_owned(), weight));
     let mut engine = engine(&scenes, &[200, 200, 400], &Target::Call, 100);
-    let rules = [shared("heavy", 3), shared("light", 1), other];
+    let rules = [sharing("heavy", 3), sharing("light", 1), other];
     let rules = Input::Rules(rules.into_iter().collect());
     engine.step(at(1), rules, &mut Vec::new());
 
