@@ -3,11 +3,11 @@
 //! It knows what was asked for and what the broker keeps; of the code under test it asks only how much memory it holds. Invariant: a
 //! promise that is broken is reported at the step that breaks it, or at the end if only the end shows it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use retide_core::brake::{HEALTHY, LEAST};
+use retide_core::brake::{HEALTHY, LEAST, RECENT};
 use retide_core::breaker::{Key, State, StateChange};
 use retide_core::completions::Completions;
 use retide_core::control::Command;
@@ -117,8 +117,8 @@ struct Flood {
     delivered: u32,
     /// Those that were dead before it was known what is usual.
     early: BTreeSet<Arc<str>>,
-    /// Those that were dead since.
-    dead: BTreeSet<Arc<str>>,
+    /// The last ends since, the latest one last: those that were dead, and none for each delivery. Those that the brake looks at.
+    recent: VecDeque<Option<Arc<str>>>,
 }
 
 /// How many attempts of a task were throttled, and how many were not.
@@ -263,6 +263,18 @@ impl Figures {
             replaced: self.replaced + other.replaced,
             pending: self.pending + other.pending,
         }
+    }
+}
+
+// === impl Flood ===
+
+impl Flood {
+    /// Notes an end as the latest one.
+    fn note(&mut self, dead: Option<Arc<str>>) {
+        if self.recent.len() == RECENT as usize {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(dead);
     }
 }
 
@@ -516,7 +528,9 @@ impl Judge {
 
     /// A target has delivered a task of [`FLOOD`].
     pub(crate) fn well(&mut self, process: u64) {
-        self.floods.entry(process).or_default().delivered += 1;
+        let flood = self.floods.entry(process).or_default();
+        flood.delivered += 1;
+        flood.note(None);
     }
 
     /// A process decides what becomes of a task: of a flood, no more die than the brake needs to see.
@@ -537,10 +551,11 @@ impl Judge {
                 flood.early.insert(id);
                 continue;
             }
-            flood.dead.insert(id);
+            flood.note(Some(id));
+            let dead = flood.recent.iter().flatten().collect::<BTreeSet<_>>().len();
             // What died before is usual, and takes more. A brake that people keep from acting does not.
             let may_act = !self.forcing.is_used();
-            if may_act && flood.early.is_empty() && flood.dead.len() as u32 >= LEAST {
+            if may_act && flood.early.is_empty() && dead as u32 >= LEAST {
                 let why = format!("process {process} lets too many die: {flood:?}");
                 return self.object(|| why);
             }
