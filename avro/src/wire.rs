@@ -321,9 +321,9 @@ pub struct Alert {
     pub slow: Option<i64>,
     /// When the target was last well.
     pub since: Option<i64>,
-    /// When it is called again, if it may not be called now.
+    /// When it is called again, if it may not be called now; of dead letters, from when on the first may be deleted.
     pub until: Option<i64>,
-    /// Some of the tasks that died, where that has made it switch.
+    /// Some of the tasks that died, where that has made it switch; of dead letters, where the first stands: `partition/offset`.
     pub samples: Option<Vec<String>>,
 }
 
@@ -778,6 +778,13 @@ impl From<Wait> for Lateness {
 impl From<&retide_core::Alert> for Alert {
     fn from(alert: &retide_core::Alert) -> Self {
         let target = alert.target.as_ref();
+        let samples = || {
+            let samples = &target?.samples;
+            let samples = samples.iter().map(ToString::to_string);
+            Some(samples.collect()).filter(|samples: &Vec<String>| !samples.is_empty())
+        };
+        let expiring = alert.expiring.as_ref();
+        let place = || expiring.map(|it| vec![format!("{}/{}", it.partition, it.offset)]);
         Self {
             rule: alert.rule.to_owned(),
             scene: alert.scene.to_string(),
@@ -791,10 +798,9 @@ impl From<&retide_core::Alert> for Alert {
             since: target.map(|target| millis(target.since) as i64),
             until: target
                 .and_then(|target| target.until)
+                .or_else(|| expiring.map(|it| it.at))
                 .map(|until| millis(until) as i64),
-            samples: target
-                .filter(|target| !target.samples.is_empty())
-                .map(|target| target.samples.iter().map(ToString::to_string).collect()),
+            samples: samples().or_else(place),
         }
     }
 }

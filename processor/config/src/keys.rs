@@ -202,6 +202,10 @@ fn of_topics(config: &Config) -> Vec<(&'static str, String)> {
         ("topics.scenes.format", word(&topics.scenes.format)),
         ("topics.events.enabled", topics.events.enabled.to_string()),
         ("topics.dead_letters.also", word(&topics.dead_letters.also)),
+        (
+            "topics.dead_letters.warn_before",
+            span(topics.dead_letters.warn_before),
+        ),
     ]
 }
 

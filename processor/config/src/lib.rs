@@ -161,11 +161,14 @@ pub struct SceneRecords {
 }
 
 /// The dead letters.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DeadLetters {
     /// Whose headers they have beside retide's.
     pub also: Also,
+    /// How long before a dead letter goes that nobody has replayed people are told; nobody if it is zero.
+    #[serde(deserialize_with = "text::span")]
+    pub warn_before: Duration,
 }
 
 /// Whose headers dead letters have beside retide's.
@@ -592,6 +595,17 @@ impl Also {
             Self::None => None,
             Self::Spring => Some(Library::Spring),
             Self::Connect => Some(Library::Connect),
+        }
+    }
+}
+
+// === impl DeadLetters ===
+
+impl Default for DeadLetters {
+    fn default() -> Self {
+        Self {
+            also: Also::default(),
+            warn_before: Duration::from_hours(24),
         }
     }
 }

@@ -197,6 +197,11 @@ pub fn rfc3339(time: Timestamp) -> String {
     }
 }
 
+/// Reads a duration.
+pub(super) fn span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    deserializer.deserialize_any(Span)
+}
+
 /// Reads a duration of more than nothing.
 pub(super) fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let duration = deserializer.deserialize_any(Span)?;

@@ -67,6 +67,11 @@ impl Alerts {
         self.told.push((shard, alert));
     }
 
+    /// Does not tell people by this rule what is not written.
+    pub(crate) fn untell(&mut self, rule: &str) {
+        self.told.retain(|(_, alert)| alert.rule != rule);
+    }
+
     /// Whether there is something to tell that no settlement has to come for.
     pub(crate) const fn has_told(&self) -> bool {
         !self.told.is_empty()
@@ -152,6 +157,7 @@ impl DeadTasks {
             example: Arc::clone(&ended.id),
             reason: reason.word(),
             target: None,
+            expiring: None,
         }
     }
 
@@ -227,6 +233,7 @@ pub(crate) fn of_switch(
             until: until.map(|wait| now.wall + wait),
             samples,
         }),
+        expiring: None,
     })
 }
 
@@ -296,6 +303,7 @@ mod tests {
             example: example.into(),
             reason: "records-gone",
             target: None,
+            expiring: None,
         }
     }
 

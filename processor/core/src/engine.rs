@@ -27,6 +27,7 @@ mod ordering;
 mod parking;
 mod pending;
 mod ready;
+mod retention;
 mod settling;
 mod volatile;
 mod writing;
@@ -50,6 +51,7 @@ pub use self::leaving::{LAST, Left, QUICK};
 use self::missing::Missed;
 pub use self::missing::{MissingScene, UNKNOWN_SCENE_HOLD};
 use self::ready::Ready;
+use self::retention::Retention;
 use self::writing::Writing;
 use crate::agenda::{Agenda, Item};
 use crate::alert::Alerts;
@@ -122,6 +124,8 @@ pub struct Engine {
     commands: Commands,
     /// The campaigns, if their shard is ours.
     campaigns: Campaigns,
+    /// The dead letters that go soon, if their leader's shard is ours.
+    retention: Retention,
     /// What is not written yet.
     writing: Writing,
     /// The tasks that are due and have not started, or soon.
@@ -220,6 +224,7 @@ impl Engine {
             forcing: Forcing::default(),
             commands: Commands::default(),
             campaigns: Campaigns::default(),
+            retention: Retention::default(),
             writing: Writing::default(),
             dues: Dues::default(),
             latest: Timestamp::EPOCH,
@@ -271,8 +276,16 @@ impl Engine {
                 self.await_campaigns(shard, to);
                 self.await_commands(now, shard, to);
             }
-            Input::ReplayedKnown { shard, marks } => self.know_replayed(shard, marks),
-            Input::Letters(read) => self.letters(read),
+            Input::ReplayedKnown {
+                shard,
+                marks,
+                warned,
+            } => {
+                self.know_replayed(shard, marks);
+                self.know_warned(shard, warned);
+            }
+            Input::Letters(read) => self.letters(now, read, actions),
+            Input::LettersKept(kept) => self.follow_kept(kept),
             Input::Control { position, control } => self.control(now, position, control, actions),
             Input::LookBegun { number, ends } => self.look_begun(number, &ends),
             Input::Found {
@@ -387,6 +400,7 @@ impl Engine {
             .chain(self.next_control())
             .chain(self.next_hold())
             .chain(self.next_campaigns())
+            .chain(self.next_retention())
             .chain(self.next_forced())
             .chain(self.next_take_in())
             .chain(self.next_replacing(room))
@@ -466,6 +480,7 @@ impl Engine {
         self.id_changes(&mut states);
         self.forced_changes(&mut states);
         self.campaign_changes(&mut states);
+        self.warned_changes(&mut states);
         states
     }
 
@@ -793,6 +808,7 @@ impl Engine {
         self.follow_replacing(now, actions);
         self.follow_commands(now, most, actions);
         self.follow_campaigns(now, actions);
+        self.follow_retention(now, actions);
         self.send_outbound(now, most, Until::HalfFull, actions);
         self.ask_gates(now, most, actions);
         let enough = actions.len() + most;
@@ -952,6 +968,7 @@ impl Engine {
         self.dues.undo(moves);
         self.forget_commands(shard);
         self.forget_campaigns(shard);
+        self.forget_retention(shard);
         self.forget_holds(shard);
         self.forget_forced(shard);
         self.alerts.forget(shard);
@@ -1013,6 +1030,7 @@ const fn budget(input: &Input) -> usize {
         | Input::Standing { .. }
         | Input::ReplayedKnown { .. }
         | Input::Letters(_)
+        | Input::LettersKept(_)
         | Input::Control { .. }
         | Input::LookBegun { .. }
         | Input::Found { .. }

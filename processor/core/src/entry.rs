@@ -264,6 +264,19 @@ pub struct Alert {
     pub reason: &'static str,
     /// The target whose breaker has switched, if one has.
     pub target: Option<TargetHealth>,
+    /// The first of the dead letters that go, if it is about those.
+    pub expiring: Option<Expiring>,
+}
+
+/// A dead letter that goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expiring {
+    /// From when on its topic may delete it.
+    pub at: Timestamp,
+    /// The partition of the dead letters.
+    pub partition: i32,
+    /// The offset.
+    pub offset: i64,
 }
 
 /// How a target does whose breaker has switched.
@@ -303,6 +316,9 @@ pub const FLOOD_BRAKE: &str = "flood-brake";
 
 /// The rule that a campaign is over or waits for people by, although it was not done: see [`crate::campaign`].
 pub const CAMPAIGN_STOPPED: &str = "campaign-stopped";
+
+/// The rule that people are told by of dead letters which retention takes: see [`crate::step::LettersKept`].
+pub const DEAD_LETTERS_EXPIRE: &str = "dead-letters-expire";
 
 /// The rule that a breaker has closed by after it was open.
 pub const BREAKER_CLOSED: &str = "breaker-closed";

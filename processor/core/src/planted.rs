@@ -180,6 +180,10 @@ pub enum Bug {
     ClaimIgnored,
     /// Nobody is told that a campaign has stopped.
     CampaignUntold,
+    /// The leader does not know that people were told of letters that retention takes.
+    WarnedForgotten,
+    /// People are told of letters that were replayed while they were counted.
+    ReplayedWarned,
 }
 
 /// The mistake that an engine makes, if one is planted in it.
@@ -194,7 +198,7 @@ pub struct Planted {
 
 impl Bug {
     /// Every mistake that the simulation is known to notice by itself; the others are [`Self::RARE`].
-    pub const ALL: [Self; 67] = [
+    pub const ALL: [Self; 69] = [
         Self::OffsetByOne,
         Self::WrongBase,
         Self::Early,
@@ -262,6 +266,8 @@ impl Bug {
         Self::ReplayOutOfOrder,
         Self::ClaimIgnored,
         Self::CampaignUntold,
+        Self::WarnedForgotten,
+        Self::ReplayedWarned,
     ];
 
     /// Mistakes that take more histories than a test has, or are not played yet.

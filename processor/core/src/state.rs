@@ -12,6 +12,7 @@ use crate::duplicates::{Identity, Known, Replaced};
 use crate::hold::Standing;
 use crate::key_order::{Change, Fingerprint};
 use crate::lane::Source;
+use crate::time::Timestamp;
 
 /// One record to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +43,13 @@ pub enum State {
         chunk: i64,
         /// The marks, as in [`crate::taken`]; none if there are none any more.
         marks: Option<Bytes>,
+    },
+    /// When people were told of dead letters of a partition that retention takes; of the shard that leads campaigns.
+    Warned {
+        /// The partition of the dead letters.
+        partition: i32,
+        /// When; none if that does not count any more.
+        at: Option<Timestamp>,
     },
     /// How a hold stands.
     Hold {
@@ -87,6 +95,8 @@ pub enum StateKey {
         /// The chunk.
         chunk: i64,
     },
+    /// [`State::Warned`].
+    Warned(i32),
     /// [`State::Hold`].
     Hold(Arc<str>),
     /// [`State::Id`].
@@ -113,6 +123,7 @@ impl State {
                 partition: *partition,
                 chunk: *chunk,
             },
+            Self::Warned { partition, .. } => StateKey::Warned(*partition),
             Self::Hold { name, .. } => StateKey::Hold(Arc::clone(name)),
             Self::Id { id, .. } => StateKey::Id(*id),
             Self::Replaced { task, .. } => StateKey::Replaced(*task),
@@ -127,6 +138,7 @@ impl State {
             | Self::Taken { .. }
             | Self::Step { .. }
             | Self::Letters { .. }
+            | Self::Warned { .. }
             | Self::Hold { .. }
             | Self::Id { .. } => None,
         }
@@ -140,6 +152,7 @@ impl State {
             | Self::Taken { .. }
             | Self::Step { .. }
             | Self::Letters { .. }
+            | Self::Warned { .. }
             | Self::Hold { .. }
             | Self::Replaced { .. } => None,
         }

@@ -139,9 +139,13 @@ pub enum Input {
         shard: i32,
         /// The marks.
         marks: Vec<(i32, Taken)>,
+        /// When people were told of letters of a partition that retention takes.
+        warned: Vec<(i32, Timestamp)>,
     },
     /// Dead letters were read, as [`Action::ReadLetters`] asked for.
     Letters(Letters),
+    /// How long dead letters are kept from now on; none if that is not known, or people do not want to be told of those that go.
+    LettersKept(Option<LettersKept>),
     /// A record was read.
     Record {
         /// Where it was read.
@@ -373,6 +377,15 @@ pub struct ReadLetters {
     pub most: u32,
     /// Most bytes of the letters of each partition, but for the last one.
     pub bytes: usize,
+}
+
+/// How long dead letters are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LettersKept {
+    /// For so long: then their topic may delete them.
+    pub keeps: Duration,
+    /// So long before that people are told of those that nobody has replayed; of a short time less, and nobody if it is zero.
+    pub warn_before: Duration,
 }
 
 /// A partition of the dead letters that is read on.

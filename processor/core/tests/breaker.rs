@@ -799,6 +799,7 @@ fn people_are_told_once_that_a_target_is_down_and_once_that_it_is_well_again() {
                 until: Some(opened + secs(10)),
                 samples: Vec::new(),
             }),
+            expiring: None,
         }]
     );
     assert_eq!(rules_of(&world.alerts), ["breaker-open", "breaker-closed"]);

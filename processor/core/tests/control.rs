@@ -310,6 +310,7 @@ impl Bench {
             State::Order(_)
             | State::Taken { .. }
             | State::Letters { .. }
+            | State::Warned { .. }
             | State::Hold { .. }
             | State::Id { .. }
             | State::Replaced { .. } => None,

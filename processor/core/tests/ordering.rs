@@ -260,6 +260,7 @@ impl World {
                         State::Order(_) => Some(Entry::State(state)),
                         State::Taken { .. }
                         | State::Letters { .. }
+                        | State::Warned { .. }
                         | State::Step { .. }
                         | State::Hold { .. }
                         | State::Id { .. }

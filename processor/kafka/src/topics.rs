@@ -142,7 +142,7 @@ pub enum Reads {
     State,
     /// What others say, from shortly before the topic's end.
     Signals,
-    /// Dead letters, where a campaign replays them.
+    /// Dead letters: the oldest, and where a campaign replays them.
     Letters,
 }
 
@@ -719,7 +719,9 @@ mod tests {
                     Reads::Tasks | Reads::Commands => Some("workers, who commit offsets"),
                     Reads::State => Some("workers, from its beginning"),
                     Reads::Signals => Some("workers, from shortly before its end"),
-                    Reads::Letters => Some("workers, where a campaign replays them"),
+                    Reads::Letters => {
+                        Some("workers, the oldest, and where a campaign replays them")
+                    }
                 }
             };
             let all: Vec<&str> = workers.into_iter().chain(commands).collect();

@@ -21,6 +21,7 @@ use retide_kafka::topics::Topics;
 use retide_native::admin::settings;
 use retide_native::topics::describe;
 
+use crate::kept::Kept;
 use crate::trouble::{Effect, Kind, Trouble, Troubles};
 
 /// Looks at topics, again and again.
@@ -37,6 +38,8 @@ pub(crate) struct Drift {
     config: ClientConfig,
     /// Where it is told.
     troubles: Troubles,
+    /// How long dead letters are kept.
+    kept: Kept,
     /// What was wrong at the last look, by topic.
     wrong: BTreeMap<String, Vec<Trouble>>,
     /// Topics that were not there at the last look: one is missed if it is not there twice.
@@ -57,7 +60,7 @@ impl Drift {
         topics: &Arc<Topics>,
         config: &ClientConfig,
         bootstrap: &str,
-        troubles: Troubles,
+        (troubles, kept): (Troubles, Kept),
     ) -> Self {
         Self {
             plan: whose.plan.clone(),
@@ -66,6 +69,7 @@ impl Drift {
             topics: Arc::clone(topics),
             config: config.clone(),
             troubles,
+            kept,
             wrong: BTreeMap::new(),
             absent: BTreeSet::new(),
             is_said: false,
@@ -107,6 +111,13 @@ impl Drift {
             Ok(seen) => seen,
             Err(error) => return debug!(%error, "topics not looked at"),
         };
+        let letters = &*self.topics.dead_letters;
+        if !unknown.contains(letters) {
+            let settings = seen.topics.get(letters).map(|topic| &topic.settings);
+            let setting = |name| settings.and_then(|settings| settings.get(name));
+            self.kept
+                .read(setting("cleanup.policy"), setting("retention.ms"));
+        }
         let before = mem::take(&mut self.wrong);
         let mut narrow = Vec::new();
         for (aspect, finding) in aspects(&self.plan, &seen, &self.tools) {

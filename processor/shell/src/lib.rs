@@ -37,6 +37,7 @@ mod failing;
 pub mod health;
 pub mod holds;
 pub mod identity;
+pub mod kept;
 pub mod leave;
 pub mod librdkafka;
 pub mod log;

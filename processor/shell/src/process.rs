@@ -42,6 +42,7 @@ use crate::drift::Drift;
 use crate::health::{Health, Heartbeat};
 use crate::holds;
 use crate::identity::{Identity, fingerprint};
+use crate::kept::Kept;
 use crate::machine::Began;
 use crate::metrics::Metrics;
 use crate::outbound;
@@ -156,6 +157,8 @@ struct Shared<'a> {
     topics: &'a Arc<Topics>,
     /// Which topics take records.
     writability: &'a Arc<Writability>,
+    /// How long dead letters are kept.
+    kept: Kept,
     /// The gates.
     gates: Arc<Gates>,
     /// When steady time began.
@@ -202,11 +205,7 @@ impl Process {
         let names = (0..count).map(|number| format!("worker-{number}"));
         // All of them before the first one starts: a process is ready when all are.
         let heartbeats: Vec<_> = names.map(|name| health.worker(&name)).collect();
-        let topics = Topics::new(&config.topics.prefix, &config.topics.tiers);
-        let draining = draining(config, &topics).map_err(Error::Tiers)?;
-        let topics = topics.with_intake(config.topics.tasks.clone());
-        let topics = with_commands(config, topics.with_draining(draining))?;
-        let topics = Arc::new(topics);
+        let topics = Arc::new(topics_of(config)?);
         let follower = Follower::start(
             &client_config(config.kafka.consumer()),
             &topics.scenes,
@@ -217,13 +216,14 @@ impl Process {
         let (failed, failures) = mpsc::channel(count);
         let id = Uuid::new_v4();
         let writability = writability(config, &topics, metrics);
+        let kept = Kept::new(config.topics.dead_letters.warn_before);
         let topics_watch = Watch::new(
             &client_config(config.kafka.producer()),
             format!("{}-{id}-watch", config.processor.group),
             &topics,
             config.topics.events.enabled,
             &writability,
-            drift(config, &topics, metrics),
+            drift(config, &topics, metrics, kept.clone()),
         );
         // Before the first call: none is made whose end could not be written.
         topics_watch.ask();
@@ -232,6 +232,7 @@ impl Process {
         let shared = Shared {
             config,
             writability: &writability,
+            kept,
             topics: &topics,
             gates: Arc::new(Gates::seeded(id.as_u64_pair().0)),
             began: Began::now(),
@@ -512,6 +513,7 @@ impl Shared<'_> {
             heartbeat,
             registry: self.registry.clone(),
             signals: line,
+            kept: self.kept.clone(),
             began: self.began,
         }
     }
@@ -775,15 +777,23 @@ pub fn whose(config: &Config, patience: Duration) -> Whose {
     }
 }
 
+/// The topics of a group, with the tiers that drain.
+fn topics_of(config: &Config) -> Result<Topics, Error> {
+    let topics = Topics::new(&config.topics.prefix, &config.topics.tiers);
+    let draining = draining(config, &topics).map_err(Error::Tiers)?;
+    let topics = topics.with_intake(config.topics.tasks.clone());
+    with_commands(config, topics.with_draining(draining))
+}
+
 /// Who looks at the topics and the group while workers run.
-fn drift(config: &Config, topics: &Arc<Topics>, metrics: &Metrics) -> Drift {
+fn drift(config: &Config, topics: &Arc<Topics>, metrics: &Metrics, kept: Kept) -> Drift {
     let troubles = metrics.troubles().held_by("drift");
     let (client, bootstrap) = (
         client_config(config.kafka.client()),
         config.kafka.bootstrap(),
     );
     let whose = whose(config, Duration::ZERO);
-    Drift::new(whose, topics, &client, bootstrap, troubles)
+    Drift::new(whose, topics, &client, bootstrap, (troubles, kept))
 }
 
 /// Which topics take records, and whom that is told.

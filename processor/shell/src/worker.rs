@@ -7,7 +7,7 @@
 //! | [`feed`] | the readers |
 //! | [`drive`] | the loop: what happened goes to the engine, and what the engine says is done |
 //! | `ids` | which ids may stand where in tiers |
-//! | `letters` | reads the dead letters that campaigns replay |
+//! | `letters` | reads dead letters: those that campaigns replay, and the oldest |
 //! | `sweep` | looks through tiers for the tasks that commands are about |
 //! | [`ledger`] | transactions |
 //! | [`encode`] | from decisions to records |

@@ -338,6 +338,8 @@ pub(crate) struct KnownShard {
     pub(crate) ids: BTreeMap<Identity, KnownId>,
     /// Which dead letters were replayed.
     pub(crate) replayed: BTreeMap<i32, Taken>,
+    /// When people were told of dead letters that go, by partition.
+    pub(crate) warned: BTreeMap<i32, Timestamp>,
     /// Which tasks are replaced.
     pub(crate) replaced: BTreeMap<i64, Replaced>,
 }
@@ -375,6 +377,10 @@ impl KnownShard {
                 let read = known.replay(*chunk, marks.as_deref());
                 read.unwrap_or_else(|| unreachable!("marks that cannot be read"));
             }
+            State::Warned { partition, at } => match at {
+                Some(at) => drop(self.warned.insert(*partition, *at)),
+                None => drop(self.warned.remove(partition)),
+            },
             State::Hold { name, standing } => match standing {
                 Some(standing) => drop(self.holds.insert(Arc::clone(name), *standing)),
                 None => drop(self.holds.remove(name)),

@@ -8,6 +8,7 @@
 //! - people are told once that a campaign has stopped, in the transaction that says so;
 //! - the letters of a partition are replayed in their order, and no campaign goes back;
 //! - a campaign whose tasks all fail stops;
+//! - people are told once of a partition that letters of it go which were not replayed, not before it is time, and never of others;
 //! - what a campaign has counted at its end is what has happened.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,16 +19,16 @@ use std::time::Duration;
 use retide_core::campaign::{Campaign, Id, Letter, Request, Said, Spec, State, Verb};
 use retide_core::completions::Completions;
 use retide_core::control::{Control, Place};
-use retide_core::entry::CAMPAIGN_STOPPED;
+use retide_core::entry::{CAMPAIGN_STOPPED, DEAD_LETTERS_EXPIRE};
 use retide_core::lane::Limits;
 use retide_core::ramp::Ramp;
 use retide_core::scene::{Callback, Ordering, Scene, Target};
 use retide_core::selector::{Parts, Selector};
-use retide_core::step::{LetterSlice, LetterWant, Letters, ReadLetters};
+use retide_core::step::{LetterSlice, LetterWant, Letters, LettersKept, ReadLetters};
 use retide_core::{
-    Action, Backoff, Commit, Engine, Entry, Failure, Fate, Gates, Input, Jitter, Kind, Ladder,
-    LaneId, Now, Origin, Outcome, Policy, Position, Reason, Record, Returned, Settlement, Source,
-    StateKey, Task, Terminal, Timestamp, Transition,
+    Action, Alert, Backoff, Commit, Engine, Entry, Failure, Fate, Gates, Input, Jitter, Kind,
+    Ladder, LaneId, Now, Origin, Outcome, Policy, Position, Reason, Record, Returned, Settlement,
+    Source, StateKey, Task, Terminal, Timestamp, Transition,
 };
 
 use crate::broker::KnownShard;
@@ -57,6 +58,8 @@ pub(crate) fn is_ours(bug: Bug) -> bool {
                 | Core::ReplayOutOfOrder
                 | Core::ClaimIgnored
                 | Core::CampaignUntold
+                | Core::WarnedForgotten
+                | Core::ReplayedWarned
         )
     )
 }
@@ -85,6 +88,8 @@ struct World {
     broken: (At, At),
     /// One in so many calls fails besides.
     fails: u64,
+    /// How long letters are kept, if that is known.
+    keeps: Option<At>,
     /// When the owner dies.
     deaths: Vec<At>,
     owner: Option<Owner>,
@@ -124,6 +129,7 @@ struct Batch {
     commits: Vec<Commit>,
     settlements: Vec<Settlement>,
     changes: Vec<(i32, retide_core::State)>,
+    alerts: Vec<(i32, Box<Alert>)>,
 }
 
 /// What stands at an offset: a record, or a marker.
@@ -149,10 +155,15 @@ struct Judge {
     order: BTreeMap<(Id, i32), i64>,
     /// The campaigns that somebody has resumed.
     resumed: BTreeSet<Arc<str>>,
+    /// The partitions of which people were told that letters go.
+    warned: BTreeSet<i32>,
 }
 
 /// The longest history.
 const END: At = 900_000;
+
+/// Longest time from when people may be told of letters until they are: looks, readings and commits, of an owner that has died meanwhile.
+const TOLD: At = 30_000;
 
 /// When people resume what stands, for the last time.
 const LAST: At = 240_000;
@@ -205,6 +216,7 @@ impl World {
             wishes: Vec::new(),
             broken: (0, chance.pick(&[0, 0, 20_000, 120_000])),
             fails: chance.pick(&[1_000, 20, 8]),
+            keeps: None,
             deaths: Vec::new(),
             owner: None,
             judge: Judge::default(),
@@ -216,6 +228,11 @@ impl World {
             let at = world.chance.between(500, LAST);
             world.deaths.push(at);
         }
+        world.keeps = match world.chance.below(4) {
+            0 => None,
+            1 => Some(world.chance.between(200_000, 400_000)),
+            _ => Some(world.chance.between(5_000, 60_000)),
+        };
         // Most of what happens happens early.
         for _ in 0..world.chance.below(8) {
             let at = world.chance.between(500, 20_000);
@@ -344,12 +361,31 @@ impl World {
             }
             let did = self.turn();
             quiet = if did { 0 } else { quiet + 1 };
-            if quiet > 50 && self.wishes.is_empty() && self.is_over() {
+            let is_told = self.untold().is_none() || self.now > LAST;
+            if quiet > 50 && self.wishes.is_empty() && self.is_over() && is_told {
                 break;
             }
             self.now = before + if did { 1 } else { self.chance.between(5, 40) };
         }
+        if let Some(partition) = self.untold() {
+            let why = format!("nobody is told that letters of {partition} go");
+            self.judge.object(why);
+        }
         self.judge.finish(&self.letters);
+    }
+
+    /// A partition of which people should have been told that a letter goes, and were not.
+    fn untold(&self) -> Option<i32> {
+        let keeps = self.keeps?;
+        let is_late = |letter: &Letter| {
+            let age = self.now.saturating_sub(letter.at.as_millis() - START);
+            let at = (letter.partition, letter.offset);
+            age >= keeps - keeps / 10 + TOLD && !self.judge.replayed.contains_key(&at)
+        };
+        let letters = self.letters.iter().flatten().flatten();
+        let mut late = letters.filter(|letter| is_late(letter));
+        late.find(|letter| !self.judge.warned.contains(&letter.partition))
+            .map(|letter| letter.partition)
     }
 
     /// Whether all campaigns are over.
@@ -412,12 +448,20 @@ impl World {
             calls: Vec::new(),
             reads: Vec::new(),
         };
-        let mut inputs = vec![Input::Rules(self.scenes.iter().cloned().collect())];
+        let kept = self.keeps.map(|keeps| LettersKept {
+            keeps: Duration::from_millis(keeps),
+            warn_before: Duration::from_hours(24),
+        });
+        let mut inputs = vec![
+            Input::Rules(self.scenes.iter().cloned().collect()),
+            Input::LettersKept(kept),
+        ];
         for shard in 0..self.shards {
             let known = &self.known[shard as usize];
             inputs.push(Input::ReplayedKnown {
                 shard,
                 marks: known.replayed.clone().into_iter().collect(),
+                warned: known.warned.clone().into_iter().collect(),
             });
             let order = Box::new(known.order.clone());
             inputs.push(Input::Outstanding { shard, order });
@@ -476,12 +520,13 @@ impl World {
         owner.commit_at = None;
         let commits = owner.engine.commits();
         let changes = owner.engine.changes();
-        let _ = owner.engine.alerts();
+        let alerts = owner.engine.alerts();
         owner.batch = Some(Batch {
             at,
             commits,
             settlements: std::mem::take(&mut owner.settled),
             changes,
+            alerts,
         });
         true
     }
@@ -505,7 +550,7 @@ impl World {
                 lanes: lanes.collect(),
                 settlements: all.map(|settlement| (settlement, Fate::Again)).collect(),
                 changes,
-                alerts: Vec::new(),
+                alerts: batch.alerts,
             };
             self.step(Input::Returned(Box::new(returned)));
             return true;
@@ -524,6 +569,10 @@ impl World {
     /// What a batch says is durable.
     fn apply(&mut self, batch: &Batch) {
         let mut ends = BTreeSet::new();
+        // What is replayed in the same batch was not when they were decided.
+        for (_, alert) in &batch.alerts {
+            self.judge.warns(alert, self.keeps);
+        }
         for settlement in &batch.settlements {
             self.judge.settled(settlement);
             for entry in &settlement.entries {
@@ -802,7 +851,8 @@ impl World {
                 | Action::Switched { .. } => {}
             }
         }
-        let touches = owner.engine.wants_fence() || owner.engine.has_unsaved();
+        let engine = &owner.engine;
+        let touches = engine.wants_fence() || engine.has_unsaved() || engine.has_alerts();
         if touches && owner.commit_at.is_none() {
             owner.commit_at = Some(self.now + 100);
         }
@@ -858,6 +908,34 @@ impl Judge {
         }
         if let Some(campaign) = campaign {
             self.goes_on(campaign);
+        }
+    }
+
+    /// People are told.
+    fn warns(&mut self, alert: &Alert, keeps: Option<At>) {
+        if alert.rule != DEAD_LETTERS_EXPIRE {
+            return;
+        }
+        let (Some(first), Some(keeps)) = (alert.expiring, keeps) else {
+            return self.object(format!("people are told of nothing: {alert:?}"));
+        };
+        let keeps = Duration::from_millis(keeps);
+        let goes = |letter: &Letter| letter.at + keeps < alert.at + keeps / 10;
+        let at = (first.partition, first.offset);
+        let is_right = self.stands.get(&at).is_some_and(|letter| {
+            let is_it = letter.task.id == alert.example && letter.at + keeps == first.at;
+            is_it && goes(letter) && !self.replayed.contains_key(&at)
+        });
+        let all = self.stands.iter();
+        let open = all.filter(|(at, letter)| {
+            at.0 == first.partition && goes(letter) && !self.replayed.contains_key(at)
+        });
+        let open = open.count();
+        if !is_right || alert.count as usize > open {
+            self.object(format!("{open} letters go, and people hear of {alert:?}"));
+        }
+        if !self.warned.insert(first.partition) {
+            self.object(format!("people are told again: {alert:?}"));
         }
     }
 

@@ -847,6 +847,7 @@ impl Worker {
             taken,
             steps,
             replayed: _,
+            warned: _,
             holds,
             ids,
             replaced,

@@ -68,13 +68,15 @@ const DEADLINES: &str = "no task of a campaign has a deadline; the judge sees it
 const FLOODS: &str = "no tasks of a campaign die in numbers; the judge sees it";
 
 /// What the checker does not see, and why: what a simulated campaign does not do, one on Kafka may.
-const UNSEEN: [(Bug, &str); 56] = [
+const UNSEEN: [(Bug, &str); 58] = [
     (Bug::Core(Core::LetterTwice), REPLAYS),
     (Bug::Core(Core::CampaignRestarted), REPLAYS),
     (Bug::Core(Core::CampaignBrakeIgnored), REPLAYS),
     (Bug::Core(Core::ReplayOutOfOrder), REPLAYS),
     (Bug::Core(Core::ClaimIgnored), REPLAYS),
     (Bug::Core(Core::CampaignUntold), REPLAYS),
+    (Bug::Core(Core::WarnedForgotten), REPLAYS),
+    (Bug::Core(Core::ReplayedWarned), REPLAYS),
     (Bug::Core(Core::ForcedIgnored), FORCED),
     (Bug::Core(Core::ForcedForgotten), FORCED),
     (Bug::Core(Core::DeadlineRuns), DEADLINES),

@@ -27,6 +27,7 @@ use retide_kafka::topics::Topics;
 use retide_shell::clock;
 use retide_shell::health::{Health, STALL};
 use retide_shell::identity::Identity;
+use retide_shell::kept::Kept;
 use retide_shell::machine::Began;
 use retide_shell::metrics::Metrics;
 use retide_shell::signals::Line;
@@ -153,6 +154,7 @@ impl Running {
             heartbeat: health.worker("test"),
             registry: None,
             signals: Line::none(),
+            kept: Kept::new(Duration::ZERO),
             began: Began::now(),
         };
         let scene = Scene {

@@ -46,6 +46,7 @@ mod pending;
 mod places;
 mod promises;
 mod replay;
+mod retention;
 mod rig;
 mod scenes;
 mod schemas;

@@ -136,7 +136,7 @@ const SOURCE: [Key; 4] = [
 ];
 
 /// The keys of a process, without those of `[tls.NAME]` and `[scenes.NAME]`.
-pub const PROCESS: [Key; 45] = [
+pub const PROCESS: [Key; 46] = [
     key([
         "kafka.bootstrap.servers",
         "text",
@@ -262,6 +262,13 @@ pub const PROCESS: [Key; 45] = [
         "\"none\"",
         "`\"none\"`, `\"spring\"`, `\"connect\"`",
         "whose headers dead letters have beside retide's, for tools that read those",
+    ]),
+    key([
+        "topics.dead_letters.warn_before",
+        "duration",
+        "\"1d\"",
+        "`\"0s\"`: nobody is told",
+        "how long before dead letters go that nobody has replayed an alert says so, at most a tenth of what their topic keeps",
     ]),
     key([
         "topics.scenes.format",

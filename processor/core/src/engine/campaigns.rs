@@ -352,7 +352,13 @@ impl Engine {
     }
 
     /// Letters were read.
-    pub(super) fn letters(&mut self, read: Letters) {
+    pub(super) fn letters(&mut self, now: Now, read: Letters, actions: &mut Vec<Action>) {
+        let Some(read) = self.looked_at_letters(now, read, actions) else {
+            return;
+        };
+        for slice in &read.slices {
+            self.know_edges(slice);
+        }
         let Letters {
             number,
             slices,
@@ -387,16 +393,6 @@ impl Engine {
             }
             active.campaign.counts.unread += unread;
             active.is_moved |= unread > 0;
-            if let Some(marks) = self.campaigns.marks.get_mut(&partition) {
-                // Where the topic was made anew, nothing of it was replayed.
-                if marks.last().is_some_and(|last| last >= end) {
-                    marks.forget_below(i64::MAX);
-                }
-                marks.forget_below(first);
-                if marks.has_changed() {
-                    self.lanes.touch(LEADER);
-                }
-            }
             if is_wanted {
                 let buffer = active.buffers.entry(partition).or_insert_with(|| Buffer {
                     letters: VecDeque::new(),
@@ -411,6 +407,37 @@ impl Engine {
             }
         }
         self.campaigns.check_at = self.steady;
+    }
+
+    /// Where a partition of the letters begins and ends: nothing is known of letters that are not there.
+    pub(super) fn know_edges(&mut self, slice: &LetterSlice) {
+        if let Some(marks) = self.campaigns.marks.get_mut(&slice.partition) {
+            // Where the topic was made anew, nothing of it was replayed.
+            if marks.last().is_some_and(|last| last >= slice.end) {
+                marks.forget_below(i64::MAX);
+            }
+            marks.forget_below(slice.first);
+            if marks.has_changed() {
+                self.lanes.touch(LEADER);
+            }
+        }
+    }
+
+    /// Whether the shard that leads campaigns is ours, and stays.
+    pub(super) fn leads_campaigns(&self) -> bool {
+        self.has(LEADER) && !self.campaigns.is_leaving
+    }
+
+    /// Whether a letter was replayed.
+    pub(super) fn is_replayed(&self, partition: i32, offset: i64) -> bool {
+        let marks = self.campaigns.marks.get(&partition);
+        marks.is_some_and(|marks| marks.contains(offset))
+    }
+
+    /// The number of another reading of letters.
+    pub(super) const fn next_reading(&mut self) -> u64 {
+        self.campaigns.readings += 1;
+        self.campaigns.readings
     }
 
     /// When campaigns are to be looked after next.
@@ -546,6 +573,7 @@ impl Engine {
                 marks.remove(*offset);
             }
         }
+        self.retention.look_anew();
         match letters[..] {
             [] => {
                 // It is as short as it can be then.
@@ -927,8 +955,7 @@ impl Engine {
 
     /// Why a letter is not replayed, if it is not.
     fn ineligible(&self, id: &Id, letter: &Letter) -> Option<Ineligible> {
-        let marks = self.campaigns.marks.get(&letter.partition);
-        let is_marked = marks.is_some_and(|marks| marks.contains(letter.offset));
+        let is_marked = self.is_replayed(letter.partition, letter.offset);
         if is_marked && !self.bug.is(Bug::LetterTwice) {
             return Some(Ineligible::Replayed);
         }
@@ -998,8 +1025,7 @@ impl Engine {
         if is_late {
             active.late_at = now.steady + LATE;
         }
-        self.campaigns.readings += 1;
-        let number = self.campaigns.readings;
+        let number = self.next_reading();
         active.reading = Some(number);
         let bytes = share / wants.len().max(1);
         actions.push(Action::ReadLetters(ReadLetters {
@@ -1140,6 +1166,7 @@ fn of_end(now: Now, id: &Id, reason: &'static str, count: u64) -> Entry {
         example: Arc::clone(&id.name),
         reason,
         target: None,
+        expiring: None,
     }))
 }
 

@@ -186,7 +186,8 @@ impl Engine {
             | StateKey::Hold(_)
             | StateKey::Id(_)
             | StateKey::Replaced(_)
-            | StateKey::Letters { .. } => {}
+            | StateKey::Letters { .. }
+            | StateKey::Warned(_) => {}
             StateKey::Taken { source, chunk } => {
                 self.lanes.taken_again(LaneId { shard, source }, chunk);
             }

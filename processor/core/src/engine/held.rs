@@ -348,6 +348,7 @@ impl Engine {
                         example: Arc::clone(&example.id),
                         reason: RAMP_FELL,
                         target: None,
+                        expiring: None,
                     }));
                     self.tell_all(&[*id]);
                 }
@@ -526,6 +527,7 @@ impl Engine {
             example: Arc::clone(&item.task.id),
             reason: Reason::AttemptsExhausted.word(),
             target: None,
+            expiring: None,
         }));
     }
 

@@ -158,6 +158,7 @@ impl Engine {
                 example: Arc::clone(&item.task.id),
                 reason: Reason::UnknownScene.word(),
                 target: None,
+                expiring: None,
             }));
         }
     }

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Closing, Engine};
+use crate::campaign::LEADER;
 use crate::consequence::{self, End as Ending};
 use crate::control::Place;
-use crate::entry::{Ended, Entry, Omitted, Transition};
+use crate::entry::{DEAD_LETTERS_EXPIRE, Ended, Entry, Omitted, Transition};
 use crate::forced::BREAKER;
 use crate::hold::HOLD;
 use crate::key_order::{End, Fingerprint};
@@ -246,6 +247,9 @@ impl Engine {
         }
         self.quotas.returned();
         self.alerts.returned(alerts);
+        if !self.has(LEADER) {
+            self.alerts.untell(DEAD_LETTERS_EXPIRE);
+        }
         for (shard, key) in changes {
             match key {
                 StateKey::Hold(name) => self.hold_unwritten(shard, name),
@@ -259,6 +263,7 @@ impl Engine {
                 StateKey::Letters { partition, chunk } => {
                     self.replayed_unwritten(shard, partition, chunk);
                 }
+                StateKey::Warned(partition) => self.warned_unwritten(shard, partition),
                 StateKey::Taken { .. } | StateKey::Step(_) => self.control_unwritten(shard, &key),
             }
         }

@@ -38,6 +38,7 @@ use tokio::runtime::Handle;
 
 use retide_connectors::Target;
 use retide_core::completions::Binding;
+use retide_core::step::LettersKept;
 use retide_core::{
     Action, Engine, Holds, Input, Kind as TaskKind, LaneId, Now, Scenes, Timestamp, Writable,
     breaker,
@@ -51,6 +52,7 @@ use self::schemas::ASK;
 use crate::clock;
 use crate::event::{BreakerSwitched, CooldownBegan, RulesChanged, WorkerStarted, WorkerStopped};
 use crate::health::Heartbeat;
+use crate::kept::Kept;
 use crate::machine::Began;
 use crate::metrics::Metrics;
 use crate::metrics::scenes::{SceneMetrics, SceneSet};
@@ -115,6 +117,8 @@ pub struct Drive<L> {
     pub registry: Option<Registry>,
     /// What it tells other processes, and hears of them.
     pub signals: Line,
+    /// How long dead letters are kept.
+    pub kept: Kept,
     /// When steady time began.
     pub began: Began,
 }
@@ -149,6 +153,8 @@ struct State<L> {
     writable: Writable,
     /// The version of what takes records, as the engine knows it.
     writable_version: u64,
+    /// How long dead letters are kept, as the engine was told.
+    kept: Option<LettersKept>,
     /// When the batch being collected is due.
     commit_at: Instant,
     /// When the last batch was handed over.
@@ -283,6 +289,7 @@ impl<L: Ledger> State<L> {
             waiting_since: None,
             writable: Writable::default(),
             writable_version: 0,
+            kept: None,
             unreadable: Unreadable::default(),
             readable_version: 0,
             unbound: HashSet::new(),

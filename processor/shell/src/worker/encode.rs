@@ -19,7 +19,7 @@ use retide_kafka::record::Parts;
 use retide_kafka::topics::Topics;
 
 use crate::holds::{self, HELD};
-use crate::replayed::REPLAYED;
+use crate::replayed::{REPLAYED, WARNED};
 use crate::worker::duplicates;
 use crate::worker::order::{STEP, TAKEN};
 use crate::worker::progress;
@@ -211,6 +211,14 @@ impl Encoder {
             } => {
                 let _ = write!(key, "{REPLAYED}{partition}/{chunk}");
                 marks.as_deref()
+            }
+            State::Warned { partition, at } => {
+                let _ = write!(key, "{WARNED}{partition}");
+                at.map(|at| {
+                    value.clear();
+                    let _ = write!(value, "{}", at.as_millis());
+                    &value[..]
+                })
             }
             State::Hold { name, standing } => {
                 let _ = write!(key, "{HELD}{name}");
@@ -492,6 +500,7 @@ mod tests {
                 example: Arc::clone(&task.id),
                 reason: "exhausted",
                 target: None,
+                expiring: None,
             })),
             Entry::DeadLetter { task, ended },
             Entry::Control {

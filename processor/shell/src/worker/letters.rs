@@ -1,4 +1,4 @@
-//! Dead letters that campaigns ask for: read beside the lanes, and decoded.
+//! Dead letters that the leader of campaigns asks for, to replay them or to see how old they are: read beside the lanes, and decoded.
 //!
 //! A thread of its own, which has clients as long as somebody asks. Not what is replayed, which is the engine's. Invariants: whatever is asked
 //! for is answered once, unless the leader of campaigns is another one by then; what is held of letters is bounded by what is asked for; only
@@ -212,7 +212,7 @@ impl Thread {
                             kind: Kind::LettersUnread,
                             subject: self.worker.clone(),
                             says: format!(
-                                "the dead letters cannot be read that campaigns replay, which wait: {error}"
+                                "the dead letters cannot be read: campaigns wait, and nobody is told of letters that go: {error}"
                             ),
                             fix: None,
                             effect: Effect::Limits,

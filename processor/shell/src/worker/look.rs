@@ -315,5 +315,6 @@ fn alert(topic: &str, shard: i32, stable: i64, at: Timestamp) -> Alert {
         example: format!("{topic}/{shard}/{stable}").into(),
         reason: "open-transaction",
         target: None,
+        expiring: None,
     }
 }

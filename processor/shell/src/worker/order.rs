@@ -6,6 +6,7 @@
 //! | `taken/TOPIC/CHUNK` | which parked records were taken: the binding of the partition, and the marks |
 //! | `step/MILLIS/PARTITION/OFFSET` | how far the step of a command is, in JSON |
 //! | `replayed/PARTITION/CHUNK` | which dead letters of a partition were replayed, of the shard that leads campaigns |
+//! | `warned/PARTITION` | when people were told of dead letters of a partition that retention takes, of that shard |
 //! | `held/NAME` | how a hold stands, in JSON |
 //! | `id/HASH` | at which offset the task of an id entered, and, if it has ended, until when the id is its own |
 //! | `ids/TOPIC/FROM` | which ids may stand in a range of offsets: the binding of the partition, and their hashes |
@@ -46,7 +47,7 @@ use retide_kafka::topics::Topics;
 use crate::event::{OrderRead, OrderUnreadable, StateUnreadable};
 use crate::holds;
 use crate::metrics::Metrics;
-use crate::replayed::Replayed;
+use crate::replayed::{Replayed, Warned};
 use crate::suspects::Suspects;
 use crate::worker::binding::Bindings;
 use crate::worker::duplicates;
@@ -92,6 +93,8 @@ pub struct Written {
     pub(crate) steps: BTreeMap<Place, Progress>,
     /// Which dead letters were replayed, by partition.
     pub(crate) replayed: Replayed,
+    /// When people were told of dead letters that retention takes.
+    pub(crate) warned: Warned,
     /// How holds stand.
     pub(crate) holds: BTreeMap<Arc<str>, Standing>,
     /// Which ids are under way, or have ended of late.
@@ -274,6 +277,9 @@ impl Source<'_> {
             return Some(put(&mut written.steps, parsed(place), value, read));
         }
         if let Some(is_read) = written.replayed.read(key, value) {
+            return Some(is_read);
+        }
+        if let Some(is_read) = written.warned.read(key, value) {
             return Some(is_read);
         }
         if let Some(name) = holds::name_of(key) {

@@ -507,6 +507,7 @@ impl Gap {
                 Gone::Anew => "made-anew",
             },
             target: None,
+            expiring: None,
         }
     }
 

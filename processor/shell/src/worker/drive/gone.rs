@@ -99,6 +99,7 @@ impl<L: Ledger> State<L> {
             example: topic,
             reason: "topic-deleted",
             target: None,
+            expiring: None,
         };
         self.tell(first, alert);
         if *source != Source::Tasks {
@@ -211,6 +212,7 @@ impl<L: Ledger> State<L> {
                 example: example.into(),
                 reason: "parked-task-gone",
                 target: None,
+                expiring: None,
             };
             self.tell(shard, alert);
         }

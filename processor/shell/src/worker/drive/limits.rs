@@ -48,6 +48,15 @@ impl<L: Ledger> State<L> {
         }
     }
 
+    /// Follows how long dead letters are kept.
+    pub(super) fn follow_kept(&mut self) {
+        let kept = self.parts.kept.get();
+        if kept != self.kept {
+            self.kept = kept;
+            self.step(Input::LettersKept(kept));
+        }
+    }
+
     /// Tells the engine what can be written, if that has changed.
     fn set_writable(&mut self, writable: Writable) {
         if writable != self.writable {

@@ -127,6 +127,7 @@ impl<L: Ledger> State<L> {
             taken,
             steps,
             replayed,
+            warned,
             holds,
             duplicates,
             replaced,
@@ -140,7 +141,12 @@ impl<L: Ledger> State<L> {
             steps: steps.into_iter().collect(),
         });
         let marks = replayed.into_marks().collect();
-        self.step(Input::ReplayedKnown { shard, marks });
+        let warned = warned.into_times().collect();
+        self.step(Input::ReplayedKnown {
+            shard,
+            marks,
+            warned,
+        });
         if self.parts.ledger.keeps_order() {
             let order = Box::new(order);
             self.step(Input::Outstanding { shard, order });

@@ -33,6 +33,7 @@ impl<L: Ledger> State<L> {
             registry.forget_missing(now);
         }
         self.alert_of_troubles();
+        self.follow_kept();
         self.look_for_awaited(now);
         self.parts.heartbeat.beat();
         self.parts.feed.turned();
@@ -179,5 +180,6 @@ fn trouble_alert(kind: Kind, subject: &str, at: Timestamp) -> Alert {
         example: subject.into(),
         reason: kind.word(),
         target: None,
+        expiring: None,
     }
 }
