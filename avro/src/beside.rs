@@ -133,7 +133,7 @@ impl Beside {
         let Dead { ended, record, .. } = dead;
         let mut theirs = record.headers.iter();
         let has_some = theirs.any(|header| self.library.has(header.name.as_bytes()));
-        if has_some || ended.omitted == Omitted::Record {
+        if has_some || matches!(ended.omitted, Omitted::Record(_)) {
             return;
         }
         match self.library {

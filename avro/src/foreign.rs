@@ -310,9 +310,10 @@ impl Names {
 }
 
 /// Whether brokers take this for the name of a topic.
-fn is_topic(name: &str) -> bool {
+pub fn is_topic(name: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    !name.is_empty() && name != "." && name != ".." && name.bytes().all(is_plain)
+    let is_of_length = !name.is_empty() && name.len() <= MAX_TOPIC;
+    is_of_length && name != "." && name != ".." && name.bytes().all(is_plain)
 }
 
 #[cfg(test)]

@@ -90,6 +90,8 @@ pub const READ_FROM: &str = "retry-read-from";
 /// What a dead letter lacks of the record it is of, since the topic would not take it: `value`, `value and headers`, or `headers` of which
 /// there were too many. The record itself is at its [`ORIGIN`] as long as that is retained.
 pub const OMITTED: &str = "retry-omitted";
+/// The digest of what a dead letter lacks, see [`retide_core::Digest`]: what is fetched from its [`ORIGIN`] has to have the same.
+pub const OMITTED_XXH3: &str = "retry-omitted-xxh3";
 /// On the copy of a dead letter of others, why it is no task: `reason: detail`. Such a record is a dead letter with this reason, also where it is
 /// produced again.
 pub const REFUSED: &str = "retry-refused";
@@ -106,7 +108,7 @@ pub const CONTENT_TYPE: &str = "content-type";
 const OWN: &str = "retry-";
 
 /// Every name that is retide's; a task's record holds none of them, except [`OUTCOME`] where the task is the delivery of a callback.
-pub const NAMES: [&str; 30] = [
+pub const NAMES: [&str; 31] = [
     SCENE,
     ID,
     ATTEMPT,
@@ -136,6 +138,7 @@ pub const NAMES: [&str; 30] = [
     EVENT,
     READ_FROM,
     OMITTED,
+    OMITTED_XXH3,
     REFUSED,
 ];
 
@@ -1369,6 +1372,9 @@ fn write_failure(failure: Option<&Failure>, sink: &mut Sink<'_>) {
 fn write_end(ended: &Ended, sink: &mut Sink<'_>) {
     if let Some(words) = ended.omitted.words() {
         write_text(sink, OMITTED, words);
+    }
+    if let Some(digest) = ended.omitted.digest() {
+        write_text(sink, OMITTED_XXH3, &digest.to_string());
     }
     write_text(sink, OUTCOME, ended.terminal.word());
     if let Some(reason) = ended.reason {

@@ -4,6 +4,7 @@
 //! as one that is not there. Not what retide writes: see [`crate::headers::write_dead_letter`]. Invariant: what was written by retide is read as
 //! it was meant, also where the record had headers of the same names before: the last one counts.
 
+use std::mem;
 use std::str;
 use std::sync::Arc;
 
@@ -11,14 +12,16 @@ use bytes::Bytes;
 
 use retide_core::campaign::{self, Edit, Ineligible, Replay, Spec};
 use retide_core::selector::{ErrorFingerprint, Selector, Subject};
-use retide_core::{Failure, Kind, Origin, Record, Task, Terminal, Timestamp};
+use retide_core::{Digest, Failure, Kind, Origin, Record, Task, Terminal, Timestamp};
 
 use crate::beside;
 use crate::control::campaign::replay;
+use crate::envelope::Intake;
+
 use crate::headers::{
-    ATTEMPT, CAMPAIGN, DEADLINE_AT, DUE_AT, ERROR, ERROR_HOST, FINGERPRINT, FIRST_FAILED_AT, HOPS,
-    ID, KIND, MAX_ID, MAX_SCENE, OMITTED, ORIGIN, OUTCOME, REASON, REPLAYED, SCENE, is_named,
-    kind_of, origin_of, strip,
+    ATTEMPT, Arrival, CAMPAIGN, DEADLINE_AT, DUE_AT, ERROR, ERROR_HOST, FINGERPRINT,
+    FIRST_FAILED_AT, HOPS, ID, KIND, MAX_ID, MAX_SCENE, OMITTED, OMITTED_XXH3, ORIGIN, OUTCOME,
+    REASON, REPLAYED, SCENE, is_named, kind_of, origin_of, strip,
 };
 use crate::patch::Patch;
 
@@ -51,6 +54,8 @@ pub struct Letter {
     pub origin: Option<Origin>,
     /// What it lacks of the record it is of.
     pub omitted: Option<String>,
+    /// The digest of what it lacks, if it says it.
+    pub digest: Option<Digest>,
     /// That its task was replayed before it died, if it was.
     pub replay: Option<Replay>,
     /// Whether it is of a record that could not be read as a task.
@@ -62,10 +67,29 @@ pub struct Letter {
 pub enum Read {
     /// A dead letter that it means.
     Meant(campaign::Letter),
+    /// A dead letter that it means, and that lacks what its replay needs.
+    Lacking(Box<Lacking>),
     /// Another one.
     Other,
     /// No dead letter of retide's.
     Foreign,
+}
+
+/// A dead letter that a campaign means, and that lacks what its replay needs. It may be found where its task entered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lacking {
+    /// What its headers say.
+    letter: Letter,
+    /// Its record.
+    record: Record,
+    /// Where it stands.
+    at: Origin,
+    /// When it died.
+    died: Timestamp,
+    /// The other campaigns that mean it.
+    others: Vec<campaign::Id>,
+    /// Where its task entered.
+    origin: Origin,
 }
 
 /// Reads a record of the dead letters for a campaign: `at` is where it stands, `died` the time of it, `others` are campaigns of which is told
@@ -87,28 +111,22 @@ pub fn read<'a>(
     let others = others.iter();
     let others = others.filter(|(_, spec)| letter.is_meant(&record, died, calls, spec));
     let others = others.map(|(id, _)| id.clone()).collect();
-    let ineligible = letter.ineligible();
-    let mut record = record;
-    let changed = match &spec.edit {
-        Some(edit) if ineligible.is_none() => edited(&record, edit).map(Some),
-        Some(_) | None => Ok(None),
-    };
-    let ineligible = match changed {
-        Ok(Some(payload)) => {
-            record.value = Some(payload);
-            None
-        }
-        Ok(None) => ineligible,
-        Err(_) => Some(Ineligible::EditFailed),
-    };
-    Read::Meant(campaign::Letter {
-        partition: at.partition,
-        offset: at.offset,
-        at: died,
-        ineligible,
+    let edit = spec.edit.as_ref();
+    let why = letter.ineligible(edit);
+    let origin = letter.fetched_from(edit).cloned();
+    let lacking = Lacking {
+        // Where it lacks nothing, nobody asks.
+        origin: origin.clone().unwrap_or_else(|| at.clone()),
+        letter,
+        record,
+        at: at.clone(),
+        died,
         others,
-        task: Box::new(letter.task(record, at, died)),
-    })
+    };
+    match origin {
+        Some(_) => Read::Lacking(Box::new(lacking)),
+        None => Read::Meant(lacking.meant(why, edit)),
+    }
 }
 
 /// The record of the task that a letter is of: without what retide has written on it.
@@ -130,6 +148,69 @@ pub fn edited(record: &Record, edit: &Edit) -> Result<Bytes, String> {
     }
 }
 
+// === impl Lacking ===
+
+impl Lacking {
+    /// Where what it lacks may stand.
+    pub const fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The letter with what it lacks, which is taken from the record at its origin: see [`Letter::restore`].
+    pub fn found(
+        mut self,
+        (record, arrival): (Record, Arrival),
+        intake: &Intake,
+        edit: Option<&Edit>,
+    ) -> campaign::Letter {
+        let is_its = self
+            .letter
+            .restore(&mut self.record, (record, arrival), intake);
+        let why = (!is_its).then_some(Ineligible::OriginGone);
+        self.meant(why, edit)
+    }
+
+    /// The letter, which is not replayed for this reason.
+    pub fn left(self, why: Ineligible) -> campaign::Letter {
+        self.meant(Some(why), None)
+    }
+
+    /// The letter as the engine is told of it, with its payload edited if it can be replayed.
+    fn meant(self, why: Option<Ineligible>, edit: Option<&Edit>) -> campaign::Letter {
+        let Self {
+            letter,
+            mut record,
+            at,
+            died,
+            others,
+            origin: _,
+        } = self;
+        let changed = match edit {
+            Some(edit) if why.is_none() => edited(&record, edit).map(Some),
+            Some(_) | None => Ok(None),
+        };
+        let ineligible = match changed {
+            Ok(Some(payload)) => {
+                record.value = Some(payload);
+                None
+            }
+            Ok(None) => why,
+            Err(_) => Some(Ineligible::EditFailed),
+        };
+        campaign::Letter {
+            partition: at.partition,
+            offset: at.offset,
+            at: died,
+            ineligible,
+            others,
+            task: Box::new(letter.task(record, &at, died)),
+        }
+    }
+}
+
+/// What [`Letter::omitted`] says where it is nothing but the value.
+const VALUE: &str = "value";
+
 /// Longest reason that is taken for one: they are words.
 const MAX_WORD: usize = 64;
 
@@ -150,7 +231,7 @@ struct Last<'a> {
 }
 
 /// The headers that are read.
-const READ: [&str; 17] = [
+const READ: [&str; 18] = [
     ID,
     SCENE,
     KIND,
@@ -165,6 +246,7 @@ const READ: [&str; 17] = [
     DEADLINE_AT,
     ORIGIN,
     OMITTED,
+    OMITTED_XXH3,
     HOPS,
     CAMPAIGN,
     REPLAYED,
@@ -214,6 +296,9 @@ impl Letter {
             deadline: last.time(DEADLINE_AT),
             origin: last.text(ORIGIN, usize::MAX).and_then(origin_of),
             omitted: last.text(OMITTED, MAX_OMITTED).map(str::to_owned),
+            digest: last
+                .text(OMITTED_XXH3, MAX_WORD)
+                .and_then(|digest| digest.parse().ok()),
             replay: last.text(CAMPAIGN, MAX_CAMPAIGN).and_then(|campaign| {
                 replay(
                     campaign,
@@ -260,14 +345,75 @@ impl Letter {
         spec.died.is_none_or(|span| span.has(died)) && self.fits_any(record, target, &spec.selector)
     }
 
-    /// What keeps it from being replayed, of what it says by itself.
-    pub fn ineligible(&self) -> Option<Ineligible> {
-        if self.omitted.is_some() {
-            Some(Ineligible::Omitted)
-        } else if self.is_poison || self.origin.is_none() {
+    /// What keeps it from being replayed with its payload changed so, of what it says by itself. What it lacks may have to be fetched first:
+    /// see [`Self::fetched_from`].
+    pub fn ineligible(&self, edit: Option<&Edit>) -> Option<Ineligible> {
+        if self.is_poison || self.origin.is_none() {
             Some(Ineligible::Unreadable)
+        } else if self.lacks(edit) && !self.can_be_restored() {
+            Some(Ineligible::Omitted)
         } else {
             None
+        }
+    }
+
+    /// Where the record stands, as long as it is retained, that has what this letter lacks; none if a replay with its payload changed so needs
+    /// nothing of it, or it cannot be found.
+    pub fn fetched_from(&self, edit: Option<&Edit>) -> Option<&Origin> {
+        let origin = self.origin.as_ref()?;
+        let is_wanted = self.lacks(edit) && self.ineligible(edit).is_none();
+        is_wanted.then_some(origin)
+    }
+
+    /// Puts what this letter lacks into its `record`, out of the one that was `found` at its origin and has arrived so. Whether that was done:
+    /// not if another record stands there by now.
+    ///
+    /// It is the one that the task was made of if, read as a task, it has the same identity, the same key, and what was left out by its digest.
+    /// So nothing is taken from a topic that was made anew, nor a payload that an earlier replay has changed since.
+    pub fn restore(
+        &self,
+        record: &mut Record,
+        (found, arrival): (Record, Arrival),
+        intake: &Intake,
+    ) -> bool {
+        let Ok(task) = intake.ingest(found, arrival) else {
+            return false;
+        };
+        let Record {
+            key,
+            value,
+            headers,
+        } = task.record;
+        let mut digest = Digest::of_value(value.as_deref());
+        let has_headers = self.omitted.as_deref() == Some(VALUE);
+        if !has_headers {
+            digest = digest.with_headers(&headers);
+        }
+        if *task.id != *self.id || key != record.key || self.digest != Some(digest) {
+            return false;
+        }
+        record.value = value;
+        if !has_headers {
+            // The last one of a name counts, which is retide's.
+            let own = mem::replace(&mut record.headers, headers);
+            record.headers.extend(own);
+        }
+        true
+    }
+
+    /// Whether it lacks what its replay needs: its payload, unless the replay has another one, or its headers.
+    fn lacks(&self, edit: Option<&Edit>) -> bool {
+        match (self.omitted.as_deref(), edit) {
+            (None, _) | (Some(VALUE), Some(Edit::Payload(_))) => false,
+            (Some(_), Some(Edit::Payload(_) | Edit::Patch(_)) | None) => true,
+        }
+    }
+
+    /// Whether what it lacks can be told from anything else, and stands on a topic: what a callback delivers never did.
+    fn can_be_restored(&self) -> bool {
+        match self.kind {
+            Kind::Work => self.digest.is_some(),
+            Kind::Callback => false,
         }
     }
 

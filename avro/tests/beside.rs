@@ -13,7 +13,7 @@ use retide_avro::letter::{self, Read};
 use retide_core::campaign::{Id, Replay, Spec, replayed};
 use retide_core::control::Place;
 use retide_core::{
-    Ended, Failure, Header, Omitted, Origin, Reason, Record, Task, Terminal, Timestamp,
+    Digest, Ended, Failure, Header, Omitted, Origin, Reason, Record, Task, Terminal, Timestamp,
 };
 use serde_json::Value;
 
@@ -303,8 +303,8 @@ fn the_smallest_form_of_a_letter_has_none() {
     let beside = beside(Library::Spring, "retide");
     for (omitted, count) in [
         (Omitted::Nothing, 7),
-        (Omitted::Value, 7),
-        (Omitted::Record, 0),
+        (Omitted::Value(Digest::of_value(None)), 7),
+        (Omitted::Record(None), 0),
     ] {
         let ended = Ended {
             omitted,

@@ -4,11 +4,17 @@ use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use retide_avro::headers::{ERROR_HOST, FINGERPRINT, ingest, write_dead_letter, write_poison};
-use retide_avro::letter::Letter;
-use retide_core::selector::ErrorFingerprint;
+use retide_avro::headers::{
+    ERROR_HOST, FINGERPRINT, OMITTED_XXH3, ingest, write_dead_letter, write_poison,
+};
+use retide_avro::letter::{self, Letter, Read};
+use retide_avro::{Arrival, Intake};
+use retide_core::campaign::{Edit, Ineligible, Spec};
+use retide_core::ramp::{FAILURE_RATE, Ramp, STEPS};
+use retide_core::selector::{ErrorFingerprint, Span};
 use retide_core::{
-    Ended, Failure, Header, Kind, Omitted, Origin, Reason, Record, Task, Terminal, Timestamp,
+    Digest, Ended, Failure, Header, Kind, Omitted, Origin, Reason, Record, Task, Terminal,
+    Timestamp,
 };
 
 fn now() -> Timestamp {
@@ -58,6 +64,11 @@ fn task() -> Task {
     }
 }
 
+/// The digest of the value that its letter leaves out.
+fn digest() -> Digest {
+    Digest::of_value(Some(b"value"))
+}
+
 fn ended(task: &Task) -> Ended {
     Ended {
         id: task.id.clone(),
@@ -71,7 +82,7 @@ fn ended(task: &Task) -> Ended {
         at: now(),
         failure: task.failure.clone(),
         key: task.record.key.clone(),
-        omitted: Omitted::Value,
+        omitted: Omitted::Value(digest()),
     }
 }
 
@@ -111,6 +122,7 @@ fn a_dead_letter_is_read_as_it_was_written() {
         deadline: Some(Timestamp::from_millis(1_700_000_900_000)),
         origin: Some(origin()),
         omitted: Some("value".into()),
+        digest: Some(digest()),
         replay: None,
         is_poison: false,
     };
@@ -228,5 +240,227 @@ proptest! {
             value: value.map(Bytes::from),
         }));
         let _ = Letter::of(&record);
+    }
+}
+
+/// A campaign that means all letters, with this change of payloads.
+fn spec(edit: Option<Edit>) -> Spec {
+    Spec {
+        selector: None,
+        died: Some(Span {
+            from: Timestamp::EPOCH,
+            before: Timestamp::MAX,
+        }),
+        ramp: Ramp::try_new(&STEPS, FAILURE_RATE).unwrap(),
+        rate: None,
+        scene: None,
+        set_headers: Vec::new(),
+        remove_headers: Vec::new(),
+        edit,
+        include_new: false,
+        keep_deadline: false,
+    }
+}
+
+/// Where a dead letter stands.
+fn stands() -> Origin {
+    Origin {
+        topic: "retry.dead-letters".into(),
+        partition: 3,
+        offset: 7,
+    }
+}
+
+/// The record that a task was made of.
+fn produced() -> Record {
+    record(&[
+        ("retry-scene", b"pay"),
+        ("retry-id", b"order-7"),
+        ("order-no", b"4711"),
+    ])
+}
+
+/// The dead letter of a task that is made of a record, without so much of it.
+fn smaller(produced: Record, times: u32) -> Record {
+    let mut task = ingest(produced, origin(), now()).unwrap();
+    let mut ended = ended(&task);
+    ended.omitted = Omitted::Nothing;
+    for _ in 0..times {
+        ended.omitted = ended.omitted.more(&mut task.record);
+    }
+    let letter = written(|sink| write_dead_letter(&task, &ended, sink));
+    Record {
+        headers: letter.headers,
+        ..task.record
+    }
+}
+
+/// When a record that stands at the origin has arrived.
+fn arrival() -> Arrival {
+    Arrival {
+        origin: origin(),
+        entered: now(),
+        stamped: now(),
+    }
+}
+
+/// The letter as it is replayed, where this record is found at its origin.
+fn found(letter: Record, edit: Option<Edit>, found: Record) -> retide_core::campaign::Letter {
+    let spec = spec(edit);
+    match letter::read(letter, &stands(), now(), (&spec, &[]), |_, _| None) {
+        Read::Lacking(lacking) => {
+            assert_eq!(*lacking.origin(), origin());
+            let edit = spec.edit.as_ref();
+            lacking.found((found, arrival()), &Intake::default(), edit)
+        }
+        read => panic!("{read:?}"),
+    }
+}
+
+#[test]
+fn what_a_letter_lacks_is_taken_from_the_record_that_its_task_was_made_of() {
+    let before = ingest(produced(), origin(), now()).unwrap();
+    for times in [1, 2] {
+        let letter = smaller(produced(), times);
+        assert_eq!(letter.value, None);
+
+        let whole = found(letter, None, produced());
+
+        assert_eq!(whole.ineligible, None, "{times}");
+        assert_eq!(whole.task.record, before.record, "{times}");
+        assert_eq!(
+            (&whole.task.id, &whole.task.scene),
+            (&before.id, &before.scene)
+        );
+        assert_eq!((whole.partition, whole.offset), (3, 7));
+    }
+    // Without an id of its own, and in an envelope.
+    let envelope = br#"{"scene":"pay","key":"k","payload":{"order":7},"headers":{"a":"b"}}"#;
+    let mut enveloped = record(&[(
+        "content-type",
+        b"application/vnd.retide.task+json".as_slice(),
+    )]);
+    enveloped.value = Some(Bytes::from_static(envelope));
+    for produced in [enveloped, record(&[("retry-scene", b"pay")])] {
+        let before = ingest(produced.clone(), origin(), now()).unwrap();
+        for times in [1, 2] {
+            let whole = found(smaller(produced.clone(), times), None, produced.clone());
+            assert_eq!(
+                (whole.ineligible, &whole.task.record),
+                (None, &before.record)
+            );
+        }
+    }
+}
+
+#[test]
+fn another_record_at_the_origin_is_never_taken_for_it() {
+    let with = |change: &dyn Fn(&mut Record)| {
+        let mut record = produced();
+        change(&mut record);
+        record
+    };
+    let no_id = record(&[("retry-scene", b"pay")]);
+    let other_value = |record: &mut Record| record.value = Some(Bytes::from_static(b"Value"));
+    for (name, letter, found_there) in [
+        ("bytes", produced(), with(&other_value)),
+        (
+            "key",
+            produced(),
+            with(&|it| it.key = Some(Bytes::from_static(b"k"))),
+        ),
+        ("no key", produced(), with(&|it| it.key = None)),
+        (
+            "id",
+            produced(),
+            with(&|it| it.headers[1] = header("retry-id", b"order-8")),
+        ),
+        (
+            "no task",
+            produced(),
+            with(&|it| it.headers.push(header("retry-due-at", b"soon"))),
+        ),
+        // A topic that was made anew gives the same ids again.
+        ("derived id", no_id.clone(), {
+            let mut record = no_id;
+            other_value(&mut record);
+            record
+        }),
+    ] {
+        for times in [1, 2] {
+            let letter = smaller(letter.clone(), times);
+            let left = found(letter, None, found_there.clone());
+            let expected = Some(Ineligible::OriginGone);
+            assert_eq!(
+                (left.ineligible, &left.task.record.value),
+                (expected, &None),
+                "{name}"
+            );
+        }
+    }
+    // Where headers are left out, too, they have to be those.
+    let headers = with(&|it| it.headers[2] = header("order-no", b"4712"));
+    let left = found(smaller(produced(), 2), None, headers.clone());
+    assert_eq!(left.ineligible, Some(Ineligible::OriginGone));
+    let kept = found(smaller(produced(), 1), None, headers);
+    assert_eq!(kept.ineligible, None);
+    assert_eq!(kept.task.record.headers, [header("order-no", b"4711")]);
+}
+
+#[test]
+fn what_is_fetched_is_edited_and_what_is_given_needs_no_fetching() {
+    let json = Record {
+        value: Some(Bytes::from_static(br#"{"a":1}"#)),
+        ..produced()
+    };
+    let patch = Edit::Patch(r#"[{"op":"replace","path":"/a","value":2}]"#.into());
+    let given = Edit::Payload(Bytes::from_static(b"given"));
+    let read = |letter: Record, edit: &Edit| {
+        let spec = spec(Some(edit.clone()));
+        letter::read(letter, &stands(), now(), (&spec, &[]), |_, _| None)
+    };
+
+    let patched = found(smaller(json.clone(), 1), Some(patch.clone()), json.clone());
+    assert_eq!(
+        patched.task.record.value.as_deref(),
+        Some(&br#"{"a":2}"#[..])
+    );
+    let unfit = found(smaller(produced(), 1), Some(patch), produced());
+    assert_eq!(unfit.ineligible, Some(Ineligible::EditFailed));
+    match read(smaller(json.clone(), 1), &given) {
+        Read::Meant(letter) => {
+            assert_eq!(letter.ineligible, None);
+            assert_eq!(letter.task.record.value.as_deref(), Some(&b"given"[..]));
+        }
+        read => panic!("{read:?}"),
+    }
+    // Its headers are not given.
+    let whole = found(smaller(json.clone(), 2), Some(given), json);
+    assert_eq!(whole.task.record.value.as_deref(), Some(&b"given"[..]));
+    assert_eq!(whole.task.record.headers, [header("order-no", b"4711")]);
+}
+
+#[test]
+fn a_letter_that_cannot_say_what_it_lacks_is_not_replayed_without_it() {
+    let is_digest = |header: &Header| header.name.as_bytes() == OMITTED_XXH3.as_bytes();
+    let mut earlier = smaller(produced(), 1);
+    earlier.headers.retain(|header| !is_digest(header));
+    // What a callback delivers stands on no topic.
+    let mut callback = smaller(produced(), 1);
+    callback.headers.push(header("retry-kind", b"callback"));
+    let mut poison = smaller(produced(), 1);
+    let is_hops = |header: &Header| header.name.as_bytes() == b"retry-hops";
+    poison.headers.retain(|header| !is_hops(header));
+    for (record, why) in [
+        (earlier, Ineligible::Omitted),
+        (callback, Ineligible::Omitted),
+        (poison, Ineligible::Unreadable),
+    ] {
+        let spec = spec(None);
+        let read = letter::read(record, &stands(), now(), (&spec, &[]), |_, _| None);
+        let Read::Meant(letter) = read else {
+            panic!("{read:?}")
+        };
+        assert_eq!(letter.ineligible, Some(why));
     }
 }

@@ -35,7 +35,7 @@ pub use self::outbound::Outbound;
 pub use self::server::Server;
 
 /// Every header's name that is retide's, as `retide-avro` lists them: neither a record nor a configuration sets one on a request.
-pub const OWN: [&str; 30] = [
+pub const OWN: [&str; 31] = [
     "retry-scene",
     "retry-id",
     "retry-attempt",
@@ -65,6 +65,7 @@ pub const OWN: [&str; 30] = [
     "retry-event",
     "retry-read-from",
     "retry-omitted",
+    "retry-omitted-xxh3",
     "retry-refused",
 ];
 

@@ -807,7 +807,7 @@ mod tests {
             }],
             counts: Counts {
                 replayed: 4,
-                ineligible: [1, 0, 2, 0, 0, 4, 3, 5],
+                ineligible: [1, 0, 2, 0, 0, 4, 3, 5, 6, 7],
                 late: 5,
                 unread: 6,
                 said: Said {

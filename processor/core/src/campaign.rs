@@ -185,7 +185,7 @@ pub enum Ineligible {
     Replayed,
     /// Its task was replayed [`MOST_REPLAYS`] times: it waits for a person.
     TooOften,
-    /// It lacks its payload.
+    /// It lacks its payload, and cannot say what that was.
     Omitted,
     /// It is of a record that could not be read as a task.
     Unreadable,
@@ -197,6 +197,10 @@ pub enum Ineligible {
     Refused,
     /// What the campaign changes in payloads cannot be done to its one.
     EditFailed,
+    /// It lacks its payload, which does not stand any more where its task entered.
+    OriginGone,
+    /// It lacks its payload, and what stands where its task entered may not be read.
+    OriginDenied,
 }
 
 /// Something that has happened to a campaign.
@@ -458,7 +462,7 @@ impl State {
 
 impl Ineligible {
     /// Every reason, in the order in which they are counted.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Replayed,
         Self::TooOften,
         Self::Omitted,
@@ -467,6 +471,8 @@ impl Ineligible {
         Self::Claimed,
         Self::Refused,
         Self::EditFailed,
+        Self::OriginGone,
+        Self::OriginDenied,
     ];
 
     /// The word for this reason.
@@ -480,6 +486,8 @@ impl Ineligible {
             Self::Claimed => "in-campaign",
             Self::Refused => "refused",
             Self::EditFailed => "edit-failed",
+            Self::OriginGone => "origin-gone",
+            Self::OriginDenied => "origin-denied",
         }
     }
 

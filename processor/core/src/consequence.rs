@@ -266,7 +266,7 @@ fn note(mut entries: Vec<Entry>, left_out: Option<Box<str>>) -> Vec<Entry> {
 pub(crate) fn poison(poison: Arc<Poison>, now: Timestamp) -> Vec<Entry> {
     let omitted = if poison.reason == Reason::Crashed {
         // Nobody looks at it, not even to copy it.
-        Omitted::Record
+        Omitted::Record(None)
     } else {
         Omitted::Nothing
     };

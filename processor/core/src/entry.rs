@@ -3,12 +3,14 @@
 //! Typed, not encoded: names of topics, headers and wire formats are `retide-avro`'s and the shell's. Invariant: everything that
 //! follows from one decision stands in one batch.
 
+use std::mem;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::campaign::{self, Replay};
 use crate::control::{Control, Place};
+use crate::digest::Digest;
 use crate::outcome::{Reason, Terminal};
 use crate::selector::ErrorFingerprint;
 use crate::state::State;
@@ -130,10 +132,10 @@ pub enum Omitted {
     /// Nothing.
     #[default]
     Nothing,
-    /// The value.
-    Value,
-    /// The value and the producer's headers.
-    Record,
+    /// The value, with its digest.
+    Value(Digest),
+    /// The value and the producer's headers, with the digest of both; none where nobody has looked at them.
+    Record(Option<Digest>),
 }
 
 /// One transition of one task: the audit log's line.
@@ -537,12 +539,28 @@ impl Ended {
 // === impl Omitted ===
 
 impl Omitted {
-    /// The next smaller form.
+    /// Leaves out more of a record: its value or, if that is gone, its headers.
     #[must_use]
-    pub const fn more(self) -> Self {
+    pub fn more(self, record: &mut Record) -> Self {
         match self {
-            Self::Nothing => Self::Value,
-            Self::Value | Self::Record => Self::Record,
+            Self::Nothing => {
+                let value = record.value.take();
+                Self::Value(Digest::of_value(value.as_deref()))
+            }
+            Self::Value(digest) => {
+                let headers = mem::take(&mut record.headers);
+                Self::Record(Some(digest.with_headers(&headers)))
+            }
+            Self::Record(digest) => Self::Record(digest),
+        }
+    }
+
+    /// The digest of what is omitted, if it is known.
+    pub const fn digest(self) -> Option<Digest> {
+        match self {
+            Self::Nothing => None,
+            Self::Value(digest) => Some(digest),
+            Self::Record(digest) => digest,
         }
     }
 
@@ -550,8 +568,8 @@ impl Omitted {
     pub const fn words(self) -> Option<&'static str> {
         match self {
             Self::Nothing => None,
-            Self::Value => Some("value"),
-            Self::Record => Some("value and headers"),
+            Self::Value(_) => Some("value"),
+            Self::Record(_) => Some("value and headers"),
         }
     }
 }

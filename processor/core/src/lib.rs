@@ -19,6 +19,7 @@ mod consequence;
 pub mod control;
 pub mod cooldown;
 pub mod cron;
+pub mod digest;
 pub mod duplicates;
 pub mod engine;
 pub mod entry;
@@ -56,6 +57,7 @@ pub mod window;
 
 pub use backoff::{Backoff, Base, Jitter, Policy};
 pub use causes::with_causes;
+pub use digest::Digest;
 pub use engine::Engine;
 pub use entry::{Alert, Ended, Entry, Event, Omitted, Poison, Transition};
 pub use gate::Gates;

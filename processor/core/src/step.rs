@@ -362,11 +362,13 @@ pub struct LookLane {
     pub from: i64,
 }
 
-/// Dead letters that a campaign wants to know.
+/// Dead letters that are to be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadLetters {
     /// Tells readings apart.
     pub number: u64,
+    /// What they are read for.
+    pub purpose: LetterPurpose,
     /// Which letters are meant.
     pub spec: Arc<Spec>,
     /// Campaigns that began earlier and are not over: which of them mean a letter is told with it ([`Letter::others`]).
@@ -377,6 +379,15 @@ pub struct ReadLetters {
     pub most: u32,
     /// Most bytes of the letters of each partition, but for the last one.
     pub bytes: usize,
+}
+
+/// What dead letters are read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LetterPurpose {
+    /// To be replayed: payloads that they lack are fetched from where their tasks entered, and count among the bytes.
+    Replay,
+    /// To see how old they are: they are as they stand.
+    Age,
 }
 
 /// How long dead letters are kept.

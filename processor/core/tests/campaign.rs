@@ -1,14 +1,24 @@
-//! What a task looks like that is played back from its dead letter.
+//! What a task looks like that is played back from its dead letter, and which letters are.
 
 mod support;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use retide_core::campaign::{Id, LINK, Replay, STRIPPED, STRIPPED_PREFIXES, Spec, replayed};
-use retide_core::control::Place;
+use retide_core::campaign::{
+    Campaign, Id, Ineligible, LEADER, LINK, Letter, Replay, Request, STRIPPED, STRIPPED_PREFIXES,
+    Spec, Verb, replayed,
+};
+use retide_core::completions::Completions;
+use retide_core::control::{Control, Place};
+use retide_core::lane::Limits;
 use retide_core::ramp::{FAILURE_RATE, Ramp, STEPS};
+use retide_core::step::{LetterPurpose, LetterSlice, Letters, ReadLetters};
 use retide_core::task::{Exhausted, Name};
-use retide_core::{Failure, Header, Task, Timestamp};
+use retide_core::{
+    Action, Digest, Engine, Entry, Failure, Gates, Header, Input, Ladder, LaneId, Omitted,
+    Position, Record, Settlement, Source, Task, Timestamp,
+};
 
 /// When the letter is played back.
 const NOW: Timestamp = Timestamp::from_millis(9_000);
@@ -177,4 +187,204 @@ fn headers_are_set_and_removed_by_name_in_any_case() {
     let expected = named(&[("kept", "1"), ("tenant", "7"), ("new", "1")]);
     assert_eq!(headers(&after), expected);
     assert!(Arc::ptr_eq(&after.id, &before.id));
+}
+
+/// The lane that the records of campaigns stand in.
+const COMMANDS: LaneId = LaneId {
+    shard: LEADER,
+    source: Source::Commands,
+};
+
+/// An engine that leads a campaign, and the letters of partition 0.
+struct Bench {
+    engine: Engine,
+    letters: Vec<Letter>,
+    /// The commands topic.
+    log: Vec<Control>,
+    /// How many of it were read.
+    read: usize,
+    /// What was replayed.
+    parked: Vec<Arc<Task>>,
+    /// Milliseconds since the start.
+    now: u64,
+}
+
+// === impl Bench ===
+
+impl Bench {
+    /// A campaign that means all of these letters has begun.
+    fn new(letters: Vec<Letter>) -> Self {
+        let shards = NonZeroU32::new(4).unwrap();
+        let ladder = Ladder::try_new(&["now", "5s"]).unwrap();
+        let gates = Arc::new(Gates::default());
+        let mut bench = Self {
+            engine: Engine::new(ladder, Limits::of(1 << 20), gates, shards),
+            letters,
+            log: Vec::new(),
+            read: 0,
+            parked: Vec::new(),
+            now: 0,
+        };
+        for source in [
+            Source::Tasks,
+            Source::Tier(0),
+            Source::Tier(1),
+            Source::Commands,
+        ] {
+            let (start, known) = (0, Completions::default());
+            let shard = LEADER;
+            let lane = LaneId { shard, source };
+            bench.step(Input::Assign { lane, start, known });
+        }
+        let place = Place {
+            at: support::at(0).wall,
+            partition: LEADER,
+            offset: 0,
+        };
+        bench.log.push(Control::Ask(Arc::new(Request {
+            place,
+            id: "ask".into(),
+            name: "mend".into(),
+            verb: Verb::Start(Arc::new(spec())),
+            by: "".into(),
+            reason: "".into(),
+        })));
+        bench
+    }
+
+    /// Goes on until the campaign has looked at all letters, and is written so; the campaign.
+    fn run(&mut self) -> Campaign {
+        let end = i64::try_from(self.letters.len()).unwrap();
+        for _ in 0..100 {
+            while let Some(control) = self.log.get(self.read).cloned() {
+                let offset = i64::try_from(self.read).unwrap();
+                let position = Position {
+                    lane: COMMANDS,
+                    run: 0,
+                    offset,
+                };
+                self.read += 1;
+                let control = Ok(control);
+                self.step(Input::Control { position, control });
+            }
+            self.now += 1_000;
+            self.step(Input::Tick);
+            let last = self.log.iter().rev().find_map(|control| match control {
+                Control::Campaign(campaign) => Some(&**campaign),
+                _ => None,
+            });
+            if let Some(campaign) = last
+                && campaign.parts.iter().any(|part| part.next >= end)
+            {
+                return campaign.clone();
+            }
+        }
+        panic!("it stands still");
+    }
+
+    /// Takes a step, writes what follows, and gives the letters that are asked for.
+    fn step(&mut self, input: Input) {
+        let mut inputs = vec![input];
+        while let Some(input) = inputs.pop() {
+            let mut actions = Vec::new();
+            self.engine.step(support::at(self.now), input, &mut actions);
+            for action in actions {
+                match action {
+                    Action::ReadLetters(read) => inputs.push(Input::Letters(self.answer(&read))),
+                    Action::Settle(Settlement { entries, .. }) => {
+                        for entry in entries {
+                            match entry {
+                                Entry::Control { control, .. } => self.log.push(*control),
+                                Entry::Park { task, .. } => self.parked.push(task),
+                                _ => {}
+                            }
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// The letters that are asked for.
+    fn answer(&self, read: &ReadLetters) -> Letters {
+        assert_eq!(read.purpose, LetterPurpose::Replay);
+        let end = i64::try_from(self.letters.len()).unwrap();
+        let (from, to) = match read.wants[..] {
+            [] => (0, 0),
+            [want] => (want.from, want.to.unwrap_or(end)),
+            _ => panic!("{read:?}"),
+        };
+        let letters = self.letters.iter();
+        let letters = letters.filter(|letter| (from..to).contains(&letter.offset));
+        Letters {
+            number: read.number,
+            slices: vec![LetterSlice {
+                partition: 0,
+                first: 0,
+                next: to,
+                end,
+                unread: 0,
+            }],
+            letters: letters.cloned().collect(),
+        }
+    }
+}
+
+#[test]
+fn a_letter_whose_payload_was_not_found_is_counted_with_why_and_stops_nothing() {
+    let why = [
+        Some(Ineligible::OriginGone),
+        Some(Ineligible::OriginDenied),
+        Some(Ineligible::Omitted),
+        None,
+        Some(Ineligible::OriginGone),
+    ];
+    let letters = why.into_iter().zip(0..).map(|(ineligible, offset)| Letter {
+        partition: 0,
+        offset,
+        at: support::at(0).wall,
+        task: Box::new(support::task(
+            &format!("task-{offset}"),
+            "pay",
+            support::at(0).wall,
+        )),
+        ineligible,
+        others: Vec::new(),
+    });
+    let mut bench = Bench::new(letters.collect());
+
+    let campaign = bench.run();
+
+    let mut expected = [0; Ineligible::ALL.len()];
+    expected[Ineligible::OriginGone.index()] = 2;
+    expected[Ineligible::OriginDenied.index()] = 1;
+    expected[Ineligible::Omitted.index()] = 1;
+    assert_eq!(campaign.counts.ineligible, expected);
+    assert_eq!(campaign.counts.replayed, 1);
+    let parked: Vec<&str> = bench.parked.iter().map(|task| &*task.id).collect();
+    assert_eq!(parked, ["task-3"]);
+}
+
+#[test]
+fn what_a_letter_leaves_out_has_a_digest_of_its_value_and_then_of_its_headers_too() {
+    let headers = vec![header("order-no", "7")];
+    let mut record = Record {
+        value: Some("order 7".into()),
+        headers: headers.clone(),
+        ..Record::default()
+    };
+    let value = Digest::of_value(Some(b"order 7"));
+    let both = value.with_headers(&headers);
+
+    let first = Omitted::Nothing.more(&mut record);
+    assert_eq!((first, record.value.take()), (Omitted::Value(value), None));
+    assert_eq!(record.headers, headers);
+    let second = first.more(&mut record);
+    assert_eq!(
+        (second, &record),
+        (Omitted::Record(Some(both)), &Record::default())
+    );
+    assert_eq!(second.more(&mut record), second);
+    assert_eq!(Omitted::Record(None).more(&mut record).digest(), None);
 }

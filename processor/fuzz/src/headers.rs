@@ -10,7 +10,7 @@ use retide_avro::foreign::{self, Dialect, Foreign};
 use retide_avro::headers::{CONTENT_TYPE, ROUND, SCENE, is_named, write_dead_letter, write_poison};
 use retide_avro::letter::Letter;
 use retide_avro::wire::SINGLE_OBJECT_MARKER;
-use retide_avro::{ingest, parked};
+use retide_avro::{Arrival, Intake, ingest, parked};
 use retide_core::{
     Ended, Header, Kind, Omitted, Poison, Reason, Record, Task, Terminal, Timestamp,
     scene::MAX_DELAY,
@@ -50,6 +50,7 @@ pub fn headers(data: &[u8]) {
             for library in [None, Some(Library::Spring), Some(Library::Connect)] {
                 check_replay(&task, now, library);
             }
+            check_restored(&task, &record, now);
         }
         Err(poison) => check_poison(&poison, &bare, now),
     }
@@ -140,9 +141,34 @@ fn check_foreign(record: &Record, now: Timestamp) {
     }
 }
 
-/// Its dead letter, produced to the retry topic as it is, is a new attempt at the same task, whatever library's headers it has beside.
-fn check_replay(task: &Task, now: Timestamp, library: Option<Library>) {
-    let ended = Ended {
+/// What its dead letter leaves out is restored from the record that it was made of.
+fn check_restored(task: &Task, record: &Record, now: Timestamp) {
+    let (mut small, mut ended) = (task.clone(), ended(task, now));
+    for _ in 0..2 {
+        ended.omitted = ended.omitted.more(&mut small.record);
+        let headers = record::collect(|sink| write_dead_letter(&small, &ended, sink));
+        let mut letter = Record {
+            headers,
+            ..small.record.clone()
+        };
+        let read = Letter::of(&letter).expect("a dead letter");
+        let arrival = Arrival {
+            origin: record::place(),
+            entered: now,
+            stamped: now,
+        };
+        let found = (record.clone(), arrival);
+
+        assert!(read.restore(&mut letter, found, &Intake::default()));
+
+        assert_eq!(letter.value, task.record.value);
+        assert!(letter.headers.starts_with(&task.record.headers));
+    }
+}
+
+/// How it ends, if it dies then.
+fn ended(task: &Task, now: Timestamp) -> Ended {
+    Ended {
         id: task.id.clone(),
         scene: task.scene.clone(),
         kind: task.kind,
@@ -155,7 +181,12 @@ fn check_replay(task: &Task, now: Timestamp, library: Option<Library>) {
         failure: task.failure.clone(),
         key: task.record.key.clone(),
         omitted: Omitted::default(),
-    };
+    }
+}
+
+/// Its dead letter, produced to the retry topic as it is, is a new attempt at the same task, whatever library's headers it has beside.
+fn check_replay(task: &Task, now: Timestamp, library: Option<Library>) {
+    let ended = ended(task, now);
     let headers = record::collect(|sink| {
         write_dead_letter(task, &ended, sink);
         if let Some(library) = library {

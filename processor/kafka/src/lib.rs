@@ -13,6 +13,7 @@
 //! | [`ends`] | reading the last records of many topics at once |
 //! | [`follow`] | following a topic of state for ever |
 //! | [`offsets`] | where partitions begin and end |
+//! | [`origins`] | fetching single records from where they stand |
 //!
 //! Not a worker: nothing here joins a group, commits an offset of one, or decides what becomes of a task. Invariant: no call waits without
 //! a limit.
@@ -23,6 +24,7 @@ pub mod ends;
 pub mod failure;
 pub mod follow;
 pub mod offsets;
+pub mod origins;
 pub mod producer;
 pub mod publish;
 pub mod record;

@@ -3,13 +3,11 @@
 //! | module | what |
 //! |---|---|
 //! | `session` | one try: a member of the source's group and a producer, until something fails |
-//! | `origins` | fetches the records of letters that only name them |
 //!
 //! Not what a letter says, which is [`retide_avro::foreign`], nor what becomes of the task. Invariants: a copy and the offset of its letter are
 //! one transaction (with `at_least_once`, the offset comes after the copy); whatever fails here is a trouble of the source, which is tried again,
 //! and holds up neither workers nor other sources; memory is bounded whatever stands on the topic.
 
-mod origins;
 mod session;
 
 use std::io;

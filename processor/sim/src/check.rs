@@ -1209,7 +1209,7 @@ impl Judge {
             Payload::DeadLetter(task, ended) if ended.kind == Kind::Work => {
                 match ended.omitted {
                     Omitted::Nothing => self.unchanged(task),
-                    Omitted::Value | Omitted::Record => self.figures.omitted += 1,
+                    Omitted::Value(_) | Omitted::Record(_) => self.figures.omitted += 1,
                 }
                 self.ends
                     .entry(Arc::clone(&ended.id))

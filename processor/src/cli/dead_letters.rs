@@ -10,6 +10,7 @@
 //! | `payload` | bytes, for people |
 //! | `replay` | `replay`: a campaign is started |
 //! | `edit` | what it changes in dead letters |
+//! | `lacking` | payloads that they lack |
 //! | `purge` | `purge`: the oldest are deleted |
 //!
 //! Invariant: no group is joined and nothing is committed; only `replay` writes and only `purge` deletes, after somebody has said that it shall.
@@ -17,6 +18,7 @@
 mod cohorts;
 mod edit;
 mod find;
+mod lacking;
 mod line;
 mod ls;
 mod payload;

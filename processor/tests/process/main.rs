@@ -40,6 +40,7 @@ mod hold;
 mod http;
 mod lag;
 mod offsets;
+mod omitted;
 mod ordering;
 mod outbound;
 mod pending;

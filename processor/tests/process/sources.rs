@@ -435,7 +435,7 @@ fn line(operation: &str, resource: &str) -> String {
 }
 
 /// Waits until the broker has taken in what was allowed or not: `doctor` says `words` of it, or nothing that is to be mended.
-fn until_doctor_says(rig: &Rig, words: Option<&str>) {
+pub(crate) fn until_doctor_says(rig: &Rig, words: Option<&str>) {
     let start = Instant::now();
     loop {
         let doctor = rig.retide(&["doctor", "--no-targets", "--config", "user.toml"]);

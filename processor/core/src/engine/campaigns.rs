@@ -30,7 +30,7 @@ use crate::lane::{LaneId, Source};
 use crate::planted::Bug;
 use crate::ramp::{Climb, Part as Share, Progress, Turn};
 use crate::state::State as Kept;
-use crate::step::{Action, LetterSlice, LetterWant, Letters, Now, ReadLetters};
+use crate::step::{Action, LetterPurpose, LetterSlice, LetterWant, Letters, Now, ReadLetters};
 use crate::taken::Taken;
 use crate::task::Failure;
 use crate::time::Timestamp;
@@ -1030,6 +1030,7 @@ impl Engine {
         let bytes = share / wants.len().max(1);
         actions.push(Action::ReadLetters(ReadLetters {
             number,
+            purpose: LetterPurpose::Replay,
             spec: Arc::clone(&active.campaign.spec),
             others: self.claimants(&active.campaign.id),
             wants,

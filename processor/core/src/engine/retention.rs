@@ -21,7 +21,7 @@ use crate::planted::Bug;
 use crate::ramp::{FAILURE_RATE, Ramp, STEPS};
 use crate::selector::Span;
 use crate::state::State;
-use crate::step::{Action, LetterWant, Letters, LettersKept, Now, ReadLetters};
+use crate::step::{Action, LetterPurpose, LetterWant, Letters, LettersKept, Now, ReadLetters};
 use crate::time::Timestamp;
 
 /// What is known of letters that go.
@@ -305,6 +305,7 @@ impl Engine {
         };
         actions.push(Action::ReadLetters(ReadLetters {
             number,
+            purpose: LetterPurpose::Age,
             spec: Arc::new(spec),
             others: Vec::new(),
             wants,

@@ -12,7 +12,7 @@ use super::{Closing, Engine};
 use crate::campaign::LEADER;
 use crate::consequence::{self, End as Ending};
 use crate::control::Place;
-use crate::entry::{DEAD_LETTERS_EXPIRE, Ended, Entry, Omitted, Transition};
+use crate::entry::{DEAD_LETTERS_EXPIRE, Ended, Entry, Transition};
 use crate::forced::BREAKER;
 use crate::hold::HOLD;
 use crate::key_order::{End, Fingerprint};
@@ -23,7 +23,7 @@ use crate::scene::{Ordering, Scene};
 use crate::sink::{Sink, Sinks};
 use crate::state::{State, StateKey};
 use crate::step::{Action, Effect, Fate, Now, Returned, Settlement, Writable};
-use crate::task::Failure;
+use crate::task::{Failure, Record};
 
 /// What is not written yet.
 #[derive(Debug, Default)]
@@ -675,22 +675,14 @@ fn smaller(entry: Entry) -> Entry {
             mut task,
             mut ended,
         } => {
-            let record = &mut Arc::make_mut(&mut task).record;
-            record.value = None;
-            if omit(&mut ended) == Omitted::Record {
-                record.headers.clear();
-            }
+            omit(&mut ended, &mut Arc::make_mut(&mut task).record);
             Entry::DeadLetter { task, ended }
         }
         Entry::Poison {
             mut poison,
             mut ended,
         } => {
-            let record = &mut Arc::make_mut(&mut poison).record;
-            record.value = None;
-            if omit(&mut ended) == Omitted::Record {
-                record.headers.clear();
-            }
+            omit(&mut ended, &mut Arc::make_mut(&mut poison).record);
             Entry::Poison { poison, ended }
         }
         Entry::Park { .. }
@@ -705,8 +697,7 @@ fn smaller(entry: Entry) -> Entry {
 }
 
 /// Leaves out more of the record that ended.
-fn omit(ended: &mut Arc<Ended>) -> Omitted {
+fn omit(ended: &mut Arc<Ended>, record: &mut Record) {
     let ended = Arc::make_mut(ended);
-    ended.omitted = ended.omitted.more();
-    ended.omitted
+    ended.omitted = ended.omitted.more(record);
 }

@@ -25,10 +25,10 @@ use retide_avro::headers::Headless;
 use retide_core::{Origin, Reason, Record};
 use retide_kafka::client::{Lifeline, ask_often, complained, logged};
 use retide_kafka::failure::{Failure, is_of_record};
+use retide_kafka::origins::{Fetched, Origins};
 use retide_kafka::producer::{CALL, flush, producer_config};
 use retide_kafka::record::{ClientHeaders, Collect as _, Parts, received, to_produce};
 
-use super::origins::{Fetched, Origins};
 use super::{Source, Stuck};
 use crate::worker::ledger::deliveries::{Deliveries, Flushed, produce, settle_deliveries};
 
@@ -297,8 +297,9 @@ impl<'a> Session<'a> {
         {
             *pointers += 1;
             let doing = format!("fetch {origin}, which a letter names");
-            match self.origins.fetch(origin).map_err(Stuck::at(&doing))? {
-                Fetched::Record(whole) => {
+            let fetched = self.origins.fetch(origin, || false);
+            match fetched.map_err(Stuck::at(&doing))? {
+                Fetched::Record { record: whole, .. } => {
                     let Record {
                         key,
                         value,

@@ -275,7 +275,7 @@ impl Settled {
             return false;
         };
         let mut dead_letters = entries.iter().filter_map(Entry::dead_letter);
-        dead_letters.any(|ended| ended.omitted == Omitted::Record)
+        dead_letters.any(|ended| matches!(ended.omitted, Omitted::Record(_)))
     }
 }
 

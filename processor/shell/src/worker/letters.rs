@@ -1,8 +1,10 @@
 //! Dead letters that the leader of campaigns asks for, to replay them or to see how old they are: read beside the lanes, and decoded.
 //!
+//! What a letter lacks that is to be replayed is fetched from where its task entered, before the next letter is looked at.
+//!
 //! A thread of its own, which has clients as long as somebody asks. Not what is replayed, which is the engine's. Invariants: whatever is asked
-//! for is answered once, unless the leader of campaigns is another one by then; what is held of letters is bounded by what is asked for; only
-//! what is committed is seen.
+//! for is answered once, unless the leader of campaigns is another one by then; what is held of letters, with what was fetched, is bounded by
+//! what is asked for; only letters that are committed are seen.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
@@ -18,17 +20,21 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 
-use retide_avro::letter::{self, Read};
-use retide_core::campaign::{LEADER, Letter};
+use retide_avro::Arrival;
+use retide_avro::letter::{self, Lacking, Read};
+use retide_core::campaign::{Ineligible, LEADER, Letter};
 use retide_core::scene::TargetNames;
-use retide_core::step::{LetterSlice, LetterWant, Letters, ReadLetters};
-use retide_core::{Origin, Timestamp};
+use retide_core::step::{LetterPurpose, LetterSlice, LetterWant, Letters, ReadLetters};
+use retide_core::{Origin, Timestamp, task};
 use retide_kafka::client::LoggingContext;
 use retide_kafka::offsets::{self, Edge};
+use retide_kafka::origins::{Fetched, Origins, is_denied};
 use retide_kafka::record::received;
 use retide_kafka::scan::{self, Scanned};
 use retide_kafka::topics::Topics;
 
+use crate::clock;
+use crate::registry::Registry;
 use crate::trouble::{Effect, Kind, Trouble, Troubles};
 use crate::worker::feed::{Around, ended};
 
@@ -39,6 +45,34 @@ pub(crate) struct Asked {
     pub(crate) read: ReadLetters,
     /// What scenes call; nothing where no campaign asks for that.
     pub(crate) targets: TargetNames,
+    /// Where schemas are asked for that envelopes are written with, if there is a registry.
+    pub(crate) registry: Option<Registry>,
+}
+
+/// Why letters cannot be read now.
+#[derive(Debug, thiserror::Error)]
+enum Unread {
+    /// Kafka does not give them.
+    #[error("{0}")]
+    Letters(#[from] KafkaError),
+    /// Kafka does not give what one of them lacks.
+    #[error("fetch {origin}, whose dead letter lacks its payload: {error}")]
+    Origin {
+        /// Where that stands.
+        origin: Origin,
+        /// What Kafka or its client says.
+        error: KafkaError,
+    },
+    /// The registry does not say what the schema of an envelope is.
+    #[error(
+        "read {origin}, whose dead letter lacks its payload: the schema registry has no answer: {why}"
+    )]
+    Schema {
+        /// Where the envelope stands.
+        origin: Origin,
+        /// What the registry says.
+        why: String,
+    },
 }
 
 /// The reader as the feed has it.
@@ -176,6 +210,8 @@ impl LetterReader {
 impl Thread {
     /// Reads what is asked for, until told to stop.
     fn run(&self) {
+        let group = self.config.get("group.id").unwrap_or("retide");
+        let mut origins = Origins::new(&self.config, group);
         let mut client: Option<(BaseConsumer<LoggingContext>, Instant)> = None;
         let mut failing_since: Option<Instant> = None;
         while !self.is_over() {
@@ -185,16 +221,16 @@ impl Thread {
                     while consumer.poll(Duration::ZERO).is_some() {}
                     if since.elapsed() >= SPARE {
                         client = None;
+                        origins.rest();
                     }
                 }
                 thread::park_timeout(TURN);
                 continue;
             };
             let kept = client.take().map(|(consumer, _)| Ok(consumer));
-            let group = self.config.get("group.id").unwrap_or("retide");
             let consumer = kept.unwrap_or_else(|| scan::consumer(self.config.clone(), group));
-            let read = consumer.and_then(|consumer| {
-                let read = self.read(&consumer, &asked)?;
+            let read = consumer.map_err(Unread::from).and_then(|consumer| {
+                let read = self.read(&consumer, &asked, &mut origins)?;
                 consumer.unassign()?;
                 Ok((consumer, read))
             });
@@ -206,6 +242,7 @@ impl Thread {
                     self.tell(letters);
                 }
                 Err(error) => {
+                    origins.rest();
                     let since = *failing_since.get_or_insert_with(Instant::now);
                     if since.elapsed() >= PATIENCE {
                         self.troubles.begin(Trouble {
@@ -236,16 +273,16 @@ impl Thread {
         &self,
         consumer: &BaseConsumer<LoggingContext>,
         asked: &Asked,
-    ) -> Result<Letters, KafkaError> {
+        origins: &mut Origins,
+    ) -> Result<Letters, Unread> {
         let topic = &*self.topics.dead_letters;
         let read = &asked.read;
         let wants = if read.wants.is_empty() {
             let all = scan::partitions(consumer, topic)?;
             let all = all.elements();
             if all.is_empty() {
-                return Err(KafkaError::MetadataFetch(
-                    RDKafkaErrorCode::UnknownTopicOrPartition,
-                ));
+                let code = RDKafkaErrorCode::UnknownTopicOrPartition;
+                return Err(KafkaError::MetadataFetch(code).into());
             }
             let all = all.iter().map(TopicPartitionListElem::partition);
             all.map(|partition| LetterWant {
@@ -266,7 +303,7 @@ impl Thread {
         for want in &wants {
             let at = (topic.to_owned(), want.partition);
             let (Some(first), Some(end)) = (first.get(&at).copied(), end.get(&at).copied()) else {
-                return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::NoOffset));
+                return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::NoOffset).into());
             };
             edges.insert(want.partition, (first, end));
             let from = want.from.max(first);
@@ -284,7 +321,7 @@ impl Thread {
             }
         }
         if starts.count() > 0 {
-            self.scan(consumer, &starts, asked, &mut slices)?;
+            self.scan((consumer, origins), &starts, asked, &mut slices)?;
         }
         let mut letters = Letters {
             number: read.number,
@@ -307,16 +344,17 @@ impl Thread {
     /// Reads partitions until there is enough of each, or for some time.
     fn scan(
         &self,
-        consumer: &BaseConsumer<LoggingContext>,
+        (consumer, origins): (&BaseConsumer<LoggingContext>, &mut Origins),
         starts: &TopicPartitionList,
         asked: &Asked,
         slices: &mut BTreeMap<i32, Slice>,
-    ) -> Result<(), KafkaError> {
+    ) -> Result<(), Unread> {
         let ReadLetters { most, bytes, .. } = asked.read;
         let most = usize::try_from(most).unwrap_or(usize::MAX);
         let is_full = |slice: &Slice| slice.letters.len() >= most || slice.bytes >= bytes.max(1);
         let until = Instant::now() + LONGEST;
         let mut open = starts.count();
+        let mut failed = None;
         let scanned = scan::read(consumer, starts, until, |message| {
             if self.is_over() {
                 return ControlFlow::Break(());
@@ -329,7 +367,10 @@ impl Thread {
                 return ControlFlow::Continue(());
             }
             if offset < slice.to {
-                self.look_at(message, asked, slice);
+                if let Err(unread) = self.look_at(message, asked, origins, slice) {
+                    failed = Some(unread);
+                    return ControlFlow::Break(());
+                }
                 slice.next = offset + 1;
             } else {
                 slice.next = slice.to;
@@ -343,6 +384,9 @@ impl Thread {
                 ControlFlow::Continue(())
             }
         })?;
+        if let Some(unread) = failed {
+            return Err(unread);
+        }
         let left = match scanned {
             Scanned::ToEnd => Vec::new(),
             Scanned::Enough => return Ok(()),
@@ -358,7 +402,13 @@ impl Thread {
     }
 
     /// Looks at a record.
-    fn look_at(&self, message: &BorrowedMessage<'_>, asked: &Asked, slice: &mut Slice) {
+    fn look_at(
+        &self,
+        message: &BorrowedMessage<'_>,
+        asked: &Asked,
+        origins: &mut Origins,
+        slice: &mut Slice,
+    ) -> Result<(), Unread> {
         let at = Origin {
             topic: Arc::clone(&self.topics.dead_letters),
             partition: message.partition(),
@@ -368,18 +418,57 @@ impl Thread {
         let died = Timestamp::from_millis(u64::try_from(died).unwrap_or_default());
         let Ok(record) = received(message) else {
             slice.unread += 1;
-            return;
+            return Ok(());
         };
         let read = &asked.read;
         let target = |scene: &str, kind| asked.targets.of_task(scene, kind);
-        match letter::read(record, &at, died, (&read.spec, &read.others), target) {
-            Read::Meant(letter) => {
-                slice.bytes += letter.task.memory_size();
-                slice.letters.push(letter);
+        let letter = match letter::read(record, &at, died, (&read.spec, &read.others), target) {
+            Read::Meant(letter) => letter,
+            Read::Lacking(lacking) => match read.purpose {
+                LetterPurpose::Replay => self.complete(*lacking, asked, origins)?,
+                LetterPurpose::Age => lacking.left(Ineligible::Omitted),
+            },
+            Read::Other => return Ok(()),
+            Read::Foreign => {
+                slice.unread += 1;
+                return Ok(());
             }
-            Read::Other => {}
-            Read::Foreign => slice.unread += 1,
+        };
+        slice.bytes += letter.task.memory_size();
+        slice.letters.push(letter);
+        Ok(())
+    }
+
+    /// Fetches what a letter lacks.
+    fn complete(
+        &self,
+        lacking: Lacking,
+        asked: &Asked,
+        origins: &mut Origins,
+    ) -> Result<Letter, Unread> {
+        let origin = lacking.origin().clone();
+        let (record, stamped) = match origins.fetch(&origin, || self.is_over()) {
+            Ok(Fetched::Record { record, stamped }) => (record, stamped),
+            Ok(Fetched::Headless | Fetched::Gone(_)) => {
+                return Ok(lacking.left(Ineligible::OriginGone));
+            }
+            Err(error) if is_denied(&error) => return Ok(lacking.left(Ineligible::OriginDenied)),
+            Err(error) => return Err(Unread::Origin { origin, error }),
+        };
+        let intake = &self.topics.intake;
+        if let Some(registry) = &asked.registry
+            && let Some(schema) = intake.asks(&record)
+            && let Err(why) = registry.ask_now(schema)
+        {
+            return Err(Unread::Schema { origin, why });
         }
+        let arrival = Arrival {
+            origin,
+            entered: task::entered(stamped, clock::timestamp()),
+            stamped,
+        };
+        let edit = asked.read.spec.edit.as_ref();
+        Ok(lacking.found((record, arrival), intake, edit))
     }
 
     /// Gives the drive what was read.

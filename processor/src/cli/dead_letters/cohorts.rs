@@ -359,6 +359,7 @@ mod tests {
                 deadline: None,
                 origin: None,
                 omitted: None,
+                digest: None,
                 replay: None,
                 is_poison: false,
             },

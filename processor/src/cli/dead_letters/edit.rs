@@ -17,13 +17,14 @@ use similar::TextDiff;
 
 use retide_avro::letter;
 use retide_config::Config;
-use retide_core::campaign::{Spec, is_stripped};
+use retide_core::campaign::{Edit, Spec, is_stripped};
 use retide_core::{Header, Record};
 
 use crate::cli::output::{Exit, Failed};
 use crate::cli::terminal;
 
 use super::find::{self, Found, Wanted};
+use super::lacking::{Lacking, Whole};
 use super::payload::{Form, Room, pretty};
 use super::replay::Past;
 
@@ -42,6 +43,8 @@ struct Edited {
     record: Record,
     /// Its identity.
     id: String,
+    /// Whether it has its payload, at least since that was fetched.
+    whole: Whole,
 }
 
 /// What somebody has made of a text.
@@ -64,6 +67,12 @@ const HELP: &str = "\
 
 /// The same, of a payload that is no text.
 const NO_TEXT: &str = "# The payload is no text: it is not here, and stays as it is.\n";
+
+/// The same, of a payload that the dead letter lacks and that was not found.
+const LACKING: &str = "\
+# The payload is not here: the dead letter lacks it, and it was not found where
+# the task entered. What is written behind the empty line is the payload.
+";
 
 /// Lines around a change that are shown.
 const AROUND: usize = 3;
@@ -138,12 +147,16 @@ pub(super) fn difference(
 
 /// The dead letter that is meant, which is the only one that would be replayed.
 fn only(config: &Config, wanted: &Wanted, past: &Past) -> Result<Edited, Failed> {
-    let mut open = Vec::new();
-    let looked = find::each(config, wanted, |found| {
-        if past.ineligible(&found).is_none() {
+    let (mut open, mut lacking) = (Vec::new(), Lacking::of(config));
+    // Whoever edits it may give it a payload, if it lacks its own.
+    let given = Edit::Payload(Bytes::new());
+    let looked = find::each(config, wanted, |mut found| {
+        if past.ineligible(&found, Some(&given)).is_none() {
+            let whole = lacking.look(&mut found, None);
             open.push(Edited {
                 id: found.letter.id.clone(),
                 record: letter::record_of(found.record),
+                whole: whole.unwrap_or(Whole::NotYet),
             });
         }
         if open.len() > 1 {
@@ -252,6 +265,10 @@ impl Edited {
         let payload = payload(&self.record);
         if payload.is_none() {
             text.push_str(NO_TEXT);
+        }
+        match self.whole {
+            Whole::Yes => {}
+            Whole::NotYet => text.push_str(LACKING),
         }
         for (name, value) in kept(&self.record) {
             text.extend([name, ": ", value, "\n"]);

@@ -16,7 +16,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionLi
 use retide_avro::control;
 use retide_avro::letter::Letter;
 use retide_config::Config;
-use retide_core::campaign::{Campaign, Ineligible, MOST_REPLAYS};
+use retide_core::campaign::{Campaign, Edit, Ineligible, MOST_REPLAYS};
 use retide_core::scene::{Scene, TargetNames};
 use retide_core::selector::{Selector, Span};
 use retide_core::{Origin, Record, Timestamp, with_causes};
@@ -86,7 +86,7 @@ pub(super) const TELL: Duration = Duration::from_secs(2);
 const GLANCE: u64 = 1_024;
 
 /// What the commands for dead letters are called by brokers.
-const NAME: &str = "retide-dead-letters";
+pub(super) const NAME: &str = "retide-dead-letters";
 
 // === impl Wanted ===
 
@@ -266,11 +266,12 @@ fn starts(
 // === impl Found ===
 
 impl Found<'_> {
-    /// What keeps it from being replayed, as workers find it: `campaigns` are those that are not over.
+    /// What keeps it from being replayed with this change of payloads, as workers find it: `campaigns` are those that are not over.
     pub(super) fn ineligible(
         &self,
         replayed: &Replayed,
         campaigns: &[Campaign],
+        edit: Option<&Edit>,
     ) -> Option<Ineligible> {
         if replayed.has(self.at.partition, self.at.offset) {
             return Some(Ineligible::Replayed);
@@ -290,7 +291,7 @@ impl Found<'_> {
         if times.is_some_and(|times| times >= MOST_REPLAYS) {
             return Some(Ineligible::TooOften);
         }
-        self.letter.ineligible()
+        self.letter.ineligible(edit)
     }
 }
 

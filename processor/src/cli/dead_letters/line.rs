@@ -148,12 +148,23 @@ impl Line {
         );
         rows.extend(self.deadline_at.map(|at| ("deadline", clock(at))));
         rows.extend(self.key.clone().map(|key| ("key", key)));
-        rows.extend(self.omitted.clone().map(|what| ("omitted", what)));
+        rows.extend(self.omitted().map(|what| ("omitted", what)));
         rows.push((
             "stands in",
             format!("{topic}, partition {partition}, offset {offset}"),
         ));
         rows
+    }
+
+    /// What it lacks, and where that stands: what a callback delivers stands nowhere else.
+    fn omitted(&self) -> Option<String> {
+        let what = self.omitted.as_ref()?;
+        let is_work = self.kind == kind_word(Kind::Work);
+        let origin = self.origin.as_ref().filter(|_| is_work);
+        Some(origin.map_or_else(
+            || what.clone(),
+            |origin| format!("{what}; stands at {origin}, as long as that is retained"),
+        ))
     }
 
     /// How it ended, and why.

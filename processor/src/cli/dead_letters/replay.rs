@@ -17,7 +17,7 @@ use uuid::Uuid;
 use retide_avro::control::campaign;
 use retide_avro::letter;
 use retide_config::Config;
-use retide_core::campaign::{Campaign, Ineligible, Spec, Verb};
+use retide_core::campaign::{Campaign, Edit, Ineligible, Spec, Verb};
 use retide_core::ramp::{FAILURE_RATE, STEPS};
 use retide_kafka::client::client_config;
 use retide_kafka::follow::Follower;
@@ -33,6 +33,7 @@ use crate::cli::terminal;
 use super::Which;
 use super::edit::{self, Difference};
 use super::find::{self, Found, Looked, Wanted};
+use super::lacking::{self, Lacking, Whole};
 use super::line::Line;
 
 /// What `replay` takes.
@@ -117,6 +118,8 @@ struct Counted {
     differences: Vec<Difference>,
     /// Why the first one cannot be edited that cannot.
     refusal: Option<String>,
+    /// Those that lack their payloads.
+    lacking: Lacking,
 }
 
 /// The same, as it is printed for programs.
@@ -133,6 +136,9 @@ struct Dry<'a> {
     /// What is different about those.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     differences: &'a [Difference],
+    /// How many lack their payloads, which workers fetch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lacking: Option<lacking::Counts>,
     /// What the campaign would be.
     campaign: Value,
 }
@@ -221,9 +227,13 @@ fn spec(keys: &Map<String, Value>) -> Result<Arc<Spec>, Failed> {
 fn count(config: &Config, wanted: &Wanted, spec: &Spec, past: &Past) -> Result<Counted, Failed> {
     let (mut eligible, mut others, mut samples) = (0, BTreeMap::new(), Vec::new());
     let (mut differences, mut refusal) = (Vec::new(), None);
-    let looked = find::each(config, wanted, |found| {
-        let edited = past.ineligible(&found).map_or(Ok(()), Err).and_then(|()| {
-            let edit = spec.edit.as_ref();
+    let (mut lacking, edit) = (Lacking::of(config), spec.edit.as_ref());
+    let looked = find::each(config, wanted, |mut found| {
+        let open = past.ineligible(&found, edit).map_or(Ok(()), Err);
+        let whole = open.and_then(|()| lacking.look(&mut found, edit));
+        let edited = whole.and_then(|whole| {
+            // What workers fetch is edited by them.
+            let edit = edit.filter(|_| whole == Whole::Yes);
             let edited = edit.map(|edit| letter::edited(&found.record, edit));
             edited.transpose().map_err(|why| {
                 refusal.get_or_insert(why);
@@ -249,6 +259,7 @@ fn count(config: &Config, wanted: &Wanted, spec: &Spec, past: &Past) -> Result<C
         samples,
         differences,
         refusal,
+        lacking,
     })
 }
 
@@ -263,9 +274,9 @@ impl Past {
         })
     }
 
-    /// What keeps a dead letter from being replayed.
-    pub(super) fn ineligible(&self, found: &Found<'_>) -> Option<Ineligible> {
-        found.ineligible(&self.replayed, &self.campaigns)
+    /// What keeps a dead letter from being replayed with this change of payloads.
+    pub(super) fn ineligible(&self, found: &Found<'_>, edit: Option<&Edit>) -> Option<Ineligible> {
+        found.ineligible(&self.replayed, &self.campaigns, edit)
     }
 }
 
@@ -361,6 +372,7 @@ impl Counted {
         for Difference { id, diff } in &self.differences {
             say(&format!("{} becomes:\n{diff}", terminal::line(id)));
         }
+        self.lacking.tell();
         if let Some(why) = &self.refusal {
             say(&format!(
                 "note: not all can be edited so, such as one of which is said: {why}"
@@ -380,11 +392,15 @@ impl Counted {
                 ineligible: &self.others,
                 samples: &self.samples,
                 differences: &self.differences,
+                lacking: self.lacking.counts(),
                 campaign: campaign::spec_value(spec),
             };
             document(&dry, output)?;
         }
         let words = self.words();
+        if output != Output::Table {
+            self.lacking.tell();
+        }
         self.looked.end("")?;
         say(&format!("would be replayed: {words}; nothing was sent"));
         Ok(())

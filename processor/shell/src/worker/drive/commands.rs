@@ -37,7 +37,11 @@ impl<L: Ledger> State<L> {
         } else {
             TargetNames::default()
         };
-        self.parts.feed.read_letters(Asked { read, targets });
+        self.parts.feed.read_letters(Asked {
+            read,
+            targets,
+            registry: self.parts.registry.clone(),
+        });
     }
 
     /// Dead letters were read.
