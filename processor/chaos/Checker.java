@@ -25,15 +25,19 @@
 //   commands.tsv   command, time, name, verb (cancel, run-now, reschedule, complete), what it names tasks by (id, batch, scene), and the
 //                  value, ids with commas between them
 //                  ack, time, name, partition, offset | error, time, name, what
-//   answers.tsv    the same, of those that a target sends, later
+//   answers.tsv    the same, of those that a target sends, later; and what is asked of campaigns that replay dead letters (replay,
+//                  pause-campaign, resume-campaign, abort-campaign), which name a campaign; a replay also what it means dead letters by
+//                  (scene, fingerprint, died), and the value, of times FROM..TO in ms
 //   holds.tsv      hold, time, name, what it names tasks by (scene, key), the value, when the command line ended and with what exit code (0
 //                  where all shards have said that they know), when the release began and ended, and with what exit code
 //                  release, time, name, when it ended and with what exit code: what was out of attempts is let go
 //   breakers.tsv   open, close or reset: what is wanted of the breakers of the target that may be down; when that command began, when it ended
 //                  and with what exit code (0 where all shards have said that they know), until when it was wanted, and when the command line
 //                  had ended that took it back
+//   replays.tsv    broken, campaign, from when to when its target was broken for its tasks; for people
 //   target.tsv     time, monotonic time, id, attempt, due time in ms, idempotency key, fingerprint of the body, origin, status,
-//                  the least wait before the next attempt in ms, if it asked for one; and the limit in ms of an answer that it gives later
+//                  the least wait before the next attempt in ms, if it asked for one; the limit in ms of an answer that it gives later;
+//                  and the campaign that has replayed the task, if one has
 //   faults.tsv     begin, number, time, kind, process, detail | end, number, time | exit, time, process, itself or sigterm, status
 //                  kinds of campaigns: kill, zombie, reply, broker, storm; of simulations, too: cut, from when the group gives a process
 //                  up until it hears of it, and stall, from a call without an answer until that is noticed; and the acts of an adversary
@@ -48,7 +52,10 @@
 //                  are in the places of id, outcome and event; of events the name of the command that it follows from is in that of origin,
 //                  and of a duplicate the place of its record in that of outcome, and the place of the record that has its task in that of
 //                  origin; where a record takes the place of another one, the event is replaced, and these are the two; of callbacks the origin
-//                  is where the record of the task is
+//                  is where the record of the task is; then, of tasks that were replayed, the campaign, its place behind its name, and how often
+//                  that was (of the event replayed the name alone); and of a dead letter its scene and its fingerprint.
+//                  Of a campaign's record, the name is in the place of id, and what it says in that of outcome. What is marked as replayed is
+//                  the event mark, with the offsets in the place of outcome, and the partition and the chunk of them in that of origin
 
 import java.io.BufferedReader;
 import java.io.IOException;
@@ -115,6 +122,12 @@ public final class Checker {
     static final long CALLED = 4_000_000;
     /** So many tasks are not all kept from being called by faults. */
     static final int ENOUGH = 8;
+    /** Most replays of a task. */
+    static final int MOST_REPLAYS = 5;
+    /** So many attempts of a campaign have come back, and all have failed, where it must have stopped: its first steps are over by then. */
+    static final int BRAKED = 60;
+    /** Records of one transaction have times that are so close, in ms. */
+    static final long SAME = 1_000;
     /** Longest lateness of 99 of 100 attempts while nothing is wrong, in ms: what a busy machine needs to start all processes, twice. */
     static final long LATE = 8_000;
 
@@ -159,6 +172,7 @@ public final class Checker {
             } else {
                 history.readDump(options.containsKey("--dump") ? Path.of(options.get("--dump")) : dir.resolve("topics.tsv"));
             }
+            history.tellLivesApart();
             System.out.println("== " + directory);
             clean &= new Promises(history).check();
         }
@@ -248,16 +262,52 @@ public final class Checker {
 
     /** What the generator intended. */
     record Intent(long time, String id, String outcome, int attempts, long delayMs, String fingerprint, String key, String batch, String scene,
-            String ward, String word) {}
+            String ward, String word) {
+        /** Whether it is that of a task that was replayed. */
+        boolean isLife() {
+            return id.contains(LIFE);
+        }
 
-    /** What somebody wanted done with tasks. */
-    record Order(long time, String name, String verb, String kind, Set<String> values) {
+        /** The same of a task that a campaign has replayed: what it must come to is as its target says. */
+        Intent replayed(long timeMs, String campaign) {
+            return new Intent(timeMs * 1_000, life(id, campaign), "", 0, 0, fingerprint, key, batch, scene, ward, word);
+        }
+    }
+
+    /** Between a task and the campaign that has replayed it: each of its lives is judged as a task of its own. */
+    static final String LIFE = " in ";
+
+    /** What a task is called that a campaign has replayed. */
+    static String life(String id, String campaign) {
+        return campaign.isEmpty() ? id : id + LIFE + campaign;
+    }
+
+    /** The task of a life. */
+    static String task(String id) {
+        int at = id.indexOf(LIFE);
+        return at < 0 ? id : id.substring(0, at);
+    }
+
+    /** What somebody wanted done with tasks, or of a campaign, which means dead letters by something. */
+    record Order(long time, String name, String verb, String kind, Set<String> values, String means, String meant) {
         boolean fits(Intent intent) {
             return values.contains(switch (kind) {
-                case "id" -> intent.id;
+                case "id" -> task(intent.id);
                 case "batch" -> intent.batch;
                 default -> intent.scene;
             });
+        }
+
+        /** Whether a campaign that begins so means a dead letter. */
+        boolean means(Entry letter) {
+            return switch (means) {
+                case "scene" -> letter.scene.equals(meant);
+                case "fingerprint" -> letter.print.equals(meant);
+                default -> {
+                    int at = meant.indexOf("..");
+                    yield letter.timeMs >= Long.parseLong(meant.substring(0, at)) && letter.timeMs < Long.parseLong(meant.substring(at + 2));
+                }
+            };
         }
     }
 
@@ -293,9 +343,30 @@ public final class Checker {
 
     /** A record on one of retide's topics. */
     record Entry(boolean committed, String topic, int partition, long offset, long timeMs, String id, String outcome, String event,
-            int attempt, int hops, String origin, String fingerprint) {
+            int attempt, int hops, String origin, String fingerprint, String campaign, int times, String scene, String print) {
         String place() {
             return topic + "/" + partition + "/" + offset;
+        }
+
+        /** The same of a task that is called so. */
+        Entry of(String id) {
+            return new Entry(committed, topic, partition, offset, timeMs, id, outcome, event, attempt, hops, origin, fingerprint, campaign,
+                    times, scene, print);
+        }
+
+        /** The name of the campaign that has replayed the task, if one has. */
+        String campaignName() {
+            int at = campaign.indexOf('/');
+            return at < 0 ? campaign : campaign.substring(0, at);
+        }
+
+        /** Whether a task that was replayed enters with it. */
+        boolean isReplay() {
+            return isParked() && !campaign.isEmpty() && attempt == 1 && hops == 0;
+        }
+
+        boolean isLetter() {
+            return topic.endsWith(".dead-letters");
         }
 
         boolean isParked() {
@@ -357,7 +428,8 @@ public final class Checker {
             for (String file : List.of("commands.tsv", "answers.tsv")) {
                 for (String[] line : lines(dir.resolve(file))) {
                     if (line[0].equals("command")) {
-                        orders.put(line[2], new Order(Long.parseLong(line[1]), line[2], line[3], line[4], Set.of(line[5].split(","))));
+                        orders.put(line[2], new Order(Long.parseLong(line[1]), line[2], line[3], line[4], Set.of(line[5].split(",")),
+                                line.length > 7 ? line[6] : "", line.length > 7 ? line[7] : ""));
                     } else if (line[0].equals("ack")) {
                         told.add(line[2]);
                     }
@@ -376,7 +448,8 @@ public final class Checker {
                         Long.parseLong(line[5])));
             }
             for (String[] line : lines(dir.resolve("target.tsv"))) {
-                attempts.add(new Attempt(Long.parseLong(line[0]), Long.parseLong(line[1]), line[2], number(line[3]), Long.parseLong(line[4]),
+                String id = life(line[2], line.length > 11 ? line[11] : "");
+                attempts.add(new Attempt(Long.parseLong(line[0]), Long.parseLong(line[1]), id, number(line[3]), Long.parseLong(line[4]),
                         line[5], line[6], line[7], line[8], line.length > 9 ? Long.parseLong(line[9]) : 0,
                         line.length > 10 ? Long.parseLong(line[10]) : 0));
             }
@@ -487,22 +560,107 @@ public final class Checker {
         static final Pattern TAKES = Pattern.compile("takes the place of the task that entered at offset (\\d+)");
         static final Pattern OTHER = Pattern.compile("\\d: the task that entered at offset (\\d+)");
         static final Pattern COUNTS = Pattern.compile("\"(done|too_late|not_found|ids|found|refused)\":(\\d+|\"[^\"]*\")");
+        /** The name of a campaign, likewise, and the counts of its records, each of which stands before what could be taken for it. */
+        static final Pattern CAMPAIGN = Pattern.compile("rep-\\d+-");
+        static final List<String> SAID = List.of("state", "replayed", "late", "unread", "out", "came_back", "failed", "delivered", "dead", "expired",
+                "cancelled");
+        static final Pattern INELIGIBLE = Pattern.compile("\"ineligible\":\\{([^}]*)\\}");
+        static final Pattern PARTS = Pattern.compile("\"partitions\":\\[((?:\\[[-\\d,]*\\],?)*)\\]");
+        /** Offsets of a chunk of marks. */
+        static final long CHUNK = 16_384;
+
+        /** What the record of a campaign says. */
+        private static String said(String value) {
+            StringBuilder said = new StringBuilder();
+            for (String word : SAID) {
+                Matcher matcher = Pattern.compile("\"" + word + "\":\"?([a-z]+|\\d+)").matcher(value);
+                if (matcher.find()) {
+                    said.append(word).append('=').append(matcher.group(1)).append(';');
+                }
+            }
+            Matcher ineligible = INELIGIBLE.matcher(value);
+            if (ineligible.find() && !ineligible.group(1).isEmpty()) {
+                said.append(ineligible.group(1).replace("\"", "").replace(':', '=').replace(',', ';')).append(';');
+            }
+            Matcher parts = PARTS.matcher(value);
+            if (parts.find()) {
+                said.append("partitions=").append(parts.group(1).replace("],[", " ").replace("[", "").replace("]", "")).append(';');
+            }
+            return said.toString();
+        }
+
+        /** The offsets that a chunk of marks has, with commas between them: runs of what is not marked and of what is, in turn, or a bit for each. */
+        private static String marks(long chunk, byte[] value) {
+            List<String> marked = new ArrayList<>();
+            if (value.length > 0 && value[0] == 1) {
+                long at = chunk * CHUNK;
+                boolean isMarked = false;
+                for (int i = 1; i < value.length; isMarked = !isMarked) {
+                    long length = 0;
+                    int shift = 0;
+                    boolean isLast = false;
+                    while (!isLast) {
+                        length |= (long) (value[i] & 0x7f) << shift;
+                        shift += 7;
+                        isLast = (value[i++] & 0x80) == 0;
+                    }
+                    for (long end = at + length; at < end; at++) {
+                        if (isMarked) {
+                            marked.add("" + at);
+                        }
+                    }
+                }
+            } else if (value.length > 0) {
+                for (int bit = 0; bit < (value.length - 1) * 8; bit++) {
+                    if ((value[1 + bit / 8] >> (bit % 8) & 1) == 1) {
+                        marked.add("" + (chunk * CHUNK + bit));
+                    }
+                }
+            }
+            return String.join(",", marked);
+        }
+
+        /** How often the task of an event was replayed: the number before the name of the campaign, and a field without a value between. */
+        private static int times(String value, int name) {
+            boolean isThere = name >= 5 && value.charAt(name - 5) == 2 && value.charAt(name - 3) == 0 && value.charAt(name - 2) == 2;
+            return isThere ? value.charAt(name - 4) >> 1 : 0;
+        }
 
         private static Entry entry(ConsumerRecord<byte[], byte[]> record, boolean committed) {
+            String key = record.key() == null ? "" : new String(record.key(), StandardCharsets.UTF_8);
+            if (record.topic().endsWith(".order") && key.startsWith("replayed/")) {
+                String place = key.substring("replayed/".length());
+                long chunk = Long.parseLong(place.substring(place.indexOf('/') + 1));
+                String marked = record.value() == null ? "" : marks(chunk, record.value());
+                return new Entry(committed, record.topic(), record.partition(), record.offset(), record.timestamp(), "", marked, "mark", 0, 0,
+                        place, fingerprint(record.value()), "", 0, "", "");
+            }
             if (record.topic().endsWith(".commands")) {
                 String value = record.value() == null ? "" : new String(record.value(), StandardCharsets.UTF_8);
                 String stage = header(record, "retry-command-stage");
+                if (stage.equals("campaign")) {
+                    return new Entry(committed, record.topic(), record.partition(), record.offset(), record.timestamp(), find(CAMPAIGN, value),
+                            said(value), stage, 0, 0, header(record, "retry-command"), fingerprint(record.value()), "", 0, "", "");
+                }
                 StringBuilder counts = new StringBuilder();
                 Matcher matcher = COUNTS.matcher(stage.equals("ended") ? value : "");
                 while (matcher.find()) {
                     counts.append(matcher.group(1)).append('=').append(matcher.group(2).replaceAll("[\\t\\n\\r]", " ")).append(';');
                 }
                 return new Entry(committed, record.topic(), record.partition(), record.offset(), record.timestamp(), find(NAME, value),
-                        counts.toString(), stage.isEmpty() ? "request" : stage, 0, 0, header(record, "retry-command"), fingerprint(record.value()));
+                        counts.toString(), stage.isEmpty() ? "request" : stage, 0, 0, header(record, "retry-command"), fingerprint(record.value()),
+                        "", 0, "", "");
             }
             if (record.topic().endsWith(".events") && record.value() != null) {
                 String value = new String(record.value(), StandardCharsets.ISO_8859_1);
                 String event = header(record, "retry-event");
+                if (event.equals("replayed")) {
+                    Matcher campaign = CAMPAIGN.matcher(value);
+                    boolean isNamed = campaign.find();
+                    return new Entry(committed, record.topic(), record.partition(), record.offset(), record.timestamp(), header(record, "retry-id"),
+                            "", event, 0, 0, "", fingerprint(record.value()), isNamed ? campaign.group() : "",
+                            isNamed ? times(value, campaign.start()) : 0, "", "");
+                }
                 String place = event.equals("duplicate") ? find(PLACE, value) : "";
                 String origin = find(NAME, value);
                 if (!place.isEmpty()) {
@@ -514,18 +672,21 @@ public final class Checker {
                     origin = place.substring(0, place.lastIndexOf('/') + 1) + offset;
                 }
                 return new Entry(committed, record.topic(), record.partition(), record.offset(), record.timestamp(), header(record, "retry-id"),
-                        place, event, 0, 0, origin, fingerprint(record.value()));
+                        place, event, 0, 0, origin, fingerprint(record.value()), "", 0, "", "");
             }
             if (record.topic().endsWith(".callbacks") && record.value() != null) {
                 String value = new String(record.value(), StandardCharsets.ISO_8859_1);
                 Matcher matcher = ORIGIN.matcher(value);
                 String origin = matcher.find() ? matcher.group(1) + "/" + matcher.group(2) + "/" + matcher.group(3) : "";
                 return new Entry(committed, record.topic(), record.partition(), record.offset(), record.timestamp(), header(record, "retry-id"),
-                        header(record, "retry-outcome"), "", 0, 0, origin, fingerprint(record.value()));
+                        header(record, "retry-outcome"), "", 0, 0, origin, fingerprint(record.value()), "", 0, "", "");
             }
+            boolean isLetter = record.topic().endsWith(".dead-letters");
             return new Entry(committed, record.topic(), record.partition(), record.offset(), record.timestamp(), header(record, "retry-id"),
                     header(record, "retry-outcome"), header(record, "retry-event"), number(header(record, "retry-attempt")),
-                    number(header(record, "retry-hops")), header(record, "retry-origin"), fingerprint(record.value()));
+                    number(header(record, "retry-hops")), header(record, "retry-origin"), fingerprint(record.value()),
+                    header(record, "retry-campaign"), number(header(record, "retry-replayed")), isLetter ? header(record, "retry-scene") : "",
+                    isLetter ? header(record, "retry-fingerprint") : "");
         }
 
         private static String find(Pattern pattern, String text) {
@@ -548,7 +709,7 @@ public final class Checker {
             for (Entry entry : entries) {
                 out.write(String.join("\t", entry.committed ? "C" : "A", entry.topic, "" + entry.partition, "" + entry.offset,
                         "" + entry.timeMs, entry.id, entry.outcome, entry.event, "" + entry.attempt, "" + entry.hops, entry.origin,
-                        entry.fingerprint) + "\n");
+                        entry.fingerprint, entry.campaign, "" + entry.times, entry.scene, entry.print) + "\n");
             }
         }
 
@@ -566,8 +727,40 @@ public final class Checker {
         void readDump(Path file) throws IOException {
             for (String[] line : lines(file)) {
                 entries.add(new Entry(line[0].equals("C"), line[1], Integer.parseInt(line[2]), Long.parseLong(line[3]), Long.parseLong(line[4]),
-                        line[5], line[6], line[7], number(line[8]), number(line[9]), line[10], line[11]));
+                        line[5], line[6], line[7], number(line[8]), number(line[9]), line[10], line[11], line.length > 12 ? line[12] : "",
+                        line.length > 13 ? number(line[13]) : 0, line.length > 14 ? line[14] : "", line.length > 15 ? line[15] : ""));
             }
+        }
+
+        /**
+         * Gives each life of a task a name of its own: tasks and dead letters say which campaign has replayed them, and what is told of a task
+         * is of its last life that had begun by then.
+         */
+        void tellLivesApart() {
+            Map<String, Map<String, Long>> begun = new HashMap<>();
+            for (Entry entry : entries) {
+                if (entry.committed && (entry.event.equals("replayed") || entry.isReplay())) {
+                    begun.computeIfAbsent(entry.id, id -> new TreeMap<>()).merge(entry.campaignName(), entry.timeMs, Math::min);
+                }
+            }
+            begun.forEach((id, lives) -> {
+                Intent intent = intents.get(id);
+                if (intent != null) {
+                    lives.forEach((campaign, time) -> intents.put(life(id, campaign), intent.replayed(time, campaign)));
+                }
+            });
+            entries.replaceAll(entry -> {
+                String name = entry.topic.substring(prefix.length() + 1);
+                if (entry.isParked() || entry.isLetter() || entry.event.equals("replayed")) {
+                    return entry.of(life(entry.id, entry.campaignName()));
+                }
+                if (!name.equals("events") && !name.equals("callbacks")) {
+                    return entry;
+                }
+                String last = begun.getOrDefault(entry.id, Map.of()).entrySet().stream().filter(life -> life.getValue() <= entry.timeMs)
+                        .max(Map.Entry.comparingByValue()).map(Map.Entry::getKey).orElse("");
+                return entry.of(life(entry.id, last));
+            });
         }
     }
 
@@ -592,6 +785,8 @@ public final class Checker {
         final Newcomers newcomers = new Newcomers();
         /** The odd record that a dead letter is of, by the dead letter's task: what cannot be read has no identity but its place. */
         final Map<String, String> oddIds = new HashMap<>();
+        /** What is known of campaigns that replay dead letters. */
+        final Replays replays = new Replays();
         /** What was written of each command. */
         final Map<String, List<Entry>> commands = new TreeMap<>();
         /** The events that follow from a command, by its name. */
@@ -623,10 +818,13 @@ public final class Checker {
                     continue;
                 }
                 String name = entry.topic.substring(history.prefix.length() + 1);
+                replays.add(entry);
                 if (name.equals("callbacks")) {
                     add(callbacks, entry);
                 } else if (name.equals("dead-letters")) {
                     add(deadLetters, entry);
+                } else if (entry.event.equals("campaign")) {
+                    add(replays.records, entry);
                 } else if (name.equals("commands")) {
                     add(commands, entry);
                 } else if (name.equals("events")) {
@@ -656,6 +854,7 @@ public final class Checker {
                     add(parked, entry);
                 }
             }
+            replays.sort();
             for (Attempt attempt : history.attempts) {
                 attempts.computeIfAbsent(attempt.id, key -> new ArrayList<>()).add(attempt);
             }
@@ -735,6 +934,15 @@ public final class Checker {
             }
             if (history.intents.values().stream().anyMatch(intent -> intent.scene.equals(SPENT))) {
                 spent();
+            }
+            if (history.orders.values().stream().anyMatch(order -> order.verb.equals("replay")) || !replays.lives.isEmpty()) {
+                replays();
+                replayedOnce();
+                meant();
+                sums();
+                paces();
+                braked();
+                claims();
             }
             if (!pending.isEmpty() || !held.isEmpty()) {
                 promisedOnce("once", twice, "tasks pending or out of attempts " + (pending.size() + held.size()));
@@ -827,11 +1035,31 @@ public final class Checker {
                     // Where nothing ran for longer than its deadline.
                     others.remove("expired");
                 }
-                if (!others.isEmpty() && !others.equals(Set.of(intent.outcome))) {
-                    broken.add(id + " " + words + " not " + intent.outcome);
+                Set<String> allowed = intent.isLife() ? said(intent) : Set.of(intent.outcome);
+                boolean isOne = others.size() == 1 && allowed.containsAll(others);
+                if (!others.isEmpty() && !isOne) {
+                    broken.add(id + " " + words + " not " + allowed);
                 }
             });
             line("conflicting", broken, "outcomes " + outcomes);
+        }
+
+        /** How a task that was replayed may end, as its target has answered: where an attempt was made again, by either answer. */
+        private Set<String> said(Intent intent) {
+            Set<String> outcomes = new TreeSet<>();
+            for (Attempt attempt : attempts.getOrDefault(intent.id, List.of())) {
+                if (attempt.status.equals("200")) {
+                    outcomes.add("delivered");
+                } else if (attempt.status.equals("400") || attempt.number >= most(intent)) {
+                    outcomes.add("dead");
+                }
+            }
+            return outcomes;
+        }
+
+        /** Most attempts of a task that was replayed. */
+        private int most(Intent intent) {
+            return intent.scene.equals(STOPPED) ? Integer.MAX_VALUE : history.campaign.getOrDefault("backoff_ms", "0").split(",").length + 1;
         }
 
         /** The commands that name a task, of these verbs. */
@@ -874,7 +1102,12 @@ public final class Checker {
                     counts.put(at < 0 ? count : count.substring(0, at), count.substring(at + 1));
                 }
                 if (counts.containsKey("refused")) {
-                    broken.add(name + " refused " + counts.get("refused"));
+                    // What is asked of a campaign may come when that is over.
+                    boolean isLate = order.kind.equals("campaign") && !order.verb.equals("replay")
+                            && order.values.stream().allMatch(replays::isOver);
+                    if (!isLate) {
+                        broken.add(name + " refused " + counts.get("refused"));
+                    }
                     continue;
                 }
                 long told = Long.parseLong(counts.getOrDefault("done", "-1"));
@@ -1076,7 +1309,8 @@ public final class Checker {
             int outlived = 0;
             int rescued = 0;
             for (Intent intent : history.intents.values()) {
-                if (!intent.scene.equals(STOPPED)) {
+                // When the deadline of one that was replayed began is not known.
+                if (!intent.scene.equals(STOPPED) || intent.isLife()) {
                     continue;
                 }
                 boolean isPatient = intent.outcome.equals("expired");
@@ -1426,6 +1660,426 @@ public final class Checker {
                     + history.releases.size());
         }
 
+        /** A life of a task that campaigns have replayed: the how manieth, and by which. */
+        static final class Life {
+            final String task;
+            final int times;
+            final String campaign;
+            /** The records with which it entered, and the events that say so. */
+            final List<Entry> entered = new ArrayList<>();
+            final List<Entry> told = new ArrayList<>();
+
+            Life(String task, int times, String campaign) {
+                this.task = task;
+                this.times = times;
+                this.campaign = campaign;
+            }
+
+            /** What the one before left. */
+            String letter() {
+                return task + "#" + (times - 1);
+            }
+
+            /** When it began, in milliseconds: the earliest that is known of it. */
+            long began() {
+                return java.util.stream.Stream.of(entered, told).flatMap(List::stream).mapToLong(Entry::timeMs).min().orElse(Long.MAX_VALUE);
+            }
+
+            @Override
+            public String toString() {
+                return life(task, campaign) + " x" + times;
+            }
+        }
+
+        /** What is known of campaigns that replay dead letters. */
+        static final class Replays {
+            /** The records of each campaign. */
+            final Map<String, List<Entry>> records = new TreeMap<>();
+            /** What was replayed. */
+            final Map<String, Life> lives = new TreeMap<>();
+            /** The same, by the letters. */
+            final Map<String, List<Life>> byLetter = new HashMap<>();
+            /** The dead letters, by their task and how often that was replayed before. */
+            final Map<String, List<Entry>> letters = new HashMap<>();
+            /** How often tasks were attempted, and that failed, as events tell. */
+            final Map<String, Integer> failed = new HashMap<>();
+            /** The last record of each chunk of marks. */
+            final Map<String, Entry> marks = new HashMap<>();
+
+            void add(Entry entry) {
+                boolean isTold = entry.event.equals("replayed");
+                if (isTold || entry.isReplay()) {
+                    String task = task(entry.id);
+                    String name = task + "#" + entry.times + LIFE + entry.campaignName();
+                    Life life = lives.computeIfAbsent(name, key -> new Life(task, entry.times, entry.campaignName()));
+                    (isTold ? life.told : life.entered).add(entry);
+                } else if (entry.isLetter()) {
+                    letters.computeIfAbsent(task(entry.id) + "#" + entry.times, key -> new ArrayList<>()).add(entry);
+                } else if (entry.event.equals("mark")) {
+                    marks.merge(entry.origin, entry, (one, other) -> one.offset > other.offset ? one : other);
+                } else if (entry.event.equals("failed")) {
+                    failed.merge(entry.id, 1, Integer::sum);
+                }
+            }
+
+            /** All is known: what is asked for often is sorted and found once. */
+            void sort() {
+                records.values().forEach(entries -> entries.sort(Comparator.comparingLong(Entry::offset)));
+                lives.values().forEach(life -> byLetter.computeIfAbsent(life.letter(), key -> new ArrayList<>()).add(life));
+            }
+
+            /** The records of a campaign, in their order. */
+            List<Entry> of(String campaign) {
+                return records.getOrDefault(campaign, List.of());
+            }
+
+            /** What the last record of a campaign says; nothing if there is none. */
+            Said last(String campaign) {
+                List<Entry> all = of(campaign);
+                return all.isEmpty() ? new Said("") : new Said(all.get(all.size() - 1).outcome);
+            }
+
+            boolean isOver(String campaign) {
+                Said last = last(campaign);
+                return last.state().equals("done") || (last.state().equals("aborted") && last.count("out") == 0);
+            }
+
+            /** The letters that were replayed: where they stand. */
+            Set<String> places(Life life) {
+                Set<String> places = new TreeSet<>();
+                letters.getOrDefault(life.letter(), List.of()).forEach(letter -> places.add(letter.partition + "/" + letter.offset));
+                return places;
+            }
+
+            /** The letters that are marked as replayed: where they stand. */
+            Set<String> marked() {
+                Set<String> marked = new TreeSet<>();
+                marks.forEach((chunk, entry) -> {
+                    for (String offset : entry.outcome.split(",")) {
+                        if (!offset.isEmpty()) {
+                            marked.add(chunk.substring(0, chunk.indexOf('/')) + "/" + offset);
+                        }
+                    }
+                });
+                return marked;
+            }
+        }
+
+        /** What a record of a campaign says. */
+        static final class Said {
+            private final Map<String, String> words = new TreeMap<>();
+
+            Said(String text) {
+                for (String word : text.split(";")) {
+                    int at = word.indexOf('=');
+                    if (at > 0) {
+                        words.put(word.substring(0, at), word.substring(at + 1));
+                    }
+                }
+            }
+
+            String state() {
+                return words.getOrDefault("state", "");
+            }
+
+            long count(String word) {
+                return Long.parseLong(words.getOrDefault(word, "0"));
+            }
+
+            /** Letters that it means and has not replayed. */
+            long ineligible() {
+                return List.of("replayed-before", "replayed-too-often", "payload-omitted", "no-task", "died-again", "in-campaign", "refused", "edit-failed")
+                        .stream().mapToLong(this::count).sum();
+            }
+
+            /** How far it is in each partition: the next offset, and the first one that it does not mean any more. */
+            Map<Integer, long[]> parts() {
+                Map<Integer, long[]> parts = new TreeMap<>();
+                for (String part : words.getOrDefault("partitions", "").split(" ")) {
+                    String[] numbers = part.split(",");
+                    if (numbers.length == 3) {
+                        parts.put(Integer.parseInt(numbers[0]), new long[] {Long.parseLong(numbers[1]), Long.parseLong(numbers[2])});
+                    }
+                }
+                return parts;
+            }
+
+            /** Whether a letter that it means is its own: no later campaign may replay it. */
+            boolean claims(Entry letter) {
+                long[] part = parts().get(letter.partition);
+                return Set.of("running", "paused", "stopped").contains(state()) && part != null && letter.offset >= part[0] && letter.offset < part[1];
+            }
+        }
+
+        /** The request of each campaign, by its name. */
+        private Map<String, Order> starts() {
+            Map<String, Order> starts = new TreeMap<>();
+            history.orders.values().stream().filter(order -> order.verb.equals("replay"))
+                    .forEach(order -> order.values.forEach(name -> starts.put(name, order)));
+            return starts;
+        }
+
+        /** How the lives that a campaign has begun have ended. */
+        private Map<String, Integer> ends(String campaign) {
+            Map<String, Integer> ends = new TreeMap<>();
+            for (Life life : replays.lives.values()) {
+                if (life.campaign.equals(campaign)) {
+                    callbacks.getOrDefault(life(life.task, campaign), List.of()).forEach(end -> ends.merge(end.outcome, 1, Integer::sum));
+                }
+            }
+            return ends;
+        }
+
+        /**
+         * What is replayed is a dead letter that its campaign means, in its own partition: its task, the event and the mark of the letter belong
+         * together, none of them stands alone, and the task ends.
+         */
+        private void replays() {
+            Set<String> broken = new TreeSet<>();
+            Map<String, Order> starts = starts();
+            Set<String> marked = replays.marked();
+            Set<String> open = new TreeSet<>(marked);
+            Map<String, Integer> times = new TreeMap<>();
+            for (Life life : replays.lives.values()) {
+                times.merge("x" + life.times, 1, Integer::sum);
+                if (life.entered.isEmpty() || life.told.isEmpty()) {
+                    broken.add(life + (life.entered.isEmpty() ? " is told of, and has no task" : " is not told of"));
+                }
+                Order start = starts.get(life.campaign);
+                List<Entry> letters = replays.letters.getOrDefault(life.letter(), List.of());
+                if (start == null || letters.stream().noneMatch(start::means)) {
+                    broken.add(life + (start == null ? " by nobody" : letters.isEmpty() ? " has no dead letter" : " is not meant"));
+                }
+                if (letters.stream().noneMatch(letter -> marked.contains(letter.partition + "/" + letter.offset))) {
+                    broken.add(life + " is not marked");
+                }
+                open.removeAll(replays.places(life));
+                Set<String> places = new TreeSet<>(words(replays.records.get(life.campaign), entry -> life.campaign + "/" + entry.origin));
+                for (Entry entry : life.entered) {
+                    boolean isAfter = letters.stream().anyMatch(letter -> letter.partition == entry.partition && letter.timeMs <= entry.timeMs);
+                    if (!isAfter || !places.equals(Set.of(entry.campaign))) {
+                        broken.add(life + (isAfter ? " bears " + entry.campaign + " of " + places : " before its letter, or elsewhere"));
+                    }
+                }
+                if (!callbacks.containsKey(life(life.task, life.campaign))) {
+                    broken.add(life + " has not ended");
+                }
+            }
+            open.forEach(place -> broken.add(place + " is marked, and was not replayed"));
+            line("replays", broken, "letters replayed " + replays.lives.size() + " " + times + ", marked " + marked.size());
+        }
+
+        /** Each dead letter is replayed once at most, by one campaign, which replays those of a partition in their order. */
+        private void replayedOnce() {
+            Set<String> broken = new TreeSet<>();
+            Map<String, Life> letters = new HashMap<>();
+            Map<String, List<Entry>> lines = new TreeMap<>();
+            for (Life life : replays.lives.values()) {
+                if (life.entered.size() > 1 || life.told.size() > 1) {
+                    broken.add(life + " entered x" + life.entered.size() + " told x" + life.told.size());
+                }
+                Life other = letters.put(life.letter(), life);
+                if (other != null) {
+                    broken.add(life + " and " + other);
+                }
+                for (Entry entry : life.entered) {
+                    lines.computeIfAbsent(life.campaign + " " + entry.topic + "/" + entry.partition, key -> new ArrayList<>()).add(entry);
+                }
+            }
+            lines.forEach((name, line) -> {
+                line.sort(Comparator.comparingLong(Entry::offset));
+                long last = -1;
+                for (Entry entry : line) {
+                    String letter = task(entry.id) + "#" + (entry.times - 1);
+                    long at = replays.letters.getOrDefault(letter, List.of()).stream().mapToLong(Entry::offset).max().orElse(Long.MAX_VALUE);
+                    if (at < last) {
+                        broken.add(entry.id + " behind a later letter");
+                    }
+                    last = at;
+                }
+            });
+            promisedOnce("letters", broken, "letters replayed " + letters.size() + ", campaigns and partitions " + lines.size());
+        }
+
+        /**
+         * Each campaign begins, and is over. One that is done has taken all letters that it means and that stood there: it has replayed each of
+         * them, or another one had, or an earlier one that was not over meant it, too; and it has counted as many.
+         */
+        private void meant() {
+            Set<String> broken = new TreeSet<>();
+            Map<String, Integer> states = new TreeMap<>();
+            int all = 0;
+            for (Map.Entry<String, Order> start : starts().entrySet()) {
+                String name = start.getKey();
+                Said last = replays.last(name);
+                states.merge(last.state(), 1, Integer::sum);
+                if (!replays.isOver(name)) {
+                    broken.add(name + " is not over: " + last.words);
+                }
+                if (!last.state().equals("done")) {
+                    continue;
+                }
+                long meant = 0;
+                for (Entry letter : (Iterable<Entry>) replays.letters.values().stream().flatMap(List::stream)::iterator) {
+                    long[] part = last.parts().get(letter.partition);
+                    if (part == null || letter.offset >= part[1] || !start.getValue().means(letter)) {
+                        continue;
+                    }
+                    meant++;
+                    if (!isTaken(name, letter)) {
+                        broken.add(letter.id + " at " + letter.partition + "/" + letter.offset + " is left by " + name);
+                    }
+                }
+                all += meant;
+                if (meant != last.count("replayed") + last.ineligible()) {
+                    broken.add(name + " means " + meant + ": " + last.words);
+                }
+            }
+            line("meant", broken, "campaigns " + states + ", letters that those mean " + all);
+        }
+
+        /** Whether a campaign that is done may leave a letter behind that it means. */
+        private boolean isTaken(String campaign, Entry letter) {
+            String name = task(letter.id) + "#" + letter.times;
+            List<Entry> records = replays.of(campaign);
+            long done = records.get(records.size() - 1).timeMs;
+            boolean isReplayed = replays.byLetter.getOrDefault(name, List.of()).stream().anyMatch(life -> life.began() <= done + SAME);
+            boolean isOfThis = letter.campaignName().equals(campaign);
+            return isReplayed || isOfThis || letter.times >= MOST_REPLAYS || claimants(campaign, letter).stream().anyMatch(other -> {
+                List<Entry> others = replays.of(other);
+                return others.get(others.size() - 1).timeMs >= records.get(0).timeMs;
+            });
+        }
+
+        /** Campaigns that began before this one and mean a letter, too. */
+        private List<String> claimants(String campaign, Entry letter) {
+            List<Entry> records = replays.of(campaign);
+            return starts().entrySet().stream()
+                    .filter(start -> !start.getKey().equals(campaign) && start.getValue().means(letter) && !letter.campaignName().equals(start.getKey()))
+                    .map(Map.Entry::getKey)
+                    .filter(other -> !records.isEmpty() && !replays.of(other).isEmpty() && before(replays.of(other).get(0), records.get(0))).toList();
+        }
+
+        /** Whether the request of a campaign stands before that of another one: time, partition, offset. */
+        private static boolean before(Entry one, Entry other) {
+            long[] first = Arrays.stream(one.origin.split("/")).mapToLong(Long::parseLong).toArray();
+            long[] second = Arrays.stream(other.origin.split("/")).mapToLong(Long::parseLong).toArray();
+            return Arrays.compare(first, second) < 0;
+        }
+
+        /** What the last record of a campaign counts is what stands on the topics. */
+        private void sums() {
+            Set<String> broken = new TreeSet<>();
+            long sum = 0;
+            Map<String, Long> why = new TreeMap<>();
+            for (String name : starts().keySet()) {
+                Said last = replays.last(name);
+                List<Life> lives = replays.lives.values().stream().filter(life -> life.campaign.equals(name)).toList();
+                sum += last.count("replayed");
+                for (String reason : List.of("replayed-before", "in-campaign", "died-again")) {
+                    why.merge(reason, last.count(reason), Long::sum);
+                }
+                if (last.count("replayed") != lives.size() || last.count("out") != 0) {
+                    broken.add(name + " has replayed " + lives.size() + ": " + last.words);
+                }
+                Map<String, Integer> ends = ends(name);
+                for (String word : TERMINALS) {
+                    if (last.count(word) != ends.getOrDefault(word, 0)) {
+                        broken.add(name + " " + word + " " + ends + ": " + last.words);
+                    }
+                }
+                // Of what expires or is cancelled nobody knows here whether an attempt had come back.
+                long failed = lives.stream().mapToLong(life -> replays.failed.getOrDefault(life(life.task, name), 0)).sum();
+                long least = failed + ends.getOrDefault("delivered", 0) + ends.getOrDefault("dead", 0);
+                long most = least + ends.getOrDefault("expired", 0) + ends.getOrDefault("cancelled", 0);
+                if (last.count("came_back") < least || last.count("came_back") > most) {
+                    broken.add(name + " came_back " + least + " to " + most + ": " + last.words);
+                }
+                if (last.count("failed") < failed + ends.getOrDefault("dead", 0) || last.count("failed") > most - ends.getOrDefault("delivered", 0)) {
+                    broken.add(name + " failed " + failed + " and " + ends + ": " + last.words);
+                }
+                if (last.ineligible() != last.count("replayed-before") + last.count("in-campaign") + last.count("died-again")
+                        + last.count("replayed-too-often")) {
+                    broken.add(name + " has no reason for that: " + last.words);
+                }
+            }
+            promisedOnce("sums", broken, "replayed " + sum + ", not replayed " + why);
+        }
+
+        /** A campaign replays while it runs and never otherwise, does not go back, and is not taken up again when it is over. */
+        private void paces() {
+            Set<String> broken = new TreeSet<>();
+            int records = 0;
+            Map<String, Integer> states = new TreeMap<>();
+            for (String name : replays.records.keySet()) {
+                Said before = new Said("state=running");
+                for (Entry entry : replays.of(name)) {
+                    records++;
+                    Said now = new Said(entry.outcome);
+                    long more = now.count("replayed") - before.count("replayed");
+                    if (!now.state().equals(before.state())) {
+                        states.merge(now.state(), 1, Integer::sum);
+                    }
+                    if (more < 0 || (more > 0 && !now.state().equals("running"))) {
+                        broken.add(name + " replays " + more + " while it is " + now.state());
+                    }
+                    for (Map.Entry<Integer, long[]> part : before.parts().entrySet()) {
+                        long[] next = now.parts().get(part.getKey());
+                        if (next == null || next[0] < part.getValue()[0] || next[1] != part.getValue()[1]) {
+                            broken.add(name + " goes back in " + part.getKey());
+                        }
+                    }
+                    if (Set.of("done", "aborted").contains(before.state()) && !now.state().equals(before.state())) {
+                        broken.add(name + " is " + now.state() + " after it was " + before.state());
+                    }
+                    before = now;
+                }
+            }
+            promisedOnce("paces", broken, "records of campaigns " + records + ", which came to be " + states);
+        }
+
+        /** A campaign whose attempts all fail stops by itself. */
+        private void braked() {
+            Set<String> broken = new TreeSet<>();
+            int stopped = 0;
+            for (String name : replays.records.keySet()) {
+                for (Entry entry : replays.of(name)) {
+                    Said said = new Said(entry.outcome);
+                    if (!said.state().equals("running")) {
+                        stopped += said.state().equals("stopped") ? 1 : 0;
+                        break;
+                    }
+                    if (said.count("came_back") >= BRAKED && said.count("failed") == said.count("came_back")) {
+                        broken.add(name + " goes on although " + said.count("failed") + " have failed");
+                        break;
+                    }
+                }
+            }
+            line("braked", broken, "campaigns that stopped by themselves first of all " + stopped);
+        }
+
+        /** No campaign replays a letter that an earlier one means which is not over and has not come to it. */
+        private void claims() {
+            Set<String> broken = new TreeSet<>();
+            Set<String> others = new TreeSet<>();
+            for (Life life : replays.lives.values()) {
+                for (Entry letter : replays.letters.getOrDefault(life.letter(), List.of())) {
+                    for (String other : claimants(life.campaign, letter)) {
+                        others.add(other);
+                        List<Entry> records = replays.of(other);
+                        // Around it, as far as clocks say.
+                        java.util.Optional<Entry> before = records.stream().filter(entry -> entry.timeMs < life.began() - SAME).reduce((one, next) -> next);
+                        java.util.Optional<Entry> after = records.stream().filter(entry -> entry.timeMs > life.began() + SAME).findFirst();
+                        if (before.isPresent() && after.isPresent() && new Said(before.get().outcome).claims(letter)
+                                && new Said(after.get().outcome).claims(letter)) {
+                            broken.add(life + " is of " + other);
+                        }
+                    }
+                }
+            }
+            line("claims", broken, "campaigns that meant letters of later ones " + others.size());
+        }
+
         /** Every end has a callback record, and every callback record an end. */
         private void callbacks() {
             Set<String> broken = new TreeSet<>();
@@ -1554,8 +2208,9 @@ public final class Checker {
                 Intent intent = history.intents.get(attempt.id);
                 most = Math.max(most, attempt.number);
                 boolean isOpen = intent != null && Set.of(RESTED, FORCED, STOPPED).contains(intent.scene);
-                if (intent != null && !isOpen && (attempt.number > intent.attempts + saidAgain(intent) || attempt.number < 1)) {
-                    broken.add(attempt.id + "#" + attempt.number + " of " + intent.attempts);
+                int needed = intent == null ? 0 : intent.isLife() ? most(intent) : intent.attempts + saidAgain(intent);
+                if (intent != null && !isOpen && (attempt.number > needed || attempt.number < 1)) {
+                    broken.add(attempt.id + "#" + attempt.number + " of " + needed);
                 }
             }
             line("beyond", broken, "highest attempt " + most);
@@ -1571,7 +2226,9 @@ public final class Checker {
                 boolean isCut = callbacks.get(id).stream().anyMatch(record -> record.outcome.equals("cancelled"));
                 isCut |= intent != null && intent.scene.equals(STOPPED);
                 isCut |= intent != null && saidAgain(intent) > 0;
-                for (int number = 1; intent != null && !isCut && number <= intent.attempts; number++) {
+                // Of one that was replayed, all up to its last one.
+                int last = intent == null ? 0 : intent.isLife() ? firsts.keySet().stream().max(Comparator.naturalOrder()).orElse(1) : intent.attempts;
+                for (int number = 1; intent != null && !isCut && number <= last; number++) {
                     needed++;
                     if (!firsts.containsKey(number)) {
                         broken.add(id + "#" + number);
@@ -1777,7 +2434,7 @@ public final class Checker {
         private void keys() {
             Set<String> broken = new TreeSet<>();
             for (Attempt attempt : history.attempts) {
-                if (!attempt.key.equals(attempt.id)) {
+                if (!attempt.key.equals(task(attempt.id))) {
                     broken.add(attempt.id + "#" + attempt.number + " " + attempt.key);
                 }
             }
@@ -1794,6 +2451,14 @@ public final class Checker {
                 Intent intent = history.intents.get(entry.id);
                 if (intent != null && !intent.key.isEmpty()) {
                     lines.computeIfAbsent(intent.key + "@" + entry.partition, key -> new ArrayList<>()).add(entry);
+                }
+            }
+            // Those that a campaign has replayed enter in the order of their letters, which is that of their ends.
+            for (Life life : replays.lives.values()) {
+                Intent intent = history.intents.get(life(life.task, life.campaign));
+                if (intent != null && !intent.key.isEmpty() && !life.entered.isEmpty()) {
+                    Entry entry = life.entered.get(0);
+                    lines.computeIfAbsent(intent.key + "@" + entry.partition + LIFE + life.campaign, key -> new ArrayList<>()).add(entry);
                 }
             }
             Set<String> broken = new TreeSet<>();

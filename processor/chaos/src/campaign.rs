@@ -34,6 +34,7 @@ use crate::plan::{
     SPENT_BACKOFF_MS, STOPPED, SWEPT,
 };
 use crate::proxy::{Loss, Proxy};
+use crate::replays::{Replayer, Replays};
 use crate::target::{self, Parts};
 
 /// How a campaign ended.
@@ -151,7 +152,7 @@ async fn campaign(
     };
     let progress = Guard(Arc::<Progress>::default());
     let (later, answers) = Later::new(&progress.0);
-    let (stage, bootstrap) = Stage::set(dir, (retide, jars), &layout, later).await?;
+    let (stage, bootstrap) = Stage::set(dir, (retide, jars), &layout, later.clone()).await?;
     describe(dir, options, partitions)?;
     let sampler = Java::sampler(jars, &bootstrap, dir)?;
     let load = Load::start(options.load, options.seed)?;
@@ -182,9 +183,19 @@ async fn campaign(
         seed: options.seed,
     };
 
+    let replayer = Replayer {
+        later,
+        replays: ends.replays(),
+        broken: stage.target.broken.clone(),
+        ledger: Arc::new(Ledger::create(&dir.join("replays.tsv"))?),
+        seed: options.seed,
+    };
+
     let (held, let_go) = (hold(&holder, options), let_go(&holder, options));
+    let tasks = Duration::from_secs(options.tasks as u64 / options.rate.max(1));
     let performance = async {
-        let (held, ()) = tokio::join!(held, happen(&stage, options));
+        let letters = replayer.replay(options.replays(), tasks);
+        let (held, (), ()) = tokio::join!(held, letters, happen(&stage, options));
         held?;
         Ok::<_, Failed>(finish(&stage, &progress.0, &ends).await)
     };
@@ -426,6 +437,7 @@ fn describe(dir: &Path, options: &Options, partitions: u64) -> Result<(), Failed
         ("guarantee", options.guarantee.word().to_owned()),
         ("adversary", options.adversary.to_string()),
         ("load", options.load.to_string()),
+        ("replays", options.replays().to_string()),
         ("backoff_ms", backoff.join(",")),
     ] {
         ledger.write(&[key, &value]);
@@ -719,6 +731,8 @@ pub(crate) struct Ends {
     fates: Arc<Mutex<Fates>>,
     /// Their names.
     ended: Ended,
+    /// What is seen of dead letters and of campaigns that replay them.
+    replays: Replays,
     /// Set to stop counting.
     stop: Arc<AtomicBool>,
 }
@@ -759,6 +773,11 @@ impl Ends {
     /// The names of the commands that have ended, from now on, too.
     fn ended(&self) -> Ended {
         self.ended.clone()
+    }
+
+    /// What is seen of replays, from now on, too.
+    fn replays(&self) -> Replays {
+        self.replays.clone()
     }
 
     /// How many tasks have ended.
@@ -808,17 +827,19 @@ impl Ends {
             &format!("{PREFIX}.callbacks"),
             &format!("{PREFIX}.commands"),
             &format!("{PREFIX}.events"),
+            &format!("{PREFIX}.dead-letters"),
         ])?;
         let ends = Self {
             ids: Arc::default(),
             commands: Arc::default(),
             fates: Arc::default(),
             ended: Ended::default(),
+            replays: Replays::default(),
             stop: Arc::default(),
         };
         let (ids, stop) = (Arc::clone(&ends.ids), Arc::clone(&ends.stop));
         let (commands, ended) = (Arc::clone(&ends.commands), ends.ended());
-        let fates = Arc::clone(&ends.fates);
+        let (fates, replays) = (Arc::clone(&ends.fates), ends.replays());
         thread::Builder::new().name("ends".into()).spawn(move || {
             while !stop.load(Ordering::Acquire) {
                 // Errors pass: the broker comes back.
@@ -832,7 +853,16 @@ impl Ends {
                     let value = headers.last(name);
                     value.and_then(|value| String::from_utf8(value.to_vec()).ok())
                 };
-                if text(b"retry-command-stage").is_some_and(|stage| stage == "ended") {
+                let stage = text(b"retry-command-stage");
+                if stage.as_ref().is_some_and(|stage| stage == "campaign") {
+                    replays.see(message.payload().unwrap_or_default());
+                    continue;
+                }
+                if message.topic().ends_with(".dead-letters") {
+                    replays.died(text(b"retry-fingerprint").unwrap_or_default());
+                    continue;
+                }
+                if stage.is_some_and(|stage| stage == "ended") {
                     let mut commands = commands.lock().unwrap_or_else(PoisonError::into_inner);
                     commands.extend(text(b"retry-command"));
                     ended.add(message.payload().unwrap_or_default());

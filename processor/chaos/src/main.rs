@@ -14,6 +14,7 @@ mod orders;
 mod pace;
 mod plan;
 mod proxy;
+mod replays;
 mod target;
 mod watch;
 

@@ -48,6 +48,10 @@ pub(crate) struct Options {
     /// again; never beside an adversary, who deletes their topics
     #[arg(long, action = ArgAction::Set, default_value_t = true, value_name = "BOOL")]
     pub(crate) commands: bool,
+    /// How many campaigns replay dead letters meanwhile; some overlap, one is paused, one meets a target that is broken, one is aborted.
+    /// Where people do not act, or with at-least-once, there are none
+    #[arg(long, value_name = "CAMPAIGNS", default_value_t = 0)]
+    pub(crate) replays: usize,
     /// How many threads are busy beside the campaign, in bursts of up to 4 seconds, as a build on the same machine is; twice the number of
     /// processors makes it a crowded one
     #[arg(long, value_name = "THREADS", default_value_t = 0)]
@@ -108,6 +112,16 @@ impl Options {
     /// Whether there are commands.
     pub(crate) const fn has_commands(&self) -> bool {
         self.commands && self.adversary == 0
+    }
+
+    /// How many campaigns replay dead letters.
+    pub(crate) const fn replays(&self) -> usize {
+        let is_once = matches!(self.guarantee, Guarantee::ExactlyOnce);
+        if is_once && self.has_commands() {
+            self.replays
+        } else {
+            0
+        }
     }
 
     /// What tasks there are.

@@ -1,4 +1,4 @@
-//! Commands: what is asked of some tasks while they are on their way, and who sends it.
+//! Commands: what is asked of some tasks while they are on their way, and of campaigns, and who sends it.
 //!
 //! Not what becomes of it, which the checker judges. Invariant: a command is in the ledger before its record is handed to the client, an
 //! acknowledgement after the broker's word.
@@ -38,6 +38,14 @@ pub(crate) enum Verb {
     Reschedule(Duration),
     /// What came of the attempt: whether it went well.
     Complete(bool),
+    /// A campaign begins.
+    Replay,
+    /// It takes no dead letters until it is resumed.
+    PauseCampaign,
+    /// It goes on.
+    ResumeCampaign,
+    /// It takes no dead letters any more.
+    AbortCampaign,
 }
 
 /// Which tasks are meant.
@@ -53,6 +61,32 @@ pub(crate) enum Of {
     Batch(usize),
     /// Those of the scene that is for that.
     Swept,
+    /// A campaign that begins, with what it is to do.
+    Letters(Start),
+    /// The campaign of this name.
+    Campaign(String),
+}
+
+/// What a campaign is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Start {
+    /// Its name.
+    pub(crate) name: String,
+    /// Which dead letters it means.
+    pub(crate) means: Means,
+    /// The paces of its first steps, in letters a second, as JSON.
+    pub(crate) ramp: &'static str,
+}
+
+/// Which dead letters a campaign means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Means {
+    /// Those of this scene.
+    Scene(&'static str),
+    /// Those of this fingerprint.
+    Fingerprint(String),
+    /// Those that have died from one time to another, in milliseconds since the epoch.
+    Died(u128, u128),
 }
 
 /// Sends the commands of a plan.
@@ -69,7 +103,7 @@ pub(crate) struct Sender {
     pub(crate) progress: Arc<Progress>,
 }
 
-/// Says later what came of attempts; cheap to clone.
+/// Says later what came of attempts, and asks for replays; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Later {
     /// To the thread that sends it.
@@ -78,9 +112,9 @@ pub(crate) struct Later {
     progress: Arc<Progress>,
 }
 
-/// Sends what targets say later.
+/// Sends what targets say later, and what is asked of campaigns.
 pub(crate) struct LaterSender {
-    /// What they say.
+    /// What that is.
     pub(crate) orders: mpsc::Receiver<Order>,
     /// The broker.
     pub(crate) bootstrap: String,
@@ -94,6 +128,12 @@ pub(crate) struct LaterSender {
 
 /// The first number of a command that is sent later: there are fewer of the others.
 const FIRST_LATER: usize = 1_000_000;
+
+/// The header that names the campaign to the target.
+pub(crate) const CAMPAIGN: &str = "chaos-campaign";
+
+/// Most letters a second of a campaign: it goes on while tasks are produced, and is over soon after them.
+const LETTERS_IN_A_SECOND: u64 = 60;
 
 /// How many tasks there are to one that a command names, at least.
 const TO_ONE_NAMED: u64 = 8;
@@ -163,7 +203,12 @@ impl Order {
     pub(crate) fn awaits(&self) -> Option<(String, usize)> {
         match self.of {
             Of::Awaited(number) => Some((self.id.clone(), number)),
-            Of::Ids(_) | Of::Pending(_) | Of::Batch(_) | Of::Swept => None,
+            Of::Ids(_)
+            | Of::Pending(_)
+            | Of::Batch(_)
+            | Of::Swept
+            | Of::Letters(_)
+            | Of::Campaign(_) => None,
         }
     }
 
@@ -179,44 +224,96 @@ impl Order {
             Verb::Complete(false) => {
                 r#""command":"complete","outcome":"retryable","error":"later: no""#.to_owned()
             }
+            Verb::Replay | Verb::PauseCampaign | Verb::ResumeCampaign | Verb::AbortCampaign => {
+                format!(r#""command":"{}""#, self.verb.word())
+            }
         };
-        let select = match &self.of {
+        let what = match &self.of {
             Of::Ids(ids) => {
                 let ids: Vec<String> = ids.iter().map(|id| format!("{id:?}")).collect();
-                format!(r#"{{"id":[{}]}}"#, ids.join(","))
+                format!(r#""select":{{"id":[{}]}}"#, ids.join(","))
             }
-            Of::Awaited(number) => format!(r#"{{"id":"t{number}"}}"#),
-            Of::Pending(id) => format!(r#"{{"id":{id:?},"attempts":"1"}}"#),
-            Of::Batch(batch) => format!(r#"{{"header":{{"batch":"{batch}"}}}}"#),
-            Of::Swept => format!(r#"{{"scene":"{SWEPT}"}}"#),
+            Of::Awaited(number) => format!(r#""select":{{"id":"t{number}"}}"#),
+            Of::Pending(id) => format!(r#""select":{{"id":{id:?},"attempts":"1"}}"#),
+            Of::Batch(batch) => format!(r#""select":{{"header":{{"batch":"{batch}"}}}}"#),
+            Of::Swept => format!(r#""select":{{"scene":"{SWEPT}"}}"#),
+            Of::Letters(start) => start.json(),
+            Of::Campaign(name) => format!(r#""name":"{name}""#),
         };
         let id = &self.id;
-        format!(r#"{{"id":"{id}",{verb},"select":{select},"by":"chaos","reason":"chance"}}"#)
+        format!(r#"{{"id":"{id}",{verb},{what},"by":"chaos","reason":"chance"}}"#)
     }
 
     /// The line of the ledger.
-    fn line(&self) -> [String; 6] {
-        let verb = match self.verb {
-            Verb::Cancel => "cancel",
-            Verb::RunNow => "run-now",
-            Verb::Reschedule(_) => "reschedule",
-            Verb::Complete(_) => "complete",
-        };
+    fn line(&self) -> Vec<String> {
         let (kind, value) = match &self.of {
             Of::Ids(ids) => ("id", ids.join(",")),
             Of::Awaited(number) => ("id", format!("t{number}")),
             Of::Pending(id) => ("id", id.clone()),
             Of::Batch(batch) => ("batch", batch.to_string()),
             Of::Swept => ("scene", SWEPT.to_owned()),
+            Of::Letters(Start { name, .. }) | Of::Campaign(name) => ("campaign", name.clone()),
         };
-        [
+        let mut line = vec![
             "command".to_owned(),
             now_micros().to_string(),
             self.id.clone(),
-            verb.to_owned(),
+            self.verb.word().to_owned(),
             kind.to_owned(),
             value,
-        ]
+        ];
+        if let Of::Letters(start) = &self.of {
+            line.extend(start.means.words());
+        }
+        line
+    }
+}
+
+// === impl Verb ===
+
+impl Verb {
+    /// What it is called, in a command and in the ledger.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel",
+            Self::RunNow => "run-now",
+            Self::Reschedule(_) => "reschedule",
+            Self::Complete(_) => "complete",
+            Self::Replay => "replay",
+            Self::PauseCampaign => "pause-campaign",
+            Self::ResumeCampaign => "resume-campaign",
+            Self::AbortCampaign => "abort-campaign",
+        }
+    }
+}
+
+// === impl Start ===
+
+impl Start {
+    /// What a request says of it. A header tells the target which campaign has replayed a task.
+    fn json(&self) -> String {
+        let Self { name, means, ramp } = self;
+        let means = match means {
+            Means::Scene(scene) => format!(r#""select":{{"scene":"{scene}"}}"#),
+            Means::Fingerprint(print) => format!(r#""select":{{"fingerprint":"{print}"}}"#),
+            Means::Died(from, to) => format!(r#""died":"{from}..{to}""#),
+        };
+        format!(
+            r#""name":"{name}",{means},"ramp":{ramp},"failure_rate":0.5,"rate":{LETTERS_IN_A_SECOND},"set_headers":[{{"name":"{CAMPAIGN}","value":"{name}"}}]"#
+        )
+    }
+}
+
+// === impl Means ===
+
+impl Means {
+    /// The kind and the value of it, as the ledger has them.
+    fn words(&self) -> [String; 2] {
+        match self {
+            Self::Scene(scene) => ["scene".to_owned(), (*scene).to_owned()],
+            Self::Fingerprint(print) => ["fingerprint".to_owned(), print.clone()],
+            Self::Died(from, to) => ["died".to_owned(), format!("{from}..{to}")],
+        }
     }
 }
 
@@ -262,19 +359,30 @@ impl Later {
             After::Cancel => Verb::Cancel,
             After::Limit => return,
         };
-        let number = self.progress.later.fetch_add(1, Ordering::AcqRel);
+        let order = self.order(verb, Of::Pending(id));
         let sender = self.sender.clone();
         tokio::spawn(async move {
             tokio::time::sleep(after).await;
-            let name = FIRST_LATER + number;
             // Its receiver lives as long as the campaign.
-            let _ = sender.send(Order {
-                at: Duration::ZERO,
-                id: format!("cmd-{name}-"),
-                verb,
-                of: Of::Pending(id),
-            });
+            let _ = sender.send(order);
         });
+    }
+
+    /// Asks something of a campaign that replays dead letters.
+    pub(crate) fn ask(&self, verb: Verb, of: Of) {
+        // As above.
+        let _ = self.sender.send(self.order(verb, of));
+    }
+
+    /// A command that is sent, at once or later.
+    fn order(&self, verb: Verb, of: Of) -> Order {
+        let number = FIRST_LATER + self.progress.later.fetch_add(1, Ordering::AcqRel);
+        Order {
+            at: Duration::ZERO,
+            id: format!("cmd-{number}-"),
+            verb,
+            of,
+        }
     }
 }
 
@@ -319,9 +427,8 @@ const TURN: Duration = Duration::from_millis(50);
 /// Hands one command to the client.
 fn send(producer: &BaseProducer<Acks>, topic: &str, order: &Order) {
     let line = order.line();
-    producer
-        .context()
-        .write(&line.each_ref().map(String::as_str));
+    let line: Vec<&str> = line.iter().map(String::as_str).collect();
+    producer.context().write(&line);
     let value = order.json();
     let record =
         Record::with_opaque_to(topic, Box::new(order.id.clone())).payload(value.as_bytes());
@@ -376,5 +483,26 @@ mod tests {
             order.json(),
             r#"{"id":"cmd-1-","command":"reschedule","in":"7ms","select":{"id":["t1","t2"]},"by":"chaos","reason":"chance"}"#
         );
+    }
+
+    #[test]
+    fn a_campaign_says_what_it_means_to_retide_and_in_the_ledger() {
+        let start = Order {
+            at: Duration::ZERO,
+            id: "cmd-7-".into(),
+            verb: Verb::Replay,
+            of: Of::Letters(Start {
+                name: "rep-0-".into(),
+                means: Means::Died(5, 9),
+                ramp: "[1,5]",
+            }),
+        };
+
+        assert_eq!(
+            start.json(),
+            r#"{"id":"cmd-7-","command":"replay","name":"rep-0-","died":"5..9","ramp":[1,5],"failure_rate":0.5,"rate":60,"set_headers":[{"name":"chaos-campaign","value":"rep-0-"}],"by":"chaos","reason":"chance"}"#
+        );
+        let line = start.line();
+        assert_eq!(line[3..], ["replay", "campaign", "rep-0-", "died", "5..9"]);
     }
 }

@@ -19,8 +19,9 @@ use tokio::net::TcpListener;
 
 use crate::Failed;
 use crate::ledger::{Ledger, fingerprint, now_micros};
-use crate::orders::Later;
+use crate::orders::{CAMPAIGN, Later};
 use crate::plan::{After, Fate, LIMIT_S, REST_S};
+use crate::replays::Broken;
 
 /// The target, as others know it.
 #[derive(Clone)]
@@ -33,6 +34,8 @@ pub(crate) struct Parts {
     pub(crate) forced: u16,
     /// Whether that one is.
     pub(crate) is_down: Arc<AtomicBool>,
+    /// The campaigns for whose tasks it is broken.
+    pub(crate) broken: Broken,
 }
 
 /// What the target keeps.
@@ -45,6 +48,8 @@ struct Target {
     rest: Mutex<(Option<Instant>, HashSet<String>)>,
     /// Whether its part that may be down is.
     is_down: Arc<AtomicBool>,
+    /// The campaigns for whose tasks it is broken.
+    broken: Broken,
     /// The instant monotonic time is measured from.
     start: Instant,
 }
@@ -52,11 +57,13 @@ struct Target {
 /// Starts a target that writes to `path` and says `later` what it does not know at once.
 pub(crate) async fn start(path: &Path, later: Later) -> Result<Parts, Failed> {
     let is_down = Arc::<AtomicBool>::default();
+    let broken = Broken::default();
     let target = Arc::new(Target {
         ledger: Ledger::create(path)?,
         later,
         rest: Mutex::default(),
         is_down: Arc::clone(&is_down),
+        broken: broken.clone(),
         start: Instant::now(),
     });
     let [all, rested, forced] = [
@@ -69,6 +76,7 @@ pub(crate) async fn start(path: &Path, later: Later) -> Result<Parts, Failed> {
         rested: serve(rested).await?,
         forced: serve(forced).await?,
         is_down,
+        broken,
     })
 }
 
@@ -84,8 +92,14 @@ async fn serve(route: MethodRouter) -> Result<u16, Failed> {
 /// One attempt.
 async fn answer(State(target): State<Arc<Target>>, headers: HeaderMap, body: Bytes) -> Response {
     let seen = Seen::of(&target, &headers, &body);
-    let fate = Fate::of(&body);
     let number = seen.number();
+    // Between 5 and 60 ms, so that there is something in flight when a process dies.
+    let chance = u64::from(body.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)));
+    let fate = if seen.campaign.is_empty() {
+        Fate::of(&body)
+    } else {
+        replayed(&target, &seen.campaign, chance)
+    };
     let status = match fate {
         Fate::Later(_) if number == 1 => StatusCode::ACCEPTED,
         Fate::Later(_) => StatusCode::OK,
@@ -102,8 +116,6 @@ async fn answer(State(target): State<Arc<Target>>, headers: HeaderMap, body: Byt
         (_, _) => None,
     };
     seen.write(&target, status, (0, limit.unwrap_or_default()));
-    // Between 5 and 60 ms, so that there is something in flight when a process dies.
-    let chance = u64::from(body.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)));
     if let (Fate::Later(after), Some(_)) = (fate, limit) {
         // From before the answer to some seconds after it.
         target
@@ -120,6 +132,22 @@ async fn answer(State(target): State<Arc<Target>>, headers: HeaderMap, body: Byt
         ("retry-pending-for", limit),
     ];
     (status, headers).into_response()
+}
+
+/// How it answers a task that a campaign has replayed: it has been mended since, for most of them, unless it is broken once more.
+fn replayed(target: &Target, campaign: &str, chance: u64) -> Fate {
+    if target.broken.has(campaign) {
+        return Fate::Never;
+    }
+    // Another one for each campaign.
+    let chance = campaign
+        .bytes()
+        .fold(chance, |sum, byte| sum + u64::from(byte));
+    match chance % 16 {
+        0 => Fate::Refused,
+        1 | 2 => Fate::Fails(1),
+        _ => Fate::Fails(0),
+    }
 }
 
 /// One attempt at the part that may be down.
@@ -174,6 +202,8 @@ struct Seen {
     origin: String,
     /// What identifies its body.
     body: String,
+    /// The campaign that has replayed it, if one has.
+    campaign: String,
 }
 
 // === impl Seen ===
@@ -195,6 +225,7 @@ impl Seen {
             key: text("idempotency-key"),
             origin: text("retry-origin"),
             body: fingerprint(body),
+            campaign: text(CAMPAIGN),
         }
     }
 
@@ -217,6 +248,7 @@ impl Seen {
             status.as_str(),
             &(rest * 1_000).to_string(),
             &limit.as_millis().to_string(),
+            &self.campaign,
         ]);
     }
 }

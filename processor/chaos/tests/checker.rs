@@ -42,6 +42,8 @@ const TOPICS: &str = "topics.tsv";
 
 /// When the campaign began, in microseconds: any time will do.
 const START: i64 = 1_700_000_000_000_000;
+/// When campaigns replay dead letters.
+const REPLAYS: i64 = START + 400_000_000;
 /// Between two tasks.
 const APART: i64 = 10_000_000;
 /// Waits before the second and later attempts.
@@ -390,6 +392,175 @@ impl History {
         }
     }
 
+    /// Three dead letters that a campaign replays, of which one dies again and is replayed by another one, which means all of them; and one
+    /// that a campaign means which is paused and aborted, so that a later one leaves it alone.
+    fn replay(&mut self) {
+        for (index, id) in [(110, "aa"), (111, "bb"), (112, "cc"), (120, "ee")] {
+            let sent = REPLAYS + (index - 112) * 1_000_000;
+            let scene = match id {
+                "ee" => "chaos-swept",
+                _ => "chaos-ordered",
+            };
+            let bytes = self.special(index, sent, (id, 1), (scene, "", "x"));
+            self.find(GENERATOR, &[(0, "intent"), (2, id)])[0][3] = "dead".into();
+            self.seen((id, 1), sent + 6_000, &bytes, (index, 0));
+            self.end(index, sent + 50_000, (id, "dead"), &bytes);
+            self.bears(&["", "", scene, "print"]);
+        }
+        self.begins(0, 10, ("scene", "chaos-ordered"));
+        self.says(0, 11, "state=running;replayed=0;partitions=0,0,113;");
+        self.enters(("aa", 1), 0, 12);
+        self.answers(("aa", 1), 0, 12, "200");
+        self.ends(("aa", "delivered"), 0, 12);
+        self.enters(("bb", 1), 0, 13);
+        self.answers(("bb", 1), 0, 13, "400");
+        self.ends(("bb", "dead"), 0, 13);
+        self.bears(&[&header(0), "1", "chaos-ordered", "print"]);
+        self.says(0, 13, "state=running;replayed=2;partitions=0,112,113;");
+        self.asks(0, 14, "pause-campaign");
+        self.says(0, 15, "state=paused;replayed=2;partitions=0,112,113;");
+        self.asks(0, 17, "resume-campaign");
+        self.enters(("cc", 1), 0, 18);
+        self.says(0, 18, "state=running;replayed=3;partitions=0,113,113;");
+        self.answers(("cc", 1), 0, 18, "503");
+        let at = REPLAYS + 18_050_000;
+        self.record("events", 1_500, at, ("cc", "", "failed", 0, 0), "0:e");
+        let parked = ("cc", "", "", 2, 1);
+        self.record("delay.now", 1_500, at, parked, "1:cc");
+        self.bears(&[&header(0), "1", "", ""]);
+        self.answers(("cc", 2), 0, 20, "200");
+        self.ends(("cc", "delivered"), 0, 20);
+        self.says(
+            0,
+            21,
+            "state=done;replayed=3;partitions=0,113,113;out=0;came_back=4;failed=2;delivered=2;dead=1;",
+        );
+
+        let died = format!("{}..{}", (REPLAYS - 3_000_000) / 1_000, millis(29));
+        self.begins(1, 30, ("died", &died));
+        self.says(1, 31, "state=running;replayed=0;partitions=0,0,114;");
+        self.enters(("bb", 2), 1, 32);
+        self.answers(("bb", 1), 1, 32, "200");
+        self.ends(("bb", "delivered"), 1, 32);
+        self.says(1, 32, "state=running;replayed=1;partitions=0,114,114;");
+        self.says(
+            1,
+            33,
+            "state=done;replayed=1;replayed-before=3;partitions=0,114,114;out=0;came_back=1;delivered=1;",
+        );
+
+        self.begins(2, 40, ("scene", "chaos-swept"));
+        self.says(2, 41, "state=running;replayed=0;partitions=0,0,121;");
+        self.asks(2, 42, "pause-campaign");
+        self.says(2, 43, "state=paused;replayed=0;partitions=0,0,121;");
+        let died = format!("{}..{}", millis(8), millis(9));
+        self.begins(3, 45, ("died", &died));
+        self.says(3, 46, "state=running;replayed=0;partitions=0,0,121;");
+        self.says(
+            3,
+            50,
+            "state=done;replayed=0;in-campaign=1;partitions=0,121,121;out=0;",
+        );
+        self.says(2, 52, "state=paused;replayed=0;partitions=0,0,121;");
+        self.asks(2, 55, "abort-campaign");
+        self.says(2, 56, "state=aborted;replayed=0;partitions=0,0,121;out=0;");
+        self.marks("110,111,112,113");
+    }
+
+    /// Somebody wants a campaign that means these dead letters.
+    fn begins(&mut self, campaign: i64, at: i64, (means, what): (&str, &str)) {
+        self.asks(campaign, at, "replay");
+        let line = self.0.get_mut(ANSWERS).unwrap();
+        let request = line.iter_mut().rfind(|line| line[0] == "command").unwrap();
+        request.extend([means.to_owned(), what.to_owned()]);
+    }
+
+    /// Somebody wants something of a campaign.
+    fn asks(&mut self, campaign: i64, at: i64, verb: &str) {
+        let at = REPLAYS + at * 1_000_000;
+        let number = 1_000 + (at - REPLAYS) / 1_000_000;
+        let name = ("campaign", &*format!("rep-{campaign}-"));
+        self.asked(number, at, (ANSWERS, verb), name, "done=0;ids=0;");
+    }
+
+    /// There is a record of a campaign, which says this.
+    fn says(&mut self, campaign: i64, at: i64, said: &str) {
+        let (name, offset) = (format!("rep-{campaign}-"), 3_000 + at);
+        let time = REPLAYS + at * 1_000_000;
+        self.record(
+            "commands",
+            offset,
+            time,
+            (&name, said, "campaign", 0, 0),
+            "1:c",
+        );
+        let place = header(campaign).split_once('/').unwrap().1.to_owned();
+        self.0.get_mut(TOPICS).unwrap().last_mut().unwrap()[10] = place;
+    }
+
+    /// A campaign has replayed a dead letter, the how manieth of its task.
+    fn enters(&mut self, (id, times): (&str, i64), campaign: i64, at: i64) {
+        let (time, times) = (REPLAYS + at * 1_000_000, times.to_string());
+        let bytes = format!("1:{id}");
+        self.record("delay.now", 1_000 + at, time, (id, "", "", 1, 0), &bytes);
+        self.bears(&[&header(campaign), &times, "", ""]);
+        self.record(
+            "events",
+            2_000 + at,
+            time,
+            (id, "", "replayed", 0, 0),
+            "0:e",
+        );
+        self.bears(&[&format!("rep-{campaign}-"), &times, "", ""]);
+    }
+
+    /// An attempt of a task that a campaign has replayed, and what the target says.
+    fn answers(&mut self, (id, number): (&str, i64), campaign: i64, at: i64, status: &str) {
+        let time = REPLAYS + at * 1_000_000 + 6_000;
+        self.seen((id, number), time, &format!("1:{id}"), (0, 0));
+        let line = self.0.get_mut(TARGET).unwrap().last_mut().unwrap();
+        line[8] = status.into();
+        line.push(format!("rep-{campaign}-"));
+    }
+
+    /// The end of such a task; the dead letter that it may leave comes behind the ones before.
+    fn ends(&mut self, (id, outcome): (&str, &str), campaign: i64, at: i64) {
+        let time = REPLAYS + at * 1_000_000 + 50_000;
+        self.end(100 + campaign + at, time, (id, outcome), &format!("1:{id}"));
+    }
+
+    /// The last record is of a task that was replayed so, or a dead letter of that scene and fingerprint.
+    fn bears(&mut self, words: &[&str; 4]) {
+        let line = self.0.get_mut(TOPICS).unwrap().last_mut().unwrap();
+        line.extend(words.iter().map(|word| (*word).to_owned()));
+    }
+
+    /// These dead letters are marked as replayed.
+    fn marks(&mut self, offsets: &str) {
+        self.record("order", 7, REPLAYS, ("", offsets, "mark", 0, 0), "1:m");
+        self.0.get_mut(TOPICS).unwrap().last_mut().unwrap()[10] = "0/0".into();
+    }
+
+    /// What the records of a campaign say that say the first of these, with the second in its place.
+    fn retell(&mut self, campaign: &str, said: &str, instead: &str) {
+        let mut count = 0;
+        for line in self.find(TOPICS, &[(5, campaign), (7, "campaign")]) {
+            count += usize::from(line[6].contains(said));
+            line[6] = line[6].replace(said, instead);
+        }
+        assert!(count > 0, "nothing says {said}");
+    }
+
+    /// The lines of what was told or written of a task by a campaign are taken away.
+    fn forget(&mut self, id: &str, header: &str) {
+        let name = header.split('/').next().unwrap();
+        let lines = self.0.get_mut(TOPICS).unwrap();
+        lines.retain(|line| {
+            let of = line.get(12).map_or("", String::as_str);
+            line[5] != id || (of != header && of != name)
+        });
+    }
+
     /// A task of a scene of its own, without what becomes of it; gives what identifies its payload.
     fn special(
         &mut self,
@@ -545,7 +716,7 @@ impl History {
 }
 
 /// One line broken at a time.
-const BREACHES: [Breach; 67] = [
+const BREACHES: [Breach; 94] = [
     breach("a task without an end", "lost", |history| {
         history.remove(TOPICS, &[(1, "chaos.callbacks"), (5, "a")]);
         history.remove(TOPICS, &[(1, "chaos.events"), (5, "a")]);
@@ -979,10 +1150,226 @@ const BREACHES: [Breach; 67] = [
         history.record("delay.5s", 90, START + 301_020_000, parked, "1:j");
         history.find(TOPICS, &[(3, "90"), (5, "j")])[0][10] = "chaos.tasks/0/82".into();
     }),
+    breach("a replay that is not told of", "replays", |history| {
+        history.replay();
+        history.remove(TOPICS, &[(5, "aa"), (7, "replayed")]);
+    }),
+    breach("a replay without a task", "replays", |history| {
+        history.replay();
+        let entered = [(1, "chaos.delay.now"), (5, "aa")];
+        history.remove(TOPICS, &entered);
+    }),
+    breach("a replayed letter without a mark", "replays", |history| {
+        history.replay();
+        history.marks("110,111,112");
+        history.find(TOPICS, &[(7, "mark")])[1][3] = "8".into();
+    }),
+    breach("a mark of a letter that is open", "replays", |history| {
+        history.replay();
+        history.find(TOPICS, &[(7, "mark")])[0][6] = "110,111,112,113,120".into();
+    }),
+    breach(
+        "a replay of a letter that is not meant",
+        "replays",
+        |history| {
+            history.replay();
+            history.find(TOPICS, &[(1, "chaos.dead-letters"), (5, "aa")])[0][14] = "other".into();
+            history.retell("rep-0-", "state=done", "state=aborted");
+        },
+    ),
+    breach(
+        "a replay by a campaign that nobody wanted",
+        "replays",
+        |history| {
+            history.replay();
+            history.remove(ANSWERS, &[(0, "command"), (3, "replay"), (5, "rep-0-")]);
+            history.remove(ANSWERS, &[(0, "ack"), (2, "cmd-1010-")]);
+            history.remove(TOPICS, &[(5, "cmd-1010-")]);
+        },
+    ),
+    breach(
+        "a replay by another campaign of that name",
+        "replays",
+        |history| {
+            history.replay();
+            let entered = [(1, "chaos.delay.now"), (5, "aa")];
+            history.find(TOPICS, &entered)[0][12] = "rep-0-/1/0/7".into();
+        },
+    ),
+    breach("a replayed task without an end", "replays", |history| {
+        history.replay();
+        for (topic, offset) in [("chaos.callbacks", "120"), ("chaos.events", "1200")] {
+            history.remove(TOPICS, &[(1, topic), (3, offset), (5, "cc")]);
+        }
+        history.retell("rep-0-", "came_back=4", "came_back=3");
+        history.retell("rep-0-", "delivered=2", "delivered=1");
+    }),
+    breach("a replay before the letter", "replays", |history| {
+        history.replay();
+        let died = millis(14).to_string();
+        history.find(TOPICS, &[(1, "chaos.dead-letters"), (5, "aa")])[0][4] = died;
+    }),
+    breach(
+        "a letter that a campaign replays twice",
+        "letters",
+        |history| {
+            history.replay();
+            history.enters(("aa", 1), 0, 14);
+            // It stands behind the last one of that campaign otherwise.
+            let entered = [(1, "chaos.delay.now"), (3, "1014")];
+            history.find(TOPICS, &entered)[0][3] = "1011".into();
+        },
+    ),
+    breach("a letter that two campaigns replay", "letters", |history| {
+        history.replay();
+        history.enters(("aa", 1), 1, 31);
+        history.answers(("aa", 1), 1, 31, "200");
+        history.ends(("aa", "delivered"), 1, 31);
+        history.retell("rep-1-", "replayed=1", "replayed=2");
+        history.retell("rep-1-", "replayed-before=3", "replayed-before=2");
+        history.retell("rep-1-", "came_back=1", "came_back=2");
+        history.retell("rep-1-", "delivered=1", "delivered=2");
+        history.retell("rep-1-", "state=done", "state=running");
+        let counts = "out=0;came_back=2;delivered=2;";
+        let last = format!("state=done;replayed=2;replayed-before=2;partitions=0,114,114;{counts}");
+        history.says(1, 34, &last);
+    }),
+    breach("letters in the wrong order", "letters", |history| {
+        history.replay();
+        for (id, offset) in [("aa", "1013"), ("bb", "1012")] {
+            let entered = [(1, "chaos.delay.now"), (5, id)];
+            history.find(TOPICS, &entered)[0][3] = offset.into();
+        }
+    }),
+    breach(
+        "a replayed task before the end of one of its key",
+        "turns",
+        |history| {
+            history.replay();
+            for id in ["aa", "bb"] {
+                history.find(GENERATOR, &[(0, "intent"), (2, id)])[0][7] = "k2".into();
+            }
+            let ended = [(1, "chaos.callbacks"), (3, "112"), (5, "aa")];
+            history.find(TOPICS, &ended)[0][4] = (millis(13) + 20).to_string();
+        },
+    ),
+    breach("a letter that is left behind", "meant", |history| {
+        history.replay();
+        history.forget("bb", &header(1));
+        for (topic, offset) in [("chaos.callbacks", "133"), ("chaos.events", "1330")] {
+            history.remove(TOPICS, &[(1, topic), (3, offset), (5, "bb")]);
+        }
+        history.remove(TARGET, &[(2, "bb"), (8, "200")]);
+        history.find(TOPICS, &[(7, "mark")])[0][6] = "110,111,112".into();
+        history.retell("rep-1-", "replayed=1", "replayed=0;in-campaign=1");
+        history.retell("rep-1-", "came_back=1;delivered=1", "came_back=0");
+    }),
+    breach("a campaign that is never over", "meant", |history| {
+        history.replay();
+        history.retell("rep-0-", "state=done", "state=running");
+    }),
+    breach("a letter that is not counted", "meant", |history| {
+        history.replay();
+        history.retell("rep-1-", "replayed-before=3", "replayed-before=2");
+    }),
+    breach("an end that is not counted", "sums", |history| {
+        history.replay();
+        history.retell("rep-0-", "delivered=2", "delivered=1");
+    }),
+    breach("an attempt that is not counted", "sums", |history| {
+        history.replay();
+        history.retell("rep-0-", "came_back=4", "came_back=3");
+    }),
+    breach("a letter that is taken on pause", "paces", |history| {
+        history.replay();
+        history.retell(
+            "rep-0-",
+            "state=paused;replayed=2",
+            "state=paused;replayed=3",
+        );
+    }),
+    breach("a campaign that goes back", "paces", |history| {
+        history.replay();
+        history.retell(
+            "rep-0-",
+            "state=paused;replayed=2;partitions=0,112,113",
+            "state=paused;replayed=2;partitions=0,0,113",
+        );
+    }),
+    breach("a campaign that is done twice", "paces", |history| {
+        history.replay();
+        let done = history
+            .find(TOPICS, &[(5, "rep-0-"), (7, "campaign")])
+            .pop()
+            .unwrap()[6]
+            .clone();
+        history.says(0, 22, &done.replace("state=done", "state=running"));
+        history.says(0, 23, &done);
+    }),
+    breach("a campaign without a brake", "braked", |history| {
+        history.replay();
+        let (said, fails) = (
+            "replayed=2;partitions=0,112,113;",
+            "came_back=60;failed=60;",
+        );
+        let running = format!("state=running;{said}");
+        history.retell("rep-0-", &running, &format!("{running}{fails}"));
+    }),
+    breach(
+        "a letter that an earlier campaign means",
+        "claims",
+        |history| {
+            history.replay();
+            history.enters(("ee", 1), 3, 48);
+            history.answers(("ee", 1), 3, 48, "200");
+            history.ends(("ee", "delivered"), 3, 48);
+            history.says(3, 48, "state=running;replayed=1;partitions=0,121,121;");
+            history.retell(
+                "rep-3-",
+                "state=done;replayed=0;in-campaign=1",
+                "state=done;replayed=1",
+            );
+            history.retell("rep-3-", "out=0;", "out=0;came_back=1;delivered=1;");
+            history.find(TOPICS, &[(7, "mark")])[0][6] = "110,111,112,113,120".into();
+        },
+    ),
+    breach("a replayed task that ends twice", "terminals", |history| {
+        history.replay();
+        history.end(150, REPLAYS + 20_500_000, ("cc", "delivered"), "1:cc");
+        history.retell("rep-0-", "came_back=4", "came_back=5");
+        history.retell("rep-0-", "delivered=2", "delivered=3");
+    }),
+    breach(
+        "a replayed task that ends as its target has not said",
+        "conflicting",
+        |history| {
+            history.replay();
+            history.find(TARGET, &[(2, "aa"), (8, "200")])[0][8] = "503".into();
+        },
+    ),
+    breach("a task that nobody has replayed", "phantom", |history| {
+        history.replay();
+        history.answers(("aa", 1), 9, 60, "200");
+    }),
+    breach("a campaign that is refused", "commanded", |history| {
+        history.replay();
+        let ended = [(5, "cmd-1040-"), (7, "ended")];
+        history.find(TOPICS, &ended)[0][6] = "refused=\"no\";".into();
+    }),
     breach("a process that panicked", "exits", |history| {
         history.add(FAULTS, &[&"exit", &START, &"p0", &"itself", &101]);
     }),
 ];
+
+/// The value of the header of what a campaign has replayed: its name, and the place of its request.
+fn header(campaign: i64) -> String {
+    format!("rep-{campaign}-/{}/0/{campaign}", millis(10 + campaign))
+}
+
+/// So many seconds after campaigns begin to replay dead letters, in milliseconds.
+const fn millis(seconds: i64) -> i64 {
+    REPLAYS / 1_000 + seconds * 1_000
+}
 
 const fn breach(name: &'static str, line: &'static str, change: fn(&mut History)) -> Breach {
     Breach { name, line, change }
@@ -1091,7 +1478,7 @@ fn a_process_that_does_not_know_that_it_was_replaced_may_make_an_attempt_out_of_
 
 #[test]
 fn at_least_once_may_do_things_twice_and_nothing_else() {
-    const ALLOWED: [&str; 7] = [
+    const ALLOWED: [&str; 10] = [
         "terminals",
         "duplicates",
         "repeated",
@@ -1099,6 +1486,9 @@ fn at_least_once_may_do_things_twice_and_nothing_else() {
         "counted",
         "cancelled",
         "once",
+        "letters",
+        "sums",
+        "paces",
     ];
     let Some(jars) = support::jars() else { return };
     let root = TempDir::new().unwrap();
@@ -1166,6 +1556,7 @@ fn a_clean_history_passes() {
     commanded.force();
     commanded.stop();
     commanded.replace();
+    commanded.replay();
     let mut dirs = Vec::new();
     for (name, history) in [("clean", History::clean()), ("commanded", commanded)] {
         let dir = root.path().join(name);

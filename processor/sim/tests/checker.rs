@@ -47,7 +47,8 @@ const KNOWN: &str = "no record of a campaign has a schema that a registry has to
 const COMMANDS: &str = "nobody sends commands in a campaign; the judge sees it";
 
 /// Why nothing of replays is seen.
-const REPLAYS: &str = "nobody replays dead letters in a campaign; the judge sees it";
+const REPLAYS: &str =
+    "nobody replays dead letters in a simulated campaign, only in one on Kafka; the judge sees it";
 
 /// Why nothing of cooldowns is seen.
 const REST: &str = "no target of a campaign is known to want rest; the judge sees it";
