@@ -3,7 +3,7 @@
 //! It knows what a worker has read and not started, and when that is due; of ready queues and rounds it knows nothing. Invariant: a start counts
 //! only while all scenes of the host have had ready tasks since the one before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use retide_core::{Input, Kind, LaneId, Scene, Task, Timestamp};
@@ -22,6 +22,8 @@ pub(crate) struct Fairness {
 struct Worker {
     /// The tasks that were read and neither started nor settled.
     tasks: BTreeMap<(LaneId, i64), Waiting>,
+    /// The shards of which something was started: before that, one may wait for its commands to be read.
+    begun: BTreeSet<i32>,
     /// What each scene has started since all of them have ready tasks; none of them if they have not.
     started: BTreeMap<Arc<str>, u64>,
     /// The wall clock at the last step.
@@ -98,6 +100,7 @@ impl Fairness {
         let Some(worker) = self.workers.get_mut(&worker) else {
             return Ok(false);
         };
+        worker.begun.insert(lane.shard);
         let mut tasks = worker.tasks.iter();
         let found = tasks.find(|((of, _), waiting)| *of == lane && waiting.id == task.id);
         let Some((at, _)) = found.map(|(at, waiting)| (*at, waiting)) else {
@@ -145,6 +148,7 @@ impl Fairness {
     pub(crate) fn let_go(&mut self, worker: usize, shard: i32) {
         if let Some(worker) = self.workers.get_mut(&worker) {
             worker.tasks.retain(|(lane, _), _| lane.shard != shard);
+            worker.begun.remove(&shard);
         }
     }
 
@@ -153,8 +157,8 @@ impl Fairness {
         let Some(worker) = self.workers.get_mut(&worker) else {
             return;
         };
-        for waiting in worker.tasks.values_mut() {
-            waiting.is_in_line = waiting.due <= worker.latest;
+        for ((lane, _), waiting) in &mut worker.tasks {
+            waiting.is_in_line = waiting.due <= worker.latest && worker.begun.contains(&lane.shard);
         }
         if !self.sizes.keys().all(|scene| worker.has_in_line(scene)) {
             worker.started.clear();
