@@ -22,8 +22,8 @@ pub(crate) struct Fairness {
 struct Worker {
     /// The tasks that were read and neither started nor settled.
     tasks: BTreeMap<(LaneId, i64), Waiting>,
-    /// The shards of which something was started: before that, one may wait for its commands to be read.
-    begun: BTreeSet<i32>,
+    /// The shards whose tasks may start: their commands are read, or one was started before.
+    open: BTreeSet<i32>,
     /// What each scene has started since all of them have ready tasks; none of them if they have not.
     started: BTreeMap<Arc<str>, u64>,
     /// The wall clock at the last step.
@@ -100,7 +100,7 @@ impl Fairness {
         let Some(worker) = self.workers.get_mut(&worker) else {
             return Ok(false);
         };
-        worker.begun.insert(lane.shard);
+        worker.open.insert(lane.shard);
         let mut tasks = worker.tasks.iter();
         let found = tasks.find(|((of, _), waiting)| *of == lane && waiting.id == task.id);
         let Some((at, _)) = found.map(|(at, waiting)| (*at, waiting)) else {
@@ -130,6 +130,12 @@ impl Fairness {
         fair.map(|()| counts)
     }
 
+    /// A worker has read the commands of a shard, for which its tasks wait.
+    pub(crate) fn opens(&mut self, worker: usize, shard: i32) {
+        let worker = self.workers.entry(worker).or_default();
+        worker.open.insert(shard);
+    }
+
     /// A worker has settled an offset.
     pub(crate) fn settled(&mut self, worker: usize, at: (LaneId, i64)) {
         if let Some(worker) = self.workers.get_mut(&worker) {
@@ -148,7 +154,7 @@ impl Fairness {
     pub(crate) fn let_go(&mut self, worker: usize, shard: i32) {
         if let Some(worker) = self.workers.get_mut(&worker) {
             worker.tasks.retain(|(lane, _), _| lane.shard != shard);
-            worker.begun.remove(&shard);
+            worker.open.remove(&shard);
         }
     }
 
@@ -158,7 +164,7 @@ impl Fairness {
             return;
         };
         for ((lane, _), waiting) in &mut worker.tasks {
-            waiting.is_in_line = waiting.due <= worker.latest && worker.begun.contains(&lane.shard);
+            waiting.is_in_line = waiting.due <= worker.latest && worker.open.contains(&lane.shard);
         }
         if !self.sizes.keys().all(|scene| worker.has_in_line(scene)) {
             worker.started.clear();

@@ -180,6 +180,8 @@ pub(crate) struct Worker {
     announced: bool,
     /// The lanes that are read.
     readers: BTreeMap<LaneId, Reader>,
+    /// Up to where the commands of a shard are to be read before its tasks start, as long as they are not.
+    awaited: BTreeMap<i32, i64>,
     /// The shards that the group has given it.
     assigned: BTreeSet<i32>,
     /// The shards that the drive was told of.
@@ -312,6 +314,7 @@ impl Worker {
             requests: 0,
             announced: false,
             readers: BTreeMap::new(),
+            awaited: BTreeMap::new(),
             assigned: BTreeSet::new(),
             held: BTreeSet::new(),
             epochs: BTreeMap::new(),
@@ -996,6 +999,7 @@ impl Worker {
                 shard,
             };
             let to = env.broker.partition(commands).log.len() as i64;
+            self.awaited.insert(shard, to);
             self.step(Input::Standing { shard, to }, env);
             env.judge.orders.assigned(env.now, shard, epoch);
         }
@@ -1599,7 +1603,19 @@ impl Worker {
     }
 
     /// Tells the judge whose turn it may be after a step.
-    fn judge_turns(&self, env: &mut Env) {
+    fn judge_turns(&mut self, env: &mut Env) {
+        self.awaited.retain(|shard, to| {
+            let source = Source::Commands;
+            let reader = self.readers.get(&LaneId {
+                shard: *shard,
+                source,
+            });
+            let is_read = reader.is_some_and(|reader| reader.next >= *to);
+            if is_read {
+                env.judge.fairness.opens(self.id, *shard);
+            }
+            !is_read
+        });
         let states = self.engine.breaker_states();
         let denied = states.values().any(|state| *state != State::Closed);
         let is_known = !denied && env.plan.clocks_are_right();
