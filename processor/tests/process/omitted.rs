@@ -20,20 +20,11 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use crate::hold::json;
-use crate::rig::{FLAKY, Rig, Stored, TIERS, serve};
+use crate::rig::{FLAKY, ONE_ATTEMPT, Rig, Stored, TIERS, serve};
 use crate::secured::secured;
 use crate::sources::until_doctor_says;
 use crate::support::{PATIENCE, config, create_topics};
 use crate::unwritable::set;
-
-/// A scene whose target is broken until it is mended.
-const SHOP: &str = r#"
-[scenes.shop]
-target = { http = { url = "http://SHOP/paid", timeout = "1m" } }
-backoff = { fixed = { delay = "1s" } }
-max_attempts = 1
-brake = false
-"#;
 
 /// What the topics take that are said to take little: any letter without its payload.
 const LITTLE: &str = "20000";
@@ -155,7 +146,10 @@ fn delete(rig: &Rig, partition: i32) {
 fn what_letters_lack_is_fetched_and_delivered_byte_for_byte_or_counted() {
     let (runtime, shop) = (Runtime::new().unwrap(), Shop::default());
     let address = serve(&runtime, shop.router());
-    let rig = Rig::new(Duration::ZERO, &SHOP.replace("SHOP", &address.to_string()));
+    let rig = Rig::new(
+        Duration::ZERO,
+        &ONE_ATTEMPT.replace("SHOP", &address.to_string()),
+    );
     let _retide = rig.run();
     set(&rig, "dead-letters", "max.message.bytes", LITTLE);
     let producer = rig.producer();

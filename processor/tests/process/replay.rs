@@ -14,17 +14,11 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use crate::hold::json;
-use crate::rig::{Rig, serve};
+use crate::rig::{ONE_ATTEMPT, Rig, serve};
 use crate::support::PATIENCE;
 
-/// A scene whose target is broken until it is mended, and another one whose target never works.
-const SCENES: &str = r#"
-[scenes.shop]
-target = { http = { url = "http://SHOP/paid", timeout = "1m" } }
-backoff = { fixed = { delay = "1s" } }
-max_attempts = 1
-brake = false
-
+/// A scene whose target never works.
+const NEVER: &str = r#"
 [scenes.other]
 target = { http = { url = "http://TARGET/flaky", timeout = "1m" } }
 backoff = { fixed = { delay = "1s" } }
@@ -140,7 +134,9 @@ fn what_replays_nothing_or_too_much_is_exit_code_2() {
 fn dead_letters_are_replayed_once_slowly_and_only_while_it_goes_well() {
     let (runtime, shop) = (Runtime::new().unwrap(), Shop::default());
     let address = serve(&runtime, shop.router());
-    let scenes = SCENES.replace("SHOP", &address.to_string());
+    let scenes = [ONE_ATTEMPT, NEVER]
+        .concat()
+        .replace("SHOP", &address.to_string());
     let rig = Rig::new(Duration::ZERO, &scenes);
     let [one, other] = [rig.run(), rig.run()];
     let producer = rig.producer();
@@ -379,7 +375,9 @@ fn what_is_edited_is_what_the_target_gets_and_all_else_stays_as_it_was() {
     let address = serve(&runtime, regional(&sent));
     let rig = Rig::new(
         Duration::ZERO,
-        &SCENES.replace("SHOP", &address.to_string()),
+        &[ONE_ATTEMPT, NEVER]
+            .concat()
+            .replace("SHOP", &address.to_string()),
     );
     let _retide = rig.run();
     let producer = rig.producer();

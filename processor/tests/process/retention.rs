@@ -12,18 +12,9 @@ use tokio::runtime::Runtime;
 
 use retide_shell::clock;
 
-use crate::rig::{Rig, serve};
+use crate::rig::{ONE_ATTEMPT, Rig, serve};
 use crate::support::PATIENCE;
 use crate::watch::set;
-
-/// A scene whose tasks have one attempt.
-const SCENE: &str = r#"
-[scenes.shop]
-target = { http = { url = "http://SHOP/paid", timeout = "1m" } }
-backoff = { fixed = { delay = "1s" } }
-max_attempts = 1
-brake = false
-"#;
 
 /// For how many milliseconds the topic keeps letters: people are told in the last tenth of that.
 const KEPT: u64 = 10_000;
@@ -85,7 +76,10 @@ fn told(rig: &Rig, place: &str) -> Vec<Value> {
 fn people_are_told_once_before_letters_go_that_nobody_has_replayed() {
     let runtime = Runtime::new().unwrap();
     let address = serve(&runtime, shop());
-    let rig = Rig::new(Duration::ZERO, &SCENE.replace("SHOP", &address.to_string()));
+    let rig = Rig::new(
+        Duration::ZERO,
+        &ONE_ATTEMPT.replace("SHOP", &address.to_string()),
+    );
     let one = rig.run();
     die(&rig, 0, LETTERS);
     let replay = ["dead-letters", "replay", "--scene", "shop"];

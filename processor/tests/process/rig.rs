@@ -99,6 +99,15 @@ max_attempts = 4
 concurrency = 256
 "#;
 
+/// A scene with a target of the test's own, whose tasks have one attempt.
+pub(crate) const ONE_ATTEMPT: &str = r#"
+[scenes.shop]
+target = { http = { url = "http://SHOP/paid", timeout = "1m" } }
+backoff = { fixed = { delay = "1s" } }
+max_attempts = 1
+brake = false
+"#;
+
 /// The offset that the next record of a partition gets. A broker leads a topic that was made anew, or grew, a moment after it has said that
 /// it is there: it is asked again.
 pub(crate) fn end_of(consumer: &BaseConsumer, topic: &str, partition: i32) -> i64 {
