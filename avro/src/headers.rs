@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use retide_core::{
     Alert, Deferral, Ended, Event, Exhausted, Failure, Header, Kind, Name, Origin, Poison, Reason,
-    Record, Source, Stopped, Task, Timestamp, Wait, scene,
+    Record, Source, Stopped, Task, Timestamp, Wait, scene, task,
 };
 
 use crate::beside;
@@ -234,6 +234,15 @@ pub fn ingest(record: Record, origin: Origin, entered: Timestamp) -> Result<Task
 }
 
 impl Arrival {
+    /// A record of this place that bears the time `stamped`, or the epoch, and is read `now`.
+    pub fn new(origin: Origin, stamped: Timestamp, now: Timestamp) -> Self {
+        Self {
+            origin,
+            entered: task::entered(stamped, now),
+            stamped,
+        }
+    }
+
     /// A record that enters `now`, from nowhere.
     fn at(now: Timestamp) -> Self {
         Self {

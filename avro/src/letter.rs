@@ -129,6 +129,20 @@ pub fn read<'a>(
     }
 }
 
+/// Reads a record of the dead letters as it stands: where it does, and the time of it are `at` and `died`. `None` of what is no dead letter of
+/// retide's.
+pub fn read_as_is(record: Record, at: &Origin, died: Timestamp) -> Option<campaign::Letter> {
+    let letter = Letter::of(&record)?;
+    Some(campaign::Letter {
+        partition: at.partition,
+        offset: at.offset,
+        at: died,
+        ineligible: letter.ineligible(None),
+        others: Vec::new(),
+        task: Box::new(letter.task(record, at, died)),
+    })
+}
+
 /// The record of the task that a letter is of: without what retide has written on it.
 pub fn record_of(letter: Record) -> Record {
     strip(letter)

@@ -243,7 +243,7 @@ pub struct Letter {
     pub task: Box<Task>,
     /// What keeps it from being replayed, of what the letter says by itself.
     pub ineligible: Option<Ineligible>,
-    /// The campaigns that mean it, too, of those that were named: see [`crate::step::ReadLetters::others`].
+    /// The campaigns that mean it, too, of those that were named: see [`crate::step::LetterPurpose::Replay::others`].
     pub others: Vec<Id>,
 }
 

@@ -369,10 +369,6 @@ pub struct ReadLetters {
     pub number: u64,
     /// What they are read for.
     pub purpose: LetterPurpose,
-    /// Which letters are meant.
-    pub spec: Arc<Spec>,
-    /// Campaigns that began earlier and are not over: which of them mean a letter is told with it ([`Letter::others`]).
-    pub others: Vec<(Id, Arc<Spec>)>,
     /// The partitions; if there are none, of all partitions is wanted where they begin and end, and no letter.
     pub wants: Vec<LetterWant>,
     /// Most letters of each partition.
@@ -382,11 +378,16 @@ pub struct ReadLetters {
 }
 
 /// What dead letters are read for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LetterPurpose {
     /// To be replayed: payloads that they lack are fetched from where their tasks entered, and count among the bytes.
-    Replay,
-    /// To see how old they are: they are as they stand.
+    Replay {
+        /// Which letters are meant.
+        spec: Arc<Spec>,
+        /// Campaigns that began earlier and are not over: which of them mean a letter is told with it ([`Letter::others`]).
+        others: Vec<(Id, Arc<Spec>)>,
+    },
+    /// To see how old they are: all of them, as they stand.
     Age,
 }
 

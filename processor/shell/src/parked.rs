@@ -19,7 +19,6 @@ use retide_avro::{Arrival, Intake, headers};
 use retide_config::{Config, Scene};
 use retide_core::completions::Completions;
 use retide_core::taken::Taken;
-use retide_core::task::entered;
 use retide_core::{Origin, Source, Task, Timestamp};
 use retide_kafka::client::{LoggingContext, client_config};
 use retide_kafka::failure::Failure;
@@ -327,15 +326,10 @@ fn task(source: Source, message: &BorrowedMessage<'_>, intake: &Intake) -> Optio
     let record = received(message).ok()?;
     match source {
         Source::Tasks => {
-            let now = clock::timestamp();
             let stamped = message.timestamp().to_millis();
             let stamped = stamped.and_then(|millis| u64::try_from(millis).ok());
             let stamped = stamped.map_or(Timestamp::EPOCH, Timestamp::from_millis);
-            let arrival = Arrival {
-                origin: place(message),
-                entered: entered(stamped, now),
-                stamped,
-            };
+            let arrival = Arrival::new(place(message), stamped, clock::timestamp());
             intake.ingest(record, arrival).ok()
         }
         Source::Tier(_) => retide_avro::parked(record, place(message)).ok(),

@@ -24,7 +24,9 @@ use retide_core::lane::Limits;
 use retide_core::ramp::Ramp;
 use retide_core::scene::{Callback, Ordering, Scene, Target};
 use retide_core::selector::{Parts, Selector};
-use retide_core::step::{LetterSlice, LetterWant, Letters, LettersKept, ReadLetters};
+use retide_core::step::{
+    LetterPurpose, LetterSlice, LetterWant, Letters, LettersKept, ReadLetters,
+};
 use retide_core::{
     Action, Alert, Backoff, Commit, Engine, Entry, Failure, Fate, Gates, Input, Jitter, Kind,
     Ladder, LaneId, Now, Origin, Outcome, Policy, Position, Reason, Record, Returned, Settlement,
@@ -706,14 +708,9 @@ impl World {
             let (mut next, mut count) = (from, 0);
             while next < to && count < most {
                 if let Some(letter) = &stored[next as usize]
-                    && means(&read.spec, letter)
+                    && let Some(letter) = asked(&read.purpose, letter)
                 {
-                    let others = read.others.iter();
-                    let others = others.filter(|(_, spec)| means(spec, letter));
-                    letters.letters.push(Letter {
-                        others: others.map(|(id, _)| id.clone()).collect(),
-                        ..letter.clone()
-                    });
+                    letters.letters.push(letter);
                     count += 1;
                 }
                 next += 1;
@@ -1129,6 +1126,20 @@ fn letter(
         ineligible: None,
         others: Vec::new(),
     }
+}
+
+/// A letter as it is told, if it is meant.
+fn asked(purpose: &LetterPurpose, letter: &Letter) -> Option<Letter> {
+    let LetterPurpose::Replay { spec, others } = purpose else {
+        return Some(letter.clone());
+    };
+    means(spec, letter).then(|| {
+        let others = others.iter().filter(|(_, spec)| means(spec, letter));
+        Letter {
+            others: others.map(|(id, _)| id.clone()).collect(),
+            ..letter.clone()
+        }
+    })
 }
 
 /// Whether a campaign means a letter, as these histories draw them.

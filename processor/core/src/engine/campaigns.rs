@@ -1030,9 +1030,10 @@ impl Engine {
         let bytes = share / wants.len().max(1);
         actions.push(Action::ReadLetters(ReadLetters {
             number,
-            purpose: LetterPurpose::Replay,
-            spec: Arc::clone(&active.campaign.spec),
-            others: self.claimants(&active.campaign.id),
+            purpose: LetterPurpose::Replay {
+                spec: Arc::clone(&active.campaign.spec),
+                others: self.claimants(&active.campaign.id),
+            },
             wants,
             most: SLICE,
             bytes,

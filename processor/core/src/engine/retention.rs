@@ -15,11 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Engine;
-use crate::campaign::{LEADER, Spec};
+use crate::campaign::LEADER;
 use crate::entry::{Alert, DEAD_LETTERS_EXPIRE, Expiring};
 use crate::planted::Bug;
-use crate::ramp::{FAILURE_RATE, Ramp, STEPS};
-use crate::selector::Span;
 use crate::state::State;
 use crate::step::{Action, LetterPurpose, LetterWant, Letters, LettersKept, Now, ReadLetters};
 use crate::time::Timestamp;
@@ -286,28 +284,9 @@ impl Engine {
     fn read_oldest(&mut self, wants: Vec<LetterWant>, most: u32, actions: &mut Vec<Action>) -> u64 {
         let number = self.next_reading();
         let bytes = BYTES / wants.len().max(1);
-        let ramp = Ramp::try_new(&STEPS, FAILURE_RATE);
-        let all = Span {
-            from: Timestamp::EPOCH,
-            before: Timestamp::MAX,
-        };
-        let spec = Spec {
-            selector: None,
-            died: Some(all),
-            ramp: ramp.unwrap_or_else(|| unreachable!("the default is one")),
-            rate: None,
-            scene: None,
-            set_headers: Vec::new(),
-            remove_headers: Vec::new(),
-            edit: None,
-            include_new: false,
-            keep_deadline: false,
-        };
         actions.push(Action::ReadLetters(ReadLetters {
             number,
             purpose: LetterPurpose::Age,
-            spec: Arc::new(spec),
-            others: Vec::new(),
             wants,
             most,
             bytes,

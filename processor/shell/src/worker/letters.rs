@@ -22,10 +22,10 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionLi
 
 use retide_avro::Arrival;
 use retide_avro::letter::{self, Lacking, Read};
-use retide_core::campaign::{Ineligible, LEADER, Letter};
+use retide_core::campaign::{Edit, Ineligible, LEADER, Letter};
 use retide_core::scene::TargetNames;
 use retide_core::step::{LetterPurpose, LetterSlice, LetterWant, Letters, ReadLetters};
-use retide_core::{Origin, Timestamp, task};
+use retide_core::{Origin, Timestamp};
 use retide_kafka::client::LoggingContext;
 use retide_kafka::offsets::{self, Edge};
 use retide_kafka::origins::{Fetched, Origins, is_denied};
@@ -420,19 +420,24 @@ impl Thread {
             slice.unread += 1;
             return Ok(());
         };
-        let read = &asked.read;
-        let target = |scene: &str, kind| asked.targets.of_task(scene, kind);
-        let letter = match letter::read(record, &at, died, (&read.spec, &read.others), target) {
-            Read::Meant(letter) => letter,
-            Read::Lacking(lacking) => match read.purpose {
-                LetterPurpose::Replay => self.complete(*lacking, asked, origins)?,
-                LetterPurpose::Age => lacking.left(Ineligible::Omitted),
-            },
-            Read::Other => return Ok(()),
-            Read::Foreign => {
-                slice.unread += 1;
-                return Ok(());
+        let letter = match &asked.read.purpose {
+            LetterPurpose::Age => letter::read_as_is(record, &at, died),
+            LetterPurpose::Replay { spec, others } => {
+                let target = |scene: &str, kind| asked.targets.of_task(scene, kind);
+                match letter::read(record, &at, died, (spec, others), target) {
+                    Read::Meant(letter) => Some(letter),
+                    Read::Lacking(lacking) => {
+                        let edit = spec.edit.as_ref();
+                        Some(self.complete(*lacking, edit, asked.registry.as_ref(), origins)?)
+                    }
+                    Read::Other => return Ok(()),
+                    Read::Foreign => None,
+                }
             }
+        };
+        let Some(letter) = letter else {
+            slice.unread += 1;
+            return Ok(());
         };
         slice.bytes += letter.task.memory_size();
         slice.letters.push(letter);
@@ -443,7 +448,8 @@ impl Thread {
     fn complete(
         &self,
         lacking: Lacking,
-        asked: &Asked,
+        edit: Option<&Edit>,
+        registry: Option<&Registry>,
         origins: &mut Origins,
     ) -> Result<Letter, Unread> {
         let origin = lacking.origin().clone();
@@ -456,18 +462,13 @@ impl Thread {
             Err(error) => return Err(Unread::Origin { origin, error }),
         };
         let intake = &self.topics.intake;
-        if let Some(registry) = &asked.registry
+        if let Some(registry) = registry
             && let Some(schema) = intake.asks(&record)
             && let Err(why) = registry.ask_now(schema)
         {
             return Err(Unread::Schema { origin, why });
         }
-        let arrival = Arrival {
-            origin,
-            entered: task::entered(stamped, clock::timestamp()),
-            stamped,
-        };
-        let edit = asked.read.spec.edit.as_ref();
+        let arrival = Arrival::new(origin, stamped, clock::timestamp());
         Ok(lacking.found((record, arrival), intake, edit))
     }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use retide_avro::{Arrival, Intake};
 use retide_config::Config;
 use retide_core::campaign::{Edit, Ineligible};
-use retide_core::{Origin, task, with_causes};
+use retide_core::{Origin, with_causes};
 use retide_kafka::client::client_config;
 use retide_kafka::origins::{Fetched, Origins, is_denied};
 use retide_shell::clock;
@@ -143,11 +143,7 @@ impl Lacking {
                     .to_owned(),
             );
         }
-        let arrival = Arrival {
-            origin: origin.clone(),
-            entered: task::entered(stamped, clock::timestamp()),
-            stamped,
-        };
+        let arrival = Arrival::new(origin.clone(), stamped, clock::timestamp());
         let Found {
             letter, record: of, ..
         } = found;

@@ -4,7 +4,7 @@
 
 use retide_core::campaign::Spec;
 use retide_core::scene::TargetNames;
-use retide_core::step::{Letters, Look, ReadLetters};
+use retide_core::step::{LetterPurpose, Letters, Look, ReadLetters};
 use retide_core::{Input, LaneId};
 
 use crate::worker::drive::State;
@@ -30,8 +30,12 @@ impl<L: Ledger> State<L> {
             let selector = spec.selector.as_ref();
             selector.is_some_and(|selector| !selector.parts().targets.is_empty())
         };
-        let mut others = read.others.iter();
-        let asks = names_targets(&read.spec) || others.any(|(_, spec)| names_targets(spec));
+        let asks = match &read.purpose {
+            LetterPurpose::Replay { spec, others } => {
+                names_targets(spec) || others.iter().any(|(_, spec)| names_targets(spec))
+            }
+            LetterPurpose::Age => false,
+        };
         let targets = if asks {
             self.rules.scenes.iter().map(|scene| &**scene).collect()
         } else {

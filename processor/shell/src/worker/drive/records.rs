@@ -9,7 +9,7 @@ use rdkafka::consumer::Consumer;
 use retide_avro::headers::{self, Headless};
 use retide_avro::{Arrival, control};
 use retide_core::control::{Place, Refusal};
-use retide_core::{Input, LaneId, Now, Origin, Position, Record, Source, Timestamp, task};
+use retide_core::{Input, LaneId, Now, Origin, Position, Record, Source, Timestamp};
 
 use crate::event::{CommandRead, CommandRefused, RecordSetAside};
 use crate::worker::drive::State;
@@ -93,11 +93,7 @@ impl<L: Ledger> State<L> {
         }
         let read = match (record, source) {
             (Ok(record), Source::Tasks) => {
-                let arrival = Arrival {
-                    origin,
-                    entered: task::entered(appended, now.wall),
-                    stamped: appended,
-                };
+                let arrival = Arrival::new(origin, appended, now.wall);
                 self.parts.topics.intake.ingest(record, arrival)
             }
             (Ok(record), Source::Tier(_)) => headers::parked(record, origin),
