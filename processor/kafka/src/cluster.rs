@@ -125,7 +125,7 @@ pub async fn existing(
 ) -> Result<BTreeMap<Arc<str>, usize>, Error> {
     let plan = plan.clone();
     apart(config, move |session| {
-        let seen = session.find()?;
+        let seen = session.find_planned(&plan)?;
         Ok(there(&plan, &seen))
     })
     .await
@@ -154,7 +154,7 @@ pub async fn reach(
     let mut some = plan.clone();
     some.topics.retain(|topic| topics.contains(&&*topic.name));
     apart(config, move |session| {
-        let mut seen = session.find()?;
+        let mut seen = session.find_planned(&plan)?;
         session.read_permissions(&some, &mut seen);
         let tools = Tools::new(&session.config, &session.address);
         let asking = Asking {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, OwnedResourceSpecifier, ResourceSpecifier};
-use rdkafka::client::ClientContext;
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
@@ -22,7 +22,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tracing::{debug, enabled, info};
 
-use retide_native::admin;
+use retide_native::{admin, topics};
 
 use crate::cluster::cause::{self, Cause};
 use crate::cluster::check::{self, Asking, Finding, Seen, SeenTopic};
@@ -193,15 +193,46 @@ impl Session {
 
     /// What there is, without settings.
     pub(super) fn find(&self) -> Result<Seen, Error> {
+        // All topics: asking for one by its name could create it.
+        self.find_by(|probe| Ok(seen(&probe.fetch_metadata(None, FIND)?)))
+    }
+
+    /// Which of the planned topics there are, and how many partitions they have, without settings. Nothing is asked of others: a cluster may
+    /// have tens of thousands.
+    pub(super) fn find_planned(&self, plan: &Plan) -> Result<Seen, Error> {
+        let names = plan.topics.iter().map(|topic| Arc::clone(&topic.name));
+        let names: Vec<Arc<str>> = names.collect();
+        self.find_by(move |probe| {
+            let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+            let described = topics::describe(probe, &names, FIND)?;
+            let mut seen = Seen::default();
+            // One that does not exist, or may not be seen, is not there.
+            for topics::Topic {
+                name, partitions, ..
+            } in described.into_iter().flatten()
+            {
+                let topic = SeenTopic {
+                    replicas: vec![Vec::new(); partitions],
+                    settings: BTreeMap::new(),
+                };
+                seen.topics.insert(name, topic);
+            }
+            Ok(seen)
+        })
+    }
+
+    /// Finds the cluster by a question, or tells why it is not found.
+    fn find_by(
+        &self,
+        ask: impl FnOnce(&Client<Reasons>) -> Result<Seen, KafkaError> + Send + 'static,
+    ) -> Result<Seen, Error> {
         let (answer, answered) = sync_channel(1);
         let probe = Arc::clone(&self.probe);
         // Apart, since the call hears nothing while it waits.
         thread::Builder::new()
             .name("metadata".to_owned())
             .spawn(move || {
-                // All topics: asking for one by its name could create it.
-                let metadata = probe.client().fetch_metadata(None, FIND);
-                let _ = answer.send(metadata.map(|metadata| seen(&metadata)));
+                let _ = answer.send(ask(probe.client()));
             })
             .map_err(Error::Thread)?;
         let start = Instant::now();
