@@ -9,6 +9,7 @@
 //! | `show` | `show`: one of them, all that is known of it |
 //! | `payload` | bytes, for people |
 //! | `replay` | `replay`: a campaign is started |
+//! | `republish` | one whose tasks are produced to a topic |
 //! | `edit` | what it changes in dead letters |
 //! | `lacking` | payloads that they lack |
 //! | `purge` | `purge`: the oldest are deleted |
@@ -24,6 +25,7 @@ mod ls;
 mod payload;
 mod purge;
 mod replay;
+mod republish;
 mod show;
 
 use std::time::Duration;

@@ -47,6 +47,7 @@ mod pending;
 mod places;
 mod promises;
 mod replay;
+mod republish;
 mod retention;
 mod rig;
 mod scenes;

@@ -38,8 +38,8 @@ use lanes::{lanes, look_again, prefixes, stray_records, worked};
 
 pub use hanging::Hanging;
 pub use members::{
-    AT_LEAST_ONCE, DISAGREES, EXACTLY_ONCE, Member, disagreements, fingerprint, members,
-    members_by, others,
+    AT_LEAST_ONCE, DISAGREES, EXACTLY_ONCE, Member, ReadingGroup, ReadingGroups, disagreements,
+    fingerprint, members, members_by, others, reading_groups,
 };
 
 /// The group of whom it is asked, and where.

@@ -35,6 +35,7 @@ use super::edit::{self, Difference};
 use super::find::{self, Found, Looked, Wanted};
 use super::lacking::{self, Lacking, Whole};
 use super::line::Line;
+use super::republish::{self, Republish};
 
 /// What `replay` takes.
 #[derive(Debug, Args)]
@@ -46,6 +47,7 @@ Examples:
   retide dead-letters replay --id order-7 --yes
   retide dead-letters replay --id order-7 --edit
   retide dead-letters replay --fingerprint 1f58f9fcb66d76a1 --edit patch.json
+  retide dead-letters replay --scene orders --to-scene back --republish
 
 Tasks keep their ids and payloads; their attempts and deadlines begin anew. A
 replay is a campaign: it begins slowly, goes faster as long as attempts
@@ -72,6 +74,9 @@ pub(in crate::cli) struct Replay {
     /// Let the tasks follow this scene instead of their own
     #[arg(long, value_name = "NAME")]
     to_scene: Option<String>,
+    /// Produce them to the topic of that scene's Kafka target, such as where their records were before they failed: all groups that read it get them again
+    #[arg(long, requires = "to_scene")]
+    republish: bool,
     /// Give the tasks this header instead of those of the same name; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = header)]
     set_header: Vec<(String, String)>,
@@ -120,6 +125,8 @@ struct Counted {
     refusal: Option<String>,
     /// Those that lack their payloads.
     lacking: Lacking,
+    /// The topic that they would be produced to, if they would be.
+    republish: Option<Republish>,
 }
 
 /// The same, as it is printed for programs.
@@ -139,6 +146,9 @@ struct Dry<'a> {
     /// How many lack their payloads, which workers fetch.
     #[serde(skip_serializing_if = "Option::is_none")]
     lacking: Option<lacking::Counts>,
+    /// The topic that they would be produced to, if they would be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    republish: Option<republish::Said<'a>>,
     /// What the campaign would be.
     campaign: Value,
 }
@@ -165,18 +175,23 @@ pub(super) fn replay(config: &Config, options: &Replay, output: Output) -> Resul
         edit::in_editor(config, &wanted, past, &mut keys)?;
     }
     let spec = spec(&keys)?;
-    let count = || {
+    let republish = Republish::of(config, options.to_scene.as_deref(), options.republish)?;
+    let count = |republish| {
         let past = past.map_or_else(|| Past::read(config), Ok)?;
-        count(config, &wanted, &spec, &past)
+        count(config, &wanted, (&spec, republish), &past)
     };
     if options.asking.dry_run {
-        return count()?.dry_run(&spec, output);
+        return count(republish)?.dry_run(&spec, output);
     }
-    if !options.asking.yes {
+    if options.asking.yes {
+        if let Some(republish) = republish {
+            republish.tell();
+        }
+    } else {
         ask::somebody(|| {
             "a replay starts tasks, and nobody can be asked here whether it shall: add --yes, or --dry-run to see which dead letters are meant".to_owned()
         })?;
-        let counted = count()?;
+        let counted = count(republish)?;
         counted.looked.end("")?;
         counted.show()?;
         let what = format!("replay {} as campaign {name}", counted.words());
@@ -224,7 +239,12 @@ fn spec(keys: &Map<String, Value>) -> Result<Arc<Spec>, Failed> {
 }
 
 /// Counts the dead letters that are meant.
-fn count(config: &Config, wanted: &Wanted, spec: &Spec, past: &Past) -> Result<Counted, Failed> {
+fn count(
+    config: &Config,
+    wanted: &Wanted,
+    (spec, mut republish): (&Spec, Option<Republish>),
+    past: &Past,
+) -> Result<Counted, Failed> {
     let (mut eligible, mut others, mut samples) = (0, BTreeMap::new(), Vec::new());
     let (mut differences, mut refusal) = (Vec::new(), None);
     let (mut lacking, edit) = (Lacking::of(config), spec.edit.as_ref());
@@ -244,6 +264,9 @@ fn count(config: &Config, wanted: &Wanted, spec: &Spec, past: &Past) -> Result<C
             Err(why) => *others.entry(why.word()).or_default() += 1,
             Ok(payload) => {
                 eligible += 1;
+                if let Some(republish) = &mut republish {
+                    republish.look(&found);
+                }
                 if samples.len() < SAMPLES {
                     samples.push(Line::of(&found));
                     differences.extend(edit::difference(&found, spec, payload));
@@ -260,6 +283,7 @@ fn count(config: &Config, wanted: &Wanted, spec: &Spec, past: &Past) -> Result<C
         differences,
         refusal,
         lacking,
+        republish,
     })
 }
 
@@ -372,13 +396,21 @@ impl Counted {
         for Difference { id, diff } in &self.differences {
             say(&format!("{} becomes:\n{diff}", terminal::line(id)));
         }
-        self.lacking.tell();
+        self.tell();
         if let Some(why) = &self.refusal {
             say(&format!(
                 "note: not all can be edited so, such as one of which is said: {why}"
             ));
         }
         Ok(())
+    }
+
+    /// Says what is lacking, and where they go.
+    fn tell(&self) {
+        self.lacking.tell();
+        if let Some(republish) = &self.republish {
+            republish.tell();
+        }
     }
 
     /// Says what would be replayed.
@@ -393,13 +425,14 @@ impl Counted {
                 samples: &self.samples,
                 differences: &self.differences,
                 lacking: self.lacking.counts(),
+                republish: self.republish.as_ref().map(Republish::said),
                 campaign: campaign::spec_value(spec),
             };
             document(&dry, output)?;
         }
         let words = self.words();
         if output != Output::Table {
-            self.lacking.tell();
+            self.tell();
         }
         self.looked.end("")?;
         say(&format!("would be replayed: {words}; nothing was sent"));

@@ -31,7 +31,25 @@ pub struct Member {
     pub topics: BTreeSet<String>,
 }
 
-/// Longest time for looking at other groups.
+/// A group that reads a topic.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ReadingGroup {
+    /// The group.
+    pub group: String,
+    /// Its members that subscribe to the topic; none where only its offsets are there.
+    pub members: usize,
+}
+
+/// The groups that read topics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadingGroups {
+    /// The groups, by name.
+    pub groups: Vec<ReadingGroup>,
+    /// Groups without members whose offsets could not be looked at.
+    pub unseen: usize,
+}
+
+/// Longest time for looking at the offsets of groups without members.
 const GROUPS: Duration = Duration::from_secs(6);
 
 /// Most groups without members whose offsets are asked for: each takes two requests.
@@ -55,7 +73,6 @@ impl Standing {
         whose: &Whose,
         consumer: &BaseConsumer<LoggingContext>,
     ) {
-        let deadline = Instant::now() + GROUPS;
         let list = match consumer.fetch_group_list(None, ANSWER) {
             Ok(list) => list,
             Err(error) => {
@@ -64,34 +81,75 @@ impl Standing {
             }
         };
         let ours: BTreeSet<String> = self.lanes.iter().map(|lane| lane.topic.clone()).collect();
-        let mut empty = Vec::new();
-        for group in list.groups() {
-            let members = members_of(group);
-            if group.name() == whose.group {
-                self.members = members;
-            } else if members
-                .iter()
-                .any(|member| !member.topics.is_disjoint(&ours))
-            {
-                self.others.insert(group.name().to_owned());
-            } else if members.is_empty() && matches!(group.protocol_type(), "consumer" | "") {
-                empty.push(group.name().to_owned());
-            }
+        let of_group = |group: &&GroupInfo| group.name() == whose.group;
+        if let Some(group) = list.groups().iter().find(of_group) {
+            self.members = members_of(group);
         }
-        let ours = |(topic, _): &(String, i32)| ours.contains(topic);
-        for group in empty.into_iter().take(MOST_GROUPS) {
-            if Instant::now() >= deadline {
-                return;
-            }
-            match admin::committed(consumer.client(), &group, ANSWER) {
-                Ok(committed) if committed.iter().any(ours) => {
-                    self.others.insert(group);
+        let others = list.groups().iter().filter(|group| !of_group(group));
+        let others = reading_among(consumer.client(), others, &ours);
+        self.others
+            .extend(others.groups.into_iter().map(|reader| reader.group));
+    }
+}
+
+/// The groups that read one of `topics`: one of their members subscribes to it, or none is there and offsets of it are committed.
+///
+/// # Errors
+/// If the brokers do not answer, or refuse.
+pub fn reading_groups<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topics: &BTreeSet<String>,
+) -> Result<ReadingGroups, KafkaError> {
+    let list = consumer.fetch_group_list(None, ANSWER)?;
+    Ok(reading_among(
+        consumer.client(),
+        list.groups().iter(),
+        topics,
+    ))
+}
+
+/// Those of some groups that read one of `topics`.
+fn reading_among<'a, C: ClientContext>(
+    client: &Client<C>,
+    groups: impl Iterator<Item = &'a GroupInfo>,
+    topics: &BTreeSet<String>,
+) -> ReadingGroups {
+    let deadline = Instant::now() + GROUPS;
+    let mut readers = ReadingGroups::default();
+    let mut empty = Vec::new();
+    for group in groups {
+        let members = members_of(group);
+        let reads = |member: &&Member| !member.topics.is_disjoint(topics);
+        let reading = members.iter().filter(reads).count();
+        let name = group.name().to_owned();
+        if reading > 0 {
+            readers.groups.push(ReadingGroup {
+                group: name,
+                members: reading,
+            });
+        } else if members.is_empty() && matches!(group.protocol_type(), "consumer" | "") {
+            empty.push(name);
+        }
+    }
+    for (index, group) in empty.into_iter().enumerate() {
+        if index >= MOST_GROUPS || Instant::now() >= deadline {
+            readers.unseen += 1;
+            continue;
+        }
+        match admin::committed(client, &group, ANSWER) {
+            Ok(committed) => {
+                if committed.iter().any(|(topic, _)| topics.contains(topic)) {
+                    readers.groups.push(ReadingGroup { group, members: 0 });
                 }
-                Ok(_) => {}
-                Err(error) => debug!(%error, group, "offsets of the group unknown"),
+            }
+            Err(error) => {
+                debug!(%error, group, "offsets of the group unknown");
+                readers.unseen += 1;
             }
         }
     }
+    readers.groups.sort_unstable();
+    readers
 }
 
 /// The topics that a member of a consumer group subscribes to, as it has told the group; none if it has not, as in a rebalance.
