@@ -86,7 +86,8 @@ pub fn permitted<C: ClientContext>(
     timeout: Duration,
 ) -> Result<Vec<Permitted>, KafkaError> {
     let kind = native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
-    let options = Options::new(client, kind, timeout)?;
+    let first = topics.first().copied().unwrap_or_default();
+    let options = Options::new(client, kind, (first, timeout))?;
     // SAFETY: the options live.
     let error = unsafe {
         native::rd_kafka_AdminOptions_set_include_authorized_operations(
@@ -172,7 +173,8 @@ pub fn settings<C: ClientContext>(
     let mut pointers: Vec<*mut native::rd_kafka_ConfigResource_t> =
         all.iter().map(|resource| resource.0).collect();
     let kind = native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS;
-    let options = Options::new(client, kind, timeout)?;
+    let first = topics.first().copied().unwrap_or_default();
+    let options = Options::new(client, kind, (first, timeout))?;
     let queue = Queue::new(client);
     // SAFETY: all live, as many resources as said, and resources and options are copied.
     unsafe {
@@ -226,18 +228,20 @@ fn set(resource: *const native::rd_kafka_ConfigResource_t) -> Settings {
     }
 }
 
-/// The partitions of which a group has committed an offset, waiting at most a second longer than `timeout`.
+/// Whether a group has committed an offset of one of `topics`, waiting at most a second longer than `timeout`.
 ///
 /// # Errors
 /// If the name cannot be one of a group, no broker answers in time, or the group may not be asked for.
 pub fn committed<C: ClientContext>(
     client: &Client<C>,
     group: &str,
+    topics: &BTreeSet<String>,
     timeout: Duration,
-) -> Result<BTreeSet<(String, i32)>, KafkaError> {
+) -> Result<bool, KafkaError> {
     let name = string(group)?;
     let kind = native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS;
-    let options = Options::new(client, kind, timeout)?;
+    let first = topics.first().map_or("", String::as_str);
+    let options = Options::new(client, kind, (first, timeout))?;
     // SAFETY: a C string, which is copied; no list is all that the group has.
     let mut asked =
         unsafe { native::rd_kafka_ListConsumerGroupOffsets_new(name.as_ptr(), ptr::null()) };
@@ -259,7 +263,7 @@ pub fn committed<C: ClientContext>(
         native::rd_kafka_event_ListConsumerGroupOffsets_result,
         native::rd_kafka_ListConsumerGroupOffsets_result_groups,
     )?;
-    let mut committed = BTreeSet::new();
+    let mut has_committed = false;
     for group in groups {
         // SAFETY: the group lives as long as the answer.
         let error = unsafe { native::rd_kafka_group_result_error(*group) };
@@ -279,10 +283,11 @@ pub fn committed<C: ClientContext>(
         }
         // SAFETY: as many elements as said, which live as long as the list.
         let elements = unsafe { slice::from_raw_parts(list.elems, list.cnt as usize) };
-        let at = elements.iter().filter(|element| element.offset >= 0);
-        committed.extend(at.filter_map(|element| Some((text(element.topic)?, element.partition))));
+        let mut at = elements.iter().filter(|element| element.offset >= 0);
+        has_committed |=
+            at.any(|element| text(element.topic).is_some_and(|it| topics.contains(&it)));
     }
-    Ok(committed)
+    Ok(has_committed)
 }
 
 /// Creates `topics`, waiting at most a second longer than `timeout`. In no order that can be relied on.
@@ -298,7 +303,8 @@ pub fn create<C: ClientContext>(
     let mut pointers: Vec<*mut native::rd_kafka_NewTopic_t> =
         all.iter().map(|topic| topic.0).collect();
     let kind = native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_CREATETOPICS;
-    let options = Options::new(client, kind, timeout)?;
+    let first = topics.first().map_or("", |topic| topic.name);
+    let options = Options::new(client, kind, (first, timeout))?;
     let mut error: [c_char; ERROR] = [0; ERROR];
     // SAFETY: the options live, and the text of an error has the room that is said.
     let code = unsafe {

@@ -11,8 +11,6 @@ use rdkafka::client::{Client, ClientContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 
-use crate::topics::refresh;
-
 /// The options of a request, destroyed when they are dropped.
 pub(crate) struct Options(pub(crate) *mut native::rd_kafka_AdminOptions_t);
 
@@ -41,14 +39,17 @@ impl Options {
     /// Options with a limit on how long the client waits for an answer, once a broker answers at all: a request that waits for a connection
     /// to one that is gone keeps a core busy, since each failed attempt makes the client ask for the next one.
     ///
+    /// The broker is asked for `topic`. Without a name, a client that has to do with no topic asks for all that the cluster has, and from then
+    /// on for each of them by its name. It creates none, unless `allow.auto.create.topics` lets it.
+    ///
     /// # Errors
     /// If no broker answers in time, or `timeout` is out of the client's bounds.
     pub(crate) fn new<C: ClientContext>(
         client: &Client<C>,
         kind: native::rd_kafka_admin_op_t,
-        timeout: Duration,
+        (topic, timeout): (&str, Duration),
     ) -> Result<Self, KafkaError> {
-        refresh(client, timeout)?;
+        client.fetch_metadata(Some(topic), timeout)?;
         // SAFETY: the client lives.
         let options = Self(unsafe { native::rd_kafka_AdminOptions_new(client.native_ptr(), kind) });
         let mut error = [0; ERROR];

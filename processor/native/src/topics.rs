@@ -55,7 +55,8 @@ pub fn cluster_id<C: ClientContext>(client: &Client<C>, timeout: Duration) -> Op
     Some(id)
 }
 
-/// Asks what the cluster says of the topics that the client has to do with, and waits at most `timeout` for it.
+/// Asks what the cluster says of the topics that the client has to do with, or of all there are if it has to do with none, and waits at most
+/// `timeout` for it.
 ///
 /// To be done when a consumer is to read topics that it did not read before: by itself it asks for them up to a second later.
 ///
@@ -91,7 +92,8 @@ pub fn ask<'a, C: ClientContext>(
     timeout: Duration,
 ) -> Result<Question<'a>, KafkaError> {
     let kind = native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
-    let options = Options::new(client, kind, timeout)?;
+    let first = topics.first().copied().unwrap_or_default();
+    let options = Options::new(client, kind, (first, timeout))?;
     Ok(Question {
         queue: ask_with(client, topics, &options)?,
         timeout,

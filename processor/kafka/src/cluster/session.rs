@@ -169,6 +169,8 @@ impl Session {
             ("socket.connection.setup.timeout.ms", CONNECT),
             ("api.version.request.timeout.ms", CONNECT),
             ("reconnect.backoff.max.ms", "1000"),
+            // To ask for a topic creates none.
+            ("allow.auto.create.topics", "false"),
         ] {
             config.set(key, value);
         }

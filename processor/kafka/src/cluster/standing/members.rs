@@ -136,12 +136,9 @@ fn reading_among<'a, C: ClientContext>(
             readers.unseen += 1;
             continue;
         }
-        match admin::committed(client, &group, ANSWER) {
-            Ok(committed) => {
-                if committed.iter().any(|(topic, _)| topics.contains(topic)) {
-                    readers.groups.push(ReadingGroup { group, members: 0 });
-                }
-            }
+        match admin::committed(client, &group, topics, ANSWER) {
+            Ok(true) => readers.groups.push(ReadingGroup { group, members: 0 }),
+            Ok(false) => {}
             Err(error) => {
                 debug!(%error, group, "offsets of the group unknown");
                 readers.unseen += 1;
