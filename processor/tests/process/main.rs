@@ -23,6 +23,7 @@ mod bounded;
 mod breakers;
 mod callbacks;
 mod campaigns;
+mod cohort;
 mod commands;
 mod control;
 mod cooldown;
