@@ -575,7 +575,7 @@ impl World {
         for (_, alert) in &batch.alerts {
             self.judge.warns(alert, self.keeps);
         }
-        for settlement in &batch.settlements {
+        for settlement in as_decided(&batch.settlements) {
             self.judge.settled(settlement);
             for entry in &settlement.entries {
                 self.write(settlement.lane, entry, &mut ends);
@@ -866,15 +866,7 @@ impl Judge {
 
     /// A settlement is durable.
     fn settled(&mut self, settlement: &Settlement) {
-        let campaign = settlement.entries.iter().find_map(|entry| {
-            let Entry::Control { control, .. } = entry else {
-                return None;
-            };
-            let Control::Campaign(campaign) = &**control else {
-                return None;
-            };
-            Some(campaign)
-        });
+        let campaign = campaign_of(settlement);
         for entry in &settlement.entries {
             if let Some((_, task)) = entry.parked()
                 && settlement.lane.source == Source::Commands
@@ -1139,6 +1131,32 @@ fn asked(purpose: &LetterPurpose, letter: &Letter) -> Option<Letter> {
             others: others.map(|(id, _)| id.clone()).collect(),
             ..letter.clone()
         }
+    })
+}
+
+/// What a batch settles, with the campaigns in it as they have gone on: it settles each of them where its record before stands.
+fn as_decided(settlements: &[Settlement]) -> Vec<&Settlement> {
+    let mut settlements: Vec<&Settlement> = settlements.iter().collect();
+    let is_campaign = |settlement: &&Settlement| campaign_of(settlement).is_some();
+    let mut campaigns: Vec<&Settlement> = settlements.iter().copied().filter(is_campaign).collect();
+    campaigns.sort_by_key(|settlement| campaign_of(settlement).map(|campaign| campaign.at));
+    let places = settlements.iter_mut().filter(|it| is_campaign(it));
+    for (place, campaign) in places.zip(campaigns) {
+        *place = campaign;
+    }
+    settlements
+}
+
+/// The record of a campaign that a settlement writes, if it writes one.
+fn campaign_of(settlement: &Settlement) -> Option<&Campaign> {
+    settlement.entries.iter().find_map(|entry| {
+        let Entry::Control { control, .. } = entry else {
+            return None;
+        };
+        let Control::Campaign(campaign) = &**control else {
+            return None;
+        };
+        Some(&**campaign)
     })
 }
 
