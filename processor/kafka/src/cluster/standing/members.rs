@@ -49,11 +49,26 @@ pub struct ReadingGroups {
     pub unseen: usize,
 }
 
-/// Longest time for looking at the offsets of groups without members.
-const GROUPS: Duration = Duration::from_secs(6);
+/// How far groups without members are looked at: each takes two requests.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// Most of them.
+    groups: usize,
+    /// Longest time.
+    time: Duration,
+}
 
-/// Most groups without members whose offsets are asked for: each takes two requests.
-const MOST_GROUPS: usize = 50;
+/// Where a worker starts.
+const START: Patience = Patience {
+    groups: 50,
+    time: Duration::from_secs(6),
+};
+
+/// Where somebody asks for them.
+const ASKED: Patience = Patience {
+    groups: usize::MAX,
+    time: Duration::from_secs(30),
+};
 
 /// What is wrong with a group whose members do not fit together begins so.
 pub const DISAGREES: &str = "has a member of another configuration";
@@ -86,7 +101,7 @@ impl Standing {
             self.members = members_of(group);
         }
         let others = list.groups().iter().filter(|group| !of_group(group));
-        let others = reading_among(consumer.client(), others, &ours);
+        let others = reading_among(consumer.client(), others, &ours, START);
         self.others
             .extend(others.groups.into_iter().map(|reader| reader.group));
     }
@@ -105,6 +120,7 @@ pub fn reading_groups<C: ConsumerContext>(
         consumer.client(),
         list.groups().iter(),
         topics,
+        ASKED,
     ))
 }
 
@@ -113,8 +129,9 @@ fn reading_among<'a, C: ClientContext>(
     client: &Client<C>,
     groups: impl Iterator<Item = &'a GroupInfo>,
     topics: &BTreeSet<String>,
+    patience: Patience,
 ) -> ReadingGroups {
-    let deadline = Instant::now() + GROUPS;
+    let deadline = Instant::now() + patience.time;
     let mut readers = ReadingGroups::default();
     let mut empty = Vec::new();
     for group in groups {
@@ -132,7 +149,7 @@ fn reading_among<'a, C: ClientContext>(
         }
     }
     for (index, group) in empty.into_iter().enumerate() {
-        if index >= MOST_GROUPS || Instant::now() >= deadline {
+        if index >= patience.groups || Instant::now() >= deadline {
             readers.unseen += 1;
             continue;
         }
