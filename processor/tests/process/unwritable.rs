@@ -10,6 +10,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use retide_native::admin::settings;
 use retide_native::headers::add;
 
 use crate::commands::get;
@@ -324,7 +325,7 @@ fn until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// Sets one setting of a topic of the rig's.
+/// Sets one setting of a topic of the rig's, and waits until brokers go by it: they say yes before.
 pub(crate) fn set(rig: &Rig, topic: &str, key: &str, value: &str) {
     let topic = rig.topic(topic);
     let admin: AdminClient<DefaultClientContext> =
@@ -333,6 +334,15 @@ pub(crate) fn set(rig: &Rig, topic: &str, key: &str, value: &str) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let done = runtime.block_on(admin.alter_configs(&[change], &AdminOptions::new()));
     assert!(done.unwrap().iter().all(Result::is_ok));
+    let start = Instant::now();
+    loop {
+        let settings = settings(admin.inner(), &[&topic], PATIENCE).unwrap();
+        let mut settings = settings.into_iter().filter_map(|it| it.settings.ok());
+        if settings.any(|of| of.get(key).is_some_and(|is| is == value)) {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "{topic} has no {key} {value}");
+    }
 }
 
 /// Deletes a topic of the rig's.
