@@ -125,7 +125,7 @@ pub async fn existing(
 ) -> Result<BTreeMap<Arc<str>, usize>, Error> {
     let plan = plan.clone();
     apart(config, move |session| {
-        let seen = session.find_planned(&plan)?;
+        let seen = session.find_named(plan.names())?;
         Ok(there(&plan, &seen))
     })
     .await
@@ -154,7 +154,7 @@ pub async fn reach(
     let mut some = plan.clone();
     some.topics.retain(|topic| topics.contains(&&*topic.name));
     apart(config, move |session| {
-        let mut seen = session.find_planned(&plan)?;
+        let mut seen = session.find_named(plan.names())?;
         session.read_permissions(&some, &mut seen);
         let tools = Tools::new(&session.config, &session.address);
         let asking = Asking {
@@ -251,8 +251,8 @@ pub async fn writable(
         if topics.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let seen = session.find()?;
         let names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
+        let seen = session.find_named(names.iter().copied())?;
         let answer = admin::permitted(session.admin.inner(), &names, session.left().max(LEAST));
         let answer = session.answer("describe topics", answer, &seen)?;
         let told = answer.into_iter().filter_map(|permitted| {

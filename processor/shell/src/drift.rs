@@ -153,17 +153,13 @@ impl Drift {
         &mut self,
         client: &Client<C>,
     ) -> Result<(Seen, BTreeSet<String>), KafkaError> {
-        let names: Vec<&str> = self.plan.topics.iter().map(|topic| &*topic.name).collect();
+        let names: Vec<&str> = self.plan.names().collect();
         let (mut seen, mut unknown) = (Seen::default(), BTreeSet::new());
         let mut is_hidden = false;
         for topic in describe(client, &names, ANSWER)? {
             match topic {
                 Ok(topic) => {
-                    let found = SeenTopic {
-                        // Where the replicas are is looked at when retide starts.
-                        replicas: vec![Vec::new(); topic.partitions],
-                        settings: BTreeMap::new(),
-                    };
+                    let found = SeenTopic::of(topic.partitions);
                     seen.topics.insert(topic.name, found);
                 }
                 Err(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {

@@ -221,7 +221,7 @@ impl Testbed {
 
     /// Deletes the topics.
     pub fn remove(self) {
-        let names: Vec<&str> = self.plan.topics.iter().map(|topic| &*topic.name).collect();
+        let names: Vec<&str> = self.plan.names().collect();
         let client: ClientConfig = client_config(self.config.kafka.client());
         let deleted = client
             .create::<AdminClient<DefaultClientContext>>()

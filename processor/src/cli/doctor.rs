@@ -400,7 +400,7 @@ fn topics(config: &Config, plan: &Plan, survey: &Survey) -> Vec<CheckRow> {
     let mut lines = Vec::new();
     let findings = survey.findings.iter();
     let subjects: BTreeSet<&str> = findings.clone().map(|found| &*found.subject).collect();
-    let names = plan.topics.iter().map(|topic| &*topic.name);
+    let names = plan.names();
     let there = names.filter(|name| survey.topics.contains(*name));
     let good = there.filter(|name| !subjects.contains(name)).count();
     if good > 0 {

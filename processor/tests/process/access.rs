@@ -592,6 +592,13 @@ fn cases<'a>(broker: &'a Secured, nobody: &'a str) -> Vec<Case<'a>> {
             "Connection refused",
             "start the broker",
         ),
+        case(
+            "away",
+            &broker.away,
+            String::new(),
+            "no kafka broker answers at 127.0.0.1:1, which brokers advertise",
+            "correct advertised.listeners",
+        ),
     ]
 }
 
@@ -630,6 +637,25 @@ fn each_cause_of_silence_has_its_own_text_and_hint() {
         // Where a broker hangs up, it is known sooner.
         let waited = talk.contains("waiting for ");
         assert!(waited || *name != "refused", "{name}: {talk}");
+    }
+}
+
+#[test]
+fn a_command_says_that_nobody_answers_at_what_brokers_advertise() {
+    let Some(broker) = secured() else { return };
+    let rig = Rig::bare(broker.away.clone(), "");
+    for command in [&["init"][..], &["campaigns", "ls"]] {
+        let output = rig.retide(command);
+
+        assert_eq!(output.status.code(), Some(5), "{output:?}");
+        let said = stderr(&output);
+        for text in [
+            "no kafka broker answers at 127.0.0.1:1, which brokers advertise: ",
+            "Connection refused",
+            "fix: correct advertised.listeners",
+        ] {
+            assert!(said.contains(text), "{text}: {said}");
+        }
     }
 }
 

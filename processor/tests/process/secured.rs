@@ -27,6 +27,8 @@ pub(crate) struct Secured {
     pub(crate) other: String,
     /// TLS that wants a certificate of the client's.
     pub(crate) mutual: String,
+    /// Where everybody may do everything, of a broker that then tells an address at which nobody listens.
+    pub(crate) away: String,
     /// Certificates, and what the broker is configured with.
     directory: TempDir,
     _child: Child,
@@ -111,6 +113,7 @@ impl Secured {
             expired: named("port 3 "),
             other: named("port 4 "),
             mutual: named("port 5 "),
+            away: next("port 6 "),
             directory,
             _child: child,
         })
@@ -294,7 +297,7 @@ pub(crate) fn pem(label: &str, bytes: &[u8]) -> String {
 
 /// What the broker is configured with.
 fn configuration(place: &Path) -> String {
-    let listeners = ["SASL", "GOOD", "EXPIRED", "OTHER", "MUTUAL"];
+    let listeners = ["SASL", "GOOD", "EXPIRED", "OTHER", "MUTUAL", "AWAY"];
     let mut addresses = String::new();
     for (number, listener) in listeners.iter().enumerate() {
         let _ = write!(addresses, ",{listener}://127.0.0.1:FREE{}", number + 1);
@@ -307,7 +310,7 @@ fn configuration(place: &Path) -> String {
         "listeners=PLAINTEXT://127.0.0.1:PORT,CONTROLLER://127.0.0.1:CONTROLLER{addresses}\n\
          advertised.listeners=PLAINTEXT://127.0.0.1:PORT{}\n\
          listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT,GOOD:SSL,EXPIRED:SSL,OTHER:SSL,\
-         MUTUAL:SSL\n\
+         MUTUAL:SSL,AWAY:PLAINTEXT\n\
          authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
          super.users=User:ANONYMOUS\n\
          create.topic.policy.class.name=Policy\n\
@@ -317,6 +320,7 @@ fn configuration(place: &Path) -> String {
          listener.name.mutual.ssl.truststore.type=PEM\n\
          listener.name.mutual.ssl.truststore.location={}\n",
         addresses
+            .replace("127.0.0.1:FREE6", "127.0.0.1:1")
             .replace("127.0.0.1:FREE", "localhost:FREE")
             .replace("SASL://localhost", "SASL://127.0.0.1"),
         users.join(" "),

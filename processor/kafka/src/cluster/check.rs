@@ -113,6 +113,16 @@ pub struct SeenTopic {
     pub settings: BTreeMap<String, String>,
 }
 
+impl SeenTopic {
+    /// A topic of which only is known how many partitions it has: where its replicas are is looked at when retide starts.
+    pub fn of(partitions: usize) -> Self {
+        Self {
+            replicas: vec![Vec::new(); partitions],
+            settings: BTreeMap::new(),
+        }
+    }
+}
+
 /// A planned topic that exists, and what it is measured by.
 struct Subject<'a> {
     /// The topic as planned.

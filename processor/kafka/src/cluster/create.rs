@@ -104,7 +104,7 @@ pub async fn widen(
 impl Session {
     /// See [`create`].
     fn create(&self, plan: &Plan, timeout: Duration) -> Result<Vec<Created>, Error> {
-        let mut seen = self.find()?;
+        let mut seen = self.find_named(plan.names())?;
         self.read_permissions(plan, &mut seen);
         let missing = || {
             let topics = plan.topics.iter();
@@ -165,7 +165,7 @@ impl Session {
 
     /// See [`widen`].
     fn widen(&self, plan: &Plan, timeout: Duration) -> Result<Widened, Error> {
-        let seen = self.find()?;
+        let seen = self.find_named(plan.names())?;
         let mut widened = Widened::new();
         let narrow = |topic: &&TopicPlan| {
             let found = seen.topics.get(&*topic.name);
@@ -238,7 +238,7 @@ impl Session {
         let start = Instant::now();
         let mut missing = created.iter().filter_map(Created::as_new).peekable();
         while missing.peek().is_some() {
-            let seen = self.find()?;
+            let seen = self.find_named(missing.clone().map(|topic| &**topic))?;
             while missing
                 .next_if(|topic| seen.topics.contains_key(&***topic))
                 .is_some()

@@ -129,11 +129,11 @@ pub async fn foreign(
 impl Session {
     /// See [`foreign`].
     fn foreign(&self, consumer: &ClientConfig, readers: &[Reader]) -> Result<Vec<Foreign>, Error> {
-        let seen = self.find()?;
         let tools = Tools::new(&self.config, &self.address);
         let mut names: Vec<&str> = readers.iter().map(|reader| &*reader.topic).collect();
         names.sort_unstable();
         names.dedup();
+        let seen = self.find_named(names.iter().copied())?;
         let client = self.admin.inner();
         let answer = admin::permitted(client, &names, self.left().max(LEAST));
         let mut told: BTreeMap<String, Result<Option<bool>, RDKafkaErrorCode>> = BTreeMap::new();
@@ -176,7 +176,7 @@ impl Session {
 // === impl Sight ===
 
 impl Sight {
-    /// Whether a topic is seen, among all topics and by what was `told` of it alone.
+    /// Whether a topic is seen, and by what was `told` of it.
     fn of(seen: &Seen, topic: &str, told: Option<&Result<Option<bool>, RDKafkaErrorCode>>) -> Self {
         match told {
             _ if seen.topics.contains_key(topic) => Self::There,

@@ -117,6 +117,11 @@ impl TopicPlan {
 // === impl Plan ===
 
 impl Plan {
+    /// The names of the topics.
+    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        self.topics.iter().map(|topic| &*topic.name)
+    }
+
     /// The plan for `topics`, whose tiers are those of `ladder`.
     pub fn new(topics: &Topics, ladder: &Ladder, layout: Layout) -> Self {
         let delays: Vec<Duration> = ladder.tiers().iter().map(|tier| tier.delay).collect();

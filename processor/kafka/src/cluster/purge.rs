@@ -34,8 +34,9 @@ pub async fn purge(
         list.add_partition_offset(topic, *partition, Offset::Offset(*offset))
             .map_err(Error::Client)?;
     }
+    let topic = topic.to_owned();
     apart(config, move |session| {
-        let seen = session.find()?;
+        let seen = session.find_named([&*topic])?;
         let options = AdminOptions::new()
             .request_timeout(Some(PURGE))
             .operation_timeout(Some(PURGE));

@@ -193,37 +193,32 @@ impl Session {
         })
     }
 
-    /// What there is, without settings.
+    /// What there is, without settings: all topics, for those that look for others than are planned.
     pub(super) fn find(&self) -> Result<Seen, Error> {
-        // All topics: asking for one by its name could create it.
-        self.find_by(|probe| Ok(seen(&probe.fetch_metadata(None, FIND)?)))
+        self.find_by(|client| Ok(seen(&client.fetch_metadata(None, FIND)?)))
     }
 
-    /// Which of the planned topics there are, and how many partitions they have, without settings. Nothing is asked of others: a cluster may
-    /// have tens of thousands.
-    pub(super) fn find_planned(&self, plan: &Plan) -> Result<Seen, Error> {
-        let names = plan.topics.iter().map(|topic| Arc::clone(&topic.name));
-        let names: Vec<Arc<str>> = names.collect();
-        self.find_by(move |probe| {
-            let names: Vec<&str> = names.iter().map(|name| &**name).collect();
-            let described = topics::describe(probe, &names, FIND)?;
-            let mut seen = Seen::default();
+    /// Which of these topics there are, and how many partitions they have, without settings or brokers. Nothing is asked of others: a cluster
+    /// may have tens of thousands.
+    pub(super) fn find_named<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Seen, Error> {
+        let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
+        self.find_by(move |client| {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            let described = topics::describe(client, &names, FIND)?;
             // One that does not exist, or may not be seen, is not there.
-            for topics::Topic {
-                name, partitions, ..
-            } in described.into_iter().flatten()
-            {
-                let topic = SeenTopic {
-                    replicas: vec![Vec::new(); partitions],
-                    settings: BTreeMap::new(),
-                };
-                seen.topics.insert(name, topic);
-            }
-            Ok(seen)
+            let there = described.into_iter().flatten();
+            let topics = there.map(|topic| (topic.name, SeenTopic::of(topic.partitions)));
+            Ok(Seen {
+                topics: topics.collect(),
+                ..Seen::default()
+            })
         })
     }
 
-    /// Finds the cluster by a question, or tells why it is not found.
+    /// Finds the cluster by a question, or says why it is not found.
     fn find_by(
         &self,
         ask: impl FnOnce(&Client<Reasons>) -> Result<Seen, KafkaError> + Send + 'static,
@@ -260,9 +255,20 @@ impl Session {
                 }
             }
         };
+        let reasons = context.reasons();
+        // What has a number is known from a broker that answered, at an address that was configured.
+        let advertised: Vec<String> = reasons
+            .keys()
+            .filter_map(|broker| broker.rsplit_once('/'))
+            .filter(|(_, number)| number.parse::<i32>().is_ok())
+            .map(|(address, _)| address.to_owned())
+            .collect();
+        if !advertised.is_empty() && advertised.len() == reasons.len() {
+            return Err(self.unanswered(&advertised, reasons, error));
+        }
         Err(Error::Unreachable {
             address: self.address.clone(),
-            source: Box::new(self.silence(context.reasons(), error)),
+            source: Box::new(self.silence(reasons, error)),
         })
     }
 
@@ -337,7 +343,7 @@ impl Session {
 
     /// Adds what may be done with the planned topics, as far as brokers tell.
     pub(super) fn read_permissions(&self, plan: &Plan, seen: &mut Seen) {
-        let names: Vec<&str> = plan.topics.iter().map(|topic| &*topic.name).collect();
+        let names: Vec<&str> = plan.names().collect();
         let timeout = self.left().max(LEAST);
         let permitted = match admin::permitted(self.admin.inner(), &names, timeout) {
             Ok(permitted) => permitted,
@@ -362,7 +368,7 @@ impl Session {
 
     /// Adds the settings of the planned topics that are there.
     fn read_settings(&self, plan: &Plan, seen: &mut Seen) -> Result<(), Error> {
-        let names = plan.topics.iter().map(|topic| &*topic.name);
+        let names = plan.names();
         let there: Vec<ResourceSpecifier<'_>> = names
             .filter(|name| seen.topics.contains_key(*name))
             .map(ResourceSpecifier::Topic)
@@ -409,7 +415,8 @@ impl Session {
         reasons.retain(|broker, _| !broker.ends_with("/bootstrap"));
         let code = error.rdkafka_error_code();
         if code == Some(RDKafkaErrorCode::OperationTimedOut) && !reasons.is_empty() {
-            return Err(self.unanswered(seen, reasons, error));
+            let advertised: Vec<String> = seen.brokers.values().cloned().collect();
+            return Err(self.unanswered(&advertised, reasons, error));
         }
         Ok(Err(error))
     }
@@ -422,11 +429,10 @@ impl Session {
     /// Nobody answers at the addresses that brokers advertise.
     fn unanswered(
         &self,
-        seen: &Seen,
+        advertised: &[String],
         reasons: BTreeMap<String, String>,
         error: KafkaError,
     ) -> Error {
-        let advertised: Vec<&str> = seen.brokers.values().map(String::as_str).collect();
         let mut silence = self.silence(reasons, error);
         silence.hint = format!(
             "correct advertised.listeners of the brokers, which clients have to reach at these addresses; or {}",
@@ -438,7 +444,7 @@ impl Session {
         }
     }
 
-    /// The answer to a request of `admin`. One that does not come is due to a wrong advertised address: a broker was found.
+    /// The answer to a request of `admin`. One that does not come, though a broker told its address, is due to that address.
     pub(super) fn answer<T>(
         &self,
         request: &'static str,
@@ -448,7 +454,10 @@ impl Session {
         answer.map_err(|error| match error {
             KafkaError::AdminOp(
                 RDKafkaErrorCode::OperationTimedOut | RDKafkaErrorCode::BrokerTransportFailure,
-            ) => self.unanswered(seen, BTreeMap::new(), error),
+            ) if !seen.brokers.is_empty() => {
+                let advertised: Vec<String> = seen.brokers.values().cloned().collect();
+                self.unanswered(&advertised, BTreeMap::new(), error)
+            }
             _ => Error::Request {
                 request,
                 address: self.address.clone(),
