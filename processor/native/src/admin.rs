@@ -266,28 +266,116 @@ pub fn committed<C: ClientContext>(
     let mut has_committed = false;
     for group in groups {
         // SAFETY: the group lives as long as the answer.
-        let error = unsafe { native::rd_kafka_group_result_error(*group) };
-        if !error.is_null() {
-            // SAFETY: the error is part of the group.
-            taken(unsafe { native::rd_kafka_error_code(error) })?;
-        }
+        refusal(unsafe { native::rd_kafka_group_result_error(*group) })?;
         // SAFETY: as above.
         let list = unsafe { native::rd_kafka_group_result_partitions(*group) };
-        if list.is_null() {
-            continue;
-        }
         // SAFETY: the list is part of the group.
-        let list = unsafe { &*list };
-        if list.elems.is_null() || list.cnt <= 0 {
-            continue;
-        }
-        // SAFETY: as many elements as said, which live as long as the list.
-        let elements = unsafe { slice::from_raw_parts(list.elems, list.cnt as usize) };
-        let mut at = elements.iter().filter(|element| element.offset >= 0);
-        has_committed |=
-            at.any(|element| text(element.topic).is_some_and(|it| topics.contains(&it)));
+        let mut at = unsafe { elements(list) }.iter();
+        has_committed |= at.any(|at| at.offset >= 0 && is_of(at, topics));
     }
     Ok(has_committed)
+}
+
+/// How many members of `groups` have partitions of one of `topics`, whichever protocol the group has (KIP-848, too), waiting at most a second
+/// longer than `timeout`. Left out are groups that are not told, and those with no such member.
+///
+/// # Errors
+/// If a name cannot be one of a group, or no broker answers in time.
+pub fn assigned<C: ClientContext>(
+    client: &Client<C>,
+    groups: &[String],
+    topics: &BTreeSet<String>,
+    timeout: Duration,
+) -> Result<BTreeMap<String, usize>, KafkaError> {
+    if groups.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let names = groups.iter().map(|group| string(group));
+    let names = names.collect::<Result<Vec<_>, _>>()?;
+    let mut names: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
+    let kind = native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS;
+    let first = topics.first().map_or("", String::as_str);
+    let options = Options::new(client, kind, (first, timeout))?;
+    let queue = Queue::new(client);
+    // SAFETY: all live, as many C strings as said, and names and options are copied.
+    unsafe {
+        native::rd_kafka_DescribeConsumerGroups(
+            client.native_ptr(),
+            names.as_mut_ptr(),
+            names.len(),
+            options.0,
+            queue.0,
+        );
+    }
+    let answer = queue.answer(timeout)?;
+    let groups = answer.parts(
+        native::rd_kafka_event_DescribeConsumerGroups_result,
+        native::rd_kafka_DescribeConsumerGroups_result_groups,
+    )?;
+    let assigned = groups.iter().filter_map(|group| {
+        // SAFETY: the group lives as long as the answer.
+        refusal(unsafe { native::rd_kafka_ConsumerGroupDescription_error(*group) }).ok()?;
+        // SAFETY: as above.
+        let name = text(unsafe { native::rd_kafka_ConsumerGroupDescription_group_id(*group) })?;
+        // SAFETY: as above.
+        let count = unsafe { native::rd_kafka_ConsumerGroupDescription_member_count(*group) };
+        let members = (0..count).filter(|index| reads(*group, *index, topics));
+        Some((name, members.count()))
+    });
+    Ok(assigned.filter(|(_, members)| *members > 0).collect())
+}
+
+/// Whether a member of a group that lives has partitions of one of `topics`. There is a member of this number.
+fn reads(
+    group: *const native::rd_kafka_ConsumerGroupDescription_t,
+    index: usize,
+    topics: &BTreeSet<String>,
+) -> bool {
+    // SAFETY: the caller holds the group, which has a member of this number.
+    let member = unsafe { native::rd_kafka_ConsumerGroupDescription_member(group, index) };
+    // SAFETY: the member is part of the group.
+    let assignment = unsafe { native::rd_kafka_MemberDescription_assignment(member) };
+    if assignment.is_null() {
+        return false;
+    }
+    // SAFETY: the assignment is part of the member.
+    let list = unsafe { native::rd_kafka_MemberAssignment_partitions(assignment) };
+    // SAFETY: the list is part of the assignment.
+    let mut elements = unsafe { elements(list) }.iter();
+    elements.any(|element| is_of(element, topics))
+}
+
+/// Whether a partition is one of these topics.
+fn is_of(element: &native::rd_kafka_topic_partition_t, topics: &BTreeSet<String>) -> bool {
+    text(element.topic).is_some_and(|topic| topics.contains(&topic))
+}
+
+/// The partitions of a list; none of what is no list.
+///
+/// # Safety
+/// What is a list lives as long as what is given.
+unsafe fn elements<'a>(
+    list: *const native::rd_kafka_topic_partition_list_t,
+) -> &'a [native::rd_kafka_topic_partition_t] {
+    if list.is_null() {
+        return &[];
+    }
+    // SAFETY: the list lives, as is asked of the caller.
+    let list = unsafe { &*list };
+    if list.elems.is_null() || list.cnt <= 0 {
+        return &[];
+    }
+    // SAFETY: as many elements as said, which live as long as the list.
+    unsafe { slice::from_raw_parts(list.elems, list.cnt as usize) }
+}
+
+/// An error, if an answer has one; it is part of the answer, which lives.
+fn refusal(error: *const native::rd_kafka_error_t) -> Result<(), KafkaError> {
+    if error.is_null() {
+        return Ok(());
+    }
+    // SAFETY: the error lives as long as the answer that the caller holds.
+    taken(unsafe { native::rd_kafka_error_code(error) })
 }
 
 /// Creates `topics`, waiting at most a second longer than `timeout`. In no order that can be relied on.

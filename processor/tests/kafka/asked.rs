@@ -1,4 +1,4 @@
-//! What a client asks the cluster for: the topics that it is asked about, and none of the thousands that others may have there.
+//! What is asked of the cluster: the topics that it is about, and none of the thousands that others may have there; and who reads a topic.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -9,9 +9,10 @@ use rdkafka::client::Client;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 
+use retide_kafka::cluster::standing::{ReadingGroup, reading_groups};
 use retide_native::{admin, topics};
 
-use crate::support::{PATIENCE, bootstrap, config, create_topics};
+use crate::support::{PATIENCE, bootstrap, config, create_topics, has_read, is_kafka, member};
 
 /// How many topics a client has been told of.
 #[derive(Default)]
@@ -76,4 +77,34 @@ fn who_asks_about_one_topic_is_told_of_no_other() {
         }
         assert_eq!(told.topics.load(Ordering::SeqCst), 1, "{what}");
     }
+}
+
+#[test]
+fn who_reads_a_topic_is_told_whatever_the_protocol_of_its_group() {
+    if !is_kafka() {
+        // Others may have no groups of the newer protocol (KIP-848).
+        return;
+    }
+    let bootstrap = bootstrap();
+    let prefix = format!("readers-{}", uuid::Uuid::new_v4());
+    let [orders, refunds] = ["orders", "refunds"].map(|name| format!("{prefix}-{name}"));
+    create_topics(&bootstrap, &[&orders, &refunds]);
+    let group = |name: &str| format!("{prefix}-{name}");
+    let _members = [
+        member(&bootstrap, &group("classic"), "classic", &orders),
+        member(&bootstrap, &group("newer"), "consumer", &orders),
+        member(&bootstrap, &group("elsewhere"), "classic", &refunds),
+        member(&bootstrap, &group("newer-elsewhere"), "consumer", &refunds),
+    ];
+    has_read(&bootstrap, &group("rests"), &orders);
+    let asker: BaseConsumer = config(&bootstrap, "asked").create().unwrap();
+
+    let found = reading_groups(&asker, &[orders].into()).unwrap();
+
+    let expected = [("classic", 1), ("newer", 1), ("rests", 0)];
+    let expected = expected.map(|(name, members)| ReadingGroup {
+        group: group(name),
+        members,
+    });
+    assert_eq!(found.groups, expected);
 }

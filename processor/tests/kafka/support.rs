@@ -13,8 +13,9 @@ use crossbeam_channel::select;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rdkafka::topic_partition_list::Offset;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use retide_core::Position;
 use retide_core::{Ladder, LaneId};
@@ -99,6 +100,45 @@ pub(crate) fn config(bootstrap: &str, group: &str) -> ClientConfig {
         .set("max.poll.interval.ms", "6000")
         .set("heartbeat.interval.ms", "500");
     config
+}
+
+/// Whether the broker is the Kafka that is started here, so that it is known what it can do.
+pub(crate) fn is_kafka() -> bool {
+    env::var_os("RETIDE_TEST_BOOTSTRAP").is_none() && RIG.is_some()
+}
+
+/// Somebody else's member of a group, of this protocol, which reads a topic when this returns.
+pub(crate) fn member(bootstrap: &str, group: &str, protocol: &str, topic: &str) -> BaseConsumer {
+    let mut config = ClientConfig::new();
+    for (key, value) in [
+        ("bootstrap.servers", bootstrap),
+        ("group.id", group),
+        ("group.protocol", protocol),
+        ("enable.auto.commit", "false"),
+    ] {
+        config.set(key, value);
+    }
+    let consumer: BaseConsumer = config.create().unwrap();
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "this is somebody else's consumer"
+    )]
+    consumer.subscribe(&[topic]).unwrap();
+    let start = Instant::now();
+    while consumer.assignment().unwrap().count() == 0 {
+        assert!(start.elapsed() < PATIENCE, "{group} reads nothing");
+        drop(consumer.poll(Duration::from_millis(50)));
+    }
+    consumer
+}
+
+/// Makes a group without members that has read a topic.
+pub(crate) fn has_read(bootstrap: &str, group: &str, topic: &str) {
+    let consumer: BaseConsumer = config(bootstrap, group).create().unwrap();
+    let mut offsets = TopicPartitionList::new();
+    let offset = Offset::Offset(0);
+    offsets.add_partition_offset(topic, 1, offset).unwrap();
+    consumer.commit(&offsets, CommitMode::Sync).unwrap();
 }
 
 /// Metrics for the tiers of [`create`].

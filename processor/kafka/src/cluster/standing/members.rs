@@ -2,7 +2,7 @@
 //!
 //! Not what they have done. Invariant: no group is joined.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -36,7 +36,7 @@ pub struct Member {
 pub struct ReadingGroup {
     /// The group.
     pub group: String,
-    /// Its members that subscribe to the topic; none where only its offsets are there.
+    /// Its members that read the topic now; none where only its offsets are there.
     pub members: usize,
 }
 
@@ -45,7 +45,7 @@ pub struct ReadingGroup {
 pub struct ReadingGroups {
     /// The groups, by name.
     pub groups: Vec<ReadingGroup>,
-    /// Groups without members whose offsets could not be looked at.
+    /// Groups of which nobody knows whether they read it.
     pub unseen: usize,
 }
 
@@ -107,7 +107,7 @@ impl Standing {
     }
 }
 
-/// The groups that read one of `topics`: one of their members subscribes to it, or none is there and offsets of it are committed.
+/// The groups that read one of `topics`: a member of theirs subscribes to it, or has partitions of it; or offsets of it are committed.
 ///
 /// # Errors
 /// If the brokers do not answer, or refuse.
@@ -148,8 +148,20 @@ fn reading_among<'a, C: ClientContext>(
             empty.push(name);
         }
     }
-    for (index, group) in empty.into_iter().enumerate() {
-        if index >= patience.groups || Instant::now() >= deadline {
+    let over = empty.len().saturating_sub(patience.groups);
+    empty.truncate(patience.groups);
+    readers.unseen += over;
+    // Those of the newer protocol (KIP-848) have members that the older question does not tell.
+    let assigned = admin::assigned(client, &empty, topics, ANSWER).unwrap_or_else(|error| {
+        debug!(%error, "members of groups unknown");
+        BTreeMap::new()
+    });
+    for group in empty {
+        if let Some(members) = assigned.get(&group).copied() {
+            readers.groups.push(ReadingGroup { group, members });
+            continue;
+        }
+        if Instant::now() >= deadline {
             readers.unseen += 1;
             continue;
         }
