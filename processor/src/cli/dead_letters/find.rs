@@ -184,28 +184,23 @@ pub(super) fn each(
     Ok(looked)
 }
 
-/// What scenes call. Where the scenes topic cannot be read, and nobody asks for a target, those of the configuration have to do.
+/// What the scenes of the configuration and of the scenes topic call. Where that topic cannot be read, and nobody asks for a target, those of
+/// the configuration have to do.
 fn targets(
     config: &Config,
     topics: &Topics,
     selectors: &[Selector],
 ) -> Result<TargetNames, Failed> {
-    let asks = |selector: &Selector| !selector.parts().targets.is_empty();
-    let scenes = scenes(config, topics, selectors.iter().any(asks))?;
-    Ok(scenes.iter().collect())
-}
-
-/// The scenes of the configuration and of the scenes topic. Where that cannot be read, and need not be, those of the configuration have to do.
-pub(super) fn scenes(config: &Config, topics: &Topics, has_to: bool) -> Result<Vec<Scene>, Failed> {
     let group = &config.processor.group;
     let follower = Follower::start(
         &client_config(config.kafka.consumer()),
         &topics.scenes,
         group,
     );
+    let asks = |selector: &Selector| !selector.parts().targets.is_empty();
     let scenes = match &follower {
         Ok(follower) => merged(&config.scenes, follower.scenes()),
-        Err(error) if has_to => {
+        Err(error) if selectors.iter().any(asks) => {
             return Err(Failed::new(Exit::Failure, error));
         }
         Err(error) => {
@@ -218,9 +213,10 @@ pub(super) fn scenes(config: &Config, topics: &Topics, has_to: bool) -> Result<V
         }
     };
     let rules = scenes.iter();
-    Ok(rules
+    let rules: Vec<Scene> = rules
         .filter_map(|(name, scene)| scene.rules(name).ok())
-        .collect())
+        .collect();
+    Ok(rules.iter().collect())
 }
 
 /// The partitions of a topic.

@@ -169,13 +169,13 @@ pub(super) fn replay(config: &Config, options: &Replay, output: Output) -> Resul
     let name = options.name();
     let mut keys = options.keys(&name)?;
     follow::request(&keys)?;
+    let republish = Republish::of(config, options.to_scene.as_deref(), options.republish)?;
     let mut past = None;
     if let Some(None) = options.edit {
         let past = past.insert(Past::read(config)?);
         edit::in_editor(config, &wanted, past, &mut keys)?;
     }
     let spec = spec(&keys)?;
-    let republish = Republish::of(config, options.to_scene.as_deref(), options.republish)?;
     let count = |republish| {
         let past = past.map_or_else(|| Past::read(config), Ok)?;
         count(config, &wanted, (&spec, republish), &past)

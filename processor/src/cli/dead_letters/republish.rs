@@ -11,12 +11,13 @@ use serde::Serialize;
 
 use retide_avro::foreign::Foreign;
 use retide_config::Config;
-use retide_core::scene::{Scene, Target};
+use retide_core::scene::Target;
 use retide_kafka::cluster::User;
 use retide_kafka::cluster::standing::{ReadingGroup, ReadingGroups, reading_groups};
+use retide_shell::rules::merged;
 
 use crate::cli::output::{Exit, Failed, say};
-use crate::cli::reach::{failed, topics};
+use crate::cli::reach::{failed, reach, scenes_of, topics};
 
 use super::find::{self, Found};
 
@@ -69,21 +70,20 @@ impl Republish {
         let Some(name) = to_scene else {
             return Ok(None);
         };
-        let scenes = find::scenes(config, &topics(config), is_asked)?;
-        let scene = scenes.iter().find(|scene| &*scene.name == name);
-        let Some(topic) = produced_to(scene, name, is_asked)? else {
+        let Some(topic) = produced_to(config, name, is_asked)? else {
             return Ok(None);
         };
         let republish = Self {
-            readers: find_readers(config, topic)?,
-            topic: Arc::clone(topic),
+            readers: find_readers(config, &topic)?,
+            topic,
             elsewhere: BTreeMap::new(),
         };
         if is_asked {
             return Ok(Some(republish));
         }
         let message = format!(
-            "scene {name} produces to the topic {topic}. {}; if that is meant, say --republish",
+            "scene {name} produces to the topic {}. {}; if that is meant, say --republish",
+            republish.topic,
             republish.words()
         );
         Err(Failed::because(Exit::Usage, message))
@@ -141,7 +141,7 @@ impl Republish {
         let names = groups.iter().map(|reader| {
             let ReadingGroup { group, members } = reader;
             match members {
-                0 => format!("{group} (no member now)"),
+                0 => format!("{group} (no member reads it now)"),
                 1 => format!("{group} (1 member)"),
                 _ => format!("{group} ({members} members)"),
             }
@@ -165,28 +165,32 @@ impl Republish {
     }
 }
 
-/// The topic that a scene produces to, if it does.
-fn produced_to<'a>(
-    scene: Option<&'a Scene>,
-    name: &str,
-    is_asked: bool,
-) -> Result<Option<&'a Arc<str>>, Failed> {
-    match scene.map(|scene| &scene.target) {
-        Some(Target::Produce { topic }) => Ok(Some(topic)),
-        Some(Target::Call) if is_asked => {
-            let message = format!(
-                "scene {name} produces to no topic, as --republish wants it; one that does has {SCENE}"
-            );
-            Err(Failed::because(Exit::Usage, message))
-        }
-        None if is_asked => {
-            let message = format!(
-                "there is no scene {name} in the configuration or on the scenes topic; make one with {SCENE}"
-            );
-            Err(Failed::because(Exit::Usage, message))
-        }
-        Some(Target::Call) | None => Ok(None),
-    }
+/// The topic that a scene produces to, if it does. Fails where nobody knows: what is produced there cannot be taken back.
+fn produced_to(config: &Config, name: &str, is_asked: bool) -> Result<Option<Arc<str>>, Failed> {
+    let topics = topics(config);
+    reach(config, User::DeadLetters, &[&topics.scenes])?;
+    let follower = scenes_of(config, User::DeadLetters, &topics)?;
+    let scenes = merged(&config.scenes, follower.scenes());
+    let rules = scenes.get(name).map(|scene| scene.rules(name));
+    let rules = rules.transpose().map_err(|error| {
+        Failed::because(
+            Exit::Failure,
+            format!("scene {name} cannot be read: {error}"),
+        )
+    })?;
+    let target = rules.map(|rules| rules.target);
+    let message = match target {
+        Some(Target::Produce { topic }) => return Ok(Some(topic)),
+        Some(Target::Call) | None if !is_asked => return Ok(None),
+        Some(Target::Call) => format!(
+            "scene {name} produces to no topic, as --republish wants it; one that does has {SCENE}"
+        ),
+        None => format!(
+            "there is no scene {name} in the configuration or on {}; make one with {SCENE}",
+            topics.scenes
+        ),
+    };
+    Err(Failed::because(Exit::Usage, message))
 }
 
 /// The groups that read a topic.
