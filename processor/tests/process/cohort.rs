@@ -3,21 +3,16 @@
 //!
 //! `RETIDE_TEST_LETTERS` says how many dead letters there are; a tenth of them is the cohort.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use axum::Router;
-use axum::http::{HeaderMap, StatusCode};
-use axum::routing::post;
 use rdkafka::producer::Producer;
 use serde_json::Value;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use tokio::runtime::Runtime;
 
 use crate::hold::json;
 use crate::rig::{ONE_ATTEMPT, Rig, serve, size};
+use crate::shop::{Shop, each_was_delivered_once};
 use crate::support::PATIENCE;
 
 /// Dead letters, where nobody says how many.
@@ -29,58 +24,15 @@ const OTHERS: usize = 39;
 /// How long each step of the ramp lasts at least.
 const STEP: Duration = Duration::from_secs(3);
 
-/// A shop that fails until it is mended, and remembers who called.
-#[derive(Clone, Default)]
-struct Shop {
-    /// Whether it works.
-    is_mended: Arc<AtomicBool>,
-    /// The calls: when, and for which task.
-    calls: Arc<Mutex<Vec<(Instant, String)>>>,
-}
-
-// === impl Shop ===
-
-impl Shop {
-    /// What it answers.
-    fn router(&self) -> Router {
-        let shop = self.clone();
-        let answer = move |headers: HeaderMap| async move {
-            let id = headers["retry-id"].to_str().unwrap().to_owned();
-            shop.calls.lock().unwrap().push((Instant::now(), id));
-            if shop.is_mended.load(Ordering::SeqCst) {
-                StatusCode::OK
-            } else {
-                StatusCode::BAD_GATEWAY
-            }
-        };
-        Router::new().route("/paid", post(answer))
-    }
-
-    /// How many calls there were.
-    fn count(&self) -> usize {
-        self.calls.lock().unwrap().len()
-    }
-
-    /// Waits for so many calls.
-    fn wait_for(&self, count: usize) {
-        let start = Instant::now();
-        while self.count() < count {
-            assert!(start.elapsed() < PATIENCE, "{} of {count}", self.count());
-            std::thread::park_timeout(Duration::from_millis(5));
-        }
-    }
-
-    /// The most calls of a step's time, and the calls of the first one, behind the first `skipped` calls.
-    fn paces(&self, skipped: usize) -> (usize, usize) {
-        let calls = self.calls.lock().unwrap();
-        let times: Vec<Instant> = calls[skipped..].iter().map(|(at, _)| *at).collect();
-        let within = |from: &Instant| {
-            let of = |at: &&Instant| **at >= *from && at.duration_since(*from) < STEP;
-            times.iter().filter(of).count()
-        };
-        let most = times.iter().map(within).max().unwrap_or_default();
-        (within(&times[0]), most)
-    }
+/// The most calls of a step's time, and the calls of the first one, behind the first `skipped` calls.
+fn paces(shop: &Shop, skipped: usize) -> (usize, usize) {
+    let times: Vec<Instant> = shop.calls()[skipped..].iter().map(|(at, _)| *at).collect();
+    let within = |from: &Instant| {
+        let of = |at: &&Instant| **at >= *from && at.duration_since(*from) < STEP;
+        times.iter().filter(of).count()
+    };
+    let most = times.iter().map(within).max().unwrap_or_default();
+    (within(&times[0]), most)
 }
 
 /// The scenes, each with one attempt.
@@ -161,7 +113,7 @@ fn one_cohort_of_forty_is_replayed_once_while_everybody_is_killed_and_the_others
     assert!(aborted.status.success(), "{aborted:?}");
 
     // Where it does not, all are replayed: those that have died again by their last letters. The command is killed first, then workers.
-    shop.is_mended.store(true, Ordering::SeqCst);
+    shop.mend();
     let before = shop.count();
     let ramp = ["--name", "mend", "--ramp", "5,40,200"];
     let mut telling = rig.start(&replay(&ramp));
@@ -183,28 +135,8 @@ fn one_cohort_of_forty_is_replayed_once_while_everybody_is_killed_and_the_others
 
     assert_eq!(done["replayed"], tenth, "{done}");
     assert_eq!(done["delivered"], tenth, "{done}");
-    let (first, most) = shop.paces(before);
+    let (first, most) = paces(&shop, before);
     assert!(most >= 2 * first, "{first} calls at first, at most {most}");
-    each_of_it_was_delivered_once_and_nothing_else(&rig, tenth, letters);
+    each_was_delivered_once(&rig, letters, tenth);
     assert_eq!(rig.target.count(), others);
-}
-
-/// What the callbacks say.
-fn each_of_it_was_delivered_once_and_nothing_else(rig: &Rig, cohort: usize, letters: usize) {
-    let mut ends: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for end in rig.read("callbacks") {
-        let of = ends.entry(end.text("retry-id")).or_default();
-        of.push(end.text("retry-outcome"));
-    }
-    assert_eq!(ends.len(), letters);
-    let mut delivered = 0;
-    for (id, of) in &ends {
-        if id.starts_with("shop") {
-            assert_eq!(of.last().unwrap(), "delivered", "{id} {of:?}");
-            delivered += of.iter().filter(|end| *end == "delivered").count();
-        } else {
-            assert_eq!(of[..], ["dead"], "{id}");
-        }
-    }
-    assert_eq!(delivered, cohort, "each once");
 }

@@ -487,8 +487,9 @@ fn parked_tasks_and_storms_are_measured_and_counted() {
     }
     let number = |value: &serde_json::Value| value.as_u64().unwrap();
     let attempts = |sea: &str| number(&storm[sea]["lateness_ms"]["attempts"]);
-    // 120 of each, where the machine does not stand still.
+    // 120 of each. Where the machine stands still in the first half, some of its attempts are made in the second one.
     assert!(attempts("calm") >= 40 && attempts("storm") >= 40);
+    assert!(attempts("calm") + attempts("storm") >= 200);
     // Those of the warm-up were delivered, too.
     assert!(number(&storm["delivered"]) >= attempts("calm") + attempts("storm") + 120);
     assert!(number(&storm["hung"]) >= 64 && number(&storm["rejected"]) >= 100);

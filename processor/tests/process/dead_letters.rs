@@ -19,7 +19,6 @@ use retide_native::headers::add;
 
 use crate::rig::{Rig, Stored};
 use crate::support::PATIENCE;
-use crate::watch::set;
 
 /// A scene whose tasks have one attempt.
 const ONCE: &str = r#"
@@ -457,7 +456,7 @@ fn what_is_hostile_does_nothing_to_a_terminal(rig: &Rig) {
 
 /// As an administrator may set it.
 fn where_the_topic_is_compacted_nothing_is_deleted(rig: &Rig) {
-    set(rig, "dead-letters", &[("cleanup.policy", "compact")]);
+    rig.set("dead-letters", &[("cleanup.policy", "compact")]);
     let topic = rig.topic("dead-letters");
     let mends = |line: &str| line.contains(&topic) && line.contains("cleanup.policy=delete");
     let start = Instant::now();

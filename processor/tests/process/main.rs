@@ -55,6 +55,7 @@ mod scenes;
 mod schemas;
 mod secrets;
 mod secured;
+mod shop;
 mod source_faults;
 mod sources;
 mod standing;

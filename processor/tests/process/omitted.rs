@@ -19,12 +19,11 @@ use retide_native::headers::add;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use crate::hold::json;
 use crate::rig::{FLAKY, ONE_ATTEMPT, Rig, Stored, TIERS, serve};
 use crate::secured::secured;
+use crate::shop::dry_run;
 use crate::sources::until_doctor_says;
 use crate::support::{PATIENCE, config, create_topics};
-use crate::unwritable::set;
 
 /// What the topics take that are said to take little: any letter without its payload.
 const LITTLE: &str = "20000";
@@ -92,12 +91,6 @@ fn replay(rig: &Rig, name: &str, options: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
-/// What a replay would do.
-fn dry_run(rig: &Rig, options: &[&str]) -> Value {
-    let replay = ["--output", "json", "dead-letters", "replay", "--dry-run"];
-    json(&rig.retide(&[&replay[..], options].concat()))
-}
-
 /// Waits until so many dead letters of these identities are there, and gives the newest of each.
 fn letters(rig: &Rig, ids: &[&str], count: usize) -> BTreeMap<String, Stored> {
     let start = Instant::now();
@@ -151,7 +144,7 @@ fn what_letters_lack_is_fetched_and_delivered_byte_for_byte_or_counted() {
         &ONE_ATTEMPT.replace("SHOP", &address.to_string()),
     );
     let _retide = rig.run();
-    set(&rig, "dead-letters", "max.message.bytes", LITTLE);
+    rig.set("dead-letters", &[("max.message.bytes", LITTLE)]);
     let producer = rig.producer();
     let scene = ("retry-scene", "shop");
     for (partition, id, seed) in [
@@ -320,7 +313,7 @@ fn what_no_tier_takes_is_refused(rig: &Rig, shop: &Shop) {
     shop.mended.store(true, Ordering::SeqCst);
     for tier in TIERS {
         let topic = format!("delay.{tier}");
-        set(rig, &topic, "max.message.bytes", LITTLE);
+        rig.set(&topic, &[("max.message.bytes", LITTLE)]);
     }
 
     let campaign = replay(rig, "large", &["--header", "try=6"]);
@@ -332,7 +325,7 @@ fn what_no_tier_takes_is_refused(rig: &Rig, shop: &Shop) {
     assert_eq!(shop.taken(), expected);
     for tier in TIERS {
         let topic = format!("delay.{tier}");
-        set(rig, &topic, "max.message.bytes", USUAL);
+        rig.set(&topic, &[("max.message.bytes", USUAL)]);
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::process::Output;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -15,6 +14,7 @@ use tokio::runtime::Runtime;
 
 use crate::hold::json;
 use crate::rig::{ONE_ATTEMPT, Rig, serve};
+use crate::shop::{Shop, dry_run, each_was_delivered_once};
 use crate::support::PATIENCE;
 
 /// A scene whose target never works.
@@ -31,48 +31,6 @@ const SHOP: usize = 60;
 
 /// How many others do.
 const OTHER: usize = 12;
-
-/// A target that fails until it is mended.
-#[derive(Clone, Default)]
-struct Shop {
-    /// Whether it works.
-    mended: Arc<AtomicBool>,
-    /// The identities of its calls.
-    calls: Arc<Mutex<Vec<String>>>,
-}
-
-// === impl Shop ===
-
-impl Shop {
-    /// What it answers.
-    fn router(&self) -> Router {
-        let shop = self.clone();
-        let answer = move |headers: HeaderMap| async move {
-            let id = headers["retry-id"].to_str().unwrap().to_owned();
-            shop.calls.lock().unwrap().push(id);
-            if shop.mended.load(Ordering::SeqCst) {
-                StatusCode::OK
-            } else {
-                StatusCode::BAD_GATEWAY
-            }
-        };
-        Router::new().route("/paid", post(answer))
-    }
-
-    /// How many calls there were.
-    fn count(&self) -> usize {
-        self.calls.lock().unwrap().len()
-    }
-
-    /// Waits for so many calls.
-    fn wait_for(&self, count: usize) {
-        let start = Instant::now();
-        while self.count() < count {
-            assert!(start.elapsed() < PATIENCE, "{} of {count}", self.count());
-            std::thread::park_timeout(Duration::from_millis(5));
-        }
-    }
-}
 
 /// What a command said.
 fn said(output: &Output) -> String {
@@ -153,16 +111,7 @@ fn dead_letters_are_replayed_once_slowly_and_only_while_it_goes_well() {
     rig.ends(SHOP + OTHER);
 
     // Nothing is sent to see what would be.
-    let dry = [
-        "--output",
-        "json",
-        "dead-letters",
-        "replay",
-        "--scene",
-        "shop",
-        "--dry-run",
-    ];
-    let dry = json(&rig.retide(&dry));
+    let dry = dry_run(&rig, &["--scene", "shop"]);
     assert_eq!(
         (&dry["count"], &dry["eligible"]),
         (&SHOP.into(), &SHOP.into())
@@ -197,7 +146,7 @@ fn dead_letters_are_replayed_once_slowly_and_only_while_it_goes_well() {
     what_a_campaign_means_is_no_others(&rig, &shop);
 
     // It goes on where it was, whoever dies: one of the two leads it.
-    shop.mended.store(true, Ordering::SeqCst);
+    shop.mend();
     let resumed = rig.retide(&["campaigns", "resume", "mend", "--yes"]);
     assert!(resumed.status.success(), "{resumed:?}");
     shop.wait_for(SHOP + called + 8);
@@ -237,8 +186,8 @@ fn people_are_told_once(rig: &Rig) {
 /// While one is not over, a letter that it has not come to yet is replayed by no other.
 fn what_a_campaign_means_is_no_others(rig: &Rig, shop: &Shop) {
     let mut calls: BTreeMap<String, usize> = BTreeMap::new();
-    for id in shop.calls.lock().unwrap().iter() {
-        *calls.entry(id.clone()).or_default() += 1;
+    for (_, id) in shop.calls() {
+        *calls.entry(id).or_default() += 1;
     }
     let (id, _) = calls.iter().find(|(_, calls)| **calls == 1).unwrap();
     let replay = |more| {
@@ -281,23 +230,7 @@ fn what_died_again_is_another_dead_letter(rig: &Rig, called: usize) {
     let none = rig.retide(&["dead-letters", "replay", "--id", "shop-7", "--yes"]);
     assert_eq!(none.status.code(), Some(3), "{none:?}");
 
-    let mut ends: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for end in rig.read("callbacks") {
-        let of = ends.entry(end.text("retry-id")).or_default();
-        of.push(end.text("retry-outcome"));
-    }
-    assert_eq!(ends.len(), SHOP + OTHER);
-    let mut delivered = 0;
-    for (id, of) in &ends {
-        let last = of.last().unwrap();
-        if id.starts_with("shop") {
-            assert_eq!(last, "delivered", "{id} {of:?}");
-            delivered += of.iter().filter(|end| *end == "delivered").count();
-        } else {
-            assert_eq!(of[..], ["dead"], "{id}");
-        }
-    }
-    assert_eq!(delivered, SHOP, "each once");
+    each_was_delivered_once(rig, SHOP + OTHER, SHOP);
     assert_eq!(rig.target.count(), OTHER, "the others are left alone");
 }
 

@@ -1,54 +1,21 @@
 //! `retide dead-letters replay --republish`: records go back to the topic where they failed, after everybody who reads it was named.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use axum::Router;
-use axum::http::StatusCode;
-use axum::routing::post;
-use rdkafka::Offset;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::producer::Producer;
-use rdkafka::topic_partition_list::TopicPartitionList;
 use serde_json::json;
 use tokio::runtime::Runtime;
 
-use crate::hold;
 use crate::rig::{ONE_ATTEMPT, Rig, serve};
-use crate::support::{PATIENCE, config, create_topics};
+use crate::shop::{Shop, dry_run};
+use crate::support::{PATIENCE, create_topics, has_read, member};
 
 /// A scene whose tasks go back to the topic of orders.
 const BACK: &str = "\n[scenes.back]\ntarget = { kafka = { topic = 'ORDERS' } }\n";
 
 /// Letters of orders.
 const LETTERS: usize = 7;
-
-/// A member of a group that reads a topic, which is in the group when this returns.
-fn member(rig: &Rig, group: &str, topic: &str) -> BaseConsumer {
-    let mut config = config(&rig.bootstrap, group);
-    config.set("max.poll.interval.ms", "300000");
-    let consumer: BaseConsumer = config.create().unwrap();
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "this is somebody else's consumer"
-    )]
-    consumer.subscribe(&[topic]).unwrap();
-    let start = Instant::now();
-    while consumer.assignment().unwrap().count() == 0 {
-        assert!(start.elapsed() < PATIENCE, "{group} reads nothing");
-        drop(consumer.poll(Duration::from_millis(50)));
-    }
-    consumer
-}
-
-/// Makes a group without members that has read a topic.
-fn has_read(rig: &Rig, group: &str, topic: &str) {
-    let consumer: BaseConsumer = config(&rig.bootstrap, group).create().unwrap();
-    let mut offsets = TopicPartitionList::new();
-    let offset = Offset::Offset(0);
-    offsets.add_partition_offset(topic, 1, offset).unwrap();
-    consumer.commit(&offsets, CommitMode::Sync).unwrap();
-}
 
 /// The payload of a task.
 fn payload(id: &str) -> String {
@@ -73,8 +40,7 @@ fn fails(rig: &Rig, id: &str, topic: &str) {
 #[test]
 fn what_goes_back_to_its_topic_needs_a_flag_and_everybody_who_reads_it_is_named() {
     let runtime = Runtime::new().unwrap();
-    let broken = Router::new().route("/paid", post(|| async { StatusCode::BAD_GATEWAY }));
-    let shop = serve(&runtime, broken).to_string();
+    let shop = serve(&runtime, Shop::default().router()).to_string();
     let rig = Rig::new(Duration::ZERO, &[ONE_ATTEMPT, BACK].concat());
     let (orders, refunds) = (rig.topic("orders"), rig.topic("refunds"));
     create_topics(&rig.bootstrap, &[&orders, &refunds]);
@@ -84,10 +50,10 @@ fn what_goes_back_to_its_topic_needs_a_flag_and_everybody_who_reads_it_is_named(
     let name = |group: &str| format!("{}-{group}", rig.prefix);
     let [billing, audit, other] = ["billing", "audit", "other"].map(name);
     let _members = [
-        member(&rig, &billing, &orders),
-        member(&rig, &other, &refunds),
+        member(&rig.bootstrap, &billing, "classic", &orders),
+        member(&rig.bootstrap, &other, "classic", &refunds),
     ];
-    has_read(&rig, &audit, &orders);
+    has_read(&rig.bootstrap, &audit, &orders);
     let _retide = rig.run();
     let ids: Vec<String> = (0..LETTERS)
         .map(|number| format!("order-{number}"))
@@ -120,16 +86,7 @@ fn what_goes_back_to_its_topic_needs_a_flag_and_everybody_who_reads_it_is_named(
 
     // Who reads it is told before.
     let flag = ["--to-scene", "back", "--republish"];
-    let dry = [
-        "--output",
-        "json",
-        "dead-letters",
-        "replay",
-        "--scene",
-        "shop",
-        "--dry-run",
-    ];
-    let dry = hold::json(&rig.retide(&[&dry[..], &flag].concat()));
+    let dry = dry_run(&rig, &[&["--scene", "shop"], &flag[..]].concat());
     let groups = json!([{"group": audit, "members": 0}, {"group": billing, "members": 1}]);
     assert_eq!(dry["republish"]["topic"], *orders, "{dry}");
     assert_eq!(dry["republish"]["groups"], groups, "{dry}");

@@ -14,7 +14,6 @@ use retide_shell::clock;
 
 use crate::rig::{ONE_ATTEMPT, Rig, serve};
 use crate::support::PATIENCE;
-use crate::watch::set;
 
 /// For how many milliseconds the topic keeps letters: people are told in the last tenth of that.
 const KEPT: u64 = 10_000;
@@ -93,7 +92,7 @@ fn people_are_told_once_before_letters_go_that_nobody_has_replayed() {
         ("message.timestamp.type", "CreateTime".to_owned()),
     ];
     let settings = settings.each_ref().map(|(name, value)| (*name, &**value));
-    set(&rig, "dead-letters", &settings);
+    rig.set("dead-letters", &settings);
     let first = told(&rig, "1/0");
 
     // All partitions are looked at together, and told together.

@@ -19,10 +19,13 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Header as OutHeader, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use retide_native::admin;
 use retide_shell::clock;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -210,6 +213,33 @@ impl Rig {
     /// A topic of this test's.
     pub(crate) fn topic(&self, name: &str) -> String {
         format!("{}.{name}", self.prefix)
+    }
+
+    /// Leaves a topic with these settings, as they differ from the broker's, and waits until the broker goes by them: it says yes before.
+    pub(crate) fn set(&self, topic: &str, settings: &[(&str, &str)]) {
+        let topic = self.topic(topic);
+        let admin: AdminClient<DefaultClientContext> =
+            config(&self.bootstrap, "admin").create().unwrap();
+        let change = AlterConfig::new(ResourceSpecifier::Topic(&topic));
+        let change = settings
+            .iter()
+            .fold(change, |change, (key, value)| change.set(key, value));
+        let options = AdminOptions::new();
+        let done = Runtime::new()
+            .unwrap()
+            .block_on(admin.alter_configs(&[change], &options));
+        assert!(done.unwrap().iter().all(Result::is_ok));
+        let start = Instant::now();
+        loop {
+            let told = admin::settings(admin.inner(), &[&topic], PATIENCE).unwrap();
+            let told = told.into_iter().find_map(|it| it.settings.ok());
+            let told = told.unwrap_or_default();
+            let mut settings = settings.iter();
+            if settings.all(|(key, value)| told.get(*key).is_some_and(|is| is == value)) {
+                return;
+            }
+            assert!(start.elapsed() < PATIENCE, "{topic} has {told:?}");
+        }
     }
 
     /// A command, in the directory of this test's. `RETIDE_TEST_BINARY` names another binary than the one that was built with the tests.

@@ -21,7 +21,6 @@ use crate::commands::get;
 use crate::rig::{DRAIN, Retide, Rig, Stored, end_of};
 use crate::secured::{Secured, secured};
 use crate::support::{PATIENCE, config, create_topics, free_address};
-use crate::unwritable::set;
 
 /// Letters of each dialect.
 const LETTERS: usize = 200;
@@ -683,7 +682,7 @@ fn a_letter_that_is_too_large_for_the_retry_topic_holds_up_none_behind_it() {
     rig.configure(&sources(&rig, ["spring"].into_iter()));
     let topic = of(&rig, "spring");
     create_topics(&rig.bootstrap, &[&topic]);
-    set(&rig, "tasks", "max.message.bytes", "20000");
+    rig.set("tasks", &[("max.message.bytes", "20000")]);
     // Too large without its value, too.
     let large = Letter {
         value: Some(noise(100_000)),

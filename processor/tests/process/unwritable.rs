@@ -5,12 +5,11 @@ use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use retide_native::admin::settings;
 use retide_native::headers::add;
 
 use crate::commands::get;
@@ -107,7 +106,7 @@ fn a_topic_that_takes_no_records_stops_what_needs_it_and_nothing_else() {
     rig.ends(ended);
 
     // No end can be written, so no call is made; parking goes on. The limit leaves room for the markers of transactions.
-    set(&rig, "callbacks", "max.message.bytes", "100");
+    rig.set("callbacks", &[("max.message.bytes", "100")]);
     let mut next = 100;
     told(
         &rig,
@@ -141,7 +140,7 @@ fn a_topic_that_takes_no_records_stops_what_needs_it_and_nothing_else() {
         calls,
         "called although no end can be written"
     );
-    set(&rig, "callbacks", "max.message.bytes", "1048588");
+    rig.set("callbacks", &[("max.message.bytes", "1048588")]);
     ended += next - 100 + 20;
     let ends = rig.ends_within(ended, PATIENCE);
     assert!(ends.values().all(|ends| ends == &["delivered"]), "{ends:?}");
@@ -151,17 +150,17 @@ fn a_topic_that_takes_no_records_stops_what_needs_it_and_nothing_else() {
     });
 
     // A tier has others to stand in for it.
-    set(&rig, "delay.now", "max.message.bytes", "100");
+    rig.set("delay.now", &[("max.message.bytes", "100")]);
     rig.produce(300, [1; 4].into_iter());
     ended += 4;
     rig.ends_within(ended, PATIENCE);
-    set(&rig, "delay.now", "max.message.bytes", "1048588");
+    rig.set("delay.now", &[("max.message.bytes", "1048588")]);
 
     // So it has if it wants keys, and tasks have none.
-    set(&rig, "delay.1m", "cleanup.policy", "compact");
+    rig.set("delay.1m", &[("cleanup.policy", "compact")]);
     park(5..10);
     until("parked elsewhere", || rig.read("delay.10s").len() >= 5);
-    set(&rig, "delay.1m", "cleanup.policy", "delete");
+    rig.set("delay.1m", &[("cleanup.policy", "delete")]);
 
     // What is delivered needs no dead letter.
     delete(&rig, "dead-letters");
@@ -322,26 +321,6 @@ fn until(what: &str, is_so: impl Fn() -> bool) {
     while !is_so() {
         assert!(start.elapsed() < PATIENCE, "never: {what}");
         thread::park_timeout(Duration::from_millis(50));
-    }
-}
-
-/// Sets one setting of a topic of the rig's, and waits until brokers go by it: they say yes before.
-pub(crate) fn set(rig: &Rig, topic: &str, key: &str, value: &str) {
-    let topic = rig.topic(topic);
-    let admin: AdminClient<DefaultClientContext> =
-        config(&rig.bootstrap, "admin").create().unwrap();
-    let change = AlterConfig::new(ResourceSpecifier::Topic(&topic)).set(key, value);
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let done = runtime.block_on(admin.alter_configs(&[change], &AdminOptions::new()));
-    assert!(done.unwrap().iter().all(Result::is_ok));
-    let start = Instant::now();
-    loop {
-        let settings = settings(admin.inner(), &[&topic], PATIENCE).unwrap();
-        let mut settings = settings.into_iter().filter_map(|it| it.settings.ok());
-        if settings.any(|of| of.get(key).is_some_and(|is| is == value)) {
-            return;
-        }
-        assert!(start.elapsed() < PATIENCE, "{topic} has no {key} {value}");
     }
 }
 

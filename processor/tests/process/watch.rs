@@ -5,7 +5,7 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, ResourceSpecifier};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::Producer;
@@ -33,19 +33,6 @@ fn rig(scenes: &str) -> (Rig, String) {
 /// An admin client.
 fn admin(rig: &Rig) -> AdminClient<DefaultClientContext> {
     config(&rig.bootstrap, "admin").create().unwrap()
-}
-
-/// Leaves a topic with these settings, as they differ from the broker's.
-pub(crate) fn set(rig: &Rig, topic: &str, settings: &[(&str, &str)]) {
-    let topic = rig.topic(topic);
-    let change = AlterConfig::new(ResourceSpecifier::Topic(&topic));
-    let change = settings
-        .iter()
-        .fold(change, |change, (key, value)| change.set(key, value));
-    let (admin, changes) = (admin(rig), [change]);
-    let done = admin.alter_configs(&changes, &AdminOptions::new());
-    let done = Runtime::new().unwrap().block_on(done).unwrap();
-    assert!(done.iter().all(Result::is_ok), "{done:?}");
 }
 
 /// How many offsets of a topic the group is done with.
@@ -234,7 +221,7 @@ fn settings_and_partitions_changed_while_it_runs_are_told_until_they_are_mended(
         let mut settings = whole(topic);
         settings.insert(key, value);
         let settings: Vec<_> = settings.into_iter().collect();
-        set(&rig, topic, &settings);
+        rig.set(topic, &settings);
     }
     let tier = rig.topic("delay.10s");
     let new = [NewPartitions::new(&tier, 6)];
@@ -285,7 +272,7 @@ fn settings_and_partitions_changed_while_it_runs_are_told_until_they_are_mended(
 
     for [topic, _, _, _, _] in CHANGES {
         let settings: Vec<_> = whole(topic).into_iter().collect();
-        set(&rig, topic, &settings);
+        rig.set(topic, &settings);
     }
     assert!(rig.retide(&["init", "--partitions", "6"]).status.success());
     until("mended", &retide, &address, |body| {
