@@ -7,7 +7,7 @@
 
 use std::fmt::Write as _;
 use std::str;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -225,12 +225,14 @@ struct Order {
 
 /// Reads a record as [`Intake::ingest`] does where no topic is configured; its timestamp is the time at which it `entered`.
 pub fn ingest(record: Record, origin: Origin, entered: Timestamp) -> Result<Task, Box<Poison>> {
+    // Its schemas are parsed once.
+    static USUAL: LazyLock<Intake> = LazyLock::new(Intake::default);
     let arrival = Arrival {
         origin,
         entered,
         stamped: entered,
     };
-    Intake::default().ingest(record, arrival)
+    USUAL.ingest(record, arrival)
 }
 
 impl Arrival {

@@ -1,6 +1,7 @@
 //! Headers: whatever a record says, it becomes a task that survives a delay topic and a dead letter, or is handed back.
 
 use std::str;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +21,9 @@ use crate::record;
 
 /// When a record is read whose bytes do not say: in milliseconds since the epoch.
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+/// How records are read where no topic is configured.
+static INTAKE: LazyLock<Intake> = LazyLock::new(Intake::default);
 
 /// What stands in each content type of an envelope.
 const TASK: &[u8] = b"vnd.retide.task";
@@ -152,14 +156,10 @@ fn check_restored(task: &Task, record: &Record, now: Timestamp) {
             ..small.record.clone()
         };
         let read = Letter::of(&letter).expect("a dead letter");
-        let arrival = Arrival {
-            origin: record::place(),
-            entered: now,
-            stamped: now,
-        };
+        let arrival = Arrival::new(record::place(), now, now);
         let found = (record.clone(), arrival);
 
-        assert!(read.restore(&mut letter, found, &Intake::default()));
+        assert!(read.restore(&mut letter, found, &INTAKE));
 
         assert_eq!(letter.value, task.record.value);
         assert!(letter.headers.starts_with(&task.record.headers));

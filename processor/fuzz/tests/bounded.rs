@@ -190,7 +190,7 @@ fn no_control_breaks_a_promise() {
 
 #[test]
 fn no_headers_break_a_promise() {
-    bounded("headers", retide_fuzz::headers, 3_000);
+    bounded("headers", retide_fuzz::headers, 10_000);
 }
 
 #[test]
