@@ -16,8 +16,8 @@ use retide_core::ramp::{FAILURE_RATE, Ramp, STEPS};
 use retide_core::step::{LetterPurpose, LetterSlice, Letters, ReadLetters};
 use retide_core::task::{Exhausted, Name};
 use retide_core::{
-    Action, Digest, Engine, Entry, Failure, Gates, Header, Input, Ladder, LaneId, Omitted,
-    Position, Record, Settlement, Source, Task, Timestamp,
+    Action, Digest, Engine, Entry, Failure, Fate, Gates, Header, Input, Ladder, LaneId, Omitted,
+    Position, Record, Returned, Settlement, Sink, Source, Task, Timestamp,
 };
 
 /// When the letter is played back.
@@ -205,6 +205,8 @@ struct Bench {
     read: usize,
     /// What was replayed.
     parked: Vec<Arc<Task>>,
+    /// The task whose record no topic takes, and how often one was refused.
+    refused: (&'static str, usize),
     /// Milliseconds since the start.
     now: u64,
 }
@@ -212,7 +214,7 @@ struct Bench {
 // === impl Bench ===
 
 impl Bench {
-    /// A campaign that means all of these letters has begun.
+    /// A campaign that means all of these letters, and takes many at once, has begun.
     fn new(letters: Vec<Letter>) -> Self {
         let shards = NonZeroU32::new(4).unwrap();
         let ladder = Ladder::try_new(&["now", "5s"]).unwrap();
@@ -223,6 +225,7 @@ impl Bench {
             log: Vec::new(),
             read: 0,
             parked: Vec::new(),
+            refused: ("", 0),
             now: 0,
         };
         for source in [
@@ -245,7 +248,10 @@ impl Bench {
             place,
             id: "ask".into(),
             name: "mend".into(),
-            verb: Verb::Start(Arc::new(spec())),
+            verb: Verb::Start(Arc::new(Spec {
+                ramp: Ramp::try_new(&[100], FAILURE_RATE).unwrap(),
+                ..spec()
+            })),
             by: "".into(),
             reason: "".into(),
         })));
@@ -291,6 +297,18 @@ impl Bench {
             for action in actions {
                 match action {
                     Action::ReadLetters(read) => inputs.push(Input::Letters(self.answer(&read))),
+                    Action::Settle(settlement) if self.refuses(&settlement) => {
+                        self.refused.1 += 1;
+                        let failure = Failure::new("too-large", "2 MB");
+                        let lanes = self.engine.commits().into_iter();
+                        let changes = self.engine.changes().into_iter();
+                        inputs.push(Input::Returned(Box::new(Returned {
+                            lanes: lanes.map(|of| (of.lane, of.epoch)).collect(),
+                            settlements: vec![(settlement, Fate::Refused(Sink::Tiers, failure))],
+                            changes: changes.map(|(shard, of)| (shard, of.key())).collect(),
+                            ..Returned::default()
+                        })));
+                    }
                     Action::Settle(Settlement { entries, .. }) => {
                         for entry in entries {
                             match entry {
@@ -304,6 +322,15 @@ impl Bench {
                 }
             }
         }
+    }
+
+    /// Whether what is written has a record that no topic takes.
+    fn refuses(&self, settlement: &Settlement) -> bool {
+        let mut parked = settlement.entries.iter().filter_map(|entry| match entry {
+            Entry::Park { task, .. } => Some(task),
+            _ => None,
+        });
+        parked.any(|task| &*task.id == self.refused.0)
     }
 
     /// The letters that are asked for.
@@ -340,19 +367,7 @@ fn a_letter_whose_payload_was_not_found_is_counted_with_why_and_stops_nothing() 
         None,
         Some(Ineligible::OriginGone),
     ];
-    let letters = why.into_iter().zip(0..).map(|(ineligible, offset)| Letter {
-        partition: 0,
-        offset,
-        at: support::at(0).wall,
-        task: Box::new(support::task(
-            &format!("task-{offset}"),
-            "pay",
-            support::at(0).wall,
-        )),
-        ineligible,
-        others: Vec::new(),
-    });
-    let mut bench = Bench::new(letters.collect());
+    let mut bench = Bench::new(letters(why));
 
     let campaign = bench.run();
 
@@ -364,6 +379,45 @@ fn a_letter_whose_payload_was_not_found_is_counted_with_why_and_stops_nothing() 
     assert_eq!(campaign.counts.replayed, 1);
     let parked: Vec<&str> = bench.parked.iter().map(|task| &*task.id).collect();
     assert_eq!(parked, ["task-3"]);
+}
+
+/// Letters of partition 0, as many as `eligible` has.
+fn letters(eligible: impl IntoIterator<Item = Option<Ineligible>>) -> Vec<Letter> {
+    let letters = eligible.into_iter().zip(0..);
+    let letters = letters.map(|(ineligible, offset)| Letter {
+        partition: 0,
+        offset,
+        at: support::at(0).wall,
+        task: Box::new(support::task(
+            &format!("task-{offset}"),
+            "pay",
+            support::at(0).wall,
+        )),
+        ineligible,
+        others: Vec::new(),
+    });
+    letters.collect()
+}
+
+#[test]
+fn a_letter_that_no_topic_takes_is_counted_and_the_others_are_replayed_in_their_order() {
+    let mut bench = Bench::new(letters([None; 5]));
+    bench.refused.0 = "task-2";
+
+    let campaign = bench.run();
+
+    let parked: Vec<&str> = bench.parked.iter().map(|task| &*task.id).collect();
+    assert_eq!(parked, ["task-0", "task-1", "task-3", "task-4"]);
+    assert_eq!(campaign.counts.replayed, 4);
+    let mut expected = [0; Ineligible::ALL.len()];
+    expected[Ineligible::Refused.index()] = 1;
+    assert_eq!(campaign.counts.ineligible, expected);
+    assert_eq!(campaign.parts[0].next, 5);
+    // With others, and alone.
+    assert_eq!(bench.refused.1, 2);
+    let log = campaign.log.iter().map(|line| &*line.text);
+    let log: Vec<&str> = log.filter(|text| text.contains("not replayed")).collect();
+    assert_eq!(log, ["letter 0/2 not replayed: too-large: 2 MB"]);
 }
 
 #[test]
