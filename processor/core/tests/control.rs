@@ -266,25 +266,39 @@ impl Bench {
     /// Lets time pass, and commits everything, from `from` on for `millis`; what is written for the commands topic is read again.
     fn pass(&mut self, from: u64, millis: u64) {
         for now in (from..from + millis).step_by(10).map(at) {
-            self.step(now, Input::Tick);
-            let commits = self.engine.commits();
-            let states = self.engine.changes().into_iter();
-            self.states.extend(states.map(|(_, state)| state));
-            for commit in commits {
-                let (lane, epoch, watermark) = (commit.lane, commit.epoch, commit.watermark);
-                self.step(
-                    now,
-                    Input::Committed {
-                        lane,
-                        epoch,
-                        watermark,
-                    },
-                );
-            }
-            let written = self.written();
-            self.log.extend(written);
-            self.read(now);
+            self.tick(now);
         }
+    }
+
+    /// Lets time pass until the engine wants to do something, and does that.
+    fn go_on(&mut self, now: &mut Now) {
+        let wake = self.engine.next_wake().unwrap();
+        let rest = wake.since(now.wall).max(Duration::from_micros(1));
+        now.wall = now.wall + rest;
+        now.steady += rest;
+        self.tick(*now);
+    }
+
+    /// Takes a step, and commits everything; what is written for the commands topic is read again.
+    fn tick(&mut self, now: Now) {
+        self.step(now, Input::Tick);
+        let commits = self.engine.commits();
+        let states = self.engine.changes().into_iter();
+        self.states.extend(states.map(|(_, state)| state));
+        for commit in commits {
+            let (lane, epoch, watermark) = (commit.lane, commit.epoch, commit.watermark);
+            self.step(
+                now,
+                Input::Committed {
+                    lane,
+                    epoch,
+                    watermark,
+                },
+            );
+        }
+        let written = self.written();
+        self.log.extend(written);
+        self.read(now);
     }
 
     /// What was written for the commands topic, taken out of what is to be done.
@@ -1081,52 +1095,76 @@ fn cancelled(bench: &Bench) -> usize {
         .count()
 }
 
-#[test]
-fn what_is_found_in_tiers_is_followed_evenly_and_as_soon_as_it_may() {
-    const COUNT: usize = 2_000;
-    let mut bench = Bench::new(0);
-    let tier = (0..COUNT).map(|offset| task(&format!("t-{offset}"), 3_600_000, offset as i64));
+/// Has `count` tasks in a tier cancelled, and steps whenever the engine wants it until all are, from when the first is: when that was, when
+/// it is done, and the steps.
+fn cancel_parked(bench: &mut Bench, count: usize) -> (Now, Now, usize) {
+    let tier = (0..count).map(|offset| task(&format!("t-{offset}"), 3_600_000, offset as i64));
     bench.tier = tier.collect();
     bench.told(at(10), &command(5, 0, Verb::Cancel, all()));
-
-    // Until the first is found, and then whenever the engine wants it.
     let mut millis = 10;
-    while cancelled(&bench) == 0 {
+    while cancelled(bench) == 0 {
         bench.pass(millis, 10);
         millis += 10;
     }
     let began = at(millis);
-    let (mut last, mut turns) = (cancelled(&bench), 0);
+    let (mut last, mut turns) = (cancelled(bench), 0);
     let mut now = began;
-    while cancelled(&bench) < COUNT {
-        let wake = bench.engine.next_wake().unwrap();
-        let rest = wake.since(now.wall).max(Duration::from_micros(1));
+    while cancelled(bench) < count {
+        let before = now.steady;
+        bench.go_on(&mut now);
+        let rest = now.steady.saturating_sub(before);
         assert!(rest < Duration::from_millis(5), "{rest:?} at {last}");
-        now.wall = now.wall + rest;
-        now.steady += rest;
-        bench.step(now, Input::Tick);
-        let count = cancelled(&bench);
-        assert!(count - last <= 128, "{count} after {last}");
-        (last, turns) = (count, turns + 1);
-        for commit in bench.engine.commits() {
-            let (lane, epoch, watermark) = (commit.lane, commit.epoch, commit.watermark);
-            let committed = Input::Committed {
-                lane,
-                epoch,
-                watermark,
-            };
-            bench.step(now, committed);
-        }
+        let done = cancelled(bench);
+        assert!(done - last <= 128, "{done} after {last}");
+        (last, turns) = (done, turns + 1);
     }
+    (began, now, turns)
+}
+
+/// The least time for so many tasks that are taken.
+fn paced(count: usize) -> Duration {
+    Duration::from_micros(40) * u32::try_from(count).unwrap()
+}
+
+#[test]
+fn what_is_found_in_tiers_is_followed_evenly_and_as_soon_as_it_may() {
+    const COUNT: usize = 2_000;
+    let mut bench = Bench::new(0);
+
+    let (began, now, turns) = cancel_parked(&mut bench, COUNT);
 
     // None of them costs a turn of its own.
     assert!(turns < COUNT / 20, "{turns}");
     let took = now.steady.saturating_sub(began.steady);
-    let fastest = Duration::from_micros(40) * u32::try_from(COUNT).unwrap();
+    let fastest = paced(COUNT);
     assert!(
         took > fastest / 2 && took < fastest * 2,
         "{took:?}, and {fastest:?} at best"
     );
+}
+
+#[test]
+fn what_was_taken_before_takes_the_next_command_no_time() {
+    const COUNT: usize = 10_000;
+    let mut bench = Bench::new(0);
+    let (_, mut now, _) = cancel_parked(&mut bench, COUNT);
+    let answers = |bench: &Bench| {
+        let answers = bench.log.iter();
+        let answers = answers.filter(|one| matches!(one, Control::Answer(_)));
+        answers.count()
+    };
+    while answers(&bench) < 1 {
+        bench.go_on(&mut now);
+    }
+    let began = now;
+
+    bench.told(now, &command(6, 1, Verb::RunNow, all()));
+    while answers(&bench) < 2 {
+        bench.go_on(&mut now);
+    }
+
+    let took = now.steady.saturating_sub(began.steady);
+    assert!(took < paced(COUNT) / 2, "{took:?}");
 }
 
 #[test]

@@ -68,8 +68,9 @@ const MOST_FOUND: usize = 1_024;
 /// The bytes of it, likewise: what a lane may hold of tasks that its commit waits for is more.
 const MOST_BYTES: usize = 4 << 20;
 
-/// Time for each task that was found: 25,000 a second. A command about millions of them takes what is found evenly, and leaves a part of
-/// the machine to what is due: as fast as the machine can, it takes a million in 10 to 25 s, and a healthy scene waits for that.
+/// Time for each task that is taken: 25,000 a second. A command about millions of them takes what is found evenly, and leaves a part of
+/// the machine to what is due: as fast as the machine can, it takes a million in 10 to 25 s, and a healthy scene waits for that. What was
+/// taken before costs next to nothing, and no time.
 const PACE: Duration = Duration::from_micros(40);
 
 /// How many follow one another at once: few enough that what is due does not notice, and enough that they cost no turn each.
@@ -161,10 +162,12 @@ impl Looks {
     fn next(&mut self) -> Option<Found> {
         let found = self.found.pop_front()?;
         self.bytes -= found.memory_size();
-        if let Found::Task { .. } = found {
-            self.left -= 1;
-        }
         Some(found)
+    }
+
+    /// A task that was found is taken.
+    const fn took(&mut self) {
+        self.left = self.left.saturating_sub(1);
     }
 
     /// Forgets a shard.
@@ -327,11 +330,12 @@ impl Engine {
         }
     }
 
-    /// Takes a parked task that a command is about.
+    /// Takes a parked task that a command is about, unless it was taken before.
     fn take(&mut self, now: Now, lane: LaneId, offset: i64, task: Task, actions: &mut Vec<Action>) {
         if self.places(lane, offset, &task).is_empty() || !self.lanes.take(lane, offset) {
             return;
         }
+        self.commands.looks.took();
         let bytes = task.memory_size();
         self.lanes.hold(lane, bytes);
         if task.deferral.is_some() {
