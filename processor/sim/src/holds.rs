@@ -43,8 +43,8 @@ pub(crate) struct Heard {
     holds: BTreeMap<usize, Holds>,
     /// The rules that each worker has taken in.
     rules: BTreeMap<usize, Scenes>,
-    /// When each task was last out of attempts and was held, and the last attempt that was made since.
-    exhausted: BTreeMap<Arc<str>, (Timestamp, u32)>,
+    /// The last time that each task was out of attempts and was held.
+    exhausted: BTreeMap<Arc<str>, Exhaustion>,
     /// How the deadline of each task stood still when it was parked last, and when it was to be looked at.
     stopped: BTreeMap<Arc<str>, (Stopped, Timestamp)>,
     /// When each task was to be looked at that is parked.
@@ -178,6 +178,17 @@ impl Holding {
     }
 }
 
+/// A task that was out of attempts and was held.
+#[derive(Debug)]
+struct Exhaustion {
+    /// When.
+    at: Timestamp,
+    /// The last attempt that was made since.
+    last: u32,
+    /// Whether somebody who knew that people have let it go has started it since.
+    is_let_go: bool,
+}
+
 // === impl Heard ===
 
 impl Heard {
@@ -193,17 +204,27 @@ impl Heard {
 
     /// It is durable that a task is out of attempts, and held.
     pub(crate) fn exhausts(&mut self, event: &Event, attempt: u32) {
-        let last = (event.at, attempt);
-        self.exhausted.insert(Arc::clone(&event.id), last);
+        let exhaustion = Exhaustion {
+            at: event.at,
+            last: attempt,
+            is_let_go: false,
+        };
+        self.exhausted.insert(Arc::clone(&event.id), exhaustion);
     }
 
-    /// A worker starts an attempt: whether it knows that people have let the task go, if that was out of attempts.
+    /// A worker starts an attempt: whether it knows that people have let the task go, if that was out of attempts, or reads that in the task,
+    /// which somebody who knew it has started since.
     pub(crate) fn lets_go(&mut self, worker: usize, task: &Task) -> Result<(), String> {
-        let (Some((at, last)), Some(holds)) =
+        let (Some(exhaustion), Some(holds)) =
             (self.exhausted.get_mut(&task.id), self.holds.get(&worker))
         else {
             return Ok(());
         };
+        let Exhaustion {
+            at,
+            last,
+            is_let_go,
+        } = exhaustion;
         let holds = [&*task.scene, DEFAULT].map(|scene| holds.of_exhausted(scene));
         let holds = holds.into_iter().flatten();
         let released = holds.filter_map(|hold| hold.released).max();
@@ -212,7 +233,11 @@ impl Heard {
         if task.kind == Kind::Callback || is_made {
             return Ok(());
         }
-        if released.is_some_and(|released| released >= *at) {
+        let is_known = released.is_some_and(|released| released >= *at);
+        let mut said = task.exhausted.iter();
+        let is_said = said.any(|said| !said.is_held && said.at == at.ceil_to_millis());
+        if is_known || (*is_let_go && is_said) {
+            *is_let_go = true;
             *last = task.attempt;
             return Ok(());
         }
