@@ -22,7 +22,9 @@ use axum::routing::post;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Header as OutHeader, Message, OwnedHeaders};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use retide_native::admin;
@@ -47,7 +49,7 @@ pub(crate) struct Rig {
     pub(crate) prefix: String,
     pub(crate) target: Target,
     directory: TempDir,
-    _runtime: Runtime,
+    runtime: Runtime,
     _places: Places,
 }
 
@@ -140,6 +142,17 @@ pub(crate) fn serve(runtime: &Runtime, router: Router) -> SocketAddr {
 
 // === impl Rig ===
 
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if thread::panicking() || self.bootstrap != bootstrap() {
+            return;
+        }
+        if let Err(error) = self.delete_topics() {
+            eprintln!("the topics of {} stay: {error}", self.prefix);
+        }
+    }
+}
+
 impl Rig {
     /// Topics, a target that takes `takes` for each answer, and a configuration with these scenes.
     pub(crate) fn new(takes: Duration, scenes: &str) -> Self {
@@ -178,7 +191,7 @@ impl Rig {
             prefix,
             target,
             directory,
-            _runtime: runtime,
+            runtime,
             _places: places,
         };
         rig.configure(&format!("{}{scenes}", rig.basics()));
@@ -213,6 +226,21 @@ impl Rig {
     /// A topic of this test's.
     pub(crate) fn topic(&self, name: &str) -> String {
         format!("{}.{name}", self.prefix)
+    }
+
+    /// Deletes the topics of this test's: a broker works for each topic that it has, and is shared.
+    fn delete_topics(&self) -> Result<(), KafkaError> {
+        let admin: AdminClient<DefaultClientContext> = config(&self.bootstrap, "admin").create()?;
+        let metadata = admin.inner().fetch_metadata(None, PATIENCE)?;
+        let topics = metadata.topics().iter().map(MetadataTopic::name);
+        let topics: Vec<&str> = topics
+            .filter(|topic| topic.starts_with(&self.prefix))
+            .collect();
+        if !topics.is_empty() {
+            let deleted = admin.delete_topics(&topics, &AdminOptions::new());
+            self.runtime.block_on(deleted)?;
+        }
+        Ok(())
     }
 
     /// Leaves a topic with these settings, as they differ from the broker's, and waits until the broker goes by them: it says yes before.
