@@ -1028,6 +1028,13 @@ impl Judge {
         }
     }
 
+    /// A delivery comes back that was decided while others were handed back: by its ramps, whenever it was started.
+    pub(crate) fn delivered_since(&mut self, at: At, worker: usize, task: &Task) {
+        let submission = self.submitted.get(&task.id);
+        let ramps = self.heard.of_task(worker, task, submission);
+        self.heard.came_back(at, worker, &ramps, false);
+    }
+
     /// A task is parked at this time of its worker's clock.
     pub(crate) fn parked_at(&mut self, worker: usize, task: &Task, wall: Timestamp) {
         // What a command does with a task does not look at holds.

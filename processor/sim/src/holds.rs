@@ -255,20 +255,8 @@ impl Heard {
         task: &Task,
         submission: Option<&Arc<Submission>>,
     ) -> Result<Vec<Arc<Hold>>, String> {
-        let (Kind::Work, Some(submission), Some(holds)) =
-            (task.kind, submission, self.holds.get(&worker))
-        else {
-            return Ok(Vec::new());
-        };
-        let mut ramps = Vec::new();
-        let of_task = holds.iter();
-        let is_about = |hold: &Hold| match hold.released {
-            // Its ramp is not the one of other tasks of its scene.
-            Some(_) => hold.ramp.is_some() && task.is_exhausted(),
-            None => true,
-        };
-        let of_task = of_task.filter(|hold| is_about(hold));
-        for hold in of_task.filter(|hold| fits(&hold.selector, submission)) {
+        let of_task = self.of_task(worker, task, submission);
+        for hold in &of_task {
             let known = || format!("worker {worker} starts {}, knowing of {hold:?}", task.id);
             let Some(ramp) = &hold.ramp else {
                 return Err(known());
@@ -286,9 +274,30 @@ impl Heard {
                     return Err(format!("{}, too many of them: {climb:?}", known()));
                 }
             }
-            ramps.push(Arc::clone(hold));
         }
-        Ok(ramps)
+        Ok(of_task)
+    }
+
+    /// The holds that a worker knows of and that are about a task.
+    pub(crate) fn of_task(
+        &self,
+        worker: usize,
+        task: &Task,
+        submission: Option<&Arc<Submission>>,
+    ) -> Vec<Arc<Hold>> {
+        let (Kind::Work, Some(submission), Some(holds)) =
+            (task.kind, submission, self.holds.get(&worker))
+        else {
+            return Vec::new();
+        };
+        let is_about = |hold: &Hold| match hold.released {
+            // Its ramp is not the one of other tasks of its scene.
+            Some(_) => hold.ramp.is_some() && task.is_exhausted(),
+            None => true,
+        };
+        let holds = holds.iter().filter(|hold| is_about(hold));
+        let holds = holds.filter(|hold| fits(&hold.selector, submission));
+        holds.cloned().collect()
     }
 
     /// A call has come back that went by these ramps.

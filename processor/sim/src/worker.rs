@@ -1591,11 +1591,15 @@ impl Worker {
                     .iter()
                     .find(|scene| scene.name == task.scene);
                 let ordering = scene.map_or(Ordering::None, |scene| scene.ordering);
-                // What was handed back was decided before, by the clock of then.
-                if self.returns == 0 && self.delivered.insert((lane, offset)) {
-                    env.judge.delivers(task, ordering, now.wall);
-                    let ramps = env.judge.not_on_hold(env.now, self.id, task);
-                    env.judge.heard.came_back(env.now, self.id, &ramps, false);
+                if self.delivered.insert((lane, offset)) {
+                    // What was handed back was decided before, by the clock of then.
+                    if self.returns == 0 {
+                        env.judge.delivers(task, ordering, now.wall);
+                        let ramps = env.judge.not_on_hold(env.now, self.id, task);
+                        env.judge.heard.came_back(env.now, self.id, &ramps, false);
+                    } else {
+                        env.judge.delivered_since(env.now, self.id, task);
+                    }
                 }
             }
         }
