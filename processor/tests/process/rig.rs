@@ -499,7 +499,7 @@ impl Reader {
         while ended < self.partitions {
             assert!(start.elapsed() < PATIENCE, "the end was not reached");
             match self.consumer.poll(Duration::from_millis(100)) {
-                Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => ended += 1,
+                Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,
                 Some(Ok(message)) => records.push(Stored::of(&message)),
                 Some(Err(error)) => panic!("{error}"),
                 None => {}
