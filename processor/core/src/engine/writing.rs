@@ -85,6 +85,14 @@ impl Writing {
         self.held.push_back(unwritten);
     }
 
+    /// The shards of deliveries that are not written: what a delivery parks, if it is refused, is not decided before.
+    pub(super) fn shards_of_deliveries(&self) -> BTreeSet<i32> {
+        let all = self.again.iter().chain(&self.held);
+        let all = all.map(|unwritten| &unwritten.settlement);
+        let all = all.filter(|settlement| !settlement.otherwise.is_empty());
+        all.map(|settlement| settlement.lane.shard).collect()
+    }
+
     /// Whether something of a shard is not written.
     pub(super) fn has_of(&self, shard: i32) -> bool {
         let mut all = self.again.iter().chain(&self.held);
@@ -294,6 +302,10 @@ impl Engine {
                     self.end_refused(now, (settlement, bytes), (sink, &failure), actions);
                 }
             }
+        }
+        let shards: BTreeSet<i32> = ours.iter().map(|lane| lane.shard).collect();
+        for shard in shards {
+            self.steps_returned(shard);
         }
     }
 

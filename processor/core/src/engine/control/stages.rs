@@ -170,6 +170,12 @@ impl Engine {
         if let Some(number) = self.commands.looks.end() {
             self.commands.steps.end_look(number);
         }
+        for shard in self.writing.shards_of_deliveries() {
+            let (lane, batch) = self.next_of_commands(shard);
+            if self.commands.steps.wait_for_delivery(shard, batch) {
+                self.lanes.touch_lane(lane);
+            }
+        }
         let mut begins = false;
         for (shard, _, active) in self.commands.steps.all_mut() {
             let source = Source::Commands;
@@ -182,6 +188,21 @@ impl Engine {
         if begins && !self.commands.looks.is_under_way() {
             self.begin_look(actions);
         }
+    }
+
+    /// A batch that had something of a shard was not written.
+    pub(in crate::engine) fn steps_returned(&mut self, shard: i32) {
+        let (lane, batch) = self.next_of_commands(shard);
+        if self.commands.steps.wait_again(shard, batch) {
+            self.lanes.touch_lane(lane);
+        }
+    }
+
+    /// The lane of the commands of a shard, and the number of its next batch.
+    fn next_of_commands(&self, shard: i32) -> (LaneId, u64) {
+        let source = Source::Commands;
+        let lane = LaneId { shard, source };
+        (lane, self.lanes.batches(lane).0 + 1)
     }
 
     /// Ends the steps that have done all.
