@@ -85,7 +85,7 @@ impl Writing {
         self.held.push_back(unwritten);
     }
 
-    /// The shards of deliveries that are not written: what a delivery parks, if it is refused, is not decided before.
+    /// The shards of deliveries that are not written: what a delivery parks, if it is refused, stands behind a look that begins before.
     pub(super) fn shards_of_deliveries(&self) -> BTreeSet<i32> {
         let all = self.again.iter().chain(&self.held);
         let all = all.map(|unwritten| &unwritten.settlement);
@@ -305,12 +305,26 @@ impl Engine {
         }
         let shards: BTreeSet<i32> = ours.iter().map(|lane| lane.shard).collect();
         for shard in shards {
-            self.steps_returned(shard);
+            self.steps_wait_again(shard);
         }
     }
 
     /// Writes again what can be, at most `most` of it.
     pub(super) fn write_again(&mut self, most: usize, actions: &mut Vec<Action>) {
+        let mut shards = BTreeSet::new();
+        self.write_unwritten(most, &mut shards, actions);
+        for shard in shards {
+            self.steps_wait_again(shard);
+        }
+    }
+
+    /// The same; adds the shards of what is written.
+    fn write_unwritten(
+        &mut self,
+        most: usize,
+        shards: &mut BTreeSet<i32>,
+        actions: &mut Vec<Action>,
+    ) {
         let mut left = most;
         self.writing.waits = false;
         // What is over by what was written before goes with that: it is never known to be over alone.
@@ -344,6 +358,7 @@ impl Engine {
             } else {
                 self.write_parked(&settlement, key);
             }
+            shards.insert(settlement.lane.shard);
             self.write(bytes, settlement, actions);
         }
     }

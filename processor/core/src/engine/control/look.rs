@@ -167,7 +167,7 @@ impl Looks {
 
     /// A task that was found is taken.
     const fn took(&mut self) {
-        self.left = self.left.saturating_sub(1);
+        self.left -= 1;
     }
 
     /// Forgets a shard.

@@ -170,17 +170,14 @@ impl Engine {
         if let Some(number) = self.commands.looks.end() {
             self.commands.steps.end_look(number);
         }
-        for shard in self.writing.shards_of_deliveries() {
-            let (lane, batch) = self.next_of_commands(shard);
-            if self.commands.steps.wait_for_delivery(shard, batch) {
-                self.lanes.touch_lane(lane);
-            }
-        }
+        let delivering = self.writing.shards_of_deliveries();
         let mut begins = false;
         for (shard, _, active) in self.commands.steps.all_mut() {
             let source = Source::Commands;
             let (_, over) = self.lanes.batches(LaneId { shard, source });
-            if matches!(active.stage, Stage::Fenced(after) if over >= after) {
+            if matches!(active.stage, Stage::Fenced(after) if over >= after)
+                && !delivering.contains(&shard)
+            {
                 active.stage = Stage::Looking(None);
             }
             begins |= active.stage == Stage::Looking(None);
@@ -190,19 +187,14 @@ impl Engine {
         }
     }
 
-    /// A batch that had something of a shard was not written.
-    pub(in crate::engine) fn steps_returned(&mut self, shard: i32) {
-        let (lane, batch) = self.next_of_commands(shard);
-        if self.commands.steps.wait_again(shard, batch) {
-            self.lanes.touch_lane(lane);
-        }
-    }
-
-    /// The lane of the commands of a shard, and the number of its next batch.
-    fn next_of_commands(&self, shard: i32) -> (LaneId, u64) {
+    /// What was decided of a shard, and not written, goes into the next batch: its steps wait for that.
+    pub(in crate::engine) fn steps_wait_again(&mut self, shard: i32) {
         let source = Source::Commands;
         let lane = LaneId { shard, source };
-        (lane, self.lanes.batches(lane).0 + 1)
+        let (given, _) = self.lanes.batches(lane);
+        if self.commands.steps.wait_again(shard, given + 1) {
+            self.lanes.touch_lane(lane);
+        }
     }
 
     /// Ends the steps that have done all.

@@ -198,8 +198,8 @@ impl Steps {
         }
     }
 
-    /// A batch that had something of a shard was not written. Steps that wait for it wait for the one of this number, with which that is
-    /// written again; those that were to answer with the next one are looked at anew. Whether some wait.
+    /// What was decided of a shard before goes into the batch of this number, after all: steps that have not begun to look wait for that,
+    /// and those that were to answer have not done all. Whether some wait.
     pub(super) fn wait_again(&mut self, shard: i32, batch: u64) -> bool {
         let Some(steps) = self.shards.get_mut(&shard) else {
             return false;
@@ -207,43 +207,17 @@ impl Steps {
         let mut waits = false;
         for active in steps.active.values_mut() {
             match active.stage {
-                Stage::Fenced(_) => {
+                Stage::Fenced(_) | Stage::Looking(None) => {
                     active.stage = Stage::Fenced(batch);
                     steps.fence = steps.fence.max(batch);
                     waits = true;
                 }
                 Stage::Counted(_) => active.stage = Stage::Looked,
                 Stage::New
-                | Stage::Looking(_)
+                | Stage::Looking(Some(_))
                 | Stage::Looked
                 | Stage::Standing
                 | Stage::Leaving => {}
-            }
-        }
-        waits
-    }
-
-    /// A delivery of a shard is not written. What it parks, if it is refused, stands behind a look that begins before: steps that have not
-    /// begun to look wait for the batch of this number, which is not hurried. Whether there are such.
-    pub(super) fn wait_for_delivery(&mut self, shard: i32, batch: u64) -> bool {
-        let Some(steps) = self.shards.get_mut(&shard) else {
-            return false;
-        };
-        let mut waits = false;
-        for active in steps.active.values_mut() {
-            let is_early = match active.stage {
-                Stage::Looking(None) => true,
-                Stage::Fenced(after) => after < batch,
-                Stage::New
-                | Stage::Looking(Some(_))
-                | Stage::Looked
-                | Stage::Counted(_)
-                | Stage::Standing
-                | Stage::Leaving => false,
-            };
-            if is_early {
-                active.stage = Stage::Fenced(batch);
-                waits = true;
             }
         }
         waits
