@@ -993,6 +993,55 @@ fn what_the_first_look_has_counted_and_is_not_written_takes_nothing_from_the_sec
 }
 
 #[test]
+fn a_look_waits_for_a_delivery_that_is_not_written_only_if_it_may_be_about_its_task() {
+    let mut bench = Bench::new(0);
+    let topic = Target::Produce {
+        topic: "orders".into(),
+    };
+    let copy = Scene::new("copy", topic, support::policy(Duration::from_secs(30), 3));
+    let rules = [pay(), copy].into_iter().collect();
+    bench.step(at(0), Input::Rules(rules));
+    let mut delivered = task("b", 0, 0);
+    delivered.scene = "copy".into();
+    bench.record(at(1), 0, delivered);
+    bench.step(at(5), Input::Tick);
+    let delivery = bench.actions.iter().find_map(|action| match action {
+        Action::Settle(settlement) if !settlement.otherwise.is_empty() => Some(settlement.clone()),
+        _ => None,
+    });
+    let lanes = bench.engine.commits().into_iter();
+    let closed = |closed| {
+        Input::Writable(Writable {
+            closed,
+            ..Writable::default()
+        })
+    };
+    let returned = Returned {
+        lanes: lanes.map(|commit| (commit.lane, commit.epoch)).collect(),
+        settlements: vec![(delivery.unwrap(), Fate::Again)],
+        ..Returned::default()
+    };
+    bench.step(at(6), closed(Sinks::NONE.with(Sink::Callbacks)));
+    bench.step(at(6), Input::Returned(Box::new(returned)));
+    bench.tier = vec![task("a", 5_000_000, 1)];
+
+    // One that names another task does not wait.
+    bench.told(at(8), &command(7, 0, Verb::RunNow, ids(&["a"])));
+    bench.pass(10, 500);
+    assert_eq!(bench.looks, 1);
+    assert!(!bench.words("a").is_empty());
+
+    // One that names it, and one that names none, do until it is written.
+    bench.told(at(510), &command(7, 1, Verb::RunNow, ids(&["b"])));
+    bench.told(at(510), &command(7, 2, Verb::RunNow, all()));
+    bench.pass(520, 500);
+    assert_eq!(bench.looks, 1);
+    bench.step(at(1_020), closed(Sinks::NONE));
+    bench.pass(1_030, 500);
+    assert!(bench.looks > 1);
+}
+
+#[test]
 fn what_was_set_aside_meets_the_command_that_waits_for_it_wherever_it_is_by_then() {
     // Parked, and in a call, before the command is read.
     for (due, words) in [

@@ -59,6 +59,20 @@ struct Unwritten {
     key: Option<Fingerprint>,
 }
 
+/// Deliveries that are not written, by shard and task. What one parks, if it is refused, stands behind a look at tiers that begins before.
+#[derive(Debug, Default)]
+pub(super) struct Deliveries(BTreeMap<i32, BTreeSet<Arc<str>>>);
+
+// === impl Deliveries ===
+
+impl Deliveries {
+    /// Whether there is one in a shard, of one of these tasks if they are named.
+    pub(super) fn may_have(&self, shard: i32, ids: Option<&BTreeSet<Arc<str>>>) -> bool {
+        let held = self.0.get(&shard);
+        held.is_some_and(|held| ids.is_none_or(|ids| !ids.is_disjoint(held)))
+    }
+}
+
 // === impl Writing ===
 
 impl Writing {
@@ -85,12 +99,23 @@ impl Writing {
         self.held.push_back(unwritten);
     }
 
-    /// The shards of deliveries that are not written: what a delivery parks, if it is refused, stands behind a look that begins before.
-    pub(super) fn shards_of_deliveries(&self) -> BTreeSet<i32> {
-        let all = self.again.iter().chain(&self.held);
-        let all = all.map(|unwritten| &unwritten.settlement);
-        let all = all.filter(|settlement| !settlement.otherwise.is_empty());
-        all.map(|settlement| settlement.lane.shard).collect()
+    /// The deliveries that are not written.
+    pub(super) fn deliveries(&self) -> Deliveries {
+        let mut deliveries = Deliveries::default();
+        for unwritten in self.again.iter().chain(&self.held) {
+            let Settlement {
+                lane,
+                entries,
+                otherwise,
+                ..
+            } = &unwritten.settlement;
+            let id = entries.iter().find_map(Entry::id);
+            if let Some(id) = id.filter(|_| !otherwise.is_empty()) {
+                let ids = deliveries.0.entry(lane.shard).or_default();
+                ids.insert(Arc::clone(id));
+            }
+        }
+        deliveries
     }
 
     /// Whether something of a shard is not written.

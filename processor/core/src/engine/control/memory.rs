@@ -146,7 +146,7 @@ impl Engine {
             return;
         }
         let waits = !self.bug.is(Bug::Unfenced);
-        let delivering = self.writing.shards_of_deliveries();
+        let deliveries = self.writing.deliveries();
         self.extract_met(&shards);
         for shard in shards {
             let source = Source::Commands;
@@ -156,8 +156,9 @@ impl Engine {
             let moved = self.lanes.last_move(self.steady, shard);
             // What is not durable may be parked by then or not.
             let lanes = &self.lanes;
-            let has_delivery = delivering.contains(&shard);
-            let is_fenced = |ids: Option<&_>| waits && (has_delivery || lanes.is_volatile(ids));
+            let is_fenced = |ids: Option<&_>| {
+                waits && (lanes.is_volatile(ids) || deliveries.may_have(shard, ids))
+            };
             self.commands
                 .steps
                 .begin(shard, given + 1, moved, is_fenced);

@@ -170,13 +170,13 @@ impl Engine {
         if let Some(number) = self.commands.looks.end() {
             self.commands.steps.end_look(number);
         }
-        let delivering = self.writing.shards_of_deliveries();
+        let deliveries = self.writing.deliveries();
         let mut begins = false;
         for (shard, _, active) in self.commands.steps.all_mut() {
             let source = Source::Commands;
             let (_, over) = self.lanes.batches(LaneId { shard, source });
             if matches!(active.stage, Stage::Fenced(after) if over >= after)
-                && !delivering.contains(&shard)
+                && !deliveries.may_have(shard, active.ids())
             {
                 active.stage = Stage::Looking(None);
             }
