@@ -293,6 +293,11 @@ impl Judge {
         }
     }
 
+    /// Whether the consequence of an offset is durable.
+    pub(crate) fn is_done(&self, lane: LaneId, offset: i64) -> bool {
+        self.done.contains(&(lane, offset))
+    }
+
     /// How many records wait for their consequence.
     pub(crate) fn unfinished(&self) -> u64 {
         self.unfinished

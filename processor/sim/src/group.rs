@@ -70,6 +70,8 @@ pub(crate) struct Group {
     forming: bool,
     /// The last member id.
     last: Member,
+    /// The last request of each worker.
+    requests: BTreeMap<usize, u64>,
 }
 
 // === impl Group ===
@@ -119,13 +121,19 @@ impl Group {
         members.map(|(member, _)| *member).collect()
     }
 
-    /// A worker asks to be a member of the next generation, a new one if it was none.
+    /// A worker asks to be a member of the next generation, a new one if it was none. What it asked before its last request is void: a
+    /// connection keeps the order of its requests.
     pub(crate) fn join(
         &mut self,
         (worker, request): (usize, u64),
         member: Option<Member>,
         owned: BTreeSet<i32>,
     ) {
+        let last = self.requests.entry(worker).or_default();
+        if *last > request {
+            return;
+        }
+        *last = request;
         let member = member.unwrap_or_else(|| {
             self.last += 1;
             self.last

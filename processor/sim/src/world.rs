@@ -822,6 +822,31 @@ impl Env {
         }
     }
 
+    /// The first records that are to be read and have no durable consequence: where they are, and of which task.
+    fn unfinished(&self) -> Vec<(LaneId, i64, Option<Arc<str>>)> {
+        let mut unfinished = Vec::new();
+        for (place, partition) in self.broker.partitions() {
+            let Topic::Read(source) = place.topic else {
+                continue;
+            };
+            let shard = place.shard;
+            let lane = LaneId { shard, source };
+            for (offset, entry) in (0..).zip(&partition.log) {
+                let payload = entry.payload.as_ref();
+                let payload = payload.filter(|_| entry.is_readable(Bug::None));
+                if let Some(payload) = payload.filter(|_| !self.judge.is_done(lane, offset)) {
+                    let id = match payload {
+                        Payload::Parked(task) => Some(Arc::clone(&task.id)),
+                        _ => None,
+                    };
+                    unfinished.push((lane, offset, id));
+                }
+            }
+        }
+        unfinished.truncate(10);
+        unfinished
+    }
+
     /// A worker asks to be a member.
     fn join(
         &mut self,
@@ -1124,8 +1149,11 @@ impl World {
         let now = self.env.now / SECOND;
         let holds: Vec<_> = self.workers.iter().flatten().map(Worker::holds).collect();
         let unfinished = self.env.judge.unfinished();
+        let records = self.env.unfinished();
         self.env.judge.object(|| {
-            format!("no end in sight after {now} s and {events} events, {unfinished} records unfinished; open and held: {holds:?}")
+            format!(
+                "no end in sight after {now} s and {events} events, {unfinished} records unfinished, first of all {records:?}; open and held: {holds:?}"
+            )
         });
     }
 
