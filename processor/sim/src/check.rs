@@ -3,7 +3,7 @@
 //! It knows what was asked for and what the broker keeps; of the code under test it asks only how much memory it holds. Invariant: a
 //! promise that is broken is reported at the step that breaks it, or at the end if only the end shows it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -115,10 +115,14 @@ pub(crate) struct Start {
 struct Flood {
     /// Those that were delivered.
     delivered: u32,
-    /// Those that were dead before it was known what is usual.
-    early: BTreeSet<Arc<str>>,
-    /// The last ends since, the latest one last: those that were dead, and none for each delivery. Those that the brake looks at.
-    recent: VecDeque<Option<Arc<str>>>,
+    /// Answers so far: a number for each.
+    answers: u64,
+    /// The last answer of each task that is to die of it.
+    ill: BTreeMap<Arc<str>, u64>,
+    /// Whether some were to die before it was known what is usual.
+    early: bool,
+    /// The answers that tasks died of.
+    deadly: BTreeSet<u64>,
 }
 
 /// How many attempts of a task were throttled, and how many were not.
@@ -269,12 +273,15 @@ impl Figures {
 // === impl Flood ===
 
 impl Flood {
-    /// Notes an end as the latest one.
-    fn note(&mut self, dead: Option<Arc<str>>) {
-        if self.recent.len() == RECENT as usize {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(dead);
+    /// A task dies. Says whether too many have died of answers that the brake saw near each other: it looks at answers in the order in which
+    /// they came, and what follows from them is written later, and in another order.
+    fn is_too_many(&mut self, id: &Arc<str>) -> bool {
+        self.deadly.extend(self.ill.get(id));
+        let first = self.deadly.iter();
+        let last = first.clone().skip(LEAST as usize - 1);
+        first
+            .zip(last)
+            .any(|(first, last)| last - first < u64::from(RECENT))
     }
 }
 
@@ -535,7 +542,15 @@ impl Judge {
     pub(crate) fn well(&mut self, process: u64) {
         let flood = self.floods.entry(process).or_default();
         flood.delivered += 1;
-        flood.note(None);
+        flood.answers += 1;
+    }
+
+    /// A target says of a task of [`FLOOD`] that it is never going to take it.
+    pub(crate) fn ill(&mut self, process: u64, id: &Arc<str>) {
+        let flood = self.floods.entry(process).or_default();
+        flood.answers += 1;
+        flood.ill.insert(Arc::clone(id), flood.answers);
+        flood.early |= flood.delivered < HEALTHY;
     }
 
     /// A process decides what becomes of a task: of a flood, no more die than the brake needs to see.
@@ -551,16 +566,9 @@ impl Judge {
                 continue;
             }
             let flood = self.floods.entry(process).or_default();
-            let id = Arc::clone(&ended.id);
-            if flood.delivered < HEALTHY {
-                flood.early.insert(id);
-                continue;
-            }
-            flood.note(Some(id));
-            let dead = flood.recent.iter().flatten().collect::<BTreeSet<_>>().len();
             // What died before is usual, and takes more. A brake that people keep from acting does not.
-            let may_act = !self.forcing.is_used();
-            if may_act && flood.early.is_empty() && dead as u32 >= LEAST {
+            let may_act = !self.forcing.is_used() && !flood.early;
+            if flood.is_too_many(&ended.id) && may_act {
                 let why = format!("process {process} lets too many die: {flood:?}");
                 return self.object(|| why);
             }

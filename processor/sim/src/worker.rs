@@ -198,8 +198,8 @@ pub(crate) struct Worker {
     fetch: Option<u64>,
     /// The offsets that it has while it waits for the order of keys.
     fetched: Option<Vec<Progress>>,
-    /// The scene of each call in flight, or its host, for the judge.
-    calls: BTreeMap<u64, Arc<str>>,
+    /// Each call in flight, for the judge: what it is counted as, its scene or its host, and its task.
+    calls: BTreeMap<u64, (Arc<str>, Arc<Task>)>,
     /// What each call in flight is known by at the wall.
     walls: BTreeMap<u64, Arc<str>>,
     /// The server of each call in flight whose scene has cooldowns.
@@ -615,11 +615,15 @@ impl Worker {
 
     /// A call came back.
     fn called(&mut self, ticket: u64, outcome: Outcome, env: &mut Env) {
-        if let Some(scene) = self.calls.remove(&ticket) {
-            if &*scene == FLOOD && outcome == Outcome::Success {
-                env.judge.well(self.life);
+        if let Some((counted_as, task)) = self.calls.remove(&ticket) {
+            match &outcome {
+                Outcome::Success if &*task.scene == FLOOD => env.judge.well(self.life),
+                Outcome::Permanent(_) if &*task.scene == FLOOD => {
+                    env.judge.ill(self.life, &task.id);
+                }
+                _ => {}
             }
-            env.judge.returned(self.life, scene);
+            env.judge.returned(self.life, counted_as);
         }
         if let Some(ramps) = self.ramps.remove(&ticket) {
             let failed = !matches!(outcome, Outcome::Success | Outcome::Pending { .. });
@@ -1655,7 +1659,8 @@ impl Worker {
             env.judge
                 .object(|| format!("{} called although {topic:?} takes no records", task.id));
         }
-        self.calls.insert(ticket, Arc::clone(counted_as(scene)));
+        let call = (Arc::clone(counted_as(scene)), Arc::clone(task));
+        self.calls.insert(ticket, call);
         if let Some(wall) = wall(scene, task.kind) {
             self.walls.insert(ticket, Arc::clone(wall));
         }
