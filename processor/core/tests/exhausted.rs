@@ -460,6 +460,27 @@ fn what_nobody_has_looked_at_until_the_hold_was_over_was_held() {
 }
 
 #[test]
+fn a_hold_that_is_on_counts_from_when_it_began_beside_one_that_is_over() {
+    // One that is over within the other, one that reaches into it, and one before it.
+    for (over, expected) in [
+        ((6_000, 20_000), 80 - 4),
+        ((1_000, 6_000), 80 - 1),
+        ((1_000, 3_000), 80 - 4 + 2),
+    ] {
+        let mut bench = ten_seconds();
+        let (on, over_by_now) = (hold(Deadlines::Stop, 4_000), stood_at(&[over]));
+        let holds = on.iter().chain(over_by_now.over()).cloned().collect();
+        bench.step(at(30_000), Input::Holds(holds));
+
+        let (task, _) = parked(&bench.read(30_000, support::task("a", "pay", at(0).wall)));
+        bench.step(at(31_000), Input::Holds(Holds::default()));
+        let goes_on = bench.read(80_000, task);
+
+        assert_eq!(stood(&goes_on), Duration::from_secs(expected), "{over:?}");
+    }
+}
+
+#[test]
 fn what_is_over_counts_once_and_only_what_was_due_in_time_meanwhile() {
     let mut bench = Bench::new(Scene {
         deadline: Some(Duration::from_mins(1)),

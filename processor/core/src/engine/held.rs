@@ -222,16 +222,18 @@ impl Engine {
         if item.task.kind != Kind::Work || item.task.pending_since.is_some() {
             return;
         }
-        if may_have_stood {
-            self.count_stood(now, item);
-        }
-        let task = &item.task;
-        let scene = self.scenes.find(&task.scene);
+        let scene = self.scenes.find(&item.task.scene);
         let stops = scene.and_then(|scene| {
-            let holds = self.held.holds.of(now.wall, task, scene);
+            let holds = self.held.holds.of(now.wall, &item.task, scene);
             let stops = holds.filter(|hold| hold.deadlines == Deadlines::Stop);
             Some((scene, stops.map(|hold| hold.since).min()?))
         });
+        if may_have_stood {
+            // Since then, it stands still by a hold that is on.
+            let to = stops.map_or(Timestamp::MAX, |(_, held)| held);
+            self.count_stood(now, item, to);
+        }
+        let task = &item.task;
         match (stops, task.is_stopped()) {
             (Some((scene, held)), false) => {
                 // It may have waited elsewhere meanwhile.
@@ -247,8 +249,9 @@ impl Engine {
         }
     }
 
-    /// The deadline of a due task has stood still while holds were in force that are over, and nobody could look at it: that counts now.
-    fn count_stood(&self, now: Now, item: &mut Item) {
+    /// The deadline of a due task has stood still while holds were in force that are over, and nobody could look at it: that counts now, as
+    /// far as it was before `to`.
+    fn count_stood(&self, now: Now, item: &mut Item, to: Timestamp) {
         if item.task.is_stopped() {
             return;
         }
@@ -258,7 +261,7 @@ impl Engine {
         let from = waits_since(now, &item.task);
         for (since, until) in self.held.holds.stood(from, &item.task, scene) {
             let since = since.max(waits_since(now, &item.task)).ceil_to_millis();
-            let until = until.min(now.wall);
+            let until = until.min(now.wall).min(to);
             // One that has passed by then has passed.
             if since < until && !verdict::expires(scene, &item.task, since) {
                 let task = Arc::make_mut(&mut item.task);
