@@ -26,6 +26,7 @@ mod payload;
 mod purge;
 mod replay;
 mod republish;
+mod retarget;
 mod show;
 
 use std::time::Duration;

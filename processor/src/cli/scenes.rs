@@ -172,6 +172,47 @@ struct Board<'a> {
     shards: Option<NonZeroU32>,
 }
 
+/// A scene that another command makes, such as that of a campaign.
+pub(super) struct Proposed<'a> {
+    /// What stands on the topic.
+    board: Board<'a>,
+    /// Its name.
+    name: String,
+    /// The scene.
+    scene: Scene,
+}
+
+// === impl Proposed ===
+
+impl<'a> Proposed<'a> {
+    /// Looks whether a scene can be put in force under its name, and says what its target would meet. Fails if there is another scene of that
+    /// name.
+    pub(super) fn of(config: &'a Config, name: String, scene: Scene) -> Result<Self, Failed> {
+        let board = Board::open(config, User::ScenesApply)?;
+        let before = board.scenes.get(&name).or(config.scenes.get(&name));
+        if board.unreadable.contains(&name) || before.is_some_and(|before| *before != scene) {
+            let message = format!("there is a scene {name} already, and it is another one");
+            return Err(Failed::because(Exit::Usage, message));
+        }
+        outlook::tell(config, [(&name, &scene)].into_iter())?;
+        Ok(Self { board, name, scene })
+    }
+
+    /// Puts it in force.
+    pub(super) fn put(&self) -> Result<(), Failed> {
+        let Self { board, name, scene } = self;
+        let format = board.config.topics.scenes.format;
+        let now = clock::timestamp();
+        let record = scenes::put(&board.topics.scenes, format, name, scene, now)?;
+        board.write(&[record])
+    }
+
+    /// Its name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
 // === impl ChangeRow ===
 
 impl Row for ChangeRow {

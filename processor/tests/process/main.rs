@@ -49,6 +49,7 @@ mod places;
 mod promises;
 mod replay;
 mod republish;
+mod retarget;
 mod retention;
 mod rig;
 mod scenes;

@@ -36,6 +36,7 @@ use super::find::{self, Found, Looked, Wanted};
 use super::lacking::{self, Lacking, Whole};
 use super::line::Line;
 use super::republish::{self, Republish};
+use super::retarget::{self, Retarget};
 
 /// What `replay` takes.
 #[derive(Debug, Args)]
@@ -48,6 +49,8 @@ Examples:
   retide dead-letters replay --id order-7 --edit
   retide dead-letters replay --fingerprint 1f58f9fcb66d76a1 --edit patch.json
   retide dead-letters replay --scene orders --to-scene back --republish
+  retide dead-letters replay --scene orders --name trial \\
+      --to-url https://staging.example.com/orders
 
 Tasks keep their ids and payloads; their attempts and deadlines begin anew. A
 replay is a campaign: it begins slowly, goes faster as long as attempts
@@ -74,6 +77,9 @@ pub(in crate::cli) struct Replay {
     /// Let the tasks follow this scene instead of their own
     #[arg(long, value_name = "NAME")]
     to_scene: Option<String>,
+    /// Send the tasks to this URL, by a scene campaign-NAME that is made for it
+    #[arg(long, value_name = "URL", conflicts_with = "to_scene")]
+    to_url: Option<String>,
     /// Produce them to the topic of that scene's Kafka target, such as where their records were before they failed: all groups that read it get them again
     #[arg(long, requires = "to_scene")]
     republish: bool,
@@ -170,6 +176,9 @@ pub(super) fn replay(config: &Config, options: &Replay, output: Output) -> Resul
     let mut keys = options.keys(&name)?;
     follow::request(&keys)?;
     let republish = Republish::of(config, options.to_scene.as_deref(), options.republish)?;
+    let url = options.to_url.as_deref();
+    let retarget = url.map(|url| Retarget::of(config, &name, url));
+    let retarget = retarget.transpose()?;
     let mut past = None;
     if let Some(None) = options.edit {
         let past = past.insert(Past::read(config)?);
@@ -180,6 +189,9 @@ pub(super) fn replay(config: &Config, options: &Replay, output: Output) -> Resul
         let past = past.map_or_else(|| Past::read(config), Ok)?;
         count(config, &wanted, (&spec, republish), &past)
     };
+    if let Some(retarget) = &retarget {
+        retarget.tell();
+    }
     if options.asking.dry_run {
         return count(republish)?.dry_run(&spec, output);
     }
@@ -196,6 +208,9 @@ pub(super) fn replay(config: &Config, options: &Replay, output: Output) -> Resul
         counted.show()?;
         let what = format!("replay {} as campaign {name}", counted.words());
         ask::agreement(&what, "nothing was sent")?;
+    }
+    if let Some(retarget) = &retarget {
+        retarget.put(config)?;
     }
     let sent = follow::send(config, &name, &keys)?;
     follow::started(config, &sent, &name, &options.asking, output)
@@ -341,7 +356,8 @@ impl Replay {
         if let Some(rate) = self.rate {
             put("rate", rate.into());
         }
-        if let Some(scene) = &self.to_scene {
+        let made = self.to_url.as_ref().map(|_| retarget::scene_of(name));
+        if let Some(scene) = made.as_ref().or(self.to_scene.as_ref()) {
             put("scene", scene.clone().into());
         }
         if !self.set_header.is_empty() {
