@@ -1,4 +1,4 @@
-//! The few calls of librdkafka that the rdkafka crate lacks, each behind a safe function.
+//! The few calls of librdkafka that the rdkafka crate lacks, and one of Linux, each behind a safe function.
 //!
 //! The only crate with `unsafe`. Nothing is decided here. Invariant: what is handed out lives no longer than the message or client it
 //! belongs to, and no call waits longer than it was told to.
@@ -11,6 +11,7 @@
 //! | [`membership`] | the place of a consumer in its group |
 //! | [`positions`] | whether a consumer has no position in partitions |
 //! | `request` | what all admin requests have in common |
+//! | [`slice`] | how soon a thread that wakes gets the processor, on Linux |
 //! | [`topics`] | the ids of topics, and of the cluster |
 
 pub mod admin;
@@ -19,4 +20,5 @@ pub mod headers;
 pub mod membership;
 pub mod positions;
 mod request;
+pub mod slice;
 pub mod topics;

@@ -14,10 +14,11 @@ use std::thread::{self, JoinHandle, ThreadId};
 
 use futures_util::FutureExt;
 use tokio::sync::watch;
-use tracing::error;
+use tracing::{debug, error};
 
 use retide_core::{LaneId, Source};
 use retide_kafka::topics::Topics;
+use retide_native::slice;
 
 use crate::suspects::Suspects;
 
@@ -86,6 +87,14 @@ struct Running {
 
 /// The source of no record.
 const NOTHING: usize = usize::MAX;
+
+/// The calling thread does little at a time and somebody waits for it: it gets the processor before threads that are busy for long, where the
+/// system can do that.
+pub fn wake_soon() {
+    if let Err(error) = slice::shorten() {
+        debug!(%error, "no shorter slices of the processor");
+    }
+}
 
 // === impl Threads ===
 

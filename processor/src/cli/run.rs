@@ -24,7 +24,7 @@ use retide_shell::log::{Format, Log};
 use retide_shell::metrics::Metrics;
 use retide_shell::outbound;
 use retide_shell::process::{self, Error, Process};
-use retide_shell::threads::Threads;
+use retide_shell::threads::{Threads, wake_soon};
 
 use crate::cli::init;
 use crate::cli::output::{Exit, Failed, say};
@@ -153,6 +153,7 @@ pub(super) fn run(mut config: Config, options: &Options, log: &Log) -> Result<()
         Builder::new_multi_thread()
             .enable_all()
             .thread_name(leave::CALLS)
+            .on_thread_start(wake_soon)
             .build()?,
     );
     // Before the first worker: a signal during the start counts, too.

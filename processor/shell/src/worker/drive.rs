@@ -59,7 +59,7 @@ use crate::metrics::scenes::{SceneMetrics, SceneSet};
 use crate::metrics::share::Share;
 use crate::registry::Registry;
 use crate::signals::Line;
-use crate::threads::Hand;
+use crate::threads::{Hand, wake_soon};
 use crate::trouble::Troubles;
 use crate::worker::encode::Encoder;
 use crate::worker::feed::{Feed, Reading, Request};
@@ -244,6 +244,7 @@ impl<L: Ledger> Drive<L> {
     ) -> Result<(Feed, L, usize), KafkaError> {
         let (metrics, heartbeat) = (Arc::clone(&self.metrics), Arc::clone(&self.heartbeat));
         let worker = heartbeat.name();
+        wake_soon();
         WorkerStarted { worker }.emit(&metrics);
         let mut state = State::new(self);
         let result = state.run(rules, stop);

@@ -16,14 +16,20 @@ use crate::worker::drive::State;
 use crate::worker::feed::{Passed, Read, Reads};
 use crate::worker::ledger::Ledger;
 
+/// Records between two looks at the clock: what becomes due meanwhile waits for no more of them.
+const LOOK: usize = 16;
+
 // === impl State ===
 
 impl<L: Ledger> State<L> {
     /// Records were read.
     pub(super) fn records(&mut self, Reads { records, passed }: Reads) {
-        // One look at the clock for all: if anything, it is behind, and nothing is early by that.
-        let now = self.now();
-        for mut read in records {
+        // One look at the clock for some: if anything, it is behind, and nothing is early by that.
+        let mut now = self.now();
+        for (number, mut read) in (0_usize..).zip(records) {
+            if number % LOOK == LOOK - 1 {
+                now = self.now();
+            }
             let lane = read.position.lane;
             // One of an assignment that is over comes to whoever has the shard now.
             let is_ours = self.shards.get(&lane.shard) == Some(&read.assignment);
