@@ -11,7 +11,7 @@
 //! | [`membership`] | the place of a consumer in its group |
 //! | [`positions`] | whether a consumer has no position in partitions |
 //! | `request` | what all admin requests have in common |
-//! | [`slice`] | how soon a thread that wakes gets the processor, on Linux |
+//! | [`mod@slice`] | how soon a thread that wakes gets the processor, on Linux |
 //! | [`topics`] | the ids of topics, and of the cluster |
 
 pub mod admin;
