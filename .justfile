@@ -16,7 +16,7 @@ test:
 test-fast *filter:
     # Those of targets wait for servers most of the time; the one that starts real ones takes half a minute by itself.
     RUST_TEST_THREADS="${RUST_TEST_THREADS:-6}" cargo test --workspace --locked --lib --bins \
-        --test beside --test breaker --test campaign --test control --test cooldown --test duplicates --test engine --test envelope --test exhausted --test headers \
+        --test beside --test breaker --test campaigns --test control --test cooldown --test duplicates --test engine --test envelope --test exhausted --test headers \
         --test missing --test ordering --test pending --test quota --test retention --test turns --test wire \
         -- --skip at_real_servers "$@"
 

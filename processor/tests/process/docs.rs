@@ -306,6 +306,20 @@ fn the_inner_loop_has_all_tests_of_the_engine() {
 
     assert!(tests.len() > 9, "{tests:?}");
     assert_eq!(missing.collect::<Vec<_>>(), <[&str; 0]>::default());
+
+    // cargo takes a name for the tests of all crates that have it: none of those that need a broker, or long.
+    let (_, recipe) = recipes.split_once("test-fast *filter:").unwrap();
+    let (recipe, _) = recipe.split_once("\n\n").unwrap();
+    let slow = ["processor/chaos", "processor/sim", "processor"];
+    for test in recipe.split("--test ").skip(1) {
+        let test = test.split_whitespace().next().unwrap();
+        let forms = [format!("tests/{test}.rs"), format!("tests/{test}/main.rs")];
+        let files = slow
+            .iter()
+            .flat_map(|of| forms.iter().map(move |form| root().join(of).join(form)));
+        let files: Vec<_> = files.filter(|file| file.exists()).collect();
+        assert!(files.is_empty(), "{test}: {files:?}");
+    }
 }
 
 #[test]
