@@ -616,12 +616,12 @@ impl Worker {
     /// A call came back.
     fn called(&mut self, ticket: u64, outcome: Outcome, env: &mut Env) {
         if let Some((counted_as, task)) = self.calls.remove(&ticket) {
-            match &outcome {
-                Outcome::Success if &*task.scene == FLOOD => env.judge.well(self.life),
-                Outcome::Permanent(_) if &*task.scene == FLOOD => {
+            if &*task.scene == FLOOD {
+                if outcome == Outcome::Success {
+                    env.judge.well(self.life);
+                } else if let Outcome::Permanent(_) = outcome {
                     env.judge.ill(self.life, &task.id);
                 }
-                _ => {}
             }
             env.judge.returned(self.life, counted_as);
         }

@@ -835,9 +835,10 @@ impl Env {
                 let payload = entry.payload.as_ref();
                 let payload = payload.filter(|_| entry.is_readable(Bug::None));
                 if let Some(payload) = payload.filter(|_| !self.judge.is_done(lane, offset)) {
-                    let id = match payload {
-                        Payload::Parked(task) => Some(Arc::clone(&task.id)),
-                        _ => None,
+                    let id = if let Payload::Parked(task) = payload {
+                        Some(Arc::clone(&task.id))
+                    } else {
+                        None
                     };
                     unfinished.push((lane, offset, id));
                 }
